@@ -1,0 +1,7 @@
+"""App configuration of lieutenants."""
+
+from django.apps import AppConfig
+
+
+class LieutenantsConfig(AppConfig):
+    name = "lieutenants"

@@ -1,0 +1,73 @@
+"""What can go wrong with a lieutenant, by name. `reef_site.api` turns each into an HTTP status."""
+
+from __future__ import annotations
+
+
+class LieutenantError(Exception):
+    """Base of all below; its text is what the caller is told."""
+
+    status = 400
+
+
+class BadInput(LieutenantError):
+    """The request itself is wrong; `field` names what the form marks."""
+
+    def __init__(self, text: str, field: str = "") -> None:
+        super().__init__(text)
+        self.field = field
+
+
+class TooLarge(BadInput):
+    """More text than a message may have."""
+
+    status = 413
+
+
+class NotFound(LieutenantError):
+    """There is no such lieutenant, or no longer."""
+
+    status = 404
+
+
+class NameTaken(LieutenantError):
+    """Another living lieutenant has this name."""
+
+    status = 409
+
+
+class KeyReused(LieutenantError):
+    """An Idempotency-Key came back with another request."""
+
+    status = 409
+
+
+class NotNow(LieutenantError):
+    """The lieutenant's status does not allow this."""
+
+
+class AgentMissing(LieutenantError):
+    """No agent program on this host; the text says how to get one."""
+
+    status = 503
+
+
+class NoProvider(LieutenantError):
+    """A remote lieutenant was asked for, and nothing here makes VMs."""
+
+    status = 503
+
+
+class IllegalMove(LieutenantError):
+    """The state machine has no such arrow."""
+
+    status = 409
+
+
+class LostRace(LieutenantError):
+    """Somebody else moved this row first."""
+
+    status = 409
+
+
+class TransportError(Exception):
+    """A keeper could not be started, reached or read."""

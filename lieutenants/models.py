@@ -1,0 +1,400 @@
+"""Lieutenants and what belongs to them: processes, messages, the transcript, usage, moves."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any, Self
+
+from django.conf import settings
+from django.db import models, transaction
+from django.db.models import Q, QuerySet
+from django.utils import timezone
+from ulid import ULID
+
+from lieutenants import bells
+from lieutenants.exceptions import IllegalMove, LostRace
+from lieutenants.states import MOVES, RUNNING, MessageState, Mode, Outcome, RestartPolicy, Status
+
+MOST_RESTARTS = 5
+
+
+def new_ulid() -> str:
+    """A sortable id of 26 capitals and digits."""
+    return str(ULID())
+
+
+class LieutenantQuerySet(models.QuerySet["Lieutenant"]):
+    def living(self) -> Self:
+        """Those that were not destroyed."""
+        return self.exclude(status=Status.DESTROYED)
+
+    def here(self) -> Self:
+        """Those whose agents run on this host."""
+        return self.filter(host=settings.HOST)
+
+    def claim(self, pk: str, lease: timedelta) -> Lieutenant | None:
+        """The row, leased to the caller; None while somebody else holds it."""
+        now = timezone.now()
+        free = Q(leased_until__isnull=True) | Q(leased_until__lt=now)
+        if not self.filter(free, pk=pk).update(leased_until=now + lease):
+            return None
+        return self.get(pk=pk)
+
+    def release(self, pk: str) -> None:
+        """Give a lease back."""
+        self.filter(pk=pk).update(leased_until=None)
+
+    def due_for_restart(self, at: datetime) -> Self:
+        """Failed ones whose pause before the next try is over."""
+        return self.filter(status=Status.ERROR, restart_at__lte=at)
+
+    def idle_too_long(self, at: datetime) -> list[Lieutenant]:
+        """Those that asked to be stopped after a while of idleness."""
+        waiting = self.filter(status=Status.IDLE, idle_limit_minutes__isnull=False)
+        return [each for each in waiting if each.idle_since_limit(at)]
+
+
+class Lieutenant(models.Model):
+    """A named agent session that keeps its context from task to task."""
+
+    id = models.CharField(primary_key=True, max_length=26, default=new_ulid, editable=False)
+    name = models.CharField(max_length=64)
+    role = models.TextField(help_text="What this lieutenant is for.")
+    directive = models.TextField(blank=True, help_text="More for its system prompt.")
+    model = models.CharField(max_length=200, blank=True, help_text="provider/model, or a pattern.")
+    system_prompt = models.TextField(blank=True)
+    folder = models.CharField(max_length=1024, help_text="The agent's working folder.")
+    host = models.CharField(max_length=255, db_index=True)
+    transport = models.CharField(max_length=20, default="local")
+    parent_agent = models.CharField(max_length=200, blank=True)
+    restart_policy = models.CharField(
+        max_length=20, choices=RestartPolicy.choices, default=RestartPolicy.NEVER
+    )
+    idle_limit_minutes = models.PositiveIntegerField(null=True, blank=True)
+    stall_limit_seconds = models.PositiveIntegerField(default=600, help_text="0 is no limit.")
+
+    status = models.CharField(max_length=20, choices=Status.choices, default=Status.STARTING)
+    status_since = models.DateTimeField(default=timezone.now)
+    error = models.TextField(blank=True, help_text="Why it is in `error`.")
+    trouble = models.TextField(blank=True, help_text="What the model is having trouble with now.")
+    waiting_for = models.CharField(max_length=200, blank=True)
+    task_count = models.PositiveIntegerField(default=0)
+    # The number of the transcript's newest change; only the follower moves it.
+    rev = models.BigIntegerField(default=0)
+    restarts = models.PositiveSmallIntegerField(default=0)
+    restart_at = models.DateTimeField(null=True, blank=True)
+    abort_asked_at = models.DateTimeField(null=True, blank=True)
+    leased_until = models.DateTimeField(null=True, blank=True)
+    created_at = models.DateTimeField(default=timezone.now)
+    last_activity_at = models.DateTimeField(default=timezone.now)
+
+    objects = LieutenantQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["-created_at", "-id"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["name"],
+                condition=~Q(status="destroyed"),
+                name="one_living_lieutenant_a_name",
+            ),
+            models.CheckConstraint(
+                condition=Q(status__in=Status.values), name="lieutenant_status_is_known"
+            ),
+        ]
+        indexes = [models.Index(fields=["status", "restart_at"], name="lieutenant_restart")]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def should_run(self) -> bool:
+        """Whether an agent process is wanted."""
+        return self.status in RUNNING
+
+    @property
+    def stalled(self) -> bool:
+        """Working, and nothing was heard for longer than is usual. Tools may take their time."""
+        if self.status != Status.WORKING or self.waiting_for.startswith("tool "):
+            return False
+        limit = settings.STALL_NOTICE_SECONDS
+        if self.stall_limit_seconds:
+            limit = min(limit, max(1, self.stall_limit_seconds // 2))
+        return timezone.now() - self.last_activity_at > timedelta(seconds=limit)
+
+    def idle_since_limit(self, at: datetime) -> bool:
+        """Whether it has been idle for as long as its limit allows."""
+        limit = timedelta(minutes=self.idle_limit_minutes or 0)
+        return at - max(self.status_since, self.last_activity_at) >= limit
+
+    def live_process(self) -> Process | None:
+        """The process that has not ended, if there is one."""
+        return self.processes.filter(ended_at__isnull=True).first()
+
+    def move(self, to: Status, *, reason: str, actor: str = "reef", **fields: Any) -> None:
+        """Follow one arrow of the state machine and write it down, or raise.
+
+        `fields` are further columns set by the same UPDATE.
+        """
+        old = Status(self.status)
+        if to not in MOVES[old]:
+            raise IllegalMove(f"Lieutenant '{self.name}' cannot go from {old} to {to}")
+        now = timezone.now()
+        fields = {"error": "", "restart_at": None, "status_since": now, **fields}
+        if to is not Status.WORKING:
+            fields.setdefault("waiting_for", "")
+            fields.setdefault("abort_asked_at", None)
+        with transaction.atomic():
+            # The WHERE clause is the lock: only one of two movers finds the row.
+            mine = Lieutenant.objects.filter(pk=self.pk, status=old)
+            if not mine.update(status=to, **fields):
+                raise LostRace(f"Lieutenant '{self.name}' is no longer {old}")
+            Move.objects.create(
+                lieutenant=self, old=old, new=to, reason=reason[:2000], actor=actor, at=now
+            )
+            transaction.on_commit(lambda: bells.tell_change(self.pk))
+        self.status = to
+        for field, value in fields.items():
+            setattr(self, field, value)
+
+
+class Move(models.Model):
+    """One change of a lieutenant's status, with its reason."""
+
+    lieutenant = models.ForeignKey(Lieutenant, models.CASCADE, related_name="moves")
+    old = models.CharField(max_length=20, choices=Status.choices)
+    new = models.CharField(max_length=20, choices=Status.choices)
+    reason = models.TextField()
+    actor = models.CharField(max_length=200)
+    at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        ordering = ["-id"]
+
+    def __str__(self) -> str:
+        return f"{self.old} → {self.new}"
+
+
+class ProcessQuerySet(models.QuerySet["Process"]):
+    def live(self) -> Self:
+        """Those that have not ended, as far as is known."""
+        return self.filter(ended_at__isnull=True)
+
+
+class Process(models.Model):
+    """One life of an agent's process: how to find it again, and how it ended."""
+
+    id = models.CharField(primary_key=True, max_length=26, default=new_ulid, editable=False)
+    lieutenant = models.ForeignKey(Lieutenant, models.CASCADE, related_name="processes")
+    host = models.CharField(max_length=255, db_index=True)
+    transport = models.CharField(max_length=20)
+    directory = models.CharField(max_length=1024)
+    agent = models.CharField(max_length=1024, help_text="The agent's program and version.")
+    handle = models.JSONField(default=dict, help_text="Pids with their start times.")
+    started_at = models.DateTimeField(default=timezone.now)
+    ready_at = models.DateTimeField(null=True, blank=True)
+    stop_asked_at = models.DateTimeField(null=True, blank=True)
+    ended_at = models.DateTimeField(null=True, blank=True)
+    exit_code = models.IntegerField(null=True, blank=True)
+    exit_signal = models.IntegerField(null=True, blank=True)
+    end_reason = models.TextField(blank=True)
+    stderr = models.TextField(blank=True, help_text="Its last lines.")
+    # How far the journal was applied, and what the follower knew at that point.
+    offset = models.BigIntegerField(default=0)
+    state = models.JSONField(default=dict)
+
+    objects = ProcessQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["-started_at", "-id"]
+        verbose_name_plural = "processes"
+        constraints = [
+            models.UniqueConstraint(
+                fields=["lieutenant"],
+                condition=Q(ended_at__isnull=True),
+                name="one_live_process_a_lieutenant",
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.lieutenant.name} pid {self.handle.get('agent_pid', '?')}"
+
+
+class MessageQuerySet(models.QuerySet["Message"]):
+    def undecided(self) -> Self:
+        """On their way: neither accepted nor rejected."""
+        return self.filter(state__in=[MessageState.QUEUED, MessageState.DELIVERED])
+
+    def pending(self) -> Self:
+        """Sent, but the agent has not begun with them."""
+        accepted = Q(state=MessageState.ACCEPTED, taken_up_at__isnull=True)
+        return self.filter(
+            accepted | Q(state__in=[MessageState.QUEUED, MessageState.DELIVERED])
+        )
+
+
+class Message(models.Model):
+    """What somebody said to a lieutenant, and how far it has come."""
+
+    id = models.CharField(primary_key=True, max_length=26, default=new_ulid, editable=False)
+    lieutenant = models.ForeignKey(Lieutenant, models.CASCADE, related_name="messages")
+    text = models.TextField()
+    mode = models.CharField(max_length=10, choices=Mode.choices)
+    mode_asked = models.CharField(max_length=10, choices=Mode.choices)
+    note = models.CharField(max_length=200, blank=True)
+    actor = models.CharField(max_length=200, blank=True)
+    idempotency_key = models.CharField(max_length=200, null=True, blank=True)  # noqa: DJ001
+    state = models.CharField(
+        max_length=10, choices=MessageState.choices, default=MessageState.QUEUED
+    )
+    evidence = models.JSONField(null=True, blank=True, help_text="The agent's own reply.")
+    created_at = models.DateTimeField(default=timezone.now)
+    delivered_at = models.DateTimeField(null=True, blank=True)
+    decided_at = models.DateTimeField(null=True, blank=True)
+    taken_up_at = models.DateTimeField(null=True, blank=True)
+
+    objects = MessageQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["created_at", "id"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["lieutenant", "idempotency_key"], name="one_message_an_idempotency_key"
+            )
+        ]
+        indexes = [models.Index(fields=["lieutenant", "state"], name="message_by_state")]
+
+    def __str__(self) -> str:
+        return self.text[:60]
+
+
+class Answer(models.Model):
+    """What the agent said from its start of work to its end."""
+
+    lieutenant = models.ForeignKey(Lieutenant, models.CASCADE, related_name="answers")
+    process = models.ForeignKey(Process, models.CASCADE, related_name="answers")
+    message = models.ForeignKey(Message, models.SET_NULL, null=True, blank=True)
+    started_at = models.DateTimeField()
+    ended_at = models.DateTimeField(null=True, blank=True)
+    outcome = models.CharField(max_length=20, choices=Outcome.choices, default=Outcome.OPEN)
+    text = models.TextField(blank=True, help_text="Its text blocks joined, once it has ended.")
+    error = models.TextField(blank=True)
+
+    class Meta:
+        ordering = ["id"]
+        indexes = [models.Index(fields=["lieutenant", "outcome"], name="answer_by_outcome")]
+
+    def __str__(self) -> str:
+        return f"answer {self.pk} ({self.outcome})"
+
+
+class Entry(models.Model):
+    """One piece of the transcript."""
+
+    class Kind(models.TextChoices):
+        USER = "user", "message"
+        THINKING = "thinking", "thinking"
+        TEXT = "text", "text"
+        TOOL_CALL = "tool_call", "tool call"
+        TOOL_RESULT = "tool_result", "tool result"
+        ERROR = "error", "error"
+        NOTICE = "notice", "notice"
+
+    lieutenant = models.ForeignKey(Lieutenant, models.CASCADE, related_name="entries")
+    process = models.ForeignKey(Process, models.CASCADE, related_name="entries")
+    answer = models.ForeignKey(
+        Answer, models.SET_NULL, null=True, blank=True, related_name="entries"
+    )
+    message = models.ForeignKey(Message, models.SET_NULL, null=True, blank=True)
+    kind = models.CharField(max_length=20, choices=Kind.choices)
+    # Which content block of the agent's message this is, while it is being said.
+    block = models.PositiveIntegerField(null=True, blank=True)
+    tool = models.CharField(max_length=200, blank=True)
+    call_id = models.CharField(max_length=200, blank=True)
+    text = models.TextField(blank=True)
+    data = models.JSONField(default=dict, blank=True)
+    is_error = models.BooleanField(default=False)
+    final = models.BooleanField(default=True)
+    rev = models.BigIntegerField()
+    at = models.DateTimeField()
+
+    class Meta:
+        ordering = ["id"]
+        verbose_name_plural = "entries"
+        indexes = [
+            models.Index(fields=["lieutenant", "rev"], name="entry_by_rev"),
+            models.Index(fields=["lieutenant", "id"], name="entry_by_id"),
+            models.Index(
+                fields=["process"], condition=Q(final=False), name="entry_still_open"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.pk}"
+
+
+class Chunk(models.Model):
+    """A piece of text of an entry that is still being said; gone when the entry is final."""
+
+    lieutenant = models.ForeignKey(Lieutenant, models.CASCADE, related_name="chunks")
+    entry = models.ForeignKey(Entry, models.CASCADE, related_name="chunks")
+    rev = models.BigIntegerField()
+    text = models.TextField()
+
+    class Meta:
+        ordering = ["id"]
+        indexes = [models.Index(fields=["lieutenant", "rev"], name="chunk_by_rev")]
+
+    def __str__(self) -> str:
+        return f"chunk {self.pk} of entry {self.entry_id}"
+
+
+class Usage(models.Model):
+    """Tokens and cost of one call of the model, from the agent's own figures."""
+
+    lieutenant = models.ForeignKey(Lieutenant, models.CASCADE, related_name="usage")
+    message = models.ForeignKey(
+        Message, models.SET_NULL, null=True, blank=True, related_name="usage"
+    )
+    answer = models.ForeignKey(
+        Answer, models.SET_NULL, null=True, blank=True, related_name="usage"
+    )
+    provider = models.CharField(max_length=100, blank=True)
+    model = models.CharField(max_length=200, blank=True)
+    stop_reason = models.CharField(max_length=40, blank=True)
+    input = models.BigIntegerField(default=0)
+    output = models.BigIntegerField(default=0)
+    cache_read = models.BigIntegerField(default=0)
+    cache_write = models.BigIntegerField(default=0)
+    cost = models.DecimalField(max_digits=18, decimal_places=9, default=0, help_text="US dollars")
+    at = models.DateTimeField()
+    day = models.DateField(db_index=True, help_text="UTC")
+
+    class Meta:
+        ordering = ["-id"]
+        verbose_name_plural = "usage"
+        indexes = [models.Index(fields=["lieutenant", "day"], name="usage_by_day")]
+
+    def __str__(self) -> str:
+        return f"{self.model}: {self.input} in, {self.output} out"
+
+
+class LifeSign(models.Model):
+    """When a part of reef was last seen alive, such as `follower@host` or `worker@host`."""
+
+    who = models.CharField(primary_key=True, max_length=300)
+    at = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return self.who
+
+    @classmethod
+    def give(cls, who: str) -> None:
+        """Say that `who` is alive now."""
+        cls.objects.update_or_create(who=who, defaults={"at": timezone.now()})
+
+    @classmethod
+    def latest(cls, prefix: str) -> datetime | None:
+        """The newest sign of all parts of this kind, such as `worker`."""
+        newest: QuerySet[LifeSign] = cls.objects.filter(who__startswith=prefix + "@")
+        return newest.aggregate(newest=models.Max("at"))["newest"]

@@ -1,0 +1,20 @@
+"""The Celery app and the beat schedule; each tick expires before the next one."""
+
+from __future__ import annotations
+
+import os
+
+from celery import Celery
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "reef_site.settings")
+
+app = Celery("reef")
+app.config_from_object("django.conf:settings", namespace="CELERY")
+app.autodiscover_tasks()
+app.conf.beat_schedule = {
+    "lieutenants-tick": {
+        "task": "lieutenants.tick",
+        "schedule": 10.0,
+        "options": {"expires": 9.0},
+    },
+}

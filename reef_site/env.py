@@ -1,0 +1,87 @@
+"""Typed readers of the environment. Nonsense stops the start with one sentence.
+
+Each reader takes the variable's name and what holds when it is unset or empty.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from urllib.parse import urlsplit
+
+TRUE = frozenset({"1", "true", "yes", "on"})
+FALSE = frozenset({"0", "false", "no", "off"})
+
+
+class SettingError(SystemExit):
+    """A setting that cannot be used; as a SystemExit it ends the start without a traceback."""
+
+    def __init__(self, name: str, problem: str) -> None:
+        super().__init__(f"reef: {name}: {problem}")
+
+
+def text(name: str, default: str = "") -> str:
+    """The variable's text, trimmed."""
+    return os.environ.get(name, "").strip() or default
+
+
+def names(name: str, default: tuple[str, ...] = ()) -> list[str]:
+    """A list of words, separated by commas or blanks."""
+    given = text(name).replace(",", " ").split()
+    return given or list(default)
+
+
+def integer(name: str, default: int, *, least: int, most: int) -> int:
+    """A whole number between `least` and `most`."""
+    given = text(name)
+    if not given:
+        return default
+    try:
+        number = int(given)
+    except ValueError:
+        raise SettingError(name, f"'{given}' is not a whole number") from None
+    if not least <= number <= most:
+        raise SettingError(name, f"{number} is not between {least} and {most}")
+    return number
+
+
+def boolean(name: str, default: bool = False) -> bool:
+    """yes/no, on/off, true/false, 1/0."""
+    given = text(name).lower()
+    if not given:
+        return default
+    if given in TRUE:
+        return True
+    if given in FALSE:
+        return False
+    raise SettingError(name, f"'{given}' is neither yes nor no")
+
+
+def choice(name: str, default: str, valid: tuple[str, ...]) -> str:
+    """One of the `valid` words, in capitals."""
+    given = text(name, default).upper()
+    if given not in valid:
+        raise SettingError(name, f"'{given}' is none of {', '.join(valid)}")
+    return given
+
+
+def path(name: str, default: Path) -> Path:
+    """An absolute path; a relative one starts at the working directory."""
+    given = text(name)
+    if "\0" in given:
+        raise SettingError(name, "a path has no NUL byte")
+    return Path(given).expanduser().absolute() if given else default
+
+
+def url(name: str, default: str, schemes: tuple[str, ...]) -> str:
+    """A URL whose scheme is one of `schemes`."""
+    given = text(name, default)
+    try:
+        parts = urlsplit(given)
+        _ = parts.port
+    except ValueError as error:
+        raise SettingError(name, f"is not a URL ({error})") from None
+    if parts.scheme not in schemes:
+        wanted = ", ".join(f"{scheme}://" for scheme in schemes)
+        raise SettingError(name, f"must start with one of {wanted}")
+    return given

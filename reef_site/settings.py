@@ -1,0 +1,234 @@
+"""All settings, read once from the environment. The README lists the variables."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import secrets
+import socket
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import dj_database_url
+
+from reef_site import env
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+VERSION = "0.1.0"
+
+
+def _private_folder(folder: Path) -> Path:
+    """The folder, made with mode 0700 if it is absent."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise env.SettingError("REEF_DATA_DIR", f"cannot make {folder}: {error.strerror}") from None
+    return folder
+
+
+def _kept_secret(path: Path) -> str:
+    """The secret in this file of mode 0600; made at the first start, by one of many starters."""
+    if not path.exists():
+        draft = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(secrets.token_urlsafe(36))
+        with contextlib.suppress(FileExistsError):
+            os.link(draft, path)
+        draft.unlink()
+    if kept := path.read_text().strip():
+        return kept
+    raise env.SettingError(path.name, f"{path} is empty; remove it to have a new one made")
+
+
+def _run_dir(data: Path) -> Path:
+    """Where Unix sockets lie: their paths must stay under 108 bytes."""
+    if len(bytes(data / "run" / "control.sock")) <= 100:
+        return _private_folder(data / "run")
+    mark = hashlib.sha256(bytes(data)).hexdigest()[:12]
+    folder = _private_folder(Path(tempfile.gettempdir()) / f"reef-{os.getuid()}-{mark}")
+    if folder.stat().st_uid != os.getuid():
+        raise env.SettingError("REEF_DATA_DIR", f"{folder} belongs to somebody else")
+    return folder
+
+
+def _databases(url: str) -> dict[str, Any]:
+    try:
+        parsed: dict[str, Any] = dict(dj_database_url.parse(url))
+    except (ValueError, KeyError) as error:
+        raise env.SettingError("DATABASE_URL", f"cannot be read ({error})") from None
+    # One connection a thread, for good: connecting anew costs five times as much.
+    parsed["CONN_MAX_AGE"] = None
+    if parsed["ENGINE"].endswith("sqlite3"):
+        parsed["OPTIONS"] = {
+            "transaction_mode": "IMMEDIATE",
+            "timeout": 20,
+            "init_command": "PRAGMA journal_mode=WAL;PRAGMA synchronous=NORMAL;"
+            "PRAGMA journal_size_limit=67108864",
+        }
+        parsed["TEST"] = {"NAME": f"{parsed['NAME']}.test"}
+    else:
+        parsed["CONN_HEALTH_CHECKS"] = True
+    return {"default": parsed}
+
+
+# -- where things lie
+DATA_DIR = _private_folder(env.path("REEF_DATA_DIR", BASE_DIR / "data"))
+RUN_DIR = _run_dir(DATA_DIR)
+WEB_SOCKET = RUN_DIR / "web.sock"
+LIEUTENANTS_DIR = DATA_DIR / "lieutenants"
+AGENT_INSTALL_DIR = DATA_DIR / "agent"
+AGENT_CONFIG_DIR = DATA_DIR / "pi"
+ROOT_TOKEN_FILE = DATA_DIR / "root-token"
+
+# -- who may come in
+SECRET_KEY = _kept_secret(DATA_DIR / "secret-key")
+ROOT_TOKEN = env.text("VERS_AUTH_TOKEN") or _kept_secret(ROOT_TOKEN_FILE)
+if len(ROOT_TOKEN) < 8 or not ROOT_TOKEN.isprintable() or " " in ROOT_TOKEN:
+    raise env.SettingError("VERS_AUTH_TOKEN", "must be 8 or more printable characters, no blanks")
+ALLOWED_HOSTS = [
+    *env.names("REEF_ALLOWED_HOSTS"),
+    "localhost",
+    "127.0.0.1",
+    "[::1]",
+]
+PORT = env.integer("PORT", 3000, least=1, most=65535)
+SIGNIN_MINUTES = 15
+
+# -- what stands behind
+DATABASES = _databases(
+    env.url(
+        "DATABASE_URL",
+        f"sqlite:///{DATA_DIR / 'db.sqlite3'}",
+        ("sqlite", "postgres", "postgresql"),
+    )
+)
+REDIS_URL = env.url(
+    "REDIS_URL", f"unix://{RUN_DIR / 'redis.sock'}", ("redis", "rediss", "unix", "redis+socket")
+)
+REDIS_URL = REDIS_URL.replace("redis+socket://", "unix://")
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+# -- lieutenants
+HOST = env.text("REEF_HOST", socket.gethostname())
+PI_PATH = env.text("PI_PATH")
+DEMO = env.boolean("REEF_DEMO")
+DEFAULT_MODEL = env.text("REEF_DEFAULT_MODEL", "reef-demo/demo" if DEMO else "")
+AGENT_NAME = env.text("VERS_AGENT_NAME")
+# Which variables of the server an agent may see beside those reef makes itself.
+AGENT_ENV = [
+    *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL", "TZ", "TMPDIR", "TERM"),
+    *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"),
+    *("SSL_CERT_FILE", "SSL_CERT_DIR", "NODE_EXTRA_CA_CERTS"),
+    *("ANTHROPIC_API_KEY", "OPENAI_API_KEY", "LLM_PROXY_KEY", "GEMINI_API_KEY", "GROQ_API_KEY"),
+    *("OPENROUTER_API_KEY", "MISTRAL_API_KEY", "XAI_API_KEY", "CEREBRAS_API_KEY"),
+    *env.names("REEF_AGENT_ENV"),
+]
+STALL_SECONDS = env.integer("REEF_STALL_SECONDS", 600, least=0, most=7 * 86400)
+STALL_NOTICE_SECONDS = env.integer("REEF_STALL_NOTICE_SECONDS", 60, least=1, most=86400)
+START_SECONDS = env.integer("REEF_START_SECONDS", 90, least=1, most=3600)
+STARTS_AT_ONCE = env.integer("REEF_STARTS_AT_ONCE", max(2, os.cpu_count() or 2), least=1, most=256)
+MAX_MESSAGE_BYTES = env.integer("REEF_MAX_MESSAGE_BYTES", 1 << 20, least=1000, most=8 << 20)
+DATA_UPLOAD_MAX_MEMORY_SIZE = 16 << 20
+
+# -- Django
+DEBUG = False
+ROOT_URLCONF = "reef_site.urls"
+WSGI_APPLICATION = "reef_site.wsgi.application"
+INSTALLED_APPS = [
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "django_htmx",
+    "rest_framework",
+    "reef_site.apps.ReefSiteConfig",
+    "lieutenants.apps.LieutenantsConfig",
+]
+MIDDLEWARE = [
+    "reef_site.middleware.ContentSecurityPolicyMiddleware",
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "django_htmx.middleware.HtmxMiddleware",
+]
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+                "reef_site.context.site",
+            ],
+        },
+    }
+]
+STATIC_URL = "/static/"
+STATICFILES_DIRS = [BASE_DIR / "reef_site" / "static"]
+WHITENOISE_USE_FINDERS = True
+WHITENOISE_MAX_AGE = 3600
+LOGIN_URL = "/signin/"
+LOGIN_REDIRECT_URL = "/"
+SESSION_COOKIE_SAMESITE = "Lax"
+SESSION_COOKIE_AGE = 14 * 86400
+SECURE_REFERRER_POLICY = "same-origin"
+X_FRAME_OPTIONS = "DENY"
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+CSRF_TRUSTED_ORIGINS = [f"https://{host}" for host in env.names("REEF_ALLOWED_HOSTS") if "*" != host]
+USE_TZ = True
+TIME_ZONE = env.text("REEF_TIME_ZONE", "UTC")
+LANGUAGE_CODE = "en"
+
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": [
+        "reef_site.auth.BearerAuthentication",
+        "rest_framework.authentication.SessionAuthentication",
+    ],
+    "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
+    "DEFAULT_PARSER_CLASSES": ["reef_site.wire.AnyTypeJSONParser"],
+    "DEFAULT_RENDERER_CLASSES": ["reef_site.wire.WireJSONRenderer"],
+    "DEFAULT_METADATA_CLASS": None,
+    "DEFAULT_CONTENT_NEGOTIATION_CLASS": "reef_site.wire.AlwaysJSON",
+    "EXCEPTION_HANDLER": "reef_site.api.answer_error",
+    "UNAUTHENTICATED_USER": None,
+}
+
+# -- Celery: a doorbell, never the truth
+CELERY_BROKER_URL = REDIS_URL.replace("unix://", "redis+socket://")
+CELERY_TASK_IGNORE_RESULT = True
+CELERY_TASK_PUBLISH_RETRY = False
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_BROKER_CONNECTION_MAX_RETRIES = None
+CELERY_BROKER_TRANSPORT_OPTIONS = {"socket_timeout": 10, "socket_connect_timeout": 3}
+CELERY_REDIS_SOCKET_TIMEOUT = 10
+CELERY_TIMEZONE = "UTC"
+CELERY_WORKER_HIJACK_ROOT_LOGGER = False
+CELERY_WORKER_CANCEL_LONG_RUNNING_TASKS_ON_CONNECTION_LOSS = True
+CELERY_WORKER_SEND_TASK_EVENTS = False
+CELERY_WORKER_ENABLE_REMOTE_CONTROL = False
+
+LOG_LEVEL = env.choice("REEF_LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR"))
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"}},
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"handlers": ["console"], "level": LOG_LEVEL},
+    "loggers": {
+        "django.request": {"level": "ERROR"},
+        "httpx": {"level": "WARNING"},
+        "celery": {"level": "INFO"},
+    },
+}
