@@ -1,0 +1,1387 @@
+"""Holds one agent: starts it, keeps its pipes, writes its journal, records its end.
+
+Stands alone (standard library, Python 3.8 or newer), so that it can be copied to any machine:
+
+    python3 keeper.py start       spec (JSON) on stdin; starts keeper and agent, prints one line
+    python3 keeper.py call DIR    request (JSON line) on stdin; prints the keeper's answer
+
+A run directory belongs to one run. In it: keeper.json (who we are), journal.jsonl (what the agent
+said, slimmed), stderr.log (its tail), keeper.log (our own troubles), control.sock (requests).
+Environment and arguments of the agent are never written to disk. One thread; sleeps in poll().
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from collections import deque
+
+TYPE_CHECKING = False  # the typing module would cost a megabyte
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any
+
+KB, MB = 1 << 10, 1 << 20
+F_SETPIPE_SZ = 1031  # fcntl.F_SETPIPE_SZ exists from Python 3.10 on
+
+JOIN_SECONDS = 0.04  # deltas of one block are joined that long
+JOIN_CHARS = 64 * KB
+UPDATE_SECONDS = 0.5  # one tool_execution_update a call in that time
+UPDATE_CHARS = 4000
+GARBAGE_A_SECOND = 50
+HEAD_CHARS = 500
+HEAD_BYTES = 64 * KB  # what is kept of a line that is not kept whole
+TAIL_BYTES = 200
+LINE_LIMIT = 8 * MB
+READ_BYTES = 64 * KB
+READS_A_ROUND = 16
+SEND_LIMIT = 64 * MB
+CLIENT_LIMIT = 64
+IDS_REMEMBERED = 10_000
+STDERR_FILE = 256 * KB
+STDERR_LINES, STDERR_CHARS = 20, 500
+BACKLOG_DELTAS, BACKLOG_ALL = 8 * MB, 64 * MB  # what waits in memory while the disk is full
+RETRY_SECONDS = 1.0
+LAST_WRITE_SECONDS = 60.0
+DEAF_SECONDS = 10.0  # an agent that closed its stdout can say nothing more; then it is stopped
+SWEEP_SECONDS = 1.0
+DRAIN_SECONDS = 0.3
+CALL_SECONDS = 15.0
+
+UPDATE_LINE = b'{"type":"message_update"'
+SUMMARY_LINES = {"agent_end": b'{"type":"agent_end"', "turn_end": b'{"type":"turn_end"'}
+DELTAS = {"text_delta": "t", "thinking_delta": "k", "toolcall_delta": "c"}
+
+
+class KeeperError(Exception):
+    """The agent could not be started; the text says why."""
+
+
+# --- JSON ---------------------------------------------------------------------------------------
+
+
+def _finite(text: str) -> float | None:
+    """A JSON number, or None where it is too big: the journal holds no Infinity."""
+    value = float(text)
+    return value if value - value == 0 else None
+
+
+DECODER = json.JSONDecoder(parse_constant=lambda _: None, parse_float=_finite)
+ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+ASCII_ENCODER = json.JSONEncoder(separators=(",", ":"))
+
+
+def pack(value: Any) -> bytes:
+    """One compact JSON line; lone surrogates (not UTF-8) are escaped."""
+    try:
+        return ENCODER.encode(value).encode() + b"\n"
+    except UnicodeEncodeError:
+        return ASCII_ENCODER.encode(value).encode() + b"\n"
+
+
+def parse_object(data: bytes) -> dict[str, Any] | None:
+    """The JSON object in a line, or None."""
+    try:
+        value = DECODER.decode(data.decode("utf-8", "replace"))
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def dig(value: Any, *keys: str) -> Any:
+    """The value under nested keys, or None."""
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+def inner_event(text: str) -> dict[str, Any] | None:
+    """Fields of a message_update's assistantMessageEvent, read no further than needed.
+
+    Older agents repeat the whole message under "partial" and "message"; those are not looked at.
+    None if the text ends before, or has another shape.
+    """
+    fields: dict[str, Any] = {}
+    inside, at = False, 1
+    try:
+        while True:
+            key, at = DECODER.raw_decode(text, at)
+            if text[at] != ":":
+                return None
+            at += 1
+            if inside and key in ("partial", "message"):
+                return fields
+            if key == "assistantMessageEvent" and text[at] == "{":
+                inside, at = True, at + 1
+                continue
+            value, at = DECODER.raw_decode(text, at)
+            if inside:
+                fields[key] = value
+            if text[at] != ",":
+                return fields if inside and text[at] == "}" else None
+            at += 1
+    except (ValueError, IndexError, RecursionError):
+        return None
+
+
+def read_update(data: bytes) -> dict[str, Any] | None:
+    """The inner event of a message_update line, also of a line that is not complete."""
+    for size in (4 * KB, len(data)):
+        inner = inner_event(data[:size].decode("utf-8", "replace"))
+        if inner is not None or len(data) <= size:
+            return inner
+    return None
+
+
+# --- lines --------------------------------------------------------------------------------------
+
+
+class Line:
+    """One line of the agent. `data` is all of it, or its head when `size` is more."""
+
+    __slots__ = ("data", "size", "tail")
+
+    def __init__(self, data: bytes, size: int, tail: bytes = b"") -> None:
+        self.data, self.size, self.tail = data, size, tail
+
+    @property
+    def cut(self) -> bool:
+        return self.size > len(self.data)
+
+    def head(self) -> str:
+        return self.data[: 4 * HEAD_CHARS].decode("utf-8", "replace")[:HEAD_CHARS]
+
+
+def worth_no_more(head: bytes) -> bool:
+    """Whether the rest of a long line that begins so can be skipped."""
+    if head.startswith(UPDATE_LINE):
+        return read_update(head) is not None
+    return head.startswith(tuple(SUMMARY_LINES.values()))
+
+
+class LineSplitter:
+    """Bytes in, lines out; never holds more than LINE_LIMIT bytes and one chunk."""
+
+    def __init__(self) -> None:
+        self._start()
+
+    def _start(self) -> None:
+        self._held = bytearray()
+        self._size = 0
+        self._tail = b""
+        self._looked = self._skipping = False
+
+    def feed(self, chunk: bytes) -> Iterator[Line]:
+        """The lines that this chunk ends."""
+        start = 0
+        while True:
+            end = chunk.find(b"\n", start)
+            if end < 0:
+                break
+            if self._size:
+                self._hold(chunk[start:end])
+                yield self._finish()
+            else:
+                yield Line(chunk[start:end], end - start)
+            start = end + 1
+        if start < len(chunk):
+            self._hold(chunk[start:])
+
+    def rest(self) -> Line | None:
+        """The line that was never ended, if any."""
+        return self._finish() if self._size else None
+
+    def _hold(self, piece: bytes) -> None:
+        self._size += len(piece)
+        if self._skipping:
+            self._tail = (self._tail + piece)[-TAIL_BYTES:]
+            return
+        self._held += piece
+        if not self._looked and self._size >= HEAD_BYTES:
+            self._looked = True
+            if worth_no_more(bytes(self._held)):
+                self._skip(len(self._held))
+        if not self._skipping and self._size > LINE_LIMIT:
+            self._skip(HEAD_BYTES)
+
+    def _skip(self, keep: int) -> None:
+        self._skipping = True
+        self._tail = bytes(self._held[-TAIL_BYTES:])
+        self._held = self._held[:keep]
+
+    def _finish(self) -> Line:
+        line = Line(bytes(self._held), self._size, self._tail)
+        self._start()
+        return line
+
+
+# --- journal ------------------------------------------------------------------------------------
+
+
+def now_ms() -> int:
+    return int(time.time() * 1000)
+
+
+def note(text: str) -> None:
+    """A line about our own troubles: descriptor 2 is keeper.log."""
+    try:
+        if os.fstat(2).st_size < MB:
+            os.write(2, "{} {}\n".format(now_ms(), text).encode("utf-8", "replace"))
+    except OSError:
+        pass
+
+
+class Journal:
+    """The append-only file. Never raises: what the disk refuses waits, up to a limit."""
+
+    def __init__(self, path: str) -> None:
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        self._waiting: list[bytes] = []
+        self._bytes = self._lost = self._lost_bytes = 0
+        self.size = os.fstat(self._file).st_size
+        self.due: float | None = None
+
+    def add(self, record: list[Any]) -> None:
+        line = pack(record)
+        limit = BACKLOG_DELTAS if record[0] in "tkc" else BACKLOG_ALL
+        if self._bytes + len(line) > limit and record[0] != "x":
+            self._lost += 1
+            self._lost_bytes += len(line)
+            return
+        self._waiting.append(line)
+        self._bytes += len(line)
+
+    def tick(self, now: float) -> None:
+        """Write what waits, unless the disk refused less than a second ago."""
+        if not self._waiting or (self.due is not None and now < self.due):
+            return
+        data = b"".join(self._waiting)
+        try:
+            done = os.write(self._file, data)
+        except OSError as trouble:
+            done = 0
+            if self.due is None:
+                note("journal: {}; trying again".format(trouble.strerror))
+        self.size += done
+        self._bytes = len(data) - done
+        self._waiting = [data[done:]] if self._bytes else []
+        self.due = now + RETRY_SECONDS if self._bytes else None
+        if not self._bytes and self._lost:
+            self._own_up()
+
+    def _own_up(self) -> None:
+        """Say in the journal how much had to be dropped while the disk was full."""
+        text = "… {} records lost: the disk was full".format(self._lost)
+        lost, self._lost, self._lost_bytes = self._lost_bytes, 0, 0
+        self.add(["g", now_ms(), text, lost])
+
+    def finish(self) -> None:
+        """Write all, for a minute at most."""
+        until = time.monotonic() + LAST_WRITE_SECONDS
+        while self._waiting and time.monotonic() < until:
+            self.tick(time.monotonic())
+            if self._waiting:
+                time.sleep(RETRY_SECONDS / 2)
+
+
+class Joiner:
+    """Joins deltas of one block that come within JOIN_SECONDS of the first."""
+
+    def __init__(self, write: Callable[[list[Any]], None]) -> None:
+        self._write = write
+        self._block = ("", 0)
+        self._parts: list[str] = []
+        self._chars = 0
+        self.due: float | None = None
+
+    def add(self, kind: str, index: int, text: str, now: float) -> None:
+        full = self._chars > JOIN_CHARS
+        if (kind, index) != self._block or full or (self.due is not None and now >= self.due):
+            self.flush()
+        if self.due is None:
+            self._block, self.due = (kind, index), now + JOIN_SECONDS
+        self._parts.append(text)
+        self._chars += len(text)
+
+    def flush(self) -> None:
+        if self._parts:
+            self._write([*self._block, "".join(self._parts)])
+        self._parts, self._chars, self.due = [], 0, None
+
+    def tick(self, now: float) -> None:
+        if self.due is not None and now >= self.due:
+            self.flush()
+
+
+class ToolUpdates:
+    """Lets one update a tool call through each UPDATE_SECONDS; the newest of the others waits."""
+
+    def __init__(self, write: Callable[[dict[str, Any]], None]) -> None:
+        self._write = write
+        self._next: dict[str, float] = {}
+        self._held: dict[str, dict[str, Any]] = {}
+        self.due: float | None = None
+
+    def add(self, event: dict[str, Any], now: float) -> None:
+        call = str(event.get("toolCallId"))
+        self._held[call] = event
+        self._next.setdefault(call, now)
+        self.tick(now)
+
+    def forget(self, call: str) -> None:
+        """The call has ended: what waited is out of date."""
+        self._held.pop(call, None)
+        self._next.pop(call, None)
+        self._plan()
+
+    def tick(self, now: float) -> None:
+        for call in [call for call in self._held if self._next[call] <= now]:
+            self._next[call] = now + UPDATE_SECONDS
+            self._write(self._held.pop(call))
+        self._plan()
+
+    def _plan(self) -> None:
+        self.due = min(self._next[call] for call in self._held) if self._held else None
+
+
+class Garbage:
+    """Records lines that are no events: a few each second, then only how many."""
+
+    def __init__(self, write: Callable[[list[Any]], None]) -> None:
+        self._write = write
+        self._until = 0.0
+        self._count = self._more = self._more_bytes = 0
+        self.due: float | None = None
+
+    def add(self, line: Line, now: float) -> None:
+        if now >= self._until:
+            self.flush()
+            self._until, self._count = now + 1.0, 0
+        self._count += 1
+        if self._count <= GARBAGE_A_SECOND:
+            self._write(["g", now_ms(), line.head(), line.size])
+            return
+        self._more += 1
+        self._more_bytes += line.size
+        self.due = self._until
+
+    def flush(self) -> None:
+        if self._more:
+            text = "… {} more lines".format(self._more)
+            self._write(["g", now_ms(), text, self._more_bytes])
+        self._more = self._more_bytes = 0
+        self.due = None
+
+    def tick(self, now: float) -> None:
+        if self.due is not None and now >= self.due:
+            self.flush()
+
+
+# --- slimming -----------------------------------------------------------------------------------
+
+
+def ending(message: Any) -> dict[str, Any]:
+    """How an assistant message ended: {"stopReason"?, "errorMessage"?}."""
+    names = ("stopReason", "errorMessage")
+    return {name: message[name] for name in names if dig(message, name) is not None}
+
+
+def slim_message_start(event: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "message_start", "message": {"role": dig(event, "message", "role")}}
+
+
+def slim_turn_end(event: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "turn_end", "stopReason": dig(event, "message", "stopReason")}
+
+
+def slim_agent_end(event: dict[str, Any]) -> dict[str, Any]:
+    messages = event.get("messages")
+    slim: dict[str, Any] = {"type": "agent_end"}
+    if "willRetry" in event:
+        slim["willRetry"] = event["willRetry"]
+    for message in reversed(messages if isinstance(messages, list) else []):
+        if dig(message, "role") == "assistant":
+            slim.update(ending(message))
+            break
+    return slim
+
+
+def slim_tool_end(event: dict[str, Any]) -> dict[str, Any]:
+    details = dig(event, "result", "details")
+    if isinstance(details, dict):
+        details.pop("truncation", None)
+    return event
+
+
+def slim_tool_update(event: dict[str, Any]) -> dict[str, Any]:
+    """The newest UPDATE_CHARS of the text; arguments and details stand in start and end."""
+    content = dig(event, "partialResult", "content")
+    texts = [dig(block, "text") for block in content] if isinstance(content, list) else []
+    text = "".join(part for part in texts if isinstance(part, str))[-UPDATE_CHARS:]
+    slim = {name: event.get(name) for name in ("type", "toolCallId", "toolName")}
+    return {**slim, "partialResult": {"content": [{"type": "text", "text": text}]}}
+
+
+SLIM: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "message_start": slim_message_start,
+    "turn_end": slim_turn_end,
+    "agent_end": slim_agent_end,
+    "tool_execution_end": slim_tool_end,
+}
+
+
+class Scribe:
+    """Turns the agent's lines into journal records, in their order."""
+
+    def __init__(self, journal: Journal, on_response: Callable[[str], None]) -> None:
+        self._journal = journal
+        self._on_response = on_response
+        self._joiner = Joiner(journal.add)
+        self._updates = ToolUpdates(self._event)
+        self._garbage = Garbage(self._record)
+        self._ending: dict[str, Any] = {}  # of the last assistant message
+        self.timers: list[Joiner | ToolUpdates | Garbage] = [
+            self._joiner,
+            self._updates,
+            self._garbage,
+        ]
+
+    def take(self, line: Line, now: float) -> None:
+        """Record one line."""
+        if line.data.startswith(UPDATE_LINE):
+            inner = read_update(line.data)
+            if inner is not None:
+                self._update(inner, now)
+                return
+        event = None if line.cut else parse_object(line.data)
+        if event is not None:
+            self._take_event(event, now)
+        elif line.cut:
+            self._cut(line)
+        else:
+            self._garbage.add(line, now)
+
+    def sent(self, ident: str) -> None:
+        self._record(["s", now_ms(), ident])
+
+    def finish(self) -> None:
+        self._joiner.flush()
+        self._updates.tick(float("inf"))
+        self._garbage.flush()
+
+    def _record(self, record: list[Any]) -> None:
+        self._joiner.flush()
+        self._journal.add(record)
+
+    def _event(self, event: dict[str, Any]) -> None:
+        self._record(["e", now_ms(), event])
+
+    def _update(self, inner: Any, now: float) -> None:
+        kind, index, text = (dig(inner, name) for name in ("type", "contentIndex", "delta"))
+        index = index if type(index) is int else 0
+        if kind in DELTAS and isinstance(text, str):
+            self._joiner.add(DELTAS[kind], index, text, now)
+        elif kind == "toolcall_start":
+            names = {name: inner[name] for name in ("id", "toolName") if name in inner}
+            self._event({"type": kind, "contentIndex": index, **names})
+
+    def _cut(self, line: Line) -> None:
+        """A line whose text was skipped: a summary of known things, or only its length."""
+        for kind, head in SUMMARY_LINES.items():
+            if line.data.startswith(head):
+                retry = {"willRetry": True} if b'"willRetry":true' in line.tail else {}
+                self._event({"type": kind, **retry, **self._ending})
+                return
+        self._record(["l", now_ms(), line.head(), line.size])
+
+    def _take_event(self, event: dict[str, Any], now: float) -> None:
+        kind = event.get("type")
+        if kind == "message_update":
+            self._update(event.get("assistantMessageEvent"), now)
+            return
+        if kind == "tool_execution_update":
+            self._updates.add(slim_tool_update(event), now)
+            return
+        if kind == "tool_execution_end":
+            self._updates.forget(str(event.get("toolCallId")))
+        if kind == "message_end" and dig(event, "message", "role") == "assistant":
+            self._ending = ending(event["message"])
+        self._event(SLIM[kind](event) if isinstance(kind, str) and kind in SLIM else event)
+        if kind == "response" and isinstance(event.get("id"), str):
+            self._on_response(event["id"])
+
+
+class StderrLog:
+    """The agent's stderr: a file kept short, and its last lines for the end record."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        self._tail = b""
+
+    def add(self, chunk: bytes) -> None:
+        self._tail = (self._tail + chunk)[-4 * STDERR_LINES * STDERR_CHARS :]
+        try:
+            if os.fstat(self._file).st_size + len(chunk) > STDERR_FILE:
+                self._shorten()
+            os.write(self._file, chunk)
+        except OSError as trouble:
+            note("stderr.log: {}".format(trouble.strerror))
+
+    def _shorten(self) -> None:
+        size = os.fstat(self._file).st_size
+        keep = os.pread(self._file, STDERR_FILE // 2, max(0, size - STDERR_FILE // 2))
+        os.ftruncate(self._file, 0)
+        os.write(self._file, keep[keep.find(b"\n") + 1 :])
+
+    def last_lines(self) -> list[str]:
+        lines = self._tail.decode("utf-8", "replace").rstrip("\n").split("\n")
+        return [line[:STDERR_CHARS] for line in lines[-STDERR_LINES:] if line]
+
+
+# --- processes ----------------------------------------------------------------------------------
+
+
+class Process:
+    """A row of the process table; pid and start time (clock ticks) together identify it."""
+
+    __slots__ = ("pid", "session", "started", "state")
+
+    def __init__(self, pid: int) -> None:
+        """Raises OSError if there is no such process."""
+        with open("/proc/{}/stat".format(pid), "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+        self.pid = pid
+        self.state = fields[0]
+        self.session = int(fields[3])
+        self.started = int(fields[19])
+
+    def signal(self, number: int) -> None:
+        try:
+            if Process(self.pid).started == self.started:
+                os.kill(self.pid, number)
+        except OSError:
+            pass
+
+    def gone(self) -> bool:
+        try:
+            now = Process(self.pid)
+        except OSError:
+            return True
+        return now.started != self.started or now.state in (b"Z", b"X")
+
+
+def started(pid: int) -> int:
+    return Process(pid).started
+
+
+def wears(pid: int, tag: bytes) -> bool:
+    """Whether a process of ours has this entry in its environment."""
+    with open("/proc/{}/environ".format(pid), "rb") as file:
+        return b"\0" + tag + b"\0" in b"\0" + file.read() + b"\0"
+
+
+def find_tagged(tag: str, session: int) -> list[Process]:
+    """Our processes that wear the tag or belong to the session (0: none), without ourselves."""
+    wanted, me, user = os.fsencode(tag), os.getpid(), os.geteuid()
+    found = []
+    for name in os.listdir("/proc"):
+        if not name.isdigit() or int(name) == me:
+            continue
+        try:
+            if os.stat("/proc/" + name).st_uid != user:
+                continue
+            process = Process(int(name))
+            mine = bool(wanted) and wears(process.pid, wanted)
+        except OSError:
+            continue
+        if process.state != b"Z" and (mine or (session and process.session == session)):
+            found.append(process)
+    return found
+
+
+def sweep(tag: str, session: int = 0) -> None:
+    """End every process that wears the tag: SIGTERM, a second, SIGKILL, until none is left."""
+    begun = time.monotonic()
+    while True:
+        found = find_tagged(tag, session)
+        if not found:
+            return
+        late = time.monotonic() - begun
+        if late > 3 * SWEEP_SECONDS:
+            note("sweep: {} processes do not end".format(len(found)))
+            return
+        for process in found:
+            process.signal(signal.SIGKILL if late >= SWEEP_SECONDS else signal.SIGTERM)
+            process.signal(signal.SIGCONT)
+        _await_gone(found, max(begun + SWEEP_SECONDS, time.monotonic() + 0.1))
+
+
+def _await_gone(processes: list[Process], until: float) -> None:
+    while time.monotonic() < until and not all(process.gone() for process in processes):
+        time.sleep(0.01)
+
+
+class Agent:
+    """The agent's process and the three descriptors of ours."""
+
+    def __init__(self, pid: int, stdin: int, stdout: int, stderr: int) -> None:
+        self.pid, self.stdin, self.stdout, self.stderr = pid, stdin, stdout, stderr
+        self.started = started(pid)
+
+    def signal(self, number: int) -> None:
+        """To its whole group; it is reaped last, so that the number stays its own."""
+        with contextlib.suppress(OSError):
+            os.killpg(self.pid, number)
+
+    def ended(self) -> bool:
+        """Whether it has ended; it stays a zombie until `reap`."""
+        flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        return os.waitid(os.P_PID, self.pid, flags) is not None
+
+    def reap(self) -> tuple[int | None, int | None]:
+        """(exit code, None) or (None, signal)."""
+        status = os.waitpid(self.pid, 0)[1]
+        if os.WIFSIGNALED(status):
+            return None, os.WTERMSIG(status)
+        return os.WEXITSTATUS(status), None
+
+
+def _become(spec: Spec, stdin: int, stdout: int, stderr: int, umask: int) -> None:
+    """In the child: become the agent, or raise."""
+    os.setsid()
+    for number in (signal.SIGHUP, signal.SIGPIPE, signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+    os.umask(umask)
+    for target, source in enumerate((stdin, stdout, stderr)):
+        os.dup2(source, target)
+    os.chdir(spec.cwd)
+    os.execvpe(spec.argv[0], spec.argv, spec.env)  # noqa: S606 - argv is what we are for
+
+
+def spawn(spec: Spec, umask: int) -> Agent:
+    """Start the agent in a session of its own; raises KeeperError if it can't be run."""
+    stdin, our_stdin = os.pipe()
+    our_stdout, stdout = os.pipe()
+    our_stderr, stderr = os.pipe()
+    report, reporter = os.pipe()
+    with contextlib.suppress(OSError):  # the user's allowance for pipes may be used up
+        fcntl.fcntl(our_stdout, F_SETPIPE_SZ, MB)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            _become(spec, stdin, stdout, stderr, umask)
+        except BaseException as trouble:  # noqa: BLE001 - the child must not go on as a keeper
+            text = getattr(trouble, "strerror", None) or str(trouble)
+            os.write(reporter, text.encode("utf-8", "replace"))
+        os._exit(127)
+    for theirs in (stdin, stdout, stderr, reporter):
+        os.close(theirs)
+    failure = os.read(report, 4 * KB)  # empty once the program runs: the descriptor closes there
+    os.close(report)
+    if failure:
+        os.waitpid(pid, 0)
+        raise KeeperError("cannot run {}: {}".format(spec.argv[0], failure.decode()))
+    for ours in (our_stdin, our_stdout, our_stderr):
+        os.set_blocking(ours, False)
+    return Agent(pid, our_stdin, our_stdout, our_stderr)
+
+
+# --- towards the agent --------------------------------------------------------------------------
+
+
+class Outbox:
+    """What waits to be written to the agent's stdin, and the ids that were ever accepted."""
+
+    def __init__(self, stdin: int, on_sent: Callable[[str], None]) -> None:
+        self._stdin = stdin
+        self._on_sent = on_sent
+        self._lines: deque[tuple[str, bytes]] = deque()
+        self._done = 0  # bytes of the first line that are written
+        self._seen: dict[str, None] = {}
+        self.open = True
+        self.bytes = 0
+
+    def push(self, ident: str, line: dict[str, Any]) -> dict[str, Any]:
+        """Accept a command once; the answer for the client."""
+        if ident in self._seen:
+            return {"ok": True, "repeated": True}
+        data = pack(line)
+        if not self.open:
+            return refusal("the agent has closed its input")
+        if self.bytes + len(data) > SEND_LIMIT:
+            return refusal("the agent does not read: {} bytes wait".format(self.bytes))
+        if ident:
+            self._remember(ident)
+        self._lines.append((ident, data))
+        self.bytes += len(data)
+        return {"ok": True}
+
+    def _remember(self, ident: str) -> None:
+        self._seen[ident] = None
+        if len(self._seen) > IDS_REMEMBERED:
+            del self._seen[next(iter(self._seen))]
+
+    def write(self) -> None:
+        """Write as much as the agent takes now."""
+        while self._lines:
+            ident, data = self._lines[0]
+            try:
+                done = os.write(self._stdin, memoryview(data)[self._done :])
+            except BlockingIOError:
+                return
+            except OSError as trouble:
+                self._close(trouble)
+                return
+            self.bytes -= done
+            self._done += done
+            if self._done == len(data):
+                self._lines.popleft()
+                self._done = 0
+                if ident:
+                    self._on_sent(ident)
+
+    def _close(self, trouble: OSError) -> None:
+        note("stdin of the agent: {}".format(trouble.strerror))
+        self._lines.clear()
+        self.open, self.bytes = False, 0
+
+
+class Stopping:
+    """The steps of a stop: farewell, SIGTERM, SIGKILL."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+        self._grace = 0.0
+        self._farewell = ""
+        self._steps: list[int] = []
+        self.begun = False
+        self.due: float | None = None
+
+    def begin(self, grace: float, farewell: str = "", wait: float = 0.0) -> None:
+        """Start the steps; `farewell` is the id whose response is awaited first."""
+        self.begun = True
+        self._grace, self._farewell = grace, farewell
+        self._steps = [signal.SIGKILL, signal.SIGTERM]
+        self.due = time.monotonic() + (wait if farewell else 0.0)
+
+    def heard(self, ident: str) -> None:
+        """The agent answered a command."""
+        if self.begun and ident == self._farewell and len(self._steps) == 2:
+            self.due = time.monotonic()
+
+    def tick(self, now: float) -> None:
+        if self.due is None or now < self.due:
+            return
+        self._agent.signal(self._steps.pop())
+        self._agent.signal(signal.SIGCONT)  # a suspended agent must wake to obey
+        self.due = now + self._grace if self._steps else None
+
+
+# --- requests -----------------------------------------------------------------------------------
+
+
+def refusal(error: str) -> dict[str, Any]:
+    return {"ok": False, "error": error}
+
+
+def seconds(value: Any, usual: float) -> float:
+    """A time from a request, within reason."""
+    usable = type(value) in (int, float) and 0 <= value <= 3600
+    return float(value) if usable else usual
+
+
+class Client:
+    """A connection to the control socket."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        connection.setblocking(False)
+        self.connection = connection
+        self.inbox = bytearray()
+        self._searched = 0
+        self.outbox = b""
+
+    def receive(self) -> bool:
+        """Read once; False when the client is gone or asks too much."""
+        try:
+            chunk = self.connection.recv(READ_BYTES)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        self.inbox += chunk
+        return bool(chunk) and len(self.inbox) <= SEND_LIMIT + MB
+
+    def next_request(self) -> bytes | None:
+        end = self.inbox.find(b"\n", self._searched)
+        if end < 0:
+            self._searched = len(self.inbox)
+            return None
+        line = bytes(self.inbox[:end])
+        del self.inbox[: end + 1]
+        self._searched = 0
+        return line
+
+    def send(self, data: bytes = b"") -> None:
+        self.outbox += data
+        try:
+            self.outbox = self.outbox[self.connection.send(self.outbox) :]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.outbox = b""
+
+
+# --- the keeper ---------------------------------------------------------------------------------
+
+
+class Keeper:
+    """One loop over the agent's pipes, the control socket, our signals and a few timers."""
+
+    def __init__(self, spec: Spec, agent: Agent, listener: socket.socket, wakeup: int) -> None:
+        self._spec = spec
+        self._agent = agent
+        self._listener = listener
+        self._wakeup = wakeup
+        self._journal = Journal("journal.jsonl")
+        self._stderr = StderrLog("stderr.log")
+        self._stopping = Stopping(agent)
+        self._scribe = Scribe(self._journal, self._stopping.heard)
+        self._outbox = Outbox(agent.stdin, self._scribe.sent)
+        self._splitter = LineSplitter()
+        self._clients: dict[int, Client] = {}
+        self._deaf_due: float | None = None
+        self._error: str | None = None
+        self._ended = False
+        self._poll = select.poll()
+        self._handlers: dict[int, Callable[[], None]] = {}
+
+    def begin(self) -> None:
+        """The first record, and what the agent is to hear first."""
+        agent = {"agent_pid": self._agent.pid, "agent_started": self._agent.started}
+        self._journal.add(["b", now_ms(), {"run": self._spec.run, **agent}])
+        self._journal.tick(time.monotonic())
+        for line in self._spec.hello:
+            ident = line.get("id")
+            self._outbox.push(ident if isinstance(ident, str) else "", line)
+
+    def run(self) -> None:
+        """Until the agent has ended and that is on record."""
+        self._watch(self._wakeup, self._read_signals)
+        self._watch(self._agent.stdout, self._read_stdout)
+        self._watch(self._agent.stderr, self._read_stderr)
+        self._watch(self._listener.fileno(), self._accept)
+        self._guard(self._read_signals)
+        while not self._ended:
+            self._guard(self._write_stdin)
+            self._guard(self._tick)
+            for descriptor, _ in self._poll.poll(self._timeout()):
+                handler = self._handlers.get(descriptor)
+                if handler is not None:
+                    self._guard(handler)
+        self._finish()
+
+    def _guard(self, work: Callable[..., object], *arguments: object) -> None:
+        """Whatever happens, the agent keeps its keeper."""
+        try:
+            work(*arguments)
+        except Exception:  # noqa: BLE001 - the top of the loop; the trace goes to keeper.log
+            sys.excepthook(*sys.exc_info())
+            time.sleep(0.05)
+
+    def _watch(self, descriptor: int, handler: Callable[[], None], events: int = 0) -> None:
+        self._handlers[descriptor] = handler
+        self._poll.register(descriptor, events or select.POLLIN)
+
+    def _unwatch(self, descriptor: int) -> None:
+        if self._handlers.pop(descriptor, None):
+            self._poll.unregister(descriptor)
+
+    # time
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        for timer in (*self._scribe.timers, self._stopping):
+            timer.tick(now)
+        if self._deaf_due is not None and now >= self._deaf_due:
+            self._stop_deaf()
+        self._journal.tick(now)
+
+    def _timeout(self) -> int | None:
+        """Milliseconds until the next timer, None for ever."""
+        timers = (*self._scribe.timers, self._stopping, self._journal)
+        dues = [timer.due for timer in timers if timer.due is not None]
+        if self._deaf_due is not None:
+            dues.append(self._deaf_due)
+        return max(0, int((min(dues) - time.monotonic()) * 1000) + 1) if dues else None
+
+    def _stop_deaf(self) -> None:
+        self._deaf_due = None
+        if not self._stopping.begun:
+            self._error = "the agent closed its output and went on"
+            note(self._error)
+            self._stopping.begin(grace=3.0)
+
+    # signals and the agent's pipes
+
+    def _read_signals(self) -> None:
+        try:
+            numbers = os.read(self._wakeup, 4 * KB)
+        except BlockingIOError:
+            numbers = b""
+        if (signal.SIGTERM in numbers or signal.SIGINT in numbers) and not self._stopping.begun:
+            self._stopping.begin(grace=3.0)
+        self._ended = self._agent.ended()
+
+    def _read_stdout(self) -> None:
+        for _ in range(READS_A_ROUND):
+            chunk = read_some(self._agent.stdout)
+            if chunk is None:
+                return
+            if not chunk:
+                self._unwatch(self._agent.stdout)
+                self._deaf_due = time.monotonic() + DEAF_SECONDS
+                return
+            self._take(chunk)
+
+    def _take(self, chunk: bytes) -> None:
+        now = time.monotonic()
+        for line in self._splitter.feed(chunk):
+            self._guard(self._scribe.take, line, now)
+
+    def _read_stderr(self) -> None:
+        chunk = read_some(self._agent.stderr)
+        if chunk:
+            self._stderr.add(chunk)
+        elif chunk is not None:
+            self._unwatch(self._agent.stderr)
+
+    def _write_stdin(self) -> None:
+        self._outbox.write()
+        if self._outbox.bytes:
+            self._watch(self._agent.stdin, self._write_stdin, select.POLLOUT)
+        else:
+            self._unwatch(self._agent.stdin)
+
+    # requests
+
+    def _accept(self) -> None:
+        while len(self._clients) >= CLIENT_LIMIT:
+            self._drop(next(iter(self._clients)))
+        try:
+            client = Client(self._listener.accept()[0])
+        except BlockingIOError:
+            return
+        descriptor = client.connection.fileno()
+        self._clients[descriptor] = client
+        self._watch(descriptor, lambda: self._serve(descriptor))
+
+    def _drop(self, descriptor: int) -> None:
+        self._unwatch(descriptor)
+        self._clients.pop(descriptor).connection.close()
+
+    def _serve(self, descriptor: int) -> None:
+        """Read or answer. A client that does not read its answers gets no more of them."""
+        client = self._clients[descriptor]
+        if client.outbox:
+            client.send()
+        elif not client.receive():
+            self._drop(descriptor)
+            return
+        while not client.outbox:
+            request = client.next_request()
+            if request is None:
+                break
+            client.send(pack(self._answer(request)))
+        events = select.POLLOUT if client.outbox else select.POLLIN
+        self._poll.modify(descriptor, events)
+
+    def _answer(self, request: bytes) -> dict[str, Any]:
+        ask = parse_object(request)
+        if ask is None:
+            return refusal("the request is not a JSON object")
+        if ask.get("op") == "send":
+            return self._send(ask)
+        if ask.get("op") == "state":
+            return self._state()
+        if ask.get("op") == "stop":
+            return self._stop(ask)
+        return refusal("unknown op: {!r}".format(ask.get("op")))
+
+    def _send(self, ask: dict[str, Any]) -> dict[str, Any]:
+        ident, line = ask.get("id"), ask.get("line")
+        if not isinstance(ident, str) or not ident:
+            return refusal("id must be a text that is not empty")
+        if not isinstance(line, dict):
+            return refusal("line must be a JSON object")
+        if self._stopping.begun:
+            return refusal("the agent is being stopped")
+        return self._outbox.push(ident, line)
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "ok": True,
+            "keeper_pid": os.getpid(),
+            "agent_pid": self._agent.pid,
+            "agent_started": self._agent.started,
+            "journal": self._journal.size,
+            "buffered": self._outbox.bytes,
+            "stopping": self._stopping.begun,
+        }
+
+    def _stop(self, ask: dict[str, Any]) -> dict[str, Any]:
+        if self._stopping.begun:
+            return {"ok": True, "repeated": True}
+        farewell, ident = ask.get("farewell"), dig(ask, "farewell", "id")
+        if not isinstance(farewell, dict) or not isinstance(ident, str):
+            ident = ""
+        else:
+            self._outbox.push(ident, farewell)
+        wait = seconds(ask.get("farewell_wait"), 3.0)
+        self._stopping.begin(seconds(ask.get("grace"), 3.0), ident, wait)
+        return {"ok": True}
+
+    # the end
+
+    def _finish(self) -> None:
+        """Hear the agent out, sweep up what it left, write the end record."""
+        self._guard(self._drain)
+        self._journal.tick(time.monotonic())
+        self._guard(sweep, self._spec.tag, self._agent.pid)
+        code, number = self._agent.reap()
+        end: dict[str, Any] = {"code": code, "signal": number}
+        end["stderr"] = self._stderr.last_lines()
+        end["stopped"] = self._stopping.begun and self._error is None
+        if self._error is not None:
+            end["error"] = self._error
+        self._journal.add(["x", now_ms(), end])
+        self._journal.finish()
+        os.unlink("control.sock")
+
+    def _drain(self) -> None:
+        """What the pipes hold now; a grandchild may keep them open, so their end is not awaited."""
+        until = time.monotonic() + DRAIN_SECONDS
+        for descriptor, take in (
+            (self._agent.stdout, self._take),
+            (self._agent.stderr, self._stderr.add),
+        ):
+            chunk = read_some(descriptor)
+            while chunk:
+                take(chunk)
+                chunk = read_some(descriptor) if time.monotonic() < until else None
+        rest = self._splitter.rest()
+        if rest is not None:
+            self._scribe.take(rest, time.monotonic())
+        self._scribe.finish()
+
+
+def read_some(descriptor: int) -> bytes | None:
+    """What there is to read: None for nothing yet, empty at the end."""
+    try:
+        return os.read(descriptor, READ_BYTES)
+    except BlockingIOError:
+        return None
+
+
+# --- starting -----------------------------------------------------------------------------------
+
+
+class Spec:
+    """What `start` is told."""
+
+    def __init__(self, given: dict[str, Any]) -> None:
+        """Raises KeeperError that names the field that is wrong."""
+        self.run = _text(given, "run")
+        self.dir = _text(given, "dir", absolute=True)
+        self.cwd = _text(given, "cwd", absolute=True)
+        self.lock = _text(given, "lock", absolute=True, optional=True)
+        self.tag = _text(given, "tag", optional=True)
+        self.argv = _texts(given, "argv")
+        self.heal = _texts(given, "heal", optional=True)
+        self.env: dict[str, str] = given.get("env", {})
+        self.hello: list[dict[str, Any]] = given.get("hello", [])
+        if not self.argv:
+            raise KeeperError("spec: argv is empty")
+        if not isinstance(self.env, dict) or not all(
+            isinstance(value, str) for value in self.env.values()
+        ):
+            raise KeeperError("spec: env must map names to texts")
+        if not isinstance(self.hello, list) or not all(
+            isinstance(line, dict) for line in self.hello
+        ):
+            raise KeeperError("spec: hello must be a list of objects")
+
+
+def _text(given: dict[str, Any], name: str, absolute: bool = False, optional: bool = False) -> str:
+    value = given.get(name, "" if optional else None)
+    if not isinstance(value, str) or not (value or optional):
+        raise KeeperError("spec: {} must be a text".format(name))
+    if absolute and value and not os.path.isabs(value):
+        raise KeeperError("spec: {} must be an absolute path".format(name))
+    return value
+
+
+def _texts(given: dict[str, Any], name: str, optional: bool = False) -> list[str]:
+    value = given.get(name, [] if optional else None)
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise KeeperError("spec: {} must be a list of texts".format(name))
+    return value
+
+
+class AlreadyHeldError(Exception):
+    """Another keeper runs this directory; the argument is its own answer."""
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _keeper_json() -> dict[str, Any] | None:
+    try:
+        with open("keeper.json", "rb") as file:
+            return parse_object(file.read())
+    except FileNotFoundError:
+        return None
+
+
+def claim_directory(path: str) -> None:
+    """Enter the run directory and lock it as long as we live.
+
+    Raises AlreadyHeldError, or KeeperError when the run is over or its keeper doesn't get ready.
+    """
+    os.makedirs(path, mode=0o700, exist_ok=True)
+    os.chdir(path)
+    directory = os.open(".", os.O_RDONLY)
+    until = time.monotonic() + CALL_SECONDS
+    while not _try_lock(directory):
+        known = _keeper_json()
+        if known is not None:
+            raise AlreadyHeldError({**known, "already": True})
+        if time.monotonic() > until:
+            raise KeeperError("another keeper is starting in this run directory, for too long")
+        time.sleep(0.02)
+    if _keeper_json() is not None:
+        raise KeeperError("this run has been started before and is over")
+
+
+def lock_session(path: str) -> None:
+    """One keeper a session: lock the file as long as we live, or raise KeeperError."""
+    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    if not _try_lock(os.open(path, os.O_RDWR | os.O_CREAT, 0o600)):
+        raise KeeperError("another keeper holds this session")
+
+
+def heal(path: str) -> None:
+    """Cut a file back to the end of its last whole line."""
+    try:
+        file = os.open(path, os.O_RDWR)
+    except FileNotFoundError:
+        return
+    try:
+        end = size = os.fstat(file).st_size
+        while end:
+            start = max(0, end - READ_BYTES)
+            found = os.pread(file, end - start, start).rfind(b"\n")
+            if found >= 0:
+                end = start + found + 1
+                break
+            end = start
+        if end < size:
+            os.ftruncate(file, end)
+    finally:
+        os.close(file)
+
+
+def listen() -> socket.socket:
+    """The control socket, in the current directory: a relative name fits however deep we are."""
+    remove("control.sock")
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind("control.sock")
+    listener.listen(CLIENT_LIMIT)
+    listener.setblocking(False)
+    return listener
+
+
+def remove(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+def write_file(path: str, data: bytes) -> None:
+    """Write a file so that nobody ever sees half of it."""
+    with open(path + ".new", "wb") as file:
+        file.write(data)
+    os.rename(path + ".new", path)
+
+
+def catch_signals() -> int:
+    """A descriptor that becomes readable with the numbers of the signals that came."""
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    for number in (signal.SIGHUP, signal.SIGPIPE):
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    return reader
+
+
+def let_go(descriptor: int) -> None:
+    """Point an inherited descriptor to nowhere."""
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, descriptor)
+    os.close(null)
+
+
+def close_inherited() -> None:
+    """All but the standard three."""
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 2:
+            with contextlib.suppress(OSError):  # one of them listed the directory
+                os.close(int(name))
+
+
+def read_all(descriptor: int) -> bytes:
+    """Until the end."""
+    data = bytearray()
+    while True:
+        chunk = os.read(descriptor, READ_BYTES)
+        if not chunk:
+            return bytes(data)
+        data += chunk
+
+
+def prepare(spec: Spec, umask: int) -> tuple[Keeper, dict[str, Any]]:
+    """Start the agent; the keeper and its answer. Raises KeeperError, AlreadyHeldError, OSError."""
+    claim_directory(spec.dir)
+    log = os.open("keeper.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    if spec.lock:
+        lock_session(spec.lock)
+    for path in spec.heal:
+        heal(path)
+    if spec.tag:
+        sweep(spec.tag)
+    wakeup, listener = catch_signals(), listen()
+    try:
+        agent = spawn(spec, umask)
+    except KeeperError:
+        remove("control.sock")
+        raise
+    os.dup2(log, 2)
+    os.close(log)
+    keeper = Keeper(spec, agent, listener, wakeup)
+    keeper.begin()
+    answer = {
+        "ok": True,
+        "run": spec.run,
+        "keeper_pid": os.getpid(),
+        "keeper_started": started(os.getpid()),
+        "agent_pid": agent.pid,
+        "agent_started": agent.started,
+    }
+    write_file("keeper.json", pack(answer))
+    spec.env.clear()  # it may hold secrets, and is of no more use
+    return keeper, answer
+
+
+def hold() -> int:
+    """The keeper's own process: spec on stdin, answer on stdout, then work till the agent ends."""
+    close_inherited()
+    os.setsid()
+    umask = os.umask(0o077)
+    keeper = None
+    try:
+        given = parse_object(read_all(0))
+        let_go(0)
+        if given is None:
+            raise KeeperError("the spec is not a JSON object")
+        keeper, answer = prepare(Spec(given), umask)
+    except AlreadyHeldError as held:
+        answer = held.args[0]
+    except KeeperError as trouble:
+        answer = refusal(str(trouble))
+    except OSError as trouble:
+        answer = refusal("{}: {}".format(trouble.strerror, trouble.filename or "starting"))
+    say(answer)
+    let_go(1)
+    if keeper is not None:
+        keeper.run()
+    return 0
+
+
+def say(answer: dict[str, Any]) -> None:
+    try:
+        os.write(1, pack(answer))
+    except OSError as trouble:
+        note("nobody waits for the answer: {}".format(trouble.strerror))
+
+
+def start() -> int:
+    """Start a keeper in a clean process of its own and pass its answer on."""
+    ours, theirs = os.pipe()
+    flags = ["-I", "-S", "-X", "utf8"]
+    os.posix_spawn(
+        sys.executable,
+        [sys.executable, *flags, os.path.abspath(__file__), "hold"],
+        clean_environment(),
+        file_actions=[(os.POSIX_SPAWN_DUP2, theirs, 1)],
+    )
+    os.close(theirs)
+    answer = read_all(ours)
+    if not answer:
+        answer = pack(refusal("the keeper died before the agent ran"))
+    os.write(1, answer)
+    return 0 if dig(parse_object(answer), "ok") is True else 1
+
+
+def clean_environment() -> dict[str, str]:
+    """Nothing of ours, but that a big freed line goes back to the system at once (glibc)."""
+    kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
+    return {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072", **kept}
+
+
+def call(path: str) -> int:
+    """Pass one request line from stdin to the keeper of a run directory; print its answer."""
+    try:
+        directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(CALL_SECONDS)
+            connection.connect("/proc/self/fd/{}/control.sock".format(directory))
+            connection.sendall(read_all(0).split(b"\n", 1)[0] + b"\n")
+            with connection.makefile("rb") as stream:
+                answer = stream.readline()
+    except OSError as trouble:
+        answer = pack(refusal("no keeper answers: {}".format(trouble)))
+    if not answer:
+        answer = pack(refusal("the keeper has gone"))
+    os.write(1, answer)
+    return 0 if dig(parse_object(answer), "ok") is True else 1
+
+
+def main(arguments: list[str]) -> int:
+    if arguments == ["start"]:
+        return start()
+    if arguments == ["hold"]:
+        return hold()
+    if len(arguments) == 2 and arguments[0] == "call":
+        return call(arguments[1])
+    sys.stderr.write(__doc__)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
