@@ -1,0 +1,252 @@
+"""The demo model: a newcomer without any key sees a real agent answer, stream and call a tool.
+
+It runs beside reef, outlives it while somebody streams, and ends by itself. It remembers nothing:
+what it knows of a conversation is what the agent sends along. Standard library only.
+
+    python -m lieutenants.demo_model --folder DATA/demo --while-locked DATA/up.lock
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import fcntl
+import json
+import re
+import signal
+import sys
+import time
+from pathlib import Path
+
+from lieutenants.model_server import (
+    Body,
+    Call,
+    ModelServer,
+    Reply,
+    Say,
+    after_tool,
+    last_user,
+    messages_of,
+    models_json,
+    text_of,
+    user_turns,
+)
+
+PROVIDER, MODEL = "reef-demo", "demo"
+WORDS_PER_SECOND = 30.0
+# How long an endpoint that nobody uses outlives the reef that started it.
+LINGER_SECONDS = 30.0
+LOOKS_SECONDS = 1.0
+
+ASKS_FOR_CONTEXT = re.compile(r"what (did|have) i (say|said|ask|tell|told)|remember", re.IGNORECASE)
+ASKS_FOR_TOOL = re.compile(
+    r"`(?P<quoted>[^`\n]+)`|\b(ls|run|execute|list|look|tool|bash|shell|files?)\b", re.IGNORECASE
+)
+# Only these are run when quoted in a message; a demo must not become a remote shell by accident.
+HARMLESS = re.compile(r"(ls|pwd|date|whoami|uname|echo|df|uptime)( [\w./ +%:,=-]*)?")
+USUAL_COMMAND = "pwd && ls -la | head -20"
+
+HELLO = """\
+Hello! I am reef's **demo model**: no real intelligence, just a small program on this machine that \
+shows how a lieutenant works. The agent around me is real.
+
+Try one of these:
+
+- *list the files here*: I call the agent's `bash` tool and comment on what came back
+- *what did I say?*: I quote your earlier messages, which the agent sends along each time
+- send a `steer` or a `followUp` while I am still talking
+
+For real work, give reef a key such as `ANTHROPIC_API_KEY` and start it without `--demo`.
+"""
+
+ECHO = """\
+You said: "{said}"
+
+This is the **demo model** speaking, so that is as deep as I go. A real model would now plan, \
+read files and use tools, and you would watch it here, word by word, just as you see these words \
+arrive. This was message {count} of our conversation. Ask me to *list the files* and I will use a \
+tool, or ask *what did I say?* and I will show what I was told before.
+"""
+
+
+class DemoModel(ModelServer):
+    """Short, helpful answers at the pace of a person who reads."""
+
+    models = (MODEL,)
+    owner = PROVIDER
+
+    def reply(self, body: Body, key: str) -> Reply:
+        """One tool call when asked to do something, else words."""
+        del key
+        if after_tool(body):
+            return say(about_result(text_of(messages_of(body)[-1])))
+        turns = user_turns(body)
+        said = last_user(body).strip()
+        if ASKS_FOR_CONTEXT.search(said):
+            return say(about_context(turns[:-1]))
+        if has_bash(body) and (asked := ASKS_FOR_TOOL.search(said)):
+            command = json.dumps({"command": harmless(asked["quoted"] or "")})
+            words = in_words("I'll have a look with the `bash` tool.\n")
+            return Reply([Say(words, WORDS_PER_SECOND), Call("bash", command)])
+        if len(turns) < 2 and len(said) < 40:
+            return say(HELLO)
+        return say(ECHO.format(said=shorten(said, 200), count=len(turns)))
+
+
+def say(text: str) -> Reply:
+    """An answer of words only."""
+    return Reply([Say(in_words(text), WORDS_PER_SECOND)])
+
+
+def in_words(text: str) -> list[str]:
+    """The text cut after each run of blanks; joined it is the same text."""
+    return re.findall(r"\s*\S+\s*", text)
+
+
+def shorten(text: str, most: int) -> str:
+    """The text on one line, at most so many characters of it."""
+    line = " ".join(text.split())
+    return line if len(line) <= most else line[: most - 1] + "…"
+
+
+def has_bash(body: Body) -> bool:
+    """Whether the agent offers the tool."""
+    tools = body.get("tools")
+    offered = [tool.get("function", {}) for tool in tools] if isinstance(tools, list) else []
+    return any(one.get("name") == "bash" for one in offered)
+
+
+def harmless(quoted: str) -> str:
+    """The quoted command if it only looks, else the usual one."""
+    return quoted if HARMLESS.fullmatch(quoted.strip()) else USUAL_COMMAND
+
+
+def about_result(output: str) -> str:
+    """A comment on what a tool gave back."""
+    lines = [line for line in output.splitlines() if line.strip()]
+    if not lines:
+        return "The tool ran and printed nothing. *(demo model)*\n"
+    shown, noun = "\n".join(lines[:12]), "line" if len(lines) == 1 else "lines"
+    more = f"\n… and {len(lines) - 12} more" if len(lines) > 12 else ""
+    return (
+        f"The tool gave back **{len(lines)} {noun}**:\n\n"
+        f"```\n{shown}{more}\n```\n\n"
+        "That was a real command on this machine, run by the agent; only my comment is from the "
+        "demo model.\n"
+    )
+
+
+def about_context(earlier: list[str]) -> str:
+    """The earlier messages, quoted."""
+    if not earlier:
+        return "This is the first message that I was sent, so you said nothing before it.\n"
+    quoted = "\n".join(f"{n}. {shorten(turn, 160)}" for n, turn in enumerate(earlier[-20:], 1))
+    return f"I keep nothing myself, but the agent sent me your earlier messages:\n\n{quoted}\n"
+
+
+# -- living beside reef
+
+
+def is_locked(lock: Path) -> bool:
+    """Whether a process holds this lock file; so we know that reef is up."""
+    try:
+        with lock.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def kept_port(folder: Path) -> int:
+    """The port that was chosen before; 0 if there is none."""
+    try:
+        port = int((folder / "port").read_text())
+    except (OSError, ValueError):
+        return 0
+    return port if 0 < port < 65536 else 0
+
+
+async def end_when_unused(model: ModelServer, reef: Path) -> None:
+    """Stop the model when reef has been gone for a while and nobody is in the middle of an answer.
+
+    An answer that is under way keeps it alive without limit.
+    """
+    used = time.monotonic()
+    while time.monotonic() - used < LINGER_SECONDS:
+        await asyncio.sleep(LOOKS_SECONDS)
+        if model.in_flight or is_locked(reef):
+            used = time.monotonic()
+    model.stop()
+
+
+def read_models(file: Path) -> Body:
+    """An agent's `models.json`, {} if there is none. Raise ValueError if it can't be understood."""
+    try:
+        found = json.loads(file.read_text())
+    except FileNotFoundError:
+        return {}
+    if not isinstance(found, dict) or not isinstance(found.get("providers", {}), dict):
+        raise ValueError("it has no object 'providers'")
+    return found
+
+
+def announce(file: Path, base_url: str) -> None:
+    """Enter the demo model in an agent's `models.json` and leave all else there as it is."""
+    models = read_models(file)
+    ours = models_json(base_url, [MODEL], provider=PROVIDER, key="demo")
+    models["providers"] = {**models.get("providers", {}), **ours["providers"]}
+    replace_text(file, json.dumps(models, indent=2, ensure_ascii=False) + "\n")
+
+
+def replace_text(file: Path, text: str) -> None:
+    """Write a private file in one go, so that nobody reads half of it."""
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fresh = file.with_name(f".{file.name}.new")
+    fresh.unlink(missing_ok=True)
+    fresh.touch(mode=0o600)
+    fresh.write_text(text)
+    fresh.replace(file)
+
+
+async def run(folder: Path, reef: Path | None, models: Path | None) -> None:
+    """Serve on the port that is kept in `folder`, or on a new one if that is taken."""
+    model = DemoModel(port=kept_port(folder))
+    try:
+        await model.open()
+    except OSError:
+        model.port = 0
+        await model.open()
+    if models:
+        announce(models, model.base_url)
+    replace_text(folder / "port", f"{model.port}\n")
+    print(f"demo model at {model.base_url}", flush=True)  # noqa: T201
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, model.stop)
+    loop.add_signal_handler(signal.SIGINT, model.stop)
+    watch = asyncio.create_task(end_when_unused(model, reef)) if reef else None
+    await model.serve()
+    if watch:
+        watch.cancel()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Serve until told to stop or of no more use. One process a folder: a second one just ends."""
+    parser = argparse.ArgumentParser(description="a small model endpoint that needs no key")
+    parser.add_argument("--folder", type=Path, required=True, help="keeps the port and a lock")
+    parser.add_argument("--models", type=Path, help="the agents' models.json, to be entered there")
+    parser.add_argument("--while-locked", type=Path, help="end some time after nobody holds this")
+    options = parser.parse_args(argv)
+    options.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with (options.folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return 0
+        asyncio.run(run(options.folder, options.while_locked, options.models))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
