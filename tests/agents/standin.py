@@ -1,0 +1,495 @@
+#!/usr/bin/env python3
+"""A stand-in for the agent `pi --mode rpc`: JSON lines on stdin and stdout, standard library only.
+
+Answers `echo: <message>`; keeps its turns in the file given by --session; ignores other arguments
+(but --model). A message that begins with one of these words is answered in its own way:
+
+    SLOW <seconds> <text>   the text, word by word, spread over that time
+    TOKENS <n> <rate>       w0 w1 w2 … at that rate a second (0: as fast as can be)
+    THINK                   a thinking block, then text
+    TOOL                    a tool call, its execution, then text in a second turn
+    ERROR <text>            a run that ends with stopReason "error"
+    DIE <code>              some text, a line on stderr, exit in mid-answer
+    KILL                    some text, then SIGKILL to itself
+    GARBAGE                 lines that are no JSON and no UTF-8, then an answer
+    BIGLINE <bytes>         one line of that size, then an answer
+    SILENT                  starts a run and says nothing until abort
+    DIALOG                  asks for a confirmation and waits for it
+    CHILD                   leaves a `sleep` in a session of its own: "child <pid>"
+    RECALL                  the user messages that were in the session file at start
+
+STANDIN_MODE, joined by commas: mute (answers nothing), exit:<code> (exits at once), stubborn
+(ignores SIGTERM), fat (repeats the message in each update, as 0.73.1 did), old (0.73.1: no system
+message, no agent_settled, no clear_queue).
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import select
+import signal
+import sys
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any
+
+    Steps = Iterator[float]  # a run: each step yields the seconds until the next
+
+BUSY = (
+    "Agent is already processing. Specify streamingBehavior ('steer' or 'followUp')"
+    " to queue the message."
+)
+FOR_EVER = 1e9
+
+
+def option(name: str, usual: str = "") -> str:
+    """The value after an argument, or `usual`."""
+    return dict(itertools.pairwise(sys.argv[1:])).get(name, usual)
+
+
+def emit(event: dict[str, Any]) -> None:
+    raw(json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
+
+
+def raw(data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(1, view) :]
+
+
+def usage(words: int = 0) -> dict[str, Any]:
+    cost = {"input": 0.00001, "output": words * 0.000002, "cacheRead": 0, "cacheWrite": 0}
+    tokens = {"input": 10, "output": words, "cacheRead": 0, "cacheWrite": 0}
+    return {**tokens, "totalTokens": 10 + words, "cost": {**cost, "total": sum(cost.values())}}
+
+
+def text_block(text: str) -> dict[str, Any]:
+    return {"type": "text", "text": text}
+
+
+class Session:
+    """The file of finished turns."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.messages: list[dict[str, Any]] = []
+        if path and os.path.exists(path):
+            with open(path, encoding="utf-8") as file:
+                entries = [json.loads(line) for line in file if line.endswith("\n")]
+            self.messages = [entry["message"] for entry in entries if entry["type"] == "message"]
+        self.earlier = [
+            message["content"][0]["text"] for message in self.messages if message["role"] == "user"
+        ]
+
+    def append(self, messages: list[dict[str, Any]]) -> None:
+        self.messages += messages
+        if self.path:
+            entries = [{"type": "message", "message": message} for message in messages]
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write("".join(json.dumps(entry) + "\n" for entry in entries))
+
+
+class Answer:
+    """An assistant message in the making."""
+
+    def __init__(self, agent: Agent) -> None:
+        self.fat = "fat" in agent.modes
+        self.message: dict[str, Any] = {
+            "role": "assistant",
+            "content": [],
+            "provider": "standin",
+            "model": agent.model,
+            "usage": usage(),
+            "stopReason": "stop" if "old" in agent.modes else "pending",
+            "timestamp": int(time.time() * 1000),
+        }
+        emit({"type": "message_start", "message": self.message})
+
+    def update(self, kind: str, **fields: Any) -> None:
+        event = {"type": kind, "contentIndex": len(self.message["content"]) - 1, **fields}
+        if self.fat:
+            event["partial"] = self.message
+            emit(
+                {
+                    "type": "message_update",
+                    "assistantMessageEvent": event,
+                    "message": self.message,
+                }
+            )
+        else:
+            emit({"type": "message_update", "usage": usage(), "assistantMessageEvent": event})
+
+    def block(self, kind: str) -> None:
+        self.message["content"].append({"type": kind, kind: ""})
+        self.update(kind + "_start")
+
+    def delta(self, text: str) -> None:
+        block = self.message["content"][-1]
+        block[block["type"]] += text
+        self.update(block["type"] + "_delta", delta=text)
+
+    def tool_call(self, call: str, name: str, arguments: dict[str, Any]) -> None:
+        block = {"type": "toolCall", "id": call, "name": name, "arguments": arguments}
+        self.message["content"].append(block)
+        self.update("toolcall_start", id=call, toolName=name)
+        self.update("toolcall_delta", delta=json.dumps(arguments))
+        self.update("toolcall_end", toolCall=block)
+
+    def end(self, reason: str, error: str = "") -> dict[str, Any]:
+        texts = [block.get("text", "") for block in self.message["content"]]
+        self.message["usage"] = usage(len(" ".join(texts).split()))
+        self.message["stopReason"] = reason
+        if error:
+            self.message["errorMessage"] = error
+        emit({"type": "message_end", "message": self.message})
+        return self.message
+
+
+class Agent:
+    def __init__(self) -> None:
+        self.modes = set(os.environ.get("STANDIN_MODE", "").split(","))
+        self.model = option("--model", "standin/echo").rpartition("/")[2]
+        self.session = Session(option("--session"))
+        self.steering: list[str] = []
+        self.follow_up: list[str] = []
+        self.run: Steps | None = None
+        self.next_step = 0.0
+        self.answer: Answer | None = None
+        self.turn: list[dict[str, Any]] = []  # messages of the unfinished turn
+        self.said: list[dict[str, Any]] = []  # messages of this run
+        self.confirmed: bool | None = None
+        self.greeted = False
+
+    # loop
+
+    def serve(self) -> None:
+        """Until stdin ends."""
+        rest = b""
+        while True:
+            wait = max(0.0, self.next_step - time.monotonic()) if self.run else None
+            wait = None if wait is not None and wait > FOR_EVER / 2 else wait
+            if select.select([0], [], [], wait)[0]:
+                chunk = os.read(0, 1 << 16)
+                if not chunk:
+                    return
+                *lines, rest = (rest + chunk).split(b"\n")
+                for line in lines:
+                    self.hear(line)
+            elif self.run:
+                self.step()
+
+    def step(self) -> None:
+        assert self.run is not None
+        pause = next(self.run, None)
+        if pause is None:
+            self.run = None
+        else:
+            self.next_step = time.monotonic() + pause
+
+    # commands
+
+    def hear(self, line: bytes) -> None:
+        if "mute" in self.modes:
+            return
+        try:
+            command = json.loads(line)
+        except ValueError as error:
+            emit(
+                {
+                    "type": "response",
+                    "command": "parse",
+                    "success": False,
+                    "error": f"Failed to parse command: {error}",
+                }
+            )
+            return
+        if command is None:
+            sys.exit("TypeError: Cannot read properties of null (reading 'id')")
+        if command.get("type") == "extension_ui_response":
+            self.confirmed = bool(command.get("confirmed"))
+            self.next_step = 0.0
+            return
+        handler = getattr(self, "do_" + str(command.get("type")), None)
+        if handler is None or (command["type"] == "clear_queue" and "old" in self.modes):
+            unknown = {} if "old" in self.modes else command
+            self.respond({**unknown, "type": command.get("type")}, error="Unknown command: {}")
+        else:
+            handler(command)
+
+    def respond(self, command: dict[str, Any], data: Any = None, error: str = "") -> None:
+        kind = str(command.get("type"))
+        response = {"type": "response", "command": kind, "success": not error}
+        if "id" in command:
+            response = {"id": command["id"], **response}
+        if data is not None:
+            response["data"] = data
+        if error:
+            response["error"] = error.format(kind)
+        emit(response)
+
+    def do_prompt(self, command: dict[str, Any]) -> None:
+        message = command.get("message", "")
+        if self.run is None:
+            self.respond(command)
+            self.run = self.work(message)
+            self.step()
+        elif "streamingBehavior" not in command:
+            self.respond(command, error=BUSY)
+        elif command["streamingBehavior"] == "followUp":
+            self.do_follow_up(command)
+        else:
+            self.do_steer(command)
+
+    def do_steer(self, command: dict[str, Any]) -> None:
+        self.steering.append(command.get("message", ""))
+        self.queue_changed()
+        self.respond(command)
+
+    def do_follow_up(self, command: dict[str, Any]) -> None:
+        self.follow_up.append(command.get("message", ""))
+        self.queue_changed()
+        self.respond(command)
+
+    def do_clear_queue(self, command: dict[str, Any]) -> None:
+        data = {"steering": self.steering, "followUp": self.follow_up}
+        self.steering, self.follow_up = [], []
+        self.queue_changed()
+        self.respond(command, data)
+
+    def queue_changed(self) -> None:
+        emit(
+            {
+                "type": "queue_update",
+                "steering": list(self.steering),
+                "followUp": list(self.follow_up),
+            }
+        )
+
+    def do_abort(self, command: dict[str, Any]) -> None:
+        if self.run is not None:
+            self.run = None
+            if self.answer is not None:
+                self.end_turn("aborted", "Request was aborted.")
+            self.end_run()
+        self.respond(command)
+
+    def do_get_state(self, command: dict[str, Any]) -> None:
+        data = {
+            "model": {"provider": "standin", "id": self.model},
+            "thinkingLevel": "off",
+            "isStreaming": self.run is not None,
+            "isCompacting": False,
+            "steeringMode": "one-at-a-time",
+            "followUpMode": "one-at-a-time",
+            "sessionFile": self.session.path,
+            "sessionId": "standin",
+            "autoCompactionEnabled": True,
+            "messageCount": len(self.session.messages),
+            "pendingMessageCount": len(self.steering) + len(self.follow_up),
+        }
+        self.respond(command, data)
+
+    def do_get_messages(self, command: dict[str, Any]) -> None:
+        self.respond(command, {"messages": self.session.messages})
+
+    def do_set_model(self, command: dict[str, Any]) -> None:
+        provider, model = command.get("provider"), command.get("modelId")
+        if provider != "standin":
+            self.respond(command, error=f"Model not found: {provider}/{model}")
+            return
+        self.model = str(model)
+        self.respond(command, {"provider": provider, "id": model})
+
+    def do_set_session_name(self, command: dict[str, Any]) -> None:
+        emit({"type": "session_info_changed", "name": command.get("name")})
+        self.respond(command)
+
+    # runs
+
+    def work(self, message: str | None) -> Steps:
+        """One run: the prompt, then what was queued meanwhile."""
+        emit({"type": "agent_start"})
+        self.said = []
+        while message is not None:
+            yield from self.one_turn(message)
+            message = self.next_queued()
+        self.end_run()
+
+    def next_queued(self) -> str | None:
+        queue = self.steering or self.follow_up
+        if not queue:
+            return None
+        message = queue.pop(0)
+        self.queue_changed()
+        return message
+
+    def one_turn(self, message: str) -> Steps:
+        emit({"type": "turn_start"})
+        if not self.greeted and "old" not in self.modes:
+            self.whole({"role": "system", "content": [text_block("You are a stand-in.")]})
+        self.greeted = True
+        user = {"role": "user", "content": [text_block(message)]}
+        self.whole(user)
+        self.turn = [user]
+        self.answer = Answer(self)
+        word, _, rest = message.partition(" ")
+        behaviour = BEHAVIOURS.get(word)
+        yield from behaviour(self, rest) if behaviour else self.say("echo: " + message)
+        if self.answer is not None:
+            self.end_turn("stop")
+
+    def whole(self, message: dict[str, Any]) -> None:
+        message["timestamp"] = int(time.time() * 1000)
+        emit({"type": "message_start", "message": message})
+        emit({"type": "message_end", "message": message})
+        self.said.append(message)
+
+    def end_turn(
+        self, reason: str, error: str = "", tools: Callable[[], None] = lambda: None
+    ) -> None:
+        """Close the answer, run its tool calls, save the turn."""
+        assert self.answer is not None
+        message = self.answer.end(reason, error)
+        self.answer = None
+        self.said.append(message)
+        self.turn.append(message)
+        tools()
+        self.session.append(self.turn)
+        self.turn = []
+        emit({"type": "turn_end", "message": message, "toolResults": []})
+
+    def end_run(self) -> None:
+        retry = {} if "old" in self.modes else {"willRetry": False}
+        emit({"type": "agent_end", "messages": self.said, **retry})
+        if "old" not in self.modes:
+            emit({"type": "agent_settled"})
+
+    # behaviours
+
+    def say(self, text: str, pause: float = 0.0) -> Steps:
+        """Stream a text word by word."""
+        assert self.answer is not None
+        self.answer.block("text")
+        words = text.split(" ")
+        for index, word in enumerate(words):
+            self.answer.delta(word if index == len(words) - 1 else word + " ")
+            yield pause
+        self.answer.update("text_end", content=text)
+
+    def slow(self, rest: str) -> Steps:
+        seconds, _, text = rest.partition(" ")
+        yield from self.say(text, float(seconds) / max(1, len(text.split(" "))))
+
+    def tokens(self, rest: str) -> Steps:
+        count, rate = rest.split()
+        pause = 1 / float(rate) if float(rate) else 0.0
+        yield from self.say(" ".join(f"w{number}" for number in range(int(count))), pause)
+
+    def think(self, rest: str) -> Steps:
+        assert self.answer is not None
+        self.answer.block("thinking")
+        for word in ("let ", "me ", "see"):
+            self.answer.delta(word)
+            yield 0.0
+        yield from self.say("echo: " + rest)
+
+    def tool(self, rest: str) -> Steps:
+        assert self.answer is not None
+        call = {"toolCallId": f"call_{len(self.session.messages)}", "toolName": "bash"}
+        arguments = {"command": "echo hi"}
+        self.answer.tool_call(call["toolCallId"], "bash", arguments)
+        yield 0.0
+        result = {"content": [text_block("hi\n")]}
+
+        def execute() -> None:
+            emit({"type": "tool_execution_start", **call, "args": arguments})
+            update = {"type": "tool_execution_update", **call, "args": arguments}
+            emit({**update, "partialResult": {**result, "details": {}}})
+            emit({"type": "tool_execution_end", **call, "result": result, "isError": False})
+            message = {"role": "toolResult", **call, **result, "isError": False}
+            self.whole(message)
+            self.turn.append(message)
+
+        self.end_turn("toolUse", tools=execute)
+        emit({"type": "turn_start"})
+        self.answer = Answer(self)
+        yield from self.say("the tool said hi " + rest)
+
+    def error(self, rest: str) -> Steps:
+        yield 0.0
+        self.end_turn("error", rest or "500 stand-in error")
+
+    def die(self, rest: str) -> Steps:
+        yield from self.say("I am about to")
+        sys.stderr.write("Error: the stand-in was told to die\n")
+        sys.exit(int(rest or 1))
+
+    def kill(self, _: str) -> Steps:
+        yield from self.say("I am about to")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def garbage(self, rest: str) -> Steps:
+        raw(b"this is no JSON\n[1,2]\n\xff\xfe broken \xf0\x9f\n")
+        yield from self.say("echo: " + rest)
+
+    def bigline(self, rest: str) -> Steps:
+        frame = b'{"type":"big","text":""}\n'
+        raw(frame[:-3] + b"x" * (int(rest) - len(frame) + 1) + frame[-3:])
+        yield from self.say("echo: " + rest)
+
+    def silent(self, _: str) -> Steps:
+        while True:
+            yield FOR_EVER
+
+    def dialog(self, rest: str) -> Steps:
+        self.confirmed = None
+        request = {"type": "extension_ui_request", "id": f"dialog-{time.time_ns()}"}
+        emit({**request, "method": "confirm", "title": "Sure?", "message": rest or "Go on?"})
+        while self.confirmed is None:
+            yield FOR_EVER
+        yield from self.say("confirmed" if self.confirmed else "declined")
+
+    def child(self, _: str) -> Steps:
+        pid = os.posix_spawnp("sleep", ["sleep", "600"], os.environ, setsid=True)
+        yield from self.say(f"child {pid}")
+
+    def recall(self, _: str) -> Steps:
+        yield from self.say("recall: " + " | ".join(self.session.earlier))
+
+
+BEHAVIOURS: dict[str, Callable[[Agent, str], Steps]] = {
+    "SLOW": Agent.slow,
+    "TOKENS": Agent.tokens,
+    "THINK": Agent.think,
+    "TOOL": Agent.tool,
+    "ERROR": Agent.error,
+    "DIE": Agent.die,
+    "KILL": Agent.kill,
+    "GARBAGE": Agent.garbage,
+    "BIGLINE": Agent.bigline,
+    "SILENT": Agent.silent,
+    "DIALOG": Agent.dialog,
+    "CHILD": Agent.child,
+    "RECALL": Agent.recall,
+}
+
+
+def main() -> None:
+    for mode in os.environ.get("STANDIN_MODE", "").split(","):
+        if mode == "stubborn":
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if mode.startswith("exit:"):
+            sys.stderr.write("Error: the stand-in exits at once\n")
+            sys.exit(int(mode[5:]))
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(143))
+    Agent().serve()
+
+
+if __name__ == "__main__":
+    main()
