@@ -52,6 +52,7 @@ RETRY_SECONDS = 1.0
 LAST_WRITE_SECONDS = 60.0
 DEAF_SECONDS = 10.0  # an agent that closed its stdout can say nothing more; then it is stopped
 SWEEP_SECONDS = 1.0
+LOCK_SECONDS = 1.0  # a keeper that has written its end record lets go of the session at once
 DRAIN_SECONDS = 0.3
 CALL_SECONDS = 15.0
 
@@ -119,7 +120,7 @@ def inner_event(text: str) -> dict[str, Any] | None:
                 return None
             at += 1
             if inside and key in ("partial", "message"):
-                return fields
+                return fields if "delta" in fields or fields.get("type") not in DELTAS else None
             if key == "assistantMessageEvent" and text[at] == "{":
                 inside, at = True, at + 1
                 continue
@@ -591,21 +592,22 @@ def wears(pid: int, tag: bytes) -> bool:
 
 
 def find_tagged(tag: str, session: int) -> list[Process]:
-    """Our processes that wear the tag or belong to the session (0: none), without ourselves."""
-    wanted, me, user = os.fsencode(tag), os.getpid(), os.geteuid()
+    """Our processes that wear the tag or belong to the session (0: none).
+
+    Without ourselves and the one that waits for us to start, whatever it inherited.
+    """
+    wanted, user, spared = os.fsencode(tag), os.geteuid(), (os.getpid(), os.getppid())
     found = []
-    for name in os.listdir("/proc"):
-        if not name.isdigit() or int(name) == me:
-            continue
+    for pid in [int(name) for name in os.listdir("/proc") if name.isdigit()]:
         try:
-            if os.stat("/proc/" + name).st_uid != user:
+            if pid in spared or os.stat("/proc/{}".format(pid)).st_uid != user:
                 continue
-            process = Process(int(name))
-            mine = bool(wanted) and wears(process.pid, wanted)
+            process = Process(pid)
+            ours = session and process.session == session
+            if process.state != b"Z" and (ours or (wanted and wears(pid, wanted))):
+                found.append(process)
         except OSError:
-            continue
-        if process.state != b"Z" and (mine or (session and process.session == session)):
-            found.append(process)
+            continue  # it has ended meanwhile
     return found
 
 
@@ -682,8 +684,7 @@ def spawn(spec: Spec, umask: int) -> Agent:
         try:
             _become(spec, stdin, stdout, stderr, umask)
         except BaseException as trouble:  # noqa: BLE001 - the child must not go on as a keeper
-            text = getattr(trouble, "strerror", None) or str(trouble)
-            os.write(reporter, text.encode("utf-8", "replace"))
+            os.write(reporter, describe(trouble).encode("utf-8", "replace"))
         os._exit(127)
     for theirs in (stdin, stdout, stderr, reporter):
         os.close(theirs)
@@ -691,7 +692,7 @@ def spawn(spec: Spec, umask: int) -> Agent:
     os.close(report)
     if failure:
         os.waitpid(pid, 0)
-        raise KeeperError("cannot run {}: {}".format(spec.argv[0], failure.decode()))
+        raise KeeperError("the agent cannot be run: {}".format(failure.decode()))
     for ours in (our_stdin, our_stdout, our_stderr):
         os.set_blocking(ours, False)
     return Agent(pid, our_stdin, our_stdout, our_stderr)
@@ -1066,7 +1067,7 @@ class Keeper:
             end["error"] = self._error
         self._journal.add(["x", now_ms(), end])
         self._journal.finish()
-        os.unlink("control.sock")
+        remove("control.sock")
 
     def _drain(self) -> None:
         """What the pipes hold now; a grandchild may keep them open, so their end is not awaited."""
@@ -1083,6 +1084,13 @@ class Keeper:
         if rest is not None:
             self._scribe.take(rest, time.monotonic())
         self._scribe.finish()
+
+
+def describe(trouble: BaseException) -> str:
+    """What went wrong, and with which file."""
+    if isinstance(trouble, OSError) and trouble.strerror:
+        return ": ".join(str(part) for part in (trouble.strerror, trouble.filename) if part)
+    return str(trouble)
 
 
 def read_some(descriptor: int) -> bytes | None:
@@ -1181,8 +1189,12 @@ def claim_directory(path: str) -> None:
 def lock_session(path: str) -> None:
     """One keeper a session: lock the file as long as we live, or raise KeeperError."""
     os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-    if not _try_lock(os.open(path, os.O_RDWR | os.O_CREAT, 0o600)):
-        raise KeeperError("another keeper holds this session")
+    session = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    until = time.monotonic() + LOCK_SECONDS
+    while not _try_lock(session):
+        if time.monotonic() > until:
+            raise KeeperError("another keeper holds this session")
+        time.sleep(0.02)
 
 
 def heal(path: str) -> None:
@@ -1285,9 +1297,23 @@ def prepare(spec: Spec, umask: int) -> tuple[Keeper, dict[str, Any]]:
         raise
     os.dup2(log, 2)
     os.close(log)
-    keeper = Keeper(spec, agent, listener, wakeup)
-    keeper.begin()
-    answer = {
+    try:
+        keeper = Keeper(spec, agent, listener, wakeup)
+        keeper.begin()
+        answer = introduce(spec, agent)
+        write_file("keeper.json", pack(answer))
+    except OSError:
+        agent.signal(signal.SIGKILL)
+        agent.reap()
+        raise
+    spec.env.clear()  # they may hold secrets, and are of no more use
+    spec.argv.clear()
+    return keeper, answer
+
+
+def introduce(spec: Spec, agent: Agent) -> dict[str, Any]:
+    """The answer to `start`: who keeps whom."""
+    return {
         "ok": True,
         "run": spec.run,
         "keeper_pid": os.getpid(),
@@ -1295,9 +1321,6 @@ def prepare(spec: Spec, umask: int) -> tuple[Keeper, dict[str, Any]]:
         "agent_pid": agent.pid,
         "agent_started": agent.started,
     }
-    write_file("keeper.json", pack(answer))
-    spec.env.clear()  # it may hold secrets, and is of no more use
-    return keeper, answer
 
 
 def hold() -> None:
@@ -1317,7 +1340,7 @@ def hold() -> None:
     except KeeperError as trouble:
         answer = refusal(str(trouble))
     except OSError as trouble:
-        answer = refusal("{}: {}".format(trouble.strerror, trouble.filename or "starting"))
+        answer = refusal(describe(trouble))
     say(answer)
     let_go(1)
     if keeper is not None:
