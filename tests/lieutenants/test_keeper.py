@@ -1,0 +1,649 @@
+"""The keeper, with real processes: what reaches the journal, who is left, what it costs."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import fcntl
+import json
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from lieutenants import keeper
+
+HERE = Path(__file__).resolve().parent
+KEEPER = HERE.parents[1] / "lieutenants" / "keeper.py"
+# Another interpreter for the keeper alone: it must run wherever an agent may live.
+PYTHON = os.environ.get("KEEPER_PYTHON", sys.executable)
+STANDIN = [sys.executable, "-S", str(HERE.parent / "agents" / "standin.py"), "--mode", "rpc"]
+SAY = "import json, os, sys, time\ndef say(**event): print(json.dumps(event), flush=True)\n"
+
+Record = list[Any]
+T = TypeVar("T")
+
+
+def python(code: str) -> list[str]:
+    """An agent in a few lines; `say` prints an event."""
+    return [sys.executable, "-S", "-c", SAY + code]
+
+
+def wait(condition: Callable[[], T], limit: float = 10.0) -> T:
+    """The condition's value once it is true."""
+    until = time.monotonic() + limit
+    while not (value := condition()):
+        assert time.monotonic() < until, "waited in vain"
+        time.sleep(0.005)
+    return value
+
+
+def lives(pid: int) -> bool:
+    try:
+        return keeper.Process(pid).state != b"Z"
+    except OSError:
+        return False
+
+
+def status(pid: int, name: str) -> int:
+    """A number of /proc/PID/status; sizes are in kB."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name + ":"))
+
+
+class Kept:
+    """An agent under a keeper."""
+
+    def __init__(self, root: Path, argv: list[str], **more: Any) -> None:
+        self.dir = root / f"run-{uuid.uuid4().hex}"
+        self.tag = f"REEF_LIEUTENANT={uuid.uuid4().hex}"
+        env = {"PATH": os.environ["PATH"], **dict([self.tag.split("=")]), **more.pop("env", {})}
+        base = {"run": self.dir.name, "dir": str(self.dir), "cwd": str(root), "tag": self.tag}
+        self.spec = {**base, "argv": argv, "env": env, **more}
+        self.answer: dict[str, Any] = {}
+
+    def start(self) -> dict[str, Any]:
+        command = [PYTHON, "-I", "-S", str(KEEPER), "start"]
+        done = subprocess.run(
+            command, input=json.dumps(self.spec).encode(), capture_output=True, timeout=20
+        )
+        answer: dict[str, Any] = json.loads(done.stdout)
+        assert done.returncode == (0 if answer["ok"] else 1)
+        self.answer = self.answer or answer
+        return answer
+
+    @property
+    def keeper_pid(self) -> int:
+        return int(self.answer["keeper_pid"])
+
+    @property
+    def agent_pid(self) -> int:
+        return int(self.answer["agent_pid"])
+
+    def connect(self) -> socket.socket:
+        directory = os.open(self.dir, os.O_RDONLY)
+        client = socket.socket(socket.AF_UNIX)
+        client.settimeout(10)
+        client.connect(f"/proc/self/fd/{directory}/control.sock")
+        os.close(directory)
+        return client
+
+    def ask(self, **request: Any) -> dict[str, Any]:
+        with self.connect() as client:
+            client.sendall(json.dumps(request).encode() + b"\n")
+            answer: dict[str, Any] = json.loads(client.makefile().readline())
+        return answer
+
+    def send(self, ident: str, **line: Any) -> dict[str, Any]:
+        return self.ask(op="send", id=ident, line={"id": ident, **line})
+
+    def prompt(self, ident: str, message: str) -> dict[str, Any]:
+        return self.send(ident, type="prompt", message=message, streamingBehavior="followUp")
+
+    def records(self) -> list[Record]:
+        lines = (self.dir / "journal.jsonl").read_bytes().split(b"\n")
+        return [json.loads(line) for line in lines[:-1]]
+
+    def kind(self, kind: str) -> list[Record]:
+        return [record for record in self.records() if record[0] == kind]
+
+    def events(self, kind: str) -> list[dict[str, Any]]:
+        return [record[2] for record in self.kind("e") if record[2].get("type") == kind]
+
+    def text(self) -> str:
+        return "".join(record[2] for record in self.kind("t"))
+
+    def end(self, limit: float = 15.0) -> dict[str, Any]:
+        """The end record, once the keeper has gone."""
+        wait(lambda: not lives(self.keeper_pid), limit)
+        *_, last = self.records()
+        assert last[0] == "x", last
+        end: dict[str, Any] = last[2]
+        return end
+
+
+Keep = Callable[..., Kept]
+
+
+@pytest.fixture
+def keep(tmp_path: Path) -> Iterator[Keep]:
+    """Start agents; whatever is left of them ends with the test."""
+    made: list[Kept] = []
+
+    def start(argv: list[str], **more: Any) -> Kept:
+        kept = Kept(tmp_path, argv, **more)
+        made.append(kept)
+        assert kept.start()["ok"], kept.answer
+        return kept
+
+    yield start
+    for kept in made:
+        if lives(kept.keeper_pid):
+            os.kill(kept.keeper_pid, signal.SIGKILL)
+        keeper.sweep(kept.tag)
+
+
+# --- the journal --------------------------------------------------------------------------------
+
+
+def test_a_run_from_begin_to_end(keep: Keep) -> None:
+    kept = keep(["sh", "-c", 'read line; echo "$line"; echo oops >&2; exit 3'])
+    assert json.loads((kept.dir / "keeper.json").read_bytes()) == kept.answer
+    assert kept.send("one", type="hello") == {"ok": True}
+
+    end = kept.end()
+
+    assert end == {"code": 3, "signal": None, "stderr": ["oops"], "stopped": False}
+    begin, *middle, _ = kept.records()
+    assert begin[2] == {name: kept.answer[name] for name in ("run", "agent_pid", "agent_started")}
+    assert [[kind, what] for kind, _, what in middle] == [
+        ["s", "one"],
+        ["e", {"id": "one", "type": "hello"}],
+    ]
+    assert not (kept.dir / "control.sock").exists()
+
+
+def test_an_answer_of_the_standin(keep: Keep) -> None:
+    kept = keep(STANDIN, hello=[{"id": "hello-1", "type": "get_state"}])
+    kept.prompt("p1", "TOOL please")
+    wait(lambda: kept.events("agent_settled"))
+
+    assert [record[2] for record in kept.kind("s")] == ["hello-1", "p1"]
+    state, accepted = kept.events("response")
+    assert state["data"]["model"] == {"provider": "standin", "id": "echo"}
+    assert accepted == {"id": "p1", "type": "response", "command": "prompt", "success": True}
+    assert kept.text() == "the tool said hi please"
+    assert json.loads(kept.kind("c")[0][2]) == {"command": "echo hi"}
+    start = kept.events("toolcall_start")[0]
+    assert (start["contentIndex"], start["toolName"]) == (0, "bash")
+    assert kept.events("message_start")[-1] == {
+        "type": "message_start",
+        "message": {"role": "assistant"},
+    }
+    assert [turn["stopReason"] for turn in kept.events("turn_end")] == ["toolUse", "stop"]
+    assert kept.events("agent_end") == [
+        {"type": "agent_end", "willRetry": False, "stopReason": "stop"}
+    ]
+    assert kept.events("message_end")[-1]["message"]["usage"]["output"] == 5
+
+
+@pytest.mark.parametrize("mode", ["", "fat", "old,fat"])
+def test_a_long_answer_costs_little(keep: Keep, mode: str) -> None:
+    kept = keep(STANDIN, env={"STANDIN_MODE": mode})
+    kept.prompt("p1", "TOKENS 2500 0")
+    wait(lambda: kept.events("agent_end"), 30)
+
+    text = " ".join(f"w{number}" for number in range(2500))
+    assert kept.text() == text
+    assert kept.events("message_end")[-1]["message"]["content"][0]["text"] == text
+    assert kept.ask(op="state")["journal"] <= 5 * len(text)
+    assert status(kept.keeper_pid, "VmRSS") <= 16 << 10
+
+
+def test_deltas_too_slow_to_join_stay_small(keep: Keep) -> None:
+    kept = keep(STANDIN)
+    kept.prompt("p1", "SLOW 2.7 " + " ".join(["1234567"] * 60))
+    wait(lambda: kept.events("agent_settled"))
+
+    deltas = b"".join(keeper.pack(record) for record in kept.kind("t"))
+    assert len(kept.kind("t")) >= 50
+    assert len(deltas) <= 3 * len(kept.text())
+
+
+def test_lines_and_characters_may_come_in_pieces(keep: Keep) -> None:
+    code = """
+line = json.dumps({"type": "x", "text": "größer 😀 \\u2028"}, ensure_ascii=False).encode()
+for byte in line + b"\\n" + line + b"\\r\\n" + line:
+    os.write(1, bytes([byte]))
+"""
+    kept = keep(python(code))
+    kept.end()
+    assert [event["text"] for event in kept.events("x")] == ["größer 😀 \u2028"] * 3
+
+
+def test_lone_surrogates_and_endless_numbers(keep: Keep) -> None:
+    code = r"""
+update = '{"type":"message_update","assistantMessageEvent":{"type":"text_delta",%s}}'
+for half in ("d83d", "de00", "d800"):
+    print(update % ('"contentIndex":0,"delta":"\\u' + half + '"'))
+print('{"type":"x","number":1e999,"more":[NaN,1.5]}')
+print('{"type":"y","deep":' + "[" * 100000)
+"""
+    kept = keep(python(code))
+    kept.end()
+    assert kept.text() == "😀\ud800"
+    assert kept.events("x")[0] == {"type": "x", "number": None, "more": [None, 1.5]}
+    assert kept.kind("g")[0][3] > 100000
+
+
+def test_a_huge_line_is_measured_not_kept(keep: Keep) -> None:
+    code = """
+os.write(1, b'{"type":"big","text":"')
+for _ in range(50): sys.stdout.write("x" * 1000000)
+print('"}')
+say(type="after")
+sys.stdin.read()
+"""
+    kept = keep(python(code))
+    wait(lambda: kept.events("after"))
+    (line,) = kept.kind("l")
+    assert line[3] == 50_000_000 + len('{"type":"big","text":""}')
+    assert line[2].startswith('{"type":"big","text":"xxx')
+    assert len(line[2]) == 500
+    assert status(kept.keeper_pid, "VmHWM") < 40 << 10
+
+
+def test_huge_lines_that_matter_are_understood(keep: Keep) -> None:
+    code = """
+message = {"role": "assistant", "content": [], "stopReason": "error", "errorMessage": "500"}
+say(type="message_end", message=message)
+big = {"role": "user", "content": "x" * 9000000}
+compact = json.JSONEncoder(separators=(",", ":")).encode
+inner = {"type": "text_delta", "contentIndex": 2, "delta": "hi", "partial": big}
+print(compact({"type": "message_update", "assistantMessageEvent": inner, "message": big}))
+print(compact({"type": "agent_end", "messages": [big], "willRetry": True}))
+"""
+    kept = keep(python(code))
+    kept.end()
+    assert kept.kind("t") == [["t", 2, "hi"]]
+    assert kept.events("agent_end") == [
+        {"type": "agent_end", "willRetry": True, "stopReason": "error", "errorMessage": "500"}
+    ]
+    assert not kept.kind("l")
+
+
+def test_garbage_is_recorded_within_bounds(keep: Keep) -> None:
+    kept = keep(python(r"os.write(1, b'\xff\xfe!\n[1]\n' + b'no json\n' * 5000)"))
+    kept.end()
+    first, second, *_ = records = kept.kind("g")
+    assert (first[2], first[3]) == ("��!", 3)
+    assert (second[2], second[3]) == ("[1]", 3)
+    assert len(records) <= 110
+    assert sum(record[3] for record in records) == 6 + 5000 * len("no json")
+
+
+def test_tool_updates_are_thinned_and_the_newest_arrives(keep: Keep) -> None:
+    code = """
+for number in range(200):
+    content = [{"type": "text", "text": "x" * 50000 + str(number)}]
+    say(type="tool_execution_update", toolCallId="c1", toolName="bash", args={"command": "y"},
+        partialResult={"content": content, "details": {"truncation": {"content": "z"}}})
+details = {"truncation": {"content": "z"}, "other": 1}
+sys.stdin.readline()
+say(type="tool_execution_end", toolCallId="c1", result={"content": [], "details": details})
+sys.stdin.readline()
+"""
+    kept = keep(python(code))
+
+    def newest() -> bool:
+        updates = kept.events("tool_execution_update")
+        return bool(updates) and updates[-1]["partialResult"]["content"][0]["text"].endswith("199")
+
+    wait(newest)
+    updates = kept.events("tool_execution_update")
+    assert len(updates) <= 20
+    assert all(len(one["partialResult"]["content"][0]["text"]) <= 4000 for one in updates)
+    kept.send("go", type="go")
+    end = wait(lambda: kept.events("tool_execution_end"))[0]
+    assert end["result"]["details"] == {"other": 1}
+
+
+def test_stderr_is_kept_short(keep: Keep) -> None:
+    code = (
+        "for n in range(20000): sys.stderr.write(f'{n} ' + 'e' * 90 + '\\n')\n"
+        "sys.stderr.write('x' * 600 + '\\n')"
+    )
+    kept = keep(python(code))
+    lines = kept.end()["stderr"]
+    assert len(lines) == 20
+    assert lines[-1] == "x" * 500
+    assert lines[-2].startswith("19999 ")
+    log = (kept.dir / "stderr.log").read_bytes()
+    assert len(log) <= 256 << 10
+    assert log.endswith(b"x" * 600 + b"\n")
+
+
+def test_a_full_disk_loses_nothing(keep: Keep) -> None:
+    kept = keep(STANDIN)
+    size = (kept.dir / "journal.jsonl").stat().st_size
+    usual = resource.prlimit(kept.keeper_pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(kept.keeper_pid, resource.RLIMIT_FSIZE, (size + 100, usual[1]))
+    for number in range(20):
+        kept.prompt(f"p{number}", "TOKENS 500 0")
+    wait(lambda: "trying again" in (kept.dir / "keeper.log").read_text())
+    assert (kept.dir / "journal.jsonl").stat().st_size <= size + 100
+
+    resource.prlimit(kept.keeper_pid, resource.RLIMIT_FSIZE, usual)
+    wait(lambda: len(kept.events("turn_end")) == 20)
+    assert kept.text() == " ".join(f"w{number}" for number in range(500)) * 20
+
+
+# --- commands -----------------------------------------------------------------------------------
+
+
+def test_a_command_is_passed_on_once(keep: Keep) -> None:
+    kept = keep(["cat"], hello=[{"id": "h", "type": "first"}])
+    assert kept.send("h", type="again") == {"ok": True, "repeated": True}
+    assert kept.send("a", type="x") == {"ok": True}
+    assert kept.send("a", type="x") == {"ok": True, "repeated": True}
+    kept.ask(op="stop")
+    kept.end()
+    assert [record[2] for record in kept.kind("s")] == ["h", "a"]
+    assert [record[2]["type"] for record in kept.kind("e")] == ["first", "x"]
+
+
+def test_an_agent_that_does_not_read_blocks_nobody(keep: Keep) -> None:
+    kept = keep(["cat"])
+    os.kill(kept.agent_pid, signal.SIGSTOP)
+    for number in range(40):
+        assert kept.send(f"m{number}", type="x", text="x" * 10_000)["ok"]
+    assert kept.ask(op="state")["buffered"] > 100_000
+    assert len(kept.kind("s")) < 40
+
+    os.kill(kept.agent_pid, signal.SIGCONT)
+    wait(lambda: len(kept.events("x")) == 40)
+    assert [record[2] for record in kept.kind("s")] == [f"m{number}" for number in range(40)]
+    assert kept.ask(op="state")["buffered"] == 0
+
+
+def test_too_much_for_the_agent_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeper, "SEND_LIMIT", 1000)
+    outbox = keeper.Outbox(-1, lambda _: None)
+    assert outbox.push("a", {"text": "x" * 900})["ok"]
+    assert not outbox.push("b", {"text": "x" * 100})["ok"]
+    assert outbox.push("c", {})["ok"]
+
+
+def test_many_clients_at_once(keep: Keep) -> None:
+    kept = keep(["cat"])
+    silent = [kept.connect() for _ in range(100)]
+    half = kept.connect()
+    half.sendall(b'{"op":"sta')
+
+    def client(number: int) -> int:
+        answers = [kept.send(f"{number % 10}-{count}", type="x") for count in range(20)]
+        return sum("repeated" not in answer and answer["ok"] for answer in answers)
+
+    with ThreadPoolExecutor(20) as pool:
+        accepted = sum(pool.map(client, range(20)))
+    assert accepted == 200
+    wait(lambda: len(kept.events("x")) == 200)
+    assert len({record[2] for record in kept.kind("s")}) == len(kept.kind("s")) == 200
+    half.sendall(b'te"}\n{"op":"state"}\n')
+    stream = half.makefile()
+    assert [json.loads(stream.readline())["ok"] for _ in range(2)] == [True, True]
+    for connection in (half, *silent):
+        connection.close()
+
+
+@pytest.mark.parametrize(
+    ("request_line", "error"),
+    [
+        (b"\xff\x00 what", "not a JSON object"),
+        (b"null", "not a JSON object"),
+        (b'{"op":"dance"}', "unknown op"),
+        (b'{"op":"send","id":"a","line":null}', "line must be"),
+        (b'{"op":"send","id":"a","line":[1]}', "line must be"),
+        (b'{"op":"send","id":7,"line":{}}', "id must be"),
+    ],
+)
+def test_nonsense_is_refused(keep: Keep, request_line: bytes, error: str) -> None:
+    kept = keep(["cat"])
+    with kept.connect() as client:
+        client.sendall(request_line + b"\n")
+        answer = json.loads(client.makefile().readline())
+    assert not answer["ok"]
+    assert error in answer["error"]
+    assert kept.ask(op="state")["ok"]
+
+
+def test_the_call_command_reaches_deep_directories(tmp_path: Path, keep: Keep) -> None:
+    deep = tmp_path / ("d" * 100) / ("e" * 100)
+    kept = keep(["cat"], dir=str(deep / "run"))
+    command = [PYTHON, str(KEEPER), "call", str(deep / "run")]
+    ask = {"op": "state"}
+    done = subprocess.run(command, input=json.dumps(ask).encode(), capture_output=True, timeout=20)
+    assert json.loads(done.stdout)["agent_pid"] == kept.agent_pid
+    gone = subprocess.run([*command[:-1], str(tmp_path)], input=b"{}", capture_output=True)
+    assert gone.returncode == 1
+    assert not json.loads(gone.stdout)["ok"]
+
+
+# --- ends ---------------------------------------------------------------------------------------
+
+
+def test_an_agent_that_exits_at_once(keep: Keep) -> None:
+    kept = keep(STANDIN, env={"STANDIN_MODE": "exit:4"})
+    end = kept.end()
+    assert (end["code"], end["stopped"]) == (4, False)
+    assert end["stderr"] == ["Error: the stand-in exits at once"]
+
+
+@pytest.mark.parametrize(
+    ("message", "code", "number"), [("DIE 7", 7, None), ("KILL", None, signal.SIGKILL)]
+)
+def test_death_in_mid_answer(keep: Keep, message: str, code: int, number: int) -> None:
+    kept = keep(STANDIN)
+    kept.prompt("p1", message)
+    end = kept.end()
+    assert (end["code"], end["signal"]) == (code, number)
+    assert kept.text() == "I am about to"
+
+
+def test_stop_says_farewell_first(keep: Keep) -> None:
+    kept = keep(STANDIN)
+    kept.prompt("p1", "SILENT")
+    wait(lambda: kept.events("turn_start"))
+    farewell = {"id": "bye-1", "type": "abort"}
+    assert kept.ask(op="stop", grace=5, farewell=farewell, farewell_wait=30) == {"ok": True}
+    end = kept.end()
+    assert end["stopped"]
+    assert end["code"] == 143
+    assert kept.events("message_end")[-1]["message"]["stopReason"] == "aborted"
+    assert kept.events("response")[-1]["id"] == "bye-1"
+
+
+def test_a_stubborn_mute_agent_is_killed(keep: Keep) -> None:
+    kept = keep(STANDIN, env={"STANDIN_MODE": "stubborn,mute"}, hello=[{"type": "get_state"}])
+    wait(lambda: sigterm_ignored(kept.agent_pid))
+    farewell = {"id": "bye", "type": "abort"}
+    assert kept.ask(op="stop", grace=0.2, farewell=farewell, farewell_wait=0.1)["ok"]
+    assert kept.ask(op="stop")["ok"]
+    assert kept.ask(op="state")["stopping"]
+    assert not kept.send("late", type="x")["ok"]
+    end = kept.end()
+    assert (end["signal"], end["stopped"]) == (signal.SIGKILL, True)
+
+
+def sigterm_ignored(pid: int) -> bool:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    mask = next(int(line.split()[1], 16) for line in lines if line.startswith("SigIgn"))
+    return bool(mask >> (signal.SIGTERM - 1) & 1)
+
+
+def test_a_suspended_agent_can_be_stopped(keep: Keep) -> None:
+    kept = keep(["cat"])
+    os.kill(kept.agent_pid, signal.SIGSTOP)
+    os.kill(kept.keeper_pid, signal.SIGTERM)
+    end = kept.end()
+    assert (end["signal"], end["stopped"]) == (signal.SIGTERM, True)
+
+
+@pytest.mark.parametrize("mode", ["", "stubborn"])
+def test_children_in_their_own_sessions_are_swept(keep: Keep, mode: str) -> None:
+    """The child holds the agent's stdout open; the end is on record nevertheless, soon."""
+    kept = keep(STANDIN, env={"STANDIN_MODE": mode})
+    kept.prompt("p1", "CHILD")
+    wait(lambda: kept.events("agent_settled"))
+    child = int(kept.text().split()[1])
+    assert os.getsid(child) == child
+    died = time.time()
+    os.kill(kept.agent_pid, signal.SIGKILL)
+    end = kept.end()
+    assert end["signal"] == signal.SIGKILL
+    assert not lives(child)
+    assert kept.records()[-1][1] / 1000 - died < 1.6
+
+
+def test_an_agent_that_closes_its_output_is_still_kept(keep: Keep) -> None:
+    kept = keep(["sh", "-c", "exec 1>&- 2>&-; read line; exit 5"])
+    assert kept.ask(op="state")["ok"]
+    kept.send("go", type="go")
+    assert kept.end()["code"] == 5
+
+
+def test_the_end_is_seen_at_once_and_waiting_costs_nothing(keep: Keep) -> None:
+    kept = keep(STANDIN)
+    kept.prompt("p1", "hello")
+    wait(lambda: kept.events("agent_settled"))
+    kept.ask(op="state")
+    other = subprocess.Popen(["sleep", "1"])
+    before = status(kept.keeper_pid, "voluntary_ctxt_switches")
+    other.wait()
+    assert status(kept.keeper_pid, "voluntary_ctxt_switches") == before
+
+    died = time.time()
+    os.kill(kept.agent_pid, signal.SIGKILL)
+    kept.end()
+    assert kept.records()[-1][1] / 1000 - died < 0.5
+
+
+# --- starting -----------------------------------------------------------------------------------
+
+
+def test_an_agent_that_cannot_be_run(tmp_path: Path) -> None:
+    kept = Kept(tmp_path, ["/no/such/program"])
+    answer = kept.start()
+    assert answer == {
+        "ok": False,
+        "error": "the agent cannot be run: No such file or directory: /no/such/program",
+    }
+    assert not keeper.find_tagged(kept.tag, 0)
+    assert not (kept.dir / "control.sock").exists()
+    assert not (kept.dir / "keeper.json").exists()
+    again = Kept(tmp_path, ["true"], dir=str(kept.dir))
+    again.dir = kept.dir
+    assert again.start()["ok"]
+    assert again.end()["code"] == 0
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error"),
+    [
+        ({"argv": []}, "argv is empty"),
+        ({"cwd": "relative"}, "cwd must be an absolute path"),
+        ({"env": {"A": 1}}, "env must map"),
+        ({"run": None}, "run must be a text"),
+        ({"cwd": "/no/such/folder"}, "No such file or directory: /no/such/folder"),
+    ],
+)
+def test_a_wrong_spec_is_refused(tmp_path: Path, wrong: dict[str, Any], error: str) -> None:
+    kept = Kept(tmp_path, ["true"])
+    kept.spec.update(wrong)
+    answer = kept.start()
+    assert not answer["ok"]
+    assert error in answer["error"]
+
+
+def test_a_run_is_started_once(keep: Keep) -> None:
+    kept = keep(["cat"])
+    first = kept.answer
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda _: kept.start(), range(4)))
+    assert answers == [{**first, "already": True}] * 4
+    kept.ask(op="stop")
+    kept.end()
+    assert "is over" in kept.start()["error"]
+    assert len(kept.kind("b")) == 1
+
+
+def test_a_session_has_one_keeper(tmp_path: Path, keep: Keep) -> None:
+    lock = tmp_path / "session.lock"
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        kept = Kept(tmp_path, ["cat"], lock=str(lock))
+        assert kept.start() == {"ok": False, "error": "another keeper holds this session"}
+    first = keep(["cat"], lock=str(lock))
+    assert not Kept(tmp_path, ["cat"], lock=str(lock)).start()["ok"]
+    first.ask(op="stop")
+    wait(lambda: first.kind("x"))
+    keep(["cat"], lock=str(lock))
+
+
+def test_torn_session_files_are_healed(tmp_path: Path, keep: Keep) -> None:
+    files = [tmp_path / name for name in ("whole", "torn", "long", "only", "empty")]
+    long = b"a\n" + b"x" * 200_000
+    for file, data in zip(files, [b"a\nb\n", b"a\nb", long, b"torn", b""], strict=True):
+        file.write_bytes(data)
+    keep(["cat"], heal=[*map(str, files), str(tmp_path / "missing")])
+    assert [file.read_bytes() for file in files] == [b"a\nb\n", b"a\n", b"a\n", b"", b""]
+
+
+def test_what_an_earlier_run_left_is_swept(tmp_path: Path, keep: Keep) -> None:
+    tag = f"REEF_LIEUTENANT={uuid.uuid4().hex}"
+    env = {**os.environ, **dict([tag.split("=")])}
+    left = subprocess.Popen(["sleep", "600"], env=env, start_new_session=True)
+    other = subprocess.Popen(["sleep", "600"], env={**env, "REEF_LIEUTENANT": "another"})
+    try:
+        keep(["cat"], tag=tag)
+        assert left.wait(5) == -signal.SIGTERM
+        assert other.poll() is None
+    finally:
+        for process in (left, other):
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            process.wait()
+
+
+def test_the_environment_is_the_agents_alone(keep: Keep) -> None:
+    secret = uuid.uuid4().hex
+    code = """
+say(type="seen", env=dict(os.environ), fds=sorted(os.listdir("/proc/self/fd")), cwd=os.getcwd(),
+    leads=os.getpid() == os.getsid(0) == os.getpgrp())
+sys.stdin.readline()
+"""
+    kept = keep(python(code), env={"SECRET": secret})
+    seen = wait(lambda: kept.events("seen"))[0]
+    assert set(seen["env"]) - {"LC_CTYPE"} == set(kept.spec["env"])
+    assert (len(seen["fds"]), seen["cwd"], seen["leads"]) == (4, kept.spec["cwd"], True)
+    environment = Path(f"/proc/{kept.keeper_pid}/environ").read_bytes()
+    assert b"PATH" not in environment
+    assert kept.tag.encode() not in environment
+    for file in kept.dir.iterdir():
+        if file.is_file() and file.name != "journal.jsonl":
+            assert secret.encode() not in file.read_bytes()
+    assert kept.dir.stat().st_mode & 0o777 == 0o700
+
+
+def test_the_file_is_python_3_8() -> None:
+    ast.parse(KEEPER.read_text(), feature_version=(3, 8))
