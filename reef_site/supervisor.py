@@ -1,0 +1,447 @@
+"""Runs the processes of one reef: starts them, shows what they say, restarts what dies, stops all.
+
+The command `up` prepares everything and then becomes this program, which needs no Django and so
+stays small. Its plan comes as JSON through an open file descriptor, its environment is what the
+processes get. Standard library only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import fcntl
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
+HEALTHY_SECONDS = 60.0
+# After a request to stop: when those who have not gone are killed, and how long Redis has then.
+KILL_AFTER, REDIS_GRACE = 8.0, 1.0
+LARGEST_LOG = 10 << 20
+LONGEST_LINE = 4000
+COLOURS = {"edge": 36, "web": 32, "worker": 33, "beat": 35, "redis": 31, "agent": 34, "demo": 95}
+
+
+@dataclass(frozen=True)
+class Service:
+    """One process to keep running. `stale` are files to remove before each start."""
+
+    name: str
+    argv: list[str]
+    stale: list[str] = field(default_factory=list)
+    # "first" starts before the rest and stops after it; "late" starts when the pages answer.
+    turn: str = ""
+    # Run to its end and not again.
+    once: bool = False
+
+
+@dataclass(frozen=True)
+class Demo:
+    """The demo model: it holds `lock` while it runs, and outlives us while somebody streams."""
+
+    argv: list[str]
+    lock: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to run, and what to say when it answers. `health` is (host, port) to ask at."""
+
+    services: list[Service]
+    logs: str
+    health: tuple[str, int]
+    ready: list[str]
+    tag: str
+    link: str = ""
+    open_browser: bool = False
+    demo: Demo | None = None
+    forget: list[str] = field(default_factory=list)
+
+    def dump(self) -> str:
+        """The plan as JSON."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def load(cls, text: str) -> Plan:
+        """The plan that `dump` wrote."""
+        facts: dict[str, Any] = json.loads(text)
+        facts["services"] = [Service(**one) for one in facts["services"]]
+        facts["health"] = tuple(facts["health"])
+        facts["demo"] = Demo(**facts["demo"]) if facts["demo"] else None
+        return cls(**facts)
+
+
+# -- where lines go
+
+
+class Terminal:
+    """Prints lines from a thread of its own, so that a stuck terminal never holds up reef."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._colours = out.isatty() and not os.environ.get("NO_COLOR")
+        self._lines: queue.Queue[str | None] = queue.Queue(maxsize=5000)
+        self._dropped = 0
+        self._thread = threading.Thread(target=self._print, name="terminal", daemon=True)
+        self._thread.start()
+
+    def show(self, tag: str, line: str) -> None:
+        """Print one line with the name of who said it."""
+        label = f"{tag:<6} |"
+        if self._colours:
+            label = f"\033[{COLOURS.get(tag, 1)}m{label}\033[0m"
+        try:
+            self._lines.put_nowait(f"{label} {line}")
+        except queue.Full:
+            self._dropped += 1
+
+    def close(self) -> None:
+        """Print what is left, within a second."""
+        with contextlib.suppress(queue.Full):
+            self._lines.put_nowait(None)
+        self._thread.join(1.0)
+
+    def _print(self) -> None:
+        while (line := self._lines.get()) is not None:
+            if self._dropped:
+                line = f"({self._dropped} lines are only in the logs)\n{line}"
+                self._dropped = 0
+            # A terminal that was closed is no reason to stop.
+            with contextlib.suppress(OSError, ValueError):
+                self._out.write(line + "\n")
+                self._out.flush()
+
+
+class Log:
+    """A log file; when it is large it becomes `<name>.log.1` and a new one begins."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = path.open("ab")
+
+    def write(self, line: str) -> None:
+        """Add one line. A full disk loses it, no more."""
+        with contextlib.suppress(OSError):
+            self._file.write(line.encode("utf-8", "replace") + b"\n")
+            self._file.flush()
+            if self._file.tell() > LARGEST_LOG:
+                self._file.close()
+                self._path.replace(self._path.with_name(f"{self._path.name}.1"))
+                self._file = self._path.open("ab")
+
+
+# -- one process
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent(parent: int) -> Callable[[], None]:
+    """What a child calls before its program starts: it is asked to end when `parent` has died."""
+
+    def arrange() -> None:
+        _libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return arrange
+
+
+def how_it_ended(code: int) -> str:
+    """The end of a process in words."""
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"killed by signal {-code}"
+
+
+async def wait_for_end(process: subprocess.Popen[bytes]) -> int:
+    """The exit code, as soon as there is one; negative for a signal."""
+    try:
+        handle = os.pidfd_open(process.pid)
+    except OSError:  # an old kernel
+        while process.poll() is None:
+            await asyncio.sleep(0.1)
+        return process.wait()
+    loop, ended = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(handle, ended.set)
+    try:
+        await ended.wait()
+    finally:
+        loop.remove_reader(handle)
+        os.close(handle)
+    return process.wait()
+
+
+async def read_lines(process: subprocess.Popen[bytes], tell: Callable[[str], None]) -> None:
+    """Tell every line that the process prints, long ones cut."""
+    assert process.stdout is not None
+    reader = asyncio.StreamReader()
+    protocol = asyncio.StreamReaderProtocol(reader)
+    await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, process.stdout)
+    rest = b""
+    while data := await reader.read(65536):
+        *lines, rest = (rest + data).split(b"\n")
+        if len(rest) > LONGEST_LINE:
+            lines, rest = [*lines, rest], b""
+        for line in lines:
+            tell(line[:LONGEST_LINE].decode("utf-8", "replace").rstrip("\r"))
+    if rest:
+        tell(rest.decode("utf-8", "replace"))
+
+
+class Runner:
+    """Keeps one service running until it is told to stop."""
+
+    def __init__(self, service: Service, reef: Supervisor) -> None:
+        self.service = service
+        self._reef = reef
+        self._log = Log(Path(reef.plan.logs) / f"{service.name}.log")
+        self.process: subprocess.Popen[bytes] | None = None
+
+    async def run(self) -> None:
+        """Start, watch, and start again with growing pauses."""
+        pause = FIRST_PAUSE
+        while not self._reef.stopping.is_set():
+            started = time.monotonic()
+            how = await self._run_once()
+            if self._reef.stopping.is_set() or self.service.once:
+                return
+            if time.monotonic() - started >= HEALTHY_SECONDS:
+                pause = FIRST_PAUSE
+            self._reef.say(f"{self.service.name} ended ({how}); starting it again in {pause:g} s")
+            await self._reef.stop_or(pause)
+            pause = min(pause * 2, LONGEST_PAUSE)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Signal the process; SIGKILL reaches its whole group."""
+        if self.process and self.process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                if number == signal.SIGKILL:
+                    os.killpg(self.process.pid, number)
+                else:
+                    os.kill(self.process.pid, number)
+
+    async def _run_once(self) -> str:
+        for name in self.service.stale:
+            Path(name).unlink(missing_ok=True)
+        try:
+            self.process = self._spawn()
+        except OSError as error:
+            return str(error)
+        lines = asyncio.create_task(read_lines(self.process, self._tell))
+        code = await wait_for_end(self.process)
+        # What it may have left behind would hold its socket, and our pipe.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        await asyncio.wait({lines}, timeout=1.0)
+        lines.cancel()
+        return how_it_ended(code)
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            self.service.argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=die_with_parent(os.getpid()),
+        )
+
+    def _tell(self, line: str) -> None:
+        self._log.write(line)
+        self._reef.terminal.show(self.service.name, line)
+
+
+# -- all of them
+
+
+class Supervisor:
+    """All processes of one reef."""
+
+    def __init__(self, plan: Plan, out: TextIO) -> None:
+        self.plan = plan
+        self.terminal = Terminal(out)
+        self.stopping = asyncio.Event()
+        self._hurry = asyncio.Event()
+        Path(plan.logs).mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._log = Log(Path(plan.logs) / "up.log")
+        self._runners: dict[Runner, asyncio.Task[None]] = {}
+        self._others: set[asyncio.Task[None]] = set()
+
+    def say(self, line: str) -> None:
+        """One line of our own."""
+        self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}")
+        self.terminal.show("reef", line)
+
+    async def stop_or(self, seconds: float) -> bool:
+        """Wait so long, or until we are to stop; whether we are."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.stopping.wait(), seconds)
+        return self.stopping.is_set()
+
+    async def run(self) -> None:
+        """Everything, from the first start to the last end."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, self._asked_to_stop)
+        self._start("first")
+        if self.plan.demo:
+            self._also(self._keep_demo(self.plan.demo))
+        self._start("")
+        self._also(self._open_doors())
+        await self.stopping.wait()
+        await self._stop()
+        self.terminal.close()
+
+    def _asked_to_stop(self) -> None:
+        if self.stopping.is_set():
+            self._hurry.set()
+        self.stopping.set()
+
+    def _also(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._others.add(task)
+        task.add_done_callback(self._others.discard)
+
+    def _start(self, turn: str) -> None:
+        for service in self.plan.services:
+            if service.turn == turn:
+                runner = Runner(service, self)
+                self._runners[runner] = asyncio.create_task(runner.run())
+
+    async def _open_doors(self) -> None:
+        """Start the late ones and tell the address as soon as the pages answer."""
+        patience = time.monotonic() + 5.0
+        late = False
+        while not (ready := await answers(*self.plan.health)):
+            if not late and time.monotonic() > patience:
+                late = True
+                self.say("the pages do not answer yet; what the processes say shows why")
+                self._start("late")
+            if await self.stop_or(0.05):
+                return
+        if not late:
+            self._start("late")
+        if ready and not self.stopping.is_set():
+            for line in self.plan.ready:
+                self.say(line)
+            if self.plan.open_browser:
+                self._browse()
+
+    def _browse(self) -> None:
+        if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+            self.say("no display here; open the link yourself")
+            return
+        import webbrowser  # slow to import, and seldom wanted
+
+        threading.Thread(target=webbrowser.open, args=(self.plan.link,), daemon=True).start()
+
+    async def _keep_demo(self, demo: Demo) -> None:
+        """Start the demo model whenever there is none; it ends by itself after we are gone."""
+        env = {key: value for key, value in os.environ.items() if key != self.plan.tag}
+        process = None
+        while True:
+            if not held(Path(demo.lock)) and (process is None or process.poll() is not None):
+                if process is not None:
+                    self.say(f"demo ended ({how_it_ended(process.returncode)}); starting it again")
+                with (Path(self.plan.logs) / "demo.log").open("ab") as log:
+                    process = subprocess.Popen(
+                        demo.argv,
+                        stdin=subprocess.DEVNULL,
+                        stdout=log,
+                        stderr=subprocess.STDOUT,
+                        start_new_session=True,
+                        env=env,
+                    )
+            if await self.stop_or(2.0):
+                return
+
+    async def _stop(self) -> None:
+        self.say("stopping; the lieutenants go on working")
+        last = [runner for runner in self._runners if runner.service.turn == "first"]
+        await self._end([one for one in self._runners if one not in last], KILL_AFTER)
+        await self._end(last, REDIS_GRACE)
+        for task in self._others:
+            task.cancel()
+        for name in self.plan.forget:
+            Path(name).unlink(missing_ok=True)
+        self.say("stopped")
+
+    async def _end(self, runners: list[Runner], grace: float) -> None:
+        """Ask these to end, and insist after `grace` seconds, or at a second Ctrl-C."""
+        tasks = {self._runners[runner]: runner for runner in runners}
+        for runner in runners:
+            runner.signal(signal.SIGTERM)
+        hurry = asyncio.create_task(self._hurry.wait())
+        left, end = set(tasks), time.monotonic() + grace
+        while left and not self._hurry.is_set() and (rest := end - time.monotonic()) > 0:
+            await asyncio.wait({*left, hurry}, timeout=rest, return_when=asyncio.FIRST_COMPLETED)
+            left = {task for task in left if not task.done()}
+        hurry.cancel()
+        for task in left:
+            self.say(f"{tasks[task].service.name} does not end; killing it")
+            tasks[task].signal(signal.SIGKILL)
+        if left:
+            await asyncio.wait(left, timeout=2.0)
+
+
+def held(lock: Path) -> bool:
+    """Whether some process holds this lock file."""
+    try:
+        with lock.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+    return False
+
+
+async def answers(host: str, port: int) -> bool:
+    """Whether `GET /health` is answered by the pages, not just by the edge before them."""
+    question = f"GET /health HTTP/1.1\r\nHost: localhost:{port}\r\nConnection: close\r\n\r\n"
+    try:
+        async with asyncio.timeout(3.0):
+            reader, writer = await asyncio.open_connection(host, port)
+            try:
+                writer.write(question.encode())
+                status = (await reader.readline()).split()
+            finally:
+                writer.close()
+    except (OSError, TimeoutError, ValueError):
+        return False
+    return len(status) > 1 and status[1].isdigit() and status[1] not in (b"502", b"504")
+
+
+def main(argv: list[str]) -> int:
+    """`python -m reef_site.supervisor <fd of the plan> <fd of the lock>`."""
+    plan_fd, lock_fd = map(int, argv[1:3])
+    with os.fdopen(plan_fd) as file:
+        plan = Plan.load(file.read())
+    # Held until we end, however we end; and by no child.
+    os.set_inheritable(lock_fd, False)
+
+    async def everything() -> None:
+        await Supervisor(plan, sys.stdout).run()
+
+    asyncio.run(everything())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))
