@@ -39,11 +39,9 @@ LINGER_SECONDS = 30.0
 LOOKS_SECONDS = 1.0
 
 ASKS_FOR_CONTEXT = re.compile(r"what (did|have) i (say|said|ask|tell|told)|remember", re.IGNORECASE)
-ASKS_FOR_TOOL = re.compile(
-    r"`(?P<quoted>[^`\n]+)`|\b(ls|run|execute|list|look|tool|bash|shell|files?)\b", re.IGNORECASE
-)
+ASKS_FOR_TOOL = re.compile(r"\b(ls|run|execute|list|look|tool|bash|shell|files?)\b", re.IGNORECASE)
 # Only these are run when quoted in a message; a demo must not become a remote shell by accident.
-HARMLESS = re.compile(r"(ls|pwd|date|whoami|uname|echo|df|uptime)( [\w./ +%:,=-]*)?")
+HARMLESS = re.compile(r"`((?:ls|pwd|date|whoami|uname|echo|df|uptime)(?: [\w./ +%:,=-]*)?)`")
 USUAL_COMMAND = "pwd && ls -la | head -20"
 
 HELLO = """\
@@ -84,8 +82,8 @@ class DemoModel(ModelServer):
         said = last_user(body).strip()
         if ASKS_FOR_CONTEXT.search(said):
             return say(about_context(turns[:-1]))
-        if has_bash(body) and (asked := ASKS_FOR_TOOL.search(said)):
-            command = json.dumps({"command": harmless(asked["quoted"] or "")})
+        if has_bash(body) and (wanted := command_for(said)):
+            command = json.dumps({"command": wanted})
             words = in_words("I'll have a look with the `bash` tool.\n")
             return Reply([Say(words, WORDS_PER_SECOND), Call("bash", command)])
         if len(turns) < 2 and len(said) < 40:
@@ -116,9 +114,11 @@ def has_bash(body: Body) -> bool:
     return any(one.get("name") == "bash" for one in offered)
 
 
-def harmless(quoted: str) -> str:
-    """The quoted command if it only looks, else the usual one."""
-    return quoted if HARMLESS.fullmatch(quoted.strip()) else USUAL_COMMAND
+def command_for(said: str) -> str:
+    """The command that answers this message; empty if it asks for none."""
+    if quoted := HARMLESS.search(said):
+        return quoted[1]
+    return USUAL_COMMAND if ASKS_FOR_TOOL.search(said) else ""
 
 
 def about_result(output: str) -> str:
