@@ -89,8 +89,16 @@ class Run:
 
     def stop(self) -> None:
         self.ask(op="stop", grace=1)
-        while os.path.exists(f"/proc/{self.pid}"):
+        while self.lives():
             time.sleep(0.01)
+
+    def lives(self) -> bool:
+        """False also for one that its new parent has not reaped yet."""
+        try:
+            stat = Path(f"/proc/{self.pid}/stat").read_text()
+        except OSError:
+            return False
+        return stat.rpartition(")")[2].split()[0] != "Z"
 
 
 def bench_start(root: str) -> None:
