@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, Self
 
 from django.conf import settings
 from django.db import models, transaction
-from django.db.models import Q, QuerySet
+from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.utils import timezone
 from ulid import ULID
 
@@ -43,6 +44,11 @@ class LieutenantQuerySet(models.QuerySet["Lieutenant"]):
     def release(self, pk: str) -> None:
         """Give a lease back."""
         self.filter(pk=pk).update(leased_until=None)
+
+    def without_process(self) -> Self:
+        """Those that no live process belongs to."""
+        live = Process.objects.live().filter(lieutenant=OuterRef("pk"))
+        return self.filter(~Exists(live))
 
     def due_for_restart(self, at: datetime) -> Self:
         """Failed ones whose pause before the next try is over."""
@@ -228,9 +234,7 @@ class MessageQuerySet(models.QuerySet["Message"]):
     def pending(self) -> Self:
         """Sent, but the agent has not begun with them."""
         accepted = Q(state=MessageState.ACCEPTED, taken_up_at__isnull=True)
-        return self.filter(
-            accepted | Q(state__in=[MessageState.QUEUED, MessageState.DELIVERED])
-        )
+        return self.filter(accepted | Q(state__in=[MessageState.QUEUED, MessageState.DELIVERED]))
 
 
 class Message(models.Model):
@@ -299,6 +303,7 @@ class Entry(models.Model):
         TOOL_RESULT = "tool_result", "tool result"
         ERROR = "error", "error"
         NOTICE = "notice", "notice"
+        USAGE = "usage", "usage"
 
     lieutenant = models.ForeignKey(Lieutenant, models.CASCADE, related_name="entries")
     process = models.ForeignKey(Process, models.CASCADE, related_name="entries")
@@ -324,9 +329,7 @@ class Entry(models.Model):
         indexes = [
             models.Index(fields=["lieutenant", "rev"], name="entry_by_rev"),
             models.Index(fields=["lieutenant", "id"], name="entry_by_id"),
-            models.Index(
-                fields=["process"], condition=Q(final=False), name="entry_still_open"
-            ),
+            models.Index(fields=["process"], condition=Q(final=False), name="entry_still_open"),
         ]
 
     def __str__(self) -> str:
@@ -349,6 +352,29 @@ class Chunk(models.Model):
         return f"chunk {self.pk} of entry {self.entry_id}"
 
 
+class UsageQuerySet(models.QuerySet["Usage"]):
+    _CLASSES = ("input", "output", "cache_read", "cache_write", "cost")
+
+    def _sums(self) -> dict[str, models.Aggregate]:
+        sums = {f"total_{name}": models.Sum(name) for name in self._CLASSES}
+        return {**sums, "calls": models.Count("pk")}
+
+    def sums(self) -> dict[str, Any]:
+        """total_input, total_output, total_cache_read, total_cache_write (tokens, None without any),
+        total_cost (dollars) and calls.
+        """
+        return self.aggregate(**self._sums())
+
+    def sums_by_day(self) -> list[dict[str, Any]]:
+        """The same for each day (UTC), newest first."""
+        return list(self.order_by("-day").values("day").annotate(**self._sums()))
+
+    def sums_by_lieutenant(self, pks: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """The same for each of these lieutenants that has used any."""
+        rows = self.filter(lieutenant__in=pks).order_by().values("lieutenant_id")
+        return {row["lieutenant_id"]: row for row in rows.annotate(**self._sums())}
+
+
 class Usage(models.Model):
     """Tokens and cost of one call of the model, from the agent's own figures."""
 
@@ -356,9 +382,7 @@ class Usage(models.Model):
     message = models.ForeignKey(
         Message, models.SET_NULL, null=True, blank=True, related_name="usage"
     )
-    answer = models.ForeignKey(
-        Answer, models.SET_NULL, null=True, blank=True, related_name="usage"
-    )
+    answer = models.ForeignKey(Answer, models.SET_NULL, null=True, blank=True, related_name="usage")
     provider = models.CharField(max_length=100, blank=True)
     model = models.CharField(max_length=200, blank=True)
     stop_reason = models.CharField(max_length=40, blank=True)
@@ -369,6 +393,8 @@ class Usage(models.Model):
     cost = models.DecimalField(max_digits=18, decimal_places=9, default=0, help_text="US dollars")
     at = models.DateTimeField()
     day = models.DateField(db_index=True, help_text="UTC")
+
+    objects = UsageQuerySet.as_manager()
 
     class Meta:
         ordering = ["-id"]

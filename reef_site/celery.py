@@ -6,6 +6,8 @@ import os
 
 from celery import Celery
 
+from lieutenants.worker import FollowerStep
+
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "reef_site.settings")
 
 app = Celery("reef")
@@ -18,3 +20,4 @@ app.conf.beat_schedule = {
         "options": {"expires": 9.0},
     },
 }
+app.steps["worker"].add(FollowerStep)

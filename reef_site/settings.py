@@ -186,7 +186,9 @@ SESSION_COOKIE_AGE = 14 * 86400
 SECURE_REFERRER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
-CSRF_TRUSTED_ORIGINS = [f"https://{host}" for host in env.names("REEF_ALLOWED_HOSTS") if "*" != host]
+CSRF_TRUSTED_ORIGINS = [
+    f"https://{host}" for host in env.names("REEF_ALLOWED_HOSTS") if "*" != host
+]
 USE_TZ = True
 TIME_ZONE = env.text("REEF_TIME_ZONE", "UTC")
 LANGUAGE_CODE = "en"

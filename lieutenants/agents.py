@@ -1,0 +1,121 @@
+"""The agent program: where it is, how it is called, and what its versions do differently.
+
+`pi` has been published under two names; images in the field still have 0.73.1 of the old one.
+All differences between versions that reef must know stand in `Agent`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from django.conf import settings
+
+from lieutenants.exceptions import AgentMissing
+
+PINNED = "0.87.1"
+PACKAGES = frozenset({"@earendil-works/pi-coding-agent", "@mariozechner/pi-coding-agent"})
+_SLIM = Path(__file__).parent / "agent" / "slim.mjs"
+_UNKNOWN: tuple[int, ...] = ()
+
+HOW_TO_MEND = (
+    "Install it (npm install -g @earendil-works/pi-coding-agent), or set PI_PATH to where it is, "
+    "or start reef without --no-agent on a machine that has npm."
+)
+
+
+@dataclass(frozen=True)
+class Agent:
+    """An agent program that can be started; `version` is empty when it does not tell."""
+
+    path: Path
+    version: tuple[int, ...]
+
+    def __str__(self) -> str:
+        number = ".".join(map(str, self.version)) or "unknown version"
+        return f"{self.path} ({number})"
+
+    @property
+    def clears_queue(self) -> bool:
+        """From 0.84.4 on, messages it has queued can be taken back."""
+        return self.version >= (0, 84, 4)
+
+    @property
+    def repeats_itself(self) -> bool:
+        """Before 0.84 each delta repeats the whole message, twice, until a pipe bursts."""
+        return _UNKNOWN < self.version < (0, 84)
+
+    def argv(self) -> list[str]:
+        """The program with what its version needs in front of its arguments."""
+        real = self.path.resolve()
+        node = shutil.which("node")
+        if self.repeats_itself and node and real.suffix in {".js", ".mjs"}:
+            return [node, "--import", _SLIM.as_uri(), str(real)]
+        return [str(self.path)]
+
+
+def find_agent() -> Agent:
+    """PI_PATH, else `pi` on PATH, else the one that `up` installed; or raise AgentMissing."""
+    if settings.PI_PATH:
+        found = shutil.which(settings.PI_PATH)
+        if not found:
+            raise AgentMissing(f"PI_PATH is {settings.PI_PATH}, which is no program. {HOW_TO_MEND}")
+        return _agent(Path(found))
+    if found := shutil.which("pi"):
+        return _agent(Path(found))
+    installed = settings.AGENT_INSTALL_DIR / "pi"
+    if os.access(installed, os.X_OK):
+        return Agent(installed, _installed_version())
+    raise AgentMissing(f"The agent `pi` is not on this host. {_why_not()}{HOW_TO_MEND}")
+
+
+def agent_problem() -> str:
+    """Why no lieutenant can start here, for pages; empty when one can."""
+    try:
+        find_agent()
+    except AgentMissing as error:
+        return str(error)
+    return ""
+
+
+def _agent(path: Path) -> Agent:
+    return Agent(path.absolute(), _packaged_version(path.resolve()))
+
+
+def _packaged_version(real: Path) -> tuple[int, ...]:
+    """The version in the package the program lies in. Asking the program could start it."""
+    for folder in list(real.parents)[:6]:
+        package = folder / "package.json"
+        if not package.is_file():
+            continue
+        try:
+            facts = json.loads(package.read_text())
+        except (OSError, ValueError):
+            continue
+        if isinstance(facts, dict) and facts.get("name") in PACKAGES:
+            return _numbers(str(facts.get("version", "")))
+    return _UNKNOWN
+
+
+def _installed_version() -> tuple[int, ...]:
+    try:
+        facts = json.loads((settings.AGENT_INSTALL_DIR / "installed.json").read_text())
+    except (OSError, ValueError):
+        return _UNKNOWN
+    return _numbers(str(facts.get("version", ""))) if isinstance(facts, dict) else _UNKNOWN
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    parts = version.split("-")[0].split(".")
+    return tuple(int(part) for part in parts) if all(map(str.isdigit, parts)) else _UNKNOWN
+
+
+def _why_not() -> str:
+    """What the installer left behind: a sentence, or nothing."""
+    try:
+        return (settings.AGENT_INSTALL_DIR / "problem.txt").read_text().strip() + " "
+    except OSError:
+        return ""

@@ -1,0 +1,217 @@
+"""The agents' door to lieutenants, by the wire contract."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.http import HttpResponse
+from rest_framework.decorators import action
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+from rest_framework.viewsets import ViewSet
+
+from lieutenants import services, views
+from lieutenants.exceptions import NotFound
+from lieutenants.models import Entry, Lieutenant, Usage
+from lieutenants.serializers import (
+    MOST_ENTRIES,
+    body_of,
+    entry_json,
+    lieutenants_json,
+    message_json,
+    query_number,
+    read_json,
+    sent_json,
+    usage_json,
+    wish_of,
+)
+from lieutenants.states import Status
+from lieutenants.transcript import texts_of_open
+
+WAIT_SECONDS = 60
+# The edge keeps an answer with this header back until the lieutenant is at rest.
+WAIT_HEADER = "Reef-Wait"
+
+
+def _actor(request: Request) -> str:
+    return str(request.user)
+
+
+def _wait(response: Response, lieutenant: Lieutenant, seconds: int) -> Response:
+    if seconds:
+        response[WAIT_HEADER] = f"{lieutenant.pk} {seconds}"
+    return response
+
+
+class LieutenantViewSet(ViewSet):
+    """`/lieutenant/lieutenants`"""
+
+    lookup_field = "name"
+    lookup_value_regex = "[^/]+"
+
+    def list(self, request: Request) -> Response:
+        """All living ones, newest first; `?status=` narrows."""
+        rows = Lieutenant.objects.living()
+        if status := request.query_params.get("status"):
+            rows = rows.filter(status=status)
+        found = lieutenants_json(rows)
+        return Response({"lieutenants": found, "count": len(found)})
+
+    def create(self, request: Request) -> Response:
+        """Make one; `?wait=<seconds>` waits for the end of its start."""
+        seconds = query_number(request, "wait", most=WAIT_SECONDS)
+        lieutenant = services.create(wish_of(body_of(request)), actor=_actor(request))
+        response = Response(lieutenants_json([lieutenant])[0], status=201)
+        return _wait(response, lieutenant, seconds)
+
+    def retrieve(self, request: Request, name: str) -> Response:
+        """One."""
+        return Response(lieutenants_json([services.find(name)])[0])
+
+    def destroy(self, request: Request, name: str) -> Response:
+        """End it for good; 200 again when repeated."""
+        detail = services.destroy(name, actor=_actor(request))
+        response = Response({"destroyed": True, "detail": detail})
+        lieutenant = Lieutenant.objects.filter(name=name).first()
+        return _wait(response, lieutenant, 10) if lieutenant else response
+
+    @action(detail=True, methods=["post"])
+    def send(self, request: Request, name: str) -> Response:
+        """A message. Its id leads to the agent's verdict."""
+        data = body_of(request)
+        message, _ = services.send(
+            name,
+            data.get("message"),
+            mode=data.get("mode"),
+            key=request.headers.get("Idempotency-Key", "").strip(),
+            actor=_actor(request),
+        )
+        return Response(sent_json(message))
+
+    @action(detail=True, methods=["get"])
+    def read(self, request: Request, name: str) -> Response:
+        """The running answer, or the newest one; `?tail=` characters, `?history=` answers."""
+        tail, history = query_number(request, "tail"), query_number(request, "history")
+        return Response(read_json(services.find(name), tail=tail, history=history))
+
+    @action(detail=True, methods=["post"])
+    def pause(self, request: Request, name: str) -> Response:
+        """End the agent, keep its session; `{"force": true}` while it is working."""
+        force = body_of(request).get("force") is True
+        lieutenant = services.pause(name, actor=_actor(request), force=force)
+        return _wait(Response({"paused": True}), lieutenant, 10)
+
+    @action(detail=True, methods=["post"])
+    def resume(self, request: Request, name: str) -> Response:
+        """Start the agent again on its session."""
+        seconds = query_number(request, "wait", most=WAIT_SECONDS)
+        lieutenant = services.resume(name, actor=_actor(request))
+        return _wait(Response({"resumed": True}), lieutenant, seconds)
+
+    @action(detail=True, methods=["post"])
+    def restart(self, request: Request, name: str) -> Response:
+        """End the agent and start it again, also after an error."""
+        seconds = query_number(request, "wait", most=WAIT_SECONDS)
+        lieutenant = services.restart(name, actor=_actor(request))
+        return _wait(Response({"restarted": True}), lieutenant, seconds)
+
+    @action(detail=True, methods=["post"])
+    def abort(self, request: Request, name: str) -> Response:
+        """Break off the running answer."""
+        services.abort(name, actor=_actor(request))
+        return Response({"aborted": True})
+
+    @action(detail=True, methods=["get"])
+    def transcript(self, request: Request, name: str) -> Response:
+        """Entries with an id above `?after=`, at most `?limit=` (200); `next` leads on."""
+        lieutenant = services.find(name)
+        after = query_number(request, "after")
+        limit = query_number(request, "limit", most=MOST_ENTRIES) or 200
+        rows = list(Entry.objects.filter(lieutenant=lieutenant, pk__gt=after)[: limit + 1])
+        more, rows = len(rows) > limit, rows[:limit]
+        texts = texts_of_open(rows)
+        entries = [entry_json(row, texts.get(row.pk)) for row in rows]
+        last = entries[-1]["id"] if more else None
+        return Response(
+            {"entries": entries, "count": len(entries), "next": last, "rev": lieutenant.rev}
+        )
+
+    @action(detail=True, methods=["get"])
+    def messages(self, request: Request, name: str) -> Response:
+        """Messages, newest first, at most `?limit=` (100)."""
+        limit = query_number(request, "limit", most=MOST_ENTRIES) or 100
+        rows = services.find(name).messages.order_by("-created_at", "-id")[:limit]
+        found = [message_json(row) for row in rows]
+        return Response({"messages": found, "count": len(found)})
+
+    @action(detail=True, methods=["get"], url_path="messages/(?P<message_id>[^/]+)")
+    def message(self, request: Request, name: str, message_id: str) -> Response:
+        """One message: its state and the evidence for it."""
+        found = services.find(name).messages.filter(pk=message_id).first()
+        if found is None:
+            raise NotFound("Message not found")
+        return Response(message_json(found))
+
+    @action(detail=True, methods=["get"])
+    def usage(self, request: Request, name: str) -> Response:
+        """Tokens and cost of each day (UTC), newest first, and of all days."""
+        mine = Usage.objects.filter(lieutenant=services.find(name))
+        days = [{"day": str(row["day"]), **usage_json(row)} for row in mine.sums_by_day()]
+        return Response({"days": days, "total": usage_json(mine.sums())})
+
+    @action(detail=True, methods=["get"])
+    def stream(self, request: Request, name: str) -> Response:
+        """Whether the caller may follow this transcript. The edge asks, and streams itself."""
+        lieutenant = Lieutenant.objects.filter(pk=name).first() or services.find(name)
+        return Response({"id": lieutenant.pk, "rev": lieutenant.rev})
+
+
+class DestroyAll(APIView):
+    """`POST /lieutenant/lieutenants/destroy-all`"""
+
+    def post(self, request: Request) -> Response:
+        """One line for each."""
+        return Response({"results": services.destroy_all(actor=_actor(request))})
+
+
+class Discover(APIView):
+    """`POST /lieutenant/lieutenants/discover`"""
+
+    def post(self, request: Request) -> Response:
+        """One line for each agent that was found."""
+        return Response({"results": services.discover()})
+
+
+class FleetUsage(APIView):
+    """`GET /lieutenant/usage`"""
+
+    def get(self, request: Request) -> Response:
+        """Tokens and cost of all lieutenants by day (UTC)."""
+        days = [{"day": str(row["day"]), **usage_json(row)} for row in Usage.objects.sums_by_day()]
+        return Response({"days": days, "total": usage_json(Usage.objects.all().sums())})
+
+
+class Panel(APIView):
+    """`GET /lieutenant/_panel`"""
+
+    def get(self, request: Request) -> HttpResponse:
+        """A table that other pages can include."""
+        return HttpResponse(views.panel_html(request._request))
+
+
+class ListingEvents(APIView):
+    """`GET /events`: whether the caller may hear them. The edge asks, and streams itself."""
+
+    def get(self, request: Request) -> Response:
+        """The statuses there are, so that the answer is not empty."""
+        return Response({"statuses": Status.values})
+
+
+class Nothing(APIView):
+    """A known service's unknown path: 404 for those who may come in, else 401."""
+
+    def _refuse(self, request: Request, **_: Any) -> Response:
+        raise NotFound("not found")
+
+    get = post = put = patch = delete = _refuse

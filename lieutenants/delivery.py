@@ -1,0 +1,78 @@
+"""Messages on their way to an agent: each step of a row, with its evidence.
+
+Every step is a conditional UPDATE, so that a step told twice is taken once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from django.db.models import Q
+
+from lieutenants.models import Lieutenant, Message
+from lieutenants.states import MessageState
+
+WITHDRAWN = "withdrawn by an abort before the agent began with it"
+
+
+def delivered(message_id: str, at: datetime) -> bool:
+    """The agent's input has it, whole. False if that was known."""
+    queued = Message.objects.filter(pk=message_id, state=MessageState.QUEUED)
+    return bool(queued.update(state=MessageState.DELIVERED, delivered_at=at))
+
+
+def decide(message_id: str, *, accepted: bool, evidence: dict[str, Any], at: datetime) -> bool:
+    """The agent's verdict. False if the message was decided before."""
+    state = MessageState.ACCEPTED if accepted else MessageState.REJECTED
+    undecided = Message.objects.undecided().filter(pk=message_id)
+    return bool(undecided.update(state=state, evidence=evidence, decided_at=at))
+
+
+def take_up(lieutenant: Lieutenant, text: str, at: datetime) -> Message | None:
+    """The message that the agent has begun with: the one of this text, else the oldest."""
+    waiting = Message.objects.filter(
+        Q(state=MessageState.ACCEPTED) | Q(state=MessageState.DELIVERED),
+        lieutenant=lieutenant,
+        taken_up_at__isnull=True,
+    )
+    found = waiting.filter(text=text).first() or waiting.first()
+    if found:
+        Message.objects.filter(pk=found.pk).update(taken_up_at=at)
+    return found
+
+
+def withdraw_accepted(lieutenant: Lieutenant, texts: Sequence[str], at: datetime) -> int:
+    """Follow-ups that the agent gave back after an abort: they will not be worked on."""
+    waiting = Message.objects.filter(
+        lieutenant=lieutenant,
+        state=MessageState.ACCEPTED,
+        taken_up_at__isnull=True,
+        text__in=texts,
+    )
+    evidence = {"note": WITHDRAWN}
+    return waiting.update(state=MessageState.REJECTED, decided_at=at, evidence=evidence)
+
+
+def withdraw_queued(lieutenant: Lieutenant, note: str, at: datetime) -> int:
+    """Messages that no agent has seen yet will not be sent."""
+    queued = Message.objects.filter(lieutenant=lieutenant, state=MessageState.QUEUED)
+    return queued.update(state=MessageState.REJECTED, decided_at=at, evidence={"note": note})
+
+
+def all_done(lieutenant: Lieutenant, at: datetime) -> None:
+    """The agent rests: what it accepted it has done, be it only a command without work."""
+    Message.objects.filter(
+        lieutenant=lieutenant, state=MessageState.ACCEPTED, taken_up_at__isnull=True
+    ).update(taken_up_at=at)
+
+
+def requeue(lieutenant: Lieutenant) -> int:
+    """The agent ended before it began with these: its successor gets them."""
+    lost = Message.objects.filter(
+        lieutenant=lieutenant,
+        state__in=[MessageState.DELIVERED, MessageState.ACCEPTED],
+        taken_up_at__isnull=True,
+    )
+    return lost.update(state=MessageState.QUEUED, delivered_at=None, decided_at=None, evidence=None)

@@ -1,0 +1,118 @@
+"""How a process ends, and what becomes of its lieutenant then."""
+
+from __future__ import annotations
+
+import signal
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from django.utils import timezone
+
+from lieutenants import delivery
+from lieutenants.models import MOST_RESTARTS, Entry, Lieutenant
+from lieutenants.states import RUNNING, Outcome, RestartPolicy, Status
+
+if TYPE_CHECKING:
+    from lieutenants.session import Session
+
+# A process that was well for so long has used up none of its restarts.
+HEALTHY = timedelta(seconds=60)
+
+
+def end(session: Session, facts: dict[str, Any], at: datetime) -> None:
+    """The keeper's end record: `code` or `signal`, `stderr` lines, `stopped`, `error`."""
+    process = session.process
+    process.exit_code = _number(facts.get("code"))
+    process.exit_signal = _number(facts.get("signal"))
+    lines = facts.get("stderr")
+    process.stderr = "\n".join(map(str, lines)) if isinstance(lines, list) else ""
+    told = str(facts.get("error") or "")
+    process.end_reason = told or describe(process.exit_code, process.exit_signal)
+    asked = process.stop_asked_at is not None or bool(facts.get("stopped"))
+    _finish(session, at, said=not asked)
+    if asked:
+        _after_stop(session)
+    else:
+        _after_death(session)
+
+
+def vanish(session: Session) -> None:
+    """Keeper and all are gone without a word: the host went down, or somebody killed it."""
+    process = session.process
+    process.end_reason = "The keeper is gone without an end record."
+    _finish(session, timezone.now(), said=process.stop_asked_at is None)
+    lieutenant = Lieutenant.objects.get(pk=session.lieutenant.pk)
+    if lieutenant.restarts >= MOST_RESTARTS and not _was_well(session):
+        _fail(session, process.end_reason, restart_at=None)
+        return
+    restarts = 0 if _was_well(session) else lieutenant.restarts + 1
+    session.shift(
+        Status.STARTING, "its process vanished; started again", set(RUNNING), restarts=restarts
+    )
+
+
+def give_up(session: Session, reason: str) -> None:
+    """The process is of no use: say why. The next settle ends it."""
+    session.shift(Status.ERROR, reason, set(RUNNING), error=reason)
+
+
+def describe(code: int | None, number: int | None) -> str:
+    """How a process ended, in words."""
+    if number is not None:
+        try:
+            name = signal.Signals(number).name
+        except ValueError:
+            name = f"signal {number}"
+        return f"The agent was killed by {name}."
+    return "The agent ended." if code is None else f"The agent ended with exit code {code}."
+
+
+def _finish(session: Session, at: datetime, *, said: bool) -> None:
+    """Keep what was heard, close all rows of this process, give back what it had not begun."""
+    process = session.process
+    session.close_blocks()
+    for entry in session.results.values():
+        session.revise(entry, final=True, is_error=True)
+    session.results.clear()
+    if session.answer:
+        outcome = session.memory.outcome() if session.memory.ran else Outcome.INTERRUPTED
+        session.close_answer(at, outcome, session.memory.failure or process.end_reason)
+    if said:
+        text = "\n".join(filter(None, [process.end_reason, process.stderr]))
+        session.add(Entry.Kind.ERROR, at, text=text, is_error=True)
+    process.ended_at = at
+    process.save(update_fields=["ended_at", "exit_code", "exit_signal", "stderr", "end_reason"])
+    session.memory.running = session.memory.retrying = False
+    session.memory.inflight, session.memory.compacting = "", 0
+    delivery.requeue(session.lieutenant)
+    session.ended = True
+    session.lieutenant.trouble = ""
+
+
+def _after_stop(session: Session) -> None:
+    """It was asked to end; if the row wants it to run nonetheless, it is started anew."""
+    session.shift(
+        Status.STARTING, "its agent was stopped; started again", {Status.IDLE, Status.WORKING}
+    )
+
+
+def _after_death(session: Session) -> None:
+    lieutenant = Lieutenant.objects.get(pk=session.lieutenant.pk)
+    done = 0 if _was_well(session) else lieutenant.restarts
+    again = lieutenant.restart_policy == RestartPolicy.ON_FAILURE and done < MOST_RESTARTS
+    restart_at = timezone.now() + timedelta(seconds=2**done) if again else None
+    reason = "\n".join(filter(None, [session.process.end_reason, session.process.stderr]))
+    _fail(session, reason, restart_at=restart_at, restarts=done + 1 if again else done)
+
+
+def _fail(session: Session, reason: str, **fields: Any) -> None:
+    session.shift(Status.ERROR, reason, set(RUNNING), error=reason, **fields)
+
+
+def _was_well(session: Session) -> bool:
+    ready = session.process.ready_at
+    return ready is not None and timezone.now() - ready > HEALTHY
+
+
+def _number(value: Any) -> int | None:
+    return value if isinstance(value, int) else None

@@ -1,0 +1,242 @@
+"""Journals to rows: one loop for all sessions of this host, run by the Celery worker.
+
+Each pass reads what the journals have new, applies it and commits it together with the journals'
+new offsets in one transaction. `Watch` does what the clock asks for, `Outbox` sends what waits.
+One follower a host: whoever holds the lock file. A worker that is killed lets go of it at once.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import redis
+from django.conf import settings
+from django.db import Error as DatabaseError
+from django.db import close_old_connections, connections, transaction
+
+from lieutenants import bells, rpc
+from lieutenants.exceptions import TransportError
+from lieutenants.ledger import Ledger, save_progress
+from lieutenants.models import Process
+from lieutenants.outbox import Outbox
+from lieutenants.session import Session
+from lieutenants.transports import get_transport
+from lieutenants.watch import Watch
+
+logger = logging.getLogger(__name__)
+
+PASS_SECONDS = 0.1  # at most one transaction in this time
+LOOK_SECONDS = 0.03  # how often the journals of working sessions are looked at
+IDLE_LOOK_SECONDS = 0.25  # and those of resting ones
+REFRESH_SECONDS = 1.0  # how often rows are looked at without a bell
+SESSION_BYTES = 1 << 20  # at most from one journal in one pass
+PASS_BYTES = 2 << 20  # and from all of them: a pass holds the database's write lock
+
+
+class Follower:
+    """Runs in a thread of its own until `stop`."""
+
+    def __init__(self) -> None:
+        self.sessions: dict[str, Session] = {}
+        self.outbox = Outbox()
+        self.watch = Watch(self.sessions)
+        self.stopping = threading.Event()
+        self._bell = threading.Event()
+        self._refreshed = -REFRESH_SECONDS
+        self._looked_at_resting = 0.0
+        self._first = 0
+
+    def run(self) -> None:
+        """Follow until told to stop. Trouble is logged and begun anew from the rows."""
+        with _only_one(self.stopping) as mine:
+            if not mine:
+                return
+            listener = threading.Thread(target=self._listen, name="reef-bell", daemon=True)
+            listener.start()
+            logger.info("following the sessions of %s", settings.HOST)
+            while not self.stopping.is_set():
+                try:
+                    self._bell.wait(self._turn())
+                except DatabaseError:
+                    logger.exception("the database failed; starting over from its rows")
+                    self._start_over()
+                except Exception:
+                    logger.exception("the follower failed; starting over from the rows")
+                    self._start_over()
+        self.outbox.close()
+        connections.close_all()
+
+    def stop(self) -> None:
+        """Ask the loop to end after its pass."""
+        self.stopping.set()
+        self._bell.set()
+
+    # -- one turn ---------------------------------------------------------------------------
+
+    def _turn(self) -> float:
+        """Do what there is to do; returns how many seconds to wait for a bell."""
+        began = time.monotonic()
+        rung = self._bell.is_set()
+        self._bell.clear()
+        if rung or began - self._refreshed >= REFRESH_SECONDS:
+            self.refresh()
+            self._refreshed = began
+        heard = self.follow(began)
+        self.outbox.send(self.sessions, began)
+        if heard:
+            return max(0.0, PASS_SECONDS - (time.monotonic() - began))
+        working = any(not session.resting for session in self.sessions.values())
+        return LOOK_SECONDS if working else IDLE_LOOK_SECONDS
+
+    def refresh(self) -> None:
+        """Take up new processes, drop ended ones, look at what the clock asks for."""
+        now = time.monotonic()
+        live = Process.objects.live().filter(host=settings.HOST).select_related("lieutenant")
+        rows = {process.pk: process for process in live}
+        for pk in self.sessions.keys() - rows.keys():
+            del self.sessions[pk]
+        for pk, process in rows.items():
+            if pk not in self.sessions and process.handle:
+                session = Session.open(process)
+                session.heard_at = now
+                self.sessions[pk] = session
+        self.watch.look(rows, now)
+        self.outbox.look(self.sessions)
+
+    def follow(self, clock: float) -> bool:
+        """One pass over the journals; True if there was anything to write."""
+        with_resting = clock - self._looked_at_resting >= IDLE_LOOK_SECONDS
+        if with_resting:
+            self._looked_at_resting = clock
+        due = [each for each in self.sessions.values() if with_resting or not each.resting]
+        news = list(self._read(due))
+        for session, _, _ in news:
+            session.heard_at = clock
+        touched = {id(session) for session, _, _ in news}
+        restless = [each for each in due if not each.resting or id(each) in touched]
+        if not restless:
+            return False
+        revs = self._commit(news, restless, clock)
+        if revs:
+            bells.tell_transcripts(revs)
+        for session in [each for each in restless if each.ended]:
+            self.sessions.pop(session.process.pk, None)
+            self.watch.after_end(session)
+        for session in restless:
+            self.outbox.post(session)
+        return bool(news)
+
+    def _read(self, due: list[Session]) -> Iterator[tuple[Session, list[list[object]], int]]:
+        """New records of these sessions; a rotating start keeps one from starving the others."""
+        left = PASS_BYTES
+        self._first = (self._first + 1) % max(1, len(due))
+        for session in due[self._first :] + due[: self._first]:
+            process = session.process
+            try:
+                data = get_transport(process.transport).read(
+                    process.directory, process.offset, min(SESSION_BYTES, left)
+                )
+            except TransportError as error:
+                logger.warning("cannot read the journal of %s: %s", process, error)
+                continue
+            if not data:
+                continue
+            records, size = rpc.split(data)
+            if not size and len(data) >= SESSION_BYTES:
+                records, size = self._long_record(session)
+            if size:
+                yield session, records, size
+            left -= len(data)
+            if left <= 0:
+                return
+
+    @staticmethod
+    def _long_record(session: Session) -> tuple[list[list[object]], int]:
+        """One record larger than a pass; the keeper's own limit bounds it."""
+        process = session.process
+        data = get_transport(process.transport).read(
+            process.directory, process.offset, 16 * SESSION_BYTES
+        )
+        return rpc.split(data)
+
+    def _commit(
+        self,
+        news: list[tuple[Session, list[list[object]], int]],
+        restless: list[Session],
+        clock: float,
+    ) -> dict[str, int]:
+        """Apply and write, all or nothing; returns the transcripts that grew."""
+        before = {id(session): _progress(session) for session in restless}
+        ledger = Ledger()
+        with transaction.atomic():
+            for session, records, size in news:
+                session.apply(records, ledger)
+                session.process.offset += size
+            for session in restless:
+                session.ledger = ledger
+                session.rest_if_settled(clock)
+            ledger.write()
+            for session in restless:
+                session.remember()
+            changed = [each for each in restless if _progress(each) != before[id(each)]]
+            save_progress([each.process for each in changed], [each.lieutenant for each in changed])
+        return {each.lieutenant.pk: each.lieutenant.rev for each in changed}
+
+    # -- around it -----------------------------------------------------------------------------
+
+    def _start_over(self) -> None:
+        """What memory says may not be what was committed: read everything anew."""
+        self.sessions.clear()
+        self._refreshed = -REFRESH_SECONDS
+        close_old_connections()
+        self.stopping.wait(1.0)
+
+    def _listen(self) -> None:
+        """Hear the bell. Without Redis nothing is lost: rows are looked at each second."""
+        while not self.stopping.is_set():
+            try:
+                with bells.client().pubsub(ignore_subscribe_messages=True) as subscription:
+                    subscription.subscribe(bells.BELL)
+                    self._bell.set()
+                    while not self.stopping.is_set():
+                        if subscription.get_message(timeout=1.0):
+                            self._bell.set()
+            except (redis.RedisError, OSError, ValueError) as error:
+                logger.info("no bell from Redis (%s)", error)
+                self.stopping.wait(1.0)
+
+
+def _progress(session: Session) -> tuple[object, ...]:
+    """What `save_progress` would write, to see whether it changed."""
+    row, lieutenant = session.process, session.lieutenant
+    facts = (lieutenant.rev, lieutenant.waiting_for, lieutenant.trouble)
+    return (row.offset, repr(session.memory), *facts)
+
+
+@contextmanager
+def _only_one(stopping: threading.Event) -> Iterator[bool]:
+    """Wait for this host's lock file; False if told to stop meanwhile."""
+    path = settings.RUN_DIR / "follower.lock"
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    waited = False
+    try:
+        while not stopping.is_set():
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if not waited:
+                    logger.info("another worker of this host follows; standing by")
+                waited = True
+                stopping.wait(0.5)
+            else:
+                yield True
+                return
+        yield False
+    finally:
+        os.close(file)

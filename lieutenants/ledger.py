@@ -1,0 +1,115 @@
+"""What one pass of the follower writes: gathered first, then put down in few statements.
+
+The number of statements grows with what happened, never with the number of sessions that were
+looked at; a pass is one transaction.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from django.db import connection
+from django.db.models import Model
+
+from lieutenants.models import Answer, Chunk, Entry, Lieutenant, Process, Usage
+
+_BATCH = 500
+
+
+class Ledger:
+    """New and changed rows of one pass. `write` must run inside a transaction."""
+
+    def __init__(self) -> None:
+        self.answers: list[Answer] = []
+        self.entries: list[Entry] = []
+        self.chunks: list[Chunk] = []
+        self.usage: list[Usage] = []
+        self._changed_entries: dict[int, Entry] = {}
+        self._changed_answers: dict[int, Answer] = {}
+
+    def change(self, row: Entry | Answer) -> None:
+        """Note a change of a row; one that is new in this pass is written as it is anyway."""
+        if row.pk is None:
+            return
+        if isinstance(row, Entry):
+            self._changed_entries[row.pk] = row
+        else:
+            self._changed_answers[row.pk] = row
+
+    def changed_entries(self, answer: Answer) -> dict[int, Entry]:
+        """Entries of this answer whose rows are older than what this pass knows."""
+        mine = self._changed_entries.items()
+        return {pk: entry for pk, entry in mine if entry.answer_id == answer.pk}
+
+    def write(self) -> None:
+        """Put all rows down, referred-to ones first."""
+        Answer.objects.bulk_create(self.answers, batch_size=_BATCH)
+        Entry.objects.bulk_create(self.entries, batch_size=_BATCH)
+        # What was said and finished within one pass never needs chunks.
+        chunks = [chunk for chunk in self.chunks if not chunk.entry.final]
+        Chunk.objects.bulk_create(chunks, batch_size=_BATCH)
+        Usage.objects.bulk_create(self.usage, batch_size=_BATCH)
+        self._update_answers()
+        self._update_entries()
+
+    def _update_answers(self) -> None:
+        fields = ("message_id", "ended_at", "outcome", "text", "error")
+        _update(Answer, fields, self._changed_answers.values())
+
+    def _update_entries(self) -> None:
+        changed = list(self._changed_entries.values())
+        fields = (
+            *("answer_id", "message_id", "tool", "call_id", "text", "data"),
+            *("is_error", "final", "rev"),
+        )
+        _update(Entry, fields, changed)
+        finished = [entry.pk for entry in changed if entry.final]
+        if finished:
+            Chunk.objects.filter(entry__in=finished).delete()
+
+
+def save_progress(processes: Sequence[Process], lieutenants: Sequence[Lieutenant]) -> None:
+    """The journals' offsets and what goes with them, all sessions in two statements."""
+    _update(Process, ("offset", "state"), processes)
+    _update(Lieutenant, ("rev", "last_activity_at", "waiting_for", "trouble"), lieutenants)
+
+
+def _update(model: type[Model], fields: Sequence[str], rows: Iterable[Any]) -> None:
+    """UPDATE just these columns of many rows, each with values of its own."""
+    columns = [(field, _column(model, field)) for field in fields]
+    values = [[*(_value(row, field) for field, _ in columns), row.pk] for row in rows]
+    if not values:
+        return
+    quote = connection.ops.quote_name
+    settings = ", ".join(f"{quote(column)} = %s" for _, column in columns)
+    key = quote(str(model._meta.pk.column))  # type: ignore[union-attr]
+    table = quote(model._meta.db_table)
+    with connection.cursor() as cursor:
+        # Names come from the models, values are parameters.
+        cursor.executemany(f"UPDATE {table} SET {settings} WHERE {key} = %s", values)  # noqa: S608
+
+
+def _column(model: type[Model], field: str) -> str:
+    return str(model._meta.get_field(field.removesuffix("_id")).column)  # type: ignore[union-attr]
+
+
+def _value(row: Model, field: str) -> Any:
+    value = getattr(row, field)
+    if isinstance(value, dict | list):
+        return json.dumps(value, ensure_ascii=False)
+    if hasattr(value, "isoformat"):
+        return connection.ops.adapt_datetimefield_value(value)
+    return value
+
+
+def join_chunks(entry: Entry) -> str:
+    """The text so far of an entry that is still being said."""
+    return "".join(Chunk.objects.filter(entry=entry).order_by("id").values_list("text", flat=True))
+
+
+def open_text(answer: Answer) -> str:
+    """The text of a running answer: finished blocks and what has come of the open one."""
+    texts = answer.entries.filter(kind=Entry.Kind.TEXT).order_by("id")
+    return "".join(entry.text if entry.final else join_chunks(entry) for entry in texts)

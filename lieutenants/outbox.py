@@ -1,0 +1,116 @@
+"""Commands on their way to keepers: messages one at a time, the follower's own at once.
+
+Sending may block on a keeper that is slow, so it happens in a small pool, one session in one
+thread at a time. A command that was passed on twice reaches the agent once: keepers know ids.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from django.conf import settings
+
+from lieutenants import rpc
+from lieutenants.exceptions import TransportError
+from lieutenants.models import Message
+from lieutenants.rpc import Outgoing
+from lieutenants.session import Session
+from lieutenants.states import MessageState, Mode
+from lieutenants.transports import get_transport
+
+logger = logging.getLogger(__name__)
+
+AGAIN_SECONDS = 5.0
+
+
+@dataclass
+class _Box:
+    """One session's commands that wait, and the message that was sent last."""
+
+    waiting: list[Outgoing] = field(default_factory=list)
+    sending: bool = False
+    message: str = ""
+    sent_at: float = 0.0
+
+
+class Outbox:
+    """Used by the follower's thread; only `_deliver` runs in the pool."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(max_workers=8, thread_name_prefix="reef-outbox")
+        self._boxes: dict[str, _Box] = {}
+        self._lock = threading.Lock()
+        self._queued: set[str] = set()
+
+    def close(self) -> None:
+        """Let go of the threads; what was not sent is queued in its rows."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def look(self, sessions: Mapping[str, Session]) -> None:
+        """Find the lieutenants with messages that wait, in one query."""
+        queued = Message.objects.filter(state=MessageState.QUEUED, lieutenant__host=settings.HOST)
+        self._queued = set(queued.values_list("lieutenant_id", flat=True).distinct())
+        for session in sessions.values():
+            if session.lieutenant.pk in self._queued:
+                session.resting = False
+        for gone in self._boxes.keys() - sessions.keys():
+            del self._boxes[gone]
+
+    def post(self, session: Session) -> None:
+        """Take over what the session wants to say to its agent."""
+        if session.outgoing:
+            box = self._boxes.setdefault(session.process.pk, _Box())
+            with self._lock:
+                box.waiting.extend(session.outgoing)
+            session.outgoing = []
+
+    def send(self, sessions: Mapping[str, Session], clock: float) -> None:
+        """Send the next message where one waits, and whatever else is in the boxes."""
+        for pk, session in sessions.items():
+            if session.lieutenant.pk in self._queued and _may_send(session):
+                self._next_message(session, clock)
+            box = self._boxes.get(pk)
+            if box and box.waiting and not box.sending:
+                box.sending = True
+                process = session.process
+                self._pool.submit(self._deliver, box, process.transport, process.directory)
+
+    def _next_message(self, session: Session, clock: float) -> None:
+        box = self._boxes.setdefault(session.process.pk, _Box())
+        if box.message and clock - box.sent_at < AGAIN_SECONDS:
+            queued = Message.objects.filter(pk=box.message, state=MessageState.QUEUED)
+            if queued.exists():
+                return
+        message = Message.objects.filter(
+            lieutenant=session.lieutenant, state=MessageState.QUEUED
+        ).first()
+        if message is None:
+            self._queued.discard(session.lieutenant.pk)
+            return
+        box.message, box.sent_at = message.pk, clock
+        command = rpc.prompt(message.pk, message.text, steer=message.mode == Mode.STEER)
+        with self._lock:
+            box.waiting.append(command)
+
+    def _deliver(self, box: _Box, transport: str, directory: str) -> None:
+        with self._lock:
+            commands, box.waiting = box.waiting, []
+        try:
+            get_transport(transport).send(directory, commands)
+        except TransportError as error:
+            # Messages stay queued in their rows, questions are asked again.
+            logger.warning("not sent to %s: %s", directory, error)
+        finally:
+            box.sending = False
+
+
+def _may_send(session: Session) -> bool:
+    """One writer, one message at a time, and none into a retry or a compaction."""
+    memory = session.memory
+    ready = session.process.ready_at is not None and not session.ended
+    held = memory.inflight or memory.retrying or memory.compacting
+    return ready and not held

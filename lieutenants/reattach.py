@@ -1,0 +1,69 @@
+"""Discover: keepers that run on this host and that no live process row belongs to."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from django.conf import settings
+from django.db import IntegrityError, transaction
+
+from lieutenants import bells
+from lieutenants.exceptions import IllegalMove, LostRace
+from lieutenants.models import Lieutenant, Process
+from lieutenants.states import RUNNING, Status
+from lieutenants.transports import get_transport
+from lieutenants.transports.base import Handle
+
+NOTHING = "No lieutenants found in registry"
+
+
+def discover() -> list[str]:
+    """One line for each running keeper, with what became of it."""
+    results = []
+    for directory in sorted(settings.LIEUTENANTS_DIR.glob("*/runs/*")):
+        transport = get_transport("local")
+        handle = transport.find(str(directory))
+        if handle is None or not transport.alive(handle):
+            continue
+        try:
+            results.append(_reattach(directory, handle))
+        except (OSError, ValueError, IntegrityError, LostRace, IllegalMove) as error:
+            results.append(f"{directory.parent.parent.name}: failed — {error}")
+    return results or [NOTHING]
+
+
+def _reattach(directory: Path, handle: Handle) -> str:
+    lieutenant_id, run = directory.parent.parent.name, directory.name
+    lieutenant = Lieutenant.objects.filter(pk=lieutenant_id).first()
+    where = f"local, pid {handle['agent_pid']}"
+    if lieutenant is None:
+        return f"{lieutenant_id}: no such lieutenant is known, left alone ({where})"
+    if Process.objects.live().filter(pk=run).exists():
+        return f"{lieutenant.name}: already tracked"
+    if lieutenant.status == Status.DESTROYED:
+        return f"{lieutenant.name}: destroyed, not brought back ({where})"
+    if other := lieutenant.live_process():
+        return f"{lieutenant.name}: another process is tracked ({other}), left alone ({where})"
+    with transaction.atomic():
+        _follow_again(lieutenant, run, str(directory), handle)
+        if lieutenant.status not in RUNNING:
+            lieutenant.move(Status.STARTING, reason="its running agent was discovered")
+        transaction.on_commit(lambda: bells.ring(lieutenant.pk))
+    return f"{lieutenant.name}: discovered ({where})"
+
+
+def _follow_again(lieutenant: Lieutenant, run: str, directory: str, handle: Handle) -> None:
+    """Open the process's row again where its journal was left, or make it anew."""
+    known = Process.objects.filter(pk=run)
+    if known.update(ended_at=None, end_reason="", handle=handle, stop_asked_at=None):
+        return
+    Process.objects.create(
+        id=run,
+        lieutenant=lieutenant,
+        host=settings.HOST,
+        transport="local",
+        directory=directory,
+        agent=json.dumps(handle),
+        handle=handle,
+    )

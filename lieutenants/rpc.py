@@ -1,0 +1,104 @@
+"""Framing: journal bytes to records, commands to lines. Pure; tested with bytes.
+
+A journal holds one JSON array a line; `keeper.py` says which kinds there are. The commands are
+those of the agent's RPC mode.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, NamedTuple
+
+import orjson
+
+Command = dict[str, Any]
+
+# Text that a database cannot keep: NUL, and halves of surrogate pairs.
+_SUSPECT = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+
+DELTA_KINDS = {"t": "text", "k": "thinking", "c": "tool_call"}
+# Dialogs of an extension that wait for an answer; the other methods only tell.
+DIALOGS = frozenset({"select", "confirm", "input", "editor"})
+
+
+class Outgoing(NamedTuple):
+    """A command on its way to a keeper, with the id that makes it go out once."""
+
+    id: str
+    line: Command
+
+
+def split(data: bytes) -> tuple[list[list[Any]], int]:
+    """Whole records at the head of `data`, and how many bytes they take.
+
+    A record that cannot be read comes back as garbage, so that nothing stops the follower.
+    """
+    end = data.rfind(b"\n") + 1
+    return [_record(line) for line in data[:end].split(b"\n") if line], end
+
+
+def _record(line: bytes) -> list[Any]:
+    try:
+        if _SUSPECT.search(line):
+            record = clean(json.loads(line))
+        else:
+            record = orjson.loads(line)
+    except (ValueError, RecursionError):
+        return ["g", 0, line[:500].decode("utf-8", "replace").replace("\0", "�"), len(line)]
+    if isinstance(record, list) and record and isinstance(record[0], str):
+        return record
+    return ["g", 0, str(record)[:500], len(line)]
+
+
+def clean(value: Any) -> Any:
+    """The same JSON value with what no database keeps replaced by U+FFFD."""
+    if isinstance(value, str):
+        joined = value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return _UNSTORABLE.sub("�", joined)
+    if isinstance(value, list):
+        return [clean(each) for each in value]
+    if isinstance(value, dict):
+        return {clean(key): clean(each) for key, each in value.items()}
+    return value
+
+
+def storable(text: str) -> bool:
+    """Whether a database can keep this text as it is."""
+    return not _UNSTORABLE.search(text)
+
+
+def prompt(message_id: str, text: str, *, steer: bool) -> Outgoing:
+    """A message. Never the agent's own `steer` and `follow_up`: an idle agent loses those."""
+    behaviour = "steer" if steer else "followUp"
+    line = {"id": message_id, "type": "prompt", "message": text, "streamingBehavior": behaviour}
+    return Outgoing(message_id, line)
+
+
+def simple(kind: str, command_id: str) -> Outgoing:
+    """A command without arguments: `get_state`, `abort`, `clear_queue`."""
+    return Outgoing(command_id, {"id": command_id, "type": kind})
+
+
+def dismiss(request_id: str) -> Outgoing:
+    """The answer to a dialog that nobody is there to answer."""
+    line = {"type": "extension_ui_response", "id": request_id, "cancelled": True}
+    return Outgoing(f"~ui-{request_id}", line)
+
+
+def text_of(content: Any) -> str:
+    """The text blocks of a message's content, joined."""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        return ""
+    parts = [each.get("text") for each in content if isinstance(each, dict)]
+    return "".join(part for part in parts if isinstance(part, str))
+
+
+def count_images(content: Any) -> int:
+    """How many pictures a message's content holds."""
+    if not isinstance(content, list):
+        return 0
+    return sum(1 for each in content if isinstance(each, dict) and each.get("type") == "image")

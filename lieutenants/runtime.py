@@ -1,0 +1,187 @@
+"""What the rows want against what really runs, on this host: launch, halt, settle, reconcile.
+
+Everything here may run twice, late or never: it re-reads, holds a lease while it acts, and does
+nothing when nothing is wanted.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from datetime import timedelta
+from pathlib import Path
+
+from django.conf import settings
+from django.db import IntegrityError
+from django.db.models import Q
+from django.utils import timezone
+
+from lieutenants import bells, rpc
+from lieutenants.agents import find_agent
+from lieutenants.exceptions import AgentMissing, IllegalMove, LostRace, TransportError
+from lieutenants.models import Lieutenant, Process
+from lieutenants.states import RUNNING, Status
+from lieutenants.transports import get_transport
+from lieutenants.transports.base import Launch
+
+logger = logging.getLogger(__name__)
+
+LEASE = timedelta(seconds=60)
+READY = "~ready"
+FAREWELL = "~farewell"
+
+
+def settle(lieutenant_id: str) -> None:
+    """Bring one lieutenant's process to where its row wants it."""
+    here = Lieutenant.objects.here()
+    lieutenant = here.claim(lieutenant_id, LEASE)
+    if lieutenant is None:
+        return
+    try:
+        process = lieutenant.live_process()
+        if process and (process.stop_asked_at or not lieutenant.should_run):
+            halt(process, working=lieutenant.status == Status.WORKING)
+        elif lieutenant.status == Status.STARTING and process is None and _may_start():
+            launch(lieutenant)
+    finally:
+        here.release(lieutenant_id)
+
+
+def reconcile() -> None:
+    """Settle whatever is not as it should be; finds what a lost ring left behind."""
+    live = Process.objects.live().filter(host=settings.HOST)
+    unwanted = live.filter(~Q(lieutenant__status__in=RUNNING) | Q(stop_asked_at__isnull=False))
+    # Whoever waits longest starts first.
+    starting = Lieutenant.objects.here().without_process().filter(status=Status.STARTING)
+    for pk in [
+        *unwanted.values_list("lieutenant_id", flat=True),
+        *starting.order_by("status_since").values_list("pk", flat=True),
+    ]:
+        settle(pk)
+
+
+def stranded() -> list[Lieutenant]:
+    """Those that should be at work and have no process: lost between two commits."""
+    at_work = Lieutenant.objects.here().filter(status__in=[Status.IDLE, Status.WORKING])
+    return list(at_work.without_process())
+
+
+def launch(lieutenant: Lieutenant) -> None:
+    """Start keeper and agent; the follower says when the agent is ready."""
+    try:
+        agent = find_agent()
+    except AgentMissing as error:
+        fail(lieutenant, str(error))
+        return
+    process = Process(
+        lieutenant=lieutenant,
+        host=settings.HOST,
+        transport=lieutenant.transport,
+        agent=str(agent),
+        # An agent of an unknown version is asked; the worst is that it does not know the command.
+        state={"clears_queue": agent.clears_queue or not agent.version},
+    )
+    process.directory = str(home_of(lieutenant) / "runs" / process.pk)
+    try:
+        # The row comes first: whatever happens next, somebody can find what was started.
+        process.save(force_insert=True)
+    except IntegrityError:
+        logger.info("%s has a process already", lieutenant)
+        return
+    try:
+        _prepare_folders(lieutenant)
+        spec = _launch_spec(lieutenant, process, agent.argv())
+        process.handle = get_transport(lieutenant.transport).start(spec)
+    except (TransportError, OSError) as error:
+        process.ended_at = timezone.now()
+        process.end_reason = str(error)
+        process.save(update_fields=["ended_at", "end_reason"])
+        fail(lieutenant, f"The agent could not be started: {error}")
+        return
+    process.save(update_fields=["handle"])
+    bells.ring(lieutenant.pk)
+
+
+def halt(process: Process, *, working: bool) -> None:
+    """Begin the orderly end of a process; the follower sees it through."""
+    if process.stop_asked_at is None:
+        process.stop_asked_at = timezone.now()
+        process.save(update_fields=["stop_asked_at"])
+    farewell = rpc.simple("abort", FAREWELL) if working or _is_running_now(process) else None
+    try:
+        get_transport(process.transport).stop(process.directory, process.handle, farewell)
+    except TransportError as error:
+        logger.warning("Cannot stop %s yet: %s", process, error)
+    bells.ring(process.lieutenant_id)
+
+
+def fail(lieutenant: Lieutenant, reason: str) -> None:
+    """Say that a start came to nothing, unless somebody changed their mind meanwhile."""
+    try:
+        lieutenant.move(Status.ERROR, reason=reason, error=reason)
+    except (LostRace, IllegalMove):
+        logger.info("%s moved on while its start failed: %s", lieutenant, reason)
+
+
+def home_of(lieutenant: Lieutenant) -> Path:
+    """The lieutenant's own folder. Its name is the id: a name is never a path."""
+    return settings.LIEUTENANTS_DIR / lieutenant.pk
+
+
+def default_workspace(lieutenant_id: str) -> str:
+    """Where a lieutenant works that was given no folder."""
+    return str(settings.LIEUTENANTS_DIR / lieutenant_id / "workspace")
+
+
+def _is_running_now(process: Process) -> bool:
+    return bool(process.state.get("running"))
+
+
+def _may_start() -> bool:
+    """A storm of starts would make each of them slow."""
+    starting = Process.objects.live().filter(host=settings.HOST, ready_at__isnull=True)
+    return starting.count() < settings.STARTS_AT_ONCE
+
+
+def _prepare_folders(lieutenant: Lieutenant) -> None:
+    home = home_of(lieutenant)
+    for folder in (settings.LIEUTENANTS_DIR, home, home / "runs", settings.AGENT_CONFIG_DIR):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if lieutenant.folder == default_workspace(lieutenant.pk):
+        Path(lieutenant.folder).mkdir(mode=0o700, exist_ok=True)
+    (home / "system-prompt.md").write_text(lieutenant.system_prompt, encoding="utf-8")
+
+
+def _launch_spec(lieutenant: Lieutenant, process: Process, program: list[str]) -> Launch:
+    home = home_of(lieutenant)
+    session = str(home / "session.jsonl")
+    arguments = ["--mode", "rpc", "--session", session, "--session-dir", str(home)]
+    arguments += ["--append-system-prompt", str(home / "system-prompt.md")]
+    if lieutenant.model:
+        arguments += ["--model", lieutenant.model]
+    tag = f"REEF_LIEUTENANT={lieutenant.pk}"
+    return Launch(
+        run=process.pk,
+        dir=process.directory,
+        argv=[*program, *arguments],
+        env=_environment(lieutenant),
+        cwd=lieutenant.folder,
+        lock=str(home / "session.lock"),
+        heal=[session],
+        tag=tag,
+        hello=[{"id": READY, "type": "get_state"}],
+    )
+
+
+def _environment(lieutenant: Lieutenant) -> dict[str, str]:
+    """All that the agent gets to see: an explicit list, never the server's own environment."""
+    passed = {name: os.environ[name] for name in settings.AGENT_ENV if name in os.environ}
+    return {
+        **passed,
+        "PI_CODING_AGENT_DIR": str(settings.AGENT_CONFIG_DIR),
+        "PI_OFFLINE": "1",
+        "PI_SKIP_VERSION_CHECK": "1",
+        "PI_TELEMETRY": "0",
+        "VERS_AGENT_NAME": lieutenant.name,
+        "REEF_LIEUTENANT": lieutenant.pk,
+    }

@@ -1,0 +1,253 @@
+"""What the agents' API says of rows, and what it takes from a request's JSON.
+
+Key order, absent keys and texts are those that agents in the field know; later keys come last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from django.db.models import F, Window
+from django.db.models.functions import RowNumber
+from rest_framework.request import Request
+
+from lieutenants.exceptions import BadInput
+from lieutenants.ledger import open_text
+from lieutenants.models import Answer, Entry, Lieutenant, Message, Usage
+from lieutenants.services import Wish
+from lieutenants.states import Outcome, RestartPolicy, Status
+
+NEWEST_ANSWERS = 20
+MOST_ENTRIES = 1000
+
+Json = dict[str, Any]
+
+
+def lieutenants_json(lieutenants: Iterable[Lieutenant]) -> list[Json]:
+    """Lieutenant objects; the number of queries does not grow with the number of rows."""
+    rows = list(lieutenants)
+    history = newest_answers(row.pk for row in rows)
+    sums = Usage.objects.sums_by_lieutenant([row.pk for row in rows])
+    open_answers = {
+        answer.lieutenant_id: answer
+        for answer in Answer.objects.filter(
+            lieutenant__in=[row.pk for row in rows], outcome=Outcome.OPEN
+        )
+    }
+    return [
+        _lieutenant_json(
+            row,
+            history.get(row.pk, []),
+            open_text(open_answers[row.pk]) if row.pk in open_answers else "",
+            sums.get(row.pk),
+        )
+        for row in rows
+    ]
+
+
+def _lieutenant_json(
+    row: Lieutenant, history: list[str], running: str, sums: Mapping[str, Any] | None
+) -> Json:
+    facts: Json = {
+        "id": row.pk,
+        "name": row.name,
+        "role": row.role,
+        "vmId": f"local-{row.name}",
+        "isLocal": True,
+        "status": row.status,
+        "lastOutput": running,
+        "outputHistory": history,
+        "taskCount": row.task_count,
+        "createdAt": row.created_at,
+        "lastActivityAt": max(row.last_activity_at, row.status_since),
+        "systemPrompt": row.system_prompt,
+    }
+    # Absent when unset, never null.
+    for key, value in (
+        ("model", row.model),
+        ("parentAgent", row.parent_agent),
+        ("error", row.error),
+        ("trouble", row.trouble),
+        ("waitingFor", row.waiting_for),
+        ("restartAt", row.restart_at),
+        ("idleLimitMinutes", row.idle_limit_minutes),
+    ):
+        if value:
+            facts[key] = value
+    facts |= {
+        "statusSince": row.status_since,
+        "stalled": row.stalled,
+        "host": row.host,
+        "folder": row.folder,
+        "restartPolicy": row.restart_policy,
+        "restarts": row.restarts,
+        "stallLimitSeconds": row.stall_limit_seconds,
+        "usage": usage_json(sums),
+        "rev": row.rev,
+    }
+    return facts
+
+
+def newest_answers(lieutenant_ids: Iterable[str]) -> dict[str, list[str]]:
+    """The texts of the newest finished answers of each, oldest first; blank ones left out."""
+    numbered = (
+        Answer.objects.filter(lieutenant__in=list(lieutenant_ids))
+        .exclude(outcome=Outcome.OPEN)
+        .exclude(text="")
+        .annotate(
+            place=Window(RowNumber(), partition_by=F("lieutenant_id"), order_by=F("id").desc())
+        )
+        .filter(place__lte=NEWEST_ANSWERS)
+        .order_by("lieutenant_id", "id")
+    )
+    texts: dict[str, list[str]] = {}
+    for lieutenant_id, text in numbered.values_list("lieutenant_id", "text"):
+        if text.strip():
+            texts.setdefault(lieutenant_id, []).append(text)
+    return texts
+
+
+def read_json(row: Lieutenant, *, tail: int, history: int) -> Json:
+    """What `read` answers: the running answer, or the newest finished one."""
+    answers = newest_answers([row.pk]).get(row.pk, [])
+    running = Answer.objects.filter(lieutenant=row, outcome=Outcome.OPEN).last()
+    output = open_text(running) if running else ""
+    if not output and row.status != Status.WORKING and answers:
+        output = answers[-1]
+    shown = f"...{output[-tail:]}" if 0 < tail < len(output) else output
+    shown = shown or "(no output yet)"
+    if history:
+        first = max(0, len(answers) - history)
+        numbered = enumerate(answers[first:], start=first + 1)
+        parts = [f"=== Response {number} ===\n{text}\n" for number, text in numbered]
+        shown = "\n".join([*parts, f"=== Current ({row.status}) ===\n{shown}"])
+    return {
+        "name": row.name,
+        "status": row.status,
+        "taskCount": row.task_count,
+        "outputLength": len(output),
+        "historyCount": len(answers),
+        "output": shown,
+    }
+
+
+def message_json(message: Message) -> Json:
+    """A message and how far it has come."""
+    return {
+        "id": message.pk,
+        "text": message.text,
+        "mode": message.mode,
+        "modeAsked": message.mode_asked,
+        "note": message.note or None,
+        "actor": message.actor,
+        "state": message.state,
+        "evidence": message.evidence,
+        "createdAt": message.created_at,
+        "deliveredAt": message.delivered_at,
+        "decidedAt": message.decided_at,
+        "takenUpAt": message.taken_up_at,
+        "usage": usage_json(Usage.objects.filter(message=message).sums()),
+    }
+
+
+def sent_json(message: Message) -> Json:
+    """What `send` answers: the old keys first."""
+    said: Json = {"sent": True, "mode": message.mode}
+    if message.note:
+        said["note"] = message.note
+    return {**said, "messageId": message.pk, "state": message.state}
+
+
+def entry_json(entry: Entry, text: str | None = None) -> Json:
+    """One piece of the transcript; `text` if the row does not hold all of it yet."""
+    facts: Json = {
+        "id": entry.pk,
+        "kind": entry.kind,
+        "at": entry.at,
+        "text": entry.text if text is None else text,
+        "final": entry.final,
+        "rev": entry.rev,
+        "answerId": entry.answer_id,
+        "messageId": entry.message_id,
+    }
+    if entry.tool or entry.call_id:
+        facts |= {"tool": entry.tool, "callId": entry.call_id}
+    if entry.kind == Entry.Kind.TOOL_CALL:
+        facts["arguments"] = entry.data.get("arguments")
+    elif entry.data:
+        facts["data"] = entry.data
+    if entry.is_error:
+        facts["isError"] = True
+    return facts
+
+
+def usage_json(sums: Mapping[str, Any] | None) -> Json:
+    """Tokens by class, and dollars."""
+    sums = sums or {}
+    return {
+        "input": sums.get("total_input") or 0,
+        "output": sums.get("total_output") or 0,
+        "cacheRead": sums.get("total_cache_read") or 0,
+        "cacheWrite": sums.get("total_cache_write") or 0,
+        "cost": float(sums.get("total_cost") or 0),
+        "calls": sums.get("calls") or 0,
+    }
+
+
+# -- what requests say -------------------------------------------------------------------------
+
+
+def body_of(request: Request) -> Json:
+    """The request's JSON object; another JSON value has none of the fields."""
+    return request.data if isinstance(request.data, dict) else {}
+
+
+def wish_of(data: Json) -> Wish:
+    """A lieutenant to be made. Raises BadInput with the contract's texts."""
+    for name in ("name", "role"):
+        if not isinstance(data.get(name), str) or not data[name].strip():
+            raise BadInput(f"{name} is required", name)
+    local = data.get("local")
+    if local is not None and not isinstance(local, bool):
+        raise BadInput("local: must be true or false", "local")
+    far = any(data.get(key) for key in ("vmId", "commitId", "provider"))
+    return Wish(
+        name=data["name"],
+        role=data["role"],
+        model=_text(data, "model"),
+        directive=_text(data, "directive"),
+        folder=_text(data, "folder"),
+        restart_policy=_text(data, "restartPolicy") or RestartPolicy.NEVER,
+        idle_limit_minutes=_number(data, "idleLimitMinutes", least=1, most=525_600),
+        stall_limit_seconds=_number(data, "stallLimitSeconds", least=0, most=604_800),
+        remote=far if local is None else not local,
+    )
+
+
+def query_number(request: Request, name: str, *, most: int = 1 << 53) -> int:
+    """A whole number from the query; absent or empty is 0. Raises BadInput."""
+    given = request.query_params.get(name, "")
+    if not given:
+        return 0
+    if not (given.isascii() and given.isdigit()) or len(given) > 18 or int(given) > most:
+        raise BadInput(f"{name}: must be a whole number from 0 to {most}", name)
+    return int(given)
+
+
+def _text(data: Json, name: str) -> str:
+    value = data.get(name)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise BadInput(f"{name}: must be a string", name)
+    return value
+
+
+def _number(data: Json, name: str, *, least: int, most: int) -> int | None:
+    value = data.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise BadInput(f"{name}: must be a whole number from {least} to {most}", name)
+    return value

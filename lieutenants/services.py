@@ -1,0 +1,357 @@
+"""What may be asked of lieutenants. Each function commits rows first and rings afterwards."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from django.conf import settings
+from django.db import IntegrityError, transaction
+from django.utils import timezone
+from kombu.exceptions import OperationalError
+
+from lieutenants import bells, delivery, reattach, rpc, runtime, tasks
+from lieutenants.agents import find_agent
+from lieutenants.exceptions import (
+    BadInput,
+    IllegalMove,
+    KeyReused,
+    LostRace,
+    NameTaken,
+    NoProvider,
+    NotFound,
+    NotNow,
+    TooLarge,
+)
+from lieutenants.models import Lieutenant, Message, Process, new_ulid
+from lieutenants.states import Mode, RestartPolicy, Status
+
+logger = logging.getLogger(__name__)
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+FOLLOW_UP_NOTE = "auto-queued as follow-up since lieutenant is working"
+PROMPT_NOTE = "sent as prompt since lieutenant is idle"
+STARTING_NOTE = "queued until the lieutenant is ready"
+RESTARTING_NOTE = "queued until the lieutenant is running again"
+
+
+@dataclass(frozen=True)
+class Wish:
+    """A lieutenant that somebody wants to have. Texts are as they were given."""
+
+    name: str
+    role: str
+    model: str = ""
+    directive: str = ""
+    folder: str = ""
+    restart_policy: str = RestartPolicy.NEVER
+    idle_limit_minutes: int | None = None
+    stall_limit_seconds: int | None = None
+    remote: bool = False
+
+
+def create(wish: Wish, *, actor: str) -> Lieutenant:
+    """Enlist a lieutenant; a worker brings its agent up after commit.
+
+    Raises BadInput, NameTaken, NoProvider, AgentMissing.
+    """
+    name, role = wish.name.strip(), wish.role.strip()
+    _check(wish, name, role)
+    if wish.remote:
+        raise NoProvider("No VM provider is set up here; only local lieutenants can be made.")
+    find_agent()
+    pk = new_ulid()
+    stall = settings.STALL_SECONDS if wish.stall_limit_seconds is None else wish.stall_limit_seconds
+    lieutenant = Lieutenant(
+        id=pk,
+        name=name,
+        role=role,
+        directive=wish.directive.strip(),
+        model=wish.model.strip() or settings.DEFAULT_MODEL,
+        system_prompt=system_prompt(name, role, wish.directive.strip()),
+        folder=wish.folder.strip() or runtime.default_workspace(pk),
+        host=settings.HOST,
+        parent_agent=settings.AGENT_NAME,
+        restart_policy=wish.restart_policy,
+        idle_limit_minutes=wish.idle_limit_minutes,
+        stall_limit_seconds=stall,
+    )
+    try:
+        with transaction.atomic():
+            lieutenant.save(force_insert=True)
+            lieutenant.moves.create(old="", new=Status.STARTING, reason="created", actor=actor)
+            _settle_later(pk)
+    except IntegrityError:
+        raise NameTaken(
+            f"Lieutenant '{name}' already exists. Destroy it first or use a different name."
+        ) from None
+    return lieutenant
+
+
+def system_prompt(name: str, role: str, directive: str) -> str:
+    """What the agent is told about itself, in addition to its own instructions."""
+    parts = [
+        f"You are {name}, a lieutenant in a fleet of agents that one operator looks after.",
+        f"Your role: {role}",
+        "You keep this session from task to task, so build on what you learned before. Messages "
+        "come from the operator or from other agents on the operator's behalf. Nobody watches "
+        "while you work and nobody can answer questions in between: decide what is reasonable, "
+        "do it, and end each task with a short report of what you did, what you found and what "
+        "is still open.",
+    ]
+    return "\n\n".join(part for part in [*parts, directive] if part) + "\n"
+
+
+def find(name: str, *, missing: str = "Lieutenant not found") -> Lieutenant:
+    """The living lieutenant of this name, or NotFound with the given text."""
+    lieutenant = Lieutenant.objects.living().filter(name=name).first()
+    if lieutenant is None:
+        raise NotFound(missing)
+    return lieutenant
+
+
+def send(
+    name: str, text: object, *, mode: object = None, key: str = "", actor: str = ""
+) -> tuple[Message, bool]:
+    """Put a message on its way; returns it and whether it is new.
+
+    The same idempotency key gives the same message, if text and mode are the same, else KeyReused.
+    Raises BadInput, TooLarge, NotFound, NotNow.
+    """
+    text, asked = _message_text(text), _message_mode(mode)
+    if len(key) > 200 or not rpc.storable(key):
+        raise BadInput("Idempotency-Key: at most 200 characters")
+    with transaction.atomic():
+        lieutenant = _locked(name)
+        if key and (known := lieutenant.messages.filter(idempotency_key=key).first()):
+            if known.text != text or known.mode_asked != asked:
+                raise KeyReused("Idempotency-Key: was used for another message")
+            return known, False
+        actual, note = _fitting_mode(lieutenant, asked)
+        message = Message.objects.create(
+            lieutenant=lieutenant,
+            text=text,
+            mode=actual,
+            mode_asked=asked,
+            note=note,
+            actor=actor[:200],
+            idempotency_key=key or None,
+        )
+        counted = {"task_count": lieutenant.task_count + (actual == Mode.PROMPT)}
+        if lieutenant.status == Status.IDLE:
+            lieutenant.move(
+                Status.WORKING, reason="a message was sent", actor=actor or "reef", **counted
+            )
+        elif actual == Mode.PROMPT:
+            Lieutenant.objects.filter(pk=lieutenant.pk).update(**counted)
+        transaction.on_commit(lambda: bells.ring(lieutenant.pk))
+    return message, True
+
+
+def pause(name: str, *, actor: str, force: bool = False) -> Lieutenant:
+    """End the agent in an orderly way; its session stays. Pausing twice is no error."""
+    lieutenant = find(name, missing=f"Lieutenant '{name}' not found")
+    if lieutenant.status == Status.PAUSED:
+        return lieutenant
+    if lieutenant.status == Status.WORKING and not force:
+        raise NotNow(
+            f"Lieutenant '{name}' is working. Wait for it to finish or steer it first."
+        )
+    _move(lieutenant, Status.PAUSED, "pause asked", actor)
+    return lieutenant
+
+
+def resume(name: str, *, actor: str) -> Lieutenant:
+    """Start the agent of a paused lieutenant again, on its session."""
+    lieutenant = find(name, missing=f"Lieutenant '{name}' not found")
+    if lieutenant.status != Status.PAUSED:
+        raise NotNow(f"Lieutenant '{name}' is not paused (status: {lieutenant.status})")
+    find_agent()
+    _move(lieutenant, Status.STARTING, "resume asked", actor, restarts=0)
+    return lieutenant
+
+
+def restart(name: str, *, actor: str) -> Lieutenant:
+    """End the agent, if it runs, and start it again on its session."""
+    lieutenant = find(name, missing=f"Lieutenant '{name}' not found")
+    if lieutenant.status == Status.STARTING:
+        raise NotNow(f"Lieutenant '{name}' is starting already")
+    find_agent()
+    with transaction.atomic():
+        lieutenant.processes.filter(ended_at__isnull=True).update(stop_asked_at=timezone.now())
+        _move(lieutenant, Status.STARTING, "restart asked", actor, restarts=0)
+    return lieutenant
+
+
+def abort(name: str, *, actor: str) -> Lieutenant:
+    """Break off the running answer. What waits behind it is withdrawn, too."""
+    lieutenant = find(name, missing=f"Lieutenant '{name}' not found")
+    if lieutenant.status != Status.WORKING:
+        raise NotNow(f"Lieutenant '{name}' is not working (status: {lieutenant.status})")
+    with transaction.atomic():
+        now = timezone.now()
+        Lieutenant.objects.filter(pk=lieutenant.pk).update(abort_asked_at=now)
+        delivery.withdraw_queued(lieutenant, delivery.WITHDRAWN, now)
+        transaction.on_commit(lambda: bells.ring(lieutenant.pk))
+    logger.info("%s: abort asked by %s", name, actor)
+    return lieutenant
+
+
+def destroy(name: str, *, actor: str) -> str:
+    """End the lieutenant for good; its transcript stays. Repeating it is no error."""
+    lieutenant = Lieutenant.objects.living().filter(name=name).first()
+    if lieutenant is None:
+        lieutenant = Lieutenant.objects.filter(name=name).first()
+        if lieutenant is None:
+            raise NotFound(f"Lieutenant '{name}' not found")
+        return _epitaph(lieutenant)
+    with transaction.atomic():
+        _move(lieutenant, Status.DESTROYED, "destroy asked", actor)
+        delivery.withdraw_queued(lieutenant, "the lieutenant was destroyed", timezone.now())
+    return _epitaph(lieutenant)
+
+
+def destroy_all(*, actor: str) -> list[str]:
+    """Destroy every living lieutenant, oldest first; one that fails does not stop the others."""
+    results = []
+    living = Lieutenant.objects.living().order_by("created_at", "id")
+    for name in list(living.values_list("name", flat=True)):
+        try:
+            results.append(destroy(name, actor=actor))
+        except (LostRace, IllegalMove) as error:
+            results.append(f"{name}: failed — {error}")
+    return results
+
+
+def discover() -> list[str]:
+    """Take up agents that run on this host and that nobody follows; one line for each."""
+    return reattach.discover()
+
+
+def at_rest(lieutenant_id: str) -> bool:
+    """Whether start or stop of this lieutenant has come to its end."""
+    lieutenant = Lieutenant.objects.filter(pk=lieutenant_id).first()
+    if lieutenant is None or lieutenant.status == Status.STARTING:
+        return lieutenant is None
+    stopping = Process.objects.live().filter(lieutenant=lieutenant)
+    return lieutenant.should_run or not stopping.exists()
+
+
+# -- rules of the above -----------------------------------------------------------------------
+
+
+def _check(wish: Wish, name: str, role: str) -> None:
+    """Refuse what is no lieutenant, with the contract's texts."""
+    if not name:
+        raise BadInput("name is required", "name")
+    if not role:
+        raise BadInput("role is required", "role")
+    if not NAME.fullmatch(name):
+        raise BadInput(
+            "name: 1 to 64 of A-Z a-z 0-9 . _ - and a letter or digit first", "name"
+        )
+    if wish.restart_policy not in RestartPolicy.values:
+        valid = ", ".join(RestartPolicy.values)
+        raise BadInput(f"restartPolicy: must be one of {valid}", "restart_policy")
+    for label, text, most in (
+        ("role", role, 4000),
+        ("directive", wish.directive, 20_000),
+        ("model", wish.model, 200),
+        ("folder", wish.folder, 1000),
+    ):
+        if len(text) > most:
+            raise BadInput(f"{label}: at most {most} characters", label)
+        if not rpc.storable(text):
+            raise BadInput(f"{label}: has characters that are no text", label)
+    if wish.model.strip().startswith("-"):
+        raise BadInput("model: must not start with a dash", "model")
+    if wish.folder.strip():
+        _check_folder(wish.folder.strip())
+
+
+def _check_folder(folder: str) -> None:
+    path = Path(folder)
+    try:
+        good = path.is_absolute() and path.is_dir()
+    except OSError:
+        good = False
+    if not good:
+        raise BadInput("folder: must be an absolute path of a folder that exists", "folder")
+    if path.resolve() == settings.DATA_DIR or settings.RUN_DIR in path.resolve().parents:
+        raise BadInput("folder: must not be reef's own data folder", "folder")
+
+
+def _message_text(text: object) -> str:
+    if not isinstance(text, str) or not text.strip():
+        raise BadInput("message is required", "message")
+    if not rpc.storable(text):
+        raise BadInput("message: has characters that are no text (NUL or half a pair)", "message")
+    size = len(text.encode())
+    if size > settings.MAX_MESSAGE_BYTES:
+        most = settings.MAX_MESSAGE_BYTES
+        raise TooLarge(f"message: has {size} bytes, at most {most} are taken", "message")
+    return text
+
+
+def _message_mode(mode: object) -> Mode:
+    if mode is None:
+        return Mode.PROMPT
+    if not isinstance(mode, str) or mode not in Mode.values:
+        raise BadInput(f"mode: must be one of {', '.join(Mode.values)}", "mode")
+    return Mode(mode)
+
+
+def _locked(name: str) -> Lieutenant:
+    """The row to send to, held until commit, or why nothing can be sent."""
+    lieutenant = Lieutenant.objects.select_for_update().living().filter(name=name).first()
+    if lieutenant is None:
+        if Lieutenant.objects.filter(name=name).exists():
+            raise NotFound(f"Lieutenant '{name}' has been destroyed")
+        raise NotFound(f"Lieutenant '{name}' not found")
+    if lieutenant.status == Status.PAUSED:
+        raise NotNow(f"Lieutenant '{name}' is paused. Resume it first.")
+    if lieutenant.status == Status.ERROR and lieutenant.restart_at is None:
+        raise NotNow(f"No active RPC connection for '{name}'")
+    return lieutenant
+
+
+def _fitting_mode(lieutenant: Lieutenant, asked: Mode) -> tuple[Mode, str]:
+    """The mode that loses nothing in the lieutenant's present status, and a note if it differs."""
+    first = not lieutenant.messages.pending().exists()
+    if lieutenant.status == Status.IDLE:
+        return Mode.PROMPT, "" if asked == Mode.PROMPT else PROMPT_NOTE
+    if lieutenant.status in (Status.STARTING, Status.ERROR):
+        note = STARTING_NOTE if lieutenant.status == Status.STARTING else RESTARTING_NOTE
+        return (Mode.PROMPT if first or asked == Mode.PROMPT else asked), note
+    if asked == Mode.PROMPT:
+        return Mode.FOLLOW_UP, FOLLOW_UP_NOTE
+    return asked, ""
+
+
+def _move(
+    lieutenant: Lieutenant, to: Status, reason: str, actor: str, **fields: object
+) -> None:
+    with transaction.atomic():
+        lieutenant.move(to, reason=reason, actor=actor, **fields)
+        _settle_later(lieutenant.pk)
+
+
+def _settle_later(lieutenant_id: str) -> None:
+    transaction.on_commit(lambda: ring_worker(tasks.settle.delay, lieutenant_id))
+
+
+def ring_worker(delay: Callable[[str], object], lieutenant_id: str) -> None:
+    """Ring a worker; without a broker the next reconcile finds the row."""
+    try:
+        delay(lieutenant_id)
+    except (OperationalError, OSError) as error:
+        logger.warning("the broker does not answer (%s); the next reconcile acts", error)
+
+
+def _epitaph(lieutenant: Lieutenant) -> str:
+    tasks_done = f"{lieutenant.task_count} tasks completed"
+    return f"{lieutenant.name}: destroyed (local, {tasks_done})"
+

@@ -1,0 +1,394 @@
+"""One live process as the follower knows it: journal records in, rows and commands out.
+
+All that a session must remember across a restart of the worker stands in `Process.state` and in
+rows that are not final, written in the same transaction as the journal's offset. So a follower
+that is killed anywhere goes on from its last commit, and nothing is lost or doubled.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields
+from datetime import datetime
+from typing import Any
+
+from django.utils import timezone
+
+from lieutenants import delivery, ending, rpc
+from lieutenants.exceptions import IllegalMove, LostRace
+from lieutenants.ledger import Ledger
+from lieutenants.models import Entry, Lieutenant, Message, Process
+from lieutenants.rpc import Outgoing
+from lieutenants.states import Outcome, Status
+from lieutenants.transcript import Event, Transcript, moment, whole
+
+logger = logging.getLogger(__name__)
+
+BARRIER = "~state-"
+BARRIER_SECONDS = 3.0
+
+NO_MODEL = (
+    "The agent has no model to work with. Give it one: set ANTHROPIC_API_KEY (or another "
+    "provider's key) where reef is started, or put a provider into models.json in the agent's "
+    "folder; `up --demo` brings a small local one."
+)
+
+
+@dataclass
+class Memory:
+    """What is known of the agent at the journal's offset; kept as `Process.state`."""
+
+    running: bool = False
+    retrying: bool = False
+    compacting: int = 0
+    # The agent said that it has nothing left to do, and nothing has begun since.
+    settled: bool = True
+    # Its last run has ended, as far as it told.
+    ran: bool = False
+    stop_reason: str = ""
+    failure: str = ""
+    # The message that was delivered and has no verdict yet.
+    inflight: str = ""
+    answer: int | None = None
+    message: str | None = None
+    barrier: int = 0
+    clears_queue: bool = True
+
+    @classmethod
+    def load(cls, state: dict[str, Any]) -> Memory:
+        """From `Process.state`; keys of an older reef are left out."""
+        known = {each.name for each in fields(cls)}
+        return cls(**{key: value for key, value in state.items() if key in known})
+
+    @property
+    def busy(self) -> bool:
+        """Whether the agent is at work, or will go on by itself."""
+        return self.running or self.retrying or self.compacting > 0
+
+    def outcome(self) -> Outcome:
+        """How the run ended, by the agent's own stop reason."""
+        by_reason = {"aborted": Outcome.ABORTED, "error": Outcome.ERROR}
+        return by_reason.get(self.stop_reason, Outcome.COMPLETED)
+
+
+@dataclass
+class Session(Transcript):
+    """A live process: its transcript, and what it is doing."""
+
+    memory: Memory = field(default_factory=Memory)
+    outgoing: list[Outgoing] = field(default_factory=list)
+    ended: bool = False
+    # Known to be idle, with nothing on its way: need not be looked at until something comes.
+    resting: bool = False
+    # Seconds of the follower's clock: when the last record came, and when was asked for a state.
+    heard_at: float = 0.0
+    asked_at: float | None = None
+
+    @classmethod
+    def open(cls, process: Process) -> Session:
+        """Take a process up where its rows stand."""
+        session = cls(process, process.lieutenant, memory=Memory.load(process.state))
+        session.message_id = session.memory.message
+        session.reopen(session.memory.answer)
+        return session
+
+    # -- one pass -------------------------------------------------------------------------
+
+    def apply(self, records: list[list[Any]], ledger: Ledger) -> None:
+        """Take in what the journal says next; runs inside the pass's transaction."""
+        self.ledger = ledger
+        self.resting = False
+        for record in records:
+            kind = record[0]
+            if kind in rpc.DELTA_KINDS:
+                self.delta(rpc.DELTA_KINDS[kind], int(record[1]), str(record[2]))
+            else:
+                self.flush_texts()
+                self._take(record)
+        self.flush_texts()
+        self.lieutenant.last_activity_at = timezone.now()
+
+    def remember(self) -> None:
+        """Bring the columns that the pass writes up to date; new rows have their ids by now."""
+        self.memory.answer = self.answer.pk if self.answer else None
+        self.memory.message = self.message_id
+        self.process.state = asdict(self.memory)
+        self.lieutenant.waiting_for = self.waiting_for()
+
+    def _take(self, record: list[Any]) -> None:
+        kind, at = record[0], moment(record[1])
+        if kind == "e" and isinstance(record[2], dict):
+            handler = _HANDLERS.get(str(record[2].get("type")))
+            if handler:
+                handler(self, record[2], at)
+        elif kind == "s":
+            self._delivered(str(record[2]), at)
+        elif kind == "x":
+            ending.end(self, record[2] if isinstance(record[2], dict) else {}, at)
+        elif kind == "g":
+            text = f"The agent printed what is not its protocol: {record[2]}"
+            self.notice(at, text, is_error=True)
+        elif kind == "l":
+            self.notice(at, f"A line of {record[3]} bytes was left out.", is_error=True)
+
+    def notice(self, at: datetime, text: str, **fields: Any) -> None:
+        """Something worth knowing that nobody said."""
+        self.add(Entry.Kind.NOTICE, at, text=text, **fields)
+
+    # -- runs and messages of the agent ---------------------------------------------------
+
+    def _agent_start(self, _event: Event, at: datetime) -> None:
+        memory = self.memory
+        goes_on = memory.retrying or memory.compacting or not memory.ran
+        if self.answer and not goes_on:
+            self.close_answer(at, memory.outcome(), memory.failure)
+        if self.answer is None:
+            self.open_answer(at)
+        memory.running, memory.settled, memory.ran = True, False, False
+        memory.retrying = False
+        memory.stop_reason, memory.failure = "", ""
+        self.shift(Status.WORKING, "the agent began to work", {Status.IDLE})
+
+    def _agent_end(self, event: Event, at: datetime) -> None:
+        memory = self.memory
+        memory.running, memory.ran = False, True
+        memory.stop_reason = str(event.get("stopReason") or memory.stop_reason)
+        memory.failure = str(event.get("errorMessage") or memory.failure)
+        memory.retrying = bool(event.get("willRetry"))
+        self.close_blocks()
+        if memory.inflight and Message.objects.filter(
+            pk=memory.inflight, taken_up_at__isnull=False
+        ):
+            evidence = {"note": "the agent worked through it without a response of its own"}
+            self._decided(memory.inflight, True, evidence, at)
+
+    def _agent_settled(self, _event: Event, _at: datetime) -> None:
+        self.memory.settled = not self.memory.busy
+
+    def _message_end(self, event: Event, at: datetime) -> None:
+        message = event.get("message")
+        role = message.get("role") if isinstance(message, dict) else None
+        if role == "user":
+            self._user_message(message, at)
+        elif role == "assistant":
+            self._assistant_message(message, at)
+        elif role == "toolResult":
+            self.tool_result(message, at)
+
+    def _user_message(self, said: Event, at: datetime) -> None:
+        text = rpc.text_of(said.get("content"))
+        message = delivery.take_up(self.lieutenant, text, at)
+        if message:
+            self.message_id = message.pk
+            if self.answer and self.answer.message_id is None:
+                self.answer.message_id = message.pk
+                self.ledger.change(self.answer)
+        images = rpc.count_images(said.get("content"))
+        data = {"images": images} if images else {}
+        self.add(Entry.Kind.USER, at, text=text, message=message, data=data)
+
+    def _assistant_message(self, said: Event, at: datetime) -> None:
+        self.assistant_blocks(said, at)
+        memory = self.memory
+        memory.stop_reason, memory.failure = str(said.get("stopReason") or ""), ""
+        if memory.stop_reason == "error":
+            failure = str(said.get("errorMessage") or "The model failed without a word.")
+            memory.failure = self.lieutenant.trouble = failure
+            self.add(Entry.Kind.ERROR, at, text=failure, is_error=True)
+        elif memory.stop_reason == "aborted":
+            self.notice(at, "The answer was aborted.")
+        else:
+            self.lieutenant.trouble = ""
+
+    # -- trouble with the model -----------------------------------------------------------
+
+    def _retry_start(self, event: Event, at: datetime) -> None:
+        self.memory.retrying = True
+        seconds = whole(event.get("delayMs")) / 1000
+        self.lieutenant.trouble = (
+            f"{event.get('errorMessage') or 'The model failed'} · try {event.get('attempt')} of "
+            f"{event.get('maxAttempts')} in {seconds:g} s"
+        )
+        self.notice(at, self.lieutenant.trouble, data={"retry": event})
+
+    def _retry_end(self, event: Event, at: datetime) -> None:
+        self.memory.retrying = False
+        if event.get("success"):
+            self.lieutenant.trouble = ""
+            return
+        failure = str(event.get("finalError") or "The model failed")
+        self.lieutenant.trouble = self.memory.failure = failure
+        self.notice(at, f"No more tries: {failure}", data={"retry": event}, is_error=True)
+
+    def _compaction_start(self, event: Event, at: datetime) -> None:
+        self.memory.compacting += 1
+        self.memory.settled = False
+        reasons = {"overflow": "it is full", "threshold": "it is nearly full"}
+        why = reasons.get(str(event.get("reason")), "it was asked to")
+        self.notice(at, f"The agent shortens its context: {why}.", data={"compaction": event})
+
+    def _compaction_end(self, event: Event, at: datetime) -> None:
+        self.memory.compacting = max(0, self.memory.compacting - 1)
+        self.memory.retrying = bool(event.get("willRetry"))
+        result = event.get("result")
+        if isinstance(result, dict):
+            text = f"Context shortened from {whole(result.get('tokensBefore'))} tokens."
+            self.lieutenant.trouble = ""
+        else:
+            text = str(event.get("errorMessage") or "The context was not shortened.")
+            self.lieutenant.trouble = "" if event.get("aborted") else text
+        self.notice(at, text, data={"compaction": event}, is_error=not isinstance(result, dict))
+
+    # -- extensions -----------------------------------------------------------------------
+
+    def _extension_error(self, event: Event, at: datetime) -> None:
+        text = f"Extension {event.get('extensionPath')}: {event.get('error')}"
+        self.add(Entry.Kind.ERROR, at, text=text, is_error=True)
+
+    def _ui_request(self, event: Event, at: datetime) -> None:
+        """Nobody sits at the agent's side, so each dialog is dismissed at once."""
+        method, request = str(event.get("method")), event.get("id")
+        if method in rpc.DIALOGS and isinstance(request, str):
+            self.outgoing.append(rpc.dismiss(request))
+            asked = " ".join(str(event.get(key) or "") for key in ("title", "message")).strip()
+            text = f"The agent asked “{asked}”. Nobody could answer, so it was dismissed."
+            self.notice(at, text, data={"dialog": method})
+        elif method == "notify":
+            self.notice(at, str(event.get("message") or ""))
+
+    # -- responses ------------------------------------------------------------------------
+
+    def _delivered(self, command: str, at: datetime) -> None:
+        if not command.startswith("~") and delivery.delivered(command, at):
+            self.memory.inflight, self.memory.settled = command, False
+            self.next_rev()
+
+    def _response(self, event: Event, at: datetime) -> None:
+        command, kind = str(event.get("id") or ""), event.get("command")
+        if kind == "get_state":
+            self._state_answer(command, event, at)
+        elif kind == "clear_queue":
+            self._queue_given_back(event, at)
+        elif command and not command.startswith("~"):
+            accepted = bool(event.get("success"))
+            evidence = {key: value for key, value in event.items() if key != "data"}
+            self._decided(command, accepted, evidence, at)
+            if not accepted:
+                text = f"The agent refused a message: {event.get('error')}"
+                self.add(Entry.Kind.ERROR, at, text=text, is_error=True)
+
+    def _decided(self, message: str, accepted: bool, evidence: Event, at: datetime) -> None:
+        delivery.decide(message, accepted=accepted, evidence=evidence, at=at)
+        if self.memory.inflight == message:
+            self.memory.inflight = ""
+        self.memory.settled = False
+        self.next_rev()
+
+    def _queue_given_back(self, event: Event, at: datetime) -> None:
+        data = event.get("data")
+        queues = data.values() if isinstance(data, dict) else []
+        texts = [str(text) for queue in queues if isinstance(queue, list) for text in queue]
+        if count := delivery.withdraw_accepted(self.lieutenant, texts, at):
+            self.notice(at, f"The abort withdrew {count} queued message(s).")
+
+    def _state_answer(self, command: str, event: Event, at: datetime) -> None:
+        data = event.get("data")
+        state = data if isinstance(data, dict) else {}
+        if self.process.ready_at is None:
+            self._ready(state, at)
+        elif command == f"{BARRIER}{self.memory.barrier}":
+            self.asked_at = None
+            idle = not state.get("isStreaming") and not state.get("pendingMessageCount")
+            self.memory.settled = idle and not self.memory.busy
+
+    def _ready(self, state: Event, at: datetime) -> None:
+        self.process.ready_at = at
+        self.process.save(update_fields=["ready_at"])
+        model = state.get("model")
+        if isinstance(model, dict):
+            if "unknown" in (model.get("id"), model.get("provider")):
+                ending.give_up(self, NO_MODEL)
+                return
+            name = f"{model.get('provider')}/{model.get('id')}"[:200]
+            Lieutenant.objects.filter(pk=self.lieutenant.pk, model="").update(model=name)
+        waiting = Message.objects.undecided().filter(lieutenant=self.lieutenant).exists()
+        to = Status.WORKING if waiting else Status.IDLE
+        self.shift(to, "the agent is ready", {Status.STARTING})
+
+    # -- coming to rest -------------------------------------------------------------------
+
+    def rest_if_settled(self, clock: float) -> None:
+        """Become idle once the agent has nothing left and nothing is on its way to it."""
+        memory = self.memory
+        if self.ended or self.process.ready_at is None or memory.busy or memory.inflight:
+            return
+        if not memory.settled:
+            self._ask_whether_settled(clock)
+            return
+        if Message.objects.undecided().filter(lieutenant=self.lieutenant).exists():
+            return
+        now = timezone.now()
+        if self.answer:
+            self.close_answer(now, memory.outcome(), memory.failure)
+        delivery.all_done(self.lieutenant, now)
+        self.shift(Status.IDLE, "the agent has nothing left to do", {Status.WORKING})
+        self.resting = True
+
+    def _ask_whether_settled(self, clock: float) -> None:
+        """The answer comes after all that the agent has to say before it."""
+        if self.asked_at is None:
+            self.asked_at = clock
+            self.memory.barrier += 1
+            self.outgoing.append(rpc.simple("get_state", f"{BARRIER}{self.memory.barrier}"))
+        elif clock - self.asked_at > BARRIER_SECONDS:
+            # An agent that does not know the question has said all it has to say.
+            self.asked_at = None
+            self.memory.settled = True
+
+    def shift(self, to: Status, reason: str, when: set[Status], **fields: Any) -> bool:
+        """Move the lieutenant if its row is in one of `when`; somebody else may be quicker."""
+        row = Lieutenant.objects.get(pk=self.lieutenant.pk)
+        if row.status not in when:
+            return False
+        try:
+            row.move(to, reason=reason, **fields)
+        except (LostRace, IllegalMove) as error:
+            logger.info("%s", error)
+            return False
+        return True
+
+    def waiting_for(self) -> str:
+        """What the lieutenant is waiting for, in words for people."""
+        memory = self.memory
+        if self.ended:
+            return ""
+        if self.process.ready_at is None:
+            return "the agent's start"
+        if self.results:
+            return "tool " + ", ".join(sorted({each.tool for each in self.results.values()}))[:190]
+        if memory.compacting:
+            return "the context to be shortened"
+        if memory.retrying:
+            return "the next try"
+        if memory.inflight:
+            return "the agent's verdict on a message"
+        return "the model" if memory.running else ""
+
+
+_HANDLERS: dict[str, Callable[[Session, Event, datetime], None]] = {
+    "agent_start": Session._agent_start,
+    "agent_end": Session._agent_end,
+    "agent_settled": Session._agent_settled,
+    "message_end": Session._message_end,
+    "tool_execution_start": Session.tool_start,
+    "tool_execution_update": Session.tool_update,
+    "tool_execution_end": Session.tool_end,
+    "auto_retry_start": Session._retry_start,
+    "auto_retry_end": Session._retry_end,
+    "compaction_start": Session._compaction_start,
+    "compaction_end": Session._compaction_end,
+    "extension_error": Session._extension_error,
+    "extension_ui_request": Session._ui_request,
+    "response": Session._response,
+}

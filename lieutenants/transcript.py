@@ -1,0 +1,286 @@
+"""The transcript of one process as it grows: pieces of text, blocks, tools, usage, answers.
+
+`Transcript` turns what the agent says into entries of the running pass's ledger. What it holds
+in memory can be read back from rows that are not final.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+from django.utils import timezone
+
+from lieutenants import rpc
+from lieutenants.ledger import Ledger, join_chunks
+from lieutenants.models import Answer, Chunk, Entry, Lieutenant, Process, Usage
+from lieutenants.states import Outcome
+
+Event = dict[str, Any]
+
+
+@dataclass
+class Transcript:
+    """The entries, blocks and answer that one process is at."""
+
+    process: Process
+    lieutenant: Lieutenant
+    blocks: dict[tuple[str, int], Entry] = field(default_factory=dict)
+    results: dict[str, Entry] = field(default_factory=dict)
+    answer: Answer | None = None
+    # The message that is being worked on.
+    message_id: str | None = None
+    ledger: Ledger = field(default_factory=Ledger)
+    _texts: dict[int, tuple[Entry, list[str]]] = field(default_factory=dict)
+
+    def reopen(self, answer_id: int | None) -> None:
+        """Take up the rows that were not final when the last follower ended."""
+        for entry in self.process.entries.filter(final=False).order_by("id"):
+            if entry.kind == Entry.Kind.TOOL_RESULT:
+                self.results[entry.call_id] = entry
+            else:
+                self.blocks[(entry.kind, entry.block or 0)] = entry
+        if answer_id is not None:
+            self.answer = Answer.objects.filter(pk=answer_id).first()
+
+    # -- text as it comes -----------------------------------------------------------------
+
+    def delta(self, kind: str, block: int, text: str) -> None:
+        entry = self.blocks.get((kind, block))
+        if entry is None:
+            entry = self.add(kind, timezone.now(), block=block, final=False)
+            self.blocks[(kind, block)] = entry
+        self._texts.setdefault(id(entry), (entry, []))[1].append(text)
+
+    def flush_texts(self) -> None:
+        """Make one chunk of what each open entry got since the last flush."""
+        for entry, parts in self._texts.values():
+            chunk = Chunk(lieutenant=self.lieutenant, entry=entry, rev=self.next_rev())
+            chunk.text = "".join(parts)
+            self.ledger.chunks.append(chunk)
+        self._texts.clear()
+
+    def text_so_far(self, entry: Entry) -> str:
+        """All chunks of an open entry, those of this pass included."""
+        kept = join_chunks(entry) if entry.pk else ""
+        return kept + "".join(each.text for each in self.ledger.chunks if each.entry is entry)
+
+    # -- entries ---------------------------------------------------------------------------
+
+    def next_rev(self) -> int:
+        """The number of the next change of this transcript."""
+        self.lieutenant.rev += 1
+        return self.lieutenant.rev
+
+    def add(self, kind: str, at: datetime, **fields: Any) -> Entry:
+        """A new entry of the transcript."""
+        entry = Entry(
+            lieutenant=self.lieutenant,
+            process=self.process,
+            answer=self.answer,
+            kind=kind,
+            at=at,
+            rev=self.next_rev(),
+            **fields,
+        )
+        self.ledger.entries.append(entry)
+        return entry
+
+    def revise(self, entry: Entry, **fields: Any) -> None:
+        """Change an entry, so that whoever follows the transcript gets it again."""
+        for name, value in fields.items():
+            setattr(entry, name, value)
+        entry.rev = self.next_rev()
+        self.ledger.change(entry)
+
+    # -- what the agent says --------------------------------------------------------------
+
+    def assistant_blocks(self, said: Event, at: datetime) -> None:
+        """The whole message of the agent: its blocks' final texts, and what it cost."""
+        content = said.get("content")
+        for number, block in enumerate(content if isinstance(content, list) else []):
+            if isinstance(block, dict):
+                self._block(number, block, at)
+        self.close_blocks()
+        self._count_usage(said, at)
+
+    def _block(self, number: int, block: Event, at: datetime) -> None:
+        kind = {"text": Entry.Kind.TEXT, "thinking": Entry.Kind.THINKING}.get(
+            str(block.get("type"))
+        )
+        fields: dict[str, Any] = {"final": True}
+        if kind:
+            fields["text"] = str(block.get(kind.value) or "")
+        elif block.get("type") == "toolCall":
+            kind = Entry.Kind.TOOL_CALL
+            fields |= {
+                "text": "",
+                "tool": str(block.get("name") or "")[:200],
+                "call_id": str(block.get("id") or "")[:200],
+                "data": {"arguments": block.get("arguments")},
+            }
+        else:
+            return
+        entry = self.blocks.pop((kind.value, number), None)
+        if entry:
+            self.revise(entry, **fields)
+        elif fields.get("text") or kind is Entry.Kind.TOOL_CALL:
+            self.add(kind, at, block=number, **fields)
+
+    def close_blocks(self) -> None:
+        """Blocks whose end was never told keep what was heard of them."""
+        for entry in self.blocks.values():
+            self.revise(entry, final=True, text=self.text_so_far(entry))
+        self.blocks.clear()
+
+    def _count_usage(self, said: Event, at: datetime) -> None:
+        usage = said.get("usage")
+        if not isinstance(usage, dict):
+            return
+        cost = usage.get("cost")
+        counted = Usage(
+            lieutenant=self.lieutenant,
+            message_id=self.message_id,
+            answer=self.answer,
+            provider=str(said.get("provider") or "")[:100],
+            model=str(said.get("model") or "")[:200],
+            stop_reason=str(said.get("stopReason") or "")[:40],
+            input=whole(usage.get("input")),
+            output=whole(usage.get("output")),
+            cache_read=whole(usage.get("cacheRead")),
+            cache_write=whole(usage.get("cacheWrite")),
+            cost=_dollars(cost.get("total") if isinstance(cost, dict) else 0),
+            at=at,
+            day=at.date(),
+        )
+        self.ledger.usage.append(counted)
+        classes = ("input", "output", "cache_read", "cache_write")
+        figures = {name: getattr(counted, name) for name in classes}
+        figures |= {"cost": float(counted.cost), "model": counted.model}
+        self.add(Entry.Kind.USAGE, at, data=figures)
+
+    # -- tools ------------------------------------------------------------------------------
+
+    def tool_start(self, event: Event, at: datetime) -> None:
+        call_id = str(event.get("toolCallId") or "")[:200]
+        self.results[call_id] = self.add(
+            Entry.Kind.TOOL_RESULT,
+            at,
+            call_id=call_id,
+            tool=str(event.get("toolName") or "")[:200],
+            final=False,
+        )
+
+    def tool_update(self, event: Event, _at: datetime) -> None:
+        entry = self.results.get(str(event.get("toolCallId") or "")[:200])
+        partial = event.get("partialResult")
+        if entry and isinstance(partial, dict):
+            self.revise(entry, text=rpc.text_of(partial.get("content")))
+
+    def tool_end(self, event: Event, at: datetime) -> None:
+        result = event.get("result")
+        content = result.get("content") if isinstance(result, dict) else result
+        self._finish_tool(event, content, at)
+
+    def tool_result(self, message: Event, at: datetime) -> None:
+        """The result as the model gets it; mostly told before by the tool's own end."""
+        call_id = str(message.get("toolCallId") or "")[:200]
+        told = any(e.call_id == call_id for e in self.ledger.entries if e.final)
+        told = (
+            told
+            or Entry.objects.filter(
+                process=self.process, call_id=call_id, kind=Entry.Kind.TOOL_RESULT, final=True
+            ).exists()
+        )
+        if call_id in self.results or not told:
+            self._finish_tool(message, message.get("content"), at)
+
+    def _finish_tool(self, event: Event, content: Any, at: datetime) -> None:
+        call_id = str(event.get("toolCallId") or "")[:200]
+        images = rpc.count_images(content)
+        fields: dict[str, Any] = {
+            "text": rpc.text_of(content),
+            "is_error": bool(event.get("isError")),
+            "final": True,
+            "data": {"images": images} if images else {},
+        }
+        entry = self.results.pop(call_id, None)
+        if entry:
+            self.revise(entry, **fields)
+        else:
+            tool = str(event.get("toolName") or "")[:200]
+            self.add(Entry.Kind.TOOL_RESULT, at, call_id=call_id, tool=tool, **fields)
+
+    # -- answers ---------------------------------------------------------------------------
+
+    def open_answer(self, at: datetime) -> None:
+        """The agent begins to work."""
+        self.answer = Answer(
+            lieutenant=self.lieutenant,
+            process=self.process,
+            started_at=at,
+            message_id=self.message_id,
+        )
+        self.ledger.answers.append(self.answer)
+
+    def close_answer(self, at: datetime, outcome: Outcome, failure: str = "") -> None:
+        """Put the running answer's text together; it is the newest finished one now."""
+        answer = self.answer
+        if answer is None:
+            return
+        self.answer = None
+        answer.ended_at = at
+        answer.error = failure
+        answer.outcome = outcome
+        answer.text = self._answer_text(answer)
+        self.ledger.change(answer)
+        self.next_rev()
+
+    def _answer_text(self, answer: Answer) -> str:
+        """Entries of earlier passes from their rows, those of this pass from the ledger."""
+        entries: dict[int, Entry] = {}
+        if answer.pk:
+            rows = answer.entries.filter(kind=Entry.Kind.TEXT).order_by("id")
+            entries = {row.pk: row for row in rows}
+        changed = self.ledger.changed_entries(answer)
+        entries |= {pk: entry for pk, entry in changed.items() if entry.kind == Entry.Kind.TEXT}
+        texts = [entry.text for _, entry in sorted(entries.items())]
+        new = [each for each in self.ledger.entries if each.answer is answer]
+        texts += [each.text for each in new if each.kind == Entry.Kind.TEXT]
+        return "".join(texts)
+
+
+def texts_of_open(entries: Iterable[Entry]) -> dict[int, str]:
+    """The text so far of those that are still being said, by entry id."""
+    opened = [entry.pk for entry in entries if not entry.final and not entry.text]
+    texts = dict.fromkeys(opened, "")
+    chunks = Chunk.objects.filter(entry__in=opened).order_by("id")
+    for entry_id, text in chunks.values_list("entry_id", "text"):
+        texts[entry_id] += text
+    return texts
+
+
+def moment(milliseconds: Any) -> datetime:
+    if not isinstance(milliseconds, int | float) or milliseconds <= 0:
+        return timezone.now()
+    try:
+        return datetime.fromtimestamp(milliseconds / 1000, UTC)
+    except (OverflowError, ValueError, OSError):
+        return timezone.now()
+
+
+def whole(value: Any) -> int:
+    """A count from the agent; nonsense counts as nothing."""
+    good = isinstance(value, int | float) and not isinstance(value, bool)
+    return int(value) if good and 0 <= value < 1 << 62 else 0
+
+
+def _dollars(value: Any) -> Decimal:
+    try:
+        amount = Decimal(str(value or 0))
+    except InvalidOperation:
+        return Decimal(0)
+    return amount if amount.is_finite() and 0 <= amount < 10**8 else Decimal(0)

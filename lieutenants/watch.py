@@ -1,0 +1,202 @@
+"""What the clock asks of the follower: liveness, stalls, restarts, idle limits, aborts."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+
+from django.conf import settings
+from django.db import connections, transaction
+from django.utils import timezone
+
+from lieutenants import bells, ending, rpc, runtime
+from lieutenants.exceptions import IllegalMove, LostRace, TransportError
+from lieutenants.ledger import Ledger, save_progress
+from lieutenants.models import Lieutenant, LifeSign, Process
+from lieutenants.session import Session
+from lieutenants.states import Status
+from lieutenants.transports import get_transport
+
+logger = logging.getLogger(__name__)
+
+RECONCILE_SECONDS = 5.0
+SIGN_SECONDS = 5.0
+# A process whose keeper has not said in this time where it is was lost in its start.
+LOST_START = timedelta(seconds=45)
+# After the abort of a stalled answer, before its process is ended.
+ABORT_SECONDS = 10.0
+
+
+class Watch:
+    """Looked at about once a second, and when the bell rings."""
+
+    def __init__(self, sessions: dict[str, Session]) -> None:
+        self._sessions = sessions
+        self._signed = -SIGN_SECONDS
+        self._reconciled = -RECONCILE_SECONDS
+        self._busy = threading.Lock()
+        self._aborted_at: dict[str, float] = {}
+
+    def look(self, rows: Mapping[str, Process], clock: float) -> None:
+        """`rows` are this host's live processes as the database has them now."""
+        if clock - self._signed >= SIGN_SECONDS:
+            self._signed = clock
+            LifeSign.give(f"follower@{settings.HOST}")
+        for pk, process in rows.items():
+            session = self._sessions.get(pk)
+            if session is None:
+                self._find_lost_start(process)
+                continue
+            self._look_at(session, process, clock)
+        self._restart_due()
+        self._pause_idle()
+        self._bring_back_stranded()
+        if clock - self._reconciled >= RECONCILE_SECONDS:
+            self._reconciled = clock
+            self._in_background(runtime.reconcile)
+
+    def after_end(self, session: Session) -> None:
+        """The place of an ended process is free: start whoever waits for it."""
+        self._aborted_at.pop(session.process.pk, None)
+        transport = get_transport(session.process.transport)
+        transport.clean(session.process.directory)
+        bells.tell_change(session.lieutenant.pk)
+        self._in_background(runtime.reconcile)
+
+    def _look_at(self, session: Session, row: Process, clock: float) -> None:
+        if not session.ended and not get_transport(row.transport).alive(row.handle):
+            self._gone(session)
+            return
+        session.process.stop_asked_at = row.stop_asked_at
+        lieutenant = row.lieutenant
+        if lieutenant.abort_asked_at:
+            self._abort(session, lieutenant)
+        if lieutenant.status == Status.WORKING and row.ready_at and not session.memory.busy:
+            session.resting = False
+        if lieutenant.should_run and row.stop_asked_at is None:
+            self._limit_silence(session, lieutenant, clock)
+
+    # -- processes -----------------------------------------------------------------------
+
+    def _gone(self, session: Session) -> None:
+        """The keeper is dead. What it wrote last is read first, then the process is ended."""
+        process = session.process
+        transport = get_transport(process.transport)
+        try:
+            rest = transport.read(process.directory, process.offset, 64 << 20)
+        except TransportError as error:
+            logger.warning("cannot read the end of %s: %s", process, error)
+            rest = b""
+        ledger = Ledger()
+        with transaction.atomic():
+            records, size = rpc.split(rest)
+            session.apply(records, ledger)
+            process.offset += size
+            if not session.ended:
+                ending.vanish(session)
+            ledger.write()
+            session.remember()
+            save_progress([process], [session.lieutenant])
+        self._sessions.pop(process.pk, None)
+        bells.tell_transcripts({session.lieutenant.pk: session.lieutenant.rev})
+        try:
+            transport.stop(process.directory, process.handle, None)
+        except TransportError as error:
+            logger.warning("cannot end what %s left behind: %s", process, error)
+        self.after_end(session)
+
+    def _find_lost_start(self, process: Process) -> None:
+        """A worker died between the row and the keeper's answer: look what came of it."""
+        if process.handle or timezone.now() - process.started_at < LOST_START:
+            return
+        handle = get_transport(process.transport).find(process.directory)
+        if handle:
+            Process.objects.filter(pk=process.pk).update(handle=handle)
+            return
+        now = timezone.now()
+        Process.objects.filter(pk=process.pk).update(
+            ended_at=now, end_reason="Its start was cut off."
+        )
+
+    # -- time limits ---------------------------------------------------------------------
+
+    def _limit_silence(self, session: Session, lieutenant: Lieutenant, clock: float) -> None:
+        silence = clock - session.heard_at
+        waiting_for = session.waiting_for()
+        if session.process.ready_at is None:
+            if silence > settings.START_SECONDS:
+                text = f"The agent did not answer for {settings.START_SECONDS} s after its start."
+                self._give_up(session, text)
+            return
+        limit = lieutenant.stall_limit_seconds
+        awaited = waiting_for and not session.results
+        if not limit or not awaited or silence < limit:
+            self._aborted_at.pop(session.process.pk, None)
+            return
+        aborted_at = self._aborted_at.setdefault(session.process.pk, clock)
+        if aborted_at == clock:
+            logger.warning("%s is silent for %d s: aborting", lieutenant, silence)
+            session.outgoing.append(rpc.simple("abort", f"~abort-stall-{int(clock)}"))
+            session.resting = False
+        elif clock - aborted_at > ABORT_SECONDS:
+            self._give_up(
+                session,
+                f"Silent for {int(silence)} s while waiting for {waiting_for}; "
+                "an abort did not help, so its process was ended.",
+            )
+
+    def _give_up(self, session: Session, reason: str) -> None:
+        with transaction.atomic():
+            ending.give_up(session, reason)
+        pk = session.lieutenant.pk
+        self._in_background(lambda: runtime.settle(pk))
+
+    def _abort(self, session: Session, lieutenant: Lieutenant) -> None:
+        mine = Lieutenant.objects.filter(pk=lieutenant.pk, abort_asked_at=lieutenant.abort_asked_at)
+        if not mine.update(abort_asked_at=None):
+            return
+        mark = str(int(time.time() * 1000))
+        if session.memory.clears_queue:
+            session.outgoing.append(rpc.simple("clear_queue", f"~clear-{mark}"))
+        session.outgoing.append(rpc.simple("abort", f"~abort-{mark}"))
+        session.resting = False
+
+    def _restart_due(self) -> None:
+        for lieutenant in Lieutenant.objects.here().due_for_restart(timezone.now()):
+            reason = f"try {lieutenant.restarts} to start it again"
+            self._move(lieutenant, Status.STARTING, reason)
+
+    def _pause_idle(self) -> None:
+        for lieutenant in Lieutenant.objects.here().idle_too_long(timezone.now()):
+            reason = f"idle for {lieutenant.idle_limit_minutes} minutes"
+            self._move(lieutenant, Status.PAUSED, reason)
+
+    def _bring_back_stranded(self) -> None:
+        for lieutenant in runtime.stranded():
+            self._move(lieutenant, Status.STARTING, "it had no process; started again")
+
+    def _move(self, lieutenant: Lieutenant, to: Status, reason: str) -> None:
+        try:
+            lieutenant.move(to, reason=reason)
+        except (LostRace, IllegalMove) as error:
+            logger.info("%s", error)
+            return
+        pk = lieutenant.pk
+        self._in_background(lambda: runtime.settle(pk))
+
+    def _in_background(self, work: Callable[[], None]) -> None:
+        """Starting and stopping take their time; the journals do not wait for them."""
+
+        def run() -> None:
+            try:
+                with self._busy:
+                    work()
+            except Exception:
+                logger.exception("settling failed; the next reconcile tries again")
+            finally:
+                connections.close_all()
+
+        threading.Thread(target=run, name="reef-settle", daemon=True).start()

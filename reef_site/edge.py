@@ -1,0 +1,377 @@
+"""The public port: event streams and waits are answered here, all else is passed on to Django.
+
+A raw ASGI application. Bodies are passed on as streams; sizes and times are limited; when the web
+process is away, it says so in words. Who may hear a stream is asked of Django once, at its start.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from typing import Any
+
+import httpx
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "reef_site.settings")
+
+logger = logging.getLogger("reef.edge")
+
+Scope = MutableMapping[str, Any]
+Event = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Event]]
+Send = Callable[[Event], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
+
+MOST_BODY = 16 << 20
+WEB_SECONDS = 90.0
+BODY_SECONDS = 60.0
+TRANSCRIPT = re.compile(r"/lieutenant/lieutenants/[^/]+/stream/?")
+LISTING = re.compile(r"/events/?")
+# Headers that belong to one hop, and those that this hop sets itself.
+HOP = frozenset(
+    {
+        *(b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"te"),
+        *(b"trailer", b"transfer-encoding", b"upgrade", b"x-forwarded-for", b"x-forwarded-host"),
+        *(b"x-real-ip", b"expect", b"forwarded"),
+    }
+)
+
+
+class BodyTooLarge(Exception):
+    """The client sends more than is taken."""
+
+
+class ClientGone(Exception):
+    """The client hung up before its request was whole."""
+
+
+class Edge:
+    """The ASGI application."""
+
+    def __init__(self) -> None:
+        self._web: httpx.AsyncClient | None = None
+        self._streams: Any = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+        elif scope["type"] == "http":
+            await self._http(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1000})
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        while True:
+            event = await receive()
+            if event["type"] == "lifespan.startup":
+                self._start()
+                await send({"type": "lifespan.startup.complete"})
+            elif event["type"] == "lifespan.shutdown":
+                await self._streams.close()
+                if self._web:
+                    await self._web.aclose()
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+
+    def _start(self) -> None:
+        import django
+        from django.conf import settings
+
+        django.setup()
+        from reef_site.streams import Streams
+
+        transport = httpx.AsyncHTTPTransport(
+            uds=str(settings.WEB_SOCKET),
+            limits=httpx.Limits(max_connections=256, max_keepalive_connections=32),
+        )
+        self._web = httpx.AsyncClient(
+            transport=transport,
+            base_url="http://web",
+            timeout=httpx.Timeout(WEB_SECONDS, connect=3.0, pool=30.0),
+            follow_redirects=False,
+        )
+        self._streams = Streams()
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope["path"]
+        try:
+            if scope["method"] == "GET" and TRANSCRIPT.fullmatch(path):
+                await self._transcript(scope, receive, send)
+            elif scope["method"] == "GET" and LISTING.fullmatch(path):
+                await self._listing(scope, receive, send)
+            else:
+                await self._pass_on(scope, receive, send)
+        except BodyTooLarge:
+            await _say(send, 413, f"body: more than {MOST_BODY} bytes")
+        except TimeoutError:
+            await _say(send, 408, "body: did not come in time")
+        except ClientGone:
+            logger.info("%s %s: the client hung up", scope["method"], path)
+
+    # -- passing on ---------------------------------------------------------------------------
+
+    async def _ask_web(
+        self, scope: Scope, body: AsyncIterator[bytes] | None, path: bytes | None = None
+    ) -> httpx.Response:
+        """The web process's answer, its body not read yet; a connection is tried twice."""
+        assert self._web is not None
+        query = scope["query_string"] if path is None else b""
+        raw = (path or scope.get("raw_path") or scope["path"].encode()) or b"/"
+        request = httpx.Request(
+            scope["method"] if path is None else "GET",
+            httpx.URL("http://web").copy_with(raw_path=raw + (b"?" + query if query else b"")),
+            headers=_forwarded(scope, with_body=body is not None),
+            content=body,
+            extensions={"timeout": self._web.timeout.as_dict()},
+        )
+        for attempt in range(6):
+            try:
+                return await self._web.send(request, stream=True)
+            except httpx.ConnectError:
+                # Nothing was sent, so trying again cannot do anything twice.
+                if attempt == 5:
+                    raise
+                await asyncio.sleep(0.1 * (attempt + 1))
+        raise AssertionError("not reached")
+
+    async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body = _body(receive, _declared(scope)) if _has_body(scope) else None
+        try:
+            answer = await self._ask_web(scope, body)
+        except httpx.HTTPError as error:
+            logger.warning("%s %s: web is away (%s)", scope["method"], scope["path"], error)
+            await _say_away(send, error)
+            return
+        try:
+            if wait := answer.headers.get("reef-wait"):
+                await self._answer_at_rest(scope, answer, wait, send)
+            else:
+                await _stream_back(answer, send)
+        finally:
+            await answer.aclose()
+
+    async def _answer_at_rest(
+        self, scope: Scope, answer: httpx.Response, wait: str, send: Send
+    ) -> None:
+        """Keep the answer back until its lieutenant is at rest, then give what is true then."""
+        body = await answer.aread()
+        lieutenant, _, seconds = wait.partition(" ")
+        await self._streams.until_at_rest(lieutenant, float(seconds))
+        if scope["method"] == "POST" and answer.status_code == 201:
+            name = json.loads(body)["name"]
+            try:
+                fresh = await self._ask_web(
+                    scope, None, f"/lieutenant/lieutenants/{name}".encode()
+                )
+                body = await fresh.aread() if fresh.status_code == 200 else body
+                await fresh.aclose()
+            except httpx.HTTPError as error:
+                logger.warning("the newer state of %s is not to be had: %s", name, error)
+        headers = [(k, v) for k, v in _returned(answer) if k != b"content-length"]
+        headers.append((b"content-length", str(len(body)).encode()))
+        await _send_all(send, answer.status_code, headers, body)
+
+    # -- streams ------------------------------------------------------------------------------
+
+    async def _allowed(self, scope: Scope, send: Send) -> dict[str, Any] | None:
+        """What Django says of this stream; None if it refused and the client was told."""
+        try:
+            answer = await self._ask_web(scope, None)
+            body = await answer.aread()
+            await answer.aclose()
+        except httpx.HTTPError as error:
+            await _say_away(send, error)
+            return None
+        if answer.status_code != 200:
+            await _send_all(send, answer.status_code, _returned(answer), body)
+            return None
+        facts: dict[str, Any] = json.loads(body)
+        return facts
+
+    async def _transcript(self, scope: Scope, receive: Receive, send: Send) -> None:
+        facts = await self._allowed(scope, send)
+        if facts is not None:
+            after = _last_event(scope)
+            events = self._streams.transcript(facts["id"], after)
+            await _stream_events(events, receive, send)
+
+    async def _listing(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if await self._allowed(scope, send) is not None:
+            await _stream_events(self._streams.listing(), receive, send)
+
+
+# -- requests ---------------------------------------------------------------------------------
+
+
+def _header(scope: Scope, name: bytes) -> bytes:
+    return next((value for key, value in scope["headers"] if key == name), b"")
+
+
+def _declared(scope: Scope) -> int:
+    length = _header(scope, b"content-length")
+    return int(length) if length.isdigit() else 0
+
+
+def _has_body(scope: Scope) -> bool:
+    return _declared(scope) > 0 or bool(_header(scope, b"transfer-encoding"))
+
+
+def _forwarded(scope: Scope, *, with_body: bool) -> Headers:
+    """The client's headers, and where it came from."""
+    kept = [(key, value) for key, value in scope["headers"] if key not in HOP]
+    if not with_body:
+        kept = [(key, value) for key, value in kept if key != b"content-length"]
+        if scope["method"] in {"POST", "PUT", "PATCH"}:
+            kept.append((b"content-length", b"0"))
+    client = scope.get("client") or ("", 0)
+    kept.append((b"x-forwarded-for", str(client[0]).encode()))
+    if _header(scope, b"x-forwarded-proto") not in (b"http", b"https"):
+        kept.append((b"x-forwarded-proto", scope.get("scheme", "http").encode()))
+    return kept
+
+
+def _last_event(scope: Scope) -> int | None:
+    """The change after which to go on: Last-Event-ID, else `?after=`; None is from now on."""
+    given = _header(scope, b"last-event-id").decode("latin-1")
+    if not given:
+        found = re.search(r"(?:^|&)after=([0-9]{1,18})(?:&|$)", scope["query_string"].decode("latin-1"))
+        given = found[1] if found else ""
+    return int(given) if given.isascii() and given.isdigit() and len(given) <= 18 else None
+
+
+async def _body(receive: Receive, declared: int) -> AsyncIterator[bytes]:
+    """The request's body as it comes, up to the limit."""
+    if declared > MOST_BODY:
+        raise BodyTooLarge
+    size, more = 0, True
+    while more:
+        event = await asyncio.wait_for(receive(), BODY_SECONDS)
+        if event["type"] == "http.disconnect":
+            raise ClientGone
+        chunk = event.get("body", b"")
+        size += len(chunk)
+        if size > MOST_BODY:
+            raise BodyTooLarge
+        more = event.get("more_body", False)
+        if chunk:
+            yield chunk
+
+
+# -- answers ----------------------------------------------------------------------------------
+
+
+def _returned(answer: httpx.Response) -> Headers:
+    """The web process's headers as they are; `raw` keeps an encoded body's length true."""
+    skip = HOP | {b"reef-wait"}
+    return [(k.lower(), v) for k, v in answer.headers.raw if k.lower() not in skip]
+
+
+async def _stream_back(answer: httpx.Response, send: Send) -> None:
+    await send(
+        {
+            "type": "http.response.start",
+            "status": answer.status_code,
+            "headers": _returned(answer),
+        }
+    )
+    try:
+        async for chunk in answer.aiter_raw():
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+    except httpx.HTTPError as error:
+        # Half an answer must not look like a whole one: hang up.
+        logger.warning("web went away in the middle of an answer: %s", error)
+        raise
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def _send_all(send: Send, status: int, headers: Headers, body: bytes) -> None:
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def _say(send: Send, status: int, text: str) -> None:
+    body = json.dumps({"error": text}, ensure_ascii=False).encode()
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+    ]
+    await _send_all(send, status, headers, body)
+
+
+async def _say_away(send: Send, error: httpx.HTTPError) -> None:
+    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout):
+        await _say(send, 502, "reef's web process is not there; nothing was done. Try again soon.")
+    elif isinstance(error, httpx.TimeoutException):
+        await _say(send, 504, "reef's web process did not answer in time; look before you repeat.")
+    else:
+        await _say(send, 502, "reef's web process ended while it answered; look before you repeat.")
+
+
+async def _stream_events(events: AsyncIterator[bytes], receive: Receive, send: Send) -> None:
+    """Server-sent events until the client hangs up or the stream ends."""
+    await send(
+        {
+            "type": "http.response.start",
+            "status": 200,
+            "headers": [
+                (b"content-type", b"text/event-stream; charset=utf-8"),
+                (b"cache-control", b"no-store"),
+                (b"x-accel-buffering", b"no"),
+            ],
+        }
+    )
+
+    async def pump() -> None:
+        async for chunk in events:
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def hang_up() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    tasks = {asyncio.create_task(pump()), asyncio.create_task(hang_up())}
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+app = Edge()
+
+
+def main() -> None:
+    """`python -m reef_site.edge --host H --port P`"""
+    import uvicorn
+
+    from reef_site import settings
+
+    parser = argparse.ArgumentParser(description="The public port of reef.")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=settings.PORT)
+    options = parser.parse_args()
+    logging.basicConfig(level=settings.LOG_LEVEL, format="%(asctime)s %(levelname)s %(message)s")
+    uvicorn.run(
+        app,
+        host=options.host,
+        port=options.port,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        access_log=False,
+        log_level="warning",
+        server_header=False,
+        timeout_graceful_shutdown=3,
+        limit_concurrency=6000,
+    )
+
+
+if __name__ == "__main__":
+    main()

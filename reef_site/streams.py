@@ -1,0 +1,311 @@
+"""Event streams for the edge: one Redis subscription a process, fanned out to all clients.
+
+A piece of news says what changed; what it changed to is read from the database, once for all
+clients that follow the same transcript. So a client that comes back with the number of the last
+change it saw goes on without a gap, and without Redis the news are only later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import redis.asyncio
+from django.conf import settings
+from django.db import Error as DatabaseError
+from django.db import close_old_connections
+from redis.exceptions import RedisError
+
+from lieutenants import bells
+from lieutenants.models import Chunk, Entry, Lieutenant
+from lieutenants.serializers import entry_json
+from lieutenants.services import at_rest
+from reef_site.wire import dumps
+
+logger = logging.getLogger(__name__)
+
+Answer = TypeVar("Answer")
+
+PING_SECONDS = 15.0
+LISTING_SECONDS = 0.25
+# Without news, rows are looked at in this time all the same: Redis may be down.
+LOOK_SECONDS = 2.0
+MOST_WAITING = 500
+MOST_AT_ONCE = 2000
+
+
+class Channel:
+    """One transcript that clients follow: how far it was read, and a queue for each client."""
+
+    def __init__(self, lieutenant_id: str, rev: int) -> None:
+        self.lieutenant_id = lieutenant_id
+        self.rev = rev
+        self.news = asyncio.Event()
+        self.clients: set[asyncio.Queue[bytes | None]] = set()
+        self.task: asyncio.Task[None] | None = None
+
+    def tell(self, chunk: bytes) -> None:
+        """Give every client this; one that cannot keep up is told to start over."""
+        for queue in list(self.clients):
+            if queue.qsize() < MOST_WAITING:
+                queue.put_nowait(chunk)
+            else:
+                self.clients.discard(queue)
+                queue.put_nowait(None)
+
+
+class Streams:
+    """All streams of this edge process."""
+
+    def __init__(self) -> None:
+        # One thread: its database connection serves all reads, one after the other.
+        self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="reef-streams")
+        self._channels: dict[str, Channel] = {}
+        self._listeners: set[asyncio.Queue[str]] = set()
+        self._rests: dict[str, asyncio.Event] = {}
+        self._listening: asyncio.Task[None] | None = None
+
+    async def close(self) -> None:
+        """End the subscription and let go of the thread."""
+        tasks = [channel.task for channel in self._channels.values()] + [self._listening]
+        for task in tasks:
+            if task:
+                task.cancel()
+        self._reader.shutdown(wait=False, cancel_futures=True)
+
+    async def transcript(self, lieutenant_id: str, after: int | None) -> AsyncIterator[bytes]:
+        """Events of one transcript from the change after `after` on."""
+        self._listen()
+        queue: asyncio.Queue[bytes | None] = asyncio.Queue()
+        seen, first = await self._read(lambda: _first_events(lieutenant_id, after))
+        channel = self._channel(lieutenant_id, seen)
+        channel.clients.add(queue)
+        try:
+            yield first or b": welcome\n\n"
+            # What came between the read above and joining the channel is read once more here.
+            seen, missed = await self._read(lambda: _events_after(lieutenant_id, seen))
+            if missed:
+                yield missed
+            async for chunk in _until_overrun(queue):
+                if _rev_of(chunk) > seen:
+                    yield chunk
+        finally:
+            channel.clients.discard(queue)
+            self._leave(channel)
+
+    async def listing(self) -> AsyncIterator[bytes]:
+        """Which lieutenants' facts changed, at most four times a second."""
+        self._listen()
+        queue: asyncio.Queue[str] = asyncio.Queue()
+        self._listeners.add(queue)
+        try:
+            yield _event("hello", {})
+            while True:
+                try:
+                    changed = {await asyncio.wait_for(queue.get(), PING_SECONDS)}
+                except TimeoutError:
+                    yield b": still here\n\n"
+                    continue
+                await asyncio.sleep(LISTING_SECONDS)
+                while not queue.empty():
+                    changed.add(queue.get_nowait())
+                yield _event("lieutenants", {"ids": sorted(changed)})
+        finally:
+            self._listeners.discard(queue)
+
+    async def until_at_rest(self, lieutenant_id: str, seconds: float) -> None:
+        """Wait until the start or stop of this lieutenant is over, or the time is."""
+        self._listen()
+        end = time.monotonic() + seconds
+        news = self._rests.setdefault(lieutenant_id, asyncio.Event())
+        while time.monotonic() < end:
+            news.clear()
+            if await self._read(lambda: at_rest(lieutenant_id)):
+                break
+            left = max(0.01, min(0.5, end - time.monotonic()))
+            try:
+                await asyncio.wait_for(news.wait(), left)
+            except TimeoutError:
+                continue
+        self._rests.pop(lieutenant_id, None)
+
+    # -- reading and telling ----------------------------------------------------------------
+
+    async def _read(self, query: Callable[[], Answer]) -> Answer:
+        """Run a query in the reading thread, once more if the connection was gone."""
+
+        def run() -> Answer:
+            try:
+                return query()
+            except DatabaseError:
+                close_old_connections()
+                return query()
+
+        return await asyncio.get_running_loop().run_in_executor(self._reader, run)
+
+    def _channel(self, lieutenant_id: str, rev: int) -> Channel:
+        channel = self._channels.get(lieutenant_id)
+        if channel is None:
+            channel = self._channels[lieutenant_id] = Channel(lieutenant_id, rev)
+            channel.task = asyncio.create_task(self._follow(channel))
+        return channel
+
+    def _leave(self, channel: Channel) -> None:
+        if not channel.clients and self._channels.get(channel.lieutenant_id) is channel:
+            del self._channels[channel.lieutenant_id]
+            if channel.task:
+                channel.task.cancel()
+
+    async def _follow(self, channel: Channel) -> None:
+        """Read what is new whenever there are news, and tell all clients at once."""
+        facts = b""
+        spoke = time.monotonic()
+        while True:
+            try:
+                rev, events, now = await self._read(lambda: _news(channel))
+                channel.rev = rev
+                for event in events:
+                    channel.tell(event)
+                if now != facts and facts:
+                    channel.tell(now)
+                facts = now
+                if events:
+                    spoke = time.monotonic()
+            except DatabaseError:
+                logger.exception("a transcript cannot be read; trying again")
+            if time.monotonic() - spoke > PING_SECONDS:
+                spoke = time.monotonic()
+                channel.tell(b": still here\n\n")
+            try:
+                await asyncio.wait_for(channel.news.wait(), LOOK_SECONDS)
+            except TimeoutError:
+                continue
+            channel.news.clear()
+
+    def _listen(self) -> None:
+        if self._listening is None or self._listening.done():
+            self._listening = asyncio.create_task(self._hear())
+
+    async def _hear(self) -> None:
+        """The one subscription of this process; without Redis it is tried again each second."""
+        while True:
+            client = redis.asyncio.Redis.from_url(settings.REDIS_URL, socket_connect_timeout=1)
+            try:
+                async with client.pubsub(ignore_subscribe_messages=True) as subscription:
+                    await subscription.subscribe(bells.NEWS)
+                    while True:
+                        news = await subscription.get_message(timeout=30.0)
+                        if news:
+                            self._take(news["data"])
+            except (RedisError, OSError) as error:
+                logger.info("no news from Redis (%s)", error)
+            finally:
+                await client.aclose()
+            await asyncio.sleep(1.0)
+
+    def _take(self, data: bytes) -> None:
+        try:
+            news: dict[str, Any] = json.loads(data)
+        except ValueError:
+            logger.warning("news that are no JSON: %r", data[:200])
+            return
+        if news.get("topic") == "transcripts":
+            for lieutenant_id in news.get("revs", {}):
+                self._wake(lieutenant_id)
+        elif news.get("topic") == "lieutenants":
+            lieutenant_id = str(news.get("id"))
+            self._wake(lieutenant_id)
+            if lieutenant_id in self._rests:
+                self._rests[lieutenant_id].set()
+            for queue in self._listeners:
+                if queue.qsize() < MOST_WAITING:
+                    queue.put_nowait(lieutenant_id)
+
+    def _wake(self, lieutenant_id: str) -> None:
+        if channel := self._channels.get(lieutenant_id):
+            channel.news.set()
+
+
+# -- what the database says: run in the reading thread -------------------------------------------
+
+
+def _first_events(lieutenant_id: str, after: int | None) -> tuple[int, bytes]:
+    """What a new client has missed; without a number it has missed nothing."""
+    if after is None:
+        return _rev(lieutenant_id), b""
+    return _events_after(lieutenant_id, after)
+
+
+def _events_after(lieutenant_id: str, after: int) -> tuple[int, bytes]:
+    rev, events = _changes(lieutenant_id, after)
+    return rev, b"".join(events)
+
+
+def _news(channel: Channel) -> tuple[int, list[bytes], bytes]:
+    rev, events = _changes(channel.lieutenant_id, channel.rev)
+    return rev, events, _facts(Lieutenant.objects.get(pk=channel.lieutenant_id))
+
+
+def _rev(lieutenant_id: str) -> int:
+    return Lieutenant.objects.values_list("rev", flat=True).get(pk=lieutenant_id)
+
+
+def _changes(lieutenant_id: str, after: int) -> tuple[int, list[bytes]]:
+    """Changes after this one, in their order; each event carries its number as its id.
+
+    The lieutenant's number is read first: all rows up to it were committed with it, and what
+    changes while this reads has a higher one and comes the next time.
+    """
+    rev = _rev(lieutenant_id)
+    if rev <= after:
+        return after, []
+    new = {"lieutenant": lieutenant_id, "rev__gt": after, "rev__lte": rev}
+    entries = list(Entry.objects.filter(**new).order_by("rev")[: MOST_AT_ONCE + 1])
+    if len(entries) > MOST_AT_ONCE:
+        return rev, [_event("reload", {}, rev)]
+    # A block that is still being said has its text in chunks, all of them newer than itself.
+    found = [(entry.rev, _event("entry", entry_json(entry), entry.rev)) for entry in entries]
+    chunks = Chunk.objects.filter(**new).values_list("rev", "entry_id", "text")
+    for number, entry_id, text in chunks:
+        found.append((number, _event("delta", {"entry": entry_id, "text": text}, number)))
+    found.sort(key=lambda each: each[0])
+    return rev, [event for _, event in found]
+
+
+def _facts(lieutenant: Lieutenant) -> bytes:
+    pending = list(lieutenant.messages.pending().values_list("state", flat=True))
+    return _event(
+        "status",
+        {
+            "status": lieutenant.status,
+            "waitingFor": lieutenant.waiting_for,
+            "trouble": lieutenant.trouble,
+            "error": lieutenant.error,
+            "stalled": lieutenant.stalled,
+            "tasks": lieutenant.task_count,
+            "pending": pending,
+        },
+    )
+
+
+def _event(kind: str, data: object, rev: int | None = None) -> bytes:
+    number = b"" if rev is None else b"id: %d\n" % rev
+    return b"%sevent: %s\ndata: %s\n\n" % (number, kind.encode(), dumps(data))
+
+
+def _rev_of(chunk: bytes) -> int:
+    """The change an event tells of; those without a number are always new."""
+    if not chunk.startswith(b"id: "):
+        return 1 << 62
+    return int(chunk[4 : chunk.index(b"\n")])
+
+
+async def _until_overrun(queue: asyncio.Queue[bytes | None]) -> AsyncIterator[bytes]:
+    while (chunk := await queue.get()) is not None:
+        yield chunk
+    yield _event("reload", {})

@@ -1,0 +1,58 @@
+"""All routes: pages for people, the API for agents, /health for both."""
+
+from __future__ import annotations
+
+from django.contrib import admin
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.shortcuts import render
+from django.urls import include, path, re_path
+
+from lieutenants import api as lieutenants_api
+from reef_site import views
+from reef_site.api import router
+from reef_site.health import SERVICES, health
+
+urlpatterns = [
+    re_path(r"^health/?$", health, name="health"),
+    path("", views.overview, name="overview"),
+    path("parts/", views.parts, name="parts"),
+    path("signin/", views.signin, name="signin"),
+    path("signin/<str:secret>", views.signin_link, name="signin-link"),
+    path("signout/", views.signout, name="signout"),
+    path("lieutenants/", include("lieutenants.urls")),
+    path("admin/", admin.site.urls),
+    # -- agents
+    re_path(r"^events/?$", lieutenants_api.ListingEvents.as_view(), name="events"),
+    re_path(r"^lieutenant/_panel/?$", lieutenants_api.Panel.as_view(), name="lieutenant-panel"),
+    re_path(r"^lieutenant/usage/?$", lieutenants_api.FleetUsage.as_view()),
+    re_path(r"^lieutenant/lieutenants/destroy-all/?$", lieutenants_api.DestroyAll.as_view()),
+    re_path(r"^lieutenant/lieutenants/discover/?$", lieutenants_api.Discover.as_view()),
+    path("", include(router.urls)),
+    re_path(r"^lieutenant(/.*)?$", lieutenants_api.Nothing.as_view()),
+]
+
+
+def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
+    """JSON for agents, a page for people who are signed in."""
+    if request.user.is_authenticated and "text/html" in request.headers.get("Accept", ""):
+        return render(request, "404.html", status=404)
+    return JsonResponse({"error": "not found"}, status=404)
+
+
+def server_error(request: HttpRequest) -> HttpResponse:
+    """An accident of ours; its traceback is in the log."""
+    if "text/html" in request.headers.get("Accept", ""):
+        return render(request, "500.html", status=500)
+    return JsonResponse({"error": "internal service error"}, status=500)
+
+
+def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
+    """What Django itself refuses, such as a host that is not ours."""
+    return JsonResponse({"error": "bad request"}, status=400)
+
+
+handler404 = "reef_site.urls.not_found"
+handler500 = "reef_site.urls.server_error"
+handler400 = "reef_site.urls.bad_request"
+
+__all__ = ["SERVICES", "urlpatterns"]

@@ -1,0 +1,19 @@
+"""Settings of the test suite: a data folder of its own, gone after the run."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import tempfile
+
+if "REEF_TESTS_DATA" not in os.environ:
+    folder = tempfile.mkdtemp(prefix="reef-tests-")
+    os.environ["REEF_TESTS_DATA"] = folder
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+os.environ["REEF_DATA_DIR"] = os.environ["REEF_TESTS_DATA"]
+for name in ("DATABASE_URL", "REDIS_URL", "VERS_AUTH_TOKEN", "PI_PATH", "REEF_DEMO", "PORT"):
+    if name not in os.environ.get("REEF_TESTS_KEEP", "").split(","):
+        os.environ.pop(name, None)
+
+from reef_site.settings import *  # noqa: E402, F403
