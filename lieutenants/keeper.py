@@ -254,10 +254,15 @@ class Journal:
     def add(self, record: list[Any]) -> None:
         line = pack(record)
         limit = BACKLOG_DELTAS if record[0] in "tkc" else BACKLOG_ALL
-        if self._bytes + len(line) > limit and record[0] != "x":
+        if record[0] == "x":
+            self._own_up()  # nothing may come after the end
+        elif self._bytes + len(line) > limit:
             self._lost += 1
             self._lost_bytes += len(line)
             return
+        self._append(line)
+
+    def _append(self, line: bytes) -> None:
         self._waiting.append(line)
         self._bytes += len(line)
 
@@ -276,14 +281,15 @@ class Journal:
         self._bytes = len(data) - done
         self._waiting = [data[done:]] if self._bytes else []
         self.due = now + RETRY_SECONDS if self._bytes else None
-        if not self._bytes and self._lost:
+        if not self._bytes:
             self._own_up()
 
     def _own_up(self) -> None:
-        """Say in the journal how much had to be dropped while the disk was full."""
-        text = "… {} records lost: the disk was full".format(self._lost)
-        lost, self._lost, self._lost_bytes = self._lost_bytes, 0, 0
-        self.add(["g", now_ms(), text, lost])
+        """Say in the journal how much had to be dropped while the disk was full, if any."""
+        if self._lost:
+            text = "… {} records lost: the disk was full".format(self._lost)
+            self._append(pack(["g", now_ms(), text, self._lost_bytes]))
+        self._lost = self._lost_bytes = 0
 
     def finish(self) -> None:
         """Write all, for a minute at most."""

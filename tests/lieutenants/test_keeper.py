@@ -348,6 +348,28 @@ def test_a_full_disk_loses_nothing(keep: Keep) -> None:
     assert kept.text() == " ".join(f"w{number}" for number in range(500)) * 20
 
 
+def test_what_a_full_disk_costs_is_owned_up_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When more waits than memory should hold, deltas go first; events only much later."""
+    monkeypatch.setattr(keeper, "BACKLOG_DELTAS", 100)
+    monkeypatch.setattr(keeper, "BACKLOG_ALL", 200)
+    path = tmp_path / "journal.jsonl"
+    journal = keeper.Journal(str(path))
+    for number in range(20):
+        journal.add(["t", 0, f"delta {number:2}"])
+    for number in range(20):
+        journal.add(["e", 0, {"number": number}])
+    journal.add(["x", 0, {}])
+    journal.tick(0.0)
+
+    records = [json.loads(line) for line in path.read_bytes().splitlines()]
+    kinds = [record[0] for record in records]
+    assert kinds == ["t"] * 5 + ["e"] * 5 + ["g", "x"]
+    assert records[-2][2] == "… 30 records lost: the disk was full"
+    assert journal.size == path.stat().st_size
+
+
 # --- commands -----------------------------------------------------------------------------------
 
 
