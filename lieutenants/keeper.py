@@ -43,7 +43,8 @@ LINE_LIMIT = 8 * MB
 READ_BYTES = 64 * KB
 READS_A_ROUND = 16
 SEND_LIMIT = 64 * MB
-CLIENT_LIMIT = 64
+CLIENT_LIMIT = 256  # beyond it the oldest connection is closed
+CONNECT_BACKLOG = 1024  # a full one fails a connect() that has a time-out at once
 IDS_REMEMBERED = 10_000
 STDERR_FILE = 256 * KB
 STDERR_LINES, STDERR_CHARS = 20, 500
@@ -983,12 +984,17 @@ class Keeper:
     # requests
 
     def _accept(self) -> None:
-        while len(self._clients) >= CLIENT_LIMIT:
-            self._drop(next(iter(self._clients)))
-        try:
-            client = Client(self._listener.accept()[0])
-        except BlockingIOError:
-            return
+        """Take in all who wait."""
+        while True:
+            try:
+                client = Client(self._listener.accept()[0])
+            except BlockingIOError:
+                return
+            if len(self._clients) >= CLIENT_LIMIT:
+                self._drop(next(iter(self._clients)))
+            self._welcome(client)
+
+    def _welcome(self, client: Client) -> None:
         descriptor = client.connection.fileno()
         self._clients[descriptor] = client
         self._watch(descriptor, lambda: self._serve(descriptor))
@@ -1229,7 +1235,7 @@ def listen() -> socket.socket:
     remove("control.sock")
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind("control.sock")
-    listener.listen(CLIENT_LIMIT)
+    listener.listen(CONNECT_BACKLOG)
     listener.setblocking(False)
     return listener
 

@@ -408,7 +408,7 @@ def test_too_much_for_the_agent_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_many_clients_at_once(keep: Keep) -> None:
     kept = keep(["cat"])
-    silent = [kept.connect() for _ in range(100)]
+    silent = [kept.connect() for _ in range(300)]
     half = kept.connect()
     half.sendall(b'{"op":"sta')
 
