@@ -33,8 +33,9 @@ class Command(BaseCommand):
         self.become_pytest(list(args))
 
     def become_pytest(self, arguments: list[str]) -> NoReturn:
-        """Fetch what is missing, then run pytest in our place: signals and exit code are its own."""
+        """Fetch what is missing, then let pytest take our place, with its own exit code."""
         bed = testbed.prepare(lambda line: self.stderr.write(f"reef: {line}"))
+        os.chdir(testbed.CHECKOUT)
         argv = [sys.executable, "-m", "pytest", *arguments]
         os.execve(argv[0], argv, {**inherited(), **bed.environment()})  # noqa: S606
 
