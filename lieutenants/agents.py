@@ -33,6 +33,9 @@ class Agent:
 
     path: Path
     version: tuple[int, ...]
+    # The script behind `path` and the Node that runs it, where that is known.
+    script: Path | None = None
+    node: str = ""
 
     def __str__(self) -> str:
         number = ".".join(map(str, self.version)) or "unknown version"
@@ -50,10 +53,8 @@ class Agent:
 
     def argv(self) -> list[str]:
         """The program with what its version needs in front of its arguments."""
-        real = self.path.resolve()
-        node = shutil.which("node")
-        if self.repeats_itself and node and real.suffix in {".js", ".mjs"}:
-            return [node, "--import", _SLIM.as_uri(), str(real)]
+        if self.repeats_itself and self.node and self.script:
+            return [self.node, "--import", _SLIM.as_uri(), str(self.script)]
         return [str(self.path)]
 
 
@@ -68,7 +69,7 @@ def find_agent() -> Agent:
         return _agent(Path(found))
     installed = settings.AGENT_INSTALL_DIR / "pi"
     if os.access(installed, os.X_OK):
-        return Agent(installed, _installed_version())
+        return _agent(installed)
     raise AgentMissing(f"The agent `pi` is not on this host. {_why_not()}{HOW_TO_MEND}")
 
 
@@ -82,34 +83,35 @@ def agent_problem() -> str:
 
 
 def _agent(path: Path) -> Agent:
-    return Agent(path.absolute(), _packaged_version(path.resolve()))
+    """What is known of the program without running it."""
+    real = path.resolve()
+    if facts := _read_json(path.parent / "installed.json"):
+        version, script = _numbers(facts.get("version")), Path(str(facts.get("cli")))
+        return Agent(path.absolute(), version, script, str(facts.get("node") or ""))
+    script_found = real if real.suffix in {".js", ".mjs"} else None
+    return Agent(path.absolute(), _packaged_version(real), script_found, shutil.which("node") or "")
 
 
 def _packaged_version(real: Path) -> tuple[int, ...]:
     """The version in the package the program lies in. Asking the program could start it."""
     for folder in list(real.parents)[:6]:
-        package = folder / "package.json"
-        if not package.is_file():
-            continue
-        try:
-            facts = json.loads(package.read_text())
-        except (OSError, ValueError):
-            continue
-        if isinstance(facts, dict) and facts.get("name") in PACKAGES:
-            return _numbers(str(facts.get("version", "")))
+        facts = _read_json(folder / "package.json")
+        if facts.get("name") in PACKAGES:
+            return _numbers(facts.get("version"))
     return _UNKNOWN
 
 
-def _installed_version() -> tuple[int, ...]:
+def _read_json(path: Path) -> dict[str, object]:
+    """The JSON object in a file; empty if there is none."""
     try:
-        facts = json.loads((settings.AGENT_INSTALL_DIR / "installed.json").read_text())
+        facts = json.loads(path.read_bytes())
     except (OSError, ValueError):
-        return _UNKNOWN
-    return _numbers(str(facts.get("version", ""))) if isinstance(facts, dict) else _UNKNOWN
+        return {}
+    return facts if isinstance(facts, dict) else {}
 
 
-def _numbers(version: str) -> tuple[int, ...]:
-    parts = version.split("-")[0].split(".")
+def _numbers(version: object) -> tuple[int, ...]:
+    parts = str(version).split("-")[0].split(".")
     return tuple(int(part) for part in parts) if all(map(str.isdigit, parts)) else _UNKNOWN
 
 

@@ -13,6 +13,7 @@ import time
 
 import redis
 from django.conf import settings
+from redis.client import PubSub
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +29,12 @@ def client() -> redis.Redis:
     return redis.Redis.from_url(
         settings.REDIS_URL, socket_timeout=2, socket_connect_timeout=1, health_check_interval=30
     )
+
+
+def subscription() -> PubSub:
+    """A subscription of its own connection, without the messages about itself."""
+    made: PubSub = client().pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
+    return made
 
 
 def _publish(channel: str, payload: str) -> None:

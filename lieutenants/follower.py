@@ -199,16 +199,20 @@ class Follower:
 
     def _listen(self) -> None:
         """Hear the bell. Without Redis nothing is lost: rows are looked at each second."""
+        complained = False
         while not self.stopping.is_set():
             try:
-                with bells.client().pubsub(ignore_subscribe_messages=True) as subscription:
+                with bells.subscription() as subscription:
                     subscription.subscribe(bells.BELL)
                     self._bell.set()
+                    complained = False
                     while not self.stopping.is_set():
                         if subscription.get_message(timeout=1.0):
                             self._bell.set()
             except (redis.RedisError, OSError, ValueError) as error:
-                logger.info("no bell from Redis (%s)", error)
+                if not complained:
+                    logger.warning("no bell from Redis (%s); looking each second", error)
+                complained = True
                 self.stopping.wait(1.0)
 
 

@@ -84,7 +84,7 @@ def _update(model: type[Model], fields: Sequence[str], rows: Iterable[Any]) -> N
         return
     quote = connection.ops.quote_name
     settings = ", ".join(f"{quote(column)} = %s" for _, column in columns)
-    key = quote(str(model._meta.pk.column))  # type: ignore[union-attr]
+    key = quote(str(model._meta.pk.column))
     table = quote(model._meta.db_table)
     with connection.cursor() as cursor:
         # Names come from the models, values are parameters.
@@ -92,7 +92,7 @@ def _update(model: type[Model], fields: Sequence[str], rows: Iterable[Any]) -> N
 
 
 def _column(model: type[Model], field: str) -> str:
-    return str(model._meta.get_field(field.removesuffix("_id")).column)  # type: ignore[union-attr]
+    return str(model._meta.get_field(field).column)  # type: ignore[union-attr]
 
 
 def _value(row: Model, field: str) -> Any:

@@ -360,19 +360,23 @@ class UsageQuerySet(models.QuerySet["Usage"]):
         return {**sums, "calls": models.Count("pk")}
 
     def sums(self) -> dict[str, Any]:
-        """total_input, total_output, total_cache_read, total_cache_write (tokens, None without any),
-        total_cost (dollars) and calls.
-        """
+        """total_input, _output, _cache_read, _cache_write (tokens), total_cost (dollars), calls."""
         return self.aggregate(**self._sums())
 
     def sums_by_day(self) -> list[dict[str, Any]]:
         """The same for each day (UTC), newest first."""
-        return list(self.order_by("-day").values("day").annotate(**self._sums()))
+        days = self.order_by("-day").values("day").annotate(**self._sums())
+        return [dict(row) for row in days]
 
     def sums_by_lieutenant(self, pks: Sequence[str]) -> dict[str, dict[str, Any]]:
         """The same for each of these lieutenants that has used any."""
         rows = self.filter(lieutenant__in=pks).order_by().values("lieutenant_id")
-        return {row["lieutenant_id"]: row for row in rows.annotate(**self._sums())}
+        return {row["lieutenant_id"]: dict(row) for row in rows.annotate(**self._sums())}
+
+    def sums_by_answer(self, pks: Sequence[int]) -> dict[int, dict[str, Any]]:
+        """The same for each of these answers that cost any."""
+        rows = self.filter(answer__in=pks).order_by().values("answer_id")
+        return {row["answer_id"]: dict(row) for row in rows.annotate(**self._sums())}
 
 
 class Usage(models.Model):
@@ -423,4 +427,5 @@ class LifeSign(models.Model):
     def latest(cls, prefix: str) -> datetime | None:
         """The newest sign of all parts of this kind, such as `worker`."""
         newest: QuerySet[LifeSign] = cls.objects.filter(who__startswith=prefix + "@")
-        return newest.aggregate(newest=models.Max("at"))["newest"]
+        at: datetime | None = newest.aggregate(newest=models.Max("at"))["newest"]
+        return at

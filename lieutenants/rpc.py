@@ -41,10 +41,8 @@ def split(data: bytes) -> tuple[list[list[Any]], int]:
 
 def _record(line: bytes) -> list[Any]:
     try:
-        if _SUSPECT.search(line):
-            record = clean(json.loads(line))
-        else:
-            record = orjson.loads(line)
+        suspect = _SUSPECT.search(line)
+        record = clean(json.loads(line)) if suspect else orjson.loads(line)
     except (ValueError, RecursionError):
         return ["g", 0, line[:500].decode("utf-8", "replace").replace("\0", "�"), len(line)]
     if isinstance(record, list) and record and isinstance(record[0], str):

@@ -157,9 +157,7 @@ def pause(name: str, *, actor: str, force: bool = False) -> Lieutenant:
     if lieutenant.status == Status.PAUSED:
         return lieutenant
     if lieutenant.status == Status.WORKING and not force:
-        raise NotNow(
-            f"Lieutenant '{name}' is working. Wait for it to finish or steer it first."
-        )
+        raise NotNow(f"Lieutenant '{name}' is working. Wait for it to finish or steer it first.")
     _move(lieutenant, Status.PAUSED, "pause asked", actor)
     return lieutenant
 
@@ -250,9 +248,7 @@ def _check(wish: Wish, name: str, role: str) -> None:
     if not role:
         raise BadInput("role is required", "role")
     if not NAME.fullmatch(name):
-        raise BadInput(
-            "name: 1 to 64 of A-Z a-z 0-9 . _ - and a letter or digit first", "name"
-        )
+        raise BadInput("name: 1 to 64 of A-Z a-z 0-9 . _ - and a letter or digit first", "name")
     if wish.restart_policy not in RestartPolicy.values:
         valid = ", ".join(RestartPolicy.values)
         raise BadInput(f"restartPolicy: must be one of {valid}", "restart_policy")
@@ -331,9 +327,7 @@ def _fitting_mode(lieutenant: Lieutenant, asked: Mode) -> tuple[Mode, str]:
     return asked, ""
 
 
-def _move(
-    lieutenant: Lieutenant, to: Status, reason: str, actor: str, **fields: object
-) -> None:
+def _move(lieutenant: Lieutenant, to: Status, reason: str, actor: str, **fields: object) -> None:
     with transaction.atomic():
         lieutenant.move(to, reason=reason, actor=actor, **fields)
         _settle_later(lieutenant.pk)
@@ -354,4 +348,3 @@ def ring_worker(delay: Callable[[str], object], lieutenant_id: str) -> None:
 def _epitaph(lieutenant: Lieutenant) -> str:
     tasks_done = f"{lieutenant.task_count} tasks completed"
     return f"{lieutenant.name}: destroyed (local, {tasks_done})"
-

@@ -168,7 +168,9 @@ class Session(Transcript):
 
     def _message_end(self, event: Event, at: datetime) -> None:
         message = event.get("message")
-        role = message.get("role") if isinstance(message, dict) else None
+        if not isinstance(message, dict):
+            return
+        role = message.get("role")
         if role == "user":
             self._user_message(message, at)
         elif role == "assistant":

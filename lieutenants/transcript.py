@@ -35,6 +35,8 @@ class Transcript:
     message_id: str | None = None
     ledger: Ledger = field(default_factory=Ledger)
     _texts: dict[int, tuple[Entry, list[str]]] = field(default_factory=dict)
+    # Calls whose results came in the running answer: they are told twice.
+    _finished_calls: set[str] = field(default_factory=set)
 
     def reopen(self, answer_id: int | None) -> None:
         """Take up the rows that were not final when the last follower ended."""
@@ -188,15 +190,16 @@ class Transcript:
     def tool_result(self, message: Event, at: datetime) -> None:
         """The result as the model gets it; mostly told before by the tool's own end."""
         call_id = str(message.get("toolCallId") or "")[:200]
-        told = any(e.call_id == call_id for e in self.ledger.entries if e.final)
-        told = (
-            told
-            or Entry.objects.filter(
-                process=self.process, call_id=call_id, kind=Entry.Kind.TOOL_RESULT, final=True
-            ).exists()
-        )
-        if call_id in self.results or not told:
+        if call_id in self.results or not self._told_result(call_id):
             self._finish_tool(message, message.get("content"), at)
+
+    def _told_result(self, call_id: str) -> bool:
+        if call_id in self._finished_calls:
+            return True
+        told = Entry.objects.filter(
+            process=self.process, call_id=call_id, kind=Entry.Kind.TOOL_RESULT, final=True
+        )
+        return told.exists()
 
     def _finish_tool(self, event: Event, content: Any, at: datetime) -> None:
         call_id = str(event.get("toolCallId") or "")[:200]
@@ -208,6 +211,7 @@ class Transcript:
             "data": {"images": images} if images else {},
         }
         entry = self.results.pop(call_id, None)
+        self._finished_calls.add(call_id)
         if entry:
             self.revise(entry, **fields)
         else:
@@ -218,6 +222,7 @@ class Transcript:
 
     def open_answer(self, at: datetime) -> None:
         """The agent begins to work."""
+        self._finished_calls.clear()
         self.answer = Answer(
             lieutenant=self.lieutenant,
             process=self.process,

@@ -165,9 +165,7 @@ class Edge:
         if scope["method"] == "POST" and answer.status_code == 201:
             name = json.loads(body)["name"]
             try:
-                fresh = await self._ask_web(
-                    scope, None, f"/lieutenant/lieutenants/{name}".encode()
-                )
+                fresh = await self._ask_web(scope, None, f"/lieutenant/lieutenants/{name}".encode())
                 body = await fresh.aread() if fresh.status_code == 200 else body
                 await fresh.aclose()
             except httpx.HTTPError as error:
@@ -239,7 +237,8 @@ def _last_event(scope: Scope) -> int | None:
     """The change after which to go on: Last-Event-ID, else `?after=`; None is from now on."""
     given = _header(scope, b"last-event-id").decode("latin-1")
     if not given:
-        found = re.search(r"(?:^|&)after=([0-9]{1,18})(?:&|$)", scope["query_string"].decode("latin-1"))
+        query = scope["query_string"].decode("latin-1")
+        found = re.search(r"(?:^|&)after=([0-9]{1,18})(?:&|$)", query)
         given = found[1] if found else ""
     return int(given) if given.isascii() and given.isdigit() and len(given) <= 18 else None
 

@@ -187,7 +187,7 @@ SECURE_REFERRER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
 CSRF_TRUSTED_ORIGINS = [
-    f"https://{host}" for host in env.names("REEF_ALLOWED_HOSTS") if "*" != host
+    f"https://{host}" for host in env.names("REEF_ALLOWED_HOSTS") if host != "*"
 ]
 USE_TZ = True
 TIME_ZONE = env.text("REEF_TIME_ZONE", "UTC")

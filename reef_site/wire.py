@@ -1,4 +1,4 @@
-"""How JSON goes over the wire: any content type in, compact UTF-8 out, dates as agents know them."""
+"""How JSON goes over the wire: any content type in, compact UTF-8 out, dates as agents know."""
 
 from __future__ import annotations
 

@@ -7,231 +7,561 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
-    dependencies = [
-    ]
+    dependencies = []
 
     operations = [
         migrations.CreateModel(
-            name='LifeSign',
+            name="LifeSign",
             fields=[
-                ('who', models.CharField(max_length=300, primary_key=True, serialize=False)),
-                ('at', models.DateTimeField()),
+                ("who", models.CharField(max_length=300, primary_key=True, serialize=False)),
+                ("at", models.DateTimeField()),
             ],
         ),
         migrations.CreateModel(
-            name='Lieutenant',
+            name="Lieutenant",
             fields=[
-                ('id', models.CharField(default=lieutenants.models.new_ulid, editable=False, max_length=26, primary_key=True, serialize=False)),
-                ('name', models.CharField(max_length=64)),
-                ('role', models.TextField(help_text='What this lieutenant is for.')),
-                ('directive', models.TextField(blank=True, help_text='More for its system prompt.')),
-                ('model', models.CharField(blank=True, help_text='provider/model, or a pattern.', max_length=200)),
-                ('system_prompt', models.TextField(blank=True)),
-                ('folder', models.CharField(help_text="The agent's working folder.", max_length=1024)),
-                ('host', models.CharField(db_index=True, max_length=255)),
-                ('transport', models.CharField(default='local', max_length=20)),
-                ('parent_agent', models.CharField(blank=True, max_length=200)),
-                ('restart_policy', models.CharField(choices=[('never', 'never'), ('on-failure', 'on failure')], default='never', max_length=20)),
-                ('idle_limit_minutes', models.PositiveIntegerField(blank=True, null=True)),
-                ('stall_limit_seconds', models.PositiveIntegerField(default=600, help_text='0 is no limit.')),
-                ('status', models.CharField(choices=[('starting', 'starting'), ('idle', 'idle'), ('working', 'working'), ('paused', 'paused'), ('error', 'error'), ('destroyed', 'destroyed')], default='starting', max_length=20)),
-                ('status_since', models.DateTimeField(default=django.utils.timezone.now)),
-                ('error', models.TextField(blank=True, help_text='Why it is in `error`.')),
-                ('trouble', models.TextField(blank=True, help_text='What the model is having trouble with now.')),
-                ('waiting_for', models.CharField(blank=True, max_length=200)),
-                ('task_count', models.PositiveIntegerField(default=0)),
-                ('rev', models.BigIntegerField(default=0)),
-                ('restarts', models.PositiveSmallIntegerField(default=0)),
-                ('restart_at', models.DateTimeField(blank=True, null=True)),
-                ('abort_asked_at', models.DateTimeField(blank=True, null=True)),
-                ('leased_until', models.DateTimeField(blank=True, null=True)),
-                ('created_at', models.DateTimeField(default=django.utils.timezone.now)),
-                ('last_activity_at', models.DateTimeField(default=django.utils.timezone.now)),
+                (
+                    "id",
+                    models.CharField(
+                        default=lieutenants.models.new_ulid,
+                        editable=False,
+                        max_length=26,
+                        primary_key=True,
+                        serialize=False,
+                    ),
+                ),
+                ("name", models.CharField(max_length=64)),
+                ("role", models.TextField(help_text="What this lieutenant is for.")),
+                (
+                    "directive",
+                    models.TextField(blank=True, help_text="More for its system prompt."),
+                ),
+                (
+                    "model",
+                    models.CharField(
+                        blank=True, help_text="provider/model, or a pattern.", max_length=200
+                    ),
+                ),
+                ("system_prompt", models.TextField(blank=True)),
+                (
+                    "folder",
+                    models.CharField(help_text="The agent's working folder.", max_length=1024),
+                ),
+                ("host", models.CharField(db_index=True, max_length=255)),
+                ("transport", models.CharField(default="local", max_length=20)),
+                ("parent_agent", models.CharField(blank=True, max_length=200)),
+                (
+                    "restart_policy",
+                    models.CharField(
+                        choices=[("never", "never"), ("on-failure", "on failure")],
+                        default="never",
+                        max_length=20,
+                    ),
+                ),
+                ("idle_limit_minutes", models.PositiveIntegerField(blank=True, null=True)),
+                (
+                    "stall_limit_seconds",
+                    models.PositiveIntegerField(default=600, help_text="0 is no limit."),
+                ),
+                (
+                    "status",
+                    models.CharField(
+                        choices=[
+                            ("starting", "starting"),
+                            ("idle", "idle"),
+                            ("working", "working"),
+                            ("paused", "paused"),
+                            ("error", "error"),
+                            ("destroyed", "destroyed"),
+                        ],
+                        default="starting",
+                        max_length=20,
+                    ),
+                ),
+                ("status_since", models.DateTimeField(default=django.utils.timezone.now)),
+                ("error", models.TextField(blank=True, help_text="Why it is in `error`.")),
+                (
+                    "trouble",
+                    models.TextField(
+                        blank=True, help_text="What the model is having trouble with now."
+                    ),
+                ),
+                ("waiting_for", models.CharField(blank=True, max_length=200)),
+                ("task_count", models.PositiveIntegerField(default=0)),
+                ("rev", models.BigIntegerField(default=0)),
+                ("restarts", models.PositiveSmallIntegerField(default=0)),
+                ("restart_at", models.DateTimeField(blank=True, null=True)),
+                ("abort_asked_at", models.DateTimeField(blank=True, null=True)),
+                ("leased_until", models.DateTimeField(blank=True, null=True)),
+                ("created_at", models.DateTimeField(default=django.utils.timezone.now)),
+                ("last_activity_at", models.DateTimeField(default=django.utils.timezone.now)),
             ],
             options={
-                'ordering': ['-created_at', '-id'],
-                'indexes': [models.Index(fields=['status', 'restart_at'], name='lieutenant_restart')],
-                'constraints': [models.UniqueConstraint(condition=models.Q(('status', 'destroyed'), _negated=True), fields=('name',), name='one_living_lieutenant_a_name'), models.CheckConstraint(condition=models.Q(('status__in', ['starting', 'idle', 'working', 'paused', 'error', 'destroyed'])), name='lieutenant_status_is_known')],
+                "ordering": ["-created_at", "-id"],
+                "indexes": [
+                    models.Index(fields=["status", "restart_at"], name="lieutenant_restart")
+                ],
+                "constraints": [
+                    models.UniqueConstraint(
+                        condition=models.Q(("status", "destroyed"), _negated=True),
+                        fields=("name",),
+                        name="one_living_lieutenant_a_name",
+                    ),
+                    models.CheckConstraint(
+                        condition=models.Q(
+                            (
+                                "status__in",
+                                ["starting", "idle", "working", "paused", "error", "destroyed"],
+                            )
+                        ),
+                        name="lieutenant_status_is_known",
+                    ),
+                ],
             },
         ),
         migrations.CreateModel(
-            name='Message',
+            name="Message",
             fields=[
-                ('id', models.CharField(default=lieutenants.models.new_ulid, editable=False, max_length=26, primary_key=True, serialize=False)),
-                ('text', models.TextField()),
-                ('mode', models.CharField(choices=[('prompt', 'prompt'), ('steer', 'steer'), ('followUp', 'follow-up')], max_length=10)),
-                ('mode_asked', models.CharField(choices=[('prompt', 'prompt'), ('steer', 'steer'), ('followUp', 'follow-up')], max_length=10)),
-                ('note', models.CharField(blank=True, max_length=200)),
-                ('actor', models.CharField(blank=True, max_length=200)),
-                ('idempotency_key', models.CharField(blank=True, max_length=200, null=True)),
-                ('state', models.CharField(choices=[('queued', 'queued'), ('delivered', 'delivered'), ('accepted', 'accepted'), ('rejected', 'rejected')], default='queued', max_length=10)),
-                ('evidence', models.JSONField(blank=True, help_text="The agent's own reply.", null=True)),
-                ('created_at', models.DateTimeField(default=django.utils.timezone.now)),
-                ('delivered_at', models.DateTimeField(blank=True, null=True)),
-                ('decided_at', models.DateTimeField(blank=True, null=True)),
-                ('taken_up_at', models.DateTimeField(blank=True, null=True)),
-                ('lieutenant', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='messages', to='lieutenants.lieutenant')),
+                (
+                    "id",
+                    models.CharField(
+                        default=lieutenants.models.new_ulid,
+                        editable=False,
+                        max_length=26,
+                        primary_key=True,
+                        serialize=False,
+                    ),
+                ),
+                ("text", models.TextField()),
+                (
+                    "mode",
+                    models.CharField(
+                        choices=[
+                            ("prompt", "prompt"),
+                            ("steer", "steer"),
+                            ("followUp", "follow-up"),
+                        ],
+                        max_length=10,
+                    ),
+                ),
+                (
+                    "mode_asked",
+                    models.CharField(
+                        choices=[
+                            ("prompt", "prompt"),
+                            ("steer", "steer"),
+                            ("followUp", "follow-up"),
+                        ],
+                        max_length=10,
+                    ),
+                ),
+                ("note", models.CharField(blank=True, max_length=200)),
+                ("actor", models.CharField(blank=True, max_length=200)),
+                ("idempotency_key", models.CharField(blank=True, max_length=200, null=True)),
+                (
+                    "state",
+                    models.CharField(
+                        choices=[
+                            ("queued", "queued"),
+                            ("delivered", "delivered"),
+                            ("accepted", "accepted"),
+                            ("rejected", "rejected"),
+                        ],
+                        default="queued",
+                        max_length=10,
+                    ),
+                ),
+                (
+                    "evidence",
+                    models.JSONField(blank=True, help_text="The agent's own reply.", null=True),
+                ),
+                ("created_at", models.DateTimeField(default=django.utils.timezone.now)),
+                ("delivered_at", models.DateTimeField(blank=True, null=True)),
+                ("decided_at", models.DateTimeField(blank=True, null=True)),
+                ("taken_up_at", models.DateTimeField(blank=True, null=True)),
+                (
+                    "lieutenant",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="messages",
+                        to="lieutenants.lieutenant",
+                    ),
+                ),
             ],
             options={
-                'ordering': ['created_at', 'id'],
+                "ordering": ["created_at", "id"],
             },
         ),
         migrations.CreateModel(
-            name='Answer',
+            name="Answer",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('started_at', models.DateTimeField()),
-                ('ended_at', models.DateTimeField(blank=True, null=True)),
-                ('outcome', models.CharField(choices=[('open', 'open'), ('completed', 'completed'), ('aborted', 'aborted'), ('error', 'error'), ('interrupted', 'interrupted')], default='open', max_length=20)),
-                ('text', models.TextField(blank=True, help_text='Its text blocks joined, once it has ended.')),
-                ('error', models.TextField(blank=True)),
-                ('lieutenant', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='answers', to='lieutenants.lieutenant')),
-                ('message', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.SET_NULL, to='lieutenants.message')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("started_at", models.DateTimeField()),
+                ("ended_at", models.DateTimeField(blank=True, null=True)),
+                (
+                    "outcome",
+                    models.CharField(
+                        choices=[
+                            ("open", "open"),
+                            ("completed", "completed"),
+                            ("aborted", "aborted"),
+                            ("error", "error"),
+                            ("interrupted", "interrupted"),
+                        ],
+                        default="open",
+                        max_length=20,
+                    ),
+                ),
+                (
+                    "text",
+                    models.TextField(
+                        blank=True, help_text="Its text blocks joined, once it has ended."
+                    ),
+                ),
+                ("error", models.TextField(blank=True)),
+                (
+                    "lieutenant",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="answers",
+                        to="lieutenants.lieutenant",
+                    ),
+                ),
+                (
+                    "message",
+                    models.ForeignKey(
+                        blank=True,
+                        null=True,
+                        on_delete=django.db.models.deletion.SET_NULL,
+                        to="lieutenants.message",
+                    ),
+                ),
             ],
             options={
-                'ordering': ['id'],
+                "ordering": ["id"],
             },
         ),
         migrations.CreateModel(
-            name='Move',
+            name="Move",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('old', models.CharField(choices=[('starting', 'starting'), ('idle', 'idle'), ('working', 'working'), ('paused', 'paused'), ('error', 'error'), ('destroyed', 'destroyed')], max_length=20)),
-                ('new', models.CharField(choices=[('starting', 'starting'), ('idle', 'idle'), ('working', 'working'), ('paused', 'paused'), ('error', 'error'), ('destroyed', 'destroyed')], max_length=20)),
-                ('reason', models.TextField()),
-                ('actor', models.CharField(max_length=200)),
-                ('at', models.DateTimeField(default=django.utils.timezone.now)),
-                ('lieutenant', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='moves', to='lieutenants.lieutenant')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                (
+                    "old",
+                    models.CharField(
+                        choices=[
+                            ("starting", "starting"),
+                            ("idle", "idle"),
+                            ("working", "working"),
+                            ("paused", "paused"),
+                            ("error", "error"),
+                            ("destroyed", "destroyed"),
+                        ],
+                        max_length=20,
+                    ),
+                ),
+                (
+                    "new",
+                    models.CharField(
+                        choices=[
+                            ("starting", "starting"),
+                            ("idle", "idle"),
+                            ("working", "working"),
+                            ("paused", "paused"),
+                            ("error", "error"),
+                            ("destroyed", "destroyed"),
+                        ],
+                        max_length=20,
+                    ),
+                ),
+                ("reason", models.TextField()),
+                ("actor", models.CharField(max_length=200)),
+                ("at", models.DateTimeField(default=django.utils.timezone.now)),
+                (
+                    "lieutenant",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="moves",
+                        to="lieutenants.lieutenant",
+                    ),
+                ),
             ],
             options={
-                'ordering': ['-id'],
+                "ordering": ["-id"],
             },
         ),
         migrations.CreateModel(
-            name='Process',
+            name="Process",
             fields=[
-                ('id', models.CharField(default=lieutenants.models.new_ulid, editable=False, max_length=26, primary_key=True, serialize=False)),
-                ('host', models.CharField(db_index=True, max_length=255)),
-                ('transport', models.CharField(max_length=20)),
-                ('directory', models.CharField(max_length=1024)),
-                ('agent', models.CharField(help_text="The agent's program and version.", max_length=1024)),
-                ('handle', models.JSONField(default=dict, help_text='Pids with their start times.')),
-                ('started_at', models.DateTimeField(default=django.utils.timezone.now)),
-                ('ready_at', models.DateTimeField(blank=True, null=True)),
-                ('stop_asked_at', models.DateTimeField(blank=True, null=True)),
-                ('ended_at', models.DateTimeField(blank=True, null=True)),
-                ('exit_code', models.IntegerField(blank=True, null=True)),
-                ('exit_signal', models.IntegerField(blank=True, null=True)),
-                ('end_reason', models.TextField(blank=True)),
-                ('stderr', models.TextField(blank=True, help_text='Its last lines.')),
-                ('offset', models.BigIntegerField(default=0)),
-                ('state', models.JSONField(default=dict)),
-                ('lieutenant', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='processes', to='lieutenants.lieutenant')),
+                (
+                    "id",
+                    models.CharField(
+                        default=lieutenants.models.new_ulid,
+                        editable=False,
+                        max_length=26,
+                        primary_key=True,
+                        serialize=False,
+                    ),
+                ),
+                ("host", models.CharField(db_index=True, max_length=255)),
+                ("transport", models.CharField(max_length=20)),
+                ("directory", models.CharField(max_length=1024)),
+                (
+                    "agent",
+                    models.CharField(help_text="The agent's program and version.", max_length=1024),
+                ),
+                (
+                    "handle",
+                    models.JSONField(default=dict, help_text="Pids with their start times."),
+                ),
+                ("started_at", models.DateTimeField(default=django.utils.timezone.now)),
+                ("ready_at", models.DateTimeField(blank=True, null=True)),
+                ("stop_asked_at", models.DateTimeField(blank=True, null=True)),
+                ("ended_at", models.DateTimeField(blank=True, null=True)),
+                ("exit_code", models.IntegerField(blank=True, null=True)),
+                ("exit_signal", models.IntegerField(blank=True, null=True)),
+                ("end_reason", models.TextField(blank=True)),
+                ("stderr", models.TextField(blank=True, help_text="Its last lines.")),
+                ("offset", models.BigIntegerField(default=0)),
+                ("state", models.JSONField(default=dict)),
+                (
+                    "lieutenant",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="processes",
+                        to="lieutenants.lieutenant",
+                    ),
+                ),
             ],
             options={
-                'verbose_name_plural': 'processes',
-                'ordering': ['-started_at', '-id'],
+                "verbose_name_plural": "processes",
+                "ordering": ["-started_at", "-id"],
             },
         ),
         migrations.CreateModel(
-            name='Entry',
+            name="Entry",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('kind', models.CharField(choices=[('user', 'message'), ('thinking', 'thinking'), ('text', 'text'), ('tool_call', 'tool call'), ('tool_result', 'tool result'), ('error', 'error'), ('notice', 'notice'), ('usage', 'usage')], max_length=20)),
-                ('block', models.PositiveIntegerField(blank=True, null=True)),
-                ('tool', models.CharField(blank=True, max_length=200)),
-                ('call_id', models.CharField(blank=True, max_length=200)),
-                ('text', models.TextField(blank=True)),
-                ('data', models.JSONField(blank=True, default=dict)),
-                ('is_error', models.BooleanField(default=False)),
-                ('final', models.BooleanField(default=True)),
-                ('rev', models.BigIntegerField()),
-                ('at', models.DateTimeField()),
-                ('answer', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='entries', to='lieutenants.answer')),
-                ('lieutenant', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='entries', to='lieutenants.lieutenant')),
-                ('message', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.SET_NULL, to='lieutenants.message')),
-                ('process', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='entries', to='lieutenants.process')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                (
+                    "kind",
+                    models.CharField(
+                        choices=[
+                            ("user", "message"),
+                            ("thinking", "thinking"),
+                            ("text", "text"),
+                            ("tool_call", "tool call"),
+                            ("tool_result", "tool result"),
+                            ("error", "error"),
+                            ("notice", "notice"),
+                            ("usage", "usage"),
+                        ],
+                        max_length=20,
+                    ),
+                ),
+                ("block", models.PositiveIntegerField(blank=True, null=True)),
+                ("tool", models.CharField(blank=True, max_length=200)),
+                ("call_id", models.CharField(blank=True, max_length=200)),
+                ("text", models.TextField(blank=True)),
+                ("data", models.JSONField(blank=True, default=dict)),
+                ("is_error", models.BooleanField(default=False)),
+                ("final", models.BooleanField(default=True)),
+                ("rev", models.BigIntegerField()),
+                ("at", models.DateTimeField()),
+                (
+                    "answer",
+                    models.ForeignKey(
+                        blank=True,
+                        null=True,
+                        on_delete=django.db.models.deletion.SET_NULL,
+                        related_name="entries",
+                        to="lieutenants.answer",
+                    ),
+                ),
+                (
+                    "lieutenant",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="entries",
+                        to="lieutenants.lieutenant",
+                    ),
+                ),
+                (
+                    "message",
+                    models.ForeignKey(
+                        blank=True,
+                        null=True,
+                        on_delete=django.db.models.deletion.SET_NULL,
+                        to="lieutenants.message",
+                    ),
+                ),
+                (
+                    "process",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="entries",
+                        to="lieutenants.process",
+                    ),
+                ),
             ],
             options={
-                'verbose_name_plural': 'entries',
-                'ordering': ['id'],
+                "verbose_name_plural": "entries",
+                "ordering": ["id"],
             },
         ),
         migrations.AddField(
-            model_name='answer',
-            name='process',
-            field=models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='answers', to='lieutenants.process'),
+            model_name="answer",
+            name="process",
+            field=models.ForeignKey(
+                on_delete=django.db.models.deletion.CASCADE,
+                related_name="answers",
+                to="lieutenants.process",
+            ),
         ),
         migrations.CreateModel(
-            name='Usage',
+            name="Usage",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('provider', models.CharField(blank=True, max_length=100)),
-                ('model', models.CharField(blank=True, max_length=200)),
-                ('stop_reason', models.CharField(blank=True, max_length=40)),
-                ('input', models.BigIntegerField(default=0)),
-                ('output', models.BigIntegerField(default=0)),
-                ('cache_read', models.BigIntegerField(default=0)),
-                ('cache_write', models.BigIntegerField(default=0)),
-                ('cost', models.DecimalField(decimal_places=9, default=0, help_text='US dollars', max_digits=18)),
-                ('at', models.DateTimeField()),
-                ('day', models.DateField(db_index=True, help_text='UTC')),
-                ('answer', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='usage', to='lieutenants.answer')),
-                ('lieutenant', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='usage', to='lieutenants.lieutenant')),
-                ('message', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='usage', to='lieutenants.message')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("provider", models.CharField(blank=True, max_length=100)),
+                ("model", models.CharField(blank=True, max_length=200)),
+                ("stop_reason", models.CharField(blank=True, max_length=40)),
+                ("input", models.BigIntegerField(default=0)),
+                ("output", models.BigIntegerField(default=0)),
+                ("cache_read", models.BigIntegerField(default=0)),
+                ("cache_write", models.BigIntegerField(default=0)),
+                (
+                    "cost",
+                    models.DecimalField(
+                        decimal_places=9, default=0, help_text="US dollars", max_digits=18
+                    ),
+                ),
+                ("at", models.DateTimeField()),
+                ("day", models.DateField(db_index=True, help_text="UTC")),
+                (
+                    "answer",
+                    models.ForeignKey(
+                        blank=True,
+                        null=True,
+                        on_delete=django.db.models.deletion.SET_NULL,
+                        related_name="usage",
+                        to="lieutenants.answer",
+                    ),
+                ),
+                (
+                    "lieutenant",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="usage",
+                        to="lieutenants.lieutenant",
+                    ),
+                ),
+                (
+                    "message",
+                    models.ForeignKey(
+                        blank=True,
+                        null=True,
+                        on_delete=django.db.models.deletion.SET_NULL,
+                        related_name="usage",
+                        to="lieutenants.message",
+                    ),
+                ),
             ],
             options={
-                'verbose_name_plural': 'usage',
-                'ordering': ['-id'],
+                "verbose_name_plural": "usage",
+                "ordering": ["-id"],
             },
         ),
         migrations.CreateModel(
-            name='Chunk',
+            name="Chunk",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('rev', models.BigIntegerField()),
-                ('text', models.TextField()),
-                ('entry', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='chunks', to='lieutenants.entry')),
-                ('lieutenant', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='chunks', to='lieutenants.lieutenant')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("rev", models.BigIntegerField()),
+                ("text", models.TextField()),
+                (
+                    "entry",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="chunks",
+                        to="lieutenants.entry",
+                    ),
+                ),
+                (
+                    "lieutenant",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="chunks",
+                        to="lieutenants.lieutenant",
+                    ),
+                ),
             ],
             options={
-                'ordering': ['id'],
-                'indexes': [models.Index(fields=['lieutenant', 'rev'], name='chunk_by_rev')],
+                "ordering": ["id"],
+                "indexes": [models.Index(fields=["lieutenant", "rev"], name="chunk_by_rev")],
             },
         ),
         migrations.AddIndex(
-            model_name='message',
-            index=models.Index(fields=['lieutenant', 'state'], name='message_by_state'),
+            model_name="message",
+            index=models.Index(fields=["lieutenant", "state"], name="message_by_state"),
         ),
         migrations.AddConstraint(
-            model_name='message',
-            constraint=models.UniqueConstraint(fields=('lieutenant', 'idempotency_key'), name='one_message_an_idempotency_key'),
+            model_name="message",
+            constraint=models.UniqueConstraint(
+                fields=("lieutenant", "idempotency_key"), name="one_message_an_idempotency_key"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='process',
-            constraint=models.UniqueConstraint(condition=models.Q(('ended_at__isnull', True)), fields=('lieutenant',), name='one_live_process_a_lieutenant'),
+            model_name="process",
+            constraint=models.UniqueConstraint(
+                condition=models.Q(("ended_at__isnull", True)),
+                fields=("lieutenant",),
+                name="one_live_process_a_lieutenant",
+            ),
         ),
         migrations.AddIndex(
-            model_name='entry',
-            index=models.Index(fields=['lieutenant', 'rev'], name='entry_by_rev'),
+            model_name="entry",
+            index=models.Index(fields=["lieutenant", "rev"], name="entry_by_rev"),
         ),
         migrations.AddIndex(
-            model_name='entry',
-            index=models.Index(fields=['lieutenant', 'id'], name='entry_by_id'),
+            model_name="entry",
+            index=models.Index(fields=["lieutenant", "id"], name="entry_by_id"),
         ),
         migrations.AddIndex(
-            model_name='entry',
-            index=models.Index(condition=models.Q(('final', False)), fields=['process'], name='entry_still_open'),
+            model_name="entry",
+            index=models.Index(
+                condition=models.Q(("final", False)), fields=["process"], name="entry_still_open"
+            ),
         ),
         migrations.AddIndex(
-            model_name='answer',
-            index=models.Index(fields=['lieutenant', 'outcome'], name='answer_by_outcome'),
+            model_name="answer",
+            index=models.Index(fields=["lieutenant", "outcome"], name="answer_by_outcome"),
         ),
         migrations.AddIndex(
-            model_name='usage',
-            index=models.Index(fields=['lieutenant', 'day'], name='usage_by_day'),
+            model_name="usage",
+            index=models.Index(fields=["lieutenant", "day"], name="usage_by_day"),
         ),
     ]

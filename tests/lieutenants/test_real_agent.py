@@ -1,0 +1,163 @@
+"""The real agent from npm, both versions, against a scripted model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lieutenants.models import Answer, Entry, Message, Usage
+from lieutenants.states import MessageState, Outcome
+from tests.conftest import Fleet, real_agent, until
+from tests.stub_llm import StubLLM
+
+pytestmark = pytest.mark.agent
+
+QUICK_RETRIES = {"retry": {"maxRetries": 2, "baseDelayMs": 50, "provider": {"maxRetries": 0}}}
+
+
+@pytest.fixture(params=["087", "073"], ids=["pi-0.87.1", "pi-0.73.1"])
+def crew(
+    request: pytest.FixtureRequest, fleet: Fleet, stub: StubLLM, settings: Any, tmp_path: Path
+) -> Iterator[Fleet]:
+    """A fleet of the real agent, with a model folder of the test's own."""
+    settings.PI_PATH = real_agent(request.param)
+    settings.AGENT_CONFIG_DIR = tmp_path / "pi"
+    settings.AGENT_CONFIG_DIR.mkdir()
+    (tmp_path / "pi" / "models.json").write_text(json.dumps(stub.models_json()))
+    (tmp_path / "pi" / "settings.json").write_text(json.dumps(QUICK_RETRIES))
+    settings.DEFAULT_MODEL = "stub/echo"
+    stub.reset()
+    yield fleet
+
+
+def test_it_answers_in_pieces_and_calls_a_tool(crew: Fleet, stub: StubLLM) -> None:
+    crew.create("ada")
+    assert crew.ask("ada", "hello") == "echo: hello"
+
+    stub.script(
+        {"tool": {"name": "bash", "arguments": {"command": "echo from-the-tool"}}},
+        {"steps": [{"text": "the tool "}, {"gate": "rest"}, {"text": "has spoken"}]},
+    )
+    crew.send("ada", "use your tool")
+    until(lambda: crew.get("ada")["lastOutput"].endswith("the tool "))
+    stub.open_gate("rest")
+    crew.wait("ada", "idle")
+
+    calls = Entry.objects.filter(kind=Entry.Kind.TOOL_CALL)
+    assert [each.data["arguments"] for each in calls] == [{"command": "echo from-the-tool"}]
+    assert crew.texts("ada", "tool_result") == ["from-the-tool\n"]
+    assert crew.get("ada")["outputHistory"] == ["echo: hello", "the tool has spoken"]
+    assert crew.texts("ada", "user") == ["hello", "use your tool"]
+    assert set(Message.objects.values_list("state", flat=True)) == {MessageState.ACCEPTED}
+    sums = Usage.objects.all().sums()
+    assert sums["calls"] == 3
+    assert sums["total_output"] > 0
+    assert sums["total_cost"] > 0
+
+
+def test_steer_and_follow_up_join_the_running_work(crew: Fleet, stub: StubLLM) -> None:
+    crew.create("bea")
+    stub.script(
+        {"steps": [{"text": "part one. "}, {"gate": "g"}, {"text": "done."}]},
+    )
+    crew.send("bea", "first")
+    until(lambda: "part one" in crew.get("bea")["lastOutput"])
+    late = crew.send("bea", "second")
+    steer = crew.send("bea", "third", mode="steer")
+    assert (late.mode, steer.mode) == ("followUp", "steer")
+    decided = Message.objects.filter(state=MessageState.ACCEPTED)
+    until(lambda: decided.count() == 3)
+    stub.open_gate("g")
+    crew.wait("bea", "idle")
+
+    assert sorted(crew.texts("bea")) == ["echo: second", "echo: third", "part one. done."]
+    assert crew.texts("bea", "user").index("third") < crew.texts("bea", "user").index("second")
+    assert not Message.objects.filter(taken_up_at__isnull=True).exists()
+
+
+def test_an_abort_ends_the_answer_and_keeps_its_half(crew: Fleet, stub: StubLLM) -> None:
+    crew.create("cyd")
+    stub.script({"steps": [{"text": "half of it "}, {"gate": "never"}]})
+    crew.send("cyd", "go")
+    until(lambda: "half" in crew.get("cyd")["lastOutput"])
+
+    assert crew.api.post("/lieutenant/lieutenants/cyd/abort").status_code == 200
+    crew.wait("cyd", "idle")
+
+    answer = Answer.objects.get()
+    assert (answer.outcome, answer.text) == (Outcome.ABORTED, "half of it ")
+    assert crew.ask("cyd", "still there?") == "echo: still there?"
+
+
+def test_pause_and_resume_keep_the_context(crew: Fleet, stub: StubLLM) -> None:
+    crew.create("dot")
+    crew.ask("dot", "my number is 4711")
+    pid = crew.process("dot").handle["agent_pid"]
+    assert crew.api.post("/lieutenant/lieutenants/dot/pause").json() == {"paused": True}
+    until(lambda: crew.row("dot").live_process() is None)
+    assert not Path(f"/proc/{pid}").exists()
+    assert crew.api.post("/lieutenant/lieutenants/dot/send", {"message": "x"}).status_code == 400
+
+    assert crew.api.post("/lieutenant/lieutenants/dot/resume").json() == {"resumed": True}
+    crew.wait("dot", "idle")
+    crew.ask("dot", "what was it?")
+
+    shown = json.dumps(stub.requests[-1]["body"]["messages"])
+    assert "my number is 4711" in shown
+    assert "echo: my number is 4711" in shown
+
+
+def test_trouble_of_the_model_is_shown_as_what_it_is(crew: Fleet, stub: StubLLM) -> None:
+    crew.create("eve", model="stub/err-429")
+    crew.ask("eve", "anyone?")
+
+    notices = " ".join(crew.texts("eve", "notice"))
+    errors = " ".join(crew.texts("eve", "error"))
+    assert "429" in notices
+    assert "429" in errors
+    assert "429" in crew.get("eve")["trouble"]
+    assert Answer.objects.get().outcome == Outcome.ERROR
+
+
+def test_a_broken_connection_is_tried_again_and_told(crew: Fleet, stub: StubLLM) -> None:
+    crew.create("flo", model="stub/flaky-500-1")
+    assert crew.ask("flo", "please") == "echo: please"
+
+    assert "500" in " ".join(crew.texts("flo", "notice"))
+    assert "trouble" not in crew.get("flo")
+    assert Answer.objects.get().outcome == Outcome.COMPLETED
+
+
+def test_a_full_context_is_shortened_and_told(crew: Fleet, stub: StubLLM) -> None:
+    crew.create("gus")
+    crew.ask("gus", "something long to begin with " * 400)
+    stub.script(
+        {
+            "status": 400,
+            "code": "context_length_exceeded",
+            "error": "This model's maximum context length is 128000 tokens.",
+        },
+    )
+    crew.ask("gus", "more")
+    notices = " ".join(crew.texts("gus", "notice"))
+    assert "shortens its context: it is full" in notices
+
+
+def test_a_model_that_is_not_there_is_an_error_with_the_reason(crew: Fleet) -> None:
+    crew.create("hal", ready=False, model="nobody-has-this")
+    row = crew.wait("hal", "error")
+    assert "nobody-has-this" in row.error
+    assert row.live_process() is None
+
+
+def test_destroy_leaves_no_process(crew: Fleet) -> None:
+    crew.create("ida")
+    pid = crew.process("ida").handle["agent_pid"]
+    detail = crew.api.delete("/lieutenant/lieutenants/ida").json()
+    assert detail == {"destroyed": True, "detail": "ida: destroyed (local, 0 tasks completed)"}
+    until(lambda: not Path(f"/proc/{pid}").exists())
+    assert crew.api.get("/lieutenant/lieutenants/ida").status_code == 404
