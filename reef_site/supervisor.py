@@ -44,6 +44,8 @@ class Service:
     turn: str = ""
     # Run to its end and not again.
     once: bool = False
+    # Lines with one of these are for the log alone.
+    hush: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -264,7 +266,8 @@ class Runner:
 
     def _tell(self, line: str) -> None:
         self._log.write(line)
-        self._reef.terminal.show(self.service.name, line)
+        if not any(words in line for words in self.service.hush):
+            self._reef.terminal.show(self.service.name, line)
 
 
 # -- all of them
@@ -333,7 +336,7 @@ class Supervisor:
                 late = True
                 self.say("the pages do not answer yet; what the processes say shows why")
                 self._start("late")
-            if await self.stop_or(0.05):
+            if await self.stop_or(1.0 if late else 0.05):
                 return
         if not late:
             self._start("late")

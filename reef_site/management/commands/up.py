@@ -172,7 +172,9 @@ class Start:
             "loglevel": "warning",
         }
         words = [word for key, value in options.items() for word in (f"--{key}", value)]
-        return [Service("redis", [str(program), *words], stale=[socket_path], turn="first")]
+        # It saves nothing, so what it says about memory for saving is of no use to anybody.
+        hush = ["Memory overcommit"]
+        return [Service("redis", [str(program), *words], [socket_path], "first", hush=hush)]
 
     def _web(self) -> Service:
         argv = [*module("granian"), "--interface", "wsgi", "--workers", "2"]

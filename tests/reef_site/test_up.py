@@ -1,0 +1,462 @@
+"""Processes of reef: kept running, shown, stopped. First toys in their place, then the real ones.
+
+Every process here is real. The toys are small Python programs under the real supervisor.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from reef_site import leftovers, supervisor
+from reef_site.supervisor import Plan, Service
+
+CHECKOUT = Path(supervisor.__file__).parent.parent
+FOREVER = "import time; print('here', flush=True); time.sleep(600)"
+DEAF = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN);" + FOREVER
+ANSWERS = """
+import http.server, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+    def log_message(self, *_): pass
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+
+
+def eventually(condition: Callable[[], object], seconds: float = 15.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never became true"
+        time.sleep(0.02)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+class Running:
+    """A supervisor or `up` as a process, and what it has printed."""
+
+    def __init__(self, argv: list[str], env: dict[str, str], fds: tuple[int, ...] = ()) -> None:
+        self.process = subprocess.Popen(
+            argv,
+            cwd=CHECKOUT,
+            pass_fds=fds,
+            env={**os.environ, **env},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.lines: list[str] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(line.rstrip("\n"))
+
+    def wait_for(self, pattern: str, times: int = 1) -> None:
+        """Until a line fits, so many times; fails with all lines at the end of the program."""
+
+        def seen() -> bool:
+            found = sum(bool(re.search(pattern, line)) for line in self.lines)
+            if found < times and self.process.poll() is not None:
+                self._reader.join(5)
+                found = sum(bool(re.search(pattern, line)) for line in self.lines)
+                assert found >= times, "\n".join(self.lines)
+            return found >= times
+
+        try:
+            eventually(seen, 30)
+        except AssertionError:
+            raise AssertionError(f"no {pattern!r} in:\n" + "\n".join(self.lines)) from None
+
+    def end(self, number: signal.Signals = signal.SIGTERM, within: float = 12.0) -> float:
+        """Signal it and wait; how long that took, in seconds."""
+        began = time.monotonic()
+        self.process.send_signal(number)
+        self.process.wait(within)
+        self._reader.join(5)
+        return time.monotonic() - began
+
+
+def pids(data: Path, word: str) -> list[int]:
+    """The processes of this data folder with `word` in their command line."""
+    found = []
+    for pid in leftovers.tagged(data):
+        try:
+            if word in Path(f"/proc/{pid}/cmdline").read_text():
+                found.append(pid)
+        except OSError:
+            continue
+    return found
+
+
+class Toys:
+    """Runs toy services under the real supervisor, on a data folder of its own."""
+
+    def __init__(self, data: Path) -> None:
+        self.data = data
+        self.port = free_port()
+        self.started: list[Running] = []
+
+    def up(self, *services: Service, kill_after: float = 8.0) -> Running:
+        """A supervisor with these services, and an edge that answers."""
+        edge = Service("edge", [sys.executable, "-c", ANSWERS, str(self.port)])
+        plan = Plan(
+            services=[edge, *services],
+            logs=str(self.data / "logs"),
+            health=("127.0.0.1", self.port),
+            ready=["it answers"],
+            tag=leftovers.TAG,
+        )
+        lock = leftovers.take_lock(self.data / "up.lock")
+        assert lock is not None
+        read, write = os.pipe()
+        os.write(write, plan.dump().encode())
+        os.close(write)
+        code = (
+            f"from reef_site import supervisor; supervisor.KILL_AFTER = {kill_after};"
+            f"supervisor.main(['', '{read}', '{lock.fileno()}'])"
+        )
+        env = {leftovers.TAG: str(self.data)}
+        running = Running([sys.executable, "-c", code], env, (read, lock.fileno()))
+        os.close(read)
+        lock.close()
+        self.started.append(running)
+        return running
+
+
+def toy(name: str, code: str, turn: str = "") -> Service:
+    return Service(name, [sys.executable, "-c", code, f"toy-{name}"], turn=turn)
+
+
+@pytest.fixture
+def toys(tmp_path: Path) -> Iterator[Toys]:
+    toys = Toys(tmp_path)
+    yield toys
+    for running in toys.started:
+        if running.process.poll() is None:
+            running.process.kill()
+            running.process.wait()
+    leftovers.clear(tmp_path, 1.0)
+
+
+def test_what_is_said_is_tagged_and_kept(toys: Toys) -> None:
+    code = "print('x' * 9000); print(b'\\xff'.decode('latin-1')); " + FOREVER
+    running = toys.up(toy("web", code))
+
+    running.wait_for(r"^reef   \| it answers$")
+    running.wait_for(r"^web    \| here$")
+    assert running.end() < 5
+    log = (toys.data / "logs" / "web.log").read_text().splitlines()
+    assert [len(line) for line in log] == [supervisor.LONGEST_LINE, 1, 4]
+    assert "stopped" in (toys.data / "logs" / "up.log").read_text()
+
+
+def test_a_large_log_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "LARGEST_LOG", 100)
+    log = supervisor.Log(tmp_path / "web.log")
+    for _ in range(3):
+        log.write("y" * 60)
+
+    assert (tmp_path / "web.log").read_text() == "y" * 60 + "\n"
+    assert (tmp_path / "web.log.1").read_text().count("\n") == 2
+
+
+def test_what_dies_is_started_again_and_said(toys: Toys) -> None:
+    running = toys.up(toy("worker", FOREVER))
+    running.wait_for("here")
+    (pid,) = pids(toys.data, "toy-worker")
+
+    os.kill(pid, signal.SIGKILL)
+
+    running.wait_for(r"worker ended \(killed by SIGKILL\); starting it again in 0.5 s")
+    running.wait_for("here", times=2)
+
+
+def test_the_pauses_grow(toys: Toys) -> None:
+    running = toys.up(toy("beat", "raise SystemExit(3)"))
+
+    running.wait_for(r"beat ended \(exit code 3\); starting it again in 0.5 s")
+    running.wait_for(r"starting it again in 1 s")
+    running.wait_for(r"starting it again in 2 s")
+    assert running.end() < 2
+
+
+def test_a_program_that_is_not_there(toys: Toys) -> None:
+    running = toys.up(Service("web", ["/nowhere/web"]))
+
+    running.wait_for(r"web ended \(.*No such file.*\); starting it again")
+
+
+def test_children_of_the_dead_go_with_them(toys: Toys) -> None:
+    code = (
+        f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {DEAF!r}, 'toy-child'])"
+    )
+    running = toys.up(toy("web", f"{code}; {FOREVER}"))
+    running.wait_for("here", times=2)
+    (child,) = pids(toys.data, "'toy-child'")[:1] or pids(toys.data, "toy-child")[:1]
+    (parent,) = pids(toys.data, "toy-web")
+
+    os.kill(parent, signal.SIGKILL)
+
+    eventually(lambda: child not in leftovers.tagged(toys.data) or not alive(child))
+
+
+def alive(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
+
+
+def test_late_ones_start_when_the_pages_answer(toys: Toys) -> None:
+    running = toys.up(toy("worker", FOREVER, turn="late"))
+
+    running.wait_for("worker .* here")
+    # Whoever starts late is not waited for either.
+    running.wait_for("it answers")
+
+
+def test_stopping_leaves_nothing(toys: Toys) -> None:
+    running = toys.up(toy("redis", FOREVER, turn="first"), toy("web", DEAF), kill_after=0.5)
+    running.wait_for("here", times=2)
+    running.wait_for("it answers")
+
+    assert running.end() < 5
+    assert running.process.returncode == 0
+    assert "web does not end; killing it" in "\n".join(running.lines)
+    assert leftovers.tagged(toys.data) == []
+
+
+def test_a_second_signal_hurries(toys: Toys) -> None:
+    running = toys.up(toy("web", DEAF), kill_after=60)
+    running.wait_for("here")
+    running.process.send_signal(signal.SIGINT)
+    running.wait_for("stopping")
+
+    assert running.end(signal.SIGINT) < 5
+
+
+def test_a_killed_supervisor_takes_its_children_along(toys: Toys) -> None:
+    running = toys.up(toy("web", FOREVER), toy("worker", DEAF))
+    running.wait_for("here", times=2)
+
+    running.end(signal.SIGKILL)
+
+    eventually(lambda: pids(toys.data, "toy-web") == [])
+    # The deaf one stays, until the next start clears it away.
+    assert leftovers.take_lock(toys.data / "up.lock", patience=0) is not None
+    assert leftovers.clear(toys.data, patience=0.3) >= 1
+    eventually(lambda: leftovers.tagged(toys.data) == [])
+
+
+def test_a_lock_is_taken_once(tmp_path: Path) -> None:
+    first = leftovers.take_lock(tmp_path / "up.lock")
+    assert first is not None
+    assert leftovers.take_lock(tmp_path / "up.lock", patience=0.1) is None
+    first.close()
+    assert leftovers.take_lock(tmp_path / "up.lock", patience=0.1) is not None
+
+
+def test_a_plan_survives_the_way() -> None:
+    plan = Plan(
+        services=[Service("web", ["a", "b"], stale=["s"], turn="late", once=True)],
+        logs="/logs",
+        health=("::1", 3000),
+        ready=["é"],
+        tag="T",
+        demo=supervisor.Demo(["d"], "/lock"),
+    )
+
+    assert Plan.load(plan.dump()) == plan
+
+
+# -- the real ones
+
+
+class Up:
+    """`manage.py up` on one data folder."""
+
+    def __init__(self, data: Path) -> None:
+        self.env = {
+            **dict.fromkeys(("REDIS_URL", "DATABASE_URL", "VERS_AUTH_TOKEN", "REEF_DEMO"), ""),
+            "REEF_DATA_DIR": str(data),
+            "DJANGO_SETTINGS_MODULE": "reef_site.settings",
+        }
+        self.data = data
+        self.port = free_port()
+        self.began = 0.0
+
+    def manage(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Another command on the same data folder, run to its end."""
+        return subprocess.run(
+            [sys.executable, "manage.py", *words],
+            cwd=CHECKOUT,
+            env={**os.environ, **self.env},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    def start(self, *words: str) -> Running:
+        """Start it and wait for its sign-in link."""
+        self.began = time.monotonic()
+        argv = [sys.executable, "manage.py", "up", "--no-agent", "--port", str(self.port), *words]
+        running = Running(argv, self.env)
+        running.wait_for("sign in, once and within")
+        return running
+
+    def health(self) -> int:
+        try:
+            with urllib.request.urlopen(
+                f"http://127.0.0.1:{self.port}/health", timeout=5
+            ) as answer:
+                return int(answer.status)
+        except OSError:
+            return 0
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    up = Up(tmp_path_factory.mktemp("up"))
+    yield up
+    leftovers.clear(up.data)
+
+
+@pytest.fixture(scope="module")
+def reef(up: Up) -> Iterator[Running]:
+    """A reef that is up, for the tests that leave it so."""
+    running = up.start()
+    yield running
+    if running.process.poll() is None:
+        running.end()
+
+
+def test_a_first_start_answers_and_says_how_to_get_in(reef: Running, up: Up) -> None:
+    said = "\n".join(reef.lines)
+
+    assert up.health() == 200
+    assert "setting up the database" in said
+    assert f"reef answers at http://127.0.0.1:{up.port}" in said
+    assert str(up.data / "root-token") in said
+    assert (up.data / "root-token").stat().st_mode & 0o777 == 0o600
+    assert up.data.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.usefixtures("reef")
+def test_all_parts_come_to_life(up: Up) -> None:
+    def parts() -> bool:
+        with urllib.request.urlopen(f"http://127.0.0.1:{up.port}/health", timeout=5) as answer:
+            return bool(json.load(answer)["status"] == "ok")
+
+    eventually(parts, 40)
+
+
+def test_a_second_up_is_refused(reef: Running, up: Up) -> None:
+    refused = up.manage("up", "--port", str(free_port()))
+
+    assert refused.returncode == 1
+    assert f"process {reef.process.pid}, http://127.0.0.1:{up.port}" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert up.health() == 200
+
+
+@pytest.mark.usefixtures("reef")
+def test_a_port_that_is_taken(up: Up, tmp_path: Path) -> None:
+    other = Up(tmp_path)
+
+    refused = other.manage("up", "--no-agent", "--port", str(up.port))
+
+    assert refused.returncode == 1
+    assert re.search(rf"^reef: cannot listen on 127.0.0.1 port {up.port}: ", refused.stderr)
+    assert "Traceback" not in refused.stderr
+
+
+@pytest.mark.usefixtures("reef")
+def test_another_link(up: Up) -> None:
+    done = up.manage("signin")
+
+    assert done.stdout.startswith(f"http://127.0.0.1:{up.port}/signin/")
+    assert done.stdout.count("\n") == 1
+
+
+def test_the_web_process_comes_back(reef: Running, up: Up) -> None:
+    leader = next(pid for pid in pids(up.data, "granian") if os.getpgid(pid) == pid)
+
+    os.kill(leader, signal.SIGKILL)
+
+    reef.wait_for(r"web ended \(killed by SIGKILL\); starting it again")
+    eventually(lambda: up.health() == 200)
+
+
+def test_stopping_and_the_second_start(reef: Running, up: Up) -> None:
+    assert reef.end(within=12) < 10
+    assert leftovers.tagged(up.data) == []
+    assert not list((up.data / "run").glob("redis.sock"))
+
+    took = []
+    for _ in range(2):
+        again = up.start()
+        eventually(lambda: up.health() == 200)
+        took.append(time.monotonic() - up.began)
+        assert "setting up" not in "\n".join(again.lines)
+        again.end()
+    # The better of two: the machine may have been busy with something else.
+    assert min(took) < 4, took
+
+
+def test_a_killed_up_does_not_stand_in_the_way(up: Up) -> None:
+    first = up.start()
+    first.end(signal.SIGKILL)
+
+    second = up.start()
+
+    assert up.health() == 200
+    assert second.end() < 10
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("DATABASE_URL", "mysql://x/y", "reef: DATABASE_URL"),
+        ("DATABASE_URL", "postgres://127.0.0.1:1/none", "the database cannot be used"),
+        ("PORT", "many", "reef: PORT"),
+    ],
+)
+def test_nonsense_stops_the_start(tmp_path: Path, name: str, value: str, sentence: str) -> None:
+    up = Up(tmp_path)
+    up.env[name] = value
+
+    done = up.manage("up", "--no-agent", *([] if name == "PORT" else ["--port", str(up.port)]))
+
+    assert done.returncode == 1
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_models_that_cannot_be_read_stop_the_demo(tmp_path: Path) -> None:
+    up = Up(tmp_path)
+    (tmp_path / "pi").mkdir()
+    (tmp_path / "pi" / "models.json").write_text("{broken")
+
+    done = up.manage("up", "--no-agent", "--demo", "--port", str(up.port))
+
+    assert done.returncode == 1
+    assert "models.json" in done.stderr
+    assert (tmp_path / "pi" / "models.json").read_text() == "{broken"
