@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from functools import reduce
+from operator import or_
 from typing import Any, Self
 
 from django.conf import settings
 from django.db import models, transaction
-from django.db.models import Exists, OuterRef, Q, QuerySet
+from django.db.models import Exists, OuterRef, Q, QuerySet, Subquery
+from django.db.models.functions import Substr
 from django.utils import timezone
 from ulid import ULID
 
@@ -58,6 +61,22 @@ class LieutenantQuerySet(models.QuerySet["Lieutenant"]):
         """Those that asked to be stopped after a while of idleness."""
         waiting = self.filter(status=Status.IDLE, idle_limit_minutes__isnull=False)
         return [each for each in waiting if each.idle_since_limit(at)]
+
+    def count_by_status(self) -> dict[str, int]:
+        """How many there are of each status that anybody has."""
+        rows = self.order_by().values_list("status").annotate(count=models.Count("pk"))
+        return dict(rows)
+
+    def listed(self, *, status: str = "", words: str = "") -> Self:
+        """Those of one status, else all living; `task` is the head of the newest message."""
+        found = self.filter(status=status) if status in Status.values else self.living()
+        if words:
+            columns = ("name", "role", "model", "folder")
+            found = found.filter(
+                reduce(or_, (Q(**{f"{column}__icontains": words}) for column in columns))
+            )
+        newest = Message.objects.filter(lieutenant=OuterRef("pk")).order_by("-created_at", "-id")
+        return found.annotate(task=Subquery(newest.values(head=Substr("text", 1, 200))[:1]))
 
 
 class Lieutenant(models.Model):
