@@ -47,6 +47,11 @@ class Agent:
         return self.version >= (0, 84, 4)
 
     @property
+    def settles(self) -> bool:
+        """From 0.80.4 on, it says itself when it has nothing left to do."""
+        return self.version >= (0, 80, 4)
+
+    @property
     def repeats_itself(self) -> bool:
         """Before 0.84 each delta repeats the whole message, twice, until a pipe bursts."""
         return _UNKNOWN < self.version < (0, 84)

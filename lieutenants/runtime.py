@@ -79,7 +79,10 @@ def launch(lieutenant: Lieutenant) -> None:
         transport=lieutenant.transport,
         agent=str(agent),
         # An agent of an unknown version is asked; the worst is that it does not know the command.
-        state={"clears_queue": agent.clears_queue or not agent.version},
+        state={
+            "clears_queue": agent.clears_queue or not agent.version,
+            "settles": agent.settles,
+        },
     )
     process.directory = str(home_of(lieutenant) / "runs" / process.pk)
     try:

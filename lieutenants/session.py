@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 BARRIER = "~state-"
 BARRIER_SECONDS = 3.0
+# An agent that says when it is done is asked only when it has not said so for this long.
+SETTLE_SECONDS = 20.0
 
 NO_MODEL = (
     "The agent has no model to work with. Give it one: set ANTHROPIC_API_KEY (or another "
@@ -53,7 +55,9 @@ class Memory:
     answer: int | None = None
     message: str | None = None
     barrier: int = 0
+    # What this version of the agent can do: see `agents.Agent`.
     clears_queue: bool = True
+    settles: bool = False
 
     @classmethod
     def load(cls, state: dict[str, Any]) -> Memory:
@@ -339,6 +343,8 @@ class Session(Transcript):
 
     def _ask_whether_settled(self, clock: float) -> None:
         """The answer comes after all that the agent has to say before it."""
+        if self.memory.settles and self.memory.ran and clock - self.heard_at < SETTLE_SECONDS:
+            return
         if self.asked_at is None:
             self.asked_at = clock
             self.memory.barrier += 1

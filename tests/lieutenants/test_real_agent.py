@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +15,26 @@ from tests.stub_llm import StubLLM
 
 pytestmark = pytest.mark.agent
 
-QUICK_RETRIES = {"retry": {"maxRetries": 2, "baseDelayMs": 50, "provider": {"maxRetries": 0}}}
+# Short pauses between tries, and a context that is worth shortening soon.
+QUICK = {
+    "retry": {"maxRetries": 2, "baseDelayMs": 50, "provider": {"maxRetries": 0}},
+    "compaction": {"keepRecentTokens": 50, "reserveTokens": 1000},
+}
 
 
 @pytest.fixture(params=["087", "073"], ids=["pi-0.87.1", "pi-0.73.1"])
 def crew(
     request: pytest.FixtureRequest, fleet: Fleet, stub: StubLLM, settings: Any, tmp_path: Path
-) -> Iterator[Fleet]:
+) -> Fleet:
     """A fleet of the real agent, with a model folder of the test's own."""
     settings.PI_PATH = real_agent(request.param)
     settings.AGENT_CONFIG_DIR = tmp_path / "pi"
     settings.AGENT_CONFIG_DIR.mkdir()
     (tmp_path / "pi" / "models.json").write_text(json.dumps(stub.models_json()))
-    (tmp_path / "pi" / "settings.json").write_text(json.dumps(QUICK_RETRIES))
+    (tmp_path / "pi" / "settings.json").write_text(json.dumps(QUICK))
     settings.DEFAULT_MODEL = "stub/echo"
     stub.reset()
-    yield fleet
+    return fleet
 
 
 def test_it_answers_in_pieces_and_calls_a_tool(crew: Fleet, stub: StubLLM) -> None:
@@ -139,7 +142,8 @@ def test_a_full_context_is_shortened_and_told(crew: Fleet, stub: StubLLM) -> Non
         {
             "status": 400,
             "code": "context_length_exceeded",
-            "error": "This model's maximum context length is 128000 tokens.",
+            "error": "This model's maximum context length is 128000 tokens. However, your "
+            "messages resulted in 200000 tokens.",
         },
     )
     crew.ask("gus", "more")
