@@ -105,8 +105,11 @@ def ensure_or_note(recipe: Recipe, target: Path, say: Say) -> bool:
     """As `ensure`; a failure is said and left in `problem.txt` for those who look for the agent."""
     problem = target / "problem.txt"
     try:
+        if not installed(recipe, target):
+            target.mkdir(mode=0o700, parents=True, exist_ok=True)
+            problem.write_text("It is being installed right now; this takes a minute.\n")
         done = ensure(recipe, target, say)
-    except InstallError as error:
+    except (InstallError, OSError) as error:
         say(str(error))
         with contextlib.suppress(OSError):
             problem.write_text(f"{error}\n")

@@ -170,10 +170,12 @@ class Start:
             "appendonly": "no",
             "dir": str(settings.RUN_DIR),
             "loglevel": "warning",
+            # It would overwrite its environment, by which we know it as ours.
+            "set-proc-title": "no",
         }
         words = [word for key, value in options.items() for word in (f"--{key}", value)]
         # It saves nothing, so what it says about memory for saving is of no use to anybody.
-        hush = ["Memory overcommit"]
+        hush = ["Memory overcommit", "signal-handler", "ready to exit"]
         return [Service("redis", [str(program), *words], [socket_path], "first", hush=hush)]
 
     def _web(self) -> Service:
@@ -188,7 +190,9 @@ class Start:
         return Service("edge", [*module("reef_site.edge"), *address])
 
     def _worker(self) -> Service:
-        argv = [*module("celery"), "-q", "-A", "reef_site", "worker", "-P", "threads", "-c", "8"]
+        quiet = ["-W", "ignore:You're running the worker with superuser:Warning"]
+        argv = [sys.executable, *quiet, *module("celery")[1:], "-q", "-A", "reef_site"]
+        argv += ["worker", "-P", "threads", "-c", "8"]
         argv += ["-Q", f"celery,host.{settings.HOST}", "-l", settings.LOG_LEVEL]
         argv += ["--without-mingle", "--without-gossip"]
         return Service("worker", argv, turn="late")
