@@ -7,6 +7,7 @@ those of the agent's RPC mode.
 from __future__ import annotations
 
 import json
+import math
 import re
 from typing import Any, NamedTuple
 
@@ -51,7 +52,12 @@ def _record(line: bytes) -> list[Any]:
 
 
 def clean(value: Any) -> Any:
-    """The same JSON value with what no database keeps replaced by U+FFFD."""
+    """The same JSON value with what no database keeps replaced by U+FFFD.
+
+    A number that JSON does not have (NaN, infinity) is a ValueError.
+    """
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("no number of JSON")
     if isinstance(value, str):
         joined = value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         return _UNSTORABLE.sub("�", joined)

@@ -1,0 +1,120 @@
+"""Framing: bytes of a journal to records, messages to commands. No process, no database."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from lieutenants import rpc
+
+
+def test_whole_lines_are_taken_and_the_torn_one_waits() -> None:
+    data = b'["t",0,"one"]\n["t",0,"two"]\n["t",0,"thr'
+    records, size = rpc.split(data)
+    assert records == [["t", 0, "one"], ["t", 0, "two"]]
+    assert data[size:] == b'["t",0,"thr'
+
+
+@pytest.mark.parametrize("cut", range(0, 40, 3))
+def test_a_cut_anywhere_gives_the_same_records(cut: int) -> None:
+    data = '["t",0,"ä€😀"]\n["e",1,{"a":"\u2028"}]\n["s",2,"x"]\n'.encode()
+    first, size = rpc.split(data[:cut])
+    second, rest = rpc.split(data[size:])
+    assert size + rest == len(data)
+    assert first + second == rpc.split(data)[0]
+    assert first + second == [["t", 0, "ä€😀"], ["e", 1, {"a": "\u2028"}], ["s", 2, "x"]]
+
+
+@pytest.mark.parametrize("data", [b"", b"no newline", b'["t",0,"x"]'])
+def test_nothing_whole_takes_nothing(data: bytes) -> None:
+    assert rpc.split(data) == ([], 0)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"no JSON at all",
+        b"\xff\xfe\x00",
+        b'["t",0,"cut',
+        b'{"an":"object"}',
+        b"[]",
+        b"[1,2]",
+        b"null",
+        b"[" * 100_000,
+        b'["e",0,"\\u0000",' + b"[" * 100_000,
+        b'["e",0,"\\u0000",NaN]',
+        b'["e",0,"\\u0000",1e999]',
+        b'["e",0,NaN]',
+    ],
+)
+def test_what_cannot_be_read_comes_back_as_garbage(line: bytes) -> None:
+    records, size = rpc.split(line + b'\n["s",1,"next"]\n')
+    assert size == len(line) + 1 + len(b'["s",1,"next"]\n')
+    assert records[0][0] == "g"
+    assert len(records[0][2]) <= 500
+    assert rpc.storable(records[0][2])
+    assert records[1] == ["s", 1, "next"]
+
+
+def test_text_that_no_database_keeps_is_replaced() -> None:
+    line = '["t",0,"a\\u0000b\\ud800c\\udfffd\\ud83d\\ude00"]\n'
+    assert rpc.split(line.encode())[0] == [["t", 0, "a�b�c�d😀"]]
+    event = '["e",1,{"k\\u0000":["\\udc00"],"n":1}]\n'
+    assert rpc.split(event.encode())[0] == [["e", 1, {"k�": ["�"], "n": 1}]]
+
+
+def test_halves_that_meet_only_after_joining_stay_halves() -> None:
+    """Two deltas, each with one half of a pair: neither can be kept, none spoils the other."""
+    (first, second), _ = rpc.split(b'["t",0,"x\\ud83d"]\n["t",0,"\\ude00y"]\n')
+    assert first[2] + second[2] == "x��y"
+
+
+@pytest.mark.parametrize("text", ["", "plain", "ä€😀", "\u2028\x07\x7f", "\ufffd"])
+def test_storable(text: str) -> None:
+    assert rpc.storable(text)
+
+
+@pytest.mark.parametrize("text", ["\0", "a\ud800", "\udfffb"])
+def test_not_storable(text: str) -> None:
+    assert not rpc.storable(text)
+
+
+def test_a_message_is_always_a_prompt_with_a_streaming_behaviour() -> None:
+    assert rpc.prompt("id1", "hi", steer=False) == rpc.Outgoing(
+        "id1",
+        {"id": "id1", "type": "prompt", "message": "hi", "streamingBehavior": "followUp"},
+    )
+    assert rpc.prompt("id1", "hi", steer=True).line["streamingBehavior"] == "steer"
+
+
+def test_a_dialog_is_answered_with_its_own_id() -> None:
+    assert rpc.dismiss("d-1").line == {
+        "type": "extension_ui_response",
+        "id": "d-1",
+        "cancelled": True,
+    }
+
+
+@pytest.mark.parametrize(
+    ("content", "text", "images"),
+    [
+        ("plain", "plain", 0),
+        (
+            [{"type": "text", "text": "a"}, {"type": "image"}, {"type": "text", "text": "b"}],
+            "ab",
+            1,
+        ),
+        ([{"text": 5}, None, "x", {"type": "image"}], "", 1),
+        (None, "", 0),
+        ({"text": "x"}, "", 0),
+    ],
+)
+def test_content_of_any_shape(content: object, text: str, images: int) -> None:
+    assert rpc.text_of(content) == text
+    assert rpc.count_images(content) == images
+
+
+def test_what_was_cleaned_is_json_again() -> None:
+    dirty = {"a\0": [1.5, True, None, "\ud800"]}
+    assert json.loads(json.dumps(rpc.clean(dirty))) == {"a�": [1.5, True, None, "�"]}
