@@ -102,21 +102,28 @@ def ensure(recipe: Recipe, target: Path, say: Say) -> Installed:
 
 
 def ensure_or_note(recipe: Recipe, target: Path, say: Say) -> bool:
-    """As `ensure`; a failure is said and left in `problem.txt` for those who look for the agent."""
-    problem = target / "problem.txt"
+    """As `ensure`; why the agent is not there, or not yet, is left in `problem.txt` for pages."""
     try:
         if not installed(recipe, target):
-            target.mkdir(mode=0o700, parents=True, exist_ok=True)
-            problem.write_text("It is being installed right now; this takes a minute.\n")
+            _note(target, "It is being installed right now; this takes a minute.")
         done = ensure(recipe, target, say)
-    except (InstallError, OSError) as error:
+    except InstallError as error:
         say(str(error))
-        with contextlib.suppress(OSError):
-            problem.write_text(f"{error}\n")
+        _note(target, str(error))
         return False
-    problem.unlink(missing_ok=True)
+    except (SystemExit, KeyboardInterrupt):
+        _note(target, "Its installation was interrupted; the next start of reef begins it anew.")
+        raise
+    (target / "problem.txt").unlink(missing_ok=True)
     say(f"the agent is ready: {done.pi} {done.version}")
     return True
+
+
+def _note(target: Path, why: str) -> None:
+    """Leave a sentence for whoever looks for the agent."""
+    with contextlib.suppress(OSError):
+        target.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (target / "problem.txt").write_text(f"{why}\n")
 
 
 @contextlib.contextmanager

@@ -145,6 +145,25 @@ def test_a_failure_is_noted_until_it_is_mended(
     assert not (target / "problem.txt").exists()
 
 
+@pytest.mark.usefixtures("npm")
+def test_a_stopped_one_says_so(
+    tmp_path: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem = tmp_path / "agent" / "problem.txt"
+    noted: list[str] = []
+
+    def stopped(*_: object) -> None:
+        noted.append(problem.read_text())
+        raise SystemExit(143)
+
+    monkeypatch.setattr(agent_install, "_run_npm", stopped)
+    with pytest.raises(SystemExit):
+        agent_install.ensure_or_note(recipe, tmp_path / "agent", silent)
+
+    assert "right now" in noted[0]
+    assert "interrupted" in problem.read_text()
+
+
 @pytest.mark.parametrize(("user", "command"), [(0, "`apt install"), (1000, "`sudo apt install")])
 def test_without_npm_one_command_mends_it(
     tmp_path: Path,

@@ -6,6 +6,7 @@ import os
 import sys
 from typing import NoReturn
 
+from django.conf import settings
 from django.core.management.base import BaseCommand
 
 from reef_site import testbed
@@ -35,7 +36,7 @@ class Command(BaseCommand):
     def become_pytest(self, arguments: list[str]) -> NoReturn:
         """Fetch what is missing, then let pytest take our place, with its own exit code."""
         bed = testbed.prepare(lambda line: self.stderr.write(f"reef: {line}"))
-        os.chdir(testbed.CHECKOUT)
+        os.chdir(settings.BASE_DIR)
         argv = [sys.executable, "-m", "pytest", *arguments]
         os.execve(argv[0], argv, {**inherited(), **bed.environment()})  # noqa: S606
 
