@@ -15,6 +15,7 @@ from lieutenants.models import Lieutenant, Message
 from lieutenants.states import MessageState
 
 WITHDRAWN = "withdrawn by an abort before the agent began with it"
+DESTROYED = "the lieutenant was destroyed"
 
 
 def delivered(message_id: str, at: datetime) -> bool:

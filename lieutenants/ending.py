@@ -85,6 +85,8 @@ def _finish(session: Session, at: datetime, *, said: bool) -> None:
     session.memory.running = session.memory.retrying = False
     session.memory.inflight, session.memory.compacting = "", 0
     delivery.requeue(session.lieutenant)
+    if Lieutenant.objects.filter(pk=session.lieutenant.pk, status=Status.DESTROYED).exists():
+        delivery.withdraw_queued(session.lieutenant, delivery.DESTROYED, at)
     session.ended = True
     session.lieutenant.trouble = ""
 

@@ -40,6 +40,8 @@ class Ledger:
 
     def changed_entries(self, answer: Answer) -> dict[int, Entry]:
         """Entries of this answer whose rows are older than what this pass knows."""
+        if answer.pk is None:
+            return {}
         mine = self._changed_entries.items()
         return {pk: entry for pk, entry in mine if entry.answer_id == answer.pk}
 

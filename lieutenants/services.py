@@ -208,7 +208,7 @@ def destroy(name: str, *, actor: str) -> str:
         return _epitaph(lieutenant)
     with transaction.atomic():
         _move(lieutenant, Status.DESTROYED, "destroy asked", actor)
-        delivery.withdraw_queued(lieutenant, "the lieutenant was destroyed", timezone.now())
+        delivery.withdraw_queued(lieutenant, delivery.DESTROYED, timezone.now())
     return _epitaph(lieutenant)
 
 

@@ -20,6 +20,7 @@ from lieutenants.models import Answer, Chunk, Entry, Lieutenant, Process, Usage
 from lieutenants.states import Outcome
 
 Event = dict[str, Any]
+_MOST_BLOCKS = 1_000_000
 
 
 @dataclass
@@ -51,6 +52,8 @@ class Transcript:
     # -- text as it comes -----------------------------------------------------------------
 
     def delta(self, kind: str, block: int, text: str) -> None:
+        """A piece of text of a block; a number that no database keeps counts as the first."""
+        block = block if 0 <= block <= _MOST_BLOCKS else 0
         entry = self.blocks.get((kind, block))
         if entry is None:
             entry = self.add(kind, timezone.now(), block=block, final=False)
@@ -168,6 +171,8 @@ class Transcript:
 
     def tool_start(self, event: Event, at: datetime) -> None:
         call_id = str(event.get("toolCallId") or "")[:200]
+        if earlier := self.results.pop(call_id, None):
+            self.revise(earlier, final=True)
         self.results[call_id] = self.add(
             Entry.Kind.TOOL_RESULT,
             at,
