@@ -1,0 +1,214 @@
+"""The transcript as people read it: tool calls with their results, answers with what they cost.
+
+A page is made at one number of the transcript (`rev`); the live stream goes on from there. So the
+text so far of an entry that is still being said is joined up to that number and no further.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from django.db.models import Max, Q, QuerySet
+from django.utils import timezone
+
+from lieutenants.figures import Figures
+from lieutenants.models import Answer, Chunk, Entry, Lieutenant, Usage
+from lieutenants.states import Outcome
+
+PAGE = 100
+# A call and its result have ids this close, or are shown apart.
+_NEAR = 5000
+# Longer texts of tools are shown by their ends; all of it is one click away.
+_MOST_SHOWN = 20_000
+_PREVIEW = 160
+
+
+@dataclass(frozen=True)
+class Close:
+    """The thin line under a finished answer."""
+
+    answer: Answer
+    figures: Figures
+
+    @property
+    def took(self) -> timedelta | None:
+        """From the agent's start of work to its end."""
+        ended = self.answer.ended_at
+        return ended - self.answer.started_at if ended else None
+
+
+@dataclass
+class Block:
+    """One thing to read: an entry, or a tool call together with its result."""
+
+    entry: Entry
+    rev: int = 0
+    text: str = ""
+    result: Entry | None = None
+    close: Close | None = None
+
+    @property
+    def last_id(self) -> int:
+        """The id of its youngest entry."""
+        return max(self.entry.pk, self.result.pk if self.result else 0)
+
+    @property
+    def is_tool(self) -> bool:
+        """Whether it is a call, a result, or both."""
+        return self.entry.kind in (Entry.Kind.TOOL_CALL, Entry.Kind.TOOL_RESULT)
+
+    @property
+    def outcome(self) -> Entry | None:
+        """The tool's result, as far as there is one."""
+        return self.entry if self.entry.kind == Entry.Kind.TOOL_RESULT else self.result
+
+    @property
+    def state(self) -> str:
+        """Of a tool: asked, running, failed or done."""
+        result = self.outcome
+        if result is None:
+            return "asked"
+        if not result.final:
+            return "running"
+        return "failed" if result.is_error else "done"
+
+    @property
+    def preview(self) -> str:
+        """What a call is about, in one line: its most telling argument."""
+        arguments = self.entry.data.get("arguments") if self.entry.data else None
+        if isinstance(arguments, dict):
+            texts = [each for each in arguments.values() if isinstance(each, str)]
+            return " ".join(texts[0].split())[:_PREVIEW] if texts else ""
+        return " ".join(str(arguments or "").split())[:_PREVIEW]
+
+    @property
+    def arguments(self) -> list[tuple[str, object]]:
+        """A call's arguments, name by name."""
+        arguments = self.entry.data.get("arguments") if self.entry.data else None
+        if isinstance(arguments, dict):
+            return list(arguments.items())
+        return [] if arguments is None else [("", arguments)]
+
+    @property
+    def shown_output(self) -> str:
+        """A result's text, its middle left out when it is very long."""
+        return shortened(self.outcome.text) if self.outcome else ""
+
+    @property
+    def images(self) -> int:
+        """How many pictures came with it; they are not kept."""
+        entry = self.outcome or self.entry
+        return int(entry.data.get("images") or 0) if entry.data else 0
+
+
+def shortened(text: str) -> str:
+    """Head and tail of a long text."""
+    if len(text) <= _MOST_SHOWN:
+        return text
+    half = _MOST_SHOWN // 2
+    left_out = len(text) - 2 * half
+    return f"{text[:half]}\n\n… {left_out:,} characters left out …\n\n{text[-half:]}"
+
+
+def blank(kind: Entry.Kind) -> Block:
+    """The mould from which the page makes a block that is being said right now."""
+    return Block(Entry(pk=0, kind=kind, final=False, at=timezone.now(), rev=0))
+
+
+def newest(lieutenant: Lieutenant, *, before: int | None = None) -> tuple[list[Block], int | None]:
+    """The newest blocks, or those older than the entry `before`; and where still older ones end.
+
+    `lieutenant.rev` must have been read before: it is the number the page is made at.
+    """
+    rows = _entries(lieutenant)
+    if before is not None:
+        rows = rows.filter(pk__lt=before)
+    found = list(rows.order_by("-id")[: PAGE + 1])
+    more, found = len(found) > PAGE, found[:PAGE][::-1]
+    return _blocks(lieutenant, found), found[0].pk if more else None
+
+
+def some(lieutenant: Lieutenant, ids: Iterable[int]) -> list[Block]:
+    """The blocks that these entries belong to."""
+    return _blocks(lieutenant, list(_entries(lieutenant).filter(pk__in=list(ids)).order_by("id")))
+
+
+def _entries(lieutenant: Lieutenant) -> QuerySet[Entry]:
+    return Entry.objects.filter(lieutenant=lieutenant).select_related("message")
+
+
+def _blocks(lieutenant: Lieutenant, entries: list[Entry]) -> list[Block]:
+    calls, results = _pairs(lieutenant, entries)
+    blocks: dict[int, Block] = {}
+    for entry in entries:
+        key = (entry.process_id, entry.call_id)
+        if entry.kind == Entry.Kind.TOOL_RESULT and key in calls:
+            call = calls[key]
+            blocks.setdefault(call.pk, Block(call, result=entry))
+        elif entry.kind == Entry.Kind.TOOL_CALL:
+            blocks[entry.pk] = Block(entry, result=results.get(key) if entry.call_id else None)
+        else:
+            blocks[entry.pk] = Block(entry)
+    found = list(blocks.values())
+    _fill_in_texts(lieutenant, found)
+    _close_answers(found)
+    return found
+
+
+_Key = tuple[str, str]
+
+
+def _pairs(
+    lieutenant: Lieutenant, entries: Sequence[Entry]
+) -> tuple[dict[_Key, Entry], dict[_Key, Entry]]:
+    """Calls and results by process and call, those beyond the edges of `entries` included."""
+    calls = _by_call(entries, Entry.Kind.TOOL_CALL)
+    results = _by_call(entries, Entry.Kind.TOOL_RESULT)
+    alone = {call_id for _, call_id in calls.keys() ^ results.keys()}
+    if alone:
+        near = Q(pk__gt=entries[0].pk - _NEAR, pk__lt=entries[-1].pk + _NEAR)
+        others = list(_entries(lieutenant).filter(near, call_id__in=alone).order_by("id"))
+        calls = _by_call(others, Entry.Kind.TOOL_CALL) | calls
+        results = _by_call(others, Entry.Kind.TOOL_RESULT) | results
+    return calls, results
+
+
+def _by_call(entries: Iterable[Entry], kind: Entry.Kind) -> dict[_Key, Entry]:
+    return {(e.process_id, e.call_id): e for e in entries if e.kind == kind and e.call_id}
+
+
+def _fill_in_texts(lieutenant: Lieutenant, blocks: list[Block]) -> None:
+    """The text of each block; of an open one, what was said up to the page's number."""
+    opened = [block.entry.pk for block in blocks if not block.entry.final]
+    said: dict[int, list[str]] = {}
+    if opened:
+        chunks = Chunk.objects.filter(entry__in=opened, rev__lte=lieutenant.rev).order_by("id")
+        for entry_id, text in chunks.values_list("entry_id", "text"):
+            said.setdefault(entry_id, []).append(text)
+    for block in blocks:
+        block.rev = lieutenant.rev
+        block.text = "".join(said.get(block.entry.pk, [])) or block.entry.text
+
+
+def _close_answers(blocks: list[Block]) -> None:
+    """Put each finished answer's line under the block that ends it."""
+    ids = {block.entry.answer_id for block in blocks if block.entry.answer_id}
+    if not ids:
+        return
+    last: dict[int | None, int | None] = dict(
+        Entry.objects.filter(answer__in=ids)
+        .order_by()
+        .values_list("answer_id")
+        .annotate(last=Max("pk"))
+    )
+    answers = {
+        answer.pk: answer
+        for answer in Answer.objects.filter(pk__in=ids).exclude(outcome=Outcome.OPEN)
+    }
+    used = Usage.objects.sums_by_answer(list(answers))
+    for block in blocks:
+        answer = answers.get(block.entry.answer_id or 0)
+        if answer and last.get(answer.pk) == block.last_id:
+            block.close = Close(answer, Figures.of(used.get(answer.pk)))

@@ -1,0 +1,94 @@
+"""What people fill in. The rules themselves stand in `services`; forms only read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+from django.conf import settings
+
+from lieutenants.exceptions import BadInput, LieutenantError, NameTaken
+from lieutenants.services import Wish
+from lieutenants.states import Mode, RestartPolicy
+
+
+class CreateForm(forms.Form):
+    """A lieutenant to be made."""
+
+    name = forms.CharField(
+        help_text="1 to 64 letters, digits, dots, dashes and underscores.",
+        widget=forms.TextInput(attrs={"autocomplete": "off", "spellcheck": "false"}),
+    )
+    role = forms.CharField(
+        help_text="What it is for. It is told this, and you find it by it.",
+        widget=forms.Textarea(attrs={"rows": 2}),
+    )
+    model = forms.CharField(
+        required=False,
+        help_text="provider/model. Empty: the agent's own choice.",
+        widget=forms.TextInput(attrs={"autocomplete": "off", "spellcheck": "false"}),
+    )
+    directive = forms.CharField(
+        required=False,
+        help_text="More for its system prompt: rules, manners, what to report.",
+        widget=forms.Textarea(attrs={"rows": 4}),
+    )
+    folder = forms.CharField(
+        required=False,
+        label="Working folder",
+        help_text="An absolute path on this machine. Empty: a new folder of its own.",
+        widget=forms.TextInput(attrs={"autocomplete": "off", "spellcheck": "false"}),
+    )
+    restart_policy = forms.ChoiceField(
+        choices=RestartPolicy.choices,
+        label="Restart",
+        help_text="Whether it is started again when its agent dies by itself.",
+    )
+    idle_limit_minutes = forms.IntegerField(
+        required=False,
+        min_value=1,
+        max_value=525_600,
+        label="Stop when idle (minutes)",
+        help_text="Then it is paused; its session is kept. Empty: never.",
+    )
+    stall_limit_seconds = forms.IntegerField(
+        required=False,
+        min_value=0,
+        max_value=604_800,
+        label="Silence allowed (seconds)",
+        help_text="A model that is silent for longer is ended. 0: no limit.",
+    )
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if settings.DEFAULT_MODEL:
+            self.fields["model"].help_text = f"provider/model. Empty: {settings.DEFAULT_MODEL}."
+        self.fields["stall_limit_seconds"].widget.attrs["placeholder"] = settings.STALL_SECONDS
+
+    def wish(self) -> Wish:
+        """What was asked for; the form must be valid."""
+        return Wish(**self.cleaned_data)
+
+    def refuse(self, error: LieutenantError) -> None:
+        """Show what a service says, beside the field that it is about."""
+        field = "name" if isinstance(error, NameTaken) else ""
+        if isinstance(error, BadInput):
+            field = error.field
+        self.add_error(field if field in self.fields else None, str(error))
+
+    def point_at_errors(self) -> None:
+        """Tie each field to its error and its help text, for those who hear the page."""
+        for name in self.fields:
+            bound = self[name]
+            told = [f"id_{name}_help"] + ([f"id_{name}_error"] if bound.errors else [])
+            bound.field.widget.attrs["aria-describedby"] = " ".join(told)
+            if bound.errors:
+                bound.field.widget.attrs["aria-invalid"] = "true"
+
+
+# The composer's choices, with what each does.
+MODES = (
+    (Mode.PROMPT, "Prompt", "A new task. While it works, this waits as a follow-up."),
+    (Mode.STEER, "Steer", "Into the running answer, at the agent's next step."),
+    (Mode.FOLLOW_UP, "Follow-up", "After the running answer, in the same session."),
+)

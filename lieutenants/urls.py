@@ -1,0 +1,27 @@
+"""Pages of lieutenants and their fragments, under `/lieutenants/`.
+
+Pages end with a slash. Fragments and actions don't, and fragments go by id: a name may belong to
+another lieutenant tomorrow.
+"""
+
+from __future__ import annotations
+
+from django.urls import path
+
+from lieutenants import views
+
+app_name = "lieutenants"
+
+urlpatterns = [
+    path("", views.index, name="index"),
+    path("_rows", views.rows, name="rows"),
+    path("_new", views.create, name="create"),
+    path("by-id/<str:pk>/", views.by_id, name="by-id"),
+    path("by-id/<str:pk>/_now", views.now, name="now"),
+    path("by-id/<str:pk>/_transcript", views.transcript, name="transcript"),
+    path("by-id/<str:pk>/_entries", views.entries, name="entries"),
+    path("by-id/<str:pk>/_text/<int:entry_id>", views.text, name="text"),
+    path("<str:name>/", views.detail, name="detail"),
+    path("<str:name>/send", views.send, name="send"),
+    path("<str:name>/<str:verb>", views.act, name="act"),
+]

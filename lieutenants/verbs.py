@@ -1,0 +1,115 @@
+"""What people may ask of a lieutenant by a button: when it fits, what it asks first, what it says.
+
+Pages and the admin share this table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from lieutenants import services
+from lieutenants.models import Lieutenant
+from lieutenants.states import Status
+
+S = Status
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One button. `act` takes name, actor and whether the asker is sure; it says what was done."""
+
+    name: str
+    label: str
+    act: Callable[[str, str, bool], str]
+    when: frozenset[Status]
+    # In these statuses a question comes first.
+    asks_in: frozenset[Status]
+    # What the question says will happen.
+    outlook: str
+    grave: bool = False
+
+    def fits(self, lieutenant: Lieutenant) -> bool:
+        """Whether the lieutenant's status allows it."""
+        return lieutenant.status in self.when
+
+    def asks(self, lieutenant: Lieutenant) -> bool:
+        """Whether a question comes first."""
+        return lieutenant.status in self.asks_in
+
+
+def _pause(name: str, actor: str, sure: bool) -> str:
+    services.pause(name, actor=actor, force=sure)
+    return f"{name}: its agent is ending; the session is kept."
+
+
+def _resume(name: str, actor: str, _sure: bool) -> str:
+    services.resume(name, actor=actor)
+    return f"{name}: its agent is starting again."
+
+
+def _abort(name: str, actor: str, _sure: bool) -> str:
+    services.abort(name, actor=actor)
+    return f"{name}: the running answer is being broken off."
+
+
+def _restart(name: str, actor: str, _sure: bool) -> str:
+    services.restart(name, actor=actor)
+    return f"{name}: its agent is being started anew."
+
+
+def _destroy(name: str, actor: str, _sure: bool) -> str:
+    return services.destroy(name, actor=actor)
+
+
+_LIVING = frozenset(S) - {S.DESTROYED}
+
+VERBS: dict[str, Verb] = {
+    verb.name: verb
+    for verb in (
+        Verb(
+            "abort",
+            "Abort answer",
+            _abort,
+            when=frozenset({S.WORKING}),
+            asks_in=frozenset(),
+            outlook="The running answer is broken off, and what waits behind it is withdrawn.",
+        ),
+        Verb(
+            "resume",
+            "Resume",
+            _resume,
+            when=frozenset({S.PAUSED}),
+            asks_in=frozenset(),
+            outlook="Its agent is started on the session that was kept.",
+        ),
+        Verb(
+            "pause",
+            "Pause",
+            _pause,
+            when=_LIVING - {S.PAUSED},
+            asks_in=frozenset({S.WORKING}),
+            outlook="It is at work now. Its answer is broken off, and its agent ends. The session "
+            "is kept: resume it later and it remembers all that was said.",
+        ),
+        Verb(
+            "restart",
+            "Restart",
+            _restart,
+            when=frozenset({S.IDLE, S.WORKING, S.ERROR}),
+            asks_in=frozenset({S.WORKING}),
+            outlook="It is at work now. Its answer is broken off; its agent ends and is started "
+            "again on the same session.",
+        ),
+        Verb(
+            "destroy",
+            "Destroy",
+            _destroy,
+            when=_LIVING,
+            asks_in=_LIVING,
+            outlook="Its agent ends, messages that wait are rejected, and the lieutenant cannot be "
+            "brought back. Its transcript, its figures and its folder stay.",
+            grave=True,
+        ),
+    )
+}

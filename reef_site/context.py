@@ -1,0 +1,45 @@
+"""What every template may use: `reef.version`, `reef.demo`, `reef.agent_problem`, `reef.now`."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from django.conf import settings
+from django.http import HttpRequest
+
+from lieutenants import agents
+
+_LOOK_SECONDS = 10.0
+
+
+@dataclass
+class _Known:
+    """When the host was last looked at for an agent, and what was missing."""
+
+    problem: str = ""
+    looked_at: float = -_LOOK_SECONDS
+
+
+_known = _Known()
+
+
+def agent_problem() -> str:
+    """Why no lieutenant can start here; empty when one can. At most ten seconds old."""
+    if time.monotonic() - _known.looked_at >= _LOOK_SECONDS:
+        _known.problem, _known.looked_at = agents.agent_problem(), time.monotonic()
+    return _known.problem
+
+
+def site(_request: HttpRequest) -> dict[str, Any]:
+    """Facts about the site. The agent is looked for only by templates that ask for it."""
+    return {
+        "reef": {
+            "version": settings.VERSION,
+            "demo": settings.DEMO,
+            "agent_problem": agent_problem,
+            # Browsers' clocks go wrong: ages are counted from the server's.
+            "now": time.time_ns() // 1_000_000,
+        }
+    }

@@ -1,0 +1,104 @@
+"""Tags and filters for figures, times and statuses."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+from django import template
+from django.utils import timezone
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+
+from lieutenants import markdown as rendering
+
+register = template.Library()
+
+_STEPS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
+
+
+def words_of(span: timedelta) -> str:
+    """A span in its largest unit: 12 s, 5 min, 3 h, 2 d. `base.js` says the same."""
+    seconds = max(0, int(span.total_seconds()))
+    size, unit = next((step for step in _STEPS if seconds >= step[0]), (1, "s"))
+    return f"{seconds // size} {unit}"
+
+
+@register.filter
+def span(value: timedelta | None) -> str:
+    """A span in words; nothing for None."""
+    return "" if value is None else words_of(value)
+
+
+@register.simple_tag
+def ago(moment: datetime | None) -> str:
+    """A moment as its distance from now, kept right by `base.js`."""
+    return _time(moment, "ago", " ago")
+
+
+@register.simple_tag
+def age(moment: datetime | None) -> str:
+    """How long something has lasted since this moment."""
+    return _time(moment, "age", "")
+
+
+def _time(moment: datetime | None, kind: str, ending: str) -> str:
+    if moment is None:
+        return "—"
+    utc = moment.astimezone(UTC)
+    return format_html(
+        '<time datetime="{}" data-rel="{}" title="{}">{}{}</time>',
+        utc.isoformat(timespec="milliseconds"),
+        kind,
+        f"{timezone.localtime(moment):%Y-%m-%d %H:%M:%S %Z}",
+        words_of(timezone.now() - moment),
+        ending,
+    )
+
+
+@register.filter
+def tokens(count: int | None) -> str:
+    """A count of tokens in at most five characters."""
+    number = count or 0
+    if number < 10_000:
+        return f"{number:,}"
+    if number < 999_950:
+        return f"{number / 1000:.1f}k"
+    return f"{number / 1_000_000:.1f}M"
+
+
+@register.filter
+def dollars(amount: Decimal | float | None) -> str:
+    """US dollars; small amounts keep enough digits to be seen."""
+    value = float(amount or 0)
+    if value == 0:
+        return "$0"
+    return f"${value:.4f}" if value < 0.1 else f"${value:,.2f}"
+
+
+@register.filter
+def first_words(text: str | None) -> str:
+    """The head of a text on one line."""
+    line = " ".join((text or "")[:400].split())
+    return line if len(line) <= 120 else line[:117].rstrip() + "…"
+
+
+@register.filter
+def markdown(text: str) -> SafeString:
+    """Markdown as safe HTML."""
+    return rendering.render(text)
+
+
+@register.filter
+def pretty(value: object) -> str:
+    """JSON for reading."""
+    if isinstance(value, str):
+        return value
+    return json.dumps(value, indent=2, ensure_ascii=False)
+
+
+@register.simple_tag
+def status(word: str, label: str = "") -> str:
+    """A status by colour, shape and word."""
+    return format_html('<span class="status is-{}">{}</span>', word, label or word)

@@ -1,0 +1,132 @@
+"""The overview page, which looks at every app, and the way in and out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import redis
+from django.conf import settings
+from django.contrib.auth import login, logout
+from django.contrib.auth.decorators import login_required
+from django.contrib.auth.views import LoginView
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.utils import timezone
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_GET, require_POST
+
+from lieutenants import bells, figures
+from lieutenants.models import Lieutenant, LifeSign
+from lieutenants.states import Status
+from reef_site import auth
+from reef_site.health import LATE_SECONDS
+
+_MOST_TROUBLE = 20
+_MEND = {
+    "worker": "Nothing is started or stopped meanwhile. See logs/worker.log and logs/beat.log.",
+    "follower": "What agents say is not read meanwhile; nothing is lost. See logs/worker.log.",
+    "broker": "Reactions come later meanwhile; nothing is lost. See logs/redis.log.",
+}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One process of reef, as the overview shows it."""
+
+    name: str
+    good: bool
+    seen: datetime | None = None
+    words: str = ""
+
+    @property
+    def mend(self) -> str:
+        """What its absence means, and where to look."""
+        return _MEND.get(self.name, "")
+
+
+@login_required
+@require_GET
+def overview(request: HttpRequest) -> HttpResponse:
+    """How the fleet and reef itself are."""
+    return render(request, "overview.html", _state())
+
+
+@login_required
+@require_GET
+def parts(request: HttpRequest) -> HttpResponse:
+    """What `overview` fetches again when something changed."""
+    return render(request, "_parts.html", _state())
+
+
+def _state() -> dict[str, Any]:
+    counts = Lieutenant.objects.count_by_status()
+    trouble = _trouble()
+    return {
+        "any": bool(counts),
+        "tabs": [(word, counts.get(word, 0)) for word in Status.values],
+        "trouble": trouble[:_MOST_TROUBLE],
+        "trouble_more": len(trouble) > _MOST_TROUBLE,
+        "today": figures.fleet_today(),
+        "parts": [*(_sign(name) for name in LATE_SECONDS), _broker()],
+    }
+
+
+def _trouble() -> list[Lieutenant]:
+    """Those in error, newest first; then those that are silent or have trouble with the model."""
+    failed = Lieutenant.objects.filter(status=Status.ERROR).order_by("-status_since")
+    working = Lieutenant.objects.filter(status=Status.WORKING).order_by("last_activity_at")
+    doubtful = [each for each in working if each.stalled or each.trouble]
+    return [*failed[: _MOST_TROUBLE + 1], *doubtful]
+
+
+def _sign(name: str) -> Part:
+    seen = LifeSign.latest(name)
+    late = timedelta(seconds=LATE_SECONDS[name])
+    good = seen is not None and timezone.now() - seen < late
+    return Part(name, good, seen, "never seen")
+
+
+def _broker() -> Part:
+    try:
+        bells.client().ping()
+    except (redis.RedisError, OSError):
+        return Part("broker", good=False, words="does not answer")
+    return Part("broker", good=True, words="answers")
+
+
+# -- in and out --------------------------------------------------------------------------------
+
+
+class _SignIn(LoginView):
+    """By password; the page says how to come in by a link."""
+
+    template_name = "signin.html"
+    redirect_authenticated_user = True
+
+    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
+        """With how long a link lives."""
+        return {**super().get_context_data(**kwargs), "minutes": settings.SIGNIN_MINUTES}
+
+
+signin = _SignIn.as_view()
+
+
+@never_cache
+@require_GET
+def signin_link(request: HttpRequest, secret: str) -> HttpResponse:
+    """Sign the operator in by a link that works once."""
+    operator = auth.use_signin_link(secret)
+    if operator is None:
+        context = {"minutes": settings.SIGNIN_MINUTES}
+        return render(request, "signin_used.html", context, status=410)
+    login(request, operator, backend="django.contrib.auth.backends.ModelBackend")
+    return redirect("overview")
+
+
+@require_POST
+def signout(request: HttpRequest) -> HttpResponse:
+    """End the session."""
+    logout(request)
+    return redirect("signin")
