@@ -7,12 +7,12 @@ from datetime import datetime
 
 import redis
 from django.db import DatabaseError, connection
-from django.http import HttpRequest, JsonResponse
+from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
-from django.views.decorators.http import require_safe
 
 from lieutenants import bells
 from lieutenants.models import LifeSign
+from reef_site.wire import json_answer
 
 SERVICES = ["ui", "lieutenant"]
 # Signs come every 5 (follower) and 10 (worker, through beat and broker) seconds.
@@ -20,15 +20,18 @@ LATE_SECONDS = {"worker": 35.0, "follower": 20.0}
 _started = time.monotonic()
 
 
-@require_safe
-def health(request: HttpRequest) -> JsonResponse:
+def health(request: HttpRequest) -> HttpResponse:
     """200 while requests can be served; `status` is `degraded` when a part is missing."""
+    if request.method not in ("GET", "HEAD"):
+        refusal = json_answer({"error": "method not allowed"}, 405)
+        refusal["Allow"] = "GET, HEAD"
+        return refusal
     database = _database()
     parts = {"database": database, "broker": _broker()}
     for who in LATE_SECONDS:
         parts[who] = _sign(who) if database["ok"] else {"ok": False, "ageSeconds": None}
     good = all(part["ok"] for part in parts.values())
-    return JsonResponse(
+    return json_answer(
         {
             "status": "ok" if good else "degraded",
             "uptime": round(time.monotonic() - _started, 3),

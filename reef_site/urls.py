@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from django.contrib import admin
-from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.urls import include, path, re_path
 
@@ -11,6 +11,7 @@ from lieutenants import api as lieutenants_api
 from reef_site import views
 from reef_site.api import router
 from reef_site.health import SERVICES, health
+from reef_site.wire import json_answer
 
 urlpatterns = [
     re_path(r"^health/?$", health, name="health"),
@@ -28,7 +29,7 @@ urlpatterns = [
     re_path(r"^lieutenant/lieutenants/destroy-all/?$", lieutenants_api.DestroyAll.as_view()),
     re_path(r"^lieutenant/lieutenants/discover/?$", lieutenants_api.Discover.as_view()),
     path("", include(router.urls)),
-    re_path(r"^lieutenant(/.*)?$", lieutenants_api.Nothing.as_view()),
+    re_path(r"^lieutenant(?:/.*)?$", lieutenants_api.Nothing.as_view()),
 ]
 
 
@@ -36,19 +37,19 @@ def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
     """JSON for agents, a page for people who are signed in."""
     if request.user.is_authenticated and "text/html" in request.headers.get("Accept", ""):
         return render(request, "404.html", status=404)
-    return JsonResponse({"error": "not found"}, status=404)
+    return json_answer({"error": "not found"}, status=404)
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
     """An accident of ours; its traceback is in the log."""
     if "text/html" in request.headers.get("Accept", ""):
         return render(request, "500.html", status=500)
-    return JsonResponse({"error": "internal service error"}, status=500)
+    return json_answer({"error": "internal service error"}, status=500)
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
     """What Django itself refuses, such as a host that is not ours."""
-    return JsonResponse({"error": "bad request"}, status=400)
+    return json_answer({"error": "bad request"}, status=400)
 
 
 handler404 = "reef_site.urls.not_found"

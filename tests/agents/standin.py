@@ -20,7 +20,8 @@ Answers `echo: <message>`; keeps its turns in the file given by --session; ignor
 
 STANDIN_MODE, joined by commas: mute (answers nothing), exit:<code> (exits at once), stubborn
 (ignores SIGTERM), fat (repeats the message in each update, as 0.73.1 did), old (0.73.1: no system
-message, no agent_settled, no clear_queue).
+message, no agent_settled, no clear_queue), golden (as when golden.json was recorded: SLOW echoes at
+once and keeps the run open for that time; steers and follow-ups have one queue).
 """
 
 from __future__ import annotations
@@ -246,7 +247,8 @@ class Agent:
             self.do_steer(command)
 
     def do_steer(self, command: dict[str, Any]) -> None:
-        self.steering.append(command.get("message", ""))
+        queue = self.follow_up if "golden" in self.modes else self.steering
+        queue.append(command.get("message", ""))
         self.queue_changed()
         self.respond(command)
 
@@ -383,6 +385,10 @@ class Agent:
 
     def slow(self, rest: str) -> Steps:
         seconds, _, text = rest.partition(" ")
+        if "golden" in self.modes:
+            yield from self.say("echo: SLOW " + rest)
+            yield float(seconds)
+            return
         yield from self.say(text, float(seconds) / max(1, len(text.split(" "))))
 
     def tokens(self, rest: str) -> Steps:

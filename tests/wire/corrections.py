@@ -1,0 +1,244 @@
+"""Where reef answers otherwise than `golden.json` records, and why.
+
+`golden.json` holds exchanges with the server that agents in the field were built for, in replay
+order. Each difference of ours stands here by its case, with the reason; a difference without an
+entry fails the replay, and so does an entry without a difference.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Partly:
+    """Fits an object that has at least these values."""
+
+    values: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Ours:
+    """How our answer differs: another status, another answer, or some other values in it."""
+
+    why: str
+    status: int | None = None
+    response: Any = None
+    changes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of the answer is another one."""
+        return self.response is not None
+
+
+# Keys that we answer beside the recorded ones, by a key that tells the object's kind.
+ADDED = {
+    "outputHistory": {
+        *("statusSince", "stalled", "host", "folder", "restartPolicy", "restarts", "usage", "rev"),
+        *("stallLimitSeconds", "idleLimitMinutes", "error", "trouble", "waitingFor", "restartAt"),
+        # The recorded agents did not say which model they had; ours do, once they are ready.
+        "model",
+    },
+    "sent": {"messageId", "state"},
+    "uptime": {"parts"},
+}
+
+
+# The recorder used the registry to show rules that hold for every service. Until there is a
+# registry here, they are shown with the lieutenants.
+def stands_for(path: str) -> str:
+    """The path to ask instead of the recorded one."""
+    return (
+        path.replace("/registry/vms", "/lieutenant/lieutenants")
+        .replace("/registry", "/lieutenant")
+        .replace("/Registry/vms", "/Lieutenant/lieutenants")
+    )
+
+
+# What must hold before an exchange, where the recorder only had to be slow enough.
+FIRST = {
+    "send steer when idle": "idle",
+    "pause local": "idle",
+    "discover after destroy re-creates": "all ended",
+}
+
+
+def error(text: str | re.Pattern[str]) -> dict[str, Any]:
+    return {"error": text}
+
+
+def listing(*names: str) -> dict[str, Any]:
+    return {"lieutenants": [Partly({"name": name}) for name in names], "count": len(names)}
+
+
+NOT_JSON = error(re.compile(r"body: is not JSON \(.+\)"))
+WHOLE = f"must be a whole number from 0 to {1 << 53}"
+PROMPT_NOTE = "sent as prompt since lieutenant is idle"
+NO_PROVIDER = "No VM provider is set up here; only local lieutenants can be made."
+NAME_RULE = "name: 1 to 64 of A-Z a-z 0-9 . _ - and a letter or digit first"
+FINISHED = "echo: SLOW 2.5 long jobecho: secondecho: thirdecho: steeredecho: fourth"
+
+# -- reasons that several cases share
+BAD_INPUT = "bad input is a 400 that names the field"
+JSON_404 = "an unknown path is 404 as JSON"
+JSON_405 = "a wrong method is 405 as JSON"
+AT_ONCE = "create answers at once, while the agent is starting"
+LATER = "remote lieutenants need a VM provider, which a later step brings: 503 until then"
+NEVER_MADE = f"this one was not made: {LATER}"
+DISCOVER = "discover reattaches what runs on this host; the registry comes with a later step"
+TAIL = "tail and history must be whole numbers from 0 on"
+IDLE_READ = "read of an idle lieutenant gives the newest finished answer"
+IDLE_SEND = "steer and followUp to an idle lieutenant are sent as prompt, and a note says so"
+LOCAL_PAUSE = "pause and resume work for local lieutenants, too"
+DESTROYED_PAUSE = "pausing a destroyed one is a 404; it does not come back"
+COUNTED = "the two messages to the idle lieutenant were sent as prompts, so they count as tasks"
+
+CORE = {
+    "health needs no auth": Ours(
+        "the services are those of this step; the others come later",
+        changes={"services": ["ui", "lieutenant"]},
+    ),
+    "health with wrong method": Ours(JSON_405, 405, error("method not allowed")),
+    "health sub path": Ours(JSON_404, 404, error("not found")),
+    "root path": Ours("the root is the operators' page: they are asked to sign in", 302, ""),
+    "unknown path in service": Ours(JSON_404, 404, error("not found")),
+    "service root without root route": Ours(JSON_404, 404, error("not found")),
+    "service root with slash": Ours(JSON_404, 404, error("not found")),
+    "wrong method on known path": Ours(JSON_405, 405, error("method not allowed")),
+    "trailing slash on known path": Ours(
+        "a trailing slash works like none", 200, {"lieutenants": [], "count": 0}
+    ),
+    "OPTIONS": Ours(JSON_405, 405, error("method not allowed")),
+}
+
+CREATE = {
+    "create null body": Ours(BAD_INPUT, 400, error("name is required")),
+    "create malformed": Ours(BAD_INPUT, 400, NOT_JSON),
+    "create empty body": Ours(BAD_INPUT, 400, error("name is required")),
+    "create local": Ours(AT_ONCE, changes={"status": "starting"}),
+    "create local with model": Ours(AT_ONCE, changes={"status": "starting"}),
+    "re-create destroyed name": Ours(AT_ONCE, changes={"status": "starting"}),
+    "create remote (local absent)": Ours(LATER, 503, error(NO_PROVIDER)),
+    "create remote (local false)": Ours(LATER, 503, error(NO_PROVIDER)),
+    "create local=string is truthy": Ours(
+        "a local of text is a 400", 400, error("local: must be true or false")
+    ),
+    "name with slash and space": Ours("names have a rule", 400, error(NAME_RULE)),
+    "get name with slash": Ours("there is no such name", 404, error("not found")),
+    "name with padding": Ours(
+        "without local and without a VM's option it is local; its agent starts like any other's",
+        201,
+        Partly({"name": "padded", "isLocal": True, "vmId": "local-padded", "status": "starting"}),
+    ),
+    "name with padding trimmed exists": Ours(
+        "without local and without a VM's option it is local; its agent starts like any other's",
+        changes={"vmId": "local-padded", "isLocal": True, "status": "idle"},
+    ),
+    "name with padding again": Ours(
+        "it was made the first time",
+        409,
+        error("Lieutenant 'padded' already exists. Destroy it first or use a different name."),
+    ),
+    "create with object model": Ours(BAD_INPUT, 400, error("model: must be a string")),
+}
+
+SEND_AND_READ = {
+    "send malformed": Ours(BAD_INPUT, 400, NOT_JSON),
+    "read after task 1": Ours(
+        IDLE_READ, changes={"outputLength": 17, "output": "echo: hello world"}
+    ),
+    "read after task 1 with history": Ours(
+        IDLE_READ,
+        changes={
+            "outputLength": 17,
+            "output": "=== Response 1 ===\necho: hello world\n\n"
+            "=== Current (idle) ===\necho: hello world",
+        },
+    ),
+    "read tail negative": Ours(TAIL, 400, error(f"tail: {WHOLE}")),
+    "read tail not a number": Ours(TAIL, 400, error(f"tail: {WHOLE}")),
+    "read tail with junk suffix": Ours(TAIL, 400, error(f"tail: {WHOLE}")),
+    "read history negative": Ours(TAIL, 400, error(f"history: {WHOLE}")),
+    "send bogus mode": Ours(
+        "an unknown mode is a 400 that says the valid ones",
+        400,
+        error("mode: must be one of prompt, steer, followUp"),
+    ),
+    "read history 2": Ours(
+        IDLE_READ,
+        changes={
+            "outputLength": len(FINISHED),
+            "output": f"=== Response 1 ===\necho: hello world\n\n=== Response 2 ===\n{FINISHED}\n\n"
+            f"=== Current (idle) ===\n{FINISHED}",
+        },
+    ),
+    "send followUp when idle": Ours(
+        IDLE_SEND,
+        response=Partly({"sent": True, "mode": "prompt", "note": PROMPT_NOTE}),
+    ),
+    "send steer when idle": Ours(
+        IDLE_SEND,
+        response=Partly({"sent": True, "mode": "prompt", "note": PROMPT_NOTE}),
+    ),
+}
+
+PAUSE_AND_END = {
+    "pause local": Ours(LOCAL_PAUSE, 200, {"paused": True}),
+    "resume local": Ours(LOCAL_PAUSE, 200, {"resumed": True}),
+    "destroy local": Ours(
+        COUNTED, changes={"detail": "alpha: destroyed (local, 4 tasks completed)"}
+    ),
+    "destroy destroyed": Ours(
+        COUNTED, changes={"detail": "alpha: destroyed (local, 4 tasks completed)"}
+    ),
+    "pause destroyed local": Ours(DESTROYED_PAUSE, 404, error("Lieutenant 'alpha' not found")),
+    "list before destroy-all": Ours(NEVER_MADE, response=listing("padded", "alpha", "beta")),
+    "destroy-all": Ours(
+        NEVER_MADE,
+        changes={
+            "results": [
+                f"{name}: destroyed (local, 0 tasks completed)"
+                for name in ("beta", "alpha", "padded")
+            ]
+        },
+    ),
+    "destroy-all final": Ours(NEVER_MADE, changes={"results": []}),
+}
+
+REMOTE = {
+    "send remote": Ours(NEVER_MADE, 404, error("Lieutenant 'remote1' not found")),
+    "resume not paused": Ours(NEVER_MADE, 404, error("Lieutenant 'remote1' not found")),
+    "pause remote": Ours(NEVER_MADE, 404, error("Lieutenant 'remote1' not found")),
+    "pause remote again": Ours(NEVER_MADE, 404, error("Lieutenant 'remote1' not found")),
+    "get paused": Ours(NEVER_MADE, 404, error("Lieutenant not found")),
+    "send paused": Ours(NEVER_MADE, 404, error("Lieutenant 'remote1' not found")),
+    "resume remote": Ours(NEVER_MADE, 404, error("Lieutenant 'remote1' not found")),
+    "destroy remote": Ours(NEVER_MADE, 404, error("Lieutenant 'remote1' not found")),
+    "resume destroyed remote": Ours(NEVER_MADE, 404, error("Lieutenant 'remote1' not found")),
+    "pause destroyed remote": Ours(DESTROYED_PAUSE, 404, error("Lieutenant 'remote1' not found")),
+    "get destroyed then paused": Ours(DESTROYED_PAUSE, 404, error("Lieutenant not found")),
+    "discover": Ours(
+        DISCOVER,
+        changes={"results": [f"{name}: already tracked" for name in ("beta", "alpha", "padded")]},
+    ),
+    "discover finds": Ours(
+        DISCOVER,
+        changes={"results": [f"{name}: already tracked" for name in ("beta", "alpha", "padded")]},
+    ),
+    "discover again": Ours(
+        DISCOVER,
+        changes={"results": [f"{name}: already tracked" for name in ("beta", "alpha", "padded")]},
+    ),
+    "get discovered": Ours(DISCOVER, 404, error("Lieutenant not found")),
+    "get discovered stopped": Ours(DISCOVER, 404, error("Lieutenant not found")),
+    "send discovered": Ours(DISCOVER, 404, error("Lieutenant 'disc-agent' not found")),
+    "discover after destroy re-creates": Ours(
+        "discover never brings a destroyed one back",
+        changes={"results": ["No lieutenants found in registry"]},
+    ),
+}
+
+CORRECTIONS = {**CORE, **CREATE, **SEND_AND_READ, **PAUSE_AND_END, **REMOTE}

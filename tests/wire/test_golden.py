@@ -1,0 +1,194 @@
+"""Replay of the recorded exchanges: what agents in the field got, they get from us.
+
+Compared are status, content type, the keys and their order, types and values. Ids must stand for
+the same things, dates have their form, free texts are only there. `corrections.py` names every
+difference.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.test import Client
+
+from lieutenants.models import Lieutenant, LifeSign, Process
+from tests.conftest import Fleet, until
+from tests.wire.corrections import ADDED, CORRECTIONS, FIRST, Ours, Partly, stands_for
+
+EXCHANGES: list[dict[str, Any]] = json.loads(
+    (Path(__file__).parent / "golden.json").read_text(encoding="utf-8")
+)
+TOKEN = "test-token-123"
+ULID = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")
+DATE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
+FREE = re.compile(r"<<.*>>", re.DOTALL)
+STEP_SECONDS = 15.0
+
+
+class Replay:
+    """One run through the exchanges; ids of the recording are mapped to ours as they come."""
+
+    def __init__(self) -> None:
+        self.client = Client()
+        self.ids: dict[str, str] = {}
+
+    def ask(self, exchange: dict[str, Any]) -> Any:
+        """Our answer to a recorded request."""
+        raw = exchange.get("request_raw")
+        if raw is None and exchange["request"] is not None:
+            raw = json.dumps(exchange["request"], ensure_ascii=False)
+        token = exchange.get("authorization", f"Bearer {TOKEN}")
+        return self.client.generic(
+            exchange["method"],
+            stands_for(exchange["path"]),
+            (raw or "").encode(),
+            content_type="application/json",
+            headers={"authorization": token} if token is not None else {},
+        )
+
+    def problems(self, exchange: dict[str, Any], ours: Ours | None, answer: Any) -> list[str]:
+        """How an answer differs from what is recorded, corrected by `ours`."""
+        status, wanted = exchange["status"], _with_our_names(exchange["response"])
+        if ours:
+            status = status if ours.status is None else ours.status
+            wanted = ours.response if ours.is_whole else _changed(wanted, ours.changes)
+        found: list[str] = []
+        if answer.status_code != status:
+            found.append(f"status {answer.status_code}, not {status}: {answer.content[:200]!r}")
+        got = _value_of(answer)
+        if isinstance(got, dict) and exchange["method"] != "HEAD":
+            found += [] if _is_compact(answer.content) else [f"not compact: {answer.content!r}"]
+        if wanted != "":
+            kind = "application/json" if isinstance(got, dict) else exchange["content_type"]
+            if answer.headers.get("Content-Type", "").lower() != kind.lower():
+                found.append(f"content type {answer.headers.get('Content-Type')}, not {kind}")
+        return found + list(self.differences(wanted, got, "$"))
+
+    def differences(self, wanted: Any, got: Any, at: str) -> list[str]:
+        """Where `got` does not fit what is `wanted`."""
+        if isinstance(wanted, Partly):
+            if not isinstance(got, dict):
+                return [f"{at}: {got!r} is no object"]
+            return [
+                problem
+                for key, value in wanted.values.items()
+                for problem in self.differences(value, got.get(key, "<absent>"), f"{at}.{key}")
+            ]
+        if isinstance(wanted, dict) and isinstance(got, dict):
+            return self._objects(wanted, got, at)
+        if isinstance(wanted, list) and isinstance(got, list) and len(wanted) == len(got):
+            pairs = enumerate(zip(wanted, got, strict=True))
+            return [
+                problem
+                for number, (one, other) in pairs
+                for problem in self.differences(one, other, f"{at}[{number}]")
+            ]
+        return [] if self._same(wanted, got) else [f"{at}: {got!r}, not {wanted!r}"]
+
+    def _objects(self, wanted: dict[str, Any], got: dict[str, Any], at: str) -> list[str]:
+        allowed = next((ADDED[key] for key in ADDED if key in wanted), set())
+        known = [key for key in got if key in wanted]
+        found = []
+        if known != list(wanted):
+            found.append(f"{at}: keys {known}, not {list(wanted)}")
+        if unknown := got.keys() - wanted.keys() - allowed:
+            found.append(f"{at}: keys that nobody knows: {sorted(unknown)}")
+        for key in known:
+            found += self.differences(wanted[key], got[key], f"{at}.{key}")
+        return found
+
+    def _same(self, wanted: Any, got: Any) -> bool:
+        if isinstance(wanted, re.Pattern):
+            return isinstance(got, str) and wanted.fullmatch(got) is not None
+        if type(wanted) is not type(got):
+            return False
+        if isinstance(wanted, float):
+            return bool(got >= 0)
+        if isinstance(wanted, str):
+            if FREE.search(wanted):
+                return bool(got)
+            if DATE.fullmatch(wanted):
+                return DATE.fullmatch(got) is not None
+            if ULID.fullmatch(wanted):
+                return ULID.fullmatch(got) is not None and self.ids.setdefault(wanted, got) == got
+        return bool(wanted == got)
+
+
+def _is_compact(body: bytes) -> bool:
+    """Without blanks between the values, and with its characters written out."""
+    text = body.decode()
+    bare = re.sub(r'"(?:[^"\\]|\\.)*"', "", text)
+    return not re.search(r"\s", bare) and not re.search(r"\\u(?!00[01])", text)
+
+
+def _value_of(answer: Any) -> Any:
+    if answer.headers.get("Content-Type") == "application/json" and answer.content:
+        return json.loads(answer.content)
+    return answer.content.decode()
+
+
+def _with_our_names(response: Any) -> Any:
+    """An answer of the registry's route as that of the lieutenants' in its place."""
+    return {"lieutenants": [], "count": 0} if response == {"vms": [], "count": 0} else response
+
+
+def _changed(response: Any, changes: dict[str, Any]) -> Any:
+    if not changes:
+        return response
+    return {key: changes.get(key, value) for key, value in response.items()}
+
+
+def _wait_first(case: str) -> None:
+    """Until nobody is starting, and what else this exchange must find."""
+    wish = FIRST.get(case)
+    busy = {"starting", "working"} if wish == "idle" else {"starting"}
+    until(lambda: not Lieutenant.objects.filter(status__in=busy).exists())
+    if wish == "all ended":
+        until(lambda: not Process.objects.live().exists())
+
+
+def test_exchanges(fleet: Fleet, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings.ROOT_TOKEN = TOKEN
+    settings.AGENT_ENV = [*settings.AGENT_ENV, "STANDIN_MODE"]
+    monkeypatch.setenv("STANDIN_MODE", "golden")
+    LifeSign.give("worker@here")
+    replay = Replay()
+    report: list[str] = []
+
+    for exchange in EXCHANGES:
+        case = exchange["case"]
+        ours = CORRECTIONS.get(case)
+        _wait_first(case)
+
+        found = replay.problems(exchange, ours, replay.ask(exchange))
+        if "wait_before_s" in exchange:
+            # The recorder slept; we look again until it is so.
+            end = time.monotonic() + STEP_SECONDS
+            while found and time.monotonic() < end:
+                time.sleep(0.05)
+                found = replay.problems(exchange, ours, replay.ask(exchange))
+        report += [f"{case}: {problem}" for problem in found]
+
+    assert not report, "\n" + "\n".join(report)
+
+
+def test_every_correction_belongs_to_a_difference() -> None:
+    by_case = {exchange["case"]: exchange for exchange in EXCHANGES}
+    assert len(by_case) == len(EXCHANGES)
+    assert CORRECTIONS.keys() <= by_case.keys()
+    for case, ours in CORRECTIONS.items():
+        exchange = by_case[case]
+        response = _with_our_names(exchange["response"])
+        same_status = ours.status in (None, exchange["status"])
+        same = (not ours.is_whole or ours.response == response) and all(
+            response[key] == value for key, value in ours.changes.items()
+        )
+        assert ours.why
+        assert not (same_status and same), f"{case} does not differ"
+        equal = [key for key, value in ours.changes.items() if response[key] == value]
+        assert not equal, f"{case} does not change {equal}"
