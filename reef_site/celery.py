@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import warnings
 
 from celery import Celery
 
 from lieutenants.worker import FollowerStep
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "reef_site.settings")
+
+# Whoever runs reef as root knows; the agents run as the same user anyway.
+warnings.filterwarnings("ignore", message="(?s).*superuser privileges")
 
 app = Celery("reef")
 app.config_from_object("django.conf:settings", namespace="CELERY")

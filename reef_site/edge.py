@@ -37,7 +37,7 @@ HOP = frozenset(
     {
         *(b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"te"),
         *(b"trailer", b"transfer-encoding", b"upgrade", b"x-forwarded-for", b"x-forwarded-host"),
-        *(b"x-real-ip", b"expect", b"forwarded"),
+        *(b"x-real-ip", b"expect", b"forwarded", b"date", b"server"),
     }
 )
 

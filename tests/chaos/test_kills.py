@@ -1,0 +1,135 @@
+"""Parts of reef are killed while lieutenants work; then is counted what was lost: nothing."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.conftest import until
+from tests.stack import Stack, pause
+
+WORDS, RATE = 400, 20
+CREW = [f"lt-{number}" for number in range(10)]
+
+
+def story(words: int = WORDS) -> str:
+    """What the stand-in says to `TOKENS <words> …`."""
+    return " ".join(f"w{number}" for number in range(words))
+
+
+@pytest.fixture
+def stack(tmp_path: Path) -> Iterator[Stack]:
+    with Stack(tmp_path) as running:
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(running.create, CREW))
+        yield running
+
+
+def check_stories(stack: Stack, each: int = 1) -> None:
+    """Every lieutenant told its story once, in order, with nothing doubled or left open."""
+    for name in CREW:
+        stack.wait_idle(name)
+        entries = stack.transcript(name)
+        told = [entry["text"].strip() for entry in entries if entry["kind"] == "text"]
+        assert told == [story()] * each, name
+        assert all(entry["final"] for entry in entries)
+        ids = [entry["id"] for entry in entries]
+        assert ids == sorted(set(ids))
+        messages = stack.client.get(f"/lieutenant/lieutenants/{name}/messages").json()["messages"]
+        assert [message["state"] for message in messages] == ["accepted"] * each
+
+
+@pytest.mark.timeout(240)
+def test_the_worker_is_killed_twenty_times(stack: Stack) -> None:
+    chance = random.Random(4711)
+    for name in CREW:
+        assert stack.send(name, f"TOKENS {WORDS} {RATE}").status_code == 200
+    for _ in range(20):
+        pause(chance.uniform(0.1, 2.5))
+        stack.kill("worker")
+        stack.start("worker")
+    check_stories(stack)
+
+
+@pytest.mark.timeout(180)
+def test_redis_is_killed_and_emptied(stack: Stack) -> None:
+    chance = random.Random(815)
+    for name in CREW:
+        assert stack.send(name, f"TOKENS {WORDS} {RATE}").status_code == 200
+    for _ in range(8):
+        pause(chance.uniform(0.1, 1.5))
+        stack.kill("redis")
+        pause(chance.uniform(0.0, 0.5))
+        # Without Redis messages are taken all the same.
+        assert stack.send(CREW[0], "during the outage").status_code == 200
+        stack.start("redis")
+    for name in CREW[1:]:
+        stack.wait_idle(name)
+        assert [text.strip() for text in stack.texts(name)] == [story()]
+    stack.wait_idle(CREW[0])
+    assert stack.texts(CREW[0], "user").count("during the outage") == 8
+    until(lambda: stack.health()["worker"]["ok"], 60)
+
+
+@pytest.mark.timeout(180)
+def test_edge_and_web_are_killed_while_messages_are_posted(stack: Stack) -> None:
+    chance = random.Random(99)
+    sent: list[str] = []
+    unsure: list[str] = []
+    running = True
+
+    def post() -> None:
+        number = 0
+        while running:
+            number += 1
+            text = f"note {number}"
+            try:
+                answer = stack.send(CREW[number % len(CREW)], text)
+            except httpx.HTTPError:
+                unsure.append(text)
+                continue
+            if answer.status_code == 200:
+                assert answer.json()["sent"] is True
+                sent.append(text)
+            else:
+                assert answer.status_code in (502, 504), answer.text
+                unsure.append(text)
+
+    with ThreadPoolExecutor(1) as pool:
+        posting = pool.submit(post)
+        for round_ in range(8):
+            pause(chance.uniform(0.3, 1.5))
+            name = "edge" if round_ % 2 else "web"
+            stack.kill(name)
+            pause(chance.uniform(0.0, 0.3))
+            stack.start(name)
+            until(stack.answers, 30)
+        running = False
+        posting.result(60)
+
+    assert len(sent) > 20
+    for name in CREW:
+        stack.wait_idle(name)
+    heard = [text for name in CREW for text in stack.texts(name, "user")]
+    assert not set(sent) - set(heard)
+    assert len(heard) == len(set(heard))
+    assert set(heard) <= {*sent, *unsure}
+
+
+@pytest.mark.timeout(180)
+def test_everything_is_stopped_in_the_middle_and_started_again(stack: Stack) -> None:
+    for name in CREW:
+        assert stack.send(name, f"TOKENS {WORDS} {RATE}").status_code == 200
+    until(lambda: "w5" in stack.get(CREW[-1])["lastOutput"])
+    for name in ("beat", "worker", "edge", "web", "redis"):
+        stack.end(name)
+    pause(2)
+    for name in ("redis", "web", "edge", "worker", "beat"):
+        stack.start(name)
+    until(stack.answers, 30)
+    check_stories(stack)

