@@ -68,14 +68,15 @@ class LieutenantQuerySet(models.QuerySet["Lieutenant"]):
         return dict(rows)
 
     def listed(self, *, status: str = "", words: str = "") -> Self:
-        """Those of one status, else all living; `task` is the head of the newest message."""
+        """Those of one status, else all living; `task` is the head of the newest good message."""
         found = self.filter(status=status) if status in Status.values else self.living()
         if words:
             columns = ("name", "role", "model", "folder")
             found = found.filter(
                 reduce(or_, (Q(**{f"{column}__icontains": words}) for column in columns))
             )
-        newest = Message.objects.filter(lieutenant=OuterRef("pk")).order_by("-created_at", "-id")
+        mine = Message.objects.filter(lieutenant=OuterRef("pk"))
+        newest = mine.exclude(state=MessageState.REJECTED).order_by("-created_at", "-id")
         return found.annotate(task=Subquery(newest.values(head=Substr("text", 1, 200))[:1]))
 
 

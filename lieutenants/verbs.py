@@ -69,7 +69,7 @@ VERBS: dict[str, Verb] = {
     for verb in (
         Verb(
             "abort",
-            "Abort answer",
+            "Abort",
             _abort,
             when=frozenset({S.WORKING}),
             asks_in=frozenset(),
