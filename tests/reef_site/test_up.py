@@ -450,6 +450,34 @@ def test_nonsense_stops_the_start(tmp_path: Path, name: str, value: str, sentenc
     assert "Traceback" not in done.stderr
 
 
+def test_the_demo_model_stands_ready_and_stays_behind(tmp_path: Path) -> None:
+    up = Up(tmp_path)
+    running = up.start("--demo")
+    try:
+        assert "demo model" in "\n".join(running.lines)
+        models = tmp_path / "pi" / "models.json"
+        eventually(models.exists)
+        address = json.loads(models.read_text())["providers"]["reef-demo"]["baseUrl"]
+        with urllib.request.urlopen(f"{address}/models", timeout=5) as answer:
+            assert json.load(answer)["data"][0]["id"] == "demo"
+
+        assert running.end() < 10
+
+        # Somebody may be in the middle of an answer; it goes by itself later.
+        with urllib.request.urlopen(f"{address}/models", timeout=5) as answer:
+            assert answer.status == 200
+    finally:
+        lock = (tmp_path / "demo" / "lock").stat()
+        for pid in holders(lock.st_ino):
+            os.kill(pid, signal.SIGTERM)
+
+
+def holders(inode: int) -> list[int]:
+    """The processes that hold a lock on this file."""
+    locks = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+    return [int(one[4]) for one in locks if one[1] == "FLOCK" and one[5].endswith(f":{inode}")]
+
+
 def test_models_that_cannot_be_read_stop_the_demo(tmp_path: Path) -> None:
     up = Up(tmp_path)
     (tmp_path / "pi").mkdir()

@@ -190,9 +190,7 @@ class Start:
         return Service("edge", [*module("reef_site.edge"), *address])
 
     def _worker(self) -> Service:
-        quiet = ["-W", "ignore:You're running the worker with superuser:Warning"]
-        argv = [sys.executable, *quiet, *module("celery")[1:], "-q", "-A", "reef_site"]
-        argv += ["worker", "-P", "threads", "-c", "8"]
+        argv = [*module("celery"), "-q", "-A", "reef_site", "worker", "-P", "threads", "-c", "8"]
         argv += ["-Q", f"celery,host.{settings.HOST}", "-l", settings.LOG_LEVEL]
         argv += ["--without-mingle", "--without-gossip"]
         return Service("worker", argv, turn="late")
