@@ -18,7 +18,7 @@ from contextlib import contextmanager
 import redis
 from django.conf import settings
 from django.db import Error as DatabaseError
-from django.db import close_old_connections, connections, transaction
+from django.db import OperationalError, close_old_connections, connections, transaction
 
 from lieutenants import bells, rpc
 from lieutenants.exceptions import TransportError
@@ -37,6 +37,8 @@ IDLE_LOOK_SECONDS = 0.25  # and those of resting ones
 REFRESH_SECONDS = 1.0  # how often rows are looked at without a bell
 SESSION_BYTES = 1 << 20  # at most from one journal in one pass
 PASS_BYTES = 2 << 20  # and from all of them: a pass holds the database's write lock
+AGAIN_SECONDS = 1.0  # after a failure
+ASIDE_SECONDS = 30.0  # how long a session that fails by itself is left alone
 
 
 class Follower:
@@ -51,6 +53,9 @@ class Follower:
         self._refreshed = -REFRESH_SECONDS
         self._looked_at_resting = 0.0
         self._first = 0
+        # After a failure each session is followed by itself for one pass, to find the culprit.
+        self._careful = False
+        self._aside: dict[str, float] = {}
 
     def run(self) -> None:
         """Follow until told to stop. Trouble is logged and begun anew from the rows."""
@@ -102,7 +107,7 @@ class Follower:
         for pk in self.sessions.keys() - rows.keys():
             del self.sessions[pk]
         for pk, process in rows.items():
-            if pk not in self.sessions and process.handle:
+            if pk not in self.sessions and process.handle and now >= self._aside.get(pk, 0.0):
                 session = Session.open(process)
                 session.heard_at = now
                 self.sessions[pk] = session
@@ -115,6 +120,9 @@ class Follower:
         if with_resting:
             self._looked_at_resting = clock
         due = [each for each in self.sessions.values() if with_resting or not each.resting]
+        return self._follow_carefully(due, clock) if self._careful else self._follow(due, clock)
+
+    def _follow(self, due: list[Session], clock: float) -> bool:
         news = list(self._read(due))
         for session, _, _ in news:
             session.heard_at = clock
@@ -131,6 +139,21 @@ class Follower:
         for session in restless:
             self.outbox.post(session)
         return bool(news)
+
+    def _follow_carefully(self, due: list[Session], clock: float) -> bool:
+        """Each session in a transaction of its own: one that cannot be followed stops no other."""
+        heard = False
+        for session in due:
+            try:
+                heard = self._follow([session], clock) or heard
+            except OperationalError:
+                raise
+            except Exception:
+                logger.exception("%s cannot be followed; left alone for a while", session.process)
+                self.sessions.pop(session.process.pk, None)
+                self._aside[session.process.pk] = clock + ASIDE_SECONDS
+        self._careful = False
+        return heard
 
     def _read(self, due: list[Session]) -> Iterator[tuple[Session, list[list[object]], int]]:
         """New records of these sessions; a rotating start keeps one from starving the others."""
@@ -194,8 +217,9 @@ class Follower:
         """What memory says may not be what was committed: read everything anew."""
         self.sessions.clear()
         self._refreshed = -REFRESH_SECONDS
+        self._careful = True
         close_old_connections()
-        self.stopping.wait(1.0)
+        self.stopping.wait(AGAIN_SECONDS)
 
     def _listen(self) -> None:
         """Hear the bell. Without Redis nothing is lost: rows are looked at each second."""

@@ -225,6 +225,7 @@ def test_a_refused_message_says_why(played: Played) -> None:
     played.play(["s", AT, pk], response(pk, success=False, error="No API key found"))
     row = Message.objects.get()
     assert row.state == MessageState.REJECTED
+    assert row.evidence
     assert row.evidence["error"] == "No API key found"
     assert played.kinds() == [("error", "The agent refused a message: No API key found")]
 

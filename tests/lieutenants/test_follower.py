@@ -1,0 +1,364 @@
+"""The follower with real keepers: replaced, killed, failing, alone; nothing lost or doubled."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.conf import settings as django_settings
+from django.db import connection, connections
+
+from lieutenants import bells, follower, ledger
+from lieutenants.follower import Follower
+from lieutenants.models import Answer, Chunk, Entry, Message, Process
+from lieutenants.session import Session
+from lieutenants.states import MessageState, Outcome
+from tests.conftest import STANDIN, Fleet, until
+
+LIEUTENANTS = "/lieutenant/lieutenants"
+
+
+def words(count: int) -> str:
+    """What the stand-in says to `TOKENS <count> <rate>`."""
+    return " ".join(f"w{number}" for number in range(count))
+
+
+def let_pass(seconds: float) -> None:
+    """Let the others work until a moment that chance has chosen."""
+    threading.Event().wait(seconds)
+
+
+def check_nothing_is_open() -> None:
+    assert not Chunk.objects.exists()
+    assert not Entry.objects.filter(final=False).exists()
+    assert not Answer.objects.filter(outcome=Outcome.OPEN).exists()
+    assert not Message.objects.pending().exists()
+
+
+def working(fleet: Fleet, names: list[str]) -> bool:
+    return any(fleet.row(name).status == "working" for name in names)
+
+
+def test_a_follower_replaced_again_and_again_tells_everything_once(fleet: Fleet) -> None:
+    chance = random.Random(1)
+    names = [f"l{number}" for number in range(5)]
+    for name in names:
+        fleet.create(name, ready=False)
+    for name in names:
+        fleet.wait(name, "idle")
+        fleet.send(name, "TOKENS 500 150")
+    replaced = 0
+    while working(fleet, names):
+        let_pass(chance.random() * 0.4)
+        fleet.restart_follower()
+        replaced += 1
+    assert replaced >= 5
+    for name in names:
+        assert fleet.texts(name) == [words(500)]
+        assert fleet.get(name)["outputHistory"] == [words(500)]
+        assert fleet.texts(name, "user") == ["TOKENS 500 150"]
+    check_nothing_is_open()
+
+
+SPAWNER = """
+import os, signal, sys
+import django
+django.setup()
+from lieutenants.follower import Follower
+signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+child = 0
+for line in sys.stdin:
+    if child:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    child = 0
+    if line == "start\\n":
+        child = os.fork()
+        if not child:
+            Follower().run()
+            os._exit(0)
+    print(child, flush=True)
+"""
+
+
+class Worker:
+    """A follower in a process of its own, which can be killed with nothing put in order."""
+
+    def __init__(self) -> None:
+        database = connection.settings_dict
+        if connection.vendor == "sqlite":
+            url = f"sqlite:///{database['NAME']}"
+        else:
+            place = f"{database['USER']}@/{database['NAME']}?host={database['HOST']}"
+            url = f"postgres://{place}&port={database['PORT']}"
+        env = {
+            **os.environ,
+            "DJANGO_SETTINGS_MODULE": "reef_site.settings",
+            "DATABASE_URL": url,
+            "PI_PATH": str(STANDIN),
+            "REEF_STARTS_AT_ONCE": "8",
+        }
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", SPAWNER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=env,
+            cwd=django_settings.BASE_DIR,
+            text=True,
+        )
+        self.start()
+
+    def _tell(self, word: str) -> int:
+        assert self._process.stdin
+        assert self._process.stdout
+        self._process.stdin.write(word + "\n")
+        self._process.stdin.flush()
+        return int(self._process.stdout.readline())
+
+    def start(self) -> None:
+        """Kill -9 the running follower, if there is one, and start another."""
+        assert self._tell("start")
+
+    def close(self) -> None:
+        self._tell("stop")
+        self._process.terminate()
+        self._process.wait(10)
+
+
+@pytest.fixture
+def worker(fleet: Fleet) -> Iterator[Worker]:
+    """The only follower there is."""
+    fleet.stop_follower()
+    made = Worker()
+    yield made
+    made.close()
+
+
+def test_twenty_kills_of_the_worker_lose_and_double_nothing(fleet: Fleet, worker: Worker) -> None:
+    chance = random.Random(2)
+    names = [f"l{number}" for number in range(10)]
+    for name in names:
+        fleet.create(name, ready=False)
+    for name in names:
+        fleet.wait(name, "idle")
+        fleet.send(name, "TOKENS 600 100")
+    sent = dict.fromkeys(names, 1)
+    for _ in range(20):
+        let_pass(0.05 + chance.random() * 0.3)
+        worker.start()
+        name = chance.choice(names)
+        fleet.send(name, f"more {sent[name]}")
+        sent[name] += 1
+    for name in names:
+        fleet.wait(name, "idle", 60)
+        answers = [f"echo: more {number}" for number in range(1, sent[name])]
+        assert fleet.texts(name) == [words(600), *answers]
+    check_nothing_is_open()
+    assert not Message.objects.exclude(state=MessageState.ACCEPTED).exists()
+
+
+def test_a_pass_that_fails_before_its_commit_is_done_again(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes, really_save = [0], ledger.save_progress
+
+    def save_or_fail(*rows: Any) -> None:
+        passes[0] += bool(rows[0])
+        if passes[0] % 4 == 3:
+            raise RuntimeError("the test pulls the plug")
+        really_save(*rows)
+
+    for name in ("ada", "bea"):
+        fleet.create(name)
+    monkeypatch.setattr("lieutenants.follower.save_progress", save_or_fail)
+    monkeypatch.setattr(follower, "AGAIN_SECONDS", 0.05)
+    for name in ("ada", "bea"):
+        fleet.send(name, "TOKENS 400 200")
+    for name in ("ada", "bea"):
+        fleet.wait(name, "idle")
+        assert fleet.texts(name) == [words(400)]
+    assert passes[0] >= 10
+    check_nothing_is_open()
+
+
+def test_a_session_that_cannot_be_followed_stops_no_other(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really_apply = Session.apply
+
+    def apply(session: Session, *what: Any) -> None:
+        if session.lieutenant.name == "bad" and broken:
+            raise ValueError("the test breaks this one")
+        really_apply(session, *what)
+
+    broken = True
+    monkeypatch.setattr(follower, "AGAIN_SECONDS", 0.05)
+    monkeypatch.setattr(follower, "ASIDE_SECONDS", 1.0)
+    monkeypatch.setattr(Session, "apply", apply)
+    fleet.create("bad", ready=False)
+    fleet.create("good")
+    assert fleet.ask("good", "hello") == "echo: hello"
+    assert fleet.row("bad").status == "starting"
+    broken = False
+    fleet.wait("bad", "idle")
+
+
+def test_only_one_of_two_followers_follows(fleet: Fleet) -> None:
+    second = Follower()
+    thread = threading.Thread(target=second.run)
+    thread.start()
+    try:
+        fleet.create("ada")
+        assert fleet.ask("ada", "hello") == "echo: hello"
+        assert not second.sessions
+        fleet.stop_follower()
+        assert fleet.ask("ada", "again") == "echo: again"
+        assert second.sessions
+    finally:
+        second.stop()
+        thread.join(20)
+    assert not thread.is_alive()
+
+
+def test_without_redis_all_works_a_little_later(
+    fleet: Fleet, settings: Any, tmp_path: Path
+) -> None:
+    settings.REDIS_URL = f"unix://{tmp_path}/nobody.sock"
+    bells.client.cache_clear()
+    fleet.restart_follower()
+    fleet.create("ada")
+    assert fleet.ask("ada", "hello") == "echo: hello"
+    bells.client.cache_clear()
+
+
+def test_a_message_tells_its_way_and_the_evidence(fleet: Fleet) -> None:
+    fleet.create("ada")
+    message = fleet.send("ada", "SLOW 1 one two")
+    path = f"{LIEUTENANTS}/ada/messages/{message.pk}"
+    until(lambda: fleet.api.get(path).json()["state"] == "accepted")
+    facts = fleet.api.get(path).json()
+    assert facts["evidence"] == {
+        "id": message.pk,
+        "type": "response",
+        "command": "prompt",
+        "success": True,
+    }
+    times = [facts[key] for key in ("createdAt", "deliveredAt", "decidedAt")]
+    assert times == sorted(times)
+    fleet.wait("ada", "idle")
+    facts = fleet.api.get(path).json()
+    assert facts["takenUpAt"]
+    assert facts["usage"]["output"] > 0
+
+
+def test_the_same_key_gives_the_same_message(fleet: Fleet) -> None:
+    fleet.create("ada")
+    path = f"{LIEUTENANTS}/ada/send"
+
+    def send(_: int) -> tuple[int, str]:
+        try:
+            answer = fleet.api.post(path, {"message": "once"}, **{"idempotency-key": "k1"})
+            return answer.status_code, answer.json().get("messageId", "")
+        finally:
+            connections.close_all()
+
+    with ThreadPoolExecutor(6) as pool:
+        answers = set(pool.map(send, range(6)))
+    assert len(answers) == 1
+    assert answers.pop()[0] == 200
+    other = fleet.api.post(path, {"message": "twice"}, **{"idempotency-key": "k1"})
+    assert other.status_code == 409
+    fleet.wait("ada", "idle")
+    assert fleet.texts("ada") == ["echo: once"]
+    assert fleet.row("ada").task_count == 1
+
+
+def test_messages_wait_for_the_end_of_the_start(fleet: Fleet) -> None:
+    fleet.stop_follower()
+    fleet.create("ada", ready=False)
+    sent = [fleet.send("ada", f"number {number}") for number in range(4)]
+    assert {each.note for each in sent} == {"queued until the lieutenant is ready"}
+    assert {each.state for each in Message.objects.all()} == {MessageState.QUEUED}
+    fleet.follower = Follower()
+    fleet.thread = threading.Thread(target=fleet.follower.run)
+    fleet.thread.start()
+    fleet.wait("ada", "idle")
+    assert fleet.texts("ada") == [f"echo: number {number}" for number in range(4)]
+    assert fleet.row("ada").task_count == 4
+
+
+def test_many_messages_at_once_are_all_answered_in_order(fleet: Fleet) -> None:
+    fleet.create("ada")
+    for number in range(25):
+        fleet.send("ada", f"number {number}")
+    fleet.wait("ada", "idle")
+    assert fleet.texts("ada") == [f"echo: number {number}" for number in range(25)]
+    assert fleet.texts("ada", "user") == [f"number {number}" for number in range(25)]
+    check_nothing_is_open()
+
+
+def test_steer_and_follow_up_to_an_idle_one_become_prompts(fleet: Fleet) -> None:
+    fleet.create("ada")
+    for mode in ("steer", "followUp"):
+        fleet.wait("ada", "idle")
+        message = fleet.send("ada", mode, mode)
+        assert (message.mode, message.mode_asked) == ("prompt", mode)
+        assert message.note == "sent as prompt since lieutenant is idle"
+    fleet.wait("ada", "idle")
+    assert fleet.texts("ada") == ["echo: steer", "echo: followUp"]
+
+
+@pytest.mark.parametrize("mode", ["", "old", "fat", "old,fat"])
+def test_all_kinds_of_answers_of_all_kinds_of_agents(
+    fleet: Fleet, settings: Any, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    monkeypatch.setenv("STANDIN_MODE", mode)
+    settings.AGENT_ENV = [*settings.AGENT_ENV, "STANDIN_MODE"]
+    fleet.create("ada")
+    assert fleet.ask("ada", "THINK about") == "echo: about"
+    assert fleet.texts("ada", "thinking") == ["let me see"]
+    assert fleet.ask("ada", "TOOL now") == "the tool said hi now"
+    assert fleet.texts("ada", "tool_result") == ["hi\n"]
+    assert fleet.ask("ada", "TOKENS 300 0") == words(300)
+    fleet.ask("ada", "ERROR 503 no capacity")
+    assert fleet.texts("ada", "error") == ["503 no capacity"]
+    assert fleet.get("ada")["trouble"] == "503 no capacity"
+    assert fleet.ask("ada", "better?") == "echo: better?"
+    assert "trouble" not in fleet.get("ada")
+    assert fleet.get("ada")["usage"]["calls"] == 6
+    check_nothing_is_open()
+
+
+def test_a_journal_of_many_passes_is_read_to_its_end(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Far more waits than one pass may read, and one record larger than that."""
+    monkeypatch.setattr(follower, "SESSION_BYTES", 2000)
+    monkeypatch.setattr(follower, "PASS_BYTES", 3000)
+    fleet.create("ada")
+    fleet.create("bea")
+    fleet.send("ada", "TOKENS 2000 0")
+    fleet.send("bea", "x" * 20_000)
+    fleet.wait("ada", "idle")
+    fleet.wait("bea", "idle")
+    assert fleet.texts("ada") == [words(2000)]
+    assert fleet.texts("bea") == ["echo: " + "x" * 20_000]
+
+
+def test_a_worker_that_dies_during_a_start_leaves_one_process(fleet: Fleet, worker: Worker) -> None:
+    names = [f"l{number}" for number in range(4)]
+    for name in names:
+        fleet.create(name, ready=False)
+        worker.start()
+    for name in names:
+        fleet.wait(name, "idle", 60)
+        assert fleet.ask(name, "hello") == "echo: hello"
+    assert Process.objects.live().count() == 4
