@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,7 +82,7 @@ def create(wish: Wish, *, actor: str) -> Lieutenant:
         with transaction.atomic():
             lieutenant.save(force_insert=True)
             lieutenant.moves.create(old="", new=Status.STARTING, reason="created", actor=actor)
-            _settle_later(pk)
+            _settle_later(lieutenant)
     except IntegrityError:
         raise NameTaken(
             f"Lieutenant '{name}' already exists. Destroy it first or use a different name."
@@ -330,17 +329,18 @@ def _fitting_mode(lieutenant: Lieutenant, asked: Mode) -> tuple[Mode, str]:
 def _move(lieutenant: Lieutenant, to: Status, reason: str, actor: str, **fields: object) -> None:
     with transaction.atomic():
         lieutenant.move(to, reason=reason, actor=actor, **fields)
-        _settle_later(lieutenant.pk)
+        _settle_later(lieutenant)
 
 
-def _settle_later(lieutenant_id: str) -> None:
-    transaction.on_commit(lambda: ring_worker(tasks.settle.delay, lieutenant_id))
+def _settle_later(lieutenant: Lieutenant) -> None:
+    pk, host = lieutenant.pk, lieutenant.host
+    transaction.on_commit(lambda: ring_worker(pk, host))
 
 
-def ring_worker(delay: Callable[[str], object], lieutenant_id: str) -> None:
-    """Ring a worker; without a broker the next reconcile finds the row."""
+def ring_worker(lieutenant_id: str, host: str) -> None:
+    """Ring a worker of that host; without a broker the next reconcile finds the row."""
     try:
-        delay(lieutenant_id)
+        tasks.settle.apply_async((lieutenant_id,), queue=tasks.host_queue(host))
     except (OperationalError, OSError) as error:
         logger.warning("the broker does not answer (%s); the next reconcile acts", error)
 

@@ -148,7 +148,7 @@ class Fleet:
             until(lambda p=process, t=transport: not t.alive(p.handle), 20)
 
 
-def _settle_in_a_thread(_delay: object, lieutenant_id: str) -> None:
+def _settle_in_a_thread(lieutenant_id: str, _host: str) -> None:
     """What a worker does when it is rung, without a broker in between."""
 
     def run() -> None:
