@@ -15,6 +15,8 @@ from lieutenants.states import RUNNING, Outcome, RestartPolicy, Status
 if TYPE_CHECKING:
     from lieutenants.session import Session
 
+# Before the first restart after a death; each further pause is twice as long.
+PAUSE_SECONDS = 1.0
 # A process that was well for so long has used up none of its restarts.
 HEALTHY = timedelta(seconds=60)
 
@@ -102,7 +104,7 @@ def _after_death(session: Session) -> None:
     lieutenant = Lieutenant.objects.get(pk=session.lieutenant.pk)
     done = 0 if _was_well(session) else lieutenant.restarts
     again = lieutenant.restart_policy == RestartPolicy.ON_FAILURE and done < MOST_RESTARTS
-    restart_at = timezone.now() + timedelta(seconds=2**done) if again else None
+    restart_at = timezone.now() + timedelta(seconds=PAUSE_SECONDS * 2**done) if again else None
     reason = "\n".join(filter(None, [session.process.end_reason, session.process.stderr]))
     _fail(session, reason, restart_at=restart_at, restarts=done + 1 if again else done)
 
