@@ -6,6 +6,7 @@ Answers `echo: <message>`; keeps its turns in the file given by --session; ignor
 
     SLOW <seconds> <text>   the text, word by word, spread over that time
     TOKENS <n> <rate>       w0 w1 w2 … at that rate a second (0: as fast as can be)
+    CLOCK <n> <rate>        n words at that rate, each the time at which it was printed
     THINK                   a thinking block, then text
     TOOL                    a tool call, its execution, then text in a second turn
     ERROR <text>            a run that ends with stopReason "error"
@@ -396,6 +397,18 @@ class Agent:
         pause = 1 / float(rate) if float(rate) else 0.0
         yield from self.say(" ".join(f"w{number}" for number in range(int(count))), pause)
 
+    def clock(self, rest: str) -> Steps:
+        """Words that say when they were printed, in milliseconds since the epoch."""
+        assert self.answer is not None
+        self.answer.block("text")
+        count, rate = rest.split()
+        words = []
+        for _ in range(int(count)):
+            words.append(f"t{int(time.time() * 1000)} ")
+            self.answer.delta(words[-1])
+            yield 1 / float(rate)
+        self.answer.update("text_end", content="".join(words))
+
     def think(self, rest: str) -> Steps:
         assert self.answer is not None
         self.answer.block("thinking")
@@ -471,6 +484,7 @@ class Agent:
 BEHAVIOURS: dict[str, Callable[[Agent, str], Steps]] = {
     "SLOW": Agent.slow,
     "TOKENS": Agent.tokens,
+    "CLOCK": Agent.clock,
     "THINK": Agent.think,
     "TOOL": Agent.tool,
     "ERROR": Agent.error,
