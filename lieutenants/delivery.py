@@ -56,6 +56,14 @@ def withdraw_accepted(lieutenant: Lieutenant, texts: Sequence[str], at: datetime
     return waiting.update(state=MessageState.REJECTED, decided_at=at, evidence=evidence)
 
 
+def withdraw_stranded(lieutenant: Lieutenant, at: datetime) -> int:
+    """After an abort: all that the agent accepted and has not begun with."""
+    accepted = Message.objects.filter(lieutenant=lieutenant, state=MessageState.ACCEPTED)
+    waiting = accepted.filter(taken_up_at__isnull=True)
+    evidence = {"note": WITHDRAWN}
+    return waiting.update(state=MessageState.REJECTED, decided_at=at, evidence=evidence)
+
+
 def withdraw_queued(lieutenant: Lieutenant, note: str, at: datetime) -> int:
     """Messages that no agent has seen yet will not be sent."""
     queued = Message.objects.filter(lieutenant=lieutenant, state=MessageState.QUEUED)

@@ -27,6 +27,9 @@ logger = logging.getLogger(__name__)
 
 BARRIER = "~state-"
 BARRIER_SECONDS = 3.0
+AGAIN_SECONDS = 0.3  # between two such questions
+# So often in a row it says that it rests with messages in its queue: it has forgotten them.
+STRANDED_ANSWERS = 5
 # An agent that says when it is done is asked only when it has not said so for this long.
 SETTLE_SECONDS = 20.0
 
@@ -88,6 +91,8 @@ class Session(Transcript):
     # Seconds of the follower's clock: when the last record came, and when was asked for a state.
     heard_at: float = 0.0
     asked_at: float | None = None
+    ask_again_at: float = 0.0
+    stranded: int = 0
 
     @classmethod
     def open(cls, process: Process) -> Session:
@@ -168,7 +173,9 @@ class Session(Transcript):
             self._decided(memory.inflight, True, evidence, at)
 
     def _agent_settled(self, _event: Event, _at: datetime) -> None:
-        self.memory.settled = not self.memory.busy
+        """Messages that it accepted and has not begun may wait in its queue: then it is asked."""
+        waiting = Message.objects.pending().filter(lieutenant=self.lieutenant)
+        self.memory.settled = not self.memory.busy and not waiting.exists()
 
     def _message_end(self, event: Event, at: datetime) -> None:
         message = event.get("message")
@@ -292,6 +299,8 @@ class Session(Transcript):
         self.next_rev()
 
     def _queue_given_back(self, event: Event, at: datetime) -> None:
+        if not event.get("success"):
+            self.memory.clears_queue = False
         data = event.get("data")
         queues = data.values() if isinstance(data, dict) else []
         texts = [str(text) for queue in queues if isinstance(queue, list) for text in queue]
@@ -304,9 +313,24 @@ class Session(Transcript):
         if self.process.ready_at is None:
             self._ready(state, at)
         elif command == f"{BARRIER}{self.memory.barrier}":
-            self.asked_at = None
-            idle = not state.get("isStreaming") and not state.get("pendingMessageCount")
-            self.memory.settled = idle and not self.memory.busy
+            self.asked_at, self.ask_again_at = None, self.heard_at + AGAIN_SECONDS
+            rests = not state.get("isStreaming") and not self.memory.busy
+            queued = bool(state.get("pendingMessageCount"))
+            self.memory.settled = rests and not queued
+            self.stranded = self.stranded + 1 if rests and queued else 0
+            if self.stranded == STRANDED_ANSWERS:
+                self._free_stranded(at)
+
+    def _free_stranded(self, at: datetime) -> None:
+        """It rests on messages that it accepted; only a new process gets them out of its queue."""
+        if self.process.stop_asked_at is not None:
+            return
+        if self.memory.stop_reason == "aborted":
+            delivery.withdraw_stranded(self.lieutenant, at)
+        reason = "its agent rests on messages that it accepted; started again"
+        if self.shift(Status.STARTING, reason, {Status.IDLE, Status.WORKING}):
+            self.process.stop_asked_at = at
+            self.process.save(update_fields=["stop_asked_at"])
 
     def _ready(self, state: Event, at: datetime) -> None:
         self.process.ready_at = at
@@ -346,6 +370,8 @@ class Session(Transcript):
         if self.memory.settles and self.memory.ran and clock - self.heard_at < SETTLE_SECONDS:
             return
         if self.asked_at is None:
+            if clock < self.ask_again_at:
+                return
             self.asked_at = clock
             self.memory.barrier += 1
             self.outgoing.append(rpc.simple("get_state", f"{BARRIER}{self.memory.barrier}"))

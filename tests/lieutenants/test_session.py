@@ -253,6 +253,9 @@ def test_an_agent_without_a_settled_word_is_asked(played: Played) -> None:
     idle = {"isStreaming": False, "pendingMessageCount": 0}
     played.play(response(question.id, "get_state", data={**idle, "isStreaming": True}))
     assert played.row().status == Status.WORKING
+    assert len(played.session.outgoing) == 1  # it is not asked without a pause
+    played.clock = 1.0
+    played.play()
     (_, again) = played.session.outgoing
     played.play(response(question.id, "get_state", data=idle))  # an old answer says nothing
     assert played.row().status == Status.WORKING
