@@ -73,24 +73,41 @@
   function replace(old, fresh) {
     for (const details of old.querySelectorAll("details[id]")) {
       const same = fresh.querySelector(`#${CSS.escape(details.id)}`);
-      if (same) same.open = details.open || same.open;
+      if (same && !("auto" in details.dataset)) same.open = details.open;
     }
     const focused = old.contains(document.activeElement) ? document.activeElement.id : "";
     old.replaceWith(fresh);
     if (focused) byId(focused)?.focus({ preventScroll: true });
   }
 
-  let factsTimer = 0;
-  function factsSoon() {
-    factsTimer ||= setTimeout(async () => {
-      factsTimer = 0;
+  // What unfolded by itself folds again; what the reader touched stays as the reader left it.
+  document.addEventListener("click", (event) => {
+    delete event.target.closest("summary")?.parentElement.dataset.auto;
+  });
+
+  const rest = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
+  let asking = false;
+  let asked = false;
+
+  // One request at a time, so that an older answer never replaces a newer one.
+  async function factsSoon() {
+    asked = true;
+    if (asking) return;
+    asking = true;
+    while (asked) {
+      await rest(150);
+      asked = false;
       try {
         swap(await get(one.dataset.nowUrl));
         follow();
       } catch {
-        factsTimer ||= setTimeout(() => { factsTimer = 0; factsSoon(); }, 3000);
+        asked = true;
+        await rest(3000);
       }
-    }, 150);
+    }
+    asking = false;
+    // A process that starts or ends tells nobody when it is done.
+    if (document.querySelector("[data-passing]")) setTimeout(factsSoon, 2000);
   }
 
   // -- the transcript ---------------------------------------------------------------------------
@@ -153,7 +170,10 @@
     output.textContent = entry.text;
     const details = block.querySelector("details");
     details.className = "tool is-running";
-    details.open = true;
+    if (!details.open) {
+      details.open = true;
+      details.dataset.auto = "";
+    }
     block.querySelector(".tool-state").textContent = "running";
   }
 
@@ -355,6 +375,7 @@
       composer.key.value = key;
       tell(byId("refused"), "");
       swap(fragment);
+      factsSoon();
       pinned = true;
       grow();
     } catch (error) {
@@ -395,6 +416,8 @@
     try {
       const { fragment } = await post(form);
       swap(fragment);
+      tell(byId("problem"), "");
+      factsSoon();
     } catch (error) {
       const away = error instanceof TypeError;
       tell(byId("problem"), away ? "reef does not answer. Try again soon." : error.message);
@@ -408,5 +431,6 @@
     follow();
     addEventListener("load", follow);
     connect();
+    setInterval(() => document.hidden || factsSoon(), 30000);
   }
 })();
