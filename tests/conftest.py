@@ -6,6 +6,7 @@ import os
 import subprocess
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,8 @@ class Fleet:
         assert answer.status_code == 201, answer.content
         if ready:
             self.wait(name, "idle")
-        return answer.json()
+        made: dict[str, Any] = answer.json()
+        return made
 
     def send(self, name: str, text: str, mode: str | None = None) -> Message:
         body = {"message": text, **({"mode": mode} if mode else {})}
@@ -115,7 +117,8 @@ class Fleet:
         return history[-1] if history else ""
 
     def get(self, name: str) -> dict[str, Any]:
-        return self.api.get(f"/lieutenant/lieutenants/{name}").json()
+        facts: dict[str, Any] = self.api.get(f"/lieutenant/lieutenants/{name}").json()
+        return facts
 
     def row(self, name: str) -> Lieutenant:
         return Lieutenant.objects.living().get(name=name)
@@ -126,10 +129,11 @@ class Fleet:
             return row if row.status == status else None
 
         try:
-            return until(there, seconds)
+            found: Lieutenant = until(there, seconds)
         except AssertionError:
             row = self.row(name)
             raise AssertionError(f"{name} is {row.status}, not {status}: {row.error}") from None
+        return found
 
     def process(self, name: str) -> Process:
         live = self.row(name).live_process()
@@ -145,7 +149,11 @@ class Fleet:
         for process in Process.objects.live():
             transport = get_transport(process.transport)
             transport.stop(process.directory, process.handle, None)
-            until(lambda p=process, t=transport: not t.alive(p.handle), 20)
+            until(partial(_gone, process), 20)
+
+
+def _gone(process: Process) -> bool:
+    return not get_transport(process.transport).alive(process.handle)
 
 
 def _settle_in_a_thread(lieutenant_id: str, _host: str) -> None:

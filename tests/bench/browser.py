@@ -52,13 +52,17 @@ def main(lieutenants: int = 50, seconds: int = 20) -> None:
             page.wait_for_selector("#transcript", state="attached")
             page.evaluate(WATCH)
             with ThreadPoolExecutor(4) as pool:
-                list(pool.map(lambda name: stack.send(name, f"CLOCK {seconds * RATE} {RATE}"), names))
+                list(
+                    pool.map(lambda name: stack.send(name, f"CLOCK {seconds * RATE} {RATE}"), names)
+                )
             for name in names:
                 stack.wait_idle(name, seconds + 60)
             lags: list[Any] = sorted(page.evaluate("() => window.lags"))
             browser.close()
     words = seconds * RATE
-    print(f"{lieutenants} lieutenants, {RATE} words a second each; {len(lags)} of {words} words seen")
+    print(
+        f"{lieutenants} lieutenants, {RATE} words a second each; {len(lags)} of {words} words seen"
+    )
     for name, share in (("p50", 0.5), ("p95", 0.95), ("max", 1)):
         print(f"{name} {lags[min(len(lags) - 1, int(len(lags) * share))]} ms")
 

@@ -17,7 +17,8 @@ import pytest
 from django.test import Client
 
 from lieutenants.models import Lieutenant, LifeSign, Process
-from tests.conftest import Fleet, until
+from tests.conftest import Fleet
+from tests.waiting import until
 from tests.wire.corrections import ADDED, CORRECTIONS, FIRST, Ours, Partly, stands_for
 
 EXCHANGES: list[dict[str, Any]] = json.loads(
