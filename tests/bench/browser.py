@@ -28,7 +28,8 @@ WATCH = """() => {
   const seen = new Set();
   const look = () => {
     const now = Date.now();
-    for (const [word, at] of document.getElementById("transcript").textContent.matchAll(/t(\\d{13})/g))
+    const text = document.getElementById("transcript").textContent;
+    for (const [word, at] of text.matchAll(/t(\\d{13})/g))
       if (!seen.has(word)) { seen.add(word); window.lags.push(now - Number(at)); }
   };
   new MutationObserver(look).observe(document.getElementById("transcript"),
@@ -60,9 +61,7 @@ def main(lieutenants: int = 50, seconds: int = 20) -> None:
             lags: list[Any] = sorted(page.evaluate("() => window.lags"))
             browser.close()
     words = seconds * RATE
-    print(
-        f"{lieutenants} lieutenants, {RATE} words a second each; {len(lags)} of {words} words seen"
-    )
+    print(f"{lieutenants} lieutenants, {RATE} words a second each: {len(lags)} of {words} seen")
     for name, share in (("p50", 0.5), ("p95", 0.95), ("max", 1)):
         print(f"{name} {lags[min(len(lags) - 1, int(len(lags) * share))]} ms")
 
