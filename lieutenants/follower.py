@@ -124,8 +124,6 @@ class Follower:
 
     def _follow(self, due: list[Session], clock: float) -> bool:
         news = list(self._read(due))
-        for session, _, _ in news:
-            session.heard_at = clock
         touched = {id(session) for session, _, _ in news}
         restless = [each for each in due if not each.resting or id(each) in touched]
         if not restless:
@@ -199,7 +197,7 @@ class Follower:
         ledger = Ledger()
         with transaction.atomic():
             for session, records, size in news:
-                session.apply(records, ledger)
+                session.apply(records, ledger, clock)
                 session.process.offset += size
             for session in restless:
                 session.ledger = ledger

@@ -104,10 +104,13 @@ class Session(Transcript):
 
     # -- one pass -------------------------------------------------------------------------
 
-    def apply(self, records: list[list[Any]], ledger: Ledger) -> None:
+    def apply(self, records: list[list[Any]], ledger: Ledger, clock: float) -> None:
         """Take in what the journal says next; runs inside the pass's transaction."""
         self.ledger = ledger
         self.resting = False
+        if not all(map(_is_own_word, records)):
+            self.heard_at = clock
+            self.lieutenant.last_activity_at = timezone.now()
         for record in records:
             kind = record[0]
             if kind in rpc.DELTA_KINDS:
@@ -116,7 +119,6 @@ class Session(Transcript):
                 self.flush_texts()
                 self._take(record)
         self.flush_texts()
-        self.lieutenant.last_activity_at = timezone.now()
 
     def remember(self) -> None:
         """Bring the columns that the pass writes up to date; new rows have their ids by now."""
@@ -408,6 +410,11 @@ class Session(Transcript):
         if memory.inflight:
             return "the agent's verdict on a message"
         return "the model" if memory.running else ""
+
+
+def _is_own_word(record: list[Any]) -> bool:
+    """Whether this only says that a command of the follower's own went out: no sign of life."""
+    return record[0] == "s" and str(record[2]).startswith("~")
 
 
 _HANDLERS: dict[str, Callable[[Session, Event, datetime], None]] = {
