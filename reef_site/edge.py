@@ -133,14 +133,15 @@ class Edge:
     async def _ask_web(
         self, scope: Scope, body: Body | None, path: bytes | None = None
     ) -> httpx.Response:
-        """The web process's answer, its body not read yet. To connect is tried several times."""
+        """The web process's answer, its body not read yet; tried again where that is harmless."""
         assert self._web is not None
         query = scope["query_string"] if path is None else b""
         raw = (path or scope.get("raw_path") or scope["path"].encode()) or b"/"
         url = httpx.URL("http://web").copy_with(raw_path=raw + (b"?" + query if query else b""))
+        method = scope["method"] if path is None else "GET"
         for attempt in range(6):
             request = httpx.Request(
-                scope["method"] if path is None else "GET",
+                method,
                 url,
                 headers=_forwarded(scope, body.size if body else 0),
                 content=body.chunks() if body else None,
@@ -148,9 +149,10 @@ class Edge:
             )
             try:
                 return await self._web.send(request, stream=True)
-            except httpx.ConnectError:
-                # Nothing was sent, so trying again cannot do anything twice.
-                if attempt == 5:
+            except (httpx.NetworkError, httpx.RemoteProtocolError) as error:
+                # Where nothing was sent, or nothing but a question, nothing can be done twice.
+                harmless = isinstance(error, httpx.ConnectError) or method in {"GET", "HEAD"}
+                if attempt == 5 or not harmless:
                     raise
                 await asyncio.sleep(0.1 * (attempt + 1))
         raise AssertionError("not reached")
