@@ -32,6 +32,11 @@ def agent_problem() -> str:
     return _known.problem
 
 
+def forget() -> None:
+    """Look again at the next question."""
+    _known.looked_at = -_LOOK_SECONDS
+
+
 def site(_request: HttpRequest) -> dict[str, Any]:
     """Facts about the site. The agent is looked for only by templates that ask for it."""
     return {
