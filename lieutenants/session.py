@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 BARRIER = "~state-"
 BARRIER_SECONDS = 3.0
+REST_LOOK_SECONDS = 0.2
 AGAIN_SECONDS = 0.3  # between two such questions
 # So often in a row it says that it rests with messages in its queue: it has forgotten them.
 STRANDED_ANSWERS = 5
@@ -91,6 +92,7 @@ class Session(Transcript):
     # Seconds of the follower's clock: when the last record came, and when was asked for a state.
     heard_at: float = 0.0
     asked_at: float | None = None
+    looked_at: float = 0.0
     ask_again_at: float = 0.0
     stranded: int = 0
 
@@ -350,10 +352,21 @@ class Session(Transcript):
 
     # -- coming to rest -------------------------------------------------------------------
 
+    def may_rest(self, clock: float) -> bool:
+        """Whether it is time to look if the agent has come to rest."""
+        if self.resting or clock - self.looked_at < REST_LOOK_SECONDS:
+            return False
+        return self._is_quiet()
+
+    def _is_quiet(self) -> bool:
+        gone = self.ended or self.process.ready_at is None
+        return not (gone or self.memory.busy or self.memory.inflight)
+
     def rest_if_settled(self, clock: float) -> None:
         """Become idle once the agent has nothing left and nothing is on its way to it."""
         memory = self.memory
-        if self.ended or self.process.ready_at is None or memory.busy or memory.inflight:
+        self.looked_at = clock
+        if not self._is_quiet():
             return
         if not memory.settled:
             self._ask_whether_settled(clock)
