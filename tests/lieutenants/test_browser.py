@@ -287,6 +287,45 @@ def test_the_reader_is_left_where_they_read(house: House, page: Page) -> None:
     expect(newest).to_be_hidden()
 
 
+def look_away(page: Page, *, away: bool) -> None:
+    """What the browser tells a page when its tab goes to the back, or comes to the front."""
+    page.evaluate(
+        """away => {
+          Object.defineProperty(document, "hidden", {value: away, configurable: true});
+          document.dispatchEvent(new Event("visibilitychange"));
+        }""",
+        away,
+    )
+
+
+def test_a_tab_that_nobody_looks_at_gives_its_connection_back(house: House, page: Page) -> None:
+    house.enlist("hidden")
+    page.goto(f"{house.url}/lieutenants/hidden/")
+    expect(page.locator("#live")).to_have_text("Live")
+    page.evaluate(
+        """() => {
+          const close = EventSource.prototype.close;
+          EventSource.prototype.close = function () { window.left = true; close.call(this); };
+        }"""
+    )
+    look_away(page, away=True)
+    page.wait_for_function("window.left")
+    house.api("POST", "/hidden/send", message="hello")
+    until(lambda: house.api("GET", "/hidden").json()["status"] == "idle", 30)
+    assert not page.locator(".is-user").count()
+    look_away(page, away=False)
+    answer_is_whole(page)
+
+
+def test_a_draft_outlives_a_question(house: House, page: Page) -> None:
+    house.enlist("drafted")
+    page.goto(f"{house.url}/lieutenants/drafted/")
+    page.get_by_label("Message to").fill("not sent yet")
+    page.get_by_role("link", name="Destroy").click()
+    page.get_by_role("link", name="Leave it as it is").click()
+    expect(page.get_by_label("Message to")).to_have_value("not sent yet")
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_small_screens_need_no_sideways_scrolling(house: House, page: Page, scheme: str) -> None:
     name = f"a-rather-long-name-for-a-small-screen-{scheme}"

@@ -223,6 +223,7 @@
     try {
       const fragment = await get(`${one.dataset.entriesUrl}?ids=${ids.join(",")}`);
       [...fragment.children].forEach(settle);
+      trim();
       reef.tick();
       follow();
     } catch {
@@ -231,6 +232,26 @@
       return;
     }
     wantTimer = wanted.size ? setTimeout(fetchWanted, 30) : 0;
+  }
+
+  // A long day's transcript is not all kept in the page; the earlier part is a click away.
+  const MOST_BLOCKS = 500;
+  const KEPT_BLOCKS = 300;
+
+  function trim() {
+    const blocks = byId("blocks");
+    if (!pinned || blocks.childElementCount <= MOST_BLOCKS) return;
+    while (blocks.childElementCount > KEPT_BLOCKS) blocks.firstElementChild.remove();
+    const before = `?before=${number(blocks.firstElementChild)}`;
+    const link = byId("earlier") || earlierLink();
+    link.href = before;
+    link.dataset.url = one.dataset.transcriptUrl + before;
+  }
+
+  function earlierLink() {
+    const link = byId("mould-earlier").content.firstElementChild.cloneNode(true);
+    byId("transcript").prepend(link);
+    return link.firstElementChild;
   }
 
   function settle(block) {
@@ -297,8 +318,19 @@
     };
   }
 
+  // A browser has few connections for each site: a tab that nobody looks at gives its back.
+  let leaving = 0;
+  document.addEventListener("visibilitychange", () => {
+    clearTimeout(leaving);
+    if (!source) return;
+    if (document.hidden) leaving = setTimeout(() => source.close(), 3000);
+    else if (source.readyState === EventSource.CLOSED && !finished()) open();
+  });
+
+  const finished = () => byId("head").dataset.status === "destroyed";
+
   function again() {
-    setTimeout(open, pause);
+    if (!document.hidden) setTimeout(open, pause);
     pause = Math.min(pause * 2, 15000);
   }
 
@@ -308,7 +340,10 @@
       lineOfLast();
       answer = null;
     }
-    if (facts.status === "destroyed") source.close();
+    if (facts.status === "destroyed") {
+      source.close();
+      composer?.remove();
+    }
   }
 
   // -- earlier ------------------------------------------------------------------------------------
@@ -371,6 +406,7 @@
     try {
       const { fragment, key } = await post(composer);
       text.value = "";
+      keep();
       tried = "";
       composer.key.value = key;
       tell(byId("refused"), "");
@@ -388,6 +424,27 @@
     }
   }
 
+  // Words that were not sent yet outlive a look at another page of this tab.
+  const draft = `reef:draft:${one.dataset.nowUrl}`;
+
+  function keep() {
+    try {
+      if (composer.message.value) sessionStorage.setItem(draft, composer.message.value);
+      else sessionStorage.removeItem(draft);
+    } catch {
+      // No storage, no drafts.
+    }
+  }
+
+  function bringBack() {
+    try {
+      composer.message.value ||= sessionStorage.getItem(draft) || "";
+    } catch {
+      // As above.
+    }
+    if (composer.message.value) grow();
+  }
+
   function grow() {
     const text = composer.message;
     text.style.height = "auto";
@@ -399,7 +456,11 @@
       event.preventDefault();
       send();
     });
-    composer.message.addEventListener("input", grow);
+    composer.message.addEventListener("input", () => {
+      grow();
+      keep();
+    });
+    bringBack();
     composer.message.addEventListener("keydown", (event) => {
       if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !event.isComposing) {
         event.preventDefault();
