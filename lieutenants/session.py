@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Any
 
@@ -20,7 +20,7 @@ from lieutenants.exceptions import IllegalMove, LostRace
 from lieutenants.ledger import Ledger
 from lieutenants.models import Entry, Lieutenant, Message, Process
 from lieutenants.rpc import Outgoing
-from lieutenants.states import Outcome, Status
+from lieutenants.states import MessageState, Outcome, Status
 from lieutenants.transcript import Event, Transcript, moment, whole
 
 logger = logging.getLogger(__name__)
@@ -50,6 +50,8 @@ class Memory:
     compacting: int = 0
     # The agent said that it has nothing left to do, and nothing has begun since.
     settled: bool = True
+    # It said so when asked, and that its queue is empty.
+    confirmed: bool = False
     # Its last run has ended, as far as it told.
     ran: bool = False
     stop_reason: str = ""
@@ -94,6 +96,7 @@ class Session(Transcript):
     asked_at: float | None = None
     looked_at: float = 0.0
     ask_again_at: float = 0.0
+    doubtful: bool = False  # it said that it is done, and has accepted messages nonetheless
     stranded: int = 0
 
     @classmethod
@@ -126,7 +129,7 @@ class Session(Transcript):
         """Bring the columns that the pass writes up to date; new rows have their ids by now."""
         self.memory.answer = self.answer.pk if self.answer else None
         self.memory.message = self.message_id
-        self.process.state = asdict(self.memory)
+        self.process.state = dict(vars(self.memory))
         self.lieutenant.waiting_for = self.waiting_for()
 
     def _take(self, record: list[Any]) -> None:
@@ -177,9 +180,7 @@ class Session(Transcript):
             self._decided(memory.inflight, True, evidence, at)
 
     def _agent_settled(self, _event: Event, _at: datetime) -> None:
-        """Messages that it accepted and has not begun may wait in its queue: then it is asked."""
-        waiting = Message.objects.pending().filter(lieutenant=self.lieutenant)
-        self.memory.settled = not self.memory.busy and not waiting.exists()
+        self.memory.settled, self.memory.confirmed = not self.memory.busy, False
 
     def _message_end(self, event: Event, at: datetime) -> None:
         message = event.get("message")
@@ -318,9 +319,10 @@ class Session(Transcript):
             self._ready(state, at)
         elif command == f"{BARRIER}{self.memory.barrier}":
             self.asked_at, self.ask_again_at = None, self.heard_at + AGAIN_SECONDS
+            self.doubtful = False
             rests = not state.get("isStreaming") and not self.memory.busy
             queued = bool(state.get("pendingMessageCount"))
-            self.memory.settled = rests and not queued
+            self.memory.settled = self.memory.confirmed = rests and not queued
             self.stranded = self.stranded + 1 if rests and queued else 0
             if self.stranded == STRANDED_ANSWERS:
                 self._free_stranded(at)
@@ -371,18 +373,27 @@ class Session(Transcript):
         if not memory.settled:
             self._ask_whether_settled(clock)
             return
-        if Message.objects.undecided().filter(lieutenant=self.lieutenant).exists():
+        pending = Message.objects.pending().filter(lieutenant=self.lieutenant)
+        states = set(pending.order_by().values_list("state", flat=True).distinct())
+        if states - {MessageState.ACCEPTED}:
+            return
+        if states and not memory.confirmed:
+            # What it accepted and has not begun may wait in its queue.
+            memory.settled, self.doubtful = False, True
             return
         now = timezone.now()
         if self.answer:
             self.close_answer(now, memory.outcome(), memory.failure)
-        delivery.all_done(self.lieutenant, now)
+        if states:
+            delivery.all_done(self.lieutenant, now)
         self.shift(Status.IDLE, "the agent has nothing left to do", {Status.WORKING})
         self.resting = True
 
     def _ask_whether_settled(self, clock: float) -> None:
         """The answer comes after all that the agent has to say before it."""
-        if self.memory.settles and self.memory.ran and clock - self.heard_at < SETTLE_SECONDS:
+        memory = self.memory
+        will_tell = memory.settles and memory.ran and not self.doubtful
+        if will_tell and clock - self.heard_at < SETTLE_SECONDS:
             return
         if self.asked_at is None:
             if clock < self.ask_again_at:
@@ -393,11 +404,11 @@ class Session(Transcript):
         elif clock - self.asked_at > BARRIER_SECONDS:
             # An agent that does not know the question has said all it has to say.
             self.asked_at = None
-            self.memory.settled = True
+            self.memory.settled = self.memory.confirmed = True
 
     def shift(self, to: Status, reason: str, when: set[Status], **fields: Any) -> bool:
         """Move the lieutenant if its row is in one of `when`; somebody else may be quicker."""
-        row = Lieutenant.objects.get(pk=self.lieutenant.pk)
+        row = Lieutenant.objects.only("name", "status").get(pk=self.lieutenant.pk)
         if row.status not in when:
             return False
         try:
