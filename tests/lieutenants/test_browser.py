@@ -274,7 +274,7 @@ def test_the_reader_is_left_where_they_read(house: House, page: Page) -> None:
     expect(page.locator(".is-user")).to_have_count(4)
     status(page, "idle")
     at_the_end = "scrollY + innerHeight >= document.documentElement.scrollHeight - 60"
-    page.wait_for_function(at_the_end)
+    until(lambda: page.evaluate(at_the_end), 30)
     page.evaluate("scrollTo(0, 100)")
     newest = page.get_by_role("button", name="Jump to newest")
     expect(newest).to_be_visible()
@@ -283,7 +283,7 @@ def test_the_reader_is_left_where_they_read(house: House, page: Page) -> None:
     expect(page.locator(".is-user")).to_have_count(5)
     assert page.evaluate("scrollY") == 100
     newest.click()
-    page.wait_for_function(at_the_end)
+    until(lambda: page.evaluate(at_the_end), 30)
     expect(newest).to_be_hidden()
 
 
@@ -309,7 +309,7 @@ def test_a_tab_that_nobody_looks_at_gives_its_connection_back(house: House, page
         }"""
     )
     look_away(page, away=True)
-    page.wait_for_function("window.left")
+    until(lambda: page.evaluate("window.left"), 30)
     house.api("POST", "/hidden/send", message="hello")
     until(lambda: house.api("GET", "/hidden").json()["status"] == "idle", 30)
     assert not page.locator(".is-user").count()
