@@ -167,7 +167,9 @@ def resume(name: str, *, actor: str) -> Lieutenant:
     if lieutenant.status != Status.PAUSED:
         raise NotNow(f"Lieutenant '{name}' is not paused (status: {lieutenant.status})")
     find_agent()
-    _move(lieutenant, Status.STARTING, "resume asked", actor, restarts=0)
+    with transaction.atomic():
+        _let_go_of_process(lieutenant)
+        _move(lieutenant, Status.STARTING, "resume asked", actor, restarts=0)
     return lieutenant
 
 
@@ -178,7 +180,7 @@ def restart(name: str, *, actor: str) -> Lieutenant:
         raise NotNow(f"Lieutenant '{name}' is starting already")
     find_agent()
     with transaction.atomic():
-        lieutenant.processes.filter(ended_at__isnull=True).update(stop_asked_at=timezone.now())
+        _let_go_of_process(lieutenant)
         _move(lieutenant, Status.STARTING, "restart asked", actor, restarts=0)
     return lieutenant
 
@@ -330,6 +332,15 @@ def _move(lieutenant: Lieutenant, to: Status, reason: str, actor: str, **fields:
     with transaction.atomic():
         lieutenant.move(to, reason=reason, actor=actor, **fields)
         _settle_later(lieutenant)
+
+
+def _let_go_of_process(lieutenant: Lieutenant) -> None:
+    """The process that still lives is to end, and another one starts when it has.
+
+    It lives also when a resume follows the pause so closely that nobody has stopped it yet.
+    """
+    asked = lieutenant.processes.filter(ended_at__isnull=True, stop_asked_at__isnull=True)
+    asked.update(stop_asked_at=timezone.now())
 
 
 def _settle_later(lieutenant: Lieutenant) -> None:

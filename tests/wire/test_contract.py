@@ -11,6 +11,7 @@ from django.conf import settings
 from django.test import Client
 from django.utils import timezone
 
+from lieutenants import services
 from lieutenants.models import Answer, Lieutenant, Message, new_ulid
 from lieutenants.states import Outcome, Status
 from tests.conftest import Api, Fleet
@@ -311,6 +312,22 @@ def test_pause_while_working_needs_force(fleet: Fleet) -> None:
         400,
         {"error": "Lieutenant 'busy' is paused. Resume it first."},
     )
+
+
+def test_a_resume_may_follow_at_once(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before anybody stopped the process: it ends all the same, and another one begins."""
+    fleet.create("hasty")
+    fleet.ask("hasty", "remember me")
+    before = fleet.process("hasty").pk
+    with monkeypatch.context() as context:
+        context.setattr(services, "ring_worker", lambda *_: None)
+        assert fleet.api.post(f"{LIEUTENANTS}/hasty/pause").json() == {"paused": True}
+
+    assert fleet.api.post(f"{LIEUTENANTS}/hasty/resume").json() == {"resumed": True}
+
+    fleet.wait("hasty", "idle")
+    assert fleet.process("hasty").pk != before
+    assert fleet.ask("hasty", "RECALL") == "recall: remember me"
 
 
 @pytest.mark.django_db

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from django.test import Client
 
-from lieutenants.models import Lieutenant, LifeSign, Process
+from lieutenants.models import Lieutenant, LifeSign, Message, Process
 from tests.conftest import Fleet
 from tests.waiting import until
 from tests.wire.corrections import ADDED, CORRECTIONS, FIRST, Ours, Partly, stands_for
@@ -148,9 +148,16 @@ def _wait_first(case: str) -> None:
     """Until nobody is starting, and what else this exchange must find."""
     wish = FIRST.get(case)
     busy = {"starting", "working"} if wish == "idle" else {"starting"}
-    until(lambda: not Lieutenant.objects.filter(status__in=busy).exists())
-    if wish == "all ended":
-        until(lambda: not Process.objects.live().exists())
+    waited = Lieutenant.objects.filter(status__in=busy)
+    try:
+        until(lambda: not waited.exists())
+        if wish == "all ended":
+            until(lambda: not Process.objects.live().exists())
+    except AssertionError:
+        moves = [(str(each), [str(move) for move in each.moves.all()]) for each in waited]
+        processes = list(Process.objects.values())
+        messages = list(Message.objects.values())
+        raise AssertionError(f"before {case}: {moves} {processes} {messages}") from None
 
 
 def test_exchanges(fleet: Fleet, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
