@@ -12,7 +12,7 @@ from datetime import date, datetime
 from typing import Any
 
 from django.db import connection
-from django.db.models import Field, Model
+from django.db.models import Field, ForeignKey, Model
 
 from lieutenants.models import Answer, Chunk, Entry, Lieutenant, Process, Usage
 
@@ -97,7 +97,7 @@ def _insert(model: type[Model], rows: Sequence[Any]) -> None:
     fields = [each for each in model._meta.concrete_fields if not each.primary_key]
     quote = connection.ops.quote_name
     into = f"INSERT INTO {quote(model._meta.db_table)} ("
-    into += ", ".join(quote(each.column) for each in fields) + ") VALUES "
+    into += ", ".join(quote(str(each.column)) for each in fields) + ") VALUES "
     marks = f"({', '.join(['%s'] * len(fields))})"
     returning = f" RETURNING {quote(str(model._meta.pk.column))}"
     with connection.cursor() as cursor:
@@ -111,8 +111,8 @@ def _insert(model: type[Model], rows: Sequence[Any]) -> None:
 
 def _new_value(row: Model, field: Field[Any, Any]) -> Any:
     """As `_value`; a reference to a row that has got its id since is brought up to date."""
-    if field.is_relation and getattr(row, field.attname) is None and field.is_cached(row):
-        setattr(row, field.attname, getattr(field.get_cached_value(row), "pk", None))
+    if isinstance(field, ForeignKey) and getattr(row, field.attname) is None:
+        setattr(row, field.attname, getattr(getattr(row, field.name), "pk", None))
     return _value(row, field.attname)
 
 

@@ -47,10 +47,18 @@ def _reattach(directory: Path, handle: Handle) -> str:
         return f"{lieutenant.name}: another process is tracked ({other}), left alone ({where})"
     with transaction.atomic():
         _follow_again(lieutenant, run, str(directory), handle)
+        reason = "its running agent was discovered"
         if lieutenant.status not in RUNNING:
-            lieutenant.move(Status.STARTING, reason="its running agent was discovered")
+            lieutenant.move(Status.STARTING, reason=reason)
+        if lieutenant.status != Status.WORKING and _was_ready(run):
+            # The follower sees by itself whether it rests.
+            lieutenant.move(Status.WORKING, reason=reason)
         transaction.on_commit(lambda: bells.ring(lieutenant.pk))
     return f"{lieutenant.name}: discovered ({where})"
+
+
+def _was_ready(run: str) -> bool:
+    return Process.objects.filter(pk=run, ready_at__isnull=False).exists()
 
 
 def _follow_again(lieutenant: Lieutenant, run: str, directory: str, handle: Handle) -> None:
