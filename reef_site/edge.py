@@ -403,6 +403,7 @@ def main() -> None:
     import uvicorn
 
     from reef_site import settings
+    from reef_site.door import LimitedProtocol
 
     parser = argparse.ArgumentParser(description="The public port of reef.")
     parser.add_argument("--host", default="127.0.0.1")
@@ -414,7 +415,7 @@ def main() -> None:
         host=options.host,
         port=options.port,
         loop="uvloop",
-        http="httptools",
+        http=LimitedProtocol,
         ws="none",
         access_log=False,
         log_level="warning",

@@ -9,6 +9,7 @@ import redis
 from django.db import DatabaseError, connection
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
+from django.views.decorators.csrf import csrf_exempt
 
 from lieutenants import bells
 from lieutenants.models import LifeSign
@@ -20,6 +21,7 @@ LATE_SECONDS = {"worker": 35.0, "follower": 20.0}
 _started = time.monotonic()
 
 
+@csrf_exempt  # so that a POST is told what it is: the wrong method
 def health(request: HttpRequest) -> HttpResponse:
     """200 while requests can be served; `status` is `degraded` when a part is missing."""
     if request.method not in ("GET", "HEAD"):

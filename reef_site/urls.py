@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from django.contrib import admin
+from django.core.exceptions import DisallowedHost
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.urls import include, path, re_path
@@ -49,6 +50,9 @@ def server_error(request: HttpRequest) -> HttpResponse:
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
     """What Django itself refuses, such as a host that is not ours."""
+    if isinstance(exception, DisallowedHost):
+        text = "host: is not one of ours; the operator can name it in REEF_ALLOWED_HOSTS"
+        return json_answer({"error": text}, status=400)
     return json_answer({"error": "bad request"}, status=400)
 
 

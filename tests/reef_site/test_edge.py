@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -15,8 +16,9 @@ from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 
-from reef_site import edge
+from reef_site import door, edge
 from tests.stack import TOKEN, Stack
 from tests.waiting import until
 
@@ -195,7 +197,11 @@ def test_the_body_has_the_length_that_it_has() -> None:
 
 
 def test_hosts_that_are_not_ours_are_refused(stack: Stack) -> None:
-    assert raw(stack, request("GET /signin/ HTTP/1.1", host="evil.example"))[0] == 400
+    refused = raw(stack, request("GET /signin/ HTTP/1.1", host="evil.example"))
+    assert refused[0] == 400
+    assert b"REEF_ALLOWED_HOSTS" in refused[1]
+    # A stranger's curiosity is no trouble of ours.
+    assert "evil.example" not in (stack.data / "web.log").read_text()
     assert raw(stack, request("GET /signin/ HTTP/1.1", host="localhost"))[0] == 200
 
 
@@ -213,6 +219,52 @@ def test_what_is_no_good_request(stack: Stack) -> None:
     assert raw(stack, request("POST /health HTTP/1.1", "Content-Length: -1"))[0] == 400
     assert raw(stack, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")[0] == 400
     assert stack.answers()
+
+
+def test_a_head_without_end_is_cut_off(stack: Stack) -> None:
+    for endless in (b"X: " + b"x" * (1 << 18), b"X: y\r\n" * 40_000):
+        with socket.create_connection(("127.0.0.1", stack.port), timeout=10) as connection:
+            with contextlib.suppress(ConnectionError):
+                connection.sendall(b"GET /health HTTP/1.1\r\n" + endless)
+            with contextlib.suppress(ConnectionResetError):
+                assert connection.recv(12) in (b"HTTP/1.1 400", b"")
+    # A large body right behind a head does not count.
+    body = "x" * (1 << 18)
+    whole = request("POST /health HTTP/1.1", f"Content-Length: {len(body)}", body=body)
+    assert raw(stack, whole)[0] == 405
+
+
+def test_a_head_that_drips_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door, "HEAD_SECONDS", 0.3)
+
+    async def play(*sent: bytes) -> bytes:
+        loop = asyncio.get_running_loop()
+        config = uvicorn.Config(_say_yes, http=door.LimitedProtocol, log_level="critical")
+        config.load()
+        server = await loop.create_server(
+            lambda: door.LimitedProtocol(config, uvicorn.server.ServerState(), {}), "127.0.0.1", 0
+        )
+        async with server:
+            port = server.sockets[0].getsockname()[1]
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            for each in sent:
+                writer.write(each)
+                await asyncio.sleep(0.02)
+            heard = await asyncio.wait_for(reader.read(), 10)
+            writer.close()
+            return heard
+
+    for slow in ([], [b"GET"], [b"G", b"ET", b" / HTTP/1.1\r\nA:", b" b"]):
+        assert b"too slow" in asyncio.run(play(*slow))
+    good = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+    assert asyncio.run(play(good)).startswith(b"HTTP/1.1 200")
+
+
+async def _say_yes(_scope: edge.Scope, _receive: edge.Receive, send: edge.Send) -> None:
+    """Takes longer than a head may."""
+    await asyncio.sleep(0.5)
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"yes"})
 
 
 def test_old_clients_without_a_host(stack: Stack) -> None:

@@ -114,7 +114,7 @@ def test_without_a_database_it_is_a_503(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.django_db
 @pytest.mark.usefixtures("redis_here")
 def test_other_methods_and_paths() -> None:
-    client = Client()
+    client = Client(enforce_csrf_checks=True)
 
     assert client.head("/health").status_code == 200
     assert client.get("/health/").status_code == 200

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import random
+import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -19,7 +20,7 @@ import pytest
 from lieutenants.models import Lieutenant
 from reef_site import streams
 from reef_site.streams import Channel, Client, Listener, Streams
-from tests.stack import Stack
+from tests.stack import TOKEN, Stack
 from tests.waiting import until
 
 LIEUTENANTS = "/lieutenant/lieutenants"
@@ -362,18 +363,28 @@ def test_a_listener_notes_each_once() -> None:
     assert listener.changed == {"a", "b"}
 
 
-def test_a_client_that_stops_reading_does_not_grow_the_edge(stack: Stack) -> None:
-    """The kernel's buffers fill, then its queue, then it is dropped; others hear on."""
+def test_a_client_that_stops_reading_is_dropped(stack: Stack) -> None:
+    """The kernel's buffers fill, then its queue; then it is told to start over, and can."""
     stack.create("stuck")
-    stack.client.timeout = httpx.Timeout(60)
-    with stack.client.stream("GET", f"{LIEUTENANTS}/stuck/stream") as answer:
-        assert answer.status_code == 200
-        stack.send("stuck", "TOKENS 2000 0")
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.settimeout(30)
+        connection.connect(("127.0.0.1", stack.port))
+        ask = f"GET {LIEUTENANTS}/stuck/stream HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+        connection.sendall(f"{ask}Authorization: Bearer {TOKEN}\r\n\r\n".encode())
+        assert connection.recv(12) == b"HTTP/1.1 200"
+        for number in range(8):
+            stack.send("stuck", str(number) * 1_000_000)
         wait_idle(stack, "stuck")
-    lively = Follower(stack, "stuck")
-    lively.follow(idle)
 
-    assert lively.is_whole()
+        heard = b""
+        while chunk := connection.recv(1 << 20):
+            heard = heard[-1000:] + chunk
+
+    assert heard.endswith(b"event: reload\ndata: {}\n\n\r\n0\r\n\r\n")
+    late = Follower(stack, "stuck")
+    late.follow(idle)
+    assert late.is_whole()
 
 
 def test_vanished_clients_leave_nothing(stack: Stack) -> None:

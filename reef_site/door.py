@@ -1,0 +1,60 @@
+"""How long and how large the head of a request may be; uvicorn itself would wait for ever."""
+
+from __future__ import annotations
+
+import asyncio
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+HEAD_SECONDS = 20.0
+MOST_HEAD = 1 << 16
+
+
+class LimitedProtocol(HttpToolsProtocol):
+    """Hangs up on whoever does not come to the end of a request's head."""
+
+    _timer: asyncio.TimerHandle | None = None
+    _size = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """The first request is awaited; uvicorn has a limit of its own between requests."""
+        super().connection_made(transport)
+        self._begin()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nothing is awaited any more."""
+        self._end()
+        super().connection_lost(exc)
+
+    def on_message_begin(self) -> None:
+        """The first byte of a request is there."""
+        super().on_message_begin()
+        self._begin()
+
+    def on_headers_complete(self) -> None:
+        """The head is whole."""
+        self._end()
+        super().on_headers_complete()
+
+    def data_received(self, data: bytes) -> None:
+        """Count what does not complete a head."""
+        super().data_received(data)
+        if self._timer:
+            self._size += len(data)
+            if self._size > MOST_HEAD:
+                self._hang_up()
+
+    def _begin(self) -> None:
+        self._end()
+        self._size = 0
+        self._timer = self.loop.call_later(HEAD_SECONDS, self._hang_up)
+
+    def _end(self) -> None:
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
+
+    def _hang_up(self) -> None:
+        self._end()
+        if not self.transport.is_closing():
+            self.send_400_response("The head of the request is too long, or too slow.")
