@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from django.conf import settings as django_settings
@@ -98,8 +99,8 @@ class Worker:
         if connection.vendor == "sqlite":
             url = f"sqlite:///{database['NAME']}"
         else:
-            place = f"{database['USER']}@/{database['NAME']}?host={database['HOST']}"
-            url = f"postgres://{place}&port={database['PORT']}"
+            address = urlsplit(os.environ["DATABASE_URL"])
+            url = address._replace(path=f"/{database['NAME']}").geturl()
         env = {
             **os.environ,
             "DJANGO_SETTINGS_MODULE": "reef_site.settings",
