@@ -127,10 +127,13 @@ class Follower:
         touched = {id(session) for session, _, _ in news}
         # Without news nothing is written, save to find that a session has come to rest.
         stirred = [each for each in due if id(each) in touched or each.may_rest(clock)]
+        starting = [each for each in stirred if each.process.ready_at is None]
         if stirred:
             revs = self._commit(news, stirred, clock)
             if revs:
                 bells.tell_transcripts(revs)
+        if any(each.process.ready_at for each in starting):
+            self._bell.set()  # there is room for another start
         for session in [each for each in stirred if each.ended]:
             self.sessions.pop(session.process.pk, None)
             self.watch.after_end(session)

@@ -19,7 +19,7 @@ from django.utils import timezone
 from lieutenants import bells, rpc
 from lieutenants.agents import find_agent
 from lieutenants.exceptions import AgentMissing, IllegalMove, LostRace, TransportError
-from lieutenants.models import Lieutenant, Process
+from lieutenants.models import Lieutenant, LieutenantQuerySet, Process
 from lieutenants.states import RUNNING, Status
 from lieutenants.transports import get_transport
 from lieutenants.transports.base import Launch
@@ -52,12 +52,21 @@ def reconcile() -> None:
     live = Process.objects.live().filter(host=settings.HOST)
     unwanted = live.filter(~Q(lieutenant__status__in=RUNNING) | Q(stop_asked_at__isnull=False))
     # Whoever waits longest starts first.
-    starting = Lieutenant.objects.here().without_process().filter(status=Status.STARTING)
     for pk in [
         *unwanted.values_list("lieutenant_id", flat=True),
-        *starting.order_by("status_since").values_list("pk", flat=True),
+        *_waiting().order_by("status_since").values_list("pk", flat=True),
     ]:
         settle(pk)
+
+
+def may_start_another() -> bool:
+    """Whether somebody waits for a start and there is room for one."""
+    return _waiting().exists() and _may_start()
+
+
+def _waiting() -> LieutenantQuerySet:
+    """Those that should be starting and have no process yet."""
+    return Lieutenant.objects.here().without_process().filter(status=Status.STARTING)
 
 
 def stranded() -> list[Lieutenant]:

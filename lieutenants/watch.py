@@ -54,7 +54,8 @@ class Watch:
         self._restart_due()
         self._pause_idle()
         self._bring_back_stranded()
-        if clock - self._reconciled >= RECONCILE_SECONDS:
+        due = clock - self._reconciled >= RECONCILE_SECONDS
+        if due or (not self._busy.locked() and runtime.may_start_another()):
             self._reconciled = clock
             self._in_background(runtime.reconcile)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 from datetime import timedelta
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from lieutenants import watch
+from lieutenants import services, watch
 from lieutenants.models import Answer, Lieutenant, LifeSign, Message, Process
 from lieutenants.states import MessageState, Outcome
 from tests.conftest import Fleet
@@ -150,6 +151,23 @@ def test_an_abort_of_what_was_not_yet_sent_withdraws_it(fleet: Fleet) -> None:
     fleet.restart_follower()
     fleet.wait("ada", "idle")
     assert fleet.texts("ada") == []
+
+
+def test_those_that_wait_for_a_start_follow_each_other_at_once(
+    fleet: Fleet, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.STARTS_AT_ONCE = 1
+    monkeypatch.setattr(services, "ring_worker", lambda *_: None)
+    monkeypatch.setattr(watch, "RECONCILE_SECONDS", 1000.0)
+    names = [f"l{number}" for number in range(5)]
+    for name in names:
+        fleet.create(name, ready=False)
+    for name in names:
+        fleet.wait(name, "idle", 10)
+    starts = list(Process.objects.order_by("started_at"))
+    for earlier, later in itertools.pairwise(starts):
+        assert earlier.ready_at
+        assert earlier.ready_at <= later.started_at
 
 
 def test_the_follower_gives_signs_of_life(fleet: Fleet) -> None:
