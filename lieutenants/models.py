@@ -71,7 +71,7 @@ class LieutenantQuerySet(models.QuerySet["Lieutenant"]):
         """Those of one status, else all living; `task` is the head of the newest good message."""
         found = self.filter(status=status) if status in Status.values else self.living()
         if words:
-            columns = ("name", "role", "model", "folder")
+            columns = ("name", "role", "model", "model_in_use", "folder")
             found = found.filter(
                 reduce(or_, (Q(**{f"{column}__icontains": words}) for column in columns))
             )
@@ -88,6 +88,9 @@ class Lieutenant(models.Model):
     role = models.TextField(help_text="What this lieutenant is for.")
     directive = models.TextField(blank=True, help_text="More for its system prompt.")
     model = models.CharField(max_length=200, blank=True, help_text="provider/model, or a pattern.")
+    model_in_use = models.CharField(
+        max_length=200, blank=True, help_text="What the agent says it works with."
+    )
     system_prompt = models.TextField(blank=True)
     folder = models.CharField(max_length=1024, help_text="The agent's working folder.")
     host = models.CharField(max_length=255, db_index=True)

@@ -67,6 +67,7 @@ def _lieutenant_json(
     for key, value in (
         ("model", row.model),
         ("parentAgent", row.parent_agent),
+        ("modelInUse", row.model_in_use),
         ("error", row.error),
         ("trouble", row.trouble),
         ("waitingFor", row.waiting_for),

@@ -347,7 +347,7 @@ class Session(Transcript):
                 ending.give_up(self, NO_MODEL)
                 return
             name = f"{model.get('provider')}/{model.get('id')}"[:200]
-            Lieutenant.objects.filter(pk=self.lieutenant.pk, model="").update(model=name)
+            Lieutenant.objects.filter(pk=self.lieutenant.pk).update(model_in_use=name)
         waiting = Message.objects.undecided().filter(lieutenant=self.lieutenant).exists()
         to = Status.WORKING if waiting else Status.IDLE
         self.shift(to, "the agent is ready", {Status.STARTING})

@@ -24,7 +24,8 @@ def _private_folder(folder: Path) -> Path:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         # One with somebody's files in it, such as a home folder given by mistake, is left alone.
-        if folder.stat().st_uid == os.getuid() and not any(folder.iterdir()):
+        ours = (folder / "secret-key").exists() or not any(folder.iterdir())
+        if ours and folder.stat().st_uid == os.getuid():
             folder.chmod(0o700)
     except OSError as error:
         raise env.SettingError("REEF_DATA_DIR", f"cannot make {folder}: {error.strerror}") from None
@@ -33,6 +34,13 @@ def _private_folder(folder: Path) -> Path:
 
 def _kept_secret(path: Path) -> str:
     """The secret in this file of mode 0600; made at the first start, by one of many starters."""
+    try:
+        return _read_or_make(path)
+    except OSError as error:
+        raise env.SettingError(path.name, f"cannot keep {path}: {error.strerror}") from None
+
+
+def _read_or_make(path: Path) -> str:
     if not path.exists():
         draft = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
         with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:

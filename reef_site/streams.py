@@ -15,6 +15,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
+from functools import partial
 from typing import Any, TypeVar
 
 import redis.asyncio
@@ -43,7 +44,7 @@ LOOK_SECONDS = 2.0
 # What may wait for one client that reads slowly: events, and their bytes.
 MOST_WAITING = 500
 MOST_WAITING_BYTES = 8 << 20
-MOST_AT_ONCE = 2000
+MOST_AT_ONCE = 1000
 
 
 class Client:
@@ -135,11 +136,14 @@ class Streams:
         """Events of one transcript from the change after `after` on."""
         self._listen()
         client = Client()
-        seen, first = await self._read(lambda: _first_events(lieutenant_id, after))
+        seen, first, more = await self._read(lambda: _first_events(lieutenant_id, after))
+        yield first or b": welcome\n\n"
+        while more:
+            seen, page, more = await self._read(partial(_events_after, lieutenant_id, seen))
+            yield page
         channel = self._channel(lieutenant_id, seen)
         channel.clients.add(client)
         try:
-            yield first or b": welcome\n\n"
             # What came between the read above and joining the channel is read once more here.
             seen, missed = await self._read(lambda: _events_and_facts(lieutenant_id, seen))
             yield missed
@@ -219,7 +223,9 @@ class Streams:
         spoke = time.monotonic()
         while True:
             try:
-                rev, events, now = await self._read(lambda: _news(channel))
+                rev, events, more, now = await self._read(lambda: _news(channel))
+                if more:
+                    channel.news.set()
                 channel.rev = rev
                 for event in events:
                     channel.tell(event)
@@ -305,19 +311,22 @@ class Streams:
 # -- what the database says: run in the reading thread -------------------------------------------
 
 
-def _first_events(lieutenant_id: str, after: int | None) -> tuple[int, bytes]:
+def _first_events(lieutenant_id: str, after: int | None) -> tuple[int, bytes, bool]:
     """What a new client has missed; without a number it has missed nothing."""
     if after is None:
-        return _rev(lieutenant_id), b""
+        return _rev(lieutenant_id), b"", False
     if (rev := _rev(lieutenant_id)) < after:
         # It has seen what never was, such as the changes of another database.
-        return rev, _event("reload", {}, rev)
+        return rev, _event("reload", {}, rev), False
     return _events_after(lieutenant_id, after)
 
 
 def _events_and_facts(lieutenant_id: str, after: int) -> tuple[int, bytes]:
     """What is newer than `after`, and how the lieutenant is: facts have no number to miss."""
-    rev, events = _events_after(lieutenant_id, after)
+    rev, events, more = _events_after(lieutenant_id, after)
+    while more:
+        rev, further, more = _events_after(lieutenant_id, rev)
+        events += further
     return rev, events + _facts(Lieutenant.objects.get(pk=lieutenant_id))
 
 
@@ -327,40 +336,43 @@ def _living_or_ended(since: datetime) -> list[str]:
     return list(found.values_list("pk", flat=True))
 
 
-def _events_after(lieutenant_id: str, after: int) -> tuple[int, bytes]:
-    rev, events = _changes(lieutenant_id, after)
-    return rev, b"".join(events)
+def _events_after(lieutenant_id: str, after: int) -> tuple[int, bytes, bool]:
+    rev, events, more = _changes(lieutenant_id, after)
+    return rev, b"".join(events), more
 
 
-def _news(channel: Channel) -> tuple[int, list[bytes], bytes]:
-    rev, events = _changes(channel.lieutenant_id, channel.rev)
-    return rev, events, _facts(Lieutenant.objects.get(pk=channel.lieutenant_id))
+def _news(channel: Channel) -> tuple[int, list[bytes], bool, bytes]:
+    rev, events, more = _changes(channel.lieutenant_id, channel.rev)
+    return rev, events, more, _facts(Lieutenant.objects.get(pk=channel.lieutenant_id))
 
 
 def _rev(lieutenant_id: str) -> int:
     return Lieutenant.objects.values_list("rev", flat=True).get(pk=lieutenant_id)
 
 
-def _changes(lieutenant_id: str, after: int) -> tuple[int, list[bytes]]:
-    """Changes after this one, in their order; each event carries its number as its id.
+def _changes(lieutenant_id: str, after: int) -> tuple[int, list[bytes], bool]:
+    """Changes after this one, in their order, up to which number they go, and whether there are
+    more. Each event carries its number as its id.
 
     The lieutenant's number is read first: all rows up to it were committed with it, and what
     changes while this reads has a higher one and comes the next time.
     """
     rev = _rev(lieutenant_id)
     if rev <= after:
-        return after, []
-    new = {"lieutenant": lieutenant_id, "rev__gt": after, "rev__lte": rev}
+        return after, [], False
+    new: dict[str, Any] = {"lieutenant": lieutenant_id, "rev__gt": after, "rev__lte": rev}
     entries = list(Entry.objects.filter(**new).order_by("rev")[: MOST_AT_ONCE + 1])
-    if len(entries) > MOST_AT_ONCE:
-        return rev, [_event("reload", {}, rev)]
+    more = len(entries) > MOST_AT_ONCE
+    if more:
+        entries = entries[:MOST_AT_ONCE]
+        rev = new["rev__lte"] = entries[-1].rev
     # A block that is still being said has its text in chunks, all of them newer than itself.
     found = [(entry.rev, _event("entry", entry_json(entry), entry.rev)) for entry in entries]
     chunks = Chunk.objects.filter(**new).values_list("rev", "entry_id", "text")
     for number, entry_id, text in chunks:
         found.append((number, _event("delta", {"entry": entry_id, "text": text}, number)))
     found.sort(key=lambda each: each[0])
-    return rev, [event for _, event in found]
+    return rev, [event for _, event in found], more
 
 
 def _facts(lieutenant: Lieutenant) -> bytes:

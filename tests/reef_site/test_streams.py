@@ -16,8 +16,9 @@ from typing import Any
 
 import httpx
 import pytest
+from django.utils import timezone
 
-from lieutenants.models import Lieutenant
+from lieutenants.models import Chunk, Entry, Lieutenant, Process
 from reef_site import streams
 from reef_site.streams import Channel, Client, Listener, Streams
 from tests.stack import TOKEN, Stack
@@ -417,9 +418,9 @@ def test_a_client_that_leaves_takes_its_channel_along(
 ) -> None:
     """The last one who leaves a transcript ends the reading of it, wherever it was cut off."""
     rev = 0
-    monkeypatch.setattr(streams, "_first_events", lambda _id, _after: (rev, b""))
+    monkeypatch.setattr(streams, "_first_events", lambda _id, _after: (rev, b"", False))
     monkeypatch.setattr(streams, "_events_and_facts", lambda _id, after: (after, b"facts"))
-    monkeypatch.setattr(streams, "_news", lambda _channel: (rev, [], b"facts"))
+    monkeypatch.setattr(streams, "_news", lambda _channel: (rev, [], False, b"facts"))
     monkeypatch.setattr(Streams, "_listen", lambda _self: None)
 
     async def play() -> None:
@@ -428,6 +429,7 @@ def test_a_client_that_leaves_takes_its_channel_along(
         assert await anext(one) == b": welcome\n\n"
         assert await anext(one) == b"facts"
         assert await anext(other) == b": welcome\n\n"
+        assert await anext(other) == b"facts"
         task = house._channels["x"].task
         await one.aclose()
         assert house._channels["x"].clients
@@ -445,7 +447,7 @@ def test_a_transcript_whose_lieutenant_is_deleted_ends(monkeypatch: pytest.Monke
     def gone(_channel: Channel) -> None:
         raise Lieutenant.DoesNotExist
 
-    monkeypatch.setattr(streams, "_first_events", lambda _id, _after: (0, b""))
+    monkeypatch.setattr(streams, "_first_events", lambda _id, _after: (0, b"", False))
     monkeypatch.setattr(streams, "_events_and_facts", lambda _id, after: (after, b"facts"))
     monkeypatch.setattr(streams, "_news", gone)
     monkeypatch.setattr(Streams, "_listen", lambda _self: None)
@@ -464,3 +466,27 @@ async def _within(chunks: AsyncIterator[bytes], seconds: float) -> AsyncIterator
     async with asyncio.timeout(seconds):
         async for chunk in chunks:
             yield chunk
+
+
+def test_a_long_absence_is_caught_up_with_page_by_page(
+    db: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "MOST_AT_ONCE", 3)
+    lieutenant = Lieutenant.objects.create(name="page", role="tests", host="h", rev=12)
+    process = Process.objects.create(lieutenant=lieutenant, host="h", transport="local")
+    facts = {"lieutenant": lieutenant, "process": process, "at": timezone.now()}
+    for rev in range(1, 9):
+        Entry.objects.create(**facts, kind=Entry.Kind.NOTICE, rev=rev)
+    said = Entry.objects.create(**facts, kind=Entry.Kind.TEXT, rev=9, final=False)
+    for rev in (10, 11, 12):
+        Chunk.objects.create(lieutenant=lieutenant, entry=said, rev=rev, text=f"{rev} ")
+
+    seen, events, more = streams._first_events(lieutenant.pk, 0)
+    pages = 1
+    while more:
+        seen, page, more = streams._events_after(lieutenant.pk, seen)
+        events, pages = events + page, pages + 1
+
+    numbers = [int(line[4:]) for line in events.split(b"\n") if line.startswith(b"id: ")]
+    assert numbers == list(range(1, 13))
+    assert (seen, pages) == (12, 3)

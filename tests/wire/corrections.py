@@ -40,7 +40,7 @@ ADDED = {
         *("statusSince", "stalled", "host", "folder", "restartPolicy", "restarts", "usage", "rev"),
         *("stallLimitSeconds", "idleLimitMinutes", "error", "trouble", "waitingFor", "restartAt"),
         # The recorded agents did not say which model they had; ours do, once they are ready.
-        "model",
+        "modelInUse",
     },
     "sent": {"messageId", "state"},
     "uptime": {"parts"},
