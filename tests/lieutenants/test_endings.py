@@ -310,6 +310,7 @@ def test_one_death_is_told_while_another_starts(fleet: Fleet, mode: Any) -> None
     fleet.create("ada")
     mode("mute")
     fleet.create("bea", ready=False)
+    until(lambda: Process.objects.filter(lieutenant__name="bea").exclude(handle={}))
     os.kill(fleet.process("ada").handle["agent_pid"], signal.SIGKILL)
     fleet.wait("ada", "error", 2)
     assert threading.active_count() < 60
