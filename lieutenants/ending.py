@@ -53,9 +53,15 @@ def vanish(session: Session) -> None:
     )
 
 
-def give_up(session: Session, reason: str) -> None:
-    """The process is of no use: say why. The next settle ends it."""
-    session.shift(Status.ERROR, reason, set(RUNNING), error=reason)
+def give_up(session: Session, reason: str, *, for_good: bool = False) -> None:
+    """The process is of no use: say why. The next settle ends it.
+
+    Unless that is for good, the restart policy may bring the lieutenant back.
+    """
+    process = session.process
+    process.stop_asked_at = timezone.now()
+    process.save(update_fields=["stop_asked_at"])
+    _fail(session, reason, **({} if for_good else _next_try(session)))
 
 
 def describe(code: int | None, number: int | None) -> str:
@@ -101,12 +107,18 @@ def _after_stop(session: Session) -> None:
 
 
 def _after_death(session: Session) -> None:
+    reason = "\n".join(filter(None, [session.process.end_reason, session.process.stderr]))
+    _fail(session, reason, **_next_try(session))
+
+
+def _next_try(session: Session) -> dict[str, Any]:
+    """When the restart policy starts it again, if it does, and how many tries that makes."""
     lieutenant = Lieutenant.objects.get(pk=session.lieutenant.pk)
     done = 0 if _was_well(session) else lieutenant.restarts
-    again = lieutenant.restart_policy == RestartPolicy.ON_FAILURE and done < MOST_RESTARTS
-    restart_at = timezone.now() + timedelta(seconds=PAUSE_SECONDS * 2**done) if again else None
-    reason = "\n".join(filter(None, [session.process.end_reason, session.process.stderr]))
-    _fail(session, reason, restart_at=restart_at, restarts=done + 1 if again else done)
+    if lieutenant.restart_policy != RestartPolicy.ON_FAILURE or done >= MOST_RESTARTS:
+        return {"restart_at": None, "restarts": done}
+    pause = timedelta(seconds=PAUSE_SECONDS * 2**done)
+    return {"restart_at": timezone.now() + pause, "restarts": done + 1}
 
 
 def _fail(session: Session, reason: str, **fields: Any) -> None:

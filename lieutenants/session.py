@@ -344,7 +344,7 @@ class Session(Transcript):
         model = state.get("model")
         if isinstance(model, dict):
             if "unknown" in (model.get("id"), model.get("provider")):
-                ending.give_up(self, NO_MODEL)
+                ending.give_up(self, NO_MODEL, for_good=True)
                 return
             name = f"{model.get('provider')}/{model.get('id')}"[:200]
             Lieutenant.objects.filter(pk=self.lieutenant.pk).update(model_in_use=name)

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from datetime import timedelta
+from functools import partial
 
 from django.conf import settings
 from django.db import connections, transaction
@@ -103,10 +104,10 @@ class Watch:
             save_progress([process], [session.lieutenant])
         self._sessions.pop(process.pk, None)
         bells.tell_transcripts({session.lieutenant.pk: session.lieutenant.rev})
-        try:
-            transport.stop(process.directory, process.handle, None)
-        except TransportError as error:
-            logger.warning("cannot end what %s left behind: %s", process, error)
+        if not Lieutenant.objects.get(pk=session.lieutenant.pk).should_run:
+            # What it left behind is ended; where it starts again, its next keeper does that.
+            end_rest = partial(transport.stop, process.directory, process.handle, None)
+            self._in_background(end_rest)
         self.after_end(session)
 
     def _find_lost_start(self, process: Process) -> None:

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -88,7 +87,7 @@ class LocalTransport:
     def stop(self, directory: str, handle: Handle, farewell: Outgoing | None) -> None:
         """Ask the keeper; when it is gone, end what it left behind."""
         if not self.alive(handle):
-            _kill_agent(handle)
+            keeper.sweep(_tag(directory))
             return
         request = {
             "op": "stop",
@@ -154,9 +153,6 @@ def _is_running(pid: Any, started: Any) -> bool:
     return fields[0] not in (b"Z", b"X") and int(fields[19]) == started
 
 
-def _kill_agent(handle: Handle) -> None:
-    """End an agent whose keeper is gone; it leads a process group of its own."""
-    pid = handle.get("agent_pid")
-    if isinstance(pid, int) and _is_running(pid, handle.get("agent_started")):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(pid, signal.SIGKILL)
+def _tag(directory: str) -> str:
+    """What the agents of this run's lieutenant wear, and all that they started."""
+    return f"REEF_LIEUTENANT={Path(directory).parent.parent.name}"

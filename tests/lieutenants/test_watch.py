@@ -28,10 +28,9 @@ def test_a_silent_model_is_noticed_and_named(fleet: Fleet, settings: Any) -> Non
     settings.STALL_NOTICE_SECONDS = 1
     fleet.create("ada", stallLimitSeconds=0)
     fleet.send("ada", "SILENT")
-    until(lambda: fleet.get("ada")["stalled"], 5)
-    facts = fleet.get("ada")
-    assert facts["waitingFor"] == "the model"
-    assert facts["status"] == "working"
+    until(lambda: fleet.get("ada").get("waitingFor") == "the model")
+    until(lambda: fleet.get("ada")["stalled"])
+    assert fleet.get("ada")["status"] == "working"
     abort(fleet, "ada")
     fleet.wait("ada", "idle")
     assert not fleet.get("ada")["stalled"]
@@ -69,6 +68,37 @@ def test_an_agent_that_does_not_even_abort_is_ended(
     assert Answer.objects.get().text.startswith("word")
     fleet.api.post(f"{LIEUTENANTS}/ada/restart")
     fleet.wait("ada", "idle")
+
+
+def test_the_restart_policy_brings_back_what_the_watchdog_ended(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "ABORT_SECONDS", 0.5)
+    fleet.create("ada", stallLimitSeconds=1, restartPolicy="on-failure")
+    fleet.ask("ada", "before")
+    fleet.send("ada", "SLOW 60 " + "word " * 600)
+    until(lambda: fleet.get("ada")["lastOutput"])
+    first = fleet.process("ada")
+    os.kill(first.handle["agent_pid"], signal.SIGSTOP)
+
+    until(lambda: fleet.row("ada").moves.filter(new="error").exists(), 20)
+    fleet.wait("ada", "idle")
+
+    assert fleet.process("ada").pk != first.pk
+    assert "before" in fleet.ask("ada", "RECALL")
+
+
+def test_nothing_is_left_of_a_paused_one_whose_keeper_was_killed(fleet: Fleet) -> None:
+    fleet.create("ada")
+    child = int(fleet.ask("ada", "CHILD").split()[-1])
+    handle = fleet.process("ada").handle
+    os.kill(handle["keeper_pid"], signal.SIGSTOP)
+    fleet.api.post(f"{LIEUTENANTS}/ada/pause")
+    os.kill(handle["keeper_pid"], signal.SIGKILL)
+    until(lambda: fleet.row("ada").live_process() is None)
+    until(lambda: not os.path.exists(f"/proc/{child}"))
+    until(lambda: not os.path.exists(f"/proc/{handle['agent_pid']}"))
+    assert fleet.row("ada").status == "paused"
 
 
 def test_a_start_without_a_word_is_given_up(
