@@ -68,14 +68,18 @@ def find_agent() -> Agent:
     if settings.PI_PATH:
         found = shutil.which(settings.PI_PATH)
         if not found:
-            raise AgentMissing(f"PI_PATH is {settings.PI_PATH}, which is no program. {HOW_TO_MEND}")
+            raise AgentMissing(
+                f"PI_PATH is {settings.PI_PATH}, which is no program. Correct it where reef is "
+                "started, leave it out so that reef looks for pi itself, or install the agent there "
+                "(npm install -g @earendil-works/pi-coding-agent)."
+            )
         return _agent(Path(found))
     if found := shutil.which("pi"):
         return _agent(Path(found))
     installed = settings.AGENT_INSTALL_DIR / "pi"
     if os.access(installed, os.X_OK):
         return _agent(installed)
-    raise AgentMissing(f"The agent pi is not on this host. {_why_not()}{HOW_TO_MEND}")
+    raise AgentMissing(f"The agent pi is not on this host. {_why_not() or HOW_TO_MEND}")
 
 
 def agent_problem() -> str:
@@ -123,6 +127,6 @@ def _numbers(version: object) -> tuple[int, ...]:
 def _why_not() -> str:
     """What the installer left behind: a sentence, or nothing."""
     try:
-        return (settings.AGENT_INSTALL_DIR / "problem.txt").read_text().strip() + " "
+        return (settings.AGENT_INSTALL_DIR / "problem.txt").read_text().strip().replace("`", "")
     except OSError:
         return ""

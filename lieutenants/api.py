@@ -12,7 +12,7 @@ from rest_framework.views import APIView
 from rest_framework.viewsets import ViewSet
 
 from lieutenants import services, views
-from lieutenants.exceptions import NotFound
+from lieutenants.exceptions import BadInput, NotFound
 from lieutenants.models import Entry, Lieutenant, Usage
 from lieutenants.serializers import (
     MOST_ENTRIES,
@@ -98,7 +98,9 @@ class LieutenantViewSet(ViewSet):
     @action(detail=True, methods=["post"])
     def pause(self, request: Request, name: str) -> Response:
         """End the agent, keep its session; `{"force": true}` while it is working."""
-        force = body_of(request).get("force") is True
+        force = body_of(request).get("force", False)
+        if not isinstance(force, bool):
+            raise BadInput("force: must be true or false", "force")
         lieutenant = services.pause(name, actor=_actor(request), force=force)
         return _wait(Response({"paused": True}), lieutenant, 10)
 
@@ -125,7 +127,7 @@ class LieutenantViewSet(ViewSet):
     @action(detail=True, methods=["get"])
     def transcript(self, request: Request, name: str) -> Response:
         """Entries with an id above `?after=`, at most `?limit=` (200); `next` leads on."""
-        lieutenant = services.find(name)
+        lieutenant = services.find_kept(name)
         after = query_number(request, "after")
         limit = query_number(request, "limit", most=MOST_ENTRIES) or 200
         rows = list(Entry.objects.filter(lieutenant=lieutenant, pk__gt=after)[: limit + 1])
@@ -141,14 +143,14 @@ class LieutenantViewSet(ViewSet):
     def messages(self, request: Request, name: str) -> Response:
         """Messages, newest first, at most `?limit=` (100)."""
         limit = query_number(request, "limit", most=MOST_ENTRIES) or 100
-        rows = services.find(name).messages.order_by("-created_at", "-id")[:limit]
+        rows = services.find_kept(name).messages.order_by("-created_at", "-id")[:limit]
         found = [message_json(row) for row in rows]
         return Response({"messages": found, "count": len(found)})
 
     @action(detail=True, methods=["get"], url_path="messages/(?P<message_id>[^/]+)")
     def message(self, request: Request, name: str, message_id: str) -> Response:
         """One message: its state and the evidence for it."""
-        found = services.find(name).messages.filter(pk=message_id).first()
+        found = services.find_kept(name).messages.filter(pk=message_id).first()
         if found is None:
             raise NotFound("Message not found")
         return Response(message_json(found))
@@ -156,14 +158,14 @@ class LieutenantViewSet(ViewSet):
     @action(detail=True, methods=["get"])
     def usage(self, request: Request, name: str) -> Response:
         """Tokens and cost of each day (UTC), newest first, and of all days."""
-        mine = Usage.objects.filter(lieutenant=services.find(name))
+        mine = Usage.objects.filter(lieutenant=services.find_kept(name))
         days = [{"day": str(row["day"]), **usage_json(row)} for row in mine.sums_by_day()]
         return Response({"days": days, "total": usage_json(mine.sums())})
 
     @action(detail=True, methods=["get"])
     def stream(self, request: Request, name: str) -> Response:
         """Whether the caller may follow this transcript. The edge asks, and streams itself."""
-        lieutenant = Lieutenant.objects.filter(pk=name).first() or services.find(name)
+        lieutenant = services.find_kept(name)
         return Response({"id": lieutenant.pk, "rev": lieutenant.rev})
 
 

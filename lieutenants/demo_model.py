@@ -200,6 +200,16 @@ def announce(file: Path, base_url: str) -> None:
     replace_text(file, json.dumps(models, indent=2, ensure_ascii=False) + "\n")
 
 
+def withdraw(file: Path) -> None:
+    """Take the demo model out of an agent's `models.json`; a file that has none is left alone."""
+    try:
+        models = read_models(file)
+    except (ValueError, OSError):
+        return  # not one that we wrote
+    if models.get("providers", {}).pop(PROVIDER, None) is not None:
+        replace_text(file, json.dumps(models, indent=2, ensure_ascii=False) + "\n")
+
+
 def replace_text(file: Path, text: str) -> None:
     """Write a private file in one go, so that nobody reads half of it."""
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

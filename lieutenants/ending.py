@@ -31,6 +31,8 @@ def end(session: Session, facts: dict[str, Any], at: datetime) -> None:
     told = str(facts.get("error") or "")
     process.end_reason = told or describe(process.exit_code, process.exit_signal)
     asked = process.stop_asked_at is not None or bool(facts.get("stopped"))
+    if asked and not told:
+        process.end_reason = "It was stopped as asked."
     _finish(session, at, said=not asked)
     if asked:
         _after_stop(session)
@@ -41,7 +43,7 @@ def end(session: Session, facts: dict[str, Any], at: datetime) -> None:
 def vanish(session: Session) -> None:
     """Keeper and all are gone without a word: the host went down, or somebody killed it."""
     process = session.process
-    process.end_reason = "The keeper is gone without an end record."
+    process.end_reason = "Its process vanished: the machine went down, or it was killed."
     _finish(session, timezone.now(), said=process.stop_asked_at is None)
     lieutenant = Lieutenant.objects.get(pk=session.lieutenant.pk)
     if lieutenant.restarts >= MOST_RESTARTS and not _was_well(session):
@@ -122,6 +124,10 @@ def _next_try(session: Session) -> dict[str, Any]:
 
 
 def _fail(session: Session, reason: str, **fields: Any) -> None:
+    if fields.get("restart_at"):
+        reason += f"\nIt is started again: try {fields['restarts']} of {MOST_RESTARTS}."
+    elif fields.get("restarts", 0) >= MOST_RESTARTS:
+        reason += f"\nIt was started again {MOST_RESTARTS} times; it is given up."
     session.shift(Status.ERROR, reason, set(RUNNING), error=reason, **fields)
 
 

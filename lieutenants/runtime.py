@@ -123,7 +123,7 @@ def halt(process: Process, *, working: bool) -> None:
     try:
         get_transport(process.transport).stop(process.directory, process.handle, farewell)
     except TransportError as error:
-        logger.warning("Cannot stop %s yet: %s", process, error)
+        logger.info("cannot stop %s yet: %s", process, error)
     bells.ring(process.lieutenant_id)
 
 

@@ -23,6 +23,8 @@ MOST_ENTRIES = 1000
 
 Json = dict[str, Any]
 
+_WIRE_KEYS = {"cache_read": "cacheRead", "cache_write": "cacheWrite"}
+
 
 def lieutenants_json(lieutenants: Iterable[Lieutenant]) -> list[Json]:
     """Lieutenant objects; the number of queries does not grow with the number of rows."""
@@ -177,7 +179,7 @@ def entry_json(entry: Entry, text: str | None = None) -> Json:
     if entry.kind == Entry.Kind.TOOL_CALL:
         facts["arguments"] = entry.data.get("arguments")
     elif entry.data:
-        facts["data"] = entry.data
+        facts["data"] = {_WIRE_KEYS.get(key, key): value for key, value in entry.data.items()}
     if entry.is_error:
         facts["isError"] = True
     return facts

@@ -112,6 +112,12 @@ def find(name: str, *, missing: str = "Lieutenant not found") -> Lieutenant:
     return lieutenant
 
 
+def find_kept(name_or_id: str) -> Lieutenant:
+    """The living lieutenant of this name, else any of this id: what was said is kept for good."""
+    living = Lieutenant.objects.living().filter(name=name_or_id).first()
+    return living or Lieutenant.objects.filter(pk=name_or_id).first() or find(name_or_id)
+
+
 def send(
     name: str, text: object, *, mode: object = None, key: str = "", actor: str = ""
 ) -> tuple[Message, bool]:

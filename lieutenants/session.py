@@ -76,6 +76,14 @@ class Memory:
         """Whether the agent is at work, or will go on by itself."""
         return self.running or self.retrying or self.compacting > 0
 
+    def rest_reason(self) -> str:
+        """Why a lieutenant rests, for its move."""
+        if self.stop_reason == "error":
+            return f"its answer failed: {self.failure}"
+        if self.stop_reason == "aborted":
+            return "its answer was aborted"
+        return "the agent has nothing left to do"
+
     def outcome(self) -> Outcome:
         """How the run ended, by the agent's own stop reason."""
         by_reason = {"aborted": Outcome.ABORTED, "error": Outcome.ERROR}
@@ -386,7 +394,7 @@ class Session(Transcript):
             self.close_answer(now, memory.outcome(), memory.failure)
         if states:
             delivery.all_done(self.lieutenant, now)
-        self.shift(Status.IDLE, "the agent has nothing left to do", {Status.WORKING})
+        self.shift(Status.IDLE, memory.rest_reason(), {Status.WORKING})
         self.resting = True
 
     def _ask_whether_settled(self, clock: float) -> None:

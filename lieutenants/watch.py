@@ -140,7 +140,8 @@ class Watch:
             return
         aborted_at = self._aborted_at.setdefault(session.process.pk, clock)
         if aborted_at == clock:
-            logger.warning("%s is silent for %d s: aborting", lieutenant, silence)
+            what = f"Silent for {int(silence)} s while waiting for {waiting_for}"
+            self._say_stalled(session, what)
             session.outgoing.append(rpc.simple("abort", f"~abort-stall-{int(clock)}"))
             session.resting = False
         elif clock - aborted_at > ABORT_SECONDS:
@@ -149,6 +150,19 @@ class Watch:
                 f"Silent for {int(silence)} s while waiting for {waiting_for}; "
                 "an abort did not help, so its process was ended.",
             )
+
+    def _say_stalled(self, session: Session, what: str) -> None:
+        """The transcript says who breaks the answer off, and why."""
+        text = f"{what}: reef aborts this answer."
+        logger.warning("%s: %s", session.lieutenant, text)
+        session.ledger = ledger = Ledger()
+        with transaction.atomic():
+            session.notice(timezone.now(), text, is_error=True)
+            session.lieutenant.trouble = text
+            ledger.write()
+            session.remember()
+            save_progress([session.process], [session.lieutenant])
+        bells.tell_transcripts({session.lieutenant.pk: session.lieutenant.rev})
 
     def _give_up(self, session: Session, reason: str) -> None:
         with transaction.atomic():

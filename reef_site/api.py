@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from django.db import InterfaceError, OperationalError
 from django.http import Http404
 from rest_framework import exceptions
 from rest_framework.response import Response
@@ -37,5 +38,8 @@ def answer_error(error: Exception, context: dict[str, Any]) -> Response:
         return Response({"error": "method not allowed"}, status=405)
     if isinstance(error, exceptions.APIException):
         return Response({"error": str(error.detail)}, status=error.status_code)
+    if isinstance(error, OperationalError | InterfaceError):
+        logger.error("the database does not answer: %s", error)
+        return Response({"error": "the database does not answer; try again soon"}, status=503)
     logger.error("unexpected error", exc_info=error)
     return Response({"error": "internal service error"}, status=500)

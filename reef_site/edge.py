@@ -410,6 +410,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=settings.PORT)
     options = parser.parse_args()
     logging.basicConfig(level=settings.LOG_LEVEL, format="%(asctime)s %(levelname)s %(message)s")
+    logger.info("listening on http://%s:%d", options.host, options.port)
     uvicorn.run(
         app,
         host=options.host,

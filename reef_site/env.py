@@ -6,6 +6,7 @@ Each reader takes the variable's name and what holds when it is unset or empty.
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -26,10 +27,21 @@ def text(name: str, default: str = "") -> str:
     return os.environ.get(name, "").strip() or default
 
 
-def names(name: str, default: tuple[str, ...] = ()) -> list[str]:
-    """A list of words, separated by commas or blanks."""
+def names(name: str, *, each: str = r"\S+") -> list[str]:
+    """A list of words, separated by commas or blanks, each of this form."""
     given = text(name).replace(",", " ").split()
-    return given or list(default)
+    for word in given:
+        if not re.fullmatch(each, word):
+            raise SettingError(name, f"'{word}' cannot be one of its words")
+    return given
+
+
+def matching(name: str, default: str, form: str) -> str:
+    """A text of this form, a regular expression; an empty one gives the default."""
+    given = text(name)
+    if given and not re.fullmatch(form, given):
+        raise SettingError(name, f"'{given}' has characters that it cannot have")
+    return given or default
 
 
 def integer(name: str, default: int, *, least: int, most: int) -> int:

@@ -99,7 +99,7 @@ ROOT_TOKEN = env.text("VERS_AUTH_TOKEN") or _kept_secret(ROOT_TOKEN_FILE)
 if len(ROOT_TOKEN) < 8 or not ROOT_TOKEN.isprintable() or " " in ROOT_TOKEN:
     raise env.SettingError("VERS_AUTH_TOKEN", "must be 8 or more printable characters, no blanks")
 ALLOWED_HOSTS = [
-    *env.names("REEF_ALLOWED_HOSTS"),
+    *env.names("REEF_ALLOWED_HOSTS", each=r"\*|\.?[A-Za-z0-9.:\[\]-]+"),
     "localhost",
     "127.0.0.1",
     "[::1]",
@@ -122,11 +122,11 @@ REDIS_URL = REDIS_URL.replace("redis+socket://", "unix://")
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 # -- lieutenants
-HOST = env.text("REEF_HOST", socket.gethostname())
+HOST = env.matching("REEF_HOST", socket.gethostname(), r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}")
 PI_PATH = env.text("PI_PATH")
 DEMO = env.boolean("REEF_DEMO")
 DEFAULT_MODEL = env.text("REEF_DEFAULT_MODEL", "reef-demo/demo" if DEMO else "")
-AGENT_NAME = env.text("VERS_AGENT_NAME")
+AGENT_NAME = env.matching("VERS_AGENT_NAME", "", r"[^\x00-\x1f\x7f]{0,200}")
 # Which variables of the server an agent may see beside those reef makes itself.
 AGENT_ENV = [
     *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL", "TZ", "TMPDIR", "TERM"),
@@ -134,7 +134,7 @@ AGENT_ENV = [
     *("SSL_CERT_FILE", "SSL_CERT_DIR", "NODE_EXTRA_CA_CERTS"),
     *("ANTHROPIC_API_KEY", "OPENAI_API_KEY", "LLM_PROXY_KEY", "GEMINI_API_KEY", "GROQ_API_KEY"),
     *("OPENROUTER_API_KEY", "MISTRAL_API_KEY", "XAI_API_KEY", "CEREBRAS_API_KEY"),
-    *env.names("REEF_AGENT_ENV"),
+    *env.names("REEF_AGENT_ENV", each=r"[A-Za-z_][A-Za-z0-9_]*"),
 ]
 STALL_SECONDS = env.integer("REEF_STALL_SECONDS", 600, least=0, most=7 * 86400)
 STALL_NOTICE_SECONDS = env.integer("REEF_STALL_NOTICE_SECONDS", 60, least=1, most=86400)

@@ -288,7 +288,8 @@ class Supervisor:
 
     def say(self, line: str) -> None:
         """One line of our own."""
-        self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}")
+        kept = line.replace(self.plan.link, "(a link)") if self.plan.link else line
+        self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {kept}")
         self.terminal.show("reef", line)
 
     async def stop_or(self, seconds: float) -> bool:

@@ -11,6 +11,7 @@ from django.conf import settings
 from django.contrib.auth import login, logout
 from django.contrib.auth.decorators import login_required
 from django.contrib.auth.views import LoginView
+from django.db.models import Q
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.utils import timezone
@@ -82,9 +83,10 @@ def _failed() -> list[Lieutenant]:
 
 
 def _doubtful() -> list[Lieutenant]:
-    """Those at work that are silent or have trouble with the model, longest silent first."""
-    working = Lieutenant.objects.filter(status=Status.WORKING).order_by("last_activity_at")
-    return [each for each in working if each.stalled or each.trouble]
+    """Those that are silent or whose model has trouble or has failed, longest silent first."""
+    alive = Lieutenant.objects.filter(status__in=[Status.WORKING, Status.IDLE])
+    suspects = alive.filter(~Q(trouble="") | Q(status=Status.WORKING)).order_by("last_activity_at")
+    return [each for each in suspects if each.stalled or each.trouble]
 
 
 def _sign(name: str) -> Part:

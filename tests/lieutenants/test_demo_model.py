@@ -318,3 +318,16 @@ def test_nothing_of_it_needs_django() -> None:
     code = "import sys, lieutenants.demo_model; sys.exit('django' in sys.modules)"
     env = {"PATH": os.environ["PATH"]}
     assert subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, env=env).returncode == 0
+
+
+def test_without_a_demo_its_model_is_withdrawn_and_others_stay(tmp_path: Path) -> None:
+    file = tmp_path / "models.json"
+    file.write_text(json.dumps({"providers": {"mine": {"baseUrl": "http://127.0.0.1:1/v1"}}}))
+    demo_model.announce(file, "http://127.0.0.1:2/v1")
+
+    demo_model.withdraw(file)
+
+    assert list(json.loads(file.read_text())["providers"]) == ["mine"]
+    file.write_text("no JSON")
+    demo_model.withdraw(file)
+    assert file.read_text() == "no JSON"

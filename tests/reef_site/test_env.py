@@ -212,7 +212,9 @@ def test_names(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORDS", " a, b c,,d ")
 
     assert env.names("WORDS") == ["a", "b", "c", "d"]
-    assert env.names("NO_WORDS", ("x",)) == ["x"]
+    assert env.names("NO_WORDS") == []
+    with pytest.raises(SystemExit, match="'b' cannot be one of its words"):
+        env.names("WORDS", each="a")
 
 
 @pytest.mark.parametrize("word", ["1", "true", "YES", " on "])

@@ -165,6 +165,7 @@ def test_exchanges(fleet: Fleet, settings: Any, monkeypatch: pytest.MonkeyPatch)
     settings.AGENT_ENV = [*settings.AGENT_ENV, "STANDIN_MODE"]
     monkeypatch.setenv("STANDIN_MODE", "golden")
     LifeSign.give("worker@here")
+    until(lambda: LifeSign.latest("follower"))
     replay = Replay()
     report: list[str] = []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from argparse import ArgumentParser
 from typing import Any
 
 from django.conf import settings
@@ -15,9 +16,12 @@ class Command(BaseCommand):
     help = "Print a link that signs the operator in, once."
     requires_system_checks: list[str] = []
 
-    def handle(self, *_: object, **__: Any) -> None:
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("--url", help="where reef is reached, if `up` does not run it")
+
+    def handle(self, *_: object, **options: Any) -> None:
         """The link alone on stdout, so that it can be piped; remarks on stderr."""
-        self.stdout.write(auth.make_signin_link(self._base_url()))
+        self.stdout.write(auth.make_signin_link(options["url"] or self._base_url()))
         self.stderr.write(f"It works once and for {settings.SIGNIN_MINUTES} minutes.")
 
     def _base_url(self) -> str:
@@ -25,5 +29,5 @@ class Command(BaseCommand):
             facts = json.loads((settings.DATA_DIR / "up.json").read_text())
             return str(facts["url"])
         except (OSError, ValueError, KeyError, TypeError):
-            self.stderr.write("reef is not up on this data folder; start it to use the link.")
+            self.stderr.write("`up` does not run on this data folder; --url says where reef is.")
             return f"http://127.0.0.1:{settings.PORT}"

@@ -90,6 +90,9 @@ class Start:
             refuse(problem)
         if self.demo:
             self._check_models()
+        else:
+            # A demo of an earlier start must not pass for a real model.
+            demo_model.withdraw(settings.AGENT_CONFIG_DIR / "models.json")
         here = {"pid": os.getpid(), "url": self.url, "started": time.time()}
         (self.data / "up.json").write_text(json.dumps(here) + "\n")
         return lock
