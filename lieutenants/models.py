@@ -15,9 +15,9 @@ from django.db.models.functions import Substr
 from django.utils import timezone
 from ulid import ULID
 
-from lieutenants import bells
 from lieutenants.exceptions import IllegalMove, LostRace
 from lieutenants.states import MOVES, RUNNING, MessageState, Mode, Outcome, RestartPolicy, Status
+from vmtree import bells
 
 MOST_RESTARTS = 5
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from django.conf import settings
 from django.db import IntegrityError, transaction
 
-from lieutenants import bells
 from lieutenants.exceptions import IllegalMove, LostRace
 from lieutenants.models import Lieutenant, Process
 from lieutenants.states import RUNNING, Status
 from lieutenants.transports import get_transport
 from lieutenants.transports.base import Handle
+from vmtree import bells
 
 NOTHING = "No lieutenants found in registry"
 

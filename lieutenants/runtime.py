@@ -16,13 +16,14 @@ from django.db import IntegrityError
 from django.db.models import Q
 from django.utils import timezone
 
-from lieutenants import bells, rpc
+from lieutenants import rpc
 from lieutenants.agents import find_agent
 from lieutenants.exceptions import AgentMissing, IllegalMove, LostRace, TransportError
 from lieutenants.models import Lieutenant, Process
 from lieutenants.states import RUNNING, Status
 from lieutenants.transports import get_transport
 from lieutenants.transports.base import Launch
+from vmtree import bells
 
 logger = logging.getLogger(__name__)
 

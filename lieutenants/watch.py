@@ -12,13 +12,14 @@ from django.conf import settings
 from django.db import connections, transaction
 from django.utils import timezone
 
-from lieutenants import bells, ending, rpc, runtime
+from lieutenants import ending, rpc, runtime
 from lieutenants.exceptions import IllegalMove, LostRace, TransportError
 from lieutenants.ledger import Ledger, save_progress
 from lieutenants.models import Lieutenant, LifeSign, Process
 from lieutenants.session import Session
 from lieutenants.states import Status
 from lieutenants.transports import get_transport
+from vmtree import bells
 
 logger = logging.getLogger(__name__)
 

@@ -10,9 +10,9 @@ from django.db import DatabaseError, connection
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 
-from lieutenants import bells
 from lieutenants.models import LifeSign
 from reef_site.wire import json_answer
+from vmtree import bells
 
 SERVICES = ["ui", "lieutenant"]
 # Signs come every 5 (follower) and 10 (worker, through beat and broker) seconds.

@@ -146,6 +146,8 @@ INSTALLED_APPS = [
     "django_htmx",
     "rest_framework",
     "reef_site.apps.ReefSiteConfig",
+    "vmtree.apps.VmtreeConfig",
+    "registry.apps.RegistryConfig",
     "lieutenants.apps.LieutenantsConfig",
 ]
 MIDDLEWARE = [
@@ -198,7 +200,10 @@ REST_FRAMEWORK = {
         "reef_site.auth.BearerAuthentication",
         "rest_framework.authentication.SessionAuthentication",
     ],
-    "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
+    "DEFAULT_PERMISSION_CLASSES": [
+        "rest_framework.permissions.IsAuthenticated",
+        "reef_site.auth.NodesAreAsked",
+    ],
     "DEFAULT_PARSER_CLASSES": ["reef_site.wire.AnyTypeJSONParser"],
     "DEFAULT_RENDERER_CLASSES": ["reef_site.wire.WireJSONRenderer"],
     "DEFAULT_METADATA_CLASS": None,

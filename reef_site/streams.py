@@ -21,11 +21,11 @@ from django.db import Error as DatabaseError
 from django.db import close_old_connections
 from redis.exceptions import RedisError
 
-from lieutenants import bells
 from lieutenants.models import Chunk, Entry, Lieutenant
 from lieutenants.serializers import entry_json
 from lieutenants.services import at_rest
 from reef_site.wire import dumps
+from vmtree import bells
 
 logger = logging.getLogger(__name__)
 

@@ -17,11 +17,12 @@ from django.utils import timezone
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_POST
 
-from lieutenants import bells, figures
+from lieutenants import figures
 from lieutenants.models import Lieutenant, LifeSign
 from lieutenants.states import Status
 from reef_site import auth
 from reef_site.health import LATE_SECONDS
+from vmtree import bells
 
 _MOST_TROUBLE = 20
 _MEND = {
