@@ -23,5 +23,10 @@ app.conf.beat_schedule = {
         "schedule": 10.0,
         "options": {"expires": 9.0},
     },
+    "registry-sweep": {
+        "task": "registry.sweep",
+        "schedule": 10.0,
+        "options": {"expires": 9.0},
+    },
 }
 app.steps["worker"].add(FollowerStep)

@@ -12,6 +12,7 @@ from reef_site import views
 from reef_site.api import router
 from reef_site.health import SERVICES, health
 from reef_site.wire import json_answer
+from vmtree import api as vmtree_api
 
 urlpatterns = [
     re_path(r"^health/?$", health, name="health"),
@@ -28,8 +29,10 @@ urlpatterns = [
     re_path(r"^lieutenant/usage/?$", lieutenants_api.FleetUsage.as_view()),
     re_path(r"^lieutenant/lieutenants/destroy-all/?$", lieutenants_api.DestroyAll.as_view()),
     re_path(r"^lieutenant/lieutenants/discover/?$", lieutenants_api.Discover.as_view()),
+    re_path(r"^registry(?:/|$)", include("registry.routes")),
     path("", include(router.urls)),
     re_path(r"^lieutenant(?:/.*)?$", lieutenants_api.Nothing.as_view()),
+    *vmtree_api.urlpatterns,
 ]
 
 
