@@ -33,12 +33,14 @@ def above(links: Links) -> str:
     return _recursion(links, f"{links.key} = line.parent", living="", depth=False)
 
 
-def below(links: Links, *, depth: bool = False) -> str:
+def below(links: Links, *, depth: bool = False, start: str = "") -> str:
     """SQL that begins a statement: `line(key, parent)` holds the row %s and all below it.
 
-    With `depth` there is a second parameter: how many levels below are wanted.
+    With `start`, a condition in SQL, it begins with all rows that fulfil it instead of the row %s.
+    With `depth` there is one more parameter: how many levels below are wanted.
     """
-    return _recursion(links, f"{links.parent} = line.key", living=links.living, depth=depth)
+    step = f"{links.parent} = line.key"
+    return _recursion(links, step, living=links.living, depth=depth, start=start)
 
 
 def keys_above(links: Links, start: Hashable) -> list[Any]:
@@ -95,7 +97,7 @@ def breadth_first(
     return found
 
 
-def _recursion(links: Links, step: str, *, living: str, depth: bool) -> str:
+def _recursion(links: Links, step: str, *, living: str, depth: bool, start: str = "") -> str:
     condition = step + (f" AND {living}" if living else "")
     if depth:
         condition += " AND line.depth < %s"
@@ -111,7 +113,7 @@ def _recursion(links: Links, step: str, *, living: str, depth: bool) -> str:
         onward = f"SELECT {columns}{more} FROM line JOIN {links.table} ON {condition}"
     return (
         f"WITH RECURSIVE line(key, parent{', depth' if depth else ''}) AS ("
-        f"SELECT {columns}{level} FROM {links.table} WHERE {links.key} = %s"
+        f"SELECT {columns}{level} FROM {links.table} WHERE {start or f'{links.key} = %s'}"
         f" UNION {onward})"
     )
 

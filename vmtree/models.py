@@ -40,9 +40,7 @@ class NodeQuerySet(models.QuerySet["Node"]):
 
     def with_trait(self, kind: str, name: str) -> Self:
         """Those with exactly this organ or capability."""
-        return self.filter(
-            models.Exists(Trait.objects.filter(node=models.OuterRef("pk"), kind=kind, name=name))
-        )
+        return self.filter(pk__in=Trait.objects.filter(kind=kind, name=name).values("node"))
 
     def count_by_category(self) -> dict[str, int]:
         """How many there are of each category that anybody has."""
