@@ -36,6 +36,7 @@ class Ours:
 
 # Keys that we answer beside the recorded ones, by a key that tells the object's kind.
 ADDED = {
+    "registeredBy": {"liveness", "vitals"},
     "outputHistory": {
         *("statusSince", "stalled", "host", "folder", "restartPolicy", "restarts", "usage", "rev"),
         *("stallLimitSeconds", "idleLimitMinutes", "error", "trouble", "waitingFor", "restartAt"),
@@ -44,18 +45,9 @@ ADDED = {
     },
     "sent": {"messageId", "state"},
     "uptime": {"parts"},
+    # A heartbeat's answer.
+    "lastSeen": {"nextBeatInMs"},
 }
-
-
-# The recorder used the registry to show rules that hold for every service. Until there is a
-# registry here, they are shown with the lieutenants.
-def stands_for(path: str) -> str:
-    """The path to ask instead of the recorded one."""
-    return (
-        path.replace("/registry/vms", "/lieutenant/lieutenants")
-        .replace("/registry", "/lieutenant")
-        .replace("/Registry/vms", "/Lieutenant/lieutenants")
-    )
 
 
 # What must hold before an exchange, where the recorder only had to be slow enough.
@@ -99,7 +91,7 @@ COUNTED = "the two messages to the idle lieutenant were sent as prompts, so they
 CORE = {
     "health needs no auth": Ours(
         "the services are those of this step; the others come later",
-        changes={"services": ["ui", "lieutenant"]},
+        changes={"services": ["ui", "lieutenant", "registry", "vm-tree"]},
     ),
     "health with wrong method": Ours(JSON_405, 405, error("method not allowed")),
     "health sub path": Ours(JSON_404, 404, error("not found")),
@@ -109,7 +101,7 @@ CORE = {
     "service root with slash": Ours(JSON_404, 404, error("not found")),
     "wrong method on known path": Ours(JSON_405, 405, error("method not allowed")),
     "trailing slash on known path": Ours(
-        "a trailing slash works like none", 200, {"lieutenants": [], "count": 0}
+        "a trailing slash works like none", 200, {"vms": [], "count": 0}
     ),
     "OPTIONS": Ours(JSON_405, 405, error("method not allowed")),
 }
@@ -241,4 +233,4 @@ REMOTE = {
     ),
 }
 
-CORRECTIONS = {**CORE, **CREATE, **SEND_AND_READ, **PAUSE_AND_END, **REMOTE}
+LIEUTENANT = {**CREATE, **SEND_AND_READ, **PAUSE_AND_END, **REMOTE}
