@@ -16,6 +16,9 @@ REGISTER = {
     "register null body": Ours(BAD_INPUT, 400, error("id is required")),
     "register malformed JSON": Ours(BAD_INPUT, 400, NOT_JSON),
     "register no body": Ours(BAD_INPUT, 400, error("id is required")),
+    "register id with spaces (first time)": Ours(
+        "the answer is the VM, under its trimmed id", response=Partly({"id": "vm-pad"})
+    ),
     "register id with spaces (again)": Ours(
         "an id is trimmed each time, so the second time is an upsert",
         201,
