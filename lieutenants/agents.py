@@ -75,7 +75,7 @@ def find_agent() -> Agent:
     installed = settings.AGENT_INSTALL_DIR / "pi"
     if os.access(installed, os.X_OK):
         return _agent(installed)
-    raise AgentMissing(f"The agent `pi` is not on this host. {_why_not()}{HOW_TO_MEND}")
+    raise AgentMissing(f"The agent pi is not on this host. {_why_not()}{HOW_TO_MEND}")
 
 
 def agent_problem() -> str:

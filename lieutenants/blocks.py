@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from decimal import Decimal
 
 from django.db.models import Max, Q, QuerySet
 from django.utils import timezone
@@ -23,6 +24,7 @@ _NEAR = 5000
 # Longer texts of tools are shown by their ends; all of it is one click away.
 _MOST_SHOWN = 20_000
 _PREVIEW = 160
+_CLASSES = ("input", "output", "cache_read", "cache_write")
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,13 @@ class Block:
     def shown_output(self) -> str:
         """A result's text, its middle left out when it is very long."""
         return shortened(self.outcome.text) if self.outcome else ""
+
+    @property
+    def used(self) -> Figures:
+        """What one call of the model took, if this tells of one."""
+        known = self.entry.data if isinstance(self.entry.data, dict) else {}
+        counts = {name: known.get(name) or 0 for name in _CLASSES}
+        return Figures(**counts, cost=Decimal(str(known.get("cost") or 0)))
 
     @property
     def images(self) -> int:

@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from django.db.models import Q
-
 from lieutenants.models import Lieutenant, Message
 from lieutenants.states import MessageState
 
@@ -33,14 +31,17 @@ def decide(message_id: str, *, accepted: bool, evidence: dict[str, Any], at: dat
 
 def take_up(lieutenant: Lieutenant, text: str, at: datetime) -> Message | None:
     """The message that the agent has begun with: the one of this text, else the oldest."""
-    waiting = Message.objects.filter(
-        Q(state=MessageState.ACCEPTED) | Q(state=MessageState.DELIVERED),
-        lieutenant=lieutenant,
-        taken_up_at__isnull=True,
+    waiting = list(
+        Message.objects.filter(
+            lieutenant=lieutenant,
+            state__in=[MessageState.ACCEPTED, MessageState.DELIVERED],
+            taken_up_at__isnull=True,
+        ).only("text")
     )
-    found = waiting.filter(text=text).first() or waiting.first()
-    if found:
-        Message.objects.filter(pk=found.pk).update(taken_up_at=at)
+    if not waiting:
+        return None
+    found = next((each for each in waiting if each.text == text), waiting[0])
+    Message.objects.filter(pk=found.pk).update(taken_up_at=at)
     return found
 
 
@@ -52,6 +53,14 @@ def withdraw_accepted(lieutenant: Lieutenant, texts: Sequence[str], at: datetime
         taken_up_at__isnull=True,
         text__in=texts,
     )
+    evidence = {"note": WITHDRAWN}
+    return waiting.update(state=MessageState.REJECTED, decided_at=at, evidence=evidence)
+
+
+def withdraw_stranded(lieutenant: Lieutenant, at: datetime) -> int:
+    """After an abort: all that the agent accepted and has not begun with."""
+    accepted = Message.objects.filter(lieutenant=lieutenant, state=MessageState.ACCEPTED)
+    waiting = accepted.filter(taken_up_at__isnull=True)
     evidence = {"note": WITHDRAWN}
     return waiting.update(state=MessageState.REJECTED, decided_at=at, evidence=evidence)
 

@@ -125,19 +125,17 @@ class Follower:
 
     def _follow(self, due: list[Session], clock: float) -> bool:
         news = list(self._read(due))
-        for session, _, _ in news:
-            session.heard_at = clock
         touched = {id(session) for session, _, _ in news}
-        restless = [each for each in due if not each.resting or id(each) in touched]
-        if not restless:
-            return False
-        revs = self._commit(news, restless, clock)
-        if revs:
-            bells.tell_transcripts(revs)
-        for session in [each for each in restless if each.ended]:
+        # Without news nothing is written, save to find that a session has come to rest.
+        stirred = [each for each in due if id(each) in touched or each.may_rest(clock)]
+        if stirred:
+            revs = self._commit(news, stirred, clock)
+            if revs:
+                bells.tell_transcripts(revs)
+        for session in [each for each in stirred if each.ended]:
             self.sessions.pop(session.process.pk, None)
             self.watch.after_end(session)
-        for session in restless:
+        for session in due:
             self.outbox.post(session)
         return bool(news)
 
@@ -192,23 +190,23 @@ class Follower:
     def _commit(
         self,
         news: list[tuple[Session, list[list[object]], int]],
-        restless: list[Session],
+        stirred: list[Session],
         clock: float,
     ) -> dict[str, int]:
         """Apply and write, all or nothing; returns the transcripts that grew."""
-        before = {id(session): _progress(session) for session in restless}
+        before = {id(session): _progress(session) for session in stirred}
         ledger = Ledger()
         with transaction.atomic():
             for session, records, size in news:
-                session.apply(records, ledger)
+                session.apply(records, ledger, clock)
                 session.process.offset += size
-            for session in restless:
+            for session in stirred:
                 session.ledger = ledger
                 session.rest_if_settled(clock)
             ledger.write()
-            for session in restless:
+            for session in stirred:
                 session.remember()
-            changed = [each for each in restless if _progress(each) != before[id(each)]]
+            changed = [each for each in stirred if _progress(each) != before[id(each)]]
             save_progress([each.process for each in changed], [each.lieutenant for each in changed])
         return {each.lieutenant.pk: each.lieutenant.rev for each in changed}
 

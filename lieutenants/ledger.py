@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from datetime import date, datetime
 from typing import Any
 
 from django.db import connection
-from django.db.models import Model
+from django.db.models import Field, Model
 
 from lieutenants.models import Answer, Chunk, Entry, Lieutenant, Process, Usage
 
@@ -26,8 +27,19 @@ class Ledger:
         self.entries: list[Entry] = []
         self.chunks: list[Chunk] = []
         self.usage: list[Usage] = []
+        self._texts: dict[int, list[Entry]] = {}
         self._changed_entries: dict[int, Entry] = {}
         self._changed_answers: dict[int, Answer] = {}
+
+    def add(self, entry: Entry, answer: Answer | None) -> None:
+        """A new entry; one of text can be found again by its answer."""
+        self.entries.append(entry)
+        if answer and entry.kind == Entry.Kind.TEXT:
+            self._texts.setdefault(id(answer), []).append(entry)
+
+    def new_texts(self, answer: Answer) -> list[Entry]:
+        """The entries of text that this pass has added to the answer."""
+        return self._texts.get(id(answer), [])
 
     def change(self, row: Entry | Answer) -> None:
         """Note a change of a row; one that is new in this pass is written as it is anyway."""
@@ -47,12 +59,11 @@ class Ledger:
 
     def write(self) -> None:
         """Put all rows down, referred-to ones first."""
-        Answer.objects.bulk_create(self.answers, batch_size=_BATCH)
-        Entry.objects.bulk_create(self.entries, batch_size=_BATCH)
+        _insert(Answer, self.answers)
+        _insert(Entry, self.entries)
         # What was said and finished within one pass never needs chunks.
-        chunks = [chunk for chunk in self.chunks if not chunk.entry.final]
-        Chunk.objects.bulk_create(chunks, batch_size=_BATCH)
-        Usage.objects.bulk_create(self.usage, batch_size=_BATCH)
+        _insert(Chunk, [chunk for chunk in self.chunks if not chunk.entry.final])
+        _insert(Usage, self.usage)
         self._update_answers()
         self._update_entries()
 
@@ -78,6 +89,33 @@ def save_progress(processes: Sequence[Process], lieutenants: Sequence[Lieutenant
     _update(Lieutenant, ("rev", "last_activity_at", "waiting_for", "trouble"), lieutenants)
 
 
+def _insert(model: type[Model], rows: Sequence[Any]) -> None:
+    """INSERT new rows, which get their ids. It takes a third of the time of `bulk_create`."""
+    if not connection.features.can_return_rows_from_bulk_insert:
+        model._default_manager.bulk_create(rows, batch_size=_BATCH)
+        return
+    fields = [each for each in model._meta.concrete_fields if not each.primary_key]
+    quote = connection.ops.quote_name
+    into = f"INSERT INTO {quote(model._meta.db_table)} ("
+    into += ", ".join(quote(each.column) for each in fields) + ") VALUES "
+    marks = f"({', '.join(['%s'] * len(fields))})"
+    returning = f" RETURNING {quote(str(model._meta.pk.column))}"
+    with connection.cursor() as cursor:
+        for start in range(0, len(rows), _BATCH):
+            batch = rows[start : start + _BATCH]
+            values = [_new_value(row, each) for row in batch for each in fields]
+            cursor.execute(into + ", ".join([marks] * len(batch)) + returning, values)
+            for row, (pk,) in zip(batch, cursor.fetchall(), strict=True):
+                row.pk, row._state.adding = pk, False
+
+
+def _new_value(row: Model, field: Field[Any, Any]) -> Any:
+    """As `_value`; a reference to a row that has got its id since is brought up to date."""
+    if field.is_relation and getattr(row, field.attname) is None and field.is_cached(row):
+        setattr(row, field.attname, getattr(field.get_cached_value(row), "pk", None))
+    return _value(row, field.attname)
+
+
 def _update(model: type[Model], fields: Sequence[str], rows: Iterable[Any]) -> None:
     """UPDATE just these columns of many rows, each with values of its own."""
     columns = [(field, _column(model, field)) for field in fields]
@@ -101,9 +139,9 @@ def _value(row: Model, field: str) -> Any:
     value = getattr(row, field)
     if isinstance(value, dict | list):
         return json.dumps(value, ensure_ascii=False)
-    if hasattr(value, "isoformat"):
+    if isinstance(value, datetime):
         return connection.ops.adapt_datetimefield_value(value)
-    return value
+    return str(value) if isinstance(value, date) else value
 
 
 def join_chunks(entry: Entry) -> str:

@@ -195,7 +195,7 @@ class ModelServer:
         """What to answer to this request, which came with the bearer token `key`."""
         raise NotImplementedError
 
-    def control(self, request: Request) -> tuple[int, object] | None:  # noqa: ARG002
+    def control(self, request: Request) -> tuple[int, object] | None:
         """Status and JSON for a route of the subclass's own; None if it has no such route."""
         return None
 

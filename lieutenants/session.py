@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Any
 
@@ -20,13 +20,17 @@ from lieutenants.exceptions import IllegalMove, LostRace
 from lieutenants.ledger import Ledger
 from lieutenants.models import Entry, Lieutenant, Message, Process
 from lieutenants.rpc import Outgoing
-from lieutenants.states import Outcome, Status
+from lieutenants.states import MessageState, Outcome, Status
 from lieutenants.transcript import Event, Transcript, moment, whole
 
 logger = logging.getLogger(__name__)
 
 BARRIER = "~state-"
 BARRIER_SECONDS = 3.0
+REST_LOOK_SECONDS = 0.2
+AGAIN_SECONDS = 0.3  # between two such questions
+# So often in a row it says that it rests with messages in its queue: it has forgotten them.
+STRANDED_ANSWERS = 5
 # An agent that says when it is done is asked only when it has not said so for this long.
 SETTLE_SECONDS = 20.0
 
@@ -46,6 +50,8 @@ class Memory:
     compacting: int = 0
     # The agent said that it has nothing left to do, and nothing has begun since.
     settled: bool = True
+    # It said so when asked, and that its queue is empty.
+    confirmed: bool = False
     # Its last run has ended, as far as it told.
     ran: bool = False
     stop_reason: str = ""
@@ -88,6 +94,10 @@ class Session(Transcript):
     # Seconds of the follower's clock: when the last record came, and when was asked for a state.
     heard_at: float = 0.0
     asked_at: float | None = None
+    looked_at: float = 0.0
+    ask_again_at: float = 0.0
+    doubtful: bool = False  # it said that it is done, and has accepted messages nonetheless
+    stranded: int = 0
 
     @classmethod
     def open(cls, process: Process) -> Session:
@@ -99,10 +109,13 @@ class Session(Transcript):
 
     # -- one pass -------------------------------------------------------------------------
 
-    def apply(self, records: list[list[Any]], ledger: Ledger) -> None:
+    def apply(self, records: list[list[Any]], ledger: Ledger, clock: float) -> None:
         """Take in what the journal says next; runs inside the pass's transaction."""
         self.ledger = ledger
         self.resting = False
+        if not all(map(_is_own_word, records)):
+            self.heard_at = clock
+            self.lieutenant.last_activity_at = timezone.now()
         for record in records:
             kind = record[0]
             if kind in rpc.DELTA_KINDS:
@@ -111,13 +124,12 @@ class Session(Transcript):
                 self.flush_texts()
                 self._take(record)
         self.flush_texts()
-        self.lieutenant.last_activity_at = timezone.now()
 
     def remember(self) -> None:
         """Bring the columns that the pass writes up to date; new rows have their ids by now."""
         self.memory.answer = self.answer.pk if self.answer else None
         self.memory.message = self.message_id
-        self.process.state = asdict(self.memory)
+        self.process.state = dict(vars(self.memory))
         self.lieutenant.waiting_for = self.waiting_for()
 
     def _take(self, record: list[Any]) -> None:
@@ -168,7 +180,7 @@ class Session(Transcript):
             self._decided(memory.inflight, True, evidence, at)
 
     def _agent_settled(self, _event: Event, _at: datetime) -> None:
-        self.memory.settled = not self.memory.busy
+        self.memory.settled, self.memory.confirmed = not self.memory.busy, False
 
     def _message_end(self, event: Event, at: datetime) -> None:
         message = event.get("message")
@@ -292,6 +304,8 @@ class Session(Transcript):
         self.next_rev()
 
     def _queue_given_back(self, event: Event, at: datetime) -> None:
+        if not event.get("success"):
+            self.memory.clears_queue = False
         data = event.get("data")
         queues = data.values() if isinstance(data, dict) else []
         texts = [str(text) for queue in queues if isinstance(queue, list) for text in queue]
@@ -304,9 +318,25 @@ class Session(Transcript):
         if self.process.ready_at is None:
             self._ready(state, at)
         elif command == f"{BARRIER}{self.memory.barrier}":
-            self.asked_at = None
-            idle = not state.get("isStreaming") and not state.get("pendingMessageCount")
-            self.memory.settled = idle and not self.memory.busy
+            self.asked_at, self.ask_again_at = None, self.heard_at + AGAIN_SECONDS
+            self.doubtful = False
+            rests = not state.get("isStreaming") and not self.memory.busy
+            queued = bool(state.get("pendingMessageCount"))
+            self.memory.settled = self.memory.confirmed = rests and not queued
+            self.stranded = self.stranded + 1 if rests and queued else 0
+            if self.stranded == STRANDED_ANSWERS:
+                self._free_stranded(at)
+
+    def _free_stranded(self, at: datetime) -> None:
+        """It rests on messages that it accepted; only a new process gets them out of its queue."""
+        if self.process.stop_asked_at is not None:
+            return
+        if self.memory.stop_reason == "aborted":
+            delivery.withdraw_stranded(self.lieutenant, at)
+        reason = "its agent rests on messages that it accepted; started again"
+        if self.shift(Status.STARTING, reason, {Status.IDLE, Status.WORKING}):
+            self.process.stop_asked_at = at
+            self.process.save(update_fields=["stop_asked_at"])
 
     def _ready(self, state: Event, at: datetime) -> None:
         self.process.ready_at = at
@@ -324,39 +354,61 @@ class Session(Transcript):
 
     # -- coming to rest -------------------------------------------------------------------
 
+    def may_rest(self, clock: float) -> bool:
+        """Whether it is time to look if the agent has come to rest."""
+        if self.resting or clock - self.looked_at < REST_LOOK_SECONDS:
+            return False
+        return self._is_quiet()
+
+    def _is_quiet(self) -> bool:
+        gone = self.ended or self.process.ready_at is None
+        return not (gone or self.memory.busy or self.memory.inflight)
+
     def rest_if_settled(self, clock: float) -> None:
         """Become idle once the agent has nothing left and nothing is on its way to it."""
         memory = self.memory
-        if self.ended or self.process.ready_at is None or memory.busy or memory.inflight:
+        self.looked_at = clock
+        if not self._is_quiet():
             return
         if not memory.settled:
             self._ask_whether_settled(clock)
             return
-        if Message.objects.undecided().filter(lieutenant=self.lieutenant).exists():
+        pending = Message.objects.pending().filter(lieutenant=self.lieutenant)
+        states = set(pending.order_by().values_list("state", flat=True).distinct())
+        if states - {MessageState.ACCEPTED}:
+            return
+        if states and not memory.confirmed:
+            # What it accepted and has not begun may wait in its queue.
+            memory.settled, self.doubtful = False, True
             return
         now = timezone.now()
         if self.answer:
             self.close_answer(now, memory.outcome(), memory.failure)
-        delivery.all_done(self.lieutenant, now)
+        if states:
+            delivery.all_done(self.lieutenant, now)
         self.shift(Status.IDLE, "the agent has nothing left to do", {Status.WORKING})
         self.resting = True
 
     def _ask_whether_settled(self, clock: float) -> None:
         """The answer comes after all that the agent has to say before it."""
-        if self.memory.settles and self.memory.ran and clock - self.heard_at < SETTLE_SECONDS:
+        memory = self.memory
+        will_tell = memory.settles and memory.ran and not self.doubtful
+        if will_tell and clock - self.heard_at < SETTLE_SECONDS:
             return
         if self.asked_at is None:
+            if clock < self.ask_again_at:
+                return
             self.asked_at = clock
             self.memory.barrier += 1
             self.outgoing.append(rpc.simple("get_state", f"{BARRIER}{self.memory.barrier}"))
         elif clock - self.asked_at > BARRIER_SECONDS:
             # An agent that does not know the question has said all it has to say.
             self.asked_at = None
-            self.memory.settled = True
+            self.memory.settled = self.memory.confirmed = True
 
     def shift(self, to: Status, reason: str, when: set[Status], **fields: Any) -> bool:
         """Move the lieutenant if its row is in one of `when`; somebody else may be quicker."""
-        row = Lieutenant.objects.get(pk=self.lieutenant.pk)
+        row = Lieutenant.objects.only("name", "status").get(pk=self.lieutenant.pk)
         if row.status not in when:
             return False
         try:
@@ -382,6 +434,11 @@ class Session(Transcript):
         if memory.inflight:
             return "the agent's verdict on a message"
         return "the model" if memory.running else ""
+
+
+def _is_own_word(record: list[Any]) -> bool:
+    """Whether this only says that a command of the follower's own went out: no sign of life."""
+    return record[0] == "s" and str(record[2]).startswith("~")
 
 
 _HANDLERS: dict[str, Callable[[Session, Event, datetime], None]] = {

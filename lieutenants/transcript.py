@@ -91,7 +91,7 @@ class Transcript:
             rev=self.next_rev(),
             **fields,
         )
-        self.ledger.entries.append(entry)
+        self.ledger.add(entry, self.answer)
         return entry
 
     def revise(self, entry: Entry, **fields: Any) -> None:
@@ -258,8 +258,7 @@ class Transcript:
         changed = self.ledger.changed_entries(answer)
         entries |= {pk: entry for pk, entry in changed.items() if entry.kind == Entry.Kind.TEXT}
         texts = [entry.text for _, entry in sorted(entries.items())]
-        new = [each for each in self.ledger.entries if each.answer is answer]
-        texts += [each.text for each in new if each.kind == Entry.Kind.TEXT]
+        texts += [each.text for each in self.ledger.new_texts(answer)]
         return "".join(texts)
 
 

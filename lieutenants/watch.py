@@ -94,7 +94,7 @@ class Watch:
         ledger = Ledger()
         with transaction.atomic():
             records, size = rpc.split(rest)
-            session.apply(records, ledger)
+            session.apply(records, ledger, session.heard_at)
             process.offset += size
             if not session.ended:
                 ending.vanish(session)

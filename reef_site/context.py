@@ -1,7 +1,8 @@
-"""What every template may use: `reef.version`, `reef.demo`, `reef.agent_problem`, `reef.now`."""
+"""What every template may use: `reef.version`, `.assets`, `.demo`, `.agent_problem`, `.now`."""
 
 from __future__ import annotations
 
+import hashlib
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,15 @@ from django.http import HttpRequest
 from lieutenants import agents
 
 _LOOK_SECONDS = 10.0
+
+
+def _fingerprint() -> str:
+    """Changes whenever a style or a script of ours does, so that no browser mixes old and new."""
+    files = sorted((settings.BASE_DIR / "reef_site" / "static" / "reef").glob("*.[cj]s*"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
+
+
+_assets = _fingerprint()
 
 
 @dataclass
@@ -32,11 +42,17 @@ def agent_problem() -> str:
     return _known.problem
 
 
+def forget() -> None:
+    """Look again at the next question."""
+    _known.looked_at = -_LOOK_SECONDS
+
+
 def site(_request: HttpRequest) -> dict[str, Any]:
     """Facts about the site. The agent is looked for only by templates that ask for it."""
     return {
         "reef": {
             "version": settings.VERSION,
+            "assets": _assets,
             "demo": settings.DEMO,
             "agent_problem": agent_problem,
             # Browsers' clocks go wrong: ages are counted from the server's.

@@ -1,7 +1,9 @@
 """The public port: event streams and waits are answered here, all else is passed on to Django.
 
-A raw ASGI application. Bodies are passed on as streams; sizes and times are limited; when the web
-process is away, it says so in words. Who may hear a stream is asked of Django once, at its start.
+A raw ASGI application. A request's body is taken in whole before the web process is asked, so that
+a slow client never holds up one of its few threads; answers are passed on as streams. Sizes and
+times are limited; when the web process is away, it says so in words. Who may hear a stream is asked
+of Django once, at its start.
 """
 
 from __future__ import annotations
@@ -12,8 +14,11 @@ import json
 import logging
 import os
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
-from typing import Any
+import tempfile
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, MutableMapping
+from contextlib import aclosing
+from typing import IO, Any
 
 import httpx
 
@@ -29,7 +34,10 @@ Headers = list[tuple[bytes, bytes]]
 
 MOST_BODY = 16 << 20
 WEB_SECONDS = 90.0
-BODY_SECONDS = 60.0
+# A body: how much of it stays in memory, how long it may pause, how long it may take altogether.
+BODY_IN_MEMORY = 1 << 16
+BODY_PAUSE_SECONDS = 20.0
+BODY_SECONDS = 300.0
 TRANSCRIPT = re.compile(r"/lieutenant/lieutenants/[^/]+/stream/?")
 LISTING = re.compile(r"/events/?")
 # Headers that belong to one hop, and those that this hop sets itself.
@@ -44,6 +52,10 @@ HOP = frozenset(
 
 class BodyTooLarge(Exception):
     """The client sends more than is taken."""
+
+
+class BadRequest(Exception):
+    """Not a request that can be passed on; the text says why."""
 
 
 class ClientGone(Exception):
@@ -100,53 +112,61 @@ class Edge:
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
         try:
+            _check(scope)
             if scope["method"] == "GET" and TRANSCRIPT.fullmatch(path):
                 await self._transcript(scope, receive, send)
             elif scope["method"] == "GET" and LISTING.fullmatch(path):
                 await self._listing(scope, receive, send)
             else:
                 await self._pass_on(scope, receive, send)
+        except BadRequest as error:
+            await _say(send, 400, str(error))
         except BodyTooLarge:
             await _say(send, 413, f"body: more than {MOST_BODY} bytes")
         except TimeoutError:
-            await _say(send, 408, "body: did not come in time")
+            await _say(send, 408, "body: did not come in time", (b"connection", b"close"))
         except ClientGone:
             logger.info("%s %s: the client hung up", scope["method"], path)
 
     # -- passing on ---------------------------------------------------------------------------
 
     async def _ask_web(
-        self, scope: Scope, body: AsyncIterator[bytes] | None, path: bytes | None = None
+        self, scope: Scope, body: Body | None, path: bytes | None = None
     ) -> httpx.Response:
-        """The web process's answer, its body not read yet; a connection is tried twice."""
+        """The web process's answer, its body not read yet; tried again where that is harmless."""
         assert self._web is not None
         query = scope["query_string"] if path is None else b""
         raw = (path or scope.get("raw_path") or scope["path"].encode()) or b"/"
-        request = httpx.Request(
-            scope["method"] if path is None else "GET",
-            httpx.URL("http://web").copy_with(raw_path=raw + (b"?" + query if query else b"")),
-            headers=_forwarded(scope, with_body=body is not None),
-            content=body,
-            extensions={"timeout": self._web.timeout.as_dict()},
-        )
+        url = httpx.URL("http://web").copy_with(raw_path=raw + (b"?" + query if query else b""))
+        method = scope["method"] if path is None else "GET"
         for attempt in range(6):
+            request = httpx.Request(
+                method,
+                url,
+                headers=_forwarded(scope, body.size if body else 0),
+                content=body.chunks() if body else None,
+                extensions={"timeout": self._web.timeout.as_dict()},
+            )
             try:
                 return await self._web.send(request, stream=True)
-            except httpx.ConnectError:
-                # Nothing was sent, so trying again cannot do anything twice.
-                if attempt == 5:
+            except (httpx.NetworkError, httpx.RemoteProtocolError) as error:
+                # Where nothing was sent, or nothing but a question, nothing can be done twice.
+                harmless = isinstance(error, httpx.ConnectError) or method in {"GET", "HEAD"}
+                if attempt == 5 or not harmless:
                     raise
                 await asyncio.sleep(0.1 * (attempt + 1))
         raise AssertionError("not reached")
 
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = _body(receive, _declared(scope)) if _has_body(scope) else None
-        try:
-            answer = await self._ask_web(scope, body)
-        except httpx.HTTPError as error:
-            logger.warning("%s %s: web is away (%s)", scope["method"], scope["path"], error)
-            await _say_away(send, error)
-            return
+        with Body() as body:
+            if _has_body(scope):
+                await body.take_in(receive, _declared(scope))
+            try:
+                answer = await self._ask_web(scope, body if body.size else None)
+            except httpx.HTTPError as error:
+                logger.warning("%s %s: web is away (%s)", scope["method"], scope["path"], error)
+                await _say_away(send, error)
+                return
         try:
             if wait := answer.headers.get("reef-wait"):
                 await self._answer_at_rest(scope, answer, wait, send)
@@ -219,13 +239,23 @@ def _has_body(scope: Scope) -> bool:
     return _declared(scope) > 0 or bool(_header(scope, b"transfer-encoding"))
 
 
-def _forwarded(scope: Scope, *, with_body: bool) -> Headers:
-    """The client's headers, and where it came from."""
-    kept = [(key, value) for key, value in scope["headers"] if key not in HOP]
-    if not with_body:
-        kept = [(key, value) for key, value in kept if key != b"content-length"]
-        if scope["method"] in {"POST", "PUT", "PATCH"}:
-            kept.append((b"content-length", b"0"))
+def _check(scope: Scope) -> None:
+    """Refuse what HTTP allows nobody to send, or what has no meaning here."""
+    if not scope["path"].startswith("/"):
+        raise BadRequest("path: must start with a slash")
+    if sum(key == b"host" for key, _ in scope["headers"]) > 1:
+        raise BadRequest("host: is given more than once")
+
+
+def _forwarded(scope: Scope, size: int) -> Headers:
+    """The client's headers, where it came from, and how long its body is."""
+    # With an underscore, a header could pose as another one behind the gateway interface.
+    drop = HOP | {b"content-length"}
+    kept = [(key, value) for key, value in scope["headers"] if key not in drop and b"_" not in key]
+    if size or scope["method"] in {"POST", "PUT", "PATCH"}:
+        kept.append((b"content-length", str(size).encode()))
+    if not _header(scope, b"host"):
+        kept.append((b"host", b"localhost"))
     client = scope.get("client") or ("", 0)
     kept.append((b"x-forwarded-for", str(client[0]).encode()))
     if _header(scope, b"x-forwarded-proto") not in (b"http", b"https"):
@@ -243,21 +273,40 @@ def _last_event(scope: Scope) -> int | None:
     return int(given) if given.isascii() and given.isdigit() and len(given) <= 18 else None
 
 
-async def _body(receive: Receive, declared: int) -> AsyncIterator[bytes]:
-    """The request's body as it comes, up to the limit."""
-    if declared > MOST_BODY:
-        raise BodyTooLarge
-    size, more = 0, True
-    while more:
-        event = await asyncio.wait_for(receive(), BODY_SECONDS)
-        if event["type"] == "http.disconnect":
-            raise ClientGone
-        chunk = event.get("body", b"")
-        size += len(chunk)
-        if size > MOST_BODY:
+class Body:
+    """A request's body: a small one in memory, a larger one in a file without a name."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        # Closed by __exit__.
+        self._file: IO[bytes] = tempfile.SpooledTemporaryFile(BODY_IN_MEMORY)  # noqa: SIM115
+
+    def __enter__(self) -> Body:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    async def take_in(self, receive: Receive, declared: int) -> None:
+        """Read it to its end. Raises BodyTooLarge, ClientGone, TimeoutError."""
+        if declared > MOST_BODY:
             raise BodyTooLarge
-        more = event.get("more_body", False)
-        if chunk:
+        end = time.monotonic() + BODY_SECONDS
+        more = True
+        while more:
+            patience = min(BODY_PAUSE_SECONDS, end - time.monotonic())
+            event = await asyncio.wait_for(receive(), patience)
+            if event["type"] == "http.disconnect":
+                raise ClientGone
+            self.size += self._file.write(event.get("body", b""))
+            if self.size > MOST_BODY:
+                raise BodyTooLarge
+            more = event.get("more_body", False)
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """All of it, from its beginning."""
+        self._file.seek(0)
+        while chunk := self._file.read(1 << 16):
             yield chunk
 
 
@@ -293,11 +342,12 @@ async def _send_all(send: Send, status: int, headers: Headers, body: bytes) -> N
     await send({"type": "http.response.body", "body": body})
 
 
-async def _say(send: Send, status: int, text: str) -> None:
-    body = json.dumps({"error": text}, ensure_ascii=False).encode()
+async def _say(send: Send, status: int, text: str, *more: tuple[bytes, bytes]) -> None:
+    body = json.dumps({"error": text}, ensure_ascii=False, separators=(",", ":")).encode()
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),
+        *more,
     ]
     await _send_all(send, status, headers, body)
 
@@ -311,7 +361,7 @@ async def _say_away(send: Send, error: httpx.HTTPError) -> None:
         await _say(send, 502, "reef's web process ended while it answered; look before you repeat.")
 
 
-async def _stream_events(events: AsyncIterator[bytes], receive: Receive, send: Send) -> None:
+async def _stream_events(events: AsyncGenerator[bytes, None], receive: Receive, send: Send) -> None:
     """Server-sent events until the client hangs up or the stream ends."""
     await send(
         {
@@ -326,8 +376,10 @@ async def _stream_events(events: AsyncIterator[bytes], receive: Receive, send: S
     )
 
     async def pump() -> None:
-        async for chunk in events:
-            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        # Closed at once, so that nobody goes on collecting events for a client that is gone.
+        async with aclosing(events):
+            async for chunk in events:
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
 
     async def hang_up() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 TRUE = frozenset({"1", "true", "yes", "on"})
 FALSE = frozenset({"0", "false", "no", "off"})
@@ -62,6 +63,16 @@ def choice(name: str, default: str, valid: tuple[str, ...]) -> str:
     given = text(name, default).upper()
     if given not in valid:
         raise SettingError(name, f"'{given}' is none of {', '.join(valid)}")
+    return given
+
+
+def time_zone(name: str, default: str) -> str:
+    """The name of a time zone that this machine knows."""
+    given = text(name, default)
+    try:
+        ZoneInfo(given)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise SettingError(name, f"'{given}' is no time zone") from None
     return given
 
 

@@ -20,9 +20,12 @@ VERSION = "0.1.0"
 
 
 def _private_folder(folder: Path) -> Path:
-    """The folder, made with mode 0700 if it is absent."""
+    """The folder, for us alone: made with mode 0700, or brought to it while it is still empty."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # One with somebody's files in it, such as a home folder given by mistake, is left alone.
+        if folder.stat().st_uid == os.getuid() and not any(folder.iterdir()):
+            folder.chmod(0o700)
     except OSError as error:
         raise env.SettingError("REEF_DATA_DIR", f"cannot make {folder}: {error.strerror}") from None
     return folder
@@ -192,7 +195,7 @@ CSRF_TRUSTED_ORIGINS = [
     f"https://{host}" for host in env.names("REEF_ALLOWED_HOSTS") if host != "*"
 ]
 USE_TZ = True
-TIME_ZONE = env.text("REEF_TIME_ZONE", "UTC")
+TIME_ZONE = env.time_zone("REEF_TIME_ZONE", "UTC")
 LANGUAGE_CODE = "en"
 
 REST_FRAMEWORK = {

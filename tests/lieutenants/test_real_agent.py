@@ -10,8 +10,9 @@ import pytest
 
 from lieutenants.models import Answer, Entry, Message, Usage
 from lieutenants.states import MessageState, Outcome
-from tests.conftest import Fleet, real_agent, until
+from tests.conftest import Fleet, real_agent
 from tests.stub_llm import StubLLM
+from tests.waiting import until
 
 pytestmark = pytest.mark.agent
 

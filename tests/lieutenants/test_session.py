@@ -66,7 +66,7 @@ class Played:
         """One pass of the follower over these records."""
         ledger = Ledger()
         with transaction.atomic():
-            self.session.apply(copy.deepcopy(list(records)), ledger)
+            self.session.apply(copy.deepcopy(list(records)), ledger, self.clock)
             self.session.process.offset += len(records)
             self.session.rest_if_settled(self.clock)
             ledger.write()
@@ -188,7 +188,7 @@ def test_a_follower_replaced_anywhere_makes_the_same_rows(played: Played, seed: 
             lost = played.reopened()  # applied, but killed before its commit
             with transaction.atomic():
                 mark = transaction.savepoint()
-                lost.apply(copy.deepcopy(head), Ledger())
+                lost.apply(copy.deepcopy(head), Ledger(), 0.0)
                 transaction.savepoint_rollback(mark)
             played.session = played.reopened()
         played.play(*head)
@@ -253,6 +253,9 @@ def test_an_agent_without_a_settled_word_is_asked(played: Played) -> None:
     idle = {"isStreaming": False, "pendingMessageCount": 0}
     played.play(response(question.id, "get_state", data={**idle, "isStreaming": True}))
     assert played.row().status == Status.WORKING
+    assert len(played.session.outgoing) == 1  # it is not asked without a pause
+    played.clock = 1.0
+    played.play()
     (_, again) = played.session.outgoing
     played.play(response(question.id, "get_state", data=idle))  # an old answer says nothing
     assert played.row().status == Status.WORKING
@@ -346,10 +349,10 @@ def test_answers_of_two_lieutenants_do_not_mix_in_one_pass(played: Played) -> No
     for records in ([["t", 0, "stray"]], [assistant("stray")]):
         ledger = Ledger()
         with transaction.atomic():
-            stray.apply(records, ledger)
+            stray.apply(records, ledger, 0.0)
             if records[0][0] == "e":
                 run: Records = [event("agent_start"), assistant("mine"), event("agent_end")]
-                played.session.apply([*run, event("agent_start")], ledger)
+                played.session.apply([*run, event("agent_start")], ledger, 0.0)
             ledger.write()
     assert list(Answer.objects.exclude(outcome="open").values_list("text", flat=True)) == ["mine"]
 

@@ -17,7 +17,8 @@ import pytest
 from django.test import Client
 
 from lieutenants.models import Lieutenant, LifeSign, Process
-from tests.conftest import Fleet, until
+from tests.conftest import Fleet
+from tests.waiting import until
 from tests.wire import corrections, corrections_registry, corrections_vmtree
 from tests.wire.corrections import ADDED, FIRST, Ours, Partly
 

@@ -73,24 +73,41 @@
   function replace(old, fresh) {
     for (const details of old.querySelectorAll("details[id]")) {
       const same = fresh.querySelector(`#${CSS.escape(details.id)}`);
-      if (same) same.open = details.open || same.open;
+      if (same && !("auto" in details.dataset)) same.open = details.open;
     }
     const focused = old.contains(document.activeElement) ? document.activeElement.id : "";
     old.replaceWith(fresh);
     if (focused) byId(focused)?.focus({ preventScroll: true });
   }
 
-  let factsTimer = 0;
-  function factsSoon() {
-    factsTimer ||= setTimeout(async () => {
-      factsTimer = 0;
+  // What unfolded by itself folds again; what the reader touched stays as the reader left it.
+  document.addEventListener("click", (event) => {
+    delete event.target.closest("summary")?.parentElement.dataset.auto;
+  });
+
+  const rest = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
+  let asking = false;
+  let asked = false;
+
+  // One request at a time, so that an older answer never replaces a newer one.
+  async function factsSoon() {
+    asked = true;
+    if (asking) return;
+    asking = true;
+    while (asked) {
+      await rest(150);
+      asked = false;
       try {
         swap(await get(one.dataset.nowUrl));
         follow();
       } catch {
-        factsTimer ||= setTimeout(() => { factsTimer = 0; factsSoon(); }, 3000);
+        asked = true;
+        await rest(3000);
       }
-    }, 150);
+    }
+    asking = false;
+    // A process that starts or ends tells nobody when it is done.
+    if (document.querySelector("[data-passing]")) setTimeout(factsSoon, 2000);
   }
 
   // -- the transcript ---------------------------------------------------------------------------
@@ -153,7 +170,10 @@
     output.textContent = entry.text;
     const details = block.querySelector("details");
     details.className = "tool is-running";
-    details.open = true;
+    if (!details.open) {
+      details.open = true;
+      details.dataset.auto = "";
+    }
     block.querySelector(".tool-state").textContent = "running";
   }
 
@@ -203,6 +223,7 @@
     try {
       const fragment = await get(`${one.dataset.entriesUrl}?ids=${ids.join(",")}`);
       [...fragment.children].forEach(settle);
+      trim();
       reef.tick();
       follow();
     } catch {
@@ -211,6 +232,26 @@
       return;
     }
     wantTimer = wanted.size ? setTimeout(fetchWanted, 30) : 0;
+  }
+
+  // A long day's transcript is not all kept in the page; the earlier part is a click away.
+  const MOST_BLOCKS = 500;
+  const KEPT_BLOCKS = 300;
+
+  function trim() {
+    const blocks = byId("blocks");
+    if (!pinned || blocks.childElementCount <= MOST_BLOCKS) return;
+    while (blocks.childElementCount > KEPT_BLOCKS) blocks.firstElementChild.remove();
+    const before = `?before=${number(blocks.firstElementChild)}`;
+    const link = byId("earlier") || earlierLink();
+    link.href = before;
+    link.dataset.url = one.dataset.transcriptUrl + before;
+  }
+
+  function earlierLink() {
+    const link = byId("mould-earlier").content.firstElementChild.cloneNode(true);
+    byId("transcript").prepend(link);
+    return link.firstElementChild;
   }
 
   function settle(block) {
@@ -277,8 +318,19 @@
     };
   }
 
+  // A browser has few connections for each site: a tab that nobody looks at gives its back.
+  let leaving = 0;
+  document.addEventListener("visibilitychange", () => {
+    clearTimeout(leaving);
+    if (!source) return;
+    if (document.hidden) leaving = setTimeout(() => source.close(), 3000);
+    else if (source.readyState === EventSource.CLOSED && !finished()) open();
+  });
+
+  const finished = () => byId("head").dataset.status === "destroyed";
+
   function again() {
-    setTimeout(open, pause);
+    if (!document.hidden) setTimeout(open, pause);
     pause = Math.min(pause * 2, 15000);
   }
 
@@ -288,7 +340,10 @@
       lineOfLast();
       answer = null;
     }
-    if (facts.status === "destroyed") source.close();
+    if (facts.status === "destroyed") {
+      source.close();
+      composer?.remove();
+    }
   }
 
   // -- earlier ------------------------------------------------------------------------------------
@@ -351,10 +406,12 @@
     try {
       const { fragment, key } = await post(composer);
       text.value = "";
+      keep();
       tried = "";
       composer.key.value = key;
       tell(byId("refused"), "");
       swap(fragment);
+      factsSoon();
       pinned = true;
       grow();
     } catch (error) {
@@ -365,6 +422,27 @@
       text.focus();
       follow();
     }
+  }
+
+  // Words that were not sent yet outlive a look at another page of this tab.
+  const draft = `reef:draft:${one.dataset.nowUrl}`;
+
+  function keep() {
+    try {
+      if (composer.message.value) sessionStorage.setItem(draft, composer.message.value);
+      else sessionStorage.removeItem(draft);
+    } catch {
+      // No storage, no drafts.
+    }
+  }
+
+  function bringBack() {
+    try {
+      composer.message.value ||= sessionStorage.getItem(draft) || "";
+    } catch {
+      // As above.
+    }
+    if (composer.message.value) grow();
   }
 
   function grow() {
@@ -378,7 +456,11 @@
       event.preventDefault();
       send();
     });
-    composer.message.addEventListener("input", grow);
+    composer.message.addEventListener("input", () => {
+      grow();
+      keep();
+    });
+    bringBack();
     composer.message.addEventListener("keydown", (event) => {
       if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !event.isComposing) {
         event.preventDefault();
@@ -395,6 +477,8 @@
     try {
       const { fragment } = await post(form);
       swap(fragment);
+      tell(byId("problem"), "");
+      factsSoon();
     } catch (error) {
       const away = error instanceof TypeError;
       tell(byId("problem"), away ? "reef does not answer. Try again soon." : error.message);
@@ -408,5 +492,6 @@
     follow();
     addEventListener("load", follow);
     connect();
+    setInterval(() => document.hidden || factsSoon(), 30000);
   }
 })();

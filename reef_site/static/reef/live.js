@@ -46,8 +46,20 @@
     took = performance.now() - last;
   });
   document.addEventListener("htmx:afterSwap", () => reef.tick());
+
+  // A browser has few connections for each site: a tab that nobody looks at gives its back. The
+  // extension connects again after an error, so coming back tells it of one.
+  let source = null;
+  let leaving = 0;
+  htmx.createEventSource = (url) => (source = new EventSource(url));
   document.addEventListener("visibilitychange", () => {
-    if (!document.hidden) soon();
+    clearTimeout(leaving);
+    if (document.hidden) {
+      leaving = setTimeout(() => source?.close(), 3000);
+    } else {
+      if (source?.readyState === EventSource.CLOSED) source.dispatchEvent(new Event("error"));
+      soon();
+    }
   });
   setInterval(refresh, IN_ANY_CASE);
 })();

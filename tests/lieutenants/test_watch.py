@@ -1,0 +1,157 @@
+"""What the clock asks for: silence, limits, dialogs, aborts."""
+
+from __future__ import annotations
+
+import os
+import signal
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.utils import timezone
+
+from lieutenants import watch
+from lieutenants.models import Answer, Lieutenant, LifeSign, Message, Process
+from lieutenants.states import MessageState, Outcome
+from tests.conftest import Fleet
+from tests.waiting import until
+
+LIEUTENANTS = "/lieutenant/lieutenants"
+
+
+def abort(fleet: Fleet, name: str) -> None:
+    assert fleet.api.post(f"{LIEUTENANTS}/{name}/abort").json() == {"aborted": True}
+
+
+def test_a_silent_model_is_noticed_and_named(fleet: Fleet, settings: Any) -> None:
+    settings.STALL_NOTICE_SECONDS = 1
+    fleet.create("ada", stallLimitSeconds=0)
+    fleet.send("ada", "SILENT")
+    until(lambda: fleet.get("ada")["stalled"], 5)
+    facts = fleet.get("ada")
+    assert facts["waitingFor"] == "the model"
+    assert facts["status"] == "working"
+    abort(fleet, "ada")
+    fleet.wait("ada", "idle")
+    assert not fleet.get("ada")["stalled"]
+    assert "waitingFor" not in fleet.get("ada")
+
+
+def test_the_watchdog_breaks_a_silent_answer_off(fleet: Fleet) -> None:
+    fleet.create("ada", stallLimitSeconds=1)
+    fleet.send("ada", "SILENT")
+    fleet.wait("ada", "working")
+    fleet.wait("ada", "idle", 8)
+    assert Answer.objects.get().outcome == Outcome.ABORTED
+    assert fleet.ask("ada", "hello") == "echo: hello"
+
+
+def test_one_that_talks_is_not_stalled(fleet: Fleet) -> None:
+    fleet.create("ada", stallLimitSeconds=1)
+    assert fleet.ask("ada", "TOKENS 30 10").endswith("w29")
+    assert Answer.objects.get().outcome == Outcome.COMPLETED
+
+
+def test_an_agent_that_does_not_even_abort_is_ended(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "ABORT_SECONDS", 0.5)
+    fleet.create("ada", stallLimitSeconds=1)
+    fleet.send("ada", "SLOW 60 " + "word " * 600)
+    until(lambda: fleet.get("ada")["lastOutput"])
+    pid = fleet.process("ada").handle["agent_pid"]
+    os.kill(pid, signal.SIGSTOP)
+    row = fleet.wait("ada", "error", 10)
+    assert "while waiting for the model; an abort did not help" in row.error
+    until(lambda: fleet.row("ada").live_process() is None)
+    assert not os.path.exists(f"/proc/{pid}")
+    assert Answer.objects.get().text.startswith("word")
+    fleet.api.post(f"{LIEUTENANTS}/ada/restart")
+    fleet.wait("ada", "idle")
+
+
+def test_a_start_without_a_word_is_given_up(
+    fleet: Fleet, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.START_SECONDS = 1
+    settings.AGENT_ENV = [*settings.AGENT_ENV, "STANDIN_MODE"]
+    monkeypatch.setenv("STANDIN_MODE", "mute")
+    fleet.create("ada", ready=False)
+    row = fleet.wait("ada", "error", 8)
+    assert row.error == "The agent did not answer for 1 s after its start."
+    until(lambda: fleet.row("ada").live_process() is None)
+    assert Process.objects.get().ended_at is not None
+
+
+def test_the_idle_limit_pauses(fleet: Fleet) -> None:
+    fleet.create("ada", idleLimitMinutes=1)
+    fleet.create("bea")
+    assert fleet.ask("ada", "hello") == "echo: hello"
+    past = timezone.now() - timedelta(minutes=2)
+    Lieutenant.objects.update(status_since=past, last_activity_at=past)
+    row = fleet.wait("ada", "paused")
+    assert row.moves.filter(reason="idle for 1 minutes", new="paused").exists()
+    until(lambda: fleet.row("ada").live_process() is None)
+    assert fleet.row("bea").status == "idle"
+
+
+def test_a_dialog_gets_an_answer(fleet: Fleet) -> None:
+    fleet.create("ada")
+    assert fleet.ask("ada", "DIALOG remove all?") == "declined"
+    (notice,) = fleet.texts("ada", "notice")
+    assert "remove all?" in notice
+
+
+def test_an_abort_keeps_the_half_and_withdraws_what_waits(fleet: Fleet) -> None:
+    fleet.create("ada")
+    fleet.send("ada", "SLOW 60 " + "word " * 600)
+    until(lambda: fleet.get("ada")["lastOutput"])
+    late = fleet.send("ada", "late")
+    until(lambda: Message.objects.filter(state=MessageState.ACCEPTED).count() == 2)
+    abort(fleet, "ada")
+    fleet.wait("ada", "idle")
+    late.refresh_from_db()
+    assert late.state == MessageState.REJECTED
+    assert late.evidence == {"note": "withdrawn by an abort before the agent began with it"}
+    answer = Answer.objects.get()
+    assert answer.outcome == Outcome.ABORTED
+    assert answer.text.startswith("word")
+    assert fleet.ask("ada", "hello") == "echo: hello"
+    assert fleet.api.post(f"{LIEUTENANTS}/ada/abort").status_code == 400
+
+
+def test_an_old_agent_that_keeps_its_queue_loses_it_by_a_restart(
+    fleet: Fleet, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.AGENT_ENV = [*settings.AGENT_ENV, "STANDIN_MODE"]
+    monkeypatch.setenv("STANDIN_MODE", "old")
+    fleet.create("ada")
+    fleet.ask("ada", "my number is 4711")
+    fleet.send("ada", "SLOW 60 " + "word " * 600)
+    until(lambda: fleet.get("ada")["lastOutput"])
+    late = fleet.send("ada", "late")
+    until(lambda: Message.objects.filter(state=MessageState.ACCEPTED).count() == 3)
+    abort(fleet, "ada")
+    until(lambda: Process.objects.count() == 2)
+    fleet.wait("ada", "idle")
+    late.refresh_from_db()
+    assert late.state == MessageState.REJECTED
+    assert "my number is 4711" in fleet.ask("ada", "RECALL")
+    assert "echo: late" not in fleet.texts("ada")
+
+
+def test_an_abort_of_what_was_not_yet_sent_withdraws_it(fleet: Fleet) -> None:
+    fleet.create("ada")
+    fleet.stop_follower()
+    message = fleet.send("ada", "never")
+    abort(fleet, "ada")
+    message.refresh_from_db()
+    assert message.state == MessageState.REJECTED
+    fleet.restart_follower()
+    fleet.wait("ada", "idle")
+    assert fleet.texts("ada") == []
+
+
+def test_the_follower_gives_signs_of_life(fleet: Fleet) -> None:
+    latest = until(lambda: LifeSign.latest("follower"))
+    assert timezone.now() - latest < timedelta(seconds=10)

@@ -1,0 +1,230 @@
+"""Who gets in: agents by their token, operators by session and link; in which order is asked."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.conf import settings
+from django.contrib.auth.models import User
+from django.contrib.sessions.models import Session
+from django.test import Client
+from django.utils import timezone
+
+from lieutenants.models import Lieutenant
+from reef_site import auth
+from tests.conftest import Api
+
+LIEUTENANTS = "/lieutenant/lieutenants"
+MISSING = {"error": "Unauthorized — missing Authorization header"}
+WRONG = {"error": "Unauthorized — invalid token"}
+
+
+def ask(authorization: str | None, path: str = LIEUTENANTS, method: str = "GET") -> Any:
+    headers = {} if authorization is None else {"authorization": authorization}
+    return Client().generic(method, path, headers=headers)
+
+
+# -- tokens ------------------------------------------------------------------------------------
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("form", ["Bearer {}", "bearer {}", "BEARER  {}", "Bearer {} "])
+def test_the_root_token_gets_in(form: str) -> None:
+    assert ask(form.format(settings.ROOT_TOKEN)).status_code == 200
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    "form", ["Bearer {}x", "Bearer x{}", "Basic {}", "{}", "Bearer", "Bearer ", "", "Bearer é", "x"]
+)
+def test_anything_else_does_not(form: str) -> None:
+    answer = ask(form.format(settings.ROOT_TOKEN))
+
+    assert (answer.status_code, answer.json()) == (401, WRONG)
+    assert answer.headers["WWW-Authenticate"] == "Bearer"
+
+
+@pytest.mark.django_db
+def test_no_header_has_a_text_of_its_own() -> None:
+    answer = ask(None)
+
+    assert (answer.status_code, answer.json()) == (401, MISSING)
+    assert answer.headers["WWW-Authenticate"] == "Bearer"
+    assert b"missing Authorization header" in answer.content
+
+
+@pytest.mark.django_db
+def test_a_wrong_token_beats_a_good_session() -> None:
+    client = Client()
+    client.force_login(auth.make_operator())
+
+    assert client.get(LIEUTENANTS).status_code == 200
+    wrong = client.get(LIEUTENANTS, headers={"authorization": "Bearer wrong-token"})
+    assert (wrong.status_code, wrong.json()) == (401, WRONG)
+
+
+# -- order -------------------------------------------------------------------------------------
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("path", ["/nope", "/nope/x", "/Lieutenant/lieutenants", "/lieutenantx"])
+def test_an_unknown_service_comes_before_the_token(path: str) -> None:
+    for authorization in (None, "Bearer wrong", f"Bearer {settings.ROOT_TOKEN}"):
+        answer = ask(authorization, path)
+        assert (answer.status_code, answer.json()) == (404, {"error": "not found"})
+        assert answer.headers["Content-Type"] == "application/json"
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/lieutenant", 404),
+        ("GET", "/lieutenant/", 404),
+        ("GET", "/lieutenant/nope", 404),
+        ("POST", f"{LIEUTENANTS}/x/nope", 404),
+        ("PUT", LIEUTENANTS, 405),
+        ("PATCH", f"{LIEUTENANTS}/x", 405),
+        ("GET", f"{LIEUTENANTS}/x/send", 405),
+        ("DELETE", f"{LIEUTENANTS}/x/read", 405),
+        ("GET", f"{LIEUTENANTS}/destroy-all", 405),
+        ("OPTIONS", LIEUTENANTS, 405),
+        ("POST", "/lieutenant/_panel", 405),
+    ],
+)
+def test_the_token_comes_before_the_route(method: str, path: str, status: int) -> None:
+    assert ask(None, path, method).json() == MISSING
+    assert ask("Bearer wrong", path, method).json() == WRONG
+
+    answer = ask(f"Bearer {settings.ROOT_TOKEN}", path, method)
+
+    text = "not found" if status == 404 else "method not allowed"
+    assert (answer.status_code, answer.json()) == (status, {"error": text})
+    assert answer.headers["Content-Type"] == "application/json"
+
+
+# -- operators ---------------------------------------------------------------------------------
+
+
+@pytest.mark.django_db
+def test_operators_write_with_their_csrf_token_only() -> None:
+    client = Client(enforce_csrf_checks=True)
+    client.force_login(auth.make_operator())
+    path = f"{LIEUTENANTS}/destroy-all"
+
+    refused = client.post(path, {}, content_type="application/json")
+    assert refused.status_code == 403
+    assert "CSRF" in refused.json()["error"]
+
+    client.get("/signin/")
+    token = client.get("/").cookies["csrftoken"].value
+    allowed = client.post(path, {}, content_type="application/json", headers={"x-csrftoken": token})
+    assert (allowed.status_code, allowed.json()) == (200, {"results": []})
+
+
+@pytest.mark.django_db
+def test_agents_need_no_csrf_token() -> None:
+    client = Client(
+        enforce_csrf_checks=True, headers={"authorization": f"Bearer {settings.ROOT_TOKEN}"}
+    )
+
+    assert client.post(f"{LIEUTENANTS}/destroy-all").status_code == 200
+
+
+@pytest.mark.django_db
+def test_whoever_is_switched_off_is_out() -> None:
+    client = Client()
+    operator = auth.make_operator()
+    client.force_login(operator)
+    User.objects.filter(pk=operator.pk).update(is_active=False)
+
+    assert client.get(LIEUTENANTS).status_code == 401
+
+
+@pytest.mark.django_db
+def test_a_token_does_not_open_the_pages() -> None:
+    for path in ("/", "/lieutenants/", "/admin/"):
+        answer = ask(f"Bearer {settings.ROOT_TOKEN}", path)
+        assert answer.status_code == 302
+        assert "/signin/" in answer.headers["Location"] or "/login/" in answer.headers["Location"]
+
+
+@pytest.mark.django_db
+def test_who_did_it_is_written_down(settings: Any) -> None:
+    settings.PI_PATH = "/bin/true"
+    client = Client()
+    client.force_login(auth.make_operator())
+    client.post(
+        LIEUTENANTS, {"name": "hers", "role": "r", "local": True}, content_type="application/json"
+    )
+    Api().post(LIEUTENANTS, {"name": "its", "role": "r", "local": True})
+
+    actors = {each.name: each.moves.get().actor for each in Lieutenant.objects.all()}
+    assert actors == {"hers": "admin", "its": "root token"}
+
+
+# -- links -------------------------------------------------------------------------------------
+
+
+@pytest.mark.django_db
+def test_a_link_lets_the_operator_in_once() -> None:
+    link = auth.make_signin_link("http://reef.example/")
+    assert link.startswith("http://reef.example/signin/")
+    path = link.removeprefix("http://reef.example")
+    first, second = Client(), Client()
+
+    assert first.get(path).status_code == 302
+    assert first.get("/").status_code == 200
+    assert second.get(path).status_code == 410
+    assert second.get("/").status_code == 302
+    # Whoever came in by it stays in.
+    assert first.get("/").status_code == 200
+
+
+@pytest.mark.django_db
+def test_a_link_ages(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = auth.make_signin_link("")
+    Session.objects.update(expire_date=timezone.now() - timedelta(seconds=1))
+
+    assert Client().get(path).status_code == 410
+
+
+@pytest.mark.django_db
+def test_a_link_is_not_kept_in_clear_text_and_is_no_session() -> None:
+    secret = auth.make_signin_link("").rpartition("/")[2]
+    kept = Session.objects.get()
+    thief = Client()
+
+    assert secret not in kept.session_key
+    thief.cookies["sessionid"] = kept.session_key
+    assert thief.get("/").status_code == 302
+
+
+@pytest.mark.django_db
+def test_no_link_is_guessed() -> None:
+    auth.make_signin_link("")
+
+    for secret in ("x", "l", "é", "a" * 5000):
+        assert Client().get(f"/signin/{secret}").status_code == 410
+    assert Session.objects.count() == 1
+
+
+@pytest.mark.django_db
+def test_a_session_key_is_no_link() -> None:
+    client = Client()
+    client.force_login(auth.make_operator())
+
+    assert auth.use_signin_link(client.cookies["sessionid"].value) is None
+
+
+@pytest.mark.django_db
+def test_the_operator_has_no_password_and_keeps_a_given_one() -> None:
+    operator = auth.make_operator()
+    assert (operator.username, operator.is_superuser) == ("admin", True)
+    assert not operator.has_usable_password()
+    operator.set_password("a good one")
+    operator.save()
+
+    assert auth.make_operator().check_password("a good one")

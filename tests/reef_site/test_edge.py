@@ -1,0 +1,361 @@
+"""The public port with real processes behind it: what passes, what is refused, in which words."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from reef_site import edge
+from tests.stack import TOKEN, Stack
+from tests.waiting import until
+
+LIEUTENANTS = "/lieutenant/lieutenants"
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    with Stack(tmp_path_factory.mktemp("edge"), REEF_MAX_MESSAGE_BYTES=str(6 << 20)) as stack:
+        yield stack
+
+
+def raw(stack: Stack, *parts: bytes) -> tuple[int, bytes]:
+    """Status and body of the answer to bytes as they are; the request asks for the hanging-up."""
+    with socket.create_connection(("127.0.0.1", stack.port), timeout=10) as connection:
+        for part in parts:
+            connection.sendall(part)
+        answer = b""
+        while chunk := connection.recv(1 << 16):
+            answer += chunk
+    head, _, body = answer.partition(b"\r\n\r\n")
+    return int(head.split(b" ")[1]), body
+
+
+def request(line: str, *headers: str, host: str | None = "localhost", body: str = "") -> bytes:
+    lines = [line, "Connection: close", f"Authorization: Bearer {TOKEN}", *headers]
+    lines += [f"Host: {host}"] if host else []
+    return ("\r\n".join(lines) + "\r\n\r\n" + body).encode()
+
+
+# -- bodies ------------------------------------------------------------------------------------
+
+
+def test_a_body_of_5_mb_passes(stack: Stack) -> None:
+    stack.create("large")
+    text = "é" * (5 << 19)
+
+    assert stack.send("large", text).json()["sent"] is True
+
+    until(lambda: stack.get("large")["status"] == "idle", 60)
+    assert stack.texts("large", "user") == [text]
+
+
+def test_a_body_of_17_mb_is_refused(stack: Stack) -> None:
+    path = f"{LIEUTENANTS}/large/send"
+
+    answer = stack.client.post(path, content=b"x" * (17 << 20))
+
+    assert answer.status_code == 413
+    assert answer.json() == {"error": f"body: more than {16 << 20} bytes"}
+    assert stack.answers()
+
+
+def test_a_chunked_body_is_bounded_too(stack: Stack) -> None:
+    def much() -> Iterator[bytes]:
+        for _ in range(17):
+            yield b"x" * (1 << 20)
+
+    answer = stack.client.post(f"{LIEUTENANTS}/large/send", content=much())
+
+    assert answer.status_code == 413
+
+
+def test_a_chunked_body_arrives_whole(stack: Stack) -> None:
+    body = json.dumps({"name": "chunked", "role": "tests", "local": True}).encode()
+
+    def bits() -> Iterator[bytes]:
+        for at in range(0, len(body), 7):
+            yield body[at : at + 7]
+
+    answer = stack.client.post(f"{LIEUTENANTS}?wait=30", content=bits())
+
+    assert (answer.status_code, answer.json()["name"]) == (201, "chunked")
+
+
+def test_slow_bodies_hold_up_nobody(stack: Stack) -> None:
+    head = request(f"POST {LIEUTENANTS} HTTP/1.1", "Content-Length: 100", body="{")
+    slow = [socket.create_connection(("127.0.0.1", stack.port)) for _ in range(8)]
+    try:
+        for connection in slow:
+            connection.sendall(head)
+        began = time.monotonic()
+        for _ in range(5):
+            assert stack.client.get("/health", timeout=5).status_code == 200
+        assert time.monotonic() - began < 3
+    finally:
+        for connection in slow:
+            connection.close()
+
+
+def test_a_body_that_never_comes_is_a_408(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(edge, "BODY_PAUSE_SECONDS", 0.05)
+
+    sent = asyncio.run(_ask_alone(_drip(at_once=1, pause=60)))
+
+    assert sent[0]["status"] == 408
+    assert (b"connection", b"close") in sent[0]["headers"]
+    assert json.loads(sent[1]["body"]) == {"error": "body: did not come in time"}
+
+
+def test_a_body_that_drips_is_a_408_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(edge, "BODY_SECONDS", 0.3)
+
+    began = time.monotonic()
+    sent = asyncio.run(_ask_alone(_drip(at_once=0, pause=0.05)))
+
+    assert sent[0]["status"] == 408
+    assert time.monotonic() - began < 5
+
+
+def _drip(*, at_once: int, pause: float) -> edge.Receive:
+    left = at_once
+
+    async def receive() -> edge.Event:
+        nonlocal left
+        if left <= 0:
+            await asyncio.sleep(pause)
+        left -= 1
+        return {"type": "http.request", "body": b"x", "more_body": True}
+
+    return receive
+
+
+async def _ask_alone(receive: edge.Receive) -> list[Any]:
+    """What the edge answers by itself to a POST, without a web process."""
+    sent: list[Any] = []
+
+    async def send(event: edge.Event) -> None:
+        sent.append(event)
+
+    headers = [(b"host", b"localhost"), (b"content-length", b"1000")]
+    scope = {"type": "http", "method": "POST", "path": LIEUTENANTS, "headers": headers}
+    await edge.Edge()({**scope, "query_string": b""}, receive, send)
+    return sent
+
+
+# -- what web sees -----------------------------------------------------------------------------
+
+
+def _forwarded(**changes: Any) -> dict[bytes, bytes]:
+    scope = {
+        "method": "GET",
+        "scheme": "http",
+        "client": ("192.0.2.7", 1234),
+        "headers": [(b"host", b"reef.example")],
+        **changes,
+    }
+    size = changes.pop("size", 0)
+    return dict(edge._forwarded(scope, size))
+
+
+def test_where_a_request_came_from_is_passed_on() -> None:
+    kept = _forwarded(headers=[(b"host", b"reef.example"), (b"x-forwarded-for", b"6.6.6.6")])
+
+    assert kept[b"host"] == b"reef.example"
+    assert kept[b"x-forwarded-for"] == b"192.0.2.7"
+    assert kept[b"x-forwarded-proto"] == b"http"
+
+
+def test_headers_of_one_hop_and_disguised_ones_stay_behind() -> None:
+    dropped = [b"connection", b"transfer-encoding", b"te", b"upgrade", b"keep-alive", b"expect"]
+    dropped += [b"x_forwarded_for", b"content_length", b"forwarded", b"x-real-ip"]
+    kept = _forwarded(
+        headers=[(b"host", b"h"), (b"x-own", b"1"), *((key, b"x") for key in dropped)]
+    )
+
+    assert kept.keys() == {b"host", b"x-own", b"x-forwarded-for", b"x-forwarded-proto"}
+
+
+def test_the_body_has_the_length_that_it_has() -> None:
+    lying = [(b"host", b"h"), (b"content-length", b"999")]
+
+    assert _forwarded(headers=lying, method="POST", size=5)[b"content-length"] == b"5"
+    assert _forwarded(headers=lying, method="POST")[b"content-length"] == b"0"
+    assert b"content-length" not in _forwarded(headers=lying)
+
+
+def test_hosts_that_are_not_ours_are_refused(stack: Stack) -> None:
+    assert raw(stack, request("GET /signin/ HTTP/1.1", host="evil.example"))[0] == 400
+    assert raw(stack, request("GET /signin/ HTTP/1.1", host="localhost"))[0] == 200
+
+
+def test_what_is_no_good_request(stack: Stack) -> None:
+    smuggled = request(
+        "POST /health HTTP/1.1", "Content-Length: 4", "Transfer-Encoding: chunked", body="0\r\n\r\n"
+    )
+    assert raw(stack, smuggled)[0] == 400
+    assert raw(stack, request("GET /health HTTP/1.1", "Host: other")) == (
+        400,
+        b'{"error":"host: is given more than once"}',
+    )
+    assert raw(stack, request("OPTIONS * HTTP/1.1"))[0] == 400
+    assert raw(stack, request("GET /a b HTTP/1.1"))[0] == 400
+    assert raw(stack, request("POST /health HTTP/1.1", "Content-Length: -1"))[0] == 400
+    assert raw(stack, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")[0] == 400
+    assert stack.answers()
+
+
+def test_old_clients_without_a_host(stack: Stack) -> None:
+    assert raw(stack, request("GET /health HTTP/1.0", host=None))[0] == 200
+
+
+def test_odd_paths(stack: Stack) -> None:
+    for path in ("/%ff", "//lieutenant/lieutenants", "/%00", "/%zz", "/%2e%2e/etc", "/a%0d%0aX:1"):
+        status, body = raw(stack, request(f"GET {path} HTTP/1.1"))
+        assert (status, body) == (404, b'{"error":"not found"}'), path
+    name = f"GET {LIEUTENANTS}/a%2Fb%20c HTTP/1.1"
+    assert raw(stack, request(name)) == (404, b'{"error":"not found"}')
+
+
+# -- answers -----------------------------------------------------------------------------------
+
+
+def test_head_has_the_head_of_get(stack: Stack) -> None:
+    for path in ("/health", LIEUTENANTS, "/static/reef/house.css"):
+        got, head = stack.client.get(path), stack.client.head(path)
+        assert (head.status_code, head.content) == (200, b"")
+        assert head.headers["content-type"] == got.headers["content-type"]
+        assert "transfer-encoding" not in head.headers
+
+
+def test_an_unchanged_file_is_a_304_without_a_body(stack: Stack) -> None:
+    got = stack.client.get("/static/reef/house.css")
+    since = {"If-Modified-Since": got.headers["last-modified"]}
+
+    # Twice on one connection: a body where none belongs would spoil the second.
+    with httpx.Client(base_url=stack.client.base_url, headers=since) as client:
+        for _ in range(2):
+            again = client.get("/static/reef/house.css")
+            assert (again.status_code, again.content) == (304, b"")
+
+
+def test_several_cookies_stay_several(stack: Stack) -> None:
+    path = httpx.URL(stack.manage("signin").strip()).path
+
+    answer = stack.client.get(path, follow_redirects=False)
+
+    assert answer.status_code == 302
+    names = [cookie.split("=")[0] for cookie in answer.headers.get_list("set-cookie")]
+    assert sorted(names) == ["csrftoken", "sessionid"]
+
+
+# -- waiting -----------------------------------------------------------------------------------
+
+
+def test_wait_answers_with_the_state_after_the_start(stack: Stack) -> None:
+    body = {"name": "waiter", "role": "tests", "local": True}
+
+    at_once = stack.client.post(f"{LIEUTENANTS}", json={**body, "name": "hasty"})
+    waited = stack.client.post(f"{LIEUTENANTS}?wait=30", json=body)
+
+    assert (at_once.status_code, at_once.json()["status"]) == (201, "starting")
+    assert (waited.status_code, waited.json()["status"]) == (201, "idle")
+    assert "reef-wait" not in waited.headers
+
+
+def test_wait_answers_with_the_reason_of_a_failed_start(stack: Stack) -> None:
+    body = {"name": "nowhere", "role": "tests", "folder": str(stack.data.parent / "gone")}
+    Path(body["folder"]).mkdir()
+    created = stack.client.post(LIEUTENANTS, json=body)
+    until(lambda: stack.get("nowhere")["status"] == "idle")
+    assert stack.client.post(f"{LIEUTENANTS}/nowhere/pause").status_code == 200
+    Path(body["folder"]).rmdir()
+
+    resumed = stack.client.post(f"{LIEUTENANTS}/nowhere/resume?wait=30")
+
+    assert (created.status_code, resumed.status_code) == (201, 200)
+    facts = stack.get("nowhere")
+    assert facts["status"] == "error"
+    assert "could not be started" in facts["error"]
+
+
+def test_pause_answers_when_the_process_is_gone(stack: Stack) -> None:
+    stack.create("pausing")
+    (keeper,) = [
+        json.loads(path.read_text())
+        for path in stack.data.glob(f"lieutenants/{stack.get('pausing')['id']}/runs/*/keeper.json")
+    ]
+    assert _alive(keeper["agent_pid"])
+
+    assert stack.client.post(f"{LIEUTENANTS}/pausing/pause").json() == {"paused": True}
+
+    assert not _alive(keeper["agent_pid"])
+    assert stack.client.post(f"{LIEUTENANTS}/pausing/resume?wait=30").json() == {"resumed": True}
+    assert stack.get("pausing")["status"] == "idle"
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+# -- web is away -------------------------------------------------------------------------------
+
+
+def test_without_web_it_says_so_and_then_goes_on(stack: Stack) -> None:
+    stack.kill("web")
+    try:
+        for path in (LIEUTENANTS, "/events", f"{LIEUTENANTS}/large/stream"):
+            answer = stack.client.get(path)
+            assert answer.status_code == 502
+            assert "web process is not there; nothing was done" in answer.json()["error"]
+    finally:
+        stack.start("web")
+    until(stack.answers, 30)
+
+
+def test_a_request_in_the_gap_of_a_restart_is_answered(stack: Stack) -> None:
+    """To connect is tried for a while; what was not sent cannot be done twice."""
+    stack.kill("web")
+    answers: list[int] = []
+    asking = threading.Thread(
+        target=lambda: answers.append(stack.client.get("/health").status_code)
+    )
+    asking.start()
+    stack.start("web")
+    asking.join(20)
+
+    assert answers in ([200], [502])
+    until(stack.answers, 30)
+
+
+def test_a_web_process_that_hangs_up_in_mid_answer(stack: Stack) -> None:
+    """SIGSTOP: it is there and does not answer; then it dies with the request in its hands."""
+    process = stack.processes["web"]
+    answers: list[httpx.Response] = []
+    os.killpg(process.pid, signal.SIGSTOP)
+    asking = threading.Thread(
+        target=lambda: answers.append(stack.client.post(f"{LIEUTENANTS}/destroy-all"))
+    )
+    asking.start()
+    time.sleep(0.3)  # The request is on its way; nothing shows when it has been written.
+    stack.kill("web")
+    stack.start("web")
+    asking.join(30)
+
+    assert answers[0].status_code == 502
+    assert "look before you repeat" in answers[0].json()["error"]
+    until(stack.answers, 30)

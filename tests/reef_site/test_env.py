@@ -1,0 +1,227 @@
+"""Settings: read once; nonsense stops the start with one sentence; secrets are for us alone."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from reef_site import env
+
+ROOT = Path(env.__file__).parent.parent
+
+
+def load(data: Path | str, code: str = "", /, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Load the settings in a process of their own, with these variables and no others of ours."""
+    passed = {key: os.environ[key] for key in ("PATH", "HOME", "LANG") if key in os.environ}
+    return subprocess.run(
+        [sys.executable, "-c", f"from reef_site import settings; {code}"],
+        cwd=ROOT,
+        env={**passed, "REEF_DATA_DIR": str(data), **variables},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+NONSENSE = [
+    ("PORT", "eighty", "'eighty' is not a whole number"),
+    ("PORT", "0", "0 is not between 1 and 65535"),
+    ("PORT", "65536", "65536 is not between 1 and 65535"),
+    ("PORT", "3e3", "'3e3' is not a whole number"),
+    ("REEF_DEMO", "maybe", "'maybe' is neither yes nor no"),
+    ("DATABASE_URL", "mysql://somewhere/x", "must start with one of sqlite://, postgres://"),
+    ("DATABASE_URL", "db.sqlite3", "must start with one of sqlite://, postgres://"),
+    ("DATABASE_URL", "postgres://host:port/x", "is not a URL"),
+    ("REDIS_URL", "localhost:6379", "must start with one of redis://, rediss://, unix://"),
+    ("REDIS_URL", "redis://localhost:99999", "is not a URL"),
+    ("VERS_AUTH_TOKEN", "short", "must be 8 or more printable characters, no blanks"),
+    ("VERS_AUTH_TOKEN", "with a blank", "must be 8 or more printable characters, no blanks"),
+    ("VERS_AUTH_TOKEN", "with\nanother", "must be 8 or more printable characters, no blanks"),
+    ("REEF_LOG_LEVEL", "loud", "'LOUD' is none of DEBUG, INFO, WARNING, ERROR"),
+    ("REEF_TIME_ZONE", "Mars/Olympus", "'Mars/Olympus' is no time zone"),
+    ("REEF_STALL_SECONDS", "-1", "-1 is not between 0 and"),
+    ("REEF_STALL_NOTICE_SECONDS", "0", "0 is not between 1 and"),
+    ("REEF_START_SECONDS", "x", "'x' is not a whole number"),
+    ("REEF_STARTS_AT_ONCE", "0", "0 is not between 1 and 256"),
+    ("REEF_MAX_MESSAGE_BYTES", "999999999", "999999999 is not between 1000 and"),
+    ("REEF_DATA_DIR", "/proc/reef", "cannot make /proc/reef"),
+    ("REEF_DATA_DIR", "/dev/null/reef", "cannot make /dev/null/reef"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "words"), NONSENSE)
+def test_nonsense_stops_the_start_with_one_sentence(
+    tmp_path: Path, name: str, value: str, words: str
+) -> None:
+    done = load(tmp_path, **{name: value})
+
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.startswith(f"reef: {name}: "), done.stderr
+    assert words in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "Traceback" not in done.stderr
+    # A sentence for a log must not give a secret away.
+    assert name != "VERS_AUTH_TOKEN" or value not in done.stderr
+
+
+def test_a_password_in_a_url_is_not_said(tmp_path: Path) -> None:
+    for name in ("DATABASE_URL", "REDIS_URL"):
+        done = load(tmp_path, **{name: "http://user:s3cret@host:port/x"})
+        assert done.returncode == 1
+        assert "s3cret" not in done.stderr
+
+
+def test_a_data_folder_that_is_a_file(tmp_path: Path) -> None:
+    taken = tmp_path / "file"
+    taken.touch()
+
+    done = load(taken)
+
+    assert done.returncode == 1
+    assert done.stderr.startswith("reef: REEF_DATA_DIR: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_an_empty_secret_is_said(tmp_path: Path) -> None:
+    (tmp_path / "root-token").touch(mode=0o600)
+
+    done = load(tmp_path)
+
+    assert done.returncode == 1
+    assert f"{tmp_path / 'root-token'} is empty" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_empty_is_like_unset(tmp_path: Path) -> None:
+    names = sorted({name for name, _, _ in NONSENSE} - {"REEF_DATA_DIR"})
+
+    done = load(tmp_path, "print(settings.PORT)", **dict.fromkeys(names, " "))
+
+    assert (done.returncode, done.stdout) == (0, "3000\n"), done.stderr
+
+
+def test_good_values_are_taken(tmp_path: Path) -> None:
+    done = load(
+        tmp_path,
+        "print(settings.PORT, settings.ROOT_TOKEN, settings.DEMO, settings.DEFAULT_MODEL,"
+        " settings.DATABASES['default']['ENGINE'], settings.REDIS_URL,"
+        " settings.ALLOWED_HOSTS[:2], 'MY_KEY' in settings.AGENT_ENV)",
+        PORT="8080",
+        VERS_AUTH_TOKEN="a-good-token",
+        REEF_DEMO="yes",
+        DATABASE_URL="postgres://user:pass@db.example/reef",
+        REDIS_URL="rediss://cache.example:6380/1",
+        REEF_ALLOWED_HOSTS="reef.example, other.example",
+        REEF_AGENT_ENV="MY_KEY",
+    )
+
+    assert done.stdout.split("\n")[0] == (
+        "8080 a-good-token True reef-demo/demo django.db.backends.postgresql "
+        "rediss://cache.example:6380/1 ['reef.example', 'other.example'] True"
+    ), done.stderr
+    # A token that was given is nobody's file.
+    assert not (tmp_path / "root-token").exists()
+
+
+def test_a_relative_data_folder_starts_at_the_working_directory(tmp_path: Path) -> None:
+    done = load(os.path.relpath(tmp_path / "here", ROOT), "print(settings.DATA_DIR)")
+
+    assert Path(done.stdout.strip()).resolve() == tmp_path / "here"
+
+
+# -- secrets -----------------------------------------------------------------------------------
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_what_is_made_is_for_us_alone(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    before = os.umask(0)
+    try:
+        assert load(data).returncode == 0
+    finally:
+        os.umask(before)
+
+    assert mode(data) == 0o700
+    assert mode(data / "run") == 0o700
+    assert {mode(data / name) for name in ("secret-key", "root-token")} == {0o600}
+    assert sorted(path.name for path in data.iterdir()) == ["root-token", "run", "secret-key"]
+
+
+def test_an_empty_folder_is_closed_and_a_full_one_left_alone(tmp_path: Path) -> None:
+    empty, full = tmp_path / "empty", tmp_path / "full"
+    for folder in (empty, full):
+        folder.mkdir(mode=0o755)
+    (full / "somebody's").touch()
+
+    assert [load(folder).returncode for folder in (empty, full)] == [0, 0]
+
+    assert (mode(empty), mode(full)) == (0o700, 0o755)
+
+
+def test_secrets_stay(tmp_path: Path) -> None:
+    say = "print(settings.ROOT_TOKEN, settings.SECRET_KEY)"
+
+    first, second = load(tmp_path, say), load(tmp_path, say)
+
+    assert first.stdout == second.stdout
+    token, key = first.stdout.split()
+    assert token == (tmp_path / "root-token").read_text()
+    assert key == (tmp_path / "secret-key").read_text()
+    assert len(token) >= 40
+    assert token != key
+
+
+def test_first_starts_at_once_make_one_secret(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+
+    with ThreadPoolExecutor(8) as pool:
+        done = list(pool.map(lambda _: load(data, "print(settings.ROOT_TOKEN)"), range(8)))
+
+    assert [each.returncode for each in done] == [0] * 8, [each.stderr for each in done]
+    assert len({each.stdout for each in done}) == 1
+    assert sorted(path.name for path in data.iterdir()) == ["root-token", "run", "secret-key"]
+
+
+def test_a_long_path_has_its_sockets_elsewhere(tmp_path: Path) -> None:
+    data = tmp_path / ("long" * 30)
+
+    done = load(data, "print(settings.RUN_DIR)")
+    again = load(data, "print(settings.RUN_DIR)")
+
+    assert done.stdout == again.stdout
+    run = Path(done.stdout.strip())
+    assert len(bytes(run / "control.sock")) < 108
+    assert mode(run) == 0o700
+    run.rmdir()
+
+
+# -- readers -----------------------------------------------------------------------------------
+
+
+def test_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORDS", " a, b c,,d ")
+
+    assert env.names("WORDS") == ["a", "b", "c", "d"]
+    assert env.names("NO_WORDS", ("x",)) == ["x"]
+
+
+@pytest.mark.parametrize("word", ["1", "true", "YES", " on "])
+def test_yes(monkeypatch: pytest.MonkeyPatch, word: str) -> None:
+    monkeypatch.setenv("SWITCH", word)
+    assert env.boolean("SWITCH") is True
+
+
+@pytest.mark.parametrize("word", ["0", "false", "No", "off"])
+def test_no(monkeypatch: pytest.MonkeyPatch, word: str) -> None:
+    monkeypatch.setenv("SWITCH", word)
+    assert env.boolean("SWITCH", default=True) is False

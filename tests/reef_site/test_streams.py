@@ -1,0 +1,455 @@
+"""Event streams through the real edge: everything once and in order, whatever is cut."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from lieutenants.models import Lieutenant
+from reef_site import streams
+from reef_site.streams import Channel, Client, Listener, Streams
+from tests.stack import Stack
+from tests.waiting import until
+
+LIEUTENANTS = "/lieutenant/lieutenants"
+WORDS = 400
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    with Stack(tmp_path_factory.mktemp("streams")) as stack:
+        yield stack
+
+
+@dataclass(frozen=True)
+class Event:
+    kind: str
+    rev: int | None
+    data: Any
+
+
+def events_of(lines: Iterator[str]) -> Iterator[Event]:
+    """The events of a stream, as a browser would take them apart."""
+    fields: dict[str, str] = {}
+    for line in lines:
+        if line.startswith(":"):
+            continue
+        if line:
+            name, _, value = line.partition(": ")
+            fields[name] = value
+        elif fields:
+            rev = int(fields["id"]) if "id" in fields else None
+            yield Event(fields["event"], rev, json.loads(fields["data"]))
+            fields = {}
+
+
+@dataclass
+class Follower:
+    """A client that builds the transcript from what it hears, as the page does."""
+
+    stack: Stack
+    name: str
+    rev: int = 0
+    connects: int = 0
+    revs: list[int] = field(default_factory=list)
+    entries: dict[int, dict[str, Any]] = field(default_factory=dict)
+    statuses: list[str] = field(default_factory=list)
+
+    def follow(self, until_event: Any = None, seconds: float = 60.0) -> None:
+        """Listen on one connection until `until_event(event)`, or until it ends."""
+        headers = {"Last-Event-ID": str(self.rev)} if self.connects else {}
+        path = f"{LIEUTENANTS}/{self.name}/stream?after=0"
+        self.connects += 1
+        with self.stack.client.stream("GET", path, headers=headers, timeout=seconds) as answer:
+            assert answer.status_code == 200
+            for event in events_of(answer.iter_lines()):
+                self.take(event)
+                if until_event and until_event(event):
+                    return
+
+    def take(self, event: Event) -> None:
+        if event.rev is not None:
+            self.rev = event.rev
+            self.revs.append(event.rev)
+        if event.kind == "entry":
+            self.entries[event.data["id"]] = dict(event.data)
+        elif event.kind == "delta":
+            self.entries[event.data["entry"]]["text"] += event.data["text"]
+        elif event.kind == "status":
+            self.statuses.append(event.data["status"])
+
+    def is_whole(self) -> bool:
+        """Whether it knows what the transcript says."""
+        told = [self.entries[key] for key in sorted(self.entries)]
+        return told == self.stack.transcript(self.name)
+
+
+def idle(event: Event) -> bool:
+    return event.kind == "status" and event.data["status"] == "idle"
+
+
+def wait_idle(stack: Stack, name: str) -> None:
+    until(lambda: stack.get(name)["status"] == "idle", 60)
+
+
+# -- who may hear ------------------------------------------------------------------------------
+
+
+def test_who_may_hear(stack: Stack) -> None:
+    stack.create("heard")
+    base = str(stack.client.base_url)
+    for path in (f"{LIEUTENANTS}/heard/stream", "/events"):
+        refused = httpx.get(base + path)
+        assert refused.status_code == 401
+        assert refused.json() == {"error": "Unauthorized — missing Authorization header"}
+        assert refused.headers["www-authenticate"] == "Bearer"
+        wrong = httpx.get(base + path, headers={"authorization": "Bearer wrong-token"})
+        assert wrong.status_code == 401
+        with stack.client.stream("GET", path) as answer:
+            assert answer.status_code == 200
+            assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
+            assert answer.headers["cache-control"] == "no-store"
+
+
+def test_operators_hear_by_their_session(stack: Stack) -> None:
+    with httpx.Client(base_url=stack.client.base_url) as operator:
+        operator.get(httpx.URL(stack.manage("signin").strip()).path)
+        assert "sessionid" in operator.cookies
+        with operator.stream("GET", "/events") as answer:
+            first = next(events_of(answer.iter_lines()))
+
+    assert (answer.status_code, first.kind) == (200, "hello")
+
+
+def test_a_stream_of_nobody(stack: Stack) -> None:
+    answer = stack.client.get(f"{LIEUTENANTS}/nobody/stream")
+
+    assert answer.status_code == 404
+    assert answer.json() == {"error": "Lieutenant not found"}
+
+
+def test_a_stream_by_id_outlives_the_name(stack: Stack) -> None:
+    stack.create("mortal")
+    pk = stack.get("mortal")["id"]
+    stack.client.delete(f"{LIEUTENANTS}/mortal")
+
+    with stack.client.stream("GET", f"{LIEUTENANTS}/{pk}/stream?after=0") as answer:
+        told = next(each for each in events_of(answer.iter_lines()) if each.kind == "status")
+    assert told.data["status"] == "destroyed"
+
+
+# -- a transcript ------------------------------------------------------------------------------
+
+
+def test_everything_comes_once_and_in_order(stack: Stack) -> None:
+    stack.create("random")
+    follower = Follower(stack, "random")
+    drawn = random.Random(11)
+    stack.send("random", "THINK first")
+    stack.send("random", f"TOKENS {WORDS} 100")
+    stack.send("random", "TOOL last")
+
+    # Hang up after a few events, over and over, and go on with the number of the last one.
+    while follower.connects < 60:
+        left = drawn.randint(1, 4)
+
+        def enough(event: Event) -> bool:
+            nonlocal left
+            left -= event.rev is not None
+            return left <= 0 or idle(event)
+
+        follower.follow(enough)
+        if stack.get("random")["status"] == "idle":
+            break
+    wait_idle(stack, "random")
+    # It begins with the facts as they are, whatever was missed.
+    follower.follow(idle)
+
+    assert follower.connects > 10
+    assert follower.revs == sorted(set(follower.revs))
+    assert follower.is_whole()
+    texts = [each["text"] for each in follower.entries.values() if each["kind"] == "text"]
+    assert " ".join(f"w{number}" for number in range(WORDS)) in texts
+
+
+def test_two_clients_and_a_late_one_hear_the_same(stack: Stack) -> None:
+    stack.create("shared")
+    early, twin = Follower(stack, "shared"), Follower(stack, "shared")
+    done = threading.Event()
+
+    def finished(event: Event) -> bool:
+        return idle(event) and done.is_set()
+
+    threads = [threading.Thread(target=each.follow, args=(finished,)) for each in (early, twin)]
+    for thread in threads:
+        thread.start()
+    until(lambda: early.statuses and twin.statuses)
+    done.set()
+    stack.send("shared", f"TOKENS {WORDS} 300")
+    for thread in threads:
+        thread.join(60)
+    late = Follower(stack, "shared")
+    late.follow(idle)
+
+    assert early.is_whole()
+    assert twin.is_whole()
+    assert late.is_whole()
+    # Both heard each piece as it came, the late one only what became of them.
+    assert early.revs == twin.revs
+    assert len(late.revs) < len(early.revs)
+
+
+def test_from_now_on_is_the_rule_without_a_number(stack: Stack) -> None:
+    stack.create("now")
+    stack.send("now", "before")
+    wait_idle(stack, "now")
+    heard: list[Event] = []
+    with stack.client.stream("GET", f"{LIEUTENANTS}/now/stream") as answer:
+        for event in events_of(answer.iter_lines()):
+            heard.append(event)
+            if len(heard) == 1:
+                stack.send("now", "after")
+            elif idle(event):
+                break
+
+    texts = {each.data["text"] for each in heard if each.kind == "entry"}
+    assert "echo: after" in texts
+    assert "echo: before" not in texts
+
+
+def test_a_number_from_the_future_means_reload(stack: Stack) -> None:
+    stack.create("future")
+
+    with stack.client.stream("GET", f"{LIEUTENANTS}/future/stream?after=999999") as answer:
+        first = next(events_of(answer.iter_lines()))
+
+    assert (first.kind, first.rev) == ("reload", stack.get("future")["rev"])
+
+
+def test_the_stream_goes_on_without_redis_and_after_it(stack: Stack) -> None:
+    stack.create("deaf")
+    follower = Follower(stack, "deaf")
+    heard: list[set[str]] = []
+    pk = stack.get("deaf")["id"]
+    thread = threading.Thread(target=follower.follow, args=(lambda _: follower.rev < 0, 90))
+    thread.start()
+    listing = threading.Thread(target=_hear_listing, args=(stack, heard, pk))
+    try:
+        until(lambda: follower.statuses)
+        stack.kill("redis")
+        listing.start()
+        stack.send("deaf", "without")
+        wait_idle(stack, "deaf")
+        until(lambda: "echo: without" in _texts(follower))
+        stack.start("redis")
+        # Those who only hear of changes are told of everything once it is back.
+        listing.join(30)
+        assert any(pk in ids for ids in heard)
+        stack.send("deaf", "with")
+        until(lambda: "echo: with" in _texts(follower))
+        wait_idle(stack, "deaf")
+        until(follower.is_whole)
+        assert follower.revs == sorted(set(follower.revs))
+        assert follower.connects == 1
+    finally:
+        follower.rev = -1
+        stack.client.delete(f"{LIEUTENANTS}/deaf")
+        thread.join(30)
+
+
+def _texts(follower: Follower) -> list[str]:
+    return [each["text"] for each in list(follower.entries.values()) if each["kind"] == "text"]
+
+
+def _hear_listing(stack: Stack, heard: list[set[str]], pk: str) -> None:
+    """Until somebody says that this lieutenant changed."""
+    with stack.client.stream("GET", "/events", timeout=60) as answer:
+        for event in events_of(answer.iter_lines()):
+            if event.kind == "lieutenants":
+                heard.append(set(event.data["ids"]))
+                if pk in heard[-1]:
+                    return
+
+
+# -- the listing -------------------------------------------------------------------------------
+
+
+def test_the_listing_speaks_at_most_four_times_a_second(stack: Stack) -> None:
+    names = [f"many-{number}" for number in range(4)]
+    for name in names:
+        stack.create(name)
+    ids = {stack.get(name)["id"] for name in names}
+    times: list[float] = []
+    told: set[str] = set()
+    enough = threading.Event()
+
+    def chatter() -> None:
+        while not enough.is_set():
+            for name in names:
+                stack.send(name, "hello")
+
+    talking = threading.Thread(target=chatter)
+    try:
+        with stack.client.stream("GET", "/events", timeout=30) as answer:
+            stream = events_of(answer.iter_lines())
+            assert next(stream).kind == "hello"
+            talking.start()
+            while len(times) < 8:
+                told |= set(next(stream).data["ids"])
+                times.append(time.monotonic())
+    finally:
+        enough.set()
+        talking.join()
+
+    assert told >= ids
+    # Two that were held up on their way may come close together; on the whole the pace is kept.
+    assert (times[-1] - times[0]) / (len(times) - 1) > 0.23
+
+
+# -- clients that are slow, or gone ------------------------------------------------------------
+
+
+def test_a_slow_client_is_told_to_start_over() -> None:
+    async def play() -> None:
+        channel = Channel("x", 0)
+        slow, quick = Client(), Client()
+        channel.clients |= {slow, quick}
+        heard: list[bytes] = []
+
+        async def listen() -> None:
+            heard.extend([chunk async for chunk in quick.chunks()])
+
+        listening = asyncio.create_task(listen())
+        for number in range(streams.MOST_WAITING + 100):
+            channel.tell(b"id: %d\n\n" % number)
+            await asyncio.sleep(0)
+        assert channel.clients == {quick}
+        late = [chunk async for chunk in slow.chunks()]
+        assert len(late) == streams.MOST_WAITING + 1
+        assert late[-1] == b"event: reload\ndata: {}\n\n"
+        quick.end()
+        await listening
+        assert len(heard) == streams.MOST_WAITING + 101
+
+    asyncio.run(play())
+
+
+def test_what_waits_is_bounded_by_bytes() -> None:
+    client = Client()
+    chunk = b"x" * (1 << 20)
+
+    taken = sum(client.take(chunk) for _ in range(100))
+
+    assert taken == streams.MOST_WAITING_BYTES >> 20
+
+
+def test_a_listener_notes_each_once() -> None:
+    listener = Listener()
+    for _ in range(100_000):
+        listener.tell(["a", "b"])
+
+    assert listener.changed == {"a", "b"}
+
+
+def test_a_client_that_stops_reading_does_not_grow_the_edge(stack: Stack) -> None:
+    """The kernel's buffers fill, then its queue, then it is dropped; others hear on."""
+    stack.create("stuck")
+    stack.client.timeout = httpx.Timeout(60)
+    with stack.client.stream("GET", f"{LIEUTENANTS}/stuck/stream") as answer:
+        assert answer.status_code == 200
+        stack.send("stuck", "TOKENS 2000 0")
+        wait_idle(stack, "stuck")
+    lively = Follower(stack, "stuck")
+    lively.follow(idle)
+
+    assert lively.is_whole()
+
+
+def test_vanished_clients_leave_nothing(stack: Stack) -> None:
+    stack.create("left")
+    edge_pid = stack.processes["edge"].pid
+
+    def sockets() -> int:
+        links = Path(f"/proc/{edge_pid}/fd").iterdir()
+        return sum(_is_socket(link) for link in links)
+
+    opened = [stack.client.stream("GET", f"{LIEUTENANTS}/left/stream?after=0") for _ in range(30)]
+    answers = [each.__enter__() for each in opened]
+    assert {each.status_code for each in answers} == {200}
+    assert sockets() > 30
+    for each in opened:
+        each.__exit__(None, None, None)
+
+    until(lambda: sockets() < 15)
+
+
+def _is_socket(link: Path) -> bool:
+    try:
+        return os.readlink(link).startswith("socket:")
+    except OSError:
+        return False
+
+
+def test_a_client_that_leaves_takes_its_channel_along(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The last one who leaves a transcript ends the reading of it, wherever it was cut off."""
+    rev = 0
+    monkeypatch.setattr(streams, "_first_events", lambda _id, _after: (rev, b""))
+    monkeypatch.setattr(streams, "_events_and_facts", lambda _id, after: (after, b"facts"))
+    monkeypatch.setattr(streams, "_news", lambda _channel: (rev, [], b"facts"))
+    monkeypatch.setattr(Streams, "_listen", lambda _self: None)
+
+    async def play() -> None:
+        house = Streams()
+        one, other = house.transcript("x", None), house.transcript("x", None)
+        assert await anext(one) == b": welcome\n\n"
+        assert await anext(one) == b"facts"
+        assert await anext(other) == b": welcome\n\n"
+        task = house._channels["x"].task
+        await one.aclose()
+        assert house._channels["x"].clients
+        await other.aclose()
+        assert house._channels == {}
+        assert task is not None
+        await asyncio.wait({task}, timeout=5)
+        assert task.cancelled()
+        await house.close()
+
+    asyncio.run(play())
+
+
+def test_a_transcript_whose_lieutenant_is_deleted_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(_channel: Channel) -> None:
+        raise Lieutenant.DoesNotExist
+
+    monkeypatch.setattr(streams, "_first_events", lambda _id, _after: (0, b""))
+    monkeypatch.setattr(streams, "_events_and_facts", lambda _id, after: (after, b"facts"))
+    monkeypatch.setattr(streams, "_news", gone)
+    monkeypatch.setattr(Streams, "_listen", lambda _self: None)
+
+    async def play() -> list[bytes]:
+        house = Streams()
+        heard = [chunk async for chunk in _within(house.transcript("x", None), 5)]
+        assert house._channels == {}
+        await house.close()
+        return heard
+
+    assert asyncio.run(play())[-1] == b"event: reload\ndata: {}\n\n"
+
+
+async def _within(chunks: AsyncIterator[bytes], seconds: float) -> AsyncIterator[bytes]:
+    async with asyncio.timeout(seconds):
+        async for chunk in chunks:
+            yield chunk
