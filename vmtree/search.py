@@ -19,7 +19,8 @@ from vmtree.models import LINKS, Category, Node
 
 Nodes = QuerySet[Node]
 LONGEST = 1000
-_TOKEN = re.compile(r'(?:([^\s:"]+):)?(?:"([^"]*)"?|(\S+))|([^\s:"]+:)')
+# A word without its value; else a word, perhaps, and a value in quotes or without.
+_TOKEN = re.compile(r'([^\s:"]+:)(?=\s|$)|(?:([^\s:"]+):)?(?:"([^"]*)"?|(\S+))')
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def narrow(nodes: Nodes, query: str) -> Nodes:
 def _parts(query: str) -> list[tuple[str, str, bool]]:
     """Name before the colon (or nothing), value, and whether that was in quotes."""
     found = []
-    for name, quoted, bare, empty in _TOKEN.findall(query.replace("\0", "")):
+    for empty, name, quoted, bare in _TOKEN.findall(query.replace("\0", "")):
         if empty:
             raise BadInput(f"q: nothing follows {empty}", "q")
         found.append((name, quoted or bare, not bare))

@@ -134,7 +134,9 @@ def remove(vm_id: str, *, by: object, subtree: bool = False, confirm: int | None
     now = dates.now()
     tokens.revoke_all(keys)
     for some in _chunks(keys):
-        nodes = list(Node.objects.select_related("parent").filter(pk__in=some))
+        rows = Node.objects.select_related("parent").filter(pk__in=some).order_by("pk")
+        # Held, so that nobody changes them between being written down and removed.
+        nodes = list(rows.select_for_update(of=("self",), no_key=True))
         _record(nodes, Revision.What.REMOVED, by, now)
         Node.objects.filter(pk__in=some).update(removed_at=now, updated_at=now)
         _tell_later([each.vm_id for each in nodes])
@@ -189,7 +191,7 @@ def _hold_shape(*, alone: bool) -> None:
 
 
 def _locked(vm_id: str, *, missing: str = "VM not found") -> Node:
-    node = Node.objects.select_for_update().living().filter(vm_id=vm_id).first()
+    node = Node.objects.select_for_update(no_key=True).living().filter(vm_id=vm_id).first()
     if node is None:
         raise NotFound(missing)
     return node
