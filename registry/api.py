@@ -24,6 +24,8 @@ PANEL_ROWS = 500
 class VMs(APIView):
     """`/registry/vms`"""
 
+    asks_authority = True
+
     def get(self, request: Request) -> Response:
         """Newest sign first; with `?limit=` or `?cursor=` page by page in the order of ids.
 
@@ -54,6 +56,8 @@ class VMs(APIView):
 class OneVM(APIView):
     """`/registry/vms/:id`"""
 
+    asks_authority = True
+
     def get(self, request: Request, vm_id: str) -> Response:
         """One."""
         return Response(vms_json([services.find(vm_id)])[0])
@@ -73,6 +77,8 @@ class OneVM(APIView):
 class Heartbeat(APIView):
     """`POST /registry/vms/:id/heartbeat`; the edge answers it by itself where it can."""
 
+    asks_authority = True
+
     def post(self, request: Request, vm_id: str) -> Response:
         """The answer says when to beat next."""
         one = beats.single(vm_id, request._request.body)
@@ -81,6 +87,8 @@ class Heartbeat(APIView):
 
 class Heartbeats(APIView):
     """`POST /registry/heartbeats`; the edge answers it by itself where it can."""
+
+    asks_authority = True
 
     def post(self, request: Request) -> Response:
         """Beats of up to 10,000 VMs; the answer names those that are not registered."""

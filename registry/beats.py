@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import orjson
@@ -44,7 +44,8 @@ class Beat:
     @property
     def is_plain(self) -> bool:
         """Whether it says no more than that the VM is there now."""
-        return self.at is None and self.status is None and not (self.services or self.vitals)
+        said = (self.at, self.status, self.services, self.vitals)
+        return all(each is None for each in said)
 
 
 @dataclass(slots=True)
@@ -52,7 +53,7 @@ class Outcome:
     """What became of some beats: when each VM was last seen, and which changed for a watcher."""
 
     seen: dict[str, Stamp] = field(default_factory=dict)
-    changed: list[str] = field(default_factory=list)
+    changed: set[str] = field(default_factory=set)
     # Those whose DNA is not the registered one, as far as they told.
     strangers: set[str] = field(default_factory=set)
 
@@ -146,6 +147,14 @@ def stamp(moment: datetime) -> Stamp:
     return connection.ops.adapt_datetimefield_value(moment)
 
 
+def moment(value: Stamp) -> datetime:
+    """The moment that a stamp stands for."""
+    if isinstance(value, str):
+        return datetime.fromisoformat(value).replace(tzinfo=UTC)
+    found: datetime = value
+    return found
+
+
 def raw(column: str) -> str:
     """SQL for a moment's column as `stamp` has it: SQLite's driver would make objects of it."""
     return column if connection.vendor == "postgresql" else f"{column} || ''"
@@ -166,21 +175,18 @@ def record(beats: Sequence[Beat], now: datetime, interval: int) -> Outcome:
     """
     done = Outcome()
     known = _known([beat.vm_id for beat in beats])
-    at, gaps = stamp(now), []
-    for vm_id, (status, seen, late_after) in known.items():
-        done.seen[vm_id] = seen
-        overdue = late_after is not None and late_after <= at
-        if overdue or status != Status.RUNNING:
-            done.changed.append(vm_id)
-            gaps.append((vm_id, seen, at, status))
+    at = stamp(now)
+    done.seen = {vm_id: seen for vm_id, (_, seen, _) in known.items()}
     plain = [beat.vm_id for beat in beats if beat.is_plain and beat.vm_id in known]
     _write_plain(plain, now, interval)
     for vm_id in plain:
         done.seen[vm_id] = max(done.seen[vm_id], at)
+        if known[vm_id][0] != Status.RUNNING:
+            done.changed.add(vm_id)
     told = [beat for beat in beats if not beat.is_plain and beat.vm_id in known]
     if told:
         _write_told(told, now, interval, done)
-    _write_gaps(gaps)
+    _write_gaps(known, done)
     return done
 
 
@@ -244,8 +250,8 @@ def _apply(beat: Beat, vm: VM, now: datetime, interval: int, done: Outcome) -> b
         told = beat.vitals.get("reefConfigDigest")
         if told and told.lower() != digest_of(vm.reef_config):
             done.strangers.add(vm.pk)
-    if changed and vm.pk not in done.changed:
-        done.changed.append(vm.pk)
+    if changed:
+        done.changed.add(vm.pk)
     done.seen[vm.pk] = stamp(vm.last_seen)
     return True
 
@@ -261,13 +267,26 @@ def _signs_of(vm: VM) -> list[Any]:
     return [seen, late, silent, vm.interval_ms, vm.status, *said, vm.pk, seen]
 
 
-def _write_gaps(gaps: list[tuple[str, Stamp, Stamp, str]]) -> None:
-    if not gaps:
-        return
-    table = Gap._meta.db_table
-    sql = f"INSERT INTO {table} (vm_id, began_at, ended_at, status) VALUES (%s, %s, %s, %s)"  # noqa: S608
-    with connection.cursor() as cursor:
-        cursor.executemany(sql, gaps)
+def _write_gaps(known: dict[str, tuple[str, Stamp, Stamp]], done: Outcome) -> None:
+    """Write down who was not heard of for so long that he was late, or would have been."""
+    gaps = []
+    for vm_id, (status, old, late_after) in known.items():
+        new = done.seen[vm_id]
+        if late_after is None:
+            limit = liveness.deadlines(moment(old), 0)[0] if new > old else None
+            overdue = limit is not None and stamp(limit) <= new
+        else:
+            overdue = late_after <= new
+        if overdue:
+            done.changed.add(vm_id)
+            gaps.append((vm_id, old, new, status))
+    if gaps:
+        sql = (
+            f"INSERT INTO {Gap._meta.db_table} (vm_id, began_at, ended_at, status)"  # noqa: S608
+            " VALUES (%s, %s, %s, %s)"
+        )
+        with connection.cursor() as cursor:
+            cursor.executemany(sql, gaps)
 
 
 # -- answers -----------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from django.db.models import Q
 
 from registry import liveness
 from registry.liveness import Liveness
-from vmtree import dates
+from vmtree import dates, dna
 from vmtree.lineage import Links
 from vmtree.models import CompactEncoder
 
@@ -31,11 +31,6 @@ class Status(models.TextChoices):
     RUNNING = "running", "running"
     PAUSED = "paused", "paused"
     STOPPED = "stopped", "stopped"
-
-
-def empty_dna() -> dict[str, list[str]]:
-    """A reefConfig without anything in it."""
-    return {"organs": [], "capabilities": []}
 
 
 class VMQuerySet(models.QuerySet["VM"]):
@@ -71,7 +66,7 @@ class VM(models.Model):
     # Text, not a key: a parent may be unknown here, or gone.
     parent_vm_id = models.CharField(max_length=255, null=True, blank=True)  # noqa: DJ001
     services = models.JSONField(default=list, blank=True, encoder=CompactEncoder)
-    reef_config = models.JSONField(default=empty_dna, blank=True, encoder=CompactEncoder)
+    reef_config = models.JSONField(default=dna.empty, blank=True, encoder=CompactEncoder)
     # Agents tell absent from null: absent until it is set for the first time.
     metadata = models.JSONField(null=True, blank=True, encoder=CompactEncoder)
     has_metadata = models.BooleanField(default=False)

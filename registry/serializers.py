@@ -15,6 +15,7 @@ import orjson
 
 from registry.models import VM, Role, Status, Watch
 from vmtree import dates
+from vmtree.dna import dna_of
 from vmtree.exceptions import BadInput
 
 Json = dict[str, Any]
@@ -147,23 +148,6 @@ def plain(value: object, name: str) -> Any:
     if b"\\u0000" in raw:
         raise BadInput(f"{name}: has characters that are no text", name)
     return orjson.loads(raw)
-
-
-def dna_of(value: object) -> Json:
-    """A reefConfig: two lists of text, `organs` and `capabilities`."""
-    if not isinstance(value, dict):
-        raise BadInput("reefConfig: must be an object with organs and capabilities", "reefConfig")
-    return {key: _names(value.get(key), f"reefConfig.{key}") for key in ("organs", "capabilities")}
-
-
-def _names(value: object, name: str) -> list[str]:
-    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
-        raise BadInput(f"{name}: must be a list of text", name)
-    if len(value) > 1000:
-        raise BadInput(f"{name}: at most 1000 names", name)
-    for each in value:
-        text(each, name, most=200)
-    return value
 
 
 def _services(value: object) -> list[Any]:

@@ -106,7 +106,7 @@ def test_ids_with_slashes_are_found_below_every_route(api: Api, register: Regist
         ({"parentVmId": 5}, "parentVmId: must be a string"),
         ({"services": "str"}, "services: must be a list"),
         ({"services": [{"name": "\ud800"}]}, "services: cannot be kept"),
-        ({"reefConfig": {}}, "reefConfig.organs: must be a list of text"),
+        ({"reefConfig": {"organs": "a"}}, "reefConfig.organs: must be a list of text"),
         ({"reefConfig": []}, "reefConfig: must be an object"),
         ({"reefConfig": {"organs": [1], "capabilities": []}}, "reefConfig.organs: must be"),
         ({"metadata": {"a": "\u0000"}}, "metadata: has characters that are no text"),
