@@ -120,26 +120,38 @@ class HotRoutes:
         self, route: tuple[str, str], headers: Mapping[bytes, bytes], body: bytes
     ) -> Answer | None:
         """The answer, or None to have the request passed on."""
-        name, key = route
-        if b"authorization" not in headers or not _is_our_host(headers):
-            return None
-        good, digest = _credentials(headers[b"authorization"])
-        if not good:
-            return refused()
-        if name in ("vm", "discover", "ancestors"):
-            return await self._reader.ask(Reading(digest, name, key))
-        try:
-            said = [beats.single(key, body)] if name == "beat" else beats.bulk(orjson.loads(body))
-        except (BadInput, orjson.JSONDecodeError):
-            # Said in the words of the door that knows whether the token is good at all.
-            return None
-        return await self._writer.ask(Writing(digest, said, name == "beat"))
+        asked = question(route, headers, body)
+        if isinstance(asked, Reading):
+            return await self._reader.ask(asked)
+        if isinstance(asked, Writing):
+            return await self._writer.ask(asked)
+        return asked
 
     async def _sign(self) -> None:
         """Say every few seconds that beats can come in here."""
         while True:
             await self._writer.ask(None)
             await asyncio.sleep(SIGN_SECONDS)
+
+
+def question(
+    route: tuple[str, str], headers: Mapping[bytes, bytes], body: bytes
+) -> Reading | Writing | Answer | None:
+    """What is asked; or the refusal of a token that needs no look; or None to pass it on."""
+    name, key = route
+    if b"authorization" not in headers or not _is_our_host(headers):
+        return None
+    good, digest = _credentials(headers[b"authorization"])
+    if not good:
+        return refused()
+    if name in ("vm", "discover", "ancestors"):
+        return Reading(digest, name, key)
+    try:
+        said = [beats.single(key, body)] if name == "beat" else beats.bulk(orjson.loads(body))
+    except (BadInput, orjson.JSONDecodeError):
+        # Said in the words of the door that knows whether the token is good at all.
+        return None
+    return Writing(digest, said, name == "beat")
 
 
 # -- who asks ----------------------------------------------------------------------------------
