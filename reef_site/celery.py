@@ -23,6 +23,12 @@ app.conf.beat_schedule = {
         "schedule": 10.0,
         "options": {"expires": 9.0},
     },
+    # Finds out whether this hour has its snapshot; so one that was missed is made up for soon.
+    "vmtree-snapshot": {
+        "task": "vmtree.snapshot",
+        "schedule": 60.0,
+        "options": {"expires": 55.0},
+    },
     "registry-sweep": {
         "task": "registry.sweep",
         "schedule": 10.0,

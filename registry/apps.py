@@ -5,3 +5,10 @@ from django.apps import AppConfig
 
 class RegistryConfig(AppConfig):
     name = "registry"
+
+    def ready(self) -> None:
+        """Have the registry in the tree's snapshots."""
+        from registry.snapshots import VMS
+        from vmtree.snapshots import tables
+
+        tables.add(VMS)

@@ -13,7 +13,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from vmtree import dates, dna, rows, search, services, views
+from vmtree import dates, dna, rows, search, services, snapshot_api, views
 from vmtree.dates import js_date
 from vmtree.exceptions import BadInput, NotFound
 from vmtree.models import Node, NodeQuerySet, Revision, Trait
@@ -290,5 +290,6 @@ urlpatterns = [
     re_path(r"^vm-tree/find/(?P<kind>organ|capability)/(?P<name>.+?)/?$", Find.as_view()),
     re_path(r"^vm-tree/stats/?$", Stats.as_view()),
     re_path(r"^vm-tree/_panel/?$", Panel.as_view(), name="vm-tree-panel"),
+    *snapshot_api.urlpatterns,
     re_path(r"^vm-tree(?:/.*)?$", Nothing.as_view()),
 ]

@@ -11,6 +11,7 @@ from django.db.models import F, Q
 
 from vmtree import dates
 from vmtree.lineage import Links
+from vmtree.snapshot_models import Snapshot as Snapshot
 
 
 class CompactEncoder(json.JSONEncoder):

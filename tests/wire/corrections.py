@@ -47,6 +47,7 @@ ADDED = {
     "uptime": {"parts"},
     # A heartbeat's answer.
     "lastSeen": {"nextBeatInMs"},
+    "prunedOldSnapshots": {"id"},
 }
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 
-from tests.wire.corrections import BAD_INPUT, JSON_404, NOT_JSON, Ours, Partly, error
+from tests.wire.corrections import BAD_INPUT, JSON_404, JSON_405, NOT_JSON, Ours, Partly, error
 
 FOUND_EXACTLY = "find takes the exact name of an organ, or of a capability, in its case"
 SHAPE = "the shape of reefConfig is checked at the door"
-LATER = "snapshots come with a later step"
+IN_DATA_FOLDER = "the path leads to the data folder, which these tests have elsewhere"
+SNAPSHOT_FILE = re.compile(r"/.+/snapshots/vms-[\d-]{10}T\d\d-\d\d-\d\d-\d{3}Z\.sqlite")
 
 CREATE = {
     "create duplicate id": Ours("a duplicate id is 409", 409, error("VM 't-root' exists already")),
@@ -57,8 +58,8 @@ FIND = {
 }
 
 SNAPSHOTS = {
-    "snapshot": Ours(LATER, 404, error("not found")),
-    "snapshot GET": Ours(JSON_404, 404, error("not found")),
+    "snapshot": Ours(IN_DATA_FOLDER, changes={"snapshot": SNAPSHOT_FILE}),
+    "snapshot GET": Ours(JSON_405, 405, error("method not allowed")),
 }
 
 CORRECTIONS = {**CREATE, **CHANGE, **FIND, **SNAPSHOTS}

@@ -16,6 +16,7 @@ from datetime import datetime
 from pathlib import Path
 
 from django.db import connection
+from django.db.backends.utils import CursorWrapper
 
 from vmtree import dates
 from vmtree.exceptions import FleetError
@@ -55,8 +56,9 @@ def write(draft: Path, *, why: str, made_by: str) -> Written:
         _describe(file, written, why, made_by)
         for table in wanted:
             if table.index:
-                file.execute(f"CREATE INDEX {table.name}_by_{table.index} ON {table.name} "
-                             f"({table.index})")
+                file.execute(
+                    f"CREATE INDEX {table.name}_by_{table.index} ON {table.name} ({table.index})"
+                )
         check(file, written.counts)
     return written
 
@@ -122,7 +124,7 @@ def _from_postgresql(file: sqlite3.Connection, wanted: list[Table]) -> Written:
     return Written(at, counts)
 
 
-def _stream(file: sqlite3.Connection, table: Table, rows: contextlib.AbstractContextManager) -> None:
+def _stream(file: sqlite3.Connection, table: Table, rows: CursorWrapper) -> None:
     marks = ", ".join("?" * len(table.columns))
     tidy = table.tidier("postgresql")
     while some := rows.fetchmany(_ROWS_AT_ONCE):
