@@ -449,3 +449,7 @@ class LifeSign(models.Model):
         newest: QuerySet[LifeSign] = cls.objects.filter(who__startswith=prefix + "@")
         at: datetime | None = newest.aggregate(newest=models.Max("at"))["newest"]
         return at
+
+
+# Further rows of this app stand in folders of their own.
+from lieutenants.operations.models import Job, Step  # noqa: E402, F401

@@ -17,7 +17,13 @@ warnings.filterwarnings("ignore", message="(?s).*superuser privileges")
 app = Celery("reef")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
+app.autodiscover_tasks(["lieutenants.operations"])
 app.conf.beat_schedule = {
+    "operations-tick": {
+        "task": "operations.tick",
+        "schedule": 10.0,
+        "options": {"expires": 9.0},
+    },
     "lieutenants-tick": {
         "task": "lieutenants.tick",
         "schedule": 10.0,

@@ -8,6 +8,7 @@ from django.shortcuts import render
 from django.urls import include, path, re_path
 
 from lieutenants import api as lieutenants_api
+from lieutenants.operations import api as operations_api
 from reef_site import views
 from reef_site.api import router
 from reef_site.health import SERVICES, health
@@ -32,6 +33,7 @@ urlpatterns = [
     re_path(r"^registry(?:/|$)", include("registry.routes")),
     path("", include(router.urls)),
     re_path(r"^lieutenant(?:/.*)?$", lieutenants_api.Nothing.as_view()),
+    *operations_api.urlpatterns,
     *vmtree_api.urlpatterns,
 ]
 

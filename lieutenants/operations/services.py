@@ -1,0 +1,178 @@
+"""What may be asked of operations: a plan, a job, its end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+
+from django.db import IntegrityError, transaction
+
+from lieutenants.operations import rings
+from lieutenants.operations.models import (
+    MISSED_STEPS,
+    OPEN_STEPS,
+    Job,
+    JobState,
+    Step,
+    StepState,
+    Verb,
+)
+from lieutenants.operations.plan import Line, Plan, plan_of
+from vmtree import authority, dates
+from vmtree import services as tree
+from vmtree.exceptions import Conflict, NotFound
+from vmtree.lineage import keys_above, keys_below
+from vmtree.models import LINKS, Node
+
+CANCELLED = "cancelled"
+
+
+def plan(verb: Verb, vm_id: str, *, by: object) -> Plan:
+    """What the verb would do to this VM and everything below it. Raises NotFound, Forbidden."""
+    top = tree.find(vm_id)
+    authority.check(by, "command", top)
+    return plan_of(verb, top)
+
+
+def start(
+    verb: Verb, vm_id: str, *, by: object, confirm: int | None = None, cause: str = ""
+) -> tuple[Job, bool]:
+    """Set a job to work; the job, and whether it is an earlier one that goes on.
+
+    `confirm` is how many VMs are meant to be touched. A job of the same verb on the same VM that
+    is open, failed or was cancelled goes on: what it missed is tried again, who came since joins.
+    Raises NotFound, Forbidden, BadInput, Conflict.
+    """
+    try:
+        with transaction.atomic():
+            top = tree.find(vm_id)
+            authority.check(by, "command", top)
+            found = plan_of(verb, top)
+            if confirm is not None and confirm != len(found.acting):
+                count = len(found.acting)
+                raise Conflict(f"confirm: {count} VMs would be touched, not {confirm}")
+            job, continued = _job(found, top, str(by)[:200], cause)
+            _write_steps(job, found)
+            transaction.on_commit(partial(rings.advance, job.pk))
+    except IntegrityError:
+        raise Conflict(f"another job on '{vm_id}' was begun just now") from None
+    return job, continued
+
+
+def cancel(job_id: str, *, by: object) -> Job:
+    """Begin no further step of a job; what is under way comes to its end. Repeating is no error."""
+    with transaction.atomic():
+        job = find(job_id)
+        top = Node.objects.filter(vm_id=job.vm_id).first()
+        authority.check(by, "command", top)
+        open_ones = Job.objects.open().filter(pk=job.pk)
+        if open_ones.update(state=JobState.CANCELLED, ended_at=dates.now()):
+            waiting = job.steps.filter(state=StepState.WAITING)
+            waiting.update(state=StepState.BLOCKED, reason=CANCELLED)
+    job.refresh_from_db()
+    return job
+
+
+def find(job_id: str) -> Job:
+    """The job of this id, or NotFound."""
+    job = Job.objects.filter(pk=job_id.replace("\0", "")).first()
+    if job is None:
+        raise NotFound("job not found")
+    return job
+
+
+# -- rules of the above --------------------------------------------------------------------------
+
+
+def _job(found: Plan, top: Node, actor: str, cause: str) -> tuple[Job, bool]:
+    """The earlier job that goes on, or a new one."""
+    newest = Job.objects.select_for_update().filter(vm_id=top.vm_id).order_by("-id").first()
+    _refuse_crossing(found.verb, top)
+    if newest and newest.verb == found.verb and newest.state != JobState.DONE:
+        Job.objects.filter(pk=newest.pk).update(state=JobState.OPEN, ended_at=None, reason="")
+        newest.refresh_from_db()
+        return newest, True
+    job = Job(verb=found.verb, vm_id=top.vm_id, name=top.name, actor=actor, cause=cause)
+    job.save(force_insert=True)
+    return job, False
+
+
+def _refuse_crossing(verb: Verb, top: Node) -> None:
+    """Two open jobs may not pull the same VM two ways. Raises Conflict."""
+    others = {job.vm_id: job for job in Job.objects.open().exclude(verb=verb)}
+    if not others:
+        return
+    family = keys_above(LINKS, top.pk) + keys_below(LINKS, top.pk)
+    rows = Node.objects.filter(vm_id__in=others).values_list("pk", "vm_id")
+    for key, vm_id in rows:
+        if key in family:
+            job = others[vm_id]
+            raise Conflict(f"job {job.pk} ({job}) is at work there; cancel it or wait for its end")
+
+
+def _write_steps(job: Job, found: Plan) -> None:
+    """Bring the job's steps in line with the plan. What is running or done is left to itself."""
+    known = {step.vm_id: step for step in job.steps.all()}
+    new, changed = [], []
+    for position, line in enumerate(found.lines):
+        step = known.get(line.vm_id)
+        if step is None:
+            new.append(_new_step(job, position, line))
+        elif step.state != StepState.RUNNING:
+            changed.append(_renewed(step, position, line))
+    Step.objects.bulk_create(new, batch_size=500)
+    fields = ["position", "does", "handler", "state", "reason", "ended_at"]
+    Step.objects.bulk_update(changed, fields, batch_size=200)
+    _end_those_gone(job, {line.vm_id for line in found.lines}, known.values())
+    _link(job, found)
+
+
+def _new_step(job: Job, position: int, line: Line) -> Step:
+    return Step(
+        job=job,
+        position=position,
+        vm_id=line.vm_id,
+        name=line.name,
+        category=line.category,
+        handler=line.handler,
+        does=line.does,
+        state=StepState.LEFT_OUT if line.left_out else StepState.WAITING,
+        reason=line.left_out,
+    )
+
+
+def _renewed(step: Step, position: int, line: Line) -> Step:
+    """The step as the plan has it now: to be done again, or left out."""
+    step.position, step.does, step.handler = position, line.does, line.handler
+    if not line.left_out:
+        step.state, step.reason, step.ended_at = StepState.WAITING, "", None
+    elif step.state != StepState.DONE:
+        step.state, step.reason = StepState.LEFT_OUT, line.left_out
+    return step
+
+
+def _end_those_gone(job: Job, planned: set[str], known: Iterable[Step]) -> None:
+    """Steps of VMs that are not below the top any more have nothing left to do."""
+    open_states = {StepState.WAITING, *MISSED_STEPS}
+    gone = [each.pk for each in known if each.vm_id not in planned and each.state in open_states]
+    for start_at in range(0, len(gone), 500):
+        rows = job.steps.filter(pk__in=gone[start_at : start_at + 500])
+        rows.update(state=StepState.LEFT_OUT, reason="is not below it any more")
+
+
+def _link(job: Job, found: Plan) -> None:
+    """Set which step stands above which."""
+    steps = {step.vm_id: step for step in job.steps.all()}
+    moved = []
+    for line in found.lines:
+        step = steps[line.vm_id]
+        above = steps[line.above].pk if line.above else None
+        if step.above_id != above:
+            step.above_id = above
+            moved.append(step)
+    Step.objects.bulk_update(moved, ["above"], batch_size=500)
+
+
+def open_count(job: Job) -> int:
+    """How many steps are still to come to their end."""
+    return job.steps.filter(state__in=OPEN_STEPS).count()
