@@ -23,6 +23,7 @@ urlpatterns = [
     path("signin/<str:secret>", views.signin_link, name="signin-link"),
     path("signout/", views.signout, name="signout"),
     path("lieutenants/", include("lieutenants.urls")),
+    path("fleet/", include("reef_site.fleet.urls")),
     path("admin/", admin.site.urls),
     # -- agents
     re_path(r"^events/?$", lieutenants_api.ListingEvents.as_view(), name="events"),

@@ -21,6 +21,7 @@ from lieutenants import figures
 from lieutenants.models import Lieutenant, LifeSign
 from lieutenants.states import Status
 from reef_site import auth
+from reef_site.fleet import views as fleet
 from reef_site.health import LATE_SECONDS
 from vmtree import bells
 
@@ -51,7 +52,7 @@ class Part:
 @require_GET
 def overview(request: HttpRequest) -> HttpResponse:
     """How the fleet and reef itself are."""
-    return render(request, "overview.html", _state())
+    return render(request, "overview.html", {**_state(), **fleet.tree_context(request)})
 
 
 @login_required
