@@ -306,7 +306,10 @@ class Answer(models.Model):
 
     class Meta:
         ordering = ["id"]
-        indexes = [models.Index(fields=["lieutenant", "outcome"], name="answer_by_outcome")]
+        indexes = [
+            models.Index(fields=["lieutenant", "outcome"], name="answer_by_outcome"),
+            models.Index(fields=["outcome", "ended_at"], name="answer_by_end"),
+        ]
 
     def __str__(self) -> str:
         return f"answer {self.pk} ({self.outcome})"
@@ -453,3 +456,4 @@ class LifeSign(models.Model):
 
 # Further rows of this app stand in folders of their own.
 from lieutenants.operations.models import Job, Step  # noqa: E402, F401
+from lieutenants.rules.models import Firing, Rule  # noqa: E402, F401

@@ -17,8 +17,13 @@ warnings.filterwarnings("ignore", message="(?s).*superuser privileges")
 app = Celery("reef")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
-app.autodiscover_tasks(["lieutenants.operations"])
+app.autodiscover_tasks(["lieutenants.operations", "lieutenants.rules"])
 app.conf.beat_schedule = {
+    "rules-tick": {
+        "task": "rules.tick",
+        "schedule": 15.0,
+        "options": {"expires": 14.0},
+    },
     "operations-tick": {
         "task": "operations.tick",
         "schedule": 10.0,

@@ -9,6 +9,7 @@ from django.urls import include, path, re_path
 
 from lieutenants import api as lieutenants_api
 from lieutenants.operations import api as operations_api
+from lieutenants.rules import api as rules_api
 from reef_site import views
 from reef_site.api import router
 from reef_site.health import SERVICES, health
@@ -31,6 +32,7 @@ urlpatterns = [
     re_path(r"^lieutenant/usage/?$", lieutenants_api.FleetUsage.as_view()),
     re_path(r"^lieutenant/lieutenants/destroy-all/?$", lieutenants_api.DestroyAll.as_view()),
     re_path(r"^lieutenant/lieutenants/discover/?$", lieutenants_api.Discover.as_view()),
+    *rules_api.urlpatterns,
     re_path(r"^registry(?:/|$)", include("registry.routes")),
     path("", include(router.urls)),
     re_path(r"^lieutenant(?:/.*)?$", lieutenants_api.Nothing.as_view()),
