@@ -16,7 +16,7 @@ import contextlib
 import hmac
 import re
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
@@ -32,6 +32,7 @@ from django.http.request import split_domain_port, validate_host
 
 from registry import beats, rows, services
 from registry.beats import Beat, Outcome
+from registry.checkpoints import Checkpoints
 from registry.groups import Group
 from vmtree import bells, dates, tokens
 from vmtree.exceptions import BadInput
@@ -102,6 +103,7 @@ class HotRoutes:
         self._writer: Group[Writing | None, Answer | None]
         self._writer = Group("reef-beats", partial(write, self._teller.tell))
         self._reader: Group[Reading, Answer | None] = Group("reef-looks", read)
+        self._checkpoints = Checkpoints()
         self._signing = asyncio.get_running_loop().create_task(self._sign())
 
     @staticmethod
@@ -112,6 +114,7 @@ class HotRoutes:
     async def close(self) -> None:
         """Let what waits commit, and end the threads."""
         self._signing.cancel()
+        self._checkpoints.close()
         for group in (self._writer, self._reader):
             await group.close()
         self._teller.close()
@@ -144,7 +147,7 @@ def question(
     good, digest = _credentials(headers[b"authorization"])
     if not good:
         return refused()
-    if name in ("vm", "discover", "ancestors"):
+    if name in LOOKS:
         return Reading(digest, name, key)
     try:
         said = [beats.single(key, body)] if name == "beat" else beats.bulk(orjson.loads(body))
@@ -267,29 +270,34 @@ class Round:
 def read(asked: Sequence[Reading]) -> list[Answer | None]:
     """Answer many questions at one moment; the same question is looked up once."""
     nodes = _nodes({each.digest for each in asked if each.digest is not None})
-    view = rows.View()
-    singles = view.vms([each.key for each in asked if each.what == "vm"])
-    known: dict[tuple[str, str], Answer] = {}
-    answers: list[Answer | None] = []
-    for each in asked:
-        if each.digest is not None and each.digest not in nodes:
-            answers.append(refused())
-            continue
-        place = each.what, each.key
-        if place not in known:
-            known[place] = _look(view, singles, each)
-        answers.append(known[place])
-    return answers
+    good = [each for each in asked if each.digest is None or each.digest in nodes]
+    known = {(what, key): answer for what in LOOKS for key, answer in _looks(good, what)}
+    return [
+        known[each.what, each.key] if each.digest is None or each.digest in nodes else refused()
+        for each in asked
+    ]
 
 
-def _look(view: rows.View, singles: Mapping[str, Any], asked: Reading) -> Answer:
-    if asked.what == "vm":
-        found = singles.get(asked.key)
-        return Answer(200, orjson.dumps(found)) if found else _not_found()
-    if asked.what == "discover":
-        return _counted("vms", view.discover(asked.key))
-    line = view.ancestors(asked.key)
-    return _counted("ancestors", line) if line else _not_found()
+LOOKS = ("vm", "discover", "ancestors")
+
+
+def _looks(asked: Sequence[Reading], what: str) -> Iterable[tuple[str, Answer]]:
+    """The answers to all questions of one kind, each looked up once."""
+    keys = {each.key for each in asked if each.what == what}
+    view = rows.View() if keys else None
+    if view is None:
+        return
+    if what == "vm":
+        found = view.vms(keys)
+        for key in keys:
+            yield key, Answer(200, orjson.dumps(found[key])) if key in found else _not_found()
+    elif what == "ancestors":
+        lines = view.ancestors(keys)
+        for key in keys:
+            yield key, _counted(what, lines[key]) if key in lines else _not_found()
+    else:
+        for key in keys:
+            yield key, _counted("vms", view.discover(key))
 
 
 # -- answers -----------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ What `serializers.vm_json` says of a row, this says too; a test holds them toget
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import orjson
@@ -26,14 +26,14 @@ class View:
         now = dates.now()
         self._at: Stamp = stamp(now)
         self._grace = Watch.grace(now)
+        self._columns = _columns()
         self._parse = _fragment if connection.vendor == "sqlite" else orjson.loads
 
-    def vms(self, ids: Sequence[str]) -> dict[str, Json]:
+    def vms(self, ids: Iterable[str]) -> dict[str, Json]:
         """Those of these VMs that are registered."""
         inside, parameter = members(ids)
-        return {
-            row[0]: self._json(row) for row in self._rows(f"WHERE v.id IN {inside}", [parameter])
-        }
+        rows = self._rows(f"WHERE v.id IN {inside}", [parameter])
+        return {row[0]: self._json(row) for row in rows}
 
     def discover(self, role: str) -> list[Json]:
         """VMs of this role that answer now, newest sign first."""
@@ -43,16 +43,20 @@ class View:
         rows = self._rows(f"{condition} ORDER BY v.last_seen DESC, v.id", values)
         return [self._json(row) for row in rows]
 
-    def ancestors(self, vm_id: str) -> list[Json]:
-        """From the topmost known ancestor down to the VM itself; empty if it is not registered."""
-        rows = self._rows("JOIN line ON line.key = v.id", [vm_id], lineage.above(LINKS))
+    def ancestors(self, ids: Iterable[str]) -> dict[str, list[Json]]:
+        """Of each that is registered, the line from its topmost known ancestor down to itself."""
+        ids = set(ids)
+        inside, parameter = members(ids)
+        head = lineage.above(LINKS, start=f"id IN {inside}")
+        rows = self._rows("JOIN line ON line.key = v.id", [parameter], head)
         parents = {row[0]: row[5] for row in rows}
-        found = {row[0]: row for row in rows}
-        return [self._json(found[key]) for key in lineage.path_to(vm_id, parents)]
+        facts = {row[0]: self._json(row) for row in rows}
+        lines = {vm_id: lineage.path_to(vm_id, parents) for vm_id in ids if vm_id in parents}
+        return {vm_id: [facts[key] for key in line] for vm_id, line in lines.items()}
 
     def _rows(self, rest: str, values: Sequence[Any], head: str = "") -> list[tuple[Any, ...]]:
         with connection.cursor() as cursor:
-            sql = f"{head} SELECT {_columns()} FROM registry_vm v {rest}"  # noqa: S608
+            sql = f"{head} SELECT {self._columns} FROM registry_vm v {rest}"  # noqa: S608
             cursor.execute(sql, values)
             return list(cursor.fetchall())
 

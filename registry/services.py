@@ -306,4 +306,4 @@ def _watch(now: datetime) -> Watch:
 def _due(column: str, after: datetime, until: datetime) -> Iterable[str]:
     """VMs whose deadline passed in this time."""
     between = {f"{column}__gt": after, f"{column}__lte": until}
-    return VM.objects.filter(**between).values_list("pk", flat=True)
+    return VM.objects.late(until).filter(**between).values_list("pk", flat=True)

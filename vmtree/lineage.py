@@ -28,9 +28,12 @@ class Links:
     living: str = ""
 
 
-def above(links: Links) -> str:
-    """SQL that begins a statement: `line(key, parent)` holds the row %s and all above it."""
-    return _recursion(links, f"{links.key} = line.parent", living="", depth=False)
+def above(links: Links, *, start: str = "") -> str:
+    """SQL that begins a statement: `line(key, parent)` holds the row %s and all above it.
+
+    With `start`, a condition in SQL, it begins with all rows that fulfil it instead of the row %s.
+    """
+    return _recursion(links, f"{links.key} = line.parent", living="", depth=False, start=start)
 
 
 def below(links: Links, *, depth: bool = False, start: str = "") -> str:
@@ -98,18 +101,20 @@ def breadth_first(
 
 
 def _recursion(links: Links, step: str, *, living: str, depth: bool, start: str = "") -> str:
-    condition = step + (f" AND {living}" if living else "")
-    if depth:
-        condition += " AND line.depth < %s"
+    condition = step + (" AND line.depth < %s" if depth else "")
     columns = f"{links.key} AS key, {links.parent} AS parent"
     level, more = (", 0", ", line.depth + 1") if depth else ("", "")
     if connection.vendor == "postgresql":
+        condition += f" AND {living}" if living else ""
         join = (
             f"line CROSS JOIN LATERAL (SELECT {columns} FROM {links.table}"
             f" WHERE {condition} OFFSET 0) AS next"
         )
         onward = f"SELECT next.key, next.parent{more} FROM {join}"
     else:
+        if living:
+            # A condition on the table alone makes SQLite read all of it into a Bloom filter first.
+            condition += f" AND CASE WHEN line.key IS NOT NULL THEN {living} END"
         onward = f"SELECT {columns}{more} FROM line JOIN {links.table} ON {condition}"
     return (
         f"WITH RECURSIVE line(key, parent{', depth' if depth else ''}) AS ("

@@ -2,8 +2,9 @@
 
     python -m tests.bench.heartbeats [--seconds 4] [--vms 10000]
 
-Needs `wrk`. The DRF routes are asked at a second web server of the same kind and size as `up` runs,
-without the edge in front. All the while another process commits batches to the same database.
+Needs `wrk`. One process is set against one process: the DRF routes are asked at a web server of
+their own like that of `up`, without the edge in front. All the while another process commits
+batches to the same database.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ LOADS = [
 ]
 
 
-def measure(load: Load, port: int, seconds: float, vms: int) -> Figures:
+def measure(load: Load, port: int, seconds: int, vms: int) -> Figures:
     """One run of wrk."""
     body = BULK.format(ids=BULK_IDS, vms=vms) if load.body == "bulk" else "nil"
     text = LUA.format(token=TOKEN, vms=vms, method=load.method, path=load.path, body=body)
@@ -161,9 +162,9 @@ def write_on() -> None:
 
 @contextmanager
 def drf(stack: Stack) -> Iterator[int]:
-    """A web server like that of `up`, on a port of its own."""
+    """A web server like that of `up`, with one worker, on a port of its own."""
     port = free_port()
-    words = ["--interface", "wsgi", "--workers", "2", "--blocking-threads", "1"]
+    words = ["--interface", "wsgi", "--workers", "1", "--blocking-threads", "1"]
     words += ["--log-level", "warning", "--host", "127.0.0.1", "--port", str(port)]
     server = subprocess.Popen(
         [sys.executable, "-m", "granian", *words, "reef_site.wsgi:application"],
@@ -188,7 +189,7 @@ def _listens(port: int) -> bool:
 # -- the run -----------------------------------------------------------------------------------
 
 
-def compare(stack: Stack, seconds: float, vms: int) -> bool:
+def compare(stack: Stack, seconds: int, vms: int) -> bool:
     """Print all figures; whether each of them is good enough."""
     good = True
     with drf(stack) as port:
@@ -213,7 +214,7 @@ def compare(stack: Stack, seconds: float, vms: int) -> bool:
 def main() -> None:
     """Parse, start a reef in a folder of its own, measure."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--seconds", type=float, default=4)
+    parser.add_argument("--seconds", type=int, default=4)
     parser.add_argument("--vms", type=int, default=10_000)
     parser.add_argument("--child", choices=["seed", "write"])
     options = parser.parse_args()
