@@ -15,6 +15,7 @@ from django.db.models.functions import Substr
 from django.utils import timezone
 from ulid import ULID
 
+from lieutenants import presence
 from lieutenants.exceptions import IllegalMove, LostRace
 from lieutenants.states import MOVES, RUNNING, MessageState, Mode, Outcome, RestartPolicy, Status
 from vmtree import bells
@@ -178,6 +179,7 @@ class Lieutenant(models.Model):
             Move.objects.create(
                 lieutenant=self, old=old, new=to, reason=reason[:2000], actor=actor, at=now
             )
+            presence.follow(self, old, to, actor=actor)
             transaction.on_commit(lambda: bells.tell_change(self.pk))
         self.status = to
         for field, value in fields.items():

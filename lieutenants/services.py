@@ -12,7 +12,7 @@ from django.db import IntegrityError, transaction
 from django.utils import timezone
 from kombu.exceptions import OperationalError
 
-from lieutenants import delivery, reattach, rpc, runtime, tasks
+from lieutenants import delivery, presence, reattach, rpc, runtime, tasks
 from lieutenants.agents import find_agent
 from lieutenants.exceptions import (
     BadInput,
@@ -83,6 +83,7 @@ def create(wish: Wish, *, actor: str) -> Lieutenant:
         with transaction.atomic():
             lieutenant.save(force_insert=True)
             lieutenant.moves.create(old="", new=Status.STARTING, reason="created", actor=actor)
+            presence.enlist(lieutenant, actor=actor)
             _settle_later(lieutenant)
     except IntegrityError:
         raise NameTaken(

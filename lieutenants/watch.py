@@ -12,7 +12,7 @@ from django.conf import settings
 from django.db import connections, transaction
 from django.utils import timezone
 
-from lieutenants import ending, rpc, runtime
+from lieutenants import ending, muster, rpc, runtime
 from lieutenants.exceptions import IllegalMove, LostRace, TransportError
 from lieutenants.ledger import Ledger, save_progress
 from lieutenants.models import Lieutenant, LifeSign, Process
@@ -38,6 +38,7 @@ class Watch:
         self._sessions = sessions
         self._signed = -SIGN_SECONDS
         self._reconciled = -RECONCILE_SECONDS
+        self._mustered = -muster.EVERY_SECONDS
         self._busy = threading.Lock()
         self._aborted_at: dict[str, float] = {}
 
@@ -55,9 +56,18 @@ class Watch:
         self._restart_due()
         self._pause_idle()
         self._bring_back_stranded()
+        if clock - self._mustered >= muster.EVERY_SECONDS:
+            self._mustered = clock
+            present = [row.lieutenant_id for row in rows.values() if self._is_there(row)]
+            self._in_background(lambda: muster.muster(present))
         if clock - self._reconciled >= RECONCILE_SECONDS:
             self._reconciled = clock
             self._in_background(runtime.reconcile)
+
+    def _is_there(self, process: Process) -> bool:
+        """Whether its keeper was alive when it was looked at just now."""
+        session = self._sessions.get(process.pk)
+        return session is not None and not session.ended
 
     def after_end(self, session: Session) -> None:
         """The place of an ended process is free: start whoever waits for it."""

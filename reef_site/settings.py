@@ -99,6 +99,8 @@ ALLOWED_HOSTS = [
 ]
 PORT = env.integer("PORT", 3000, least=1, most=65535)
 SIGNIN_MINUTES = 15
+# Where agents find this reef.
+INFRA_URL = env.url("VERS_INFRA_URL", f"http://127.0.0.1:{PORT}", ("http", "https")).rstrip("/")
 
 # -- what stands behind
 DATABASES = _databases(

@@ -183,6 +183,17 @@ def beat_all(many: Sequence[Beat], *, caller: object = None) -> dict[str, Any]:
     return beats.bulk_answer(many, done, now, interval)
 
 
+def keep_alive(vm_ids: Sequence[str]) -> None:
+    """Beats by whoever sees these VMs run; they wake nobody who was paused or stopped."""
+    if not vm_ids:
+        return
+    now, interval = dates.now(), beats.fleet.interval_ms()
+    with transaction.atomic():
+        running = VM.objects.filter(pk__in=vm_ids, status=Status.RUNNING).order_by("pk")
+        held = list(running.select_for_update().values_list("pk", flat=True))
+        tell(beats.record([Beat(vm_id) for vm_id in held], now, interval).changed)
+
+
 def check_all(caller: object, vm_ids: Iterable[str]) -> None:
     """Raise Forbidden unless the caller may write about each of these."""
     mine = authority.node_of(caller)
