@@ -56,13 +56,19 @@ class Node(models.Model):
     name = models.CharField(max_length=255, blank=True)
     category = models.CharField(max_length=20, choices=Category.choices)
     parent = models.ForeignKey(
-        "self", models.PROTECT, null=True, blank=True, related_name="children"
+        # `node_children` is its index.
+        "self",
+        models.PROTECT,
+        null=True,
+        blank=True,
+        related_name="children",
+        db_index=False,
     )
     # Two lists of text, `organs` and `capabilities`; `Trait` holds the same for searching.
     reef_config = models.JSONField("DNA", null=True, blank=True, encoder=CompactEncoder)
     created_at = models.DateTimeField(default=dates.now)
     updated_at = models.DateTimeField(default=dates.now, db_index=True)
-    removed_at = models.DateTimeField(null=True, blank=True, db_index=True)
+    removed_at = models.DateTimeField(null=True, blank=True)
 
     objects = NodeQuerySet.as_manager()
 
@@ -79,12 +85,8 @@ class Node(models.Model):
         ]
         indexes = [
             models.Index(fields=["created_at", "id"], name="node_by_age"),
-            models.Index(fields=["category", "created_at"], name="node_by_category"),
-            models.Index(
-                fields=["parent", "created_at"],
-                condition=Q(removed_at__isnull=True),
-                name="node_living_children",
-            ),
+            models.Index(fields=["removed_at", "category", "created_at"], name="node_by_category"),
+            models.Index(fields=["parent", "removed_at", "created_at"], name="node_children"),
         ]
 
     def __str__(self) -> str:

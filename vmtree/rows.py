@@ -10,11 +10,12 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
+from json.encoder import encode_basestring
 from typing import Any, NamedTuple
 
 import orjson
 from django.db import connection
-from django.db.models import Expression, F, Func, QuerySet, TextField
+from django.db.models import F, Func, QuerySet, TextField
 from django.db.models.functions import Cast
 from django.db.models.sql.compiler import SQLCompiler
 
@@ -30,19 +31,7 @@ class Piece(NamedTuple):
     text: str
 
 
-# How each database writes the two parts around `reefConfig`. The names in braces are columns.
-_HEAD = {
-    "sqlite": (
-        """'{{"vmId":' || json_quote({vm_id}) || ',"name":' || json_quote({name})"""
-        """ || ',"parentVmId":' || json_quote({parent}) || ',"category":"' || {category}"""
-        """ || '","reefConfig":'"""
-    ),
-    "postgresql": (
-        """'{{"vmId":' || to_json({vm_id}::text) || ',"name":' || to_json({name}::text)"""
-        """ || ',"parentVmId":' || coalesce(to_json({parent}::text)::text, 'null')"""
-        """ || ',"category":"' || {category} || '","reefConfig":'"""
-    ),
-}
+# How each database writes the dates, which is quicker than reading and writing them here.
 _DATE = {
     # A whole second is stored without its fraction.
     "sqlite": """replace(substr({column} || '.000', 1, 23), ' ', 'T') || 'Z'""",
@@ -55,24 +44,15 @@ _TAIL = (
 _NO_DATE = "CAST(NULL AS text)"
 
 
-class _Text(Func):
-    """A template of this module over columns of a QuerySet."""
+class _Tail(Func):
+    """The end of a piece, from three columns of a QuerySet: created, updated, perhaps removed."""
 
     output_field = TextField()
 
-    def __init__(self, write: Callable[..., str], **columns: Expression | F) -> None:
-        super().__init__(*columns.values())
-        self.write, self.names = write, tuple(columns)
-
     def as_sql(self, compiler: SQLCompiler, db: Any, **_: Any) -> tuple[str, list[Any]]:  # type: ignore[override]
-        """The template with the columns as this query names them."""
+        """The dates as this query names them."""
         found = [compiler.compile(each) for each in self.get_source_expressions()]
-        columns = dict(zip(self.names, (sql for sql, _ in found), strict=True))
-        return f"({self.write(**columns)})", [one for _, all_ in found for one in all_]
-
-
-def _head(**columns: str) -> str:
-    return _HEAD[connection.vendor].format(**columns)
+        return f"({_tail(*(sql for sql, _ in found))})", [one for _, all_ in found for one in all_]
 
 
 def _tail(created: str, updated: str, removed: str = "") -> str:
@@ -87,36 +67,23 @@ def _tail(created: str, updated: str, removed: str = "") -> str:
 def of(nodes: QuerySet[Node]) -> list[Piece]:
     """The nodes of a QuerySet, in its order, by one statement."""
     found = nodes.annotate(
-        head=_Text(
-            _head,
-            vm_id=F("vm_id"),
-            name=F("name"),
-            parent=F("parent__vm_id"),
-            category=F("category"),
-        ),
         config=Cast("reef_config", TextField()),
-        tail=_Text(
-            _tail, created=F("created_at"), updated=F("updated_at"), removed=F("removed_at")
-        ),
+        tail=_Tail(F("created_at"), F("updated_at"), F("removed_at")),
     )
-    return _pieces(found.values_list("pk", "parent_id", "head", "config", "tail"))
+    columns = ("pk", "parent_id", "vm_id", "name", "parent__vm_id", "category", "config", "tail")
+    return _pieces(found.values_list(*columns))
 
 
 def at(moment: datetime) -> list[Piece]:
     """All nodes as they were at that time, oldest first; the keys are ids of VMs."""
     states = Revision.objects.newest_until(moment).exclude(what=Revision.What.REMOVED)
     found = states.annotate(
-        head=_Text(
-            _head,
-            vm_id=F("node__vm_id"),
-            name=F("name"),
-            parent=F("parent_vm_id"),
-            category=F("category"),
-        ),
+        vm_id=F("node__vm_id"),
         config=Cast("reef_config", TextField()),
-        tail=_Text(_tail, created=F("node__created_at"), updated=F("at")),
+        tail=_Tail(F("node__created_at"), F("at")),
     ).order_by("node__created_at", "node_id")
-    return _pieces(found.values_list("node__vm_id", "parent_vm_id", "head", "config", "tail"))
+    columns = ("vm_id", "name", "parent_vm_id", "category", "config", "tail")
+    return _pieces((row[0], row[2], *row) for row in found.values_list(*columns))
 
 
 def above(node: Node) -> list[Piece]:
@@ -148,14 +115,14 @@ def below(
 
 def _line(sql: str, parameters: list[Any], *, since: datetime | None = None) -> list[Piece]:
     """The nodes whose keys `line` holds, oldest first."""
-    head = _head(vm_id="n.vm_id", name="n.name", parent="p.vm_id", category="n.category")
     tail = _tail("n.created_at", "n.updated_at", "n.removed_at")
     changed = ""
     if since is not None:
         changed = " WHERE n.updated_at >= %s"
         parameters.append(connection.ops.adapt_datetimefield_value(since))
     statement = (
-        f"{sql} SELECT n.id, n.parent_id, {head}, n.reef_config{_as_text()}, {tail}"
+        f"{sql} SELECT n.id, n.parent_id, n.vm_id, n.name, p.vm_id, n.category,"
+        f" n.reef_config{_as_text()}, {tail}"
         f" FROM {_nodes_of_line()} LEFT JOIN {LINKS.table} p ON p.id = n.parent_id"
         f"{changed} ORDER BY n.created_at, n.id"
     )
@@ -178,11 +145,22 @@ def _nodes_of_line() -> str:
 
 
 def _pieces(found: Iterable[Sequence[Any]]) -> list[Piece]:
-    config_of = _compact if connection.vendor == "postgresql" else _stored
+    """Rows of key, parent's key, id, name, parent's id, category, DNA and the tail."""
+    quote, config_of = encode_basestring, _config_of()
     return [
-        Piece(key, parent, f"{head}{config_of(config)}{tail}")
-        for key, parent, head, config, tail in found
+        Piece(
+            key,
+            parent,
+            f'{{"vmId":{quote(vm_id)},"name":{quote(name)},"parentVmId":'
+            f'{"null" if above is None else quote(above)},"category":"{category}",'
+            f'"reefConfig":{config_of(config)}{tail}',
+        )
+        for key, parent, vm_id, name, above, category, config, tail in found
     ]
+
+
+def _config_of() -> Callable[[str | None], str]:
+    return _compact if connection.vendor == "postgresql" else _stored
 
 
 def _stored(config: str | None) -> str:

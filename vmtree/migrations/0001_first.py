@@ -44,11 +44,12 @@ class Migration(migrations.Migration):
                 ),
                 ("created_at", models.DateTimeField(default=vmtree.dates.now)),
                 ("updated_at", models.DateTimeField(db_index=True, default=vmtree.dates.now)),
-                ("removed_at", models.DateTimeField(blank=True, db_index=True, null=True)),
+                ("removed_at", models.DateTimeField(blank=True, null=True)),
                 (
                     "parent",
                     models.ForeignKey(
                         blank=True,
+                        db_index=False,
                         null=True,
                         on_delete=django.db.models.deletion.PROTECT,
                         related_name="children",
@@ -181,14 +182,15 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name="node",
-            index=models.Index(fields=["category", "created_at"], name="node_by_category"),
+            index=models.Index(
+                fields=["removed_at", "category", "created_at"], name="node_by_category"
+            ),
         ),
         migrations.AddIndex(
             model_name="node",
             index=models.Index(
-                condition=models.Q(("removed_at__isnull", True)),
-                fields=["parent", "created_at"],
-                name="node_living_children",
+                fields=["parent", "removed_at", "created_at"],
+                name="node_children",
             ),
         ),
         migrations.AddConstraint(
