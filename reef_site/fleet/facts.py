@@ -109,7 +109,8 @@ def _changes(node: Node) -> list[Change]:
     newest: QuerySet[Revision] = Revision.objects.filter(node=node).order_by("-id")
     found = list(newest[: MOST_REVISIONS + 1])
     olders: list[Revision | None] = [*found[1:], None]
-    pairs = list(zip(found, olders, strict=True))[:MOST_REVISIONS]
+    # Of the oldest that was fetched nobody knows what was before, unless it is the first.
+    pairs = list(zip(found, olders, strict=False))[:MOST_REVISIONS]
     return [Change(new, differences(old, new)) for new, old in pairs]
 
 

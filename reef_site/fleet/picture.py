@@ -50,7 +50,7 @@ class Shape:
     def name(self) -> str:
         """As much of its name as fits."""
         name = self.line.node.name or self.line.node.vm_id
-        room = self.width - 24 - (30 if self.left_out else 0)
+        room = self.width - 24 - (42 if self.left_out else 0)
         most = max(3, int(room / LETTER))
         return name if len(name) <= most else name[: most - 1] + "…"
 

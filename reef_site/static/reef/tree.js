@@ -391,7 +391,6 @@
     if (!row) return false;
     const differs = row.dataset.shape !== fresh.dataset.shape;
     row.dataset.shape = fresh.dataset.shape;
-    row.dataset.vm = fresh.dataset.vm || "";
     if (row.innerHTML !== fresh.innerHTML) row.replaceChildren(...fresh.childNodes);
     if (!isFolder(fresh)) row.removeAttribute("aria-expanded");
     else if (!isFolder(row)) row.setAttribute("aria-expanded", "false");
