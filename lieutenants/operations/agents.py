@@ -21,11 +21,6 @@ def lieutenants_at(vm_ids: Iterable[str]) -> dict[str, Lieutenant]:
     return Lieutenant.objects.in_bulk(list(vm_ids))
 
 
-def vm_of(lieutenant: Lieutenant) -> str:
-    """The id of the VM that a lieutenant has in registry and tree."""
-    return lieutenant.pk
-
-
 class AgentVM(Handler):
     """Asks `lieutenants.services`, as everybody does."""
 

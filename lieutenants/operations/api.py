@@ -41,7 +41,7 @@ class Jobs(APIView):
 
     def get(self, request: Request) -> Response:
         """Newest first; `?state= verb= vmId= limit= cursor=` narrow."""
-        asked, rows = request.query_params, Job.objects.all()
+        asked, rows = request.query_params, Job.objects.with_counts()
         if state := _one_of(asked.get("state", ""), "state", JOB_STATES):
             rows = rows.filter(state=state)
         if verb := _one_of(asked.get("verb", ""), "verb", tuple(Verb.values)):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from lieutenants.operations import handlers
+from lieutenants.operations.agents import lieutenants_at
 from lieutenants.rules.models import Action, Firing, FiringState
 from registry import liveness
 from registry.models import VM, Status, Watch
@@ -48,10 +49,15 @@ def _silence(vm: VM | None, now: datetime) -> Proof:
 
 
 def _status(vm: VM | None) -> Proof:
-    """Somebody said that it stopped: itself, or who runs it. A rule is nobody."""
+    """Somebody said that it stopped: itself, or who runs it. A rule is nobody.
+
+    A lieutenant's status follows from its process, so it is no sign beside that one.
+    """
     if vm is None or vm.status != Status.STOPPED:
         said = vm.status if vm else "not registered"
         return Proof("status", holds=False, text=f"its status is {said}")
+    if lieutenants_at([vm.pk]):
+        return Proof("status", holds=False, text="reef itself set it when the agent ended")
     by_rule = Firing.objects.filter(
         subject=vm.pk,
         action=Action.MARK_STOPPED,

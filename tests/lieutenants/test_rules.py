@@ -461,6 +461,29 @@ def test_a_dead_agents_process_is_a_proof(fleet: Fleet, pump: Pump) -> None:
     # Its process is gone, but nothing else says so.
     assert Firing.objects.get(subject=ada.pk).state == "waiting"
     assert fleet.row("ada").status == "error"
+    # Now it was not heard of for long, too.
+    fleet.stop_follower()
+    VM.objects.update_or_create(pk=ada.pk, defaults=silent_for(ada, hours=2))
+    due_now()
+    tick_and_act()
+    assert Firing.objects.get(subject=ada.pk).state == "done"
+    pump.work()
+    ada.refresh_from_db()
+    assert ada.status == "destroyed"
+    assert not VM.objects.filter(pk=ada.pk).exists()
+
+
+def silent_for(lieutenant: Lieutenant, **span: float) -> dict[str, Any]:
+    """A registered VM of a lieutenant whose agent ended so long ago."""
+    return {
+        "name": lieutenant.name,
+        "role": "lieutenant",
+        "status": "stopped",
+        "registered_by": "tests",
+        "last_seen": ago(**span),
+        "late_after": None,
+        "silent_after": None,
+    }
 
 
 # -- webhooks ------------------------------------------------------------------------------------
