@@ -29,9 +29,9 @@ logger = logging.getLogger(__name__)
 # How many steps of a job are under way at a time, and how many one task does.
 PARALLEL = 8
 BATCH = 4
-JOB_LEASE = timedelta(seconds=60)
+JOB_LEASE = timedelta(seconds=30)
 # A step whose worker was not heard of for so long is tried again.
-STEP_LEASE = timedelta(seconds=60)
+STEP_LEASE = timedelta(seconds=30)
 MOST_TRIES = 3
 # How long a VM may take to do what it was asked.
 PATIENCE = timedelta(seconds=90)
