@@ -11,9 +11,25 @@ import pytest
 from registry import beats, liveness
 from registry.models import VM
 from tests.conftest import Api
+from tests.postgres import postgres, postgres_cluster
 from vmtree import dates
 
+__all__ = ["postgres", "postgres_cluster"]
+
 Register = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(
+    params=[
+        pytest.param("sqlite", marks=pytest.mark.django_db),
+        pytest.param("postgresql", marks=pytest.mark.postgres),
+    ]
+)
+def database(request: pytest.FixtureRequest) -> str:
+    """The test runs on both databases."""
+    if request.param == "postgresql":
+        request.getfixturevalue("postgres")
+    return str(request.param)
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +38,7 @@ def _count_anew() -> None:
 
 
 @pytest.fixture
-def register(api: Api, db: None) -> Register:
+def register(api: Api, database: str) -> Register:
     """Registers a VM through the API; its answer."""
 
     def register(vm_id: str, **fields: object) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def test_pages_lose_and_repeat_nothing_while_vms_beat(api: Api, register: Regist
 
 
 @pytest.mark.parametrize("limit", ["0", "-1", "x", "1001", "1e3", "9" * 30])
-def test_a_bad_limit_is_named(api: Api, db: None, limit: str) -> None:
+def test_a_bad_limit_is_named(api: Api, database: str, limit: str) -> None:
     answer = api.get(f"/registry/vms?limit={limit}")
     assert answer.status_code == 400
     assert answer.json()["error"].startswith("limit: ")
@@ -115,7 +115,7 @@ def test_ids_with_slashes_are_found_below_every_route(api: Api, register: Regist
     ],
 )
 def test_what_cannot_be_kept_is_refused_by_name(
-    api: Api, db: None, body: dict[str, object], text: str
+    api: Api, database: str, body: dict[str, object], text: str
 ) -> None:
     whole = {"id": "x", "name": "n", "role": "worker", "address": "a", "registeredBy": "t"}
     answer = api.post("/registry/vms", {**whole, **body})
@@ -125,7 +125,7 @@ def test_what_cannot_be_kept_is_refused_by_name(
 
 
 @pytest.mark.parametrize("path", ["x%00y", "%ED%A0%80", "none"])
-def test_impossible_ids_are_just_not_there(api: Api, db: None, path: str) -> None:
+def test_impossible_ids_are_just_not_there(api: Api, database: str, path: str) -> None:
     for answer in (
         api.get(f"/registry/vms/{path}"),
         api.get(f"/registry/vms/{path}/ancestors"),
@@ -145,7 +145,7 @@ def test_the_panel_escapes_what_agents_say(api: Api, register: Register) -> None
     assert "<script>" not in html
 
 
-def test_an_unknown_path_is_json(api: Api, db: None) -> None:
+def test_an_unknown_path_is_json(api: Api, database: str) -> None:
     for path in ("/registry", "/registry/", "/registry/nope", "/registry/discover"):
         answer = api.get(path)
         assert (answer.status_code, answer.json()) == (404, {"error": "not found"})

@@ -111,7 +111,7 @@ def test_bulk_names_unknown_ids(api: Api, register: Register) -> None:
         ({"beats": [{"id": "x", "load": "y"}]}, "beats[0].load: must be a number"),
     ],
 )
-def test_nonsense_in_bulk_is_named(api: Api, db: None, body: object, text: str) -> None:
+def test_nonsense_in_bulk_is_named(api: Api, database: str, body: object, text: str) -> None:
     answer = api.post("/registry/heartbeats", body)
     assert answer.status_code == 400
     assert answer.json()["error"].startswith(text)
