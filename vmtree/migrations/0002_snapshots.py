@@ -5,37 +5,92 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('vmtree', '0001_first'),
+        ("vmtree", "0001_first"),
     ]
 
     operations = [
         migrations.CreateModel(
-            name='Snapshot',
+            name="Snapshot",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('file', models.CharField(max_length=100, unique=True)),
-                ('why', models.CharField(choices=[('hourly', 'hourly'), ('asked', 'asked for'), ('change', 'before a large change')], max_length=10)),
-                ('made_by', models.CharField(max_length=200)),
-                ('hour', models.DateTimeField(blank=True, null=True, unique=True)),
-                ('state', models.CharField(choices=[('writing', 'being written'), ('ready', 'ready'), ('failed', 'failed'), ('damaged', 'damaged')], default='writing', max_length=10)),
-                ('trouble', models.CharField(blank=True, max_length=500)),
-                ('host', models.CharField(blank=True, max_length=255)),
-                ('began_at', models.DateTimeField(default=vmtree.dates.now)),
-                ('leased_until', models.DateTimeField(blank=True, null=True)),
-                ('at', models.DateTimeField(blank=True, null=True)),
-                ('size', models.BigIntegerField(default=0, help_text='Bytes.')),
-                ('sha256', models.CharField(blank=True, max_length=64)),
-                ('counts', models.JSONField(blank=True, default=dict)),
-                ('pinned', models.BooleanField(default=False)),
-                ('checked_at', models.DateTimeField(blank=True, null=True)),
-                ('touched_ns', models.BigIntegerField(default=0)),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("file", models.CharField(max_length=100, unique=True)),
+                (
+                    "why",
+                    models.CharField(
+                        choices=[
+                            ("hourly", "hourly"),
+                            ("asked", "asked for"),
+                            ("change", "before a large change"),
+                        ],
+                        max_length=10,
+                    ),
+                ),
+                ("made_by", models.CharField(max_length=200)),
+                ("hour", models.DateTimeField(blank=True, null=True, unique=True)),
+                (
+                    "state",
+                    models.CharField(
+                        choices=[
+                            ("writing", "being written"),
+                            ("ready", "ready"),
+                            ("failed", "failed"),
+                            ("damaged", "damaged"),
+                        ],
+                        default="writing",
+                        max_length=10,
+                    ),
+                ),
+                ("trouble", models.CharField(blank=True, max_length=500)),
+                ("host", models.CharField(blank=True, max_length=255)),
+                ("began_at", models.DateTimeField(default=vmtree.dates.now)),
+                ("leased_until", models.DateTimeField(blank=True, null=True)),
+                ("at", models.DateTimeField(blank=True, null=True)),
+                ("size", models.BigIntegerField(default=0, help_text="Bytes.")),
+                ("sha256", models.CharField(blank=True, max_length=64)),
+                ("counts", models.JSONField(blank=True, default=dict)),
+                ("pinned", models.BooleanField(default=False)),
+                ("checked_at", models.DateTimeField(blank=True, null=True)),
+                ("touched_ns", models.BigIntegerField(default=0)),
             ],
             options={
-                'ordering': ['-began_at', '-id'],
-                'indexes': [models.Index(fields=['state', 'began_at'], name='snapshot_by_state')],
-                'constraints': [models.CheckConstraint(condition=models.Q(('state__in', ['writing', 'ready', 'failed', 'damaged'])), name='snapshot_state_is_known'), models.CheckConstraint(condition=models.Q(('why__in', ['hourly', 'asked', 'change'])), name='snapshot_why_is_known'), models.CheckConstraint(condition=models.Q(('state__in', ['writing', 'failed']), models.Q(('at__isnull', False), models.Q(('sha256', ''), _negated=True)), _connector='OR'), name='snapshot_is_ready_with_its_hash'), models.CheckConstraint(condition=models.Q(models.Q(('state', 'writing'), _negated=True), ('leased_until__isnull', False), _connector='OR'), name='snapshot_is_written_by_somebody')],
+                "ordering": ["-began_at", "-id"],
+                "indexes": [models.Index(fields=["state", "began_at"], name="snapshot_by_state")],
+                "constraints": [
+                    models.CheckConstraint(
+                        condition=models.Q(
+                            ("state__in", ["writing", "ready", "failed", "damaged"])
+                        ),
+                        name="snapshot_state_is_known",
+                    ),
+                    models.CheckConstraint(
+                        condition=models.Q(("why__in", ["hourly", "asked", "change"])),
+                        name="snapshot_why_is_known",
+                    ),
+                    models.CheckConstraint(
+                        condition=models.Q(
+                            ("state__in", ["writing", "failed"]),
+                            models.Q(
+                                ("at__isnull", False), models.Q(("sha256", ""), _negated=True)
+                            ),
+                            _connector="OR",
+                        ),
+                        name="snapshot_is_ready_with_its_hash",
+                    ),
+                    models.CheckConstraint(
+                        condition=models.Q(
+                            models.Q(("state", "writing"), _negated=True),
+                            ("leased_until__isnull", False),
+                            _connector="OR",
+                        ),
+                        name="snapshot_is_written_by_somebody",
+                    ),
+                ],
             },
         ),
     ]

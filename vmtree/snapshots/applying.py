@@ -86,6 +86,7 @@ def _set(vms: Iterable[Living], keys: Keys, at: datetime) -> None:
     """Have these nodes, which all exist, live and be as given."""
     nodes = (
         Node(
+            pk=keys[vm.vm_id],
             vm_id=vm.vm_id,
             name=vm.name,
             category=vm.category,
@@ -103,7 +104,7 @@ def _overwrite(nodes: Iterable[Node], *fields: str) -> None:
     """Set these fields of nodes that exist, some hundred a statement."""
     for some in _chunks(nodes):
         Node.objects.bulk_create(
-            some, update_conflicts=True, unique_fields=["vm_id"], update_fields=list(fields)
+            some, update_conflicts=True, unique_fields=["id"], update_fields=list(fields)
         )
 
 
@@ -146,7 +147,7 @@ def _add_unknown(file: sqlite3.Connection) -> Keys:
         Node.objects.bulk_create([_node(stored) for stored in some])
     keys = _keys()
     # Parents come second: one may stand behind its children.
-    children = (_node(each, keys[each.parent]) for each in unknown if each.parent)
+    children = (_node(each, keys) for each in unknown if each.parent)
     _overwrite(children, "parent")
     gone = [Living(*each[:5]) for each in unknown if each.removed_at]
     _set_traits(gone, keys)
@@ -154,12 +155,14 @@ def _add_unknown(file: sqlite3.Connection) -> Keys:
     return keys
 
 
-def _node(stored: _Stored, parent: int | None = None) -> Node:
+def _node(stored: _Stored, keys: Keys | None = None) -> Node:
+    """A new node without a parent, or with `keys` the same with its own key and its parent's."""
     return Node(
+        pk=keys[stored.vm_id] if keys else None,
         vm_id=stored.vm_id,
         name=stored.name,
         category=stored.category,
-        parent_id=parent,
+        parent_id=keys[stored.parent] if keys and stored.parent else None,
         reef_config=_json(stored.config),
         created_at=datetime.fromisoformat(stored.created_at),
         updated_at=datetime.fromisoformat(stored.updated_at),

@@ -24,7 +24,7 @@ from vmtree.snapshots import tables
 from vmtree.snapshots.tables import Table
 
 Counts = dict[str, int]
-_ROWS_AT_ONCE = 2000
+_ROWS_AT_ONCE = 10_000
 _WAIT_SECONDS = 20.0
 
 
