@@ -42,7 +42,7 @@ def test_words_narrow(family: Family, api: Api, query: str, found: list[str]) ->
 @pytest.mark.parametrize(
     ("query", "says"),
     [
-        ("organs:store", "there is no organs: — words are capability:, category:, id:, organ:"),
+        ("organs:store", "there is no organs: — words are capability:, category:, id:"),
         ("category:boss", "category is one of lieutenant, swarm_vm, agent_vm, infra_vm, not"),
         ("under:nobody", "there is no VM 'nobody'"),
         ("organ:", "nothing follows organ:"),
