@@ -102,6 +102,7 @@ class VM(models.Model):
         indexes = [
             models.Index(fields=["parent_vm_id", "registered_at"], name="vm_children"),
             models.Index(fields=["role", "id"], name="vm_by_role"),
+            models.Index(fields=["registered_at"], name="vm_by_registration"),
             # One for both deadlines: whoever is silent is late, too. Every beat writes it anew, and
             # each further index on what beats write would cost them a third more.
             models.Index(fields=["late_after", "silent_after"], name="vm_deadlines"),
