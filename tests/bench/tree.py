@@ -1,9 +1,9 @@
 """Bench of the tree: `python -m tests.bench.tree [sqlite|postgresql]`, both if none is named.
 
-Milliseconds: median and best of the repetitions, and the median of the process's own CPU time,
-which other work on the machine does not change (a PostgreSQL server's is not in it). What a door takes is measured at the door: one
-request through Django, from the URL to the bytes of its answer. Limits stand in the issue; a
-figure beyond its limit ends the run with exit code 1.
+Milliseconds: median and best of the repetitions, and the median of this process's own CPU time,
+which other work on the machine does not change (a PostgreSQL server's is not in it). What a door
+takes is measured at the door: one request through Django, from the URL to the bytes of its
+answer. Limits stand in the issue; a figure beyond its limit ends the run with exit code 1.
 """
 
 # Django must be set up before its models are imported.
