@@ -156,9 +156,10 @@ class StepQuerySet(models.QuerySet["Step"]):
         """Those that wait for no other one."""
         waiting = self.filter(state=StepState.WAITING)
         if not verb.leaves_first:
-            return waiting.filter(Q(above__isnull=True) | ~Q(above__state__in=OPEN_STEPS))
-        below = Step.objects.filter(above=OuterRef("pk"), state__in=OPEN_STEPS)
-        return waiting.filter(~Exists(below))
+            above = Step.objects.filter(job=OuterRef("job"), vm_id=OuterRef("above"))
+            return waiting.filter(~Exists(above.filter(state__in=OPEN_STEPS)))
+        below = Step.objects.filter(job=OuterRef("job"), above=OuterRef("vm_id"))
+        return waiting.filter(~Exists(below.filter(state__in=OPEN_STEPS)))
 
     def claim(self, pk: int, lease: timedelta) -> Step | None:
         """The waiting step of an open job, now running by the caller; None if it is not so."""
@@ -183,7 +184,8 @@ class Step(models.Model):
     vm_id = models.CharField("VM id", max_length=255)
     name = models.CharField(max_length=255, blank=True)
     category = models.CharField(max_length=20, blank=True)
-    above = models.ForeignKey("self", models.CASCADE, null=True, blank=True, related_name="below")
+    # The VM above it, if the job has a step for that one, too.
+    above = models.CharField(max_length=255, blank=True)
     handler = models.CharField(max_length=40, help_text="Who knows how to do it.")
     does = models.CharField(max_length=300)
     state = models.CharField(max_length=10, choices=StepState.choices, default=StepState.WAITING)
@@ -207,7 +209,7 @@ class Step(models.Model):
         ]
         indexes = [
             models.Index(fields=["job", "state", "position"], name="step_by_state"),
-            models.Index(fields=["above", "state"], name="step_below"),
+            models.Index(fields=["job", "above", "state"], name="step_below"),
         ]
 
     def __str__(self) -> str:

@@ -21,12 +21,12 @@ NO_PLACE = "is registered as a child, but has no place in the tree"
 
 @dataclass(frozen=True)
 class Line:
-    """One VM of a plan. `above` is its parent's id if that is in the plan, too."""
+    """One VM of a plan. `above` is its parent's id if that is in the plan, too, else empty."""
 
     vm_id: str
     name: str
     category: str
-    above: str | None
+    above: str
     handler: str
     does: str
     left_out: str = ""
@@ -63,7 +63,8 @@ def plan_of(verb: Verb, top: Node) -> Plan:
     outlooks = handlers.outlooks(verb, [node.vm_id for node in nodes])
     ids = {node.pk: node.vm_id for node in nodes}
     lines = [
-        _line(node, ids.get(node.parent_id or 0), *_named(outlooks[node.vm_id])) for node in nodes
+        _line(node, ids.get(node.parent_id or 0, ""), *_named(outlooks[node.vm_id]))
+        for node in nodes
     ]
     # Breadth first, so that parents come before their children; the other way round, after them.
     if verb.leaves_first:
@@ -81,7 +82,7 @@ def _nodes_below(top: Node) -> list[Node]:
     return [rows[key] for key in keys if key in rows]
 
 
-def _line(node: Node, above: str | None, handler: str, outlook: Outlook) -> Line:
+def _line(node: Node, above: str, handler: str, outlook: Outlook) -> Line:
     return Line(
         vm_id=node.vm_id,
         name=node.name,
@@ -108,7 +109,7 @@ def _without_place(verb: Verb, vm_ids: list[str]) -> list[Line]:
         for known in Node.objects.filter(vm_id__in=some).values_list("vm_id", flat=True):
             del found[known]
     return [
-        Line(vm.pk, vm.name, "", None, "registry", f"{verb} it", NO_PLACE) for vm in found.values()
+        Line(vm.pk, vm.name, "", "", "registry", f"{verb} it", NO_PLACE) for vm in found.values()
     ]
 
 

@@ -146,19 +146,19 @@ def _block(job: Job) -> None:
     missed = job.steps.filter(state__in=MISSED_STEPS)
     if not verb.needs_relatives or not missed.exists():
         return
-    rows = job.steps.order_by("position").values_list("pk", "above_id", "state", "name", "vm_id")
-    reasons: dict[int, str] = {}
+    rows = job.steps.order_by("position").values_list("pk", "vm_id", "above", "state", "name")
+    reasons: dict[str, str] = {}
     blocked: dict[int, str] = {}
     # In the order of the plan, so that a step comes after all those that it needs.
-    for pk, above, state, name, vm_id in rows:
+    for pk, vm_id, above, state, name in rows:
         if not verb.leaves_first and above in reasons:
-            reasons.setdefault(pk, reasons[above])
+            reasons.setdefault(vm_id, reasons[above])
         if state == StepState.FAILED:
-            reasons[pk] = f"could not {verb} '{name or vm_id}'"
-        if state == StepState.WAITING and pk in reasons:
-            blocked[pk] = reasons[pk]
-        if verb.leaves_first and pk in reasons and above:
-            reasons.setdefault(above, reasons[pk])
+            reasons[vm_id] = f"could not {verb} '{name or vm_id}'"
+        if state == StepState.WAITING and vm_id in reasons:
+            blocked[pk] = reasons[vm_id]
+        if verb.leaves_first and vm_id in reasons and above:
+            reasons.setdefault(above, reasons[vm_id])
     for pk, reason in blocked.items():
         waiting = job.steps.filter(pk=pk, state=StepState.WAITING)
         waiting.update(state=StepState.BLOCKED, reason=reason, ended_at=dates.now())

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import partial
+from typing import Any
 
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError, connection, transaction
 
 from lieutenants.operations import rings
 from lieutenants.operations.models import (
     MISSED_STEPS,
-    OPEN_STEPS,
     Job,
     JobState,
     Step,
@@ -25,6 +25,8 @@ from vmtree.lineage import keys_above, keys_below
 from vmtree.models import LINKS, Node
 
 CANCELLED = "cancelled"
+# PostgreSQL's lock on beginning jobs; any number that nobody else uses.
+_BEGINNING = 7_202_612
 
 
 def plan(verb: Verb, vm_id: str, *, by: object) -> Plan:
@@ -43,14 +45,15 @@ def start(
     is open, failed or was cancelled goes on: what it missed is tried again, who came since joins.
     Raises NotFound, Forbidden, BadInput, Conflict.
     """
+    top = tree.find(vm_id)
+    authority.check(by, "command", top)
+    found = plan_of(verb, top)
+    if confirm is not None and confirm != len(found.acting):
+        count = len(found.acting)
+        raise Conflict(f"confirm: {count} VMs would be touched, not {confirm}")
     try:
         with transaction.atomic():
-            top = tree.find(vm_id)
-            authority.check(by, "command", top)
-            found = plan_of(verb, top)
-            if confirm is not None and confirm != len(found.acting):
-                count = len(found.acting)
-                raise Conflict(f"confirm: {count} VMs would be touched, not {confirm}")
+            _alone()
             job, continued = _job(found, top, str(by)[:200], cause)
             _write_steps(job, found)
             transaction.on_commit(partial(rings.advance, job.pk))
@@ -97,6 +100,13 @@ def _job(found: Plan, top: Node, actor: str, cause: str) -> tuple[Job, bool]:
     return job, False
 
 
+def _alone() -> None:
+    """One job is begun at a time, until commit. SQLite lets one writer in at a time anyway."""
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_BEGINNING])
+
+
 def _refuse_crossing(verb: Verb, top: Node) -> None:
     """Two open jobs may not pull the same VM two ways. Raises Conflict."""
     others = {job.vm_id: job for job in Job.objects.open().exclude(verb=verb)}
@@ -111,20 +121,17 @@ def _refuse_crossing(verb: Verb, top: Node) -> None:
 
 
 def _write_steps(job: Job, found: Plan) -> None:
-    """Bring the job's steps in line with the plan. What is running or done is left to itself."""
+    """Bring the job's steps in line with the plan. What is running is left to itself."""
     known = {step.vm_id: step for step in job.steps.all()}
-    new, changed = [], []
-    for position, line in enumerate(found.lines):
-        step = known.get(line.vm_id)
-        if step is None:
-            new.append(_new_step(job, position, line))
-        elif step.state != StepState.RUNNING:
-            changed.append(_renewed(step, position, line))
+    new = [
+        _new_step(job, position, line)
+        for position, line in enumerate(found.lines)
+        if line.vm_id not in known
+    ]
     Step.objects.bulk_create(new, batch_size=500)
-    fields = ["position", "does", "handler", "state", "reason", "ended_at"]
-    Step.objects.bulk_update(changed, fields, batch_size=200)
-    _end_those_gone(job, {line.vm_id for line in found.lines}, known.values())
-    _link(job, found)
+    if known:
+        _renew(job, [(known[line.vm_id], line) for line in found.lines if line.vm_id in known])
+        _end_those_gone(job, {line.vm_id for line in found.lines}, known.values())
 
 
 def _new_step(job: Job, position: int, line: Line) -> Step:
@@ -134,6 +141,7 @@ def _new_step(job: Job, position: int, line: Line) -> Step:
         vm_id=line.vm_id,
         name=line.name,
         category=line.category,
+        above=line.above,
         handler=line.handler,
         does=line.does,
         state=StepState.LEFT_OUT if line.left_out else StepState.WAITING,
@@ -141,38 +149,32 @@ def _new_step(job: Job, position: int, line: Line) -> Step:
     )
 
 
-def _renewed(step: Step, position: int, line: Line) -> Step:
-    """The step as the plan has it now: to be done again, or left out."""
-    step.position, step.does, step.handler = position, line.does, line.handler
-    if not line.left_out:
-        step.state, step.reason, step.ended_at = StepState.WAITING, "", None
-    elif step.state != StepState.DONE:
-        step.state, step.reason = StepState.LEFT_OUT, line.left_out
-    return step
+def _renew(job: Job, pairs: list[tuple[Step, Line]]) -> None:
+    """Steps as the plan has them now: to be done again, or left out; equal ones together."""
+    changes: dict[tuple[tuple[str, Any], ...], list[int]] = {}
+    for step, line in pairs:
+        wanted: dict[str, Any] = {"does": line.does, "handler": line.handler, "above": line.above}
+        if not line.left_out:
+            wanted |= {"state": StepState.WAITING, "reason": "", "ended_at": None}
+        elif step.state != StepState.DONE:
+            wanted |= {"state": StepState.LEFT_OUT, "reason": line.left_out}
+        if any(getattr(step, name) != value for name, value in wanted.items()):
+            changes.setdefault(tuple(wanted.items()), []).append(step.pk)
+    for wanted_now, ids in changes.items():
+        for some in _chunks(ids):
+            rows = job.steps.filter(pk__in=some).exclude(state=StepState.RUNNING)
+            rows.update(**dict(wanted_now))
 
 
 def _end_those_gone(job: Job, planned: set[str], known: Iterable[Step]) -> None:
     """Steps of VMs that are not below the top any more have nothing left to do."""
     open_states = {StepState.WAITING, *MISSED_STEPS}
     gone = [each.pk for each in known if each.vm_id not in planned and each.state in open_states]
-    for start_at in range(0, len(gone), 500):
-        rows = job.steps.filter(pk__in=gone[start_at : start_at + 500])
+    for some in _chunks(gone):
+        rows = job.steps.filter(pk__in=some)
         rows.update(state=StepState.LEFT_OUT, reason="is not below it any more")
 
 
-def _link(job: Job, found: Plan) -> None:
-    """Set which step stands above which."""
-    steps = {step.vm_id: step for step in job.steps.all()}
-    moved = []
-    for line in found.lines:
-        step = steps[line.vm_id]
-        above = steps[line.above].pk if line.above else None
-        if step.above_id != above:
-            step.above_id = above
-            moved.append(step)
-    Step.objects.bulk_update(moved, ["above"], batch_size=500)
-
-
-def open_count(job: Job) -> int:
-    """How many steps are still to come to their end."""
-    return job.steps.filter(state__in=OPEN_STEPS).count()
+def _chunks(ids: list[int]) -> Iterator[list[int]]:
+    for start_at in range(0, len(ids), 500):
+        yield ids[start_at : start_at + 500]

@@ -47,13 +47,18 @@ class Condition:
 def cases(rule: Rule, now: datetime, limit: int) -> list[Case]:
     """Those it applies to and has not fired for, longest first."""
     condition = CONDITIONS[Event(rule.event)]
-    rows = condition.rows(rule, now)
-    if rule.pk:
-        fired = Firing.objects.filter(
-            rule=rule, subject=OuterRef(condition.subject), cause_at=OuterRef(condition.since)
-        )
-        rows = rows.filter(~Exists(fired))
-    return [_case(row, condition, now) for row in _valued(rows, condition)[:limit]]
+    return [_case(row, condition, now) for row in unfired(rule, now)[:limit]]
+
+
+def unfired(rule: Rule, now: datetime) -> QuerySet[Any, dict[str, Any]]:
+    """The columns of all cases, longest first."""
+    condition = CONDITIONS[Event(rule.event)]
+    fired = Firing.objects.filter(
+        rule=rule.pk, subject=OuterRef(condition.subject), cause_at=OuterRef(condition.since)
+    )
+    columns = {condition.subject, condition.name, condition.since, *condition.evidence}
+    rows = condition.rows(rule, now).filter(~Exists(fired))
+    return rows.order_by(condition.since).values(*columns)
 
 
 def still_holds(rule: Rule, firing: Firing, now: datetime) -> bool:
@@ -61,11 +66,6 @@ def still_holds(rule: Rule, firing: Firing, now: datetime) -> bool:
     condition = CONDITIONS[Event(firing.event)]
     same = {condition.subject: firing.subject, condition.since: firing.cause_at}
     return condition.rows(rule, now).filter(**same).exists()
-
-
-def _valued(rows: Rows, condition: Condition) -> QuerySet[Any, dict[str, Any]]:
-    columns = {condition.subject, condition.name, condition.since, *condition.evidence}
-    return rows.order_by(condition.since).values(*columns)
 
 
 def _case(row: dict[str, Any], condition: Condition, now: datetime) -> Case:
@@ -107,11 +107,13 @@ def _silent(rule: Rule, now: datetime) -> Rows:
     if Watch.grace(now):
         return VM.objects.none()
     limit = now - _minutes(rule)
-    silent = Q(silent_after__lte=limit)
+    # Whoever is silent is late, too: the index begins with that.
+    silent = Q(late_after__lte=limit, silent_after__lte=limit)
     if rule.action == Action.DESTROY:
         # Stopped ones have no deadline; they count from when they would have been silent.
         _, quiet = liveness.deadlines(limit, 0)
-        silent |= Q(status=VMStatus.STOPPED, last_seen__lte=limit - (quiet - limit))
+        stopped = Q(late_after__isnull=True, status=VMStatus.STOPPED)
+        silent |= stopped & Q(last_seen__lte=limit - (quiet - limit))
     return _vms(rule).filter(silent)
 
 

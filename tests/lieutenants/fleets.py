@@ -11,8 +11,11 @@ import pytest
 from lieutenants.operations import rings, run
 from lieutenants.operations.models import Job
 from registry.models import VM
+from tests.postgres import postgres, postgres_cluster
 from vmtree import services as tree
 from vmtree.services import NewNode
+
+__all__ = ["database", "postgres", "postgres_cluster", "pump"]
 
 
 class Pump:
@@ -22,7 +25,8 @@ class Pump:
         self.waiting: deque[tuple[str, Any]] = deque()
 
     def advance(self, job_id: str, *, later: float = 0) -> None:
-        self.waiting.append(("advance", job_id))
+        if ("advance", job_id) not in self.waiting:
+            self.waiting.append(("advance", job_id))
 
     def act(self, step_ids: Any) -> None:
         self.waiting.append(("act", list(step_ids)))
@@ -42,6 +46,17 @@ def pump(monkeypatch: pytest.MonkeyPatch) -> Pump:
     monkeypatch.setattr(rings, "act", waiting.act)
     monkeypatch.setattr(run, "LOOK_AGAIN", timedelta(0))
     return waiting
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+def database(request: pytest.FixtureRequest) -> str:
+    """The test runs on both databases; one with a real fleet on the usual one."""
+    request.getfixturevalue("transactional_db")
+    if request.param == "postgresql":
+        if "fleet" in request.fixturenames:
+            pytest.skip("its processes are bound to the usual database")
+        request.getfixturevalue("postgres")
+    return str(request.param)
 
 
 def plant(vm_id: str, parent: str = "", *, status: str = "running", **fields: Any) -> VM:

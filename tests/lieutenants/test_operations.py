@@ -20,7 +20,6 @@ from lieutenants.operations.plain_vms import PlainVM
 from registry.models import VM
 from tests.conftest import Api, Fleet
 from tests.lieutenants.fleets import Pump, grow, plant, states
-from tests.lieutenants.fleets import pump as pump
 from tests.lieutenants.rows import enlist
 from tests.waiting import until
 from vmtree import dates, tokens
@@ -31,7 +30,7 @@ from vmtree.services import NewNode
 from vmtree.snapshot_models import Snapshot
 from vmtree.snapshots import taking
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("database")]
 
 
 def operate(api: Api, verb: str, vm_id: str = "root", **body: Any) -> Any:
@@ -357,6 +356,30 @@ def test_two_jobs_do_not_pull_two_ways(api: Api, pump: Pump) -> None:
     assert operate(api, "pause", "left").json()["continued"]
     with pytest.raises(IntegrityError), transaction.atomic():
         Job.objects.create(verb="pause", vm_id="left", actor="t")
+
+
+def test_of_two_jobs_begun_at_once_one_begins(pump: Pump) -> None:
+    grow()
+    came: list[str] = []
+    ready = threading.Barrier(2)
+
+    def start(verb: Verb, vm_id: str) -> None:
+        ready.wait(10)
+        try:
+            came.append(services.start(verb, vm_id, by="tests")[0].pk)
+        except Conflict as error:
+            came.append(f"refused: {error}")
+        finally:
+            connections.close_all()
+
+    wishes = [(Verb.PAUSE, "root"), (Verb.DESTROY, "left")]
+    threads = [threading.Thread(target=start, args=wish) for wish in wishes]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert [text.startswith("refused") for text in sorted(came)] == [False, True]
+    assert Job.objects.count() == 1
 
 
 def test_a_cancelled_job_begins_nothing_more(api: Api, pump: Pump, fragile: Fragile) -> None:

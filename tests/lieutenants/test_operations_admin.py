@@ -21,7 +21,6 @@ from lieutenants.rules import secret
 from lieutenants.rules.models import Firing, Rule
 from registry.models import VM
 from tests.lieutenants.fleets import Pump, grow, plant
-from tests.lieutenants.fleets import pump as pump
 from tests.lieutenants.rows import page
 from vmtree import dates
 from vmtree.models import Node
@@ -198,8 +197,8 @@ def test_switching_on_begins_to_watch(operator: Client) -> None:
 def test_the_dry_run_is_a_page(operator: Client) -> None:
     rule = Rule.objects.create(name="reaper", event="vm-silent", action="destroy", grace_minutes=60)
     assert "nobody fits" in page(operator, f"{RULES}{rule.pk}/dry-run/")
-    vm = plant("<b>gone")
-    VM.objects.filter(pk=vm.pk).update(silent_after=dates.now() - timedelta(hours=1))
+    vm, ago = plant("<b>gone"), dates.now() - timedelta(hours=1)
+    VM.objects.filter(pk=vm.pk).update(late_after=ago, silent_after=ago)
     html = page(operator, f"{RULES}{rule.pk}/dry-run/")
     assert "&lt;b&gt;gone" in html
     assert "waits for a second proof" in html
