@@ -19,14 +19,13 @@ ROOF = 0
 
 
 def worst_below(keys: Sequence[int], at: datetime, *, grace: bool) -> dict[int, str]:
-    """By node: the worst state of all below it, if any is paused or worse. ROOF: of all."""
+    """By node: the worst state of all below it, if any is paused or worse."""
     moment = connection.ops.adapt_datetimefield_value(at)
     silent = RANKS["late"] if grace else RANKS["silent"]
     marks = ", ".join(["%s"] * len(keys)) or "NULL"
     sql = (
         f"WITH RECURSIVE trouble(parent, level) AS ({_TROUBLE}), line(key, level) AS ({_upwards()})"
-        " SELECT coalesce(key, 0), max(level) FROM line"
-        f" WHERE key IS NULL OR key IN ({marks}) GROUP BY key"
+        f" SELECT key, max(level) FROM line WHERE key IN ({marks}) GROUP BY key"
     )
     with connection.cursor() as cursor:
         cursor.execute(sql, [moment, silent, moment, *keys])
@@ -47,7 +46,7 @@ _TROUBLE = f"""
 
 
 def _upwards() -> str:
-    """From the parents of the troubled to the roof, which is NULL."""
+    """From the parents of the troubled to the roots."""
     if connection.vendor == "postgresql":
         # Else each step of the recursion joins the whole table.
         next_one = (

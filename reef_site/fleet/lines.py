@@ -23,6 +23,7 @@ from vmtree.models import Node, NodeQuerySet
 PAGE = 50
 MOST_AT_ONCE = 500
 MOST_MATCHES = 50
+MOST_COUNTED = 1000
 # How many rows above a match are shown; a deeper one hangs on an ellipsis.
 MOST_ABOVE = 12
 MOST_NAMES = 3
@@ -92,7 +93,6 @@ class Roof:
     total: int
     roots: int
     shape: str
-    worst: str
     states: list[tuple[str, int]]
 
 
@@ -188,12 +188,10 @@ def roof(moment: Moment) -> Roof:
     """What all VMs together are."""
     living = Node.objects.living()
     tops = living.roots().aggregate(count=Count("pk"), sum=Sum("pk"))
-    worst = below.worst_below([], moment.at, grace=moment.grace)
     return Roof(
         total=living.count(),
         roots=tops["count"],
         shape=f"{tops['count']}.{tops['sum'] or 0}",
-        worst=worst.get(ROOF, ""),
         states=states(moment),
     )
 
@@ -222,6 +220,8 @@ class Found:
 
     lines: list[Line]
     count: int
+    # Whether there are more than were counted.
+    is_many: bool
     following: int | None
 
 
@@ -233,8 +233,10 @@ def matches(nodes: QuerySet[Node], moment: Moment, *, after: int = 0) -> Found:
     lines = some(below.above(shown, MOST_ABOVE), moment)
     for line in lines:
         line.is_match = line.node.pk in set(shown)
-    count = nodes.count() if more or after else len(shown)
-    return Found(in_order(lines), count, shown[-1] if more else None)
+    count = nodes[: MOST_COUNTED + 1].count() if more or after else len(shown)
+    return Found(
+        in_order(lines), min(count, MOST_COUNTED), count > MOST_COUNTED, shown[-1] if more else None
+    )
 
 
 def in_order(lines: Sequence[Line], first_level: int = 2) -> list[Line]:

@@ -4,32 +4,34 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any, Concatenate, ParamSpec
 
 import orjson
 from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_GET, require_POST
 
-from reef_site.fleet import below, lines, picture
+from reef_site.fleet import below, lines, past, picture
 from reef_site.fleet.facts import facts_of
 from reef_site.fleet.lines import MOST_AT_ONCE, PAGE, Line, Moment
-from vmtree import search
+from vmtree import dates, search
 from vmtree.exceptions import BadInput, FleetError
 from vmtree.models import Node
 
 MOST_CHANGED = 200
 
 P = ParamSpec("P")
-View = Callable[Concatenate[HttpRequest, P], HttpResponse]
+View = Callable[Concatenate[HttpRequest, P], HttpResponseBase]
 
 
 def spoken(view: View[P]) -> View[P]:
     """Say in words what is refused, with its HTTP status."""
 
     @functools.wraps(view)
-    def wrapped(request: HttpRequest, /, *args: P.args, **kwargs: P.kwargs) -> HttpResponse:
+    def wrapped(request: HttpRequest, /, *args: P.args, **kwargs: P.kwargs) -> HttpResponseBase:
         try:
             return view(request, *args, **kwargs)
         except FleetError as error:
@@ -224,3 +226,49 @@ def _picture(request: HttpRequest) -> dict[str, Any]:
     drawn = picture.draw(top, moment, max(width, picture.LEAST_WIDTH))
     context = {"drawing": drawn, "top": top, "roof": lines.roof(moment)}
     return {**context, "legend": list(picture.OUTLINES)}
+
+
+# -- earlier -------------------------------------------------------------------------------------
+
+
+@login_required
+@require_GET
+@spoken
+def then(request: HttpRequest) -> HttpResponse:
+    """The tree at `?at=` (ISO), or `?second=` seconds behind the first change there is."""
+    at = _moment(request)
+    was = past.Past(at)
+    shown = was.since[: past.MOST_LISTED]
+    context = {
+        "at": at,
+        "slider": past.slider(at),
+        "count": was.count(),
+        "counts": was.counts(),
+        "since": shown,
+        "since_more": len(was.since) - len(shown),
+        "page": was.children(below.ROOF),
+        "parent": below.ROOF,
+    }
+    return render(request, "fleet/then.html", context)
+
+
+@login_required
+@require_GET
+@spoken
+def then_children(request: HttpRequest, key: int) -> HttpResponse:
+    """Rows under one at `?at=`, from `?place=` on, as `children` gives those of now."""
+    if key != below.ROOF:
+        get_object_or_404(Node, pk=key)
+    page = past.Past(_moment(request)).children(
+        key,
+        place=number(request, "place"),
+        limit=number(request, "limit", usual=PAGE, most=MOST_AT_ONCE) or PAGE,
+        level=number(request, "level", usual=2, most=100_000),
+    )
+    return render(request, "fleet/_rows.html", {"page": page, "parent": key})
+
+
+def _moment(request: HttpRequest) -> datetime:
+    if given := request.GET.get("at", ""):
+        return dates.moment_of(given, "at")
+    return past.moment_of(number(request, "second", usual=1 << 40, most=1 << 32))

@@ -86,7 +86,10 @@
     }
   }
 
-  const childrenUrl = (key, words) => `${urls.childrenUrl}${key}?${new URLSearchParams(words)}`;
+  // Of an earlier moment there are no news.
+  const moment = urls.at ? { at: urls.at } : {};
+  const childrenUrl = (key, words) =>
+    `${urls.childrenUrl}${key}?${new URLSearchParams({ ...moment, ...words })}`;
 
   async function unfold(row) {
     if (!isFolder(row) || isOpen(row)) return;
@@ -293,6 +296,7 @@
   }
 
   addEventListener("popstate", () => {
+    if (urls.at) return;
     byId("tree-q").value = query().get("q") || "";
     refill();
   });
@@ -317,7 +321,7 @@
 
   // At most four times a second, less often where the server is slow; the last is never missed.
   function soon() {
-    if (timer || asking || document.hidden) return;
+    if (timer || asking || document.hidden || urls.at) return;
     const pause = Math.max(SOONEST, took * 4);
     timer = setTimeout(refresh, Math.max(20, last_at + pause - performance.now()));
   }
@@ -459,7 +463,7 @@
     soon();
   }
 
-  byId("node-news").addEventListener("htmx:sseBeforeMessage", (event) => {
+  byId("node-news")?.addEventListener("htmx:sseBeforeMessage", (event) => {
     event.preventDefault();
     event.stopPropagation(); // The lieutenants' part of the page need not know.
     const news = JSON.parse(event.detail.data);
@@ -511,4 +515,16 @@
     width = part.clientWidth;
     soon(50);
   }).observe(part);
+})();
+
+// The slider says its moment while it is moved, and goes there when it is let go.
+(() => {
+  const slider = document.getElementById("second");
+  if (!slider) return;
+  const says = document.getElementById("slider-says");
+  slider.addEventListener("input", () => {
+    const at = new Date((Number(slider.dataset.first) + Number(slider.value)) * 1000);
+    says.textContent = at.toLocaleString();
+  });
+  slider.addEventListener("change", () => slider.form.requestSubmit());
 })();
