@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum, auto
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 import orjson
@@ -185,7 +185,14 @@ def _is_our_host(headers: Mapping[bytes, bytes]) -> bool:
 _good_hosts: set[str] = set()
 
 
-def _nodes(digests: set[str]) -> dict[str, Node]:
+class Holder(NamedTuple):
+    """The node that a token belongs to: its key and its VM's id."""
+
+    pk: int
+    vm_id: str
+
+
+def _holders(digests: set[str]) -> dict[str, Holder]:
     """The living nodes that these tokens belong to, in one look; run inside a group."""
     if not digests:
         return {}
@@ -197,7 +204,7 @@ def _nodes(digests: set[str]) -> dict[str, Node]:
     )
     with connection.cursor() as cursor:
         cursor.execute(sql, [parameter])
-        return {digest: Node(pk=pk, vm_id=vm_id) for digest, pk, vm_id in cursor.fetchall()}
+        return {row[0]: Holder(row[1], row[2]) for row in cursor.fetchall()}
 
 
 # -- what the groups do ------------------------------------------------------------------------
@@ -220,8 +227,8 @@ def write(tell: Callable[[set[str]], None], asked: Sequence[Writing | None]) -> 
     with transaction.atomic():
         if len(writings) < len(asked):
             services.door_open(now)
-        nodes = _nodes({each.digest for each in writings if each.digest is not None})
-        verdicts = [_verdict(each, nodes) for each in asked]
+        holders = _holders({each.digest for each in writings if each.digest is not None})
+        verdicts = [_verdict(each, holders) for each in asked]
         said: list[Beat] = []
         for each, verdict in zip(asked, verdicts, strict=True):
             if each and verdict is Verdict.GOOD:
@@ -234,12 +241,15 @@ def write(tell: Callable[[set[str]], None], asked: Sequence[Writing | None]) -> 
     return [round_.answer(each, verdict) for each, verdict in zip(asked, verdicts, strict=True)]
 
 
-def _verdict(asked: Writing | None, nodes: Mapping[str, Node]) -> Verdict:
+def _verdict(asked: Writing | None, holders: Mapping[str, Holder]) -> Verdict:
     if asked is None or asked.digest is None:
         return Verdict.GOOD
-    node = nodes.get(asked.digest)
-    if node is None:
+    holder = holders.get(asked.digest)
+    if holder is None:
         return Verdict.REFUSED
+    if asked.single and asked.beats[0].vm_id == holder.vm_id:
+        return Verdict.GOOD
+    node = Node(pk=holder.pk, vm_id=holder.vm_id)
     clear = services.may_beat(node, [each.vm_id for each in asked.beats])
     return Verdict.GOOD if clear else Verdict.UNSURE
 
@@ -269,11 +279,11 @@ class Round:
 
 def read(asked: Sequence[Reading]) -> list[Answer | None]:
     """Answer many questions at one moment; the same question is looked up once."""
-    nodes = _nodes({each.digest for each in asked if each.digest is not None})
-    good = [each for each in asked if each.digest is None or each.digest in nodes]
+    holders = _holders({each.digest for each in asked if each.digest is not None})
+    good = [each for each in asked if each.digest is None or each.digest in holders]
     known = {(what, key): answer for what in LOOKS for key, answer in _looks(good, what)}
     return [
-        known[each.what, each.key] if each.digest is None or each.digest in nodes else refused()
+        known[each.what, each.key] if each.digest is None or each.digest in holders else refused()
         for each in asked
     ]
 

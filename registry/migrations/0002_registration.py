@@ -4,14 +4,13 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('registry', '0001_first'),
+        ("registry", "0001_first"),
     ]
 
     operations = [
         migrations.AddIndex(
-            model_name='vm',
-            index=models.Index(fields=['registered_at'], name='vm_by_registration'),
+            model_name="vm",
+            index=models.Index(fields=["registered_at"], name="vm_by_registration"),
         ),
     ]

@@ -15,7 +15,8 @@ from django.test import Client
 from lieutenants import muster
 from lieutenants.models import Lieutenant
 from registry.models import VM
-from tests.conftest import Api, Fleet, until
+from tests.conftest import Api, Fleet
+from tests.waiting import until
 from vmtree import dates
 from vmtree import services as tree
 from vmtree.models import Node

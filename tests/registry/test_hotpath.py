@@ -175,7 +175,7 @@ def test_both_doors_say_and_do_the_same(fleet_tokens: dict[str, str], case: Case
 
 
 def rows() -> dict[str, dict[str, Any]]:
-    return {row["id"]: row for row in VM.objects.values()}
+    return {row["id"]: dict(row) for row in VM.objects.values()}
 
 
 def restore(before: dict[str, dict[str, Any]]) -> None:
