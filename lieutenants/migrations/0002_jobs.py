@@ -7,59 +7,157 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('lieutenants', '0001_first'),
+        ("lieutenants", "0001_first"),
     ]
 
     operations = [
         migrations.CreateModel(
-            name='Job',
+            name="Job",
             fields=[
-                ('id', models.CharField(default=lieutenants.operations.models.new_id, editable=False, max_length=26, primary_key=True, serialize=False)),
-                ('verb', models.CharField(choices=[('pause', 'pause'), ('resume', 'resume'), ('destroy', 'destroy')], max_length=10)),
-                ('vm_id', models.CharField(help_text='The VM at the top.', max_length=255, verbose_name='VM id')),
-                ('name', models.CharField(blank=True, max_length=255)),
-                ('actor', models.CharField(max_length=200)),
-                ('cause', models.CharField(blank=True, help_text="The rule's firing, if one.", max_length=200)),
-                ('state', models.CharField(choices=[('open', 'open'), ('done', 'done'), ('failed', 'failed'), ('cancelled', 'cancelled')], default='open', max_length=10)),
-                ('reason', models.TextField(blank=True, help_text='Why it could not go on.')),
-                ('snapshot', models.CharField(blank=True, help_text='Taken before it began.', max_length=200)),
-                ('created_at', models.DateTimeField(default=vmtree.dates.now)),
-                ('ended_at', models.DateTimeField(blank=True, null=True)),
-                ('leased_until', models.DateTimeField(blank=True, editable=False, null=True)),
-                ('look_at', models.DateTimeField(blank=True, editable=False, null=True)),
+                (
+                    "id",
+                    models.CharField(
+                        default=lieutenants.operations.models.new_id,
+                        editable=False,
+                        max_length=26,
+                        primary_key=True,
+                        serialize=False,
+                    ),
+                ),
+                (
+                    "verb",
+                    models.CharField(
+                        choices=[("pause", "pause"), ("resume", "resume"), ("destroy", "destroy")],
+                        max_length=10,
+                    ),
+                ),
+                (
+                    "vm_id",
+                    models.CharField(
+                        help_text="The VM at the top.", max_length=255, verbose_name="VM id"
+                    ),
+                ),
+                ("name", models.CharField(blank=True, max_length=255)),
+                ("actor", models.CharField(max_length=200)),
+                (
+                    "cause",
+                    models.CharField(
+                        blank=True, help_text="The rule's firing, if one.", max_length=200
+                    ),
+                ),
+                (
+                    "state",
+                    models.CharField(
+                        choices=[
+                            ("open", "open"),
+                            ("done", "done"),
+                            ("failed", "failed"),
+                            ("cancelled", "cancelled"),
+                        ],
+                        default="open",
+                        max_length=10,
+                    ),
+                ),
+                ("reason", models.TextField(blank=True, help_text="Why it could not go on.")),
+                (
+                    "snapshot",
+                    models.CharField(
+                        blank=True, help_text="Taken before it began.", max_length=200
+                    ),
+                ),
+                ("created_at", models.DateTimeField(default=vmtree.dates.now)),
+                ("ended_at", models.DateTimeField(blank=True, null=True)),
+                ("leased_until", models.DateTimeField(blank=True, editable=False, null=True)),
+                ("look_at", models.DateTimeField(blank=True, editable=False, null=True)),
             ],
             options={
-                'ordering': ['-id'],
-                'indexes': [models.Index(fields=['state', 'id'], name='job_by_state'), models.Index(fields=['vm_id', 'id'], name='job_of_vm')],
-                'constraints': [models.UniqueConstraint(condition=models.Q(('state', 'open')), fields=('vm_id',), name='one_open_job_a_vm'), models.CheckConstraint(condition=models.Q(('verb__in', ['pause', 'resume', 'destroy'])), name='job_verb_is_known'), models.CheckConstraint(condition=models.Q(('state__in', ['open', 'done', 'failed', 'cancelled'])), name='job_state_is_known')],
+                "ordering": ["-id"],
+                "indexes": [
+                    models.Index(fields=["state", "id"], name="job_by_state"),
+                    models.Index(fields=["vm_id", "id"], name="job_of_vm"),
+                ],
+                "constraints": [
+                    models.UniqueConstraint(
+                        condition=models.Q(("state", "open")),
+                        fields=("vm_id",),
+                        name="one_open_job_a_vm",
+                    ),
+                    models.CheckConstraint(
+                        condition=models.Q(("verb__in", ["pause", "resume", "destroy"])),
+                        name="job_verb_is_known",
+                    ),
+                    models.CheckConstraint(
+                        condition=models.Q(("state__in", ["open", "done", "failed", "cancelled"])),
+                        name="job_state_is_known",
+                    ),
+                ],
             },
         ),
         migrations.CreateModel(
-            name='Step',
+            name="Step",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('position', models.PositiveIntegerField()),
-                ('vm_id', models.CharField(max_length=255, verbose_name='VM id')),
-                ('name', models.CharField(blank=True, max_length=255)),
-                ('category', models.CharField(blank=True, max_length=20)),
-                ('handler', models.CharField(help_text='Who knows how to do it.', max_length=40)),
-                ('does', models.CharField(max_length=300)),
-                ('state', models.CharField(choices=[('waiting', 'waiting'), ('running', 'running'), ('done', 'done'), ('failed', 'failed'), ('blocked', 'blocked'), ('left-out', 'left out')], default='waiting', max_length=10)),
-                ('reason', models.TextField(blank=True, help_text='Why it failed or is left out.')),
-                ('attempts', models.PositiveSmallIntegerField(default=0)),
-                ('started_at', models.DateTimeField(blank=True, null=True)),
-                ('acted_at', models.DateTimeField(blank=True, null=True)),
-                ('ended_at', models.DateTimeField(blank=True, null=True)),
-                ('leased_until', models.DateTimeField(blank=True, editable=False, null=True)),
-                ('above', models.CharField(blank=True, max_length=255)),
-                ('job', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='steps', to='lieutenants.job')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("position", models.PositiveIntegerField()),
+                ("vm_id", models.CharField(max_length=255, verbose_name="VM id")),
+                ("name", models.CharField(blank=True, max_length=255)),
+                ("category", models.CharField(blank=True, max_length=20)),
+                ("handler", models.CharField(help_text="Who knows how to do it.", max_length=40)),
+                ("does", models.CharField(max_length=300)),
+                (
+                    "state",
+                    models.CharField(
+                        choices=[
+                            ("waiting", "waiting"),
+                            ("running", "running"),
+                            ("done", "done"),
+                            ("failed", "failed"),
+                            ("blocked", "blocked"),
+                            ("left-out", "left out"),
+                        ],
+                        default="waiting",
+                        max_length=10,
+                    ),
+                ),
+                ("reason", models.TextField(blank=True, help_text="Why it failed or is left out.")),
+                ("attempts", models.PositiveSmallIntegerField(default=0)),
+                ("started_at", models.DateTimeField(blank=True, null=True)),
+                ("acted_at", models.DateTimeField(blank=True, null=True)),
+                ("ended_at", models.DateTimeField(blank=True, null=True)),
+                ("leased_until", models.DateTimeField(blank=True, editable=False, null=True)),
+                ("above", models.CharField(blank=True, max_length=255)),
+                (
+                    "job",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="steps",
+                        to="lieutenants.job",
+                    ),
+                ),
             ],
             options={
-                'ordering': ['job', 'position'],
-                'indexes': [models.Index(fields=['job', 'state', 'position'], name='step_by_state'), models.Index(fields=['job', 'above', 'state'], name='step_below')],
-                'constraints': [models.UniqueConstraint(fields=('job', 'vm_id'), name='one_step_a_vm'), models.CheckConstraint(condition=models.Q(('state__in', ['waiting', 'running', 'done', 'failed', 'blocked', 'left-out'])), name='step_state_is_known')],
+                "ordering": ["job", "position"],
+                "indexes": [
+                    models.Index(fields=["job", "state", "position"], name="step_by_state"),
+                    models.Index(fields=["job", "above", "state"], name="step_below"),
+                ],
+                "constraints": [
+                    models.UniqueConstraint(fields=("job", "vm_id"), name="one_step_a_vm"),
+                    models.CheckConstraint(
+                        condition=models.Q(
+                            (
+                                "state__in",
+                                ["waiting", "running", "done", "failed", "blocked", "left-out"],
+                            )
+                        ),
+                        name="step_state_is_known",
+                    ),
+                ],
             },
         ),
     ]

@@ -7,109 +7,294 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('lieutenants', '0002_jobs'),
+        ("lieutenants", "0002_jobs"),
     ]
 
     operations = [
         migrations.CreateModel(
-            name='Firing',
+            name="Firing",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('rule_name', models.CharField(max_length=100)),
-                ('event', models.CharField(choices=[('vm-late', 'VM is late'), ('vm-silent', 'VM is silent'), ('vm-registered', 'VM was registered'), ('lieutenant-error', 'lieutenant is in error'), ('lieutenant-idle', 'lieutenant is idle'), ('lieutenant-finished', 'lieutenant finished its work')], max_length=30)),
-                ('action', models.CharField(choices=[('note', 'write it down'), ('webhook', 'call a webhook'), ('snapshot', 'take a snapshot of the tree'), ('mark-stopped', 'mark the VM stopped'), ('pause', 'pause it'), ('resume', 'resume it'), ('restart', 'restart the lieutenant'), ('destroy', 'destroy it')], max_length=20)),
-                ('subject', models.CharField(help_text="The VM's id.", max_length=255)),
-                ('subject_name', models.CharField(blank=True, max_length=255)),
-                ('cause_at', models.DateTimeField(help_text='Since when what caused it holds.')),
-                ('evidence', models.JSONField(default=dict, encoder=vmtree.models.CompactEncoder)),
-                ('state', models.CharField(choices=[('waiting', 'waiting'), ('done', 'done'), ('failed', 'failed'), ('dropped', 'dropped')], default='waiting', max_length=10)),
-                ('outcome', models.TextField(blank=True)),
-                ('at', models.DateTimeField(default=vmtree.dates.now)),
-                ('due_at', models.DateTimeField(default=vmtree.dates.now)),
-                ('attempts', models.PositiveSmallIntegerField(default=0)),
-                ('ended_at', models.DateTimeField(blank=True, null=True)),
-                ('leased_until', models.DateTimeField(blank=True, editable=False, null=True)),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("rule_name", models.CharField(max_length=100)),
+                (
+                    "event",
+                    models.CharField(
+                        choices=[
+                            ("vm-late", "VM is late"),
+                            ("vm-silent", "VM is silent"),
+                            ("vm-registered", "VM was registered"),
+                            ("lieutenant-error", "lieutenant is in error"),
+                            ("lieutenant-idle", "lieutenant is idle"),
+                            ("lieutenant-finished", "lieutenant finished its work"),
+                        ],
+                        max_length=30,
+                    ),
+                ),
+                (
+                    "action",
+                    models.CharField(
+                        choices=[
+                            ("note", "write it down"),
+                            ("webhook", "call a webhook"),
+                            ("snapshot", "take a snapshot of the tree"),
+                            ("mark-stopped", "mark the VM stopped"),
+                            ("pause", "pause it"),
+                            ("resume", "resume it"),
+                            ("restart", "restart the lieutenant"),
+                            ("destroy", "destroy it"),
+                        ],
+                        max_length=20,
+                    ),
+                ),
+                ("subject", models.CharField(help_text="The VM's id.", max_length=255)),
+                ("subject_name", models.CharField(blank=True, max_length=255)),
+                ("cause_at", models.DateTimeField(help_text="Since when what caused it holds.")),
+                ("evidence", models.JSONField(default=dict, encoder=vmtree.models.CompactEncoder)),
+                (
+                    "state",
+                    models.CharField(
+                        choices=[
+                            ("waiting", "waiting"),
+                            ("done", "done"),
+                            ("failed", "failed"),
+                            ("dropped", "dropped"),
+                        ],
+                        default="waiting",
+                        max_length=10,
+                    ),
+                ),
+                ("outcome", models.TextField(blank=True)),
+                ("at", models.DateTimeField(default=vmtree.dates.now)),
+                ("due_at", models.DateTimeField(default=vmtree.dates.now)),
+                ("attempts", models.PositiveSmallIntegerField(default=0)),
+                ("ended_at", models.DateTimeField(blank=True, null=True)),
+                ("leased_until", models.DateTimeField(blank=True, editable=False, null=True)),
             ],
             options={
-                'ordering': ['-id'],
+                "ordering": ["-id"],
             },
         ),
         migrations.CreateModel(
-            name='Rule',
+            name="Rule",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('name', models.CharField(max_length=100, unique=True)),
-                ('about', models.TextField(blank=True, help_text='What it is for.')),
-                ('enabled', models.BooleanField(default=False)),
-                ('event', models.CharField(choices=[('vm-late', 'VM is late'), ('vm-silent', 'VM is silent'), ('vm-registered', 'VM was registered'), ('lieutenant-error', 'lieutenant is in error'), ('lieutenant-idle', 'lieutenant is idle'), ('lieutenant-finished', 'lieutenant finished its work')], max_length=30, verbose_name='when')),
-                ('minutes', models.PositiveIntegerField(default=0, help_text='For so long.')),
-                ('role', models.CharField(blank=True, choices=[('infra', 'infra'), ('lieutenant', 'lieutenant'), ('worker', 'worker'), ('golden', 'golden'), ('custom', 'custom')], max_length=20, verbose_name='only role')),
-                ('category', models.CharField(blank=True, choices=[('lieutenant', 'lieutenant'), ('swarm_vm', 'swarm VM'), ('agent_vm', 'agent VM'), ('infra_vm', 'infrastructure')], max_length=20, verbose_name='only category')),
-                ('name_pattern', models.CharField(blank=True, help_text='* is any text, ? one character.', max_length=100, verbose_name='only names like')),
-                ('action', models.CharField(choices=[('note', 'write it down'), ('webhook', 'call a webhook'), ('snapshot', 'take a snapshot of the tree'), ('mark-stopped', 'mark the VM stopped'), ('pause', 'pause it'), ('resume', 'resume it'), ('restart', 'restart the lieutenant'), ('destroy', 'destroy it')], max_length=20, verbose_name='then')),
-                ('grace_minutes', models.PositiveIntegerField(default=0, help_text='Wait so long, and look again, before anything is done.')),
-                ('most_an_hour', models.PositiveIntegerField(default=100, help_text='More cases than these wait for the next hour.')),
-                ('text', models.TextField(blank=True, help_text='What a note or a webhook says.')),
-                ('webhook_url', models.CharField(blank=True, max_length=500)),
-                ('sealed_secret', models.TextField(blank=True, editable=False)),
-                ('watched_from', models.DateTimeField(default=vmtree.dates.now, editable=False)),
-                ('created_at', models.DateTimeField(default=vmtree.dates.now, editable=False)),
-                ('updated_at', models.DateTimeField(default=vmtree.dates.now, editable=False)),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("name", models.CharField(max_length=100, unique=True)),
+                ("about", models.TextField(blank=True, help_text="What it is for.")),
+                ("enabled", models.BooleanField(default=False)),
+                (
+                    "event",
+                    models.CharField(
+                        choices=[
+                            ("vm-late", "VM is late"),
+                            ("vm-silent", "VM is silent"),
+                            ("vm-registered", "VM was registered"),
+                            ("lieutenant-error", "lieutenant is in error"),
+                            ("lieutenant-idle", "lieutenant is idle"),
+                            ("lieutenant-finished", "lieutenant finished its work"),
+                        ],
+                        max_length=30,
+                        verbose_name="when",
+                    ),
+                ),
+                ("minutes", models.PositiveIntegerField(default=0, help_text="For so long.")),
+                (
+                    "role",
+                    models.CharField(
+                        blank=True,
+                        choices=[
+                            ("infra", "infra"),
+                            ("lieutenant", "lieutenant"),
+                            ("worker", "worker"),
+                            ("golden", "golden"),
+                            ("custom", "custom"),
+                        ],
+                        max_length=20,
+                        verbose_name="only role",
+                    ),
+                ),
+                (
+                    "category",
+                    models.CharField(
+                        blank=True,
+                        choices=[
+                            ("lieutenant", "lieutenant"),
+                            ("swarm_vm", "swarm VM"),
+                            ("agent_vm", "agent VM"),
+                            ("infra_vm", "infrastructure"),
+                        ],
+                        max_length=20,
+                        verbose_name="only category",
+                    ),
+                ),
+                (
+                    "name_pattern",
+                    models.CharField(
+                        blank=True,
+                        help_text="* is any text, ? one character.",
+                        max_length=100,
+                        verbose_name="only names like",
+                    ),
+                ),
+                (
+                    "action",
+                    models.CharField(
+                        choices=[
+                            ("note", "write it down"),
+                            ("webhook", "call a webhook"),
+                            ("snapshot", "take a snapshot of the tree"),
+                            ("mark-stopped", "mark the VM stopped"),
+                            ("pause", "pause it"),
+                            ("resume", "resume it"),
+                            ("restart", "restart the lieutenant"),
+                            ("destroy", "destroy it"),
+                        ],
+                        max_length=20,
+                        verbose_name="then",
+                    ),
+                ),
+                (
+                    "grace_minutes",
+                    models.PositiveIntegerField(
+                        default=0,
+                        help_text="Wait so long, and look again, before anything is done.",
+                    ),
+                ),
+                (
+                    "most_an_hour",
+                    models.PositiveIntegerField(
+                        default=100, help_text="More cases than these wait for the next hour."
+                    ),
+                ),
+                ("text", models.TextField(blank=True, help_text="What a note or a webhook says.")),
+                ("webhook_url", models.CharField(blank=True, max_length=500)),
+                ("sealed_secret", models.TextField(blank=True, editable=False)),
+                ("watched_from", models.DateTimeField(default=vmtree.dates.now, editable=False)),
+                ("created_at", models.DateTimeField(default=vmtree.dates.now, editable=False)),
+                ("updated_at", models.DateTimeField(default=vmtree.dates.now, editable=False)),
             ],
             options={
-                'verbose_name': 'lifecycle rule',
-                'ordering': ['name'],
+                "verbose_name": "lifecycle rule",
+                "ordering": ["name"],
             },
         ),
         migrations.AddIndex(
-            model_name='answer',
-            index=models.Index(fields=['outcome', 'ended_at'], name='answer_by_end'),
+            model_name="answer",
+            index=models.Index(fields=["outcome", "ended_at"], name="answer_by_end"),
         ),
         migrations.AddConstraint(
-            model_name='rule',
-            constraint=models.CheckConstraint(condition=models.Q(('event__in', ['vm-late', 'vm-silent', 'vm-registered', 'lieutenant-error', 'lieutenant-idle', 'lieutenant-finished'])), name='rule_event_is_known'),
+            model_name="rule",
+            constraint=models.CheckConstraint(
+                condition=models.Q(
+                    (
+                        "event__in",
+                        [
+                            "vm-late",
+                            "vm-silent",
+                            "vm-registered",
+                            "lieutenant-error",
+                            "lieutenant-idle",
+                            "lieutenant-finished",
+                        ],
+                    )
+                ),
+                name="rule_event_is_known",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='rule',
-            constraint=models.CheckConstraint(condition=models.Q(('action__in', ['note', 'webhook', 'snapshot', 'mark-stopped', 'pause', 'resume', 'restart', 'destroy'])), name='rule_action_is_known'),
+            model_name="rule",
+            constraint=models.CheckConstraint(
+                condition=models.Q(
+                    (
+                        "action__in",
+                        [
+                            "note",
+                            "webhook",
+                            "snapshot",
+                            "mark-stopped",
+                            "pause",
+                            "resume",
+                            "restart",
+                            "destroy",
+                        ],
+                    )
+                ),
+                name="rule_action_is_known",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='rule',
-            constraint=models.CheckConstraint(condition=models.Q(models.Q(('action', 'destroy'), _negated=True), models.Q(('event__in', ['vm-silent', 'lieutenant-error']), ('grace_minutes__gte', 5)), _connector='OR'), name='rule_destroys_the_dead_after_grace'),
+            model_name="rule",
+            constraint=models.CheckConstraint(
+                condition=models.Q(
+                    models.Q(("action", "destroy"), _negated=True),
+                    models.Q(
+                        ("event__in", ["vm-silent", "lieutenant-error"]), ("grace_minutes__gte", 5)
+                    ),
+                    _connector="OR",
+                ),
+                name="rule_destroys_the_dead_after_grace",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='rule',
-            constraint=models.CheckConstraint(condition=models.Q(models.Q(('action', 'webhook'), _negated=True), models.Q(('webhook_url', ''), _negated=True), _connector='OR'), name='rule_webhook_has_url'),
+            model_name="rule",
+            constraint=models.CheckConstraint(
+                condition=models.Q(
+                    models.Q(("action", "webhook"), _negated=True),
+                    models.Q(("webhook_url", ""), _negated=True),
+                    _connector="OR",
+                ),
+                name="rule_webhook_has_url",
+            ),
         ),
         migrations.AddField(
-            model_name='firing',
-            name='rule',
-            field=models.ForeignKey(null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='firings', to='lieutenants.rule'),
+            model_name="firing",
+            name="rule",
+            field=models.ForeignKey(
+                null=True,
+                on_delete=django.db.models.deletion.SET_NULL,
+                related_name="firings",
+                to="lieutenants.rule",
+            ),
         ),
         migrations.AddIndex(
-            model_name='firing',
-            index=models.Index(condition=models.Q(('state', 'waiting')), fields=['due_at'], name='firing_due'),
+            model_name="firing",
+            index=models.Index(
+                condition=models.Q(("state", "waiting")), fields=["due_at"], name="firing_due"
+            ),
         ),
         migrations.AddIndex(
-            model_name='firing',
-            index=models.Index(fields=['ended_at'], name='firing_by_end'),
+            model_name="firing",
+            index=models.Index(fields=["ended_at"], name="firing_by_end"),
         ),
         migrations.AddIndex(
-            model_name='firing',
-            index=models.Index(fields=['rule', 'at'], name='firing_of_rule'),
+            model_name="firing",
+            index=models.Index(fields=["rule", "at"], name="firing_of_rule"),
         ),
         migrations.AddIndex(
-            model_name='firing',
-            index=models.Index(fields=['subject', 'at'], name='firing_of_subject'),
+            model_name="firing",
+            index=models.Index(fields=["subject", "at"], name="firing_of_subject"),
         ),
         migrations.AddConstraint(
-            model_name='firing',
-            constraint=models.UniqueConstraint(fields=('rule', 'subject', 'cause_at'), name='one_firing_a_cause'),
+            model_name="firing",
+            constraint=models.UniqueConstraint(
+                fields=("rule", "subject", "cause_at"), name="one_firing_a_cause"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='firing',
-            constraint=models.CheckConstraint(condition=models.Q(('state__in', ['waiting', 'done', 'failed', 'dropped'])), name='firing_state_is_known'),
+            model_name="firing",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("state__in", ["waiting", "done", "failed", "dropped"])),
+                name="firing_state_is_known",
+            ),
         ),
     ]
