@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -93,3 +94,40 @@ def test_a_node_reads_all_and_writes_below_itself(stack: Stack) -> None:
     assert answer.json()["error"].startswith("rule: ")
     mine = {"authorization": f"Bearer {token}"}
     assert stack.client.get("/registry/vms/top", headers=mine).status_code == 200
+
+
+def test_beats_know_no_pause_while_web_ends_and_starts(stack: Stack) -> None:
+    longest = 0.0
+
+    def beat_for(seconds: float) -> None:
+        nonlocal longest
+        end = time.monotonic() + seconds
+        while (began := time.monotonic()) < end:
+            assert beat(stack, "low").status_code == 200
+            longest = max(longest, time.monotonic() - began)
+
+    beat_for(0.3)
+    stack.kill("web")
+    beat_for(0.3)
+    stack.start("web")
+    beat_for(1.5)
+    assert longest < 1.0
+
+
+def test_ten_thousand_in_one_request(stack: Stack) -> None:
+    ids = [f"unknown-{number}" for number in range(9_998)]
+    answer = stack.client.post("/registry/heartbeats", json={"ids": ["top", *ids, "low"]})
+    assert (answer.status_code, answer.json()["count"]) == (200, 2)
+    assert answer.json()["unknown"] == ids
+
+
+def test_sweep_and_door_give_signs_of_themselves(stack: Stack) -> None:
+    def signs() -> tuple[str | None, ...] | None:
+        with sqlite3.connect(stack.data / "db.sqlite3") as database:
+            found: tuple[str | None, ...] | None = database.execute(
+                "SELECT ticked_at, door_at FROM registry_watch"
+            ).fetchone()
+            return found if found and all(found) else None
+
+    first = until(signs, 30)
+    until(lambda: signs() not in (None, first), 30)
