@@ -233,7 +233,7 @@ def matches(nodes: QuerySet[Node], moment: Moment, *, after: int = 0) -> Found:
     lines = some(below.above(shown, MOST_ABOVE), moment)
     for line in lines:
         line.is_match = line.node.pk in set(shown)
-    count = nodes[: MOST_COUNTED + 1].count() if more or after else len(shown)
+    count = nodes[: MOST_COUNTED + 1].count()
     return Found(
         in_order(lines), min(count, MOST_COUNTED), count > MOST_COUNTED, shown[-1] if more else None
     )

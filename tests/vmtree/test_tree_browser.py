@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect, sync_playwright
+from redis import Redis
 
 from tests.stack import Stack
 from tests.waiting import until
+from vmtree import bells
 
 pytestmark = pytest.mark.browser
 
@@ -218,6 +222,32 @@ def test_one_vm_beside_the_tree(stack: Stack, page: Page) -> None:
     expect(beside.locator(".is-removed").first).to_have_text("−cron")
     beside.get_by_role("link", name="from above").click()
     expect(page.locator("svg.picture a").first).to_be_visible()
+
+
+def test_a_burst_of_changes_costs_few_refreshes(stack: Stack, page: Page) -> None:
+    asked: list[float] = []
+    page.on("request", lambda each: asked.append(time.monotonic()) if "_news" in each.url else None)
+    redis = Redis(unix_socket_path=str(stack.run / "redis.sock"))
+    began = time.monotonic()
+    with redis.pipeline(transaction=False) as pipe:
+        for second in range(3):
+            for number in range(5000):
+                news = {"topic": "nodes", "ids": [f"vm-{number}"]}
+                pipe.publish(bells.NEWS, json.dumps(news))
+                if number % 50 == 49:
+                    pipe.execute()
+                    page.wait_for_timeout(max(0, due(began, second, number) * 1000))
+    lasted = time.monotonic() - began
+    until(lambda: asked and time.monotonic() - asked[-1] > 1)
+    assert len(asked) <= 4 * lasted + 2
+    beat(stack, "vm-2477")
+    expect(page.locator("#n0")).to_contain_text("silent 49")
+    redis.close()
+
+
+def due(began: float, second: int, number: int) -> float:
+    """Seconds until this change of 5,000 a second is due."""
+    return began + second + number / 5000 - time.monotonic()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
