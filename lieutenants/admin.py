@@ -283,3 +283,8 @@ class LifeSignAdmin(FactAdmin):
 
     list_display = ("who", "at")
     list_select_related = False
+
+
+# Further rows of this app stand in folders of their own.
+from lieutenants.operations import admin as operations_admin  # noqa: E402, F401
+from lieutenants.rules import admin as rules_admin  # noqa: E402, F401

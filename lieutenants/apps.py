@@ -5,3 +5,10 @@ from django.apps import AppConfig
 
 class LieutenantsConfig(AppConfig):
     name = "lieutenants"
+
+    def ready(self) -> None:
+        """Make known who handles VMs: lieutenants their own, the registry all others."""
+        from lieutenants.operations import agents, handlers, plain_vms
+
+        handlers.add_handler(plain_vms.PlainVM())
+        handlers.add_handler(agents.AgentVM())

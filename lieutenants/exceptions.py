@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from vmtree.exceptions import FleetError
 
-class LieutenantError(Exception):
+
+class LieutenantError(FleetError):
     """Base of all below; its text is what the caller is told."""
 
     status = 400

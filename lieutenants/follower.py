@@ -20,7 +20,7 @@ from django.conf import settings
 from django.db import Error as DatabaseError
 from django.db import OperationalError, close_old_connections, connections, transaction
 
-from lieutenants import bells, rpc
+from lieutenants import rpc
 from lieutenants.exceptions import TransportError
 from lieutenants.ledger import Ledger, save_progress
 from lieutenants.models import Process
@@ -28,6 +28,7 @@ from lieutenants.outbox import Outbox
 from lieutenants.session import Session
 from lieutenants.transports import get_transport
 from lieutenants.watch import Watch
+from vmtree import bells
 
 logger = logging.getLogger(__name__)
 

@@ -15,9 +15,10 @@ from django.db.models.functions import Substr
 from django.utils import timezone
 from ulid import ULID
 
-from lieutenants import bells
+from lieutenants import presence
 from lieutenants.exceptions import IllegalMove, LostRace
 from lieutenants.states import MOVES, RUNNING, MessageState, Mode, Outcome, RestartPolicy, Status
+from vmtree import bells
 
 MOST_RESTARTS = 5
 
@@ -181,6 +182,7 @@ class Lieutenant(models.Model):
             Move.objects.create(
                 lieutenant=self, old=old, new=to, reason=reason[:2000], actor=actor, at=now
             )
+            presence.follow(self, old, to, actor=actor)
             transaction.on_commit(lambda: bells.tell_change(self.pk))
         self.status = to
         for field, value in fields.items():
@@ -309,7 +311,10 @@ class Answer(models.Model):
 
     class Meta:
         ordering = ["id"]
-        indexes = [models.Index(fields=["lieutenant", "outcome"], name="answer_by_outcome")]
+        indexes = [
+            models.Index(fields=["lieutenant", "outcome"], name="answer_by_outcome"),
+            models.Index(fields=["outcome", "ended_at"], name="answer_by_end"),
+        ]
 
     def __str__(self) -> str:
         return f"answer {self.pk} ({self.outcome})"
@@ -452,3 +457,8 @@ class LifeSign(models.Model):
         newest: QuerySet[LifeSign] = cls.objects.filter(who__startswith=prefix + "@")
         at: datetime | None = newest.aggregate(newest=models.Max("at"))["newest"]
         return at
+
+
+# Further rows of this app stand in folders of their own.
+from lieutenants.operations.models import Job, Step  # noqa: E402, F401
+from lieutenants.rules.models import Firing, Rule  # noqa: E402, F401

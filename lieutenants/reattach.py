@@ -1,4 +1,4 @@
-"""Discover: keepers that run on this host and that no live process row belongs to."""
+"""Discover: keepers that run on this host unfollowed, and what else the registry knows of."""
 
 from __future__ import annotations
 
@@ -7,30 +7,49 @@ from pathlib import Path
 
 from django.conf import settings
 from django.db import IntegrityError, transaction
+from django.db.models import Q
 
-from lieutenants import bells
 from lieutenants.exceptions import IllegalMove, LostRace
 from lieutenants.models import Lieutenant, Process
 from lieutenants.states import RUNNING, Status
 from lieutenants.transports import get_transport
 from lieutenants.transports.base import Handle
+from registry.models import VM, Role
+from vmtree import bells
 
 NOTHING = "No lieutenants found in registry"
 
 
 def discover() -> list[str]:
-    """One line for each running keeper, with what became of it."""
-    results = []
+    """One line for each running keeper, then for each other lieutenant of the registry."""
+    results: dict[str, str] = {}
     for directory in sorted(settings.LIEUTENANTS_DIR.glob("*/runs/*")):
         transport = get_transport("local")
         handle = transport.find(str(directory))
         if handle is None or not transport.alive(handle):
             continue
+        lieutenant_id = directory.parent.parent.name
         try:
-            results.append(_reattach(directory, handle))
+            results[lieutenant_id] = _reattach(directory, handle)
         except (OSError, ValueError, IntegrityError, LostRace, IllegalMove) as error:
-            results.append(f"{directory.parent.parent.name}: failed — {error}")
-    return results or [NOTHING]
+            results[lieutenant_id] = f"{lieutenant_id}: failed — {error}"
+    registered = VM.objects.filter(role=Role.LIEUTENANT).newest_first()
+    others = [_look_up(vm) for vm in registered if vm.pk not in results]
+    return [*results.values(), *others] or [NOTHING]
+
+
+def _look_up(vm: VM) -> str:
+    """What there is to say of a registered lieutenant of which no agent runs on this host."""
+    known = vm.metadata if isinstance(vm.metadata, dict) else {}
+    said = known.get("agentId")
+    name = said if isinstance(said, str) and said else vm.name
+    same = Lieutenant.objects.filter(Q(pk=vm.pk) | Q(name=name))
+    if same.living().exists():
+        return f"{name}: already tracked"
+    if same.exists():
+        return f"{name}: destroyed, not brought back"
+    where = f"VM {vm.pk[:12]}, {vm.status}"
+    return f"{name}: left alone, its agent does not run on this host ({where})"
 
 
 def _reattach(directory: Path, handle: Handle) -> str:

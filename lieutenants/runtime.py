@@ -16,13 +16,14 @@ from django.db import IntegrityError
 from django.db.models import Q
 from django.utils import timezone
 
-from lieutenants import bells, rpc
+from lieutenants import presence, rpc
 from lieutenants.agents import find_agent
 from lieutenants.exceptions import AgentMissing, IllegalMove, LostRace, TransportError
 from lieutenants.models import Lieutenant, LieutenantQuerySet, Process
 from lieutenants.states import RUNNING, Status
 from lieutenants.transports import get_transport
 from lieutenants.transports.base import Launch
+from vmtree import bells
 
 logger = logging.getLogger(__name__)
 
@@ -194,6 +195,6 @@ def _environment(lieutenant: Lieutenant) -> dict[str, str]:
         "PI_OFFLINE": "1",
         "PI_SKIP_VERSION_CHECK": "1",
         "PI_TELEMETRY": "0",
-        "VERS_AGENT_NAME": lieutenant.name,
+        **presence.environment(lieutenant),
         "REEF_LIEUTENANT": lieutenant.pk,
     }

@@ -12,7 +12,7 @@ from django.db import IntegrityError, transaction
 from django.utils import timezone
 from kombu.exceptions import OperationalError
 
-from lieutenants import bells, delivery, reattach, rpc, runtime, tasks
+from lieutenants import delivery, presence, reattach, rpc, runtime, tasks
 from lieutenants.agents import find_agent
 from lieutenants.exceptions import (
     BadInput,
@@ -27,6 +27,7 @@ from lieutenants.exceptions import (
 )
 from lieutenants.models import Lieutenant, Message, Process, new_ulid
 from lieutenants.states import Mode, RestartPolicy, Status
+from vmtree import bells
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +83,7 @@ def create(wish: Wish, *, actor: str) -> Lieutenant:
         with transaction.atomic():
             lieutenant.save(force_insert=True)
             lieutenant.moves.create(old="", new=Status.STARTING, reason="created", actor=actor)
+            presence.enlist(lieutenant, actor=actor)
             _settle_later(lieutenant)
     except IntegrityError:
         raise NameTaken(

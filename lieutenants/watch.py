@@ -13,13 +13,14 @@ from django.conf import settings
 from django.db import connections, transaction
 from django.utils import timezone
 
-from lieutenants import bells, ending, rpc, runtime
+from lieutenants import ending, muster, rpc, runtime
 from lieutenants.exceptions import IllegalMove, LostRace, TransportError
 from lieutenants.ledger import Ledger, save_progress
 from lieutenants.models import Lieutenant, LifeSign, Process
 from lieutenants.session import Session
 from lieutenants.states import Status
 from lieutenants.transports import get_transport
+from vmtree import bells
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ class Watch:
         self._sessions = sessions
         self._signed = -SIGN_SECONDS
         self._reconciled = -RECONCILE_SECONDS
+        self._mustered = -muster.EVERY_SECONDS
         self._busy = threading.Lock()
         self._aborted_at: dict[str, float] = {}
 
@@ -55,10 +57,19 @@ class Watch:
         self._restart_due()
         self._pause_idle()
         self._bring_back_stranded()
+        if clock - self._mustered >= muster.EVERY_SECONDS:
+            self._mustered = clock
+            present = [row.lieutenant_id for row in rows.values() if self._is_there(row)]
+            self._in_background(lambda: muster.muster(present))
         due = clock - self._reconciled >= RECONCILE_SECONDS
         if due or (not self._busy.locked() and runtime.may_start_another()):
             self._reconciled = clock
             self._in_background(runtime.reconcile)
+
+    def _is_there(self, process: Process) -> bool:
+        """Whether its keeper was alive when it was looked at just now."""
+        session = self._sessions.get(process.pk)
+        return session is not None and not session.ended
 
     def after_end(self, session: Session) -> None:
         """The place of an ended process is free: start whoever waits for it."""

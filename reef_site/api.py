@@ -12,8 +12,8 @@ from rest_framework.response import Response
 from rest_framework.routers import SimpleRouter
 
 from lieutenants.api import LieutenantViewSet
-from lieutenants.exceptions import LieutenantError
 from reef_site.auth import NO_HEADER
+from vmtree.exceptions import FleetError
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ router.register("lieutenant/lieutenants", LieutenantViewSet, basename="lieutenan
 
 def answer_error(error: Exception, context: dict[str, Any]) -> Response:
     """Every error as `{"error": "<what is wrong>"}` with a status that fits."""
-    if isinstance(error, LieutenantError):
+    if isinstance(error, FleetError):
         return Response({"error": str(error)}, status=error.status)
     if isinstance(error, Http404):
         return Response({"error": "not found"}, status=404)

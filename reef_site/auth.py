@@ -7,6 +7,7 @@ import hmac
 import secrets
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 from django.conf import settings
 from django.contrib.auth import get_user_model
@@ -15,7 +16,15 @@ from django.contrib.sessions.models import Session
 from django.utils import timezone
 from rest_framework.authentication import BaseAuthentication
 from rest_framework.exceptions import AuthenticationFailed
+from rest_framework.permissions import SAFE_METHODS, BasePermission
 from rest_framework.request import Request
+
+from vmtree import authority, tokens
+from vmtree.models import Node
+
+if TYPE_CHECKING:
+    # At run time this would be a circle: its classes are made with the settings' defaults.
+    from rest_framework.views import APIView
 
 NO_HEADER = "Unauthorized — missing Authorization header"
 BAD_TOKEN = "Unauthorized — invalid token"  # noqa: S105
@@ -27,6 +36,8 @@ class Caller:
     """An agent that showed a good token."""
 
     name: str
+    # The node of the tree that the token belongs to; None is the root token.
+    node: Node | None = None
     is_authenticated: bool = True
     is_active: bool = True
 
@@ -43,13 +54,35 @@ class BearerAuthentication(BaseAuthentication):
         if header is None:
             return None
         scheme, _, token = header.partition(" ")
-        if scheme.lower() != "bearer" or not is_root_token(token.strip()):
+        caller = caller_of(token.strip()) if scheme.lower() == "bearer" else None
+        if caller is None:
             raise AuthenticationFailed(BAD_TOKEN)
-        return Caller("root token"), "root"
+        return caller, "root" if caller.node is None else "node"
 
     def authenticate_header(self, request: Request) -> str:
         """What a 401 asks for."""
         return "Bearer"
+
+
+class NodesAreAsked(BasePermission):
+    """Nodes change things only where the view asks the rule (`asks_authority = True`).
+
+    So a door that forgets to ask `vmtree.authority` is shut to them, not open.
+    """
+
+    def has_permission(self, request: Request, view: APIView) -> bool:
+        """True for reading, for views that ask, and for everybody who is no node."""
+        if request.method not in SAFE_METHODS and not getattr(view, "asks_authority", False):
+            authority.check(request.user, "command", None)
+        return True
+
+
+def caller_of(token: str) -> Caller | None:
+    """Whose token this is; None if it opens nothing."""
+    if is_root_token(token):
+        return Caller("root token")
+    node = tokens.node_of(token)
+    return Caller(f"node {node.vm_id}", node) if node else None
 
 
 def root_token() -> str:

@@ -68,6 +68,7 @@ class Edge:
     def __init__(self) -> None:
         self._web: httpx.AsyncClient | None = None
         self._streams: Any = None
+        self._hot: Any = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -84,6 +85,7 @@ class Edge:
                 self._start()
                 await send({"type": "lifespan.startup.complete"})
             elif event["type"] == "lifespan.shutdown":
+                await self._hot.close()
                 await self._streams.close()
                 if self._web:
                     await self._web.aclose()
@@ -96,6 +98,7 @@ class Edge:
 
         django.setup()
         from reef_site.streams import Streams
+        from registry.hotpath import HotRoutes
 
         transport = httpx.AsyncHTTPTransport(
             uds=str(settings.WEB_SOCKET),
@@ -108,6 +111,7 @@ class Edge:
             follow_redirects=False,
         )
         self._streams = Streams()
+        self._hot = HotRoutes()
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
@@ -117,6 +121,8 @@ class Edge:
                 await self._transcript(scope, receive, send)
             elif scope["method"] == "GET" and LISTING.fullmatch(path):
                 await self._listing(scope, receive, send)
+            elif hot := self._hot and self._hot.route(scope):
+                await self._answer_hot(hot, scope, receive, send)
             else:
                 await self._pass_on(scope, receive, send)
         except BadRequest as error:
@@ -127,6 +133,25 @@ class Edge:
             await _say(send, 408, "body: did not come in time", (b"connection", b"close"))
         except ClientGone:
             logger.info("%s %s: the client hung up", scope["method"], path)
+
+    # -- hot routes ---------------------------------------------------------------------------
+
+    async def _answer_hot(
+        self, route: tuple[str, str], scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Answer here, or pass the request on with the body that was read."""
+        body = await _whole_body(scope, receive) if _has_body(scope) else b""
+        answer = await self._hot.answer(route, dict(scope["headers"]), body)
+        if answer is None:
+            await self._pass_on(scope, _again(body, receive), send)
+            return
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(answer.body)).encode()),
+        ]
+        if answer.status == 401:
+            headers.append((b"www-authenticate", b"Bearer"))
+        await _send_all(send, answer.status, headers, answer.body)
 
     # -- passing on ---------------------------------------------------------------------------
 
@@ -308,6 +333,37 @@ class Body:
         self._file.seek(0)
         while chunk := self._file.read(1 << 16):
             yield chunk
+
+
+async def _whole_body(scope: Scope, receive: Receive) -> bytes:
+    """A body that is small enough to be kept in memory."""
+    if _declared(scope) > MOST_BODY:
+        raise BodyTooLarge
+    body, more = bytearray(), True
+    async with asyncio.timeout(BODY_SECONDS):
+        while more:
+            event = await receive()
+            if event["type"] == "http.disconnect":
+                raise ClientGone
+            body += event.get("body", b"")
+            if len(body) > MOST_BODY:
+                raise BodyTooLarge
+            more = event.get("more_body", False)
+    return bytes(body)
+
+
+def _again(body: bytes, receive: Receive) -> Receive:
+    """The same events once more, for whoever reads the body next."""
+    read = False
+
+    async def events() -> Event:
+        nonlocal read
+        if read:
+            return await receive()
+        read = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return events
 
 
 # -- answers ----------------------------------------------------------------------------------

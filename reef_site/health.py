@@ -13,11 +13,11 @@ from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 from django.views.decorators.csrf import csrf_exempt
 
-from lieutenants import bells
 from lieutenants.models import LifeSign
 from reef_site.wire import json_answer
+from vmtree import bells
 
-SERVICES = ["ui", "lieutenant"]
+SERVICES = ["ui", "lieutenant", "registry", "vm-tree"]
 # Signs come every 5 (follower) and 10 (worker, through beat and broker) seconds.
 LATE_SECONDS = {"worker": 35.0, "follower": 20.0}
 

@@ -75,8 +75,9 @@ def _databases(url: str) -> dict[str, Any]:
         parsed["OPTIONS"] = {
             "transaction_mode": "IMMEDIATE",
             "timeout": 20,
+            # The edge folds the log in by itself, long before the limit set here.
             "init_command": "PRAGMA journal_mode=WAL;PRAGMA synchronous=NORMAL;"
-            "PRAGMA journal_size_limit=67108864",
+            "PRAGMA journal_size_limit=67108864;PRAGMA wal_autocheckpoint=16000",
         }
         parsed["TEST"] = {"NAME": f"{parsed['NAME']}.test"}
     else:
@@ -106,6 +107,8 @@ ALLOWED_HOSTS = [
 ]
 PORT = env.integer("PORT", 3000, least=1, most=65535)
 SIGNIN_MINUTES = 15
+# Where agents find this reef.
+INFRA_URL = env.url("VERS_INFRA_URL", f"http://127.0.0.1:{PORT}", ("http", "https")).rstrip("/")
 
 # -- what stands behind
 DATABASES = _databases(
@@ -157,6 +160,8 @@ INSTALLED_APPS = [
     "django_htmx",
     "rest_framework",
     "reef_site.apps.ReefSiteConfig",
+    "vmtree.apps.VmtreeConfig",
+    "registry.apps.RegistryConfig",
     "lieutenants.apps.LieutenantsConfig",
 ]
 MIDDLEWARE = [
@@ -209,7 +214,10 @@ REST_FRAMEWORK = {
         "reef_site.auth.BearerAuthentication",
         "rest_framework.authentication.SessionAuthentication",
     ],
-    "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
+    "DEFAULT_PERMISSION_CLASSES": [
+        "rest_framework.permissions.IsAuthenticated",
+        "reef_site.auth.NodesAreAsked",
+    ],
     "DEFAULT_PARSER_CLASSES": ["reef_site.wire.AnyTypeJSONParser"],
     "DEFAULT_RENDERER_CLASSES": ["reef_site.wire.WireJSONRenderer"],
     "DEFAULT_METADATA_CLASS": None,

@@ -26,12 +26,12 @@ from django.db.models import Q
 from django.utils import timezone
 from redis.exceptions import RedisError
 
-from lieutenants import bells
 from lieutenants.models import Chunk, Entry, Lieutenant
 from lieutenants.serializers import entry_json
 from lieutenants.services import at_rest
 from lieutenants.states import Status
 from reef_site.wire import dumps
+from vmtree import bells
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +45,8 @@ LOOK_SECONDS = 2.0
 MOST_WAITING = 500
 MOST_WAITING_BYTES = 8 << 20
 MOST_AT_ONCE = 1000
+# Of more VMs than these it is only said that they are many.
+MOST_NODES = 200
 
 
 class Client:
@@ -103,12 +105,34 @@ class Listener:
 
     def __init__(self) -> None:
         self.changed: set[str] = set()
+        # VMs, in the tree or in the registry; None when there are too many to name them.
+        self.nodes: set[str] | None = set()
         self.news = asyncio.Event()
 
     def tell(self, lieutenant_ids: Iterable[str]) -> None:
         """Note these; each stands here once, however often it changes."""
         self.changed.update(lieutenant_ids)
         self.news.set()
+
+    def tell_nodes(self, vm_ids: Iterable[str] | None) -> None:
+        """The same for VMs; None is: look at all of them again."""
+        if vm_ids is None:
+            self.nodes = None
+        elif self.nodes is not None:
+            self.nodes.update(vm_ids)
+            if len(self.nodes) > MOST_NODES:
+                self.nodes = None
+        self.news.set()
+
+    def take(self) -> bytes:
+        """The events that say all that was noted; nothing is noted any more."""
+        self.news.clear()
+        changed, self.changed = self.changed, set()
+        nodes, self.nodes = self.nodes, set()
+        events = _event("lieutenants", {"ids": sorted(changed)}) if changed else b""
+        if nodes is None:
+            return events + _event("nodes", {"many": True})
+        return events + (_event("nodes", {"ids": sorted(nodes)}) if nodes else b"")
 
 
 class Streams:
@@ -155,7 +179,7 @@ class Streams:
             self._leave(channel)
 
     async def listing(self) -> AsyncGenerator[bytes, None]:
-        """Which lieutenants' facts changed, at most four times a second."""
+        """Which lieutenants and VMs changed, at most four times a second."""
         self._listen()
         listener = Listener()
         self._listeners.add(listener)
@@ -168,9 +192,7 @@ class Streams:
                     yield b": still here\n\n"
                     continue
                 await asyncio.sleep(LISTING_SECONDS)
-                listener.news.clear()
-                changed, listener.changed = listener.changed, set()
-                yield _event("lieutenants", {"ids": sorted(changed)})
+                yield listener.take()
         finally:
             self._listeners.discard(listener)
 
@@ -283,6 +305,7 @@ class Streams:
         changed = await self._read(lambda: _living_or_ended(since))
         for listener in self._listeners:
             listener.tell(changed)
+            listener.tell_nodes(None)
         for channel in self._channels.values():
             channel.news.set()
 
@@ -302,6 +325,10 @@ class Streams:
                 self._rests[lieutenant_id].set()
             for listener in self._listeners:
                 listener.tell([lieutenant_id])
+        elif news.get("topic") == "nodes":
+            vm_ids = None if news.get("all") else news.get("ids", [])
+            for listener in self._listeners:
+                listener.tell_nodes(vm_ids)
 
     def _wake(self, lieutenant_id: str) -> None:
         if channel := self._channels.get(lieutenant_id):

@@ -9,10 +9,13 @@ from django.shortcuts import render
 from django.urls import include, path, re_path
 
 from lieutenants import api as lieutenants_api
+from lieutenants.operations import api as operations_api
+from lieutenants.rules import api as rules_api
 from reef_site import views
 from reef_site.api import router
 from reef_site.health import SERVICES, health
 from reef_site.wire import json_answer
+from vmtree import api as vmtree_api
 
 urlpatterns = [
     re_path(r"^health/?$", health, name="health"),
@@ -22,6 +25,7 @@ urlpatterns = [
     path("signin/<str:secret>", views.signin_link, name="signin-link"),
     path("signout/", views.signout, name="signout"),
     path("lieutenants/", include("lieutenants.urls")),
+    path("fleet/", include("reef_site.fleet.urls")),
     path("admin/", admin.site.urls),
     # -- agents
     re_path(r"^events/?$", lieutenants_api.ListingEvents.as_view(), name="events"),
@@ -29,8 +33,12 @@ urlpatterns = [
     re_path(r"^lieutenant/usage/?$", lieutenants_api.FleetUsage.as_view()),
     re_path(r"^lieutenant/lieutenants/destroy-all/?$", lieutenants_api.DestroyAll.as_view()),
     re_path(r"^lieutenant/lieutenants/discover/?$", lieutenants_api.Discover.as_view()),
+    *rules_api.urlpatterns,
+    re_path(r"^registry(?:/|$)", include("registry.routes")),
     path("", include(router.urls)),
     re_path(r"^lieutenant(?:/.*)?$", lieutenants_api.Nothing.as_view()),
+    *operations_api.urlpatterns,
+    *vmtree_api.urlpatterns,
 ]
 
 

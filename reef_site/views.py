@@ -18,11 +18,13 @@ from django.utils import timezone
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_POST
 
-from lieutenants import bells, figures
+from lieutenants import figures
 from lieutenants.models import Lieutenant, LifeSign
 from lieutenants.states import Status
 from reef_site import auth
+from reef_site.fleet import views as fleet
 from reef_site.health import LATE_SECONDS
+from vmtree import bells
 
 _MOST_TROUBLE = 8
 _MEND = {
@@ -51,7 +53,7 @@ class Part:
 @require_GET
 def overview(request: HttpRequest) -> HttpResponse:
     """How the fleet and reef itself are."""
-    return render(request, "overview.html", _state())
+    return render(request, "overview.html", {**_state(), **fleet.tree_context(request)})
 
 
 @login_required

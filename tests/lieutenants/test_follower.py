@@ -17,13 +17,14 @@ import pytest
 from django.conf import settings as django_settings
 from django.db import connection, connections
 
-from lieutenants import bells, follower, ledger
+from lieutenants import follower, ledger
 from lieutenants.follower import Follower
 from lieutenants.models import Answer, Chunk, Entry, Message, Process
 from lieutenants.session import Session
 from lieutenants.states import MessageState, Outcome
 from tests.conftest import STANDIN, Fleet
 from tests.waiting import until
+from vmtree import bells
 
 LIEUTENANTS = "/lieutenant/lieutenants"
 

@@ -11,11 +11,11 @@ from django.db import DatabaseError, connection
 from django.test import Client
 from django.utils import timezone
 
-from lieutenants import bells
 from lieutenants.models import LifeSign
 from reef_site import health
 from tests.conftest import Fleet
 from tests.waiting import until
+from vmtree import bells
 
 
 @pytest.fixture

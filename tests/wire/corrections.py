@@ -36,6 +36,7 @@ class Ours:
 
 # Keys that we answer beside the recorded ones, by a key that tells the object's kind.
 ADDED = {
+    "registeredBy": {"liveness", "vitals"},
     "outputHistory": {
         *("statusSince", "stalled", "host", "folder", "restartPolicy", "restarts", "usage", "rev"),
         *("stallLimitSeconds", "idleLimitMinutes", "error", "trouble", "waitingFor", "restartAt"),
@@ -44,18 +45,10 @@ ADDED = {
     },
     "sent": {"messageId", "state"},
     "uptime": {"parts"},
+    # A heartbeat's answer.
+    "lastSeen": {"nextBeatInMs"},
+    "prunedOldSnapshots": {"id"},
 }
-
-
-# The recorder used the registry to show rules that hold for every service. Until there is a
-# registry here, they are shown with the lieutenants.
-def stands_for(path: str) -> str:
-    """The path to ask instead of the recorded one."""
-    return (
-        path.replace("/registry/vms", "/lieutenant/lieutenants")
-        .replace("/registry", "/lieutenant")
-        .replace("/Registry/vms", "/Lieutenant/lieutenants")
-    )
 
 
 # What must hold before an exchange, where the recorder only had to be slow enough.
@@ -88,7 +81,7 @@ JSON_405 = "a wrong method is 405 as JSON"
 AT_ONCE = "create answers at once, while the agent is starting"
 LATER = "remote lieutenants need a VM provider, which a later step brings: 503 until then"
 NEVER_MADE = f"this one was not made: {LATER}"
-DISCOVER = "discover reattaches what runs on this host; the registry comes with a later step"
+DISCOVER = "discover reattaches what runs here; of others it says so, and makes no rows of them"
 TAIL = "tail and history must be whole numbers from 0 on"
 IDLE_READ = "read of an idle lieutenant gives the newest finished answer"
 IDLE_SEND = "steer and followUp to an idle lieutenant are sent as prompt, and a note says so"
@@ -99,7 +92,7 @@ COUNTED = "the two messages to the idle lieutenant were sent as prompts, so they
 CORE = {
     "health needs no auth": Ours(
         "the services are those of this step; the others come later",
-        changes={"services": ["ui", "lieutenant"]},
+        changes={"services": ["ui", "lieutenant", "registry", "vm-tree"]},
     ),
     "health with wrong method": Ours(JSON_405, 405, error("method not allowed")),
     "health sub path": Ours(JSON_404, 404, error("not found")),
@@ -109,7 +102,7 @@ CORE = {
     "service root with slash": Ours(JSON_404, 404, error("not found")),
     "wrong method on known path": Ours(JSON_405, 405, error("method not allowed")),
     "trailing slash on known path": Ours(
-        "a trailing slash works like none", 200, {"lieutenants": [], "count": 0}
+        "a trailing slash works like none", 200, {"vms": [], "count": 0}
     ),
     "OPTIONS": Ours(JSON_405, 405, error("method not allowed")),
 }
@@ -208,6 +201,16 @@ PAUSE_AND_END = {
     "destroy-all final": Ours(NEVER_MADE, changes={"results": []}),
 }
 
+TRACKED = [f"{name}: already tracked" for name in ("beta", "alpha", "padded")]
+LEFT_ALONE = [
+    f"{name}: left alone, its agent does not run on this host (VM {vm}, {status})"
+    for name, vm, status in (
+        ("disc3", "vm-disc3", "stopped"),
+        ("disc2", "vm-disc2", "paused"),
+        ("disc-agent", "vm-disc-0123", "running"),
+    )
+]
+
 REMOTE = {
     "send remote": Ours(NEVER_MADE, 404, error("Lieutenant 'remote1' not found")),
     "resume not paused": Ours(NEVER_MADE, 404, error("Lieutenant 'remote1' not found")),
@@ -220,25 +223,16 @@ REMOTE = {
     "resume destroyed remote": Ours(NEVER_MADE, 404, error("Lieutenant 'remote1' not found")),
     "pause destroyed remote": Ours(DESTROYED_PAUSE, 404, error("Lieutenant 'remote1' not found")),
     "get destroyed then paused": Ours(DESTROYED_PAUSE, 404, error("Lieutenant not found")),
-    "discover": Ours(
-        DISCOVER,
-        changes={"results": [f"{name}: already tracked" for name in ("beta", "alpha", "padded")]},
-    ),
-    "discover finds": Ours(
-        DISCOVER,
-        changes={"results": [f"{name}: already tracked" for name in ("beta", "alpha", "padded")]},
-    ),
-    "discover again": Ours(
-        DISCOVER,
-        changes={"results": [f"{name}: already tracked" for name in ("beta", "alpha", "padded")]},
-    ),
+    "discover": Ours(DISCOVER, changes={"results": TRACKED}),
+    "discover finds": Ours(DISCOVER, changes={"results": [*TRACKED, *LEFT_ALONE]}),
+    "discover again": Ours(DISCOVER, changes={"results": [*TRACKED, *LEFT_ALONE]}),
     "get discovered": Ours(DISCOVER, 404, error("Lieutenant not found")),
     "get discovered stopped": Ours(DISCOVER, 404, error("Lieutenant not found")),
     "send discovered": Ours(DISCOVER, 404, error("Lieutenant 'disc-agent' not found")),
     "discover after destroy re-creates": Ours(
         "discover never brings a destroyed one back",
-        changes={"results": ["No lieutenants found in registry"]},
+        changes={"results": LEFT_ALONE},
     ),
 }
 
-CORRECTIONS = {**CORE, **CREATE, **SEND_AND_READ, **PAUSE_AND_END, **REMOTE}
+LIEUTENANT = {**CREATE, **SEND_AND_READ, **PAUSE_AND_END, **REMOTE}

@@ -126,6 +126,7 @@ class Start:
             "REEF_DATA_DIR": str(self.data),
             "REDIS_URL": settings.REDIS_URL,
             "PORT": str(self.port),
+            "VERS_INFRA_URL": os.environ.get("VERS_INFRA_URL", "").strip() or self.url,
             "REEF_DEMO": "1" if self.demo else "",
         }
         database = settings.DATABASES["default"]

@@ -1,15 +1,17 @@
 """Doorbells through Redis: they only make a reaction sooner, so a dead Redis is no error.
 
-`ring` wakes the follower of a host, `tell_change` tells the edge (and so the pages) what to look
-at again. Both say ids, never data: whoever hears them reads the database.
+`ring` wakes the follower of a host, the others tell the edge (and so the pages) what to look at
+again. They say ids, never data: whoever hears them reads the database.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import logging
 import time
+from collections.abc import Iterable
 
 import redis
 from django.conf import settings
@@ -19,6 +21,9 @@ logger = logging.getLogger(__name__)
 
 BELL = "reef:bell"
 NEWS = "reef:news"
+REVOKED = "reef:revoked"
+# Of more changes at once nobody wants the ids: look at everything again.
+MOST_IDS = 500
 _QUIET_SECONDS = 30.0
 _last_complaint = -_QUIET_SECONDS
 
@@ -60,3 +65,19 @@ def tell_change(lieutenant_id: str) -> None:
 def tell_transcripts(revs: dict[str, int]) -> None:
     """Say up to which change each of these lieutenants' transcripts has grown."""
     _publish(NEWS, json.dumps({"topic": "transcripts", "revs": revs}))
+
+
+def tell_nodes(vm_ids: Iterable[str]) -> None:
+    """Say that these VMs changed, in the tree or in the registry; of very many only that some did.
+
+    The message is `{"topic": "nodes", "ids": […]}`, or `{"topic": "nodes", "all": true}`.
+    """
+    ids = list(itertools.islice(vm_ids, MOST_IDS + 1))
+    what: dict[str, object] = {"ids": ids} if len(ids) <= MOST_IDS else {"all": True}
+    if ids:
+        _publish(NEWS, json.dumps({"topic": "nodes", **what}))
+
+
+def tell_revoked(digests: list[str]) -> None:
+    """Say which tokens are good no longer, on a channel of their own: a JSON list of hashes."""
+    _publish(REVOKED, json.dumps(digests))

@@ -1,0 +1,44 @@
+"""The follower's round over its host's lieutenants: who is there beats, who is missing joins."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from lieutenants import presence
+from lieutenants.models import Lieutenant
+from lieutenants.states import Status
+from registry import services as registry
+from registry.models import VM, Role
+from vmtree.exceptions import FleetError
+from vmtree.models import Category, Node
+
+logger = logging.getLogger(__name__)
+
+# A VM is late after two and a half minutes.
+EVERY_SECONDS = 20.0
+
+
+def muster(present: Sequence[str]) -> None:
+    """Beat for the lieutenants whose agents run, and make up for what an accident left out."""
+    registry.keep_alive(present)
+    registered = dict(VM.objects.filter(role=Role.LIEUTENANT).values_list("pk", "status"))
+    for each in Lieutenant.objects.here().living():
+        if registered.get(each.pk) != presence.vm_status(each.status):
+            _mend(each)
+    nodes = Node.objects.living().filter(category=Category.LIEUTENANT).values("vm_id")
+    gone = Lieutenant.objects.here().filter(status=Status.DESTROYED)
+    for each in gone.filter(pk__in=nodes) | gone.filter(pk__in=list(registered)):
+        _mend(each)
+
+
+def _mend(lieutenant: Lieutenant) -> None:
+    # Read again: it may have been moved, with all that follows, since it was listed.
+    lieutenant.refresh_from_db(fields=["status"])
+    try:
+        if lieutenant.status == Status.DESTROYED:
+            presence.bury(lieutenant, actor="reef")
+        else:
+            presence.enlist(lieutenant, actor="reef")
+    except FleetError as error:
+        logger.warning("%s is not in the fleet as it should be: %s", lieutenant, error)

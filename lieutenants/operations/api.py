@@ -1,0 +1,113 @@
+"""The agents' door to operations on subtrees: `/vm-tree/vms/<id>/pause`, `/vm-tree/jobs`."""
+
+from __future__ import annotations
+
+from django.urls import re_path
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from lieutenants.operations import services
+from lieutenants.operations.models import Job, Verb
+from lieutenants.operations.serializers import JOB_STATES, job_json, plan_json, steps_json
+from vmtree.exceptions import BadInput
+from vmtree.serializers import body_of, query_number
+
+MOST_ROWS = 1000
+USUAL_ROWS = 100
+
+
+class Operate(APIView):
+    """`POST /vm-tree/vms/<id>/{pause,resume,destroy}`"""
+
+    asks_authority = True
+
+    def post(self, request: Request, vm_id: str, verb: str) -> Response:
+        """Begin, or go on with, a job; `{"dryRun": true}` tells its plan and changes nothing.
+
+        `{"confirm": <count>}` refuses when another number of VMs would be touched by now.
+        """
+        body = body_of(request)
+        if _flag(body.get("dryRun"), "dryRun"):
+            found = services.plan(Verb(verb), vm_id, by=request.user)
+            return Response({"dryRun": True, "plan": plan_json(found)})
+        confirm = _count(body.get("confirm"), "confirm")
+        job, continued = services.start(Verb(verb), vm_id, by=request.user, confirm=confirm)
+        return Response({"job": job_json(job), "continued": continued}, status=202)
+
+
+class Jobs(APIView):
+    """`GET /vm-tree/jobs`"""
+
+    def get(self, request: Request) -> Response:
+        """Newest first; `?state= verb= vmId= limit= cursor=` narrow."""
+        asked, rows = request.query_params, Job.objects.with_counts()
+        if state := _one_of(asked.get("state", ""), "state", JOB_STATES):
+            rows = rows.filter(state=state)
+        if verb := _one_of(asked.get("verb", ""), "verb", tuple(Verb.values)):
+            rows = rows.filter(verb=verb)
+        if vm_id := asked.get("vmId", ""):
+            rows = rows.filter(vm_id=vm_id.replace("\0", ""))
+        if cursor := asked.get("cursor", ""):
+            rows = rows.filter(pk__lt=cursor.replace("\0", ""))
+        limit = query_number(request, "limit", most=MOST_ROWS) or USUAL_ROWS
+        found = list(rows[: limit + 1])
+        more, found = len(found) > limit, found[:limit]
+        jobs = [job_json(job) for job in found]
+        return Response({"jobs": jobs, "count": len(jobs), "next": found[-1].pk if more else None})
+
+
+class OneJob(APIView):
+    """`GET /vm-tree/jobs/<id>`"""
+
+    def get(self, request: Request, job_id: str) -> Response:
+        """With its steps in their order, `?limit=` (1000) of them from position `?from=`."""
+        job = services.find(job_id)
+        first = query_number(request, "from") or 0
+        limit = query_number(request, "limit", most=MOST_ROWS) or MOST_ROWS
+        rows = list(job.steps.filter(position__gte=first).order_by("position", "id")[: limit + 1])
+        more = rows[limit].position if len(rows) > limit else None
+        plan = steps_json(rows[:limit])
+        return Response({"job": job_json(job), "plan": plan, "count": len(plan), "next": more})
+
+
+class Cancel(APIView):
+    """`POST /vm-tree/jobs/<id>/cancel`"""
+
+    asks_authority = True
+
+    def post(self, request: Request, job_id: str) -> Response:
+        """Begin no further step; what is under way comes to its end."""
+        return Response({"job": job_json(services.cancel(job_id, by=request.user))})
+
+
+def _flag(value: object, field: str) -> bool:
+    if value is None or isinstance(value, bool):
+        return bool(value)
+    raise BadInput(f"{field}: must be true or false", field)
+
+
+def _count(value: object, field: str) -> int | None:
+    if value is None:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise BadInput(f"{field}: must be a whole number, 0 or more", field)
+    return value
+
+
+def _one_of(value: str, field: str, valid: tuple[str, ...]) -> str:
+    if value and value not in valid:
+        raise BadInput(f"{field}: must be one of {', '.join(valid)}", field)
+    return value
+
+
+urlpatterns = [
+    re_path(
+        r"^vm-tree/vms/(?P<vm_id>.+?)/(?P<verb>pause|resume|destroy)/?$",
+        Operate.as_view(),
+        name="vm-tree-operate",
+    ),
+    re_path(r"^vm-tree/jobs/?$", Jobs.as_view(), name="vm-tree-jobs"),
+    re_path(r"^vm-tree/jobs/(?P<job_id>[^/]+)/?$", OneJob.as_view(), name="vm-tree-job"),
+    re_path(r"^vm-tree/jobs/(?P<job_id>[^/]+)/cancel/?$", Cancel.as_view()),
+]

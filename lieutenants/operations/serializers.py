@@ -1,0 +1,70 @@
+"""What the agents' API says of plans, jobs and steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from lieutenants.operations.models import Job, JobState, Step, StepState
+from lieutenants.operations.plan import Line, Plan
+
+Json = dict[str, Any]
+
+
+def plan_json(plan: Plan) -> Json:
+    """Steps in their order, those left out among them with the reason."""
+    return {
+        "verb": plan.verb.value,
+        "vmId": plan.vm_id,
+        "name": plan.name,
+        "order": "leaves first" if plan.verb.leaves_first else "root first",
+        "count": len(plan.acting),
+        "leftOut": len(plan.left_out),
+        "steps": [_line_json(line) for line in plan.lines],
+    }
+
+
+def _line_json(line: Line) -> Json:
+    said = {"vmId": line.vm_id, "name": line.name, "handler": line.handler, "does": line.does}
+    return {**said, "leftOut": line.left_out} if line.left_out else said
+
+
+def job_json(job: Job) -> Json:
+    """A job with the number of its steps in each state."""
+    counts = job.counts()
+    return {
+        "id": job.pk,
+        "verb": job.verb,
+        "vmId": job.vm_id,
+        "name": job.name,
+        "state": job.state,
+        "reason": job.reason or None,
+        "actor": job.actor,
+        "cause": job.cause or None,
+        "snapshot": job.snapshot or None,
+        "createdAt": job.created_at,
+        "endedAt": job.ended_at,
+        "steps": {state: counts.get(state, 0) for state in StepState.values},
+    }
+
+
+def steps_json(steps: Iterable[Step]) -> list[Json]:
+    """Steps with what came of them."""
+    return [
+        {
+            "position": step.position,
+            "vmId": step.vm_id,
+            "name": step.name,
+            "handler": step.handler,
+            "does": step.does,
+            "state": step.state,
+            "reason": step.reason or None,
+            "attempts": step.attempts,
+            "startedAt": step.started_at,
+            "endedAt": step.ended_at,
+        }
+        for step in steps
+    ]
+
+
+JOB_STATES = tuple(JobState.values)

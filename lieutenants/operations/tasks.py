@@ -1,0 +1,25 @@
+"""Doorbells of jobs. Each re-reads the rows, so it may run twice, late or never."""
+
+from __future__ import annotations
+
+from celery import shared_task
+
+from lieutenants.operations import run
+
+
+@shared_task(name="operations.advance", soft_time_limit=50, time_limit=60)
+def advance(job_id: str) -> None:
+    """Look at a job and ring for its next steps."""
+    run.advance(job_id)
+
+
+@shared_task(name="operations.act", soft_time_limit=50, time_limit=60)
+def act(step_ids: list[int]) -> None:
+    """Do these steps."""
+    run.act(step_ids)
+
+
+@shared_task(name="operations.tick", soft_time_limit=20, time_limit=30)
+def tick() -> None:
+    """Go on with what a lost ring left behind."""
+    run.tick()

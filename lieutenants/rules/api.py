@@ -1,0 +1,133 @@
+"""Operators' door to lifecycle rules: `/registry/rules`, `/registry/firings`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.urls import re_path
+from rest_framework.permissions import BasePermission
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from lieutenants.rules import firing, services
+from lieutenants.rules.models import Firing, FiringState, Rule
+from lieutenants.rules.serializers import dry_run_json, fields_of, firing_json, rule_json
+from vmtree import authority
+from vmtree.exceptions import BadInput, NotFound
+from vmtree.serializers import body_of, query_number
+
+MOST_ROWS = 1000
+USUAL_ROWS = 100
+
+
+class NoNodes(BasePermission):
+    """Root and operators come in; a node's token does not even read rules."""
+
+    def has_permission(self, request: Request, view: APIView) -> bool:
+        """True, or Forbidden in the words of the one rule."""
+        authority.check(request.user, "command", None)
+        return True
+
+
+class RuleView(APIView):
+    """Base of the views below."""
+
+    asks_authority = True
+
+    def get_permissions(self) -> list[Any]:
+        """Those of every door, and ours."""
+        return [*super().get_permissions(), NoNodes()]
+
+
+class Rules(RuleView):
+    """`/registry/rules`"""
+
+    def get(self, request: Request) -> Response:
+        """All, by name."""
+        found = [rule_json(rule) for rule in Rule.objects.all()]
+        return Response({"rules": found, "count": len(found)})
+
+    def post(self, request: Request) -> Response:
+        """A new one; a secret that was made for its webhook is told this once."""
+        fields, key = fields_of(body_of(request), new=True)
+        rule, made = services.create(fields, by=request.user, key=key)
+        return Response(_with_secret(rule, made), status=201)
+
+
+class OneRule(RuleView):
+    """`/registry/rules/<id>`"""
+
+    def get(self, request: Request, rule_id: str) -> Response:
+        """One."""
+        return Response(rule_json(services.find(int(rule_id), by=request.user)))
+
+    def patch(self, request: Request, rule_id: str) -> Response:
+        """Change what is said."""
+        fields, key = fields_of(body_of(request))
+        rule, made = services.change(int(rule_id), fields, by=request.user, key=key)
+        return Response(_with_secret(rule, made))
+
+    def delete(self, request: Request, rule_id: str) -> Response:
+        """Forget it; its firings stay."""
+        services.delete(int(rule_id), by=request.user)
+        return Response({"deleted": True})
+
+
+class DryRun(RuleView):
+    """`/registry/rules/<id>/dry-run`"""
+
+    def get(self, request: Request, rule_id: str) -> Response:
+        """What it would do now; changes nothing."""
+        rule = services.find(int(rule_id), by=request.user)
+        return Response(dry_run_json(firing.dry_run(rule)))
+
+    post = get
+
+
+class Firings(RuleView):
+    """`GET /registry/firings`"""
+
+    def get(self, request: Request) -> Response:
+        """Newest first; `?rule=<id> vmId= state= limit= before=<id>` narrow."""
+        asked, rows = request.query_params, Firing.objects.all()
+        if rule := query_number(request, "rule"):
+            rows = rows.filter(rule=rule)
+        if vm_id := asked.get("vmId", ""):
+            rows = rows.filter(subject=vm_id.replace("\0", ""))
+        if state := asked.get("state", ""):
+            if state not in FiringState.values:
+                raise BadInput(f"state: must be one of {', '.join(FiringState.values)}", "state")
+            rows = rows.filter(state=state)
+        if before := query_number(request, "before"):
+            rows = rows.filter(pk__lt=before)
+        limit = query_number(request, "limit", most=MOST_ROWS) or USUAL_ROWS
+        found = list(rows[: limit + 1])
+        more, found = len(found) > limit, found[:limit]
+        said = [firing_json(each) for each in found]
+        last = found[-1].pk if more else None
+        return Response({"firings": said, "count": len(said), "next": last})
+
+
+class Nothing(RuleView):
+    """An unknown path below rules."""
+
+    def _refuse(self, request: Request, **_: Any) -> Response:
+        raise NotFound("not found")
+
+    get = post = put = patch = delete = _refuse
+
+
+def _with_secret(rule: Rule, made: str) -> dict[str, Any]:
+    return {**rule_json(rule), "webhookSecret": made} if made else rule_json(rule)
+
+
+_RULE = r"^registry/rules/(?P<rule_id>[0-9]{1,18})"
+
+urlpatterns = [
+    re_path(r"^registry/rules/?$", Rules.as_view(), name="rules"),
+    re_path(rf"{_RULE}/?$", OneRule.as_view(), name="rule"),
+    re_path(rf"{_RULE}/dry-run/?$", DryRun.as_view(), name="rule-dry-run"),
+    re_path(r"^registry/firings/?$", Firings.as_view(), name="firings"),
+    re_path(r"^registry/(?:rules|firings)/.*$", Nothing.as_view()),
+]

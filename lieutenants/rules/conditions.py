@@ -1,0 +1,175 @@
+"""Who a rule applies to now: indexed queries, never more rows than asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.db.models import Exists, OuterRef, Q, QuerySet
+
+from lieutenants.models import Answer, Lieutenant
+from lieutenants.rules.models import Action, Event, Firing, Rule
+from lieutenants.states import Outcome, Status
+from registry import liveness
+from registry.models import VM, Watch
+from registry.models import Status as VMStatus
+from vmtree import dates
+from vmtree.models import Node
+
+# How far back reef looks for things that happened, beside the rule's own minutes.
+LOOK_BACK = timedelta(days=1)
+Rows = QuerySet[Any]
+
+
+@dataclass(frozen=True)
+class Case:
+    """Somebody a rule applies to, since when, and what shows it."""
+
+    subject: str
+    name: str
+    since: datetime
+    evidence: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Condition:
+    """An event as a query: columns of subject, name and cause, and what is kept as evidence."""
+
+    rows: Callable[[Rule, datetime], Rows]
+    subject: str
+    name: str
+    since: str
+    evidence: tuple[str, ...]
+
+
+def cases(rule: Rule, now: datetime, limit: int) -> list[Case]:
+    """Those it applies to and has not fired for, longest first."""
+    condition = CONDITIONS[Event(rule.event)]
+    return [_case(row, condition, now) for row in unfired(rule, now)[:limit]]
+
+
+def unfired(rule: Rule, now: datetime) -> QuerySet[Any, dict[str, Any]]:
+    """The columns of all cases, longest first."""
+    condition = CONDITIONS[Event(rule.event)]
+    fired = Firing.objects.filter(
+        rule=rule.pk, subject=OuterRef(condition.subject), cause_at=OuterRef(condition.since)
+    )
+    columns = {condition.subject, condition.name, condition.since, *condition.evidence}
+    rows = condition.rows(rule, now).filter(~Exists(fired))
+    return rows.order_by(condition.since).values(*columns)
+
+
+def still_holds(rule: Rule, firing: Firing, now: datetime) -> bool:
+    """Whether what caused this firing is so still."""
+    condition = CONDITIONS[Event(firing.event)]
+    same = {condition.subject: firing.subject, condition.since: firing.cause_at}
+    return condition.rows(rule, now).filter(**same).exists()
+
+
+def _case(row: dict[str, Any], condition: Condition, now: datetime) -> Case:
+    evidence = {name.split("__")[-1]: _plain(row[name]) for name in condition.evidence}
+    return Case(
+        subject=row[condition.subject],
+        name=row[condition.name],
+        since=row[condition.since],
+        evidence={**evidence, "seen_at": dates.js_date(now)},
+    )
+
+
+def _plain(value: Any) -> Any:
+    return dates.js_date(value) if isinstance(value, datetime) else value
+
+
+# -- VMs -----------------------------------------------------------------------------------------
+
+
+def _vms(rule: Rule) -> Rows:
+    rows = VM.objects.all()
+    if rule.role:
+        rows = rows.filter(role=rule.role)
+    if rule.category:
+        nodes = Node.objects.living().filter(category=rule.category)
+        rows = rows.filter(pk__in=nodes.values("vm_id"))
+    if rule.name_pattern:
+        rows = rows.filter(name__regex=rule.name_regex)
+    return rows
+
+
+def _late(rule: Rule, now: datetime) -> Rows:
+    if Watch.grace(now):
+        return VM.objects.none()
+    return _vms(rule).filter(late_after__lte=now - _minutes(rule))
+
+
+def _silent(rule: Rule, now: datetime) -> Rows:
+    if Watch.grace(now):
+        return VM.objects.none()
+    limit = now - _minutes(rule)
+    # Whoever is silent is late, too: the index begins with that.
+    silent = Q(late_after__lte=limit, silent_after__lte=limit)
+    if rule.action == Action.DESTROY:
+        # Stopped ones have no deadline; they count from when they would have been silent.
+        _, quiet = liveness.deadlines(limit, 0)
+        stopped = Q(late_after__isnull=True, status=VMStatus.STOPPED)
+        silent |= stopped & Q(last_seen__lte=limit - (quiet - limit))
+    return _vms(rule).filter(silent)
+
+
+def _registered(rule: Rule, now: datetime) -> Rows:
+    until = now - _minutes(rule)
+    since = max(rule.watched_from, until - LOOK_BACK)
+    return _vms(rule).filter(registered_at__gt=since, registered_at__lte=until)
+
+
+# -- lieutenants ---------------------------------------------------------------------------------
+
+
+def _lieutenants(rule: Rule) -> Rows:
+    rows = Lieutenant.objects.all()
+    return rows.filter(name__regex=rule.name_regex) if rule.name_pattern else rows
+
+
+def _error(rule: Rule, now: datetime) -> Rows:
+    """In error for good: those that are about to be started again are not meant."""
+    rows = _lieutenants(rule).filter(status=Status.ERROR, restart_at__isnull=True)
+    return rows.filter(status_since__lte=now - _minutes(rule))
+
+
+def _idle(rule: Rule, now: datetime) -> Rows:
+    limit = now - _minutes(rule)
+    rows = _lieutenants(rule).filter(status=Status.IDLE)
+    return rows.filter(status_since__lte=limit, last_activity_at__lte=limit)
+
+
+def _finished(rule: Rule, now: datetime) -> Rows:
+    until = now - _minutes(rule)
+    since = max(rule.watched_from, until - LOOK_BACK)
+    rows = Answer.objects.filter(outcome=Outcome.COMPLETED)
+    rows = rows.filter(ended_at__gt=since, ended_at__lte=until)
+    rows = rows.exclude(lieutenant__status=Status.DESTROYED)
+    return rows.filter(lieutenant__name__regex=rule.name_regex) if rule.name_pattern else rows
+
+
+def _minutes(rule: Rule) -> timedelta:
+    return timedelta(minutes=rule.minutes)
+
+
+_VM_FACTS = ("status", "role", "last_seen", "late_after", "silent_after")
+CONDITIONS: dict[Event, Condition] = {
+    Event.VM_LATE: Condition(_late, "id", "name", "last_seen", _VM_FACTS),
+    Event.VM_SILENT: Condition(_silent, "id", "name", "last_seen", _VM_FACTS),
+    Event.VM_REGISTERED: Condition(
+        _registered, "id", "name", "registered_at", ("status", "role", "registered_by")
+    ),
+    Event.LIEUTENANT_ERROR: Condition(
+        _error, "id", "name", "status_since", ("status", "status_since", "error", "restarts")
+    ),
+    Event.LIEUTENANT_IDLE: Condition(
+        _idle, "id", "name", "status_since", ("status", "status_since", "last_activity_at")
+    ),
+    Event.LIEUTENANT_FINISHED: Condition(
+        _finished, "lieutenant_id", "lieutenant__name", "ended_at", ("id", "ended_at", "outcome")
+    ),
+}

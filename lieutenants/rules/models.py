@@ -1,0 +1,270 @@
+"""Rules as operators write them, and each time one fired."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timedelta
+from typing import Any, Self
+
+import httpx
+from django.core.exceptions import ValidationError
+from django.db import models
+from django.db.models import F, Q
+
+from lieutenants.rules import secret
+from registry.models import Role
+from vmtree import dates
+from vmtree.models import Category, CompactEncoder
+
+LEAST_GRACE_MINUTES = 5
+MOST_STARS = 5
+
+
+class Event(models.TextChoices):
+    """When a rule fires."""
+
+    VM_LATE = "vm-late", "VM is late"
+    VM_SILENT = "vm-silent", "VM is silent"
+    VM_REGISTERED = "vm-registered", "VM was registered"
+    LIEUTENANT_ERROR = "lieutenant-error", "lieutenant is in error"
+    LIEUTENANT_IDLE = "lieutenant-idle", "lieutenant is idle"
+    LIEUTENANT_FINISHED = "lieutenant-finished", "lieutenant finished its work"
+
+
+class Action(models.TextChoices):
+    """What a rule does."""
+
+    NOTE = "note", "write it down"
+    WEBHOOK = "webhook", "call a webhook"
+    SNAPSHOT = "snapshot", "take a snapshot of the tree"
+    MARK_STOPPED = "mark-stopped", "mark the VM stopped"
+    PAUSE = "pause", "pause it"
+    RESUME = "resume", "resume it"
+    RESTART = "restart", "restart the lieutenant"
+    DESTROY = "destroy", "destroy it"
+
+
+OF_LIEUTENANTS = (Event.LIEUTENANT_ERROR, Event.LIEUTENANT_IDLE, Event.LIEUTENANT_FINISHED)
+# Only of these can somebody be dead.
+OF_THE_DEAD = (Event.VM_SILENT, Event.LIEUTENANT_ERROR)
+
+
+class RuleQuerySet(models.QuerySet["Rule"]):
+    def on(self) -> Self:
+        """Those that are switched on."""
+        return self.filter(enabled=True)
+
+
+class Rule(models.Model):
+    """When `event` holds for `minutes` of somebody that fits, then `action`."""
+
+    name = models.CharField(max_length=100, unique=True)
+    about = models.TextField(blank=True, help_text="What it is for.")
+    enabled = models.BooleanField(default=False)
+    event = models.CharField("when", max_length=30, choices=Event.choices)
+    minutes = models.PositiveIntegerField(default=0, help_text="For so long.")
+    role = models.CharField("only role", max_length=20, blank=True, choices=Role.choices)
+    category = models.CharField(
+        "only category", max_length=20, blank=True, choices=Category.choices
+    )
+    name_pattern = models.CharField(
+        "only names like", max_length=100, blank=True, help_text="* is any text, ? one character."
+    )
+    action = models.CharField("then", max_length=20, choices=Action.choices)
+    grace_minutes = models.PositiveIntegerField(
+        default=0, help_text="Wait so long, and look again, before anything is done."
+    )
+    most_an_hour = models.PositiveIntegerField(
+        default=100, help_text="More cases than these wait for the next hour."
+    )
+    text = models.TextField(blank=True, help_text="What a note or a webhook says.")
+    webhook_url = models.CharField(max_length=500, blank=True)
+    sealed_secret = models.TextField(blank=True, editable=False)
+    # What happened before is no case of this rule.
+    watched_from = models.DateTimeField(default=dates.now, editable=False)
+    created_at = models.DateTimeField(default=dates.now, editable=False)
+    updated_at = models.DateTimeField(default=dates.now, editable=False)
+
+    objects = RuleQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["name"]
+        verbose_name = "lifecycle rule"
+        constraints = [
+            models.CheckConstraint(condition=Q(event__in=Event.values), name="rule_event_is_known"),
+            models.CheckConstraint(
+                condition=Q(action__in=Action.values), name="rule_action_is_known"
+            ),
+            models.CheckConstraint(
+                condition=~Q(action="destroy")
+                | Q(
+                    grace_minutes__gte=LEAST_GRACE_MINUTES,
+                    event__in=["vm-silent", "lieutenant-error"],
+                ),
+                name="rule_destroys_the_dead_after_grace",
+            ),
+            models.CheckConstraint(
+                condition=~Q(action="webhook") | ~Q(webhook_url=""), name="rule_webhook_has_url"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def actor(self) -> str:
+        """How history names it."""
+        return f"rule {self.name}"
+
+    @property
+    def sentence(self) -> str:
+        """The rule in one line."""
+        held = f" for {self.minutes} min" if self.minutes else ""
+        only = [part for part in (self.role, self.category, self.name_pattern) if part]
+        narrowed = f" ({', '.join(only)})" if only else ""
+        after = f" after {self.grace_minutes} min of grace" if self.grace_minutes else ""
+        when, then = Event(self.event).label, Action(self.action).label
+        return f"When {when}{held}{narrowed}, {then}{after}."
+
+    @property
+    def name_regex(self) -> str:
+        """The name pattern as every database understands it."""
+        parts = (
+            {"*": ".*", "?": "."}.get(sign) or re.escape(sign)
+            for sign in re.sub(r"\*+", "*", self.name_pattern)
+        )
+        return f"^{''.join(parts)}$"
+
+    def set_secret(self, text: str) -> None:
+        """Seal what webhooks are signed with; saves nothing."""
+        self.sealed_secret = secret.seal(text) if text else ""
+
+    def clean(self) -> None:
+        """What belongs together. Raises ValidationError with the field's name."""
+        wrong: dict[str, str] = {}
+        if self.event in OF_LIEUTENANTS:
+            if self.role not in ("", Role.LIEUTENANT):
+                wrong["role"] = "a rule about lieutenants finds no other role"
+            if self.category not in ("", Category.LIEUTENANT):
+                wrong["category"] = "a rule about lieutenants finds no other category"
+            if self.action == Action.MARK_STOPPED:
+                wrong["action"] = "only a rule about VMs marks them stopped"
+        if self.action == Action.DESTROY:
+            wrong |= self._wrong_destroyer()
+        if len(re.findall(r"\*+", self.name_pattern)) > MOST_STARS:
+            wrong["name_pattern"] = f"at most {MOST_STARS} stars"
+        if self.action == Action.WEBHOOK and not self.webhook_url:
+            wrong["webhook_url"] = "is required for a webhook"
+        elif self.webhook_url and (said := _wrong_url(self.webhook_url)):
+            wrong["webhook_url"] = said
+        if wrong:
+            raise ValidationError(wrong)
+
+    def _wrong_destroyer(self) -> dict[str, str]:
+        wrong = {}
+        if self.event not in OF_THE_DEAD:
+            words = ", ".join(OF_THE_DEAD)
+            wrong["event"] = f"a rule destroys only the dead; its event is one of {words}"
+        if self.grace_minutes < LEAST_GRACE_MINUTES:
+            wrong["grace_minutes"] = (
+                f"a rule that destroys waits {LEAST_GRACE_MINUTES} minutes or more"
+            )
+        return wrong
+
+
+class FiringState(models.TextChoices):
+    """How far a firing has come."""
+
+    WAITING = "waiting", "waiting"
+    DONE = "done", "done"
+    FAILED = "failed", "failed"
+    # What caused it was over before anything was done.
+    DROPPED = "dropped", "dropped"
+
+
+class FiringQuerySet(models.QuerySet["Firing"]):
+    def due(self, at: datetime) -> Self:
+        """Those to be done now that nobody is at."""
+        free = Q(leased_until__isnull=True) | Q(leased_until__lte=at)
+        return self.filter(free, state=FiringState.WAITING, due_at__lte=at)
+
+    def claim(self, pk: int, lease: timedelta) -> Firing | None:
+        """The due firing, leased to the caller; None while somebody else holds it."""
+        now = dates.now()
+        claimed = self.due(now).filter(pk=pk)
+        if not claimed.update(leased_until=now + lease, attempts=F("attempts") + 1):
+            return None
+        return self.select_related("rule").get(pk=pk)
+
+
+class Firing(models.Model):
+    """One case of a rule: once for one subject and one cause."""
+
+    rule = models.ForeignKey(Rule, models.SET_NULL, null=True, related_name="firings")
+    rule_name = models.CharField(max_length=100)
+    event = models.CharField(max_length=30, choices=Event.choices)
+    action = models.CharField(max_length=20, choices=Action.choices)
+    subject = models.CharField(max_length=255, help_text="The VM's id.")
+    subject_name = models.CharField(max_length=255, blank=True)
+    cause_at = models.DateTimeField(help_text="Since when what caused it holds.")
+    evidence = models.JSONField(default=dict, encoder=CompactEncoder)
+    state = models.CharField(
+        max_length=10, choices=FiringState.choices, default=FiringState.WAITING
+    )
+    outcome = models.TextField(blank=True)
+    at = models.DateTimeField(default=dates.now)
+    due_at = models.DateTimeField(default=dates.now)
+    attempts = models.PositiveSmallIntegerField(default=0)
+    ended_at = models.DateTimeField(null=True, blank=True)
+    leased_until = models.DateTimeField(null=True, blank=True, editable=False)
+
+    objects = FiringQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["-id"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["rule", "subject", "cause_at"], name="one_firing_a_cause"
+            ),
+            models.CheckConstraint(
+                condition=Q(state__in=FiringState.values), name="firing_state_is_known"
+            ),
+        ]
+        indexes = [
+            models.Index(fields=["due_at"], condition=Q(state="waiting"), name="firing_due"),
+            models.Index(fields=["ended_at"], name="firing_by_end"),
+            models.Index(fields=["rule", "at"], name="firing_of_rule"),
+            models.Index(fields=["subject", "at"], name="firing_of_subject"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.rule_name}: {self.subject_name or self.subject}"
+
+    def end(self, state: FiringState, outcome: str, **evidence: Any) -> bool:
+        """Bring it to its end, unless somebody did so already."""
+        return self._set(state=state, outcome=outcome, ended_at=dates.now(), **self._with(evidence))
+
+    def put_off(self, pause: timedelta, outcome: str, *, counts: bool = True) -> bool:
+        """Try again after a pause; a try that does not count is forgotten."""
+        attempts = self.attempts if counts else self.attempts - 1
+        return self._set(due_at=dates.now() + pause, outcome=outcome, attempts=attempts)
+
+    def _with(self, evidence: dict[str, Any]) -> dict[str, Any]:
+        return {"evidence": {**self.evidence, **evidence}} if evidence else {}
+
+    def _set(self, *, outcome: str, **fields: Any) -> bool:
+        mine = Firing.objects.filter(pk=self.pk, state=FiringState.WAITING)
+        return bool(mine.update(outcome=outcome[:2000], leased_until=None, **fields))
+
+
+def _wrong_url(text: str) -> str:
+    """What is wrong with a webhook's address; empty if nothing is."""
+    try:
+        url = httpx.URL(text)
+    except httpx.InvalidURL as error:
+        return f"is no address ({error})"
+    if url.scheme not in ("http", "https") or not url.host:
+        return "must begin with http:// or https:// and a host"
+    if url.userinfo:
+        return "must not hold a password; the signature's secret is kept apart"
+    return ""

@@ -1,0 +1,77 @@
+"""Whether somebody is dead: signs that come from different places. Two are needed to destroy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from lieutenants.operations import handlers
+from lieutenants.operations.agents import lieutenants_at
+from lieutenants.rules.models import Action, Firing, FiringState
+from registry import liveness
+from registry.models import VM, Status, Watch
+from vmtree import dates
+
+NEEDED = 2
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What one source says of a death."""
+
+    source: str
+    holds: bool
+    text: str
+
+
+def proofs(vm_id: str, now: datetime) -> list[Proof]:
+    """What each source says of this VM now; each is independent of the others."""
+    vm = VM.objects.filter(pk=vm_id).first()
+    return [_silence(vm, now), _status(vm), _handler(vm_id)]
+
+
+def enough(found: list[Proof]) -> bool:
+    """Whether that is proof of death."""
+    return sum(proof.holds for proof in found) >= NEEDED
+
+
+def _silence(vm: VM | None, now: datetime) -> Proof:
+    """No beat came for longer than this VM may be silent, and reef was there to hear it."""
+    if vm is None:
+        return Proof("silence", holds=False, text="it is not registered, so no beat is expected")
+    if Watch.grace(now):
+        return Proof("silence", holds=False, text="reef itself was away; beats may be its fault")
+    if vm.status == Status.PAUSED:
+        return Proof("silence", holds=False, text="it is paused, so no beat is expected")
+    _, silent_after = liveness.deadlines(vm.last_seen, vm.interval_ms)
+    overdue = max(silent_after, vm.silent_after or silent_after) <= now
+    return Proof("silence", holds=overdue, text=f"last sign {dates.js_date(vm.last_seen)}")
+
+
+def _status(vm: VM | None) -> Proof:
+    """Somebody said that it stopped: itself, or who runs it. A rule is nobody.
+
+    A lieutenant's status follows from its process, so it is no sign beside that one.
+    """
+    if vm is None or vm.status != Status.STOPPED:
+        said = vm.status if vm else "not registered"
+        return Proof("status", holds=False, text=f"its status is {said}")
+    if lieutenants_at([vm.pk]):
+        return Proof("status", holds=False, text="reef itself set it when the agent ended")
+    by_rule = Firing.objects.filter(
+        subject=vm.pk,
+        action=Action.MARK_STOPPED,
+        state=FiringState.DONE,
+        cause_at=vm.last_seen,
+    )
+    if by_rule.exists():
+        return Proof("status", holds=False, text="a rule marked it stopped, for its silence")
+    return Proof("status", holds=True, text="its status is stopped")
+
+
+def _handler(vm_id: str) -> Proof:
+    """Who runs it says that it is gone."""
+    handler = handlers.looks_after(vm_id)
+    text = handler.proof_of_death(vm_id)
+    unknown = f"{handler.name} does not know it to be gone"
+    return Proof("process", holds=text is not None, text=text or unknown)

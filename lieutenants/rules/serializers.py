@@ -1,0 +1,158 @@
+"""What the API says of rules and firings, and what it takes from a request's JSON."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lieutenants.rules.firing import DryRun, Would
+from lieutenants.rules.models import Action, Event, Firing, Rule
+from registry.models import Role
+from vmtree.dna import is_text
+from vmtree.exceptions import BadInput
+from vmtree.models import Category
+
+Json = dict[str, Any]
+LONGEST_MINUTES = 366 * 24 * 60
+
+_TEXTS = {
+    "name": ("name", 100),
+    "about": ("about", 4000),
+    "namePattern": ("name_pattern", 100),
+    "text": ("text", 4000),
+    "webhookUrl": ("webhook_url", 500),
+}
+_WORDS = {
+    "event": ("event", tuple(Event.values)),
+    "action": ("action", tuple(Action.values)),
+    "role": ("role", ("", *Role.values)),
+    "category": ("category", ("", *Category.values)),
+}
+_NUMBERS = {
+    "minutes": ("minutes", LONGEST_MINUTES),
+    "graceMinutes": ("grace_minutes", LONGEST_MINUTES),
+    "mostAnHour": ("most_an_hour", 100_000),
+}
+SECRET = "webhookSecret"  # noqa: S105
+_KNOWN = {*_TEXTS, *_WORDS, *_NUMBERS, "enabled", SECRET}
+
+
+def rule_json(rule: Rule) -> Json:
+    """A rule; of its secret only whether there is one."""
+    return {
+        "id": rule.pk,
+        "name": rule.name,
+        "about": rule.about,
+        "enabled": rule.enabled,
+        "event": rule.event,
+        "minutes": rule.minutes,
+        "role": rule.role or None,
+        "category": rule.category or None,
+        "namePattern": rule.name_pattern or None,
+        "action": rule.action,
+        "graceMinutes": rule.grace_minutes,
+        "mostAnHour": rule.most_an_hour,
+        "text": rule.text,
+        "webhookUrl": rule.webhook_url or None,
+        "hasWebhookSecret": bool(rule.sealed_secret),
+        "sentence": rule.sentence,
+        "createdAt": rule.created_at,
+        "updatedAt": rule.updated_at,
+    }
+
+
+def firing_json(firing: Firing) -> Json:
+    """A firing with its evidence and what came of it."""
+    return {
+        "id": firing.pk,
+        "ruleId": firing.rule_id,
+        "rule": firing.rule_name,
+        "event": firing.event,
+        "action": firing.action,
+        "vmId": firing.subject,
+        "name": firing.subject_name,
+        "causeAt": firing.cause_at,
+        "evidence": firing.evidence,
+        "state": firing.state,
+        "outcome": firing.outcome or None,
+        "attempts": firing.attempts,
+        "at": firing.at,
+        "dueAt": firing.due_at if firing.ended_at is None else None,
+        "endedAt": firing.ended_at,
+    }
+
+
+def dry_run_json(found: DryRun) -> Json:
+    """What a rule would do now."""
+    return {
+        "rule": rule_json(found.rule),
+        "at": found.at,
+        "grace": found.grace,
+        "would": [_would_json(each) for each in found.would],
+        "count": len(found.would),
+        "more": found.more,
+    }
+
+
+def _would_json(each: Would) -> Json:
+    said: Json = {
+        "vmId": each.case.subject,
+        "name": each.case.name,
+        "causeAt": each.case.since,
+        "evidence": each.case.evidence,
+        "acts": each.acts,
+    }
+    return {**said, "proofs": [vars(proof) for proof in each.proofs]} if each.proofs else said
+
+
+# -- what requests say ---------------------------------------------------------------------------
+
+
+def fields_of(body: Json, *, new: bool = False) -> tuple[Json, str | None]:
+    """Columns by their names, and the webhook's secret if it is said. Raises BadInput.
+
+    A new rule must have name, event and action.
+    """
+    if unknown := sorted(set(body) - _KNOWN):
+        raise BadInput(f"{unknown[0]}: unknown; valid are {', '.join(sorted(_KNOWN))}", unknown[0])
+    for key in ("name", "event", "action"):
+        if (new or key in body) and body.get(key) in (None, ""):
+            raise BadInput(f"{key} is required", key)
+    fields: Json = {}
+    for key, value in body.items():
+        if key != SECRET:
+            column, read = _field(key, value)
+            fields[column] = read
+    key_text = body.get(SECRET)
+    return fields, None if key_text is None else _text(key_text, SECRET, 500)
+
+
+def _field(key: str, value: object) -> tuple[str, Any]:
+    if key in _TEXTS:
+        column, most = _TEXTS[key]
+        return column, _text("" if value is None else value, key, most)
+    if key in _WORDS:
+        column, valid = _WORDS[key]
+        word = "" if value is None else value
+        if word not in valid:
+            raise BadInput(f"{key}: must be one of {', '.join(filter(None, valid))}", key)
+        return column, word
+    if key in _NUMBERS:
+        column, biggest = _NUMBERS[key]
+        return column, _number(value, key, biggest)
+    if not isinstance(value, bool):
+        raise BadInput(f"{key}: must be true or false", key)
+    return key, value
+
+
+def _text(value: object, key: str, most: int) -> str:
+    if not isinstance(value, str) or not is_text(value):
+        raise BadInput(f"{key}: must be a string", key)
+    if len(value.strip()) > most:
+        raise BadInput(f"{key}: at most {most} characters", key)
+    return value.strip()
+
+
+def _number(value: object, key: str, most: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
+        raise BadInput(f"{key}: must be a whole number from 0 to {most}", key)
+    return value

@@ -1,0 +1,19 @@
+"""Ticks and doorbells of rules."""
+
+from __future__ import annotations
+
+from celery import shared_task
+
+from lieutenants.rules import firing
+
+
+@shared_task(name="rules.tick", soft_time_limit=30, time_limit=40)
+def tick() -> None:
+    """Find new cases of all rules."""
+    firing.tick()
+
+
+@shared_task(name="rules.act", soft_time_limit=50, time_limit=60)
+def act(firing_id: int) -> None:
+    """Do what one firing asks for, if it still does."""
+    firing.act(firing_id)

@@ -1,0 +1,1 @@
+"""The fleet's pages: what the tree, the registry and the lieutenants say, put together."""

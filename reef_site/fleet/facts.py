@@ -1,0 +1,167 @@
+"""What stands beside the tree: all that is known of one VM."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.db.models import QuerySet
+from django.utils import timezone
+
+from reef_site.fleet.lines import Line, Moment, counted, dress
+from registry.models import VM, Gap, Status
+from vmtree import dna, lineage
+from vmtree.exceptions import NotFound
+from vmtree.models import LINKS, Node, Revision
+
+DAY = timedelta(days=1)
+# The strip's width; its unit is the quarter of an hour.
+QUARTERS = 96
+MOST_REVISIONS = 20
+MOST_ON_PATH = 30
+MOST_GAPS = 200
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """A part of the strip: from where, how wide, and what it was."""
+
+    x: float
+    width: float
+    kind: str
+    began_at: datetime
+    ended_at: datetime
+
+    @property
+    def words(self) -> str:
+        """For who hovers, and who cannot see it."""
+        began, ended = timezone.localtime(self.began_at), timezone.localtime(self.ended_at)
+        what = {"heard": "heard", "silent": "no beat"}.get(self.kind, self.kind)
+        return f"{what} {began:%H:%M} to {ended:%H:%M}"
+
+
+@dataclass(frozen=True)
+class Change:
+    """A revision and in what it differs from the one before."""
+
+    revision: Revision
+    what: list[str]
+
+
+def facts_of(key: int, other: str = "") -> dict[str, Any]:
+    """The panel of this node, also of a removed one. `other` is a VM to compare with."""
+    node = counted(Node.objects.select_related("parent").filter(pk=key)).first()
+    if node is None:
+        raise NotFound("VM not found")
+    moment, line = Moment.now(), Line(node)
+    dress([line], moment)
+    if node.removed_at:
+        line.state = "removed"
+    return {
+        "line": line,
+        "node": node,
+        "vm": line.vm,
+        "path": _path(node),
+        "changes": _changes(node),
+        "services": _services(line.vm),
+        "strip": strip(line.vm, moment.at) if line.vm else [],
+        "quarters": QUARTERS,
+        "compared": _compared(node, other) if other else None,
+        "other": other,
+    }
+
+
+def _path(node: Node) -> list[Node | None]:
+    """From the root to the node; None stands for those left out of a very long one."""
+    keys = lineage.keys_above(LINKS, node.pk)
+    if len(keys) > MOST_ON_PATH:
+        keys = [keys[0], None, *keys[-MOST_ON_PATH:]]
+    nodes = Node.objects.in_bulk([key for key in keys if key])
+    return [nodes[key] if key else None for key in keys]
+
+
+def _services(vm: VM | None) -> list[tuple[str, str]]:
+    """Each service's name and the rest of what was said of it."""
+    found = []
+    for each in vm.services if vm else []:
+        if isinstance(each, dict):
+            rest = " ".join(f"{key} {value}" for key, value in each.items() if key != "name")
+            found.append((str(each.get("name", "service")), rest[:300]))
+        else:
+            found.append((str(each)[:300], ""))
+    return found
+
+
+def _compared(node: Node, other: str) -> dict[str, Any]:
+    """Its DNA beside that of another VM."""
+    with_it = Node.objects.filter(vm_id=other).first()
+    if with_it is None:
+        return {"problem": f"There is no VM {other!r}."}
+    return {"with": with_it, **dna.diff(with_it.reef_config, node.reef_config)}
+
+
+# -- history -------------------------------------------------------------------------------------
+
+
+def _changes(node: Node) -> list[Change]:
+    """Newest first."""
+    newest: QuerySet[Revision] = Revision.objects.filter(node=node).order_by("-id")
+    found = list(newest[: MOST_REVISIONS + 1])
+    olders: list[Revision | None] = [*found[1:], None]
+    # Of the oldest that was fetched nobody knows what was before, unless it is the first.
+    pairs = list(zip(found, olders, strict=False))[:MOST_REVISIONS]
+    return [Change(new, differences(old, new)) for new, old in pairs]
+
+
+def differences(old: Revision | None, new: Revision) -> list[str]:
+    """What changed between two states of a node, in words; nothing where there is no older."""
+    if old is None:
+        return []
+    words = []
+    if old.name != new.name:
+        words.append(f"name: {old.name or '—'} → {new.name or '—'}")
+    if old.category != new.category:
+        words.append(f"category: {old.get_category_display()} → {new.get_category_display()}")
+    if old.parent_vm_id != new.parent_vm_id:
+        words.append(f"parent: {old.parent_vm_id or 'none'} → {new.parent_vm_id or 'none'}")
+    if old.reef_config != new.reef_config:
+        changed = dna.diff(old.reef_config, new.reef_config)
+        signs = [("+", changed["added"]), ("−", changed["removed"])]
+        names = [f"{sign}{name}" for sign, both in signs for each in both.values() for name in each]
+        words.append("DNA: " + (" ".join(names) or "in another order"))
+    return words
+
+
+# -- beats ---------------------------------------------------------------------------------------
+
+
+def strip(vm: VM, at: datetime) -> list[Stretch]:
+    """The last 24 hours: when it was heard of, and the gaps; from its registration on."""
+    start = max(at - DAY, vm.registered_at)
+    gaps: list[tuple[datetime, datetime, str]] = [
+        (gap.began_at, gap.ended_at, gap.status)
+        for gap in Gap.objects.filter(vm_id=vm.pk, ended_at__gt=start)[:MOST_GAPS]
+    ]
+    if vm.late_after is None or vm.late_after <= at:
+        gaps.append((vm.last_seen, at, vm.status))
+    found, position = [], start
+    for began, ended, status in gaps:
+        began = max(began, position)
+        if began > position:
+            found.append(_stretch(position, began, "heard", at))
+        if ended > began:
+            kind = "silent" if status == Status.RUNNING else status
+            found.append(_stretch(began, ended, kind, at))
+            position = ended
+    if position < at:
+        found.append(_stretch(position, at, "heard", at))
+    return found
+
+
+def _stretch(began: datetime, ended: datetime, kind: str, at: datetime) -> Stretch:
+    x = QUARTERS * (1 - (at - began) / DAY)
+    width = QUARTERS * ((ended - began) / DAY)
+    # What is short is still to be seen.
+    width = max(width, 0.25)
+    return Stretch(round(min(x, QUARTERS - width), 2), round(width, 2), kind, began, ended)

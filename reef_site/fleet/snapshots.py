@@ -1,0 +1,138 @@
+"""The snapshots' page: what there is, take, pin, verify, compare, restore, download."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.http import FileResponse, HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.views.decorators.http import require_GET, require_POST
+
+from reef_site.fleet.views import number, spoken
+from vmtree import dna, snapshots
+from vmtree.exceptions import BadInput
+from vmtree.snapshot_models import Snapshot, State
+from vmtree.snapshots.comparing import Comparison
+
+MOST_SHOWN = 200
+
+
+@login_required
+@require_GET
+@spoken
+def index(request: HttpRequest) -> HttpResponse:
+    """All of them, newest first."""
+    return render(request, "fleet/snapshots.html", {"snapshots": snapshots.listing()})
+
+
+@login_required
+@require_POST
+@spoken
+def take(request: HttpRequest) -> HttpResponse:
+    """Write one now."""
+    taken = snapshots.take(by=request.user)
+    messages.success(request, f"{taken.snapshot.file} is written.")
+    return redirect("fleet:snapshots")
+
+
+@login_required
+@require_POST
+@spoken
+def pin(request: HttpRequest, key: int) -> HttpResponse:
+    """Keep it for ever, or with `pinned=no` as long as others."""
+    keep = request.POST.get("pinned") != "no"
+    snapshot = snapshots.pin(snapshots.find(key), pinned=keep, by=request.user)
+    word = "kept for ever" if keep else "kept as long as others"
+    messages.success(request, f"{snapshot.file} is {word}.")
+    return redirect("fleet:snapshots")
+
+
+@login_required
+@require_POST
+@spoken
+def verify(request: HttpRequest, key: int) -> HttpResponse:
+    """Read every byte of it."""
+    snapshot = snapshots.verify(snapshots.find(key), by=request.user)
+    if snapshot.state == State.READY:
+        messages.success(request, f"{snapshot.file} is as it was written.")
+    else:
+        messages.error(request, f"{snapshot.file}: {snapshot.trouble}")
+    return redirect("fleet:snapshots")
+
+
+@login_required
+@require_GET
+@spoken
+def download(_request: HttpRequest, key: int) -> FileResponse:
+    """The file, if it is whole."""
+    snapshot = snapshots.find(key)
+    file = snapshots.ensure_good(snapshot).open("rb")
+    kind = "application/vnd.sqlite3"
+    return FileResponse(file, as_attachment=True, filename=snapshot.file, content_type=kind)
+
+
+@login_required
+@require_GET
+@spoken
+def compare(request: HttpRequest) -> HttpResponse:
+    """From `?from=` to `?to=`, both keys; without the latter to now."""
+    old, to = snapshots.find(number(request, "from")), number(request, "to")
+    new = snapshots.find(to) if to else None
+    context = {"old": old, "new": new, **_shown(snapshots.compare(old, new))}
+    return render(request, "fleet/compare.html", context)
+
+
+@login_required
+@spoken
+def restore(request: HttpRequest, key: int) -> HttpResponse:
+    """GET shows what it would change; POST with `confirm` does exactly that."""
+    snapshot = snapshots.find(key)
+    if request.method == "POST":
+        return _restore(request, snapshot)
+    found = snapshots.plan(snapshot, by=request.user)
+    context = {"snapshot": snapshot, "confirm": found.confirm, **_shown(found.comparison)}
+    return render(request, "fleet/restore.html", context)
+
+
+def _restore(request: HttpRequest, snapshot: Snapshot) -> HttpResponse:
+    confirm = request.POST.get("confirm", "")
+    if not confirm:
+        raise BadInput("confirm: look at the comparison first", "confirm")
+    done = snapshots.restore(snapshot, confirm=confirm, by=request.user)
+    messages.success(
+        request,
+        f"The tree is as it was in {snapshot.file}. What was before lies in {done.before.file}.",
+    )
+    return redirect("fleet:snapshots")
+
+
+def _shown(found: Comparison) -> dict[str, Any]:
+    """The differences as words for a page."""
+    parts = [
+        ("new", [(vm, _under(vm.parent)) for vm in found.added[:MOST_SHOWN]]),
+        ("removed", [(vm, _under(vm.parent)) for vm in found.removed[:MOST_SHOWN]]),
+        ("moved", [(b, f"{a.parent or 'roof'} → {b.parent or 'roof'}")
+                   for a, b in found.moved[:MOST_SHOWN]]),
+        ("other DNA", [(b, _dna_words(a.dna, b.dna)) for a, b in found.other_dna[:MOST_SHOWN]]),
+        ("renamed", [(b, f"{a.name}, {a.category} → {b.name}, {b.category}")
+                     for a, b in found.renamed[:MOST_SHOWN]]),
+    ]  # fmt: skip
+    counts = list(found.counts.values())
+    kinds = [
+        {"name": name, "rows": rows, "count": count, "more": count - len(rows)}
+        for (name, rows), count in zip(parts, counts, strict=True)
+    ]
+    return {"kinds": kinds, "is_empty": found.is_empty}
+
+
+def _under(parent: str | None) -> str:
+    return f"under {parent}" if parent else "at the roof"
+
+
+def _dna_words(old: dna.Dna | None, new: dna.Dna | None) -> str:
+    changed = dna.diff(old, new)
+    added = [f"+{name}" for names in changed["added"].values() for name in names]
+    removed = [f"−{name}" for names in changed["removed"].values() for name in names]
+    return " ".join(added + removed) or "in another order"

@@ -1,0 +1,30 @@
+"""Addresses of the fleet's pages and their fragments."""
+
+from __future__ import annotations
+
+from django.urls import path
+
+from reef_site.fleet import snapshots, views
+
+app_name = "fleet"
+
+urlpatterns = [
+    path("", views.tree, name="tree"),
+    path("_tree", views.fragment, name="fragment"),
+    path("_news", views.news, name="news"),
+    path("_children/<int:key>", views.children, name="children"),
+    path("vm", views.by_id, name="by-id"),
+    path("picture/", views.look, name="picture"),
+    path("picture/_drawing", views.drawing, name="drawing"),
+    path("then/", views.then, name="then"),
+    path("then/_children/<int:key>", views.then_children),
+    path("snapshots/", snapshots.index, name="snapshots"),
+    path("snapshots/take", snapshots.take, name="snapshot-take"),
+    path("snapshots/compare", snapshots.compare, name="snapshot-compare"),
+    path("snapshots/<int:key>/pin", snapshots.pin, name="snapshot-pin"),
+    path("snapshots/<int:key>/verify", snapshots.verify, name="snapshot-verify"),
+    path("snapshots/<int:key>/restore", snapshots.restore, name="snapshot-restore"),
+    path("snapshots/<int:key>/download", snapshots.download, name="snapshot-download"),
+    path("<int:key>/", views.one, name="one"),
+    path("<int:key>/_facts", views.facts, name="facts"),
+]

@@ -1,0 +1,274 @@
+"""The fleet's pages: the live tree, one VM, the picture. Each parses, calls one thing, answers."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, Concatenate, ParamSpec
+
+import orjson
+from django.contrib.auth.decorators import login_required
+from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
+from django.shortcuts import get_object_or_404, redirect, render
+from django.views.decorators.http import require_GET, require_POST
+
+from reef_site.fleet import below, lines, past, picture
+from reef_site.fleet.facts import facts_of
+from reef_site.fleet.lines import MOST_AT_ONCE, PAGE, Line, Moment
+from vmtree import dates, search
+from vmtree.exceptions import BadInput, FleetError
+from vmtree.models import Node
+
+MOST_CHANGED = 200
+
+P = ParamSpec("P")
+View = Callable[Concatenate[HttpRequest, P], HttpResponseBase]
+
+
+def spoken(view: View[P]) -> View[P]:
+    """Say in words what is refused, with its HTTP status."""
+
+    @functools.wraps(view)
+    def wrapped(request: HttpRequest, /, *args: P.args, **kwargs: P.kwargs) -> HttpResponseBase:
+        try:
+            return view(request, *args, **kwargs)
+        except FleetError as error:
+            if request.headers.get("Reef-Script") == "1":
+                return HttpResponse(str(error), status=error.status, content_type="text/plain")
+            context = {"problem": str(error)}
+            return render(request, "fleet/problem.html", context, status=error.status)
+
+    return wrapped
+
+
+def number(request: HttpRequest, name: str, *, usual: int = 0, most: int = 1 << 62) -> int:
+    """A whole number of the query; what is no such thing is the usual one."""
+    given = request.GET.get(name, "")
+    good = given.isascii() and given.isdigit() and len(given) <= 18
+    return min(int(given), most) if good else usual
+
+
+# -- the live tree -------------------------------------------------------------------------------
+
+
+@login_required
+@require_GET
+@spoken
+def tree(request: HttpRequest) -> HttpResponse:
+    """The tree; `?q=` searches in it, `?under=` begins at one VM."""
+    context = tree_context(request)
+    status = 400 if context["problem"] else 200
+    return render(request, "fleet/tree.html", context, status=status)
+
+
+@login_required
+@require_GET
+@spoken
+def fragment(request: HttpRequest) -> HttpResponse:
+    """What `tree` shows, for its script."""
+    context = tree_context(request)
+    status = 400 if context["problem"] else 200
+    return render(request, "fleet/_tree.html", context, status=status)
+
+
+def tree_context(request: HttpRequest) -> dict[str, Any]:
+    """The rows that the query asks for; the number of statements does not depend on the fleet."""
+    words = request.GET.get("q", "").strip()[: search.LONGEST + 1]
+    moment = Moment.now()
+    base = {"roof": lines.roof(moment), "words": words, "problem": "", "found": None}
+    if words:
+        try:
+            return {**base, **_found(request, words, moment)}
+        except BadInput as error:
+            return {**base, "problem": str(error).removeprefix("q: "), "page": lines.Page([])}
+    return {**base, **_beginning(request, moment)}
+
+
+def _found(request: HttpRequest, words: str, moment: Moment) -> dict[str, Any]:
+    nodes = search.narrow(Node.objects.living(), words)
+    found = lines.matches(nodes, moment, after=number(request, "after"))
+    return {"found": found, "page": lines.Page(found.lines), "is_later": "after" in request.GET}
+
+
+def _beginning(request: HttpRequest, moment: Moment) -> dict[str, Any]:
+    """The roots, or one VM with what hangs on it."""
+    vm_id = request.GET.get("under", "").replace("\0", "")
+    if not vm_id:
+        return {"page": lines.children(below.ROOF, moment), "parent": below.ROOF}
+    top = get_object_or_404(lines.counted(Node.objects.living()), vm_id=vm_id)
+    line = Line(top, place=1, of=1, is_open=True, is_cut=top.parent_id is not None)
+    lines.dress([line], moment)
+    page = lines.children(top.pk, moment, level=3)
+    page = lines.Page([line, *page.lines], page.more, page.last)
+    return {"page": page, "parent": top.pk, "top": top}
+
+
+@login_required
+@require_GET
+def children(request: HttpRequest, key: int) -> HttpResponse:
+    """The next rows under one: `?after=` a node, `?place=` rows are there, `?limit=`, `?level=`."""
+    page = lines.children(
+        key,
+        Moment.now(),
+        after=number(request, "after"),
+        place=number(request, "place"),
+        limit=number(request, "limit", usual=PAGE, most=MOST_AT_ONCE) or PAGE,
+        level=number(request, "level", usual=2, most=100_000),
+    )
+    return render(request, "fleet/_rows.html", {"page": page, "parent": key})
+
+
+@login_required
+@require_POST
+@spoken
+def news(request: HttpRequest) -> HttpResponse:
+    """Rows that are shown and may have changed.
+
+    Takes JSON: `shown`, keys of rows (0 is the roof); `changed`, ids of VMs of which news came;
+    `also`, keys of rows that are wanted anyway; or `many`, all that are shown. A row that is
+    wanted and does not come back is there no longer.
+    """
+    asked = _asked(request)
+    shown = set(asked["shown"])
+    wanted = shown
+    if not asked["many"]:
+        wanted = shown & (below.with_all_above(asked["changed"]) | set(asked["also"]))
+    moment = Moment.now()
+    found = lines.some(wanted - {below.ROOF}, moment)
+    gone = wanted - {below.ROOF} - {line.node.pk for line in found}
+    context = {
+        "roof": lines.roof(moment) if below.ROOF in shown else None,
+        "lines": found,
+        "gone": sorted(gone),
+    }
+    return render(request, "fleet/_news.html", context)
+
+
+def _asked(request: HttpRequest) -> dict[str, Any]:
+    """What the page says it shows. Raises BadInput."""
+    try:
+        said = orjson.loads(request.body)
+        shown, also = said["shown"], said.get("also", [])
+        changed, many = said.get("changed", []), bool(said.get("many"))
+        keys = [*shown, *also]
+        good = all(type(key) is int and 0 <= key < 1 << 62 for key in keys)
+        good &= all(type(each) is str for each in changed)
+    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
+        good = False
+    if not good or len(keys) > 2 * MOST_AT_ONCE or len(changed) > MOST_CHANGED:
+        raise BadInput(
+            f"body: must be an object with at most {MOST_AT_ONCE} keys in shown and"
+            f" {MOST_CHANGED} ids in changed"
+        )
+    return {
+        "shown": shown,
+        "also": also,
+        "many": many,
+        "changed": [each.replace("\0", "") for each in changed],
+    }
+
+
+# -- one VM --------------------------------------------------------------------------------------
+
+
+@login_required
+@require_GET
+@spoken
+def one(request: HttpRequest, key: int) -> HttpResponse:
+    """All that is known of one VM; `?with=` compares its DNA with another one's."""
+    return render(request, "fleet/one.html", facts_of(key, _other(request)))
+
+
+@login_required
+@require_GET
+@spoken
+def facts(request: HttpRequest, key: int) -> HttpResponse:
+    """What stands beside the tree."""
+    return render(request, "fleet/_facts.html", facts_of(key, _other(request)))
+
+
+def _other(request: HttpRequest) -> str:
+    return request.GET.get("with", "").replace("\0", "").strip()[:255]
+
+
+@login_required
+@require_GET
+def by_id(request: HttpRequest) -> HttpResponse:
+    """The page of the VM whose id is `?vm=`."""
+    vm_id = request.GET.get("vm", "").replace("\0", "")
+    return redirect("fleet:one", get_object_or_404(Node, vm_id=vm_id).pk)
+
+
+# -- from above ----------------------------------------------------------------------------------
+
+
+@login_required
+@require_GET
+def look(request: HttpRequest) -> HttpResponse:
+    """The tree as a picture; `?under=` of one VM."""
+    return render(request, "fleet/look.html", _picture(request))
+
+
+@login_required
+@require_GET
+def drawing(request: HttpRequest) -> HttpResponse:
+    """The picture alone, `?width=` pixels wide."""
+    return render(request, "fleet/_picture.html", _picture(request))
+
+
+def _picture(request: HttpRequest) -> dict[str, Any]:
+    vm_id = request.GET.get("under", "").replace("\0", "")
+    top = get_object_or_404(Node.objects.living(), vm_id=vm_id) if vm_id else None
+    width = number(request, "width", usual=picture.USUAL_WIDTH, most=4000)
+    moment = Moment.now()
+    drawn = picture.draw(top, moment, max(width, picture.LEAST_WIDTH))
+    context = {"drawing": drawn, "top": top, "roof": lines.roof(moment)}
+    return {**context, "legend": list(picture.OUTLINES)}
+
+
+# -- earlier -------------------------------------------------------------------------------------
+
+
+@login_required
+@require_GET
+@spoken
+def then(request: HttpRequest) -> HttpResponse:
+    """The tree at `?at=` (ISO), or `?second=` seconds behind the first change there is."""
+    at = _moment(request)
+    was = past.Past(at)
+    shown = was.since[: past.MOST_LISTED]
+    context = {
+        "at": at,
+        "slider": past.slider(at),
+        "count": was.count(),
+        "counts": was.counts(),
+        "since": shown,
+        "since_more": len(was.since) - len(shown),
+        "page": was.children(below.ROOF),
+        "parent": below.ROOF,
+    }
+    return render(request, "fleet/then.html", context)
+
+
+@login_required
+@require_GET
+@spoken
+def then_children(request: HttpRequest, key: int) -> HttpResponse:
+    """Rows under one at `?at=`, from `?place=` on, as `children` gives those of now."""
+    if key != below.ROOF:
+        get_object_or_404(Node, pk=key)
+    page = past.Past(_moment(request)).children(
+        key,
+        place=number(request, "place"),
+        limit=number(request, "limit", usual=PAGE, most=MOST_AT_ONCE) or PAGE,
+        level=number(request, "level", usual=2, most=100_000),
+    )
+    return render(request, "fleet/_rows.html", {"page": page, "parent": key})
+
+
+def _moment(request: HttpRequest) -> datetime:
+    if given := request.GET.get("at", ""):
+        return dates.moment_of(given, "at")
+    return past.moment_of(number(request, "second", usual=1 << 40, most=1 << 32))

@@ -1,0 +1,94 @@
+"""The admin of the registry: facts to look at; VMs change by what they and their callers say."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from django.contrib import admin
+from django.db.models import QuerySet
+from django.http import HttpRequest
+
+from registry.liveness import Liveness
+from registry.models import VM, Gap, VMQuerySet, Watch
+from vmtree import dates
+
+if TYPE_CHECKING:
+    _ModelAdmin = admin.ModelAdmin[Any]
+    _Filter = admin.SimpleListFilter
+else:
+    _ModelAdmin = admin.ModelAdmin
+    _Filter = admin.SimpleListFilter
+
+
+class LivenessFilter(_Filter):
+    """By what a VM is called now."""
+
+    title = "liveness"
+    parameter_name = "liveness"
+
+    def lookups(self, _request: HttpRequest, _model_admin: Any) -> list[tuple[str, str]]:
+        """All three words."""
+        return [(str(value), str(label)) for value, label in Liveness.choices]
+
+    def queryset(self, _request: HttpRequest, queryset: QuerySet[VM]) -> QuerySet[VM]:
+        """By the deadlines; those who are silent are not late besides."""
+        assert isinstance(queryset, VMQuerySet)
+        now, wanted = dates.now(), self.value()
+        late, silent = queryset.late(now).values("pk"), queryset.silent(now).values("pk")
+        if wanted == Liveness.LIVE:
+            return queryset.exclude(pk__in=late)
+        if wanted == Liveness.LATE:
+            return queryset.filter(pk__in=late).exclude(pk__in=silent)
+        return queryset.filter(pk__in=silent) if wanted == Liveness.SILENT else queryset
+
+
+class ReadOnlyAdmin(_ModelAdmin):
+    """Rows that reef writes itself."""
+
+    show_full_result_count = False
+    list_per_page = 100
+
+    def has_add_permission(self, _request: HttpRequest) -> bool:
+        """Nobody makes facts up."""
+        return False
+
+    def has_change_permission(self, _request: HttpRequest, _obj: Any = None) -> bool:
+        """Nor changes them."""
+        return False
+
+    def has_delete_permission(self, _request: HttpRequest, _obj: Any = None) -> bool:
+        """Nor removes them here."""
+        return False
+
+
+@admin.register(VM)
+class VMAdmin(ReadOnlyAdmin):
+    """Who answers now."""
+
+    list_display = ("id", "name", "role", "status", "liveness_now", "last_seen", "parent_vm_id")
+    list_filter = ("role", "status", LivenessFilter)
+    search_fields = ("id", "name", "address", "parent_vm_id")
+    ordering = ("id",)
+
+    @admin.display(description="liveness")
+    def liveness_now(self, vm: VM) -> str:
+        """Live, late or silent."""
+        now = dates.now()
+        return str(vm.liveness(now, grace=Watch.grace(now)).label)
+
+
+@admin.register(Gap)
+class GapAdmin(ReadOnlyAdmin):
+    """When VMs were not heard of."""
+
+    list_display = ("vm_id", "status", "began_at", "ended_at")
+    list_filter = ("status",)
+    search_fields = ("vm_id",)
+    ordering = ("-ended_at",)
+
+
+@admin.register(Watch)
+class WatchAdmin(ReadOnlyAdmin):
+    """Since when reef itself has been there to hear beats."""
+
+    list_display = ("up_since", "ticked_at", "door_at")

@@ -1,0 +1,186 @@
+"""The agents' door to the registry, by the wire contract."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.http import HttpResponse
+from django.template.loader import render_to_string
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from registry import beats, services
+from registry.models import VM
+from registry.serializers import changes_of, registration_of, vms_json
+from vmtree import dates
+from vmtree.exceptions import BadInput, NotFound
+
+MOST_ROWS = 1000
+USUAL_ROWS = 100
+PANEL_ROWS = 500
+
+
+class VMs(APIView):
+    """`/registry/vms`"""
+
+    asks_authority = True
+
+    def get(self, request: Request) -> Response:
+        """Newest sign first; with `?limit=` or `?cursor=` page by page in the order of ids.
+
+        That order does not move while VMs beat, so that pages lose and repeat nothing.
+        """
+        asked = request.query_params
+        found = services.listed(
+            role=asked.get("role", ""),
+            status=asked.get("status", ""),
+            parent_vm_id=asked.get("parentVmId", ""),
+        )
+        limit, cursor = _limit(asked.get("limit", "")), asked.get("cursor", "")
+        if not limit and not cursor:
+            vms = vms_json(found.newest_first())
+            return Response({"vms": vms, "count": len(vms)})
+        limit = limit or USUAL_ROWS
+        rows = list(found.filter(pk__gt=services.storable(cursor)).order_by("id")[: limit + 1])
+        vms = vms_json(rows[:limit])
+        following = vms[-1]["id"] if len(rows) > limit else None
+        return Response({"vms": vms, "count": len(vms), "next": following})
+
+    def post(self, request: Request) -> Response:
+        """Register, or bring up to date what is known."""
+        vm = services.register(registration_of(request.data), caller=request.user)
+        return Response(vms_json([vm])[0], status=201)
+
+
+class OneVM(APIView):
+    """`/registry/vms/:id`"""
+
+    asks_authority = True
+
+    def get(self, request: Request, vm_id: str) -> Response:
+        """One."""
+        return Response(vms_json([services.find(vm_id)])[0])
+
+    def patch(self, request: Request, vm_id: str) -> Response:
+        """Change some of its facts; `{}` is a sign of life."""
+        services.find(vm_id)
+        vm = services.patch(vm_id, changes_of(request.data), caller=request.user)
+        return Response(vms_json([vm])[0])
+
+    def delete(self, request: Request, vm_id: str) -> Response:
+        """Forget it."""
+        services.deregister(vm_id, caller=request.user)
+        return Response({"deleted": True})
+
+
+class Heartbeat(APIView):
+    """`POST /registry/vms/:id/heartbeat`; the edge answers it by itself where it can."""
+
+    asks_authority = True
+
+    def post(self, request: Request, vm_id: str) -> Response:
+        """The answer says when to beat next."""
+        one = beats.single(vm_id, request._request.body)
+        return Response(services.beat(one, caller=request.user))
+
+
+class Heartbeats(APIView):
+    """`POST /registry/heartbeats`; the edge answers it by itself where it can."""
+
+    asks_authority = True
+
+    def post(self, request: Request) -> Response:
+        """Beats of up to 10,000 VMs; the answer names those that are not registered."""
+        return Response(services.beat_all(beats.bulk(request.data), caller=request.user))
+
+
+class Discover(APIView):
+    """`GET /registry/discover/:role`"""
+
+    def get(self, request: Request, role: str) -> Response:
+        """Those of this role that answer now."""
+        now = dates.now()
+        found = VM.objects.filter(role=services.storable(role)).answering(now)
+        vms = vms_json(found.newest_first(), now)
+        return Response({"vms": vms, "count": len(vms)})
+
+
+class Children(APIView):
+    """`GET /registry/vms/:id/children`"""
+
+    def get(self, request: Request, vm_id: str) -> Response:
+        """In the order of their registration."""
+        return _counted("children", vms_json(services.children(vm_id)))
+
+
+class Ancestors(APIView):
+    """`GET /registry/vms/:id/ancestors`"""
+
+    def get(self, request: Request, vm_id: str) -> Response:
+        """Root first, the VM itself last."""
+        return _counted("ancestors", vms_json(services.ancestors(vm_id)))
+
+
+class Subtree(APIView):
+    """`GET /registry/vms/:id/subtree`"""
+
+    def get(self, request: Request, vm_id: str) -> Response:
+        """Breadth first, the VM itself first."""
+        return _counted("subtree", vms_json(services.subtree(vm_id)))
+
+
+class Diff(APIView):
+    """`GET /registry/vms/:a/diff/:b`"""
+
+    def get(self, request: Request, vm_id: str, other: str) -> Response:
+        """What the second VM's DNA has more and less."""
+        return Response(services.difference(vm_id, other))
+
+
+class Gaps(APIView):
+    """`GET /registry/vms/:id/gaps`"""
+
+    def get(self, request: Request, vm_id: str) -> Response:
+        """When it was not heard of in the last days, oldest first; one that lasts is not here."""
+        rows = services.gaps(services.find(vm_id))
+        found = [
+            {"began": row.began_at, "ended": row.ended_at, "status": row.status} for row in rows
+        ]
+        return _counted("gaps", found)
+
+
+class Panel(APIView):
+    """`GET /registry/_panel`"""
+
+    def get(self, request: Request) -> HttpResponse:
+        """A table that other pages can include."""
+        return HttpResponse(panel_html())
+
+
+class Nothing(APIView):
+    """An unknown path of this service: 404 for those who may come in, else 401."""
+
+    def _refuse(self, request: Request, **_: Any) -> Response:
+        raise NotFound("not found")
+
+    get = post = put = patch = delete = _refuse
+
+
+def panel_html() -> str:
+    """The newest VMs as a table."""
+    vms = vms_json(VM.objects.newest_first()[:PANEL_ROWS])
+    count = VM.objects.count()
+    return render_to_string("registry/_panel.html", {"vms": vms, "count": count})
+
+
+def _counted(name: str, rows: list[dict[str, Any]]) -> Response:
+    return Response({name: rows, "count": len(rows)})
+
+
+def _limit(given: str) -> int:
+    if not given:
+        return 0
+    if not (given.isascii() and given.isdigit()) or not 1 <= int(given[:9]) <= MOST_ROWS:
+        raise BadInput(f"limit: must be a whole number from 1 to {MOST_ROWS}", "limit")
+    return int(given[:9])

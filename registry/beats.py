@@ -1,0 +1,350 @@
+"""Heartbeats: what a beat may say, and how beats become rows.
+
+The DRF routes and the hot path write beats with the same function, each in a transaction of its
+own, so that both do and say the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+from django.db import connection
+
+from registry import liveness
+from registry.models import VM, Gap, Status
+from vmtree import dates
+from vmtree.exceptions import BadInput
+from vmtree.models import CompactEncoder
+
+MOST_IDS = 10_000
+_COUNT_SECONDS = 10.0
+
+# A moment as the database driver takes and gives it: text on SQLite.
+Stamp = Any
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """One sign of life. What is None was not said and stays as it is."""
+
+    vm_id: str
+    at: datetime | None = None
+    status: str | None = None
+    services: list[Any] | None = None
+    vitals: dict[str, Any] | None = None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it says no more than that the VM is there now."""
+        said = (self.at, self.status, self.services, self.vitals)
+        return all(each is None for each in said)
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of some beats: when each VM was last seen, and which changed for a watcher."""
+
+    seen: dict[str, Stamp] = field(default_factory=dict)
+    changed: set[str] = field(default_factory=set)
+    # Those whose DNA is not the registered one, as far as they told.
+    strangers: set[str] = field(default_factory=set)
+
+
+# -- reading what clients say ------------------------------------------------------------------
+
+
+def single(vm_id: str, body: bytes) -> Beat:
+    """The beat of one VM. A body that is no JSON object says nothing: it always was ignored."""
+    try:
+        said = orjson.loads(body) if body else None
+    except orjson.JSONDecodeError:
+        said = None
+    return _beat(vm_id, said, "") if isinstance(said, dict) and said else Beat(vm_id)
+
+
+def bulk(body: object) -> list[Beat]:
+    """The beats of many: `{"ids": [text…], "beats": [{"id": text, …}…]}`. Raises BadInput."""
+    if not isinstance(body, dict) or not body.keys() & {"ids", "beats"}:
+        raise BadInput("ids is required", "ids")
+    ids, told = body.get("ids") or [], body.get("beats") or []
+    for name, value in (("ids", ids), ("beats", told)):
+        if not isinstance(value, list):
+            raise BadInput(f"{name}: must be a list", name)
+    if len(ids) + len(told) > MOST_IDS:
+        raise BadInput(f"ids: at most {MOST_IDS} in one request", "ids")
+    if not all(type(each) is str for each in ids):
+        raise BadInput("ids: must be a list of text", "ids")
+    try:
+        "".join(ids).encode()
+    except UnicodeEncodeError:
+        raise BadInput("ids: has characters that are no text", "ids") from None
+    beats = {vm_id: Beat(vm_id) for vm_id in ids}
+    for number, each in enumerate(told):
+        where = f"beats[{number}]."
+        if not isinstance(each, dict) or not isinstance(each.get("id"), str):
+            raise BadInput(f"{where}id is required", "beats")
+        beats[each["id"]] = _beat(each["id"], each, where)
+    return list(beats.values())
+
+
+def _beat(vm_id: str, said: Mapping[str, Any], where: str) -> Beat:
+    status, services, at = said.get("status"), said.get("services"), said.get("at")
+    if status is not None and status not in Status.values:
+        valid = ", ".join(Status.values)
+        raise BadInput(f"{where}status: must be one of {valid}", "status")
+    if services is not None and not isinstance(services, list):
+        raise BadInput(f"{where}services: must be a list", "services")
+    if at is not None and not isinstance(at, str):
+        raise BadInput(f"{where}at: must be a time", "at")
+    return Beat(
+        vm_id,
+        dates.moment_of(at, f"{where}at") if at else None,
+        status,
+        services,
+        _vitals(said, where) or None,
+    )
+
+
+def _vitals(said: Mapping[str, Any], where: str) -> dict[str, Any]:
+    vitals: dict[str, Any] = {}
+    for name in ("load", "disk"):
+        value = said.get(name)
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise BadInput(f"{where}{name}: must be a number", name)
+        if not math.isfinite(value) or not 0 <= value < 1e12:
+            raise BadInput(f"{where}{name}: must be a number from 0 on", name)
+        vitals[name] = value
+    digest = said.get("reefConfigDigest")
+    if digest is not None:
+        if not isinstance(digest, str) or not digest.isalnum() or len(digest) > 128:
+            raise BadInput(f"{where}reefConfigDigest: must be a digest in hex", "reefConfigDigest")
+        vitals["reefConfigDigest"] = digest
+    return vitals
+
+
+def digest_of(dna: Mapping[str, Any]) -> str:
+    """The SHA-256 that a beat may tell of the DNA its VM runs with."""
+    lists = {key: dna.get(key, []) for key in ("organs", "capabilities")}
+    text = json.dumps(lists, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+# -- writing -----------------------------------------------------------------------------------
+
+
+def stamp(moment: datetime) -> Stamp:
+    """A moment for this database's driver."""
+    return connection.ops.adapt_datetimefield_value(moment)
+
+
+def moment(value: Stamp) -> datetime:
+    """The moment that a stamp stands for."""
+    if isinstance(value, str):
+        return datetime.fromisoformat(value).replace(tzinfo=UTC)
+    found: datetime = value
+    return found
+
+
+def raw(column: str) -> str:
+    """SQL for a moment's column as `stamp` has it: SQLite's driver would make objects of it."""
+    return column if connection.vendor == "postgresql" else f"{column} || ''"
+
+
+def members(ids: Iterable[str]) -> tuple[str, Any]:
+    """SQL that stands for a list of texts after `IN`, and its parameter."""
+    if connection.vendor == "postgresql":
+        return "(SELECT unnest(%s::text[]))", [each.replace("\0", "\ufffd") for each in ids]
+    return "(SELECT value FROM json_each(%s))", json.dumps(list(ids))
+
+
+def record(beats: Sequence[Beat], now: datetime, interval: int) -> Outcome:
+    """Write beats; runs inside the caller's transaction.
+
+    An older beat never overwrites a newer one, and no beat is of the future. VMs that `seen` of
+    the outcome does not have are not registered.
+    """
+    done = Outcome()
+    known = _known([beat.vm_id for beat in beats])
+    at = stamp(now)
+    done.seen = {vm_id: seen for vm_id, (_, seen, _) in known.items()}
+    plain = [beat.vm_id for beat in beats if beat.is_plain and beat.vm_id in known]
+    _write_plain(plain, now, interval)
+    for vm_id in plain:
+        done.seen[vm_id] = max(done.seen[vm_id], at)
+        if known[vm_id][0] != Status.RUNNING:
+            done.changed.add(vm_id)
+    told = [beat for beat in beats if not beat.is_plain and beat.vm_id in known]
+    if told:
+        _write_told(told, now, interval, done)
+    _write_gaps(known, done)
+    return done
+
+
+def _known(ids: list[str]) -> dict[str, tuple[str, Stamp, Stamp]]:
+    """Status, last sign and first deadline of those that are registered, locked where it helps."""
+    inside, parameter = members(ids)
+    lock = " ORDER BY id FOR UPDATE" if connection.vendor == "postgresql" else ""
+    columns = f"id, status, {raw('last_seen')}, {raw('late_after')}"
+    sql = f"SELECT {columns} FROM registry_vm WHERE id IN {inside}{lock}"  # noqa: S608
+    with connection.cursor() as cursor:
+        cursor.execute(sql, [parameter])
+        return {row[0]: row[1:] for row in cursor.fetchall()}
+
+
+def _write_plain(ids: list[str], now: datetime, interval: int) -> None:
+    """The beats that say nothing, in one statement."""
+    if not ids:
+        return
+    inside, parameter = members(ids)
+    late, silent = liveness.deadlines(now, interval)
+    sql = (
+        "UPDATE registry_vm SET last_seen = %s, late_after = %s, silent_after = %s,"  # noqa: S608
+        f" interval_ms = %s, status = 'running' WHERE id IN {inside} AND last_seen <= %s"
+    )
+    values = [stamp(now), stamp(late), stamp(silent), interval, parameter, stamp(now)]
+    with connection.cursor() as cursor:
+        cursor.execute(sql, values)
+
+
+def _write_told(beats: list[Beat], now: datetime, interval: int, done: Outcome) -> None:
+    """Beats with more to say, and those that were sent earlier; one statement, many rows."""
+    vms = VM.objects.in_bulk([beat.vm_id for beat in beats])
+    rows = []
+    for beat in beats:
+        vm = vms[beat.vm_id]
+        if _apply(beat, vm, now, interval, done):
+            rows.append(_signs_of(vm))
+    if rows:
+        with connection.cursor() as cursor:
+            cursor.executemany(_WRITE_SIGNS, rows)
+
+
+_WRITE_SIGNS = """UPDATE registry_vm SET last_seen = %s, late_after = %s, silent_after = %s,
+    interval_ms = %s, status = %s, services = %s, vitals = %s WHERE id = %s AND last_seen <= %s"""
+
+
+def _apply(beat: Beat, vm: VM, now: datetime, interval: int, done: Outcome) -> bool:
+    """Take a beat into the row in memory; False if more is known already."""
+    at = min(beat.at, now) if beat.at else now
+    if at < vm.last_seen:
+        return False
+    status, services = beat.status or Status.RUNNING, vm.services
+    changed = vm.status != status
+    vm.interval_ms = interval
+    vm.seen(at, status=status)
+    if beat.services is not None:
+        changed |= beat.services != services
+        vm.services = beat.services
+    if beat.vitals:
+        vm.vitals = {**vm.vitals, **beat.vitals}
+        told = beat.vitals.get("reefConfigDigest")
+        if told and told.lower() != digest_of(vm.reef_config):
+            done.strangers.add(vm.pk)
+    if changed:
+        done.changed.add(vm.pk)
+    done.seen[vm.pk] = stamp(vm.last_seen)
+    return True
+
+
+def _signs_of(vm: VM) -> list[Any]:
+    """The parameters of `_WRITE_SIGNS`."""
+    seen = stamp(vm.last_seen)
+    late = stamp(vm.late_after) if vm.late_after else None
+    silent = stamp(vm.silent_after) if vm.silent_after else None
+    said = [
+        connection.ops.adapt_json_value(each, CompactEncoder) for each in (vm.services, vm.vitals)
+    ]
+    return [seen, late, silent, vm.interval_ms, vm.status, *said, vm.pk, seen]
+
+
+def _write_gaps(known: dict[str, tuple[str, Stamp, Stamp]], done: Outcome) -> None:
+    """Write down who was not heard of for so long that he was late, or would have been."""
+    gaps = []
+    for vm_id, (status, old, late_after) in known.items():
+        new = done.seen[vm_id]
+        if late_after is None:
+            limit = liveness.deadlines(moment(old), 0)[0] if new > old else None
+            overdue = limit is not None and stamp(limit) <= new
+        else:
+            overdue = late_after <= new
+        if overdue:
+            done.changed.add(vm_id)
+            gaps.append((vm_id, old, new, status))
+    if gaps:
+        sql = (
+            f"INSERT INTO {Gap._meta.db_table} (vm_id, began_at, ended_at, status)"  # noqa: S608
+            " VALUES (%s, %s, %s, %s)"
+        )
+        with connection.cursor() as cursor:
+            cursor.executemany(sql, gaps)
+
+
+# -- answers -----------------------------------------------------------------------------------
+
+
+class Fleet:
+    """How many VMs are registered, counted again every ten seconds."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._counted = -math.inf
+
+    def interval_ms(self) -> int:
+        """How often each VM of this fleet should beat."""
+        clock = time.monotonic()
+        if clock - self._counted > _COUNT_SECONDS:
+            self._count, self._counted = VM.objects.count(), clock
+        return liveness.interval_ms(self._count)
+
+    def forget(self) -> None:
+        """Count anew the next time."""
+        self._counted = -math.inf
+
+
+fleet = Fleet()
+
+
+def wire_date(value: Stamp) -> str:
+    """A moment from the database in the wire's form; `None` never comes here."""
+    if isinstance(value, str):
+        return f"{value[:10]}T{value[11:19]}.{value[20:23] or '000'}Z"
+    return dates.js_date(value)
+
+
+def single_answer(vm_id: str, done: Outcome, interval: int) -> dict[str, Any]:
+    """What one VM is told: the old keys first."""
+    answer = {
+        "id": vm_id,
+        "lastSeen": wire_date(done.seen[vm_id]),
+        "nextBeatInMs": liveness.next_beat_ms(interval),
+    }
+    if vm_id in done.strangers:
+        # Its DNA is not the one it was registered with: it should register again.
+        answer["reefConfigDiffers"] = True
+    return answer
+
+
+def bulk_answer(
+    beats: Sequence[Beat], done: Outcome, now: datetime, interval: int
+) -> dict[str, Any]:
+    """How many beats were taken, which ids are not registered, and when to come again."""
+    unknown = [beat.vm_id for beat in beats if beat.vm_id not in done.seen]
+    answer: dict[str, Any] = {
+        "count": len(beats) - len(unknown),
+        "unknown": unknown,
+        "lastSeen": dates.js_date(now),
+        "nextBeatInMs": liveness.next_beat_ms(interval),
+    }
+    if done.strangers:
+        answer["reefConfigDiffers"] = sorted(done.strangers)
+    return answer

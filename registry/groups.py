@@ -1,0 +1,91 @@
+"""Work that waits for each other: what comes in while one round runs is done in the next one."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from queue import Empty, SimpleQueue
+from typing import Generic, TypeVar
+
+from django.db import Error as DatabaseError
+from django.db import connections
+
+logger = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+MOST_AT_ONCE = 256
+
+
+class Group(Generic[Item, Result]):
+    """One thread, with database connections of its own, that takes all waiting items at once.
+
+    `run` gets items and returns a result for each, in their order. A round that fails is tried
+    once more; then whoever waits for it gets None.
+    """
+
+    def __init__(self, name: str, run: Callable[[Sequence[Item]], Sequence[Result]]) -> None:
+        self._run = run
+        self._loop = asyncio.get_running_loop()
+        self._waiting: SimpleQueue[tuple[Item, asyncio.Future[Result | None]] | None]
+        self._waiting = SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+        self._thread.start()
+
+    async def ask(self, item: Item) -> Result | None:
+        """What `run` made of this item; None if it failed."""
+        future: asyncio.Future[Result | None] = self._loop.create_future()
+        self._waiting.put((item, future))
+        return await future
+
+    async def close(self) -> None:
+        """Do what waits, then end the thread."""
+        self._waiting.put(None)
+        await asyncio.to_thread(self._thread.join, 5)
+
+    def _work(self) -> None:
+        while batch := self._batch():
+            results = self._results([item for item, _ in batch])
+            self._loop.call_soon_threadsafe(_hand_out, [future for _, future in batch], results)
+        connections.close_all()
+
+    def _batch(self) -> list[tuple[Item, asyncio.Future[Result | None]]]:
+        """All that waits now, at least one; empty at the end."""
+        first = self._waiting.get()
+        batch = []
+        while first is not None:
+            batch.append(first)
+            if len(batch) == MOST_AT_ONCE:
+                break
+            try:
+                first = self._waiting.get_nowait()
+            except Empty:
+                break
+        else:
+            # The end was asked for: found again after this round.
+            if batch:
+                self._waiting.put(None)
+        return batch
+
+    def _results(self, items: list[Item]) -> Sequence[Result | None]:
+        for attempt in (1, 2):
+            try:
+                return self._run(items)
+            except DatabaseError as error:
+                logger.warning("the database failed in round %d: %s", attempt, error)
+                connections.close_all()
+            except Exception:
+                logger.exception("a round failed")
+                break
+        return [None] * len(items)
+
+
+def _hand_out(
+    futures: Sequence[asyncio.Future[Result | None]], results: Sequence[Result | None]
+) -> None:
+    for future, result in zip(futures, results, strict=True):
+        # Whoever hung up meanwhile waits no longer.
+        if not future.done():
+            future.set_result(result)

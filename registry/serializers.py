@@ -1,0 +1,175 @@
+"""What the agents' API says of VMs, and what it takes from a request's JSON.
+
+Key order, absent keys and texts are those that agents in the field know; later keys come last.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import orjson
+
+from registry.models import VM, Role, Status, Watch
+from vmtree import dates
+from vmtree.dna import dna_of
+from vmtree.exceptions import BadInput
+
+Json = dict[str, Any]
+MOST_TEXT = 255
+MOST_JSON = 256 << 10
+ABSENT = object()
+
+
+def vms_json(vms: Iterable[VM], at: datetime | None = None) -> list[Json]:
+    """VM objects with their liveness at this moment."""
+    at = at or dates.now()
+    grace = Watch.grace(at)
+    return [vm_json(vm, at, grace=grace) for vm in vms]
+
+
+def vm_json(vm: VM, at: datetime, *, grace: bool) -> Json:
+    """One VM object."""
+    facts: Json = {
+        "id": vm.pk,
+        "name": vm.name,
+        "role": vm.role,
+        "status": vm.status,
+        "address": vm.address,
+        "parentVmId": vm.parent_vm_id,
+        "services": vm.services,
+        "reefConfig": vm.reef_config,
+        "registeredBy": vm.registered_by,
+        "registeredAt": vm.registered_at,
+        "lastSeen": vm.last_seen,
+    }
+    if vm.has_metadata:
+        facts["metadata"] = vm.metadata
+    facts["liveness"] = vm.liveness(at, grace=grace).value
+    if vm.vitals:
+        facts["vitals"] = vm.vitals
+    return facts
+
+
+# -- what requests say -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Registration:
+    """A VM that announces itself. What is None was absent, and an upsert keeps the old."""
+
+    id: str
+    name: str
+    role: str
+    address: str
+    registered_by: str
+    parent_vm_id: str | None = None
+    # `parentVmId: null` takes the parent away; absent or empty keeps it.
+    clears_parent: bool = False
+    services: list[Any] | None = None
+    reef_config: Json | None = None
+    metadata: Any = None
+
+
+def registration_of(body: object) -> Registration:
+    """A registration. Raises BadInput with the contract's texts, in the contract's order."""
+    data: Mapping[str, Any] = body if isinstance(body, dict) else {}
+    vm_id, name = required(data, "id"), required(data, "name")
+    role = data.get("role", ABSENT)
+    if not isinstance(role, str) or role not in Role.values:
+        raise BadInput(f"invalid role: {_as_said(role)}", "role")
+    return Registration(
+        id=vm_id,
+        name=name,
+        role=role,
+        address=required(data, "address", most=1000),
+        registered_by=required(data, "registeredBy"),
+        parent_vm_id=_parent(data),
+        clears_parent="parentVmId" in data and data["parentVmId"] is None,
+        services=_services(data["services"]) if _is_said(data, "services") else None,
+        reef_config=dna_of(data["reefConfig"]) if _is_said(data, "reefConfig") else None,
+        metadata=plain(data["metadata"], "metadata") if _is_said(data, "metadata") else None,
+    )
+
+
+def changes_of(body: object) -> Json:
+    """Columns that a PATCH sets, by their names; unknown keys are ignored. Raises BadInput."""
+    data: Mapping[str, Any] = body if isinstance(body, dict) else {}
+    changes: Json = {}
+    if "status" in data:
+        if data["status"] not in Status.values:
+            raise BadInput(f"invalid status: {_as_said(data['status'])}", "status")
+        changes["status"] = data["status"]
+    for name, most in (("name", MOST_TEXT), ("address", 1000)):
+        if name in data:
+            changes[name] = text(data[name], name, most=most)
+    if "services" in data:
+        changes["services"] = _services(data["services"])
+    if "reefConfig" in data:
+        changes["reef_config"] = dna_of(data["reefConfig"])
+    if "metadata" in data:
+        changes |= {"metadata": plain(data["metadata"], "metadata"), "has_metadata": True}
+    if "parentVmId" in data:
+        changes["parent_vm_id"] = _parent(data)
+    return changes
+
+
+def required(data: Mapping[str, Any], name: str, *, most: int = MOST_TEXT) -> str:
+    """Text that must be there and not blank, trimmed."""
+    value = data.get(name)
+    if value is None or (isinstance(value, str) and not value.strip()):
+        raise BadInput(f"{name} is required", name)
+    return text(value, name, most=most)
+
+
+def text(value: object, name: str, *, most: int = MOST_TEXT) -> str:
+    """Trimmed text that every database can hold."""
+    if not isinstance(value, str):
+        raise BadInput(f"{name}: must be a string", name)
+    value = value.strip()
+    if len(value) > most:
+        raise BadInput(f"{name}: at most {most} characters", name)
+    if any(ord(sign) < 32 or 0xD800 <= ord(sign) < 0xE000 for sign in value):
+        raise BadInput(f"{name}: has characters that are no text", name)
+    return value
+
+
+def plain(value: object, name: str) -> Any:
+    """JSON that every database can hold and every client can read."""
+    try:
+        raw = orjson.dumps(value)
+    except TypeError as error:
+        raise BadInput(f"{name}: cannot be kept ({error})", name) from None
+    if len(raw) > MOST_JSON:
+        raise BadInput(f"{name}: has {len(raw)} bytes, at most {MOST_JSON} are kept", name)
+    if b"\\u0000" in raw:
+        raise BadInput(f"{name}: has characters that are no text", name)
+    return orjson.loads(raw)
+
+
+def _services(value: object) -> list[Any]:
+    if not isinstance(value, list):
+        raise BadInput("services: must be a list", "services")
+    kept: list[Any] = plain(value, "services")
+    return kept
+
+
+def _parent(data: Mapping[str, Any]) -> str | None:
+    value = data.get("parentVmId")
+    return None if value is None else text(value, "parentVmId") or None
+
+
+def _is_said(data: Mapping[str, Any], name: str) -> bool:
+    """Whether a value is there that an old server would have taken, `{}` included."""
+    return name in data and data[name] not in (None, "", 0, False)
+
+
+def _as_said(value: object) -> str:
+    """A wrong value as the texts of the contract repeat it."""
+    if value is ABSENT:
+        return "undefined"
+    said = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return said.encode("utf-8", "replace").decode()[:200]

@@ -1,0 +1,32 @@
+"""The registry's part of a snapshot: who was registered, and when each was last heard of."""
+
+from __future__ import annotations
+
+from vmtree.snapshots.tables import Column, Table
+
+VMS = Table(
+    name="vms",
+    about="the registry: VMs that were registered at that moment",
+    source="registry_vm",
+    counted="registry_vm",
+    order="id",
+    columns=(
+        Column("id", "id", rule="PRIMARY KEY"),
+        Column("name", "name", rule="NOT NULL"),
+        Column("role", "role", rule="NOT NULL"),
+        Column("status", "status", about="running, paused or stopped", rule="NOT NULL"),
+        Column("address", "address", rule="NOT NULL"),
+        Column("parent_vm_id", "parent_vm_id", about="may name a VM that is not registered"),
+        Column("services", "services", "json", rule="NOT NULL"),
+        Column("reef_config", "reef_config", "json", "DNA: organs and capabilities", "NOT NULL"),
+        Column("metadata", "metadata", "json"),
+        Column("has_metadata", "has_metadata", "flag", "0: nobody ever set it", "NOT NULL"),
+        Column("registered_by", "registered_by", rule="NOT NULL"),
+        Column("registered_at", "registered_at", "time", rule="NOT NULL"),
+        Column("last_seen", "last_seen", "time", rule="NOT NULL"),
+        Column("late_after", "late_after", "time", "null unless it runs"),
+        Column("silent_after", "silent_after", "time", "null unless it runs"),
+        Column("interval_ms", "interval_ms", "number", rule="NOT NULL"),
+        Column("vitals", "vitals", "json", "load, disk and more, as its beats told", "NOT NULL"),
+    ),
+)

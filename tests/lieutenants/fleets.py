@@ -1,0 +1,86 @@
+"""Small fleets in rows, and a pump that does what broker and workers do."""
+
+from __future__ import annotations
+
+from collections import deque
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from lieutenants.operations import rings, run
+from lieutenants.operations.models import Job
+from registry.models import VM
+from tests.postgres import postgres, postgres_cluster
+from vmtree import services as tree
+from vmtree.services import NewNode
+
+__all__ = ["database", "postgres", "postgres_cluster", "pump"]
+
+
+class Pump:
+    """Rings wait here until `work` does them; later ones count as due."""
+
+    def __init__(self) -> None:
+        self.waiting: deque[tuple[str, Any]] = deque()
+
+    def advance(self, job_id: str, *, later: float = 0) -> None:
+        if ("advance", job_id) not in self.waiting:
+            self.waiting.append(("advance", job_id))
+
+    def act(self, step_ids: Any) -> None:
+        self.waiting.append(("act", list(step_ids)))
+
+    def work(self, rings_at_most: int = 2000) -> None:
+        while self.waiting:
+            rings_at_most -= 1
+            assert rings_at_most, "rings without end"
+            name, what = self.waiting.popleft()
+            getattr(run, name)(what)
+
+
+@pytest.fixture
+def pump(monkeypatch: pytest.MonkeyPatch) -> Pump:
+    waiting = Pump()
+    monkeypatch.setattr(rings, "advance", waiting.advance)
+    monkeypatch.setattr(rings, "act", waiting.act)
+    monkeypatch.setattr(run, "LOOK_AGAIN", timedelta(0))
+    return waiting
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+def database(request: pytest.FixtureRequest) -> str:
+    """The test runs on both databases; one with a real fleet on the usual one."""
+    request.getfixturevalue("transactional_db")
+    if request.param == "postgresql":
+        if "fleet" in request.fixturenames:
+            pytest.skip("its processes are bound to the usual database")
+        request.getfixturevalue("postgres")
+    return str(request.param)
+
+
+def plant(vm_id: str, parent: str = "", *, status: str = "running", **fields: Any) -> VM:
+    """A VM in tree and registry."""
+    category = fields.pop("category", "swarm_vm")
+    tree.create(NewNode(vm_id, category, vm_id=vm_id, parent_vm_id=parent), by="tests")
+    vm = VM(id=vm_id, name=vm_id, role="worker", registered_by="tests", address="::1", **fields)
+    vm.parent_vm_id = parent or None
+    vm.seen(vm.last_seen, status=status)
+    vm.save(force_insert=True)
+    return vm
+
+
+def grow() -> None:
+    """root → (left → leaf, leaf2; right)"""
+    for vm_id, parent in (
+        ("root", ""),
+        ("left", "root"),
+        ("right", "root"),
+        ("leaf", "left"),
+        ("leaf2", "left"),
+    ):
+        plant(vm_id, parent)
+
+
+def states(job_id: str) -> dict[str, str]:
+    return dict(Job.objects.get(pk=job_id).steps.values_list("vm_id", "state"))

@@ -1,0 +1,23 @@
+"""The rules that every reef begins with."""
+
+from __future__ import annotations
+
+import pytest
+
+from lieutenants.rules.models import Action, Rule
+from tests.conftest import Api
+
+pytestmark = pytest.mark.django_db
+
+
+def test_what_is_there_from_the_start_ends_nothing(api: Api) -> None:
+    rules = Rule.objects.all()
+    assert len(rules) >= 5
+    harmless = {Action.NOTE, Action.MARK_STOPPED}
+    assert {rule.action for rule in rules if rule.enabled} <= harmless
+    destroyers = [rule for rule in rules if rule.action == Action.DESTROY]
+    assert destroyers
+    assert not any(rule.enabled for rule in destroyers)
+    for rule in rules:
+        rule.full_clean()
+        assert api.get(f"/registry/rules/{rule.pk}/dry-run").json()["would"] == []

@@ -1,0 +1,570 @@
+"""Operations on subtrees: the plan, the job and its steps, who may, what goes wrong."""
+
+from __future__ import annotations
+
+import threading
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+import pytest
+from django.db import IntegrityError, connections, transaction
+from django.test import Client
+
+from lieutenants import services as lieutenants
+from lieutenants.models import Lieutenant
+from lieutenants.operations import handlers, rings, run, services
+from lieutenants.operations.handlers import Outlook
+from lieutenants.operations.models import Job, Step, Verb
+from lieutenants.operations.plain_vms import PlainVM
+from registry.models import VM
+from tests.conftest import Api, Fleet
+from tests.lieutenants.fleets import Pump, grow, plant, states
+from tests.lieutenants.rows import enlist
+from tests.waiting import until
+from vmtree import dates, tokens
+from vmtree import services as tree
+from vmtree.exceptions import BadInput, Conflict, FleetError, NotFound
+from vmtree.models import Node
+from vmtree.services import NewNode
+from vmtree.snapshot_models import Snapshot
+from vmtree.snapshots import taking
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("database")]
+
+
+def operate(api: Api, verb: str, vm_id: str = "root", **body: Any) -> Any:
+    return api.post(f"/vm-tree/vms/{vm_id}/{verb}", body)
+
+
+def begin(api: Api, verb: str, vm_id: str = "root", **body: Any) -> str:
+    answer = operate(api, verb, vm_id, **body)
+    assert answer.status_code == 202, answer.content
+    job_id: str = answer.json()["job"]["id"]
+    return job_id
+
+
+def state_of(job_id: str) -> str:
+    return Job.objects.get(pk=job_id).state
+
+
+class Fragile(PlainVM):
+    """VMs of a provider that fails, or takes its time, as a test says."""
+
+    name = "fragile"
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.broken: set[str] = set()
+        self.slow: set[str] = set()
+
+    def outlooks(self, verb: Verb, vm_ids: Any) -> dict[str, Outlook]:
+        return super().outlooks(verb, vm_ids)
+
+    def act(self, verb: Verb, vm_id: str, actor: str) -> None:
+        self.asked.append(vm_id)
+        if vm_id in self.broken:
+            raise BadInput("the provider says no")
+        super().act(verb, vm_id, actor)
+
+    def is_done(self, verb: Verb, vm_id: str) -> bool:
+        return vm_id not in self.slow
+
+
+@pytest.fixture
+def fragile() -> Any:
+    provider = Fragile()
+    handlers.add_handler(provider)
+    yield provider
+    handlers.remove_handler("fragile")
+
+
+# -- the plan ------------------------------------------------------------------------------------
+
+
+def test_a_dry_run_tells_who_in_which_order_and_changes_nothing(api: Api, pump: Pump) -> None:
+    grow()
+    VM.objects.filter(pk="leaf").update(status="paused", late_after=None, silent_after=None)
+    tree.create(NewNode("never seen", "agent_vm", vm_id="ghost", parent_vm_id="right"), by="tests")
+    answer = operate(api, "pause", dryRun=True)
+    assert answer.status_code == 200
+    plan = answer.json()["plan"]
+    ids = [step["vmId"] for step in plan["steps"]]
+    assert ids == ["ghost", "leaf2", "leaf", "right", "left", "root"]
+    assert (plan["count"], plan["leftOut"], plan["order"]) == (4, 2, "leaves first")
+    reasons = {step["vmId"]: step.get("leftOut") for step in plan["steps"]}
+    assert reasons["leaf"] == "is paused already"
+    assert "not registered" in reasons["ghost"]
+    assert not Job.objects.exists()
+    assert set(VM.objects.values_list("status", flat=True)) == {"running", "paused"}
+    assert not pump.waiting
+
+
+def test_resume_goes_from_the_root_down(api: Api, pump: Pump) -> None:
+    grow()
+    plan = operate(api, "resume", dryRun=True).json()["plan"]
+    assert [step["vmId"] for step in plan["steps"]] == ["root", "left", "right", "leaf", "leaf2"]
+    assert {step["leftOut"] for step in plan["steps"]} == {"is not paused but running"}
+
+
+def test_registered_children_without_a_place_in_the_tree_are_told_and_left(
+    api: Api, pump: Pump
+) -> None:
+    grow()
+    stray = VM(id="stray", name="stray", role="worker", registered_by="t", parent_vm_id="leaf")
+    stray.seen(stray.last_seen)
+    stray.save()
+    job = begin(api, "destroy")
+    pump.work()
+    assert states(job)["stray"] == "left-out"
+    assert VM.objects.filter(pk="stray").exists()
+
+
+@pytest.mark.parametrize(
+    ("body", "word"),
+    [({"dryRun": "yes"}, "dryRun"), ({"confirm": -1}, "confirm"), ({"confirm": True}, "confirm")],
+)
+def test_wrong_bodies_are_named(api: Api, body: dict[str, Any], word: str) -> None:
+    plant("root")
+    answer = operate(api, "pause", **body)
+    assert answer.status_code == 400
+    assert word in answer.json()["error"]
+
+
+def test_unknown_removed_and_miscounted(api: Api, pump: Pump) -> None:
+    grow()
+    assert operate(api, "pause", "nobody").status_code == 404
+    tree.remove("leaf2", by="tests")
+    assert operate(api, "pause", "leaf2").status_code == 404
+    answer = operate(api, "pause", confirm=5)
+    assert answer.status_code == 409
+    assert "4 VMs" in answer.json()["error"]
+    assert not Job.objects.exists()
+
+
+# -- the job -------------------------------------------------------------------------------------
+
+
+def test_pause_and_resume_move_the_whole_subtree(api: Api, pump: Pump, fragile: Fragile) -> None:
+    grow()
+    before = dict(VM.objects.values_list("id", "last_seen"))
+    job = begin(api, "pause", confirm=5)
+    pump.work()
+    assert state_of(job) == "done"
+    assert set(VM.objects.values_list("status", "silent_after")) == {("paused", None)}
+    order = fragile.asked.index
+    assert max(order("leaf"), order("leaf2")) < order("left") < order("root")
+
+    fragile.asked.clear()
+    job = begin(api, "resume", "left")
+    pump.work()
+    assert state_of(job) == "done"
+    assert fragile.asked[0] == "left"
+    running = VM.objects.filter(status="running", silent_after__gt=dates.now())
+    assert set(running.values_list("id", flat=True)) == {"left", "leaf", "leaf2"}
+    # An order is no sign of life.
+    assert dict(VM.objects.values_list("id", "last_seen")) == before
+
+
+def test_destroy_takes_a_snapshot_first_and_leaves_tombstones(api: Api, pump: Pump) -> None:
+    grow()
+    job = begin(api, "destroy", "left")
+    assert Node.objects.living().count() == 5
+    pump.work()
+    found = api.get(f"/vm-tree/jobs/{job}").json()
+    assert found["job"]["state"] == "done"
+    assert found["job"]["steps"]["done"] == 3
+    assert [step["vmId"] for step in found["plan"]] == ["leaf2", "leaf", "left"]
+    assert found["job"]["snapshot"] == Snapshot.objects.get(why="change").file
+    assert set(Node.objects.living().values_list("vm_id", flat=True)) == {"root", "right"}
+    assert set(VM.objects.values_list("id", flat=True)) == {"root", "right"}
+    removed = Node.objects.get(vm_id="leaf")
+    assert removed.removed_at
+    assert removed.revisions.last().what == "removed"  # type: ignore[union-attr]
+
+
+def test_nothing_is_destroyed_without_a_snapshot(
+    api: Api, pump: Pump, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grow()
+
+    def full(*_: Any, **__: Any) -> Any:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("vmtree.snapshots.take", full)
+    job = begin(api, "destroy")
+    pump.work()
+    row = Job.objects.get(pk=job)
+    assert (row.state, "No space left" in row.reason) == ("failed", True)
+    assert Node.objects.living().count() == 5
+    monkeypatch.setattr("vmtree.snapshots.take", taking.take)
+    assert operate(api, "destroy").json()["job"]["id"] == job
+    pump.work()
+    assert state_of(job) == "done"
+
+
+def test_a_failure_stops_who_needs_it_and_nobody_else(
+    api: Api, pump: Pump, fragile: Fragile
+) -> None:
+    grow()
+    fragile.broken = {"leaf"}
+    job = begin(api, "destroy")
+    pump.work()
+    assert state_of(job) == "failed"
+    assert states(job) == {
+        "leaf": "failed",
+        "leaf2": "done",
+        "right": "done",
+        "left": "blocked",
+        "root": "blocked",
+    }
+    assert Step.objects.get(job=job, vm_id="leaf").reason == "the provider says no"
+    assert "'leaf'" in Step.objects.get(job=job, vm_id="root").reason
+
+    fragile.broken, fragile.asked = set(), []
+    answer = operate(api, "destroy").json()
+    assert (answer["job"]["id"], answer["continued"]) == (job, True)
+    pump.work()
+    assert (state_of(job), set(states(job).values())) == ("done", {"done"})
+    assert fragile.asked == ["leaf", "left", "root"]
+    assert Step.objects.get(job=job, vm_id="leaf").attempts == 2
+
+
+def test_a_pause_goes_on_above_a_failure_and_a_resume_does_not_below(
+    api: Api, pump: Pump, fragile: Fragile
+) -> None:
+    grow()
+    fragile.broken = {"left"}
+    job = begin(api, "pause")
+    pump.work()
+    assert states(job) == {"left": "failed"} | dict.fromkeys(
+        ["root", "right", "leaf", "leaf2"], "done"
+    )
+    VM.objects.filter(pk="left").update(status="paused", late_after=None, silent_after=None)
+    job = begin(api, "resume")
+    pump.work()
+    found = states(job)
+    assert (found["left"], found["leaf"], found["leaf2"]) == ("failed", "blocked", "blocked")
+    assert (found["root"], found["right"]) == ("done", "done")
+
+
+def test_running_it_again_takes_in_who_came_meanwhile(
+    api: Api, pump: Pump, fragile: Fragile
+) -> None:
+    grow()
+    fragile.broken = {"leaf"}
+    job = begin(api, "destroy")
+    pump.work()
+    plant("late", "left")
+    fragile.broken = set()
+    assert begin(api, "destroy") == job
+    pump.work()
+    assert states(job)["late"] == "done"
+    assert not Node.objects.living().exists()
+
+
+def test_what_was_born_during_the_job_keeps_its_parent(
+    api: Api, pump: Pump, fragile: Fragile
+) -> None:
+    grow()
+    job = begin(api, "destroy")
+    plant("late", "left")
+    pump.work()
+    assert state_of(job) == "failed"
+    assert "1 children" in Step.objects.get(job=job, vm_id="left").reason
+    assert Node.objects.living().filter(vm_id="late").exists()
+
+
+def test_no_more_than_a_few_at_a_time(api: Api, pump: Pump, fragile: Fragile) -> None:
+    plant("root")
+    for number in range(30):
+        plant(f"vm{number}", "root")
+        fragile.slow.add(f"vm{number}")
+    job = begin(api, "pause")
+    for _ in range(60):
+        name, what = pump.waiting.popleft()
+        getattr(run, name)(what)
+        assert Step.objects.filter(job=job, state="running").count() <= run.PARALLEL
+    fragile.slow.clear()
+    pump.work()
+    assert state_of(job) == "done"
+
+
+def test_who_does_not_come_to_an_end_fails_in_time(
+    api: Api, pump: Pump, fragile: Fragile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant("root")
+    fragile.slow = {"root"}
+    monkeypatch.setattr(run, "PATIENCE", timedelta(0))
+    job = begin(api, "pause")
+    pump.work()
+    assert "had not come to its end" in Step.objects.get(job=job).reason
+    assert state_of(job) == "failed"
+
+
+def test_tasks_may_run_twice(api: Api, pump: Pump, fragile: Fragile) -> None:
+    grow()
+    job = begin(api, "destroy")
+    while pump.waiting:
+        name, what = pump.waiting.popleft()
+        getattr(run, name)(what)
+        getattr(run, name)(what)
+    assert state_of(job) == "done"
+    assert sorted(fragile.asked) == ["leaf", "leaf2", "left", "right", "root"]
+    assert set(Step.objects.values_list("attempts", flat=True)) == {1}
+    assert Snapshot.objects.filter(why="change").count() == 1
+
+
+def test_lost_rings_and_lost_workers_are_made_up_for(
+    api: Api, pump: Pump, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grow()
+    job = begin(api, "pause")
+    pump.waiting.clear()
+    # A worker that died after it claimed a step.
+    step = Step.objects.claim(Step.objects.get(vm_id="leaf").pk, timedelta(seconds=-1))
+    assert step
+    # And one that died holding the job.
+    Job.objects.filter(pk=job).update(leased_until=dates.now() - timedelta(seconds=1))
+    run.tick()
+    pump.work()
+    assert state_of(job) == "done"
+    assert Step.objects.get(vm_id="leaf").attempts == 2
+
+
+def test_a_step_that_kills_its_worker_is_given_up(api: Api, pump: Pump) -> None:
+    plant("root")
+    job = begin(api, "pause")
+    pump.waiting.clear()
+    pk = Step.objects.get(vm_id="root").pk
+    for _ in range(run.MOST_TRIES):
+        assert Step.objects.claim(pk, timedelta(seconds=-1))
+        run.advance(job)
+    pump.waiting.clear()
+    assert "lost 3 times" in Step.objects.get(pk=pk).reason
+    assert state_of(job) == "failed"
+
+
+def test_two_jobs_do_not_pull_two_ways(api: Api, pump: Pump) -> None:
+    grow()
+    first = begin(api, "pause", "left")
+    for vm_id in ("root", "left", "leaf"):
+        answer = operate(api, "destroy", vm_id)
+        assert answer.status_code == 409, vm_id
+        assert first in answer.json()["error"]
+    assert operate(api, "destroy", "right").status_code == 202
+    assert operate(api, "pause", "left").json()["continued"]
+    with pytest.raises(IntegrityError), transaction.atomic():
+        Job.objects.create(verb="pause", vm_id="left", actor="t")
+
+
+def test_of_two_jobs_begun_at_once_one_begins(pump: Pump) -> None:
+    grow()
+    came: list[str] = []
+    ready = threading.Barrier(2)
+
+    def start(verb: Verb, vm_id: str) -> None:
+        ready.wait(10)
+        try:
+            came.append(services.start(verb, vm_id, by="tests")[0].pk)
+        except Conflict as error:
+            came.append(f"refused: {error}")
+        finally:
+            connections.close_all()
+
+    wishes = [(Verb.PAUSE, "root"), (Verb.DESTROY, "left")]
+    threads = [threading.Thread(target=start, args=wish) for wish in wishes]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert [text.startswith("refused") for text in sorted(came)] == [False, True]
+    assert Job.objects.count() == 1
+
+
+def test_a_cancelled_job_begins_nothing_more(api: Api, pump: Pump, fragile: Fragile) -> None:
+    grow()
+    fragile.slow = {"leaf"}
+    job = begin(api, "destroy")
+    pump.waiting.clear()
+    run.act([Step.objects.get(vm_id="leaf").pk])
+    answer = api.post(f"/vm-tree/jobs/{job}/cancel")
+    assert answer.json()["job"]["state"] == "cancelled"
+    pump.work()
+    assert states(job)["leaf"] == "running"
+    fragile.slow.clear()
+    run.tick()
+    assert states(job)["leaf"] == "done"
+    assert Node.objects.living().count() == 4
+    # And it can be taken up again.
+    assert begin(api, "destroy") == job
+    pump.work()
+    assert not Node.objects.living().exists()
+
+
+def test_jobs_are_listed_page_by_page(api: Api, pump: Pump) -> None:
+    for number in range(5):
+        plant(f"vm{number}")
+        begin(api, "pause", f"vm{number}")
+    first = api.get("/vm-tree/jobs?limit=3").json()
+    second = api.get(f"/vm-tree/jobs?limit=3&cursor={first['next']}").json()
+    names = [job["vmId"] for job in first["jobs"] + second["jobs"]]
+    assert names == ["vm4", "vm3", "vm2", "vm1", "vm0"]
+    assert second["next"] is None
+    assert api.get("/vm-tree/jobs?vmId=vm3&state=open&verb=pause").json()["count"] == 1
+    assert api.get("/vm-tree/jobs?state=asleep").status_code == 400
+    assert api.get("/vm-tree/jobs/nothing").status_code == 404
+    job = first["jobs"][0]["id"]
+    assert api.get(f"/vm-tree/jobs/{job}?from=1").json()["count"] == 0
+
+
+def test_a_chain_of_many_comes_to_its_end(api: Api, pump: Pump) -> None:
+    parent = None
+    for number in range(60):
+        parent = Node.objects.create(vm_id=f"n{number}", category="swarm_vm", parent=parent)
+    job = begin(api, "destroy", "n0")
+    pump.work()
+    assert state_of(job) == "done"
+
+
+# -- who may -------------------------------------------------------------------------------------
+
+
+def test_a_node_commands_what_is_below_it_and_nothing_else(api: Api, pump: Pump) -> None:
+    grow()
+    token = tokens.issue(Node.objects.get(vm_id="left"), made_by="tests")
+    client = Client(headers={"authorization": f"Bearer {token}"})
+    post = partial(client.post, data={"dryRun": True}, content_type="application/json")
+    for vm_id in ("left", "root", "right"):
+        answer = post(f"/vm-tree/vms/{vm_id}/pause")
+        assert answer.status_code == 403
+        assert "rule:" in answer.json()["error"]
+    assert post("/vm-tree/vms/leaf/pause").status_code == 200
+    job = begin(api, "pause", "right")
+    assert client.get(f"/vm-tree/jobs/{job}").status_code == 200
+    assert client.post(f"/vm-tree/jobs/{job}/cancel").status_code == 403
+    assert Client().post("/vm-tree/vms/leaf/pause").status_code == 401
+
+
+def test_what_is_no_route_stays_a_404(api: Api) -> None:
+    assert api.get("/vm-tree/vms/root/pause").status_code in (404, 405)
+    assert api.post("/vm-tree/vms/root/explode").status_code in (404, 405)
+
+
+# -- lieutenants ---------------------------------------------------------------------------------
+
+
+def root_of(lieutenant: Lieutenant) -> None:
+    """Its place in the tree, if it has none of its own yet."""
+    if not Node.objects.filter(vm_id=lieutenant.pk).exists():
+        new = NewNode(lieutenant.name, "lieutenant", vm_id=lieutenant.pk)
+        tree.create(new, by="tests")
+
+
+def test_lieutenants_are_asked_in_their_own_way(
+    api: Api, pump: Pump, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lieutenants, "ring_worker", lambda *_: None)
+    ada = enlist("ada", "working")
+    root_of(ada)
+    eve = enlist("eve", "error")
+    tree.create(NewNode("eve", "lieutenant", vm_id=eve.pk, parent_vm_id=ada.pk), by="tests")
+    steps = operate(api, "pause", ada.pk, dryRun=True).json()["plan"]["steps"]
+    assert [step["handler"] for step in steps] == ["lieutenant", "lieutenant"]
+    assert steps[0]["leftOut"] == "is in error: no agent runs"
+    assert "in the middle of its work" in steps[1]["does"]
+    begin(api, "pause", ada.pk)
+    pump.work()
+    ada.refresh_from_db()
+    assert ada.status == "paused"
+    assert ada.moves.first().actor == "root token"  # type: ignore[union-attr]
+
+
+def _worker(pump: Pump) -> Any:
+    """Does rings in threads, as workers do, with a second between looks."""
+
+    def run_it(name: str, what: Any) -> None:
+        getattr(run, name)(what)
+        connections.close_all()
+
+    def advance(job_id: str, *, later: float = 0) -> None:
+        threading.Timer(later, run_it, ("advance", job_id)).start()
+
+    def act(step_ids: Any) -> None:
+        threading.Thread(target=run_it, args=("act", list(step_ids))).start()
+
+    return advance, act
+
+
+def test_real_agents_end_start_and_end_for_good(
+    fleet: Fleet, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    advance, act = _worker(Pump())
+    monkeypatch.setattr(rings, "advance", advance)
+    monkeypatch.setattr(rings, "act", act)
+    ada = fleet.row(fleet.create("ada")["name"])
+    root_of(ada)
+    bea = fleet.row(fleet.create("bea")["name"])
+    root_of(bea)
+    tree.change(bea.pk, tree.Change(parent_vm_id=ada.pk), by="tests")
+    plant("worker", bea.pk)
+    processes = [fleet.process("ada"), fleet.process("bea")]
+
+    job = begin(api, "pause", ada.pk)
+    until(lambda: state_of(job) == "done", 30)
+    for process in processes:
+        process.refresh_from_db()
+        assert process.ended_at
+    assert [fleet.row(name).status for name in ("ada", "bea")] == ["paused", "paused"]
+    assert VM.objects.get(pk="worker").status == "paused"
+    # What is below came to its end before what is above was asked.
+    ended = {step.vm_id: step for step in Step.objects.filter(job=job)}
+    below, above = ended[bea.pk].ended_at, ended[ada.pk].started_at
+    assert below
+    assert above
+    assert below <= above
+
+    job = begin(api, "resume", ada.pk)
+    until(lambda: state_of(job) == "done", 30)
+    assert fleet.row("ada").status == fleet.row("bea").status == "idle"
+    alive = [fleet.process(name) for name in ("ada", "bea")]
+
+    job = begin(api, "destroy", ada.pk)
+    until(lambda: state_of(job) == "done", 30)
+    assert set(Lieutenant.objects.values_list("status", flat=True)) == {"destroyed"}
+    for process in alive:
+        process.refresh_from_db()
+        assert process.ended_at
+    assert not Node.objects.living().filter(vm_id__in=[ada.pk, bea.pk, "worker"]).exists()
+    assert not VM.objects.filter(pk__in=[ada.pk, bea.pk, "worker"]).exists()
+
+
+# -- handlers ------------------------------------------------------------------------------------
+
+
+def test_a_provider_joins_by_its_handler(fragile: Fragile) -> None:
+    plant("one")
+    assert handlers.looks_after("one").name == "fragile"
+    handlers.remove_handler("fragile")
+    assert handlers.looks_after("one").name == "registry"
+    with pytest.raises(NotFound):
+        handlers.handler_of("fragile")
+    handlers.add_handler(fragile)
+
+
+def test_steps_of_a_provider_that_left_fail_with_its_name(
+    api: Api, pump: Pump, fragile: Fragile
+) -> None:
+    plant("one")
+    job = begin(api, "pause", "one")
+    handlers.remove_handler("fragile")
+    pump.work()
+    assert "'fragile'" in Step.objects.get(job=job).reason
+
+
+def test_services_raise_what_the_api_says() -> None:
+    plant("one")
+    with pytest.raises(Conflict):
+        services.start(Verb.PAUSE, "one", by="tests", confirm=7)
+    with pytest.raises(FleetError):
+        services.find("x\0y")

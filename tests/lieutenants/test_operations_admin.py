@@ -1,0 +1,206 @@
+"""The admin of jobs and rules: plans that ask, lists that stay quick, secrets that stay hidden."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.contrib import admin
+from django.contrib.auth.models import Permission, User
+from django.contrib.messages import get_messages
+from django.db import connection
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+
+from lieutenants.operations import services
+from lieutenants.operations.admin import join_nodes, uppermost
+from lieutenants.operations.models import Job, Verb
+from lieutenants.rules import secret
+from lieutenants.rules.models import Firing, Rule
+from registry.models import VM
+from tests.lieutenants.fleets import Pump, grow, plant
+from tests.lieutenants.rows import page
+from vmtree import dates
+from vmtree.models import Node
+
+pytestmark = pytest.mark.django_db
+
+JOBS = "/admin/lieutenants/job/"
+RULES = "/admin/lieutenants/rule/"
+LISTS = ("job", "step", "rule", "firing")
+
+
+def hidden(html: str) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for name, value in re.findall(r'<input type="hidden" name="(vm|count)" value="([^"]*)"', html):
+        found.setdefault(name, []).append(value)
+    return found
+
+
+def said(answer: Any) -> list[str]:
+    return [str(message) for message in get_messages(answer.wsgi_request)]
+
+
+def test_the_plan_is_shown_and_what_was_shown_begins(
+    operator: Client, pump: Pump, django_capture_on_commit_callbacks: Any
+) -> None:
+    grow()
+    VM.objects.filter(pk="leaf").update(status="paused", late_after=None, silent_after=None)
+    html = page(operator, f"{JOBS}plan/pause/?vm=left&vm=leaf&vm=right")
+    assert "leaves first" in html
+    assert "nothing: is paused already" in html
+    assert hidden(html) == {"vm": ["left", "right"], "count": ["2", "1"]}
+    assert not Job.objects.exists()
+    with django_capture_on_commit_callbacks(execute=True):
+        answer = operator.post(f"{JOBS}plan/pause/", hidden(html))
+    assert answer.status_code == 302
+    assert [text.split(": ")[0] for text in said(answer)] == ["pause left", "pause right"]
+    pump.work()
+    assert set(Job.objects.values_list("state", "actor")) == {("done", "admin")}
+    assert not VM.objects.filter(status="running").exclude(pk="root").exists()
+
+
+def test_a_plan_that_is_another_by_now_does_not_begin(operator: Client, pump: Pump) -> None:
+    grow()
+    form = hidden(page(operator, f"{JOBS}plan/destroy/?vm=left"))
+    plant("new", "left")
+    answer = operator.post(f"{JOBS}plan/destroy/", form)
+    assert said(answer) == ["left: confirm: 4 VMs would be touched, not 3"]
+    assert not Job.objects.exists()
+
+
+def test_names_are_escaped_and_nonsense_is_a_404(operator: Client) -> None:
+    plant("<script>")
+    assert "<script>&" not in page(operator, f"{JOBS}plan/destroy/?vm=%3Cscript%3E")
+    assert "&lt;script&gt;" in page(operator, f"{JOBS}plan/destroy/?vm=%3Cscript%3E")
+    assert "nothing to do" in page(operator, f"{JOBS}plan/destroy/?vm=nobody")
+    page(operator, f"{JOBS}plan/explode/?vm=a", 404)
+    page(operator, f"{RULES}999/dry-run/", 404)
+
+
+def test_who_may_only_look_begins_nothing(client: Client) -> None:
+    looker = User.objects.create_user("looker", is_staff=True)
+    names = ["view_job", "view_step", "view_rule", "view_firing"]
+    looker.user_permissions.set(Permission.objects.filter(codename__in=names))
+    client.force_login(looker)
+    plant("a")
+    assert client.get(f"{JOBS}plan/destroy/?vm=a").status_code == 403
+    assert client.post(f"{JOBS}plan/destroy/", {"vm": "a", "count": "1"}).status_code == 403
+    assert "Cancel selected" not in page(client, JOBS)
+    assert not Job.objects.exists()
+    rule = Rule.objects.create(name="r", event="vm-silent", action="note")
+    page(client, f"{RULES}{rule.pk}/dry-run/")
+    assert client.post(f"{RULES}{rule.pk}/change/", {"name": "x"}).status_code == 403
+
+
+def test_jobs_are_cancelled_and_go_on(operator: Client, pump: Pump) -> None:
+    grow()
+    job, _ = services.start(Verb.PAUSE, "root", by="tests")
+    form = {"action": "cancel", "_selected_action": [job.pk]}
+    assert said(operator.post(JOBS, form)) == ["pause root: cancelled"]
+    operator.get("/admin/")
+    answer = operator.post(JOBS, {**form, "action": "go_on"})
+    assert said(answer) == ["pause root: goes on"]
+    assert Job.objects.get().state == "open"
+
+
+def test_nodes_get_the_verbs_as_actions(operator: Client) -> None:
+    site = admin.AdminSite(name="admin")
+    site.register(Node)
+    join_nodes(site)
+    actions = site.get_model_admin(Node).actions or ()
+    names = [action.__name__ for action in actions if callable(action)]
+    assert names == ["pause_subtree", "resume_subtree", "destroy_subtree"]
+    grow()
+    assert uppermost(["leaf", "left", "right", "nobody"]) == ["left", "right", "nobody"]
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_lists_take_the_same_few_statements_for_any_number_of_rows(
+    operator: Client, pump: Pump, name: str
+) -> None:
+    def statements() -> int:
+        with CaptureQueriesContext(connection) as seen:
+            page(operator, f"/admin/lieutenants/{name}/?q=a")
+            page(operator, f"/admin/lieutenants/{name}/")
+        return len(seen)
+
+    def fill(start: int, end: int) -> None:
+        for number in range(start, end):
+            vm_id = f"a{number}"
+            plant(vm_id)
+            services.start(Verb.PAUSE, vm_id, by="tests")
+            rule = Rule.objects.create(name=vm_id, event="vm-silent", action="note")
+            facts = {"rule_name": vm_id, "event": "vm-silent", "action": "note"}
+            Firing.objects.create(rule=rule, subject=vm_id, cause_at=dates.now(), **facts)
+
+    fill(0, 2)
+    few = statements()
+    fill(2, 30)
+    assert statements() == few
+
+
+# -- rules ---------------------------------------------------------------------------------------
+
+
+def form_of(**fields: str) -> dict[str, str]:
+    usual = {
+        "name": "r",
+        "enabled": "on",
+        "event": "vm-silent",
+        "minutes": "0",
+        "action": "note",
+        "grace_minutes": "0",
+        "most_an_hour": "100",
+    }
+    return {**usual, **fields}
+
+
+def test_a_rule_is_written_with_a_secret_that_is_never_shown(operator: Client) -> None:
+    hook = {"action": "webhook", "webhook_url": "http://127.0.0.1:9/"}
+    html = operator.post(f"{RULES}add/", form_of(**hook)).content.decode()
+    assert "is required for a webhook" in html
+    answer = operator.post(f"{RULES}add/", form_of(**hook, webhook_secret="s3cret-words"))
+    assert answer.status_code == 302
+    rule = Rule.objects.get(name="r")
+    assert secret.unseal(rule.sealed_secret) == "s3cret-words"
+    html = page(operator, f"{RULES}{rule.pk}/change/")
+    assert "s3cret-words" not in html
+    assert rule.sealed_secret not in html
+    assert operator.post(f"{RULES}{rule.pk}/change/", form_of(**hook)).status_code == 302
+    rule.refresh_from_db()
+    assert secret.unseal(rule.sealed_secret) == "s3cret-words"
+
+
+def test_the_form_refuses_what_the_api_refuses(operator: Client) -> None:
+    html = operator.post(f"{RULES}add/", form_of(action="destroy")).content.decode()
+    assert "waits 5 minutes or more" in html
+    assert not Rule.objects.filter(name="r").exists()
+
+
+def test_switching_on_begins_to_watch(operator: Client) -> None:
+    long_ago = dates.now() - timedelta(days=9)
+    rule = Rule.objects.create(
+        name="r", event="vm-registered", action="note", watched_from=long_ago
+    )
+    form = {"action": "switch_on", "_selected_action": [rule.pk]}
+    assert said(operator.post(RULES, form)) == ["r: is on"]
+    rule.refresh_from_db()
+    assert rule.enabled
+    assert rule.watched_from > long_ago + timedelta(days=8)
+    operator.get("/admin/")
+    assert said(operator.post(RULES, {**form, "action": "switch_off"})) == ["r: is off"]
+
+
+def test_the_dry_run_is_a_page(operator: Client) -> None:
+    rule = Rule.objects.create(name="reaper", event="vm-silent", action="destroy", grace_minutes=60)
+    assert "nobody fits" in page(operator, f"{RULES}{rule.pk}/dry-run/")
+    vm, ago = plant("<b>gone"), dates.now() - timedelta(hours=1)
+    VM.objects.filter(pk=vm.pk).update(late_after=ago, silent_after=ago)
+    html = page(operator, f"{RULES}{rule.pk}/dry-run/")
+    assert "&lt;b&gt;gone" in html
+    assert "waits for a second proof" in html
+    assert "It is off" in html
+    assert not Firing.objects.exists()

@@ -1,0 +1,701 @@
+"""Lifecycle rules: whom they find, that they fire once, what they do, what holds them back."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
+
+import pytest
+from django.db import IntegrityError, connection, transaction
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+
+from lieutenants import services as lieutenants
+from lieutenants.models import Answer, Lieutenant
+from lieutenants.operations import handlers
+from lieutenants.operations.models import Job
+from lieutenants.operations.plain_vms import PlainVM
+from lieutenants.rules import conditions, firing
+from lieutenants.rules.models import Firing, Rule
+from registry.models import VM, Watch
+from tests.conftest import Api, Fleet
+from tests.lieutenants.fleets import Pump, plant
+from tests.lieutenants.rows import enlist, process_of
+from tests.waiting import until
+from vmtree import dates, tokens
+from vmtree.models import Node
+from vmtree.snapshot_models import Snapshot
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("database")]
+
+
+@pytest.fixture(autouse=True)
+def quiet(database: str, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Rings are collected; no rule of the first day is there to mix in."""
+    Rule.objects.all().delete()
+    rung: list[int] = []
+    monkeypatch.setattr(firing, "ring", rung.append)
+    return rung
+
+
+def rule(event: str, action: str = "note", **fields: Any) -> Rule:
+    usual = {"name": f"{event} {action}", "enabled": True, "watched_from": ago(days=2)}
+    return Rule.objects.create(event=event, action=action, **{**usual, **fields})
+
+
+def ago(**span: float) -> datetime:
+    return dates.now() - timedelta(**span)
+
+
+def silence(vm_id: str, minutes: float = 10, **fields: Any) -> VM:
+    """A VM whose silence began so long ago."""
+    plant(vm_id, **fields)
+    rows = VM.objects.filter(pk=vm_id)
+    rows.update(
+        last_seen=ago(minutes=minutes + 5),
+        late_after=ago(minutes=minutes + 2.5),
+        silent_after=ago(minutes=minutes),
+    )
+    return rows.get()
+
+
+def tick_and_act(at: datetime | None = None) -> None:
+    for pk in firing.tick(at):
+        firing.act(pk)
+
+
+def only() -> Firing:
+    return Firing.objects.get()
+
+
+def due_now() -> None:
+    """Let waiting times pass."""
+    Firing.objects.update(due_at=ago(seconds=1))
+
+
+# -- whom a rule finds ---------------------------------------------------------------------------
+
+
+def test_a_silent_vm_is_noted_once_for_each_silence(quiet: list[int]) -> None:
+    rule("vm-silent", minutes=5)
+    silence("gone", 10)
+    silence("not long enough", 3)
+    plant("well")
+    for _ in range(3):
+        tick_and_act()
+    found = only()
+    assert (found.subject, found.state, found.cause_at) == (
+        "gone",
+        "done",
+        VM.objects.get(pk="gone").last_seen,
+    )
+    assert found.evidence["status"] == "running"
+    assert found.evidence["last_seen"]
+    assert quiet == [found.pk]
+
+    VM.objects.filter(pk="gone").update(last_seen=ago(minutes=8))
+    tick_and_act()
+    assert Firing.objects.filter(subject="gone").count() == 2
+
+
+def test_late_is_earlier_than_silent() -> None:
+    rule("vm-late")
+    vm = plant("slow")
+    VM.objects.filter(pk=vm.pk).update(late_after=ago(seconds=1))
+    tick_and_act()
+    assert only().subject == "slow"
+
+
+@pytest.mark.parametrize("event", ["vm-late", "vm-silent"])
+def test_nobody_is_blamed_for_reefs_own_downtime(event: str) -> None:
+    rule(event)
+    silence("gone", 60)
+    now = dates.now()
+    Watch.objects.create(up_since=now - timedelta(minutes=1), ticked_at=now)
+    tick_and_act()
+    assert not Firing.objects.exists()
+    Watch.objects.update(up_since=now - timedelta(minutes=6))
+    tick_and_act()
+    assert only().state == "done"
+
+
+def test_paused_and_deregistered_are_not_silent() -> None:
+    rule("vm-silent")
+    silence("paused")
+    silence("gone")
+    VM.objects.filter(pk="paused").update(status="paused", late_after=None, silent_after=None)
+    VM.objects.filter(pk="gone").delete()
+    tick_and_act()
+    assert not Firing.objects.exists()
+
+
+def test_role_category_and_name_narrow() -> None:
+    for vm_id, category in (("web-1", "swarm_vm"), ("web-2", "infra_vm"), ("db-1", "swarm_vm")):
+        silence(vm_id, category=category)
+    silence("web.x")
+    VM.objects.filter(pk="web-2").update(role="infra")
+    assert firing.look(rule("vm-silent", name="a", role="infra"), dates.now()) == 1
+    assert firing.look(rule("vm-silent", name="b", category="infra_vm"), dates.now()) == 1
+    assert firing.look(rule("vm-silent", name="c", name_pattern="web-?"), dates.now()) == 2
+    assert firing.look(rule("vm-silent", name="d", name_pattern="*b.*"), dates.now()) == 1
+    assert firing.look(rule("vm-silent", name="e", name_pattern="web"), dates.now()) == 0
+    assert firing.look(rule("vm-silent", name="f", name_pattern="db*"), dates.now()) == 1
+
+
+def test_registered_means_since_the_rule_is_watching() -> None:
+    plant("old", registered_at=ago(hours=2))
+    rule("vm-registered", watched_from=ago(hours=1))
+    plant("new")
+    tick_and_act()
+    tick_and_act()
+    assert only().subject == "new"
+
+
+def test_lieutenants_in_error_idle_and_finished() -> None:
+    enlist("well", "working")
+    enlist("retrying", "error", status_since=ago(hours=1), restart_at=dates.now())
+    broken = enlist("broken", "error", status_since=ago(hours=1), error="it died")
+    idle = enlist("idle", status_since=ago(hours=1), last_activity_at=ago(hours=1))
+    enlist("busy once", status_since=ago(hours=1), last_activity_at=ago(minutes=1))
+    process = process_of(idle)
+    Answer.objects.create(
+        lieutenant=idle,
+        process=process,
+        started_at=ago(hours=2),
+        ended_at=ago(minutes=40),
+        outcome="completed",
+    )
+    Answer.objects.create(
+        lieutenant=idle,
+        process=process,
+        started_at=ago(hours=2),
+        ended_at=ago(minutes=41),
+        outcome="aborted",
+    )
+    for event in ("lieutenant-error", "lieutenant-idle", "lieutenant-finished"):
+        rule(event, minutes=30)
+    tick_and_act()
+    found = {each.event: each for each in Firing.objects.all()}
+    assert len(found) == Firing.objects.count() == 3
+    assert found["lieutenant-error"].subject == broken.pk
+    assert found["lieutenant-error"].evidence["error"] == "it died"
+    assert found["lieutenant-idle"].subject == idle.pk
+    assert found["lieutenant-finished"].subject == idle.pk
+    assert found["lieutenant-finished"].subject_name == "idle"
+
+
+def test_a_storm_is_taken_in_parts() -> None:
+    for number in range(12):
+        silence(f"vm{number:02}", 20 - number)
+    storm = rule("vm-silent", most_an_hour=5)
+    tick_and_act()
+    tick_and_act()
+    assert sorted(Firing.objects.values_list("subject", flat=True)) == [
+        f"vm{number:02}" for number in range(5)
+    ]
+    Firing.objects.update(at=ago(hours=2))
+    tick_and_act()
+    assert Firing.objects.filter(rule=storm).count() == 10
+
+
+def test_a_tick_takes_few_statements_whatever_the_fleet() -> None:
+    rule("vm-silent")
+
+    def statements() -> int:
+        with CaptureQueriesContext(connection) as seen:
+            firing.tick()
+        return len(seen)
+
+    silence("a")
+    few = statements()
+    for number in range(40):
+        silence(f"b{number}")
+    assert statements() <= few
+
+
+@pytest.mark.parametrize("event", ["vm-late", "vm-silent", "vm-registered", "lieutenant-finished"])
+def test_large_tables_are_not_read_through(event: str) -> None:
+    if connection.vendor == "postgresql":
+        pytest.skip("it reads small tables through, whatever indexes there are")
+    for action in ("note", "destroy") if event == "vm-silent" else ("note",):
+        one = rule(event, action, grace_minutes=10)
+        plan = conditions.unfired(one, dates.now())[:100].explain()
+        assert "SCAN registry_vm" not in plan
+        assert "SCAN lieutenants_answer" not in plan
+
+
+def test_the_database_itself_lets_a_cause_fire_once() -> None:
+    one = rule("vm-silent")
+    same = {"rule": one, "rule_name": "x", "event": "vm-silent", "action": "note", "subject": "a"}
+    now = dates.now()
+    Firing.objects.create(**same, cause_at=now)
+    with pytest.raises(IntegrityError), transaction.atomic():
+        Firing.objects.create(**same, cause_at=now)
+
+
+# -- what rules do -------------------------------------------------------------------------------
+
+
+def test_mark_stopped_pause_resume() -> None:
+    rule("vm-silent", "mark-stopped", minutes=60)
+    rule("vm-silent", "pause", minutes=5)
+    before = silence("dead", 70).last_seen
+    silence("quiet", 10)
+    rule("vm-registered", "resume", name_pattern="quiet")
+    tick_and_act()
+    assert VM.objects.get(pk="dead").status == "stopped"
+    assert VM.objects.get(pk="dead").last_seen == before
+    outcomes = dict(Firing.objects.filter(subject="dead").values_list("action", "outcome"))
+    assert outcomes["mark-stopped"] == "marked stopped"
+    # Paused by one rule and, later in the same tick, resumed by another.
+    assert VM.objects.get(pk="quiet").status in ("running", "paused")
+    assert Firing.objects.filter(subject="quiet", state="done").count() == 2
+
+
+def test_what_is_over_is_dropped() -> None:
+    rule("vm-silent", "mark-stopped", grace_minutes=10)
+    vm = silence("back")
+    tick_and_act()
+    assert (only().state, VM.objects.get().status) == ("waiting", "running")
+    VM.objects.filter(pk=vm.pk).update(silent_after=dates.now() + timedelta(minutes=5))
+    due_now()
+    tick_and_act()
+    assert (only().state, VM.objects.get().status) == ("dropped", "running")
+
+
+def test_a_rule_switched_off_or_changed_acts_no_more() -> None:
+    one = rule("vm-silent", "mark-stopped", grace_minutes=10)
+    silence("a")
+    firing.tick()
+    due_now()
+    Rule.objects.filter(pk=one.pk).update(enabled=False)
+    firing.act(only().pk)
+    assert only().outcome == "the rule was switched off"
+    assert VM.objects.get().status == "running"
+
+
+def test_firings_outlive_their_rule() -> None:
+    one = rule("vm-silent")
+    silence("a")
+    tick_and_act()
+    one.delete()
+    assert (only().rule, only().rule_name) == (None, "vm-silent note")
+
+
+def test_a_firing_is_done_by_one_of_many_workers() -> None:
+    rule("vm-silent", "pause")
+    silence("a")
+    (pk,) = firing.tick()
+    assert Firing.objects.claim(pk, timedelta(minutes=1))
+    firing.act(pk)
+    assert only().state == "waiting"
+    # That worker died; its lease passes.
+    Firing.objects.update(leased_until=ago(seconds=1))
+    tick_and_act()
+    assert (only().state, only().attempts) == ("done", 2)
+    firing.act(pk)
+    assert only().attempts == 2
+
+
+def test_a_lieutenant_is_started_again_once_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lieutenants, "ring_worker", lambda *_: None)
+    monkeypatch.setattr(lieutenants, "find_agent", lambda: None)
+    ada = enlist("ada", "error", status_since=ago(minutes=20), error="x")
+    rule("lieutenant-error", "restart", minutes=15)
+    tick_and_act()
+    ada.refresh_from_db()
+    assert ada.status == "starting"
+    assert ada.moves.first().actor == "rule lieutenant-error restart"  # type: ignore[union-attr]
+    tick_and_act()
+    assert Firing.objects.count() == 1
+
+
+def test_one_snapshot_serves_a_whole_burst() -> None:
+    rule("vm-silent", "snapshot")
+    for number in range(5):
+        silence(f"vm{number}")
+    tick_and_act()
+    assert set(Firing.objects.values_list("state", flat=True)) == {"done"}
+    assert Snapshot.objects.count() == 1
+
+
+# -- destroying ----------------------------------------------------------------------------------
+
+
+class Told(PlainVM):
+    """VMs of a provider that knows which of them are gone."""
+
+    name = "told"
+    gone: frozenset[str] = frozenset()
+
+    def proof_of_death(self, vm_id: str) -> str | None:
+        return "the provider has no such VM" if vm_id in self.gone else None
+
+
+@pytest.fixture
+def provider() -> Iterator[Told]:
+    told = Told()
+    handlers.add_handler(told)
+    yield told
+    handlers.remove_handler("told")
+
+
+def destroyer(event: str = "vm-silent", **fields: Any) -> Rule:
+    return rule(event, "destroy", **{"grace_minutes": 10, **fields})
+
+
+def test_silence_alone_destroys_nobody(pump: Pump) -> None:
+    destroyer()
+    silence("quiet", 600)
+    tick_and_act()
+    due_now()
+    tick_and_act()
+    found = only()
+    assert found.state == "waiting"
+    assert "not proven dead" in found.outcome
+    assert found.due_at > dates.now()
+    assert not Job.objects.exists()
+    assert Node.objects.living().filter(vm_id="quiet").exists()
+
+
+def test_two_proofs_and_the_grace_time_destroy(pump: Pump, provider: Told) -> None:
+    destroyer()
+    silence("dead", 600)
+    provider.gone = frozenset({"dead"})
+    tick_and_act()
+    assert only().state == "waiting"
+    assert not Job.objects.exists()
+    due_now()
+    tick_and_act()
+    found = only()
+    assert (found.state, found.outcome) == ("done", f"job {Job.objects.get().pk} destroys it")
+    said = {proof["source"]: proof for proof in found.evidence["proofs"]}
+    assert said["silence"]["holds"]
+    assert said["process"]["text"] == "the provider has no such VM"
+    assert Job.objects.get().actor == "rule vm-silent destroy"
+    pump.work()
+    assert not Node.objects.living().exists()
+    assert not VM.objects.exists()
+    assert Snapshot.objects.filter(why="change").count() == 1
+
+
+def test_who_comes_back_in_the_grace_time_lives(pump: Pump, provider: Told) -> None:
+    destroyer()
+    vm = silence("back", 600)
+    provider.gone = frozenset({"back"})
+    firing.tick()
+    vm.seen(dates.now())
+    vm.save()
+    due_now()
+    tick_and_act()
+    assert only().state == "dropped"
+    assert Node.objects.living().exists()
+
+
+def test_grace_after_reefs_downtime_is_no_proof(pump: Pump, provider: Told) -> None:
+    destroyer()
+    silence("a", 600)
+    provider.gone = frozenset({"a"})
+    firing.tick()
+    due_now()
+    now = dates.now()
+    Watch.objects.create(up_since=now - timedelta(minutes=1), ticked_at=now)
+    tick_and_act()
+    assert only().state != "done"
+    assert not Job.objects.exists()
+
+
+def test_a_rules_own_mark_is_no_second_proof(pump: Pump) -> None:
+    rule("vm-silent", "mark-stopped", minutes=60)
+    silence("marked", 600)
+    silence("said so", 600)
+    VM.objects.filter(pk="said so").update(status="stopped", late_after=None, silent_after=None)
+    tick_and_act()
+    assert VM.objects.get(pk="marked").status == "stopped"
+    destroyer()
+    tick_and_act()
+    due_now()
+    tick_and_act()
+    found = Firing.objects.filter(action="destroy")
+    assert dict(found.values_list("subject", "state")) == {"marked": "waiting", "said so": "done"}
+    assert "a rule marked it" in found.get(subject="marked").outcome
+
+
+def test_the_living_below_hold_it_back(pump: Pump, provider: Told) -> None:
+    destroyer(name_pattern="dead")
+    silence("dead", 600)
+    plant("child", "dead")
+    provider.gone = frozenset({"dead"})
+    firing.tick()
+    due_now()
+    tick_and_act()
+    assert "1 VMs stand below it" in only().outcome
+    assert not Job.objects.exists()
+
+
+def test_one_without_a_place_in_the_tree_is_deregistered(provider: Told) -> None:
+    destroyer()
+    silence("stray", 600)
+    Node.objects.all().delete()
+    provider.gone = frozenset({"stray"})
+    firing.tick()
+    due_now()
+    tick_and_act()
+    assert (only().state, VM.objects.exists()) == ("done", False)
+    assert Snapshot.objects.count() == 1
+
+
+def test_a_dead_agents_process_is_a_proof(fleet: Fleet, pump: Pump) -> None:
+    destroyer("lieutenant-error", grace_minutes=5)
+    ada = fleet.row(fleet.create("ada")["name"])
+    process = fleet.process("ada")
+    assert handlers.looks_after(ada.pk).proof_of_death(ada.pk) is None
+    os.kill(process.handle["agent_pid"], signal.SIGKILL)
+    fleet.wait("ada", "error")
+    until(lambda: ada.processes.get().ended_at)
+    text = handlers.looks_after(ada.pk).proof_of_death(ada.pk)
+    assert text
+    assert "SIGKILL" in text
+    Lieutenant.objects.update(status_since=ago(minutes=20))
+    firing.tick()
+    due_now()
+    tick_and_act()
+    # Its process is gone, but nothing else says so.
+    assert Firing.objects.get(subject=ada.pk).state == "waiting"
+    assert fleet.row("ada").status == "error"
+    # Now it was not heard of for long, too.
+    fleet.stop_follower()
+    VM.objects.update_or_create(pk=ada.pk, defaults=silent_for(ada, hours=2))
+    due_now()
+    tick_and_act()
+    assert Firing.objects.get(subject=ada.pk).state == "done"
+    pump.work()
+    ada.refresh_from_db()
+    assert ada.status == "destroyed"
+    assert not VM.objects.filter(pk=ada.pk).exists()
+
+
+def silent_for(lieutenant: Lieutenant, **span: float) -> dict[str, Any]:
+    """A registered VM of a lieutenant whose agent ended so long ago."""
+    return {
+        "name": lieutenant.name,
+        "role": "lieutenant",
+        "status": "stopped",
+        "registered_by": "tests",
+        "last_seen": ago(**span),
+        "late_after": None,
+        "silent_after": None,
+    }
+
+
+# -- webhooks ------------------------------------------------------------------------------------
+
+
+class Listener:
+    """A webhook on the loopback: what it was sent, and what it answers."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[dict[str, str], bytes]] = []
+        self.answers: list[int] = []
+        listener = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                listener.calls.append((dict(self.headers), body))
+                self.send_response(listener.answers.pop(0) if listener.answers else 204)
+                self.send_header("Location", "/elsewhere")
+                self.end_headers()
+
+            def log_message(self, *_: Any) -> None:
+                """Say nothing."""
+
+        self.server = HTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}/hook"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+
+@pytest.fixture
+def listener() -> Iterator[Listener]:
+    made = Listener()
+    yield made
+    made.server.shutdown()
+    made.server.server_close()
+
+
+def hook(api: Api, url: str, **fields: Any) -> dict[str, Any]:
+    body = {"name": "hook", "event": "vm-silent", "action": "webhook", "webhookUrl": url}
+    answer = api.post("/registry/rules", {**body, "enabled": True, **fields})
+    assert answer.status_code == 201, answer.content
+    made: dict[str, Any] = answer.json()
+    return made
+
+
+def test_a_webhook_is_called_with_a_signature(api: Api, listener: Listener) -> None:
+    made = hook(api, listener.url, text="look here", webhookSecret="s3cret-of-tests")
+    assert "webhookSecret" not in made
+    assert made["hasWebhookSecret"]
+    silence("gone")
+    tick_and_act()
+    ((headers, body),) = listener.calls
+    said = json.loads(body)
+    assert (said["vmId"], said["event"], said["text"]) == ("gone", "vm-silent", "look here")
+    stamp, signature = headers["Reef-Signature"].split(",")
+    signed = stamp.removeprefix("t=").encode() + b"." + body
+    expected = hmac.new(b"s3cret-of-tests", signed, hashlib.sha256).hexdigest()
+    assert signature == f"v1={expected}"
+    assert headers["Reef-Firing"] == str(only().pk)
+    assert only().outcome == "the webhook answered 204"
+
+
+def test_a_webhook_is_tried_again_with_growing_pauses(api: Api, listener: Listener) -> None:
+    hook(api, listener.url)
+    silence("gone")
+    listener.answers = [500, 302]
+    pauses = []
+    tick_and_act()
+    for _ in range(2):
+        pauses.append((only().due_at - dates.now()).total_seconds())
+        assert only().state == "waiting"
+        firing.act(only().pk)
+        due_now()
+        tick_and_act()
+    assert 5 < pauses[0] <= 10
+    assert 20 < pauses[1] <= 30
+    assert (only().state, len(listener.calls)) == ("done", 3)
+    assert {headers["Reef-Firing"] for headers, _ in listener.calls} == {str(only().pk)}
+
+
+def test_a_webhook_that_never_answers_is_given_up(api: Api, listener: Listener) -> None:
+    port = listener.server.server_address[1]
+    listener.server.shutdown()
+    listener.server.server_close()
+    hook(api, f"http://127.0.0.1:{port}/")
+    silence("gone")
+    for _ in range(firing.MOST_TRIES):
+        tick_and_act()
+        due_now()
+    assert only().state == "failed"
+    assert "given up after 7 tries: no answer" in only().outcome
+
+
+def test_secrets_are_sealed_and_never_shown_again(api: Api) -> None:
+    made = hook(api, "https://127.0.0.1/")
+    assert len(made["webhookSecret"]) > 30
+    path = f"/registry/rules/{made['id']}"
+    for answer in (api.get(path), api.get("/registry/rules")):
+        assert made["webhookSecret"] not in answer.content.decode()
+    sealed = Rule.objects.get(pk=made["id"]).sealed_secret
+    assert made["webhookSecret"] not in sealed
+
+
+# -- the API -------------------------------------------------------------------------------------
+
+
+def patch(api: Api, path: str, body: object) -> Any:
+    return api.client.patch(path, data=body, content_type="application/json")
+
+
+def test_rules_are_made_changed_tried_and_forgotten(api: Api) -> None:
+    body = {"name": " night watch ", "event": "vm-silent", "action": "note", "minutes": 5}
+    answer = api.post("/registry/rules", {**body, "namePattern": "web-*"})
+    assert answer.status_code == 201, answer.content
+    made = answer.json()
+    assert (made["name"], made["enabled"], made["role"]) == ("night watch", False, None)
+    path = f"/registry/rules/{made['id']}"
+    assert api.get("/registry/rules").json()["count"] == 1
+    silence("web-1", 10)
+    found = api.get(f"{path}/dry-run").json()
+    assert [each["vmId"] for each in found["would"]] == ["web-1"]
+    assert (found["count"], found["more"], found["grace"]) == (1, False, False)
+    assert not Firing.objects.exists()
+
+    assert patch(api, path, {"minutes": 60}).json()["minutes"] == 60
+    assert api.post(f"{path}/dry-run").json()["count"] == 0
+    assert patch(api, path, {"minutes": 5, "enabled": True}).status_code == 200
+    tick_and_act()
+    listed = api.get(f"/registry/firings?rule={made['id']}&state=done&vmId=web-1").json()
+    assert listed["count"] == 1
+    assert listed["firings"][0]["evidence"]["role"] == "worker"
+    assert api.get(f"{path}/dry-run").json()["count"] == 0
+    assert api.delete(path).json() == {"deleted": True}
+    assert api.get(path).status_code == 404
+    assert api.get("/registry/firings").json()["count"] == 1
+
+
+def test_a_dry_run_shows_the_proofs(api: Api, provider: Told) -> None:
+    one = destroyer(enabled=False)
+    silence("dead", 600)
+    silence("quiet", 600)
+    provider.gone = frozenset({"dead"})
+    would = api.get(f"/registry/rules/{one.pk}/dry-run").json()["would"]
+    assert {each["vmId"]: each["acts"] for each in would} == {"dead": True, "quiet": False}
+    assert {proof["source"] for proof in would[0]["proofs"]} == {"silence", "status", "process"}
+    assert Node.objects.living().count() == 2
+
+
+NONSENSE: list[tuple[dict[str, Any], str]] = [
+    ({"name": ""}, "name is required"),
+    ({"event": "vm-bored"}, "vm-registered"),
+    ({"action": "explode"}, "mark-stopped"),
+    ({"minutes": -1}, "minutes"),
+    ({"minutes": True}, "minutes"),
+    ({"enabled": "yes"}, "enabled"),
+    ({"role": "king"}, "role"),
+    ({"colour": "red"}, "colour: unknown"),
+    ({"action": "destroy"}, "graceMinutes"),
+    ({"action": "destroy", "graceMinutes": 60, "event": "vm-late"}, "destroys only the dead"),
+    ({"event": "lieutenant-idle", "role": "worker"}, "role"),
+    ({"event": "lieutenant-idle", "action": "mark-stopped"}, "action"),
+    ({"action": "webhook"}, "webhookUrl"),
+    ({"action": "webhook", "webhookUrl": "ftp://127.0.0.1/"}, "webhookUrl"),
+    ({"action": "webhook", "webhookUrl": "file:///etc/passwd"}, "webhookUrl"),
+    ({"action": "webhook", "webhookUrl": "http://u:p@127.0.0.1/"}, "password"),
+    ({"namePattern": "a*b*c*d*e*f*g"}, "stars"),
+    ({"text": "a\u0000b"}, "text"),
+]
+
+
+def test_nonsense_is_named(api: Api) -> None:
+    good = {"name": "r", "event": "vm-silent", "action": "note"}
+    for body, word in NONSENSE:
+        answer = api.post("/registry/rules", {**good, **body})
+        assert answer.status_code == 400, answer.content
+        assert word in answer.json()["error"]
+    assert not Rule.objects.exists()
+
+
+def test_a_name_is_given_once(api: Api) -> None:
+    body = {"name": "r", "event": "vm-silent", "action": "note"}
+    assert api.post("/registry/rules", body).status_code == 201
+    assert api.post("/registry/rules", body).status_code == 409
+
+
+def test_a_destroyer_cannot_be_made_hasty_later(api: Api) -> None:
+    one = destroyer()
+    answer = patch(api, f"/registry/rules/{one.pk}", {"graceMinutes": 0})
+    assert answer.status_code == 400
+    with pytest.raises(IntegrityError), transaction.atomic():
+        Rule.objects.filter(pk=one.pk).update(grace_minutes=0)
+
+
+def test_nodes_do_not_even_read_rules(api: Api) -> None:
+    one = rule("vm-silent")
+    plant("a")
+    token = tokens.issue(Node.objects.get(vm_id="a"), made_by="tests")
+    client = Client(headers={"authorization": f"Bearer {token}"})
+    for path in ("rules", f"rules/{one.pk}", f"rules/{one.pk}/dry-run", "firings"):
+        assert client.get(f"/registry/{path}").status_code == 403, path
+        assert Client().get(f"/registry/{path}").status_code == 401, path
+    assert client.delete(f"/registry/rules/{one.pk}").status_code == 403
+    assert api.get("/registry/rules/999").status_code == 404
+    assert api.get("/registry/rules/x").status_code == 404
+    assert api.get("/registry/firings?state=lost").status_code == 400

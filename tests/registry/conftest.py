@@ -1,0 +1,71 @@
+"""What the registry's tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from registry import beats, liveness
+from registry.models import VM
+from tests.conftest import Api
+from tests.postgres import postgres, postgres_cluster
+from vmtree import dates
+
+__all__ = ["postgres", "postgres_cluster"]
+
+Register = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(
+    params=[
+        pytest.param("sqlite", marks=pytest.mark.django_db),
+        pytest.param("postgresql", marks=pytest.mark.postgres),
+    ]
+)
+def database(request: pytest.FixtureRequest) -> str:
+    """The test runs on both databases."""
+    if request.param == "postgresql":
+        request.getfixturevalue("postgres")
+    return str(request.param)
+
+
+@pytest.fixture(autouse=True)
+def _count_anew() -> None:
+    beats.fleet.forget()
+
+
+@pytest.fixture
+def register(api: Api, database: str) -> Register:
+    """Registers a VM through the API; its answer."""
+
+    def register(vm_id: str, **fields: object) -> dict[str, Any]:
+        body = {
+            "id": vm_id,
+            "name": vm_id,
+            "role": "worker",
+            "address": f"{vm_id}.example",
+            "registeredBy": "tests",
+            **fields,
+        }
+        answer = api.post("/registry/vms", body)
+        assert answer.status_code == 201, answer.content
+        found: dict[str, Any] = answer.json()
+        return found
+
+    return register
+
+
+def age(vm_id: str, **ago: float) -> None:
+    """Make a VM one that was last seen so long ago."""
+    vm = VM.objects.get(pk=vm_id)
+    seen = dates.now() - timedelta(**ago)
+    late, silent = liveness.deadlines(seen, vm.interval_ms)
+    running = vm.status == "running"
+    VM.objects.filter(pk=vm_id).update(
+        last_seen=seen,
+        late_after=late if running else None,
+        silent_after=silent if running else None,
+    )

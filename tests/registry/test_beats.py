@@ -1,0 +1,226 @@
+"""Heartbeats through Django: what they say, what they change, what they are told."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from registry import beats, liveness, services
+from registry.models import VM, Gap, Watch
+from tests.conftest import Api
+from tests.registry.conftest import Register, age
+from vmtree import dates
+
+
+def beat(api: Api, vm_id: str, body: object = None) -> dict[str, Any]:
+    answer = api.post(f"/registry/vms/{vm_id}/heartbeat", body)
+    assert answer.status_code == 200, answer.content
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def test_a_beat_revives_whoever_was_paused(api: Api, register: Register) -> None:
+    register("vm")
+    api.client.patch("/registry/vms/vm", {"status": "paused"}, content_type="application/json")
+    beat(api, "vm")
+    assert api.get("/registry/vms/vm").json()["status"] == "running"
+
+
+def test_what_a_beat_does_not_say_stays(api: Api, register: Register) -> None:
+    register("vm", services=[{"name": "reef", "port": 1}])
+    beat(api, "vm", {"load": 0.5, "disk": 71})
+    beat(api, "vm", {"load": 0.75})
+    vm = api.get("/registry/vms/vm").json()
+    assert vm["vitals"] == {"load": 0.75, "disk": 71}
+    assert vm["services"] == [{"name": "reef", "port": 1}]
+    beat(api, "vm", {"services": [], "status": "paused"})
+    vm = api.get("/registry/vms/vm").json()
+    assert (vm["services"], vm["status"], vm["liveness"]) == ([], "paused", "live")
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        ({"status": "dead"}, "status: must be one of running, paused, stopped"),
+        ({"status": ["x"]}, "status: must be one of"),
+        ({"load": "1"}, "load: must be a number"),
+        ({"load": -1}, "load: must be a number from 0 on"),
+        ({"disk": True}, "disk: must be a number"),
+        ({"services": {}}, "services: must be a list"),
+        ({"at": "tomorrow"}, "at: must be a time"),
+        ({"reefConfigDigest": "<>"}, "reefConfigDigest: must be a digest"),
+    ],
+)
+def test_nonsense_in_a_beat_is_named(
+    api: Api, register: Register, body: dict[str, Any], text: str
+) -> None:
+    register("vm")
+    answer = api.post("/registry/vms/vm/heartbeat", body)
+    assert answer.status_code == 400
+    assert answer.json()["error"].startswith(text)
+
+
+def test_an_older_beat_never_overwrites_a_newer_one(api: Api, register: Register) -> None:
+    register("vm")
+    newest = beat(api, "vm")["lastSeen"]
+    earlier = dates.js_date(dates.now() - timedelta(minutes=3))
+    answer = beat(api, "vm", {"at": earlier, "status": "stopped", "load": 9})
+    assert answer["lastSeen"] == newest
+    vm = api.get("/registry/vms/vm").json()
+    assert (vm["lastSeen"], vm["status"], "vitals" in vm) == (newest, "running", False)
+
+
+def test_no_beat_is_of_the_future(api: Api, register: Register) -> None:
+    register("vm")
+    beat(api, "vm", {"at": dates.js_date(dates.now() + timedelta(days=1))})
+    assert VM.objects.get().last_seen <= dates.now()
+
+
+def test_a_vm_with_another_dna_is_asked_to_register_again(api: Api, register: Register) -> None:
+    dna = {"organs": ["store"], "capabilities": []}
+    register("vm", reefConfig=dna)
+    assert "reefConfigDiffers" not in beat(api, "vm", {"reefConfigDigest": beats.digest_of(dna)})
+    assert beat(api, "vm", {"reefConfigDigest": "0" * 64})["reefConfigDiffers"] is True
+
+
+def test_bulk_names_unknown_ids(api: Api, register: Register) -> None:
+    for vm_id in ("a", "b", "c"):
+        register(vm_id)
+        age(vm_id, minutes=4)
+    body = {"ids": ["a", "nobody", "b"], "beats": [{"id": "c", "load": 1}, {"id": "else"}]}
+    answer = api.post("/registry/heartbeats", body)
+    assert answer.status_code == 200
+    found = answer.json()
+    assert (found["count"], sorted(found["unknown"])) == (3, ["else", "nobody"])
+    assert found["nextBeatInMs"] > 0
+    assert {vm["liveness"] for vm in api.get("/registry/vms").json()["vms"]} == {"live"}
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        ({}, "ids is required"),
+        ([], "ids is required"),
+        ({"ids": "vm"}, "ids: must be a list"),
+        ({"ids": [1]}, "ids: must be a list of text"),
+        ({"ids": ["\ud800"]}, "ids: has characters"),
+        ({"ids": ["x"] * 10_001}, "ids: at most 10000"),
+        ({"beats": [{"load": 1}]}, "beats[0].id is required"),
+        ({"beats": [{"id": "x", "load": "y"}]}, "beats[0].load: must be a number"),
+    ],
+)
+def test_nonsense_in_bulk_is_named(api: Api, database: str, body: object, text: str) -> None:
+    answer = api.post("/registry/heartbeats", body)
+    assert answer.status_code == 400
+    assert answer.json()["error"].startswith(text)
+
+
+def test_the_pause_until_the_next_beat_grows_with_the_fleet() -> None:
+    assert liveness.interval_ms(0) == liveness.interval_ms(10_000) == 30_000
+    assert liveness.interval_ms(100_000) == 200_000
+    for fleet in (50_000, 100_000, 500_000):
+        assert fleet / (liveness.interval_ms(fleet) / 1000) <= liveness.BEATS_A_SECOND
+
+
+def test_vms_that_start_together_do_not_beat_together() -> None:
+    pauses = [liveness.next_beat_ms(30_000) for _ in range(1000)]
+    assert min(pauses) < 25_000
+    assert max(pauses) > 35_000
+    fullest = max(
+        sum(at <= pause < at + 1000 for pause in pauses) for at in range(22_000, 38_000, 250)
+    )
+    assert fullest < 150
+
+
+def test_no_vm_that_keeps_its_pauses_is_ever_late() -> None:
+    for fleet in (1, 10_000, 100_000, 1_000_000):
+        interval, now = liveness.interval_ms(fleet), dates.now()
+        late, silent = liveness.deadlines(now, interval)
+        longest = timedelta(milliseconds=interval * (1 + liveness.JITTER))
+        assert now + 2 * longest < late < silent
+        assert late - now >= timedelta(seconds=2 * liveness.FIELD_SECONDS)
+
+
+def test_live_late_silent(api: Api, register: Register) -> None:
+    register("vm")
+    for ago, word in (
+        ({"seconds": 100}, "live"),
+        ({"minutes": 3}, "late"),
+        ({"minutes": 6}, "silent"),
+    ):
+        age("vm", **ago)
+        assert api.get("/registry/vms/vm").json()["liveness"] == word
+    for status in ("paused", "stopped"):
+        body = {"status": status}
+        api.client.patch("/registry/vms/vm", body, content_type="application/json")
+        age("vm", hours=6)
+        assert api.get("/registry/vms/vm").json()["liveness"] == "live"
+
+
+def test_nobody_is_silent_while_reef_itself_was_down(api: Api, register: Register) -> None:
+    register("vm")
+    start = dates.now()
+    assert services.sweep(start) == []
+    # Reef is away for an hour, and so is the VM's chance to beat.
+    age("vm", minutes=70)
+    Watch.objects.update(ticked_at=start - timedelta(hours=1))
+    assert api.get("/registry/vms/vm").json()["liveness"] == "late"
+    services.sweep()
+    assert api.get("/registry/vms/vm").json()["liveness"] == "late"
+    assert [vm["id"] for vm in api.get("/registry/discover/worker").json()["vms"]] == ["vm"]
+
+    Watch.objects.update(up_since=start - timedelta(minutes=6))
+    assert api.get("/registry/vms/vm").json()["liveness"] == "silent"
+
+
+def test_a_shut_door_is_reefs_fault_too(register: Register) -> None:
+    register("vm")
+    now = dates.now()
+    services.sweep(now - timedelta(minutes=20))
+    services.door_open(now - timedelta(minutes=20))
+    Watch.objects.update(up_since=now - timedelta(hours=1), ticked_at=now)
+    age("vm", minutes=19)
+    services.sweep(now)
+    assert Watch.grace(now)
+    services.door_open(now)
+    assert Watch.grace(now + timedelta(minutes=4))
+    Watch.objects.update(ticked_at=now + timedelta(minutes=6), door_at=now + timedelta(minutes=6))
+    assert not Watch.grace(now + timedelta(minutes=6))
+
+
+def test_the_sweep_tells_each_change_once(api: Api, register: Register) -> None:
+    now = dates.now()
+    services.sweep(now)
+    Watch.objects.update(up_since=now - timedelta(hours=1))
+    for vm_id in ("steady", "quiet", "paused"):
+        register(vm_id)
+    api.client.patch("/registry/vms/paused", {"status": "paused"}, content_type="application/json")
+
+    def at(seconds: int) -> list[str]:
+        moment = now + timedelta(seconds=seconds)
+        Watch.objects.update(ticked_at=moment - timedelta(seconds=10))
+        VM.objects.filter(pk="steady").update(
+            late_after=moment + timedelta(minutes=2), silent_after=moment + timedelta(minutes=4)
+        )
+        return services.sweep(moment)
+
+    assert at(140) == []
+    assert at(160) == ["quiet"]
+    assert at(170) == []
+    assert at(310) == ["quiet"]
+    assert at(320) == []
+
+
+def test_whoever_comes_back_leaves_a_gap(api: Api, register: Register) -> None:
+    register("vm")
+    age("vm", minutes=10)
+    beat(api, "vm")
+    beat(api, "vm")
+    found = api.get("/registry/vms/vm/gaps").json()
+    assert found["count"] == 1
+    gap = Gap.objects.get()
+    assert gap.ended_at - gap.began_at >= timedelta(minutes=10)
+    services.sweep(dates.now() + timedelta(days=8))
+    assert not Gap.objects.exists()

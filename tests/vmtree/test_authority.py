@@ -1,0 +1,129 @@
+"""Node tokens: who they let in, and the one rule at every door."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.conftest import Api
+from tests.vmtree.conftest import NodeApi, ids
+from vmtree import authority, services, tokens
+from vmtree.models import Node, NodeToken
+
+Family = dict[str, Node]
+As = Callable[[Node], NodeApi]
+AT = "/vm-tree/vms"
+
+READS = (
+    *("/vm-tree/vms", "/vm-tree/tree", "/vm-tree/stats", "/vm-tree/_panel", f"{AT}/bob"),
+    *(f"{AT}/bob/history", f"{AT}/bob/ancestors", "/vm-tree/find/organ/store"),
+    *("/lieutenant/lieutenants", "/registry/vms"),
+)
+
+
+def refused(answer: Any) -> bool:
+    """Whether it is a 403 that names the rule."""
+    return bool(answer.status_code == 403 and authority.RULE in answer.json()["error"])
+
+
+def patch(api: Api, vm_id: str, **fields: object) -> Any:
+    return api.client.patch(f"{AT}/{vm_id}", data=fields, content_type="application/json")
+
+
+def test_a_node_reads_the_fleet(family: Family, as_node: As) -> None:
+    ada = as_node(family["ada"])
+
+    assert {path: ada.get(path).status_code for path in READS} == dict.fromkeys(READS, 200)
+
+
+def test_a_node_writes_about_itself_and_its_descendants(family: Family, as_node: As) -> None:
+    ada = as_node(family["ada"])
+
+    written = {vm_id: patch(ada, vm_id, name="new").status_code for vm_id in family}
+
+    assert written == {
+        **dict.fromkeys(("ada", "ada-1", "ada-2", "ada-2-1"), 200),
+        **dict.fromkeys(("roof", "bob", "bob-1"), 403),
+    }
+    assert services.find("ada").revisions.last().actor == "node ada"  # type: ignore[union-attr]
+
+
+def test_a_node_makes_vms_below_itself_only(family: Family, as_node: As) -> None:
+    ada = as_node(family["ada"])
+
+    def made(parent: str | None) -> int:
+        body = {"name": "new", "category": "swarm_vm", "parentVmId": parent}
+        return int(ada.post(AT, body).status_code)
+
+    assert [made("ada"), made("ada-2-1")] == [201, 201]
+    assert [made("roof"), made("bob"), made(None), made("")] == [403] * 4
+
+
+def test_a_node_commands_its_descendants_not_itself(family: Family, as_node: As) -> None:
+    ada = as_node(family["ada"])
+
+    assert refused(ada.delete(f"{AT}/ada?subtree=true&confirm=4"))
+    assert refused(ada.delete(f"{AT}/bob-1"))
+    assert refused(ada.post(f"{AT}/ada/token"))
+    assert refused(ada.post(f"{AT}/bob/token"))
+    assert refused(ada.delete(f"{AT}/roof/token"))
+    assert ada.post(f"{AT}/ada-1/token").status_code == 201
+    assert ada.delete(f"{AT}/ada-1").status_code == 200
+    assert ada.delete(f"{AT}/ada-2?subtree=true&confirm=2").status_code == 200
+
+
+def test_a_node_moves_only_within_its_subtree(family: Family, as_node: As) -> None:
+    ada = as_node(family["ada"])
+
+    assert refused(patch(ada, "ada", parentVmId="bob"))
+    assert refused(patch(ada, "ada", parentVmId=None))
+    assert refused(patch(ada, "ada-1", parentVmId="bob"))
+    assert refused(patch(ada, "ada-1", parentVmId=None))
+    assert refused(patch(ada, "bob-1", parentVmId="ada"))
+    assert patch(ada, "ada-1", parentVmId="ada-2").status_code == 200
+    assert patch(ada, "ada", parentVmId="roof").status_code == 200, "it is there already"
+
+
+def test_doors_that_do_not_ask_are_shut_to_nodes(family: Family, as_node: As) -> None:
+    ada = as_node(family["ada"])
+
+    assert refused(ada.post("/lieutenant/lieutenants/destroy-all"))
+
+
+def test_a_removed_node_is_nobody(family: Family, api: Api, as_node: As) -> None:
+    below, beside = as_node(family["ada-2-1"]), as_node(family["bob"])
+
+    services.remove("ada", by="tests", subtree=True, confirm=4)
+
+    assert below.get(AT).status_code == 401
+    assert below.get(AT).headers["WWW-Authenticate"] == "Bearer"
+    assert beside.get(AT).status_code == 200
+    assert not NodeToken.objects.good().exclude(node=family["bob"]).exists()
+
+
+def test_a_new_token_takes_the_place_of_the_old_one(family: Family, api: Api) -> None:
+    first = api.post(f"{AT}/ada/token").json()["token"]
+    second = api.post(f"{AT}/ada/token").json()
+
+    assert second["vmId"] == "ada"
+    assert NodeApi(first).get(AT).status_code == 401
+    assert NodeApi(second["token"]).get(AT).status_code == 200
+    kept = list(NodeToken.objects.values_list("digest", flat=True))
+    assert all(first not in digest and len(digest) == 64 for digest in kept)
+    assert first not in str(api.get(f"{AT}/ada/token").json())
+
+
+@pytest.mark.parametrize("token", ["reef_", "reef_x", "x", "reef_" + "é" * 40, ""])
+def test_what_is_no_token_opens_nothing(db: None, token: str) -> None:
+    assert tokens.node_of(token) is None
+    assert NodeApi(token).get(AT).status_code == 401
+
+
+def test_an_operator_and_the_root_token_may_do_all(
+    family: Family, admin_api: Api, api: Api
+) -> None:
+    assert patch(api, "roof", name="r").status_code == 200
+    assert ids(admin_api.get(AT), "vms")
+    assert patch(admin_api, "roof", name="s").status_code == 200

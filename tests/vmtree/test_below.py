@@ -1,0 +1,66 @@
+"""What the live tree asks of the database, on both databases."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from django.test import Client
+
+from reef_site.auth import make_operator
+from reef_site.fleet import below
+from reef_site.fleet.past import Past
+from registry.models import VM
+from tests.vmtree.conftest import Make
+from tests.vmtree.planted import heard_for_long
+from vmtree import dates, services
+from vmtree.models import Node
+
+
+def register(vm_id: str, *, minutes: int, status: str = "running") -> None:
+    """A VM that was last heard of so long ago."""
+    vm = VM(id=vm_id, name=vm_id, role="worker", registered_by="tests", interval_ms=30_000)
+    vm.last_seen = dates.now() - timedelta(minutes=minutes)
+    vm.seen(vm.last_seen, status=status)
+    vm.save()
+
+
+def test_the_worst_goes_up_to_the_roof(family: dict[str, Node]) -> None:
+    register("ada-1", minutes=0)
+    register("ada-2-1", minutes=9)
+    register("bob-1", minutes=4)
+    register("bob", minutes=0, status="paused")
+    keys = [node.pk for node in family.values()]
+    names = {node.pk: name for name, node in family.items()}
+    found = below.worst_below(keys, dates.now(), grace=False)
+    assert {names[key]: word for key, word in found.items()} == {
+        "roof": "silent",
+        "ada": "silent",
+        "ada-2": "silent",
+        "bob": "late",
+    }
+    forgiven = below.worst_below(keys, dates.now(), grace=True)
+    assert set(forgiven.values()) == {"late"}
+    assert below.worst_below([], dates.now(), grace=False) == {}
+
+
+def test_who_stands_above(family: dict[str, Node]) -> None:
+    key = family["ada-2-1"].pk
+    path = {family[name].pk for name in ("roof", "ada", "ada-2", "ada-2-1")}
+    assert below.with_all_above(["ada-2-1", "nobody"]) == path
+    assert below.above([key], 1) == {key, family["ada-2"].pk}
+    assert below.above([key], 100) == path
+
+
+def test_the_pages_answer(family: dict[str, Node], make: Make) -> None:
+    heard_for_long()
+    before = dates.now()
+    register("ada-2-1", minutes=9)
+    services.remove("bob-1", by="tests")
+    make("later", under="bob", organs=("store",))
+    client = Client()
+    client.force_login(make_operator())
+    paths = ["", "?q=silent", "?q=organ:store", f"_children/{family['ada'].pk}", "picture/"]
+    for path in [*paths, "then/", f"{family['bob'].pk}/"]:
+        assert client.get(f"/fleet/{path}").status_code == 200, path
+    past = Past(before)
+    assert {(each.node.vm_id, each.kind) for each in past.since} >= {("bob-1", "removed")}

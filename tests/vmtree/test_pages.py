@@ -1,0 +1,447 @@
+"""The fleet's pages knocked at as a browser does it."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.db import connection
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+
+from lieutenants.models import Lieutenant
+from reef_site.fleet import below
+from reef_site.streams import MOST_NODES, Listener
+from registry.models import VM, Gap, Watch
+from tests.conftest import Api
+from tests.lieutenants.conftest import operator
+from tests.lieutenants.rows import enlist
+from tests.registry.conftest import age
+from tests.vmtree.planted import heard_for_long, plant
+from vmtree import dates, services
+from vmtree.models import Node, Revision
+from vmtree.services import UNSAID, Change, NewNode
+from vmtree.snapshot_models import Snapshot
+from vmtree.snapshots import files
+
+__all__ = ["operator"]
+
+pytestmark = pytest.mark.django_db
+EVIL = "<script>alert('x')</script>"
+
+
+@pytest.fixture(autouse=True)
+def _heard(db: None, settings: Any, tmp_path: Path) -> None:
+    settings.DATA_DIR = tmp_path
+    heard_for_long()
+
+
+def put(api: Api, vm_id: str, under: str = "", *, registered: bool = True, **more: Any) -> Node:
+    """A VM in the tree, and in the registry."""
+    dna = {"organs": more.pop("organs", []), "capabilities": more.pop("capabilities", [])}
+    new = NewNode(more.pop("name", vm_id), more.pop("category", "agent_vm"), vm_id, under, dna)
+    node = services.create(new, by="tests")
+    if registered:
+        body = {"id": vm_id, "name": vm_id, "role": "worker", "address": "x", "registeredBy": "t"}
+        assert api.post("/registry/vms", {**body, **more}).status_code == 201
+    return node
+
+
+def page(client: Client, path: str, status: int = 200) -> str:
+    answer = client.get(path)
+    assert answer.status_code == status, answer.content
+    return answer.content.decode()
+
+
+def row(html: str, node: Node) -> str:
+    """The row of a node, from its beginning to the next row's."""
+    found = re.search(rf'<div role="treeitem"[^>]*id="n{node.pk}".*?</div>', html, re.DOTALL)
+    assert found, f"{node} has no row"
+    return found[0]
+
+
+# -- coming in ---------------------------------------------------------------------------------
+
+PATHS = ["", "_tree", "_children/0", "vm?vm=x", "picture/", "picture/_drawing", "1/", "1/_facts"]
+PATHS += ["then/", "then/_children/0", "snapshots/", "snapshots/compare", "snapshots/1/restore"]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_strangers_are_sent_to_the_sign_in_page(client: Client, path: str) -> None:
+    answer = client.get(f"/fleet/{path}")
+    assert answer.status_code == 302
+    assert answer["Location"].startswith("/signin/?next=")
+
+
+def test_pages_allow_no_script_or_style_of_their_own(operator: Client, api: Api) -> None:
+    ada = put(api, "ada", name=EVIL, organs=[EVIL])
+    paths = ["", "?q=ada", "?q=foo:bar", "picture/", f"{ada.pk}/", "then/", "snapshots/"]
+    for path in paths:
+        html = operator.get(f"/fleet/{path}").content.decode()
+        assert EVIL not in html
+        assert not re.search(r"<script(?![^>]*\bsrc=)|<style|\sstyle=|\son[a-z]+=\"", html), path
+
+
+# -- rows --------------------------------------------------------------------------------------
+
+
+def test_an_empty_tree_says_what_will_stand_there(operator: Client) -> None:
+    assert "No VM has a place in the tree yet" in page(operator, "/fleet/")
+    assert "No VM has a place in the tree yet" in page(operator, "/")
+
+
+def test_a_row_says_how_a_vm_is_and_what_it_is_made_of(operator: Client, api: Api) -> None:
+    names = ["store", "cron", "mail", "tasks"]
+    ada = put(api, "ada", category="lieutenant", organs=names, capabilities=["ssh"])
+    put(api, "child", "ada")
+    html = row(page(operator, "/fleet/"), ada)
+    assert 'is-live">live' in html
+    assert ">store<" in html
+    assert ">tasks<" not in html
+    assert "+2" in html
+    assert "organs: store, cron, mail, tasks · capabilities: ssh" in html
+    assert 'aria-expanded="false"' in html
+    assert 'class="vm-count">1' in html
+
+
+@pytest.mark.parametrize(
+    ("minutes", "status", "word"),
+    [
+        (0, "running", "live"),
+        (4, "running", "late"),
+        (9, "running", "silent"),
+        (9, "paused", "paused"),
+        (9, "stopped", "stopped"),
+    ],
+)
+def test_states(operator: Client, api: Api, minutes: int, status: str, word: str) -> None:
+    top = put(api, "top", registered=False)
+    middle = put(api, "middle", "top")
+    low = put(api, "low", "middle")
+    api.client.patch("/registry/vms/low", {"status": status}, content_type="application/json")
+    age("low", minutes=minutes)
+    html = page(operator, f"/fleet/_children/{middle.pk}")
+    assert f"is-{word}" in row(html, low)
+    above = page(operator, "/fleet/")
+    assert "is-unknown" in row(above, top)
+    assert (f"is-{word}" in row(above, top)) == (word != "live")
+    found = page(operator, f"/fleet/_tree?q={word}")
+    assert "is-match" in row(found, low)
+
+
+def test_the_worst_below_wins_and_the_removed_do_not_count(operator: Client, api: Api) -> None:
+    top = put(api, "top")
+    put(api, "late", "top")
+    put(api, "silent", "top")
+    age("late", minutes=4)
+    age("silent", minutes=9)
+    assert "is-silent" in row(page(operator, "/fleet/"), top)
+    services.remove("silent", by="tests")
+    assert "is-late" in row(page(operator, "/fleet/"), top)
+
+
+def test_nobody_is_silent_while_reef_itself_was_away(operator: Client, api: Api) -> None:
+    top, low = put(api, "top"), put(api, "low", "top")
+    age("low", minutes=9)
+    Watch.objects.update(up_since=dates.now())
+    html = page(operator, "/fleet/")
+    assert "is-late" in row(html, top)
+    assert "is-silent" not in html
+    assert "is-late" in row(page(operator, f"/fleet/_children/{top.pk}"), low)
+
+
+def test_a_lieutenant_in_error_is_seen_from_above(operator: Client, api: Api) -> None:
+    top = put(api, "top")
+    ada = enlist()
+    low = put(api, ada.pk, "top")
+    Lieutenant.objects.filter(pk=ada.pk).update(status="error")
+    assert "is-error" in row(page(operator, "/fleet/"), top)
+    assert "is-error" in row(page(operator, f"/fleet/_children/{top.pk}"), low)
+    assert "/lieutenants/ada/" in page(operator, f"/fleet/{low.pk}/")
+
+
+def test_children_come_page_by_page(operator: Client) -> None:
+    plant(140)
+    Node.objects.exclude(pk=1).update(parent=1)
+    seen, html = [], page(operator, "/fleet/_children/1?level=3")
+    while True:
+        seen += re.findall(r'id="n(\d+)"', html)
+        more = re.search(r'data-after="(\d+)" data-place="(\d+)"', html)
+        if not more:
+            break
+        query = f"after={more[1]}&place={more[2]}&level=3"
+        html = page(operator, f"/fleet/_children/1?{query}")
+    assert seen == [str(number) for number in range(2, 141)]
+    assert 'aria-posinset="139"' in html
+    assert 'aria-level="3"' in html
+
+
+def test_a_chain_of_thousands_is_shown(operator: Client) -> None:
+    plant(3000)
+    for number in range(2, 3001):
+        Node.objects.filter(pk=number).update(parent=number - 1)
+    assert "lieutenant 0" in page(operator, "/fleet/")
+    html = page(operator, "/fleet/?q=id:vm-2999")
+    assert html.count('role="treeitem"') == 14
+    assert "is-cut" in html
+    assert "…" in page(operator, "/fleet/3000/")
+    assert "below not drawn" in page(operator, "/fleet/picture/_drawing")
+
+
+# -- news --------------------------------------------------------------------------------------
+
+
+def ask_news(client: Client, **body: Any) -> tuple[int, str]:
+    answer = client.post("/fleet/_news", body, content_type="application/json")
+    return answer.status_code, answer.content.decode()
+
+
+def test_news_bring_the_rows_that_are_shown_and_concerned(operator: Client, api: Api) -> None:
+    top, other = put(api, "top"), put(api, "other")
+    low = put(api, "low", "top")
+    age("low", minutes=9)
+    shown = [0, top.pk, other.pk]
+    status, html = ask_news(operator, shown=shown, changed=["low"])
+    assert status == 200
+    assert "is-silent" in row(html, top)
+    assert f'id="n{other.pk}"' not in html, "it is not above what changed"
+    assert f'id="n{low.pk}"' not in html, "it is not shown"
+    assert f'id="n{other.pk}"' in ask_news(operator, shown=shown, many=True)[1]
+
+    services.remove("low", by="tests")
+    html = ask_news(operator, shown=[*shown, low.pk], changed=["low"])[1]
+    assert f'data-gone="{low.pk}"' in html
+    assert "is-silent" not in row(html, top)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b'{"shown": ["1"]}',
+        b'{"shown": [true]}',
+        b'{"shown": [1], "changed": [1]}',
+    ],
+)
+def test_news_that_make_no_sense_are_refused(operator: Client, body: bytes) -> None:
+    answer = operator.post("/fleet/_news", body, content_type="application/json")
+    assert answer.status_code == 400
+
+
+def test_a_stream_says_which_vms_changed_or_that_they_are_many() -> None:
+    listener = Listener()
+    listener.tell_nodes(["b", "a", "b"])
+    assert listener.take() == b'event: nodes\ndata: {"ids":["a","b"]}\n\n'
+    listener.tell_nodes(str(number) for number in range(MOST_NODES + 1))
+    listener.tell_nodes(["c"])
+    assert listener.take() == b'event: nodes\ndata: {"many":true}\n\n'
+    listener.tell_nodes(None)
+    listener.tell(["ada"])
+    assert listener.take().count(b"event:") == 2
+    assert not listener.news.is_set()
+
+
+# -- searching -----------------------------------------------------------------------------------
+
+
+def test_a_search_shows_matches_with_what_is_above(operator: Client, api: Api) -> None:
+    top = put(api, "top")
+    put(api, "middle", "top")
+    low = put(api, "low", "middle", organs=["mail"])
+    other = put(api, "other", "top")
+    html = page(operator, "/fleet/?q=organ:mail")
+    assert "is-match" in row(html, low)
+    assert "is-match" not in row(html, top)
+    assert f'id="n{other.pk}"' not in html
+    assert 'aria-level="4"' in row(html, low)
+
+
+def test_a_wrong_word_is_answered_with_the_right_ones(operator: Client) -> None:
+    html = page(operator, "/fleet/?q=organs:mail", 400)
+    assert "there is no organs:" in html
+    assert all(word in html for word in ("organ:", "capability:", "silent", "under:"))
+    assert 'value="organs:mail"' in html
+    assert 'role="tree"' not in page(operator, "/fleet/_tree?q=role:boss", 400)
+
+
+def test_many_matches_come_page_by_page(operator: Client) -> None:
+    plant(120)
+    seen, path = set(), "/fleet/?q=vm-"
+    while path:
+        html = page(operator, path)
+        seen |= set(re.findall(r'is-match[^"]*" id="n(\d+)"', html))
+        more = re.search(r'href="(/fleet/\?[^"]*)">Next matches', html)
+        path = more[1].replace("&amp;", "&") if more else ""
+    assert len(seen) == 120
+
+
+# -- one VM --------------------------------------------------------------------------------------
+
+
+def test_one_vm_with_history_lineage_and_difference(operator: Client, api: Api) -> None:
+    put(api, "top", organs=["store"])
+    low = put(api, "low", "top", organs=["store"], services=[{"name": "web", "port": 80}])
+    dna = {"organs": ["mail"], "capabilities": []}
+    services.change("low", Change(name="lower", dna=dna, parent_vm_id=UNSAID), by="grace")
+    html = page(operator, f"/fleet/{low.pk}/?with=top")
+    assert "name: low → lower" in html
+    assert "DNA: +mail −store" in html
+    assert "by grace" in html
+    assert ">top</a>" in html
+    assert "port 80" in html
+    assert 'is-added">+mail' in html
+    assert 'is-removed">−store' in html
+    assert "There is no VM" in page(operator, f"/fleet/{low.pk}/?with=nobody")
+    services.remove("low", by="grace")
+    assert "is-removed" in page(operator, f"/fleet/{low.pk}/")
+    page(operator, "/fleet/999999/", 404)
+
+
+def test_beats_as_a_strip_of_a_day(operator: Client, api: Api) -> None:
+    low = put(api, "low")
+    now = dates.now()
+    VM.objects.update(registered_at=now - timedelta(days=3))
+    began, ended = now - timedelta(hours=12), now - timedelta(hours=6)
+    Gap.objects.create(vm_id="low", began_at=began, ended_at=ended, status="running")
+    html = page(operator, f"/fleet/{low.pk}/_facts")
+    strip = re.findall(r'<rect class="is-(\w+)" x="([\d.]+)" y="\d" width="([\d.]+)"', html)
+    assert [(kind, float(width)) for kind, _, width in strip] == [
+        ("heard", 48.0),
+        ("silent", 24.0),
+        ("heard", 24.0),
+    ]
+    age("low", hours=1)
+    assert page(operator, f"/fleet/{low.pk}/_facts").count('class="is-silent"') == 2
+
+
+# -- from above, and earlier -----------------------------------------------------------------------
+
+
+def test_the_picture_draws_boxes_in_boxes(operator: Client, api: Api) -> None:
+    put(api, "top")
+    put(api, "low", "top", organs=["mail"])
+    age("low", minutes=9)
+    html = page(operator, "/fleet/picture/")
+    assert re.search(r'class="box is-live of-agent_vm"><title>top', html)
+    assert re.search(r'class="chip is-silent of-agent_vm"><title>low .* organs: mail', html)
+    assert "2 of 2 VMs" in html
+
+
+@pytest.mark.parametrize("width", [300, 1340])
+def test_nothing_in_the_picture_sticks_out(operator: Client, width: int) -> None:
+    plant(1000)
+    html = page(operator, f"/fleet/picture/_drawing?width={width}")
+    assert html.count("<rect") == 1000
+    for x, wide in re.findall(r'<rect x="(\d+)" y="\d+" width="(\d+)"', html):
+        assert int(x) + int(wide) <= width
+
+
+def test_the_tree_at_an_earlier_moment(operator: Client, api: Api) -> None:
+    top, other = put(api, "top"), put(api, "other")
+    moved, gone = put(api, "moved", "top"), put(api, "gone", "top")
+    same = put(api, "same", "top")
+    at = dates.now() - timedelta(hours=1)
+    Revision.objects.update(at=at - timedelta(hours=1))
+    Node.objects.update(created_at=at - timedelta(hours=1))
+    services.change("moved", Change(parent_vm_id="other"), by="tests")
+    services.remove("gone", by="tests")
+    put(api, "new", "top")
+    stamp = at.isoformat().replace("+", "%2B")
+
+    html = page(operator, f"/fleet/then/?at={stamp}")
+    assert "5 VMs then" in html
+    assert 'class="vm-count">3' in row(html, top)
+    assert "is-changed" in row(html, top), "something below it changed"
+    assert 'is-new">new' in html
+    assert "parent: top → other" in html
+    below_top = page(operator, f"/fleet/then/_children/{top.pk}?at={stamp}")
+    assert re.findall(r'id="n(\d+)"', below_top) == [str(n.pk) for n in (moved, gone, same)]
+    assert "is-removed" in row(below_top, gone)
+    assert "is-same" in row(below_top, same)
+    empty = page(operator, f"/fleet/then/_children/{other.pk}?at={stamp}")
+    assert "treeitem" not in empty
+    page(operator, "/fleet/then/?at=yesterday", 400)
+    assert "Nothing: the tree is as it was" in page(operator, "/fleet/then/")
+
+
+# -- costs -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "path", ["", "_children/1", "_tree?q=organ:store", "1/_facts", "then/", "picture/_drawing"]
+)
+def test_the_number_of_statements_does_not_grow(operator: Client, path: str) -> None:
+    def statements() -> int:
+        with CaptureQueriesContext(connection) as queries:
+            page(operator, f"/fleet/{path}")
+        return len(queries)
+
+    plant(300)
+    few = statements()
+    plant(900)
+    assert statements() == few
+
+
+def test_worst_below_is_one_statement(django_assert_num_queries: Any) -> None:
+    plant(500)
+    keys = list(Node.objects.values_list("pk", flat=True))
+    with django_assert_num_queries(1):
+        found = below.worst_below(keys, dates.now(), grace=False)
+    assert found[18] == "silent"
+
+
+# -- snapshots -------------------------------------------------------------------------------------
+
+
+@pytest.mark.django_db(transaction=True)
+def test_snapshots_are_taken_compared_and_restored(operator: Client, api: Api) -> None:
+    kept, lost = put(api, "kept"), put(api, "lost", organs=["mail"])
+    assert "No snapshot yet" in page(operator, "/fleet/snapshots/")
+    assert operator.post("/fleet/snapshots/take").status_code == 302
+    snapshot = Snapshot.objects.get()
+    services.remove("lost", by="tests")
+    services.change("kept", Change(dna={"organs": ["cron"], "capabilities": []}), by="tests")
+
+    html = page(operator, "/fleet/snapshots/")
+    assert "is-well" in html
+    assert snapshot.sha256[:10] in html
+    compared = page(operator, f"/fleet/snapshots/compare?from={snapshot.pk}")
+    assert "Removed" in compared
+    assert "+cron" in compared
+    asked = page(operator, f"/fleet/snapshots/{snapshot.pk}/restore")
+    assert "−cron" in asked
+    found = re.search(r'name="confirm" value="([^"]+)"', asked)
+    assert found
+    path = f"/fleet/snapshots/{snapshot.pk}/restore"
+    assert operator.post(path).status_code == 400
+    assert operator.post(path, {"confirm": "another"}).status_code == 409
+    assert operator.post(path, {"confirm": found[1]}).status_code == 302
+    lost.refresh_from_db()
+    kept.refresh_from_db()
+    assert lost.removed_at is None
+    assert kept.organs == []
+    assert Snapshot.objects.count() == 2
+
+
+@pytest.mark.django_db(transaction=True)
+def test_snapshots_are_pinned_verified_and_downloaded(operator: Client, api: Api) -> None:
+    put(api, "kept")
+    operator.post("/fleet/snapshots/take")
+    snapshot = Snapshot.objects.get()
+    path = f"/fleet/snapshots/{snapshot.pk}"
+    operator.post(f"{path}/pin", {"pinned": "yes"})
+    assert ">Unpin<" in page(operator, "/fleet/snapshots/")
+    answer = operator.get(f"{path}/download")
+    assert b"".join(answer).startswith(b"SQLite format 3")
+    verified = operator.post(f"{path}/verify", follow=True).content.decode()
+    assert "is as it was written" in verified
+    with files.path_of(snapshot.file).open("r+b") as file:
+        file.truncate(5000)
+    assert "is-error" in operator.post(f"{path}/verify", follow=True).content.decode()
+    assert operator.get(f"{path}/download").status_code == 409
+    assert operator.get("/fleet/snapshots/77/download").status_code == 404

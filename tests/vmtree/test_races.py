@@ -1,0 +1,105 @@
+"""Two at the same time, on a database that lets them in together."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import pytest
+from django.db import connections
+
+from tests.vmtree.conftest import Make
+from vmtree import services
+from vmtree.exceptions import FleetError
+from vmtree.lineage import keys_above, keys_below
+from vmtree.models import LINKS, Node
+from vmtree.services import Change, NewNode
+
+pytestmark = pytest.mark.postgres
+ROUNDS = 60
+
+
+def together(*acts: Callable[[], object]) -> list[str]:
+    """Run all at once, each on a connection of its own; what each came to."""
+    start = threading.Barrier(len(acts))
+    outcomes = [""] * len(acts)
+
+    def run(number: int, act: Callable[[], object]) -> None:
+        try:
+            start.wait(10)
+            act()
+            outcomes[number] = "done"
+        except FleetError as error:
+            outcomes[number] = str(error)
+        finally:
+            connections.close_all()
+
+    threads = [threading.Thread(target=run, args=each) for each in enumerate(acts)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    return outcomes
+
+
+def move(vm_id: str, under: str) -> Callable[[], object]:
+    return lambda: services.change(vm_id, Change(parent_vm_id=under), by="tests")
+
+
+def test_two_movers_never_make_a_cycle(postgres: object, make: Make) -> None:
+    make("roof")
+    won = []
+    for number in range(ROUNDS):
+        one, two, of_one, of_two = (f"{name}{number}" for name in ("a", "b", "a-", "b-"))
+        for vm_id, parent in ((one, "roof"), (two, "roof"), (of_one, one), (of_two, two)):
+            make(vm_id, under=parent)
+        # No row is touched by both, so no lock on rows would help.
+        outcomes = together(move(one, of_two), move(two, of_one))
+        won.append(outcomes.count("done"))
+        for vm_id in (one, two, of_one, of_two):
+            node = Node.objects.get(vm_id=vm_id)
+            assert keys_above(LINKS, node.pk)[0] == Node.objects.get(vm_id="roof").pk
+    assert won == [1] * ROUNDS
+
+
+def test_without_the_hold_there_would_be_cycles(
+    postgres: object, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(services, "_hold_shape", lambda **_: None)
+    both = threading.Barrier(2)
+    tell = services._tell_later
+    # Both have looked, and neither has committed.
+    monkeypatch.setattr(services, "_tell_later", lambda ids: (both.wait(10), tell(ids)))
+    for vm_id, parent in (("a", None), ("b", None), ("a-", "a"), ("b-", "b")):
+        above = Node.objects.filter(vm_id=parent).first()
+        Node.objects.create(vm_id=vm_id, category="agent_vm", parent=above)
+
+    assert together(move("a", "b-"), move("b", "a-")) == ["done", "done"]
+    # The queries end all the same.
+    start = Node.objects.get(vm_id="a")
+    assert len(keys_above(LINKS, start.pk)) == len(keys_below(LINKS, start.pk)) == 4
+
+
+def test_nobody_is_born_below_a_removed_one(postgres: object, make: Make) -> None:
+    make("roof")
+    for number in range(ROUNDS):
+        parent, child = f"p{number}", f"k{number}"
+        make(parent, under="roof")
+        make(f"q{number}", under=parent)
+        together(
+            lambda: services.remove(parent, by="tests", subtree=True, confirm=2),  # noqa: B023
+            lambda: services.create(
+                NewNode("x", "agent_vm", child, parent_vm_id=f"q{number}"),  # noqa: B023
+                by="tests",
+            ),
+        )
+        orphans = Node.objects.living().filter(parent__removed_at__isnull=False)
+        assert not orphans.exists()
+
+
+def test_one_of_two_creators_gets_the_id(postgres: object) -> None:
+    for number in range(ROUNDS):
+        new = NewNode("x", "agent_vm", f"n{number}")
+        outcomes = together(*[lambda: services.create(new, by="tests")] * 2)  # noqa: B023
+
+        assert sorted(outcomes) == [f"VM 'n{number}' exists already", "done"]

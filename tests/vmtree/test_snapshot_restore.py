@@ -1,0 +1,393 @@
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.conf import settings as django_settings
+from django.db import connection, connections
+
+from tests.conftest import Api
+from tests.vmtree.conftest import Make, NodeApi
+from vmtree import services, snapshots
+from vmtree.exceptions import Conflict, NotFound
+from vmtree.models import Node, Revision, Trait
+from vmtree.services import Change, NewNode
+from vmtree.snapshot_models import Snapshot, State, Why
+from vmtree.snapshots import applying, comparing, files, taking
+
+States = dict[str, tuple[Any, ...]]
+
+
+@pytest.fixture(autouse=True)
+def folder(settings: Any, tmp_path: Path) -> Path:
+    """Where this test's snapshots lie."""
+    settings.DATA_DIR = tmp_path
+    return tmp_path / "snapshots"
+
+
+def living() -> States:
+    """All that a restore has to bring back."""
+    nodes = Node.objects.living().select_related("parent").order_by("pk")
+    return {
+        node.vm_id: (
+            *(node.name, node.category, node.parent_vm_id, node.reef_config, node.created_at),
+            list(node.traits.values_list("kind", "name", "position")),
+        )
+        for node in nodes
+    }
+
+
+def take() -> Snapshot:
+    return snapshots.take(by="tests").snapshot
+
+
+def restore(api: Api, snapshot: Snapshot) -> dict[str, Any]:
+    """Both steps: look, agree."""
+    path = f"/vm-tree/snapshots/{snapshot.pk}/restore"
+    plan = api.post(path).json()
+    assert plan["restored"] is False
+    answer = api.post(path, {"confirm": plan["confirm"]})
+    assert answer.status_code == 200, answer.content
+    done: dict[str, Any] = answer.json()
+    assert done["counts"] == plan["counts"]
+    return done
+
+
+def change_a_lot() -> None:
+    """Of each kind of difference some."""
+    services.create(NewNode("late", "agent_vm", "late", "bob"), by="x")
+    services.create(NewNode("later", "agent_vm", "later", "late"), by="x")
+    services.change("ada-2", Change(parent_vm_id="later"), by="x")
+    services.change("ada", Change(name="Ada!", category="infra_vm"), by="x")
+    services.change("roof", Change(dna={"organs": [], "capabilities": ["a", "a"]}), by="x")
+    services.change("bob", Change(dna=None), by="x")
+    services.remove("bob-1", by="x")
+    services.remove("ada-1", by="x")
+
+
+def test_the_tree_is_exactly_that_of_the_snapshot(
+    database: str, api: Api, family: dict[str, Node]
+) -> None:
+    before = living()
+    snapshot = take()
+    change_a_lot()
+    history = list(Revision.objects.order_by("pk").values())
+
+    done = restore(api, snapshot)
+
+    assert living() == before
+    assert done["counts"] == {
+        "added": 2,
+        "removed": 2,
+        "moved": 1,
+        "dnaChanged": 2,
+        "renamed": 1,
+    }
+    # Nothing of the history is lost, and each change is in it.
+    revisions = Revision.objects.order_by("pk")
+    assert list(revisions.values())[: len(history)] == history
+    newer = revisions[len(history) :]
+    assert {(each.node.vm_id, each.what, each.actor) for each in newer} == {
+        *((vm_id, "restored", "root token") for vm_id in ("bob-1", "ada-1")),
+        *((vm_id, "changed", "root token") for vm_id in ("ada-2", "ada", "roof", "bob")),
+        *((vm_id, "removed", "root token") for vm_id in ("late", "later")),
+    }
+    assert len(newer) == 8
+    late = Node.objects.get(vm_id="later")
+    assert late.removed_at
+    assert late.parent_vm_id == "late"
+    assert api.get("/vm-tree/vms/bob-1/history").json()["history"][0]["what"] == "restored"
+    with pytest.raises(Conflict, match="never given again"):
+        services.create(NewNode("late", "agent_vm", "late"), by="x")
+
+
+def test_what_was_before_is_in_a_snapshot_and_can_be_restored(
+    database: str, api: Api, family: dict[str, Node]
+) -> None:
+    snapshot = take()
+    change_a_lot()
+    changed = living()
+
+    done = restore(api, snapshot)
+    before = Snapshot.objects.get(pk=done["before"]["id"])
+
+    assert before.why == Why.CHANGE
+    assert living() != changed
+    restore(api, before)
+    assert living() == changed
+    counts = api.get(f"/vm-tree/snapshots/{before.pk}/compare").json()["counts"]
+    assert set(counts.values()) == {0}
+
+
+def test_a_lost_database_comes_back_with_history_and_tombstones(
+    database: str, api: Api, family: dict[str, Node]
+) -> None:
+    services.change("ada-2", Change(parent_vm_id="bob"), by="x")
+    services.remove("ada-2-1", by="x")
+
+    def everything() -> list[Any]:
+        columns = ("vm_id", "name", "category", "parent__vm_id", "reef_config", "created_at")
+        nodes = Node.objects.order_by("pk").values_list(*columns, "removed_at")
+        revisions = Revision.objects.exclude(what="restored").order_by("pk")
+        facts = ("node__vm_id", "at", "actor", "what", "name", "parent_vm_id", "reef_config")
+        return [living(), list(nodes), list(revisions.values_list(*facts))]
+
+    before, snapshot = everything(), take()
+    Trait.objects.all().delete()
+    Revision.objects.all().delete()
+    Node.objects.update(parent=None)
+    Node.objects.all().delete()
+
+    done = restore(api, snapshot)
+
+    assert done["counts"]["added"] == 6
+    assert everything() == before
+
+
+def test_nothing_is_done_without_the_word_or_after_a_change(
+    database: str, api: Api, family: dict[str, Node], make: Make
+) -> None:
+    snapshot = take()
+    services.remove("bob-1", by="x")
+    path = f"/vm-tree/snapshots/{snapshot.pk}/restore"
+    plan = api.post(path).json()
+    make("in between")
+    now = living()
+
+    for confirm in (plan["confirm"], "", "yes"):
+        answer = api.post(path, {"confirm": confirm})
+        assert answer.status_code == 409
+        assert answer.json()["error"].startswith("confirm: the tree has changed")
+    assert api.post(path, {"confirm": True}).status_code == 400
+    assert living() == now
+    assert Snapshot.objects.count() == 1
+
+
+def test_a_change_while_the_old_tree_is_saved_stops_it(
+    database: str, api: Api, family: dict[str, Node], make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot = take()
+    services.remove("bob-1", by="x")
+    plan = snapshots.plan(snapshot, by="tests")
+    make_one = taking.make
+
+    def make_and_change(**facts: Any) -> Snapshot:
+        made = make_one(**facts)
+        make("in between")
+        return made
+
+    monkeypatch.setattr(taking, "make", make_and_change)
+    answer = api.post(f"/vm-tree/snapshots/{snapshot.pk}/restore", {"confirm": plan.confirm})
+
+    assert answer.status_code == 409
+    assert "in between" in living()
+    assert "bob-1" not in living()
+
+
+@pytest.mark.parametrize("where", ["_set_traits", "_remove"])
+def test_an_error_in_the_middle_changes_nothing(
+    database: str,
+    api: Api,
+    family: dict[str, Node],
+    monkeypatch: pytest.MonkeyPatch,
+    where: str,
+) -> None:
+    snapshot = take()
+    change_a_lot()
+    now, revisions = living(), Revision.objects.count()
+    plan = snapshots.plan(snapshot, by="tests")
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("in the middle")
+
+    monkeypatch.setattr(applying, where, broken)
+    with pytest.raises(RuntimeError, match="in the middle"):
+        snapshots.restore(snapshot, confirm=plan.confirm, by="tests")
+
+    assert (living(), Revision.objects.count()) == (now, revisions)
+
+
+def test_tokens_of_those_that_came_later_are_revoked(
+    database: str, api: Api, family: dict[str, Node], as_node: Callable[[Node], NodeApi], make: Make
+) -> None:
+    snapshot = take()
+    stays, goes = as_node(family["ada"]), as_node(make("late", under="ada"))
+    assert goes.get("/vm-tree/stats").status_code == 200
+
+    restore(api, snapshot)
+
+    assert goes.get("/vm-tree/stats").status_code == 401
+    assert stays.get("/vm-tree/stats").status_code == 200
+
+
+def test_two_restores_and_writers_at_once_leave_one_of_the_trees(
+    database: str, family: dict[str, Node], make: Make
+) -> None:
+    """Whoever is later finds that its comparison is no longer true, or restores on top of it."""
+    first = take()
+    change_a_lot()
+    second = take()
+    trees = [comparing.tree_of(each) for each in (first, second)]
+    ready = threading.Barrier(3)
+    outcomes: list[str] = []
+
+    def restore_one(snapshot: Snapshot) -> None:
+        ready.wait(10)
+        for _ in range(5):
+            plan = snapshots.plan(snapshot, by="tests")
+            try:
+                snapshots.restore(snapshot, confirm=plan.confirm, by="tests")
+                outcomes.append("restored")
+            except Conflict:
+                outcomes.append("refused")
+        connections.close_all()
+
+    def rename() -> None:
+        ready.wait(10)
+        for number in range(20):
+            try:
+                services.change("roof", Change(name=f"roof {number}"), by="x")
+            except NotFound:
+                outcomes.append("not found")
+        services.change("roof", Change(name="roof"), by="x")
+        connections.close_all()
+
+    threads = [threading.Thread(target=restore_one, args=[each]) for each in (first, second)]
+    threads.append(threading.Thread(target=rename))
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+
+    assert len(outcomes) == 10, outcomes
+    restored = {vm_id: each[2] for vm_id, each in living().items()}
+    assert restored in [{vm.vm_id: vm.parent for vm in tree.values()} for tree in trees]
+
+
+# -- killed in the middle ------------------------------------------------------------------------
+
+CHILD = """
+import os, signal, sys
+import django
+django.setup()
+from django.conf import settings
+from pathlib import Path
+settings.DATA_DIR = Path(sys.argv[1])
+from vmtree import snapshots
+from vmtree.snapshots import applying, checking, files, keeping, taking, writing
+place, name = sys.argv[3].split(":")
+holder = {"files": files, "writing": writing, "applying": applying, "checking": checking,
+          "keeping": keeping, "notes": applying.Notes, "taking": taking}[place]
+usual, calls = getattr(holder, name), int(sys.argv[4])
+def die(*args, **facts):
+    global calls
+    calls -= 1
+    if not calls:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return usual(*args, **facts)
+setattr(holder, name, die)
+if sys.argv[2] == "tick":
+    snapshots.tick()
+else:
+    snapshot = snapshots.find(int(sys.argv[2]))
+    snapshots.restore(snapshot, confirm=snapshots.plan(snapshot, by="child").confirm, by="child")
+"""
+
+
+def database_url() -> str:
+    facts = connection.settings_dict
+    if connection.vendor == "sqlite":
+        return f"sqlite:///{facts['NAME']}"
+    return f"postgres://{facts['USER']}@/{facts['NAME']}?host={facts['HOST']}"
+
+
+def run_until_killed(folder: Path, what: str, where: str, call: int = 1) -> None:
+    """A process that does this, and is killed by `kill -9` at that call of that function."""
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD, str(folder.parent), what, where, str(call)],
+        env={
+            **os.environ,
+            "DJANGO_SETTINGS_MODULE": "reef_site.settings",
+            "DATABASE_URL": database_url(),
+        },
+        cwd=django_settings.BASE_DIR,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == -9, done.stderr
+
+
+@pytest.mark.parametrize(
+    "where",
+    ["writing:_describe", "writing:check", "files:publish", "files:_sync", "checking:facts_of"],
+)
+def test_killed_while_it_writes(
+    database: str, family: dict[str, Node], folder: Path, where: str
+) -> None:
+    old = take()
+    content = (folder / old.file).read_bytes()
+
+    run_until_killed(folder, "tick", where)
+
+    [broken] = Snapshot.objects.filter(why=Why.HOURLY)
+    assert broken.state == State.WRITING
+    assert (folder / old.file).read_bytes() == content
+    for path in folder.glob("vms-*.sqlite"):
+        file = sqlite3.connect(f"{path.as_uri()}?mode=ro&immutable=1", uri=True)
+        assert file.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        assert file.execute("SELECT count(*) FROM nodes").fetchone() == (len(family),)
+        file.close()
+    # Nobody knows yet that its writer is dead; then the hour is made up for.
+    assert snapshots.tick() is None
+    Snapshot.objects.filter(pk=broken.pk).update(leased_until=broken.began_at)
+    snapshots.tick()
+    [mended] = Snapshot.objects.filter(why=Why.HOURLY)
+    assert mended.state == State.READY
+    assert snapshots.ensure_good(mended)
+    whole = {each.file for each in Snapshot.objects.all()}
+    assert {path.name for path in folder.glob("vms-*")} == whole
+    for draft in folder.glob(".vms-*"):
+        os.utime(draft, (0, 0))
+    files.discard_old_drafts()
+    assert set(os.listdir(folder)) == whole
+
+
+@pytest.mark.parametrize(
+    ("where", "call"),
+    [
+        ("writing:check", 1),
+        ("applying:_keys", 1),
+        ("applying:_overwrite", 1),
+        ("applying:_set_traits", 1),
+        ("applying:_remove", 1),
+        ("notes:write", 1),
+        ("notes:write", 3),
+        ("keeping:prune", 1),
+    ],
+)
+def test_killed_while_it_restores(
+    database: str, api: Api, family: dict[str, Node], folder: Path, where: str, call: int
+) -> None:
+    before = living()
+    snapshot = take()
+    change_a_lot()
+    now, revisions = living(), Revision.objects.count()
+
+    run_until_killed(folder, str(snapshot.pk), where, call)
+
+    if where == "keeping:prune":
+        # It was committed by then.
+        assert living() == before
+    else:
+        assert (living(), Revision.objects.count()) == (now, revisions)
+    # It can be done again.
+    restore(api, snapshot)
+    assert living() == before

@@ -1,0 +1,515 @@
+from __future__ import annotations
+
+import hashlib
+import os
+import sqlite3
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from django.db import connections
+
+from lieutenants.models import Lieutenant
+from registry.models import VM
+from tests.conftest import Api
+from tests.vmtree.conftest import Make, NodeApi
+from vmtree import dates, services, snapshots, tasks, tokens
+from vmtree.models import Node, Revision, Trait
+from vmtree.services import Change
+from vmtree.snapshot_models import Snapshot, State, Why
+from vmtree.snapshots import checking, files, keeping, writing
+from vmtree.snapshots.writing import SnapshotFailed
+
+NOW = datetime(2026, 11, 22, 10, 20, 30, 123000, tzinfo=UTC)
+
+
+@pytest.fixture(autouse=True)
+def folder(settings: Any, tmp_path: Path) -> Path:
+    """Where this test's snapshots lie."""
+    settings.DATA_DIR = tmp_path
+    return tmp_path / "snapshots"
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Sets reef's clock: to NOW, and by each call on."""
+    moment = [NOW]
+    monkeypatch.setattr(dates, "now", lambda: moment[0])
+
+    def pass_by(**time: float) -> None:
+        moment[0] += timedelta(**time)
+
+    return pass_by
+
+
+def take(api: Api) -> Snapshot:
+    answer = api.post("/vm-tree/snapshot")
+    assert answer.status_code == 200, answer.content
+    assert list(answer.json()) == ["snapshot", "prunedOldSnapshots", "id"]
+    return Snapshot.objects.get(pk=answer.json()["id"])
+
+
+def rows(snapshot: Snapshot, sql: str) -> list[Any]:
+    """What anybody's sqlite3 reads from the file."""
+    file = sqlite3.connect(files.path_of(snapshot.file))
+    try:
+        return file.execute(sql).fetchall()
+    finally:
+        file.close()
+
+
+def iso(moment: datetime | None) -> str | None:
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ") if moment else None
+
+
+def value_of(text: str | None) -> Any:
+    return orjson.loads(text) if text else None
+
+
+# -- what is in it -------------------------------------------------------------------------------
+
+
+def test_it_holds_exactly_the_rows_of_its_moment(
+    database: str, api: Api, family: dict[str, Node]
+) -> None:
+    services.change("bob", Change(name="Böb \"'x", dna=None), by="somebody")
+    services.remove("bob-1", by="somebody")
+    body = {"id": "ada", "name": "Ada", "role": "worker", "address": "a", "registeredBy": "t"}
+    api.post("/registry/vms", {**body, "metadata": {"a": [1, None, "ü"]}})
+    VM.objects.filter(pk="ada").update(last_seen=NOW.replace(microsecond=0))
+
+    snapshot = take(api)
+
+    assert [
+        (*row[:4], value_of(row[4]), *row[5:])
+        for row in rows(
+            snapshot,
+            "SELECT id, vm_id, name, category, reef_config, parent_vm_id, created_at, updated_at,"
+            " removed_at FROM nodes",
+        )
+    ] == [
+        (
+            *(node.pk, node.vm_id, node.name, node.category, node.reef_config, node.parent_vm_id),
+            *(iso(node.created_at), iso(node.updated_at), iso(node.removed_at)),
+        )
+        for node in Node.objects.select_related("parent").order_by("pk")
+    ]
+    assert rows(snapshot, "SELECT vm_id, kind, name, position FROM traits") == list(
+        Trait.objects.order_by("pk").values_list("node__vm_id", "kind", "name", "position")
+    )
+    assert [
+        (*row[:5], value_of(row[5]))
+        for row in rows(snapshot, "SELECT id, vm_id, at, actor, what, reef_config FROM revisions")
+    ] == [
+        (each.pk, each.node.vm_id, iso(each.at), each.actor, each.what, each.reef_config)
+        for each in Revision.objects.select_related("node").order_by("pk")
+    ]
+    vm = VM.objects.get(pk="ada")
+    [(metadata, seen, silent, has)] = rows(
+        snapshot, "SELECT metadata, last_seen, silent_after, has_metadata FROM vms"
+    )
+    assert metadata == orjson.dumps(vm.metadata).decode()
+    assert (seen, silent, has) == (iso(vm.last_seen), iso(vm.silent_after), 1)
+    assert snapshot.counts == {"nodes": 7, "traits": 12, "revisions": 9, "vms": 1}
+
+
+def test_row_and_file_agree(database: str, api: Api, family: dict[str, Node], folder: Path) -> None:
+    snapshot = take(api)
+
+    path = folder / snapshot.file
+    content = path.read_bytes()
+    assert snapshot.state == State.READY
+    assert snapshot.sha256 == hashlib.sha256(content).hexdigest()
+    assert snapshot.size == len(content)
+    assert os.listdir(folder) == [snapshot.file]
+    assert path.stat().st_mode & 0o777 == 0o400
+    assert folder.stat().st_mode & 0o777 == 0o700
+    meta = dict(rows(snapshot, "SELECT key, value FROM meta"))
+    assert meta["why"] == "asked"
+    assert meta["made_by"] == "root token"
+    assert rows(snapshot, "PRAGMA journal_mode") == [("delete",)]
+    [(schema,)] = rows(snapshot, "SELECT sql FROM sqlite_master WHERE name = 'nodes'")
+    assert "-- every VM that ever had a place in the tree" in schema
+    shown = api.get(f"/vm-tree/snapshots/{snapshot.pk}").json()
+    assert shown["sha256"] == snapshot.sha256
+    assert shown["at"] <= shown["checkedAt"]
+    answer = api.get(f"/vm-tree/snapshots/{snapshot.pk}/download")
+    assert b"".join(answer.streaming_content) == content
+    assert answer["Content-Disposition"] == f'attachment; filename="{snapshot.file}"'
+    assert int(answer["Content-Length"]) == len(content)
+
+
+def test_no_secrets_and_no_transcripts_are_in_it(
+    database: str, api: Api, family: dict[str, Node]
+) -> None:
+    token = tokens.issue(family["ada"], made_by="tests")
+    Lieutenant.objects.create(name="zoe", role="hush-hush directive", folder="/x")
+
+    snapshot = take(api)
+
+    assert {name for (name,) in rows(snapshot, "SELECT name FROM sqlite_master")} >= {"nodes"}
+    tables = rows(snapshot, "SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")
+    assert tables == [("meta",), ("nodes",), ("revisions",), ("traits",), ("vms",)]
+    content = files.path_of(snapshot.file).read_bytes()
+    for secret in (token, tokens.digest_of(token), "hush-hush"):
+        assert secret.encode() not in content
+
+
+def test_it_shows_one_moment_while_others_write(database: str, api: Api, make: Make) -> None:
+    stop = threading.Event()
+
+    def write() -> None:
+        number = 0
+        while not stop.is_set():
+            make(f"vm-{number:05d}", organs=("a", "b"))
+            number += 1
+        connections.close_all()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        found = [take(api) for _ in range(8)]
+    finally:
+        stop.set()
+        writer.join(20)
+
+    sizes = [each.counts["nodes"] for each in found]
+    assert sizes == sorted(sizes)
+    assert sizes[-1] > sizes[0]
+    for snapshot in found:
+        count = snapshot.counts["nodes"]
+        names = [f"vm-{number:05d}" for number in range(count)]
+        assert rows(snapshot, "SELECT vm_id FROM nodes ORDER BY id") == [(name,) for name in names]
+        assert snapshot.counts["traits"] == 2 * count
+        assert snapshot.counts["revisions"] == count
+
+
+# -- a file that is not what was written ---------------------------------------------------------
+
+
+def cut_off(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def alter(path: Path) -> None:
+    """One byte in the middle, and no trace of it in the file's times."""
+    content, stat = bytearray(path.read_bytes()), path.stat()
+    content[len(content) // 2] ^= 1
+    path.chmod(0o600)
+    path.write_bytes(content)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+@pytest.mark.parametrize(
+    ("damage", "trouble", "seen_at_once"),
+    [
+        (cut_off, "the file was cut off", True),
+        (alter, "the file was altered", False),
+        (Path.unlink, "the file is missing", True),
+    ],
+)
+def test_what_was_cut_off_or_altered_is_named_and_not_used(
+    api: Api,
+    folder: Path,
+    db: None,
+    damage: Callable[[Path], None],
+    trouble: str,
+    seen_at_once: bool,
+) -> None:
+    snapshot = take(api)
+    damage(folder / snapshot.file)
+
+    listed = api.get("/vm-tree/snapshots").json()["snapshots"][0]
+    assert listed["state"] == ("damaged" if seen_at_once else "ready")
+    verified = api.post(f"/vm-tree/snapshots/{snapshot.pk}/verify").json()
+    assert verified["state"] == "damaged"
+    assert verified["trouble"].startswith(trouble)
+    for answer in (
+        api.get(f"/vm-tree/snapshots/{snapshot.pk}/download"),
+        api.get(f"/vm-tree/snapshots/{snapshot.pk}/compare?with=now"),
+        api.post(f"/vm-tree/snapshots/{snapshot.pk}/restore"),
+    ):
+        assert answer.status_code == 409
+        assert trouble in answer.json()["error"]
+
+
+def test_a_list_notices_that_a_file_was_touched(api: Api, folder: Path, db: None) -> None:
+    snapshot = take(api)
+    path = folder / snapshot.file
+    path.chmod(0o600)
+    file = sqlite3.connect(path)
+    file.execute("UPDATE meta SET value = 'asker' WHERE key = 'why'")
+    file.commit()
+    file.close()
+
+    listed = api.get("/vm-tree/snapshots").json()["snapshots"][0]
+
+    assert listed["trouble"].startswith("the file was altered")
+
+
+def test_a_file_that_came_back_is_good_again(api: Api, folder: Path, db: None) -> None:
+    snapshot = take(api)
+    path = folder / snapshot.file
+    content = path.read_bytes()
+    path.unlink()
+    assert api.get("/vm-tree/snapshots").json()["snapshots"][0]["state"] == "damaged"
+    path.write_bytes(content)
+
+    verified = api.post(f"/vm-tree/snapshots/{snapshot.pk}/verify").json()
+
+    assert (verified["state"], verified["trouble"]) == ("ready", None)
+
+
+def test_a_full_disk_leaves_nothing(
+    api: Api, folder: Path, db: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(writing, "_describe", full)
+    answer = api.post("/vm-tree/snapshot")
+
+    assert answer.status_code == 503
+    assert "No space left on device" in answer.json()["error"]
+    assert os.listdir(folder) == []
+    assert api.get("/vm-tree/snapshots").json()["snapshots"][0]["state"] == "failed"
+
+
+# -- compare -------------------------------------------------------------------------------------
+
+
+def test_compare_names_what_is_other(database: str, api: Api, family: dict[str, Node]) -> None:
+    old = take(api)
+    services.create(services.NewNode("new one", "agent_vm", "cid", "bob"), by="x")
+    services.remove("bob-1", by="x")
+    services.change("ada-2", Change(parent_vm_id="bob"), by="x")
+    dna = {"organs": ["store"], "capabilities": ["ssh"]}
+    services.change("ada-1", Change(dna=dna, name="Ada One"), by="x")
+    services.change("roof", Change(dna={"organs": ["store", "roof"], "capabilities": []}), by="x")
+    new = take(api)
+
+    answer = api.get(f"/vm-tree/snapshots/{old.pk}/compare?with={new.pk}").json()
+
+    assert answer["counts"] == {
+        "added": 1,
+        "removed": 1,
+        "moved": 1,
+        "dnaChanged": 1,
+        "renamed": 1,
+    }
+    assert answer["added"] == [
+        {"vmId": "cid", "name": "new one", "category": "agent_vm", "parentVmId": "bob"}
+    ]
+    assert [each["vmId"] for each in answer["removed"]] == ["bob-1"]
+    [moved] = answer["moved"]
+    assert moved["vmId"] == "ada-2"
+    assert moved["from"] == {"parentVmId": "ada"}
+    assert moved["to"] == {"parentVmId": "bob"}
+    [changed] = answer["dnaChanged"]
+    assert changed["vmId"] == "ada-1"
+    assert changed["added"] == {"organs": [], "capabilities": ["ssh"]}
+    assert changed["removed"] == {"organs": ["ada-1"], "capabilities": []}
+    [renamed] = answer["renamed"]
+    assert renamed["to"] == {"name": "Ada One", "category": "swarm_vm"}
+    with_now = api.get(f"/vm-tree/snapshots/{old.pk}/compare").json()
+    assert with_now == {**answer, "to": "now"}
+    short = api.get(f"/vm-tree/snapshots/{old.pk}/compare?limit=0").json()
+    assert short["counts"] == answer["counts"]
+    assert (short["added"], short["truncated"]) == ([], True)
+    assert api.get(f"/vm-tree/snapshots/{new.pk}/compare").json()["counts"]["added"] == 0
+
+
+def test_unknown_ones_are_404_and_nonsense_is_400(api: Api, db: None) -> None:
+    assert api.get("/vm-tree/snapshots/77").status_code == 404
+    assert api.get("/vm-tree/snapshots/x").status_code == 404
+    snapshot = take(api)
+    for word in ("x", "-1", "1e3", "9" * 30, "\u0663"):
+        answer = api.get(f"/vm-tree/snapshots/{snapshot.pk}/compare?with={word}")
+        assert answer.status_code == 400
+        assert answer.json()["error"].startswith("with: ")
+    answer = api.post(f"/vm-tree/snapshots/{snapshot.pk}/pin", {"pinned": "yes"})
+    assert answer.json() == {"error": "pinned: must be true or false"}
+
+
+# -- the clock -----------------------------------------------------------------------------------
+
+
+def test_missed_hours_are_made_up_for_once(db: None, clock: Callable[..., None]) -> None:
+    def hours() -> list[int]:
+        rows = Snapshot.objects.filter(why=Why.HOURLY).order_by("hour")
+        return [row.hour.hour for row in rows if row.hour]
+
+    tasks.snapshot()
+    clock(minutes=1)
+    tasks.snapshot()
+    assert hours() == [10]
+    clock(hours=10)
+    for _ in range(30):
+        tasks.snapshot()
+        clock(seconds=60)
+    assert hours() == [10, 20]
+    clock(minutes=10)
+    tasks.snapshot()
+    assert hours() == [10, 20, 21]
+
+
+def test_two_workers_make_one_snapshot(database: str, folder: Path, make: Make) -> None:
+    make("vm")
+    ready = threading.Barrier(4)
+    made: list[Snapshot | None] = []
+
+    def work() -> None:
+        ready.wait(10)
+        made.append(snapshots.tick())
+        connections.close_all()
+
+    workers = [threading.Thread(target=work) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(30)
+
+    assert len([each for each in made if each]) == 1
+    assert len(made) == 4
+    assert Snapshot.objects.get().state == State.READY
+    assert len(os.listdir(folder)) == 1
+
+
+def test_what_failed_is_tried_again_after_a_pause(
+    db: None, clock: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+
+        def broken(*_: object) -> None:
+            raise sqlite3.OperationalError("disk I/O error")
+
+        patched.setattr(writing, "_describe", broken)
+        with pytest.raises(SnapshotFailed, match="disk I/O error"):
+            snapshots.tick()
+    clock(minutes=1)
+    assert snapshots.tick() is None
+    clock(minutes=5)
+    assert snapshots.tick()
+    assert Snapshot.objects.get().state == State.READY
+    assert Snapshot.objects.get().trouble == ""
+
+
+def test_a_writer_that_took_too_long_changes_nothing(
+    db: None, clock: Callable[..., None], monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    """It hangs for longer than its lease, and another one makes the snapshot meanwhile."""
+    write = writing.write
+    inner: list[Snapshot] = []
+
+    def slow(draft: Path, **facts: Any) -> Any:
+        monkeypatch.setattr(writing, "write", write)
+        clock(minutes=11)
+        inner.extend(filter(None, [snapshots.tick()]))
+        return write(draft, **facts)
+
+    monkeypatch.setattr(writing, "write", slow)
+    with pytest.raises(SnapshotFailed, match="somebody else"):
+        snapshots.tick()
+
+    assert Snapshot.objects.get().file == inner[0].file
+    assert os.listdir(folder) == [inner[0].file]
+    assert checking.ensure_good(Snapshot.objects.get())
+
+
+# -- how long they are kept ----------------------------------------------------------------------
+
+
+def add(folder: Path, why: Why = Why.HOURLY, *, ago: timedelta, **fields: Any) -> Snapshot:
+    """A row with a file, as if it had been made so long ago."""
+    folder.mkdir(exist_ok=True)
+    began = NOW - ago
+    name = files.name_of(began).replace("vms-", f"vms-{why}-")
+    (folder / name).touch()
+    facts = {"at": began, "sha256": "x", "state": State.READY, "host": "", **fields}
+    return Snapshot.objects.create(file=name, why=why, made_by="t", began_at=began, **facts)
+
+
+def test_the_newest_24_and_one_a_day_for_30_days_stay(
+    db: None, folder: Path, clock: Callable[..., None]
+) -> None:
+    hourly = [add(folder, ago=timedelta(hours=hour)) for hour in range(40 * 24)]
+    pinned = add(folder, ago=timedelta(days=400), pinned=True)
+    asked = [add(folder, Why.ASKED, ago=timedelta(minutes=minute)) for minute in range(1, 31)]
+
+    count = keeping.prune()
+
+    left = set(Snapshot.objects.all())
+    assert count == len(hourly) + len(asked) + 1 - len(left)
+    assert set(hourly[:24]) <= left
+    assert set(asked[:24]) <= left
+    assert pinned in left
+    older = sorted(left - set(hourly[:24]) - set(asked) - {pinned}, key=lambda each: each.began_at)
+    days = [each.began_at.date() for each in older]
+    assert len(days) == len(set(days))
+    assert len(days) in (28, 29, 30)
+    assert older[0].began_at > NOW - timedelta(days=30)
+    # Of each day the last.
+    assert {each.began_at.hour for each in older} == {23}
+    assert {each.file for each in left} == set(os.listdir(folder))
+    assert keeping.prune() == 0
+
+
+def test_the_answer_tells_how_many_went_and_pinned_ones_stay(
+    api: Api, db: None, folder: Path
+) -> None:
+    first, second = take(api), take(api)
+    api.post(f"/vm-tree/snapshots/{first.pk}/pin")
+    for _ in range(22):
+        take(api)
+    assert [api.post("/vm-tree/snapshot").json()["prunedOldSnapshots"] for _ in range(2)] == [0, 1]
+    assert {first.file} < set(os.listdir(folder))
+    assert second.file not in os.listdir(folder)
+    assert api.delete(f"/vm-tree/snapshots/{first.pk}/pin").json()["pinned"] is False
+    assert api.post("/vm-tree/snapshot").json()["prunedOldSnapshots"] == 2
+    assert first.file not in os.listdir(folder)
+
+
+def test_damaged_ones_stand_for_no_day(db: None, clock: Callable[..., None], folder: Path) -> None:
+    good = add(folder, ago=timedelta(days=5, hours=1))
+    bad = add(folder, ago=timedelta(days=5), state=State.DAMAGED)
+    for hour in range(24):
+        add(folder, ago=timedelta(hours=hour))
+    assert keeping.prune() == 0
+    assert {good, bad} < set(Snapshot.objects.all())
+    clock(days=31)
+    assert keeping.prune() == 2
+
+
+# -- who may -------------------------------------------------------------------------------------
+
+
+def test_nodes_may_read_and_nothing_else(
+    database: str, api: Api, family: dict[str, Node], as_node: Callable[[Node], NodeApi]
+) -> None:
+    snapshot = take(api)
+    node = as_node(family["roof"])
+    one = f"/vm-tree/snapshots/{snapshot.pk}"
+    for path in ("/vm-tree/snapshots", one, f"{one}/compare", f"{one}/download"):
+        assert node.get(path).status_code == 200
+    for path in ("/vm-tree/snapshot", f"{one}/verify", f"{one}/pin", f"{one}/restore"):
+        answer = node.post(path)
+        assert answer.status_code == 403
+        assert answer.json()["error"].startswith("rule: ")
+    assert node.delete(f"{one}/pin").status_code == 403
+    with_confirm = node.post(f"{one}/restore", {"confirm": "x"})
+    assert with_confirm.status_code == 403
+    assert Snapshot.objects.count() == 1
+    api.client.defaults["HTTP_AUTHORIZATION"] = "Bearer nonsense"
+    assert api.get(f"{one}/download").status_code == 401
+
+
+def test_operators_may_do_all(family: dict[str, Node], admin_api: Api) -> None:
+    snapshot = take(admin_api)
+    assert snapshot.made_by == "admin"
+    plan = admin_api.post(f"/vm-tree/snapshots/{snapshot.pk}/restore").json()
+    done = admin_api.post(f"/vm-tree/snapshots/{snapshot.pk}/restore", {"confirm": plan["confirm"]})
+    assert done.json()["restored"] is True

@@ -1,0 +1,265 @@
+"""A real browser at the live tree of 5,000 VMs in a reef that runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect, sync_playwright
+from redis import Redis
+
+from tests.stack import Stack
+from tests.waiting import until
+from vmtree import bells
+
+pytestmark = pytest.mark.browser
+
+QUIET = (
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update"),
+)
+SECONDS = 30_000  # of patience, in milliseconds
+PLANT = "from tests.vmtree.planted import plant; plant(5000)"
+# Its beats end so that it is silent in a moment; nothing more is done to it.
+FADE = """
+from datetime import timedelta
+from registry.models import VM
+from vmtree import dates
+soon = dates.now() + timedelta(seconds=2)
+VM.objects.filter(pk="{}").update(late_after=soon, silent_after=soon)
+"""
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    with Stack(tmp_path_factory.mktemp("fleet")) as stack:
+        stack.manage("shell", "-c", PLANT)
+        yield stack
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    program = os.environ.get("REEF_TEST_CHROMIUM", "/usr/bin/chromium")
+    if not Path(program).exists():
+        pytest.fail("no browser: run the tests with `python3 manage.py test`")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=list(QUIET))
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def signed_in(browser: Browser, stack: Stack) -> BrowserContext:
+    context = browser.new_context(viewport={"width": 1280, "height": 800})
+    context.set_default_timeout(SECONDS)
+    page = context.new_page()
+    secret = stack.manage("signin").split()[-1].rpartition("/")[2]
+    page.goto(f"http://127.0.0.1:{stack.port}/signin/{secret}")
+    page.close()
+    return context
+
+
+@pytest.fixture
+def page(signed_in: BrowserContext, stack: Stack) -> Iterator[Page]:
+    """A tab with the live tree that must not complain."""
+    expect.set_options(timeout=SECONDS)
+    page = signed_in.new_page()
+    complaints: list[str] = []
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on(
+        "console",
+        lambda said: complaints.append(said.text) if "Content Security" in said.text else None,
+    )
+    page.goto(f"http://127.0.0.1:{stack.port}/fleet/")
+    expect(page.locator("#live")).to_have_text("Live")
+    yield page
+    page.close()
+    assert not complaints
+
+
+def row(page: Page, vm_id: str) -> Locator:
+    return page.locator(f'[data-vm="{vm_id}"]')
+
+
+def unfold(page: Page, *vm_ids: str) -> None:
+    for vm_id in vm_ids:
+        row(page, vm_id).locator(".twist").click()
+        expect(row(page, vm_id)).to_have_attribute("aria-expanded", "true")
+
+
+def beat(stack: Stack, vm_id: str) -> None:
+    assert stack.client.post(f"/registry/vms/{vm_id}/heartbeat").status_code == 200
+
+
+def put(stack: Stack, vm_id: str, parent: str) -> None:
+    body = {"vmId": vm_id, "name": vm_id, "category": "agent_vm", "parentVmId": parent}
+    assert stack.client.post("/vm-tree/vms", json=body).status_code == 201
+
+
+def test_the_page_begins_small_and_unfolds_by_fetching(page: Page) -> None:
+    expect(row(page, "vm-0")).to_be_visible()
+    assert page.locator("[role=treeitem]").count() == 21
+    expect(page.locator("#n0")).to_contain_text("5,000 VMs")
+    expect(page.locator("#n0")).to_contain_text("silent 50")
+    unfold(page, "vm-0", "vm-20")
+    expect(row(page, "vm-225").locator(".worst")).to_contain_text("silent")
+    expect(row(page, "vm-220").locator(".worst")).to_have_count(0)
+    unfold(page, "vm-225")
+    expect(row(page, "vm-2477").locator(".status")).to_have_text("silent")
+    expect(row(page, "vm-2478").locator(".status")).to_have_text("late")
+    assert row(page, "vm-2477").get_attribute("aria-level") == "5"
+    row(page, "vm-20").locator(".twist").click()
+    expect(row(page, "vm-2477")).to_be_hidden()
+    row(page, "vm-20").locator(".twist").click()
+    expect(row(page, "vm-2477")).to_be_visible()
+
+
+def test_a_vm_falls_silent_and_the_page_shows_it_by_itself(stack: Stack, page: Page) -> None:
+    unfold(page, "vm-1", "vm-21", "vm-232")
+    row(page, "vm-2553").click()
+    page.locator("[data-close]").click()
+    page.evaluate("window.notReloaded = true")
+    expect(row(page, "vm-2553").locator(".status")).to_have_text("live")
+    expect(row(page, "vm-232").locator(".worst")).to_have_count(0)
+    stack.manage("shell", "-c", FADE.format("vm-2553"))
+
+    expect(row(page, "vm-2553").locator(".status")).to_have_text("silent")
+    expect(row(page, "vm-232").locator(".worst")).to_contain_text("silent")
+    expect(row(page, "vm-2553")).to_be_focused()
+    beat(stack, "vm-2553")
+    expect(row(page, "vm-2553").locator(".status")).to_have_text("live")
+    expect(row(page, "vm-232").locator(".worst")).to_have_count(0)
+    assert page.evaluate("window.notReloaded")
+
+
+def test_rows_come_go_and_move_where_it_is_unfolded(stack: Stack, page: Page) -> None:
+    unfold(page, "vm-2", "vm-22", "vm-42")
+    put(stack, "newcomer", "vm-22")
+    expect(row(page, "newcomer")).to_have_attribute("aria-level", "4")
+    expect(row(page, "newcomer")).to_have_attribute("aria-setsize", "12")
+    put(stack, "child", "newcomer")
+    expect(row(page, "newcomer")).to_have_attribute("aria-expanded", "false")
+    unfold(page, "newcomer")
+    expect(row(page, "child")).to_be_visible()
+    row(page, "vm-242").focus()
+    moved = stack.client.patch("/vm-tree/vms/newcomer", json={"parentVmId": "vm-42"})
+    assert moved.status_code == 200
+    expect(row(page, "newcomer")).to_have_count(1)
+    expect(row(page, "newcomer")).to_have_attribute("data-parent", "43")
+    assert stack.client.delete("/vm-tree/vms/child").status_code == 200
+    assert stack.client.delete("/vm-tree/vms/newcomer").status_code == 200
+    expect(row(page, "newcomer")).to_have_count(0)
+    expect(row(page, "vm-242")).to_be_focused()
+
+
+def test_search(stack: Stack, page: Page) -> None:
+    box = page.locator("#tree-q")
+    box.fill("silent under:vm-0")
+    box.press("Enter")
+    expect(page.locator(".is-match").first).to_be_visible()
+    assert set(page.locator(".is-match > .status").all_inner_texts()) == {"silent"}
+    expect(page.locator('[data-vm="vm-225"]')).to_be_visible()
+    assert "q=silent" in page.url
+    stack.manage("shell", "-c", FADE.format("vm-2420"))
+    expect(page.locator('.is-match[data-vm="vm-2420"]')).to_be_visible()
+    beat(stack, "vm-2420")
+    expect(page.locator('[data-vm="vm-2420"]')).to_have_count(0)
+
+    box.fill("organs:store")
+    box.press("Enter")
+    expect(page.get_by_role("alert")).to_contain_text("there is no organs:")
+    expect(page.get_by_role("alert")).to_contain_text("organ:")
+    page.go_back()
+    expect(page.locator(".is-match").first).to_be_visible()
+    page.go_back()
+    expect(page.locator("[role=treeitem]")).to_have_count(21)
+
+
+def test_by_keyboard_alone(page: Page) -> None:
+    def focused() -> str:
+        return str(page.evaluate("document.activeElement.dataset.vm ?? document.activeElement.id"))
+
+    def press(key: str, wanted: str) -> None:
+        page.keyboard.press(key)
+        until(lambda: focused() == wanted)
+
+    page.locator("#tree-q").focus()
+    for wanted in ("BUTTON", "A", "A", "A", "DIV"):
+        page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement.tagName") == wanted
+    assert focused() == "n0"
+    press("ArrowDown", "vm-0")
+    press("End", "vm-19")
+    press("Home", "n0")
+    press("ArrowDown", "vm-0")
+    page.keyboard.press("ArrowRight")
+    expect(row(page, "vm-20")).to_be_visible()
+    press("ArrowRight", "vm-20")
+    page.keyboard.press("Enter")
+    expect(page.locator("#beside")).to_contain_text("swarm 20")
+    expect(row(page, "vm-20")).to_have_attribute("aria-selected", "true")
+    page.keyboard.press("Escape")
+    expect(page.locator("#beside")).to_be_hidden()
+    press("ArrowLeft", "vm-0")
+    press("ArrowLeft", "vm-0")
+    expect(row(page, "vm-20")).to_be_hidden()
+    press("ArrowLeft", "n0")
+
+
+def test_one_vm_beside_the_tree(stack: Stack, page: Page) -> None:
+    body = {"reefConfig": {"organs": ["store", "mail"], "capabilities": []}}
+    assert stack.client.patch("/vm-tree/vms/vm-3", json=body).status_code == 200
+    row(page, "vm-3").locator(".vm-name").click()
+    beside = page.locator("#beside")
+    expect(beside.get_by_role("img")).to_be_visible()
+    beside.get_by_label("Compare with").fill("vm-4")
+    beside.get_by_role("button", name="Compare").click()
+    expect(beside.locator(".is-added")).to_have_text("+mail")
+    expect(beside.locator(".is-removed").first).to_have_text("−cron")
+    beside.get_by_role("link", name="from above").click()
+    expect(page.locator("svg.picture a").first).to_be_visible()
+
+
+def test_a_burst_of_changes_costs_few_refreshes(stack: Stack, page: Page) -> None:
+    asked: list[float] = []
+    page.on("request", lambda each: asked.append(time.monotonic()) if "_news" in each.url else None)
+    redis = Redis(unix_socket_path=str(stack.run / "redis.sock"))
+    began = time.monotonic()
+    with redis.pipeline(transaction=False) as pipe:
+        for second in range(3):
+            for number in range(5000):
+                news = {"topic": "nodes", "ids": [f"vm-{number}"]}
+                pipe.publish(bells.NEWS, json.dumps(news))
+                if number % 50 == 49:
+                    pipe.execute()
+                    page.wait_for_timeout(max(0, due(began, second, number) * 1000))
+    lasted = time.monotonic() - began
+    until(lambda: asked and time.monotonic() - asked[-1] > 1)
+    assert len(asked) <= 4 * lasted + 2
+    beat(stack, "vm-2477")
+    expect(page.locator("#n0")).to_contain_text("silent 49")
+    redis.close()
+
+
+def due(began: float, second: int, number: int) -> float:
+    """Seconds until this change of 5,000 a second is due."""
+    return began + second + number / 5000 - time.monotonic()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_small_screens_need_no_sideways_scrolling(page: Page, scheme: str) -> None:
+    page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
+    page.set_viewport_size({"width": 390, "height": 844})
+    unfold(page, "vm-0", "vm-20", "vm-225")
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    row(page, "vm-2477").locator(".vm-name").click()
+    expect(page.locator("#beside")).to_contain_text("Lineage")
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    for path in ("?q=silent", "picture/", "1/"):
+        page.goto(page.url.split("/fleet/")[0] + "/fleet/" + path)
+        expect(page.locator("main")).to_be_visible()
+        assert page.evaluate("document.documentElement.scrollWidth") == 390, path

@@ -1,0 +1,216 @@
+"""The admin of the tree: nodes may be changed, through `services`; history and tokens are read.
+
+Lists stay quick with 100,000 rows: parents come in the same statement, rows are counted once, and
+the search is the tree's own (`organ:store category:lieutenant under:<id>`, or text).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from django import forms
+from django.contrib import admin, messages
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from django.urls import reverse
+from django.utils.html import format_html, format_html_join
+
+from vmtree import search, services, tokens
+from vmtree.dna import dna_of
+from vmtree.exceptions import FleetError
+from vmtree.lineage import is_within
+from vmtree.models import LINKS, Node, NodeToken, Revision
+from vmtree.services import UNSAID, Change
+
+if TYPE_CHECKING:
+    _ModelAdmin = admin.ModelAdmin[Any]
+    _ModelForm = forms.ModelForm[Node]
+else:
+    _ModelAdmin = admin.ModelAdmin
+    _ModelForm = forms.ModelForm
+
+
+class FactAdmin(_ModelAdmin):
+    """Rows that reef writes itself: to be read, filtered and searched."""
+
+    show_full_result_count = False
+    list_per_page = 100
+    list_select_related: ClassVar[bool | list[str] | tuple[str, ...]] = ("node",)
+
+    def has_add_permission(self, _request: HttpRequest) -> bool:
+        """Nobody makes facts up."""
+        return False
+
+    def has_change_permission(self, _request: HttpRequest, _obj: Any = None) -> bool:
+        """Nobody edits what happened."""
+        return False
+
+    def has_delete_permission(self, _request: HttpRequest, _obj: Any = None) -> bool:
+        """Nothing that happened is made undone."""
+        return False
+
+
+class NodeForm(_ModelForm):
+    """What may be changed of a node, refused in the form where the service would refuse it."""
+
+    class Meta:
+        model = Node
+        fields = ("name", "category", "parent", "reef_config")
+
+    def clean_reef_config(self) -> Any:
+        """Two lists of text, or nothing."""
+        given = self.cleaned_data["reef_config"]
+        try:
+            return None if given is None else dna_of(given)
+        except FleetError as error:
+            raise forms.ValidationError(str(error)) from None
+
+    def clean_parent(self) -> Node | None:
+        """A living node that is not below this one."""
+        parent: Node | None = self.cleaned_data["parent"]
+        if parent and parent.removed_at:
+            raise forms.ValidationError("This VM was removed.")
+        if parent and is_within(LINKS, parent.pk, self.instance.pk):
+            raise forms.ValidationError("This VM is the same one or below it.")
+        return parent
+
+
+class RemovedFilter(admin.SimpleListFilter):
+    """The living unless asked otherwise."""
+
+    title = "removed"
+    parameter_name = "removed"
+
+    def lookups(self, _request: HttpRequest, _model_admin: Any) -> list[tuple[str, str]]:
+        """What may be chosen beside the living."""
+        return [("yes", "Removed"), ("both", "Living and removed")]
+
+    def choices(self, changelist: Any) -> Any:
+        """The first one is what is shown without a choice."""
+        first, *others = super().choices(changelist)
+        return [{**first, "display": "Living"}, *others]
+
+    def queryset(self, _request: HttpRequest, queryset: QuerySet[Node]) -> QuerySet[Node]:
+        """Those that were chosen."""
+        if self.value() == "both":
+            return queryset
+        return queryset.filter(removed_at__isnull=self.value() != "yes")
+
+
+@admin.register(Node)
+class NodeAdmin(_ModelAdmin):
+    """VMs and their places; removed ones are tombstones."""
+
+    form = NodeForm
+    list_display = ("vm_id", "name", "category", "parent", "dna", "created_at", "removed_at")
+    list_filter = (RemovedFilter, "category", "created_at", "updated_at")
+    list_select_related = ("parent",)
+    list_per_page = 100
+    show_full_result_count = False
+    # The box is shown; what it finds is said by `get_search_results`.
+    search_fields = ("vm_id",)
+    search_help_text = "Text in names and ids, or words such as organ:store under:<id>."
+    ordering = ("created_at", "id")
+    raw_id_fields = ("parent",)
+    fields = (
+        *("vm_id", "name", "category", "parent", "reef_config"),
+        *("belongings", "created_at", "updated_at", "removed_at"),
+    )
+    readonly_fields = ("vm_id", "belongings", "created_at", "updated_at", "removed_at")
+    actions = ("revoke_tokens",)
+
+    def has_add_permission(self, _request: HttpRequest) -> bool:
+        """VMs report themselves, or are made by what makes VMs."""
+        return False
+
+    def has_delete_permission(self, _request: HttpRequest, _obj: Any = None) -> bool:
+        """A deleted row is not a destroyed VM, and its id must never be given again."""
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Tombstones stay as they are."""
+        return super().has_change_permission(request, obj) and not (obj and obj.removed_at)
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Node], search_term: str
+    ) -> tuple[QuerySet[Node], bool]:
+        """The tree's own search; a wrong word finds nothing and is explained."""
+        try:
+            return search.narrow(queryset, search_term), False
+        except FleetError as error:
+            self.message_user(request, str(error), messages.ERROR)
+            return queryset.none(), False
+
+    def save_model(self, request: HttpRequest, obj: Node, form: Any, _change: bool) -> None:
+        """Change what was changed, by the service that writes history."""
+        changed = set(form.changed_data)
+        wish = Change(
+            name=obj.name if "name" in changed else UNSAID,
+            category=obj.category if "category" in changed else UNSAID,
+            dna=obj.reef_config if "reef_config" in changed else UNSAID,
+            parent_vm_id=obj.parent_vm_id if "parent" in changed else UNSAID,
+        )
+        try:
+            services.change(obj.vm_id, wish, by=request.user)
+        except FleetError as error:
+            # It was checked in the form: somebody was quicker.
+            self.message_user(request, f"Nothing was changed: {error}", messages.ERROR)
+
+    @admin.display(description="DNA")
+    def dna(self, row: Node) -> str:
+        """Organs, then capabilities."""
+        return format_html("{} · {}", ", ".join(row.organs) or "—", ", ".join(row.capabilities))
+
+    @admin.display(description="rows")
+    def belongings(self, row: Node) -> str:
+        """Lists of what belongs to it."""
+        lists = (("node", "parent__id", "children"), ("revision", "node__id", "history"))
+        return format_html_join(
+            " · ",
+            '<a href="{}?{}__exact={}">{}</a>',
+            (
+                (reverse(f"admin:vmtree_{model}_changelist"), field, row.pk, label)
+                for model, field, label in (*lists, ("nodetoken", "node__id", "tokens"))
+            ),
+        )
+
+    def lookup_allowed(self, lookup: str, value: Any, request: Any = None) -> bool:
+        """The list of one node's children is a link of ours."""
+        return lookup == "parent__id__exact" or super().lookup_allowed(lookup, value, request)
+
+    @admin.action(description="Revoke tokens of selected VMs and below", permissions=["change"])
+    def revoke_tokens(self, request: HttpRequest, queryset: QuerySet[Node]) -> None:
+        """Revoke them, and say how many there were."""
+        count = sum(tokens.revoke(node) for node in queryset)
+        self.message_user(request, f"{count} tokens were revoked.")
+
+
+@admin.register(Revision)
+class RevisionAdmin(FactAdmin):
+    """Every change of every node."""
+
+    list_display = ("at", "node", "what", "actor", "name", "category", "parent_vm_id")
+    list_filter = ("what", "category", "at")
+    search_fields = ("=node__vm_id", "=actor", "=parent_vm_id")
+    ordering = ("-id",)
+
+
+@admin.register(NodeToken)
+class NodeTokenAdmin(FactAdmin):
+    """When tokens were made and revoked; what they are nobody knows."""
+
+    list_display = ("node", "made_at", "made_by", "revoked_at")
+    list_filter = (("revoked_at", admin.EmptyFieldListFilter), "made_at")
+    search_fields = ("=node__vm_id", "=made_by")
+    ordering = ("-id",)
+    actions = ("revoke",)
+
+    def has_revoke_permission(self, request: HttpRequest) -> bool:
+        """Who may change nodes may revoke their tokens."""
+        return request.user.has_perm("vmtree.change_node")
+
+    @admin.action(description="Revoke selected tokens", permissions=["revoke"])
+    def revoke(self, request: HttpRequest, queryset: QuerySet[NodeToken]) -> None:
+        """Revoke the tokens of their nodes, and say how many there were."""
+        count = tokens.revoke_all(sorted(set(queryset.values_list("node", flat=True))))
+        self.message_user(request, f"{count} tokens were revoked.")

@@ -1,0 +1,59 @@
+"""A VM's DNA: its organs (service modules) and capabilities (extensions). Two lists of text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from vmtree.exceptions import BadInput
+
+KEYS = ("organs", "capabilities")
+MOST_NAMES = 200
+LONGEST_NAME = 200
+
+Dna = dict[str, list[str]]
+
+
+def empty() -> Dna:
+    """What a VM has that says nothing of itself."""
+    return {key: [] for key in KEYS}
+
+
+def dna_of(value: object, field: str = "reefConfig") -> Dna:
+    """The value in its one shape; a list that is absent is empty. Raises BadInput."""
+    if not isinstance(value, dict):
+        raise BadInput(f"{field}: must be an object with organs and capabilities", field)
+    if unknown := [str(key) for key in value if key not in KEYS]:
+        raise BadInput(f"{field}: has no {unknown[0]!r}, only {' and '.join(KEYS)}", field)
+    return {key: _names(value.get(key, []), f"{field}.{key}") for key in KEYS}
+
+
+def diff(old: Dna | None, new: Dna | None) -> dict[str, Dna]:
+    """What `new` has beside `old`, and what it lacks, each in the order of its own list."""
+    old, new = {**empty(), **(old or {})}, {**empty(), **(new or {})}
+    return {
+        "added": {key: _without(new[key], old[key]) for key in KEYS},
+        "removed": {key: _without(old[key], new[key]) for key in KEYS},
+    }
+
+
+def is_text(value: object) -> bool:
+    """Whether this is text that every database can hold: no NUL, no half of a pair."""
+    if not isinstance(value, str) or "\0" in value:
+        return False
+    return not any("\ud800" <= sign <= "\udfff" for sign in value)
+
+
+def _names(value: Any, field: str) -> list[str]:
+    if not isinstance(value, list) or not all(is_text(name) for name in value):
+        raise BadInput(f"{field}: must be a list of text", field)
+    if len(value) > MOST_NAMES or any(len(name) > LONGEST_NAME for name in value):
+        raise BadInput(
+            f"{field}: at most {MOST_NAMES} names of {LONGEST_NAME} characters each", field
+        )
+    return value
+
+
+def _without(names: Iterable[str], others: Iterable[str]) -> list[str]:
+    left_out = set(others)
+    return [name for name in names if name not in left_out]

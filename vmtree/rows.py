@@ -1,0 +1,250 @@
+"""Nodes as ready-made pieces of JSON, straight from the database.
+
+A tree of 10,000 nodes, or a chain 5,000 deep, is put together from them without a model object or
+a recursive encoder. Each piece is a node as the wire has it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+from json.encoder import encode_basestring
+from typing import Any, NamedTuple
+
+import orjson
+from django.db import connection
+from django.db.models import F, Func, QuerySet, TextField
+from django.db.models.functions import Cast
+from django.db.models.sql.compiler import SQLCompiler
+
+from vmtree import lineage
+from vmtree.models import LINKS, Node, Revision
+
+
+class Piece(NamedTuple):
+    """A node's key, its parent's key (None for a root), and its JSON."""
+
+    key: Any
+    parent: Any
+    text: str
+
+
+# How each database writes the dates, which is quicker than reading and writing them here.
+_DATE = {
+    # A whole second is stored without its fraction.
+    "sqlite": """replace(substr({column} || '.000', 1, 23), ' ', 'T') || 'Z'""",
+    "postgresql": ("""to_char({column} AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS') || 'Z'"""),
+}
+_TAIL = (
+    """',"createdAt":"' || {created} || '","updatedAt":"' || {updated} || '"'"""
+    """ || coalesce(',"removedAt":"' || {removed} || '"', '') || '}}'"""
+)
+_NO_DATE = "CAST(NULL AS text)"
+
+
+class _Tail(Func):
+    """The end of a piece, from three columns of a QuerySet: created, updated, perhaps removed."""
+
+    output_field = TextField()
+
+    def as_sql(self, compiler: SQLCompiler, db: Any, **_: Any) -> tuple[str, list[Any]]:  # type: ignore[override]
+        """The dates as this query names them."""
+        found = [compiler.compile(each) for each in self.get_source_expressions()]
+        return f"({_tail(*(sql for sql, _ in found))})", [one for _, all_ in found for one in all_]
+
+
+def _tail(created: str, updated: str, removed: str = "") -> str:
+    date = _DATE[connection.vendor]
+    return _TAIL.format(
+        created=date.format(column=created),
+        updated=date.format(column=updated),
+        removed=date.format(column=removed) if removed else _NO_DATE,
+    )
+
+
+def of(nodes: QuerySet[Node]) -> list[Piece]:
+    """The nodes of a QuerySet, in its order, by one statement."""
+    found = nodes.annotate(
+        config=Cast("reef_config", TextField()),
+        tail=_Tail(F("created_at"), F("updated_at"), F("removed_at")),
+    )
+    columns = ("pk", "parent_id", "vm_id", "name", "parent__vm_id", "category", "config", "tail")
+    return _pieces(found.values_list(*columns))
+
+
+def at(moment: datetime) -> list[Piece]:
+    """All nodes as they were at that time, oldest first; the keys are ids of VMs."""
+    states = Revision.objects.newest_until(moment).exclude(what=Revision.What.REMOVED)
+    found = states.annotate(
+        vm_id=F("node__vm_id"),
+        config=Cast("reef_config", TextField()),
+        tail=_Tail(F("node__created_at"), F("at")),
+    ).order_by("node__created_at", "node_id")
+    columns = ("vm_id", "name", "parent_vm_id", "category", "config", "tail")
+    return _pieces((row[0], row[2], *row) for row in found.values_list(*columns))
+
+
+def above(node: Node) -> list[Piece]:
+    """From the root down to the node itself."""
+    found = _line(lineage.above(LINKS), [node.pk])
+    parents = {piece.key: piece.parent for piece in found}
+    by_key = {piece.key: piece for piece in found}
+    return [by_key[key] for key in lineage.path_to(node.pk, parents)]
+
+
+def below(
+    node: Node | None,
+    *,
+    depth: int | None = None,
+    since: datetime | None = None,
+    removed: bool = False,
+) -> list[Piece]:
+    """The node (or all roots) and the nodes below, oldest first.
+
+    At most `depth` levels below; with `since` only those changed then or later; with `removed`
+    also those that were removed.
+    """
+    links = dataclasses.replace(LINKS, living="") if removed else LINKS
+    roots = "parent_id IS NULL" + (f" AND {links.living}" if links.living else "")
+    sql = lineage.below(links, depth=depth is not None, start="" if node else roots)
+    parameters = [*([node.pk] if node else []), *([] if depth is None else [depth])]
+    return _line(sql, parameters, since=since)
+
+
+def _line(sql: str, parameters: list[Any], *, since: datetime | None = None) -> list[Piece]:
+    """The nodes whose keys `line` holds, oldest first."""
+    tail = _tail("n.created_at", "n.updated_at", "n.removed_at")
+    changed = ""
+    if since is not None:
+        changed = " WHERE n.updated_at >= %s"
+        parameters.append(connection.ops.adapt_datetimefield_value(since))
+    statement = (
+        f"{sql} SELECT n.id, n.parent_id, n.vm_id, n.name, p.vm_id, n.category,"
+        f" n.reef_config{_as_text()}, {tail}"
+        f" FROM {_nodes_of_line()} LEFT JOIN {LINKS.table} p ON p.id = n.parent_id"
+        f"{changed} ORDER BY n.created_at, n.id"
+    )
+    with connection.cursor() as cursor:
+        cursor.execute(statement, parameters)
+        return _pieces(cursor.fetchall())
+
+
+def _as_text() -> str:
+    return "::text" if connection.vendor == "postgresql" else ""
+
+
+def _nodes_of_line() -> str:
+    if connection.vendor == "postgresql":
+        # Else it joins the whole table, expecting a line much longer than it is.
+        return (
+            f"line CROSS JOIN LATERAL (SELECT * FROM {LINKS.table} WHERE id = line.key OFFSET 0) n"
+        )
+    return f"line JOIN {LINKS.table} n ON n.id = line.key"
+
+
+def _pieces(found: Iterable[Sequence[Any]]) -> list[Piece]:
+    """Rows of key, parent's key, id, name, parent's id, category, DNA and the tail."""
+    quote, config_of = encode_basestring, _config_of()
+    return [
+        Piece(
+            key,
+            parent,
+            f'{{"vmId":{quote(vm_id)},"name":{quote(name)},"parentVmId":'
+            f'{"null" if above is None else quote(above)},"category":"{category}",'
+            f'"reefConfig":{config_of(config)}{tail}',
+        )
+        for key, parent, vm_id, name, above, category, config, tail in found
+    ]
+
+
+def _config_of() -> Callable[[str | None], str]:
+    return _compact if connection.vendor == "postgresql" else _stored
+
+
+def _stored(config: str | None) -> str:
+    """SQLite keeps the text as it was written: compact."""
+    return config or "null"
+
+
+@functools.lru_cache(maxsize=4096)
+def _compact(config: str | None) -> str:
+    """PostgreSQL writes JSON with blanks. Many VMs have the same DNA."""
+    return orjson.dumps(orjson.loads(config)).decode() if config else "null"
+
+
+# -- putting pieces together ---------------------------------------------------------------------
+
+
+def breadth_first(pieces: Sequence[Piece], start: Any) -> list[Piece]:
+    """The piece with the key `start`, its children in their order, then theirs."""
+    return lineage.breadth_first(pieces, start, lambda piece: (piece.key, piece.parent))
+
+
+def part(pieces: Sequence[Piece], root: Any, depth: int | None) -> list[Piece]:
+    """Those at most `depth` levels below `root` (None: below all roots), in their order."""
+    parents = {piece.key: piece.parent for piece in pieces}
+    levels: dict[Any, int | None] = {}
+    for piece in pieces:
+        _measure(piece.key, parents, root, levels)
+    limit = len(pieces) if depth is None else depth
+    return [
+        piece for piece in pieces if (level := levels[piece.key]) is not None and level <= limit
+    ]
+
+
+def _measure(key: Any, parents: dict[Any, Any], root: Any, levels: dict[Any, int | None]) -> None:
+    """Note how far below the root this key and those above it are; None is elsewhere."""
+    path = []
+    while key not in levels and key != root and parents.get(key) is not None:
+        path.append(key)
+        key = parents[key]
+    if key not in levels:
+        is_top = key == root or (root is None and key in parents)
+        levels[key] = 0 if is_top else None
+    level = levels[key]
+    for each in reversed(path):
+        level = None if level is None else level + 1
+        levels[each] = level
+
+
+def listed(pieces: Iterable[Piece]) -> str:
+    """A JSON list of nodes."""
+    return f"[{','.join([piece.text for piece in pieces])}]"
+
+
+def nested(pieces: Sequence[Piece], root: Any = None) -> str:
+    """A JSON list of `{"vm": …, "children": […]}`: all roots, or the node with the key `root`.
+
+    Siblings keep the order of `pieces`. Whatever depth: there is no recursion in it.
+    """
+    children: dict[Any, list[Piece]] = {}
+    for piece in pieces:
+        children.setdefault(piece.parent, []).append(piece)
+    tops = children.get(None, [])
+    if root is not None:
+        tops = [piece for piece in pieces if piece.key == root]
+    parts: list[str] = []
+    # What is still to be written, the next at the end: a node, or text as it is.
+    waiting: list[Piece | str] = _in_a_list(tops)
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, str):
+            parts.append(item)
+        elif below_it := children.get(item.key):
+            parts.append(f'{{"vm":{item.text},"children":')
+            waiting.append("}")
+            waiting += _in_a_list(below_it)
+        else:
+            parts.append(f'{{"vm":{item.text},"children":[]}}')
+    return "".join(parts)
+
+
+def _in_a_list(pieces: list[Piece]) -> list[Piece | str]:
+    """Brackets, commas and pieces, the first one last."""
+    found: list[Piece | str] = ["]"]
+    for piece in reversed(pieces):
+        found += (piece, ",")
+    # The last comma stands where the list begins.
+    return [*found[:-1], "["] if pieces else [*found, "["]

@@ -1,0 +1,171 @@
+"""The agents' door to snapshots: `/vm-tree/snapshot…`. Nodes may read; the rest asks the rule."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.http import FileResponse
+from django.urls import re_path
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from vmtree import snapshots
+from vmtree.exceptions import BadInput
+from vmtree.serializers import body_of, query_number
+from vmtree.snapshot_models import Snapshot
+from vmtree.snapshots import files
+
+Json = dict[str, Any]
+MOST_SHOWN = 100_000
+SHOWN = 1000
+
+
+def snapshot_json(snapshot: Snapshot) -> Json:
+    """A snapshot's row; `at` is the moment it shows, `trouble` what is wrong with it."""
+    return {
+        "id": snapshot.pk,
+        "file": snapshot.file,
+        "snapshot": files.shown_path(snapshot.file),
+        "why": snapshot.why,
+        "madeBy": snapshot.made_by,
+        "state": snapshot.state,
+        "trouble": snapshot.trouble or None,
+        "at": snapshot.at,
+        "beganAt": snapshot.began_at,
+        "size": snapshot.size,
+        "sha256": snapshot.sha256 or None,
+        "counts": snapshot.counts,
+        "pinned": snapshot.pinned,
+        "checkedAt": snapshot.checked_at,
+        "host": snapshot.host,
+    }
+
+
+class SnapshotView(APIView):
+    """Base of the views below; `vmtree.snapshots` asks the rule wherever something changes."""
+
+    asks_authority = True
+
+
+class Take(SnapshotView):
+    """`/vm-tree/snapshot`"""
+
+    def post(self, request: Request) -> Response:
+        """Write one now."""
+        taken = snapshots.take(by=request.user)
+        path = files.shown_path(taken.snapshot.file)
+        answer = {"snapshot": path, "prunedOldSnapshots": taken.pruned, "id": taken.snapshot.pk}
+        return Response(answer)
+
+
+class Snapshots(SnapshotView):
+    """`/vm-tree/snapshots`"""
+
+    def get(self, request: Request) -> Response:
+        """Newest first; files that are missing, cut off or altered are named."""
+        found = [snapshot_json(each) for each in snapshots.listing()]
+        return Response({"snapshots": found, "count": len(found)})
+
+
+class One(SnapshotView):
+    """`/vm-tree/snapshots/<id>`"""
+
+    def get(self, request: Request, snapshot_id: str) -> Response:
+        """One."""
+        return Response(snapshot_json(snapshots.look_at(_find(snapshot_id))))
+
+
+class Download(SnapshotView):
+    """`/vm-tree/snapshots/<id>/download`"""
+
+    def get(self, request: Request, snapshot_id: str) -> FileResponse:
+        """The file itself, if it is whole."""
+        snapshot = _find(snapshot_id)
+        file = snapshots.ensure_good(snapshot).open("rb")
+        return FileResponse(
+            file, as_attachment=True, filename=snapshot.file, content_type="application/vnd.sqlite3"
+        )
+
+
+class Verify(SnapshotView):
+    """`/vm-tree/snapshots/<id>/verify`"""
+
+    def post(self, request: Request, snapshot_id: str) -> Response:
+        """Read every byte; `state` and `trouble` say what was found."""
+        return Response(snapshot_json(snapshots.verify(_find(snapshot_id), by=request.user)))
+
+
+class Pin(SnapshotView):
+    """`/vm-tree/snapshots/<id>/pin`"""
+
+    def post(self, request: Request, snapshot_id: str) -> Response:
+        """Keep it for ever, or with `{"pinned": false}` no longer."""
+        pinned = body_of(request).get("pinned", True)
+        if not isinstance(pinned, bool):
+            raise BadInput("pinned: must be true or false", "pinned")
+        return self._pin(request, snapshot_id, pinned)
+
+    def delete(self, request: Request, snapshot_id: str) -> Response:
+        """Keep it as long as others."""
+        return self._pin(request, snapshot_id, False)
+
+    def _pin(self, request: Request, snapshot_id: str, pinned: bool) -> Response:
+        snapshot = snapshots.pin(_find(snapshot_id), pinned=pinned, by=request.user)
+        return Response(snapshot_json(snapshot))
+
+
+class Compare(SnapshotView):
+    """`/vm-tree/snapshots/<id>/compare`"""
+
+    def get(self, request: Request, snapshot_id: str) -> Response:
+        """What is other in `?with=<id>`, or `now`; of each kind the first `?limit=`."""
+        other = request.query_params.get("with") or "now"
+        comparison = snapshots.compare(
+            _find(snapshot_id), None if other == "now" else _find(other, "with")
+        )
+        named = {"from": int(snapshot_id), "to": other if other == "now" else int(other)}
+        return Response({**named, **comparison.as_json(_limit(request))})
+
+
+class Restore(SnapshotView):
+    """`/vm-tree/snapshots/<id>/restore`"""
+
+    def post(self, request: Request, snapshot_id: str) -> Response:
+        """What it would change, and a `confirm`; with that `{"confirm": …}` it is done."""
+        snapshot, limit = _find(snapshot_id), _limit(request)
+        confirm = body_of(request).get("confirm")
+        if confirm is None:
+            found = snapshots.plan(snapshot, by=request.user)
+            done = {"restored": False, "confirm": found.confirm}
+            return Response({**done, **found.comparison.as_json(limit)})
+        if not isinstance(confirm, str):
+            raise BadInput("confirm: must be the text that the comparison came with", "confirm")
+        restored = snapshots.restore(snapshot, confirm=confirm, by=request.user)
+        before = {"restored": True, "before": snapshot_json(restored.before)}
+        return Response({**before, **restored.comparison.as_json(limit)})
+
+
+def _find(snapshot_id: str, field: str = "id") -> Snapshot:
+    if not (snapshot_id.isascii() and snapshot_id.isdigit()) or len(snapshot_id) > 18:
+        raise BadInput(f"{field}: must be the id of a snapshot, or 'now'", field)
+    return snapshots.find(int(snapshot_id))
+
+
+def _limit(request: Request) -> int:
+    limit = query_number(request, "limit", most=MOST_SHOWN)
+    return SHOWN if limit is None else limit
+
+
+_ONE = r"^vm-tree/snapshots/(?P<snapshot_id>[0-9]{1,18})"
+
+urlpatterns = [
+    re_path(r"^vm-tree/snapshot/?$", Take.as_view()),
+    re_path(r"^vm-tree/snapshots/?$", Snapshots.as_view()),
+    re_path(rf"{_ONE}/?$", One.as_view(), name="snapshot"),
+    re_path(rf"{_ONE}/download/?$", Download.as_view(), name="snapshot-download"),
+    re_path(rf"{_ONE}/verify/?$", Verify.as_view()),
+    re_path(rf"{_ONE}/pin/?$", Pin.as_view()),
+    re_path(rf"{_ONE}/compare/?$", Compare.as_view()),
+    re_path(rf"{_ONE}/restore/?$", Restore.as_view()),
+]

@@ -1,0 +1,29 @@
+"""Snapshots of the whole tree: write, verify, compare, restore, and how long they are kept.
+
+One snapshot is one SQLite file with plain tables (`tables.py` describes them), readable by any
+`sqlite3`. It holds the tree with its history and the registry as of one moment, and nothing else:
+no tokens, no transcripts.
+"""
+
+from vmtree.snapshots.checking import ensure_good, look_at, verify
+from vmtree.snapshots.comparing import Comparison, compare
+from vmtree.snapshots.keeping import pin, prune
+from vmtree.snapshots.restoring import Restored, plan, restore
+from vmtree.snapshots.taking import find, listing, take, tick
+
+__all__ = [
+    "Comparison",
+    "Restored",
+    "compare",
+    "ensure_good",
+    "find",
+    "listing",
+    "look_at",
+    "pin",
+    "plan",
+    "prune",
+    "restore",
+    "take",
+    "tick",
+    "verify",
+]

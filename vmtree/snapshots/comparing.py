@@ -1,0 +1,160 @@
+"""What differs between two trees, each a snapshot's or that of now. Only the living count."""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import orjson
+from django.db.models import TextField
+from django.db.models.functions import Cast
+
+from vmtree import dna
+from vmtree.models import Node
+from vmtree.snapshot_models import Snapshot
+from vmtree.snapshots import checking, files
+
+Json = dict[str, Any]
+
+
+class Living(NamedTuple):
+    """A VM in one of the trees; `config` is JSON."""
+
+    vm_id: str
+    name: str
+    category: str
+    parent: str | None
+    config: str | None
+
+    @property
+    def dna(self) -> dna.Dna | None:
+        """Its organs and capabilities."""
+        return orjson.loads(self.config) if self.config else None
+
+
+Tree = dict[str, Living]
+Pair = tuple[Living, Living]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """From one tree to another; pairs are a VM as it was and as it is then."""
+
+    added: list[Living] = field(default_factory=list)
+    removed: list[Living] = field(default_factory=list)
+    moved: list[Pair] = field(default_factory=list)
+    other_dna: list[Pair] = field(default_factory=list)
+    # Another name or category.
+    renamed: list[Pair] = field(default_factory=list)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many VMs of each kind of difference; a VM may be in several."""
+        return {key: len(found) for key, found in self._parts().items()}
+
+    @property
+    def changed(self) -> Tree:
+        """VMs that are in both trees, with any difference, as they are then."""
+        return {new.vm_id: new for _, new in (*self.moved, *self.other_dna, *self.renamed)}
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the trees are the same."""
+        return not any(self._parts().values())
+
+    def as_json(self, limit: int) -> Json:
+        """Counts, and of each kind of difference the first so many."""
+        return {
+            "counts": self.counts,
+            "truncated": any(len(found) > limit for found in self._parts().values()),
+            "added": [_place(each) for each in self.added[:limit]],
+            "removed": [_place(each) for each in self.removed[:limit]],
+            "moved": [_change(*pair, "parent") for pair in self.moved[:limit]],
+            "dnaChanged": [_dna_change(*pair) for pair in self.other_dna[:limit]],
+            "renamed": [_change(*pair, "name", "category") for pair in self.renamed[:limit]],
+        }
+
+    def digest(self) -> str:
+        """A short text that stands for exactly these differences."""
+        found = hashlib.sha256()
+        for key, rows in self._parts().items():
+            found.update(orjson.dumps([key, *sorted(repr(row) for row in rows)]))
+        return found.hexdigest()[:16]
+
+    def _parts(self) -> dict[str, list[Any]]:
+        return {
+            "added": self.added,
+            "removed": self.removed,
+            "moved": self.moved,
+            "dnaChanged": self.other_dna,
+            "renamed": self.renamed,
+        }
+
+
+def compare(old: Snapshot, new: Snapshot | None) -> Comparison:
+    """From a snapshot to another one, or to now. Raises SnapshotDamaged, Conflict."""
+    before = tree_of(old)
+    return differences(before, tree_of(new) if new else tree_now())
+
+
+def tree_of(snapshot: Snapshot) -> Tree:
+    """The living of a snapshot, after its file was verified."""
+    with files.opened(checking.ensure_good(snapshot)) as file:
+        return read_tree(file)
+
+
+def read_tree(file: sqlite3.Connection) -> Tree:
+    """The living of an open snapshot."""
+    sql = (
+        "SELECT vm_id, name, category, parent_vm_id, reef_config FROM nodes"
+        " WHERE removed_at IS NULL ORDER BY created_at, id"
+    )
+    return {row[0]: Living(*row) for row in file.execute(sql)}
+
+
+def tree_now() -> Tree:
+    """The living of the database, as the present transaction sees them."""
+    config = Cast("reef_config", TextField())
+    columns = ("vm_id", "name", "category", "parent__vm_id")
+    rows = Node.objects.living().annotate(config=config).values_list(*columns, "config")
+    return {row[0]: Living(*row) for row in rows.iterator(5000)}
+
+
+def differences(old: Tree, new: Tree) -> Comparison:
+    """From one tree to the other, in the order of the trees."""
+    both = [(old[vm_id], after) for vm_id, after in new.items() if vm_id in old]
+    found = [pair for pair in both if pair[0] != pair[1]]
+    return Comparison(
+        added=[each for vm_id, each in new.items() if vm_id not in old],
+        removed=[each for vm_id, each in old.items() if vm_id not in new],
+        moved=[(a, b) for a, b in found if a.parent != b.parent],
+        other_dna=[(a, b) for a, b in found if a.config != b.config and a.dna != b.dna],
+        renamed=[(a, b) for a, b in found if (a.name, a.category) != (b.name, b.category)],
+    )
+
+
+def _place(vm: Living) -> Json:
+    return {
+        "vmId": vm.vm_id,
+        "name": vm.name,
+        "category": vm.category,
+        "parentVmId": vm.parent,
+    }
+
+
+_KEYS = {"parent": "parentVmId", "name": "name", "category": "category"}
+
+
+def _change(old: Living, new: Living, *fields: str) -> Json:
+    """What it was and what it is then, of these fields."""
+
+    def said(vm: Living) -> Json:
+        return {_KEYS[each]: getattr(vm, each) for each in fields}
+
+    return {"vmId": new.vm_id, "name": new.name, "from": said(old), "to": said(new)}
+
+
+def _dna_change(old: Living, new: Living) -> Json:
+    return {"vmId": new.vm_id, "name": new.name, **dna.diff(old.dna, new.dna)}

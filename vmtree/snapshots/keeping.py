@@ -1,0 +1,70 @@
+"""Which snapshots stay: the newest 24 of each kind, one a day for 30 days, pinned ones for ever."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import date, datetime, timedelta
+
+from django.conf import settings
+
+from vmtree import authority, dates
+from vmtree.snapshot_models import Snapshot, State
+from vmtree.snapshots import files
+
+NEWEST = 24
+DAYS = timedelta(days=30)
+# For so long it can be seen that one failed.
+FAILED_DAYS = timedelta(days=7)
+
+
+def pin(snapshot: Snapshot, *, pinned: bool, by: object) -> Snapshot:
+    """Keep this one for ever, or no longer. Raises Forbidden."""
+    authority.check(by, "command", None)
+    snapshot.pinned = pinned
+    snapshot.save(update_fields=["pinned"])
+    return snapshot
+
+
+def prune() -> int:
+    """Remove those that need not be kept any more; how many there were."""
+    now = dates.now()
+    _forget_failed(now)
+    rows = list(Snapshot.objects.written().order_by("-began_at", "-id"))
+    kept = kept_of(rows, now)
+    pruned = [row for row in rows if row.pk not in kept]
+    return sum(_remove(row) for row in pruned)
+
+
+def kept_of(rows: list[Snapshot], now: datetime) -> set[int]:
+    """The keys of those that stay, of rows from new to old."""
+    kept, of_kind, days = set(), Counter[str](), set[date]()
+    for row in rows:
+        recent = row.began_at > now - DAYS
+        good = row.state == State.READY
+        if good and of_kind[row.why] < NEWEST:
+            of_kind[row.why] += 1
+            kept.add(row.pk)
+        # Damaged ones stay to be looked at, but stand for no day.
+        if recent and (not good or row.began_at.date() not in days):
+            kept.add(row.pk)
+        if good:
+            days.add(row.began_at.date())
+        if row.pinned:
+            kept.add(row.pk)
+    return kept
+
+
+def _remove(row: Snapshot) -> bool:
+    """Remove row and file; False if it was pinned meanwhile, or its file lies elsewhere."""
+    if row.host != settings.HOST and not files.path_of(row.file).exists():
+        return False
+    # The row first: a file without one is only a file too many.
+    removed, _ = Snapshot.objects.filter(pk=row.pk, pinned=False).delete()
+    if removed:
+        files.discard(row.file)
+    return bool(removed)
+
+
+def _forget_failed(now: datetime) -> None:
+    old = Snapshot.objects.filter(state=State.FAILED, began_at__lt=now - FAILED_DAYS)
+    old.delete()

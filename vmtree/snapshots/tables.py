@@ -1,0 +1,166 @@
+"""What stands in a snapshot: its tables, their columns, and where each comes from.
+
+Apps above add tables of their own with `add` when they are ready. In the file times are ISO in
+UTC with microseconds, JSON is text, yes and no are 1 and 0. The descriptions below stand as
+comments in the file's schema.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import orjson
+
+Kind = Literal["text", "json", "time", "flag", "number"]
+_TYPES = {"text": "TEXT", "json": "TEXT", "time": "TEXT", "flag": "INTEGER", "number": "INTEGER"}
+# Django keeps times in SQLite as text, whole seconds without their fraction.
+_SQLITE = {"time": "substr(replace({0}, ' ', 'T') || '.000000', 1, 26) || 'Z'"}
+_POSTGRESQL = {
+    "time": """to_char({0} AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')""",
+    "json": "{0}::text",
+    "flag": "{0}::int",
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the file, and the SQL expression of what goes into it."""
+
+    name: str
+    source: str
+    kind: Kind = "text"
+    about: str = ""
+    # What follows the type in the schema, such as PRIMARY KEY.
+    rule: str = ""
+
+    def selected(self, vendor: str) -> str:
+        """The expression in the words of this database."""
+        forms = _POSTGRESQL if vendor == "postgresql" else _SQLITE
+        return forms.get(self.kind, "{0}").format(self.source)
+
+    def declared(self, comma: str) -> str:
+        """Its line in the schema."""
+        words = " ".join(filter(None, [self.name, _TYPES[self.kind], self.rule]))
+        return f"  {words}{comma}" + (f" -- {self.about}" if self.about else "")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the file. All names are written into SQL as they are."""
+
+    name: str
+    about: str
+    # What stands after FROM, and the table whose rows are counted against those in the file.
+    source: str
+    counted: str
+    order: str
+    columns: tuple[Column, ...]
+    # Columns that an index in the file covers.
+    index: str = ""
+
+    @property
+    def schema(self) -> str:
+        """The statement that makes it."""
+        last = len(self.columns) - 1
+        lines = [each.declared("," * (n < last)) for n, each in enumerate(self.columns)]
+        return "\n".join([f"CREATE TABLE {self.name} ( -- {self.about}", *lines, ")"])
+
+    def select(self, vendor: str, where: str = "") -> str:
+        """The statement that reads its rows from reef's database."""
+        columns = ", ".join(each.selected(vendor) for each in self.columns)
+        condition = f" WHERE {where}" if where else ""
+        return f"SELECT {columns} FROM {self.source}{condition} ORDER BY {self.order}"
+
+    def tidier(self, vendor: str) -> Callable[[tuple[Any, ...]], tuple[Any, ...]] | None:
+        """What each row passes through; PostgreSQL writes JSON with blanks, so they go."""
+        places = [n for n, each in enumerate(self.columns) if each.kind == "json"]
+        if vendor != "postgresql" or not places:
+            return None
+
+        def tidy(row: tuple[Any, ...]) -> tuple[Any, ...]:
+            values = list(row)
+            for place in places:
+                values[place] = compact(values[place])
+            return tuple(values)
+
+        return tidy
+
+
+# Many VMs have the same DNA.
+@functools.lru_cache(maxsize=4096)
+def compact(text: str | None) -> str | None:
+    """The same JSON without blanks."""
+    return orjson.dumps(orjson.loads(text)).decode() if text else text
+
+
+NODES = Table(
+    name="nodes",
+    about="every VM that ever had a place in the tree",
+    source="vmtree_node AS n LEFT JOIN vmtree_node AS p ON p.id = n.parent_id",
+    counted="vmtree_node",
+    order="n.id",
+    columns=(
+        Column("id", "n.id", "number", "its order among those made at once", "PRIMARY KEY"),
+        Column("vm_id", "n.vm_id", rule="NOT NULL UNIQUE"),
+        Column("name", "n.name", rule="NOT NULL"),
+        Column("category", "n.category", rule="NOT NULL"),
+        Column("parent_vm_id", "p.vm_id", about="who made it; null is a root"),
+        Column("reef_config", "n.reef_config", "json", "DNA: organs and capabilities"),
+        Column("created_at", "n.created_at", "time", rule="NOT NULL"),
+        Column("updated_at", "n.updated_at", "time", rule="NOT NULL"),
+        Column("removed_at", "n.removed_at", "time", "null while it lives"),
+    ),
+)
+TRAITS = Table(
+    name="traits",
+    about="the DNA once more, a row for each organ and capability",
+    source="vmtree_trait AS t JOIN vmtree_node AS n ON n.id = t.node_id",
+    counted="vmtree_trait",
+    order="t.id",
+    columns=(
+        Column("vm_id", "n.vm_id", rule="NOT NULL"),
+        Column("kind", "t.kind", about="organ or capability", rule="NOT NULL"),
+        Column("name", "t.name", rule="NOT NULL"),
+        Column("position", "t.position", "number", rule="NOT NULL"),
+    ),
+)
+REVISIONS = Table(
+    name="revisions",
+    about="every change of a VM, with what it was after it",
+    source="vmtree_revision AS r JOIN vmtree_node AS n ON n.id = r.node_id",
+    counted="vmtree_revision",
+    order="r.id",
+    columns=(
+        Column("id", "r.id", "number", rule="PRIMARY KEY"),
+        Column("vm_id", "n.vm_id", rule="NOT NULL"),
+        Column("at", "r.at", "time", rule="NOT NULL"),
+        Column("actor", "r.actor", about="who did it", rule="NOT NULL"),
+        Column("what", "r.what", about="created, changed, removed or restored", rule="NOT NULL"),
+        Column("name", "r.name", rule="NOT NULL"),
+        Column("category", "r.category", rule="NOT NULL"),
+        Column("parent_vm_id", "r.parent_vm_id"),
+        Column("reef_config", "r.reef_config", "json"),
+    ),
+    index="vm_id",
+)
+
+META_SCHEMA = """CREATE TABLE meta ( -- what this file is
+  key TEXT PRIMARY KEY, -- format, at (the moment of the rows), why, made_by, counts (JSON)
+  value TEXT NOT NULL
+)"""
+FORMAT = "1"
+
+_tables: dict[str, Table] = {each.name: each for each in (NODES, TRAITS, REVISIONS)}
+
+
+def add(table: Table) -> None:
+    """Have this table in all snapshots from now on; for `AppConfig.ready`."""
+    _tables[table.name] = table
+
+
+def everything() -> list[Table]:
+    """All tables that a snapshot holds, beside `meta`."""
+    return list(_tables.values())

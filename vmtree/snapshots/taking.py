@@ -1,0 +1,190 @@
+"""From a wish to a finished snapshot: rows are claimed, files written, what broke off is tidied.
+
+`take` and `tick` are to be called outside of transactions: the file is read from what is
+committed.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from django.conf import settings
+from django.db import IntegrityError, transaction
+
+from vmtree import authority, dates
+from vmtree.exceptions import NotFound
+from vmtree.snapshot_models import Snapshot, State, Why
+from vmtree.snapshots import checking, files, keeping, writing
+from vmtree.snapshots.writing import SnapshotFailed, Written
+
+logger = logging.getLogger(__name__)
+
+# Much longer than writing takes; after it a writer counts as dead, and a failed one tries again.
+LEASE = timedelta(minutes=10)
+RETRY = timedelta(minutes=5)
+CLOCK = "the clock"
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A new snapshot, and how many old ones made room for it."""
+
+    snapshot: Snapshot
+    pruned: int
+
+
+def find(snapshot_id: int) -> Snapshot:
+    """The snapshot of this number, or NotFound."""
+    snapshot = Snapshot.objects.filter(pk=snapshot_id).first()
+    if snapshot is None:
+        raise NotFound("snapshot not found")
+    return snapshot
+
+
+def listing() -> list[Snapshot]:
+    """All, newest first, each as its file is now: missing and changed ones are named."""
+    return [checking.look_at(snapshot) for snapshot in Snapshot.objects.all()]
+
+
+def take(*, by: object, why: Why = Why.ASKED) -> Taken:
+    """Write a snapshot now. Raises SnapshotFailed, Forbidden."""
+    snapshot = make(by=by, why=why)
+    return Taken(snapshot, keeping.prune())
+
+
+def make(*, by: object, why: Why) -> Snapshot:
+    """Write a snapshot now and remove none. Raises SnapshotFailed, Forbidden."""
+    authority.check(by, "command", None)
+    snapshot = _enlist(why, by)
+    _fill(snapshot)
+    return snapshot
+
+
+def tick() -> Snapshot | None:
+    """The snapshot of this hour, if nobody has made it yet; hours that were missed stay missed.
+
+    Also tidies what was cut off, and looks through one of the older files.
+    """
+    recover()
+    snapshot = _claim_hour(dates.now())
+    if snapshot:
+        _fill(snapshot)
+        keeping.prune()
+        checking.verify_oldest()
+    return snapshot
+
+
+def recover() -> None:
+    """Say of each snapshot whose writer died what became of it."""
+    for snapshot in Snapshot.objects.abandoned(dates.now()):
+        path = files.path_of(snapshot.file)
+        if snapshot.host == settings.HOST and path.exists():
+            # Its file got its name, so it is whole; only the row does not know it yet.
+            _finish_abandoned(snapshot)
+        else:
+            _fail(snapshot, "it was cut off while it was written")
+    files.discard_old_drafts()
+
+
+# -- claims --------------------------------------------------------------------------------------
+
+
+def _enlist(why: Why, by: object, hour: datetime | None = None) -> Snapshot:
+    """A row for a new snapshot, with us as its writer. IntegrityError if the hour has one."""
+    now = _free_moment(dates.now())
+    with transaction.atomic(durable=True):
+        return Snapshot.objects.create(
+            file=files.name_of(now),
+            why=why,
+            made_by=str(by)[:200],
+            hour=hour,
+            host=settings.HOST,
+            began_at=now,
+            leased_until=now + LEASE,
+        )
+
+
+def _free_moment(now: datetime) -> datetime:
+    """The next moment that no file is named after."""
+    while Snapshot.objects.filter(file=files.name_of(now)).exists():
+        now += timedelta(milliseconds=1)
+    return now
+
+
+def _claim_hour(now: datetime) -> Snapshot | None:
+    """The row of this hour with us as its writer; None if it is made, or somebody is at it."""
+    hour = now.replace(minute=0, second=0, microsecond=0)
+    known = Snapshot.objects.filter(hour=hour).first()
+    if known:
+        return _take_over(known, now)
+    try:
+        return _enlist(Why.HOURLY, CLOCK, hour)
+    except IntegrityError:
+        # The other one of two workers was sooner.
+        return None
+
+
+def _take_over(known: Snapshot, now: datetime) -> Snapshot | None:
+    """The row of an attempt that failed, after a pause, with a new file name."""
+    now = _free_moment(now)
+    mine = {"file": files.name_of(now), "host": settings.HOST, "leased_until": now + LEASE}
+    failed = Snapshot.objects.filter(pk=known.pk, state=State.FAILED, leased_until__lt=now)
+    if not failed.update(**mine, state=State.WRITING, began_at=now, trouble=""):
+        return None
+    known.refresh_from_db()
+    return known
+
+
+# -- writing -------------------------------------------------------------------------------------
+
+
+def _fill(snapshot: Snapshot) -> None:
+    """Write the file of a claimed row. Raises SnapshotFailed, and says why in the row."""
+    name = snapshot.file
+    try:
+        written = writing.write(files.draft_of(name), why=snapshot.why, made_by=snapshot.made_by)
+        files.publish(name)
+    except (SnapshotFailed, OSError, sqlite3.Error) as error:
+        files.discard(name)
+        _fail(snapshot, str(error))
+        raise SnapshotFailed(f"no snapshot was made: {error}") from error
+    _finish(snapshot, written)
+
+
+def _finish(snapshot: Snapshot, written: Written) -> None:
+    """The file is there; now the row says so, unless somebody took the claim over."""
+    name, facts = snapshot.file, checking.facts_of(files.path_of(snapshot.file))
+    mine = Snapshot.objects.filter(pk=snapshot.pk, file=name, state=State.WRITING)
+    done = mine.update(
+        **facts, state=State.READY, at=written.at, counts=written.counts, leased_until=None
+    )
+    snapshot.refresh_from_db()
+    if not done:
+        files.discard(name)
+        raise SnapshotFailed("it took too long, and somebody else makes it now")
+
+
+def _finish_abandoned(snapshot: Snapshot) -> None:
+    path = files.path_of(snapshot.file)
+    try:
+        written = checking.read_meta(path)
+        with files.opened(path) as file:
+            writing.check(file, written.counts)
+        _finish(snapshot, written)
+    except (SnapshotFailed, OSError, sqlite3.Error, ValueError, KeyError) as error:
+        files.discard(snapshot.file)
+        _fail(snapshot, f"it was cut off: {error}")
+
+
+def _fail(snapshot: Snapshot, reason: str) -> None:
+    """Write down that there is no snapshot; one of an hour is tried again later."""
+    logger.error("snapshot %s: %s", snapshot.file, reason)
+    now = dates.now()
+    # What was cut off may be tried again at once; what failed may fail again.
+    cut_off = snapshot.leased_until is None or snapshot.leased_until < now
+    again = now - RETRY if cut_off else now + RETRY
+    mine = Snapshot.objects.filter(pk=snapshot.pk, file=snapshot.file, state=State.WRITING)
+    mine.update(state=State.FAILED, trouble=reason[:500], leased_until=again)

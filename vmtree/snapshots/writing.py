@@ -1,0 +1,148 @@
+"""Reef's database → a draft: all tables of a snapshot as of one moment.
+
+On SQLite the draft itself reads the database, by `ATTACH` and `INSERT … SELECT` in one read
+transaction: in WAL mode it neither waits for writers nor keeps them waiting, and Python sees none
+of the rows. On PostgreSQL rows stream from a repeatable read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from django.db import connection
+from django.db.backends.utils import CursorWrapper
+
+from vmtree import dates
+from vmtree.exceptions import FleetError
+from vmtree.snapshots import tables
+from vmtree.snapshots.tables import Table
+
+Counts = dict[str, int]
+_ROWS_AT_ONCE = 10_000
+_WAIT_SECONDS = 20.0
+
+
+class SnapshotFailed(FleetError):
+    """A snapshot could not be written; nothing of it is left."""
+
+    status = 503
+
+
+@dataclass(frozen=True)
+class Written:
+    """The moment that a draft shows, and the rows of each of its tables."""
+
+    at: datetime
+    counts: Counts
+
+
+def write(draft: Path, *, why: str, made_by: str) -> Written:
+    """Write a complete draft and check it. Raises SnapshotFailed, OSError, sqlite3.Error."""
+    draft.unlink(missing_ok=True)
+    draft.touch(mode=0o600)
+    wanted = tables.everything()
+    with _drafting(draft) as file:
+        for table in wanted:
+            file.execute(table.schema)
+        file.execute(tables.META_SCHEMA)
+        copy = _from_postgresql if connection.vendor == "postgresql" else _from_sqlite
+        written = copy(file, wanted)
+        _describe(file, written, why, made_by)
+        for table in wanted:
+            if table.index:
+                file.execute(
+                    f"CREATE INDEX {table.name}_by_{table.index} ON {table.name} ({table.index})"
+                )
+        check(file, written.counts)
+    return written
+
+
+def check(file: sqlite3.Connection, counts: Counts) -> None:
+    """Raise SnapshotFailed unless the file is sound and has exactly so many rows."""
+    problems = [text for (text,) in file.execute("PRAGMA integrity_check(3)")]
+    if problems != ["ok"]:
+        raise SnapshotFailed(f"the file is damaged: {problems[0]}")
+    found = {name: _count(file, name) for name in counts}
+    if found != counts:
+        raise SnapshotFailed(f"it holds {found} rows, not {counts}")
+
+
+@contextlib.contextmanager
+def _drafting(draft: Path) -> Iterator[sqlite3.Connection]:
+    """A connection to a file that nobody else knows: it needs no journal."""
+    file = sqlite3.connect(
+        draft.as_uri(), uri=True, timeout=_WAIT_SECONDS, isolation_level=None, cached_statements=0
+    )
+    try:
+        file.execute("PRAGMA journal_mode = OFF")
+        file.execute("PRAGMA synchronous = OFF")
+        yield file
+    finally:
+        file.close()
+
+
+def _from_sqlite(file: sqlite3.Connection, wanted: list[Table]) -> Written:
+    source = Path(str(connection.settings_dict["NAME"])).absolute()
+    file.execute("ATTACH ? AS live", [f"{source.as_uri()}?mode=ro"])
+    file.execute("BEGIN")
+    at = dates.now()
+    # The first look pins the moment until the end of the transaction.
+    counts = {table.name: _count(file, f"live.{table.counted}") for table in wanted}
+    for table in wanted:
+        file.execute(f"INSERT INTO {table.name} {table.select('sqlite')}")
+    file.execute("COMMIT")
+    file.execute("DETACH live")
+    return Written(at, counts)
+
+
+def _from_postgresql(file: sqlite3.Connection, wanted: list[Table]) -> Written:
+    source = connection.copy()
+    try:
+        source.set_autocommit(False)
+        file.execute("BEGIN")
+        with source.cursor() as cursor:
+            cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+            at = dates.now()
+            counts: Counts = {}
+            for table in wanted:
+                cursor.execute(f"SELECT count(*) FROM {table.counted}")
+                counts[table.name] = cursor.fetchone()[0]
+        for table in wanted:
+            with source.chunked_cursor() as rows:
+                rows.execute(table.select("postgresql"))
+                _stream(file, table, rows)
+        file.execute("COMMIT")
+        source.rollback()
+    finally:
+        source.close()
+    return Written(at, counts)
+
+
+def _stream(file: sqlite3.Connection, table: Table, rows: CursorWrapper) -> None:
+    marks = ", ".join("?" * len(table.columns))
+    tidy = table.tidier("postgresql")
+    while some := rows.fetchmany(_ROWS_AT_ONCE):
+        file.executemany(
+            f"INSERT INTO {table.name} VALUES ({marks})", map(tidy, some) if tidy else some
+        )
+
+
+def _count(file: sqlite3.Connection, table: str) -> int:
+    return int(file.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
+
+
+def _describe(file: sqlite3.Connection, written: Written, why: str, made_by: str) -> None:
+    facts = {
+        "format": tables.FORMAT,
+        "at": dates.js_date(written.at),
+        "why": why,
+        "made_by": made_by,
+        "counts": json.dumps(written.counts),
+    }
+    file.executemany("INSERT INTO meta VALUES (?, ?)", facts.items())

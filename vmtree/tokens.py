@@ -1,0 +1,62 @@
+"""Tokens of nodes: shown once, kept as hashes, revoked with everything below."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+
+from django.db import transaction
+
+from vmtree import bells, dates
+from vmtree.lineage import keys_below
+from vmtree.models import LINKS, Node, NodeToken
+
+PREFIX = "reef_"
+
+
+def digest_of(token: str) -> str:
+    """What is kept of a token. Its 256 random bits need no salt."""
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def issue(node: Node, *, made_by: str) -> str:
+    """A new token for this node; nobody can read it later. It takes the place of older ones."""
+    token = PREFIX + secrets.token_urlsafe(32)
+    with transaction.atomic():
+        _revoke([node.pk])
+        NodeToken.objects.create(node=node, digest=digest_of(token), made_by=made_by[:200])
+    return token
+
+
+def node_of(token: str) -> Node | None:
+    """The living node that this token belongs to; None if it opens nothing."""
+    if not token.startswith(PREFIX):
+        return None
+    found = NodeToken.objects.good().select_related("node").filter(digest=digest_of(token)).first()
+    return found.node if found else None
+
+
+def revoke(node: Node) -> int:
+    """Revoke this node's tokens and those of everything below it; how many were good before."""
+    return _revoke(keys_below(LINKS, node.pk))
+
+
+def revoke_all(node_ids: list[int]) -> int:
+    """Revoke the tokens of exactly these nodes; how many were good before."""
+    return _revoke(node_ids)
+
+
+def _revoke(node_ids: list[int]) -> int:
+    """Revoke and tell on commit, so that nobody goes on with what he remembers of a token."""
+    digests: list[str] = []
+    with transaction.atomic():
+        for start in range(0, len(node_ids), 500):
+            rows = NodeToken.objects.filter(
+                node__in=node_ids[start : start + 500], revoked_at__isnull=True
+            )
+            found = dict(rows.select_for_update().values_list("pk", "digest"))
+            NodeToken.objects.filter(pk__in=found).update(revoked_at=dates.now())
+            digests += found.values()
+        if digests:
+            transaction.on_commit(lambda: bells.tell_revoked(digests))
+    return len(digests)
