@@ -44,6 +44,12 @@ class Migration(migrations.Migration):
                         blank=True, help_text="provider/model, or a pattern.", max_length=200
                     ),
                 ),
+                (
+                    "model_in_use",
+                    models.CharField(
+                        blank=True, help_text="What the agent says it works with.", max_length=200
+                    ),
+                ),
                 ("system_prompt", models.TextField(blank=True)),
                 (
                     "folder",
