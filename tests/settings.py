@@ -7,11 +7,13 @@ import os
 import shutil
 import tempfile
 
-if "REEF_TESTS_DATA" not in os.environ:
+# One for each process that runs tests; what a test starts inherits its.
+mine = f"REEF_TESTS_DATA_{os.environ.get('PYTEST_XDIST_WORKER', '')}"
+if mine not in os.environ:
     folder = tempfile.mkdtemp(prefix="reef-tests-")
-    os.environ["REEF_TESTS_DATA"] = folder
+    os.environ[mine] = folder
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-os.environ["REEF_DATA_DIR"] = os.environ["REEF_TESTS_DATA"]
+os.environ["REEF_DATA_DIR"] = os.environ[mine]
 for name in ("DATABASE_URL", "REDIS_URL", "VERS_AUTH_TOKEN", "PI_PATH", "REEF_DEMO", "PORT"):
     if name not in os.environ.get("REEF_TESTS_KEEP", "").split(","):
         os.environ.pop(name, None)
