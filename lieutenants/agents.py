@@ -70,8 +70,8 @@ def find_agent() -> Agent:
         if not found:
             raise AgentMissing(
                 f"PI_PATH is {settings.PI_PATH}, which is no program. Correct it where reef is "
-                "started, leave it out so that reef looks for pi itself, or install the agent there "
-                "(npm install -g @earendil-works/pi-coding-agent)."
+                "started, leave it out so that reef looks for pi itself, or install the agent "
+                "there (npm install -g @earendil-works/pi-coding-agent)."
             )
         return _agent(Path(found))
     if found := shutil.which("pi"):
