@@ -365,7 +365,7 @@ def test_killed_while_it_writes(
     [
         ("writing:check", 1),
         ("applying:_keys", 1),
-        ("applying:_overwrite", 1),
+        ("applying:_set", 1),
         ("applying:_set_traits", 1),
         ("applying:_remove", 1),
         ("notes:write", 1),

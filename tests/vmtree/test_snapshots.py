@@ -420,6 +420,28 @@ def test_a_writer_that_took_too_long_changes_nothing(
     assert checking.ensure_good(Snapshot.objects.get())
 
 
+def test_files_without_a_row_are_found(
+    database: str, api: Api, family: dict[str, Node], folder: Path
+) -> None:
+    """Such as when the database was lost."""
+    lost = take(api)
+    content = (folder / lost.file).read_bytes()
+    Snapshot.objects.all().delete()
+    (folder / "vms-half.sqlite").write_bytes(content[: len(content) // 2])
+    (folder / "vms-text.sqlite").write_text("no database")
+    (folder / "notes.txt").write_text("left alone")
+
+    tasks.snapshot()
+    tasks.snapshot()
+
+    found = Snapshot.objects.get(why=Why.ASKED)
+    assert Snapshot.objects.count() == 2
+    assert (found.file, found.sha256, found.counts) == (lost.file, lost.sha256, lost.counts)
+    assert (found.pinned, found.made_by, found.at) == (True, "root token", lost.at)
+    assert api.post(f"/vm-tree/snapshots/{found.pk}/restore").json()["restored"] is False
+    assert {"vms-half.sqlite", "vms-text.sqlite", "notes.txt"} < set(os.listdir(folder))
+
+
 # -- how long they are kept ----------------------------------------------------------------------
 
 

@@ -5,31 +5,23 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Iterator
 from datetime import datetime
-from itertools import islice
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
-import orjson
+from django.db.models import TextField
+from django.db.models.functions import Cast
 
 from vmtree import tokens
-from vmtree.models import Node, Revision, Trait
+from vmtree.models import Node, Revision
+from vmtree.snapshots import bulk
 from vmtree.snapshots.comparing import Comparison, Living
 
-_AT_ONCE = 500
-Item = TypeVar("Item")
 Keys = dict[str, int]
-
-
-class _Stored(NamedTuple):
-    """A node as the file has it."""
-
-    vm_id: str
-    name: str
-    category: str
-    parent: str | None
-    config: str | None
-    created_at: str
-    updated_at: str
-    removed_at: str | None
+_NODE = ("vm_id", "name", "category", "reef_config", "created_at", "updated_at", "removed_at")
+_TRAIT = ("node_id", "kind", "name", "position")
+_REVISION = (
+    *("node_id", "at", "actor", "what"),
+    *("name", "category", "parent_vm_id", "reef_config"),
+)
 
 
 def apply(
@@ -39,13 +31,14 @@ def apply(
     keys = _add_unknown(file)
     added = {vm.vm_id: vm for vm in comparison.added}
     changed = comparison.changed
+    other_dna = [*_revived_with_other_dna(added), *(vm for _, vm in comparison.other_dna)]
     _set([*added.values(), *changed.values()], keys, at)
-    _set_traits([*added.values(), *(vm for _, vm in comparison.other_dna)], keys)
+    _set_traits(other_dna, keys)
     _remove(comparison.removed, keys, at)
-    noted = Notes(keys, actor[:200], at)
-    noted.write(Revision.What.RESTORED, added.values())
-    noted.write(Revision.What.CHANGED, changed.values())
-    noted.write(Revision.What.REMOVED, comparison.removed)
+    notes = Notes(keys, actor[:200], at)
+    notes.write(Revision.What.RESTORED, added.values())
+    notes.write(Revision.What.CHANGED, changed.values())
+    notes.write(Revision.What.REMOVED, comparison.removed)
     return [*added, *changed, *(vm.vm_id for vm in comparison.removed)]
 
 
@@ -58,21 +51,11 @@ class Notes(NamedTuple):
 
     def write(self, what: Revision.What, vms: Iterable[Living]) -> None:
         """A revision for each of these VMs, with what they are after it."""
-        revisions = (self._revision(what, vm) for vm in vms)
-        for some in _chunks(revisions):
-            Revision.objects.bulk_create(some)
-
-    def _revision(self, what: Revision.What, vm: Living) -> Revision:
-        return Revision(
-            node_id=self.keys[vm.vm_id],
-            at=self.at,
-            actor=self.actor,
-            what=what,
-            name=vm.name,
-            category=vm.category,
-            parent_vm_id=vm.parent,
-            reef_config=vm.dna,
+        common = (bulk.stored(self.at), self.actor, what.value)
+        rows = (
+            (self.keys[vm.vm_id], *common, vm.name, vm.category, vm.parent, vm.config) for vm in vms
         )
+        bulk.insert("vmtree_revision", _REVISION, rows)
 
 
 # -- nodes ---------------------------------------------------------------------------------------
@@ -84,121 +67,85 @@ def _keys() -> Keys:
 
 def _set(vms: Iterable[Living], keys: Keys, at: datetime) -> None:
     """Have these nodes, which all exist, live and be as given."""
-    nodes = (
-        Node(
-            pk=keys[vm.vm_id],
-            vm_id=vm.vm_id,
-            name=vm.name,
-            category=vm.category,
-            parent_id=keys[vm.parent] if vm.parent else None,
-            reef_config=vm.dna,
-            updated_at=at,
-            removed_at=None,
-        )
+    now = bulk.stored(at)
+    columns = ("name", "category", "parent_id", "reef_config", "updated_at", "removed_at")
+    rows = [
+        (vm.name, vm.category, _key(vm.parent, keys), vm.config, now, None, keys[vm.vm_id])
         for vm in vms
-    )
-    _overwrite(nodes, "name", "category", "parent", "reef_config", "updated_at", "removed_at")
+    ]
+    bulk.update("vmtree_node", columns, rows)
 
 
-def _overwrite(nodes: Iterable[Node], *fields: str) -> None:
-    """Set these fields of nodes that exist, some hundred a statement."""
-    for some in _chunks(nodes):
-        Node.objects.bulk_create(
-            some, update_conflicts=True, unique_fields=["id"], update_fields=list(fields)
-        )
+def _key(vm_id: str | None, keys: Keys) -> int | None:
+    return keys[vm_id] if vm_id else None
 
 
 def _remove(vms: list[Living], keys: Keys, at: datetime) -> None:
-    found = [keys[vm.vm_id] for vm in vms]
+    found, now = [keys[vm.vm_id] for vm in vms], bulk.stored(at)
     tokens.revoke_all(found)
-    for some in _chunks(found):
-        Node.objects.filter(pk__in=some).update(removed_at=at, updated_at=at)
+    bulk.update("vmtree_node", ("removed_at", "updated_at"), ((now, now, key) for key in found))
+
+
+def _revived_with_other_dna(added: dict[str, Living]) -> Iterator[Living]:
+    """Those whose tombstones say something else; of the others the traits are still there."""
+    config = Cast("reef_config", TextField())
+    removed = Node.objects.filter(removed_at__isnull=False).annotate(config=config)
+    for vm_id, had in removed.values_list("vm_id", "config").iterator(5000):
+        vm = added.get(vm_id)
+        if vm and vm.config != had and vm.dna != vm._replace(config=had).dna:
+            yield vm
 
 
 def _set_traits(vms: list[Living], keys: Keys) -> None:
-    for some in _chunks(vms):
-        Trait.objects.filter(node__in=[keys[vm.vm_id] for vm in some]).delete()
-        Trait.objects.bulk_create(
-            [trait for vm in some for trait in _traits(keys[vm.vm_id], vm)], batch_size=_AT_ONCE
-        )
+    bulk.delete("vmtree_trait", "node_id", (keys[vm.vm_id] for vm in vms))
+    rows = ((keys[vm.vm_id], *trait) for vm in vms for trait in _traits(vm))
+    bulk.insert("vmtree_trait", _TRAIT, rows)
 
 
-def _traits(node_id: int, vm: Living) -> Iterator[Trait]:
+def _traits(vm: Living) -> Iterator[tuple[str, str, int]]:
     dna = vm.dna or {}
-    for kind, key in ((Trait.Kind.ORGAN, "organs"), (Trait.Kind.CAPABILITY, "capabilities")):
+    for kind, key in (("organ", "organs"), ("capability", "capabilities")):
         for position, name in enumerate(dna.get(key, [])):
-            yield Trait(node_id=node_id, kind=kind, name=name, position=position)
+            yield kind, name, position
 
 
 # -- nodes that the database does not know -------------------------------------------------------
 
 
 def _add_unknown(file: sqlite3.Connection) -> Keys:
-    """Add VMs that only the file knows, with their history; the keys of all nodes."""
+    """Add VMs that only the file knows, with traits and history; the keys of all nodes."""
     known = _keys()
-    sql = (
-        "SELECT vm_id, name, category, parent_vm_id, reef_config, created_at, updated_at,"
-        " removed_at FROM nodes ORDER BY id"
-    )
-    unknown = [_Stored(*row) for row in file.execute(sql) if row[0] not in known]
+    columns = "name, category, reef_config, created_at, updated_at, removed_at"
+    found = file.execute(f"SELECT vm_id, {columns} FROM nodes ORDER BY id")
+    unknown = [(*row[:4], *map(bulk.stored, row[4:])) for row in found if row[0] not in known]
     if not unknown:
         return known
-    for some in _chunks(unknown):
-        Node.objects.bulk_create([_node(stored) for stored in some])
+    bulk.insert("vmtree_node", _NODE, unknown)
     keys = _keys()
-    # Parents come second: one may stand behind its children.
-    children = (_node(each, keys) for each in unknown if each.parent)
-    _overwrite(children, "parent")
-    gone = [Living(*each[:5]) for each in unknown if each.removed_at]
-    _set_traits(gone, keys)
-    _add_history(file, {each.vm_id for each in unknown}, keys)
+    new = {vm_id: key for vm_id, key in keys.items() if vm_id not in known}
+    _add_parents(file, new, keys)
+    traits = file.execute("SELECT vm_id, kind, name, position FROM traits")
+    bulk.insert("vmtree_trait", _TRAIT, _of(new, traits))
+    _add_history(file, new)
     return keys
 
 
-def _node(stored: _Stored, keys: Keys | None = None) -> Node:
-    """A new node without a parent, or with `keys` the same with its own key and its parent's."""
-    return Node(
-        pk=keys[stored.vm_id] if keys else None,
-        vm_id=stored.vm_id,
-        name=stored.name,
-        category=stored.category,
-        parent_id=keys[stored.parent] if keys and stored.parent else None,
-        reef_config=_json(stored.config),
-        created_at=datetime.fromisoformat(stored.created_at),
-        updated_at=datetime.fromisoformat(stored.updated_at),
-        removed_at=datetime.fromisoformat(stored.removed_at) if stored.removed_at else None,
-    )
+def _add_parents(file: sqlite3.Connection, new: Keys, keys: Keys) -> None:
+    """Only when all are there: one may stand behind its children."""
+    found = file.execute("SELECT vm_id, parent_vm_id FROM nodes WHERE parent_vm_id IS NOT NULL")
+    rows = [(keys[parent], new[vm_id]) for vm_id, parent in found if vm_id in new]
+    bulk.update("vmtree_node", ("parent_id",), rows)
 
 
-def _add_history(file: sqlite3.Connection, vm_ids: set[str], keys: Keys) -> None:
-    rows = file.execute(
+def _add_history(file: sqlite3.Connection, new: Keys) -> None:
+    revisions = file.execute(
         "SELECT vm_id, at, actor, what, name, category, parent_vm_id, reef_config"
         " FROM revisions ORDER BY id"
     )
-    revisions = (_revision(keys[row[0]], row) for row in rows if row[0] in vm_ids)
-    for some in _chunks(revisions):
-        Revision.objects.bulk_create(some)
+    rows = ((key, bulk.stored(at), *rest) for key, at, *rest in _of(new, revisions))
+    bulk.insert("vmtree_revision", _REVISION, rows)
 
 
-def _revision(node_id: int, row: tuple[Any, ...]) -> Revision:
-    _, at, actor, what, name, category, parent, config = row
-    return Revision(
-        node_id=node_id,
-        at=datetime.fromisoformat(at),
-        actor=actor,
-        what=what,
-        name=name,
-        category=category,
-        parent_vm_id=parent,
-        reef_config=_json(config),
-    )
-
-
-def _json(text: str | None) -> Any:
-    return orjson.loads(text) if text else None
-
-
-def _chunks(items: Iterable[Item]) -> Iterator[list[Item]]:
-    remaining = iter(items)
-    while some := list(islice(remaining, _AT_ONCE)):
-        yield some
+def _of(new: Keys, rows: Iterable[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
+    """The rows whose first value is one of the new ids, with the key in its place."""
+    return ((new[row[0]], *row[1:]) for row in rows if row[0] in new)

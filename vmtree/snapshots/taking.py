@@ -17,7 +17,7 @@ from django.db import IntegrityError, transaction
 from vmtree import authority, dates
 from vmtree.exceptions import NotFound
 from vmtree.snapshot_models import Snapshot, State, Why
-from vmtree.snapshots import checking, files, keeping, writing
+from vmtree.snapshots import checking, files, finding, keeping, writing
 from vmtree.snapshots.writing import SnapshotFailed, Written
 
 logger = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ def tick() -> Snapshot | None:
 
 
 def recover() -> None:
-    """Say of each snapshot whose writer died what became of it."""
+    """Say of each snapshot whose writer died what became of it, and find files without a row."""
     for snapshot in Snapshot.objects.abandoned(dates.now()):
         path = files.path_of(snapshot.file)
         if snapshot.host == settings.HOST and path.exists():
@@ -87,6 +87,7 @@ def recover() -> None:
         else:
             _fail(snapshot, "it was cut off while it was written")
     files.discard_old_drafts()
+    finding.adopt()
 
 
 # -- claims --------------------------------------------------------------------------------------
