@@ -89,7 +89,10 @@ class LieutenantAdmin(_ModelAdmin):
         (None, {"fields": ("name", "role", "status", "status_since", "error", "trouble")}),
         ("May be changed", {"fields": OPEN_FIELDS}),
         ("What belongs to it", {"fields": ("belongings",)}),
-        ("How it runs", {"fields": ("model_in_use", "folder", "host", "transport", "parent_agent")}),
+        (
+            "How it runs",
+            {"fields": ("model_in_use", "folder", "host", "transport", "parent_agent")},
+        ),
         ("What it was told", {"fields": ("directive", "system_prompt")}),
         ("Dates and counts", {"fields": ("created_at", "last_active", "task_count", "restarts")}),
     )
