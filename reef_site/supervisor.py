@@ -198,8 +198,8 @@ async def read_lines(process: subprocess.Popen[bytes], tell: Callable[[str], Non
     rest = b""
     while data := await reader.read(65536):
         *lines, rest = (rest + data).split(b"\n")
-        if len(rest) > LONGEST_LINE:
-            lines, rest = [*lines, rest], b""
+        # What is longer is cut; its end may still come.
+        rest = rest[:LONGEST_LINE]
         for line in lines:
             tell(line[:LONGEST_LINE].decode("utf-8", "replace").rstrip("\r"))
     if rest:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import pytest
+from django.apps import apps
 
 from lieutenants.rules.models import Action, Rule
 from tests.conftest import Api
@@ -11,6 +14,9 @@ pytestmark = pytest.mark.django_db
 
 
 def test_what_is_there_from_the_start_ends_nothing(api: Api) -> None:
+    # Tests that commit empty all tables after them, those of the first rules as well.
+    Rule.objects.all().delete()
+    import_module("lieutenants.migrations.0004_first_rules").add(apps, None)
     rules = Rule.objects.all()
     assert len(rules) >= 5
     harmless = {Action.NOTE, Action.MARK_STOPPED}

@@ -307,6 +307,8 @@ def test_an_agent_sees_an_explicit_list_of_variables(with_secrets: Fleet) -> Non
     seen = environment(handle["agent_pid"])
     made = {"PI_CODING_AGENT_DIR", "PI_OFFLINE", "PI_SKIP_VERSION_CHECK", "PI_TELEMETRY"}
     made |= {"VERS_AGENT_NAME", "REEF_LIEUTENANT"}
+    # Who it is in the fleet, and a token of its own for it.
+    made |= {"VERS_AUTH_TOKEN", "VERS_VM_ID", "VERS_INFRA_URL", "VERS_AGENT_ROLE"}
     allowed = made | set(django_settings.AGENT_ENV) | OF_THE_AGENT
     assert set(seen) <= allowed
     assert made <= set(seen)

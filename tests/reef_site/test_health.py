@@ -47,7 +47,7 @@ def test_all_is_well() -> None:
     assert (status, said["status"]) == (200, "ok")
     assert list(said) == ["status", "uptime", "services", "parts"]
     assert said["uptime"] > 0
-    assert said["services"] == ["ui", "lieutenant"]
+    assert said["services"] == ["ui", "lieutenant", "registry", "vm-tree"]
     assert list(said["parts"]) == ["database", "broker", "worker", "follower"]
     assert all(part["ok"] for part in said["parts"].values())
     assert all(part["ageSeconds"] < 5 for part in said["parts"].values())
