@@ -27,7 +27,7 @@ from vmtree import bells
 
 logger = logging.getLogger(__name__)
 
-LEASE = timedelta(seconds=60)
+LEASE = timedelta(seconds=35)
 READY = "~ready"
 FAREWELL = "~farewell"
 

@@ -27,7 +27,9 @@ logger = logging.getLogger(__name__)
 RECONCILE_SECONDS = 5.0
 SIGN_SECONDS = 5.0
 # A process whose keeper has not said in this time where it is was lost in its start.
-LOST_START = timedelta(seconds=45)
+LOST_START = timedelta(seconds=35)
+# A keeper that was started tells where it is much sooner, whoever asks.
+FIND_AFTER = timedelta(seconds=3)
 # After the abort of a stalled answer, before its process is ended.
 ABORT_SECONDS = 10.0
 
@@ -123,13 +125,15 @@ class Watch:
 
     def _find_lost_start(self, process: Process) -> None:
         """A worker died between the row and the keeper's answer: look what came of it."""
-        if process.handle or timezone.now() - process.started_at < LOST_START:
+        now = timezone.now()
+        if process.handle or now - process.started_at < FIND_AFTER:
             return
         handle = get_transport(process.transport).find(process.directory)
         if handle:
-            Process.objects.filter(pk=process.pk).update(handle=handle)
+            Process.objects.filter(pk=process.pk, handle={}).update(handle=handle)
             return
-        now = timezone.now()
+        if now - process.started_at < LOST_START:
+            return
         Process.objects.filter(pk=process.pk).update(
             ended_at=now, end_reason="Its start was cut off."
         )

@@ -161,7 +161,7 @@ def test_twenty_kills_of_the_worker_lose_and_double_nothing(fleet: Fleet, worker
         fleet.send(name, f"more {sent[name]}")
         sent[name] += 1
     for name in names:
-        fleet.wait(name, "idle", 60)
+        fleet.wait(name, "idle", 90)
         answers = [f"echo: more {number}" for number in range(1, sent[name])]
         assert fleet.texts(name) == [words(600), *answers]
     check_nothing_is_open()
@@ -362,6 +362,6 @@ def test_a_worker_that_dies_during_a_start_leaves_one_process(fleet: Fleet, work
         fleet.create(name, ready=False)
         worker.start()
     for name in names:
-        fleet.wait(name, "idle", 60)
+        fleet.wait(name, "idle", 90)
         assert fleet.ask(name, "hello") == "echo: hello"
     assert Process.objects.live().count() == 4

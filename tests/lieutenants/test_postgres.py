@@ -64,11 +64,20 @@ def postgres() -> Iterator[str]:
 
 def run_tests(address: str, *arguments: str) -> str:
     """A pytest of its own on this database; its last line."""
-    names = [name for name in os.environ if name.startswith("PYTEST_")]
-    env = {name: value for name, value in os.environ.items() if name not in names}
-    env.pop("REEF_TESTS_DATA", None)
+    ours = ("PYTEST_", "REEF_TESTS_DATA")
+    env = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     env |= {"DATABASE_URL": address, "REEF_TESTS_KEEP": "DATABASE_URL"}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-n",
+        "0",
+        "-p",
+        "no:cacheprovider",
+        *arguments,
+    ]
     done = subprocess.run(
         command, env=env, cwd=settings.BASE_DIR, capture_output=True, text=True, timeout=500
     )
