@@ -26,6 +26,7 @@ from tests.stub_llm import StubLLM
 from tests.waiting import until
 from vmtree import bells
 
+SETTLING = "reef-settle"  # the follower's threads of this kind have that name, too
 STANDIN = Path(__file__).parent / "agents" / "standin.py"
 
 
@@ -149,6 +150,10 @@ class Fleet:
 
     def close(self) -> None:
         self.stop_follower()
+        # What was begun in the background must be over before the tables are emptied.
+        for thread in threading.enumerate():
+            if thread.name == SETTLING:
+                thread.join(30)
         for process in Process.objects.live():
             transport = get_transport(process.transport)
             # One that is ending already may hang up on us.
@@ -168,7 +173,7 @@ def _settle_in_a_thread(lieutenant_id: str, _host: str) -> None:
         runtime.settle(lieutenant_id)
         connections.close_all()
 
-    threading.Thread(target=run).start()
+    threading.Thread(target=run, name=SETTLING).start()
 
 
 @pytest.fixture
