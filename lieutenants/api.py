@@ -34,10 +34,6 @@ WAIT_SECONDS = 60
 WAIT_HEADER = "Reef-Wait"
 
 
-def _actor(request: Request) -> str:
-    return str(request.user)
-
-
 def _wait(response: Response, lieutenant: Lieutenant, seconds: int) -> Response:
     if seconds:
         response[WAIT_HEADER] = f"{lieutenant.pk} {seconds}"
@@ -45,8 +41,9 @@ def _wait(response: Response, lieutenant: Lieutenant, seconds: int) -> Response:
 
 
 class LieutenantViewSet(ViewSet):
-    """`/lieutenant/lieutenants`"""
+    """`/lieutenant/lieutenants`; `services` asks the rule wherever something changes."""
 
+    asks_authority = True
     lookup_field = "name"
     lookup_value_regex = "[^/]+"
 
@@ -61,7 +58,7 @@ class LieutenantViewSet(ViewSet):
     def create(self, request: Request) -> Response:
         """Make one; `?wait=<seconds>` waits for the end of its start."""
         seconds = query_number(request, "wait", most=WAIT_SECONDS)
-        lieutenant = services.create(wish_of(body_of(request)), actor=_actor(request))
+        lieutenant = services.create(wish_of(body_of(request)), actor=request.user)
         response = Response(lieutenants_json([lieutenant])[0], status=201)
         return _wait(response, lieutenant, seconds)
 
@@ -71,7 +68,7 @@ class LieutenantViewSet(ViewSet):
 
     def destroy(self, request: Request, name: str) -> Response:
         """End it for good; 200 again when repeated."""
-        detail = services.destroy(name, actor=_actor(request))
+        detail = services.destroy(name, actor=request.user)
         response = Response({"destroyed": True, "detail": detail})
         lieutenant = Lieutenant.objects.filter(name=name).first()
         return _wait(response, lieutenant, 10) if lieutenant else response
@@ -85,7 +82,7 @@ class LieutenantViewSet(ViewSet):
             data.get("message"),
             mode=data.get("mode"),
             key=request.headers.get("Idempotency-Key", "").strip(),
-            actor=_actor(request),
+            actor=request.user,
         )
         return Response(sent_json(message))
 
@@ -101,27 +98,27 @@ class LieutenantViewSet(ViewSet):
         force = body_of(request).get("force", False)
         if not isinstance(force, bool):
             raise BadInput("force: must be true or false", "force")
-        lieutenant = services.pause(name, actor=_actor(request), force=force)
+        lieutenant = services.pause(name, actor=request.user, force=force)
         return _wait(Response({"paused": True}), lieutenant, 10)
 
     @action(detail=True, methods=["post"])
     def resume(self, request: Request, name: str) -> Response:
         """Start the agent again on its session."""
         seconds = query_number(request, "wait", most=WAIT_SECONDS)
-        lieutenant = services.resume(name, actor=_actor(request))
+        lieutenant = services.resume(name, actor=request.user)
         return _wait(Response({"resumed": True}), lieutenant, seconds)
 
     @action(detail=True, methods=["post"])
     def restart(self, request: Request, name: str) -> Response:
         """End the agent and start it again, also after an error."""
         seconds = query_number(request, "wait", most=WAIT_SECONDS)
-        lieutenant = services.restart(name, actor=_actor(request))
+        lieutenant = services.restart(name, actor=request.user)
         return _wait(Response({"restarted": True}), lieutenant, seconds)
 
     @action(detail=True, methods=["post"])
     def abort(self, request: Request, name: str) -> Response:
         """Break off the running answer."""
-        services.abort(name, actor=_actor(request))
+        services.abort(name, actor=request.user)
         return Response({"aborted": True})
 
     @action(detail=True, methods=["get"])
@@ -172,17 +169,21 @@ class LieutenantViewSet(ViewSet):
 class DestroyAll(APIView):
     """`POST /lieutenant/lieutenants/destroy-all`"""
 
+    asks_authority = True
+
     def post(self, request: Request) -> Response:
-        """One line for each."""
-        return Response({"results": services.destroy_all(actor=_actor(request))})
+        """One line for each; a node destroys those below it."""
+        return Response({"results": services.destroy_all(actor=request.user)})
 
 
 class Discover(APIView):
-    """`POST /lieutenant/lieutenants/discover`"""
+    """`POST /lieutenant/lieutenants/discover`; not for nodes."""
+
+    asks_authority = True
 
     def post(self, request: Request) -> Response:
         """One line for each agent that was found."""
-        return Response({"results": services.discover()})
+        return Response({"results": services.discover(actor=request.user)})
 
 
 class FleetUsage(APIView):

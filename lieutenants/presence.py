@@ -32,8 +32,11 @@ def vm_of(lieutenant: Lieutenant) -> str:
     return lieutenant.pk
 
 
-def enlist(lieutenant: Lieutenant, *, actor: str) -> None:
-    """Put a lieutenant into registry and tree; what is there already stays."""
+def enlist(lieutenant: Lieutenant, *, actor: object, parent: Node | None = None) -> None:
+    """Put a lieutenant into registry and tree, there below `parent`; what is there already stays.
+
+    Raises Forbidden.
+    """
     vm_id = vm_of(lieutenant)
     wish = Registration(
         id=vm_id,
@@ -41,6 +44,7 @@ def enlist(lieutenant: Lieutenant, *, actor: str) -> None:
         role=Role.LIEUTENANT,
         address=lieutenant.host,
         registered_by=(lieutenant.parent_agent or "reef")[:255],
+        parent_vm_id=parent.vm_id if parent else None,
         metadata={
             "agentId": lieutenant.name,
             "role": lieutenant.role,
@@ -50,7 +54,8 @@ def enlist(lieutenant: Lieutenant, *, actor: str) -> None:
     )
     with transaction.atomic():
         if not Node.objects.filter(vm_id=vm_id).exists():
-            new = tree.NewNode(lieutenant.name, Category.LIEUTENANT, vm_id=vm_id)
+            above = parent.vm_id if parent else ""
+            new = tree.NewNode(lieutenant.name, Category.LIEUTENANT, vm_id, above)
             tree.create(new, by=actor)
         registry.register(wish)
         if (status := vm_status(lieutenant.status)) != VMStatus.RUNNING:

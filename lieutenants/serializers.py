@@ -225,6 +225,7 @@ def wish_of(data: Json) -> Wish:
         idle_limit_minutes=_number(data, "idleLimitMinutes", least=1, most=525_600),
         stall_limit_seconds=_number(data, "stallLimitSeconds", least=0, most=604_800),
         remote=far if local is None else not local,
+        parent_vm_id=_text(data, "parentVmId"),
     )
 
 

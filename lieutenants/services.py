@@ -1,4 +1,8 @@
-"""What may be asked of lieutenants. Each function commits rows first and rings afterwards."""
+"""What may be asked of lieutenants. Each function commits rows first and rings afterwards.
+
+`actor` is whoever asks: a caller as authentication found it, whose node is held to the one rule of
+`vmtree.authority`, or the name of an operator or of a part of reef.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +31,9 @@ from lieutenants.exceptions import (
 )
 from lieutenants.models import Lieutenant, Message, Process, new_ulid
 from lieutenants.states import Mode, RestartPolicy, Status
-from vmtree import bells
+from vmtree import authority, bells
+from vmtree import services as tree
+from vmtree.models import Node
 
 logger = logging.getLogger(__name__)
 
@@ -51,15 +57,18 @@ class Wish:
     idle_limit_minutes: int | None = None
     stall_limit_seconds: int | None = None
     remote: bool = False
+    # The VM it stands below in the tree; a node's own, if it names none.
+    parent_vm_id: str = ""
 
 
-def create(wish: Wish, *, actor: str) -> Lieutenant:
+def create(wish: Wish, *, actor: object) -> Lieutenant:
     """Enlist a lieutenant; a worker brings its agent up after commit.
 
-    Raises BadInput, NameTaken, NoProvider, AgentMissing.
+    Raises BadInput, Forbidden, NameTaken, NoProvider, AgentMissing.
     """
     name, role = wish.name.strip(), wish.role.strip()
     _check(wish, name, role)
+    parent = _parent(wish, actor)
     if wish.remote:
         raise NoProvider("No VM provider is set up here; only local lieutenants can be made.")
     find_agent()
@@ -74,7 +83,7 @@ def create(wish: Wish, *, actor: str) -> Lieutenant:
         system_prompt=system_prompt(name, role, wish.directive.strip()),
         folder=wish.folder.strip() or runtime.default_workspace(pk),
         host=settings.HOST,
-        parent_agent=settings.AGENT_NAME,
+        parent_agent=((parent.name or parent.vm_id) if parent else settings.AGENT_NAME)[:200],
         restart_policy=wish.restart_policy,
         idle_limit_minutes=wish.idle_limit_minutes,
         stall_limit_seconds=stall,
@@ -82,8 +91,10 @@ def create(wish: Wish, *, actor: str) -> Lieutenant:
     try:
         with transaction.atomic():
             lieutenant.save(force_insert=True)
-            lieutenant.moves.create(old="", new=Status.STARTING, reason="created", actor=actor)
-            presence.enlist(lieutenant, actor=actor)
+            lieutenant.moves.create(
+                old="", new=Status.STARTING, reason="created", actor=_named(actor)
+            )
+            presence.enlist(lieutenant, actor=actor, parent=parent)
             _settle_later(lieutenant)
     except IntegrityError:
         raise NameTaken(
@@ -121,18 +132,18 @@ def find_kept(name_or_id: str) -> Lieutenant:
 
 
 def send(
-    name: str, text: object, *, mode: object = None, key: str = "", actor: str = ""
+    name: str, text: object, *, mode: object = None, key: str = "", actor: object = ""
 ) -> tuple[Message, bool]:
     """Put a message on its way; returns it and whether it is new.
 
     The same idempotency key gives the same message, if text and mode are the same, else KeyReused.
-    Raises BadInput, TooLarge, NotFound, NotNow.
+    Raises BadInput, TooLarge, NotFound, Forbidden, NotNow.
     """
     text, asked = _message_text(text), _message_mode(mode)
     if len(key) > 200 or not rpc.storable(key):
         raise BadInput("Idempotency-Key: at most 200 characters")
     with transaction.atomic():
-        lieutenant = _locked(name)
+        lieutenant = _locked(name, actor)
         if key and (known := lieutenant.messages.filter(idempotency_key=key).first()):
             if known.text != text or known.mode_asked != asked:
                 raise KeyReused("Idempotency-Key: was used for another message")
@@ -144,13 +155,16 @@ def send(
             mode=actual,
             mode_asked=asked,
             note=note,
-            actor=actor[:200],
+            actor=_named(actor),
             idempotency_key=key or None,
         )
         counted = {"task_count": lieutenant.task_count + (actual == Mode.PROMPT)}
         if lieutenant.status == Status.IDLE:
             lieutenant.move(
-                Status.WORKING, reason="a message was sent", actor=actor or "reef", **counted
+                Status.WORKING,
+                reason="a message was sent",
+                actor=_named(actor) or "reef",
+                **counted,
             )
         elif actual == Mode.PROMPT:
             Lieutenant.objects.filter(pk=lieutenant.pk).update(**counted)
@@ -158,9 +172,9 @@ def send(
     return message, True
 
 
-def pause(name: str, *, actor: str, force: bool = False) -> Lieutenant:
+def pause(name: str, *, actor: object, force: bool = False) -> Lieutenant:
     """End the agent in an orderly way; its session stays. Pausing twice is no error."""
-    lieutenant = find(name, missing=f"Lieutenant '{name}' not found")
+    lieutenant = _commanded(name, actor)
     if lieutenant.status == Status.PAUSED:
         return lieutenant
     if lieutenant.status == Status.WORKING and not force:
@@ -169,9 +183,9 @@ def pause(name: str, *, actor: str, force: bool = False) -> Lieutenant:
     return lieutenant
 
 
-def resume(name: str, *, actor: str) -> Lieutenant:
+def resume(name: str, *, actor: object) -> Lieutenant:
     """Start the agent of a paused lieutenant again, on its session."""
-    lieutenant = find(name, missing=f"Lieutenant '{name}' not found")
+    lieutenant = _commanded(name, actor)
     if lieutenant.status != Status.PAUSED:
         raise NotNow(f"Lieutenant '{name}' is not paused (status: {lieutenant.status})")
     find_agent()
@@ -181,9 +195,9 @@ def resume(name: str, *, actor: str) -> Lieutenant:
     return lieutenant
 
 
-def restart(name: str, *, actor: str) -> Lieutenant:
+def restart(name: str, *, actor: object) -> Lieutenant:
     """End the agent, if it runs, and start it again on its session."""
-    lieutenant = find(name, missing=f"Lieutenant '{name}' not found")
+    lieutenant = _commanded(name, actor)
     if lieutenant.status == Status.STARTING:
         raise NotNow(f"Lieutenant '{name}' is starting already")
     find_agent()
@@ -193,9 +207,9 @@ def restart(name: str, *, actor: str) -> Lieutenant:
     return lieutenant
 
 
-def abort(name: str, *, actor: str) -> Lieutenant:
+def abort(name: str, *, actor: object) -> Lieutenant:
     """Break off the running answer. What waits behind it is withdrawn, too."""
-    lieutenant = find(name, missing=f"Lieutenant '{name}' not found")
+    lieutenant = _commanded(name, actor)
     if lieutenant.status != Status.WORKING:
         raise NotNow(f"Lieutenant '{name}' is not working (status: {lieutenant.status})")
     with transaction.atomic():
@@ -207,25 +221,31 @@ def abort(name: str, *, actor: str) -> Lieutenant:
     return lieutenant
 
 
-def destroy(name: str, *, actor: str) -> str:
+def destroy(name: str, *, actor: object) -> str:
     """End the lieutenant for good; its transcript stays. Repeating it is no error."""
     lieutenant = Lieutenant.objects.living().filter(name=name).first()
     if lieutenant is None:
         lieutenant = Lieutenant.objects.filter(name=name).first()
         if lieutenant is None:
             raise NotFound(f"Lieutenant '{name}' not found")
+        authority.check(actor, "command", presence.vm_of(lieutenant))
         return _epitaph(lieutenant)
+    authority.check(actor, "command", presence.vm_of(lieutenant))
     with transaction.atomic():
         _move(lieutenant, Status.DESTROYED, "destroy asked", actor)
         delivery.withdraw_queued(lieutenant, delivery.DESTROYED, timezone.now())
     return _epitaph(lieutenant)
 
 
-def destroy_all(*, actor: str) -> list[str]:
-    """Destroy every living lieutenant, oldest first; one that fails does not stop the others."""
+def destroy_all(*, actor: object) -> list[str]:
+    """Destroy every living lieutenant that the actor commands, oldest first.
+
+    For a node these are the ones below it. One that fails does not stop the others.
+    """
     results = []
     living = Lieutenant.objects.living().order_by("created_at", "id")
-    for name in list(living.values_list("name", flat=True)):
+    mine = [each.name for each in living if authority.may(actor, "command", presence.vm_of(each))]
+    for name in mine:
         try:
             results.append(destroy(name, actor=actor))
         except (LostRace, IllegalMove) as error:
@@ -233,8 +253,12 @@ def destroy_all(*, actor: str) -> list[str]:
     return results
 
 
-def discover() -> list[str]:
-    """Take up agents that run on this host and that nobody follows; one line for each."""
+def discover(*, actor: object) -> list[str]:
+    """Take up agents that run on this host and that nobody follows; one line for each.
+
+    They may belong anywhere in the fleet, so no node may ask for it. Raises Forbidden.
+    """
+    authority.check(actor, "command", None)
     return reattach.discover()
 
 
@@ -248,6 +272,27 @@ def at_rest(lieutenant_id: str) -> bool:
 
 
 # -- rules of the above -----------------------------------------------------------------------
+
+
+def _named(actor: object) -> str:
+    """How rows name whoever asked."""
+    return str(actor)[:200]
+
+
+def _commanded(name: str, actor: object) -> Lieutenant:
+    """The living lieutenant of this name, which the actor may command, or NotFound, Forbidden."""
+    lieutenant = find(name, missing=f"Lieutenant '{name}' not found")
+    authority.check(actor, "command", presence.vm_of(lieutenant))
+    return lieutenant
+
+
+def _parent(wish: Wish, actor: object) -> Node | None:
+    """The node that a new one stands below: the one it names, else the one that asks."""
+    if not wish.parent_vm_id.strip():
+        return authority.node_of(actor)
+    parent = tree.parent_of(wish.parent_vm_id.strip())
+    authority.check(actor, "write", parent)
+    return parent
 
 
 def _check(wish: Wish, name: str, role: str) -> None:
@@ -266,6 +311,7 @@ def _check(wish: Wish, name: str, role: str) -> None:
         ("directive", wish.directive, 20_000),
         ("model", wish.model, 200),
         ("folder", wish.folder, 1000),
+        ("parentVmId", wish.parent_vm_id, 255),
     ):
         if len(text) > most:
             raise BadInput(f"{label}: at most {most} characters", label)
@@ -309,13 +355,14 @@ def _message_mode(mode: object) -> Mode:
     return Mode(mode)
 
 
-def _locked(name: str) -> Lieutenant:
+def _locked(name: str, actor: object) -> Lieutenant:
     """The row to send to, held until commit, or why nothing can be sent."""
     lieutenant = Lieutenant.objects.select_for_update().living().filter(name=name).first()
     if lieutenant is None:
         if Lieutenant.objects.filter(name=name).exists():
             raise NotFound(f"Lieutenant '{name}' has been destroyed")
         raise NotFound(f"Lieutenant '{name}' not found")
+    authority.check(actor, "command", presence.vm_of(lieutenant))
     if lieutenant.status == Status.PAUSED:
         raise NotNow(f"Lieutenant '{name}' is paused. Resume it first.")
     if lieutenant.status == Status.ERROR and lieutenant.restart_at is None:
@@ -336,9 +383,9 @@ def _fitting_mode(lieutenant: Lieutenant, asked: Mode) -> tuple[Mode, str]:
     return asked, ""
 
 
-def _move(lieutenant: Lieutenant, to: Status, reason: str, actor: str, **fields: object) -> None:
+def _move(lieutenant: Lieutenant, to: Status, reason: str, actor: object, **fields: object) -> None:
     with transaction.atomic():
-        lieutenant.move(to, reason=reason, actor=actor, **fields)
+        lieutenant.move(to, reason=reason, actor=_named(actor), **fields)
         _settle_later(lieutenant)
 
 

@@ -35,6 +35,12 @@ def check(caller: object, verb: Verb, target: Node | str | None) -> None:
         raise Forbidden(f"rule: {RULE}. {mine.vm_id} may not {verb} {_name_of(target)}")
 
 
+def may(caller: object, verb: Verb, target: Node | str | None) -> bool:
+    """The same as an answer."""
+    mine = node_of(caller)
+    return mine is None or allows(mine, verb, target)
+
+
 def allows(mine: Node, verb: Verb, target: Node | str | None) -> bool:
     """Whether the rule lets this node do that to the target."""
     if verb == "read":

@@ -62,11 +62,19 @@ def find(vm_id: str, *, removed: bool = False, missing: str = "VM not found") ->
     return node
 
 
+def parent_of(vm_id: str) -> Node:
+    """The living node that something is to stand below, or BadInput."""
+    parent = Node.objects.living().filter(vm_id=vm_id).first()
+    if parent is None:
+        raise BadInput(f"parent VM '{vm_id}' not found", "parentVmId")
+    return parent
+
+
 @transaction.atomic
 def create(new: NewNode, *, by: object) -> Node:
     """Put a VM into the tree. Raises BadInput, Conflict, Forbidden."""
     _hold_shape(alone=False)
-    parent = _parent(new.parent_vm_id) if new.parent_vm_id else None
+    parent = parent_of(new.parent_vm_id) if new.parent_vm_id else None
     authority.check(by, "write", parent)
     vm_id = new.vm_id or str(ULID())
     if known := Node.objects.filter(vm_id=vm_id).first():
@@ -192,13 +200,6 @@ def _locked(vm_id: str, *, missing: str = "VM not found") -> Node:
     return node
 
 
-def _parent(vm_id: str) -> Node:
-    parent = Node.objects.living().filter(vm_id=vm_id).first()
-    if parent is None:
-        raise BadInput(f"parent VM '{vm_id}' not found", "parentVmId")
-    return parent
-
-
 def _taken(known: Node) -> Conflict:
     if known.removed_at:
         return Conflict(f"VM '{known.vm_id}' was removed; its id is never given again")
@@ -207,7 +208,7 @@ def _taken(known: Node) -> Conflict:
 
 def _move(node: Node, parent_vm_id: str | None, by: object) -> None:
     """Hang the node elsewhere. The shape is held, so nobody moves the new parent meanwhile."""
-    parent = _parent(parent_vm_id) if parent_vm_id else None
+    parent = parent_of(parent_vm_id) if parent_vm_id else None
     authority.check(by, "command", node)
     authority.check(by, "write", parent)
     if parent and is_within(LINKS, parent.pk, node.pk):

@@ -89,7 +89,7 @@ def test_a_node_moves_only_within_its_subtree(family: Family, as_node: As) -> No
 def test_doors_that_do_not_ask_are_shut_to_nodes(family: Family, as_node: As) -> None:
     ada = as_node(family["ada"])
 
-    assert refused(ada.post("/lieutenant/lieutenants/destroy-all"))
+    assert refused(ada.post("/lieutenant/unknown"))
 
 
 def test_a_removed_node_is_nobody(family: Family, api: Api, as_node: As) -> None:
