@@ -16,7 +16,14 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    MutableMapping,
+)
 from contextlib import aclosing
 from typing import IO, Any
 
@@ -241,11 +248,17 @@ class Edge:
         if facts is not None:
             after = _last_event(scope)
             events = self._streams.transcript(facts["id"], after)
-            await _stream_events(events, receive, send)
+            await self._stream(events, scope, receive, send)
 
     async def _listing(self, scope: Scope, receive: Receive, send: Send) -> None:
         if await self._allowed(scope, send) is not None:
-            await _stream_events(self._streams.listing(), receive, send)
+            await self._stream(self._streams.listing(), scope, receive, send)
+
+    async def _stream(
+        self, events: AsyncGenerator[bytes, None], scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        shut = self._streams.guard.until_revoked(_header(scope, b"authorization"))
+        await _stream_events(events, shut, receive, send)
 
 
 # -- requests ---------------------------------------------------------------------------------
@@ -417,8 +430,13 @@ async def _say_away(send: Send, error: httpx.HTTPError) -> None:
         await _say(send, 502, "reef's web process ended while it answered; look before you repeat.")
 
 
-async def _stream_events(events: AsyncGenerator[bytes, None], receive: Receive, send: Send) -> None:
-    """Server-sent events until the client hangs up or the stream ends."""
+async def _stream_events(
+    events: AsyncGenerator[bytes, None],
+    shut: Coroutine[Any, Any, None],
+    receive: Receive,
+    send: Send,
+) -> None:
+    """Server-sent events until the client hangs up, the stream ends, or `shut` does."""
     await send(
         {
             "type": "http.response.start",
@@ -442,13 +460,16 @@ async def _stream_events(events: AsyncGenerator[bytes, None], receive: Receive, 
         while (await receive())["type"] != "http.disconnect":
             pass
 
-    tasks = {asyncio.create_task(pump()), asyncio.create_task(hang_up())}
+    pumping, shutting = asyncio.create_task(pump()), asyncio.create_task(shut)
+    tasks = {pumping, shutting, asyncio.create_task(hang_up())}
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+    if pumping.cancelled() and not shutting.cancelled():
+        await send({"type": "http.response.body", "body": b""})
 
 
 app = Edge()

@@ -30,6 +30,7 @@ from lieutenants.models import Chunk, Entry, Lieutenant
 from lieutenants.serializers import entry_json
 from lieutenants.services import at_rest
 from lieutenants.states import Status
+from reef_site.guard import Guard
 from reef_site.wire import dumps
 from vmtree import bells
 
@@ -145,6 +146,7 @@ class Streams:
         self._listeners: set[Listener] = set()
         self._rests: dict[str, asyncio.Event] = {}
         self._listening: asyncio.Task[None] | None = None
+        self.guard = Guard(self._read)
 
     async def close(self) -> None:
         """End the subscription and let go of the thread."""
@@ -152,6 +154,7 @@ class Streams:
         for task in tasks:
             if task:
                 task.cancel()
+        self.guard.close()
         self._reader.shutdown(wait=False, cancel_futures=True)
 
     async def transcript(

@@ -146,7 +146,7 @@ def question(
     name, key = route
     if b"authorization" not in headers or not _is_our_host(headers):
         return None
-    good, digest = _credentials(headers[b"authorization"])
+    good, digest = credentials(headers[b"authorization"])
     if not good:
         return refused()
     if name in LOOKS:
@@ -162,7 +162,7 @@ def question(
 # -- who asks ----------------------------------------------------------------------------------
 
 
-def _credentials(header: bytes) -> tuple[bool, str | None]:
+def credentials(header: bytes) -> tuple[bool, str | None]:
     """Whether this may be a good token, and the hash to look up; the root token has none."""
     scheme, _, token = header.decode("latin-1").partition(" ")
     token = token.strip()
@@ -217,7 +217,7 @@ class Holder(NamedTuple):
     vm_id: str
 
 
-def _holders(digests: set[str]) -> dict[str, Holder]:
+def holders_of(digests: set[str]) -> dict[str, Holder]:
     """The living nodes that these tokens belong to, in one look; run inside a group."""
     if not digests:
         return {}
@@ -252,7 +252,7 @@ def write(tell: Callable[[set[str]], None], asked: Sequence[Writing | None]) -> 
     with at_once():
         if len(writings) < len(asked):
             services.door_open(now)
-        holders = _holders({each.digest for each in writings if each.digest is not None})
+        holders = holders_of({each.digest for each in writings if each.digest is not None})
         verdicts = [_verdict(each, holders) for each in asked]
         said: list[Beat] = []
         for each, verdict in zip(asked, verdicts, strict=True):
@@ -304,7 +304,7 @@ class Round:
 
 def read(asked: Sequence[Reading]) -> list[Answer | None]:
     """Answer many questions at one moment; the same question is looked up once."""
-    holders = _holders({each.digest for each in asked if each.digest is not None})
+    holders = holders_of({each.digest for each in asked if each.digest is not None})
     good = [each for each in asked if each.digest is None or each.digest in holders]
     known = {(what, key): answer for what in LOOKS for key, answer in _looks(good, what)}
     return [

@@ -21,7 +21,6 @@ logger = logging.getLogger(__name__)
 
 BELL = "reef:bell"
 NEWS = "reef:news"
-REVOKED = "reef:revoked"
 # Of more changes at once nobody wants the ids: look at everything again.
 MOST_IDS = 500
 _QUIET_SECONDS = 30.0
@@ -76,8 +75,3 @@ def tell_nodes(vm_ids: Iterable[str]) -> None:
     what: dict[str, object] = {"ids": ids} if len(ids) <= MOST_IDS else {"all": True}
     if ids:
         _publish(NEWS, json.dumps({"topic": "nodes", **what}))
-
-
-def tell_revoked(digests: list[str]) -> None:
-    """Say which tokens are good no longer, on a channel of their own: a JSON list of hashes."""
-    _publish(REVOKED, json.dumps(digests))

@@ -7,7 +7,7 @@ import secrets
 
 from django.db import transaction
 
-from vmtree import bells, dates
+from vmtree import dates
 from vmtree.lineage import keys_below
 from vmtree.models import LINKS, Node, NodeToken
 
@@ -47,16 +47,11 @@ def revoke_all(node_ids: list[int]) -> int:
 
 
 def _revoke(node_ids: list[int]) -> int:
-    """Revoke and tell on commit, so that nobody goes on with what he remembers of a token."""
-    digests: list[str] = []
+    """Nobody remembers a token for longer than a moment: each door looks at the rows."""
+    now, count = dates.now(), 0
     with transaction.atomic():
         for start in range(0, len(node_ids), 500):
-            rows = NodeToken.objects.filter(
-                node__in=node_ids[start : start + 500], revoked_at__isnull=True
-            )
-            found = dict(rows.select_for_update().values_list("pk", "digest"))
-            NodeToken.objects.filter(pk__in=found).update(revoked_at=dates.now())
-            digests += found.values()
-        if digests:
-            transaction.on_commit(lambda: bells.tell_revoked(digests))
-    return len(digests)
+            some = node_ids[start : start + 500]
+            rows = NodeToken.objects.filter(node__in=some, revoked_at__isnull=True)
+            count += rows.update(revoked_at=now)
+    return count

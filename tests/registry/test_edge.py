@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import select
+import socket
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -82,6 +84,46 @@ def test_a_revoked_token_is_refused_everywhere_within_a_second(
             assert stack.client.get(door, headers=mine).status_code == 401
         assert time.monotonic() - revoked < 1.0
     finally:
+        if not with_redis:
+            stack.start("redis")
+
+
+def has_ended(answer: httpx.Response) -> bool:
+    """Whether the last chunk of this stream has come."""
+    line: socket.socket = answer.extensions["network_stream"].get_extra_info("socket")
+    readable, _, _ = select.select([line], [], [], 0)
+    return bool(readable) and line.recv(1 << 16, socket.MSG_PEEK)[-5:] in (b"", b"0\r\n\r\n")
+
+
+@pytest.mark.parametrize("with_redis", [True, False])
+def test_open_streams_end_within_a_second_when_their_token_is_revoked(
+    stack: Stack, with_redis: bool
+) -> None:
+    above = {"authorization": f"Bearer {new_token(stack, 'top')}"}
+    stack.create("heard")
+    paths = ("/events", "/lieutenant/lieutenants/heard/stream")
+    if not with_redis:
+        stack.kill("redis")
+    try:
+        for path in paths:
+            mine = {"authorization": f"Bearer {new_token(stack, 'low')}"}
+            with (
+                stack.client.stream("GET", path, headers=mine) as heard,
+                stack.client.stream("GET", path, headers=above) as other,
+                stack.client.stream("GET", path) as of_root,
+            ):
+                assert {each.status_code for each in (heard, other, of_root)} == {200}
+                streams = [each.iter_raw() for each in (heard, other, of_root)]
+                assert all(next(stream) for stream in streams)
+                assert stack.client.delete("/vm-tree/vms/low/token").status_code == 200
+                revoked = time.monotonic()
+                list(streams[0])
+                assert time.monotonic() - revoked < 1.0, path
+                assert not has_ended(other)
+                assert not has_ended(of_root)
+            assert stack.client.get(path, headers=mine).status_code == 401
+    finally:
+        stack.client.delete("/lieutenant/lieutenants/heard")
         if not with_redis:
             stack.start("redis")
 
