@@ -214,3 +214,7 @@ class NodeTokenAdmin(FactAdmin):
         """Revoke the tokens of their nodes, and say how many there were."""
         count = tokens.revoke_all(sorted(set(queryset.values_list("node", flat=True))))
         self.message_user(request, f"{count} tokens were revoked.")
+
+
+# Snapshots are rows of this app, too.
+from vmtree import snapshot_admin  # noqa: E402, F401

@@ -11,12 +11,11 @@ from django.shortcuts import redirect, render
 from django.views.decorators.http import require_GET, require_POST
 
 from reef_site.fleet.views import number, spoken
-from vmtree import dna, snapshots
+from vmtree import snapshots
 from vmtree.exceptions import BadInput
 from vmtree.snapshot_models import Snapshot, State
+from vmtree.snapshots import wording
 from vmtree.snapshots.comparing import Comparison
-
-MOST_SHOWN = 200
 
 
 @login_required
@@ -109,30 +108,4 @@ def _restore(request: HttpRequest, snapshot: Snapshot) -> HttpResponse:
 
 
 def _shown(found: Comparison) -> dict[str, Any]:
-    """The differences as words for a page."""
-    parts = [
-        ("new", [(vm, _under(vm.parent)) for vm in found.added[:MOST_SHOWN]]),
-        ("removed", [(vm, _under(vm.parent)) for vm in found.removed[:MOST_SHOWN]]),
-        ("moved", [(b, f"{a.parent or 'roof'} → {b.parent or 'roof'}")
-                   for a, b in found.moved[:MOST_SHOWN]]),
-        ("other DNA", [(b, _dna_words(a.dna, b.dna)) for a, b in found.other_dna[:MOST_SHOWN]]),
-        ("renamed", [(b, f"{a.name}, {a.category} → {b.name}, {b.category}")
-                     for a, b in found.renamed[:MOST_SHOWN]]),
-    ]  # fmt: skip
-    counts = list(found.counts.values())
-    kinds = [
-        {"name": name, "rows": rows, "count": count, "more": count - len(rows)}
-        for (name, rows), count in zip(parts, counts, strict=True)
-    ]
-    return {"kinds": kinds, "is_empty": found.is_empty}
-
-
-def _under(parent: str | None) -> str:
-    return f"under {parent}" if parent else "at the roof"
-
-
-def _dna_words(old: dna.Dna | None, new: dna.Dna | None) -> str:
-    changed = dna.diff(old, new)
-    added = [f"+{name}" for names in changed["added"].values() for name in names]
-    removed = [f"−{name}" for names in changed["removed"].values() for name in names]
-    return " ".join(added + removed) or "in another order"
+    return {"kinds": wording.kinds(found), "is_empty": found.is_empty}

@@ -1,0 +1,148 @@
+"""Snapshots in the admin: taken, looked through, compared, restored only after a look."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import Permission, User
+from django.db import connection
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+
+from reef_site.auth import make_operator
+from tests.vmtree.conftest import Make
+from vmtree import services
+from vmtree.services import Change
+from vmtree.snapshot_models import Snapshot
+from vmtree.snapshots import files
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+LIST = "/admin/vmtree/snapshot/"
+
+
+@pytest.fixture
+def browser() -> Client:
+    client = Client()
+    client.force_login(make_operator())
+    return client
+
+
+def text(answer: Any) -> str:
+    assert answer.status_code == 200, answer
+    return str(answer.content.decode())
+
+
+def take(browser: Client) -> Snapshot:
+    assert "is written" in text(browser.post(f"{LIST}take/", follow=True))
+    newest = Snapshot.objects.first()
+    assert newest
+    return newest
+
+
+def act(browser: Client, action: str, *rows: Snapshot) -> str:
+    form = {"action": action, "_selected_action": [row.pk for row in rows]}
+    return text(browser.post(LIST, form, follow=True))
+
+
+def test_they_are_taken_listed_found_and_downloaded(browser: Client, make: Make) -> None:
+    make("ada")
+    assert "Take one now" in text(browser.get(LIST))
+    snapshot = take(browser)
+    listed = text(browser.get(LIST))
+    assert f"{snapshot.at:%Y-%m-%d %H:%M:%S}" in listed
+    assert snapshot.file in text(browser.get(f"{LIST}{snapshot.pk}/change/"))
+    words = f"q={snapshot.sha256[:12]}&state__exact=ready&why__exact=asked"
+    found = text(browser.get(f"{LIST}?{words}"))
+    assert "restore …" in found
+    assert "restore …" not in text(browser.get(f"{LIST}?q=nothing"))
+    answer: Any = browser.get(f"{LIST}{snapshot.pk}/download/")
+    assert b"".join(answer).startswith(b"SQLite format 3")
+
+
+def test_they_are_pinned_and_verified(browser: Client, make: Make) -> None:
+    make("ada")
+    snapshot = take(browser)
+    assert "is kept for ever" in act(browser, "pin", snapshot)
+    assert Snapshot.objects.get().pinned
+    assert "as long as others" in act(browser, "unpin", snapshot)
+    assert not Snapshot.objects.get().pinned
+    assert "is as it was written" in act(browser, "verify", snapshot)
+    with files.path_of(snapshot.file).open("r+b") as file:
+        file.truncate(5000)
+    assert "was cut off" in act(browser, "verify", snapshot)
+    assert "was cut off" in text(browser.get(f"{LIST}{snapshot.pk}/download/", follow=True))
+    assert "restore …" not in text(browser.get(LIST))
+
+
+def test_they_are_compared_with_now_and_with_each_other(browser: Client, make: Make) -> None:
+    make("ada")
+    old = take(browser)
+    make("bob", under="ada")
+    new = take(browser)
+    services.remove("bob", by="tests")
+    assert "New" in act(browser, "compare", new, old)
+    with_now = act(browser, "compare", new)
+    assert "Removed" in with_now
+    assert "bob" in with_now
+    assert "no difference" in act(browser, "compare", old)
+    assert "Choose one or two" in act(browser, "compare", old, new, take(browser))
+    for words in ("", "?from=77", "?from=x", f"?from={old.pk}&to=0x1"):
+        answer = browser.get(f"{LIST}compare/{words}", follow=True)
+        assert "errorlist" in text(answer) or 'class="error"' in text(answer)
+
+
+def test_the_page_asks_before_the_tree_is_replaced(browser: Client, make: Make) -> None:
+    ada = make("ada", organs=("store",))
+    snapshot = take(browser)
+    services.change("ada", Change(dna={"organs": ["cron"], "capabilities": []}), by="tests")
+    path = f"{LIST}{snapshot.pk}/restore/"
+    asked = text(browser.get(path))
+    assert "+store −cron" in asked
+    found = re.search(r'name="confirm" value="([^"]+)"', asked)
+    assert found
+    assert "look at the comparison" in text(browser.post(path, follow=True))
+    make("bob")
+    assert "has changed since" in text(browser.post(path, {"confirm": found[1]}, follow=True))
+    ada.refresh_from_db()
+    assert ada.organs == ["cron"]
+
+    services.remove("bob", by="tests")
+    assert "is as it was in" in text(browser.post(path, {"confirm": found[1]}, follow=True))
+    ada.refresh_from_db()
+    assert ada.organs == ["store"]
+    assert Snapshot.objects.filter(why="change").count() == 1
+
+
+def test_who_may_only_look_changes_nothing(client: Client, browser: Client, make: Make) -> None:
+    make("ada")
+    snapshot = take(browser)
+    looker = User.objects.create_user("looker", is_staff=True)
+    looker.user_permissions.set(Permission.objects.filter(codename="view_snapshot"))
+    client.force_login(looker)
+    listed = text(client.get(LIST))
+    assert "Take one now" not in listed
+    assert "Verify selected" not in listed
+    assert client.post(f"{LIST}take/").status_code == 403
+    assert client.get(f"{LIST}{snapshot.pk}/restore/").status_code == 403
+    assert client.post(f"{LIST}{snapshot.pk}/restore/", {"confirm": "x"}).status_code == 403
+    assert client.get(f"{LIST}take/").status_code == 405
+    assert "no difference" in text(client.get(f"{LIST}compare/?from={snapshot.pk}"))
+    client.force_login(User.objects.create_user("nobody", is_staff=True))
+    assert client.get(f"{LIST}{snapshot.pk}/download/").status_code == 403
+    assert client.get(f"{LIST}compare/?from={snapshot.pk}").status_code == 403
+
+
+def test_queries_do_not_grow_with_the_rows(browser: Client, make: Make) -> None:
+    def queries() -> int:
+        with CaptureQueriesContext(connection) as asked:
+            text(browser.get(LIST))
+        return len(asked)
+
+    take(browser)
+    few = queries()
+    for _ in range(4):
+        take(browser)
+    assert queries() == few

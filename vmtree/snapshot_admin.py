@@ -1,0 +1,244 @@
+"""The admin of snapshots: take, verify, pin, compare, restore after a look, download."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from django.contrib import admin, messages
+from django.core.exceptions import PermissionDenied
+from django.db.models import QuerySet
+from django.http import FileResponse, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http.response import HttpResponseBase
+from django.template.defaultfilters import filesizeformat
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path, reverse
+from django.utils.html import format_html, format_html_join
+from django.views.decorators.http import require_GET, require_POST
+
+from vmtree import snapshots
+from vmtree.admin import FactAdmin
+from vmtree.exceptions import BadInput, FleetError
+from vmtree.snapshot_models import Snapshot, State
+from vmtree.snapshots import wording
+from vmtree.snapshots.comparing import Comparison
+
+_LIST = "admin:vmtree_snapshot_changelist"
+View = Callable[..., HttpResponseBase]
+
+
+@admin.register(Snapshot)
+class SnapshotAdmin(FactAdmin):
+    """Snapshots; whoever may change them may take and restore them."""
+
+    list_display = (
+        "moment",
+        "state",
+        "why",
+        "made_by",
+        "vms",
+        "bytes",
+        "pinned",
+        "checked_at",
+        "ways",
+    )
+    list_filter = ("state", "why", "pinned", "began_at")
+    search_fields = ("file", "=made_by", "trouble", "sha256")
+    search_help_text = "Part of a file's name, of its SHA-256 or of what is wrong with it."
+    list_select_related = False
+    ordering = ("-began_at", "-id")
+    actions = ("verify", "pin", "unpin", "compare")
+
+    def has_command_permission(self, request: HttpRequest) -> bool:
+        """Who may take, verify, pin and restore."""
+        return request.user.has_perm("vmtree.change_snapshot")
+
+    def get_urls(self) -> list[URLPattern]:
+        """With the pages that ask, and the file itself."""
+        pages: list[tuple[str, str, View]] = [
+            ("take/", "take", require_POST(self.take_view)),
+            ("compare/", "compare", require_GET(self.compare_view)),
+            ("<int:key>/restore/", "restore", self.restore_view),
+            ("<int:key>/download/", "download", require_GET(self.download_view)),
+        ]
+        mine = [
+            path(
+                route,
+                self.admin_site.admin_view(self._spoken(view)),
+                name=f"vmtree_snapshot_{name}",
+            )
+            for route, name, view in pages
+        ]
+        return [*mine, *super().get_urls()]
+
+    def changelist_view(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        """With the button that takes one now, for those who may."""
+        may = {"may_take": self.has_command_permission(request)}
+        return super().changelist_view(request, {**(extra_context or {}), **may})
+
+    # -- columns -------------------------------------------------------------------------------
+
+    @admin.display(description="moment", ordering="began_at")
+    def moment(self, row: Snapshot) -> str:
+        """Of what moment it is; of an unfinished one when it began."""
+        return f"{row.at or row.began_at:%Y-%m-%d %H:%M:%S}"
+
+    @admin.display(description="VMs")
+    def vms(self, row: Snapshot) -> str:
+        """How many VMs lie in it."""
+        return str(row.counts.get("nodes", "—"))
+
+    @admin.display(description="size", ordering="size")
+    def bytes(self, row: Snapshot) -> str:
+        """In units that are read easily."""
+        return str(filesizeformat(row.size)) if row.size else "—"
+
+    @admin.display(description="more")
+    def ways(self, row: Snapshot) -> str:
+        """What can be done with it, or what is wrong with it."""
+        if row.state != State.READY:
+            return row.trouble or "—"
+        compare = f"{reverse('admin:vmtree_snapshot_compare')}?from={row.pk}"
+        links = [
+            (reverse("admin:vmtree_snapshot_download", args=[row.pk]), "download"),
+            (compare, "compare with now"),
+            (reverse("admin:vmtree_snapshot_restore", args=[row.pk]), "restore …"),
+        ]
+        return format_html_join(" · ", '<a href="{}">{}</a>', links)
+
+    # -- actions -------------------------------------------------------------------------------
+
+    @admin.action(description="Verify selected snapshots", permissions=["command"])
+    def verify(self, request: HttpRequest, queryset: QuerySet[Snapshot]) -> None:
+        """Read every byte of them."""
+        for each in queryset:
+            self._tell(request, each, partial(_verified, each, request))
+
+    @admin.action(description="Pin selected snapshots: keep them for ever", permissions=["command"])
+    def pin(self, request: HttpRequest, queryset: QuerySet[Snapshot]) -> None:
+        """Keep them for ever."""
+        for each in queryset:
+            self._tell(request, each, partial(_pinned, each, request, pinned=True))
+
+    @admin.action(description="Unpin selected snapshots", permissions=["command"])
+    def unpin(self, request: HttpRequest, queryset: QuerySet[Snapshot]) -> None:
+        """Keep them as long as others."""
+        for each in queryset:
+            self._tell(request, each, partial(_pinned, each, request, pinned=False))
+
+    @admin.action(description="Compare two selected snapshots, or one with now")
+    def compare(self, request: HttpRequest, queryset: QuerySet[Snapshot]) -> HttpResponse | None:
+        """From the older to the newer one."""
+        keys = list(queryset.order_by("began_at", "pk").values_list("pk", flat=True)[:3])
+        if len(keys) > 2:
+            self.message_user(request, "Choose one or two to compare.", messages.ERROR)
+            return None
+        words = "&".join(f"{word}={key}" for word, key in zip(("from", "to"), keys, strict=False))
+        return HttpResponseRedirect(f"{reverse('admin:vmtree_snapshot_compare')}?{words}")
+
+    def _tell(self, request: HttpRequest, row: Snapshot, what: Callable[[], str]) -> None:
+        try:
+            self.message_user(request, f"{row}: {what()}", messages.SUCCESS)
+        except FleetError as error:
+            self.message_user(request, str(error), messages.ERROR)
+
+    # -- pages ---------------------------------------------------------------------------------
+
+    def _spoken(self, view: View) -> View:
+        """What is refused is said above the list."""
+
+        def wrapped(request: HttpRequest, **words: Any) -> HttpResponseBase:
+            try:
+                return view(request, **words)
+            except FleetError as error:
+                self.message_user(request, str(error), messages.ERROR)
+                return HttpResponseRedirect(reverse(_LIST))
+
+        return wrapped
+
+    def take_view(self, request: HttpRequest) -> HttpResponse:
+        """Write one now."""
+        self._command(request)
+        taken = snapshots.take(by=request.user)
+        self.message_user(request, f"{taken.snapshot.file} is written.", messages.SUCCESS)
+        return HttpResponseRedirect(reverse(_LIST))
+
+    def download_view(self, request: HttpRequest, key: int) -> FileResponse:
+        """The file, if it is whole."""
+        self._view(request)
+        snapshot = snapshots.find(key)
+        file = snapshots.ensure_good(snapshot).open("rb")
+        kind = "application/vnd.sqlite3"
+        return FileResponse(file, as_attachment=True, filename=snapshot.file, content_type=kind)
+
+    def compare_view(self, request: HttpRequest) -> HttpResponse:
+        """From `?from=` to `?to=`, both keys; without the latter to now."""
+        self._view(request)
+        old = snapshots.find(_key(request, "from"))
+        new = snapshots.find(_key(request, "to")) if request.GET.get("to") else None
+        until = self.moment(new) if new else "now"
+        title = f"What changed from {self.moment(old)} to {until}"
+        return self._page(request, "compare", title, snapshots.compare(old, new))
+
+    def restore_view(self, request: HttpRequest, key: int) -> HttpResponse:
+        """GET shows what it would change; POST with `confirm` does exactly that."""
+        self._command(request)
+        snapshot = snapshots.find(key)
+        if request.method == "POST":
+            return self._restore(request, snapshot)
+        found = snapshots.plan(snapshot, by=request.user)
+        title = f"Restore the tree of {self.moment(snapshot)}?"
+        return self._page(request, "restore", title, found.comparison, confirm=found.confirm)
+
+    def _restore(self, request: HttpRequest, snapshot: Snapshot) -> HttpResponse:
+        confirm = request.POST.get("confirm", "")
+        if not confirm:
+            raise BadInput("confirm: look at the comparison first", "confirm")
+        done = snapshots.restore(snapshot, confirm=confirm, by=request.user)
+        text = "The tree is as it was in {}. What was before lies in {}."
+        said = format_html(text, snapshot.file, done.before.file)
+        self.message_user(request, said, messages.SUCCESS)
+        return HttpResponseRedirect(reverse(_LIST))
+
+    def _page(
+        self, request: HttpRequest, name: str, title: str, found: Comparison, **more: str
+    ) -> HttpResponse:
+        context = {
+            **self.admin_site.each_context(request),
+            "opts": self.model._meta,
+            "title": title,
+            "kinds": wording.kinds(found),
+            "is_empty": found.is_empty,
+            **more,
+        }
+        return TemplateResponse(request, f"admin/vmtree/snapshot/{name}.html", context)
+
+    def _view(self, request: HttpRequest) -> None:
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+
+    def _command(self, request: HttpRequest) -> None:
+        if not self.has_command_permission(request):
+            raise PermissionDenied
+
+
+def _key(request: HttpRequest, name: str) -> int:
+    given = request.GET.get(name, "")
+    if not (given.isascii() and given.isdigit()) or len(given) > 18:
+        raise BadInput(f"{name}: must be the id of a snapshot", name)
+    return int(given)
+
+
+def _verified(row: Snapshot, request: HttpRequest) -> str:
+    found = snapshots.verify(row, by=request.user)
+    if found.state != State.READY:
+        raise FleetError(f"{row}: {found.trouble}")
+    return "is as it was written"
+
+
+def _pinned(row: Snapshot, request: HttpRequest, *, pinned: bool) -> str:
+    snapshots.pin(row, pinned=pinned, by=request.user)
+    return "is kept for ever" if pinned else "is kept as long as others"
