@@ -6,6 +6,8 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 
 from registry import beats, liveness, services
 from registry.models import VM, Gap, Watch
@@ -224,3 +226,15 @@ def test_whoever_comes_back_leaves_a_gap(api: Api, register: Register) -> None:
     assert gap.ended_at - gap.began_at >= timedelta(minutes=10)
     services.sweep(dates.now() + timedelta(days=8))
     assert not Gap.objects.exists()
+
+
+def test_the_sweep_reads_no_table_through(register: Register) -> None:
+    register("vm")
+    with connection.cursor() as cursor, CaptureQueriesContext(connection) as queries:
+        services.sweep()
+        asked = [each["sql"] for each in queries.captured_queries if "registry_vm" in each["sql"]]
+        assert asked
+        for sql in asked:
+            if connection.vendor == "sqlite":
+                cursor.execute(f"EXPLAIN QUERY PLAN {sql}")
+                assert {row[3][:6] for row in cursor.fetchall()} == {"SEARCH"}
