@@ -189,10 +189,18 @@ class NodeAdmin(_ModelAdmin):
 class RevisionAdmin(FactAdmin):
     """Every change of every node."""
 
-    list_display = ("at", "node", "what", "actor", "name", "category", "parent_vm_id")
+    list_display = ("at", "node", "what", "actor", "name", "category", "parent_vm_id", "dna")
     list_filter = ("what", "category", "at")
-    search_fields = ("=node__vm_id", "=actor", "=parent_vm_id")
+    search_fields = ("=node__vm_id", "=actor", "=parent_vm_id", "^name")
+    search_help_text = "The id of a VM or of its parent, an actor, or how a VM's name begins."
     ordering = ("-id",)
+
+    @admin.display(description="DNA")
+    def dna(self, row: Revision) -> str:
+        """Organs, then capabilities, as they were then."""
+        kept = row.reef_config or {}
+        organs, capabilities = kept.get("organs", []), kept.get("capabilities", [])
+        return format_html("{} · {}", ", ".join(organs) or "—", ", ".join(capabilities))
 
 
 @admin.register(NodeToken)

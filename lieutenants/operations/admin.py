@@ -34,6 +34,11 @@ MOST_LINES = 500
 MOST_PLANS = 20
 
 
+def may_command(request: HttpRequest) -> bool:
+    """Who may begin and end jobs."""
+    return request.user.has_perm("lieutenants.change_job")
+
+
 @admin.register(Job)
 class JobAdmin(FactAdmin):
     """Jobs over subtrees."""
@@ -41,13 +46,14 @@ class JobAdmin(FactAdmin):
     list_display = ("id", "verb", "top", "state", "progress", "actor", "created_at", "ended_at")
     list_filter = ("state", "verb", "created_at")
     search_fields = ("=id", "=vm_id", "name", "=actor")
+    search_help_text = "The id of a job or of the VM at its top, its actor, or part of a VM's name."
     list_select_related = False
     ordering = ("-id",)
     actions = ("go_on", "cancel")
 
     def has_command_permission(self, request: HttpRequest) -> bool:
         """Who may begin and end jobs."""
-        return request.user.has_perm("lieutenants.change_job")
+        return may_command(request)
 
     def get_urls(self) -> list[URLPattern]:
         """With the plan's own page."""
@@ -149,6 +155,7 @@ class StepAdmin(FactAdmin):
     list_display = ("job_id", "position", "name", "does", "state", "why", "attempts", "ended_at")
     list_filter = ("state", "handler")
     search_fields = ("=job__id", "=vm_id", "name")
+    search_help_text = "The id of a job or of a VM, or part of a VM's name."
     list_select_related = False
     ordering = ("-job_id", "position")
 
@@ -194,7 +201,9 @@ def _cancelled(job: Job, request: HttpRequest) -> str:
 
 
 def _node_action(verb: Verb) -> Callable[..., HttpResponse]:
-    @admin.action(description=f"{verb.label.capitalize()} with everything below …")
+    @admin.action(
+        description=f"{verb.label.capitalize()} with everything below …", permissions=["command"]
+    )
     def act(_admin: _NodeAdmin, _request: HttpRequest, queryset: QuerySet[Node]) -> HttpResponse:
         vm_ids = list(queryset.order_by("pk").values_list("vm_id", flat=True)[:MOST_PLANS])
         asked = urlencode([("vm", vm_id) for vm_id in vm_ids])
@@ -210,6 +219,8 @@ def join_nodes(site: admin.AdminSite = admin.site) -> None:
     with contextlib.suppress(NotRegistered):
         nodes = site.get_model_admin(Node)
         nodes.actions = [*(nodes.actions or ()), *map(_node_action, Verb)]
+        # Django asks this of whoever has an action with the permission "command".
+        setattr(nodes, "has_command_permission", may_command)  # noqa: B010
 
 
 join_nodes()

@@ -28,6 +28,7 @@ from vmtree.models import Node
 pytestmark = pytest.mark.django_db
 
 JOBS = "/admin/lieutenants/job/"
+NODES = "/admin/vmtree/node/"
 RULES = "/admin/lieutenants/rule/"
 LISTS = ("job", "step", "rule", "firing")
 
@@ -82,13 +83,14 @@ def test_names_are_escaped_and_nonsense_is_a_404(operator: Client) -> None:
 
 def test_who_may_only_look_begins_nothing(client: Client) -> None:
     looker = User.objects.create_user("looker", is_staff=True)
-    names = ["view_job", "view_step", "view_rule", "view_firing"]
+    names = ["view_job", "view_step", "view_rule", "view_firing", "view_node"]
     looker.user_permissions.set(Permission.objects.filter(codename__in=names))
     client.force_login(looker)
     plant("a")
     assert client.get(f"{JOBS}plan/destroy/?vm=a").status_code == 403
     assert client.post(f"{JOBS}plan/destroy/", {"vm": "a", "count": "1"}).status_code == 403
     assert "Cancel selected" not in page(client, JOBS)
+    assert "with everything below" not in page(client, NODES)
     assert not Job.objects.exists()
     rule = Rule.objects.create(name="r", event="vm-silent", action="note")
     page(client, f"{RULES}{rule.pk}/dry-run/")
@@ -115,6 +117,44 @@ def test_nodes_get_the_verbs_as_actions(operator: Client) -> None:
     assert names == ["pause_subtree", "resume_subtree", "destroy_subtree"]
     grow()
     assert uppermost(["leaf", "left", "right", "nobody"]) == ["left", "right", "nobody"]
+
+
+def test_what_was_chosen_among_the_nodes_is_what_the_plan_is_about(operator: Client) -> None:
+    grow()
+    chosen = list(Node.objects.filter(vm_id__in=["left", "leaf"]).values_list("pk", flat=True))
+    for verb in ("pause", "resume", "destroy"):
+        assert f'value="{verb}_subtree"' in page(operator, NODES)
+        form = {"action": f"{verb}_subtree", "_selected_action": chosen}
+        answer = operator.post(NODES, form, follow=True)
+        assert answer.redirect_chain[0][0].startswith(f"{JOBS}plan/{verb}/?vm=")
+        assert "<h2>left</h2>" in answer.content.decode()
+    assert not Job.objects.exists()
+
+
+def test_the_page_of_a_vm_leads_to_its_plans(operator: Client, client: Client) -> None:
+    grow()
+    node = Node.objects.get(vm_id="left")
+    html = page(operator, f"/fleet/{node.pk}/")
+    for verb in ("pause", "resume", "destroy"):
+        assert f'href="{JOBS}plan/{verb}/?vm=left"' in html
+    client.force_login(User.objects.create_user("looker"))
+    assert "With everything below" not in page(client, f"/fleet/{node.pk}/")
+
+
+def test_jobs_and_steps_are_filtered_and_found(
+    operator: Client, pump: Pump, django_capture_on_commit_callbacks: Any
+) -> None:
+    grow()
+    with django_capture_on_commit_callbacks(execute=True):
+        job, _ = services.start(Verb.PAUSE, "left", by="tests")
+    pump.work()
+    services.start(Verb.DESTROY, "right", by="somebody")
+    words = "?q=left&state__exact=done&verb__exact=pause"
+    assert job.pk in page(operator, f"{JOBS}{words}")
+    assert job.pk not in page(operator, f"{JOBS}?q=somebody")
+    steps = "/admin/lieutenants/step/"
+    assert "mark it paused" in page(operator, f"{steps}?q=leaf&state__exact=done")
+    assert "mark it paused" not in page(operator, f"{steps}?q={job.pk}&state__exact=failed")
 
 
 @pytest.mark.parametrize("name", LISTS)
