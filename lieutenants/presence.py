@@ -7,6 +7,7 @@ is made up for by the follower's next round.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -60,6 +61,13 @@ def enlist(lieutenant: Lieutenant, *, actor: object, parent: Node | None = None)
         registry.register(wish)
         if (status := vm_status(lieutenant.status)) != VMStatus.RUNNING:
             registry.patch(vm_id, {"status": status})
+
+
+def alive(vm_ids: Sequence[str]) -> Iterable[str]:
+    """Those of these VMs whose lieutenant was not destroyed."""
+    from lieutenants.models import Lieutenant
+
+    return Lieutenant.objects.living().filter(pk__in=vm_ids).values_list("pk", flat=True)
 
 
 def vm_status(status: str) -> str:

@@ -9,8 +9,9 @@ class RegistryConfig(AppConfig):
     def ready(self) -> None:
         """Have the registry in the tree's snapshots, and its words in the tree's search."""
         from registry import words
-        from registry.snapshots import VMS
-        from vmtree.snapshots import tables
+        from registry.snapshots import ALIVE, VMS, alive
+        from vmtree.snapshots import living, tables
 
         tables.add(VMS)
+        living.add(ALIVE, alive)
         words.teach()

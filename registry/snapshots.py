@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
+from registry.models import VM, Status
+from vmtree import dates
 from vmtree.snapshots.tables import Column, Table
+
+ALIVE = "it is registered, and neither silent nor stopped"
 
 VMS = Table(
     name="vms",
@@ -10,6 +16,11 @@ VMS = Table(
     source="registry_vm",
     counted="registry_vm",
     order="id",
+    title="registry",
+    compared=(
+        *("id", "name", "role", "status", "address", "parent_vm_id"),
+        *("services", "reef_config", "metadata"),
+    ),
     columns=(
         Column("id", "id", rule="PRIMARY KEY"),
         Column("name", "name", rule="NOT NULL"),
@@ -30,3 +41,11 @@ VMS = Table(
         Column("vitals", "vitals", "json", "load, disk and more, as its beats told", "NOT NULL"),
     ),
 )
+
+
+def alive(vm_ids: Sequence[str]) -> Iterable[str]:
+    """Those of them that answer now, or are paused and will again."""
+    registered = VM.objects.filter(pk__in=vm_ids)
+    silent = set(registered.silent(dates.now()).values_list("pk", flat=True))
+    wanted = registered.exclude(status=Status.STOPPED).values_list("pk", flat=True)
+    return [vm_id for vm_id in wanted if vm_id not in silent]

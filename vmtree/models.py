@@ -154,6 +154,8 @@ class Revision(models.Model):
         CHANGED = "changed", "changed"
         REMOVED = "removed", "removed"
         RESTORED = "restored", "restored"
+        # It lives, so an older tree that knew nothing of it was restored around it.
+        KEPT = "kept", "kept"
 
     node = models.ForeignKey(Node, models.CASCADE, related_name="revisions")
     at = models.DateTimeField(default=dates.now)

@@ -211,6 +211,7 @@ class SnapshotAdmin(FactAdmin):
             "opts": self.model._meta,
             "title": title,
             "kinds": wording.kinds(found),
+            "beside": wording.kinds_beside(found),
             "is_empty": found.is_empty,
             **more,
         }

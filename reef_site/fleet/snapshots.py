@@ -10,7 +10,7 @@ from django.http import FileResponse, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_GET, require_POST
 
-from reef_site.fleet.views import number, spoken
+from reef_site.fleet.asked import number, spoken
 from vmtree import snapshots
 from vmtree.exceptions import BadInput
 from vmtree.snapshot_models import Snapshot, State
@@ -108,4 +108,8 @@ def _restore(request: HttpRequest, snapshot: Snapshot) -> HttpResponse:
 
 
 def _shown(found: Comparison) -> dict[str, Any]:
-    return {"kinds": wording.kinds(found), "is_empty": found.is_empty}
+    return {
+        "kinds": wording.kinds(found),
+        "beside": wording.kinds_beside(found),
+        "is_empty": found.is_empty,
+    }

@@ -13,6 +13,9 @@ import pytest
 from django.conf import settings as django_settings
 from django.db import connection, connections
 
+from lieutenants.models import Lieutenant
+from registry import services as registry
+from registry.serializers import Registration
 from tests.conftest import Api
 from tests.vmtree.conftest import Make, NodeApi
 from vmtree import services, snapshots
@@ -89,6 +92,7 @@ def test_the_tree_is_exactly_that_of_the_snapshot(
         "moved": 1,
         "dnaChanged": 2,
         "renamed": 1,
+        "kept": 0,
     }
     # Nothing of the history is lost, and each change is in it.
     revisions = Revision.objects.order_by("pk")
@@ -271,6 +275,103 @@ def test_two_restores_and_writers_at_once_leave_one_of_the_trees(
     assert restored in [{vm.vm_id: vm.parent for vm in tree.values()} for tree in trees]
 
 
+# -- who lives is not buried -----------------------------------------------------------------
+
+
+def answer(vm_id: str, **fields: Any) -> None:
+    """A VM that is registered and was heard of just now."""
+    registry.register(Registration(vm_id, vm_id, "worker", "::1", "tests", **fields))
+
+
+def test_those_that_live_keep_their_place(
+    database: str, api: Api, family: dict[str, Node], as_node: Callable[[Node], NodeApi], make: Make
+) -> None:
+    before = living()
+    snapshot = take()
+    # late → (mate → beats, dead → deep); ada → near
+    for vm_id, parent in (("late", "ada"), ("mate", "late"), ("beats", "mate"), ("near", "ada")):
+        make(vm_id, under=parent)
+    make("dead", under="late")
+    make("deep", under="dead")
+    Lieutenant.objects.create(id="mate", name="mate", role="tests", status="paused")
+    Lieutenant.objects.create(id="dead", name="dead", role="tests", status="destroyed")
+    for vm_id in ("beats", "near", "deep", "dead"):
+        answer(vm_id)
+    registry.patch("dead", {"status": "stopped"})
+    holder = as_node(Node.objects.get(vm_id="mate"))
+
+    plan = api.post(f"/vm-tree/snapshots/{snapshot.pk}/restore").json()
+
+    assert {each["vmId"]: each["to"]["parentVmId"] for each in plan["kept"]} == {
+        "mate": "ada",
+        "beats": "mate",
+        "near": "ada",
+        "deep": "ada",
+    }
+    assert {each["vmId"]: each["why"] for each in plan["kept"]}["mate"] == "its lieutenant lives"
+    assert {each["vmId"] for each in plan["removed"]} == {"late", "dead"}
+    restore(api, snapshot)
+    now = living()
+    assert {vm_id: now[vm_id][2] for vm_id in now.keys() - before.keys()} == {
+        "mate": "ada",
+        "beats": "mate",
+        "near": "ada",
+        "deep": "ada",
+    }
+    assert {vm_id: each for vm_id, each in now.items() if vm_id in before} == before
+    assert holder.get("/vm-tree/stats").status_code == 200
+    for vm_id, parent in (("mate", "ada"), ("near", "ada")):
+        [newest, *_] = api.get(f"/vm-tree/vms/{vm_id}/history").json()["history"]
+        assert (newest["what"], newest["parentVmId"]) == ("kept", parent)
+    tree = api.get("/vm-tree/tree?flat=true").json()["vms"]
+    then = api.get("/vm-tree/tree?flat=true&at=2100-01-01").json()["vms"]
+    assert {each["vmId"] for each in tree} == {each["vmId"] for each in then} == now.keys()
+
+
+def test_all_above_it_may_be_gone(database: str, api: Api, make: Make) -> None:
+    snapshot = take()
+    make("top")
+    make("low", under="top")
+    answer("low")
+
+    restore(api, snapshot)
+
+    assert {vm_id: facts[2] for vm_id, facts in living().items()} == {"low": None}
+
+
+def test_one_that_wakes_after_the_look_stops_it(database: str, api: Api, make: Make) -> None:
+    snapshot = take()
+    make("late")
+    path = f"/vm-tree/snapshots/{snapshot.pk}/restore"
+    plan = api.post(path).json()
+    assert [each["vmId"] for each in plan["removed"]] == ["late"]
+
+    answer("late")
+
+    assert api.post(path, {"confirm": plan["confirm"]}).status_code == 409
+    assert "late" in living()
+
+
+def test_one_that_wakes_at_the_last_moment_stops_it(
+    database: str, api: Api, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot = take()
+    make("late")
+    plan = snapshots.plan(snapshot, by="tests")
+    usual = applying.prepare
+
+    def prepare(*args: Any) -> applying.Work:
+        monkeypatch.setattr(applying, "prepare", usual)
+        answer("late")
+        return usual(*args)
+
+    monkeypatch.setattr(applying, "prepare", prepare)
+    with pytest.raises(Conflict, match="has changed"):
+        snapshots.restore(snapshot, confirm=plan.confirm, by="tests")
+
+    assert "late" in living()
+
+
 # -- killed in the middle ------------------------------------------------------------------------
 
 CHILD = """
@@ -364,7 +465,8 @@ def test_killed_while_it_writes(
     ("where", "call"),
     [
         ("writing:check", 1),
-        ("applying:_keys", 1),
+        ("applying:prepare", 1),
+        ("applying:_add_unknown", 1),
         ("applying:_set", 1),
         ("applying:_set_traits", 1),
         ("applying:_remove", 1),

@@ -279,50 +279,6 @@ def test_a_full_disk_leaves_nothing(
     assert api.get("/vm-tree/snapshots").json()["snapshots"][0]["state"] == "failed"
 
 
-# -- compare -------------------------------------------------------------------------------------
-
-
-def test_compare_names_what_is_other(database: str, api: Api, family: dict[str, Node]) -> None:
-    old = take(api)
-    services.create(services.NewNode("new one", "agent_vm", "cid", "bob"), by="x")
-    services.remove("bob-1", by="x")
-    services.change("ada-2", Change(parent_vm_id="bob"), by="x")
-    dna = {"organs": ["store"], "capabilities": ["ssh"]}
-    services.change("ada-1", Change(dna=dna, name="Ada One"), by="x")
-    services.change("roof", Change(dna={"organs": ["store", "roof"], "capabilities": []}), by="x")
-    new = take(api)
-
-    answer = api.get(f"/vm-tree/snapshots/{old.pk}/compare?with={new.pk}").json()
-
-    assert answer["counts"] == {
-        "added": 1,
-        "removed": 1,
-        "moved": 1,
-        "dnaChanged": 1,
-        "renamed": 1,
-    }
-    assert answer["added"] == [
-        {"vmId": "cid", "name": "new one", "category": "agent_vm", "parentVmId": "bob"}
-    ]
-    assert [each["vmId"] for each in answer["removed"]] == ["bob-1"]
-    [moved] = answer["moved"]
-    assert moved["vmId"] == "ada-2"
-    assert moved["from"] == {"parentVmId": "ada"}
-    assert moved["to"] == {"parentVmId": "bob"}
-    [changed] = answer["dnaChanged"]
-    assert changed["vmId"] == "ada-1"
-    assert changed["added"] == {"organs": [], "capabilities": ["ssh"]}
-    assert changed["removed"] == {"organs": ["ada-1"], "capabilities": []}
-    [renamed] = answer["renamed"]
-    assert renamed["to"] == {"name": "Ada One", "category": "swarm_vm"}
-    with_now = api.get(f"/vm-tree/snapshots/{old.pk}/compare").json()
-    assert with_now == {**answer, "to": "now"}
-    short = api.get(f"/vm-tree/snapshots/{old.pk}/compare?limit=0").json()
-    assert short["counts"] == answer["counts"]
-    assert (short["added"], short["truncated"]) == ([], True)
-    assert api.get(f"/vm-tree/snapshots/{new.pk}/compare").json()["counts"]["added"] == 0
-
-
 def test_unknown_ones_are_404_and_nonsense_is_400(api: Api, db: None) -> None:
     assert api.get("/vm-tree/snapshots/77").status_code == 404
     assert api.get("/vm-tree/snapshots/x").status_code == 404

@@ -24,22 +24,39 @@ _REVISION = (
 )
 
 
-def apply(
-    comparison: Comparison, file: sqlite3.Connection, *, actor: str, at: datetime
-) -> list[str]:
-    """Make the tree what the comparison leads to; the ids of all VMs that changed."""
-    keys = _add_unknown(file)
+class Work(NamedTuple):
+    """What a comparison comes to, looked up before others have to wait."""
+
+    comparison: Comparison
+    keys: Keys
+    # Rows of nodes that only the file knows.
+    unknown: list[tuple[Any, ...]]
+    other_dna: list[Living]
+
+
+def prepare(comparison: Comparison, file: sqlite3.Connection) -> Work:
+    """All of the work that changes nothing."""
+    keys = _keys()
     added = {vm.vm_id: vm for vm in comparison.added}
-    changed = comparison.changed
     other_dna = [*_revived_with_other_dna(added), *(vm for _, vm in comparison.other_dna)]
-    _set([*added.values(), *changed.values()], keys, at)
-    _set_traits(other_dna, keys)
+    return Work(comparison, keys, _unknown(file, keys), other_dna)
+
+
+def apply(work: Work, file: sqlite3.Connection, *, actor: str, at: datetime) -> list[str]:
+    """Make the tree what the comparison leads to; the ids of all VMs that changed."""
+    comparison, keys = work.comparison, _add_unknown(work, file)
+    changed = comparison.changed
+    moved = [each.new for each in comparison.kept if each.old.parent != each.new.parent]
+    _set([*comparison.added, *changed.values(), *moved], keys, at)
+    _set_traits(work.other_dna, keys)
     _remove(comparison.removed, keys, at)
     notes = Notes(keys, actor[:200], at)
-    notes.write(Revision.What.RESTORED, added.values())
+    notes.write(Revision.What.RESTORED, comparison.added)
     notes.write(Revision.What.CHANGED, changed.values())
     notes.write(Revision.What.REMOVED, comparison.removed)
-    return [*added, *changed, *(vm.vm_id for vm in comparison.removed)]
+    notes.write(Revision.What.KEPT, [each.new for each in comparison.kept])
+    others = [*comparison.added, *comparison.removed, *moved]
+    return [*changed, *(vm.vm_id for vm in others)]
 
 
 class Notes(NamedTuple):
@@ -112,15 +129,18 @@ def _traits(vm: Living) -> Iterator[tuple[str, str, int]]:
 # -- nodes that the database does not know -------------------------------------------------------
 
 
-def _add_unknown(file: sqlite3.Connection) -> Keys:
-    """Add VMs that only the file knows, with traits and history; the keys of all nodes."""
-    known = _keys()
+def _unknown(file: sqlite3.Connection, known: Keys) -> list[tuple[Any, ...]]:
     columns = "name, category, reef_config, created_at, updated_at, removed_at"
     found = file.execute(f"SELECT vm_id, {columns} FROM nodes ORDER BY id")
-    unknown = [(*row[:4], *map(bulk.stored, row[4:])) for row in found if row[0] not in known]
-    if not unknown:
+    return [(*row[:4], *map(bulk.stored, row[4:])) for row in found if row[0] not in known]
+
+
+def _add_unknown(work: Work, file: sqlite3.Connection) -> Keys:
+    """Add VMs that only the file knows, with traits and history; the keys of all nodes."""
+    known = work.keys
+    if not work.unknown:
         return known
-    bulk.insert("vmtree_node", _NODE, unknown)
+    bulk.insert("vmtree_node", _NODE, work.unknown)
     keys = _keys()
     new = {vm_id: key for vm_id, key in keys.items() if vm_id not in known}
     _add_parents(file, new, keys)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import sqlite3
 from dataclasses import dataclass, field
@@ -14,7 +15,8 @@ from django.db.models.functions import Cast
 from vmtree import dna
 from vmtree.models import Node
 from vmtree.snapshot_models import Snapshot
-from vmtree.snapshots import checking, files
+from vmtree.snapshots import beside, checking, files
+from vmtree.snapshots.beside import Difference, Rows
 
 Json = dict[str, Any]
 
@@ -38,6 +40,14 @@ Tree = dict[str, Living]
 Pair = tuple[Living, Living]
 
 
+class Kept(NamedTuple):
+    """A VM that lives and is in the first tree only: as it is, as it will be, and why it stays."""
+
+    old: Living
+    new: Living
+    why: str
+
+
 @dataclass(frozen=True)
 class Comparison:
     """From one tree to another; pairs are a VM as it was and as it is then."""
@@ -48,6 +58,10 @@ class Comparison:
     other_dna: list[Pair] = field(default_factory=list)
     # Another name or category.
     renamed: list[Pair] = field(default_factory=list)
+    # Only of restoring: whoever lives is not removed, but hung below the nearest that stays.
+    kept: list[Kept] = field(default_factory=list)
+    # Of the tables beside the tree, which are not restored.
+    beside: dict[str, Difference] = field(default_factory=dict)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -74,6 +88,11 @@ class Comparison:
             "moved": [_change(*pair, "parent") for pair in self.moved[:limit]],
             "dnaChanged": [_dna_change(*pair) for pair in self.other_dna[:limit]],
             "renamed": [_change(*pair, "name", "category") for pair in self.renamed[:limit]],
+            "kept": [
+                {**_change(each.old, each.new, "parent"), "why": each.why}
+                for each in self.kept[:limit]
+            ],
+            **{name: found.as_json(limit) for name, found in self.beside.items()},
         }
 
     def digest(self) -> str:
@@ -90,13 +109,23 @@ class Comparison:
             "moved": self.moved,
             "dnaChanged": self.other_dna,
             "renamed": self.renamed,
+            "kept": self.kept,
         }
 
 
 def compare(old: Snapshot, new: Snapshot | None) -> Comparison:
     """From a snapshot to another one, or to now. Raises SnapshotDamaged, Conflict."""
-    before = tree_of(old)
-    return differences(before, tree_of(new) if new else tree_now())
+    (before, some), (after, others) = contents_of(old), contents_of(new)
+    found = differences(before, after)
+    return dataclasses.replace(found, beside=beside.differences(some, others))
+
+
+def contents_of(snapshot: Snapshot | None) -> tuple[Tree, Rows]:
+    """Tree and tables beside it of a snapshot, whose file is verified before, or of now."""
+    if snapshot is None:
+        return tree_now(), beside.rows_now()
+    with files.opened(checking.ensure_good(snapshot)) as file:
+        return read_tree(file), beside.rows_of(file)
 
 
 def tree_of(snapshot: Snapshot) -> Tree:
@@ -132,6 +161,23 @@ def differences(old: Tree, new: Tree) -> Comparison:
         moved=[(a, b) for a, b in found if a.parent != b.parent],
         other_dna=[(a, b) for a, b in found if a.config != b.config and a.dna != b.dna],
         renamed=[(a, b) for a, b in found if (a.name, a.category) != (b.name, b.category)],
+    )
+
+
+def keeping(found: Comparison, now: Tree, wanted: Tree, alive: dict[str, str]) -> Comparison:
+    """The same, but those who live stay, each below the nearest above it that stays, too."""
+    stays = wanted.keys() | alive.keys()
+
+    def kept(vm: Living) -> Kept:
+        parent = vm.parent
+        while parent is not None and parent not in stays:
+            parent = now[parent].parent if parent in now else None
+        return Kept(vm, vm._replace(parent=parent), alive[vm.vm_id])
+
+    return dataclasses.replace(
+        found,
+        removed=[vm for vm in found.removed if vm.vm_id not in alive],
+        kept=[kept(vm) for vm in found.removed if vm.vm_id in alive],
     )
 
 

@@ -1,24 +1,32 @@
 """The tree as a snapshot shows it, in one transaction or not at all.
 
-The living become exactly those of the snapshot. History is never undone: what came later becomes
+The living become those of the snapshot. History is never undone: what came later becomes
 tombstones, what was removed lives again under its old id, and each change is one more revision.
 VMs that the database has never heard of come with their history. The registry, which tells who
 answers now, and tokens stay as they are, but those of removed VMs are revoked.
+
+Nobody is buried alive: a VM that the snapshot does not know, but whose lieutenant lives or that
+the registry hears of, keeps its node and its token. It hangs below the nearest VM above it that
+stays, and a revision says so.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 from django.db import connection, transaction
+from django.db.models import Count, Max
 
 from vmtree import authority, bells, dates
 from vmtree.exceptions import Conflict
+from vmtree.models import Revision
 from vmtree.services import STRUCTURE
 from vmtree.snapshot_models import Snapshot, Why
-from vmtree.snapshots import checking, files, keeping, taking
-from vmtree.snapshots.applying import apply
-from vmtree.snapshots.comparing import Comparison, differences, read_tree, tree_now, tree_of
+from vmtree.snapshots import applying, beside, checking, comparing, files, keeping, living, taking
+from vmtree.snapshots.comparing import Comparison, Tree
+
+Mark = tuple[int | None, int]
 
 
 @dataclass(frozen=True)
@@ -40,29 +48,66 @@ class Restored:
 def plan(snapshot: Snapshot, *, by: object) -> Plan:
     """What restoring this snapshot would do now. Raises SnapshotDamaged, Conflict, Forbidden."""
     authority.check(by, "command", None)
-    return _planned(snapshot, differences(tree_now(), tree_of(snapshot)))
+    wanted, rows = comparing.contents_of(snapshot)
+    found = _look(snapshot, wanted).plan
+    others = beside.differences(beside.rows_now(), rows)
+    return Plan(dataclasses.replace(found.comparison, beside=others), found.confirm)
 
 
 def restore(snapshot: Snapshot, *, confirm: str, by: object) -> Restored:
     """Do what `plan` showed; the tree as it is goes into a snapshot first.
 
+    Others wait for no more than what is really written: all is looked up before.
     Raises Conflict (the tree is another by now), SnapshotDamaged, SnapshotFailed, Forbidden.
     """
-    _agreed(plan(snapshot, by=by), confirm)
+    authority.check(by, "command", None)
+    wanted = comparing.tree_of(snapshot)
+    _agreed(_look(snapshot, wanted).plan, confirm)
     before = taking.make(by=by, why=Why.CHANGE)
-    path = checking.ensure_good(snapshot)
-    with transaction.atomic(durable=True), files.opened(path) as file:
-        _be_alone()
-        comparison = differences(tree_now(), read_tree(file))
-        _agreed(_planned(snapshot, comparison), confirm)
-        changed = apply(comparison, file, actor=str(by), at=dates.now())
+    with files.opened(checking.ensure_good(snapshot)) as file:
+        look = _look(snapshot, wanted)
+        _agreed(look.plan, confirm)
+        work = applying.prepare(look.plan.comparison, file)
+        with transaction.atomic(durable=True):
+            _be_alone()
+            if not look.still_holds():
+                look = _look(snapshot, wanted)
+                _agreed(look.plan, confirm)
+                work = applying.prepare(look.plan.comparison, file)
+            changed = applying.apply(work, file, actor=str(by), at=dates.now())
     bells.tell_nodes(changed)
     keeping.prune()
-    return Restored(comparison, before)
+    return Restored(look.plan.comparison, before)
 
 
-def _planned(snapshot: Snapshot, comparison: Comparison) -> Plan:
-    return Plan(comparison, f"{snapshot.sha256[:8]}-{comparison.digest()}")
+@dataclass(frozen=True)
+class Look:
+    """A plan, and by what it is known whether it still holds."""
+
+    plan: Plan
+    mark: Mark
+
+    def still_holds(self) -> bool:
+        """Whether nothing has come since that the plan does not know."""
+        found = self.plan.comparison
+        gone = [*(vm.vm_id for vm in found.removed), *(each.old.vm_id for each in found.kept)]
+        kept = {each.old.vm_id: each.why for each in found.kept}
+        return self.mark == _mark() and living.among(gone) == kept
+
+
+def _look(snapshot: Snapshot, wanted: Tree) -> Look:
+    # The mark first: what comes after it is noticed, though the tree may show it already.
+    mark, now = _mark(), comparing.tree_now()
+    found = comparing.differences(now, wanted)
+    alive = living.among([vm.vm_id for vm in found.removed])
+    found = comparing.keeping(found, now, wanted, alive)
+    return Look(Plan(found, f"{snapshot.sha256[:8]}-{found.digest()}"), mark)
+
+
+def _mark() -> Mark:
+    """Another one after each change of the tree: every change is a revision."""
+    found = Revision.objects.aggregate(last=Max("pk"), count=Count("pk"))
+    return found["last"], found["count"]
 
 
 def _agreed(found: Plan, confirm: str) -> None:

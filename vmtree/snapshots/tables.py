@@ -60,6 +60,10 @@ class Table:
     columns: tuple[Column, ...]
     # Columns that an index in the file covers.
     index: str = ""
+    # For tables beside the tree: what comparisons call it, and the columns they look at. The first
+    # is the key, the second what people call a row.
+    title: str = ""
+    compared: tuple[str, ...] = ()
 
     @property
     def schema(self) -> str:
@@ -138,7 +142,9 @@ REVISIONS = Table(
         Column("vm_id", "n.vm_id", rule="NOT NULL"),
         Column("at", "r.at", "time", rule="NOT NULL"),
         Column("actor", "r.actor", about="who did it", rule="NOT NULL"),
-        Column("what", "r.what", about="created, changed, removed or restored", rule="NOT NULL"),
+        Column(
+            "what", "r.what", about="created, changed, removed, restored or kept", rule="NOT NULL"
+        ),
         Column("name", "r.name", rule="NOT NULL"),
         Column("category", "r.category", rule="NOT NULL"),
         Column("parent_vm_id", "r.parent_vm_id"),

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vmtree import dna
-from vmtree.snapshots.comparing import Comparison, Living
+from vmtree.snapshots.beside import Difference, Row
+from vmtree.snapshots.comparing import Comparison, Kept, Living
 
 MOST_SHOWN = 200
 
@@ -36,9 +37,37 @@ def kinds(found: Comparison) -> list[Kind]:
         ),
         ("other DNA", [(b, _dna_words(a.dna, b.dna)) for a, b in found.other_dna[some]]),
         ("renamed", [(b, _name_words(a, b)) for a, b in found.renamed[some]]),
+        ("kept because it lives", [(each.new, _kept_words(each)) for each in found.kept[some]]),
     ]
     counts = found.counts.values()
     return [Kind(name, shown, count) for (name, shown), count in zip(rows, counts, strict=True)]
+
+
+def kinds_beside(found: Comparison) -> list[Kind]:
+    """The same of the tables beside the tree."""
+    return [kind for name, each in found.beside.items() for kind in _of_table(name, each)]
+
+
+def _of_table(name: str, found: Difference) -> list[Kind]:
+    some = slice(MOST_SHOWN)
+    rows = [
+        ("new", [(_named(row), "") for row in found.added[some]]),
+        ("gone", [(_named(row), "") for row in found.removed[some]]),
+        ("changed", [(_named(b), found.words(a, b)) for a, b in found.changed[some]]),
+    ]
+    counts = found.counts.values()
+    pairs = zip(rows, counts, strict=True)
+    return [Kind(f"{name}: {kind}", shown, count) for (kind, shown), count in pairs]
+
+
+def _named(row: Row) -> Living:
+    return Living(row[0], row[1], "", None, None)
+
+
+def _kept_words(kept: Kept) -> str:
+    moves = kept.old.parent != kept.new.parent
+    place = f"{kept.old.parent or 'roof'} → {kept.new.parent or 'roof'}, " if moves else ""
+    return f"{place}{kept.why}"
 
 
 def _under(parent: str | None) -> str:

@@ -1,0 +1,130 @@
+"""What differs in the tables that a snapshot holds beside the tree, such as the registry."""
+
+from __future__ import annotations
+
+import dataclasses
+import sqlite3
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from django.db import connection
+
+from vmtree.snapshots import tables
+from vmtree.snapshots.tables import Table
+
+Json = dict[str, Any]
+Row = tuple[Any, ...]
+# By table, by the first of its compared columns.
+Rows = dict[str, dict[str, Row]]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Rows of one table that were added, removed or changed; pairs are before and after."""
+
+    table: Table
+    added: list[Row]
+    removed: list[Row]
+    changed: list[tuple[Row, Row]]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many of each kind."""
+        parts = {"added": self.added, "removed": self.removed, "changed": self.changed}
+        return {name: len(rows) for name, rows in parts.items()}
+
+    def as_json(self, limit: int) -> Json:
+        """Counts, and of each kind the first so many."""
+        return {
+            "counts": self.counts,
+            "added": [self._named(row) for row in self.added[:limit]],
+            "removed": [self._named(row) for row in self.removed[:limit]],
+            "changed": [
+                {**self._named(new), "from": self._said(old, new), "to": self._said(new, old)}
+                for old, new in self.changed[:limit]
+            ],
+        }
+
+    def words(self, old: Row, new: Row) -> str:
+        """What became another, in one line."""
+        was, now = self._said(old, new), self._said(new, old)
+        return ", ".join(f"{name}: {_short(was[name])} → {_short(now[name])}" for name in now)
+
+    def _named(self, row: Row) -> Json:
+        return {"id": row[0], "name": row[1]}
+
+    def _said(self, row: Row, other: Row) -> Json:
+        """The values of this row that the other one has not, with their names on the wire."""
+        columns = compared(self.table).columns
+        return {
+            _wire(column.name): _value(column.kind, mine)
+            for column, mine, theirs in zip(columns, row, other, strict=True)
+            if mine != theirs
+        }
+
+
+def compared(table: Table) -> Table:
+    """The same with no more than the columns that are compared."""
+    columns = {each.name: each for each in table.columns}
+    return dataclasses.replace(table, columns=tuple(columns[name] for name in table.compared))
+
+
+def rows_of(file: sqlite3.Connection) -> Rows:
+    """All such rows of an open snapshot; an old file may lack a table."""
+    there = {name for (name,) in file.execute("SELECT name FROM sqlite_master")}
+    found: Rows = {}
+    for table in _tables():
+        if table.name in there:
+            columns = ", ".join(each.name for each in table.columns)
+            rows = file.execute(f"SELECT {columns} FROM {table.name} ORDER BY {table.order}")
+            found[table.name] = {row[0]: row for row in rows}
+    return found
+
+
+def rows_now() -> Rows:
+    """All such rows of the database."""
+    found: Rows = {}
+    for table in _tables():
+        tidy = table.tidier(connection.vendor)
+        with connection.cursor() as cursor:
+            cursor.execute(table.select(connection.vendor))
+            rows = cursor.fetchall()
+        found[table.name] = {row[0]: row for row in (map(tidy, rows) if tidy else rows)}
+    return found
+
+
+def differences(old: Rows, new: Rows) -> dict[str, Difference]:
+    """From one to the other, by what the tables are called on the wire."""
+    return {
+        table.title: _difference(table, old[table.name], new[table.name])
+        for table in tables.everything()
+        if table.compared and table.name in old and table.name in new
+    }
+
+
+def _difference(table: Table, old: dict[str, Row], new: dict[str, Row]) -> Difference:
+    return Difference(
+        table=table,
+        added=[row for key, row in new.items() if key not in old],
+        removed=[row for key, row in old.items() if key not in new],
+        changed=[(old[key], row) for key, row in new.items() if key in old and old[key] != row],
+    )
+
+
+def _tables() -> list[Table]:
+    return [compared(table) for table in tables.everything() if table.compared]
+
+
+def _value(kind: str, value: Any) -> Any:
+    return orjson.loads(value) if kind == "json" and value else value
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else orjson.dumps(value).decode()
+    return text if len(text) <= 60 else f"{text[:59]}…"
+
+
+def _wire(name: str) -> str:
+    first, *others = name.split("_")
+    return first + "".join(word.capitalize() for word in others)
