@@ -235,8 +235,8 @@ class Follower:
                     while not self.stopping.is_set():
                         if subscription.get_message(timeout=1.0):
                             self._bell.set()
-            except (redis.RedisError, OSError, ValueError, TypeError) as error:
-                # TypeError, too: redis-py polls a socket that it has closed itself.
+            except (redis.RedisError, OSError, ValueError, TypeError, AttributeError) as error:
+                # The last two: redis-py uses a socket that it has closed itself.
                 if not complained:
                     logger.warning("no bell from Redis (%s); looking each second", error)
                 complained = True
