@@ -17,7 +17,7 @@ _LOOK_SECONDS = 10.0
 
 def _fingerprint() -> str:
     """Changes whenever a style or a script of ours does, so that no browser mixes old and new."""
-    files = sorted((settings.BASE_DIR / "reef_site" / "static" / "reef").glob("*.[cj]s*"))
+    files = sorted((settings.BASE_DIR / "reef_site" / "static" / "reef").rglob("*.[cj]s*"))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
 
 

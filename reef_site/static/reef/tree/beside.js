@@ -1,0 +1,65 @@
+// The live tree, part 3: one VM at the side.
+"use strict";
+
+if (reef.tree) (() => {
+  const { block, urls, byId, get, sayNoAnswer, tree, focus } = reef.tree;
+  const beside = byId("beside");
+  let shown = "";
+  let from = null;
+
+  // A node says by its key where its facts are, others say it themselves.
+  const factsUrl = (row) => row.dataset.facts || `${urls.pageUrl}${row.dataset.key}/_facts`;
+
+  function show(row, byHand) {
+    for (const each of tree().querySelectorAll('[aria-selected="true"]')) each.setAttribute("aria-selected", "false");
+    row.setAttribute("aria-selected", "true");
+    from = row;
+    return fill(factsUrl(row), byHand);
+  }
+
+  async function fill(url, byHand = true) {
+    shown = url;
+    try {
+      const fragment = await get(url);
+      if (shown !== url) return;
+      const had = beside.contains(document.activeElement) ? document.activeElement : null;
+      if (!byHand && had?.matches("input, select")) return; // Somebody is writing there.
+      beside.replaceChildren(fragment);
+      beside.hidden = false;
+      block.classList.add("has-beside");
+      if (had) beside.focus({ preventScroll: true });
+      if (byHand) beside.scrollTop = 0;
+      reef.tick();
+    } catch {
+      sayNoAnswer();
+    }
+  }
+
+  function close() {
+    beside.hidden = true;
+    shown = "";
+    block.classList.remove("has-beside");
+    from?.setAttribute("aria-selected", "false");
+    focus(from?.isConnected ? from : tree()?.firstElementChild);
+  }
+
+  // News came of these ids (null: of many); what is shown is fetched again if it is among them.
+  async function renew(ids) {
+    if (shown && (!ids || ids.has(from?.dataset.vm))) await fill(shown, false);
+  }
+
+  block.addEventListener("submit", (event) => {
+    const form = event.target;
+    if (!form.matches(".compare")) return;
+    event.preventDefault();
+    fill(`${form.dataset.beside}?${new URLSearchParams(new FormData(form))}`);
+  });
+
+  block.addEventListener("keydown", (event) => {
+    if (event.key !== "Escape" || beside.hidden) return;
+    event.stopImmediatePropagation();
+    close();
+  });
+
+  reef.tree.beside = { show, fill, close, renew };
+})();
