@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
+from registry import placing
 from registry.liveness import Liveness
 from registry.models import VM, Gap, VMQuerySet, Watch
 from vmtree import dates
+
+_MOST_REFUSALS = 10
 
 if TYPE_CHECKING:
     _ModelAdmin = admin.ModelAdmin[Any]
@@ -42,6 +45,22 @@ class LivenessFilter(_Filter):
         return queryset.filter(pk__in=silent) if wanted == Liveness.SILENT else queryset
 
 
+class PlaceFilter(_Filter):
+    """By whether the tree has it."""
+
+    title = "place in the tree"
+    parameter_name = "place"
+
+    def lookups(self, _request: HttpRequest, _model_admin: Any) -> list[tuple[str, str]]:
+        """Those that wait for one can be chosen."""
+        return [("none", "Registered only")]
+
+    def queryset(self, _request: HttpRequest, queryset: QuerySet[VM]) -> QuerySet[VM]:
+        """Those that were chosen."""
+        assert isinstance(queryset, VMQuerySet)
+        return queryset.without_place() if self.value() == "none" else queryset
+
+
 class ReadOnlyAdmin(_ModelAdmin):
     """Rows that reef writes itself."""
 
@@ -66,9 +85,29 @@ class VMAdmin(ReadOnlyAdmin):
     """Who answers now."""
 
     list_display = ("id", "name", "role", "status", "liveness_now", "last_seen", "parent_vm_id")
-    list_filter = ("role", "status", LivenessFilter)
+    list_filter = ("role", "status", LivenessFilter, PlaceFilter)
     search_fields = ("id", "name", "address", "parent_vm_id")
     ordering = ("id",)
+    actions = ("put_into_tree",)
+
+    def has_place_permission(self, request: HttpRequest) -> bool:
+        """Who may change the tree."""
+        return request.user.has_perm("vmtree.change_node")
+
+    @admin.action(
+        description="Put into the tree, under the VM that each registered with",
+        permissions=["place"],
+    )
+    def put_into_tree(self, request: HttpRequest, queryset: QuerySet[VM]) -> None:
+        """Put them there, and say whom not and why."""
+        vms = list(queryset.order_by("pk")[: placing.MOST_AT_ONCE])
+        placed, refused = placing.place_all(vms, by=request.user)
+        for vm, why in refused[:_MOST_REFUSALS]:
+            self.message_user(request, f"{vm} ({vm.pk}): {why}", messages.ERROR)
+        if more := refused[_MOST_REFUSALS:]:
+            self.message_user(request, f"… and {len(more)} more were refused.", messages.ERROR)
+        if placed:
+            self.message_user(request, f"{len(placed)} VMs have a place now.", messages.SUCCESS)
 
     @admin.display(description="liveness")
     def liveness_now(self, vm: VM) -> str:

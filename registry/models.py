@@ -6,13 +6,13 @@ from datetime import datetime
 from typing import Self
 
 from django.db import models
-from django.db.models import Q
+from django.db.models import Exists, OuterRef, Q
 
 from registry import liveness
 from registry.liveness import Liveness
 from vmtree import dates, dna
 from vmtree.lineage import Links
-from vmtree.models import CompactEncoder
+from vmtree.models import CompactEncoder, Node
 
 
 class Role(models.TextChoices):
@@ -46,6 +46,10 @@ class VMQuerySet(models.QuerySet["VM"]):
         """Running ones that are not silent."""
         running = self.filter(status=Status.RUNNING)
         return running if Watch.grace(at) else running.filter(silent_after__gt=at)
+
+    def without_place(self) -> Self:
+        """Those that the tree does not have, or has as removed only."""
+        return self.filter(~Exists(Node.objects.living().filter(vm_id=OuterRef("pk"))))
 
     def newest_first(self) -> Self:
         """By the last sign, as the API lists them."""

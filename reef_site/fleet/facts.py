@@ -64,7 +64,7 @@ def facts_of(key: int, other: str = "") -> dict[str, Any]:
         "vm": line.vm,
         "path": _path(node),
         "changes": _changes(node),
-        "services": _services(line.vm),
+        "services": services_of(line.vm),
         "strip": strip(line.vm, moment.at) if line.vm else [],
         "quarters": QUARTERS,
         "compared": _compared(node, other) if other else None,
@@ -81,7 +81,7 @@ def _path(node: Node) -> list[Node | None]:
     return [nodes[key] if key else None for key in keys]
 
 
-def _services(vm: VM | None) -> list[tuple[str, str]]:
+def services_of(vm: VM | None) -> list[tuple[str, str]]:
     """Each service's name and the rest of what was said of it."""
     found = []
     for each in vm.services if vm else []:

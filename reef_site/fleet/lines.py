@@ -16,7 +16,7 @@ from lieutenants.models import Lieutenant
 from reef_site.fleet import below
 from reef_site.fleet.below import ROOF
 from reef_site.fleet.states import state_of
-from registry.models import VM, Status, Watch
+from registry.models import VM, Watch
 from vmtree import dates
 from vmtree.models import Node, NodeQuerySet
 
@@ -84,16 +84,6 @@ class Line:
     def _names(self) -> list[tuple[str, str]]:
         organs = [("organ", name) for name in self.node.organs]
         return organs + [("capability", name) for name in self.node.capabilities]
-
-
-@dataclass(frozen=True)
-class Roof:
-    """The row above all roots."""
-
-    total: int
-    roots: int
-    shape: str
-    states: list[tuple[str, int]]
 
 
 @dataclass(frozen=True)
@@ -182,33 +172,6 @@ def dress(lines: Sequence[Line], moment: Moment) -> None:
 def lieutenants_of(vm_ids: Sequence[str]) -> dict[str, Lieutenant]:
     """The lieutenants that live at these ids of VMs."""
     return Lieutenant.objects.in_bulk(list(vm_ids))
-
-
-def roof(moment: Moment) -> Roof:
-    """What all VMs together are."""
-    living = Node.objects.living()
-    tops = living.roots().aggregate(count=Count("pk"), sum=Sum("pk"))
-    return Roof(
-        total=living.count(),
-        roots=tops["count"],
-        shape=f"{tops['count']}.{tops['sum'] or 0}",
-        states=states(moment),
-    )
-
-
-def states(moment: Moment) -> list[tuple[str, int]]:
-    """How many registered VMs are silent, late, stopped, paused; words with none are left out."""
-    silent = Q(silent_after__lte=moment.at)
-    troubled = VM.objects.filter(Q(late_after__lte=moment.at) | Q(late_after__isnull=True))
-    found = troubled.aggregate(
-        silent=Count("pk", filter=silent),
-        late=Count("pk", filter=Q(late_after__lte=moment.at) & ~silent),
-        stopped=Count("pk", filter=Q(status=Status.STOPPED)),
-        paused=Count("pk", filter=Q(status=Status.PAUSED)),
-    )
-    if moment.grace:
-        found["late"], found["silent"] = found["late"] + found["silent"], 0
-    return [(word, count) for word, count in found.items() if count]
 
 
 # -- what a search finds -------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.urls import path
 
-from reef_site.fleet import snapshots, views
+from reef_site.fleet import registered, snapshots, views
 
 app_name = "fleet"
 
@@ -13,7 +13,11 @@ urlpatterns = [
     path("_tree", views.fragment, name="fragment"),
     path("_news", views.news, name="news"),
     path("_children/<int:key>", views.children, name="children"),
+    path("_children/registered", registered.children),
     path("vm", views.by_id, name="by-id"),
+    path("registered/", registered.one, name="registered"),
+    path("registered/_facts", registered.facts, name="registered-facts"),
+    path("registered/place", registered.place, name="place"),
     path("picture/", views.look, name="picture"),
     path("picture/_drawing", views.drawing, name="drawing"),
     path("then/", views.then, name="then"),

@@ -2,52 +2,28 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from datetime import datetime
-from typing import Any, Concatenate, ParamSpec
+from typing import Any
+from urllib.parse import urlencode
 
 import orjson
 from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse
-from django.http.response import HttpResponseBase
 from django.shortcuts import get_object_or_404, redirect, render
+from django.urls import reverse
 from django.views.decorators.http import require_GET, require_POST
 
 from reef_site.fleet import below, lines, past, picture
+from reef_site.fleet.asked import number, spoken
 from reef_site.fleet.facts import facts_of
 from reef_site.fleet.lines import MOST_AT_ONCE, PAGE, Line, Moment
+from reef_site.fleet.roof import roof
+from registry.models import VM
 from vmtree import dates, search
-from vmtree.exceptions import BadInput, FleetError
+from vmtree.exceptions import BadInput
 from vmtree.models import Node
 
 MOST_CHANGED = 200
-
-P = ParamSpec("P")
-View = Callable[Concatenate[HttpRequest, P], HttpResponseBase]
-
-
-def spoken(view: View[P]) -> View[P]:
-    """Say in words what is refused, with its HTTP status."""
-
-    @functools.wraps(view)
-    def wrapped(request: HttpRequest, /, *args: P.args, **kwargs: P.kwargs) -> HttpResponseBase:
-        try:
-            return view(request, *args, **kwargs)
-        except FleetError as error:
-            if request.headers.get("Reef-Script") == "1":
-                return HttpResponse(str(error), status=error.status, content_type="text/plain")
-            context = {"problem": str(error)}
-            return render(request, "fleet/problem.html", context, status=error.status)
-
-    return wrapped
-
-
-def number(request: HttpRequest, name: str, *, usual: int = 0, most: int = 1 << 62) -> int:
-    """A whole number of the query; what is no such thing is the usual one."""
-    given = request.GET.get(name, "")
-    good = given.isascii() and given.isdigit() and len(given) <= 18
-    return min(int(given), most) if good else usual
 
 
 # -- the live tree -------------------------------------------------------------------------------
@@ -77,7 +53,7 @@ def tree_context(request: HttpRequest) -> dict[str, Any]:
     """The rows that the query asks for; the number of statements does not depend on the fleet."""
     words = request.GET.get("q", "").strip()[: search.LONGEST + 1]
     moment = Moment.now()
-    base = {"roof": lines.roof(moment), "words": words, "problem": "", "found": None}
+    base = {"roof": roof(moment), "words": words, "problem": "", "found": None}
     if words:
         try:
             return {**base, **_found(request, words, moment)}
@@ -96,7 +72,8 @@ def _beginning(request: HttpRequest, moment: Moment) -> dict[str, Any]:
     """The roots, or one VM with what hangs on it."""
     vm_id = request.GET.get("under", "").replace("\0", "")
     if not vm_id:
-        return {"page": lines.children(below.ROOF, moment), "parent": below.ROOF}
+        page = lines.children(below.ROOF, moment)
+        return {"page": page, "parent": below.ROOF, "with_loose": True}
     top = get_object_or_404(lines.counted(Node.objects.living()), vm_id=vm_id)
     line = Line(top, place=1, of=1, is_open=True, is_cut=top.parent_id is not None)
     lines.dress([line], moment)
@@ -109,15 +86,19 @@ def _beginning(request: HttpRequest, moment: Moment) -> dict[str, Any]:
 @require_GET
 def children(request: HttpRequest, key: int) -> HttpResponse:
     """The next rows under one: `?after=` a node, `?place=` rows are there, `?limit=`, `?level=`."""
+    moment = Moment.now()
     page = lines.children(
         key,
-        Moment.now(),
+        moment,
         after=number(request, "after"),
         place=number(request, "place"),
         limit=number(request, "limit", usual=PAGE, most=MOST_AT_ONCE) or PAGE,
         level=number(request, "level", usual=2, most=100_000),
     )
-    return render(request, "fleet/_rows.html", {"page": page, "parent": key})
+    context: dict[str, Any] = {"page": page, "parent": key}
+    if key == below.ROOF:
+        context |= {"with_loose": True, "roof": roof(moment)}
+    return render(request, "fleet/_rows.html", context)
 
 
 @login_required
@@ -139,7 +120,7 @@ def news(request: HttpRequest) -> HttpResponse:
     found = lines.some(wanted - {below.ROOF}, moment)
     gone = wanted - {below.ROOF} - {line.node.pk for line in found}
     context = {
-        "roof": lines.roof(moment) if below.ROOF in shown else None,
+        "roof": roof(moment) if below.ROOF in shown else None,
         "lines": found,
         "gone": sorted(gone),
     }
@@ -198,7 +179,11 @@ def _other(request: HttpRequest) -> str:
 def by_id(request: HttpRequest) -> HttpResponse:
     """The page of the VM whose id is `?vm=`."""
     vm_id = request.GET.get("vm", "").replace("\0", "")
-    return redirect("fleet:one", get_object_or_404(Node, vm_id=vm_id).pk)
+    node = Node.objects.filter(vm_id=vm_id).first()
+    if node is None:
+        get_object_or_404(VM, pk=vm_id)
+        return redirect(f"{reverse('fleet:registered')}?{urlencode({'vm': vm_id})}")
+    return redirect("fleet:one", node.pk)
 
 
 # -- from above ----------------------------------------------------------------------------------
@@ -224,7 +209,7 @@ def _picture(request: HttpRequest) -> dict[str, Any]:
     width = number(request, "width", usual=picture.USUAL_WIDTH, most=4000)
     moment = Moment.now()
     drawn = picture.draw(top, moment, max(width, picture.LEAST_WIDTH))
-    context = {"drawing": drawn, "top": top, "roof": lines.roof(moment)}
+    context = {"drawing": drawn, "top": top, "roof": roof(moment)}
     return {**context, "legend": list(picture.OUTLINES)}
 
 

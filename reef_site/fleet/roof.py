@@ -1,0 +1,118 @@
+"""The row above all roots: how many VMs there are, and how many of them are in which trouble.
+
+It counts the whole fleet. Where that takes long the figures are kept for a moment, for all who
+look at this process's pages; the row then says when to ask for it again.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+
+from django.db.models import Count, Max, Q, QuerySet, Sum
+
+from reef_site.fleet.lines import Moment
+from registry.models import VM, Status
+from vmtree.models import Node
+
+# Smaller fleets are counted each time.
+MANY = 20_000
+# Kept figures serve for so many times as long as counting took, and for no longer than this.
+WORTH = 25.0
+LONGEST_SECONDS = 10.0
+# From good to bad: the last one that anybody is in is the worst.
+_BY_RANK = ("paused", "stopped", "late", "silent")
+
+States = list[tuple[str, int]]
+
+
+@dataclass(frozen=True)
+class Roof:
+    """What all VMs together are."""
+
+    total: int
+    roots: int
+    shape: str
+    states: States
+    loose: Loose
+    # When this is worth asking for again, because it is not of now; 0 if it is.
+    again_ms: int = 0
+
+
+@dataclass(frozen=True)
+class Loose:
+    """Those of the registry that have no place in the tree."""
+
+    count: int
+    shape: str
+    states: States
+
+    @property
+    def worst(self) -> str:
+        """The worst state that one of them is in, if any is paused or worse."""
+        found = dict(self.states)
+        return next((word for word in reversed(_BY_RANK) if word in found), "")
+
+
+@dataclass
+class _Kept:
+    """The newest figures, and until when they serve."""
+
+    roof: Roof | None = None
+    until: float = 0.0
+
+
+_kept = _Kept()
+
+
+def roof(moment: Moment) -> Roof:
+    """The figures as of now, or kept ones if the fleet is a large one."""
+    now = time.monotonic()
+    if _kept.roof and now < _kept.until:
+        return replace(_kept.roof, again_ms=int((_kept.until - now) * 1000) + 1)
+    found = counted(moment)
+    if found.total + found.loose.count >= MANY:
+        spent = time.monotonic() - now
+        _kept.roof, _kept.until = found, now + min(LONGEST_SECONDS, WORTH * spent)
+    return found
+
+
+def counted(moment: Moment) -> Roof:
+    """The figures as of now."""
+    living = Node.objects.living()
+    tops = living.roots().aggregate(count=Count("pk"), sum=Sum("pk"))
+    loose = _loose(moment)
+    return Roof(
+        total=living.count(),
+        roots=tops["count"],
+        shape=f"{tops['count']}.{tops['sum'] or 0}.{min(1, loose.count)}",
+        states=_states(VM.objects.filter(_troubled(moment)), moment),
+        loose=loose,
+    )
+
+
+def _loose(moment: Moment) -> Loose:
+    vms = VM.objects.without_place()
+    found = vms.aggregate(count=Count("pk"), newest=Max("registered_at"))
+    states = _states(vms.filter(_troubled(moment)), moment) if found["count"] else []
+    newest = found["newest"].timestamp() if found["newest"] else 0
+    words = ".".join(f"{word}{count}" for word, count in states)
+    return Loose(found["count"], f"{found['count']}.{newest:.3f}.{words}", states)
+
+
+def _troubled(moment: Moment) -> Q:
+    return Q(late_after__lte=moment.at) | Q(late_after__isnull=True)
+
+
+def _states(troubled: QuerySet[VM], moment: Moment) -> States:
+    """How many of these are silent, late, stopped, paused; words with none are left out."""
+    silent = Q(silent_after__lte=moment.at)
+    found = troubled.aggregate(
+        silent=Count("pk", filter=silent),
+        late=Count("pk", filter=Q(late_after__lte=moment.at) & ~silent),
+        stopped=Count("pk", filter=Q(status=Status.STOPPED)),
+        paused=Count("pk", filter=Q(status=Status.PAUSED)),
+    )
+    if moment.grace:
+        found["late"], found["silent"] = found["late"] + found["silent"], 0
+    return [(word, count) for word, count in found.items() if count]
