@@ -27,6 +27,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
 from reef_site.auth import make_operator
+from reef_site.fleet import roof
 from registry.models import Watch
 from tests.bench.tree import postgresql, sqlite
 from tests.vmtree.planted import plant
@@ -39,10 +40,13 @@ LIMIT_MS = 300
 def ask(client: Client, path: str, body: object = None) -> tuple[float, float, int, int]:
     """Median and worst milliseconds, statements, bytes."""
     spent, size = [], 0
+    # Of a large fleet the roof's figures are kept: the first one asks for all.
+    roof.forget()
     with CaptureQueriesContext(connection) as queries:
         _once(client, path, body)
     statements = len(queries)
     for _ in range(7):
+        roof.forget()
         start = time.perf_counter()
         size = _once(client, path, body)
         spent.append((time.perf_counter() - start) * 1000)

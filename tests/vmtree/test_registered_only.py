@@ -200,6 +200,15 @@ def test_a_circle_of_parents_is_refused_one_by_one(operator: Client, api: Api) -
     assert not Node.objects.exists()
 
 
+def test_removed_ones_that_still_are_registered_count(operator: Client, api: Api) -> None:
+    for vm_id in ("kept", "gone", "lonely"):
+        register(api, vm_id)
+    plant("kept")
+    plant("gone")
+    services.remove("gone", by="tests")
+    assert roofs.counted(Moment.now()).loose.count == VM.objects.without_place().count() == 2
+
+
 def test_the_roof_of_a_large_fleet_is_counted_now_and_then(
     operator: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -217,5 +226,5 @@ def test_the_roof_of_a_large_fleet_is_counted_now_and_then(
     assert (len(asked), kept.total) == (0, 2)
     assert 9_000 < kept.again_ms <= 10_001
     assert f'data-again="{str(kept.again_ms)[0]}' in page(operator, "/fleet/")
-    roofs._kept.until = 0
+    roofs.forget()
     assert roofs.roof(Moment.now()).total == 3
