@@ -65,8 +65,8 @@ class Stack:
         self.manage("migrate", "--verbosity", "0")
         for name in ("redis", "web", "edge", "worker", "beat"):
             self.start(name)
-        until(self.answers, 30)
-        until(lambda: self.health()["follower"]["ok"], 30)
+        until(self.answers, 120)
+        until(lambda: self.health()["follower"]["ok"], 120)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -89,7 +89,7 @@ class Stack:
             env=self.env,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=240,
             check=False,
         )
         assert done.returncode == 0, done.stderr

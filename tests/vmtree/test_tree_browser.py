@@ -22,7 +22,8 @@ QUIET = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update"),
 )
-SECONDS = 30_000  # of patience, in milliseconds
+# What is waited for comes in a moment; where many share a machine, later.
+SECONDS = 120
 PLANT = "from tests.vmtree.planted import plant; plant(5000)"
 # Its beats end so that it is silent in a moment; nothing more is done to it.
 FADE = """
@@ -55,7 +56,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def signed_in(browser: Browser, stack: Stack) -> BrowserContext:
     context = browser.new_context(viewport={"width": 1280, "height": 800})
-    context.set_default_timeout(SECONDS)
+    context.set_default_timeout(SECONDS * 1000)
     page = context.new_page()
     secret = stack.manage("signin").split()[-1].rpartition("/")[2]
     page.goto(f"http://127.0.0.1:{stack.port}/signin/{secret}")
@@ -66,7 +67,7 @@ def signed_in(browser: Browser, stack: Stack) -> BrowserContext:
 @pytest.fixture
 def page(signed_in: BrowserContext, stack: Stack) -> Iterator[Page]:
     """A tab with the live tree that must not complain."""
-    expect.set_options(timeout=SECONDS)
+    expect.set_options(timeout=SECONDS * 1000)
     page = signed_in.new_page()
     complaints: list[str] = []
     page.on("pageerror", lambda error: complaints.append(str(error)))
@@ -185,7 +186,7 @@ def test_by_keyboard_alone(page: Page) -> None:
 
     def press(key: str, wanted: str) -> None:
         page.keyboard.press(key)
-        until(lambda: focused() == wanted)
+        until(lambda: focused() == wanted, SECONDS)
 
     page.locator("#tree-q").focus()
     for wanted in ("BUTTON", "A", "A", "A", "DIV"):
@@ -224,9 +225,13 @@ def test_one_vm_beside_the_tree(stack: Stack, page: Page) -> None:
     expect(page.locator("svg.picture a").first).to_be_visible()
 
 
+# When the page asked for news, in milliseconds: it knows best, however late a test hears of it.
+ASKED = """performance.getEntriesByType("resource")
+    .filter((each) => each.name.includes("/_news")).map((each) => each.startTime)"""
+
+
 def test_a_burst_of_changes_costs_few_refreshes(stack: Stack, page: Page) -> None:
-    asked: list[float] = []
-    page.on("request", lambda each: asked.append(time.monotonic()) if "_news" in each.url else None)
+    page.evaluate("performance.setResourceTimingBufferSize(5000)")
     redis = Redis(unix_socket_path=str(stack.run / "redis.sock"))
     began = time.monotonic()
     with redis.pipeline(transaction=False) as pipe:
@@ -237,17 +242,49 @@ def test_a_burst_of_changes_costs_few_refreshes(stack: Stack, page: Page) -> Non
                 if number % 50 == 49:
                     pipe.execute()
                     page.wait_for_timeout(max(0, due(began, second, number) * 1000))
-    lasted = time.monotonic() - began
-    until(lambda: asked and time.monotonic() - asked[-1] > 1)
-    assert len(asked) <= 4 * lasted + 2
+    redis.close()
     beat(stack, "vm-2477")
     expect(page.locator("#n0")).to_contain_text("silent 49")
-    redis.close()
+    asked = page.evaluate(ASKED)
+    assert len(asked) > 2
+    assert len(asked) <= 4 * (asked[-1] - asked[0]) / 1000 + 2
 
 
 def due(began: float, second: int, number: int) -> float:
     """Seconds until this change of 5,000 a second is due."""
     return began + second + number / 5000 - time.monotonic()
+
+
+def test_who_is_registered_only_appears_and_gets_a_place(stack: Stack, page: Page) -> None:
+    group = page.locator("#nregistered")
+    expect(group).to_have_count(0)
+    register(stack, "stray-1")
+    expect(group).to_contain_text("registered only")
+    row(page, "vm-19").focus()
+    for key in ("ArrowDown", "ArrowRight"):
+        page.keyboard.press(key)
+    expect(row(page, "stray-1")).to_be_visible()
+    register(stack, "stray-2")
+    expect(row(page, "stray-2")).to_be_visible()
+    expect(group).to_be_focused()
+
+    row(page, "stray-1").focus()
+    page.keyboard.press("Enter")
+    beside = page.locator("#beside")
+    beside.get_by_label("Under the VM of id").fill("vm-0")
+    beside.get_by_role("button", name="Put into the tree").click()
+    expect(page.get_by_role("status")).to_contain_text("has its place under")
+    assert stack.client.get("/vm-tree/vms/stray-1").json()["parentVmId"] == "vm-0"
+    page.go_back()
+    expect(group.locator(".vm-count")).to_contain_text("1")
+    for vm_id in ("stray-1", "stray-2"):
+        assert stack.client.delete(f"/registry/vms/{vm_id}").status_code == 200
+    expect(group).to_have_count(0)
+
+
+def register(stack: Stack, vm_id: str) -> None:
+    body = {"id": vm_id, "name": vm_id, "role": "worker", "address": "x", "registeredBy": "tests"}
+    assert stack.client.post("/registry/vms", json=body).status_code == 201
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
