@@ -1,10 +1,20 @@
 """App configuration of the site itself: commands and template tags."""
 
+import os
 from importlib import import_module
 from typing import Any
 
 from django.apps import AppConfig
+from django.core import checks
 from django.db.backends.signals import connection_created
+
+from reef_site import env
+
+
+@checks.register()
+def settings_have_names_that_exist(**_: object) -> list[checks.CheckMessage]:
+    """What `up` says at its start, for those who start the processes one by one."""
+    return [checks.Warning(doubt, id="reef.W001") for doubt in env.doubts(os.environ)]
 
 
 class ReefSiteConfig(AppConfig):

@@ -5,14 +5,23 @@ Each reader takes the variable's name and what holds when it is unset or empty.
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 TRUE = frozenset({"1", "true", "yes", "on"})
 FALSE = frozenset({"0", "false", "no", "off"})
+
+
+# What reef itself sets: for its agents, its processes and its tests.
+_OURS = ("VERS_VM_ID", "VERS_AGENT_ROLE", "REEF_LIEUTENANT", "REEF_UP")
+_OUR_PREFIXES = ("REEF_TEST", "REEF_BENCH")
+# The names that were asked for so far.
+_known: set[str] = set()
 
 
 class SettingError(SystemExit):
@@ -24,6 +33,7 @@ class SettingError(SystemExit):
 
 def text(name: str, default: str = "") -> str:
     """The variable's text, trimmed."""
+    _known.add(name)
     return os.environ.get(name, "").strip() or default
 
 
@@ -108,3 +118,21 @@ def url(name: str, default: str, schemes: tuple[str, ...]) -> str:
         wanted = ", ".join(f"{scheme}://" for scheme in schemes)
         raise SettingError(name, f"must start with one of {wanted}")
     return given
+
+
+def doubts(names: Iterable[str]) -> list[str]:
+    """A sentence for each of these names that looks like a setting and is none, for operators.
+
+    To be asked when all settings have been read. Other programs have variables that begin with
+    VERS_, too: of those only what is nearly a name of ours is doubted.
+    """
+    found = []
+    for name in sorted(set(names) - _known - set(_OURS)):
+        if not name.startswith(("REEF_", "VERS_")) or name.startswith(_OUR_PREFIXES):
+            continue
+        near = difflib.get_close_matches(name, sorted(_known), 1, 0.7 if name[0] == "R" else 0.85)
+        if near:
+            found.append(f"{name} is no setting of reef; did you mean {near[0]}?")
+        elif name.startswith("REEF_"):
+            found.append(f"{name} is no setting of reef; the README lists them")
+    return found

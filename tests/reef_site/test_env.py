@@ -227,3 +227,40 @@ def test_yes(monkeypatch: pytest.MonkeyPatch, word: str) -> None:
 def test_no(monkeypatch: pytest.MonkeyPatch, word: str) -> None:
     monkeypatch.setenv("SWITCH", word)
     assert env.boolean("SWITCH", default=True) is False
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("REEF_STAL_SECONDS", "did you mean REEF_STALL_SECONDS?"),
+        ("REEF_DATADIR", "did you mean REEF_DATA_DIR?"),
+        ("VERS_AUTH_TOEKN", "did you mean VERS_AUTH_TOKEN?"),
+        ("REEF_ZZZZ", "the README lists them"),
+        ("REEF_DATA_DIR", ""),
+        ("VERS_API_KEY", ""),
+        ("VERS_VM_ID", ""),
+        ("VERS_AGENT_ROLE", ""),
+        ("REEF_TEST_CHROMIUM", ""),
+        ("REEFER", ""),
+    ],
+)
+def test_names_that_are_nearly_settings_are_doubted(name: str, said: str) -> None:
+    doubts = env.doubts([name, "PATH", "PORT"])
+    assert len(doubts) == bool(said)
+    assert "".join(doubts).startswith(name if said else "")
+    assert said in "".join(doubts)
+
+
+def test_doubts_are_no_refusal(tmp_path: Path) -> None:
+    """`check` and `migrate` say them, for those who do not use `up`."""
+    passed = {key: os.environ[key] for key in ("PATH", "HOME", "LANG") if key in os.environ}
+    done = subprocess.run(
+        [sys.executable, "manage.py", "check"],
+        cwd=ROOT,
+        env={**passed, "REEF_DATA_DIR": str(tmp_path), "REEF_STAL_SECONDS": "7"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0
+    assert "did you mean REEF_STALL_SECONDS?" in done.stderr

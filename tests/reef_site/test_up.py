@@ -488,3 +488,16 @@ def test_models_that_cannot_be_read_stop_the_demo(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "models.json" in done.stderr
     assert (tmp_path / "pi" / "models.json").read_text() == "{broken"
+
+
+def test_what_looks_wrong_is_said_at_the_start(tmp_path: Path) -> None:
+    up = Up(tmp_path)
+    up.env |= {"PI_PATH": str(tmp_path / "no-pi"), "REEF_STALL_SECOND": "7"}
+    running = up.start()
+    try:
+        running.wait_for("warning: REEF_STALL_SECOND is .* did you mean REEF_STALL_SECONDS")
+        running.wait_for(
+            "warning: no lieutenant can start. PI_PATH is .*no-pi, which is no program"
+        )
+    finally:
+        running.end()

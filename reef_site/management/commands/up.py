@@ -22,8 +22,8 @@ from django.core.management.base import BaseCommand
 from django.db import DatabaseError, connection
 from django.db.migrations.executor import MigrationExecutor
 
-from lieutenants import demo_model
-from reef_site import agent_install, auth, leftovers
+from lieutenants import agents, demo_model
+from reef_site import agent_install, auth, env, leftovers
 from reef_site.supervisor import Demo, Plan, Service
 
 WILDCARDS = frozenset({"0.0.0.0", "::", ""})  # noqa: S104
@@ -50,6 +50,8 @@ class Command(BaseCommand):
 
     def handle(self, *_: object, **options: Any) -> None:
         """Prepare everything and become the supervisor. Each refusal is one sentence, exit 1."""
+        for doubt in env.doubts(os.environ):
+            say(f"warning: {doubt}")
         start = Start(options["host"], options["port"], demo=options["demo"])
         lock = start.claim()
         start.prepare_database()
@@ -147,7 +149,7 @@ class Start:
             services=services,
             logs=str(self.data / "logs"),
             health=(self.reachable, self.port),
-            ready=self._ready(link),
+            ready=[*self._ready(link), *self._without_agent(no_agent=no_agent)],
             tag=leftovers.TAG,
             link=link,
             open_browser=open_browser,
@@ -235,6 +237,11 @@ class Start:
             name = socket.gethostname()
             lines.append(f"for other machines, set REEF_ALLOWED_HOSTS to its name there, as {name}")
         return lines
+
+    def _without_agent(self, *, no_agent: bool) -> list[str]:
+        """Why no lieutenant can start, unless an agent is about to be installed."""
+        problem = agents.agent_problem() if settings.PI_PATH or no_agent else ""
+        return [f"warning: no lieutenant can start. {problem}"] if problem else []
 
 
 def module(name: str) -> list[str]:
