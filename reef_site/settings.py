@@ -72,6 +72,7 @@ def _databases(url: str) -> dict[str, Any]:
     # One connection a thread, for good: connecting anew costs five times as much.
     parsed["CONN_MAX_AGE"] = None
     if parsed["ENGINE"].endswith("sqlite3"):
+        parsed["ENGINE"] = "reef_site.sqlite"
         parsed["OPTIONS"] = {
             "transaction_mode": "IMMEDIATE",
             "timeout": 20,

@@ -16,8 +16,7 @@ import contextlib
 import hmac
 import re
 import threading
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
@@ -28,7 +27,7 @@ from urllib.parse import unquote_to_bytes
 
 import orjson
 from django.conf import settings
-from django.db import OperationalError, connection, transaction
+from django.db import connection, transaction
 from django.http.request import split_domain_port, validate_host
 
 from registry import beats, rows, services
@@ -40,7 +39,6 @@ from vmtree.exceptions import BadInput
 from vmtree.models import Node
 
 SIGN_SECONDS = 5.0
-LOCK_SECONDS = 20.0
 MOST_BODY = 4 << 20
 BAD_TOKEN = "Unauthorized — invalid token"  # noqa: S105
 _ID = rb"/registry/vms/([^/]+)"
@@ -187,29 +185,6 @@ def _is_our_host(headers: Mapping[bytes, bytes]) -> bool:
 _good_hosts: set[str] = set()
 
 
-@contextlib.contextmanager
-def at_once() -> Iterator[None]:
-    """A transaction that begins within a millisecond after SQLite's lock came free.
-
-    SQLite's own waiting sleeps longer each time, up to a tenth of a second.
-    """
-    waits = connection.vendor == "sqlite" and not connection.in_atomic_block
-    if waits:
-        with connection.cursor() as cursor:
-            cursor.execute("PRAGMA busy_timeout = 0")
-    block, end = transaction.atomic(), time.monotonic() + LOCK_SECONDS
-    with contextlib.ExitStack() as stack:
-        while True:
-            try:
-                stack.enter_context(block)
-                break
-            except OperationalError as error:
-                if not waits or "locked" not in str(error) or time.monotonic() > end:
-                    raise
-                time.sleep(0.001)
-        yield
-
-
 class Holder(NamedTuple):
     """The node that a token belongs to: its key and its VM's id."""
 
@@ -249,7 +224,7 @@ def write(tell: Callable[[set[str]], None], asked: Sequence[Writing | None]) -> 
     None among them is the sign that this edge is there.
     """
     now, writings = dates.now(), [each for each in asked if each is not None]
-    with at_once():
+    with transaction.atomic():
         if len(writings) < len(asked):
             services.door_open(now)
         holders = holders_of({each.digest for each in writings if each.digest is not None})

@@ -47,6 +47,6 @@ def test_four_writers(tmp_path: Path) -> None:
     }
     done = {name: json.loads(result(process, SECONDS + 60)) for name, process in running.items()}
     assert all(facts["rounds"] > 0 for facts in done.values()), done
-    assert [facts["longest"] for facts in done.values() if facts["longest"] > 15.0] == []
+    assert [facts["longest"] for facts in done.values() if facts["longest"] > 8.0] == []
     check = start(data, "-m", "tests.registry.writers", "check", json.dumps(done))
     assert result(check, 60).strip() == "nothing is lost"

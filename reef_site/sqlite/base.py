@@ -1,0 +1,109 @@
+"""Who waits to write to SQLite comes next, within a millisecond.
+
+SQLite lets one writer in at a time. Those who wait look again after pauses that grow to a tenth of
+a second, and whoever comes by meanwhile goes first: with four busy writers some wait for seconds.
+Here they pass a turnstile, a lock on a file beside the database: one of them stands in it and
+looks each half millisecond, and nobody who comes later can be sooner.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, TypeVar
+
+from django.db import OperationalError
+from django.db.backends.sqlite3 import base
+
+Result = TypeVar("Result")
+
+LOOK_SECONDS = 0.0005
+_WRITES = ("INSERT", "UPDATE", "DELETE", "REPLACE")
+
+
+class DatabaseWrapper(base.DatabaseWrapper):
+    """Django's, but for how immediate transactions begin, and single statements that write."""
+
+    _turnstile: int | None = None
+
+    def create_cursor(self, name: str | None = None) -> Any:
+        """A cursor that knows us."""
+        return self.connection.cursor(factory=partial(_Cursor, database=self))
+
+    def patiently(self, act: Callable[[], Result]) -> Result:
+        """Do what needs the lock of writers, as soon as it is free and our turn."""
+        patience = float(self.settings_dict["OPTIONS"].get("timeout", 5.0))
+        end = time.monotonic() + patience
+        with self._alone_in_the_turnstile(end):
+            self._wait_inside(0)
+            try:
+                while True:
+                    try:
+                        return act()
+                    except (OperationalError, sqlite3.OperationalError) as error:
+                        if "locked" not in str(error) or time.monotonic() > end:
+                            raise
+                    time.sleep(LOOK_SECONDS)
+            finally:
+                self._wait_inside(patience)
+
+    def _start_transaction_under_autocommit(self) -> None:
+        begin = super()._start_transaction_under_autocommit  # type: ignore[misc]
+        if self.settings_dict["OPTIONS"].get("transaction_mode") != "IMMEDIATE":
+            begin()
+        else:
+            self.patiently(begin)
+
+    def _wait_inside(self, seconds: float) -> None:
+        """How long SQLite itself waits for a lock."""
+        self.connection.execute(f"PRAGMA busy_timeout = {seconds * 1000:.0f}")
+
+    @contextlib.contextmanager
+    def _alone_in_the_turnstile(self, end: float) -> Iterator[None]:
+        """At its end, or where there can be no such file, whoever waits goes on all the same."""
+        if self._turnstile is None and not self.is_in_memory_db():
+            with contextlib.suppress(OSError):
+                path = f"{self.settings_dict['NAME']}-turnstile"
+                self._turnstile = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        if self._turnstile is None:
+            yield
+            return
+        while not _entered(self._turnstile) and time.monotonic() < end:
+            time.sleep(LOOK_SECONDS)
+        try:
+            yield
+        finally:
+            fcntl.flock(self._turnstile, fcntl.LOCK_UN)
+
+    def _close(self) -> Any:
+        if self._turnstile is not None:
+            os.close(self._turnstile)
+            self._turnstile = None
+        return super()._close()  # type: ignore[misc]
+
+
+class _Cursor(base.SQLiteCursorWrapper):
+    """Statements that write outside of a transaction wait as transactions do."""
+
+    def __init__(self, connection: Any, *, database: DatabaseWrapper) -> None:
+        super().__init__(connection)
+        self._database = database
+
+    def execute(self, query: str, params: Any = None) -> Any:
+        run = partial(super().execute, query, params)
+        if self._database.in_atomic_block or not query.startswith(_WRITES):
+            return run()
+        return self._database.patiently(run)
+
+
+def _entered(turnstile: int) -> bool:
+    try:
+        fcntl.flock(turnstile, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

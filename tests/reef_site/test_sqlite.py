@@ -1,0 +1,109 @@
+"""Writers to SQLite take turns, whether they come with transactions or with single statements."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.db import OperationalError, connection, connections, transaction
+
+from registry.models import Gap
+from vmtree import dates
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def gap(vm_id: str) -> None:
+    Gap.objects.create(vm_id=vm_id, began_at=dates.now(), ended_at=dates.now(), status="running")
+
+
+def greedy() -> None:
+    """Holds the lock of writers for a while, and comes again at once."""
+    with transaction.atomic():
+        gap("greedy")
+        time.sleep(0.005)
+
+
+def modest() -> None:
+    with transaction.atomic():
+        gap("modest")
+
+
+def single() -> None:
+    Gap.objects.filter(vm_id="nobody").update(status="paused")
+
+
+def in_threads(seconds: float, *acts: Callable[[], None]) -> list[int]:
+    """How often each came to its end in this time."""
+    turns: Counter[int] = Counter()
+    end = time.monotonic() + seconds
+
+    def go_on(number: int, act: Callable[[], None]) -> None:
+        while time.monotonic() < end:
+            act()
+            turns[number] += 1
+        connections.close_all()
+
+    threads = [threading.Thread(target=go_on, args=each) for each in enumerate(acts)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    return [turns[number] for number in range(len(acts))]
+
+
+@pytest.mark.parametrize("other", [modest, single])
+def test_nobody_waits_while_others_come_again_and_again(other: Callable[[], None]) -> None:
+    turns = in_threads(1.5, greedy, greedy, greedy, other)
+
+    assert min(turns) * 10 > max(turns), turns
+
+
+def test_whoever_waits_too_long_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(connection.settings_dict["OPTIONS"], "timeout", 0.2)
+    holds, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with transaction.atomic():
+            holds.set()
+            done.wait(20)
+        connections.close_all()
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert holds.wait(10)
+    began = time.monotonic()
+    with pytest.raises(OperationalError, match="locked"):
+        modest()
+    with pytest.raises(OperationalError, match="locked"):
+        single()
+    assert 0.3 < time.monotonic() - began < 10
+    done.set()
+    holder.join(10)
+    modest()
+    assert Gap.objects.get().vm_id == "modest"
+
+
+def test_sqlites_own_patience_is_as_it_was() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("PRAGMA busy_timeout")
+        assert cursor.fetchone()[0] == 20_000
+        modest()
+        cursor.execute("PRAGMA busy_timeout")
+        assert cursor.fetchone()[0] == 20_000
+
+
+def test_without_a_place_for_the_turnstile_it_works_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    wrapper: Any = connections["default"]
+    modest()
+    monkeypatch.setattr(wrapper, "_turnstile", None)
+    monkeypatch.setitem(wrapper.settings_dict, "NAME", str(tmp_path / "missing" / "file"))
+    modest()
+    assert Gap.objects.count() == 2
