@@ -14,37 +14,35 @@ import json
 import logging
 import os
 import re
-import tempfile
-import time
-from collections.abc import (
-    AsyncGenerator,
-    AsyncIterator,
-    Awaitable,
-    Callable,
-    Coroutine,
-    MutableMapping,
-)
+from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
-from typing import IO, Any
+from typing import Any
 
 import httpx
+
+from reef_site import handover
+from reef_site.bodies import (
+    MOST_BODY,
+    Body,
+    BodyTooLarge,
+    ClientGone,
+    Receive,
+    Scope,
+    Send,
+    again,
+    declared,
+    has_body,
+    header,
+    whole_body,
+)
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "reef_site.settings")
 
 logger = logging.getLogger("reef.edge")
 
-Scope = MutableMapping[str, Any]
-Event = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Event]]
-Send = Callable[[Event], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
-MOST_BODY = 16 << 20
 WEB_SECONDS = 90.0
-# A body: how much of it stays in memory, how long it may pause, how long it may take altogether.
-BODY_IN_MEMORY = 1 << 16
-BODY_PAUSE_SECONDS = 20.0
-BODY_SECONDS = 300.0
 TRANSCRIPT = re.compile(r"/lieutenant/lieutenants/[^/]+/stream/?")
 LISTING = re.compile(r"/events/?")
 # Headers that belong to one hop, and those that this hop sets itself.
@@ -57,16 +55,8 @@ HOP = frozenset(
 )
 
 
-class BodyTooLarge(Exception):
-    """The client sends more than is taken."""
-
-
 class BadRequest(Exception):
     """Not a request that can be passed on; the text says why."""
-
-
-class ClientGone(Exception):
-    """The client hung up before its request was whole."""
 
 
 class Edge:
@@ -147,10 +137,10 @@ class Edge:
         self, route: tuple[str, str], scope: Scope, receive: Receive, send: Send
     ) -> None:
         """Answer here, or pass the request on with the body that was read."""
-        body = await _whole_body(scope, receive) if _has_body(scope) else b""
+        body = await whole_body(scope, receive) if has_body(scope) else b""
         answer = await self._hot.answer(route, dict(scope["headers"]), body)
         if answer is None:
-            await self._pass_on(scope, _again(body, receive), send)
+            await self._pass_on(scope, again(body, receive), send)
             return
         headers = [
             (b"content-type", b"application/json"),
@@ -191,8 +181,8 @@ class Edge:
 
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
         with Body() as body:
-            if _has_body(scope):
-                await body.take_in(receive, _declared(scope))
+            if has_body(scope):
+                await body.take_in(receive, declared(scope))
             try:
                 answer = await self._ask_web(scope, body if body.size else None)
             except httpx.HTTPError as error:
@@ -202,6 +192,9 @@ class Edge:
         try:
             if wait := answer.headers.get("reef-wait"):
                 await self._answer_at_rest(scope, answer, wait, send)
+            elif name := answer.headers.get(handover.FILE):
+                await answer.aclose()
+                await self._send_file(name, _returned(answer), send)
             else:
                 await _stream_back(answer, send)
         finally:
@@ -225,6 +218,13 @@ class Edge:
         headers = [(k, v) for k, v in _returned(answer) if k != b"content-length"]
         headers.append((b"content-length", str(len(body)).encode()))
         await _send_all(send, answer.status_code, headers, body)
+
+    async def _send_file(self, name: str, headers: Headers, send: Send) -> None:
+        """A file that web has looked at and leaves to us to send, however slow the client is."""
+        try:
+            await handover.send_file(name, headers, send)
+        except FileNotFoundError:
+            await _say(send, 404, "the file is not there any more")
 
     # -- streams ------------------------------------------------------------------------------
 
@@ -257,24 +257,11 @@ class Edge:
     async def _stream(
         self, events: AsyncGenerator[bytes, None], scope: Scope, receive: Receive, send: Send
     ) -> None:
-        shut = self._streams.guard.until_revoked(_header(scope, b"authorization"))
+        shut = self._streams.guard.until_revoked(header(scope, b"authorization"))
         await _stream_events(events, shut, receive, send)
 
 
 # -- requests ---------------------------------------------------------------------------------
-
-
-def _header(scope: Scope, name: bytes) -> bytes:
-    return next((value for key, value in scope["headers"] if key == name), b"")
-
-
-def _declared(scope: Scope) -> int:
-    length = _header(scope, b"content-length")
-    return int(length) if length.isdigit() else 0
-
-
-def _has_body(scope: Scope) -> bool:
-    return _declared(scope) > 0 or bool(_header(scope, b"transfer-encoding"))
 
 
 def _check(scope: Scope) -> None:
@@ -288,22 +275,23 @@ def _check(scope: Scope) -> None:
 def _forwarded(scope: Scope, size: int) -> Headers:
     """The client's headers, where it came from, and how long its body is."""
     # With an underscore, a header could pose as another one behind the gateway interface.
-    drop = HOP | {b"content-length"}
+    drop = HOP | {b"content-length", handover.TAKES.encode()}
     kept = [(key, value) for key, value in scope["headers"] if key not in drop and b"_" not in key]
     if size or scope["method"] in {"POST", "PUT", "PATCH"}:
         kept.append((b"content-length", str(size).encode()))
-    if not _header(scope, b"host"):
+    if not header(scope, b"host"):
         kept.append((b"host", b"localhost"))
+    kept.append((handover.TAKES.encode(), b"yes"))
     client = scope.get("client") or ("", 0)
     kept.append((b"x-forwarded-for", str(client[0]).encode()))
-    if _header(scope, b"x-forwarded-proto") not in (b"http", b"https"):
+    if header(scope, b"x-forwarded-proto") not in (b"http", b"https"):
         kept.append((b"x-forwarded-proto", scope.get("scheme", "http").encode()))
     return kept
 
 
 def _last_event(scope: Scope) -> int | None:
     """The change after which to go on: Last-Event-ID, else `?after=`; None is from now on."""
-    given = _header(scope, b"last-event-id").decode("latin-1")
+    given = header(scope, b"last-event-id").decode("latin-1")
     if not given:
         query = scope["query_string"].decode("latin-1")
         found = re.search(r"(?:^|&)after=([0-9]{1,18})(?:&|$)", query)
@@ -311,80 +299,12 @@ def _last_event(scope: Scope) -> int | None:
     return int(given) if given.isascii() and given.isdigit() and len(given) <= 18 else None
 
 
-class Body:
-    """A request's body: a small one in memory, a larger one in a file without a name."""
-
-    def __init__(self) -> None:
-        self.size = 0
-        # Closed by __exit__.
-        self._file: IO[bytes] = tempfile.SpooledTemporaryFile(BODY_IN_MEMORY)  # noqa: SIM115
-
-    def __enter__(self) -> Body:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    async def take_in(self, receive: Receive, declared: int) -> None:
-        """Read it to its end. Raises BodyTooLarge, ClientGone, TimeoutError."""
-        if declared > MOST_BODY:
-            raise BodyTooLarge
-        end = time.monotonic() + BODY_SECONDS
-        more = True
-        while more:
-            patience = min(BODY_PAUSE_SECONDS, end - time.monotonic())
-            event = await asyncio.wait_for(receive(), patience)
-            if event["type"] == "http.disconnect":
-                raise ClientGone
-            self.size += self._file.write(event.get("body", b""))
-            if self.size > MOST_BODY:
-                raise BodyTooLarge
-            more = event.get("more_body", False)
-
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """All of it, from its beginning."""
-        self._file.seek(0)
-        while chunk := self._file.read(1 << 16):
-            yield chunk
-
-
-async def _whole_body(scope: Scope, receive: Receive) -> bytes:
-    """A body that is small enough to be kept in memory."""
-    if _declared(scope) > MOST_BODY:
-        raise BodyTooLarge
-    body, more = bytearray(), True
-    async with asyncio.timeout(BODY_SECONDS):
-        while more:
-            event = await receive()
-            if event["type"] == "http.disconnect":
-                raise ClientGone
-            body += event.get("body", b"")
-            if len(body) > MOST_BODY:
-                raise BodyTooLarge
-            more = event.get("more_body", False)
-    return bytes(body)
-
-
-def _again(body: bytes, receive: Receive) -> Receive:
-    """The same events once more, for whoever reads the body next."""
-    read = False
-
-    async def events() -> Event:
-        nonlocal read
-        if read:
-            return await receive()
-        read = True
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    return events
-
-
 # -- answers ----------------------------------------------------------------------------------
 
 
 def _returned(answer: httpx.Response) -> Headers:
     """The web process's headers as they are; `raw` keeps an encoded body's length true."""
-    skip = HOP | {b"reef-wait"}
+    skip = HOP | {b"reef-wait", handover.FILE.encode()}
     return [(k.lower(), v) for k, v in answer.headers.raw if k.lower() not in skip]
 
 

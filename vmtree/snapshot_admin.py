@@ -9,7 +9,7 @@ from typing import Any
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
-from django.http import FileResponse, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.http.response import HttpResponseBase
 from django.template.defaultfilters import filesizeformat
 from django.template.response import TemplateResponse
@@ -17,7 +17,7 @@ from django.urls import URLPattern, path, reverse
 from django.utils.html import format_html, format_html_join
 from django.views.decorators.http import require_GET, require_POST
 
-from vmtree import snapshots
+from vmtree import handing, snapshots
 from vmtree.admin import FactAdmin
 from vmtree.exceptions import BadInput, FleetError
 from vmtree.snapshot_models import Snapshot, State
@@ -166,13 +166,10 @@ class SnapshotAdmin(FactAdmin):
         self.message_user(request, f"{taken.snapshot.file} is written.", messages.SUCCESS)
         return HttpResponseRedirect(reverse(_LIST))
 
-    def download_view(self, request: HttpRequest, key: int) -> FileResponse:
+    def download_view(self, request: HttpRequest, key: int) -> HttpResponseBase:
         """The file, if it is whole."""
         self._view(request)
-        snapshot = snapshots.find(key)
-        file = snapshots.ensure_good(snapshot).open("rb")
-        kind = "application/vnd.sqlite3"
-        return FileResponse(file, as_attachment=True, filename=snapshot.file, content_type=kind)
+        return handing.download(request, snapshots.find(key))
 
     def compare_view(self, request: HttpRequest) -> HttpResponse:
         """From `?from=` to `?to=`, both keys; without the latter to now."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.http import FileResponse
+from django.http.response import HttpResponseBase
 from django.urls import re_path
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from vmtree import snapshots
+from vmtree import handing, snapshots
 from vmtree.exceptions import BadInput
 from vmtree.serializers import body_of, query_number
 from vmtree.snapshot_models import Snapshot
@@ -79,13 +79,9 @@ class One(SnapshotView):
 class Download(SnapshotView):
     """`/vm-tree/snapshots/<id>/download`"""
 
-    def get(self, request: Request, snapshot_id: str) -> FileResponse:
+    def get(self, request: Request, snapshot_id: str) -> HttpResponseBase:
         """The file itself, if it is whole."""
-        snapshot = _find(snapshot_id)
-        file = snapshots.ensure_good(snapshot).open("rb")
-        return FileResponse(
-            file, as_attachment=True, filename=snapshot.file, content_type="application/vnd.sqlite3"
-        )
+        return handing.download(request._request, _find(snapshot_id))
 
 
 class Verify(SnapshotView):

@@ -6,12 +6,13 @@ from typing import Any
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
-from django.http import FileResponse, HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_GET, require_POST
 
 from reef_site.fleet.asked import number, spoken
-from vmtree import snapshots
+from vmtree import handing, snapshots
 from vmtree.exceptions import BadInput
 from vmtree.snapshot_models import Snapshot, State
 from vmtree.snapshots import wording
@@ -64,12 +65,9 @@ def verify(request: HttpRequest, key: int) -> HttpResponse:
 @login_required
 @require_GET
 @spoken
-def download(_request: HttpRequest, key: int) -> FileResponse:
+def download(request: HttpRequest, key: int) -> HttpResponseBase:
     """The file, if it is whole."""
-    snapshot = snapshots.find(key)
-    file = snapshots.ensure_good(snapshot).open("rb")
-    kind = "application/vnd.sqlite3"
-    return FileResponse(file, as_attachment=True, filename=snapshot.file, content_type=kind)
+    return handing.download(request, snapshots.find(key))
 
 
 @login_required

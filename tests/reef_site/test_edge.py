@@ -18,7 +18,7 @@ import httpx
 import pytest
 import uvicorn
 
-from reef_site import door, edge
+from reef_site import bodies, door, edge, handover
 from tests.stack import TOKEN, Stack
 from tests.waiting import until
 
@@ -110,7 +110,7 @@ def test_slow_bodies_hold_up_nobody(stack: Stack) -> None:
 
 
 def test_a_body_that_never_comes_is_a_408(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(edge, "BODY_PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(bodies, "BODY_PAUSE_SECONDS", 0.05)
 
     sent = asyncio.run(_ask_alone(_drip(at_once=1, pause=60)))
 
@@ -120,7 +120,7 @@ def test_a_body_that_never_comes_is_a_408(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_body_that_drips_is_a_408_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(edge, "BODY_SECONDS", 0.3)
+    monkeypatch.setattr(bodies, "BODY_SECONDS", 0.3)
 
     began = time.monotonic()
     sent = asyncio.run(_ask_alone(_drip(at_once=0, pause=0.05)))
@@ -129,10 +129,10 @@ def test_a_body_that_drips_is_a_408_in_the_end(monkeypatch: pytest.MonkeyPatch) 
     assert time.monotonic() - began < 5
 
 
-def _drip(*, at_once: int, pause: float) -> edge.Receive:
+def _drip(*, at_once: int, pause: float) -> bodies.Receive:
     left = at_once
 
-    async def receive() -> edge.Event:
+    async def receive() -> bodies.Event:
         nonlocal left
         if left <= 0:
             await asyncio.sleep(pause)
@@ -142,11 +142,11 @@ def _drip(*, at_once: int, pause: float) -> edge.Receive:
     return receive
 
 
-async def _ask_alone(receive: edge.Receive) -> list[Any]:
+async def _ask_alone(receive: bodies.Receive) -> list[Any]:
     """What the edge answers by itself to a POST, without a web process."""
     sent: list[Any] = []
 
-    async def send(event: edge.Event) -> None:
+    async def send(event: bodies.Event) -> None:
         sent.append(event)
 
     headers = [(b"host", b"localhost"), (b"content-length", b"1000")]
@@ -180,12 +180,19 @@ def test_where_a_request_came_from_is_passed_on() -> None:
 
 def test_headers_of_one_hop_and_disguised_ones_stay_behind() -> None:
     dropped = [b"connection", b"transfer-encoding", b"te", b"upgrade", b"keep-alive", b"expect"]
-    dropped += [b"x_forwarded_for", b"content_length", b"forwarded", b"x-real-ip"]
+    dropped += [
+        b"x_forwarded_for",
+        b"reef_takes_files",
+        b"content_length",
+        b"forwarded",
+        b"x-real-ip",
+    ]
     kept = _forwarded(
         headers=[(b"host", b"h"), (b"x-own", b"1"), *((key, b"x") for key in dropped)]
     )
 
-    assert kept.keys() == {b"host", b"x-own", b"x-forwarded-for", b"x-forwarded-proto"}
+    own = {b"x-forwarded-for", b"x-forwarded-proto", b"reef-takes-files"}
+    assert kept.keys() == {b"host", b"x-own", *own}
 
 
 def test_the_body_has_the_length_that_it_has() -> None:
@@ -194,6 +201,53 @@ def test_the_body_has_the_length_that_it_has() -> None:
     assert _forwarded(headers=lying, method="POST", size=5)[b"content-length"] == b"5"
     assert _forwarded(headers=lying, method="POST")[b"content-length"] == b"0"
     assert b"content-length" not in _forwarded(headers=lying)
+
+
+# -- files that web leaves to the edge -----------------------------------------------------------
+
+
+def test_a_snapshot_is_sent_by_the_edge(stack: Stack) -> None:
+    made = stack.client.post("/vm-tree/snapshot").json()
+    name = Path(made["snapshot"]).name
+    file = stack.data / "snapshots" / name
+    whole = file.read_bytes()
+    path = f"/vm-tree/snapshots/{made['id']}/download"
+    answer = stack.client.get(path)
+    assert (answer.status_code, answer.content) == (200, whole)
+    assert answer.headers["content-type"] == "application/vnd.sqlite3"
+    assert answer.headers["content-disposition"] == f'attachment; filename="{name}"'
+    assert answer.headers["content-length"] == str(len(whole))
+    assert not {"reef-file", "reef-takes-files"} & answer.headers.keys()
+    refused = httpx.get(f"{stack.client.base_url}{path}")
+    assert refused.status_code == 401
+    file.unlink()
+    assert stack.client.get(path).status_code == 409
+
+
+def test_files_are_sent_as_fast_as_the_client_reads(
+    settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.DATA_DIR = tmp_path
+    (tmp_path / "snapshots").mkdir()
+    (tmp_path / "snapshots" / "vms-x.sqlite").write_bytes(b"0123456789")
+    monkeypatch.setattr(handover, "AT_ONCE", 4)
+    sent: list[Any] = []
+
+    async def send(event: bodies.Event) -> None:
+        sent.append(event)
+
+    # A name is a name: nothing outside of the folder is sent.
+    for name in ("vms-x.sqlite", "..%2Fsnapshots/vms-x.sqlite"):
+        sent.clear()
+        asyncio.run(handover.send_file(name, [(b"content-length", b"0")], send))
+        assert sent[0]["headers"] == [(b"content-length", b"10")]
+        assert [each["body"] for each in sent[1:]] == [b"0123", b"4567", b"89", b""]
+    (tmp_path / "secret").write_bytes(b"x")
+    sent.clear()
+    for name in ("../secret", "..%2fsecret", "%2e%2e%2fsecret"):
+        with pytest.raises(FileNotFoundError):
+            asyncio.run(handover.send_file(name, [], send))
+    assert sent == []
 
 
 def test_hosts_that_are_not_ours_are_refused(stack: Stack) -> None:
@@ -260,7 +314,7 @@ def test_a_head_that_drips_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asyncio.run(play(good)).startswith(b"HTTP/1.1 200")
 
 
-async def _say_yes(_scope: edge.Scope, _receive: edge.Receive, send: edge.Send) -> None:
+async def _say_yes(_scope: bodies.Scope, _receive: bodies.Receive, send: bodies.Send) -> None:
     """Takes longer than a head may."""
     await asyncio.sleep(0.5)
     await send({"type": "http.response.start", "status": 200, "headers": []})

@@ -1,0 +1,27 @@
+"""How a snapshot's file is given out: by whoever stands in front, or by ourselves."""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+from django.http import FileResponse, HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
+from django.utils.http import content_disposition_header
+
+from vmtree import snapshots
+from vmtree.snapshot_models import Snapshot
+
+KIND = "application/vnd.sqlite3"
+# A request with the first header may be answered with the second: the name of the file to send.
+TAKES, FILE = "reef-takes-files", "reef-file"
+
+
+def download(request: HttpRequest, snapshot: Snapshot) -> HttpResponseBase:
+    """The file itself, if it is whole. Raises SnapshotDamaged, Conflict."""
+    path, name = snapshots.ensure_good(snapshot), snapshot.file
+    if TAKES not in request.headers:
+        return FileResponse(path.open("rb"), as_attachment=True, filename=name, content_type=KIND)
+    answer = HttpResponse(content_type=KIND)
+    answer["Content-Disposition"] = content_disposition_header(True, name) or "attachment"
+    answer[FILE] = quote(name)
+    return answer
