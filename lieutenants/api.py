@@ -17,6 +17,7 @@ from lieutenants.models import Entry, Lieutenant, Usage
 from lieutenants.serializers import (
     MOST_ENTRIES,
     body_of,
+    changes_of,
     entry_json,
     lieutenants_json,
     message_json,
@@ -65,6 +66,13 @@ class LieutenantViewSet(ViewSet):
     def retrieve(self, request: Request, name: str) -> Response:
         """One."""
         return Response(lieutenants_json([services.find(name)])[0])
+
+    def partial_update(self, request: Request, name: str) -> Response:
+        """Another model, restart policy or limit; `{"restart": true}` starts its agent with it."""
+        seconds = query_number(request, "wait", most=WAIT_SECONDS)
+        changes, restart = changes_of(body_of(request))
+        found = services.adjust(name, changes, actor=request.user, restart_now=restart)
+        return _wait(Response(lieutenants_json([found])[0]), found, seconds)
 
     def destroy(self, request: Request, name: str) -> Response:
         """End it for good; 200 again when repeated."""

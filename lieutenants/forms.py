@@ -12,31 +12,32 @@ from lieutenants.services import Wish
 from lieutenants.states import Mode, RestartPolicy
 
 
-class CreateForm(forms.Form):
-    """A lieutenant to be made."""
+class LieutenantForm(forms.Form):
+    """What all forms below have in common."""
 
-    name = forms.CharField(
-        help_text="1 to 64 letters, digits, dots, dashes and underscores.",
-        widget=forms.TextInput(attrs={"autocomplete": "off", "spellcheck": "false"}),
-    )
-    role = forms.CharField(
-        help_text="What it is for. It is told this, and you find it by it.",
-        widget=forms.Textarea(attrs={"rows": 2}),
-    )
+    def refuse(self, error: LieutenantError) -> None:
+        """Show what a service says, beside the field that it is about."""
+        field = "name" if isinstance(error, NameTaken) else ""
+        if isinstance(error, BadInput):
+            field = error.field
+        self.add_error(field if field in self.fields else None, str(error))
+
+    def point_at_errors(self) -> None:
+        """Tie each field to its error and its help text, for those who hear the page."""
+        for name in self.fields:
+            bound = self[name]
+            told = [f"id_{name}_help"] + ([f"id_{name}_error"] if bound.errors else [])
+            bound.field.widget.attrs["aria-describedby"] = " ".join(told)
+            if bound.errors:
+                bound.field.widget.attrs["aria-invalid"] = "true"
+
+
+class RunForm(LieutenantForm):
+    """How a lieutenant is run; may be changed at any time."""
+
     model = forms.CharField(
         required=False,
         help_text="provider/model. Empty: the agent's own choice.",
-        widget=forms.TextInput(attrs={"autocomplete": "off", "spellcheck": "false"}),
-    )
-    directive = forms.CharField(
-        required=False,
-        help_text="More for its system prompt: rules, manners, what to report.",
-        widget=forms.Textarea(attrs={"rows": 4}),
-    )
-    folder = forms.CharField(
-        required=False,
-        label="Working folder",
-        help_text="An absolute path on this machine. Empty: a new folder of its own.",
         widget=forms.TextInput(attrs={"autocomplete": "off", "spellcheck": "false"}),
     )
     restart_policy = forms.ChoiceField(
@@ -65,25 +66,54 @@ class CreateForm(forms.Form):
             self.fields["model"].help_text = f"provider/model. Empty: {settings.DEFAULT_MODEL}."
         self.fields["stall_limit_seconds"].widget.attrs["placeholder"] = settings.STALL_SECONDS
 
+
+class AdjustForm(RunForm):
+    """Another model or other limits for a lieutenant that there is."""
+
+    restart = forms.BooleanField(
+        required=False,
+        label="Start its agent again now",
+        help_text="A model counts from the agent's next start. The session is kept; an answer "
+        "that is under way is broken off.",
+    )
+
+    def changes(self) -> dict[str, object]:
+        """Values by column; the form must be valid."""
+        given = {**self.cleaned_data}
+        del given["restart"]
+        given["model"] = given["model"] or settings.DEFAULT_MODEL
+        if given["stall_limit_seconds"] is None:
+            given["stall_limit_seconds"] = settings.STALL_SECONDS
+        return given
+
+
+class CreateForm(RunForm):
+    """A lieutenant to be made."""
+
+    field_order = ("name", "role", "model", "directive", "folder")
+    name = forms.CharField(
+        help_text="1 to 64 letters, digits, dots, dashes and underscores.",
+        widget=forms.TextInput(attrs={"autocomplete": "off", "spellcheck": "false"}),
+    )
+    role = forms.CharField(
+        help_text="What it is for. It is told this, and you find it by it.",
+        widget=forms.Textarea(attrs={"rows": 2}),
+    )
+    directive = forms.CharField(
+        required=False,
+        help_text="More for its system prompt: rules, manners, what to report.",
+        widget=forms.Textarea(attrs={"rows": 4}),
+    )
+    folder = forms.CharField(
+        required=False,
+        label="Working folder",
+        help_text="An absolute path on this machine. Empty: a new folder of its own.",
+        widget=forms.TextInput(attrs={"autocomplete": "off", "spellcheck": "false"}),
+    )
+
     def wish(self) -> Wish:
         """What was asked for; the form must be valid."""
         return Wish(**self.cleaned_data)
-
-    def refuse(self, error: LieutenantError) -> None:
-        """Show what a service says, beside the field that it is about."""
-        field = "name" if isinstance(error, NameTaken) else ""
-        if isinstance(error, BadInput):
-            field = error.field
-        self.add_error(field if field in self.fields else None, str(error))
-
-    def point_at_errors(self) -> None:
-        """Tie each field to its error and its help text, for those who hear the page."""
-        for name in self.fields:
-            bound = self[name]
-            told = [f"id_{name}_help"] + ([f"id_{name}_error"] if bound.errors else [])
-            bound.field.widget.attrs["aria-describedby"] = " ".join(told)
-            if bound.errors:
-                bound.field.widget.attrs["aria-invalid"] = "true"
 
 
 # The composer's choices, with what each does.

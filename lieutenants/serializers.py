@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from django.conf import settings
 from django.db.models import F, Window
 from django.db.models.functions import RowNumber
 from rest_framework.request import Request
@@ -227,6 +228,30 @@ def wish_of(data: Json) -> Wish:
         remote=far if local is None else not local,
         parent_vm_id=_text(data, "parentVmId"),
     )
+
+
+ADJUSTABLE = ("model", "restartPolicy", "idleLimitMinutes", "stallLimitSeconds")
+
+
+def changes_of(data: Json) -> tuple[Json, bool]:
+    """What is to be changed of a lieutenant, by column, and whether it is to start again now."""
+    given = [key for key in ADJUSTABLE if key in data]
+    if not given:
+        raise BadInput(f"body: must have one of {', '.join(ADJUSTABLE)}")
+    changes: Json = {}
+    if "model" in given:
+        changes["model"] = _text(data, "model").strip() or settings.DEFAULT_MODEL
+    if "restartPolicy" in given:
+        changes["restart_policy"] = _text(data, "restartPolicy") or RestartPolicy.NEVER
+    if "idleLimitMinutes" in given:
+        changes["idle_limit_minutes"] = _number(data, "idleLimitMinutes", least=1, most=525_600)
+    if "stallLimitSeconds" in given:
+        stall = _number(data, "stallLimitSeconds", least=0, most=604_800)
+        changes["stall_limit_seconds"] = settings.STALL_SECONDS if stall is None else stall
+    restart = data.get("restart", False)
+    if not isinstance(restart, bool):
+        raise BadInput("restart: must be true or false", "restart")
+    return changes, restart
 
 
 def query_number(request: Request, name: str, *, most: int = 1 << 53) -> int:

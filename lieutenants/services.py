@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from django.conf import settings
@@ -42,6 +44,9 @@ FOLLOW_UP_NOTE = "auto-queued as follow-up since lieutenant is working"
 PROMPT_NOTE = "sent as prompt since lieutenant is idle"
 STARTING_NOTE = "queued until the lieutenant is ready"
 RESTARTING_NOTE = "queued until the lieutenant is running again"
+RESTARTABLE = frozenset({Status.IDLE, Status.WORKING, Status.ERROR})
+MOST_OF_MODEL = 200
+_NO_POLICY = f"restartPolicy: must be one of {', '.join(RestartPolicy.values)}"
 
 
 @dataclass(frozen=True)
@@ -207,6 +212,29 @@ def restart(name: str, *, actor: object) -> Lieutenant:
     return lieutenant
 
 
+def adjust(
+    name: str, changes: Mapping[str, object], *, actor: object, restart_now: bool = False
+) -> Lieutenant:
+    """Change how it is run: its model, its restart policy, its limits (names of columns).
+
+    A model counts from the agent's next start, which may be asked for at once; one that is paused
+    or starting is left as it is. Raises BadInput, NotFound, Forbidden, AgentMissing.
+    """
+    lieutenant = _commanded(name, actor)
+    if "model" in changes:
+        _check_model(str(changes["model"]))
+    if changes.get("restart_policy", RestartPolicy.NEVER) not in RestartPolicy.values:
+        raise BadInput(_NO_POLICY, "restart_policy")
+    with transaction.atomic():
+        Lieutenant.objects.filter(pk=lieutenant.pk).update(**changes)
+        transaction.on_commit(partial(bells.tell_change, lieutenant.pk))
+        if restart_now and lieutenant.status in RESTARTABLE:
+            restart(name, actor=actor)
+    logger.info("%s: %s changed by %s", name, ", ".join(sorted(changes)), actor)
+    lieutenant.refresh_from_db()
+    return lieutenant
+
+
 def abort(name: str, *, actor: object) -> Lieutenant:
     """Break off the running answer. What waits behind it is withdrawn, too."""
     lieutenant = _commanded(name, actor)
@@ -304,12 +332,10 @@ def _check(wish: Wish, name: str, role: str) -> None:
     if not NAME.fullmatch(name):
         raise BadInput("name: 1 to 64 of A-Z a-z 0-9 . _ - and a letter or digit first", "name")
     if wish.restart_policy not in RestartPolicy.values:
-        valid = ", ".join(RestartPolicy.values)
-        raise BadInput(f"restartPolicy: must be one of {valid}", "restart_policy")
+        raise BadInput(_NO_POLICY, "restart_policy")
     for label, text, most in (
         ("role", role, 4000),
         ("directive", wish.directive, 20_000),
-        ("model", wish.model, 200),
         ("folder", wish.folder, 1000),
         ("parentVmId", wish.parent_vm_id, 255),
     ):
@@ -317,10 +343,18 @@ def _check(wish: Wish, name: str, role: str) -> None:
             raise BadInput(f"{label}: at most {most} characters", label)
         if not rpc.storable(text):
             raise BadInput(f"{label}: has characters that are no text", label)
-    if wish.model.strip().startswith("-"):
-        raise BadInput("model: must not start with a dash", "model")
+    _check_model(wish.model)
     if wish.folder.strip():
         _check_folder(wish.folder.strip())
+
+
+def _check_model(model: str) -> None:
+    if len(model) > MOST_OF_MODEL:
+        raise BadInput(f"model: at most {MOST_OF_MODEL} characters", "model")
+    if not rpc.storable(model):
+        raise BadInput("model: has characters that are no text", "model")
+    if model.strip().startswith("-"):
+        raise BadInput("model: must not start with a dash", "model")
 
 
 def _check_folder(folder: str) -> None:

@@ -23,5 +23,6 @@ urlpatterns = [
     path("by-id/<str:pk>/_text/<int:entry_id>", views.text, name="text"),
     path("<str:name>/", views.detail, name="detail"),
     path("<str:name>/send", views.send, name="send"),
+    path("<str:name>/settings", views.adjust, name="adjust"),
     path("<str:name>/<str:verb>", views.act, name="act"),
 ]

@@ -17,7 +17,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 
 from lieutenants import blocks, figures, services
 from lieutenants.exceptions import LieutenantError, NotFound
-from lieutenants.forms import MODES, CreateForm
+from lieutenants.forms import MODES, AdjustForm, CreateForm
 from lieutenants.models import MOST_RESTARTS, Entry, Lieutenant, Usage, new_ulid
 from lieutenants.runtime import home_of
 from lieutenants.states import Mode, Status
@@ -116,6 +116,30 @@ def create(request: HttpRequest) -> HttpResponse:
                 return redirect("lieutenants:detail", lieutenant.name)
     form.point_at_errors()
     return render(request, "lieutenants/create.html", {"form": form}, status=status)
+
+
+@login_required
+@require_http_methods(["GET", "POST"])
+@spoken
+def adjust(request: HttpRequest, name: str) -> HttpResponse:
+    """Change its model or its limits; errors stay beside their fields."""
+    lieutenant = services.find(name, missing=f"Lieutenant '{name}' not found")
+    status, form = 200, AdjustForm(request.POST or None, initial=vars(lieutenant))
+    if request.method == "POST":
+        status = 400
+        if form.is_valid():
+            again, changes = form.cleaned_data["restart"], form.changes()
+            try:
+                services.adjust(name, changes, actor=str(request.user), restart_now=again)
+            except LieutenantError as error:
+                form.refuse(error)
+                status = error.status
+            else:
+                messages.success(request, f"{name}: what you changed is kept.")
+                return redirect("lieutenants:detail", name)
+    form.point_at_errors()
+    context = {"form": form, "lieutenant": lieutenant}
+    return render(request, "lieutenants/adjust.html", context, status=status)
 
 
 # -- one lieutenant ------------------------------------------------------------------------------

@@ -1,0 +1,124 @@
+"""Another model and other limits for a lieutenant that there is: through the API and the page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.conf import settings
+from django.test import Client
+
+from lieutenants.models import Lieutenant
+from tests.conftest import Api
+from tests.lieutenants.rows import enlist
+from vmtree import services as tree
+from vmtree import tokens
+from vmtree.services import NewNode
+
+pytestmark = pytest.mark.django_db
+PATH = "/lieutenant/lieutenants/ada"
+
+
+def patch(client: Client, body: object) -> Any:
+    return client.patch(PATH, data=body, content_type="application/json")
+
+
+@pytest.fixture
+def root(api: Api, operator: Client) -> Client:
+    """The API with the root token; an agent is on this host."""
+    return api.client
+
+
+def test_a_model_counts_from_the_next_start(root: Client) -> None:
+    ada = enlist(model="old/one", model_in_use="old/one")
+    answer = patch(root, {"model": "new/one", "idleLimitMinutes": 30, "stallLimitSeconds": 0})
+    assert answer.status_code == 200
+    facts = answer.json()
+    assert (facts["model"], facts["modelInUse"]) == ("new/one", "old/one")
+    assert (facts["idleLimitMinutes"], facts["stallLimitSeconds"]) == (30, 0)
+    ada.refresh_from_db()
+    assert (ada.model, ada.status) == ("new/one", "idle")
+    assert not ada.moves.exists()
+
+
+def test_it_may_start_with_it_now(root: Client) -> None:
+    ada = enlist(model="old/one")
+    assert patch(root, {"model": "new/one", "restart": True}).json()["status"] == "starting"
+    ada.refresh_from_db()
+    assert (ada.model, ada.status) == ("new/one", "starting")
+
+
+@pytest.mark.parametrize("status", ["paused", "starting"])
+def test_one_that_does_not_run_is_only_told(root: Client, status: str) -> None:
+    enlist(status=status)
+    assert patch(root, {"model": "new/one", "restart": True}).json()["status"] == status
+
+
+def test_what_is_not_named_stays_and_null_takes_a_limit_away(root: Client) -> None:
+    enlist(
+        model="old/one", idle_limit_minutes=5, stall_limit_seconds=7, restart_policy="on-failure"
+    )
+    patch(root, {"idleLimitMinutes": None, "stallLimitSeconds": None})
+    ada = Lieutenant.objects.get()
+    assert (ada.model, ada.restart_policy) == ("old/one", "on-failure")
+    assert (ada.idle_limit_minutes, ada.stall_limit_seconds) == (None, settings.STALL_SECONDS)
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({}, "must have one of model, restartPolicy"),
+        ({"status": "idle"}, "must have one of"),
+        ({"model": 7}, "model: must be a string"),
+        ({"model": "--help"}, "model: must not start with a dash"),
+        ({"model": "x" * 201}, "model: at most 200"),
+        ({"model": "a\0b"}, "model: has characters"),
+        ({"restartPolicy": "always"}, "restartPolicy: must be one of"),
+        ({"idleLimitMinutes": 0}, "idleLimitMinutes: must be a whole number"),
+        ({"model": "a/b", "restart": "yes"}, "restart: must be true or false"),
+    ],
+)
+def test_nonsense_is_refused_and_changes_nothing(
+    root: Client, body: dict[str, object], words: str
+) -> None:
+    enlist(model="old/one")
+    answer = patch(root, body)
+    assert answer.status_code == 400
+    assert words in answer.json()["error"]
+    assert Lieutenant.objects.get().model == "old/one"
+
+
+def test_nobody_and_those_it_is_not_below_are_refused(root: Client) -> None:
+    assert patch(root, {"model": "a/b"}).status_code == 404
+    ada = enlist(model="old/one")
+    for vm_id, parent in (("boss", ""), (ada.pk, "boss"), ("stranger", "")):
+        tree.create(NewNode(vm_id, "lieutenant", vm_id, parent), by="tests")
+    for vm_id, status in (("stranger", 403), (ada.pk, 403), ("boss", 200)):
+        token = tokens.issue(tree.find(vm_id), made_by="tests")
+        node = Client(headers={"authorization": f"Bearer {token}"})
+        assert patch(node, {"model": "new/one"}).status_code == status, vm_id
+    assert patch(Client(), {"model": "a/b"}).status_code == 401
+
+
+def test_the_page_changes_them(operator: Client) -> None:
+    enlist(model="old/one", model_in_use="old/one", idle_limit_minutes=9)
+    path = "/lieutenants/ada/settings"
+    assert f'href="{path}"' in operator.get("/lieutenants/ada/").content.decode()
+    shown = operator.get(path).content.decode()
+    assert 'value="old/one"' in shown
+    assert 'value="9"' in shown
+    form = {"model": "new/one", "restart_policy": "never", "stall_limit_seconds": "60"}
+    answer = operator.post(path, form, follow=True)
+    html = answer.content.decode()
+    assert "what you changed is kept" in html
+    assert "asked for: new/one" in html
+    ada = Lieutenant.objects.get()
+    assert (ada.model, ada.idle_limit_minutes, ada.stall_limit_seconds) == ("new/one", None, 60)
+    assert ada.status == "idle"
+
+    operator.post(path, {**form, "restart": "on"})
+    assert Lieutenant.objects.get().status == "starting"
+    refused = operator.post(path, {**form, "model": "-x"})
+    assert refused.status_code == 400
+    assert "must not start with a dash" in refused.content.decode()
+    assert operator.get("/lieutenants/nobody/settings").status_code == 404
