@@ -11,6 +11,7 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
+from lieutenants import failures
 from lieutenants import markdown as rendering
 
 register = template.Library()
@@ -82,6 +83,12 @@ def first_words(text: str | None) -> str:
     """The head of a text on one line."""
     line = " ".join((text or "")[:400].split())
     return line if len(line) <= 120 else line[:117].rstrip() + "…"
+
+
+@register.filter
+def plainly(text: str | None) -> str:
+    """What a provider said when it failed, in one sentence."""
+    return failures.sentence(text or "")
 
 
 @register.filter
