@@ -112,6 +112,7 @@ class Bench:
     def _session(self, number: int) -> str:
         from django.conf import settings
 
+        from lieutenants import presence
         from lieutenants.models import Lieutenant, Process
         from lieutenants.transports.local import _is_running
 
@@ -121,6 +122,8 @@ class Bench:
         lieutenant = Lieutenant.objects.create(
             name=f"l{number}", role="bench", host=settings.HOST, status="idle"
         )
+        # As `services.create` does; else the follower's first round would, and be counted.
+        presence.enlist(lieutenant, actor="bench")
         folder = settings.LIEUTENANTS_DIR / lieutenant.pk / "runs" / "run"
         folder.mkdir(parents=True)
         Process.objects.create(
