@@ -17,7 +17,7 @@ from lieutenants.models import LifeSign
 from reef_site.wire import json_answer
 from vmtree import bells
 
-SERVICES = ["ui", "lieutenant", "registry", "vm-tree"]
+SERVICES = ["ui", "lieutenant", "registry", "vm-tree", "vers-config", "bootloader"]
 # Signs come every 5 (follower) and 10 (worker, through beat and broker) seconds.
 LATE_SECONDS = {"worker": 35.0, "follower": 20.0}
 

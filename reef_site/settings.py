@@ -161,7 +161,9 @@ INSTALLED_APPS = [
     "rest_framework",
     "reef_site.apps.ReefSiteConfig",
     "vmtree.apps.VmtreeConfig",
+    "versconfig.apps.VersconfigConfig",
     "registry.apps.RegistryConfig",
+    "bootloader.apps.BootloaderConfig",
     "lieutenants.apps.LieutenantsConfig",
 ]
 MIDDLEWARE = [

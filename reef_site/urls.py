@@ -26,6 +26,8 @@ urlpatterns = [
     path("signout/", views.signout, name="signout"),
     path("lieutenants/", include("lieutenants.urls")),
     path("fleet/", include("reef_site.fleet.urls")),
+    path("config/", include("versconfig.urls")),
+    path("provisioning/", include("bootloader.urls")),
     path("admin/", admin.site.urls),
     # -- agents
     re_path(r"^events/?$", lieutenants_api.ListingEvents.as_view(), name="events"),
@@ -35,6 +37,8 @@ urlpatterns = [
     re_path(r"^lieutenant/lieutenants/discover/?$", lieutenants_api.Discover.as_view()),
     *rules_api.urlpatterns,
     re_path(r"^registry(?:/|$)", include("registry.routes")),
+    re_path(r"^vers-config(?:/|$)", include("versconfig.routes")),
+    re_path(r"^bootloader(?:/|$)", include("bootloader.routes")),
     path("", include(router.urls)),
     re_path(r"^lieutenant(?:/.*)?$", lieutenants_api.Nothing.as_view()),
     *operations_api.urlpatterns,

@@ -1,0 +1,45 @@
+"""What can go wrong while a VM comes up, by name."""
+
+from __future__ import annotations
+
+from vmtree.exceptions import FleetError
+
+
+class ProviderError(FleetError):
+    """The VM provider did not do what it was asked; the text says why, without secrets.
+
+    `retry` says whether the same question may simply be asked again later.
+    """
+
+    status = 502
+    retry = False
+
+
+class ProviderRefused(ProviderError):
+    """The provider will not do this for us: wrong input, quota, a thing that is not ours."""
+
+
+class BadProviderKey(ProviderRefused):
+    """The provider does not know our key, or there is none."""
+
+
+class QuotaExceeded(ProviderRefused):
+    """The account's limit on VMs is reached."""
+
+
+class NoSuchMachine(ProviderRefused):
+    """The provider has no machine of this id (any longer)."""
+
+
+class CannotDo(ProviderRefused):
+    """This kind of machine has no such ability, such as pausing a host of the operator's own."""
+
+
+class ProviderAway(ProviderError):
+    """The provider could not be reached, or said that it is busy: nothing has happened."""
+
+    retry = True
+
+
+class OutcomeUnknown(ProviderError):
+    """The answer was lost, or a 503: it may have happened. Look before you ask again."""

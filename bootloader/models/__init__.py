@@ -1,0 +1,1 @@
+"""Rows of the bootloader, a file for each subject."""

@@ -1,0 +1,7 @@
+"""App configuration of versconfig: what the fleet's members are configured with."""
+
+from django.apps import AppConfig
+
+
+class VersconfigConfig(AppConfig):
+    name = "versconfig"
