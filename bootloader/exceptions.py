@@ -43,3 +43,21 @@ class ProviderAway(ProviderError):
 
 class OutcomeUnknown(ProviderError):
     """The answer was lost, or a 503: it may have happened. Look before you ask again."""
+
+
+class IllegalMove(FleetError):
+    """The state machine has no such arrow."""
+
+    status = 409
+
+
+class LostRace(FleetError):
+    """Somebody else moved this row first."""
+
+    status = 409
+
+
+class StepFailed(FleetError):
+    """A step of a provisioning cannot come to a good end; the text says why."""
+
+    status = 502
