@@ -61,3 +61,19 @@ class StepFailed(FleetError):
     """A step of a provisioning cannot come to a good end; the text says why."""
 
     status = 502
+
+
+class UnknownProfile(FleetError):
+    """There is no profile of this type; `known` are the types that there are."""
+
+    status = 404
+
+    def __init__(self, type: str, known: list[str]) -> None:  # noqa: A002
+        super().__init__(f"Unknown VM type: {type}")
+        self.known = known
+
+
+class NothingToHandOut(FleetError):
+    """The files that a VM fetches from here could not be made; the text says why."""
+
+    status = 503
