@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from vmtree.exceptions import FleetError
+from typing import TYPE_CHECKING
+
+from vmtree.exceptions import BadInput, FleetError
+
+if TYPE_CHECKING:
+    from bootloader.models.joining import JoinToken
 
 
 class ProviderError(FleetError):
@@ -77,3 +82,53 @@ class NothingToHandOut(FleetError):
     """The files that a VM fetches from here could not be made; the text says why."""
 
     status = 503
+
+
+class RateLimited(ProviderAway):
+    """The provider asks us to wait; `seconds` if it said how long."""
+
+    def __init__(self, text: str, seconds: float | None = None) -> None:
+        super().__init__(text)
+        self.seconds = seconds
+
+
+class PartlyDone(ProviderError):
+    """Of several machines only those in `made` exist; they are the caller's to use or delete."""
+
+    def __init__(self, text: str, made: tuple[str, ...]) -> None:
+        super().__init__(text)
+        self.made = made
+
+
+class ShellError(FleetError):
+    """A command could not be run on a machine by SSH; `retry` says whether to try again later."""
+
+    status = 502
+    retry = False
+
+
+class ShellAway(ShellError):
+    """The machine cannot be reached by SSH (yet), or the connection was lost."""
+
+    retry = True
+
+
+class CommandTimeout(ShellAway):
+    """A command did not end in time; it may still be running there."""
+
+
+class ShellRefused(ShellError):
+    """The machine does not take our key, or is not the one that we know by this host key."""
+
+
+class JoinRefused(FleetError):
+    """A VM was turned away: its join token is not good (401), another's (403), or clashes (409).
+
+    `why` is a word of `bootloader.models.Why`, `token` the row of the token if it is known.
+    """
+
+    def __init__(
+        self, text: str, why: str, token: JoinToken | None = None, *, status: int = 401
+    ) -> None:
+        super().__init__(text)
+        self.why, self.token, self.status = why, token, status

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -69,7 +69,8 @@ class Login:
     """How to reach a machine by SSH. With `tls_name`, SSH is spoken inside TLS with that SNI.
 
     `host_key` is one line as in known_hosts without the name ("ssh-ed25519 AAAA…"); None accepts
-    the key that is shown first and keeps it. `trust` is the path of CA certificates for TLS.
+    the key that is shown first, and `keep` is called with it. `trust` is the path of CA
+    certificates for TLS.
     """
 
     host: str
@@ -79,6 +80,7 @@ class Login:
     tls_name: str | None = None
     host_key: str | None = None
     trust: str | None = None
+    keep: Callable[[str], None] | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -135,8 +137,8 @@ class Provider(Protocol):
         """All machines that our key may see."""
         ...
 
-    def login(self, machine_id: str) -> Login:
-        """How to reach it by SSH."""
+    def login(self, machine_id: str, *, fresh: bool = False) -> Login:
+        """How to reach it by SSH; `fresh` asks anew for what is kept of an earlier answer."""
         ...
 
     def address(self, machine_id: str) -> str:
