@@ -16,6 +16,9 @@ import dj_database_url
 from reef_site import env
 
 BASE_DIR = Path(__file__).resolve().parent.parent
+# Templates and locks: in a checkout beside the packages, else in a folder that came with them.
+INSTALLED = (BASE_DIR / "reef_site" / "house").is_dir()
+HOUSE_DIR = BASE_DIR / "reef_site" / "house" if INSTALLED else BASE_DIR
 VERSION = "0.1.0"
 
 
@@ -86,7 +89,8 @@ def _databases(url: str) -> dict[str, Any]:
 
 
 # -- where things lie
-DATA_DIR = _private_folder(env.path("REEF_DATA_DIR", BASE_DIR / "data"))
+_HOME = env.path("REEF_HOME", Path.home() / ".reef") if INSTALLED else BASE_DIR
+DATA_DIR = _private_folder(env.path("REEF_DATA_DIR", _HOME / "data"))
 RUN_DIR = _run_dir(DATA_DIR)
 WEB_SOCKET = RUN_DIR / "web.sock"
 LIEUTENANTS_DIR = DATA_DIR / "lieutenants"
@@ -181,7 +185,7 @@ MIDDLEWARE = [
 TEMPLATES = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",
-        "DIRS": [BASE_DIR / "templates"],
+        "DIRS": [HOUSE_DIR / "templates"],
         "APP_DIRS": True,
         "OPTIONS": {
             "context_processors": [
