@@ -132,3 +132,10 @@ class JoinRefused(FleetError):
     ) -> None:
         super().__init__(text)
         self.why, self.token, self.status = why, token, status
+
+
+class UnknownProvider(BadInput):
+    """No provider has this name."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text, field="provider")
