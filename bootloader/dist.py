@@ -182,20 +182,21 @@ def _files_below(folder: Path, place: str) -> dict[str, Path]:
 _digests: dict[tuple[str, int, int], str] = {}
 
 
+def sha256_of(path: Path) -> str:
+    """In hex; a file is read again only when its time or size changed."""
+    about = path.stat()
+    key = (str(path), about.st_mtime_ns, about.st_size)
+    if key not in _digests:
+        _digests[key] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return _digests[key]
+
+
 def _mark(sources: dict[str, Path]) -> str:
-    """A short digest of all sources; a file is read again only when its time or size changed."""
+    """A short digest of all sources."""
     whole = hashlib.sha256()
     for place, path in sources.items():
-        about = path.stat()
-        key = (str(path), about.st_mtime_ns, about.st_size)
-        if key not in _digests:
-            _digests[key] = _sha256(path)
-        whole.update(f"{place}\0{_digests[key]}\n".encode())
+        whole.update(f"{place}\0{sha256_of(path)}\n".encode())
     return whole.hexdigest()[:12]
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 # -- building ------------------------------------------------------------------------------------
@@ -298,11 +299,7 @@ def _read(folder: Path, mark: str) -> Dist:
 
     def one(pattern: str) -> DistFile:
         path = next(folder.glob(pattern))
-        about = path.stat()
-        key = (str(path), about.st_mtime_ns, about.st_size)
-        if key not in _digests:
-            _digests[key] = _sha256(path)
-        return DistFile(path.name, path, _digests[key], about.st_size)
+        return DistFile(path.name, path, sha256_of(path), path.stat().st_size)
 
     return Dist(
         version=_version(mark),

@@ -4,4 +4,6 @@ from __future__ import annotations
 
 from django.urls import URLPattern
 
-urlpatterns: list[URLPattern] = []
+from bootloader import member_api
+
+urlpatterns: list[URLPattern] = [*member_api.urlpatterns]

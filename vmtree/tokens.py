@@ -28,6 +28,23 @@ def issue(node: Node, *, made_by: str) -> str:
     return token
 
 
+def renew(node: Node, shown: str, *, made_by: str) -> str:
+    """A further token for this node, beside the one that was shown; all others are revoked.
+
+    So a node whose answer is lost still has the one that it showed. `confirm` is the second move.
+    """
+    token = PREFIX + secrets.token_urlsafe(32)
+    with transaction.atomic():
+        _revoke([node.pk], keep=digest_of(shown))
+        NodeToken.objects.create(node=node, digest=digest_of(token), made_by=made_by[:200])
+    return token
+
+
+def confirm(node: Node, shown: str) -> int:
+    """Revoke all tokens of this node but the one that was shown; how many were good before."""
+    return _revoke([node.pk], keep=digest_of(shown))
+
+
 def node_of(token: str) -> Node | None:
     """The living node that this token belongs to; None if it opens nothing."""
     if not token.startswith(PREFIX):
@@ -46,14 +63,17 @@ def revoke_all(node_ids: list[int]) -> int:
     return _revoke(node_ids)
 
 
-def _revoke(node_ids: list[int]) -> int:
-    """Revoke and tell on commit, so that nobody goes on with what he remembers of a token."""
+def _revoke(node_ids: list[int], keep: str = "") -> int:
+    """Revoke and tell on commit, so that nobody goes on with what he remembers of a token.
+
+    `keep` is the hash of a token that stays good.
+    """
     digests: list[str] = []
     with transaction.atomic():
         for start in range(0, len(node_ids), 500):
             rows = NodeToken.objects.filter(
                 node__in=node_ids[start : start + 500], revoked_at__isnull=True
-            )
+            ).exclude(digest=keep)
             found = dict(rows.select_for_update().values_list("pk", "digest"))
             NodeToken.objects.filter(pk__in=found).update(revoked_at=dates.now())
             digests += found.values()
