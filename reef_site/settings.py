@@ -101,6 +101,9 @@ ROOT_TOKEN_FILE = DATA_DIR / "root-token"
 # -- who may come in
 SECRET_KEY = _kept_secret(DATA_DIR / "secret-key")
 ROOT_TOKEN = env.text("VERS_AUTH_TOKEN") or _kept_secret(ROOT_TOKEN_FILE)
+# What stored secrets are sealed with: the first key seals, all unseal; the file is made if needed.
+CONFIG_KEYS = env.fernet_keys("REEF_CONFIG_KEYS")
+CONFIG_KEYS_FILE = DATA_DIR / "config-keys"
 if len(ROOT_TOKEN) < 8 or not ROOT_TOKEN.isprintable() or " " in ROOT_TOKEN:
     raise env.SettingError("VERS_AUTH_TOKEN", "must be 8 or more printable characters, no blanks")
 ALLOWED_HOSTS = [
