@@ -39,6 +39,18 @@ def explain(key: str, node: Node | None = None) -> Resolved:
     return _resolve_all([key], node, whole=True)[key]
 
 
+def inherited(key: Key, target: scopes.Target) -> Resolved:
+    """What holds for a scope's nodes where the scope itself has nothing."""
+    path = scopes.path_to(target.node)
+    nearest = scopes.chain(target.node, path)
+    places = nearest[nearest.index(target) + 1 :]
+    farther = {(each.scope, each.node.pk if each.node else None) for each in places}
+    stored = _stored([key.name], target.node, path)[key.name]
+    stored = [each for each in stored if (each[0].scope, each[0].node_id) in farther]
+    found = files.read() if key.places else Files({}, {})
+    return _rank(key.name, _layers(key, stored, places, found), _problems(key, found))
+
+
 # -- typed readers -------------------------------------------------------------------------------
 
 

@@ -91,9 +91,19 @@ def reached(key: Key, target: Target) -> set[int]:
     else:
         mine = set(keys_below(LINKS, target.node.pk))
         nearer = nearer.exclude(scope=Scope.SUBTREE, node=target.node)
-    for scope, pk in nearer.filter(node__in=mine).values_list("scope", "node"):
-        mine -= set(keys_below(LINKS, pk)) if scope == Scope.SUBTREE else {pk}
+    for scope, pk in nearer.values_list("scope", "node"):
+        if pk in mine:
+            mine -= set(keys_below(LINKS, pk)) if scope == Scope.SUBTREE else {pk}
     return mine
+
+
+def count_below(target: Target) -> int:
+    """How many living nodes a scope covers, whether or not they have nearer values."""
+    if target.node is None:
+        return Node.objects.living().count()
+    if target.scope == Scope.SUBTREE:
+        return len(keys_below(LINKS, target.node.pk))
+    return 0 if target.node.removed_at else 1
 
 
 def _one(key: Key, target: Target) -> set[int]:

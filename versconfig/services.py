@@ -1,7 +1,7 @@
 """What may be asked of the store: set, remove, undo, and what a change would do before it is made.
 
-Reading is `versconfig.config`; its functions can be had here as `config`, too. `by` is whoever
-asks: a caller as authentication found it, or the name of a part of reef.
+Reading is `versconfig.config`; its functions can be had here, too. `by` is whoever asks: a caller
+as authentication found it, or the name of a part of reef.
 """
 
 from __future__ import annotations
@@ -10,16 +10,27 @@ from dataclasses import dataclass
 
 from django.db import IntegrityError, transaction
 
-from versconfig import config, keys, locks, scopes, values
+from versconfig import config as config
+from versconfig import keys, locks, scopes, values
+from versconfig.config import boolean as boolean
+from versconfig.config import explain as explain
+from versconfig.config import integer as integer
+from versconfig.config import lines as lines
+from versconfig.config import names as names
+from versconfig.config import needed as needed
+from versconfig.config import pairs as pairs
+from versconfig.config import resolve as resolve
+from versconfig.config import resolve_all as resolve_all
+from versconfig.config import secret as secret
+from versconfig.config import text as text
 from versconfig.exceptions import Changed
 from versconfig.keys import Key
 from versconfig.models import Scope, Setting, Version, What
-from versconfig.resolve import Resolved
-from versconfig.scopes import FLEET, Target
+from versconfig.resolve import Resolved as Resolved
+from versconfig.scopes import FLEET as FLEET
+from versconfig.scopes import Target as Target
 from vmtree import authority, dates
 from vmtree.exceptions import BadInput, Conflict, FleetError, Forbidden, NotFound
-
-__all__ = ["ANY", "FLEET", "Resolved", "Target", "Wish", "config", "put", "remove", "undo"]
 
 ANY = -1
 NOT_STORED = "Key not found in overrides"

@@ -31,6 +31,11 @@ def mask(text: str | None) -> str | None:
     return None if text is None else text[: min(8, len(text) // 4)] + "..."
 
 
+def shown(key: Key, text: str | None) -> str | None:
+    """The value as everybody may see it."""
+    return mask(text) if key.secret else text
+
+
 def integer(key: Key, text: str) -> int:
     """The number; raises ValueError with what is wrong."""
     if not re.fullmatch(r"-?[0-9]{1,18}", text) or not key.least <= int(text) <= key.most:

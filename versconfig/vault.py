@@ -42,15 +42,6 @@ def unseal(name: str, sealed: str) -> str:
     return text
 
 
-def is_fresh(sealed: str) -> bool:
-    """Whether the first of our keys has sealed this."""
-    try:
-        Fernet(keys()[0]).decrypt(sealed.encode())
-    except (InvalidToken, IndexError):
-        return False
-    return True
-
-
 def keys() -> list[str]:
     """All keys, the one that seals first; those of the environment before those of the file."""
     return [*settings.CONFIG_KEYS, *(key for key in kept() if key not in settings.CONFIG_KEYS)]
