@@ -26,7 +26,7 @@ STEPS = ("dns", "identity", "packages", "agent", "reef", "join", "service", "hea
 class Dist(Protocol):
     """What the roof hands out below `<roof>/bootloader/dist/`, by name and SHA-256 in hex.
 
-    The names are `wheel_name`, `fleet_agent.py` and `requirements.lock`.
+    `dist.current()` has all of it; the names are never given to another content.
     """
 
     @property
@@ -45,13 +45,23 @@ class Dist(Protocol):
         ...
 
     @property
+    def lock_name(self) -> str:
+        """The packages that reef runs on, with their hashes."""
+        ...
+
+    @property
     def lock_sha256(self) -> str:
-        """Of requirements.lock."""
+        """Of the lock."""
+        ...
+
+    @property
+    def agent_name(self) -> str:
+        """Of the fleet agent, one file of Python."""
         ...
 
     @property
     def agent_sha256(self) -> str:
-        """Of fleet_agent.py."""
+        """Of the fleet agent."""
         ...
 
 
