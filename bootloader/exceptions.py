@@ -13,11 +13,13 @@ if TYPE_CHECKING:
 class ProviderError(FleetError):
     """The VM provider did not do what it was asked; the text says why, without secrets.
 
-    `retry` says whether the same question may simply be asked again later.
+    `retry` says whether the same question may simply be asked again later, `answered` is the
+    status of its answer where it speaks HTTP and gave one.
     """
 
     status = 502
     retry = False
+    answered: int | None = None
 
 
 class ProviderRefused(ProviderError):
