@@ -98,7 +98,7 @@ class FindingState(TextChoices):
 class Proposal(TextChoices):
     """What reef proposes to do about a finding; done only when an operator says so."""
 
-    ADOPT = "adopt", "note it as known"
+    ADOPT = "adopt", "take it into the tree"
     DELETE = "delete", "delete the VM"
     BURY = "bury", "remove it from tree and registry"
-    RESUME = "resume", "resume the VM"
+    PAUSE = "pause", "pause the VM"

@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
-from django.urls import URLPattern
+from django.urls import path
+
+from bootloader import views
 
 app_name = "bootloader"
-urlpatterns: list[URLPattern] = []
+urlpatterns = [
+    path("", views.index, name="index"),
+    path("rows/", views.rows, name="rows"),
+    path("new/", views.create, name="create"),
+    path("machines/", views.machines, name="machines"),
+    path("findings/", views.findings, name="findings"),
+    path("findings/look/", views.look_now, name="look"),
+    path("findings/<int:pk>/", views.decide, name="decide"),
+    path("<str:pk>/", views.detail, name="detail"),
+    path("<str:pk>/part/", views.part, name="part"),
+    path("<str:pk>/used/", views.used, name="used"),
+    path("<str:pk>/retry/", views.retry, name="retry"),
+    path("<str:pk>/cancel/", views.cancel, name="cancel"),
+]

@@ -40,6 +40,16 @@ app.conf.beat_schedule = {
         "schedule": 60.0,
         "options": {"expires": 55.0},
     },
+    "bootloader-tick": {
+        "task": "bootloader.tick",
+        "schedule": 10.0,
+        "options": {"expires": 9.0},
+    },
+    "bootloader-reconcile": {
+        "task": "bootloader.reconcile",
+        "schedule": 180.0,
+        "options": {"expires": 170.0},
+    },
     "registry-sweep": {
         "task": "registry.sweep",
         "schedule": 10.0,

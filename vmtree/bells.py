@@ -78,6 +78,11 @@ def tell_nodes(vm_ids: Iterable[str]) -> None:
         _publish(NEWS, json.dumps({"topic": "nodes", **what}))
 
 
+def tell_provisionings(ids: Iterable[str]) -> None:
+    """Say that these provisionings moved on: `{"topic": "provisionings", "ids": […]}`."""
+    _publish(NEWS, json.dumps({"topic": "provisionings", "ids": list(ids)}))
+
+
 def tell_revoked(digests: list[str]) -> None:
     """Say which tokens are good no longer, on a channel of their own: a JSON list of hashes."""
     _publish(REVOKED, json.dumps(digests))
