@@ -20,7 +20,6 @@ class Rotated:
 
     count: int
     lost: list[str]
-    forgotten: int
     # Whether the key that seals comes from the environment, where only people can change it.
     by_environment: bool
 
@@ -28,8 +27,8 @@ class Rotated:
 def rotate() -> Rotated:
     """Make a new key (unless the environment names the first), seal all with it, drop the others.
 
-    It may be killed anywhere: old keys stay until the rows are committed. Keys that are still
-    needed by rows which cannot be read now are kept.
+    It may be killed anywhere: old keys stay until the rows are committed. Rows that none of the
+    keys at hand can read stay as they are.
     """
     by_environment = bool(settings.CONFIG_KEYS)
     with transaction.atomic():
@@ -43,9 +42,8 @@ def rotate() -> Rotated:
             resealed, unread = _reseal(model)
             count += resealed
             lost += unread
-    if not lost:
-        vault.forget(old)
-    return Rotated(count, lost, 0 if lost else len(old), by_environment)
+    vault.forget(old)
+    return Rotated(count, lost, by_environment)
 
 
 def _reseal(model: type[Setting] | type[Version]) -> tuple[int, list[str]]:

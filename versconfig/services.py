@@ -70,10 +70,10 @@ def check_may(by: object, key: Key, target: Target) -> None:
         raise Forbidden(f"rule: only operators and the root token change {key.name}")
 
 
-def put(wish: Wish, *, by: object, what: What = What.SET) -> Version:
+def put(wish: Wish, *, by: object, what: What = What.SET) -> Version | None:
     """Make the wish true and write it down. Raises Forbidden, Changed.
 
-    The newest version if all is as wished already.
+    The newest version there is if all is as wished already; None if there never was one.
     """
     check_may(by, wish.key, wish.target)
     try:
@@ -84,7 +84,7 @@ def put(wish: Wish, *, by: object, what: What = What.SET) -> Version:
         raise Changed(f"{wish.key.name} was changed by somebody else just now") from None
 
 
-def remove(name: str, target: Target = FLEET, *, by: object, seen: int | None = ANY) -> Version:
+def remove(name: str, target: Target = FLEET, *, by: object, seen: int | None = ANY) -> None:
     """Take a stored value away. Raises NotFound, Forbidden, Changed."""
     key = keys.ALL.get(name)
     if key is None:
@@ -92,7 +92,7 @@ def remove(name: str, target: Target = FLEET, *, by: object, seen: int | None = 
     check_may(by, key, target)
     if not Setting.objects.at_place(name, target.scope, target.node).exists():
         raise NotFound(NOT_STORED)
-    return put(Wish(key, "", target, seen), by=by, what=What.REMOVED)
+    put(Wish(key, "", target, seen), by=by, what=What.REMOVED)
 
 
 def undo(version_id: int, *, by: object) -> Version:
@@ -120,7 +120,7 @@ def newest(name: str, target: Target) -> Version | None:
 # -- rules of the above --------------------------------------------------------------------------
 
 
-def _change(wish: Wish, by: object, what: What) -> Version:
+def _change(wish: Wish, by: object, what: What) -> Version | None:
     locks.writing()
     target, name = wish.target, wish.key.name
     rows = Setting.objects.select_for_update().at_place(name, target.scope, target.node)
@@ -128,7 +128,7 @@ def _change(wish: Wish, by: object, what: What) -> Version:
     last = newest(name, target)
     if wish.seen != ANY and wish.seen != (last.pk if last else None):
         raise Changed(f"{name} was changed by {last.actor if last else 'somebody'} meanwhile")
-    if last and _same(row, wish.text):
+    if _same(row, wish.text):
         return last
     if not wish.text and what is What.SET:
         what = What.REMOVED
@@ -166,7 +166,7 @@ def _put_back(version: Version, text: str, by: object, what: What, seen: int | N
     target = Target(Scope(version.scope), version.node)
     if version.node and version.node.removed_at:
         raise Conflict(f"{version.node.vm_id} was removed; nothing can be set for it any more")
-    return put(wish_of(version.key, text, target, seen), by=by, what=what)
+    return put(wish_of(version.key, text, target, seen), by=by, what=what) or version
 
 
 def _version(version_id: int) -> Version:

@@ -19,8 +19,14 @@ from django.test import Client
 from lieutenants.models import Lieutenant, LifeSign, Message, Process
 from tests.conftest import Fleet
 from tests.waiting import until
-from tests.wire import corrections, corrections_registry, corrections_vmtree
+from tests.wire import (
+    corrections,
+    corrections_config,
+    corrections_registry,
+    corrections_vmtree,
+)
 from tests.wire.corrections import ADDED, FIRST, Ours, Partly
+from versconfig import keys
 
 EXCHANGES: list[dict[str, Any]] = json.loads(
     (Path(__file__).parent / "golden.json").read_text(encoding="utf-8")
@@ -29,6 +35,7 @@ CORRECTIONS: dict[str, dict[str, Ours]] = {
     "core": corrections.CORE,
     "registry": corrections_registry.CORRECTIONS,
     "vm-tree": corrections_vmtree.CORRECTIONS,
+    "vers-config": corrections_config.CORRECTIONS,
     "lieutenant": corrections.LIEUTENANT,
 }
 AFTERWARDS = {
@@ -220,6 +227,25 @@ def test_exchanges_of_the_tree(settings: Any, db: None) -> None:
         found = replay.problems(exchange, _correction(exchange), replay.ask(exchange))
         report += [f"{exchange['case']}: {problem}" for problem in found]
         replay.repair(exchange)
+
+    assert not report, "\n" + "\n".join(report)
+
+
+def test_exchanges_of_the_config(
+    settings: Any, db: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    settings.ROOT_TOKEN = TOKEN
+    for key in keys.ALL:
+        monkeypatch.delenv(key, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("VERS_AUTH_TOKEN", TOKEN)
+    monkeypatch.setenv("VERS_INFRA_URL", "http://127.0.0.1:4310")
+    replay = Replay()
+    report: list[str] = []
+
+    for exchange in _of("vers-config"):
+        found = replay.problems(exchange, _correction(exchange), replay.ask(exchange))
+        report += [f"{exchange['case']}: {problem}" for problem in found]
 
     assert not report, "\n" + "\n".join(report)
 

@@ -18,7 +18,7 @@ class Command(BaseCommand):
             for words in done.lost:
                 self.stderr.write(f"cannot be read with any key: {words}")
             raise CommandError(
-                "Old keys were kept. Give the missing key in REEF_CONFIG_KEYS and run this again, "
+                "Give the missing key behind the first one of REEF_CONFIG_KEYS and run this again, "
                 "or set these values anew."
             )
         if done.by_environment:

@@ -1,0 +1,17 @@
+"""The versions there were, newest first."""
+
+from __future__ import annotations
+
+from django.db.models import QuerySet
+
+from versconfig.models import Version
+
+
+def of(*, key: str = "", vm_id: str = "", before: int | None = None) -> QuerySet[Version]:
+    """Of one key, of one VM, older than a version, or all."""
+    rows = Version.objects.select_related("node", "previous").order_by("-id")
+    if key:
+        rows = rows.filter(key=key)
+    if vm_id:
+        rows = rows.filter(node__vm_id=vm_id)
+    return rows.filter(pk__lt=before) if before is not None else rows
