@@ -107,7 +107,6 @@ def _who(plan: BootPlan) -> list[str]:
     """Fixed in the script, or left to its environment."""
     if plan.vm_id:
         return [
-            _assign("FROM_ENVIRONMENT", "no"),
             _assign("VM_ID", plan.vm_id),
             _assign("NAME", plan.name),
             _assign("PARENT_ID", plan.parent_vm_id or ""),
@@ -115,7 +114,6 @@ def _who(plan: BootPlan) -> list[str]:
             _assign("JOIN_TOKEN", plan.join_token),
         ]
     return [
-        _assign("FROM_ENVIRONMENT", "yes"),
         "VM_ID=${VERS_VM_ID:-}",
         "NAME=${VERS_AGENT_NAME:-$VM_ID}",
         "PARENT_ID=${REEF_PARENT_VM_ID:-}",

@@ -57,13 +57,13 @@ remove_others() {
 
 # Runs the VM's own reef with an environment of its own: it is nobody's child but this VM's.
 write_reef_program() {
-  local at lines="" apostrophe="'\\''"
+  local at lines=""
   for ((at = 0; at < ${#REEF_ENV[@]}; at += 2)); do
-    lines="${lines}export ${REEF_ENV[at]}='${REEF_ENV[at + 1]//\'/"$apostrophe"}'
+    lines="${lines}export ${REEF_ENV[at]}=$(shell_word "${REEF_ENV[at + 1]}")
 "
   done
-  write_file "${lines}export REEF_DATA_DIR='${REEF_HOME//\'/"$apostrophe"}/reef/data'
-export PI_PATH='${REEF_HOME//\'/"$apostrophe"}/agent/pi'
+  write_file "${lines}export REEF_DATA_DIR=$(shell_word "$REEF_HOME/reef/data")
+export PI_PATH=$(shell_word "$REEF_HOME/agent/pi")
 " "$REEF_HOME/reef/reef.env" 600
   ln -sfn "$1" "$REEF_HOME/reef/current"
   write_program "$REEF_HOME/bin/reef-up" <<'PROGRAM'
@@ -85,44 +85,40 @@ PROGRAM
 
 # -- join ----------------------------------------------------------------------------------------
 
+# The fleet agent trades the join token; this VM's own one is in identity.json then.
 step_join() {
-  local status=000 token
+  local status=000 token pause
+  fetch_dist "$FLEET_AGENT" "$FLEET_AGENT_SHA256" "$REEF_HOME/dist/$FLEET_AGENT"
+  mkdir -p -- "$REEF_HOME/run" "$REEF_HOME/log"
+  cp -- "$REEF_HOME/dist/$FLEET_AGENT" "$REEF_HOME/fleet_agent.py"
   if [ -n "$(own_token)" ]; then
-    status=$(ask GET /bootloader/dist/ "" "$WORK/join.answer")
-    [ "$status" != 200 ] || skip "this VM is a member already"
+    status=$(ask GET /bootloader/dist/ "" "$WORK/answer")
+    if [ "$status" = 200 ]; then
+      rm -f -- "$REEF_HOME/join-token"
+      skip "this VM is a member already"
+    fi
   fi
   token=$(join_token)
   [ -n "$token" ] || fail "there is no join token, and the VM's own token is not good (HTTP $status)"
-  write_file "Authorization: Bearer $token
-" "$WORK/auth" 600
-  [ -s "$WORK/nonce" ] || write_file "$(od -An -tx1 -N 24 /dev/urandom | tr -d ' \n')" "$WORK/nonce" 600
-  join_body >"$WORK/join.json"
-  status=$(ask POST /bootloader/join "$WORK/join.json" "$WORK/join.answer")
-  [ "$status" = 200 ] || fail "the roof did not let this VM in (HTTP $status): $(said "$WORK/join.answer")"
-  token=$(grep -o '"token":"[A-Za-z0-9._~+/=-]*"' "$WORK/join.answer" | head -n 1 | cut -d '"' -f 4)
-  rm -f -- "$WORK/join.answer" "$WORK/join.json" "$WORK/join_token"
-  [ -n "$token" ] || fail "the roof's answer has no token"
+  write_file "$token" "$REEF_HOME/join-token" 600
+  for pause in 2 5 10 0; do
+    if python3 "$REEF_HOME/fleet_agent.py" join --home "$REEF_HOME" 2>&1 | tee -- "$WORK/join.said"; then break; fi
+    # A refusal stays one.
+    if [ "$pause" = 0 ] || grep -q ' answers 4' "$WORK/join.said"; then
+      rm -f -- "$REEF_HOME/join-token"
+      fail "the roof did not let this VM in: $(tail -n 1 -- "$WORK/join.said")"
+    fi
+    sleep "$pause"
+  done
+  rm -f -- "$WORK/asked-token"
+  token=$(own_token)
+  [ -n "$token" ] || fail "the VM's own token is not in identity.json"
   write_identity "$token"
-  echo "joined the fleet as $NAME ($VM_ID)"
-}
-
-join_body() {
-  local version=""
-  if [ -f "$REEF_HOME/agent/installed.json" ]; then
-    version=$(sed -n 's/.*"version": *"\([^"]*\)".*/\1/p' "$REEF_HOME/agent/installed.json")
-  fi
-  printf '{"hostname":%s,"address":%s,"agentVersion":%s,"nonce":"%s"' "$(json_string "$(uname -n)")" \
-    "$(json_string "$ADDRESS")" "$(json_string "$version")" "$(cat -- "$WORK/nonce")"
-  [ "$FROM_ENVIRONMENT" = no ] || printf ',"vmId":%s' "$(json_string "$VM_ID")"
-  printf '}'
 }
 
 # -- service -------------------------------------------------------------------------------------
 
 step_service() {
-  fetch_dist "$FLEET_AGENT" "$FLEET_AGENT_SHA256" "$REEF_HOME/dist/$FLEET_AGENT"
-  mkdir -p "$REEF_HOME/bin" "$REEF_HOME/run" "$REEF_HOME/log"
-  cp -- "$REEF_HOME/dist/$FLEET_AGENT" "$REEF_HOME/fleet_agent.py"
   write_program "$REEF_HOME/bin/fleet-agent" <<'PROGRAM'
 #!/bin/bash
 # Tells the roof how this VM is, and that it lives.
@@ -130,29 +126,40 @@ home=$(dirname -- "$(dirname -- "$(readlink -f -- "$0")")")
 exec python3 "$home/fleet_agent.py" run --home "$home"
 PROGRAM
   stop_services
-  if [ "$OWN_REEF" = yes ]; then start_service reef-own "the reef of this VM" reef-up; fi
-  start_service reef-fleet-agent "the fleet agent of reef" fleet-agent
+  if [ "$OWN_REEF" = yes ]; then
+    has_systemd && own_reef_unit >/etc/systemd/system/reef-own.service
+    start_service reef-own reef-up
+  fi
+  has_systemd && python3 "$REEF_HOME/fleet_agent.py" unit --home "$REEF_HOME" >/etc/systemd/system/reef-fleet-agent.service
+  start_service reef-fleet-agent fleet-agent
 }
 
-# Name of the unit, what it is, program in our bin folder.
-start_service() {
-  if [ "$SYSTEM" = yes ] && [ -d /run/systemd/system ]; then
-    write_file "[Unit]
-Description=$2
-After=network-online.target
+has_systemd() { [ "$SYSTEM" = yes ] && [ -d /run/systemd/system ]; }
+
+own_reef_unit() {
+  cat <<UNIT
+[Unit]
+Description=the reef of this VM
 Wants=network-online.target
+After=network-online.target
 
 [Service]
 Environment=HOME=$HOME
-ExecStart=$REEF_HOME/bin/$3
+ExecStart=$REEF_HOME/bin/reef-up
 Restart=always
 RestartSec=5
 KillMode=mixed
 TimeoutStopSec=20
+UMask=0077
 
 [Install]
 WantedBy=multi-user.target
-" "/etc/systemd/system/$1.service" 644
+UNIT
+}
+
+# Name of the unit, and of the program in our bin folder where there are no units.
+start_service() {
+  if has_systemd; then
     systemctl daemon-reload
     systemctl enable --quiet "$1.service"
     systemctl restart "$1.service"
@@ -162,6 +169,7 @@ WantedBy=multi-user.target
   write_program "$REEF_HOME/bin/keep-up" <<'PROGRAM'
 #!/bin/bash
 # Keeps one program running: its name in the bin folder, its name among the pid files.
+umask 077
 home=$(dirname -- "$(dirname -- "$(readlink -f -- "$0")")")
 child=
 end() {
@@ -182,7 +190,7 @@ while :; do
   wait "$child"
 done
 PROGRAM
-  setsid nohup "$REEF_HOME/bin/keep-up" "$3" "$1" </dev/null >>"$REEF_HOME/log/$1.log" 2>&1 9>&- &
+  setsid nohup "$REEF_HOME/bin/keep-up" "$2" "$1" </dev/null >>"$REEF_HOME/log/$1.log" 2>&1 9>&- &
   write_file "$!" "$REEF_HOME/run/$1.pid" 600
   echo "$1 runs detached; its log is $REEF_HOME/log/$1.log"
 }
@@ -190,7 +198,7 @@ PROGRAM
 stop_services() {
   local each pid
   for each in reef-fleet-agent reef-own; do
-    if [ "$SYSTEM" = yes ] && [ -d /run/systemd/system ] && [ -e "/etc/systemd/system/$each.service" ]; then
+    if has_systemd && [ -e "/etc/systemd/system/$each.service" ]; then
       systemctl stop "$each.service" || true
     fi
     pid=$(cat -- "$REEF_HOME/run/$each.pid" 2>/dev/null || true)
@@ -217,17 +225,25 @@ end_keeper() {
 # -- health --------------------------------------------------------------------------------------
 
 step_health() {
-  local tries
   if [ "$OWN_REEF" = yes ]; then
-    await 60 own_reef_answers ||
-      fail "the reef of this VM does not answer at port $REEF_PORT: $(tail -n 3 -- "$REEF_HOME/log/reef-own.log" 2>/dev/null)"
+    await 60 own_reef_answers || fail "the reef of this VM does not answer at port $REEF_PORT: $(log_of reef-own)"
     echo "the reef of this VM answers at port $REEF_PORT"
   fi
-  await 30 agent_runs || fail "the fleet agent does not run: $(tail -n 3 -- "$REEF_HOME/log/reef-fleet-agent.log" 2>/dev/null)"
-  await 45 roof_says_live || fail "the roof does not say that this VM is live: $(said "$WORK/health.answer")"
+  python3 "$REEF_HOME/fleet_agent.py" status --home "$REEF_HOME" --wait 60 >"$WORK/status" ||
+    fail "the roof has taken no beat of the fleet agent: $(log_of reef-fleet-agent)"
+  await 30 roof_says_live || fail "the roof does not say that this VM is live: $(said "$WORK/answer")"
   echo "the roof says that this VM is live"
   if [ "$WANT_AGENT" = yes ]; then
     echo "the agent is $(PI_OFFLINE=1 PI_SKIP_VERSION_CHECK=1 "$REEF_HOME/bin/pi" --version </dev/null 2>&1 | tail -n 1)"
+  fi
+}
+
+# The end of what a service said.
+log_of() {
+  if has_systemd; then
+    journalctl -q -n 3 -o cat -u "$1.service" 2>/dev/null || true
+  else
+    tail -n 3 -- "$REEF_HOME/log/$1.log" 2>/dev/null || true
   fi
 }
 
@@ -248,16 +264,8 @@ opener.open("http://127.0.0.1:%s/health" % sys.argv[1], timeout=5).read()
 PYTHON
 }
 
-agent_runs() {
-  if [ "$SYSTEM" = yes ] && [ -d /run/systemd/system ]; then
-    systemctl is-active --quiet reef-fleet-agent.service
-  else
-    is_keeper "$(cat -- "$REEF_HOME/run/reef-fleet-agent.pid" 2>/dev/null)"
-  fi
-}
-
 roof_says_live() {
   local status
-  status=$(http GET "/registry/vms/$(url_part "$VM_ID")" "" "$WORK/health.answer")
-  [ "$status" = 200 ] && grep -q '"liveness":"live"' "$WORK/health.answer"
+  status=$(http GET "/registry/vms/$(url_part "$VM_ID")" "" "$WORK/answer")
+  [ "$status" = 200 ] && grep -q '"liveness":"live"' "$WORK/answer"
 }

@@ -78,7 +78,8 @@ leave_inherited() {
   fi
   end_processes_of "$1"
   mkdir -p "$away"
-  rm -f -- "$REEF_HOME/identity.json" "$REEF_HOME/identity.env" "$WORK/auth" "$WORK/nonce" "$WORK/join_token"
+  rm -f -- "$REEF_HOME/identity.json" "$REEF_HOME/identity.env" "$REEF_HOME/join-token" "$WORK/auth" "$WORK/asked-token"
+  rm -rf -- "$REEF_HOME/run"
   # Rows, keys and tokens of the other one's reef are of no use here.
   [ ! -d "$REEF_HOME/reef/data" ] || mv -- "$REEF_HOME/reef/data" "$away/reef-data"
 }
@@ -119,22 +120,22 @@ ask_for_token() {
   local status token parent=null
   [ -z "$PARENT_ID" ] || parent=$(json_string "$PARENT_ID")
   write_file "{\"vmId\":$(json_string "$VM_ID"),\"name\":$(json_string "$NAME"),\"type\":$(json_string "$PROFILE"),\"parentVmId\":$parent}" "$WORK/ask.json" 600
-  status=$(ask POST /bootloader/generate "$WORK/ask.json" "$WORK/ask.answer")
-  [ "$status" = 201 ] || fail "the roof gave no join token (HTTP $status): $(said "$WORK/ask.answer")"
-  token=$(grep -o '"joinToken":"[A-Za-z0-9_-]*"' "$WORK/ask.answer" | head -n 1 | cut -d '"' -f 4)
-  rm -f -- "$WORK/ask.json" "$WORK/ask.answer"
+  status=$(ask POST /bootloader/generate "$WORK/ask.json" "$WORK/answer")
+  [ "$status" = 201 ] || fail "the roof gave no join token (HTTP $status): $(said "$WORK/answer")"
+  token=$(grep -o '"joinToken":"[A-Za-z0-9_-]*"' "$WORK/answer" | head -n 1 | cut -d '"' -f 4)
+  rm -f -- "$WORK/ask.json"; : >"$WORK/answer"
   [ -n "$token" ] || fail "the roof's answer has no join token"
-  write_file "$token" "$WORK/join_token" 600
+  write_file "$token" "$WORK/asked-token" 600
 }
 
 # The token that was traded, or nothing yet.
 write_identity() {
-  local at name value json="" lines="" apostrophe="'\\''"
+  local at name value json="" lines=""
   for ((at = 0; at < ${#IDENTITY[@]}; at += 2)); do
     name=${IDENTITY[at]} value=${IDENTITY[at + 1]}
     json="$json${json:+,
 } $(json_string "$name"): $(json_string "$value")"
-    lines="${lines}export $name='${value//\'/"$apostrophe"}'
+    lines="${lines}export $name=$(shell_word "$value")
 "
   done
   if [ -n "$1" ]; then

@@ -30,6 +30,19 @@ json_string() {
   printf '"%s"' "${json%.}"
 }
 
+# The text as one word of any shell, on one line. Line ends at its end are lost where it has more.
+shell_word() {
+  local word apostrophe="'\\''"
+  if [ "${1//$'\n'/}" = "$1" ]; then
+    printf "'%s'" "${1//\'/"$apostrophe"}"
+  else
+    word=${1//\\/\\\\}
+    word=${word//%/%%}
+    word=${word//$'\n'/\\n}
+    printf '"%s(printf %s)"' '$' "'${word//\'/"$apostrophe"}'"
+  fi
+}
+
 url_part() {
   local LC_ALL=C text=$1 each at
   for ((at = 0; at < ${#text}; at++)); do
@@ -79,7 +92,7 @@ join_token() {
   if [ -n "$JOIN_TOKEN" ]; then
     printf '%s' "$JOIN_TOKEN"
   elif is_same_vm; then
-    cat -- "$WORK/join_token" 2>/dev/null || true
+    cat -- "$WORK/asked-token" 2>/dev/null || true
   fi
 }
 
@@ -171,7 +184,7 @@ send_reports() {
   local each status
   for each in "$WORK"/reports/*.json; do
     [ -f "$each" ] || continue
-    status=$(http POST /bootloader/report "$each" "$WORK/report.answer")
+    status=$(http POST /bootloader/report "$each" "$WORK/answer")
     case $status in
       2??) rm -f -- "$each" ;;
       # It will never want this one, or the token is not good for it.
