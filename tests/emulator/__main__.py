@@ -1,0 +1,40 @@
+"""`python -m tests.emulator --state <folder>`: run until told to stop."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from pathlib import Path
+
+from tests.emulator.hosting import HostingError
+from tests.emulator.server import AlreadyRunning, Emulation, Options
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.emulator", description=__doc__)
+    parser.add_argument("--state", type=Path, required=True, help="folder for everything it keeps")
+    parser.add_argument("--port", type=int, default=0, help="port of the API (any free one)")
+    parser.add_argument("--gateway-port", type=int, default=0, help="port of the VMs' gateway")
+    parser.add_argument("--domain", default="vm.emulated.test", help="VMs are <id>.<domain>")
+    parser.add_argument("--mode", choices=("auto", "namespaces", "plain"), default="auto")
+    parser.add_argument("--port-file", type=Path, help="where to write addresses and key as JSON")
+    parser.add_argument("--check", action="store_true", help="check answers by openapi.yaml")
+    words = parser.parse_args()
+    options = Options(
+        words.state.absolute(),
+        words.port,
+        words.gateway_port,
+        words.domain,
+        words.mode,
+        words.port_file,
+        words.check,
+    )
+    try:
+        asyncio.run(Emulation(options).run())
+    except (AlreadyRunning, HostingError) as error:
+        sys.exit(f"emulator: {error}")
+
+
+if __name__ == "__main__":
+    main()
