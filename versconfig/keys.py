@@ -223,6 +223,13 @@ def _ssh() -> list[Key]:
             Kind.PATH,
         ),
         Key(
+            *("REEF_SSH_PRIVATE_KEY", group, "The key to SSH hosts that have none of their own."),
+            Kind.LINES,
+            secret=True,
+            takes=Takes.AT_ONCE,
+            scoped=False,
+        ),
+        Key(
             *("REEF_SSH_AUTHORIZED_KEYS", group, "Public keys of people who may sign in on VMs."),
             Kind.LINES,
             form=r"[^\x00-\x1f\x7f]{1,8000}",
