@@ -11,6 +11,7 @@ urlpatterns = [
     path("", views.index, name="index"),
     path("rows/", views.rows, name="rows"),
     path("new/", views.create, name="create"),
+    path("new/change/", views.change, name="change"),
     path("machines/", views.machines, name="machines"),
     path("findings/", views.findings, name="findings"),
     path("findings/look/", views.look_now, name="look"),

@@ -114,6 +114,13 @@ def create(request: HttpRequest) -> HttpResponse:
     return redirect("bootloader:index")
 
 
+@login_required
+@require_POST
+def change(request: HttpRequest) -> HttpResponse:
+    """Back from the preview to the form, as it was filled in."""
+    return _form(request, ProvisionForm(initial=_initial(request.POST)))
+
+
 def _initial(query: QueryDict) -> dict[str, str]:
     """A form that is filled in by a link, such as that of a VM's page."""
     return {name: _word(query, name) for name in ProvisionForm.base_fields if name in query}

@@ -49,7 +49,7 @@ def make(wish: Wish, *, by: object) -> Preview:
     providers.get(wish.provider)
     names = wish.names()
     spec, told = resolving.spec_of_wish(wish, parent)
-    made = texts.previewed(wish, parent, names[0])
+    made = texts.previewed(wish, names[0])
     last = _last(wish)
     return Preview(
         wish=wish,

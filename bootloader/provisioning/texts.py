@@ -7,11 +7,11 @@ What a VM says is searched: it may repeat what it was given.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from django.conf import settings
 
-from bootloader import dist, joining, render
+from bootloader import planning, render
 from bootloader.models import Provisioning
 from bootloader.plan import BootPlan
 from bootloader.provisioning import resolving
@@ -39,74 +39,44 @@ class Texts:
 
 def real(row: Provisioning, address: str) -> str:
     """The script that is to run, with a join token of its own: never shown, logged or stored."""
-    wish, node = of_row(row), resolving.parent_of(row)
-    profile = resolving.profile_of(wish)
-    token = joining.issue(
-        vm_id=row.vm_id,
-        name=row.name,
-        profile=profile.type,
-        category=profile.category,
-        role=profile.role,
-        parent_vm_id=row.parent_vm_id or None,
-        by=row.actor,
-        minutes=TOKEN_MINUTES,
-        dna=profile.dna,
-        address=address,
-    )
-    return render.boot_script(_plan(wish, node, vm_id=row.vm_id, token=token, address=address))
+    plan = _plan_of(row, address)
+    token = planning.token_for(plan, by=row.actor, minutes=TOKEN_MINUTES)
+    return render.boot_script(replace(plan, join_token=token))
 
 
 def shown(row: Provisioning, address: str) -> Texts:
     """What was used for this VM, secrets masked."""
-    plan = _plan(of_row(row), resolving.parent_of(row), vm_id=row.vm_id, address=address)
-    return _texts(plan)
+    return _texts(_plan_of(row, address))
 
 
-def previewed(wish: Wish, node: Node | None, name: str) -> Texts:
+def _plan_of(row: Provisioning, address: str) -> BootPlan:
+    machine_id = row.machine.machine_id if row.machine else ""
+    return _plan(of_row(row), row.vm_id, machine_id=machine_id, address=address, run=row.pk)
+
+
+def previewed(wish: Wish, name: str) -> Texts:
     """What would be used for a VM of this wish, secrets masked."""
-    return _texts(_plan(wish, node, vm_id=TO_COME, name=name))
+    return _texts(_plan(replace(wish, name=name), TO_COME, address=f"{TO_COME}.address"))
 
 
 def _texts(plan: BootPlan) -> Texts:
-    covered = render.masked(plan)
     from bootloader import cloud_init
 
+    covered = render.masked(plan)
     return Texts(render.boot_script(covered), cloud_init.user_data(covered))
 
 
-def _plan(
-    wish: Wish,
-    node: Node | None,
-    *,
-    vm_id: str,
-    token: str = MASK,
-    address: str = "",
-    name: str = "",
-) -> BootPlan:
-    return BootPlan(
+def _plan(wish: Wish, vm_id: str, **facts: str) -> BootPlan:
+    plan = planning.make(
         vm_id=vm_id,
-        name=name or wish.name,
+        name=wish.name,
         profile=resolving.profile_of(wish),
-        roof_url=wish.roof_url or config.text("VERS_INFRA_URL", node),
-        join_token=token,
         parent_vm_id=wish.parent_vm_id or None,
-        address=address,
-        user=config.text("REEF_SSH_USER", node),
-        authorized_keys=tuple(config.lines("REEF_SSH_AUTHORIZED_KEYS", node)),
-        agent_version=wish.agent_version or config.text("REEF_AGENT_VERSION", node),
-        npm_registry=config.text("REEF_NPM_REGISTRY", node),
-        pypi_index=config.text("REEF_PYPI_INDEX", node),
-        apt_mirror=config.text("REEF_APT_MIRROR", node),
-        env=_env(node),
-        dist=dist.current(),
+        roof_url=wish.roof_url,
+        join_token=MASK,
+        **facts,
     )
-
-
-def _env(node: Node | None) -> dict[str, str]:
-    """What agents on the VM may have beside their identity: the model and keys for models."""
-    names = ["REEF_AGENT_MODEL", "REEF_MODEL_URL", *keys.MODEL_KEYS]
-    found = config.resolve_all(names, node)
-    return {name: each.value for name, each in found.items() if each.value}
+    return replace(plan, agent_version=wish.agent_version) if wish.agent_version else plan
 
 
 def without_secrets(row: Provisioning, text: str) -> str:
