@@ -7,8 +7,10 @@ class BootloaderConfig(AppConfig):
     name = "bootloader"
 
     def ready(self) -> None:
-        """Say how the account's key at the platform is tried out."""
+        """Tell config what it does for us: try the platform's key, seal our secrets anew."""
+        from bootloader import hosts
         from bootloader.providers import vers
-        from versconfig import checks
+        from versconfig import checks, rotation
 
         checks.register("VERS_API_KEY", vers.check_key)
+        rotation.register("SSH hosts", hosts.reseal)

@@ -34,6 +34,10 @@ class QuotaExceeded(ProviderRefused):
     """The account's limit on VMs is reached."""
 
 
+class NoHostFree(QuotaExceeded):
+    """No SSH host is free, or none that is what was asked for."""
+
+
 class NoSuchMachine(ProviderRefused):
     """The provider has no machine of this id (any longer)."""
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from django.conf import settings
 from django.db import transaction
@@ -13,6 +15,10 @@ from versconfig.models import Held, Setting, Version
 
 _AT_ONCE = 500
 
+# Seals a table's rows anew; how many, and which cannot be read.
+Reseal = Callable[[], tuple[int, list[str]]]
+_others: dict[str, Reseal] = {}
+
 
 @dataclass(frozen=True)
 class Rotated:
@@ -22,6 +28,11 @@ class Rotated:
     lost: list[str]
     # Whether the key that seals comes from the environment, where only people can change it.
     by_environment: bool
+
+
+def register(table: str, reseal: Reseal) -> None:
+    """Have this called at each rotation, in its transaction; for `AppConfig.ready`."""
+    _others[table] = reseal
 
 
 def rotate() -> Rotated:
@@ -38,8 +49,9 @@ def rotate() -> Rotated:
         if not by_environment:
             vault.put_first()
         count, lost = 0, []
-        for model in (Setting, Version):
-            resealed, unread = _reseal(model)
+        ours: list[Reseal] = [partial(_reseal, model) for model in (Setting, Version)]
+        for reseal in (*ours, *_others.values()):
+            resealed, unread = reseal()
             count += resealed
             lost += unread
     vault.forget(old)

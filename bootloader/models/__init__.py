@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bootloader.models.hosts import HostClaim as HostClaim
+from bootloader.models.hosts import SshHost as SshHost
 from bootloader.models.joining import BootReport as BootReport
 from bootloader.models.joining import JoinRefusal as JoinRefusal
 from bootloader.models.joining import JoinToken as JoinToken
