@@ -10,7 +10,7 @@ from django.db.models import Q
 from versconfig.keys import Key
 from versconfig.models import Scope, Setting
 from vmtree import services as tree
-from vmtree.exceptions import BadInput
+from vmtree.exceptions import BadInput, Conflict
 from vmtree.lineage import keys_above, keys_below
 from vmtree.models import LINKS, Category, Node
 
@@ -33,7 +33,7 @@ def target_of(scope: str, vm_id: str) -> Target:
     """What a request names; without a scope an id means that VM. Raises BadInput, NotFound."""
     if not scope and not vm_id:
         return FLEET
-    node = tree.find(vm_id) if vm_id else None
+    node = tree.find(vm_id, removed=True) if vm_id else None
     if not scope:
         lieutenant = node is not None and node.category == Category.LIEUTENANT
         scope = Scope.LIEUTENANT if lieutenant else Scope.VM
@@ -51,9 +51,11 @@ def target_of(scope: str, vm_id: str) -> Target:
 
 
 def check_fits(key: Key, target: Target) -> None:
-    """Raise BadInput if this key cannot be set for parts of the fleet, and this is one."""
+    """Raise BadInput or Conflict if this key cannot be set there."""
     if target.node and not key.scoped:
         raise BadInput(f"scope: {key.name} holds for the whole fleet or not at all", "scope")
+    if target.node and target.node.removed_at:
+        raise Conflict(f"{target.node.vm_id} was removed; nothing can be set for it any more")
 
 
 def path_to(node: Node | None) -> list[int]:

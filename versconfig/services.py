@@ -30,7 +30,7 @@ from versconfig.resolve import Resolved as Resolved
 from versconfig.scopes import FLEET as FLEET
 from versconfig.scopes import Target as Target
 from vmtree import authority, dates
-from vmtree.exceptions import BadInput, Conflict, FleetError, Forbidden, NotFound
+from vmtree.exceptions import BadInput, FleetError, Forbidden, NotFound
 
 ANY = -1
 NOT_STORED = "Key not found in overrides"
@@ -54,10 +54,11 @@ class Wish:
 
 
 def wish_of(name: str, text: str, target: Target = FLEET, seen: int | None = ANY) -> Wish:
-    """A change that is possible as such. Raises BadInput."""
+    """A change that is possible as such. Raises BadInput, Conflict."""
     key = keys.get(name)
-    scopes.check_fits(key, target)
     text = text.strip()
+    if text:
+        scopes.check_fits(key, target)
     if text and (problem := values.problem(key, text)):
         raise BadInput(f"value: {problem}", "value")
     return Wish(key, text, target, seen)
@@ -101,14 +102,24 @@ def undo(version_id: int, *, by: object) -> Version:
     Raises NotFound, Forbidden, Conflict.
     """
     version = _version(version_id)
-    before = version.previous
-    return _put_back(version, before.text() if before else "", by, What.UNDONE, seen=version.pk)
+    wish = wish_back(version, undoing=True)
+    return put(wish, by=by, what=What.UNDONE) or version
 
 
 def put_back(version_id: int, *, by: object) -> Version:
     """Have again what held after this version. Raises NotFound, Forbidden, Conflict."""
     version = _version(version_id)
-    return _put_back(version, version.text(), by, What.PUT_BACK, seen=ANY)
+    wish = wish_back(version, undoing=False)
+    return put(wish, by=by, what=What.PUT_BACK) or version
+
+
+def wish_back(version: Version, *, undoing: bool) -> Wish:
+    """What undoing this version, or putting it back, comes to. Raises Conflict, Unreadable."""
+    target = Target(Scope(version.scope), version.node)
+    if not undoing:
+        return wish_of(version.key, version.text(), target)
+    before = version.previous
+    return wish_of(version.key, before.text() if before else "", target, version.pk)
 
 
 def newest(name: str, target: Target) -> Version | None:
@@ -160,13 +171,6 @@ def _same(row: Setting | None, text: str) -> bool:
         return row.text() == text
     except FleetError:
         return False
-
-
-def _put_back(version: Version, text: str, by: object, what: What, seen: int | None) -> Version:
-    target = Target(Scope(version.scope), version.node)
-    if version.node and version.node.removed_at:
-        raise Conflict(f"{version.node.vm_id} was removed; nothing can be set for it any more")
-    return put(wish_of(version.key, text, target, seen), by=by, what=what) or version
 
 
 def _version(version_id: int) -> Version:
