@@ -36,6 +36,7 @@ BUILD_SECONDS = 120
 # How many states of the sources stay to be fetched, the newest among them.
 KEPT = 4
 
+_VERSION_LINE = re.compile(r'(?m)^version = "[^"]*"$')
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,150}")
 
 
@@ -192,10 +193,14 @@ def sha256_of(path: Path) -> str:
 
 
 def _mark(sources: dict[str, Path]) -> str:
-    """A short digest of all sources."""
+    """A short digest of all sources; the same in a checkout and where it is installed."""
     whole = hashlib.sha256()
     for place, path in sources.items():
-        whole.update(f"{place}\0{sha256_of(path)}\n".encode())
+        if place == "pyproject.toml":
+            # Its version was written by us where it came with a wheel.
+            whole.update(_VERSION_LINE.sub("", path.read_text(), count=1).encode())
+        else:
+            whole.update(f"{place}\0{sha256_of(path)}\n".encode())
     return whole.hexdigest()[:12]
 
 
@@ -241,8 +246,7 @@ def _stage(sources: dict[str, Path], stage: Path, mark: str) -> None:
         shutil.copyfile(path, target)
     project = stage / "pyproject.toml"
     text = project.read_text()
-    version = f'version = "{_version(mark)}"'
-    fresh, count = re.subn(r'(?m)^version = "[^"]*"$', version, text, count=1)
+    fresh, count = _VERSION_LINE.subn(f'version = "{_version(mark)}"', text, count=1)
     if not count:
         raise NothingToHandOut("this reef cannot be packed for VMs: pyproject.toml has no version")
     project.write_text(fresh)
