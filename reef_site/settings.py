@@ -261,6 +261,8 @@ LOGGING = {
         # Whoever asks for a host that is not ours is told so; a traceback helps nobody.
         "django.security.DisallowedHost": {"level": "CRITICAL"},
         "httpx": {"level": "WARNING"},
+        # What it finds is raised, too, and told by whoever asked.
+        "paramiko": {"level": "CRITICAL"},
         # Each task's coming and going is of use only to whoever looks for a fault.
         "celery.worker.strategy": {"level": "DEBUG" if LOG_LEVEL == "DEBUG" else "WARNING"},
         "celery.app.trace": {"level": "DEBUG" if LOG_LEVEL == "DEBUG" else "WARNING"},
