@@ -11,314 +11,943 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
-    dependencies = [
-    ]
+    dependencies = []
 
     operations = [
         migrations.CreateModel(
-            name='BootReport',
+            name="BootReport",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('vm_id', models.CharField(max_length=255, verbose_name='VM id')),
-                ('run', models.CharField(max_length=64)),
-                ('step', models.CharField(max_length=40)),
-                ('status', models.CharField(choices=[('started', 'started'), ('ok', 'ok'), ('failed', 'failed'), ('skipped', 'skipped')], max_length=10)),
-                ('duration_ms', models.PositiveBigIntegerField(blank=True, null=True)),
-                ('exit_status', models.IntegerField(blank=True, null=True)),
-                ('output', models.TextField(blank=True, help_text='Its end, at most 8 kB.')),
-                ('began_at', models.DateTimeField(default=vmtree.dates.now)),
-                ('at', models.DateTimeField(default=vmtree.dates.now, verbose_name='reported at')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("vm_id", models.CharField(max_length=255, verbose_name="VM id")),
+                ("run", models.CharField(max_length=64)),
+                ("step", models.CharField(max_length=40)),
+                (
+                    "status",
+                    models.CharField(
+                        choices=[
+                            ("started", "started"),
+                            ("ok", "ok"),
+                            ("failed", "failed"),
+                            ("skipped", "skipped"),
+                        ],
+                        max_length=10,
+                    ),
+                ),
+                ("duration_ms", models.PositiveBigIntegerField(blank=True, null=True)),
+                ("exit_status", models.IntegerField(blank=True, null=True)),
+                ("output", models.TextField(blank=True, help_text="Its end, at most 8 kB.")),
+                ("began_at", models.DateTimeField(default=vmtree.dates.now)),
+                ("at", models.DateTimeField(default=vmtree.dates.now, verbose_name="reported at")),
             ],
             options={
-                'ordering': ['vm_id', 'began_at', 'id'],
-                'indexes': [models.Index(fields=['vm_id', 'began_at'], name='report_of_vm'), models.Index(fields=['at'], name='report_by_time')],
-                'constraints': [models.UniqueConstraint(fields=('vm_id', 'run', 'step'), name='one_report_a_step'), models.CheckConstraint(condition=models.Q(('status__in', ['started', 'ok', 'failed', 'skipped'])), name='report_status_is_known')],
+                "ordering": ["vm_id", "began_at", "id"],
+                "indexes": [
+                    models.Index(fields=["vm_id", "began_at"], name="report_of_vm"),
+                    models.Index(fields=["at"], name="report_by_time"),
+                ],
+                "constraints": [
+                    models.UniqueConstraint(
+                        fields=("vm_id", "run", "step"), name="one_report_a_step"
+                    ),
+                    models.CheckConstraint(
+                        condition=models.Q(("status__in", ["started", "ok", "failed", "skipped"])),
+                        name="report_status_is_known",
+                    ),
+                ],
             },
         ),
         migrations.CreateModel(
-            name='Finding',
+            name="Finding",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('kind', models.CharField(choices=[('unknown', 'unknown VM'), ('vanished', 'vanished VM'), ('useless', 'VM that serves nothing')], max_length=10)),
-                ('provider', models.CharField(max_length=40)),
-                ('machine_id', models.CharField(max_length=255, verbose_name='machine id')),
-                ('vm_id', models.CharField(blank=True, max_length=255, verbose_name='VM id')),
-                ('name', models.CharField(blank=True, max_length=255)),
-                ('text', models.CharField(max_length=500)),
-                ('proposal', models.CharField(choices=[('adopt', 'take it into the tree'), ('delete', 'delete the VM'), ('bury', 'remove it from tree and registry'), ('pause', 'pause the VM')], max_length=10)),
-                ('state', models.CharField(choices=[('open', 'open'), ('settled', 'settled itself'), ('done', 'done'), ('dismissed', 'dismissed')], default='open', max_length=10)),
-                ('found_at', models.DateTimeField(default=vmtree.dates.now)),
-                ('seen_at', models.DateTimeField(default=vmtree.dates.now)),
-                ('decided_at', models.DateTimeField(blank=True, null=True)),
-                ('decided_by', models.CharField(blank=True, max_length=200)),
-                ('outcome', models.CharField(blank=True, max_length=500)),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                (
+                    "kind",
+                    models.CharField(
+                        choices=[
+                            ("unknown", "unknown VM"),
+                            ("vanished", "vanished VM"),
+                            ("useless", "VM that serves nothing"),
+                        ],
+                        max_length=10,
+                    ),
+                ),
+                ("provider", models.CharField(max_length=40)),
+                ("machine_id", models.CharField(max_length=255, verbose_name="machine id")),
+                ("vm_id", models.CharField(blank=True, max_length=255, verbose_name="VM id")),
+                ("name", models.CharField(blank=True, max_length=255)),
+                ("text", models.CharField(max_length=500)),
+                (
+                    "proposal",
+                    models.CharField(
+                        choices=[
+                            ("adopt", "take it into the tree"),
+                            ("delete", "delete the VM"),
+                            ("bury", "remove it from tree and registry"),
+                            ("pause", "pause the VM"),
+                        ],
+                        max_length=10,
+                    ),
+                ),
+                (
+                    "state",
+                    models.CharField(
+                        choices=[
+                            ("open", "open"),
+                            ("settled", "settled itself"),
+                            ("done", "done"),
+                            ("dismissed", "dismissed"),
+                        ],
+                        default="open",
+                        max_length=10,
+                    ),
+                ),
+                ("found_at", models.DateTimeField(default=vmtree.dates.now)),
+                ("seen_at", models.DateTimeField(default=vmtree.dates.now)),
+                ("decided_at", models.DateTimeField(blank=True, null=True)),
+                ("decided_by", models.CharField(blank=True, max_length=200)),
+                ("outcome", models.CharField(blank=True, max_length=500)),
             ],
             options={
-                'ordering': ['-id'],
-                'indexes': [models.Index(fields=['state', 'id'], name='finding_by_state')],
-                'constraints': [models.UniqueConstraint(condition=models.Q(('state__in', ['open', 'dismissed'])), fields=('kind', 'provider', 'machine_id'), name='one_finding_of_a_kind'), models.CheckConstraint(condition=models.Q(('state__in', ['open', 'settled', 'done', 'dismissed'])), name='finding_state_is_known')],
+                "ordering": ["-id"],
+                "indexes": [models.Index(fields=["state", "id"], name="finding_by_state")],
+                "constraints": [
+                    models.UniqueConstraint(
+                        condition=models.Q(("state__in", ["open", "dismissed"])),
+                        fields=("kind", "provider", "machine_id"),
+                        name="one_finding_of_a_kind",
+                    ),
+                    models.CheckConstraint(
+                        condition=models.Q(("state__in", ["open", "settled", "done", "dismissed"])),
+                        name="finding_state_is_known",
+                    ),
+                ],
             },
         ),
         migrations.CreateModel(
-            name='JoinToken',
+            name="JoinToken",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('digest', models.CharField(editable=False, max_length=64, unique=True)),
-                ('vm_id', models.CharField(max_length=255, verbose_name='VM id')),
-                ('name', models.CharField(blank=True, max_length=255)),
-                ('profile', models.CharField(max_length=80)),
-                ('category', models.CharField(choices=[('lieutenant', 'lieutenant'), ('swarm_vm', 'swarm VM'), ('agent_vm', 'agent VM'), ('infra_vm', 'infrastructure')], max_length=20)),
-                ('role', models.CharField(choices=[('infra', 'infra'), ('lieutenant', 'lieutenant'), ('worker', 'worker'), ('golden', 'golden'), ('custom', 'custom')], max_length=20)),
-                ('parent_vm_id', models.CharField(blank=True, max_length=255, null=True)),
-                ('reef_config', models.JSONField(blank=True, default=vmtree.dna.empty, encoder=vmtree.models.CompactEncoder, verbose_name='DNA')),
-                ('address', models.CharField(blank=True, help_text='Empty: as the VM says.', max_length=1000)),
-                ('made_at', models.DateTimeField(default=vmtree.dates.now)),
-                ('made_by', models.CharField(max_length=200)),
-                ('expires_at', models.DateTimeField()),
-                ('voided_at', models.DateTimeField(blank=True, null=True)),
-                ('used_at', models.DateTimeField(blank=True, null=True)),
-                ('used_by', models.CharField(blank=True, help_text='Host name and address.', max_length=255)),
-                ('nonce_digest', models.CharField(blank=True, editable=False, max_length=64)),
-                ('given_digest', models.CharField(blank=True, editable=False, max_length=64)),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("digest", models.CharField(editable=False, max_length=64, unique=True)),
+                ("vm_id", models.CharField(max_length=255, verbose_name="VM id")),
+                ("name", models.CharField(blank=True, max_length=255)),
+                ("profile", models.CharField(max_length=80)),
+                (
+                    "category",
+                    models.CharField(
+                        choices=[
+                            ("lieutenant", "lieutenant"),
+                            ("swarm_vm", "swarm VM"),
+                            ("agent_vm", "agent VM"),
+                            ("infra_vm", "infrastructure"),
+                        ],
+                        max_length=20,
+                    ),
+                ),
+                (
+                    "role",
+                    models.CharField(
+                        choices=[
+                            ("infra", "infra"),
+                            ("lieutenant", "lieutenant"),
+                            ("worker", "worker"),
+                            ("golden", "golden"),
+                            ("custom", "custom"),
+                        ],
+                        max_length=20,
+                    ),
+                ),
+                ("parent_vm_id", models.CharField(blank=True, max_length=255, null=True)),
+                (
+                    "reef_config",
+                    models.JSONField(
+                        blank=True,
+                        default=vmtree.dna.empty,
+                        encoder=vmtree.models.CompactEncoder,
+                        verbose_name="DNA",
+                    ),
+                ),
+                (
+                    "address",
+                    models.CharField(
+                        blank=True, help_text="Empty: as the VM says.", max_length=1000
+                    ),
+                ),
+                ("made_at", models.DateTimeField(default=vmtree.dates.now)),
+                ("made_by", models.CharField(max_length=200)),
+                ("expires_at", models.DateTimeField()),
+                ("voided_at", models.DateTimeField(blank=True, null=True)),
+                ("used_at", models.DateTimeField(blank=True, null=True)),
+                (
+                    "used_by",
+                    models.CharField(
+                        blank=True, help_text="Host name and address.", max_length=255
+                    ),
+                ),
+                ("nonce_digest", models.CharField(blank=True, editable=False, max_length=64)),
+                ("given_digest", models.CharField(blank=True, editable=False, max_length=64)),
             ],
             options={
-                'ordering': ['-id'],
-                'indexes': [models.Index(fields=['vm_id', 'id'], name='join_token_of_vm'), models.Index(fields=['expires_at'], name='join_token_by_end')],
-                'constraints': [models.CheckConstraint(condition=models.Q(('expires_at__gt', models.F('made_at'))), name='join_token_expires_later'), models.CheckConstraint(condition=models.Q(('role__in', ['infra', 'lieutenant', 'worker', 'golden', 'custom'])), name='join_token_role_is_known'), models.CheckConstraint(condition=models.Q(('category__in', ['lieutenant', 'swarm_vm', 'agent_vm', 'infra_vm'])), name='join_token_category_is_known')],
+                "ordering": ["-id"],
+                "indexes": [
+                    models.Index(fields=["vm_id", "id"], name="join_token_of_vm"),
+                    models.Index(fields=["expires_at"], name="join_token_by_end"),
+                ],
+                "constraints": [
+                    models.CheckConstraint(
+                        condition=models.Q(("expires_at__gt", models.F("made_at"))),
+                        name="join_token_expires_later",
+                    ),
+                    models.CheckConstraint(
+                        condition=models.Q(
+                            ("role__in", ["infra", "lieutenant", "worker", "golden", "custom"])
+                        ),
+                        name="join_token_role_is_known",
+                    ),
+                    models.CheckConstraint(
+                        condition=models.Q(
+                            ("category__in", ["lieutenant", "swarm_vm", "agent_vm", "infra_vm"])
+                        ),
+                        name="join_token_category_is_known",
+                    ),
+                ],
             },
         ),
         migrations.CreateModel(
-            name='Machine',
+            name="Machine",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('provider', models.CharField(max_length=40)),
-                ('machine_id', models.CharField(max_length=255, verbose_name='machine id')),
-                ('name', models.CharField(blank=True, max_length=255)),
-                ('vm_id', models.CharField(blank=True, max_length=255, verbose_name='VM id')),
-                ('state', models.CharField(blank=True, help_text="In the provider's words.", max_length=20)),
-                ('address', models.CharField(blank=True, max_length=255)),
-                ('host_key', models.CharField(blank=True, max_length=2000)),
-                ('mine', models.BooleanField(default=True, help_text='Made with our key, as far as is known.')),
-                ('created_at', models.DateTimeField(blank=True, null=True)),
-                ('known_since', models.DateTimeField(default=vmtree.dates.now)),
-                ('seen_at', models.DateTimeField(default=vmtree.dates.now, help_text='Last listed by its provider.')),
-                ('gone_at', models.DateTimeField(blank=True, null=True)),
-                ('note', models.CharField(blank=True, help_text='Why it is here, or is gone.', max_length=300)),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("provider", models.CharField(max_length=40)),
+                ("machine_id", models.CharField(max_length=255, verbose_name="machine id")),
+                ("name", models.CharField(blank=True, max_length=255)),
+                ("vm_id", models.CharField(blank=True, max_length=255, verbose_name="VM id")),
+                (
+                    "state",
+                    models.CharField(
+                        blank=True, help_text="In the provider's words.", max_length=20
+                    ),
+                ),
+                ("address", models.CharField(blank=True, max_length=255)),
+                ("host_key", models.CharField(blank=True, max_length=2000)),
+                (
+                    "mine",
+                    models.BooleanField(
+                        default=True, help_text="Made with our key, as far as is known."
+                    ),
+                ),
+                ("created_at", models.DateTimeField(blank=True, null=True)),
+                ("known_since", models.DateTimeField(default=vmtree.dates.now)),
+                (
+                    "seen_at",
+                    models.DateTimeField(
+                        default=vmtree.dates.now, help_text="Last listed by its provider."
+                    ),
+                ),
+                ("gone_at", models.DateTimeField(blank=True, null=True)),
+                (
+                    "note",
+                    models.CharField(
+                        blank=True, help_text="Why it is here, or is gone.", max_length=300
+                    ),
+                ),
             ],
             options={
-                'ordering': ['-id'],
-                'indexes': [models.Index(fields=['provider', 'gone_at'], name='machine_of_provider')],
-                'constraints': [models.UniqueConstraint(fields=('provider', 'machine_id'), name='one_machine_an_id'), models.UniqueConstraint(condition=models.Q(('gone_at__isnull', True), models.Q(('vm_id', ''), _negated=True)), fields=('vm_id',), name='one_living_machine_a_vm')],
+                "ordering": ["-id"],
+                "indexes": [
+                    models.Index(fields=["provider", "gone_at"], name="machine_of_provider")
+                ],
+                "constraints": [
+                    models.UniqueConstraint(
+                        fields=("provider", "machine_id"), name="one_machine_an_id"
+                    ),
+                    models.UniqueConstraint(
+                        condition=models.Q(
+                            ("gone_at__isnull", True), models.Q(("vm_id", ""), _negated=True)
+                        ),
+                        fields=("vm_id",),
+                        name="one_living_machine_a_vm",
+                    ),
+                ],
             },
         ),
         migrations.CreateModel(
-            name='OwnProfile',
+            name="OwnProfile",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('type', models.CharField(help_text='Its name: small letters, digits and -.', max_length=40, unique=True, validators=[django.core.validators.RegexValidator('\\A[a-z][a-z0-9-]*\\Z', 'small letters, digits and -')])),
-                ('description', models.CharField(max_length=300)),
-                ('organs', models.JSONField(blank=True, default=list)),
-                ('capabilities', models.JSONField(blank=True, default=list)),
-                ('packages', models.JSONField(blank=True, default=list, help_text='Debian packages, such as git or ripgrep.')),
-                ('category', models.CharField(choices=[('lieutenant', 'lieutenant'), ('swarm_vm', 'swarm VM'), ('agent_vm', 'agent VM'), ('infra_vm', 'infrastructure')], default='swarm_vm', max_length=20, verbose_name='category in the tree')),
-                ('role', models.CharField(choices=[('infra', 'infra'), ('lieutenant', 'lieutenant'), ('worker', 'worker'), ('golden', 'golden'), ('custom', 'custom')], default='worker', max_length=20, verbose_name='role in the registry')),
-                ('agent_role', models.CharField(default='worker', help_text='What VERS_AGENT_ROLE says on the VM.', max_length=40, validators=[django.core.validators.RegexValidator('\\A[A-Za-z0-9._-]+\\Z', 'letters, digits and . _ -')], verbose_name='role of its agent')),
-                ('agent', models.BooleanField(default=True, verbose_name='has the coding agent')),
-                ('own_reef', models.BooleanField(default=False, help_text='With only the organs chosen above.', verbose_name='has a reef of its own')),
-                ('install_pi_vers', models.BooleanField(default=False, help_text='What installPiVers says to agents that ask.', verbose_name='pi-vers')),
-                ('vcpus', models.PositiveIntegerField(blank=True, null=True, validators=[django.core.validators.MinValueValidator(1), django.core.validators.MaxValueValidator(256)], verbose_name='vCPUs')),
-                ('memory_mib', models.PositiveIntegerField(blank=True, null=True, validators=[django.core.validators.MinValueValidator(128), django.core.validators.MaxValueValidator(4194304)], verbose_name='memory (MiB)')),
-                ('disk_mib', models.PositiveIntegerField(blank=True, null=True, validators=[django.core.validators.MinValueValidator(256), django.core.validators.MaxValueValidator(67108864)], verbose_name='disk (MiB)')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                (
+                    "type",
+                    models.CharField(
+                        help_text="Its name: small letters, digits and -.",
+                        max_length=40,
+                        unique=True,
+                        validators=[
+                            django.core.validators.RegexValidator(
+                                "\\A[a-z][a-z0-9-]*\\Z", "small letters, digits and -"
+                            )
+                        ],
+                    ),
+                ),
+                ("description", models.CharField(max_length=300)),
+                ("organs", models.JSONField(blank=True, default=list)),
+                ("capabilities", models.JSONField(blank=True, default=list)),
+                (
+                    "packages",
+                    models.JSONField(
+                        blank=True,
+                        default=list,
+                        help_text="Debian packages, such as git or ripgrep.",
+                    ),
+                ),
+                (
+                    "category",
+                    models.CharField(
+                        choices=[
+                            ("lieutenant", "lieutenant"),
+                            ("swarm_vm", "swarm VM"),
+                            ("agent_vm", "agent VM"),
+                            ("infra_vm", "infrastructure"),
+                        ],
+                        default="swarm_vm",
+                        max_length=20,
+                        verbose_name="category in the tree",
+                    ),
+                ),
+                (
+                    "role",
+                    models.CharField(
+                        choices=[
+                            ("infra", "infra"),
+                            ("lieutenant", "lieutenant"),
+                            ("worker", "worker"),
+                            ("golden", "golden"),
+                            ("custom", "custom"),
+                        ],
+                        default="worker",
+                        max_length=20,
+                        verbose_name="role in the registry",
+                    ),
+                ),
+                (
+                    "agent_role",
+                    models.CharField(
+                        default="worker",
+                        help_text="What VERS_AGENT_ROLE says on the VM.",
+                        max_length=40,
+                        validators=[
+                            django.core.validators.RegexValidator(
+                                "\\A[A-Za-z0-9._-]+\\Z", "letters, digits and . _ -"
+                            )
+                        ],
+                        verbose_name="role of its agent",
+                    ),
+                ),
+                ("agent", models.BooleanField(default=True, verbose_name="has the coding agent")),
+                (
+                    "own_reef",
+                    models.BooleanField(
+                        default=False,
+                        help_text="With only the organs chosen above.",
+                        verbose_name="has a reef of its own",
+                    ),
+                ),
+                (
+                    "install_pi_vers",
+                    models.BooleanField(
+                        default=False,
+                        help_text="What installPiVers says to agents that ask.",
+                        verbose_name="pi-vers",
+                    ),
+                ),
+                (
+                    "vcpus",
+                    models.PositiveIntegerField(
+                        blank=True,
+                        null=True,
+                        validators=[
+                            django.core.validators.MinValueValidator(1),
+                            django.core.validators.MaxValueValidator(256),
+                        ],
+                        verbose_name="vCPUs",
+                    ),
+                ),
+                (
+                    "memory_mib",
+                    models.PositiveIntegerField(
+                        blank=True,
+                        null=True,
+                        validators=[
+                            django.core.validators.MinValueValidator(128),
+                            django.core.validators.MaxValueValidator(4194304),
+                        ],
+                        verbose_name="memory (MiB)",
+                    ),
+                ),
+                (
+                    "disk_mib",
+                    models.PositiveIntegerField(
+                        blank=True,
+                        null=True,
+                        validators=[
+                            django.core.validators.MinValueValidator(256),
+                            django.core.validators.MaxValueValidator(67108864),
+                        ],
+                        verbose_name="disk (MiB)",
+                    ),
+                ),
             ],
             options={
-                'verbose_name': 'profile',
-                'ordering': ['type'],
-                'constraints': [models.CheckConstraint(condition=models.Q(('type__in', ['full', 'swarm', 'lightweight', 'infra']), _negated=True), name='profile_is_not_built_in'), models.CheckConstraint(condition=models.Q(('category__in', ['lieutenant', 'swarm_vm', 'agent_vm', 'infra_vm'])), name='profile_category_is_known'), models.CheckConstraint(condition=models.Q(('role__in', ['infra', 'lieutenant', 'worker', 'golden', 'custom'])), name='profile_role_is_known')],
+                "verbose_name": "profile",
+                "ordering": ["type"],
+                "constraints": [
+                    models.CheckConstraint(
+                        condition=models.Q(
+                            ("type__in", ["full", "swarm", "lightweight", "infra"]), _negated=True
+                        ),
+                        name="profile_is_not_built_in",
+                    ),
+                    models.CheckConstraint(
+                        condition=models.Q(
+                            ("category__in", ["lieutenant", "swarm_vm", "agent_vm", "infra_vm"])
+                        ),
+                        name="profile_category_is_known",
+                    ),
+                    models.CheckConstraint(
+                        condition=models.Q(
+                            ("role__in", ["infra", "lieutenant", "worker", "golden", "custom"])
+                        ),
+                        name="profile_role_is_known",
+                    ),
+                ],
             },
         ),
         migrations.CreateModel(
-            name='Provisioning',
+            name="Provisioning",
             fields=[
-                ('id', models.CharField(default=bootloader.models.provisioning.new_id, editable=False, max_length=26, primary_key=True, serialize=False)),
-                ('name', models.CharField(max_length=64)),
-                ('profile', models.CharField(max_length=64)),
-                ('provider', models.CharField(max_length=40)),
-                ('parent_vm_id', models.CharField(blank=True, max_length=255, verbose_name='parent VM id')),
-                ('wish', models.JSONField(blank=True, default=dict)),
-                ('spec', models.JSONField(blank=True, default=dict)),
-                ('on_failure', models.CharField(choices=[('keep', 'keep the VM'), ('delete', 'delete the VM')], default='keep', max_length=10)),
-                ('actor', models.CharField(max_length=200)),
-                ('key', models.CharField(blank=True, max_length=200, verbose_name='idempotency key')),
-                ('batch', models.CharField(blank=True, max_length=26)),
-                ('position', models.PositiveSmallIntegerField(default=0)),
-                ('state', models.CharField(choices=[('queued', 'queued'), ('running', 'running'), ('done', 'done'), ('failed', 'failed'), ('cancelling', 'cancelling'), ('cancelled', 'cancelled')], default='queued', max_length=10)),
-                ('state_since', models.DateTimeField(default=vmtree.dates.now)),
-                ('reason', models.TextField(blank=True, help_text='Why it failed or was cancelled.')),
-                ('vm_id', models.CharField(blank=True, max_length=255, verbose_name='VM id')),
-                ('script', models.TextField(blank=True)),
-                ('user_data', models.TextField(blank=True, verbose_name='cloud-init')),
-                ('created_at', models.DateTimeField(default=vmtree.dates.now)),
-                ('ended_at', models.DateTimeField(blank=True, null=True)),
-                ('released_at', models.DateTimeField(blank=True, null=True)),
-                ('leased_until', models.DateTimeField(blank=True, editable=False, null=True)),
-                ('leased_by', models.CharField(blank=True, editable=False, max_length=40)),
-                ('look_at', models.DateTimeField(blank=True, editable=False, null=True)),
-                ('machine', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.PROTECT, related_name='provisionings', to='bootloader.machine')),
+                (
+                    "id",
+                    models.CharField(
+                        default=bootloader.models.provisioning.new_id,
+                        editable=False,
+                        max_length=26,
+                        primary_key=True,
+                        serialize=False,
+                    ),
+                ),
+                ("name", models.CharField(max_length=64)),
+                ("profile", models.CharField(max_length=64)),
+                ("provider", models.CharField(max_length=40)),
+                (
+                    "parent_vm_id",
+                    models.CharField(blank=True, max_length=255, verbose_name="parent VM id"),
+                ),
+                ("wish", models.JSONField(blank=True, default=dict)),
+                ("spec", models.JSONField(blank=True, default=dict)),
+                (
+                    "on_failure",
+                    models.CharField(
+                        choices=[("keep", "keep the VM"), ("delete", "delete the VM")],
+                        default="keep",
+                        max_length=10,
+                    ),
+                ),
+                ("actor", models.CharField(max_length=200)),
+                (
+                    "key",
+                    models.CharField(blank=True, max_length=200, verbose_name="idempotency key"),
+                ),
+                ("batch", models.CharField(blank=True, max_length=26)),
+                ("position", models.PositiveSmallIntegerField(default=0)),
+                (
+                    "state",
+                    models.CharField(
+                        choices=[
+                            ("queued", "queued"),
+                            ("running", "running"),
+                            ("done", "done"),
+                            ("failed", "failed"),
+                            ("cancelling", "cancelling"),
+                            ("cancelled", "cancelled"),
+                        ],
+                        default="queued",
+                        max_length=10,
+                    ),
+                ),
+                ("state_since", models.DateTimeField(default=vmtree.dates.now)),
+                (
+                    "reason",
+                    models.TextField(blank=True, help_text="Why it failed or was cancelled."),
+                ),
+                ("vm_id", models.CharField(blank=True, max_length=255, verbose_name="VM id")),
+                ("script", models.TextField(blank=True)),
+                ("user_data", models.TextField(blank=True, verbose_name="cloud-init")),
+                ("created_at", models.DateTimeField(default=vmtree.dates.now)),
+                ("ended_at", models.DateTimeField(blank=True, null=True)),
+                ("released_at", models.DateTimeField(blank=True, null=True)),
+                ("leased_until", models.DateTimeField(blank=True, editable=False, null=True)),
+                ("leased_by", models.CharField(blank=True, editable=False, max_length=40)),
+                ("look_at", models.DateTimeField(blank=True, editable=False, null=True)),
+                (
+                    "machine",
+                    models.ForeignKey(
+                        blank=True,
+                        null=True,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="provisionings",
+                        to="bootloader.machine",
+                    ),
+                ),
             ],
             options={
-                'ordering': ['-id'],
+                "ordering": ["-id"],
             },
         ),
         migrations.CreateModel(
-            name='LogLine',
+            name="LogLine",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('at', models.DateTimeField(default=vmtree.dates.now)),
-                ('step', models.CharField(blank=True, max_length=10)),
-                ('kind', models.CharField(choices=[('state', 'state'), ('note', 'note'), ('output', 'output of the VM'), ('error', 'error')], max_length=10)),
-                ('text', models.TextField()),
-                ('provisioning', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='log', to='bootloader.provisioning')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("at", models.DateTimeField(default=vmtree.dates.now)),
+                ("step", models.CharField(blank=True, max_length=10)),
+                (
+                    "kind",
+                    models.CharField(
+                        choices=[
+                            ("state", "state"),
+                            ("note", "note"),
+                            ("output", "output of the VM"),
+                            ("error", "error"),
+                        ],
+                        max_length=10,
+                    ),
+                ),
+                ("text", models.TextField()),
+                (
+                    "provisioning",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="log",
+                        to="bootloader.provisioning",
+                    ),
+                ),
             ],
             options={
-                'ordering': ['id'],
+                "ordering": ["id"],
             },
         ),
         migrations.CreateModel(
-            name='SshHost',
+            name="SshHost",
             fields=[
-                ('id', models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
-                ('name', models.CharField(max_length=80, unique=True, validators=[django.core.validators.RegexValidator('\\A[A-Za-z0-9][A-Za-z0-9._-]*\\Z', 'letters, digits, . _ -')])),
-                ('address', models.CharField(help_text='Host name or IP address, as seen from this reef.', max_length=253, validators=[django.core.validators.RegexValidator('\\A[A-Za-z0-9]([A-Za-z0-9.:_-]*[A-Za-z0-9])?\\Z|\\A::1\\Z', 'a host')])),
-                ('port', models.PositiveIntegerField(default=22, validators=[django.core.validators.MinValueValidator(1), django.core.validators.MaxValueValidator(65535)])),
-                ('user', models.CharField(default='root', max_length=32, validators=[django.core.validators.RegexValidator('\\A[a-zA-Z_][a-zA-Z0-9._-]*\\Z', "a user's name")])),
-                ('sealed_key', models.TextField(blank=True, editable=False)),
-                ('host_key', models.CharField(blank=True, help_text='Empty: the one that it shows first is kept. Another one is refused ever after.', max_length=2000, validators=[django.core.validators.RegexValidator('\\A(ssh-(ed25519|rsa)|ecdsa-sha2-nistp(256|384|521)) [A-Za-z0-9+/]+={0,3}\\Z', 'like “ssh-ed25519 AAAA…”, without a name')])),
-                ('region', models.CharField(blank=True, max_length=80)),
-                ('size', models.CharField(blank=True, max_length=80, verbose_name='size class')),
-                ('vcpus', models.PositiveIntegerField(blank=True, help_text='Empty: not known, which is enough for every wish.', null=True, validators=[django.core.validators.MinValueValidator(1)], verbose_name='virtual processors')),
-                ('memory_mib', models.PositiveIntegerField(blank=True, help_text='Empty: not known, which is enough for every wish.', null=True, validators=[django.core.validators.MinValueValidator(1)], verbose_name='memory in MiB')),
-                ('disk_mib', models.PositiveIntegerField(blank=True, help_text='Empty: not known, which is enough for every wish.', null=True, validators=[django.core.validators.MinValueValidator(1)], verbose_name='disk in MiB')),
-                ('in_service', models.BooleanField(default=True, help_text='Whether it may be taken for new members of the fleet.')),
-                ('note', models.CharField(blank=True, max_length=300)),
-                ('added_at', models.DateTimeField(default=vmtree.dates.now, editable=False)),
+                (
+                    "id",
+                    models.UUIDField(
+                        default=uuid.uuid4, editable=False, primary_key=True, serialize=False
+                    ),
+                ),
+                (
+                    "name",
+                    models.CharField(
+                        max_length=80,
+                        unique=True,
+                        validators=[
+                            django.core.validators.RegexValidator(
+                                "\\A[A-Za-z0-9][A-Za-z0-9._-]*\\Z", "letters, digits, . _ -"
+                            )
+                        ],
+                    ),
+                ),
+                (
+                    "address",
+                    models.CharField(
+                        help_text="Host name or IP address, as seen from this reef.",
+                        max_length=253,
+                        validators=[
+                            django.core.validators.RegexValidator(
+                                "\\A[A-Za-z0-9]([A-Za-z0-9.:_-]*[A-Za-z0-9])?\\Z|\\A::1\\Z",
+                                "a host",
+                            )
+                        ],
+                    ),
+                ),
+                (
+                    "port",
+                    models.PositiveIntegerField(
+                        default=22,
+                        validators=[
+                            django.core.validators.MinValueValidator(1),
+                            django.core.validators.MaxValueValidator(65535),
+                        ],
+                    ),
+                ),
+                (
+                    "user",
+                    models.CharField(
+                        default="root",
+                        max_length=32,
+                        validators=[
+                            django.core.validators.RegexValidator(
+                                "\\A[a-zA-Z_][a-zA-Z0-9._-]*\\Z", "a user's name"
+                            )
+                        ],
+                    ),
+                ),
+                ("sealed_key", models.TextField(blank=True, editable=False)),
+                (
+                    "host_key",
+                    models.CharField(
+                        blank=True,
+                        help_text="Empty: the one that it shows first is kept. Another one is refused ever after.",
+                        max_length=2000,
+                        validators=[
+                            django.core.validators.RegexValidator(
+                                "\\A(ssh-(ed25519|rsa)|ecdsa-sha2-nistp(256|384|521)) [A-Za-z0-9+/]+={0,3}\\Z",
+                                "like “ssh-ed25519 AAAA…”, without a name",
+                            )
+                        ],
+                    ),
+                ),
+                ("region", models.CharField(blank=True, max_length=80)),
+                ("size", models.CharField(blank=True, max_length=80, verbose_name="size class")),
+                (
+                    "vcpus",
+                    models.PositiveIntegerField(
+                        blank=True,
+                        help_text="Empty: not known, which is enough for every wish.",
+                        null=True,
+                        validators=[django.core.validators.MinValueValidator(1)],
+                        verbose_name="virtual processors",
+                    ),
+                ),
+                (
+                    "memory_mib",
+                    models.PositiveIntegerField(
+                        blank=True,
+                        help_text="Empty: not known, which is enough for every wish.",
+                        null=True,
+                        validators=[django.core.validators.MinValueValidator(1)],
+                        verbose_name="memory in MiB",
+                    ),
+                ),
+                (
+                    "disk_mib",
+                    models.PositiveIntegerField(
+                        blank=True,
+                        help_text="Empty: not known, which is enough for every wish.",
+                        null=True,
+                        validators=[django.core.validators.MinValueValidator(1)],
+                        verbose_name="disk in MiB",
+                    ),
+                ),
+                (
+                    "in_service",
+                    models.BooleanField(
+                        default=True,
+                        help_text="Whether it may be taken for new members of the fleet.",
+                    ),
+                ),
+                ("note", models.CharField(blank=True, max_length=300)),
+                ("added_at", models.DateTimeField(default=vmtree.dates.now, editable=False)),
             ],
             options={
-                'verbose_name': 'SSH host',
-                'ordering': ['name'],
-                'constraints': [models.UniqueConstraint(fields=('address', 'port'), name='one_host_an_address'), models.CheckConstraint(condition=models.Q(('port__gte', 1), ('port__lte', 65535)), name='host_port')],
+                "verbose_name": "SSH host",
+                "ordering": ["name"],
+                "constraints": [
+                    models.UniqueConstraint(fields=("address", "port"), name="one_host_an_address"),
+                    models.CheckConstraint(
+                        condition=models.Q(("port__gte", 1), ("port__lte", 65535)), name="host_port"
+                    ),
+                ],
             },
         ),
         migrations.CreateModel(
-            name='HostClaim',
+            name="HostClaim",
             fields=[
-                ('id', models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
-                ('name', models.CharField(max_length=255)),
-                ('labels', models.JSONField(blank=True, default=dict)),
-                ('claimed_at', models.DateTimeField(default=vmtree.dates.now)),
-                ('released_at', models.DateTimeField(blank=True, null=True)),
-                ('host', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='claims', to='bootloader.sshhost')),
+                (
+                    "id",
+                    models.UUIDField(
+                        default=uuid.uuid4, editable=False, primary_key=True, serialize=False
+                    ),
+                ),
+                ("name", models.CharField(max_length=255)),
+                ("labels", models.JSONField(blank=True, default=dict)),
+                ("claimed_at", models.DateTimeField(default=vmtree.dates.now)),
+                ("released_at", models.DateTimeField(blank=True, null=True)),
+                (
+                    "host",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="claims",
+                        to="bootloader.sshhost",
+                    ),
+                ),
             ],
             options={
-                'ordering': ['-claimed_at'],
+                "ordering": ["-claimed_at"],
             },
         ),
         migrations.CreateModel(
-            name='Step',
+            name="Step",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('position', models.PositiveSmallIntegerField()),
-                ('name', models.CharField(choices=[('resolve', 'resolve config'), ('create', 'create the VM'), ('ssh', 'wait for SSH'), ('identity', 'identity'), ('upload', 'upload'), ('run', 'run the boot script'), ('join', 'join'), ('health', 'health')], max_length=10)),
-                ('state', models.CharField(choices=[('waiting', 'waiting'), ('running', 'running'), ('done', 'done'), ('failed', 'failed')], default='waiting', max_length=10)),
-                ('reason', models.TextField(blank=True)),
-                ('attempts', models.PositiveSmallIntegerField(default=0, help_text='Retries count, too.')),
-                ('misses', models.PositiveSmallIntegerField(default=0)),
-                ('facts', models.JSONField(blank=True, default=dict)),
-                ('started_at', models.DateTimeField(blank=True, null=True)),
-                ('ended_at', models.DateTimeField(blank=True, null=True)),
-                ('provisioning', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='steps', to='bootloader.provisioning')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("position", models.PositiveSmallIntegerField()),
+                (
+                    "name",
+                    models.CharField(
+                        choices=[
+                            ("resolve", "resolve config"),
+                            ("create", "create the VM"),
+                            ("ssh", "wait for SSH"),
+                            ("identity", "identity"),
+                            ("upload", "upload"),
+                            ("run", "run the boot script"),
+                            ("join", "join"),
+                            ("health", "health"),
+                        ],
+                        max_length=10,
+                    ),
+                ),
+                (
+                    "state",
+                    models.CharField(
+                        choices=[
+                            ("waiting", "waiting"),
+                            ("running", "running"),
+                            ("done", "done"),
+                            ("failed", "failed"),
+                        ],
+                        default="waiting",
+                        max_length=10,
+                    ),
+                ),
+                ("reason", models.TextField(blank=True)),
+                (
+                    "attempts",
+                    models.PositiveSmallIntegerField(default=0, help_text="Retries count, too."),
+                ),
+                ("misses", models.PositiveSmallIntegerField(default=0)),
+                ("facts", models.JSONField(blank=True, default=dict)),
+                ("started_at", models.DateTimeField(blank=True, null=True)),
+                ("ended_at", models.DateTimeField(blank=True, null=True)),
+                (
+                    "provisioning",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="steps",
+                        to="bootloader.provisioning",
+                    ),
+                ),
             ],
             options={
-                'ordering': ['provisioning', 'position'],
+                "ordering": ["provisioning", "position"],
             },
         ),
         migrations.CreateModel(
-            name='JoinRefusal',
+            name="JoinRefusal",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('why', models.CharField(choices=[('unknown', 'unknown token'), ('expired', 'expired token'), ('used', 'used token'), ('voided', 'voided token'), ('foreign', 'token of another VM'), ('clash', 'does not fit the tree')], max_length=10)),
-                ('text', models.CharField(help_text='What the VM was told.', max_length=500)),
-                ('remote', models.CharField(blank=True, help_text='Where it came from.', max_length=255)),
-                ('count', models.PositiveIntegerField(default=1)),
-                ('first_at', models.DateTimeField(default=vmtree.dates.now)),
-                ('last_at', models.DateTimeField(default=vmtree.dates.now)),
-                ('token', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.CASCADE, related_name='refusals', to='bootloader.jointoken')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                (
+                    "why",
+                    models.CharField(
+                        choices=[
+                            ("unknown", "unknown token"),
+                            ("expired", "expired token"),
+                            ("used", "used token"),
+                            ("voided", "voided token"),
+                            ("foreign", "token of another VM"),
+                            ("clash", "does not fit the tree"),
+                        ],
+                        max_length=10,
+                    ),
+                ),
+                ("text", models.CharField(help_text="What the VM was told.", max_length=500)),
+                (
+                    "remote",
+                    models.CharField(blank=True, help_text="Where it came from.", max_length=255),
+                ),
+                ("count", models.PositiveIntegerField(default=1)),
+                ("first_at", models.DateTimeField(default=vmtree.dates.now)),
+                ("last_at", models.DateTimeField(default=vmtree.dates.now)),
+                (
+                    "token",
+                    models.ForeignKey(
+                        blank=True,
+                        null=True,
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="refusals",
+                        to="bootloader.jointoken",
+                    ),
+                ),
             ],
             options={
-                'ordering': ['-last_at', '-id'],
-                'indexes': [models.Index(fields=['last_at'], name='refusal_by_time')],
-                'constraints': [models.UniqueConstraint(fields=('token', 'why', 'remote'), name='one_refusal_a_reason'), models.UniqueConstraint(condition=models.Q(('token__isnull', True)), fields=('why', 'remote'), name='one_refusal_of_nobody_a_reason'), models.CheckConstraint(condition=models.Q(('why__in', ['unknown', 'expired', 'used', 'voided', 'foreign', 'clash'])), name='refusal_reason_is_known')],
+                "ordering": ["-last_at", "-id"],
+                "indexes": [models.Index(fields=["last_at"], name="refusal_by_time")],
+                "constraints": [
+                    models.UniqueConstraint(
+                        fields=("token", "why", "remote"), name="one_refusal_a_reason"
+                    ),
+                    models.UniqueConstraint(
+                        condition=models.Q(("token__isnull", True)),
+                        fields=("why", "remote"),
+                        name="one_refusal_of_nobody_a_reason",
+                    ),
+                    models.CheckConstraint(
+                        condition=models.Q(
+                            (
+                                "why__in",
+                                ["unknown", "expired", "used", "voided", "foreign", "clash"],
+                            )
+                        ),
+                        name="refusal_reason_is_known",
+                    ),
+                ],
             },
         ),
         migrations.CreateModel(
-            name='ProfileFile',
+            name="ProfileFile",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('path', models.CharField(help_text="From / on, or below reef's folder on the VM.", max_length=500)),
-                ('text', models.TextField(blank=True, max_length=262144)),
-                ('mode', models.PositiveSmallIntegerField(choices=[(420, '0644'), (384, '0600'), (493, '0755'), (448, '0700')], default=420)),
-                ('profile', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='files', to='bootloader.ownprofile')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                (
+                    "path",
+                    models.CharField(
+                        help_text="From / on, or below reef's folder on the VM.", max_length=500
+                    ),
+                ),
+                ("text", models.TextField(blank=True, max_length=262144)),
+                (
+                    "mode",
+                    models.PositiveSmallIntegerField(
+                        choices=[(420, "0644"), (384, "0600"), (493, "0755"), (448, "0700")],
+                        default=420,
+                    ),
+                ),
+                (
+                    "profile",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="files",
+                        to="bootloader.ownprofile",
+                    ),
+                ),
             ],
             options={
-                'verbose_name': 'file',
-                'ordering': ['path'],
-                'constraints': [models.UniqueConstraint(fields=('profile', 'path'), name='profile_file_once')],
+                "verbose_name": "file",
+                "ordering": ["path"],
+                "constraints": [
+                    models.UniqueConstraint(fields=("profile", "path"), name="profile_file_once")
+                ],
             },
         ),
         migrations.AddIndex(
-            model_name='provisioning',
-            index=models.Index(fields=['state', 'id'], name='provisioning_by_state'),
+            model_name="provisioning",
+            index=models.Index(fields=["state", "id"], name="provisioning_by_state"),
         ),
         migrations.AddIndex(
-            model_name='provisioning',
-            index=models.Index(fields=['batch', 'position'], name='provisioning_of_batch'),
+            model_name="provisioning",
+            index=models.Index(fields=["batch", "position"], name="provisioning_of_batch"),
         ),
         migrations.AddIndex(
-            model_name='provisioning',
-            index=models.Index(fields=['vm_id'], name='provisioning_of_vm'),
+            model_name="provisioning",
+            index=models.Index(fields=["vm_id"], name="provisioning_of_vm"),
         ),
         migrations.AddConstraint(
-            model_name='provisioning',
-            constraint=models.UniqueConstraint(condition=models.Q(('released_at__isnull', True)), fields=('name',), name='one_vm_a_name'),
+            model_name="provisioning",
+            constraint=models.UniqueConstraint(
+                condition=models.Q(("released_at__isnull", True)),
+                fields=("name",),
+                name="one_vm_a_name",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='provisioning',
-            constraint=models.UniqueConstraint(condition=models.Q(('key', ''), _negated=True), fields=('actor', 'key', 'position'), name='one_vm_an_idempotency_key'),
+            model_name="provisioning",
+            constraint=models.UniqueConstraint(
+                condition=models.Q(("key", ""), _negated=True),
+                fields=("actor", "key", "position"),
+                name="one_vm_an_idempotency_key",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='provisioning',
-            constraint=models.CheckConstraint(condition=models.Q(('state__in', ['queued', 'running', 'done', 'failed', 'cancelling', 'cancelled'])), name='provisioning_state_is_known'),
+            model_name="provisioning",
+            constraint=models.CheckConstraint(
+                condition=models.Q(
+                    (
+                        "state__in",
+                        ["queued", "running", "done", "failed", "cancelling", "cancelled"],
+                    )
+                ),
+                name="provisioning_state_is_known",
+            ),
         ),
         migrations.AddIndex(
-            model_name='logline',
-            index=models.Index(fields=['provisioning', 'id'], name='log_of_provisioning'),
+            model_name="logline",
+            index=models.Index(fields=["provisioning", "id"], name="log_of_provisioning"),
         ),
         migrations.AddIndex(
-            model_name='hostclaim',
-            index=models.Index(fields=['released_at', 'name'], name='claim_by_name'),
+            model_name="hostclaim",
+            index=models.Index(fields=["released_at", "name"], name="claim_by_name"),
         ),
         migrations.AddConstraint(
-            model_name='hostclaim',
-            constraint=models.UniqueConstraint(condition=models.Q(('released_at__isnull', True)), fields=('host',), name='one_claim_a_host'),
+            model_name="hostclaim",
+            constraint=models.UniqueConstraint(
+                condition=models.Q(("released_at__isnull", True)),
+                fields=("host",),
+                name="one_claim_a_host",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='step',
-            constraint=models.UniqueConstraint(fields=('provisioning', 'name'), name='one_step_a_name'),
+            model_name="step",
+            constraint=models.UniqueConstraint(
+                fields=("provisioning", "name"), name="one_step_a_name"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='step',
-            constraint=models.CheckConstraint(condition=models.Q(('state__in', ['waiting', 'running', 'done', 'failed'])), name='boot_step_state_is_known'),
+            model_name="step",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("state__in", ["waiting", "running", "done", "failed"])),
+                name="boot_step_state_is_known",
+            ),
         ),
     ]

@@ -1,0 +1,5 @@
+"""The admin of the bootloader; a subject with much to it has a file of its own."""
+
+from __future__ import annotations
+
+from bootloader import hosts_admin as hosts_admin
