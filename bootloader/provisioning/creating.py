@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 # For so long after a question whose answer was lost the VM may still turn up.
 LOOK_FOR = timedelta(seconds=20)
 LOOK_EVERY = 2.0
-# The provider's clock may be this far from ours.
-SLACK = timedelta(minutes=5)
 LABEL = "reef-provisioning"
 
 
@@ -58,7 +56,9 @@ def create(context: Context, step: Step) -> Later | None:
     except OutcomeUnknown as error:
         context.say(f"{error}; looking whether it was made", step, LogLine.Kind.ERROR)
         return context.later(LOOK_EVERY, "looks whether the VM was made")
-    _take(context, made, "made")
+    if not _take(context, made, "made"):
+        # Who looked for the VM of a lost answer took ours for it; that one is for us to find.
+        return context.later(LOOK_EVERY, "looks for a VM that is nobody's")
     return None
 
 
@@ -78,7 +78,7 @@ def look(context: Context, step: Step) -> Later | None:
     others = Q(known_since__lt=asked) | Q(provisionings__isnull=False)
     rows = Machine.objects.of(row.provider).filter(others)
     known = frozenset(rows.values_list("machine_id", flat=True))
-    found = provider.find_created(spec_of(row), asked - SLACK, known)
+    found = provider.find_created(spec_of(row), asked, known)
     for each in sorted(found, key=lambda one: one.id):
         if _take(context, each, "found again"):
             return None

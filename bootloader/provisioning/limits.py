@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from django.db import connection, transaction
 
-from bootloader.exceptions import LostRace, QuotaExceeded
+from bootloader.exceptions import LostRace
 from bootloader.models import Machine, Provisioning
 from bootloader.provisioning import rings
 from bootloader.states import State
 from versconfig import config
+from vmtree.exceptions import Conflict
 from vmtree.models import Node
 
 # PostgreSQL's lock on beginning provisionings; any number that nobody else uses.
@@ -23,7 +24,7 @@ def alone() -> None:
 
 
 def check_room(more: int, node: Node | None) -> None:
-    """Raise QuotaExceeded unless there may be so many more VMs."""
+    """Raise Conflict unless there may be so many more VMs."""
     most = config.integer("REEF_MAX_VMS", node)
     if not most:
         return
@@ -31,7 +32,7 @@ def check_room(more: int, node: Node | None) -> None:
     coming = Provisioning.objects.open().filter(machine__isnull=True).count()
     if there + coming + more > most:
         text = f"{there} VMs are there and {coming} are coming; REEF_MAX_VMS allows {most}"
-        raise QuotaExceeded(text)
+        raise Conflict(text)
 
 
 def begin() -> list[str]:

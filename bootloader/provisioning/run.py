@@ -16,9 +16,16 @@ from datetime import timedelta
 
 from django.db import connection
 
-from bootloader.exceptions import IllegalMove, LostRace, ProviderAway, RateLimited, ShellAway
+from bootloader.exceptions import (
+    IllegalMove,
+    LostRace,
+    NoSuchMachine,
+    ProviderAway,
+    RateLimited,
+    ShellAway,
+)
 from bootloader.models import LogLine, Provisioning, Step
-from bootloader.provisioning import ending, limits, rings, steps
+from bootloader.provisioning import ending, limits, machines, rings, steps
 from bootloader.provisioning.steps import Context, Later
 from bootloader.states import State, StepName, StepState
 from vmtree import dates
@@ -26,7 +33,7 @@ from vmtree.exceptions import FleetError
 
 logger = logging.getLogger(__name__)
 
-LEASE = timedelta(seconds=20)
+LEASE = timedelta(seconds=15)
 # How long one task moves a provisioning on before it lets others have the worker.
 BUDGET_SECONDS = 20.0
 # What cannot be reached is tried again so often, with pauses that grow up to the longest.
@@ -135,6 +142,10 @@ def _do(context: Context, step: Step) -> float | None:
         return _missed(context, step, error)
     except (LostRace, IllegalMove):
         raise
+    except NoSuchMachine as error:
+        if row.machine is not None:
+            machines.gone(row.machine, f"vanished while it came up: {error}")
+        return _fail(row, step, f"the VM is gone: {error}")
     except FleetError as error:
         return _fail(row, step, str(error))
     except Exception:

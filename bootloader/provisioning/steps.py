@@ -14,7 +14,7 @@ from datetime import timedelta
 from django.db import transaction
 
 from bootloader import providers
-from bootloader.exceptions import LostRace, ShellAway, ShellRefused, StepFailed
+from bootloader.exceptions import LostRace, ProviderAway, ShellAway, ShellRefused, StepFailed
 from bootloader.models import LogLine, Provisioning, Step
 from bootloader.models.machines import Machine
 from bootloader.provisioning import booting, creating, lines, resolving, texts
@@ -105,7 +105,8 @@ def ssh(context: Context, step: Step) -> Later | None:
     try:
         with lines.to(context.machine) as shell:
             shell.run("true", timeout=booting.COMMAND_SECONDS)
-    except ShellAway as error:
+    except (ShellAway, ProviderAway) as error:
+        # Most platforms tell nothing of a machine that is still booting.
         if _since(step) > SSH_PATIENCE:
             raise StepFailed(f"{error}; waited {int(SSH_PATIENCE.total_seconds())} s") from None
         return Later(1.0, str(error))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from django.conf import settings
 
-from bootloader import planning, render
+from bootloader import cloud_init, planning, render
 from bootloader.models import Provisioning
 from bootloader.plan import BootPlan
 from bootloader.provisioning import resolving
@@ -40,8 +40,7 @@ class Texts:
 def real(row: Provisioning, address: str) -> str:
     """The script that is to run, with a join token of its own: never shown, logged or stored."""
     plan = _plan_of(row, address)
-    token = planning.token_for(plan, by=row.actor, minutes=TOKEN_MINUTES)
-    return render.boot_script(replace(plan, join_token=token))
+    return render.boot_script(planning.with_token(plan, by=row.actor, minutes=TOKEN_MINUTES))
 
 
 def shown(row: Provisioning, address: str) -> Texts:
@@ -51,22 +50,20 @@ def shown(row: Provisioning, address: str) -> Texts:
 
 def _plan_of(row: Provisioning, address: str) -> BootPlan:
     machine_id = row.machine.machine_id if row.machine else ""
-    return _plan(of_row(row), row.vm_id, machine_id=machine_id, address=address, run=row.pk)
+    return _plan(of_row(row), row.vm_id, address, machine_id=machine_id, run=row.pk)
 
 
 def previewed(wish: Wish, name: str) -> Texts:
     """What would be used for a VM of this wish, secrets masked."""
-    return _texts(_plan(replace(wish, name=name), TO_COME, address=f"{TO_COME}.address"))
+    return _texts(_plan(replace(wish, name=name), TO_COME, f"{TO_COME}.address"))
 
 
 def _texts(plan: BootPlan) -> Texts:
-    from bootloader import cloud_init
-
     covered = render.masked(plan)
     return Texts(render.boot_script(covered), cloud_init.user_data(covered))
 
 
-def _plan(wish: Wish, vm_id: str, **facts: str) -> BootPlan:
+def _plan(wish: Wish, vm_id: str, address: str, *, machine_id: str = "", run: str = "") -> BootPlan:
     plan = planning.make(
         vm_id=vm_id,
         name=wish.name,
@@ -74,7 +71,9 @@ def _plan(wish: Wish, vm_id: str, **facts: str) -> BootPlan:
         parent_vm_id=wish.parent_vm_id or None,
         roof_url=wish.roof_url,
         join_token=MASK,
-        **facts,
+        machine_id=machine_id,
+        address=address,
+        run=run,
     )
     return replace(plan, agent_version=wish.agent_version) if wish.agent_version else plan
 
