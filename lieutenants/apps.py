@@ -7,8 +7,10 @@ class LieutenantsConfig(AppConfig):
     name = "lieutenants"
 
     def ready(self) -> None:
-        """Make known who handles VMs: lieutenants their own, the registry all others."""
-        from lieutenants.operations import agents, handlers, plain_vms
+        """Make known who handles VMs: lieutenants their own, providers theirs, the registry all
+        others."""
+        from lieutenants.operations import agents, handlers, machines, plain_vms
 
         handlers.add_handler(plain_vms.PlainVM())
+        handlers.add_handler(machines.ProviderVM())
         handlers.add_handler(agents.AgentVM())
