@@ -84,12 +84,12 @@ def name_servers(*, dead: bool = False) -> str:
     return "nameserver 8.8.8.8\n"
 
 
-def identity(vm_id: str, public_key: str, home: str, *, info: str) -> list[File]:
+def identity(vm_id: str, public_key: str, *, info: str) -> list[File]:
     """What every VM gets, restored ones too."""
     return [
         File("/etc/vm_id", f"{vm_id}\n"),
         File("/etc/vminfo", info),
-        File(f"{home}/.ssh/authorized_keys", public_key, 0o600, MARK),
+        File("/root/.ssh/authorized_keys", public_key, 0o600, MARK),
     ]
 
 

@@ -24,11 +24,10 @@ class Boot:
 
 
 class Hosting(Protocol):
-    """VMs of this machine. `user` logs in, and finds `home`."""
+    """VMs of this machine. `user` logs in; the home of a VM is its /root."""
 
     mode: str
     user: str
-    home: str
     # Called with the id of a VM that ended without being asked to.
     ended: Callable[[str], None]
 
@@ -91,6 +90,10 @@ class Hosting(Protocol):
 
     def path(self, vm_id: str, path: str) -> str:
         """How a path of the VM is written in a command for `inside`."""
+        ...
+
+    def environment_file(self, vm_id: str) -> str:
+        """The text of the VM's /etc/environment."""
         ...
 
     async def cable(self, vm_id: str, *, up: bool) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import random
+import shlex
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -13,6 +14,7 @@ from tests.emulator import guest, keys
 from tests.emulator.answers import ASLEEP, BranchRefusal, Refusal, node_error
 from tests.emulator.hosting import Boot, Hosting, HostingError
 from tests.emulator.journal import Journal
+from tests.emulator.runs import Runs
 from tests.emulator.store import Account, Commit, Store, Vm, new_id, now
 from tests.emulator.switches import Switches, Trouble
 
@@ -30,6 +32,7 @@ class Machines:
         self.hang_up: Callable[[str | None], int] = lambda _: 0
         hosting.ended = self._died
         self._tasks: set[asyncio.Task[None]] = set()
+        self._runs: dict[str, Runs] = {}
 
     @property
     def switches(self) -> Switches:
@@ -174,7 +177,7 @@ class Machines:
 
     def _boot_order(self, vm: Vm) -> Boot:
         info = json.dumps({"vm_id": vm.vm_id, "parent_commit_id": vm.parent_commit_id}) + "\n"
-        files = guest.identity(vm.vm_id, vm.public_key, self.hosting.home, info=info)
+        files = guest.identity(vm.vm_id, vm.public_key, info=info)
         if not vm.restored:
             host_key = keys.ssh_pair(f"root@vm-{vm.vm_id[:8]}")
             return Boot(vm, [*guest.first_boot(vm.vm_id, host_key), *files], OURS)
@@ -186,9 +189,9 @@ class Machines:
         """The account's variables, late and all over what was there."""
         text = guest.environment_file(variables)
         if not self.switches.wipe_env:
-            _, old, _ = await self.run(vm, ["cat", "/etc/environment"])
-            text = old.decode(errors="replace") + text
-        await self.run(vm, ["sh", "-c", "cat > /etc/environment"], text.encode())
+            text = self.hosting.environment_file(vm.vm_id) + text
+        place = shlex.quote(self.hosting.path(vm.vm_id, "/etc/environment"))
+        await self.run(vm, ["sh", "-c", f"cat > {place}"], text.encode())
 
     # -- changing
 
@@ -196,8 +199,7 @@ class Machines:
         """Paused, Running or Sleeping."""
         async with vm.lock:
             if state == "Running":
-                await self.hosting.thaw(vm.vm_id)
-                vm.state = "running"
+                await self._go_on(vm)
             else:
                 await self.hosting.freeze(vm.vm_id)
                 vm.state = state.lower()
@@ -236,11 +238,15 @@ class Machines:
                 if keep_paused:
                     vm.state = "paused"
                 else:
-                    await self.hosting.thaw(vm.vm_id)
-                    vm.state = "running"
+                    await self._go_on(vm)
         self.store.commits[commit_id] = commit
         self.store.save()
         return commit
+
+    async def _go_on(self, vm: Vm) -> None:
+        await self.hosting.thaw(vm.vm_id)
+        self.runs_of(vm).wake()
+        vm.state = "running"
 
     async def delete(self, vm: Vm) -> None:
         """All of it is gone when this returns."""
@@ -249,6 +255,7 @@ class Machines:
                 raise node_error("409: a paused VM cannot be deleted")
             self.store.vms.pop(vm.vm_id, None)
             await self.hosting.kill(vm.vm_id)
+            self._runs.pop(vm.vm_id, None)
         gone = [key for key, one in self.store.domains.items() if one.vm_id == vm.vm_id]
         for key in gone:
             del self.store.domains[key]
@@ -266,16 +273,18 @@ class Machines:
 
     # -- running something inside
 
-    async def run(
-        self, vm: Vm, argv: list[str], stdin: bytes = b"", env: dict[str, str] | None = None
-    ) -> tuple[int, bytes, bytes]:
+    def runs_of(self, vm: Vm) -> Runs:
+        """The commands that the API ran in this VM."""
+        return self._runs.setdefault(vm.vm_id, Runs())
+
+    async def run(self, vm: Vm, argv: list[str], stdin: bytes = b"") -> tuple[int, bytes, bytes]:
         """Exit code, output and errors of a command inside the VM."""
         process = await asyncio.create_subprocess_exec(
             *self.hosting.inside(vm.vm_id, argv),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            env={"PATH": guest.ROOT_PATH, "HOME": self.hosting.home, **(env or {})},
+            env={"PATH": guest.ROOT_PATH, "HOME": self.hosting.path(vm.vm_id, "/root")},
         )
         output, errors = await process.communicate(stdin)
         return process.returncode or 0, output, errors

@@ -37,7 +37,6 @@ class Namespaces:
 
     mode = "namespaces"
     user = "root"
-    home = "/root"
 
     def __init__(self, state: Path, tag: str) -> None:
         self.state, self.tag = state, tag
@@ -229,6 +228,9 @@ class Namespaces:
 
     def path(self, vm_id: str, path: str) -> str:
         return path
+
+    def environment_file(self, vm_id: str) -> str:
+        return Path(f"/proc/{self._pid(vm_id)}/root/etc/environment").read_text()
 
     async def cable(self, vm_id: str, *, up: bool) -> None:
         await self.network.cable(self._numbers[vm_id], up=up)

@@ -18,15 +18,24 @@ from pathlib import Path
 
 import uvicorn
 
-from tests.emulator import control_routes, keys, vm_routes
+from tests.emulator import (
+    account_routes,
+    commit_routes,
+    control_routes,
+    exec_routes,
+    keys,
+    vm_routes,
+)
 from tests.emulator.gateway import Gateway
 from tests.emulator.hosting import Hosting, HostingError
 from tests.emulator.machines import Machines
 from tests.emulator.namespaces import Namespaces
+from tests.emulator.plain import Plain
 from tests.emulator.store import Account, Store
 from tests.emulator.switches import Trouble
 from tests.emulator.web import Door
 
+DRAWERS = (vm_routes, exec_routes, commit_routes, account_routes, control_routes)
 LOOPBACK = "127.0.0.1"
 ORG = "emulated"
 
@@ -82,7 +91,7 @@ class Emulation:
             keys.make_certificates(self.state, self.options.domain)
         self.gateway = Gateway(self.machines, self.state, self.options.domain)
         self.machines.hang_up = self.gateway.cut
-        routes = [*vm_routes.routes.table, *control_routes.routes.table]
+        routes = [route for drawer in DRAWERS for route in drawer.routes.table]
         self.door = Door(self.machines, routes, _checker() if self.options.check else None)
         hosts = list(dict.fromkeys((LOOPBACK, hosting.address)))
         gateway_port = await self.gateway.listen(hosts, self.options.gateway_port)
@@ -99,6 +108,7 @@ class Emulation:
         """The better way if this machine allows it, else the plain one."""
         ways: dict[str, Callable[[], Hosting]] = {
             "namespaces": partial(Namespaces, self.state, self.tag),
+            "plain": partial(Plain, self.state, self.tag),
         }
         wanted = list(ways) if self.options.mode == "auto" else [self.options.mode]
         problem = ""

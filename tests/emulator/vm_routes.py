@@ -218,6 +218,14 @@ async def labels(call: Call) -> Answer:
     return empty()
 
 
+@routes.on("DELETE", "/vm/{vm_id}/label/{label_name}", "delete_label")
+async def delete_label(call: Call) -> Answer:
+    """Remove one label."""
+    vm = call.machines.vm(call.words["vm_id"], call.who, text="vm not found", shout=True)
+    vm.labels.pop(call.words["label_name"], None)
+    return empty()
+
+
 # -- branching
 
 
