@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from django.db.models import QuerySet
+from django.db.models import Exists, OuterRef, QuerySet
 
 from versconfig.models import Version
 
 
 def of(*, key: str = "", vm_id: str = "", before: int | None = None) -> QuerySet[Version]:
-    """Of one key, of one VM, older than a version, or all."""
+    """Of one key, of one VM, older than a version, or all; `superseded` ones have followers."""
+    later = Version.objects.filter(previous=OuterRef("pk"))
     rows = Version.objects.select_related("node", "previous").order_by("-id")
+    rows = rows.annotate(superseded=Exists(later))
     if key:
         rows = rows.filter(key=key)
     if vm_id:
