@@ -225,25 +225,30 @@ end_keeper() {
 # -- health --------------------------------------------------------------------------------------
 
 step_health() {
-  if [ "$OWN_REEF" = yes ]; then
-    await 60 own_reef_answers || fail "the reef of this VM does not answer at port $REEF_PORT: $(log_of reef-own)"
-    echo "the reef of this VM answers at port $REEF_PORT"
+  if [ "$OWN_REEF" = yes ] && ! await 60 own_reef_answers; then
+    log_of reef-own
+    fail "the reef of this VM does not answer at port $REEF_PORT"
   fi
-  python3 "$REEF_HOME/fleet_agent.py" status --home "$REEF_HOME" --wait 60 >"$WORK/status" ||
-    fail "the roof has taken no beat of the fleet agent: $(log_of reef-fleet-agent)"
+  if ! python3 "$REEF_HOME/fleet_agent.py" status --home "$REEF_HOME" --wait 60 >"$WORK/status"; then
+    log_of reef-fleet-agent
+    fail "the roof has taken no beat of the fleet agent"
+  fi
   await 30 roof_says_live || fail "the roof does not say that this VM is live: $(said "$WORK/answer")"
   echo "the roof says that this VM is live"
-  if [ "$WANT_AGENT" = yes ]; then
-    echo "the agent is $(PI_OFFLINE=1 PI_SKIP_VERSION_CHECK=1 "$REEF_HOME/bin/pi" --version </dev/null 2>&1 | tail -n 1)"
-  fi
+  [ "$OWN_REEF" = no ] || echo "the reef of this VM answers at port $REEF_PORT"
+  [ "$WANT_AGENT" = no ] || echo "the agent is $(agent_version)"
+}
+
+agent_version() {
+  PI_OFFLINE=1 PI_SKIP_VERSION_CHECK=1 "$REEF_HOME/bin/pi" --version </dev/null 2>&1 | tail -n 1
 }
 
 # The end of what a service said.
 log_of() {
   if has_systemd; then
-    journalctl -q -n 3 -o cat -u "$1.service" 2>/dev/null || true
+    journalctl -q -n 8 -o cat -u "$1.service" 2>/dev/null || true
   else
-    tail -n 3 -- "$REEF_HOME/log/$1.log" 2>/dev/null || true
+    tail -n 8 -- "$REEF_HOME/log/$1.log" 2>/dev/null || true
   fi
 }
 
@@ -256,11 +261,14 @@ await() {
   done
 }
 
+# At its port, and it is ours that answers.
 own_reef_answers() {
-  python3 - "$REEF_PORT" 2>/dev/null <<'PYTHON'
-import sys, urllib.request
+  python3 - "$REEF_PORT" "$REEF_HOME/reef/data/up.json" 2>/dev/null <<'PYTHON'
+import json, os, sys, urllib.request
+port, started = sys.argv[1:]
+os.kill(json.load(open(started))["pid"], 0)
 opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-opener.open("http://127.0.0.1:%s/health" % sys.argv[1], timeout=5).read()
+opener.open("http://127.0.0.1:%s/health" % port, timeout=5).read()
 PYTHON
 }
 
