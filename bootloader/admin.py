@@ -3,3 +3,4 @@
 from __future__ import annotations
 
 from bootloader import hosts_admin as hosts_admin
+from bootloader import provision_admin as provision_admin

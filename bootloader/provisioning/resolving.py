@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from bootloader import profiles
+from bootloader import profiles, providers
 from bootloader.models import Provisioning
 from bootloader.plan import Profile
+from bootloader.providers.base import Ability
 from bootloader.provisioning.wishes import Wish, of_row
 from versconfig import config
 from vmtree.models import Node
@@ -66,7 +67,12 @@ def _source(wish: Wish, node: Node | None) -> tuple[dict[str, Any], list[str]]:
     """The commit, or the image and what goes with it. A wished image beats a golden commit."""
     spec: dict[str, Any] = {}
     told: list[str] = []
-    commit = wish.commit or ("" if wish.image else config.text("REEF_VM_COMMIT", node))
+    usual = Ability.RESTORE in providers.get(wish.provider).abilities
+    if not usual:
+        told.append(f"{wish.provider} machines are what they are: no commit or image by config")
+    commit = wish.commit or (
+        config.text("REEF_VM_COMMIT", node) if usual and not wish.image else ""
+    )
     if commit:
         spec["commit"] = commit
         told.append(f"commit = {commit} ({_from(wish.commit, 'REEF_VM_COMMIT', node)})")
@@ -74,7 +80,7 @@ def _source(wish: Wish, node: Node | None) -> tuple[dict[str, Any], list[str]]:
         if commit and name in ("image", "kernel"):
             continue
         wished = getattr(wish, name)
-        value = wished or config.text(key, node)
+        value = wished or (config.text(key, node) if usual else "")
         if value:
             spec[name] = value
             told.append(f"{name} = {value} ({_from(wished, key, node)})")
