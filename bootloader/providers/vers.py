@@ -248,8 +248,12 @@ class Vers:
         try:
             return self.client.ssh_key(vm_id).private_key
         except ProviderAway as error:
-            if error.answered == 500 and self.state(vm_id).state is MachineState.PAUSED:
+            # A 500 says nothing of why; only one that boots will have a key later.
+            state = self.state(vm_id).state if error.answered == 500 else None
+            if state is MachineState.PAUSED:
                 raise ProviderRefused(f"{vm_id} is paused: resume it to reach it") from None
+            if state is MachineState.STOPPED:
+                raise ProviderRefused(f"{vm_id} is dead") from None
             raise
 
     def address(self, machine_id: str) -> str:
