@@ -4,7 +4,16 @@ from importlib import import_module
 from typing import Any
 
 from django.apps import AppConfig
+from django.apps import apps as django_apps
 from django.db.backends.signals import connection_created
+
+APPS = {
+    "lieutenants": "lieutenant",
+    "registry": "registry",
+    "vmtree": "vm-tree",
+    "versconfig": "vers-config",
+    "bootloader": "bootloader",
+}
 
 
 class ReefSiteConfig(AppConfig):
@@ -14,7 +23,20 @@ class ReefSiteConfig(AppConfig):
     def ready(self) -> None:
         """Make our Celery app the one that `shared_task` rings, in every process."""
         import_module("reef_site.celery")
+        _leave_out_admins()
         connection_created.connect(_without_compiling, dispatch_uid="reef-without-compiling")
+
+
+def _leave_out_admins() -> None:
+    """Have no admin pages of organs that this reef has not; the admin has found all by now."""
+    from django.conf import settings
+    from django.contrib import admin
+
+    for label, organ in APPS.items():
+        if organ not in settings.ORGANS:
+            for model in django_apps.get_app_config(label).get_models():
+                if admin.site.is_registered(model):
+                    admin.site.unregister(model)
 
 
 def _without_compiling(connection: Any, **_: object) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import dj_database_url
 
 from reef_site import env
+from vmtree import organs
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 # Templates and locks: in a checkout beside the packages, else in a folder that came with them.
@@ -97,6 +98,16 @@ LIEUTENANTS_DIR = DATA_DIR / "lieutenants"
 AGENT_INSTALL_DIR = DATA_DIR / "agent"
 AGENT_CONFIG_DIR = DATA_DIR / "pi"
 ROOT_TOKEN_FILE = DATA_DIR / "root-token"
+
+# -- which of its modules this reef has
+NAMED_ORGANS = env.names("REEF_ORGANS")
+if _unknown := organs.unknown(NAMED_ORGANS):
+    raise env.SettingError(
+        "REEF_ORGANS", f"'{_unknown[0]}' is no organ; known are {', '.join(organs.KNOWN)}"
+    )
+ORGANS = organs.kept(NAMED_ORGANS)
+# Whether anything is to be done in the background.
+HAS_WORK = bool(ORGANS)
 
 # -- who may come in
 SECRET_KEY = _kept_secret(DATA_DIR / "secret-key")

@@ -25,6 +25,7 @@ from django.db.migrations.executor import MigrationExecutor
 from lieutenants import demo_model
 from reef_site import agent_install, auth, leftovers
 from reef_site.supervisor import Demo, Plan, Service
+from vmtree import organs
 
 WILDCARDS = frozenset({"0.0.0.0", "::", ""})  # noqa: S104
 
@@ -140,8 +141,10 @@ class Start:
 
     def plan(self, link: str, *, no_agent: bool, open_browser: bool) -> Plan:
         """Which processes to run, and what to say when they answer."""
-        services = [*self._redis(), self._web(), self._edge(), self._worker(), self._beat()]
-        if not no_agent:
+        services = [*self._redis(), self._web(), self._edge()]
+        if settings.HAS_WORK:
+            services += [self._worker(), self._beat()]
+        if not no_agent and "lieutenant" in settings.ORGANS:
             services += self._agent()
         return Plan(
             services=services,
@@ -229,6 +232,8 @@ class Start:
             f"sign in, once and within {settings.SIGNIN_MINUTES} minutes: {link}",
             f"the root token for the API lies {token}",
         ]
+        if here := organs.told(settings.NAMED_ORGANS):
+            lines.append(here)
         if self.demo:
             lines.append("demo model: lieutenants get the model reef-demo/demo, which needs no key")
         if self.host in WILDCARDS and not os.environ.get("REEF_ALLOWED_HOSTS"):
