@@ -10,6 +10,9 @@ from pathlib import Path
 from tests.emulator.hosting import HostingError
 from tests.emulator.server import AlreadyRunning, Emulation, Options
 
+# What the program ends with when another one holds its folder.
+TAKEN = 75
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.emulator", description=__doc__)
@@ -20,6 +23,8 @@ def main() -> None:
     parser.add_argument("--mode", choices=("auto", "namespaces", "plain"), default="auto")
     parser.add_argument("--port-file", type=Path, help="where to write addresses and key as JSON")
     parser.add_argument("--check", action="store_true", help="check answers by openapi.yaml")
+    parser.add_argument("--end-with-parent", action="store_true", help="end when the starter does")
+    parser.add_argument("--temporary", action="store_true", help="remove the folder at the end")
     words = parser.parse_args()
     options = Options(
         words.state.absolute(),
@@ -29,10 +34,15 @@ def main() -> None:
         words.mode,
         words.port_file,
         words.check,
+        words.end_with_parent,
+        words.temporary,
     )
     try:
         asyncio.run(Emulation(options).run())
-    except (AlreadyRunning, HostingError) as error:
+    except AlreadyRunning as error:
+        print(f"emulator: {error}", file=sys.stderr)
+        sys.exit(TAKEN)
+    except HostingError as error:
         sys.exit(f"emulator: {error}")
 
 

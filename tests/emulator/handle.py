@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
-import shutil
+import secrets
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import httpx
 
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 30.0
+TAKEN = 75
 
 
 class Emulator:
@@ -24,15 +26,17 @@ class Emulator:
 
     `url` (without /api/v1), `key`, `gateway_host`, `gateway_port`, `ca_file`, `domain`, `user` and
     `bridge_address` (where VMs reach this machine) are what a client needs. With `check`, every
-    answer is compared with openapi.yaml; `violations()` tells what did not fit.
+    answer is compared with openapi.yaml; `violations()` tells what did not fit. Without a `state`
+    it takes a folder that some earlier run of tests may have left, and so tidies up after that.
     """
 
     def __init__(
         self, state: Path | None = None, *, mode: str = "auto", check: bool = True
     ) -> None:
-        self._made = None if state else Path(tempfile.mkdtemp(prefix="vme-"))
-        self.state = state or self._made or Path()
-        self._words = ["--mode", mode, *(["--check"] if check else [])]
+        self.state = state or _unused()
+        self._words = ["--mode", mode, "--end-with-parent"]
+        self._words += ["--check"] if check else []
+        self._words += [] if state else ["--temporary"]
         self._facts: dict[str, Any] = {}
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -46,9 +50,16 @@ class Emulator:
 
     def start(self) -> Self:
         """Start it, and wait until it answers; also after `kill`, on the same state."""
+        for _ in range(20):
+            if self._try_to_start():
+                return self
+            # Somebody else took the folder first.
+            self.state = _unused()
+        raise AssertionError("no folder is free for the emulator")
+
+    def _try_to_start(self) -> bool:
         self.state.mkdir(mode=0o700, parents=True, exist_ok=True)
-        port_file = self.state / "where.json"
-        port_file.unlink(missing_ok=True)
+        port_file = self.state / f"where-{secrets.token_hex(4)}.json"
         argv = [sys.executable, "-m", "tests.emulator", "--state", str(self.state)]
         argv += ["--port-file", str(port_file), *self._words]
         with self.log.open("ab") as log:
@@ -62,17 +73,17 @@ class Emulator:
             )
         end = time.monotonic() + START_SECONDS
         while not port_file.exists():
+            if self.process.poll() == TAKEN and "--temporary" in self._words:
+                return False
             if self.process.poll() is not None or time.monotonic() > end:
                 raise AssertionError(f"the emulator did not start: {self.log.read_text()[-2000:]}")
             time.sleep(0.01)
         self._facts = json.loads(port_file.read_text())
-        return self
+        return True
 
     def stop(self) -> None:
-        """End it and all its VMs, and remove its state if it was made for it."""
+        """End it and all its VMs; it removes its state if that was made for it."""
         self._end(signal.SIGTERM)
-        if self._made:
-            shutil.rmtree(self._made, ignore_errors=True)
 
     def kill(self) -> None:
         """kill -9: nothing is tidied up. `start` on the same state does that."""
@@ -175,3 +186,23 @@ class Emulator:
         if answer.status_code >= 400:
             raise AssertionError(f"{path}: {answer.status_code} {answer.text}")
         return answer.json() if answer.content else None
+
+
+def _unused() -> Path:
+    """The first of a row of folders that no emulator holds."""
+    row = Path(tempfile.gettempdir()) / f"vme-{os.getuid()}"
+    number = 0
+    while _held(row / str(number) / "lock"):
+        number += 1
+    return row / str(number)
+
+
+def _held(lock: Path) -> bool:
+    try:
+        with lock.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False

@@ -46,6 +46,11 @@ class Plain:
         self._ports: dict[str, int] = {}
 
     def clear(self) -> None:
+        # sshd writes over its environment, so it is known by its number.
+        for file in (self.state / "vms").glob("*/pid"):
+            for pid in processes.family(processes.noted(file)):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
         processes.end_all(self.tag)
         shutil.rmtree(self.state / "vms", ignore_errors=True)
 
@@ -76,7 +81,8 @@ class Plain:
         await asyncio.to_thread(write_files, files)
         for _ in range(3):
             port = self._ports[vm.vm_id] = _free_port()
-            self._servers[vm.vm_id] = self._start(vm, port)
+            server = self._servers[vm.vm_id] = self._start(vm, port)
+            processes.note(server.pid, folder.parent / "pid")
             if await self._answers(vm.vm_id):
                 return
         await self.kill(vm.vm_id)
@@ -158,8 +164,9 @@ class Plain:
 
     def _signal(self, vm_id: str, number: signal.Signals) -> int:
         """Signal all processes of a VM; how many there were."""
-        found = processes.family(processes.with_mark(VM_TAG, vm_id))
-        found = [pid for pid in found if processes.alive(pid)]
+        own = [self._servers[vm_id].pid] if vm_id in self._servers else []
+        found = processes.family([*own, *processes.with_mark(VM_TAG, vm_id)])
+        found = [pid for pid in found if processes.started(pid)]
         for pid in found:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)

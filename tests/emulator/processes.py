@@ -54,10 +54,21 @@ def end_all(tag: str) -> None:
         time.sleep(0.02)
 
 
-def alive(pid: int) -> bool:
-    """Whether it runs, or could: not when it only waits to be collected."""
+def started(pid: int) -> str:
+    """When it was started; empty if it does not run (any longer)."""
     try:
-        text = Path(f"/proc/{pid}/stat").read_text()
+        facts = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
-        return False
-    return text.rpartition(")")[2].split()[0] not in ("Z", "X")
+        return ""
+    return "" if facts[0] in ("Z", "X") else facts[19]
+
+
+def note(pid: int, file: Path) -> None:
+    """Write down a process, so that it is known again even under another number's reuse."""
+    file.write_text(f"{pid} {started(pid)}")
+
+
+def noted(file: Path) -> list[int]:
+    """The process of `note`, if it still runs."""
+    words = file.read_text().split() if file.exists() else []
+    return [int(words[0])] if len(words) == 2 and started(int(words[0])) == words[1] else []

@@ -9,6 +9,7 @@ import importlib
 import json
 import os
 import secrets
+import shutil
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -55,6 +56,8 @@ class Options:
     mode: str = "auto"
     port_file: Path | None = None
     check: bool = False
+    end_with_parent: bool = False
+    temporary: bool = False
 
 
 class Emulation:
@@ -77,14 +80,20 @@ class Emulation:
         stop = asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        watch = asyncio.create_task(_set_when_orphaned(stop, os.getppid()))
+        if not self.options.end_with_parent:
+            watch.cancel()
         hosting = await self._hosting()
         self.machines = Machines(self.store, hosting, self.trouble)
         try:
             await self._serve(hosting, stop)
         finally:
+            watch.cancel()
             await self.machines.close()
             if self.options.port_file:
                 self.options.port_file.unlink(missing_ok=True)
+            if self.options.temporary:
+                shutil.rmtree(self.state, ignore_errors=True)
 
     async def _serve(self, hosting: Hosting, stop: asyncio.Event) -> None:
         if not (self.state / "gateway.pem").exists():
@@ -153,6 +162,9 @@ class Emulation:
         handle = os.open(self.state / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # A temporary folder may have gone with its emulator just now.
+            if (self.state / "lock").stat().st_ino != os.fstat(handle).st_ino:
+                raise OSError
         except OSError:
             os.close(handle)
             raise AlreadyRunning(f"an emulator already runs on {self.state}") from None
@@ -178,6 +190,13 @@ def _checker() -> Callable[..., str | None]:
     """What compares answers with the description; needs a package that only tests have."""
     check: Callable[..., str | None] = importlib.import_module("tests.emulator.contract").check
     return check
+
+
+async def _set_when_orphaned(stop: asyncio.Event, parent: int) -> None:
+    """Who started us has died, and will not stop us any longer."""
+    while os.getppid() == parent:
+        await asyncio.sleep(0.5)
+    stop.set()
 
 
 class _Server(uvicorn.Server):
