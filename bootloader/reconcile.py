@@ -15,7 +15,7 @@ from django.db import IntegrityError, transaction
 from django.db.models import Q
 
 from bootloader import providers
-from bootloader.exceptions import ProviderError
+from bootloader.exceptions import NoSuchMachine, ProviderError
 from bootloader.models import Finding, Machine, Provisioning
 from bootloader.providers import base
 from bootloader.provisioning import machines
@@ -113,7 +113,16 @@ def _is_coming(machine: Machine) -> bool:
 
 
 def _vanished(machine: Machine, nodes: set[str]) -> Iterator[Odd]:
-    """Its provider lists it no longer. Without a place in the tree that is all there is to say."""
+    """Its provider lists it no longer. Without a place in the tree that is all there is to say.
+
+    A list alone may lack one for a moment, so its provider is asked for this one, too.
+    """
+    try:
+        providers.get(machine.provider).state(machine.machine_id)
+    except NoSuchMachine:
+        pass
+    else:
+        return
     if machine.vm_id in nodes:
         text = f"{machine.provider} does not list it any more, but the tree has it"
         yield Odd(FindingKind.VANISHED, machine, text, Proposal.BURY)

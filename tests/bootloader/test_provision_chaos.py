@@ -48,6 +48,10 @@ def stopped_in(stack: BootStack, provisioning_id: str, name: str) -> Iterator[No
     )
 
     def caught() -> bool:
+        # Without a pause between: some steps are over within milliseconds.
+        return any(seen() for _ in range(5000))
+
+    def seen() -> bool:
         base.execute("BEGIN IMMEDIATE")
         found = base.execute(sql, [provisioning_id, name]).fetchone()
         if found and found[0] == "running":
