@@ -174,6 +174,7 @@ def _wish_of(data: Mapping[str, Any]) -> Wish:
     vm_id, name, type_ = (data.get(field) for field in ("vmId", "name", "type"))
     if not vm_id or not name or not type_:
         raise BadInput("vmId, name, and type are required")
+    texts = [_text_of(value, field) for value, field in ((vm_id, "vmId"), (name, "name"))]
     try:
         profile = profiles.get(_text_of(type_, "type"))
     except UnknownProfile as error:
@@ -182,8 +183,8 @@ def _wish_of(data: Mapping[str, Any]) -> Wish:
     parent = data.get("parentVmId")
     roof_url = data.get("roofReefUrl")
     return Wish(
-        vm_id=_text_of(vm_id, "vmId"),
-        name=_text_of(name, "name"),
+        vm_id=texts[0],
+        name=texts[1],
         profile=profile.with_extras(organs, capabilities),
         parent_vm_id=_text_of(parent, "parentVmId") if parent else None,
         roof_url=planning.roof(_text_of(roof_url, "roofReefUrl", 2000)) if roof_url else "",

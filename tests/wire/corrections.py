@@ -51,6 +51,9 @@ ADDED = {
     "apiKey": {"problems"},
     "set": {"effective", "note", "scope", "vmId", "version", "impact"},
     "prunedOldSnapshots": {"id"},
+    # A profile, and a boot script with what it was made from.
+    "installPiVers": {"category", "role", "agent", "ownReef", "packages", "builtIn"},
+    "script": {"joinToken"},
 }
 
 

@@ -21,6 +21,7 @@ from tests.conftest import Fleet
 from tests.waiting import until
 from tests.wire import (
     corrections,
+    corrections_bootloader,
     corrections_config,
     corrections_registry,
     corrections_vmtree,
@@ -36,6 +37,7 @@ CORRECTIONS: dict[str, dict[str, Ours]] = {
     "registry": corrections_registry.CORRECTIONS,
     "vm-tree": corrections_vmtree.CORRECTIONS,
     "vers-config": corrections_config.CORRECTIONS,
+    "bootloader": corrections_bootloader.CORRECTIONS,
     "lieutenant": corrections.LIEUTENANT,
 }
 AFTERWARDS = {
@@ -150,7 +152,7 @@ def _is_compact(body: bytes) -> bool:
     """Without blanks between the values, and with its characters written out."""
     text = body.decode()
     bare = re.sub(r'"(?:[^"\\]|\\.)*"', "", text)
-    return not re.search(r"\s", bare) and not re.search(r"\\u(?!00[01])", text)
+    return not re.search(r"\s", bare) and not re.search(r"(?<!\\)(?:\\\\)*\\u(?!00[01])", text)
 
 
 def _value_of(answer: Any) -> Any:
@@ -244,6 +246,18 @@ def test_exchanges_of_the_config(
     report: list[str] = []
 
     for exchange in _of("vers-config"):
+        found = replay.problems(exchange, _correction(exchange), replay.ask(exchange))
+        report += [f"{exchange['case']}: {problem}" for problem in found]
+
+    assert not report, "\n" + "\n".join(report)
+
+
+def test_exchanges_of_the_bootloader(settings: Any, db: None) -> None:
+    settings.ROOT_TOKEN = TOKEN
+    replay = Replay()
+    report: list[str] = []
+
+    for exchange in _of("bootloader"):
         found = replay.problems(exchange, _correction(exchange), replay.ask(exchange))
         report += [f"{exchange['case']}: {problem}" for problem in found]
 
