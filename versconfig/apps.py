@@ -5,3 +5,9 @@ from django.apps import AppConfig
 
 class VersconfigConfig(AppConfig):
     name = "versconfig"
+
+    def ready(self) -> None:
+        """Make known how keys of model providers are tried out."""
+        from versconfig import model_keys
+
+        model_keys.register()
