@@ -48,7 +48,7 @@ class HostForm(_HostForm):
         text: str = self.cleaned_data["private_key"].strip()
         if text:
             try:
-                shell.read_key(text)
+                shell.check_key(text)
             except ShellRefused as error:
                 raise forms.ValidationError(str(error)) from None
         return text

@@ -1,36 +1,16 @@
-"""Commands and files on a machine by SSH: plainly, or inside TLS where the provider wants that."""
+"""Commands and files on a machine by SSH: plainly, or inside TLS where the provider wants that.
+
+What does it stands in `ssh_shell`, which is only loaded where it is used: it takes much memory.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import io
-import secrets
-import selectors
-import shlex
-import socket
-import ssl
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
-import paramiko
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-
-from bootloader import tls_pipe
-from bootloader.exceptions import CommandTimeout, ShellAway, ShellError, ShellRefused
 from bootloader.providers.base import Login
-
-_ALIVE_EVERY = 15
-# What a command says beyond this is thrown away; `on_output` still gets it.
-MOST_OUTPUT = 16 << 20
-# How long we go on listening after a command's end, if a child of its holds the output open.
-_LINGER = 1.0
-_RSA = ("rsa-sha2-512", "rsa-sha2-256")
 
 
 @dataclass(frozen=True)
@@ -42,116 +22,17 @@ class Ran:
     errors: bytes
 
 
-def connect(login: Login, timeout: float = 15.0) -> Shell:
-    """Log in within `timeout` seconds. Raises ShellAway and ShellRefused.
+class Shell(Protocol):
+    """A connection to one machine. Not for several threads at once; close it, or use `with`.
 
-    Without a known host key the one that is shown is accepted and given to `login.keep`.
+    `host_key` is the machine's, as one line without a name.
     """
-    end = time.monotonic() + timeout
-    key = read_key(login.private_key)
-    sock = _dial(login, timeout)
-    try:
-        transport = paramiko.Transport(sock)
-    except (paramiko.SSHException, OSError) as error:
-        sock.close()
-        raise ShellAway(_about(login, error)) from None
-    try:
-        host_key = _shake_hands(transport, login, end)
-        _let_in(transport, login, key, end)
-    except BaseException:
-        transport.close()
-        raise
-    if login.host_key is None and login.keep is not None:
-        login.keep(host_key)
-    transport.set_keepalive(_ALIVE_EVERY)
-    return Shell(transport, login, host_key)
 
-
-def read_key(text: str) -> paramiko.PKey:
-    """The private key in this text (OpenSSH or PEM, no passphrase); raises ShellRefused."""
-    # What the parsers say of a key they cannot read is never shown: it may quote the key.
-    try:
-        text = text.replace("\r\n", "\n").strip() + "\n"
-        raw = text.encode()
-        loaded: object
-        try:
-            loaded = serialization.load_ssh_private_key(raw, None)
-        except ValueError:
-            loaded = serialization.load_pem_private_key(raw, None)
-        kind: type[paramiko.PKey] | None = None
-        if isinstance(loaded, ed25519.Ed25519PrivateKey):
-            kind = paramiko.Ed25519Key
-        elif isinstance(loaded, rsa.RSAPrivateKey):
-            kind = paramiko.RSAKey
-        elif isinstance(loaded, ec.EllipticCurvePrivateKey):
-            kind = paramiko.ECDSAKey
-        if kind is not None:
-            return kind.from_private_key(io.StringIO(text))
-    except (ValueError, TypeError, UnsupportedAlgorithm, paramiko.SSHException):
-        pass
-    raise ShellRefused("The private SSH key cannot be read: damaged, or with a passphrase")
-
-
-def _dial(login: Login, timeout: float) -> socket.socket:
-    try:
-        if login.tls_name:
-            return tls_pipe.open_pipe(
-                login.host, login.port, login.tls_name, trust=login.trust, timeout=timeout
-            )
-        sock = socket.create_connection((login.host, login.port), timeout)
-        tls_pipe.keep_watch(sock)
-    except ssl.SSLCertVerificationError as error:
-        text = f"{login.tls_name} shows no certificate that we trust: {error.verify_message}"
-        raise ShellRefused(text) from None
-    except (OSError, UnicodeError) as error:
-        raise ShellAway(_about(login, error)) from None
-    return sock
-
-
-def _shake_hands(transport: paramiko.Transport, login: Login, end: float) -> str:
-    """Agree on encryption; returns the host key as one line."""
-    known = login.host_key.split()[:2] if login.host_key else []
-    if known:
-        # A host has several keys: it shall show the one of the kind that we know.
-        transport.get_security_options().key_types = _RSA if known[0] == "ssh-rsa" else known[:1]
-    transport.banner_timeout = transport.handshake_timeout = max(0.1, end - time.monotonic())
-    try:
-        transport.start_client(timeout=max(0.1, end - time.monotonic()))
-        shown = transport.get_remote_server_key()
-    except paramiko.ssh_exception.IncompatiblePeer as error:
-        raise ShellRefused(f"{_name(login)} has another host key than before ({error})") from None
-    except (paramiko.SSHException, OSError, EOFError) as error:
-        raise ShellAway(_about(login, error)) from None
-    line = f"{shown.get_name()} {shown.get_base64()}"
-    if known and line.split() != known:
-        raise ShellRefused(f"{_name(login)} has another host key than before")
-    return line
-
-
-def _let_in(transport: paramiko.Transport, login: Login, key: paramiko.PKey, end: float) -> None:
-    transport.auth_timeout = max(0.1, end - time.monotonic())
-    try:
-        further = transport.auth_publickey(login.user, key)
-    except paramiko.AuthenticationException as error:
-        if not transport.is_active() or "timeout" in str(error).lower():
-            raise ShellAway(_about(login, error)) from None
-        raise ShellRefused(f"{_name(login)} does not let {login.user} in with our key") from None
-    except (paramiko.SSHException, OSError, EOFError) as error:
-        raise ShellAway(_about(login, error)) from None
-    if further:
-        raise ShellRefused(f"{_name(login)} wants more than a key: {', '.join(further)}")
-
-
-class Shell:
-    """A connection to one machine. Not for several threads at once; close it, or use `with`."""
-
-    def __init__(self, transport: paramiko.Transport, login: Login, host_key: str) -> None:
-        self.host_key = host_key
-        self._transport = transport
-        self._login = login
+    host_key: str
 
     def __enter__(self) -> Self:
-        return self
+        """Itself."""
+        ...
 
     def __exit__(
         self,
@@ -159,11 +40,12 @@ class Shell:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close()
+        """Hang up."""
+        ...
 
     def close(self) -> None:
         """Hang up; what runs there without a hold on its output goes on."""
-        self._transport.close()
+        ...
 
     def run(
         self,
@@ -176,146 +58,33 @@ class Shell:
         """Run it in the user's shell; `on_output` gets both streams as they come.
 
         Raises ShellAway when the connection is lost (the command may have run, or still runs),
-        CommandTimeout after `timeout` seconds. At most MOST_OUTPUT bytes of a stream are kept.
+        CommandTimeout after `timeout` seconds. Of a stream at most 16 MiB are kept.
         """
-        end = time.monotonic() + timeout
-        with self._session(end) as channel:
-            talk = _Talk(channel, stdin, on_output)
-            # The request itself waits without an end if the machine is frozen.
-            watch = threading.Timer(timeout, channel.close)
-            watch.daemon = True
-            watch.start()
-            try:
-                channel.exec_command(command)
-                talk.hold(end)
-            except (paramiko.SSHException, OSError, EOFError) as error:
-                if time.monotonic() >= end:
-                    raise _late(timeout) from None
-                raise ShellAway(_about(self._login, error)) from None
-            finally:
-                watch.cancel()
-            if time.monotonic() >= end and not channel.exit_status_ready():
-                raise _late(timeout)
-            status = channel.exit_status if channel.exit_status_ready() else -1
-            if status == -1:
-                self._must_live()
-        return Ran(status, bytes(talk.output), bytes(talk.errors))
+        ...
 
     def put(self, path: str, data: bytes, mode: int, timeout: float = 120.0) -> None:
-        """Write a file whole or not at all, with its folder; a relative path starts at the home."""
-        draft = f"{path}.{secrets.token_hex(4)}.part"
-        name, temporary = shlex.quote(path), shlex.quote(draft)
-        # A connection that is lost looks like the end of the file: so the length is checked.
-        script = (
-            f"umask 077; trap 'rm -f -- {_inner(temporary)}' EXIT; "
-            f'mkdir -p -- "$(dirname -- {name})" && cat > {temporary} && '
-            f'[ "$(wc -c < {temporary})" -eq {len(data)} ] && '
-            f"chmod {mode:o} -- {temporary} && mv -f -- {temporary} {name}"
-        )
-        ran = self.run(f"sh -c {shlex.quote(script)}", stdin=data, timeout=timeout)
-        if ran.exit_status:
-            said = ran.errors.decode("utf-8", "replace").strip()[-300:]
-            raise ShellError(f"{path} could not be written: {said or 'not all of it arrived'}")
+        """Write a file whole or not at all, with its folder; a relative path starts at the home.
 
-    @contextlib.contextmanager
-    def _session(self, end: float) -> Iterator[paramiko.Channel]:
-        left = max(0.1, end - time.monotonic())
-        try:
-            channel = self._transport.open_session(timeout=left)
-        except paramiko.ChannelException as error:
-            text = f"{_name(self._login)} opens no session: {error.text}"
-            raise ShellRefused(text) from None
-        except (paramiko.SSHException, OSError, EOFError) as error:
-            raise ShellAway(_about(self._login, error)) from None
-        try:
-            yield channel
-        finally:
-            channel.close()
-
-    def _must_live(self) -> None:
-        """No exit status came: either a signal ended the command, or the connection is gone."""
-        watch = threading.Timer(5.0, self._transport.close)
-        watch.daemon = True
-        watch.start()
-        try:
-            self._transport.global_request("keepalive@openssh.com", wait=True)
-        except (paramiko.SSHException, OSError, EOFError) as error:
-            raise ShellAway(_about(self._login, error)) from None
-        finally:
-            watch.cancel()
-        if not self._transport.is_active():
-            raise ShellAway(f"The connection to {_name(self._login)} was lost")
+        Raises ShellAway, and ShellError if it cannot be written.
+        """
+        ...
 
 
-class _Talk:
-    """One command's three streams, moved by one thread."""
+def connect(login: Login, timeout: float = 15.0) -> Shell:
+    """Log in within `timeout` seconds. Raises ShellAway and ShellRefused.
 
-    def __init__(
-        self, channel: paramiko.Channel, stdin: bytes, on_output: Callable[[bytes], None] | None
-    ) -> None:
-        self.channel = channel
-        self.stdin = memoryview(stdin)
-        self.fed = False
-        self.on_output = on_output
-        self.output, self.errors = bytearray(), bytearray()
+    Without a known host key the one that is shown is accepted and given to `login.keep`.
+    """
+    from bootloader import ssh_shell
 
-    def hold(self, end: float) -> None:
-        """Until the command and its output have ended, or `end` is reached."""
-        ended: float | None = None
-        with selectors.DefaultSelector() as selector:
-            selector.register(self.channel, selectors.EVENT_READ)
-            while True:
-                self._feed()
-                over = self.channel.closed or self.channel.eof_received
-                heard = self._listen()
-                now = time.monotonic()
-                if self.channel.exit_status_ready():
-                    ended = now if ended is None or heard else ended
-                    if over or now - ended > _LINGER:
-                        return
-                if self.channel.closed or now >= end:
-                    return
-                selector.select(min(end - now, 0.2 if self.fed and not over else 0.01))
-
-    def _feed(self) -> None:
-        while not self.fed and self.channel.send_ready():
-            try:
-                if self.stdin:
-                    self.stdin = self.stdin[self.channel.send(bytes(self.stdin[:32768])) :]
-                else:
-                    self.channel.shutdown_write()
-                    self.fed = True
-            except OSError:
-                self.fed = True  # it ended without reading all of it
-
-    def _listen(self) -> bool:
-        """Take what has come; True if there was something."""
-        heard = False
-        for ready, take, kept in (
-            (self.channel.recv_ready, self.channel.recv, self.output),
-            (self.channel.recv_stderr_ready, self.channel.recv_stderr, self.errors),
-        ):
-            while ready():
-                data = take(65536)
-                heard = heard or bool(data)
-                kept += data[: max(0, MOST_OUTPUT - len(kept))]
-                if data and self.on_output is not None:
-                    self.on_output(data)
-        return heard
+    return ssh_shell.connect(login, timeout)
 
 
-def _late(timeout: float) -> CommandTimeout:
-    return CommandTimeout(f"The command did not end within {timeout:g} s")
+def check_key(text: str) -> None:
+    """Whether this is a private key that we can use (OpenSSH or PEM, no passphrase).
 
+    Raises ShellRefused, without quoting it.
+    """
+    from bootloader import ssh_shell
 
-def _inner(quoted: str) -> str:
-    """A quoted word once more inside single quotes."""
-    return quoted.replace("'", "'\"'\"'")
-
-
-def _name(login: Login) -> str:
-    return login.tls_name or f"{login.host}:{login.port}"
-
-
-def _about(login: Login, error: BaseException) -> str:
-    return f"{_name(login)} cannot be reached by SSH: {error or type(error).__name__}"
+    ssh_shell.read_key(text)

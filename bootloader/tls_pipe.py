@@ -16,15 +16,18 @@ _CHUNK = 65536
 _MOST_HELD = 1 << 20
 
 
+def trusting(file: str | None) -> ssl.SSLContext:
+    """Trust the CA certificates of this file, or those of this machine. Raises OSError."""
+    return ssl.create_default_context(cafile=file)
+
+
 def open_pipe(
-    host: str, port: int, name: str, *, trust: str | None, timeout: float
+    host: str, port: int, name: str, context: ssl.SSLContext, timeout: float
 ) -> socket.socket:
     """A socket whose bytes travel in TLS to `host:port`; `name` is SNI and must be certified.
 
-    `trust` is the path of a file of CA certificates, None for those of this machine.
     Raises OSError (ssl.SSLCertVerificationError among them).
     """
-    context = ssl.create_default_context(cafile=trust)
     raw = socket.create_connection((host, port), timeout)
     try:
         keep_watch(raw)

@@ -102,7 +102,8 @@ def ask(question: Question, whom: Account) -> httpx.Response:
         try:
             return _once(question, whom)
         except _Again as again:
-            pause = again.pause if again.pause is not None else _pause(number)
+            # Many may have been put off at the same time: nobody comes back at the same moment.
+            pause = (again.pause or 0.0) + _pause(number)
             if number == _TRIES or pause > _LONGEST_PAUSE:
                 raise again.error from None
             logger.info("%s: %s; again in %.1f s", question, again.error, pause)

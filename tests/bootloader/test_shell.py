@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from bootloader import shell
+from bootloader import shell, ssh_shell
 from bootloader.exceptions import CommandTimeout, ShellAway, ShellError, ShellRefused
 from tests.bootloader.sshds import Gateway, Sshd, free_port, keygen
 from tests.waiting import until
@@ -53,7 +53,7 @@ def test_stdin_that_nobody_reads_is_no_error(sshd: Sshd) -> None:
 
 
 def test_kept_output_has_a_limit(sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shell, "MOST_OUTPUT", 1000)
+    monkeypatch.setattr(ssh_shell, "MOST_OUTPUT", 1000)
     with shell.connect(sshd.login()) as session:
         ran = session.run("head -c 3000000 /dev/zero", timeout=20)
     assert (ran.exit_status, len(ran.output)) == (0, 1000)
@@ -127,13 +127,13 @@ def test_a_key_that_does_not_open_it(sshd: Sshd, tmp_path: Path) -> None:
 def test_kinds_of_keys(tmp_path: Path, kind: str, form: tuple[str, ...]) -> None:
     text = keygen(tmp_path / "key", kind, *form)
     public = (tmp_path / "key.pub").read_text().split()[1]
-    assert shell.read_key(text.strip().replace("\n", "\r\n")).get_base64() == public
+    assert ssh_shell.read_key(text.strip().replace("\n", "\r\n")).get_base64() == public
 
 
 def test_a_key_that_cannot_be_read_is_not_quoted() -> None:
     begin, end = (f"-----{word} OPENSSH PRIVATE KEY-----" for word in ("BEGIN", "END"))
     with pytest.raises(ShellRefused) as caught:
-        shell.read_key(f"{begin}\nc2VjcmV0c2VjcmV0\n{end}\n")
+        ssh_shell.read_key(f"{begin}\nc2VjcmV0c2VjcmV0\n{end}\n")
     assert "c2Vj" not in f"{caught.value!r} {caught.value.__cause__!r}"
 
 
@@ -189,6 +189,15 @@ def test_a_certificate_that_is_not_trusted(sshd: Sshd, gateway: Gateway) -> None
     wrong = sshd.login(port=gateway.port, tls_name="one.other.test", trust=str(gateway.ca))
     with pytest.raises(ShellRefused, match="no certificate that we trust"):
         shell.connect(wrong)
+
+
+def test_a_file_of_certificates_that_is_none(sshd: Sshd, gateway: Gateway, tmp_path: Path) -> None:
+    empty = tmp_path / "empty.pem"
+    empty.write_text("nothing")
+    for file in (empty, tmp_path / "missing.pem"):
+        login = sshd.login(port=gateway.port, tls_name="one.vm.test", trust=str(file))
+        with pytest.raises(ShellRefused, match=r"CA certificates .*\.pem"):
+            shell.connect(login)
 
 
 def test_a_name_that_the_gateway_does_not_know(sshd: Sshd, gateway: Gateway) -> None:
