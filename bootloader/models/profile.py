@@ -138,8 +138,9 @@ class ProfileFile(models.Model):
             raise ValidationError({"path": "must be the path of a file, without . and .."})
 
     def as_file(self) -> File:
-        """The same as data; forms send line ends as on Windows."""
-        return File(self.path, self.text.replace("\r\n", "\n"), self.mode)
+        """The same as data; forms send line ends as on Windows, and none at the end."""
+        text = self.text.replace("\r\n", "\n")
+        return File(self.path, f"{text}\n" if text and text[-1] != "\n" else text, self.mode)
 
 
 def _unknown(given: object, known: tuple[str, ...]) -> str:
