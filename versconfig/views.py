@@ -75,6 +75,8 @@ def _one(
     request: HttpRequest, key: Key, node: Node | None, *, status: int = 200, **more: Any
 ) -> HttpResponse:
     found, steps = pages.chain(key, node)
+    # Lists are edited, not written anew; secrets never come back.
+    edited = key.kind in (Kind.LINES, Kind.PAIRS, Kind.NAMES) and not key.secret
     context = {
         "key": key,
         "node": node,
@@ -85,6 +87,7 @@ def _one(
         "versions": history.of(key=key.name)[:PAGE],
         "testable": key.name in checks.known() and found.value is not None,
         "long": key.kind is Kind.LINES,
+        "draft": (found.value or "") if edited else "",
         **more,
     }
     return render(request, "versconfig/one.html", context, status=status)
