@@ -106,7 +106,7 @@ def launch(lieutenant: Lieutenant) -> None:
         _prepare_folders(lieutenant)
         spec = _launch_spec(lieutenant, process, agent.argv())
         process.handle = get_transport(lieutenant.transport).start(spec)
-    except (FleetError, OSError) as error:
+    except (FleetError, TransportError, OSError) as error:
         process.ended_at = timezone.now()
         process.end_reason = str(error)
         process.save(update_fields=["ended_at", "end_reason"])
