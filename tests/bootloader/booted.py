@@ -12,6 +12,12 @@ from tests.emulator.handle import Emulator
 from tests.stack import TOKEN, Stack
 from tests.waiting import until
 
+# Its script takes a moment, and fetches nothing but the fleet agent.
+BARE = """
+from bootloader.models import OwnProfile
+OwnProfile.objects.create(type="bare", organs=["store"], capabilities=[], agent=False,
+    description="for tests", category="swarm_vm", role="worker", agent_role="bare")
+"""
 AT_REST = ("done", "failed", "cancelled")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,19 +11,14 @@ from typing import Any
 import pytest
 
 from bootloader.states import StepName
-from tests.bootloader.booted import BootStack
+from tests.bootloader.booted import BARE, BootStack
 from tests.emulator.fixture import emulator, emulator_of_the_run
 from tests.emulator.handle import Emulator
+from tests.stack import pause
 from tests.waiting import until
 
 __all__ = ["emulator", "emulator_of_the_run"]
 
-# Its script takes a moment, and fetches nothing but the fleet agent.
-BARE = """
-from bootloader.models import OwnProfile
-OwnProfile.objects.create(type="bare", organs=["store"], capabilities=[], agent=False,
-    description="for tests", category="swarm_vm", role="worker", agent_role="bare")
-"""
 SECONDS = 240.0
 
 
@@ -96,8 +90,7 @@ def test_a_worker_that_is_killed_again_and_again(stack: BootStack, emulator: Emu
     emulator.set(boot_delay_s=1.0, latency_ms=100)
     made = [stack.provision(f"often-{number}", "bare") for number in range(4)]
     for _ in range(3):
-        begun = time.monotonic()
-        until(lambda began=begun: time.monotonic() - began > 1.5)
+        pause(1.5)
         stack.kill("worker")
         stack.start("worker")
     emulator.heal()
@@ -115,8 +108,7 @@ def test_a_network_that_is_cut_in_a_step(
         emulator.set(ssh_cut=True)
         emulator.cut()
         emulator.fail("*", status=503, times=6)
-    begun = time.monotonic()
-    until(lambda: time.monotonic() - begun > 4)
+    pause(4)
     emulator.heal()
 
     found = stack.wait(made["id"], seconds=SECONDS)
