@@ -220,7 +220,9 @@ class Vers:
     def list(self) -> builtins.list[Machine]:
         """All VMs of the organisation."""
         owner = self.client.account().owner
-        return [_machine(vm, owner) for vm in self.client.vms()]
+        found = [_machine(vm, owner) for vm in self.client.vms()]
+        keyring.sweep({machine.id for machine in found})
+        return found
 
     def login(self, machine_id: str, *, fresh: bool = False) -> Login:
         """SSH inside TLS at the VM's own name. Raises ProviderRefused while it is paused."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import time
+from collections.abc import Container
 from pathlib import Path
 
 from django.conf import settings
@@ -39,10 +41,24 @@ def forget(vm_id: str) -> None:
         _file(vm_id, kind).unlink(missing_ok=True)
 
 
-def _file(vm_id: str, kind: str) -> Path:
+def sweep(listed: Container[str], seconds: float = 86_400.0) -> None:
+    """Forget VMs that are not listed and of which we have not kept anything new for so long."""
+    old = time.time() - seconds
+    for file in _folder().iterdir():
+        vm_id = file.name.lstrip(".").partition(".")[0]
+        with contextlib.suppress(FileNotFoundError):
+            if vm_id not in listed and file.stat().st_mtime < old:
+                file.unlink()
+
+
+def _folder() -> Path:
     folder: Path = settings.DATA_DIR / "vers-ssh"
     folder.mkdir(mode=0o700, exist_ok=True)
-    return folder / f"{vm_id}.{kind}"
+    return folder
+
+
+def _file(vm_id: str, kind: str) -> Path:
+    return _folder() / f"{vm_id}.{kind}"
 
 
 def _read(file: Path) -> str | None:

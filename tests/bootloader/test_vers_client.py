@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import stat
 import time
@@ -533,6 +534,21 @@ def test_login_keeps_the_key_by_full_id(
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert {each.name for each in folder.iterdir()} == {f"{VM}.key", f"{VM}.host"}
     assert {stat.S_IMODE(each.stat().st_mode) for each in folder.iterdir()} == {0o600}
+
+
+def test_keys_of_vms_that_vanished_are_swept_in_the_end(
+    platform: AnsweringServer, tmp_path: Path
+) -> None:
+    platform.on("GET /vms", Answer(json=[vm(VM)]))
+    for vm_id in (VM, OTHER, COMMIT):
+        keyring.keep_key(vm_id, "secret")
+    keyring.keep_host_key(OTHER, "ssh-ed25519 AAAA")
+    for vm_id in (VM, OTHER):
+        for file in (tmp_path / "vers-ssh").glob(f"{vm_id}.*"):
+            os.utime(file, (1, 1))
+    Vers().list()
+    left = {file.name for file in (tmp_path / "vers-ssh").iterdir()}
+    assert left == {f"{VM}.key", f"{COMMIT}.key"}, "a list may leave one out for a moment"
 
 
 def test_a_paused_vm_has_no_login(platform: AnsweringServer) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.db import connections
 
 from bootloader import exceptions as errors
 from bootloader.providers.base import Machine, MachineState, Spec
@@ -232,6 +233,31 @@ def test_a_rate_limit(emulator: Emulator) -> None:
     assert len(ids(emulator)) == 1
 
 
+def test_a_crowd_that_is_put_off(emulator: Emulator) -> None:
+    emulator.set(requests_per_second=4.0)
+    made: list[str] = []
+    put_off: list[errors.RateLimited] = []
+
+    def ask(number: int) -> None:
+        try:
+            made.append(vers.create(Spec(name=f"m{number}", vcpus=1)).id)
+        except errors.RateLimited as error:
+            put_off.append(error)
+        connections.close_all()
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    emulator.heal()
+    assert len(made) + len(put_off) == 8
+    assert len(made) >= 4
+    assert all(error.retry for error in put_off)
+    assert set(made) == ids(emulator)
+    assert [each for each in emulator.heard() if each["status"] == 429]
+
+
 READS: list[Callable[[str], object]] = [
     lambda vm_id: vers.state(vm_id),
     lambda _: vers.list(),
@@ -333,6 +359,15 @@ def test_a_lost_answer_to_a_restore_is_looked_up(
     if labels_in_vm:
         known = frozenset({machine.id})
         assert other.id not in {each.id for each in vers.find_created(spec, began, known)}
+
+
+def test_an_answer_that_takes_too_long(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    began = datetime.now(UTC)
+    monkeypatch.setattr(asking, "SLOW", 0.3)
+    emulator.fail("new_root", status=503, done=True, after_s=1.0)
+    with pytest.raises(errors.OutcomeUnknown, match="may have happened"):
+        vers.create(SMALL)
+    assert len(until(lambda: vers.find_created(SMALL, began, NOTHING))) == 1
 
 
 def test_other_lost_answers(emulator: Emulator) -> None:
