@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,15 @@ BARE = """
 from bootloader.models import OwnProfile
 OwnProfile.objects.create(type="bare", organs=["store"], capabilities=[], agent=False,
     description="for tests", category="swarm_vm", role="worker", agent_role="bare")
+"""
+ON_VM = """
+import json
+from bootloader import providers
+from bootloader.reach import reach
+machine_id, command, stdin, seconds = json.loads(asked)
+with reach(providers.get("vers"), machine_id) as shell:
+    ran = shell.run(command, stdin=stdin.encode(), timeout=seconds)
+print((ran.output + ran.errors).decode(), end="")
 """
 AT_REST = ("done", "failed", "cancelled")
 
@@ -82,6 +92,11 @@ class BootStack(Stack):
         """Go on from the step that failed."""
         answer = self.client.post(f"/bootloader/provisionings/{provisioning_id}/retry")
         assert answer.status_code == 202, answer.text
+
+    def on_vm(self, machine_id: str, command: str, *, stdin: str = "", seconds: float = 120) -> str:
+        """Run a command on a VM by SSH, as reef does; what it printed."""
+        asked = json.dumps([machine_id, command, stdin, seconds])
+        return self.manage("shell", "--verbosity", "0", "-c", f"asked = {asked!r}\n{ON_VM}")
 
     def post(self, path: str, body: object = None) -> httpx.Response:
         """POST of JSON with the root token."""

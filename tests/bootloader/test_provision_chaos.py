@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -33,33 +33,44 @@ def stack(
 
 
 @contextmanager
-def stopped_in(stack: BootStack, provisioning_id: str, name: str) -> Iterator[None]:
-    """While this step runs, nobody writes: the worker is in the middle of it, and stays there."""
-    base = sqlite3.connect(stack.data / "db.sqlite3", timeout=20, isolation_level=None)
-    sql = (
-        "SELECT state FROM bootloader_step WHERE provisioning_id = ? AND name = ?"
-        " AND state IN ('running', 'done', 'failed')"
-    )
+def stopped_in(stack: BootStack, prefix: str, name: str) -> Iterator[str]:
+    """A provisioning whose worker is in the middle of this step, and stays there: nobody writes.
 
-    def caught() -> bool:
-        # Without a pause between: some steps are over within milliseconds.
-        return any(seen() for _ in range(5000))
-
-    def seen() -> bool:
-        base.execute("BEGIN IMMEDIATE")
-        found = base.execute(sql, [provisioning_id, name]).fetchone()
-        if found and found[0] == "running":
-            return True
-        base.execute("ROLLBACK")
-        assert not found, f"{name} was {found[0]} before it was seen"
-        return False
-
-    until(caught, 90)
+    Some steps are over within a millisecond; then another VM is asked for. Gives its id.
+    """
+    base = sqlite3.connect(stack.data / "db.sqlite3", timeout=0, isolation_level=None)
     try:
-        yield
-    finally:
+        for number in range(8):
+            made = stack.provision(f"{prefix}-{name}-{number}", "bare")
+            if _caught(base, made["id"], name):
+                break
+        else:
+            raise AssertionError(f"nobody was ever seen in {name}")
+        yield made["id"]
         base.execute("ROLLBACK")
+    finally:
         base.close()
+
+
+def _caught(base: sqlite3.Connection, provisioning_id: str, name: str) -> bool:
+    """Hold the database at a moment at which this step runs; False if that moment is over."""
+    sql = "SELECT state FROM bootloader_step WHERE provisioning_id = ? AND name = ?"
+    seen = ""
+
+    def is_over() -> bool:
+        nonlocal seen
+        # Without a pause between: whoever writes next must wait for us.
+        for _ in range(3000):
+            with suppress(sqlite3.OperationalError):
+                base.execute("BEGIN IMMEDIATE")
+                (seen,) = base.execute(sql, [provisioning_id, name]).fetchone()
+                if seen == "running":
+                    return True
+                base.execute("ROLLBACK")
+        return seen in ("done", "failed")
+
+    until(is_over, 90)
+    return seen == "running"
 
 
 def check_one_vm(stack: BootStack, found: dict[str, Any]) -> None:
@@ -77,13 +88,12 @@ def test_a_worker_that_is_killed_in_a_step(
 ) -> None:
     if name == StepName.CREATE:
         emulator.set(latency_ms=300)
-    made = stack.provision(f"killed-in-{name}", "bare")
-    with stopped_in(stack, made["id"], name):
+    with stopped_in(stack, "killed-in", name) as made:
         stack.kill("worker")
     emulator.heal()
     stack.start("worker")
 
-    check_one_vm(stack, stack.wait(made["id"], seconds=SECONDS))
+    check_one_vm(stack, stack.wait(made, seconds=SECONDS))
 
 
 def test_a_worker_that_is_killed_again_and_again(stack: BootStack, emulator: Emulator) -> None:
@@ -102,8 +112,7 @@ def test_a_worker_that_is_killed_again_and_again(stack: BootStack, emulator: Emu
 def test_a_network_that_is_cut_in_a_step(
     stack: BootStack, emulator: Emulator, name: StepName
 ) -> None:
-    made = stack.provision(f"cut-in-{name}", "bare")
-    with stopped_in(stack, made["id"], name):
+    with stopped_in(stack, "cut-in", name) as made:
         # Neither the platform's API nor any VM can be reached.
         emulator.set(ssh_cut=True)
         emulator.cut()
@@ -111,10 +120,10 @@ def test_a_network_that_is_cut_in_a_step(
     pause(4)
     emulator.heal()
 
-    found = stack.wait(made["id"], seconds=SECONDS)
+    found = stack.wait(made, seconds=SECONDS)
     if found["state"] == "failed":
-        stack.retry(made["id"])
-        found = stack.wait(made["id"], seconds=SECONDS)
+        stack.retry(made)
+        found = stack.wait(made, seconds=SECONDS)
     check_one_vm(stack, found)
 
 
@@ -160,11 +169,10 @@ def test_a_vm_that_fails_to_boot_is_replaced_by_a_retry(
 
 
 def test_a_vm_that_crashes_while_its_script_runs(stack: BootStack, emulator: Emulator) -> None:
-    made = stack.provision("crashes", "bare")
-    with stopped_in(stack, made["id"], StepName.RUN):
-        emulator.crash(stack.look(made["id"])["machineId"])
-    found = stack.wait(made["id"], seconds=SECONDS)
+    with stopped_in(stack, "crashes", StepName.RUN) as made:
+        emulator.crash(stack.look(made)["machineId"])
+    found = stack.wait(made, seconds=SECONDS)
     if found["state"] == "failed":
-        stack.post(f"/bootloader/provisionings/{made['id']}/cancel", {"machine": "delete"})
-        assert stack.wait(made["id"], "cancelled")["state"] == "cancelled"
+        stack.post(f"/bootloader/provisionings/{made}/cancel", {"machine": "delete"})
+        assert stack.wait(made, "cancelled")["state"] == "cancelled"
         assert not [vm for vm in emulator.vms() if vm["vm_id"] == found["machineId"]]
