@@ -7,7 +7,8 @@ class VersconfigConfig(AppConfig):
     name = "versconfig"
 
     def ready(self) -> None:
-        """Make known how keys of model providers are tried out."""
-        from versconfig import model_keys
+        """Make known how models' keys are tried out, and whether the vault has sealed anything."""
+        from versconfig import model_keys, models, vault
 
         model_keys.register()
+        vault.watch(models.has_sealed)

@@ -193,7 +193,6 @@ def _vm() -> list[Key]:
         Key(
             *("REEF_VM_LABELS", group, "Labels, at providers that keep them: a=b, c=d."),
             Kind.PAIRS,
-            by_nodes=True,
         ),
     ]
 

@@ -132,3 +132,8 @@ class Version(Held):
     def is_empty(self) -> bool:
         """Whether nothing was stored after it."""
         return not self.clear and not self.sealed
+
+
+def has_sealed() -> bool:
+    """Whether any secret is or was stored."""
+    return Version.objects.exclude(sealed="").exists()

@@ -78,11 +78,10 @@ def put(wish: Wish, *, by: object, what: What = What.SET) -> Version | None:
     """
     check_may(by, wish.key, wish.target)
     try:
-        with transaction.atomic():
-            return _change(wish, by, what)
+        return _change(wish, by, what)
     except IntegrityError:
-        # Two who set the same key for the first time.
-        raise Changed(f"{wish.key.name} was changed by somebody else just now") from None
+        # Two set the same key for the first time; now there is a row to wait for.
+        return _change(wish, by, what)
 
 
 def remove(name: str, target: Target = FLEET, *, by: object, seen: int | None = ANY) -> None:
@@ -131,6 +130,7 @@ def newest(name: str, target: Target) -> Version | None:
 # -- rules of the above --------------------------------------------------------------------------
 
 
+@transaction.atomic
 def _change(wish: Wish, by: object, what: What) -> Version | None:
     locks.writing()
     target, name = wish.target, wish.key.name

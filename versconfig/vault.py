@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import logging
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
@@ -20,13 +19,19 @@ from django.conf import settings
 
 from versconfig.exceptions import Unreadable
 
-logger = logging.getLogger(__name__)
+_watched: list[Callable[[], bool]] = []
 
 
 def seal(name: str, text: str) -> str:
     """The text, readable only with our keys and only under this name."""
     box = _box(keys() or [_first_key()])
     return box.encrypt(f"{name}\0{text}".encode()).decode()
+
+
+def watch(has_sealed: Callable[[], bool]) -> None:
+    """Have this asked before a first key is made: whether it holds anything sealed already."""
+    if has_sealed not in _watched:
+        _watched.append(has_sealed)
 
 
 def unseal(name: str, sealed: str) -> str:
@@ -81,9 +86,17 @@ def forget(old: list[str]) -> None:
 
 
 def _first_key() -> str:
-    """The file's first key, made by the first of many who look for one."""
+    """The file's first key, made by the first of many who look for one.
+
+    Not if there is something sealed: then the key is lost, or lies with another host.
+    """
     with _alone():
         if not kept():
+            if any(has_sealed() for has_sealed in _watched):
+                raise Unreadable(
+                    "what is stored was sealed with a key that is not here: bring back "
+                    f"{key_file()}, set REEF_CONFIG_KEYS, or run `manage.py rotate_config_key`"
+                )
             _keep([Fernet.generate_key().decode()])
         return kept()[0]
 

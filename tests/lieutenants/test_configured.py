@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from django.conf import settings
 
+from lieutenants.agents import PINNED
 from lieutenants.models import Lieutenant
 from tests.conftest import Api, Fleet
 from tests.waiting import until
@@ -48,6 +49,10 @@ def restart(fleet: Fleet, name: str) -> None:
     assert fleet.api.post(f"/lieutenant/lieutenants/{name}/restart").status_code == 200
     until(lambda: (live := fleet.row(name).live_process()) and live.pk != before)
     fleet.wait(name, "idle")
+
+
+def test_vms_install_the_agent_that_reef_has() -> None:
+    assert keys.ALL["REEF_AGENT_VERSION"].default == PINNED
 
 
 def test_without_settings_all_is_as_ever(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:

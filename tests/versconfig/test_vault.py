@@ -14,6 +14,7 @@ from django.core.management import call_command
 from django.core.management.base import CommandError
 from django.db import connections
 
+from reef_site import env
 from versconfig import rotation, vault
 from versconfig.exceptions import Unreadable
 from versconfig.models import Setting, Version
@@ -91,16 +92,46 @@ def test_keys_of_the_environment_come_first(db: None, settings: Any) -> None:
 def test_what_no_key_can_read_is_told(db: None) -> None:
     store(SECRET)
     settings.CONFIG_KEYS_FILE.unlink()
-    store("sk-another-0123456789", "OPENAI_API_KEY")
+    # It may lie with another host: no second one is made behind anybody's back.
+    with pytest.raises(Unreadable, match="sealed with a key that is not here"):
+        store("sk-another-0123456789", "OPENAI_API_KEY")
+    assert vault.kept() == []
     out = StringIO()
 
     with pytest.raises(CommandError, match="set these values anew"):
         call_command("rotate_config_key", stdout=out, stderr=out)
 
     assert "VERS_API_KEY for the fleet" in out.getvalue()
+    store("sk-another-0123456789", "OPENAI_API_KEY")
     assert config.secret("OPENAI_API_KEY") == "sk-another-0123456789"
     store(SECRET)
     assert config.secret("VERS_API_KEY") == SECRET
+
+
+@pytest.mark.parametrize("backend", ["sqlite", pytest.param("pg", marks=pytest.mark.postgres)])
+def test_many_who_set_the_same_key_leave_one_setting(
+    backend: str, transactional_db: None, request: pytest.FixtureRequest
+) -> None:
+    if backend == "pg":
+        request.getfixturevalue("postgres")
+    store(SECRET, "OPENAI_API_KEY")
+    ready = threading.Barrier(4)
+
+    def write(text: str) -> None:
+        try:
+            ready.wait(10)
+            store(text)
+        finally:
+            connections.close_all()
+
+    with ThreadPoolExecutor(4) as pool:
+        for each in [pool.submit(write, f"{SECRET}-{number}") for number in range(4)]:
+            each.result()
+
+    row = Setting.objects.get(key="VERS_API_KEY")
+    versions = list(Version.objects.filter(key="VERS_API_KEY").order_by("id"))
+    assert [each.previous for each in versions] == [None, *versions[:-1]]
+    assert (row.version, row.text()) == (versions[-1], versions[-1].text())
 
 
 def test_a_sealed_value_is_good_for_its_key_alone(db: None) -> None:
@@ -117,6 +148,22 @@ def test_a_spoilt_key_file_is_named(db: None) -> None:
     with pytest.raises(Unreadable, match="has a line that is no key") as caught:
         vault.keys()
     assert "no key at all" not in str(caught.value).replace("has a line that is no key", "")
+
+
+@pytest.mark.parametrize("bad", ["short", "x" * 44, "é" * 44, "QUJD" * 12])
+def test_nonsense_in_the_environment_stops_the_start_and_is_not_repeated(
+    monkeypatch: pytest.MonkeyPatch, bad: str
+) -> None:
+    good = Fernet.generate_key().decode()
+    monkeypatch.setenv("REEF_CONFIG_KEYS", f"{good}, {bad}")
+
+    with pytest.raises(env.SettingError) as caught:
+        env.fernet_keys("REEF_CONFIG_KEYS")
+
+    said = "reef: REEF_CONFIG_KEYS: its key number 2 is not 32 bytes in base64"
+    assert str(caught.value) == said
+    monkeypatch.setenv("REEF_CONFIG_KEYS", f" {good} ")
+    assert env.fernet_keys("REEF_CONFIG_KEYS") == [good]
 
 
 def test_many_first_starters_make_one_key(db: None) -> None:
