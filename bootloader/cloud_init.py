@@ -110,7 +110,9 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    style = "|" if "\n" in text else None
+    # These are ends of lines to YAML, and would come back as others.
+    odd = any(sign in text for sign in "\r\x85\u2028\u2029\ufeff")
+    style = '"' if odd else "|" if "\n" in text else None
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
