@@ -145,7 +145,7 @@ def _change(wish: Wish, by: object, what: What) -> Version | None:
         what = What.REMOVED
     version = Version(key=name, scope=target.scope, node=target.node, what=what, previous=last)
     version.at, version.actor = dates.now(), str(by)[:200]
-    version.hold(wish.text, secret=wish.key.secret)
+    version.hold(wish.text, secret=values.is_secret(wish.key, wish.text))
     version.save(force_insert=True)
     _store(row, version)
     return version

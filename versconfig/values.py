@@ -12,6 +12,8 @@ LONGEST = 16_000
 TRUE = frozenset({"1", "true", "yes", "on"})
 FALSE = frozenset({"0", "false", "no", "off"})
 MOST_LABELS = 64
+# Who signs in, and with which password; up to the last @ of what stands before the path.
+_USERINFO = re.compile(r"^([a-zA-Z][a-zA-Z0-9+.-]*://)?.*@", re.DOTALL)
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}")
 _LABEL_VALUE = re.compile(r"[A-Za-z0-9._:/@ -]{0,255}")
 
@@ -31,9 +33,16 @@ def mask(text: str | None) -> str | None:
     return None if text is None else text[: min(8, len(text) // 4)] + "..."
 
 
+def is_secret(key: Key, text: str) -> bool:
+    """Whether this value must be sealed and masked: a URL is a secret if it has a password."""
+    return key.secret or (key.kind is Kind.URL and "@" in text)
+
+
 def shown(key: Key, text: str | None) -> str | None:
     """The value as everybody may see it."""
-    return mask(text) if key.secret else text
+    if text is None or not is_secret(key, text):
+        return text
+    return mask(text) if key.secret else _USERINFO.sub(r"\1…@", text)
 
 
 def integer(key: Key, text: str) -> int:

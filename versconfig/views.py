@@ -16,7 +16,7 @@ from django.urls import reverse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
-from versconfig import checks, history, impact, keys, pages, scopes, services, vault
+from versconfig import checks, history, impact, keys, pages, scopes, services, values, vault
 from versconfig.keys import Key, Kind
 from versconfig.models import Scope, Version
 from versconfig.services import Wish
@@ -107,7 +107,7 @@ def preview(request: HttpRequest, name: str) -> HttpResponse:
         wish = services.wish_of(name, "" if removing else given, target)
         services.check_may(request.user, key, target)
     except BadInput as error:
-        draft = "" if key.secret else given
+        draft = "" if values.is_secret(key, given) else given
         more = {"problem": str(error), "draft": draft, "scope": request.POST.get("scope", "")}
         return _one(request, key, node, status=400, **more)
     return _question(request, wish, node)

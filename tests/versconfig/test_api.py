@@ -209,6 +209,25 @@ def test_no_answer_but_resolve_shows_a_secret(api: Api, db: None) -> None:
     assert found == {"key": "VERS_API_KEY", "value": SECRET + "2", "source": "store"}
 
 
+def test_a_url_with_a_password_is_a_secret(api: Api, db: None) -> None:
+    plant("web")
+    url = "https://ada:pass-w%40rd@mirror.example/npm/@scope/"
+    put(api, "REEF_NPM_REGISTRY", url)
+    put(api, "REEF_NPM_REGISTRY", url + "2", scope="vm", vm="web")
+
+    row = Setting.objects.get(node=None)
+    assert (row.clear, row.text()) == ("", url)
+    for path in ("settings", "history", "explain/REEF_NPM_REGISTRY?vm=web"):
+        said = api.get(f"/vers-config/{path}").content.decode()
+        assert "pass-w" not in said, path
+        assert "ada:" not in said, path
+    shown = api.get("/vers-config/explain/REEF_NPM_REGISTRY").json()["value"]
+    assert shown.startswith("https://…@")
+    refused = put(api, "REEF_NPM_REGISTRY", "https://ada:pass-word@")
+    assert refused.status_code == 400
+    assert "pass-word" not in refused.content.decode()
+
+
 def test_a_refused_secret_is_not_repeated(api: Api, db: None) -> None:
     answer = put(api, "VERS_API_KEY", f"{SECRET}\n{SECRET}")
 
