@@ -36,6 +36,8 @@ BUILD_SECONDS = 120
 # How many states of the sources stay to be fetched, the newest among them.
 KEPT = 4
 
+# The folders of states, among others.
+_MARKS = "[0-9a-f]" * 12
 _VERSION_LINE = re.compile(r'(?m)^version = "[^"]*"$')
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,150}")
 
@@ -125,10 +127,10 @@ class Dist:
 
 def current() -> Dist:
     """What this code is to VMs; built now unless it was before. Raises NothingToHandOut."""
-    sources = _sources()
-    mark = _mark(sources)
-    folder = _home() / mark
     try:
+        sources = _sources()
+        mark = _mark(sources)
+        folder = _home() / mark
         if not folder.is_dir():
             with _alone():
                 if not folder.is_dir():
@@ -148,7 +150,7 @@ def find(name: str) -> Path:
     if name in newest.plain:
         return newest.plain[name].path
     if _NAME.fullmatch(name):
-        for folder in _home().glob("[0-9a-f]*"):
+        for folder in _home().glob(_MARKS):
             if (folder / name).is_file():
                 return folder / name
     raise NotFound(f"there is no file '{name}' here; the list is at /bootloader/dist/")
@@ -233,7 +235,7 @@ def _make(sources: dict[str, Path], mark: str, folder: Path) -> None:
         half.rename(folder)
     finally:
         shutil.rmtree(half, ignore_errors=True)
-    old = sorted(_home().glob("[0-9a-f]*"), key=lambda each: each.stat().st_mtime, reverse=True)
+    old = sorted(_home().glob(_MARKS), key=lambda each: each.stat().st_mtime, reverse=True)
     for each in old[KEPT:]:
         shutil.rmtree(each, ignore_errors=True)
 

@@ -349,13 +349,24 @@ def environment_of(pid: int) -> Dict[str, str]:
     return dict(line.split("=", 1) for line in lines if "=" in line)
 
 
-def services(home: Home, identity: Dict[str, str]) -> List[Json]:
+def services(home: Home) -> List[Json]:
     """What this VM offers: a reef of its own, and its lieutenants."""
     found: List[Json] = []
-    port = identity.get("PORT") or "3000"
-    if os.path.isdir(home.path("reef")) and port.isdigit() and listens(int(port)):
-        found.append({"name": "reef", "port": int(port), "protocol": "http"})
+    port = own_reef_port(home)
+    if port and listens(port):
+        found.append({"name": "reef", "port": port, "protocol": "http"})
     return found + lieutenants(home)
+
+
+def own_reef_port(home: Home) -> int:
+    """The port of this VM's own reef, as `reef/reef.env` has it; 0 if there is none."""
+    path = home.path("reef", "reef.env")
+    if not os.path.exists(path):
+        return 0
+    with contextlib.suppress(Problem):
+        found = re.search(r"(?m)^(?:export )?PORT='?([0-9]{1,5})'?$", read_private(path))
+        return int(found.group(1)) if found else 3000
+    return 0
 
 
 def listens(port: int) -> bool:
@@ -421,7 +432,7 @@ class Agent:
             self._look(roof, identity)
         body: Json = {"status": "running", **vitals(self.home)}
         body["reefConfigDigest"] = digest_of(dna_of(identity))
-        offered = services(self.home, identity)
+        offered = services(self.home)
         if offered != self.said_services:
             body["services"] = offered
         path = "/registry/vms/{}/heartbeat".format(quote(vm_id, safe=""))
