@@ -106,7 +106,11 @@ def _platform() -> list[Key]:
     group = Group.PLATFORM
     return [
         Key(
-            *("VERS_API_KEY", group, "The key of the account at the VM platform."),
+            *(
+                "VERS_API_KEY",
+                group,
+                "The key of the account at the VM platform; reef itself uses the fleet's.",
+            ),
             secret=True,
             places=(
                 Place("keys.json", ("keys", "VERS_API_KEY")),
@@ -200,11 +204,17 @@ def _vm() -> list[Key]:
 def _ssh() -> list[Key]:
     group = Group.SSH
     return [
-        Key(*("REEF_SSH_USER", group, "Who to sign in as on VMs."), default="root", form=_USER),
+        Key(
+            *("REEF_SSH_USER", group, "Who to sign in as on VMs."),
+            default="root",
+            form=_USER,
+            scoped=False,
+        ),
         Key(
             *("REEF_SSH_DOMAIN", group, "What follows a VM's id in its host name."),
             default="vm.vers.sh",
             form=_HOST,
+            scoped=False,
         ),
         Key(
             *("REEF_SSH_PORT", group, "The port that VMs of the platform are dialled at."),
@@ -212,14 +222,17 @@ def _ssh() -> list[Key]:
             default="443",
             least=1,
             most=65535,
+            scoped=False,
         ),
         Key(
             *("REEF_SSH_GATEWAY", group, "The host to dial instead of the VM's own name."),
             form=_HOST,
+            scoped=False,
         ),
         Key(
             *("REEF_SSH_CA_FILE", group, "A file with the authorities to trust for TLS to VMs."),
             Kind.PATH,
+            scoped=False,
         ),
         Key(
             *("REEF_SSH_PRIVATE_KEY", group, "The key to SSH hosts that have none of their own."),

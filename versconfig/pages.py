@@ -16,6 +16,7 @@ from versconfig.serializers import problems_of
 from vmtree.models import Category, Node
 
 MOST_MATCHES = 20
+MOST_SILENT = 8
 COLUMNS = ((Source.ENV, "Environment"), (Source.STORE, "Store"), (Source.FILE, "File"))
 
 
@@ -82,15 +83,28 @@ def groups(node: Node | None) -> tuple[list[tuple[Group, list[Row]]], list[str]]
     return by_group, problems_of(found)
 
 
-def chain(key: Key, node: Node | None) -> tuple[Resolved, list[Step]]:
-    """Everything that is asked for a key, in order."""
+def chain(key: Key, node: Node | None) -> tuple[Resolved, list[Step], int]:
+    """Everything that is asked for a key, in order, and how many silent subtrees are left out."""
     found = config.explain(key.name, node)
-    ids = {layer.vm_id for layer in found.layers if layer.vm_id}
+    layers, left_out = _fewer(found.layers)
+    ids = {layer.vm_id for layer in layers if layer.vm_id}
     nodes = {each.vm_id: each for each in Node.objects.filter(vm_id__in=ids)}
-    return found, [
-        Step(layer, values.shown(key, layer.value) or "", _target(layer, nodes))
-        for layer in found.layers
+    steps = [
+        Step(layer, values.shown(key, layer.value) or "", _target(layer, nodes)) for layer in layers
     ]
+    return found, steps, left_out
+
+
+def _fewer(layers: Iterable[Layer]) -> tuple[list[Layer], int]:
+    """Without silent subtrees far above: of a long line only the nearest are of interest."""
+    shown: list[Layer] = []
+    silent = 0
+    for layer in layers:
+        is_silent = layer.scope == Scope.SUBTREE and not layer.speaks
+        silent += is_silent
+        if not is_silent or silent <= MOST_SILENT:
+            shown.append(layer)
+    return shown, max(0, silent - MOST_SILENT)
 
 
 def choices(key: Key, node: Node | None) -> list[Choice]:

@@ -74,7 +74,7 @@ def one(request: HttpRequest, name: str) -> HttpResponse:
 def _one(
     request: HttpRequest, key: Key, node: Node | None, *, status: int = 200, **more: Any
 ) -> HttpResponse:
-    found, steps = pages.chain(key, node)
+    found, steps, left_out = pages.chain(key, node)
     # Lists are edited, not written anew; secrets never come back.
     edited = key.kind in (Kind.LINES, Kind.PAIRS, Kind.NAMES) and not key.secret
     context = {
@@ -82,6 +82,7 @@ def _one(
         "node": node,
         "found": found,
         "steps": steps,
+        "left_out": left_out,
         "choices": pages.choices(key, node),
         "stored": pages.stored_elsewhere(key),
         "versions": history.of(key=key.name)[:PAGE],

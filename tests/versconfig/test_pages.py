@@ -99,6 +99,19 @@ def test_one_key_shows_the_whole_chain(client: Client) -> None:
     assert "the lieutenant ada alone" in said
 
 
+def test_a_long_line_shows_the_subtrees_that_count(client: Client) -> None:
+    for number in range(30):
+        plant(f"v{number}", f"v{number - 1}" if number else "")
+    store(MODEL, "p/top", "subtree", tree.find("v0"))
+
+    said = seen_in(client.get(f"/config/{MODEL}/?vm=v29"))
+
+    assert "subtree of v0 p/top in effect" in said
+    assert "subtree of v22 nothing" in said
+    assert "subtree of v21" not in said
+    assert "21 more subtrees above have nothing." in said
+
+
 def test_a_change_is_shown_before_it_is_made(client: Client) -> None:
     plant("root")
     plant("low", "root")
