@@ -14,6 +14,7 @@ from bootloader.provisioning.texts import Texts
 from bootloader.provisioning.wishes import Wish
 
 MOST_LINES = 4000
+_OWN_LINES = re.compile(r"\s*(ADDRESS|RUN)=|\s*(hostname|fqdn): ")
 
 
 @dataclass(frozen=True)
@@ -95,10 +96,13 @@ def _last(wish: Wish) -> Provisioning | None:
 def _diff(last: Provisioning, old: str, new: str, name: str) -> Difference:
     """What is another one only because it is another VM is left out."""
     known = _renamed(_renamed(old, last.vm_id, texts.TO_COME), last.name, name)
-    lines = difflib.unified_diff(
-        known.splitlines(), new.splitlines(), "last used", "now", lineterm="", n=2
-    )
+    lines = difflib.unified_diff(_common(known), _common(new), "last used", "now", lineterm="", n=2)
     return Difference(last, list(lines)[:MOST_LINES])
+
+
+def _common(text: str) -> list[str]:
+    """Its lines without those that are never the same for two VMs."""
+    return [line for line in text.splitlines() if not _OWN_LINES.match(line)]
 
 
 def _renamed(text: str, old: str, new: str) -> str:

@@ -8,16 +8,24 @@ is tried again by the caller.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
 from django.db import transaction
 
 from bootloader import providers
-from bootloader.exceptions import LostRace, ProviderAway, ShellAway, ShellRefused, StepFailed
+from bootloader.exceptions import (
+    LostRace,
+    ProviderAway,
+    ProviderError,
+    ShellAway,
+    ShellRefused,
+    StepFailed,
+)
 from bootloader.models import LogLine, Provisioning, Step
 from bootloader.models.machines import Machine
-from bootloader.provisioning import booting, creating, lines, resolving, texts
+from bootloader.provisioning import booting, creating, lines, machines, resolving, texts
 from bootloader.provisioning.booting import Look
 from bootloader.states import StepName
 from registry.liveness import Liveness
@@ -203,6 +211,9 @@ def health(context: Context, step: Step) -> Later | None:
     live = vm.liveness(now, grace=Watch.grace(now)) == Liveness.LIVE
     if vm.status == Status.RUNNING and live and vm.last_seen >= since:
         lines.hang_up(context.machine)
+        # The page says booting otherwise until the next comparison.
+        with suppress(ProviderError):
+            machines.look(context.machine)
         context.say(f"VM {vm.pk} is live", step)
         return None
     if _since(step) > HEALTH_PATIENCE:

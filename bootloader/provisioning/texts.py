@@ -55,12 +55,14 @@ def _plan_of(row: Provisioning, address: str) -> BootPlan:
 
 def previewed(wish: Wish, name: str) -> Texts:
     """What would be used for a VM of this wish, secrets masked."""
-    return _texts(_plan(replace(wish, name=name), TO_COME, f"{TO_COME}.address"))
+    return _texts(
+        _plan(replace(wish, name=name), TO_COME, f"{TO_COME}.address", machine_id=TO_COME)
+    )
 
 
 def _texts(plan: BootPlan) -> Texts:
     covered = render.masked(plan)
-    return Texts(render.boot_script(covered), cloud_init.user_data(covered))
+    return Texts(_covered(render.boot_script(covered)), _covered(cloud_init.user_data(covered)))
 
 
 def _plan(wish: Wish, vm_id: str, address: str, *, machine_id: str = "", run: str = "") -> BootPlan:
@@ -82,6 +84,11 @@ def without_secrets(row: Provisioning, text: str) -> str:
     """What a VM said, without the secrets that we know and whatever looks like one."""
     for secret in _secrets(resolving.parent_of(row)):
         text = text.replace(secret, MASK)
+    return _covered(text)
+
+
+def _covered(text: str) -> str:
+    """Without what looks like a secret: tokens, private keys, passwords in URLs."""
     text = _PRIVATE_KEYS.sub(MASK, text)
     return _URL_PASSWORDS.sub(MASK, _TOKENS.sub(MASK, text))
 
