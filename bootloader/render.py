@@ -131,7 +131,7 @@ def _identity(plan: BootPlan) -> dict[str, str]:
 def _reef_env(plan: BootPlan) -> dict[str, str]:
     """The environment of the VM's own reef; it knows the organs that it has code for."""
     known = [organ for organ in plan.profile.organs if organ in ORGANS]
-    return {**plan.env, "PORT": str(plan.reef_port), "REEF_ORGANS": ",".join(known)}
+    return {**plan.env, "REEF_ORGANS": ",".join(known)}
 
 
 def _pairs(values: dict[str, str]) -> Iterable[str]:

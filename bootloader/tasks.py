@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from celery import shared_task
 
+from bootloader import joining, reports
 from bootloader import reconcile as reconciling
 from bootloader.provisioning import limits, run
 
@@ -24,6 +25,13 @@ def begin() -> None:
 def tick() -> None:
     """Go on with what a lost ring or a dead worker left behind."""
     run.tick()
+
+
+@shared_task(name="bootloader.sweep", soft_time_limit=50, time_limit=60)
+def sweep() -> None:
+    """Forget join tokens and reports that nobody needs any more."""
+    joining.sweep()
+    reports.sweep()
 
 
 @shared_task(name="bootloader.reconcile", soft_time_limit=150, time_limit=170)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.urls import path
 
-from bootloader import views
+from bootloader import member_views, views
 
 app_name = "bootloader"
 urlpatterns = [
@@ -13,6 +13,8 @@ urlpatterns = [
     path("new/", views.create, name="create"),
     path("new/change/", views.change, name="change"),
     path("machines/", views.machines, name="machines"),
+    path("door/", member_views.door, name="door"),
+    path("door/<int:pk>/void", member_views.void, name="void"),
     path("findings/", views.findings, name="findings"),
     path("findings/look/", views.look_now, name="look"),
     path("findings/<int:pk>/", views.decide, name="decide"),

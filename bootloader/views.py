@@ -15,7 +15,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 
 from bootloader import reconcile
 from bootloader.forms import ProvisionForm
-from bootloader.models import BootReport, Finding, Machine, Provisioning
+from bootloader.models import BootReport, Finding, JoinRefusal, Machine, Provisioning
 from bootloader.models.provisioning import new_id
 from bootloader.provisioning import preview, services, wishes
 from bootloader.states import FindingState, Proposal, State, StepState
@@ -170,6 +170,7 @@ def _facts(pk: str, after: int | None) -> dict[str, Any]:
         "after": found[-1].pk if found else after or 0,
         "node": node,
         "reports": BootReport.objects.newest_run(row.vm_id) if row.vm_id else [],
+        "refusals": JoinRefusal.objects.filter(token__vm_id=row.vm_id)[:5] if row.vm_id else [],
         "siblings": Provisioning.objects.filter(batch=row.batch).exclude(pk=row.pk)[:PAGE],
         "can_retry": row.state == State.FAILED,
         "can_cancel": row.state in (State.QUEUED, State.RUNNING, State.FAILED),

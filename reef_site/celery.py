@@ -55,6 +55,11 @@ TICKS: dict[str, dict[str, Any]] = {
         "schedule": 10.0,
         "options": {"expires": 9.0},
     },
+    "bootloader-sweep": {
+        "task": "bootloader.sweep",
+        "schedule": 3600.0,
+        "options": {"expires": 3000.0},
+    },
     "bootloader-reconcile": {
         "task": "bootloader.reconcile",
         "schedule": 180.0,
