@@ -38,7 +38,7 @@ def spec_of(row: Provisioning) -> base.Spec:
 def create(context: Context, step: Step) -> Later | None:
     """Have one VM: the one that is there, one that a lost answer made, or a new one."""
     row = context.row
-    if row.machine is not None and not row.machine.is_gone and _is_there(context):
+    if _is_there(context):
         return None
     if may_have_asked(step):
         found = look(context, step)
@@ -90,12 +90,15 @@ def look(context: Context, step: Step) -> Later | None:
 
 
 def _is_there(context: Context) -> bool:
+    """Whether it has a VM. One that is gone is its VM no longer."""
     machine = context.row.machine
-    if machine is None or machines.look(machine) is None:
-        context.row.machine = None
-        Provisioning.objects.filter(pk=context.row.pk).update(machine=None, vm_id="")
+    if machine is None:
         return False
-    return True
+    if not machine.is_gone and machines.look(machine) is not None:
+        return True
+    Provisioning.objects.filter(pk=context.row.pk, machine=machine).update(machine=None, vm_id="")
+    context.row.machine, context.row.vm_id = None, ""
+    return False
 
 
 def _take(context: Context, seen: base.Machine, how: str) -> bool:
