@@ -23,3 +23,6 @@ ADDRESS=${ADDRESS:-$VM_ID.$SSH_DOMAIN}
 export VERS_VM_ID="$VM_ID"
 IDENTITY=(VERS_VM_ID "$VM_ID" VERS_AGENT_NAME "$NAME" REEF_ADDRESS "$ADDRESS" "${IDENTITY[@]}")
 if [ -n "$PARENT_ID" ]; then IDENTITY+=(REEF_PARENT_VM_ID "$PARENT_ID"); fi
+REEF_ENV+=(PORT "$REEF_PORT")
+# Where the fleet agent looks for the VM's own reef, if it is not at the usual port.
+if [ "$OWN_REEF" = yes ] && [ "$REEF_PORT" != 3000 ]; then IDENTITY+=(PORT "$REEF_PORT"); fi
