@@ -123,7 +123,7 @@ def test_a_change_is_shown_before_it_is_made(client: Client) -> None:
     said = seen_in(question)
     assert f"Set {MODEL} for subtree of root?" in said
     assert "1 of the VMs and lieutenants there are: root." in said
-    assert "1 below have a nearer value of their own and keep it." in said
+    assert "1 below keeps its own nearer value." in said
     assert "No agent that runs now is concerned." in said
     assert Setting.objects.count() == 1
 
