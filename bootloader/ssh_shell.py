@@ -30,6 +30,7 @@ _ALIVE_EVERY = 15
 MOST_OUTPUT = 16 << 20
 # How long we go on listening after a command's end, if a child of its holds the output open.
 _LINGER = 1.0
+_CHUNKS = 32
 _RSA = ("rsa-sha2-512", "rsa-sha2-256")
 
 
@@ -108,7 +109,12 @@ def _shake_hands(transport: paramiko.Transport, login: Login, end: float) -> str
     known = login.host_key.split()[:2] if login.host_key else []
     if known:
         # A host has several keys: it shall show the one of the kind that we know.
-        transport.get_security_options().key_types = _RSA if known[0] == "ssh-rsa" else known[:1]
+        kinds = _RSA if known[0] == "ssh-rsa" else known[:1]
+        try:
+            transport.get_security_options().key_types = kinds
+        except ValueError:
+            text = f"The host key that is kept for {_name(login)} is of no kind that we know"
+            raise ShellRefused(text) from None
     transport.banner_timeout = transport.handshake_timeout = max(0.1, end - time.monotonic())
     try:
         transport.start_client(timeout=max(0.1, end - time.monotonic()))
@@ -185,10 +191,11 @@ class SshShell:
                 raise ShellAway(_about(self._login, error)) from None
             finally:
                 watch.cancel()
-            if time.monotonic() >= end and not channel.exit_status_ready():
-                raise _late(timeout)
-            status = channel.exit_status if channel.exit_status_ready() else -1
+            # -1 stands for none: it was too late, or a signal ended it, or the connection is gone.
+            status: int = channel.exit_status
             if status == -1:
+                if time.monotonic() >= end:
+                    raise _late(timeout)
                 self._must_live()
         return Ran(status, bytes(talk.output), bytes(talk.errors))
 
@@ -286,7 +293,10 @@ class _Talk:
             (self.channel.recv_ready, self.channel.recv, self.output),
             (self.channel.recv_stderr_ready, self.channel.recv_stderr, self.errors),
         ):
-            while ready():
+            # One that never stops talking must not keep us from looking at the clock.
+            for _ in range(_CHUNKS):
+                if not ready():
+                    break
                 data = take(65536)
                 heard = heard or bool(data)
                 kept += data[: max(0, MOST_OUTPUT - len(kept))]

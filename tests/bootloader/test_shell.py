@@ -82,6 +82,26 @@ def test_a_command_has_a_limit(sshd: Sshd) -> None:
         assert session.run("echo still here", timeout=10).output == b"still here\n"
 
 
+def test_one_that_never_stops_talking_has_a_limit(sshd: Sshd) -> None:
+    with shell.connect(sshd.login()) as session:
+        with pytest.raises(CommandTimeout):
+            session.run("yes; echo", timeout=1)
+        assert session.run("echo still here", timeout=10).output == b"still here\n"
+
+
+@pytest.mark.parametrize("seconds", [0.05, 0.1, 0.15, 0.2])
+def test_too_late_is_never_taken_for_an_end(sshd: Sshd, seconds: float) -> None:
+    with shell.connect(sshd.login()) as session:
+        for _ in range(5):
+            with pytest.raises(CommandTimeout):
+                session.run("sleep 5", timeout=seconds)
+
+
+def test_a_kept_host_key_of_no_known_kind(sshd: Sshd) -> None:
+    with pytest.raises(ShellRefused, match="no kind that we know"):
+        shell.connect(sshd.login(host_key="damaged AAAA"))
+
+
 @pytest.mark.parametrize("name", ["plain", 'a b/it\'s $(x) "q".txt', "-dash"])
 def test_files_arrive_whole_with_their_mode(sshd: Sshd, tmp_path: Path, name: str) -> None:
     data = os.urandom(3_000_000)
