@@ -284,7 +284,7 @@ def test_other_dna_and_another_address_reach_the_registry(roof: Roof, vm: Member
 
     def known() -> bool:
         row = roof.vm(id_of(vm))
-        return row["reefConfig"]["organs"] == ["store", "docs"]
+        return bool(row["reefConfig"]["organs"] == ["store", "docs"])
 
     until(known)
     assert roof.vm(id_of(vm))["address"] == "elsewhere.example"

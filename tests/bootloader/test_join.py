@@ -48,6 +48,7 @@ def test_a_vm_joins_tree_and_registry() -> None:
     vm = VM.objects.get(pk="vm-1")
     assert (vm.role, vm.address, vm.parent_vm_id) == ("worker", "vm-1.vm.example", "roof")
     assert (vm.reef_config, vm.registered_by) == (DNA, "bootloader")
+    assert vm.metadata is not None
     assert vm.metadata["hostname"] == "box"
 
 
