@@ -57,13 +57,21 @@ def check(method: str, template: str, answer: Answer) -> str | None:
     return _body(where, content[answer.kind]["schema"], answer.body)
 
 
+def check_schema(name: str, facts: object) -> list[str]:
+    """What is wrong with a piece of JSON by one of the named schemas."""
+    return _problems({"$ref": f"#/components/schemas/{name}"}, facts)
+
+
 def _body(where: str, schema: dict[str, Any], body: bytes) -> str | None:
-    whole = {**schema, "components": description()["components"]}
-    validator = jsonschema.Draft202012Validator(
-        whole, format_checker=jsonschema.Draft202012Validator.FORMAT_CHECKER
-    )
-    errors = [error.message for error in validator.iter_errors(json.loads(body))]
+    errors = _problems(schema, json.loads(body))
     return f"{where}: {'; '.join(errors)}" if errors else None
+
+
+def _problems(schema: dict[str, Any], facts: object) -> list[str]:
+    whole = {**schema, "components": description()["components"]}
+    formats = jsonschema.Draft202012Validator.FORMAT_CHECKER
+    validator = jsonschema.Draft202012Validator(whole, format_checker=formats)
+    return [error.message for error in validator.iter_errors(facts)]
 
 
 def _resolved(facts: dict[str, Any]) -> dict[str, Any]:

@@ -22,4 +22,4 @@ def emulator(emulator_of_the_run: Emulator) -> Iterator[Emulator]:
     yield emulator_of_the_run
     problems = emulator_of_the_run.violations()
     emulator_of_the_run.reset()
-    assert not problems
+    assert problems == []

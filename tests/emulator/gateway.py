@@ -69,7 +69,7 @@ class Gateway:
         first = await reader.read(CHUNK)
         vm = self._named(writer)
         is_ssh = first.startswith(b"SSH-")
-        if vm is None or vm.state not in ("running", "paused"):
+        if vm is None or vm.state not in ("running", "paused") or self._early(vm, is_ssh):
             if not is_ssh:
                 writer.write(NOT_FOUND)
                 await writer.drain()
@@ -88,6 +88,11 @@ class Gateway:
             await _both_ways(reader, writer, guest_reader, guest_writer)
         finally:
             guest_writer.transport.abort()
+
+    def _early(self, vm: Vm, is_ssh: bool) -> bool:
+        """Whether the VM's SSH server shall not be up yet."""
+        since = asyncio.get_running_loop().time() - vm.running_since
+        return is_ssh and since < self.machines.switches.ssh_delay_s
 
     def _named(self, writer: asyncio.StreamWriter) -> Vm | None:
         name = getattr(writer.get_extra_info("ssl_object"), "asked_for", None) or ""

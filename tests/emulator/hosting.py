@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -99,3 +101,13 @@ class Hosting(Protocol):
     async def cable(self, vm_id: str, *, up: bool) -> None:
         """Pull the VM's network cable, or put it back."""
         ...
+
+
+async def until_it_answers(host: str, port: int) -> None:
+    """Wait until something takes connections there; the caller sets the limit."""
+    while True:
+        with contextlib.suppress(OSError):
+            _, writer = await asyncio.open_connection(host, port)
+            writer.close()
+            return
+        await asyncio.sleep(0.01)

@@ -160,7 +160,7 @@ class Machines:
                 private, public = keys.ssh_pair(f"{guest.MARK} {vm.vm_id}")
                 vm.private_key, vm.public_key = private, public
                 await self.hosting.boot(self._boot_order(vm))
-                vm.state = "running"
+                vm.state, vm.running_since = "running", asyncio.get_running_loop().time()
             except HostingError as error:
                 print(f"VM {vm.vm_id} did not boot: {error}", flush=True)
                 self.store.vms.pop(vm.vm_id, None)

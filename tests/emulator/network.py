@@ -109,7 +109,8 @@ class Network:
         """Connect the VM whose process 1 is `pid`."""
         inner, outer = f"rw{self.tag}-{number}", f"rv{self.tag}-{number}"
         lines = [
-            f"link add {outer} mtu {self.mtu} type veth peer name {inner} mtu {self.mtu}",
+            f"link add {outer} mtu {self.mtu} type veth"
+            f" peer name {inner} mtu {self.mtu} address {self._mac(number)}",
             f"link set {inner} netns {pid} name eth0",
             f"link set {outer} master {self.bridge} up",
         ]
@@ -126,6 +127,11 @@ class Network:
             *("nsenter", "--target", str(pid), "--net", "ip", "-force", "-batch", "-"),
             text="\n".join(lines),
         )
+
+    def _mac(self, number: int) -> str:
+        """The same for all VMs that ever have this address: nobody must learn a new one."""
+        digits = f"02{self.tag}00{number:02x}"
+        return ":".join(digits[at : at + 2] for at in range(0, 12, 2))
 
     async def unplug(self, number: int) -> None:
         """Take the VM's cable away for good."""

@@ -214,6 +214,8 @@ def _listen(hosts: list[str], port: int) -> list[socket.socket]:
         sock = socket.socket()
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((host, port))
+        # From here on callers wait, however long the rest of the start takes.
+        sock.listen(256)
         port = sock.getsockname()[1]
         sockets.append(sock)
     return sockets

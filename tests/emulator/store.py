@@ -41,6 +41,8 @@ class Vm:
     state: str = "booting"
     private_key: str = field(default="", repr=False)
     public_key: str = ""
+    # By the event loop's clock.
+    running_since: float = 0.0
     # Set once it has booted, or never will.
     settled: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)

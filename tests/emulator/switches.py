@@ -40,6 +40,7 @@ class Switches:
     requests_per_second: float | None = None
     retry_after_s: int = 1
     # the gateway
+    ssh_delay_s: float = 0.0
     ssh_cut: bool = False
 
     def change(self, values: dict[str, Any]) -> None:
