@@ -151,6 +151,27 @@ def clear(shell: Shell, row: Provisioning) -> None:
     run(shell, f'rm -f -- "$HOME/{folder_of(row)}/boot.sh"', "clear up")
 
 
+def leave(shell: Shell) -> None:
+    """End what reef runs on a machine that goes on without us, and remove who it was to us."""
+    script = """
+    home=/opt/reef; [ "$(id -u)" = 0 ] || home=$HOME/.reef
+    for each in reef-fleet-agent reef-own; do
+      if [ -e "/etc/systemd/system/$each.service" ]; then
+        systemctl disable --now "$each.service" 2>/dev/null
+        rm -f -- "/etc/systemd/system/$each.service"
+      fi
+      pid=$(cat -- "$home/run/$each.pid" 2>/dev/null) || continue
+      if grep -qF "$home" "/proc/$pid/cmdline" 2>/dev/null; then
+        kill -TERM -- "-$pid" 2>/dev/null || kill -TERM "$pid" 2>/dev/null
+      fi
+    done
+    sleep 1
+    rm -rf -- "$HOME/.reef-boot" "$home/identity.json" "$home/identity.env" "$home/run"
+    true
+    """
+    run(shell, script, "leave the machine")
+
+
 def stop(context: Context) -> None:
     """Before a VM is left to itself: end the script. One that cannot be reached is left alone."""
     machine = context.row.machine

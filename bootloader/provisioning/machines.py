@@ -7,10 +7,16 @@ from contextlib import suppress
 from django.db import IntegrityError, transaction
 
 from bootloader import joining, providers
-from bootloader.exceptions import CannotDo, NoSuchMachine
+from bootloader.exceptions import (
+    CannotDo,
+    NoSuchMachine,
+    ProviderError,
+    ShellError,
+    StepFailed,
+)
 from bootloader.models import Machine, Provisioning
 from bootloader.providers import base
-from bootloader.provisioning import rings
+from bootloader.provisioning import booting, lines, rings
 from bootloader.states import State
 from registry import services as registry
 from vmtree import dates
@@ -67,8 +73,7 @@ def delete(machine: Machine, *, by: object, note: str = "") -> None:
 
     Where other VMs stand below it, it stays in the tree as a finding. Raises ProviderError.
     """
-    with suppress(NoSuchMachine):
-        providers.get(machine.provider).delete(machine.machine_id)
+    _end(machine)
     gone(machine, note or f"deleted by {str(by)[:200]}")
     with suppress(BadInput):
         bury(machine.vm_id, by=by)
@@ -123,9 +128,20 @@ def resume(machine: Machine) -> None:
 
 def end(machine: Machine, *, by: object) -> None:
     """Delete it at its provider; tree and registry are the caller's. Raises ProviderError."""
-    with suppress(NoSuchMachine):
-        providers.get(machine.provider).delete(machine.machine_id)
+    _end(machine)
     gone(machine, f"destroyed by {str(by)[:200]}")
+
+
+def _end(machine: Machine) -> None:
+    """Delete it; a host that was there before us is left as far as we can reach it."""
+    provider = providers.get(machine.provider)
+    if base.Ability.RESTORE not in provider.abilities:
+        with suppress(ShellError, ProviderError, StepFailed):
+            with lines.to(machine) as shell:
+                booting.leave(shell)
+            lines.hang_up(machine)
+    with suppress(NoSuchMachine):
+        provider.delete(machine.machine_id)
 
 
 def look(machine: Machine) -> base.Machine | None:

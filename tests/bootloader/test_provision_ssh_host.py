@@ -82,6 +82,8 @@ def test_a_host_becomes_a_member_and_is_given_back(stack: BootStack, emulator: E
     assert gone["job"]["state"] == "done", gone
     assert stack.client.get(f"/vm-tree/vms/{made['vmId']}").status_code == 404
     assert run(there, "echo up") == "up", "the host itself stays"
+    assert run(there, "pgrep -f [f]leet_agent.py || echo nobody") == "nobody"
+    assert run(there, "cat /opt/reef/identity.json 2>/dev/null || echo nobody") == "nobody"
 
     again = stack.wait(stack.provision("again", "bare", provider="ssh")["id"])
     assert again["state"] == "done", stack.log(again["id"])
