@@ -17,6 +17,7 @@ from bootloader.plan import BootPlan, File
 from bootloader.words import ORGANS
 from vmtree.dna import is_text
 from vmtree.exceptions import BadInput
+from vmtree.organs import NONE
 
 PARTS = ("start.sh", "tools.sh", "prepare.sh", "install.sh", "run.sh")
 MASK = "•••"
@@ -131,7 +132,7 @@ def _identity(plan: BootPlan) -> dict[str, str]:
 def _reef_env(plan: BootPlan) -> dict[str, str]:
     """The environment of the VM's own reef; it knows the organs that it has code for."""
     known = [organ for organ in plan.profile.organs if organ in ORGANS]
-    return {**plan.env, "REEF_ORGANS": ",".join(known)}
+    return {**plan.env, "REEF_ORGANS": ",".join(known) or NONE}
 
 
 def _pairs(values: dict[str, str]) -> Iterable[str]:
