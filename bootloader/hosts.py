@@ -16,8 +16,10 @@ from bootloader.exceptions import NoHostFree, NoSuchMachine, ProviderRefused
 from bootloader.models import HostClaim, SshHost
 from bootloader.providers.base import Login, Spec
 from versconfig import config
+from versconfig.checks import Finding
 from vmtree import dates
 from vmtree.exceptions import FleetError
+from vmtree.models import Node
 
 _KNOCK_SECONDS = 2.0
 _LOGIN_SECONDS = 10.0
@@ -134,6 +136,16 @@ def try_logins(hosts: list[SshHost]) -> list[str]:
     for number, line in seen.items():
         hosts[number].keep_host_key(line)
     return found
+
+
+def check_shared_key(_node: Node | None) -> Finding:
+    """The test button of REEF_SSH_PRIVATE_KEY: whether hosts without a key of their own take it."""
+    rows = list(SshHost.objects.filter(in_service=True, sealed_key=""))
+    if not rows:
+        return Finding(None, "No SSH host in service is without a key of its own.")
+    found = zip(rows, try_logins(rows), strict=True)
+    wrong = [f"{row}: {text}" for row, text in found if text]
+    return Finding(not wrong, "; ".join(wrong)[:1000] or f"{len(rows)} SSH hosts let us in.")
 
 
 def _try(seen: dict[int, str], number: int, way: Login | str) -> str:

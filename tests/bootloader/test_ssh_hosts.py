@@ -20,7 +20,7 @@ from bootloader.models import HostClaim, SshHost
 from bootloader.providers.base import Ability, MachineState, Spec
 from bootloader.reach import reach
 from tests.bootloader.sshds import Sshd, free_port, keygen
-from versconfig import vault
+from versconfig import checks, vault
 from vmtree import dates
 
 pytestmark = pytest.mark.django_db
@@ -223,6 +223,20 @@ def test_a_key_for_all_hosts_comes_from_config(sshd: Sshd, monkeypatch: pytest.M
         ssh.login(machine.id)
     monkeypatch.setenv("REEF_SSH_PRIVATE_KEY", sshd.key)
     reach(ssh, machine.id).close()
+
+
+def test_the_test_button_of_the_key_for_all_hosts(
+    sshd: Sshd, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("REEF_SSH_PRIVATE_KEY", sshd.key)
+    assert checks.run("REEF_SSH_PRIVATE_KEY").good is None
+    real(sshd, key="")
+    finding = checks.run("REEF_SSH_PRIVATE_KEY")
+    assert (finding.good, finding.text) == (True, "1 SSH hosts let us in.")
+    monkeypatch.setenv("REEF_SSH_PRIVATE_KEY", keygen(tmp_path / "wrong"))
+    finding = checks.run("REEF_SSH_PRIVATE_KEY")
+    assert finding.good is False
+    assert "in with our key" in finding.text
 
 
 def test_check_says_who_does_not_let_us_in(sshd: Sshd, tmp_path: Path) -> None:
