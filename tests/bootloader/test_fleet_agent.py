@@ -364,6 +364,19 @@ def test_lieutenants_of_this_vm_are_told(roof: Roof, vm: Member, tmp_path: Path)
     assert told == [{"name": "ada", "kind": "lieutenant", "pid": agent.pid, "vmId": "lt-1"}]
 
 
+def test_a_reef_of_its_own_is_told(roof: Roof, vm: Member) -> None:
+    env = vm.home / "reef" / "reef.env"
+    env.parent.mkdir()
+    env.touch(0o600)
+    with socket.create_server(("127.0.0.1", 0)) as own:
+        port = own.getsockname()[1]
+        env.write_text(f"export REEF_ORGANS='store'\nexport PORT='{port}'\n")
+        vm.start()
+        vm.wait_for_beat()
+
+    assert roof.vm(id_of(vm))["services"] == [{"name": "reef", "port": port, "protocol": "http"}]
+
+
 def test_no_token_goes_where_the_roof_points(vm: Member) -> None:
     """A redirection is trouble, not an address."""
     with (
