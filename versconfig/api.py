@@ -9,7 +9,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from versconfig import checks, config, history, impact, keys, services
+from versconfig import checks, config, history, impact, keys, scopes, services
 from versconfig.models import Setting
 from versconfig.serializers import (
     explain_json,
@@ -24,7 +24,6 @@ from versconfig.serializers import (
     wish_of,
 )
 from vmtree import authority
-from vmtree import services as tree
 from vmtree.exceptions import BadInput, Forbidden, NotFound
 from vmtree.models import Node
 from vmtree.serializers import body_of, query_number
@@ -59,7 +58,7 @@ class OperatorView(ConfigView):
 def _node_of(request: Request) -> Node | None:
     """The node that a question is about: `?vm=`, else the caller's own; None is the fleet."""
     if vm_id := request.query_params.get("vm", ""):
-        return tree.find(vm_id)
+        return scopes.find(vm_id)
     return authority.node_of(request.user)
 
 
@@ -133,7 +132,7 @@ class Settings(ConfigView):
         """Everything that is stored; `?vm=` only for that VM."""
         rows = Setting.objects.select_related("node")
         if vm_id := request.query_params.get("vm", ""):
-            rows = rows.filter(node=tree.find(vm_id, removed=True))
+            rows = rows.filter(node=scopes.find(vm_id, removed=True))
         found = [setting_json(row) for row in rows]
         return Response({"settings": found, "count": len(found)})
 
@@ -145,9 +144,10 @@ class History(ConfigView):
         """Newest first, at most `?limit=` (200) below id `?before=`; `?key= vm=` narrow."""
         limit = query_number(request, "limit", most=MOST_VERSIONS) or 200
         asked = request.query_params
+        vm_id = asked.get("vm", "")
         rows = history.of(
-            key=asked.get("key", "").upper(),
-            vm_id=asked.get("vm", ""),
+            key=key_of(asked["key"]).name if asked.get("key") else "",
+            node=scopes.find(vm_id, removed=True) if vm_id else None,
             before=query_number(request, "before"),
         )
         found = [version_json(each) for each in rows[: limit + 1]]

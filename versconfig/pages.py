@@ -13,6 +13,7 @@ from versconfig.models import Scope, Setting
 from versconfig.resolve import Layer, Resolved, Source
 from versconfig.scopes import FLEET, Target
 from versconfig.serializers import problems_of
+from vmtree.dna import is_text
 from vmtree.models import Category, Node
 
 MOST_MATCHES = 20
@@ -121,6 +122,8 @@ def choices(key: Key, node: Node | None) -> list[Choice]:
 
 def matches(words: str) -> list[Node]:
     """Living nodes that these words could mean: the one of this id, else those that fit."""
+    if not is_text(words):
+        return []
     living = Node.objects.living()
     if exact := living.filter(vm_id=words).first():
         return [exact]

@@ -10,7 +10,8 @@ from django.db.models import Q
 from versconfig.keys import Key
 from versconfig.models import Scope, Setting
 from vmtree import services as tree
-from vmtree.exceptions import BadInput, Conflict
+from vmtree.dna import is_text
+from vmtree.exceptions import BadInput, Conflict, NotFound
 from vmtree.lineage import keys_above, keys_below
 from vmtree.models import LINKS, Category, Node
 
@@ -29,11 +30,18 @@ class Target:
 FLEET = Target()
 
 
+def find(vm_id: str, *, removed: bool = False) -> Node:
+    """The node of this id; an id that no database takes is nobody's. Raises NotFound."""
+    if not is_text(vm_id):
+        raise NotFound("VM not found")
+    return tree.find(vm_id, removed=removed)
+
+
 def target_of(scope: str, vm_id: str) -> Target:
     """What a request names; without a scope an id means that VM. Raises BadInput, NotFound."""
     if not scope and not vm_id:
         return FLEET
-    node = tree.find(vm_id, removed=True) if vm_id else None
+    node = find(vm_id, removed=True) if vm_id else None
     if not scope:
         lieutenant = node is not None and node.category == Category.LIEUTENANT
         scope = Scope.LIEUTENANT if lieutenant else Scope.VM

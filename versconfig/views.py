@@ -20,7 +20,6 @@ from versconfig import checks, history, impact, keys, pages, scopes, services, v
 from versconfig.keys import Key, Kind
 from versconfig.models import Scope, Version
 from versconfig.services import Wish
-from vmtree import services as tree
 from vmtree.exceptions import BadInput, FleetError, NotFound
 from vmtree.models import Node
 
@@ -199,7 +198,7 @@ def _key(name: str) -> Key:
 
 
 def _node(vm_id: str) -> Node | None:
-    return tree.find(vm_id) if vm_id else None
+    return scopes.find(vm_id) if vm_id else None
 
 
 def _vm_for(request: HttpRequest) -> str:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from django.test import Client
 
+from reef_site.auth import make_operator
 from tests.conftest import Api
 from tests.versconfig.conftest import plant
-from versconfig import checks
+from versconfig import checks, keys
 from versconfig.checks import Finding
 from versconfig.exceptions import Unset
 from versconfig.models import Setting, Version
@@ -269,3 +271,33 @@ def test_keys_and_unknown_paths(api: Api, db: None) -> None:
     assert api.get("/vers-config/a/b/c").status_code == 404
     assert api.get("/vers-config/explain/NOPE").json() == {"error": "Unknown config key: NOPE"}
     assert Client().get("/vers-config/keys").status_code == 401
+
+
+HOSTILE = [
+    *("\0", "\ud800", "a\nb", "$(id)", "`id`", "'; DROP TABLE x; --", '"', "\\", "%s", "{{ x }}"),
+    *("<script>", "é" * 300, "x" * 20_000, "\u202e", "😀", "../../etc/passwd", " ", "-", "0"),
+]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_hostile_texts_are_taken_or_refused_in_words(api: Api, database: str, text: str) -> None:
+    plant("web")
+    for name in {(key.kind, key.secret): key.name for key in keys.ALL.values()}.values():
+        answer = put(api, name, text)
+        assert answer.status_code in (200, 400), (name, answer.content)
+        if answer.status_code == 200 and text.strip():
+            assert api.get(f"/vers-config/resolve/{name}").json()["value"] == text.strip()
+    for more in ({"vm": text}, {"scope": text}, {"scope": "vm", "vm": text}):
+        assert put(api, MODEL, "p/x", **more).status_code in (200, 400, 404), more
+    quoted = quote(text.encode("utf-8", "replace"), safe="")[:2000]
+    for path in (
+        *(f"/vers-config/{quoted}", f"/vers-config/resolve/{quoted}", f"/vers-config/?vm={quoted}"),
+        *(f"/vers-config/history?key={quoted}", f"/vers-config/history?vm={quoted}"),
+        *(f"/vers-config/settings?vm={quoted}", f"/vers-config/explain/{MODEL}?vm={quoted}"),
+    ):
+        assert api.get(path).status_code in (200, 400, 404), path
+    assert api.delete(f"/vers-config/{quoted}").status_code == 404
+    person = Client()
+    person.force_login(make_operator())
+    assert person.get(f"/config/?vm={quoted}").status_code == 200
+    assert person.get(f"/config/{MODEL}/?vm={quoted}").status_code in (200, 404)
