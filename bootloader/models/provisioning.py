@@ -105,6 +105,7 @@ class Provisioning(models.Model):
                 condition=~Q(key=""),
                 name="one_vm_an_idempotency_key",
             ),
+            models.UniqueConstraint(fields=["machine"], name="one_provisioning_a_machine"),
             models.CheckConstraint(
                 condition=Q(state__in=State.values), name="provisioning_state_is_known"
             ),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from django.db import transaction
+from django.db import IntegrityError, transaction
 from django.db.models import Q
 
 from bootloader import providers
@@ -104,28 +104,39 @@ def _is_there(context: Context) -> bool:
 def _take(context: Context, seen: base.Machine, how: str) -> bool:
     """Note the machine as this provisioning's; False if another one has it."""
     row = context.row
-    with transaction.atomic():
-        others = Provisioning.objects.filter(
-            machine__provider=row.provider,
-            machine__machine_id=seen.id,
-            machine__gone_at__isnull=True,
-        )
-        if others.exclude(pk=row.pk).exists():
-            return False
-        held = Provisioning.objects.select_for_update(of=("self",)).get(pk=row.pk).machine
-        vm_id = "" if held else machines.place_of(seen.id)
-        machine = machines.record(row.provider, seen, name=row.name, vm_id=vm_id)
-        if held is None:
-            Provisioning.objects.filter(pk=row.pk).update(machine=machine, vm_id=vm_id)
-            Step.objects.get(provisioning=row, name="create").keep(asked_at=None)
+    try:
+        machine, held = _note(row, seen)
+    except IntegrityError:
+        return False
     if held is None:
-        row.machine, row.vm_id = machine, vm_id
+        row.machine, row.vm_id = machine, machine.vm_id
         context.say(f"VM {machine.machine_id} is {how}", None)
     elif held.pk != machine.pk:
         # Two workers asked, since one of them was taken for dead: one VM is enough.
         context.say(f"VM {machine.machine_id} is one too many and is deleted", None)
         machines.end(machine, by=f"provisioning {row.pk}, which has another one")
     return True
+
+
+@transaction.atomic
+def _note(row: Provisioning, seen: base.Machine) -> tuple[Machine, Machine | None]:
+    """The machine's row, and the machine that the provisioning had before.
+
+    Raises IntegrityError if another provisioning has it.
+    """
+    held = Provisioning.objects.select_for_update(of=("self",)).get(pk=row.pk).machine
+    others = Provisioning.objects.filter(
+        machine__provider=row.provider, machine__machine_id=seen.id
+    )
+    if others.exclude(pk=row.pk).exists():
+        raise IntegrityError(f"machine {seen.id} is another one's")
+    vm_id = "" if held else machines.place_of(seen.id)
+    machine = machines.record(row.provider, seen, name=row.name, vm_id=vm_id)
+    if held is None:
+        # The constraint is the lock: one of two that found the same machine gets it.
+        Provisioning.objects.filter(pk=row.pk).update(machine=machine, vm_id=vm_id)
+        Step.objects.get(provisioning=row, name="create").keep(asked_at=None)
+    return machine, held
 
 
 def address_of(row: Provisioning) -> str:
