@@ -11,6 +11,8 @@ import selectors
 import socket
 import ssl
 import threading
+from functools import lru_cache
+from pathlib import Path
 
 _CHUNK = 65536
 _MOST_HELD = 1 << 20
@@ -18,6 +20,12 @@ _MOST_HELD = 1 << 20
 
 def trusting(file: str | None) -> ssl.SSLContext:
     """Trust the CA certificates of this file, or those of this machine. Raises OSError."""
+    return _trusting(file, Path(file).stat().st_mtime_ns if file else 0)
+
+
+@lru_cache(8)
+def _trusting(file: str | None, _changed: int) -> ssl.SSLContext:
+    """Read once: the certificates of a machine are many."""
     return ssl.create_default_context(cafile=file)
 
 
