@@ -14,7 +14,7 @@ from bootloader.providers import base
 from bootloader.provisioning import creating, limits, machines, rings, services
 from bootloader.provisioning.steps import Context
 from bootloader.provisioning.wishes import Wish
-from bootloader.states import State, StepName, StepState
+from bootloader.states import Leftover, State, StepName, StepState
 from tests.postgres import postgres, postgres_cluster
 from vmtree import dates
 from vmtree.exceptions import FleetError
@@ -148,7 +148,7 @@ def test_one_of_retry_and_cancel_wins() -> None:
             lambda who, key=row.pk: (  # type: ignore[misc]
                 services.retry(key, by="t")
                 if who
-                else services.cancel(key, services.Leftover.DELETE, by="t")
+                else services.cancel(key, Leftover.DELETE, by="t")
             ),
             2,
         )
