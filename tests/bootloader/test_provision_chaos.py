@@ -19,6 +19,8 @@ from tests.waiting import until
 
 __all__ = ["emulator", "emulator_of_the_run"]
 
+pytestmark = pytest.mark.timeout(600)
+
 SECONDS = 240.0
 
 

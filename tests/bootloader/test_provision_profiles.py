@@ -15,7 +15,7 @@ from tests.stub_llm import StubLLM
 
 __all__ = ["emulator", "emulator_of_the_run"]
 
-pytestmark = pytest.mark.agent
+pytestmark = [pytest.mark.agent, pytest.mark.timeout(900)]
 
 # npm and pip fetch some hundred megabytes, on a busy machine.
 SECONDS = 600.0

@@ -19,6 +19,8 @@ from tests.waiting import until
 
 __all__ = ["emulator", "emulator_of_the_run"]
 
+pytestmark = pytest.mark.timeout(600)
+
 MODEL_KEY = "sk-a-key-that-nobody-may-see-0123456789"
 
 
