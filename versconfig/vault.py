@@ -55,7 +55,11 @@ def keys() -> list[str]:
 def kept() -> list[str]:
     """The keys of the file."""
     try:
-        found = key_file().read_text()
+        with key_file().open() as file:
+            if os.fstat(file.fileno()).st_mode & 0o077:
+                # A copy from a backup, for instance.
+                os.fchmod(file.fileno(), 0o600)
+            found = file.read()
     except FileNotFoundError:
         return []
     except (OSError, UnicodeDecodeError) as error:

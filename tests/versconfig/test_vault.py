@@ -142,6 +142,15 @@ def test_a_sealed_value_is_good_for_its_key_alone(db: None) -> None:
     assert vault.unseal("OPENAI_API_KEY", sealed) == SECRET
 
 
+def test_a_key_file_that_others_can_read_is_shut(db: None) -> None:
+    store(SECRET)
+    settings.CONFIG_KEYS_FILE.chmod(0o644)
+
+    assert config.secret("VERS_API_KEY") == SECRET
+
+    assert settings.CONFIG_KEYS_FILE.stat().st_mode & 0o777 == 0o600
+
+
 def test_a_spoilt_key_file_is_named(db: None) -> None:
     settings.CONFIG_KEYS_FILE.write_text("no key at all\n")
 
