@@ -146,6 +146,8 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 HOST = env.matching("REEF_HOST", socket.gethostname(), r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}")
 PI_PATH = env.text("PI_PATH")
 DEMO = env.boolean("REEF_DEMO")
+# Whether the VM platform that is named is the emulator of this machine; pages say so.
+EMULATED_VMS = env.boolean("REEF_VMS_EMULATED")
 DEFAULT_MODEL = env.text("REEF_DEFAULT_MODEL", "reef-demo/demo" if DEMO else "")
 AGENT_NAME = env.matching("VERS_AGENT_NAME", "", r"[^\x00-\x1f\x7f]{0,200}")
 # Which variables of the server an agent may see beside those reef makes itself.

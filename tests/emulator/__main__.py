@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import sys
 from pathlib import Path
 
 from tests.emulator.hosting import HostingError
+from tests.emulator.relay import Relay
 from tests.emulator.server import AlreadyRunning, Emulation, Options
 
 # What the program ends with when another one holds its folder.
 TAKEN = 75
+RELAY = "PORT=HERE: for VMs, this port leads to HERE, one of the loopback or a file that holds one"
 
 
 def main() -> None:
@@ -25,6 +28,9 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="check answers by openapi.yaml")
     parser.add_argument("--end-with-parent", action="store_true", help="end when the starter does")
     parser.add_argument("--temporary", action="store_true", help="remove the folder at the end")
+    parser.add_argument("--address", default="", help="fail unless VMs find this machine there")
+    parser.add_argument("--relay", action="append", default=[], type=Relay.parse, help=RELAY)
+    parser.add_argument("--prepare", action="store_true", help="only tell where it would run")
     words = parser.parse_args()
     options = Options(
         words.state.absolute(),
@@ -36,9 +42,15 @@ def main() -> None:
         words.check,
         words.end_with_parent,
         words.temporary,
+        words.address,
+        tuple(words.relay),
     )
     try:
-        asyncio.run(Emulation(options).run())
+        emulation = Emulation(options)
+        if words.prepare:
+            print(json.dumps(asyncio.run(emulation.prepare())))
+        else:
+            asyncio.run(emulation.run())
     except AlreadyRunning as error:
         print(f"emulator: {error}", file=sys.stderr)
         sys.exit(TAKEN)

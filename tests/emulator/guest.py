@@ -15,6 +15,8 @@ MIRROR_WORDS = ["PIP_", "NPM_CONFIG_", "UV_INDEX", "UV_DEFAULT_INDEX", "NODE_EXT
 MIRROR_WORDS += ["HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_", "REQUESTS_CA_", "CURL_CA_"]
 MIRROR_FILES = (".npmrc", ".pip/pip.conf", ".config/pip/pip.conf")
 ROOT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+# What of this machine's own SSH server its VMs must not have.
+OURS = ("etc/ssh/ssh_host_*", "etc/ssh/sshd_config.d/*")
 SYNC = """#!/bin/sh
 # Notes when this was asked for: the platform loses what was written later and not synced.
 : > /run/.synced

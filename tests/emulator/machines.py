@@ -19,7 +19,6 @@ from tests.emulator.store import Account, Commit, Store, Vm, new_id, now
 from tests.emulator.switches import Switches, Trouble
 
 IMAGES = frozenset({"default"})
-OURS = ("etc/ssh/ssh_host_*", "etc/ssh/sshd_config.d/*")
 
 
 class Machines:
@@ -180,7 +179,7 @@ class Machines:
         files = guest.identity(vm.vm_id, vm.public_key, info=info)
         if not vm.restored:
             host_key = keys.ssh_pair(f"root@vm-{vm.vm_id[:8]}")
-            return Boot(vm, [*guest.first_boot(vm.vm_id, host_key), *files], OURS)
+            return Boot(vm, [*guest.first_boot(vm.vm_id, host_key), *files], guest.OURS)
         if self.switches.break_dns_after_restore:
             files.append(guest.File("/etc/resolv.conf", guest.name_servers(dead=True)))
         return Boot(vm, files)

@@ -18,10 +18,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.emulator import guest, hosting, processes
+from tests.emulator import guest, hosting, keys, processes
 from tests.emulator.hosting import Boot, HostingError
 from tests.emulator.network import Network, NetworkError
-from tests.emulator.store import Vm
+from tests.emulator.store import Vm, new_id
 
 SSHD = "/usr/sbin/sshd"
 # What VMs see of this machine, and what they find empty.
@@ -40,7 +40,7 @@ class Namespaces:
 
     def __init__(self, state: Path, tag: str) -> None:
         self.state, self.tag = state, tag
-        self.network = Network(tag)
+        self.network = Network(tag, state / "network")
         self.ended: Callable[[str], None] = lambda _: None
         self._nursery: asyncio.subprocess.Process | None = None
         self._reader: asyncio.Task[None] | None = None
@@ -80,6 +80,14 @@ class Namespaces:
             start_new_session=True,
         )
         self._reader = asyncio.create_task(self._listen())
+        await self._try()
+
+    async def _try(self) -> None:
+        """One VM for a moment: only that shows whether this machine lets us."""
+        vm = Vm(new_id(), "", "", number=254)
+        files = guest.first_boot(vm.vm_id, keys.ssh_pair("trial"))
+        await self.boot(Boot(vm, files, guest.OURS))
+        await self.kill(vm.vm_id)
 
     async def close(self) -> None:
         if self._nursery:

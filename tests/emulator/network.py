@@ -56,8 +56,10 @@ async def run_soon(*words: str, text: str = "") -> None:
 class Network:
     """One emulator's bridge. `tag` is six hexadecimal digits that are its own."""
 
-    def __init__(self, tag: str) -> None:
+    def __init__(self, tag: str, kept: Path) -> None:
         self.tag = tag
+        # Where the choice of addresses is kept: clients would rather not see it change.
+        self._kept = kept
         self.bridge = f"rb{tag}"
         self.prefix = ""
         self.ula = f"fd{tag[:2]}:{tag[2:]}"
@@ -82,7 +84,9 @@ class Network:
         with _together():
             self._join()
             self.mtu = _outer_mtu()
-            self.prefix = _free_prefix(int(self.tag, 16))
+            before = self._kept.read_text() if self._kept.exists() else ""
+            self.prefix = _free_prefix(before, int(self.tag, 16))
+            self._kept.write_text(self.prefix)
             lines = [
                 f"link add {self.bridge} mtu {self.mtu} type bridge",
                 f"addr add {self.address}/24 dev {self.bridge}",
@@ -209,12 +213,14 @@ def _together() -> Iterator[None]:
         os.close(handle)
 
 
-def _free_prefix(seed: int) -> str:
-    """The first three numbers of a /24 that nobody here uses."""
+def _free_prefix(before: str, seed: int) -> str:
+    """The first three numbers of a /24 that nobody here uses, those from before if possible."""
     routes: list[dict[str, Any]] = json.loads(
         run("ip", "-j", "-4", "route", "show", "table", "all")
     )
     taken = {".".join(str(each.get("dst", "")).split(".")[:3]) for each in routes}
+    if before and before not in taken:
+        return before
     for step in range(250 * 50):
         number = (seed + step) % (250 * 50)
         prefix = f"10.{200 + number // 250}.{number % 250}"

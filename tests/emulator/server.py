@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 
@@ -32,6 +33,7 @@ from tests.emulator.hosting import Hosting, HostingError
 from tests.emulator.machines import Machines
 from tests.emulator.namespaces import Namespaces
 from tests.emulator.plain import Plain
+from tests.emulator.relay import Relay
 from tests.emulator.store import Account, Store
 from tests.emulator.switches import Trouble
 from tests.emulator.web import Door
@@ -58,6 +60,9 @@ class Options:
     check: bool = False
     end_with_parent: bool = False
     temporary: bool = False
+    # What clients were told already: the bridge's address, or "".
+    address: str = ""
+    relays: tuple[Relay, ...] = ()
 
 
 class Emulation:
@@ -70,6 +75,8 @@ class Emulation:
         self.tag = self._own_tag()
         self.store = Store.load(self.state / "platform.json")
         self.key = self._own_key()
+        if not (self.state / "gateway.pem").exists():
+            keys.make_certificates(self.state, options.domain)
         self.trouble = Trouble()
         self.machines: Machines
         self.gateway: Gateway
@@ -84,6 +91,9 @@ class Emulation:
         if not self.options.end_with_parent:
             watch.cancel()
         hosting = await self._hosting()
+        if self.options.address not in ("", hosting.address):
+            await hosting.close()
+            raise HostingError(f"the address {self.options.address} is taken")
         self.machines = Machines(self.store, hosting, self.trouble)
         try:
             await self._serve(hosting, stop)
@@ -95,9 +105,18 @@ class Emulation:
             if self.options.temporary:
                 shutil.rmtree(self.state, ignore_errors=True)
 
+    async def prepare(self) -> dict[str, Any]:
+        """Try whether it can run, and tell where it would; nothing runs afterwards."""
+        hosting = await self._hosting()
+        address, mode, user = hosting.address, hosting.mode, hosting.user
+        await hosting.close()
+        ports = self.state / "ports"
+        kept = [int(word) for word in ports.read_text().split()] if ports.exists() else [0, 0]
+        chosen = [_free_port(port, (LOOPBACK,)) for port in kept]
+        ports.write_text(f"{chosen[0]} {chosen[1]}")
+        return self._facts(mode, user, address, *chosen)
+
     async def _serve(self, hosting: Hosting, stop: asyncio.Event) -> None:
-        if not (self.state / "gateway.pem").exists():
-            keys.make_certificates(self.state, self.options.domain)
         self.gateway = Gateway(self.machines, self.state, self.options.domain)
         self.machines.hang_up = self.gateway.cut
         routes = [route for drawer in DRAWERS for route in drawer.routes.table]
@@ -108,7 +127,11 @@ class Emulation:
         server = _Server(uvicorn.Config(self.door, log_level="warning", lifespan="off"))
         serving = asyncio.create_task(server.serve(sockets=sockets))
         self._tell(hosting, sockets[0].getsockname()[1], gateway_port)
+        for relay in self.options.relays:
+            await relay.listen(hosting.address)
         await stop.wait()
+        for relay in self.options.relays:
+            relay.close()
         self.gateway.close()
         server.should_exit = server.force_exit = True
         await serving
@@ -136,18 +159,7 @@ class Emulation:
 
     def _tell(self, hosting: Hosting, port: int, gateway_port: int) -> None:
         """Write where we are, all at once, and say it."""
-        facts = {
-            "pid": os.getpid(),
-            "url": f"http://{LOOPBACK}:{port}",
-            "key": self.key,
-            "gateway_host": LOOPBACK,
-            "gateway_port": gateway_port,
-            "ca_file": str(self.state / "ca.pem"),
-            "domain": self.options.domain,
-            "mode": hosting.mode,
-            "user": hosting.user,
-            "bridge_address": hosting.address,
-        }
+        facts = self._facts(hosting.mode, hosting.user, hosting.address, port, gateway_port)
         if file := self.options.port_file:
             draft = file.with_name(f"{file.name}.new")
             handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -155,6 +167,23 @@ class Emulation:
                 json.dump(facts, out)
             draft.replace(file)
         print(f"emulator at {facts['url']}, VMs by {hosting.mode}", flush=True)
+
+    def _facts(
+        self, mode: str, user: str, address: str, port: int, gateway_port: int
+    ) -> dict[str, Any]:
+        """All that a client needs."""
+        return {
+            "pid": os.getpid(),
+            "url": f"http://{LOOPBACK}:{port}",
+            "key": self.key,
+            "gateway_host": LOOPBACK,
+            "gateway_port": gateway_port,
+            "ca_file": str(self.state / "ca.pem"),
+            "domain": self.options.domain,
+            "mode": mode,
+            "user": user,
+            "bridge_address": address,
+        }
 
     # -- what lies in the state folder
 
@@ -205,6 +234,18 @@ class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+
+def _free_port(wanted: int, hosts: tuple[str, ...]) -> int:
+    """This port if it is free, else another."""
+    try:
+        sockets = _listen(list(hosts), wanted)
+    except OSError:
+        sockets = _listen(list(hosts), 0)
+    port: int = sockets[0].getsockname()[1]
+    for sock in sockets:
+        sock.close()
+    return port
 
 
 def _listen(hosts: list[str], port: int) -> list[socket.socket]:

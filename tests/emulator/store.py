@@ -169,7 +169,7 @@ class Store:
     def free_number(self) -> int:
         """The smallest address that no VM has; raises LookupError when all are taken."""
         taken = {vm.number for vm in self.vms.values()}
-        for number in range(2, 255):
+        for number in range(2, 254):
             if number not in taken:
                 return number
         raise LookupError("no address left")
