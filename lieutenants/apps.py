@@ -7,14 +7,18 @@ class LieutenantsConfig(AppConfig):
     name = "lieutenants"
 
     def ready(self) -> None:
-        """Make known who handles VMs: lieutenants their own, the registry all others.
+        """Make known who handles VMs, who keeps a place in the tree, who must restart.
 
-        And that a lieutenant that lives keeps its place in the tree.
+        Lieutenants handle their own VMs, providers theirs, the registry all others. One that lives
+        keeps its place in a restored tree; its agent feels changed configuration at its next start.
         """
-        from lieutenants import presence
-        from lieutenants.operations import agents, handlers, plain_vms
+        from lieutenants import configured, presence
+        from lieutenants.operations import agents, handlers, machines, plain_vms
+        from versconfig import impact
         from vmtree.snapshots import living
 
         handlers.add_handler(plain_vms.PlainVM())
+        handlers.add_handler(machines.ProviderVM())
         handlers.add_handler(agents.AgentVM())
         living.add("its lieutenant lives", presence.alive)
+        impact.register(configured.to_restart)

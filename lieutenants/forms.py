@@ -10,6 +10,7 @@ from django.conf import settings
 from lieutenants.exceptions import BadInput, LieutenantError, NameTaken
 from lieutenants.services import Wish
 from lieutenants.states import Mode, RestartPolicy
+from versconfig import config
 
 
 class LieutenantForm(forms.Form):
@@ -62,8 +63,8 @@ class RunForm(LieutenantForm):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if settings.DEFAULT_MODEL:
-            self.fields["model"].help_text = f"provider/model. Empty: {settings.DEFAULT_MODEL}."
+        if usual := config.resolve("REEF_AGENT_MODEL").value:
+            self.fields["model"].help_text = f"provider/model. Empty: {usual}, as config has it."
         self.fields["stall_limit_seconds"].widget.attrs["placeholder"] = settings.STALL_SECONDS
 
 

@@ -16,7 +16,7 @@ from django.db import IntegrityError
 from django.db.models import Q
 from django.utils import timezone
 
-from lieutenants import presence, rpc
+from lieutenants import configured, presence, rpc
 from lieutenants.agents import find_agent
 from lieutenants.exceptions import AgentMissing, IllegalMove, LostRace, TransportError
 from lieutenants.models import Lieutenant, LieutenantQuerySet, Process
@@ -24,6 +24,7 @@ from lieutenants.states import RUNNING, Status
 from lieutenants.transports import get_transport
 from lieutenants.transports.base import Launch
 from vmtree import bells
+from vmtree.exceptions import FleetError
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +106,7 @@ def launch(lieutenant: Lieutenant) -> None:
         _prepare_folders(lieutenant)
         spec = _launch_spec(lieutenant, process, agent.argv())
         process.handle = get_transport(lieutenant.transport).start(spec)
-    except (TransportError, OSError) as error:
+    except (FleetError, TransportError, OSError) as error:
         process.ended_at = timezone.now()
         process.end_reason = str(error)
         process.save(update_fields=["ended_at", "end_reason"])
@@ -170,8 +171,8 @@ def _launch_spec(lieutenant: Lieutenant, process: Process, program: list[str]) -
     session = str(home / "session.jsonl")
     arguments = ["--mode", "rpc", "--session", session, "--session-dir", str(home)]
     arguments += ["--append-system-prompt", str(home / "system-prompt.md")]
-    if lieutenant.model:
-        arguments += ["--model", lieutenant.model]
+    if model := configured.model_of(lieutenant):
+        arguments += ["--model", model]
     tag = f"REEF_LIEUTENANT={lieutenant.pk}"
     return Launch(
         run=process.pk,
@@ -191,6 +192,7 @@ def _environment(lieutenant: Lieutenant) -> dict[str, str]:
     passed = {name: os.environ[name] for name in settings.AGENT_ENV if name in os.environ}
     return {
         **passed,
+        **configured.environment(lieutenant),
         "PI_CODING_AGENT_DIR": str(settings.AGENT_CONFIG_DIR),
         "PI_OFFLINE": "1",
         "PI_SKIP_VERSION_CHECK": "1",

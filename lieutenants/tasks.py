@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-
 from celery import shared_task
-from django.conf import settings
-from django.utils import timezone
 
 from lieutenants import runtime
-from lieutenants.models import LifeSign
 
 
 def host_queue(host: str) -> str:
@@ -21,10 +16,3 @@ def host_queue(host: str) -> str:
 def settle(lieutenant_id: str) -> None:
     """Start or stop this lieutenant's process, if that is what its row wants."""
     runtime.settle(lieutenant_id)
-
-
-@shared_task(name="lieutenants.tick")
-def tick() -> None:
-    """Show that beat, broker and worker work together. The follower reconciles by itself."""
-    LifeSign.give(f"worker@{settings.HOST}")
-    LifeSign.objects.filter(at__lt=timezone.now() - timedelta(days=7)).delete()

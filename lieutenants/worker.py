@@ -6,7 +6,6 @@ import threading
 from typing import Any
 
 from celery import bootsteps
-from celery.signals import worker_ready
 
 
 class FollowerStep(bootsteps.StartStopStep):
@@ -34,11 +33,3 @@ class FollowerStep(bootsteps.StartStopStep):
             self.thread.join(5)
 
     terminate = stop
-
-
-@worker_ready.connect
-def show_life(**_: Any) -> None:
-    """The first sign need not wait for beat's first tick."""
-    from lieutenants.tasks import tick
-
-    tick.delay()

@@ -5,10 +5,19 @@ from importlib import import_module
 from typing import Any
 
 from django.apps import AppConfig
+from django.apps import apps as django_apps
 from django.core import checks
 from django.db.backends.signals import connection_created
 
 from reef_site import env
+
+APPS = {
+    "lieutenants": "lieutenant",
+    "registry": "registry",
+    "vmtree": "vm-tree",
+    "versconfig": "vers-config",
+    "bootloader": "bootloader",
+}
 
 
 @checks.register()
@@ -24,7 +33,21 @@ class ReefSiteConfig(AppConfig):
     def ready(self) -> None:
         """Make our Celery app the one that `shared_task` rings, in every process."""
         import_module("reef_site.celery")
+        env.know(import_module("versconfig.keys").ALL)
+        _leave_out_admins()
         connection_created.connect(_without_compiling, dispatch_uid="reef-without-compiling")
+
+
+def _leave_out_admins() -> None:
+    """Have no admin pages of organs that this reef has not; the admin has found all by now."""
+    from django.conf import settings
+    from django.contrib import admin
+
+    for label, organ in APPS.items():
+        if organ not in settings.ORGANS:
+            for model in django_apps.get_app_config(label).get_models():
+                if admin.site.is_registered(model):
+                    admin.site.unregister(model)
 
 
 def _without_compiling(connection: Any, **_: object) -> None:

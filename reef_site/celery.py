@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import warnings
+from typing import Any
 
 from celery import Celery
-
-from lieutenants.worker import FollowerStep
+from celery.signals import import_modules, worker_ready
+from django.conf import settings
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "reef_site.settings")
 
@@ -16,9 +17,18 @@ warnings.filterwarnings("ignore", message="(?s).*superuser privileges")
 
 app = Celery("reef")
 app.config_from_object("django.conf:settings", namespace="CELERY")
-app.autodiscover_tasks()
-app.autodiscover_tasks(["lieutenants.operations", "lieutenants.rules"])
-app.conf.beat_schedule = {
+# Where each organ has its tasks; of organs that this reef has not, there are none.
+TASKS = {
+    "lieutenant": ["lieutenants", "lieutenants.operations", "lieutenants.rules"],
+    "registry": ["registry"],
+    "vm-tree": ["vmtree"],
+    "vers-config": ["versconfig"],
+    "bootloader": ["bootloader"],
+}
+app.autodiscover_tasks(
+    ["reef_site", *(each for organ in TASKS if organ in settings.ORGANS for each in TASKS[organ])]
+)
+TICKS: dict[str, dict[str, Any]] = {
     "rules-tick": {
         "task": "rules.tick",
         "schedule": 15.0,
@@ -29,8 +39,8 @@ app.conf.beat_schedule = {
         "schedule": 10.0,
         "options": {"expires": 9.0},
     },
-    "lieutenants-tick": {
-        "task": "lieutenants.tick",
+    "reef-tick": {
+        "task": "reef.tick",
         "schedule": 10.0,
         "options": {"expires": 9.0},
     },
@@ -40,10 +50,62 @@ app.conf.beat_schedule = {
         "schedule": 60.0,
         "options": {"expires": 55.0},
     },
+    "bootloader-tick": {
+        "task": "bootloader.tick",
+        "schedule": 10.0,
+        "options": {"expires": 9.0},
+    },
+    "bootloader-sweep": {
+        "task": "bootloader.sweep",
+        "schedule": 3600.0,
+        "options": {"expires": 3000.0},
+    },
+    "bootloader-reconcile": {
+        "task": "bootloader.reconcile",
+        "schedule": 180.0,
+        "options": {"expires": 170.0},
+    },
     "registry-sweep": {
         "task": "registry.sweep",
         "schedule": 10.0,
         "options": {"expires": 9.0},
     },
 }
-app.steps["worker"].add(FollowerStep)
+# The first word of a task says whose it is.
+OWNERS = {
+    "reef": "",
+    "rules": "lieutenant",
+    "operations": "lieutenant",
+    "lieutenants": "lieutenant",
+    "registry": "registry",
+    "vmtree": "vm-tree",
+    "versconfig": "vers-config",
+    "bootloader": "bootloader",
+}
+
+
+def _is_here(task: str) -> bool:
+    owner = OWNERS.get(task.partition(".")[0], "")
+    return not owner or owner in settings.ORGANS
+
+
+app.conf.beat_schedule = {name: tick for name, tick in TICKS.items() if _is_here(tick["task"])}
+if "lieutenant" in settings.ORGANS:
+    from lieutenants.worker import FollowerStep
+
+    app.steps["worker"].add(FollowerStep)
+
+
+@import_modules.connect(weak=False)
+def _leave_out_tasks(**_: Any) -> None:
+    """Take no tasks of organs that this reef has not, though their modules may be imported."""
+    for task in [name for name in app.tasks if not _is_here(name)]:
+        app.tasks.unregister(task)
+
+
+@worker_ready.connect
+def show_life(**_: Any) -> None:
+    """The first sign need not wait for beat's first tick."""
+    from reef_site.tasks import tick
+
+    tick.delay()

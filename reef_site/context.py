@@ -1,4 +1,4 @@
-"""What every template may use: `reef.version`, `.assets`, `.demo`, `.agent_problem`, `.now`."""
+"""What every template may use of the site: `reef.version`, `.demo`, `.emulated`, `.organs`, …"""
 
 from __future__ import annotations
 
@@ -54,6 +54,8 @@ def site(_request: HttpRequest) -> dict[str, Any]:
             "version": settings.VERSION,
             "assets": _assets,
             "demo": settings.DEMO,
+            "emulated": settings.EMULATED_VMS,
+            "organs": settings.ORGANS,
             "agent_problem": agent_problem,
             # Browsers' clocks go wrong: ages are counted from the server's.
             "now": time.time_ns() // 1_000_000,

@@ -82,7 +82,8 @@ class Edge:
                 self._start()
                 await send({"type": "lifespan.startup.complete"})
             elif event["type"] == "lifespan.shutdown":
-                await self._hot.close()
+                if self._hot:
+                    await self._hot.close()
                 await self._streams.close()
                 if self._web:
                     await self._web.aclose()
@@ -108,7 +109,8 @@ class Edge:
             follow_redirects=False,
         )
         self._streams = Streams()
-        self._hot = HotRoutes()
+        if "registry" in settings.ORGANS:
+            self._hot = HotRoutes()
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]

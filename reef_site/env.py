@@ -5,6 +5,7 @@ Each reader takes the variable's name and what holds when it is unset or empty.
 
 from __future__ import annotations
 
+import base64
 import difflib
 import os
 import re
@@ -43,6 +44,19 @@ def names(name: str, *, each: str = r"\S+") -> list[str]:
     for word in given:
         if not re.fullmatch(each, word):
             raise SettingError(name, f"'{word}' cannot be one of its words")
+    return given
+
+
+def fernet_keys(name: str) -> list[str]:
+    """Keys of 32 bytes in base64, separated by commas or blanks; no error repeats one."""
+    given = text(name).replace(",", " ").split()
+    for number, word in enumerate(given, 1):
+        try:
+            good = len(base64.b64decode(word, altchars=b"-_", validate=True)) == 32
+        except ValueError:
+            good = False
+        if not good:
+            raise SettingError(name, f"its key number {number} is not 32 bytes in base64")
     return given
 
 
@@ -118,6 +132,11 @@ def url(name: str, default: str, schemes: tuple[str, ...]) -> str:
         wanted = ", ".join(f"{scheme}://" for scheme in schemes)
         raise SettingError(name, f"must start with one of {wanted}")
     return given
+
+
+def know(names: Iterable[str]) -> None:
+    """These are asked for elsewhere: what versconfig resolves may come from the environment."""
+    _known.update(names)
 
 
 def doubts(names: Iterable[str]) -> list[str]:

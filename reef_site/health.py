@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 import redis
+from django.conf import settings
 from django.db import DatabaseError, connection
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
@@ -15,11 +16,14 @@ from django.views.decorators.csrf import csrf_exempt
 
 from lieutenants.models import LifeSign
 from reef_site.wire import json_answer
-from vmtree import bells
+from vmtree import bells, organs
 
-SERVICES = ["ui", "lieutenant", "registry", "vm-tree"]
+SERVICES = ["ui", *(organ for organ in organs.MODULES if organ in settings.ORGANS)]
 # Signs come every 5 (follower) and 10 (worker, through beat and broker) seconds.
-LATE_SECONDS = {"worker": 35.0, "follower": 20.0}
+LATE_SECONDS = {
+    **({"worker": 35.0} if settings.HAS_WORK else {}),
+    **({"follower": 20.0} if "lieutenant" in settings.ORGANS else {}),
+}
 
 
 def _started_at() -> float:

@@ -14,8 +14,12 @@ from typing import Any
 import dj_database_url
 
 from reef_site import env
+from vmtree import organs
 
 BASE_DIR = Path(__file__).resolve().parent.parent
+# Templates and locks: in a checkout beside the packages, else in a folder that came with them.
+INSTALLED = (BASE_DIR / "reef_site" / "house").is_dir()
+HOUSE_DIR = BASE_DIR / "reef_site" / "house" if INSTALLED else BASE_DIR
 VERSION = "0.1.0"
 
 
@@ -87,7 +91,8 @@ def _databases(url: str) -> dict[str, Any]:
 
 
 # -- where things lie
-DATA_DIR = _private_folder(env.path("REEF_DATA_DIR", BASE_DIR / "data"))
+_HOME = env.path("REEF_HOME", Path.home() / ".reef") if INSTALLED else BASE_DIR
+DATA_DIR = _private_folder(env.path("REEF_DATA_DIR", _HOME / "data"))
 RUN_DIR = _run_dir(DATA_DIR)
 WEB_SOCKET = RUN_DIR / "web.sock"
 LIEUTENANTS_DIR = DATA_DIR / "lieutenants"
@@ -95,9 +100,22 @@ AGENT_INSTALL_DIR = DATA_DIR / "agent"
 AGENT_CONFIG_DIR = DATA_DIR / "pi"
 ROOT_TOKEN_FILE = DATA_DIR / "root-token"
 
+# -- which of its modules this reef has
+NAMED_ORGANS = env.names("REEF_ORGANS")
+if _unknown := organs.unknown(NAMED_ORGANS):
+    raise env.SettingError(
+        "REEF_ORGANS", f"'{_unknown[0]}' is no organ; known are {', '.join(organs.KNOWN)}"
+    )
+ORGANS = organs.kept(NAMED_ORGANS)
+# Whether anything is to be done in the background.
+HAS_WORK = bool(ORGANS)
+
 # -- who may come in
 SECRET_KEY = _kept_secret(DATA_DIR / "secret-key")
 ROOT_TOKEN = env.text("VERS_AUTH_TOKEN") or _kept_secret(ROOT_TOKEN_FILE)
+# What stored secrets are sealed with: the first key seals, all unseal; the file is made if needed.
+CONFIG_KEYS = env.fernet_keys("REEF_CONFIG_KEYS")
+CONFIG_KEYS_FILE = DATA_DIR / "config-keys"
 if len(ROOT_TOKEN) < 8 or not ROOT_TOKEN.isprintable() or " " in ROOT_TOKEN:
     raise env.SettingError("VERS_AUTH_TOKEN", "must be 8 or more printable characters, no blanks")
 ALLOWED_HOSTS = [
@@ -129,6 +147,8 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 HOST = env.matching("REEF_HOST", socket.gethostname(), r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}")
 PI_PATH = env.text("PI_PATH")
 DEMO = env.boolean("REEF_DEMO")
+# Whether the VM platform that is named is the emulator of this machine; pages say so.
+EMULATED_VMS = env.boolean("REEF_VMS_EMULATED")
 DEFAULT_MODEL = env.text("REEF_DEFAULT_MODEL", "reef-demo/demo" if DEMO else "")
 AGENT_NAME = env.matching("VERS_AGENT_NAME", "", r"[^\x00-\x1f\x7f]{0,200}")
 # Which variables of the server an agent may see beside those reef makes itself.
@@ -162,7 +182,9 @@ INSTALLED_APPS = [
     "rest_framework",
     "reef_site.apps.ReefSiteConfig",
     "vmtree.apps.VmtreeConfig",
+    "versconfig.apps.VersconfigConfig",
     "registry.apps.RegistryConfig",
+    "bootloader.apps.BootloaderConfig",
     "lieutenants.apps.LieutenantsConfig",
 ]
 MIDDLEWARE = [
@@ -180,7 +202,7 @@ MIDDLEWARE = [
 TEMPLATES = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",
-        "DIRS": [BASE_DIR / "templates"],
+        "DIRS": [HOUSE_DIR / "templates"],
         "APP_DIRS": True,
         "OPTIONS": {
             "context_processors": [
@@ -253,6 +275,8 @@ LOGGING = {
         # Whoever asks for a host that is not ours is told so; a traceback helps nobody.
         "django.security.DisallowedHost": {"level": "CRITICAL"},
         "httpx": {"level": "WARNING"},
+        # What it finds is raised, too, and told by whoever asked.
+        "paramiko": {"level": "CRITICAL"},
         # Each task's coming and going is of use only to whoever looks for a fault.
         "celery.worker.strategy": {"level": "DEBUG" if LOG_LEVEL == "DEBUG" else "WARNING"},
         "celery.app.trace": {"level": "DEBUG" if LOG_LEVEL == "DEBUG" else "WARNING"},

@@ -108,6 +108,7 @@ class Listener:
         self.changed: set[str] = set()
         # VMs, in the tree or in the registry; None when there are too many to name them.
         self.nodes: set[str] | None = set()
+        self.provisionings: set[str] = set()
         self.news = asyncio.Event()
 
     def tell(self, lieutenant_ids: Iterable[str]) -> None:
@@ -125,12 +126,19 @@ class Listener:
                 self.nodes = None
         self.news.set()
 
+    def tell_provisionings(self, ids: Iterable[str]) -> None:
+        """The same for VMs that are coming up."""
+        self.provisionings.update(ids)
+        self.news.set()
+
     def take(self) -> bytes:
         """The events that say all that was noted; nothing is noted any more."""
         self.news.clear()
         changed, self.changed = self.changed, set()
         nodes, self.nodes = self.nodes, set()
+        coming, self.provisionings = self.provisionings, set()
         events = _event("lieutenants", {"ids": sorted(changed)}) if changed else b""
+        events += _event("provisionings", {"ids": sorted(coming)}) if coming else b""
         if nodes is None:
             return events + _event("nodes", {"many": True})
         return events + (_event("nodes", {"ids": sorted(nodes)}) if nodes else b"")
@@ -322,16 +330,21 @@ class Streams:
             for lieutenant_id in news.get("revs", {}):
                 self._wake(lieutenant_id)
         elif news.get("topic") == "lieutenants":
-            lieutenant_id = str(news.get("id"))
-            self._wake(lieutenant_id)
-            if lieutenant_id in self._rests:
-                self._rests[lieutenant_id].set()
+            self._take_lieutenant(str(news.get("id")))
+        elif news.get("topic") == "provisionings":
             for listener in self._listeners:
-                listener.tell([lieutenant_id])
+                listener.tell_provisionings(news.get("ids", []))
         elif news.get("topic") == "nodes":
             vm_ids = None if news.get("all") else news.get("ids", [])
             for listener in self._listeners:
                 listener.tell_nodes(vm_ids)
+
+    def _take_lieutenant(self, lieutenant_id: str) -> None:
+        self._wake(lieutenant_id)
+        if lieutenant_id in self._rests:
+            self._rests[lieutenant_id].set()
+        for listener in self._listeners:
+            listener.tell([lieutenant_id])
 
     def _wake(self, lieutenant_id: str) -> None:
         if channel := self._channels.get(lieutenant_id):

@@ -30,7 +30,8 @@ HEALTHY_SECONDS = 60.0
 KILL_AFTER, REDIS_GRACE = 8.0, 1.0
 LARGEST_LOG = 10 << 20
 LONGEST_LINE = 4000
-COLOURS = {"edge": 36, "web": 32, "worker": 33, "beat": 35, "redis": 31, "agent": 34, "demo": 95}
+COLOURS = {"edge": 36, "web": 32, "worker": 33, "beat": 35, "redis": 31, "agent": 34}
+COLOURS |= {"demo": 95, "vms": 94}
 
 
 @dataclass(frozen=True)

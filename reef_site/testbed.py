@@ -1,4 +1,4 @@
-"""What the tests need beside Python: both agents by npm, a browser, sshd and PostgreSQL by apt.
+"""What the tests need beside Python: both agents by npm; a browser, sshd and more by apt.
 
 What is missing is fetched where that is allowed. What is found is told to the tests in variables
 `REEF_TEST_…`; what is not, in `REEF_TEST_PROBLEMS`, a JSON object with a sentence for each name.
@@ -12,6 +12,7 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from reef_site import agent_install
@@ -51,9 +52,9 @@ def find_browser() -> str | None:
     return next((path for name in BROWSERS if (path := shutil.which(name))), None)
 
 
-def find_sshd() -> str | None:
-    """OpenSSH's server; it must be called by its absolute path."""
-    return shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+def find_for_root(name: str) -> str | None:
+    """A program that may lie where only root's path leads. sshd must be called by this path."""
+    return shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin:/sbin")
 
 
 def find_postgresql() -> str | None:
@@ -67,7 +68,13 @@ def find_postgresql() -> str | None:
 
 PROGRAMS = (
     Program("chromium", "REEF_TEST_CHROMIUM", find_browser, ("chromium", "fonts-dejavu-core")),
-    Program("sshd", "REEF_TEST_SSHD", find_sshd, ("openssh-server",)),
+    Program("sshd", "REEF_TEST_SSHD", partial(find_for_root, "sshd"), ("openssh-server",)),
+    Program("ip", "REEF_TEST_IP", partial(find_for_root, "ip"), ("iproute2",)),
+    Program("iptables", "REEF_TEST_IPTABLES", partial(find_for_root, "iptables"), ("iptables",)),
+    Program("openssl", "REEF_TEST_OPENSSL", partial(find_for_root, "openssl"), ("openssl",)),
+    Program(
+        "cloud-init", "REEF_TEST_CLOUD_INIT", partial(find_for_root, "cloud-init"), ("cloud-init",)
+    ),
     Program("postgresql", "REEF_TEST_POSTGRESQL", find_postgresql, ("postgresql",)),
 )
 

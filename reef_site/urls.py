@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from django.conf import settings
 from django.contrib import admin
 from django.core.exceptions import DisallowedHost
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
-from django.urls import include, path, re_path
+from django.urls import URLPattern, URLResolver, include, path, re_path
 
 from lieutenants import api as lieutenants_api
 from lieutenants.operations import api as operations_api
@@ -17,28 +18,46 @@ from reef_site.health import SERVICES, health
 from reef_site.wire import json_answer
 from vmtree import api as vmtree_api
 
-urlpatterns = [
+Routes = list[URLPattern | URLResolver]
+
+
+def _of(organ: str, *routes: URLPattern | URLResolver) -> Routes:
+    """These routes, if this reef has that organ."""
+    return list(routes) if organ in settings.ORGANS else []
+
+
+urlpatterns: Routes = [
     re_path(r"^health/?$", health, name="health"),
     path("", views.overview, name="overview"),
     path("parts/", views.parts, name="parts"),
     path("signin/", views.signin, name="signin"),
     path("signin/<str:secret>", views.signin_link, name="signin-link"),
     path("signout/", views.signout, name="signout"),
-    path("lieutenants/", include("lieutenants.urls")),
-    path("fleet/", include("reef_site.fleet.urls")),
+    *_of("lieutenant", path("lieutenants/", include("lieutenants.urls"))),
+    *_of("vm-tree", path("fleet/", include("reef_site.fleet.urls"))),
+    *_of("vers-config", path("config/", include("versconfig.urls"))),
+    *_of("bootloader", path("provisioning/", include("bootloader.urls"))),
     path("admin/", admin.site.urls),
     # -- agents
     re_path(r"^events/?$", lieutenants_api.ListingEvents.as_view(), name="events"),
-    re_path(r"^lieutenant/_panel/?$", lieutenants_api.Panel.as_view(), name="lieutenant-panel"),
-    re_path(r"^lieutenant/usage/?$", lieutenants_api.FleetUsage.as_view()),
-    re_path(r"^lieutenant/lieutenants/destroy-all/?$", lieutenants_api.DestroyAll.as_view()),
-    re_path(r"^lieutenant/lieutenants/discover/?$", lieutenants_api.Discover.as_view()),
-    *rules_api.urlpatterns,
-    re_path(r"^registry(?:/|$)", include("registry.routes")),
-    path("", include(router.urls)),
-    re_path(r"^lieutenant(?:/.*)?$", lieutenants_api.Nothing.as_view()),
-    *operations_api.urlpatterns,
-    *vmtree_api.urlpatterns,
+    *_of(
+        "lieutenant",
+        re_path(r"^lieutenant/_panel/?$", lieutenants_api.Panel.as_view(), name="lieutenant-panel"),
+        re_path(r"^lieutenant/usage/?$", lieutenants_api.FleetUsage.as_view()),
+        re_path(r"^lieutenant/lieutenants/destroy-all/?$", lieutenants_api.DestroyAll.as_view()),
+        re_path(r"^lieutenant/lieutenants/discover/?$", lieutenants_api.Discover.as_view()),
+        *rules_api.urlpatterns,
+    ),
+    *_of("registry", re_path(r"^registry(?:/|$)", include("registry.routes"))),
+    *_of("vers-config", re_path(r"^vers-config(?:/|$)", include("versconfig.routes"))),
+    *_of("bootloader", re_path(r"^bootloader(?:/|$)", include("bootloader.routes"))),
+    *_of(
+        "lieutenant",
+        path("", include(router.urls)),
+        re_path(r"^lieutenant(?:/.*)?$", lieutenants_api.Nothing.as_view()),
+        *operations_api.urlpatterns,
+    ),
+    *_of("vm-tree", *vmtree_api.urlpatterns),
 ]
 
 

@@ -53,7 +53,8 @@ class Part:
 @require_GET
 def overview(request: HttpRequest) -> HttpResponse:
     """How the fleet and reef itself are."""
-    return render(request, "overview.html", {**_state(), **fleet.tree_context(request)})
+    tree = fleet.tree_context(request) if "vm-tree" in settings.ORGANS else {}
+    return render(request, "overview.html", {**_state(), **tree})
 
 
 @login_required
@@ -64,6 +65,11 @@ def parts(request: HttpRequest) -> HttpResponse:
 
 
 def _state() -> dict[str, Any]:
+    parts = [*(_sign(name) for name in LATE_SECONDS), _broker()]
+    return {"parts": parts, **(_lieutenants() if "lieutenant" in settings.ORGANS else {})}
+
+
+def _lieutenants() -> dict[str, Any]:
     counts = Lieutenant.objects.count_by_status()
     failed, doubtful = _failed(), _doubtful()
     trouble_count = counts.get(Status.ERROR, 0) + len(doubtful)
@@ -74,7 +80,6 @@ def _state() -> dict[str, Any]:
         "trouble_count": trouble_count,
         "trouble_more": trouble_count > _MOST_TROUBLE,
         "today": figures.fleet_today(),
-        "parts": [*(_sign(name) for name in LATE_SECONDS), _broker()],
     }
 
 

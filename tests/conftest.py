@@ -22,6 +22,7 @@ from lieutenants.exceptions import TransportError
 from lieutenants.follower import Follower
 from lieutenants.models import Lieutenant, Message, Process
 from lieutenants.transports import get_transport
+from tests.emulator.fixture import emulator, emulator_of_the_run  # noqa: F401
 from tests.stub_llm import StubLLM
 from tests.waiting import until
 from vmtree import bells

@@ -14,7 +14,10 @@ if mine not in os.environ:
     os.environ[mine] = folder
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
 os.environ["REEF_DATA_DIR"] = os.environ[mine]
-for name in ("DATABASE_URL", "REDIS_URL", "VERS_AUTH_TOKEN", "PI_PATH", "REEF_DEMO", "PORT"):
+for name in (
+    *("DATABASE_URL", "REDIS_URL", "VERS_AUTH_TOKEN", "PI_PATH", "REEF_DEMO", "PORT"),
+    *("REEF_CONFIG_KEYS", "REEF_VMS_EMULATED"),
+):
     if name not in os.environ.get("REEF_TESTS_KEEP", "").split(","):
         os.environ.pop(name, None)
 

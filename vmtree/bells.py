@@ -75,3 +75,8 @@ def tell_nodes(vm_ids: Iterable[str]) -> None:
     what: dict[str, object] = {"ids": ids} if len(ids) <= MOST_IDS else {"all": True}
     if ids:
         _publish(NEWS, json.dumps({"topic": "nodes", **what}))
+
+
+def tell_provisionings(ids: Iterable[str]) -> None:
+    """Say that these provisionings moved on: `{"topic": "provisionings", "ids": […]}`."""
+    _publish(NEWS, json.dumps({"topic": "provisionings", "ids": list(ids)}))

@@ -28,6 +28,23 @@ def issue(node: Node, *, made_by: str) -> str:
     return token
 
 
+def renew(node: Node, shown: str, *, made_by: str) -> str:
+    """A further token for this node, beside the one that was shown; all others are revoked.
+
+    So a node whose answer is lost still has the one that it showed. `confirm` is the second move.
+    """
+    token = PREFIX + secrets.token_urlsafe(32)
+    with transaction.atomic():
+        _revoke([node.pk], keep=digest_of(shown))
+        NodeToken.objects.create(node=node, digest=digest_of(token), made_by=made_by[:200])
+    return token
+
+
+def confirm(node: Node, shown: str) -> int:
+    """Revoke all tokens of this node but the one that was shown; how many were good before."""
+    return _revoke([node.pk], keep=digest_of(shown))
+
+
 def node_of(token: str) -> Node | None:
     """The living node that this token belongs to; None if it opens nothing."""
     if not token.startswith(PREFIX):
@@ -46,12 +63,15 @@ def revoke_all(node_ids: list[int]) -> int:
     return _revoke(node_ids)
 
 
-def _revoke(node_ids: list[int]) -> int:
-    """Nobody remembers a token for longer than a moment: each door looks at the rows."""
+def _revoke(node_ids: list[int], keep: str = "") -> int:
+    """Nobody remembers a token for longer than a moment: each door looks at the rows.
+
+    `keep` is the hash of a token that stays good.
+    """
     now, count = dates.now(), 0
     with transaction.atomic():
         for start in range(0, len(node_ids), 500):
             some = node_ids[start : start + 500]
             rows = NodeToken.objects.filter(node__in=some, revoked_at__isnull=True)
-            count += rows.update(revoked_at=now)
+            count += rows.exclude(digest=keep).update(revoked_at=now)
     return count

@@ -15,7 +15,7 @@ from lieutenants.models import LifeSign
 from reef_site import health
 from tests.conftest import Fleet
 from tests.waiting import until
-from vmtree import bells
+from vmtree import bells, organs
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_all_is_well() -> None:
     assert (status, said["status"]) == (200, "ok")
     assert list(said) == ["status", "uptime", "services", "parts"]
     assert said["uptime"] > 0
-    assert said["services"] == ["ui", "lieutenant", "registry", "vm-tree"]
+    assert said["services"] == ["ui", *organs.MODULES]
     assert list(said["parts"]) == ["database", "broker", "worker", "follower"]
     assert all(part["ok"] for part in said["parts"].values())
     assert all(part["ageSeconds"] < 5 for part in said["parts"].values())

@@ -47,7 +47,13 @@ ADDED = {
     "uptime": {"parts"},
     # A heartbeat's answer.
     "lastSeen": {"nextBeatInMs"},
+    # Configuration: the overview, and a PUT's answer.
+    "apiKey": {"problems"},
+    "set": {"effective", "note", "scope", "vmId", "version", "impact"},
     "prunedOldSnapshots": {"id"},
+    # A profile, and a boot script with what it was made from.
+    "installPiVers": {"category", "role", "agent", "ownReef", "packages", "builtIn"},
+    "script": {"joinToken"},
 }
 
 
@@ -91,8 +97,10 @@ COUNTED = "the two messages to the idle lieutenant were sent as prompts, so they
 
 CORE = {
     "health needs no auth": Ours(
-        "the services are those of this step; the others come later",
-        changes={"services": ["ui", "lieutenant", "registry", "vm-tree"]},
+        "the services are those that this reef has",
+        changes={
+            "services": ["ui", "lieutenant", "registry", "vm-tree", "vers-config", "bootloader"]
+        },
     ),
     "health with wrong method": Ours(JSON_405, 405, error("method not allowed")),
     "health sub path": Ours(JSON_404, 404, error("not found")),

@@ -19,8 +19,15 @@ from django.test import Client
 from lieutenants.models import Lieutenant, LifeSign, Message, Process
 from tests.conftest import Fleet
 from tests.waiting import until
-from tests.wire import corrections, corrections_registry, corrections_vmtree
+from tests.wire import (
+    corrections,
+    corrections_bootloader,
+    corrections_config,
+    corrections_registry,
+    corrections_vmtree,
+)
 from tests.wire.corrections import ADDED, FIRST, Ours, Partly
+from versconfig import keys
 
 EXCHANGES: list[dict[str, Any]] = json.loads(
     (Path(__file__).parent / "golden.json").read_text(encoding="utf-8")
@@ -29,6 +36,8 @@ CORRECTIONS: dict[str, dict[str, Ours]] = {
     "core": corrections.CORE,
     "registry": corrections_registry.CORRECTIONS,
     "vm-tree": corrections_vmtree.CORRECTIONS,
+    "vers-config": corrections_config.CORRECTIONS,
+    "bootloader": corrections_bootloader.CORRECTIONS,
     "lieutenant": corrections.LIEUTENANT,
 }
 AFTERWARDS = {
@@ -143,7 +152,7 @@ def _is_compact(body: bytes) -> bool:
     """Without blanks between the values, and with its characters written out."""
     text = body.decode()
     bare = re.sub(r'"(?:[^"\\]|\\.)*"', "", text)
-    return not re.search(r"\s", bare) and not re.search(r"\\u(?!00[01])", text)
+    return not re.search(r"\s", bare) and not re.search(r"(?<!\\)(?:\\\\)*\\u(?!00[01])", text)
 
 
 def _value_of(answer: Any) -> Any:
@@ -220,6 +229,37 @@ def test_exchanges_of_the_tree(settings: Any, db: None) -> None:
         found = replay.problems(exchange, _correction(exchange), replay.ask(exchange))
         report += [f"{exchange['case']}: {problem}" for problem in found]
         replay.repair(exchange)
+
+    assert not report, "\n" + "\n".join(report)
+
+
+def test_exchanges_of_the_config(
+    settings: Any, db: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    settings.ROOT_TOKEN = TOKEN
+    for key in keys.ALL:
+        monkeypatch.delenv(key, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("VERS_AUTH_TOKEN", TOKEN)
+    monkeypatch.setenv("VERS_INFRA_URL", "http://127.0.0.1:4310")
+    replay = Replay()
+    report: list[str] = []
+
+    for exchange in _of("vers-config"):
+        found = replay.problems(exchange, _correction(exchange), replay.ask(exchange))
+        report += [f"{exchange['case']}: {problem}" for problem in found]
+
+    assert not report, "\n" + "\n".join(report)
+
+
+def test_exchanges_of_the_bootloader(settings: Any, db: None) -> None:
+    settings.ROOT_TOKEN = TOKEN
+    replay = Replay()
+    report: list[str] = []
+
+    for exchange in _of("bootloader"):
+        found = replay.problems(exchange, _correction(exchange), replay.ask(exchange))
+        report += [f"{exchange['case']}: {problem}" for problem in found]
 
     assert not report, "\n" + "\n".join(report)
 

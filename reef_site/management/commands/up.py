@@ -23,8 +23,10 @@ from django.db import DatabaseError, connection
 from django.db.migrations.executor import MigrationExecutor
 
 from lieutenants import agents, demo_model
-from reef_site import agent_install, auth, env, leftovers
+from reef_site import agent_install, auth, demo_vms, env, leftovers
+from reef_site.demo_vms import DemoVms, NoDemoVms
 from reef_site.supervisor import Demo, Plan, Service
+from vmtree import organs
 
 WILDCARDS = frozenset({"0.0.0.0", "::", ""})  # noqa: S104
 
@@ -55,6 +57,7 @@ class Command(BaseCommand):
         start = Start(options["host"], options["port"], demo=options["demo"])
         lock = start.claim()
         start.prepare_database()
+        start.prepare_vms()
         link = auth.make_signin_link(start.url)
         plan = start.plan(link, no_agent=options["no_agent"], open_browser=options["open"])
         become_supervisor(plan, lock, start.environment())
@@ -66,6 +69,7 @@ class Start:
     def __init__(self, host: str, port: int, *, demo: bool) -> None:
         self.host, self.port, self.demo = host, port, demo
         self.data: Path = settings.DATA_DIR
+        self.vms: DemoVms | NoDemoVms | None = None
         self.embedded_redis = not os.environ.get("REDIS_URL", "").strip()
 
     @property
@@ -118,6 +122,12 @@ class Start:
         finally:
             connection.close()
 
+    def prepare_vms(self) -> None:
+        """Find out whether the demo can have VMs; what points at them goes to all processes."""
+        if self.demo:
+            on_loopback = self.host not in WILDCARDS
+            self.vms = demo_vms.prepare(self.data, self.port, on_loopback=on_loopback)
+
     def environment(self) -> dict[str, str]:
         """What the processes get: ours, with everything that was resolved here written out."""
         env = {
@@ -136,14 +146,22 @@ class Start:
             env["DATABASE_URL"] = f"sqlite:///{Path(database['NAME']).absolute()}"
         if self.host not in WILDCARDS:
             env["REEF_ALLOWED_HOSTS"] = f"{env.get('REEF_ALLOWED_HOSTS', '')} {self.host}".strip()
+        if isinstance(self.vms, DemoVms):
+            # An address of its own for the fleet stays the operator's choice.
+            given = {"VERS_INFRA_URL"} if os.environ.get("VERS_INFRA_URL", "").strip() else set()
+            env |= {key: self.vms.environment[key] for key in self.vms.environment.keys() - given}
+            env["REEF_ALLOWED_HOSTS"] = f"{env.get('REEF_ALLOWED_HOSTS', '')} {self.vms.address}"
         if "/" in settings.PI_PATH:
             env["PI_PATH"] = str(Path(settings.PI_PATH).expanduser().absolute())
         return env
 
     def plan(self, link: str, *, no_agent: bool, open_browser: bool) -> Plan:
         """Which processes to run, and what to say when they answer."""
-        services = [*self._redis(), self._web(), self._edge(), self._worker(), self._beat()]
-        if not no_agent:
+        services = [*self._redis(), self._web(), self._edge()]
+        if settings.HAS_WORK:
+            services += [self._worker(), self._beat()]
+        services += self._emulator()
+        if not no_agent and "lieutenant" in settings.ORGANS:
             services += self._agent()
         return Plan(
             services=services,
@@ -216,6 +234,13 @@ class Start:
         argv = [*module("reef_site.agent_install"), "--target", str(target)]
         return [Service("agent", argv, turn="late", once=True)]
 
+    def _emulator(self) -> list[Service]:
+        """The demo's VMs; they end with it, and it leaves nothing."""
+        if not isinstance(self.vms, DemoVms):
+            return []
+        # Who asks for what, and how often, is for the log alone.
+        return [Service("vms", self.vms.argv, hush=["GET /api/v1/"])]
+
     def _demo_model(self) -> Demo:
         folder = self.data / "demo"
         argv = [*module("lieutenants.demo_model"), "--folder", str(folder)]
@@ -231,8 +256,14 @@ class Start:
             f"sign in, once and within {settings.SIGNIN_MINUTES} minutes: {link}",
             f"the root token for the API lies {token}",
         ]
+        if here := organs.told(settings.NAMED_ORGANS):
+            lines.append(here)
         if self.demo:
             lines.append("demo model: lieutenants get the model reef-demo/demo, which needs no key")
+        if isinstance(self.vms, DemoVms):
+            lines.append("demo VMs: the emulator runs here; its VMs end when reef is stopped")
+        elif self.vms:
+            lines.append(f"no demo VMs: {self.vms.why}")
         if self.host in WILDCARDS and not os.environ.get("REEF_ALLOWED_HOSTS"):
             name = socket.gethostname()
             lines.append(f"for other machines, set REEF_ALLOWED_HOSTS to its name there, as {name}")

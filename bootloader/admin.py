@@ -1,0 +1,8 @@
+"""The admin of the bootloader; a subject with much to it has a file of its own."""
+
+from __future__ import annotations
+
+from bootloader import hosts_admin as hosts_admin
+from bootloader import member_admin as member_admin
+from bootloader import profile_admin as profile_admin
+from bootloader import provision_admin as provision_admin

@@ -1,0 +1,17 @@
+"""App configuration of the bootloader: how a VM becomes a member of the fleet."""
+
+from django.apps import AppConfig
+
+
+class BootloaderConfig(AppConfig):
+    name = "bootloader"
+
+    def ready(self) -> None:
+        """Tell config what we can do for it: try keys out, seal our own secrets anew."""
+        from bootloader import hosts
+        from bootloader.providers import vers
+        from versconfig import checks, rotation
+
+        checks.register("VERS_API_KEY", vers.check_key)
+        checks.register("REEF_SSH_PRIVATE_KEY", hosts.check_shared_key)
+        rotation.register("SSH hosts", hosts.reseal)

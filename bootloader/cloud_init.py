@@ -1,0 +1,136 @@
+"""The same boot for machines that start with cloud-init: user-data, meta-data, a NoCloud seed.
+
+Pure: a plan in, text out. YAML is dumped from data, never put together from text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+import zipfile
+from dataclasses import replace
+from typing import Any
+
+import yaml
+
+from bootloader.plan import BootPlan, File
+from bootloader.render import boot_script
+
+# Where cloud-init puts the script; the script itself keeps to REEF_HOME.
+SCRIPT = "/var/lib/reef-boot/boot.sh"
+LOG = "/var/log/reef-boot.log"
+# As root, so that the machine's own packages and units can be used. One that failed can run again.
+RUN = f"umask 077; /bin/bash {SCRIPT} >>{LOG} 2>&1 && rm -f {SCRIPT}"
+_MOST_HOST = 63
+_WIDTH = 1 << 16
+_FIXED = (1980, 1, 1, 0, 0, 0)
+
+
+def user_data(plan: BootPlan) -> str:
+    """A `#cloud-config`: users, keys, files, the boot script and its run at the first boot.
+
+    Raises BadInput if a text cannot be on a VM.
+    """
+    # Who may sign in is told to cloud-init; the script runs as root, whoever the user is.
+    script = boot_script(replace(plan, authorized_keys=()))
+    config: dict[str, Any] = {
+        "hostname": host_name(plan),
+        "preserve_hostname": False,
+        "users": _users(plan),
+        "disable_root": plan.user != "root",
+        "ssh_pwauth": False,
+        "growpart": {"mode": "auto", "devices": ["/"]},
+        "resize_rootfs": True,
+        "write_files": [
+            *(_file(file) for file in plan.profile.files if file.path.startswith("/")),
+            _file(File(SCRIPT, script, 0o700)),
+        ],
+        "runcmd": [["/bin/bash", "-c", RUN]],
+    }
+    if plan.apt_mirror:
+        config["apt"] = {"primary": [{"arches": ["default"], "uri": plan.apt_mirror}]}
+    return "#cloud-config\n" + dumped(config)
+
+
+def meta_data(plan: BootPlan) -> str:
+    """Who the machine is, for NoCloud, and in `reef` what it should have; cloud-init keeps that."""
+    size = plan.profile.size
+    wanted = {"vcpus": size.vcpus, "memory_mib": size.memory_mib, "disk_mib": size.disk_mib}
+    facts: dict[str, Any] = {
+        "instance-id": instance_id(plan),
+        "local-hostname": host_name(plan),
+        "reef": {
+            "vm_id": plan.vm_id,
+            "name": plan.name,
+            "profile": plan.profile.type,
+            **{name: number for name, number in wanted.items() if number},
+        },
+    }
+    return dumped(facts)
+
+
+def seed(plan: BootPlan) -> bytes:
+    """A zip with `user-data` and `meta-data`, the two files of a NoCloud seed."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, text in (("user-data", user_data(plan)), ("meta-data", meta_data(plan))):
+            about = zipfile.ZipInfo(name, _FIXED)
+            about.external_attr = 0o600 << 16
+            archive.writestr(about, text.encode())
+    return out.getvalue()
+
+
+def host_name(plan: BootPlan) -> str:
+    """What DNS would take of the VM's name; never empty."""
+    words = re.sub(r"[^a-z0-9]+", "-", plan.name.lower()).strip("-")
+    return words[:_MOST_HOST].strip("-") or f"vm-{_digest(plan.vm_id)[:12]}"
+
+
+def instance_id(plan: BootPlan) -> str:
+    """One for each VM, so that a copied disk boots as the VM it is now."""
+    return f"reef-{_digest(plan.vm_id)[:32]}"
+
+
+def dumped(value: object) -> str:
+    """YAML that loads back to the same value, its texts in Unicode, lines not folded."""
+    text: str = yaml.dump(
+        value,
+        Dumper=_Dumper,
+        allow_unicode=True,
+        sort_keys=False,
+        width=_WIDTH,
+        default_flow_style=False,
+    )
+    return text
+
+
+class _Dumper(yaml.SafeDumper):
+    """Texts of several lines as blocks, so that people can read the script in it."""
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    # These are ends of lines to YAML, and would come back as others.
+    odd = any(sign in text for sign in "\r\x85\u2028\u2029\ufeff")
+    style = '"' if odd else "|" if "\n" in text else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _text)
+
+
+def _users(plan: BootPlan) -> list[Any]:
+    keys = list(plan.authorized_keys)
+    if plan.user == "root":
+        return ["default", {"name": "root", **({"ssh_authorized_keys": keys} if keys else {})}]
+    user = {"name": plan.user, "shell": "/bin/bash", "lock_passwd": True}
+    user["sudo"] = "ALL=(ALL) NOPASSWD:ALL"
+    return ["default", {**user, **({"ssh_authorized_keys": keys} if keys else {})}]
+
+
+def _file(file: File) -> dict[str, str]:
+    return {"path": file.path, "permissions": f"0{file.mode:o}", "content": file.text}
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

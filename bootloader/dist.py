@@ -1,0 +1,317 @@
+"""What a VM gets from its roof: this reef as a wheel, the fleet agent, and the locks to install by.
+
+All of it is made from the running code, so a VM needs no place but its roof and its package
+mirrors. The wheel is built by hatchling from a copy of the sources, once for each state of them,
+and kept in the data folder under a name that says which; names are never given to another content.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from django.conf import settings
+
+from bootloader.exceptions import NothingToHandOut
+from vmtree.exceptions import NotFound
+
+PACKAGES = ("reef_site", "lieutenants", "bootloader", "registry", "vmtree", "versconfig")
+# What the house needs beside its packages, and where hatchling puts it in the wheel.
+BESIDE = ("pyproject.toml", "README.md", "requirements.lock")
+TEMPLATES = "templates"
+# Only for those who change reef.
+LEFT_OUT = frozenset({"reef_site/testbed.py", "reef_site/management/commands/test.py"})
+NOT_SOURCES = frozenset({"__pycache__", "node_modules", "house"})
+BUILD_SECONDS = 120
+# How many states of the sources stay to be fetched, the newest among them.
+KEPT = 4
+
+# The folders of states, among others.
+_MARKS = "[0-9a-f]" * 12
+_VERSION_LINE = re.compile(r'(?m)^version = "[^"]*"$')
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,150}")
+
+
+@dataclass(frozen=True)
+class DistFile:
+    """One file that VMs may fetch at `/bootloader/dist/<name>`."""
+
+    name: str
+    path: Path
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Dist:
+    """All that VMs may fetch of one state of the sources.
+
+    `lock` holds the packages that reef runs on with their hashes, for `pip --require-hashes`; the
+    wheel is installed after it with `--no-deps`. `npm_package` and `npm_lock` are package.json
+    and package-lock.json of the coding agent, for `npm ci`.
+    """
+
+    version: str
+    wheel_file: DistFile
+    lock_file: DistFile
+    agent_file: DistFile
+    npm_package_file: DistFile
+    npm_lock_file: DistFile
+
+    @property
+    def files(self) -> tuple[DistFile, ...]:
+        """All of them."""
+        return (
+            self.wheel_file,
+            self.lock_file,
+            self.agent_file,
+            self.npm_package_file,
+            self.npm_lock_file,
+        )
+
+    @property
+    def plain(self) -> dict[str, DistFile]:
+        """The newest by names that do not change."""
+        return {
+            "requirements.lock": self.lock_file,
+            "fleet_agent.py": self.agent_file,
+            "package.json": self.npm_package_file,
+            "package-lock.json": self.npm_lock_file,
+        }
+
+    @property
+    def wheel(self) -> Path:
+        """Where the wheel lies here."""
+        return self.wheel_file.path
+
+    @property
+    def wheel_name(self) -> str:
+        """pip wants the wheel to be called exactly so."""
+        return self.wheel_file.name
+
+    @property
+    def wheel_sha256(self) -> str:
+        """In hex."""
+        return self.wheel_file.sha256
+
+    @property
+    def lock_name(self) -> str:
+        """The name to fetch it by."""
+        return self.lock_file.name
+
+    @property
+    def lock_sha256(self) -> str:
+        """In hex."""
+        return self.lock_file.sha256
+
+    @property
+    def agent_name(self) -> str:
+        """The name to fetch the fleet agent by."""
+        return self.agent_file.name
+
+    @property
+    def agent_sha256(self) -> str:
+        """In hex."""
+        return self.agent_file.sha256
+
+
+def current() -> Dist:
+    """What this code is to VMs; built now unless it was before. Raises NothingToHandOut."""
+    try:
+        sources = _sources()
+        mark = _mark(sources)
+        folder = _home() / mark
+        if not folder.is_dir():
+            with _alone():
+                if not folder.is_dir():
+                    _make(sources, mark, folder)
+        os.utime(folder)
+        return _read(folder, mark)
+    except (OSError, subprocess.SubprocessError, StopIteration) as error:
+        raise NothingToHandOut(f"this reef cannot be packed for VMs: {error}") from error
+
+
+def find(name: str) -> Path:
+    """The file of this name, also of an earlier state that is still kept. Raises NotFound.
+
+    `fleet_agent.py`, `requirements.lock`, `package.json` and `package-lock.json` are the newest.
+    """
+    newest = current()
+    if name in newest.plain:
+        return newest.plain[name].path
+    if _NAME.fullmatch(name):
+        for folder in _home().glob(_MARKS):
+            if (folder / name).is_file():
+                return folder / name
+    raise NotFound(f"there is no file '{name}' here; the list is at /bootloader/dist/")
+
+
+# -- sources -------------------------------------------------------------------------------------
+
+
+def _sources() -> dict[str, Path]:
+    """Every file that goes into the wheel, by its place in the checkout."""
+    base, house = Path(settings.BASE_DIR), Path(settings.HOUSE_DIR)
+    found = {name: house / name for name in BESIDE}
+    for package in PACKAGES:
+        found |= _files_below(base / package, package)
+    found |= _files_below(house / TEMPLATES, TEMPLATES)
+    return {place: path for place, path in sorted(found.items()) if place not in LEFT_OUT}
+
+
+def _files_below(folder: Path, place: str) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for entry in os.scandir(folder):
+        if entry.name in NOT_SOURCES or entry.name.endswith((".pyc", ".pyo", ".new")):
+            continue
+        where = f"{place}/{entry.name}"
+        if entry.is_dir(follow_symlinks=False):
+            found |= _files_below(Path(entry.path), where)
+        elif entry.is_file(follow_symlinks=False) and not entry.name.startswith("."):
+            found[where] = Path(entry.path)
+    return found
+
+
+_digests: dict[tuple[str, int, int], str] = {}
+
+
+def sha256_of(path: Path) -> str:
+    """In hex; a file is read again only when its time or size changed."""
+    about = path.stat()
+    key = (str(path), about.st_mtime_ns, about.st_size)
+    if key not in _digests:
+        _digests[key] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return _digests[key]
+
+
+def _mark(sources: dict[str, Path]) -> str:
+    """A short digest of all sources; the same in a checkout and where it is installed."""
+    whole = hashlib.sha256()
+    for place, path in sources.items():
+        if place == "pyproject.toml":
+            # Its version was written by us where it came with a wheel.
+            whole.update(_VERSION_LINE.sub("", path.read_text(), count=1).encode())
+        else:
+            whole.update(f"{place}\0{sha256_of(path)}\n".encode())
+    return whole.hexdigest()[:12]
+
+
+# -- building ------------------------------------------------------------------------------------
+
+
+def _home() -> Path:
+    folder: Path = settings.DATA_DIR / "dist"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    with (_home() / "build.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _make(sources: dict[str, Path], mark: str, folder: Path) -> None:
+    """Build into a folder beside and give it its name; so what is there is whole."""
+    half = Path(tempfile.mkdtemp(prefix=".half-", dir=_home()))
+    try:
+        with tempfile.TemporaryDirectory(prefix="reef-dist-") as stage:
+            _stage(sources, Path(stage), mark)
+            _run_hatchling(Path(stage), half)
+        for name, text in _others(sources).items():
+            (half / name).write_bytes(text)
+        half.chmod(0o700)
+        half.rename(folder)
+    finally:
+        shutil.rmtree(half, ignore_errors=True)
+    old = sorted(_home().glob(_MARKS), key=lambda each: each.stat().st_mtime, reverse=True)
+    for each in old[KEPT:]:
+        shutil.rmtree(each, ignore_errors=True)
+
+
+def _stage(sources: dict[str, Path], stage: Path, mark: str) -> None:
+    """Copy the sources, with a version that tells this state from all others."""
+    for place, path in sources.items():
+        target = stage / place
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+    project = stage / "pyproject.toml"
+    text = project.read_text()
+    fresh, count = _VERSION_LINE.subn(f'version = "{_version(mark)}"', text, count=1)
+    if not count:
+        raise NothingToHandOut("this reef cannot be packed for VMs: pyproject.toml has no version")
+    project.write_text(fresh)
+
+
+def _run_hatchling(stage: Path, out: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(out)],
+        cwd=stage,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        timeout=BUILD_SECONDS,
+        check=False,
+    )
+    if done.returncode:
+        said = " / ".join(done.stdout.strip().splitlines()[-4:])
+        raise NothingToHandOut(f"this reef cannot be packed for VMs: hatchling says: {said}")
+
+
+def _version(mark: str) -> str:
+    # A letter first: a part of digits alone would lose its leading noughts.
+    return f"{settings.VERSION}+g{mark}"
+
+
+def _others(sources: dict[str, Path]) -> dict[str, bytes]:
+    """What is handed out beside the wheel, by names that carry its digest."""
+    contents = {
+        ("requirements", ".txt"): _run_block(sources["requirements.lock"].read_text()).encode(),
+        ("fleet_agent", ".py"): sources["bootloader/fleet_agent.py"].read_bytes(),
+        ("package", ".json"): sources["lieutenants/agent/package.json"].read_bytes(),
+        ("package-lock", ".json"): sources["lieutenants/agent/package-lock.json"].read_bytes(),
+    }
+    return {
+        f"{stem}-{hashlib.sha256(content).hexdigest()[:12]}{end}": content
+        for (stem, end), content in contents.items()
+    }
+
+
+def _run_block(lock: str) -> str:
+    """The part of the lock that reef runs on, without that of its tests."""
+    found = re.search(r"(?ms)^#: run\n(.*?)(?=^#: |\Z)", lock)
+    if not found:
+        raise NothingToHandOut(
+            "this reef cannot be packed for VMs: requirements.lock has no run block"
+        )
+    return found[1]
+
+
+def _read(folder: Path, mark: str) -> Dist:
+    """What lies in a folder that was built."""
+
+    def one(pattern: str) -> DistFile:
+        path = next(folder.glob(pattern))
+        return DistFile(path.name, path, sha256_of(path), path.stat().st_size)
+
+    return Dist(
+        version=_version(mark),
+        wheel_file=one("reef-*.whl"),
+        lock_file=one("requirements-*.txt"),
+        agent_file=one("fleet_agent-*.py"),
+        npm_package_file=one("package-[0-9a-f]*.json"),
+        npm_lock_file=one("package-lock-*.json"),
+    )

@@ -1,0 +1,787 @@
+#!/usr/bin/env python3
+"""Keeps a VM a member of its fleet: joins, beats when it is told to, says good-bye.
+
+Stands alone (standard library, Python 3.8 or newer), so that it can be copied to any machine:
+
+    python3 fleet_agent.py join   --home DIR   trade the join token for the VM's own token
+    python3 fleet_agent.py run    --home DIR   join if need be, then beat until told to stop
+    python3 fleet_agent.py start  --home DIR   the same, detached, with DIR/log/fleet-agent.log
+    python3 fleet_agent.py stop   --home DIR   have a running one say good-bye and end
+    python3 fleet_agent.py status --home DIR [--wait SECONDS]   0 if the roof took its last beat
+    python3 fleet_agent.py renew  --home DIR   change the VM's token for a new one
+    python3 fleet_agent.py unit   --home DIR   a systemd unit, on stdout
+
+DIR/identity.json, of mode 0600, says who the VM is: a flat object of texts with VERS_INFRA_URL,
+VERS_VM_ID, VERS_AGENT_NAME, REEF_ROLE, REEF_ADDRESS, REEF_ORGANS, REEF_CAPABILITIES,
+REEF_PARENT_VM_ID, and VERS_AUTH_TOKEN, the VM's own token; before that one is there, the join token
+as REEF_JOIN_TOKEN, or alone in DIR/join-token, of mode 0600. DIR/identity.env holds the same as
+lines of shell. No secret is ever an argument or said in a log.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import hashlib
+import http.client
+import json
+import os
+import random
+import re
+import secrets
+import shlex
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from typing import Any, Callable, Dict, Iterator, List, NoReturn, Optional
+from urllib.parse import quote
+
+VERSION = "1"
+OLDEST = (3, 8)
+# Seconds. A beat is asked for by the roof, within these limits.
+SOONEST, USUAL, LATEST = 1.0, 30.0, 3600.0
+# How long to wait after a failure: the first time about so long, then twice, at most so long.
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 120.0
+# The same after a refusal, which waiting alone does not mend.
+FIRST_REFUSED, LONGEST_REFUSED = 15.0, 600.0
+REQUEST_SECONDS, BYE_SECONDS = 20.0, 4.0
+REGISTER_SECONDS = 600.0
+MOST_ANSWER = 1 << 20
+LARGEST_LOG = 1 << 20
+MOST_LIEUTENANTS = 200
+
+Json = Dict[str, Any]
+
+
+class Problem(Exception):
+    """Why it does not go on, in a sentence for the operator."""
+
+
+class Away(Problem):
+    """The roof cannot be reached or has trouble; `seconds` if it said when to come again."""
+
+    def __init__(self, text: str, seconds: float = 0.0) -> None:
+        super().__init__(text)
+        self.seconds = seconds
+
+
+class Refused(Problem):
+    """The roof answered no."""
+
+    def __init__(self, text: str, status: int) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+class Stop(BaseException):
+    """We were asked to end; raised out of whatever was going on."""
+
+
+# -- files ---------------------------------------------------------------------------------------
+
+
+class Home:
+    """The folder of this VM's membership."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = os.path.abspath(folder)
+        self.identity_file = self.path("identity.json")
+        self.state_file = self.path("run", "fleet-agent.json")
+
+    def path(self, *names: str) -> str:
+        """A path below the folder."""
+        return os.path.join(self.folder, *names)
+
+    def identity(self) -> Dict[str, str]:
+        """What identity.json says. Raise Problem."""
+        try:
+            found = json.loads(read_private(self.identity_file))
+        except ValueError:
+            raise Problem("{} is not JSON".format(self.identity_file)) from None
+        if not isinstance(found, dict):
+            raise Problem("{} is not an object".format(self.identity_file))
+        return {str(key): str(value) for key, value in found.items() if value is not None}
+
+    def join_token(self, identity: Dict[str, str]) -> str:
+        """The join token; empty if there is none."""
+        if identity.get("REEF_JOIN_TOKEN"):
+            return identity["REEF_JOIN_TOKEN"].strip()
+        path = self.path("join-token")
+        return read_private(path).strip() if os.path.exists(path) else ""
+
+    def nonce(self) -> str:
+        """A word that stays the same until the VM has joined."""
+        path = self.path("run", "join-nonce")
+        if not os.path.exists(path):
+            write_private(path, secrets.token_urlsafe(24) + "\n")
+        return read_private(path).strip()
+
+    def keep_token(self, token: str, more: Optional[Dict[str, str]] = None) -> None:
+        """Write the VM's own token where all on this VM find it; the join token goes."""
+        identity = {**self.identity(), **(more or {}), "VERS_AUTH_TOKEN": token}
+        identity.pop("REEF_JOIN_TOKEN", None)
+        write_private(self.identity_file, json.dumps(identity, indent=1) + "\n")
+        env = self.path("identity.env")
+        if os.path.exists(env):
+            write_private(env, with_token(read_private(env), token))
+        for name in (self.path("join-token"), self.path("run", "join-nonce")):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name)
+
+    def state(self) -> Json:
+        """What a running agent has last said of itself; empty if there is nothing."""
+        try:
+            with open(self.state_file, "rb") as file:
+                found = json.loads(file.read())
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+
+def read_private(path: str) -> str:
+    """The text of a file that only its owner may read. Raise Problem."""
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            about = os.fstat(file.fileno())
+            if stat.S_IMODE(about.st_mode) & 0o077:
+                raise Problem(
+                    "{} can be read by others; mend it with: chmod 600 {}".format(
+                        path, shlex.quote(path)
+                    )
+                )
+            if about.st_uid not in (os.geteuid(), 0):
+                raise Problem("{} belongs to somebody else".format(path))
+            return file.read()
+    except OSError as error:
+        raise Problem("{} cannot be read: {}".format(path, error.strerror)) from None
+
+
+def write_private(path: str, text: str) -> None:
+    """Write a file of mode 0600, whole or not at all."""
+    folder = os.path.dirname(path)
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+    handle, draft = tempfile.mkstemp(dir=folder, prefix=".fleet-agent-")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(draft)
+        raise
+
+
+def with_token(env: str, token: str) -> str:
+    """Lines of shell that set VERS_AUTH_TOKEN to this token, and the join token no longer."""
+    setting = re.compile(r"(?m)^(export )?(VERS_AUTH_TOKEN|REEF_JOIN_TOKEN)=.*\n?")
+    exported = any(line.startswith("export ") for line in env.splitlines())
+    rest = setting.sub("", env)
+    if rest and not rest.endswith("\n"):
+        rest += "\n"
+    word = "export " if exported else ""
+    return "{}{}VERS_AUTH_TOKEN={}\n".format(rest, word, shlex.quote(token))
+
+
+# -- the roof ------------------------------------------------------------------------------------
+
+
+class NoRedirects(urllib.request.HTTPRedirectHandler):
+    """A token is for the roof and nobody to whom it may point."""
+
+    def redirect_request(self, *_: Any, **__: Any) -> None:
+        """None of them is followed."""
+
+
+class Roof:
+    """The reef above, at its address and with our token."""
+
+    def __init__(self, url: str, token: str) -> None:
+        if not re.match(r"https?://[^/]", url):
+            raise Problem("VERS_INFRA_URL in identity.json is not the address of a roof")
+        self.url = url.rstrip("/")
+        self._token = token
+        self._opener = urllib.request.build_opener(NoRedirects)
+
+    def ask(self, method: str, path: str, body: Optional[Json] = None, seconds: float = 0) -> Json:
+        """The JSON object of the answer. Raise Away or Refused."""
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"Authorization": "Bearer " + self._token, "Content-Type": "application/json"}
+        headers["User-Agent"] = "reef-fleet-agent/" + VERSION
+        request = urllib.request.Request(self.url + path, data=data, headers=headers, method=method)
+        try:
+            with self._opener.open(request, timeout=seconds or REQUEST_SECONDS) as answer:
+                text = read_limited(answer, seconds or REQUEST_SECONDS)
+        except urllib.error.HTTPError as error:
+            raise self._trouble(error) from None
+        except (OSError, http.client.HTTPException) as error:
+            why = getattr(error, "reason", error)
+            raise Away("{} does not answer: {}".format(self.url, why)) from None
+        try:
+            found = json.loads(text)
+        except ValueError:
+            raise Away("{} does not answer like a reef".format(self.url)) from None
+        return found if isinstance(found, dict) else {}
+
+    def _trouble(self, error: urllib.error.HTTPError) -> Problem:
+        try:
+            said = json.loads(read_limited(error, 5.0)).get("error", "")
+        except (OSError, ValueError, AttributeError, http.client.HTTPException):
+            said = ""
+        finally:
+            error.close()
+        text = "{} answers {}{}".format(self.url, error.code, ": " + str(said) if said else "")
+        if error.code in (408, 429) or error.code >= 500 or 300 <= error.code < 400:
+            return Away(text, seconds_of(error.headers.get("Retry-After", "")))
+        return Refused(text, error.code)
+
+
+def read_limited(answer: Any, seconds: float) -> bytes:
+    """The body, if it is not too long and comes in time. Raise OSError."""
+    end, found = time.monotonic() + seconds, b""
+    while True:
+        piece: bytes = answer.read(1 << 16)
+        found += piece
+        if not piece:
+            return found
+        if len(found) > MOST_ANSWER or time.monotonic() > end:
+            raise OSError("the answer is too long, or too slow")
+
+
+def seconds_of(text: str) -> float:
+    """What Retry-After says, where it says a number."""
+    return min(float(text), LATEST) if text.isdigit() else 0.0
+
+
+# -- what there is to tell -----------------------------------------------------------------------
+
+
+def dna_of(identity: Dict[str, str]) -> Json:
+    """What this VM is made of, as tree and registry keep it."""
+    return {
+        "organs": [word for word in identity.get("REEF_ORGANS", "").split(",") if word],
+        "capabilities": [w for w in identity.get("REEF_CAPABILITIES", "").split(",") if w],
+    }
+
+
+def digest_of(dna: Json) -> str:
+    """The SHA-256 by which the registry sees whether it knows our DNA."""
+    text = json.dumps(dna, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
+
+
+def vitals(home: Home) -> Json:
+    """Load of the last minute, and how full the disk is, in percent."""
+    found: Json = {}
+    with contextlib.suppress(OSError):
+        found["load"] = round(os.getloadavg()[0], 2)
+    with contextlib.suppress(OSError):
+        usage = shutil.disk_usage(home.folder)
+        found["disk"] = round(100.0 * usage.used / max(1, usage.used + usage.free), 1)
+    return found
+
+
+def lieutenants(home: Home) -> List[Json]:
+    """Agents whose keepers run here, as entries of `services`."""
+    found = []
+    for path in keeper_files(home):
+        try:
+            with open(path, "rb") as file:
+                facts = json.loads(file.read())
+            agent = facts["agent_pid"]
+            if process_started(agent) != facts["agent_started"]:
+                continue
+        except (OSError, ValueError, KeyError, TypeError, IndexError):
+            continue
+        env = environment_of(agent)
+        name = env.get("VERS_AGENT_NAME") or os.path.basename(path.split("/runs/")[0])
+        said = {"name": name, "kind": "lieutenant", "pid": agent}
+        if env.get("VERS_VM_ID"):
+            said["vmId"] = env["VERS_VM_ID"]
+        found.append(said)
+    return sorted(found, key=lambda each: str(each["name"]))[:MOST_LIEUTENANTS]
+
+
+def keeper_files(home: Home) -> Iterator[str]:
+    """Where keepers say who they are: `…/lieutenants/<one>/runs/<run>/keeper.json`."""
+    tops = [home.path(*names) for names in ((), ("data",), ("reef",), ("reef", "data"))]
+    tops.append(os.path.expanduser("~/.reef"))
+    for top in dict.fromkeys(tops):
+        crews = os.path.join(top, "lieutenants")
+        for one in listed(crews):
+            for run in listed(os.path.join(crews, one, "runs")):
+                yield os.path.join(crews, one, "runs", run, "keeper.json")
+
+
+def listed(folder: str) -> List[str]:
+    """The names in a folder; none if it cannot be read."""
+    try:
+        return sorted(os.listdir(folder))
+    except OSError:
+        return []
+
+
+def process_started(pid: int) -> int:
+    """When a process began, in ticks since the machine did. Raise OSError if it is gone."""
+    with open("/proc/{}/stat".format(pid), "rb") as file:
+        words = file.read().rpartition(b")")[2].split()
+    if words[0] in (b"Z", b"X"):
+        raise OSError("it has ended")
+    return int(words[19])
+
+
+def environment_of(pid: int) -> Dict[str, str]:
+    """What a process of ours was given; nothing of a foreign one."""
+    try:
+        with open("/proc/{}/environ".format(pid), "rb") as file:
+            lines = file.read().decode("utf-8", "replace").split("\0")
+    except OSError:
+        return {}
+    return dict(line.split("=", 1) for line in lines if "=" in line)
+
+
+def services(home: Home) -> List[Json]:
+    """What this VM offers: a reef of its own, and its lieutenants."""
+    found: List[Json] = []
+    port = own_reef_port(home)
+    if port and listens(port):
+        found.append({"name": "reef", "port": port, "protocol": "http"})
+    return found + lieutenants(home)
+
+
+def own_reef_port(home: Home) -> int:
+    """The port of this VM's own reef, as `reef/reef.env` has it; 0 if there is none."""
+    path = home.path("reef", "reef.env")
+    if not os.path.exists(path):
+        return 0
+    with contextlib.suppress(Problem):
+        found = re.search(r"(?m)^(?:export )?PORT='?([0-9]{1,5})'?$", read_private(path))
+        return int(found.group(1)) if found else 3000
+    return 0
+
+
+def listens(port: int) -> bool:
+    """Whether somebody takes connections on this machine's port."""
+    try:
+        socket.create_connection(("127.0.0.1", port), 1.0).close()
+    except (OSError, OverflowError):
+        return False
+    return True
+
+
+# -- the agent -----------------------------------------------------------------------------------
+
+
+class Agent:
+    """One VM's membership, from turn to turn."""
+
+    def __init__(self, home: Home, say: Callable[[str], None]) -> None:
+        self.home, self.say = home, say
+        self.failures = 0
+        self.problem = ""
+        self.said_services: Optional[List[Json]] = None
+        self.registered_at = -REGISTER_SECONDS
+        self.looked = False
+        self.state: Json = {"pid": os.getpid(), "started": process_started(os.getpid())}
+
+    # -- one turn
+
+    def turn(self) -> float:
+        """Do what is to be done now; how many seconds to wait then."""
+        try:
+            seconds = self._beat()
+        except Refused as error:
+            return self._failed(error, FIRST_REFUSED, LONGEST_REFUSED)
+        except Away as error:
+            return max(error.seconds, self._failed(error, FIRST_PAUSE, LONGEST_PAUSE))
+        except Problem as error:
+            return self._failed(error, FIRST_REFUSED, LONGEST_REFUSED)
+        if self.failures:
+            self.say("beats again")
+        self.failures, self.problem = 0, ""
+        self._note(lastBeatAt=time.time(), problem="", failures=0, nextBeatInMs=int(seconds * 1000))
+        return seconds
+
+    def _failed(self, error: Problem, first: float, longest: float) -> float:
+        """Tell of a new problem once; the pause grows and is never the same for two VMs."""
+        if str(error) != self.problem:
+            self.say(str(error))
+        self.problem = str(error)
+        longest_now = min(longest, first * float(1 << min(self.failures, 20)))
+        pause = longest_now * random.uniform(0.5, 1.0)
+        self.failures += 1
+        self._note(problem=self.problem, failures=self.failures, nextBeatInMs=int(pause * 1000))
+        return pause
+
+    def _beat(self) -> float:
+        """Join or register if need be, and beat; the seconds that the roof asks for."""
+        identity = self.home.identity()
+        if not identity.get("VERS_AUTH_TOKEN"):
+            identity = join(self.home, self.say)
+        roof, vm_id = roof_of(identity), required(identity, "VERS_VM_ID")
+        if not self.looked:
+            self._look(roof, identity)
+        body: Json = {"status": "running", **vitals(self.home)}
+        body["reefConfigDigest"] = digest_of(dna_of(identity))
+        offered = services(self.home)
+        if offered != self.said_services:
+            body["services"] = offered
+        path = "/registry/vms/{}/heartbeat".format(quote(vm_id, safe=""))
+        try:
+            answer = roof.ask("POST", path, body)
+        except Refused as error:
+            if error.status != 404:
+                raise self._explained(error) from None
+            self._register(roof, identity)
+            answer = roof.ask("POST", path, body)
+        self.said_services = offered
+        if answer.get("reefConfigDiffers") and self._may_register():
+            self._register(roof, identity)
+        return seconds_until_next(answer)
+
+    def _explained(self, error: Refused) -> Refused:
+        """A refusal with what mends it."""
+        if error.status == 401:
+            text = "{} (the token was revoked; put a new one into {}, or a join token)".format(
+                error, self.home.identity_file
+            )
+            return Refused(text, 401)
+        return error
+
+    def _look(self, roof: Roof, identity: Dict[str, str]) -> None:
+        """Once, after the start: bring the registry up to date if our address is another now."""
+        path = "/registry/vms/" + quote(required(identity, "VERS_VM_ID"), safe="")
+        try:
+            known = roof.ask("GET", path)
+        except Refused as error:
+            if error.status != 404:
+                raise self._explained(error) from None
+            known = {}
+        if not known or known.get("address") != address_of(identity, known):
+            self._register(roof, identity, known)
+        self.looked = True
+
+    def _may_register(self) -> bool:
+        return time.monotonic() - self.registered_at >= REGISTER_SECONDS
+
+    def _register(self, roof: Roof, identity: Dict[str, str], known: Optional[Json] = None) -> None:
+        known = known or {}
+        body: Json = {
+            "id": identity["VERS_VM_ID"],
+            "name": known.get("name") or identity.get("VERS_AGENT_NAME") or identity["VERS_VM_ID"],
+            "role": known.get("role") or identity.get("REEF_ROLE") or "worker",
+            "address": address_of(identity, known),
+            "registeredBy": known.get("registeredBy") or "fleet-agent",
+            "reefConfig": dna_of(identity),
+        }
+        parent = identity.get("REEF_PARENT_VM_ID")
+        if parent and not known:
+            body["parentVmId"] = parent
+        try:
+            roof.ask("POST", "/registry/vms", body)
+        except Refused as error:
+            # It may have been moved in the tree since then.
+            if error.status != 403 or not body.pop("parentVmId", None):
+                raise self._explained(error) from None
+            roof.ask("POST", "/registry/vms", body)
+        self.registered_at, self.said_services = time.monotonic(), None
+        self.say("registered as {} at {}".format(body["id"], roof.url))
+
+    # -- the whole
+
+    def run(self) -> None:
+        """Turn after turn until Stop comes; then say good-bye."""
+        self.say("fleet agent {} on {}".format(VERSION, socket.gethostname()))
+        try:
+            while True:
+                self._wait(self.turn())
+        except Stop:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        self.say(good_bye(self.home))
+        self._note(stopped=True)
+
+    def _wait(self, seconds: float) -> None:
+        """Wait, but go on early when waiting may be of no more use.
+
+        That is when the clock jumped, as it does after the machine was frozen, and when somebody
+        has mended the identity.
+        """
+        end, woken = time.monotonic() + seconds, time.time() + seconds
+        before, slice_seconds = changed_at(self.home.identity_file), 1.0 if self.failures else 5.0
+        while time.monotonic() < end and time.time() < woken + 1.0:
+            time.sleep(min(slice_seconds, max(0.0, end - time.monotonic())))
+            if self.failures and changed_at(self.home.identity_file) != before:
+                self.failures = 0
+                return
+
+    def _note(self, **facts: Any) -> None:
+        """Leave for `status` how we are. A full disk is no reason to stop."""
+        self.state.update(facts, at=time.time())
+        with contextlib.suppress(OSError):
+            write_private(self.home.state_file, json.dumps(self.state) + "\n")
+
+
+def changed_at(path: str) -> int:
+    """When a file was changed last, in nanoseconds; 0 if there is none."""
+    try:
+        return os.stat(path).st_mtime_ns
+    except OSError:
+        return 0
+
+
+def seconds_until_next(answer: Json) -> float:
+    """What the roof asks for, within reason."""
+    asked = answer.get("nextBeatInMs")
+    if isinstance(asked, bool) or not isinstance(asked, (int, float)) or not asked > 0:
+        return USUAL
+    return max(SOONEST, min(LATEST, asked / 1000.0))
+
+
+def required(identity: Dict[str, str], name: str) -> str:
+    """A value that identity.json must have. Raise Problem."""
+    if not identity.get(name):
+        raise Problem("identity.json has no {}".format(name))
+    return identity[name]
+
+
+def roof_of(identity: Dict[str, str], token: str = "") -> Roof:
+    """The roof, with the VM's own token unless another is given."""
+    return Roof(required(identity, "VERS_INFRA_URL"), token or identity["VERS_AUTH_TOKEN"])
+
+
+def address_of(identity: Dict[str, str], known: Json) -> str:
+    """Under which name others find this VM."""
+    return identity.get("REEF_ADDRESS") or str(known.get("address") or "") or socket.gethostname()
+
+
+def join(home: Home, say: Callable[[str], None]) -> Dict[str, str]:
+    """Trade the join token; the identity with the VM's own token. Raise Problem."""
+    identity = home.identity()
+    token = home.join_token(identity)
+    if not token:
+        text = "there is no token: {} has none, and there is no join token"
+        raise Problem(text.format(home.identity_file))
+    body = {"hostname": socket.gethostname(), "agentVersion": VERSION, "nonce": home.nonce()}
+    for field, name in (("vmId", "VERS_VM_ID"), ("address", "REEF_ADDRESS")):
+        if identity.get(name):
+            body[field] = identity[name]
+    answer = roof_of(identity, token).ask("POST", "/bootloader/join", body)
+    if not isinstance(answer.get("token"), str) or not answer.get("vmId"):
+        raise Away("the roof's answer to the join token has no token in it")
+    more = {"VERS_VM_ID": str(answer["vmId"])}
+    for field, name in (("name", "VERS_AGENT_NAME"), ("role", "REEF_ROLE")):
+        if answer.get(field) and not identity.get(name):
+            more[name] = str(answer[field])
+    home.keep_token(answer["token"], more)
+    say("joined the fleet as {}".format(answer["vmId"]))
+    return home.identity()
+
+
+def renew(home: Home) -> str:
+    """Change the VM's token: the old one is good until the new one is kept and shown."""
+    identity = home.identity()
+    required(identity, "VERS_AUTH_TOKEN")
+    fresh = roof_of(identity).ask("POST", "/bootloader/token", {}).get("token")
+    if not isinstance(fresh, str) or not fresh:
+        raise Away("the roof's answer has no token in it")
+    home.keep_token(fresh)
+    roof_of(home.identity()).ask("POST", "/bootloader/token/confirm", {})
+    return "the token was changed; programs that hold the old one must read it again"
+
+
+def good_bye(home: Home) -> str:
+    """Tell the roof that this VM stops, if it can be told; what came of it."""
+    try:
+        identity = home.identity()
+        required(identity, "VERS_AUTH_TOKEN")
+        path = "/registry/vms/{}/heartbeat".format(quote(required(identity, "VERS_VM_ID"), safe=""))
+        roof_of(identity).ask("POST", path, {"status": "stopped"}, BYE_SECONDS)
+    except Problem as error:
+        return "stops without a good-bye: {}".format(error)
+    return "said good-bye"
+
+
+# -- commands ------------------------------------------------------------------------------------
+
+
+def log_line(text: str) -> None:
+    """One line on stderr, with the time where no journal adds it."""
+    stamp = "" if os.environ.get("JOURNAL_STREAM") else time.strftime("%Y-%m-%dT%H:%M:%S%z ")
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.write("{}{}\n".format(stamp, " ".join(text.split())))
+        sys.stderr.flush()
+
+
+def command_run(home: Home) -> int:
+    """Beat until told to stop. One agent a home."""
+    os.makedirs(home.path("run"), mode=0o700, exist_ok=True)
+    with open(home.path("run", "fleet-agent.lock"), "a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Problem("a fleet agent runs already for {}".format(home.folder)) from None
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, stop)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        Agent(home, log_line).run()
+    return 0
+
+
+def stop(*_: Any) -> NoReturn:
+    """What a signal does: once, so that the good-bye is not cut off."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    raise Stop
+
+
+def command_start(home: Home) -> int:
+    """Run detached, with a log; at once if one runs already."""
+    if running(home):
+        return 0
+    os.makedirs(home.path("log"), mode=0o700, exist_ok=True)
+    log = home.path("log", "fleet-agent.log")
+    with contextlib.suppress(OSError):
+        if os.path.getsize(log) > LARGEST_LOG:
+            os.replace(log, log + ".1")
+    handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    argv = [sys.executable, os.path.abspath(__file__), "run", "--home", home.folder]
+    child = subprocess.Popen(
+        argv,
+        stdin=subprocess.DEVNULL,
+        stdout=handle,
+        stderr=handle,
+        start_new_session=True,
+        cwd="/",
+    )
+    os.close(handle)
+    end = time.monotonic() + 10.0
+    while time.monotonic() < end:
+        if child.poll() is not None:
+            raise Problem("it ended at once; {} says why".format(log))
+        if running(home):
+            return 0
+        time.sleep(0.05)
+    raise Problem("it did not begin; {} may say why".format(log))
+
+
+def running(home: Home) -> int:
+    """The pid of the agent that runs for this home; 0 if none does."""
+    state = home.state()
+    try:
+        pid = int(state["pid"])
+        return pid if process_started(pid) == state["started"] else 0
+    except (OSError, KeyError, TypeError, ValueError, IndexError):
+        return 0
+
+
+def command_stop(home: Home) -> int:
+    """End a running one and wait until it has gone."""
+    pid = running(home)
+    if pid:
+        os.kill(pid, signal.SIGTERM)
+    end = time.monotonic() + 15.0
+    while running(home):
+        if time.monotonic() > end:
+            raise Problem("process {} does not end".format(pid))
+        time.sleep(0.05)
+    return 0
+
+
+def command_status(home: Home, wait: float) -> int:
+    """Print how the running agent is; 0 if the roof took its last beat."""
+    end = time.monotonic() + wait
+    while True:
+        pid, state = running(home), home.state()
+        good = bool(pid and state.get("lastBeatAt") and not state.get("problem"))
+        if good or time.monotonic() >= end:
+            break
+        time.sleep(0.1)
+    print(json.dumps({"running": bool(pid), "good": good, **state}))
+    return 0 if good else 1
+
+
+UNIT = """\
+[Unit]
+Description=reef fleet agent: keeps this VM a member of its fleet
+Wants=network-online.target
+After=network-online.target
+
+[Service]
+ExecStart={python} {program} run --home {home}
+Restart=always
+RestartSec=5
+TimeoutStopSec=20
+UMask=0077
+NoNewPrivileges=yes
+ProtectSystem=full
+PrivateTmp=yes
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+def command_unit(home: Home) -> int:
+    """Print a systemd unit for this file and this home."""
+    words = {
+        "python": unit_word(sys.executable),
+        "program": unit_word(os.path.abspath(__file__)),
+        "home": unit_word(home.folder),
+    }
+    sys.stdout.write(UNIT.format(**words))
+    return 0
+
+
+def unit_word(text: str) -> str:
+    """A word of a unit's command line, quoted so that systemd expands nothing in it."""
+    if any(ord(sign) < 32 for sign in text):
+        raise Problem("a path for systemd has no control characters")
+    text = text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
+    return '"{}"'.format(text)
+
+
+def main(argv: List[str]) -> int:
+    """One command; a problem is one sentence on stderr and exit 1."""
+    if sys.version_info < OLDEST:
+        sys.stderr.write("the fleet agent needs Python 3.8 or newer\n")
+        return 1
+    parser = argparse.ArgumentParser(description="Keeps a VM a member of its fleet.")
+    verbs = ("join", "run", "start", "stop", "status", "renew", "unit")
+    parser.add_argument("verb", choices=verbs)
+    parser.add_argument("--home", default=os.environ.get("REEF_HOME") or "/opt/reef")
+    parser.add_argument("--wait", type=float, default=0.0, help="seconds, for status")
+    options = parser.parse_args(argv)
+    home = Home(options.home)
+    try:
+        if options.verb == "join":
+            join(home, log_line)
+        elif options.verb == "renew":
+            log_line(renew(home))
+        elif options.verb == "status":
+            return command_status(home, options.wait)
+        else:
+            commands = {"run": command_run, "start": command_start, "stop": command_stop}
+            return {**commands, "unit": command_unit}[options.verb](home)
+    except Problem as error:
+        log_line(str(error))
+        return 1
+    except OSError as error:
+        log_line("{}: {}".format(options.verb, error))
+        return 1
+    except (Stop, KeyboardInterrupt):
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

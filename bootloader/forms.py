@@ -1,0 +1,106 @@
+"""What people fill in to have VMs made. The rules stand in `provisioning`; forms only read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+
+from bootloader import profiles, providers
+from bootloader.provisioning.wishes import MOST_AT_A_TIME, Wish, wish_of
+from bootloader.states import Leftover
+from versconfig import config
+from vmtree.exceptions import BadInput, FleetError
+
+_PLAIN = {"autocomplete": "off", "spellcheck": "false"}
+
+
+def _line(label: str = "", help_text: str = "", *, required: bool = False) -> forms.CharField:
+    return forms.CharField(
+        required=required,
+        label=label or None,
+        help_text=help_text,
+        widget=forms.TextInput(attrs=_PLAIN),
+    )
+
+
+class ProvisionForm(forms.Form):
+    """VMs to be made. What is left empty is taken from config or the profile."""
+
+    name = _line(help_text="1 to 64 letters, digits, dots, dashes and underscores.", required=True)
+    type = forms.ChoiceField(label="Profile")
+    parent_vm_id = _line("Parent", "The id of the VM below which it comes. Empty: at the roof.")
+    count = forms.IntegerField(
+        required=False,
+        min_value=1,
+        max_value=MOST_AT_A_TIME,
+        label="How many",
+        help_text="Empty: one of exactly this name. Else they are called name-1, name-2 …",
+    )
+    provider = forms.ChoiceField(required=False)
+    on_failure = forms.ChoiceField(
+        choices=Leftover.choices,
+        label="If it fails",
+        help_text="A VM that is kept can be looked at, and a retry goes on with it.",
+    )
+    commit = _line("Commit", "A saved VM to restore, instead of booting an image.")
+    image = _line("Image", "The image to boot, instead of config's.")
+    vcpus = forms.IntegerField(required=False, min_value=1, label="Processors")
+    memory_mib = forms.IntegerField(required=False, min_value=1, label="Memory (MiB)")
+    disk_mib = forms.IntegerField(required=False, min_value=1, label="Disk (MiB)")
+    extra_organs = _line("More organs", "Names between commas, beside those of the profile.")
+    extra_capabilities = _line("More capabilities", "Names between commas.")
+
+    MORE = ("commit", "image", "vcpus", "memory_mib", "disk_mib", "extra_organs")
+    KEYS = {
+        "type": "type",
+        "parent_vm_id": "parentVmId",
+        "on_failure": "onFailure",
+        "commit": "commitId",
+        "memory_mib": "memoryMib",
+        "disk_mib": "diskMib",
+        "extra_organs": "extraOrgans",
+        "extra_capabilities": "extraCapabilities",
+    }
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        known = profiles.all()
+        types: Any = self.fields["type"]
+        types.choices = [
+            (each.type, f"{each.type} — {each.description}") for each in known.values()
+        ]
+        provider: Any = self.fields["provider"]
+        try:
+            usual = config.text("REEF_VM_PROVIDER")
+        except FleetError:
+            usual = ""
+        provider.choices = [
+            ("", f"as configured ({usual})"),
+            *((slug, slug) for slug in providers.all_slugs()),
+        ]
+
+    def wish(self) -> Wish:
+        """What was asked for; the form must be valid. Raises BadInput."""
+        said = {self.KEYS.get(name, name): value for name, value in self.cleaned_data.items()}
+        for key in ("extraOrgans", "extraCapabilities"):
+            said[key] = [word.strip() for word in said[key].split(",") if word.strip()]
+        return wish_of({key: value for key, value in said.items() if value not in ("", None)})
+
+    def refuse(self, error: FleetError) -> None:
+        """Show what a service says, beside the field that it is about."""
+        names = {key: name for name, key in self.KEYS.items()}
+        field = error.field if isinstance(error, BadInput) else ""
+        field = names.get(field, field)
+        self.add_error(field if field in self.fields else None, str(error))
+
+    def point_at_errors(self) -> None:
+        """Tie each field to its error and its help text, for those who hear the page."""
+        for name in self.fields:
+            bound = self[name]
+            told = [f"id_{name}_help"] if bound.help_text else []
+            told += [f"id_{name}_error"] if bound.errors else []
+            if told:
+                bound.field.widget.attrs["aria-describedby"] = " ".join(told)
+            if bound.errors:
+                bound.field.widget.attrs["aria-invalid"] = "true"

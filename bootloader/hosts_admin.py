@@ -1,0 +1,144 @@
+"""The admin of SSH hosts: registered here with their keys, which are never shown again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from django import forms
+from django.contrib import admin, messages
+from django.db import transaction
+from django.db.models import QuerySet
+from django.http import HttpRequest
+
+from bootloader import hosts, shell
+from bootloader.exceptions import ShellRefused
+from bootloader.models import HostClaim, SshHost
+from versconfig import locks
+from vmtree.admin import FactAdmin
+
+if TYPE_CHECKING:
+    _HostAdmin = admin.ModelAdmin[SshHost]
+    _HostForm = forms.ModelForm[SshHost]
+else:
+    _HostAdmin = admin.ModelAdmin
+    _HostForm = forms.ModelForm
+
+
+class HostForm(_HostForm):
+    """A host, and a field for its private key that never shows it."""
+
+    private_key = forms.CharField(
+        required=False,
+        max_length=16_000,
+        widget=forms.Textarea(attrs={"autocomplete": "off", "spellcheck": "false", "rows": 8}),
+        help_text="OpenSSH or PEM, without a passphrase; kept encrypted, never shown. Empty keeps "
+        "the one that is set; without one, REEF_SSH_PRIVATE_KEY is used.",
+    )
+    forget_private_key = forms.BooleanField(required=False, help_text="Take its own key away.")
+
+    class Meta:
+        model = SshHost
+        fields = (
+            *("name", "address", "port", "user", "host_key", "region", "size"),
+            *("vcpus", "memory_mib", "disk_mib", "in_service", "note"),
+        )
+
+    def clean_private_key(self) -> str:
+        """One that can be read; the text is not quoted if it cannot."""
+        text: str = self.cleaned_data["private_key"].strip()
+        if text:
+            try:
+                shell.check_key(text)
+            except ShellRefused as error:
+                raise forms.ValidationError(str(error)) from None
+        return text
+
+
+@admin.register(SshHost)
+class SshHostAdmin(_HostAdmin):
+    """Machines that the operator already has."""
+
+    form = HostForm
+    list_display = ("name", "where", "in_service", "used_by", "own_key", "host_key_known", "note")
+    list_filter = ("in_service", "region", "size")
+    search_fields = ("name", "address", "note")
+    actions = ("log_in", "forget_host_keys", "put_in_service", "take_out_of_service")
+    fieldsets = (
+        (None, {"fields": ("name", "address", "port", "user", "in_service", "note")}),
+        ("Keys", {"fields": ("private_key", "forget_private_key", "host_key")}),
+        ("What it is", {"fields": ("region", "size", "vcpus", "memory_mib", "disk_mib")}),
+    )
+
+    @admin.display(description="address")
+    def where(self, row: SshHost) -> str:
+        """Who, where and at which port."""
+        return f"{row.user}@{row.address}:{row.port}"
+
+    @admin.display(description="used by")
+    def used_by(self, row: SshHost) -> str:
+        """The name of its living claim."""
+        claim = row.claims.filter(released_at__isnull=True).first()
+        return claim.name if claim else "—"
+
+    @admin.display(description="own key", boolean=True)
+    def own_key(self, row: SshHost) -> bool:
+        """Whether it has a private key of its own."""
+        return bool(row.sealed_key)
+
+    @admin.display(description="host key known", boolean=True)
+    def host_key_known(self, row: SshHost) -> bool:
+        """Whether another one than the first is refused."""
+        return bool(row.host_key)
+
+    @transaction.atomic
+    def save_model(self, _request: HttpRequest, obj: SshHost, form: Any, change: bool) -> None:
+        """With its key sealed, in no way that a change of the vault's keys could overtake."""
+        locks.writing()
+        if form.cleaned_data.get("forget_private_key"):
+            obj.set_key("")
+        elif key := form.cleaned_data.get("private_key"):
+            obj.set_key(key)
+        elif change:
+            obj.sealed_key = SshHost.objects.get(pk=obj.pk).sealed_key
+        obj.save()
+
+    def has_delete_permission(self, request: HttpRequest, obj: SshHost | None = None) -> bool:
+        """One that was ever used stays, out of service: its history names it."""
+        if obj is not None and obj.claims.exists():
+            return False
+        return super().has_delete_permission(request, obj)
+
+    @admin.action(description="Try to log in on selected hosts", permissions=["change"])
+    def log_in(self, request: HttpRequest, queryset: QuerySet[SshHost]) -> None:
+        """And run a command that does nothing."""
+        rows = list(queryset)
+        for row, wrong in zip(rows, hosts.try_logins(rows), strict=True):
+            level = messages.ERROR if wrong else messages.SUCCESS
+            self.message_user(request, f"{row}: {wrong or 'lets us in'}", level)
+
+    @admin.action(description="Forget host keys of selected hosts", permissions=["change"])
+    def forget_host_keys(self, request: HttpRequest, queryset: QuerySet[SshHost]) -> None:
+        """For hosts that were set up anew; the next one shown is kept."""
+        count = queryset.update(host_key="")
+        self.message_user(request, f"{count} host keys were forgotten.")
+
+    @admin.action(description="Put selected hosts in service", permissions=["change"])
+    def put_in_service(self, request: HttpRequest, queryset: QuerySet[SshHost]) -> None:
+        """They may be taken from now on."""
+        self.message_user(request, f"{queryset.update(in_service=True)} hosts are in service.")
+
+    @admin.action(description="Take selected hosts out of service", permissions=["change"])
+    def take_out_of_service(self, request: HttpRequest, queryset: QuerySet[SshHost]) -> None:
+        """They are not taken any more; what uses them goes on."""
+        count = queryset.update(in_service=False)
+        self.message_user(request, f"{count} hosts are out of service.")
+
+
+@admin.register(HostClaim)
+class HostClaimAdmin(FactAdmin):
+    """What each host was and is used for."""
+
+    list_display = ("name", "host", "id", "claimed_at", "released_at")
+    list_filter = (("released_at", admin.EmptyFieldListFilter), "claimed_at")
+    search_fields = ("name", "host__name", "=id")
+    list_select_related = ("host",)

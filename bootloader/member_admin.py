@@ -1,0 +1,68 @@
+"""The admin of join tokens, of who was turned away, and of what boots reported: to be read."""
+
+from __future__ import annotations
+
+from django.contrib import admin, messages
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from django.utils.html import format_html
+
+from bootloader import joining
+from bootloader.models import BootReport, JoinRefusal, JoinToken
+from bootloader.provision_admin import FactAdmin
+from vmtree import dates
+
+
+@admin.register(JoinToken)
+class JoinTokenAdmin(FactAdmin):
+    """What opens the door to VMs; the tokens themselves are kept nowhere."""
+
+    list_display = ("vm_id", "name", "profile", "now", "made_at", "made_by", "used_at", "used_by")
+    list_filter = ("profile", "category", "role")
+    search_fields = ("=vm_id", "name")
+    actions = ("void",)
+
+    @admin.display(description="state")
+    def now(self, row: JoinToken) -> str:
+        """In one word."""
+        return row.state(dates.now())
+
+    @admin.action(description="Void: open nothing any more", permissions=["command"])
+    def void(self, request: HttpRequest, queryset: QuerySet[JoinToken]) -> None:
+        """Those that were not used."""
+        count = sum(joining.void(vm_id) for vm_id in set(queryset.values_list("vm_id", flat=True)))
+        self.message_user(request, f"{count} join tokens were voided.", messages.SUCCESS)
+
+
+@admin.register(JoinRefusal)
+class JoinRefusalAdmin(FactAdmin):
+    """Who came with a token that was not good."""
+
+    list_display = ("why", "vm", "text", "remote", "count", "first_at", "last_at")
+    list_filter = ("why",)
+    list_select_related = ("token",)
+    search_fields = ("=token__vm_id", "=remote")
+
+    @admin.display(description="meant for")
+    def vm(self, row: JoinRefusal) -> str:
+        """The VM that the token was made for."""
+        return row.token.vm_id if row.token else "—"
+
+
+@admin.register(BootReport)
+class BootReportAdmin(FactAdmin):
+    """Steps of boot scripts."""
+
+    list_display = ("vm_id", "run", "step", "status", "duration_ms", "exit_status", "at")
+    list_filter = ("status", "step")
+    search_fields = ("=vm_id", "=run")
+    fields = (
+        *("vm_id", "run", "step", "status", "duration_ms", "exit_status"),
+        *("began_at", "at", "said"),
+    )
+    readonly_fields = ("said",)
+
+    @admin.display(description="output")
+    def said(self, row: BootReport) -> str:
+        """As it was written."""
+        return format_html("<pre>{}</pre>", row.output)

@@ -1,0 +1,52 @@
+"""The page of the fleet's door: who was turned away, and which join tokens there are."""
+
+from __future__ import annotations
+
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required, permission_required
+from django.core.paginator import Paginator
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.views.decorators.http import require_GET, require_POST
+
+from bootloader import joining
+from bootloader.models import Finding, JoinRefusal, JoinToken
+from vmtree import dates
+from vmtree.models import Node
+
+PAGE = 50
+MOST_REFUSALS = 50
+
+
+@login_required
+@require_GET
+def door(request: HttpRequest) -> HttpResponse:
+    """Refusals, newest first, and tokens by page; `?vm=` those of one VM."""
+    now, vm_id = dates.now(), request.GET.get("vm", "").replace("\0", "").strip()[:255]
+    refusals = JoinRefusal.objects.select_related("token")
+    tokens = JoinToken.objects.order_by("-id")
+    if vm_id:
+        refusals, tokens = refusals.filter(token__vm_id=vm_id), tokens.filter(vm_id=vm_id)
+    page = Paginator(tokens, PAGE).get_page(request.GET.get("page"))
+    shown = list(page.object_list)
+    nodes = {node.vm_id: node for node in Node.objects.filter(vm_id__in={t.vm_id for t in shown})}
+    context = {
+        "refusals": refusals[:MOST_REFUSALS],
+        "page": page,
+        "rows": [(token, token.state(now), nodes.get(token.vm_id)) for token in shown],
+        "vm_id": vm_id,
+        "findings": Finding.objects.open().count(),
+    }
+    return render(request, "bootloader/door.html", context)
+
+
+@permission_required("bootloader.change_jointoken", raise_exception=True)
+@require_POST
+def void(request: HttpRequest, pk: int) -> HttpResponse:
+    """Have a token that was not used open nothing any more."""
+    token = get_object_or_404(JoinToken, pk=pk)
+    if joining.void(token.vm_id):
+        messages.success(request, f"The {token} opens nothing any more.")
+    else:
+        messages.warning(request, f"The {token} opened nothing before.")
+    return redirect("bootloader:door")

@@ -1,0 +1,139 @@
+"""Machines that the operator already has, and what each is used for."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any, Self
+
+from django.core.validators import MaxValueValidator, MinValueValidator, RegexValidator
+from django.db import models
+from django.db.models import Exists, OuterRef, Q
+
+from versconfig import vault
+from vmtree import dates
+
+_PUBLIC_KEY = r"(ssh-(ed25519|rsa)|ecdsa-sha2-nistp(256|384|521)) [A-Za-z0-9+/]+={0,3}"
+
+
+def _size(label: str) -> Any:
+    return models.PositiveIntegerField(
+        label,
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1)],
+        help_text="Empty: not known, which is enough for every wish.",
+    )
+
+
+class SshHostQuerySet(models.QuerySet["SshHost"]):
+    def free(self) -> Self:
+        """Those in service that nobody uses."""
+        used = HostClaim.objects.living().filter(host=OuterRef("pk"))
+        return self.filter(Q(in_service=True), ~Exists(used))
+
+
+class SshHost(models.Model):
+    """One machine and how to reach it. Its private key is sealed; without one the fleet's is used.
+
+    `host_key` is one line as in known_hosts without the name; empty until it was shown first.
+    """
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    name = models.CharField(
+        max_length=80,
+        unique=True,
+        validators=[RegexValidator(r"\A[A-Za-z0-9][A-Za-z0-9._-]*\Z", "letters, digits, . _ -")],
+    )
+    address = models.CharField(
+        max_length=253,
+        validators=[
+            RegexValidator(r"\A[A-Za-z0-9]([A-Za-z0-9.:_-]*[A-Za-z0-9])?\Z|\A::1\Z", "a host")
+        ],
+        help_text="Host name or IP address, as seen from this reef.",
+    )
+    port = models.PositiveIntegerField(
+        default=22, validators=[MinValueValidator(1), MaxValueValidator(65535)]
+    )
+    user = models.CharField(
+        max_length=32,
+        default="root",
+        validators=[RegexValidator(r"\A[a-zA-Z_][a-zA-Z0-9._-]*\Z", "a user's name")],
+    )
+    sealed_key = models.TextField(blank=True, editable=False)
+    host_key = models.CharField(
+        max_length=2000,
+        blank=True,
+        validators=[
+            RegexValidator(rf"\A{_PUBLIC_KEY}\Z", "like “ssh-ed25519 AAAA…”, without a name")
+        ],
+        help_text="Empty: the one that it shows first is kept. Another one is refused ever after.",
+    )
+    region = models.CharField(max_length=80, blank=True)
+    size = models.CharField("size class", max_length=80, blank=True)
+    vcpus = _size("virtual processors")
+    memory_mib = _size("memory in MiB")
+    disk_mib = _size("disk in MiB")
+    in_service = models.BooleanField(
+        default=True, help_text="Whether it may be taken for new members of the fleet."
+    )
+    note = models.CharField(max_length=300, blank=True)
+    added_at = models.DateTimeField(default=dates.now, editable=False)
+
+    objects = SshHostQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = "SSH host"
+        ordering = ["name"]
+        constraints = [
+            models.UniqueConstraint(fields=["address", "port"], name="one_host_an_address"),
+            models.CheckConstraint(condition=Q(port__gte=1, port__lte=65535), name="host_port"),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    def set_key(self, text: str) -> None:
+        """Seal this private key; an empty one takes it away. Only before a save."""
+        self.sealed_key = vault.seal(self._seal_name(), text) if text else ""
+
+    def key(self) -> str:
+        """Its own private key in clear; empty if it has none. Raises Unreadable."""
+        return vault.unseal(self._seal_name(), self.sealed_key) if self.sealed_key else ""
+
+    def _seal_name(self) -> str:
+        return f"SSH host {self.pk}"
+
+    def keep_host_key(self, line: str) -> None:
+        """The first one stays."""
+        SshHost.objects.filter(pk=self.pk, host_key="").update(host_key=line)
+
+
+class HostClaimQuerySet(models.QuerySet["HostClaim"]):
+    def living(self) -> Self:
+        """Those that were not released."""
+        return self.filter(released_at__isnull=True)
+
+
+class HostClaim(models.Model):
+    """One use of a host: a "machine" of this provider. Each use has an id of its own."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    host = models.ForeignKey(SshHost, models.PROTECT, related_name="claims")
+    name = models.CharField(max_length=255)
+    labels = models.JSONField(default=dict, blank=True)
+    claimed_at = models.DateTimeField(default=dates.now)
+    released_at = models.DateTimeField(null=True, blank=True)
+
+    objects = HostClaimQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["-claimed_at"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["host"], condition=Q(released_at__isnull=True), name="one_claim_a_host"
+            )
+        ]
+        indexes = [models.Index(fields=["released_at", "name"], name="claim_by_name")]
+
+    def __str__(self) -> str:
+        return f"{self.name} on {self.host}"

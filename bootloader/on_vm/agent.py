@@ -1,0 +1,195 @@
+"""Installs the coding agent on a VM: by the same npm lock as on the roof, with Node where none is.
+
+`python3 -m bootloader.on_vm.agent --target REEF_HOME/agent`, from the unpacked wheel. Standard
+library only, Python 3.9 or newer. A VM that has no npm gets one: Node as the agent's lock names it
+and npm as named here come from the npm registry, each checked by its SHA-512.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tarfile
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+from reef_site.agent_install import (
+    NODE_PACKAGES,
+    NPM_OPTIONS,
+    PINNED,
+    InstallError,
+    Recipe,
+    ensure_or_note,
+    installed,
+)
+
+REGISTRY = "https://registry.npmjs.org"
+OLDEST_NODE = 20
+
+
+@dataclass(frozen=True)
+class Package:
+    """A package of the npm registry, at one version, with the hash that its lock names."""
+
+    name: str
+    version: str
+    integrity: str
+
+    def url(self, registry: str) -> str:
+        """Where its tarball is."""
+        return f"{registry}/{self.name}/-/{self.name}-{self.version}.tgz"
+
+
+NPM = Package(
+    "npm",
+    "11.21.2",
+    "sha512-7HPApk+AflMUavSseL1Pm6CnYqMIHk53x+KmuhqmTDqPkjPMgxIpTPcTqsE91EKNw4gFBJV9fnXiSdGm1DXq9A==",
+)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Install; what happens is said on stdout. 1 if it could not be."""
+    parser = argparse.ArgumentParser(description="install the coding agent on a VM")
+    parser.add_argument("--target", type=Path, required=True)
+    parser.add_argument("--version", default="", help="another one than the lock's")
+    parser.add_argument("--registry", default="")
+    asked = parser.parse_args(argv)
+    registry = (asked.registry or REGISTRY).rstrip("/")
+    try:
+        recipe = PINNED
+        if asked.version and asked.version != locked_version():
+            provide_npm(asked.target.parent, registry)
+            recipe = recipe_for(asked.version, asked.target.parent)
+        if not installed(recipe, asked.target):
+            provide_npm(asked.target.parent, registry)
+    except (InstallError, OSError) as error:
+        say(str(error))
+        return 1
+    return 0 if ensure_or_note(recipe, asked.target.absolute(), say) else 1
+
+
+def say(line: str) -> None:
+    """To whoever watches the boot."""
+    print(line, flush=True)  # noqa: T201
+
+
+def locked_version() -> str:
+    """The agent's version in the lock that came along."""
+    facts = json.loads((PINNED.source / "package.json").read_text())
+    return str(facts["dependencies"][PINNED.package])
+
+
+def recipe_for(version: str, home: Path) -> Recipe:
+    """A lock for another version, resolved now. Raises InstallError."""
+    folder = home / f"agent-recipe-{hashlib.sha256(version.encode()).hexdigest()[:12]}"
+    recipe = Recipe(folder, PINNED.package)
+    if recipe.lock.exists():
+        return recipe
+    folder.mkdir(parents=True, exist_ok=True)
+    facts = json.loads((PINNED.source / "package.json").read_text())
+    facts["dependencies"][PINNED.package] = version
+    (folder / "package.json").write_text(json.dumps(facts, indent=2) + "\n")
+    command = ["npm", "install", "--package-lock-only", *NPM_OPTIONS]
+    done = subprocess.run(
+        command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True
+    )
+    if done.returncode:
+        why = done.stderr.strip()[-500:]
+        raise InstallError(f"npm finds no version {version} of {PINNED.package}: {why}")
+    return recipe
+
+
+# -- npm where there is none ---------------------------------------------------------------------
+
+
+def provide_npm(home: Path, registry: str) -> None:
+    """Put npm and its Node on this process's PATH unless good ones are there. InstallError."""
+    if shutil.which("npm") and _node_number() >= OLDEST_NODE:
+        return
+    node = node_package()
+    folder = home / "npm" / f"{node.version}-{NPM.version}"
+    if not (folder / "complete").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        for package in (node, NPM):
+            say(f"fetching {package.name} {package.version}")
+            fetch(package, registry, folder / package.name)
+        _write_programs(folder, node)
+        (folder / "complete").touch()
+    os.environ["PATH"] = f"{folder / 'bin'}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+
+
+def node_package() -> Package:
+    """The Node that the agent's lock names for this machine. Raises InstallError."""
+    name = NODE_PACKAGES.get(platform.machine())
+    packages = json.loads(PINNED.lock.read_text())["packages"]
+    facts = packages.get(f"node_modules/{name}")
+    if not name or not facts:
+        raise InstallError(f"there is no Node for this kind of machine ({platform.machine()})")
+    return Package(name, facts["version"], facts["integrity"])
+
+
+def fetch(package: Package, registry: str, target: Path) -> None:
+    """Fetch, check and unpack a package. Raises InstallError."""
+    url = package.url(registry)
+    target.mkdir(parents=True)
+    draft = target.with_suffix(".tgz")
+    if not url.startswith(("https://", "http://")):
+        raise InstallError(f"{url} is no address of an npm registry")
+    try:
+        with urllib.request.urlopen(url, timeout=120) as answer, draft.open("wb") as file:  # noqa: S310
+            shutil.copyfileobj(answer, file)
+    except OSError as error:
+        raise InstallError(f"{url} could not be fetched: {error}") from None
+    if _integrity(draft) != package.integrity:
+        raise InstallError(f"{url} has another SHA-512 than the lock says")
+    with tarfile.open(draft) as archive:
+        if hasattr(tarfile, "data_filter"):
+            archive.extractall(target, filter="data")
+        else:  # its hash is known, so nothing in it is a surprise
+            archive.extractall(target)  # noqa: S202
+    draft.unlink()
+
+
+def _integrity(path: Path) -> str:
+    digest = hashlib.sha512()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return f"sha512-{base64.b64encode(digest.digest()).decode()}"
+
+
+def _write_programs(folder: Path, node: Package) -> None:
+    programs = folder / "bin"
+    programs.mkdir()
+    binary = folder / node.name / "package" / "bin" / "node"
+    binary.chmod(0o755)
+    (programs / "node").symlink_to(binary)
+    script = "../npm/package/bin/npm-cli.js"
+    (programs / "npm").write_text(
+        f'#!/bin/sh\nhere=$(dirname "$0")\nexec "$here/node" "$here/{script}" "$@"\n'
+    )
+    (programs / "npm").chmod(0o755)
+
+
+def _node_number() -> int:
+    """The first number of the version of the Node on PATH; 0 without one."""
+    node = shutil.which("node")
+    if not node:
+        return 0
+    told = subprocess.run(
+        [node, "--version"], stdin=subprocess.DEVNULL, capture_output=True, text=True
+    )
+    number = told.stdout.strip().lstrip("v").split(".")[0]
+    return int(number) if number.isdigit() else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,91 @@
+"""Puts a boot plan together: what is asked for, and what config says for its place in the tree."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from urllib.parse import urlsplit
+
+from bootloader import dist, joining
+from bootloader.plan import BootPlan, Profile
+from versconfig import config, keys
+from vmtree.exceptions import BadInput
+from vmtree.models import Node
+
+LONGEST_URL = 2000
+
+
+def make(
+    *,
+    vm_id: str,
+    name: str,
+    profile: Profile,
+    parent_vm_id: str | None = None,
+    roof_url: str = "",
+    join_token: str = "",
+    machine_id: str = "",
+    address: str = "",
+    run: str = "",
+    secrets: bool = True,
+) -> BootPlan:
+    """The plan for a VM below this parent, where config is resolved; without keys on request.
+
+    Raises BadInput, NothingToHandOut, and what config raises where a value is no good.
+    """
+    node = Node.objects.living().filter(vm_id=parent_vm_id).first() if parent_vm_id else None
+    return BootPlan(
+        vm_id=vm_id,
+        name=name,
+        profile=profile,
+        roof_url=roof(roof_url or config.text("VERS_INFRA_URL", node)),
+        join_token=join_token,
+        parent_vm_id=parent_vm_id or None,
+        address=address,
+        ssh_domain=config.text("REEF_SSH_DOMAIN", node),
+        machine_id=machine_id,
+        run=run,
+        user=config.text("REEF_SSH_USER", node),
+        authorized_keys=tuple(config.lines("REEF_SSH_AUTHORIZED_KEYS", node)),
+        agent_version=config.text("REEF_AGENT_VERSION", node),
+        npm_registry=config.text("REEF_NPM_REGISTRY", node),
+        pypi_index=config.text("REEF_PYPI_INDEX", node),
+        apt_mirror=config.text("REEF_APT_MIRROR", node),
+        env=environment(node) if secrets else {},
+        dist=dist.current(),
+    )
+
+
+def environment(node: Node | None) -> dict[str, str]:
+    """What agents on the VM may have beside their identity: the model, keys of its provider."""
+    names = ["REEF_AGENT_MODEL", "REEF_MODEL_URL", *keys.MODEL_KEYS]
+    found = {name: config.text(name, node) for name in names}
+    return {name: text for name, text in found.items() if text}
+
+
+def with_token(plan: BootPlan, *, by: object, minutes: int = joining.MINUTES) -> BootPlan:
+    """The plan with a join token for its VM; older ones that were not used are good no longer."""
+    profile = plan.profile
+    token = joining.issue(
+        vm_id=plan.vm_id,
+        name=plan.name,
+        profile=profile.type,
+        category=profile.category,
+        role=profile.role,
+        parent_vm_id=plan.parent_vm_id,
+        by=by,
+        minutes=minutes,
+        dna=profile.dna,
+        address=plan.identity()["REEF_ADDRESS"],
+    )
+    return replace(plan, join_token=token)
+
+
+def roof(url: str) -> str:
+    """The address of a roof without a slash at its end. Raises BadInput."""
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        good = False
+    if not good or len(url) > LONGEST_URL or not url.isprintable() or " " in url:
+        raise BadInput("roofReefUrl: must be a URL of http or https", "roofReefUrl")
+    return url.rstrip("/")

@@ -1,0 +1,86 @@
+"""The admin of operators' own profiles: organs and capabilities to tick, packages a line each."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from django import forms
+from django.contrib import admin
+
+from bootloader.models import OwnProfile, ProfileFile
+from bootloader.words import BUILT_IN, CAPABILITIES, ORGANS
+
+if TYPE_CHECKING:
+    _ProfileAdmin = admin.ModelAdmin[OwnProfile]
+    _ProfileForm = forms.ModelForm[OwnProfile]
+    _FileInline = admin.StackedInline[ProfileFile, OwnProfile]
+else:
+    _ProfileAdmin = admin.ModelAdmin
+    _ProfileForm = forms.ModelForm
+    _FileInline = admin.StackedInline
+
+
+class Lines(forms.CharField):
+    """A list of texts, one on each line."""
+
+    widget = forms.Textarea
+
+    def prepare_value(self, value: Any) -> Any:
+        """The list as lines."""
+        return "\n".join(value) if isinstance(value, list) else value
+
+    def to_python(self, value: Any) -> Any:
+        """The lines as a list, without blank ones."""
+        return [line.strip() for line in str(value or "").splitlines() if line.strip()]
+
+
+class ProfileForm(_ProfileForm):
+    """A profile; what the model says of its lists is checked there."""
+
+    organs = forms.MultipleChoiceField(
+        required=False,
+        choices=[(name, name) for name in ORGANS],
+        widget=forms.CheckboxSelectMultiple,
+    )
+    capabilities = forms.MultipleChoiceField(
+        required=False,
+        choices=[(name, name) for name in CAPABILITIES],
+        widget=forms.CheckboxSelectMultiple,
+    )
+    packages = Lines(required=False, help_text="Debian packages, one on each line.")
+
+
+class FileInline(_FileInline):
+    """The files of a profile."""
+
+    model = ProfileFile
+    extra = 0
+
+
+@admin.register(OwnProfile)
+class OwnProfileAdmin(_ProfileAdmin):
+    """The built-in ones stand in code and are not listed here."""
+
+    form = ProfileForm
+    inlines = (FileInline,)
+    list_display = ("type", "description", "dna", "category", "role", "agent", "own_reef")
+    list_filter = ("category", "role")
+    search_fields = ("type", "description")
+    fieldsets = (
+        (
+            None,
+            {
+                "fields": ("type", "description"),
+                "description": f"Built in, and never changed: {', '.join(BUILT_IN)}.",
+            },
+        ),
+        ("DNA", {"fields": ("organs", "capabilities")}),
+        ("Place in the fleet", {"fields": ("category", "role", "agent_role")}),
+        ("What it gets", {"fields": ("agent", "own_reef", "install_pi_vers", "packages")}),
+        ("Size", {"fields": ("vcpus", "memory_mib", "disk_mib")}),
+    )
+
+    @admin.display(description="DNA")
+    def dna(self, row: OwnProfile) -> str:
+        """Organs, then capabilities."""
+        return f"{', '.join(row.organs) or '—'} · {', '.join(row.capabilities) or '—'}"

@@ -1,0 +1,320 @@
+"""The Vers VM platform as a provider. What is said over HTTP stands in `bootloader.vers`.
+
+Regions and size classes it has none; a VM restored from a commit has the size that it had.
+"""
+
+from __future__ import annotations
+
+import builtins
+import logging
+import time
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from functools import partial
+
+from bootloader.exceptions import (
+    NoSuchMachine,
+    OutcomeUnknown,
+    ProviderAway,
+    ProviderError,
+    ProviderRefused,
+)
+from bootloader.providers.base import (
+    Ability,
+    KeyVerdict,
+    Login,
+    Machine,
+    MachineState,
+    Spec,
+)
+from bootloader.vers import Client, keyring, wire
+from bootloader.vers.client import known_id
+from versconfig import config
+from vmtree.exceptions import FleetError
+from vmtree.models import Node
+
+logger = logging.getLogger(__name__)
+
+# The platform keeps no names: ours is a label.
+NAME_LABEL = "reef-name"
+# Their clock and ours.
+_SKEW = timedelta(minutes=1)
+# How long a change of state, which is answered at once, may take to be seen.
+_SEEN_WITHIN = 10.0
+_LOOK_EVERY = 0.5
+
+_STATES = {
+    "booting": MachineState.BOOTING,
+    "running": MachineState.RUNNING,
+    "paused": MachineState.PAUSED,
+    # Like paused to users, but only the platform wakes it.
+    "sleeping": MachineState.PAUSED,
+    "dead": MachineState.STOPPED,
+}
+
+
+class Vers:
+    """See `base.Provider`."""
+
+    slug = "vers"
+    abilities = frozenset(Ability)
+
+    def __init__(self, client: Client | None = None) -> None:
+        self.client = client or Client()
+
+    # -- making ----------------------------------------------------------------------------------
+
+    def create(self, spec: Spec) -> Machine:
+        """From a commit it runs at once, from an image it boots; one that fails to disappears."""
+        labels = _labels(spec)
+        if spec.commit is None:
+            vm_id = self.client.new_root(_config(spec, labels))
+            return Machine(vm_id, MachineState.BOOTING, name=spec.name, labels=labels)
+        vm_id = self.client.from_commit(spec.commit)
+        self._name(vm_id, labels)
+        return Machine(
+            vm_id, MachineState.RUNNING, name=spec.name, labels=labels, commit=spec.commit
+        )
+
+    def _name(self, vm_id: str, labels: dict[str, str]) -> None:
+        """A restored VM has no labels yet. It is there, whether it gets them or not."""
+        try:
+            self.client.label(vm_id, labels)
+        except ProviderError as error:
+            logger.warning("VM %s stays without labels: %s", vm_id, error)
+
+    def find_created(
+        self, spec: Spec, since: datetime, known: frozenset[str]
+    ) -> builtins.list[Machine]:
+        """By labels; those that were restored, but not yet labelled, by their commit. Such a one
+        may also be another's: what is in the making at the same time must be taken only once.
+        """
+        owner = self.client.account().owner
+        fresh = [
+            vm
+            for vm in self.client.vms()
+            if vm.vm_id not in known
+            and vm.owner_id in ("", owner)
+            and (vm.created_at is None or vm.created_at >= since - _SKEW)
+        ]
+        commit = self.client.commit_of(spec.commit) if spec.commit and fresh else None
+        found = [vm for vm in fresh if self._may_be(vm, spec, commit)]
+        found.sort(key=lambda vm: (vm.created_at is None, vm.created_at or since))
+        return [_machine(vm, owner) for vm in found]
+
+    def _may_be(self, vm: wire.VM, spec: Spec, commit: str | None) -> bool:
+        if vm.labels:
+            return _labels(spec).items() <= vm.labels.items()
+        if vm.labels is not None and commit is None:
+            return False  # one made from an image has its labels from the start
+        try:
+            return self.client.metadata(vm.vm_id).parent_commit_id == commit
+        except NoSuchMachine:
+            return False
+
+    def branch(self, machine_id: str, count: int = 1) -> builtins.list[Machine]:
+        """Saves it, restores the copies, and lets it go on. Raises PartlyDone."""
+        made = self.client.branch(machine_id, count)
+        return [Machine(vm_id, MachineState.RUNNING, parent_id=machine_id) for vm_id in made]
+
+    def commit(self, machine_id: str, name: str) -> str:
+        """Save it; `sync` in it before, or the newest files are empty in the commit."""
+        return self.client.commit(machine_id, name)
+
+    def find_commits(self, machine_id: str, name: str) -> builtins.list[str]:
+        """Commits of this machine under this name: for whoever lost the answer to `commit`.
+
+        One may be listed while it is still being written.
+        """
+        vm_id = known_id(machine_id)
+        return [
+            commit.commit_id
+            for commit in self.client.commits()
+            if commit.parent_vm_id == vm_id and commit.name == name
+        ]
+
+    # -- changing --------------------------------------------------------------------------------
+
+    def pause(self, machine_id: str) -> None:
+        """Freeze it; it still counts against the account's limits."""
+        if self.state(machine_id).state is MachineState.PAUSED:
+            return
+        self._change(machine_id, MachineState.PAUSED, partial(self._freeze, machine_id))
+
+    def _freeze(self, machine_id: str) -> None:
+        try:
+            self.client.set_state(machine_id, "Paused")
+        except ProviderRefused as error:
+            # Some versions of the platform know another word for it.
+            if error.answered != 422 or "Sleeping" not in str(error):
+                raise
+            self.client.set_state(machine_id, "Sleeping")
+
+    def resume(self, machine_id: str) -> None:
+        """Let it go on; SSH answers some seconds later."""
+        if self.state(machine_id).state is MachineState.RUNNING:
+            return
+        resume = partial(self.client.set_state, machine_id, "Running")
+        self._change(machine_id, MachineState.RUNNING, resume)
+
+    def _change(self, machine_id: str, wanted: MachineState, ask: Callable[[], None]) -> None:
+        """The answer says nothing, or is lost: the state is what counts."""
+        lost: OutcomeUnknown | None = None
+        try:
+            ask()
+        except OutcomeUnknown as error:
+            lost = error
+        if _seen(lambda: self.state(machine_id).state is wanted):
+            return
+        raise lost or OutcomeUnknown(f"Vers said yes, but {machine_id} is not {wanted}")
+
+    def delete(self, machine_id: str) -> None:
+        """Remove it. The platform says of an unknown one that it is not ours: so we look."""
+        lost: ProviderError | None = None
+        try:
+            self._remove(machine_id)
+        except ProviderError as error:
+            if error.answered not in (403, 404) and not isinstance(error, OutcomeUnknown):
+                raise
+            lost = error
+        if lost is not None and not _seen(
+            lambda: self._gone(machine_id), 0 if lost.answered == 403 else _SEEN_WITHIN
+        ):
+            raise lost
+        keyring.forget(known_id(machine_id))
+
+    def _remove(self, machine_id: str) -> None:
+        """Some nodes do not let go of a paused one."""
+        try:
+            self.client.delete(machine_id)
+        except ProviderError as error:
+            if error.answered not in (400, 409, 500):
+                raise
+            if self.state(machine_id).state is not MachineState.PAUSED:
+                raise
+            self.resume(machine_id)
+            self.client.delete(machine_id)
+
+    def _gone(self, machine_id: str) -> bool:
+        """Neither listed nor known by itself; a list alone may lack one for a moment."""
+        try:
+            self.client.status(machine_id)
+        except ProviderRefused as error:
+            if error.answered not in (403, 404):
+                return False
+            return known_id(machine_id) not in {vm.vm_id for vm in self.client.vms()}
+        return False
+
+    # -- asking ----------------------------------------------------------------------------------
+
+    def state(self, machine_id: str) -> Machine:
+        """What it is now; one whose boot has failed is no longer there."""
+        try:
+            vm = self.client.status(machine_id)
+        except ProviderRefused as error:
+            if error.answered == 409 and "sleeping" in str(error):
+                return Machine(known_id(machine_id), MachineState.PAUSED)
+            raise
+        return _machine(vm, self.client.account().owner)
+
+    def list(self) -> builtins.list[Machine]:
+        """All VMs of the organisation."""
+        owner = self.client.account().owner
+        found = [_machine(vm, owner) for vm in self.client.vms()]
+        keyring.sweep({machine.id for machine in found})
+        return found
+
+    def login(self, machine_id: str, *, fresh: bool = False) -> Login:
+        """SSH inside TLS at the VM's own name. Raises ProviderRefused while it is paused."""
+        vm_id = known_id(machine_id)
+        name = self.address(vm_id)
+        key = None if fresh else keyring.key_of(vm_id)
+        if key is None:
+            key = self._fetch_key(vm_id)
+            keyring.keep_key(vm_id, key)
+        try:
+            return Login(
+                host=config.text("REEF_SSH_GATEWAY") or name,
+                port=config.integer("REEF_SSH_PORT") or 443,
+                user=config.text("REEF_SSH_USER") or "root",
+                private_key=key,
+                tls_name=name,
+                host_key=keyring.host_key_of(vm_id),
+                trust=config.text("REEF_SSH_CA_FILE") or None,
+                keep=partial(keyring.keep_host_key, vm_id),
+            )
+        except FleetError as error:
+            raise ProviderRefused(str(error)) from None
+
+    def _fetch_key(self, vm_id: str) -> str:
+        try:
+            return self.client.ssh_key(vm_id).private_key
+        except ProviderAway as error:
+            # A 500 says nothing of why; only one that boots will have a key later.
+            state = self.state(vm_id).state if error.answered == 500 else None
+            if state is MachineState.PAUSED:
+                raise ProviderRefused(f"{vm_id} is paused: resume it to reach it") from None
+            if state is MachineState.STOPPED:
+                raise ProviderRefused(f"{vm_id} is dead") from None
+            raise
+
+    def address(self, machine_id: str) -> str:
+        """The VM's public name."""
+        try:
+            domain = config.text("REEF_SSH_DOMAIN") or "vm.vers.sh"
+        except FleetError as error:
+            raise ProviderRefused(str(error)) from None
+        return f"{known_id(machine_id)}.{domain.strip('.')}"
+
+    def check(self) -> KeyVerdict:
+        """Ask the platform about our key."""
+        try:
+            verdict = self.client.validate()
+        except ProviderRefused as error:
+            return KeyVerdict(False, str(error))
+        return KeyVerdict(verdict.valid, verdict.message or ("good" if verdict.valid else "bad"))
+
+
+def _labels(spec: Spec) -> dict[str, str]:
+    return {**spec.labels, NAME_LABEL: spec.name}
+
+
+def _config(spec: Spec, labels: dict[str, str]) -> dict[str, object]:
+    return {
+        "image_name": spec.image,
+        "kernel_name": spec.kernel,
+        "vcpu_count": spec.vcpus,
+        "mem_size_mib": spec.memory_mib,
+        "fs_size_mib": spec.disk_mib,
+        "labels": labels,
+    }
+
+
+def _machine(vm: wire.VM, owner: str) -> Machine:
+    labels = dict(vm.labels or {})
+    return Machine(
+        id=vm.vm_id,
+        state=_STATES.get(vm.state, MachineState.UNKNOWN),
+        created_at=vm.created_at,
+        name=labels.get(NAME_LABEL, ""),
+        labels=labels,
+        mine=vm.owner_id in ("", owner),
+    )
+
+
+def _seen(condition: Callable[[], bool], within: float = _SEEN_WITHIN) -> bool:
+    """Whether it becomes true in time."""
+    end = time.monotonic() + within
+    while not condition():
+        if time.monotonic() >= end:
+            return False
+        time.sleep(_LOOK_EVERY)
+    return True
+
+
+def check_key(node: Node | None) -> KeyVerdict:
+    """The test button of VERS_API_KEY, as it is for this node. Raises ProviderAway."""
+    return Vers(Client(node)).check()
+
+
+PROVIDER = Vers()

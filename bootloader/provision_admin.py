@@ -1,0 +1,211 @@
+"""The admin of provisionings, machines, findings: read all, ask services for what is done."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+from django.contrib import admin, messages
+from django.contrib.admin.exceptions import NotRegistered
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import reverse
+from django.utils.html import format_html
+
+from bootloader import reconcile
+from bootloader.models import Finding, LogLine, Machine, Provisioning, Step
+from bootloader.provisioning import services
+from bootloader.states import Leftover
+from vmtree.exceptions import FleetError
+from vmtree.models import Node
+
+if TYPE_CHECKING:
+    _Admin = admin.ModelAdmin[Any]
+    _NodeAdmin = admin.ModelAdmin[Node]
+else:
+    _Admin = _NodeAdmin = admin.ModelAdmin
+
+_HEAD = 100
+
+
+class FactAdmin(_Admin):
+    """Rows that reef writes itself: to be read, filtered and searched."""
+
+    show_full_result_count = False
+    list_per_page = 100
+
+    def has_add_permission(self, _request: HttpRequest) -> bool:
+        """Nobody makes facts up."""
+        return False
+
+    def has_change_permission(self, _request: HttpRequest, _obj: Any = None) -> bool:
+        """What happened is not edited."""
+        return False
+
+    def has_delete_permission(self, _request: HttpRequest, _obj: Any = None) -> bool:
+        """A deleted row is not a deleted VM."""
+        return False
+
+    def has_command_permission(self, request: HttpRequest) -> bool:
+        """Who may ask something of them."""
+        return request.user.has_perm("bootloader.change_provisioning")
+
+    def ask(
+        self, request: HttpRequest, queryset: QuerySet[Any], what: Callable[[Any], str]
+    ) -> None:
+        """Ask for each, and tell what came of it; one that refuses stops no other."""
+        for row in queryset.order_by("pk"):
+            try:
+                self.message_user(request, f"{row}: {what(row)}", messages.SUCCESS)
+            except FleetError as error:
+                self.message_user(request, f"{row}: {error}", messages.ERROR)
+
+
+@admin.register(Provisioning)
+class ProvisioningAdmin(FactAdmin):
+    """VMs that come up."""
+
+    list_display = ("name", "state", "why", "profile", "provider", "vm", "actor", "created_at")
+    list_filter = ("state", "profile", "provider", "created_at")
+    search_fields = ("=id", "name", "=vm_id", "=batch", "=actor")
+    list_select_related = ("machine",)
+    date_hierarchy = "created_at"
+    exclude = ("script", "user_data")
+    actions = ("retry", "cancel_keep", "cancel_delete")
+
+    def view_on_site(self, obj: Provisioning) -> str:
+        """Its own page."""
+        return reverse("bootloader:detail", args=[obj.pk])
+
+    @admin.display(description="VM")
+    def vm(self, row: Provisioning) -> str:
+        """The machine, and what became of it."""
+        if row.machine is None:
+            return "—"
+        return f"{row.machine.machine_id}{' (gone)' if row.machine.is_gone else ''}"
+
+    @admin.display(description="reason")
+    def why(self, row: Provisioning) -> str:
+        """The reason's first line."""
+        return row.reason.split("\n", 1)[0][:_HEAD]
+
+    @admin.action(description="Retry from the failed step", permissions=["command"])
+    def retry(self, request: HttpRequest, queryset: QuerySet[Provisioning]) -> None:
+        """Go on where they failed."""
+        self.ask(request, queryset, lambda row: services.retry(row.pk, by=request.user).state)
+
+    @admin.action(description="Cancel, keep the VM", permissions=["command"])
+    def cancel_keep(self, request: HttpRequest, queryset: QuerySet[Provisioning]) -> None:
+        """End them; what they made stays."""
+        self._cancel(request, queryset, Leftover.KEEP)
+
+    @admin.action(description="Cancel, delete the VM", permissions=["command"])
+    def cancel_delete(self, request: HttpRequest, queryset: QuerySet[Provisioning]) -> None:
+        """End them, and delete what they made."""
+        self._cancel(request, queryset, Leftover.DELETE)
+
+    def _cancel(
+        self, request: HttpRequest, queryset: QuerySet[Provisioning], leftover: Leftover
+    ) -> None:
+        by = request.user
+        self.ask(request, queryset, lambda row: services.cancel(row.pk, leftover, by=by).state)
+
+
+@admin.register(Step)
+class StepAdmin(FactAdmin):
+    """Steps of provisionings."""
+
+    list_display = ("provisioning", "name", "state", "why", "attempts", "took", "ended_at")
+    list_filter = ("state", "name")
+    search_fields = ("=provisioning__id", "=provisioning__name")
+    list_select_related = ("provisioning",)
+    ordering = ("-provisioning_id", "position")
+
+    @admin.display(description="reason")
+    def why(self, row: Step) -> str:
+        """The reason's first line."""
+        return row.reason.split("\n", 1)[0][:_HEAD]
+
+    @admin.display(description="seconds")
+    def took(self, row: Step) -> str:
+        """How long it took."""
+        return "" if row.seconds is None else f"{row.seconds:.1f}"
+
+
+@admin.register(LogLine)
+class LogLineAdmin(FactAdmin):
+    """What was done and said while VMs came up."""
+
+    list_display = ("at", "provisioning", "step", "kind", "head")
+    list_filter = ("kind", "step", "at")
+    search_fields = ("text", "=provisioning__id", "=provisioning__name")
+    list_select_related = ("provisioning",)
+    ordering = ("-id",)
+
+    @admin.display(description="text")
+    def head(self, row: LogLine) -> str:
+        """Its first words."""
+        return " ".join(row.text[: 4 * _HEAD].split())[:_HEAD]
+
+
+@admin.register(Machine)
+class MachineAdmin(FactAdmin):
+    """VMs as their providers have them."""
+
+    list_display = ("machine_id", "name", "provider", "state", "in_tree", "seen_at", "gone_at")
+    list_filter = ("provider", "state", "mine", "known_since")
+    search_fields = ("=machine_id", "=vm_id", "name")
+    ordering = ("-id",)
+
+    @admin.display(description="in the tree", ordering="vm_id")
+    def in_tree(self, row: Machine) -> str:
+        """The way to its place."""
+        if not row.vm_id:
+            return "—"
+        url = f"{reverse('fleet:by-id')}?{urlencode({'vm': row.vm_id})}"
+        return format_html('<a href="{}">{}</a>', url, row.vm_id)
+
+
+@admin.register(Finding)
+class FindingAdmin(FactAdmin):
+    """What does not fit together."""
+
+    list_display = ("__str__", "text", "proposal", "state", "found_at", "outcome", "decided_by")
+    list_filter = ("state", "kind", "provider", "found_at")
+    search_fields = ("=machine_id", "=vm_id", "name")
+    ordering = ("-id",)
+    actions = ("act", "dismiss")
+
+    @admin.action(description="Do what is proposed", permissions=["command"])
+    def act(self, request: HttpRequest, queryset: QuerySet[Finding]) -> None:
+        """What each one proposes."""
+        by = request.user
+        self.ask(request, queryset, lambda row: reconcile.act(row.pk, by=by).outcome)
+
+    @admin.action(description="Leave it as it is", permissions=["command"])
+    def dismiss(self, request: HttpRequest, queryset: QuerySet[Finding]) -> None:
+        """They are not brought up again while they are so."""
+        by = request.user
+        self.ask(request, queryset, lambda row: reconcile.dismiss(row.pk, by=by).outcome)
+
+
+@admin.action(description="Provision a VM below …")
+def provision_below(
+    _admin: _NodeAdmin, _request: HttpRequest, queryset: QuerySet[Node]
+) -> HttpResponse:
+    """The form, filled in with the first of the selected ones as the parent."""
+    node = queryset.order_by("pk").first()
+    asked = urlencode({"parent_vm_id": node.vm_id if node else ""})
+    return HttpResponseRedirect(f"{reverse('bootloader:create')}?{asked}")
+
+
+def join_nodes(site: admin.AdminSite = admin.site) -> None:
+    """Add provisioning to the actions of nodes, where nodes are shown."""
+    with contextlib.suppress(NotRegistered):
+        nodes = site.get_model_admin(Node)
+        nodes.actions = [*(nodes.actions or ()), provision_below]
+
+
+join_nodes()

@@ -1,0 +1,55 @@
+"""How many VMs there may be, and how many come up at a time."""
+
+from __future__ import annotations
+
+from django.db import connection, transaction
+
+from bootloader.exceptions import LostRace
+from bootloader.models import Machine, Provisioning
+from bootloader.provisioning import rings
+from bootloader.states import State
+from versconfig import config
+from vmtree.exceptions import Conflict
+from vmtree.models import Node
+
+# PostgreSQL's lock on beginning provisionings; any number that nobody else uses.
+_BEGINNING = 7_202_613
+
+
+def alone() -> None:
+    """One at a time may count and begin, until commit. SQLite has one writer at a time anyway."""
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_BEGINNING])
+
+
+def check_room(more: int, node: Node | None) -> None:
+    """Raise Conflict unless there may be so many more VMs."""
+    most = config.integer("REEF_MAX_VMS", node)
+    if not most:
+        return
+    there = Machine.objects.living().exclude(vm_id="").count()
+    coming = Provisioning.objects.open().filter(machine__isnull=True).count()
+    if there + coming + more > most:
+        text = f"{there} VMs are there and {coming} are coming; REEF_MAX_VMS allows {most}"
+        raise Conflict(text)
+
+
+def begin() -> list[str]:
+    """Let those begin for which there is room now; their ids."""
+    begun: list[str] = []
+    with transaction.atomic():
+        alone()
+        most = max(1, config.integer("REEF_PROVISION_AT_ONCE") or 1)
+        room = most - Provisioning.objects.at_work().count()
+        waiting = Provisioning.objects.filter(state=State.QUEUED).order_by("id")
+        for row in waiting[: max(0, room)]:
+            try:
+                row.move(State.RUNNING, look_at=None)
+            except LostRace:
+                continue
+            begun.append(row.pk)
+    for provisioning_id in begun:
+        rings.advance(provisioning_id)
+        rings.tell(provisioning_id)
+    return begun

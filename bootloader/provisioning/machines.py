@@ -1,0 +1,164 @@
+"""What may be asked of a provider's VM that reef knows. Its row follows what the provider did."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from django.db import IntegrityError, transaction
+
+from bootloader import joining, providers
+from bootloader.exceptions import (
+    CannotDo,
+    NoSuchMachine,
+    ProviderError,
+    ShellError,
+    StepFailed,
+)
+from bootloader.models import Machine, Provisioning
+from bootloader.providers import base
+from bootloader.provisioning import booting, lines, rings
+from bootloader.states import State
+from registry import services as registry
+from vmtree import dates
+from vmtree import services as tree
+from vmtree.exceptions import BadInput, NotFound
+from vmtree.models import Category, Node
+
+
+def record(slug: str, seen: base.Machine, *, name: str = "", vm_id: str = "") -> Machine:
+    """The row of a machine that its provider tells of: made, or brought up to date."""
+    now = dates.now()
+    fields = {"state": seen.state.value, "seen_at": now, "mine": seen.mine}
+    row = Machine.objects.filter(provider=slug, machine_id=seen.id).first()
+    if row is None:
+        try:
+            with transaction.atomic():
+                return Machine.objects.create(
+                    provider=slug,
+                    machine_id=seen.id,
+                    name=name or seen.name,
+                    vm_id=vm_id,
+                    created_at=seen.created_at,
+                    **fields,
+                )
+        except IntegrityError:
+            row = Machine.objects.get(provider=slug, machine_id=seen.id)
+    if name:
+        fields |= {"name": name}
+    if vm_id:
+        fields |= {"vm_id": vm_id}
+    Machine.objects.filter(pk=row.pk).update(gone_at=None, **fields)
+    row.refresh_from_db()
+    return row
+
+
+def note(machine: Machine, text: str) -> None:
+    """Say why it is here."""
+    Machine.objects.filter(pk=machine.pk).update(note=text[:300])
+
+
+def place_of(machine_id: str) -> str:
+    """The id in the tree for a new member on this machine: its own, unless that was used before."""
+    vm_id, number = machine_id, 1
+    while Node.objects.filter(vm_id=vm_id).exists() or (
+        Machine.objects.living().filter(vm_id=vm_id).exclude(machine_id=machine_id).exists()
+    ):
+        number += 1
+        vm_id = f"{machine_id}-{number}"
+    return vm_id
+
+
+def delete(machine: Machine, *, by: object, note: str = "") -> None:
+    """Delete it at its provider, and what tree and registry say of it. May be repeated.
+
+    Where other VMs stand below it, it stays in the tree as a finding. Raises ProviderError.
+    """
+    _end(machine)
+    gone(machine, note or f"deleted by {str(by)[:200]}")
+    with suppress(BadInput):
+        bury(machine.vm_id, by=by)
+
+
+def gone(machine: Machine, note: str) -> None:
+    """It is there no longer; its name is free for another VM."""
+    now = dates.now()
+    with transaction.atomic():
+        living = Machine.objects.living().filter(pk=machine.pk)
+        living.update(gone_at=now, state="", note=note[:300])
+        done = Provisioning.objects.holding().filter(machine=machine, state=State.DONE)
+        done.update(released_at=now)
+        if machine.vm_id:
+            joining.void(machine.vm_id)
+    machine.refresh_from_db()
+    for row in Provisioning.objects.filter(machine=machine).values_list("pk", flat=True):
+        rings.tell(row)
+
+
+def bury(vm_id: str, *, by: object) -> None:
+    """Take a VM that is gone out of tree and registry. Raises BadInput while others are below."""
+    if not vm_id:
+        return
+    with suppress(NotFound):
+        tree.remove(vm_id, by=str(by))
+    with suppress(NotFound):
+        registry.deregister(vm_id)
+
+
+def adopt(machine: Machine, *, by: object) -> None:
+    """Give a VM that somebody else made a place in the tree, below nobody. Raises Conflict."""
+    name, vm_id = machine.name or machine.machine_id, place_of(machine.machine_id)
+    with transaction.atomic():
+        tree.create(tree.NewNode(name, Category.AGENT_VM, vm_id), by=str(by))
+        Machine.objects.filter(pk=machine.pk).update(vm_id=vm_id)
+
+
+def pause(machine: Machine) -> None:
+    """Freeze it. Raises ProviderError, CannotDo."""
+    provider = _able(machine, base.Ability.PAUSE)
+    provider.pause(machine.machine_id)
+    look(machine)
+
+
+def resume(machine: Machine) -> None:
+    """Let it go on. Raises ProviderError, CannotDo."""
+    provider = _able(machine, base.Ability.PAUSE)
+    provider.resume(machine.machine_id)
+    look(machine)
+
+
+def end(machine: Machine, *, by: object) -> None:
+    """Delete it at its provider; tree and registry are the caller's. Raises ProviderError."""
+    _end(machine)
+    gone(machine, f"destroyed by {str(by)[:200]}")
+
+
+def _end(machine: Machine) -> None:
+    """Delete it; a host that was there before us is left as far as we can reach it."""
+    provider = providers.get(machine.provider)
+    if base.Ability.RESTORE not in provider.abilities:
+        with suppress(ShellError, ProviderError, StepFailed):
+            with lines.to(machine) as shell:
+                booting.leave(shell)
+            lines.hang_up(machine)
+    with suppress(NoSuchMachine):
+        provider.delete(machine.machine_id)
+
+
+def look(machine: Machine) -> base.Machine | None:
+    """What its provider says of it now; None, and the row says so, if it is gone."""
+    try:
+        seen = providers.get(machine.provider).state(machine.machine_id)
+    except NoSuchMachine:
+        gone(machine, "its provider knows it no longer")
+        return None
+    fields = {"state": seen.state.value, "seen_at": dates.now()}
+    Machine.objects.filter(pk=machine.pk).update(**fields)
+    machine.refresh_from_db()
+    return seen
+
+
+def _able(machine: Machine, ability: base.Ability) -> base.Provider:
+    provider = providers.get(machine.provider)
+    if ability not in provider.abilities:
+        raise CannotDo(f"{machine}: {machine.provider} machines cannot {ability}")
+    return provider

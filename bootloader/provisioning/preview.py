@@ -1,0 +1,112 @@
+"""What a wish would come to, before anything happens: machine, script, cloud-init, differences."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from bootloader import providers
+from bootloader.models import Provisioning
+from bootloader.provisioning import resolving, services, texts
+from bootloader.provisioning.texts import Texts
+from bootloader.provisioning.wishes import Wish
+
+MOST_LINES = 4000
+_OWN_LINES = re.compile(r"\s*(ADDRESS|RUN)=|\s*(hostname|fqdn): ")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What a text has more and less than the one that was used last; lines of a unified diff."""
+
+    against: Provisioning
+    lines: list[str]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether both are the same."""
+        return not self.lines
+
+
+@dataclass(frozen=True)
+class Preview:
+    """All that can be said before. `told` says where each part of the machine comes from."""
+
+    wish: Wish
+    names: list[str]
+    spec: dict[str, Any]
+    told: list[str]
+    texts: Texts
+    script_diff: Difference | None
+    user_data_diff: Difference | None
+    known: list[Provisioning]
+
+
+def make(wish: Wish, *, by: object) -> Preview:
+    """Changes nothing. Raises what a start would raise for the same wish."""
+    wish, parent = services.placed(wish, by)
+    providers.get(wish.provider)
+    names = wish.names()
+    spec, told = resolving.spec_of_wish(wish, parent)
+    made = texts.previewed(wish, names[0])
+    last = _last(wish)
+    return Preview(
+        wish=wish,
+        names=names,
+        spec=spec,
+        told=told,
+        texts=made,
+        script_diff=_diff(last, last.script, made.script, names[0]) if last else None,
+        user_data_diff=_diff(last, last.user_data, made.user_data, names[0]) if last else None,
+        known=list(Provisioning.objects.holding().filter(name__in=names).order_by("id")),
+    )
+
+
+def as_json(wish: Wish, *, by: object) -> dict[str, Any]:
+    """The same for the API."""
+    made = make(wish, by=by)
+    return {
+        "names": made.names,
+        "provider": made.wish.provider,
+        "parentVmId": made.wish.parent_vm_id or None,
+        "spec": made.spec,
+        "told": made.told,
+        "script": made.texts.script,
+        "userData": made.texts.user_data,
+        "diff": _diff_json(made.script_diff),
+        "userDataDiff": _diff_json(made.user_data_diff),
+        "existing": [row.pk for row in made.known],
+    }
+
+
+def _diff_json(difference: Difference | None) -> dict[str, Any] | None:
+    if difference is None:
+        return None
+    return {"against": difference.against.pk, "lines": difference.lines}
+
+
+def _last(wish: Wish) -> Provisioning | None:
+    """The provisioning of this profile whose script was used last."""
+    used = Provisioning.objects.filter(profile=wish.profile).exclude(script="")
+    return used.order_by("-id").first()
+
+
+def _diff(last: Provisioning, old: str, new: str, name: str) -> Difference:
+    """What is another one only because it is another VM is left out."""
+    known = _renamed(_renamed(old, last.vm_id, texts.TO_COME), last.name, name)
+    lines = difflib.unified_diff(_common(known), _common(new), "last used", "now", lineterm="", n=2)
+    return Difference(last, list(lines)[:MOST_LINES])
+
+
+def _common(text: str) -> list[str]:
+    """Its lines without those that are never the same for two VMs."""
+    return [line for line in text.splitlines() if not _OWN_LINES.match(line)]
+
+
+def _renamed(text: str, old: str, new: str) -> str:
+    """The text with one word put for another."""
+    if not old:
+        return text
+    return re.sub(rf"(?<![\w.-]){re.escape(old)}(?![\w-])", lambda _: new, text)

@@ -1,0 +1,189 @@
+"""Moving a provisioning on: step after step, by whichever worker holds its lease.
+
+`advance` may run twice, late or never. The lease is renewed while a step takes its time, so a
+worker that was killed loses it within seconds, and another one goes on where the rows say.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+
+from django.db import connection
+
+from bootloader.exceptions import (
+    IllegalMove,
+    LostRace,
+    NoSuchMachine,
+    ProviderAway,
+    RateLimited,
+    ShellAway,
+)
+from bootloader.models import LogLine, Provisioning, Step
+from bootloader.provisioning import ending, limits, machines, rings, steps
+from bootloader.provisioning.steps import Context, Later
+from bootloader.states import State, StepName, StepState
+from vmtree import dates
+from vmtree.exceptions import FleetError
+
+logger = logging.getLogger(__name__)
+
+LEASE = timedelta(seconds=15)
+# How long one task moves a provisioning on before it lets others have the worker.
+BUDGET_SECONDS = 20.0
+# What cannot be reached is tried again so often, with pauses that grow up to the longest.
+MOST_MISSES = 12
+LONGEST_PAUSE = 15.0
+OURS = "an error of reef's own; its log tells more"
+
+
+def advance(provisioning_id: str) -> None:
+    """Move it on for a while. Does nothing while somebody else does, or at its end."""
+    holder = secrets.token_hex(8)
+    row = Provisioning.objects.claim(provisioning_id, holder, LEASE)
+    if row is None:
+        return
+    wait: float | None = None
+    try:
+        with _held(row.pk, holder):
+            wait = _move_on(Context(row, holder))
+    except LostRace as error:
+        logger.info("%s was moved by somebody else: %s", row, error)
+        wait = 1.0
+    finally:
+        _release(row.pk, holder, wait)
+    if wait is None:
+        limits.begin()
+    else:
+        rings.advance(row.pk, later=wait)
+
+
+def tick() -> None:
+    """Ring for whatever nobody looks at: what a lost ring or a dead worker left behind."""
+    now = dates.now()
+    late = now - timedelta(seconds=5)
+    for row in Provisioning.objects.at_work().order_by("id"):
+        held = row.leased_until is not None and row.leased_until > now
+        if not held and (row.look_at is None or row.look_at < late):
+            rings.advance(row.pk)
+    limits.begin()
+
+
+def _release(provisioning_id: str, holder: str, wait: float | None) -> None:
+    """Give the lease back; when somebody is going to look again is written down."""
+    look_at = None if wait is None else dates.now() + timedelta(seconds=wait)
+    mine = Provisioning.objects.filter(pk=provisioning_id, leased_by=holder)
+    mine.update(leased_until=None, leased_by="", look_at=look_at)
+
+
+@contextlib.contextmanager
+def _held(provisioning_id: str, holder: str) -> Iterator[None]:
+    """Keep the lease while what is inside goes on."""
+    over = threading.Event()
+
+    def renew() -> None:
+        while not over.wait(LEASE.total_seconds() / 4):
+            mine = Provisioning.objects.filter(pk=provisioning_id, leased_by=holder)
+            try:
+                if not mine.update(leased_until=dates.now() + LEASE):
+                    return
+            except Exception:
+                logger.exception("the lease of %s could not be renewed", provisioning_id)
+            finally:
+                connection.close()
+
+    thread = threading.Thread(target=renew, name="reef-lease", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(5)
+
+
+def _move_on(context: Context) -> float | None:
+    """Do steps until one has to wait; after how many seconds to look again, None at its end."""
+    end = time.monotonic() + BUDGET_SECONDS
+    while time.monotonic() < end:
+        row = context.fresh()
+        if row.state == State.CANCELLING:
+            return ending.clear_up(context)
+        if row.state != State.RUNNING:
+            return None
+        step = row.steps.next()
+        if step is None:
+            row.move(State.DONE)
+            rings.tell(row.pk)
+            return None
+        wait = _do(context, step)
+        rings.tell(row.pk)
+        if wait is not None:
+            return wait
+    return 0.0
+
+
+def _do(context: Context, step: Step) -> float | None:
+    """One go at a step; after how many seconds to look again, None to go on at once."""
+    row = context.row
+    if step.state == StepState.FAILED:
+        # Whoever failed it was cut off before the provisioning followed.
+        return _fail(row, step, step.reason)
+    if step.state == StepState.WAITING:
+        step.move(StepState.RUNNING)
+        context.say(f"{step.get_name_display()} …", step)
+    try:
+        later = steps.TO_DO[StepName(step.name)](context, step)
+    except (ProviderAway, ShellAway) as error:
+        return _missed(context, step, error)
+    except (LostRace, IllegalMove):
+        raise
+    except NoSuchMachine as error:
+        if row.machine is not None:
+            machines.gone(row.machine, f"vanished while it came up: {error}")
+        return _fail(row, step, f"the VM is gone: {error}")
+    except FleetError as error:
+        return _fail(row, step, str(error))
+    except Exception:
+        logger.exception("step %s of provisioning %s", step, row.pk)
+        return _fail(row, step, OURS)
+    if later is not None:
+        return _wait(step, later)
+    step.move(StepState.DONE)
+    return None
+
+
+def _wait(step: Step, later: Later) -> float:
+    if later.why != step.reason or step.misses:
+        Step.objects.filter(pk=step.pk).update(reason=later.why[:2000], misses=0)
+    return later.seconds
+
+
+def _missed(context: Context, step: Step, error: FleetError) -> float | None:
+    """Somebody could not be reached: try again, with growing pauses, but not for ever."""
+    if step.misses + 1 >= MOST_MISSES:
+        return _fail(context.row, step, str(error))
+    Step.objects.filter(pk=step.pk).update(misses=step.misses + 1, reason=str(error)[:2000])
+    if step.reason != str(error)[:2000]:
+        context.say(f"{error}; trying again", step, LogLine.Kind.ERROR)
+    pause: float = min(LONGEST_PAUSE, 0.5 * 2**step.misses)
+    if isinstance(error, RateLimited) and error.seconds:
+        pause = max(pause, min(error.seconds, 120.0))
+    return pause
+
+
+def _fail(row: Provisioning, step: Step, reason: str) -> float | None:
+    """The step and with it the provisioning have failed; what becomes of the VM was chosen."""
+    if step.state == StepState.RUNNING:
+        step.move(StepState.FAILED, reason)
+    row.move(State.FAILED, f"{step.get_name_display()}: {reason}")
+    rings.tell(row.pk)
+    ending.after_failure(row)
+    return None
+
+
+__all__ = ["Later", "advance", "tick"]

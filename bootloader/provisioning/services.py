@@ -1,0 +1,231 @@
+"""What may be asked of provisionings: start, retry, cancel, look. Rows first, doorbells after."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+from django.db import IntegrityError, transaction
+from django.db.models import QuerySet
+
+from bootloader.models import LogLine, Machine, Provisioning, Step
+from bootloader.provisioning import limits, rings
+from bootloader.provisioning.wishes import Wish
+from bootloader.states import (
+    NEEDS_ANEW,
+    Leftover,
+    State,
+    StepName,
+    StepState,
+)
+from versconfig import config
+from vmtree import authority
+from vmtree.exceptions import BadInput, Conflict, NotFound
+from vmtree.models import Node
+
+
+@dataclass(frozen=True)
+class Started:
+    """Provisionings in the order of their names; `again` are those of an earlier request."""
+
+    rows: list[Provisioning]
+    again: bool
+
+
+def start(wish: Wish, *, by: object, key: str = "") -> Started:
+    """Have these VMs made. The same key, or the same name, gives the rows that are there.
+
+    Raises BadInput, Conflict, Forbidden, NotFound.
+    """
+    wish, parent = placed(wish, by)
+    if known := _known(wish, str(by)[:200], key):
+        return Started(known, again=True)
+    try:
+        with transaction.atomic():
+            limits.alone()
+            limits.check_room(len(wish.names()), parent)
+            rows = _write(wish, str(by)[:200], key)
+            transaction.on_commit(rings.begin)
+    except IntegrityError:
+        # Somebody asked for the same at this moment.
+        if known := _known(wish, str(by)[:200], key):
+            return Started(known, again=True)
+        raise Conflict(f"name: some of {wish.name}… are taken") from None
+    for row in rows:
+        rings.tell(row.pk)
+    return Started(rows, again=False)
+
+
+def placed(wish: Wish, by: object) -> tuple[Wish, Node | None]:
+    """The wish with its parent and provider said, and that parent. Raises BadInput, Forbidden."""
+    mine = authority.node_of(by)
+    parent_id = wish.parent_vm_id or (mine.vm_id if mine else "")
+    parent = Node.objects.living().filter(vm_id=parent_id).first() if parent_id else None
+    if parent_id and parent is None:
+        raise BadInput(f"parent VM '{parent_id}' not found", "parentVmId")
+    authority.check(by, "write", parent)
+    slug = wish.provider or config.text("REEF_VM_PROVIDER", parent)
+    return _said(wish, parent_id, slug), parent
+
+
+def _said(wish: Wish, parent_id: str, provider: str) -> Wish:
+    changed = {"parent_vm_id": parent_id, "provider": provider}
+    return Wish(**{**vars(wish), **changed})
+
+
+def _known(wish: Wish, actor: str, key: str) -> list[Provisioning]:
+    """The rows of an earlier request like this one. Raises Conflict if it was another wish."""
+    if key:
+        rows = list(Provisioning.objects.filter(actor=actor, key=key).order_by("position"))
+        if rows and [row.name for row in rows] == wish.names() and _same(rows[0], wish):
+            return rows
+        if rows:
+            raise Conflict("Idempotency-Key: was used for another request")
+    names = wish.names()
+    rows = list(Provisioning.objects.holding().filter(name__in=names).order_by("position", "id"))
+    if not rows:
+        return []
+    if len(rows) == len(names) and all(_same(row, wish) for row in rows):
+        return rows
+    taken = rows[0]
+    raise Conflict(f"name: '{taken.name}' is {taken.state} as provisioning {taken.pk}")
+
+
+def _same(row: Provisioning, wish: Wish) -> bool:
+    alike = (row.profile, row.provider, row.parent_vm_id, row.on_failure, row.wish)
+    return alike == (
+        wish.profile,
+        wish.provider,
+        wish.parent_vm_id,
+        wish.on_failure,
+        wish.kept(),
+    )
+
+
+def _write(wish: Wish, actor: str, key: str) -> list[Provisioning]:
+    batch = ""
+    rows = []
+    for position, name in enumerate(wish.names()):
+        row = Provisioning(
+            name=name,
+            profile=wish.profile,
+            provider=wish.provider,
+            parent_vm_id=wish.parent_vm_id,
+            wish=wish.kept(),
+            on_failure=wish.on_failure,
+            actor=actor,
+            key=key,
+            position=position,
+        )
+        batch = row.batch = batch or row.pk
+        row.save(force_insert=True)
+        rows.append(row)
+    Step.objects.bulk_create(
+        Step(provisioning=row, position=position, name=name)
+        for row in rows
+        for position, name in enumerate(StepName)
+    )
+    LogLine.objects.bulk_create(
+        LogLine(provisioning=row, kind=LogLine.Kind.STATE, text=f"queued by {actor}")
+        for row in rows
+    )
+    return rows
+
+
+# -- later ---------------------------------------------------------------------------------------
+
+
+def find(provisioning_id: str) -> Provisioning:
+    """The provisioning of this id, or NotFound."""
+    rows = Provisioning.objects.select_related("machine")
+    row = rows.filter(pk=provisioning_id.replace("\0", "")).first()
+    if row is None:
+        raise NotFound("provisioning not found")
+    return row
+
+
+def may_command(row: Provisioning, by: object) -> None:
+    """Raise Forbidden unless the caller may command the VM that this makes."""
+    if authority.node_of(by) is None:
+        return
+    node = Node.objects.filter(vm_id=row.vm_id).first() if row.vm_id else None
+    if node is not None:
+        authority.check(by, "command", node)
+    else:
+        authority.check(by, "write", row.parent_vm_id or None)
+
+
+def retry(provisioning_id: str, *, by: object) -> Provisioning:
+    """Go on from the step that failed. Raises NotFound, Forbidden, IllegalMove."""
+    with transaction.atomic():
+        row = find(provisioning_id)
+        may_command(row, by)
+        if row.state in (State.QUEUED, State.RUNNING):
+            return row
+        row.move(State.QUEUED, f"again, by {str(by)[:200]}", look_at=None)
+        _open_again(row)
+        transaction.on_commit(rings.begin)
+        transaction.on_commit(partial(rings.tell, row.pk))
+    return row
+
+
+def _open_again(row: Provisioning) -> None:
+    """Have the failed step done again, and those before it that it needs anew."""
+    failed = row.steps.exclude(state=StepState.DONE).order_by("position").first()
+    if failed is None:
+        return
+    first = StepName(failed.name)
+    if row.machine is None or row.machine.is_gone:
+        first = min(first, StepName.CREATE, key=list(StepName).index)
+    first = NEEDS_ANEW.get(first, first)
+    again = row.steps.filter(position__gte=list(StepName).index(first))
+    for step in again.exclude(state=StepState.WAITING):
+        if step.state == StepState.RUNNING:
+            step.move(StepState.FAILED, "was cut off")
+        step.move(StepState.WAITING)
+
+
+def cancel(provisioning_id: str, leftover: Leftover, *, by: object) -> Provisioning:
+    """End it; its VM is kept or deleted. Repeating is no error.
+
+    Raises NotFound, Forbidden, IllegalMove for one that is done.
+    """
+    with transaction.atomic():
+        row = find(provisioning_id)
+        may_command(row, by)
+        if row.state in (State.CANCELLING, State.CANCELLED):
+            return row
+        if row.state == State.DONE:
+            text = f"'{row.name}' is a member of the fleet: destroy VM '{row.vm_id}' instead"
+            raise Conflict(text)
+        word = "deleted" if leftover == Leftover.DELETE else "kept"
+        reason = f"by {str(by)[:200]}; its VM is to be {word}"
+        row.move(State.CANCELLING, reason, on_failure=leftover, look_at=None)
+        transaction.on_commit(partial(rings.advance, row.pk))
+        transaction.on_commit(partial(rings.tell, row.pk))
+    return row
+
+
+def log_of(row: Provisioning, after: int = 0, most: int = 500) -> list[LogLine]:
+    """The lines after this one, oldest first."""
+    return list(row.log.filter(pk__gt=after).order_by("id")[:most])
+
+
+def log_tail(row: Provisioning, most: int = 300) -> list[LogLine]:
+    """The newest lines, oldest first."""
+    return list(row.log.order_by("-id")[:most])[::-1]
+
+
+def listed(*, state: str = "", words: str = "") -> QuerySet[Provisioning]:
+    """Newest first, with their machines."""
+    found = Provisioning.objects.select_related("machine").prefetch_related("steps")
+    if state:
+        found = found.filter(state=state)
+    if words:
+        found = found.filter(name__icontains=words)
+    return found.order_by("-id")
+
+
+def machine_of(vm_id: str) -> Machine | None:
+    """The living machine behind a VM of the tree, if a provider's."""
+    return Machine.objects.living().filter(vm_id=vm_id).first() if vm_id else None

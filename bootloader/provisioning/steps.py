@@ -1,0 +1,286 @@
+"""The steps of a provisioning. Each may run twice: it looks first, and does what is not done yet.
+
+A step returns None when it is done, `Later` when it has to be looked at again, and raises a
+FleetError when it cannot come to a good end. What cannot be reached (`ProviderAway`, `ShellAway`)
+is tried again by the caller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+
+from django.db import transaction
+
+from bootloader import providers
+from bootloader.exceptions import (
+    LostRace,
+    ProviderAway,
+    ProviderError,
+    ShellAway,
+    ShellRefused,
+    StepFailed,
+)
+from bootloader.models import LogLine, Provisioning, Step
+from bootloader.models.machines import Machine
+from bootloader.provisioning import booting, creating, lines, machines, resolving, texts
+from bootloader.provisioning.booting import Look
+from bootloader.states import StepName
+from registry.liveness import Liveness
+from registry.models import VM, Status, Watch
+from versconfig import config
+from vmtree import dates
+from vmtree.models import Node
+
+# How long a VM may take until it lets us in, and then until it is a member that beats.
+SSH_PATIENCE = timedelta(seconds=180)
+JOIN_PATIENCE = timedelta(seconds=60)
+HEALTH_PATIENCE = timedelta(seconds=120)
+# A key that is refused may still be on its way into the VM.
+REFUSAL_PATIENCE = timedelta(seconds=30)
+# So often the script is started again when it vanished with its VM's processes.
+MOST_RUNS = 4
+SLOWEST_LOOK = 3.0
+MOST_LINE = 2000
+
+
+@dataclass(frozen=True)
+class Later:
+    """Look again after so many seconds; `why` is shown."""
+
+    seconds: float
+    why: str = ""
+
+
+class Context:
+    """The provisioning that is moved on, by who holds its lease."""
+
+    def __init__(self, row: Provisioning, holder: str) -> None:
+        self.row = row
+        self.holder = holder
+
+    def fresh(self) -> Provisioning:
+        """The row as it is now."""
+        self.row = Provisioning.objects.select_related("machine").get(pk=self.row.pk)
+        return self.row
+
+    def must_hold(self) -> None:
+        """Raise LostRace if the lease was lost, or nothing more is wanted."""
+        mine = Provisioning.objects.filter(pk=self.row.pk, leased_by=self.holder)
+        if not mine.filter(leased_until__gt=dates.now()).exists():
+            raise LostRace("its lease was lost")
+
+    def say(self, text: str, step: Step | None, kind: LogLine.Kind = LogLine.Kind.NOTE) -> None:
+        """Write a line into its log."""
+        name = step.name if step else ""
+        LogLine.objects.create(provisioning=self.row, step=name, kind=kind, text=text[:MOST_LINE])
+
+    def later(self, seconds: float, why: str = "") -> Later:
+        """Look again after so many seconds."""
+        return Later(seconds, why)
+
+    @property
+    def machine(self) -> Machine:
+        """Its VM. Raises StepFailed if it is gone."""
+        machine = self.row.machine
+        if machine is None or machine.is_gone:
+            raise StepFailed("its VM is gone; a retry makes a new one")
+        return machine
+
+
+def _since(step: Step) -> timedelta:
+    return dates.now() - step.started_at if step.started_at else timedelta(0)
+
+
+# -- the steps -----------------------------------------------------------------------------------
+
+
+def resolve(context: Context, step: Step) -> Later | None:
+    """Config and wish become the machine that will be asked for; what is missing is told now."""
+    spec, told = resolving.spec_of(context.row)
+    providers.get(context.row.provider)
+    Provisioning.objects.filter(pk=context.row.pk).update(spec=spec)
+    context.row.spec = spec
+    for line in told:
+        context.say(line, step)
+    return None
+
+
+def ssh(context: Context, step: Step) -> Later | None:
+    """Wait until the VM lets us in."""
+    try:
+        with lines.to(context.machine) as shell:
+            shell.run("true", timeout=booting.COMMAND_SECONDS)
+    except (ShellAway, ProviderAway) as error:
+        # Most platforms tell nothing of a machine that is still booting.
+        if _since(step) > SSH_PATIENCE:
+            raise StepFailed(f"{error}; waited {int(SSH_PATIENCE.total_seconds())} s") from None
+        return Later(1.0, str(error))
+    except ShellRefused as error:
+        if _since(step) > REFUSAL_PATIENCE:
+            raise
+        return Later(2.0, str(error))
+    return None
+
+
+def identity(context: Context, step: Step) -> Later | None:
+    """See who answers there, and make a private place for what comes."""
+    row, machine = context.row, context.machine
+    with lines.to(machine) as shell:
+        found = booting.look_around(shell, row)
+    if found.machine and found.machine != machine.machine_id:
+        raise StepFailed(f"the VM that answers says it is '{found.machine}'")
+    if missing := {"bash"} - found.tools:
+        raise StepFailed(f"the VM has no {', '.join(missing)}")
+    if not {"curl", "python3"} & found.tools:
+        raise StepFailed("the VM has neither curl nor python3 to talk to the roof with")
+    context.say(f"{found.user}@{found.host}, has {', '.join(sorted(found.tools))}", step)
+    if found.was and found.was != row.vm_id:
+        context.say(f"it was '{found.was}' before, which is replaced", step)
+    return None
+
+
+def upload(context: Context, step: Step) -> Later | None:
+    """Write the script with a join token of its own, and bring it there."""
+    row = context.row
+    context.must_hold()
+    address = creating.address_of(row)
+    script = texts.real(row, address)
+    with lines.to(context.machine) as shell:
+        booting.bring(shell, row, script)
+    shown = texts.shown(row, address)
+    with transaction.atomic():
+        used = {"script": shown.script, "user_data": shown.user_data}
+        Provisioning.objects.filter(pk=row.pk).update(**used)
+        run_step = row.steps.get(name=StepName.RUN)
+        run_step.keep(run=int(run_step.facts.get("run", 0)) + 1, offset=0, gone=0, lost=0)
+    size = len(script.encode())
+    context.say(f"the script has {size} bytes", step)
+    return None
+
+
+def run(context: Context, step: Step) -> Later | None:
+    """Have the script run, and follow what it says, until it ends."""
+    row, limit = context.row, _limit(context.row)
+    with lines.to(context.machine) as shell:
+        number, offset = int(step.facts.get("run", 1)), int(step.facts.get("offset", 0))
+        seen = booting.look(shell, row, number, offset)
+        if not seen.there:
+            booting.begin(shell, row, number)
+            return Later(0.3, "")
+        _hear(context, step, seen)
+        if len(seen.output) >= booting.CHUNK:
+            return Later(0.0, "")
+        if seen.status is None and not seen.alive:
+            return _begin_again(context, step, number)
+        if seen.status is None and limit and _since(step).total_seconds() > limit:
+            booting.end(shell, row)
+            raise StepFailed(f"the script did not end within {limit} s (REEF_BOOT_SECONDS)")
+        if seen.status is None:
+            quiet = 0 if seen.output else min(int(step.facts.get("quiet", 0)) + 1, 10)
+            step.keep(quiet=quiet, gone=0)
+            return Later(min(SLOWEST_LOOK, 0.7 + 0.3 * quiet), "")
+        booting.clear(shell, row)
+    if seen.status:
+        raise StepFailed(_why(row, step, seen.status))
+    return None
+
+
+def join(context: Context, step: Step) -> Later | None:
+    """The VM has a place in the tree and in the registry."""
+    row = context.row
+    node = Node.objects.living().filter(vm_id=row.vm_id).exists()
+    registered = VM.objects.filter(pk=row.vm_id).exists()
+    if node and registered:
+        return None
+    missing = "registry" if node else "tree"
+    if _since(step) > JOIN_PATIENCE:
+        raise StepFailed(f"the VM did not join: it is not in the {missing}")
+    return Later(1.0, f"not in the {missing} yet")
+
+
+def health(context: Context, step: Step) -> Later | None:
+    """The VM beats, and is called live."""
+    vm, now = VM.objects.filter(pk=context.row.vm_id).first(), dates.now()
+    run_step = context.row.steps.get(name=StepName.RUN)
+    since = run_step.started_at or now
+    if vm is None:
+        raise StepFailed("the VM is not registered any more")
+    live = vm.liveness(now, grace=Watch.grace(now)) == Liveness.LIVE
+    if vm.status == Status.RUNNING and live and vm.last_seen >= since:
+        lines.hang_up(context.machine)
+        # The page says booting otherwise until the next comparison.
+        with suppress(ProviderError):
+            machines.look(context.machine)
+        context.say(f"VM {vm.pk} is live", step)
+        return None
+    if _since(step) > HEALTH_PATIENCE:
+        raise StepFailed(f"the VM does not beat: it is {vm.status}, last seen {vm.last_seen}")
+    return Later(1.0, "waits for a beat")
+
+
+TO_DO: dict[StepName, Callable[[Context, Step], Later | None]] = {
+    StepName.RESOLVE: resolve,
+    StepName.CREATE: creating.create,
+    StepName.SSH: ssh,
+    StepName.IDENTITY: identity,
+    StepName.UPLOAD: upload,
+    StepName.RUN: run,
+    StepName.JOIN: join,
+    StepName.HEALTH: health,
+}
+
+
+# -- the script's output -------------------------------------------------------------------------
+
+
+def _hear(context: Context, step: Step, seen: Look) -> None:
+    """Whole lines go into the log, with the new offset in the same transaction."""
+    if not seen.output and seen.status is None:
+        return
+    kept = seen.output
+    if seen.status is None and len(kept) < booting.CHUNK:
+        # The rest of an unfinished line is read again with its end.
+        kept = kept[: kept.rfind(b"\n") + 1]
+    if not kept:
+        return
+    offset = int(step.facts.get("offset", 0)) + len(kept)
+    text = kept.decode("utf-8", "replace").replace("\0", "\ufffd").rstrip("\n")
+    with transaction.atomic():
+        step.keep(offset=offset)
+        LogLine.objects.create(
+            provisioning=context.row,
+            step=step.name,
+            kind=LogLine.Kind.OUTPUT,
+            text=texts.without_secrets(context.row, text),
+        )
+
+
+def _begin_again(context: Context, step: Step, number: int) -> Later:
+    """Nothing runs and no end was written: the VM was restarted, or killed its processes."""
+    gone = int(step.facts.get("gone", 0)) + 1
+    if gone < 3:
+        # It may be about to write its pid, or its end.
+        step.keep(gone=gone)
+        return Later(0.7, "")
+    runs = int(step.facts.get("lost", 0)) + 1
+    if runs >= MOST_RUNS:
+        raise StepFailed(f"the script vanished {runs} times without an end")
+    step.keep(run=number + 1, offset=0, gone=0, lost=runs)
+    context.say("the script vanished without an end; it is started again", step)
+    return Later(0.0, "")
+
+
+def _why(row: Provisioning, step: Step, status: int) -> str:
+    """The exit status with the last words of the script."""
+    newest = row.log.filter(step=step.name, kind=LogLine.Kind.OUTPUT).order_by("-id").first()
+    words = [line for line in (newest.text if newest else "").splitlines() if line.strip()]
+    said = " / ".join(words[-3:])[-600:]
+    return f"the script ended with status {status}" + (f": {said}" if said else "")
+
+
+def _limit(row: Provisioning) -> int:
+    """How many seconds the script may take; 0 is no limit."""
+    return config.integer("REEF_BOOT_SECONDS", resolving.parent_of(row))

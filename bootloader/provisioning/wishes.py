@@ -1,0 +1,204 @@
+"""What somebody who wants VMs may say, checked."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from bootloader import profiles, providers
+from bootloader.states import Leftover
+from vmtree.dna import is_text
+from vmtree.exceptions import BadInput, FleetError
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+MOST_AT_A_TIME = 100
+MOST_TEXT = 255
+MOST_NAMES = 200
+
+_TEXTS = {
+    "commit": "commitId",
+    "image": "image",
+    "kernel": "kernel",
+    "region": "region",
+    "size": "size",
+    "agent_version": "agentVersion",
+    "roof_url": "roofReefUrl",
+}
+_NUMBERS = {
+    "vcpus": ("vcpus", 256),
+    "memory_mib": ("memoryMib", 4 << 20),
+    "disk_mib": ("diskMib", 64 << 20),
+}
+
+
+@dataclass(frozen=True)
+class Wish:
+    """VMs that somebody wants. What is empty or None is taken from config or the profile."""
+
+    name: str
+    profile: str
+    parent_vm_id: str = ""
+    provider: str = ""
+    commit: str = ""
+    image: str = ""
+    kernel: str = ""
+    region: str = ""
+    size: str = ""
+    vcpus: int | None = None
+    memory_mib: int | None = None
+    disk_mib: int | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    extra_organs: tuple[str, ...] = ()
+    extra_capabilities: tuple[str, ...] = ()
+    agent_version: str = ""
+    roof_url: str = ""
+    on_failure: str = Leftover.KEEP
+    # None is one VM of exactly this name; else so many, named <name>-1 and so on.
+    count: int | None = None
+
+    def names(self) -> list[str]:
+        """The names of the VMs, in their order. Raises BadInput."""
+        if self.count is None:
+            return [self.name]
+        width = len(str(self.count))
+        names = [f"{self.name}-{number:0{width}}" for number in range(1, self.count + 1)]
+        return [_name(name) for name in names]
+
+    def kept(self) -> dict[str, Any]:
+        """What a provisioning's row keeps of it beside its columns; readable by `of_row`."""
+        columns = {"name", "profile", "parent_vm_id", "provider", "on_failure", "count"}
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in asdict(self).items()
+            if name not in columns and value not in ("", None, (), {})
+        }
+
+
+def of_row(row: Any) -> Wish:
+    """The wish that a provisioning's row was made from, for its one VM."""
+    kept: dict[str, Any] = {
+        name: tuple(v) if isinstance(v, list) else v for name, v in row.wish.items()
+    }
+    return Wish(
+        name=row.name,
+        profile=row.profile,
+        parent_vm_id=row.parent_vm_id,
+        provider=row.provider,
+        on_failure=row.on_failure,
+        **kept,
+    )
+
+
+def wish_of(body: Mapping[str, Any]) -> Wish:
+    """The wish that a request's JSON describes; unknown keys are ignored. Raises BadInput."""
+    given: dict[str, Any] = {
+        name: _text(body.get(key), key) for name, key in _TEXTS.items() if body.get(key)
+    }
+    given |= {
+        name: _number(body.get(key), key, most)
+        for name, (key, most) in _NUMBERS.items()
+        if body.get(key) is not None
+    }
+    if "commit" not in given and body.get("commit"):
+        given["commit"] = _text(body["commit"], "commit")
+    kind = _text(body.get("type") or body.get("profile"), "type")
+    count = body.get("count")
+    wish = Wish(
+        name=_name(body.get("name")),
+        profile=_profile(kind),
+        parent_vm_id=_text(body.get("parentVmId"), "parentVmId", needed=False),
+        provider=_provider(_text(body.get("provider"), "provider", needed=False)),
+        labels=_labels(body.get("labels")),
+        extra_organs=_names(body.get("extraOrgans"), "extraOrgans"),
+        extra_capabilities=_names(body.get("extraCapabilities"), "extraCapabilities"),
+        on_failure=_leftover(body.get("onFailure"), "onFailure"),
+        count=None if count is None else _number(count, "count", MOST_AT_A_TIME),
+        **given,
+    )
+    wish.names()
+    return wish
+
+
+def _name(value: object) -> str:
+    name = value.strip() if isinstance(value, str) else ""
+    if not name:
+        raise BadInput("name is required", "name")
+    if not NAME.fullmatch(name):
+        rule = "1 to 64 letters, digits, dots, dashes and underscores, a letter or digit first"
+        raise BadInput(f"name: must be {rule}", "name")
+    return name
+
+
+def _text(value: object, field_name: str, *, needed: bool = True) -> str:
+    if value is None and not needed:
+        return ""
+    if value is None:
+        raise BadInput(f"{field_name} is required", field_name)
+    if not isinstance(value, str) or not is_text(value) or any(ord(sign) < 32 for sign in value):
+        raise BadInput(f"{field_name}: must be text", field_name)
+    value = value.strip()
+    if len(value) > MOST_TEXT:
+        raise BadInput(f"{field_name}: at most {MOST_TEXT} characters", field_name)
+    if needed and not value:
+        raise BadInput(f"{field_name} is required", field_name)
+    return value
+
+
+def _number(value: object, field_name: str, most: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+        raise BadInput(f"{field_name}: must be a whole number from 1 to {most}", field_name)
+    return value
+
+
+def _names(value: object, field_name: str) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, list) or len(value) > MOST_NAMES:
+        raise BadInput(f"{field_name}: must be a list of text", field_name)
+    return tuple(_text(each, field_name) for each in value)
+
+
+def _labels(value: object) -> dict[str, str]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict) or len(value) > MOST_NAMES:
+        raise BadInput("labels: must be an object of texts", "labels")
+    return {_text(key, "labels"): _text(text, "labels") for key, text in value.items()}
+
+
+def _leftover(value: object, field_name: str) -> Leftover:
+    if value is None:
+        return Leftover.KEEP
+    if value not in Leftover.values:
+        raise BadInput(f"{field_name}: must be one of {', '.join(Leftover.values)}", field_name)
+    return Leftover(str(value))
+
+
+def leftover_of(value: object) -> Leftover:
+    """What shall become of a VM: the `machine` of a cancellation. Raises BadInput."""
+    if value is None:
+        text = "machine: say what becomes of the VM: keep or delete"
+        raise BadInput(text, "machine")
+    return _leftover(value, "machine")
+
+
+def _profile(kind: str) -> str:
+    try:
+        return profiles.get(kind).type
+    except FleetError as error:
+        raise BadInput(str(error), "type") from None
+
+
+def _provider(slug: str) -> str:
+    if slug and slug not in providers.all_slugs():
+        valid = ", ".join(providers.all_slugs())
+        raise BadInput(f"provider: must be one of {valid}", "provider")
+    return slug
+
+
+def digest_text(wish: Wish) -> str:
+    """The same for two wishes that ask for the same."""
+    return json.dumps(asdict(wish), sort_keys=True, default=str)

@@ -1,0 +1,271 @@
+"""What providers have, against what reef knows: findings, acted on when an operator says so.
+
+A finding stays as long as it is so; one that is not so any more settles itself, and one that was
+dismissed is not brought up again while it is so.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+
+from django.db import IntegrityError, transaction
+from django.db.models import Q
+
+from bootloader import providers
+from bootloader.exceptions import NoSuchMachine, ProviderError
+from bootloader.models import Finding, Machine, Provisioning
+from bootloader.providers import base
+from bootloader.provisioning import machines
+from bootloader.states import OPEN, FindingKind, FindingState, Proposal, State
+from registry.models import VM, Status
+from vmtree import authority, dates
+from vmtree.exceptions import Conflict, FleetError, NotFound
+from vmtree.models import Node
+
+logger = logging.getLogger(__name__)
+
+# A VM is not called unknown, vanished or useless before it had so long to find its place.
+PATIENCE = timedelta(minutes=3)
+# Without a beat for so long a running VM serves nothing.
+SERVES_NOTHING = timedelta(minutes=30)
+
+
+@dataclass(frozen=True)
+class Odd:
+    """Something that does not fit together now."""
+
+    kind: FindingKind
+    machine: Machine
+    text: str
+    proposal: Proposal
+
+
+def look() -> int:
+    """Look at every provider; how many findings are open. One that is away stops no other."""
+    for slug in providers.all_slugs():
+        try:
+            look_at(slug)
+        except ProviderError as error:
+            logger.info("%s cannot be compared with the fleet: %s", slug, error)
+        except FleetError as error:
+            logger.warning("%s cannot be compared with the fleet: %s", slug, error)
+        except Exception:
+            logger.exception("%s cannot be compared with the fleet", slug)
+    return Finding.objects.open().count()
+
+
+def look_at(slug: str) -> None:
+    """Compare one provider's list with the rows. Raises ProviderError."""
+    listed = {seen.id: seen for seen in providers.get(slug).list()}
+    _note(slug, listed)
+    odd = list(_odd(slug, listed))
+    for each in odd:
+        _keep(slug, each)
+    still = {(each.kind, each.machine.machine_id) for each in odd}
+    held = Finding.objects.filter(
+        provider=slug, state__in=(FindingState.OPEN, FindingState.DISMISSED)
+    )
+    for row in held:
+        if (row.kind, row.machine_id) not in still:
+            unchanged = Finding.objects.filter(pk=row.pk, state=row.state)
+            unchanged.update(state=FindingState.SETTLED, decided_at=dates.now())
+
+
+def _note(slug: str, listed: dict[str, base.Machine]) -> None:
+    """Bring the rows of machines up to date; those that nobody knew become rows, too."""
+    known = dict(Machine.objects.of(slug).values_list("machine_id", "gone_at"))
+    for machine_id, seen in listed.items():
+        if machine_id not in known and not seen.mine:
+            continue
+        if known.get(machine_id) is not None and not _came_back(slug, machine_id):
+            continue
+        place = machine_id if Node.objects.filter(vm_id=machine_id).exists() else ""
+        machines.record(slug, seen, vm_id="" if machine_id in known else place)
+
+
+def _came_back(slug: str, machine_id: str) -> bool:
+    """A machine that was gone is listed: deleting takes a moment, so it gets some time."""
+    row = Machine.objects.get(provider=slug, machine_id=machine_id)
+    return row.gone_at is not None and dates.now() - row.gone_at > PATIENCE
+
+
+def _odd(slug: str, listed: dict[str, base.Machine]) -> Iterator[Odd]:
+    now = dates.now()
+    nodes = set(Node.objects.living().values_list("vm_id", flat=True))
+    for machine in Machine.objects.of(slug).living().filter(known_since__lt=now - PATIENCE):
+        if _is_coming(machine):
+            continue
+        seen = listed.get(machine.machine_id)
+        if seen is None:
+            yield from _vanished(machine, nodes)
+        elif machine.vm_id not in nodes:
+            yield _stranger(machine)
+        else:
+            yield from _useless(machine, seen)
+    yield from _registered_only(slug, listed, nodes)
+
+
+def _is_coming(machine: Machine) -> bool:
+    return Provisioning.objects.filter(machine=machine, state__in=OPEN).exists()
+
+
+def _vanished(machine: Machine, nodes: set[str]) -> Iterator[Odd]:
+    """Its provider lists it no longer. Without a place in the tree that is all there is to say.
+
+    A list alone may lack one for a moment, so its provider is asked for this one, too.
+    """
+    try:
+        providers.get(machine.provider).state(machine.machine_id)
+    except NoSuchMachine:
+        pass
+    else:
+        return
+    if machine.vm_id in nodes:
+        text = f"{machine.provider} does not list it any more, but the tree has it"
+        yield Odd(FindingKind.VANISHED, machine, text, Proposal.BURY)
+    else:
+        machines.gone(machine, "its provider lists it no longer")
+
+
+def _stranger(machine: Machine) -> Odd:
+    row = Provisioning.objects.filter(machine=machine).order_by("-id").first()
+    if row is None:
+        text = "nobody here made it, and the tree does not have it"
+    elif row.state == State.DONE:
+        text = f"was a member (provisioning {row.pk}), but the tree does not have it any more"
+    else:
+        text = f"was left by provisioning {row.pk}, which {_ended(row)}"
+    return Odd(FindingKind.UNKNOWN, machine, text, Proposal.DELETE if row else Proposal.ADOPT)
+
+
+def _ended(row: Provisioning) -> str:
+    return "failed" if row.state == State.FAILED else "was cancelled"
+
+
+def _useless(machine: Machine, seen: base.Machine) -> Iterator[Odd]:
+    """It costs and serves nothing: it runs, and nobody has heard of it for long."""
+    if seen.state != base.MachineState.RUNNING:
+        return
+    vm = VM.objects.filter(pk=machine.vm_id).first()
+    now = dates.now()
+    if vm is not None and vm.status == Status.PAUSED:
+        text = "runs at its provider, but is paused in the registry"
+        yield Odd(FindingKind.USELESS, machine, text, Proposal.PAUSE)
+    elif vm is None or now - vm.last_seen > SERVES_NOTHING:
+        heard = f"was last heard of at {dates.js_date(vm.last_seen)}" if vm else "never registered"
+        text = f"runs, but {heard}: it costs and serves nothing"
+        yield Odd(FindingKind.USELESS, machine, text, Proposal.DELETE)
+
+
+def _registered_only(slug: str, listed: dict[str, base.Machine], nodes: set[str]) -> Iterator[Odd]:
+    """Machines that we know as gone, but whose VMs are still in the tree."""
+    gone = Machine.objects.of(slug).filter(~Q(vm_id=""), gone_at__lt=dates.now() - PATIENCE)
+    here = Machine.objects.living().values_list("vm_id", flat=True)
+    for machine in gone.filter(vm_id__in=nodes).exclude(vm_id__in=here):
+        if machine.machine_id not in listed:
+            text = f"is gone ({machine.note}), but the tree has it"
+            yield Odd(FindingKind.VANISHED, machine, text, Proposal.BURY)
+
+
+def _keep(slug: str, odd: Odd) -> None:
+    now = dates.now()
+    machine = odd.machine
+    fields = {"text": odd.text[:500], "proposal": odd.proposal, "seen_at": now}
+    held = Finding.objects.filter(
+        kind=odd.kind,
+        provider=slug,
+        machine_id=machine.machine_id,
+        state__in=(FindingState.OPEN, FindingState.DISMISSED),
+    )
+    if held.update(**fields):
+        return
+    try:
+        with transaction.atomic():
+            Finding.objects.create(
+                kind=odd.kind,
+                provider=slug,
+                machine_id=machine.machine_id,
+                vm_id=machine.vm_id,
+                name=machine.name,
+                **fields,
+            )
+    except IntegrityError:
+        held.update(**fields)
+
+
+# -- what an operator says -----------------------------------------------------------------------
+
+
+def find(key: int) -> Finding:
+    """The finding of this number, or NotFound."""
+    row = Finding.objects.filter(pk=key).first()
+    if row is None:
+        raise NotFound("finding not found")
+    return row
+
+
+def act(key: int, *, by: object, proposal: Proposal | None = None) -> Finding:
+    """Do what is proposed, or another thing that fits. Raises Conflict, NotFound, ProviderError.
+
+    Only for the root token and operators. What fails leaves the finding open.
+    """
+    authority.check(by, "command", None)
+    row = find(key)
+    chosen = proposal or Proposal(row.proposal)
+    if row.state not in (FindingState.OPEN, FindingState.DISMISSED):
+        raise Conflict(f"finding {row.pk} is {row.get_state_display()} already")
+    machine = Machine.objects.filter(provider=row.provider, machine_id=row.machine_id).first()
+    if machine is None:
+        raise NotFound(f"machine '{row.machine_id}' is not known any more")
+    _check_still(row, machine, chosen)
+    _do(chosen, machine, by)
+    return _decide(row, FindingState.DONE, by, chosen.label)
+
+
+def dismiss(key: int, *, by: object) -> Finding:
+    """Leave it as it is; it is not brought up again while it is so. Raises Conflict, NotFound."""
+    authority.check(by, "command", None)
+    row = find(key)
+    if row.state == FindingState.DISMISSED:
+        return row
+    return _decide(row, FindingState.DISMISSED, by, "left as it is")
+
+
+def _check_still(row: Finding, machine: Machine, chosen: Proposal) -> None:
+    """What was true when the finding was made may be wrong by now. Raises Conflict."""
+    if _is_coming(machine):
+        raise Conflict(f"{machine} is being provisioned again")
+    if chosen != Proposal.DELETE:
+        return
+    vm = VM.objects.filter(pk=machine.vm_id).first() if machine.vm_id else None
+    if vm is not None and vm.last_seen > row.seen_at and vm.status == Status.RUNNING:
+        raise Conflict(f"{machine} was heard of since: {dates.js_date(vm.last_seen)}")
+
+
+def _do(chosen: Proposal, machine: Machine, by: object) -> None:
+    match chosen:
+        case Proposal.DELETE:
+            machines.delete(machine, by=by)
+        case Proposal.BURY:
+            machines.bury(machine.vm_id, by=by)
+            machines.gone(machine, f"buried by {str(by)[:200]}")
+        case Proposal.PAUSE:
+            machines.pause(machine)
+        case Proposal.ADOPT:
+            machines.adopt(machine, by=by)
+
+
+def _decide(row: Finding, state: FindingState, by: object, outcome: str) -> Finding:
+    fields = {
+        "state": state,
+        "decided_at": dates.now(),
+        "decided_by": str(by)[:200],
+        "outcome": outcome[:500],
+    }
+    if not Finding.objects.filter(pk=row.pk, state=row.state).update(**fields):
+        raise Conflict(f"finding {row.pk} was decided by somebody else")
+    row.refresh_from_db()
+    return row

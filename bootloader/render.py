@@ -1,0 +1,163 @@
+"""The boot script of one VM. Pure: a plan in, text out.
+
+The script's body never changes and stands in `scripts/`. Everything that does change is assigned
+to variables in front of it, each value quoted so that bash takes it as it is; the body has no
+place where a value could be read as code.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+from bootloader.plan import BootPlan, File
+from bootloader.words import ORGANS
+from vmtree.dna import is_text
+from vmtree.exceptions import BadInput
+from vmtree.organs import NONE
+
+PARTS = ("start.sh", "tools.sh", "prepare.sh", "install.sh", "run.sh")
+MASK = "•••"
+_FOLDER = Path(__file__).parent / "scripts"
+_PLAIN = re.compile(r"[A-Za-z0-9 _@%+=:,./~#&*()<>\[\]{};|?!^-]*")
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def boot_script(plan: BootPlan) -> str:
+    """A bash script that makes the VM a member. Raises BadInput if a text cannot be on a VM."""
+    about = _comment(plan.name or "${VERS_AGENT_NAME}")
+    return "\n".join(
+        [
+            "#!/bin/bash",
+            f"# Reef bootloader — made for {about} ({_comment(plan.profile.type)})",
+            "# May run again at any time: what is done already is left as it is.",
+            "set -u",
+            "",
+            *_header(plan),
+            "",
+            body(),
+        ]
+    )
+
+
+@cache
+def body() -> str:
+    """What all scripts have in common."""
+    return "\n".join((_FOLDER / part).read_text() for part in PARTS)
+
+
+def masked(plan: BootPlan) -> BootPlan:
+    """The same with its secrets covered, for pages, logs and comparisons."""
+    token = MASK if plan.join_token else ""
+    return replace(plan, join_token=token, env=dict.fromkeys(plan.env, MASK))
+
+
+def quoted(text: str) -> str:
+    """The text as one word of bash, in ASCII, whatever is in it. Raises BadInput."""
+    if not is_text(text):
+        raise BadInput("a text for a VM has a NUL character or half of a Unicode pair")
+    if _PLAIN.fullmatch(text):
+        return f"'{text}'"
+    signs = (_escaped(byte) for byte in text.encode())
+    return f"$'{''.join(signs)}'"
+
+
+def _escaped(byte: int) -> str:
+    sign = chr(byte)
+    return sign if _PLAIN.fullmatch(sign) else f"\\x{byte:02x}"
+
+
+def _header(plan: BootPlan) -> list[str]:
+    profile, dist = plan.profile, plan.dist
+    return [
+        *_who(plan),
+        _assign("ROOF_URL", plan.roof_url.rstrip("/")),
+        _assign("SSH_DOMAIN", plan.ssh_domain),
+        _assign("MACHINE_ID", plan.machine_id),
+        _assign("RUN", plan.run),
+        _assign("PROFILE", profile.type),
+        _assign("ORGANS", ",".join(profile.organs)),
+        _assign("WANT_AGENT", _yes(profile.agent)),
+        _assign("OWN_REEF", _yes(profile.own_reef)),
+        _assign("REEF_PORT", str(plan.reef_port)),
+        _assign("AGENT_VERSION", plan.agent_version),
+        _assign("NPM_REGISTRY", plan.npm_registry),
+        _assign("PYPI_INDEX", plan.pypi_index),
+        _assign("APT_MIRROR", plan.apt_mirror),
+        _assign("WHEEL", dist.wheel_name if dist else ""),
+        _assign("WHEEL_SHA256", dist.wheel_sha256 if dist else ""),
+        _assign("LOCK", dist.lock_name if dist else ""),
+        _assign("LOCK_SHA256", dist.lock_sha256 if dist else ""),
+        _assign("FLEET_AGENT", dist.agent_name if dist else ""),
+        _assign("FLEET_AGENT_SHA256", dist.agent_sha256 if dist else ""),
+        _list("NAMESERVERS", plan.nameservers),
+        _list("AUTHORIZED_KEYS", plan.authorized_keys),
+        _list("PACKAGES", profile.packages),
+        "# Path, mode and text of each file.",
+        _list("FILES", (word for file in profile.files for word in _file(file))),
+        "# Names and values of the environment, here and of this VM's own reef.",
+        _list("IDENTITY", _pairs(_identity(plan))),
+        _list("REEF_ENV", _pairs(_reef_env(plan))),
+    ]
+
+
+def _who(plan: BootPlan) -> list[str]:
+    """Fixed in the script, or left to its environment."""
+    if plan.vm_id:
+        return [
+            _assign("VM_ID", plan.vm_id),
+            _assign("NAME", plan.name),
+            _assign("PARENT_ID", plan.parent_vm_id or ""),
+            _assign("ADDRESS", plan.address),
+            _assign("JOIN_TOKEN", plan.join_token),
+        ]
+    return [
+        "VM_ID=${VERS_VM_ID:-}",
+        "NAME=${VERS_AGENT_NAME:-$VM_ID}",
+        "PARENT_ID=${REEF_PARENT_VM_ID:-}",
+        _assign("ADDRESS", ""),
+        "JOIN_TOKEN=${REEF_JOIN_TOKEN:-}",
+    ]
+
+
+def _identity(plan: BootPlan) -> dict[str, str]:
+    """Without what the script puts in front by itself."""
+    own = {"VERS_VM_ID", "VERS_AGENT_NAME", "REEF_PARENT_VM_ID", "REEF_ADDRESS"}
+    return {name: text for name, text in plan.identity().items() if name not in own}
+
+
+def _reef_env(plan: BootPlan) -> dict[str, str]:
+    """The environment of the VM's own reef; it knows the organs that it has code for."""
+    known = [organ for organ in plan.profile.organs if organ in ORGANS]
+    return {**plan.env, "REEF_ORGANS": ",".join(known) or NONE}
+
+
+def _pairs(values: dict[str, str]) -> Iterable[str]:
+    for name, text in values.items():
+        if not _NAME.fullmatch(name):
+            raise BadInput(f"env: {name!r} cannot be the name of an environment variable", "env")
+        yield from (name, text)
+
+
+def _file(file: File) -> tuple[str, str, str]:
+    return file.path, f"{file.mode:o}", file.text
+
+
+def _assign(name: str, text: str) -> str:
+    return f"{name}={quoted(text)}"
+
+
+def _list(name: str, texts: Iterable[str]) -> str:
+    return f"{name}=({' '.join(map(quoted, texts))})"
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"
+
+
+def _comment(text: str) -> str:
+    """The text for a line of comment: one line, nothing but plain signs, not too long."""
+    return re.sub(r"[^A-Za-z0-9 ._${}-]+", "?", text)[:60]

@@ -1,0 +1,126 @@
+"""What boot scripts report: each step of each run, with how long it took and how it ended."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from django.db import transaction
+
+from bootloader.models.joining import BootReport, ReportStatus
+from vmtree import bells, dates
+from vmtree.exceptions import BadInput
+from vmtree.models import Node
+
+MOST_OUTPUT = 8 << 10
+# Of one VM; older ones go.
+MOST_REPORTS = 400
+KEPT = timedelta(days=30)
+_LONGEST = 10**12
+
+_RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
+_STEP = re.compile(r"[a-z0-9][a-z0-9._-]{0,39}")
+# Tokens of ours, and what follows the word with which they are sent.
+_SECRETS = re.compile(r"\breef(?:join)?_[A-Za-z0-9_-]{20,}|(?i:(?<=bearer )\S{8,})")
+
+
+@dataclass(frozen=True)
+class Said:
+    """One report: how a step of a run stands."""
+
+    run: str
+    step: str
+    status: ReportStatus
+    duration_ms: int | None = None
+    exit_status: int | None = None
+    output: str = ""
+
+
+def said_of(body: object) -> Said:
+    """A report from a request's JSON. Raises BadInput with the field that is wrong."""
+    data: Mapping[str, Any] = body if isinstance(body, dict) else {}
+    status = data.get("status")
+    if status not in ReportStatus.values:
+        raise BadInput(f"status: must be one of {', '.join(ReportStatus.values)}", "status")
+    output = data.get("output")
+    if output is not None and not isinstance(output, str):
+        raise BadInput("output: must be a string", "output")
+    return Said(
+        run=_name(data, "run", _RUN),
+        step=_name(data, "step", _STEP),
+        status=ReportStatus(status),
+        duration_ms=_number(data, "durationMs", least=0),
+        exit_status=_number(data, "exitStatus", least=-_LONGEST),
+        output=output or "",
+    )
+
+
+def note(vm_id: str, said: Said) -> BootReport:
+    """Keep a report and tell who watches. A step that has ended is not begun again by a late word.
+
+    Reporting the same twice changes nothing.
+    """
+    now = dates.now()
+    with transaction.atomic():
+        row, made = BootReport.objects.select_for_update().get_or_create(
+            vm_id=vm_id,
+            run=said.run,
+            step=said.step,
+            defaults={"status": said.status, "began_at": _began(said), "at": now},
+        )
+        if made or said.status != ReportStatus.STARTED:
+            row.status, row.at = said.status, now
+            row.duration_ms, row.exit_status = said.duration_ms, said.exit_status
+            row.output = tail(said.output)
+            row.save(update_fields=["status", "at", "duration_ms", "exit_status", "output"])
+        if made:
+            _forget_old(vm_id)
+        transaction.on_commit(lambda: bells.tell_nodes([vm_id]))
+    return row
+
+
+def tail(output: str) -> str:
+    """The end of an output as every database can hold it, without secrets of ours."""
+    clean = output.replace("\0", "\ufffd").encode("utf-8", "replace")
+    # Cut afterwards: half a secret would not be known as one.
+    shown = _SECRETS.sub("(secret)", clean.decode()).encode()
+    return shown[-MOST_OUTPUT:].decode("utf-8", "ignore")
+
+
+def sweep() -> None:
+    """Forget reports of VMs that are no members (any longer) and have been quiet for long."""
+    old = BootReport.objects.filter(at__lt=dates.now() - KEPT)
+    old.exclude(vm_id__in=Node.objects.living().values("vm_id")).delete()
+
+
+def _began(said: Said) -> Any:
+    """When the step began, by what it tells of its duration."""
+    lasted = timedelta(milliseconds=min(said.duration_ms or 0, 86_400_000))
+    return dates.now() - lasted
+
+
+def _forget_old(vm_id: str) -> None:
+    newest = BootReport.objects.filter(vm_id=vm_id).order_by("-began_at", "-id")
+    if surplus := list(newest.values_list("pk", flat=True)[MOST_REPORTS:]):
+        BootReport.objects.filter(pk__in=surplus).delete()
+
+
+def _name(data: Mapping[str, Any], field: str, form: re.Pattern[str]) -> str:
+    value = data.get(field)
+    if value is None or value == "":
+        raise BadInput(f"{field} is required", field)
+    if not isinstance(value, str) or not form.fullmatch(value):
+        raise BadInput(f"{field}: has characters or a length that it cannot have", field)
+    return value
+
+
+def _number(data: Mapping[str, Any], field: str, *, least: int) -> int | None:
+    value = data.get(field)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= _LONGEST:
+        raise BadInput(f"{field}: must be a whole number from {least}", field)
+    return value

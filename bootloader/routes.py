@@ -1,0 +1,13 @@
+"""The agents' routes of the bootloader."""
+
+from __future__ import annotations
+
+from django.urls import URLPattern
+
+from bootloader import member_api, provision_api, script_api
+
+urlpatterns: list[URLPattern] = [
+    *member_api.urlpatterns,
+    *provision_api.urlpatterns,
+    *script_api.urlpatterns,
+]

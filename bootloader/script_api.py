@@ -1,0 +1,252 @@
+"""The agents' door to profiles, boot scripts and cloud-init.
+
+A script or cloud-init for a VM that is named carries a join token. A node may have one made for a
+VM that comes below it, or is below it already; the root token and operators for any.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from django.http import HttpResponse
+from django.urls import re_path
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from bootloader import cloud_init, planning, profiles, render
+from bootloader.exceptions import UnknownProfile
+from bootloader.plan import BootPlan, Profile
+from vmtree import authority
+from vmtree.dna import is_text
+from vmtree.exceptions import BadInput
+from vmtree.models import Node
+
+Json = dict[str, Any]
+MOST_TEXT = 255
+MOST_NAMES = 200
+FORMS = ("text", "json", "seed")
+
+
+@dataclass(frozen=True)
+class Wish:
+    """A VM that somebody wants a script for."""
+
+    vm_id: str
+    name: str
+    profile: Profile
+    parent_vm_id: str | None
+    roof_url: str
+
+
+class Profiles(APIView):
+    """`GET /bootloader/profiles`"""
+
+    def get(self, request: Request) -> Response:
+        """All, by type; the four built-in ones first."""
+        found = profiles.all().values()
+        return Response({"profiles": {each.type: profile_json(each) for each in found}})
+
+
+class OneProfile(APIView):
+    """`GET /bootloader/profiles/:type`"""
+
+    def get(self, request: Request, type: str) -> Response:  # noqa: A002
+        """One."""
+        return Response(profile_json(profiles.get(type)))
+
+
+class Generate(APIView):
+    """`POST /bootloader/generate`"""
+
+    asks_authority = True
+
+    def post(self, request: Request) -> Response:
+        """The boot script of a VM, with a join token for it."""
+        plan = _plan_of(request)
+        answer = {
+            "vmId": plan.vm_id,
+            "name": plan.name,
+            "type": plan.profile.type,
+            "profile": profile_json(plan.profile),
+            "script": render.boot_script(plan),
+            "joinToken": plan.join_token,
+        }
+        return Response(answer, status=201, headers={"Cache-Control": "no-store"})
+
+
+class Script(APIView):
+    """`GET /bootloader/script/:type`"""
+
+    def get(self, request: Request, type: str) -> HttpResponse:  # noqa: A002
+        """A script that takes the VM's identity and token from its environment.
+
+        It carries no secret: neither a token nor the keys that agents may have.
+        """
+        profile = profiles.get(type)
+        plan = planning.make(vm_id="", name="", profile=profile, secrets=False)
+        return HttpResponse(render.boot_script(plan), content_type="text/x-shellscript")
+
+
+class CloudInit(APIView):
+    """`/bootloader/cloud-init`"""
+
+    asks_authority = True
+
+    def get(self, request: Request) -> HttpResponse:
+        """User-data for the VM of the query, as text; nothing is kept and no token is made.
+
+        What would be secret in it is covered; POST makes the real one.
+        """
+        wish = _wish_of(request.query_params)
+        _check_may(request.user, wish)
+        plan = render.masked(_plan(wish, join_token=render.MASK))
+        return _text(cloud_init.user_data(plan))
+
+    def post(self, request: Request) -> HttpResponse:
+        """User-data with a join token: as text, with `?form=json` or as NoCloud `?form=seed`."""
+        form = request.query_params.get("form") or "text"
+        if form not in FORMS:
+            raise BadInput(f"form: must be one of {', '.join(FORMS)}", "form")
+        plan = _plan_of(request)
+        if form == "seed":
+            return _download(cloud_init.seed(plan), f"{cloud_init.host_name(plan)}-seed.zip")
+        if form == "json":
+            return _json(plan)
+        return _text(cloud_init.user_data(plan))
+
+
+def profile_json(profile: Profile) -> Json:
+    """As agents in the field know it; what is newer comes last."""
+    return {
+        "type": profile.type,
+        "organs": list(profile.organs),
+        "capabilities": list(profile.capabilities),
+        "installPiVers": profile.install_pi_vers,
+        "description": profile.description,
+        "category": profile.category,
+        "role": profile.role,
+        "agent": profile.agent,
+        "ownReef": profile.own_reef,
+        "packages": list(profile.packages),
+        "builtIn": profile.built_in,
+    }
+
+
+# -- what is asked for ---------------------------------------------------------------------------
+
+
+def _plan_of(request: Request) -> BootPlan:
+    """The plan of the request's VM, with a fresh join token."""
+    wish = _wish_of(request.data if isinstance(request.data, dict) else {})
+    _check_may(request.user, wish)
+    plan = _plan(wish)
+    return planning.with_token(plan, by=request.user)
+
+
+def _plan(wish: Wish, join_token: str = "") -> BootPlan:
+    return planning.make(
+        vm_id=wish.vm_id,
+        name=wish.name,
+        profile=wish.profile,
+        parent_vm_id=wish.parent_vm_id,
+        roof_url=wish.roof_url,
+        join_token=join_token,
+    )
+
+
+def _check_may(caller: object, wish: Wish) -> None:
+    """Raise Forbidden unless the caller may have this VM in the fleet, there.
+
+    Whoever holds its script becomes it: to take the place of a VM that is known needs command of
+    that VM, and a new one needs a place at or below the caller's own.
+    """
+    known = Node.objects.filter(vm_id=wish.vm_id).first()
+    if known is not None:
+        authority.check(caller, "command", known)
+    authority.check(caller, "write", wish.parent_vm_id if known is None else known)
+
+
+def _wish_of(data: Mapping[str, Any]) -> Wish:
+    """Raises BadInput with the contract's texts."""
+    vm_id, name, type_ = (data.get(field) for field in ("vmId", "name", "type"))
+    if not vm_id or not name or not type_:
+        raise BadInput("vmId, name, and type are required")
+    texts = [_text_of(value, field) for value, field in ((vm_id, "vmId"), (name, "name"))]
+    try:
+        profile = profiles.get(_text_of(type_, "type"))
+    except UnknownProfile as error:
+        raise BadInput(f"{error}. Valid: {', '.join(error.known)}", "type") from None
+    organs, capabilities = _names(data, "extraOrgans"), _names(data, "extraCapabilities")
+    parent = data.get("parentVmId")
+    roof_url = data.get("roofReefUrl")
+    return Wish(
+        vm_id=texts[0],
+        name=texts[1],
+        profile=profile.with_extras(organs, capabilities),
+        parent_vm_id=_text_of(parent, "parentVmId") if parent else None,
+        roof_url=planning.roof(_text_of(roof_url, "roofReefUrl", 2000)) if roof_url else "",
+    )
+
+
+def _text_of(value: object, field: str, most: int = MOST_TEXT) -> str:
+    if not isinstance(value, str):
+        raise BadInput(f"{field}: must be a string", field)
+    if not is_text(value):
+        raise BadInput(f"{field}: has characters that are no text", field)
+    if len(value) > most:
+        raise BadInput(f"{field}: at most {most} characters", field)
+    return value
+
+
+def _names(data: Mapping[str, Any], field: str) -> tuple[str, ...]:
+    """A list of texts; a query names it several times, or with commas."""
+    value = data.get(field)
+    if value is None:
+        return ()
+    if isinstance(value, str) and hasattr(data, "getlist"):
+        value = [word for part in data.getlist(field) for word in part.split(",") if word]
+    if not isinstance(value, list) or len(value) > MOST_NAMES:
+        raise BadInput(f"{field}: must be a list of text", field)
+    if not all(isinstance(name, str) for name in value):
+        raise BadInput(f"{field}: must be a list of text", field)
+    return tuple(_text_of(name, field, 200) for name in value)
+
+
+# -- answers -------------------------------------------------------------------------------------
+
+
+def _text(text: str) -> HttpResponse:
+    answer = HttpResponse(text, content_type="text/cloud-config; charset=utf-8")
+    answer["Cache-Control"] = "no-store"
+    return answer
+
+
+def _json(plan: BootPlan) -> Response:
+    answer = {
+        "vmId": plan.vm_id,
+        "name": plan.name,
+        "type": plan.profile.type,
+        "userData": cloud_init.user_data(plan),
+        "metaData": cloud_init.meta_data(plan),
+        "joinToken": plan.join_token,
+    }
+    return Response(answer, status=201, headers={"Cache-Control": "no-store"})
+
+
+def _download(content: bytes, name: str) -> HttpResponse:
+    answer = HttpResponse(content, content_type="application/zip")
+    answer["Content-Disposition"] = f'attachment; filename="{name}"'
+    answer["Cache-Control"] = "no-store"
+    return answer
+
+
+urlpatterns = [
+    re_path(r"^profiles/?$", Profiles.as_view(), name="bootloader-profiles"),
+    re_path(r"^profiles/(?P<type>[^/]+)/?$", OneProfile.as_view()),
+    re_path(r"^generate/?$", Generate.as_view(), name="bootloader-generate"),
+    re_path(r"^script/(?P<type>[^/]+)/?$", Script.as_view(), name="bootloader-script"),
+    re_path(r"^cloud-init/?$", CloudInit.as_view(), name="bootloader-cloud-init"),
+]

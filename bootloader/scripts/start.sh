@@ -1,0 +1,28 @@
+# -- from here on all scripts are the same -------------------------------------------------------
+
+export PATH="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin${PATH:+:$PATH}"
+export LC_ALL=C.UTF-8
+if [ -z "${HOME:-}" ]; then
+  HOME=$(getent passwd "$(id -u)" | cut -d : -f 6)
+  export HOME
+fi
+if [ "$(id -u)" = 0 ]; then
+  REEF_HOME=${REEF_HOME:-/opt/reef}
+else
+  REEF_HOME=${REEF_HOME:-$HOME/.reef}
+fi
+export REEF_HOME
+# Only where reef has its usual place may the machine itself be changed, such as its packages.
+if [ "$(id -u)" = 0 ] && [ "$REEF_HOME" = /opt/reef ]; then SYSTEM=yes; else SYSTEM=no; fi
+WORK="$REEF_HOME/boot"
+SKIPPED=77
+REPORTS=0
+RUN=${RUN:-$(date +%Y%m%dT%H%M%S)-$$}
+ADDRESS=${ADDRESS:-$VM_ID.$SSH_DOMAIN}
+# What an older life of this VM left in the environment is not true any longer.
+export VERS_VM_ID="$VM_ID"
+IDENTITY=(VERS_VM_ID "$VM_ID" VERS_AGENT_NAME "$NAME" REEF_ADDRESS "$ADDRESS" "${IDENTITY[@]}")
+if [ -n "$PARENT_ID" ]; then IDENTITY+=(REEF_PARENT_VM_ID "$PARENT_ID"); fi
+REEF_ENV+=(PORT "$REEF_PORT")
+# Where the fleet agent looks for the VM's own reef, if it is not at the usual port.
+if [ "$OWN_REEF" = yes ] && [ "$REEF_PORT" != 3000 ]; then IDENTITY+=(PORT "$REEF_PORT"); fi

@@ -1,0 +1,322 @@
+"""The shell of `bootloader.shell`, by paramiko. That module says what each part does."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import secrets
+import selectors
+import shlex
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Self
+
+import paramiko
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+
+from bootloader import tls_pipe
+from bootloader.exceptions import CommandTimeout, ShellAway, ShellError, ShellRefused
+from bootloader.providers.base import Login
+from bootloader.shell import Ran
+
+_ALIVE_EVERY = 15
+# What a command says beyond this is thrown away; `on_output` still gets it.
+MOST_OUTPUT = 16 << 20
+# How long we go on listening after a command's end, if a child of its holds the output open.
+_LINGER = 1.0
+_CHUNKS = 32
+_RSA = ("rsa-sha2-512", "rsa-sha2-256")
+
+
+def connect(login: Login, timeout: float) -> SshShell:
+    """Dial, agree on encryption, check the host key, log in."""
+    end = time.monotonic() + timeout
+    key = read_key(login.private_key)
+    sock = _dial(login, timeout)
+    try:
+        transport = paramiko.Transport(sock)
+    except (paramiko.SSHException, OSError) as error:
+        sock.close()
+        raise ShellAway(_about(login, error)) from None
+    try:
+        host_key = _shake_hands(transport, login, end)
+        _let_in(transport, login, key, end)
+        if login.host_key is None and login.keep is not None:
+            login.keep(host_key)
+    except BaseException:
+        transport.close()
+        raise
+    transport.set_keepalive(_ALIVE_EVERY)
+    return SshShell(transport, login, host_key)
+
+
+def read_key(text: str) -> paramiko.PKey:
+    """The private key in this text (OpenSSH or PEM, no passphrase); raises ShellRefused."""
+    # What the parsers say of a key they cannot read is never shown: it may quote the key.
+    try:
+        text = text.replace("\r\n", "\n").strip() + "\n"
+        raw = text.encode()
+        loaded: object
+        try:
+            loaded = serialization.load_ssh_private_key(raw, None)
+        except ValueError:
+            loaded = serialization.load_pem_private_key(raw, None)
+        kind: type[paramiko.PKey] | None = None
+        if isinstance(loaded, ed25519.Ed25519PrivateKey):
+            kind = paramiko.Ed25519Key
+        elif isinstance(loaded, rsa.RSAPrivateKey):
+            kind = paramiko.RSAKey
+        elif isinstance(loaded, ec.EllipticCurvePrivateKey):
+            kind = paramiko.ECDSAKey
+        if kind is not None:
+            return kind.from_private_key(io.StringIO(text))
+    except (ValueError, TypeError, UnsupportedAlgorithm, paramiko.SSHException):
+        pass
+    raise ShellRefused("The private SSH key cannot be read: damaged, or with a passphrase")
+
+
+def _dial(login: Login, timeout: float) -> socket.socket:
+    try:
+        if login.tls_name:
+            trust = _trust(login)
+            return tls_pipe.open_pipe(login.host, login.port, login.tls_name, trust, timeout)
+        sock = socket.create_connection((login.host, login.port), timeout)
+        tls_pipe.keep_watch(sock)
+    except ssl.SSLCertVerificationError as error:
+        text = f"{login.tls_name} shows no certificate that we trust: {error.verify_message}"
+        raise ShellRefused(text) from None
+    except (OSError, UnicodeError) as error:
+        raise ShellAway(_about(login, error)) from None
+    return sock
+
+
+def _trust(login: Login) -> ssl.SSLContext:
+    try:
+        return tls_pipe.trusting(login.trust)
+    except OSError as error:
+        words = error.strerror or "no certificates in it"
+        raise ShellRefused(f"The file of CA certificates {login.trust}: {words}") from None
+
+
+def _shake_hands(transport: paramiko.Transport, login: Login, end: float) -> str:
+    """Agree on encryption; returns the host key as one line."""
+    known = login.host_key.split()[:2] if login.host_key else []
+    if known:
+        # A host has several keys: it shall show the one of the kind that we know.
+        kinds = _RSA if known[0] == "ssh-rsa" else known[:1]
+        try:
+            transport.get_security_options().key_types = kinds
+        except ValueError:
+            text = f"The host key that is kept for {_name(login)} is of no kind that we know"
+            raise ShellRefused(text) from None
+    transport.banner_timeout = transport.handshake_timeout = max(0.1, end - time.monotonic())
+    try:
+        transport.start_client(timeout=max(0.1, end - time.monotonic()))
+        shown = transport.get_remote_server_key()
+    except paramiko.ssh_exception.IncompatiblePeer as error:
+        raise ShellRefused(f"{_name(login)} has another host key than before ({error})") from None
+    except (paramiko.SSHException, OSError, EOFError) as error:
+        raise ShellAway(_about(login, error)) from None
+    line = f"{shown.get_name()} {shown.get_base64()}"
+    if known and line.split() != known:
+        raise ShellRefused(f"{_name(login)} has another host key than before")
+    return line
+
+
+def _let_in(transport: paramiko.Transport, login: Login, key: paramiko.PKey, end: float) -> None:
+    transport.auth_timeout = max(0.1, end - time.monotonic())
+    try:
+        further = transport.auth_publickey(login.user, key)
+    except paramiko.AuthenticationException as error:
+        if not transport.is_active() or "timeout" in str(error).lower():
+            raise ShellAway(_about(login, error)) from None
+        raise ShellRefused(f"{_name(login)} does not let {login.user} in with our key") from None
+    except (paramiko.SSHException, OSError, EOFError) as error:
+        raise ShellAway(_about(login, error)) from None
+    if further:
+        raise ShellRefused(f"{_name(login)} wants more than a key: {', '.join(further)}")
+
+
+class SshShell:
+    """See `shell.Shell`."""
+
+    def __init__(self, transport: paramiko.Transport, login: Login, host_key: str) -> None:
+        self.host_key = host_key
+        self._transport = transport
+        self._login = login
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """And end the thread behind it."""
+        self._transport.close()
+
+    def run(
+        self,
+        command: str,
+        *,
+        stdin: bytes = b"",
+        timeout: float,
+        on_output: Callable[[bytes], None] | None = None,
+    ) -> Ran:
+        """In a session of its own on the one connection."""
+        end = time.monotonic() + timeout
+        with self._session(end) as channel:
+            talk = _Talk(channel, stdin, on_output)
+            # The request itself waits without an end if the machine is frozen.
+            watch = threading.Timer(timeout, channel.close)
+            watch.daemon = True
+            watch.start()
+            try:
+                channel.exec_command(command)
+                talk.hold(end)
+            except (paramiko.SSHException, OSError, EOFError) as error:
+                if time.monotonic() >= end:
+                    raise _late(timeout) from None
+                raise ShellAway(_about(self._login, error)) from None
+            finally:
+                watch.cancel()
+            # -1 stands for none: it was too late, or a signal ended it, or the connection is gone.
+            status: int = channel.exit_status
+            if status == -1:
+                if time.monotonic() >= end:
+                    raise _late(timeout)
+                self._must_live()
+        return Ran(status, bytes(talk.output), bytes(talk.errors))
+
+    def put(self, path: str, data: bytes, mode: int, timeout: float = 120.0) -> None:
+        """To a draft beside it, whose length is checked before it takes its place."""
+        draft = f"{path}.{secrets.token_hex(4)}.part"
+        name, temporary = shlex.quote(path), shlex.quote(draft)
+        # A connection that is lost looks like the end of the file: so the length is checked.
+        script = (
+            f"umask 077; trap 'rm -f -- {_inner(temporary)}' EXIT; "
+            f'mkdir -p -- "$(dirname -- {name})" && cat > {temporary} && '
+            f'[ "$(wc -c < {temporary})" -eq {len(data)} ] && '
+            f"chmod {mode:o} -- {temporary} && mv -f -- {temporary} {name}"
+        )
+        ran = self.run(f"sh -c {shlex.quote(script)}", stdin=data, timeout=timeout)
+        if ran.exit_status:
+            said = ran.errors.decode("utf-8", "replace").strip()[-300:]
+            raise ShellError(f"{path} could not be written: {said or 'not all of it arrived'}")
+
+    @contextlib.contextmanager
+    def _session(self, end: float) -> Iterator[paramiko.Channel]:
+        left = max(0.1, end - time.monotonic())
+        try:
+            channel = self._transport.open_session(timeout=left)
+        except paramiko.ChannelException as error:
+            text = f"{_name(self._login)} opens no session: {error.text}"
+            raise ShellRefused(text) from None
+        except (paramiko.SSHException, OSError, EOFError) as error:
+            raise ShellAway(_about(self._login, error)) from None
+        try:
+            yield channel
+        finally:
+            channel.close()
+
+    def _must_live(self) -> None:
+        """No exit status came: either a signal ended the command, or the connection is gone."""
+        watch = threading.Timer(5.0, self._transport.close)
+        watch.daemon = True
+        watch.start()
+        try:
+            self._transport.global_request("keepalive@openssh.com", wait=True)
+        except (paramiko.SSHException, OSError, EOFError) as error:
+            raise ShellAway(_about(self._login, error)) from None
+        finally:
+            watch.cancel()
+        if not self._transport.is_active():
+            raise ShellAway(f"The connection to {_name(self._login)} was lost")
+
+
+class _Talk:
+    """One command's three streams, moved by one thread."""
+
+    def __init__(
+        self, channel: paramiko.Channel, stdin: bytes, on_output: Callable[[bytes], None] | None
+    ) -> None:
+        self.channel = channel
+        self.stdin = memoryview(stdin)
+        self.fed = False
+        self.on_output = on_output
+        self.output, self.errors = bytearray(), bytearray()
+
+    def hold(self, end: float) -> None:
+        """Until the command and its output have ended, or `end` is reached."""
+        ended: float | None = None
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.channel, selectors.EVENT_READ)
+            while True:
+                self._feed()
+                over = self.channel.closed or self.channel.eof_received
+                heard = self._listen()
+                now = time.monotonic()
+                if self.channel.exit_status_ready():
+                    ended = now if ended is None or heard else ended
+                    if over or now - ended > _LINGER:
+                        return
+                if self.channel.closed or now >= end:
+                    return
+                selector.select(min(end - now, 0.2 if self.fed and not over else 0.01))
+
+    def _feed(self) -> None:
+        while not self.fed and self.channel.send_ready():
+            try:
+                if self.stdin:
+                    self.stdin = self.stdin[self.channel.send(bytes(self.stdin[:32768])) :]
+                else:
+                    self.channel.shutdown_write()
+                    self.fed = True
+            except OSError:
+                self.fed = True  # it ended without reading all of it
+
+    def _listen(self) -> bool:
+        """Take what has come; True if there was something."""
+        heard = False
+        for ready, take, kept in (
+            (self.channel.recv_ready, self.channel.recv, self.output),
+            (self.channel.recv_stderr_ready, self.channel.recv_stderr, self.errors),
+        ):
+            # One that never stops talking must not keep us from looking at the clock.
+            for _ in range(_CHUNKS):
+                if not ready():
+                    break
+                data = take(65536)
+                heard = heard or bool(data)
+                kept += data[: max(0, MOST_OUTPUT - len(kept))]
+                if data and self.on_output is not None:
+                    self.on_output(data)
+        return heard
+
+
+def _late(timeout: float) -> CommandTimeout:
+    return CommandTimeout(f"The command did not end within {timeout:g} s")
+
+
+def _inner(quoted: str) -> str:
+    """A quoted word once more inside single quotes."""
+    return quoted.replace("'", "'\"'\"'")
+
+
+def _name(login: Login) -> str:
+    return login.tls_name or f"{login.host}:{login.port}"
+
+
+def _about(login: Login, error: BaseException) -> str:
+    return f"{_name(login)} cannot be reached by SSH: {error or type(error).__name__}"

@@ -1,0 +1,40 @@
+"""Doorbells of provisioning. Each re-reads the rows, so it may run twice, late or never."""
+
+from __future__ import annotations
+
+from celery import shared_task
+
+from bootloader import joining, reports
+from bootloader import reconcile as reconciling
+from bootloader.provisioning import limits, run
+
+
+@shared_task(name="bootloader.advance", soft_time_limit=340, time_limit=360)
+def advance(provisioning_id: str) -> None:
+    """Move a provisioning on for a while."""
+    run.advance(provisioning_id)
+
+
+@shared_task(name="bootloader.begin", soft_time_limit=20, time_limit=30)
+def begin() -> None:
+    """Let those begin for which there is room."""
+    limits.begin()
+
+
+@shared_task(name="bootloader.tick", soft_time_limit=20, time_limit=30)
+def tick() -> None:
+    """Go on with what a lost ring or a dead worker left behind."""
+    run.tick()
+
+
+@shared_task(name="bootloader.sweep", soft_time_limit=50, time_limit=60)
+def sweep() -> None:
+    """Forget join tokens and reports that nobody needs any more."""
+    joining.sweep()
+    reports.sweep()
+
+
+@shared_task(name="bootloader.reconcile", soft_time_limit=150, time_limit=170)
+def reconcile() -> None:
+    """Compare what providers have with tree and registry."""
+    reconciling.look()

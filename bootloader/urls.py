@@ -1,0 +1,26 @@
+"""Pages of the bootloader."""
+
+from __future__ import annotations
+
+from django.urls import path
+
+from bootloader import member_views, views
+
+app_name = "bootloader"
+urlpatterns = [
+    path("", views.index, name="index"),
+    path("rows/", views.rows, name="rows"),
+    path("new/", views.create, name="create"),
+    path("new/change/", views.change, name="change"),
+    path("machines/", views.machines, name="machines"),
+    path("door/", member_views.door, name="door"),
+    path("door/<int:pk>/void", member_views.void, name="void"),
+    path("findings/", views.findings, name="findings"),
+    path("findings/look/", views.look_now, name="look"),
+    path("findings/<int:pk>/", views.decide, name="decide"),
+    path("<str:pk>/", views.detail, name="detail"),
+    path("<str:pk>/part/", views.part, name="part"),
+    path("<str:pk>/used/", views.used, name="used"),
+    path("<str:pk>/retry/", views.retry, name="retry"),
+    path("<str:pk>/cancel/", views.cancel, name="cancel"),
+]

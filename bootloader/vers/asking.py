@@ -1,0 +1,182 @@
+"""One question to the platform: key and address as they are now, time-outs, retries.
+
+Reads are asked again after anything that may pass. What changes something is asked again only when
+it surely did not arrive, or was put off by a 429: else the outcome is unknown.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+from django.conf import settings
+
+from bootloader import exceptions as errors
+from bootloader.vers import answers
+from versconfig import config
+from vmtree.exceptions import FleetError
+from vmtree.models import Node
+
+logger = logging.getLogger(__name__)
+
+PUBLIC_URL = "https://api.vers.sh"
+QUICK = 10.0
+SLOW = 300.0
+_CONNECT = 5.0
+_TRIES = 4
+_FIRST_PAUSE = 0.5
+# Longer than this nobody waits here; who asked may come back later.
+_LONGEST_PAUSE = 10.0
+_PASSING = frozenset({429, 500, 502, 503, 504})
+
+
+@dataclass(frozen=True)
+class Account:
+    """Whom we ask, and as whom."""
+
+    base: str
+    key: str = field(repr=False)
+
+    @property
+    def owner(self) -> str:
+        """What the platform shows as the owner of what this key has made."""
+        return self.key[:36].lower()
+
+
+@dataclass(frozen=True)
+class Question:
+    """`write`: it changes something. `missing`: what a 404 means. `again`: statuses that pass."""
+
+    method: str
+    path: str
+    query: Mapping[str, str | int] = field(default_factory=dict)
+    body: Mapping[str, Any] | None = None
+    write: bool = False
+    slow: bool = False
+    missing: type[errors.ProviderRefused] = errors.NoSuchMachine
+    again: frozenset[int] = _PASSING
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.path}"
+
+
+def account(node: Node | None = None) -> Account:
+    """As configured this very moment for the node, or for the fleet. Raises ProviderRefused."""
+    try:
+        base = config.text("VERS_BASE_URL", node)
+        key = config.secret("VERS_API_KEY", node)
+    except FleetError as error:
+        raise errors.ProviderRefused(str(error)) from None
+    if not key:
+        raise errors.BadProviderKey("No VERS_API_KEY is set")
+    if not (key.isascii() and key.isprintable() and " " not in key):
+        raise errors.BadProviderKey("VERS_API_KEY has characters that no key has")
+    return Account(base_url(base or PUBLIC_URL), key)
+
+
+def base_url(given: str) -> str:
+    """The address below which all paths lie; given with or without `/api/v1`."""
+    trimmed = given.strip().rstrip("/").removesuffix("/api/v1").rstrip("/")
+    try:
+        parts = urlsplit(trimmed)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        good = False
+    if not good or parts.query or parts.fragment or parts.username:
+        raise errors.ProviderRefused("VERS_BASE_URL is not the address of a platform")
+    return f"{trimmed}/api/v1"
+
+
+def ask(question: Question, whom: Account) -> httpx.Response:
+    """An answer of 200 to 299; raises subclasses of ProviderError."""
+    for number in range(1, _TRIES + 1):
+        try:
+            return _once(question, whom)
+        except _Again as again:
+            # Many may have been put off at the same time: nobody comes back at the same moment.
+            pause = (again.pause or 0.0) + _pause(number)
+            if number == _TRIES or pause > _LONGEST_PAUSE:
+                raise again.error from None
+            logger.info("%s: %s; again in %.1f s", question, again.error, pause)
+            time.sleep(pause)
+    raise AssertionError("unreachable")
+
+
+class _Again(Exception):
+    """This error may pass if we ask once more."""
+
+    def __init__(self, error: errors.ProviderError, pause: float | None = None) -> None:
+        super().__init__()
+        self.error, self.pause = error, pause
+
+
+def _pause(number: int) -> float:
+    return _FIRST_PAUSE * float(2 ** (number - 1)) * random.uniform(0.75, 1.25)  # noqa: S311
+
+
+def _once(question: Question, whom: Account) -> httpx.Response:
+    ours = str(uuid.uuid4())
+    try:
+        response = _send(question, whom, ours)
+    except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as error:
+        raise _Again(errors.ProviderAway(_lost(error, whom))) from None
+    except (httpx.UnsupportedProtocol, httpx.LocalProtocolError, httpx.InvalidURL) as error:
+        raise errors.ProviderRefused(_lost(error, whom)) from None
+    except httpx.HTTPError as error:
+        if question.write:
+            text = f"{_lost(error, whom)} (request {ours}): it may have happened"
+            logger.warning("%s: %s", question, text)
+            raise errors.OutcomeUnknown(text) from None
+        raise _Again(errors.ProviderAway(_lost(error, whom))) from None
+    if response.is_success:
+        return response
+    raise _refused(question, response, whom)
+
+
+def _refused(question: Question, response: httpx.Response, whom: Account) -> Exception:
+    error = answers.error_of(
+        response, write=question.write, missing=question.missing, secret=whom.key
+    )
+    logger.info("%s: %s", question, error)
+    if isinstance(error, errors.RateLimited):
+        return _Again(error, error.seconds)
+    if not question.write and response.status_code in question.again:
+        return _Again(error)
+    return error
+
+
+def _send(question: Question, whom: Account, number: str) -> httpx.Response:
+    patience = SLOW if question.slow else QUICK
+    return _http(os.getpid()).request(
+        question.method,
+        whom.base + question.path,
+        params=dict(question.query),
+        json=question.body,
+        headers={"Authorization": f"Bearer {whom.key}", "X-Request-ID": number},
+        timeout=httpx.Timeout(patience, connect=min(_CONNECT, patience)),
+    )
+
+
+@cache
+def _http(_pid: int) -> httpx.Client:
+    """One for each process. No connection is used twice: one that the platform has closed
+    meanwhile would leave us in doubt whether a question had arrived.
+    """
+    return httpx.Client(
+        limits=httpx.Limits(max_keepalive_connections=0),
+        headers={"User-Agent": f"reef/{settings.VERSION}", "Accept": "application/json"},
+    )
+
+
+def _lost(error: Exception, whom: Account) -> str:
+    said = answers.without_secrets(str(error), whom.key) or type(error).__name__
+    return f"Vers at {whom.base} cannot be reached: {said}"

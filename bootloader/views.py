@@ -1,0 +1,269 @@
+"""Pages of provisioning. Each parses, calls one thing and answers."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, Concatenate, ParamSpec
+
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.core.paginator import Paginator
+from django.http import HttpRequest, HttpResponse, QueryDict
+from django.shortcuts import redirect, render
+from django.views.decorators.http import require_GET, require_http_methods, require_POST
+
+from bootloader import reconcile
+from bootloader.forms import ProvisionForm
+from bootloader.models import BootReport, Finding, JoinRefusal, Machine, Provisioning
+from bootloader.models.provisioning import new_id
+from bootloader.provisioning import preview, services, wishes
+from bootloader.states import FindingState, Proposal, State, StepState
+from vmtree.exceptions import FleetError
+from vmtree.models import Node
+
+PAGE = 50
+MACHINES_PAGE = 100
+MOST_LINES = 300
+
+P = ParamSpec("P")
+View = Callable[Concatenate[HttpRequest, P], HttpResponse]
+
+
+def spoken(view: View[P]) -> View[P]:
+    """Say in words what is refused, with its HTTP status."""
+
+    @functools.wraps(view)
+    def wrapped(request: HttpRequest, /, *args: P.args, **kwargs: P.kwargs) -> HttpResponse:
+        try:
+            return view(request, *args, **kwargs)
+        except FleetError as error:
+            context = {"problem": str(error)}
+            return render(request, "bootloader/problem.html", context, status=error.status)
+
+    return wrapped
+
+
+# -- the list ------------------------------------------------------------------------------------
+
+
+@login_required
+@require_GET
+def index(request: HttpRequest) -> HttpResponse:
+    """All provisionings, live."""
+    return render(request, "bootloader/index.html", _listing(request))
+
+
+@login_required
+@require_GET
+def rows(request: HttpRequest) -> HttpResponse:
+    """What `index` fetches again when something changed."""
+    return render(request, "bootloader/_rows.html", _listing(request))
+
+
+def _listing(request: HttpRequest) -> dict[str, Any]:
+    """The rows that the query asks for; the number of statements is always the same."""
+    state = _word(request.GET, "state")
+    counts = Provisioning.objects.count_by_state()
+    found = services.listed(state=state if state in State.values else "")
+    page = Paginator(found, PAGE).get_page(request.GET.get("page"))
+    return {
+        "page": page,
+        "rows": [_shown(row) for row in page.object_list],
+        "tabs": [(each, counts.get(each, 0)) for each in State.values],
+        "total": sum(counts.values()),
+        "state": state,
+        "findings": Finding.objects.open().count(),
+        "machines": Machine.objects.living().count(),
+    }
+
+
+def _shown(row: Provisioning) -> dict[str, Any]:
+    steps = sorted(row.steps.all(), key=lambda each: each.position)
+    now = next((step for step in steps if step.state != StepState.DONE), None)
+    return {"row": row, "steps": steps, "now": now if row.state != State.DONE else None}
+
+
+def _word(query: QueryDict, name: str) -> str:
+    return query.get(name, "").replace("\0", "").strip()[:200]
+
+
+# -- a new one -----------------------------------------------------------------------------------
+
+
+@login_required
+@require_http_methods(["GET", "POST"])
+def create(request: HttpRequest) -> HttpResponse:
+    """The form; then what it would come to; then it starts. Errors stay beside their fields."""
+    if request.method == "GET":
+        return _form(request, ProvisionForm(initial=_initial(request.GET)))
+    form = ProvisionForm(request.POST)
+    if not form.is_valid():
+        return _form(request, form, 400)
+    try:
+        wish = form.wish()
+        if "start" not in request.POST:
+            return _preview(request, form, preview.make(wish, by=request.user))
+        started = services.start(wish, by=request.user, key=_word(request.POST, "key"))
+    except FleetError as error:
+        form.refuse(error)
+        return _form(request, form, error.status)
+    if len(started.rows) == 1:
+        return redirect("bootloader:detail", started.rows[0].pk)
+    messages.success(request, f"{len(started.rows)} VMs come up.")
+    return redirect("bootloader:index")
+
+
+@login_required
+@require_POST
+def change(request: HttpRequest) -> HttpResponse:
+    """Back from the preview to the form, as it was filled in."""
+    return _form(request, ProvisionForm(initial=_initial(request.POST)))
+
+
+def _initial(query: QueryDict) -> dict[str, str]:
+    """A form that is filled in by a link, such as that of a VM's page."""
+    return {name: _word(query, name) for name in ProvisionForm.base_fields if name in query}
+
+
+def _form(request: HttpRequest, form: ProvisionForm, status: int = 200) -> HttpResponse:
+    form.point_at_errors()
+    return render(request, "bootloader/create.html", {"form": form}, status=status)
+
+
+def _preview(request: HttpRequest, form: ProvisionForm, made: preview.Preview) -> HttpResponse:
+    context = {"form": form, "preview": made, "key": f"page-{new_id()}"}
+    return render(request, "bootloader/preview.html", context)
+
+
+# -- one -----------------------------------------------------------------------------------------
+
+
+@login_required
+@require_GET
+@spoken
+def detail(request: HttpRequest, pk: str) -> HttpResponse:
+    """One provisioning, live."""
+    return render(request, "bootloader/detail.html", _facts(pk, None))
+
+
+@login_required
+@require_GET
+@spoken
+def part(request: HttpRequest, pk: str) -> HttpResponse:
+    """What `detail` fetches again: its steps, and the lines of its log after `?after=`."""
+    after = _word(request.GET, "after")
+    return render(
+        request, "bootloader/_part.html", _facts(pk, int(after) if after.isdecimal() else 0)
+    )
+
+
+def _facts(pk: str, after: int | None) -> dict[str, Any]:
+    row = services.find(pk)
+    is_first = after is None
+    found = services.log_tail(row, MOST_LINES) if after is None else services.log_of(row, after)
+    node = Node.objects.filter(vm_id=row.vm_id).first() if row.vm_id else None
+    return {
+        **_shown(row),
+        "lines": found,
+        "is_first": is_first,
+        "after": found[-1].pk if found else after or 0,
+        "node": node,
+        "reports": BootReport.objects.newest_run(row.vm_id) if row.vm_id else [],
+        "refusals": JoinRefusal.objects.filter(token__vm_id=row.vm_id)[:5] if row.vm_id else [],
+        "siblings": Provisioning.objects.filter(batch=row.batch).exclude(pk=row.pk)[:PAGE],
+        "can_retry": row.state == State.FAILED,
+        "can_cancel": row.state in (State.QUEUED, State.RUNNING, State.FAILED),
+    }
+
+
+@login_required
+@require_GET
+@spoken
+def used(request: HttpRequest, pk: str) -> HttpResponse:
+    """The script and the cloud-init that were used, secrets masked."""
+    return render(request, "bootloader/used.html", {"row": services.find(pk)})
+
+
+@login_required
+@require_POST
+@spoken
+def retry(request: HttpRequest, pk: str) -> HttpResponse:
+    """Go on from the step that failed."""
+    row = services.retry(pk, by=request.user)
+    messages.success(request, f"{row.name} goes on.")
+    return redirect("bootloader:detail", row.pk)
+
+
+@login_required
+@require_http_methods(["GET", "POST"])
+@spoken
+def cancel(request: HttpRequest, pk: str) -> HttpResponse:
+    """GET asks what becomes of the VM; POST does it."""
+    if request.method == "GET":
+        return render(request, "bootloader/cancel.html", {"row": services.find(pk)})
+    leftover = wishes.leftover_of(request.POST.get("machine"))
+    row = services.cancel(pk, leftover, by=request.user)
+    messages.success(request, f"{row.name} is being cancelled.")
+    return redirect("bootloader:detail", row.pk)
+
+
+# -- machines and findings -----------------------------------------------------------------------
+
+
+@login_required
+@require_GET
+def machines(request: HttpRequest) -> HttpResponse:
+    """VMs of providers that are known here."""
+    found = Machine.objects.all() if "gone" in request.GET else Machine.objects.living()
+    page = Paginator(found.order_by("-id"), MACHINES_PAGE).get_page(request.GET.get("page"))
+    shown = list(page.object_list)
+    places = [row.vm_id for row in shown if row.vm_id]
+    nodes = {node.vm_id: node for node in Node.objects.filter(vm_id__in=places)}
+    context = {
+        "page": page,
+        "rows": [(row, nodes.get(row.vm_id)) for row in shown],
+        "all": "gone" in request.GET,
+        "findings": _findings(),
+    }
+    return render(request, "bootloader/machines.html", context)
+
+
+@login_required
+@require_GET
+def findings(request: HttpRequest) -> HttpResponse:
+    """What provider, tree and registry say differently."""
+    context = {
+        "findings": _findings(),
+        "decided": Finding.objects.exclude(state=FindingState.OPEN).order_by("-decided_at")[:PAGE],
+    }
+    return render(request, "bootloader/findings.html", context)
+
+
+def _findings() -> list[Finding]:
+    return list(Finding.objects.open().order_by("-id")[:PAGE])
+
+
+@login_required
+@require_POST
+@spoken
+def look_now(request: HttpRequest) -> HttpResponse:
+    """Compare providers, tree and registry at once."""
+    count = reconcile.look()
+    messages.success(request, f"Compared: {count or 'no'} open finding{'' if count == 1 else 's'}.")
+    return redirect("bootloader:findings")
+
+
+@login_required
+@require_POST
+@spoken
+def decide(request: HttpRequest, pk: int) -> HttpResponse:
+    """Do what is proposed, or leave it as it is."""
+    word = request.POST.get("do", "")
+    if word == "dismiss":
+        row = reconcile.dismiss(pk, by=request.user)
+    else:
+        chosen = Proposal(word) if word in Proposal.values else None
+        row = reconcile.act(pk, by=request.user, proposal=chosen)
+    messages.success(request, f"{row}: {row.outcome}.")
+    return redirect("bootloader:findings")

@@ -1,0 +1,69 @@
+"""Names that the bootloader knows: organs, capabilities, and the profiles that never change."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+
+from bootloader.plan import Profile
+
+# Service modules. Those of this reef first; the others are known to VMs in the field.
+ORGANS = (
+    *("lieutenant", "registry", "vm-tree", "vers-config", "bootloader"),
+    *("store", "cron", "docs", "installer"),
+)
+CAPABILITIES = ("vers-vm", "vers-vm-copy", "vers-swarm", "ssh")
+
+BUILT_IN = MappingProxyType(
+    {
+        "full": Profile(
+            type="full",
+            organs=(
+                *("store", "cron", "lieutenant", "registry"),
+                *("vm-tree", "vers-config", "docs", "installer"),
+            ),
+            capabilities=("vers-vm", "vers-vm-copy", "vers-swarm", "ssh"),
+            install_pi_vers=True,
+            description="Full agent VM — all core modules + pi-vers. Can promote to lieutenant.",
+            category="agent_vm",
+            role="worker",
+            agent_role="agent",
+            own_reef=True,
+            built_in=True,
+        ),
+        "swarm": Profile(
+            type="swarm",
+            organs=("store", "cron"),
+            capabilities=("vers-vm", "vers-vm-copy", "vers-swarm"),
+            install_pi_vers=True,
+            description="Swarm worker — minimal reef + pi-vers for fleet task execution.",
+            category="swarm_vm",
+            role="worker",
+            agent_role="swarm",
+            built_in=True,
+        ),
+        "lightweight": Profile(
+            type="lightweight",
+            organs=("store",),
+            capabilities=(),
+            install_pi_vers=False,
+            description="Lightweight worker — minimal reef, no pi-vers. For short-lived sessions.",
+            category="swarm_vm",
+            role="worker",
+            agent_role="lightweight",
+            built_in=True,
+        ),
+        "infra": Profile(
+            type="infra",
+            organs=("store", "cron", "docs"),
+            capabilities=(),
+            install_pi_vers=False,
+            description="Infra VM — core reef + specific service. "
+            "For Gitea, MinIO, persistent services.",
+            category="infra_vm",
+            role="infra",
+            agent_role="infra",
+            own_reef=True,
+            built_in=True,
+        ),
+    }
+)

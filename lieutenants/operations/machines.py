@@ -1,0 +1,105 @@
+"""VMs that a provider has: the verbs act on the machine itself, as far as its kind can do that."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from bootloader import providers
+from bootloader.exceptions import UnknownProvider
+from bootloader.models import Machine
+from bootloader.providers.base import Ability, MachineState
+from bootloader.provisioning import machines
+from lieutenants.operations import plain_vms
+from lieutenants.operations.handlers import Handler, Outlook
+from lieutenants.operations.models import Verb
+from registry.models import VM, Status
+from vmtree.exceptions import NotFound
+
+# Their words for what the verbs bring about.
+_SO_ALREADY = {
+    Verb.PAUSE: (MachineState.PAUSED, MachineState.STOPPED),
+    Verb.RESUME: (MachineState.RUNNING, MachineState.BOOTING),
+}
+
+
+class ProviderVM(Handler):
+    """Asks the provider; what the registry says follows."""
+
+    name = "machine"
+
+    def outlooks(self, verb: Verb, vm_ids: Sequence[str]) -> dict[str, Outlook]:
+        """What becomes of each machine; what its kind cannot do is said."""
+        return {vm_id: _outlook(verb, row) for vm_id, row in machines_at(vm_ids).items()}
+
+    def pause(self, vm_id: str, actor: str) -> None:
+        """Freeze it; its beats are not expected any more."""
+        machines.pause(_living(vm_id))
+        _follow(vm_id, Status.PAUSED)
+
+    def resume(self, vm_id: str, actor: str) -> None:
+        """Let it go on; its beats are expected from now on."""
+        machines.resume(_living(vm_id))
+        _follow(vm_id, Status.RUNNING)
+
+    def destroy(self, vm_id: str, actor: str) -> None:
+        """Delete it at its provider."""
+        machine = machines_at([vm_id]).get(vm_id)
+        if machine is not None:
+            machines.end(machine, by=actor)
+
+    def is_done(self, verb: Verb, vm_id: str) -> bool:
+        """Whether the provider says so. Raises what the provider raises."""
+        machine = machines_at([vm_id]).get(vm_id)
+        if verb == Verb.DESTROY:
+            return machine is None
+        seen = machines.look(machine) if machine is not None else None
+        if seen is None:
+            raise NotFound(f"the machine of VM '{vm_id}' is gone")
+        return seen.state in _SO_ALREADY[verb]
+
+    def proof_of_death(self, vm_id: str) -> str | None:
+        """Its provider deleted it, or knows it no longer."""
+        newest = Machine.objects.filter(vm_id=vm_id).order_by("-id").first()
+        if newest is None or newest.gone_at is None:
+            return None
+        return f"its machine is gone since {newest.gone_at:%Y-%m-%d %H:%M:%S}: {newest.note}"
+
+
+def machines_at(vm_ids: Iterable[str]) -> dict[str, Machine]:
+    """The living machine of each of these VMs that has one."""
+    return {row.vm_id: row for row in Machine.objects.living().filter(vm_id__in=list(vm_ids))}
+
+
+def _living(vm_id: str) -> Machine:
+    machine = machines_at([vm_id]).get(vm_id)
+    if machine is None:
+        raise NotFound(f"the machine of VM '{vm_id}' is gone")
+    return machine
+
+
+def _follow(vm_id: str, status: Status) -> None:
+    if VM.objects.filter(pk=vm_id).exists():
+        plain_vms.set_status(vm_id, status)
+
+
+def _outlook(verb: Verb, row: Machine) -> Outlook:
+    kind = row.provider
+    try:
+        can = providers.get(kind).abilities
+    except UnknownProvider as error:
+        return Outlook(f"{verb} its machine", str(error))
+    if verb == Verb.DESTROY:
+        word = "delete" if kind != "ssh" else "release"
+        lacking = "" if Ability.DELETE in can else f"{kind} machines cannot be deleted"
+        return Outlook(f"{word} machine {row.machine_id} at {kind}", lacking)
+    does = f"{verb} machine {row.machine_id} at {kind}"
+    if Ability.PAUSE not in can:
+        return Outlook(does, f"{kind} machines cannot be paused")
+    so_already = row.state in [state.value for state in _SO_ALREADY[verb]]
+    # What is known of a running one may be old: pausing asks the provider again.
+    paused = VM.objects.filter(pk=row.vm_id, status=Status.PAUSED).exists()
+    if verb == Verb.RESUME and so_already and not paused:
+        return Outlook(does, f"is not paused but {row.state}")
+    if verb == Verb.PAUSE and so_already and paused:
+        return Outlook(does, "is paused already")
+    return Outlook(does)

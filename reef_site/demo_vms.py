@@ -1,0 +1,103 @@
+"""VMs for `up --demo`: the emulator of the VM platform, where this machine can run it.
+
+It belongs to the tests and is a program of its own; the processes of reef get nothing of it but
+addresses and a key in their environment, as for the real platform. Where it cannot run, or where
+the operator has named a platform, there are no demo VMs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+
+FOLDER = "emulator"
+PROGRAM = Path("tests") / "emulator"
+# Naming any of these is naming a platform.
+PLATFORM = ("VERS_API_KEY", "VERS_BASE_URL")
+SECONDS = 30.0
+# Where VMs find the demo model.
+MODEL_PORT = 4141
+
+
+@dataclass(frozen=True)
+class DemoVms:
+    """The emulator as it will run: its command line, and what points reef at it."""
+
+    argv: list[str]
+    address: str
+    environment: dict[str, str] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class NoDemoVms:
+    """Why there are none."""
+
+    why: str
+
+
+def prepare(data: Path, port: int, *, on_loopback: bool) -> DemoVms | NoDemoVms:
+    """Try it. `port` is reef's own: VMs find it at the address that they reach.
+
+    A reef that listens only `on_loopback` is passed on to there by the emulator.
+    """
+    if named := [name for name in PLATFORM if os.environ.get(name, "").strip()]:
+        return NoDemoVms(f"{named[0]} is set")
+    if not (settings.BASE_DIR / PROGRAM / "__main__.py").exists():
+        return NoDemoVms("this is no checkout of reef")
+    argv = [sys.executable, "-m", ".".join(PROGRAM.parts), "--state", str(data / FOLDER)]
+    argv += ["--mode", "namespaces"]
+    try:
+        done = subprocess.run(
+            [*argv, "--prepare"],
+            cwd=settings.BASE_DIR,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            check=False,
+        )
+        facts: dict[str, Any] = json.loads(done.stdout.splitlines()[-1]) if done.stdout else {}
+    except subprocess.TimeoutExpired:
+        return NoDemoVms("the emulator did not come up")
+    except ValueError:
+        facts = {}
+    if done.returncode or "url" not in facts:
+        return NoDemoVms(_last_words(done.stderr))
+    return _as_told(argv, facts, data, port, on_loopback=on_loopback)
+
+
+def _last_words(text: str) -> str:
+    lines = text.strip().splitlines()
+    return lines[-1].removeprefix("emulator: ") if lines else "the emulator does not say why"
+
+
+def _as_told(
+    argv: list[str], facts: dict[str, Any], data: Path, port: int, *, on_loopback: bool
+) -> DemoVms:
+    api_port = facts["url"].rpartition(":")[2]
+    address: str = facts["bridge_address"]
+    model_port = MODEL_PORT if port != MODEL_PORT else MODEL_PORT + 1
+    # The demo model writes its port into a file.
+    argv = [*argv, "--port", api_port, "--gateway-port", str(facts["gateway_port"])]
+    argv += ["--address", address, "--relay", f"{model_port}={data / 'demo' / 'port'}"]
+    argv += ["--relay", f"{port}={port}"] if on_loopback else []
+    environment = {
+        "VERS_API_KEY": facts["key"],
+        "VERS_BASE_URL": facts["url"],
+        "REEF_SSH_USER": facts["user"],
+        "REEF_SSH_DOMAIN": facts["domain"],
+        "REEF_SSH_GATEWAY": facts["gateway_host"],
+        "REEF_SSH_PORT": str(facts["gateway_port"]),
+        "REEF_SSH_CA_FILE": facts["ca_file"],
+        "REEF_MODEL_URL": f"http://{address}:{model_port}/v1",
+        "VERS_INFRA_URL": f"http://{address}:{port}",
+        "REEF_VMS_EMULATED": "1",
+    }
+    return DemoVms(argv, address, environment)

@@ -1,0 +1,18 @@
+"""The worker's own sign of life."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from celery import shared_task
+from django.conf import settings
+from django.utils import timezone
+
+from lieutenants.models import LifeSign
+
+
+@shared_task(name="reef.tick")
+def tick() -> None:
+    """Show that beat, broker and worker work together."""
+    LifeSign.give(f"worker@{settings.HOST}")
+    LifeSign.objects.filter(at__lt=timezone.now() - timedelta(days=7)).delete()

@@ -1,0 +1,182 @@
+"""A real OpenSSH server for one test: its own host key and a key of ours, on the loopback."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import shutil
+import socket
+import ssl
+import subprocess
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from bootloader.providers.base import Login
+from tests.waiting import until
+
+SSHD = os.environ.get("REEF_TEST_SSHD") or shutil.which("sshd", path="/usr/sbin:/usr/local/sbin")
+
+
+def keygen(path: Path, kind: str = "ed25519", *more: str) -> str:
+    """Make a key pair; returns the private one."""
+    subprocess.run(["ssh-keygen", "-q", "-t", kind, "-N", "", "-f", str(path), *more], check=True)
+    return path.read_text()
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+class Sshd:
+    """An sshd in the foreground; only `key` opens it."""
+
+    def __init__(self, folder: Path) -> None:
+        if not SSHD:
+            pytest.fail("no sshd: run the tests with `python3 manage.py test`")
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self.key = keygen(folder / "key")
+        self.new_host_key()
+        shutil.copy(folder / "key.pub", folder / "authorized")
+        self.port = free_port()
+        if os.getuid() == 0:
+            Path("/run/sshd").mkdir(exist_ok=True)
+        self.process: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    def new_host_key(self) -> None:
+        for old in self.folder.glob("host*"):
+            old.unlink()
+        keygen(self.folder / "host")
+        self.host_key = " ".join((self.folder / "host.pub").read_text().split()[:2])
+
+    def start(self) -> None:
+        settings = {
+            "ListenAddress": "127.0.0.1",
+            "Port": self.port,
+            "HostKey": self.folder / "host",
+            "AuthorizedKeysFile": self.folder / "authorized",
+            "PidFile": "none",
+            "StrictModes": "no",
+            "UsePAM": "no",
+            "PermitRootLogin": "yes",
+            "PasswordAuthentication": "no",
+            "LogLevel": "ERROR",
+        }
+        options = [word for pair in settings.items() for word in ("-o", f"{pair[0]}={pair[1]}")]
+        assert SSHD
+        self.process = subprocess.Popen(
+            [SSHD, "-D", "-e", "-f", "/dev/null", *options], stderr=subprocess.DEVNULL
+        )
+        until(self._answers)
+
+    def _answers(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), 1) as sock:
+                return sock.recv(4) == b"SSH-"
+        except OSError:
+            return False
+
+    def stop(self) -> None:
+        """The listener and all its sessions."""
+        if self.process is None:
+            return
+        children = subprocess.run(
+            ["ps", "-o", "pid=", "--ppid", str(self.process.pid)], capture_output=True, text=True
+        ).stdout.split()
+        self.process.kill()
+        self.process.wait(10)
+        self.process = None
+        for child in children:
+            with suppress(ProcessLookupError):
+                os.kill(int(child), 9)
+
+    def login(self, **changes: object) -> Login:
+        facts: dict[str, object] = {
+            "host": "127.0.0.1",
+            "port": self.port,
+            "user": getpass.getuser(),
+            "private_key": self.key,
+            "host_key": self.host_key,
+            **changes,
+        }
+        return Login(**facts)  # type: ignore[arg-type]
+
+
+class Gateway:
+    """TLS on one port; what comes in goes on to the port that belongs to the SNI name."""
+
+    def __init__(self, folder: Path, routes: dict[str, int]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.routes = routes
+        self.seen: list[str] = []
+        self.ca = folder / "gateway.pem"
+        subprocess.run(
+            [
+                *(
+                    "openssl",
+                    "req",
+                    "-x509",
+                    "-newkey",
+                    "ec",
+                    "-pkeyopt",
+                    "ec_paramgen_curve:P-256",
+                ),
+                *("-nodes", "-days", "2", "-subj", "/CN=vm.test", "-keyout", str(folder / "key")),
+                *("-addext", "subjectAltName=DNS:*.vm.test", "-out", str(self.ca)),
+            ],
+            check=True,
+            capture_output=True,
+        )
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.context.load_cert_chain(self.ca, folder / "key")
+        self.context.sni_callback = self._note
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self.listener.getsockname()[1]
+        self.open: list[socket.socket] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _note(self, sock: ssl.SSLObject | ssl.SSLSocket, name: str | None, _: object) -> None:
+        self.seen.append(name or "")
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                raw, _ = self.listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(raw,), daemon=True).start()
+
+    def _serve(self, raw: socket.socket) -> None:
+        with suppress(OSError, KeyError):
+            inside = self.context.wrap_socket(raw, server_side=True)
+            behind = socket.create_connection(("127.0.0.1", self.routes[self.seen[-1]]))
+            self.open += [inside, behind]
+            back = threading.Thread(target=self._copy, args=(behind, inside), daemon=True)
+            back.start()
+            self._copy(inside, behind)
+
+    @staticmethod
+    def _copy(source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                target.sendall(data)
+        for sock in (source, target):
+            with suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+
+    def cut(self) -> None:
+        """Break all connections that run through it."""
+        for sock in self.open:
+            with suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self.listener.close()
+        self.cut()

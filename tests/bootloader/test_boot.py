@@ -1,0 +1,276 @@
+"""The boot script, really run on machines to throw away, against a reef that really runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from bootloader import dist, render
+from bootloader.plan import BootPlan, File, Profile
+from tests.bootloader import throwaway
+from tests.bootloader.roofs import Roof
+from tests.bootloader.throwaway import Machine
+from tests.stack import free_port
+
+pytestmark = [
+    pytest.mark.skipif(not throwaway.possible(), reason="a machine to throw away takes root"),
+    pytest.mark.timeout(600),
+]
+
+# Hostile, and still an id that a VM may have.
+ODD = "vm'\"$(touch /pwned)`touch /pwned`; touch /pwned #é\\"
+BARE = Profile(
+    type="bare",
+    organs=("store", "registry"),
+    capabilities=("ssh",),
+    install_pi_vers=False,
+    description="",
+    category="swarm_vm",
+    role="worker",
+    agent_role="worker",
+    agent=False,
+    files=(File("/etc/reef-note", "a $(touch /pwned) note\n", 0o640),),
+)
+UP = "kill -0 $(cat /opt/reef/run/reef-fleet-agent.pid)"
+
+
+@pytest.fixture(scope="module")
+def roof(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Roof]:
+    with Roof(tmp_path_factory.mktemp("roof")) as running:
+        yield running
+
+
+@pytest.fixture
+def machine() -> Iterator[Machine]:
+    with Machine() as one:
+        yield one
+
+
+def bare(roof: Roof, vm_id: str, **more: Any) -> BootPlan:
+    """A plan without agent and reef: a boot of seconds."""
+    token = roof.invite(vm_id, name=f"name of {vm_id}"[:200])
+    return BootPlan(
+        vm_id=vm_id,
+        name=f"name of {vm_id}",
+        roof_url=roof.url,
+        join_token=token,
+        dist=dist.current(),
+        **{"profile": BARE, **more},
+    )
+
+
+def boot(machine: Machine, plan: BootPlan, **env: str) -> dict[str, Any]:
+    """Run a plan's script; exit status, output, and the identity that is there then."""
+    done = machine.run(render.boot_script(plan), 300, **env)
+    there = machine.run("cat /opt/reef/identity.json").stdout
+    return {
+        "status": done.returncode,
+        "said": done.stdout,
+        "errors": done.stderr,
+        "identity": json.loads(there) if there else {},
+    }
+
+
+def reports(roof: Roof, vm_id: str) -> dict[str, dict[str, Any]]:
+    found = roof.client.get(f"/bootloader/reports/{quote(vm_id, safe='')}").json()["reports"]
+    return {each["step"]: each for each in found}
+
+
+def generated(roof: Roof, vm_id: str, type_: str, port: int) -> str:
+    """A script as the roof makes it, but for the port of the VM's reef: machines share ports."""
+    wish = {"vmId": vm_id, "name": f"a {type_}", "type": type_, "roofReefUrl": roof.url}
+    answer = roof.client.post("/bootloader/generate", json=wish, timeout=120)
+    assert answer.status_code == 201, answer.text
+    script: str = answer.json()["script"]
+    return script.replace("REEF_PORT='3000'", f"REEF_PORT='{port}'")
+
+
+def test_an_oddly_named_vm_joins_and_nothing_else_happens(roof: Roof, machine: Machine) -> None:
+    first = boot(machine, bare(roof, ODD))
+
+    assert first["status"] == 0, first
+    assert first["identity"]["VERS_VM_ID"] == ODD
+    assert roof.vm(quote(ODD, safe=""))["liveness"] == "live"
+    steps = reports(roof, ODD)
+    assert {name: each["status"] for name, each in steps.items()} == {
+        **dict.fromkeys(("identity", "packages", "join", "service", "health"), "ok"),
+        **dict.fromkeys(("dns", "agent", "reef"), "skipped"),
+    }
+    assert all(each["exitStatus"] == 0 and each["durationMs"] >= 0 for each in steps.values())
+    ours = {path for path in machine.changed() if not path.startswith("/opt/reef/")}
+    assert ours == {"/etc/profile.d/reef.sh", "/etc/reef-note", "/run/thrown"}
+    assert machine.tell("stat -c %a /etc/reef-note /opt/reef /opt/reef/identity.*").split() == [
+        *("640", "700", "600", "600"),
+    ]
+    assert machine.tell("cat /etc/reef-note") == "a $(touch /pwned) note"
+    # A login shell knows who the VM is.
+    assert machine.tell("sh -lc 'printf %s \"$VERS_VM_ID\"'") == ODD
+
+    again = boot(machine, bare(roof, ODD))
+
+    assert again["status"] == 0, again
+    assert "is a member already" in again["said"]
+    assert again["identity"] == first["identity"]
+    assert machine.tell("pgrep -fc '^python3 .*fleet_agent.py run'") == "1"
+
+
+def test_a_copy_of_a_vm_is_a_vm_of_its_own(roof: Roof, machine: Machine) -> None:
+    """As after a restore or a branch: all that ran and lay there belonged to another VM."""
+    boot(machine, bare(roof, "parent"))
+    parent = machine.tell("cat /opt/reef/run/reef-fleet-agent.pid")
+    machine.put("/etc/profile.d/reef-agent.sh", "export VERS_VM_ID='parent'\nexport OTHER='x'")
+    machine.put("/opt/reef/reef/data/root-token", "the parent's")
+    machine.tell("VERS_VM_ID=parent setsid sleep 1000 >/dev/null 2>&1 & mkdir -p /tmp/pi-rpc")
+
+    child = boot(machine, bare(roof, "child"), VERS_VM_ID="parent")
+
+    assert child["status"] == 0, child
+    assert child["identity"]["VERS_VM_ID"] == "child"
+    assert machine.run(f"kill -0 {parent}").returncode != 0
+    assert machine.run("pgrep -f 'sleep 1000'").returncode != 0
+    assert machine.run("test -e /tmp/pi-rpc || test -e /opt/reef/reef/data").returncode != 0
+    assert machine.tell("cat /opt/reef/inherited/*/reef-data/root-token") == "the parent's"
+    assert machine.tell("cat /etc/profile.d/reef-agent.sh") == "export OTHER='x'"
+    assert machine.tell("sh -lc 'echo $VERS_VM_ID $OTHER'") == "child x"
+    assert roof.vm("child")["liveness"] == "live"
+
+
+def test_name_servers_are_put_right(roof: Roof, machine: Machine) -> None:
+    machine.tell("ln -sf /run/nowhere/resolv.conf /etc/resolv.conf")
+    plan = bare(roof, "nameless", nameservers=("192.0.2.7", "192.0.2.8"))
+    script = render.boot_script(plan).replace(roof.url, "http://roof.invalid:1")
+
+    told = machine.run(script, RES_OPTIONS="timeout:1 attempts:1")
+
+    assert told.returncode == 1
+    assert "boot failed in step dns: roof.invalid is not found" in told.stderr
+    assert machine.tell("cat /etc/resolv.conf") == "nameserver 192.0.2.7\nnameserver 192.0.2.8"
+
+
+def test_the_first_failure_ends_it_and_says_why(roof: Roof, machine: Machine) -> None:
+    wrong = bare(roof, "wrong", profile=_with_package("no-such-package-anywhere"))
+
+    told = boot(machine, wrong)
+
+    assert told["status"] == 1
+    reason = "apt-get could not install: no-such-package-anywhere"
+    assert told["errors"].splitlines()[-1] == f"boot failed in step packages: {reason}"
+    steps = reports(roof, "wrong")
+    assert list(steps) == ["dns", "identity", "packages"]
+    assert (steps["packages"]["status"], steps["packages"]["exitStatus"]) == ("failed", 1)
+    assert steps["packages"]["output"].strip().endswith(reason)
+    # Mended, the same script goes on to the end.
+    assert boot(machine, bare(roof, "wrong"))["status"] == 0
+
+
+def test_a_script_for_another_machine_is_refused(roof: Roof, machine: Machine) -> None:
+    machine.put("/etc/vm_id", "machine-2")
+
+    told = boot(machine, bare(roof, "one", machine_id="machine-1"))
+
+    assert told["status"] == 1
+    assert "this is VM machine-2, and the script was made for VM machine-1" in told["errors"]
+    assert told["identity"] == {}
+
+
+def test_a_token_that_is_used_lets_nobody_in(roof: Roof) -> None:
+    plan = bare(roof, "once")
+    with Machine() as one:
+        assert boot(one, plan)["status"] == 0
+    with Machine() as other:
+        told = boot(other, plan)
+
+    assert told["status"] == 1
+    assert "boot failed in step join" in told["errors"]
+    assert "this join token was used at" in told["errors"]
+    assert "VERS_AUTH_TOKEN" not in told["identity"]
+
+
+def test_a_file_that_is_not_what_the_script_says_is_not_run(roof: Roof, machine: Machine) -> None:
+    plan = bare(roof, "changed")
+    script = render.boot_script(plan).replace(dist.current().agent_sha256, "0" * 64)
+
+    told = machine.run(script)
+
+    assert told.returncode == 1
+    assert "has another SHA-256 than this script says" in told.stderr
+    assert machine.run("test -e /opt/reef/fleet_agent.py").returncode != 0
+
+
+def test_units_where_there_is_systemd(roof: Roof, machine: Machine) -> None:
+    machine.tell("mkdir -p /run/systemd/system")
+    machine.put("/usr/local/bin/systemctl", _SYSTEMCTL, 0o755)
+
+    told = boot(machine, bare(roof, "united"))
+
+    assert told["status"] == 0, told
+    assert "reef-fleet-agent runs as a systemd unit" in told["said"]
+    calls = machine.tell("cat /run/calls").splitlines()
+    assert calls == [
+        *("daemon-reload", "enable --quiet reef-fleet-agent.service"),
+        "restart reef-fleet-agent.service",
+    ]
+    unit = machine.tell("cat /etc/systemd/system/reef-fleet-agent.service")
+    assert '"/opt/reef/fleet_agent.py" run --home "/opt/reef"' in unit
+    assert machine.run("test -e /opt/reef/run/reef-fleet-agent.pid").returncode != 0
+
+
+def test_a_script_without_identity_takes_it_from_its_environment(
+    roof: Roof, machine: Machine
+) -> None:
+    told = roof.client.get("/bootloader/script/lightweight", timeout=120)
+    assert told.headers["content-type"] == "text/x-shellscript"
+    token = roof.env["VERS_AUTH_TOKEN"]
+    assert token not in told.text
+    script = told.text.replace("WANT_AGENT='yes'", "WANT_AGENT='no'")
+    script = script.replace("ROOF_URL='http://127.0.0.1:3000'", f"ROOF_URL='{roof.url}'")
+
+    nobody = machine.run(script)
+    assert "VERS_VM_ID is not set" in nobody.stderr
+    stranger = machine.run(script, VERS_VM_ID="fromenv")
+    assert "neither REEF_JOIN_TOKEN nor VERS_AUTH_TOKEN is set" in stranger.stderr
+    member = machine.run(
+        script, VERS_VM_ID="fromenv", VERS_AGENT_NAME="From Env", VERS_AUTH_TOKEN=token
+    )
+
+    assert member.returncode == 0, member.stderr
+    assert roof.vm("fromenv")["name"] == "From Env"
+    # What let it in stays nowhere on the VM.
+    assert machine.run(f"grep -rlF '{token}' /opt/reef").stdout == ""
+
+
+@pytest.mark.agent
+@pytest.mark.parametrize("type_", ["full", "swarm", "lightweight", "infra"])
+def test_each_profile_runs_to_its_end(roof: Roof, machine: Machine, type_: str) -> None:
+    port = free_port()
+
+    told = machine.run(generated(roof, f"real-{type_}", type_, port), timeout=500)
+
+    assert told.returncode == 0, told.stdout[-2000:] + told.stderr
+    vm = roof.vm(f"real-{type_}")
+    assert vm["liveness"] == "live"
+    steps = reports(roof, f"real-{type_}")
+    own = type_ in ("full", "infra")
+    assert steps["reef"]["status"] == ("ok" if own else "skipped")
+    assert "the agent is 0.87.1" in steps["health"]["output"]
+    if own:
+        health = json.loads(machine.tell(f"curl -s http://127.0.0.1:{port}/health"))
+        ours = {"lieutenant", "registry", "vm-tree", "vers-config"} if type_ == "full" else set()
+        assert set(health["services"]) - {"ui"} == ours
+
+
+def _with_package(name: str) -> Profile:
+    return replace(BARE, packages=(name,))
+
+
+_SYSTEMCTL = """#!/bin/bash
+echo "$@" >>/run/calls
+[ "$1" = restart ] || exit 0
+line=$(sed -n 's/^ExecStart=//p' "/etc/systemd/system/$2")
+eval "setsid $line" </dev/null >/run/unit.log 2>&1 9>&- &
+"""

@@ -1,0 +1,148 @@
+"""cloud-init: what it is told, and that cloud-init itself takes it."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import subprocess
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from bootloader import cloud_init, render
+from bootloader.models import JoinToken, OwnProfile, ProfileFile
+from bootloader.plan import BootPlan
+from bootloader.words import BUILT_IN
+from tests.bootloader.hostile import VALUES
+from tests.bootloader.test_hostile import same
+from tests.conftest import Api
+
+WISH = {"vmId": "c1", "name": "Cloud One", "type": "swarm", "parentVmId": "p1"}
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJustForTestsJustForTestsJustForTests op@desk"
+
+
+def plan(**more: Any) -> BootPlan:
+    return BootPlan(
+        vm_id="c1", name="Cloud One", profile=BUILT_IN["swarm"], roof_url="https://roof", **more
+    )
+
+
+def config_of(text: str) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load(text)
+    return found
+
+
+def test_users_keys_files_and_the_script() -> None:
+    told = config_of(cloud_init.user_data(plan(authorized_keys=(KEY,), user="op")))
+
+    assert told["hostname"] == "cloud-one"
+    assert told["users"][1] == {
+        "name": "op",
+        "shell": "/bin/bash",
+        "lock_passwd": True,
+        "sudo": "ALL=(ALL) NOPASSWD:ALL",
+        "ssh_authorized_keys": [KEY],
+    }
+    script = told["write_files"][-1]
+    assert script["content"] == render.boot_script(plan(user="op"))
+    assert told["runcmd"] == [["/bin/bash", "-c", cloud_init.RUN]]
+    assert script["path"] in cloud_init.RUN
+
+
+def test_a_copied_disk_is_another_instance() -> None:
+    one = config_of(cloud_init.meta_data(plan()))
+    other = BootPlan(vm_id="c2", name="Cloud One", profile=BUILT_IN["swarm"], roof_url="https://r")
+
+    assert one["local-hostname"] == "cloud-one"
+    assert one["instance-id"] != config_of(cloud_init.meta_data(other))["instance-id"]
+    # A DNS name whatever the VM is called.
+    odd = BootPlan(vm_id="c3", name="日本", profile=BUILT_IN["swarm"], roof_url="https://r")
+    assert cloud_init.host_name(odd).startswith("vm-")
+
+
+@pytest.mark.skipif(not shutil.which("cloud-init"), reason="cloud-init is not installed here")
+@pytest.mark.timeout(300)
+def test_cloud_init_takes_it(tmp_path: Path) -> None:
+    plans = [plan(authorized_keys=(KEY,), user="op", apt_mirror="http://mirror/debian")]
+    plans += [BootPlan("v", "n", each, "https://roof") for each in BUILT_IN.values()]
+    plans += [same(value) for value in VALUES[::40]]
+    for number, each in enumerate(plans):
+        file = tmp_path / f"{number}.yaml"
+        file.write_text(cloud_init.user_data(each))
+
+        told = subprocess.run(
+            ["cloud-init", "schema", "--config-file", str(file)], capture_output=True, text=True
+        )
+
+        assert told.returncode == 0, told.stdout + told.stderr
+        assert told.stdout.startswith("Valid"), told.stdout
+
+
+@pytest.mark.django_db
+def test_the_real_one_has_a_token_and_the_looked_at_one_has_none(api: Api) -> None:
+    looked = api.get("/bootloader/cloud-init?vmId=c1&name=Cloud+One&type=swarm&extraOrgans=a,b")
+
+    assert looked.status_code == 200, looked.content
+    assert looked["Content-Type"] == "text/cloud-config; charset=utf-8"
+    assert not JoinToken.objects.exists()
+    assert "reefjoin_" not in looked.content.decode()
+    assert "REEF_ORGANS' 'store,cron,a,b'" in looked.content.decode()
+
+    made = api.post("/bootloader/cloud-init?form=json", WISH).json()
+
+    assert JoinToken.objects.get().vm_id == "c1"
+    assert made["joinToken"] in config_of(made["userData"])["write_files"][-1]["content"]
+    assert config_of(made["metaData"])["reef"]["vm_id"] == "c1"
+
+
+@pytest.mark.django_db
+def test_the_seed_has_the_two_files(api: Api) -> None:
+    answer = api.post("/bootloader/cloud-init?form=seed", WISH)
+
+    assert answer["Content-Type"] == "application/zip"
+    assert answer["Content-Disposition"] == 'attachment; filename="cloud-one-seed.zip"'
+    archive = zipfile.ZipFile(io.BytesIO(answer.content))
+    assert sorted(archive.namelist()) == ["meta-data", "user-data"]
+    assert archive.read("user-data").startswith(b"#cloud-config\n")
+    assert config_of(archive.read("meta-data").decode())["local-hostname"] == "cloud-one"
+
+
+@pytest.mark.django_db
+def test_files_and_size_of_a_profile_come_along(api: Api) -> None:
+    own = OwnProfile.objects.create(
+        type="minio", description="Stores.", category="infra_vm", role="infra", memory_mib=4096
+    )
+    ProfileFile.objects.create(profile=own, path="/etc/minio.conf", text="a: 'b'\n", mode=0o600)
+
+    made = api.post("/bootloader/cloud-init?form=json", {**WISH, "type": "minio"}).json()
+
+    assert config_of(made["userData"])["write_files"][0] == {
+        "path": "/etc/minio.conf",
+        "permissions": "0600",
+        "content": "a: 'b'\n",
+    }
+    assert config_of(made["metaData"])["reef"]["memory_mib"] == 4096
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"name": ""}, "vmId, name, and type are required"),
+        ({"type": "boss"}, "Unknown VM type: boss. Valid: full, swarm, lightweight, infra"),
+        ({"roofReefUrl": "ftp://x"}, "roofReefUrl: must be a URL of http or https"),
+        ({"roofReefUrl": "https://x/\ny"}, "roofReefUrl: must be a URL of http or https"),
+        ({"vmId": "a\0b"}, "vmId: has characters that are no text"),
+        ({"parentVmId": 7}, "parentVmId: must be a string"),
+        ({"extraOrgans": ["a", 1]}, "extraOrgans: must be a list of text"),
+    ],
+)
+def test_what_is_wrong_is_said(api: Api, change: dict[str, Any], says: str) -> None:
+    for path in ("/bootloader/cloud-init", "/bootloader/generate"):
+        answer = api.post(path, json.dumps({**WISH, **change}))
+        assert (answer.status_code, answer.json()) == (400, {"error": says})
+    assert api.post("/bootloader/cloud-init?form=iso", WISH).status_code == 400

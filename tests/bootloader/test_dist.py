@@ -1,0 +1,320 @@
+"""What VMs fetch from their roof, and that a reef really runs from it."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from bootloader import dist
+from bootloader.exceptions import NothingToHandOut
+from tests.bootloader.joiners import Door, invite
+from tests.bootloader.roofs import Roof
+from tests.conftest import Api
+from tests.stack import ROOT, STANDIN, free_port
+from tests.waiting import until
+
+pytestmark = pytest.mark.timeout(600)
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def body_of(answer: Any) -> bytes:
+    return b"".join(answer.streaming_content)
+
+
+# -- what there is -------------------------------------------------------------------------------
+
+
+@pytest.mark.django_db
+def test_the_list_is_true(api: Api) -> None:
+    said = api.get("/bootloader/dist/").json()
+
+    assert said["count"] == len(said["files"]) == 5
+    assert said["version"].startswith("0.1.0+g")
+    for file in said["files"]:
+        for name in filter(None, (file["name"], file["alias"])):
+            answer = api.get(f"/bootloader/dist/{name}")
+            content = body_of(answer)
+            assert (sha256(content), len(content)) == (file["sha256"], file["size"])
+            assert answer["Reef-SHA256"] == file["sha256"]
+            assert answer["Content-Length"] == str(file["size"])
+
+
+@pytest.mark.django_db
+def test_members_and_future_members_may_fetch() -> None:
+    token = invite()
+    assert Door(token).get("/bootloader/dist/fleet_agent.py").status_code == 200
+    own = Door(token).join().json()["token"]
+
+    assert Door(own).get("/bootloader/dist/fleet_agent.py").status_code == 200
+    for other in (token, "nonsense", "reefjoin_of-nobody", None):
+        assert Door(other).get("/bootloader/dist/").status_code == 401
+        assert Door(other).get("/bootloader/dist/fleet_agent.py").status_code == 401
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    "name", ["..%2Fdb.sqlite3", "build.lock", "..", ".half-x", "nothing.whl", "%00", "x" * 300]
+)
+def test_nothing_else_can_be_fetched(api: Api, name: str) -> None:
+    answer = api.get(f"/bootloader/dist/{name}")
+
+    assert answer.status_code == 404
+    assert "error" in answer.json()
+
+
+def test_the_wheel_holds_a_whole_reef_and_nothing_more() -> None:
+    with zipfile.ZipFile(dist.current().wheel) as wheel:
+        names = set(wheel.namelist())
+        metadata = next(name for name in names if name.endswith(".dist-info/METADATA"))
+        assert f"Version: {dist.current().version}" in wheel.read(metadata).decode()
+
+    assert {
+        "reef_site/house/templates/base.html",
+        "reef_site/house/requirements.lock",
+        "reef_site/house/pyproject.toml",
+        "reef_site/static/reef/house.css",
+        "lieutenants/agent/package-lock.json",
+        "lieutenants/keeper.py",
+        "bootloader/fleet_agent.py",
+        "bootloader/scripts/run.sh",
+    } <= names
+    tops = {name.split("/")[0] for name in names if ".dist-info" not in name}
+    assert tops == set(dist.PACKAGES)
+    odd = ("__pycache__", "tests/", ".sqlite", "root-token", "secret-key", "node_modules")
+    assert not [name for name in names if any(word in name for word in odd)]
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    templates = [line for line in tracked.stdout.split() if line.startswith("templates/")]
+    assert all(f"reef_site/house/{each}" in names for each in templates)
+
+
+def test_the_lock_names_what_reef_runs_on_and_no_more() -> None:
+    lock = dist.current().lock_file.path.read_text()
+
+    assert "django==" in lock
+    assert "pytest" not in lock
+    assert all("==" in line for line in lock.splitlines() if line[:1].isalnum())
+
+
+# -- states of the sources -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, settings: Any) -> Path:
+    """A small copy of the sources, which a test may change."""
+    base = tmp_path / "checkout"
+    leave = shutil.ignore_patterns("__pycache__")
+    for name in (*dist.PACKAGES, dist.TEMPLATES):
+        shutil.copytree(ROOT / name, base / name, ignore=leave)
+    for name in dist.BESIDE:
+        shutil.copyfile(ROOT / name, base / name)
+    settings.BASE_DIR = settings.HOUSE_DIR = base
+    settings.DATA_DIR = tmp_path / "data"
+    return base
+
+
+def test_the_same_sources_make_the_same_wheel(checkout: Path, settings: Any) -> None:
+    first = dist.current()
+    settings.DATA_DIR = settings.DATA_DIR.with_name("other")
+    second = dist.current()
+
+    assert first.wheel != second.wheel
+    assert (first.version, first.wheel_sha256) == (second.version, second.wheel_sha256)
+
+
+def test_other_sources_are_another_version_and_older_files_stay(checkout: Path) -> None:
+    old = dist.current()
+    with (checkout / "bootloader" / "fleet_agent.py").open("a") as file:
+        file.write("# newer\n")
+    new = dist.current()
+
+    assert new.version != old.version
+    assert new.agent_sha256 != old.agent_sha256
+    for each in (*old.files, *new.files):
+        assert sha256(dist.find(each.name).read_bytes()) == each.sha256
+    assert dist.find("fleet_agent.py").read_bytes().endswith(b"# newer\n")
+
+
+def test_only_some_states_are_kept(checkout: Path, settings: Any) -> None:
+    versions = []
+    for number in range(dist.KEPT + 2):
+        (checkout / "vmtree" / "dates.py").write_text(f"number = {number}\n")
+        versions.append(dist.current().version)
+
+    kept = [each.name for each in (settings.DATA_DIR / "dist").glob("[0-9a-f]" * 12)]
+    assert len(set(versions)) == dist.KEPT + 2
+    assert sorted(kept) == sorted(version.partition("+g")[2] for version in versions[-dist.KEPT :])
+
+
+def test_those_who_ask_at_once_wait_for_one_build(checkout: Path, settings: Any) -> None:
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        found = set(pool.map(lambda _: dist.current().wheel_sha256, range(16)))
+
+    assert len(found) == 1
+    assert not list((settings.DATA_DIR / "dist").glob(".half-*"))
+
+
+def test_what_cannot_be_packed_is_said(checkout: Path) -> None:
+    project = checkout / "pyproject.toml"
+    project.write_text(project.read_text().replace('"requirements.lock" =', '"no-such.lock" ='))
+
+    with pytest.raises(
+        NothingToHandOut, match=r"cannot be packed for VMs: hatchling says: .*no-such"
+    ):
+        dist.current()
+    project.unlink()
+    with pytest.raises(NothingToHandOut, match="No such file"):
+        dist.current()
+
+
+# -- installed -----------------------------------------------------------------------------------
+
+
+class Installed:
+    """A reef that was fetched from a roof and installed as a boot script does it."""
+
+    def __init__(self, folder: Path, roof: Roof) -> None:
+        self.folder, self.venv = folder, folder / "venv"
+        self.bin = self.venv / "bin"
+        headers = {"authorization": f"Bearer {roof.invite('vm-installed')}"}
+        with httpx.Client(base_url=roof.url, headers=headers, timeout=60) as vm:
+            self.listed = vm.get("/bootloader/dist/").json()
+            for file in self.listed["files"]:
+                content = vm.get(f"/bootloader/dist/{file['name']}").content
+                assert sha256(content) == file["sha256"]
+                (folder / file["name"]).write_bytes(content)
+        subprocess.run([sys.executable, "-m", "venv", str(self.venv)], check=True, timeout=120)
+        self.pip("--require-hashes", "-r", str(next(folder.glob("requirements-*.txt"))))
+        self.pip("--no-deps", "--no-index", str(next(folder.glob("reef-*.whl"))))
+
+    def pip(self, *words: str) -> None:
+        done = subprocess.run(
+            [str(self.bin / "pip"), "install", "-q", "--disable-pip-version-check", *words],
+            capture_output=True,
+            text=True,
+            timeout=400,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+
+    @property
+    def env(self) -> dict[str, str]:
+        home = self.folder / "home"
+        home.mkdir(exist_ok=True)
+        return {"PATH": os.environ["PATH"], "HOME": str(home), "LANG": "C.UTF-8"}
+
+    def reef(self, *words: str, **env: str) -> str:
+        done = subprocess.run(
+            [str(self.bin / "reef"), *words],
+            cwd=self.folder,
+            env={**self.env, **env},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
+    with Roof(tmp_path_factory.mktemp("roof")) as roof:
+        yield Installed(tmp_path_factory.mktemp("vm"), roof)
+
+
+def test_it_is_the_roofs_code(installed: Installed) -> None:
+    version = installed.listed["version"]
+
+    assert installed.reef("--version") == f"reef {version}"
+    # Packed again on the VM it is the same: a member may be a roof itself.
+    program = (
+        "import django; django.setup(); from bootloader import dist; from reef_site import"
+        " agent_install; d = dist.current(); print(d.version, d.wheel_sha256,"
+        " agent_install.PINNED.mark())"
+    )
+    done = subprocess.run(
+        [str(installed.bin / "python"), "-c", program],
+        cwd=installed.folder,
+        env={**installed.env, "DJANGO_SETTINGS_MODULE": "reef_site.settings"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    wheel = next(each for each in installed.listed["files"] if each["name"].endswith(".whl"))
+    npm_lock = (ROOT / "lieutenants" / "agent" / "package-lock.json").read_bytes()
+    assert done.stdout.split() == [version, wheel["sha256"], sha256(npm_lock)[:12]]
+
+
+def test_without_a_word_its_data_lie_in_the_home_folder(installed: Installed) -> None:
+    installed.reef("check")
+    assert (Path(installed.env["HOME"]) / ".reef" / "data" / "secret-key").exists()
+
+    installed.reef("check", REEF_HOME=str(installed.folder / "opt"))
+    assert (installed.folder / "opt" / "data" / "secret-key").exists()
+
+
+def test_reef_runs_from_it(installed: Installed, tmp_path: Path) -> None:
+    """Pages, styles, admin, API, worker and follower, a lieutenant; data where they shall be."""
+    data, port = tmp_path / "data", free_port()
+    code = installed.venv / "lib"
+    before = files_of(code)
+    env = {**installed.env, "REEF_DATA_DIR": str(data), "PI_PATH": str(STANDIN)}
+    log = tmp_path / "up.log"
+    with log.open("wb") as out:
+        up = subprocess.Popen(
+            [str(installed.bin / "reef"), "up", "--no-agent", "--port", str(port)],
+            cwd=installed.folder,
+            env=env,
+            stdout=out,
+            stderr=out,
+        )
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as person:
+            until(lambda: "sign in, once" in log.read_text() or up.poll() is not None, 60)
+            assert up.poll() is None, log.read_text()
+            use(person, installed, data, log)
+    finally:
+        up.terminate()
+        up.wait(20)
+    assert files_of(code) == before
+    assert sorted(each.name for each in installed.folder.iterdir() if each.is_dir()) in (
+        ["home", "venv"],
+        ["home", "opt", "venv"],
+    )
+
+
+def use(person: httpx.Client, installed: Installed, data: Path, log: Path) -> None:
+    """Do with it what people and agents do."""
+    until(lambda: person.get("/health").json()["status"] == "ok", 40)
+    html = {"accept": "text/html"}
+    link = next(word for word in log.read_text().split() if "/signin/" in word)
+    assert person.get(link, headers=html, follow_redirects=True).status_code == 200
+    for page in ("/", "/fleet/", "/lieutenants/", "/config/", "/provisioning/", "/admin/"):
+        assert person.get(page, headers=html).status_code == 200, page
+    for style in ("reef/house.css", "reef/tree.js", "admin/css/base.css"):
+        assert len(person.get(f"/static/{style}").content) > 500, style
+    token = (data / "root-token").read_text()
+    api = {"authorization": f"Bearer {token}"}
+    body = {"name": "ada", "role": "tests", "local": True}
+    made = person.post("/lieutenant/lieutenants?wait=30", json=body, headers=api, timeout=60)
+    assert (made.status_code, made.json()["status"]) == (201, "idle"), made.text
+    assert person.delete("/lieutenant/lieutenants/ada", headers=api).status_code == 200
+    until(lambda: not list(data.glob("lieutenants/*/runs/*/keeper.json")), 30)
+    assert (data / "db.sqlite3").exists()
+
+
+def files_of(folder: Path) -> set[str]:
+    """All files, without what Python compiles for itself."""
+    return {str(each) for each in folder.rglob("*") if "__pycache__" not in each.parts}

@@ -1,0 +1,241 @@
+"""Hostile texts through every field of a boot: they come out as they went in, and nothing runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from bootloader import cloud_init, render
+from bootloader.plan import BootPlan, File, Profile
+from tests.bootloader.hostile import CANARY, VALUES
+from vmtree.exceptions import BadInput
+
+SHELLCHECK = Path(sys.executable).with_name("shellcheck")
+RUNS = 50
+PORT = "http://127.0.0.1:9/"
+SHOWN = (
+    *(
+        "VM_ID",
+        "NAME",
+        "PARENT_ID",
+        "ADDRESS",
+        "JOIN_TOKEN",
+        "ROOF_URL",
+        "SSH_DOMAIN",
+        "MACHINE_ID",
+    ),
+    *("RUN", "PROFILE", "NPM_REGISTRY", "PYPI_INDEX", "APT_MIRROR", "AGENT_VERSION"),
+)
+
+NAMES = (
+    *(*SHOWN, "ORGANS", "WANT_AGENT", "OWN_REEF", "REEF_PORT", "WHEEL", "WHEEL_SHA256", "LOCK"),
+    *("LOCK_SHA256", "FLEET_AGENT", "FLEET_AGENT_SHA256", "NAMESERVERS", "AUTHORIZED_KEYS"),
+    *("PACKAGES", "FILES", "IDENTITY", "REEF_ENV"),
+)
+
+
+def plan_of(vm_id: str, name: str, organ: str, url: str, **more: object) -> BootPlan:
+    """A plan with nothing to install, so that a run of it is short."""
+    profile = Profile(
+        type="bare",
+        organs=(organ, "store"),
+        capabilities=(organ,),
+        install_pi_vers=False,
+        description="",
+        category="swarm_vm",
+        role="worker",
+        agent_role="worker",
+        agent=False,
+        files=(File("notes/a file.txt", name, 0o600),),
+    )
+    return BootPlan(vm_id=vm_id, name=name, profile=profile, roof_url=url, **more)  # type: ignore[arg-type]
+
+
+def same(value: str) -> BootPlan:
+    """A plan with one value wherever there is room for one."""
+    return plan_of(
+        value,
+        value,
+        value,
+        PORT + value,
+        parent_vm_id=value,
+        address=value,
+        join_token=value,
+        ssh_domain=value,
+        machine_id=value,
+        run=value,
+        agent_version=value,
+        npm_registry=value,
+        pypi_index=value,
+        apt_mirror=value,
+        authorized_keys=(value,),
+        nameservers=(value,),
+        env={"SOME_KEY": value},
+    )
+
+
+def header_of(plan: BootPlan) -> str:
+    """The part of a script that is not the same in all."""
+    return render.boot_script(plan).partition(render.body())[0]
+
+
+def bash(text: str, *words: str, **options: object) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(["bash", *words], input=text.encode(), capture_output=True, **options)  # type: ignore[call-overload, no-any-return]
+
+
+def test_there_are_two_hundred() -> None:
+    assert len(set(VALUES)) == len(VALUES) == 200
+    assert any(len(value.encode()) >= 10_240 for value in VALUES)
+
+
+def test_every_script_parses() -> None:
+    for value in VALUES:
+        told = bash(render.boot_script(same(value)), "-n")
+        assert (told.returncode, told.stderr) == (0, b""), value
+
+
+def test_shellcheck_has_nothing_to_say(tmp_path: Path) -> None:
+    """Of all headers, and of some whole scripts: the rest of them is always the same."""
+    for number, value in enumerate(VALUES):
+        script = render.boot_script(same(value))
+        text = (
+            script if number % 67 == 0 else f"{header_of(same(value))}\nexport {' '.join(NAMES)}\n"
+        )
+        (tmp_path / f"{number}.sh").write_text(text)
+
+    told = subprocess.run(
+        [str(SHELLCHECK), *map(str, tmp_path.glob("*.sh"))], capture_output=True, text=True
+    )
+
+    assert (told.returncode, told.stdout, told.stderr) == (0, "", "")
+
+
+def test_bash_reads_every_value_as_it_is(tmp_path: Path) -> None:
+    lists = ("NAMESERVERS", "AUTHORIZED_KEYS", "FILES", "IDENTITY", "REEF_ENV")
+    show = "\n".join(
+        [
+            *(f"printf '%s\\0' \"${name}\"" for name in SHOWN),
+            *(f"printf '%s\\0' \"${{{name}[@]}}\"" for name in lists),
+        ]
+    )
+    for value in VALUES:
+        plan = same(value)
+        told = bash(f"{header_of(plan)}\n{show}\n", cwd=tmp_path)
+
+        seen = told.stdout.decode().split("\0")[:-1]
+        assert seen[: len(SHOWN)] == [
+            *(value, value, value, value, value, plan.roof_url.rstrip("/"), value, value),
+            *(value, "bare", value, value, value, value),
+        ], value
+        rest = seen[len(SHOWN) :]
+        assert rest[:2] == [value, value]
+        assert rest[2:5] == ["notes/a file.txt", "600", value]
+        pairs = dict(zip(rest[5::2], rest[6::2], strict=True))
+        assert pairs["SOME_KEY"] == value
+        assert pairs["REEF_CAPABILITIES"] == value
+        assert told.stderr == b""
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.timeout(600)
+def test_nothing_but_the_script_runs(tmp_path: Path) -> None:
+    """Really run, each value in the place of a name, an id, an organ and a URL in turn."""
+    quarter = len(VALUES) // 4
+    for number in range(RUNS):
+        one, two, three, four = (VALUES[number + part * quarter] for part in range(4))
+        for turn, values in enumerate(_turns(number, [one, two, three, four])):
+            run_and_look(tmp_path / f"{number}-{turn}", *values)
+
+
+def _turns(number: int, values: list[str]) -> list[list[str]]:
+    """All four orders for the first ones, one order for the others."""
+    orders = [values[turn:] + values[:turn] for turn in range(4)]
+    return orders if number < 3 else [orders[number % 4]]
+
+
+def run_and_look(root: Path, vm_id: str, name: str, organ: str, url: str) -> None:
+    """Run a script in a folder of its own; only what it is to write may be there then."""
+    for folder in (root, root / "home", root / "here"):
+        folder.mkdir()
+    plan = plan_of(vm_id, name, organ, PORT + url, join_token="reefjoin_x", env={"A_KEY": organ})
+    env = {"PATH": os.environ["PATH"], "HOME": str(root / "home"), "REEF_HOME": str(root / "reef")}
+
+    told = bash(render.boot_script(plan), cwd=root / "here", env=env, timeout=60)
+
+    assert told.returncode == 1
+    assert told.stderr.endswith(
+        b"boot failed in step join: this script was made without the files of the roof\n"
+    )
+    files = {str(each.relative_to(root)) for each in root.rglob("*") if each.is_file()}
+    logs = {
+        f"reef/boot/{step}.log" for step in ("dns", "identity", "packages", "agent", "reef", "join")
+    }
+    kept = {name for name in files if name.startswith("reef/boot/reports/")}
+    assert files - logs - kept == {
+        *("reef/identity.json", "reef/identity.env", "reef/notes/a file.txt"),
+        *("reef/boot/auth", "reef/boot/http.err", "reef/boot/lock", "reef/boot/vm_id"),
+    }
+    assert CANARY not in {each.name for each in root.rglob("*")}
+    check_identity(root, plan)
+    assert [json.loads((root / each).read_text()) for each in sorted(kept)]
+
+
+def check_identity(root: Path, plan: BootPlan) -> None:
+    """The identity is what the plan says, for programs that read JSON and for shells."""
+    for name in ("identity.json", "identity.env"):
+        assert (root / "reef" / name).stat().st_mode & 0o777 == 0o600
+    identity = json.loads((root / "reef/identity.json").read_text())
+    assert identity == {**plan.identity(), "VERS_INFRA_URL": plan.roof_url}
+    for shell in ("sh", "bash"):
+        told = subprocess.run(
+            [shell, "-c", '. "$1"; env -0', "sh", str(root / "reef/identity.env")],
+            cwd=root / "here",
+            env={"PATH": os.environ["PATH"]},
+            capture_output=True,
+        )
+        seen = dict(each.split("=", 1) for each in told.stdout.decode().split("\0") if each)
+        for key, value in identity.items():
+            wanted = value.rstrip("\n") if "\n" in value else value
+            assert seen[key] == wanted, (shell, key)
+    assert not list((root / "here").iterdir())
+
+
+def test_yaml_loads_back_to_the_same_values() -> None:
+    for value in VALUES:
+        plan = same(value)
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        text = cloud_init.user_data(plan)
+        assert text.startswith("#cloud-config\n")
+        told = yaml.load(text, loader)
+        script = told["write_files"][-1]
+        assert script["content"] == render.boot_script(_without_keys(plan))
+        assert script["permissions"] == "0700"
+        assert told["users"][1]["ssh_authorized_keys"] == [value]
+        assert told["apt"]["primary"][0]["uri"] == value
+        about = yaml.safe_load(cloud_init.meta_data(plan))
+        assert about["reef"]["vm_id"] == about["reef"]["name"] == value
+
+
+def _without_keys(plan: BootPlan) -> BootPlan:
+    return replace(plan, authorized_keys=())
+
+
+@pytest.mark.parametrize("text", ["a\0b", "\ud800", "x\udfff"])
+def test_what_no_machine_can_hold_is_refused(text: str) -> None:
+    with pytest.raises(BadInput):
+        render.boot_script(same(text))
+    with pytest.raises(BadInput):
+        cloud_init.user_data(same(text))
+
+
+def test_an_odd_name_of_a_variable_is_refused() -> None:
+    for name in ("A B", "1A", "A;touch x", "A=B", "", "A[$(touch x)]"):
+        with pytest.raises(BadInput):
+            render.boot_script(plan_of("v", "n", "o", PORT, env={name: "x"}))

@@ -1,0 +1,298 @@
+"""Join tokens: one VM, one use, a short life; whoever is turned away is told why and seen."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.conf import settings
+
+from bootloader import joining
+from bootloader.models import JoinRefusal, JoinToken
+from registry.models import VM
+from tests.bootloader.joiners import DNA, Door, invite
+from tests.conftest import Api
+from vmtree import dates, tokens
+from vmtree import services as tree
+from vmtree.exceptions import BadInput
+from vmtree.models import Node, NodeToken
+
+pytestmark = pytest.mark.django_db
+
+
+def refusals() -> list[tuple[str, int]]:
+    return list(JoinRefusal.objects.order_by("id").values_list("why", "count"))
+
+
+def the_error(answer: Any) -> str:
+    text: str = answer.json()["error"]
+    return text
+
+
+def test_a_vm_joins_tree_and_registry() -> None:
+    tree.create(tree.NewNode("roof", "infra_vm", vm_id="roof"), by="tests")
+    token = invite(parent_vm_id="roof", address="vm-1.vm.example")
+
+    answer = Door(token).join(agentVersion="1")
+
+    assert answer.status_code == 200, answer.content
+    said = answer.json()
+    assert {"vmId", "name", "token", "infraUrl", "nextBeatInMs"} <= said.keys()
+    assert (said["vmId"], said["name"], said["profile"]) == ("vm-1", "name of vm-1", "swarm")
+    assert said["infraUrl"] == "http://testserver"
+    assert said["nextBeatInMs"] > 1000
+    assert answer["Cache-Control"] == "no-store"
+    node = Node.objects.get(vm_id="vm-1")
+    assert (node.category, node.parent_vm_id, node.reef_config) == ("swarm_vm", "roof", DNA)
+    vm = VM.objects.get(pk="vm-1")
+    assert (vm.role, vm.address, vm.parent_vm_id) == ("worker", "vm-1.vm.example", "roof")
+    assert (vm.reef_config, vm.registered_by) == (DNA, "bootloader")
+    assert vm.metadata is not None
+    assert vm.metadata["hostname"] == "box"
+
+
+def test_its_own_token_is_a_nodes_token() -> None:
+    own = Door(invite()).join().json()["token"]
+
+    assert Door(own).post("/registry/vms/vm-1/heartbeat").status_code == 200
+    assert Door(own).get("/vm-tree/vms/vm-1").status_code == 200
+    assert Door(own).post("/vm-tree/vms", {"name": "x", "category": "agent_vm"}).status_code == 403
+
+
+def test_nothing_but_hashes_is_kept() -> None:
+    token = invite()
+    own = Door(token).join(nonce="a-word-of-the-vm").json()["token"]
+
+    row = str(JoinToken.objects.values().get())
+    assert token not in row
+    assert own not in row
+    assert "a-word-of-the-vm" not in row
+    assert own not in str(NodeToken.objects.values())
+    assert token not in repr(joining.Facts(nonce=token))
+
+
+def test_it_works_once() -> None:
+    token = invite()
+    assert Door(token).join(nonce="mine").status_code == 200
+
+    answer = Door(token).join(nonce="another's")
+
+    assert answer.status_code == 401
+    assert the_error(answer).startswith("Unauthorized — this join token was used at 20")
+    assert answer["WWW-Authenticate"] == "Bearer"
+    assert Door(token).join().status_code == 401
+    assert refusals() == [("used", 2)]
+
+
+def test_a_vm_whose_answer_was_lost_asks_again() -> None:
+    token = invite()
+    first = Door(token).join(nonce="mine").json()["token"]
+
+    again = Door(token).join(nonce="mine")
+
+    assert again.status_code == 200
+    assert again.json()["vmId"] == "vm-1"
+    assert again.json()["token"] != first
+    assert Door(first).get("/vm-tree/vms/vm-1").status_code == 401
+    assert Door(again.json()["token"]).get("/vm-tree/vms/vm-1").status_code == 200
+    assert refusals() == []
+
+
+def test_asking_again_ends_after_some_minutes() -> None:
+    token = invite()
+    Door(token).join(nonce="mine")
+    JoinToken.objects.update(used_at=dates.now() - joining.AGAIN - timedelta(seconds=1))
+
+    assert Door(token).join(nonce="mine").status_code == 401
+    assert refusals() == [("used", 1)]
+
+
+def test_asking_again_does_not_bring_back_what_was_revoked(api: Api) -> None:
+    token = invite()
+    Door(token).join(nonce="mine")
+    assert api.delete("/vm-tree/vms/vm-1/token").status_code == 200
+
+    assert Door(token).join(nonce="mine").status_code == 401
+    assert not NodeToken.objects.good().exists()
+
+
+def test_an_expired_one_is_refused() -> None:
+    token = invite(minutes=1)
+    now = dates.now()
+    JoinToken.objects.update(
+        made_at=now - timedelta(minutes=2), expires_at=now - timedelta(minutes=1)
+    )
+
+    for answer in (Door(token).join(), Door(token).report(), Door(token).get("/bootloader/dist/")):
+        assert answer.status_code == 401
+        assert the_error(answer).startswith("Unauthorized — this join token expired at 20")
+    assert not Node.objects.exists()
+    assert refusals() == [("expired", 3)]
+    assert JoinToken.objects.get().state(dates.now()) == "expired"
+
+
+def test_a_newer_one_voids_the_older() -> None:
+    old, new = invite(), invite()
+
+    answer = Door(old).join()
+
+    assert answer.status_code == 401
+    assert "this join token was voided at 20" in the_error(answer)
+    assert Door(new).join().status_code == 200
+    assert refusals() == [("voided", 1)]
+
+
+def test_the_token_of_another_vm_is_refused() -> None:
+    answer = Door(invite("vm-1")).join(vmId="vm-2")
+
+    assert answer.status_code == 403
+    assert "another VM than 'vm-2'" in the_error(answer)
+    assert refusals() == [("foreign", 1)]
+    assert JoinToken.objects.get().used_at is None
+
+
+def test_an_unknown_one_is_refused_and_counted() -> None:
+    for _ in range(3):
+        answer = Door("reefjoin_" + "x" * 43).join()
+        assert answer.status_code == 401
+        assert "not known here" in the_error(answer)
+
+    assert refusals() == [("unknown", 3)]
+
+
+def test_other_tokens_do_not_join() -> None:
+    own = Door(invite()).join().json()["token"]
+
+    for token in (own, settings.ROOT_TOKEN):
+        answer = Door(token).join()
+        assert answer.status_code == 403
+        assert "needs a join token" in the_error(answer)
+    assert Door("nonsense").join().status_code == 401
+    answer = Door(None).join()
+    assert (answer.status_code, answer["WWW-Authenticate"]) == (401, "Bearer")
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("get", "/vm-tree/vms"),
+        ("get", "/registry/vms"),
+        ("post", "/registry/vms"),
+        ("post", "/registry/vms/vm-1/heartbeat"),
+        ("get", "/lieutenant/lieutenants"),
+        ("get", "/events"),
+        ("post", "/vm-tree/snapshot"),
+        ("get", "/vers-config/"),
+    ],
+)
+def test_a_join_token_opens_no_other_service(method: str, path: str) -> None:
+    answer = getattr(Door(invite()), method)(path)
+
+    assert answer.status_code == 401
+
+
+def test_a_join_token_opens_no_other_door_of_this_service() -> None:
+    door = Door(invite())
+
+    assert door.get("/bootloader/reports/vm-1").status_code == 403
+    assert door.post("/bootloader/token").status_code == 403
+
+
+def test_a_parent_that_has_gone_is_said_and_the_token_stays_good(api: Api) -> None:
+    tree.create(tree.NewNode("roof", "infra_vm", vm_id="roof"), by="tests")
+    token = invite(parent_vm_id="roof")
+    tree.remove("roof", by="tests")
+
+    answer = Door(token).join()
+
+    assert answer.status_code == 409
+    assert "'vm-1' cannot join: parent VM 'roof' not found" in the_error(answer)
+    assert refusals() == [("clash", 1)]
+    assert JoinToken.objects.get().used_at is None
+
+
+def test_an_id_that_was_removed_is_not_given_again() -> None:
+    tree.create(tree.NewNode("old", "swarm_vm", vm_id="vm-1"), by="tests")
+    tree.remove("vm-1", by="tests")
+
+    answer = Door(invite()).join()
+
+    assert answer.status_code == 409
+    assert "its id is never given again" in the_error(answer)
+    assert not VM.objects.exists()
+
+
+def test_a_member_may_join_anew() -> None:
+    first = Door(invite()).join().json()["token"]
+    second = Door(invite()).join().json()["token"]
+
+    assert Door(first).get("/vm-tree/vms/vm-1").status_code == 401
+    assert Door(second).get("/vm-tree/vms/vm-1").status_code == 200
+    assert Node.objects.count() == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"hostname": 7}, "hostname"),
+        ({"hostname": "x" * 256}, "hostname"),
+        ({"address": "a\nb"}, "address"),
+        ({"nonce": ["x"]}, "nonce"),
+        ({"agentVersion": "\0"}, "agentVersion"),
+    ],
+)
+def test_nonsense_is_refused_with_its_field(body: dict[str, object], field: str) -> None:
+    answer = Door(invite()).join(**body)
+
+    assert answer.status_code == 400
+    assert the_error(answer).startswith(f"{field}: ")
+    assert JoinToken.objects.get().used_at is None
+
+
+@pytest.mark.parametrize("minutes", [0, -1, joining.MOST_MINUTES + 1])
+def test_lives_that_no_token_has(minutes: int) -> None:
+    with pytest.raises(BadInput):
+        invite(minutes=minutes)
+
+
+def test_old_ones_are_forgotten() -> None:
+    Door(invite("old")).join()
+    invite("new")
+    long_ago = dates.now() - joining.KEPT - timedelta(days=1)
+    JoinToken.objects.filter(vm_id="old").update(
+        made_at=long_ago - timedelta(hours=1), expires_at=long_ago
+    )
+
+    joining.sweep()
+
+    assert list(JoinToken.objects.values_list("vm_id", flat=True)) == ["new"]
+
+
+# -- a member's own token ------------------------------------------------------------------------
+
+
+def test_a_token_is_changed_in_two_moves() -> None:
+    old = Door(invite()).join().json()["token"]
+
+    new = Door(old).post("/bootloader/token").json()["token"]
+
+    # Until the new one was shown the old one is good: the answer might have been lost.
+    assert Door(old).get("/vm-tree/vms/vm-1").status_code == 200
+    done = Door(new).post("/bootloader/token/confirm")
+    assert (done.status_code, done.json()) == (200, {"vmId": "vm-1", "revoked": 1})
+    assert Door(old).get("/vm-tree/vms/vm-1").status_code == 401
+    assert Door(new).get("/vm-tree/vms/vm-1").status_code == 200
+
+
+def test_lost_answers_leave_no_tokens_behind() -> None:
+    old = Door(invite()).join().json()["token"]
+    for _ in range(5):
+        last = Door(old).post("/bootloader/token").json()["token"]
+
+    good = set(NodeToken.objects.good().values_list("digest", flat=True))
+    assert good == {tokens.digest_of(old), tokens.digest_of(last)}
+
+
+def test_root_has_no_token_to_change(api: Api) -> None:
+    assert api.post("/bootloader/token").status_code == 403

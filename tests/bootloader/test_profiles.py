@@ -1,0 +1,158 @@
+"""Profiles: the four of the contract, and those that operators add."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.test import Client
+
+from bootloader import profiles
+from bootloader.models import OwnProfile, ProfileFile
+from bootloader.plan import STEPS, File
+from bootloader.render import body
+from tests.conftest import Api
+from vmtree import services as tree
+from vmtree.models import Node
+
+pytestmark = pytest.mark.django_db
+
+CONTRACT = {
+    # type: category, role, VERS_AGENT_ROLE
+    "full": ("agent_vm", "worker", "agent"),
+    "swarm": ("swarm_vm", "worker", "swarm"),
+    "lightweight": ("swarm_vm", "worker", "lightweight"),
+    "infra": ("infra_vm", "infra", "infra"),
+}
+ADD = "/admin/bootloader/ownprofile/add/"
+
+
+def form(**fields: Any) -> dict[str, Any]:
+    """What the admin's page sends."""
+    return {
+        "type": "builder",
+        "description": "Builds things.",
+        "organs": ["registry", "store"],
+        "capabilities": ["ssh"],
+        "category": "agent_vm",
+        "role": "worker",
+        "agent_role": "builder",
+        "agent": "on",
+        "packages": "git\r\n ripgrep \r\n\r\n",
+        "memory_mib": "2048",
+        "files-TOTAL_FORMS": "1",
+        "files-INITIAL_FORMS": "0",
+        "files-0-path": "/etc/motd",
+        "files-0-text": "one\r\ntwo\r\n",
+        "files-0-mode": str(0o600),
+        **fields,
+    }
+
+
+def problems(answer: Any) -> dict[str, list[str]]:
+    shown: dict[str, list[str]] = answer.context["adminform"].form.errors
+    return shown
+
+
+def test_the_four_are_those_of_the_contract(api: Api) -> None:
+    told = api.get("/bootloader/profiles").json()["profiles"]
+
+    assert list(told) == list(CONTRACT)
+    for type_, words in CONTRACT.items():
+        profile = profiles.get(type_)
+        assert (profile.category, profile.role, profile.agent_role) == words
+        assert told[type_] == api.get(f"/bootloader/profiles/{type_}").json()
+        assert told[type_]["organs"] == profile.dna["organs"]
+
+
+def test_extras_are_added_once_and_stay_with_the_request(api: Api) -> None:
+    wish = {"vmId": "x1", "name": "x", "type": "lightweight", "extraOrgans": ["minio", "store"]}
+
+    made = api.post("/bootloader/generate", wish).json()
+
+    assert made["profile"]["organs"] == ["store", "minio"]
+    assert profiles.get("lightweight").organs == ("store",)
+    assert "REEF_ORGANS' 'store,minio'" in made["script"]
+
+
+def test_an_operator_adds_one(admin_client: Client, api: Api) -> None:
+    answer = admin_client.post(ADD, form())
+
+    assert answer.status_code == 302, problems(answer)
+    profile = profiles.get("builder")
+    assert profile.packages == ("git", "ripgrep")
+    assert profile.files == (File("/etc/motd", "one\ntwo\n", 0o600),)
+    assert profile.size.memory_mib == 2048
+    assert profile.size.vcpus is None
+    told = api.get("/bootloader/profiles").json()["profiles"]
+    assert list(told) == [*CONTRACT, "builder"]
+    assert told["builder"]["builtIn"] is False
+    script = api.post(
+        "/bootloader/generate", {"vmId": "b9", "name": "b9", "type": "builder"}
+    ).json()["script"]
+    assert "PACKAGES=('git' 'ripgrep')" in script
+    assert "FILES=('/etc/motd' '600' $'one\\x0atwo\\x0a')" in script
+    bad = api.post("/bootloader/generate", {"vmId": "b9", "name": "b9", "type": "nope"}).json()
+    assert bad["error"].endswith("Valid: full, swarm, lightweight, infra, builder")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("type", "full", "built in"),
+        ("type", "No Name", "small letters"),
+        ("organs", ["registry", "heart"], "heart is not one of"),
+        ("capabilities", ["fly"], "fly is not one of"),
+        ("packages", "git\n-o=Evil::Option", "is no package"),
+        ("packages", "$(reboot)", "is no package"),
+        ("agent_role", "a b", "letters, digits"),
+        ("category", "palace", "palace is not one of"),
+        ("role", "king", "king is not one of"),
+        ("memory_mib", "1", "greater than or equal"),
+    ],
+)
+def test_what_is_unknown_is_refused(
+    admin_client: Client, field: str, value: object, says: str
+) -> None:
+    answer = admin_client.post(ADD, form(**{field: value}))
+
+    assert answer.status_code == 200
+    assert says in str(problems(answer)[field])
+    assert not OwnProfile.objects.exists()
+
+
+@pytest.mark.parametrize("path", ["../../etc/shadow", "/etc/", "/etc/./x", "a\nb"])
+def test_a_file_stays_where_it_starts(admin_client: Client, path: str) -> None:
+    answer = admin_client.post(ADD, form(**{"files-0-path": path}))
+
+    assert answer.status_code == 200
+    assert not ProfileFile.objects.exists()
+
+
+def test_a_node_has_scripts_made_for_vms_below_it_only(api: Api) -> None:
+    root = Node.objects.get(vm_id=_node("n-root"))
+    Node.objects.get(vm_id=_node("n-other"))
+    _, token = tree.issue_token(root.vm_id, by="tests")
+    node = Client(headers={"authorization": f"Bearer {token}"})
+
+    def ask(**wish: str) -> int:
+        body = {"name": "x", "type": "swarm", **wish}
+        kind = "application/json"
+        return node.post("/bootloader/generate", body, content_type=kind).status_code
+
+    assert ask(vmId="below", parentVmId="n-root") == 201
+    assert ask(vmId="nowhere") == 403
+    assert ask(vmId="elsewhere", parentVmId="n-other") == 403
+    # Whoever has the script of a VM becomes it: not a sibling, and not the asker itself.
+    assert ask(vmId="n-other", parentVmId="n-root") == 403
+    assert ask(vmId="n-root", parentVmId="n-root") == 403
+
+
+def test_the_script_has_the_steps_that_pages_know() -> None:
+    for step in STEPS:
+        assert f"\nstep_{step}() {{" in body()
+    assert f"for each in {' '.join(STEPS)}; do" in body()
+
+
+def _node(vm_id: str) -> str:
+    return tree.create(tree.NewNode(vm_id, "agent_vm", vm_id, "", None), by="tests").vm_id

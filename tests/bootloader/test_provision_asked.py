@@ -1,0 +1,346 @@
+"""What may be asked of provisionings: rows are written once, rules hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from bootloader.models import LogLine, Machine, Provisioning, Step
+from bootloader.provisioning import limits, rings
+from bootloader.states import State, StepName, StepState
+from reef_site.auth import make_operator
+from tests.conftest import Api
+from vmtree import services as tree
+from vmtree import tokens
+from vmtree.models import Node
+from vmtree.services import NewNode
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture(autouse=True)
+def rung(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What the worker was rung for; no worker is there."""
+    heard: list[str] = []
+    monkeypatch.setattr(rings, "advance", lambda key, **_: heard.append(key))
+    monkeypatch.setattr(rings, "begin", lambda: heard.append("begin"))
+    monkeypatch.setattr(rings, "tell", lambda _key: None)
+    return heard
+
+
+@pytest.fixture
+def operator() -> Api:
+    """A browser of a signed-in operator."""
+    api = Api()
+    del api.client.defaults["HTTP_AUTHORIZATION"]
+    api.client.force_login(make_operator())
+    return api
+
+
+@pytest.fixture
+def family() -> dict[str, Node]:
+    """roof → (ada → ada-1, bob)"""
+    places = [("roof", ""), ("ada", "roof"), ("ada-1", "ada"), ("bob", "roof")]
+    return {
+        vm_id: tree.create(NewNode(vm_id, "agent_vm", vm_id, parent), by="tests")
+        for vm_id, parent in places
+    }
+
+
+def node_api(node: Node) -> Api:
+    api = Api()
+    token = tokens.issue(node, made_by="tests")
+    api.client.defaults["HTTP_AUTHORIZATION"] = f"Bearer {token}"
+    return api
+
+
+WISH = {"name": "one", "type": "lightweight"}
+
+
+def test_one_row_with_its_steps_in_their_order(api: Api, rung: list[str]) -> None:
+    answer = api.post("/bootloader/provision", WISH)
+
+    assert answer.status_code == 202, answer.content
+    found = answer.json()["provisioning"]
+    assert found["state"] == "queued"
+    assert found["provider"] == "vers"
+    assert [step["name"] for step in found["steps"]] == list(StepName)
+    assert {step["state"] for step in found["steps"]} == {"waiting"}
+    assert rung == ["begin"]
+
+
+def test_the_same_name_or_key_gives_the_same_row(api: Api) -> None:
+    first = api.post("/bootloader/provision", WISH, **{"Idempotency-Key": "k"}).json()
+    by_key = api.post("/bootloader/provision", WISH, **{"Idempotency-Key": "k"})
+    by_name = api.post("/bootloader/provision", WISH)
+
+    assert by_key.status_code == by_name.status_code == 200
+    assert by_key.json()["continued"] is True
+    for answer in (by_key, by_name):
+        assert answer.json()["provisioning"]["id"] == first["provisioning"]["id"]
+    assert Provisioning.objects.count() == 1
+
+
+def test_another_wish_under_the_same_name_or_key_is_refused(api: Api) -> None:
+    api.post("/bootloader/provision", WISH, **{"Idempotency-Key": "k"})
+
+    other = api.post("/bootloader/provision", {**WISH, "type": "full"})
+    reused = api.post("/bootloader/provision", {**WISH, "name": "two"}, **{"Idempotency-Key": "k"})
+
+    assert other.status_code == reused.status_code == 409
+    assert "'one' is queued" in other.json()["error"]
+    assert "Idempotency-Key" in reused.json()["error"]
+
+
+def test_twenty_at_a_time_and_the_same_again(api: Api) -> None:
+    body = {**WISH, "name": "swarm", "count": 20}
+    first = api.post("/bootloader/provision", body).json()
+    again = api.post("/bootloader/provision", body).json()
+
+    names = [each["name"] for each in first["provisionings"]]
+    assert names[0] == "swarm-01"
+    assert names[-1] == "swarm-20"
+    assert first["count"] == 20
+    assert len({each["batch"] for each in first["provisionings"]}) == 1
+    assert [each["id"] for each in again["provisionings"]] == [
+        each["id"] for each in first["provisionings"]
+    ]
+    assert Provisioning.objects.count() == 20
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"name": ""}, "name is required"),
+        ({"name": "../etc"}, "name: must be"),
+        ({"name": "a" * 65}, "name: must be"),
+        ({"type": None}, "type is required"),
+        ({"type": "nothing"}, "Unknown VM type: nothing"),
+        ({"provider": "moon"}, "provider: must be one of"),
+        ({"parentVmId": "nobody"}, "parent VM 'nobody' not found"),
+        ({"count": 0}, "count: must be a whole number"),
+        ({"count": "3"}, "count: must be a whole number"),
+        ({"vcpus": -1}, "vcpus: must be"),
+        ({"labels": []}, "labels: must be an object"),
+        ({"onFailure": "burn"}, "onFailure: must be one of keep, delete"),
+        ({"extraOrgans": "store"}, "extraOrgans: must be a list"),
+        ({"commitId": "a\u0000b"}, "commitId: must be text"),
+        ({"dryRun": "yes"}, "dryRun: must be true or false"),
+    ],
+)
+def test_what_is_wrong_is_said_and_changes_nothing(
+    api: Api, change: dict[str, Any], text: str
+) -> None:
+    answer = api.post("/bootloader/provision", {**WISH, **change})
+
+    assert answer.status_code == 400, answer.content
+    assert text in answer.json()["error"]
+    assert not Provisioning.objects.exists()
+
+
+def test_no_more_vms_than_allowed(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REEF_MAX_VMS", "3")
+
+    assert api.post("/bootloader/provision", {**WISH, "count": 2}).status_code == 202
+    refused = api.post("/bootloader/provision", {**WISH, "name": "x", "count": 2})
+
+    assert refused.status_code == 409
+    assert "REEF_MAX_VMS allows 3" in refused.json()["error"]
+
+
+def test_only_so_many_begin_at_once(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REEF_PROVISION_AT_ONCE", "2")
+    api.post("/bootloader/provision", {**WISH, "count": 5})
+
+    assert len(limits.begin()) == 2
+    assert limits.begin() == []
+    Provisioning.objects.filter(state=State.RUNNING).first().move(State.DONE)  # type: ignore[union-attr]
+    assert len(limits.begin()) == 1
+
+
+def test_a_dry_run_shows_all_and_changes_nothing(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-a-very-secret-key")
+
+    found = api.post("/bootloader/provision", {**WISH, "dryRun": True, "vcpus": 3}).json()
+
+    assert found["names"] == ["one"]
+    assert found["spec"]["vcpus"] == 3
+    assert found["script"].startswith("#!/bin/bash")
+    assert found["diff"] is None
+    assert found["userData"].startswith("#cloud-config")
+    assert "sk-a-very-secret-key" not in str(found)
+    assert not Provisioning.objects.exists()
+
+
+# -- who may -------------------------------------------------------------------------------------
+
+
+def test_nodes_have_vms_made_below_themselves_only(family: dict[str, Node]) -> None:
+    ada = node_api(family["ada"])
+
+    own = ada.post("/bootloader/provision", WISH)
+    below = ada.post("/bootloader/provision", {**WISH, "name": "two", "parentVmId": "ada-1"})
+    beside = ada.post("/bootloader/provision", {**WISH, "name": "three", "parentVmId": "bob"})
+
+    assert own.status_code == below.status_code == 202
+    assert own.json()["provisioning"]["parentVmId"] == "ada"
+    assert beside.status_code == 403
+
+
+def test_nodes_retry_and_cancel_only_what_is_theirs(api: Api, family: dict[str, Node]) -> None:
+    made = api.post("/bootloader/provision", {**WISH, "parentVmId": "ada"}).json()
+    path = f"/bootloader/provisionings/{made['provisioning']['id']}"
+    ada, bob = node_api(family["ada"]), node_api(family["bob"])
+
+    assert bob.post(f"{path}/cancel", {"machine": "delete"}).status_code == 403
+    assert bob.get(path).status_code == 200
+    assert ada.post(f"{path}/cancel", {"machine": "delete"}).status_code == 202
+
+
+@pytest.mark.parametrize("path", ["findings/1/act", "findings/1/dismiss", "reconcile"])
+def test_findings_are_for_operators(family: dict[str, Node], path: str) -> None:
+    assert node_api(family["roof"]).post(f"/bootloader/{path}").status_code == 403
+
+
+# -- retry and cancel ----------------------------------------------------------------------------
+
+
+def failed_at(name: StepName, *, gone: bool = False) -> Provisioning:
+    """A provisioning that came as far as this step."""
+    machine = Machine.objects.create(provider="vers", machine_id=f"m-{name}", vm_id=f"m-{name}")
+    if gone:
+        Machine.objects.update(gone_at=machine.known_since)
+    row = Provisioning.objects.create(name="one", profile="full", provider="vers", actor="t")
+    row.machine = machine
+    row.save(update_fields=["machine"])
+    for position, each in enumerate(StepName):
+        state = StepState.WAITING
+        if position <= list(StepName).index(name):
+            state = StepState.FAILED if each == name else StepState.DONE
+        Step.objects.create(provisioning=row, position=position, name=each, state=state)
+    row.move(State.RUNNING)
+    row.move(State.FAILED, "it did not work")
+    return row
+
+
+@pytest.mark.parametrize(
+    ("name", "gone", "first"),
+    [
+        (StepName.RESOLVE, False, StepName.RESOLVE),
+        (StepName.SSH, False, StepName.SSH),
+        (StepName.SSH, True, StepName.CREATE),
+        (StepName.UPLOAD, False, StepName.UPLOAD),
+        (StepName.RUN, False, StepName.UPLOAD),
+        (StepName.RUN, True, StepName.CREATE),
+        (StepName.HEALTH, False, StepName.UPLOAD),
+    ],
+)
+def test_a_retry_begins_at_the_step_that_failed(
+    api: Api, name: StepName, gone: bool, first: StepName
+) -> None:
+    row = failed_at(name, gone=gone)
+
+    answer = api.post(f"/bootloader/provisionings/{row.pk}/retry")
+
+    assert answer.status_code == 202
+    assert answer.json()["provisioning"]["state"] == "queued"
+    states = {step["name"]: step["state"] for step in answer.json()["provisioning"]["steps"]}
+    order = list(StepName)
+    assert all(states[each] == "done" for each in order[: order.index(first)])
+    assert all(states[each] == "waiting" for each in order[order.index(first) :])
+
+
+def test_what_is_done_cannot_be_cancelled_or_retried(api: Api) -> None:
+    row = Provisioning.objects.create(
+        name="one", profile="full", provider="vers", actor="t", state=State.DONE, vm_id="v"
+    )
+    path = f"/bootloader/provisionings/{row.pk}"
+
+    cancelled = api.post(f"{path}/cancel", {"machine": "delete"})
+    assert cancelled.status_code == 409
+    assert "destroy VM 'v'" in cancelled.json()["error"]
+    assert api.post(f"{path}/retry").status_code == 409
+
+
+def test_cancelling_says_what_becomes_of_the_vm(api: Api, rung: list[str]) -> None:
+    made = api.post("/bootloader/provision", WISH).json()["provisioning"]
+    path = f"/bootloader/provisionings/{made['id']}/cancel"
+
+    assert "keep or delete" in api.post(path).json()["error"]
+    assert api.post(path, {"machine": "keep"}).json()["provisioning"]["state"] == "cancelling"
+    assert api.post(path, {"machine": "keep"}).status_code == 202
+    assert made["id"] in rung
+
+
+# -- lists, logs, pages --------------------------------------------------------------------------
+
+
+def test_the_log_goes_on_where_it_was_left(api: Api) -> None:
+    row = failed_at(StepName.SSH)
+    first = api.get(f"/bootloader/provisionings/{row.pk}/log?limit=1").json()
+    LogLine.objects.create(provisioning=row, kind="note", text="later")
+    rest = api.get(f"/bootloader/provisionings/{row.pk}/log?after={first['next']}").json()
+
+    assert first["count"] == 1
+    assert rest["lines"][-1]["text"] == "later"
+    assert first["lines"][0]["id"] not in [line["id"] for line in rest["lines"]]
+
+
+def test_pages_are_read_with_a_cursor(api: Api) -> None:
+    api.post("/bootloader/provision", {**WISH, "count": 7})
+    seen: list[str] = []
+    path: str | None = "/bootloader/provisionings?limit=3"
+    while path:
+        page = api.get(path).json()
+        seen += [each["id"] for each in page["provisionings"]]
+        path = f"/bootloader/provisionings?limit=3&cursor={page['next']}" if page["next"] else None
+    assert len(seen) == len(set(seen)) == 7
+    assert seen == sorted(seen, reverse=True)
+
+
+def test_every_page_can_be_looked_at(operator: Api) -> None:
+    row = failed_at(StepName.RUN)
+    Provisioning.objects.filter(pk=row.pk).update(script="echo '<b>'", user_data="#cloud-config")
+    one = f"/provisioning/{row.pk}"
+    for path in (
+        *("/provisioning/", "/provisioning/?state=failed", "/provisioning/?state=done"),
+        *("/provisioning/new/", "/provisioning/machines/", "/provisioning/machines/?gone"),
+        *("/provisioning/findings/", f"{one}/", f"{one}/used/", f"{one}/cancel/"),
+        *(f"{one}/part/?after=0", "/provisioning/rows/"),
+    ):
+        answer = operator.get(path)
+        assert answer.status_code == 200, path
+        assert b"echo '<b>'" not in answer.content
+    assert operator.get("/provisioning/nothing/").status_code == 404
+
+
+def test_the_form_previews_then_starts(operator: Api) -> None:
+    form = {"name": "one", "type": "lightweight", "on_failure": "keep", "provider": ""}
+    shown = operator.client.post("/provisioning/new/", {**form, "preview": "yes"})
+    assert shown.status_code == 200
+    assert b"Boot script" in shown.content
+    assert not Provisioning.objects.exists()
+
+    started = operator.client.post("/provisioning/new/", {**form, "start": "yes", "key": "k"})
+    again = operator.client.post("/provisioning/new/", {**form, "start": "yes", "key": "k"})
+
+    row = Provisioning.objects.get()
+    assert started.status_code == again.status_code == 302
+    assert started.headers["Location"] == again.headers["Location"] == f"/provisioning/{row.pk}/"
+
+
+@pytest.mark.parametrize("change", [{"name": "a b"}, {"vcpus": "many"}, {"parent_vm_id": "no"}])
+def test_the_form_keeps_errors_beside_their_fields(operator: Api, change: dict[str, str]) -> None:
+    form = {"name": "one", "type": "full", "on_failure": "keep", "preview": "yes", **change}
+    answer = operator.client.post("/provisioning/new/", form)
+    field = next(iter(change))
+    assert answer.status_code == 400
+    assert f'id="id_{field}_error"' in answer.content.decode()
+
+
+def test_pages_of_nobody_are_the_sign_in(client: Callable[..., Any]) -> None:
+    answer = client.get("/provisioning/")  # type: ignore[attr-defined]
+    assert answer.status_code == 302
+    assert answer.url.startswith("/signin")

@@ -1,0 +1,150 @@
+"""Reports of boot scripts: steps with times and ends, about the VM that the token belongs to."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.conf import settings
+
+from bootloader import reports
+from bootloader.models import BootReport
+from tests.bootloader.joiners import Door, invite
+from tests.conftest import Api
+from vmtree import dates
+
+pytestmark = pytest.mark.django_db
+
+
+def rows() -> list[tuple[str, str, str]]:
+    return list(BootReport.objects.order_by("id").values_list("vm_id", "step", "status"))
+
+
+def test_a_step_from_its_beginning_to_its_end() -> None:
+    door = Door(invite())
+
+    door.report(step="packages", status="started")
+    answer = door.report(
+        step="packages", status="failed", durationMs=1500, exitStatus=100, output="E: no space\n"
+    )
+
+    assert (answer.status_code, answer.json()) == (
+        200,
+        {"vmId": "vm-1", "run": "r1", "step": "packages", "status": "failed"},
+    )
+    row = BootReport.objects.get()
+    assert (row.status, row.duration_ms, row.exit_status) == ("failed", 1500, 100)
+    assert row.output == "E: no space\n"
+
+
+def test_the_same_twice_is_one_and_a_late_beginning_changes_nothing() -> None:
+    door = Door(invite())
+    door.report(durationMs=10)
+    door.report(durationMs=10)
+    door.report(status="started")
+
+    row = BootReport.objects.get()
+    assert (row.status, row.duration_ms) == ("ok", 10)
+
+
+def test_after_joining_the_own_token_goes_on_and_the_used_one_for_a_while() -> None:
+    token = invite()
+    own = Door(token).join().json()["token"]
+
+    assert Door(own).report(step="service").status_code == 200
+    assert Door(token).report(step="join").status_code == 200
+    assert rows() == [("vm-1", "service", "ok"), ("vm-1", "join", "ok")]
+
+
+def test_a_node_reports_about_itself_alone() -> None:
+    own = Door(invite()).join().json()["token"]
+
+    Door(own).report(vmId="vm-2", vm_id="vm-2")
+
+    assert rows() == [("vm-1", "dns", "ok")]
+
+
+def test_who_has_no_vm_reports_nothing() -> None:
+    answer = Door(settings.ROOT_TOKEN).report()
+
+    assert answer.status_code == 403
+    assert "needs the token of the VM" in answer.json()["error"]
+    assert Door(None).report().status_code == 401
+    assert not BootReport.objects.exists()
+
+
+def test_only_the_end_of_an_output_is_kept() -> None:
+    Door(invite()).report(output="ä" * 20_000 + "the end")
+
+    output = BootReport.objects.get().output
+    assert output.endswith("the end")
+    assert len(output.encode()) <= reports.MOST_OUTPUT
+
+
+def test_secrets_of_ours_are_not_kept() -> None:
+    token = invite()
+    own = Door(token).join().json()["token"]
+
+    Door(own).report(output=f"+ curl -H 'Authorization: Bearer {own}'\nthen {token}\n\0\ud800")
+
+    output = BootReport.objects.get().output
+    assert own not in output
+    assert token not in output
+    assert output.count("(secret)") == 2
+
+
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        ({"status": "done"}, "status: must be one of started, ok, failed, skipped"),
+        ({"run": ""}, "run is required"),
+        ({"run": "a b"}, "run: has characters"),
+        ({"step": "../x"}, "step: has characters"),
+        ({"step": 5}, "step: has characters"),
+        ({"durationMs": -1}, "durationMs: must be"),
+        ({"durationMs": 1.5}, "durationMs: must be"),
+        ({"exitStatus": True}, "exitStatus: must be"),
+        ({"output": ["x"]}, "output: must be a string"),
+    ],
+)
+def test_nonsense_is_refused_with_its_field(body: dict[str, Any], error: str) -> None:
+    answer = Door(invite()).report(**body)
+
+    assert answer.status_code == 400
+    assert answer.json()["error"].startswith(error)
+
+
+def test_the_last_boot_is_told_in_order(api: Api) -> None:
+    door = Door(invite())
+    door.report(run="first", step="dns")
+    BootReport.objects.update(began_at=dates.now() - timedelta(hours=1))
+    for step in ("dns", "identity", "packages"):
+        door.report(run="second", step=step)
+
+    said = api.get("/bootloader/reports/vm-1").json()
+    assert [each["step"] for each in said["reports"]] == ["dns", "identity", "packages"]
+    assert said["reports"][0].keys() >= {"vmId", "run", "durationMs", "exitStatus", "beganAt"}
+    older = api.get("/bootloader/reports/vm-1?run=first").json()
+    assert older["count"] == 1
+
+
+def test_a_vm_that_reports_without_end_fills_no_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reports, "MOST_REPORTS", 5)
+    door = Door(invite())
+    for number in range(12):
+        door.report(run=f"r{number}")
+
+    assert BootReport.objects.count() == 5
+    assert BootReport.objects.filter(run="r11").exists()
+
+
+def test_reports_of_vms_that_never_joined_are_forgotten_after_a_month() -> None:
+    Door(invite("gone")).report()
+    joined = Door(invite("here")).join().json()["token"]
+    Door(joined).report()
+    BootReport.objects.update(at=dates.now() - reports.KEPT - timedelta(days=1))
+
+    reports.sweep()
+
+    assert rows() == [("here", "dns", "ok")]

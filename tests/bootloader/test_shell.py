@@ -1,0 +1,233 @@
+"""The shell against a real sshd, plain and behind a TLS gateway."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bootloader import shell, ssh_shell
+from bootloader.exceptions import CommandTimeout, ShellAway, ShellError, ShellRefused
+from tests.bootloader.sshds import Gateway, Sshd, free_port, keygen
+from tests.waiting import until
+
+
+@pytest.fixture(scope="module")
+def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
+    server = Sshd(tmp_path_factory.mktemp("sshd"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def gateway(sshd: Sshd, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    front = Gateway(tmp_path_factory.mktemp("gateway"), {"one.vm.test": sshd.port})
+    yield front
+    front.close()
+
+
+def test_a_command_gives_its_streams_and_status(sshd: Sshd) -> None:
+    with shell.connect(sshd.login()) as session:
+        ran = session.run("echo out; echo err >&2; exit 7", timeout=10)
+    assert (ran.exit_status, ran.output, ran.errors) == (7, b"out\n", b"err\n")
+
+
+def test_big_streams_go_both_ways_at_once(sshd: Sshd) -> None:
+    data = os.urandom(6 << 20)
+    heard = bytearray()
+    with shell.connect(sshd.login()) as session:
+        ran = session.run("cat", stdin=data, timeout=60, on_output=heard.extend)
+    assert ran.output == data
+    assert heard == data
+
+
+def test_stdin_that_nobody_reads_is_no_error(sshd: Sshd) -> None:
+    with shell.connect(sshd.login()) as session:
+        assert session.run("exit 3", stdin=b"x" * (8 << 20), timeout=20).exit_status == 3
+
+
+def test_kept_output_has_a_limit(sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ssh_shell, "MOST_OUTPUT", 1000)
+    with shell.connect(sshd.login()) as session:
+        ran = session.run("head -c 3000000 /dev/zero", timeout=20)
+    assert (ran.exit_status, len(ran.output)) == (0, 1000)
+
+
+def test_a_signal_is_minus_one(sshd: Sshd) -> None:
+    with shell.connect(sshd.login()) as session:
+        assert session.run("kill -9 $$", timeout=10).exit_status == -1
+        assert session.run("true", timeout=10).exit_status == 0
+
+
+def test_what_holds_the_output_open_does_not_hold_us(sshd: Sshd) -> None:
+    began = time.monotonic()
+    with shell.connect(sshd.login()) as session:
+        ran = session.run("sleep 20 & echo started $!", timeout=15)
+        session.run(f"kill {ran.output.split()[1].decode()}", timeout=10)
+    assert ran.exit_status == 0
+    assert time.monotonic() - began < 10
+
+
+def test_a_command_has_a_limit(sshd: Sshd) -> None:
+    with shell.connect(sshd.login()) as session:
+        with pytest.raises(CommandTimeout, match=r"within 0\.5 s") as caught:
+            session.run("sleep 30", timeout=0.5)
+        assert caught.value.retry
+        assert session.run("echo still here", timeout=10).output == b"still here\n"
+
+
+def test_one_that_never_stops_talking_has_a_limit(sshd: Sshd) -> None:
+    with shell.connect(sshd.login()) as session:
+        with pytest.raises(CommandTimeout):
+            session.run("yes; echo", timeout=1)
+        assert session.run("echo still here", timeout=10).output == b"still here\n"
+
+
+@pytest.mark.parametrize("seconds", [0.05, 0.1, 0.15, 0.2])
+def test_too_late_is_never_taken_for_an_end(sshd: Sshd, seconds: float) -> None:
+    with shell.connect(sshd.login()) as session:
+        for _ in range(5):
+            with pytest.raises(CommandTimeout):
+                session.run("sleep 5", timeout=seconds)
+
+
+def test_a_kept_host_key_of_no_known_kind(sshd: Sshd) -> None:
+    with pytest.raises(ShellRefused, match="no kind that we know"):
+        shell.connect(sshd.login(host_key="damaged AAAA"))
+
+
+@pytest.mark.parametrize("name", ["plain", 'a b/it\'s $(x) "q".txt', "-dash"])
+def test_files_arrive_whole_with_their_mode(sshd: Sshd, tmp_path: Path, name: str) -> None:
+    data = os.urandom(3_000_000)
+    target = tmp_path / name
+    with shell.connect(sshd.login()) as session:
+        session.put(str(target), data, 0o640)
+        session.put(str(target), data, 0o600)
+    assert hashlib.sha256(target.read_bytes()).digest() == hashlib.sha256(data).digest()
+    assert target.stat().st_mode & 0o777 == 0o600
+    assert [each.name for each in target.parent.iterdir()] == [target.name]
+
+
+def test_a_file_that_cannot_be_written_says_why(sshd: Sshd) -> None:
+    with shell.connect(sshd.login()) as session, pytest.raises(ShellError, match="/proc/nowhere"):
+        session.put("/proc/nowhere/file", b"x", 0o600)
+
+
+def test_the_first_host_key_is_kept_and_another_refused(sshd: Sshd, tmp_path: Path) -> None:
+    kept: list[str] = []
+    shell.connect(sshd.login(host_key=None, keep=kept.append)).close()
+    assert kept == [sshd.host_key]
+
+    other = Sshd(tmp_path / "other")
+    try:
+        changed = other.login(host_key=kept[0])
+        with pytest.raises(ShellRefused, match="another host key than before"):
+            shell.connect(changed)
+        rsa = keygen(tmp_path / "rsa", "rsa", "-b", "2048") and (tmp_path / "rsa.pub").read_text()
+        with pytest.raises(ShellRefused, match="another host key than before"):
+            shell.connect(other.login(host_key=rsa))
+    finally:
+        other.stop()
+
+
+def test_a_key_that_does_not_open_it(sshd: Sshd, tmp_path: Path) -> None:
+    with pytest.raises(ShellRefused, match="in with our key") as caught:
+        shell.connect(sshd.login(private_key=keygen(tmp_path / "wrong")))
+    assert not caught.value.retry
+
+
+@pytest.mark.parametrize("kind", ["ed25519", "rsa", "ecdsa"])
+@pytest.mark.parametrize("form", [(), ("-m", "PEM")])
+def test_kinds_of_keys(tmp_path: Path, kind: str, form: tuple[str, ...]) -> None:
+    text = keygen(tmp_path / "key", kind, *form)
+    public = (tmp_path / "key.pub").read_text().split()[1]
+    assert ssh_shell.read_key(text.strip().replace("\n", "\r\n")).get_base64() == public
+
+
+def test_a_key_that_cannot_be_read_is_not_quoted() -> None:
+    begin, end = (f"-----{word} OPENSSH PRIVATE KEY-----" for word in ("BEGIN", "END"))
+    with pytest.raises(ShellRefused) as caught:
+        ssh_shell.read_key(f"{begin}\nc2VjcmV0c2VjcmV0\n{end}\n")
+    assert "c2Vj" not in f"{caught.value!r} {caught.value.__cause__!r}"
+
+
+def test_the_login_does_not_show_its_key(sshd: Sshd) -> None:
+    assert "PRIVATE KEY" not in repr(sshd.login())
+
+
+def test_nobody_there(sshd: Sshd) -> None:
+    with pytest.raises(ShellAway) as caught:
+        shell.connect(sshd.login(port=free_port()), timeout=3)
+    assert caught.value.retry
+    with pytest.raises(ShellAway):
+        shell.connect(sshd.login(host="no.such.name.invalid"), timeout=3)
+
+
+def test_one_that_never_answers_has_a_limit(sshd: Sshd) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        began = time.monotonic()
+        with pytest.raises(ShellAway):
+            shell.connect(sshd.login(port=silent.getsockname()[1]), timeout=1)
+    assert time.monotonic() - began < 5
+
+
+def test_a_killed_server_is_a_lost_connection(tmp_path: Path) -> None:
+    server = Sshd(tmp_path / "sshd")
+    session = shell.connect(server.login())
+    threading.Timer(0.5, server.stop).start()
+    with session, pytest.raises(ShellAway):
+        session.run("sleep 30", timeout=25)
+    server.stop()
+
+
+def test_inside_tls_with_sni(sshd: Sshd, gateway: Gateway) -> None:
+    login = sshd.login(port=gateway.port, tls_name="one.vm.test", trust=str(gateway.ca))
+    data = os.urandom(6 << 20)
+    with shell.connect(login) as session:
+        assert session.run("cat", stdin=data, timeout=60).output == data
+    assert gateway.seen[-1] == "one.vm.test"
+
+
+def test_many_shells_inside_tls_leave_no_thread(sshd: Sshd, gateway: Gateway) -> None:
+    login = sshd.login(port=gateway.port, tls_name="one.vm.test", trust=str(gateway.ca))
+    for number in range(5):
+        with shell.connect(login) as session:
+            assert session.run(f"echo {number}", timeout=10).output == b"%d\n" % number
+    until(lambda: not [each for each in threading.enumerate() if each.name == "tls-pipe"])
+
+
+def test_a_certificate_that_is_not_trusted(sshd: Sshd, gateway: Gateway) -> None:
+    login = sshd.login(port=gateway.port, tls_name="one.vm.test")
+    with pytest.raises(ShellRefused, match="no certificate that we trust"):
+        shell.connect(login)
+    wrong = sshd.login(port=gateway.port, tls_name="one.other.test", trust=str(gateway.ca))
+    with pytest.raises(ShellRefused, match="no certificate that we trust"):
+        shell.connect(wrong)
+
+
+def test_a_file_of_certificates_that_is_none(sshd: Sshd, gateway: Gateway, tmp_path: Path) -> None:
+    empty = tmp_path / "empty.pem"
+    empty.write_text("nothing")
+    for file in (empty, tmp_path / "missing.pem"):
+        login = sshd.login(port=gateway.port, tls_name="one.vm.test", trust=str(file))
+        with pytest.raises(ShellRefused, match=r"CA certificates .*\.pem"):
+            shell.connect(login)
+
+
+def test_a_name_that_the_gateway_does_not_know(sshd: Sshd, gateway: Gateway) -> None:
+    login = sshd.login(port=gateway.port, tls_name="gone.vm.test", trust=str(gateway.ca))
+    with pytest.raises(ShellAway):
+        shell.connect(login, timeout=5)
+
+
+def test_a_cut_inside_tls_is_a_lost_connection(sshd: Sshd, gateway: Gateway) -> None:
+    login = sshd.login(port=gateway.port, tls_name="one.vm.test", trust=str(gateway.ca))
+    threading.Timer(0.7, gateway.cut).start()
+    with shell.connect(login) as session, pytest.raises(ShellAway):
+        session.run("sleep 30", timeout=25)

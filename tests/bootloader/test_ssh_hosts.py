@@ -1,0 +1,335 @@
+"""Hosts of the operator's own: taken, reached, given back, and honest about what they cannot do."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.management import call_command
+from django.db import connection, connections
+from django.test import Client
+from django.urls import reverse
+
+from bootloader import hosts, providers
+from bootloader.exceptions import CannotDo, NoHostFree, NoSuchMachine, ProviderRefused, ShellRefused
+from bootloader.models import HostClaim, SshHost
+from bootloader.providers.base import Ability, MachineState, Spec
+from bootloader.reach import reach
+from tests.bootloader.sshds import Sshd, free_port, keygen
+from versconfig import checks, vault
+from vmtree import dates
+
+pytestmark = pytest.mark.django_db
+ssh = providers.get("ssh")
+
+
+@pytest.fixture(scope="module")
+def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
+    server = Sshd(tmp_path_factory.mktemp("sshd"))
+    yield server
+    server.stop()
+
+
+def host(name: str, **facts: Any) -> SshHost:
+    row = SshHost(name=name, **{"address": f"{name}.invalid", **facts})
+    row.save()
+    return row
+
+
+def real(sshd: Sshd, name: str = "real", key: str | None = None) -> SshHost:
+    row = SshHost(name=name, address="127.0.0.1", port=sshd.port, user=sshd.login().user)
+    row.set_key(sshd.key if key is None else key)
+    row.save()
+    return row
+
+
+def test_taken_reached_and_given_back(sshd: Sshd) -> None:
+    row = real(sshd)
+    machine = ssh.create(Spec(name="anna", labels={"a": "b"}))
+    assert (machine.name, machine.labels) == ("anna", {"a": "b"})
+    assert ssh.state(machine.id).state is MachineState.RUNNING
+    assert [each.id for each in ssh.list()] == [machine.id]
+    assert ssh.address(machine.id) == "127.0.0.1"
+    with reach(ssh, machine.id) as shell:
+        assert shell.run("echo there", timeout=10).output == b"there\n"
+
+    ssh.delete(machine.id)
+    ssh.delete(machine.id)
+    assert ssh.list() == []
+    with pytest.raises(NoSuchMachine):
+        ssh.state(machine.id)
+    again = ssh.create(Spec(name="bert"))
+    assert again.id != machine.id, "each use has an id of its own"
+    assert HostClaim.objects.filter(host=row).count() == 2
+
+
+def test_the_first_host_key_is_kept_and_another_one_refused(tmp_path: Path) -> None:
+    server = Sshd(tmp_path)
+    try:
+        row = real(server)
+        machine = ssh.create(Spec(name="anna"))
+        reach(ssh, machine.id).close()
+        row.refresh_from_db()
+        assert row.host_key == server.host_key
+        server.stop()
+        server.new_host_key()
+        server.start()
+        with pytest.raises(ShellRefused, match="another host key than before"):
+            reach(ssh, machine.id)
+        row.refresh_from_db()
+        assert row.host_key != server.host_key
+    finally:
+        server.stop()
+
+
+def test_what_a_host_cannot_do_is_said() -> None:
+    host("one")
+    assert ssh.abilities == {Ability.CREATE, Ability.DELETE}
+    for wish in (
+        Spec(name="anna", commit="golden"),
+        Spec(name="anna", image="default"),
+        Spec(name="anna", kernel="default.bin"),
+    ):
+        with pytest.raises(CannotDo, match="A host of your own cannot"):
+            ssh.create(wish)
+    machine = ssh.create(Spec(name="anna"))
+    for verb in (
+        lambda: ssh.branch(machine.id),
+        lambda: ssh.commit(machine.id, "golden"),
+        lambda: ssh.pause(machine.id),
+        lambda: ssh.resume(machine.id),
+    ):
+        with pytest.raises(CannotDo, match="A host of your own cannot be"):
+            verb()
+
+
+def test_the_smallest_that_is_enough_is_taken() -> None:
+    host("unknown")
+    host("big", vcpus=16, memory_mib=65536, disk_mib=100_000, region="eu", size="l")
+    host("small", vcpus=2, memory_mib=4096, disk_mib=8192, region="eu")
+    host("asleep", vcpus=2, memory_mib=4096, in_service=False)
+
+    def taken(**wish: Any) -> str:
+        machine = ssh.create(Spec(name="anna", **wish))
+        name = hosts.get(machine.id).host.name
+        ssh.delete(machine.id)
+        return name
+
+    assert taken() == "small"
+    assert taken(vcpus=2, memory_mib=4096, disk_mib=8192) == "small"
+    assert taken(memory_mib=8192) == "big"
+    assert taken(vcpus=32) == "unknown"
+    assert taken(region="eu", size="l") == "big"
+    with pytest.raises(NoHostFree, match="None of the 3 free SSH hosts"):
+        taken(region="us")
+
+
+def test_when_all_are_taken() -> None:
+    with pytest.raises(NoHostFree, match="There are no SSH hosts"):
+        ssh.create(Spec(name="anna"))
+    host("one")
+    ssh.create(Spec(name="anna"))
+    with pytest.raises(NoHostFree, match="All 1 SSH hosts are in use"):
+        ssh.create(Spec(name="bert"))
+
+
+def test_a_lost_answer_is_found_again() -> None:
+    began = dates.now()
+    host("one")
+    host("two")
+    spec = Spec(name="anna", labels={"reef-provisioning": "7"})
+    machine = ssh.create(spec)
+    ssh.create(Spec(name="anna", labels={"reef-provisioning": "8"}))
+    assert [each.id for each in ssh.find_created(spec, began, frozenset())] == [machine.id]
+    assert ssh.find_created(spec, began, frozenset({machine.id})) == []
+    assert ssh.find_created(spec, dates.now() + timedelta(seconds=1), frozenset()) == []
+
+
+def test_one_that_does_not_answer_is_not_called_running() -> None:
+    host("away", address="127.0.0.1", port=free_port())
+    machine = ssh.create(Spec(name="anna"))
+    assert ssh.state(machine.id).state is MachineState.UNKNOWN
+    assert ssh.list()[0].state is MachineState.UNKNOWN
+
+
+@pytest.mark.parametrize("machine_id", ["", "x", "../..", "a" * 300])
+def test_ids_that_nobody_gave(machine_id: str) -> None:
+    with pytest.raises(NoSuchMachine):
+        ssh.login(machine_id)
+    ssh.delete(machine_id)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_many_takers_never_get_the_same_host() -> None:
+    for number in range(4):
+        host(f"h{number}")
+    start = threading.Barrier(8)
+    got: list[str] = []
+    refused: list[str] = []
+
+    def take(number: int) -> None:
+        start.wait()
+        try:
+            got.append(ssh.create(Spec(name=f"m{number}")).id)
+        except NoHostFree as error:
+            refused.append(str(error))
+        connections.close_all()
+
+    threads = [threading.Thread(target=take, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (len(set(got)), len(refused)) == (4, 4)
+    assert HostClaim.objects.living().values("host").distinct().count() == 4
+
+
+# -- keys ----------------------------------------------------------------------------------------
+
+
+def test_the_key_is_sealed_in_the_database(sshd: Sshd) -> None:
+    row = real(sshd)
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT sealed_key FROM bootloader_sshhost")
+        (stored,) = cursor.fetchone()
+    body = sshd.key.splitlines()[2]
+    assert stored
+    assert body not in stored
+    assert "PRIVATE" not in stored
+    assert SshHost.objects.get().key() == sshd.key
+    assert body not in repr(row.__dict__)
+
+
+def test_a_new_key_of_the_vault_takes_hosts_along(
+    sshd: Sshd, settings: Any, tmp_path: Path
+) -> None:
+    settings.CONFIG_KEYS_FILE = tmp_path / "keys"
+    settings.CONFIG_KEYS = []
+    real(sshd)
+    old = vault.kept()
+    call_command("rotate_config_key")
+    assert not set(old) & set(vault.kept())
+    assert SshHost.objects.get().key() == sshd.key
+
+
+def test_a_key_for_all_hosts_comes_from_config(sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:
+    real(sshd, key="")
+    machine = ssh.create(Spec(name="anna"))
+    with pytest.raises(ProviderRefused, match="has no private key"):
+        ssh.login(machine.id)
+    monkeypatch.setenv("REEF_SSH_PRIVATE_KEY", sshd.key)
+    reach(ssh, machine.id).close()
+
+
+def test_the_test_button_of_the_key_for_all_hosts(
+    sshd: Sshd, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("REEF_SSH_PRIVATE_KEY", sshd.key)
+    assert checks.run("REEF_SSH_PRIVATE_KEY").good is None
+    real(sshd, key="")
+    finding = checks.run("REEF_SSH_PRIVATE_KEY")
+    assert (finding.good, finding.text) == (True, "1 SSH hosts let us in.")
+    monkeypatch.setenv("REEF_SSH_PRIVATE_KEY", keygen(tmp_path / "wrong"))
+    finding = checks.run("REEF_SSH_PRIVATE_KEY")
+    assert finding.good is False
+    assert "in with our key" in finding.text
+
+
+def test_check_says_who_does_not_let_us_in(sshd: Sshd, tmp_path: Path) -> None:
+    assert ssh.check().text == "There are no SSH hosts"
+    good = real(sshd)
+    assert (ssh.check().good, ssh.check().text) == (True, "All 1 SSH hosts let us in")
+    good.refresh_from_db()
+    assert good.host_key == sshd.host_key
+    good.set_key(keygen(tmp_path / "wrong"))
+    good.save()
+    verdict = ssh.check()
+    assert not verdict.good
+    assert "real: " in verdict.text
+    assert "in with our key" in verdict.text
+
+
+# -- admin ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def staff(admin_client: Client) -> Client:
+    return admin_client
+
+
+FORM = {
+    "name": "mine",
+    "address": "127.0.0.1",
+    "port": "22",
+    "user": "root",
+    "host_key": "",
+    "region": "",
+    "size": "",
+    "vcpus": "",
+    "memory_mib": "",
+    "disk_mib": "",
+    "note": "",
+    "in_service": "on",
+}
+
+
+def test_a_host_is_registered_in_the_admin(staff: Client, sshd: Sshd) -> None:
+    facts = {**FORM, "port": str(sshd.port), "user": sshd.login().user, "private_key": sshd.key}
+    answer = staff.post(reverse("admin:bootloader_sshhost_add"), facts)
+    assert answer.status_code == 302, answer.content
+    row = SshHost.objects.get()
+    assert row.key().strip() == sshd.key.strip()
+
+    page = staff.get(reverse("admin:bootloader_sshhost_change", args=[row.pk]))
+    assert sshd.key.splitlines()[2] not in page.content.decode()
+    changed = {**facts, "private_key": "", "note": "in the cellar"}
+    staff.post(reverse("admin:bootloader_sshhost_change", args=[row.pk]), changed)
+    row = SshHost.objects.get()
+    assert (row.note, row.key().strip()) == ("in the cellar", sshd.key.strip())
+
+    listed = reverse("admin:bootloader_sshhost_changelist")
+    tried = {"action": "log_in", "_selected_action": [str(row.pk)]}
+    page = staff.post(listed, tried, follow=True)
+    assert [str(each) for each in page.context["messages"]][-1:] == ["mine: lets us in"]
+    assert SshHost.objects.get().host_key == sshd.host_key
+    staff.post(listed, {**tried, "action": "forget_host_keys"})
+    assert SshHost.objects.get().host_key == ""
+    staff.post(listed, {**tried, "action": "take_out_of_service"})
+    assert not SshHost.objects.get().in_service
+
+    facts = {**changed, "forget_private_key": "on"}
+    staff.post(reverse("admin:bootloader_sshhost_change", args=[row.pk]), facts)
+    assert SshHost.objects.get().key() == ""
+
+
+@pytest.mark.parametrize(
+    ("field", "text"),
+    [
+        ("private_key", "-----BEGIN nonsense hunter2-----"),
+        ("address", "a host"),
+        ("address", "-oProxyCommand=x"),
+        ("host_key", "host ssh-ed25519 AAAA"),
+        ("user", "root; reboot"),
+        ("port", "0"),
+        ("port", "70000"),
+    ],
+)
+def test_nonsense_is_refused_in_the_form(staff: Client, field: str, text: str) -> None:
+    answer = staff.post(reverse("admin:bootloader_sshhost_add"), {**FORM, field: text})
+    assert answer.status_code == 200
+    assert field in answer.context["adminform"].form.errors
+    assert not SshHost.objects.exists()
+
+
+def test_a_host_with_a_past_is_not_deleted(staff: Client) -> None:
+    row = host("one")
+    machine = ssh.create(Spec(name="anna"))
+    ssh.delete(machine.id)
+    answer = staff.post(reverse("admin:bootloader_sshhost_delete", args=[row.pk]), {"post": "yes"})
+    assert answer.status_code == 403
+    assert SshHost.objects.exists()
+    assert staff.get(reverse("admin:bootloader_hostclaim_changelist")).status_code == 200

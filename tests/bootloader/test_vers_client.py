@@ -1,0 +1,588 @@
+"""The platform's client over real sockets: what it sends, and what it makes of every answer."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import stat
+import time
+import uuid
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bootloader import exceptions as errors
+from bootloader.providers.base import MachineState, Spec
+from bootloader.providers.vers import NAME_LABEL, Vers, check_key
+from bootloader.vers import Client, asking, keyring
+from tests.bootloader.answering import Answer, AnsweringServer, Came
+from versconfig import checks
+
+pytestmark = pytest.mark.django_db
+
+OWNER = "11111111-2222-4333-8444-555555555555"
+KEY = OWNER + "ab" * 32
+VM = "aaaaaaaa-0000-4000-8000-000000000001"
+OTHER = "aaaaaaaa-0000-4000-8000-000000000002"
+COMMIT = "cccccccc-0000-4000-8000-000000000003"
+SPEC = Spec(name="anna", vcpus=2, memory_mib=4096, disk_mib=8192, labels={"team": "blue"})
+
+
+@pytest.fixture
+def platform(monkeypatch: pytest.MonkeyPatch) -> Iterator[AnsweringServer]:
+    server = AnsweringServer()
+    monkeypatch.setenv("VERS_API_KEY", KEY)
+    monkeypatch.setenv("VERS_BASE_URL", server.url)
+    monkeypatch.setattr(asking, "_FIRST_PAUSE", 0.01)
+    monkeypatch.setattr("bootloader.providers.vers._LOOK_EVERY", 0.01)
+    monkeypatch.setattr("bootloader.providers.vers._SEEN_WITHIN", 0.5)
+    yield server
+    server.close()
+
+
+@pytest.fixture(autouse=True)
+def alone(tmp_path: Path, settings: Any) -> None:
+    settings.DATA_DIR = tmp_path
+
+
+def vm(vm_id: str = VM, state: str = "running", **more: object) -> dict[str, object]:
+    at = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    return {"vm_id": vm_id, "owner_id": OWNER, "created_at": at, "state": state, **more}
+
+
+def no(status: int, text: str, **more: object) -> Answer:
+    return Answer(status, {"error": text, "success": False, **more})
+
+
+def made(vm_id: str = VM) -> Answer:
+    return Answer(201, {"vm_id": vm_id})
+
+
+# -- what is sent --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tail", ["", "/", "/api/v1", "/api/v1/", " "])
+def test_both_forms_of_the_base_url(
+    platform: AnsweringServer, monkeypatch: pytest.MonkeyPatch, tail: str
+) -> None:
+    monkeypatch.setenv("VERS_BASE_URL", platform.url + tail)
+    platform.on("GET /vms", Answer(json=[vm()]))
+    assert [each.vm_id for each in Client().vms()] == [VM]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["ftp://x", "https://", "nonsense", "https://a:99999", "https://u:p@host", "https://h?a=1"],
+)
+def test_what_is_no_base_url(text: str) -> None:
+    with pytest.raises(errors.ProviderRefused, match="VERS_BASE_URL"):
+        asking.base_url(text)
+
+
+def test_every_request_has_key_and_number_and_a_body_only_where_needed(
+    platform: AnsweringServer,
+) -> None:
+    platform.on("GET /vms", Answer(json=[]))
+    platform.on("POST /vm/new_root", made())
+    Client().vms()
+    Client().new_root({"vcpu_count": 2, "image_name": None})
+    read, write = platform.came
+    assert read.headers["authorization"] == write.headers["authorization"] == f"Bearer {KEY}"
+    assert uuid.UUID(read.headers["x-request-id"]) != uuid.UUID(write.headers["x-request-id"])
+    assert "content-type" not in read.headers
+    assert write.headers["content-type"] == "application/json"
+    assert write.body == {"vm_config": {"vcpu_count": 2}}
+    assert write.query == {"wait_boot": ["false"]}
+
+
+def test_key_and_address_are_asked_anew_each_time(
+    platform: AnsweringServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    platform.on("GET /vms", Answer(json=[]))
+    client = Client()
+    client.vms()
+    monkeypatch.setenv("VERS_API_KEY", "22222222-" + KEY[9:])
+    client.vms()
+    assert [each.headers["authorization"][7:9] for each in platform.came] == ["11", "22"]
+
+
+def test_no_key_asks_nobody(platform: AnsweringServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VERS_API_KEY")
+    monkeypatch.setenv("HOME", "/nonexistent")
+    with pytest.raises(errors.BadProviderKey, match="No VERS_API_KEY"):
+        Client().vms()
+    assert not platform.came
+
+
+# -- what is made of answers ---------------------------------------------------------------------
+
+REFUSALS = [
+    (Answer(403, text="403 Forbidden"), errors.BadProviderKey, "403 Forbidden"),
+    (Answer(401), errors.BadProviderKey, "no reason given"),
+    (no(401, "expired"), errors.BadProviderKey, "expired"),
+    (no(403, "forbidden"), errors.ProviderRefused, "forbidden"),
+    (no(403, "vCPU limit exceeded: this VM requires 2"), errors.QuotaExceeded, "vCPU"),
+    (
+        Answer(403, {"vms": [], "error": "Memory limit exceeded: this VM requires"}),
+        errors.QuotaExceeded,
+        "Memory",
+    ),
+    (Answer(404, {"vms": [], "error": "parent vm not found"}), errors.NoSuchMachine, "parent"),
+    (no(404, "not found"), errors.NoSuchMachine, "not found"),
+    (Answer(400, text="Invalid URL: Cannot parse `vm_id`"), errors.ProviderRefused, "Invalid URL"),
+    (
+        Answer(422, text="state: unknown variant", headers={"Content-Type": "text/plain"}),
+        errors.ProviderRefused,
+        "unknown variant",
+    ),
+    (no(409, "(node_id is null); is it sleeping?"), errors.ProviderRefused, "sleeping"),
+    (no(402, "pay first"), errors.ProviderRefused, "pay"),
+    (no(500, "http error: 400: disk"), errors.ProviderError, "disk"),
+    (no(500, "http error: network timeout"), errors.OutcomeUnknown, "may have happened"),
+    (Answer(500, text="oops"), errors.OutcomeUnknown, "oops"),
+    (Answer(503, text="503 Service unavailable"), errors.OutcomeUnknown, "may have happened"),
+    (Answer(502, text="bad gateway"), errors.OutcomeUnknown, "bad gateway"),
+    (no(501, "not configured"), errors.ProviderError, "not configured"),
+    (Answer(302, headers={"Location": "https://elsewhere"}), errors.ProviderRefused, "BASE_URL"),
+    (Answer(cut=True), errors.OutcomeUnknown, "may have happened"),
+    (
+        Answer(500, {"vms": [{"vm_id": OTHER}], "error": "node full"}),
+        errors.PartlyDone,
+        "node full",
+    ),
+    (Answer(201, {"unexpected": 1}), errors.OutcomeUnknown, "cannot be read"),
+    (Answer(201, text="created"), errors.OutcomeUnknown, "cannot be read"),
+    (Answer(201, {"vms": [{"vm_id": "../../etc"}]}), errors.OutcomeUnknown, "cannot be read"),
+]
+
+
+@pytest.mark.parametrize(("answer", "kind", "words"), REFUSALS)
+def test_a_write_is_asked_once_and_its_refusal_named(
+    platform: AnsweringServer, answer: Answer, kind: type[errors.ProviderError], words: str
+) -> None:
+    platform.on(f"POST /vm/branch/by_vm/{VM}", answer)
+    with pytest.raises(errors.ProviderError) as caught:
+        Client().branch(VM)
+    assert type(caught.value) is kind
+    assert words in str(caught.value)
+    assert not caught.value.retry
+    assert len(platform.came) == 1
+    number = platform.came[0].headers["x-request-id"]
+    assert number in str(caught.value), "the number of the request is told"
+    if isinstance(caught.value, errors.PartlyDone):
+        assert caught.value.made == (OTHER,)
+
+
+@pytest.mark.parametrize(
+    "passing",
+    [
+        Answer(503, text="503 Service unavailable"),
+        Answer(502),
+        Answer(504),
+        no(500, "db error"),
+        Answer(429),
+        Answer(cut=True),
+    ],
+)
+def test_reads_are_asked_again(platform: AnsweringServer, passing: Answer) -> None:
+    platform.on("GET /vms", passing, passing, Answer(json=[vm(surprise={"new": 1})]))
+    assert Client().vms()[0].state == "running"
+    assert len(platform.came) == 3
+
+
+def test_a_read_gives_up_in_the_end(platform: AnsweringServer) -> None:
+    platform.on("GET /vms", Answer(503, text="503 Service unavailable"))
+    with pytest.raises(errors.ProviderAway) as caught:
+        Client().vms()
+    assert caught.value.retry
+    assert len(platform.came) == 4
+
+
+def test_reads_of_what_is_clear_are_asked_once(platform: AnsweringServer) -> None:
+    with pytest.raises(errors.NoSuchMachine):
+        Client().status(VM)
+    platform.on("GET /vms", Answer(403, text="403 Forbidden"))
+    with pytest.raises(errors.BadProviderKey):
+        Client().vms()
+    assert len(platform.came) == 2
+
+
+def test_a_limit_on_the_rate_is_honoured_by_writes_too(platform: AnsweringServer) -> None:
+    platform.on("POST /vm/new_root", Answer(429, headers={"Retry-After": "1"}), made())
+    began = time.monotonic()
+    assert Client().new_root({}) == VM
+    assert time.monotonic() - began >= 1
+    assert len(platform.came) == 2
+
+
+def test_a_long_pause_is_left_to_the_caller(platform: AnsweringServer) -> None:
+    at = format_datetime(datetime.now(UTC) + timedelta(seconds=90), usegmt=True)
+    platform.on("POST /vm/new_root", Answer(429, headers={"Retry-After": at}))
+    with pytest.raises(errors.RateLimited) as caught:
+        Client().new_root({})
+    assert caught.value.retry
+    assert 80 < (caught.value.seconds or 0) <= 90
+    assert len(platform.came) == 1
+
+
+def test_nobody_there_means_that_nothing_happened(
+    platform: AnsweringServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("VERS_BASE_URL", f"http://127.0.0.1:{closed.getsockname()[1]}")
+        with pytest.raises(errors.ProviderAway) as caught:
+            Client().new_root({})
+    assert caught.value.retry
+    assert not isinstance(caught.value, errors.OutcomeUnknown)
+
+
+def test_too_slow_reads_are_repeated_and_writes_are_not(
+    platform: AnsweringServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asking, "QUICK", 0.2)
+    monkeypatch.setattr(asking, "SLOW", 0.4)
+    platform.on("GET /vms", Answer(json=[], seconds=0.6), Answer(json=[]))
+    assert Client().vms() == []
+    platform.on("POST /vm/new_root", Answer(201, {"vm_id": VM}, seconds=0.8))
+    with pytest.raises(errors.OutcomeUnknown):
+        Client().new_root({})
+    assert len(platform.came) == 3
+
+
+@pytest.mark.parametrize("vm_id", ["", "../vms", VM[:12], VM + "/x", "ä"])
+def test_ids_that_no_vm_has_are_not_asked_for(platform: AnsweringServer, vm_id: str) -> None:
+    with pytest.raises(errors.NoSuchMachine):
+        Client().status(vm_id)
+    assert not platform.came
+
+
+def test_nothing_secret_is_told(
+    platform: AnsweringServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    echo = f"no such key: Bearer {KEY} or {KEY.upper()}"
+    platform.on("GET /vms", no(400, echo))
+    platform.on("POST /vm/new_root", Answer(503, text=echo))
+    platform.on(f"GET /vm/{VM}/ssh_key", Answer(json={"ssh_private_key": "PRIVATE", "ssh_port": 1}))
+    told = []
+    for ask in (Client().vms, lambda: Client().new_root({})):
+        with pytest.raises(errors.ProviderError) as caught:
+            ask()
+        told += [str(caught.value), repr(caught.value)]
+    told += [repr(Client()), repr(asking.account()), repr(Client().ssh_key(VM)), caplog.text]
+    for text in told:
+        assert KEY[36:].lower() not in text.lower()
+        assert "PRIVATE" not in text
+
+
+# -- the provider --------------------------------------------------------------------------------
+
+
+def test_create_from_an_image(platform: AnsweringServer) -> None:
+    platform.on("POST /vm/new_root", made())
+    machine = Vers().create(SPEC)
+    labels = {"team": "blue", NAME_LABEL: "anna"}
+    assert (machine.id, machine.state, machine.labels) == (VM, MachineState.BOOTING, labels)
+    assert platform.came[0].body["vm_config"] == {
+        "vcpu_count": 2,
+        "mem_size_mib": 4096,
+        "fs_size_mib": 8192,
+        "labels": labels,
+    }
+
+
+@pytest.mark.parametrize(
+    ("word", "body"),
+    [
+        (COMMIT, {"commit_id": COMMIT}),
+        ("pi-agent:latest", {"ref": "pi-agent:latest"}),
+        ("golden", {"tag_name": "golden"}),
+    ],
+)
+def test_create_from_a_commit(platform: AnsweringServer, word: str, body: dict[str, str]) -> None:
+    platform.on("POST /vm/from_commit", made())
+    platform.on(f"PATCH /vm/{VM}/label", no(500, "not today"))
+    machine = Vers().create(Spec(name="anna", commit=word))
+    assert (machine.id, machine.state, machine.commit) == (VM, MachineState.RUNNING, word)
+    assert platform.came[0].body == body
+    assert platform.came[1].body == {"labels": {NAME_LABEL: "anna"}}
+
+
+def test_a_lost_creation_from_an_image_is_found_by_its_labels(platform: AnsweringServer) -> None:
+    ids = [f"aaaaaaaa-0000-4000-8000-0000000000{number:02}" for number in range(10, 17)]
+    mine = {**SPEC.labels, NAME_LABEL: "anna"}
+    old = (datetime.now(UTC) - timedelta(hours=1)).isoformat()
+    platform.on(
+        "GET /vms",
+        Answer(
+            json=[
+                vm(ids[0], labels=mine),
+                vm(ids[1], labels={NAME_LABEL: "bert"}),
+                vm(ids[2], labels=None),
+                vm(ids[3], labels=mine, owner_id=OTHER),
+                vm(ids[4], labels=mine, created_at=old),
+                vm(ids[5], labels=mine),
+                vm(ids[6]),
+            ]
+        ),
+    )
+    platform.on(
+        f"GET /vm/{ids[6]}/metadata", Answer(json={"vm_id": ids[6], "parent_commit_id": COMMIT})
+    )
+    found = Vers().find_created(SPEC, datetime.now(UTC), frozenset({ids[5]}))
+    assert [each.id for each in found] == [ids[0]]
+
+
+def test_a_lost_restore_is_found_by_its_commit(platform: AnsweringServer) -> None:
+    ids = [f"aaaaaaaa-0000-4000-8000-0000000000{number:02}" for number in range(20, 25)]
+    label = {NAME_LABEL: "bert"}
+    rows = [*(vm(each) for each in ids[:3]), vm(ids[3], labels=label), vm(ids[4], labels={})]
+    platform.on("GET /vms", Answer(json=rows))
+    platform.on("GET /repositories/pi/tags/latest", Answer(json={"commit_id": COMMIT}))
+    for vm_id, commit in ((ids[0], COMMIT), (ids[1], OTHER), (ids[4], COMMIT)):
+        facts = {"vm_id": vm_id, "parent_commit_id": commit, "ip": "fd00::1"}
+        platform.on(f"GET /vm/{vm_id}/metadata", Answer(json=facts))
+    spec = Spec(name="anna", commit="pi:latest")
+    found = Vers().find_created(spec, datetime.now(UTC), frozenset())
+    assert {each.id for each in found} == {ids[0], ids[4]}
+
+
+def test_branches_in_both_shapes(platform: AnsweringServer) -> None:
+    path = f"POST /vm/branch/by_vm/{VM}"
+    platform.on(path, Answer(201, {"vm_id": OTHER}))
+    assert [each.id for each in Vers().branch(VM)] == [OTHER]
+    platform.on(path, Answer(201, {"vms": [{"vm_id": OTHER}, {"vm_id": COMMIT}]}))
+    assert [each.parent_id for each in Vers().branch(VM, 2)] == [VM, VM]
+    assert platform.came[-1].query == {"count": ["2"]}
+    with pytest.raises(errors.PartlyDone) as caught:
+        Vers().branch(VM, 3)
+    assert caught.value.made == (OTHER, COMMIT)
+
+
+def test_commits(platform: AnsweringServer) -> None:
+    platform.on(f"POST /vm/{VM}/commit", Answer(201, {"commit_id": COMMIT}))
+    assert Vers().commit(VM, "golden") == COMMIT
+    assert platform.came[0].body == {"name": "golden"}
+
+    def page(came: Came) -> Answer:
+        rows = [
+            {"commit_id": str(uuid.UUID(int=number)), "name": "x", "parent_vm_id": OTHER}
+            for number in range(150)
+        ]
+        rows.append({"commit_id": COMMIT, "name": "golden", "parent_vm_id": VM})
+        offset = int(came.query["offset"][0])
+        return Answer(json={"commits": rows[offset : offset + 100]})
+
+    platform.on("GET /commits", page)
+    assert Vers().find_commits(VM, "golden") == [COMMIT]
+
+
+class Life:
+    """A VM whose state follows what is asked of it."""
+
+    def __init__(self, platform: AnsweringServer, state: str) -> None:
+        self.state, self.platform = state, platform
+        platform.on(f"GET /vm/{VM}/status", lambda _: Answer(json=vm(state=self.state)))
+
+    def obey(self, came: Came) -> Answer:
+        self.state = came.body["state"].lower()
+        return Answer()
+
+
+def test_pause_and_resume(platform: AnsweringServer) -> None:
+    life = Life(platform, "running")
+    platform.on(f"PATCH /vm/{VM}/state", life.obey)
+    Vers().pause(VM)
+    assert life.state == "paused"
+    Vers().pause(VM)
+    Vers().resume(VM)
+    Vers().resume(VM)
+    words = [came.body["state"] for came in platform.seen(f"PATCH /vm/{VM}/state")]
+    assert words == ["Paused", "Running"]
+
+
+def test_a_platform_that_only_knows_sleeping(platform: AnsweringServer) -> None:
+    life = Life(platform, "running")
+    text = "state: unknown variant `Paused`, expected `Sleeping` or `Running`"
+
+    def obey(came: Came) -> Answer:
+        return Answer(422, text=text) if came.body["state"] == "Paused" else life.obey(came)
+
+    platform.on(f"PATCH /vm/{VM}/state", obey)
+    Vers().pause(VM)
+    assert life.state == "sleeping"
+
+
+def test_a_pause_that_happened_though_503_was_answered(platform: AnsweringServer) -> None:
+    life = Life(platform, "running")
+
+    def obey(came: Came) -> Answer:
+        life.obey(came)
+        return Answer(503, text="503 Service unavailable")
+
+    platform.on(f"PATCH /vm/{VM}/state", obey)
+    Vers().pause(VM)
+    life.state = "running"
+    platform.on(f"PATCH /vm/{VM}/state", Answer(503, text="503 Service unavailable"))
+    with pytest.raises(errors.OutcomeUnknown):
+        Vers().pause(VM)
+
+
+@pytest.mark.parametrize(
+    ("word", "state"),
+    [
+        ("booting", MachineState.BOOTING),
+        ("Running", MachineState.RUNNING),
+        ("sleeping", MachineState.PAUSED),
+        ("dead", MachineState.STOPPED),
+        ("molten", MachineState.UNKNOWN),
+    ],
+)
+def test_states(platform: AnsweringServer, word: str, state: MachineState) -> None:
+    platform.on(f"GET /vm/{VM}/status", Answer(json=vm(state=word)))
+    assert Vers().state(VM).state is state
+
+
+def test_a_sleeping_vm_that_answers_409(platform: AnsweringServer) -> None:
+    text = "The requested VM is not currently running (node_id is null); is it sleeping?"
+    platform.on(f"GET /vm/{VM}/status", no(409, text))
+    assert Vers().state(VM).state is MachineState.PAUSED
+
+
+def test_the_list_tells_whose_they_are(platform: AnsweringServer) -> None:
+    rows = [vm(VM, labels={NAME_LABEL: "anna"}), vm(OTHER, owner_id=COMMIT)]
+    platform.on("GET /vms", Answer(json=rows))
+    first, second = Vers().list()
+    assert (first.name, first.mine, second.mine) == ("anna", True, False)
+    assert first.created_at is not None
+    assert abs(datetime.now(UTC) - first.created_at) < timedelta(minutes=1)
+
+
+def test_deleting_what_is_gone_is_no_error(platform: AnsweringServer) -> None:
+    platform.on(f"DELETE /vm/{VM}", no(403, "Forbidden"))
+    platform.on("GET /vms", Answer(json=[]))
+    keyring.keep_key(VM, "secret")
+    Vers().delete(VM)
+    assert keyring.key_of(VM) is None
+
+
+def test_deleting_what_is_not_ours_is_one(platform: AnsweringServer) -> None:
+    platform.on(f"DELETE /vm/{VM}", no(403, "Forbidden"))
+    platform.on(f"GET /vm/{VM}/status", no(403, "forbidden"))
+    platform.on("GET /vms", Answer(json=[vm()]))
+    with pytest.raises(errors.ProviderRefused, match="Forbidden"):
+        Vers().delete(VM)
+
+
+def test_deleting_with_a_bad_key_is_not_taken_for_done(platform: AnsweringServer) -> None:
+    gateway = Answer(403, text="403 Forbidden")
+    for what in (f"DELETE /vm/{VM}", f"GET /vm/{VM}/status", "GET /vms"):
+        platform.on(what, gateway)
+    with pytest.raises(errors.BadProviderKey):
+        Vers().delete(VM)
+
+
+def test_a_delete_whose_answer_was_lost_is_looked_after(platform: AnsweringServer) -> None:
+    platform.on(f"DELETE /vm/{VM}", Answer(503, text="503 Service unavailable"))
+    platform.on(f"GET /vm/{VM}/status", Answer(json=vm()), no(404, "not found"))
+    platform.on("GET /vms", Answer(json=[]))
+    Vers().delete(VM)
+    platform.on(f"GET /vm/{VM}/status", Answer(json=vm()))
+    with pytest.raises(errors.OutcomeUnknown):
+        Vers().delete(VM)
+
+
+def test_a_paused_vm_that_the_node_holds_on_to(platform: AnsweringServer) -> None:
+    life = Life(platform, "paused")
+    platform.on(f"DELETE /vm/{VM}", no(500, "http error: paused"), Answer(json={"vm_id": VM}))
+    platform.on(f"PATCH /vm/{VM}/state", life.obey)
+    Vers().delete(VM)
+    assert life.state == "running"
+
+
+def test_login_keeps_the_key_by_full_id(
+    platform: AnsweringServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    keys = [Answer(json={"ssh_private_key": text, "ssh_port": 28001}) for text in ("ONE", "TWO")]
+    platform.on(f"GET /vm/{VM}/ssh_key", *keys)
+    login = Vers().login(VM)
+    name = f"{VM}.vm.vers.sh"
+    assert (login.host, login.port, login.user, login.tls_name) == (name, 443, "root", name)
+    assert (login.private_key, login.host_key) == ("ONE", None)
+    assert Vers().login(VM).private_key == "ONE"
+    assert len(platform.came) == 1
+
+    assert login.keep is not None
+    login.keep("ssh-ed25519 AAAA")
+    login.keep("ssh-ed25519 BBBB")
+    monkeypatch.setenv("REEF_SSH_GATEWAY", "127.0.0.1")
+    monkeypatch.setenv("REEF_SSH_PORT", "8443")
+    monkeypatch.setenv("REEF_SSH_DOMAIN", "vm.test")
+    monkeypatch.setenv("REEF_SSH_CA_FILE", "/ca.pem")
+    again = Vers().login(VM, fresh=True)
+    assert (again.private_key, again.host_key) == ("TWO", "ssh-ed25519 AAAA")
+    assert (again.host, again.port, again.trust) == ("127.0.0.1", 8443, "/ca.pem")
+    assert again.tls_name == Vers().address(VM) == f"{VM}.vm.test"
+
+    folder = tmp_path / "vers-ssh"
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert {each.name for each in folder.iterdir()} == {f"{VM}.key", f"{VM}.host"}
+    assert {stat.S_IMODE(each.stat().st_mode) for each in folder.iterdir()} == {0o600}
+
+
+def test_keys_of_vms_that_vanished_are_swept_in_the_end(
+    platform: AnsweringServer, tmp_path: Path
+) -> None:
+    platform.on("GET /vms", Answer(json=[vm(VM)]))
+    for vm_id in (VM, OTHER, COMMIT):
+        keyring.keep_key(vm_id, "secret")
+    keyring.keep_host_key(OTHER, "ssh-ed25519 AAAA")
+    for vm_id in (VM, OTHER):
+        for file in (tmp_path / "vers-ssh").glob(f"{vm_id}.*"):
+            os.utime(file, (1, 1))
+    Vers().list()
+    left = {file.name for file in (tmp_path / "vers-ssh").iterdir()}
+    assert left == {f"{VM}.key", f"{COMMIT}.key"}, "a list may leave one out for a moment"
+
+
+def test_a_paused_vm_has_no_login(platform: AnsweringServer) -> None:
+    Life(platform, "paused")
+    platform.on(f"GET /vm/{VM}/ssh_key", no(500, "db error: paused"))
+    with pytest.raises(errors.ProviderRefused, match="is paused"):
+        Vers().login(VM)
+    assert len(platform.seen(f"GET /vm/{VM}/ssh_key")) == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "good", "words"),
+    [
+        (Answer(json={"valid": True, "message": "API key is valid"}), True, "is valid"),
+        (Answer(json={"valid": False, "message": "revoked"}), False, "revoked"),
+        (no(401, "invalid"), False, "invalid"),
+        (Answer(403, text="403 Forbidden"), False, "does not know"),
+        (Answer(404), True, "1 VMs"),
+        (Answer(405), True, "1 VMs"),
+    ],
+)
+def test_the_test_button(platform: AnsweringServer, answer: Answer, good: bool, words: str) -> None:
+    platform.on("POST /keys/validate", answer)
+    platform.on("GET /vms", Answer(json=[vm()]))
+    verdict = check_key(None)
+    assert verdict.good is good
+    assert words in verdict.text
+    finding = checks.run("VERS_API_KEY")
+    assert finding.good is good
+    assert words in finding.text
+
+
+def test_the_test_button_when_nobody_can_tell(platform: AnsweringServer) -> None:
+    platform.on("POST /keys/validate", Answer(503, text="503 Service unavailable"))
+    with pytest.raises(errors.ProviderAway):
+        Vers().check()
+    assert checks.run("VERS_API_KEY").good is None

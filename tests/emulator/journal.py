@@ -1,0 +1,31 @@
+"""What was asked and answered, for tests to look at."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Heard:
+    """One request and the status of its answer."""
+
+    op: str
+    method: str
+    path: str
+    status: int
+    milliseconds: float
+    request_id: str
+    at: float
+
+
+@dataclass
+class Journal:
+    """The newest requests, and answers that did not fit the description."""
+
+    heard: deque[Heard] = field(default_factory=lambda: deque(maxlen=5000))
+    violations: list[str] = field(default_factory=list)
+
+    def clear(self) -> None:
+        self.heard.clear()
+        self.violations.clear()

@@ -1,0 +1,74 @@
+"""Which processes of this machine are an emulator's own, and their end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from pathlib import Path
+
+# Every process of an emulator but those started over SSH has this in its environment.
+TAG = "VM_EMULATOR_TAG"
+
+
+def with_mark(name: str, value: str) -> list[int]:
+    """Pids of living processes whose environment holds this, but not our own."""
+    wanted = f"{name}={value}".encode()
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        with contextlib.suppress(OSError):
+            if wanted in (entry / "environ").read_bytes().split(b"\0"):
+                found.append(int(entry.name))
+    return found
+
+
+def parents() -> dict[int, int]:
+    """The parent of each process."""
+    table = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError, IndexError, ValueError):
+                text = (entry / "stat").read_text()
+                table[int(entry.name)] = int(text.rpartition(")")[2].split()[1])
+    return table
+
+
+def family(roots: list[int]) -> list[int]:
+    """These processes and all below them."""
+    table, found = parents(), set(roots)
+    while more := {pid for pid, parent in table.items() if parent in found} - found:
+        found |= more
+    return sorted(found)
+
+
+def end_all(tag: str) -> None:
+    """Kill whatever carries the tag, and wait until it is gone."""
+    end = time.monotonic() + 10
+    while (left := with_mark(TAG, tag)) and time.monotonic() < end:
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.02)
+
+
+def started(pid: int) -> str:
+    """When it was started; empty if it does not run (any longer)."""
+    try:
+        facts = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if facts[0] in ("Z", "X") else facts[19]
+
+
+def note(pid: int, file: Path) -> None:
+    """Write down a process, so that it is known again even under another number's reuse."""
+    file.write_text(f"{pid} {started(pid)}")
+
+
+def noted(file: Path) -> list[int]:
+    """The process of `note`, if it still runs."""
+    words = file.read_text().split() if file.exists() else []
+    return [int(words[0])] if len(words) == 2 and started(int(words[0])) == words[1] else []

@@ -1,0 +1,61 @@
+"""Ports that VMs find at the bridge and that lead to the loopback, where VMs cannot reach."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+LOOPBACK = "127.0.0.1"
+CHUNK = 1 << 16
+
+
+@dataclass
+class Relay:
+    """`port` of the bridge leads to `target`: a port, or a file in which it stands."""
+
+    port: int
+    target: int | Path
+    _server: asyncio.Server | None = field(default=None, repr=False)
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """From PORT=HERE."""
+        port, _, target = text.partition("=")
+        if not port.isdecimal() or not target:
+            raise argparse.ArgumentTypeError(f"{text}: it must be PORT=PORT or PORT=FILE")
+        return cls(int(port), int(target) if target.isdecimal() else Path(target))
+
+    async def listen(self, address: str) -> None:
+        """Take connections at this address."""
+        self._server = await asyncio.start_server(self._serve, address, self.port)
+
+    def close(self) -> None:
+        """Take no more."""
+        if self._server:
+            self._server.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            port = self.target if isinstance(self.target, int) else int(self.target.read_text())
+            here, there = await asyncio.open_connection(LOOPBACK, port)
+        except (OSError, ValueError):
+            writer.transport.abort()
+            return
+        try:
+            await asyncio.gather(_pass_on(reader, there), _pass_on(here, writer))
+        finally:
+            for each in (writer, there):
+                each.transport.abort()
+
+
+async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """To the end, and tell the other side of it: an answer may still come."""
+    with contextlib.suppress(OSError):
+        while data := await reader.read(CHUNK):
+            writer.write(data)
+            await writer.drain()
+        writer.write_eof()

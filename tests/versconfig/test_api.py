@@ -1,0 +1,310 @@
+"""The API of configuration: scopes, explain, impact, history, who may do what."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from django.test import Client
+
+from reef_site.auth import make_operator
+from tests.conftest import Api
+from tests.versconfig.conftest import plant
+from versconfig import checks, keys
+from versconfig.checks import Finding
+from versconfig.exceptions import Unset
+from versconfig.models import Setting, Version
+from vmtree import tokens
+from vmtree.models import Category, Node
+
+SECRET = "sk-test-0123456789-abcdefghij"
+MODEL = "REEF_AGENT_MODEL"
+
+
+def put(api: Api, name: str, value: object, **more: object) -> Any:
+    return api.client.put(
+        f"/vers-config/{name}", {"value": value, **more}, content_type="application/json"
+    )
+
+
+def as_node(node: Node) -> Api:
+    found = Api()
+    token = tokens.issue(node, made_by="tests")
+    found.client = Client(headers={"authorization": f"Bearer {token}"})
+    return found
+
+
+def test_a_put_says_who_it_changes(api: Api, database: str) -> None:
+    root = plant("root")
+    plant("low", "root")
+    plant("ada", "low", Category.LIEUTENANT)
+    plant("other")
+    assert put(api, MODEL, "p/own", scope="subtree", vm="low").status_code == 200
+
+    answer = put(api, MODEL, "p/root", scope="subtree", vm="root", dryRun=True).json()
+    assert answer["impact"] == {
+        "changes": True,
+        "before": None,
+        "after": "p/root",
+        "count": 1,
+        "names": ["root"],
+        "keepTheirOwn": 2,
+        "shadowedBy": None,
+        "takesEffect": "with the next start of an agent",
+        "restart": [],
+    }
+    assert Setting.objects.count() == 1
+
+    answer = put(api, MODEL, "p/fleet").json()
+    assert answer["effective"] is True
+    assert (answer["impact"]["count"], answer["impact"]["keepTheirOwn"]) == (2, 2)
+    assert put(api, MODEL, "p/fleet").json()["impact"]["changes"] is False
+    assert Version.objects.count() == 2
+
+    answer = put(api, MODEL, "p/fleet", scope="vm", vm="other").json()
+    assert answer["impact"]["changes"] is False
+    assert Setting.objects.filter(node=root).count() == 0
+
+
+def test_what_the_environment_shadows_says_so(
+    api: Api, db: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-of-the-environment")
+
+    answer = put(api, "openai_api_key", SECRET).json()
+
+    assert (answer["effective"], answer["note"]) == (
+        False,
+        "stored, but the environment shadows it",
+    )
+    chain = api.get("/vers-config/explain/OPENAI_API_KEY").json()["chain"]
+    assert [(each["where"], each["effective"], each["shadowedBy"]) for each in chain] == [
+        ("the environment", True, None),
+        ("store, the fleet", False, "the environment"),
+        ("default", False, None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "said"),
+    [
+        ({"value": "0"}, 400, "value: must be a whole number from 1 to 256"),
+        ({"value": "2", "scope": "galaxy"}, 400, "scope: must be one of fleet, subtree, vm, lie"),
+        ({"value": "2", "scope": "vm"}, 400, "vm: the scope vm needs the id of a VM"),
+        ({"value": "2", "scope": "fleet", "vm": "web"}, 400, "vm: the fleet's scope has none"),
+        ({"value": "2", "scope": "lieutenant", "vm": "web"}, 400, "vm: web is no lieutenant"),
+        ({"value": "2", "vm": "nobody"}, 404, "VM not found"),
+        ({"value": "2", "vm": 5}, 400, "scope: scope and vm must be strings"),
+        ({"value": "2", "scope": []}, 200, ""),
+        ({"value": "2", "scope": ["vm"]}, 400, "scope: scope and vm must be strings"),
+        ({"value": "2", "seen": "x"}, 400, "seen: must be the number of a version, or null"),
+        ({"value": "2", "dryRun": "yes"}, 400, "dryRun: must be true or false"),
+        ({"value": ["2"]}, 400, "value must be a string"),
+        (["value"], 400, "value must be a string"),
+    ],
+)
+def test_bad_input_is_named(api: Api, db: None, body: object, status: int, said: str) -> None:
+    plant("web")
+
+    answer = api.client.put("/vers-config/REEF_VM_VCPUS", body, content_type="application/json")
+
+    assert answer.status_code == status
+    assert answer.json().get("error", "").startswith(said)
+
+
+def test_what_holds_for_the_whole_fleet_has_no_scopes(api: Api, db: None) -> None:
+    plant("web")
+
+    answer = put(api, "REEF_MAX_VMS", "5", vm="web")
+
+    assert answer.status_code == 400
+    assert "holds for the whole fleet" in answer.json()["error"]
+
+
+def test_history_undo_and_put_back(api: Api, db: None) -> None:
+    for text in ("p/one", "p/two"):
+        put(api, MODEL, text)
+    api.client.delete(f"/vers-config/{MODEL}")
+    third, second, first = api.get("/vers-config/history").json()["history"]
+    assert [(each["what"], each["value"], each["actor"]) for each in (first, second, third)] == [
+        ("set", "p/one", "root token"),
+        ("set", "p/two", "root token"),
+        ("removed", None, "root token"),
+    ]
+
+    assert api.post(f"/vers-config/history/{first['id']}/undo").status_code == 409
+    undone = api.post(f"/vers-config/history/{third['id']}/undo").json()
+    assert (undone["what"], undone["value"]) == ("undone", "p/two")
+    assert Setting.objects.get().clear == "p/two"
+    again = api.post(f"/vers-config/history/{undone['id']}/undo").json()
+    assert (again["what"], again["value"]) == ("undone", None)
+    assert not Setting.objects.exists()
+    back = api.post(f"/vers-config/history/{first['id']}/put-back").json()
+    assert (back["what"], back["value"]) == ("put_back", "p/one")
+    assert Setting.objects.get().clear == "p/one"
+    assert api.post("/vers-config/history/999999/undo").status_code == 404
+    page = api.get("/vers-config/history?limit=2").json()
+    assert (page["count"], page["next"]) == (2, page["history"][1]["id"])
+
+
+def test_who_was_quicker_is_not_overwritten(api: Api, db: None) -> None:
+    first = put(api, MODEL, "p/one", seen=None).json()["version"]
+    assert put(api, MODEL, "p/two", seen=None).status_code == 409
+    assert put(api, MODEL, "p/two", seen=first).status_code == 200
+    answer = put(api, MODEL, "p/three", seen=first)
+    assert answer.status_code == 409
+    assert "was changed by root token meanwhile" in answer.json()["error"]
+
+
+def test_nodes_read_masked_values_and_write_about_themselves(api: Api, db: None) -> None:
+    plant("mine")
+    mine, low, other = plant("me", "mine"), plant("low", "me"), plant("other")
+    put(api, "VERS_API_KEY", SECRET)
+    node = as_node(mine)
+
+    assert node.get("/vers-config/").json()["apiKey"] == "sk-test..."
+    for path in ("resolve/VERS_API_KEY", "resolve/VERS_BASE_URL"):
+        assert node.get(f"/vers-config/{path}").status_code == 403
+    assert node.post("/vers-config/test/VERS_API_KEY").status_code == 403
+    assert SECRET not in node.get("/vers-config/explain/VERS_API_KEY").content.decode()
+
+    assert put(node, MODEL, "p/me", vm="me").status_code == 200
+    assert put(node, MODEL, "p/low", scope="subtree", vm="low").status_code == 200
+    assert node.get(f"/vers-config/explain/{MODEL}").json()["value"] == "p/me"
+    for target in ({}, {"vm": "other"}, {"vm": "mine"}):
+        answer = put(node, MODEL, "p/x", **target)
+        assert answer.status_code == 403, target
+        assert answer.json()["error"].startswith("rule: ")
+    # What says where secrets go is for operators, even for oneself.
+    for name, value in (
+        ("VERS_BASE_URL", "http://evil.example"),
+        ("REEF_NPM_REGISTRY", "http://x"),
+    ):
+        assert put(node, name, value, scope="subtree", vm="me").status_code == 403
+        assert put(node, name, value, vm="me", dryRun=True).status_code == 403
+    newest = Version.objects.filter(node=None).latest("id")
+    assert node.post(f"/vers-config/history/{newest.pk}/undo").status_code == 403
+    assert low.pk
+    assert other.pk
+
+
+def test_no_answer_but_resolve_shows_a_secret(api: Api, db: None) -> None:
+    plant("web")
+    put(api, "VERS_API_KEY", SECRET)
+    put(api, "VERS_API_KEY", SECRET + "2", scope="vm", vm="web")
+    paths = [
+        "",
+        "keys",
+        "settings",
+        "history",
+        "explain/VERS_API_KEY",
+        "explain/VERS_API_KEY?vm=web",
+    ]
+
+    for path in paths:
+        answer = api.get(f"/vers-config/{path}")
+        assert answer.status_code == 200, path
+        assert SECRET[:9] not in answer.content.decode(), path
+    assert "sk-test" not in api.get("/vers-config/history").content.decode()
+    found = api.get("/vers-config/resolve/VERS_API_KEY?vm=web").json()
+    assert found == {"key": "VERS_API_KEY", "value": SECRET + "2", "source": "store"}
+
+
+def test_a_url_with_a_password_is_a_secret(api: Api, db: None) -> None:
+    plant("web")
+    url = "https://ada:pass-w%40rd@mirror.example/npm/@scope/"
+    put(api, "REEF_NPM_REGISTRY", url)
+    put(api, "REEF_NPM_REGISTRY", url + "2", scope="vm", vm="web")
+
+    row = Setting.objects.get(node=None)
+    assert (row.clear, row.text()) == ("", url)
+    for path in ("settings", "history", "explain/REEF_NPM_REGISTRY?vm=web"):
+        said = api.get(f"/vers-config/{path}").content.decode()
+        assert "pass-w" not in said, path
+        assert "ada:" not in said, path
+    shown = api.get("/vers-config/explain/REEF_NPM_REGISTRY").json()["value"]
+    assert shown.startswith("https://…@")
+    refused = put(api, "REEF_NPM_REGISTRY", "https://ada:pass-word@")
+    assert refused.status_code == 400
+    assert "pass-word" not in refused.content.decode()
+
+
+def test_a_refused_secret_is_not_repeated(api: Api, db: None) -> None:
+    answer = put(api, "VERS_API_KEY", f"{SECRET}\n{SECRET}")
+
+    assert answer.status_code == 400
+    assert SECRET not in answer.content.decode()
+
+
+def test_the_test_button(api: Api, db: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "_checks", {})
+    asked: list[Node | None] = []
+
+    def check(node: Node | None) -> Finding:
+        asked.append(node)
+        if node:
+            raise Unset(f"nobody knows {SECRET}")
+        return Finding(True, f"It is good, that {SECRET}.")
+
+    assert api.post("/vers-config/test/VERS_API_KEY").status_code == 404
+    checks.register("VERS_API_KEY", check)
+    unset = api.post("/vers-config/test/VERS_API_KEY").json()
+    assert (unset["good"], unset["text"]) == (False, "VERS_API_KEY is not set.")
+    put(api, "VERS_API_KEY", SECRET)
+
+    assert api.post("/vers-config/test/vers_api_key").json() == {
+        "key": "VERS_API_KEY",
+        "good": True,
+        "text": "It is good, that […].",
+    }
+    plant("web")
+    said = api.post("/vers-config/test/VERS_API_KEY?vm=web").json()
+    assert (said["good"], said["text"]) == (None, "nobody knows […]")
+    assert [node and node.vm_id for node in asked] == [None, "web"]
+
+
+def test_keys_and_unknown_paths(api: Api, db: None) -> None:
+    found = api.get("/vers-config/keys").json()
+    assert found["count"] == len(found["keys"])
+    assert found["keys"][0]["files"][0] == "~/.vers/keys.json, keys.VERS_API_KEY"
+    assert api.get("/vers-config/a/b/c").status_code == 404
+    assert api.get("/vers-config/explain/NOPE").json() == {"error": "Unknown config key: NOPE"}
+    assert Client().get("/vers-config/keys").status_code == 401
+
+
+HOSTILE = [
+    *("\0", "\ud800", "a\nb", "$(id)", "`id`", "'; DROP TABLE x; --", '"', "\\", "%s", "{{ x }}"),
+    *("<script>", "é" * 300, "x" * 20_000, "\u202e", "😀", "../../etc/passwd", " ", "-", "0"),
+]
+
+
+def test_hostile_texts_are_taken_or_refused_in_words(api: Api, database: str) -> None:
+    plant("web")
+    for text in HOSTILE:
+        set_everywhere(api, text)
+        ask_everywhere(api, quote(text.encode("utf-8", "replace"), safe="")[:2000])
+
+
+def set_everywhere(api: Api, text: str) -> None:
+    for name in {(key.kind, key.secret): key.name for key in keys.ALL.values()}.values():
+        answer = put(api, name, text)
+        assert answer.status_code in (200, 400), (name, text, answer.content)
+        if answer.status_code == 200 and text.strip():
+            assert api.get(f"/vers-config/resolve/{name}").json()["value"] == text.strip()
+    for more in ({"vm": text}, {"scope": text}, {"scope": "vm", "vm": text}):
+        assert put(api, MODEL, "p/x", **more).status_code in (200, 400, 404), more
+
+
+def ask_everywhere(api: Api, quoted: str) -> None:
+    for path in (
+        *(f"/vers-config/{quoted}", f"/vers-config/resolve/{quoted}", f"/vers-config/?vm={quoted}"),
+        *(f"/vers-config/history?key={quoted}", f"/vers-config/history?vm={quoted}"),
+        *(f"/vers-config/settings?vm={quoted}", f"/vers-config/explain/{MODEL}?vm={quoted}"),
+    ):
+        assert api.get(path).status_code in (200, 400, 404), path
+    assert api.delete(f"/vers-config/{quoted}").status_code == 404
+    person = Client()
+    person.force_login(make_operator())
+    assert person.get(f"/config/?vm={quoted}").status_code == 200
+    assert person.get(f"/config/{MODEL}/?vm={quoted}").status_code in (200, 404)

@@ -1,0 +1,134 @@
+"""`import_config`, and the questions that model providers are asked."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.management import call_command
+from django.core.management.base import CommandError
+
+from tests.versconfig.conftest import write
+from versconfig import model_keys
+from versconfig.checks import run
+from versconfig.models import Setting, Version
+from versconfig.services import config, put, wish_of
+
+SECRET = "sk-test-0123456789-abcdefghij"
+
+
+def imported(*words: str) -> str:
+    out = StringIO()
+    call_command("import_config", *words, stdout=out, stderr=out)
+    return out.getvalue()
+
+
+def test_an_import_shows_first_what_it_would_do(db: None, home: Path) -> None:
+    write(home, "keys.json", {"keys": {"VERS_API_KEY": SECRET}})
+    write(home, "config.json", {"baseUrl": "http://one", "versApiKey": "sk-another-one-0123"})
+    put(wish_of("VERS_BASE_URL", "http://two"), by="tests")
+
+    said = imported()
+
+    assert said.splitlines() == [
+        "VERS_API_KEY = sk-test...  (~/.vers/keys.json, keys.VERS_API_KEY)  set",
+        "VERS_BASE_URL = http://one  (~/.vers/config.json, baseUrl)  replace",
+        "Nothing was changed; --apply does it.",
+    ]
+    assert Setting.objects.get().clear == "http://two"
+
+    assert "2 settings were stored." in imported("--apply")
+    write(home, "keys.json", {})
+    write(home, "config.json", {})
+    assert config.secret("VERS_API_KEY") == SECRET
+    assert config.text("VERS_BASE_URL") == "http://one"
+    newest = Version.objects.latest("id")
+    assert (newest.what, newest.actor) == ("imported", "import_config")
+    assert "The files hold nothing that reef knows." in imported()
+
+
+def test_a_second_import_changes_nothing(db: None, home: Path) -> None:
+    write(home, "agent-services.json", {"infraUrl": "http://roof", "authToken": SECRET})
+    imported("--apply")
+
+    said = imported("--apply")
+
+    assert said.count("stored already") == 2
+    assert "0 settings were stored." in said
+    assert Version.objects.count() == 2
+
+
+def test_what_is_broken_is_told_and_the_rest_is_imported(db: None, home: Path) -> None:
+    write(home, "keys.json", '{"keys": {"VERS_API_KEY": "sk-sec')
+    write(home, "config.json", {"baseUrl": "no url"})
+    write(home, "agent-services.json", {"infraUrl": "http://roof", "authToken": 5})
+    out = StringIO()
+
+    with pytest.raises(CommandError, match="Not everything could be read"):
+        call_command("import_config", "--apply", stdout=out, stderr=out)
+
+    said = out.getvalue()
+    assert "keys.json: is not JSON" in said
+    assert "refused: must be a URL" in said
+    assert "authToken: must be a text" in said
+    assert "sk-sec" not in said
+    assert config.text("VERS_INFRA_URL") == "http://roof"
+
+
+@pytest.fixture
+def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Takes one key; says 500 to `away`."""
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            known = {"Bearer sk-good-0123456789": 200, "Bearer sk-away-0123456789": 500}
+            self.send_response(known.get(self.headers["Authorization"], 401))
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    url = f"http://127.0.0.1:{server.server_port}/v1/models"
+    monkeypatch.setitem(model_keys.QUESTIONS, "OPENAI_API_KEY", model_keys.Question(url))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("key", "good", "said"),
+    [
+        ("sk-good-0123456789", True, "127.0.0.1 takes this key."),
+        ("sk-else-0123456789", False, "127.0.0.1 refuses this key (HTTP 401)."),
+        ("sk-away-0123456789", None, "127.0.0.1 answered HTTP 500; try again later."),
+    ],
+)
+def test_a_model_provider_is_asked(
+    db: None, provider: Any, key: str, good: bool | None, said: str
+) -> None:
+    put(wish_of("OPENAI_API_KEY", key), by="tests")
+
+    found = run("OPENAI_API_KEY")
+
+    assert (found.good, found.text) == (good, said)
+
+
+def test_a_model_provider_that_is_away(db: None, provider: Any) -> None:
+    provider.shutdown()
+    provider.server_close()
+    put(wish_of("OPENAI_API_KEY", "sk-good-0123456789"), by="tests")
+
+    found = run("OPENAI_API_KEY")
+
+    assert (found.good, found.text) == (None, "127.0.0.1 could not be asked (ConnectError).")

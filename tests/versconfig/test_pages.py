@@ -1,0 +1,252 @@
+"""The pages: sources side by side, the question before a change, history, the test button."""
+
+from __future__ import annotations
+
+import html
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.test import Client
+
+from reef_site.auth import make_operator
+from tests.versconfig.conftest import plant, write
+from versconfig import checks
+from versconfig.checks import Finding
+from versconfig.models import Scope, Setting, Version
+from versconfig.services import Target, put, wish_of
+from vmtree import services as tree
+from vmtree.models import Category, Node
+
+SECRET = "sk-test-0123456789-abcdefghij"
+MODEL = "REEF_AGENT_MODEL"
+
+
+@pytest.fixture
+def client(db: None) -> Client:
+    client = Client()
+    client.force_login(make_operator())
+    return client
+
+
+def store(name: str, text: str, scope: str = "fleet", node: Node | None = None) -> Version:
+    made = put(wish_of(name, text, Target(Scope(scope), node)), by="ada")
+    assert made is not None
+    return made
+
+
+def seen_in(answer: Any) -> str:
+    """The text of a page, without its tags."""
+    assert answer.status_code < 500
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", answer.content.decode())).split())
+
+
+def fields(answer: Any) -> dict[str, str]:
+    """The hidden fields of a page's last form."""
+    form = answer.content.decode().rpartition("<form")[2]
+    found = re.findall(r'<input type="hidden" name="([^"]+)" value="([^"]*)"', form)
+    return {name: html.unescape(value) for name, value in found}
+
+
+def test_nobody_sees_it_who_is_not_signed_in(db: None) -> None:
+    for path in ("/config/", "/config/history/", f"/config/{MODEL}/"):
+        assert Client().get(path).status_code == 302
+    assert Client().post(f"/config/{MODEL}/save", {"scope": "fleet"}).status_code == 302
+
+
+def test_sources_stand_side_by_side(
+    client: Client, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VERS_API_KEY", SECRET)
+    store("VERS_API_KEY", "sk-stored-0123456789-abcdefg")
+    write(home, "keys.json", {"keys": {"VERS_API_KEY": "sk-filed-0123456789-abcdefg"}})
+    write(home, "config.json", "{broken")
+
+    answer = client.get("/config/")
+    said = seen_in(answer)
+
+    assert "sk-test..." in said
+    assert "sk-stor..." in said
+    assert "sk-fil..." in said
+    assert "stored, but shadowed" in said
+    assert "~/.vers/config.json: is not JSON" in said
+    for secret in (SECRET, "sk-stored", "sk-filed"):
+        assert secret not in answer.content.decode()
+    assert answer.headers["Cache-Control"].startswith("max-age=0")
+
+
+def test_whose_configuration_is_chosen_by_id_or_name(client: Client) -> None:
+    plant("web-1")
+    plant("web-2")
+    assert "of web-1 (swarm VM)" in seen_in(client.get("/config/?vm=web-1"))
+    both = seen_in(client.get("/config/?vm=WEB"))
+    assert "Which one? web-1 web-1 · swarm VM web-2" in both
+    assert "There is no VM or lieutenant “nobody”" in seen_in(client.get("/config/?vm=nobody"))
+
+
+def test_one_key_shows_the_whole_chain(client: Client) -> None:
+    plant("root")
+    ada = plant("ada", "root", Category.LIEUTENANT)
+    store(MODEL, "p/fleet")
+    store(MODEL, "p/root", "subtree", tree.find("root"))
+
+    said = seen_in(client.get(f"/config/{MODEL}/?vm={ada.vm_id}"))
+
+    assert "subtree of root p/root in effect" in said
+    assert "the fleet p/fleet shadowed by store, subtree of root" in said
+    assert "lieutenant ada nothing" in said
+    assert "the lieutenant ada alone" in said
+
+
+def test_a_long_line_shows_the_subtrees_that_count(client: Client) -> None:
+    for number in range(30):
+        plant(f"v{number}", f"v{number - 1}" if number else "")
+    store(MODEL, "p/top", "subtree", tree.find("v0"))
+
+    said = seen_in(client.get(f"/config/{MODEL}/?vm=v29"))
+
+    assert "subtree of v0 p/top in effect" in said
+    assert "subtree of v22 nothing" in said
+    assert "subtree of v21" not in said
+    assert "21 more subtrees above have nothing." in said
+
+
+def test_a_change_is_shown_before_it_is_made(client: Client) -> None:
+    plant("root")
+    plant("low", "root")
+    store(MODEL, "p/low", "vm", tree.find("low"))
+
+    question = client.post(
+        f"/config/{MODEL}/preview", {"value": "p/new", "scope": "subtree", "vm": "root"}
+    )
+    said = seen_in(question)
+    assert f"Set {MODEL} for subtree of root?" in said
+    assert "1 of the VMs and lieutenants there are: root." in said
+    assert "1 below keeps its own nearer value." in said
+    assert "No agent that runs now is concerned." in said
+    assert Setting.objects.count() == 1
+
+    answer = client.post(f"/config/{MODEL}/save", fields(question))
+    assert answer.headers["Location"] == f"/config/{MODEL}/?vm=root"
+    assert Setting.objects.get(scope="subtree").clear == "p/new"
+    assert Version.objects.latest("id").actor == "admin"
+    assert f"{MODEL} is stored for subtree of root." in seen_in(client.get("/config/"))
+
+
+def test_a_secret_waits_sealed_for_its_confirmation(client: Client) -> None:
+    question = client.post("/config/VERS_API_KEY/preview", {"value": SECRET, "scope": "fleet"})
+    assert SECRET not in question.content.decode()
+    assert "Then sk-test..." in seen_in(question)
+    given = fields(question)
+    # It is good for this key alone.
+    other = client.post("/config/OPENAI_API_KEY/save", given)
+    assert other.status_code == 409
+
+    client.post("/config/VERS_API_KEY/save", given)
+
+    assert Setting.objects.get().text() == SECRET
+    for path in ("/config/", "/config/VERS_API_KEY/", "/config/history/"):
+        assert SECRET not in client.get(path).content.decode(), path
+    assert "sk-test" not in client.get("/config/history/").content.decode()
+
+
+def test_who_was_quicker_is_not_overwritten(client: Client) -> None:
+    question = client.post(f"/config/{MODEL}/preview", {"value": "p/mine", "scope": "fleet"})
+    store(MODEL, "p/quicker")
+
+    answer = client.post(f"/config/{MODEL}/save", fields(question))
+
+    assert answer.status_code == 409
+    assert "was changed by ada meanwhile" in seen_in(answer)
+    assert Setting.objects.get().clear == "p/quicker"
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("plenty", "must be a whole number from 1 to 256"),
+        ("", "value: is empty; to take a stored value away, use Remove"),
+    ],
+)
+def test_bad_values_come_back_with_what_is_wrong(client: Client, value: str, said: str) -> None:
+    answer = client.post("/config/REEF_VM_VCPUS/preview", {"value": value, "scope": "fleet"})
+    assert answer.status_code == 400
+    assert said in seen_in(answer)
+    assert f'value="{value}"' in answer.content.decode()
+    refused = client.post(
+        "/config/VERS_API_KEY/preview", {"value": f"{SECRET}\0", "scope": "fleet"}
+    )
+    assert refused.status_code == 400
+    assert SECRET not in refused.content.decode()
+
+
+def test_remove_undo_and_put_back(client: Client) -> None:
+    plant("low")
+    store(MODEL, "p/fleet")
+    made = store(MODEL, "p/low", "vm", tree.find("low"))
+
+    question = client.post(
+        f"/config/{MODEL}/preview", {"remove": "yes", "scope": "vm", "target": "low"}
+    )
+    assert "Remove REEF_AGENT_MODEL of VM low? Now p/low Then p/fleet" in seen_in(question)
+    client.post(f"/config/{MODEL}/save", fields(question))
+    assert Setting.objects.count() == 1
+
+    removed = Version.objects.latest("id")
+    assert "Undo what admin did" in seen_in(client.get(f"/config/history/{removed.pk}/undo"))
+    client.post(f"/config/history/{removed.pk}/undo")
+    assert Setting.objects.get(node__isnull=False).clear == "p/low"
+    store(MODEL, "p/other", "vm", tree.find("low"))
+    assert client.post(f"/config/history/{removed.pk}/undo").status_code == 409
+    client.post(f"/config/history/{made.pk}/put-back")
+    assert Setting.objects.get(node__isnull=False).clear == "p/low"
+    assert client.get("/config/history/99999/undo").status_code == 404
+
+
+def test_what_a_removed_vm_left_behind_can_be_removed(client: Client) -> None:
+    plant("gone")
+    store("OPENAI_API_KEY", SECRET, "vm", tree.find("gone"))
+    tree.remove("gone", by="tests")
+    assert "VM gone (removed)" in seen_in(client.get("/config/OPENAI_API_KEY/"))
+
+    question = client.post(
+        "/config/OPENAI_API_KEY/preview", {"remove": "yes", "scope": "vm", "target": "gone"}
+    )
+    client.post("/config/OPENAI_API_KEY/save", fields(question))
+
+    assert not Setting.objects.exists()
+    newest = Version.objects.latest("id")
+    assert client.post(f"/config/history/{newest.pk}/undo").status_code == 409
+
+
+def test_the_test_button(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "_checks", {})
+    checks.register("VERS_API_KEY", lambda _: Finding(False, "The provider refuses it."))
+    assert "Test it" not in seen_in(client.get("/config/VERS_API_KEY/"))
+    store("VERS_API_KEY", SECRET)
+    assert "Test it" in seen_in(client.get("/config/VERS_API_KEY/"))
+
+    answer = client.post("/config/VERS_API_KEY/test", {"from": "index"}, follow=True)
+
+    assert "VERS_API_KEY: The provider refuses it." in seen_in(answer)
+
+
+def test_hostile_values_are_escaped(client: Client) -> None:
+    name = "<script>alert(1)</script>"
+    tree.create(tree.NewNode(name, Category.SWARM_VM, vm_id="x<b>"), by="tests")
+    store("VERS_AGENT_NAME", name)
+    store("REEF_VM_REGION", "eu", "subtree", tree.find("x<b>"))
+
+    for path in (
+        "/config/",
+        "/config/?vm=x<b>",
+        "/config/REEF_VM_REGION/?vm=x<b>",
+        "/config/history/",
+    ):
+        assert "<script>alert" not in client.get(path).content.decode()
+
+
+def test_unknown_keys_and_vms_are_404(client: Client) -> None:
+    assert client.get("/config/NOPE/").status_code == 404
+    assert client.get(f"/config/{MODEL}/?vm=nobody").status_code == 404

@@ -1,0 +1,208 @@
+"""The admin of configuration: settings are changed through `services`; versions are read.
+
+No secret is shown, and what is typed into a secret's field is never sent back.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+from django import forms
+from django.contrib import admin, messages
+from django.db.models import QuerySet
+from django.http import HttpRequest, QueryDict
+from django.urls import reverse
+from django.utils.html import format_html
+
+from versconfig import keys, services
+from versconfig.models import Scope, Setting, Version
+from versconfig.scopes import Target
+from versconfig.services import ANY, Wish
+from vmtree.exceptions import FleetError
+from vmtree.models import Category
+
+if TYPE_CHECKING:
+    _ModelAdmin = admin.ModelAdmin[Any]
+    _ModelForm = forms.ModelForm[Setting]
+else:
+    _ModelAdmin = admin.ModelAdmin
+    _ModelForm = forms.ModelForm
+
+
+class SettingForm(_ModelForm):
+    """A value for a key and a scope; refused here where the service would refuse it."""
+
+    key = forms.ChoiceField(choices=[(name, name) for name in keys.ALL])
+    value = forms.CharField(
+        widget=forms.Textarea(attrs={"rows": 3, "autocomplete": "off", "spellcheck": "false"}),
+        help_text="A secret that is stored is not shown. Empty leaves it as it is.",
+        required=False,
+        strip=True,
+    )
+
+    wish: Wish | None = None
+
+    class Meta:
+        model = Setting
+        fields = ("key", "scope", "node")
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.initial.setdefault("value", self.instance.clear)
+
+    def full_clean(self) -> None:
+        """A form that is refused comes back without what was typed for a secret."""
+        super().full_clean()
+        name = self.data.get("key", self.instance.key)
+        if self.errors and (name not in keys.ALL or keys.ALL[name].secret):
+            blank: Any = cast(QueryDict, self.data).copy()
+            blank["value"] = ""
+            self.data = blank
+
+    def clean(self) -> dict[str, Any]:
+        """Make the wish that `save_model` hands on."""
+        data = super().clean() or self.cleaned_data
+        row = self.instance
+        name, scope = data.get("key", row.key), data.get("scope", row.scope)
+        node: Any = data.get("node", row.node)
+        if "value" not in data or not name or not scope:
+            return data
+        if not data["value"] and not (row.pk and row.sealed):
+            raise forms.ValidationError({"value": "An empty text is no value."})
+        if (scope == Scope.FLEET) != (node is None):
+            raise forms.ValidationError({"node": "Every scope but the fleet's has a VM."})
+        if scope == Scope.LIEUTENANT and node.category != Category.LIEUTENANT:
+            raise forms.ValidationError({"node": "This VM is no lieutenant."})
+        if data["value"]:
+            self._wish(name, data["value"], Target(Scope(scope), node))
+        return data
+
+    def _wish(self, name: str, text: str, target: Target) -> None:
+        seen = self.instance.version_id if self.instance.pk else ANY
+        try:
+            self.wish = services.wish_of(name, text, target, seen)
+        except FleetError as error:
+            raise forms.ValidationError(str(error)) from None
+
+    def validate_constraints(self) -> None:
+        """The service looks after them."""
+
+
+@admin.register(Setting)
+class SettingAdmin(_ModelAdmin):
+    """What is stored now."""
+
+    form = SettingForm
+    list_display = ("key", "target", "value", "at", "actor")
+    list_filter = ("scope", "key", "at")
+    list_select_related = ("node",)
+    search_fields = ("key", "=node__vm_id", "node__name", "=actor")
+    raw_id_fields = ("node",)
+    list_per_page = 100
+    show_full_result_count = False
+
+    def get_fields(self, _request: HttpRequest, obj: Setting | None = None) -> Any:
+        """A setting's key and scope are what it is."""
+        return ["key", "scope", "node", "value", *(["at", "actor", "versions"] if obj else [])]
+
+    def get_readonly_fields(self, _request: HttpRequest, obj: Setting | None = None) -> Any:
+        """Facts, and of one that is there what it is."""
+        return ["key", "scope", "node", "at", "actor", "versions"] if obj else []
+
+    def save_model(self, request: HttpRequest, obj: Setting, form: Any, _change: bool) -> None:
+        """Store by the service that writes history and seals secrets."""
+        if form.wish is None:
+            return
+        try:
+            version = services.put(form.wish, by=request.user)
+        except FleetError as error:
+            self.message_user(request, f"Nothing was changed: {error}", messages.ERROR)
+            return
+        made = Setting.objects.filter(version=version).first()
+        obj.pk = made.pk if made else None
+
+    def delete_model(self, request: HttpRequest, obj: Setting) -> None:
+        """Take it away by the service."""
+        services.remove(obj.key, Target(Scope(obj.scope), obj.node), by=request.user)
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Setting]) -> None:
+        """The same for some."""
+        for each in queryset:
+            self.delete_model(request, each)
+
+    def log_addition(self, request: HttpRequest, obj: Any, message: Any) -> Any:
+        """Nothing was made if the service refused."""
+        return super().log_addition(request, obj, message) if obj.pk else None
+
+    @admin.display(description="value")
+    def value(self, row: Setting) -> str:
+        """In clear, unless it is a secret."""
+        return "(secret)" if row.sealed else row.clear[:80]
+
+    @admin.display(description="history")
+    def versions(self, row: Setting) -> str:
+        """The list of its key's versions, and the page that shows who a change concerns."""
+        return format_html(
+            '<a href="{}?key__exact={}">versions</a> · <a href="{}">what a change would do</a>',
+            reverse("admin:versconfig_version_changelist"),
+            row.key,
+            reverse("versconfig:one", args=[row.key]),
+        )
+
+
+@admin.register(Version)
+class VersionAdmin(_ModelAdmin):
+    """Every change there was."""
+
+    list_display = ("at", "key", "target", "what", "value", "actor")
+    list_filter = ("what", "scope", "key", "at")
+    list_select_related = ("node",)
+    search_fields = ("key", "=node__vm_id", "=actor")
+    fields = ("key", "scope", "node", "what", "value", "at", "actor")
+    readonly_fields = fields
+    ordering = ("-id",)
+    list_per_page = 100
+    show_full_result_count = False
+    actions = ("undo", "put_back")
+
+    def has_add_permission(self, _request: HttpRequest) -> bool:
+        """Nobody makes facts up."""
+        return False
+
+    def has_change_permission(self, _request: HttpRequest, _obj: Any = None) -> bool:
+        """Nobody edits what happened."""
+        return False
+
+    def has_delete_permission(self, _request: HttpRequest, _obj: Any = None) -> bool:
+        """Nothing that happened is made unhappened."""
+        return False
+
+    def has_undo_permission(self, request: HttpRequest) -> bool:
+        """Who may change settings may have older ones again."""
+        return request.user.has_perm("versconfig.change_setting")
+
+    @admin.display(description="value")
+    def value(self, row: Version) -> str:
+        """In clear, unless it is a secret."""
+        return "(secret)" if row.sealed else row.clear[:80]
+
+    @admin.action(
+        description="Undo selected versions (the newest of their setting)", permissions=["undo"]
+    )
+    def undo(self, request: HttpRequest, queryset: QuerySet[Version]) -> None:
+        """Undo each, the newest first."""
+        self._each(request, queryset, services.undo, "undone")
+
+    @admin.action(description="Put selected versions back", permissions=["undo"])
+    def put_back(self, request: HttpRequest, queryset: QuerySet[Version]) -> None:
+        """Have what held after each."""
+        self._each(request, queryset, services.put_back, "put back")
+
+    def _each(self, request: HttpRequest, rows: QuerySet[Version], act: Any, word: str) -> None:
+        for each in rows.order_by("-id"):
+            try:
+                act(each.pk, by=request.user)
+            except FleetError as error:
+                self.message_user(request, f"{each}: {error}", messages.ERROR)
+            else:
+                self.message_user(request, f"{each} was {word}.")

@@ -1,0 +1,190 @@
+"""The agents' door to configuration, by the wire contract: `/vers-config/…`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rest_framework.permissions import BasePermission
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from versconfig import checks, config, history, impact, keys, scopes, services
+from versconfig.models import Setting
+from versconfig.serializers import (
+    explain_json,
+    impact_json,
+    key_json,
+    key_of,
+    overview_json,
+    put_json,
+    setting_json,
+    target_of,
+    version_json,
+    wish_of,
+)
+from vmtree import authority
+from vmtree.exceptions import BadInput, Forbidden, NotFound
+from vmtree.models import Node
+from vmtree.serializers import body_of, query_number
+
+MOST_VERSIONS = 1000
+
+
+class NoNodes(BasePermission):
+    """Root and operators come in; nodes' tokens do not."""
+
+    def has_permission(self, request: Request, view: APIView) -> bool:
+        """True, or Forbidden in words."""
+        if authority.node_of(request.user) is not None:
+            raise Forbidden("rule: only operators and the root token see clear values")
+        return True
+
+
+class ConfigView(APIView):
+    """Base of the views below; `versconfig.services` asks the rule wherever something changes."""
+
+    asks_authority = True
+
+
+class OperatorView(ConfigView):
+    """A door that is shut to nodes."""
+
+    def get_permissions(self) -> list[Any]:
+        """Those of every door, and ours."""
+        return [*super().get_permissions(), NoNodes()]
+
+
+def _node_of(request: Request) -> Node | None:
+    """The node that a question is about: `?vm=`, else the caller's own; None is the fleet."""
+    if vm_id := request.query_params.get("vm", ""):
+        return scopes.find(vm_id)
+    return authority.node_of(request.user)
+
+
+class Overview(ConfigView):
+    """`/vers-config/`"""
+
+    def get(self, request: Request) -> Response:
+        """The contract's seven values, masked where secret; `?vm=` for one VM."""
+        found = config.resolve_all([key.name for key in keys.WIRE], _node_of(request))
+        return Response(overview_json(found))
+
+
+class OneKey(ConfigView):
+    """`/vers-config/<key>`"""
+
+    def put(self, request: Request, name: str) -> Response:
+        """Store a value; `scope`, `vm`, `seen` narrow it, `dryRun` only tells what it would do."""
+        key = key_of(name)
+        wish = wish_of(key, request.data, target_of(request))
+        services.check_may(request.user, key, wish.target)
+        expected = impact.of(wish)
+        dry = body_of(request).get("dryRun", False)
+        if not isinstance(dry, bool):
+            raise BadInput("dryRun: must be true or false", "dryRun")
+        if dry:
+            return Response({"key": key.name, "dryRun": True, "impact": impact_json(expected)})
+        version = services.put(wish, by=request.user)
+        return Response(put_json(wish, expected, version))
+
+    def delete(self, request: Request, name: str) -> Response:
+        """Take a stored value away; `?scope= vm=` say which."""
+        services.remove(name.upper(), target_of(request), by=request.user)
+        return Response({"key": name.upper(), "deleted": True})
+
+    def get(self, request: Request, name: str) -> Response:
+        """There is no such route: `resolve` and `explain` are."""
+        raise NotFound("not found")
+
+
+class Resolve(OperatorView):
+    """`/vers-config/resolve/<key>`"""
+
+    def get(self, request: Request, name: str) -> Response:
+        """The value in clear text, for the root token and operators; `?vm=` for one VM."""
+        found = config.resolve(name.upper(), _node_of(request))
+        source = {"key": found.key, "value": found.value, "source": found.source.value}
+        return Response({**source, "problem": found.problem} if found.problem else source)
+
+
+class Explain(ConfigView):
+    """`/vers-config/explain/<key>`"""
+
+    def get(self, request: Request, name: str) -> Response:
+        """Every place that was asked and who shadows whom; `?vm=` for one VM."""
+        return Response(explain_json(config.explain(name.upper(), _node_of(request))))
+
+
+class Keys(ConfigView):
+    """`/vers-config/keys`"""
+
+    def get(self, request: Request) -> Response:
+        """All keys there are."""
+        found = [key_json(key) for key in keys.ALL.values()]
+        return Response({"keys": found, "count": len(found)})
+
+
+class Settings(ConfigView):
+    """`/vers-config/settings`"""
+
+    def get(self, request: Request) -> Response:
+        """Everything that is stored; `?vm=` only for that VM."""
+        rows = Setting.objects.select_related("node")
+        if vm_id := request.query_params.get("vm", ""):
+            rows = rows.filter(node=scopes.find(vm_id, removed=True))
+        found = [setting_json(row) for row in rows]
+        return Response({"settings": found, "count": len(found)})
+
+
+class History(ConfigView):
+    """`/vers-config/history`"""
+
+    def get(self, request: Request) -> Response:
+        """Newest first, at most `?limit=` (200) below id `?before=`; `?key= vm=` narrow."""
+        limit = query_number(request, "limit", most=MOST_VERSIONS) or 200
+        asked = request.query_params
+        vm_id = asked.get("vm", "")
+        rows = history.of(
+            key=key_of(asked["key"]).name if asked.get("key") else "",
+            node=scopes.find(vm_id, removed=True) if vm_id else None,
+            before=query_number(request, "before"),
+        )
+        found = [version_json(each) for each in rows[: limit + 1]]
+        more, found = len(found) > limit, found[:limit]
+        last = found[-1]["id"] if more else None
+        return Response({"history": found, "count": len(found), "next": last})
+
+
+class Undo(ConfigView):
+    """`/vers-config/history/<id>/undo`"""
+
+    def post(self, request: Request, version_id: int) -> Response:
+        """Make undone what this version did; 409 if something was changed since."""
+        return Response(version_json(services.undo(version_id, by=request.user)))
+
+
+class PutBack(ConfigView):
+    """`/vers-config/history/<id>/put-back`"""
+
+    def post(self, request: Request, version_id: int) -> Response:
+        """Have again what held after this version."""
+        return Response(version_json(services.put_back(version_id, by=request.user)))
+
+
+class Test(OperatorView):
+    """`/vers-config/test/<key>`"""
+
+    def post(self, request: Request, name: str) -> Response:
+        """Ask whoever knows whether the value is good; `good` is null when nobody could tell."""
+        found = checks.run(key_of(name).name, _node_of(request))
+        return Response({"key": name.upper(), "good": found.good, "text": found.text})
+
+
+class Nothing(ConfigView):
+    """An unknown path of this service: 404 for those who may come in, else 401."""
+
+    def _refuse(self, request: Request, **_: Any) -> Response:
+        raise NotFound("not found")
+
+    get = post = put = patch = delete = _refuse

@@ -1,0 +1,196 @@
+"""What holds: `resolve` and its typed readers. They read anew each time and never log values.
+
+A reader gives the key's empty value ("", 0, False, [], {}) where nothing stands and raises
+`BadValue` or `Unreadable`, which name the key and the place, where what stands there is no good.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+from django.conf import settings
+
+from versconfig import files, keys, scopes, values
+from versconfig.exceptions import BadValue, Unreadable, Unset
+from versconfig.files import Files
+from versconfig.keys import Key
+from versconfig.models import Scope, Setting
+from versconfig.resolve import Layer, Resolved, Source
+from versconfig.resolve import resolve as _rank
+from vmtree.models import Node
+
+T = TypeVar("T")
+
+
+def resolve(key: str, node: Node | None = None) -> Resolved:
+    """What holds for this node, or for the fleet, and where it comes from. Raises BadInput."""
+    return resolve_all([key], node)[key]
+
+
+def resolve_all(names: Sequence[str], node: Node | None = None) -> dict[str, Resolved]:
+    """The same for many keys at once, with the same number of statements."""
+    return _resolve_all(names, node, whole=False)
+
+
+def explain(key: str, node: Node | None = None) -> Resolved:
+    """The same, with every scope and place that was asked, also the silent ones."""
+    return _resolve_all([key], node, whole=True)[key]
+
+
+def inherited(key: Key, target: scopes.Target) -> Resolved:
+    """What holds for a scope's nodes where the scope itself has nothing."""
+    path = scopes.path_to(target.node)
+    nearest = scopes.chain(target.node, path)
+    places = nearest[nearest.index(target) + 1 :]
+    farther = {(each.scope, each.node.pk if each.node else None) for each in places}
+    stored = _stored([key.name], target.node, path)[key.name]
+    stored = [each for each in stored if (each[0].scope, each[0].node_id) in farther]
+    found = files.read() if key.places else Files({}, {})
+    return _rank(key.name, _layers(key, stored, places, found), _problems(key, found))
+
+
+# -- typed readers -------------------------------------------------------------------------------
+
+
+def text(key: str, node: Node | None = None) -> str:
+    """The text; empty if unset."""
+    return _read(key, node, str, "")
+
+
+def secret(key: str, node: Node | None = None) -> str:
+    """A secret in clear; empty if unset. Never put it into logs, texts of errors or arguments."""
+    return _read(key, node, str, "")
+
+
+def needed(key: str, node: Node | None = None) -> str:
+    """The text (or secret); raises Unset with what to do if there is none."""
+    found = text(key, node)
+    if not found:
+        raise Unset(f"{key} is not set: set it on the page Config, or in the environment")
+    return found
+
+
+def integer(key: str, node: Node | None = None) -> int:
+    """The number; 0 if unset."""
+    known = keys.get(key)
+    return _read(key, node, lambda given: values.integer(known, given), 0)
+
+
+def boolean(key: str, node: Node | None = None) -> bool:
+    """Yes or no; no if unset."""
+    return _read(key, node, values.boolean, False)
+
+
+def names(key: str, node: Node | None = None) -> list[str]:
+    """Words between commas or blanks."""
+    known = keys.get(key)
+    return _read(key, node, lambda given: values.names(known, given), [])
+
+
+def pairs(key: str, node: Node | None = None) -> dict[str, str]:
+    """What is written as `a=b, c=d`."""
+    return _read(key, node, values.pairs, {})
+
+
+def lines(key: str, node: Node | None = None) -> list[str]:
+    """Lines that are neither empty nor remarks."""
+    known = keys.get(key)
+    return _read(key, node, lambda given: values.lines(known, given), [])
+
+
+def _read(name: str, node: Node | None, convert: Callable[[str], T], empty: T) -> T:
+    found = resolve(name, node)
+    if found.problem:
+        raise Unreadable(f"{name} ({found.where}): {found.problem}")
+    if found.value is None:
+        return empty
+    if problem := values.problem(keys.get(name), found.value):
+        raise BadValue(f"{name} ({found.where}): {problem}")
+    try:
+        return convert(found.value)
+    except ValueError as error:
+        raise BadValue(f"{name} ({found.where}): {error}") from None
+
+
+# -- where values may stand ----------------------------------------------------------------------
+
+
+def _resolve_all(names: Sequence[str], node: Node | None, *, whole: bool) -> dict[str, Resolved]:
+    known = [keys.get(name) for name in names]
+    path = scopes.path_to(node)
+    found = files.read() if any(key.places for key in known) else Files({}, {})
+    places = scopes.chain(node, path) if whole else []
+    stored = _stored(names, node, path)
+    return {
+        key.name: _rank(
+            key.name, _layers(key, stored[key.name], places, found), _problems(key, found)
+        )
+        for key in known
+    }
+
+
+def _stored(
+    names: Sequence[str], node: Node | None, path: list[int]
+) -> dict[str, list[tuple[Setting, str | None, str]]]:
+    """Settings of each key that reach the node, with their texts, or what is wrong with them."""
+    rows = scopes.stored_above(names, node, path)
+    opened = [_open(row) for row in rows]
+    if any(problem for _, _, problem in opened):
+        # A rotation may have come between row and keys.
+        opened = [_open(row) for row in scopes.stored_above(names, node, path)]
+    by_key: dict[str, list[tuple[Setting, str | None, str]]] = {name: [] for name in names}
+    for each in opened:
+        by_key[each[0].key].append(each)
+    return by_key
+
+
+def _open(row: Setting) -> tuple[Setting, str | None, str]:
+    try:
+        return row, row.text(), ""
+    except Unreadable:
+        return row, None, "what is stored cannot be decrypted with the keys at hand"
+
+
+def _layers(
+    key: Key,
+    stored: list[tuple[Setting, str | None, str]],
+    places: list[scopes.Target],
+    found: Files,
+) -> Iterator[Layer]:
+    yield Layer(Source.ENV, "the environment", os.environ.get(key.name, "").strip() or None)
+    yield from _store_layers(stored, places)
+    for place, value, problem in found.layers(key):
+        problem = problem or found.problems.get(place.file, "")
+        yield Layer(Source.FILE, str(place), value, problem=problem)
+    yield Layer(Source.DEFAULT, "default", default_of(key) or None)
+
+
+def _store_layers(
+    stored: list[tuple[Setting, str | None, str]], places: list[scopes.Target]
+) -> Iterator[Layer]:
+    """Of each stored value, or of each scope that could have one."""
+    held = {(row.scope, row.node_id): (value, problem) for row, value, problem in stored}
+    targets = places or [scopes.Target(_scope(row), row.node) for row, _, _ in stored]
+    for target in targets:
+        pk, vm_id = (target.node.pk, target.node.vm_id) if target.node else (None, "")
+        value, problem = held.get((target.scope, pk), (None, ""))
+        where = f"store, {target}"
+        yield Layer(Source.STORE, where, value, target.scope.value, vm_id, problem)
+
+
+def _scope(row: Setting) -> Scope:
+    return Scope(row.scope)
+
+
+def default_of(key: Key) -> str:
+    """What holds where nothing else stands."""
+    return str(getattr(settings, key.setting)) if key.setting else key.default
+
+
+def _problems(key: Key, found: Files) -> list[str]:
+    """What is wrong with the files that could hold this key."""
+    wanted = {place.file for place in key.places}
+    broken = [words for name, words in found.problems.items() if name in wanted]
+    return [*broken, *(problem for _, _, problem in found.layers(key) if problem)]

@@ -1,0 +1,33 @@
+"""What can go wrong with configuration, by name. No text of these ever holds a secret."""
+
+from __future__ import annotations
+
+from vmtree.exceptions import Conflict, FleetError
+
+
+class BadValue(FleetError):
+    """A key's value cannot be what the key needs; the text names the key and where it stands."""
+
+    status = 409
+
+
+class Unset(FleetError):
+    """A value is needed and stands nowhere; the text names the key."""
+
+    status = 409
+
+
+class Unreadable(FleetError):
+    """A stored value cannot be decrypted with the keys at hand."""
+
+    status = 409
+
+
+class Changed(Conflict):
+    """Somebody else changed the same setting meanwhile."""
+
+
+class NoCheck(FleetError):
+    """Nobody knows how to test this key."""
+
+    status = 404

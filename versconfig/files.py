@@ -1,0 +1,81 @@
+"""The files of `~/.vers`, read anew at each question; what is wrong with them is told."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from versconfig.keys import Key, Place
+
+NAMES = ("keys.json", "config.json", "agent-services.json")
+_MOST_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Files:
+    """What the files say now. `problems` are sentences, by the file's name."""
+
+    values: dict[str, Any] = field(repr=False)
+    problems: dict[str, str]
+
+    def layers(self, key: Key) -> list[tuple[Place, str | None, str]]:
+        """For each place of the key: the text there if any, and what is wrong with it."""
+        return [(place, *self._at(place)) for place in key.places]
+
+    def _at(self, place: Place) -> tuple[str | None, str]:
+        value: Any = self.values.get(place.file)
+        for step in place.path:
+            value = value.get(step) if isinstance(value, dict) else None
+        if value is None:
+            return None, ""
+        if not isinstance(value, str):
+            return None, f"{place}: must be a text"
+        return value.strip() or None, ""
+
+
+def folder() -> Path:
+    """Where the files lie."""
+    return Path.home() / ".vers"
+
+
+def read() -> Files:
+    """All three, as they are at this moment. A file that is not there is no problem."""
+    values: dict[str, Any] = {}
+    problems: dict[str, str] = {}
+    for name in NAMES:
+        try:
+            found = _read(folder() / name)
+        except ValueError as error:
+            problems[name] = f"~/.vers/{name}: {error}"
+        else:
+            if found is not None:
+                values[name] = found
+    return Files(values, problems)
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """The file's object; None if there is no file. Raises ValueError with what is wrong."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(_MOST_BYTES + 1)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise ValueError(f"cannot be read ({error.strerror})") from None
+    if len(data) > _MOST_BYTES:
+        raise ValueError("is too large to be such a file")
+    try:
+        found = json.loads(data.decode())
+    except UnicodeDecodeError:
+        raise ValueError("is not UTF-8") from None
+    except json.JSONDecodeError as error:
+        # Only where it breaks, never what stands there.
+        where = f"line {error.lineno} column {error.colno}"
+        raise ValueError(f"is not JSON ({error.msg}: {where})") from None
+    except RecursionError:
+        raise ValueError("is nested too deeply") from None
+    if not isinstance(found, dict):
+        raise ValueError("must be a JSON object")
+    return found

@@ -1,0 +1,20 @@
+"""The versions there were, newest first."""
+
+from __future__ import annotations
+
+from django.db.models import Exists, OuterRef, QuerySet
+
+from versconfig.models import Version
+from vmtree.models import Node
+
+
+def of(*, key: str = "", node: Node | None = None, before: int | None = None) -> QuerySet[Version]:
+    """Of one key, of one VM, older than a version, or all; `superseded` ones have followers."""
+    later = Version.objects.filter(previous=OuterRef("pk"))
+    rows = Version.objects.select_related("node", "previous").order_by("-id")
+    rows = rows.annotate(superseded=Exists(later))
+    if key:
+        rows = rows.filter(key=key)
+    if node:
+        rows = rows.filter(node=node)
+    return rows.filter(pk__lt=before) if before is not None else rows

@@ -1,0 +1,94 @@
+"""Before a change is made: who gets another value by it, and what must be started anew."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from versconfig import config, scopes, values
+from versconfig.exceptions import Unreadable
+from versconfig.keys import Key, Takes
+from versconfig.models import Setting
+from versconfig.services import Wish
+from vmtree.models import Node
+
+MOST_NAMED = 12
+
+# Given a key and the nodes that get another value: what of theirs must be started anew, in names.
+Starter = Callable[[Key, set[int]], list[str]]
+_starters: list[Starter] = []
+
+
+@dataclass(frozen=True)
+class Impact:
+    """What a wish would do. Values are masked where they are secret."""
+
+    wish: Wish
+    before: str | None
+    after: str | None
+    # Whether the value becomes another for anybody.
+    changes: bool = False
+    # Who gets another value: how many nodes, and the names of some.
+    count: int = 0
+    names: tuple[str, ...] = ()
+    # How many nodes below the scope keep their own nearer value.
+    keep: int = 0
+    # What shadows the whole store; empty if nothing does.
+    shadowed_by: str = ""
+    # What must be started anew, by name.
+    restart: tuple[str, ...] = ()
+
+    @property
+    def takes(self) -> Takes:
+        """When it is felt."""
+        return self.wish.key.takes
+
+    @property
+    def more(self) -> int:
+        """How many get another value beside those that are named."""
+        return self.count - len(self.names)
+
+
+def register(starter: Starter) -> None:
+    """Have this asked at each change; for `AppConfig.ready`."""
+    if starter not in _starters:
+        _starters.append(starter)
+
+
+def of(wish: Wish) -> Impact:
+    """What the wish would do if it were made true now."""
+    key, target = wish.key, wish.target
+    behind = config.inherited(key, target)
+    row = Setting.objects.at_place(key.name, target.scope, target.node).first()
+    old, new = _text(row) or behind.value, wish.text or behind.value
+    before, after = (values.shown(key, text) for text in (old, new))
+    if os.environ.get(key.name, "").strip():
+        return Impact(wish, before, after, shadowed_by="the environment")
+    if old == new:
+        return Impact(wish, before, after)
+    reached = scopes.reached(key, target) if key.scoped else set()
+    everyone = scopes.count_below(target) if key.scoped else 0
+    return Impact(
+        wish,
+        before,
+        after,
+        changes=True,
+        count=len(reached),
+        names=_names(reached),
+        keep=everyone - len(reached),
+        restart=tuple(name for starter in _starters for name in starter(key, reached)),
+    )
+
+
+def _text(row: Setting | None) -> str | None:
+    try:
+        return row.text() if row else None
+    except Unreadable:
+        return None
+
+
+def _names(reached: set[int]) -> tuple[str, ...]:
+    """Of some of these nodes, the oldest first."""
+    some = Node.objects.filter(pk__in=sorted(reached)[:MOST_NAMED])
+    return tuple(node.name or node.vm_id for node in some)

@@ -1,0 +1,72 @@
+"""From the files of `~/.vers` into the store, for the whole fleet: first what it would do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from versconfig import files, keys, services, values
+from versconfig.exceptions import Unreadable
+from versconfig.files import Files
+from versconfig.keys import Key
+from versconfig.models import Scope, Setting, What
+
+NEW, OTHER, SAME, BAD = "set", "replace", "stored already", "refused"
+
+
+@dataclass(frozen=True)
+class Step:
+    """What becomes of one key that a file holds. `problem` says why it is refused."""
+
+    key: Key
+    place: str
+    text: str = field(repr=False)
+    what: str
+    problem: str = ""
+
+    @property
+    def shown(self) -> str:
+        """The value as it may be printed."""
+        return values.shown(self.key, self.text) or ""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All steps, and what is wrong with the files."""
+
+    steps: list[Step]
+    problems: list[str]
+
+
+def plan() -> Plan:
+    """What an import would do now."""
+    found = files.read()
+    steps = [step for key in keys.ALL.values() for step in _steps(key, found)]
+    broken = [problem for key in keys.ALL.values() for *_, problem in found.layers(key) if problem]
+    return Plan(steps, [*found.problems.values(), *dict.fromkeys(broken)])
+
+
+def apply(wanted: Plan, *, by: object) -> int:
+    """Do what the plan says; how many settings it made or replaced."""
+    steps = [step for step in wanted.steps if step.what in (NEW, OTHER)]
+    for step in steps:
+        services.put(services.wish_of(step.key.name, step.text), by=by, what=What.IMPORTED)
+    return len(steps)
+
+
+def _steps(key: Key, found: Files) -> Iterator[Step]:
+    """One if a file holds the key: of several places the one that counts."""
+    held = [(str(place), text) for place, text, _ in found.layers(key) if text]
+    for place, text in held[:1]:
+        problem = values.problem(key, text)
+        yield Step(key, place, text, BAD if problem else _what(key, text), problem)
+
+
+def _what(key: Key, text: str) -> str:
+    row = Setting.objects.at_place(key.name, Scope.FLEET, None).first()
+    if row is None:
+        return NEW
+    try:
+        return SAME if row.text() == text else OTHER
+    except Unreadable:
+        return OTHER

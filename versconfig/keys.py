@@ -1,0 +1,352 @@
+"""Every key there is: its type, whether it is secret, what a file may hold, its default.
+
+A key's name is also its environment variable. To add one, add it to `ALL`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+
+from vmtree.exceptions import BadInput
+
+
+class Kind(StrEnum):
+    """What a value must look like."""
+
+    TEXT = "text"
+    INTEGER = "whole number"
+    BOOLEAN = "yes or no"
+    URL = "URL"
+    NAMES = "list of words"
+    PAIRS = "list of name=value"
+    LINES = "lines"
+    PATH = "absolute path"
+
+
+class Takes(StrEnum):
+    """When a change is felt, and by what has to be started anew."""
+
+    AT_ONCE = "at once"
+    NEXT_VM = "with the next VM"
+    NEXT_START = "with the next start of an agent"
+    RESTART = "when reef itself is started again"
+
+
+class Group(StrEnum):
+    """How pages sort keys."""
+
+    PLATFORM = "Platform and roof"
+    VM = "New VMs"
+    SSH = "SSH"
+    AGENT = "Agents"
+    MODELS = "Keys of model providers"
+    LIMITS = "Limits"
+
+
+@dataclass(frozen=True)
+class Place:
+    """A file of `~/.vers` and the way to the value in its JSON."""
+
+    file: str
+    path: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"~/.vers/{self.file}, {'.'.join(self.path)}"
+
+
+@dataclass(frozen=True)
+class Key:
+    """One thing that can be configured. `setting` names the Django setting of its default."""
+
+    name: str
+    group: Group
+    about: str
+    kind: Kind = Kind.TEXT
+    secret: bool = False
+    default: str = ""
+    setting: str = ""
+    places: tuple[Place, ...] = ()
+    least: int = 0
+    most: int = 1 << 31
+    choices: tuple[str, ...] = ()
+    form: str = ""
+    takes: Takes = Takes.NEXT_VM
+    # Whether parts of the fleet may have values of their own.
+    scoped: bool = True
+    # Whether a node's token may set it for itself and what is below. Never for what says where
+    # secrets are sent or what runs on VMs.
+    by_nodes: bool = False
+    # The field of the wire contract's answer that shows it.
+    wire: str = ""
+
+
+_CONFIG, _SERVICES = "config.json", "agent-services.json"
+_HOST = r"[A-Za-z0-9]([A-Za-z0-9.:_-]{0,252}[A-Za-z0-9])?"
+_USER = r"[a-z_][a-z0-9_-]{0,31}"
+_WORD = r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,254}"
+_VERSION = r"[0-9]{1,6}\.[0-9]{1,6}\.[0-9]{1,6}(-[0-9A-Za-z.-]{1,60})?"
+
+# Agents get these under the same name; the order is that of the page.
+_MODEL_PROVIDERS = {
+    "ANTHROPIC_API_KEY": "Anthropic",
+    "OPENAI_API_KEY": "OpenAI",
+    "GEMINI_API_KEY": "Google Gemini",
+    "OPENROUTER_API_KEY": "OpenRouter",
+    "GROQ_API_KEY": "Groq",
+    "MISTRAL_API_KEY": "Mistral",
+    "XAI_API_KEY": "xAI",
+    "CEREBRAS_API_KEY": "Cerebras",
+    "LLM_PROXY_KEY": "the platform's model proxy",
+}
+
+
+def _platform() -> list[Key]:
+    group = Group.PLATFORM
+    return [
+        Key(
+            *(
+                "VERS_API_KEY",
+                group,
+                "The key of the account at the VM platform; reef itself uses the fleet's.",
+            ),
+            secret=True,
+            places=(
+                Place("keys.json", ("keys", "VERS_API_KEY")),
+                Place(_CONFIG, ("versApiKey",)),
+                Place(_CONFIG, ("api_key",)),
+            ),
+            takes=Takes.AT_ONCE,
+            wire="apiKey",
+        ),
+        Key(
+            *("VERS_INFRA_URL", group, "Where the fleet finds this reef."),
+            kind=Kind.URL,
+            setting="INFRA_URL",
+            places=(Place(_SERVICES, ("infraUrl",)), Place(_SERVICES, ("url",))),
+            wire="infraUrl",
+        ),
+        Key(
+            *("VERS_AUTH_TOKEN", group, "The token that scripts of old send to the roof."),
+            secret=True,
+            places=(Place(_SERVICES, ("authToken",)), Place(_SERVICES, ("token",))),
+            takes=Takes.RESTART,
+            scoped=False,
+            wire="authToken",
+        ),
+        Key(
+            *("VERS_BASE_URL", group, "The VM platform's address, if not its public one."),
+            kind=Kind.URL,
+            places=(Place(_CONFIG, ("baseUrl",)),),
+            takes=Takes.AT_ONCE,
+            wire="baseUrl",
+        ),
+        _own("VERS_AGENT_NAME", "The name under which agents know this reef.", "agentName"),
+        _own("VERS_VM_ID", "The id of the VM that this reef runs on.", "vmId"),
+        _own("VERS_AGENT_ROLE", "The role of the VM that this reef runs on.", "agentRole"),
+    ]
+
+
+def _own(name: str, about: str, wire: str) -> Key:
+    """What this reef itself is called: never a part of the fleet's."""
+    return Key(
+        name,
+        Group.PLATFORM,
+        about,
+        form=r"[^\x00-\x1f\x7f]{1,255}",
+        takes=Takes.RESTART,
+        scoped=False,
+        wire=wire,
+    )
+
+
+def _vm() -> list[Key]:
+    group, number = Group.VM, Kind.INTEGER
+    return [
+        Key(
+            *("REEF_VM_PROVIDER", group, "Who new VMs come from."),
+            default="vers",
+            form=r"[a-z][a-z0-9_-]{0,39}",
+        ),
+        Key(
+            *("REEF_VM_COMMIT", group, "The golden commit that new VMs are restored from."),
+            form=_WORD,
+        ),
+        Key(*("REEF_VM_IMAGE", group, "The image that they boot without a commit."), form=_WORD),
+        Key(*("REEF_VM_KERNEL", group, "The kernel that they boot with an image."), form=_WORD),
+        Key(
+            *("REEF_VM_VCPUS", group, "Virtual processors."), number, default="2", least=1, most=256
+        ),
+        Key(
+            *("REEF_VM_MEMORY_MIB", group, "Memory in MiB."),
+            number,
+            default="4096",
+            least=128,
+            most=4 << 20,
+        ),
+        Key(
+            *("REEF_VM_DISK_MIB", group, "Disk in MiB."),
+            number,
+            default="8192",
+            least=512,
+            most=64 << 20,
+        ),
+        Key(*("REEF_VM_REGION", group, "The region, at providers that have them."), form=_WORD),
+        Key(*("REEF_VM_SIZE", group, "The size class, at providers that have them."), form=_WORD),
+        Key(
+            *("REEF_VM_LABELS", group, "Labels, at providers that keep them: a=b, c=d."),
+            Kind.PAIRS,
+        ),
+    ]
+
+
+def _ssh() -> list[Key]:
+    group = Group.SSH
+    return [
+        Key(
+            *("REEF_SSH_USER", group, "Who to sign in as on VMs."),
+            default="root",
+            form=_USER,
+            scoped=False,
+        ),
+        Key(
+            *("REEF_SSH_DOMAIN", group, "What follows a VM's id in its host name."),
+            default="vm.vers.sh",
+            form=_HOST,
+            scoped=False,
+        ),
+        Key(
+            *("REEF_SSH_PORT", group, "The port that VMs of the platform are dialled at."),
+            Kind.INTEGER,
+            default="443",
+            least=1,
+            most=65535,
+            scoped=False,
+        ),
+        Key(
+            *("REEF_SSH_GATEWAY", group, "The host to dial instead of the VM's own name."),
+            form=_HOST,
+            scoped=False,
+        ),
+        Key(
+            *("REEF_SSH_CA_FILE", group, "A file with the authorities to trust for TLS to VMs."),
+            Kind.PATH,
+            scoped=False,
+        ),
+        Key(
+            *("REEF_SSH_PRIVATE_KEY", group, "The key to SSH hosts that have none of their own."),
+            Kind.LINES,
+            secret=True,
+            takes=Takes.AT_ONCE,
+            scoped=False,
+        ),
+        Key(
+            *("REEF_SSH_AUTHORIZED_KEYS", group, "Public keys of people who may sign in on VMs."),
+            Kind.LINES,
+            form=r"[^\x00-\x1f\x7f]{1,8000}",
+        ),
+    ]
+
+
+def _agent() -> list[Key]:
+    group, url = Group.AGENT, Kind.URL
+    return [
+        Key(
+            *("REEF_AGENT_MODEL", group, "The model of agents that name none, as provider/model."),
+            setting="DEFAULT_MODEL",
+            form=r"[^\x00-\x20\x7f-][^\x00-\x20\x7f]{0,199}",
+            takes=Takes.NEXT_START,
+            by_nodes=True,
+        ),
+        Key(
+            *("REEF_AGENT_VERSION", group, "Which version of the agent VMs install."),
+            default="0.87.1",
+            form=_VERSION,
+        ),
+        Key(*("REEF_NPM_REGISTRY", group, "Where VMs get npm packages, if not at npmjs."), url),
+        Key(*("REEF_PYPI_INDEX", group, "Where VMs get Python packages, if not at PyPI."), url),
+        Key(
+            *(
+                "REEF_APT_MIRROR",
+                group,
+                "Where VMs get Debian packages, if not as their image says.",
+            ),
+            url,
+        ),
+        Key(
+            *("REEF_MODEL_URL", group, "An endpoint like OpenAI's that agents on VMs are to use."),
+            url,
+        ),
+    ]
+
+
+def _models() -> list[Key]:
+    return [
+        Key(
+            name,
+            Group.MODELS,
+            f"Agents' key at {provider}.",
+            secret=True,
+            takes=Takes.NEXT_START,
+            by_nodes=True,
+        )
+        for name, provider in _MODEL_PROVIDERS.items()
+    ]
+
+
+def _limits() -> list[Key]:
+    group, number = Group.LIMITS, Kind.INTEGER
+    return [
+        Key(
+            *("REEF_MAX_VMS", group, "How many VMs there may be at all."),
+            number,
+            default="100",
+            most=1_000_000,
+            takes=Takes.AT_ONCE,
+            scoped=False,
+        ),
+        Key(
+            *("REEF_PROVISION_AT_ONCE", group, "How many VMs are brought up at a time."),
+            number,
+            default="5",
+            least=1,
+            most=1000,
+            takes=Takes.AT_ONCE,
+            scoped=False,
+        ),
+        Key(
+            *("REEF_BOOT_SECONDS", group, "How long one run of the boot script may take."),
+            number,
+            default="900",
+            least=10,
+            most=86_400,
+        ),
+    ]
+
+
+ALL: dict[str, Key] = {
+    key.name: key
+    for keys in (_platform(), _vm(), _ssh(), _agent(), _models(), _limits())
+    for key in keys
+}
+WIRE = [key for key in ALL.values() if key.wire]
+MODEL_KEYS = list(_MODEL_PROVIDERS)
+
+
+def get(name: str) -> Key:
+    """The key of this name; raises BadInput."""
+    key = ALL.get(name)
+    if key is None:
+        raise BadInput(f"Unknown config key: {name}", "key")
+    return key
+
+
+def of_group(group: Group) -> list[Key]:
+    """Those of one group, in their order."""
+    return [key for key in ALL.values() if key.group == group]
+
+
+def fits(pattern: str, text: str) -> bool:
+    """Whether all of the text has this form; an empty form is any."""
+    return not pattern or re.fullmatch(pattern, text) is not None

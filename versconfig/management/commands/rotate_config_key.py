@@ -1,0 +1,29 @@
+"""`manage.py rotate_config_key`: a new key for stored secrets."""
+
+from __future__ import annotations
+
+from django.core.management.base import BaseCommand, CommandError
+
+from versconfig import rotation, vault
+
+
+class Command(BaseCommand):
+    help = "Seal all stored secrets with a new key (or the first of REEF_CONFIG_KEYS)."
+
+    def handle(self, *_: object, **__: object) -> None:
+        """How many were sealed anew, and where the keys are now. No key is printed."""
+        done = rotation.rotate()
+        self.stdout.write(f"{done.count} values were sealed anew.")
+        if done.lost:
+            for words in done.lost:
+                self.stderr.write(f"cannot be read with any key: {words}")
+            raise CommandError(
+                "Give the missing key behind the first one of REEF_CONFIG_KEYS and run this again, "
+                "or set these values anew."
+            )
+        if done.by_environment:
+            self.stdout.write(
+                "The first key of REEF_CONFIG_KEYS seals now; the others may be removed from it."
+            )
+        else:
+            self.stdout.write(f"The only key is the new one in {vault.key_file()}.")

@@ -1,0 +1,139 @@
+"""What is stored: one row for each key and scope, and every version that there was of it."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from django.db import models
+from django.db.models import Q
+
+from versconfig import vault
+from vmtree import dates
+from vmtree.models import Node
+
+
+class Scope(models.TextChoices):
+    """For whom a value holds; the nearest wins: lieutenant, VM, subtrees upwards, fleet."""
+
+    FLEET = "fleet", "the fleet"
+    SUBTREE = "subtree", "a VM and all below it"
+    VM = "vm", "one VM"
+    LIEUTENANT = "lieutenant", "one lieutenant"
+
+
+class What(models.TextChoices):
+    """What a version did."""
+
+    SET = "set", "set"
+    REMOVED = "removed", "removed"
+    IMPORTED = "imported", "imported"
+    UNDONE = "undone", "undone"
+    PUT_BACK = "put_back", "put back"
+
+
+class Held(models.Model):
+    """A value of a key for a scope: in clear, or sealed if it is secret."""
+
+    key = models.CharField(max_length=80)
+    scope = models.CharField(max_length=10, choices=Scope.choices)
+    node = models.ForeignKey(Node, models.PROTECT, null=True, blank=True, related_name="+")
+    clear = models.TextField("value", blank=True)
+    sealed = models.TextField(blank=True, editable=False)
+    at = models.DateTimeField(default=dates.now)
+    actor = models.CharField(max_length=200)
+
+    class Meta:
+        abstract = True
+
+    def __str__(self) -> str:
+        return f"{self.key} for {self.target}"
+
+    @property
+    def target(self) -> str:
+        """Whom it is for, in words."""
+        if self.node is None:
+            return "the fleet"
+        name = self.node.name or self.node.vm_id
+        kinds = {Scope.SUBTREE: "subtree of", Scope.VM: "VM", Scope.LIEUTENANT: "lieutenant"}
+        return f"{kinds[Scope(self.scope)]} {name}"
+
+    @property
+    def vm_id(self) -> str:
+        """The id of the node that it is for; empty for the fleet."""
+        return self.node.vm_id if self.node else ""
+
+    def text(self) -> str:
+        """The value in clear; empty if there is none. Raises Unreadable."""
+        return vault.unseal(self.key, self.sealed) if self.sealed else self.clear
+
+    def hold(self, text: str, *, secret: bool) -> None:
+        """Take this value. Only inside a transaction that holds `locks.writing`."""
+        self.sealed = vault.seal(self.key, text) if secret and text else ""
+        self.clear = "" if secret else text
+
+
+class SettingQuerySet(models.QuerySet["Setting"]):
+    def at_place(self, key: str, scope: str, node: Node | None) -> Self:
+        """The one row of a key and a scope, if there is one."""
+        return self.filter(key=key, scope=scope, node=node)
+
+
+class Setting(Held):
+    """What is stored now."""
+
+    # The version that made it what it is.
+    version = models.ForeignKey("Version", models.PROTECT, related_name="+", editable=False)
+
+    objects = SettingQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["key", "scope", "id"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["key"], condition=Q(node__isnull=True), name="one_setting_a_fleet"
+            ),
+            models.UniqueConstraint(
+                fields=["key", "scope", "node"],
+                condition=Q(node__isnull=False),
+                name="one_setting_a_scope",
+            ),
+            models.CheckConstraint(
+                condition=Q(scope="fleet", node__isnull=True)
+                | Q(scope__in=["subtree", "vm", "lieutenant"], node__isnull=False),
+                name="setting_scope_fits_node",
+            ),
+            models.CheckConstraint(
+                condition=Q(clear="") ^ Q(sealed=""), name="setting_is_clear_or_sealed"
+            ),
+        ]
+        indexes = [models.Index(fields=["node", "key"], name="setting_of_node")]
+
+
+class Version(Held):
+    """One change of a setting, with what it was after it; empty if it was removed."""
+
+    what = models.CharField(max_length=10, choices=What.choices)
+    # The version before it of the same key and scope.
+    previous = models.ForeignKey(
+        "self", models.PROTECT, null=True, blank=True, related_name="+", editable=False
+    )
+
+    class Meta:
+        ordering = ["-id"]
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(clear="") | Q(sealed=""), name="version_is_clear_or_sealed"
+            ),
+            models.CheckConstraint(condition=Q(what__in=What.values), name="version_what_is_known"),
+        ]
+        indexes = [models.Index(fields=["key", "scope", "node"], name="version_of_setting")]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was stored after it."""
+        return not self.clear and not self.sealed
+
+
+def has_sealed() -> bool:
+    """Whether any secret is or was stored."""
+    return Version.objects.exclude(sealed="").exists()

@@ -1,0 +1,168 @@
+"""What the pages show: each key with its sources side by side. Secrets are masked here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from django.db.models import Q
+
+from versconfig import checks, config, keys, values
+from versconfig.keys import Group, Key
+from versconfig.models import Scope, Setting
+from versconfig.resolve import Layer, Resolved, Source
+from versconfig.scopes import FLEET, Target
+from versconfig.serializers import problems_of
+from vmtree.dna import is_text
+from vmtree.models import Category, Node
+
+MOST_MATCHES = 20
+MOST_SILENT = 8
+COLUMNS = ((Source.ENV, "Environment"), (Source.STORE, "Store"), (Source.FILE, "File"))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One source of a key: the first of its layers that has something."""
+
+    label: str
+    value: str = ""
+    where: str = ""
+    problem: str = ""
+    effective: bool = False
+    # Further layers of the same source behind it.
+    more: int = 0
+
+
+@dataclass(frozen=True)
+class Row:
+    """One key for a node or the fleet."""
+
+    key: Key
+    cells: list[Cell]
+    found: Resolved
+
+    @property
+    def value(self) -> str:
+        """What is in effect, as it may be seen."""
+        return values.shown(self.key, self.found.value) or ""
+
+    @property
+    def can_be_tested(self) -> bool:
+        """Whether it has a value and somebody knows how to try it out."""
+        return self.key.name in checks.known() and self.found.value is not None
+
+
+@dataclass(frozen=True)
+class Step:
+    """One layer of a key's chain."""
+
+    layer: Layer
+    value: str
+    # What an operator may change here; None outside the store.
+    target: Target | None
+
+    @property
+    def place(self) -> str:
+        """Where it is, without the word for the store."""
+        return self.layer.where.removeprefix("store, ")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A scope that a form offers."""
+
+    value: str
+    label: str
+
+
+def groups(node: Node | None) -> tuple[list[tuple[Group, list[Row]]], list[str]]:
+    """All keys by group, and what is wrong with files and stored values."""
+    found = config.resolve_all(list(keys.ALL), node)
+    rows = {name: _row(keys.get(name), each) for name, each in found.items()}
+    by_group = [(group, [rows[key.name] for key in keys.of_group(group)]) for group in Group]
+    return by_group, problems_of(found)
+
+
+def chain(key: Key, node: Node | None) -> tuple[Resolved, list[Step], int]:
+    """Everything that is asked for a key, in order, and how many silent subtrees are left out."""
+    found = config.explain(key.name, node)
+    layers, left_out = _fewer(found.layers)
+    ids = {layer.vm_id for layer in layers if layer.vm_id}
+    nodes = {each.vm_id: each for each in Node.objects.filter(vm_id__in=ids)}
+    steps = [
+        Step(layer, values.shown(key, layer.value) or "", _target(layer, nodes)) for layer in layers
+    ]
+    return found, steps, left_out
+
+
+def _fewer(layers: Iterable[Layer]) -> tuple[list[Layer], int]:
+    """Without silent subtrees far above: of a long line only the nearest are of interest."""
+    shown: list[Layer] = []
+    silent = 0
+    for layer in layers:
+        is_silent = layer.scope == Scope.SUBTREE and not layer.speaks
+        silent += is_silent
+        if not is_silent or silent <= MOST_SILENT:
+            shown.append(layer)
+    return shown, max(0, silent - MOST_SILENT)
+
+
+def choices(key: Key, node: Node | None) -> list[Choice]:
+    """Scopes that a value can be stored for, the nearest first."""
+    fleet = Choice(Scope.FLEET, "the whole fleet")
+    if node is None or not key.scoped:
+        return [fleet]
+    name = node.name or node.vm_id
+    below = Choice(Scope.SUBTREE, f"{name} and all below it")
+    if node.category == Category.LIEUTENANT:
+        return [Choice(Scope.LIEUTENANT, f"the lieutenant {name} alone"), below, fleet]
+    return [Choice(Scope.VM, f"{name} alone"), below, fleet]
+
+
+def matches(words: str) -> list[Node]:
+    """Living nodes that these words could mean: the one of this id, else those that fit."""
+    if not is_text(words):
+        return []
+    living = Node.objects.living()
+    if exact := living.filter(vm_id=words).first():
+        return [exact]
+    fitting = living.filter(Q(name__icontains=words) | Q(vm_id__icontains=words))
+    return list(fitting[: MOST_MATCHES + 1])
+
+
+def stored_elsewhere(key: Key) -> list[Setting]:
+    """All that is stored for a key, the fleet first."""
+    rows = Setting.objects.filter(key=key.name).select_related("node")
+    return sorted(rows, key=lambda row: (row.node is not None, row.target))
+
+
+def _row(key: Key, found: Resolved) -> Row:
+    cells = [_cell(label, _of(found.layers, source), key) for source, label in COLUMNS]
+    # A default is no secret.
+    cells.append(_cell("Default", _of(found.layers, Source.DEFAULT), key))
+    return Row(key, cells, found)
+
+
+def _cell(label: str, layers: list[Layer], key: Key) -> Cell:
+    if not layers:
+        return Cell(label)
+    first = layers[0]
+    return Cell(
+        label,
+        values.shown(key, first.value) or "",
+        first.where.removeprefix("store, ") if first.source in (Source.STORE, Source.FILE) else "",
+        first.problem,
+        first.effective,
+        len(layers) - 1,
+    )
+
+
+def _of(layers: Iterable[Layer], source: Source) -> list[Layer]:
+    return [layer for layer in layers if layer.source is source and (layer.value or layer.problem)]
+
+
+def _target(layer: Layer, nodes: dict[str, Node]) -> Target | None:
+    if layer.source is not Source.STORE:
+        return None
+    return Target(Scope(layer.scope), nodes[layer.vm_id]) if layer.vm_id else FLEET

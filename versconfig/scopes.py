@@ -1,0 +1,130 @@
+"""Whom a value reaches: scopes above a node, nearest first, and nodes below a scope."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from django.db.models import Q
+
+from versconfig.keys import Key
+from versconfig.models import Scope, Setting
+from vmtree import services as tree
+from vmtree.dna import is_text
+from vmtree.exceptions import BadInput, Conflict, NotFound
+from vmtree.lineage import keys_above, keys_below
+from vmtree.models import LINKS, Category, Node
+
+
+@dataclass(frozen=True)
+class Target:
+    """A scope: the fleet, or a kind of scope at a node."""
+
+    scope: Scope = Scope.FLEET
+    node: Node | None = None
+
+    def __str__(self) -> str:
+        return Setting(scope=self.scope, node=self.node).target
+
+
+FLEET = Target()
+
+
+def find(vm_id: str, *, removed: bool = False) -> Node:
+    """The node of this id; an id that no database takes is nobody's. Raises NotFound."""
+    if not is_text(vm_id):
+        raise NotFound("VM not found")
+    return tree.find(vm_id, removed=removed)
+
+
+def target_of(scope: str, vm_id: str) -> Target:
+    """What a request names; without a scope an id means that VM. Raises BadInput, NotFound."""
+    if not scope and not vm_id:
+        return FLEET
+    node = find(vm_id, removed=True) if vm_id else None
+    if not scope:
+        lieutenant = node is not None and node.category == Category.LIEUTENANT
+        scope = Scope.LIEUTENANT if lieutenant else Scope.VM
+    if scope not in Scope.values:
+        raise BadInput(f"scope: must be one of {', '.join(Scope.values)}", "scope")
+    if scope == Scope.FLEET:
+        if node:
+            raise BadInput("vm: the fleet's scope has none", "vm")
+        return FLEET
+    if node is None:
+        raise BadInput(f"vm: the scope {scope} needs the id of a VM", "vm")
+    if scope == Scope.LIEUTENANT and node.category != Category.LIEUTENANT:
+        raise BadInput(f"vm: {node.vm_id} is no lieutenant", "vm")
+    return Target(Scope(scope), node)
+
+
+def check_fits(key: Key, target: Target) -> None:
+    """Raise BadInput or Conflict if this key cannot be set there."""
+    if target.node and not key.scoped:
+        raise BadInput(f"scope: {key.name} holds for the whole fleet or not at all", "scope")
+    if target.node and target.node.removed_at:
+        raise Conflict(f"{target.node.vm_id} was removed; nothing can be set for it any more")
+
+
+def path_to(node: Node | None) -> list[int]:
+    """Keys of the nodes from the root down to this one; empty for the fleet."""
+    return keys_above(LINKS, node.pk) if node else []
+
+
+def stored_above(names: Sequence[str], node: Node | None, path: list[int]) -> list[Setting]:
+    """Settings of these keys that reach the node (or the fleet), nearest first."""
+    reach = Q(scope=Scope.FLEET)
+    if node:
+        reach |= Q(scope=Scope.SUBTREE, node__in=path)
+        reach |= Q(scope__in=[Scope.VM, Scope.LIEUTENANT], node=node)
+    found = Setting.objects.filter(reach, key__in=names).select_related("node")
+    return sorted(found, key=lambda each: _distance(each, path))
+
+
+def chain(node: Node | None, path: list[int]) -> list[Target]:
+    """Every scope that reaches the node, nearest first."""
+    if node is None:
+        return [FLEET]
+    nodes = Node.objects.in_bulk(path)
+    near = [Target(Scope.LIEUTENANT, node)] if node.category == Category.LIEUTENANT else []
+    near.append(Target(Scope.VM, node))
+    return [*near, *(Target(Scope.SUBTREE, nodes[pk]) for pk in reversed(path)), FLEET]
+
+
+def reached(key: Key, target: Target) -> set[int]:
+    """Keys of the living nodes for which this scope is the nearest that has a value."""
+    if target.scope in (Scope.VM, Scope.LIEUTENANT):
+        return _one(key, target)
+    nearer = Setting.objects.filter(key=key.name, node__isnull=False)
+    if target.node is None:
+        mine = set(Node.objects.living().values_list("pk", flat=True))
+    else:
+        mine = set(keys_below(LINKS, target.node.pk))
+        nearer = nearer.exclude(scope=Scope.SUBTREE, node=target.node)
+    for scope, pk in nearer.values_list("scope", "node"):
+        if pk in mine:
+            mine -= set(keys_below(LINKS, pk)) if scope == Scope.SUBTREE else {pk}
+    return mine
+
+
+def count_below(target: Target) -> int:
+    """How many living nodes a scope covers, whether or not they have nearer values."""
+    if target.node is None:
+        return Node.objects.living().count()
+    if target.scope == Scope.SUBTREE:
+        return len(keys_below(LINKS, target.node.pk))
+    return 0 if target.node.removed_at else 1
+
+
+def _one(key: Key, target: Target) -> set[int]:
+    if target.node is None or target.node.removed_at:
+        return set()
+    shadow = Setting.objects.at_place(key.name, Scope.LIEUTENANT, target.node)
+    hidden = target.scope == Scope.VM and shadow.exists()
+    return set() if hidden else {target.node.pk}
+
+
+def _distance(setting: Setting, path: list[int]) -> tuple[int, int]:
+    order = {Scope.LIEUTENANT: 0, Scope.VM: 1, Scope.SUBTREE: 2, Scope.FLEET: 3}
+    depth = path.index(setting.node_id) if setting.node_id in path else 0
+    return order[Scope(setting.scope)], -depth

@@ -1,0 +1,138 @@
+"""Values as text, and what they mean. No text of an error repeats the value."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+from versconfig.keys import Key, Kind, fits
+
+LONGEST = 16_000
+TRUE = frozenset({"1", "true", "yes", "on"})
+FALSE = frozenset({"0", "false", "no", "off"})
+MOST_LABELS = 64
+# Who signs in, and with which password; up to the last @ of what stands before the path.
+_USERINFO = re.compile(r"^([a-zA-Z][a-zA-Z0-9+.-]*://)?.*@", re.DOTALL)
+_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}")
+_LABEL_VALUE = re.compile(r"[A-Za-z0-9._:/@ -]{0,255}")
+
+
+def problem(key: Key, text: str) -> str:
+    """What is wrong with this value of the key; empty if nothing is."""
+    if len(text) > LONGEST:
+        return f"must have at most {LONGEST} characters"
+    breaks = key.kind is Kind.LINES
+    if any(not (sign.isprintable() or (breaks and sign in "\r\n")) for sign in text):
+        return "has characters that cannot be in it"
+    return _wrong(key, text)
+
+
+def mask(text: str | None) -> str | None:
+    """A secret's beginning: at most 8 characters, never more than a quarter of it."""
+    return None if text is None else text[: min(8, len(text) // 4)] + "..."
+
+
+def is_secret(key: Key, text: str) -> bool:
+    """Whether this value must be sealed and masked: a URL is a secret if it has a password."""
+    return key.secret or (key.kind is Kind.URL and "@" in text)
+
+
+def shown(key: Key, text: str | None) -> str | None:
+    """The value as everybody may see it."""
+    if text is None or not is_secret(key, text):
+        return text
+    return mask(text) if key.secret else _USERINFO.sub(r"\1…@", text)
+
+
+def integer(key: Key, text: str) -> int:
+    """The number; raises ValueError with what is wrong."""
+    if not re.fullmatch(r"-?[0-9]{1,18}", text) or not key.least <= int(text) <= key.most:
+        raise ValueError(f"must be a whole number from {key.least} to {key.most}")
+    return int(text)
+
+
+def boolean(text: str) -> bool:
+    """Yes or no; raises ValueError."""
+    word = text.lower()
+    if word not in TRUE | FALSE:
+        raise ValueError("must be yes or no")
+    return word in TRUE
+
+
+def names(key: Key, text: str) -> list[str]:
+    """Words between commas or blanks; raises ValueError."""
+    found = text.replace(",", " ").split()
+    if not all(fits(key.form, word) for word in found):
+        raise ValueError("has a word that cannot be in it")
+    return found
+
+
+def pairs(text: str) -> dict[str, str]:
+    """`a=b, c=d`; raises ValueError."""
+    found: dict[str, str] = {}
+    for part in filter(None, (piece.strip() for piece in text.split(","))):
+        name, sign, value = part.partition("=")
+        name, value = name.strip(), value.strip()
+        if not sign or not _LABEL.fullmatch(name) or not _LABEL_VALUE.fullmatch(value):
+            raise ValueError("must be like name=value, other=value")
+        found[name] = value
+    if len(found) > MOST_LABELS:
+        raise ValueError(f"must be at most {MOST_LABELS} pairs")
+    return found
+
+
+def lines(key: Key, text: str) -> list[str]:
+    """Its lines without empty ones and remarks; raises ValueError."""
+    found = [line.strip() for line in text.splitlines()]
+    found = [line for line in found if line and not line.startswith("#")]
+    if not all(fits(key.form, line) for line in found):
+        raise ValueError("has a line that cannot be in it")
+    return found
+
+
+def url(text: str) -> str:
+    """An http(s) URL with a host; raises ValueError."""
+    try:
+        parts = urlsplit(text)
+        _ = parts.port
+    except ValueError:
+        raise ValueError("is not a URL") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname or re.search(r"\s", text):
+        raise ValueError("must be a URL that starts with http:// or https://")
+    return text
+
+
+def _text(key: Key, text: str) -> str:
+    if not fits(key.form, text):
+        raise ValueError("has not the form that it must have")
+    if key.choices and text not in key.choices:
+        raise ValueError(f"must be one of {', '.join(key.choices)}")
+    return text
+
+
+def _path(text: str) -> str:
+    if not text.startswith("/"):
+        raise ValueError("must be an absolute path")
+    return text
+
+
+# What reads each kind, and raises ValueError with what is wrong.
+_READERS: dict[Kind, Callable[[Key, str], object]] = {
+    Kind.TEXT: _text,
+    Kind.INTEGER: integer,
+    Kind.BOOLEAN: lambda _key, text: boolean(text),
+    Kind.URL: lambda _key, text: url(text),
+    Kind.NAMES: names,
+    Kind.PAIRS: lambda _key, text: pairs(text),
+    Kind.LINES: lines,
+    Kind.PATH: lambda _key, text: _path(text),
+}
+
+
+def _wrong(key: Key, text: str) -> str:
+    try:
+        _READERS[key.kind](key, text)
+    except ValueError as error:
+        return str(error)
+    return ""

@@ -1,0 +1,145 @@
+"""Secrets at rest: sealed with keys that lie outside the database.
+
+The keys come from REEF_CONFIG_KEYS and from a file of mode 0600 in the data folder (one a line),
+which is made when there are none. The first one seals, all of them unseal. Both are asked each
+time, so that a rotation is felt by all processes at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+from django.conf import settings
+
+from versconfig.exceptions import Unreadable
+
+_watched: list[Callable[[], bool]] = []
+
+
+def seal(name: str, text: str) -> str:
+    """The text, readable only with our keys and only under this name."""
+    box = _box(keys() or [_first_key()])
+    return box.encrypt(f"{name}\0{text}".encode()).decode()
+
+
+def watch(has_sealed: Callable[[], bool]) -> None:
+    """Have this asked before a first key is made: whether it holds anything sealed already."""
+    if has_sealed not in _watched:
+        _watched.append(has_sealed)
+
+
+def unseal(name: str, sealed: str) -> str:
+    """The text again. Raises Unreadable."""
+    known = keys()
+    try:
+        found = _box(known).decrypt(sealed.encode()).decode() if known else ""
+    except InvalidToken:
+        found = ""
+    sealed_for, sign, text = found.partition("\0")
+    if not sign or sealed_for != name:
+        raise Unreadable(f"{name}: what is stored cannot be decrypted with the keys at hand")
+    return text
+
+
+def keys() -> list[str]:
+    """All keys, the one that seals first; those of the environment before those of the file."""
+    return [*settings.CONFIG_KEYS, *(key for key in kept() if key not in settings.CONFIG_KEYS)]
+
+
+def kept() -> list[str]:
+    """The keys of the file."""
+    try:
+        with key_file().open() as file:
+            if os.fstat(file.fileno()).st_mode & 0o077:
+                # A copy from a backup, for instance.
+                os.fchmod(file.fileno(), 0o600)
+            found = file.read()
+    except FileNotFoundError:
+        return []
+    except (OSError, UnicodeDecodeError) as error:
+        raise Unreadable(f"{key_file()}: cannot be read ({type(error).__name__})") from None
+    words = found.split()
+    if not all(_is_key(word) for word in words):
+        raise Unreadable(f"{key_file()}: has a line that is no key")
+    return words
+
+
+def key_file() -> Path:
+    """Where the keys lie that are not in the environment."""
+    return settings.CONFIG_KEYS_FILE
+
+
+def put_first() -> str:
+    """Make a new key and put it before all others of the file."""
+    fresh = Fernet.generate_key().decode()
+    with _alone():
+        _keep([fresh, *kept()])
+    return fresh
+
+
+def forget(old: list[str]) -> None:
+    """Take these keys out of the file."""
+    with _alone():
+        _keep([key for key in kept() if key not in old])
+
+
+def _first_key() -> str:
+    """The file's first key, made by the first of many who look for one.
+
+    Not if there is something sealed: then the key is lost, or lies with another host.
+    """
+    with _alone():
+        if not kept():
+            if any(has_sealed() for has_sealed in _watched):
+                raise Unreadable(
+                    "what is stored was sealed with a key that is not here: bring back "
+                    f"{key_file()}, set REEF_CONFIG_KEYS, or run `manage.py rotate_config_key`"
+                )
+            _keep([Fernet.generate_key().decode()])
+        return kept()[0]
+
+
+def _keep(wanted: list[str]) -> None:
+    """The file holds exactly these, before or after a power cut."""
+    file = key_file()
+    draft = file.with_name(f".{file.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened:
+        opened.write("".join(f"{key}\n" for key in wanted))
+        opened.flush()
+        os.fsync(opened.fileno())
+    draft.replace(file)
+    folder = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """One process changes the file at a time."""
+    lock = key_file().with_name(f".{key_file().name}.lock")
+    handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _box(known: list[str]) -> MultiFernet:
+    return MultiFernet([Fernet(key) for key in known])
+
+
+def _is_key(word: str) -> bool:
+    try:
+        Fernet(word)
+    except ValueError:
+        return False
+    return True

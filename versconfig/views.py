@@ -1,0 +1,229 @@
+"""Pages of configuration. A change is shown with its consequences before it is made."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, Concatenate, ParamSpec
+from urllib.parse import urlencode
+
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
+from django.shortcuts import redirect, render
+from django.urls import reverse
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_GET, require_http_methods, require_POST
+
+from versconfig import checks, history, impact, keys, pages, scopes, services, values, vault
+from versconfig.keys import Key, Kind
+from versconfig.models import Scope, Version
+from versconfig.services import Wish
+from vmtree.exceptions import BadInput, FleetError, NotFound
+from vmtree.models import Node
+
+RECENT, PAGE = 8, 50
+
+P = ParamSpec("P")
+View = Callable[Concatenate[HttpRequest, P], HttpResponseBase]
+
+
+def spoken(view: View[P]) -> View[P]:
+    """Say in words what is refused, with its HTTP status; nothing of these pages is kept."""
+
+    @functools.wraps(view)
+    def wrapped(request: HttpRequest, /, *args: P.args, **kwargs: P.kwargs) -> HttpResponseBase:
+        try:
+            return view(request, *args, **kwargs)
+        except FleetError as error:
+            context = {"problem": str(error)}
+            return render(request, "versconfig/problem.html", context, status=error.status)
+
+    return never_cache(login_required(wrapped))
+
+
+@spoken
+@require_GET
+def index(request: HttpRequest) -> HttpResponse:
+    """All keys for the fleet, or for the VM that `?vm=` names."""
+    words = request.GET.get("vm", "").strip()[:255]
+    found = pages.matches(words) if words else []
+    node = found[0] if len(found) == 1 else None
+    groups, problems = pages.groups(node)
+    context = {
+        "words": words,
+        "node": node,
+        "matches": found if node is None else [],
+        "most": pages.MOST_MATCHES,
+        "groups": groups,
+        "problems": problems,
+        "recent": history.of()[:RECENT],
+    }
+    return render(request, "versconfig/index.html", context)
+
+
+@spoken
+@require_GET
+def one(request: HttpRequest, name: str) -> HttpResponse:
+    """One key: the whole chain, what is stored elsewhere, a form, its history."""
+    return _one(request, _key(name), _node(request.GET.get("vm", "")))
+
+
+def _one(
+    request: HttpRequest, key: Key, node: Node | None, *, status: int = 200, **more: Any
+) -> HttpResponse:
+    found, steps, left_out = pages.chain(key, node)
+    # Lists are edited, not written anew; secrets never come back.
+    edited = key.kind in (Kind.LINES, Kind.PAIRS, Kind.NAMES) and not key.secret
+    context = {
+        "key": key,
+        "node": node,
+        "found": found,
+        "steps": steps,
+        "left_out": left_out,
+        "choices": pages.choices(key, node),
+        "stored": pages.stored_elsewhere(key),
+        "versions": history.of(key=key.name)[:PAGE],
+        "testable": key.name in checks.known() and found.value is not None,
+        "long": key.kind is Kind.LINES,
+        "draft": (found.value or "") if edited else "",
+        **more,
+    }
+    return render(request, "versconfig/one.html", context, status=status)
+
+
+@spoken
+@require_POST
+def preview(request: HttpRequest, name: str) -> HttpResponse:
+    """What a change would do; nothing is made yet. An empty value takes the stored one away."""
+    key, node = _key(name), _node(request.POST.get("vm", ""))
+    given = request.POST.get("value", "").replace("\r\n", "\n")
+    removing = request.POST.get("remove") == "yes"
+    try:
+        target = scopes.target_of(request.POST.get("scope", ""), _vm_for(request))
+        if not removing and not given.strip():
+            raise BadInput("value: is empty; to take a stored value away, use Remove", "value")
+        wish = services.wish_of(name, "" if removing else given, target)
+        services.check_may(request.user, key, target)
+    except BadInput as error:
+        draft = "" if values.is_secret(key, given) else given
+        more = {"problem": str(error), "draft": draft, "scope": request.POST.get("scope", "")}
+        return _one(request, key, node, status=400, **more)
+    return _question(request, wish, node)
+
+
+@spoken
+@require_POST
+def save(request: HttpRequest, name: str) -> HttpResponse:
+    """Make the change that `preview` showed, unless somebody was quicker."""
+    key, node = _key(name), _node(request.POST.get("vm", ""))
+    target = scopes.target_of(request.POST.get("scope", ""), _vm_for(request))
+    sealed = request.POST.get("sealed", "")
+    text = vault.unseal(_draft_of(key), sealed) if sealed else ""
+    wish = services.wish_of(name, text, target, _seen(request.POST.get("seen", "")))
+    expected = impact.of(wish)
+    services.put(wish, by=request.user)
+    done = "is stored for" if text else "is stored no longer for"
+    said = f"{key.name} {done} {target}."
+    if expected.shadowed_by:
+        messages.warning(request, f"{said} But {expected.shadowed_by} shadows it.")
+    else:
+        messages.success(request, said)
+    return redirect(_address("versconfig:one", name, node))
+
+
+@spoken
+@require_POST
+def try_out(request: HttpRequest, name: str) -> HttpResponse:
+    """The test button: ask whoever knows whether the value is good."""
+    node = _node(request.POST.get("vm", ""))
+    found = checks.run(_key(name).name, node)
+    tell = {True: messages.success, False: messages.error, None: messages.warning}[found.good]
+    tell(request, f"{name}: {found.text}")
+    if request.POST.get("from") == "index":
+        return redirect(_address("versconfig:index", "", node))
+    return redirect(_address("versconfig:one", name, node))
+
+
+@spoken
+@require_GET
+def past(request: HttpRequest) -> HttpResponse:
+    """All changes, newest first; `?before=` goes further back."""
+    before = request.GET.get("before", "")
+    number = int(before) if before.isascii() and before.isdigit() and len(before) < 19 else None
+    rows = list(history.of(before=number)[: PAGE + 1])
+    context = {"versions": rows[:PAGE], "next": rows[PAGE - 1].pk if len(rows) > PAGE else None}
+    return render(request, "versconfig/history.html", context)
+
+
+@spoken
+@require_http_methods(["GET", "POST"])
+def go_back(request: HttpRequest, version_id: int, verb: str) -> HttpResponse:
+    """GET shows what undoing or putting back would do; POST does it."""
+    version = _version(version_id)
+    node = version.node
+    if request.method == "GET":
+        wish = services.wish_back(version, undoing=verb == "undo")
+        return _question(request, wish, node, version=version, verb=verb)
+    act = services.undo if verb == "undo" else services.put_back
+    act(version_id, by=request.user)
+    messages.success(request, f"{version} was {'undone' if verb == 'undo' else 'put back'}.")
+    return redirect(_address("versconfig:one", version.key, node))
+
+
+def _question(request: HttpRequest, wish: Wish, node: Node | None, **more: Any) -> HttpResponse:
+    """The page between asking and doing. A value waits in it sealed."""
+    last = services.newest(wish.key.name, wish.target)
+    context = {
+        "key": wish.key,
+        "node": node,
+        "wish": wish,
+        "impact": impact.of(wish),
+        "sealed": vault.seal(_draft_of(wish.key), wish.text) if wish.text else "",
+        "seen": last.pk if last else "",
+        "back": _address("versconfig:one", wish.key.name, node),
+        **more,
+    }
+    return render(request, "versconfig/confirm.html", context)
+
+
+# -- what requests say ---------------------------------------------------------------------------
+
+
+def _key(name: str) -> Key:
+    if name not in keys.ALL:
+        raise NotFound(f"There is no key {name[:80]}")
+    return keys.ALL[name]
+
+
+def _node(vm_id: str) -> Node | None:
+    return scopes.find(vm_id) if vm_id else None
+
+
+def _vm_for(request: HttpRequest) -> str:
+    """The VM that a change is for; the page may be that of a VM and the change the fleet's."""
+    fleet = request.POST.get("scope", "") == Scope.FLEET
+    return "" if fleet else request.POST.get("target", request.POST.get("vm", ""))
+
+
+def _seen(given: str) -> int | None:
+    good = given.isascii() and given.isdigit() and len(given) < 19
+    return int(given) if good else None
+
+
+def _draft_of(key: Key) -> str:
+    """Under what name a value waits for its confirmation: it is good for nothing else."""
+    return f"draft of {key.name}"
+
+
+def _version(version_id: int) -> Version:
+    found = history.of().filter(pk=version_id).first()
+    if found is None:
+        raise NotFound("There is no such version")
+    return found
+
+
+def _address(name: str, key: str, node: Node | None) -> str:
+    base = reverse(name, args=[key] if key else [])
+    return f"{base}?{urlencode({'vm': node.vm_id})}" if node else base
