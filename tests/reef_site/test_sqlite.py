@@ -61,7 +61,8 @@ def in_threads(seconds: float, *acts: Callable[[], None]) -> list[int]:
 def test_nobody_waits_while_others_come_again_and_again(other: Callable[[], None]) -> None:
     turns = in_threads(1.5, greedy, greedy, greedy, other)
 
-    assert min(turns) * 10 > max(turns), turns
+    # Without turns the luckless have one or two.
+    assert min(turns) >= 12, turns
 
 
 def test_whoever_waits_too_long_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
