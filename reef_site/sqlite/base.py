@@ -40,7 +40,7 @@ class DatabaseWrapper(base.DatabaseWrapper):
     def patiently(self, act: Callable[[], Result]) -> Result:
         """Do what needs the lock of writers, as soon as it is free and our turn."""
         end = time.monotonic() + self._patience
-        with self._alone_in_the_turnstile(end):
+        with self.next_in_turn(end):
             if not self._waits_outside:
                 self.connection.execute("PRAGMA busy_timeout = 0")
                 self._waits_outside = True
@@ -74,8 +74,11 @@ class DatabaseWrapper(base.DatabaseWrapper):
             self.patiently(begin)
 
     @contextlib.contextmanager
-    def _alone_in_the_turnstile(self, end: float) -> Iterator[None]:
-        """At its end, or where there can be no such file, whoever waits goes on all the same."""
+    def next_in_turn(self, end: float) -> Iterator[None]:
+        """Stand in the turnstile: nobody but the present writer is sooner.
+
+        When the time is over, or where there can be no such file, it goes on all the same.
+        """
         if self._turnstile is None and not self.is_in_memory_db():
             with contextlib.suppress(OSError):
                 path = f"{self.settings_dict['NAME']}-turnstile"
