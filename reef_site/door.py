@@ -13,7 +13,9 @@ MOST_HEAD = 1 << 16
 class LimitedProtocol(HttpToolsProtocol):
     """Hangs up on whoever does not come to the end of a request's head."""
 
+    # One timer goes on through many requests: each begins a little later than the one before.
     _timer: asyncio.TimerHandle | None = None
+    _waits_since: float | None = None
     _size = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -24,6 +26,9 @@ class LimitedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing is awaited any more."""
         self._end()
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
         super().connection_lost(exc)
 
     def on_message_begin(self) -> None:
@@ -39,20 +44,29 @@ class LimitedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Count what does not complete a head."""
         super().data_received(data)
-        if self._timer:
+        if self._waits_since is not None:
             self._size += len(data)
             if self._size > MOST_HEAD:
                 self._hang_up()
 
     def _begin(self) -> None:
-        self._end()
-        self._size = 0
-        self._timer = self.loop.call_later(HEAD_SECONDS, self._hang_up)
+        self._size, self._waits_since = 0, self.loop.time()
+        if self._timer is None:
+            self._timer = self.loop.call_later(HEAD_SECONDS, self._look)
 
     def _end(self) -> None:
-        if self._timer:
-            self._timer.cancel()
-            self._timer = None
+        self._waits_since = None
+
+    def _look(self) -> None:
+        """Hang up if the head is overdue; look again when the one that is awaited now would be."""
+        self._timer = None
+        if self._waits_since is None:
+            return
+        left = self._waits_since + HEAD_SECONDS - self.loop.time()
+        if left > 0:
+            self._timer = self.loop.call_later(left, self._look)
+        else:
+            self._hang_up()
 
     def _hang_up(self) -> None:
         self._end()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import json
 import logging
 import os
@@ -111,6 +112,9 @@ class Edge:
         self._streams = Streams()
         if "registry" in settings.ORGANS:
             self._hot = HotRoutes()
+        # What is there now stays: looking through it for garbage would hold up all beats each time.
+        gc.collect()
+        gc.freeze()
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
@@ -139,18 +143,21 @@ class Edge:
         self, route: tuple[str, str], scope: Scope, receive: Receive, send: Send
     ) -> None:
         """Answer here, or pass the request on with the body that was read."""
-        body = await whole_body(scope, receive) if has_body(scope) else b""
-        answer = await self._hot.answer(route, dict(scope["headers"]), body)
+        headers = dict(scope["headers"])
+        body = b""
+        if b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0":
+            body = await whole_body(scope, receive)
+        answer = await self._hot.answer(route, headers, body)
         if answer is None:
             await self._pass_on(scope, again(body, receive), send)
             return
-        headers = [
+        said = [
             (b"content-type", b"application/json"),
             (b"content-length", str(len(answer.body)).encode()),
         ]
         if answer.status == 401:
-            headers.append((b"www-authenticate", b"Bearer"))
-        await _send_all(send, answer.status, headers, answer.body)
+            said.append((b"www-authenticate", b"Bearer"))
+        await _send_all(send, answer.status, said, answer.body)
 
     # -- passing on ---------------------------------------------------------------------------
 
@@ -270,7 +277,7 @@ def _check(scope: Scope) -> None:
     """Refuse what HTTP allows nobody to send, or what has no meaning here."""
     if not scope["path"].startswith("/"):
         raise BadRequest("path: must start with a slash")
-    if sum(key == b"host" for key, _ in scope["headers"]) > 1:
+    if [key for key, _ in scope["headers"]].count(b"host") > 1:
         raise BadRequest("host: is given more than once")
 
 

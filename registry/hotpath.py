@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import hmac
 import re
 import threading
@@ -166,9 +167,15 @@ def credentials(header: bytes) -> tuple[bool, str | None]:
     token = token.strip()
     if scheme.lower() != "bearer":
         return False, None
-    if hmac.compare_digest(token.encode("utf-8", "replace"), settings.ROOT_TOKEN.encode()):
+    if hmac.compare_digest(token.encode("utf-8", "replace"), _root_token()):
         return True, None
     return token.startswith(tokens.PREFIX), tokens.digest_of(token)
+
+
+@functools.cache
+def _root_token() -> bytes:
+    """Settings do not change, and asking them takes long."""
+    return settings.ROOT_TOKEN.encode()
 
 
 def _is_our_host(headers: Mapping[bytes, bytes]) -> bool:

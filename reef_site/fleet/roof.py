@@ -19,7 +19,7 @@ from vmtree.models import Node
 MANY = 20_000
 # Kept figures serve for so many times as long as counting took, and for no longer than this.
 WORTH = 25.0
-LONGEST_SECONDS = 10.0
+LONGEST_SECONDS = 5.0
 # From good to bad: the last one that anybody is in is the worst.
 _BY_RANK = ("paused", "stopped", "late", "silent")
 

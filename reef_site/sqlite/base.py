@@ -30,6 +30,8 @@ class DatabaseWrapper(base.DatabaseWrapper):
     """Django's, but for how immediate transactions begin, and single statements that write."""
 
     _turnstile: int | None = None
+    # Whether SQLite itself does not wait at all at the moment.
+    _waits_outside = False
 
     def create_cursor(self, name: str | None = None) -> Any:
         """A cursor that knows us."""
@@ -37,20 +39,32 @@ class DatabaseWrapper(base.DatabaseWrapper):
 
     def patiently(self, act: Callable[[], Result]) -> Result:
         """Do what needs the lock of writers, as soon as it is free and our turn."""
-        patience = float(self.settings_dict["OPTIONS"].get("timeout", 5.0))
-        end = time.monotonic() + patience
-        with self._alone_in_the_turnstile(end):
-            self._wait_inside(0)
-            try:
-                while True:
-                    try:
-                        return act()
-                    except (OperationalError, sqlite3.OperationalError) as error:
-                        if "locked" not in str(error) or time.monotonic() > end:
-                            raise
-                    time.sleep(LOOK_SECONDS)
-            finally:
-                self._wait_inside(patience)
+        end = time.monotonic() + self._patience
+        with self.next_in_turn(end):
+            if not self._waits_outside:
+                self.connection.execute("PRAGMA busy_timeout = 0")
+                self._waits_outside = True
+            while True:
+                try:
+                    return act()
+                except (OperationalError, sqlite3.OperationalError) as error:
+                    if "locked" not in str(error) or time.monotonic() > end:
+                        raise
+                time.sleep(LOOK_SECONDS)
+
+    def wait_inside(self) -> None:
+        """Have SQLite itself wait again: of what does not write, we know not what it waits for.
+
+        Inside of a transaction nothing waits any more, so beats, which are nothing but short
+        transactions, do without this.
+        """
+        if self._waits_outside:
+            self.connection.execute(f"PRAGMA busy_timeout = {self._patience * 1000:.0f}")
+            self._waits_outside = False
+
+    @property
+    def _patience(self) -> float:
+        return float(self.settings_dict["OPTIONS"].get("timeout", 5.0))
 
     def _start_transaction_under_autocommit(self) -> None:
         begin = super()._start_transaction_under_autocommit  # type: ignore[misc]
@@ -59,13 +73,12 @@ class DatabaseWrapper(base.DatabaseWrapper):
         else:
             self.patiently(begin)
 
-    def _wait_inside(self, seconds: float) -> None:
-        """How long SQLite itself waits for a lock."""
-        self.connection.execute(f"PRAGMA busy_timeout = {seconds * 1000:.0f}")
-
     @contextlib.contextmanager
-    def _alone_in_the_turnstile(self, end: float) -> Iterator[None]:
-        """At its end, or where there can be no such file, whoever waits goes on all the same."""
+    def next_in_turn(self, end: float) -> Iterator[None]:
+        """Stand in the turnstile: nobody but the present writer is sooner.
+
+        When the time is over, or where there can be no such file, it goes on all the same.
+        """
         if self._turnstile is None and not self.is_in_memory_db():
             with contextlib.suppress(OSError):
                 path = f"{self.settings_dict['NAME']}-turnstile"
@@ -84,6 +97,7 @@ class DatabaseWrapper(base.DatabaseWrapper):
         if self._turnstile is not None:
             os.close(self._turnstile)
             self._turnstile = None
+        self._waits_outside = False
         return super()._close()  # type: ignore[misc]
 
 
@@ -96,9 +110,17 @@ class _Cursor(base.SQLiteCursorWrapper):
 
     def execute(self, query: str, params: Any = None) -> Any:
         run = partial(super().execute, query, params)
-        if self._database.in_atomic_block or not query.startswith(_WRITES):
+        if self._database.in_atomic_block or query.startswith("BEGIN"):
             return run()
-        return self._database.patiently(run)
+        if query.startswith(_WRITES):
+            return self._database.patiently(run)
+        self._database.wait_inside()
+        return run()
+
+    def executemany(self, query: str, param_list: Any) -> Any:
+        if not self._database.in_atomic_block:
+            self._database.wait_inside()
+        return super().executemany(query, param_list)
 
 
 def _entered(turnstile: int) -> bool:

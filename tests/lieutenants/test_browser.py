@@ -28,7 +28,7 @@ QUIET = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update"),
 )
-SECONDS = 30_000  # of patience, in milliseconds
+SECONDS = 90_000  # of patience, in milliseconds
 END_OF_HELLO = "give reef a key such as"
 
 
@@ -81,18 +81,19 @@ def house() -> Iterator[House]:
         with (house.data / "up.txt").open("wb") as log:
             up = subprocess.Popen(words, cwd=CHECKOUT, env=env, stdout=log, stderr=log)
         try:
-            until(lambda: _well(house), 60)
+            until(lambda: _well(house), 180)
             yield house
             house.api("POST", "/destroy-all")
-            until(lambda: not list(house.data.glob("lieutenants/*/runs/*/control.sock")), 20)
+            until(lambda: not list(house.data.glob("lieutenants/*/runs/*/control.sock")), 120)
         finally:
             up.terminate()
-            up.wait(20)
+            up.wait(60)
 
 
 def _well(house: House) -> bool:
     try:
-        return bool(httpx.get(f"{house.url}/health").json()["status"] == "ok")
+        # While web begins, the edge answers with an error alone.
+        return bool(httpx.get(f"{house.url}/health").json().get("status") == "ok")
     except httpx.HTTPError:
         return False
 

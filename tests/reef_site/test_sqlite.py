@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from django.db import OperationalError, connection, connections, transaction
 
+from registry import checkpoints
 from registry.models import Gap
 from vmtree import dates
 
@@ -61,7 +62,8 @@ def in_threads(seconds: float, *acts: Callable[[], None]) -> list[int]:
 def test_nobody_waits_while_others_come_again_and_again(other: Callable[[], None]) -> None:
     turns = in_threads(1.5, greedy, greedy, greedy, other)
 
-    assert min(turns) * 10 > max(turns), turns
+    # Without turns the luckless have one or two.
+    assert min(turns) >= 12, turns
 
 
 def test_whoever_waits_too_long_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,6 +89,23 @@ def test_whoever_waits_too_long_is_told(monkeypatch: pytest.MonkeyPatch) -> None
     holder.join(10)
     modest()
     assert Gap.objects.get().vm_id == "modest"
+
+
+def test_the_log_starts_over_although_others_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoints, "LONG", 5)
+    folded: list[int] = []
+
+    def fold() -> None:
+        checkpoints.fold()
+        with connection.cursor() as cursor:
+            cursor.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            folded.append(cursor.fetchone()[1])
+        time.sleep(0.02)
+
+    in_threads(1.0, greedy, greedy, greedy, fold)
+
+    # So few pages there are only just after a new beginning.
+    assert min(folded[len(folded) // 2 :]) < 60, folded
 
 
 def test_sqlites_own_patience_is_as_it_was() -> None:

@@ -225,6 +225,24 @@ def test_one_vm_beside_the_tree(stack: Stack, page: Page) -> None:
     expect(page.locator("svg.picture a").first).to_be_visible()
 
 
+def test_a_page_that_hears_nothing_says_so_until_it_does(stack: Stack, page: Page) -> None:
+    unfold(page, "vm-0")
+    row(page, "vm-20").focus()
+    stack.end("edge")
+    live = page.locator("#live")
+    expect(live).to_have_text("Reconnecting…")
+    page.keyboard.press("ArrowRight")
+    expect(page.get_by_role("alert")).to_contain_text("reef does not answer")
+    expect(live).to_contain_text("Stale since")
+
+    stack.start("edge")
+    expect(live).to_have_text("Live")
+    expect(page.get_by_role("alert")).to_be_hidden()
+    expect(row(page, "vm-20")).to_be_focused()
+    page.keyboard.press("ArrowRight")
+    expect(row(page, "vm-220")).to_be_visible()
+
+
 # When the page asked for news, in milliseconds: it knows best, however late a test hears of it.
 ASKED = """performance.getEntriesByType("resource")
     .filter((each) => each.name.includes("/_news")).map((each) => each.startTime)"""

@@ -42,20 +42,22 @@ window.reef = (() => {
     if (word.textContent !== text) word.textContent = text;
   }
 
+  const STALE_AFTER = 12000;
   let staleTimer = 0;
 
-  // Connected or not; a page that stays unconnected for long says since when it is stale.
+  // Connected or not. Each try that fails says "not" again: what counts is since when it lasts.
   function connected(yes) {
-    clearTimeout(staleTimer);
     if (yes) {
+      clearTimeout(staleTimer);
+      staleTimer = 0;
       badge.state = "live";
-    } else {
+    } else if (!staleTimer) {
       if (badge.state === "live") badge.since = clock();
-      if (badge.state !== "stale") badge.state = "waiting";
+      badge.state = "waiting";
       staleTimer = setTimeout(() => {
         badge.state = "stale";
         paint();
-      }, 12000);
+      }, STALE_AFTER);
     }
     paint();
   }

@@ -14,6 +14,7 @@ reef.tree = (() => {
       location.reload();
       return new Promise(() => {});
     }
+    if (answer.ok && byId("tree-problem")) say("");
     return answer;
   }
 
@@ -41,7 +42,7 @@ reef.tree = (() => {
     return parse(await answer.text());
   }
 
-  // Without words, what was said before is taken back.
+  // Without words, what was said before is taken back, as any good answer does.
   function say(problem) {
     let place = byId("tree-problem");
     if (!place) {
