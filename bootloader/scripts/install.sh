@@ -20,7 +20,7 @@ step_agent() {
   fetch_wheel
   if [ -n "$NPM_REGISTRY" ]; then export npm_config_registry="$NPM_REGISTRY"; fi
   PYTHONPATH="$CODE" "$python" -m bootloader.on_vm.agent \
-    --target "$REEF_HOME/agent" --version "$AGENT_VERSION" --registry "$NPM_REGISTRY"
+    --target "$REEF_HOME/agent" --version "$AGENT_VERSION"
   mkdir -p "$REEF_HOME/bin"
   ln -sfn "$REEF_HOME/agent/pi" "$REEF_HOME/bin/pi"
   if [ "$SYSTEM" = yes ] && ! have pi; then ln -sfn "$REEF_HOME/agent/pi" /usr/local/bin/pi; fi
@@ -39,7 +39,8 @@ step_reef() {
     rm -rf -- "$venv"
     "$python" -m venv "$venv"
     pip=("$venv/bin/python" -m pip install --no-input --disable-pip-version-check --quiet)
-    if [ -n "$PYPI_INDEX" ]; then pip+=(--index-url "$PYPI_INDEX"); fi
+    # In the environment: a mirror's address may have a password in it.
+    if [ -n "$PYPI_INDEX" ]; then export PIP_INDEX_URL="$PYPI_INDEX"; fi
     "${pip[@]}" --require-hashes -r "$REEF_HOME/dist/$LOCK"
     "${pip[@]}" --no-deps --no-index "$REEF_HOME/dist/${WHEEL_SHA256:0:12}/$WHEEL"
     touch "$venv/complete"
