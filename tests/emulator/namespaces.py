@@ -59,7 +59,7 @@ class Namespaces:
     def clear(self) -> None:
         processes.end_all(self.tag)
         self.network.close()
-        shutil.rmtree(self.state / "vms", ignore_errors=True)
+        processes.remove(self.state / "vms")
 
     async def open(self) -> None:
         if os.geteuid() != 0 or not Path(SSHD).exists() or sys.platform != "linux":
@@ -191,7 +191,7 @@ class Namespaces:
             await self.network.unplug(self._numbers[vm_id])
         for table in (self._pids, self._numbers, self._there, self._ready, self._gone):
             table.pop(vm_id, None)
-        await asyncio.to_thread(shutil.rmtree, self.state / "vms" / vm_id, ignore_errors=True)
+        await asyncio.to_thread(processes.remove, self.state / "vms" / vm_id)
 
     async def freeze(self, vm_id: str) -> None:
         await self._signal_all(vm_id, "STOP")
@@ -221,7 +221,7 @@ class Namespaces:
             await asyncio.to_thread(_zero_unsynced, target)
 
     def drop(self, layer: str) -> None:
-        shutil.rmtree(self.state / "layers" / layer, ignore_errors=True)
+        processes.remove(self.state / "layers" / layer)
 
     # -- ways in
 
