@@ -261,14 +261,14 @@ class Machines:
         self.sweep()
 
     def sweep(self) -> None:
-        """Remove saved disks on which nothing stands any longer."""
+        """Remove saved disks on which nothing stands any longer, in the background."""
+        if any(vm.lock.locked() for vm in self.store.vms.values()):
+            return  # one may be in the making
         used = self.store.layers_in_use()
         folder = self.store.file.parent / "layers"
         for path in folder.iterdir() if folder.exists() else ():
-            if path.name not in used and not any(
-                vm.lock.locked() for vm in self.store.vms.values()
-            ):
-                self.hosting.drop(path.name)
+            if path.name not in used:
+                self._soon(asyncio.to_thread(self.hosting.drop, path.name))
 
     # -- running something inside
 
