@@ -98,7 +98,7 @@ def test_from_the_form_to_a_member_live(page: Page, stack: BootStack, emulator: 
     expect(page.locator(".reports li")).to_have_count(8)
     check_widths(page)
 
-    page.click("text=Script")
+    page.get_by_role("link", name="Script", exact=True).click()
     expect(page.get_by_role("heading", name="cloud-init")).to_be_visible()
     check_widths(page)
 
