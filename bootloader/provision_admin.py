@@ -75,6 +75,10 @@ class ProvisioningAdmin(FactAdmin):
     exclude = ("script", "user_data")
     actions = ("retry", "cancel_keep", "cancel_delete")
 
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Provisioning]:
+        """Without the long texts."""
+        return Provisioning.objects.light().order_by("-id")
+
     def view_on_site(self, obj: Provisioning) -> str:
         """Its own page."""
         return reverse("bootloader:detail", args=[obj.pk])

@@ -63,7 +63,7 @@ class Context:
 
     def fresh(self) -> Provisioning:
         """The row as it is now."""
-        self.row = Provisioning.objects.select_related("machine").get(pk=self.row.pk)
+        self.row = Provisioning.objects.light().get(pk=self.row.pk)
         return self.row
 
     def must_hold(self) -> None:

@@ -24,6 +24,29 @@ step_agent() {
   mkdir -p "$REEF_HOME/bin"
   ln -sfn "$REEF_HOME/agent/pi" "$REEF_HOME/bin/pi"
   if [ "$SYSTEM" = yes ] && ! have pi; then ln -sfn "$REEF_HOME/agent/pi" /usr/local/bin/pi; fi
+  tell_models "$python"
+}
+
+# Where the agents' model is, if the fleet has one of its own: for those who sign in here, and for
+# the VM's own reef.
+tell_models() {
+  local url files=("$HOME/.pi/agent/models.json")
+  url=$(identity_of REEF_MODEL_URL)
+  [ -n "$url" ] || return 0
+  if [ "$OWN_REEF" = yes ]; then
+    (umask 077 && mkdir -p -- "$REEF_HOME/reef/data")
+    files+=("$REEF_HOME/reef/data/pi/models.json")
+  fi
+  REEF_MODEL_URL=$url REEF_AGENT_MODEL=$(identity_of REEF_AGENT_MODEL) \
+    OPENAI_API_KEY=$(identity_of OPENAI_API_KEY) PYTHONPATH="$CODE" \
+    "$1" -m bootloader.on_vm.models "${files[@]}"
+}
+
+identity_of() {
+  local at
+  for ((at = 0; at < ${#IDENTITY[@]}; at += 2)); do
+    if [ "${IDENTITY[at]}" = "$1" ]; then printf '%s' "${IDENTITY[at + 1]}"; fi
+  done
 }
 
 # -- reef ----------------------------------------------------------------------------------------
