@@ -16,6 +16,7 @@ from tests.bootloader import throwaway
 from tests.bootloader.roofs import Roof
 from tests.bootloader.throwaway import Machine
 from tests.stack import free_port
+from tests.stub_llm import StubLLM
 
 pytestmark = [
     pytest.mark.skipif(not throwaway.possible(), reason="a machine to throw away takes root"),
@@ -306,6 +307,33 @@ echo "$@" >>/run/calls
 line=$(sed -n 's/^ExecStart=//p' "/etc/systemd/system/$2")
 eval "setsid $line" </dev/null >/run/unit.log 2>&1 9>&- &
 """
+
+
+@pytest.mark.agent
+def test_an_agent_there_answers_through_the_fleets_own_endpoint(
+    roof: Roof, machine: Machine, stub: StubLLM
+) -> None:
+    profile = replace(BARE, agent=True)
+    env = {
+        "REEF_MODEL_URL": stub.base_url,
+        "REEF_AGENT_MODEL": "ours/echo",
+        "OPENAI_API_KEY": "a-key-for-tests",
+    }
+    machine.put("/root/.pi/agent/models.json", '{"providers": {"mine": {}}, "more": 1}', 0o600)
+
+    told = boot(machine, bare(roof, "answering", profile=profile, env=env))
+
+    assert told["status"] == 0, told
+    models = json.loads(machine.tell("cat /root/.pi/agent/models.json"))
+    assert list(models["providers"]) == ["mine", "ours"]
+    assert models["more"] == 1
+    assert "a-key-for-tests" not in json.dumps(models)
+    said = machine.tell(
+        ". /opt/reef/identity.env; cd /tmp; "
+        "PI_OFFLINE=1 /opt/reef/bin/pi -p --no-session --model $REEF_AGENT_MODEL 'are you there'"
+    )
+    assert "are you there" in said
+    assert stub.requests[-1]["key"] == "a-key-for-tests"
 
 
 @pytest.mark.agent
