@@ -160,7 +160,7 @@ class Machines:
                 vm.private_key, vm.public_key = private, public
                 await self.hosting.boot(self._boot_order(vm))
                 vm.state, vm.running_since = "running", asyncio.get_running_loop().time()
-            except HostingError as error:
+            except (HostingError, OSError) as error:
                 print(f"VM {vm.vm_id} did not boot: {error}", flush=True)
                 self.store.vms.pop(vm.vm_id, None)
             finally:

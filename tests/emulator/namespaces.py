@@ -71,15 +71,7 @@ class Namespaces:
         (self.state / "vms").mkdir(exist_ok=True)
         (self.state / "layers").mkdir(exist_ok=True)
         self._make_skeleton()
-        self._nursery = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-I", "-S", str(Path(__file__).with_name("nursery.py"))),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            env={processes.TAG: self.tag, "PATH": guest.ROOT_PATH},
-            cwd=self.state,
-            start_new_session=True,
-        )
-        self._reader = asyncio.create_task(self._listen())
+        await self._start_nursery()
         await self._try()
 
     async def _try(self) -> None:
@@ -251,8 +243,23 @@ class Namespaces:
 
     # -- the nursery
 
+    async def _start_nursery(self) -> None:
+        if self._reader:
+            await self._reader  # all that is to be said of those that went with the old one
+        self._nursery = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-I", "-S", str(Path(__file__).with_name("nursery.py"))),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            env={processes.TAG: self.tag, "PATH": guest.ROOT_PATH},
+            cwd=self.state,
+            start_new_session=True,
+        )
+        self._reader = asyncio.create_task(self._listen())
+
     async def _order(self, order: dict[str, Any]) -> None:
         assert self._nursery
+        if self._nursery.returncode is not None:
+            await self._start_nursery()
         assert self._nursery.stdin
         self._nursery.stdin.write(json.dumps(order).encode() + b"\n")
         await self._nursery.stdin.drain()
@@ -264,6 +271,7 @@ class Namespaces:
             self._hear(json.loads(line))
         for name in list(self._gone):
             self._end(name, "the nursery ended")
+            self._gone[name].set()
 
     def _hear(self, said: dict[str, Any]) -> None:
         name = said["id"]
