@@ -1,7 +1,8 @@
 """VMs in namespaces: root disk, processes, name and network of their own; needs root.
 
 A VM's disk is this machine's programs and settings, read only, under a layer of its own; homes and
-temporary files begin empty. A saved disk is one more layer.
+temporary files begin empty. A saved disk is one more layer. Memory is not saved: a copy has what its
+parent had written (sockets, pipes and half-written files too), but none of its processes.
 """
 
 from __future__ import annotations
@@ -58,7 +59,9 @@ class Namespaces:
 
     def clear(self) -> None:
         processes.end_all(self.tag)
-        self.network.close()
+        # Where there are no programs for it, or no rights, there is nothing of ours.
+        with contextlib.suppress(NetworkError):
+            self.network.close()
         processes.remove(self.state / "vms")
 
     async def open(self) -> None:
