@@ -1,8 +1,8 @@
 """VMs in namespaces: root disk, processes, name and network of their own; needs root.
 
 A VM's disk is this machine's programs and settings, read only, under a layer of its own; homes and
-temporary files begin empty. A saved disk is one more layer. Memory is not saved: a copy has what its
-parent had written (sockets, pipes and half-written files too), but none of its processes.
+temporary files begin empty. A saved disk is one more layer. Memory is not saved: a copy has what
+its parent had written (sockets, pipes and half-written files too), but none of its processes.
 """
 
 from __future__ import annotations
