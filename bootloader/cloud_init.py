@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from bootloader import iso
 from bootloader.plan import BootPlan, File
 from bootloader.render import boot_script
 
@@ -74,11 +75,20 @@ def seed(plan: BootPlan) -> bytes:
     """A zip with `user-data` and `meta-data`, the two files of a NoCloud seed."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, text in (("user-data", user_data(plan)), ("meta-data", meta_data(plan))):
+        for name, content in _seed_files(plan).items():
             about = zipfile.ZipInfo(name, _FIXED)
             about.external_attr = 0o600 << 16
-            archive.writestr(about, text.encode())
+            archive.writestr(about, content)
     return out.getvalue()
+
+
+def seed_image(plan: BootPlan) -> bytes:
+    """The same as a CD image, by the label of which cloud-init knows it."""
+    return iso.image("cidata", _seed_files(plan))
+
+
+def _seed_files(plan: BootPlan) -> dict[str, bytes]:
+    return {"user-data": user_data(plan).encode(), "meta-data": meta_data(plan).encode()}
 
 
 def host_name(plan: BootPlan) -> str:

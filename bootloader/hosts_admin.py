@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from django import forms
 from django.contrib import admin, messages
 from django.db import transaction
-from django.db.models import QuerySet
+from django.db.models import OuterRef, QuerySet, Subquery
 from django.http import HttpRequest
 
 from bootloader import hosts, shell
@@ -69,16 +69,20 @@ class SshHostAdmin(_HostAdmin):
         ("What it is", {"fields": ("region", "size", "vcpus", "memory_mib", "disk_mib")}),
     )
 
+    def get_queryset(self, request: HttpRequest) -> QuerySet[SshHost]:
+        """With the name of what each is used for."""
+        claims = HostClaim.objects.living().filter(host=OuterRef("pk"))
+        return super().get_queryset(request).annotate(use=Subquery(claims.values("name")[:1]))
+
     @admin.display(description="address")
     def where(self, row: SshHost) -> str:
         """Who, where and at which port."""
         return f"{row.user}@{row.address}:{row.port}"
 
-    @admin.display(description="used by")
+    @admin.display(description="used by", ordering="use")
     def used_by(self, row: SshHost) -> str:
         """The name of its living claim."""
-        claim = row.claims.filter(released_at__isnull=True).first()
-        return claim.name if claim else "—"
+        return getattr(row, "use", None) or "—"
 
     @admin.display(description="own key", boolean=True)
     def own_key(self, row: SshHost) -> bool:

@@ -55,10 +55,17 @@ class JoinTokenAuthentication(BaseAuthentication):
 
 
 class MemberView(APIView):
-    """Base of the views below; each says itself whom it lets in."""
+    """Base of the views below. Join tokens come in only where `for_joiners` says so."""
 
     asks_authority = True
+    for_joiners = False
     authentication_classes = [JoinTokenAuthentication, *APIView.authentication_classes]
+
+    def check_permissions(self, request: Request) -> None:
+        """As everywhere, and no future member where only members may be. Raises Forbidden."""
+        super().check_permissions(request)
+        if isinstance(request.user, Joiner) and not self.for_joiners:
+            raise Forbidden("a join token opens join, report and dist, and nothing else")
 
     def handle_exception(self, error: Exception) -> Response:
         """A token that is not good is a 401 as any other, with the reason."""
@@ -69,6 +76,8 @@ class MemberView(APIView):
 
 class Join(MemberView):
     """`POST /bootloader/join`"""
+
+    for_joiners = True
 
     def post(self, request: Request) -> Response:
         """Trade a join token for a token of the VM's own."""
@@ -97,6 +106,8 @@ class Join(MemberView):
 class Report(MemberView):
     """`POST /bootloader/report`"""
 
+    for_joiners = True
+
     def post(self, request: Request) -> Response:
         """Note how one step of a boot stands; about the VM that the token belongs to."""
         vm_id = _vm_of(request)
@@ -110,7 +121,6 @@ class Reports(MemberView):
 
     def get(self, request: Request, vm_id: str) -> Response:
         """The steps of its last boot in their order, or of `?run=`; `?limit=` of them."""
-        _refuse_joiners(request)
         limit = query_number(request, "limit", most=MOST_ROWS) or MOST_ROWS
         vm_id = vm_id.replace("\0", "\ufffd")
         if run := request.query_params.get("run", "").replace("\0", "\ufffd"):
@@ -123,6 +133,8 @@ class Reports(MemberView):
 
 class Index(MemberView):
     """`GET /bootloader/dist/`"""
+
+    for_joiners = True
 
     def get(self, request: Request) -> Response:
         """What there is, with sizes and SHA-256."""
@@ -143,6 +155,8 @@ class Index(MemberView):
 
 class Download(MemberView):
     """`GET /bootloader/dist/<name>`"""
+
+    for_joiners = True
 
     def get(self, request: Request, name: str) -> FileResponse:
         """One file."""
@@ -205,11 +219,6 @@ def _check_download(request: Request) -> None:
     """Members, future members, the root token and operators may fetch. Raises JoinRefused."""
     if isinstance(request.user, Joiner):
         joining.opened_by(request.user.text, remote=_remote(request))
-
-
-def _refuse_joiners(request: Request) -> None:
-    if isinstance(request.user, Joiner):
-        raise Forbidden("a join token opens join, report and dist, and nothing else")
 
 
 def _facts(request: Request) -> joining.Facts:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
+from django.conf import settings
 from django.contrib import admin, messages
 from django.contrib.admin.exceptions import NotRegistered
 from django.db.models import QuerySet
@@ -74,6 +75,10 @@ class ProvisioningAdmin(FactAdmin):
     date_hierarchy = "created_at"
     exclude = ("script", "user_data")
     actions = ("retry", "cancel_keep", "cancel_delete")
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Provisioning]:
+        """Without the long texts."""
+        return Provisioning.objects.light().order_by("-id")
 
     def view_on_site(self, obj: Provisioning) -> str:
         """Its own page."""
@@ -164,6 +169,8 @@ class MachineAdmin(FactAdmin):
         """The way to its place."""
         if not row.vm_id:
             return "—"
+        if "vm-tree" not in settings.ORGANS:
+            return row.vm_id
         url = f"{reverse('fleet:by-id')}?{urlencode({'vm': row.vm_id})}"
         return format_html('<a href="{}">{}</a>', url, row.vm_id)
 

@@ -15,7 +15,7 @@ from django.db import IntegrityError, transaction
 from django.db.models import Q
 
 from bootloader import providers
-from bootloader.exceptions import NoSuchMachine, ProviderError
+from bootloader.exceptions import BadProviderKey, NoSuchMachine, ProviderError
 from bootloader.models import Finding, Machine, Provisioning
 from bootloader.providers import base
 from bootloader.provisioning import machines
@@ -48,6 +48,8 @@ def look() -> int:
     for slug in providers.all_slugs():
         try:
             look_at(slug)
+        except BadProviderKey:
+            logger.debug("%s has no good key, so nothing is compared", slug)
         except ProviderError as error:
             logger.info("%s cannot be compared with the fleet: %s", slug, error)
         except FleetError as error:

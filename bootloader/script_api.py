@@ -27,7 +27,7 @@ from vmtree.models import Node
 Json = dict[str, Any]
 MOST_TEXT = 255
 MOST_NAMES = 200
-FORMS = ("text", "json", "seed")
+FORMS = ("text", "json", "seed", "iso")
 
 
 @dataclass(frozen=True)
@@ -106,13 +106,20 @@ class CloudInit(APIView):
         return _text(cloud_init.user_data(plan))
 
     def post(self, request: Request) -> HttpResponse:
-        """User-data with a join token: as text, with `?form=json` or as NoCloud `?form=seed`."""
+        """User-data with a join token: as text, with meta-data as `?form=json`, as NoCloud seed.
+
+        The seed is a zip of two files with `?form=seed`, a CD image with `?form=iso`.
+        """
         form = request.query_params.get("form") or "text"
         if form not in FORMS:
             raise BadInput(f"form: must be one of {', '.join(FORMS)}", "form")
         plan = _plan_of(request)
         if form == "seed":
-            return _download(cloud_init.seed(plan), f"{cloud_init.host_name(plan)}-seed.zip")
+            return _download(cloud_init.seed(plan), plan, "zip", "application/zip")
+        if form == "iso":
+            return _download(
+                cloud_init.seed_image(plan), plan, "iso", "application/x-iso9660-image"
+            )
         if form == "json":
             return _json(plan)
         return _text(cloud_init.user_data(plan))
@@ -236,8 +243,9 @@ def _json(plan: BootPlan) -> Response:
     return Response(answer, status=201, headers={"Cache-Control": "no-store"})
 
 
-def _download(content: bytes, name: str) -> HttpResponse:
-    answer = HttpResponse(content, content_type="application/zip")
+def _download(content: bytes, plan: BootPlan, ending: str, kind: str) -> HttpResponse:
+    answer = HttpResponse(content, content_type=kind)
+    name = f"{cloud_init.host_name(plan)}-seed.{ending}"
     answer["Content-Disposition"] = f'attachment; filename="{name}"'
     answer["Cache-Control"] = "no-store"
     return answer

@@ -184,7 +184,7 @@ class SshShell:
             watch.start()
             try:
                 channel.exec_command(command)
-                talk.hold(end)
+                whole = talk.hold(end)
             except (paramiko.SSHException, OSError, EOFError) as error:
                 if time.monotonic() >= end:
                     raise _late(timeout) from None
@@ -193,9 +193,9 @@ class SshShell:
                 watch.cancel()
             # -1 stands for none: it was too late, or a signal ended it, or the connection is gone.
             status: int = channel.exit_status
+            if not whole or (status == -1 and time.monotonic() >= end):
+                raise _late(timeout)
             if status == -1:
-                if time.monotonic() >= end:
-                    raise _late(timeout)
                 self._must_live()
         return Ran(status, bytes(talk.output), bytes(talk.errors))
 
@@ -257,23 +257,25 @@ class _Talk:
         self.on_output = on_output
         self.output, self.errors = bytearray(), bytearray()
 
-    def hold(self, end: float) -> None:
-        """Until the command and its output have ended, or `end` is reached."""
+    def hold(self, end: float) -> bool:
+        """Until the command and its output have ended (True), or `end` is reached."""
         ended: float | None = None
         with selectors.DefaultSelector() as selector:
             selector.register(self.channel, selectors.EVENT_READ)
             while True:
                 self._feed()
+                # Asked before we listen: what came until then is heard below, or the next time.
                 over = self.channel.closed or self.channel.eof_received
                 heard = self._listen()
                 now = time.monotonic()
                 if self.channel.exit_status_ready():
                     ended = now if ended is None or heard else ended
-                    if over or now - ended > _LINGER:
-                        return
-                if self.channel.closed or now >= end:
-                    return
-                selector.select(min(end - now, 0.2 if self.fed and not over else 0.01))
+                    if not heard and (over or now - ended > _LINGER):
+                        return True
+                if now >= end:
+                    return False
+                if not heard:
+                    selector.select(min(end - now, 0.2 if self.fed and not over else 0.01))
 
     def _feed(self) -> None:
         while not self.fed and self.channel.send_ready():

@@ -5,12 +5,10 @@ from __future__ import annotations
 from types import MappingProxyType
 
 from bootloader.plan import Profile
+from vmtree import organs
 
 # Service modules. Those of this reef first; the others are known to VMs in the field.
-ORGANS = (
-    *("lieutenant", "registry", "vm-tree", "vers-config", "bootloader"),
-    *("store", "cron", "docs", "installer"),
-)
+ORGANS = organs.KNOWN
 CAPABILITIES = ("vers-vm", "vers-vm-copy", "vers-swarm", "ssh")
 
 BUILT_IN = MappingProxyType(

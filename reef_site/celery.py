@@ -52,8 +52,8 @@ TICKS: dict[str, dict[str, Any]] = {
     },
     "bootloader-tick": {
         "task": "bootloader.tick",
-        "schedule": 10.0,
-        "options": {"expires": 9.0},
+        "schedule": 5.0,
+        "options": {"expires": 4.0},
     },
     "bootloader-sweep": {
         "task": "bootloader.sweep",

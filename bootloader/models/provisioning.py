@@ -30,6 +30,10 @@ def new_id() -> str:
 
 
 class ProvisioningQuerySet(models.QuerySet["Provisioning"]):
+    def light(self) -> Self:
+        """Without the long texts, which are read when they are asked for."""
+        return self.select_related("machine").defer("script", "user_data")
+
     def open(self) -> Self:
         """Those that something is still to come of."""
         return self.filter(state__in=OPEN)
@@ -49,7 +53,7 @@ class ProvisioningQuerySet(models.QuerySet["Provisioning"]):
         mine = self.at_work().filter(free, pk=pk)
         if not mine.update(leased_until=now + lease, leased_by=holder):
             return None
-        return self.select_related("machine").get(pk=pk)
+        return self.light().get(pk=pk)
 
     def count_by_state(self) -> dict[str, int]:
         """How many there are of each state that any has."""

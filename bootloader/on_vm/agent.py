@@ -2,7 +2,8 @@
 
 `python3 -m bootloader.on_vm.agent --target REEF_HOME/agent`, from the unpacked wheel. Standard
 library only, Python 3.9 or newer. A VM that has no npm gets one: Node as the agent's lock names it
-and npm as named here come from the npm registry, each checked by its SHA-512.
+and npm as named here come from the npm registry (`npm_config_registry` in the environment, as npm
+reads it, else npmjs), each checked by its SHA-512.
 """
 
 from __future__ import annotations
@@ -60,9 +61,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="install the coding agent on a VM")
     parser.add_argument("--target", type=Path, required=True)
     parser.add_argument("--version", default="", help="another one than the lock's")
-    parser.add_argument("--registry", default="")
     asked = parser.parse_args(argv)
-    registry = (asked.registry or REGISTRY).rstrip("/")
+    told = os.environ.get("npm_config_registry")  # noqa: SIM112
+    registry = (told or REGISTRY).rstrip("/")
     try:
         recipe = PINNED
         if asked.version and asked.version != locked_version():

@@ -27,9 +27,12 @@ _MARK = b"\n--- reef: output follows ---\n"
 
 @dataclass(frozen=True)
 class Look:
-    """How the script is: `there` once it was begun, `status` once it has ended."""
+    """How the script is: `there` once it was asked for, `begun` once it has a process, `status`
+    once it has ended.
+    """
 
     there: bool
+    begun: bool
     alive: bool
     status: int | None
     output: bytes
@@ -114,6 +117,7 @@ def look(shell: Shell, row: Provisioning, number: int, offset: int) -> Look:
     echo there=yes
     echo "status=$(cat status 2>/dev/null)"
     pid=$(cat pid 2>/dev/null)
+    [ -n "$pid" ] && echo begun=yes
     [ -n "$pid" ] && grep -q reef-boot-{row.pk} "/proc/$pid/cmdline" 2>/dev/null && echo alive=yes
     printf '\\n--- reef: output follows ---\\n'
     tail -c +{offset + 1} out 2>/dev/null | head -c {CHUNK}
@@ -124,6 +128,7 @@ def look(shell: Shell, row: Provisioning, number: int, offset: int) -> Look:
     status = facts.get("status", "")
     return Look(
         there="there" in facts,
+        begun="begun" in facts,
         alive="alive" in facts,
         status=int(status) if status.isdecimal() else None,
         output=output,

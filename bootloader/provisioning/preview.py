@@ -7,7 +7,6 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from bootloader import providers
 from bootloader.models import Provisioning
 from bootloader.provisioning import resolving, services, texts
 from bootloader.provisioning.texts import Texts
@@ -47,7 +46,6 @@ class Preview:
 def make(wish: Wish, *, by: object) -> Preview:
     """Changes nothing. Raises what a start would raise for the same wish."""
     wish, parent = services.placed(wish, by)
-    providers.get(wish.provider)
     names = wish.names()
     spec, told = resolving.spec_of_wish(wish, parent)
     made = texts.previewed(wish, names[0])
@@ -60,7 +58,7 @@ def make(wish: Wish, *, by: object) -> Preview:
         texts=made,
         script_diff=_diff(last, last.script, made.script, names[0]) if last else None,
         user_data_diff=_diff(last, last.user_data, made.user_data, names[0]) if last else None,
-        known=list(Provisioning.objects.holding().filter(name__in=names).order_by("id")),
+        known=list(Provisioning.objects.light().holding().filter(name__in=names).order_by("id")),
     )
 
 

@@ -33,7 +33,7 @@ from vmtree.exceptions import FleetError
 
 logger = logging.getLogger(__name__)
 
-LEASE = timedelta(seconds=15)
+LEASE = timedelta(seconds=10)
 # How long one task moves a provisioning on before it lets others have the worker.
 BUDGET_SECONDS = 20.0
 # What cannot be reached is tried again so often, with pauses that grow up to the longest.
@@ -66,7 +66,7 @@ def advance(provisioning_id: str) -> None:
 def tick() -> None:
     """Ring for whatever nobody looks at: what a lost ring or a dead worker left behind."""
     now = dates.now()
-    late = now - timedelta(seconds=5)
+    late = now - timedelta(seconds=3)
     for row in Provisioning.objects.at_work().order_by("id"):
         held = row.leased_until is not None and row.leased_until > now
         if not held and (row.look_at is None or row.look_at < late):

@@ -8,6 +8,7 @@ from functools import partial
 from django.db import IntegrityError, transaction
 from django.db.models import QuerySet
 
+from bootloader import providers
 from bootloader.models import LogLine, Machine, Provisioning, Step
 from bootloader.provisioning import limits, rings
 from bootloader.provisioning.wishes import Wish
@@ -20,7 +21,7 @@ from bootloader.states import (
 )
 from versconfig import config
 from vmtree import authority
-from vmtree.exceptions import BadInput, Conflict, NotFound
+from vmtree.exceptions import BadInput, Conflict, Forbidden, NotFound
 from vmtree.models import Node
 
 
@@ -57,14 +58,20 @@ def start(wish: Wish, *, by: object, key: str = "") -> Started:
 
 
 def placed(wish: Wish, by: object) -> tuple[Wish, Node | None]:
-    """The wish with its parent and provider said, and that parent. Raises BadInput, Forbidden."""
+    """The wish with its parent and provider said, and that parent. Raises BadInput, Forbidden,
+    UnknownProvider and what config raises.
+    """
     mine = authority.node_of(by)
+    if mine and wish.roof_url:
+        # It says where join tokens are sent.
+        raise Forbidden("roofReefUrl: is for the root token and operators")
     parent_id = wish.parent_vm_id or (mine.vm_id if mine else "")
     parent = Node.objects.living().filter(vm_id=parent_id).first() if parent_id else None
     if parent_id and parent is None:
         raise BadInput(f"parent VM '{parent_id}' not found", "parentVmId")
     authority.check(by, "write", parent)
     slug = wish.provider or config.text("REEF_VM_PROVIDER", parent)
+    providers.get(slug)
     return _said(wish, parent_id, slug), parent
 
 
@@ -137,7 +144,7 @@ def _write(wish: Wish, actor: str, key: str) -> list[Provisioning]:
 
 def find(provisioning_id: str) -> Provisioning:
     """The provisioning of this id, or NotFound."""
-    rows = Provisioning.objects.select_related("machine")
+    rows = Provisioning.objects.light()
     row = rows.filter(pk=provisioning_id.replace("\0", "")).first()
     if row is None:
         raise NotFound("provisioning not found")
@@ -218,7 +225,7 @@ def log_tail(row: Provisioning, most: int = 300) -> list[LogLine]:
 
 def listed(*, state: str = "", words: str = "") -> QuerySet[Provisioning]:
     """Newest first, with their machines."""
-    found = Provisioning.objects.select_related("machine").prefetch_related("steps")
+    found = Provisioning.objects.light().prefetch_related("steps")
     if state:
         found = found.filter(state=state)
     if words:

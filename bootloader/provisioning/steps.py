@@ -43,6 +43,7 @@ REFUSAL_PATIENCE = timedelta(seconds=30)
 # So often the script is started again when it vanished with its VM's processes.
 MOST_RUNS = 4
 SLOWEST_LOOK = 3.0
+LOOKS_FOR_END, LOOKS_FOR_PID = 3, 15
 MOST_LINE = 2000
 
 
@@ -63,7 +64,7 @@ class Context:
 
     def fresh(self) -> Provisioning:
         """The row as it is now."""
-        self.row = Provisioning.objects.select_related("machine").get(pk=self.row.pk)
+        self.row = Provisioning.objects.light().get(pk=self.row.pk)
         return self.row
 
     def must_hold(self) -> None:
@@ -174,7 +175,7 @@ def run(context: Context, step: Step) -> Later | None:
         if len(seen.output) >= booting.CHUNK:
             return Later(0.0, "")
         if seen.status is None and not seen.alive:
-            return _begin_again(context, step, number)
+            return _begin_again(context, step, number, begun=seen.begun)
         if seen.status is None and limit and _since(step).total_seconds() > limit:
             booting.end(shell, row)
             raise StepFailed(f"the script did not end within {limit} s (REEF_BOOT_SECONDS)")
@@ -258,11 +259,11 @@ def _hear(context: Context, step: Step, seen: Look) -> None:
         )
 
 
-def _begin_again(context: Context, step: Step, number: int) -> Later:
+def _begin_again(context: Context, step: Step, number: int, *, begun: bool) -> Later:
     """Nothing runs and no end was written: the VM was restarted, or killed its processes."""
     gone = int(step.facts.get("gone", 0)) + 1
-    if gone < 3:
-        # It may be about to write its pid, or its end.
+    if gone < (LOOKS_FOR_END if begun else LOOKS_FOR_PID):
+        # It may be about to write its end, or its pid on a machine with much else to do.
         step.keep(gone=gone)
         return Later(0.7, "")
     runs = int(step.facts.get("lost", 0)) + 1

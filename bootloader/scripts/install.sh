@@ -20,10 +20,33 @@ step_agent() {
   fetch_wheel
   if [ -n "$NPM_REGISTRY" ]; then export npm_config_registry="$NPM_REGISTRY"; fi
   PYTHONPATH="$CODE" "$python" -m bootloader.on_vm.agent \
-    --target "$REEF_HOME/agent" --version "$AGENT_VERSION" --registry "$NPM_REGISTRY"
+    --target "$REEF_HOME/agent" --version "$AGENT_VERSION"
   mkdir -p "$REEF_HOME/bin"
   ln -sfn "$REEF_HOME/agent/pi" "$REEF_HOME/bin/pi"
   if [ "$SYSTEM" = yes ] && ! have pi; then ln -sfn "$REEF_HOME/agent/pi" /usr/local/bin/pi; fi
+  tell_models "$python"
+}
+
+# Where the agents' model is, if the fleet has one of its own: for those who sign in here, and for
+# the VM's own reef.
+tell_models() {
+  local url files=("$HOME/.pi/agent/models.json")
+  url=$(identity_of REEF_MODEL_URL)
+  [ -n "$url" ] || return 0
+  if [ "$OWN_REEF" = yes ]; then
+    (umask 077 && mkdir -p -- "$REEF_HOME/reef/data")
+    files+=("$REEF_HOME/reef/data/pi/models.json")
+  fi
+  REEF_MODEL_URL=$url REEF_AGENT_MODEL=$(identity_of REEF_AGENT_MODEL) \
+    OPENAI_API_KEY=$(identity_of OPENAI_API_KEY) PYTHONPATH="$CODE" \
+    "$1" -m bootloader.on_vm.models "${files[@]}"
+}
+
+identity_of() {
+  local at
+  for ((at = 0; at < ${#IDENTITY[@]}; at += 2)); do
+    if [ "${IDENTITY[at]}" = "$1" ]; then printf '%s' "${IDENTITY[at + 1]}"; fi
+  done
 }
 
 # -- reef ----------------------------------------------------------------------------------------
@@ -39,7 +62,8 @@ step_reef() {
     rm -rf -- "$venv"
     "$python" -m venv "$venv"
     pip=("$venv/bin/python" -m pip install --no-input --disable-pip-version-check --quiet)
-    if [ -n "$PYPI_INDEX" ]; then pip+=(--index-url "$PYPI_INDEX"); fi
+    # In the environment: a mirror's address may have a password in it.
+    if [ -n "$PYPI_INDEX" ]; then export PIP_INDEX_URL="$PYPI_INDEX"; fi
     "${pip[@]}" --require-hashes -r "$REEF_HOME/dist/$LOCK"
     "${pip[@]}" --no-deps --no-index "$REEF_HOME/dist/${WHEEL_SHA256:0:12}/$WHEEL"
     touch "$venv/complete"

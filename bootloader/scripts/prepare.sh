@@ -180,7 +180,6 @@ find_python() {
 
 step_packages() {
   local wanted=() each
-  have curl || wanted+=(curl)
   [ -s /etc/ssl/certs/ca-certificates.crt ] || wanted+=(ca-certificates)
   have python3 || wanted+=(python3)
   if [ "$OWN_REEF" = yes ] && ! python3 -c 'import ensurepip, venv' 2>/dev/null; then
@@ -203,7 +202,7 @@ install_packages() {
   export DEBIAN_FRONTEND=noninteractive
   if [ -n "$APT_MIRROR" ]; then
     write_file "$(apt_list)
-" "$WORK/apt.list" 644
+" "$WORK/apt.list" 600
     apt+=(-o "Dir::Etc::SourceList=$WORK/apt.list" -o Dir::Etc::SourceParts=/dev/null)
   fi
   "${apt[@]}" update || echo "the lists of packages could not be fetched; trying with those that are there"

@@ -14,6 +14,7 @@ import statistics
 import subprocess
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -90,11 +91,14 @@ def tell(found: list[dict[str, Any]], wall: float) -> None:
 
 
 def cpu(stack: BootStack) -> dict[str, float]:
-    """Seconds of processor time of each of reef's processes until now, children included."""
-    found = {}
-    for name, process in stack.processes.items():
-        words = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
-        found[name] = sum(int(word) for word in words[11:15]) / TICKS
+    """Seconds of processor time of each of reef's parts until now, with all its processes."""
+    groups = {process.pid: name for name, process in stack.processes.items()}
+    found = dict.fromkeys(stack.processes, 0.0)
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            words = entry.read_text().rpartition(")")[2].split()
+            if name := groups.get(int(words[2])):
+                found[name] += sum(int(word) for word in words[11:13]) / TICKS
     return found
 
 

@@ -16,6 +16,7 @@ from tests.bootloader import throwaway
 from tests.bootloader.roofs import Roof
 from tests.bootloader.throwaway import Machine
 from tests.stack import free_port
+from tests.stub_llm import StubLLM
 
 pytestmark = [
     pytest.mark.skipif(not throwaway.possible(), reason="a machine to throw away takes root"),
@@ -202,6 +203,38 @@ def test_a_file_that_is_not_what_the_script_says_is_not_run(roof: Roof, machine:
     assert machine.run("test -e /opt/reef/fleet_agent.py").returncode != 0
 
 
+def test_python_does_where_there_is_no_curl(roof: Roof, machine: Machine) -> None:
+    machine.tell("rm -f $(type -ap curl)")
+
+    told = boot(machine, bare(roof, "no-curl"))
+
+    assert told["status"] == 0, told
+    assert reports(roof, "no-curl")["health"]["status"] == "ok"
+
+
+def test_a_user_who_is_not_root_has_it_at_home(roof: Roof, machine: Machine) -> None:
+    home = "/var/tmp/somebody"
+    machine.tell(f"mkdir {home} && chown 4711:4711 {home}")
+    script = render.boot_script(
+        bare(roof, "rootless", profile=replace(BARE, files=()), authorized_keys=("ssh-x A b",))
+    )
+    machine.put(f"{home}/boot.sh", script, 0o644)
+    own = "setpriv --reuid=4711 --regid=4711 --clear-groups bash"
+
+    told = machine.run(f"cd / && {own} {home}/boot.sh", 300, HOME=home)
+
+    assert told.returncode == 0, told.stdout + told.stderr
+    assert roof.vm("rootless")["liveness"] == "live"
+    assert machine.tell(f"stat -c '%a %u' {home}/.reef/identity.json") == "600 4711"
+    assert machine.tell(f"cat {home}/.ssh/authorized_keys") == "ssh-x A b"
+    changed = {path for path in machine.changed() if not path.startswith(f"{home}/")}
+    assert changed == {"/run/thrown"}
+    script = script.replace("PACKAGES=()", "PACKAGES=('no-such-package')")
+    machine.put(f"{home}/boot.sh", script, 0o644)
+    told = machine.run(f"cd / && {own} {home}/boot.sh", 300, HOME=home)
+    assert "without root these cannot be installed: no-such-package" in told.stderr
+
+
 def test_units_where_there_is_systemd(roof: Roof, machine: Machine) -> None:
     machine.tell("mkdir -p /run/systemd/system")
     machine.put("/usr/local/bin/systemctl", _SYSTEMCTL, 0o755)
@@ -274,3 +307,45 @@ echo "$@" >>/run/calls
 line=$(sed -n 's/^ExecStart=//p' "/etc/systemd/system/$2")
 eval "setsid $line" </dev/null >/run/unit.log 2>&1 9>&- &
 """
+
+
+@pytest.mark.agent
+def test_an_agent_there_answers_through_the_fleets_own_endpoint(
+    roof: Roof, machine: Machine, stub: StubLLM
+) -> None:
+    profile = replace(BARE, agent=True)
+    env = {
+        "REEF_MODEL_URL": stub.base_url,
+        "REEF_AGENT_MODEL": "ours/echo",
+        "OPENAI_API_KEY": "a-key-for-tests",
+    }
+    machine.put("/root/.pi/agent/models.json", '{"providers": {"mine": {}}, "more": 1}', 0o600)
+
+    told = boot(machine, bare(roof, "answering", profile=profile, env=env))
+
+    assert told["status"] == 0, told
+    models = json.loads(machine.tell("cat /root/.pi/agent/models.json"))
+    assert list(models["providers"]) == ["mine", "ours"]
+    assert models["more"] == 1
+    assert "a-key-for-tests" not in json.dumps(models)
+    said = machine.tell(
+        ". /opt/reef/identity.env; cd /tmp; "
+        "PI_OFFLINE=1 /opt/reef/bin/pi -p --no-session --model $REEF_AGENT_MODEL 'are you there'"
+    )
+    assert "are you there" in said
+    assert stub.requests[-1]["key"] == "a-key-for-tests"
+
+
+@pytest.mark.agent
+def test_npm_and_node_come_along_where_there_are_none(roof: Roof, machine: Machine) -> None:
+    machine.tell(
+        "rm -rf $(type -ap node npm npx) /usr/lib/node_modules /usr/local/lib/node_modules"
+    )
+    assert machine.run("command -v node npm").returncode != 0
+
+    told = machine.run(generated(roof, "nodeless", "lightweight", 3000), timeout=500)
+
+    assert told.returncode == 0, told.stdout[-2000:] + told.stderr
+    assert "fetching npm 11.21.2" in told.stdout
+    assert "the agent is 0.87.1" in told.stdout
+    assert machine.tell("ls /opt/reef/npm") == "22.23.3-11.21.2"

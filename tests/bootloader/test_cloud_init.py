@@ -112,6 +112,40 @@ def test_the_seed_has_the_two_files(api: Api) -> None:
 
 
 @pytest.mark.django_db
+def test_the_seed_as_a_cd(api: Api, tmp_path: Path) -> None:
+    answer = api.post("/bootloader/cloud-init?form=iso", WISH)
+    assert answer["Content-Disposition"] == 'attachment; filename="cloud-one-seed.iso"'
+    file = tmp_path / "seed.iso"
+    file.write_bytes(answer.content)
+
+    if shutil.which("blkid"):
+        asked = ["blkid", "-p", "-o", "value", "-s", "LABEL", "-s", "TYPE", str(file)]
+        told = subprocess.run(asked, capture_output=True, text=True)
+        assert set(told.stdout.split()) == {"cidata", "iso9660"}
+    found = files_on(answer.content)
+    assert list(found) == ["META-DATA.;1", "USER-DATA.;1"]
+    assert config_of(found["META-DATA.;1"].decode())["local-hostname"] == "cloud-one"
+    assert b"reefjoin_" in found["USER-DATA.;1"]
+
+
+def files_on(image: bytes) -> dict[str, bytes]:
+    """The files in the top folder of a CD image, read as ECMA-119 has it."""
+    volume = image[16 * 2048 : 17 * 2048]
+    assert volume[1:6] == b"CD001"
+    assert int.from_bytes(volume[80:84], "little") * 2048 == len(image)
+    place, size = (int.from_bytes(volume[156 + at : 160 + at], "little") for at in (2, 10))
+    folder, found = image[place * 2048 : place * 2048 + size], {}
+    while folder and folder[0]:
+        start, length = (int.from_bytes(folder[at : at + 4], "little") for at in (2, 10))
+        assert int.from_bytes(folder[6:10], "big") == start
+        name = folder[33 : 33 + folder[32]]
+        if not folder[25] & 2:
+            found[name.decode()] = image[start * 2048 : start * 2048 + length]
+        folder = folder[folder[0] :]
+    return found
+
+
+@pytest.mark.django_db
 def test_files_and_size_of_a_profile_come_along(api: Api) -> None:
     own = OwnProfile.objects.create(
         type="minio", description="Stores.", category="infra_vm", role="infra", memory_mib=4096
@@ -145,4 +179,4 @@ def test_what_is_wrong_is_said(api: Api, change: dict[str, Any], says: str) -> N
     for path in ("/bootloader/cloud-init", "/bootloader/generate"):
         answer = api.post(path, json.dumps({**WISH, **change}))
         assert (answer.status_code, answer.json()) == (400, {"error": says})
-    assert api.post("/bootloader/cloud-init?form=iso", WISH).status_code == 400
+    assert api.post("/bootloader/cloud-init?form=floppy", WISH).status_code == 400

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -245,6 +247,26 @@ def test_a_killed_one_is_tidied_up_by_the_next(own: Emulator, tmp_path: Path) ->
     finally:
         if own.mode == "namespaces":
             subprocess.run(["ip", "link", "del", foreign], check=True)
+
+
+def test_vms_do_not_outlive_the_process_that_bore_them(emulator: Emulator, bare: Bare) -> None:
+    if emulator.mode != "namespaces":
+        pytest.skip("needs root and namespaces")
+    vm_id = bare.create()
+    assert emulator.process
+    for entry in Path("/proc").glob("[0-9]*/comm"):
+        with contextlib.suppress(OSError):
+            if entry.read_text() == "vm-nursery\n" and parent(entry.parent) == emulator.process.pid:
+                os.kill(int(entry.parent.name), signal.SIGKILL)
+
+    until(lambda: bare.state(vm_id) == "dead")
+    # The next VM has a new one.
+    assert bare.run(bare.create(), "echo here") == "here"
+
+
+def parent(process: Path) -> int:
+    """The pid of a process's parent."""
+    return int((process / "stat").read_text().rpartition(")")[2].split()[1])
 
 
 def test_it_ends_with_who_started_it(tmp_path: Path) -> None:

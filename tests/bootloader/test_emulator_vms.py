@@ -110,6 +110,26 @@ def test_bytes_go_both_ways_by_ssh_and_files_by_sftp(bare: Bare, tmp_path: Path)
     assert bare.run(vm_id, "cat ~/there") == "content"
 
 
+@pytest.mark.usefixtures("apart")
+def test_services_are_reached_by_the_vms_name(emulator: Emulator, bare: Bare) -> None:
+    def get(vm_id: str) -> str:
+        name = f"{vm_id}.{emulator.domain}"
+        there = f"{name}:443:{emulator.gateway_host}:{emulator.gateway_port}"
+        words = ["--cacert", emulator.ca_file, "--connect-to", there, f"https://{name}/"]
+        done = subprocess.run(
+            ["curl", "-s", "-m", "10", *words], capture_output=True, text=True, check=False
+        )
+        return done.stdout
+
+    vm_id = bare.create()
+    assert get("00000000-0000-4000-8000-000000000000") == "404 Not Found"
+    assert get(vm_id) == "503 Service unavailable"
+    bare.run(vm_id, "mkdir w; echo hello > w/index.html")
+    serve = "nohup python3 -m http.server -d w 80 > /dev/null 2>&1 < /dev/null &"
+    bare.run(vm_id, serve)
+    until(lambda: get(vm_id) == "hello\n")
+
+
 def test_pause_stops_everything_and_resume_lets_it_go_on(bare: Bare) -> None:
     vm_id = bare.create()
     count = "nohup sh -c 'while :; do echo x; sleep 0.01; done' > ~/count 2>&1 & echo $! > ~/pid"

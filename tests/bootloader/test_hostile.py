@@ -17,6 +17,8 @@ from bootloader.plan import BootPlan, File, Profile
 from tests.bootloader.hostile import CANARY, VALUES
 from vmtree.exceptions import BadInput
 
+pytestmark = pytest.mark.timeout(900)
+
 SHELLCHECK = Path(sys.executable).with_name("shellcheck")
 RUNS = 50
 PORT = "http://127.0.0.1:9/"
@@ -144,7 +146,6 @@ def test_bash_reads_every_value_as_it_is(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.timeout(600)
 def test_nothing_but_the_script_runs(tmp_path: Path) -> None:
     """Really run, each value in the place of a name, an id, an organ and a URL in turn."""
     quarter = len(VALUES) // 4

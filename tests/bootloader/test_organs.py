@@ -17,7 +17,8 @@ import httpx
 import pytest
 
 from tests.bootloader.roofs import Roof
-from tests.stack import ROOT
+from tests.stack import ROOT, free_port
+from tests.waiting import until
 from vmtree import organs
 
 pytestmark = pytest.mark.timeout(180)
@@ -210,3 +211,28 @@ def test_an_unknown_organ_stops_the_start_and_the_known_ones_are_told(tmp_path: 
 def test_what_an_organ_needs_is_kept(named: str, kept: set[str], told: str) -> None:
     assert organs.kept(named.split()) == kept
     assert organs.told(named.split()) == told
+
+
+def test_up_runs_only_what_it_needs(tmp_path: Path) -> None:
+    """A reef without modules has no worker and says what it has; it is well all the same."""
+    port, log = free_port(), tmp_path / "up.log"
+    env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "REEF_ORGANS": "store,cron,docs"}
+    with log.open("wb") as out:
+        up = subprocess.Popen(
+            [sys.executable, "manage.py", "up", "--port", str(port)],
+            cwd=ROOT,
+            env={**env, "REEF_DATA_DIR": str(tmp_path / "data")},
+            stdout=out,
+            stderr=out,
+        )
+    try:
+        until(lambda: "sign in, once" in log.read_text() or up.poll() is not None, 60)
+        said = httpx.get(f"http://127.0.0.1:{port}/health").json()
+        assert (said["status"], said["services"]) == ("ok", ["ui"])
+        assert list(said["parts"]) == ["database", "broker"]
+        until(lambda: "organs: none of reef" in log.read_text())
+        logs = {each.stem for each in (tmp_path / "data" / "logs").iterdir()}
+        assert logs == {"up", "redis", "web", "edge"}
+    finally:
+        up.terminate()
+        up.wait(20)

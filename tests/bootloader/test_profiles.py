@@ -148,6 +148,35 @@ def test_a_node_has_scripts_made_for_vms_below_it_only(api: Api) -> None:
     assert ask(vmId="n-root", parentVmId="n-root") == 403
 
 
+def test_a_reef_of_its_own_has_the_organs_it_is_to_have_and_no_other(api: Api) -> None:
+    OwnProfile.objects.create(
+        type="empty", description="No organs.", category="infra_vm", role="infra", own_reef=True
+    )
+    for type_, organs in (("empty", "none"), ("infra", "store,cron,docs")):
+        wish = {"vmId": f"o-{type_}", "name": "o", "type": type_, "extraOrgans": ["minio"]}
+        script = api.post("/bootloader/generate", wish).json()["script"]
+        assert f"REEF_ENV=('REEF_ORGANS' '{organs}')" in script
+
+
+def test_scripts_in_the_field_are_still_understood(api: Api) -> None:
+    """What the boot scripts of old VMs send, in the shape in which they send it."""
+    dna = {"organs": ["store", "cron"], "capabilities": ["vers-vm"]}
+    in_tree = {"vmId": "old-1", "name": "old", "category": "swarm_vm", "parentVmId": None}
+    registered = {
+        "id": "old-1",
+        "name": "old",
+        "role": "worker",
+        "address": "old-1.vm.vers.sh",
+        "registeredBy": "bootloader",
+        "reefConfig": dna,
+    }
+
+    assert api.post("/vm-tree/vms", {**in_tree, "reefConfig": dna}).status_code == 201
+    for _ in range(2):
+        assert api.post("/registry/vms", registered).status_code == 201
+    assert api.get("/registry/vms/old-1").json()["reefConfig"] == dna
+
+
 def test_the_script_has_the_steps_that_pages_know() -> None:
     for step in STEPS:
         assert f"\nstep_{step}() {{" in body()

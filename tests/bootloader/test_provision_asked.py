@@ -189,6 +189,13 @@ def test_nodes_have_vms_made_below_themselves_only(family: dict[str, Node]) -> N
     assert beside.status_code == 403
 
 
+def test_nodes_do_not_say_where_tokens_are_sent(family: dict[str, Node]) -> None:
+    body = {**WISH, "roofReefUrl": "http://elsewhere.example"}
+    answer = node_api(family["ada"]).post("/bootloader/provision", body)
+    assert answer.status_code == 403
+    assert not Provisioning.objects.exists()
+
+
 def test_nodes_retry_and_cancel_only_what_is_theirs(api: Api, family: dict[str, Node]) -> None:
     made = api.post("/bootloader/provision", {**WISH, "parentVmId": "ada"}).json()
     path = f"/bootloader/provisionings/{made['provisioning']['id']}"

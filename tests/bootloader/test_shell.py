@@ -47,6 +47,14 @@ def test_big_streams_go_both_ways_at_once(sshd: Sshd) -> None:
     assert heard == data
 
 
+def test_no_byte_of_the_output_is_lost(sshd: Sshd) -> None:
+    script = "head -c 5000000 /dev/zero; head -c 3000000 /dev/zero >&2"
+    with shell.connect(sshd.login()) as session:
+        for _ in range(10):
+            ran = session.run(script, timeout=60)
+            assert (len(ran.output), len(ran.errors)) == (5_000_000, 3_000_000)
+
+
 def test_stdin_that_nobody_reads_is_no_error(sshd: Sshd) -> None:
     with shell.connect(sshd.login()) as session:
         assert session.run("exit 3", stdin=b"x" * (8 << 20), timeout=20).exit_status == 3

@@ -325,6 +325,15 @@ def test_nonsense_is_refused_in_the_form(staff: Client, field: str, text: str) -
     assert not SshHost.objects.exists()
 
 
+def test_the_list_shows_who_uses_a_host(staff: Client, django_assert_max_num_queries: Any) -> None:
+    for number in range(12):
+        host(f"h{number}")
+    ssh.create(Spec(name="anna-on-it"))
+    with django_assert_max_num_queries(12):
+        page = staff.get(reverse("admin:bootloader_sshhost_changelist"))
+    assert page.content.decode().count("anna-on-it") == 1
+
+
 def test_a_host_with_a_past_is_not_deleted(staff: Client) -> None:
     row = host("one")
     machine = ssh.create(Spec(name="anna"))

@@ -94,7 +94,12 @@ class Emulator:
     def _end(self, number: int) -> None:
         if self.process and self.process.poll() is None:
             os.kill(self.process.pid, number)
-            self.process.wait(30)
+            try:
+                self.process.wait(30)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+                raise
 
     @property
     def log(self) -> Path:

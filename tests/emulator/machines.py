@@ -160,7 +160,7 @@ class Machines:
                 vm.private_key, vm.public_key = private, public
                 await self.hosting.boot(self._boot_order(vm))
                 vm.state, vm.running_since = "running", asyncio.get_running_loop().time()
-            except HostingError as error:
+            except (HostingError, OSError) as error:
                 print(f"VM {vm.vm_id} did not boot: {error}", flush=True)
                 self.store.vms.pop(vm.vm_id, None)
             finally:
@@ -261,14 +261,14 @@ class Machines:
         self.sweep()
 
     def sweep(self) -> None:
-        """Remove saved disks on which nothing stands any longer."""
+        """Remove saved disks on which nothing stands any longer, in the background."""
+        if any(vm.lock.locked() for vm in self.store.vms.values()):
+            return  # one may be in the making
         used = self.store.layers_in_use()
         folder = self.store.file.parent / "layers"
         for path in folder.iterdir() if folder.exists() else ():
-            if path.name not in used and not any(
-                vm.lock.locked() for vm in self.store.vms.values()
-            ):
-                self.hosting.drop(path.name)
+            if path.name not in used:
+                self._soon(asyncio.to_thread(self.hosting.drop, path.name))
 
     # -- running something inside
 

@@ -1,7 +1,8 @@
 """VMs in namespaces: root disk, processes, name and network of their own; needs root.
 
 A VM's disk is this machine's programs and settings, read only, under a layer of its own; homes and
-temporary files begin empty. A saved disk is one more layer.
+temporary files begin empty. A saved disk is one more layer. Memory is not saved: a copy has what
+its parent had written (sockets, pipes and half-written files too), but none of its processes.
 """
 
 from __future__ import annotations
@@ -58,8 +59,10 @@ class Namespaces:
 
     def clear(self) -> None:
         processes.end_all(self.tag)
-        self.network.close()
-        shutil.rmtree(self.state / "vms", ignore_errors=True)
+        # Where there are no programs for it, or no rights, there is nothing of ours.
+        with contextlib.suppress(NetworkError):
+            self.network.close()
+        processes.remove(self.state / "vms")
 
     async def open(self) -> None:
         if os.geteuid() != 0 or not Path(SSHD).exists() or sys.platform != "linux":
@@ -71,15 +74,7 @@ class Namespaces:
         (self.state / "vms").mkdir(exist_ok=True)
         (self.state / "layers").mkdir(exist_ok=True)
         self._make_skeleton()
-        self._nursery = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-I", "-S", str(Path(__file__).with_name("nursery.py"))),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            env={processes.TAG: self.tag, "PATH": guest.ROOT_PATH},
-            cwd=self.state,
-            start_new_session=True,
-        )
-        self._reader = asyncio.create_task(self._listen())
+        await self._start_nursery()
         await self._try()
 
     async def _try(self) -> None:
@@ -191,7 +186,7 @@ class Namespaces:
             await self.network.unplug(self._numbers[vm_id])
         for table in (self._pids, self._numbers, self._there, self._ready, self._gone):
             table.pop(vm_id, None)
-        await asyncio.to_thread(shutil.rmtree, self.state / "vms" / vm_id, ignore_errors=True)
+        await asyncio.to_thread(processes.remove, self.state / "vms" / vm_id)
 
     async def freeze(self, vm_id: str) -> None:
         await self._signal_all(vm_id, "STOP")
@@ -221,7 +216,7 @@ class Namespaces:
             await asyncio.to_thread(_zero_unsynced, target)
 
     def drop(self, layer: str) -> None:
-        shutil.rmtree(self.state / "layers" / layer, ignore_errors=True)
+        processes.remove(self.state / "layers" / layer)
 
     # -- ways in
 
@@ -251,8 +246,23 @@ class Namespaces:
 
     # -- the nursery
 
+    async def _start_nursery(self) -> None:
+        if self._reader:
+            await self._reader  # all that is to be said of those that went with the old one
+        self._nursery = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-I", "-S", str(Path(__file__).with_name("nursery.py"))),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            env={processes.TAG: self.tag, "PATH": guest.ROOT_PATH},
+            cwd=self.state,
+            start_new_session=True,
+        )
+        self._reader = asyncio.create_task(self._listen())
+
     async def _order(self, order: dict[str, Any]) -> None:
         assert self._nursery
+        if self._nursery.returncode is not None:
+            await self._start_nursery()
         assert self._nursery.stdin
         self._nursery.stdin.write(json.dumps(order).encode() + b"\n")
         await self._nursery.stdin.drain()
@@ -264,6 +274,7 @@ class Namespaces:
             self._hear(json.loads(line))
         for name in list(self._gone):
             self._end(name, "the nursery ended")
+            self._gone[name].set()
 
     def _hear(self, said: dict[str, Any]) -> None:
         name = said["id"]

@@ -27,11 +27,22 @@ class NetworkError(Exception):
     """The kernel or our rights do not allow a network for VMs."""
 
 
+def _environment() -> dict[str, str]:
+    """Ours; `ip` and `iptables` may lie where only root's path leads."""
+    return {**os.environ, "PATH": f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin"}
+
+
 def run(*words: str, text: str = "", check: bool = True) -> str:
     """A command's output; raises NetworkError with what it complained about."""
     try:
         done = subprocess.run(
-            words, input=text, capture_output=True, text=True, timeout=30, check=False
+            words,
+            input=text,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+            env=_environment(),
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise NetworkError(f"{words[0]}: {error}") from None
@@ -47,6 +58,7 @@ async def run_soon(*words: str, text: str = "") -> None:
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
+        env=_environment(),
     )
     _, errors = await process.communicate(text.encode())
     if process.returncode:
@@ -106,8 +118,10 @@ class Network:
             name = line.split(":")[1].strip().split("@")[0]
             if name == self.bridge or name.startswith(f"rv{self.tag}-"):
                 run("ip", "link", "del", name, check=False)
-        self._remove_rules()
-        self._leave()
+        try:
+            self._remove_rules()
+        finally:
+            self._leave()
 
     async def plug(self, number: int, pid: int) -> None:
         """Connect the VM whose process 1 is `pid`."""

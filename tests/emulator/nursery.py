@@ -62,10 +62,18 @@ def put_disk_together(order: dict[str, Any]) -> None:
     for each in order["mounts"]:
         options = f"lowerdir={each['lower']},upperdir={each['upper']},workdir={each['work']}"
         at = os.path.join(root, each["at"]) if each["at"] else root
-        mount("overlay", at, 0, f"{options},index=off,metacopy=off")
+        mount_disk(at, f"{options},index=off,metacopy=off")
     mount("proc", f"{root}/proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
     mount("sysfs", f"{root}/sys", MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_RDONLY)
     make_devices(f"{root}/dev")
+
+
+def mount_disk(at: str, options: str) -> None:
+    """Without waiting for the real disk, ever, where the kernel knows how."""
+    try:
+        mount("overlay", at, 0, f"{options},volatile")
+    except OSError:
+        mount("overlay", at, 0, options)
 
 
 def make_devices(dev: str) -> None:

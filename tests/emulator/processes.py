@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -61,6 +62,11 @@ def started(pid: int) -> str:
     except OSError:
         return ""
     return "" if facts[0] in ("Z", "X") else facts[19]
+
+
+def remove(folder: Path) -> None:
+    """A folder with everything in it; faster than Python is with thousands of files."""
+    subprocess.run(["rm", "-rf", "--", str(folder)], stderr=subprocess.DEVNULL, check=False)
 
 
 def note(pid: int, file: Path) -> None:

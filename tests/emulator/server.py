@@ -95,6 +95,7 @@ class Emulation:
             await hosting.close()
             raise HostingError(f"the address {self.options.address} is taken")
         self.machines = Machines(self.store, hosting, self.trouble)
+        self.machines.sweep()
         try:
             await self._serve(hosting, stop)
         finally:

@@ -1,0 +1,112 @@
+"""Several with one join token at the same moment, on both databases."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from bootloader import joining, reports
+from bootloader.joining import Facts
+from bootloader.models import BootReport, JoinRefusal, JoinToken, ReportStatus
+from registry.models import VM
+from tests.bootloader.joiners import invite
+from tests.bootloader.roofs import Roof
+from tests.stack import TOKEN
+from tests.vmtree.conftest import database, postgres, postgres_cluster
+from tests.vmtree.test_races import together
+from vmtree import tokens
+from vmtree.models import Node, NodeToken
+
+__all__ = ["database", "postgres", "postgres_cluster"]
+ROUNDS = 10
+AT_ONCE = 6
+
+
+def joins(token: str, nonce: str, given: list[str]) -> Callable[[], object]:
+    def join() -> None:
+        given.append(joining.trade(token, Facts(hostname=nonce, nonce=nonce, remote=nonce))[1])
+
+    return join
+
+
+def test_one_of_many_comes_in(database: str) -> None:
+    for number in range(ROUNDS):
+        token, given = invite(f"vm-{number}"), list[str]()
+
+        outcomes = together(*(joins(token, f"n{each}", given) for each in range(AT_ONCE)))
+
+        assert outcomes.count("done") == 1, outcomes
+        assert len(given) == 1
+        assert tokens.node_of(given[0]) == Node.objects.get(vm_id=f"vm-{number}")
+        rest = [each for each in outcomes if each != "done"]
+        assert all("this join token was used at" in each for each in rest), rest
+        refused = JoinRefusal.objects.filter(token__vm_id=f"vm-{number}")
+        assert refused.count() == AT_ONCE - 1
+    assert (Node.objects.count(), VM.objects.count()) == (ROUNDS, ROUNDS)
+
+
+def test_one_vm_that_asks_twice_has_one_good_token(database: str) -> None:
+    for number in range(ROUNDS):
+        token, given = invite(f"vm-{number}"), list[str]()
+
+        outcomes = together(*(joins(token, "mine", given) for _ in range(3)))
+
+        assert outcomes == ["done"] * 3
+        good = NodeToken.objects.good().filter(node__vm_id=f"vm-{number}")
+        assert good.count() == 1
+        assert good.get().digest in {tokens.digest_of(each) for each in given}
+        row = JoinToken.objects.get(vm_id=f"vm-{number}")
+        assert row.given_digest == good.get().digest
+
+
+def test_a_token_that_is_voided_while_it_is_used(database: str) -> None:
+    for number in range(ROUNDS):
+        token, given = invite(f"vm-{number}"), list[str]()
+
+        outcomes = together(joins(token, "mine", given), partial(joining.void, f"vm-{number}"))
+
+        row = JoinToken.objects.get(vm_id=f"vm-{number}")
+        assert (row.used_at is None) != (row.voided_at is None)
+        assert (outcomes[0] == "done") == (row.used_at is not None) == bool(given)
+
+
+def test_reports_of_one_step_at_once_are_one_row(database: str) -> None:
+    said = [
+        reports.Said("r", "dns", status)
+        for status in (ReportStatus.STARTED, ReportStatus.OK, ReportStatus.OK, ReportStatus.STARTED)
+    ]
+    for number in range(ROUNDS):
+        acts = [
+            lambda each=each, number=number: reports.note(f"vm-{number}", each) for each in said
+        ]
+
+        assert together(*acts) == ["done"] * 4
+    assert BootReport.objects.filter(status="ok").count() == ROUNDS
+    assert BootReport.objects.count() == ROUNDS
+
+
+@pytest.mark.timeout(180)
+def test_those_who_fetch_slowly_hold_up_nobody(tmp_path: Path) -> None:
+    """More of them than web has threads, and none reads what it asked for."""
+    with Roof(tmp_path) as roof:
+        files = roof.client.get("/bootloader/dist/").json()["files"]
+        slow = []
+        for _ in range(30):
+            client = socket.socket()
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.connect(("127.0.0.1", roof.port))
+            client.sendall(
+                f"GET /bootloader/dist/{files[0]['name']} HTTP/1.1\r\nHost: localhost\r\n"
+                f"Authorization: Bearer {TOKEN}\r\n\r\n".encode()
+            )
+            slow.append(client)
+        assert all(client.recv(15) == b"HTTP/1.1 200 OK" for client in slow)
+
+        assert roof.client.get("/health", timeout=10).status_code == 200
+
+        for client in slow:
+            client.close()

@@ -1,0 +1,104 @@
+"""`up --demo` with VMs of its own: they find the roof, pages say what they are, nothing stays."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from django.urls import reverse
+
+from reef_site import demo_vms
+from reef_site.demo_vms import NoDemoVms
+from tests.reef_site.test_up import Up, eventually
+
+
+@pytest.fixture
+def short(tmp_path: Path) -> Iterator[Path]:
+    """A data folder whose sockets have short paths."""
+    folder = Path("/tmp") / f"reef-up-{os.getpid()}"
+    folder.mkdir(mode=0o700)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def links() -> str:
+    return subprocess.run(["ip", "-o", "link"], capture_output=True, text=True, check=True).stdout
+
+
+def ask(emulator: httpx.Client, vm_id: str, url: str) -> str:
+    """The status that a VM gets from an address."""
+    command = ["curl", "-s", "-o", "/dev/null", "-m", "5", "-w", "%{http_code}", url]
+    done: dict[str, Any] = emulator.post(f"/vm/{vm_id}/exec", json={"command": command}).json()
+    status: str = done["stdout"]
+    return status
+
+
+def test_the_demo_has_vms_that_find_their_roof(short: Path) -> None:
+    up = Up(short)
+    running = up.start("--demo")
+    try:
+        if any("no demo VMs" in line for line in running.lines):
+            pytest.skip("this machine cannot run them")
+        running.wait_for("emulator at")
+        token = (short / "root-token").read_text().strip()
+        reef = httpx.Client(
+            base_url=f"http://127.0.0.1:{up.port}", headers={"authorization": f"Bearer {token}"}
+        )
+        # The processes of reef know the platform as they would know the real one.
+        names = ("VERS_BASE_URL", "VERS_API_KEY", "VERS_INFRA_URL")
+        answers = [reef.get(f"/vers-config/resolve/{name}").json() for name in names]
+        config = {answer["key"]: answer["value"] for answer in answers}
+        emulator = httpx.Client(
+            base_url=f"{config['VERS_BASE_URL']}/api/v1",
+            headers={"authorization": f"Bearer {config['VERS_API_KEY']}"},
+            timeout=60,
+        )
+        new: dict[str, Any] = {"vm_config": {}}
+        vm_id = emulator.post("/vm/new_root?wait_boot=true", json=new).json()["vm_id"]
+
+        # From inside: the roof, which listens on the loopback alone, and the demo model.
+        assert ask(emulator, vm_id, f"{config['VERS_INFRA_URL']}/health") == "200"
+        assert ask(emulator, vm_id, f"{config['VERS_INFRA_URL']}/registry/vms") == "401"
+        model = config["VERS_INFRA_URL"].rpartition(":")[0]
+        eventually(
+            lambda: ask(emulator, vm_id, f"{model}:{demo_vms.MODEL_PORT}/v1/models") == "200"
+        )
+
+        mark = (short / "emulator" / "tag").read_text()
+        assert mark in links()
+    finally:
+        took = running.end()
+    assert took < 10
+    assert mark not in links()
+    assert not list((short / "emulator").glob("vms/*"))
+
+
+def test_pages_say_that_vms_are_emulated(client: Any, admin_user: Any, settings: Any) -> None:
+    client.force_login(admin_user)
+    settings.DEMO = settings.EMULATED_VMS = True
+    assert b"VMs are emulated" in client.get(reverse("bootloader:index")).content
+    settings.EMULATED_VMS = False
+    assert b"VMs are emulated" not in client.get(reverse("bootloader:index")).content
+
+
+def test_a_named_platform_is_the_operators_choice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VERS_API_KEY", "mine")
+    found = demo_vms.prepare(tmp_path, 3000, on_loopback=True)
+    assert found == NoDemoVms("VERS_API_KEY is set")
+
+
+def test_where_it_cannot_run_it_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VERS_API_KEY", raising=False)
+    monkeypatch.delenv("VERS_BASE_URL", raising=False)
+    (tmp_path / "emulator").write_text("in the way")
+    found = demo_vms.prepare(tmp_path, 3000, on_loopback=True)
+    assert isinstance(found, NoDemoVms)
+    assert "emulator" in found.why
