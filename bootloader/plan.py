@@ -146,6 +146,8 @@ class BootPlan:
     # Empty: the version in the lock.
     agent_version: str = ""
     npm_registry: str = ""
+    # Where a VM that brings no npm of its own gets one, if npm_registry says nothing.
+    npm_source: str = ""
     pypi_index: str = ""
     apt_mirror: str = ""
     # Written to resolv.conf if the VM can find no names, as happens after a restore.

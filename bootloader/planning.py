@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import logging
+import shutil
+import subprocess
 from dataclasses import replace
 from urllib.parse import urlsplit
 
@@ -10,6 +14,8 @@ from bootloader.plan import BootPlan, Profile
 from versconfig import config, keys
 from vmtree.exceptions import BadInput
 from vmtree.models import Node
+
+logger = logging.getLogger(__name__)
 
 LONGEST_URL = 2000
 
@@ -47,11 +53,33 @@ def make(
         authorized_keys=tuple(config.lines("REEF_SSH_AUTHORIZED_KEYS", node)),
         agent_version=config.text("REEF_AGENT_VERSION", node),
         npm_registry=config.text("REEF_NPM_REGISTRY", node),
+        npm_source=npm_source(),
         pypi_index=config.text("REEF_PYPI_INDEX", node),
         apt_mirror=config.text("REEF_APT_MIRROR", node),
         env=environment(node) if secrets else {},
         dist=dist.current(),
     )
+
+
+@functools.cache
+def npm_source() -> str:
+    """The registry that npm asks on this machine, if it is one that others may reach; else empty.
+
+    VMs that bring no npm of their own get Node and npm there.
+    """
+    npm = shutil.which("npm")
+    if npm is None:
+        return ""
+    command = [npm, "config", "get", "registry"]
+    try:
+        told = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=20
+        ).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired) as error:
+        logger.warning("npm does not tell its registry (%s)", error)
+        return ""
+    here = urlsplit(told).hostname in (None, "localhost", "127.0.0.1", "::1")
+    return "" if here or "@" in told else told.rstrip("/")
 
 
 def environment(node: Node | None) -> dict[str, str]:

@@ -85,6 +85,7 @@ def _header(plan: BootPlan) -> list[str]:
         _assign("REEF_PORT", str(plan.reef_port)),
         _assign("AGENT_VERSION", plan.agent_version),
         _assign("NPM_REGISTRY", plan.npm_registry),
+        _assign("NPM_SOURCE", plan.npm_registry or plan.npm_source),
         _assign("PYPI_INDEX", plan.pypi_index),
         _assign("APT_MIRROR", plan.apt_mirror),
         _assign("WHEEL", dist.wheel_name if dist else ""),

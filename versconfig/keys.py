@@ -264,8 +264,8 @@ def _agent() -> list[Key]:
             default="0.87.1",
             form=_VERSION,
         ),
-        Key(*("REEF_NPM_REGISTRY", group, "Where VMs get npm packages, if not at npmjs."), url),
-        Key(*("REEF_PYPI_INDEX", group, "Where VMs get Python packages, if not at PyPI."), url),
+        Key(*("REEF_NPM_REGISTRY", group, "Where VMs get npm packages."), url),
+        Key(*("REEF_PYPI_INDEX", group, "Where VMs get Python packages."), url),
         Key(
             *(
                 "REEF_APT_MIRROR",

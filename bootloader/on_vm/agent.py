@@ -2,8 +2,8 @@
 
 `python3 -m bootloader.on_vm.agent --target REEF_HOME/agent`, from the unpacked wheel. Standard
 library only, Python 3.9 or newer. A VM that has no npm gets one: Node as the agent's lock names it
-and npm as named here come from the npm registry (`npm_config_registry` in the environment, as npm
-reads it, else npmjs), each checked by its SHA-512.
+and npm as named here come from a registry (`--npm-from`: the configured one, else the one that the
+roof's own npm asks), each checked by its SHA-512.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from reef_site.agent_install import (
     installed,
 )
 
-REGISTRY = "https://registry.npmjs.org"
 OLDEST_NODE = 20
+TRUSTED = Path("/etc/ssl/certs/ca-certificates.crt")
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="install the coding agent on a VM")
     parser.add_argument("--target", type=Path, required=True)
     parser.add_argument("--version", default="", help="another one than the lock's")
+    parser.add_argument("--npm-from", default="", help="the registry, if there is no npm here")
     asked = parser.parse_args(argv)
-    told = os.environ.get("npm_config_registry")  # noqa: SIM112
-    registry = (told or REGISTRY).rstrip("/")
+    registry = asked.npm_from.rstrip("/")
     try:
         recipe = PINNED
         if asked.version and asked.version != locked_version():
@@ -115,6 +115,8 @@ def provide_npm(home: Path, registry: str) -> None:
     """Put npm and its Node on this process's PATH unless good ones are there. InstallError."""
     if shutil.which("npm") and _node_number() >= OLDEST_NODE:
         return
+    if not registry:
+        raise InstallError("there is no npm here; REEF_NPM_REGISTRY says where to get one, if set")
     node = node_package()
     folder = home / "npm" / f"{node.version}-{NPM.version}"
     if not (folder / "complete").exists():
@@ -125,6 +127,9 @@ def provide_npm(home: Path, registry: str) -> None:
         _write_programs(folder, node)
         (folder / "complete").touch()
     os.environ["PATH"] = f"{folder / 'bin'}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    # This Node brings certificates of its own; those that the VM trusts beside them count, too.
+    if TRUSTED.exists():
+        os.environ.setdefault("NODE_EXTRA_CA_CERTS", str(TRUSTED))
 
 
 def node_package() -> Package:

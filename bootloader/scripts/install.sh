@@ -20,7 +20,7 @@ step_agent() {
   fetch_wheel
   if [ -n "$NPM_REGISTRY" ]; then export npm_config_registry="$NPM_REGISTRY"; fi
   PYTHONPATH="$CODE" "$python" -m bootloader.on_vm.agent \
-    --target "$REEF_HOME/agent" --version "$AGENT_VERSION"
+    --target "$REEF_HOME/agent" --version "$AGENT_VERSION" --npm-from "$NPM_SOURCE"
   mkdir -p "$REEF_HOME/bin"
   ln -sfn "$REEF_HOME/agent/pi" "$REEF_HOME/bin/pi"
   if [ "$SYSTEM" = yes ] && ! have pi; then ln -sfn "$REEF_HOME/agent/pi" /usr/local/bin/pi; fi

@@ -16,8 +16,8 @@ finds() { [ -z "$1" ] || getent ahosts -- "$1" >/dev/null 2>&1; }
 step_dns() {
   local roof others=() each missing=""
   roof=$(host_of "$ROOF_URL")
-  [ "$WANT_AGENT" = no ] || others+=("$(host_of "${NPM_REGISTRY:-https://registry.npmjs.org}")")
-  [ "$OWN_REEF" = no ] || others+=("$(host_of "${PYPI_INDEX:-https://pypi.org}")")
+  [ "$WANT_AGENT" = no ] || others+=("$(host_of "$NPM_SOURCE")")
+  [ "$OWN_REEF" = no ] || others+=("$(host_of "$PYPI_INDEX")")
   for each in "$roof" "${others[@]}"; do finds "$each" || missing=$each; done
   [ -n "$missing" ] || skip "all names are found"
   echo "$missing is not found"

@@ -33,7 +33,7 @@ SHOWN = (
         "SSH_DOMAIN",
         "MACHINE_ID",
     ),
-    *("RUN", "PROFILE", "NPM_REGISTRY", "PYPI_INDEX", "APT_MIRROR", "AGENT_VERSION"),
+    *("RUN", "PROFILE", "NPM_REGISTRY", "NPM_SOURCE", "PYPI_INDEX", "APT_MIRROR", "AGENT_VERSION"),
 )
 
 NAMES = (
@@ -75,6 +75,7 @@ def same(value: str) -> BootPlan:
         run=value,
         agent_version=value,
         npm_registry=value,
+        npm_source=value,
         pypi_index=value,
         apt_mirror=value,
         authorized_keys=(value,),
