@@ -16,7 +16,7 @@ from django.urls import reverse
 from django.utils.html import format_html
 
 from bootloader import reconcile
-from bootloader.models import Finding, LogLine, Machine, Provisioning, Step
+from bootloader.models import BootStep, Finding, LogLine, Machine, Provisioning
 from bootloader.provisioning import services
 from bootloader.states import Leftover
 from vmtree.exceptions import FleetError
@@ -118,7 +118,7 @@ class ProvisioningAdmin(FactAdmin):
         self.ask(request, queryset, lambda row: services.cancel(row.pk, leftover, by=by).state)
 
 
-@admin.register(Step)
+@admin.register(BootStep)
 class StepAdmin(FactAdmin):
     """Steps of provisionings."""
 
@@ -129,12 +129,12 @@ class StepAdmin(FactAdmin):
     ordering = ("-provisioning_id", "position")
 
     @admin.display(description="reason")
-    def why(self, row: Step) -> str:
+    def why(self, row: BootStep) -> str:
         """The reason's first line."""
         return row.reason.split("\n", 1)[0][:_HEAD]
 
     @admin.display(description="seconds")
-    def took(self, row: Step) -> str:
+    def took(self, row: BootStep) -> str:
         """How long it took."""
         return "" if row.seconds is None else f"{row.seconds:.1f}"
 

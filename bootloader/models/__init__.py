@@ -13,6 +13,6 @@ from bootloader.models.machines import Finding as Finding
 from bootloader.models.machines import Machine as Machine
 from bootloader.models.profile import OwnProfile as OwnProfile
 from bootloader.models.profile import ProfileFile as ProfileFile
+from bootloader.models.provisioning import BootStep as BootStep
 from bootloader.models.provisioning import LogLine as LogLine
 from bootloader.models.provisioning import Provisioning as Provisioning
-from bootloader.models.provisioning import Step as Step

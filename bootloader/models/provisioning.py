@@ -149,13 +149,13 @@ class Provisioning(models.Model):
         LogLine.objects.create(provisioning=self, kind=LogLine.Kind.STATE, text=said[:2000])
 
 
-class StepQuerySet(models.QuerySet["Step"]):
-    def next(self) -> Step | None:
+class BootStepQuerySet(models.QuerySet["BootStep"]):
+    def next(self) -> BootStep | None:
         """The first one that is not at its end."""
         return self.exclude(state=StepState.DONE).order_by("position").first()
 
 
-class Step(models.Model):
+class BootStep(models.Model):
     """One step of a provisioning."""
 
     provisioning = models.ForeignKey(Provisioning, models.CASCADE, related_name="steps")
@@ -172,7 +172,7 @@ class Step(models.Model):
     started_at = models.DateTimeField(null=True, blank=True)
     ended_at = models.DateTimeField(null=True, blank=True)
 
-    objects = StepQuerySet.as_manager()
+    objects = BootStepQuerySet.as_manager()
 
     class Meta:
         ordering = ["provisioning", "position"]
@@ -207,14 +207,14 @@ class Step(models.Model):
                 fields |= {"started_at": None, "ended_at": None}
             case _:
                 fields |= {"ended_at": now}
-        if not Step.objects.filter(pk=self.pk, state=old).update(**fields):
+        if not BootStep.objects.filter(pk=self.pk, state=old).update(**fields):
             raise LostRace(f"step {self} is no longer {old}")
         self.refresh_from_db()
 
     def keep(self, **facts: Any) -> None:
         """Write down what must be known to go on."""
         self.facts = {**self.facts, **facts}
-        Step.objects.filter(pk=self.pk).update(facts=self.facts)
+        BootStep.objects.filter(pk=self.pk).update(facts=self.facts)
 
 
 class LogLine(models.Model):

@@ -14,7 +14,7 @@ from django.db.models import Q
 
 from bootloader import providers
 from bootloader.exceptions import NoSuchMachine, OutcomeUnknown, ProviderAway, ProviderRefused
-from bootloader.models import LogLine, Machine, Provisioning, Step
+from bootloader.models import BootStep, LogLine, Machine, Provisioning
 from bootloader.providers import base
 from bootloader.provisioning import machines
 from vmtree import dates
@@ -35,7 +35,7 @@ def spec_of(row: Provisioning) -> base.Spec:
     return base.Spec(name=row.name, labels=labels, **kept)
 
 
-def create(context: Context, step: Step) -> Later | None:
+def create(context: Context, step: BootStep) -> Later | None:
     """Have one VM: the one that is there, one that a lost answer made, or a new one."""
     row = context.row
     if _is_there(context):
@@ -62,12 +62,12 @@ def create(context: Context, step: Step) -> Later | None:
     return None
 
 
-def may_have_asked(step: Step) -> bool:
+def may_have_asked(step: BootStep) -> bool:
     """Whether the provider was asked, and nobody knows what came of it."""
     return bool(step.facts.get("asked_at"))
 
 
-def look(context: Context, step: Step) -> Later | None:
+def look(context: Context, step: BootStep) -> Later | None:
     """Look for the VM of a question whose answer was lost.
 
     None when that is settled: the provisioning has it now, or it was never made.
@@ -135,7 +135,7 @@ def _note(row: Provisioning, seen: base.Machine) -> tuple[Machine, Machine | Non
     if held is None:
         # The constraint is the lock: one of two that found the same machine gets it.
         Provisioning.objects.filter(pk=row.pk).update(machine=machine, vm_id=vm_id)
-        Step.objects.get(provisioning=row, name="create").keep(asked_at=None)
+        BootStep.objects.get(provisioning=row, name="create").keep(asked_at=None)
     return machine, held
 
 

@@ -24,7 +24,7 @@ from bootloader.exceptions import (
     RateLimited,
     ShellAway,
 )
-from bootloader.models import LogLine, Provisioning, Step
+from bootloader.models import BootStep, LogLine, Provisioning
 from bootloader.provisioning import ending, limits, machines, rings, steps
 from bootloader.provisioning.steps import Context, Later
 from bootloader.states import State, StepName, StepState
@@ -127,7 +127,7 @@ def _move_on(context: Context) -> float | None:
     return 0.0
 
 
-def _do(context: Context, step: Step) -> float | None:
+def _do(context: Context, step: BootStep) -> float | None:
     """One go at a step; after how many seconds to look again, None to go on at once."""
     row = context.row
     if step.state == StepState.FAILED:
@@ -157,17 +157,17 @@ def _do(context: Context, step: Step) -> float | None:
     return None
 
 
-def _wait(step: Step, later: Later) -> float:
+def _wait(step: BootStep, later: Later) -> float:
     if later.why != step.reason or step.misses:
-        Step.objects.filter(pk=step.pk).update(reason=later.why[:2000], misses=0)
+        BootStep.objects.filter(pk=step.pk).update(reason=later.why[:2000], misses=0)
     return later.seconds
 
 
-def _missed(context: Context, step: Step, error: FleetError) -> float | None:
+def _missed(context: Context, step: BootStep, error: FleetError) -> float | None:
     """Somebody could not be reached: try again, with growing pauses, but not for ever."""
     if step.misses + 1 >= MOST_MISSES:
         return _fail(context.row, step, str(error))
-    Step.objects.filter(pk=step.pk).update(misses=step.misses + 1, reason=str(error)[:2000])
+    BootStep.objects.filter(pk=step.pk).update(misses=step.misses + 1, reason=str(error)[:2000])
     if step.reason != str(error)[:2000]:
         context.say(f"{error}; trying again", step, LogLine.Kind.ERROR)
     pause: float = min(LONGEST_PAUSE, 0.5 * 2**step.misses)
@@ -176,7 +176,7 @@ def _missed(context: Context, step: Step, error: FleetError) -> float | None:
     return pause
 
 
-def _fail(row: Provisioning, step: Step, reason: str) -> float | None:
+def _fail(row: Provisioning, step: BootStep, reason: str) -> float | None:
     """The step and with it the provisioning have failed; what becomes of the VM was chosen."""
     if step.state == StepState.RUNNING:
         step.move(StepState.FAILED, reason)

@@ -9,7 +9,7 @@ from django.db import IntegrityError, transaction
 from django.db.models import QuerySet
 
 from bootloader import providers
-from bootloader.models import LogLine, Machine, Provisioning, Step
+from bootloader.models import BootStep, LogLine, Machine, Provisioning
 from bootloader.provisioning import limits, rings
 from bootloader.provisioning.wishes import Wish
 from bootloader.states import (
@@ -127,8 +127,8 @@ def _write(wish: Wish, actor: str, key: str) -> list[Provisioning]:
         batch = row.batch = batch or row.pk
         row.save(force_insert=True)
         rows.append(row)
-    Step.objects.bulk_create(
-        Step(provisioning=row, position=position, name=name)
+    BootStep.objects.bulk_create(
+        BootStep(provisioning=row, position=position, name=name)
         for row in rows
         for position, name in enumerate(StepName)
     )

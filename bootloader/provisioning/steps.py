@@ -23,7 +23,7 @@ from bootloader.exceptions import (
     ShellRefused,
     StepFailed,
 )
-from bootloader.models import LogLine, Provisioning, Step
+from bootloader.models import BootStep, LogLine, Provisioning
 from bootloader.models.machines import Machine
 from bootloader.provisioning import booting, creating, lines, machines, resolving, texts
 from bootloader.provisioning.booting import Look
@@ -73,7 +73,7 @@ class Context:
         if not mine.filter(leased_until__gt=dates.now()).exists():
             raise LostRace("its lease was lost")
 
-    def say(self, text: str, step: Step | None, kind: LogLine.Kind = LogLine.Kind.NOTE) -> None:
+    def say(self, text: str, step: BootStep | None, kind: LogLine.Kind = LogLine.Kind.NOTE) -> None:
         """Write a line into its log."""
         name = step.name if step else ""
         LogLine.objects.create(provisioning=self.row, step=name, kind=kind, text=text[:MOST_LINE])
@@ -91,14 +91,14 @@ class Context:
         return machine
 
 
-def _since(step: Step) -> timedelta:
+def _since(step: BootStep) -> timedelta:
     return dates.now() - step.started_at if step.started_at else timedelta(0)
 
 
 # -- the steps -----------------------------------------------------------------------------------
 
 
-def resolve(context: Context, step: Step) -> Later | None:
+def resolve(context: Context, step: BootStep) -> Later | None:
     """Config and wish become the machine that will be asked for; what is missing is told now."""
     spec, told = resolving.spec_of(context.row)
     providers.get(context.row.provider)
@@ -109,7 +109,7 @@ def resolve(context: Context, step: Step) -> Later | None:
     return None
 
 
-def ssh(context: Context, step: Step) -> Later | None:
+def ssh(context: Context, step: BootStep) -> Later | None:
     """Wait until the VM lets us in."""
     try:
         with lines.to(context.machine) as shell:
@@ -126,7 +126,7 @@ def ssh(context: Context, step: Step) -> Later | None:
     return None
 
 
-def identity(context: Context, step: Step) -> Later | None:
+def identity(context: Context, step: BootStep) -> Later | None:
     """See who answers there, and make a private place for what comes."""
     row, machine = context.row, context.machine
     with lines.to(machine) as shell:
@@ -143,7 +143,7 @@ def identity(context: Context, step: Step) -> Later | None:
     return None
 
 
-def upload(context: Context, step: Step) -> Later | None:
+def upload(context: Context, step: BootStep) -> Later | None:
     """Write the script with a join token of its own, and bring it there."""
     row = context.row
     context.must_hold()
@@ -162,7 +162,7 @@ def upload(context: Context, step: Step) -> Later | None:
     return None
 
 
-def run(context: Context, step: Step) -> Later | None:
+def run(context: Context, step: BootStep) -> Later | None:
     """Have the script run, and follow what it says, until it ends."""
     row, limit = context.row, _limit(context.row)
     with lines.to(context.machine) as shell:
@@ -189,7 +189,7 @@ def run(context: Context, step: Step) -> Later | None:
     return None
 
 
-def join(context: Context, step: Step) -> Later | None:
+def join(context: Context, step: BootStep) -> Later | None:
     """The VM has a place in the tree and in the registry."""
     row = context.row
     node = Node.objects.living().filter(vm_id=row.vm_id).exists()
@@ -202,7 +202,7 @@ def join(context: Context, step: Step) -> Later | None:
     return Later(1.0, f"not in the {missing} yet")
 
 
-def health(context: Context, step: Step) -> Later | None:
+def health(context: Context, step: BootStep) -> Later | None:
     """The VM beats, and is called live."""
     vm, now = VM.objects.filter(pk=context.row.vm_id).first(), dates.now()
     run_step = context.row.steps.get(name=StepName.RUN)
@@ -222,7 +222,7 @@ def health(context: Context, step: Step) -> Later | None:
     return Later(1.0, "waits for a beat")
 
 
-TO_DO: dict[StepName, Callable[[Context, Step], Later | None]] = {
+TO_DO: dict[StepName, Callable[[Context, BootStep], Later | None]] = {
     StepName.RESOLVE: resolve,
     StepName.CREATE: creating.create,
     StepName.SSH: ssh,
@@ -237,7 +237,7 @@ TO_DO: dict[StepName, Callable[[Context, Step], Later | None]] = {
 # -- the script's output -------------------------------------------------------------------------
 
 
-def _hear(context: Context, step: Step, seen: Look) -> None:
+def _hear(context: Context, step: BootStep, seen: Look) -> None:
     """Whole lines go into the log, with the new offset in the same transaction."""
     if not seen.output and seen.status is None:
         return
@@ -259,7 +259,7 @@ def _hear(context: Context, step: Step, seen: Look) -> None:
         )
 
 
-def _begin_again(context: Context, step: Step, number: int, *, begun: bool) -> Later:
+def _begin_again(context: Context, step: BootStep, number: int, *, begun: bool) -> Later:
     """Nothing runs and no end was written: the VM was restarted, or killed its processes."""
     gone = int(step.facts.get("gone", 0)) + 1
     if gone < (LOOKS_FOR_END if begun else LOOKS_FOR_PID):
@@ -274,7 +274,7 @@ def _begin_again(context: Context, step: Step, number: int, *, begun: bool) -> L
     return Later(0.0, "")
 
 
-def _why(row: Provisioning, step: Step, status: int) -> str:
+def _why(row: Provisioning, step: BootStep, status: int) -> str:
     """The exit status with the last words of the script."""
     newest = row.log.filter(step=step.name, kind=LogLine.Kind.OUTPUT).order_by("-id").first()
     words = [line for line in (newest.text if newest else "").splitlines() if line.strip()]

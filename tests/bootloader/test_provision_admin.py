@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from django.test import Client
 
-from bootloader.models import Finding, LogLine, Machine, Provisioning, Step
+from bootloader.models import BootStep, Finding, LogLine, Machine, Provisioning
 from bootloader.provisioning import rings
 from bootloader.states import State, StepState
 from reef_site.auth import make_operator
@@ -32,7 +32,7 @@ def failed() -> Provisioning:
     row = Provisioning.objects.create(
         name="one", profile="full", provider="vers", actor="t", machine=machine, vm_id="m"
     )
-    Step.objects.create(provisioning=row, position=2, name="ssh", state=StepState.FAILED)
+    BootStep.objects.create(provisioning=row, position=2, name="ssh", state=StepState.FAILED)
     row.move(State.RUNNING)
     row.move(State.FAILED, "nobody answers")
     return row
@@ -46,7 +46,7 @@ def test_every_list_and_row_can_be_looked_at(admin: Client, failed: Provisioning
     assert line
     for name, key in (
         *(("provisioning", failed.pk), ("machine", failed.machine_id), ("finding", finding.pk)),
-        *(("step", failed.steps.get().pk), ("logline", line.pk)),
+        *(("bootstep", failed.steps.get().pk), ("logline", line.pk)),
     ):
         for path in (f"/admin/bootloader/{name}/", f"/admin/bootloader/{name}/{key}/change/"):
             assert admin.get(path).status_code == 200, path

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bootloader.models import LogLine, Machine, Provisioning, Step
+from bootloader.models import BootStep, LogLine, Machine, Provisioning
 from bootloader.provisioning import limits, rings
 from bootloader.states import State, StepName, StepState
 from reef_site.auth import make_operator
@@ -226,7 +226,7 @@ def failed_at(name: StepName, *, gone: bool = False) -> Provisioning:
         state = StepState.WAITING
         if position <= list(StepName).index(name):
             state = StepState.FAILED if each == name else StepState.DONE
-        Step.objects.create(provisioning=row, position=position, name=each, state=state)
+        BootStep.objects.create(provisioning=row, position=position, name=each, state=state)
     row.move(State.RUNNING)
     row.move(State.FAILED, "it did not work")
     return row

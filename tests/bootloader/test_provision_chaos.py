@@ -56,7 +56,7 @@ def stopped_in(stack: BootStack, prefix: str, name: str) -> Iterator[str]:
 
 def _caught(base: sqlite3.Connection, provisioning_id: str, name: str) -> bool:
     """Hold the database at a moment at which this step runs; False if that moment is over."""
-    sql = "SELECT state FROM bootloader_step WHERE provisioning_id = ? AND name = ?"
+    sql = "SELECT state FROM bootloader_bootstep WHERE provisioning_id = ? AND name = ?"
     seen = ""
 
     def is_over() -> bool:
