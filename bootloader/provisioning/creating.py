@@ -22,7 +22,7 @@ from vmtree import dates
 if TYPE_CHECKING:
     from bootloader.provisioning.steps import Context, Later
 
-# For so long after a question whose answer was lost the VM may still turn up.
+# For so long after an answer was lost the VM may still turn up.
 LOOK_FOR = timedelta(seconds=20)
 LOOK_EVERY = 2.0
 LABEL = "reef-provisioning"
@@ -46,7 +46,7 @@ def create(context: Context, step: BootStep) -> Later | None:
             return found
     context.must_hold()
     # Committed before the question: whoever comes after a crash knows that it may have been asked.
-    step.keep(asked_at=dates.now().isoformat())
+    step.keep(asked_at=dates.now().isoformat(), lost_at=None)
     provider = providers.get(row.provider)
     try:
         made = provider.create(spec_of(row))
@@ -54,6 +54,7 @@ def create(context: Context, step: BootStep) -> Later | None:
         step.keep(asked_at=None)
         raise
     except OutcomeUnknown as error:
+        step.keep(lost_at=dates.now().isoformat())
         context.say(f"{error}; looking whether it was made", step, LogLine.Kind.ERROR)
         return context.later(LOOK_EVERY, "looks whether the VM was made")
     if not _take(context, made, "made"):
@@ -82,7 +83,10 @@ def look(context: Context, step: BootStep) -> Later | None:
     for each in sorted(found, key=lambda one: one.id):
         if _take(context, each, "found again"):
             return None
-    if dates.now() - asked < LOOK_FOR:
+    if not step.facts.get("lost_at"):
+        # Who asked died with the question; its answer is lost since now.
+        step.keep(lost_at=dates.now().isoformat())
+    if dates.now() - datetime.fromisoformat(step.facts["lost_at"]) < LOOK_FOR:
         return context.later(LOOK_EVERY, "looks whether the VM was made")
     step.keep(asked_at=None)
     context.say("no VM came of it", step)
