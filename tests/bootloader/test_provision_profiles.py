@@ -19,14 +19,13 @@ pytestmark = [pytest.mark.agent, pytest.mark.timeout(900)]
 
 # npm and pip fetch some hundred megabytes, on a busy machine.
 SECONDS = 600.0
-MODELS = 'mkdir -p "$HOME/.pi/agent" && cat > "$HOME/.pi/agent/models.json"'
 ASK = (
-    "set -a; . /opt/reef/identity.env; set +a; unset PI_CODING_AGENT_DIR; cd /tmp && "
-    "/opt/reef/agent/pi --print --no-session --model stub/echo 'are you there' < /dev/null"
+    ". /opt/reef/identity.env; cd /tmp && PI_OFFLINE=1 /opt/reef/bin/pi --print --no-session "
+    "--model $REEF_AGENT_MODEL 'are you there' < /dev/null"
 )
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def model(emulator_of_the_run: Emulator) -> Iterator[StubLLM]:
     """A model where VMs can reach it."""
     with StubLLM(str(emulator_of_the_run.bridge_address)) as running:
@@ -35,17 +34,16 @@ def model(emulator_of_the_run: Emulator) -> Iterator[StubLLM]:
 
 @pytest.fixture(scope="module")
 def stack(
-    emulator_of_the_run: Emulator, tmp_path_factory: pytest.TempPathFactory
+    emulator_of_the_run: Emulator, model: StubLLM, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[BootStack]:
     folder = tmp_path_factory.mktemp("boot")
-    with BootStack(folder, emulator_of_the_run) as running:
+    ours = {"REEF_MODEL_URL": model.base_url, "REEF_AGENT_MODEL": "ours/echo"}
+    with BootStack(folder, emulator_of_the_run, **ours) as running:
         yield running
 
 
 @pytest.mark.parametrize("kind", list(BUILT_IN))
-def test_from_a_request_to_an_answer(
-    stack: BootStack, emulator: Emulator, model: StubLLM, kind: str
-) -> None:
+def test_from_a_request_to_an_answer(stack: BootStack, emulator: Emulator, kind: str) -> None:
     profile = BUILT_IN[kind]
     made = stack.wait(stack.provision(f"a-{kind}", kind)["id"], seconds=SECONDS)
 
@@ -55,7 +53,6 @@ def test_from_a_request_to_an_answer(
     vm = stack.client.get(f"/registry/vms/{made['vmId']}").json()
     assert (vm["role"], vm["status"], vm["liveness"]) == (profile.role, "running", "live")
 
-    stack.on_vm(made["machineId"], MODELS, stdin=json.dumps(model.models_json()))
     assert "echo: are you there" in stack.on_vm(made["machineId"], ASK)
     if profile.own_reef:
         said = stack.on_vm(made["machineId"], "curl -s http://127.0.0.1:3000/health")
