@@ -119,6 +119,7 @@ class Edge:
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
         try:
+            scope["headers"] = _trimmed(scope["headers"])
             _check(scope)
             if scope["method"] == "GET" and TRANSCRIPT.fullmatch(path):
                 await self._transcript(scope, receive, send)
@@ -273,6 +274,11 @@ class Edge:
 # -- requests ---------------------------------------------------------------------------------
 
 
+def _trimmed(headers: Headers) -> Headers:
+    """The same without the blanks around values, which belong to none (RFC 9110, 5.5)."""
+    return [(key, value.strip(b" \t")) for key, value in headers]
+
+
 def _check(scope: Scope) -> None:
     """Refuse what HTTP allows nobody to send, or what has no meaning here."""
     if not scope["path"].startswith("/"):
@@ -353,6 +359,8 @@ async def _say(send: Send, status: int, text: str, *more: tuple[bytes, bytes]) -
 async def _say_away(send: Send, error: httpx.HTTPError) -> None:
     if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout):
         await _say(send, 502, "reef's web process is not there; nothing was done. Try again soon.")
+    elif isinstance(error, httpx.LocalProtocolError):
+        await _say(send, 400, "headers: not such as can be passed on; nothing was done")
     elif isinstance(error, httpx.TimeoutException):
         await _say(send, 504, "reef's web process did not answer in time; look before you repeat.")
     else:

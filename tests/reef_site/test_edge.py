@@ -275,6 +275,18 @@ def test_what_is_no_good_request(stack: Stack) -> None:
     assert stack.answers()
 
 
+def test_blanks_around_the_values_of_headers_do_not_count(stack: Stack) -> None:
+    paths = ("/vm-tree/vms", "/events", f"{LIEUTENANTS}/nobody/stream", "/registry/discover/infra")
+    for path in paths:
+        lines = [f"GET {path} HTTP/1.1", "Host: localhost", "Connection: close"]
+        for empty in ("Authorization: Bearer ", "Authorization:  Bearer \t ", "Authorization: "):
+            status, body = raw(stack, "\r\n".join([*lines, empty, "", ""]).encode())
+            assert status == 401, (path, empty, body)
+    blank = ("X-Foo: a ", "X-Bar:\t b\t", "X-Empty: ")
+    assert raw(stack, request("GET /vm-tree/vms HTTP/1.1", *blank))[0] == 200
+    assert raw(stack, request(f"GET {LIEUTENANTS}/nobody/stream HTTP/1.1", *blank))[0] == 404
+
+
 def test_a_head_without_end_is_cut_off(stack: Stack) -> None:
     for endless in (b"X: " + b"x" * (1 << 18), b"X: y\r\n" * 40_000):
         with socket.create_connection(("127.0.0.1", stack.port), timeout=10) as connection:
