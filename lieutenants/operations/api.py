@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 from django.urls import re_path
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -11,10 +14,12 @@ from lieutenants.operations import services
 from lieutenants.operations.models import Job, Verb
 from lieutenants.operations.serializers import JOB_STATES, job_json, plan_json, steps_json
 from vmtree.exceptions import BadInput
-from vmtree.serializers import body_of, query_number
+from vmtree.serializers import query_number
 
 MOST_ROWS = 1000
 USUAL_ROWS = 100
+# What a body may say of a job that is to begin.
+OPTIONS = ("dryRun", "confirm")
 
 
 class Operate(APIView):
@@ -25,10 +30,12 @@ class Operate(APIView):
     def post(self, request: Request, vm_id: str, verb: str) -> Response:
         """Begin, or go on with, a job; `{"dryRun": true}` tells its plan and changes nothing.
 
-        `{"confirm": <count>}` refuses when another number of VMs would be touched by now.
+        `{"confirm": <count>}` refuses when another number of VMs would be touched by now. A word
+        that is not known is refused: a misspelt `dryRun` destroys nothing.
         """
-        body = body_of(request)
-        if _flag(body.get("dryRun"), "dryRun"):
+        body = _options(request)
+        # What is said twice and not the same is no leave to begin.
+        if body.get("dryRun", False) or _is_dry(request):
             found = services.plan(Verb(verb), vm_id, by=request.user)
             return Response({"dryRun": True, "plan": plan_json(found)})
         confirm = _count(body.get("confirm"), "confirm")
@@ -81,10 +88,31 @@ class Cancel(APIView):
         return Response({"job": job_json(services.cancel(job_id, by=request.user))})
 
 
-def _flag(value: object, field: str) -> bool:
-    if value is None or isinstance(value, bool):
-        return bool(value)
-    raise BadInput(f"{field}: must be true or false", field)
+def _options(request: Request) -> dict[str, Any]:
+    """The body's object, if it says nothing but what is known. Raises BadInput."""
+    body = request.data
+    if not isinstance(body, dict):
+        raise BadInput(f"body: must be an object with {' or '.join(OPTIONS)}, or absent", "body")
+    _refuse_unknown(body, OPTIONS, "")
+    if not isinstance(body.get("dryRun", False), bool):
+        raise BadInput("dryRun: must be true or false", "dryRun")
+    return body
+
+
+def _is_dry(request: Request) -> bool:
+    """Whether the query says so; `?dryRun` without a value says neither. Raises BadInput."""
+    _refuse_unknown(request.query_params, ("dryRun",), " of the query")
+    given = request.query_params.getlist("dryRun")
+    if not set(given) <= {"true", "false", "1", "0"}:
+        raise BadInput("dryRun: must be true or false", "dryRun")
+    return bool({"true", "1"} & set(given))
+
+
+def _refuse_unknown(said: Iterable[str], known: tuple[str, ...], where: str) -> None:
+    for name in said:
+        if name not in known:
+            text = f"{name[:100]}: is no option{where}; there is {' and '.join(known)}"
+            raise BadInput(text, name)
 
 
 def _count(value: object, field: str) -> int | None:

@@ -121,14 +121,51 @@ def test_registered_children_without_a_place_in_the_tree_are_told_and_left(
 
 
 @pytest.mark.parametrize(
-    ("body", "word"),
-    [({"dryRun": "yes"}, "dryRun"), ({"confirm": -1}, "confirm"), ({"confirm": True}, "confirm")],
+    ("body", "text"),
+    [
+        ({"dryRun": "yes"}, "dryRun: must be true or false"),
+        ({"dryRun": None}, "dryRun: must be true or false"),
+        ({"dryrun": True}, "dryrun: is no option; there is dryRun and confirm"),
+        ({"dry_run": True, "confirm": 1}, "dry_run: is no option; there is dryRun and confirm"),
+        ({"confirm": -1}, "confirm: must be a whole number, 0 or more"),
+        ({"confirm": True}, "confirm: must be a whole number, 0 or more"),
+        (["dryRun"], "body: must be an object with dryRun or confirm, or absent"),
+        ("null", "body: must be an object with dryRun or confirm, or absent"),
+        ('"dryRun"', "body: must be an object with dryRun or confirm, or absent"),
+    ],
 )
-def test_wrong_bodies_are_named(api: Api, body: dict[str, Any], word: str) -> None:
+def test_a_misspelt_dry_run_begins_nothing(api: Api, body: Any, text: str) -> None:
     plant("root")
-    answer = operate(api, "pause", **body)
-    assert answer.status_code == 400
-    assert word in answer.json()["error"]
+    answer = api.post("/vm-tree/vms/root/destroy", body)
+    assert (answer.status_code, answer.json()["error"]) == (400, text)
+    assert not Job.objects.exists()
+
+
+@pytest.mark.parametrize(
+    ("query", "text"),
+    [
+        ("dryrun=true", "dryrun: is no option of the query; there is dryRun"),
+        ("dryRun", "dryRun: must be true or false"),
+        ("dryRun=yes", "dryRun: must be true or false"),
+        ("confirm=1", "confirm: is no option of the query; there is dryRun"),
+    ],
+)
+def test_nor_does_one_in_the_query(api: Api, query: str, text: str) -> None:
+    plant("root")
+    answer = api.post(f"/vm-tree/vms/root/destroy?{query}")
+    assert (answer.status_code, answer.json()["error"]) == (400, text)
+    assert not Job.objects.exists()
+
+
+@pytest.mark.parametrize(
+    ("query", "body"),
+    [("dryRun=true", {}), ("dryRun=1", {"dryRun": False}), ("dryRun=false", {"dryRun": True})],
+)
+def test_a_dry_run_may_be_asked_for_in_the_query(api: Api, query: str, body: Any) -> None:
+    plant("root")
+    answer = api.post(f"/vm-tree/vms/root/destroy?{query}", body)
+    assert (answer.status_code, answer.json()["dryRun"]) == (200, True)
+    assert not Job.objects.exists()
 
 
 def test_unknown_removed_and_miscounted(api: Api, pump: Pump) -> None:
