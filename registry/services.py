@@ -7,9 +7,9 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import IntegrityError, connection, transaction
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 
-from registry import beats
+from registry import beats, liveness
 from registry.beats import Beat
 from registry.models import LINKS, VM, Gap, Status, VMQuerySet, Watch
 from registry.serializers import Registration
@@ -304,7 +304,11 @@ def sweep(at: datetime | None = None) -> list[str]:
 
 def door_open(at: datetime) -> None:
     """Note that an edge is there to take beats."""
-    Watch.objects.filter(pk=1).update(door_at=at)
+    watch, before = Watch.objects.filter(pk=1), at - liveness.DOWN
+    # Whoever comes first after a time without reef, this or the clock, begins the grace.
+    away = Q(door_at__lt=before) | Q(door_at__isnull=True, ticked_at__lt=before)
+    watch.filter(away).update(up_since=at)
+    watch.update(door_at=at)
 
 
 def _watch(now: datetime) -> Watch:

@@ -13,8 +13,11 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
 from lieutenants.models import Lieutenant
+from lieutenants.rules import firing
+from lieutenants.rules.models import Rule
 from reef_site.fleet import below
 from reef_site.streams import MOST_NODES, Listener
+from registry import services as registry
 from registry.models import VM, Gap, Watch
 from tests.conftest import Api
 from tests.lieutenants.conftest import operator
@@ -151,6 +154,36 @@ def test_nobody_is_silent_while_reef_itself_was_away(operator: Client, api: Api)
     assert "is-late" in row(html, top)
     assert "is-silent" not in html
     assert "is-late" in row(page(operator, f"/fleet/_children/{top.pk}"), low)
+
+
+@pytest.mark.parametrize("first", ["door", "clock"])
+def test_the_first_answers_after_a_downtime_call_nobody_silent(
+    operator: Client, api: Api, first: str
+) -> None:
+    top, low = put(api, "top"), put(api, "low", "top")
+    age("low", minutes=9)
+    rule = Rule.objects.create(name="when silent", event="vm-silent", action="note")
+    registry.door_open(dates.now())
+    assert "is-silent" in row(page(operator, "/fleet/"), top)
+    then = dates.now() - timedelta(minutes=7)
+    Watch.objects.update(ticked_at=then, door_at=then)
+
+    def looks() -> None:
+        assert "is-silent" not in page(operator, "/fleet/")
+        assert "is-late" in row(page(operator, f"/fleet/_children/{top.pk}"), low)
+        assert "is-match" not in page(operator, "/fleet/_tree?q=silent")
+        assert api.get("/vm-tree/vms?q=silent").json()["count"] == 0
+        assert api.get("/registry/vms/low").json()["liveness"] == "late"
+        assert VM.objects.answering(dates.now()).filter(pk="low").exists()
+        assert firing.dry_run(rule, dates.now()).grace
+
+    looks()
+    for sign in ("door", "clock") if first == "door" else ("clock", "door"):
+        if sign == "door":
+            registry.door_open(dates.now())
+        else:
+            registry.sweep()
+        looks()
 
 
 def test_a_lieutenant_in_error_is_seen_from_above(operator: Client, api: Api) -> None:
