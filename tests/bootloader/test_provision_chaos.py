@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -32,6 +32,12 @@ def stack(
     with BootStack(folder, emulator_of_the_run, REEF_PROVISION_AT_ONCE="8") as running:
         running.manage("shell", "-c", BARE)
         yield running
+
+
+def some(everything: Sequence[Any], always: Sequence[Any]) -> list[Any]:
+    """All of them as parameters; those that are not for every run are marked as thorough."""
+    rest = pytest.mark.thorough
+    return [each if each in always else pytest.param(each, marks=rest) for each in everything]
 
 
 @contextmanager
@@ -84,7 +90,7 @@ def check_one_vm(stack: BootStack, found: dict[str, Any]) -> None:
     assert stack.client.get(f"/registry/vms/{found['vmId']}").json()["liveness"] == "live"
 
 
-@pytest.mark.parametrize("name", list(StepName))
+@pytest.mark.parametrize("name", some(list(StepName), [StepName.CREATE, StepName.RUN]))
 def test_a_worker_that_is_killed_in_a_step(
     stack: BootStack, emulator: Emulator, name: StepName
 ) -> None:
@@ -110,7 +116,7 @@ def test_a_worker_that_is_killed_again_and_again(stack: BootStack, emulator: Emu
         check_one_vm(stack, stack.wait(each["id"], seconds=SECONDS))
 
 
-@pytest.mark.parametrize("name", list(StepName))
+@pytest.mark.parametrize("name", some(list(StepName), [StepName.SSH, StepName.RUN]))
 def test_a_network_that_is_cut_in_a_step(
     stack: BootStack, emulator: Emulator, name: StepName
 ) -> None:
@@ -143,7 +149,7 @@ FAULTS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=json.dumps)
+@pytest.mark.parametrize("fault", some(FAULTS, FAULTS[2:4]), ids=json.dumps)
 def test_a_platform_that_fails_once(
     stack: BootStack, emulator: Emulator, fault: dict[str, Any], request: pytest.FixtureRequest
 ) -> None:
