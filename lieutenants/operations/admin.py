@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
+from django.conf import settings
 from django.contrib import admin, messages
 from django.contrib.admin.exceptions import NotRegistered
 from django.core.exceptions import PermissionDenied
@@ -35,8 +36,8 @@ MOST_PLANS = 20
 
 
 def may_command(request: HttpRequest) -> bool:
-    """Who may begin and end jobs."""
-    return request.user.has_perm("lieutenants.change_job")
+    """Who may begin and end jobs; nobody where reef has no lieutenants."""
+    return "lieutenant" in settings.ORGANS and request.user.has_perm("lieutenants.change_job")
 
 
 @admin.register(Job)

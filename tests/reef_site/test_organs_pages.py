@@ -1,0 +1,109 @@
+"""Pages of a reef that lacks some of its organs: none of them is broken."""
+
+from __future__ import annotations
+
+import html
+import importlib
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from django.contrib import admin
+from django.contrib.auth.models import User
+from django.test import Client
+from django.urls import clear_url_caches
+
+from lieutenants.models import Lieutenant
+from reef_site import apps, urls
+from vmtree import organs
+from vmtree import services as tree
+from vmtree.models import Category, Node
+
+ALONE = [(organ,) for organ in organs.KNOWN]
+WITHOUT = [tuple(each for each in organs.KNOWN if each != organ) for organ in organs.KNOWN]
+HTML = {"accept": "text/html"}
+
+
+@pytest.fixture(params=[*ALONE, *WITHOUT, ("registry", "store")], ids=lambda named: "+".join(named))
+def named(request: pytest.FixtureRequest, settings: Any) -> Iterator[tuple[str, ...]]:
+    """A reef of these organs: its routes and its admin are those of a process of its own."""
+    kept = dict(admin.site._registry)
+    whole = settings.ORGANS
+    settings.ORGANS = organs.kept(request.param)
+    apps._leave_out_admins()
+    _routes_anew()
+    yield request.param
+    settings.ORGANS = whole
+    admin.site._registry.clear()
+    admin.site._registry.update(kept)
+    _routes_anew()
+
+
+def _routes_anew() -> None:
+    importlib.reload(urls)
+    clear_url_caches()
+
+
+@pytest.fixture
+def person(db: None) -> Client:
+    client = Client(headers=HTML, raise_request_exception=False)
+    client.force_login(User.objects.create_superuser("op"))
+    return client
+
+
+@pytest.fixture
+def fleet(named: tuple[str, ...], db: None, settings: Any) -> list[Node]:
+    """One below another, a lieutenant's, a removed one; and one that is only registered."""
+
+    def plant(vm_id: str, **more: Any) -> Node:
+        category = more.pop("category", Category.SWARM_VM)
+        return tree.create(tree.NewNode(vm_id, category, vm_id=vm_id, **more), by="tests")
+
+    ada = Lieutenant.objects.create(name="ada", role="tests", host=settings.HOST)
+    nodes = [
+        plant("top", category=Category.INFRA_VM),
+        plant("below", parent_vm_id="top"),
+        plant(f"local-{ada.name}", category=Category.LIEUTENANT, parent_vm_id="top"),
+        plant("gone"),
+    ]
+    tree.remove("gone", by="tests")
+    return nodes
+
+
+def paths_of(page: str) -> set[str]:
+    """Where its links lead, within reef, and what its scripts fetch."""
+    found = re.findall(r'(?:href|hx-get|data-beside)="(/[^"#]*)', page)
+    return {html.unescape(path) for path in found if not path.startswith(("/static/", "/signout"))}
+
+
+def test_no_page_is_broken(person: Client, fleet: list[Node], named: tuple[str, ...]) -> None:
+    has_tree = "vm-tree" in organs.kept(named)
+    waiting = ["/", "/admin/", "/parts/"]
+    waiting += [f"/fleet/{node.pk}/" for node in fleet if has_tree]
+    waiting += ["/fleet/registered/?vm=below"] if has_tree else []
+    seen: set[str] = set()
+    while waiting:
+        path = waiting.pop()
+        kind = re.sub(r"[0-9]+|\?.*", "…", path)
+        if kind in seen and not re.fullmatch(r"/fleet/[0-9]+/", path):
+            continue
+        seen.update({kind, path})
+        answer = person.get(path)
+        assert answer.status_code < 500, (named, path)
+        if answer.headers.get("content-type", "").startswith("text/html"):
+            waiting += paths_of(answer.content.decode()) - seen
+    assert ("/fleet/" in seen) == has_tree
+
+
+def test_a_fleet_page_offers_only_what_there_is(
+    person: Client, fleet: list[Node], named: tuple[str, ...]
+) -> None:
+    here = organs.kept(named)
+    if "vm-tree" not in here:
+        assert person.get(f"/fleet/{fleet[0].pk}/").status_code == 404
+        return
+    page = person.get(f"/fleet/{fleet[0].pk}/").content.decode()
+    assert ("destroy …" in page) == ("lieutenant" in here)
+    actions = person.get("/admin/vmtree/node/").content.decode()
+    assert ("pause_subtree" in actions) == ("lieutenant" in here)
