@@ -34,15 +34,12 @@ class LivenessFilter(_Filter):
         return [(str(value), str(label)) for value, label in Liveness.choices]
 
     def queryset(self, _request: HttpRequest, queryset: QuerySet[VM]) -> QuerySet[VM]:
-        """By the deadlines; those who are silent are not late besides."""
+        """By the deadlines."""
         assert isinstance(queryset, VMQuerySet)
-        now, wanted = dates.now(), self.value()
-        late, silent = queryset.late(now).values("pk"), queryset.silent(now).values("pk")
-        if wanted == Liveness.LIVE:
-            return queryset.exclude(pk__in=late)
-        if wanted == Liveness.LATE:
-            return queryset.filter(pk__in=late).exclude(pk__in=silent)
-        return queryset.filter(pk__in=silent) if wanted == Liveness.SILENT else queryset
+        wanted = self.value()
+        if wanted not in Liveness.values:
+            return queryset
+        return queryset.called(Liveness(wanted), dates.now())
 
 
 class PlaceFilter(_Filter):

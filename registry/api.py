@@ -10,7 +10,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from registry import beats, services
+from registry import beats, services, words
 from registry.models import VM
 from registry.serializers import changes_of, registration_of, vms_json
 from vmtree import dates
@@ -30,6 +30,7 @@ class VMs(APIView):
         """Newest sign first; with `?limit=` or `?cursor=` page by page in the order of ids.
 
         That order does not move while VMs beat, so that pages lose and repeat nothing.
+        `?q=` and `?liveness=` narrow, beside the columns' own.
         """
         asked = request.query_params
         found = services.listed(
@@ -37,6 +38,9 @@ class VMs(APIView):
             status=asked.get("status", ""),
             parent_vm_id=asked.get("parentVmId", ""),
         )
+        if word := asked.get("liveness", ""):
+            found = words.with_liveness(found, word)
+        found = words.narrow(found, asked.get("q", ""))
         limit, cursor = _limit(asked.get("limit", "")), asked.get("cursor", "")
         if not limit and not cursor:
             vms = vms_json(found.newest_first())

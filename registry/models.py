@@ -42,6 +42,15 @@ class VMQuerySet(models.QuerySet["VM"]):
         """Those that are believed dead; nobody while reef itself was away just now."""
         return self.none() if Watch.grace(at) else self.late(at).filter(silent_after__lte=at)
 
+    def called(self, word: Liveness, at: datetime) -> Self:
+        """Those that are live, late or silent; the silent are not late besides."""
+        if word == Liveness.LIVE:
+            return self.filter(Q(late_after__isnull=True) | Q(late_after__gt=at))
+        if word == Liveness.SILENT:
+            return self.silent(at)
+        in_time = Q(silent_after__isnull=True) | Q(silent_after__gt=at)
+        return self.late(at) if Watch.grace(at) else self.late(at).filter(in_time)
+
     def answering(self, at: datetime) -> Self:
         """Running ones that are not silent."""
         running = self.filter(status=Status.RUNNING)

@@ -1,46 +1,53 @@
-"""What the registry adds to the search of the tree: how VMs are, and what they do in the fleet."""
+"""What the registry adds to the search of the tree: how VMs are, and what they do in the fleet.
+
+`narrow` is the same search over VMs themselves, for those that have no place in the tree, too.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+from registry.liveness import Liveness
 from registry.models import VM, Role, Status, VMQuerySet
 from vmtree import dates
-from vmtree.search import Nodes, Word, add_word
+from vmtree.exceptions import BadInput
+from vmtree.search import Nodes, Word, add_word, has_text, meant
+
+Find = Callable[[VMQuerySet], VMQuerySet]
+
+
+def _live(vms: VMQuerySet) -> VMQuerySet:
+    return vms.filter(status=Status.RUNNING, late_after__gt=dates.now())
+
+
+def _has_status(status: Status) -> Find:
+    return lambda vms: vms.filter(status=status)
+
+
+_FLAGS: dict[str, Find] = {
+    "silent": lambda vms: vms.called(Liveness.SILENT, dates.now()),
+    "late": lambda vms: vms.called(Liveness.LATE, dates.now()),
+    "live": _live,
+    **{status.value: _has_status(status) for status in Status},
+}
+_VALUED: dict[str, tuple[str, ...]] = {"status": tuple(Status.values), "role": tuple(Role.values)}
 
 
 def teach() -> None:
     """Make the words known."""
-    for name, find in (("silent", _silent), ("late", _late), ("live", _live)):
+    for name, find in _FLAGS.items():
         add_word(_flag(name, find))
-    add_word(_flag("paused", lambda: VM.objects.filter(status=Status.PAUSED)))
-    add_word(_flag("stopped", lambda: VM.objects.filter(status=Status.STOPPED)))
-    add_word(
-        Word(
-            "unknown", lambda nodes, _: nodes.exclude(vm_id__in=VM.objects.values("pk")), flag=True
-        )
+    unknown = Word(
+        "unknown", lambda nodes, _: nodes.exclude(vm_id__in=VM.objects.values("pk")), flag=True
     )
-    add_word(_valued("status", tuple(Status.values)))
-    add_word(_valued("role", tuple(Role.values)))
+    add_word(unknown)
+    for column, values in _VALUED.items():
+        add_word(_valued(column, values))
 
 
-def _silent() -> VMQuerySet:
-    return VM.objects.silent(dates.now())
-
-
-def _late() -> VMQuerySet:
-    """Late and not silent."""
-    now = dates.now()
-    return VM.objects.late(now).exclude(pk__in=VM.objects.silent(now).values("pk"))
-
-
-def _live() -> VMQuerySet:
-    return VM.objects.filter(status=Status.RUNNING, late_after__gt=dates.now())
-
-
-def _flag(name: str, find: Callable[[], VMQuerySet]) -> Word:
+def _flag(name: str, find: Find) -> Word:
     def narrow(nodes: Nodes, _: str) -> Nodes:
-        return nodes.filter(vm_id__in=find().values("pk"))
+        return nodes.filter(vm_id__in=find(VM.objects.all()).values("pk"))
 
     return Word(name, narrow, flag=True)
 
@@ -50,3 +57,39 @@ def _valued(column: str, values: tuple[str, ...]) -> Word:
         return nodes.filter(vm_id__in=VM.objects.filter(**{column: value}).values("pk"))
 
     return Word(column, narrow, values=values)
+
+
+# -- VMs themselves ----------------------------------------------------------------------------
+
+
+def narrow(vms: VMQuerySet, query: str) -> VMQuerySet:
+    """Those that all words of the query fit. Raises BadInput that lists the right words."""
+    for word, value in meant(query, _of_vms):
+        if word:
+            vms = word.narrow(vms, value)
+        elif value:
+            vms = vms.filter(has_text(value, "name", "id"))
+    return vms
+
+
+def with_liveness(vms: VMQuerySet, word: str) -> VMQuerySet:
+    """Those that are called so now. Raises BadInput that lists the right words."""
+    if word not in Liveness.values:
+        raise BadInput(f"liveness: must be one of {', '.join(Liveness.values)}", "liveness")
+    return vms.called(Liveness(word), dates.now())
+
+
+def _plain_flag(name: str, find: Find) -> Word:
+    return Word(name, lambda vms, _: find(vms), flag=True)
+
+
+def _plain_valued(column: str, field: str, values: tuple[str, ...] = ()) -> Word:
+    return Word(column, lambda vms, value: vms.filter(**{field: value}), values=values)
+
+
+_of_vms: dict[str, Word] = {
+    **{name: _plain_flag(name, find) for name, find in _FLAGS.items()},
+    **{name: _plain_valued(name, name, values) for name, values in _VALUED.items()},
+    "id": _plain_valued("id", "id"),
+    "parent": _plain_valued("parent", "parent_vm_id"),
+}

@@ -7,9 +7,11 @@ go into quotes. Apps above add words of their own, in their `AppConfig.ready`, b
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from django.db import connection
 from django.db.models import Q, QuerySet
 from django.db.models.expressions import RawSQL
 
@@ -27,12 +29,12 @@ _TOKEN = re.compile(r'([^\s:"]+:)(?=\s|$)|(?:([^\s:"]+):)?(?:"([^"]*)"?|(\S+))')
 class Word:
     """A word of the search. A flag stands alone, others take a value after a colon.
 
-    `narrow` gets nodes and the value, and gives the nodes that fit. `values` are all there are,
-    if they are a closed set.
+    `narrow` gets rows (nodes, for words of the tree) and the value, and gives those that fit.
+    `values` are all there are, if they are a closed set.
     """
 
     name: str
-    narrow: Callable[[Nodes, str], Nodes]
+    narrow: Callable[[Any, str], Any]
     values: tuple[str, ...] = ()
     flag: bool = False
 
@@ -44,66 +46,95 @@ _words: dict[str, Word] = {}
 
 
 def add_word(word: Word, *, also: str = "") -> None:
-    """Make a word known, with a shorter name if it has one."""
+    """Make a word known, with another name if it has one."""
     for name in (word.name, also):
         if name:
             _words[name] = word
 
 
-def words() -> list[str]:
+def words(known: Mapping[str, Word] | None = None) -> list[str]:
     """What may be searched for, as it is written."""
-    return sorted({str(word) for word in _words.values()})
+    return sorted({str(word) for word in (_words if known is None else known).values()})
 
 
 def narrow(nodes: Nodes, query: str) -> Nodes:
     """Those that all words of the query fit. Raises BadInput that lists the right words."""
-    if len(query) > LONGEST:
-        raise BadInput(f"q: at most {LONGEST} characters", "q")
-    for name, value, is_quoted in _parts(query):
-        word = _word(name, value, is_quoted=is_quoted)
+    for word, value in meant(query, _words):
         nodes = word.narrow(nodes, value) if word else _text(nodes, value)
     return nodes
+
+
+def meant(query: str, known: Mapping[str, Word]) -> Iterator[tuple[Word | None, str]]:
+    """The words of a query with their values; None is text. Raises BadInput."""
+    if len(query) > LONGEST:
+        raise BadInput(f"q: at most {LONGEST} characters", "q")
+    if "\0" in query:
+        raise BadInput("q: has a NUL character, which no name or id has", "q")
+    for name, value, is_quoted in _parts(query):
+        yield _word(name, value, known, is_quoted=is_quoted), value
+
+
+def has_text(text: str, *columns: str) -> Q:
+    """That one of these columns has this text in it, in capitals or not."""
+    # LIKE of SQLite knows the capitals of ASCII only; its regular expressions are Python's.
+    plain = text.isascii() or connection.vendor != "sqlite"
+    how, value = ("icontains", text) if plain else ("iregex", re.escape(text))
+    found = Q()
+    for column in columns:
+        found |= Q(**{f"{column}__{how}": value})
+    return found
 
 
 def _parts(query: str) -> list[tuple[str, str, bool]]:
     """Name before the colon (or nothing), value, and whether that was in quotes."""
     found = []
-    for empty, name, quoted, bare in _TOKEN.findall(query.replace("\0", "")):
+    for empty, name, quoted, bare in _TOKEN.findall(query):
         if empty:
             raise BadInput(f"q: nothing follows {empty}", "q")
         found.append((name, quoted or bare, not bare))
     return found
 
 
-def _word(name: str, value: str, *, is_quoted: bool) -> Word | None:
-    """The word that is meant; None for text. Raises BadInput."""
+def _word(name: str, value: str, known: Mapping[str, Word], *, is_quoted: bool) -> Word | None:
+    """The word that is meant, in capitals or not; None for text. Raises BadInput."""
     if not name:
-        word = None if is_quoted else _words.get(value)
+        word = None if is_quoted else known.get(value.lower())
         return word if word and word.flag else None
-    word = _words.get(name)
+    word = known.get(name.lower())
     if word is None or word.flag:
-        raise BadInput(f"q: there is no {name}: — words are {', '.join(words())} or any text", "q")
+        right = ", ".join(words(known))
+        raise BadInput(f"q: there is no {name}: — words are {right} or any text", "q")
     if word.values and value not in word.values:
         raise BadInput(f"q: {name} is one of {', '.join(word.values)}, not {value!r}", "q")
     return word
 
 
 def _text(nodes: Nodes, text: str) -> Nodes:
-    return nodes.filter(Q(name__icontains=text) | Q(vm_id__icontains=text)) if text else nodes
+    return nodes.filter(has_text(text, "name", "vm_id")) if text else nodes
 
 
 def _under(nodes: Nodes, vm_id: str) -> Nodes:
-    top = Node.objects.filter(vm_id=vm_id).values_list("pk", flat=True).first()
-    if top is None:
-        raise BadInput(f"q: under: there is no VM {vm_id!r}", "q")
+    top = _known("under", vm_id)
     sql = f"{lineage.below(LINKS)} SELECT key FROM line"
     return nodes.filter(pk__in=RawSQL(sql, [top])).exclude(pk=top)  # noqa: S611
 
 
+def _parent(nodes: Nodes, vm_id: str) -> Nodes:
+    return nodes.filter(parent=_known("parent", vm_id))
+
+
+def _known(word: str, vm_id: str) -> int:
+    """The key of the VM that a word names; removed ones had children, too."""
+    key = Node.objects.filter(vm_id=vm_id).values_list("pk", flat=True).first()
+    if key is None:
+        raise BadInput(f"q: {word}: there is no VM {vm_id!r}", "q")
+    return key
+
+
 add_word(Word("organ", lambda nodes, name: nodes.filter(pk__in=_with("organ", name))))
 add_word(
-    Word("capability", lambda nodes, name: nodes.filter(pk__in=_with("capability", name))),
-    also="cap",
+    Word("cap", lambda nodes, name: nodes.filter(pk__in=_with("capability", name))),
+    also="capability",
 )
 add_word(
     Word(
@@ -113,7 +144,7 @@ add_word(
     )
 )
 add_word(Word("id", lambda nodes, vm_id: nodes.filter(vm_id=vm_id)))
-add_word(Word("parent", lambda nodes, vm_id: nodes.filter(parent__vm_id=vm_id)))
+add_word(Word("parent", _parent))
 add_word(Word("under", _under))
 
 

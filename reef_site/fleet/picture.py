@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from django.db import connection
+from django.db.models import QuerySet
+from django.db.models.expressions import RawSQL
 
 from reef_site.fleet import below, lines
 from reef_site.fleet.lines import Line, Moment
@@ -101,19 +103,26 @@ class Drawing:
     shapes: list[Shape]
     width: int
     height: int
+    # How many are not in it; of a part of the tree only whether (1) any are.
     left_out: int
 
 
-def draw(top: Node | None, moment: Moment, width: int) -> Drawing:
-    """The picture of all, or of a node and all below it, no wider than this."""
-    keys = _uppermost(top)
+def draw(
+    top: Node | None, moment: Moment, width: int, matches: QuerySet[Node] | None = None
+) -> Drawing:
+    """The picture of all, or of a node and all below it, no wider than this.
+
+    With `matches` only of these and of what stands above them.
+    """
+    keys = _uppermost(top) if matches is None else _matching(top, matches)
     cut, keys = len(keys) > MOST, keys[:MOST]
     found = lines.in_order(lines.some(keys, moment), first_level=0)
     tops = _nested(found)
     height = _flow(tops, width)
     _move(tops)
     shapes = _flat(tops)
-    return Drawing(shapes, width, height, _left_out(top, len(shapes), cut))
+    is_part = top is not None or matches is not None
+    return Drawing(shapes, width, height, int(cut) if is_part else _left_out(len(shapes)))
 
 
 def _uppermost(top: Node | None) -> list[int]:
@@ -123,6 +132,18 @@ def _uppermost(top: Node | None) -> list[int]:
     with connection.cursor() as cursor:
         cursor.execute(sql, [*([top.pk] if top else []), MOST + 1])
         return [key for (key,) in cursor.fetchall()]
+
+
+def _matching(top: Node | None, matches: QuerySet[Node]) -> list[int]:
+    """The oldest matches and what stands above them, up to `top`; about as many as are drawn."""
+    if top is not None:
+        inside = RawSQL(f"{lineage.below(LINKS)} SELECT key FROM line", [top.pk])  # noqa: S611
+        matches = matches.filter(pk__in=inside)
+    keys = list(matches.order_by("pk").values_list("pk", flat=True)[: MOST + 1])
+    above = below.above(keys, MOST_LEVELS)
+    if top is not None:
+        above -= below.above([top.pk], MOST_LEVELS) - {top.pk}
+    return sorted(above)
 
 
 def _nested(found: Sequence[Line]) -> list[Shape]:
@@ -141,10 +162,8 @@ def _nested(found: Sequence[Line]) -> list[Shape]:
     return tops
 
 
-def _left_out(top: Node | None, drawn: int, cut: bool) -> int:
-    """How many of the tree are not in the picture; of a part of it only whether (1) any are."""
-    if top is not None:
-        return int(cut)
+def _left_out(drawn: int) -> int:
+    """How many of the whole tree are not in the picture."""
     return max(0, Node.objects.living().count() - drawn)
 
 

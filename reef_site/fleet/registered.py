@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,8 +18,9 @@ from reef_site.fleet.facts import QUARTERS, facts_of, services_of, strip
 from reef_site.fleet.lines import MOST_AT_ONCE, PAGE, Moment
 from reef_site.fleet.roof import roof
 from reef_site.fleet.states import state_of
-from registry import placing
+from registry import placing, words
 from registry.models import VM
+from vmtree.exceptions import BadInput
 from vmtree.models import Category, Node
 
 
@@ -47,14 +49,37 @@ def page(moment: Moment, *, after: str, place: int, limit: int, level: int) -> P
     total = roof(moment).loose.count
     found = VM.objects.without_place().order_by("pk")
     vms = list((found.filter(pk__gt=after) if after else found)[: limit + 1])
-    shown = vms[:limit]
+    rows = _rows(vms[:limit], moment, place)
+    more = max(1, total - place - limit) if len(vms) > limit else 0
+    return Page(rows, max(total, place + len(rows)), more, level, rows[-1] if rows else None)
+
+
+@dataclass(frozen=True)
+class Found:
+    """Rows of the first ones that a search finds, and how many it finds in all."""
+
+    rows: list[Loose]
+    total: int
+    level: int = 3
+
+
+def matches(query: str, moment: Moment) -> Found:
+    """What a search of the tree finds here; nothing, if it has words that need a place there."""
+    try:
+        vms = words.narrow(VM.objects.without_place(), query).order_by("pk")
+    except BadInput:
+        return Found([], 0)
+    rows = _rows(vms[:PAGE], moment, 0)
+    return Found(rows, len(rows) if len(rows) < PAGE else vms.count())
+
+
+def _rows(vms: Iterable[VM], moment: Moment, place: int) -> list[Loose]:
+    shown = list(vms)
     agents = Lieutenant.objects.in_bulk([vm.pk for vm in shown])
-    rows = [
+    return [
         Loose(vm, state_of(vm, agents.get(vm.pk), moment.at, grace=moment.grace), number)
         for number, vm in enumerate(shown, place + 1)
     ]
-    more = max(1, total - place - limit) if len(vms) > limit else 0
-    return Page(rows, max(total, place + len(rows)), more, level, rows[-1] if rows else None)
 
 
 @login_required

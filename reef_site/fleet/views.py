@@ -13,7 +13,7 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.views.decorators.http import require_GET, require_POST
 
-from reef_site.fleet import below, lines, past, picture
+from reef_site.fleet import below, lines, past, picture, registered
 from reef_site.fleet.asked import number, spoken
 from reef_site.fleet.facts import facts_of
 from reef_site.fleet.lines import MOST_AT_ONCE, PAGE, Line, Moment
@@ -51,7 +51,7 @@ def fragment(request: HttpRequest) -> HttpResponse:
 
 def tree_context(request: HttpRequest) -> dict[str, Any]:
     """The rows that the query asks for; the number of statements does not depend on the fleet."""
-    words = request.GET.get("q", "").strip()[: search.LONGEST + 1]
+    words = _words(request)
     moment = Moment.now()
     base = {"roof": roof(moment), "words": words, "problem": "", "found": None}
     if words:
@@ -62,10 +62,21 @@ def tree_context(request: HttpRequest) -> dict[str, Any]:
     return {**base, **_beginning(request, moment)}
 
 
+def _words(request: HttpRequest) -> str:
+    return request.GET.get("q", "").strip()[: search.LONGEST + 1]
+
+
 def _found(request: HttpRequest, words: str, moment: Moment) -> dict[str, Any]:
     nodes = search.narrow(Node.objects.living(), words)
     found = lines.matches(nodes, moment, after=number(request, "after"))
-    return {"found": found, "page": lines.Page(found.lines), "is_later": "after" in request.GET}
+    is_later = "after" in request.GET
+    loose = None if is_later else registered.matches(words, moment)
+    return {
+        "found": found,
+        "page": lines.Page(found.lines),
+        "is_later": is_later,
+        "loose": loose,
+    }
 
 
 def _beginning(request: HttpRequest, moment: Moment) -> dict[str, Any]:
@@ -191,13 +202,15 @@ def by_id(request: HttpRequest) -> HttpResponse:
 
 @login_required
 @require_GET
+@spoken
 def look(request: HttpRequest) -> HttpResponse:
-    """The tree as a picture; `?under=` of one VM."""
+    """The tree as a picture; `?under=` of one VM, `?q=` what a search finds with all above."""
     return render(request, "fleet/look.html", _picture(request))
 
 
 @login_required
 @require_GET
+@spoken
 def drawing(request: HttpRequest) -> HttpResponse:
     """The picture alone, `?width=` pixels wide."""
     return render(request, "fleet/_picture.html", _picture(request))
@@ -207,9 +220,10 @@ def _picture(request: HttpRequest) -> dict[str, Any]:
     vm_id = request.GET.get("under", "").replace("\0", "")
     top = get_object_or_404(Node.objects.living(), vm_id=vm_id) if vm_id else None
     width = number(request, "width", usual=picture.USUAL_WIDTH, most=4000)
-    moment = Moment.now()
-    drawn = picture.draw(top, moment, max(width, picture.LEAST_WIDTH))
-    context = {"drawing": drawn, "top": top, "roof": roof(moment)}
+    moment, words = Moment.now(), _words(request)
+    found = search.narrow(Node.objects.living(), words) if words else None
+    drawn = picture.draw(top, moment, max(width, picture.LEAST_WIDTH), found)
+    context = {"drawing": drawn, "top": top, "roof": roof(moment), "words": words}
     return {**context, "legend": list(picture.OUTLINES)}
 
 

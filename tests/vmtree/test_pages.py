@@ -297,7 +297,7 @@ def test_a_search_shows_matches_with_what_is_above(operator: Client, api: Api) -
 def test_a_wrong_word_is_answered_with_the_right_ones(operator: Client) -> None:
     html = page(operator, "/fleet/?q=organs:mail", 400)
     assert "there is no organs:" in html
-    assert all(word in html for word in ("organ:", "capability:", "silent", "under:"))
+    assert all(word in html for word in ("organ:", "cap:", "silent", "under:"))
     assert 'value="organs:mail"' in html
     assert 'role="tree"' not in page(operator, "/fleet/_tree?q=role:boss", 400)
 
@@ -363,6 +363,19 @@ def test_the_picture_draws_boxes_in_boxes(operator: Client, api: Api) -> None:
     assert re.search(r'class="box is-live of-agent_vm"><title>top', html)
     assert re.search(r'class="chip is-silent of-agent_vm"><title>low .* organs: mail', html)
     assert "2 of 2 VMs" in html
+
+
+def test_the_picture_of_what_a_search_finds(operator: Client, api: Api) -> None:
+    for vm_id, under in (("top", ""), ("ada", "top"), ("low", "ada"), ("bob", "top")):
+        put(api, vm_id, under)
+    for path in ("picture/", "picture/_drawing"):
+        html = page(operator, f"/fleet/{path}?q=low")
+        assert re.findall(r"<title>(\w+) ·", html) == ["top", "ada", "low"]
+    assert "Found by <code>low</code>" in page(operator, "/fleet/picture/?q=low")
+    below_ada = page(operator, "/fleet/picture/?q=o&under=ada")
+    assert re.findall(r"<title>(\w+) ·", below_ada) == ["ada", "low"]
+    assert "<title>bob" not in page(operator, "/fleet/picture/?q=nothing-like-it")
+    assert "there is no organs:" in page(operator, "/fleet/picture/?q=organs:x", 400)
 
 
 @pytest.mark.parametrize("width", [300, 1340])

@@ -10,6 +10,7 @@ from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
+from reef_site.fleet import registered
 from reef_site.fleet import roof as roofs
 from reef_site.fleet.lines import Moment
 from registry.models import VM
@@ -63,7 +64,7 @@ def test_they_stand_in_a_group_below_the_roof(operator: Client, api: Api) -> Non
     register(api, "known")
     assert not group(page(operator, "/fleet/"))
     register(api, "a")
-    register(api, "b", parent="known")
+    register(api, "b", parent="nobody")
     age("b", minutes=30)
 
     html = page(operator, "/fleet/")
@@ -76,8 +77,40 @@ def test_they_stand_in_a_group_below_the_roof(operator: Client, api: Api) -> Non
         assert not group(page(operator, path)) or "after" in path
     rows = page(operator, f"{GROUP}?level=3")
     assert re.findall(r'data-vm="([^"]+)"', rows) == ["a", "b"]
-    assert "says that known made it" in rows
+    assert "says that nobody made it" in rows
     assert 'is-silent">silent' in rows
+
+
+def test_a_search_finds_them_in_their_group(operator: Client, api: Api) -> None:
+    plant("known")
+    for vm_id in ("known", "a-1", "a-2", "b-1"):
+        register(api, vm_id)
+    age("a-2", minutes=30)
+    for words, found in (
+        ("a-", ["a-1", "a-2"]),
+        ("A- silent", ["a-2"]),
+        ("id:b-1 Running", ["b-1"]),
+        ("live", ["known", "a-1", "b-1"]),
+        ("status:paused", []),
+        ("cap:ssh", []),
+    ):
+        html = operator.get("/fleet/_tree", {"q": words}).content.decode()
+        assert re.findall(r'data-vm="([^"]+)"', html) == found, words
+        loose = [vm_id for vm_id in found if vm_id != "known"]
+        assert bool(group(html)) == bool(loose), words
+        assert f"{len(loose)} registered only" in html or not loose
+    assert "1 VM found" in operator.get("/fleet/?q=live").content.decode()
+
+
+def test_many_found_ones_are_counted(
+    operator: Client, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registered, "PAGE", 2)
+    for vm_id in ("a-1", "a-2", "a-3"):
+        register(api, vm_id)
+    html = page(operator, "/fleet/?q=a-")
+    assert "3 registered only, the first 2 of them shown" in html
+    assert "a-3" not in html
 
 
 def test_a_registry_without_a_tree_is_no_empty_page(operator: Client, api: Api) -> None:
@@ -101,8 +134,8 @@ def test_the_group_comes_page_by_page(operator: Client, api: Api) -> None:
 
 
 def test_one_of_them_beside_the_tree(operator: Client, api: Api) -> None:
-    plant("known")
     register(api, "lonely", parent="known", services=[{"name": "ssh", "port": 22}])
+    plant("known")
     for path in ("/fleet/registered/_facts?vm=lonely", "/fleet/registered/?vm=lonely"):
         html = page(operator, path)
         assert "registered only" in html
@@ -168,11 +201,11 @@ def test_news_bring_the_group_and_take_it_away(operator: Client, api: Api) -> No
 
 
 def test_in_the_admin_they_are_filtered_and_placed_together(operator: Client, api: Api) -> None:
-    plant("known")
-    register(api, "known")
     # Their ids are in no good order: the parent comes last.
     register(api, "a-child", parent="z-parent")
     register(api, "z-parent", parent="known")
+    plant("known")
+    register(api, "known")
     register(api, "boss", role="lieutenant")
     register(api, "orphan", parent="nobody")
     path = "/admin/registry/vm/"

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 
+from registry.models import VM, Status
 from tests.conftest import Api
-from tests.vmtree.conftest import ids
-from vmtree import search
+from tests.vmtree.conftest import Make, ids
+from tests.vmtree.planted import heard_for_long
+from vmtree import dates, search
 from vmtree.models import Node
 
 Family = dict[str, Node]
@@ -25,6 +29,8 @@ Family = dict[str, Node]
         ("under:ada category:swarm_vm", ["ada-1", "ada-2-1"]),
         ('under:"ada" -1', ["ada-1", "ada-2-1"]),
         ("parent:roof", ["ada", "bob"]),
+        ("PARENT:roof", ["ada", "bob"]),
+        ("Organ:bob", ["bob"]),
         ("id:ada", ["ada"]),
         ('"organ:bob"', []),
         ("%", []),
@@ -42,15 +48,77 @@ def test_words_narrow(family: Family, api: Api, query: str, found: list[str]) ->
 @pytest.mark.parametrize(
     ("query", "says"),
     [
-        ("organs:store", "there is no organs: — words are capability:, category:, id:"),
+        ("organs:store", "there is no organs: — words are cap:, category:, id:"),
         ("category:boss", "category is one of lieutenant, swarm_vm, agent_vm, infra_vm, not"),
         ("under:nobody", "there is no VM 'nobody'"),
+        ("parent:nobody", "parent: there is no VM 'nobody'"),
+        ("a\0b", "q: has a NUL character"),
         ("organ:", "nothing follows organ:"),
         ("x" * 1001, "at most 1000 characters"),
     ],
 )
 def test_a_wrong_word_lists_the_right_ones(db: None, api: Api, query: str, says: str) -> None:
     answer = api.client.get("/vm-tree/vms", {"q": query})
+
+    assert answer.status_code == 400
+    assert says in answer.json()["error"]
+
+
+WORDS = {
+    "running": ["late", "live", "silent"],
+    "live": ["live"],
+    "late": ["late"],
+    "silent": ["silent"],
+    "paused": ["paused"],
+    "stopped": ["stopped"],
+}
+
+
+def test_states_are_words_in_capitals_too(database: str, make: Make, api: Api) -> None:
+    heard_for_long()
+    now, far = dates.now(), timedelta(hours=6)
+    for vm_id in ("live", "late", "silent", "paused", "stopped"):
+        make(vm_id, name=f"is {vm_id}")
+        make(f"un-{vm_id}", name=vm_id)
+        status = vm_id if vm_id in Status.values else "running"
+        vm = VM(id=vm_id, name=vm_id, role="worker", status=status, last_seen=now)
+        vm.registered_at = now
+        if status == "running":
+            vm.late_after = now + far * (1 if vm_id == "live" else -1)
+            vm.silent_after = now + far * (-1 if vm_id == "silent" else 1)
+        vm.save()
+
+    for word, found in WORDS.items():
+        for written in (word, word.upper(), word.title()):
+            answer = api.client.get("/vm-tree/vms", {"q": written})
+            assert sorted(ids(answer, "vms")) == found, written
+            answer = api.client.get("/registry/vms", {"q": f"{written} role:worker"})
+            assert sorted(vm["id"] for vm in answer.json()["vms"]) == found, written
+    for word in ("live", "late", "silent"):
+        found = api.client.get("/registry/vms", {"liveness": word}).json()["vms"]
+        assert {vm["id"] for vm in found} == {vm["id"] for vm in found if vm["liveness"] == word}
+        assert word in {vm["id"] for vm in found}
+
+
+def test_capitals_beyond_ascii_do_not_count(database: str, make: Make, api: Api) -> None:
+    make("one", name="Größe ÉTÉ (1)")
+    make("two", name="Grosse")
+    for text in ("größe", "GRÖßE", "été", "Été", '"été (1)"', "one"):
+        assert ids(api.client.get("/vm-tree/vms", {"q": text}), "vms") == ["one"], text
+    assert ids(api.client.get("/vm-tree/vms", {"q": "ét."}), "vms") == []
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({"q": "organ:store"}, "there is no organ: — words are id:, late, live, parent:, paused,"),
+        ({"q": "status:away"}, "status is one of running, paused, stopped, not 'away'"),
+        ({"q": "a\0"}, "q: has a NUL"),
+        ({"liveness": "dead"}, "liveness: must be one of live, late, silent"),
+    ],
+)
+def test_wrong_words_of_the_registry(db: None, api: Api, asked: dict[str, str], says: str) -> None:
+    answer = api.client.get("/registry/vms", asked)
 
     assert answer.status_code == 400
     assert says in answer.json()["error"]
