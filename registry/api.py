@@ -10,11 +10,12 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from registry import beats, services, words
+from registry import beats, placing, services, words
 from registry.models import VM
-from registry.serializers import changes_of, registration_of, vms_json
+from registry.serializers import changes_of, placement_of, registration_of, vms_json
 from vmtree import dates
 from vmtree.exceptions import BadInput, NotFound
+from vmtree.serializers import node_json
 
 MOST_ROWS = 1000
 USUAL_ROWS = 100
@@ -97,6 +98,31 @@ class Heartbeats(APIView):
     def post(self, request: Request) -> Response:
         """Beats of up to 10,000 VMs; the answer names those that are not registered."""
         return Response(services.beat_all(beats.bulk(request.data), caller=request.user))
+
+
+class Place(APIView):
+    """`POST /registry/place`"""
+
+    asks_authority = True
+
+    def post(self, request: Request) -> Response:
+        """Put registered VMs into the tree; of each that cannot be, why.
+
+        Each goes under the parent that it registered with, or all under `parentVmId`.
+        """
+        wish = placement_of(request.data)
+        known = VM.objects.in_bulk(wish.ids)
+        placed, refused = placing.place_all(
+            [known[vm_id] for vm_id in wish.ids if vm_id in known],
+            by=request.user,
+            under=wish.parent_vm_id,
+            category=wish.category,
+        )
+        reasons = {vm.pk: reason for vm, reason in refused}
+        reasons |= {vm_id: services.VM_NOT_FOUND for vm_id in wish.ids if vm_id not in known}
+        told = [{"id": vm_id, "error": reasons[vm_id]} for vm_id in wish.ids if vm_id in reasons]
+        vms = [node_json(node) for node in placed]
+        return Response({"placed": vms, "count": len(vms), "refused": told})
 
 
 class Discover(APIView):

@@ -1,16 +1,28 @@
-"""VMs that are registered and have no place in the tree, and how one gets there."""
+"""VMs that are registered and have no place in the tree, and how one gets there.
+
+Who registers below a VM of the tree comes in by itself. Others wait until somebody puts them
+there, or until their parent is there.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
+
+from django.db.models import Exists, OuterRef
 
 from registry.models import VM, Role
+from vmtree import authority
 from vmtree import services as tree
-from vmtree.exceptions import BadInput, FleetError, NotFound
-from vmtree.models import Category, Node
+from vmtree.exceptions import BadInput, Conflict, FleetError, NotFound
+from vmtree.models import Category, Node, Revision
 
 MOST_AT_ONCE = 1000
-_USUAL = {Role.LIEUTENANT: Category.LIEUTENANT, Role.INFRA: Category.INFRA_VM}
+_USUAL = {
+    Role.LIEUTENANT: Category.LIEUTENANT,
+    Role.INFRA: Category.INFRA_VM,
+    Role.GOLDEN: Category.INFRA_VM,
+}
 
 
 def usual_category(vm: VM) -> Category:
@@ -29,28 +41,62 @@ def find(vm_id: str) -> VM:
 def place(vm: VM, *, under: str, category: str, name: str = "", by: object) -> Node:
     """Put it into the tree, with the DNA that it registered with; under nobody it is a root.
 
-    Raises BadInput, Conflict, Forbidden.
+    A node places those that registered below itself only. Raises BadInput, Conflict, Forbidden.
     """
+    authority.check(by, "write", vm.parent_vm_id)
     if category not in Category.values:
         raise BadInput(f"category: must be one of {', '.join(Category.values)}", "category")
     new = tree.NewNode(name or vm.name, category, vm.pk, parent_vm_id=under, dna=vm.reef_config)
     return tree.create(new, by=by)
 
 
-def place_all(vms: Sequence[VM], *, by: object) -> tuple[list[Node], list[tuple[VM, str]]]:
-    """Put them under the parents that they registered with; those placed, and why others were not.
+def is_awaited(vm_id: str, parent_vm_id: str | None) -> bool:
+    """Whether the tree has this parent, and never had the VM."""
+    if not parent_vm_id or Node.objects.filter(vm_id=vm_id).exists():
+        return False
+    return Node.objects.living().filter(vm_id=parent_vm_id).exists()
 
-    Who registered with no parent becomes a root. A parent that is among them comes first.
+
+def place_by_itself(vm: VM, *, by: object) -> None:
+    """Put it below the parent that it registered with. Raises Forbidden.
+
+    The caller holds the tree's shape, so that the parent stays; somebody else may be sooner.
+    """
+    if is_awaited(vm.pk, vm.parent_vm_id):
+        under, category = vm.parent_vm_id or "", usual_category(vm)
+        new = tree.NewNode(vm.name, category, vm.pk, parent_vm_id=under, dna=vm.reef_config)
+        with suppress(Conflict):
+            tree.create(new, by=by, what=Revision.What.PLACED)
+
+
+def place_waiting() -> None:
+    """Put VMs below parents that came into the tree after they registered."""
+    parents = Node.objects.living().filter(vm_id=OuterRef("parent_vm_id"))
+    known = Node.objects.filter(vm_id=OuterRef("pk"))
+    waiting = VM.objects.filter(Exists(parents), ~Exists(known), parent_vm_id__isnull=False)
+    for vm in waiting.order_by()[:MOST_AT_ONCE]:
+        # A parent may be removed at this moment.
+        with suppress(BadInput):
+            place_by_itself(vm, by="its registration")
+
+
+def place_all(
+    vms: Sequence[VM], *, by: object, under: str = "", category: str = ""
+) -> tuple[list[Node], list[tuple[VM, str]]]:
+    """Put them under `under`, or under the parents that they registered with.
+
+    Those placed, and why others were not. Who registered with no parent becomes a root. A parent
+    that is among them comes first.
     """
     waiting, placed, refused = list(vms), list[Node](), list[tuple[VM, str]]()
     while waiting:
         ids = {vm.pk for vm in waiting}
-        ready = [vm for vm in waiting if vm.parent_vm_id not in ids]
+        ready = [vm for vm in waiting if under or vm.parent_vm_id not in ids]
         # Those that name each other in a circle are refused by the tree, one by one.
         for vm in ready or waiting:
             try:
-                under, category = vm.parent_vm_id or "", usual_category(vm)
-                placed.append(place(vm, under=under, category=category, by=by))
+                above, kind = under or vm.parent_vm_id or "", category or usual_category(vm)
+                placed.append(place(vm, under=above, category=kind, by=by))
             except FleetError as error:
                 refused.append((vm, str(error)))
         waiting = [vm for vm in waiting if vm not in ready] if ready else []

@@ -11,6 +11,7 @@ _ID = "vms/(?P<vm_id>.+?)"
 urlpatterns = [
     re_path(r"^vms/?$", api.VMs.as_view(), name="registry-vms"),
     re_path(r"^heartbeats/?$", api.Heartbeats.as_view()),
+    re_path(r"^place/?$", api.Place.as_view()),
     re_path(r"^discover/(?P<role>[^/]+)/?$", api.Discover.as_view()),
     re_path(r"^_panel/?$", api.Panel.as_view(), name="registry-panel"),
     re_path(rf"^{_ID}/heartbeat/?$", api.Heartbeat.as_view()),

@@ -17,10 +17,12 @@ from registry.models import VM, Role, Status, Watch
 from vmtree import dates
 from vmtree.dna import dna_of
 from vmtree.exceptions import BadInput
+from vmtree.models import Category
 
 Json = dict[str, Any]
 MOST_TEXT = 255
 MOST_JSON = 256 << 10
+MOST_PLACED = 1000
 ABSENT = object()
 
 
@@ -93,6 +95,28 @@ def registration_of(body: object) -> Registration:
         reef_config=dna_of(data["reefConfig"]) if _is_said(data, "reefConfig") else None,
         metadata=plain(data["metadata"], "metadata") if _is_said(data, "metadata") else None,
     )
+
+
+@dataclass(frozen=True)
+class Placement:
+    """VMs that are to get a place in the tree."""
+
+    ids: list[str]
+    parent_vm_id: str = ""
+    category: str = ""
+
+
+def placement_of(body: object) -> Placement:
+    """Which VMs, and where to. Raises BadInput."""
+    data: Mapping[str, Any] = body if isinstance(body, dict) else {}
+    ids = data.get("ids")
+    if not isinstance(ids, list) or not ids or len(ids) > MOST_PLACED:
+        raise BadInput(f"ids: must be a list of 1 to {MOST_PLACED} ids", "ids")
+    category = data.get("category")
+    if category is not None and category not in Category.values:
+        raise BadInput(f"category: must be one of {', '.join(Category.values)}", "category")
+    found = dict.fromkeys(text(vm_id, "ids") for vm_id in ids)
+    return Placement(list(found), _parent(data) or "", category or "")
 
 
 def changes_of(body: object) -> Json:

@@ -9,11 +9,12 @@ from typing import Any
 from django.db import IntegrityError, connection, transaction
 from django.db.models import Q, QuerySet
 
-from registry import beats, liveness
+from registry import beats, liveness, placing
 from registry.beats import Beat
 from registry.models import LINKS, VM, Gap, Status, VMQuerySet, Watch
 from registry.serializers import Registration
 from vmtree import authority, bells, dates, dna, lineage
+from vmtree import services as tree
 from vmtree.exceptions import BadInput, NotFound
 from vmtree.models import LINKS as TREE
 from vmtree.models import Node
@@ -45,16 +46,17 @@ def storable(text: str) -> str:
 def register(wish: Registration, *, caller: object = None) -> VM:
     """Add a VM, or bring what is known of it up to date; it is running and was seen now.
 
-    Raises BadInput for a circle of parents, Forbidden.
+    Below a parent that the tree has, it takes its place there. Raises BadInput for a circle of
+    parents, Forbidden.
     """
     may_register(caller, wish.id, wish.parent_vm_id)
     try:
         with transaction.atomic():
-            vm = _upsert(wish)
+            vm = _take_in(wish, caller)
     except IntegrityError:
         # Somebody registered it between our look and our insert.
         with transaction.atomic():
-            vm = _upsert(wish)
+            vm = _take_in(wish, caller)
     tell([vm.pk])
     return vm
 
@@ -74,6 +76,20 @@ def _may_take_parent(caller: object, vm_id: str, parent_vm_id: str) -> None:
     there = Node.objects.filter(vm_id=vm_id, parent__vm_id=parent_vm_id).exists()
     if not there:
         authority.check(caller, "write", parent_vm_id)
+
+
+def _take_in(wish: Registration, caller: object) -> VM:
+    said = wish.parent_vm_id
+    if said is None and not wish.clears_parent:
+        said = VM.objects.filter(pk=wish.id).values_list("parent_vm_id", flat=True).first()
+    awaited = placing.is_awaited(wish.id, said)
+    if awaited:
+        # Before any row: whoever removes VMs takes both in this order, too.
+        tree.hold_shape(alone=False)
+    vm = _upsert(wish)
+    if awaited:
+        placing.place_by_itself(vm, by=caller or "its registration")
+    return vm
 
 
 def _upsert(wish: Registration) -> VM:

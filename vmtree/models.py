@@ -151,6 +151,8 @@ class Revision(models.Model):
 
     class What(models.TextChoices):
         CREATED = "created", "created"
+        # It registered below a VM of the tree, so it came in by itself.
+        PLACED = "placed", "placed"
         CHANGED = "changed", "changed"
         REMOVED = "removed", "removed"
         RESTORED = "restored", "restored"

@@ -71,9 +71,14 @@ def parent_of(vm_id: str) -> Node:
 
 
 @transaction.atomic
-def create(new: NewNode, *, by: object) -> Node:
-    """Put a VM into the tree. Raises BadInput, Conflict, Forbidden."""
-    _hold_shape(alone=False)
+def create(new: NewNode, *, by: object, what: Revision.What = Revision.What.CREATED) -> Node:
+    """Put a VM into the tree. Raises BadInput, Conflict, Forbidden.
+
+    One that came in by itself, and that nobody has changed since, becomes what is said now.
+    """
+    if what == Revision.What.CREATED and _came_by_itself(new.vm_id):
+        return _put_by_hand(new, by)
+    hold_shape(alone=False)
     parent = parent_of(new.parent_vm_id) if new.parent_vm_id else None
     authority.check(by, "write", parent)
     vm_id = new.vm_id or str(ULID())
@@ -88,7 +93,7 @@ def create(new: NewNode, *, by: object) -> Node:
     except IntegrityError:
         raise Conflict(f"VM '{vm_id}' exists already") from None
     _write_traits(node)
-    _record([node], Revision.What.CREATED, by, now)
+    _record([node], what, by, now)
     _tell_later([vm_id])
     return node
 
@@ -101,7 +106,7 @@ def change(vm_id: str, wish: Change, *, by: object) -> Node:
     """
     moves = not isinstance(wish.parent_vm_id, _Unsaid)
     if moves:
-        _hold_shape(alone=True)
+        hold_shape(alone=True)
     node = _locked(vm_id, missing=f"VM '{vm_id}' not found")
     authority.check(by, "write", node)
     before = _state(node)
@@ -129,7 +134,7 @@ def remove(vm_id: str, *, by: object, subtree: bool = False, confirm: int | None
     A subtree needs `confirm`, the number of VMs that are meant. Raises BadInput, Conflict (the
     number is another by now), NotFound, Forbidden.
     """
-    _hold_shape(alone=True)
+    hold_shape(alone=True)
     node = _locked(vm_id)
     authority.check(by, "command", node)
     keys = keys_below(LINKS, node.pk)
@@ -182,7 +187,7 @@ def stats() -> dict[str, Any]:
 # -- rules of the above --------------------------------------------------------------------------
 
 
-def _hold_shape(*, alone: bool) -> None:
+def hold_shape(*, alone: bool) -> None:
     """Keep the tree's shape as it is until commit: creators share the hold, movers are alone.
 
     SQLite lets one writer in at a time anyway.
@@ -191,6 +196,27 @@ def _hold_shape(*, alone: bool) -> None:
         function = "pg_advisory_xact_lock" if alone else "pg_advisory_xact_lock_shared"
         with connection.cursor() as cursor:
             cursor.execute(f"SELECT {function}(%s)", [STRUCTURE])
+
+
+def _came_by_itself(vm_id: str) -> bool:
+    """Whether all that ever happened to this VM in the tree is that it registered."""
+    found = Revision.objects.filter(node__vm_id=vm_id).values_list("what", flat=True)
+    return bool(vm_id) and set(found[:2]) == {Revision.What.PLACED}
+
+
+def _put_by_hand(new: NewNode, by: object) -> Node:
+    """Make of a VM that came in by itself what is said of it; what is not said stays."""
+    wish = Change(
+        name=new.name,
+        category=new.category,
+        dna=UNSAID if new.dna == empty() else new.dna,
+        parent_vm_id=new.parent_vm_id or UNSAID,
+    )
+    node = change(new.vm_id, wish, by=by)
+    if _came_by_itself(new.vm_id):
+        # Said the same, it is by hand from now on, too.
+        _record([node], Revision.What.CHANGED, by, node.updated_at)
+    return node
 
 
 def _locked(vm_id: str, *, missing: str = "VM not found") -> Node:

@@ -65,7 +65,7 @@ def test_two_movers_never_make_a_cycle(postgres: object, make: Make) -> None:
 def test_without_the_hold_there_would_be_cycles(
     postgres: object, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(services, "_hold_shape", lambda **_: None)
+    monkeypatch.setattr(services, "hold_shape", lambda **_: None)
     both = threading.Barrier(2)
     tell = services._tell_later
     # Both have looked, and neither has committed.

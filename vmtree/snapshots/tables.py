@@ -143,7 +143,10 @@ REVISIONS = Table(
         Column("at", "r.at", "time", rule="NOT NULL"),
         Column("actor", "r.actor", about="who did it", rule="NOT NULL"),
         Column(
-            "what", "r.what", about="created, changed, removed, restored or kept", rule="NOT NULL"
+            "what",
+            "r.what",
+            about="created, placed, changed, removed, restored or kept",
+            rule="NOT NULL",
         ),
         Column("name", "r.name", rule="NOT NULL"),
         Column("category", "r.category", rule="NOT NULL"),
