@@ -1,5 +1,7 @@
 """Heartbeats: what a beat may say, and how beats become rows.
 
+A beat that does not say what its VM does wakes a stopped one; one that was paused stays paused.
+
 The DRF routes and the hot path write beats with the same function, each in a transaction of its
 own, so that both do and say the same.
 """
@@ -181,7 +183,7 @@ def record(beats: Sequence[Beat], now: datetime, interval: int) -> Outcome:
     _write_plain(plain, now, interval)
     for vm_id in plain:
         done.seen[vm_id] = max(done.seen[vm_id], at)
-        if known[vm_id][0] != Status.RUNNING:
+        if known[vm_id][0] == Status.STOPPED:
             done.changed.add(vm_id)
     told = [beat for beat in beats if not beat.is_plain and beat.vm_id in known]
     if told:
@@ -207,9 +209,12 @@ def _write_plain(ids: list[str], now: datetime, interval: int) -> None:
         return
     inside, parameter = members(ids)
     late, silent = liveness.deadlines(now, interval)
+    # Whoever is paused stays so, without deadlines; everybody else is running again.
+    awake = "CASE WHEN status = 'paused' THEN NULL ELSE %s END"
     sql = (
-        "UPDATE registry_vm SET last_seen = %s, late_after = %s, silent_after = %s,"  # noqa: S608
-        f" interval_ms = %s, status = 'running' WHERE id IN {inside} AND last_seen <= %s"
+        f"UPDATE registry_vm SET last_seen = %s, late_after = {awake}, silent_after = {awake},"  # noqa: S608
+        " interval_ms = %s, status = CASE status WHEN 'paused' THEN status ELSE 'running' END"
+        f" WHERE id IN {inside} AND last_seen <= %s"
     )
     values = [stamp(now), stamp(late), stamp(silent), interval, parameter, stamp(now)]
     with connection.cursor() as cursor:
@@ -238,7 +243,9 @@ def _apply(beat: Beat, vm: VM, now: datetime, interval: int, done: Outcome) -> b
     at = min(beat.at, now) if beat.at else now
     if at < vm.last_seen:
         return False
-    status, services = beat.status or Status.RUNNING, vm.services
+    asleep = vm.status == Status.PAUSED
+    status = beat.status or (Status.PAUSED if asleep else Status.RUNNING)
+    services = vm.services
     changed = vm.status != status
     vm.interval_ms = interval
     vm.seen(at, status=status)

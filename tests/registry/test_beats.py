@@ -5,11 +5,13 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
+import orjson
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 from django.test.utils import CaptureQueriesContext
 
-from registry import beats, liveness, services
+from registry import beats, hotpath, liveness, services
+from registry.beats import Beat
 from registry.models import VM, Gap, Watch
 from tests.conftest import Api
 from tests.registry.conftest import Register, age
@@ -23,11 +25,53 @@ def beat(api: Api, vm_id: str, body: object = None) -> dict[str, Any]:
     return found
 
 
-def test_a_beat_revives_whoever_was_paused(api: Api, register: Register) -> None:
+@pytest.mark.parametrize("how", ["plain", "told", "bulk", "bulk told", "hot", "hot bulk"])
+def test_a_beat_wakes_who_was_stopped_not_who_was_paused(
+    api: Api, register: Register, how: str
+) -> None:
+    def sign(vm_id: str, **said: Any) -> None:
+        bodies: dict[str, Any] = {
+            "bulk": ("/registry/heartbeats", {"ids": [vm_id]}),
+            "bulk told": ("/registry/heartbeats", {"beats": [{"id": vm_id, "load": 1, **said}]}),
+            "told": (f"/registry/vms/{vm_id}/heartbeat", {"load": 1, **said}),
+        }
+        if how.startswith("hot"):
+            one = beats.single(vm_id, orjson.dumps(said))
+            asked = hotpath.Writing(None, [one], single=how == "hot")
+            (answer,) = hotpath.write(lambda _: None, [asked])
+            assert answer
+            assert answer.status == 200
+            return
+        path, body = bodies.get(how, (f"/registry/vms/{vm_id}/heartbeat", said))
+        assert api.post(path, body).status_code == 200
+
+    for status in ("paused", "stopped"):
+        register(status)
+        path = f"/registry/vms/{status}"
+        api.client.patch(path, {"status": status}, content_type="application/json")
+        age(status, minutes=1)
+        sign(status)
+    paused = VM.objects.get(pk="paused")
+    assert (paused.status, paused.late_after, paused.silent_after) == ("paused", None, None)
+    assert dates.now() - paused.last_seen < timedelta(seconds=30)
+    stopped = VM.objects.get(pk="stopped")
+    assert stopped.status == "running"
+    assert stopped.late_after
+
+    if how == "bulk":
+        register("paused")
+    else:
+        sign("paused", status="running")
+    assert VM.objects.get(pk="paused").status == "running"
+
+
+def test_a_beat_of_a_paused_vm_tells_nobody(register: Register) -> None:
     register("vm")
-    api.client.patch("/registry/vms/vm", {"status": "paused"}, content_type="application/json")
-    beat(api, "vm")
-    assert api.get("/registry/vms/vm").json()["status"] == "running"
+    VM.objects.update(status="paused", late_after=None, silent_after=None)
+    with transaction.atomic():
+        assert not beats.record(
+            [Beat("vm"), Beat("vm", vitals={"load": 1})], dates.now(), 1
+        ).changed
 
 
 def test_what_a_beat_does_not_say_stays(api: Api, register: Register) -> None:

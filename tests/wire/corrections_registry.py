@@ -58,10 +58,23 @@ OTHERS = {
     "delete bad shape": Ours(NOT_TAKEN, 404, error("VM not found")),
 }
 
-CORRECTIONS: dict[str, Ours] = {**REGISTER, **PATCH, **CYCLES, **OTHERS}
+BEATS = {
+    "after heartbeat": Ours(
+        "who was paused stays so until it is resumed, registers or says that it runs: what was"
+        " meant to rest is not woken by the next beat of its agent",
+        changes={"status": "paused"},
+    ),
+}
 
-# The recorded server left the VM where it was, and what follows assumes so: put it back.
+CORRECTIONS: dict[str, Ours] = {**REGISTER, **PATCH, **BEATS, **CYCLES, **OTHERS}
+
+# The recorded server left the VM where it was, or woke it, and what follows assumes so.
 AFTERWARDS = {
+    "after heartbeat": {
+        "method": "PATCH",
+        "path": "/registry/vms/vm-w1",
+        "request": {"status": "running"},
+    },
     "patch role and parent ignored": {
         "method": "PATCH",
         "path": "/registry/vms/vm-w1",
