@@ -3,7 +3,8 @@
 It runs beside reef, outlives it while somebody streams, and ends by itself. It remembers nothing:
 what it knows of a conversation is what the agent sends along. Standard library only.
 
-    python -m lieutenants.demo_model --folder DATA/demo --while-locked DATA/up.lock
+    python -m lieutenants.demo_model --folder DATA/demo --while-locked DATA/up.lock \\
+        --agents DATA/lieutenants
 """
 
 from __future__ import annotations
@@ -159,6 +160,11 @@ def is_locked(lock: Path) -> bool:
     return False
 
 
+def any_lives(agents: Path | None) -> bool:
+    """Whether an agent is there that may ask for more: its keeper holds its session's lock."""
+    return agents is None or any(map(is_locked, agents.glob("*/session.lock")))
+
+
 def kept_port(folder: Path) -> int:
     """The port that was chosen before; 0 if there is none."""
     try:
@@ -168,8 +174,8 @@ def kept_port(folder: Path) -> int:
     return port if 0 < port < 65536 else 0
 
 
-async def end_when_unused(model: ModelServer, reef: Path) -> None:
-    """Stop the model when reef has been gone for a while and nobody is in the middle of an answer.
+async def end_when_unused(model: ModelServer, reef: Path, agents: Path | None) -> None:
+    """Stop the model when reef is gone and with it the last agent, or nobody asks for a while.
 
     An answer that is under way keeps it alive without limit.
     """
@@ -178,6 +184,8 @@ async def end_when_unused(model: ModelServer, reef: Path) -> None:
         await asyncio.sleep(LOOKS_SECONDS)
         if model.in_flight or is_locked(reef):
             used = time.monotonic()
+        elif not any_lives(agents):
+            break
     model.stop()
 
 
@@ -220,7 +228,9 @@ def replace_text(file: Path, text: str) -> None:
     fresh.replace(file)
 
 
-async def run(folder: Path, reef: Path | None, models: Path | None) -> None:
+async def run(
+    folder: Path, reef: Path | None, models: Path | None, agents: Path | None = None
+) -> None:
     """Serve on the port that is kept in `folder`, or on a new one if that is taken."""
     model = DemoModel(port=kept_port(folder))
     try:
@@ -235,7 +245,7 @@ async def run(folder: Path, reef: Path | None, models: Path | None) -> None:
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, model.stop)
     loop.add_signal_handler(signal.SIGINT, model.stop)
-    watch = asyncio.create_task(end_when_unused(model, reef)) if reef else None
+    watch = asyncio.create_task(end_when_unused(model, reef, agents)) if reef else None
     await model.serve()
     if watch:
         watch.cancel()
@@ -247,6 +257,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path, required=True, help="keeps the port and a lock")
     parser.add_argument("--models", type=Path, help="the agents' models.json, to be entered there")
     parser.add_argument("--while-locked", type=Path, help="end some time after nobody holds this")
+    parser.add_argument("--agents", type=Path, help="end sooner when no agent below lives either")
     options = parser.parse_args(argv)
     options.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with (options.folder / "lock").open("w") as lock:
@@ -254,7 +265,7 @@ def main(argv: list[str] | None = None) -> int:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return 0
-        asyncio.run(run(options.folder, options.while_locked, options.models))
+        asyncio.run(run(options.folder, options.while_locked, options.models, options.agents))
     return 0
 
 

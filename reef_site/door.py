@@ -1,9 +1,12 @@
-"""How long and how large the head of a request may be; uvicorn itself would wait for ever."""
+"""What uvicorn lacks: limits on the heads of requests, and an end of streams before it stops."""
 
 from __future__ import annotations
 
 import asyncio
+import socket
+from collections.abc import Callable
 
+import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HEAD_SECONDS = 20.0
@@ -72,3 +75,16 @@ class LimitedProtocol(HttpToolsProtocol):
         self._end()
         if not self.transport.is_closing():
             self.send_400_response("The head of the request is too long, or too slow.")
+
+
+class Server(uvicorn.Server):
+    """Has streams end by themselves when it is to stop, rather than cut them off after a while."""
+
+    def __init__(self, config: uvicorn.Config, before: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._before = before
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Call `before`, then wait for what goes on."""
+        self._before()
+        await super().shutdown(sockets)

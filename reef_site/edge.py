@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import gc
 import json
 import logging
 import os
 import re
+import sys
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
 from typing import Any
@@ -67,6 +69,11 @@ class Edge:
         self._web: httpx.AsyncClient | None = None
         self._streams: Any = None
         self._hot: Any = None
+        self._ending = asyncio.Event()
+
+    def end_streams(self) -> None:
+        """We are about to stop: end what would go on for ever, or for long."""
+        self._ending.set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -216,7 +223,7 @@ class Edge:
         """Keep the answer back until its lieutenant is at rest, then give what is true then."""
         body = await answer.aread()
         lieutenant, _, seconds = wait.partition(" ")
-        await self._streams.until_at_rest(lieutenant, float(seconds))
+        await self._unless_ending(self._streams.until_at_rest(lieutenant, float(seconds)))
         if scope["method"] == "POST" and answer.status_code == 201:
             name = json.loads(body)["name"]
             try:
@@ -267,8 +274,21 @@ class Edge:
     async def _stream(
         self, events: AsyncGenerator[bytes, None], scope: Scope, receive: Receive, send: Send
     ) -> None:
-        shut = self._streams.guard.until_revoked(header(scope, b"authorization"))
-        await _stream_events(events, shut, receive, send)
+        revoked = self._streams.guard.until_revoked(header(scope, b"authorization"))
+        await _stream_events(events, self._unless_ending(revoked), receive, send)
+
+    async def _unless_ending(self, work: Coroutine[Any, Any, None]) -> None:
+        """Wait for this, or until we are about to stop."""
+        working = asyncio.create_task(work)
+        ending = asyncio.create_task(self._ending.wait())
+        try:
+            await asyncio.wait({working, ending}, return_when=asyncio.FIRST_COMPLETED)
+            if working.done():
+                await working
+        finally:
+            for task in (working, ending):
+                task.cancel()
+            await asyncio.gather(working, ending, return_exceptions=True)
 
 
 # -- requests ---------------------------------------------------------------------------------
@@ -417,7 +437,7 @@ def main() -> None:
     import uvicorn
 
     from reef_site import settings
-    from reef_site.door import LimitedProtocol
+    from reef_site.door import LimitedProtocol, Server
 
     parser = argparse.ArgumentParser(description="The public port of reef.")
     parser.add_argument("--host", default="127.0.0.1")
@@ -425,7 +445,7 @@ def main() -> None:
     options = parser.parse_args()
     logging.basicConfig(level=settings.LOG_LEVEL, format="%(asctime)s %(levelname)s %(message)s")
     logger.info("listening on http://%s:%d", options.host, options.port)
-    uvicorn.run(
+    config = uvicorn.Config(
         app,
         host=options.host,
         port=options.port,
@@ -438,6 +458,11 @@ def main() -> None:
         timeout_graceful_shutdown=3,
         limit_concurrency=6000,
     )
+    server = Server(config, app.end_streams)
+    with contextlib.suppress(KeyboardInterrupt):
+        server.run()
+    if not server.started:
+        sys.exit(1)
 
 
 if __name__ == "__main__":

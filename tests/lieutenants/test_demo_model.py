@@ -105,13 +105,14 @@ class Server:
         fcntl.flock(self.lock, fcntl.LOCK_EX)
         self.processes: list[subprocess.Popen[str]] = []
 
-    def start(self) -> subprocess.Popen[str]:
+    def start(self, linger: float = 0.4) -> subprocess.Popen[str]:
         code = (
             "import sys; from lieutenants import demo_model as d;"
-            "d.LINGER_SECONDS = 0.4; d.LOOKS_SECONDS = 0.05; sys.exit(d.main())"
+            f"d.LINGER_SECONDS = {linger}; d.LOOKS_SECONDS = 0.05; sys.exit(d.main())"
         )
         folder, models = self.data / "demo", self.data / "pi" / "models.json"
         options = ["--folder", folder, "--models", models, "--while-locked", self.data / "up.lock"]
+        options += ["--agents", self.data / "lieutenants"]
         process = subprocess.Popen(
             [sys.executable, "-c", code, *map(str, options)],
             cwd=CHECKOUT,
@@ -217,6 +218,20 @@ def test_it_outlives_reef_while_somebody_streams(server: Server) -> None:
         rest = stream.read().decode()
 
     assert rest.endswith("data: [DONE]\n\n")
+    assert process.wait(10) == 0
+
+
+def test_it_ends_with_reef_when_no_agent_lives(server: Server) -> None:
+    home = server.data / "lieutenants" / "ada"
+    home.mkdir(parents=True)
+    with (home / "session.lock").open("w") as session:
+        fcntl.flock(session, fcntl.LOCK_EX)
+        process = server.start(linger=600)
+        eventually(server.answers)
+        server.lock.close()
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.5)
+    # The agent is gone, too: nobody is left to ask for more.
     assert process.wait(10) == 0
 
 

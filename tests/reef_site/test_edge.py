@@ -477,3 +477,25 @@ def test_a_web_process_that_hangs_up_in_mid_answer(stack: Stack) -> None:
     assert answers[0].status_code == 502
     assert "look before you repeat" in answers[0].json()["error"]
     until(stack.answers, 30)
+
+
+def test_streams_and_waits_end_quietly_when_the_edge_stops(stack: Stack) -> None:
+    stack.create("streamed")
+    log = stack.data / "edge.log"
+    before = log.stat().st_size
+    with (
+        stack.client.stream("GET", "/events", timeout=30) as listing,
+        stack.client.stream("GET", f"{LIEUTENANTS}/streamed/stream", timeout=30) as transcript,
+    ):
+        streams = [listing.iter_raw(), transcript.iter_raw()]
+        assert all(next(each) for each in streams)
+        stack.processes["edge"].send_signal(signal.SIGTERM)
+        # An end that is none would be an httpx.RemoteProtocolError.
+        for each in streams:
+            list(each)
+    assert stack.processes["edge"].wait(10) in (0, -signal.SIGTERM)
+    said = log.read_bytes()[before:].decode()
+    assert "Exception" not in said
+    assert "ERROR" not in said
+    stack.start("edge")
+    until(stack.answers, 30)

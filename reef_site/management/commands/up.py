@@ -126,7 +126,7 @@ class Start:
         """Find out whether the demo can have VMs; what points at them goes to all processes."""
         if self.demo:
             on_loopback = self.host not in WILDCARDS
-            self.vms = demo_vms.prepare(self.data, self.port, on_loopback=on_loopback)
+            self.vms = demo_vms.prepare(self.data, self.port, on_loopback=on_loopback, tell=say)
 
     def environment(self) -> dict[str, str]:
         """What the processes get: ours, with everything that was resolved here written out."""
@@ -151,6 +151,8 @@ class Start:
             given = {"VERS_INFRA_URL"} if os.environ.get("VERS_INFRA_URL", "").strip() else set()
             env |= {key: self.vms.environment[key] for key in self.vms.environment.keys() - given}
             env["REEF_ALLOWED_HOSTS"] = f"{env.get('REEF_ALLOWED_HOSTS', '')} {self.vms.address}"
+        elif self.vms:
+            env |= self.vms.environment
         if "/" in settings.PI_PATH:
             env["PI_PATH"] = str(Path(settings.PI_PATH).expanduser().absolute())
         return env
@@ -246,6 +248,7 @@ class Start:
         argv = [*module("lieutenants.demo_model"), "--folder", str(folder)]
         argv += ["--models", str(settings.AGENT_CONFIG_DIR / "models.json")]
         argv += ["--while-locked", str(self.data / "up.lock")]
+        argv += ["--agents", str(settings.LIEUTENANTS_DIR)]
         return Demo(argv, str(folder / "lock"))
 
     def _ready(self, link: str) -> list[str]:
