@@ -303,7 +303,7 @@ def use(person: httpx.Client, installed: Installed, data: Path, log: Path) -> No
     assert person.get(link, headers=html, follow_redirects=True).status_code == 200
     for page in ("/", "/fleet/", "/lieutenants/", "/config/", "/provisioning/", "/admin/"):
         assert person.get(page, headers=html).status_code == 200, page
-    for style in ("reef/house.css", "reef/tree.js", "admin/css/base.css"):
+    for style in ("reef/house.css", "reef/tree/rows.js", "admin/css/base.css"):
         assert len(person.get(f"/static/{style}").content) > 500, style
     token = (data / "root-token").read_text()
     api = {"authorization": f"Bearer {token}"}

@@ -135,7 +135,7 @@ def test_bash_reads_every_value_as_it_is(tmp_path: Path) -> None:
         seen = told.stdout.decode().split("\0")[:-1]
         assert seen[: len(SHOWN)] == [
             *(value, value, value, value, value, plan.roof_url.rstrip("/"), value, value),
-            *(value, "bare", value, value, value, value),
+            *(value, "bare", value, value, value, value, value),
         ], value
         rest = seen[len(SHOWN) :]
         assert rest[:2] == [value, value]

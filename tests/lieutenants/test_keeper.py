@@ -378,6 +378,7 @@ def test_a_command_is_passed_on_once(keep: Keep) -> None:
     assert kept.send("h", type="again") == {"ok": True, "repeated": True}
     assert kept.send("a", type="x") == {"ok": True}
     assert kept.send("a", type="x") == {"ok": True, "repeated": True}
+    wait(lambda: kept.events("x"))
     kept.ask(op="stop")
     kept.end()
     assert [record[2] for record in kept.kind("s")] == ["h", "a"]

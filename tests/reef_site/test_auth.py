@@ -86,7 +86,7 @@ def test_an_unknown_service_comes_before_the_token(path: str) -> None:
         ("GET", "/lieutenant/nope", 404),
         ("POST", f"{LIEUTENANTS}/x/nope", 404),
         ("PUT", LIEUTENANTS, 405),
-        ("PATCH", f"{LIEUTENANTS}/x", 405),
+        ("PUT", f"{LIEUTENANTS}/x", 405),
         ("GET", f"{LIEUTENANTS}/x/send", 405),
         ("DELETE", f"{LIEUTENANTS}/x/read", 405),
         ("GET", f"{LIEUTENANTS}/destroy-all", 405),
