@@ -44,7 +44,9 @@ def may_command(request: HttpRequest) -> bool:
 class JobAdmin(FactAdmin):
     """Jobs over subtrees."""
 
-    list_display = ("id", "verb", "top", "state", "progress", "actor", "created_at", "ended_at")
+    list_display = (
+        *("id", "verb", "top", "state", "progress", "why", "actor", "created_at", "ended_at"),
+    )
     list_filter = ("state", "verb", "created_at")
     search_fields = ("=id", "=vm_id", "name", "=actor")
     search_help_text = "The id of a job or of the VM at its top, its actor, or part of a VM's name."
@@ -81,6 +83,11 @@ class JobAdmin(FactAdmin):
         )
         url = f"{reverse('admin:lieutenants_step_changelist')}?job__id__exact={row.pk}"
         return format_html('<a href="{}">{}</a>', url, said or "none")
+
+    @admin.display(description="reason")
+    def why(self, row: Job) -> str:
+        """Why it could not go on, or did nothing."""
+        return row.reason.split("\n", 1)[0][:100]
 
     @admin.action(description="Go on with selected jobs", permissions=["command"])
     def go_on(self, request: HttpRequest, queryset: QuerySet[Job]) -> None:

@@ -55,10 +55,12 @@ class StepState(models.TextChoices):
     # A step that it waits for failed; running the job again tries both.
     BLOCKED = "blocked", "blocked"
     LEFT_OUT = "left-out", "left out"
+    # Its job was cancelled before it began; running the job again tries it.
+    CANCELLED = "cancelled", "cancelled"
 
 
 OPEN_STEPS = (StepState.WAITING, StepState.RUNNING)
-MISSED_STEPS = (StepState.FAILED, StepState.BLOCKED)
+MISSED_STEPS = (StepState.FAILED, StepState.BLOCKED, StepState.CANCELLED)
 
 
 def _count_name(state: StepState) -> str:
@@ -104,7 +106,7 @@ class Job(models.Model):
     actor = models.CharField(max_length=200)
     cause = models.CharField(max_length=200, blank=True, help_text="The rule's firing, if one.")
     state = models.CharField(max_length=10, choices=JobState.choices, default=JobState.OPEN)
-    reason = models.TextField(blank=True, help_text="Why it could not go on.")
+    reason = models.TextField(blank=True, help_text="Why it could not go on, or did nothing.")
     snapshot = models.CharField(max_length=200, blank=True, help_text="Taken before it began.")
     created_at = models.DateTimeField(default=dates.now)
     ended_at = models.DateTimeField(null=True, blank=True)

@@ -36,6 +36,8 @@ MOST_TRIES = 3
 # How long a VM may take to do what it was asked.
 PATIENCE = timedelta(seconds=90)
 LOOK_AGAIN = timedelta(seconds=1)
+# The reason of a job that is done and did nothing.
+IDLE = "nothing was done: every VM was left out, each for the reason that its step tells"
 
 
 def advance(job_id: str) -> None:
@@ -126,8 +128,10 @@ def _close(job: Job) -> bool:
     if job.steps.unfinished().exists():
         return not Job.objects.open().filter(pk=job.pk).exists()
     missed = job.steps.filter(state__in=MISSED_STEPS).exists()
-    state = JobState.FAILED if missed else JobState.DONE
-    Job.objects.open().filter(pk=job.pk).update(state=state, ended_at=dates.now())
+    ended = {"state": JobState.FAILED if missed else JobState.DONE, "ended_at": dates.now()}
+    if not missed and not job.steps.filter(state=StepState.DONE).exists():
+        ended["reason"] = IDLE
+    Job.objects.open().filter(pk=job.pk).update(**ended)
     bells.tell_nodes([job.vm_id])
     return True
 
@@ -209,7 +213,9 @@ def _settle(step: Step, now: datetime) -> None:
 
 def _give_back(step: Step) -> None:
     """Its worker died: another one may try, but not for ever."""
-    if step.attempts < MOST_TRIES:
+    if step.job.state == JobState.CANCELLED:
+        step.end(StepState.CANCELLED, "its worker was lost, and the job was cancelled")
+    elif step.attempts < MOST_TRIES:
         step.end(StepState.WAITING, "its worker was lost; tried again")
     else:
         step.end(StepState.FAILED, f"its worker was lost {step.attempts} times")

@@ -24,7 +24,7 @@ from vmtree.exceptions import Conflict, NotFound
 from vmtree.lineage import keys_above, keys_below
 from vmtree.models import LINKS, Node
 
-CANCELLED = "cancelled"
+CANCELLED = "the job was cancelled before"
 # PostgreSQL's lock on beginning jobs; any number that nobody else uses.
 _BEGINNING = 7_202_612
 
@@ -63,7 +63,10 @@ def start(
 
 
 def cancel(job_id: str, *, by: object) -> Job:
-    """Begin no further step of a job; what is under way comes to its end. Repeating is no error."""
+    """Begin no further step of a job; what is under way comes to its end. Repeating is no error.
+
+    Raises NotFound, Forbidden; Conflict if it came to its end by itself.
+    """
     with transaction.atomic():
         job = find(job_id)
         top = Node.objects.filter(vm_id=job.vm_id).first()
@@ -71,8 +74,11 @@ def cancel(job_id: str, *, by: object) -> Job:
         open_ones = Job.objects.open().filter(pk=job.pk)
         if open_ones.update(state=JobState.CANCELLED, ended_at=dates.now()):
             waiting = job.steps.filter(state=StepState.WAITING)
-            waiting.update(state=StepState.BLOCKED, reason=CANCELLED)
+            at = dates.now()
+            waiting.update(state=StepState.CANCELLED, reason=CANCELLED, ended_at=at)
     job.refresh_from_db()
+    if job.state != JobState.CANCELLED:
+        raise Conflict(f"job {job.pk} ({job}) is {job.state}; there is nothing to cancel")
     return job
 
 

@@ -429,6 +429,10 @@ def test_a_cancelled_job_begins_nothing_more(api: Api, pump: Pump, fragile: Frag
     assert answer.json()["job"]["state"] == "cancelled"
     pump.work()
     assert states(job)["leaf"] == "running"
+    steps = api.get(f"/vm-tree/jobs/{job}").json()["plan"]
+    assert {step["state"] for step in steps if step["vmId"] != "leaf"} == {"cancelled"}
+    assert all("cancelled" in step["reason"] for step in steps if step["vmId"] != "leaf")
+    assert api.post(f"/vm-tree/jobs/{job}/cancel").status_code == 200
     fragile.slow.clear()
     run.tick()
     assert states(job)["leaf"] == "done"
@@ -437,6 +441,41 @@ def test_a_cancelled_job_begins_nothing_more(api: Api, pump: Pump, fragile: Frag
     assert begin(api, "destroy") == job
     pump.work()
     assert not Node.objects.living().exists()
+
+
+def test_a_cancelled_step_whose_worker_dies_stays_cancelled(
+    api: Api, pump: Pump, fragile: Fragile
+) -> None:
+    grow()
+    job = begin(api, "destroy")
+    pump.waiting.clear()
+    assert Step.objects.claim(Step.objects.get(vm_id="leaf").pk, timedelta(0))
+    api.post(f"/vm-tree/jobs/{job}/cancel")
+    run.tick()
+    assert set(states(job).values()) == {"cancelled"}
+
+
+def test_a_job_at_its_end_is_not_cancelled(api: Api, pump: Pump) -> None:
+    plant("alone")
+    job = begin(api, "pause", "alone")
+    pump.work()
+    answer = api.post(f"/vm-tree/jobs/{job}/cancel")
+    assert answer.status_code == 409
+    assert "is done; there is nothing to cancel" in answer.json()["error"]
+    assert state_of(job) == "done"
+
+
+def test_a_job_that_did_nothing_says_so(api: Api, pump: Pump) -> None:
+    plant("alone")
+    did = begin(api, "pause", "alone")
+    pump.work()
+    did_not = begin(api, "pause", "alone")
+    pump.work()
+    assert api.get(f"/vm-tree/jobs/{did}").json()["job"]["reason"] is None
+    found = api.get(f"/vm-tree/jobs/{did_not}").json()
+    assert found["job"]["state"] == "done"
+    assert "nothing was done: every VM was left out" in found["job"]["reason"]
+    assert [step["state"] for step in found["plan"]] == ["left-out"]
 
 
 def test_jobs_are_listed_page_by_page(api: Api, pump: Pump) -> None:
