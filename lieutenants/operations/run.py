@@ -128,10 +128,10 @@ def _close(job: Job) -> bool:
     if job.steps.unfinished().exists():
         return not Job.objects.open().filter(pk=job.pk).exists()
     missed = job.steps.filter(state__in=MISSED_STEPS).exists()
-    ended = {"state": JobState.FAILED if missed else JobState.DONE, "ended_at": dates.now()}
-    if not missed and not job.steps.filter(state=StepState.DONE).exists():
-        ended["reason"] = IDLE
-    Job.objects.open().filter(pk=job.pk).update(**ended)
+    state = JobState.FAILED if missed else JobState.DONE
+    did_nothing = not missed and not job.steps.filter(state=StepState.DONE).exists()
+    reason = IDLE if did_nothing else ""
+    Job.objects.open().filter(pk=job.pk).update(state=state, reason=reason, ended_at=dates.now())
     bells.tell_nodes([job.vm_id])
     return True
 
