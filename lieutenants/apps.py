@@ -10,15 +10,18 @@ class LieutenantsConfig(AppConfig):
         """Make known who handles VMs, who keeps a place in the tree, who must restart.
 
         Lieutenants handle their own VMs, providers theirs, the registry all others. One that lives
-        keeps its place in a restored tree; its agent feels changed configuration at its next start.
+        keeps its place in the tree, also in a restored one; its agent feels changed configuration
+        at its next start.
         """
         from lieutenants import configured, presence
         from lieutenants.operations import agents, handlers, machines, plain_vms
         from versconfig import impact
+        from vmtree import removal
         from vmtree.snapshots import living
 
         handlers.add_handler(plain_vms.PlainVM())
         handlers.add_handler(machines.ProviderVM())
         handlers.add_handler(agents.AgentVM())
         living.add("its lieutenant lives", presence.alive)
+        removal.refuse("destroy the lieutenant first", presence.alive)
         impact.register(configured.to_restart)

@@ -168,6 +168,11 @@ def deregister(vm_id: str, *, caller: object = None) -> None:
         tell([vm.pk])
 
 
+def forget(vm_ids: Sequence[str]) -> None:
+    """Deregister those of them that are registered; whoever removes them tells of it."""
+    VM.objects.filter(pk__in=vm_ids).delete()
+
+
 def tell(vm_ids: Iterable[str]) -> None:
     """Tell watchers on commit which VMs to look at again."""
     ids = list(vm_ids)

@@ -113,10 +113,12 @@ class Vm(TreeView):
         return Response(node_json(node))
 
     def delete(self, request: Request, vm_id: str) -> Response:
-        """Remove it; `?subtree=true&confirm=<count>` with all below."""
+        """Remove it; `?subtree=true&confirm=<count>` with all below, from the registry, too."""
         subtree = query_flag(request, "subtree")
         confirm = query_number(request, "confirm")
-        count = services.remove(vm_id, by=request.user, subtree=subtree, confirm=confirm)
+        count = services.remove(
+            vm_id, by=request.user, subtree=subtree, confirm=confirm, guarded=True
+        )
         return Response({"deleted": True, "count": count} if subtree else {"deleted": True})
 
 

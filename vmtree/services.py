@@ -14,7 +14,7 @@ from typing import Any
 from django.db import IntegrityError, connection, transaction
 from ulid import ULID
 
-from vmtree import authority, bells, dates, tokens
+from vmtree import authority, bells, dates, removal, tokens
 from vmtree.dna import Dna, empty
 from vmtree.exceptions import BadInput, Conflict, NotFound
 from vmtree.lineage import is_within, keys_below
@@ -128,11 +128,19 @@ def change(vm_id: str, wish: Change, *, by: object) -> Node:
 
 
 @transaction.atomic
-def remove(vm_id: str, *, by: object, subtree: bool = False, confirm: int | None = None) -> int:
+def remove(
+    vm_id: str,
+    *,
+    by: object,
+    subtree: bool = False,
+    confirm: int | None = None,
+    guarded: bool = False,
+) -> int:
     """Make a tombstone of a VM, or with `subtree` of it and all below; how many were removed.
 
-    A subtree needs `confirm`, the number of VMs that are meant. Raises BadInput, Conflict (the
-    number is another by now), NotFound, Forbidden.
+    A subtree needs `confirm`, the number of VMs that are meant, and goes out of the registry, too.
+    With `guarded` nobody is removed whom apps above want to stay. Raises BadInput, Conflict (the
+    number is another by now, or one must stay), NotFound, Forbidden.
     """
     hold_shape(alone=True)
     node = _locked(vm_id)
@@ -144,6 +152,10 @@ def remove(vm_id: str, *, by: object, subtree: bool = False, confirm: int | None
     if subtree:
         _check_confirmed(confirm, len(keys))
     now = dates.now()
+    if guarded:
+        for some in _chunks(keys):
+            found = Node.objects.filter(pk__in=some).values_list("vm_id", flat=True)
+            removal.check(list(found))
     tokens.revoke_all(keys)
     for some in _chunks(keys):
         rows = Node.objects.select_related("parent").filter(pk__in=some).order_by("pk")
@@ -151,7 +163,10 @@ def remove(vm_id: str, *, by: object, subtree: bool = False, confirm: int | None
         nodes = list(rows.select_for_update(of=("self",), no_key=True))
         _record(nodes, Revision.What.REMOVED, by, now)
         Node.objects.filter(pk__in=some).update(removed_at=now, updated_at=now)
-        _tell_later([each.vm_id for each in nodes])
+        ids = [each.vm_id for each in nodes]
+        if subtree:
+            removal.follow(ids)
+        _tell_later(ids)
     return len(keys)
 
 

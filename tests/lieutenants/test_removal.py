@@ -1,0 +1,64 @@
+"""Removing VMs from the tree: whose lieutenant lives stays, a subtree leaves the registry, too."""
+
+from __future__ import annotations
+
+import pytest
+
+from lieutenants import presence, services
+from lieutenants.models import Lieutenant
+from lieutenants.operations import plain_vms
+from lieutenants.states import Status
+from registry.models import VM
+from tests.conftest import Api
+from tests.lieutenants.fleets import plant
+from tests.lieutenants.rows import enlist
+from vmtree import services as tree
+from vmtree.models import Node
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def ada() -> Lieutenant:
+    plant("top")
+    found = enlist("ada", Status.PAUSED)
+    presence.enlist(found, actor="tests", parent=Node.objects.get(vm_id="top"))
+    return found
+
+
+def test_whose_lieutenant_lives_is_not_removed(api: Api, ada: Lieutenant) -> None:
+    wanted = (409, {"error": f"VM '{ada.pk}': destroy the lieutenant first"})
+    for path in (ada.pk, "top?subtree=true&confirm=2", f"{ada.pk}?subtree=true&confirm=1"):
+        answer = api.delete(f"/vm-tree/vms/{path}")
+        assert (answer.status_code, answer.json()) == wanted, path
+    assert Node.objects.living().count() == VM.objects.count() == 2
+
+
+def test_of_many_the_first_are_named(api: Api, ada: Lieutenant) -> None:
+    for number in range(6):
+        other = enlist(f"other-{number}", Status.IDLE)
+        presence.enlist(other, actor="tests", parent=Node.objects.get(vm_id="top"))
+    answer = api.delete("/vm-tree/vms/top?subtree=true&confirm=8")
+    assert answer.json()["error"].endswith(" and 2 more: destroy the lieutenant first")
+
+
+def test_destroyed_it_leaves_by_itself(api: Api, ada: Lieutenant) -> None:
+    services.destroy("ada", actor="tests")
+    assert Node.objects.get(vm_id=ada.pk).removed_at
+    assert api.delete("/vm-tree/vms/top").status_code == 200
+
+
+def test_a_subtree_leaves_the_registry_too(api: Api) -> None:
+    for vm_id, parent in (("top", ""), ("mid", "top"), ("leaf", "mid"), ("beside", "")):
+        plant(vm_id, parent)
+    assert api.delete("/vm-tree/vms/top?subtree=true&confirm=3").json()["count"] == 3
+    assert list(VM.objects.values_list("pk", flat=True)) == ["beside"]
+    assert api.delete("/vm-tree/vms/beside").json() == {"deleted": True}
+    assert VM.objects.filter(pk="beside").exists(), "a single one leaves the tree only"
+
+
+def test_operations_bury_whoever_they_have_ended(ada: Lieutenant) -> None:
+    plain_vms.bury(ada.pk, "tests")
+    assert Node.objects.get(vm_id=ada.pk).removed_at
+    with pytest.raises(tree.NotFound):
+        tree.find(ada.pk)
