@@ -6,9 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from django import forms
 from django.contrib import admin, messages
+from django.contrib.admin.utils import unquote
+from django.core.exceptions import PermissionDenied
 from django.db import transaction
 from django.db.models import OuterRef, QuerySet, Subquery
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
 
 from bootloader import hosts, shell
 from bootloader.exceptions import ShellRefused
@@ -62,9 +65,10 @@ class SshHostAdmin(_HostAdmin):
     list_display = ("name", "where", "in_service", "used_by", "own_key", "host_key_known", "note")
     list_filter = ("in_service", "region", "size")
     search_fields = ("name", "address", "note")
+    readonly_fields = ("used_by",)
     actions = ("log_in", "forget_host_keys", "put_in_service", "take_out_of_service")
     fieldsets = (
-        (None, {"fields": ("name", "address", "port", "user", "in_service", "note")}),
+        (None, {"fields": ("name", "address", "port", "user", "in_service", "used_by", "note")}),
         ("Keys", {"fields": ("private_key", "forget_private_key", "host_key")}),
         ("What it is", {"fields": ("region", "size", "vcpus", "memory_mib", "disk_mib")}),
     )
@@ -105,6 +109,23 @@ class SshHostAdmin(_HostAdmin):
         elif change:
             obj.sealed_key = SshHost.objects.get(pk=obj.pk).sealed_key
         obj.save()
+
+    def delete_view(
+        self, request: HttpRequest, object_id: str, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        """One that is or was used cannot be deleted, and by whom it is used is said."""
+        row = self.get_object(request, unquote(object_id))
+        if not self.has_view_permission(request, row):
+            raise PermissionDenied
+        use = row.claims.order_by("released_at", "-claimed_at").first() if row else None
+        if row is not None and use is not None:
+            living = row.claims.living().first()
+            said = f"is used by {living.name}" if living else f"was used by {use.name}"
+            how = "destroy that VM, then take it" if living else "take it"
+            text = f"{row} {said} and is not deleted: {how} out of service instead."
+            self.message_user(request, text, messages.ERROR)
+            return redirect("admin:bootloader_sshhost_change", object_id)
+        return super().delete_view(request, object_id, extra_context)
 
     def has_delete_permission(self, request: HttpRequest, obj: SshHost | None = None) -> bool:
         """One that was ever used stays, out of service: its history names it."""

@@ -56,7 +56,7 @@ def make(
         npm_source=npm_source(),
         pypi_index=config.text("REEF_PYPI_INDEX", node),
         apt_mirror=config.text("REEF_APT_MIRROR", node),
-        env=environment(node) if secrets else {},
+        env=environment(node) if secrets and profile.agent else {},
         dist=dist.current(),
     )
 
@@ -83,7 +83,10 @@ def npm_source() -> str:
 
 
 def environment(node: Node | None) -> dict[str, str]:
-    """What agents on the VM may have beside their identity: the model, keys of its provider."""
+    """What agents on the VM may have beside their identity: the model, keys of its provider.
+
+    VMs whose profile has no coding agent get none of it.
+    """
     names = ["REEF_AGENT_MODEL", "REEF_MODEL_URL", *keys.MODEL_KEYS]
     found = {name: config.text(name, node) for name in names}
     return {name: text for name, text in found.items() if text}

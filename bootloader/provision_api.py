@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from django.urls import re_path
@@ -9,11 +10,12 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from bootloader import reconcile
+from bootloader import providers, reconcile
 from bootloader.models import Finding, LogLine, Machine, Provisioning
-from bootloader.provisioning import preview, services, wishes
-from bootloader.states import FindingState, Proposal, State
+from bootloader.provisioning import limits, preview, services, wishes
+from bootloader.states import FindingKind, FindingState, Proposal, State
 from vmtree import authority
+from vmtree.dna import is_text
 from vmtree.exceptions import BadInput
 from vmtree.serializers import body_of, query_number
 
@@ -40,7 +42,7 @@ class Provision(APIView):
         key = _key(request.headers.get("Idempotency-Key", ""))
         started = services.start(wish, by=request.user, key=key)
         answer: Json = {
-            "provisionings": [provisioning_json(row) for row in started.rows],
+            "provisionings": provisionings_json(started.rows),
             "count": len(started.rows),
             "continued": started.again,
         }
@@ -54,20 +56,19 @@ class Provisionings(APIView):
 
     def get(self, request: Request) -> Response:
         """Newest first; `?state= name= batch= vmId= limit= cursor=` narrow."""
-        asked = request.query_params
-        state = asked.get("state", "")
+        state = request.query_params.get("state", "")
         if state and state not in State.values:
             raise BadInput(f"state: must be one of {', '.join(State.values)}", "state")
         rows = services.listed(state=state)
         for name, column in (("name", "name"), ("batch", "batch"), ("vmId", "vm_id")):
-            if value := asked.get(name, "").replace("\0", ""):
+            if value := _query(request, name):
                 rows = rows.filter(**{column: value})
-        if cursor := asked.get("cursor", "").replace("\0", ""):
+        if cursor := _query(request, "cursor"):
             rows = rows.filter(pk__lt=cursor)
         limit = query_number(request, "limit", most=MOST_ROWS) or USUAL_ROWS
         found = list(rows[: limit + 1])
         more, found = len(found) > limit, found[:limit]
-        shown = [provisioning_json(row) for row in found]
+        shown = provisionings_json(found)
         return Response(
             {"provisionings": shown, "count": len(shown), "next": found[-1].pk if more else None}
         )
@@ -117,7 +118,8 @@ class Cancel(APIView):
     asks_authority = True
 
     def post(self, request: Request, provisioning_id: str) -> Response:
-        """End it; `{"machine": "keep"}` or `"delete"` says what becomes of its VM."""
+        """End it; `{"machine": "keep"}` or `"delete"` says what becomes of a VM that it has."""
+        services.find(provisioning_id)
         leftover = wishes.leftover_of(body_of(request).get("machine"))
         row = services.cancel(provisioning_id, leftover, by=request.user)
         return Response({"provisioning": provisioning_json(row)}, status=202)
@@ -131,7 +133,7 @@ class Machines(APIView):
         rows = Machine.objects.all()
         if request.query_params.get("gone") != "true":
             rows = rows.living()
-        if provider := request.query_params.get("provider", "").replace("\0", ""):
+        if provider := _query(request, "provider"):
             rows = rows.of(provider)
         limit = query_number(request, "limit", most=MOST_ROWS) or MOST_ROWS
         shown = [machine_json(row) for row in rows.order_by("-id")[:limit]]
@@ -161,7 +163,47 @@ class Reconcile(APIView):
         authority.check(request.user, "command", None)
         reconcile.look()
         shown = [finding_json(row) for row in Finding.objects.open().order_by("-id")[:MOST_ROWS]]
-        return Response({"findings": shown, "count": len(shown)})
+        young = [machine_json(row) for row in reconcile.young()[:MOST_ROWS]]
+        answer: Json = {"findings": shown, "count": len(shown), "skipped": young}
+        if young:
+            answer["note"] = reconcile.SKIPPED
+        return Response(answer)
+
+
+class DecideMany(APIView):
+    """`POST /bootloader/findings/act`"""
+
+    asks_authority = True
+
+    def post(self, request: Request) -> Response:
+        """Act on several: `{"ids": […]}`, or `{"kind": …}` and perhaps `provider`.
+
+        200 with what became of each; what failed stays open and says why.
+        """
+        authority.check(request.user, "command", None)
+        body = body_of(request)
+        ids, kind, provider = (body.get(name) for name in ("ids", "kind", "provider"))
+        if (ids is None) == (kind is None):
+            raise BadInput("ids: say either ids or kind", "ids")
+        if ids is not None:
+            if not isinstance(ids, list) or not ids or not all(type(key) is int for key in ids):
+                raise BadInput("ids: must be a list of numbers", "ids")
+            chosen = [reconcile.find(key) for key in dict.fromkeys(ids[:MOST_ROWS])]
+        else:
+            if kind not in FindingKind.values:
+                raise BadInput(f"kind: must be one of {', '.join(FindingKind.values)}", "kind")
+            rows = Finding.objects.open().filter(kind=kind)
+            if provider is not None:
+                rows = rows.filter(provider=_provider(provider))
+            chosen = list(rows.order_by("id")[:MOST_ROWS])
+        done, failed = reconcile.act_on(chosen, by=request.user, proposal=_proposal(body))
+        return Response(
+            {
+                "findings": [finding_json(row) for row in done],
+                "count": len(done),
+                "failed": [{**finding_json(row), "error": why} for row, why in failed],
+            }
+        )
 
 
 class Decide(APIView):
@@ -175,10 +217,7 @@ class Decide(APIView):
             return Response(
                 {"finding": finding_json(reconcile.dismiss(int(finding_id), by=request.user))}
             )
-        chosen = body_of(request).get("action")
-        if chosen is not None and chosen not in Proposal.values:
-            raise BadInput(f"action: must be one of {', '.join(Proposal.values)}", "action")
-        proposal = Proposal(chosen) if chosen else None
+        proposal = _proposal(body_of(request))
         row = reconcile.act(int(finding_id), by=request.user, proposal=proposal)
         return Response({"finding": finding_json(row)})
 
@@ -186,8 +225,19 @@ class Decide(APIView):
 # -- what is said --------------------------------------------------------------------------------
 
 
+def provisionings_json(rows: Iterable[Provisioning]) -> list[Json]:
+    """Several of them; what they wait for is looked up once."""
+    found = list(rows)
+    waits = limits.why_waiting() if any(row.state == State.QUEUED for row in found) else ""
+    return [_provisioning_json(row, waits) for row in found]
+
+
 def provisioning_json(row: Provisioning) -> Json:
     """A provisioning with its steps; times in the wire's form, durations in milliseconds."""
+    return provisionings_json([row])[0]
+
+
+def _provisioning_json(row: Provisioning, waits: str) -> Json:
     return {
         "id": row.pk,
         "name": row.name,
@@ -198,6 +248,7 @@ def provisioning_json(row: Provisioning) -> Json:
         "state": row.state,
         "stateSince": row.state_since,
         "reason": row.reason or None,
+        "waitsFor": waits if row.state == State.QUEUED else None,
         "vmId": row.vm_id or None,
         "machineId": row.machine.machine_id if row.machine else None,
         "onFailure": row.on_failure,
@@ -258,12 +309,38 @@ def finding_json(row: Finding) -> Json:
         "name": row.name or None,
         "text": row.text,
         "proposal": row.proposal,
+        "actions": sorted(reconcile.fitting(row)),
         "state": row.state,
         "foundAt": row.found_at,
         "decidedAt": row.decided_at,
         "decidedBy": row.decided_by or None,
         "outcome": row.outcome or None,
     }
+
+
+def _proposal(body: Json) -> Proposal | None:
+    """The `action` of a decision, if it says one."""
+    chosen = body.get("action")
+    if chosen is None:
+        return None
+    if chosen not in Proposal.values:
+        raise BadInput(f"action: must be one of {', '.join(Proposal.values)}", "action")
+    return Proposal(chosen)
+
+
+def _provider(slug: object) -> str:
+    if slug not in providers.all_slugs():
+        valid = ", ".join(providers.all_slugs())
+        raise BadInput(f"provider: must be one of {valid}", "provider")
+    return str(slug)
+
+
+def _query(request: Request, name: str) -> str:
+    """A text of the query that a database can look for."""
+    value: str = request.query_params.get(name, "")
+    if not is_text(value):
+        raise BadInput(f"{name}: has characters that are no text", name)
+    return value
 
 
 def _flag(value: object, field: str) -> bool:
@@ -290,6 +367,7 @@ urlpatterns = [
     re_path(rf"{_ONE}/cancel/?$", Cancel.as_view()),
     re_path(r"^machines/?$", Machines.as_view(), name="bootloader-machines"),
     re_path(r"^findings/?$", Findings.as_view(), name="bootloader-findings"),
+    re_path(r"^findings/act/?$", DecideMany.as_view()),
     re_path(r"^findings/(?P<finding_id>[0-9]{1,18})/(?P<word>act|dismiss)/?$", Decide.as_view()),
     re_path(r"^reconcile/?$", Reconcile.as_view()),
 ]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from django.db import IntegrityError, transaction
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 
 from bootloader import providers
 from bootloader.exceptions import BadProviderKey, NoSuchMachine, ProviderError
@@ -22,7 +22,7 @@ from bootloader.provisioning import machines
 from bootloader.states import OPEN, FindingKind, FindingState, Proposal, State
 from registry.models import VM, Status
 from vmtree import authority, dates
-from vmtree.exceptions import Conflict, FleetError, NotFound
+from vmtree.exceptions import BadInput, Conflict, FleetError, NotFound
 from vmtree.models import Node
 
 logger = logging.getLogger(__name__)
@@ -31,6 +31,21 @@ logger = logging.getLogger(__name__)
 PATIENCE = timedelta(minutes=3)
 # Without a beat for so long a running VM serves nothing.
 SERVES_NOTHING = timedelta(minutes=30)
+SKIPPED = (
+    f"machines known for less than {int(PATIENCE.total_seconds() // 60)} minutes are not compared"
+    " yet: they may still find their place"
+)
+# What may be done about each kind of finding; the proposal is always one of them.
+FITS: dict[FindingKind, frozenset[Proposal]] = {
+    FindingKind.UNKNOWN: frozenset({Proposal.ADOPT, Proposal.DELETE}),
+    FindingKind.VANISHED: frozenset({Proposal.BURY}),
+    FindingKind.USELESS: frozenset({Proposal.DELETE, Proposal.PAUSE}),
+}
+# Whoever takes a VM into the tree has only its place.
+ADOPTED = (
+    "taken into the tree; not in the registry until the boot script for it "
+    "(POST /bootloader/generate with its vmId) has run there"
+)
 
 
 @dataclass(frozen=True)
@@ -74,6 +89,13 @@ def look_at(slug: str) -> None:
         if (row.kind, row.machine_id) not in still:
             unchanged = Finding.objects.filter(pk=row.pk, state=row.state)
             unchanged.update(state=FindingState.SETTLED, decided_at=dates.now())
+
+
+def young() -> QuerySet[Machine]:
+    """Machines that were not compared, since they have had no time to find their place."""
+    rows = Machine.objects.living().filter(known_since__gte=dates.now() - PATIENCE)
+    coming = Provisioning.objects.filter(state__in=OPEN, machine__isnull=False)
+    return rows.exclude(pk__in=coming.values("machine")).order_by("-id")
 
 
 def _note(slug: str, listed: dict[str, base.Machine]) -> None:
@@ -157,7 +179,10 @@ def _useless(machine: Machine, seen: base.Machine) -> Iterator[Odd]:
         text = "runs at its provider, but is paused in the registry"
         yield Odd(FindingKind.USELESS, machine, text, Proposal.PAUSE)
     elif vm is None or now - vm.last_seen > SERVES_NOTHING:
-        heard = f"was last heard of at {dates.js_date(vm.last_seen)}" if vm else "never registered"
+        heard = "never registered (no fleet agent of ours runs there)"
+        if vm is not None:
+            said = "" if vm.status == Status.RUNNING else f"is {vm.status} in the registry and "
+            heard = f"{said}was last heard of at {dates.js_date(vm.last_seen)}"
         text = f"runs, but {heard}: it costs and serves nothing"
         yield Odd(FindingKind.USELESS, machine, text, Proposal.DELETE)
 
@@ -209,13 +234,54 @@ def find(key: int) -> Finding:
     return row
 
 
+def fitting(row: Finding) -> frozenset[Proposal]:
+    """What may be done about it."""
+    return FITS[FindingKind(row.kind)] | {Proposal(row.proposal)}
+
+
+def act_on(
+    rows: list[Finding], *, by: object, proposal: Proposal | None = None
+) -> tuple[list[Finding], list[tuple[Finding, str]]]:
+    """Act on each; those that were done, and the others with why not.
+
+    A VM that others stand below is buried after those. Raises Forbidden, BadInput.
+    """
+    authority.check(by, "command", None)
+    for row in rows:
+        _check_fits(row, proposal)
+    done: list[Finding] = []
+    left = [(row, "") for row in rows]
+    while left:
+        again: list[tuple[Finding, str]] = []
+        for row, _ in left:
+            try:
+                done.append(act(row.pk, by=by, proposal=proposal))
+            except FleetError as error:
+                again.append((row, str(error)))
+        if len(again) == len(left):
+            break
+        left = again
+    return done, left
+
+
+def _check_fits(row: Finding, chosen: Proposal | None) -> None:
+    fits = fitting(row)
+    if chosen is not None and chosen not in fits:
+        valid = ", ".join(sorted(fits))
+        text = f"action: '{chosen}' does not fit {row.get_kind_display()} {row.machine_id}"
+        raise BadInput(f"{text}; valid: {valid}", "action")
+
+
 def act(key: int, *, by: object, proposal: Proposal | None = None) -> Finding:
-    """Do what is proposed, or another thing that fits. Raises Conflict, NotFound, ProviderError.
+    """Do what is proposed, or another thing that fits.
+
+    Raises BadInput, Conflict, NotFound, ProviderError.
 
     Only for the root token and operators. What fails leaves the finding open.
     """
     authority.check(by, "command", None)
     row = find(key)
+    _check_fits(row, proposal)
     chosen = proposal or Proposal(row.proposal)
     if row.state not in (FindingState.OPEN, FindingState.DISMISSED):
         raise Conflict(f"finding {row.pk} is {row.get_state_display()} already")
@@ -224,7 +290,8 @@ def act(key: int, *, by: object, proposal: Proposal | None = None) -> Finding:
         raise NotFound(f"machine '{row.machine_id}' is not known any more")
     _check_still(row, machine, chosen)
     _do(chosen, machine, by)
-    return _decide(row, FindingState.DONE, by, chosen.label)
+    outcome = ADOPTED if chosen == Proposal.ADOPT else chosen.label
+    return _decide(row, FindingState.DONE, by, outcome)
 
 
 def dismiss(key: int, *, by: object) -> Finding:

@@ -21,6 +21,8 @@ from vmtree.organs import NONE
 
 PARTS = ("start.sh", "tools.sh", "prepare.sh", "install.sh", "run.sh")
 MASK = "•••"
+# Of what agents on a VM may have, the names whose values are no secrets.
+OPEN = frozenset({"REEF_AGENT_MODEL", "REEF_MODEL_URL"})
 _FOLDER = Path(__file__).parent / "scripts"
 _PLAIN = re.compile(r"[A-Za-z0-9 _@%+=:,./~#&*()<>\[\]{};|?!^-]*")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -52,7 +54,13 @@ def body() -> str:
 def masked(plan: BootPlan) -> BootPlan:
     """The same with its secrets covered, for pages, logs and comparisons."""
     token = MASK if plan.join_token else ""
-    return replace(plan, join_token=token, env=dict.fromkeys(plan.env, MASK))
+    env = {name: text if _is_open(name, text) else MASK for name, text in plan.env.items()}
+    return replace(plan, join_token=token, env=env)
+
+
+def _is_open(name: str, text: str) -> bool:
+    """Whether everybody may see it; a URL with somebody's password is a secret, too."""
+    return name in OPEN and "@" not in text
 
 
 def quoted(text: str) -> str:

@@ -16,9 +16,9 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from bootloader import cloud_init, planning, profiles, render
+from bootloader import cloud_init, planning, profiles, render, words
 from bootloader.exceptions import UnknownProfile
-from bootloader.plan import BootPlan, Profile
+from bootloader.plan import BootPlan, File, Profile
 from vmtree import authority
 from vmtree.dna import is_text
 from vmtree.exceptions import BadInput
@@ -127,7 +127,7 @@ class CloudInit(APIView):
 
 def profile_json(profile: Profile) -> Json:
     """As agents in the field know it; what is newer comes last."""
-    return {
+    told = {
         "type": profile.type,
         "organs": list(profile.organs),
         "capabilities": list(profile.capabilities),
@@ -139,6 +139,28 @@ def profile_json(profile: Profile) -> Json:
         "ownReef": profile.own_reef,
         "packages": list(profile.packages),
         "builtIn": profile.built_in,
+    }
+    if not profile.built_in:
+        told["files"] = [_file_json(file) for file in profile.files]
+        size = profile.size
+        told["size"] = {
+            "vcpus": size.vcpus,
+            "memoryMib": size.memory_mib,
+            "diskMib": size.disk_mib,
+        }
+    return told
+
+
+def _file_json(file: File) -> Json:
+    """A file without what is in it, and where it lies if root or somebody else signs in."""
+    place = file.path if file.path.startswith("/") else f"/opt/reef/{file.path}"
+    user = file.path if file.path.startswith("/") else f"~/.reef/{file.path}"
+    return {
+        "path": file.path,
+        "liesAt": place,
+        "liesAtWithoutRoot": user,
+        "mode": f"{file.mode:04o}",
+        "bytes": len(file.text.encode()),
     }
 
 
@@ -187,6 +209,8 @@ def _wish_of(data: Mapping[str, Any]) -> Wish:
     except UnknownProfile as error:
         raise BadInput(f"{error}. Valid: {', '.join(error.known)}", "type") from None
     organs, capabilities = _names(data, "extraOrgans"), _names(data, "extraCapabilities")
+    words.check(organs, words.EXTRA_ORGANS, "extraOrgans")
+    words.check(capabilities, words.CAPABILITIES, "extraCapabilities")
     parent = data.get("parentVmId")
     roof_url = data.get("roofReefUrl")
     return Wish(

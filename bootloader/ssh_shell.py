@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from bootloader import tls_pipe
 from bootloader.exceptions import CommandTimeout, ShellAway, ShellError, ShellRefused
 from bootloader.providers.base import Login
+from bootloader.reasons import clipped_end
 from bootloader.shell import Ran
 
 _ALIVE_EVERY = 15
@@ -212,7 +213,7 @@ class SshShell:
         )
         ran = self.run(f"sh -c {shlex.quote(script)}", stdin=data, timeout=timeout)
         if ran.exit_status:
-            said = ran.errors.decode("utf-8", "replace").strip()[-300:]
+            said = clipped_end(ran.errors.decode("utf-8", "replace").strip(), 300)
             raise ShellError(f"{path} could not be written: {said or 'not all of it arrived'}")
 
     @contextlib.contextmanager

@@ -51,14 +51,17 @@ class StepState(TextChoices):
     RUNNING = "running", "running"
     DONE = "done", "done"
     FAILED = "failed", "failed"
+    # Nothing more is to come of it, since its provisioning was cancelled.
+    CANCELLED = "cancelled", "cancelled"
 
 
 STEP_MOVES: dict[StepState, frozenset[StepState]] = {
-    StepState.WAITING: frozenset({StepState.RUNNING}),
-    StepState.RUNNING: frozenset({StepState.DONE, StepState.FAILED}),
+    StepState.WAITING: frozenset({StepState.RUNNING, StepState.CANCELLED}),
+    StepState.RUNNING: frozenset({StepState.DONE, StepState.FAILED, StepState.CANCELLED}),
     # A retry does it again, with those before it that it needs anew.
     StepState.FAILED: frozenset({StepState.WAITING}),
     StepState.DONE: frozenset({StepState.WAITING}),
+    StepState.CANCELLED: frozenset(),
 }
 
 # What a retry does again beside the step that failed: a join token may have been used or be too

@@ -17,6 +17,7 @@ urlpatterns = [
     path("door/<int:pk>/void", member_views.void, name="void"),
     path("findings/", views.findings, name="findings"),
     path("findings/look/", views.look_now, name="look"),
+    path("findings/all/", views.decide_many, name="decide_many"),
     path("findings/<int:pk>/", views.decide, name="decide"),
     path("<str:pk>/", views.detail, name="detail"),
     path("<str:pk>/part/", views.part, name="part"),

@@ -9,6 +9,7 @@ from typing import Any, Concatenate, ParamSpec
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.core.paginator import Paginator
+from django.db.models import Count
 from django.http import HttpRequest, HttpResponse, QueryDict
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
@@ -17,14 +18,15 @@ from bootloader import reconcile
 from bootloader.forms import ProvisionForm
 from bootloader.models import BootReport, Finding, JoinRefusal, Machine, Provisioning
 from bootloader.models.provisioning import new_id
-from bootloader.provisioning import preview, services, wishes
-from bootloader.states import FindingState, Proposal, State, StepState
+from bootloader.provisioning import limits, preview, services, wishes
+from bootloader.states import FindingKind, FindingState, Proposal, State, StepState
 from vmtree.exceptions import FleetError
 from vmtree.models import Node
 
 PAGE = 50
 MACHINES_PAGE = 100
 MOST_LINES = 300
+MOST_FINDINGS = 1000
 
 P = ParamSpec("P")
 View = Callable[Concatenate[HttpRequest, P], HttpResponse]
@@ -73,6 +75,7 @@ def _listing(request: HttpRequest) -> dict[str, Any]:
         "tabs": [(each, counts.get(each, 0)) for each in State.values],
         "total": sum(counts.values()),
         "state": state,
+        "waits": limits.why_waiting() if counts.get(State.QUEUED) else "",
         "findings": Finding.objects.open().count(),
         "machines": Machine.objects.living().count(),
     }
@@ -81,7 +84,8 @@ def _listing(request: HttpRequest) -> dict[str, Any]:
 def _shown(row: Provisioning) -> dict[str, Any]:
     steps = sorted(row.steps.all(), key=lambda each: each.position)
     now = next((step for step in steps if step.state != StepState.DONE), None)
-    return {"row": row, "steps": steps, "now": now if row.state != State.DONE else None}
+    ended = (State.DONE, State.CANCELLED)
+    return {"row": row, "steps": steps, "now": None if row.state in ended else now}
 
 
 def _word(query: QueryDict, name: str) -> str:
@@ -169,12 +173,21 @@ def _facts(pk: str, after: int | None) -> dict[str, Any]:
         "is_first": is_first,
         "after": found[-1].pk if found else after or 0,
         "node": node,
+        "spec": [(key, _value(value)) for key, value in row.spec.items()],
+        "waits": limits.why_waiting() if row.state == State.QUEUED else "",
         "reports": BootReport.objects.newest_run(row.vm_id) if row.vm_id else [],
         "refusals": JoinRefusal.objects.filter(token__vm_id=row.vm_id)[:5] if row.vm_id else [],
         "siblings": Provisioning.objects.filter(batch=row.batch).exclude(pk=row.pk)[:PAGE],
         "can_retry": row.state == State.FAILED,
         "can_cancel": row.state in (State.QUEUED, State.RUNNING, State.FAILED),
     }
+
+
+def _value(value: object) -> str:
+    """A part of a machine as people write it."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key}={text}" for key, text in value.items())
+    return str(value)
 
 
 @login_required
@@ -201,7 +214,9 @@ def retry(request: HttpRequest, pk: str) -> HttpResponse:
 def cancel(request: HttpRequest, pk: str) -> HttpResponse:
     """GET asks what becomes of the VM; POST does it."""
     if request.method == "GET":
-        return render(request, "bootloader/cancel.html", {"row": services.find(pk)})
+        row = services.find(pk)
+        has_vm = row.machine is not None and not row.machine.is_gone
+        return render(request, "bootloader/cancel.html", {"row": row, "has_vm": has_vm})
     leftover = wishes.leftover_of(request.POST.get("machine"))
     row = services.cancel(pk, leftover, by=request.user)
     messages.success(request, f"{row.name} is being cancelled.")
@@ -233,8 +248,10 @@ def machines(request: HttpRequest) -> HttpResponse:
 @require_GET
 def findings(request: HttpRequest) -> HttpResponse:
     """What provider, tree and registry say differently."""
+    found = _findings()
     context = {
-        "findings": _findings(),
+        "findings": found,
+        "groups": _groups(),
         "decided": Finding.objects.exclude(state=FindingState.OPEN).order_by("-decided_at")[:PAGE],
     }
     return render(request, "bootloader/findings.html", context)
@@ -244,13 +261,45 @@ def _findings() -> list[Finding]:
     return list(Finding.objects.open().order_by("-id")[:PAGE])
 
 
+def _groups() -> list[dict[str, Any]]:
+    """Findings of one kind at one provider with the same proposal, where there are several."""
+    by = ("kind", "provider", "proposal")
+    found = Finding.objects.open().order_by().values(*by).annotate(count=Count("pk"))
+    return [
+        {
+            **each,
+            "kind_word": FindingKind(each["kind"]).label,
+            "proposal_word": Proposal(each["proposal"]).label,
+        }
+        for each in found.filter(count__gt=1).order_by(*by)
+    ]
+
+
+@login_required
+@require_POST
+@spoken
+def decide_many(request: HttpRequest) -> HttpResponse:
+    """Do what is proposed about all findings of one kind at one provider."""
+    said = {name: _word(request.POST, name) for name in ("kind", "provider", "proposal")}
+    rows = list(Finding.objects.open().filter(**said).order_by("id")[:MOST_FINDINGS])
+    done, failed = reconcile.act_on(rows, by=request.user)
+    if done:
+        messages.success(request, f"{len(done)} of {len(rows)}: {done[0].outcome}.")
+    for row, why in failed[:5]:
+        messages.error(request, f"{row}: {why}.")
+    return redirect("bootloader:findings")
+
+
 @login_required
 @require_POST
 @spoken
 def look_now(request: HttpRequest) -> HttpResponse:
     """Compare providers, tree and registry at once."""
     count = reconcile.look()
-    messages.success(request, f"Compared: {count or 'no'} open finding{'' if count == 1 else 's'}.")
+    text = f"Compared: {count or 'no'} open finding{'' if count == 1 else 's'}."
+    if skipped := reconcile.young().count():
+        text += f" Left out: {skipped} ({reconcile.SKIPPED})."
+    messages.success(request, text)
     return redirect("bootloader:findings")
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from types import MappingProxyType
 
 from bootloader.plan import Profile
+from bootloader.reasons import clipped
 from vmtree import organs
+from vmtree.exceptions import BadInput
 
 # Service modules. Those of this reef first; the others are known to VMs in the field.
 ORGANS = organs.KNOWN
+# What VMs may have beside: services of older VMs, and those that an infra VM is made for.
+EXTRA_ORGANS = (*ORGANS, "services", "ui", "gitea", "minio")
 CAPABILITIES = ("vers-vm", "vers-vm-copy", "vers-swarm", "ssh")
 
 BUILT_IN = MappingProxyType(
@@ -65,3 +70,11 @@ BUILT_IN = MappingProxyType(
         ),
     }
 )
+
+
+def check(given: Iterable[str], known: tuple[str, ...], field: str) -> None:
+    """Raise BadInput with the known names unless all of these are known."""
+    for name in given:
+        if name not in known:
+            text = f"{field}: '{clipped(name, 60)}' is not known; these are: {', '.join(known)}"
+            raise BadInput(text, field)

@@ -116,7 +116,8 @@ class ProfileFile(models.Model):
 
     profile = models.ForeignKey(OwnProfile, models.CASCADE, related_name="files")
     path = models.CharField(
-        max_length=500, help_text="From / on, or below reef's folder on the VM."
+        max_length=500,
+        help_text="From / on; else it lies below /opt/reef (~/.reef where root does not sign in).",
     )
     text = models.TextField(blank=True, max_length=MOST_FILE)
     mode = models.PositiveSmallIntegerField(choices=MODES, default=0o644)

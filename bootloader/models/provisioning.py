@@ -11,6 +11,7 @@ from ulid import ULID
 
 from bootloader.exceptions import IllegalMove, LostRace
 from bootloader.models.machines import Machine
+from bootloader.reasons import clipped
 from bootloader.states import (
     AT_WORK,
     MOVES,
@@ -138,7 +139,12 @@ class Provisioning(models.Model):
             raise IllegalMove(f"'{self}' is {old}")
         now = dates.now()
         ended = None if to in OPEN else now
-        fields = {"state": to, "state_since": now, "reason": reason[:2000], "ended_at": ended}
+        fields = {
+            "state": to,
+            "state_since": now,
+            "reason": clipped(reason, 2000),
+            "ended_at": ended,
+        }
         fields |= also
         # The WHERE clause is the lock: only one of two movers finds the row.
         if not Provisioning.objects.filter(pk=self.pk, state=old).update(**fields):
@@ -146,13 +152,19 @@ class Provisioning(models.Model):
         for name, value in fields.items():
             setattr(self, name, value)
         said = f"{old} → {to}" + (f": {reason}" if reason else "")
-        LogLine.objects.create(provisioning=self, kind=LogLine.Kind.STATE, text=said[:2000])
+        LogLine.objects.create(provisioning=self, kind=LogLine.Kind.STATE, text=clipped(said, 2000))
 
 
 class BootStepQuerySet(models.QuerySet["BootStep"]):
     def next(self) -> BootStep | None:
         """The first one that is not at its end."""
         return self.exclude(state=StepState.DONE).order_by("position").first()
+
+    def cancel(self) -> None:
+        """Nothing more comes of those that run or wait; what has run, has run until now."""
+        unended = [state for state, to in STEP_MOVES.items() if StepState.CANCELLED in to]
+        self.filter(state=StepState.RUNNING).update(ended_at=dates.now())
+        self.filter(state__in=unended).update(state=StepState.CANCELLED, reason="")
 
 
 class BootStep(models.Model):
@@ -198,7 +210,7 @@ class BootStep(models.Model):
         old, now = StepState(self.state), dates.now()
         if to not in STEP_MOVES[old]:
             raise IllegalMove(f"step {self} is {old}")
-        fields: dict[str, Any] = {"state": to, "reason": reason[:2000]}
+        fields: dict[str, Any] = {"state": to, "reason": clipped(reason, 2000)}
         match to:
             case StepState.RUNNING:
                 fields |= {"started_at": now, "ended_at": None, "misses": 0}

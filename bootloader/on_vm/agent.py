@@ -22,6 +22,7 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
+from bootloader.reasons import cause, clipped_end
 from reef_site.agent_install import (
     NODE_PACKAGES,
     NPM_OPTIONS,
@@ -103,7 +104,7 @@ def recipe_for(version: str, home: Path) -> Recipe:
         command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True
     )
     if done.returncode:
-        why = done.stderr.strip()[-500:]
+        why = clipped_end(cause(done.stderr), 500)
         raise InstallError(f"npm finds no version {version} of {PINNED.package}: {why}")
     return recipe
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from bootloader.exceptions import ProviderError, ShellError, StepFailed
 from bootloader.provisioning import lines
+from bootloader.reasons import clipped_end
 from bootloader.shell import Shell
 
 if TYPE_CHECKING:
@@ -157,21 +158,39 @@ def clear(shell: Shell, row: Provisioning) -> None:
 
 
 def leave(shell: Shell) -> None:
-    """End what reef runs on a machine that goes on without us, and remove who it was to us."""
+    """End what reef runs on a machine that goes on without us, and remove who it was to us:
+    whatever holds a token or a key. Programs, logs and the profile's own files stay.
+    """
+    # The secrets go first: what has to be ended may take its time. And last: it may have written.
     script = """
     home=/opt/reef; [ "$(id -u)" = 0 ] || home=$HOME/.reef
+    forget() {
+      rm -rf -- "$home/identity.json" "$home/identity.env" "$home/join-token" "$home/boot" \
+        "$home/inherited" "$home/reef/reef.env" "$home/reef/data"
+      rm -f -- "$HOME"/.reef-boot/*/boot.sh
+    }
+    ours() { grep -qF "$1" "/proc/$2/cmdline" 2>/dev/null; }
+    forget
+    for each in "$HOME"/.reef-boot/*/run-*/pid; do
+      pid=$(cat -- "$each" 2>/dev/null) || continue
+      if ours reef-boot- "$pid"; then kill -KILL -- "-$pid" 2>/dev/null; fi
+    done
     for each in reef-fleet-agent reef-own; do
       if [ -e "/etc/systemd/system/$each.service" ]; then
-        systemctl disable --now "$each.service" 2>/dev/null
+        timeout 6 systemctl disable --now "$each.service" 2>/dev/null
+        systemctl kill -s KILL "$each.service" 2>/dev/null
         rm -f -- "/etc/systemd/system/$each.service"
       fi
       pid=$(cat -- "$home/run/$each.pid" 2>/dev/null) || continue
-      if grep -qF "$home" "/proc/$pid/cmdline" 2>/dev/null; then
+      if ours "$home" "$pid"; then
         kill -TERM -- "-$pid" 2>/dev/null || kill -TERM "$pid" 2>/dev/null
+        for tries in 1 2 3; do if ours "$home" "$pid"; then sleep 1; fi; done
+        kill -KILL -- "-$pid" 2>/dev/null
       fi
     done
-    sleep 1
-    rm -rf -- "$HOME/.reef-boot" "$home/identity.json" "$home/identity.env" "$home/run"
+    if [ "$home" = /opt/reef ]; then rm -f /etc/profile.d/reef.sh; fi
+    forget
+    rm -rf -- "$HOME/.reef-boot" "$home/run"
     true
     """
     run(shell, script, "leave the machine")
@@ -193,6 +212,6 @@ def run(shell: Shell, script: str, what: str) -> bytes:
     """Run a script of sh, whatever the user's own shell is; its output. Raises StepFailed."""
     ran = shell.run(f"sh -c {shlex.quote(script)}", timeout=COMMAND_SECONDS)
     if ran.exit_status:
-        said = ran.errors.decode("utf-8", "replace").strip()[-300:]
+        said = clipped_end(ran.errors.decode("utf-8", "replace").strip(), 300)
         raise StepFailed(f"could not {what}: {said or f'exit status {ran.exit_status}'}")
     return ran.output

@@ -10,7 +10,7 @@ from bootloader import joining
 from bootloader.exceptions import ProviderAway, RateLimited
 from bootloader.models import LogLine, Provisioning
 from bootloader.provisioning import booting, creating, machines, rings
-from bootloader.states import Leftover, State
+from bootloader.states import Leftover, State, StepState
 from vmtree import dates
 from vmtree.exceptions import FleetError
 
@@ -29,30 +29,42 @@ def clear_up(context: Context) -> float | None:
         if wait is not None:
             return wait
         machine = row.machine
+        fate = "no VM was made" if machine is None else "its VM was gone already"
         if machine is not None and not machine.is_gone:
             if row.on_failure == Leftover.DELETE:
                 machines.delete(machine, by=row.actor, note=f"of cancelled provisioning {row.pk}")
-                context.say(f"{machine} is deleted", None)
+                fate = f"its VM {machine} was deleted"
             else:
                 booting.stop(context)
                 machines.note(machine, f"kept when provisioning {row.pk} was cancelled")
-                context.say(f"{machine} is kept", None)
+                fate = f"its VM {machine} was kept"
+            context.say(fate, None)
     except ProviderAway as error:
         return _again(context, error)
     except FleetError as error:
         # Nothing is forgotten: the VM is still there, and the page says so.
-        row.move(State.FAILED, f"cancelled, but its VM is still there: {error}")
+        _stuck(row, f"cancelled, but its VM is still there: {error}")
         return None
-    _let_go(row)
+    _let_go(row, fate)
     return None
 
 
-def _let_go(row: Provisioning) -> None:
+def _let_go(row: Provisioning, fate: str) -> None:
+    who = row.reason.rpartition("; its VM is to be ")[0] or row.reason
     with transaction.atomic():
         if row.vm_id:
             joining.void(row.vm_id)
-        row.move(State.CANCELLED, row.reason, released_at=dates.now())
+        row.steps.cancel()
+        row.move(State.CANCELLED, f"{who}; {fate}", released_at=dates.now())
     rings.tell(row.pk)
+
+
+def _stuck(row: Provisioning, reason: str) -> None:
+    """It cannot be cancelled now; the step that was cut off is not running any more either."""
+    with transaction.atomic():
+        for step in row.steps.filter(state=StepState.RUNNING):
+            step.move(StepState.FAILED, "was cut off")
+        row.move(State.FAILED, reason)
 
 
 def _find_lost(context: Context) -> float | None:
@@ -70,7 +82,7 @@ def _again(context: Context, error: ProviderAway) -> float | None:
     tries = int(step.facts.get("clearing", 0)) + 1
     step.keep(clearing=tries)
     if tries >= MOST_TRIES:
-        context.row.move(State.FAILED, f"cancelled, but its VM may still be there: {error}")
+        _stuck(context.row, f"cancelled, but its VM may still be there: {error}")
         return None
     context.say(f"{error}; trying again", None, LogLine.Kind.ERROR)
     seconds = error.seconds if isinstance(error, RateLimited) and error.seconds else 0.0

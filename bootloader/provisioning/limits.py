@@ -35,13 +35,25 @@ def check_room(more: int, node: Node | None) -> None:
         raise Conflict(text)
 
 
+def places() -> int:
+    """How many may come up at a time."""
+    return max(1, config.integer("REEF_PROVISION_AT_ONCE") or 1)
+
+
+def why_waiting() -> str:
+    """What those wait for that are queued now."""
+    most = places()
+    if Provisioning.objects.at_work().count() < most:
+        return "begins as soon as a worker takes it"
+    return f"waits for one of {most} place{'' if most == 1 else 's'} (REEF_PROVISION_AT_ONCE)"
+
+
 def begin() -> list[str]:
     """Let those begin for which there is room now; their ids."""
     begun: list[str] = []
     with transaction.atomic():
         alone()
-        most = max(1, config.integer("REEF_PROVISION_AT_ONCE") or 1)
-        room = most - Provisioning.objects.at_work().count()
+        room = places() - Provisioning.objects.at_work().count()
         waiting = Provisioning.objects.filter(state=State.QUEUED).order_by("id")
         for row in waiting[: max(0, room)]:
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import suppress
 
 from django.db import IntegrityError, transaction
@@ -14,15 +15,18 @@ from bootloader.exceptions import (
     ShellError,
     StepFailed,
 )
-from bootloader.models import Machine, Provisioning
+from bootloader.models import LogLine, Machine, Provisioning
 from bootloader.providers import base
 from bootloader.provisioning import booting, lines, rings
+from bootloader.reasons import clipped
 from bootloader.states import State
 from registry import services as registry
 from vmtree import dates
 from vmtree import services as tree
 from vmtree.exceptions import BadInput, NotFound
 from vmtree.models import Category, Node
+
+logger = logging.getLogger(__name__)
 
 
 def record(slug: str, seen: base.Machine, *, name: str = "", vm_id: str = "") -> Machine:
@@ -54,7 +58,7 @@ def record(slug: str, seen: base.Machine, *, name: str = "", vm_id: str = "") ->
 
 def note(machine: Machine, text: str) -> None:
     """Say why it is here."""
-    Machine.objects.filter(pk=machine.pk).update(note=text[:300])
+    Machine.objects.filter(pk=machine.pk).update(note=clipped(text, 300))
 
 
 def place_of(machine_id: str) -> str:
@@ -73,8 +77,8 @@ def delete(machine: Machine, *, by: object, note: str = "") -> None:
 
     Where other VMs stand below it, it stays in the tree as a finding. Raises ProviderError.
     """
-    _end(machine)
-    gone(machine, note or f"deleted by {str(by)[:200]}")
+    left = _end(machine)
+    gone(machine, (note or f"deleted by {str(by)[:100]}") + left)
     with suppress(BadInput):
         bury(machine.vm_id, by=by)
 
@@ -84,7 +88,7 @@ def gone(machine: Machine, note: str) -> None:
     now = dates.now()
     with transaction.atomic():
         living = Machine.objects.living().filter(pk=machine.pk)
-        living.update(gone_at=now, state="", note=note[:300])
+        living.update(gone_at=now, state="", note=clipped(note, 300))
         done = Provisioning.objects.holding().filter(machine=machine, state=State.DONE)
         done.update(released_at=now)
         if machine.vm_id:
@@ -128,20 +132,36 @@ def resume(machine: Machine) -> None:
 
 def end(machine: Machine, *, by: object) -> None:
     """Delete it at its provider; tree and registry are the caller's. Raises ProviderError."""
-    _end(machine)
-    gone(machine, f"destroyed by {str(by)[:200]}")
+    left = _end(machine)
+    gone(machine, f"destroyed by {str(by)[:100]}{left}")
 
 
-def _end(machine: Machine) -> None:
-    """Delete it; a host that was there before us is left as far as we can reach it."""
+def _end(machine: Machine) -> str:
+    """Delete it; what could not be taken back from a host that was there before us, for a note."""
     provider = providers.get(machine.provider)
-    if base.Ability.RESTORE not in provider.abilities:
-        with suppress(ShellError, ProviderError, StepFailed):
-            with lines.to(machine) as shell:
-                booting.leave(shell)
-            lines.hang_up(machine)
+    left = "" if base.Ability.RESTORE in provider.abilities else _leave(machine)
     with suppress(NoSuchMachine):
         provider.delete(machine.machine_id)
+    return left
+
+
+def _leave(machine: Machine) -> str:
+    """Leave a host as far as it can be reached; said in its log if that is not at all."""
+    try:
+        with lines.to(machine) as shell:
+            booting.leave(shell)
+        lines.hang_up(machine)
+    except NoSuchMachine:
+        return ""
+    except (ShellError, ProviderError, StepFailed) as error:
+        left = "; its services, identity, tokens and keys are still on it"
+        text = f"{machine} was given back, but could not be reached{left}: {error}"
+        logger.warning("%s", text)
+        for row in Provisioning.objects.filter(machine=machine):
+            kind = LogLine.Kind.ERROR
+            LogLine.objects.create(provisioning=row, kind=kind, text=clipped(text, 2000))
+        return left
+    return ""
 
 
 def look(machine: Machine) -> base.Machine | None:

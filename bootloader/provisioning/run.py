@@ -145,19 +145,25 @@ def _do(context: Context, step: BootStep) -> float | None:
     except NoSuchMachine as error:
         if row.machine is not None:
             machines.gone(row.machine, f"vanished while it came up: {error}")
-        return _fail(row, step, f"the VM is gone: {error}")
+        return _fail(row, step, f"{_gone_at(row)}: {error}")
     except FleetError as error:
         return _fail(row, step, str(error))
     except Exception:
         logger.exception("step %s of provisioning %s", step, row.pk)
         return _fail(row, step, OURS)
     if later is not None:
-        return _wait(step, later)
+        return _wait(context, step, later)
     step.move(StepState.DONE)
     return None
 
 
-def _wait(step: BootStep, later: Later) -> float:
+def _gone_at(row: Provisioning) -> str:
+    return f"the VM is gone at {row.provider}; a retry makes a new one"
+
+
+def _wait(context: Context, step: BootStep, later: Later) -> float | None:
+    if steps.is_gone(context, step):
+        return _fail(context.row, step, _gone_at(context.row))
     if later.why != step.reason or step.misses:
         BootStep.objects.filter(pk=step.pk).update(reason=later.why[:2000], misses=0)
     return later.seconds
@@ -165,6 +171,8 @@ def _wait(step: BootStep, later: Later) -> float:
 
 def _missed(context: Context, step: BootStep, error: FleetError) -> float | None:
     """Somebody could not be reached: try again, with growing pauses, but not for ever."""
+    if steps.is_gone(context, step, steps.LOOK_EVERY_UNREACHED):
+        return _fail(context.row, step, _gone_at(context.row))
     if step.misses + 1 >= MOST_MISSES:
         return _fail(context.row, step, str(error))
     BootStep.objects.filter(pk=step.pk).update(misses=step.misses + 1, reason=str(error)[:2000])

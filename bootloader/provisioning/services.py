@@ -94,6 +94,11 @@ def _known(wish: Wish, actor: str, key: str) -> list[Provisioning]:
         return []
     if len(rows) == len(names) and all(_same(row, wish) for row in rows):
         return rows
+    failed = next((row for row in rows if row.state == State.FAILED), None)
+    if failed is not None:
+        path = f"/bootloader/provisionings/{failed.pk}"
+        text = f"name: '{failed.name}' is held by provisioning {failed.pk}, which failed"
+        raise Conflict(f"{text}: retry it (POST {path}/retry) or cancel it (POST {path}/cancel)")
     taken = rows[0]
     raise Conflict(f"name: '{taken.name}' is {taken.state} as provisioning {taken.pk}")
 
@@ -192,10 +197,11 @@ def _open_again(row: Provisioning) -> None:
         step.move(StepState.WAITING)
 
 
-def cancel(provisioning_id: str, leftover: Leftover, *, by: object) -> Provisioning:
+def cancel(provisioning_id: str, leftover: Leftover | None, *, by: object) -> Provisioning:
     """End it; its VM is kept or deleted. Repeating is no error.
 
-    Raises NotFound, Forbidden, IllegalMove for one that is done.
+    Without a VM nothing has to be said of it; one that is being made at this moment is deleted
+    then. Raises NotFound, Forbidden, BadInput, Conflict for one that is done.
     """
     with transaction.atomic():
         row = find(provisioning_id)
@@ -205,8 +211,13 @@ def cancel(provisioning_id: str, leftover: Leftover, *, by: object) -> Provision
         if row.state == State.DONE:
             text = f"'{row.name}' is a member of the fleet: destroy VM '{row.vm_id}' instead"
             raise Conflict(text)
+        if leftover is None and row.machine is not None and not row.machine.is_gone:
+            raise BadInput("machine: say what becomes of the VM: keep or delete", "machine")
+        leftover = leftover or Leftover.DELETE
         word = "deleted" if leftover == Leftover.DELETE else "kept"
-        reason = f"by {str(by)[:200]}; its VM is to be {word}"
+        reason = f"by {str(by)[:200]}"
+        if row.machine is not None and not row.machine.is_gone:
+            reason += f"; its VM is to be {word}"
         row.move(State.CANCELLING, reason, on_failure=leftover, look_at=None)
         transaction.on_commit(partial(rings.advance, row.pk))
         transaction.on_commit(partial(rings.tell, row.pk))

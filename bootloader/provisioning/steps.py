@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from django.db import transaction
 
-from bootloader import providers
+from bootloader import providers, reasons
 from bootloader.exceptions import (
     LostRace,
     ProviderAway,
@@ -32,6 +32,7 @@ from registry.liveness import Liveness
 from registry.models import VM, Status, Watch
 from versconfig import config
 from vmtree import dates
+from vmtree.exceptions import FleetError
 from vmtree.models import Node
 
 # How long a VM may take until it lets us in, and then until it is a member that beats.
@@ -45,6 +46,10 @@ MOST_RUNS = 4
 SLOWEST_LOOK = 3.0
 LOOKS_FOR_END, LOOKS_FOR_PID = 3, 15
 MOST_LINE = 2000
+# So often the provider is asked whether a VM is still there: while it is waited for, and while
+# it does not answer.
+LOOK_EVERY = timedelta(seconds=10)
+LOOK_EVERY_UNREACHED = timedelta(seconds=3)
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,9 @@ class Context:
     def say(self, text: str, step: BootStep | None, kind: LogLine.Kind = LogLine.Kind.NOTE) -> None:
         """Write a line into its log."""
         name = step.name if step else ""
-        LogLine.objects.create(provisioning=self.row, step=name, kind=kind, text=text[:MOST_LINE])
+        LogLine.objects.create(
+            provisioning=self.row, step=name, kind=kind, text=reasons.clipped(text, MOST_LINE)
+        )
 
     def later(self, seconds: float, why: str = "") -> Later:
         """Look again after so many seconds."""
@@ -222,6 +229,22 @@ def health(context: Context, step: BootStep) -> Later | None:
     return Later(1.0, "waits for a beat")
 
 
+def is_gone(context: Context, step: BootStep, every: timedelta = LOOK_EVERY) -> bool:
+    """Whether its provider has it no more, asked now and then while a step waits for the VM."""
+    machine, now = context.row.machine, dates.now()
+    if machine is None or StepName(step.name) in (StepName.RESOLVE, StepName.CREATE):
+        return False
+    last = step.facts.get("asked_provider") or (step.started_at or now).isoformat()
+    if now - datetime.fromisoformat(last) < every:
+        return False
+    step.keep(asked_provider=now.isoformat())
+    try:
+        return machine.is_gone or machines.look(machine) is None
+    except FleetError:
+        # Nobody can tell; the step goes on or fails by itself.
+        return False
+
+
 TO_DO: dict[StepName, Callable[[Context, BootStep], Later | None]] = {
     StepName.RESOLVE: resolve,
     StepName.CREATE: creating.create,
@@ -277,8 +300,7 @@ def _begin_again(context: Context, step: BootStep, number: int, *, begun: bool) 
 def _why(row: Provisioning, step: BootStep, status: int) -> str:
     """The exit status with the last words of the script."""
     newest = row.log.filter(step=step.name, kind=LogLine.Kind.OUTPUT).order_by("-id").first()
-    words = [line for line in (newest.text if newest else "").splitlines() if line.strip()]
-    said = " / ".join(words[-3:])[-600:]
+    said = reasons.clipped_end(reasons.cause(newest.text if newest else ""), 600)
     return f"the script ended with status {status}" + (f": {said}" if said else "")
 
 

@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from bootloader import profiles, providers
+from bootloader import profiles, providers, words
+from bootloader.reasons import clipped
 from bootloader.states import Leftover
+from versconfig import keys, values
 from vmtree.dna import is_text
 from vmtree.exceptions import BadInput, FleetError
 
@@ -17,7 +19,13 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 MOST_AT_A_TIME = 100
 MOST_TEXT = 255
 MOST_NAMES = 200
+_VERSION = keys.ALL["REEF_AGENT_VERSION"]
 
+# What a request may say beside the names below.
+_OTHERS = (
+    *("name", "type", "profile", "parentVmId", "provider", "commit", "labels", "extraOrgans"),
+    *("extraCapabilities", "onFailure", "count", "dryRun"),
+)
 _TEXTS = {
     "commit": "commitId",
     "image": "image",
@@ -93,7 +101,8 @@ def of_row(row: Any) -> Wish:
 
 
 def wish_of(body: Mapping[str, Any]) -> Wish:
-    """The wish that a request's JSON describes; unknown keys are ignored. Raises BadInput."""
+    """The wish that a request's JSON describes; Raises BadInput."""
+    _check_fields(body)
     given: dict[str, Any] = {
         name: _text(body.get(key), key) for name, key in _TEXTS.items() if body.get(key)
     }
@@ -119,7 +128,24 @@ def wish_of(body: Mapping[str, Any]) -> Wish:
         **given,
     )
     wish.names()
+    if wish.commit and wish.image:
+        raise BadInput("image: a commit is restored as it is; say commitId or image", "image")
+    if wish.agent_version and (wrong := values.problem(_VERSION, wish.agent_version)):
+        raise BadInput(f"agentVersion: {wrong}, such as {_VERSION.default}", "agentVersion")
+    words.check(wish.extra_organs, words.EXTRA_ORGANS, "extraOrgans")
+    words.check(wish.extra_capabilities, words.CAPABILITIES, "extraCapabilities")
     return wish
+
+
+def _check_fields(body: Mapping[str, Any]) -> None:
+    """A misspelt field is not left out in silence. Raises BadInput."""
+    numbers = [key for key, _ in _NUMBERS.values()]
+    valid = sorted({*_OTHERS, *_TEXTS.values(), *numbers} - {"profile", "commit"})
+    known = {*valid, "profile", "commit"}
+    for name in body:
+        if name not in known:
+            shown = clipped(str(name), 60)
+            raise BadInput(f"{shown}: is no field of it. Valid: {', '.join(valid)}", shown)
 
 
 def _name(value: object) -> str:
@@ -177,12 +203,9 @@ def _leftover(value: object, field_name: str) -> Leftover:
     return Leftover(str(value))
 
 
-def leftover_of(value: object) -> Leftover:
-    """What shall become of a VM: the `machine` of a cancellation. Raises BadInput."""
-    if value is None:
-        text = "machine: say what becomes of the VM: keep or delete"
-        raise BadInput(text, "machine")
-    return _leftover(value, "machine")
+def leftover_of(value: object) -> Leftover | None:
+    """What shall become of a VM: the `machine` of a cancellation, if it says so. BadInput."""
+    return None if value is None else _leftover(value, "machine")
 
 
 def _profile(kind: str) -> str:

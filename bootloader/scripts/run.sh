@@ -17,7 +17,8 @@ run_step() {
     "$SKIPPED") report "$1" skipped "$took" 0 "$log" ;;
     *)
       report "$1" failed "$took" "$status" "$log"
-      echo "boot failed in step $1: $(tail -n 1 -- "$log")" >&2
+      # npm's last words only say where its log is.
+      echo "boot failed in step $1: $(grep -v -e 'A complete log of this run' -e '^[[:space:]]*$' -- "$log" | tail -n 1)" >&2
       exit 1
       ;;
   esac

@@ -11,6 +11,7 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
+from bootloader.reasons import clipped
 from lieutenants import failures
 from lieutenants import markdown as rendering
 
@@ -82,7 +83,7 @@ def dollars(amount: Decimal | float | None) -> str:
 def first_words(text: str | None) -> str:
     """The head of a text on one line."""
     line = " ".join((text or "")[:400].split())
-    return line if len(line) <= 120 else line[:117].rstrip() + "…"
+    return clipped(line, 120)
 
 
 @register.filter

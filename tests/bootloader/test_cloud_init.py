@@ -84,13 +84,14 @@ def test_cloud_init_takes_it(tmp_path: Path) -> None:
 
 @pytest.mark.django_db
 def test_the_real_one_has_a_token_and_the_looked_at_one_has_none(api: Api) -> None:
-    looked = api.get("/bootloader/cloud-init?vmId=c1&name=Cloud+One&type=swarm&extraOrgans=a,b")
+    query = "vmId=c1&name=Cloud+One&type=swarm&extraOrgans=minio,gitea"
+    looked = api.get(f"/bootloader/cloud-init?{query}")
 
     assert looked.status_code == 200, looked.content
     assert looked["Content-Type"] == "text/cloud-config; charset=utf-8"
     assert not JoinToken.objects.exists()
     assert "reefjoin_" not in looked.content.decode()
-    assert "REEF_ORGANS' 'store,cron,a,b'" in looked.content.decode()
+    assert "REEF_ORGANS' 'store,cron,minio,gitea'" in looked.content.decode()
 
     made = api.post("/bootloader/cloud-init?form=json", WISH).json()
 

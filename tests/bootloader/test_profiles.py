@@ -92,6 +92,18 @@ def test_an_operator_adds_one(admin_client: Client, api: Api) -> None:
     ).json()["script"]
     assert "PACKAGES=('git' 'ripgrep')" in script
     assert "FILES=('/etc/motd' '600' $'one\\x0atwo\\x0a')" in script
+    one = api.get("/bootloader/profiles/builder").json()
+    assert one["files"] == [
+        {
+            "path": "/etc/motd",
+            "liesAt": "/etc/motd",
+            "liesAtWithoutRoot": "/etc/motd",
+            "mode": "0600",
+            "bytes": 8,
+        }
+    ]
+    assert one["size"] == {"vcpus": None, "memoryMib": 2048, "diskMib": None}
+    assert "files" not in api.get("/bootloader/profiles/full").json()
     bad = api.post("/bootloader/generate", {"vmId": "b9", "name": "b9", "type": "nope"}).json()
     assert bad["error"].endswith("Valid: full, swarm, lightweight, infra, builder")
 
@@ -119,6 +131,26 @@ def test_what_is_unknown_is_refused(
     assert answer.status_code == 200
     assert says in str(problems(answer)[field])
     assert not OwnProfile.objects.exists()
+
+
+def test_a_file_without_a_slash_says_where_it_lies(admin_client: Client, api: Api) -> None:
+    assert "it lies below /opt/reef" in admin_client.get(ADD).content.decode()
+    assert admin_client.post(ADD, form(**{"files-0-path": "notes/one"})).status_code == 302
+
+    one = api.get("/bootloader/profiles/builder").json()["files"][0]
+
+    assert (one["path"], one["liesAt"]) == ("notes/one", "/opt/reef/notes/one")
+    assert one["liesAtWithoutRoot"] == "~/.reef/notes/one"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("extraOrgans", ["heart"]), ("extraCapabilities", ["fly"])]
+)
+def test_extras_that_nobody_knows_are_refused(api: Api, field: str, value: list[str]) -> None:
+    wish = {"vmId": "x1", "name": "x", "type": "lightweight", field: value}
+    answer = api.post("/bootloader/generate", wish)
+    assert answer.status_code == 400
+    assert f"{field}: '{value[0]}' is not known; these are: " in answer.json()["error"]
 
 
 @pytest.mark.parametrize("path", ["../../etc/shadow", "/etc/", "/etc/./x", "a\nb"])

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from bootloader.models import BootStep, LogLine, Machine, Provisioning
-from bootloader.provisioning import limits, rings
+from bootloader.exceptions import ProviderRefused
+from bootloader.models import BootStep, LogLine, Machine, OwnProfile, Provisioning
+from bootloader.provisioning import booting, limits, machines, rings, run
 from bootloader.states import State, StepName, StepState
 from reef_site.auth import make_operator
 from tests.conftest import Api
+from vmtree import dates, tokens
 from vmtree import services as tree
-from vmtree import tokens
 from vmtree.models import Node
 from vmtree.services import NewNode
 
@@ -128,6 +130,12 @@ def test_twenty_at_a_time_and_the_same_again(api: Api) -> None:
         ({"extraOrgans": "store"}, "extraOrgans: must be a list"),
         ({"commitId": "a\u0000b"}, "commitId: must be text"),
         ({"dryRun": "yes"}, "dryRun: must be true or false"),
+        ({"commitId": "golden", "image": "big"}, "image: a commit is restored as it is"),
+        ({"agentVersion": "newest"}, "agentVersion: has not the form that it must have"),
+        ({"agentVersion": "$(reboot)"}, "agentVersion: has not the form"),
+        ({"extraOrgans": ["heart"]}, "extraOrgans: 'heart' is not known; these are: "),
+        ({"extraCapabilities": ["fly"]}, "extraCapabilities: 'fly' is not known; these are: "),
+        ({"parentVMId": "x"}, "parentVMId: is no field of it. Valid: agentVersion, commitId"),
     ],
 )
 def test_what_is_wrong_is_said_and_changes_nothing(
@@ -272,13 +280,140 @@ def test_what_is_done_cannot_be_cancelled_or_retried(api: Api) -> None:
 
 
 def test_cancelling_says_what_becomes_of_the_vm(api: Api, rung: list[str]) -> None:
-    made = api.post("/bootloader/provision", WISH).json()["provisioning"]
-    path = f"/bootloader/provisionings/{made['id']}/cancel"
+    row = failed_at(StepName.SSH)
+    path = f"/bootloader/provisionings/{row.pk}/cancel"
 
     assert "keep or delete" in api.post(path).json()["error"]
     assert api.post(path, {"machine": "keep"}).json()["provisioning"]["state"] == "cancelling"
     assert api.post(path, {"machine": "keep"}).status_code == 202
-    assert made["id"] in rung
+    assert row.pk in rung
+
+
+def test_cancelling_without_a_vm_needs_no_word_about_it(api: Api) -> None:
+    made = api.post("/bootloader/provision", WISH).json()["provisioning"]
+    path = f"/bootloader/provisionings/{made['id']}"
+
+    assert api.post("/bootloader/provisionings/nothing/cancel").status_code == 404
+    unknown = api.post("/bootloader/provisionings/nothing/cancel", {"machine": "burn"})
+    assert unknown.status_code == 404
+    assert api.post(f"{path}/cancel", {"machine": "burn"}).status_code == 400
+    assert api.post(f"{path}/cancel").json()["provisioning"]["state"] == "cancelling"
+    run.advance(made["id"])
+
+    found = api.get(path).json()["provisioning"]
+    assert found["state"] == "cancelled"
+    assert found["reason"].endswith("; no VM was made")
+    assert {step["state"] for step in found["steps"]} == {"cancelled"}
+
+
+@pytest.mark.parametrize(("leftover", "fate"), [("keep", "was kept"), ("delete", "was deleted")])
+def test_what_is_cancelled_runs_no_longer_and_says_what_became_of_the_vm(
+    api: Api, monkeypatch: pytest.MonkeyPatch, leftover: str, fate: str
+) -> None:
+    row = failed_at(StepName.RUN)
+    row.steps.filter(name=StepName.RUN).update(
+        state=StepState.RUNNING, started_at=dates.now() - timedelta(minutes=5)
+    )
+    monkeypatch.setattr(machines, "_end", lambda _machine: "")
+    monkeypatch.setattr(booting, "stop", lambda _context: None)
+    path = f"/bootloader/provisionings/{row.pk}"
+    api.post(f"{path}/cancel", {"machine": leftover})
+    run.advance(row.pk)
+
+    found = api.get(path).json()["provisioning"]
+    assert found["state"] == "cancelled"
+    assert found["reason"].endswith(fate), found["reason"]
+    steps = {step["name"]: step for step in found["steps"]}
+    assert steps["run"]["state"] == steps["join"]["state"] == "cancelled"
+    assert steps["run"]["durationMs"] >= 300_000
+    assert steps["run"]["endedAt"]
+    assert api.get(path).json()["provisioning"]["steps"] == found["steps"], "its time stands still"
+
+
+def test_a_vm_that_cannot_be_deleted_leaves_no_step_running(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_machine: Machine) -> str:
+        raise ProviderRefused("not yours")
+
+    row = failed_at(StepName.RUN)
+    row.steps.filter(name=StepName.RUN).update(state=StepState.RUNNING, started_at=dates.now())
+    monkeypatch.setattr(machines, "_end", refuse)
+    path = f"/bootloader/provisionings/{row.pk}"
+    api.post(f"{path}/cancel", {"machine": "delete"})
+    run.advance(row.pk)
+
+    found = api.get(path).json()["provisioning"]
+    assert (found["state"], found["steps"][5]["state"]) == ("failed", "failed")
+    assert "not yours" in found["reason"]
+
+
+def test_what_is_queued_says_why_it_waits(
+    api: Api, operator: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REEF_PROVISION_AT_ONCE", "5")
+    api.post("/bootloader/provision", {**WISH, "count": 6})
+    why = "waits for one of 5 places (REEF_PROVISION_AT_ONCE)"
+    first = api.get("/bootloader/provisionings").json()["provisionings"][0]
+    assert first["waitsFor"] == "begins as soon as a worker takes it"
+
+    limits.begin()
+
+    found = api.get("/bootloader/provisionings").json()["provisionings"]
+    assert [each["waitsFor"] for each in found] == [why, *[None] * 5]
+    page = operator.get(f"/provisioning/{found[0]['id']}/").content.decode()
+    assert "Waits for one of 5 places (REEF_PROVISION_AT_ONCE)." in page
+    assert why in operator.get("/provisioning/").content.decode()
+
+
+def test_a_name_that_a_failed_one_holds_can_be_had_back(api: Api) -> None:
+    row = failed_at(StepName.SSH)
+    refused = api.post("/bootloader/provision", WISH)
+    assert refused.status_code == 409
+    said = refused.json()["error"]
+    assert "'one' is held by provisioning" in said
+    for word in ("retry", "cancel"):
+        assert f"/bootloader/provisionings/{row.pk}/{word}" in said
+
+
+def test_a_query_that_no_database_can_look_for_is_refused(api: Api) -> None:
+    answer = api.get("/bootloader/provisionings?vmId=a%00b")
+    assert answer.status_code == 400
+    assert answer.json()["error"] == "vmId: has characters that are no text"
+
+
+def test_what_agents_get_is_shown_but_for_its_secrets(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And it goes to VMs with the coding agent alone."""
+    OwnProfile.objects.create(type="plain", agent=False, own_reef=True, description="No agent.")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-a-very-secret-key")
+    monkeypatch.setenv("REEF_AGENT_MODEL", "ours/echo")
+    monkeypatch.setenv("REEF_MODEL_URL", "http://models.example/v1")
+    names = ("OPENAI_API_KEY", "REEF_AGENT_MODEL", "REEF_MODEL_URL")
+
+    shown = api.post("/bootloader/provision", {**WISH, "dryRun": True}).json()["script"]
+    assert all(name in shown for name in names)
+    assert "'ours/echo'" in shown
+    assert "'http://models.example/v1'" in shown
+    assert "sk-a-very-secret-key" not in shown
+
+    monkeypatch.setenv("REEF_MODEL_URL", "http://me:hunter2hunter2@models.example/v1")
+    shown = api.post("/bootloader/provision", {**WISH, "dryRun": True}).json()
+    assert "hunter2hunter2" not in str(shown)
+
+    made = {"vmId": "p", "name": "p", "type": "plain"}
+    script = api.post("/bootloader/generate", made).json()["script"]
+    values = script.split("# -- from here on", 1)[0]
+    assert "VERS_INFRA_URL" in values
+    assert not [name for name in names if name in values]
+    assert "sk-a-very-secret-key" not in script
+
+
+def test_labels_are_shown_as_they_are_written(operator: Api) -> None:
+    row = failed_at(StepName.SSH)
+    Provisioning.objects.filter(pk=row.pk).update(spec={"labels": {"team": "a", "for": "b"}})
+    assert "team=a, for=b" in operator.get(f"/provisioning/{row.pk}/").content.decode()
 
 
 # -- lists, logs, pages --------------------------------------------------------------------------

@@ -7,11 +7,14 @@ from typing import Any
 
 import httpx
 import pytest
+from django.test import Client
 
 from bootloader import reconcile
-from bootloader.models import Finding, Machine, Provisioning
-from bootloader.provisioning import rings
-from bootloader.states import FindingState, Proposal, State
+from bootloader.exceptions import ShellAway
+from bootloader.models import BootStep, Finding, Machine, Provisioning
+from bootloader.provisioning import lines, rings, run
+from bootloader.states import FindingState, Proposal, State, StepName, StepState
+from reef_site.auth import make_operator
 from registry import services as registry
 from registry.models import VM
 from registry.serializers import Registration
@@ -126,6 +129,155 @@ def test_a_vanished_vm_is_buried(api: Api, emulator: Emulator) -> None:
     assert not VM.objects.exists()
     assert Machine.objects.get().is_gone
     assert reconcile.look() == 0
+
+
+def test_many_that_vanished_are_buried_together(api: Api, emulator: Emulator) -> None:
+    """Those below others first, in whatever order they are named."""
+    parent = a_member(emulator)
+    child = made_by_somebody(emulator)
+    tree.create(tree.NewNode("two", "agent_vm", child, parent), by="tests")
+    reconcile.look_at("vers")
+    for vm_id in (parent, child):
+        remove(emulator, vm_id)
+    reconcile.look()
+    found = api.get("/bootloader/findings").json()["findings"]
+    assert [each["actions"] for each in found] == [["bury"], ["bury"]]
+    path = "/bootloader/findings/act"
+
+    assert api.post(path).status_code == 400
+    assert api.post(path, {"kind": "lost"}).status_code == 400
+    assert api.post(path, {"ids": ["1"]}).status_code == 400
+    assert api.post(path, {"ids": [99]}).status_code == 404
+    wrong = api.post(path, {"kind": "vanished", "action": "pause"})
+    assert wrong.status_code == 400
+    assert "valid: bury" in wrong.json()["error"]
+    assert Node.objects.living().count() == 2
+
+    answer = api.post(path, {"kind": "vanished", "provider": "vers"}).json()
+
+    assert (answer["count"], answer["failed"]) == (2, [])
+    assert not Node.objects.living().exists()
+    assert reconcile.look() == 0
+
+
+def test_what_fails_of_many_stays_open_and_says_why(api: Api, emulator: Emulator) -> None:
+    first, second = made_by_somebody(emulator), made_by_somebody(emulator)
+    reconcile.look_at("vers")
+    reconcile.look()
+    Machine.objects.filter(machine_id=second).delete()
+    ids = [row.pk for row in Finding.objects.order_by("id")]
+    answer = api.post("/bootloader/findings/act", {"ids": ids, "action": "delete"}).json()
+    assert [each["machineId"] for each in answer["findings"]] == [first]
+    assert "not known any more" in answer["failed"][0]["error"]
+    assert Finding.objects.get(machine_id=second).state == FindingState.OPEN
+
+
+def test_all_of_a_kind_have_one_button(api: Api, emulator: Emulator) -> None:
+    operator = Client()
+    operator.force_login(make_operator())
+    for _ in range(2):
+        made_by_somebody(emulator)
+    reconcile.look_at("vers")
+    reconcile.look()
+    page = operator.get("/provisioning/findings/").content.decode()
+    assert "2 × unknown VM at vers" in page
+    said = {"kind": "unknown", "provider": "vers", "proposal": "adopt"}
+    operator.post("/provisioning/findings/all/", said)
+    assert Node.objects.living().count() == 2
+    assert not Finding.objects.open().exists()
+
+
+def test_what_does_not_fit_a_finding_is_refused(api: Api, emulator: Emulator) -> None:
+    made_by_somebody(emulator)
+    reconcile.look()
+    key = the_finding(api)["id"]
+    for action in ("bury", "pause"):
+        answer = api.post(f"/bootloader/findings/{key}/act", {"action": action})
+        assert answer.status_code == 400, answer.content
+        assert "valid: adopt, delete" in answer.json()["error"]
+    assert len(emulator.vms()) == 1
+
+
+def test_young_vms_are_said_to_be_left_out(
+    api: Api, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconcile, "PATIENCE", timedelta(minutes=3))
+    vm_id = made_by_somebody(emulator)
+    answer = api.post("/bootloader/reconcile").json()
+    assert answer["count"] == 0
+    assert [each["machineId"] for each in answer["skipped"]] == [vm_id]
+    assert "less than 3 minutes" in answer["note"]
+
+
+def test_one_that_was_taken_in_and_serves_nothing_is_found(api: Api, emulator: Emulator) -> None:
+    made_by_somebody(emulator)
+    reconcile.look()
+    answer = api.post(f"/bootloader/findings/{the_finding(api)['id']}/act").json()
+    assert "not in the registry until the boot script" in answer["finding"]["outcome"]
+
+    reconcile.look()
+
+    found = the_finding(api)
+    assert (found["kind"], found["proposal"]) == ("useless", "delete")
+    assert "never registered" in found["text"]
+
+
+def test_one_that_is_stopped_but_runs_is_found(api: Api, emulator: Emulator) -> None:
+    a_member(emulator)
+    long_ago = dates.now() - timedelta(hours=2)
+    VM.objects.update(status="stopped", late_after=None, silent_after=None, last_seen=long_ago)
+    reconcile.look()
+    found = the_finding(api)
+    assert (found["kind"], found["proposal"]) == ("useless", "delete")
+    assert "is stopped in the registry" in found["text"]
+
+
+def coming_up(vm_id: str, name: StepName) -> Provisioning:
+    """A provisioning that has waited in this step of its for a while."""
+    machine = Machine.objects.create(provider="vers", machine_id=vm_id, vm_id=vm_id, name="x")
+    row = Provisioning.objects.create(
+        name="x", profile="full", provider="vers", actor="t", state=State.RUNNING, machine=machine
+    )
+    order = list(StepName)
+    for position, each in enumerate(order):
+        done = position < order.index(name)
+        state = StepState.DONE if done else StepState.WAITING
+        step = BootStep.objects.create(provisioning=row, position=position, name=each, state=state)
+        if each == name:
+            since = dates.now() - timedelta(seconds=11)
+            BootStep.objects.filter(pk=step.pk).update(state=StepState.RUNNING, started_at=since)
+    Provisioning.objects.filter(pk=row.pk).update(vm_id=vm_id)
+    return row
+
+
+@pytest.mark.parametrize(
+    "name", [StepName.SSH, StepName.IDENTITY, StepName.UPLOAD, StepName.RUN, StepName.JOIN]
+)
+def test_a_vm_that_is_deleted_while_it_comes_up_is_noticed(
+    emulator: Emulator, monkeypatch: pytest.MonkeyPatch, name: StepName
+) -> None:
+    monkeypatch.setattr(rings, "advance", lambda _key, **_: None)
+    monkeypatch.setattr(rings, "begin", lambda: None)
+
+    def away(_machine: Machine) -> None:
+        raise ShellAway("it cannot be reached by SSH")
+
+    monkeypatch.setattr(lines, "to", away)
+    vm_id = made_by_somebody(emulator)
+    row = coming_up(vm_id, name)
+    run.advance(row.pk)
+    row.refresh_from_db()
+    assert row.state == State.RUNNING, "it is there, only slow"
+
+    remove(emulator, vm_id)
+    for step in row.steps.filter(name=name):
+        step.keep(asked_provider=(dates.now() - timedelta(seconds=11)).isoformat())
+    run.advance(row.pk)
+
+    row.refresh_from_db()
+    assert row.state == State.FAILED
+    assert "the VM is gone at vers; a retry makes a new one" in row.reason
+    assert Machine.objects.get().is_gone
 
 
 def test_a_list_that_lacks_one_for_a_moment_is_not_believed(api: Api, emulator: Emulator) -> None:

@@ -60,8 +60,12 @@ def test_after_joining_the_own_token_goes_on_and_the_used_one_for_a_while() -> N
 def test_a_node_reports_about_itself_alone() -> None:
     own = Door(invite()).join().json()["token"]
 
-    Door(own).report(vmId="vm-2", vm_id="vm-2")
+    refused = Door(own).report(vmId="vm-2")
+    assert refused.status_code == 400
+    valid = "run, step, status, durationMs, exitStatus, output"
+    assert refused.json()["error"] == f"vmId: is no field of a report. Valid: {valid}"
 
+    Door(own).report()
     assert rows() == [("vm-1", "dns", "ok")]
 
 

@@ -16,8 +16,9 @@ from django.urls import reverse
 
 from bootloader import hosts, providers
 from bootloader.exceptions import CannotDo, NoHostFree, NoSuchMachine, ProviderRefused, ShellRefused
-from bootloader.models import HostClaim, SshHost
+from bootloader.models import HostClaim, Provisioning, SshHost
 from bootloader.providers.base import Ability, MachineState, Spec
+from bootloader.provisioning import machines, rings
 from bootloader.reach import reach
 from tests.bootloader.sshds import Sshd, free_port, keygen
 from versconfig import checks, vault
@@ -339,6 +340,49 @@ def test_a_host_with_a_past_is_not_deleted(staff: Client) -> None:
     machine = ssh.create(Spec(name="anna"))
     ssh.delete(machine.id)
     answer = staff.post(reverse("admin:bootloader_sshhost_delete", args=[row.pk]), {"post": "yes"})
-    assert answer.status_code == 403
+    assert answer.status_code == 302
     assert SshHost.objects.exists()
     assert staff.get(reverse("admin:bootloader_hostclaim_changelist")).status_code == 200
+
+
+def told(answer: Any) -> str:
+    """What messages the page that was come to shows."""
+    return " ".join(str(each) for each in answer.context["messages"])
+
+
+def test_the_admin_says_who_uses_a_host_that_is_not_deleted(staff: Client) -> None:
+    row = host("one")
+    machine = ssh.create(Spec(name="anna"))
+    delete = reverse("admin:bootloader_sshhost_delete", args=[row.pk])
+    page = reverse("admin:bootloader_sshhost_change", args=[row.pk])
+
+    said = staff.get(delete, follow=True)
+    assert "one is used by anna and is not deleted" in told(said)
+    assert "anna" in staff.get(page).content.decode()
+
+    ssh.delete(machine.id)
+    said = staff.post(delete, {"post": "yes"}, follow=True)
+    assert "one was used by anna" in told(said)
+    assert SshHost.objects.filter(pk=row.pk).exists()
+
+
+def test_a_host_that_cannot_be_reached_says_what_is_left(
+    sshd: Sshd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rings, "tell", lambda _key: None)
+    row = host("one", address="127.0.0.1", port=free_port())
+    row.set_key(sshd.key)
+    row.save()
+    made = machines.record("ssh", ssh.create(Spec(name="anna")), name="anna")
+    come = Provisioning.objects.create(
+        name="anna", profile="full", provider="ssh", actor="t", machine=made
+    )
+
+    machines.end(made, by="tests")
+
+    made.refresh_from_db()
+    assert made.is_gone
+    left = "its services, identity, tokens and keys are still on it"
+    assert left in made.note
+    assert left in come.log.get().text
+    assert ssh.list() == []

@@ -1,0 +1,45 @@
+"""Why something failed, in few words: the cause, whole words, nothing that only says where to look.
+
+Standard library only: VMs that install the agent read it, too.
+"""
+
+from __future__ import annotations
+
+import re
+
+# What npm says around the cause.
+_AROUND = re.compile(
+    r"A complete log of this run|\bnpm error (code|errno|syscall|path|notsup|cwd)\b|"
+    r"In most cases you|a package version that doesn|debug-\d+\.log|"
+    r"^npm (verb|http|timing|notice|warn)\b",
+    re.IGNORECASE,
+)
+_PREFIX = re.compile(r"^npm (error|ERR!)\s*(notarget|[a-z]?\d{3}|network)?\s*")
+_ELLIPSIS = " …"
+
+
+def clipped(text: str, most: int) -> str:
+    """At most so many characters; what is too long ends after a whole word."""
+    if len(text) <= most:
+        return text
+    head = text[: most - len(_ELLIPSIS) + 1]
+    whole = head[: max(head.rfind(" "), head.rfind("\n"))].rstrip()
+    # A single endless word has no better place to be cut.
+    return (whole if len(whole) > most // 2 else head[:-1].rstrip()) + _ELLIPSIS
+
+
+def clipped_end(text: str, most: int) -> str:
+    """The end of a text, from the beginning of a word on."""
+    if len(text) <= most:
+        return text
+    tail = text[len(text) - most + 2 :]
+    space = re.search(r"\s", tail)
+    return "… " + (tail[space.end() :] if space and space.end() < most // 2 else tail)
+
+
+def cause(said: str, lines: int = 3) -> str:
+    """The last lines of a program's output that tell the cause, as one line."""
+    found = [line.strip() for line in said.splitlines() if line.strip()]
+    telling = [line for line in found if not _AROUND.search(line)]
+    words = [_PREFIX.sub("", line).strip() for line in telling or found]
+    return " / ".join([word for word in words if word][-lines:])
