@@ -31,6 +31,8 @@ OLD_SHARED = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 EMPTY = ["boot", "dev", "home", "media", "mnt", "proc", "run/lock", "run/sshd", "srv", "sys"]
 EMPTY += ["var/backups", "var/local", "var/log/apt", "var/mail", "var/opt", "var/spool"]
 BOOT_SECONDS = 30.0
+# How long an end waits for disks to be removed; whoever stops us has little patience.
+CLOSE_SECONDS = 2.0
 
 
 class Namespaces:
@@ -57,12 +59,12 @@ class Namespaces:
 
     # -- the emulator's own life
 
-    def clear(self) -> None:
+    def clear(self, patience: float = 0.0) -> None:
         processes.end_all(self.tag)
         # Where there are no programs for it, or no rights, there is nothing of ours.
         with contextlib.suppress(NetworkError):
             self.network.close()
-        processes.remove(self.state / "vms")
+        processes.put_away(self.state / "vms", patience)
 
     async def open(self) -> None:
         if os.geteuid() != 0 or not Path(SSHD).exists() or sys.platform != "linux":
@@ -92,7 +94,7 @@ class Namespaces:
                 await asyncio.wait_for(self._nursery.wait(), 5)
         if self._reader:
             self._reader.cancel()
-        await asyncio.to_thread(self.clear)
+        await asyncio.to_thread(self.clear, CLOSE_SECONDS)
 
     def _make_skeleton(self) -> None:
         """The lowest layer: the folders that are not this machine's."""

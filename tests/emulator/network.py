@@ -114,10 +114,12 @@ class Network:
 
     def close(self) -> None:
         """Take away everything that carries our tag, however it came to be left."""
-        for line in run("ip", "-o", "link", check=False).splitlines():
-            name = line.split(":")[1].strip().split("@")[0]
-            if name == self.bridge or name.startswith(f"rv{self.tag}-"):
-                run("ip", "link", "del", name, check=False)
+        listing = run("ip", "-o", "link", check=False).splitlines()
+        names = [line.split(":")[1].strip().split("@")[0] for line in listing]
+        ours = [each for each in names if each == self.bridge or each.startswith(f"rv{self.tag}-")]
+        if ours:
+            orders = "\n".join(f"link del {name}" for name in ours)
+            run("ip", "-force", "-batch", "-", text=orders, check=False)
         try:
             self._remove_rules()
         finally:

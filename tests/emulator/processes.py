@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import signal
 import subprocess
 import time
@@ -67,6 +68,27 @@ def started(pid: int) -> str:
 def remove(folder: Path) -> None:
     """A folder with everything in it; faster than Python is with thousands of files."""
     subprocess.run(["rm", "-rf", "--", str(folder)], stderr=subprocess.DEVNULL, check=False)
+
+
+def put_away(folder: Path, patience: float = 0.0) -> None:
+    """The folder is gone at once; what lay in it is removed after us where that takes longer."""
+    with contextlib.suppress(FileNotFoundError):
+        folder.rename(folder.with_name(f"{folder.name}.old-{secrets.token_hex(4)}"))
+    # Also what an earlier one did not finish.
+    old = [str(path) for path in folder.parent.glob(f"{folder.name}.old-*")]
+    if not old:
+        return
+    removing = subprocess.Popen(
+        ["rm", "-rf", "--", *old],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        # Nobody's: neither the end of our group nor the next start ends it.
+        env={"PATH": os.environ.get("PATH", os.defpath)},
+        start_new_session=True,
+    )
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        removing.wait(patience)
 
 
 def note(pid: int, file: Path) -> None:
