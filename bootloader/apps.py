@@ -8,10 +8,11 @@ class BootloaderConfig(AppConfig):
 
     def ready(self) -> None:
         """Tell config what we can do for it: try keys out, seal our own secrets anew."""
-        from bootloader import hosts
+        from bootloader import hosts, providers
         from bootloader.providers import vers
-        from versconfig import checks, rotation
+        from versconfig import checks, rotation, values
 
+        values.register("REEF_VM_PROVIDER", providers.slug_problem)
         checks.register("VERS_API_KEY", vers.check_key)
         checks.register("REEF_SSH_PRIVATE_KEY", hosts.check_shared_key)
         rotation.register("SSH hosts", hosts.reseal)

@@ -26,6 +26,13 @@ def settings_have_names_that_exist(**_: object) -> list[checks.CheckMessage]:
     return [checks.Warning(doubt, id="reef.W001") for doubt in env.doubts(os.environ)]
 
 
+@checks.register()
+def configured_values_can_be(**_: object) -> list[checks.CheckMessage]:
+    """What stops `up`, for those who start the processes one by one."""
+    problems = import_module("versconfig.config").problems_of_environment()
+    return [checks.Error(problem, id="reef.E001") for problem in problems]
+
+
 class ReefSiteConfig(AppConfig):
     name = "reef_site"
     verbose_name = "reef"

@@ -1,8 +1,9 @@
 """VMs for `up --demo`: the emulator of the VM platform, where this machine can run it.
 
 It belongs to the tests and is a program of its own; the processes of reef get nothing of it but
-addresses and a key in their environment, as for the real platform. Where it cannot run, or where
-the operator has named a platform, there are no demo VMs.
+addresses and a key in their environment, as for the real platform. Where the operator has named a
+platform, there are no demo VMs. Where it cannot run, there are none of the platform's either: a
+key that is stored for real work is not a demo's to use.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,8 @@ PROGRAM = Path("tests") / "emulator"
 # Naming any of these is naming a platform.
 PLATFORM = ("VERS_API_KEY", "VERS_BASE_URL")
 SECONDS = 30.0
+# What the emulator ends with while another one holds its folder.
+TAKEN = 75
 # Where VMs find the demo model.
 MODEL_PORT = 4141
 
@@ -40,37 +45,60 @@ class NoDemoVms:
     """Why there are none."""
 
     why: str
+    # Whether the operator has named a platform, which reef then uses.
+    named: bool = False
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What keeps reef from a platform that nobody has named for this demo."""
+        text = f"this demo has no VMs ({self.why}); without --demo reef uses the platform"
+        return {} if self.named else {"REEF_NO_VMS": text}
 
 
-def prepare(data: Path, port: int, *, on_loopback: bool) -> DemoVms | NoDemoVms:
+def prepare(
+    data: Path, port: int, *, on_loopback: bool, tell: Callable[[str], None] = lambda _: None
+) -> DemoVms | NoDemoVms:
     """Try it. `port` is reef's own: VMs find it at the address that they reach.
 
     A reef that listens only `on_loopback` is passed on to there by the emulator.
     """
     if named := [name for name in PLATFORM if os.environ.get(name, "").strip()]:
-        return NoDemoVms(f"{named[0]} is set")
+        return NoDemoVms(f"{named[0]} is set", named=True)
     if not (settings.BASE_DIR / PROGRAM / "__main__.py").exists():
         return NoDemoVms("this is no checkout of reef")
     argv = [sys.executable, "-m", ".".join(PROGRAM.parts), "--state", str(data / FOLDER)]
     argv += ["--mode", "namespaces"]
     try:
+        done = _try(argv, tell)
+        facts: dict[str, Any] = json.loads(done.stdout.splitlines()[-1]) if done.stdout else {}
+    except subprocess.TimeoutExpired:
+        return NoDemoVms(f"the emulator did not come up within {SECONDS:.0f} seconds")
+    except ValueError:
+        facts = {}
+    if done.returncode or "url" not in facts:
+        return NoDemoVms(_last_words(done.stderr))
+    return _as_told(argv, facts, data, port, on_loopback=on_loopback)
+
+
+def _try(argv: list[str], tell: Callable[[str], None]) -> subprocess.CompletedProcess[str]:
+    """What it says of itself; one of before may still be on its way out. Raises TimeoutExpired."""
+    end, told = time.monotonic() + SECONDS, False
+    while True:
         done = subprocess.run(
             [*argv, "--prepare"],
             cwd=settings.BASE_DIR,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=SECONDS,
+            timeout=max(1.0, end - time.monotonic()),
             check=False,
         )
-        facts: dict[str, Any] = json.loads(done.stdout.splitlines()[-1]) if done.stdout else {}
-    except subprocess.TimeoutExpired:
-        return NoDemoVms("the emulator did not come up")
-    except ValueError:
-        facts = {}
-    if done.returncode or "url" not in facts:
-        return NoDemoVms(_last_words(done.stderr))
-    return _as_told(argv, facts, data, port, on_loopback=on_loopback)
+        if done.returncode != TAKEN or time.monotonic() > end - 1.0:
+            return done
+        if not told:
+            tell("waiting for the emulator of an earlier demo, which still clears up")
+        told = True
+        time.sleep(0.5)
 
 
 def _last_words(text: str) -> str:

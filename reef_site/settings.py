@@ -149,6 +149,8 @@ PI_PATH = env.text("PI_PATH")
 DEMO = env.boolean("REEF_DEMO")
 # Whether the VM platform that is named is the emulator of this machine; pages say so.
 EMULATED_VMS = env.boolean("REEF_VMS_EMULATED")
+# Why reef must not use the VM platform, whatever key is stored: a demo without VMs.
+NO_VMS = env.text("REEF_NO_VMS")
 DEFAULT_MODEL = env.text("REEF_DEFAULT_MODEL", "reef-demo/demo" if DEMO else "")
 AGENT_NAME = env.matching("VERS_AGENT_NAME", "", r"[^\x00-\x1f\x7f]{0,200}")
 # Which variables of the server an agent may see beside those reef makes itself.

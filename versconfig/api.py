@@ -85,8 +85,9 @@ class OneKey(ConfigView):
             raise BadInput("dryRun: must be true or false", "dryRun")
         if dry:
             return Response({"key": key.name, "dryRun": True, "impact": impact_json(expected)})
+        had = Setting.objects.at_place(key.name, wish.target.scope, wish.target.node).exists()
         version = services.put(wish, by=request.user)
-        return Response(put_json(wish, expected, version))
+        return Response(put_json(wish, expected, version, had=had))
 
     def delete(self, request: Request, name: str) -> Response:
         """Take a stored value away; `?scope= vm=` say which."""

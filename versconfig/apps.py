@@ -7,8 +7,10 @@ class VersconfigConfig(AppConfig):
     name = "versconfig"
 
     def ready(self) -> None:
-        """Make known how models' keys are tried out, and whether the vault has sealed anything."""
-        from versconfig import model_keys, models, vault
+        """Say how models' keys are tried out, what SSH takes, whether the vault has sealed any."""
+        from versconfig import model_keys, models, ssh_keys, values, vault
 
         model_keys.register()
+        values.register("REEF_SSH_AUTHORIZED_KEYS", ssh_keys.public_problem)
+        values.register("REEF_SSH_PRIVATE_KEY", ssh_keys.private_problem)
         vault.watch(models.has_sealed)

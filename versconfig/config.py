@@ -103,11 +103,10 @@ def lines(key: str, node: Node | None = None) -> list[str]:
 def _read(name: str, node: Node | None, convert: Callable[[str], T], empty: T) -> T:
     found = resolve(name, node)
     if found.problem:
-        raise Unreadable(f"{name} ({found.where}): {found.problem}")
+        kind = Unreadable if found.value is None else BadValue
+        raise kind(f"{name} ({found.where}): {found.problem}")
     if found.value is None:
         return empty
-    if problem := values.problem(keys.get(name), found.value):
-        raise BadValue(f"{name} ({found.where}): {problem}")
     try:
         return convert(found.value)
     except ValueError as error:
@@ -159,16 +158,34 @@ def _layers(
     places: list[scopes.Target],
     found: Files,
 ) -> Iterator[Layer]:
-    yield Layer(Source.ENV, "the environment", os.environ.get(key.name, "").strip() or None)
-    yield from _store_layers(stored, places)
+    yield environment(key)
+    yield from _store_layers(key, stored, places)
     for place, value, problem in found.layers(key):
-        problem = problem or found.problems.get(place.file, "")
+        problem = problem or found.problems.get(place.file, "") or _bad(key, value)
         yield Layer(Source.FILE, str(place), value, problem=problem)
     yield Layer(Source.DEFAULT, "default", default_of(key) or None)
 
 
+def environment(key: Key) -> Layer:
+    """What reef's own environment has."""
+    if key.name == "VERS_API_KEY" and settings.NO_VMS:
+        return Layer(Source.ENV, "the demo", problem=settings.NO_VMS)
+    value = os.environ.get(key.name, "").strip() or None
+    return Layer(Source.ENV, "the environment", value, problem=_bad(key, value))
+
+
+def problems_of_environment() -> list[str]:
+    """A sentence for each key to which the environment gives a value that it cannot have."""
+    found = [(key.name, environment(key)) for key in keys.ALL.values()]
+    return [f"{name}: {layer.problem}" for name, layer in found if layer.value and layer.problem]
+
+
+def _bad(key: Key, value: str | None) -> str:
+    return values.problem(key, value) if value else ""
+
+
 def _store_layers(
-    stored: list[tuple[Setting, str | None, str]], places: list[scopes.Target]
+    key: Key, stored: list[tuple[Setting, str | None, str]], places: list[scopes.Target]
 ) -> Iterator[Layer]:
     """Of each stored value, or of each scope that could have one."""
     held = {(row.scope, row.node_id): (value, problem) for row, value, problem in stored}
@@ -177,6 +194,7 @@ def _store_layers(
         pk, vm_id = (target.node.pk, target.node.vm_id) if target.node else (None, "")
         value, problem = held.get((target.scope, pk), (None, ""))
         where = f"store, {target}"
+        problem = problem or _bad(key, value)
         yield Layer(Source.STORE, where, value, target.scope.value, vm_id, problem)
 
 

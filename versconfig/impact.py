@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -63,8 +62,8 @@ def of(wish: Wish) -> Impact:
     row = Setting.objects.at_place(key.name, target.scope, target.node).first()
     old, new = _text(row) or behind.value, wish.text or behind.value
     before, after = (values.shown(key, text) for text in (old, new))
-    if os.environ.get(key.name, "").strip():
-        return Impact(wish, before, after, shadowed_by="the environment")
+    if (above := config.environment(key)).speaks:
+        return Impact(wish, before, after, shadowed_by=above.where)
     if old == new:
         return Impact(wish, before, after)
     reached = scopes.reached(key, target) if key.scoped else set()

@@ -72,6 +72,8 @@ class Key:
     most: int = 1 << 31
     choices: tuple[str, ...] = ()
     form: str = ""
+    # The form in words: "must be …".
+    like: str = ""
     takes: Takes = Takes.NEXT_VM
     # Whether parts of the fleet may have values of their own.
     scoped: bool = True
@@ -255,7 +257,8 @@ def _agent() -> list[Key]:
         Key(
             *("REEF_AGENT_MODEL", group, "The model of agents that name none, as provider/model."),
             setting="DEFAULT_MODEL",
-            form=r"[^\x00-\x20\x7f-][^\x00-\x20\x7f]{0,199}",
+            form=r"(?=.{3,200}\Z)[^\x00-\x20\x7f/-][^\x00-\x20\x7f/]*/[^\x00-\x20\x7f]+",
+            like="like provider/model",
             takes=Takes.NEXT_START,
             by_nodes=True,
         ),

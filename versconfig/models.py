@@ -13,7 +13,11 @@ from vmtree.models import Node
 
 
 class Scope(models.TextChoices):
-    """For whom a value holds; the nearest wins: lieutenant, VM, subtrees upwards, fleet."""
+    """For whom a value holds; the nearest wins: lieutenant, VM, subtrees upwards, fleet.
+
+    At a lieutenant's node `vm` is as good as `lieutenant` where that has nothing. At a VM's node
+    there is no `lieutenant`.
+    """
 
     FLEET = "fleet", "the fleet"
     SUBTREE = "subtree", "a VM and all below it"

@@ -48,6 +48,11 @@ class Row:
         return values.shown(self.key, self.found.value) or ""
 
     @property
+    def is_shadowed(self) -> bool:
+        """Whether something is stored that another source shadows."""
+        return not self.found.effective and not self.found.problem
+
+    @property
     def can_be_tested(self) -> bool:
         """Whether it has a value and somebody knows how to try it out."""
         return self.key.name in checks.known() and self.found.value is not None
@@ -153,7 +158,7 @@ def _cell(label: str, layers: list[Layer], key: Key) -> Cell:
         values.shown(key, first.value) or "",
         first.where.removeprefix("store, ") if first.source in (Source.STORE, Source.FILE) else "",
         first.problem,
-        first.effective,
+        first.holds,
         len(layers) - 1,
     )
 

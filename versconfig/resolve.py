@@ -25,8 +25,8 @@ class Source(StrEnum):
 class Layer:
     """One place that was asked. `where` names it for people.
 
-    `problem` says what is wrong there. A stored value that cannot be read blocks those behind it,
-    so that a setting somebody made is never passed over; a broken file counts as empty.
+    `problem` says what is wrong there: a value that cannot be, or none that can be read. It blocks
+    those behind it, so that what somebody set is never passed over; a broken file counts as empty.
     """
 
     source: Source
@@ -41,15 +41,20 @@ class Layer:
     @property
     def speaks(self) -> bool:
         """Whether something stands there."""
-        return bool(self.value) or (bool(self.problem) and self.source is Source.STORE)
+        return bool(self.value) or (bool(self.problem) and self.source is not Source.FILE)
+
+    @property
+    def holds(self) -> bool:
+        """Whether it is in effect and can be used."""
+        return self.effective and not self.problem
 
 
 @dataclass(frozen=True)
 class Resolved:
     """The answer to "what holds here?", with everything that was asked for it.
 
-    `effective` is False if something is stored for here and yet another source holds. `problems`
-    are such of files and stored values, in words.
+    `effective` is False if something is stored for here and yet another source holds, or if what
+    stands first cannot be used. `problems` are such of files and stored values, in words.
     """
 
     key: str
@@ -93,7 +98,9 @@ class Resolved:
 
     @property
     def effective(self) -> bool:
-        """False where a stored value is shadowed by the environment."""
+        """False where a stored value is shadowed by the environment, or nothing can be used."""
+        if self.problem:
+            return False
         stored = any(layer.source is Source.STORE and layer.speaks for layer in self.layers)
         return not stored or self.source is Source.STORE
 

@@ -30,11 +30,36 @@ class Target:
 FLEET = Target()
 
 
-def find(vm_id: str, *, removed: bool = False) -> Node:
-    """The node of this id; an id that no database takes is nobody's. Raises NotFound."""
-    if not is_text(vm_id):
+# What the lieutenants' API shows as `vmId` of one: this and its name.
+_LOCAL = "local-"
+
+
+def find(words: str, *, removed: bool = False) -> Node:
+    """The node of this id, else the living one of this name; a lieutenant's goes before a VM's.
+
+    Raises NotFound, or BadInput where several are called so. Removed ones have only their ids.
+    """
+    if not is_text(words):
         raise NotFound("VM not found")
-    return tree.find(vm_id, removed=removed)
+    try:
+        return tree.find(words, removed=removed)
+    except NotFound:
+        found = _called(words)
+    if not found:
+        raise NotFound("VM not found")
+    if len(found) > 1:
+        raise BadInput(f"vm: {len(found)} VMs are called {words}; give the id of one", "vm")
+    return found[0]
+
+
+def _called(name: str) -> list[Node]:
+    """Living ones of this name: its lieutenant, or all."""
+    living = Node.objects.living()
+    lieutenants = living.filter(category=Category.LIEUTENANT)
+    found = list(lieutenants.filter(name=name)) or list(living.filter(name=name)[:100])
+    if not found and name.startswith(_LOCAL):
+        found = list(lieutenants.filter(name=name.removeprefix(_LOCAL)))
+    return found
 
 
 def target_of(scope: str, vm_id: str) -> Target:
@@ -54,7 +79,7 @@ def target_of(scope: str, vm_id: str) -> Target:
     if node is None:
         raise BadInput(f"vm: the scope {scope} needs the id of a VM", "vm")
     if scope == Scope.LIEUTENANT and node.category != Category.LIEUTENANT:
-        raise BadInput(f"vm: {node.vm_id} is no lieutenant", "vm")
+        raise BadInput(f"vm: {node.vm_id} is no lieutenant; its scope is vm", "vm")
     return Target(Scope(scope), node)
 
 

@@ -75,7 +75,7 @@ def _layer_json(key: Key, layer: Layer) -> Json:
         "scope": layer.scope or None,
         "vmId": layer.vm_id or None,
         "value": values.shown(key, layer.value),
-        "effective": layer.effective,
+        "effective": layer.holds,
         "shadowedBy": layer.shadowed_by or None,
         "problem": layer.problem or None,
     }
@@ -126,14 +126,16 @@ def impact_json(impact: Impact) -> Json:
     }
 
 
-def put_json(wish: Wish, impact: Impact, version: Version | None) -> Json:
-    """The contract's answer to a PUT, with what came of it."""
+def put_json(wish: Wish, impact: Impact, version: Version | None, *, had: bool) -> Json:
+    """The contract's answer to a PUT, with what came of it; `had` is whether one was stored."""
     said: Json = {"key": wish.key.name, "set": True, "source": "store"}
     said["effective"] = not impact.shadowed_by
-    if impact.shadowed_by:
+    said["did"] = "stored" if wish.text else "removed" if had else "nothing"
+    if not wish.text:
+        what = "what was stored is removed" if had else "nothing was stored, nothing changed"
+        said["note"] = f"an empty text is no value: {what}"
+    elif impact.shadowed_by:
         said["note"] = f"stored, but {impact.shadowed_by} shadows it"
-    elif not wish.text:
-        said["note"] = "an empty text is no value: nothing is stored"
     return {
         **said,
         "scope": wish.target.scope.value,

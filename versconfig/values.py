@@ -18,6 +18,16 @@ _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}")
 _LABEL_VALUE = re.compile(r"[A-Za-z0-9._:/@ -]{0,255}")
 
 
+# What other parts of reef know of a key's values: the text in, what is wrong with it out.
+Rule = Callable[[str], str]
+_rules: dict[str, Rule] = {}
+
+
+def register(key: str, rule: Rule) -> None:
+    """Have this judge the key's values, too; for `AppConfig.ready`. A later one takes its place."""
+    _rules[key] = rule
+
+
 def problem(key: Key, text: str) -> str:
     """What is wrong with this value of the key; empty if nothing is."""
     if len(text) > LONGEST:
@@ -25,7 +35,8 @@ def problem(key: Key, text: str) -> str:
     breaks = key.kind is Kind.LINES
     if any(not (sign.isprintable() or (breaks and sign in "\r\n")) for sign in text):
         return "has characters that cannot be in it"
-    return _wrong(key, text)
+    rule = _rules.get(key.name)
+    return _wrong(key, text) or (rule(text) if rule else "")
 
 
 def mask(text: str | None) -> str | None:
@@ -105,7 +116,9 @@ def url(text: str) -> str:
 
 def _text(key: Key, text: str) -> str:
     if not fits(key.form, text):
-        raise ValueError("has not the form that it must have")
+        raise ValueError(
+            f"must be {key.like}" if key.like else "has not the form that it must have"
+        )
     if key.choices and text not in key.choices:
         raise ValueError(f"must be one of {', '.join(key.choices)}")
     return text

@@ -25,6 +25,11 @@ def all_slugs() -> tuple[str, ...]:
     return tuple(_all())
 
 
+def slug_problem(slug: str) -> str:
+    """What is wrong with this name for a provider; empty if there is one."""
+    return "" if slug in _all() else f"must be one of {', '.join(all_slugs())}"
+
+
 @cache
 def _all() -> MappingProxyType[str, Provider]:
     found: dict[str, Provider] = {}

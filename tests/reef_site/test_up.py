@@ -437,6 +437,8 @@ def test_a_killed_up_does_not_stand_in_the_way(up: Up) -> None:
         ("DATABASE_URL", "mysql://x/y", "reef: DATABASE_URL"),
         ("DATABASE_URL", "postgres://127.0.0.1:1/none", "the database cannot be used"),
         ("PORT", "many", "reef: PORT"),
+        ("REEF_VM_VCPUS", "abc", "reef: REEF_VM_VCPUS: must be a whole number from 1 to 256"),
+        ("REEF_VM_PROVIDER", "nobody", "reef: REEF_VM_PROVIDER: must be one of ssh, vers"),
     ],
 )
 def test_nonsense_stops_the_start(tmp_path: Path, name: str, value: str, sentence: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ from django.urls import reverse
 
 from reef_site import demo_vms
 from reef_site.demo_vms import NoDemoVms
+from tests.emulator import processes
 from tests.reef_site.test_up import Up, eventually
 
 
@@ -92,7 +94,8 @@ def test_a_named_platform_is_the_operators_choice(
 ) -> None:
     monkeypatch.setenv("VERS_API_KEY", "mine")
     found = demo_vms.prepare(tmp_path, 3000, on_loopback=True)
-    assert found == NoDemoVms("VERS_API_KEY is set")
+    assert found == NoDemoVms("VERS_API_KEY is set", named=True)
+    assert found.environment == {}
 
 
 def test_where_it_cannot_run_it_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,3 +105,38 @@ def test_where_it_cannot_run_it_says_why(tmp_path: Path, monkeypatch: pytest.Mon
     found = demo_vms.prepare(tmp_path, 3000, on_loopback=True)
     assert isinstance(found, NoDemoVms)
     assert "emulator" in found.why
+    # And no key that is stored for real work is used instead.
+    assert found.environment["REEF_NO_VMS"].startswith("this demo has no VMs (")
+
+
+def test_the_start_waits_for_the_emulator_of_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("VERS_API_KEY", raising=False)
+    monkeypatch.delenv("VERS_BASE_URL", raising=False)
+    folder = tmp_path / "emulator"
+    folder.mkdir()
+    lock = (folder / "lock").open("w")
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    told: list[str] = []
+
+    def tell(line: str) -> None:
+        told.append(line)
+        lock.close()
+
+    found = demo_vms.prepare(tmp_path, 3000, on_loopback=True, tell=tell)
+
+    assert told == ["waiting for the emulator of an earlier demo, which still clears up"]
+    assert "already runs" not in getattr(found, "why", "")
+
+
+def test_disks_of_before_do_not_hold_up_the_start(tmp_path: Path) -> None:
+    disks = tmp_path / "vms"
+    for number in range(15):
+        (disks / str(number) / "disk").mkdir(parents=True)
+    (tmp_path / "vms.old-0000").mkdir()
+
+    processes.put_away(disks)
+
+    assert not disks.exists()
+    eventually(lambda: not list(tmp_path.iterdir()))

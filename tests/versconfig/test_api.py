@@ -15,6 +15,7 @@ from versconfig import checks, keys
 from versconfig.checks import Finding
 from versconfig.exceptions import Unset
 from versconfig.models import Setting, Version
+from vmtree import services as tree
 from vmtree import tokens
 from vmtree.models import Category, Node
 
@@ -308,3 +309,57 @@ def ask_everywhere(api: Api, quoted: str) -> None:
     person.force_login(make_operator())
     assert person.get(f"/config/?vm={quoted}").status_code == 200
     assert person.get(f"/config/{MODEL}/?vm={quoted}").status_code in (200, 404)
+
+
+# -- whom a change is for ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", ["id-of-ada", "ada", "local-ada"])
+def test_a_lieutenant_is_addressed_by_id_name_and_what_its_api_shows(
+    db: None, api: Api, words: str
+) -> None:
+    new = tree.NewNode("ada", Category.LIEUTENANT, vm_id="id-of-ada")
+    tree.create(new, by="tests")
+    plant("vm-7")
+    tree.create(tree.NewNode("ada", Category.SWARM_VM, vm_id="a-vm-called-so"), by="tests")
+
+    said = put(api, MODEL, "p/ada", scope="lieutenant", vm=words).json()
+
+    assert (said["scope"], said["vmId"]) == ("lieutenant", "id-of-ada")
+    assert api.get(f"/vers-config/explain/{MODEL}?vm={words}").json()["value"] == "p/ada"
+    assert api.get(f"/vers-config/settings?vm={words}").json()["count"] == 1
+    assert api.get(f"/vers-config/history?vm={words}").json()["count"] == 1
+    gone = api.delete(f"/vers-config/{MODEL}?scope=lieutenant&vm={words}")
+    assert gone.status_code == 200
+
+
+def test_a_name_that_several_have_is_asked_back(db: None, api: Api) -> None:
+    for vm_id in ("one", "two"):
+        tree.create(tree.NewNode("twin", Category.SWARM_VM, vm_id=vm_id), by="tests")
+
+    answer = api.get(f"/vers-config/explain/{MODEL}?vm=twin")
+
+    assert answer.status_code == 400
+    assert answer.json()["error"] == "vm: 2 VMs are called twin; give the id of one"
+
+
+def test_scopes_of_lieutenants_and_vms(db: None, api: Api) -> None:
+    plant("ada", category=Category.LIEUTENANT)
+    plant("vm-7")
+
+    refused = put(api, MODEL, "p/x", scope="lieutenant", vm="vm-7")
+    assert refused.status_code == 400
+    assert refused.json()["error"] == "vm: vm-7 is no lieutenant; its scope is vm"
+    # At a lieutenant the scope vm does the same, one step farther away.
+    for scope in ("vm", "lieutenant"):
+        assert put(api, MODEL, f"p/{scope}", scope=scope, vm="ada").status_code == 200
+        assert api.get(f"/vers-config/explain/{MODEL}?vm=ada").json()["value"] == f"p/{scope}"
+
+
+def test_an_empty_value_says_what_it_did(db: None, api: Api) -> None:
+    first = put(api, MODEL, "").json()
+    assert (first["did"], first["version"]) == ("nothing", None)
+    assert put(api, MODEL, "p/x").json()["did"] == "stored"
+    removed = put(api, MODEL, " ").json()
+    assert removed["did"] == "removed"
+    assert removed["note"] == "an empty text is no value: what was stored is removed"

@@ -250,3 +250,27 @@ def test_hostile_values_are_escaped(client: Client) -> None:
 def test_unknown_keys_and_vms_are_404(client: Client) -> None:
     assert client.get("/config/NOPE/").status_code == 404
     assert client.get(f"/config/{MODEL}/?vm=nobody").status_code == 404
+
+
+@pytest.mark.parametrize("words", ["ada", "local-ada", "id-of-ada"])
+def test_a_keys_page_takes_the_names_that_its_field_promises(client: Client, words: str) -> None:
+    new = tree.NewNode("ada", Category.LIEUTENANT, vm_id="id-of-ada")
+    tree.create(new, by="tests")
+
+    page = client.get(f"/config/{MODEL}/?vm={words}")
+
+    assert page.status_code == 200
+    assert "the lieutenant ada alone" in seen_in(page)
+
+
+def test_a_bad_value_of_the_environment_is_not_called_in_effect(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REEF_VM_VCPUS", "plenty")
+
+    one = seen_in(client.get("/config/REEF_VM_VCPUS/"))
+    both = seen_in(client.get("/config/"))
+
+    assert "must be a whole number from 1 to 256 stands first, cannot be used" in one
+    assert "REEF_VM_VCPUS cannot be used" in both
+    assert "REEF_VM_VCPUS (the environment): must be a whole number from 1 to 256" in both

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 from django.conf import settings
 
+from bootloader.exceptions import ProviderRefused
+from bootloader.vers.asking import account
+from tests.conftest import Api
 from tests.versconfig.conftest import plant, write
+from tests.versconfig.sshkeys import ED25519, OTHER
 from versconfig import keys, values
 from versconfig.exceptions import BadValue, Unreadable, Unset
 from versconfig.models import Scope, Setting
@@ -181,8 +186,8 @@ def test_typed_readers(db: None, monkeypatch: pytest.MonkeyPatch) -> None:
     assert config.pairs("REEF_VM_LABELS") == {}
     store("REEF_VM_LABELS", "team=blue, cost-centre=4711,")
     assert config.pairs("REEF_VM_LABELS") == {"team": "blue", "cost-centre": "4711"}
-    store("REEF_SSH_AUTHORIZED_KEYS", "# people\nssh-ed25519 AAAA a@b\n\nssh-rsa BBBB\n")
-    assert config.lines("REEF_SSH_AUTHORIZED_KEYS") == ["ssh-ed25519 AAAA a@b", "ssh-rsa BBBB"]
+    store("REEF_SSH_AUTHORIZED_KEYS", f"# people\n{ED25519}\n\n{OTHER}\n")
+    assert config.lines("REEF_SSH_AUTHORIZED_KEYS") == [ED25519, OTHER]
     with pytest.raises(Unset, match="VERS_API_KEY is not set"):
         config.needed("VERS_API_KEY")
     with pytest.raises(BadInput, match="Unknown config key: NOPE"):
@@ -200,6 +205,55 @@ def test_a_bad_value_is_named_with_its_place_and_not_repeated(
     assert str(caught.value) == (
         "REEF_VM_VCPUS (the environment): must be a whole number from 1 to 256"
     )
+
+
+def test_a_bad_value_of_the_environment_is_in_effect_for_nobody(
+    db: None, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REEF_VM_VCPUS", "plenty")
+    store("REEF_VM_VCPUS", "4")
+
+    said = api.get("/vers-config/explain/REEF_VM_VCPUS").json()
+
+    wrong = "must be a whole number from 1 to 256"
+    assert not said["effective"]
+    assert said["problems"] == [f"REEF_VM_VCPUS (the environment): {wrong}"]
+    first, second, *_ = said["chain"]
+    assert (first["problem"], first["effective"]) == (wrong, False)
+    assert (second["effective"], second["shadowedBy"]) == (False, "the environment")
+    with pytest.raises(BadValue):
+        config.integer("REEF_VM_VCPUS")
+
+
+def test_a_demo_without_vms_uses_no_platform(db: None, api: Api, settings: Any) -> None:
+    store("VERS_API_KEY", SECRET)
+    settings.NO_VMS = "this demo has no VMs (no root)"
+
+    with pytest.raises(Unreadable, match=r"VERS_API_KEY \(the demo\): this demo has no VMs"):
+        config.secret("VERS_API_KEY")
+    with pytest.raises(ProviderRefused, match="this demo has no VMs"):
+        account()
+    said = api.get("/vers-config/explain/VERS_API_KEY").json()
+    assert (said["value"], said["effective"]) == (None, False)
+    answer = api.client.put(
+        "/vers-config/VERS_API_KEY", {"value": SECRET}, content_type="application/json"
+    )
+    assert answer.json()["note"] == "stored, but the demo shadows it"
+
+
+@pytest.mark.parametrize("kind", ["ed25519", "rsa"])
+def test_private_keys_are_tried_to_load(tmp_path: Path, kind: str) -> None:
+    def made(name: str, passphrase: str) -> str:
+        words = ["ssh-keygen", "-q", "-t", kind, "-N", passphrase, "-f", str(tmp_path / name)]
+        subprocess.run(words, check=True)
+        return (tmp_path / name).read_text().strip()
+
+    key = keys.get("REEF_SSH_PRIVATE_KEY")
+    good = made("good", "")
+    assert values.problem(key, good) == ""
+    assert values.problem(key, good.replace("\n", "\r\n")) == ""
+    assert "passphrase" in values.problem(key, made("shut", "a secret"))
+    assert values.problem(key, good[:-80]).startswith("must be a private key")
 
 
 def test_what_cannot_be_decrypted_is_not_passed_over(db: None, home: Path) -> None:
@@ -224,7 +278,15 @@ def test_what_cannot_be_decrypted_is_not_passed_over(db: None, home: Path) -> No
         ],
         *[("REEF_VM_LABELS", text) for text in ("a", "=b", "a=b;c", "a=$(id)")],
         *[("REEF_SSH_USER", text) for text in ("Root", "a b", "$(id)", "-x")],
-        ("REEF_AGENT_MODEL", "-x"),
+        *[("REEF_AGENT_MODEL", text) for text in ("-x", "model", "/model", "provider/", "a b/c")],
+        *[("REEF_VM_PROVIDER", text) for text in ("nobody", "Vers")],
+        *[
+            ("REEF_SSH_AUTHORIZED_KEYS", text)
+            for text in ("ada", "ssh-ed25519 AAAA a@b", f"{ED25519}\nssh-rsa")
+        ],
+        ("REEF_SSH_AUTHORIZED_KEYS", ED25519.replace("ssh-ed25519", "ssh-rsa")),
+        ("REEF_SSH_PRIVATE_KEY", "key"),
+        ("REEF_SSH_PRIVATE_KEY", ED25519),
         ("REEF_SSH_CA_FILE", "etc/ca.pem"),
         ("VERS_API_KEY", "a\nb"),
         ("VERS_API_KEY", "a\0b"),

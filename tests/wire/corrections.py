@@ -49,7 +49,7 @@ ADDED = {
     "lastSeen": {"nextBeatInMs"},
     # Configuration: the overview, and a PUT's answer.
     "apiKey": {"problems"},
-    "set": {"effective", "note", "scope", "vmId", "version", "impact"},
+    "set": {"effective", "did", "note", "scope", "vmId", "version", "impact"},
     "prunedOldSnapshots": {"id"},
     # A profile, and a boot script with what it was made from.
     "installPiVers": {"category", "role", "agent", "ownReef", "packages", "builtIn"},

@@ -26,6 +26,7 @@ from lieutenants import agents, demo_model
 from reef_site import agent_install, auth, demo_vms, env, leftovers
 from reef_site.demo_vms import DemoVms, NoDemoVms
 from reef_site.supervisor import Demo, Plan, Service
+from versconfig import config
 from vmtree import organs
 
 WILDCARDS = frozenset({"0.0.0.0", "::", ""})  # noqa: S104
@@ -54,6 +55,8 @@ class Command(BaseCommand):
         """Prepare everything and become the supervisor. Each refusal is one sentence, exit 1."""
         for doubt in env.doubts(os.environ):
             say(f"warning: {doubt}")
+        if problems := config.problems_of_environment():
+            refuse(problems[0])
         start = Start(options["host"], options["port"], demo=options["demo"])
         lock = start.claim()
         start.prepare_database()
