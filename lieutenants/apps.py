@@ -23,5 +23,6 @@ class LieutenantsConfig(AppConfig):
         handlers.add_handler(machines.ProviderVM())
         handlers.add_handler(agents.AgentVM())
         living.add("its lieutenant lives", presence.alive)
+        living.add_gone("its lieutenant was destroyed", presence.destroyed)
         removal.refuse("destroy the lieutenant first", presence.alive)
         impact.register(configured.to_restart)

@@ -70,6 +70,14 @@ def alive(vm_ids: Sequence[str]) -> Iterable[str]:
     return Lieutenant.objects.living().filter(pk__in=vm_ids).values_list("pk", flat=True)
 
 
+def destroyed(vm_ids: Sequence[str]) -> Iterable[str]:
+    """Those of these VMs whose lieutenant was."""
+    from lieutenants.models import Lieutenant
+
+    gone = Lieutenant.objects.filter(pk__in=vm_ids, status=Status.DESTROYED)
+    return gone.values_list("pk", flat=True)
+
+
 def vm_status(status: str) -> str:
     """What the registry calls a VM whose lieutenant has this status."""
     if status in RUNNING:

@@ -46,6 +46,7 @@ def test_compare_names_what_is_other(database: str, api: Api, family: dict[str, 
         "dnaChanged": 1,
         "renamed": 1,
         "kept": 0,
+        "leftOut": 0,
     }
     assert answer["added"] == [
         {"vmId": "cid", "name": "new one", "category": "agent_vm", "parentVmId": "bob"}

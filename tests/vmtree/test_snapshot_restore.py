@@ -93,6 +93,7 @@ def test_the_tree_is_exactly_that_of_the_snapshot(
         "dnaChanged": 2,
         "renamed": 1,
         "kept": 0,
+        "leftOut": 0,
     }
     # Nothing of the history is lost, and each change is in it.
     revisions = Revision.objects.order_by("pk")
@@ -328,6 +329,46 @@ def test_those_that_live_keep_their_place(
     assert {each["vmId"] for each in tree} == {each["vmId"] for each in then} == now.keys()
 
 
+def test_whose_lieutenant_was_destroyed_does_not_come_back(
+    database: str, api: Api, family: dict[str, Node]
+) -> None:
+    Lieutenant.objects.create(id="ada", name="ada", role="tests", status="destroyed")
+    snapshot = take()
+    services.remove("ada", by="x", subtree=True, confirm=4)
+
+    plan = api.post(f"/vm-tree/snapshots/{snapshot.pk}/restore").json()
+
+    ghost = {"vmId": "ada", "name": "ada", "category": "lieutenant", "parentVmId": "roof"}
+    assert plan["leftOut"] == [{**ghost, "why": "its lieutenant was destroyed"}]
+    assert {each["vmId"]: each["parentVmId"] for each in plan["added"]} == {
+        "ada-1": "roof",
+        "ada-2": "roof",
+        "ada-2-1": "ada-2",
+    }
+    restore(api, snapshot)
+    assert Node.objects.get(vm_id="ada").removed_at
+    assert {vm_id: facts[2] for vm_id, facts in living().items()}["ada-2"] == "roof"
+    then = api.get("/vm-tree/tree?flat=true&at=2100-01-01").json()["vms"]
+    assert {each["vmId"] for each in then} == living().keys()
+
+
+def test_nor_does_one_that_only_the_file_knows(
+    database: str, api: Api, family: dict[str, Node]
+) -> None:
+    snapshot = take()
+    Trait.objects.all().delete()
+    Revision.objects.all().delete()
+    Node.objects.update(parent=None)
+    Node.objects.all().delete()
+    Lieutenant.objects.create(id="bob", name="bob", role="tests", status="destroyed")
+    done = restore(api, snapshot)
+    assert done["counts"]["leftOut"] == 1
+    assert Node.objects.get(vm_id="bob").removed_at
+    assert {vm_id: facts[2] for vm_id, facts in living().items()}["bob-1"] == "roof"
+    then = api.get("/vm-tree/tree?flat=true&at=2100-01-01").json()["vms"]
+    assert {each["vmId"] for each in then} == living().keys()
+
+
 def test_all_above_it_may_be_gone(database: str, api: Api, make: Make) -> None:
     snapshot = take()
     make("top")
@@ -446,9 +487,11 @@ def test_killed_while_it_writes(
         assert file.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         assert file.execute("SELECT count(*) FROM nodes").fetchone() == (len(family),)
         file.close()
-    # Nobody knows yet that its writer is dead; then the hour is made up for.
-    assert snapshots.tick() is None
-    Snapshot.objects.filter(pk=broken.pk).update(leased_until=broken.began_at)
+    # Whoever looks knows that its writer is dead; then the hour is made up for.
+    has_name = (folder / broken.file).exists()
+    [looked] = [each for each in snapshots.listing() if each.pk == broken.pk]
+    assert looked.state == (State.READY if has_name else State.FAILED)
+    assert has_name or looked.trouble == "it was cut off while it was written: its writer is gone"
     snapshots.tick()
     [mended] = Snapshot.objects.filter(why=Why.HOURLY)
     assert mended.state == State.READY

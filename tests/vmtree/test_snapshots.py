@@ -21,7 +21,7 @@ from vmtree import dates, services, snapshots, tasks, tokens
 from vmtree.models import Node, Revision, Trait
 from vmtree.services import Change
 from vmtree.snapshot_models import Snapshot, State, Why
-from vmtree.snapshots import checking, files, keeping, writing
+from vmtree.snapshots import checking, files, keeping, taking, writing
 from vmtree.snapshots.writing import SnapshotFailed
 
 NOW = datetime(2026, 11, 22, 10, 20, 30, 123000, tzinfo=UTC)
@@ -374,6 +374,37 @@ def test_a_writer_that_took_too_long_changes_nothing(
     assert Snapshot.objects.get().file == inner[0].file
     assert os.listdir(folder) == [inner[0].file]
     assert checking.ensure_good(Snapshot.objects.get())
+
+
+def test_whoever_looks_leaves_a_living_writer_alone(
+    database: str, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = writing.write
+    seen: list[str] = []
+
+    def watched(draft: Path, **facts: Any) -> Any:
+        [mine] = snapshots.listing()
+        seen.extend([mine.state, snapshots.find(mine.pk).state])
+        return write(draft, **facts)
+
+    monkeypatch.setattr(writing, "write", watched)
+    take(api)
+    assert seen == [State.WRITING, State.WRITING]
+    assert Snapshot.objects.get().state == State.READY
+
+
+def test_a_dead_writers_snapshot_is_named_when_it_is_looked_at(
+    database: str, api: Api, settings: Any
+) -> None:
+    now = dates.now()
+    facts = {"why": Why.ASKED, "made_by": "tests", "leased_until": now + taking.LEASE}
+    row = Snapshot.objects.create(file="vms-gone.sqlite", host=settings.HOST, **facts)
+    elsewhere = Snapshot.objects.create(file="vms-far.sqlite", host="elsewhere", **facts)
+    found = api.get(f"/vm-tree/snapshots/{row.pk}").json()
+    gone = "it was cut off while it was written: its writer is gone"
+    assert (found["state"], found["trouble"]) == ("failed", gone)
+    assert api.post(f"/vm-tree/snapshots/{row.pk}/verify").status_code == 409
+    assert api.get(f"/vm-tree/snapshots/{elsewhere.pk}").json()["state"] == "writing"
 
 
 def test_files_without_a_row_are_found(

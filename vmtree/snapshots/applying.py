@@ -49,11 +49,12 @@ def apply(work: Work, file: sqlite3.Connection, *, actor: str, at: datetime) -> 
     moved = [each.new for each in comparison.kept if each.old.parent != each.new.parent]
     _set([*comparison.added, *changed.values(), *moved], keys, at)
     _set_traits(work.other_dna, keys)
-    _remove(comparison.removed, keys, at)
+    removed = [*comparison.removed, *_new_ghosts(work)]
+    _remove(removed, keys, at)
     notes = Notes(keys, actor[:200], at)
     notes.write(Revision.What.RESTORED, comparison.added)
     notes.write(Revision.What.CHANGED, changed.values())
-    notes.write(Revision.What.REMOVED, comparison.removed)
+    notes.write(Revision.What.REMOVED, removed)
     notes.write(Revision.What.KEPT, [each.new for each in comparison.kept])
     others = [*comparison.added, *comparison.removed, *moved]
     return [*changed, *(vm.vm_id for vm in others)]
@@ -101,6 +102,11 @@ def _remove(vms: list[Living], keys: Keys, at: datetime) -> None:
     found, now = [keys[vm.vm_id] for vm in vms], bulk.stored(at)
     tokens.revoke_all(found)
     bulk.update("vmtree_node", ("removed_at", "updated_at"), ((now, now, key) for key in found))
+
+
+def _new_ghosts(work: Work) -> Iterator[Living]:
+    """Those left out that only the file knows: they come as tombstones, with their history."""
+    return (each.vm for each in work.comparison.left_out if each.vm.vm_id not in work.keys)
 
 
 def _revived_with_other_dna(added: dict[str, Living]) -> Iterator[Living]:

@@ -48,6 +48,13 @@ class Kept(NamedTuple):
     why: str
 
 
+class LeftOut(NamedTuple):
+    """A VM of the second tree that is gone for good, so it does not come back."""
+
+    vm: Living
+    why: str
+
+
 @dataclass(frozen=True)
 class Comparison:
     """From one tree to another; pairs are a VM as it was and as it is then."""
@@ -60,6 +67,8 @@ class Comparison:
     renamed: list[Pair] = field(default_factory=list)
     # Only of restoring: whoever lives is not removed, but hung below the nearest that stays.
     kept: list[Kept] = field(default_factory=list)
+    # Only of restoring, too: who stood below them hangs below the nearest that comes.
+    left_out: list[LeftOut] = field(default_factory=list)
     # Of the tables beside the tree, which are not restored.
     beside: dict[str, Difference] = field(default_factory=dict)
 
@@ -92,6 +101,7 @@ class Comparison:
                 {**_change(each.old, each.new, "parent"), "why": each.why}
                 for each in self.kept[:limit]
             ],
+            "leftOut": [{**_place(each.vm), "why": each.why} for each in self.left_out[:limit]],
             **{name: found.as_json(limit) for name, found in self.beside.items()},
         }
 
@@ -110,6 +120,7 @@ class Comparison:
             "dnaChanged": self.other_dna,
             "renamed": self.renamed,
             "kept": self.kept,
+            "leftOut": self.left_out,
         }
 
 
@@ -162,6 +173,22 @@ def differences(old: Tree, new: Tree) -> Comparison:
         other_dna=[(a, b) for a, b in found if a.config != b.config and a.dna != b.dna],
         renamed=[(a, b) for a, b in found if (a.name, a.category) != (b.name, b.category)],
     )
+
+
+def without(wanted: Tree, gone: dict[str, str]) -> Tree:
+    """The tree without those, their children below the nearest above them that is there."""
+
+    def parent_of(vm: Living) -> str | None:
+        parent = vm.parent
+        while parent is not None and parent in gone:
+            parent = wanted[parent].parent if parent in wanted else None
+        return parent
+
+    return {
+        vm_id: vm._replace(parent=parent_of(vm)) if vm.parent in gone else vm
+        for vm_id, vm in wanted.items()
+        if vm_id not in gone
+    }
 
 
 def keeping(found: Comparison, now: Tree, wanted: Tree, alive: dict[str, str]) -> Comparison:

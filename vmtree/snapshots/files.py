@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import sqlite3
@@ -41,6 +42,53 @@ def shown_path(name: str) -> str:
     path = path_of(name)
     base = Path(settings.BASE_DIR)
     return str(path.relative_to(base) if path.is_relative_to(base) else path)
+
+
+def begin(name: str) -> bool:
+    """Show that this process writes the snapshot of this name: a lock that ends with it.
+
+    False if somebody else has the name.
+    """
+    opened = os.open(_mark_of(name), os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(opened)
+        return False
+    _marks[name] = opened
+    return True
+
+
+def end(name: str) -> None:
+    """The process writes it no longer."""
+    if name in _marks:
+        _mark_of(name).unlink(missing_ok=True)
+        os.close(_marks.pop(name))
+
+
+def is_written(name: str) -> bool:
+    """Whether a process of this machine writes it now."""
+    try:
+        opened = os.open(_mark_of(name), os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(opened)
+    _mark_of(name).unlink(missing_ok=True)
+    return False
+
+
+_marks: dict[str, int] = {}
+
+
+def _mark_of(name: str) -> Path:
+    marks = Path(settings.DATA_DIR) / ".writing"
+    marks.mkdir(mode=0o700, exist_ok=True)
+    return marks / name
 
 
 def draft_of(name: str) -> Path:

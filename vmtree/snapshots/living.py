@@ -1,5 +1,7 @@
 """Who lives now, whatever a snapshot says: those keep their place when an older tree is restored.
 
+And who is gone for good: those are left out.
+
 Apps above know it and say so with `add` when they are ready.
 """
 
@@ -11,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 Find = Callable[[Sequence[str]], Iterable[str]]
 _AT_ONCE = 500
 _witnesses: dict[str, Find] = {}
+_gone: dict[str, Find] = {}
 
 
 def add(why: str, find: Find) -> None:
@@ -18,12 +21,26 @@ def add(why: str, find: Find) -> None:
     _witnesses[why] = find
 
 
+def add_gone(why: str, find: Find) -> None:
+    """Have these VMs left out, and say why; for `AppConfig.ready`."""
+    _gone[why] = find
+
+
 def among(vm_ids: Sequence[str]) -> dict[str, str]:
     """Those of them that live now, and why that is known."""
+    return _ask(_witnesses, vm_ids)
+
+
+def gone_among(vm_ids: Sequence[str]) -> dict[str, str]:
+    """Those of them that are gone for good, and why that is known."""
+    return _ask(_gone, vm_ids)
+
+
+def _ask(witnesses: dict[str, Find], vm_ids: Sequence[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for start in range(0, len(vm_ids), _AT_ONCE):
         some = vm_ids[start : start + _AT_ONCE]
-        for why, find in _witnesses.items():
+        for why, find in witnesses.items():
             for vm_id in find(some):
                 found.setdefault(vm_id, why)
     return found

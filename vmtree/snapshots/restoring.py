@@ -7,7 +7,8 @@ answers now, and tokens stay as they are, but those of removed VMs are revoked.
 
 Nobody is buried alive: a VM that the snapshot does not know, but whose lieutenant lives or that
 the registry hears of, keeps its node and its token. It hangs below the nearest VM above it that
-stays, and a revision says so.
+stays, and a revision says so. Nor does a ghost rise: a VM whose lieutenant was destroyed since
+does not come back.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from vmtree.models import Revision
 from vmtree.services import STRUCTURE
 from vmtree.snapshot_models import Snapshot, Why
 from vmtree.snapshots import applying, beside, checking, comparing, files, keeping, living, taking
-from vmtree.snapshots.comparing import Comparison, Tree
+from vmtree.snapshots.comparing import Comparison, LeftOut, Tree
 
 Mark = tuple[int | None, int]
 
@@ -92,15 +93,21 @@ class Look:
         found = self.plan.comparison
         gone = [*(vm.vm_id for vm in found.removed), *(each.old.vm_id for each in found.kept)]
         kept = {each.old.vm_id: each.why for each in found.kept}
-        return self.mark == _mark() and living.among(gone) == kept
+        coming = [vm.vm_id for vm in found.added]
+        same = living.among(gone) == kept and not living.gone_among(coming)
+        return self.mark == _mark() and same
 
 
 def _look(snapshot: Snapshot, wanted: Tree) -> Look:
     # The mark first: what comes after it is noticed, though the tree may show it already.
     mark, now = _mark(), comparing.tree_now()
-    found = comparing.differences(now, wanted)
+    ghosts = living.gone_among([vm_id for vm_id in wanted if vm_id not in now])
+    coming = comparing.without(wanted, ghosts) if ghosts else wanted
+    found = comparing.differences(now, coming)
     alive = living.among([vm.vm_id for vm in found.removed])
-    found = comparing.keeping(found, now, wanted, alive)
+    found = comparing.keeping(found, now, coming, alive)
+    left_out = [LeftOut(wanted[vm_id], why) for vm_id, why in ghosts.items()]
+    found = dataclasses.replace(found, left_out=left_out)
     return Look(Plan(found, f"{snapshot.sha256[:8]}-{found.digest()}"), mark)
 
 

@@ -41,11 +41,15 @@ def find(snapshot_id: int) -> Snapshot:
     snapshot = Snapshot.objects.filter(pk=snapshot_id).first()
     if snapshot is None:
         raise NotFound("snapshot not found")
+    if _is_orphaned(snapshot):
+        _settle(snapshot)
+        snapshot.refresh_from_db()
     return snapshot
 
 
 def listing() -> list[Snapshot]:
     """All, newest first, each as its file is now: missing and changed ones are named."""
+    _settle_orphans()
     return [checking.look_at(snapshot) for snapshot in Snapshot.objects.all()]
 
 
@@ -80,14 +84,36 @@ def tick() -> Snapshot | None:
 def recover() -> None:
     """Say of each snapshot whose writer died what became of it, and find files without a row."""
     for snapshot in Snapshot.objects.abandoned(dates.now()):
-        path = files.path_of(snapshot.file)
-        if snapshot.host == settings.HOST and path.exists():
-            # Its file got its name, so it is whole; only the row does not know it yet.
-            _finish_abandoned(snapshot)
-        else:
-            _fail(snapshot, "it was cut off while it was written")
+        _settle(snapshot)
+    _settle_orphans()
     files.discard_old_drafts()
     finding.adopt()
+
+
+def _settle_orphans() -> None:
+    for snapshot in Snapshot.objects.filter(state=State.WRITING):
+        if _is_orphaned(snapshot):
+            _settle(snapshot)
+
+
+def _is_orphaned(snapshot: Snapshot) -> bool:
+    """Whether its writer, a process of this machine, is gone."""
+    if snapshot.state != State.WRITING or snapshot.host != settings.HOST:
+        return False
+    if files.is_written(snapshot.file):
+        return False
+    # It may have come to its end just now, or somebody else has taken it over.
+    same = Snapshot.objects.filter(pk=snapshot.pk, file=snapshot.file, state=State.WRITING)
+    return same.exists()
+
+
+def _settle(snapshot: Snapshot) -> None:
+    """Say what became of one whose writer died."""
+    if snapshot.host == settings.HOST and files.path_of(snapshot.file).exists():
+        # Its file got its name, so it is whole; only the row does not know it yet.
+        _finish_abandoned(snapshot)
+    else:
+        _fail(snapshot, "it was cut off while it was written: its writer is gone", cut_off=True)
 
 
 # -- claims --------------------------------------------------------------------------------------
@@ -95,17 +121,21 @@ def recover() -> None:
 
 def _enlist(why: Why, by: object, hour: datetime | None = None) -> Snapshot:
     """A row for a new snapshot, with us as its writer. IntegrityError if the hour has one."""
-    now = _free_moment(dates.now())
-    with transaction.atomic(durable=True):
-        return Snapshot.objects.create(
-            file=files.name_of(now),
-            why=why,
-            made_by=str(by)[:200],
-            hour=hour,
-            host=settings.HOST,
-            began_at=now,
-            leased_until=now + LEASE,
-        )
+    now, name = _begin_next()
+    try:
+        with transaction.atomic(durable=True):
+            return Snapshot.objects.create(
+                file=name,
+                why=why,
+                made_by=str(by)[:200],
+                hour=hour,
+                host=settings.HOST,
+                began_at=now,
+                leased_until=now + LEASE,
+            )
+    except BaseException:
+        files.end(name)
+        raise
 
 
 def _free_moment(now: datetime) -> datetime:
@@ -113,6 +143,17 @@ def _free_moment(now: datetime) -> datetime:
     while Snapshot.objects.filter(file=files.name_of(now)).exists():
         now += timedelta(milliseconds=1)
     return now
+
+
+def _begin_next() -> tuple[datetime, str]:
+    """A moment with a free name that shows us as its writer, before any row says that there is one.
+
+    So whoever sees the row finds its writer alive.
+    """
+    now = _free_moment(dates.now())
+    while not files.begin(files.name_of(now)):
+        now = _free_moment(now + timedelta(milliseconds=1))
+    return now, files.name_of(now)
 
 
 def _claim_hour(now: datetime) -> Snapshot | None:
@@ -130,10 +171,13 @@ def _claim_hour(now: datetime) -> Snapshot | None:
 
 def _take_over(known: Snapshot, now: datetime) -> Snapshot | None:
     """The row of an attempt that failed, after a pause, with a new file name."""
-    now = _free_moment(now)
-    mine = {"file": files.name_of(now), "host": settings.HOST, "leased_until": now + LEASE}
     failed = Snapshot.objects.filter(pk=known.pk, state=State.FAILED, leased_until__lt=now)
+    if not failed.exists():
+        return None
+    now, name = _begin_next()
+    mine = {"file": name, "host": settings.HOST, "leased_until": now + LEASE}
     if not failed.update(**mine, state=State.WRITING, began_at=now, trouble=""):
+        files.end(name)
         return None
     known.refresh_from_db()
     return known
@@ -145,6 +189,13 @@ def _take_over(known: Snapshot, now: datetime) -> Snapshot | None:
 def _fill(snapshot: Snapshot) -> None:
     """Write the file of a claimed row. Raises SnapshotFailed, and says why in the row."""
     name = snapshot.file
+    try:
+        _write(snapshot, name)
+    finally:
+        files.end(name)
+
+
+def _write(snapshot: Snapshot, name: str) -> None:
     try:
         written = writing.write(files.draft_of(name), why=snapshot.why, made_by=snapshot.made_by)
         files.publish(name)
@@ -163,7 +214,8 @@ def _finish(snapshot: Snapshot, written: Written) -> None:
         **facts, state=State.READY, at=written.at, counts=written.counts, leased_until=None
     )
     snapshot.refresh_from_db()
-    if not done:
+    # Of two who find what a dead writer left one is sooner, with the same file.
+    if not done and (snapshot.file, snapshot.state) != (name, State.READY):
         files.discard(name)
         raise SnapshotFailed("it took too long, and somebody else makes it now")
 
@@ -177,15 +229,14 @@ def _finish_abandoned(snapshot: Snapshot) -> None:
         _finish(snapshot, written)
     except (SnapshotFailed, OSError, sqlite3.Error, ValueError, KeyError) as error:
         files.discard(snapshot.file)
-        _fail(snapshot, f"it was cut off: {error}")
+        _fail(snapshot, f"it was cut off: {error}", cut_off=True)
 
 
-def _fail(snapshot: Snapshot, reason: str) -> None:
+def _fail(snapshot: Snapshot, reason: str, *, cut_off: bool = False) -> None:
     """Write down that there is no snapshot; one of an hour is tried again later."""
     logger.error("snapshot %s: %s", snapshot.file, reason)
     now = dates.now()
     # What was cut off may be tried again at once; what failed may fail again.
-    cut_off = snapshot.leased_until is None or snapshot.leased_until < now
     again = now - RETRY if cut_off else now + RETRY
     mine = Snapshot.objects.filter(pk=snapshot.pk, file=snapshot.file, state=State.WRITING)
     mine.update(state=State.FAILED, trouble=reason[:500], leased_until=again)

@@ -38,6 +38,7 @@ def kinds(found: Comparison) -> list[Kind]:
         ("other DNA", [(b, _dna_words(a.dna, b.dna)) for a, b in found.other_dna[some]]),
         ("renamed", [(b, _name_words(a, b)) for a, b in found.renamed[some]]),
         ("kept because it lives", [(each.new, _kept_words(each)) for each in found.kept[some]]),
+        ("left out", [(each.vm, each.why) for each in found.left_out[some]]),
     ]
     counts = found.counts.values()
     return [Kind(name, shown, count) for (name, shown), count in zip(rows, counts, strict=True)]
