@@ -17,7 +17,7 @@ from django.utils.html import format_html
 from versconfig import keys, services
 from versconfig.models import Scope, Setting, Version
 from versconfig.scopes import Target
-from versconfig.services import ANY, Wish
+from versconfig.services import Wish
 from vmtree.exceptions import FleetError
 from vmtree.models import Category
 
@@ -78,7 +78,13 @@ class SettingForm(_ModelForm):
         return data
 
     def _wish(self, name: str, text: str, target: Target) -> None:
-        seen = self.instance.version_id if self.instance.pk else ANY
+        seen: int | None = self.instance.version_id
+        if not self.instance.pk:
+            if Setting.objects.at_place(name, target.scope, target.node).exists():
+                text = f"{name} is stored for {target} already; change that one instead."
+                raise forms.ValidationError({"key": text})
+            last = services.newest(name, target)
+            seen = last.pk if last else None
         try:
             self.wish = services.wish_of(name, text, target, seen)
         except FleetError as error:

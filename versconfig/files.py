@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from versconfig.keys import Key, Place
+from versconfig.keys import ALL, Key, Place
 
 NAMES = ("keys.json", "config.json", "agent-services.json")
 _MOST_BYTES = 1 << 20
@@ -25,14 +25,25 @@ class Files:
         return [(place, *self._at(place)) for place in key.places]
 
     def _at(self, place: Place) -> tuple[str | None, str]:
-        value: Any = self.values.get(place.file)
-        for step in place.path:
-            value = value.get(step) if isinstance(value, dict) else None
-        if value is None:
-            return None, ""
+        value: Any = self.values.get(place.file, {})
+        for depth, step in enumerate(place.path):
+            if not isinstance(value, dict):
+                above = Place(place.file, place.path[:depth])
+                return None, f"{above}: must be an object"
+            if (value := value.get(step)) is None:
+                return None, ""
         if not isinstance(value, str):
             return None, f"{place}: must be a text"
         return value.strip() or None, ""
+
+    def left_out(self) -> list[str]:
+        """Names of `keys.json` that stand where reef looks for none."""
+        file = self.values.get("keys.json", {})
+        held = file.get("keys")
+        places = (place for key in ALL.values() for place in key.places)
+        known = {place.path[-1] for place in places if place.file == "keys.json"}
+        below = [name for name in held if name not in known] if isinstance(held, dict) else []
+        return [*(name for name in file if name != "keys"), *below]
 
 
 def folder() -> Path:

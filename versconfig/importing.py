@@ -32,10 +32,16 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """All steps, and what is wrong with the files."""
+    """All steps, what is wrong with the files, and names in them that are left out."""
 
     steps: list[Step]
     problems: list[str]
+    left_out: list[str]
+
+    @property
+    def refused(self) -> list[Step]:
+        """Those whose value cannot be."""
+        return [step for step in self.steps if step.what == BAD]
 
 
 def plan() -> Plan:
@@ -43,7 +49,8 @@ def plan() -> Plan:
     found = files.read()
     steps = [step for key in keys.ALL.values() for step in _steps(key, found)]
     broken = [problem for key in keys.ALL.values() for *_, problem in found.layers(key) if problem]
-    return Plan(steps, [*found.problems.values(), *dict.fromkeys(broken)])
+    problems = [*found.problems.values(), *dict.fromkeys(broken)]
+    return Plan(steps, problems, found.left_out())
 
 
 def apply(wanted: Plan, *, by: object) -> int:

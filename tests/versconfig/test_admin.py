@@ -66,6 +66,21 @@ def test_what_cannot_be_is_refused_in_the_form(
     assert not Setting.objects.exists()
 
 
+def test_what_is_stored_already_is_not_added_again(operator: Client) -> None:
+    web = plant("web")
+    add(operator)
+    add(operator, node=web.pk, scope="vm")
+
+    for place, who in (({}, "the fleet"), ({"node": web.pk, "scope": "vm"}, "VM web")):
+        said = add(operator, value="8", **place)
+        assert f"REEF_VM_VCPUS is stored for {who} already; change that one instead." in said
+    assert {row.clear for row in Setting.objects.all()} == {"4"}
+    Setting.objects.all().delete()
+    # What was removed may be added again.
+    add(operator, value="16")
+    assert config.integer("REEF_VM_VCPUS") == 16
+
+
 def test_secrets_are_never_shown(operator: Client) -> None:
     assert SECRET not in add(operator, key="VERS_API_KEY", value=f"{SECRET}\0")
     assert SECRET not in add(operator, key="VERS_API_KEY", value=SECRET)

@@ -69,7 +69,8 @@ def test_what_is_broken_is_told_and_the_rest_is_imported(db: None, home: Path) -
     write(home, "agent-services.json", {"infraUrl": "http://roof", "authToken": 5})
     out = StringIO()
 
-    with pytest.raises(CommandError, match="Not everything could be read"):
+    words = "Refused: VERS_BASE_URL, and not everything could be read; see above."
+    with pytest.raises(CommandError, match=words):
         call_command("import_config", "--apply", stdout=out, stderr=out)
 
     said = out.getvalue()
@@ -78,6 +79,38 @@ def test_what_is_broken_is_told_and_the_rest_is_imported(db: None, home: Path) -
     assert "authToken: must be a text" in said
     assert "sk-sec" not in said
     assert config.text("VERS_INFRA_URL") == "http://roof"
+
+
+@pytest.mark.parametrize("apply", [[], ["--apply"]])
+def test_a_wrong_shape_is_told(db: None, home: Path, apply: list[str]) -> None:
+    write(home, "keys.json", {"keys": []})
+    out = StringIO()
+
+    with pytest.raises(CommandError, match=r"^Not everything could be read; see above\.$"):
+        call_command("import_config", *apply, stdout=out, stderr=out)
+
+    assert "~/.vers/keys.json, keys: must be an object" in out.getvalue()
+    assert "keys: must be an object" in config.explain("VERS_API_KEY").problems[0]
+
+
+def test_a_value_that_cannot_be_is_what_failed(db: None, home: Path) -> None:
+    write(home, "config.json", {"baseUrl": "no url"})
+
+    with pytest.raises(CommandError, match=r"^Refused: VERS_BASE_URL; see above\.$"):
+        imported()
+
+
+def test_names_that_reef_does_not_take_are_listed(db: None, home: Path) -> None:
+    held = {"VERS_API_KEY": SECRET, "NO_SUCH_KEY": "sk-unknown", "A\nB": "x"}
+    write(home, "keys.json", {"keys": held, "LAID_BESIDE": "x"})
+
+    said = imported("--apply")
+
+    assert "NO_SUCH_KEY  (~/.vers/keys.json)  left out: reef takes none there" in said
+    assert "A\\nB  (~/.vers" in said
+    assert "LAID_BESIDE  (~/.vers" in said
+    assert "sk-unknown" not in said
+    assert "1 settings were stored." in said
 
 
 @pytest.fixture

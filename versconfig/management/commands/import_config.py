@@ -8,7 +8,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from versconfig import importing
-from versconfig.importing import BAD, Plan
+from versconfig.importing import NEW, OTHER, Plan
 
 
 class Command(BaseCommand):
@@ -25,16 +25,30 @@ class Command(BaseCommand):
         if options["apply"]:
             count = importing.apply(plan, by="import_config")
             self.stdout.write(f"{count} settings were stored.")
-        elif plan.steps:
+        elif any(step.what in (NEW, OTHER) for step in plan.steps):
             self.stdout.write("Nothing was changed; --apply does it.")
-        if plan.problems or any(step.what == BAD for step in plan.steps):
-            raise CommandError("Not everything could be read; see above.")
+        if wrong := _wrong(plan):
+            raise CommandError(f"{wrong}; see above.")
 
     def _tell(self, plan: Plan) -> None:
         for step in plan.steps:
             words = f"{step.what}: {step.problem}" if step.problem else step.what
             self.stdout.write(f"{step.key.name} = {step.shown}  ({step.place})  {words}")
+        for name in plan.left_out:
+            shown = name[:80].encode("unicode_escape").decode()
+            self.stdout.write(f"{shown}  (~/.vers/keys.json)  left out: reef takes none there")
         for problem in plan.problems:
             self.stderr.write(problem)
         if not plan.steps:
-            self.stdout.write("The files hold nothing that reef knows.")
+            rest = " else" if plan.problems else ""
+            self.stdout.write(f"The files hold nothing{rest} that reef knows.")
+
+
+def _wrong(plan: Plan) -> str:
+    """What was not done though a file wants it, in words; empty if all was."""
+    words = []
+    if plan.refused:
+        words.append(f"Refused: {', '.join(step.key.name for step in plan.refused)}")
+    if plan.problems:
+        words.append(f"{'n' if words else 'N'}ot everything could be read")
+    return ", and ".join(words)
