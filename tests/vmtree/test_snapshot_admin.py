@@ -49,7 +49,7 @@ def act(browser: Client, action: str, *rows: Snapshot) -> str:
 
 def test_they_are_taken_listed_found_and_downloaded(browser: Client, make: Make) -> None:
     make("ada")
-    assert "Take one now" in text(browser.get(LIST))
+    assert "Snapshot now" in text(browser.get(LIST))
     snapshot = take(browser)
     listed = text(browser.get(LIST))
     assert f"{snapshot.at:%Y-%m-%d %H:%M:%S}" in listed
@@ -123,7 +123,7 @@ def test_who_may_only_look_changes_nothing(client: Client, browser: Client, make
     looker.user_permissions.set(Permission.objects.filter(codename="view_snapshot"))
     client.force_login(looker)
     listed = text(client.get(LIST))
-    assert "Take one now" not in listed
+    assert "Snapshot now" not in listed
     assert "Verify selected" not in listed
     assert client.post(f"{LIST}take/").status_code == 403
     assert client.get(f"{LIST}{snapshot.pk}/restore/").status_code == 403

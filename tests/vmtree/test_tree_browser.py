@@ -273,6 +273,49 @@ def due(began: float, second: int, number: int) -> float:
     return began + second + number / 5000 - time.monotonic()
 
 
+def test_one_more_than_a_page_is_told_where_its_parent_is_out_of_sight(
+    stack: Stack, page: Page
+) -> None:
+    put(stack, "full", "vm-4")
+    for number in range(50):
+        put(stack, f"full-{number}", "full")
+    unfold(page, "vm-4")
+    row(page, "full").scroll_into_view_if_needed()
+    unfold(page, "full")
+    row(page, "full-49").scroll_into_view_if_needed()
+    expect(row(page, "full")).not_to_be_in_viewport()
+    key = row(page, "full").get_attribute("data-key")
+    expect(page.locator(f"#more{key}")).to_have_count(0)
+    put(stack, "full-50", "full")
+    expect(page.locator(f"#more{key}")).to_contain_text("(1 not shown)")
+    page.locator(f"#more{key} a").click()
+    expect(row(page, "full-50")).to_be_visible()
+    put(stack, "full-51", "full")
+    expect(row(page, "full-51")).to_have_count(0)
+    expect(page.locator(f"#more{key}")).to_contain_text("(1 not shown)")
+
+
+def test_lists_of_the_admin_need_no_sideways_scrolling(stack: Stack, page: Page) -> None:
+    stack.client.post("/vm-tree/snapshot")
+    page.set_viewport_size({"width": 390, "height": 844})
+    host = page.url.split("/fleet/")[0]
+    for path in ("vmtree/node/", "registry/vm/", "vmtree/snapshot/", "lieutenants/job/"):
+        page.goto(f"{host}/admin/{path}")
+        assert page.evaluate("document.documentElement.scrollWidth") == 390, path
+        inside = page.locator("#changelist .results")
+        if inside.count():
+            assert inside.evaluate("each => each.scrollWidth <= each.clientWidth"), path
+    page.goto(f"{host}/admin/vmtree/node/")
+    first = page.locator("#result_list tbody tr").first
+    expect(first).to_contain_text("lieutenant 0")
+    expect(first.locator(".field-category")).to_have_attribute("data-label", "Category")
+    page.get_by_role("link", name="Filters").click()
+    expect(page.locator("#changelist-filter")).to_be_in_viewport()
+    page.goto(f"{host}/admin/vmtree/snapshot/")
+    page.get_by_role("button", name="Snapshot now").click()
+    expect(page.locator(".messagelist")).to_contain_text("is written")
+
+
 def test_who_is_registered_only_appears_and_gets_a_place(stack: Stack, page: Page) -> None:
     group = page.locator("#nregistered")
     expect(group).to_have_count(0)

@@ -74,11 +74,19 @@ if (reef.tree) (() => {
     return found.slice(0, 300);
   }
 
+  // What is above a row: of all that is above those in sight, only this may be out of sight itself.
+  function nodesOver(row) {
+    const found = [];
+    for (let each = row && parentOf(row); each && found.length < 150; each = parentOf(each))
+      if (isNode(each)) found.push(each);
+    return found;
+  }
+
   async function renew(ids) {
     const rows = inSight();
     const roof = rowOf(0);
-    const asked = rows.map((row) => Number(row.dataset.key));
-    if (!rows.includes(roof)) asked.push(0);
+    const keys = [...rows, ...nodesOver(rows[0])].map((row) => Number(row.dataset.key));
+    const asked = [...new Set([...keys, 0])];
     const mark = newest;
     const fragment = await post(urls.newsUrl, {
       shown: asked,
