@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from registry.models import VM, Role, Status, Watch
-from vmtree import dates
+from vmtree import dates, ids
 from vmtree.dna import dna_of
 from vmtree.exceptions import BadInput
 from vmtree.models import Category
@@ -80,6 +80,7 @@ def registration_of(body: object) -> Registration:
     """A registration. Raises BadInput with the contract's texts, in the contract's order."""
     data: Mapping[str, Any] = body if isinstance(body, dict) else {}
     vm_id, name = required(data, "id"), required(data, "name")
+    ids.check_new(vm_id, "id")
     role = data.get("role", ABSENT)
     if not isinstance(role, str) or role not in Role.values:
         raise BadInput(f"invalid role: {_as_said(role)}", "role")

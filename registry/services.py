@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -50,6 +51,9 @@ def register(wish: Registration, *, caller: object = None) -> VM:
     parents, Forbidden.
     """
     may_register(caller, wish.id, wish.parent_vm_id)
+    if wish.clears_parent and not authority.may(caller, "write", None):
+        # A node's registration takes nobody from where he stands; null says nothing.
+        wish = dataclasses.replace(wish, clears_parent=False)
     try:
         with transaction.atomic():
             vm = _take_in(wish, caller)
@@ -71,10 +75,11 @@ def may_register(caller: object, vm_id: str, parent_vm_id: str | None) -> None:
         _may_take_parent(caller, vm_id, parent_vm_id)
 
 
-def _may_take_parent(caller: object, vm_id: str, parent_vm_id: str) -> None:
+def _may_take_parent(caller: object, vm_id: str, parent_vm_id: str | None) -> None:
     """A node stays where it is, and moves others only to below itself. Raises Forbidden."""
     there = Node.objects.filter(vm_id=vm_id, parent__vm_id=parent_vm_id).exists()
     if not there:
+        authority.check(caller, "command", vm_id)
         authority.check(caller, "write", parent_vm_id)
 
 
@@ -146,7 +151,7 @@ def patch(vm_id: str, changes: dict[str, Any], *, caller: object = None) -> VM:
         fields = dict(changes)
         if "parent_vm_id" in fields:
             parent = fields.pop("parent_vm_id")
-            if parent and parent != vm.parent_vm_id:
+            if parent != vm.parent_vm_id:
                 _may_take_parent(caller, vm.pk, parent)
             _set_parent(vm, parent)
         status = fields.pop("status", vm.status)

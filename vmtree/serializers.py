@@ -7,7 +7,7 @@ from typing import Any
 
 from rest_framework.request import Request
 
-from vmtree import dates
+from vmtree import dates, ids
 from vmtree.dna import dna_of, empty, is_text
 from vmtree.exceptions import BadInput
 from vmtree.models import Category, Node, NodeToken, Revision
@@ -65,10 +65,14 @@ def new_node_of(data: Json) -> NewNode:
     if name is None or (isinstance(name, str) and not name.strip()):
         raise BadInput("name is required", "name")
     config = data.get("reefConfig")
+    if "id" in data and "vmId" not in data:
+        raise BadInput("id: is called vmId here", "id")
+    vm_id = _vm_id(data.get("vmId"), "vmId")
+    ids.check_new(vm_id, "vmId")
     return NewNode(
         name=_text(name, "name"),
         category=_category(data.get("category", "undefined")),
-        vm_id=_vm_id(data.get("vmId"), "vmId"),
+        vm_id=vm_id,
         parent_vm_id=_vm_id(data.get("parentVmId"), "parentVmId"),
         dna=empty() if config is None else dna_of(config),
     )

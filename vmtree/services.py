@@ -113,6 +113,9 @@ def change(vm_id: str, wish: Change, *, by: object) -> Node:
     if not isinstance(wish.name, _Unsaid):
         node.name = wish.name
     if not isinstance(wish.category, _Unsaid):
+        if wish.category != node.category:
+            # What a VM is to the fleet is said by whoever commands it.
+            authority.check(by, "command", node)
         node.category = wish.category
     if not isinstance(wish.dna, _Unsaid):
         node.reef_config = wish.dna

@@ -115,10 +115,14 @@ class Compare(SnapshotView):
     """`/vm-tree/snapshots/<id>/compare`"""
 
     def get(self, request: Request, snapshot_id: str) -> Response:
-        """What is other in `?with=<id>`, or `now`; of each kind the first `?limit=`."""
-        other = request.query_params.get("with") or "now"
+        """What is other in `?to=<id>` (or `?with=`), or `now`; of each kind the first `?limit=`."""
+        asked = request.query_params
+        other = asked.get("to") or asked.get("with") or "now"
+        if other != (asked.get("with") or other):
+            raise BadInput("to: is another one than with", "to")
+        field = "to" if asked.get("to") else "with"
         comparison = snapshots.compare(
-            _find(snapshot_id), None if other == "now" else _find(other, "with")
+            _find(snapshot_id), None if other == "now" else _find(other, field)
         )
         named = {"from": int(snapshot_id), "to": other if other == "now" else int(other)}
         return Response({**named, **comparison.as_json(_limit(request))})

@@ -86,6 +86,35 @@ def test_a_node_moves_only_within_its_subtree(family: Family, as_node: As) -> No
     assert patch(ada, "ada", parentVmId="roof").status_code == 200, "it is there already"
 
 
+def test_a_node_says_of_others_what_they_are_not_of_itself(family: Family, as_node: As) -> None:
+    ada = as_node(family["ada"])
+
+    assert refused(patch(ada, "ada", category="infra_vm"))
+    assert patch(ada, "ada", category="lieutenant", name="new").status_code == 200
+    assert patch(ada, "ada-1", category="agent_vm").status_code == 200
+
+
+def test_nor_does_it_move_itself_in_the_registry(family: Family, api: Api, as_node: As) -> None:
+    facts = {"name": "n", "role": "worker", "address": "a", "registeredBy": "tests"}
+    for vm_id in ("ada", "ada-1"):
+        body = {**facts, "id": vm_id, "parentVmId": family[vm_id].parent_vm_id}
+        assert api.post("/registry/vms", body).status_code == 201
+    ada = as_node(family["ada"])
+
+    def moved(vm_id: str, parent: str | None) -> Any:
+        body = {"parentVmId": parent}
+        return ada.client.patch(f"/registry/vms/{vm_id}", body, content_type="application/json")
+
+    for parent in ("bob", "ada-2", "unknown", None):
+        assert refused(moved("ada", parent)), parent
+    assert refused(moved("ada-1", "bob"))
+    assert refused(moved("ada-1", None))
+    assert moved("ada-1", "ada-2").status_code == 200
+    assert moved("ada", "roof").status_code == 200, "it is there already"
+    again = ada.post("/registry/vms", {**facts, "id": "ada", "parentVmId": None})
+    assert (again.status_code, again.json()["parentVmId"]) == (201, "roof")
+
+
 def test_doors_that_do_not_ask_are_shut_to_nodes(family: Family, as_node: As) -> None:
     ada = as_node(family["ada"])
 

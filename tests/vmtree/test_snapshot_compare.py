@@ -37,7 +37,10 @@ def test_compare_names_what_is_other(database: str, api: Api, family: dict[str, 
     services.change("roof", Change(dna={"organs": ["store", "roof"], "capabilities": []}), by="x")
     new = take(api)
 
-    answer = api.get(f"/vm-tree/snapshots/{old.pk}/compare?with={new.pk}").json()
+    path = f"/vm-tree/snapshots/{old.pk}/compare"
+    answer = api.get(f"{path}?with={new.pk}").json()
+    assert api.get(f"{path}?to={new.pk}").json() == answer
+    assert api.get(f"{path}?to=now&with={new.pk}").status_code == 400
 
     assert answer["counts"] == {
         "added": 1,
