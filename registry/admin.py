@@ -10,7 +10,7 @@ from django.http import HttpRequest
 
 from registry import placing
 from registry.liveness import Liveness
-from registry.models import VM, Gap, VMQuerySet, Watch
+from registry.models import VM, Gap, Status, VMQuerySet, Watch
 from vmtree import dates
 
 _MOST_REFUSALS = 10
@@ -39,7 +39,8 @@ class LivenessFilter(_Filter):
         wanted = self.value()
         if wanted not in Liveness.values:
             return queryset
-        return queryset.called(Liveness(wanted), dates.now())
+        found = queryset.called(Liveness(wanted), dates.now())
+        return found.filter(status=Status.RUNNING) if wanted == Liveness.LIVE else found
 
 
 class PlaceFilter(_Filter):
@@ -108,7 +109,9 @@ class VMAdmin(ReadOnlyAdmin):
 
     @admin.display(description="liveness")
     def liveness_now(self, vm: VM) -> str:
-        """Live, late or silent."""
+        """Live, late or silent; of one that said good-bye, that it is stopped or paused."""
+        if vm.status != Status.RUNNING:
+            return str(vm.get_status_display())
         now = dates.now()
         return str(vm.liveness(now, grace=Watch.grace(now)).label)
 

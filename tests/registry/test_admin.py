@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from django.test import Client
 
 from reef_site.auth import make_operator
+from tests.conftest import Api
 from tests.registry.conftest import Register, age
 
 
@@ -25,6 +28,24 @@ def test_vms_are_filtered_by_liveness(operator: Client, word: str) -> None:
     page = operator.get(f"/admin/registry/vm/?liveness={word}").content.decode()
     for other in ("live", "late", "silent"):
         assert (f">vm-{other}<" in page) == (other == word)
+
+
+def test_who_said_good_bye_is_not_called_live(
+    operator: Client, api: Api, register: Register
+) -> None:
+    register("vm-gone")
+    api.post("/registry/vms/vm-gone/heartbeat", {"status": "stopped"})
+
+    page = operator.get("/admin/registry/vm/?q=vm-gone").content.decode()
+    assert 'class="field-liveness_now"' in page
+    cell = page.partition('class="field-liveness_now"')[2].partition("</td>")[0]
+    assert cell.endswith(">stopped")
+    assert ">vm-gone<" not in operator.get("/admin/registry/vm/?liveness=live").content.decode()
+    panel = api.get("/registry/_panel").content.decode()
+    assert re.search(r"<td>vm-gone</td><td>worker</td><td>stopped</td>\s*<td>stopped</td>", panel)
+    # The API's word is that of the contract: no sign of it is overdue.
+    vm = api.get("/registry/vms/vm-gone").json()
+    assert (vm["status"], vm["liveness"]) == ("stopped", "live")
 
 
 def test_facts_are_only_looked_at(operator: Client) -> None:
