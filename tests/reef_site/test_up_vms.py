@@ -14,6 +14,7 @@ import httpx
 import pytest
 from django.urls import reverse
 
+from bootloader.models import Finding
 from reef_site import demo_vms
 from reef_site.demo_vms import NoDemoVms
 from tests.emulator import processes
@@ -87,6 +88,19 @@ def test_pages_say_that_vms_are_emulated(client: Any, admin_user: Any, settings:
     assert b"VMs are emulated" in client.get(reverse("bootloader:index")).content
     settings.EMULATED_VMS = False
     assert b"VMs are emulated" not in client.get(reverse("bootloader:index")).content
+
+
+def test_findings_say_that_vms_ended_with_an_earlier_demo(
+    client: Any, admin_user: Any, settings: Any
+) -> None:
+    Finding.objects.create(
+        provider="vers", kind="vanished", machine_id="m-1", text="it is gone", proposal="bury"
+    )
+    client.force_login(admin_user)
+    words = b"one of an earlier start ended with it"
+    for settings.EMULATED_VMS in (True, False):
+        page = client.get(reverse("bootloader:findings")).content
+        assert (words in page) == settings.EMULATED_VMS
 
 
 def test_a_named_platform_is_the_operators_choice(
