@@ -47,12 +47,13 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def page(stack: BootStack, browser: Browser) -> Iterator[Page]:
-    """A page of a signed-in operator; scripts that fail fail the test."""
+    """A page of a signed-in operator; scripts that fail fail the test, as does what CSP refuses."""
     secret = stack.manage("signin").strip().rsplit("/", 1)[-1]
     context = browser.new_context(base_url=f"http://{stack.host}:{stack.port}")
     opened = context.new_page()
     problems: list[str] = []
     opened.on("pageerror", lambda error: problems.append(str(error)))
+    opened.on("console", lambda said: problems.extend(re.findall(".*violates.*", said.text)))
     opened.goto(f"/signin/{secret}")
     yield opened
     context.close()

@@ -85,6 +85,9 @@ def test_a_host_becomes_a_member_and_is_given_back(stack: BootStack, emulator: E
     assert run(there, "pgrep -f [f]leet_agent.py || echo nobody") == "nobody"
     assert run(there, "cat /opt/reef/identity.json 2>/dev/null || echo nobody") == "nobody"
 
+    secrets = r"grep -rlsE 'reef(join)?_[A-Za-z0-9_-]{20,}' /opt/reef $HOME/.reef-boot || echo none"
+    assert run(there, secrets) == "none"
+
     again = stack.wait(stack.provision("again", "bare", provider="ssh")["id"])
     assert again["state"] == "done", stack.log(again["id"])
     assert again["vmId"] != made["vmId"]
