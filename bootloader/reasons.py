@@ -42,4 +42,7 @@ def cause(said: str, lines: int = 3) -> str:
     found = [line.strip() for line in said.splitlines() if line.strip()]
     telling = [line for line in found if not _AROUND.search(line)]
     words = [_PREFIX.sub("", line).strip() for line in telling or found]
-    return " / ".join([word for word in words if word][-lines:])
+    # What is said again by a later line is said once.
+    rest = [(word, words[at + 1 :]) for at, word in enumerate(words)]
+    once = [word for word, later in rest if word and not any(word in each for each in later)]
+    return " / ".join(once[-lines:])

@@ -24,6 +24,7 @@ def test_npm_is_quoted_with_the_cause() -> None:
     assert reasons.cause(NPM) == CAUSE
     assert reasons.cause("one\n\ntwo\n") == "one / two"
     assert reasons.cause("") == ""
+    assert reasons.cause("no room\nboot failed in step reef: no room\n").count("no room") == 1
     only = "npm error A complete log of this run can be found in: /x-debug-0.log"
     assert reasons.cause(only), "better than nothing"
 
