@@ -13,6 +13,7 @@ from tests.conftest import Api
 from tests.lieutenants.fleets import plant
 from tests.lieutenants.rows import enlist
 from vmtree import services as tree
+from vmtree.exceptions import NotFound
 from vmtree.models import Node
 
 pytestmark = pytest.mark.django_db
@@ -60,5 +61,5 @@ def test_a_subtree_leaves_the_registry_too(api: Api) -> None:
 def test_operations_bury_whoever_they_have_ended(ada: Lieutenant) -> None:
     plain_vms.bury(ada.pk, "tests")
     assert Node.objects.get(vm_id=ada.pk).removed_at
-    with pytest.raises(tree.NotFound):
+    with pytest.raises(NotFound):
         tree.find(ada.pk)
