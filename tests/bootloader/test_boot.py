@@ -278,7 +278,7 @@ def test_a_script_without_identity_takes_it_from_its_environment(
 
 
 @pytest.mark.agent
-@pytest.mark.thorough  # test_provision_profiles has all four in every run
+@pytest.mark.thorough  # test_provision_profiles goes the whole way
 @pytest.mark.parametrize("type_", ["full", "swarm", "lightweight", "infra"])
 def test_each_profile_runs_to_its_end(roof: Roof, machine: Machine, type_: str) -> None:
     port = free_port()

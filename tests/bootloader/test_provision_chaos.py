@@ -176,6 +176,7 @@ def test_a_vm_that_fails_to_boot_is_replaced_by_a_retry(
     check_one_vm(stack, stack.wait(made["id"], seconds=SECONDS))
 
 
+@pytest.mark.thorough
 def test_a_vm_that_crashes_while_its_script_runs(stack: BootStack, emulator: Emulator) -> None:
     with stopped_in(stack, "crashes", StepName.RUN) as made:
         emulator.crash(stack.look(made)["machineId"])

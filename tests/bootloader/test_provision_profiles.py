@@ -42,7 +42,13 @@ def stack(
         yield running
 
 
-@pytest.mark.parametrize("kind", list(BUILT_IN))
+@pytest.mark.parametrize(
+    "kind",
+    [
+        kind if kind in ("full", "lightweight") else pytest.param(kind, marks=pytest.mark.thorough)
+        for kind in BUILT_IN
+    ],
+)
 def test_from_a_request_to_an_answer(stack: BootStack, emulator: Emulator, kind: str) -> None:
     profile = BUILT_IN[kind]
     made = stack.wait(stack.provision(f"a-{kind}", kind)["id"], seconds=SECONDS)
