@@ -1,4 +1,4 @@
-"""Requests' heads and bodies: how they are taken in, how much, and for how long."""
+"""Requests' heads and bodies: how they are taken in, how much, and for how long; and answers."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from dataclasses import dataclass
 from typing import IO, Any
 
 Scope = MutableMapping[str, Any]
@@ -26,6 +27,25 @@ class BodyTooLarge(Exception):
 
 class ClientGone(Exception):
     """The client hung up before its request was whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A status and a JSON body."""
+
+    status: int
+    body: bytes
+
+    @property
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """What goes before the body."""
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(self.body)),
+        ]
+        if self.status == 401:
+            headers.append((b"www-authenticate", b"Bearer"))
+        return headers
 
 
 def header(scope: Scope, name: bytes) -> bytes:

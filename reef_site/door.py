@@ -1,20 +1,37 @@
-"""What uvicorn lacks: limits on the heads of requests, and an end of streams before it stops."""
+"""What uvicorn lacks: limits on heads, answers without a task, an end of streams at its own end."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
 from collections.abc import Callable
+from functools import partial
+from typing import Any, cast
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.flow_control import service_unavailable
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
+
+from reef_site.bodies import Answer, Scope
+
+# Takes a request without a body and tells its answer later, on the loop; None has it answered as
+# all others are. It says False if it does not take it.
+AtOnce = Callable[[Scope, Callable[[Answer | None], None]], bool]
 
 HEAD_SECONDS = 20.0
 MOST_HEAD = 1 << 16
 
 
-class LimitedProtocol(HttpToolsProtocol):
-    """Hangs up on whoever does not come to the end of a request's head."""
+class Protocol(HttpToolsProtocol):
+    """Hangs up on whoever does not come to the end of a request's head.
+
+    Asks the application's `at_once` first: a task and the messages of ASGI cost a short answer more
+    than all the rest of it.
+    """
 
     # One timer goes on through many requests: each begins a little later than the one before.
     _timer: asyncio.TimerHandle | None = None
@@ -51,6 +68,32 @@ class LimitedProtocol(HttpToolsProtocol):
             self._size += len(data)
             if self._size > MOST_HEAD:
                 self._hang_up()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        """Called for each request in its turn, when the one before it is answered."""
+        at_once: AtOnce = self.config.app.at_once  # type: ignore[union-attr]
+        busy = app is service_unavailable or self.flow.write_paused
+        scope = cast("Scope", cycle.scope)
+        if busy or not at_once(scope, partial(self._answer, cycle, app)):
+            super()._start_asgi_task(cycle, app)
+
+    def _answer(self, cycle: RequestResponseCycle, app: Any, answer: Answer | None) -> None:
+        """What the cycle itself would do with the messages of ASGI."""
+        if cycle.disconnected:
+            return
+        if answer is None:
+            super()._start_asgi_task(cycle, app)
+            return
+        said = [STATUS_LINE[answer.status]]
+        for name, value in (*cycle.default_headers, *answer.headers):
+            said += (name, b": ", value, b"\r\n")
+        said.append(b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n")
+        said.append(answer.body)
+        cycle.response_started = cycle.response_complete = True
+        self.transport.write(b"".join(said))
+        if not cycle.keep_alive:
+            self.transport.close()
+        self.on_response_complete()
 
     def _begin(self) -> None:
         self._size, self._waits_since = 0, self.loop.time()

@@ -12,9 +12,9 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import orjson
@@ -22,15 +22,13 @@ from django.db import connection
 
 from registry import liveness
 from registry.models import VM, Gap, Status
+from registry.sql import Stamp, look, members, moment, stamp
 from vmtree import dates
 from vmtree.exceptions import BadInput
 from vmtree.models import CompactEncoder
 
 MOST_IDS = 10_000
 _COUNT_SECONDS = 10.0
-
-# A moment as the database driver takes and gives it: text on SQLite.
-Stamp = Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,31 +142,6 @@ def digest_of(dna: Mapping[str, Any]) -> str:
 # -- writing -----------------------------------------------------------------------------------
 
 
-def stamp(moment: datetime) -> Stamp:
-    """A moment for this database's driver."""
-    return connection.ops.adapt_datetimefield_value(moment)
-
-
-def moment(value: Stamp) -> datetime:
-    """The moment that a stamp stands for."""
-    if isinstance(value, str):
-        return datetime.fromisoformat(value).replace(tzinfo=UTC)
-    found: datetime = value
-    return found
-
-
-def raw(column: str) -> str:
-    """SQL for a moment's column as `stamp` has it: SQLite's driver would make objects of it."""
-    return column if connection.vendor == "postgresql" else f"{column} || ''"
-
-
-def members(ids: Iterable[str]) -> tuple[str, Any]:
-    """SQL that stands for a list of texts after `IN`, and its parameter."""
-    if connection.vendor == "postgresql":
-        return "(SELECT unnest(%s::text[]))", [each.replace("\0", "\ufffd") for each in ids]
-    return "(SELECT value FROM json_each(%s))", json.dumps(list(ids))
-
-
 def record(beats: Sequence[Beat], now: datetime, interval: int) -> Outcome:
     """Write beats; runs inside the caller's transaction.
 
@@ -196,11 +169,9 @@ def _known(ids: list[str]) -> dict[str, tuple[str, Stamp, Stamp]]:
     """Status, last sign and first deadline of those that are registered, locked where it helps."""
     inside, parameter = members(ids)
     lock = " ORDER BY id FOR UPDATE" if connection.vendor == "postgresql" else ""
-    columns = f"id, status, {raw('last_seen')}, {raw('late_after')}"
-    sql = f"SELECT {columns} FROM registry_vm WHERE id IN {inside}{lock}"  # noqa: S608
-    with connection.cursor() as cursor:
-        cursor.execute(sql, [parameter])
-        return {row[0]: row[1:] for row in cursor.fetchall()}
+    columns = "id, status, last_seen, late_after"
+    rows = look(columns, f"FROM registry_vm WHERE id IN {inside}{lock}", [parameter])
+    return {vm_id: (status, seen, late) for vm_id, status, seen, late in rows}
 
 
 def _write_plain(ids: list[str], now: datetime, interval: int) -> None:

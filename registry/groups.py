@@ -6,6 +6,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Generic, TypeVar
 
@@ -29,15 +30,19 @@ class Group(Generic[Item, Result]):
     def __init__(self, name: str, run: Callable[[Sequence[Item]], Sequence[Result]]) -> None:
         self._run = run
         self._loop = asyncio.get_running_loop()
-        self._waiting: SimpleQueue[tuple[Item, asyncio.Future[Result | None]] | None]
+        self._waiting: SimpleQueue[tuple[Item, Callable[[Result | None], None]] | None]
         self._waiting = SimpleQueue()
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
 
+    def put(self, item: Item, tell: Callable[[Result | None], None]) -> None:
+        """Have `tell` called on the loop with what `run` made of this item; None if it failed."""
+        self._waiting.put((item, tell))
+
     async def ask(self, item: Item) -> Result | None:
         """What `run` made of this item; None if it failed."""
         future: asyncio.Future[Result | None] = self._loop.create_future()
-        self._waiting.put((item, future))
+        self.put(item, partial(_settle, future))
         return await future
 
     async def close(self) -> None:
@@ -48,10 +53,10 @@ class Group(Generic[Item, Result]):
     def _work(self) -> None:
         while batch := self._batch():
             results = self._results([item for item, _ in batch])
-            self._loop.call_soon_threadsafe(_hand_out, [future for _, future in batch], results)
+            self._loop.call_soon_threadsafe(_hand_out, [tell for _, tell in batch], results)
         connections.close_all()
 
-    def _batch(self) -> list[tuple[Item, asyncio.Future[Result | None]]]:
+    def _batch(self) -> list[tuple[Item, Callable[[Result | None], None]]]:
         """All that waits now, at least one; empty at the end."""
         first = self._waiting.get()
         batch = []
@@ -83,9 +88,17 @@ class Group(Generic[Item, Result]):
 
 
 def _hand_out(
-    futures: Sequence[asyncio.Future[Result | None]], results: Sequence[Result | None]
+    tells: Sequence[Callable[[Result | None], None]], results: Sequence[Result | None]
 ) -> None:
-    for future, result in zip(futures, results, strict=True):
-        # Whoever hung up meanwhile waits no longer.
-        if not future.done():
-            future.set_result(result)
+    for tell, result in zip(tells, results, strict=True):
+        try:
+            tell(result)
+        except Exception:
+            # One who cannot be told must not keep the others waiting.
+            logger.exception("an answer was lost")
+
+
+def _settle(future: asyncio.Future[Result | None], result: Result | None) -> None:
+    # Whoever hung up meanwhile waits no longer.
+    if not future.done():
+        future.set_result(result)

@@ -28,10 +28,11 @@ from urllib.parse import unquote_to_bytes
 
 import orjson
 from django.conf import settings
-from django.db import connection, transaction
+from django.db import transaction
 from django.http.request import split_domain_port, validate_host
 
-from registry import beats, rows, services
+from reef_site.bodies import Answer
+from registry import beats, rows, services, sql
 from registry.beats import Beat, Outcome
 from registry.checkpoints import Checkpoints
 from registry.groups import Group
@@ -50,14 +51,6 @@ ROUTES: tuple[tuple[str, str, re.Pattern[bytes]], ...] = (
     ("GET", "discover", re.compile(rb"/registry/discover/([^/]+)/?")),
     ("GET", "ancestors", re.compile(_ID + rb"/ancestors/?")),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A status and a JSON body."""
-
-    status: int
-    body: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +124,22 @@ class HotRoutes:
             return await self._writer.ask(asked)
         return asked
 
+    def begin(
+        self,
+        route: tuple[str, str],
+        headers: Mapping[bytes, bytes],
+        tell: Callable[[Answer | None], None],
+    ) -> bool:
+        """The same for a request without a body, told when it is there; False if it is unclear."""
+        asked = question(route, headers, b"")
+        if isinstance(asked, Reading):
+            self._reader.put(asked, tell)
+        elif isinstance(asked, Writing):
+            self._writer.put(asked, tell)
+        else:
+            return False
+        return True
+
     async def _sign(self) -> None:
         """Say every few seconds that beats can come in here."""
         while True:
@@ -203,15 +212,13 @@ def holders_of(digests: set[str]) -> dict[str, Holder]:
     """The living nodes that these tokens belong to, in one look; run inside a group."""
     if not digests:
         return {}
-    inside, parameter = beats.members(digests)
-    sql = (
-        "SELECT t.digest, n.id, n.vm_id FROM vmtree_nodetoken t"  # noqa: S608
-        " JOIN vmtree_node n ON n.id = t.node_id"
+    inside, parameter = sql.members(digests)
+    living = (
+        "FROM vmtree_nodetoken t JOIN vmtree_node n ON n.id = t.node_id"
         f" WHERE t.digest IN {inside} AND t.revoked_at IS NULL AND n.removed_at IS NULL"
     )
-    with connection.cursor() as cursor:
-        cursor.execute(sql, [parameter])
-        return {row[0]: Holder(row[1], row[2]) for row in cursor.fetchall()}
+    rows = sql.look("t.digest, n.id, n.vm_id", living, [parameter])
+    return {digest: Holder(pk, vm_id) for digest, pk, vm_id in rows}
 
 
 # -- what the groups do ------------------------------------------------------------------------

@@ -6,14 +6,16 @@ What `serializers.vm_json` says of a row, this says too; a test holds them toget
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from operator import itemgetter
 from typing import Any
 
 import orjson
 from django.db import connection
 
 from registry import liveness
-from registry.beats import Stamp, members, raw, stamp, wire_date
+from registry.beats import wire_date
 from registry.models import LINKS, Watch
+from registry.sql import Stamp, look, members, stamp
 from vmtree import dates, lineage
 
 Json = dict[str, Any]
@@ -26,7 +28,6 @@ class View:
         now = dates.now()
         self._at: Stamp = stamp(now)
         self._grace = Watch.grace(now)
-        self._columns = _columns()
         self._parse = _fragment if connection.vendor == "sqlite" else orjson.loads
 
     def vms(self, ids: Iterable[str]) -> dict[str, Json]:
@@ -40,7 +41,8 @@ class View:
         condition, values = "WHERE v.role = %s AND v.status = 'running'", [role]
         if not self._grace:
             condition, values = f"{condition} AND v.silent_after > %s", [role, self._at]
-        rows = self._rows(f"{condition} ORDER BY v.last_seen DESC, v.id", values)
+        rows = sorted(self._rows(condition, values), key=itemgetter(0))
+        rows.sort(key=itemgetter(10), reverse=True)
         return [self._json(row) for row in rows]
 
     def ancestors(self, ids: Iterable[str]) -> dict[str, list[Json]]:
@@ -54,11 +56,8 @@ class View:
         lines = {vm_id: lineage.path_to(vm_id, parents) for vm_id in ids if vm_id in parents}
         return {vm_id: [facts[key] for key in line] for vm_id, line in lines.items()}
 
-    def _rows(self, rest: str, values: Sequence[Any], head: str = "") -> list[tuple[Any, ...]]:
-        with connection.cursor() as cursor:
-            sql = f"{head} SELECT {self._columns} FROM registry_vm v {rest}"  # noqa: S608
-            cursor.execute(sql, values)
-            return list(cursor.fetchall())
+    def _rows(self, rest: str, values: Sequence[Any], head: str = "") -> list[Sequence[Any]]:
+        return look(_COLUMNS, f"FROM registry_vm v {rest}", values, head)
 
     def _json(self, row: Sequence[Any]) -> Json:
         vitals = row[15]
@@ -88,16 +87,8 @@ def _fragment(text: str) -> orjson.Fragment:
     return orjson.Fragment(text)
 
 
-def _columns() -> str:
-    dated = [raw(f"v.{name}") for name in ("registered_at", "last_seen")]
-    limits = [raw(f"v.{name}") for name in ("late_after", "silent_after")]
-    plain = ("id", "name", "role", "status", "address", "parent_vm_id", "services", "reef_config")
-    return ", ".join(
-        [
-            *(f"v.{name}" for name in (*plain, "registered_by")),
-            *dated,
-            *("v.metadata", "v.has_metadata"),
-            *limits,
-            "v.vitals",
-        ]
-    )
+_COLUMNS = (
+    "v.id, v.name, v.role, v.status, v.address, v.parent_vm_id, v.services, v.reef_config,"
+    " v.registered_by, v.registered_at, v.last_seen, v.metadata, v.has_metadata, v.late_after,"
+    " v.silent_after, v.vitals"
+)

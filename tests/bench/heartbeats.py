@@ -10,6 +10,7 @@ batches to the same database.
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import re
 import shutil
@@ -162,6 +163,9 @@ def write_on() -> None:
     from registry.models import Gap
     from vmtree import dates
 
+    # As the worker does when it is ready.
+    gc.collect()
+    gc.freeze()
     parent = os.getppid()
     while os.getppid() == parent:
         now = dates.now()

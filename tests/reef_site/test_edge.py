@@ -16,9 +16,8 @@ from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 
-from reef_site import bodies, door, edge, handover
+from reef_site import bodies, edge, handover
 from tests.stack import TOKEN, Stack
 from tests.waiting import until
 
@@ -298,39 +297,6 @@ def test_a_head_without_end_is_cut_off(stack: Stack) -> None:
     body = "x" * (1 << 18)
     whole = request("POST /health HTTP/1.1", f"Content-Length: {len(body)}", body=body)
     assert raw(stack, whole)[0] == 405
-
-
-def test_a_head_that_drips_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door, "HEAD_SECONDS", 0.3)
-
-    async def play(*sent: bytes) -> bytes:
-        loop = asyncio.get_running_loop()
-        config = uvicorn.Config(_say_yes, http=door.LimitedProtocol, log_level="critical")
-        config.load()
-        server = await loop.create_server(
-            lambda: door.LimitedProtocol(config, uvicorn.server.ServerState(), {}), "127.0.0.1", 0
-        )
-        async with server:
-            port = server.sockets[0].getsockname()[1]
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            for each in sent:
-                writer.write(each)
-                await asyncio.sleep(0.02)
-            heard = await asyncio.wait_for(reader.read(), 10)
-            writer.close()
-            return heard
-
-    for slow in ([], [b"GET"], [b"G", b"ET", b" / HTTP/1.1\r\nA:", b" b"]):
-        assert b"too slow" in asyncio.run(play(*slow))
-    good = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
-    assert asyncio.run(play(good)).startswith(b"HTTP/1.1 200")
-
-
-async def _say_yes(_scope: bodies.Scope, _receive: bodies.Receive, send: bodies.Send) -> None:
-    """Takes longer than a head may."""
-    await asyncio.sleep(0.5)
-    await send({"type": "http.response.start", "status": 200, "headers": []})
-    await send({"type": "http.response.body", "body": b"yes"})
 
 
 def test_old_clients_without_a_host(stack: Stack) -> None:

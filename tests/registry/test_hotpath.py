@@ -10,6 +10,7 @@ import pytest
 from django.conf import settings
 from django.test import Client
 
+from reef_site.bodies import Answer
 from registry import hotpath
 from registry.models import VM
 from tests.registry.conftest import Register, age
@@ -133,7 +134,7 @@ def fleet_tokens(register: Register) -> dict[str, str]:
     }
 
 
-def ask_hot(case: Case, header: str) -> hotpath.Answer | None:
+def ask_hot(case: Case, header: str) -> Answer | None:
     """What the hot routes answer, in this thread: the test's transaction is seen."""
     path = case.path.encode()
     route = hotpath.HotRoutes.route({"method": case.method, "raw_path": path})

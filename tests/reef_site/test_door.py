@@ -1,0 +1,123 @@
+"""The door itself: heads that do not end, and answers that need no task."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import uvicorn
+
+from reef_site import bodies, door
+
+Tell = Callable[[bodies.Answer | None], None]
+FAST = b"GET /fast HTTP/1.1\r\nHost: a\r\n\r\n"
+SLOW = b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n"
+LAST = b"GET /last HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+
+
+class App:
+    """Answers what begins with /fast or /last at once, and all else after a while."""
+
+    def __init__(self, gate: asyncio.Event | None = None) -> None:
+        self.gate = gate
+        self.told: list[str] = []
+
+    def at_once(self, scope: bodies.Scope, tell: Tell) -> bool:
+        """As the edge does it: later, on the loop."""
+        if not scope["path"].startswith(("/fast", "/last", "/unclear")):
+            return False
+        unclear = scope["path"] == "/unclear"
+        answer = None if unclear else bodies.Answer(200, scope["path"].encode())
+        asyncio.get_running_loop().create_task(self._tell(scope["path"], partial(tell, answer)))
+        return True
+
+    async def _tell(self, path: str, tell: Callable[[], None]) -> None:
+        if self.gate:
+            await self.gate.wait()
+        tell()
+        self.told.append(path)
+
+    async def __call__(
+        self, scope: bodies.Scope, _receive: bodies.Receive, send: bodies.Send
+    ) -> None:
+        """Takes longer than a head may, in one of the tests."""
+        await asyncio.sleep(0.5)
+        body = b"slowly " + scope["path"].encode()
+        length = str(len(body)).encode()
+        headers = [(b"content-length", length)]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+
+async def _serve(app: App) -> asyncio.Server:
+    config = uvicorn.Config(app, http=door.Protocol, log_level="critical")
+    config.load()
+    state = uvicorn.server.ServerState()
+    loop = asyncio.get_running_loop()
+    return await loop.create_server(lambda: door.Protocol(config, state, {}), "127.0.0.1", 0)
+
+
+async def _play(app: App, *sent: bytes) -> bytes:
+    """All that comes back until the server hangs up."""
+    async with await _serve(app) as server:
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        for each in sent:
+            writer.write(each)
+            await asyncio.sleep(0.02)
+        heard = await asyncio.wait_for(reader.read(), 10)
+        writer.close()
+        return heard
+
+
+def test_a_head_that_drips_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door, "HEAD_SECONDS", 0.3)
+
+    for slow in ([], [b"GET"], [b"G", b"ET", b" / HTTP/1.1\r\nA:", b" b"]):
+        assert b"too slow" in asyncio.run(_play(App(), *slow))
+    good = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+    assert asyncio.run(_play(App(), good)).startswith(b"HTTP/1.1 200")
+
+
+def test_answers_come_in_the_order_of_the_questions() -> None:
+    heard = asyncio.run(_play(App(), FAST + SLOW + FAST + LAST))
+
+    bodies_heard = [each.rpartition(b"\r\n\r\n")[2] for each in heard.split(b"HTTP/1.1 200 OK")]
+    assert bodies_heard == [b"", b"/fast", b"slowly /slow", b"/fast", b"/last"]
+    assert heard.count(b"connection: close\r\n") == 1
+    assert heard.count(b"content-type: application/json\r\n") == 3
+
+
+def test_what_proves_to_be_unclear_is_answered_as_all_else() -> None:
+    heard = asyncio.run(_play(App(), FAST.replace(b"/fast", b"/unclear") + LAST))
+
+    assert b"slowly /unclear" in heard
+    assert heard.endswith(b"/last")
+
+
+def test_an_old_client_is_hung_up_on_after_its_answer() -> None:
+    heard = asyncio.run(_play(App(), b"GET /fast HTTP/1.0\r\n\r\n"))
+
+    assert b"connection: close\r\n" in heard
+    assert heard.endswith(b"\r\n\r\n/fast")
+
+
+def test_who_hangs_up_before_the_answer_is_forgotten() -> None:
+    async def play() -> list[str]:
+        app = App(asyncio.Event())
+        assert app.gate
+        async with await _serve(app) as server:
+            _, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+            writer.write(FAST)
+            await writer.drain()
+            writer.close()
+            await writer.wait_closed()
+            await asyncio.sleep(0.1)
+            app.gate.set()
+            async with asyncio.timeout(10):
+                while not app.told:
+                    await asyncio.sleep(0.01)
+        return app.told
+
+    assert asyncio.run(play()) == ["/fast"]
