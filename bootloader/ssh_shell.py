@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import secrets
-import selectors
 import shlex
 import socket
 import ssl
@@ -257,26 +256,27 @@ class _Talk:
         self.fed = False
         self.on_output = on_output
         self.output, self.errors = bytearray(), bytearray()
+        self.wake = _Wake()
+        channel.in_buffer.set_event(self.wake)
+        channel.in_stderr_buffer.set_event(self.wake)
 
     def hold(self, end: float) -> bool:
         """Until the command and its output have ended (True), or `end` is reached."""
         ended: float | None = None
-        with selectors.DefaultSelector() as selector:
-            selector.register(self.channel, selectors.EVENT_READ)
-            while True:
-                self._feed()
-                # Asked before we listen: what came until then is heard below, or the next time.
-                over = self.channel.closed or self.channel.eof_received
-                heard = self._listen()
-                now = time.monotonic()
-                if self.channel.exit_status_ready():
-                    ended = now if ended is None or heard else ended
-                    if not heard and (over or now - ended > _LINGER):
-                        return True
-                if now >= end:
-                    return False
-                if not heard:
-                    selector.select(min(end - now, 0.2 if self.fed and not over else 0.01))
+        while True:
+            self._feed()
+            # Asked before we listen: what came until then is heard below, or the next time.
+            over = self.channel.closed or self.channel.eof_received
+            heard = self._listen()
+            now = time.monotonic()
+            if self.channel.exit_status_ready():
+                ended = now if ended is None or heard else ended
+                if not heard and (over or now - ended > _LINGER):
+                    return True
+            if now >= end:
+                return False
+            if not heard:
+                self.wake.next(min(end - now, 0.2 if self.fed and not over else 0.01))
 
     def _feed(self) -> None:
         while not self.fed and self.channel.send_ready():
@@ -306,6 +306,22 @@ class _Talk:
                 if data and self.on_output is not None:
                     self.on_output(data)
         return heard
+
+
+class _Wake(threading.Event):
+    """Set by the connection's thread when something comes in on one of the streams.
+
+    The channel's own `fileno()` would be a pipe, which that thread may write to after we closed it:
+    into whatever file has its number by then.
+    """
+
+    def clear(self) -> None:
+        """One stream is read empty, which says nothing of the other one."""
+
+    def next(self, seconds: float) -> None:
+        """Until something comes in, or for so long."""
+        self.wait(seconds)
+        super().clear()
 
 
 def _late(timeout: float) -> CommandTimeout:

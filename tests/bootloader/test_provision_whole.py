@@ -108,9 +108,12 @@ def test_a_create_whose_answer_was_lost_is_cancelled_whole(
     until(lambda: stack.step(made["id"]) == "create", 30)
     stack.post(f"/bootloader/provisionings/{made['id']}/cancel", {"machine": "delete"})
     assert stack.wait(made["id"], "cancelled", seconds=90)["state"] == "cancelled"
-    # Others that were asked for before may still be coming up.
-    mine = [vm for vm in emulator.vms() if vm["labels"].get("reef-name") == "lost"]
-    assert not mine, stack.log(made["id"])
+    assert not vms_of(emulator, "lost"), stack.log(made["id"])
+
+
+def vms_of(emulator: Emulator, name: str) -> list[dict[str, Any]]:
+    """What was made under this name: others may still be coming up, or kept."""
+    return [vm for vm in emulator.vms() if vm["labels"].get("reef-name") == name]
 
 
 def test_a_failed_one_is_deleted_if_that_was_chosen(stack: BootStack, emulator: Emulator) -> None:
@@ -120,7 +123,7 @@ def test_a_failed_one_is_deleted_if_that_was_chosen(stack: BootStack, emulator: 
     made = stack.wait(stack.provision("nowhere", "bare", **wish)["id"])
     assert made["state"] == "failed"
     assert "the script ended with status" in made["reason"]
-    until(lambda: not emulator.vms(), 20)
+    until(lambda: not vms_of(emulator, "nowhere"), 20)
 
 
 def test_vms_below_vms_and_several_at_once(stack: BootStack, emulator: Emulator) -> None:
