@@ -124,7 +124,7 @@ def test_what_fails_is_retried_or_given_up(
 def test_cancelling_asks_what_becomes_of_the_vm(
     page: Page, stack: BootStack, emulator: Emulator
 ) -> None:
-    emulator.set(boot_delay_s=20)
+    emulator.set(boot_delay_s=8)
     fill(page, "unwanted")
     page.click("text=Start at once")
     expect(page.locator("#log")).to_contain_text("is made", timeout=SECONDS)

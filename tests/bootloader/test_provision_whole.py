@@ -84,7 +84,7 @@ def test_many_who_ask_for_the_same_get_one(stack: BootStack, emulator: Emulator)
 def test_what_is_cancelled_is_kept_or_deleted(
     stack: BootStack, emulator: Emulator, leftover: str
 ) -> None:
-    emulator.set(boot_delay_s=20)
+    emulator.set(boot_delay_s=8)
     made = stack.provision(f"cancelled-{leftover}", "bare")
     until(lambda: stack.step(made["id"]) == "ssh", 30)
     body = {"machine": leftover}
