@@ -1,4 +1,4 @@
-"""What providers have, against what reef knows: findings, acted on when an operator says so.
+"""What providers have, against what reef knows: findings, acted on when one (or a rule) says so.
 
 A finding stays as long as it is so; one that is not so any more settles itself, and one that was
 dismissed is not brought up again while it is so.

@@ -99,7 +99,7 @@ class FindingState(TextChoices):
 
 
 class Proposal(TextChoices):
-    """What reef proposes to do about a finding; done only when an operator says so."""
+    """What reef proposes to do about a finding; done only when an operator or a rule says so."""
 
     ADOPT = "adopt", "take it into the tree"
     DELETE = "delete", "delete the VM"

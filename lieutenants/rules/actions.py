@@ -12,9 +12,9 @@ from lieutenants.operations import handlers, plain_vms
 from lieutenants.operations import services as operations
 from lieutenants.operations.agents import lieutenants_at
 from lieutenants.operations.models import Verb
-from lieutenants.rules import webhooks
+from lieutenants.rules import findings, webhooks
 from lieutenants.rules.models import Action, Firing, Rule
-from lieutenants.rules.proofs import enough, proofs
+from lieutenants.rules.proofs import Proof, enough, proofs
 from registry.models import Status
 from vmtree import dates, snapshots
 from vmtree.exceptions import FleetError, NotFound
@@ -74,11 +74,7 @@ def _restart(rule: Rule, firing: Firing) -> str:
 
 def _destroy(rule: Rule, firing: Firing) -> str:
     """Only the dead, and nobody above the living."""
-    found = proofs(firing.subject, dates.now())
-    firing.evidence["proofs"] = [vars(proof) for proof in found]
-    if not enough(found):
-        said = "; ".join(f"{proof.source}: {proof.text}" for proof in found)
-        raise Held(f"not proven dead by two signs ({said})")
+    _must_be_dead(firing, proofs(firing.subject, dates.now()))
     below = Node.objects.living().filter(parent__vm_id=firing.subject).count()
     if below:
         raise Held(f"{below} VMs stand below it")
@@ -87,6 +83,22 @@ def _destroy(rule: Rule, firing: Firing) -> str:
     cause = f"firing {firing.pk} of {rule.actor}"[:200]
     job, _ = operations.start(Verb.DESTROY, firing.subject, by=rule.actor, cause=cause)
     return f"job {job.pk} destroys it"
+
+
+def _do_proposed(rule: Rule, firing: Firing) -> str:
+    """As an operator would; deletes only what two signs say is dead."""
+    row = findings.finding_of(firing)
+    signs = findings.proofs_against(row.proposal, row.vm_id, dates.now())
+    if signs:
+        _must_be_dead(firing, signs)
+    return findings.do_proposed(row, rule.actor)
+
+
+def _must_be_dead(firing: Firing, found: list[Proof]) -> None:
+    firing.evidence["proofs"] = [vars(proof) for proof in found]
+    if not enough(found):
+        said = "; ".join(f"{proof.source}: {proof.text}" for proof in found)
+        raise Held(f"not proven dead by two signs ({said})")
 
 
 def _destroy_unplaced(rule: Rule, firing: Firing) -> str:
@@ -106,4 +118,5 @@ _ACTIONS: dict[Action, Callable[[Rule, Firing], str]] = {
     Action.RESUME: _ask(Verb.RESUME),
     Action.RESTART: _restart,
     Action.DESTROY: _destroy,
+    Action.DO_PROPOSED: _do_proposed,
 }

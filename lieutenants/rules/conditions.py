@@ -10,6 +10,7 @@ from typing import Any
 from django.db.models import Exists, OuterRef, Q, QuerySet
 
 from lieutenants.models import Answer, Lieutenant
+from lieutenants.rules import findings
 from lieutenants.rules.models import Action, Event, Firing, Rule
 from lieutenants.states import Outcome, Status
 from registry import liveness
@@ -172,4 +173,10 @@ CONDITIONS: dict[Event, Condition] = {
     Event.LIEUTENANT_FINISHED: Condition(
         _finished, "lieutenant_id", "lieutenant__name", "ended_at", ("id", "ended_at", "outcome")
     ),
+    **{
+        Event(event): Condition(
+            findings.rows_of(kind), "machine_id", "name", "found_at", findings.EVIDENCE
+        )
+        for event, kind in findings.KINDS.items()
+    },
 }

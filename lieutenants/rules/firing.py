@@ -19,6 +19,7 @@ from lieutenants.models import Lieutenant
 from lieutenants.rules import actions, conditions
 from lieutenants.rules.actions import Held
 from lieutenants.rules.conditions import Case
+from lieutenants.rules.findings import proofs_against
 from lieutenants.rules.models import Action, Firing, FiringState, Rule
 from lieutenants.rules.proofs import Proof, enough, proofs
 from lieutenants.rules.webhooks import WebhookFailed
@@ -38,7 +39,7 @@ FIRST_PAUSE = timedelta(seconds=10)
 HELD_PAUSE = timedelta(minutes=5)
 KEPT = timedelta(days=90)
 # These reach outside of the database, so they stand in no transaction.
-_OUTSIDE = (Action.WEBHOOK, Action.SNAPSHOT, Action.DESTROY)
+_OUTSIDE = (Action.WEBHOOK, Action.SNAPSHOT, Action.DESTROY, Action.DO_PROPOSED)
 
 
 def tick(at: datetime | None = None) -> list[int]:
@@ -179,8 +180,14 @@ def dry_run(rule: Rule, at: datetime | None = None) -> DryRun:
     """What would happen if the rule were on; changes nothing."""
     now = at or dates.now()
     found = conditions.cases(rule, now, MOST_CASES + 1)
-    destroys = rule.action == Action.DESTROY
-    would = [
-        Would(case, proofs(case.subject, now) if destroys else []) for case in found[:MOST_CASES]
-    ]
+    would = [Would(case, _proofs_for(rule, case, now)) for case in found[:MOST_CASES]]
     return DryRun(rule, now, Watch.grace(now), would, len(found) > MOST_CASES)
+
+
+def _proofs_for(rule: Rule, case: Case, now: datetime) -> list[Proof]:
+    """What is looked at before this rule ends somebody; nothing if it does not."""
+    if rule.action == Action.DESTROY:
+        return proofs(case.subject, now)
+    if rule.action == Action.DO_PROPOSED:
+        return proofs_against(case.evidence["proposal"], case.evidence["vm_id"], now)
+    return []

@@ -29,6 +29,10 @@ class Event(models.TextChoices):
     LIEUTENANT_ERROR = "lieutenant-error", "lieutenant is in error"
     LIEUTENANT_IDLE = "lieutenant-idle", "lieutenant is idle"
     LIEUTENANT_FINISHED = "lieutenant-finished", "lieutenant finished its work"
+    # The findings of the bootloader's reconcile.
+    FINDING_UNKNOWN = "finding-unknown", "a provider has a VM that the tree does not have"
+    FINDING_VANISHED = "finding-vanished", "a VM vanished at its provider"
+    FINDING_USELESS = "finding-useless", "a VM costs and serves nothing"
 
 
 class Action(models.TextChoices):
@@ -42,9 +46,12 @@ class Action(models.TextChoices):
     RESUME = "resume", "resume it"
     RESTART = "restart", "restart the lieutenant"
     DESTROY = "destroy", "destroy it"
+    DO_PROPOSED = "do-proposed", "do what the finding proposes"
 
 
 OF_LIEUTENANTS = (Event.LIEUTENANT_ERROR, Event.LIEUTENANT_IDLE, Event.LIEUTENANT_FINISHED)
+OF_FINDINGS = (Event.FINDING_UNKNOWN, Event.FINDING_VANISHED, Event.FINDING_USELESS)
+FOR_FINDINGS = (Action.NOTE, Action.WEBHOOK, Action.SNAPSHOT, Action.DO_PROPOSED)
 # Only of these can somebody be dead.
 OF_THE_DEAD = (Event.VM_SILENT, Event.LIEUTENANT_ERROR)
 
@@ -104,6 +111,11 @@ class Rule(models.Model):
                 name="rule_destroys_the_dead_after_grace",
             ),
             models.CheckConstraint(
+                condition=~Q(action="do-proposed")
+                | Q(grace_minutes__gte=LEAST_GRACE_MINUTES, event__startswith="finding-"),
+                name="rule_does_what_is_proposed_after_grace",
+            ),
+            models.CheckConstraint(
                 condition=~Q(action="webhook") | ~Q(webhook_url=""), name="rule_webhook_has_url"
             ),
         ]
@@ -143,14 +155,11 @@ class Rule(models.Model):
         """What belongs together. Raises ValidationError with the field's name."""
         wrong: dict[str, str] = {}
         if self.event in OF_LIEUTENANTS:
-            if self.role not in ("", Role.LIEUTENANT):
-                wrong["role"] = "a rule about lieutenants finds no other role"
-            if self.category not in ("", Category.LIEUTENANT):
-                wrong["category"] = "a rule about lieutenants finds no other category"
-            if self.action == Action.MARK_STOPPED:
-                wrong["action"] = "only a rule about VMs marks them stopped"
+            wrong |= self._wrong_about_lieutenants()
         if self.action == Action.DESTROY:
             wrong |= self._wrong_destroyer()
+        if self.event in OF_FINDINGS or self.action == Action.DO_PROPOSED:
+            wrong |= self._wrong_about_findings()
         if len(re.findall(r"\*+", self.name_pattern)) > MOST_STARS:
             wrong["name_pattern"] = f"at most {MOST_STARS} stars"
         if self.action == Action.WEBHOOK and not self.webhook_url:
@@ -165,11 +174,35 @@ class Rule(models.Model):
         if self.event not in OF_THE_DEAD:
             words = ", ".join(OF_THE_DEAD)
             wrong["event"] = f"a rule destroys only the dead; its event is one of {words}"
-        if self.grace_minutes < LEAST_GRACE_MINUTES:
-            wrong["grace_minutes"] = (
-                f"a rule that destroys waits {LEAST_GRACE_MINUTES} minutes or more"
-            )
+        return wrong | self._without_grace()
+
+    def _wrong_about_lieutenants(self) -> dict[str, str]:
+        wrong = {}
+        if self.role not in ("", Role.LIEUTENANT):
+            wrong["role"] = "a rule about lieutenants finds no other role"
+        if self.category not in ("", Category.LIEUTENANT):
+            wrong["category"] = "a rule about lieutenants finds no other category"
+        if self.action == Action.MARK_STOPPED:
+            wrong["action"] = "only a rule about VMs marks them stopped"
         return wrong
+
+    def _wrong_about_findings(self) -> dict[str, str]:
+        if self.event not in OF_FINDINGS:
+            return {"action": "only a rule about findings does what one proposes"}
+        wrong = {}
+        if self.action not in FOR_FINDINGS:
+            wrong["action"] = f"for a finding must be one of {', '.join(FOR_FINDINGS)}"
+        if self.role:
+            wrong["role"] = "a rule about findings knows no roles"
+        if self.category:
+            wrong["category"] = "a rule about findings knows no categories"
+        return wrong | (self._without_grace() if self.action == Action.DO_PROPOSED else {})
+
+    def _without_grace(self) -> dict[str, str]:
+        if self.grace_minutes >= LEAST_GRACE_MINUTES:
+            return {}
+        text = f"a rule that may destroy waits {LEAST_GRACE_MINUTES} minutes or more"
+        return {"grace_minutes": text}
 
 
 class FiringState(models.TextChoices):
@@ -204,7 +237,7 @@ class Firing(models.Model):
     rule_name = models.CharField(max_length=100)
     event = models.CharField(max_length=30, choices=Event.choices)
     action = models.CharField(max_length=20, choices=Action.choices)
-    subject = models.CharField(max_length=255, help_text="The VM's id.")
+    subject = models.CharField(max_length=255, help_text="The VM's id, or its machine's.")
     subject_name = models.CharField(max_length=255, blank=True)
     cause_at = models.DateTimeField(help_text="Since when what caused it holds.")
     evidence = models.JSONField(default=dict, encoder=CompactEncoder)

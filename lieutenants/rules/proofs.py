@@ -27,7 +27,7 @@ class Proof:
 def proofs(vm_id: str, now: datetime) -> list[Proof]:
     """What each source says of this VM now; each is independent of the others."""
     vm = VM.objects.filter(pk=vm_id).first()
-    return [_silence(vm, now), _status(vm), _handler(vm_id)]
+    return [silence(vm, now), status(vm), _handler(vm_id)]
 
 
 def enough(found: list[Proof]) -> bool:
@@ -35,7 +35,7 @@ def enough(found: list[Proof]) -> bool:
     return sum(proof.holds for proof in found) >= NEEDED
 
 
-def _silence(vm: VM | None, now: datetime) -> Proof:
+def silence(vm: VM | None, now: datetime) -> Proof:
     """No beat came for longer than this VM may be silent, and reef was there to hear it."""
     if vm is None:
         return Proof("silence", holds=False, text="it is not registered, so no beat is expected")
@@ -48,7 +48,7 @@ def _silence(vm: VM | None, now: datetime) -> Proof:
     return Proof("silence", holds=overdue, text=f"last sign {dates.js_date(vm.last_seen)}")
 
 
-def _status(vm: VM | None) -> Proof:
+def status(vm: VM | None) -> Proof:
     """Somebody said that it stopped: itself, or who runs it. A rule is nobody.
 
     A lieutenant's status follows from its process, so it is no sign beside that one.

@@ -1,0 +1,157 @@
+"""Rules say so, too: what a finding proposes is done after grace, and only to the dead."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.db import IntegrityError, transaction
+
+from bootloader import reconcile
+from bootloader.models import Finding, Machine, Provisioning
+from bootloader.provisioning import rings
+from bootloader.states import FindingState, State
+from lieutenants.rules import firing
+from lieutenants.rules.models import Firing, Rule
+from registry.models import VM
+from tests.bootloader.test_provision_reconcile import a_member, made_by_somebody, remove
+from tests.conftest import Api
+from tests.emulator.fixture import emulator, emulator_of_the_run
+from tests.emulator.handle import Emulator
+from vmtree import dates
+from vmtree.models import Node
+
+__all__ = ["emulator", "emulator_of_the_run"]
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+RULES = "/registry/rules"
+
+
+@pytest.fixture(autouse=True)
+def platform(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Emulator:
+    """Config points at the emulator, nothing gets time to find its place, nobody is rung for."""
+    for name, value in emulator.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(reconcile, "PATIENCE", timedelta(0))
+    monkeypatch.setattr(rings, "tell", lambda _key: None)
+    monkeypatch.setattr(firing, "ring", lambda _key: None)
+    return emulator
+
+
+def rule(api: Api, event: str, **said: Any) -> int:
+    """A rule that is on, made by the API."""
+    wish = {"name": event, "event": event, "action": "do-proposed", "graceMinutes": 5}
+    answer = api.post(RULES, {**wish, "enabled": True, **said})
+    assert answer.status_code == 201, answer.content
+    return int(answer.json()["rule"]["id"] if "rule" in answer.json() else answer.json()["id"])
+
+
+def let_grace_pass() -> Firing:
+    """A tick, its grace, and the deed; the only firing."""
+    for key in firing.tick():
+        firing.act(key)
+    Firing.objects.filter(state="waiting").update(due_at=dates.now())
+    for key in firing.tick():
+        firing.act(key)
+    return Firing.objects.get()
+
+
+def test_a_vanished_vm_is_buried_after_grace(api: Api, emulator: Emulator) -> None:
+    vm_id = a_member(emulator)
+    remove(emulator, vm_id)
+    reconcile.look()
+    rule(api, "finding-vanished")
+    assert firing.tick() == []
+    waits = Firing.objects.get()
+    assert (waits.subject, waits.state) == (vm_id, "waiting")
+    assert Node.objects.living().filter(vm_id=vm_id).exists()
+
+    done = let_grace_pass()
+
+    assert (done.state, done.evidence["kind"]) == ("done", "vanished"), done.outcome
+    assert not Node.objects.living().filter(vm_id=vm_id).exists()
+    assert not VM.objects.filter(pk=vm_id).exists()
+    found = Finding.objects.get()
+    assert (found.state, found.decided_by) == (FindingState.DONE, "rule finding-vanished")
+
+
+def test_what_an_operator_decided_meanwhile_stays_so(api: Api, emulator: Emulator) -> None:
+    vm_id = a_member(emulator)
+    remove(emulator, vm_id)
+    reconcile.look()
+    rule(api, "finding-vanished")
+    firing.tick()
+    reconcile.dismiss(Finding.objects.get().pk, by="tests")
+
+    assert let_grace_pass().state == "dropped"
+    assert Node.objects.living().filter(vm_id=vm_id).exists()
+
+
+def test_what_a_provisioning_left_is_deleted_by_two_signs(api: Api, emulator: Emulator) -> None:
+    vm_id = made_by_somebody(emulator)
+    machine = Machine.objects.create(provider="vers", machine_id=vm_id, vm_id=vm_id)
+    Provisioning.objects.create(
+        name="x", profile="full", provider="vers", actor="t", state=State.FAILED, machine=machine
+    )
+    reconcile.look()
+    key = rule(api, "finding-unknown")
+    (would,) = api.get(f"{RULES}/{key}/dry-run").json()["would"]
+    assert would["acts"]
+    assert {proof["source"] for proof in would["proofs"]} == {"tree", "silence"}
+    assert len(emulator.vms()) == 1
+
+    done = let_grace_pass()
+
+    assert done.state == "done", done.outcome
+    assert emulator.vms() == []
+    assert [proof["holds"] for proof in done.evidence["proofs"]] == [True, True]
+
+
+def test_one_that_may_live_is_left_alone(api: Api, emulator: Emulator) -> None:
+    vm_id = a_member(emulator)
+    VM.objects.filter(pk=vm_id).update(last_seen=dates.now() - timedelta(hours=2))
+    reconcile.look()
+    rule(api, "finding-useless")
+
+    held = let_grace_pass()
+
+    assert (held.state, "not proven dead by two signs" in held.outcome) == ("waiting", True)
+    assert len(emulator.vms()) == 1
+    # It says itself that it stopped: that is the second sign.
+    stopped = {"status": "stopped", "late_after": None, "silent_after": None}
+    VM.objects.filter(pk=vm_id).update(**stopped)
+    Firing.objects.update(due_at=dates.now())
+    for key in firing.tick():
+        firing.act(key)
+    assert Firing.objects.get().state == "done", Firing.objects.get().outcome
+    assert emulator.vms() == []
+
+
+def test_a_stranger_is_taken_in_without_any_proof(api: Api, emulator: Emulator) -> None:
+    vm_id = made_by_somebody(emulator)
+    reconcile.look()
+    rule(api, "finding-unknown")
+
+    assert let_grace_pass().state == "done"
+    assert Node.objects.living().get().vm_id == vm_id
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"event": "vm-silent"}, "action: only a rule about findings does what one proposes"),
+        ({"action": "pause"}, "action: for a finding must be one of note, webhook, snapshot"),
+        ({"graceMinutes": 4}, "graceMinutes: a rule that may destroy waits 5 minutes"),
+        ({"role": "worker"}, "role: a rule about findings knows no roles"),
+        ({"category": "swarm_vm"}, "category: a rule about findings knows no categories"),
+    ],
+)
+def test_what_does_not_fit_is_refused(api: Api, wrong: dict[str, Any], says: str) -> None:
+    wish = {"name": "x", "event": "finding-unknown", "action": "do-proposed", "graceMinutes": 5}
+    answer = api.post(RULES, {**wish, **wrong})
+    assert answer.status_code == 400
+    assert answer.json()["error"].startswith(says)
+    with pytest.raises(IntegrityError), transaction.atomic():
+        Rule.objects.create(name="y", event="vm-late", action="do-proposed", grace_minutes=9)
