@@ -311,6 +311,7 @@ eval "setsid $line" </dev/null >/run/unit.log 2>&1 9>&- &
 
 
 @pytest.mark.agent
+@pytest.mark.thorough  # so does that one
 def test_an_agent_there_answers_through_the_fleets_own_endpoint(
     roof: Roof, machine: Machine, stub: StubLLM
 ) -> None:

@@ -25,6 +25,8 @@ from tests.stack import ROOT, STANDIN, free_port
 from tests.waiting import until
 
 pytestmark = pytest.mark.timeout(600)
+# So it does on a VM of the profile `full`, in test_provision_profiles.
+RUNS_ON_A_VM = pytest.mark.thorough
 
 
 def sha256(content: bytes) -> str:
@@ -234,6 +236,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
         yield Installed(tmp_path_factory.mktemp("vm"), roof)
 
 
+@RUNS_ON_A_VM
 def test_it_is_the_roofs_code(installed: Installed) -> None:
     version = installed.listed["version"]
 
@@ -257,6 +260,7 @@ def test_it_is_the_roofs_code(installed: Installed) -> None:
     assert done.stdout.split() == [version, wheel["sha256"], sha256(npm_lock)[:12]]
 
 
+@RUNS_ON_A_VM
 def test_without_a_word_its_data_lie_in_the_home_folder(installed: Installed) -> None:
     installed.reef("check")
     assert (Path(installed.env["HOME"]) / ".reef" / "data" / "secret-key").exists()
@@ -265,6 +269,7 @@ def test_without_a_word_its_data_lie_in_the_home_folder(installed: Installed) ->
     assert (installed.folder / "opt" / "data" / "secret-key").exists()
 
 
+@RUNS_ON_A_VM
 def test_reef_runs_from_it(installed: Installed, tmp_path: Path) -> None:
     """Pages, styles, admin, API, worker and follower, a lieutenant; data where they shall be."""
     data, port = tmp_path / "data", free_port()

@@ -51,7 +51,9 @@ REEFS = {
 }
 
 
-@pytest.fixture(scope="module", params=REEFS)
+@pytest.fixture(
+    scope="module", params=["infra", "tree", pytest.param("full", marks=pytest.mark.thorough)]
+)
 def reef(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Roof, set[str]]]:

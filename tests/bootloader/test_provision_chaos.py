@@ -104,6 +104,7 @@ def test_a_worker_that_is_killed_in_a_step(
     check_one_vm(stack, stack.wait(made, seconds=SECONDS))
 
 
+@pytest.mark.thorough
 def test_a_worker_that_is_killed_again_and_again(stack: BootStack, emulator: Emulator) -> None:
     emulator.set(boot_delay_s=1.0, latency_ms=100)
     made = [stack.provision(f"often-{number}", "bare") for number in range(4)]

@@ -99,6 +99,7 @@ def test_the_core_path_works_on_postgresql(postgres: str) -> None:
     assert passed(run_tests(postgres, *files, "-k", "not twenty_kills")) >= 80
 
 
+@pytest.mark.thorough
 def test_endings_work_on_postgresql(postgres: str) -> None:
     assert passed(run_tests(postgres, str(HERE / "test_endings.py"), "-k", ENDINGS)) == 6
 

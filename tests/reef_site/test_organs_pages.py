@@ -20,8 +20,8 @@ from vmtree import organs
 from vmtree import services as tree
 from vmtree.models import Category, Node
 
-ALONE = [(organ,) for organ in organs.KNOWN]
-WITHOUT = [tuple(each for each in organs.KNOWN if each != organ) for organ in organs.KNOWN]
+ALONE = [(organ,) for organ in organs.MODULES]
+WITHOUT = [tuple(each for each in organs.KNOWN if each != organ) for organ in organs.MODULES]
 HTML = {"accept": "text/html"}
 
 

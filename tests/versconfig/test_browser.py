@@ -71,7 +71,7 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
-@pytest.fixture(params=[1440, 390])
+@pytest.fixture(params=[pytest.param(1440, marks=pytest.mark.thorough), 390])
 def page(request: pytest.FixtureRequest, browser: Browser, stack: Pages) -> Iterator[Page]:
     """A tab, wide or narrow, that must not complain."""
     expect.set_options(timeout=SECONDS)
