@@ -6,7 +6,7 @@ from celery import shared_task
 
 from bootloader import joining, reports
 from bootloader import reconcile as reconciling
-from bootloader.provisioning import limits, run
+from bootloader.provisioning import limits, run, texts
 
 
 @shared_task(name="bootloader.advance", soft_time_limit=340, time_limit=360)
@@ -29,9 +29,10 @@ def tick() -> None:
 
 @shared_task(name="bootloader.sweep", soft_time_limit=50, time_limit=60)
 def sweep() -> None:
-    """Forget join tokens and reports that nobody needs any more."""
+    """Forget join tokens, reports and scripts that nobody needs any more."""
     joining.sweep()
     reports.sweep()
+    texts.sweep()
 
 
 @shared_task(name="bootloader.reconcile", soft_time_limit=150, time_limit=170)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from datetime import timedelta
 
 from django.conf import settings
+from django.db.models import Max
 
 from bootloader import cloud_init, planning, render
 from bootloader.models import Provisioning
@@ -17,6 +19,7 @@ from bootloader.plan import BootPlan
 from bootloader.provisioning import resolving
 from bootloader.provisioning.wishes import Wish, of_row
 from versconfig import config, keys
+from vmtree import dates
 from vmtree.models import Node
 
 MASK = render.MASK
@@ -27,6 +30,10 @@ _TOKENS = re.compile(r"\breef(?:join)?_[A-Za-z0-9_-]{20,}")
 _URL_PASSWORDS = re.compile(r"(?<=://)[^/\s@]+:[^/\s@]+(?=@)")
 _PRIVATE_KEYS = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(-----END [A-Z ]*-----|\Z)", re.S)
 _SHORTEST_SECRET = 8
+# How long the texts of an ended provisioning are kept: they are large. The newest of each profile
+# stays for good, for previews to compare with.
+KEPT = timedelta(days=30)
+_MOST_FORGOTTEN = 500
 
 
 @dataclass(frozen=True)
@@ -46,6 +53,16 @@ def real(row: Provisioning, address: str) -> str:
 def shown(row: Provisioning, address: str) -> Texts:
     """What was used for this VM, secrets masked."""
     return _texts(_plan_of(row, address))
+
+
+def sweep() -> None:
+    """Forget the texts of provisionings that ended long ago."""
+    written = Provisioning.objects.exclude(script="")
+    newest = written.order_by().values("profile").annotate(newest=Max("pk"))
+    old = written.filter(ended_at__lt=dates.now() - KEPT)
+    old = old.exclude(pk__in=[each["newest"] for each in newest])
+    keys = list(old.values_list("pk", flat=True)[:_MOST_FORGOTTEN])
+    Provisioning.objects.filter(pk__in=keys).update(script="", user_data="")
 
 
 def _plan_of(row: Provisioning, address: str) -> BootPlan:

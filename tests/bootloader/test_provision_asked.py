@@ -10,7 +10,7 @@ import pytest
 
 from bootloader.exceptions import ProviderRefused
 from bootloader.models import BootStep, LogLine, Machine, OwnProfile, Provisioning
-from bootloader.provisioning import booting, limits, machines, rings, run
+from bootloader.provisioning import booting, limits, machines, rings, run, texts
 from bootloader.states import State, StepName, StepState
 from reef_site.auth import make_operator
 from tests.conftest import Api
@@ -486,3 +486,39 @@ def test_pages_of_nobody_are_the_sign_in(client: Callable[..., Any]) -> None:
     answer = client.get("/provisioning/")  # type: ignore[attr-defined]
     assert answer.status_code == 302
     assert answer.url.startswith("/signin")
+
+
+# -- what is forgotten ---------------------------------------------------------------------------
+
+
+def test_texts_are_kept_for_a_month_and_the_newest_of_each_profile_for_good() -> None:
+    def row(name: str, days: int, state: State, profile: str = "swarm") -> str:
+        ended = None if state == State.RUNNING else dates.now() - timedelta(days=days)
+        made = Provisioning.objects.create(
+            name=name,
+            profile=profile,
+            provider="vers",
+            actor="tests",
+            state=state,
+            script="#!/bin/sh",
+            user_data="#cloud-config",
+            ended_at=ended,
+        )
+        return made.pk
+
+    old, failed = row("old", 31, State.DONE), row("failed", 31, State.FAILED)
+    kept = [
+        row("recent", 29, State.DONE),
+        row("still at it", 90, State.RUNNING),
+        row("newest", 31, State.DONE),
+        row("the only one", 90, State.DONE, "full"),
+    ]
+
+    texts.sweep()
+
+    left = Provisioning.objects.exclude(script="")
+    assert set(left.values_list("pk", flat=True)) == set(kept)
+    assert set(Provisioning.objects.filter(user_data="").values_list("pk", flat=True)) == {
+        old,
+        failed,
+    }
