@@ -67,12 +67,16 @@ class BearerAuthentication(BaseAuthentication):
 class NodesAreAsked(BasePermission):
     """Nodes change things only where the view asks the rule (`asks_authority = True`).
 
-    So a door that forgets to ask `vmtree.authority` is shut to them, not open.
+    So a door that forgets to ask `vmtree.authority` is shut to them, not open. Accounts that are no
+    operators change nothing anywhere.
     """
 
     def has_permission(self, request: Request, view: APIView) -> bool:
         """True for reading, for views that ask, and for everybody who is no node."""
-        if request.method not in SAFE_METHODS and not getattr(view, "asks_authority", False):
+        asks = getattr(view, "asks_authority", False)
+        if request.method not in SAFE_METHODS and (
+            not asks or authority.only_looks_on(request.user)
+        ):
             authority.check(request.user, "command", None)
         return True
 

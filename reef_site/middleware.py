@@ -1,11 +1,16 @@
-"""What every answer carries."""
+"""What every answer carries, and who may change something on a page."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
+from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
+from rest_framework.permissions import SAFE_METHODS
+
+from vmtree import authority
 
 # Scripts and styles come from our own static files only, and never from inside a page.
 POLICY = "; ".join(
@@ -33,3 +38,29 @@ class ContentSecurityPolicyMiddleware:
         response = self.get_response(request)
         response.headers.setdefault("Content-Security-Policy", POLICY)
         return response
+
+
+class OperatorsMiddleware:
+    """Accounts that are no operators look on: pages outside of the admin change nothing for them.
+
+    The API asks `reef_site.auth.NodesAreAsked`, the admin the permissions of the account.
+    """
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        return self.get_response(request)
+
+    def process_view(self, request: HttpRequest, view: Any, _args: object, _named: object) -> None:
+        """Called by Django before each view. Raises PermissionDenied."""
+        if request.method in SAFE_METHODS or hasattr(view, "cls"):
+            return
+        match = request.resolver_match
+        own = match is not None and ("admin" in match.app_names or match.url_name in _FOR_ALL)
+        if not own and request.user.is_authenticated and authority.only_looks_on(request.user):
+            raise PermissionDenied
+
+
+# The way in and out.
+_FOR_ALL = ("signin", "signout")

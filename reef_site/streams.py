@@ -38,6 +38,7 @@ logger = logging.getLogger(__name__)
 
 Answer = TypeVar("Answer")
 
+# In this time each stream says that it is still there: its client takes silence for a failure.
 PING_SECONDS = 15.0
 LISTING_SECONDS = 0.25
 # Without news, rows are looked at in this time all the same: Redis may be down.
@@ -196,11 +197,16 @@ class Streams:
         self._listeners.add(listener)
         try:
             yield _event("hello", {})
+            pinged = time.monotonic()
             while True:
+                left = pinged + PING_SECONDS - time.monotonic()
+                if left <= 0:
+                    yield _event("ping", {})
+                    pinged = time.monotonic()
+                    continue
                 try:
-                    await asyncio.wait_for(listener.news.wait(), PING_SECONDS)
+                    await asyncio.wait_for(listener.news.wait(), left)
                 except TimeoutError:
-                    yield b": still here\n\n"
                     continue
                 await asyncio.sleep(LISTING_SECONDS)
                 yield listener.take()
@@ -253,7 +259,7 @@ class Streams:
     async def _follow(self, channel: Channel) -> None:
         """Read what is new whenever there are news, and tell all clients at once."""
         facts = b""
-        spoke = time.monotonic()
+        pinged = time.monotonic()
         while True:
             try:
                 rev, events, more, now = await self._read(lambda: _news(channel))
@@ -265,8 +271,6 @@ class Streams:
                 if now != facts and facts:
                     channel.tell(now)
                 facts = now
-                if events:
-                    spoke = time.monotonic()
             except Lieutenant.DoesNotExist:
                 logger.info("%s is gone, and so is its transcript", channel.lieutenant_id)
                 self._channels.pop(channel.lieutenant_id, None)
@@ -274,9 +278,9 @@ class Streams:
                 return
             except DatabaseError:
                 logger.exception("a transcript cannot be read; trying again")
-            if time.monotonic() - spoke > PING_SECONDS:
-                spoke = time.monotonic()
-                channel.tell(b": still here\n\n")
+            if time.monotonic() - pinged > PING_SECONDS:
+                pinged = time.monotonic()
+                channel.tell(_event("ping", {}))
             try:
                 await asyncio.wait_for(channel.news.wait(), LOOK_SECONDS)
             except TimeoutError:

@@ -32,11 +32,12 @@ MOST_VERSIONS = 1000
 
 
 class NoNodes(BasePermission):
-    """Root and operators come in; nodes' tokens do not."""
+    """Root and operators come in; nodes' tokens and other accounts do not."""
 
     def has_permission(self, request: Request, view: APIView) -> bool:
         """True, or Forbidden in words."""
-        if authority.node_of(request.user) is not None:
+        user = request.user
+        if authority.node_of(user) is not None or authority.only_looks_on(user):
             raise Forbidden("rule: only operators and the root token see clear values")
         return True
 

@@ -23,6 +23,7 @@ from vmtree.serializers import (
     change_of,
     new_node_of,
     node_json,
+    query_cursor,
     query_flag,
     query_moment,
     query_number,
@@ -76,7 +77,7 @@ class Vms(TreeView):
         found = search.narrow(nodes, asked.get("q", ""))
         limit = query_number(request, "limit", most=MOST_AT_ONCE)
         if not limit:
-            pieces = rows.of(found)
+            pieces = rows.of(_after(found, asked.get("cursor", "")))
             return _json(vms=rows.listed(pieces), count=len(pieces))
         pieces = rows.of(_after(found, asked.get("cursor", ""))[: limit + 1])
         more, pieces = len(pieces) > limit, pieces[:limit]
@@ -163,10 +164,10 @@ class History(TreeView):
     """`/vm-tree/vms/<id>/history`"""
 
     def get(self, request: Request, vm_id: str) -> Response:
-        """Newest first, at most `?limit=` (200) below id `?before=`; also of removed VMs."""
+        """Newest first, `?limit=` (200) and `?cursor=` page by page; also of removed VMs."""
         limit = query_number(request, "limit", most=MOST_REVISIONS) or 200
         found = Revision.objects.filter(node=services.find(vm_id, removed=True)).order_by("-id")
-        if before := query_number(request, "before"):
+        if before := query_cursor(request, "before"):
             found = found.filter(pk__lt=before)
         history = [revision_json(each) for each in found[: limit + 1]]
         more, history = len(history) > limit, history[:limit]

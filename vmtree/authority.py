@@ -2,7 +2,7 @@
 
 A node's token reads the fleet, writes about its node and what is below it, and commands what is
 below it. The root token and operators may do all. Callers are whoever authentication found: those
-with an attribute `node` that is not None are nodes.
+with an attribute `node` that is not None are nodes; accounts that are no superusers look on.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from vmtree.models import LINKS, Node
 Verb = Literal["read", "write", "command"]
 
 RULE = "a node reads the fleet, writes about itself and its descendants, commands its descendants"
+ACCOUNTS = "an account reads the fleet; only operators, which are superusers, change it"
 
 
 def node_of(caller: object) -> Node | None:
@@ -31,6 +32,8 @@ def check(caller: object, verb: Verb, target: Node | str | None) -> None:
     fleet, or a place that is below nobody.
     """
     mine = node_of(caller)
+    if verb != "read" and only_looks_on(caller):
+        raise Forbidden(f"rule: {ACCOUNTS}. {caller} may not {verb} {_name_of(target)}")
     if mine is not None and not allows(mine, verb, target):
         raise Forbidden(f"rule: {RULE}. {mine.vm_id} may not {verb} {_name_of(target)}")
 
@@ -38,6 +41,8 @@ def check(caller: object, verb: Verb, target: Node | str | None) -> None:
 def may(caller: object, verb: Verb, target: Node | str | None) -> bool:
     """The same as an answer."""
     mine = node_of(caller)
+    if verb != "read" and only_looks_on(caller):
+        return False
     return mine is None or allows(mine, verb, target)
 
 
@@ -52,6 +57,11 @@ def allows(mine: Node, verb: Verb, target: Node | str | None) -> bool:
     if target.pk == mine.pk:
         return verb == "write"
     return is_within(LINKS, target.pk, mine.pk)
+
+
+def only_looks_on(caller: object) -> bool:
+    """Whether this is an account that is no superuser."""
+    return getattr(caller, "is_superuser", True) is False
 
 
 def _name_of(target: Node | str | None) -> str:

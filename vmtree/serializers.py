@@ -109,6 +109,12 @@ def query_number(request: Request, name: str, *, most: int = 1 << 53) -> int | N
     return int(given)
 
 
+def query_cursor(request: Request, *older_names: str) -> int | None:
+    """The `next` of an earlier page, as `?cursor=`. Raises BadInput."""
+    names = ("cursor", *older_names)
+    return next((found for name in names if (found := query_number(request, name))), None)
+
+
 def query_moment(request: Request, name: str) -> datetime | None:
     """A time from the query; None if it is absent or empty. Raises BadInput."""
     given = request.query_params.get(name, "")

@@ -137,8 +137,10 @@ class Restore(SnapshotView):
         confirm = body_of(request).get("confirm")
         if confirm is None:
             found = snapshots.plan(snapshot, by=request.user)
+            said = found.comparison.as_json(limit)
+            others = {name: said.pop(name) for name in found.comparison.beside}
             done = {"restored": False, "confirm": found.confirm}
-            return Response({**done, **found.comparison.as_json(limit)})
+            return Response({**done, **said, "notRestored": others})
         if not isinstance(confirm, str):
             raise BadInput("confirm: must be the text that the comparison came with", "confirm")
         restored = snapshots.restore(snapshot, confirm=confirm, by=request.user)

@@ -56,7 +56,9 @@ class Jobs(APIView):
         if vm_id := asked.get("vmId", ""):
             rows = rows.filter(vm_id=vm_id.replace("\0", ""))
         if cursor := asked.get("cursor", ""):
-            rows = rows.filter(pk__lt=cursor.replace("\0", ""))
+            if not Job.objects.filter(pk=cursor.replace("\0", "")).exists():
+                raise BadInput("cursor: must be the `next` of an earlier page", "cursor")
+            rows = rows.filter(pk__lt=cursor)
         limit = query_number(request, "limit", most=MOST_ROWS) or USUAL_ROWS
         found = list(rows[: limit + 1])
         more, found = len(found) > limit, found[:limit]

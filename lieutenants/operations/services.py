@@ -98,7 +98,11 @@ def _job(found: Plan, top: Node, actor: str, cause: str) -> tuple[Job, bool]:
     newest = Job.objects.select_for_update().filter(vm_id=top.vm_id).order_by("-id").first()
     _refuse_crossing(found.verb, top)
     if newest and newest.verb == found.verb and newest.state != JobState.DONE:
-        Job.objects.filter(pk=newest.pk).update(state=JobState.OPEN, ended_at=None, reason="")
+        # What came since the first time is in no snapshot of its: another one is taken.
+        anew = {"state": JobState.OPEN, "ended_at": None, "reason": ""}
+        if newest.state != JobState.OPEN:
+            anew["snapshot"] = ""
+        Job.objects.filter(pk=newest.pk).update(**anew)
         newest.refresh_from_db()
         return newest, True
     job = Job(verb=found.verb, vm_id=top.vm_id, name=top.name, actor=actor, cause=cause)

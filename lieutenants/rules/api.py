@@ -15,7 +15,7 @@ from lieutenants.rules.models import Firing, FiringState, Rule
 from lieutenants.rules.serializers import dry_run_json, fields_of, firing_json, rule_json
 from vmtree import authority
 from vmtree.exceptions import BadInput, NotFound
-from vmtree.serializers import body_of, query_number
+from vmtree.serializers import body_of, query_cursor, query_number
 
 MOST_ROWS = 1000
 USUAL_ROWS = 100
@@ -89,7 +89,7 @@ class Firings(RuleView):
     """`GET /registry/firings`"""
 
     def get(self, request: Request) -> Response:
-        """Newest first; `?rule=<id> vmId= state= limit= before=<id>` narrow."""
+        """Newest first; `?rule=<id> vmId= state= limit= cursor=` narrow."""
         asked, rows = request.query_params, Firing.objects.all()
         if rule := query_number(request, "rule"):
             rows = rows.filter(rule=rule)
@@ -99,7 +99,7 @@ class Firings(RuleView):
             if state not in FiringState.values:
                 raise BadInput(f"state: must be one of {', '.join(FiringState.values)}", "state")
             rows = rows.filter(state=state)
-        if before := query_number(request, "before"):
+        if before := query_cursor(request, "before"):
             rows = rows.filter(pk__lt=before)
         limit = query_number(request, "limit", most=MOST_ROWS) or USUAL_ROWS
         found = list(rows[: limit + 1])

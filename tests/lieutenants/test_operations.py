@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from datetime import timedelta
 from functools import partial
@@ -28,7 +29,7 @@ from vmtree.exceptions import BadInput, Conflict, FleetError, NotFound
 from vmtree.models import Node
 from vmtree.services import NewNode
 from vmtree.snapshot_models import Snapshot
-from vmtree.snapshots import taking
+from vmtree.snapshots import files, taking
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("database")]
 
@@ -294,10 +295,17 @@ def test_running_it_again_takes_in_who_came_meanwhile(
     pump.work()
     plant("late", "left")
     fragile.broken = set()
+    first = Job.objects.get(pk=job).snapshot
     assert begin(api, "destroy") == job
     pump.work()
     assert states(job)["late"] == "done"
     assert not Node.objects.living().exists()
+    # The snapshot of the first time knows nothing of those who came since: there is another.
+    second = Job.objects.get(pk=job).snapshot
+    assert second not in ("", first)
+    file = sqlite3.connect(files.path_of(second))
+    assert file.execute("SELECT count(*) FROM nodes WHERE vm_id = 'late'").fetchone() == (1,)
+    file.close()
 
 
 def test_what_was_born_during_the_job_keeps_its_parent(

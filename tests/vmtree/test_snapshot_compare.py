@@ -102,5 +102,5 @@ def test_compare_names_what_is_other_in_the_registry(database: str, api: Api) ->
     assert api.get(f"{path}?limit=0").json()["registry"]["added"] == []
     # A restore leaves the registry as it is, but tells.
     plan = api.post(f"/vm-tree/snapshots/{old.pk}/restore").json()
-    assert [each["id"] for each in plan["registry"]["removed"]] == ["comes"]
+    assert [each["id"] for each in plan["notRestored"]["registry"]["removed"]] == ["comes"]
     assert set(plan["counts"].values()) == {0}

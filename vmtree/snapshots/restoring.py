@@ -47,7 +47,10 @@ class Restored:
 
 
 def plan(snapshot: Snapshot, *, by: object) -> Plan:
-    """What restoring this snapshot would do now. Raises SnapshotDamaged, Conflict, Forbidden."""
+    """What restoring this snapshot would do now; and what else differs, which stays as it is.
+
+    Raises SnapshotDamaged, Conflict, Forbidden.
+    """
     authority.check(by, "command", None)
     wanted, rows = comparing.contents_of(snapshot)
     found = _look(snapshot, wanted).plan

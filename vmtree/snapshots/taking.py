@@ -113,6 +113,8 @@ def _settle(snapshot: Snapshot) -> None:
         # Its file got its name, so it is whole; only the row does not know it yet.
         _finish_abandoned(snapshot)
     else:
+        if snapshot.host == settings.HOST:
+            files.discard(snapshot.file)
         _fail(snapshot, "it was cut off while it was written: its writer is gone", cut_off=True)
 
 

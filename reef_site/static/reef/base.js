@@ -62,7 +62,28 @@ window.reef = (() => {
     paint();
   }
 
+  // The server says something every 15 s. A connection that says nothing for much longer is dead,
+  // though nobody told: to whoever uses it that is an error like any other.
+  const SILENT_AFTER = 40000;
+
+  function watched(source) {
+    let timer = 0;
+    const hangUp = () => {
+      if (source.readyState === EventSource.CLOSED) return;
+      source.close();
+      source.dispatchEvent(new Event("error"));
+    };
+    const heard = () => {
+      clearTimeout(timer);
+      timer = setTimeout(hangUp, SILENT_AFTER);
+    };
+    source.addEventListener("open", heard);
+    source.addEventListener("ping", heard);
+    heard();
+    return source;
+  }
+
   setInterval(tick, 1000);
   document.addEventListener("visibilitychange", tick);
-  return { tick, paint, connected };
+  return { tick, paint, connected, watched };
 })();

@@ -298,7 +298,7 @@
 
   function open() {
     source?.close();
-    source = new EventSource(`${one.dataset.streamUrl}?after=${rev}`);
+    source = reef.watched(new EventSource(`${one.dataset.streamUrl}?after=${rev}`));
     const on = (kind, act) => source.addEventListener(kind, (event) => {
       if (event.lastEventId) rev = Math.max(rev, Number(event.lastEventId));
       act(event);

@@ -51,7 +51,7 @@
   // extension connects again after an error, so coming back tells it of one.
   let source = null;
   let leaving = 0;
-  htmx.createEventSource = (url) => (source = new EventSource(url));
+  htmx.createEventSource = (url) => (source = reef.watched(new EventSource(url)));
   document.addEventListener("visibilitychange", () => {
     clearTimeout(leaving);
     if (document.hidden) {
