@@ -7,11 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from django.db import connection
+from django.db.models.expressions import RawSQL
+
 from registry.liveness import Liveness
 from registry.models import VM, Role, Status, VMQuerySet
 from vmtree import dates
 from vmtree.exceptions import BadInput
-from vmtree.search import Nodes, Word, add_word, has_text, meant
+from vmtree.models import Node
+from vmtree.search import Nodes, Word, add_word, has_text, known_words, meant
 
 Find = Callable[[VMQuerySet], VMQuerySet]
 
@@ -87,7 +91,35 @@ def _plain_valued(column: str, field: str, values: tuple[str, ...] = ()) -> Word
     return Word(column, lambda vms, value: vms.filter(**{field: value}), values=values)
 
 
+def _with_gene(kind: str) -> Word:
+    """Those that registered with this organ or capability."""
+
+    def narrow(vms: VMQuerySet, name: str) -> VMQuerySet:
+        if connection.vendor == "postgresql":
+            return vms.filter(**{f"reef_config__{kind}__contains": [name]})
+        rows = f"registry_vm v, json_each(v.reef_config, '$.{kind}') gene"
+        sql = f"SELECT v.id FROM {rows} WHERE gene.value = %s"  # noqa: S608
+        return vms.filter(pk__in=RawSQL(sql, [name]))  # noqa: S611
+
+    return Word({"organs": "organ", "capabilities": "cap"}[kind], narrow)
+
+
+def _in_tree(name: str) -> Word:
+    """What only the tree knows of them: those that have a place there which fits."""
+    word = known_words()[name]
+
+    def narrow(vms: VMQuerySet, value: str) -> VMQuerySet:
+        return vms.filter(pk__in=word.narrow(Node.objects.living(), value).values("vm_id"))
+
+    return Word(name, narrow, values=word.values)
+
+
 _of_vms: dict[str, Word] = {
+    "organ": _with_gene("organs"),
+    "cap": _with_gene("capabilities"),
+    "capability": _with_gene("capabilities"),
+    "category": _in_tree("category"),
+    "under": _in_tree("under"),
     **{name: _plain_flag(name, find) for name, find in _FLAGS.items()},
     **{name: _plain_valued(name, name, values) for name, values in _VALUED.items()},
     "id": _plain_valued("id", "id"),

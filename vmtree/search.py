@@ -52,6 +52,11 @@ def add_word(word: Word, *, also: str = "") -> None:
             _words[name] = word
 
 
+def known_words() -> Mapping[str, Word]:
+    """All words by their names."""
+    return _words
+
+
 def words(known: Mapping[str, Word] | None = None) -> list[str]:
     """What may be searched for, as it is written."""
     return sorted({str(word) for word in (_words if known is None else known).values()})
