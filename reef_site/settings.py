@@ -83,7 +83,7 @@ def _databases(url: str) -> dict[str, Any]:
             # The edge folds the log in by itself, long before the limit set here. Without a store
             # in memory each statement that changes many rows would make a file.
             "init_command": "PRAGMA journal_mode=WAL;PRAGMA synchronous=NORMAL;"
-            "PRAGMA journal_size_limit=67108864;PRAGMA wal_autocheckpoint=32000;"
+            "PRAGMA journal_size_limit=67108864;PRAGMA wal_autocheckpoint=20000;"
             "PRAGMA temp_store=MEMORY;PRAGMA cache_size=-16000",
         }
         parsed["TEST"] = {"NAME": f"{parsed['NAME']}.test"}
