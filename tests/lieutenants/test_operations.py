@@ -495,6 +495,7 @@ def test_jobs_are_listed_page_by_page(api: Api, pump: Pump) -> None:
     names = [job["vmId"] for job in first["jobs"] + second["jobs"]]
     assert names == ["vm4", "vm3", "vm2", "vm1", "vm0"]
     assert second["next"] is None
+    assert api.get("/vm-tree/jobs?limit=3&cursor=nothing").status_code == 400
     assert api.get("/vm-tree/jobs?vmId=vm3&state=open&verb=pause").json()["count"] == 1
     assert api.get("/vm-tree/jobs?state=asleep").status_code == 400
     assert api.get("/vm-tree/jobs/nothing").status_code == 404

@@ -102,8 +102,10 @@ def test_every_change_is_a_revision(family: Family, api: Api) -> None:
     assert answer["history"][2]["reefConfig"] == {"organs": ["cron"], "capabilities": []}
     assert {each["actor"] for each in answer["history"]} == {"root token", "tests"}
     page = api.get(f"{AT}/ada-1/history?limit=2").json()
-    rest = api.get(f"{AT}/ada-1/history?limit=9&before={page['next']}").json()
-    assert [*page["history"], *rest["history"]] == answer["history"]
+    for word in ("cursor", "before"):
+        rest = api.get(f"{AT}/ada-1/history?limit=9&{word}={page['next']}").json()
+        assert [*page["history"], *rest["history"]] == answer["history"]
+    assert api.get(f"{AT}/ada-1/history?cursor=zz").status_code == 400
 
 
 def test_a_tombstone_stays_and_its_id_is_never_given_again(family: Family, api: Api) -> None:

@@ -492,6 +492,7 @@ def test_killed_while_it_writes(
     [looked] = [each for each in snapshots.listing() if each.pk == broken.pk]
     assert looked.state == (State.READY if has_name else State.FAILED)
     assert has_name or looked.trouble == "it was cut off while it was written: its writer is gone"
+    assert not list(folder.glob(".*.part")), "its draft goes, too"
     snapshots.tick()
     [mended] = Snapshot.objects.filter(why=Why.HOURLY)
     assert mended.state == State.READY
