@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -11,17 +10,9 @@ from django.conf import settings
 from django.http import HttpRequest
 
 from lieutenants import agents
+from vmtree import authority
 
 _LOOK_SECONDS = 10.0
-
-
-def _fingerprint() -> str:
-    """Changes whenever a style or a script of ours does, so that no browser mixes old and new."""
-    files = sorted((settings.BASE_DIR / "reef_site" / "static" / "reef").rglob("*.[cj]s*"))
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
-
-
-_assets = _fingerprint()
 
 
 @dataclass
@@ -47,16 +38,23 @@ def forget() -> None:
     _known.looked_at = -_LOOK_SECONDS
 
 
-def site(_request: HttpRequest) -> dict[str, Any]:
+def _is_read_only(request: HttpRequest) -> bool:
+    """Return whether the account may only look on; then pages offer nothing that it cannot do."""
+    user = getattr(request, "user", None)
+    return bool(user and user.is_authenticated and authority.only_looks_on(user))
+
+
+def site(request: HttpRequest) -> dict[str, Any]:
     """Facts about the site. The agent is looked for only by templates that ask for it."""
     return {
         "reef": {
             "version": settings.VERSION,
-            "assets": _assets,
+            "assets": settings.ASSETS,
             "demo": settings.DEMO,
             "emulated": settings.EMULATED_VMS,
             "organs": settings.ORGANS,
             "agent_problem": agent_problem,
+            "read_only": _is_read_only(request),
             # Browsers' clocks go wrong: ages are counted from the server's.
             "now": time.time_ns() // 1_000_000,
         }

@@ -68,6 +68,12 @@ def _run_dir(data: Path) -> Path:
     return folder
 
 
+def _fingerprint(folder: Path) -> str:
+    """Return a digest of the styles and scripts in this folder."""
+    files = sorted(folder.rglob("*.[cj]s*"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
+
+
 def _databases(url: str) -> dict[str, Any]:
     try:
         parsed: dict[str, Any] = dict(dj_database_url.parse(url))
@@ -219,12 +225,14 @@ TEMPLATES = [
         },
     }
 ]
-STATIC_URL = "/static/"
+# Changes whenever a style or a script of ours does, so that no browser mixes old and new.
+ASSETS = _fingerprint(BASE_DIR / "reef_site" / "static" / "reef")
+STATIC_URL = f"static/{ASSETS}/"
 STATICFILES_DIRS = [BASE_DIR / "reef_site" / "static"]
 WHITENOISE_USE_FINDERS = True
-WHITENOISE_MAX_AGE = 3600
-LOGIN_URL = "/signin/"
-LOGIN_REDIRECT_URL = "/"
+WHITENOISE_MAX_AGE = 30 * 86400
+LOGIN_URL = "signin"
+LOGIN_REDIRECT_URL = "overview"
 SESSION_COOKIE_SAMESITE = "Lax"
 SESSION_COOKIE_AGE = 14 * 86400
 SECURE_REFERRER_POLICY = "same-origin"

@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
+from django.conf import settings
 
 from bootloader import dist
 from bootloader.exceptions import NothingToHandOut
@@ -309,7 +310,7 @@ def use(person: httpx.Client, installed: Installed, data: Path, log: Path) -> No
     for page in ("/", "/fleet/", "/lieutenants/", "/config/", "/provisioning/", "/admin/"):
         assert person.get(page, headers=html).status_code == 200, page
     for style in ("reef/house.css", "reef/tree/rows.js", "admin/css/base.css"):
-        assert len(person.get(f"/static/{style}").content) > 500, style
+        assert len(person.get(f"{settings.STATIC_URL}{style}").content) > 500, style
     token = (data / "root-token").read_text()
     api = {"authorization": f"Bearer {token}"}
     body = {"name": "ada", "role": "tests", "local": True}

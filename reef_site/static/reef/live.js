@@ -1,65 +1,79 @@
-// Keeps an element that is marked data-live up to date: fetched again (by htmx) soon after the
-// server tells of a change, and every so often in any case.
-"use strict";
+// What the server tells of, as this window wants to hear it. All windows of a browser share their
+// streams (hub.js); a window that nobody looks at follows nothing, also one that was opened so.
+import { badge } from "./badge.js";
+import { makeLink } from "./links.js";
 
-(() => {
-  const SOONEST = 1000;
-  const IN_ANY_CASE = 20000;
-  let last = 0;
-  let timer = 0;
-  let took = 0;
+const LEAVE_AFTER = 3_000;
+const ALIVE_EVERY = 5_000;
 
-  const element = () => document.querySelector("[data-live]");
+const wants = new Map(); // Address → {type, after, hear}
+let joined = false;
+let leaving = 0;
 
-  function refresh() {
-    clearTimeout(timer);
-    timer = 0;
-    last = performance.now();
-    if (element() && !document.hidden) htmx.trigger(element(), "refresh");
-  }
+function hear(message) {
+  if (message.kind === "joined" || message.kind === "lost") return void (joined && followAll());
+  const want = wants.get(message.topic);
+  if (!want || !joined) return;
+  if (message.id !== null) want.after = message.id;
+  if (message.kind === "open" || message.kind === "error") badge.connected(message.kind === "open");
+  want.hear(message.kind, JSON.parse(message.data), message.id);
+}
 
-  // At most one in a second, less often where the server is slow; the last change is never missed.
-  function soon() {
-    if (timer) return;
-    const pause = Math.max(SOONEST, took * 8);
-    timer = setTimeout(refresh, Math.max(50, last + pause - performance.now()));
-  }
+const link = makeLink(hear);
 
-  document.addEventListener("htmx:sseBeforeMessage", (event) => {
-    event.preventDefault(); // It only says that something changed; there is nothing to swap in.
-    soon();
-  });
-  document.addEventListener("htmx:sseOpen", () => {
-    reef.connected(true);
-    soon();
-  });
-  document.addEventListener("htmx:sseError", () => reef.connected(false));
+const say = (topic, want) => link.say({ do: "follow", topic, type: want.type, after: want.after });
 
-  document.addEventListener("htmx:beforeSwap", (event) => {
-    // The session is over: the answer is the sign-in page, which belongs in no table.
-    if (new URL(event.detail.xhr.responseURL).pathname.startsWith("/signin")) {
-      event.detail.shouldSwap = false;
-      location.reload();
-    }
-  });
-  document.addEventListener("htmx:afterRequest", () => {
-    took = performance.now() - last;
-  });
-  document.addEventListener("htmx:afterSwap", () => reef.tick());
+function followAll() {
+  for (const [topic, want] of wants) say(topic, want);
+}
 
-  // A browser has few connections for each site: a tab that nobody looks at gives its back. The
-  // extension connects again after an error, so coming back tells it of one.
-  let source = null;
-  let leaving = 0;
-  htmx.createEventSource = (url) => (source = reef.watched(new EventSource(url)));
-  document.addEventListener("visibilitychange", () => {
-    clearTimeout(leaving);
-    if (document.hidden) {
-      leaving = setTimeout(() => source?.close(), 3000);
-    } else {
-      if (source?.readyState === EventSource.CLOSED) source.dispatchEvent(new Event("error"));
-      soon();
-    }
-  });
-  setInterval(refresh, IN_ANY_CASE);
-})();
+function join() {
+  clearTimeout(leaving);
+  leaving = 0;
+  if (joined || document.hidden) return;
+  joined = true;
+  link.start();
+}
+
+function part() {
+  joined = false;
+  link.say({ do: "bye" });
+  link.stop();
+}
+
+function follow(topic, want) {
+  wants.set(topic, want);
+  if (joined) say(topic, want);
+  else join();
+}
+
+// Hear of changes in the fleet: `hear(kind, data)` with the kinds of GET /events, and "open" when
+// the stream begins, after which anything may have changed.
+export function onEvents(listener) {
+  const topic = document.documentElement.dataset.events;
+  const earlier = wants.get(topic)?.hear;
+  const all = (kind, data) => {
+    earlier?.(kind, data);
+    listener(kind, data);
+  };
+  follow(topic, { type: "events", after: null, hear: all });
+}
+
+// Hear a transcript from the change `after` on. Gives what ends it.
+export function onTranscript(topic, after, listener) {
+  follow(topic, { type: "transcript", after, hear: listener });
+  return () => {
+    wants.delete(topic);
+    if (joined) link.say({ do: "leave", topic });
+  };
+}
+
+document.addEventListener("visibilitychange", () => {
+  if (!wants.size) return;
+  if (!document.hidden) join();
+  else if (joined) leaving = setTimeout(part, LEAVE_AFTER);
+});
+// A page that is kept for the Back button hears nothing, and is told all when it comes back.
+addEventListener("pagehide", () => joined && part());
+addEventListener("pageshow", (event) => event.persisted && wants.size && join());
+setInterval(() => joined && link.say({ do: "alive" }), ALIVE_EVERY);

@@ -1,65 +1,71 @@
-// The live tree, part 3: one VM at the side.
-"use strict";
+// One VM at the side of the live tree.
+import { tick } from "../base.js";
+import { unselected } from "../selection.js";
+import { block, byId, get, sayFailure, urls } from "./asking.js";
+import { focus, tree } from "./rows.js";
 
-if (reef.tree) (() => {
-  const { block, urls, byId, get, sayNoAnswer, tree, focus } = reef.tree;
-  const beside = byId("beside");
-  let shown = "";
-  let from = null;
+const beside = byId("beside");
+let shown = "";
+let from = null;
 
-  // A node says by its key where its facts are, others say it themselves.
-  const factsUrl = (row) => row.dataset.facts || `${urls.pageUrl}${row.dataset.key}/_facts`;
+// A node says by its key where its facts are, others say it themselves.
+const factsUrl = (row) => row.dataset.facts || `${urls.pageUrl}${row.dataset.key}/_facts`;
 
-  function show(row, byHand) {
-    for (const each of tree().querySelectorAll('[aria-selected="true"]')) each.setAttribute("aria-selected", "false");
-    row.setAttribute("aria-selected", "true");
-    from = row;
-    return fill(factsUrl(row), byHand);
+export function show(row, byHand) {
+  for (const each of tree().querySelectorAll('[aria-selected="true"]')) each.setAttribute("aria-selected", "false");
+  row.setAttribute("aria-selected", "true");
+  from = row;
+  return fill(factsUrl(row), byHand);
+}
+
+export async function fill(url, byHand = true) {
+  shown = url;
+  try {
+    const fragment = await get(url);
+    if (shown !== url) return;
+    const had = beside.contains(document.activeElement) ? document.activeElement : null;
+    if (!byHand && had?.matches("input, select")) return; // Somebody is writing there.
+    beside.replaceChildren(fragment);
+    beside.hidden = false;
+    block.classList.add("has-beside");
+    if (had) beside.focus({ preventScroll: true });
+    if (byHand) beside.scrollTop = 0;
+    tick();
+  } catch (error) {
+    if (!byHand) throw error;
+    sayFailure(error);
   }
+}
 
-  async function fill(url, byHand = true) {
-    shown = url;
-    try {
-      const fragment = await get(url);
-      if (shown !== url) return;
-      const had = beside.contains(document.activeElement) ? document.activeElement : null;
-      if (!byHand && had?.matches("input, select")) return; // Somebody is writing there.
-      beside.replaceChildren(fragment);
-      beside.hidden = false;
-      block.classList.add("has-beside");
-      if (had) beside.focus({ preventScroll: true });
-      if (byHand) beside.scrollTop = 0;
-      reef.tick();
-    } catch {
-      sayNoAnswer();
-    }
+export function close() {
+  beside.hidden = true;
+  shown = "";
+  block.classList.remove("has-beside");
+  from?.setAttribute("aria-selected", "false");
+  focus(from?.isConnected ? from : tree()?.firstElementChild);
+}
+
+// News came of these ids (null: of many); what is shown is fetched again if it is among them.
+export async function renew(ids) {
+  if (!shown || (ids && !ids.has(from?.dataset.vm))) return;
+  await unselected(beside);
+  try {
+    await fill(shown, false);
+  } catch (error) {
+    if (error.status !== 404) throw error;
+    shown = ""; // It is gone; what was known of it stays to be read.
   }
+}
 
-  function close() {
-    beside.hidden = true;
-    shown = "";
-    block.classList.remove("has-beside");
-    from?.setAttribute("aria-selected", "false");
-    focus(from?.isConnected ? from : tree()?.firstElementChild);
-  }
+block.addEventListener("submit", (event) => {
+  const form = event.target;
+  if (!form.matches(".compare")) return;
+  event.preventDefault();
+  fill(`${form.dataset.beside}?${new URLSearchParams(new FormData(form))}`);
+});
 
-  // News came of these ids (null: of many); what is shown is fetched again if it is among them.
-  async function renew(ids) {
-    if (shown && (!ids || ids.has(from?.dataset.vm))) await fill(shown, false);
-  }
-
-  block.addEventListener("submit", (event) => {
-    const form = event.target;
-    if (!form.matches(".compare")) return;
-    event.preventDefault();
-    fill(`${form.dataset.beside}?${new URLSearchParams(new FormData(form))}`);
-  });
-
-  block.addEventListener("keydown", (event) => {
-    if (event.key !== "Escape" || beside.hidden) return;
-    event.stopImmediatePropagation();
-    close();
-  });
-
-  reef.tree.beside = { show, fill, close, renew };
-})();
+block.addEventListener("keydown", (event) => {
+  if (event.key !== "Escape" || beside.hidden) return;
+  event.stopImmediatePropagation();
+  close();
+});

@@ -1,213 +1,209 @@
-// The live tree, part 6: it keeps itself up to date. The server says which VMs changed, and the page
-// fetches the rows of those that are in sight.
-"use strict";
+// The live tree keeps itself up to date. The server says which VMs changed, and the page fetches the
+// rows of those that are in sight.
+import { tick } from "../base.js";
+import { onEvents } from "../live.js";
+import { keepFresh } from "../refresh.js";
+import { isSelected, unlessSelected, unselected } from "../selection.js";
+import { block, byId, get, post, urls } from "./asking.js";
+import * as beside from "./beside.js";
+import {
+  below, childrenOf, childrenUrl, focus, isFiltered, isFolder, isMore, isNode, isOpen, isRoof, level, paint,
+  parentOf, previous, rowOf, tree,
+} from "./rows.js";
+import { refill } from "./search.js";
 
-if (reef.tree) (() => {
-  const { block, urls, byId, get, post, tree, level, isOpen, isFolder, isNode, isMore } = reef.tree;
-  const { isRoof, isFiltered, rowOf, previous, below, childrenOf, parentOf } = reef.tree;
-  const { focus, paint, childrenUrl, beside, refill } = reef.tree;
-  const MOST_CHANGED = 200;
-  const SOONEST = 250;
-  const IN_ANY_CASE = 20000;
+const MOST_CHANGED = 200;
+const IN_ANY_CASE = 20000;
 
-  // Ids of which news came; null is "many". Rows remember the last news that they were asked for.
-  let changed = new Set();
-  let newest = 0;
-  let timer = 0;
-  let lastAt = 0;
-  let took = 0;
-  let asking = false;
-  let handled = false; // Whether the reader unfolded something in a search's result.
+// Ids of which news came; null is "many". Rows remember the last news that they were asked for.
+let changed = new Set();
+let newest = 0;
+let handled = false; // Whether the reader unfolded something in a search's result.
 
-  function onNews(ids) {
-    newest += 1;
-    if (ids && changed) ids.forEach((id) => changed.add(id));
-    if (!ids || (changed && changed.size > MOST_CHANGED)) changed = null;
-    soon();
+function onNews(ids) {
+  newest += 1;
+  if (ids && changed) ids.forEach((id) => changed.add(id));
+  if (!ids || (changed && changed.size > MOST_CHANGED)) changed = null;
+  wake();
+}
+
+async function refresh() {
+  if (!tree()) return;
+  const ids = changed;
+  changed = new Set();
+  try {
+    if (!isFiltered() || handled) await renew(ids);
+    else await unselected(tree()).then(refill);
+    await beside.renew(ids);
+  } catch (error) {
+    changed = null;
+    throw error;
   }
-
-  // At most four times a second, less often where the server is slow; the last is never missed.
-  function soon() {
-    if (timer || asking || document.hidden || urls.at) return;
-    const pause = Math.max(SOONEST, took * 4);
-    timer = setTimeout(refresh, Math.max(20, lastAt + pause - performance.now()));
-  }
-
-  async function refresh() {
-    timer = 0;
-    if (!tree() || document.hidden) return;
-    const ids = changed;
-    changed = new Set();
-    asking = true;
-    lastAt = performance.now();
-    try {
-      if (isFiltered() && !handled) await refill();
-      else await renew(ids);
-      await beside.renew(ids);
-    } catch {
-      changed = null;
-    }
-    took = performance.now() - lastAt;
-    asking = false;
-    if (!changed || changed.size) soon();
-    roofLater();
-  }
-
-  // The roof counts the whole fleet. Of a large one the server keeps the figures for a moment, and
-  // says when they are worth asking for again.
-  let roofTimer = 0;
-
-  function roofLater() {
-    const again = Number(tree() && rowOf(0)?.dataset.again);
-    clearTimeout(roofTimer);
-    if (again) roofTimer = setTimeout(() => onNews([]), again);
-  }
-
-  // Nodes that can be seen now, or by little scrolling.
-  function inSight() {
-    const found = [];
-    for (const row of tree().children) {
-      if (row.hidden || !isNode(row)) continue;
-      const { top, bottom } = row.getBoundingClientRect();
-      if (bottom > -200 && top < innerHeight + 200) found.push(row);
-    }
-    return found.slice(0, 300);
-  }
-
-  // What is above a row: of all that is above those in sight, only this may be out of sight itself.
-  function nodesOver(row) {
-    const found = [];
-    for (let each = row && parentOf(row); each && found.length < 150; each = parentOf(each))
-      if (isNode(each)) found.push(each);
-    return found;
-  }
-
-  async function renew(ids) {
-    const rows = inSight();
-    const roof = rowOf(0);
-    const keys = [...rows, ...nodesOver(rows[0])].map((row) => Number(row.dataset.key));
-    const asked = [...new Set([...keys, 0])];
-    const mark = newest;
-    const fragment = await post(urls.newsUrl, {
-      shown: asked,
-      also: [0, ...keysAbove(ids)],
-      changed: [...(ids || [])],
-      many: !ids,
-    });
-    const reshaped = new Set();
-    for (const fresh of fragment.children) {
-      if (fresh.dataset.gone) remove(rowOf(fresh.dataset.gone));
-      else if (swap(rowOf(fresh.dataset.key), fresh)) reshaped.add(rowOf(fresh.dataset.key));
-    }
-    for (const row of rows) row.dataset.news = mark;
-    if (!tree().querySelector('[tabindex="0"]')) roof.tabIndex = 0;
-    reef.tick();
-    groupsWithNews(ids).forEach((row) => reshaped.add(row));
-    for (const row of reshaped) await reshape(row);
-  }
-
-  // Unfolded groups of VMs without a node: those are not asked for one by one.
-  function groupsWithNews(ids) {
-    const groups = [...tree().querySelectorAll('.group[aria-expanded="true"]')];
-    return groups.filter((row) => !ids || childrenOf(row).some((each) => ids.has(each.dataset.vm)));
-  }
-
-  // Where a VM that is shown hangs now: if it moves away, these change, too.
-  function keysAbove(ids) {
-    const found = new Set();
-    for (const row of tree().children) {
-      if (!ids?.has(row.dataset.vm)) continue;
-      for (let each = parentOf(row); each; each = parentOf(each)) if (isNode(each)) found.add(Number(each.dataset.key));
-    }
-    return [...found].slice(0, 200);
-  }
-
-  // Give a row its new inside; true if other rows hang below it than before.
-  function swap(row, fresh) {
-    if (!row) return false;
-    const differs = row.dataset.shape !== fresh.dataset.shape;
-    for (const name of ["shape", "again"]) if (name in fresh.dataset) row.dataset[name] = fresh.dataset[name];
-    if (row.innerHTML !== fresh.innerHTML) row.replaceChildren(...fresh.childNodes);
-    if (!isFolder(fresh)) row.removeAttribute("aria-expanded");
-    else if (!isFolder(row)) row.setAttribute("aria-expanded", isRoof(row) ? "true" : "false");
-    return differs;
-  }
-
-  function remove(row) {
-    if (!row) return;
-    const rows = [row, ...below(row)];
-    const had = rows.find((each) => each.contains(document.activeElement));
-    const other = had && (previous(row) || rowOf(0));
-    rows.forEach((each) => each.remove());
-    if (had) focus(other);
-  }
-
-  // Bring the children of an unfolded row to what they are now; those that stay keep their element.
-  async function reshape(row) {
-    if (!row.isConnected || isFiltered() || (isRoof(row) && "top" in tree().dataset)) return;
-    const old = childrenOf(row);
-    if (!isOpen(row)) {
-      below(row).forEach((each) => each.remove());
-      delete row.dataset.loaded;
-      return;
-    }
-    const limit = Math.max(50, old.filter((each) => !isMore(each)).length);
-    const fragment = await get(childrenUrl(row.dataset.key, { limit, level: level(row) + 1 }));
-    const fresh = [...fragment.children];
-    const kept = new Set(fresh.map((each) => each.id));
-    old.filter((each) => !kept.has(each.id)).forEach(remove);
-    let before = row;
-    for (const each of fresh) before = settle(each, before, row);
-    paint(row);
-    reef.tick();
-  }
-
-  // Put a child behind `before`; the last row of what then belongs to it.
-  function settle(fresh, before, parent) {
-    let mine = byId(fresh.id);
-    if (mine && (isMore(mine) || parentOf(mine) !== parent)) {
-      remove(mine);
-      mine = null;
-    }
-    if (mine) {
-      for (const name of ["aria-setsize", "aria-posinset"]) mine.setAttribute(name, fresh.getAttribute(name));
-      swap(mine, fresh);
-    } else {
-      mine = fresh;
-    }
-    const inside = mine.isConnected ? below(mine) : [];
-    if (mine.previousElementSibling !== before) before.after(mine, ...inside);
-    return inside.at(-1) || mine;
-  }
-
-  // -- what tells of news -----------------------------------------------------------------------
-
-  // Rows that come into sight are asked for the news that they missed.
-  let settling = 0;
-  addEventListener("scroll", () => {
-    clearTimeout(settling);
-    settling = setTimeout(() => {
-      if (!tree() || !inSight().some((row) => Number(row.dataset.news || 0) < newest)) return;
-      changed = null;
-      soon();
-    }, 200);
-  }, { passive: true, capture: true });
-
-  byId("node-news")?.addEventListener("htmx:sseBeforeMessage", (event) => {
-    event.preventDefault();
-    event.stopPropagation(); // The lieutenants' part of the page need not know.
-    const news = JSON.parse(event.detail.data);
-    onNews(news.many ? null : news.ids);
-  });
-  document.addEventListener("htmx:sseOpen", () => onNews(null));
-  document.addEventListener("visibilitychange", () => document.hidden || onNews(null));
-  setInterval(() => onNews(null), IN_ANY_CASE);
   roofLater();
+}
 
-  block.addEventListener("click", (event) => {
-    if (event.target.closest('[role="tree"]')) handled = true;
+// At most four times a second, less often where the server is slow; the last is never missed.
+const wake = keepFresh("tree", refresh, { soonest: 250, slower: 4, often: 0 });
+
+// The roof counts the whole fleet. Of a large one the server keeps the figures for a moment, and
+// says when they are worth asking for again.
+let roofTimer = 0;
+
+function roofLater() {
+  const again = Number(tree() && rowOf(0)?.dataset.again);
+  clearTimeout(roofTimer);
+  if (again) roofTimer = setTimeout(() => onNews([]), again);
+}
+
+// Nodes that can be seen now, or by little scrolling.
+function inSight() {
+  const found = [];
+  for (const row of tree().children) {
+    if (row.hidden || !isNode(row)) continue;
+    const { top, bottom } = row.getBoundingClientRect();
+    if (bottom > -200 && top < innerHeight + 200) found.push(row);
+  }
+  return found.slice(0, 300);
+}
+
+// What is above a row: of all that is above those in sight, only this may be out of sight itself.
+function nodesOver(row) {
+  const found = [];
+  for (let each = row && parentOf(row); each && found.length < 150; each = parentOf(each))
+    if (isNode(each)) found.push(each);
+  return found;
+}
+
+async function renew(ids) {
+  const rows = inSight();
+  const roof = rowOf(0);
+  const keys = [...rows, ...nodesOver(rows[0])].map((row) => Number(row.dataset.key));
+  const asked = [...new Set([...keys, 0])];
+  const mark = newest;
+  const fragment = await post(urls.newsUrl, {
+    shown: asked,
+    also: [0, ...keysAbove(ids)],
+    changed: [...(ids || [])],
+    many: !ids,
   });
-  block.addEventListener("keydown", (event) => {
-    if (event.key === "ArrowRight" || event.key === " ") handled = true;
-  });
-})();
+  const reshaped = new Set();
+  for (const fresh of fragment.children) {
+    if (fresh.dataset.gone) remove(rowOf(fresh.dataset.gone));
+    else if (swap(rowOf(fresh.dataset.key), fresh)) reshaped.add(rowOf(fresh.dataset.key));
+  }
+  for (const row of rows) row.dataset.news = mark;
+  if (!tree().querySelector('[tabindex="0"]')) roof.tabIndex = 0;
+  tick();
+  groupsWithNews(ids).forEach((row) => reshaped.add(row));
+  for (const row of reshaped) await reshape(row);
+}
+
+// Unfolded groups of VMs without a node: those are not asked for one by one.
+function groupsWithNews(ids) {
+  const groups = [...tree().querySelectorAll('.group[aria-expanded="true"]')];
+  return groups.filter((row) => !ids || childrenOf(row).some((each) => ids.has(each.dataset.vm)));
+}
+
+// Where a VM that is shown hangs now: if it moves away, these change, too.
+function keysAbove(ids) {
+  const found = new Set();
+  for (const row of tree().children) {
+    if (!ids?.has(row.dataset.vm)) continue;
+    for (let each = parentOf(row); each; each = parentOf(each)) if (isNode(each)) found.add(Number(each.dataset.key));
+  }
+  return [...found].slice(0, 200);
+}
+
+// Give a row its new inside; true if other rows hang below it than before.
+function swap(row, fresh) {
+  if (!row) return false;
+  if (isSelected(row)) {
+    unlessSelected(row, () => onNews(null));
+    return false;
+  }
+  const differs = row.dataset.shape !== fresh.dataset.shape;
+  for (const name of ["shape", "again"]) if (name in fresh.dataset) row.dataset[name] = fresh.dataset[name];
+  if (row.innerHTML !== fresh.innerHTML) row.replaceChildren(...fresh.childNodes);
+  if (!isFolder(fresh)) row.removeAttribute("aria-expanded");
+  else if (!isFolder(row)) row.setAttribute("aria-expanded", isRoof(row) ? "true" : "false");
+  return differs;
+}
+
+function remove(row) {
+  if (!row) return;
+  const rows = [row, ...below(row)];
+  const had = rows.find((each) => each.contains(document.activeElement));
+  const other = had && (previous(row) || rowOf(0));
+  rows.forEach((each) => each.remove());
+  if (had) focus(other);
+}
+
+// Bring the children of an unfolded row to what they are now; those that stay keep their element.
+async function reshape(row) {
+  if (!row.isConnected || isFiltered() || (isRoof(row) && "top" in tree().dataset)) return;
+  const old = childrenOf(row);
+  if (!isOpen(row)) {
+    below(row).forEach((each) => each.remove());
+    delete row.dataset.loaded;
+    return;
+  }
+  const limit = Math.max(50, old.filter((each) => !isMore(each)).length);
+  const fragment = await get(childrenUrl(row.dataset.key, { limit, level: level(row) + 1 }));
+  const fresh = [...fragment.children];
+  const kept = new Set(fresh.map((each) => each.id));
+  old.filter((each) => !kept.has(each.id)).forEach(remove);
+  let before = row;
+  for (const each of fresh) before = settle(each, before, row);
+  paint(row);
+  tick();
+}
+
+// Put a child behind `before`; the last row of what then belongs to it.
+function settle(fresh, before, parent) {
+  let mine = byId(fresh.id);
+  if (mine && (isMore(mine) || parentOf(mine) !== parent)) {
+    remove(mine);
+    mine = null;
+  }
+  if (mine) {
+    for (const name of ["aria-setsize", "aria-posinset"]) mine.setAttribute(name, fresh.getAttribute(name));
+    swap(mine, fresh);
+  } else {
+    mine = fresh;
+  }
+  const inside = mine.isConnected ? below(mine) : [];
+  if (mine.previousElementSibling !== before) before.after(mine, ...inside);
+  return inside.at(-1) || mine;
+}
+
+// -- what tells of news -----------------------------------------------------------------------
+
+// Rows that come into sight are asked for the news that they missed.
+let settling = 0;
+addEventListener("scroll", () => {
+  clearTimeout(settling);
+  settling = setTimeout(() => {
+    if (!tree() || !inSight().some((row) => Number(row.dataset.news || 0) < newest)) return;
+    changed = null;
+    wake();
+  }, 200);
+}, { passive: true, capture: true });
+
+onEvents((kind, data) => {
+  if (kind === "nodes") onNews(data.many ? null : data.ids);
+  if (kind === "open") {
+    onNews(null);
+    wake.now();
+  }
+  if (kind === "error") wake();
+});
+document.addEventListener("visibilitychange", () => document.hidden || onNews(null));
+setInterval(() => onNews(null), IN_ANY_CASE);
+roofLater();
+
+block.addEventListener("click", (event) => {
+  if (event.target.closest('[role="tree"]')) handled = true;
+});
+block.addEventListener("keydown", (event) => {
+  if (event.key === "ArrowRight" || event.key === " ") handled = true;
+});

@@ -1,13 +1,9 @@
 // The slider says its moment while it is moved, and goes there when it is let go.
-"use strict";
+const slider = document.getElementById("second");
+const says = document.getElementById("slider-says");
 
-(() => {
-  const slider = document.getElementById("second");
-  if (!slider) return;
-  const says = document.getElementById("slider-says");
-  slider.addEventListener("input", () => {
-    const at = new Date((Number(slider.dataset.first) + Number(slider.value)) * 1000);
-    says.textContent = at.toLocaleString();
-  });
-  slider.addEventListener("change", () => slider.form.requestSubmit());
-})();
+slider?.addEventListener("input", () => {
+  const at = new Date((Number(slider.dataset.first) + Number(slider.value)) * 1000);
+  says.textContent = at.toLocaleString();
+});
+slider?.addEventListener("change", () => slider.form.requestSubmit());

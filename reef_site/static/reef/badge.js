@@ -1,0 +1,79 @@
+// The badge that says whether the page is up to date: by its stream, and by what it fetches.
+import { isSelected } from "./selection.js";
+
+const SLOW_AFTER = 3_000;
+const STALE_AFTER = 12_000;
+const STREAM = "stream";
+
+// What is not well, and since when: the stream, and the fetches by their names.
+const troubles = new Map();
+let begun = false;
+let isSignedOut = false;
+let isPaused = false;
+let timer = 0;
+
+const clock = (moment) =>
+  new Date(moment).toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit" });
+
+function state() {
+  if (isSignedOut) return ["stale", "Signed out"];
+  if (!begun) return ["off", "Not live"];
+  const since = Math.min(...troubles.values());
+  if (Date.now() - since >= STALE_AFTER) return ["stale", `Stale since ${clock(since)}`];
+  if (troubles.has(STREAM)) return ["waiting", "Reconnecting…"];
+  if (troubles.size) return ["waiting", "Delayed"];
+  if (isPaused) return ["waiting", "Paused while you select"];
+  return ["live", "Live"];
+}
+
+function paint() {
+  clearTimeout(timer);
+  const element = document.getElementById("live");
+  const [name, text] = state();
+  // Until the newest trouble has become an old one.
+  if (troubles.size) timer = setTimeout(paint, 1000);
+  if (!element) return;
+  element.dataset.state = name;
+  const word = element.querySelector(".live-word");
+  if (word.textContent !== text && !isSelected(word)) word.textContent = text;
+}
+
+function trouble(name, since) {
+  if (!troubles.has(name)) troubles.set(name, since);
+  paint();
+}
+
+function well(name) {
+  troubles.delete(name);
+  paint();
+}
+
+// The stream stands or not. Each try that fails says "not" again: what counts is since when.
+function connected(yes) {
+  begun ||= yes;
+  if (yes) well(STREAM);
+  else trouble(STREAM, Date.now());
+}
+
+// A fetch begins; call what this gives with how it ended.
+function fetching(name) {
+  const began = Date.now();
+  const slow = setTimeout(() => trouble(name, began), SLOW_AFTER);
+  return (good) => {
+    clearTimeout(slow);
+    if (good) well(name);
+    else trouble(name, began);
+  };
+}
+
+function signedOut(yes) {
+  isSignedOut = yes;
+  paint();
+}
+
+function paused(yes) {
+  isPaused = yes;
+  paint();
+}
+
+export const badge = { paint, connected, fetching, signedOut, paused };

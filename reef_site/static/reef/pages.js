@@ -1,0 +1,66 @@
+// Keeps the parts that are marked data-live up to date: fetched again (by htmx) soon after the
+// server tells of a change of the kinds they name, and every so often in any case.
+import { badge } from "./badge.js";
+import { tick } from "./base.js";
+import { onEvents } from "./live.js";
+import { keepFresh } from "./refresh.js";
+import { failureOf, isOver, postForm, RequestFailed } from "./requests.js";
+import { isSelected, unselected } from "./selection.js";
+
+// Have htmx fetch the part; an answer that finds something selected in it is thrown away.
+function fetchPart(part) {
+  return new Promise((done, fail) => {
+    part.addEventListener(
+      "htmx:afterRequest",
+      ({ detail: { successful, xhr } }) => {
+        if (successful && !isOver(xhr.responseURL)) return done();
+        const type = xhr.getResponseHeader("Content-Type") || "";
+        fail(xhr.status ? failureOf(type, xhr.responseText, xhr.status) : new RequestFailed("reef does not answer."));
+      },
+      { once: true },
+    );
+    htmx.trigger(part, "refresh");
+  });
+}
+
+async function refresh(part) {
+  await unselected(part);
+  await fetchPart(part);
+  if (isSelected(part)) await refresh(part);
+}
+
+document.addEventListener("htmx:beforeSwap", (event) => {
+  const { target, xhr } = event.detail;
+  if (isOver(xhr.responseURL) || isSelected(target)) event.detail.shouldSwap = false;
+});
+document.addEventListener("htmx:afterSwap", () => {
+  badge.paint();
+  tick();
+});
+
+function begin(part) {
+  const kinds = part.dataset.live.split(" ");
+  const wake = keepFresh(part.id, () => refresh(part));
+  onEvents((kind) => {
+    if (kinds.includes(kind)) wake();
+    if (kind === "open") wake.now();
+  });
+  // Forms that change only what this part shows.
+  part.addEventListener("submit", async (event) => {
+    const form = event.target;
+    if (!form.matches("form[data-script]")) return;
+    event.preventDefault();
+    const problem = document.getElementById("problem");
+    try {
+      await postForm(form);
+      wake.now();
+      problem.hidden = true;
+    } catch (error) {
+      if (!(error instanceof RequestFailed)) throw error;
+      problem.textContent = error.message;
+      problem.hidden = false;
+    }
+  });
+}
+
+document.querySelectorAll("[data-live]").forEach(begin);

@@ -1,0 +1,112 @@
+// Requests of the page's scripts: what fails says the server's own sentence.
+import { badge } from "./badge.js";
+
+const TIMEOUT = 60_000;
+const root = document.documentElement;
+
+export class RequestFailed extends Error {
+  constructor(message, status = 0) {
+    super(message);
+    this.status = status;
+  }
+}
+
+export function parse(html) {
+  const holder = document.createElement("template");
+  holder.innerHTML = html;
+  return holder.content;
+}
+
+const isSignIn = (answer) => new URL(answer.url).pathname === root.dataset.signin;
+
+// Whether an answer that somebody else has fetched is the sign-in page.
+export function isOver(url) {
+  const over = Boolean(url) && isSignIn({ url });
+  if (url) signedOut(over);
+  return over;
+}
+
+// Say so, and leave the page as it is: somebody may have written something.
+function signedOut(yes) {
+  badge.signedOut(yes);
+  const note = document.getElementById("signed-out");
+  if (!yes) return void note?.remove();
+  if (note) return;
+  const next = encodeURIComponent(location.pathname + location.search);
+  const fresh = parse(
+    '<p class="note is-error" role="alert" id="signed-out">Your sign-in has ended. <a>Sign in again</a></p>',
+  );
+  fresh.querySelector("a").href = `${root.dataset.signin}?next=${next}`;
+  document.getElementById("main").prepend(fresh);
+}
+
+const ended = () => new RequestFailed("Your sign-in has ended. Sign in again.", 401);
+
+export async function ask(url, options = {}) {
+  const headers = { "Reef-Script": "1", ...options.headers };
+  const signal = AbortSignal.timeout(TIMEOUT);
+  let answer;
+  try {
+    answer = await fetch(url, { signal, ...options, headers });
+  } catch (error) {
+    if (error instanceof TypeError || error.name === "TimeoutError")
+      throw new RequestFailed("reef does not answer.");
+    throw error;
+  }
+  if (isSignIn(answer)) {
+    signedOut(true);
+    throw ended();
+  }
+  signedOut(false);
+  return answer;
+}
+
+// Why an answer is no good, in the server's words.
+export async function failure(answer) {
+  if (answer.status === 403) {
+    // The form's token goes with the sign-in, and is looked at first.
+    const probe = await fetch(location.href, { method: "HEAD" }).catch(() => null);
+    if (probe && isSignIn(probe)) {
+      signedOut(true);
+      return ended();
+    }
+  }
+  return failureOf(answer.headers.get("Content-Type") || "", await answer.text(), answer.status);
+}
+
+export function failureOf(type, text, status) {
+  return new RequestFailed(sentence(type, text) || `reef answered ${status}.`, status);
+}
+
+function sentence(type, text) {
+  if (type.startsWith("text/plain")) return text.trim();
+  if (type.startsWith("text/html")) {
+    const title = parse(text).querySelector("h1")?.textContent.trim();
+    return title && `${title}.`;
+  }
+  try {
+    return String(JSON.parse(text).error || "");
+  } catch {
+    return "";
+  }
+}
+
+export async function get(url, options) {
+  const answer = await ask(url, options);
+  if (!answer.ok) throw await failure(answer);
+  return parse(await answer.text());
+}
+
+const token = () => JSON.parse(document.body.getAttribute("hx-headers"))["X-CSRFToken"];
+
+export function postJson(url, body) {
+  const headers = { "Content-Type": "application/json", "X-CSRFToken": token() };
+  return get(url, { method: "POST", headers, body: JSON.stringify(body) });
+}
+
+export async function postForm(form) {
+  const body = new URLSearchParams(new FormData(form));
+  const answer = await ask(form.action, { method: "POST", body });
+  if (!answer.ok) throw await failure(answer);
+  return { fragment: parse(await answer.text()), key: answer.headers.get("Reef-Key") };
+}

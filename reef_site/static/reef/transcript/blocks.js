@@ -1,0 +1,192 @@
+// The transcript's blocks: what is being said is appended as plain text, what is final is fetched as
+// the server renders it.
+import { tick } from "../base.js";
+import { get } from "../requests.js";
+import { keepFresh } from "../refresh.js";
+import { isSelected, unlessSelected } from "../selection.js";
+import { follow, isPinned } from "./reading.js";
+import { replace } from "./swap.js";
+
+const byId = (id) => document.getElementById(id);
+const one = byId("one");
+const number = (block) => Number(block.id.slice(1));
+const blockOf = (id) => byId(`e${id}`);
+// Deltas of entries that the page has no block for yet, by entry.
+const early = new Map();
+
+function place(block) {
+  byId("nothing-said")?.remove();
+  const blocks = byId("blocks");
+  let after = blocks.lastElementChild;
+  while (after && number(after) > number(block)) after = after.previousElementSibling;
+  if (after) after.after(block);
+  else blocks.prepend(block);
+}
+
+function make(entry) {
+  const mould = byId(`mould-${entry.kind}`);
+  if (!mould) return null;
+  const block = mould.content.firstElementChild.cloneNode(true);
+  block.id = `e${entry.id}`;
+  if (entry.callId) block.dataset.call = entry.callId;
+  block.querySelector("details")?.setAttribute("id", `d${entry.id}`);
+  const name = block.querySelector(".tool-name");
+  if (name && entry.tool) name.textContent = entry.tool;
+  place(block);
+  return block;
+}
+
+// The text node that a block's words are appended to.
+function words(block) {
+  const place = block.querySelector("[data-said]");
+  if (!place) return null;
+  if (place.firstChild?.nodeType !== Node.TEXT_NODE) place.replaceChildren("");
+  if (!place.firstChild) place.append(document.createTextNode(""));
+  return place.firstChild;
+}
+
+export function onEntry(entry) {
+  answerChanged(entry.answerId);
+  if (entry.final) {
+    want(entry.id);
+  } else if (entry.kind === "tool_result") {
+    showRunning(entry);
+  } else {
+    const block = blockOf(entry.id) || make(entry);
+    const said = block && words(block);
+    if (said) write(said.parentElement, entry.text);
+  }
+  follow();
+}
+
+function showRunning(entry) {
+  const block = callOf(entry) || blockOf(entry.id) || make(entry);
+  if (!block) return;
+  const output = block.querySelector("[data-output]");
+  output.hidden = false;
+  unlessSelected(output, () => output.isConnected && write(output, entry.text));
+  const details = block.querySelector("details");
+  details.className = "tool is-running";
+  if (!details.open) {
+    details.open = true;
+    details.dataset.auto = "";
+  }
+  block.querySelector(".tool-state").textContent = "running";
+}
+
+// Appending leaves alone what is selected, as long as what stands there goes on.
+function write(output, text) {
+  const node = output.firstChild;
+  if (node?.nodeType === Node.TEXT_NODE && output.childNodes.length === 1 && text.startsWith(node.data))
+    node.appendData(text.slice(node.data.length));
+  else output.textContent = text;
+}
+
+function callOf(entry) {
+  if (!entry.callId) return null;
+  const found = document.querySelectorAll(`[data-call="${CSS.escape(entry.callId)}"]`);
+  return found[found.length - 1] || null;
+}
+
+export function onDelta(delta, rev) {
+  const block = blockOf(delta.entry);
+  const said = block && words(block);
+  if (said) {
+    said.appendData(delta.text);
+    follow();
+  } else {
+    if (!early.has(delta.entry)) want(delta.entry);
+    early.set(delta.entry, [...(early.get(delta.entry) || []), [rev, delta.text]]);
+  }
+}
+
+// An answer's last block carries its line, which comes only when the answer is over.
+let answer = null;
+let lastOfAnswer = 0;
+
+function answerChanged(id) {
+  if (answer !== null && id !== answer) wantLast();
+  answer = id ?? null;
+}
+
+function wantLast() {
+  if (lastOfAnswer) want(lastOfAnswer);
+  lastOfAnswer = 0;
+}
+
+export function answerIsOver() {
+  wantLast();
+  answer = null;
+}
+
+// The whole transcript anew.
+export async function reload() {
+  const fragment = await get(one.dataset.transcriptUrl);
+  byId("transcript").replaceChildren(...fragment.childNodes);
+  early.clear();
+}
+
+// -- blocks that are final, fetched together --------------------------------------------------
+
+const wanted = new Set();
+
+async function fetchWanted() {
+  if (!wanted.size) return;
+  const ids = [...wanted].slice(0, 100);
+  const fragment = await get(`${one.dataset.entriesUrl}?ids=${ids.join(",")}`);
+  ids.forEach((id) => wanted.delete(id));
+  [...fragment.children].forEach(settle);
+  trim();
+  tick();
+  follow();
+  if (wanted.size) wake();
+}
+
+const wake = keepFresh("blocks", fetchWanted, { soonest: 30, slower: 0, often: 0 });
+
+function want(id) {
+  wanted.add(id);
+  wake();
+}
+
+// A long day's transcript is not all kept in the page; the earlier part is a click away.
+const MOST_BLOCKS = 500;
+const KEPT_BLOCKS = 300;
+
+function trim() {
+  const blocks = byId("blocks");
+  if (!isPinned() || isSelected(blocks) || blocks.childElementCount <= MOST_BLOCKS) return;
+  while (blocks.childElementCount > KEPT_BLOCKS) blocks.firstElementChild.remove();
+  const before = `?before=${number(blocks.firstElementChild)}`;
+  const link = byId("earlier") || earlierLink();
+  link.href = before;
+  link.dataset.url = one.dataset.transcriptUrl + before;
+}
+
+function earlierLink() {
+  const link = byId("mould-earlier").content.firstElementChild.cloneNode(true);
+  byId("transcript").prepend(link);
+  return link.firstElementChild;
+}
+
+function settle(block) {
+  const old = byId(block.id);
+  if (block.dataset.result) byId(`e${block.dataset.result}`)?.remove();
+  if (!old) {
+    place(block);
+    say(block);
+  } else if (Number(block.dataset.rev) >= Number(old.dataset.rev) && !("open" in block.dataset)) {
+    replace(old, block);
+  }
+  lastOfAnswer = Math.max(lastOfAnswer, number(block), Number(block.dataset.result || 0));
+}
+
+// What came before the block did and is not yet in its text.
+function say(block) {
+  const said = early.size && words(block);
+  const rev = Number(block.dataset.rev);
+  for (const [at, text] of early.get(number(block)) || []) {
+    if (said && at > rev) said.appendData(text);
+  }
+  early.delete(number(block));
+}
