@@ -191,6 +191,7 @@ INSTALLED_APPS = [
     "django_htmx",
     "rest_framework",
     "reef_site.apps.ReefSiteConfig",
+    "reef_site.attention.apps.AttentionConfig",
     "vmtree.apps.VmtreeConfig",
     "versconfig.apps.VersconfigConfig",
     "registry.apps.RegistryConfig",

@@ -14,6 +14,7 @@ from lieutenants.operations import api as operations_api
 from lieutenants.rules import api as rules_api
 from reef_site import views
 from reef_site.api import router
+from reef_site.attention import views as attention
 from reef_site.health import SERVICES, health
 from reef_site.wire import json_answer
 from vmtree import api as vmtree_api
@@ -30,6 +31,7 @@ urlpatterns: Routes = [
     re_path(r"^health/?$", health, name="health"),
     path("", views.overview, name="overview"),
     path("parts/", views.parts, name="parts"),
+    path("attention/seen", attention.mark, name="attention-seen"),
     path("signin/", views.signin, name="signin"),
     path("signin/<str:secret>", views.signin_link, name="signin-link"),
     path("signout/", views.signout, name="signout"),

@@ -11,7 +11,6 @@ from django.conf import settings
 from django.contrib.auth import login, logout
 from django.contrib.auth.decorators import login_required
 from django.contrib.auth.views import LoginView
-from django.db.models import Q
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.utils import timezone
@@ -22,11 +21,11 @@ from lieutenants import figures
 from lieutenants.models import Lieutenant, LifeSign
 from lieutenants.states import Status
 from reef_site import auth
+from reef_site.attention.listing import listing
 from reef_site.fleet import views as fleet
 from reef_site.health import LATE_SECONDS
 from vmtree import bells
 
-_MOST_TROUBLE = 8
 _MEND = {
     "worker": "Nothing is started or stopped meanwhile. See logs/worker.log and logs/beat.log.",
     "follower": "What agents say is not read meanwhile; nothing is lost. See logs/worker.log.",
@@ -54,46 +53,31 @@ class Part:
 def overview(request: HttpRequest) -> HttpResponse:
     """How the fleet and reef itself are."""
     tree = fleet.tree_context(request) if "vm-tree" in settings.ORGANS else {}
-    return render(request, "overview.html", {**_state(), **tree})
+    return render(request, "overview.html", {**_state(request), **tree})
 
 
 @login_required
 @require_GET
 def parts(request: HttpRequest) -> HttpResponse:
     """What `overview` fetches again when something changed."""
-    return render(request, "_parts.html", _state())
+    return render(request, "_parts.html", _state(request))
 
 
-def _state() -> dict[str, Any]:
-    parts = [*(_sign(name) for name in LATE_SECONDS), _broker()]
-    return {"parts": parts, **(_lieutenants() if "lieutenant" in settings.ORGANS else {})}
+def _state(request: HttpRequest) -> dict[str, Any]:
+    return {
+        "parts": [*(_sign(name) for name in LATE_SECONDS), _broker()],
+        "attention": listing(seen="seen" in request.GET),
+        **(_lieutenants() if "lieutenant" in settings.ORGANS else {}),
+    }
 
 
 def _lieutenants() -> dict[str, Any]:
     counts = Lieutenant.objects.count_by_status()
-    failed, doubtful = _failed(), _doubtful()
-    trouble_count = counts.get(Status.ERROR, 0) + len(doubtful)
     return {
         "any": bool(counts),
         "tabs": [(word, counts.get(word, 0)) for word in Status.values],
-        "trouble": [*failed, *doubtful][:_MOST_TROUBLE],
-        "trouble_count": trouble_count,
-        "trouble_more": trouble_count > _MOST_TROUBLE,
         "today": figures.fleet_today(),
     }
-
-
-def _failed() -> list[Lieutenant]:
-    """The newest of those in error."""
-    failed = Lieutenant.objects.filter(status=Status.ERROR).order_by("-status_since")
-    return list(failed[:_MOST_TROUBLE])
-
-
-def _doubtful() -> list[Lieutenant]:
-    """Those that are silent or whose model has trouble or has failed, longest silent first."""
-    alive = Lieutenant.objects.filter(status__in=[Status.WORKING, Status.IDLE])
-    suspects = alive.filter(~Q(trouble="") | Q(status=Status.WORKING)).order_by("last_activity_at")
-    return [each for each in suspects if each.stalled or each.trouble]
 
 
 def _sign(name: str) -> Part:

@@ -33,7 +33,17 @@ document.addEventListener("htmx:beforeSwap", (event) => {
   const { target, xhr } = event.detail;
   if (isOver(xhr.responseURL) || isSelected(target)) event.detail.shouldSwap = false;
 });
-document.addEventListener("htmx:afterSwap", () => {
+// What is unfolded stays unfolded.
+const unfolded = new Set();
+document.addEventListener("htmx:beforeSwap", ({ detail: { target } }) => {
+  unfolded.clear();
+  for (const details of target.querySelectorAll("details[id][open]")) unfolded.add(details.id);
+});
+document.addEventListener("htmx:afterSwap", ({ detail: { target } }) => {
+  for (const id of unfolded) {
+    const details = document.getElementById(id);
+    if (details && target.contains(details)) details.open = true;
+  }
   badge.paint();
   tick();
 });

@@ -1,0 +1,207 @@
+"""The items of the list: for each kind of trouble one bounded query."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from urllib.parse import urlencode
+
+from django.conf import settings
+from django.db.models import Count, Q
+from django.urls import reverse
+from django.utils import timezone
+
+from bootloader.models import Finding, Provisioning
+from bootloader.reasons import clipped
+from bootloader.states import State
+from lieutenants import failures
+from lieutenants.models import Firing, Lieutenant
+from lieutenants.rules.models import FiringState
+from lieutenants.states import Status
+from reef_site.attention.models import Kind
+from registry.models import VM
+from vmtree import dates
+
+# Items of one kind that are looked at.
+MAX_ITEMS = 300
+MAX_EXAMPLES = 20
+RULES_SINCE = timedelta(days=7)
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing that needs a look. `state` is how it is drawn; those of one `group` are alike."""
+
+    kind: Kind
+    subject: str
+    name: str
+    url: str
+    state: str
+    label: str
+    since: datetime
+    text: str
+    group: str
+
+    @property
+    def cause(self) -> str:
+        """Another text when the same thing has trouble of another kind, or anew."""
+        return f"{self.since.isoformat()} {digest(self.text)}"
+
+
+@dataclass(frozen=True)
+class Silent:
+    """The VMs that are silent: how many are new, how many are not, and the newest of them."""
+
+    new: int
+    seen: int
+    newest: list[Item]
+
+
+def digest(text: str) -> str:
+    """Return a short mark of a text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def found() -> Iterator[Item]:
+    """Yield the items of all kinds but silent VMs, which may be thousands."""
+    if "lieutenant" in settings.ORGANS:
+        yield from _lieutenants()
+        yield from _rules()
+    if "bootloader" in settings.ORGANS:
+        yield from _provisionings()
+        yield from _findings()
+
+
+# -- lieutenants ---------------------------------------------------------------------------------
+
+
+def _lieutenants() -> Iterator[Item]:
+    """Yield those in error, those that stall, and those whose model has trouble."""
+    quiet = timezone.now() - timedelta(seconds=1)
+    troubled = Q(status__in=[Status.WORKING, Status.IDLE]) & ~Q(trouble="")
+    stalled = Q(status=Status.WORKING, last_activity_at__lt=quiet)
+    suspects = Lieutenant.objects.filter(Q(status=Status.ERROR) | troubled | stalled)
+    for each in suspects.defer("system_prompt", "directive").order_by("-status_since")[:MAX_ITEMS]:
+        if each.status == Status.ERROR:
+            yield _lieutenant(each, "error", each.status_since, each.error)
+        elif each.stalled:
+            waits = f"waiting for {each.waiting_for}" if each.waiting_for else "no output"
+            yield _lieutenant(each, "stalled", each.last_activity_at, each.trouble or waits)
+        elif each.trouble:
+            label = "task failed" if each.status == Status.IDLE else "has trouble"
+            yield _lieutenant(each, "stalled", each.status_since, each.trouble, label)
+
+
+def _lieutenant(
+    each: Lieutenant, state: str, since: datetime, text: str, label: str = ""
+) -> Item:
+    line = _line(failures.sentence(text) or text)
+    return Item(
+        kind=Kind.LIEUTENANT,
+        subject=each.pk,
+        name=each.name,
+        url=reverse("lieutenants:detail", args=[each.name]),
+        state=state,
+        label=label or state,
+        since=since,
+        text=line,
+        group=f"{label or state} {digest(line)}",
+    )
+
+
+# -- VMs -----------------------------------------------------------------------------------------
+
+
+def silent_vms(seen_until: datetime | None) -> Silent:
+    """Return the VMs that are silent; those are new that fell silent after this moment."""
+    if "registry" not in settings.ORGANS:
+        return Silent(0, 0, [])
+    vms = VM.objects.silent(dates.now())
+    is_seen = Q(silent_after__lte=seen_until) if seen_until else Q(pk__in=[])
+    figures = vms.aggregate(all=Count("pk"), seen=Count("pk", filter=is_seen))
+    newest = vms.order_by("-silent_after", "pk")[:MAX_EXAMPLES] if figures["all"] else []
+    new = figures["all"] - figures["seen"]
+    return Silent(new, figures["seen"], [_silent(vm) for vm in newest])
+
+
+def _silent(vm: VM) -> Item:
+    assert vm.silent_after is not None
+    has_page = "vm-tree" in settings.ORGANS
+    return Item(
+        kind=Kind.VM,
+        subject=vm.pk,
+        name=vm.name or vm.pk,
+        url=f"{reverse('fleet:by-id')}?{urlencode({'vm': vm.pk})}" if has_page else "",
+        state="silent",
+        label="silent",
+        since=vm.silent_after,
+        text="",
+        group="silent",
+    )
+
+
+# -- provisioning --------------------------------------------------------------------------------
+
+
+def _provisionings() -> Iterator[Item]:
+    """Yield those that failed and about which nothing was decided."""
+    failed = Provisioning.objects.filter(state=State.FAILED)
+    columns = ("id", "name", "state", "state_since", "reason")
+    for row in failed.only(*columns).order_by("-id")[:MAX_ITEMS]:
+        line = _line(row.reason)
+        yield Item(
+            kind=Kind.PROVISIONING,
+            subject=row.pk,
+            name=row.name,
+            url=reverse("bootloader:detail", args=[row.pk]),
+            state="error",
+            label="provisioning failed",
+            since=row.state_since,
+            text=line,
+            group=digest(line),
+        )
+
+
+def _findings() -> Iterator[Item]:
+    """Yield the open ones."""
+    for row in Finding.objects.open().order_by("-id")[:MAX_ITEMS]:
+        yield Item(
+            kind=Kind.FINDING,
+            subject=str(row.pk),
+            name=row.name or row.machine_id,
+            url=reverse("bootloader:findings"),
+            state="late",
+            label=row.get_kind_display(),
+            since=row.found_at,
+            text=_line(row.text),
+            group=f"{row.kind} {row.provider}",
+        )
+
+
+# -- rules ---------------------------------------------------------------------------------------
+
+
+def _rules() -> Iterator[Item]:
+    """Yield the rule executions of the last days that failed."""
+    since = timezone.now() - RULES_SINCE
+    failed = Firing.objects.filter(state=FiringState.FAILED, ended_at__gte=since)
+    for row in failed.defer("evidence").order_by("-ended_at")[:MAX_ITEMS]:
+        line = _line(row.outcome)
+        query = urlencode({"q": row.rule_name})
+        yield Item(
+            kind=Kind.RULE,
+            subject=str(row.pk),
+            name=f"{row.rule_name}: {row.subject_name or row.subject}",
+            url=f"{reverse('admin:lieutenants_firing_changelist')}?{query}",
+            state="error",
+            label="rule failed",
+            since=row.ended_at or row.at,
+            text=line,
+            group=f"{digest(row.rule_name)} {digest(line)}",
+        )
+
+
+def _line(text: str) -> str:
+    return clipped(" ".join(text[:400].split()), 120)
