@@ -318,7 +318,7 @@ class Session(Transcript):
         queues = data.values() if isinstance(data, dict) else []
         texts = [str(text) for queue in queues if isinstance(queue, list) for text in queue]
         if count := delivery.withdraw_accepted(self.lieutenant, texts, at):
-            self.notice(at, f"The abort withdrew {count} queued message(s).")
+            self.notice(at, f"The abort withdrew {count} queued message{'s' if count > 1 else ''}.")
 
     def _state_answer(self, command: str, event: Event, at: datetime) -> None:
         data = event.get("data")

@@ -9,10 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from lieutenants import services
-from lieutenants.models import Lieutenant
+from lieutenants.exceptions import NotNow
+from lieutenants.models import Lieutenant, Message
 from lieutenants.states import Status
 
 S = Status
+MAX_LISTED = 50
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class Verb:
     # What the question says will happen.
     outlook: str
     grave: bool = False
+    # It drops the messages that wait; then a question comes first, too.
+    drops_queue: bool = False
 
     def fits(self, lieutenant: Lieutenant) -> bool:
         """Whether the lieutenant's status allows it."""
@@ -35,7 +39,13 @@ class Verb:
 
     def asks(self, lieutenant: Lieutenant) -> bool:
         """Whether a question comes first."""
-        return lieutenant.status in self.asks_in
+        return lieutenant.status in self.asks_in or bool(self.dropped_by(lieutenant))
+
+    def dropped_by(self, lieutenant: Lieutenant) -> list[Message]:
+        """Return the waiting messages that would be dropped, the first ones of very many."""
+        if not self.drops_queue or not self.fits(lieutenant):
+            return []
+        return list(lieutenant.messages.pending()[:MAX_LISTED])
 
 
 def _pause(name: str, actor: str, sure: bool) -> str:
@@ -48,9 +58,14 @@ def _resume(name: str, actor: str, _sure: bool) -> str:
     return f"{name}: its agent is starting again."
 
 
-def _abort(name: str, actor: str, _sure: bool) -> str:
+def _abort(name: str, actor: str, sure: bool) -> str:
+    lieutenant = services.find(name, missing=f"Lieutenant '{name}' not found")
+    waiting = lieutenant.messages.pending().count()
+    if waiting and not sure:
+        queued = f"{waiting} queued message{'s' if waiting > 1 else ''}"
+        raise NotNow(f"Aborting {name} would drop {queued}. Confirm it first.")
     services.abort(name, actor=actor)
-    return f"{name}: the running answer is being broken off."
+    return f"{name}: the running answer is being aborted."
 
 
 def _restart(name: str, actor: str, _sure: bool) -> str:
@@ -73,7 +88,8 @@ VERBS: dict[str, Verb] = {
             _abort,
             when=frozenset({S.WORKING}),
             asks_in=frozenset(),
-            outlook="The running answer is broken off, and what waits behind it is withdrawn.",
+            outlook="The running answer is aborted.",
+            drops_queue=True,
         ),
         Verb(
             "resume",

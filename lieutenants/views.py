@@ -306,7 +306,12 @@ def act(request: HttpRequest, name: str, verb: str) -> HttpResponse:
 def _question(
     request: HttpRequest, lieutenant: Lieutenant, verb: Verb, problem: LieutenantError | None = None
 ) -> HttpResponse:
-    context = {"lieutenant": lieutenant, "verb": verb, "problem": problem}
+    context = {
+        "lieutenant": lieutenant,
+        "verb": verb,
+        "problem": problem,
+        "dropped": verb.dropped_by(lieutenant),
+    }
     status = problem.status if problem else 200
     return render(request, "lieutenants/confirm.html", context, status=status)
 

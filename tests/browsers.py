@@ -18,7 +18,7 @@ QUIET = (
     *("--disable-background-networking", "--disable-component-update"),
 )
 # What is waited for comes in a moment; where many share a machine, later.
-SECONDS = 60
+SECONDS = 40
 
 
 @contextlib.contextmanager

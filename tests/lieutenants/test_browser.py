@@ -305,8 +305,11 @@ def test_a_tab_that_nobody_looks_at_gives_its_connection_back(house: House, page
     expect(page.locator("#live")).to_have_text("Live")
     page.evaluate(
         """() => {
-          const close = EventSource.prototype.close;
-          EventSource.prototype.close = function () { window.left = true; close.call(this); };
+          const post = MessagePort.prototype.postMessage;
+          MessagePort.prototype.postMessage = function (message) {
+            if (message.do === "bye") window.left = true;
+            post.call(this, message);
+          };
         }"""
     )
     look_away(page, away=True)

@@ -1,0 +1,212 @@
+"""What a page says while the server is slow, away or refuses, in a real browser."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, expect
+
+from tests.browsers import SECONDS, complaints_of, launched, signed_in, url_of, viewer_in
+from tests.stack import Stack
+from tests.waiting import until
+
+pytestmark = pytest.mark.browser
+
+REQUESTS = """(part) => performance.getEntriesByType("resource")
+    .filter((each) => each.name.includes(part)).map((each) => each.startTime)"""
+SELECT = """(element) => {
+  const range = document.createRange();
+  range.selectNodeContents(element);
+  getSelection().removeAllRanges();
+  getSelection().addRange(range);
+}"""
+SELECTED = "getSelection().toString().trim()"
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    with Stack(tmp_path_factory.mktemp("badge")) as stack:
+        for name in ("ada", "bella"):
+            stack.create(name)
+        yield stack
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    expect.set_options(timeout=SECONDS * 1000)
+    with launched() as browser:
+        yield browser
+
+
+@pytest.fixture
+def operator(browser: Browser, stack: Stack) -> Iterator[BrowserContext]:
+    context = signed_in(browser, stack)
+    yield context
+    context.close()
+
+
+@pytest.fixture(scope="module")
+def viewer(browser: Browser, stack: Stack) -> Iterator[BrowserContext]:
+    context = viewer_in(browser, stack)
+    yield context
+    context.close()
+
+
+def opened(context: BrowserContext, stack: Stack, path: str) -> Page:
+    page = context.new_page()
+    page.goto(url_of(stack) + path)
+    expect(page.locator("#live")).to_have_text("Live")
+    return page
+
+
+def test_a_page_that_cannot_fetch_is_delayed_and_then_stale(
+    operator: BrowserContext, stack: Stack
+) -> None:
+    page = opened(operator, stack, "/lieutenants/ada/")
+    live = page.locator("#live")
+    page.get_by_label("Message to").fill("hello")
+    web = stack.processes["web"].pid
+    os.killpg(web, signal.SIGSTOP)
+    try:
+        page.get_by_role("button", name="Send").click()
+        expect(page.locator("#send")).to_have_text("Sending…")
+        expect(live).to_have_text("Delayed")
+        expect(live).to_contain_text("Stale since")
+    finally:
+        os.killpg(web, signal.SIGCONT)
+    expect(live).to_have_text("Live")
+    expect(page.locator("#send")).to_have_text("Send")
+    expect(page.locator("#refused")).to_have_text("")
+    expect(page.get_by_label("Message to")).to_have_value("")
+
+
+def test_a_server_that_is_away_says_so_itself_and_is_asked_ever_less_often(
+    operator: BrowserContext, stack: Stack
+) -> None:
+    page = opened(operator, stack, "/lieutenants/ada/")
+    page.get_by_label("Message to").fill("not lost")
+    stack.end("web")
+    try:
+        page.get_by_role("button", name="Send").click()
+        expect(page.locator("#refused")).to_contain_text("reef's web process is not there")
+        expect(page.locator("#refused")).to_contain_text("Your text is kept.")
+        expect(page.get_by_label("Message to")).to_have_value("not lost")
+        stack.client.post("/lieutenant/lieutenants/ada/send", json={"message": "x"})
+        expect(page.locator("#live")).to_contain_text("Stale since")
+        assert len(page.evaluate(REQUESTS, "/_now")) < 12
+    finally:
+        (stack.run / "web.sock").unlink(missing_ok=True)
+        stack.start("web")
+    expect(page.locator("#live")).to_have_text("Live")
+
+
+def test_a_sign_in_that_has_ended_is_said_and_the_text_is_kept(
+    operator: BrowserContext, stack: Stack
+) -> None:
+    page = opened(operator, stack, "/lieutenants/ada/")
+    operator.clear_cookies()
+    page.get_by_label("Message to").fill("still here")
+    page.get_by_role("button", name="Send").click()
+    expect(page.locator("#refused")).to_contain_text("Your sign-in has ended")
+    expect(page.get_by_label("Message to")).to_have_value("still here")
+    expect(page.locator("#live")).to_have_text("Signed out")
+    page.get_by_role("link", name="Sign in again").click()
+    expect(page).to_have_url(f"{url_of(stack)}/signin/?next=%2Flieutenants%2Fada%2F")
+
+
+def test_what_is_selected_stays_selected_while_the_page_is_live(
+    operator: BrowserContext, stack: Stack
+) -> None:
+    page = opened(operator, stack, "/lieutenants/")
+    page.get_by_role("link", name="bella").evaluate(SELECT)
+    assert page.evaluate(SELECTED) == "bella"
+    stack.client.post("/lieutenant/lieutenants/ada/pause")
+    expect(page.locator("#live")).to_have_text("Paused while you select")
+    assert page.evaluate(SELECTED) == "bella"
+    page.evaluate("getSelection().removeAllRanges()")
+    expect(page.get_by_role("row").filter(has_text="ada")).to_contain_text("paused")
+    expect(page.locator("#live")).to_have_text("Live")
+    stack.client.post("/lieutenant/lieutenants/ada/resume")
+    stack.wait_idle("ada")
+
+
+def test_a_selection_in_running_output_survives_what_follows(
+    operator: BrowserContext, stack: Stack
+) -> None:
+    page = opened(operator, stack, "/lieutenants/bella/")
+    stack.send("bella", "SLOW 4 alpha beta gamma delta epsilon zeta eta theta iota kappa")
+    said = page.locator(".is-text [data-said]")
+    expect(said).to_contain_text("beta")
+    page.evaluate(
+        """() => {
+          const text = document.querySelector(".is-text [data-said]").firstChild;
+          getSelection().setBaseAndExtent(text, 0, text, 11);
+        }"""
+    )
+    chosen = page.evaluate(SELECTED)
+    expect(said).to_contain_text("kappa")
+    stack.wait_idle("bella")
+    expect(page.locator("#head .state > .status").first).to_have_text("idle")
+    assert page.evaluate(SELECTED) == chosen != ""
+    page.evaluate("getSelection().removeAllRanges()")
+    expect(page.locator(".close").last).to_contain_text("completed")
+
+
+def test_an_abort_that_drops_messages_asks_first(operator: BrowserContext, stack: Stack) -> None:
+    page = opened(operator, stack, "/lieutenants/bella/")
+    stack.send("bella", "SLOW 60 one two three")
+    expect(page.locator("#head .state > .status").first).to_have_text("working")
+    for text in ("then this", "and that"):
+        stack.send("bella", text)
+    page.get_by_role("link", name="Abort…").click()
+    expect(page.locator("main")).to_contain_text("2 queued messages will be dropped")
+    expect(page.locator("main")).to_contain_text("and that")
+    page.get_by_role("link", name="Leave it as it is").click()
+    assert stack.get("bella")["status"] == "working"
+    page.get_by_role("link", name="Abort…").click()
+    page.get_by_role("button", name="Abort and drop 2 queued").click()
+    expect(page.locator("#head .state > .status").first).to_have_text("idle")
+
+
+# -- accounts that may only look on ----------------------------------------------------------------
+
+
+def test_the_tree_of_a_read_only_account_updates_and_asks_seldom(
+    viewer: BrowserContext, stack: Stack
+) -> None:
+    page = opened(viewer, stack, "/fleet/")
+    row = page.locator(".vm", has_text="bella")
+    expect(row.locator(".status").first).to_have_text("live")
+    stack.client.post("/lieutenant/lieutenants/bella/pause")
+    expect(row.locator(".status").first).to_have_text("paused")
+    stack.client.post("/lieutenant/lieutenants/bella/resume")
+    expect(row.locator(".status").first).to_have_text("live")
+    assert len(page.evaluate(REQUESTS, "/_news")) < 20
+
+
+def test_pages_offer_a_read_only_account_nothing_that_it_cannot_do(
+    viewer: BrowserContext, stack: Stack
+) -> None:
+    page = opened(viewer, stack, "/lieutenants/ada/")
+    complaints = complaints_of(page)
+    expect(page.get_by_label("Message to")).to_be_disabled()
+    expect(page.locator("#send")).to_be_disabled()
+    expect(page.locator("#how-sent")).to_contain_text("Your account is read-only")
+    for path in ("/", "/lieutenants/ada/", "/lieutenants/_new", "/lieutenants/ada/settings",
+                 "/lieutenants/ada/destroy", "/fleet/", "/fleet/1/", "/fleet/snapshots/",
+                 "/provisioning/", "/provisioning/new/", "/provisioning/findings/",
+                 "/provisioning/machines/", "/provisioning/door/", "/config/",
+                 "/config/REEF_AGENT_MODEL/"):
+        answer = page.goto(url_of(stack) + path)
+        assert answer
+        if answer.status == 404:
+            pytest.fail(f"no page {path}")
+        forms = page.locator("main form[method=post]:visible")
+        enabled = forms.locator("button:enabled")
+        assert enabled.count() == 0, (path, enabled.all_inner_texts())
+        for word in ("New VM", "New lieutenant", "Make the first one"):
+            expect(page.get_by_role("link", name=word)).to_have_count(0)
+    assert not complaints
