@@ -35,13 +35,13 @@ class ProvisionForm(forms.Form):
         min_value=1,
         max_value=MOST_AT_A_TIME,
         label="How many",
-        help_text="Empty: one of exactly this name. Else they are called name-1, name-2 …",
+        help_text="Leave empty for one VM of exactly this name. More are named name-1, name-2 …",
     )
     provider = forms.ChoiceField(required=False)
     on_failure = forms.ChoiceField(
         choices=Leftover.choices,
         label="If it fails",
-        help_text="A VM that is kept can be looked at, and a retry goes on with it.",
+        help_text="A VM that is kept can be inspected, and a retry continues with it.",
     )
     commit = _line("Commit", "A saved VM to restore, instead of booting an image.")
     image = _line("Image", "The image to boot, instead of config's.")

@@ -46,7 +46,7 @@ def void(request: HttpRequest, pk: int) -> HttpResponse:
     """Have a token that was not used open nothing any more."""
     token = get_object_or_404(JoinToken, pk=pk)
     if joining.void(token.vm_id):
-        messages.success(request, f"The {token} opens nothing any more.")
+        messages.success(request, f"The {token} was revoked.")
     else:
-        messages.warning(request, f"The {token} opened nothing before.")
+        messages.warning(request, f"The {token} was not valid any more.")
     return redirect("bootloader:door")

@@ -114,7 +114,7 @@ def create(request: HttpRequest) -> HttpResponse:
         return _form(request, form, error.status)
     if len(started.rows) == 1:
         return redirect("bootloader:detail", started.rows[0].pk)
-    messages.success(request, f"{len(started.rows)} VMs come up.")
+    messages.success(request, f"{len(started.rows)} VMs are starting.")
     return redirect("bootloader:index")
 
 
@@ -204,7 +204,7 @@ def used(request: HttpRequest, pk: str) -> HttpResponse:
 def retry(request: HttpRequest, pk: str) -> HttpResponse:
     """Go on from the step that failed."""
     row = services.retry(pk, by=request.user)
-    messages.success(request, f"{row.name} goes on.")
+    messages.success(request, f"{row.name}: retrying.")
     return redirect("bootloader:detail", row.pk)
 
 

@@ -26,17 +26,17 @@ _TOO_LONG = re.compile(
     re.IGNORECASE,
 )
 _WORDS = {
-    400: "The model's provider does not take the request",
-    401: "The model's provider does not take the key",
-    402: "The model's provider wants to be paid first",
-    403: "The model's provider does not allow this",
-    404: "The model's provider does not know the model",
-    408: "The model's provider took too long",
-    413: "The request is too large for the model's provider",
-    429: "The model's provider asks for fewer requests",
-    529: "The model's provider is overloaded",
+    400: "The model provider rejected the request",
+    401: "The model provider rejected the API key",
+    402: "The model provider requires payment",
+    403: "The model provider does not allow this",
+    404: "The model provider does not know the model",
+    408: "The model provider timed out",
+    413: "The request is too large for the model provider",
+    429: "The model provider is limiting the request rate",
+    529: "The model provider is overloaded",
 }
-_THEIR_FAULT = "The model's provider has trouble of its own"
+_THEIR_FAULT = "The model provider has an internal error"
 
 
 def sentence(raw: str) -> str:
@@ -65,7 +65,7 @@ def _about(text: str, status: int, *, is_answer: bool) -> str:
     if status >= 500:
         return _THEIR_FAULT
     if _UNREACHABLE.search(text):
-        return "The model's provider cannot be reached"
+        return "The model provider cannot be reached"
     return ""
 
 

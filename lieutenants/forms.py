@@ -38,33 +38,33 @@ class RunForm(LieutenantForm):
 
     model = forms.CharField(
         required=False,
-        help_text="provider/model. Empty: the agent's own choice.",
+        help_text="provider/model. Leave empty for the agent's own default.",
         widget=forms.TextInput(attrs={"autocomplete": "off", "spellcheck": "false"}),
     )
     restart_policy = forms.ChoiceField(
         choices=RestartPolicy.choices,
         label="Restart",
-        help_text="Whether it is started again when its agent dies by itself.",
+        help_text="Whether to restart the agent when it exits by itself.",
     )
     idle_limit_minutes = forms.IntegerField(
         required=False,
         min_value=1,
         max_value=525_600,
-        label="Stop when idle (minutes)",
-        help_text="Then it is paused; its session is kept. Empty: never.",
+        label="Pause when idle after (minutes)",
+        help_text="The session is kept. Leave empty for never.",
     )
     stall_limit_seconds = forms.IntegerField(
         required=False,
         min_value=0,
         max_value=604_800,
-        label="Silence allowed (seconds)",
-        help_text="A model that is silent for longer is ended. 0: no limit.",
+        label="Abort after silence (seconds)",
+        help_text="Abort the answer if the model is silent this long. 0 = never.",
     )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if usual := config.resolve("REEF_AGENT_MODEL").value:
-            self.fields["model"].help_text = f"provider/model. Empty: {usual}, as config has it."
+            self.fields["model"].help_text = f"provider/model. Leave empty for the default, {usual}."
         self.fields["stall_limit_seconds"].widget.attrs["placeholder"] = settings.STALL_SECONDS
 
 
@@ -73,9 +73,9 @@ class AdjustForm(RunForm):
 
     restart = forms.BooleanField(
         required=False,
-        label="Start its agent again now",
-        help_text="A model counts from the agent's next start. The session is kept; an answer "
-        "that is under way is broken off.",
+        label="Restart the agent now",
+        help_text="A new model takes effect when the agent next starts. The session is kept; a "
+        "running answer is aborted.",
     )
 
     def changes(self) -> dict[str, object]:
@@ -97,18 +97,18 @@ class CreateForm(RunForm):
         widget=forms.TextInput(attrs={"autocomplete": "off", "spellcheck": "false"}),
     )
     role = forms.CharField(
-        help_text="What it is for. It is told this, and you find it by it.",
+        help_text="Its job in a sentence. The agent is told this; you can search for it.",
         widget=forms.Textarea(attrs={"rows": 2}),
     )
     directive = forms.CharField(
         required=False,
-        help_text="More for its system prompt: rules, manners, what to report.",
+        help_text="Added to the system prompt: rules, style, what to report.",
         widget=forms.Textarea(attrs={"rows": 4}),
     )
     folder = forms.CharField(
         required=False,
         label="Working folder",
-        help_text="An absolute path on this machine. Empty: a new folder of its own.",
+        help_text="An absolute path on this machine. Leave empty for a new folder.",
         widget=forms.TextInput(attrs={"autocomplete": "off", "spellcheck": "false"}),
     )
 

@@ -50,12 +50,12 @@ class Verb:
 
 def _pause(name: str, actor: str, sure: bool) -> str:
     services.pause(name, actor=actor, force=sure)
-    return f"{name}: its agent is ending; the session is kept."
+    return f"{name}: pausing; the session is kept."
 
 
 def _resume(name: str, actor: str, _sure: bool) -> str:
     services.resume(name, actor=actor)
-    return f"{name}: its agent is starting again."
+    return f"{name}: resuming."
 
 
 def _abort(name: str, actor: str, sure: bool) -> str:
@@ -65,12 +65,12 @@ def _abort(name: str, actor: str, sure: bool) -> str:
         queued = f"{waiting} queued message{'s' if waiting > 1 else ''}"
         raise NotNow(f"Aborting {name} would drop {queued}. Confirm it first.")
     services.abort(name, actor=actor)
-    return f"{name}: the running answer is being aborted."
+    return f"{name}: aborting the running answer."
 
 
 def _restart(name: str, actor: str, _sure: bool) -> str:
     services.restart(name, actor=actor)
-    return f"{name}: its agent is being started anew."
+    return f"{name}: restarting the agent."
 
 
 def _destroy(name: str, actor: str, _sure: bool) -> str:
@@ -97,7 +97,7 @@ VERBS: dict[str, Verb] = {
             _resume,
             when=frozenset({S.PAUSED}),
             asks_in=frozenset(),
-            outlook="Its agent is started on the session that was kept.",
+            outlook="The agent starts again with the kept session.",
         ),
         Verb(
             "pause",
@@ -105,8 +105,8 @@ VERBS: dict[str, Verb] = {
             _pause,
             when=_LIVING - {S.PAUSED},
             asks_in=frozenset({S.WORKING}),
-            outlook="It is at work now. Its answer is broken off, and its agent ends. The session "
-            "is kept: resume it later and it remembers all that was said.",
+            outlook="It is working now. Its answer is aborted and its agent stops. The session "
+            "is kept: resume it later and it remembers everything.",
         ),
         Verb(
             "restart",
@@ -114,8 +114,8 @@ VERBS: dict[str, Verb] = {
             _restart,
             when=frozenset({S.IDLE, S.WORKING, S.ERROR}),
             asks_in=frozenset({S.WORKING}),
-            outlook="It is at work now. Its answer is broken off; its agent ends and is started "
-            "again on the same session.",
+            outlook="It is working now. Its answer is aborted; its agent stops and starts again "
+            "with the same session.",
         ),
         Verb(
             "destroy",
@@ -123,8 +123,8 @@ VERBS: dict[str, Verb] = {
             _destroy,
             when=_LIVING,
             asks_in=_LIVING,
-            outlook="Its agent ends, messages that wait are rejected, and the lieutenant cannot be "
-            "brought back. Its transcript, its figures and its folder stay.",
+            outlook="Its agent stops, queued messages are rejected, and the lieutenant cannot be "
+            "brought back. Its transcript, its usage and its folder stay.",
             grave=True,
         ),
     )

@@ -135,7 +135,7 @@ def adjust(request: HttpRequest, name: str) -> HttpResponse:
                 form.refuse(error)
                 status = error.status
             else:
-                messages.success(request, f"{name}: what you changed is kept.")
+                messages.success(request, f"{name}: settings saved.")
                 return redirect("lieutenants:detail", name)
     form.point_at_errors()
     context = {"form": form, "lieutenant": lieutenant}
@@ -282,7 +282,7 @@ def act(request: HttpRequest, name: str, verb: str) -> HttpResponse:
     """GET asks whether it is meant; POST does it."""
     known = VERBS.get(verb)
     if known is None:
-        raise NotFound(f"A lieutenant cannot be asked to '{verb[:40]}'")
+        raise NotFound(f"There is no action '{verb[:40]}' for a lieutenant")
     if request.method == "GET":
         return _question(
             request, services.find(name, missing=f"Lieutenant '{name}' not found"), known

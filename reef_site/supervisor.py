@@ -336,7 +336,7 @@ class Supervisor:
         while not (ready := await answers(*self.plan.health)):
             if not late and time.monotonic() > patience:
                 late = True
-                self.say("the pages do not answer yet; what the processes say shows why")
+                self.say("still starting…")
                 self._start("late")
             if await self.stop_or(1.0 if late else 0.05):
                 return

@@ -27,9 +27,9 @@ from reef_site.health import LATE_SECONDS
 from vmtree import bells
 
 _MEND = {
-    "worker": "Nothing is started or stopped meanwhile. See logs/worker.log and logs/beat.log.",
-    "follower": "What agents say is not read meanwhile; nothing is lost. See logs/worker.log.",
-    "broker": "Reactions come later meanwhile; nothing is lost. See logs/redis.log.",
+    "worker": "Nothing is started or stopped until it is back. See logs/worker.log and logs/beat.log.",
+    "follower": "Agent output is delayed; nothing is lost. See logs/worker.log.",
+    "broker": "Updates are delayed; nothing is lost. See logs/redis.log.",
 }
 
 
@@ -91,8 +91,8 @@ def _broker() -> Part:
     try:
         bells.client().ping()
     except (redis.RedisError, OSError):
-        return Part("broker", good=False, words="does not answer")
-    return Part("broker", good=True, words="answers")
+        return Part("broker", good=False, words="not responding")
+    return Part("broker", good=True, words="ok")
 
 
 # -- in and out --------------------------------------------------------------------------------

@@ -33,11 +33,23 @@ class Takes(StrEnum):
     NEXT_START = "with the next start of an agent"
     RESTART = "when reef itself is started again"
 
+    @property
+    def on_pages(self) -> str:
+        """The same in the words of the pages; the values are those of the API."""
+        return _ON_PAGES.get(self, self.value)
+
+
+_ON_PAGES = {
+    Takes.NEXT_VM: "for the next VM",
+    Takes.NEXT_START: "when the agent next starts",
+    Takes.RESTART: "when reef restarts",
+}
+
 
 class Group(StrEnum):
     """How pages sort keys."""
 
-    PLATFORM = "Platform and roof"
+    PLATFORM = "Platform and root"
     VM = "New VMs"
     SSH = "SSH"
     AGENT = "Agents"
@@ -130,7 +142,7 @@ def _platform() -> list[Key]:
             wire="infraUrl",
         ),
         Key(
-            *("VERS_AUTH_TOKEN", group, "The token that scripts of old send to the roof."),
+            *("VERS_AUTH_TOKEN", group, "Legacy API token for old scripts."),
             secret=True,
             places=(Place(_SERVICES, ("authToken",)), Place(_SERVICES, ("token",))),
             takes=Takes.RESTART,

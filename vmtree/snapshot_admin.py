@@ -163,7 +163,7 @@ class SnapshotAdmin(FactAdmin):
         """Write one now."""
         self._command(request)
         taken = snapshots.take(by=request.user)
-        self.message_user(request, f"{taken.snapshot.file} is written.", messages.SUCCESS)
+        self.message_user(request, f"Snapshot {taken.snapshot.file} saved.", messages.SUCCESS)
         return HttpResponseRedirect(reverse(_LIST))
 
     def download_view(self, request: HttpRequest, key: int) -> HttpResponseBase:

@@ -37,7 +37,7 @@ class Stretch:
     def words(self) -> str:
         """For who hovers, and who cannot see it."""
         began, ended = timezone.localtime(self.began_at), timezone.localtime(self.ended_at)
-        what = {"heard": "heard", "silent": "no beat"}.get(self.kind, self.kind)
+        what = {"heard": "heard", "silent": "no heartbeat"}.get(self.kind, self.kind)
         return f"{what} {began:%H:%M} to {ended:%H:%M}"
 
 
@@ -129,7 +129,7 @@ def differences(old: Revision | None, new: Revision) -> list[str]:
         changed = dna.diff(old.reef_config, new.reef_config)
         signs = [("+", changed["added"]), ("−", changed["removed"])]
         names = [f"{sign}{name}" for sign, both in signs for each in both.values() for name in each]
-        words.append("DNA: " + (" ".join(names) or "in another order"))
+        words.append("DNA: " + (" ".join(names) or "reordered"))
     return words
 
 

@@ -130,8 +130,8 @@ def place(request: HttpRequest) -> HttpResponse:
         category=request.POST.get("category", ""),
         by=request.user,
     )
-    where = f"under {node.parent}" if node.parent else "at the roof"
-    messages.success(request, f"{node} has its place {where}.")
+    where = f"under {node.parent}" if node.parent else "at top level"
+    messages.success(request, f"{node} was added to the tree {where}.")
     return redirect("fleet:one", node.pk)
 
 

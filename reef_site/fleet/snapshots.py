@@ -33,7 +33,7 @@ def index(request: HttpRequest) -> HttpResponse:
 def take(request: HttpRequest) -> HttpResponse:
     """Write one now."""
     taken = snapshots.take(by=request.user)
-    messages.success(request, f"{taken.snapshot.file} is written.")
+    messages.success(request, f"Snapshot {taken.snapshot.file} saved.")
     return redirect("fleet:snapshots")
 
 
@@ -44,7 +44,7 @@ def pin(request: HttpRequest, key: int) -> HttpResponse:
     """Keep it for ever, or with `pinned=no` as long as others."""
     keep = request.POST.get("pinned") != "no"
     snapshot = snapshots.pin(snapshots.find(key), pinned=keep, by=request.user)
-    word = "kept for ever" if keep else "kept as long as others"
+    word = "pinned: it is kept for good" if keep else "unpinned: it is kept as long as others"
     messages.success(request, f"{snapshot.file} is {word}.")
     return redirect("fleet:snapshots")
 
@@ -56,7 +56,7 @@ def verify(request: HttpRequest, key: int) -> HttpResponse:
     """Read every byte of it."""
     snapshot = snapshots.verify(snapshots.find(key), by=request.user)
     if snapshot.state == State.READY:
-        messages.success(request, f"{snapshot.file} is as it was written.")
+        messages.success(request, f"{snapshot.file} is intact.")
     else:
         messages.error(request, f"{snapshot.file}: {snapshot.trouble}")
     return redirect("fleet:snapshots")
@@ -96,11 +96,11 @@ def restore(request: HttpRequest, key: int) -> HttpResponse:
 def _restore(request: HttpRequest, snapshot: Snapshot) -> HttpResponse:
     confirm = request.POST.get("confirm", "")
     if not confirm:
-        raise BadInput("confirm: look at the comparison first", "confirm")
+        raise BadInput("confirm: review the comparison first", "confirm")
     done = snapshots.restore(snapshot, confirm=confirm, by=request.user)
     messages.success(
         request,
-        f"The tree is as it was in {snapshot.file}. What was before lies in {done.before.file}.",
+        f"Tree restored from {snapshot.file}. The state before is in {done.before.file}.",
     )
     return redirect("fleet:snapshots")
 

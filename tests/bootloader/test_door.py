@@ -42,7 +42,7 @@ def test_who_was_turned_away_is_shown(operator: Client) -> None:
     assert "used token" in words
     assert "this join token was used at 20" in words
     assert "unknown token" in words
-    assert "nobody knows" in words
+    assert "unknown" in words
     assert "127.0.0.1" in words
     assert b"&lt;b&gt;one&lt;/b&gt;" in operator.get(PAGE).content
 
@@ -56,11 +56,11 @@ def test_tokens_are_shown_and_voided(operator: Client) -> None:
     row = JoinToken.objects.get()
     answer = operator.post(f"{PAGE}{row.pk}/void", follow=True)
 
-    assert "opens nothing any more" in answer.content.decode()
+    assert "was revoked" in answer.content.decode()
     assert Door(token).join().status_code == 401
     assert JoinRefusal.objects.get().why == "voided"
     again = operator.post(f"{PAGE}{row.pk}/void", follow=True)
-    assert "opened nothing before" in again.content.decode()
+    assert "was not valid any more" in again.content.decode()
 
 
 def test_one_vms_alone(operator: Client) -> None:
@@ -90,7 +90,7 @@ def test_a_join_token_opens_no_page() -> None:
     answer = Door(invite("vm-1")).get(PAGE)
 
     assert answer.status_code == 302
-    assert answer["Location"].startswith(settings.LOGIN_URL)
+    assert answer["Location"].startswith("/signin/")
 
 
 def test_the_admin_shows_all_of_it(operator: Client) -> None:

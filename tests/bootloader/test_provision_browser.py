@@ -80,12 +80,12 @@ def fill(page: Page, name: str, **fields: str) -> None:
 def test_from_the_form_to_a_member_live(page: Page, stack: BootStack, emulator: Emulator) -> None:
     emulator.set(boot_delay_s=1)
     fill(page, "seen")
-    page.click("text=Show what it will run")
+    page.click("text=Preview")
     expect(page.get_by_role("heading", name="Boot script")).to_be_visible()
     check_widths(page)
     page.click("text=Change")
     assert page.input_value("#id_name") == "seen"
-    page.click("text=Show what it will run")
+    page.click("text=Preview")
     page.get_by_role("button", name="Start", exact=True).click()
 
     page.wait_for_url(re.compile(r"/provisioning/01\w+/$"))
@@ -109,7 +109,7 @@ def test_what_fails_is_retried_or_given_up(
 ) -> None:
     emulator.set(fail_boots=1, boot_delay_s=0.5)
     fill(page, "unlucky")
-    page.click("text=Start at once")
+    page.click("text=Start now")
     expect(page.locator("#part .status").first).to_have_text("failed", timeout=SECONDS)
     check_widths(page)
     page.goto("/provisioning/")
@@ -126,7 +126,7 @@ def test_cancelling_asks_what_becomes_of_the_vm(
 ) -> None:
     emulator.set(boot_delay_s=8)
     fill(page, "unwanted")
-    page.click("text=Start at once")
+    page.click("text=Start now")
     expect(page.locator("#log")).to_contain_text("is made", timeout=SECONDS)
     page.get_by_role("link", name="Cancel…").click()
     check_widths(page)
@@ -142,7 +142,7 @@ def test_a_finding_is_decided(page: Page, stack: BootStack, emulator: Emulator) 
     stack.manage("shell", "-c", f"{words}{facts})")
     page.goto("/provisioning/findings/")
     check_widths(page)
-    page.click("text=Leave it as it is")
+    page.click("text=Dismiss")
     expect(page.locator("table")).to_contain_text("left as it is")
     page.goto("/provisioning/machines/")
     check_widths(page)

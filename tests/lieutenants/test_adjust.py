@@ -110,8 +110,8 @@ def test_the_page_changes_them(operator: Client) -> None:
     form = {"model": "new/one", "restart_policy": "never", "stall_limit_seconds": "60"}
     answer = operator.post(path, form, follow=True)
     html = answer.content.decode()
-    assert "what you changed is kept" in html
-    assert "asked for: new/one" in html
+    assert "settings saved" in html
+    assert "requested: new/one" in html
     ada = Lieutenant.objects.get()
     assert (ada.model, ada.idle_limit_minutes, ada.stall_limit_seconds) == ("new/one", None, 60)
     assert ada.status == "idle"

@@ -105,7 +105,7 @@ def test_an_action_reports_each_outcome(operator: Client) -> None:
     gone = enlist("ada", Status.DESTROYED)
     assert do(operator, "resume", ada, bea, gone) == [
         "ada: Lieutenant 'ada' is not paused (status: idle)",
-        "bea: its agent is starting again.",
+        "bea: resuming.",
         "ada: was destroyed before",
     ]
     ada.refresh_from_db()
@@ -116,8 +116,8 @@ def test_an_action_reports_each_outcome(operator: Client) -> None:
 
 def test_pause_and_resume(operator: Client) -> None:
     ada = enlist()
-    assert do(operator, "pause", ada) == ["ada: its agent is ending; the session is kept."]
-    assert do(operator, "resume", ada) == ["ada: its agent is starting again."]
+    assert do(operator, "pause", ada) == ["ada: pausing; the session is kept."]
+    assert do(operator, "resume", ada) == ["ada: resuming."]
     assert [move.new for move in ada.moves.all()] == [Status.STARTING, Status.PAUSED]
     assert {move.actor for move in ada.moves.all()} == {"admin"}
 

@@ -167,7 +167,7 @@ def test_a_newcomers_first_visit(browser: Browser, house: House) -> None:
     page.goto(house.url)
     expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
     page.goto(house.link())
-    expect(page.get_by_text("demo model").first).to_be_visible()
+    expect(page.get_by_text("Demo:").first).to_be_visible()
     page.get_by_role("link", name="Make the first one").click()
     page.get_by_label("Name").fill("not a name")
     page.get_by_label("Role").fill("shows reef to newcomers")
@@ -326,7 +326,7 @@ def test_a_draft_outlives_a_question(house: House, page: Page) -> None:
     page.goto(f"{house.url}/lieutenants/drafted/")
     page.get_by_label("Message to").fill("not sent yet")
     page.get_by_role("link", name="Destroy").click()
-    page.get_by_role("link", name="Leave it as it is").click()
+    page.get_by_role("link", name="Cancel").click()
     expect(page.get_by_label("Message to")).to_have_value("not sent yet")
 
 

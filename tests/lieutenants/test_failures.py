@@ -20,23 +20,23 @@ LONG = {"error": {"message": "prompt is too long: 210000 tokens > 200000 maximum
 @pytest.mark.parametrize(
     ("raw", "said"),
     [
-        (f"401 {json.dumps(ANTHROPIC)}", "does not take the key: invalid x-api-key."),
-        (json.dumps(GOOGLE), "asks for fewer requests: Quota exceeded."),
-        (json.dumps(NESTED), "asks for fewer requests: Quota exceeded."),
+        (f"401 {json.dumps(ANTHROPIC)}", "rejected the API key: invalid x-api-key."),
+        (json.dumps(GOOGLE), "is limiting the request rate: Quota exceeded."),
+        (json.dumps(NESTED), "is limiting the request rate: Quota exceeded."),
         (f"400 {json.dumps(LONG)}", "The conversation is too long for the model: prompt is"),
         ("404 The model `gpt-9` does not exist", "does not know the model: The model `gpt-9`"),
-        ("429 slow down", "asks for fewer requests: slow down."),
+        ("429 slow down", "is limiting the request rate: slow down."),
         ('529 {"error": {"message": "Overloaded"}}', "is overloaded: Overloaded."),
-        ("500", "The model's provider has trouble of its own."),
-        ("503 upstream connect error", "trouble of its own: upstream connect error."),
-        ("HTTP 502: Bad gateway", "trouble of its own: Bad gateway."),
-        ("fetch failed", "The model's provider cannot be reached: fetch failed."),
+        ("500", "The model provider has an internal error."),
+        ("503 upstream connect error", "internal error: upstream connect error."),
+        ("HTTP 502: Bad gateway", "internal error: Bad gateway."),
+        ("fetch failed", "The model provider cannot be reached: fetch failed."),
         ("connect ECONNREFUSED 127.0.0.1:1", "cannot be reached: connect ECONNREFUSED"),
-        ("No more tries: 429 slow down", "No more tries: The model's provider asks for fewer"),
-        ("429 slow down · try 1 of 3 in 2 s", "fewer requests: slow down. · try 1 of 3 in 2 s"),
-        ('400 {"error": "no such field"}', "does not take the request: no such field."),
-        ("401 {broken", "does not take the key: {broken."),
-        ('500 {"error": {"message": ["a list"]}}', "trouble of its own"),
+        ("No more tries: 429 slow down", "No more tries: The model provider is limiting"),
+        ("429 slow down · try 1 of 3 in 2 s", "the request rate: slow down. · try 1 of 3 in 2 s"),
+        ('400 {"error": "no such field"}', "rejected the request: no such field."),
+        ("401 {broken", "rejected the API key: {broken."),
+        ('500 {"error": {"message": ["a list"]}}', "internal error"),
     ],
 )
 def test_it_becomes_one_sentence(raw: str, said: str) -> None:
@@ -75,9 +75,9 @@ def test_pages_fold_the_raw_text_away(operator: Client) -> None:
     told.entry("error", raw, is_error=True)
     told.entry("notice", "404 lines were said by nobody who failed.")
     html = page(operator, "/lieutenants/ada/")
-    plain = "The model&#x27;s provider does not take the key: invalid x-api-key."
+    plain = "The model provider rejected the API key: invalid x-api-key."
     assert html.count(plain) == 2
-    assert html.count("As it was said") == 2
+    assert html.count("Original message") == 2
     assert "404 lines were said" in html
     assert html.count("&quot;type&quot;: &quot;error&quot;") == 2
     for path in ("/", "/lieutenants/"):

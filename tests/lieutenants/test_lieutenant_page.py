@@ -172,7 +172,7 @@ def test_the_side_shows_process_usage_messages_and_moves(operator: Client) -> No
     use(ada, cache_read=7000, cache_write=800)
     html = page(operator, "/lieutenants/ada/")
     for expected in (
-        *("4321", "keeper 4320", "/opt/pi (0.87.1)", "session.jsonl", "/srv/x", "on failure"),
+        *("4321", "supervisor 4320", "/opt/pi (0.87.1)", "session.jsonl", "/srv/x", "on failure"),
         *("2 of 5 used", "after 15 min", "7,000", "800", "$0.0123", "last words"),
         *("no &lt;such&gt; command", "rejected", "root token", "auto-queued", "starting →"),
     ):
@@ -331,5 +331,5 @@ def test_what_cannot_be_done_is_said_with_its_status(
 def test_who_is_not_there_is_not_found(operator: Client) -> None:
     assert "nobody" in page(operator, "/lieutenants/nobody/", 404)
     html = {"Accept": "text/html"}
-    assert "nothing here" in page(operator, "/lieutenants/by-id/X/", 404, headers=html)
+    assert "Page not found" in page(operator, "/lieutenants/by-id/X/", 404, headers=html)
     assert operator.get("/lieutenants/by-id/X/_now").status_code == 404

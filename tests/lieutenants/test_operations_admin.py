@@ -76,7 +76,7 @@ def test_names_are_escaped_and_nonsense_is_a_404(operator: Client) -> None:
     plant("<script>")
     assert "<script>&" not in page(operator, f"{JOBS}plan/destroy/?vm=%3Cscript%3E")
     assert "&lt;script&gt;" in page(operator, f"{JOBS}plan/destroy/?vm=%3Cscript%3E")
-    assert "nothing to do" in page(operator, f"{JOBS}plan/destroy/?vm=nobody")
+    assert "Nothing to do" in page(operator, f"{JOBS}plan/destroy/?vm=nobody")
     page(operator, f"{JOBS}plan/explode/?vm=a", 404)
     page(operator, f"{RULES}999/dry-run/", 404)
 
@@ -236,11 +236,11 @@ def test_switching_on_begins_to_watch(operator: Client) -> None:
 
 def test_the_dry_run_is_a_page(operator: Client) -> None:
     rule = Rule.objects.create(name="reaper", event="vm-silent", action="destroy", grace_minutes=60)
-    assert "nobody fits" in page(operator, f"{RULES}{rule.pk}/dry-run/")
+    assert "every match was already handled" in page(operator, f"{RULES}{rule.pk}/dry-run/")
     vm, ago = plant("<b>gone"), dates.now() - timedelta(hours=1)
     VM.objects.filter(pk=vm.pk).update(late_after=ago, silent_after=ago)
     html = page(operator, f"{RULES}{rule.pk}/dry-run/")
     assert "&lt;b&gt;gone" in html
-    assert "waits for a second proof" in html
-    assert "It is off" in html
+    assert "waits for a second sign" in html
+    assert "The rule is off" in html
     assert not Firing.objects.exists()

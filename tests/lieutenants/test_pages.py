@@ -138,7 +138,7 @@ def test_the_overview_shows_trouble_counts_cost_and_parts(operator: Client) -> N
 def test_the_overview_says_how_to_mend_a_missing_agent(operator: Client, settings: Any) -> None:
     settings.PI_PATH = "/no/such/program"
     html = page(operator, "/")
-    assert "No agent on this machine" in html
+    assert "No agent installed on this machine" in html
     assert "npm install -g" in html
 
 
@@ -146,9 +146,9 @@ def test_every_page_tells_of_the_demo_model(operator: Client, settings: Any) -> 
     enlist()
     settings.DEMO = True
     for path in ("/", "/lieutenants/", "/lieutenants/_new", "/lieutenants/ada/", "/admin/"):
-        assert "demo model" in page(operator, path)
+        assert "demo" in page(operator, path)
     settings.DEMO = False
-    assert "demo model" not in page(operator, "/")
+    assert "demo" not in page(operator, "/")
 
 
 # -- the list ----------------------------------------------------------------------------------

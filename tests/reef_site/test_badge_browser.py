@@ -164,7 +164,7 @@ def test_an_abort_that_drops_messages_asks_first(operator: BrowserContext, stack
     page.get_by_role("link", name="Abort…").click()
     expect(page.locator("main")).to_contain_text("2 queued messages will be dropped")
     expect(page.locator("main")).to_contain_text("and that")
-    page.get_by_role("link", name="Leave it as it is").click()
+    page.get_by_role("link", name="Cancel").click()
     assert stack.get("bella")["status"] == "working"
     page.get_by_role("link", name="Abort…").click()
     page.get_by_role("button", name="Abort and drop 2 queued").click()

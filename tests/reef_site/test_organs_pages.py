@@ -104,6 +104,6 @@ def test_a_fleet_page_offers_only_what_there_is(
         assert person.get(f"/fleet/{fleet[0].pk}/").status_code == 404
         return
     page = person.get(f"/fleet/{fleet[0].pk}/").content.decode()
-    assert ("destroy …" in page) == ("lieutenant" in here)
+    assert ("destroy…" in page) == ("lieutenant" in here)
     actions = person.get("/admin/vmtree/node/").content.decode()
     assert ("pause_subtree" in actions) == ("lieutenant" in here)

@@ -85,9 +85,9 @@ def test_the_demo_has_vms_that_find_their_roof(short: Path) -> None:
 def test_pages_say_that_vms_are_emulated(client: Any, admin_user: Any, settings: Any) -> None:
     client.force_login(admin_user)
     settings.DEMO = settings.EMULATED_VMS = True
-    assert b"VMs are emulated" in client.get(reverse("bootloader:index")).content
+    assert b"VMs are simulated" in client.get(reverse("bootloader:index")).content
     settings.EMULATED_VMS = False
-    assert b"VMs are emulated" not in client.get(reverse("bootloader:index")).content
+    assert b"VMs are simulated" not in client.get(reverse("bootloader:index")).content
 
 
 def test_findings_say_that_vms_ended_with_an_earlier_demo(

@@ -112,7 +112,7 @@ def test_a_value_is_set_for_a_lieutenant_and_undone(page: Page) -> None:
     expect(page.locator(".chain .is-in-effect")).to_contain_text("subtree of root")
 
     page.get_by_label("New value").fill("p/of-ada")
-    page.get_by_role("button", name="See what it changes…").click()
+    page.get_by_role("button", name="Preview changes…").click()
     expect(page.get_by_role("heading", level=1)).to_have_text(
         "Set REEF_AGENT_MODEL for lieutenant ada?"
     )
@@ -122,7 +122,7 @@ def test_a_value_is_set_for_a_lieutenant_and_undone(page: Page) -> None:
     expect(page.locator(".chain .is-behind").first).to_contain_text("shadowed by store, lieutenant")
 
     page.get_by_role("link", name="Undo…").first.click()
-    page.get_by_role("button", name="Undo it").click()
+    page.get_by_role("button", name="Undo").click()
     expect(page.locator(".chain .is-in-effect")).to_contain_text("subtree of root")
 
 
@@ -131,7 +131,7 @@ def test_a_secret_is_typed_once_and_never_seen_again(page: Page, stack: Pages) -
     field = page.get_by_label("New value")
     assert field.get_attribute("type") == "password"
     field.fill(SECRET)
-    page.get_by_role("button", name="See what it changes…").click()
+    page.get_by_role("button", name="Preview changes…").click()
     expect(page.get_by_text("sk-test...").first).to_be_visible()
     assert SECRET not in page.content()
     page.get_by_role("button", name="Save").click()

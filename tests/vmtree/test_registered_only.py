@@ -70,14 +70,14 @@ def test_they_stand_in_a_group_below_the_roof(operator: Client, api: Api) -> Non
     html = page(operator, "/fleet/")
     assert ">2<" in group(html)
     assert "is-silent" in group(html)
-    assert "1 VM, 2 more registered only" in html
+    assert "1 VM, 2 not in the tree" in html
     for path in ("/", "/fleet/_children/0"):
         assert group(page(operator, path)), path
     for path in ("/fleet/?q=known", "/fleet/?under=known", "/fleet/_children/0?after=1&place=1"):
         assert not group(page(operator, path)) or "after" in path
     rows = page(operator, f"{GROUP}?level=3")
     assert re.findall(r'data-vm="([^"]+)"', rows) == ["a", "b"]
-    assert "says that nobody made it" in rows
+    assert "reports parent nobody" in rows
     assert 'is-silent">silent' in rows
 
 
@@ -98,7 +98,7 @@ def test_a_search_finds_them_in_their_group(operator: Client, api: Api) -> None:
         assert re.findall(r'data-vm="([^"]+)"', html) == found, words
         loose = [vm_id for vm_id in found if vm_id != "known"]
         assert bool(group(html)) == bool(loose), words
-        assert f"{len(loose)} registered only" in html or not loose
+        assert f"{len(loose)} not in the tree" in html or not loose
     assert "1 VM found" in operator.get("/fleet/?q=live").content.decode()
 
 
@@ -109,7 +109,7 @@ def test_many_found_ones_are_counted(
     for vm_id in ("a-1", "a-2", "a-3"):
         register(api, vm_id)
     html = page(operator, "/fleet/?q=a-")
-    assert "3 registered only, the first 2 of them shown" in html
+    assert "3 not in the tree, the first 2 of them shown" in html
     assert "a-3" not in html
 
 
@@ -138,7 +138,7 @@ def test_one_of_them_beside_the_tree(operator: Client, api: Api) -> None:
     plant("known")
     for path in ("/fleet/registered/_facts?vm=lonely", "/fleet/registered/?vm=lonely"):
         html = page(operator, path)
-        assert "registered only" in html
+        assert "not in the tree" in html
         assert 'name="under" value="known"' in html
         assert '<option value="agent_vm" selected>' in html
         assert "port 22" in html
@@ -152,7 +152,7 @@ def test_it_is_put_into_the_tree(operator: Client, api: Api) -> None:
     register(api, "lonely", reefConfig={"organs": ["store"], "capabilities": []})
     form = {"vm": "lonely", "under": "known", "category": "swarm_vm"}
     answer = operator.post("/fleet/registered/place", form, follow=True)
-    assert "has its place under known" in answer.content.decode()
+    assert "was added to the tree under known" in answer.content.decode()
 
     node = Node.objects.get(vm_id="lonely")
     assert (node.parent_vm_id, node.category, node.organs) == ("known", "swarm_vm", ["store"])
@@ -179,7 +179,7 @@ def test_what_cannot_be_placed_is_refused_in_words(
         register(api, vm_id)
     plant("gone")
     services.remove("gone", by="tests")
-    assert "never given again" in page(operator, "/fleet/registered/_facts?vm=gone")
+    assert "cannot be used again" in page(operator, "/fleet/registered/_facts?vm=gone")
     answer = operator.post("/fleet/registered/place", form)
     assert answer.status_code == status
     assert words in answer.content.decode()

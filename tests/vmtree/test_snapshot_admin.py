@@ -36,7 +36,7 @@ def text(answer: Any) -> str:
 
 
 def take(browser: Client) -> Snapshot:
-    assert "is written" in text(browser.post(f"{LIST}take/", follow=True))
+    assert "saved" in text(browser.post(f"{LIST}take/", follow=True))
     newest = Snapshot.objects.first()
     assert newest
     return newest
@@ -87,7 +87,7 @@ def test_they_are_compared_with_now_and_with_each_other(browser: Client, make: M
     with_now = act(browser, "compare", new)
     assert "Removed" in with_now
     assert "bob" in with_now
-    assert "no difference" in act(browser, "compare", old)
+    assert "No difference" in act(browser, "compare", old)
     assert "Choose one or two" in act(browser, "compare", old, new, take(browser))
     for words in ("", "?from=77", "?from=x", f"?from={old.pk}&to=0x1"):
         answer = browser.get(f"{LIST}compare/{words}", follow=True)
@@ -129,7 +129,7 @@ def test_who_may_only_look_changes_nothing(client: Client, browser: Client, make
     assert client.get(f"{LIST}{snapshot.pk}/restore/").status_code == 403
     assert client.post(f"{LIST}{snapshot.pk}/restore/", {"confirm": "x"}).status_code == 403
     assert client.get(f"{LIST}take/").status_code == 405
-    assert "no difference" in text(client.get(f"{LIST}compare/?from={snapshot.pk}"))
+    assert "No difference" in text(client.get(f"{LIST}compare/?from={snapshot.pk}"))
     client.force_login(User.objects.create_user("nobody", is_staff=True))
     assert client.get(f"{LIST}{snapshot.pk}/download/").status_code == 403
     assert client.get(f"{LIST}compare/?from={snapshot.pk}").status_code == 403

@@ -173,7 +173,7 @@ def test_search(stack: Stack, page: Page) -> None:
 
     box.fill("organs:store")
     box.press("Enter")
-    expect(page.get_by_role("alert")).to_contain_text("there is no organs:")
+    expect(page.get_by_role("alert")).to_contain_text("Unknown filter")
     expect(page.get_by_role("alert")).to_contain_text("organ:")
     page.go_back()
     expect(page.locator(".is-match").first).to_be_visible()
@@ -222,7 +222,7 @@ def test_one_vm_beside_the_tree(stack: Stack, page: Page) -> None:
     beside.get_by_role("button", name="Compare").click()
     expect(beside.locator(".is-added")).to_have_text("+mail")
     expect(beside.locator(".is-removed").first).to_have_text("−cron")
-    beside.get_by_role("link", name="from above").click()
+    beside.get_by_role("link", name="Map").click()
     expect(page.locator("svg.picture a").first).to_be_visible()
 
 
@@ -326,14 +326,14 @@ def test_lists_of_the_admin_need_no_sideways_scrolling(stack: Stack, page: Page)
     expect(page.locator("#changelist-filter")).to_be_in_viewport()
     page.goto(f"{host}/admin/vmtree/snapshot/")
     page.get_by_role("button", name="Snapshot now").click()
-    expect(page.locator(".messagelist")).to_contain_text("is written")
+    expect(page.locator(".messagelist")).to_contain_text("saved")
 
 
 def test_who_is_registered_only_appears_and_gets_a_place(stack: Stack, page: Page) -> None:
     group = page.locator("#nregistered")
     expect(group).to_have_count(0)
     register(stack, "stray-1")
-    expect(group).to_contain_text("registered only")
+    expect(group).to_contain_text("not in the tree")
     row(page, "vm-19").focus()
     for key in ("ArrowDown", "ArrowRight"):
         page.keyboard.press(key)
@@ -345,9 +345,9 @@ def test_who_is_registered_only_appears_and_gets_a_place(stack: Stack, page: Pag
     row(page, "stray-1").focus()
     page.keyboard.press("Enter")
     beside = page.locator("#beside")
-    beside.get_by_label("Under the VM of id").fill("vm-0")
-    beside.get_by_role("button", name="Put into the tree").click()
-    expect(page.get_by_role("status")).to_contain_text("has its place under")
+    beside.get_by_label("Parent VM (id)").fill("vm-0")
+    beside.get_by_role("button", name="Add to the tree").click()
+    expect(page.get_by_role("status")).to_contain_text("was added to the tree under")
     assert stack.client.get("/vm-tree/vms/stray-1").json()["parentVmId"] == "vm-0"
     page.go_back()
     expect(group.locator(".vm-count")).to_contain_text("1")
