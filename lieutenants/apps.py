@@ -13,7 +13,7 @@ class LieutenantsConfig(AppConfig):
         keeps its place in the tree, also in a restored one; its agent feels changed configuration
         at its next start.
         """
-        from lieutenants import configured, presence
+        from lieutenants import configured, presence, search_terms
         from lieutenants.operations import agents, handlers, machines, plain_vms
         from versconfig import impact
         from vmtree import removal
@@ -26,3 +26,4 @@ class LieutenantsConfig(AppConfig):
         living.add_gone("its lieutenant was destroyed", presence.destroyed)
         removal.refuse("destroy the lieutenant first", presence.alive)
         impact.register(configured.to_restart)
+        search_terms.register()

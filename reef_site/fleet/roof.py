@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 
 from django.db.models import Count, Exists, OuterRef, Q, QuerySet, Sum
 
+from lieutenants.models import Lieutenant
+from lieutenants.states import Status as LieutenantStatus
 from reef_site.fleet.lines import Moment
 from registry.models import VM, Status
 from vmtree.models import Node
@@ -91,9 +93,21 @@ def counted(moment: Moment) -> Roof:
         total=living.count(),
         roots=tops["count"],
         shape=f"{tops['count']}.{tops['sum'] or 0}.{min(1, loose.count)}",
-        states=_states(VM.objects.filter(_troubled(moment)), moment),
+        states=_with_errors(moment),
         loose=loose,
     )
+
+
+def _with_errors(moment: Moment) -> States:
+    """Return the states of all VMs; a lieutenant in error is counted as such and nothing else."""
+    failed = Lieutenant.objects.filter(status=LieutenantStatus.ERROR)
+    placed = Node.objects.living().filter(vm_id__in=failed.values("pk"))
+    errors = placed.count()
+    vms = VM.objects.filter(_troubled(moment))
+    if not errors:
+        return _states(vms, moment)
+    others = vms.exclude(pk__in=placed.values("vm_id"))
+    return [("error", errors), *_states(others, moment)]
 
 
 def _loose(moment: Moment) -> Loose:

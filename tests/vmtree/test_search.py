@@ -48,7 +48,7 @@ def test_words_narrow(family: Family, api: Api, query: str, found: list[str]) ->
 @pytest.mark.parametrize(
     ("query", "says"),
     [
-        ("organs:store", "Unknown filter \"organs:\". Try cap:, category:, id:"),
+        ("organs:store", "Unknown filter \"organs:\". Try cap:, category:, error, id:"),
         ("category:boss", "category is one of lieutenant, swarm_vm, agent_vm, infra_vm, not"),
         ("under:nobody", "there is no VM 'nobody'"),
         ("parent:nobody", "parent: there is no VM 'nobody'"),
