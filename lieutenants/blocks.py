@@ -14,6 +14,7 @@ from decimal import Decimal
 from django.db.models import Max, Q, QuerySet
 from django.utils import timezone
 
+from lieutenants import terminal
 from lieutenants.figures import Figures
 from lieutenants.models import Answer, Chunk, Entry, Lieutenant, Usage
 from lieutenants.states import Outcome
@@ -82,8 +83,8 @@ class Block:
         arguments = self.entry.data.get("arguments") if self.entry.data else None
         if isinstance(arguments, dict):
             texts = [each for each in arguments.values() if isinstance(each, str)]
-            return " ".join(texts[0].split())[:_PREVIEW] if texts else ""
-        return " ".join(str(arguments or "").split())[:_PREVIEW]
+            return terminal.marked(" ".join(texts[0].split())[:_PREVIEW]) if texts else ""
+        return terminal.marked(" ".join(str(arguments or "").split())[:_PREVIEW])
 
     @property
     def arguments(self) -> list[tuple[str, object]]:
@@ -96,7 +97,7 @@ class Block:
     @property
     def shown_output(self) -> str:
         """A result's text, its middle left out when it is very long."""
-        return shortened(self.outcome.text) if self.outcome else ""
+        return shortened(terminal.plain(self.outcome.text)) if self.outcome else ""
 
     @property
     def used(self) -> Figures:

@@ -64,7 +64,9 @@ class RunForm(LieutenantForm):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if usual := config.resolve("REEF_AGENT_MODEL").value:
-            self.fields["model"].help_text = f"provider/model. Leave empty for the default, {usual}."
+            self.fields[
+                "model"
+            ].help_text = f"provider/model. Leave empty for the default, {usual}."
         self.fields["stall_limit_seconds"].widget.attrs["placeholder"] = settings.STALL_SECONDS
 
 

@@ -18,6 +18,8 @@ from markdown_it.renderer import RendererHTML
 from markdown_it.token import Token
 from markdown_it.utils import EnvType, OptionsDict
 
+from lieutenants.terminal import marked
+
 # Above this a text is shown as it is: nobody reads it for its headings.
 MOST_CHARACTERS = 60_000
 _CACHED = 20_000
@@ -26,6 +28,7 @@ _SCHEMES = frozenset({"http", "https", "mailto"})
 
 def render(text: str) -> SafeString:
     """Safe HTML of a text; very long ones come as plain text."""
+    text = marked(text)
     if len(text) > MOST_CHARACTERS:
         return format_html('<pre class="plain">{}</pre>', text)
     return _rendered(text) if len(text) <= _CACHED else _render(text)

@@ -10,6 +10,7 @@ import socket
 import tempfile
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import dj_database_url
 
@@ -132,6 +133,14 @@ ALLOWED_HOSTS = [
     "127.0.0.1",
     "[::1]",
 ]
+# Where browsers reach reef, if a proxy stands in front: its TLS port and path count.
+PUBLIC_URL = env.url("REEF_PUBLIC_URL", "", ("", "http", "https")).rstrip("/")
+_PUBLIC = urlsplit(PUBLIC_URL)
+FORCE_SCRIPT_NAME = _PUBLIC.path or None
+if _PUBLIC.hostname:
+    ALLOWED_HOSTS.append(_PUBLIC.hostname)
+elif PUBLIC_URL:
+    raise env.SettingError("REEF_PUBLIC_URL", "must be like https://reef.example:8443/path")
 PORT = env.integer("PORT", 3000, least=1, most=65535)
 SIGNIN_MINUTES = 15
 # Where agents find this reef.
@@ -235,6 +244,8 @@ WHITENOISE_MAX_AGE = 30 * 86400
 LOGIN_URL = "signin"
 LOGIN_REDIRECT_URL = "overview"
 SESSION_COOKIE_SAMESITE = "Lax"
+SESSION_COOKIE_PATH = CSRF_COOKIE_PATH = f"{_PUBLIC.path}/"
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = _PUBLIC.scheme == "https"
 SESSION_COOKIE_AGE = 14 * 86400
 SECURE_REFERRER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"
@@ -242,6 +253,9 @@ SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
 CSRF_TRUSTED_ORIGINS = [
     f"https://{host}" for host in env.names("REEF_ALLOWED_HOSTS") if host != "*"
 ]
+if PUBLIC_URL:
+    # Many proxies pass the host without its port.
+    CSRF_TRUSTED_ORIGINS.append(f"{_PUBLIC.scheme}://{_PUBLIC.netloc}")
 USE_TZ = True
 TIME_ZONE = env.time_zone("REEF_TIME_ZONE", "UTC")
 LANGUAGE_CODE = "en"

@@ -95,7 +95,7 @@ def _parts(query: str) -> list[tuple[str, str, bool]]:
     found = []
     for empty, name, quoted, bare in _TOKEN.findall(query):
         if empty:
-            raise BadInput(f"q: \"{empty}\" needs a value", "q")
+            raise BadInput(f'q: "{empty}" needs a value', "q")
         found.append((name, quoted or bare, not bare))
     return found
 
@@ -108,7 +108,7 @@ def _word(name: str, value: str, known: Mapping[str, Word], *, is_quoted: bool) 
     word = known.get(name.lower())
     if word is None or word.flag:
         right = ", ".join(words(known))
-        raise BadInput(f"q: Unknown filter \"{name}:\". Try {right} or any text", "q")
+        raise BadInput(f'q: Unknown filter "{name}:". Try {right} or any text', "q")
     if word.values and value not in word.values:
         raise BadInput(f"q: {name} is one of {', '.join(word.values)}, not {value!r}", "q")
     return word

@@ -94,9 +94,7 @@ def _lieutenants() -> Iterator[Item]:
             yield _lieutenant(each, "stalled", each.status_since, each.trouble, label)
 
 
-def _lieutenant(
-    each: Lieutenant, state: str, since: datetime, text: str, label: str = ""
-) -> Item:
+def _lieutenant(each: Lieutenant, state: str, since: datetime, text: str, label: str = "") -> Item:
     line = _line(failures.sentence(text) or text)
     return Item(
         kind=Kind.LIEUTENANT,

@@ -12,7 +12,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from bootloader.reasons import clipped
-from lieutenants import failures
+from lieutenants import failures, terminal
 from lieutenants import markdown as rendering
 
 register = template.Library()
@@ -86,6 +86,12 @@ def first_words(text: str | None) -> str:
     return clipped(line, 120)
 
 
+@register.simple_tag
+def took(began: datetime | None, ended: datetime | None) -> str:
+    """How long something took, in words; nothing while that is not known."""
+    return words_of(ended - began) if began and ended else ""
+
+
 @register.filter
 def plainly(text: str | None) -> str:
     """What a provider said when it failed, in one sentence."""
@@ -102,8 +108,8 @@ def markdown(text: str) -> SafeString:
 def pretty(value: object) -> str:
     """JSON for reading."""
     if isinstance(value, str):
-        return value
-    return json.dumps(value, indent=2, ensure_ascii=False)
+        return terminal.marked(value)
+    return terminal.marked(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 @register.simple_tag

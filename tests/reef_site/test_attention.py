@@ -50,7 +50,9 @@ def silent(vm_id: str, minutes: float) -> None:
 def panel(client: Client, query: str = "") -> str:
     """Return the panel's text as people read it."""
     html = client.get(f"/parts/{query}").content.decode()
-    found = re.search(r'<section class="panel" aria-labelledby="attention">.*?</section>', html, re.S)
+    found = re.search(
+        r'<section class="panel" aria-labelledby="attention">.*?</section>', html, re.S
+    )
     text = re.sub(r"<[^>]+>", " ", found[0]) if found else ""
     return " ".join(markup.unescape(text).split())
 
@@ -61,7 +63,9 @@ def press_seen(client: Client, name: str) -> None:
     for form in re.findall(r'<form class="seen".*?</form>', html, re.S):
         if f": {name}<" in form:
             fields = dict(re.findall(r'name="(kind|subject|cause)" value="([^"]*)"', form))
-            answer = client.post("/attention/seen", {k: markup.unescape(v) for k, v in fields.items()})
+            answer = client.post(
+                "/attention/seen", {k: markup.unescape(v) for k, v in fields.items()}
+            )
             assert answer.status_code == 302
             return
     raise AssertionError(f"no button for {name}")
@@ -75,21 +79,38 @@ def test_all_kinds_stand_in_one_list_the_newest_first(operator: Client) -> None:
     enlist("carl", trouble="400 the provider refuses", status_since=ago(24))
     silent("box-1", 12)
     boot = {"profile": "full", "provider": "vers", "actor": "tests", "state": "failed"}
-    Provisioning.objects.create(name="boot-1", reason="commit not found", state_since=ago(8), **boot)
+    Provisioning.objects.create(
+        name="boot-1", reason="commit not found", state_since=ago(8), **boot
+    )
     Finding.objects.create(
-        kind="unknown", provider="vers", machine_id="m-1", text="nobody knows it",
-        proposal="delete", found_at=ago(3),
+        kind="unknown",
+        provider="vers",
+        machine_id="m-1",
+        text="nobody knows it",
+        proposal="delete",
+        found_at=ago(3),
     )
     Firing.objects.create(
-        rule_name="call us", event="vm-silent", action="webhook", subject="box-9", cause_at=ago(2),
-        state="failed", outcome="404 from the webhook", ended_at=ago(1),
+        rule_name="call us",
+        event="vm-silent",
+        action="webhook",
+        subject="box-9",
+        cause_at=ago(2),
+        state="failed",
+        outcome="404 from the webhook",
+        ended_at=ago(1),
     )
     shown = panel(operator)
     order = ["call us", "m-1", "dora", "boot-1", "box-1", "carl", "ada"]
     places = [shown.index(name) for name in order]
     assert places == sorted(places), shown
     assert shown.startswith("Needs a look 7")
-    for words in ("404 from the webhook", "waiting for the model", "commit not found", "task failed"):
+    for words in (
+        "404 from the webhook",
+        "waiting for the model",
+        "commit not found",
+        "task failed",
+    ):
         assert words in shown
 
 
@@ -166,7 +187,10 @@ def test_the_number_of_statements_does_not_grow(operator: Client) -> None:
         ({"kind": "vm", "subject": "", "cause": "y"}, "subject: must have"),
         ({"kind": "vm", "subject": "x", "cause": "y" * 101}, "cause: must have"),
         ({"kind": "vm", "subject": "group:silent", "cause": "soon"}, "cause: of a group must"),
-        ({"kind": "vm", "subject": "group:silent", "cause": "2026-01-01"}, "cause: of a group must"),
+        (
+            {"kind": "vm", "subject": "group:silent", "cause": "2026-01-01"},
+            "cause: of a group must",
+        ),
     ],
 )
 def test_wrong_fields_are_refused(operator: Client, fields: dict[str, str], problem: str) -> None:

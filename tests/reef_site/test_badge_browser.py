@@ -195,11 +195,23 @@ def test_pages_offer_a_read_only_account_nothing_that_it_cannot_do(
     expect(page.get_by_label("Message to")).to_be_disabled()
     expect(page.locator("#send")).to_be_disabled()
     expect(page.locator("#how-sent")).to_contain_text("Your account is read-only")
-    for path in ("/", "/lieutenants/ada/", "/lieutenants/_new", "/lieutenants/ada/settings",
-                 "/lieutenants/ada/destroy", "/fleet/", "/fleet/1/", "/fleet/snapshots/",
-                 "/provisioning/", "/provisioning/new/", "/provisioning/findings/",
-                 "/provisioning/machines/", "/provisioning/door/", "/config/",
-                 "/config/REEF_AGENT_MODEL/"):
+    for path in (
+        "/",
+        "/lieutenants/ada/",
+        "/lieutenants/_new",
+        "/lieutenants/ada/settings",
+        "/lieutenants/ada/destroy",
+        "/fleet/",
+        "/fleet/1/",
+        "/fleet/snapshots/",
+        "/provisioning/",
+        "/provisioning/new/",
+        "/provisioning/findings/",
+        "/provisioning/machines/",
+        "/provisioning/door/",
+        "/config/",
+        "/config/REEF_AGENT_MODEL/",
+    ):
         answer = page.goto(url_of(stack) + path)
         assert answer
         if answer.status == 404:

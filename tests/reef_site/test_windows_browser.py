@@ -42,7 +42,9 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(params=["", LEADER], ids=["worker", "leader"])
-def context(browser: Browser, stack: Stack, request: pytest.FixtureRequest) -> Iterator[BrowserContext]:
+def context(
+    browser: Browser, stack: Stack, request: pytest.FixtureRequest
+) -> Iterator[BrowserContext]:
     context = signed_in(browser, stack)
     if request.param:
         context.add_init_script(request.param)

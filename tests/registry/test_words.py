@@ -50,7 +50,7 @@ def test_words_of_the_tree(api: Api, fleet: None, query: str, found: list[str]) 
     [
         ("category:king", "q: category is one of lieutenant, swarm_vm, agent_vm, infra_vm, not"),
         ("under:nobody", "q: under: there is no VM 'nobody'"),
-        ("organs:store", "q: Unknown filter \"organs:\". Try cap:, category:, id:, late, live,"),
+        ("organs:store", 'q: Unknown filter "organs:". Try cap:, category:, id:, late, live,'),
     ],
 )
 def test_what_is_wrong_is_said(api: Api, fleet: None, query: str, says: str) -> None:

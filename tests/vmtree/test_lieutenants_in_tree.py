@@ -25,9 +25,16 @@ pytestmark = pytest.mark.django_db
     ("word", "found"),
     [("error", {"eva"}), ("idle", {"ida"}), ("working", {"wim", "stan"}), ("stalled", {"stan"})],
 )
-def test_lieutenants_are_found_by_what_they_do(operator: Client, word: str, found: set[str]) -> None:
+def test_lieutenants_are_found_by_what_they_do(
+    operator: Client, word: str, found: set[str]
+) -> None:
     long_ago = timezone.now() - timedelta(hours=1)
-    for name, status in (("eva", "error"), ("ida", "idle"), ("wim", "working"), ("stan", "working")):
+    for name, status in (
+        ("eva", "error"),
+        ("ida", "idle"),
+        ("wim", "working"),
+        ("stan", "working"),
+    ):
         lieutenant = enlist(name, status)
         if name == "stan":
             Lieutenant.objects.filter(pk=lieutenant.pk).update(last_activity_at=long_ago)

@@ -48,12 +48,12 @@ def test_words_narrow(family: Family, api: Api, query: str, found: list[str]) ->
 @pytest.mark.parametrize(
     ("query", "says"),
     [
-        ("organs:store", "Unknown filter \"organs:\". Try cap:, category:, error, id:"),
+        ("organs:store", 'Unknown filter "organs:". Try cap:, category:, error, id:'),
         ("category:boss", "category is one of lieutenant, swarm_vm, agent_vm, infra_vm, not"),
         ("under:nobody", "there is no VM 'nobody'"),
         ("parent:nobody", "parent: there is no VM 'nobody'"),
         ("a\0b", "q: has a NUL character"),
-        ("organ:", "\"organ:\" needs a value"),
+        ("organ:", '"organ:" needs a value'),
         ("x" * 1001, "at most 1000 characters"),
     ],
 )
@@ -113,7 +113,7 @@ def test_capitals_beyond_ascii_do_not_count(database: str, make: Make, api: Api)
     [
         (
             {"q": "boat:x"},
-            "Unknown filter \"boat:\". Try cap:, category:, id:, late, live, organ:,",
+            'Unknown filter "boat:". Try cap:, category:, id:, late, live, organ:,',
         ),
         ({"q": "status:away"}, "status is one of running, paused, stopped, not 'away'"),
         ({"q": "a\0"}, "q: has a NUL"),

@@ -5,27 +5,44 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
-    dependencies = [
-    ]
+    dependencies = []
 
     operations = [
         migrations.CreateModel(
-            name='Seen',
+            name="Seen",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('kind', models.CharField(choices=[('lieutenant', 'lieutenant'), ('vm', 'VM'), ('provisioning', 'provisioning'), ('finding', 'finding'), ('rule', 'rule')], max_length=20)),
-                ('subject', models.CharField(max_length=300)),
-                ('cause', models.CharField(max_length=100)),
-                ('actor', models.CharField(max_length=200)),
-                ('at', models.DateTimeField(default=django.utils.timezone.now)),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                (
+                    "kind",
+                    models.CharField(
+                        choices=[
+                            ("lieutenant", "lieutenant"),
+                            ("vm", "VM"),
+                            ("provisioning", "provisioning"),
+                            ("finding", "finding"),
+                            ("rule", "rule"),
+                        ],
+                        max_length=20,
+                    ),
+                ),
+                ("subject", models.CharField(max_length=300)),
+                ("cause", models.CharField(max_length=100)),
+                ("actor", models.CharField(max_length=200)),
+                ("at", models.DateTimeField(default=django.utils.timezone.now)),
             ],
             options={
-                'verbose_name_plural': 'seen',
-                'ordering': ['-at'],
-                'constraints': [models.UniqueConstraint(fields=('kind', 'subject'), name='one_seen_a_subject')],
+                "verbose_name_plural": "seen",
+                "ordering": ["-at"],
+                "constraints": [
+                    models.UniqueConstraint(fields=("kind", "subject"), name="one_seen_a_subject")
+                ],
             },
         ),
     ]

@@ -61,7 +61,7 @@ class Command(BaseCommand):
         lock = start.claim()
         start.prepare_database()
         start.prepare_vms()
-        link = auth.make_signin_link(start.url)
+        link = auth.make_signin_link(settings.PUBLIC_URL or start.url)
         plan = start.plan(link, no_agent=options["no_agent"], open_browser=options["open"])
         become_supervisor(plan, lock, start.environment())
 

@@ -64,7 +64,7 @@ function showRunning(entry) {
   if (!block) return;
   const output = block.querySelector("[data-output]");
   output.hidden = false;
-  unlessSelected(output, () => output.isConnected && write(output, entry.text));
+  unlessSelected(output, () => output.isConnected && write(output, plain(entry.text)));
   const details = block.querySelector("details");
   details.className = "tool is-running";
   if (!details.open) {
@@ -73,6 +73,11 @@ function showRunning(entry) {
   }
   block.querySelector(".tool-state").textContent = "running";
 }
+
+// Without a terminal's codes; `terminal.py` does the same when it is final.
+const CODES = /\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)/g;
+const plain = (text) =>
+  text.replace(CODES, "").replace(/\r\n/g, "\n").replace(/[^\n]*\r(?=[^\n])/g, "");
 
 // Appending leaves alone what is selected, as long as what stands there goes on.
 function write(output, text) {

@@ -1,0 +1,38 @@
+"""What tools print, and what models write, as the page shows it."""
+
+from __future__ import annotations
+
+import pytest
+from django.test import Client
+
+from tests.lieutenants.rows import Told, enlist, page
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.mark.parametrize(
+    ("printed", "shown"),
+    [
+        ("\x1b[31mFAILED\x1b[0m tests", "FAILED tests"),
+        ("\x1b]0;title\x07done", "done"),
+        ("10 %\r50 %\r100 %\nnext", "100 %\nnext"),
+        ("a\r\nb", "a\nb"),
+        ("wide line\rhm", "hmde line"),
+        ("evil\u202eexe.live", "evil[U+202E]exe.live"),
+    ],
+)
+def test_output_of_tools_is_readable(operator: Client, printed: str, shown: str) -> None:
+    told = Told(enlist())
+    told.call("c1", command="run")
+    told.result("c1", printed)
+    html = page(operator, "/lieutenants/ada/")
+    assert f"data-output>{shown}</pre>" in html
+
+
+def test_nothing_in_a_command_or_answer_is_reordered(operator: Client) -> None:
+    told = Told(enlist())
+    told.call("c1", command="open evil\u202eexe.live")
+    told.entry("text", "Run `evil\u202eexe.live` now")
+    html = page(operator, "/lieutenants/ada/")
+    assert "\u202e" not in html
+    assert html.count("evil[U+202E]exe.live") == 3
