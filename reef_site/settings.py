@@ -237,7 +237,7 @@ TEMPLATES = [
 ]
 # Changes whenever a style or a script of ours does, so that no browser mixes old and new.
 ASSETS = _fingerprint(BASE_DIR / "reef_site" / "static" / "reef")
-STATIC_URL = f"static/{ASSETS}/"
+STATIC_URL = f"{_PUBLIC.path}/static/{ASSETS}/"
 STATICFILES_DIRS = [BASE_DIR / "reef_site" / "static"]
 WHITENOISE_USE_FINDERS = True
 WHITENOISE_MAX_AGE = 30 * 86400

@@ -17,8 +17,8 @@ from django.utils import timezone
 from bootloader.models import Finding, Provisioning
 from lieutenants.models import Firing, Lieutenant
 from lieutenants.states import Status
-from registry.models import VM
 from reef_site import auth
+from registry.models import VM
 from tests.lieutenants.rows import enlist
 from tests.vmtree.planted import heard_for_long, plant
 

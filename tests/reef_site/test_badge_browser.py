@@ -11,7 +11,6 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from tests.browsers import SECONDS, complaints_of, launched, signed_in, url_of, viewer_in
 from tests.stack import Stack
-from tests.waiting import until
 
 pytestmark = pytest.mark.browser
 
