@@ -27,7 +27,7 @@ from reef_site.health import LATE_SECONDS
 from vmtree import bells
 
 _MEND = {
-    "worker": "Nothing is started or stopped until it is back. See logs/worker.log and logs/beat.log.",
+    "worker": "Nothing is started or stopped meanwhile. See logs/worker.log and logs/beat.log.",
     "follower": "Agent output is delayed; nothing is lost. See logs/worker.log.",
     "broker": "Updates are delayed; nothing is lost. See logs/redis.log.",
 }

@@ -51,7 +51,10 @@ def signed_in(browser: Browser, stack: Stack, **options: Any) -> BrowserContext:
 
 def viewer_in(browser: Browser, stack: Stack) -> BrowserContext:
     """Return a new context in which an account that may only look on is signed in."""
-    make = "from django.contrib.auth.models import User; User.objects.create_user('viola', password='viola-looks-on')"
+    make = (
+        "from django.contrib.auth.models import User;"
+        " User.objects.create_user('viola', password='viola-looks-on')"
+    )
     stack.manage("shell", "-c", make)
     context = browser.new_context(viewport={"width": 1280, "height": 800})
     context.set_default_timeout(SECONDS * 1000)
