@@ -44,7 +44,8 @@ const ended = () => new RequestFailed("Your sign-in has ended. Sign in again.", 
 
 export async function ask(url, options = {}) {
   const headers = { "Reef-Script": "1", ...options.headers };
-  const signal = AbortSignal.timeout(TIMEOUT);
+  // What changes something is never given up: the server answers in the end, be it in words.
+  const signal = options.method ? undefined : AbortSignal.timeout(TIMEOUT);
   let answer;
   try {
     answer = await fetch(url, { signal, ...options, headers });
@@ -106,7 +107,8 @@ export function postJson(url, body) {
 
 export async function postForm(form) {
   const body = new URLSearchParams(new FormData(form));
-  const answer = await ask(form.action, { method: "POST", body });
+  const done = badge.fetching("form");
+  const answer = await ask(form.action, { method: "POST", body }).finally(() => done(true));
   if (!answer.ok) throw await failure(answer);
   return { fragment: parse(await answer.text()), key: answer.headers.get("Reef-Key") };
 }
