@@ -17,8 +17,8 @@ from bootloader.models import Finding, Provisioning
 from bootloader.reasons import clipped
 from bootloader.states import State
 from lieutenants import failures
-from lieutenants.models import Firing, Lieutenant
-from lieutenants.rules.models import FiringState
+from lieutenants.models import Lieutenant
+from lieutenants.rules.models import Firing, FiringState
 from lieutenants.states import Status
 from reef_site.attention.models import Kind
 from registry.models import VM

@@ -15,7 +15,8 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from bootloader.models import Finding, Provisioning
-from lieutenants.models import Firing, Lieutenant
+from lieutenants.models import Lieutenant
+from lieutenants.rules.models import Firing
 from lieutenants.states import Status
 from reef_site import auth
 from registry.models import VM
