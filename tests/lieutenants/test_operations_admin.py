@@ -138,7 +138,7 @@ def test_the_page_of_a_vm_leads_to_its_plans(operator: Client, client: Client) -
     for verb in ("pause", "resume", "destroy"):
         assert f'href="{JOBS}plan/{verb}/?vm=left"' in html
     client.force_login(User.objects.create_user("looker"))
-    assert "With everything below" not in page(client, f"/fleet/{node.pk}/")
+    assert "This VM and everything below it" not in page(client, f"/fleet/{node.pk}/")
 
 
 def test_jobs_and_steps_are_filtered_and_found(
