@@ -94,6 +94,9 @@ class Lieutenant(models.Model):
     )
     system_prompt = models.TextField(blank=True)
     folder = models.CharField(max_length=1024, help_text="The agent's working folder.")
+    isolation = models.CharField(
+        max_length=20, blank=True, help_text="What kept its newest process away from reef."
+    )
     host = models.CharField(max_length=255, db_index=True)
     transport = models.CharField(max_length=20, default="local")
     parent_agent = models.CharField(max_length=200, blank=True)

@@ -33,6 +33,16 @@ def vm_of(lieutenant: Lieutenant) -> str:
     return lieutenant.pk
 
 
+def parent_lieutenant(lieutenant: Lieutenant) -> Lieutenant | None:
+    """The lieutenant that this one stands directly below in the tree, if it is one."""
+    from lieutenants.models import Lieutenant
+
+    node = Node.objects.living().filter(vm_id=vm_of(lieutenant)).select_related("parent").first()
+    if node is None or node.parent is None:
+        return None
+    return Lieutenant.objects.living().filter(pk=node.parent.vm_id).first()
+
+
 def enlist(lieutenant: Lieutenant, *, actor: object, parent: Node | None = None) -> None:
     """Put a lieutenant into registry and tree, there below `parent`; what is there already stays.
 

@@ -76,6 +76,7 @@ def _lieutenant_json(
         ("waitingFor", row.waiting_for),
         ("restartAt", row.restart_at),
         ("idleLimitMinutes", row.idle_limit_minutes),
+        ("isolation", row.isolation),
     ):
         if value:
             facts[key] = value

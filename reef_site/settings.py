@@ -29,7 +29,9 @@ def _private_folder(folder: Path) -> Path:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         # One with somebody's files in it, such as a home folder given by mistake, is left alone.
         ours = (folder / "secret-key").exists() or not any(folder.iterdir())
-        if ours and folder.stat().st_uid == os.getuid():
+        facts = folder.stat()
+        # Others may pass through where agents are system users without a view of their own.
+        if ours and facts.st_uid == os.getuid() and facts.st_mode & 0o077 != 0o011:
             folder.chmod(0o700)
     except OSError as error:
         raise env.SettingError("REEF_DATA_DIR", f"cannot make {folder}: {error.strerror}") from None
@@ -94,7 +96,7 @@ def _databases(url: str) -> dict[str, Any]:
 
 # -- where things lie
 _HOME = env.path("REEF_HOME", Path.home() / ".reef") if INSTALLED else BASE_DIR
-DATA_DIR = _private_folder(env.path("REEF_DATA_DIR", _HOME / "data"))
+DATA_DIR = _private_folder(env.path("REEF_DATA_DIR", _HOME / "data")).resolve()
 RUN_DIR = _run_dir(DATA_DIR)
 WEB_SOCKET = RUN_DIR / "web.sock"
 LIEUTENANTS_DIR = DATA_DIR / "lieutenants"
@@ -164,6 +166,11 @@ AGENT_ENV = [
     *("OPENROUTER_API_KEY", "MISTRAL_API_KEY", "XAI_API_KEY", "CEREBRAS_API_KEY"),
     *env.names("REEF_AGENT_ENV", each=r"[A-Za-z_][A-Za-z0-9_]*"),
 ]
+# What keeps agents away from reef and from each other, and what else of this host they may use.
+ISOLATION = env.word(
+    "REEF_ISOLATION", "auto", ("auto", "user", "landlock", "bubblewrap", "none")
+)
+AGENT_FOLDERS = env.names("REEF_AGENT_FOLDERS", each=r"/[^,\x00-\x1f]*")
 STALL_SECONDS = env.integer("REEF_STALL_SECONDS", 600, least=0, most=7 * 86400)
 STALL_NOTICE_SECONDS = env.integer("REEF_STALL_NOTICE_SECONDS", 60, least=1, most=86400)
 START_SECONDS = env.integer("REEF_START_SECONDS", 90, least=1, most=3600)
