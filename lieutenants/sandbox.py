@@ -174,7 +174,7 @@ def _cover(path: str, source: str, kept: dict[str, str]) -> None:
     if source:
         done = _mount(source, path, None, MS_BIND | MS_REC)
     else:
-        done = _mount("reef", path, "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755,size=1m")
+        done = _mount("reef", path, "tmpfs", MS_NOSUID | MS_NODEV, "mode=0711,size=1m")
     _check(done, "cover " + path)
     for name, held in kept.items():
         _make_place(name, os.stat(held).st_mode)

@@ -14,6 +14,8 @@ from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 from django.views.decorators.csrf import csrf_exempt
 
+from lieutenants.exceptions import IsolationUnavailable
+from lieutenants.isolation import modes
 from lieutenants.models import LifeSign
 from reef_site.wire import json_answer
 from vmtree import bells, organs
@@ -54,6 +56,7 @@ def health(request: HttpRequest) -> HttpResponse:
     good = all(part["ok"] for part in parts.values())
     return json_answer(
         {
+            "isolation": _isolation(),
             "status": "ok" if good else "degraded",
             "uptime": round(time.time() - _started, 3),
             "services": SERVICES,
@@ -61,6 +64,15 @@ def health(request: HttpRequest) -> HttpResponse:
         },
         status=200 if database["ok"] else 503,
     )
+
+
+def _isolation() -> dict[str, str]:
+    """How agents of this host are kept away from reef, and what is weak about it."""
+    try:
+        mode = modes.configured().value
+    except IsolationUnavailable:
+        mode = "unavailable"
+    return {"mode": mode, "warning": modes.warning()}
 
 
 def _database() -> dict[str, object]:

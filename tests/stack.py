@@ -6,6 +6,7 @@ processes and their command lines are those that the README shows for production
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -27,6 +28,27 @@ STANDIN = ROOT / "tests" / "agents" / "standin.py"
 TOKEN = "a-token-of-the-tests"
 
 
+# Becomes another user, who can also enter the folder of our own interpreter, and runs argv[2:].
+AS_USER = """
+import json, os, sys
+sys.path.insert(0, sys.argv[1])
+import sandbox
+sandbox.enter(json.loads(sys.argv[2]))
+os.execvp(sys.argv[3], sys.argv[3:])
+"""
+
+
+def python_as(user: int) -> list[str]:
+    """The beginning of a command line that runs our Python as an ordinary user."""
+    home = Path(sys.base_prefix).resolve()
+    closed = [folder for folder in reversed(home.parents) if not folder.stat().st_mode & 1]
+    covers = [{"path": str(folder), "keep": [str(home)]} for folder in closed[:1]]
+    rules = {"mode": "user", "uid": user, "gid": user}
+    rules |= {"view": {"required": True, "covers": covers}} if covers else {}
+    code = [sys.executable, "-I", "-S", "-c", AS_USER, str(ROOT / "lieutenants")]
+    return [*code, json.dumps(rules), sys.executable]
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -37,7 +59,8 @@ def free_port() -> int:
 class Stack:
     """A reef of its own data folder on a free port. Use as a context manager."""
 
-    def __init__(self, folder: Path, **env: str) -> None:
+    def __init__(self, folder: Path, user: int | None = None, **env: str) -> None:
+        """`user` is an ordinary user id that runs all of it, in a test that root runs."""
         # The path of a Unix socket must be short, and pytest's folders may be long.
         self._made = tempfile.mkdtemp(prefix="reef-") if len(bytes(folder)) > 60 else None
         self.data = Path(self._made or folder) / "data"
@@ -54,6 +77,11 @@ class Stack:
             "PYTHONUNBUFFERED": "1",
             **env,
         }
+        self._python = [sys.executable] if user is None else python_as(user)
+        if user is not None:
+            self.env["HOME"] = str(self.data.parent)
+            for path in (self.data.parent, self.data):
+                os.chown(path, user, user)
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.client = httpx.Client(
             base_url=f"http://127.0.0.1:{self.port}",
@@ -84,7 +112,7 @@ class Stack:
     def manage(self, *words: str) -> str:
         """Run a management command; its output."""
         done = subprocess.run(
-            [sys.executable, "manage.py", *words],
+            [*self._python, "manage.py", *words],
             cwd=ROOT,
             env=self.env,
             capture_output=True,
@@ -110,7 +138,7 @@ class Stack:
         log.close()
 
     def _argv(self, name: str) -> list[str]:
-        python = [sys.executable, "-m"]
+        python = [*self._python, "-m"]
         sock = str(self.run / "web.sock")
         words = {
             "redis": f"--port 0 --unixsocket {self.run / 'redis.sock'} --save '' --appendonly no",
@@ -122,7 +150,9 @@ class Stack:
             "beat": f"celery -q -A reef_site beat -s {self.data / 'beat'} -l WARNING",
         }[name].split()
         words = ["" if word == "''" else word for word in words]
-        return [str(valkey), *words] if name == "redis" else [*python, *words]
+        if name == "redis":
+            return [*self._python[:-1], str(valkey), *words]
+        return [*python, *words]
 
     def kill(self, name: str) -> None:
         """SIGKILL, with all children: as if the power had been cut."""

@@ -44,7 +44,7 @@ class Host:
     landlock: int  # version of the interface, 0 without it
     mounts: bool  # a mount namespace of one's own
     user: bool  # change to another user
-    bubblewrap: str  # path of the program, empty without it
+    bubblewrap: str  # path of the program; empty without it, and for root, who has better
 
     @property
     def best(self) -> Isolation:
@@ -78,7 +78,7 @@ def host() -> Host:
         landlock=int(facts.get("landlock", 0)),
         mounts=bool(facts.get("mounts")),
         user=bool(facts.get("user")),
-        bubblewrap=shutil.which("bwrap") or "",
+        bubblewrap=(shutil.which("bwrap") or "") if os.geteuid() else "",
     )
 
 
@@ -110,6 +110,11 @@ def warning() -> str:
         return (
             "Agents are not isolated: each can read reef's tokens, keys and database. "
             + ("REEF_ISOLATION=none says so." if settings.ISOLATION == "none" else _NOTHING)
+        )
+    if mode is Isolation.LANDLOCK and not host().mounts:
+        return (
+            "Agents can change the permissions of reef's files, though not read them: Landlock "
+            "does not cover that, and this host gives ordinary users no mount namespaces."
         )
     if mode is Isolation.LANDLOCK and host().landlock < LANDLOCK_WITH_SIGNALS:
         return (

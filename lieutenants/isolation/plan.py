@@ -233,12 +233,13 @@ def _kept(paths: Iterable[Path], cover: Path) -> list[str]:
 
 def _with_landlock(needs: Needs) -> Plan:
     is_root = os.geteuid() == 0
-    rules = {
+    rules: dict[str, Any] = {
         "mode": "landlock",
         "drop": is_root,
         "landlock": _landlock(needs, as_root=is_root),
-        "view": _view(needs, os.geteuid(), (), required=False),
     }
+    if modes.host().mounts:
+        rules["view"] = _view(needs, os.geteuid(), (), required=False)
     return Plan(Isolation.LANDLOCK, rules, path=_path(needs, os.geteuid(), ()))
 
 

@@ -17,6 +17,7 @@ Answers `echo: <message>`; keeps its turns in the file given by --session; ignor
     SILENT                  starts a run and says nothing until abort
     DIALOG                  asks for a confirmation and waits for it
     CHILD                   leaves a `sleep` in a session of its own: "child <pid>"
+    RUN <command>           runs it in a shell; the answer is what it prints
     RECALL                  the user messages that were in the session file at start
 
 STANDIN_MODE, joined by commas: mute (answers nothing), exit:<code> (exits at once), stubborn
@@ -32,6 +33,7 @@ import json
 import os
 import select
 import signal
+import subprocess
 import sys
 import time
 
@@ -477,6 +479,11 @@ class Agent:
         pid = os.posix_spawnp("sleep", ["sleep", "600"], os.environ, setsid=True)
         yield from self.say(f"child {pid}")
 
+    def shell(self, rest: str) -> Steps:
+        pipe = subprocess.PIPE
+        done = subprocess.run(["bash", "-c", rest], stdout=pipe, stderr=subprocess.STDOUT)
+        yield from self.say(done.stdout.decode("utf-8", "replace"))
+
     def recall(self, _: str) -> Steps:
         yield from self.say("recall: " + " | ".join(self.session.earlier))
 
@@ -495,6 +502,7 @@ BEHAVIOURS: dict[str, Callable[[Agent, str], Steps]] = {
     "SILENT": Agent.silent,
     "DIALOG": Agent.dialog,
     "CHILD": Agent.child,
+    "RUN": Agent.shell,
     "RECALL": Agent.recall,
 }
 

@@ -1,0 +1,76 @@
+"""What a hostile agent tries: prints a JSON object, for each try "refused: why" or what it got.
+
+Reads its targets from the JSON object in argv[1]: "files" to read, "folders" to list, "writes" to
+create or append to, "pids" to look into and signal, "sockets" to connect to (path to a request).
+Standard library only; signals are SIGCONT, which harms nobody.
+"""
+
+import ctypes
+import json
+import os
+import signal
+import socket
+import sys
+
+PTRACE_SEIZE, PTRACE_DETACH = 0x4206, 17
+
+
+def read(path):
+    with open(path, "rb") as file:
+        return "read {} bytes".format(len(file.read(64)))
+
+
+def write(path):
+    with open(path, "ab") as file:
+        return "opened {} for writing".format(file.name)
+
+
+def connect(path, request):
+    with socket.socket(socket.AF_UNIX) as link:
+        link.settimeout(5)
+        link.connect(path)
+        link.sendall(request.encode())
+        answer = link.recv(4096).decode("utf-8", "replace")
+    refusals = ("NOAUTH", "403", "does not carry the key")
+    if any(word in answer for word in refusals):
+        raise PermissionError(answer[:80])
+    return "answer: " + answer[:80]
+
+
+def trace(pid):
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
+    if libc.ptrace(PTRACE_SEIZE, pid, None, None) < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    libc.ptrace(PTRACE_DETACH, pid, None, None)
+    return "attached"
+
+
+def tries(targets):
+    for path in targets.get("files", []):
+        yield "read " + path, lambda path=path: read(path)
+    for path in targets.get("folders", []):
+        yield "list " + path, lambda path=path: "listed {}".format(os.listdir(path))
+    for path in targets.get("writes", []):
+        yield "write " + path, lambda path=path: write(path)
+    for path, request in targets.get("sockets", {}).items():
+        yield "connect " + path, lambda path=path, request=request: connect(path, request)
+    for pid in targets.get("pids", []):
+        for name in ("environ", "mem", "maps"):
+            path = "/proc/{}/{}".format(pid, name)
+            yield "read " + path, lambda path=path: read(path)
+        for name in ("fd/0", "fd/1", "cwd", "root", "exe"):
+            path = "/proc/{}/{}".format(pid, name)
+            yield "follow " + path, lambda path=path: os.readlink(path)
+        yield "signal {}".format(pid), lambda pid=pid: os.kill(pid, signal.SIGCONT) or "sent"
+        yield "ptrace {}".format(pid), lambda pid=pid: trace(pid)
+
+
+def outcome(attempt):
+    try:
+        return attempt()
+    except OSError as error:
+        return "refused: {}".format(error)
+
+
+print(json.dumps({name: outcome(attempt) for name, attempt in tries(json.loads(sys.argv[1]))}))
