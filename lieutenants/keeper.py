@@ -1170,7 +1170,6 @@ class Spec:
         ):
             raise KeeperError("spec: hello must be a list of objects")
 
-
     @property
     def own_user(self) -> int:
         """The user that only this agent's processes have; 0 if it has none."""
@@ -1297,7 +1296,7 @@ def read_key(directory: int) -> str:
 def is_same(given: str, key: str) -> bool:
     """Compare in a time that tells nothing of the key. (The hmac module would cost megabytes.)"""
     differs = len(given) != len(key)
-    for one, other in zip(given, key):
+    for one, other in zip(given, key):  # noqa: B905 - strict= needs Python 3.10
         differs |= one != other
     return not differs
 

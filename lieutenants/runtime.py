@@ -169,6 +169,7 @@ def _may_start() -> bool:
 
 def _launch_spec(lieutenant: Lieutenant, process: Process, agent: Agent) -> Launch:
     """Prepare the agent's folders and say how it is started. Raises FleetError, OSError."""
+    homes.check_config()
     home = homes.home_of(lieutenant.pk)
     way = plan.make_plan(home, Path(lieutenant.folder), agent)
     _check_isolation(lieutenant, way.mode)

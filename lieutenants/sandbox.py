@@ -9,7 +9,7 @@ kernel and this user allow, as JSON.
     mode        "user", "landlock", "bubblewrap" (argv does the work) or "none"
     uid, gid, groups    ids to change to; needs root
     drop        True: give up all capabilities (for root without a user of its own)
-    view        {"required": bool, "covers": [{"path", "source", "keep": [paths]}],
+    view        {"required": bool, "covers": [{"path", "source", "keep": {path: writable}}],
                 "hide": [paths]}: a private mount namespace in which each covered folder shows
                 `source` (or nothing) and what of it stands in `keep`; hidden paths are empty
     landlock    {"read": [paths], "write": [paths], "device": [paths], "list": [paths]}
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 PR_SET_DUMPABLE, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 4, 24, 38, 47
 PR_CAP_AMBIENT_CLEAR_ALL = 4
 CLONE_NEWNS, CLONE_NEWUSER = 0x00020000, 0x10000000
-MS_NOSUID, MS_NODEV, MS_BIND, MS_REC, MS_PRIVATE = 2, 4, 1 << 12, 1 << 14, 1 << 18
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 1, 2, 4, 8, 32
+MS_BIND, MS_REC, MS_PRIVATE = 1 << 12, 1 << 14, 1 << 18
 CAPABILITY_VERSION_3 = 0x20080522
 # These three have the same numbers on all architectures that reef runs on.
 CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446
@@ -158,10 +159,10 @@ def _mount(source: str | None, target: str, kind: str | None, flags: int, data: 
     return int(_libc.mount(*texts, ctypes.c_ulong(flags), os.fsencode(data) or None))
 
 
-def _open_place(cover: dict[str, Any]) -> tuple[str, str, dict[str, str]]:
+def _open_place(cover: dict[str, Any]) -> tuple[str, str, dict[str, tuple[str, bool]]]:
     """(path, source, kept) with names that still lead to the same places when all is covered."""
-    source = cover.get("source")
-    kept = {path: _hold(path) for path in cover.get("keep", [])}
+    source, keep = cover.get("source"), cover.get("keep", {})
+    kept = {path: (_hold(path), bool(writable)) for path, writable in keep.items()}
     return cover["path"], _hold(source) if source else "", kept
 
 
@@ -169,16 +170,21 @@ def _hold(path: str) -> str:
     return "/proc/self/fd/{}".format(os.open(path, os.O_PATH | os.O_CLOEXEC))
 
 
-def _cover(path: str, source: str, kept: dict[str, str]) -> None:
+def _cover(path: str, source: str, kept: dict[str, tuple[str, bool]]) -> None:
     """Put `source`, or an empty folder, over `path`; what is kept (below it) can still be seen."""
     if source:
         done = _mount(source, path, None, MS_BIND | MS_REC)
     else:
         done = _mount("reef", path, "tmpfs", MS_NOSUID | MS_NODEV, "mode=0711,size=1m")
     _check(done, "cover " + path)
-    for name, held in kept.items():
+    for name, (held, writable) in kept.items():
         _make_place(name, os.stat(held).st_mode)
         _check(_mount(held, name, None, MS_BIND | MS_REC), "keep " + name)
+        if not writable:
+            # What the mount forbids already must be said again, or the kernel refuses.
+            flags = os.statvfs(name).f_flag & (MS_NOSUID | MS_NODEV | MS_NOEXEC)
+            flags |= MS_BIND | MS_REMOUNT | MS_RDONLY
+            _check(_mount(None, name, None, flags), "make read-only " + name)
 
 
 def _make_place(path: str, mode: int) -> None:

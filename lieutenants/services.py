@@ -31,6 +31,7 @@ from lieutenants.exceptions import (
     NotNow,
     TooLarge,
 )
+from lieutenants.isolation import homes
 from lieutenants.models import Lieutenant, Message, Process, new_ulid
 from lieutenants.states import Mode, RestartPolicy, Status
 from vmtree import authority, bells
@@ -77,6 +78,7 @@ def create(wish: Wish, *, actor: object) -> Lieutenant:
     if wish.remote:
         raise NoProvider("No VM provider is set up here; only local lieutenants can be made.")
     find_agent()
+    homes.check_config()
     pk = new_ulid()
     stall = settings.STALL_SECONDS if wish.stall_limit_seconds is None else wish.stall_limit_seconds
     lieutenant = Lieutenant(

@@ -18,8 +18,8 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 from lieutenants import blocks, figures, services
 from lieutenants.exceptions import LieutenantError, NotFound
 from lieutenants.forms import MODES, AdjustForm, CreateForm
-from lieutenants.models import MOST_RESTARTS, Entry, Lieutenant, Usage, new_ulid
 from lieutenants.isolation.homes import home_of
+from lieutenants.models import MOST_RESTARTS, Entry, Lieutenant, Usage, new_ulid
 from lieutenants.states import Mode, Status
 from lieutenants.verbs import VERBS, Verb
 

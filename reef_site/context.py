@@ -11,6 +11,7 @@ from django.conf import settings
 from django.http import HttpRequest
 
 from lieutenants import agents
+from lieutenants.isolation import modes
 
 _LOOK_SECONDS = 10.0
 
@@ -57,6 +58,7 @@ def site(_request: HttpRequest) -> dict[str, Any]:
             "emulated": settings.EMULATED_VMS,
             "organs": settings.ORGANS,
             "agent_problem": agent_problem,
+            "isolation_warning": modes.warning,
             # Browsers' clocks go wrong: ages are counted from the server's.
             "now": time.time_ns() // 1_000_000,
         }

@@ -167,9 +167,7 @@ AGENT_ENV = [
     *env.names("REEF_AGENT_ENV", each=r"[A-Za-z_][A-Za-z0-9_]*"),
 ]
 # What keeps agents away from reef and from each other, and what else of this host they may use.
-ISOLATION = env.word(
-    "REEF_ISOLATION", "auto", ("auto", "user", "landlock", "bubblewrap", "none")
-)
+ISOLATION = env.word("REEF_ISOLATION", "auto", ("auto", "user", "landlock", "bubblewrap", "none"))
 AGENT_FOLDERS = env.names("REEF_AGENT_FOLDERS", each=r"/[^,\x00-\x1f]*")
 STALL_SECONDS = env.integer("REEF_STALL_SECONDS", 600, least=0, most=7 * 86400)
 STALL_NOTICE_SECONDS = env.integer("REEF_STALL_NOTICE_SECONDS", 60, least=1, most=86400)

@@ -69,9 +69,7 @@ def find_postgresql() -> str | None:
 PROGRAMS = (
     Program("chromium", "REEF_TEST_CHROMIUM", find_browser, ("chromium", "fonts-dejavu-core")),
     Program("sshd", "REEF_TEST_SSHD", partial(find_for_root, "sshd"), ("openssh-server",)),
-    Program(
-        "bubblewrap", "REEF_TEST_BUBBLEWRAP", partial(find_for_root, "bwrap"), ("bubblewrap",)
-    ),
+    Program("bubblewrap", "REEF_TEST_BUBBLEWRAP", partial(find_for_root, "bwrap"), ("bubblewrap",)),
     Program("ip", "REEF_TEST_IP", partial(find_for_root, "ip"), ("iproute2",)),
     Program("iptables", "REEF_TEST_IPTABLES", partial(find_for_root, "iptables"), ("iptables",)),
     Program("openssl", "REEF_TEST_OPENSSL", partial(find_for_root, "openssl"), ("openssl",)),

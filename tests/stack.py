@@ -42,7 +42,7 @@ def python_as(user: int) -> list[str]:
     """The beginning of a command line that runs our Python as an ordinary user."""
     home = Path(sys.base_prefix).resolve()
     closed = [folder for folder in reversed(home.parents) if not folder.stat().st_mode & 1]
-    covers = [{"path": str(folder), "keep": [str(home)]} for folder in closed[:1]]
+    covers = [{"path": str(folder), "keep": {str(home): False}} for folder in closed[:1]]
     rules = {"mode": "user", "uid": user, "gid": user}
     rules |= {"view": {"required": True, "covers": covers}} if covers else {}
     code = [sys.executable, "-I", "-S", "-c", AS_USER, str(ROOT / "lieutenants")]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import logging
+import json
 import os
+import re
 import shutil
 import stat
 from dataclasses import dataclass
@@ -12,10 +13,12 @@ from pathlib import Path
 
 from django.conf import settings
 
-logger = logging.getLogger(__name__)
+from lieutenants.exceptions import AgentMisconfigured
 
 # Files of the agent's configuration that hold keys of model providers.
 CREDENTIALS = ("auth.json", "models.json")
+# Comments and trailing commas, which the agent accepts; texts, so that they are passed over.
+_NO_JSON = re.compile(r'"(?:\\.|[^"\\])*"|//[^\n]*|/\*.*?\*/|,(?=\s*[}\]])', re.DOTALL)
 _GIT_CONFIG = """\
 [user]
 \tname = {name}
@@ -80,6 +83,22 @@ class Home:
 def home_of(lieutenant_id: str) -> Home:
     """The folders of this lieutenant."""
     return Home(settings.LIEUTENANTS_DIR / lieutenant_id)
+
+
+def check_config() -> None:
+    """Refuse a configuration that no agent could start with. Raises AgentMisconfigured."""
+    for name in (*CREDENTIALS, "settings.json"):
+        path = settings.AGENT_CONFIG_DIR / name
+        try:
+            json.loads(_NO_JSON.sub(_keep_strings, path.read_text(encoding="utf-8-sig")))
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError) as error:
+            raise AgentMisconfigured(f"{path} cannot be read: {error}. Correct it first.") from None
+
+
+def _keep_strings(found: re.Match[str]) -> str:
+    return found[0] if found[0].startswith('"') else ""
 
 
 def prepare(home: Home, *, name: str, prompt: str, owner: int | None, shared: bool) -> None:

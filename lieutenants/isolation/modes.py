@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import os
 import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from django.conf import settings
 from django.db import models
 
 from lieutenants import keeper
 from lieutenants.exceptions import IsolationUnavailable
+
+logger = logging.getLogger(__name__)
 
 _SANDBOX = str(Path(keeper.__file__).with_name("sandbox.py").resolve())
 _PROBE_SECONDS = 20
@@ -66,14 +70,18 @@ class Host:
 @functools.cache
 def host() -> Host:
     """What this host offers, asked once a process by trying it in a child process."""
-    asked = subprocess.run(
-        [sys.executable, "-I", "-S", _SANDBOX, "probe"],
-        capture_output=True,
-        timeout=_PROBE_SECONDS,
-        env={"PATH": os.environ.get("PATH", os.defpath)},
-        check=False,
-    )
-    facts = json.loads(asked.stdout) if asked.returncode == 0 else {}
+    facts: dict[str, Any] = {}
+    try:
+        asked = subprocess.run(
+            [sys.executable, "-I", "-S", _SANDBOX, "probe"],
+            capture_output=True,
+            timeout=_PROBE_SECONDS,
+            env={"PATH": os.environ.get("PATH", os.defpath)},
+            check=True,
+        )
+        facts = json.loads(asked.stdout)
+    except (OSError, subprocess.SubprocessError, ValueError) as error:
+        logger.warning("cannot find out which isolation this host offers: %s", error)
     return Host(
         landlock=int(facts.get("landlock", 0)),
         mounts=bool(facts.get("mounts")),
@@ -107,9 +115,8 @@ def warning() -> str:
     except IsolationUnavailable as error:
         return f"Agents cannot start: {error}."
     if mode is Isolation.NONE:
-        return (
-            "Agents are not isolated: each can read reef's tokens, keys and database. "
-            + ("REEF_ISOLATION=none says so." if settings.ISOLATION == "none" else _NOTHING)
+        return "Agents are not isolated: each can read reef's tokens, keys and database. " + (
+            "REEF_ISOLATION=none says so." if settings.ISOLATION == "none" else _NOTHING
         )
     if mode is Isolation.LANDLOCK and not host().mounts:
         return (

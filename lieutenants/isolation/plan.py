@@ -35,7 +35,14 @@ DEVICES = (
 # Sockets by which a process can have another one act for it.
 HELPERS = (
     *("/run/docker.sock", "/run/containerd/containerd.sock", "/run/podman", "/run/crio"),
-    *("/run/dbus", "/run/user", "/run/systemd/private", "/run/libvirt", "/run/incus", "/run/snapd.socket"),
+    *(
+        "/run/dbus",
+        "/run/user",
+        "/run/systemd/private",
+        "/run/libvirt",
+        "/run/incus",
+        "/run/snapd.socket",
+    ),
 )
 TEMPORARY = ("/tmp", "/var/tmp")  # noqa: S108 - these are the folders that are replaced
 
@@ -209,7 +216,7 @@ def _view(needs: Needs, uid: int, groups: Sequence[int], *, required: bool) -> d
         if not any(path.is_relative_to(cover) for cover in covers):
             covers[path] = ""
     rules = [
-        {"path": str(path), "source": source, "keep": _kept(needs.all, path)}
+        {"path": str(path), "source": source, "keep": _kept(needs, path)}
         for path, source in sorted(covers.items())
         if path.is_dir() and not path.is_symlink()
     ]
@@ -218,14 +225,17 @@ def _view(needs: Needs, uid: int, groups: Sequence[int], *, required: bool) -> d
     return {"required": required, "covers": rules, "hide": hide}
 
 
-def _kept(paths: Iterable[Path], cover: Path) -> list[str]:
-    """Those of the paths that lie below a cover, without what lies below another of them."""
-    inside = sorted({path for path in paths if path != cover and path.is_relative_to(cover)})
+def _kept(needs: Needs, cover: Path) -> dict[str, bool]:
+    """Needed paths below a cover, and whether they may be written to.
+
+    What lies below another of them comes with it.
+    """
+    inside = {path for path in needs.all if path != cover and path.is_relative_to(cover)}
     kept: list[Path] = []
-    for path in inside:
+    for path in sorted(inside):
         if not any(path.is_relative_to(other) for other in kept):
             kept.append(path)
-    return [str(path) for path in kept]
+    return {str(path): path in needs.writable for path in kept}
 
 
 # -- Landlock ---------------------------------------------------------------------------------
@@ -298,9 +308,7 @@ def _with_bubblewrap(needs: Needs) -> Plan:
         argv += ["--bind-try", str(writable), str(writable)]
     argv += ["--chdir", str(needs.folder), "--"]
     rules = {"mode": "bubblewrap", "drop": False}
-    return Plan(
-        Isolation.BUBBLEWRAP, rules, argv=argv, path=_path(needs, os.geteuid(), ())
-    )
+    return Plan(Isolation.BUBBLEWRAP, rules, argv=argv, path=_path(needs, os.geteuid(), ()))
 
 
 def _holds_secrets(path: Path) -> bool:

@@ -17,12 +17,12 @@ PTRACE_SEIZE, PTRACE_DETACH = 0x4206, 17
 
 def read(path):
     with open(path, "rb") as file:
-        return "read {} bytes".format(len(file.read(64)))
+        return f"read {len(file.read(64))} bytes"
 
 
 def write(path):
     with open(path, "ab") as file:
-        return "opened {} for writing".format(file.name)
+        return f"opened {file.name} for writing"
 
 
 def connect(path, request):
@@ -50,27 +50,27 @@ def tries(targets):
     for path in targets.get("files", []):
         yield "read " + path, lambda path=path: read(path)
     for path in targets.get("folders", []):
-        yield "list " + path, lambda path=path: "listed {}".format(os.listdir(path))
+        yield "list " + path, lambda path=path: f"listed {os.listdir(path)}"
     for path in targets.get("writes", []):
         yield "write " + path, lambda path=path: write(path)
     for path, request in targets.get("sockets", {}).items():
         yield "connect " + path, lambda path=path, request=request: connect(path, request)
     for pid in targets.get("pids", []):
         for name in ("environ", "mem", "maps"):
-            path = "/proc/{}/{}".format(pid, name)
+            path = f"/proc/{pid}/{name}"
             yield "read " + path, lambda path=path: read(path)
         for name in ("fd/0", "fd/1", "cwd", "root", "exe"):
-            path = "/proc/{}/{}".format(pid, name)
+            path = f"/proc/{pid}/{name}"
             yield "follow " + path, lambda path=path: os.readlink(path)
-        yield "signal {}".format(pid), lambda pid=pid: os.kill(pid, signal.SIGCONT) or "sent"
-        yield "ptrace {}".format(pid), lambda pid=pid: trace(pid)
+        yield f"signal {pid}", lambda pid=pid: os.kill(pid, signal.SIGCONT) or "sent"
+        yield f"ptrace {pid}", lambda pid=pid: trace(pid)
 
 
 def outcome(attempt):
     try:
         return attempt()
     except OSError as error:
-        return "refused: {}".format(error)
+        return f"refused: {error}"
 
 
 print(json.dumps({name: outcome(attempt) for name, attempt in tries(json.loads(sys.argv[1]))}))

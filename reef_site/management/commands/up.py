@@ -23,6 +23,7 @@ from django.db import DatabaseError, connection
 from django.db.migrations.executor import MigrationExecutor
 
 from lieutenants import agents, demo_model
+from lieutenants.isolation import modes
 from reef_site import agent_install, auth, demo_vms, env, leftovers
 from reef_site.demo_vms import DemoVms, NoDemoVms
 from reef_site.supervisor import Demo, Plan, Service
@@ -172,7 +173,11 @@ class Start:
             services=services,
             logs=str(self.data / "logs"),
             health=(self.reachable, self.port),
-            ready=[*self._ready(link), *self._without_agent(no_agent=no_agent)],
+            ready=[
+                *self._ready(link),
+                *self._without_agent(no_agent=no_agent),
+                *self._isolation(),
+            ],
             tag=leftovers.TAG,
             link=link,
             open_browser=open_browser,
@@ -274,6 +279,11 @@ class Start:
             name = socket.gethostname()
             lines.append(f"for other machines, set REEF_ALLOWED_HOSTS to its name there, as {name}")
         return lines
+
+    def _isolation(self) -> list[str]:
+        """What is weak about the isolation of agents here, if anything is."""
+        warning = modes.warning() if "lieutenant" in settings.ORGANS else ""
+        return [f"WARNING: {warning}"] if warning else []
 
     def _without_agent(self, *, no_agent: bool) -> list[str]:
         """Why no lieutenant can start, unless an agent is about to be installed."""

@@ -21,9 +21,11 @@ USER = 12345 if os.geteuid() == 0 else None
 @pytest.fixture(params=["landlock", "bubblewrap"])
 def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
     """A whole reef under each isolation that needs no root."""
-    with tempfile.TemporaryDirectory(prefix="reef-", dir="/var/tmp") as folder:
-        with Stack(Path(folder), user=USER, REEF_ISOLATION=request.param) as running:
-            yield running
+    with (
+        tempfile.TemporaryDirectory(prefix="reef-", dir="/var/tmp") as folder,
+        Stack(Path(folder), user=USER, REEF_ISOLATION=request.param) as running,
+    ):
+        yield running
 
 
 def run(stack: Stack, name: str, command: str) -> str:
