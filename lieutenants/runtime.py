@@ -171,6 +171,7 @@ def _launch_spec(lieutenant: Lieutenant, process: Process, agent: Agent) -> Laun
     """Prepare the agent's folders and say how it is started. Raises FleetError, OSError."""
     homes.check_config()
     home = homes.home_of(lieutenant.pk)
+    home.root.mkdir(mode=0o700, parents=True, exist_ok=True)
     way = plan.make_plan(home, Path(lieutenant.folder), agent)
     _check_isolation(lieutenant, way.mode)
     homes.prepare(
