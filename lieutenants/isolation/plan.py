@@ -254,37 +254,36 @@ def _with_landlock(needs: Needs) -> Plan:
 
 
 def _landlock(needs: Needs, *, as_root: bool) -> dict[str, list[str]]:
-    hidden = [settings.DATA_DIR, settings.RUN_DIR]
-    if as_root:
-        hidden += [Path(path) for path in SECRET]
-    system = [Path(os.path.realpath(path)) for path in SYSTEM]
-    listable = [Path("/dev")]
-    read: list[Path] = []
-    for path in (*system, *_search_path()):
-        _split(path, hidden, read, listable)
-    write = [path for path in needs.writable if not _is_socket(path)]
-    temporary = [Path(name) for name in (*TEMPORARY, "/dev/shm")]  # noqa: S108
+    hidden = [str(settings.DATA_DIR), str(settings.RUN_DIR), *(SECRET if as_root else ())]
+    system = [os.path.realpath(path) for path in SYSTEM if os.path.exists(path)]
+    read: list[str] = []
+    listable = ["/dev"]
+    for path in (*system, *map(str, _search_path())):
+        if not any(path == secret or path.startswith(f"{secret}/") for secret in hidden):
+            _split(path, hidden, read, listable)
+    write = [str(path) for path in needs.writable if not _is_socket(path)]
+    temporary = [*TEMPORARY, "/dev/shm"]  # noqa: S108
     # Without a view of its own, /tmp is everybody's; then the agent has TMPDIR only.
     write += temporary if modes.host().mounts else temporary[2:]
     return {
-        "read": [str(path) for path in (*read, *needs.readable)],
-        "write": [str(path) for path in write],
+        "read": [*read, *map(str, needs.readable)],
+        "write": write,
         "device": list(DEVICES),
-        "list": [str(path) for path in listable],
+        "list": listable,
     }
 
 
-def _split(path: Path, hidden: Sequence[Path], read: list[Path], listable: list[Path]) -> None:
+def _split(path: str, hidden: Sequence[str], read: list[str], listable: list[str]) -> None:
     """Add `path` to `read`, or what of it is not hidden."""
-    if any(path.is_relative_to(secret) for secret in hidden):
-        return
-    if not any(secret.is_relative_to(path) for secret in hidden):
+    inside = [secret for secret in hidden if secret.startswith(f"{path}/")]
+    if not inside:
         read.append(path)
         return
     listable.append(path)
-    if path.is_dir():
-        for entry in path.iterdir():
-            _split(entry, hidden, read, listable)
+    with os.scandir(path) as entries:
+        for entry in entries:
+            if entry.path not in hidden:
+                _split(entry.path, inside, read, listable)
 
 
 def _is_socket(path: Path) -> bool:

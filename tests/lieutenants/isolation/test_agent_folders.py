@@ -220,11 +220,11 @@ def test_a_child_is_isolated_at_least_like_its_parent(fleet: Fleet, settings: An
 def test_what_is_hidden_is_split_out_of_a_readable_folder(tmp_path: Path) -> None:
     for name in ("app/data/secret", "app/lib", "other"):
         (tmp_path / name).mkdir(parents=True)
-    read: list[Path] = []
-    listable: list[Path] = []
-    plan._split(tmp_path, [tmp_path / "app" / "data"], read, listable)
-    assert sorted(read) == [tmp_path / "app" / "lib", tmp_path / "other"]
-    assert listable == [tmp_path, tmp_path / "app"]
+    read: list[str] = []
+    listable: list[str] = []
+    plan._split(str(tmp_path), [str(tmp_path / "app" / "data")], read, listable)
+    assert sorted(read) == [str(tmp_path / "app" / "lib"), str(tmp_path / "other")]
+    assert listable == [str(tmp_path), str(tmp_path / "app")]
 
 
 def test_names_of_folders_follow_the_lieutenants_id(tmp_path: Path) -> None:
