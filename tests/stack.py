@@ -59,8 +59,8 @@ def free_port() -> int:
 class Stack:
     """A reef of its own data folder on a free port. Use as a context manager."""
 
-    def __init__(self, folder: Path, user: int | None = None, **env: str) -> None:
-        """`user` is an ordinary user id that runs all of it, in a test that root runs."""
+    def __init__(self, folder: Path, user: str = "", **env: str) -> None:
+        """`user` is the id of an ordinary user that runs all of it, in a test that root runs."""
         # The path of a Unix socket must be short, and pytest's folders may be long.
         self._made = tempfile.mkdtemp(prefix="reef-") if len(bytes(folder)) > 60 else None
         self.data = Path(self._made or folder) / "data"
@@ -77,11 +77,11 @@ class Stack:
             "PYTHONUNBUFFERED": "1",
             **env,
         }
-        self._python = [sys.executable] if user is None else python_as(user)
-        if user is not None:
+        self._python = python_as(int(user)) if user else [sys.executable]
+        if user:
             self.env["HOME"] = str(self.data.parent)
             for path in (self.data.parent, self.data):
-                os.chown(path, user, user)
+                os.chown(path, int(user), int(user))
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.client = httpx.Client(
             base_url=f"http://127.0.0.1:{self.port}",

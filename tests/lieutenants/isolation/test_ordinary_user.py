@@ -15,7 +15,7 @@ from tests.stack import Stack
 from tests.waiting import until
 
 INTRUDER = (Path(__file__).parents[2] / "agents" / "intruder.py").read_text()
-USER = 12345 if os.geteuid() == 0 else None
+USER = "12345" if os.geteuid() == 0 else ""
 
 
 @pytest.fixture(params=["landlock", "bubblewrap"])
