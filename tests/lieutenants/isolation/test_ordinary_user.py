@@ -84,3 +84,18 @@ def test_an_agent_of_reefs_own_user_does_its_work(stack: Stack) -> None:
         "npm --version >/dev/null && node -e 'console.log(1)'",
     )
     assert done.split() == ["ada", "tmp", "tmp", "1"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can start another user's reef")
+def test_a_container_without_any_isolation_works_and_says_so() -> None:
+    with (
+        tempfile.TemporaryDirectory(prefix="reef-", dir="/var/tmp") as folder,
+        Stack(Path(folder), user=USER, bare="yes") as stack,
+    ):
+        stack.create("ada")
+        assert stack.get("ada")["isolation"] == "none"
+        health = stack.client.get("/health").json()["isolation"]
+        assert health["mode"] == "none"
+        assert "Agents are not isolated" in health["warning"]
+        stack.send("ada", "hello")
+        until(lambda: stack.texts("ada") == ["echo: hello"], 60)
