@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeVar
 
+from django.db.models import Model, QuerySet
 from django.urls import re_path
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -14,15 +15,19 @@ from bootloader import providers, reconcile
 from bootloader.models import Finding, LogLine, Machine, Provisioning
 from bootloader.provisioning import limits, preview, services, wishes
 from bootloader.states import FindingKind, FindingState, Proposal, State
-from vmtree import authority
+from vmtree import authority, permissions
 from vmtree.dna import is_text
 from vmtree.exceptions import BadInput
+from vmtree.models import Node
+from vmtree.permissions import Action
 from vmtree.serializers import body_of, query_number
 
 Json = dict[str, Any]
 MOST_ROWS = 1000
 USUAL_ROWS = 100
 LONGEST_KEY = 200
+
+Row = TypeVar("Row", bound=Model)
 
 
 class Provision(APIView):
@@ -88,6 +93,9 @@ class Log(APIView):
     def get(self, request: Request, provisioning_id: str) -> Response:
         """Lines after `?after=`, oldest first; `next` is where the following ones begin."""
         row = services.find(provisioning_id)
+        # A VM that is not there yet belongs to the line of its parent.
+        vm_id = row.vm_id if Node.objects.filter(vm_id=row.vm_id).exists() else row.parent_vm_id
+        permissions.check(request.user, Action.READ_MACHINES, vm_id or None)
         after = query_number(request, "after") or 0
         limit = query_number(request, "limit", most=MOST_ROWS) or MOST_ROWS
         found = services.log_of(row, after, limit)
@@ -135,6 +143,7 @@ class Machines(APIView):
             rows = rows.living()
         if provider := _query(request, "provider"):
             rows = rows.of(provider)
+        rows = _legible(rows, request)
         limit = query_number(request, "limit", most=MOST_ROWS) or MOST_ROWS
         shown = [machine_json(row) for row in rows.order_by("-id")[:limit]]
         return Response({"machines": shown, "count": len(shown)})
@@ -148,8 +157,8 @@ class Findings(APIView):
         state = request.query_params.get("state", FindingState.OPEN.value)
         if state not in FindingState.values:
             raise BadInput(f"state: must be one of {', '.join(FindingState.values)}", "state")
-        rows = Finding.objects.filter(state=state).order_by("-id")[:MOST_ROWS]
-        shown = [finding_json(row) for row in rows]
+        rows = _legible(Finding.objects.filter(state=state), request)
+        shown = [finding_json(row) for row in rows.order_by("-id")[:MOST_ROWS]]
         return Response({"findings": shown, "count": len(shown)})
 
 
@@ -220,6 +229,12 @@ class Decide(APIView):
         proposal = _proposal(body_of(request))
         row = reconcile.act(int(finding_id), by=request.user, proposal=proposal)
         return Response({"finding": finding_json(row)})
+
+
+def _legible(rows: QuerySet[Row], request: Request) -> QuerySet[Row]:
+    """The rows that the caller may read: a node's those about its own line."""
+    line = permissions.readable(request.user, Action.READ_MACHINES)
+    return rows if line is None else rows.filter(vm_id__in=line.values("vm_id"))
 
 
 # -- what is said --------------------------------------------------------------------------------
