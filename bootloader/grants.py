@@ -1,8 +1,8 @@
 """Grants: within what a node's token may have VMs made.
 
 Operators set them; no node has one at first, also no lieutenant: each could make further ones with
-grants of their own. The root token and operators need none. A grant is drawn by a conditional update, so that requests
-at the same moment never get more VMs than it has.
+grants of their own. The root token and operators need none. A grant is drawn by a conditional
+update, so that requests at the same moment never get more VMs than it has.
 """
 
 from __future__ import annotations
