@@ -143,9 +143,9 @@ class Machines(APIView):
             rows = rows.living()
         if provider := _query(request, "provider"):
             rows = rows.of(provider)
-        rows = _legible(rows, request)
+        legible = _legible(rows, request)
         limit = query_number(request, "limit", most=MOST_ROWS) or MOST_ROWS
-        shown = [machine_json(row) for row in rows.order_by("-id")[:limit]]
+        shown = [machine_json(row) for row in legible.order_by("-id")[:limit]]
         return Response({"machines": shown, "count": len(shown)})
 
 

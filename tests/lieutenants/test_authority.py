@@ -8,7 +8,8 @@ import pytest
 from django.utils import timezone
 
 from lieutenants import services
-from lieutenants.models import Job, Lieutenant, Message, Usage
+from lieutenants.models import Lieutenant, Message, Usage
+from lieutenants.operations.models import Job
 from lieutenants.serializers import PUBLIC
 from registry.models import VM
 from tests.conftest import STANDIN, Api

@@ -122,8 +122,8 @@ def test_a_lieutenant_keeps_its_children_inside_its_own_folders(api: Api, tmp_pa
 
     assert make(ada, mine, "same").status_code == 201
     assert make(ada, mine / "sub", "below").status_code == 201
-    for folder in (other, tmp_path, "/root", "/", mine / "out", f"{mine}/../other"):
-        assert make(ada, folder, "rogue").status_code in (400, 403), folder
+    for outside in (other, tmp_path, "/root", "/", mine / "out", f"{mine}/../other"):
+        assert make(ada, outside, "rogue").status_code in (400, 403), outside
     assert make(ada, other, "rogue").json()["error"].startswith("rule: ")
     below = enter("below")
     assert make(below, mine / "deep", "rogue").status_code == 403, "its parent's is not its own"
