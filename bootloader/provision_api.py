@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
 from django.db.models import Model, QuerySet
@@ -73,7 +73,7 @@ class Provisionings(APIView):
         limit = query_number(request, "limit", most=MOST_ROWS) or USUAL_ROWS
         found = list(rows[: limit + 1])
         more, found = len(found) > limit, found[:limit]
-        shown = provisionings_json(found)
+        shown = _bounded(request, found)
         return Response(
             {"provisionings": shown, "count": len(shown), "next": found[-1].pk if more else None}
         )
@@ -84,7 +84,8 @@ class OneProvisioning(APIView):
 
     def get(self, request: Request, provisioning_id: str) -> Response:
         """With its steps."""
-        return Response({"provisioning": provisioning_json(services.find(provisioning_id))})
+        row = services.find(provisioning_id)
+        return Response({"provisioning": _bounded(request, [row])[0]})
 
 
 class Log(APIView):
@@ -93,9 +94,7 @@ class Log(APIView):
     def get(self, request: Request, provisioning_id: str) -> Response:
         """Lines after `?after=`, oldest first; `next` is where the following ones begin."""
         row = services.find(provisioning_id)
-        # A VM that is not there yet belongs to the line of its parent.
-        vm_id = row.vm_id if Node.objects.filter(vm_id=row.vm_id).exists() else row.parent_vm_id
-        permissions.check(request.user, Action.READ_MACHINES, vm_id or None)
+        permissions.check(request.user, Action.READ_MACHINES, _places([row])[row.pk] or None)
         after = query_number(request, "after") or 0
         limit = query_number(request, "limit", most=MOST_ROWS) or MOST_ROWS
         found = services.log_of(row, after, limit)
@@ -235,6 +234,27 @@ def _legible(rows: QuerySet[Row], request: Request) -> QuerySet[Row]:
     """The rows that the caller may read: a node's those about its own line."""
     line = permissions.readable(request.user, Action.READ_MACHINES)
     return rows if line is None else rows.filter(vm_id__in=line.values("vm_id"))
+
+
+def _places(rows: Sequence[Provisioning]) -> dict[str, str]:
+    """Of each provisioning the VM that it is about: of one that is not there yet, the parent."""
+    vm_ids = [row.vm_id for row in rows if row.vm_id]
+    there = set(Node.objects.filter(vm_id__in=vm_ids).values_list("vm_id", flat=True))
+    return {row.pk: row.vm_id if row.vm_id in there else row.parent_vm_id for row in rows}
+
+
+def _bounded(request: Request, rows: Sequence[Provisioning]) -> list[Json]:
+    """Provisionings; outside of a node's own line without reasons, which may repeat outputs."""
+    places, shown = _places(rows), provisionings_json(rows)
+    legible = permissions.readable(request.user, Action.READ_MACHINES)
+    if legible is None:
+        return shown
+    own = set(legible.filter(vm_id__in=places.values()).values_list("vm_id", flat=True))
+    for each in shown:
+        if places[each["id"]] not in own:
+            steps = [{**step, "reason": None} for step in each["steps"]]
+            each |= {"reason": None, "spec": {}, "steps": steps}
+    return shown
 
 
 # -- what is said --------------------------------------------------------------------------------

@@ -261,6 +261,16 @@ def test_a_node_reads_machines_and_logs_of_its_own_line_only(
     assert [each["vmId"] for each in machines] == ["ada-1"]
     assert api.get("/bootloader/machines").json()["count"] == 2
     assert (log("ada-1"), log("bob")) == (200, 403)
+    Provisioning.objects.update(reason="printed")
+    BootStep.objects.update(reason="printed")
+    paths = [
+        "/bootloader/provisionings",
+        *(f"/bootloader/provisionings/{rows[each]}" for each in ("ada-1", "bob")),
+    ]
+    assert ["printed" in ada.get(path).content.decode() for path in paths[1:]] == [True, False]
+    listed = {each["parentVmId"]: str(each) for each in ada.get(paths[0]).json()["provisionings"]}
+    assert ("printed" in listed["ada-1"], "printed" in listed["bob"]) == (True, False)
+    assert api.get(paths[0]).content.decode().count("printed") > 10
     assert ada.get("/bootloader/reports/ada-1").status_code == 200
     assert ada.get("/bootloader/reports/bob").status_code == 403
     assert ada.get("/bootloader/findings").json()["count"] == 0

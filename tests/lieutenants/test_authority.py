@@ -9,7 +9,7 @@ from django.utils import timezone
 
 from lieutenants import services
 from lieutenants.models import Lieutenant, Message, Usage
-from lieutenants.operations.models import Job
+from lieutenants.operations.models import Job, Step
 from lieutenants.serializers import PUBLIC
 from registry.models import VM
 from tests.conftest import STANDIN, Api
@@ -264,3 +264,13 @@ def test_a_destroyed_lieutenant_starts_nothing(ada: NodeApi) -> None:
     Lieutenant.objects.filter(name="ada").update(status="destroyed")
 
     assert refused(make(ada, "new"))
+
+
+def test_reasons_of_a_job_are_told_to_the_line_of_the_vm(vm: NodeApi, api: Api) -> None:
+    job = api.post(f"/vm-tree/vms/{node('helper').vm_id}/pause").json()["job"]["id"]
+    stranger = api.post(f"/vm-tree/vms/{node('bob').vm_id}/pause").json()["job"]["id"]
+    Step.objects.update(reason="printed")
+
+    assert [step["reason"] for step in vm.get(f"/vm-tree/jobs/{job}").json()["plan"]] == ["printed"]
+    assert "printed" not in vm.get(f"/vm-tree/jobs/{stranger}").content.decode()
+    assert "printed" in api.get(f"/vm-tree/jobs/{stranger}").content.decode()
