@@ -126,7 +126,7 @@ class Cancel(APIView):
 
     def post(self, request: Request, provisioning_id: str) -> Response:
         """End it; `{"machine": "keep"}` or `"delete"` says what becomes of a VM that it has."""
-        services.find(provisioning_id)
+        services.may_command(services.find(provisioning_id), request.user)
         leftover = wishes.leftover_of(body_of(request).get("machine"))
         row = services.cancel(provisioning_id, leftover, by=request.user)
         return Response({"provisioning": provisioning_json(row)}, status=202)
@@ -221,6 +221,7 @@ class Decide(APIView):
 
     def post(self, request: Request, finding_id: str, word: str) -> Response:
         """Do what is proposed (`{"action": …}` another thing that fits), or leave it as it is."""
+        permissions.check(request.user, Action.COMMAND, None)
         if word == "dismiss":
             return Response(
                 {"finding": finding_json(reconcile.dismiss(int(finding_id), by=request.user))}

@@ -50,6 +50,12 @@ def _legible(lieutenant: Lieutenant, request: Request) -> Lieutenant:
     return lieutenant
 
 
+def _check_first(request: Request, name: str) -> None:
+    """Refuse before values are looked at. `services` says what is wrong with an unknown name."""
+    if lieutenant := Lieutenant.objects.living().filter(name=name).first():
+        permissions.check(request.user, Action.COMMAND, vm_of(lieutenant))
+
+
 class LieutenantViewSet(ViewSet):
     """`/lieutenant/lieutenants`; `services` checks permissions wherever something changes."""
 
@@ -78,6 +84,7 @@ class LieutenantViewSet(ViewSet):
 
     def partial_update(self, request: Request, name: str) -> Response:
         """Another model, restart policy or limit; `{"restart": true}` starts its agent with it."""
+        _check_first(request, name)
         seconds = query_number(request, "wait", most=WAIT_SECONDS)
         changes, restart = changes_of(body_of(request))
         found = services.adjust(name, changes, actor=request.user, restart_now=restart)
@@ -114,6 +121,7 @@ class LieutenantViewSet(ViewSet):
     @action(detail=True, methods=["post"])
     def pause(self, request: Request, name: str) -> Response:
         """End the agent, keep its session; `{"force": true}` while it is working."""
+        _check_first(request, name)
         force = body_of(request).get("force", False)
         if not isinstance(force, bool):
             raise BadInput("force: must be true or false", "force")

@@ -274,3 +274,26 @@ def test_reasons_of_a_job_are_told_to_the_line_of_the_vm(vm: NodeApi, api: Api) 
     assert [step["reason"] for step in vm.get(f"/vm-tree/jobs/{job}").json()["plan"]] == ["printed"]
     assert "printed" not in vm.get(f"/vm-tree/jobs/{stranger}").content.decode()
     assert "printed" in api.get(f"/vm-tree/jobs/{stranger}").content.decode()
+
+
+def test_the_right_comes_before_the_value(ada: NodeApi) -> None:
+    patch = ada.client.patch(f"{AT}/bob", {"model": 7}, content_type="application/json")
+
+    assert refused(patch)
+    assert refused(ada.post(f"{AT}/bob/pause", {"force": "perhaps"}))
+    assert ada.post(f"{AT}/ada-1/pause", {"force": "perhaps"}).status_code == 400
+
+
+def test_each_refusal_is_logged_in_plain_characters(
+    ada: NodeApi, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    ada.post(f"{AT}/bob/pause")
+    ada.get("/bootloader/reports/evil%1b[2J%e2%80%ae")
+
+    lines = [each.getMessage() for each in caplog.records if "refused " in each.getMessage()]
+    assert len(lines) == 2
+    assert lines[0].startswith(f"refused POST '{AT}/bob/pause': ")
+    assert "rule: " in lines[0]
+    assert "evil\\x1b[2J\\u202e" in lines[1]
+    assert all(line.isascii() and line.isprintable() for line in lines)
