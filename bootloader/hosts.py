@@ -15,6 +15,7 @@ from bootloader import shell
 from bootloader.exceptions import NoHostFree, NoSuchMachine, ProviderRefused
 from bootloader.models import HostClaim, SshHost
 from bootloader.providers.base import Login, Spec
+from bootloader.this_machine import is_this_machine
 from versconfig import config
 from versconfig.checks import Finding
 from vmtree import dates
@@ -29,6 +30,8 @@ _AT_ONCE = 16
 def claim(spec: Spec) -> HostClaim:
     """Take a free host that is big enough, the smallest such one. Raises NoHostFree."""
     for host in _fitting(spec):
+        if spec.elsewhere and is_this_machine(host.address):
+            continue
         # The constraint is the lock: of two takers one goes on to the next host.
         with suppress(IntegrityError), transaction.atomic():
             return HostClaim.objects.create(host=host, name=spec.name, labels=dict(spec.labels))

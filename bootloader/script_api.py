@@ -19,7 +19,7 @@ from rest_framework.views import APIView
 from bootloader import cloud_init, planning, profiles, render, words
 from bootloader.exceptions import UnknownProfile
 from bootloader.plan import BootPlan, File, Profile
-from vmtree import authority
+from vmtree import authority, permissions
 from vmtree.dna import is_text
 from vmtree.exceptions import BadInput
 from vmtree.models import Node
@@ -171,12 +171,15 @@ def _plan_of(request: Request) -> BootPlan:
     """The plan of the request's VM, with a fresh join token."""
     wish = _wish_of(request.data if isinstance(request.data, dict) else {})
     _check_may(request.user, wish)
-    plan = _plan(wish)
+    # Config has keys of model providers that a node could not read otherwise.
+    secrets = permissions.may(request.user, permissions.Action.READ_SECRETS, None)
+    plan = _plan(wish, secrets=secrets)
     return planning.with_token(plan, by=request.user)
 
 
-def _plan(wish: Wish, join_token: str = "") -> BootPlan:
+def _plan(wish: Wish, *, join_token: str = "", secrets: bool = True) -> BootPlan:
     return planning.make(
+        secrets=secrets,
         vm_id=wish.vm_id,
         name=wish.name,
         profile=wish.profile,
@@ -194,7 +197,8 @@ def _check_may(caller: object, wish: Wish) -> None:
     """
     known = Node.objects.filter(vm_id=wish.vm_id).first()
     if known is not None:
-        authority.check(caller, "command", known)
+        # The holder of a script becomes that node.
+        authority.check(caller, permissions.Action.ISSUE_TOKENS, known)
     authority.check(caller, "write", wish.parent_vm_id if known is None else known)
 
 

@@ -16,7 +16,7 @@ class LieutenantsConfig(AppConfig):
         from lieutenants import configured, presence
         from lieutenants.operations import agents, handlers, machines, plain_vms
         from versconfig import impact
-        from vmtree import removal
+        from vmtree import permissions, removal
         from vmtree.snapshots import living
 
         handlers.add_handler(plain_vms.PlainVM())
@@ -24,5 +24,6 @@ class LieutenantsConfig(AppConfig):
         handlers.add_handler(agents.AgentVM())
         living.add("its lieutenant lives", presence.alive)
         living.add_gone("its lieutenant was destroyed", presence.destroyed)
+        permissions.register_local_agents(presence.local_hosts)
         removal.refuse("destroy the lieutenant first", presence.alive)
         impact.register(configured.to_restart)

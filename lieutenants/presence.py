@@ -88,6 +88,14 @@ def destroyed(vm_ids: Sequence[str]) -> Iterable[str]:
     return gone.values_list("pk", flat=True)
 
 
+def local_hosts(vm_ids: Sequence[str]) -> dict[str, str]:
+    """Return on which host each of these VMs runs that is a living lieutenant of a host of reef."""
+    from lieutenants.models import Lieutenant
+
+    living = Lieutenant.objects.living().filter(pk__in=vm_ids, transport="local")
+    return dict(living.values_list("pk", "host"))
+
+
 def vm_status(status: str) -> str:
     """What the registry calls a VM whose lieutenant has this status."""
     if status in RUNNING:

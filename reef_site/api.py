@@ -13,7 +13,7 @@ from rest_framework.routers import SimpleRouter
 
 from lieutenants.api import LieutenantViewSet
 from reef_site.auth import NO_HEADER
-from vmtree.exceptions import FleetError
+from vmtree.exceptions import FleetError, Forbidden
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +25,10 @@ router.register("lieutenant/lieutenants", LieutenantViewSet, basename="lieutenan
 
 def answer_error(error: Exception, context: dict[str, Any]) -> Response:
     """Every error as `{"error": "<what is wrong>"}` with a status that fits."""
+    if isinstance(error, Forbidden):
+        request = context["request"]
+        # Quoted: paths and ids come from the caller.
+        logger.info("refused %s %a: %a", request.method, request.path, str(error))
     if isinstance(error, FleetError):
         return Response({"error": str(error)}, status=error.status)
     if isinstance(error, Http404):

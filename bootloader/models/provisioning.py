@@ -75,6 +75,8 @@ class Provisioning(models.Model):
     spec = models.JSONField(default=dict, blank=True)
     on_failure = models.CharField(max_length=10, choices=Leftover.choices, default=Leftover.KEEP)
     actor = models.CharField(max_length=200)
+    # The VM never runs on the machine of reef itself then.
+    asked_by_node = models.BooleanField(default=False)
     key = models.CharField("idempotency key", max_length=200, blank=True)
     # Which one of those that one request asked for, and what all of them are known by.
     batch = models.CharField(max_length=26, blank=True)
