@@ -16,7 +16,7 @@ from django.db import IntegrityError, transaction
 from django.db.models import Q
 from django.utils import timezone
 
-from lieutenants import configured, presence, rpc
+from lieutenants import configured, folders, presence, rpc
 from lieutenants.agents import Agent, find_agent
 from lieutenants.exceptions import (
     AgentMissing,
@@ -171,8 +171,8 @@ def _launch_spec(lieutenant: Lieutenant, process: Process, agent: Agent) -> Laun
     """Prepare the agent's folders and say how it is started. Raises FleetError, OSError."""
     homes.check_config()
     home = homes.home_of(lieutenant.pk)
-    home.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-    way = plan.make_plan(home, Path(lieutenant.folder), agent)
+    home.workspace.mkdir(mode=0o700, parents=True, exist_ok=True)
+    way = plan.make_plan(home, folders.check_at_start(lieutenant), agent)
     _check_isolation(lieutenant, way.mode)
     homes.prepare(
         home,

@@ -17,7 +17,7 @@ Answers `echo: <message>`; keeps its turns in the file given by --session; ignor
     SILENT                  starts a run and says nothing until abort
     DIALOG                  asks for a confirmation and waits for it
     CHILD                   leaves a `sleep` in a session of its own: "child <pid>"
-    RUN <command>           runs it in a shell; the answer is what it prints
+    SHELL <command>         runs it; the answer is what it prints
     RECALL                  the user messages that were in the session file at start
 
 STANDIN_MODE, joined by commas: mute (answers nothing), exit:<code> (exits at once), stubborn
@@ -502,7 +502,7 @@ BEHAVIOURS: dict[str, Callable[[Agent, str], Steps]] = {
     "SILENT": Agent.silent,
     "DIALOG": Agent.dialog,
     "CHILD": Agent.child,
-    "RUN": Agent.shell,
+    "SHELL": Agent.shell,
     "RECALL": Agent.recall,
 }
 

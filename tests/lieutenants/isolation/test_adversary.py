@@ -58,14 +58,14 @@ def secrets(way: str) -> Iterator[list[Path]]:
 def intrude(fleet: Fleet, name: str, targets: dict[str, object]) -> dict[str, str]:
     """Outcome of each try, made by this lieutenant's agent."""
     told = shlex.quote(json.dumps(targets))
-    answer = fleet.ask(name, f"RUN python3 - {told} <<'END'\n{INTRUDER}\nEND\n", 60)
+    answer = fleet.ask(name, f"SHELL python3 - {told} <<'END'\n{INTRUDER}\nEND\n", 60)
     outcomes: dict[str, str] = json.loads(answer)
     return outcomes
 
 
 def run(fleet: Fleet, name: str, command: str) -> str:
     """What a command prints that this lieutenant's agent runs."""
-    return fleet.ask(name, f"RUN {command}", 60).strip()
+    return fleet.ask(name, f"SHELL {command}", 60).strip()
 
 
 def reached(outcomes: dict[str, str]) -> dict[str, str]:

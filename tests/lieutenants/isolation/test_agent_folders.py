@@ -18,6 +18,8 @@ from lieutenants.isolation.users import FIRST, LAST
 from tests.conftest import STANDIN, Api, Fleet
 from tests.lieutenants.isolation.test_adversary import run
 from tests.waiting import until
+from vmtree import tokens
+from vmtree.models import Node
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="system users need root")
 
@@ -122,7 +124,14 @@ def test_a_child_in_its_parents_workspace_reaches_only_that_folder(fleet: Fleet)
     fleet.create("parent")
     part = home_of(fleet.row("parent").pk).workspace / "part"
     run(fleet, "parent", "mkdir part && echo secret > note && echo hello > part/hello")
-    fleet.create("child", folder=str(part), parentVmId=fleet.row("parent").pk)
+    token = tokens.issue(Node.objects.get(vm_id=fleet.row("parent").pk), made_by="test")
+    made = fleet.api.post(
+        "/lieutenant/lieutenants",
+        {"name": "child", "role": "tests", "local": True, "folder": str(part)},
+        authorization=f"Bearer {token}",
+    )
+    assert made.status_code == 201, made.content
+    fleet.wait("child", "idle")
     assert fleet.get("child")["isolation"] == "user"
     assert run(fleet, "child", "cat hello && touch made && ls") == "hello\nhello\nmade"
     assert "secret" not in run(fleet, "child", f"cat {part.parent}/note; true")

@@ -31,7 +31,7 @@ def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
 def run(stack: Stack, name: str, command: str) -> str:
     """What a command prints that this lieutenant's agent runs."""
     before = len(stack.texts(name))
-    assert stack.send(name, f"RUN {command}").status_code == 200
+    assert stack.send(name, f"SHELL {command}").status_code == 200
     until(lambda: len(stack.texts(name)) > before, 60)
     stack.wait_idle(name)
     return stack.texts(name)[-1]
