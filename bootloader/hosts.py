@@ -102,6 +102,19 @@ def reseal() -> tuple[int, list[str]]:
     return count, lost
 
 
+def sealed_keys() -> tuple[str, ...]:
+    """Return the sealed private keys of all hosts."""
+    sealed = SshHost.objects.exclude(sealed_key="").order_by("pk")
+    return tuple(sealed.values_list("sealed_key", flat=True))
+
+
+def secrets() -> list[Secret]:
+    """Return the private keys of hosts that can be read, to be covered in texts."""
+    name = "SSH host key"
+    rows = SshHost.objects.exclude(sealed_key="")
+    return [Secret(name, sources.unseal(f"{name} of {row}", row.key)) for row in rows]
+
+
 def answering(hosts: list[SshHost]) -> list[bool]:
     """Whether the SSH port of each can be reached now, all asked at once."""
     if not hosts:
