@@ -63,12 +63,11 @@ class TranscriptScreening:
         given = stream.held + text
         stream.held = given[len(given) - piece.held :] if piece.held else ""
         stream.shown = piece.shown
-        if names:
+        stream.size += len(text)
+        if names or stream.size > MAX_CLEAN:
             stream.clean = None
-        elif stream.clean is not None and (stream.size := stream.size + len(text)) < MAX_CLEAN:
+        elif stream.clean is not None:
             stream.clean.append(text)
-        else:
-            stream.clean = None
         self.names |= names
         return piece.text
 
