@@ -206,12 +206,13 @@ class Screen:
 
         `shown` is that of the piece before; with `last` nothing is held.
         """
-        runs = self._runs(text, first=False, last=last) if last or self._may_hold(text) else []
-        if not runs and not last and let_out and not self._may_begin(text[-_TAIL:]):
+        suspect = last or self._may_hold(text)
+        if not suspect and let_out and not self._may_begin(text):
             # Shown, and given again: a secret may begin with these.
             kept = min(let_out, len(text))
             return Piece(text[shown:], kept, kept)
         found: set[str] = set()
+        runs = self._runs(text, first=False, last=last) if suspect else []
         cut = self._cut(text, runs, last=last)
         piece = self._piece(text, runs, found, cut=cut, shown=shown)
         if names is not None:
@@ -259,12 +260,10 @@ class Screen:
             length += 1
         return len(text) if start == end else len(text) - len(tail) + at.of(start)
 
-    def _may_begin(self, tail: str) -> bool:
-        """Return whether more characters than are let out may begin a secret; quick."""
-        end = tail[-_QUAD - 1 :]
-        if end[-_QUAD:] in self._quads or "\n" in end or "\\" in end or "\r" in end:
-            return True
-        return _has_anchor(tail)
+    def _may_begin(self, text: str) -> bool:
+        """Return whether a text without secrets may end with more of one than is let out."""
+        end = text[-_QUAD - 1 :]
+        return end[-_QUAD:] in self._quads or "\n" in end or "\\" in end or "\r" in end
 
     # -- finding --------------------------------------------------------------------------
 
@@ -282,10 +281,9 @@ class Screen:
         return any(map(data.__contains__, self._short_bytes))
 
     def _has_edge(self, text: str) -> bool:
-        """Return whether the text may begin or end within a secret; quick."""
-        end = text[-_TAIL:].rstrip("\r\n")
+        """Return whether the text may begin or end within a form of a secret; quick."""
         quads = self._quads
-        return end[-_QUAD:] in quads or text[:_QUAD] in quads or _has_anchor(end)
+        return text[-_TAIL:].rstrip("\r\n")[-_QUAD:] in quads or text[:_QUAD] in quads
 
     def _runs(self, text: str, *, first: bool, last: bool) -> list[_Run]:
         """Return what is to be covered, from left to right; runs that overlap are one."""
@@ -389,16 +387,18 @@ def _shape_run(found: re.Match[str], before: int = 0) -> _Run:
 
 def _gather(value: Any, texts: list[str]) -> None:
     """Collect all texts of a JSON value that are long enough to hold anything."""
-    if isinstance(value, str):
-        if len(value) >= EDGE:
-            texts.append(value)
-    elif isinstance(value, list):
-        for each in value:
-            _gather(each, texts)
-    elif isinstance(value, dict):
-        for key, each in value.items():
-            if len(key) >= EDGE:
-                texts.append(key)
+    if isinstance(value, dict):
+        texts.extend([key for key in value if len(key) >= EDGE])
+        value = value.values()
+    elif not isinstance(value, list):
+        value = [value]
+    for each in value:
+        # JSON has no subclasses, and this is the quickest way to ask.
+        kind = type(each)
+        if kind is str:
+            if len(each) >= EDGE:
+                texts.append(each)
+        elif kind is dict or kind is list:
             _gather(each, texts)
 
 
