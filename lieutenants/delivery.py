@@ -65,7 +65,9 @@ def withdraw_accepted(
     rows = waiting.values_list("pk", "text") if texts else []
     same = [pk for pk, text in rows if text in texts or cover(text) in texts]
     evidence = {"note": WITHDRAWN}
-    return waiting.filter(pk__in=same).update(state=MessageState.REJECTED, decided_at=at, evidence=evidence)
+    return waiting.filter(pk__in=same).update(
+        state=MessageState.REJECTED, decided_at=at, evidence=evidence
+    )
 
 
 def withdraw_stranded(lieutenant: Lieutenant, at: datetime) -> int:

@@ -111,7 +111,7 @@ class Follower:
         # An agent gets secrets when it starts: all that are stored by then are known here.
         screen = sources.current(recheck=not rows.keys() <= self.sessions.keys())
         for session in self.sessions.values():
-            session.screening.screen = screen
+            session.screening.use(screen)
         for pk, process in rows.items():
             if pk not in self.sessions and process.handle and now >= self._aside.get(pk, 0.0):
                 session = Session.open(process, screen)

@@ -19,8 +19,8 @@ from versconfig.screening.screen import Screen
 
 logger = logging.getLogger(__name__)
 
-# Of a block that holds no secret up to so many characters are kept, to compare them with its end.
-MAX_CLEAN = 16 << 20
+# So many characters of a block are kept, to be compared with its whole text when that comes.
+MAX_KEPT = 16 << 20
 _MAX_BLOCK = 1_000_000
 
 # Kind and number of a block of the message that the agent is saying.
@@ -38,8 +38,9 @@ class _Stream:
     shown: int = 0
     # The journal's offset from which on what is held can be read.
     since: int = 0
-    # All that came, while it held no secret; None when it did, or when that is not known.
-    clean: list[str] | None = field(default_factory=list)
+    # All that came, and what it was covered to but for what is held; None when not known.
+    raw: list[str] | None = field(default_factory=list)
+    covered: list[str] = field(default_factory=list)
     size: int = 0
 
 
@@ -51,24 +52,30 @@ class TranscriptScreening:
     names: set[str] = field(default_factory=set)
     _streams: dict[Block, _Stream] = field(default_factory=dict)
 
+    def use(self, screen: Screen) -> None:
+        """Cover the secrets of this screen from now on."""
+        if screen is not self.screen:
+            self.screen = screen
+            for stream in self._streams.values():
+                stream.raw = None
+
     # -- streams --------------------------------------------------------------------------
 
     def feed(self, block: Block, text: str, offset: int) -> str:
         """Return what may be shown now; `offset` is where the journal's text of this pass begins."""
         stream = self._streams.setdefault(block, _Stream())
-        names: set[str] = set()
-        piece = self.screen.feed(stream.held + text, names, shown=stream.shown)
+        piece = self.screen.feed(stream.held + text, self.names, shown=stream.shown)
         if piece.held <= len(text):
             stream.since = offset
         given = stream.held + text
         stream.held = given[len(given) - piece.held :] if piece.held else ""
         stream.shown = piece.shown
         stream.size += len(text)
-        if names or stream.size > MAX_CLEAN:
-            stream.clean = None
-        elif stream.clean is not None:
-            stream.clean.append(text)
-        self.names |= names
+        if stream.size > MAX_KEPT:
+            stream.raw = None
+        if stream.raw is not None:
+            stream.raw.append(text)
+            stream.covered.append(piece.covered)
         return piece.text
 
     def finish(self, block: Block) -> str:
@@ -89,10 +96,13 @@ class TranscriptScreening:
         return self.screen.cover_value(value, self.names)
 
     def cover_message(self, event: dict[str, Any]) -> Any:
-        """The same for a whole message; what was streamed without a secret is not read again."""
-        parts = [stream.clean for stream in self._streams.values() if stream.clean]
-        clean = {"".join(texts) for texts in parts}
-        return self.screen.cover_value(event, self.names, clean)
+        """The same for a whole message; what was streamed is not looked through again."""
+        known = {}
+        for stream in self._streams.values():
+            if stream.raw:
+                rest = self.screen.feed(stream.held, self.names, last=True).text
+                known["".join(stream.raw)] = "".join(stream.covered) + rest
+        return self.screen.cover_value(event, self.names, known)
 
     def take_names(self) -> list[str]:
         """Return the names of what was covered since this was asked last."""

@@ -5,14 +5,18 @@ from __future__ import annotations
 import base64
 import itertools
 import json
+import logging
 import random
 import re
 import string
 import textwrap
 from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from versconfig.screening import sources
 from versconfig.screening.screen import LET_OUT, Screen, Secret
 from versconfig.screening.strength import is_distinctive
 
@@ -168,7 +172,17 @@ def test_a_private_key_is_covered_line_by_line_but_not_what_all_keys_share() -> 
 @pytest.mark.parametrize(
     "value",
     [
-        *("", "test", "true", "secret1", "1234567", "password", "Password123", "changeme!", "aaaaaaaa1"),
+        *(
+            "",
+            "test",
+            "true",
+            "secret1",
+            "1234567",
+            "password",
+            "Password123",
+            "changeme!",
+            "aaaaaaaa1",
+        ),
         *("20261129", "127.0.0.1:3000", "localhost", "production", "test-key", "my secret key"),
         *("db.internal.example.com", "https://api.example.com/v1", "anthropic/claude-sonnet-4"),
         *("ANTHROPIC_API_KEY", "abababababab"),
@@ -191,3 +205,44 @@ def test_values_that_can_be_told_from_text_are_covered(value: str) -> None:
     assert is_distinctive(value)
     covered = Screen([Secret("KEY", value)]).cover(f"a text with {value} in it")
     assert covered == "a text with [KEY] in it"
+
+
+def test_logs_show_no_secret(
+    caplog: pytest.LogCaptureFixture, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "_known", None)
+    monkeypatch.setattr(sources, "_first", None)
+    monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
+    logger = logging.getLogger("tests")
+    try:
+        raise ValueError(f"refused: {KEY}")
+    except ValueError:
+        logger.exception("token %s of %s", settings.ROOT_TOKEN, "ada")
+    assert "token [root token] of ada" in caplog.text
+    assert f"ValueError: refused: {MARK}" in caplog.text
+    assert not leaks(caplog.text, KEY)
+
+
+@pytest.mark.django_db
+def test_a_change_of_what_is_stored_is_noticed(client: Any, settings: Any) -> None:
+    assert sources.current(recheck=True).cover(f"x {KEY}") == f"x {KEY}"
+    headers = {"authorization": f"Bearer {settings.ROOT_TOKEN}"}
+    body = {"value": KEY}
+    url = "/vers-config/ANTHROPIC_API_KEY"
+    client.put(url, body, content_type="application/json", headers=headers)
+    screen = sources.current(recheck=True)
+    assert screen.cover(f"x {KEY}") == f"x {MARK}"
+    assert sources.current() is screen
+    client.delete(url, headers=headers)
+    assert sources.current(recheck=True).cover(f"x {KEY}") == f"x {MARK}", "agents have it still"
+
+
+def test_keys_in_the_agents_own_files_are_covered(settings: Any, tmp_path: Path) -> None:
+    settings.AGENT_CONFIG_DIR = tmp_path
+    provider = {"apiKey": "ollama-9f8e7d6c5b4a", "baseUrl": "http://127.0.0.1:9/v1"}
+    other = {"apiKey": "OPENAI_API_KEY"}
+    models = {"providers": {"mine": provider, "other": other}}
+    (tmp_path / "models.json").write_text(json.dumps(models))
+    screen = Screen(sources.agent_secrets())
+    text = "ollama-9f8e7d6c5b4a OPENAI_API_KEY http://127.0.0.1:9/v1"
+    assert screen.cover(text) == "[mine key] OPENAI_API_KEY http://127.0.0.1:9/v1"

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Container, Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from versconfig.screening.spellings import BREAK, base64_forms, normalize, plain_forms
@@ -30,7 +30,7 @@ LET_OUT = 3
 
 _WINDOW = 8
 _QUAD = 4
-_BLOCK = 1 << 14
+_BLOCK = 1 << 15
 _TAIL = 160
 # So much of a token behind its literal is covered at the end of a text.
 _FEW, _MANY = 3, 24
@@ -98,12 +98,14 @@ class _Run(NamedTuple):
 class Piece(NamedTuple):
     """What a stream shows next, and how many characters at its end it has to give again.
 
-    Of these the first `shown` were shown already: they are too few to hold back.
+    Of these the first `shown` were shown already: they are too few to hold back. `covered` is what
+    was given, but for the held characters, as `cover` would have it.
     """
 
     text: str
     held: int = 0
     shown: int = 0
+    covered: str = ""
 
 
 class Screen:
@@ -146,18 +148,18 @@ class Screen:
 
     def cover(self, text: str, names: set[str] | None = None) -> str:
         """Return the text with all secrets covered; add to `names` what was covered."""
-        if len(text) < EDGE or not (self._may_hold(text) or self._has_edge(text)):
+        if len(text) < EDGE:
             return text
+        edge = self._has_edge(text)
         found: set[str] = set()
-        done, rest, first = [], "", True
+        done, rest, first = [], "", edge
         for start in range(0, len(text), _BLOCK):
             block = rest + text[start : start + _BLOCK]
-            last = start + _BLOCK >= len(text)
-            runs: list[_Run] = []
-            if first or last or self._may_hold(block):
-                runs = self._runs(block, first=first, last=last)
-            piece = self._piece(block, runs, found, cut=self._cut(block, runs, last=last))
-            done.append(piece.text)
+            end = start + _BLOCK >= len(text)
+            suspect = first or (edge and end) or self._may_hold(block)
+            runs = self._runs(block, first=first, last=end) if suspect else []
+            piece = self._piece(block, runs, found, cut=self._cut(block, runs, last=end))
+            done.append(piece.covered)
             rest = block[len(block) - piece.held :] if piece.held else ""
             first = first and piece.held == len(block)
         if not found:
@@ -167,28 +169,34 @@ class Screen:
         return "".join(done)
 
     def cover_value(
-        self, value: Any, names: set[str] | None = None, clean: Container[str] = ()
+        self, value: Any, names: set[str] | None = None, known: Mapping[str, str] | None = None
     ) -> Any:
         """Return a JSON value with all secrets in its texts and keys covered.
 
-        Texts in `clean` were looked through before and hold none.
+        `known` has texts that were looked through before, with what they were covered to.
         """
+        known = known or {}
         texts: list[str] = []
         _gather(value, texts)
         suspect = any(map(self._has_edge, texts))
         if not suspect:
-            texts = [text for text in texts if text not in clean] if clean else texts
-            suspect = self._may_hold("\0".join(texts))
-        return self._covered(value, names) if suspect else value
+            suspect = any(known.get(text, text) != text for text in texts) if known else False
+            rest = [text for text in texts if text not in known] if known else texts
+            suspect = suspect or self._may_hold("\0".join(rest))
+        return self._covered(value, names, known) if suspect else value
 
-    def _covered(self, value: Any, names: set[str] | None) -> Any:
+    def _covered(self, value: Any, names: set[str] | None, known: Mapping[str, str]) -> Any:
         if isinstance(value, str):
+            if value in known and not self._has_edge(value):
+                return known[value]
             return self.cover(value, names)
         if isinstance(value, list):
-            return [self._covered(each, names) for each in value]
+            return [self._covered(each, names, known) for each in value]
         if isinstance(value, dict):
-            covered = self._covered
-            return {covered(key, names): covered(each, names) for key, each in value.items()}
+            return {
+                self.cover(key, names): self._covered(each, names, known)
+                for key, each in value.items()
+            }
         return value
 
     # -- streams --------------------------------------------------------------------------
@@ -210,7 +218,7 @@ class Screen:
         if not suspect and let_out and not self._may_begin(text):
             # Shown, and given again: a secret may begin with these.
             kept = min(let_out, len(text))
-            return Piece(text[shown:], kept, kept)
+            return Piece(text[shown:], kept, kept, text[:-kept] if kept else "")
         found: set[str] = set()
         runs = self._runs(text, first=False, last=last) if suspect else []
         cut = self._cut(text, runs, last=last)
@@ -219,22 +227,17 @@ class Screen:
             names |= found
         if 0 < piece.held <= let_out:
             rest = text[max(cut, shown) :]
-            return Piece(piece.text + rest, piece.held, piece.held)
+            return Piece(piece.text + rest, piece.held, piece.held, piece.covered)
         return piece
 
     @staticmethod
-    def _piece(
-        text: str, runs: list[_Run], names: set[str], *, cut: int, shown: int = 0
-    ) -> Piece:
+    def _piece(text: str, runs: list[_Run], names: set[str], *, cut: int, shown: int = 0) -> Piece:
         """Cover all runs up to the cut; what is behind it is held back."""
-        done, at = [], shown
-        for run in runs:
-            if run.end <= cut:
-                done += [text[at : run.start], f"[{run.name}]"]
-                at = run.end
-                names.add(run.name)
-        done.append(text[at:cut])
-        return Piece("".join(done), len(text) - cut, max(0, shown - cut))
+        runs = [run for run in runs if run.end <= cut]
+        names |= {run.name for run in runs}
+        covered = _replaced(text, runs, 0, cut)
+        new = _replaced(text, runs, shown, cut) if shown else covered
+        return Piece(new, len(text) - cut, max(0, shown - cut), covered)
 
     def _cut(self, text: str, runs: list[_Run], *, last: bool) -> int:
         """Return up to where the text's end leaves nothing open."""
@@ -304,7 +307,8 @@ class Screen:
     def _fragment_runs(self, plain: str) -> list[_Run]:
         octets, fragments, found = self._octets, self._fragments, []
         hits = [
-            start for start in range(0, len(plain), _WINDOW)
+            start
+            for start in range(0, len(plain), _WINDOW)
             if plain[start : start + _WINDOW] in octets
         ]
         for hit in hits:
@@ -330,6 +334,16 @@ class Screen:
                 start = len(plain) - length if at_end else 0
                 return [_Run(start, start + length, name)]
         return []
+
+
+def _replaced(text: str, runs: list[_Run], start: int, end: int) -> str:
+    """Return the text from `start` to `end` with a mark in place of each run."""
+    done, at = [], start
+    for run in runs:
+        done += [text[at : run.start], f"[{run.name}]"]
+        at = run.end
+    done.append(text[at:end])
+    return "".join(done)
 
 
 class _Places:

@@ -48,6 +48,7 @@ class Source:
 _sources: dict[str, Source] = {}
 _lock = threading.Lock()
 _known: tuple[Hashable, Screen] | None = None
+_first: Screen | None = None
 _checked_at = 0.0
 _unsealed: dict[str, str] = {}
 
@@ -75,20 +76,36 @@ def current(*, recheck: bool = False) -> Screen:
         return _known[1]
 
 
+def latest() -> Screen:
+    """Return the newest screen of this process, without a look at the database.
+
+    Before there is one it has what needs no database: reef's own secrets and the environment's.
+    """
+    global _first
+    if _known:
+        return _known[1]
+    if _first is None:
+        _first = Screen([*_own_secrets(), *_environment()])
+    return _first
+
+
 # -- reef itself ---------------------------------------------------------------------------------
 
 
 def _own_fingerprint() -> Hashable:
-    return (settings.ROOT_TOKEN, settings.SECRET_KEY, *settings.CONFIG_KEYS, _changed(vault.key_file()))
+    own = (settings.ROOT_TOKEN, settings.SECRET_KEY, settings.REDIS_URL)
+    return own, tuple(settings.CONFIG_KEYS), _changed(vault.key_file())
 
 
 def _own_secrets() -> Iterator[Secret]:
     yield Secret("root token", settings.ROOT_TOKEN)
     yield Secret("secret key", settings.SECRET_KEY)
     try:
-        yield from (Secret("config key", key) for key in vault.keys())
+        keys = vault.keys()
     except Unreadable as error:
         logger.warning("keys of stored secrets are not covered: %s", error)
+        keys = []
+    yield from (Secret("config key", key) for key in keys)
     yield Secret("database password", str(settings.DATABASES["default"].get("PASSWORD") or ""))
     yield Secret("Redis password", _password_of(settings.REDIS_URL))
 
@@ -148,7 +165,8 @@ def _agent_files() -> list[Path]:
     return [settings.AGENT_CONFIG_DIR / name for name in ("models.json", "auth.json")]
 
 
-def _agent_secrets() -> Iterator[Secret]:
+def agent_secrets() -> Iterator[Secret]:
+    """Find keys that operators gave the agents in files of their own."""
     for path in _agent_files():
         try:
             found = json.loads(path.read_bytes())
@@ -193,6 +211,4 @@ register("reef", Source(_own_fingerprint, _own_secrets))
 register("environment", Source(_environment, _environment))
 register("store", Source(_stored_fingerprint, _stored_secrets))
 register("files", Source(_files_fingerprint, _files_secrets))
-register(
-    "agent", Source(lambda: tuple(map(_changed, _agent_files())), _agent_secrets)
-)
+register("agent", Source(lambda: tuple(map(_changed, _agent_files())), agent_secrets))

@@ -22,11 +22,12 @@ _URL = re.compile(r"[a-z][a-z0-9+.-]*://[^\s@?#]+")
 _MODEL = re.compile(r"[a-z][a-z-]*/[a-z]+[a-z0-9.:-]{0,40}")
 _VARIABLE = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)+")
 _EDGES = re.compile(r"^[\W\d_]+|[\W\d_]+$")
-_COMMON = frozenset(
-    "admin administrator changeme change default demo dummy example false foobar guest hello "
-    "letmein localhost master none null password passwd placeholder production qwerty root "
-    "sample secret staging test testing token undefined unknown welcome".split()
-)
+_WORD_LIST = """
+admin administrator changeme change default demo dummy example false foobar guest hello letmein
+localhost master none null password passwd placeholder production qwerty root sample secret staging
+test testing token undefined unknown welcome
+"""
+_COMMON = frozenset(_WORD_LIST.split())
 
 
 def is_distinctive(value: str) -> bool:
