@@ -17,6 +17,8 @@ from bootloader.models import HostClaim, SshHost
 from bootloader.providers.base import Login, Spec
 from versconfig import config
 from versconfig.checks import Finding
+from versconfig.screening import sources
+from versconfig.screening.screen import Secret
 from vmtree import dates
 from vmtree.exceptions import FleetError
 from vmtree.models import Node

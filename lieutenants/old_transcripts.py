@@ -10,13 +10,14 @@ from typing import Any
 from django.db import connection
 from django.db.models import Model
 
-from lieutenants.models import Answer, Entry, Firing, Lieutenant, Message, Move, Process, Rule
+from lieutenants.models import Answer, Entry, Lieutenant, Message, Move, Process
+from lieutenants.rules.models import Firing, Rule
 from registry.models import VM
 from versconfig.screening import sources
 from versconfig.screening.screen import Screen
 
 _BATCH = 200
-# Columns that hold words of agents, operators and providers. Chunks are gone when an entry is final.
+# Columns that hold words of agents, operators and providers. Final entries have no chunks.
 COLUMNS: dict[type[Model], tuple[str, ...]] = {
     Entry: ("text", "data", "tool"),
     Answer: ("text", "error"),

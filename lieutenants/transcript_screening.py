@@ -62,7 +62,7 @@ class TranscriptScreening:
     # -- streams --------------------------------------------------------------------------
 
     def feed(self, block: Block, text: str, offset: int) -> str:
-        """Return what may be shown now; `offset` is where the journal's text of this pass begins."""
+        """Return what may be shown now; `offset` is where this pass begins in the journal."""
         stream = self._streams.setdefault(block, _Stream())
         piece = self.screen.feed(stream.held + text, self.names, shown=stream.shown)
         if piece.held <= len(text):

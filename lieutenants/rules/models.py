@@ -124,6 +124,12 @@ class Rule(models.Model):
     def __str__(self) -> str:
         return self.name
 
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        """Save it with secrets in its texts covered: webhooks and pages show them."""
+        cover = sources.current(recheck=True).cover
+        self.text, self.about = cover(self.text), cover(self.about)
+        super().save(*args, **kwargs)
+
     @property
     def actor(self) -> str:
         """How history names it."""
@@ -147,12 +153,6 @@ class Rule(models.Model):
             for sign in re.sub(r"\*+", "*", self.name_pattern)
         )
         return f"^{''.join(parts)}$"
-
-    def save(self, *args: Any, **kwargs: Any) -> None:
-        """Save it with secrets in its texts covered: webhooks and pages show them."""
-        cover = sources.current(recheck=True).cover
-        self.text, self.about = cover(self.text), cover(self.about)
-        super().save(*args, **kwargs)
 
     def set_secret(self, text: str) -> None:
         """Seal what webhooks are signed with; saves nothing."""

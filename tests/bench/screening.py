@@ -109,6 +109,19 @@ def answer(text: str) -> list[list[Any]]:
     return [*pieces, ["e", 1, {"type": "message_end", "message": message}]]
 
 
+def measure(name: str, text: str, known: list[Secret], screen: Screen) -> None:
+    records = answer(text)
+    dirty = answer(f"{text[: SIZE // 3]} {known[8].value} {text[SIZE // 3 :]}")
+    without = best(lambda: take_in(records, None))
+    clean = best(lambda: take_in(records, screen)) - without
+    covered = best(lambda: take_in(dirty, screen)) - without
+    alone = best(lambda: screen.cover(text))
+    print(
+        f"5 MB of {name}: {without:.0f} ms unscreened, {clean:+.0f} ms, with a secret in it "
+        f"{covered:+.0f} ms; the text alone {alone:.0f} ms"
+    )
+
+
 def main() -> None:
     from versconfig.screening.screen import Screen
 
@@ -116,17 +129,7 @@ def main() -> None:
     screen = Screen(known)
     print(f"compiling {len(known)} secrets: {best(lambda: Screen(known)):.0f} ms")
     for name, text in texts().items():
-        records = answer(text)
-        without, with_screen = (
-            best(lambda each=each: take_in(records, each)) for each in (None, screen)
-        )
-        dirty = f"{text[: SIZE // 3]} {known[8].value} {text[SIZE // 3 :]}"
-        dirty_records = answer(dirty)
-        worse = best(lambda: take_in(dirty_records, screen))
-        print(
-            f"5 MB of {name}: {without:.0f} ms unscreened, {with_screen - without:+.0f} ms, with a "
-            f"secret in it {worse - without:+.0f} ms; the text alone {best(lambda: screen.cover(text)):.0f} ms"
-        )
+        measure(name, text, known, screen)
     piece = "some words of an answer that comes in pieces, "
     each = best(lambda: [screen.feed(piece) for _ in range(10_000)]) / 10
     print(f"a piece of {len(piece)} characters: {each:.1f} µs")

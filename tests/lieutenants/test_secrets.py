@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import re
-import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,13 +14,16 @@ import httpx
 import pytest
 from django.core.management import call_command
 
+from bootloader.models import SshHost
 from lieutenants.models import Chunk, Entry, Lieutenant, Message, Move, Process
-from lieutenants.rules.models import Rule
+from lieutenants.rules import webhooks
+from lieutenants.rules.models import Firing, Rule
 from lieutenants.states import MessageState
 from tests.conftest import Api, Fleet, real_agent
 from tests.stack import Stack
 from tests.stub_llm import StubLLM
 from tests.waiting import until
+from versconfig.screening import sources
 
 KEY = "sk-ant-test-0123456789abcdef"
 OPENAI = "sk-proj-Zq81LmXw40PdRt72VbNc"
@@ -109,10 +110,8 @@ def test_a_key_cut_over_deltas_is_never_in_a_chunk(fleet: Fleet, size: int) -> N
     store(fleet.api)
     fleet.create("ada")
     fleet.send("ada", f"PIECES {size} 0.12 so $ANTHROPIC_API_KEY.")
-    shown = set()
 
     def settled() -> bool:
-        shown.update(Chunk.objects.values_list("text", flat=True))
         assert not leaks(seen(fleet, "ada") + rows())
         return fleet.row("ada").status == "idle"
 
@@ -233,6 +232,29 @@ def test_old_rows_are_covered_by_a_command(fleet: Fleet, capsys: Any) -> None:
     assert "no secrets" in capsys.readouterr().out.lower()
 
 
+def test_keys_of_ssh_hosts_and_secrets_of_webhooks_are_covered(api: Api, db: None) -> None:
+    host = SshHost(name="h", address="192.0.2.7")
+    line = "b3BlbnNzaC1rZXktdjEAAAAABG5vbmUAAAAEbm9uZQAAAAAAAAABAAAAMwAAAAtzc2gtZW"
+    host.set_key(f"-----BEGIN OPENSSH PRIVATE KEY-----\n{line}\n-----END OPENSSH PRIVATE KEY-----")
+    host.save()
+    hook = {"name": "hook", "event": "vm-silent", "action": "webhook"}
+    url = {"webhookUrl": "http://127.0.0.1:9/"}
+    made = api.post("/registry/rules", {**hook, **url}).json()
+    screen = sources.current(recheck=True)
+    text = f"{line} and {made['webhookSecret']}"
+    assert screen.cover(text) == "[SSH host key] and [webhook secret]"
+
+
+def test_a_webhook_tells_no_secret_that_an_old_rule_has(api: Api, db: None) -> None:
+    rule = Rule.objects.create(name="old", event="vm-silent", text=f"see {KEY}")
+    firing = Firing(rule=rule, rule_name="old", evidence={"error": f"bad key {KEY}"})
+    firing.cause_at = firing.at
+    store(api)
+    told = webhooks.payload(rule, firing)
+    assert told["text"] == f"see {MARK}"
+    assert told["evidence"] == {"error": f"bad key {MARK}"}
+
+
 @pytest.mark.agent
 def test_the_real_agent(fleet: Fleet, stub: StubLLM, settings: Any, tmp_path: Path) -> None:
     settings.PI_PATH = real_agent("087")
@@ -295,15 +317,14 @@ def test_no_reader_and_no_file_of_a_running_reef(stack: Stack) -> None:
     pages = _pages(stack)
     stack.manage("check")
     secrets = {"ada's": KEY, "environment": OPENAI, "root": "a-token-of-the-tests"}
+    files = {path.name: path.read_bytes() for path in _files(stack)}
     for kind, secret in secrets.items():
         assert not leaks(b"".join(raw), secret), f"stream: {kind}"
-        for path, content in pages.items():
-            assert not leaks(content, secret), f"{path}: {kind}"
-        for path in _files(stack):
-            assert not leaks(path.read_bytes(), secret), f"{path}: {kind}"
+        for place, content in (pages | files).items():
+            assert not leaks(content, secret), f"{place}: {kind}"
     token = re.compile(rb"reef_[\w-]{43}")
     assert not token.search(b"".join(raw))
-    assert not any(token.search(path.read_bytes()) for path in _files(stack))
+    assert not any(token.search(content) for content in files.values())
     for mark in (b"[ANTHROPIC_API_KEY]", b"[GROQ_API_KEY]", b"[VERS_AUTH_TOKEN]"):
         assert mark in b"".join(raw)
 
@@ -313,8 +334,7 @@ def _listen(stack: Stack, raw: list[bytes]) -> None:
     url = f"http://127.0.0.1:{stack.port}/lieutenant/lieutenants/ada/stream?after=0"
     try:
         with httpx.stream("GET", url, headers=headers, timeout=None) as answer:
-            for chunk in answer.iter_raw():
-                raw.append(chunk)
+            raw.extend(answer.iter_raw())
     except httpx.HTTPError:
         return
 

@@ -51,7 +51,7 @@ class _Shape(NamedTuple):
     name: str
     literal: str
     sign: str
-    count: int
+    length: int
     # Where the literal itself is no part of the secret.
     keeps_literal: bool = False
 
@@ -74,10 +74,10 @@ def _shapes() -> list[_Shape]:
 
 SHAPES = _shapes()
 _WHOLE_SHAPES = re.compile(
-    "|".join(f"({re.escape(each.literal)}){each.sign}{{{each.count}}}" for each in SHAPES)
+    "|".join(f"({re.escape(each.literal)}){each.sign}{{{each.length}}}" for each in SHAPES)
 )
 _OPEN_SHAPES = re.compile(
-    "|".join(f"({re.escape(each.literal)}){each.sign}{{0,{each.count - 1}}}\\Z" for each in SHAPES)
+    "|".join(f"({re.escape(each.literal)}){each.sign}{{0,{each.length - 1}}}\\Z" for each in SHAPES)
 )
 # One of these is part of every literal.
 _ANCHORS = ("reef", "/signin/", "cmVlZ", "JlZWZ", "yZWVm")
@@ -305,16 +305,17 @@ class Screen:
         return [_Run(at.of(run.start), at.of(run.end - 1) + 1, run.name) for run in merged]
 
     def _fragment_runs(self, plain: str) -> list[_Run]:
-        octets, fragments, found = self._octets, self._fragments, []
+        octets, fragments = self._octets, self._fragments
+        found: list[_Run] = []
         hits = [
             start
             for start in range(0, len(plain), _WINDOW)
             if plain[start : start + _WINDOW] in octets
         ]
         for hit in hits:
-            for start in range(max(0, hit - FRAGMENT + _WINDOW), hit + 1):
-                if name := fragments.get(plain[start : start + FRAGMENT]):
-                    found.append(_Run(start, start + FRAGMENT, name))
+            near = range(max(0, hit - FRAGMENT + _WINDOW), hit + 1)
+            names = ((start, fragments.get(plain[start : start + FRAGMENT])) for start in near)
+            found += [_Run(start, start + FRAGMENT, name) for start, name in names if name]
         return found
 
     def _short_runs(self, plain: str) -> list[_Run]:
