@@ -11,8 +11,10 @@ class BootloaderConfig(AppConfig):
         from bootloader import hosts, providers
         from bootloader.providers import vers
         from versconfig import checks, rotation, values
+        from versconfig.screening import sources
 
         values.register("REEF_VM_PROVIDER", providers.slug_problem)
         checks.register("VERS_API_KEY", vers.check_key)
         checks.register("REEF_SSH_PRIVATE_KEY", hosts.check_shared_key)
         rotation.register("SSH hosts", hosts.reseal)
+        sources.register("SSH hosts", sources.Source(hosts.sealed_keys, hosts.secrets))

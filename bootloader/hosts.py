@@ -18,6 +18,8 @@ from bootloader.providers.base import Login, Spec
 from bootloader.this_machine import is_this_machine
 from versconfig import config
 from versconfig.checks import Finding
+from versconfig.screening import sources
+from versconfig.screening.screen import Secret
 from vmtree import dates
 from vmtree.exceptions import FleetError
 from vmtree.models import Node
@@ -103,6 +105,19 @@ def reseal() -> tuple[int, list[str]]:
         SshHost.objects.filter(pk=host.pk).update(sealed_key=host.sealed_key)
         count += 1
     return count, lost
+
+
+def sealed_keys() -> tuple[str, ...]:
+    """Return the sealed private keys of all hosts."""
+    sealed = SshHost.objects.exclude(sealed_key="").order_by("pk")
+    return tuple(sealed.values_list("sealed_key", flat=True))
+
+
+def secrets() -> list[Secret]:
+    """Return the private keys of hosts that can be read, to be covered in texts."""
+    name = "SSH host key"
+    rows = SshHost.objects.exclude(sealed_key="")
+    return [Secret(name, sources.unseal(f"{name} of {row}", row.key)) for row in rows]
 
 
 def answering(hosts: list[SshHost]) -> list[bool]:

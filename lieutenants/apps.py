@@ -15,7 +15,9 @@ class LieutenantsConfig(AppConfig):
         """
         from lieutenants import configured, presence
         from lieutenants.operations import agents, handlers, machines, plain_vms
+        from lieutenants.rules import secret
         from versconfig import impact
+        from versconfig.screening import sources
         from vmtree import permissions, removal
         from vmtree.snapshots import living
 
@@ -27,3 +29,4 @@ class LieutenantsConfig(AppConfig):
         permissions.register_local_agents(presence.local_hosts)
         removal.refuse("destroy the lieutenant first", presence.alive)
         impact.register(configured.to_restart)
+        sources.register("webhooks", sources.Source(secret.all_sealed, secret.all_secrets))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from django.conf import settings
@@ -33,6 +33,7 @@ from lieutenants.exceptions import (
 from lieutenants.isolation import homes
 from lieutenants.models import Lieutenant, Message, Process, new_ulid
 from lieutenants.states import Mode, RestartPolicy, Status
+from versconfig.screening import sources
 from vmtree import bells, permissions
 from vmtree import services as tree
 from vmtree.models import Node
@@ -45,6 +46,7 @@ FOLLOW_UP_NOTE = "auto-queued as follow-up since lieutenant is working"
 PROMPT_NOTE = "sent as prompt since lieutenant is idle"
 STARTING_NOTE = "queued until the lieutenant is ready"
 RESTARTING_NOTE = "queued until the lieutenant is running again"
+COVERED_NOTE = "a secret was covered before this was stored; the agent gets it with {}"
 RESTARTABLE = frozenset({Status.IDLE, Status.WORKING, Status.ERROR})
 MOST_OF_MODEL = 200
 _NO_POLICY = f"restartPolicy: must be one of {', '.join(RestartPolicy.values)}"
@@ -77,6 +79,8 @@ def create(wish: Wish, *, actor: object) -> Lieutenant:
         # The right comes first: who may not start a process here learns nothing else.
         permissions.check(actor, Action.START_BELOW, permissions.node_of(actor))
     _check(wish, name, role)
+    wish = _without_secrets(wish)
+    role = wish.role.strip()
     parent = _parent(wish, actor)
     if wish.remote:
         raise NoProvider("No VM provider is set up here; only local lieutenants can be made.")
@@ -149,15 +153,18 @@ def send(
     """Put a message on its way; returns it and whether it is new.
 
     The same idempotency key gives the same message, if text and mode are the same, else KeyReused.
+    Secrets in the text are covered; the agent gets the covered text, and a note says so.
     Raises BadInput, TooLarge, NotFound, Forbidden, NotNow.
     """
     text, asked = _message_text(text), _message_mode(mode)
+    screen, names = sources.current(recheck=True), set[str]()
+    text = screen.cover(text, names)
     if len(key) > 200 or not rpc.storable(key):
         raise BadInput("Idempotency-Key: at most 200 characters")
     with transaction.atomic():
         lieutenant = _locked(name, actor)
         if key and (known := lieutenant.messages.filter(idempotency_key=key).first()):
-            if known.text != text or known.mode_asked != asked:
+            if screen.cover(known.text) != text or known.mode_asked != asked:
                 raise KeyReused("Idempotency-Key: was used for another message")
             return known, False
         actual, note = _fitting_mode(lieutenant, asked)
@@ -166,7 +173,7 @@ def send(
             text=text,
             mode=actual,
             mode_asked=asked,
-            note=note,
+            note=_with_covered(note, names),
             actor=_named(actor),
             idempotency_key=key or None,
         )
@@ -385,6 +392,22 @@ def _message_text(text: object) -> str:
         most = settings.MAX_MESSAGE_BYTES
         raise TooLarge(f"message: has {size} bytes, at most {most} are taken", "message")
     return text
+
+
+def _with_covered(note: str, names: set[str]) -> str:
+    """Return the note of a message in which secrets of these names were covered."""
+    marks = ", ".join(f"[{name}]" for name in sorted(names))
+    covered = COVERED_NOTE.format(marks) if names else ""
+    return "; ".join(part for part in (note, covered) if part)[:200]
+
+
+def _without_secrets(wish: Wish) -> Wish:
+    """Return the wish with secrets in its texts covered. Raises BadInput for one in a name."""
+    cover = sources.current(recheck=True).cover
+    for label, text in (("name", wish.name), ("model", wish.model), ("folder", wish.folder)):
+        if cover(text) != text:
+            raise BadInput(f"{label}: must not hold a secret", label)
+    return replace(wish, role=cover(wish.role), directive=cover(wish.directive))
 
 
 def _message_mode(mode: object) -> Mode:
