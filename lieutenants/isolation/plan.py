@@ -319,15 +319,35 @@ def _holds_secrets(path: Path) -> bool:
 
 def _programs(agent: Agent) -> list[Path]:
     """Files and folders that the agent program needs, outside of the system's own."""
-    found = [agent.path, *_package_of(agent.path.resolve())]
+    found = [agent.path, *_package_of(agent.path.resolve()), *_interpreter_of(agent.path)]
     if agent.script:
         found += _package_of(agent.script.resolve())
     if agent.node:
-        node = Path(agent.node).resolve()
-        found += [node, *(folder for folder in (node.parent.parent / "lib",) if folder.is_dir())]
+        found += _prefix_of(Path(agent.node))
     slim = Path(__file__).resolve().parent.parent / "agent"
     places = [Path(os.path.realpath(path.parent)) / path.name for path in (*found, slim)]
     return [path for path in places if not _is_system(path)]
+
+
+def _interpreter_of(script: Path) -> list[Path]:
+    """What the program in a script's first line needs."""
+    try:
+        with script.open("rb") as file:
+            line = file.readline(1000)
+    except OSError:
+        return []
+    words = line[2:].split() if line.startswith(b"#!") else []
+    return _prefix_of(Path(os.fsdecode(words[0]))) if words else []
+
+
+def _prefix_of(program: Path) -> list[Path]:
+    """A program in a `bin`, as it is called and as it is, with the libraries beside it."""
+    found = []
+    for path in (program, program.resolve()):
+        found.append(path.parent if path.parent.name == "bin" else path)
+        libraries = (path.parent.parent / name for name in ("lib", "lib64", "pyvenv.cfg"))
+        found += [path for path in libraries if path.exists()]
+    return found
 
 
 def _package_of(program: Path) -> list[Path]:
