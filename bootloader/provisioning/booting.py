@@ -7,13 +7,12 @@ own, writes into a file, and leaves its exit status in another one.
 from __future__ import annotations
 
 import contextlib
-import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bootloader.exceptions import ProviderError, ShellError, StepFailed
 from bootloader.provisioning import lines
-from bootloader.reasons import clipped_end
+from bootloader.remote_script import printable
 from bootloader.shell import Shell
 
 if TYPE_CHECKING:
@@ -96,13 +95,14 @@ def bring(shell: Shell, row: Provisioning, script: str) -> None:
 
 def begin(shell: Shell, row: Provisioning, number: int) -> None:
     """Start the script unless this run of it was started already."""
+    # Not by `bash -c`: below sshd that reads .bashrc, which may lead to another folder.
     script = f"""
     umask 077
     cd "$HOME/{folder_of(row)}" || exit 9
     mkdir run-{number} 2>/dev/null || exit 0
     cd run-{number}
     detach=setsid; command -v setsid >/dev/null 2>&1 || detach=
-    $detach nohup bash -c '
+    $detach nohup sh -c '
       echo $$ > pid
       bash ../boot.sh > out 2>&1 < /dev/null
       echo $? > status.new && mv status.new status
@@ -210,8 +210,8 @@ def stop(context: Context) -> None:
 
 def run(shell: Shell, script: str, what: str) -> bytes:
     """Run a script of sh, whatever the user's own shell is; its output. Raises StepFailed."""
-    ran = shell.run(f"sh -c {shlex.quote(script)}", timeout=COMMAND_SECONDS)
+    ran = shell.script(script, timeout=COMMAND_SECONDS)
     if ran.exit_status:
-        said = clipped_end(ran.errors.decode("utf-8", "replace").strip(), 300)
+        said = printable(ran.errors) or printable(ran.output)
         raise StepFailed(f"could not {what}: {said or f'exit status {ran.exit_status}'}")
     return ran.output
