@@ -187,7 +187,7 @@ def _try(
                 return _log_in(seen, number, way, end - time.monotonic())
             except ShellBusy as error:
                 # No two at the same moment.
-                pause = min(2.0, pause * random.uniform(1.0, 2.0))
+                pause = min(2.0, pause * random.uniform(1.0, 2.0))  # noqa: S311
                 if time.monotonic() + pause >= end - 1.0:
                     return str(error)
                 time.sleep(pause)

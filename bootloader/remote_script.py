@@ -14,7 +14,9 @@ from dataclasses import dataclass, field
 from bootloader.reasons import clipped_end
 
 COMMAND = "sh -s"
-_CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|[^\x20-\x7e\xa0-\U0010ffff]")
+_CONTROL = re.compile(
+    r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|[^\x20-\x7e\xa0-\U0010ffff]"
+)
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Framed:
         """
         stdin = "" if has_data else " </dev/null"
         return (
-            "{ unset CDPATH; cd \"$HOME\" 2>/dev/null\n"
+            '{ unset CDPATH; cd "$HOME" 2>/dev/null\n'
             f"printf '\\n--- reef %s {self.nonce}\\n' begins\n"
             f"printf '\\n--- reef %s {self.nonce}\\n' begins >&2\n"
             f"(\n{self.script}\n){stdin}\n"

@@ -36,6 +36,8 @@ class Look:
     alive: bool
     status: int | None
     output: bytes
+    # Of all the output that there is.
+    size: int = 0
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,7 @@ def look(shell: Shell, row: Provisioning, number: int, offset: int) -> Look:
     cd "$HOME/{folder_of(row)}/run-{number}" 2>/dev/null || exit 0
     echo there=yes
     echo "status=$(cat status 2>/dev/null)"
+    echo "size=$(wc -c < out 2>/dev/null)"
     pid=$(cat pid 2>/dev/null)
     [ -n "$pid" ] && echo begun=yes
     [ -n "$pid" ] && grep -q reef-boot-{row.pk} "/proc/$pid/cmdline" 2>/dev/null && echo alive=yes
@@ -126,13 +129,14 @@ def look(shell: Shell, row: Provisioning, number: int, offset: int) -> Look:
     """
     head, _, output = run(shell, script, "look at the boot script").partition(_MARK)
     facts = dict(line.partition("=")[::2] for line in head.decode("utf-8", "replace").split("\n"))
-    status = facts.get("status", "")
+    status, size = facts.get("status", ""), facts.get("size", "").strip()
     return Look(
         there="there" in facts,
         begun="begun" in facts,
         alive="alive" in facts,
         status=int(status) if status.isdecimal() else None,
         output=output,
+        size=int(size) if size.isdecimal() else 0,
     )
 
 

@@ -64,6 +64,8 @@ LIMIT_SLACK = timedelta(seconds=60)
 SLOWEST_LOOK = 3.0
 LOOKS_FOR_END, LOOKS_FOR_PID = 3, 15
 MOST_LINE = 2000
+# So many bytes of the script's output are kept; of more only the end.
+MOST_HEARD = 8 << 20
 # So often the provider is asked whether a VM is still there: while it is waited for, and while
 # it does not answer.
 LOOK_EVERY = timedelta(seconds=10)
@@ -143,7 +145,7 @@ def ssh(context: Context, step: BootStep) -> Later | None:
         # Its server drops connections beyond a number: come again, not all at once.
         if _since(step) > SSH_PATIENCE:
             raise StepFailed(f"{error}; waited {int(SSH_PATIENCE.total_seconds())} s") from None
-        return Later(random.uniform(1.0, 4.0), str(error))
+        return Later(random.uniform(1.0, 4.0), str(error))  # noqa: S311
     except (ShellAway, ProviderAway) as error:
         # Most platforms tell nothing of a machine that is still booting.
         if _since(step) > SSH_PATIENCE:
@@ -292,7 +294,13 @@ def _hear(context: Context, step: BootStep, seen: Look) -> None:
         kept = kept[: kept.rfind(b"\n") + 1]
     if not kept:
         return
-    offset = int(step.facts.get("offset", 0)) + len(kept)
+    before = int(step.facts.get("offset", 0))
+    offset = before + len(kept)
+    if offset > MOST_HEARD:
+        offset = max(offset, seen.size - booting.CHUNK)
+    if before > MOST_HEARD and seen.status is None:
+        step.keep(offset=offset)
+        return
     text = kept.decode("utf-8", "replace").replace("\0", "\ufffd").rstrip("\n")
     with transaction.atomic():
         step.keep(offset=offset)
@@ -302,6 +310,8 @@ def _hear(context: Context, step: BootStep, seen: Look) -> None:
             kind=LogLine.Kind.OUTPUT,
             text=texts.without_secrets(context.row, text),
         )
+        if before <= MOST_HEARD < offset:
+            context.say("the script prints very much; only its end is kept from here on", step)
 
 
 def _begin(context: Context, step: BootStep, shell: Shell, number: int) -> Later:

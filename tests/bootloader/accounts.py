@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import socket
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -34,7 +35,7 @@ ACCOUNTS = (
     Account("fish", "/usr/bin/fish", (".config/fish/config.fish", NOISE)),
     Account("csh", "/usr/bin/tcsh", (".cshrc", f"set prompt = 'Hi! > '\n{NOISE}")),
     Account("dash", "/usr/bin/dash"),
-    Account("line", "/bin/bash", force="echo Authorised use only; eval \"$SSH_ORIGINAL_COMMAND\""),
+    Account("line", "/bin/bash", force='echo Authorised use only; eval "$SSH_ORIGINAL_COMMAND"'),
     Account("words", "/bin/bash", force="printf 'no line end'; $SSH_ORIGINAL_COMMAND; echo bye"),
     Account("refuses", "/usr/sbin/nologin", runs_scripts=False),
     Account("told", "/bin/bash", force="echo Ask Anna for access", runs_scripts=False),
@@ -56,7 +57,7 @@ class Accounts:
             self._add(account)
         self.machine.tell(f"mkdir -p /run/sshd; ssh-keygen -A >/dev/null; {self._sshd()}")
         for port in self.ports.values():
-            until(lambda port=port: _answers(port))
+            until(partial(_answers, port))
         return self
 
     def __exit__(self, *_: object) -> None:
