@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from django.db import IntegrityError, transaction
 from django.db.models import Q, QuerySet
@@ -20,7 +20,8 @@ from bootloader.models import Finding, Machine, Provisioning
 from bootloader.providers import base
 from bootloader.provisioning import machines
 from bootloader.states import OPEN, FindingKind, FindingState, Proposal, State
-from registry.models import VM, Status
+from registry import services as registry
+from registry.models import VM, Status, Watch
 from vmtree import authority, dates
 from vmtree.exceptions import BadInput, Conflict, FleetError, NotFound
 from vmtree.models import Node
@@ -35,6 +36,8 @@ SKIPPED = (
     f"machines known for less than {int(PATIENCE.total_seconds() // 60)} minutes are not compared"
     " yet: they may still find their place"
 )
+# The state of a machine that its provider lists no longer.
+VANISHED = "vanished"
 # What may be done about each kind of finding; the proposal is always one of them.
 FITS: dict[FindingKind, frozenset[Proposal]] = {
     FindingKind.UNKNOWN: frozenset({Proposal.ADOPT, Proposal.DELETE}),
@@ -175,6 +178,9 @@ def _useless(machine: Machine, seen: base.Machine) -> Iterator[Odd]:
         return
     vm = VM.objects.filter(pk=machine.vm_id).first()
     now = dates.now()
+    if vm is not None and Watch.grace(now) and not _is_held(FindingKind.USELESS, machine):
+        # Reef itself was away: nobody's heartbeat could be heard.
+        return
     if vm is not None and vm.status == Status.PAUSED:
         text = "runs at its provider, but is paused in the registry"
         yield Odd(FindingKind.USELESS, machine, text, Proposal.PAUSE)
@@ -185,6 +191,14 @@ def _useless(machine: Machine, seen: base.Machine) -> Iterator[Odd]:
             heard = f"{said}was last heard of at {dates.js_date(vm.last_seen)}"
         text = f"runs, but {heard}: it costs and serves nothing"
         yield Odd(FindingKind.USELESS, machine, text, Proposal.DELETE)
+
+
+def _is_held(kind: FindingKind, machine: Machine) -> bool:
+    """Whether there is a finding of this kind about it already, decided or not."""
+    held = Finding.objects.filter(state__in=(FindingState.OPEN, FindingState.DISMISSED))
+    return held.filter(
+        kind=kind, provider=machine.provider, machine_id=machine.machine_id
+    ).exists()
 
 
 def _registered_only(slug: str, listed: dict[str, base.Machine], nodes: set[str]) -> Iterator[Odd]:
@@ -208,6 +222,7 @@ def _keep(slug: str, odd: Odd) -> None:
         state__in=(FindingState.OPEN, FindingState.DISMISSED),
     )
     if held.update(**fields):
+        _does_not_run(odd, held.values_list("found_at", flat=True).first())
         return
     try:
         with transaction.atomic():
@@ -221,6 +236,17 @@ def _keep(slug: str, odd: Odd) -> None:
             )
     except IntegrityError:
         held.update(**fields)
+    _does_not_run(odd, now)
+
+
+def _does_not_run(odd: Odd, found_at: datetime | None) -> None:
+    """What vanished is not said to run, unless it was heard of after that was found."""
+    if odd.kind != FindingKind.VANISHED:
+        return
+    living = Machine.objects.living().filter(pk=odd.machine.pk)
+    living.update(state=VANISHED)
+    if odd.machine.vm_id:
+        registry.mark_stopped(odd.machine.vm_id, found_at)
 
 
 # -- what an operator says -----------------------------------------------------------------------

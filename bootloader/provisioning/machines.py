@@ -93,6 +93,7 @@ def gone(machine: Machine, note: str) -> None:
         done.update(released_at=now)
         if machine.vm_id:
             joining.void(machine.vm_id)
+            registry.mark_stopped(machine.vm_id)
     machine.refresh_from_db()
     for row in Provisioning.objects.filter(machine=machine).values_list("pk", flat=True):
         rings.tell(row)

@@ -12,11 +12,11 @@ from django.test import Client
 from bootloader import reconcile
 from bootloader.exceptions import ShellAway
 from bootloader.models import BootStep, Finding, Machine, Provisioning
-from bootloader.provisioning import lines, rings, run
+from bootloader.provisioning import lines, machines, rings, run
 from bootloader.states import FindingState, Proposal, State, StepName, StepState
 from reef_site.auth import make_operator
 from registry import services as registry
-from registry.models import VM
+from registry.models import VM, Watch
 from registry.serializers import Registration
 from tests.conftest import Api
 from tests.emulator.fixture import emulator, emulator_of_the_run
@@ -113,6 +113,49 @@ def test_a_vm_that_a_provisioning_left_is_to_be_deleted(api: Api, emulator: Emul
     found = the_finding(api)
     assert found["proposal"] == "delete"
     assert "which failed" in found["text"]
+
+
+def test_a_vanished_vm_is_not_said_to_run(api: Api, emulator: Emulator) -> None:
+    vm_id = a_member(emulator)
+    assert VM.objects.get().status == "running"
+    remove(emulator, vm_id)
+    reconcile.look()
+
+    (machine,) = api.get("/bootloader/machines").json()["machines"]
+    assert machine["state"] == "vanished"
+    facts = api.get(f"/registry/vms/{vm_id}").json()
+    assert facts["status"] == "stopped"
+    assert api.get("/registry/discover/worker").json()["count"] == 0
+
+    # It beats all the same: that is what counts.
+    api.post(f"/registry/vms/{vm_id}/heartbeat")
+    reconcile.look()
+    assert api.get(f"/registry/vms/{vm_id}").json()["status"] == "running"
+
+
+def test_a_deleted_vm_with_others_below_it_is_not_said_to_run(
+    api: Api, emulator: Emulator
+) -> None:
+    vm_id = a_member(emulator)
+    tree.create(tree.NewNode("child", "agent_vm", "child", vm_id), by="tests")
+    machines.delete(Machine.objects.get(), by="tests")
+    assert api.get(f"/registry/vms/{vm_id}").json()["status"] == "stopped"
+
+
+def test_after_reefs_own_downtime_nobody_is_called_useless(api: Api, emulator: Emulator) -> None:
+    vm_id = a_member(emulator)
+    now = dates.now()
+    VM.objects.filter(pk=vm_id).update(last_seen=now - timedelta(hours=2))
+    watch = Watch.objects.create(up_since=now - timedelta(minutes=1), ticked_at=now)
+    assert reconcile.look() == 0
+    # Once found, it stays a finding until there is a sign.
+    watch.up_since = now - timedelta(minutes=6)
+    watch.save()
+    assert reconcile.look() == 1
+    Watch.objects.update(up_since=dates.now())
+    assert reconcile.look() == 1
+    api.post(f"/registry/vms/{vm_id}/heartbeat")
+    assert reconcile.look() == 0
 
 
 def test_a_vanished_vm_is_buried(api: Api, emulator: Emulator) -> None:
