@@ -192,6 +192,12 @@ def leave(shell: Shell) -> None:
         kill -KILL -- "-$pid" 2>/dev/null
       fi
     done
+    # Agents of its own reef, and what keeps them, outlive its service.
+    for each in /proc/[0-9]*/cwd; do
+      case $(readlink "$each" 2>/dev/null) in
+        "$home"/reef/data/lieutenants/*) pid=${each#/proc/}; kill -KILL "${pid%/cwd}" 2>/dev/null ;;
+      esac
+    done
     if [ "$home" = /opt/reef ]; then rm -f /etc/profile.d/reef.sh; fi
     forget
     rm -rf -- "$HOME/.reef-boot" "$home/run"

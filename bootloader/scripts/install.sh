@@ -160,6 +160,7 @@ PROGRAM
 
 has_systemd() { [ "$SYSTEM" = yes ] && [ -d /run/systemd/system ]; }
 
+# A restart, a crash, or one process that is out of memory leaves the other agents alone.
 own_reef_unit() {
   cat <<UNIT
 [Unit]
@@ -172,7 +173,9 @@ Environment=HOME=$HOME
 ExecStart=$REEF_HOME/bin/reef-up
 Restart=always
 RestartSec=5
-KillMode=mixed
+KillMode=process
+OOMPolicy=continue
+TasksMax=16384
 TimeoutStopSec=20
 UMask=0077
 

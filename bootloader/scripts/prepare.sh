@@ -76,12 +76,24 @@ leave_inherited() {
     fi
     rm -rf /tmp/pi-rpc
   fi
+  end_lieutenants
   end_processes_of "$1"
   mkdir -p "$away"
   rm -f -- "$REEF_HOME/identity.json" "$REEF_HOME/identity.env" "$REEF_HOME/join-token" "$WORK/auth" "$WORK/asked-token"
   rm -rf -- "$REEF_HOME/run"
   # Rows, keys and tokens of the other one's reef are of no use here.
   [ ! -d "$REEF_HOME/reef/data" ] || mv -- "$REEF_HOME/reef/data" "$away/reef-data"
+}
+
+# Agents of the VM's own reef and what keeps them: they outlive its service.
+end_lieutenants() {
+  local each pid
+  for each in /proc/[0-9]*/cwd; do
+    pid=${each#/proc/}
+    case $(readlink -- "$each" 2>/dev/null || true) in
+      "$REEF_HOME"/reef/data/lieutenants/*) kill -KILL "${pid%/cwd}" 2>/dev/null || true ;;
+    esac
+  done
 }
 
 # Processes that have the other VM's id in their environment, except those this script came from.

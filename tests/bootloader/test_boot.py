@@ -128,12 +128,19 @@ def test_a_copy_of_a_vm_is_a_vm_of_its_own(roof: Roof, machine: Machine) -> None
     machine.put("/opt/reef/reef/data/root-token", "the parent's")
     machine.tell("VERS_VM_ID=parent setsid sleep 1000 >/dev/null 2>&1 & mkdir -p /tmp/pi-rpc")
 
+    # An agent of the parent's own reef, which outlives the service that started it.
+    machine.tell(
+        "mkdir -p /opt/reef/reef/data/lieutenants/ada/workspace; "
+        "cd /opt/reef/reef/data/lieutenants/ada/workspace; "
+        "setsid sleep 2000 >/dev/null 2>&1 </dev/null &"
+    )
+
     child = boot(machine, bare(roof, "child"), VERS_VM_ID="parent")
 
     assert child["status"] == 0, child
     assert child["identity"]["VERS_VM_ID"] == "child"
     assert machine.run(f"kill -0 {parent}").returncode != 0
-    assert machine.run("pgrep -f 'sleep 1000'").returncode != 0
+    assert machine.run("pgrep -f 'sleep [12]000'").returncode != 0
     assert machine.run("test -e /tmp/pi-rpc || test -e /opt/reef/reef/data").returncode != 0
     assert machine.tell("cat /opt/reef/inherited/*/reef-data/root-token") == "the parent's"
     assert machine.tell("cat /etc/profile.d/reef-agent.sh") == "export OTHER='x'"
