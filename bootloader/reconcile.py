@@ -196,9 +196,7 @@ def _useless(machine: Machine, seen: base.Machine) -> Iterator[Odd]:
 def _is_held(kind: FindingKind, machine: Machine) -> bool:
     """Whether there is a finding of this kind about it already, decided or not."""
     held = Finding.objects.filter(state__in=(FindingState.OPEN, FindingState.DISMISSED))
-    return held.filter(
-        kind=kind, provider=machine.provider, machine_id=machine.machine_id
-    ).exists()
+    return held.filter(kind=kind, provider=machine.provider, machine_id=machine.machine_id).exists()
 
 
 def _registered_only(slug: str, listed: dict[str, base.Machine], nodes: set[str]) -> Iterator[Odd]:

@@ -6,6 +6,7 @@ VM that comes below it, or is below it already; the root token and operators for
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,9 @@ from vmtree.models import Node
 Json = dict[str, Any]
 MOST_TEXT = 255
 MOST_NAMES = 200
+_ADDRESS = re.compile(
+    r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?\.?|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]+"
+)
 FORMS = ("text", "json", "seed", "iso")
 
 
@@ -39,6 +43,7 @@ class Wish:
     profile: Profile
     parent_vm_id: str | None
     roof_url: str
+    address: str = ""
 
 
 class Profiles(APIView):
@@ -183,6 +188,7 @@ def _plan(wish: Wish, join_token: str = "") -> BootPlan:
         parent_vm_id=wish.parent_vm_id,
         roof_url=wish.roof_url,
         join_token=join_token,
+        address=wish.address,
     )
 
 
@@ -219,7 +225,16 @@ def _wish_of(data: Mapping[str, Any]) -> Wish:
         profile=profile.with_extras(organs, capabilities),
         parent_vm_id=_text_of(parent, "parentVmId") if parent else None,
         roof_url=planning.roof(_text_of(roof_url, "roofReefUrl", 2000)) if roof_url else "",
+        address=_address(data),
     )
+
+
+def _address(data: Mapping[str, Any]) -> str:
+    """A host name or IP address; empty if none is said. Raises BadInput."""
+    text = _text_of(data.get("address") or "", "address")
+    if text and not _ADDRESS.fullmatch(text):
+        raise BadInput("address: must be a host name or an IP address", "address")
+    return text
 
 
 def _text_of(value: object, field: str, most: int = MOST_TEXT) -> str:

@@ -181,9 +181,7 @@ def _minutes(rule: Rule) -> timedelta:
 
 _VM_FACTS = ("status", "role", "last_seen", "late_after", "silent_after")
 CONDITIONS: dict[Event, Condition] = {
-    Event.VM_LATE: Condition(
-        _unless_in_grace(_late), "id", "name", "last_seen", _VM_FACTS, _late
-    ),
+    Event.VM_LATE: Condition(_unless_in_grace(_late), "id", "name", "last_seen", _VM_FACTS, _late),
     Event.VM_SILENT: Condition(
         _unless_in_grace(_silent), "id", "name", "last_seen", _VM_FACTS, _silent
     ),

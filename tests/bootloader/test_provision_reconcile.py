@@ -133,9 +133,7 @@ def test_a_vanished_vm_is_not_said_to_run(api: Api, emulator: Emulator) -> None:
     assert api.get(f"/registry/vms/{vm_id}").json()["status"] == "running"
 
 
-def test_a_deleted_vm_with_others_below_it_is_not_said_to_run(
-    api: Api, emulator: Emulator
-) -> None:
+def test_a_deleted_vm_with_others_below_it_is_not_said_to_run(api: Api, emulator: Emulator) -> None:
     vm_id = a_member(emulator)
     tree.create(tree.NewNode("child", "agent_vm", "child", vm_id), by="tests")
     machines.delete(Machine.objects.get(), by="tests")

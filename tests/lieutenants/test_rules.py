@@ -575,9 +575,7 @@ def test_a_webhook_is_tried_again_with_growing_pauses(api: Api, listener: Listen
 
 
 @pytest.mark.parametrize("event", ["vm-late", "vm-silent"])
-def test_a_webhook_is_put_off_while_reef_was_away(
-    api: Api, listener: Listener, event: str
-) -> None:
+def test_a_webhook_is_put_off_while_reef_was_away(api: Api, listener: Listener, event: str) -> None:
     hook(api, listener.url, event=event)
     silence("gone", 60)
     silence("back", 60)
