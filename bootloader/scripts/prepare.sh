@@ -42,6 +42,7 @@ mend_dns() {
 # Who this VM is, from here on. What it brought along from the VM it was copied from goes first.
 step_identity() {
   local old="" told=""
+  check_clock
   [ -n "$VM_ID" ] || fail "VERS_VM_ID is not set: this script does not know which VM it is on"
   if [ -n "$MACHINE_ID" ] && [ "$SYSTEM" = yes ] && [ -s /etc/vm_id ]; then
     told=$(tr -d '\000\r\n' </etc/vm_id)
@@ -61,6 +62,48 @@ step_identity() {
 " /etc/profile.d/reef.sh 644
   fi
   echo "this is VM $VM_ID, named $NAME"
+}
+
+# A VM that was restored has the clock of its snapshot: certificates would not be valid yet.
+check_clock() {
+  local theirs skew side=ahead\ of trusted=yes
+  theirs=$(roof_time --proto =http,https)
+  if [ -z "$theirs" ]; then
+    # Its certificate may be refused just because of the clock. Then it is only told.
+    theirs=$(roof_time --insecure)
+    trusted=no
+  fi
+  [ -n "$theirs" ] || return 0
+  skew=$(($(date +%s) - theirs))
+  [ "${skew#-}" -gt 60 ] || return 0
+  [ "$skew" -gt 0 ] || side=behind
+  echo "this machine's clock is $(span_of "${skew#-}") $side reef's (by the Date of its answer)"
+  if [ "$SYSTEM" = yes ] && [ "$trusted" = yes ] && date -u -s "@$theirs" >/dev/null 2>&1; then
+    echo "the clock was set"
+  else
+    echo "set the clock as root, for example by: date -u -s '$(date -u -d "@$theirs" '+%Y-%m-%d %H:%M:%S')'"
+  fi
+}
+
+# Seconds since 1970 by the Date of the roof's answer; nothing if it says none.
+roof_time() {
+  local said
+  have curl || return 0
+  said=$(
+    curl -sS "$@" --connect-timeout 15 --max-time 30 -o /dev/null -D - --url "$ROOF_URL/health" 2>/dev/null |
+      tr -d '\r' | sed -n 's/^[Dd]ate: *//p' | tail -n 1
+  )
+  [ -z "$said" ] || date -u -d "$said" +%s 2>/dev/null || true
+}
+
+span_of() {
+  if [ "$1" -ge 345600 ]; then
+    echo "$((($1 + 43200) / 86400)) days"
+  elif [ "$1" -ge 7200 ]; then
+    echo "$((($1 + 1800) / 3600)) h"
+  else
+    echo "$((($1 + 30) / 60)) min"
+  fi
 }
 
 # This VM is a copy of another one, which goes on living: nothing here may act in its name.

@@ -148,6 +148,37 @@ def test_a_copy_of_a_vm_is_a_vm_of_its_own(roof: Roof, machine: Machine) -> None
     assert roof.vm("child")["liveness"] == "live"
 
 
+# A clock that is wrong, and can be set or not, for one machine alone.
+_DATE = """#!/bin/bash
+case " $* " in
+  *" -s "*) echo "$@" >>/run/set; exit {set} ;;
+  " +%s ") echo $(($(/bin/date +%s) + ({skew}))) ;;
+  *) exec /bin/date "$@" ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("skew", "can_set", "words", "then"),
+    [
+        (-75 * 3600, True, "75 h behind", "the clock was set"),
+        (400 * 86400, False, "400 days ahead of", "set the clock as root, for example by: date"),
+    ],
+)
+def test_a_wrong_clock_is_said_and_set(
+    roof: Roof, machine: Machine, skew: int, can_set: bool, words: str, then: str
+) -> None:
+    program = _DATE.format(skew=skew, set=0 if can_set else 1)
+    machine.put("/usr/local/bin/date", program, 0o755)
+    told = boot(machine, bare(roof, f"clock-{words[:2]}"))
+    assert told["status"] == 0, told
+    assert f"this machine's clock is {words} reef's (by the Date of its answer)" in told["said"]
+    assert then in told["said"]
+    output = reports(roof, f"clock-{words[:2]}")["identity"]["output"]
+    assert words in output
+    assert machine.tell("grep -c '^-u -s @' /run/set") == "1"
+
+
 def test_name_servers_are_put_right(roof: Roof, machine: Machine) -> None:
     machine.tell("ln -sf /run/nowhere/resolv.conf /etc/resolv.conf")
     plan = bare(roof, "nameless", nameservers=("192.0.2.7", "192.0.2.8"))

@@ -21,7 +21,7 @@ from registry.serializers import Registration
 from tests.conftest import Api
 from tests.emulator.fixture import emulator, emulator_of_the_run
 from tests.emulator.handle import Emulator
-from vmtree import dates
+from vmtree import dates, tokens
 from vmtree import services as tree
 from vmtree.models import Node
 
@@ -153,6 +153,31 @@ def test_after_reefs_own_downtime_nobody_is_called_useless(api: Api, emulator: E
     Watch.objects.update(up_since=dates.now())
     assert reconcile.look() == 1
     api.post(f"/registry/vms/{vm_id}/heartbeat")
+    assert reconcile.look() == 0
+
+
+def test_two_machines_with_one_identity_are_one_finding(api: Api) -> None:
+    node = tree.create(tree.NewNode("one", "agent_vm", "vm-1"), by="tests")
+    registry.register(Registration("vm-1", "one", "worker", "a", "tests"))
+    token = tokens.issue(node, made_by="tests")
+    for machine in ("a1", "b2", "a1", "b2"):
+        api.post("/registry/vms/vm-1/heartbeat", {"machine": machine})
+    reconcile.look()
+    reconcile.look()
+
+    found = the_finding(api)
+    assert (found["kind"], found["vmId"], found["proposal"]) == ("twin", "vm-1", "revoke")
+    assert "machines a1 and b2" in found["text"]
+    answer = api.post(f"/bootloader/findings/{found['id']}/act")
+    assert answer.json()["finding"]["state"] == "done", answer.content
+    mine = Client(headers={"authorization": f"Bearer {token}"})
+    assert mine.post("/registry/vms/vm-1/heartbeat").status_code == 401
+
+    # One of them is gone: there is nothing to find any more.
+    VM.objects.update(vitals={"machine": "a1", "twinSeenAt": dates.js_date(dates.now())})
+    reconcile.look()
+    old = dates.js_date(dates.now() - timedelta(hours=1))
+    VM.objects.update(vitals={"machine": "a1", "twinSeenAt": old})
     assert reconcile.look() == 0
 
 
