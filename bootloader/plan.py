@@ -55,6 +55,16 @@ class Dist(Protocol):
         ...
 
     @property
+    def body_name(self) -> str:
+        """What all boot scripts have in common."""
+        ...
+
+    @property
+    def body_sha256(self) -> str:
+        """Of that."""
+        ...
+
+    @property
     def agent_name(self) -> str:
         """Of the fleet agent, one file of Python."""
         ...

@@ -9,8 +9,9 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+import yaml
 
-from bootloader import dist, render
+from bootloader import cloud_init, dist, render
 from bootloader.plan import BootPlan, File, Profile
 from tests.bootloader import throwaway
 from tests.bootloader.roofs import Roof
@@ -313,6 +314,34 @@ def test_a_script_without_identity_takes_it_from_its_environment(
     assert roof.vm("fromenv")["name"] == "From Env"
     # What let it in stays nowhere on the VM.
     assert machine.run(f"grep -rlF '{token}' /opt/reef").stdout == ""
+
+
+@pytest.mark.parametrize("without", ["", "curl"])
+def test_small_user_data_fetches_the_script_and_checks_it(
+    roof: Roof, machine: Machine, without: str
+) -> None:
+    wish = {"vmId": f"loaded{without}", "name": "l", "type": "lightweight", "roofReefUrl": roof.url}
+    answer = roof.client.post("/bootloader/cloud-init?form=json", json=wish, timeout=120)
+    config = yaml.safe_load(answer.json()["userData"])
+    script = config["write_files"][-1]["content"].replace("WANT_AGENT='yes'", "WANT_AGENT='no'")
+    if without:
+        machine.tell(f"rm -f $(type -ap {without})")
+    (run,) = config["runcmd"]
+    wrong = script.replace("BODY_SHA256='", "BODY_SHA256='0")
+    machine.put(cloud_init.SCRIPT, wrong, 0o700)
+    machine.run(run[2])
+    log = machine.tell(f"cat {cloud_init.LOG}")
+    assert "has another SHA-256 than this loader says" in log
+    assert roof.vm(wish["vmId"]) == {}
+
+    machine.put(cloud_init.SCRIPT, script, 0o700)
+    told = machine.run(run[2])
+
+    assert told.returncode == 0, machine.tell(f"cat {cloud_init.LOG}")
+    assert roof.vm(wish["vmId"])["liveness"] == "live"
+    assert machine.run(f"test -e {cloud_init.FOLDER}").returncode != 0
+    token = answer.json()["joinToken"]
+    assert machine.run(f"grep -rlF '{token}' /opt/reef /var/lib/reef-boot").stdout == ""
 
 
 @pytest.mark.agent
