@@ -164,7 +164,10 @@ def identity(context: Context, step: BootStep) -> Later | None:
     with lines.to(machine) as shell:
         found = booting.look_around(shell, row)
     if found.machine and found.machine != machine.machine_id:
-        raise StepFailed(f"the VM that answers says it is '{found.machine}'")
+        text = f"the VM that answers says it is '{found.machine}' (by its file /etc/vm_id)"
+        if row.provider == "ssh":
+            text += "; a VM of the platform cannot be an SSH host, unless that file is removed"
+        raise StepFailed(text)
     if missing := {"bash"} - found.tools:
         raise StepFailed(f"the VM has no {', '.join(missing)}")
     if not {"curl", "python3"} & found.tools:

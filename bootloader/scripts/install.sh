@@ -236,7 +236,7 @@ stop_services() {
 
 # Whether this pid is one of ours, and not somebody who has its number by now.
 is_keeper() {
-  [ -n "$1" ] && tr '\000' '\n' <"/proc/$1/cmdline" 2>/dev/null | grep -qxF -- "$REEF_HOME/bin/keep-up"
+  [ -n "$1" ] && tr '\000' '\n' 2>/dev/null <"/proc/$1/cmdline" | grep -qxF -- "$REEF_HOME/bin/keep-up"
 }
 
 end_keeper() {

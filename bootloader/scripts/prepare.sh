@@ -46,7 +46,7 @@ step_identity() {
   [ -n "$VM_ID" ] || fail "VERS_VM_ID is not set: this script does not know which VM it is on"
   if [ -n "$MACHINE_ID" ] && [ "$SYSTEM" = yes ] && [ -s /etc/vm_id ]; then
     told=$(tr -d '\000\r\n' </etc/vm_id)
-    [ "$told" = "$MACHINE_ID" ] || fail "this is VM $told, and the script was made for VM $MACHINE_ID"
+    [ "$told" = "$MACHINE_ID" ] || fail "this is VM $told, and the script was made for VM $MACHINE_ID (by /etc/vm_id)"
   fi
   if [ -f "$WORK/vm_id" ]; then
     old=$(cat -- "$WORK/vm_id" && printf .)
@@ -151,7 +151,7 @@ end_processes_of() {
     pid=${pid%/environ}
     case $ours in *" $pid "*) continue ;; esac
     [ "$pid" != "$BASHPID" ] || continue
-    if tr '\n\000' '\002\n' <"$each" 2>/dev/null | grep -qxF -- "VERS_VM_ID=${1//$'\n'/$'\002'}"; then
+    if tr '\n\000' '\002\n' 2>/dev/null <"$each" | grep -qxF -- "VERS_VM_ID=${1//$'\n'/$'\002'}"; then
       found+=("$pid")
     fi
   done

@@ -20,6 +20,7 @@ from bootloader.models import JoinToken, OwnProfile, ProfileFile
 from bootloader.plan import BootPlan
 from bootloader.words import BUILT_IN
 from tests.bootloader.hostile import VALUES
+from tests.bootloader.sshds import keygen
 from tests.bootloader.test_hostile import same
 from tests.conftest import Api
 
@@ -191,11 +192,13 @@ def test_what_is_wrong_is_said(api: Api, change: dict[str, Any], says: str) -> N
 @pytest.mark.django_db
 @pytest.mark.parametrize("profile", list(BUILT_IN))
 def test_the_usual_form_is_small_enough_for_every_cloud(
-    api: Api, monkeypatch: pytest.MonkeyPatch, profile: str
+    api: Api, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, profile: str
 ) -> None:
+    keygen(tmp_path / "key", "rsa")
+    public = (tmp_path / "key.pub").read_text().strip()
     for name in ("ANTHROPIC_API_KEY", "OPENAI_API_KEY", "LLM_PROXY_KEY"):
         monkeypatch.setenv(name, "k" * 200)
-    monkeypatch.setenv("REEF_SSH_AUTHORIZED_KEYS", "\n".join([KEY] * 4))
+    monkeypatch.setenv("REEF_SSH_AUTHORIZED_KEYS", "\n".join([public] * 4))
     monkeypatch.setenv("REEF_NPM_REGISTRY", f"https://{'m' * 60}.example/npm")
     wish = {
         "vmId": "i" * 255,

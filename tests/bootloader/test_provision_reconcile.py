@@ -156,6 +156,16 @@ def test_after_reefs_own_downtime_nobody_is_called_useless(api: Api, emulator: E
     assert reconcile.look() == 0
 
 
+def test_who_stands_below_a_vanished_vm_is_named(api: Api, emulator: Emulator) -> None:
+    vm_id = a_member(emulator)
+    tree.create(tree.NewNode("ada", "lieutenant", "ada-vm", vm_id), by="tests")
+    remove(emulator, vm_id)
+    reconcile.look()
+    answer = api.post(f"/bootloader/findings/{the_finding(api)['id']}/act")
+    assert answer.status_code == 400
+    assert "Below it: 'ada'." in answer.json()["error"]
+
+
 def test_two_machines_with_one_identity_are_one_finding(api: Api) -> None:
     node = tree.create(tree.NewNode("one", "agent_vm", "vm-1"), by="tests")
     registry.register(Registration("vm-1", "one", "worker", "a", "tests"))
