@@ -76,6 +76,10 @@ PROGRAMS = (
     Program(
         "cloud-init", "REEF_TEST_CLOUD_INIT", partial(find_for_root, "cloud-init"), ("cloud-init",)
     ),
+    # Login shells that the hosts of the tests have.
+    Program("zsh", "REEF_TEST_ZSH", partial(shutil.which, "zsh"), ("zsh",)),
+    Program("fish", "REEF_TEST_FISH", partial(shutil.which, "fish"), ("fish",)),
+    Program("tcsh", "REEF_TEST_TCSH", partial(shutil.which, "tcsh"), ("tcsh",)),
     Program("postgresql", "REEF_TEST_POSTGRESQL", find_postgresql, ("postgresql",)),
 )
 

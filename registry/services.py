@@ -173,6 +173,21 @@ def deregister(vm_id: str, *, caller: object = None) -> None:
         tell([vm.pk])
 
 
+def mark_stopped(vm_id: str, unheard_since: datetime | None = None) -> bool:
+    """Note that a VM does not run any more; whether it was said to run. Not a sign of life.
+
+    With `unheard_since` one that was heard of later is left as it is.
+    """
+    rows = VM.objects.filter(pk=vm_id, status=Status.RUNNING)
+    if unheard_since is not None:
+        rows = rows.filter(last_seen__lte=unheard_since)
+    with transaction.atomic():
+        changed = rows.update(status=Status.STOPPED, late_after=None, silent_after=None)
+        if changed:
+            tell([vm_id])
+    return bool(changed)
+
+
 def forget(vm_ids: Sequence[str]) -> None:
     """Deregister those of them that are registered; whoever removes them tells of it."""
     VM.objects.filter(pk__in=vm_ids).delete()

@@ -25,7 +25,7 @@ from bootloader.exceptions import (
     ShellAway,
 )
 from bootloader.models import BootStep, LogLine, Provisioning
-from bootloader.provisioning import ending, limits, machines, rings, steps
+from bootloader.provisioning import booting, ending, limits, machines, rings, steps
 from bootloader.provisioning.steps import Context, Later
 from bootloader.states import State, StepName, StepState
 from vmtree import dates
@@ -157,6 +157,13 @@ def _do(context: Context, step: BootStep) -> float | None:
     return None
 
 
+def _give_up(context: Context, step: BootStep, why: str) -> float | None:
+    """The step took too long. A script that can still be reached is ended."""
+    if step.name == StepName.RUN:
+        booting.stop(context)
+    return _fail(context.row, step, why)
+
+
 def _gone_at(row: Provisioning) -> str:
     return f"the VM is gone at {row.provider}; a retry makes a new one"
 
@@ -164,6 +171,8 @@ def _gone_at(row: Provisioning) -> str:
 def _wait(context: Context, step: BootStep, later: Later) -> float | None:
     if steps.is_gone(context, step):
         return _fail(context.row, step, _gone_at(context.row))
+    if why := steps.overdue(context, step):
+        return _give_up(context, step, why)
     if later.why != step.reason or step.misses:
         BootStep.objects.filter(pk=step.pk).update(reason=later.why[:2000], misses=0)
     return later.seconds
@@ -173,6 +182,8 @@ def _missed(context: Context, step: BootStep, error: FleetError) -> float | None
     """Somebody could not be reached: try again, with growing pauses, but not for ever."""
     if steps.is_gone(context, step, steps.LOOK_EVERY_UNREACHED):
         return _fail(context.row, step, _gone_at(context.row))
+    if why := steps.overdue(context, step):
+        return _give_up(context, step, f"{why}; {error}")
     if step.misses + 1 >= MOST_MISSES:
         return _fail(context.row, step, str(error))
     BootStep.objects.filter(pk=step.pk).update(misses=step.misses + 1, reason=str(error)[:2000])

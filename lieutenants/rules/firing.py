@@ -37,6 +37,7 @@ LEASE = timedelta(seconds=120)
 MOST_TRIES = 7
 FIRST_PAUSE = timedelta(seconds=10)
 HELD_PAUSE = timedelta(minutes=5)
+DOUBT_PAUSE = timedelta(seconds=30)
 KEPT = timedelta(days=90)
 # These reach outside of the database, so they stand in no transaction.
 _OUTSIDE = (Action.WEBHOOK, Action.SNAPSHOT, Action.DESTROY, Action.DO_PROPOSED)
@@ -81,6 +82,9 @@ def act(firing_id: int) -> None:
         firing.end(FiringState.DROPPED, "the rule says something else by now")
     elif not conditions.still_holds(rule, firing, dates.now()):
         firing.end(FiringState.DROPPED, "it is over, before anything was done")
+    elif conditions.in_doubt(firing, dates.now()):
+        text = "waits: reef was away, and heartbeats may still come"
+        firing.put_off(DOUBT_PAUSE, text, counts=False)
     else:
         _act(rule, firing)
 

@@ -401,3 +401,14 @@ def test_an_empty_value_says_what_it_did(db: None, api: Api) -> None:
     removed = put(api, MODEL, " ").json()
     assert removed["did"] == "removed"
     assert removed["note"] == "an empty text is no value: what was stored is removed"
+
+
+@pytest.mark.django_db
+def test_a_key_that_could_never_be_sent_is_refused(api: Api) -> None:
+    answer = api.client.put(
+        "/vers-config/OPENAI_API_KEY",
+        {"value": "sk-ключ-0123456789"},
+        content_type="application/json",
+    )
+    assert answer.status_code == 400
+    assert "use plain ASCII" in answer.json()["error"]
