@@ -349,7 +349,12 @@ def test_refusals_of_the_edge_are_counted_in_rows_like_all_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     same_minute(monkeypatch)
-    wrong = {"address": "10.0.0.3", "method": "POST", "status": 401, "reason": "invalid token"}
+    wrong: dict[str, Any] = {
+        "address": "10.0.0.3",
+        "method": "POST",
+        "status": 401,
+        "reason": "invalid token",
+    }
     counts = Counter(
         {Refused(path=f"/registry/vms/vm-{n}/heartbeat", **wrong): 5 for n in range(4)}
     )
