@@ -45,6 +45,11 @@ TICKS: dict[str, dict[str, Any]] = {
         "schedule": 10.0,
         "options": {"expires": 9.0},
     },
+    "reef-cleanup": {
+        "task": "reef.cleanup",
+        "schedule": 600.0,
+        "options": {"expires": 590.0},
+    },
     # Finds out whether this hour has its snapshot; so one that was missed is made up for soon.
     "vmtree-snapshot": {
         "task": "vmtree.snapshot",

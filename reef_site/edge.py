@@ -281,7 +281,9 @@ class Edge:
     async def _stream(
         self, events: AsyncGenerator[bytes, None], scope: Scope, receive: Receive, send: Send
     ) -> None:
-        revoked = self._streams.guard.until_revoked(header(scope, b"authorization"))
+        cookies = b"; ".join(value for key, value in scope["headers"] if key == b"cookie")
+        authorization = header(scope, b"authorization")
+        revoked = self._streams.guard.until_revoked(authorization, cookies)
         await _stream_events(events, self._unless_ending(revoked), receive, send)
 
     async def _unless_ending(self, work: Coroutine[Any, Any, None]) -> None:

@@ -59,8 +59,9 @@ class OperatorsMiddleware:
         match = request.resolver_match
         own = match is not None and ("admin" in match.app_names or match.url_name in _FOR_ALL)
         if not own and request.user.is_authenticated and authority.only_looks_on(request.user):
+            request.refusal = f"rule: {authority.ACCOUNTS}"  # type: ignore[attr-defined]
             raise PermissionDenied
 
 
 # The way in and out.
-_FOR_ALL = ("signin", "signout")
+_FOR_ALL = ("signin", "signin-again", "signout")

@@ -128,6 +128,11 @@ ALLOWED_HOSTS = [
     "127.0.0.1",
     "[::1]",
 ]
+# The name under which browsers of this machine open reef: what other ports of 127.0.0.1 serve must
+# not get its cookies. Agents and scripts go on using the address.
+OWN_HOST = "reef.localhost" if env.boolean("REEF_OWN_HOST", default=True) else ""
+if OWN_HOST:
+    ALLOWED_HOSTS.append(OWN_HOST)
 PORT = env.integer("PORT", 3000, least=1, most=65535)
 SIGNIN_MINUTES = 15
 # Where agents find this reef.
@@ -190,6 +195,8 @@ INSTALLED_APPS = [
     "django_htmx",
     "rest_framework",
     "reef_site.apps.ReefSiteConfig",
+    "reef_site.accounts.apps.AccountsConfig",
+    "reef_site.audit.apps.AuditConfig",
     "vmtree.apps.VmtreeConfig",
     "versconfig.apps.VersconfigConfig",
     "registry.apps.RegistryConfig",
@@ -198,14 +205,19 @@ INSTALLED_APPS = [
 ]
 MIDDLEWARE = [
     "reef_site.middleware.ContentSecurityPolicyMiddleware",
+    "reef_site.accounts.middleware.SecureCookiesMiddleware",
+    "reef_site.audit.middleware.AuditMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "reef_site.accounts.middleware.SessionLifeMiddleware",
+    "reef_site.accounts.middleware.OwnHostMiddleware",
     "reef_site.middleware.OperatorsMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
+    "reef_site.accounts.middleware.RecentProofMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
 ]
@@ -230,8 +242,25 @@ WHITENOISE_USE_FINDERS = True
 WHITENOISE_MAX_AGE = 3600
 LOGIN_URL = "/signin/"
 LOGIN_REDIRECT_URL = "/"
-SESSION_COOKIE_SAMESITE = "Lax"
-SESSION_COOKIE_AGE = 14 * 86400
+# Two reefs on one host share its cookies: each has names of its own.
+_MARK = hashlib.sha256(f"cookies:{SECRET_KEY}".encode()).hexdigest()[:8]
+SESSION_COOKIE_NAME = f"reef-session-{_MARK}"
+CSRF_COOKIE_NAME = f"reef-csrf-{_MARK}"
+BROWSER_COOKIE_NAME = f"reef-browser-{_MARK}"
+SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Lax"
+SESSION_COOKIE_HTTPONLY = CSRF_COOKIE_HTTPONLY = True
+SESSION_ENGINE = "reef_site.accounts.sessions"
+# How long a session lasts without being used, and how long altogether.
+SESSION_COOKIE_AGE = env.integer("REEF_SESSION_HOURS", 12, least=1, most=24 * 30) * 3600
+SESSION_ABSOLUTE_AGE = env.integer("REEF_SESSION_DAYS", 7, least=1, most=90) * 86400
+# How old the proof of who somebody is may be when they destroy something.
+PROOF_MINUTES = env.integer("REEF_PROOF_MINUTES", 30, least=1, most=7 * 1440)
+CSRF_FAILURE_VIEW = "reef_site.accounts.views.csrf_failure"
+# Only answers to requests over TLS carry it.
+SECURE_HSTS_SECONDS = 30 * 86400
+# How long the audit log is kept: days, and rows.
+AUDIT_DAYS = env.integer("REEF_AUDIT_DAYS", 90, least=1, most=3650)
+AUDIT_ROWS = env.integer("REEF_AUDIT_ROWS", 1_000_000, least=1000, most=100_000_000)
 SECURE_REFERRER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")

@@ -1,4 +1,4 @@
-"""The worker's own sign of life."""
+"""The worker's own sign of life, and the removal of what is over."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from django.conf import settings
 from django.utils import timezone
 
 from lieutenants.models import LifeSign
+from reef_site.accounts import throttle
+from reef_site.accounts.sessions import SessionStore
+from reef_site.audit import retention
 
 
 @shared_task(name="reef.tick")
@@ -16,3 +19,11 @@ def tick() -> None:
     """Show that beat, broker and worker work together."""
     LifeSign.give(f"worker@{settings.HOST}")
     LifeSign.objects.filter(at__lt=timezone.now() - timedelta(days=7)).delete()
+
+
+@shared_task(name="reef.cleanup")
+def clean_up() -> None:
+    """Delete expired sessions and sign-in links, old attempts, and old rows of the audit log."""
+    SessionStore.clear_expired()
+    throttle.forget_old()
+    retention.prune()

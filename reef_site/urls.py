@@ -13,7 +13,9 @@ from lieutenants import api as lieutenants_api
 from lieutenants.operations import api as operations_api
 from lieutenants.rules import api as rules_api
 from reef_site import views
+from reef_site.accounts import views as accounts
 from reef_site.api import router
+from reef_site.audit import views as audit
 from reef_site.health import SERVICES, health
 from reef_site.wire import json_answer
 from vmtree import api as vmtree_api
@@ -30,13 +32,16 @@ urlpatterns: Routes = [
     re_path(r"^health/?$", health, name="health"),
     path("", views.overview, name="overview"),
     path("parts/", views.parts, name="parts"),
-    path("signin/", views.signin, name="signin"),
-    path("signin/<str:secret>", views.signin_link, name="signin-link"),
-    path("signout/", views.signout, name="signout"),
+    path("signin/", accounts.signin, name="signin"),
+    path("signin/again/", accounts.again, name="signin-again"),
+    path("signin/<str:secret>", accounts.signin_link, name="signin-link"),
+    path("signout/", accounts.signout, name="signout"),
+    path("audit/", audit.index, name="audit"),
     *_of("lieutenant", path("lieutenants/", include("lieutenants.urls"))),
     *_of("vm-tree", path("fleet/", include("reef_site.fleet.urls"))),
     *_of("vers-config", path("config/", include("versconfig.urls"))),
     *_of("bootloader", path("provisioning/", include("bootloader.urls"))),
+    path("admin/login/", accounts.admin_login),
     path("admin/", admin.site.urls),
     # -- agents
     re_path(r"^events/?$", lieutenants_api.ListingEvents.as_view(), name="events"),

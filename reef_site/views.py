@@ -1,4 +1,4 @@
-"""The overview page, which looks at every app, and the way in and out."""
+"""The overview page, which looks at every app."""
 
 from __future__ import annotations
 
@@ -8,20 +8,16 @@ from typing import Any
 
 import redis
 from django.conf import settings
-from django.contrib.auth import login, logout
 from django.contrib.auth.decorators import login_required
-from django.contrib.auth.views import LoginView
 from django.db.models import Q
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import redirect, render
+from django.shortcuts import render
 from django.utils import timezone
-from django.views.decorators.cache import never_cache
-from django.views.decorators.http import require_GET, require_POST
+from django.views.decorators.http import require_GET
 
 from lieutenants import figures
 from lieutenants.models import Lieutenant, LifeSign
 from lieutenants.states import Status
-from reef_site import auth
 from reef_site.fleet import views as fleet
 from reef_site.health import LATE_SECONDS
 from vmtree import bells
@@ -109,39 +105,3 @@ def _broker() -> Part:
     except (redis.RedisError, OSError):
         return Part("broker", good=False, words="does not answer")
     return Part("broker", good=True, words="answers")
-
-
-# -- in and out --------------------------------------------------------------------------------
-
-
-class _SignIn(LoginView):
-    """By password; the page says how to come in by a link."""
-
-    template_name = "signin.html"
-    redirect_authenticated_user = True
-
-    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
-        """With how long a link lives."""
-        return {**super().get_context_data(**kwargs), "minutes": settings.SIGNIN_MINUTES}
-
-
-signin = _SignIn.as_view()
-
-
-@never_cache
-@require_GET
-def signin_link(request: HttpRequest, secret: str) -> HttpResponse:
-    """Sign the operator in by a link that works once."""
-    operator = auth.use_signin_link(secret)
-    if operator is None:
-        context = {"minutes": settings.SIGNIN_MINUTES}
-        return render(request, "signin_used.html", context, status=410)
-    login(request, operator, backend="django.contrib.auth.backends.ModelBackend")
-    return redirect("overview")
-
-
-@require_POST
-def signout(request: HttpRequest) -> HttpResponse:
-    """End the session."""
-    logout(request)
-    return redirect("signin")

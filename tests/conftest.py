@@ -22,6 +22,7 @@ from lieutenants.exceptions import TransportError
 from lieutenants.follower import Follower
 from lieutenants.models import Lieutenant, Message, Process
 from lieutenants.transports import get_transport
+from reef_site.audit import refusals
 from tests.emulator.fixture import emulator, emulator_of_the_run  # noqa: F401
 from tests.stub_llm import StubLLM
 from tests.waiting import until
@@ -53,6 +54,12 @@ class Api:
     def delete(self, path: str) -> Any:
         """The answer to a DELETE."""
         return self.client.delete(path)
+
+
+@pytest.fixture(autouse=True)
+def fresh_audit() -> None:
+    """The rows of a test are gone when the next one begins."""
+    refusals.forget()
 
 
 @pytest.fixture

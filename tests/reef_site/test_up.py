@@ -353,7 +353,7 @@ def test_a_first_start_answers_and_says_how_to_get_in(reef: Running, up: Up) -> 
 
     assert up.health() == 200
     assert "setting up the database" in said
-    assert f"reef answers at http://127.0.0.1:{up.port}" in said
+    assert f"reef answers at http://reef.localhost:{up.port}" in said
     assert str(up.data / "root-token") in said
     assert (up.data / "root-token").stat().st_mode & 0o777 == 0o600
     assert up.data.stat().st_mode & 0o777 == 0o700
@@ -392,7 +392,7 @@ def test_a_port_that_is_taken(up: Up, tmp_path: Path) -> None:
 def test_another_link(up: Up) -> None:
     done = up.manage("signin")
 
-    assert done.stdout.startswith(f"http://127.0.0.1:{up.port}/signin/")
+    assert done.stdout.startswith(f"http://reef.localhost:{up.port}/signin/")
     assert done.stdout.count("\n") == 1
 
 

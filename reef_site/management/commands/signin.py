@@ -21,7 +21,7 @@ class Command(BaseCommand):
 
     def handle(self, *_: object, **options: Any) -> None:
         """The link alone on stdout, so that it can be piped; remarks on stderr."""
-        self.stdout.write(auth.make_signin_link(options["url"] or self._base_url()))
+        self.stdout.write(auth.make_signin_link(options["url"] or auth.page_url(self._base_url())))
         self.stderr.write(f"It works once and for {settings.SIGNIN_MINUTES} minutes.")
 
     def _base_url(self) -> str:

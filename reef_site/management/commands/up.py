@@ -62,7 +62,7 @@ class Command(BaseCommand):
         lock = start.claim()
         start.prepare_database()
         start.prepare_vms()
-        link = auth.make_signin_link(start.url)
+        link = auth.make_signin_link(start.page_url)
         plan = start.plan(link, no_agent=options["no_agent"], open_browser=options["open"])
         become_supervisor(plan, lock, start.environment())
 
@@ -83,9 +83,14 @@ class Start:
 
     @property
     def url(self) -> str:
-        """The address for people."""
+        """The address for agents and scripts."""
         host = f"[{self.reachable}]" if ":" in self.reachable else self.reachable
         return f"http://{host}:{self.port}"
+
+    @property
+    def page_url(self) -> str:
+        """The address for browsers: on the loopback with reef's own host name."""
+        return auth.page_url(self.url)
 
     def claim(self) -> IO[str]:
         """Take the data folder and make room: no second reef, nothing left of a killed one."""
@@ -263,10 +268,12 @@ class Start:
         given = bool(os.environ.get("VERS_AUTH_TOKEN", "").strip())
         token = "in VERS_AUTH_TOKEN" if given else f"in {settings.ROOT_TOKEN_FILE}"
         lines = [
-            f"reef answers at {self.url}",
+            f"reef answers at {self.page_url}",
             f"sign in, once and within {settings.SIGNIN_MINUTES} minutes: {link}",
             f"the root token for the API lies {token}",
         ]
+        if self.page_url != self.url:
+            lines.append(f"if your browser does not know that name, use {self.url} in its place")
         if here := organs.told(settings.NAMED_ORGANS):
             lines.append(here)
         if self.demo:
