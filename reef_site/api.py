@@ -6,13 +6,14 @@ import logging
 from typing import Any
 
 from django.db import InterfaceError, OperationalError
-from django.http import Http404
+from django.http import Http404, UnreadablePostError
 from rest_framework import exceptions
 from rest_framework.response import Response
 from rest_framework.routers import SimpleRouter
 
 from lieutenants.api import LieutenantViewSet
 from reef_site.auth import NO_HEADER
+from reef_site.withheld import TRY_AGAIN, was_withheld
 from vmtree.exceptions import FleetError
 
 logger = logging.getLogger(__name__)
@@ -41,5 +42,9 @@ def answer_error(error: Exception, context: dict[str, Any]) -> Response:
     if isinstance(error, OperationalError | InterfaceError):
         logger.error("the database does not answer: %s", error)
         return Response({"error": "the database does not answer; try again soon"}, status=503)
+    if was_withheld(error):
+        return Response({"error": TRY_AGAIN}, status=503, headers={"Retry-After": "1"})
+    if isinstance(error, UnreadablePostError):
+        return Response({"error": "body: did not come whole"}, status=400)
     logger.error("unexpected error", exc_info=error)
     return Response({"error": "internal service error"}, status=500)

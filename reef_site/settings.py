@@ -122,6 +122,8 @@ HAS_WORK = bool(ORGANS)
 # -- who may come in
 SECRET_KEY = _kept_secret(DATA_DIR / "secret-key")
 ROOT_TOKEN = env.text("VERS_AUTH_TOKEN") or _kept_secret(ROOT_TOKEN_FILE)
+# What the edge shows to web, which refuses all requests without it.
+EDGE_KEY = _kept_secret(DATA_DIR / "edge-key")
 # What stored secrets are sealed with: the first key seals, all unseal; the file is made if needed.
 CONFIG_KEYS = env.fernet_keys("REEF_CONFIG_KEYS")
 CONFIG_KEYS_FILE = DATA_DIR / "config-keys"
@@ -133,6 +135,13 @@ ALLOWED_HOSTS = [
     "127.0.0.1",
     "[::1]",
 ]
+# What clients may use of the edge: connections, and bytes of bodies that are held at a time.
+MAX_CONNECTIONS_PER_ADDRESS = env.integer(
+    "REEF_MAX_CONNECTIONS_PER_ADDRESS", 500, least=1, most=5000
+)
+MAX_LOOPBACK_CONNECTIONS = env.integer("REEF_MAX_LOOPBACK_CONNECTIONS", 5000, least=1, most=5900)
+MAX_BODY_MIB = env.integer("REEF_MAX_BODY_MIB", 256, least=24, most=1 << 16)
+MAX_BODY_MIB_PER_ADDRESS = env.integer("REEF_MAX_BODY_MIB_PER_ADDRESS", 64, least=16, most=1 << 16)
 PORT = env.integer("PORT", 3000, least=1, most=65535)
 SIGNIN_MINUTES = 15
 # Where agents find this reef.
@@ -201,6 +210,7 @@ INSTALLED_APPS = [
     "lieutenants.apps.LieutenantsConfig",
 ]
 MIDDLEWARE = [
+    "reef_site.withheld.WithheldBodyMiddleware",
     "reef_site.middleware.ContentSecurityPolicyMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
