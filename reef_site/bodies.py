@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import tempfile
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import IO, Any
@@ -25,8 +24,9 @@ BODY_PAUSE_SECONDS = 20.0
 BODY_SECONDS = 300.0
 # How long we go on reading what a client sends after its answer, so that it can read that answer.
 LINGER_SECONDS = 2.0
-# In a scope: a function after whose call the server drops the rest of the body.
-DISCARD = "reef.discard_body"
+# In a scope: a function after whose call the server drops the rest of the body, and one that tells
+# whether all of the body is here already.
+DISCARD, ARRIVED = "reef.discard_body", "reef.body_has_arrived"
 
 
 class BodyTooLarge(Exception):
@@ -74,13 +74,26 @@ def header(scope: Scope, name: bytes) -> bytes:
 
 def declared(scope: Scope) -> int:
     """How long the body is said to be; 0 if that is not said."""
-    length = header(scope, b"content-length")
-    return int(length) if length.isdigit() else 0
+    return _lengths(scope)[0]
 
 
 def has_body(scope: Scope) -> bool:
     """Whether a body follows the head."""
-    return declared(scope) > 0 or bool(header(scope, b"transfer-encoding"))
+    return _lengths(scope)[1]
+
+
+_LENGTHS = "reef.body_lengths"
+
+
+def _lengths(scope: Scope) -> tuple[int, bool]:
+    """The declared length, and whether there is a body; looked at once, as it is asked often."""
+    known: tuple[int, bool] | None = scope.get(_LENGTHS)
+    if known is None:
+        headers = dict(scope["headers"])
+        length = headers.get(b"content-length", b"")
+        size = int(length) if length.isdigit() else 0
+        known = scope[_LENGTHS] = (size, size > 0 or bool(headers.get(b"transfer-encoding")))
+    return known
 
 
 def client_of(scope: Scope) -> str:
@@ -97,23 +110,26 @@ class BodyBudget:
     def __init__(self, total: int, per_address: int) -> None:
         self._total, self._per_address = total, per_address
         self._held = 0
-        self._by_client: Counter[str] = Counter()
+        self._by_client: dict[str, int] = {}
 
     def reserve(self, client: str, size: int, *, small: bool) -> None:
         """Count `size` bytes more. Raises TryLater."""
         if self._held + size > (self._total if small else self._total * 3 // 4):
             raise TryLater(503, "too many requests are being read; try again soon")
-        if not is_loopback(client) and self._by_client[client] + size > self._per_address:
+        mine = self._by_client.get(client, 0) + size
+        if mine > self._per_address and not is_loopback(client):
             raise TryLater(429, "too many bytes at a time from your address; try again soon")
         self._held += size
-        self._by_client[client] += size
+        self._by_client[client] = mine
 
     def release(self, client: str, size: int) -> None:
         """Count them no longer."""
+        left = self._by_client.get(client, 0) - size
         self._held -= size
-        self._by_client[client] -= size
-        if self._by_client[client] <= 0:
-            del self._by_client[client]
+        if left > 0:
+            self._by_client[client] = left
+        else:
+            self._by_client.pop(client, None)
 
 
 class Body:
@@ -121,20 +137,29 @@ class Body:
 
     def __init__(self, budget: BodyBudget, client: str) -> None:
         self.size = 0
+        self.is_whole = False
         self._budget, self._client = budget, client
         self._reserved = 0
-        # Closed by __exit__.
-        self._file: IO[bytes] = tempfile.SpooledTemporaryFile(BODY_IN_MEMORY)  # noqa: SIM115
+        self._memory = bytearray()
+        self._file: IO[bytes] | None = None
 
     def __enter__(self) -> Body:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        self.drop()
+
+    def drop(self) -> None:
+        """Forget what was read."""
+        if self._file:
+            self._file.close()
+        self._memory, self._file, self.size = bytearray(), None, 0
         self._budget.release(self._client, self._reserved)
         self._reserved = 0
 
-    async def take_in(self, receive: Receive, declared: int, limit: int = MOST_BODY) -> None:
+    async def take_in(
+        self, receive: Receive, declared: int, limit: int = MOST_BODY, *, has_arrived: bool = False
+    ) -> None:
         """Read it to its end. Raises BodyTooLarge, TryLater, ClientGone, TimeoutError."""
         if declared > limit:
             raise BodyTooLarge(limit)
@@ -142,16 +167,33 @@ class Body:
         end = time.monotonic() + BODY_SECONDS
         more = True
         while more:
-            patience = min(BODY_PAUSE_SECONDS, end - time.monotonic())
-            event = await asyncio.wait_for(receive(), patience)
+            if has_arrived:
+                # Timers cost more than all the rest of this.
+                event, has_arrived = await receive(), False
+            else:
+                async with asyncio.timeout(min(BODY_PAUSE_SECONDS, end - time.monotonic())):
+                    event = await receive()
             if event["type"] == "http.disconnect":
                 raise ClientGone
             chunk = event.get("body", b"")
             if self.size + len(chunk) > limit:
                 raise BodyTooLarge(limit)
             self._reserve(self.size + len(chunk))
-            self.size += self._file.write(chunk)
+            self._add(chunk)
             more = event.get("more_body", False)
+        self.is_whole = True
+
+    def _add(self, chunk: bytes) -> None:
+        self.size += len(chunk)
+        if self._file is None and self.size > BODY_IN_MEMORY:
+            # Closed by drop().
+            self._file = tempfile.TemporaryFile()  # noqa: SIM115
+            self._file.write(self._memory)
+            self._memory = bytearray()
+        if self._file is None:
+            self._memory += chunk
+        else:
+            self._file.write(chunk)
 
     def _reserve(self, size: int) -> None:
         if size > self._reserved:
@@ -161,11 +203,16 @@ class Body:
 
     def whole(self) -> bytes:
         """All of it."""
+        if self._file is None:
+            return bytes(self._memory)
         self._file.seek(0)
         return self._file.read()
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """All of it, from its beginning."""
+        if self._file is None:
+            yield bytes(self._memory)
+            return
         self._file.seek(0)
         while chunk := self._file.read(1 << 16):
             yield chunk
@@ -183,7 +230,7 @@ class Exchange:
         self._unread = has_body(scope)
         self._closing = False
         # Who asks first sends nothing after a refusal.
-        self._asks_first = bool(header(scope, b"expect"))
+        self._asks_first = self._unread and bool(header(scope, b"expect"))
 
     async def receive(self) -> Event:
         """The next event from the client."""

@@ -21,7 +21,7 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 
 from reef_site.addresses import ConnectionLimits, client_key
-from reef_site.bodies import DISCARD, Answer, Receive, Scope, Send
+from reef_site.bodies import ARRIVED, DISCARD, Answer, Receive, Scope, Send
 
 logger = logging.getLogger("reef.edge")
 
@@ -31,7 +31,7 @@ AtOnce = Callable[[Scope, Callable[[Answer | None], None]], bool]
 
 HEAD_SECONDS = 20.0
 MOST_HEAD = 1 << 16
-MAX_URL = 8 << 10
+MAX_URL = 32 << 10
 # The web server takes a hundred, and the edge adds some of its own.
 MAX_HEADERS = 90
 METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
@@ -145,6 +145,7 @@ class Protocol(HttpToolsProtocol):
             at_once: AtOnce = self.config.app.at_once  # type: ignore[union-attr]
             if self.flow.write_paused or not at_once(scope, partial(self._answer, cycle, app)):
                 scope[DISCARD] = partial(self._discard, cycle)
+                scope[ARRIVED] = partial(_has_arrived, cycle)
                 super()._start_asgi_task(cycle, app)
             return
         super()._start_asgi_task(cycle, app)
@@ -220,6 +221,10 @@ class Protocol(HttpToolsProtocol):
         head = STATUS_LINE[status] + lines + header + b"connection: close\r\n\r\n"
         self.transport.write(head + body)
         self.transport.close()
+
+
+def _has_arrived(cycle: RequestResponseCycle) -> bool:
+    return not cycle.more_body and not cycle.waiting_for_100_continue
 
 
 def _error(text: str) -> bytes:

@@ -27,8 +27,8 @@ import httpx
 
 from reef_site import gateway, handover
 from reef_site.bodies import (
+    ARRIVED,
     DISCARD,
-    MOST_BODY,
     Answer,
     Body,
     BodyBudget,
@@ -52,6 +52,7 @@ logger = logging.getLogger("reef.edge")
 Headers = list[tuple[bytes, bytes]]
 
 WEB_SECONDS = 90.0
+SMALL_BODY = 16 << 10
 # Until the settings are read.
 DEFAULT_BUDGET = 256 << 20
 TRANSCRIPT = re.compile(r"/lieutenant/lieutenants/[^/]+/stream/?")
@@ -179,17 +180,18 @@ class Edge:
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Read the body, if its sender may send one, and answer here or by web."""
         hot = self._hot and self._hot.route(scope)
-        limit = await self._credentials.body_limit(scope) if has_body(scope) else MOST_BODY
         with Body(self._budget, client_of(scope)) as body:
-            if not limit:
-                # What still comes is dropped, rather than held while web answers.
-                scope.get(DISCARD, _nothing)()
-            elif has_body(scope):
-                await body.take_in(receive, declared(scope), limit)
-            answered = await self._answer_hot(hot, scope, body, limit) if hot else None
+            # Hot routes look at the token as they write, so what is here already need not wait.
+            early = bool(hot) and _is_small_and_here(scope)
+            if early:
+                await body.take_in(receive, declared(scope), has_arrived=True)
+            good = early or await self._read_body(scope, receive, body)
+            answered = await self._answer_hot(hot, scope, body if good else None) if hot else None
             if answered is None:
+                if early:
+                    good = await self._read_body(scope, receive, body)
                 try:
-                    answer = await self._ask_web(scope, body, withheld=not limit)
+                    answer = await self._ask_web(scope, body, withheld=not good)
                 except httpx.HTTPError as error:
                     log = "%s %.1000s: web is away (%s)"
                     logger.warning(log, scope["method"], scope["path"], error)
@@ -199,6 +201,19 @@ class Edge:
             await _send_all(send, answered.status, answered.headers, answered.body)
         else:
             await self._pass_back(scope, answer, send)
+
+    async def _read_body(self, scope: Scope, receive: Receive, body: Body) -> bool:
+        """Read the body, unless that was done; False if its sender shows no good credentials."""
+        if not has_body(scope):
+            return True
+        limit = await self._credentials.body_limit(scope)
+        if not limit:
+            body.drop()
+            # What still comes is dropped, rather than held while web answers.
+            scope.get(DISCARD, _nothing)()
+        elif not body.is_whole:
+            await body.take_in(receive, declared(scope), limit)
+        return bool(limit)
 
     # -- hot routes ---------------------------------------------------------------------------
 
@@ -215,15 +230,15 @@ class Edge:
         return begun
 
     async def _answer_hot(
-        self, route: tuple[str, str], scope: Scope, body: Body, limit: int
+        self, route: tuple[str, str], scope: Scope, body: Body | None
     ) -> Answer | None:
-        """The answer of a hot route; None to have web asked."""
+        """The answer of a hot route, where the body may be read; None to have web asked."""
         headers = dict(scope["headers"])
         answer: Answer | None
-        if limit:
-            answer = await self._hot.answer(route, headers, body.whole())
-        else:
+        if body is None:
             answer = self._hot.refusal(headers)
+        else:
+            answer = await self._hot.answer(route, headers, body.whole())
         return answer
 
     # -- passing on ---------------------------------------------------------------------------
@@ -407,6 +422,11 @@ def _last_event(scope: Scope) -> int | None:
 
 def _is_number(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) <= 18
+
+
+def _is_small_and_here(scope: Scope) -> bool:
+    """Whether all of a small body came together with the head."""
+    return 0 < declared(scope) <= SMALL_BODY and scope.get(ARRIVED, bool)()
 
 
 def _nothing() -> None:
