@@ -6,13 +6,14 @@ import logging
 from typing import Any
 
 from django.db import InterfaceError, OperationalError
-from django.http import Http404
+from django.http import Http404, UnreadablePostError
 from rest_framework import exceptions
 from rest_framework.response import Response
 from rest_framework.routers import SimpleRouter
 
 from lieutenants.api import LieutenantViewSet
 from reef_site.auth import NO_HEADER
+from reef_site.withheld import TRY_AGAIN, was_withheld
 from vmtree.exceptions import FleetError, Forbidden
 
 logger = logging.getLogger(__name__)
@@ -33,11 +34,10 @@ def answer_error(error: Exception, context: dict[str, Any]) -> Response:
         return Response({"error": str(error)}, status=error.status)
     if isinstance(error, Http404):
         return Response({"error": "not found"}, status=404)
-    if isinstance(error, exceptions.NotAuthenticated):
-        return Response({"error": NO_HEADER}, status=401, headers={"WWW-Authenticate": "Bearer"})
-    if isinstance(error, exceptions.AuthenticationFailed):
-        headers = {"WWW-Authenticate": "Bearer"}
-        return Response({"error": str(error.detail)}, status=401, headers=headers)
+    if isinstance(error, exceptions.NotAuthenticated | exceptions.AuthenticationFailed):
+        anonymous = isinstance(error, exceptions.NotAuthenticated)
+        text = NO_HEADER if anonymous else str(error.detail)
+        return Response({"error": text}, status=401, headers={"WWW-Authenticate": "Bearer"})
     if isinstance(error, exceptions.MethodNotAllowed):
         return Response({"error": "method not allowed"}, status=405)
     if isinstance(error, exceptions.APIException):
@@ -45,5 +45,9 @@ def answer_error(error: Exception, context: dict[str, Any]) -> Response:
     if isinstance(error, OperationalError | InterfaceError):
         logger.error("the database does not answer: %s", error)
         return Response({"error": "the database does not answer; try again soon"}, status=503)
+    if was_withheld(error):
+        return Response({"error": TRY_AGAIN}, status=503, headers={"Retry-After": "1"})
+    if isinstance(error, UnreadablePostError):
+        return Response({"error": "body: did not come whole"}, status=400)
     logger.error("unexpected error", exc_info=error)
     return Response({"error": "internal service error"}, status=500)

@@ -8,8 +8,10 @@ import warnings
 from typing import Any
 
 from celery import Celery
-from celery.signals import import_modules, worker_ready
+from celery.signals import beat_init, celeryd_init, import_modules, worker_ready
 from django.conf import settings
+
+from reef_site.hardening import harden_process
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "reef_site.settings")
 
@@ -100,6 +102,13 @@ if "lieutenant" in settings.ORGANS:
     from lieutenants.worker import FollowerStep
 
     app.steps["worker"].add(FollowerStep)
+
+
+@celeryd_init.connect(weak=False)
+@beat_init.connect(weak=False)
+def _harden(**_: Any) -> None:
+    """Also where the worker was not started by `up`."""
+    harden_process()
 
 
 @import_modules.connect(weak=False)

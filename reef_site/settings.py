@@ -10,6 +10,7 @@ import socket
 import tempfile
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import dj_database_url
 
@@ -70,6 +71,12 @@ def _run_dir(data: Path) -> Path:
     return folder
 
 
+def _own_redis() -> str:
+    """The URL of the Redis that reef runs itself, with its password."""
+    password = _kept_secret(DATA_DIR / "redis-password")
+    return f"unix://:{password}@{quote(str(RUN_DIR / 'redis.sock'))}"
+
+
 def _databases(url: str) -> dict[str, Any]:
     try:
         parsed: dict[str, Any] = dict(dj_database_url.parse(url))
@@ -117,6 +124,8 @@ HAS_WORK = bool(ORGANS)
 # -- who may come in
 SECRET_KEY = _kept_secret(DATA_DIR / "secret-key")
 ROOT_TOKEN = env.text("VERS_AUTH_TOKEN") or _kept_secret(ROOT_TOKEN_FILE)
+# What the edge shows to web, which refuses all requests without it.
+EDGE_KEY = _kept_secret(DATA_DIR / "edge-key")
 # What stored secrets are sealed with: the first key seals, all unseal; the file is made if needed.
 CONFIG_KEYS = env.fernet_keys("REEF_CONFIG_KEYS")
 CONFIG_KEYS_FILE = DATA_DIR / "config-keys"
@@ -133,6 +142,13 @@ ALLOWED_HOSTS = [
 OWN_HOST = "reef.localhost" if env.boolean("REEF_OWN_HOST", default=True) else ""
 if OWN_HOST:
     ALLOWED_HOSTS.append(OWN_HOST)
+# What clients may use of the edge: connections, and bytes of bodies that are held at a time.
+MAX_CONNECTIONS_PER_ADDRESS = env.integer(
+    "REEF_MAX_CONNECTIONS_PER_ADDRESS", 500, least=1, most=5000
+)
+MAX_LOOPBACK_CONNECTIONS = env.integer("REEF_MAX_LOOPBACK_CONNECTIONS", 5000, least=1, most=5900)
+MAX_BODY_MIB = env.integer("REEF_MAX_BODY_MIB", 256, least=24, most=1 << 16)
+MAX_BODY_MIB_PER_ADDRESS = env.integer("REEF_MAX_BODY_MIB_PER_ADDRESS", 64, least=16, most=1 << 16)
 PORT = env.integer("PORT", 3000, least=1, most=65535)
 SIGNIN_MINUTES = 15
 # Where agents find this reef.
@@ -147,7 +163,9 @@ DATABASES = _databases(
     )
 )
 REDIS_URL = env.url(
-    "REDIS_URL", f"unix://{RUN_DIR / 'redis.sock'}", ("redis", "rediss", "unix", "redis+socket")
+    "REDIS_URL",
+    "" if env.text("REDIS_URL") else _own_redis(),
+    ("redis", "rediss", "unix", "redis+socket"),
 )
 REDIS_URL = REDIS_URL.replace("redis+socket://", "unix://")
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
@@ -204,6 +222,7 @@ INSTALLED_APPS = [
     "lieutenants.apps.LieutenantsConfig",
 ]
 MIDDLEWARE = [
+    "reef_site.withheld.WithheldBodyMiddleware",
     "reef_site.middleware.ContentSecurityPolicyMiddleware",
     "reef_site.accounts.middleware.SecureCookiesMiddleware",
     "reef_site.audit.middleware.AuditMiddleware",
@@ -306,7 +325,13 @@ LOG_LEVEL = env.choice("REEF_LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "E
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {"line": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"}},
+    "formatters": {
+        "line": {
+            "()": "reef_site.log_lines.LineFormatter",
+            "fmt": "{asctime} {levelname} {name}: {message}",
+            "style": "{",
+        }
+    },
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"handlers": ["console"], "level": LOG_LEVEL},
     "loggers": {

@@ -24,12 +24,17 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
+from reef_site import leftovers
+from reef_site.hardening import UMASK, harden_process
+from reef_site.log_lines import one_line
+
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 HEALTHY_SECONDS = 60.0
 # After a request to stop: when those who have not gone are killed, and how long Redis has then.
 KILL_AFTER, REDIS_GRACE = 8.0, 1.0
 LARGEST_LOG = 10 << 20
 LONGEST_LINE = 4000
+PLAIN_VARIABLES = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR")
 COLOURS = {"edge": 36, "web": 32, "worker": 33, "beat": 35, "redis": 31, "agent": 34}
 COLOURS |= {"demo": 95, "vms": 94}
 
@@ -47,6 +52,10 @@ class Service:
     once: bool = False
     # Lines with one of these are for the log alone.
     hush: list[str] = field(default_factory=list)
+    # For programs whose files others must be able to read.
+    umask: int = UMASK
+    # False: it gets no settings and no keys, only what any program needs.
+    full_environment: bool = True
 
 
 @dataclass(frozen=True)
@@ -246,6 +255,8 @@ class Runner:
             self.process = self._spawn()
         except OSError as error:
             return str(error)
+        if data_dir := os.environ.get(self._reef.plan.tag):
+            leftovers.record_process(Path(data_dir), self.process.pid)
         lines = asyncio.create_task(read_lines(self.process, self._tell))
         code = await wait_for_end(self.process)
         # What it may have left behind would hold its socket, and our pipe.
@@ -263,9 +274,12 @@ class Runner:
             stderr=subprocess.STDOUT,
             start_new_session=True,
             preexec_fn=die_with_parent(os.getpid()),
+            umask=self.service.umask,
+            env=None if self.service.full_environment else self._reef.plain_environment(),
         )
 
     def _tell(self, line: str) -> None:
+        line = one_line(line)
         self._log.write(line)
         if not any(words in line for words in self.service.hush):
             self._reef.terminal.show(self.service.name, line)
@@ -289,9 +303,15 @@ class Supervisor:
 
     def say(self, line: str) -> None:
         """One line of our own."""
+        line = one_line(line)
         kept = line.replace(self.plan.link, "(a link)") if self.plan.link else line
-        self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {kept}")
+        self._log.write(one_line(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {kept}"))
         self.terminal.show("reef", line)
+
+    def plain_environment(self) -> dict[str, str]:
+        """What a program gets that needs none of our settings."""
+        names = (*PLAIN_VARIABLES, self.plan.tag)
+        return {name: os.environ[name] for name in names if name in os.environ}
 
     async def stop_or(self, seconds: float) -> bool:
         """Wait so long, or until we are to stop; whether we are."""
@@ -383,6 +403,8 @@ class Supervisor:
         await self._end(last, REDIS_GRACE)
         for task in self._others:
             task.cancel()
+        if data_dir := os.environ.get(self.plan.tag):
+            leftovers.forget_processes(Path(data_dir))
         for name in self.plan.forget:
             Path(name).unlink(missing_ok=True)
         self.say("stopped")
@@ -435,6 +457,7 @@ async def answers(host: str, port: int) -> bool:
 
 def main(argv: list[str]) -> int:
     """`python -m reef_site.supervisor <fd of the plan> <fd of the lock>`."""
+    harden_process()
     plan_fd, lock_fd = map(int, argv[1:3])
     with os.fdopen(plan_fd) as file:
         plan = Plan.load(file.read())

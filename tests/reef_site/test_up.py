@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 
 from reef_site import leftovers, supervisor
+from reef_site.log_lines import MAX_LINE_BYTES
 from reef_site.supervisor import Plan, Service
 
 CHECKOUT = Path(supervisor.__file__).parent.parent
@@ -167,7 +168,7 @@ def test_what_is_said_is_tagged_and_kept(toys: Toys) -> None:
     running.wait_for(r"^web    \| here$")
     assert running.end() < 5
     log = (toys.data / "logs" / "web.log").read_text().splitlines()
-    assert [len(line) for line in log] == [supervisor.LONGEST_LINE, 1, 4]
+    assert [len(line.encode()) for line in log] == [MAX_LINE_BYTES, 2, 4]
     assert "stopped" in (toys.data / "logs" / "up.log").read_text()
 
 

