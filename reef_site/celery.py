@@ -1,4 +1,4 @@
-"""The Celery app and the beat schedule; each tick expires before the next one."""
+"""The Celery app and its periodic tasks; `reef_site.common.ticks` says which of them run."""
 
 from __future__ import annotations
 
@@ -30,47 +30,15 @@ app.autodiscover_tasks(
     ["reef_site", *(each for organ in TASKS if organ in settings.ORGANS for each in TASKS[organ])]
 )
 TICKS: dict[str, dict[str, Any]] = {
-    "rules-tick": {
-        "task": "rules.tick",
-        "schedule": 15.0,
-        "options": {"expires": 14.0},
-    },
-    "operations-tick": {
-        "task": "operations.tick",
-        "schedule": 10.0,
-        "options": {"expires": 9.0},
-    },
-    "reef-tick": {
-        "task": "reef.tick",
-        "schedule": 10.0,
-        "options": {"expires": 9.0},
-    },
+    "rules-tick": {"task": "rules.tick", "schedule": 15.0},
+    "operations-tick": {"task": "operations.tick", "schedule": 10.0},
+    "reef-tick": {"task": "reef.tick", "schedule": 10.0},
     # Finds out whether this hour has its snapshot; so one that was missed is made up for soon.
-    "vmtree-snapshot": {
-        "task": "vmtree.snapshot",
-        "schedule": 60.0,
-        "options": {"expires": 55.0},
-    },
-    "bootloader-tick": {
-        "task": "bootloader.tick",
-        "schedule": 5.0,
-        "options": {"expires": 4.0},
-    },
-    "bootloader-sweep": {
-        "task": "bootloader.sweep",
-        "schedule": 3600.0,
-        "options": {"expires": 3000.0},
-    },
-    "bootloader-reconcile": {
-        "task": "bootloader.reconcile",
-        "schedule": 180.0,
-        "options": {"expires": 170.0},
-    },
-    "registry-sweep": {
-        "task": "registry.sweep",
-        "schedule": 10.0,
-        "options": {"expires": 9.0},
-    },
+    "vmtree-snapshot": {"task": "vmtree.snapshot", "schedule": 60.0},
+    "bootloader-tick": {"task": "bootloader.tick", "schedule": 5.0},
+    "bootloader-sweep": {"task": "bootloader.sweep", "schedule": 3600.0},
+    "bootloader-reconcile": {"task": "bootloader.reconcile", "schedule": 180.0},
+    "registry-sweep": {"task": "registry.sweep", "schedule": 10.0},
 }
 # The first word of a task says whose it is.
 OWNERS = {

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from celery import shared_task
 from django.conf import settings
 from django.utils import timezone
 
 from lieutenants.models import LifeSign
+from reef_site.common.ticks import tick_task
 
 
-@shared_task(name="reef.tick")
+@tick_task("reef.tick")
 def tick() -> None:
     """Show that beat, broker and worker work together."""
     LifeSign.give(f"worker@{settings.HOST}")

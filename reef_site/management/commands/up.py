@@ -226,7 +226,6 @@ class Start:
 
     def _beat(self) -> Service:
         argv = [*module("celery"), "-q", "-A", "reef_site", "beat", "-l", "WARNING"]
-        argv += ["-s", str(self.data / "celerybeat-schedule")]
         return Service("beat", argv, turn="late")
 
     def _agent(self) -> list[Service]:
