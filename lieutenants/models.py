@@ -453,10 +453,15 @@ class LifeSign(models.Model):
         cls.objects.update_or_create(who=who, defaults={"at": clock.database_now()})
 
     @classmethod
-    def latest(cls, prefix: str) -> datetime | None:
-        """The newest sign of all parts of this kind, such as `worker`."""
-        newest: QuerySet[LifeSign] = cls.objects.filter(who__startswith=prefix + "@")
-        at: datetime | None = newest.aggregate(newest=models.Max("at"))["newest"]
+    def latest(cls, prefix: str, until: datetime | None = None) -> datetime | None:
+        """Return the newest sign of all parts of this kind, such as `worker`.
+
+        Signs after `until` are of a clock that was wrong, and do not count.
+        """
+        signs: QuerySet[LifeSign] = cls.objects.filter(who__startswith=prefix + "@")
+        if until is not None:
+            signs = signs.filter(at__lte=until)
+        at: datetime | None = signs.aggregate(newest=models.Max("at"))["newest"]
         return at
 
 
