@@ -13,6 +13,7 @@ from rest_framework.routers import SimpleRouter
 
 from lieutenants.api import LieutenantViewSet
 from reef_site.auth import NO_HEADER
+from reef_site.common import disk
 from vmtree.exceptions import FleetError
 
 logger = logging.getLogger(__name__)
@@ -38,6 +39,9 @@ def answer_error(error: Exception, context: dict[str, Any]) -> Response:
         return Response({"error": "method not allowed"}, status=405)
     if isinstance(error, exceptions.APIException):
         return Response({"error": str(error.detail)}, status=error.status_code)
+    if problem := disk.problem_of(error):
+        logger.error("%s (%s)", problem, error)
+        return Response({"error": problem}, status=507)
     if isinstance(error, OperationalError | InterfaceError):
         logger.error("the database does not answer: %s", error)
         return Response({"error": "the database does not answer; try again soon"}, status=503)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from django.conf import settings
 from django.contrib import admin
 from django.core.exceptions import DisallowedHost
@@ -12,8 +14,9 @@ from django.urls import URLPattern, URLResolver, include, path, re_path
 from lieutenants import api as lieutenants_api
 from lieutenants.operations import api as operations_api
 from lieutenants.rules import api as rules_api
-from reef_site import views
+from reef_site import middleware, views
 from reef_site.api import router
+from reef_site.common import disk
 from reef_site.health import SERVICES, health
 from reef_site.wire import json_answer
 from vmtree import api as vmtree_api
@@ -69,7 +72,9 @@ def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
-    """An accident of ours; its traceback is in the log."""
+    """An accident of ours; its traceback is in the log. A full disk is said as such."""
+    if problem := disk.problem_of(sys.exc_info()[1]):
+        return middleware.answer_disk_problem(request, problem)
     if "text/html" in request.headers.get("Accept", ""):
         return render(request, "500.html", status=500)
     return json_answer({"error": "internal service error"}, status=500)

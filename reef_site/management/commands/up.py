@@ -24,6 +24,7 @@ from django.db.migrations.executor import MigrationExecutor
 
 from lieutenants import agents, demo_model
 from reef_site import agent_install, auth, demo_vms, env, leftovers
+from reef_site.common import disk
 from reef_site.demo_vms import DemoVms, NoDemoVms
 from reef_site.supervisor import Demo, Plan, Service
 from versconfig import config
@@ -53,8 +54,17 @@ class Command(BaseCommand):
 
     def handle(self, *_: object, **options: Any) -> None:
         """Prepare everything and become the supervisor. Each refusal is one sentence, exit 1."""
+        try:
+            self._start(options)
+        except (OSError, DatabaseError) as error:
+            if not (problem := disk.problem_of(error)):
+                raise
+            refuse(f"{problem} ({settings.DATA_DIR})")
+
+    def _start(self, options: dict[str, Any]) -> None:
         for doubt in env.doubts(os.environ):
             say(f"warning: {doubt}")
+        _check_disk()
         if problems := config.problems_of_environment():
             refuse(problems[0])
         start = Start(options["host"], options["port"], demo=options["demo"])
@@ -64,6 +74,15 @@ class Command(BaseCommand):
         link = auth.make_signin_link(start.url)
         plan = start.plan(link, no_agent=options["no_agent"], open_browser=options["open"])
         become_supervisor(plan, lock, start.environment())
+
+
+def _check_disk() -> None:
+    """Refuse a disk without room: half of a start would be worse than none."""
+    space = disk.space()
+    if "nearly" in space.why:
+        say(f"warning: {space.why}: {space.free_bytes >> 20} MB free at {settings.DATA_DIR}")
+    elif space.why:
+        refuse(f"{space.why} ({settings.DATA_DIR}); make room there, then start again")
 
 
 class Start:
