@@ -14,7 +14,7 @@ from django.urls import URLPattern, URLResolver, include, path, re_path
 from lieutenants import api as lieutenants_api
 from lieutenants.operations import api as operations_api
 from lieutenants.rules import api as rules_api
-from reef_site import middleware, views
+from reef_site import calls, middleware, views
 from reef_site.api import router
 from reef_site.common import disk
 from reef_site.health import SERVICES, health
@@ -33,6 +33,7 @@ urlpatterns: Routes = [
     re_path(r"^health/?$", health, name="health"),
     path("", views.overview, name="overview"),
     path("parts/", views.parts, name="parts"),
+    path("calls/<str:call_id>/", calls.outside_call, name="outside-call"),
     path("signin/", views.signin, name="signin"),
     path("signin/<str:secret>", views.signin_link, name="signin-link"),
     path("signout/", views.signout, name="signout"),

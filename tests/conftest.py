@@ -22,6 +22,7 @@ from lieutenants.exceptions import TransportError
 from lieutenants.follower import Follower
 from lieutenants.models import Lieutenant, Message, Process
 from lieutenants.transports import get_transport
+from reef_site.common import outside
 from tests.emulator.fixture import emulator, emulator_of_the_run  # noqa: F401
 from tests.stub_llm import StubLLM
 from tests.waiting import until
@@ -75,6 +76,12 @@ def redis_server() -> Iterator[str]:
     yield f"unix://{socket}"
     server.terminate()
     server.wait(10)
+
+
+@pytest.fixture(autouse=True)
+def _outside_calls_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let requests that call outside have their answer at once; there is no worker here."""
+    monkeypatch.setattr(outside, "dispatch", outside.run_here)
 
 
 class Fleet:

@@ -142,6 +142,7 @@ class _Pinger:
 
 def _ask() -> None:
     client().ping()
+    _sender.circuit.close()
 
 
 _pinger = _Pinger()

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 ERRORS = (RedisError, KombuError, OSError)
 MAX_WAITING = 5000
-OPEN_SECONDS = 3.0
+OPEN_SECONDS = 2.0
 # A failure that took longer than this is a hang. A refused connection costs nothing to try again.
 HANG_SECONDS = 0.2
 _QUIET_SECONDS = 30.0
@@ -39,6 +39,10 @@ class Circuit:
     def is_open(self) -> bool:
         """Whether nobody is to ask now."""
         return time.monotonic() < self._open_until
+
+    def close(self) -> None:
+        """Let everybody ask again: somebody else had an answer."""
+        self._open_until = 0.0
 
     def failed(self, seconds: float) -> None:
         """Note a failure that took so long."""
