@@ -11,6 +11,8 @@ from celery import Celery
 from celery.signals import import_modules, worker_ready
 from django.conf import settings
 
+from reef_site.common import reaper
+
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "reef_site.settings")
 
 # Whoever runs reef as root knows; the agents run as the same user anyway.
@@ -80,4 +82,6 @@ def show_life(**_: Any) -> None:
     # Looking through what stays anyway takes 50 ms, maybe amid a transaction that others wait for.
     gc.collect()
     gc.freeze()
+    if os.getpid() == 1:
+        reaper.reap_in_background()
     tick.delay()

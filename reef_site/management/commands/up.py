@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import resource
 import shutil
 import socket
 import sys
@@ -30,6 +31,8 @@ from reef_site.supervisor import Demo, Plan, Service
 from versconfig import config
 from vmtree import organs
 
+# Each stream is one, and each connection to a database or to Redis.
+OPEN_FILES = 4096
 WILDCARDS = frozenset({"0.0.0.0", "::", ""})  # noqa: S104
 
 
@@ -65,6 +68,7 @@ class Command(BaseCommand):
         for doubt in env.doubts(os.environ):
             say(f"warning: {doubt}")
         _check_disk()
+        _check_open_files()
         if problems := config.problems_of_environment():
             refuse(problems[0])
         start = Start(options["host"], options["port"], demo=options["demo"])
@@ -83,6 +87,19 @@ def _check_disk() -> None:
         say(f"warning: {space.why}: {space.free_bytes >> 20} MB free at {settings.DATA_DIR}")
     elif space.why:
         refuse(f"{space.why} ({settings.DATA_DIR}); make room there, then start again")
+
+
+def _check_open_files() -> None:
+    """Allow as many open files as there may be, and say if that is few."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    if most < OPEN_FILES:
+        say(
+            f"warning: a process may open {most} files only (ulimit -n); with more than about"
+            f" {most * 2 // 3} streams and connections, further ones are refused"
+        )
 
 
 class Start:
