@@ -40,14 +40,21 @@ async def ask_health(host: str, port: int, seconds: float = 3.0) -> tuple[int, d
 
 
 async def until_socket_is_gone(paths: list[str]) -> str:
-    """Wait until one of these files was there and is not any more; return its path."""
-    seen: set[str] = set()
+    """Wait until somebody listens at one of these files and the file is gone; return its path."""
     while True:
-        there = {path for path in paths if Path(path).exists()}
-        if gone := seen - there:
+        missing = {path for path in paths if not Path(path).exists()}
+        if missing and (gone := missing & _bound()):
             return min(gone)
-        seen |= there
         await asyncio.sleep(SOCKET_SECONDS)
+
+
+def _bound() -> set[str]:
+    """Return the paths that Unix sockets were bound to, whether their files are there or not."""
+    try:
+        lines = Path("/proc/net/unix").read_text(errors="replace").splitlines()
+    except OSError:
+        return set()
+    return {words[7] for words in (line.split(maxsplit=7) for line in lines) if len(words) == 8}
 
 
 class HealthWatch:
