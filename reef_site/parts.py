@@ -90,7 +90,7 @@ def _sign(who: str, now: datetime) -> Part:
 
 
 def _ticks(now: datetime) -> Part:
-    begun = dict(Tick.objects.filter(begun_at__isnull=False).values_list("name", "begun_at"))
+    begun = {tick.name: tick.begun_at for tick in Tick.objects.all() if tick.begun_at}
     past = [moment for moment in begun.values() if moment <= now + TOLERANCE]
     if not past:
         why = f"the newest tick {_SET_BACK}" if begun else "no periodic task has run yet"

@@ -95,7 +95,8 @@ def tick_task(name: str, **options: Any) -> Callable[[Callable[[], None]], Any]:
                 work()
 
         # Celery reads the signature of what it calls, and that is not the wrapped one.
-        del run.__wrapped__  # type: ignore[attr-defined]
-        return shared_task(name=name, **options)(run)
+        del run.__wrapped__
+        task: Any = shared_task(name=name, **options)
+        return task(run)
 
     return decorate

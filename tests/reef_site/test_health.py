@@ -21,7 +21,6 @@ from django.utils import timezone
 from lieutenants.models import LifeSign
 from reef_site import parts
 from reef_site.celery import app
-from reef_site.common import disk
 from reef_site.common.models import Tick
 from reef_site.sqlite import log
 from tests.conftest import Fleet
@@ -212,7 +211,7 @@ def test_the_room_on_the_disk_is_told_and_warned_of(
     values = list(real)
     values[2], values[4] = size, size * free // 100
     faked = os.statvfs_result(values)
-    monkeypatch.setattr(disk.os, "statvfs", lambda _: faked)
+    monkeypatch.setattr("reef_site.common.disk.os.statvfs", lambda _: faked)
 
     said = ask()[1]
 
