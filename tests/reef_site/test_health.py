@@ -20,10 +20,9 @@ from django.utils import timezone
 
 from lieutenants.models import LifeSign
 from reef_site import parts
-from reef_site.celery import app
 from reef_site.common.models import Tick
 from reef_site.sqlite import log
-from tests.conftest import Fleet
+from tests.conftest import Fleet, let_ticks_have_run
 from tests.waiting import until
 from vmtree import bells, organs
 
@@ -44,11 +43,7 @@ def no_redis(settings: Any) -> Iterator[None]:
 def all_is_well() -> None:
     for part in parts.LATE_SECONDS:
         LifeSign.give(f"{part}@here")
-    now = timezone.now()
-    Tick.objects.bulk_create(
-        Tick(name=entry["task"], period_seconds=entry["schedule"], sent_at=now, begun_at=now)
-        for entry in app.conf.beat_schedule.values()
-    )
+    let_ticks_have_run()
 
 
 def ask() -> Any:
