@@ -8,7 +8,7 @@ class BootloaderConfig(AppConfig):
 
     def ready(self) -> None:
         """Tell config what we can do for it: try keys out, seal our own secrets anew."""
-        from bootloader import hosts, providers
+        from bootloader import hosts, outside_calls, providers
         from bootloader.providers import vers
         from versconfig import checks, rotation, values
         from versconfig.screening import sources
@@ -18,3 +18,4 @@ class BootloaderConfig(AppConfig):
         checks.register("REEF_SSH_PRIVATE_KEY", hosts.check_shared_key)
         rotation.register("SSH hosts", hosts.reseal)
         sources.register("SSH hosts", sources.Source(hosts.sealed_keys, hosts.secrets))
+        outside_calls.register()

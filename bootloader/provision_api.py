@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from django.db.models import Model, QuerySet
@@ -11,13 +11,16 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from bootloader import providers, reconcile
+from bootloader import outside_calls, providers, reconcile
 from bootloader.models import Finding, LogLine, Machine, Provisioning
 from bootloader.provisioning import limits, preview, services, wishes
 from bootloader.states import FindingKind, FindingState, Proposal, State
+from reef_site.common import outside
+from reef_site.common.models import OutsideCall
+from reef_site.common.outside_answers import api_answer, api_state
 from vmtree import authority, permissions
 from vmtree.dna import is_text
-from vmtree.exceptions import BadInput
+from vmtree.exceptions import BadInput, NotFound
 from vmtree.models import Node
 from vmtree.permissions import Action
 from vmtree.serializers import body_of, query_number
@@ -169,13 +172,7 @@ class Reconcile(APIView):
     def post(self, request: Request) -> Response:
         """Compare providers, tree and registry now."""
         authority.check(request.user, "command", None)
-        reconcile.look()
-        shown = [finding_json(row) for row in Finding.objects.open().order_by("-id")[:MOST_ROWS]]
-        young = [machine_json(row) for row in reconcile.young()[:MOST_ROWS]]
-        answer: Json = {"findings": shown, "count": len(shown), "skipped": young}
-        if young:
-            answer["note"] = reconcile.SKIPPED
-        return Response(answer)
+        return _answer(outside_calls.compare(by=request.user))
 
 
 class DecideMany(APIView):
@@ -204,14 +201,8 @@ class DecideMany(APIView):
             if provider is not None:
                 rows = rows.filter(provider=_provider(provider))
             chosen = list(rows.order_by("id")[:MOST_ROWS])
-        done, failed = reconcile.act_on(chosen, by=request.user, proposal=_proposal(body))
-        return Response(
-            {
-                "findings": [finding_json(row) for row in done],
-                "count": len(done),
-                "failed": [{**finding_json(row), "error": why} for row, why in failed],
-            }
-        )
+        proposal = _proposal(body)
+        return _answer(outside_calls.act_on_many(chosen, proposal, by=request.user))
 
 
 class Decide(APIView):
@@ -227,8 +218,59 @@ class Decide(APIView):
                 {"finding": finding_json(reconcile.dismiss(int(finding_id), by=request.user))}
             )
         proposal = _proposal(body_of(request))
-        row = reconcile.act(int(finding_id), by=request.user, proposal=proposal)
-        return Response({"finding": finding_json(row)})
+        authority.check(request.user, "command", None)
+        reconcile.find(int(finding_id))
+        return _answer(outside_calls.act(int(finding_id), proposal, by=request.user))
+
+
+class Call(APIView):
+    """`GET /bootloader/calls/<id>`"""
+
+    asks_authority = True
+
+    def get(self, request: Request, call_id: str) -> Response:
+        """What came of a request that was answered with 202; `state` says whether it is over."""
+        authority.check(request.user, "command", None)
+        row = outside.find(call_id, *_BODIES)
+        if row is None:
+            raise NotFound("there is no such call")
+        return api_state(row, lambda row: _BODIES[row.kind](row.result))
+
+
+# -- calls to providers: a worker makes them -----------------------------------------------------
+
+
+def _answer(row: OutsideCall) -> Response:
+    path = f"/bootloader/calls/{row.pk}"
+    return api_answer(row, path, lambda row: _BODIES[row.kind](row.result))
+
+
+def _compared(_result: Json) -> Json:
+    shown = [finding_json(row) for row in Finding.objects.open().order_by("-id")[:MOST_ROWS]]
+    young = [machine_json(row) for row in reconcile.young()[:MOST_ROWS]]
+    note = {"note": reconcile.SKIPPED} if young else {}
+    return {"findings": shown, "count": len(shown), "skipped": young, **note}
+
+
+def _acted(result: Json) -> Json:
+    return {"finding": finding_json(reconcile.find(result["id"]))}
+
+
+def _acted_on_many(result: Json) -> Json:
+    why = {key: text for key, _, text in result["failed"]}
+    rows = Finding.objects.in_bulk([*result["done"], *why])
+    return {
+        "findings": [finding_json(rows[key]) for key in result["done"] if key in rows],
+        "count": len(result["done"]),
+        "failed": [{**finding_json(rows[key]), "error": why[key]} for key in why if key in rows],
+    }
+
+
+_BODIES: dict[str, Callable[[Json], Json]] = {
+    outside_calls.COMPARE: _compared,
+    outside_calls.ACT: _acted,
+    outside_calls.ACT_ON_MANY: _acted_on_many,
+}
 
 
 def _legible(rows: QuerySet[Row], request: Request) -> QuerySet[Row]:
@@ -406,4 +448,5 @@ urlpatterns = [
     re_path(r"^findings/act/?$", DecideMany.as_view()),
     re_path(r"^findings/(?P<finding_id>[0-9]{1,18})/(?P<word>act|dismiss)/?$", Decide.as_view()),
     re_path(r"^reconcile/?$", Reconcile.as_view()),
+    re_path(r"^calls/(?P<call_id>[0-9a-f]{1,32})/?$", Call.as_view()),
 ]

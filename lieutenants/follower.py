@@ -21,6 +21,7 @@ from django.db import Error as DatabaseError
 from django.db import OperationalError, close_old_connections, connections, transaction
 
 from lieutenants import rpc
+from lieutenants.clock_jumps import ClockWatch
 from lieutenants.exceptions import TransportError
 from lieutenants.ledger import Ledger, save_progress
 from lieutenants.models import Process
@@ -50,6 +51,7 @@ class Follower:
         self.sessions: dict[str, Session] = {}
         self.outbox = Outbox()
         self.watch = Watch(self.sessions)
+        self.clock = ClockWatch()
         self.stopping = threading.Event()
         self._bell = threading.Event()
         self._refreshed = -REFRESH_SECONDS
@@ -103,6 +105,7 @@ class Follower:
 
     def refresh(self) -> None:
         """Take up new processes, drop ended ones, look at what the clock asks for."""
+        self.clock.look(self.sessions.values())
         now = time.monotonic()
         live = Process.objects.live().filter(host=settings.HOST).select_related("lieutenant")
         rows = {process.pk: process for process in live}

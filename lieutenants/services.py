@@ -15,7 +15,6 @@ from functools import partial
 from django.conf import settings
 from django.db import IntegrityError, transaction
 from django.utils import timezone
-from kombu.exceptions import OperationalError
 
 from lieutenants import delivery, folders, presence, reattach, rpc, runtime, tasks
 from lieutenants.agents import find_agent
@@ -33,6 +32,7 @@ from lieutenants.exceptions import (
 from lieutenants.isolation import homes
 from lieutenants.models import Lieutenant, Message, Process, new_ulid
 from lieutenants.states import Mode, RestartPolicy, Status
+from reef_site.common import broker
 from versconfig.screening import sources
 from vmtree import bells, permissions
 from vmtree import services as tree
@@ -468,10 +468,7 @@ def _settle_later(lieutenant: Lieutenant) -> None:
 
 def ring_worker(lieutenant_id: str, host: str) -> None:
     """Ring a worker of that host; without a broker the next reconcile finds the row."""
-    try:
-        tasks.settle.apply_async((lieutenant_id,), queue=tasks.host_queue(host))
-    except (OperationalError, OSError) as error:
-        logger.warning("the broker does not answer (%s); the next reconcile acts", error)
+    broker.send_task(tasks.settle.name, [lieutenant_id], queue=tasks.host_queue(host))
 
 
 def _epitaph(lieutenant: Lieutenant) -> str:

@@ -13,6 +13,7 @@ from rest_framework.routers import SimpleRouter
 
 from lieutenants.api import LieutenantViewSet
 from reef_site.auth import NO_HEADER
+from reef_site.common import disk
 from reef_site.withheld import TRY_AGAIN, was_withheld
 from vmtree.exceptions import FleetError, Forbidden
 
@@ -42,6 +43,14 @@ def answer_error(error: Exception, context: dict[str, Any]) -> Response:
         return Response({"error": "method not allowed"}, status=405)
     if isinstance(error, exceptions.APIException):
         return Response({"error": str(error.detail)}, status=error.status_code)
+    return _answer_accident(error)
+
+
+def _answer_accident(error: Exception) -> Response:
+    """The response to what neither the caller nor a rule of ours brought about."""
+    if problem := disk.problem_of(error):
+        logger.error("%s (%s)", problem, error)
+        return Response({"error": problem}, status=507)
     if isinstance(error, OperationalError | InterfaceError):
         logger.error("the database does not answer: %s", error)
         return Response({"error": "the database does not answer; try again soon"}, status=503)

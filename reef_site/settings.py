@@ -235,6 +235,7 @@ MIDDLEWARE = [
     "reef_site.accounts.middleware.SessionLifeMiddleware",
     "reef_site.accounts.middleware.OwnHostMiddleware",
     "reef_site.middleware.OperatorsMiddleware",
+    "reef_site.middleware.DiskProblemMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "reef_site.accounts.middleware.RecentProofMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
@@ -316,6 +317,7 @@ CELERY_BROKER_CONNECTION_MAX_RETRIES = None
 CELERY_BROKER_TRANSPORT_OPTIONS = {"socket_timeout": 10, "socket_connect_timeout": 3}
 CELERY_REDIS_SOCKET_TIMEOUT = 10
 CELERY_TIMEZONE = "UTC"
+CELERY_BEAT_SCHEDULER = "reef_site.scheduler:TickScheduler"
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_WORKER_CANCEL_LONG_RUNNING_TASKS_ON_CONNECTION_LOSS = True
 CELERY_WORKER_SEND_TASK_EVENTS = False

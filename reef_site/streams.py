@@ -13,7 +13,7 @@ import json
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, TypeVar
 
@@ -152,11 +152,15 @@ class Streams:
         self._listeners: set[Listener] = set()
         self._rests: dict[str, asyncio.Event] = {}
         self._listening: asyncio.Task[None] | None = None
+        self._catching_up: asyncio.Task[None] | None = None
         self.guard = Guard()
 
     async def close(self) -> None:
         """End the subscription and let go of the thread."""
-        tasks = [channel.task for channel in self._channels.values()] + [self._listening]
+        tasks = [channel.task for channel in self._channels.values()] + [
+            self._listening,
+            self._catching_up,
+        ]
         for task in tasks:
             if task:
                 task.cancel()
@@ -327,10 +331,23 @@ class Streams:
         elif news.get("topic") == "provisionings":
             for listener in self._listeners:
                 listener.tell_provisionings(news.get("ids", []))
+        elif news.get("topic") == "missed":
+            self._missed(float(news.get("seconds", 0)))
         elif news.get("topic") == "nodes":
             vm_ids = None if news.get("all") else news.get("ids", [])
             for listener in self._listeners:
                 listener.tell_nodes(vm_ids)
+
+    def _missed(self, seconds: float) -> None:
+        """Redis was slow, and notifications of this long were dropped: look at everything."""
+
+        async def catch_up() -> None:
+            try:
+                await self._catch_up(timezone.now() - timedelta(seconds=seconds))
+            except DatabaseError:
+                logger.exception("what changed meanwhile cannot be read")
+
+        self._catching_up = asyncio.create_task(catch_up())
 
     def _take_lieutenant(self, lieutenant_id: str) -> None:
         self._wake(lieutenant_id)

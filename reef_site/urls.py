@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from django.conf import settings
 from django.contrib import admin
 from django.core.exceptions import DisallowedHost
@@ -12,10 +14,11 @@ from django.urls import URLPattern, URLResolver, include, path, re_path
 from lieutenants import api as lieutenants_api
 from lieutenants.operations import api as operations_api
 from lieutenants.rules import api as rules_api
-from reef_site import views
+from reef_site import calls, middleware, views
 from reef_site.accounts import views as accounts
 from reef_site.api import router
 from reef_site.audit import views as audit
+from reef_site.common import disk
 from reef_site.health import SERVICES, health
 from reef_site.wire import json_answer
 from vmtree import api as vmtree_api
@@ -32,6 +35,7 @@ urlpatterns: Routes = [
     re_path(r"^health/?$", health, name="health"),
     path("", views.overview, name="overview"),
     path("parts/", views.parts, name="parts"),
+    path("calls/<str:call_id>/", calls.outside_call, name="outside-call"),
     path("signin/", accounts.signin, name="signin"),
     path("signin/again/", accounts.again, name="signin-again"),
     path("signin/<str:secret>", accounts.signin_link, name="signin-link"),
@@ -74,7 +78,9 @@ def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
-    """An accident of ours; its traceback is in the log."""
+    """An accident of ours; its traceback is in the log. A full disk is said as such."""
+    if problem := disk.problem_of(sys.exc_info()[1]):
+        return middleware.answer_disk_problem(request, problem)
     if "text/html" in request.headers.get("Accept", ""):
         return render(request, "500.html", status=500)
     return json_answer({"error": "internal service error"}, status=500)

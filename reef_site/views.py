@@ -3,46 +3,52 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from typing import Any
 
-import redis
 from django.conf import settings
 from django.contrib.auth.decorators import login_required
 from django.db.models import Q
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
-from django.utils import timezone
 from django.views.decorators.http import require_GET
 
 from lieutenants import figures
-from lieutenants.models import Lieutenant, LifeSign
+from lieutenants.models import Lieutenant
 from lieutenants.states import Status
+from reef_site import parts as parts_of_reef
 from reef_site.fleet import views as fleet
-from reef_site.health import LATE_SECONDS
-from vmtree import bells
+from reef_site.parts import Part
 
 _MOST_TROUBLE = 8
 _MEND = {
     "worker": "Nothing is started or stopped meanwhile. See logs/worker.log and logs/beat.log.",
     "follower": "What agents say is not read meanwhile; nothing is lost. See logs/worker.log.",
     "broker": "Reactions come later meanwhile; nothing is lost. See logs/redis.log.",
+    "ticks": "What happens by itself comes late meanwhile. See logs/beat.log and logs/worker.log.",
+    "clock": "Times of pages and limits are wrong until the clock is right.",
+    "disk": "Make room: on a full disk nothing new is kept, and what agents say waits.",
+    "databaseLog": "End that process, or its transaction, so that the log can be shortened.",
 }
+_WORDS = {"broker": "answers", "clock": "right", "disk": "has room", "databaseLog": "short"}
+# What the overview says at its top, before it does harm.
+_WARNINGS = frozenset({"disk", "databaseLog", "clock", "ticks"})
 
 
 @dataclass(frozen=True)
-class Part:
-    """One process of reef, as the overview shows it."""
+class ShownPart:
+    """One part of reef, as the overview shows it."""
 
-    name: str
-    good: bool
-    seen: datetime | None = None
-    words: str = ""
+    part: Part
+
+    @property
+    def words(self) -> str:
+        """How it is, where it is not known when it was seen last."""
+        return self.part.why or _WORDS.get(self.part.name, "works")
 
     @property
     def mend(self) -> str:
         """What its absence means, and where to look."""
-        return _MEND.get(self.name, "")
+        return _MEND.get(self.part.name, "")
 
 
 @login_required
@@ -61,8 +67,10 @@ def parts(request: HttpRequest) -> HttpResponse:
 
 
 def _state() -> dict[str, Any]:
-    parts = [*(_sign(name) for name in LATE_SECONDS), _broker()]
-    return {"parts": parts, **(_lieutenants() if "lieutenant" in settings.ORGANS else {})}
+    found = [ShownPart(part) for part in parts_of_reef.look() if part.name != "database"]
+    warnings = [each for each in found if not each.part.ok and each.part.name in _WARNINGS]
+    lieutenants = _lieutenants() if "lieutenant" in settings.ORGANS else {}
+    return {"parts": found, "warnings": warnings, **lieutenants}
 
 
 def _lieutenants() -> dict[str, Any]:
@@ -90,18 +98,3 @@ def _doubtful() -> list[Lieutenant]:
     alive = Lieutenant.objects.filter(status__in=[Status.WORKING, Status.IDLE])
     suspects = alive.filter(~Q(trouble="") | Q(status=Status.WORKING)).order_by("last_activity_at")
     return [each for each in suspects if each.stalled or each.trouble]
-
-
-def _sign(name: str) -> Part:
-    seen = LifeSign.latest(name)
-    late = timedelta(seconds=LATE_SECONDS[name])
-    good = seen is not None and timezone.now() - seen < late
-    return Part(name, good, seen, "never seen")
-
-
-def _broker() -> Part:
-    try:
-        bells.client().ping()
-    except (redis.RedisError, OSError):
-        return Part("broker", good=False, words="does not answer")
-    return Part("broker", good=True, words="answers")

@@ -211,6 +211,19 @@ class Watch(models.Model):
         door_shut = self.door_at is not None and at - self.door_at > liveness.DOWN
         return door_shut or at - self.ticked_at > liveness.DOWN
 
+    def was_set_back(self, at: datetime) -> bool:
+        """Whether the clock was set back: something that was written down is still to come."""
+        marks = (self.up_since, self.ticked_at, self.door_at)
+        return any(mark is not None and mark - at > liveness.TOLERANCE for mark in marks)
+
+    def set_back(self, at: datetime) -> None:
+        """Bring all marks that lie in the future to this moment, and begin the grace anew."""
+        self.up_since = at
+        self.ticked_at = min(self.ticked_at, at)
+        self.door_at = min(self.door_at, at) if self.door_at else None
+        self.late_told_to = min(self.late_told_to, at)
+        self.silent_told_to = min(self.silent_told_to, at)
+
     def forgives(self, at: datetime) -> bool:
         """Whether a missing beat may be reef's own fault."""
         signs = [sign for sign in (self.ticked_at, self.door_at) if sign]

@@ -15,6 +15,7 @@ import pytest
 from django.conf import settings
 from django.db import connections
 from django.test import Client
+from django.utils import timezone
 
 from lieutenants import runtime, services
 from lieutenants.exceptions import TransportError
@@ -23,6 +24,9 @@ from lieutenants.models import Lieutenant, Message, Process
 from lieutenants.transports import get_transport
 from reef_site import redis_server as own_redis
 from reef_site.audit import refusals
+from reef_site.celery import app
+from reef_site.common import outside
+from reef_site.common.models import Tick
 from tests.emulator.fixture import emulator, emulator_of_the_run  # noqa: F401
 from tests.stub_llm import StubLLM
 from tests.waiting import until
@@ -78,6 +82,21 @@ def redis_server() -> Iterator[str]:
     yield settings.REDIS_URL
     server.terminate()
     server.wait(10)
+
+
+@pytest.fixture(autouse=True)
+def _outside_calls_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let requests that call outside have their answer at once; there is no worker here."""
+    monkeypatch.setattr(outside, "dispatch", outside.run_here)
+
+
+def let_ticks_have_run() -> None:
+    """Note that a worker has just begun with all periodic tasks, as one does."""
+    now = timezone.now()
+    Tick.objects.bulk_create(
+        Tick(name=entry["task"], period_seconds=entry["schedule"], sent_at=now, begun_at=now)
+        for entry in app.conf.beat_schedule.values()
+    )
 
 
 class Fleet:

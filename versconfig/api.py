@@ -10,6 +10,8 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from reef_site.common import outside
+from reef_site.common.outside_answers import api_answer, api_state
 from versconfig import checks, config, history, impact, keys, scopes, services
 from versconfig.models import Setting
 from versconfig.serializers import (
@@ -202,8 +204,22 @@ class Test(OperatorView):
 
     def post(self, request: Request, name: str) -> Response:
         """Ask whoever knows whether the value is good; `good` is null when nobody could tell."""
-        found = checks.run(key_of(name).name, _node_of(request))
-        return Response({"key": name.upper(), "good": found.good, "text": found.text})
+        key, node = key_of(name).name, _node_of(request)
+        if (found := checks.without_asking(key, node)) is not None:
+            return Response({"key": key, "good": found.good, "text": found.text})
+        row = checks.start(key, node, by=request.user)
+        return api_answer(row, f"/vers-config/tests/{row.pk}", lambda row: row.result)
+
+
+class TestResult(OperatorView):
+    """`/vers-config/tests/<id>`"""
+
+    def get(self, request: Request, call_id: str) -> Response:
+        """What came of a test that was answered with 202; `state` says whether it is over."""
+        row = outside.find(call_id, checks.KIND)
+        if row is None:
+            raise NotFound("there is no such test")
+        return api_state(row, lambda row: row.result)
 
 
 class Nothing(ConfigView):

@@ -11,10 +11,11 @@ class VersconfigConfig(AppConfig):
 
         From now on no log of this process shows a secret.
         """
-        from versconfig import model_keys, models, ssh_keys, values, vault
+        from versconfig import checks, model_keys, models, ssh_keys, values, vault
         from versconfig.screening import log_records
 
         model_keys.register()
+        checks.register_call()
         values.register("REEF_SSH_AUTHORIZED_KEYS", ssh_keys.public_problem)
         values.register("REEF_SSH_PRIVATE_KEY", ssh_keys.private_problem)
         vault.watch(models.has_sealed)

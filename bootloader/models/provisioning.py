@@ -22,6 +22,7 @@ from bootloader.states import (
     StepName,
     StepState,
 )
+from reef_site.common import clock
 from vmtree import dates
 
 
@@ -50,7 +51,7 @@ class ProvisioningQuerySet(models.QuerySet["Provisioning"]):
     def claim(self, pk: str, holder: str, lease: timedelta) -> Provisioning | None:
         """The row at work, leased to the holder; None while somebody else has it."""
         now = dates.now()
-        free = Q(leased_until__isnull=True) | Q(leased_until__lte=now)
+        free = clock.is_over("leased_until", now, lease)
         mine = self.at_work().filter(free, pk=pk)
         if not mine.update(leased_until=now + lease, leased_by=holder):
             return None

@@ -28,12 +28,15 @@ from bootloader.models import BootStep, LogLine, Provisioning
 from bootloader.provisioning import booting, ending, limits, machines, rings, steps
 from bootloader.provisioning.steps import Context, Later
 from bootloader.states import State, StepName, StepState
+from reef_site.common import clock
 from vmtree import dates
 from vmtree.exceptions import FleetError
 
 logger = logging.getLogger(__name__)
 
 LEASE = timedelta(seconds=10)
+# No step waits for longer before it is looked at again, with what two clocks may differ.
+LONGEST_WAIT = timedelta(minutes=10) + clock.SKEW
 # How long one task moves a provisioning on before it lets others have the worker.
 BUDGET_SECONDS = 20.0
 # What cannot be reached is tried again so often, with pauses that grow up to the longest.
@@ -68,8 +71,10 @@ def tick() -> None:
     now = dates.now()
     late = now - timedelta(seconds=3)
     for row in Provisioning.objects.at_work().order_by("id"):
-        held = row.leased_until is not None and row.leased_until > now
-        if not held and (row.look_at is None or row.look_at < late):
+        held = row.leased_until is not None and now < row.leased_until < now + LEASE + clock.SKEW
+        # One that lies too far ahead was written before the clock was set back.
+        waits = row.look_at is not None and late <= row.look_at < now + LONGEST_WAIT
+        if not held and not waits:
             rings.advance(row.pk)
     limits.begin()
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import socket
 import sys
@@ -25,12 +26,15 @@ from django.db.migrations.executor import MigrationExecutor
 from lieutenants import agents, demo_model
 from lieutenants.isolation import modes
 from reef_site import agent_install, auth, demo_vms, env, leftovers, redis_server
+from reef_site.common import disk
 from reef_site.demo_vms import DemoVms, NoDemoVms
 from reef_site.log_lines import one_line
 from reef_site.supervisor import Demo, Plan, Service
 from versconfig import config
 from vmtree import organs
 
+# Each stream is one, and each connection to a database or to Redis.
+OPEN_FILES = 4096
 WILDCARDS = frozenset({"0.0.0.0", "::", ""})  # noqa: S104
 
 
@@ -55,8 +59,18 @@ class Command(BaseCommand):
 
     def handle(self, *_: object, **options: Any) -> None:
         """Prepare everything and become the supervisor. Each refusal is one sentence, exit 1."""
+        try:
+            self._start(options)
+        except (OSError, DatabaseError) as error:
+            if not (problem := disk.problem_of(error)):
+                raise
+            refuse(f"{problem} ({settings.DATA_DIR})")
+
+    def _start(self, options: dict[str, Any]) -> None:
         for doubt in env.doubts(os.environ):
             say(f"warning: {doubt}")
+        _check_disk()
+        _check_open_files()
         if problems := config.problems_of_environment():
             refuse(problems[0])
         start = Start(options["host"], options["port"], demo=options["demo"])
@@ -66,6 +80,28 @@ class Command(BaseCommand):
         link = auth.make_signin_link(start.page_url)
         plan = start.plan(link, no_agent=options["no_agent"], open_browser=options["open"])
         become_supervisor(plan, lock, start.environment())
+
+
+def _check_disk() -> None:
+    """Refuse a disk without room: half of a start would be worse than none."""
+    space = disk.space()
+    if "nearly" in space.why:
+        say(f"warning: {space.why}: {space.free_bytes >> 20} MB free at {settings.DATA_DIR}")
+    elif space.why:
+        refuse(f"{space.why} ({settings.DATA_DIR}); make room there, then start again")
+
+
+def _check_open_files() -> None:
+    """Allow as many open files as there may be, and say if that is few."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    if most < OPEN_FILES:
+        say(
+            f"warning: a process may open {most} files only (ulimit -n); with more than about"
+            f" {most * 2 // 3} streams and connections, further ones are refused"
+        )
 
 
 class Start:
@@ -228,7 +264,6 @@ class Start:
 
     def _beat(self) -> Service:
         argv = [*hardened("celery"), "-q", "-A", "reef_site", "beat", "-l", "WARNING"]
-        argv += ["-s", str(self.data / "celerybeat-schedule")]
         return Service("beat", argv, turn="late")
 
     def _agent(self) -> list[Service]:
