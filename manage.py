@@ -10,6 +10,11 @@ def main() -> None:
     from reef_site import bootstrap
 
     bootstrap.ensure()
+    from reef_site import hardening
+
+    # The tests start programs of other users, which must be able to read what they are given.
+    if sys.argv[1:2] != ["test"]:
+        hardening.harden_process()
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "reef_site.settings")
     from django.core.management import execute_from_command_line
 

@@ -8,11 +8,14 @@ class BootloaderConfig(AppConfig):
 
     def ready(self) -> None:
         """Tell config what we can do for it: try keys out, seal our own secrets anew."""
-        from bootloader import hosts, providers
+        from bootloader import hosts, outside_calls, providers
         from bootloader.providers import vers
         from versconfig import checks, rotation, values
+        from versconfig.screening import sources
 
         values.register("REEF_VM_PROVIDER", providers.slug_problem)
         checks.register("VERS_API_KEY", vers.check_key)
         checks.register("REEF_SSH_PRIVATE_KEY", hosts.check_shared_key)
         rotation.register("SSH hosts", hosts.reseal)
+        sources.register("SSH hosts", sources.Source(hosts.sealed_keys, hosts.secrets))
+        outside_calls.register()

@@ -16,25 +16,28 @@ import yaml
 
 from bootloader import iso
 from bootloader.plan import BootPlan, File
-from bootloader.render import boot_script
+from bootloader.render import boot_script, loader
 
 # Where cloud-init puts the script; the script itself keeps to REEF_HOME.
-SCRIPT = "/var/lib/reef-boot/boot.sh"
+FOLDER = "/var/lib/reef-boot"
+SCRIPT = f"{FOLDER}/boot.sh"
 LOG = "/var/log/reef-boot.log"
 # As root, so that the machine's own packages and units can be used. One that failed can run again.
-RUN = f"umask 077; /bin/bash {SCRIPT} >>{LOG} 2>&1 && rm -f {SCRIPT}"
+RUN = f"umask 077; /bin/bash {SCRIPT} >>{LOG} 2>&1 && rm -rf {FOLDER}"
 _MOST_HOST = 63
 _WIDTH = 1 << 16
 _FIXED = (1980, 1, 1, 0, 0, 0)
 
 
-def user_data(plan: BootPlan) -> str:
+def user_data(plan: BootPlan, *, whole: bool = False) -> str:
     """A `#cloud-config`: users, keys, files, the boot script and its run at the first boot.
 
+    Of the script it has a loader only, for which clouds have room, or all of it if `whole`.
     Raises BadInput if a text cannot be on a VM.
     """
     # Who may sign in is told to cloud-init; the script runs as root, whoever the user is.
-    script = boot_script(replace(plan, authorized_keys=()))
+    make = boot_script if whole else loader
+    script = make(replace(plan, authorized_keys=()))
     config: dict[str, Any] = {
         "hostname": host_name(plan),
         "preserve_hostname": False,

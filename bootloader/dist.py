@@ -23,6 +23,7 @@ from pathlib import Path
 from django.conf import settings
 
 from bootloader.exceptions import NothingToHandOut
+from bootloader.render import PARTS
 from vmtree.exceptions import NotFound
 
 PACKAGES = ("reef_site", "lieutenants", "bootloader", "registry", "vmtree", "versconfig")
@@ -65,6 +66,7 @@ class Dist:
     wheel_file: DistFile
     lock_file: DistFile
     agent_file: DistFile
+    body_file: DistFile
     npm_package_file: DistFile
     npm_lock_file: DistFile
 
@@ -75,6 +77,7 @@ class Dist:
             self.wheel_file,
             self.lock_file,
             self.agent_file,
+            self.body_file,
             self.npm_package_file,
             self.npm_lock_file,
         )
@@ -113,6 +116,16 @@ class Dist:
     def lock_sha256(self) -> str:
         """In hex."""
         return self.lock_file.sha256
+
+    @property
+    def body_name(self) -> str:
+        """The name to fetch what all boot scripts have in common by."""
+        return self.body_file.name
+
+    @property
+    def body_sha256(self) -> str:
+        """In hex."""
+        return self.body_file.sha256
 
     @property
     def agent_name(self) -> str:
@@ -281,6 +294,9 @@ def _others(sources: dict[str, Path]) -> dict[str, bytes]:
     contents = {
         ("requirements", ".txt"): _run_block(sources["requirements.lock"].read_text()).encode(),
         ("fleet_agent", ".py"): sources["bootloader/fleet_agent.py"].read_bytes(),
+        ("boot", ".sh"): "\n".join(
+            sources[f"bootloader/scripts/{part}"].read_text() for part in PARTS
+        ).encode(),
         ("package", ".json"): sources["lieutenants/agent/package.json"].read_bytes(),
         ("package-lock", ".json"): sources["lieutenants/agent/package-lock.json"].read_bytes(),
     }
@@ -312,6 +328,7 @@ def _read(folder: Path, mark: str) -> Dist:
         wheel_file=one("reef-*.whl"),
         lock_file=one("requirements-*.txt"),
         agent_file=one("fleet_agent-*.py"),
+        body_file=one("boot-*.sh"),
         npm_package_file=one("package-[0-9a-f]*.json"),
         npm_lock_file=one("package-lock-*.json"),
     )

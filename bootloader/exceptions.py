@@ -119,6 +119,10 @@ class ShellAway(ShellError):
     retry = True
 
 
+class ShellBusy(ShellAway):
+    """The SSH server hung up before its greeting: it has too many connections at this moment."""
+
+
 class CommandTimeout(ShellAway):
     """A command did not end in time; it may still be running there."""
 

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import email.utils
 import fcntl
 import hashlib
 import http.client
@@ -42,7 +43,7 @@ import time
 import urllib.error
 import urllib.request
 from typing import Any, Callable, Dict, Iterator, List, NoReturn, Optional
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 VERSION = "1"
 OLDEST = (3, 8)
@@ -55,6 +56,8 @@ FIRST_REFUSED, LONGEST_REFUSED = 15.0, 600.0
 REQUEST_SECONDS, BYE_SECONDS = 20.0, 4.0
 REGISTER_SECONDS = 600.0
 MOST_ANSWER = 1 << 20
+# Seconds by which the clock may be wrong before the log says so.
+CLOCK_TOLERANCE = 60.0
 LARGEST_LOG = 1 << 20
 MOST_LIEUTENANTS = 200
 
@@ -210,6 +213,8 @@ class Roof:
             raise Problem("VERS_INFRA_URL in identity.json is not the address of a roof")
         self.url = url.rstrip("/")
         self._token = token
+        # How far this machine's clock is ahead of the roof's, in seconds; None while unknown.
+        self.skew: Optional[float] = None
         self._opener = urllib.request.build_opener(NoRedirects)
 
     def ask(self, method: str, path: str, body: Optional[Json] = None, seconds: float = 0) -> Json:
@@ -218,8 +223,10 @@ class Roof:
         headers = {"Authorization": "Bearer " + self._token, "Content-Type": "application/json"}
         headers["User-Agent"] = "reef-fleet-agent/" + VERSION
         request = urllib.request.Request(self.url + path, data=data, headers=headers, method=method)
+        asked_at = time.time()
         try:
             with self._opener.open(request, timeout=seconds or REQUEST_SECONDS) as answer:
+                self.skew = skew_of(answer.headers.get("Date", ""), asked_at, time.time())
                 text = read_limited(answer, seconds or REQUEST_SECONDS)
         except urllib.error.HTTPError as error:
             raise self._trouble(error) from None
@@ -255,6 +262,49 @@ def read_limited(answer: Any, seconds: float) -> bytes:
             return found
         if len(found) > MOST_ANSWER or time.monotonic() > end:
             raise OSError("the answer is too long, or too slow")
+
+
+def skew_of(date: str, asked_at: float, answered_at: float) -> Optional[float]:
+    """How many seconds our clock is ahead of the one that an answer's Date was read from."""
+    try:
+        theirs = email.utils.parsedate_to_datetime(date).timestamp()
+    except (TypeError, ValueError, IndexError):
+        return None
+    # It is cut to whole seconds, and was read somewhere between question and answer.
+    skew = (asked_at + answered_at) / 2 - (theirs + 0.5)
+    return round(skew, 1) if abs(skew) > 1.0 + (answered_at - asked_at) else 0.0
+
+
+def skew_words(skew: float) -> str:
+    """The same for a log."""
+    units = ((86400.0, "days", 4), (3600.0, "h", 2), (60.0, "min", 2))
+    fitting = [(size, unit) for size, unit, least in units if abs(skew) >= least * size]
+    size, unit = fitting[0] if fitting else (1.0, "s")
+    side = "behind" if skew < 0 else "ahead of"
+    text = "this machine's clock is {:.0f} {} {} reef's (by the Date of its answer)"
+    return text.format(abs(skew) / size, unit, side)
+
+
+def machine_mark(url: str) -> str:
+    """A word for this machine in its present life: another one for each copy that runs."""
+    parts = [read_line("/etc/machine-id"), read_line("/proc/sys/kernel/random/boot_id")]
+    host, port = urlsplit(url).hostname or "", urlsplit(url).port or 80
+    with contextlib.suppress(OSError, ValueError):
+        # Nothing is sent: this only asks which address of ours leads there.
+        family, kind, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind) as sock:
+            sock.connect(place)
+            parts.append(str(sock.getsockname()[0]))
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def read_line(path: str) -> str:
+    """The first line of a file; empty if there is none."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.readline().strip()
+    except OSError:
+        return ""
 
 
 def seconds_of(text: str) -> float:
@@ -391,6 +441,8 @@ class Agent:
         self.said_services: Optional[List[Json]] = None
         self.registered_at = -REGISTER_SECONDS
         self.looked = False
+        self.skew: Optional[float] = None
+        self.wrong_clock = False
         self.state: Json = {"pid": os.getpid(), "started": process_started(os.getpid())}
 
     # -- one turn
@@ -430,8 +482,12 @@ class Agent:
         roof, vm_id = roof_of(identity), required(identity, "VERS_VM_ID")
         if not self.looked:
             self._look(roof, identity)
+            self.skew = roof.skew
         body: Json = {"status": "running", **vitals(self.home)}
         body["reefConfigDigest"] = digest_of(dna_of(identity))
+        body["machine"] = machine_mark(roof.url)
+        if self.skew is not None:
+            body["clockSkewSeconds"] = self.skew
         offered = services(self.home)
         if offered != self.said_services:
             body["services"] = offered
@@ -444,9 +500,19 @@ class Agent:
             self._register(roof, identity)
             answer = roof.ask("POST", path, body)
         self.said_services = offered
+        self._note_clock(roof.skew)
         if answer.get("reefConfigDiffers") and self._may_register():
             self._register(roof, identity)
         return seconds_until_next(answer)
+
+    def _note_clock(self, skew: Optional[float]) -> None:
+        """Say once that the clock is wrong, and once that it is right again."""
+        was, self.skew = self.wrong_clock, skew
+        self.wrong_clock = skew is not None and abs(skew) > CLOCK_TOLERANCE
+        if skew is not None and self.wrong_clock and not was:
+            self.say(skew_words(skew) + "; set it, for example by: timedatectl set-ntp true")
+        elif was and not self.wrong_clock:
+            self.say("this machine's clock agrees with reef's again")
 
     def _explained(self, error: Refused) -> Refused:
         """A refusal with what mends it."""
@@ -720,6 +786,9 @@ After=network-online.target
 ExecStart={python} {program} run --home {home}
 Restart=always
 RestartSec=5
+KillMode=process
+OOMPolicy=continue
+TasksMax=64
 TimeoutStopSec=20
 UMask=0077
 NoNewPrivileges=yes

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import random
 import socket
+import threading
+import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -12,23 +16,32 @@ from django.db import IntegrityError, transaction
 from django.db.models import F, Q, QuerySet
 
 from bootloader import shell
-from bootloader.exceptions import NoHostFree, NoSuchMachine, ProviderRefused
+from bootloader.exceptions import NoHostFree, NoSuchMachine, ProviderRefused, ShellBusy
 from bootloader.models import HostClaim, SshHost
 from bootloader.providers.base import Login, Spec
+from bootloader.this_machine import is_this_machine
 from versconfig import config
 from versconfig.checks import Finding
+from versconfig.screening import sources
+from versconfig.screening.screen import Secret
 from vmtree import dates
 from vmtree.exceptions import FleetError
 from vmtree.models import Node
 
 _KNOCK_SECONDS = 2.0
-_LOGIN_SECONDS = 10.0
-_AT_ONCE = 16
+# Connecting to a silent host ends before the ten seconds that a test may take.
+_LOGIN_SECONDS = 8.0
+AT_ONCE = 16
+# At one address: sshd drops connections from ten that have not signed in on (MaxStartups).
+_AT_ONCE_THERE = 4
+_BUSY_PAUSE = 0.3
 
 
 def claim(spec: Spec) -> HostClaim:
     """Take a free host that is big enough, the smallest such one. Raises NoHostFree."""
     for host in _fitting(spec):
+        if spec.elsewhere and is_this_machine(host.address):
+            continue
         # The constraint is the lock: of two takers one goes on to the next host.
         with suppress(IntegrityError), transaction.atomic():
             return HostClaim.objects.create(host=host, name=spec.name, labels=dict(spec.labels))
@@ -102,21 +115,50 @@ def reseal() -> tuple[int, list[str]]:
     return count, lost
 
 
+def sealed_keys() -> tuple[str, ...]:
+    """Return the sealed private keys of all hosts."""
+    sealed = SshHost.objects.exclude(sealed_key="").order_by("pk")
+    return tuple(sealed.values_list("sealed_key", flat=True))
+
+
+def secrets() -> list[Secret]:
+    """Return the private keys of hosts that can be read, to be covered in texts."""
+    name = "SSH host key"
+    rows = SshHost.objects.exclude(sealed_key="")
+    return [Secret(name, sources.unseal(f"{name} of {row}", row.key)) for row in rows]
+
+
 def answering(hosts: list[SshHost]) -> list[bool]:
     """Whether the SSH port of each can be reached now, all asked at once."""
     if not hosts:
         return []
-    with ThreadPoolExecutor(min(_AT_ONCE, len(hosts))) as pool:
-        return list(pool.map(_knock, [(host.address, host.port) for host in hosts]))
+    places = _places(hosts)
+    with ThreadPoolExecutor(min(AT_ONCE, len(hosts))) as pool:
+        return list(pool.map(partial(_knock, places), [(row.address, row.port) for row in hosts]))
 
 
-def _knock(where: tuple[str, int]) -> bool:
-    try:
-        with socket.create_connection(where, _KNOCK_SECONDS) as sock:
+def _places(hosts: list[SshHost]) -> Mapping[str, threading.Semaphore]:
+    """How many may be asked at a time at each address."""
+    return {host.address: threading.Semaphore(_AT_ONCE_THERE) for host in hosts}
+
+
+def _knock(places: Mapping[str, threading.Semaphore], where: tuple[str, int]) -> bool:
+    with places[where[0]]:
+        try:
+            sock = socket.create_connection(where, _KNOCK_SECONDS)
+        except (OSError, UnicodeError):
+            return False
+        with sock:
             sock.settimeout(_KNOCK_SECONDS)
-            return sock.recv(4) == b"SSH-"
-    except (OSError, UnicodeError):
-        return False
+            try:
+                greeting = sock.recv(4)
+            except TimeoutError:
+                return False
+            except OSError:
+                # It took the connection and dropped it: busy, not away.
+                return True
+    # A busy one hangs up, or says why first: "Exceeded MaxStartups", "Not allowed at this time".
+    return greeting in (b"SSH-", b"", b"Exce", b"Not ")
 
 
 def try_logins(hosts: list[SshHost]) -> list[str]:
@@ -131,8 +173,9 @@ def try_logins(hosts: list[SshHost]) -> list[str]:
             ways.append(str(error))
     # Threads have no database: the host keys they see are kept here, afterwards.
     seen: dict[int, str] = {}
-    with ThreadPoolExecutor(min(_AT_ONCE, len(hosts))) as pool:
-        found = list(pool.map(partial(_try, seen), range(len(ways)), ways))
+    places = _places(hosts)
+    with ThreadPoolExecutor(min(AT_ONCE, len(hosts))) as pool:
+        found = list(pool.map(partial(_try, seen, places), range(len(ways)), ways))
     for number, line in seen.items():
         hosts[number].keep_host_key(line)
     return found
@@ -148,15 +191,33 @@ def check_shared_key(_node: Node | None) -> Finding:
     return Finding(not wrong, "; ".join(wrong)[:1000] or f"{len(rows)} SSH hosts let us in.")
 
 
-def _try(seen: dict[int, str], number: int, way: Login | str) -> str:
+def _try(
+    seen: dict[int, str],
+    places: Mapping[str, threading.Semaphore],
+    number: int,
+    way: Login | str,
+) -> str:
     if isinstance(way, str):
         return way
-    try:
-        with shell.connect(_without_keeping(way), _LOGIN_SECONDS) as session:
-            seen[number] = session.host_key
-            ran = session.run("exit 0", timeout=_LOGIN_SECONDS)
-    except FleetError as error:
-        return str(error)
+    with places[way.host]:
+        end, pause = time.monotonic() + _LOGIN_SECONDS, _BUSY_PAUSE
+        while True:
+            try:
+                return _log_in(seen, number, way, end - time.monotonic())
+            except ShellBusy as error:
+                # No two at the same moment.
+                pause = min(2.0, pause * random.uniform(1.0, 2.0))  # noqa: S311
+                if time.monotonic() + pause >= end - 1.0:
+                    return str(error)
+                time.sleep(pause)
+            except FleetError as error:
+                return str(error)
+
+
+def _log_in(seen: dict[int, str], number: int, way: Login, seconds: float) -> str:
+    with shell.connect(_without_keeping(way), seconds) as session:
+        seen[number] = session.host_key
+        ran = session.script("exit 0", timeout=_LOGIN_SECONDS)
     return "" if ran.exit_status == 0 else f"a command ended with {ran.exit_status}"
 
 

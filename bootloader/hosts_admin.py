@@ -13,9 +13,10 @@ from django.db.models import OuterRef, QuerySet, Subquery
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 
-from bootloader import hosts, shell
+from bootloader import outside_calls, shell
 from bootloader.exceptions import ShellRefused
 from bootloader.models import HostClaim, SshHost
+from reef_site.common.outside_answers import page_answer
 from versconfig import locks
 from vmtree.admin import FactAdmin
 
@@ -134,12 +135,10 @@ class SshHostAdmin(_HostAdmin):
         return super().has_delete_permission(request, obj)
 
     @admin.action(description="Try to log in on selected hosts", permissions=["change"])
-    def log_in(self, request: HttpRequest, queryset: QuerySet[SshHost]) -> None:
-        """And run a command that does nothing."""
-        rows = list(queryset)
-        for row, wrong in zip(rows, hosts.try_logins(rows), strict=True):
-            level = messages.ERROR if wrong else messages.SUCCESS
-            self.message_user(request, f"{row}: {wrong or 'lets us in'}", level)
+    def log_in(self, request: HttpRequest, queryset: QuerySet[SshHost]) -> HttpResponse:
+        """And run a command that does nothing; a worker does it."""
+        call = outside_calls.log_in(list(queryset), by=request.user)
+        return page_answer(request, call, request.get_full_path())
 
     @admin.action(description="Forget host keys of selected hosts", permissions=["change"])
     def forget_host_keys(self, request: HttpRequest, queryset: QuerySet[SshHost]) -> None:

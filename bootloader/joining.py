@@ -14,6 +14,7 @@ import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
+from ipaddress import ip_address
 
 from django.db import transaction
 from django.db.models import F
@@ -180,7 +181,7 @@ def _take_in(token: JoinToken, facts: Facts) -> Node:
             id=token.vm_id,
             name=token.name or token.vm_id,
             role=token.role,
-            address=token.address or facts.address or facts.hostname or token.vm_id,
+            address=token.address or facts.address or _own_address(facts) or token.vm_id,
             registered_by="bootloader",
             parent_vm_id=token.parent_vm_id,
             reef_config=dict(token.reef_config),
@@ -193,6 +194,16 @@ def _take_in(token: JoinToken, facts: Facts) -> Node:
         )
     )
     return node
+
+
+def _own_address(facts: Facts) -> str:
+    """Where the VM's request came from, unless that is no address for others; else its name."""
+    try:
+        seen = ip_address(facts.remote)
+    except ValueError:
+        return facts.hostname
+    local = seen.is_loopback or seen.is_link_local or seen.is_unspecified
+    return facts.hostname if local else str(seen)
 
 
 def _nonce_digest(nonce: str) -> str:

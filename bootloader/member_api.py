@@ -21,7 +21,7 @@ from bootloader import dist, joining, reports
 from bootloader.exceptions import JoinRefused
 from bootloader.models.joining import BootReport, JoinToken
 from registry import beats, liveness
-from vmtree import authority, tokens
+from vmtree import authority, permissions, tokens
 from vmtree.exceptions import BadInput, Forbidden
 from vmtree.models import Node
 from vmtree.serializers import query_number
@@ -123,6 +123,7 @@ class Reports(MemberView):
         """The steps of its last boot in their order, or of `?run=`; `?limit=` of them."""
         limit = query_number(request, "limit", most=MOST_ROWS) or MOST_ROWS
         vm_id = vm_id.replace("\0", "\ufffd")
+        permissions.check(request.user, permissions.Action.READ_MACHINES, vm_id)
         if run := request.query_params.get("run", "").replace("\0", "\ufffd"):
             rows = BootReport.objects.filter(vm_id=vm_id, run=run).order_by("began_at", "id")
         else:

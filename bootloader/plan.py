@@ -55,6 +55,16 @@ class Dist(Protocol):
         ...
 
     @property
+    def body_name(self) -> str:
+        """What all boot scripts have in common."""
+        ...
+
+    @property
+    def body_sha256(self) -> str:
+        """Of that."""
+        ...
+
+    @property
     def agent_name(self) -> str:
         """Of the fleet agent, one file of Python."""
         ...
@@ -134,7 +144,8 @@ class BootPlan:
     # For one use, bound to this VM and profile; see `joining.issue`.
     join_token: str = field(default="", repr=False)
     parent_vm_id: str | None = None
-    # Under which name others find it, as kept in the registry; empty: <vm_id>.<ssh_domain>.
+    # Under which name others find it, as kept in the registry. Empty: <vm_id>.<ssh_domain> on a
+    # VM of the platform, else the address that it joins from.
     address: str = ""
     ssh_domain: str = "vm.vers.sh"
     # The provider's id, where the VM can tell it itself (/etc/vm_id): another one is refused.
@@ -171,8 +182,9 @@ class BootPlan:
             "REEF_ROLE": self.profile.role,
             "REEF_ORGANS": ",".join(self.profile.organs),
             "REEF_CAPABILITIES": ",".join(self.profile.capabilities),
-            "REEF_ADDRESS": self.address or f"{self.vm_id}.{self.ssh_domain}",
         }
+        if self.address:
+            known["REEF_ADDRESS"] = self.address
         if self.parent_vm_id:
             known["REEF_PARENT_VM_ID"] = self.parent_vm_id
         return known

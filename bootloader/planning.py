@@ -6,10 +6,13 @@ import functools
 import logging
 import shutil
 import subprocess
+from contextlib import suppress
 from dataclasses import replace
 from urllib.parse import urlsplit
 
-from bootloader import dist, joining
+from bootloader import dist, joining, providers
+from bootloader.exceptions import ProviderError
+from bootloader.models import Machine
 from bootloader.plan import BootPlan, Profile
 from versconfig import config, keys
 from vmtree.exceptions import BadInput
@@ -45,7 +48,7 @@ def make(
         roof_url=roof(roof_url or config.text("VERS_INFRA_URL", node)),
         join_token=join_token,
         parent_vm_id=parent_vm_id or None,
-        address=address,
+        address=address or provided_address(vm_id),
         ssh_domain=config.text("REEF_SSH_DOMAIN", node),
         machine_id=machine_id,
         run=run,
@@ -59,6 +62,16 @@ def make(
         env=environment(node) if secrets and profile.agent else {},
         dist=dist.current(),
     )
+
+
+def provided_address(vm_id: str) -> str:
+    """The address of a VM of a provider's; empty for a VM of one's own."""
+    machine = Machine.objects.living().filter(vm_id=vm_id).first() if vm_id else None
+    if machine is None:
+        return ""
+    with suppress(ProviderError):
+        return providers.get(machine.provider).address(machine.machine_id)
+    return ""
 
 
 @functools.cache
@@ -105,7 +118,7 @@ def with_token(plan: BootPlan, *, by: object, minutes: int = joining.MINUTES) ->
         by=by,
         minutes=minutes,
         dna=profile.dna,
-        address=plan.identity()["REEF_ADDRESS"],
+        address=plan.address,
     )
     return replace(plan, join_token=token)
 

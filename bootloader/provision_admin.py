@@ -15,10 +15,12 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 from django.utils.html import format_html
 
-from bootloader import reconcile
+from bootloader import outside_calls, reconcile
 from bootloader.models import BootStep, Finding, LogLine, Machine, Provisioning
 from bootloader.provisioning import services
 from bootloader.states import Leftover
+from reef_site.common.outside_answers import page_answer
+from vmtree import authority
 from vmtree.exceptions import FleetError
 from vmtree.models import Node
 
@@ -186,10 +188,11 @@ class FindingAdmin(FactAdmin):
     actions = ("act", "dismiss")
 
     @admin.action(description="Do what is proposed", permissions=["command"])
-    def act(self, request: HttpRequest, queryset: QuerySet[Finding]) -> None:
-        """What each one proposes."""
-        by = request.user
-        self.ask(request, queryset, lambda row: reconcile.act(row.pk, by=by).outcome)
+    def act(self, request: HttpRequest, queryset: QuerySet[Finding]) -> HttpResponse:
+        """What each one proposes; a worker does it."""
+        authority.check(request.user, "command", None)
+        call = outside_calls.act_on_many(list(queryset), None, by=request.user)
+        return page_answer(request, call, request.get_full_path())
 
     @admin.action(description="Leave it as it is", permissions=["command"])
     def dismiss(self, request: HttpRequest, queryset: QuerySet[Finding]) -> None:

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
+from django.db.models import Model, QuerySet
 from django.urls import re_path
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from bootloader import providers, reconcile
+from bootloader import outside_calls, providers, reconcile
 from bootloader.models import Finding, LogLine, Machine, Provisioning
 from bootloader.provisioning import limits, preview, services, wishes
 from bootloader.states import FindingKind, FindingState, Proposal, State
-from vmtree import authority
+from reef_site.common import outside
+from reef_site.common.models import OutsideCall
+from reef_site.common.outside_answers import api_answer, api_state
+from vmtree import authority, permissions
 from vmtree.dna import is_text
-from vmtree.exceptions import BadInput
+from vmtree.exceptions import BadInput, NotFound
+from vmtree.models import Node
+from vmtree.permissions import Action
 from vmtree.serializers import body_of, query_number
 
 Json = dict[str, Any]
 MOST_ROWS = 1000
 USUAL_ROWS = 100
 LONGEST_KEY = 200
+
+Row = TypeVar("Row", bound=Model)
 
 
 class Provision(APIView):
@@ -68,7 +76,7 @@ class Provisionings(APIView):
         limit = query_number(request, "limit", most=MOST_ROWS) or USUAL_ROWS
         found = list(rows[: limit + 1])
         more, found = len(found) > limit, found[:limit]
-        shown = provisionings_json(found)
+        shown = _bounded(request, found)
         return Response(
             {"provisionings": shown, "count": len(shown), "next": found[-1].pk if more else None}
         )
@@ -79,7 +87,8 @@ class OneProvisioning(APIView):
 
     def get(self, request: Request, provisioning_id: str) -> Response:
         """With its steps."""
-        return Response({"provisioning": provisioning_json(services.find(provisioning_id))})
+        row = services.find(provisioning_id)
+        return Response({"provisioning": _bounded(request, [row])[0]})
 
 
 class Log(APIView):
@@ -88,6 +97,7 @@ class Log(APIView):
     def get(self, request: Request, provisioning_id: str) -> Response:
         """Lines after `?after=`, oldest first; `next` is where the following ones begin."""
         row = services.find(provisioning_id)
+        permissions.check(request.user, Action.READ_MACHINES, _places([row])[row.pk] or None)
         after = query_number(request, "after") or 0
         limit = query_number(request, "limit", most=MOST_ROWS) or MOST_ROWS
         found = services.log_of(row, after, limit)
@@ -119,7 +129,7 @@ class Cancel(APIView):
 
     def post(self, request: Request, provisioning_id: str) -> Response:
         """End it; `{"machine": "keep"}` or `"delete"` says what becomes of a VM that it has."""
-        services.find(provisioning_id)
+        services.may_command(services.find(provisioning_id), request.user)
         leftover = wishes.leftover_of(body_of(request).get("machine"))
         row = services.cancel(provisioning_id, leftover, by=request.user)
         return Response({"provisioning": provisioning_json(row)}, status=202)
@@ -135,8 +145,9 @@ class Machines(APIView):
             rows = rows.living()
         if provider := _query(request, "provider"):
             rows = rows.of(provider)
+        legible = _legible(rows, request)
         limit = query_number(request, "limit", most=MOST_ROWS) or MOST_ROWS
-        shown = [machine_json(row) for row in rows.order_by("-id")[:limit]]
+        shown = [machine_json(row) for row in legible.order_by("-id")[:limit]]
         return Response({"machines": shown, "count": len(shown)})
 
 
@@ -148,8 +159,8 @@ class Findings(APIView):
         state = request.query_params.get("state", FindingState.OPEN.value)
         if state not in FindingState.values:
             raise BadInput(f"state: must be one of {', '.join(FindingState.values)}", "state")
-        rows = Finding.objects.filter(state=state).order_by("-id")[:MOST_ROWS]
-        shown = [finding_json(row) for row in rows]
+        rows = _legible(Finding.objects.filter(state=state), request)
+        shown = [finding_json(row) for row in rows.order_by("-id")[:MOST_ROWS]]
         return Response({"findings": shown, "count": len(shown)})
 
 
@@ -161,13 +172,7 @@ class Reconcile(APIView):
     def post(self, request: Request) -> Response:
         """Compare providers, tree and registry now."""
         authority.check(request.user, "command", None)
-        reconcile.look()
-        shown = [finding_json(row) for row in Finding.objects.open().order_by("-id")[:MOST_ROWS]]
-        young = [machine_json(row) for row in reconcile.young()[:MOST_ROWS]]
-        answer: Json = {"findings": shown, "count": len(shown), "skipped": young}
-        if young:
-            answer["note"] = reconcile.SKIPPED
-        return Response(answer)
+        return _answer(outside_calls.compare(by=request.user))
 
 
 class DecideMany(APIView):
@@ -196,14 +201,8 @@ class DecideMany(APIView):
             if provider is not None:
                 rows = rows.filter(provider=_provider(provider))
             chosen = list(rows.order_by("id")[:MOST_ROWS])
-        done, failed = reconcile.act_on(chosen, by=request.user, proposal=_proposal(body))
-        return Response(
-            {
-                "findings": [finding_json(row) for row in done],
-                "count": len(done),
-                "failed": [{**finding_json(row), "error": why} for row, why in failed],
-            }
-        )
+        proposal = _proposal(body)
+        return _answer(outside_calls.act_on_many(chosen, proposal, by=request.user))
 
 
 class Decide(APIView):
@@ -213,13 +212,92 @@ class Decide(APIView):
 
     def post(self, request: Request, finding_id: str, word: str) -> Response:
         """Do what is proposed (`{"action": …}` another thing that fits), or leave it as it is."""
+        permissions.check(request.user, Action.COMMAND, None)
         if word == "dismiss":
             return Response(
                 {"finding": finding_json(reconcile.dismiss(int(finding_id), by=request.user))}
             )
         proposal = _proposal(body_of(request))
-        row = reconcile.act(int(finding_id), by=request.user, proposal=proposal)
-        return Response({"finding": finding_json(row)})
+        authority.check(request.user, "command", None)
+        reconcile.find(int(finding_id))
+        return _answer(outside_calls.act(int(finding_id), proposal, by=request.user))
+
+
+class Call(APIView):
+    """`GET /bootloader/calls/<id>`"""
+
+    asks_authority = True
+
+    def get(self, request: Request, call_id: str) -> Response:
+        """What came of a request that was answered with 202; `state` says whether it is over."""
+        authority.check(request.user, "command", None)
+        row = outside.find(call_id, *_BODIES)
+        if row is None:
+            raise NotFound("there is no such call")
+        return api_state(row, lambda row: _BODIES[row.kind](row.result))
+
+
+# -- calls to providers: a worker makes them -----------------------------------------------------
+
+
+def _answer(row: OutsideCall) -> Response:
+    path = f"/bootloader/calls/{row.pk}"
+    return api_answer(row, path, lambda row: _BODIES[row.kind](row.result))
+
+
+def _compared(_result: Json) -> Json:
+    shown = [finding_json(row) for row in Finding.objects.open().order_by("-id")[:MOST_ROWS]]
+    young = [machine_json(row) for row in reconcile.young()[:MOST_ROWS]]
+    note = {"note": reconcile.SKIPPED} if young else {}
+    return {"findings": shown, "count": len(shown), "skipped": young, **note}
+
+
+def _acted(result: Json) -> Json:
+    return {"finding": finding_json(reconcile.find(result["id"]))}
+
+
+def _acted_on_many(result: Json) -> Json:
+    why = {key: text for key, _, text in result["failed"]}
+    rows = Finding.objects.in_bulk([*result["done"], *why])
+    return {
+        "findings": [finding_json(rows[key]) for key in result["done"] if key in rows],
+        "count": len(result["done"]),
+        "failed": [{**finding_json(rows[key]), "error": why[key]} for key in why if key in rows],
+    }
+
+
+_BODIES: dict[str, Callable[[Json], Json]] = {
+    outside_calls.COMPARE: _compared,
+    outside_calls.ACT: _acted,
+    outside_calls.ACT_ON_MANY: _acted_on_many,
+}
+
+
+def _legible(rows: QuerySet[Row], request: Request) -> QuerySet[Row]:
+    """The rows that the caller may read: a node's those about its own line."""
+    line = permissions.readable(request.user, Action.READ_MACHINES)
+    return rows if line is None else rows.filter(vm_id__in=line.values("vm_id"))
+
+
+def _places(rows: Sequence[Provisioning]) -> dict[str, str]:
+    """Of each provisioning the VM that it is about: of one that is not there yet, the parent."""
+    vm_ids = [row.vm_id for row in rows if row.vm_id]
+    there = set(Node.objects.filter(vm_id__in=vm_ids).values_list("vm_id", flat=True))
+    return {row.pk: row.vm_id if row.vm_id in there else row.parent_vm_id for row in rows}
+
+
+def _bounded(request: Request, rows: Sequence[Provisioning]) -> list[Json]:
+    """Provisionings; outside of a node's own line without reasons, which may repeat outputs."""
+    places, shown = _places(rows), provisionings_json(rows)
+    legible = permissions.readable(request.user, Action.READ_MACHINES)
+    if legible is None:
+        return shown
+    own = set(legible.filter(vm_id__in=places.values()).values_list("vm_id", flat=True))
+    for each in shown:
+        if places[each["id"]] not in own:
+            steps = [{**step, "reason": None} for step in each["steps"]]
+            each |= {"reason": None, "spec": {}, "steps": steps}
+    return shown
 
 
 # -- what is said --------------------------------------------------------------------------------
@@ -370,4 +448,5 @@ urlpatterns = [
     re_path(r"^findings/act/?$", DecideMany.as_view()),
     re_path(r"^findings/(?P<finding_id>[0-9]{1,18})/(?P<word>act|dismiss)/?$", Decide.as_view()),
     re_path(r"^reconcile/?$", Reconcile.as_view()),
+    re_path(r"^calls/(?P<call_id>[0-9a-f]{1,32})/?$", Call.as_view()),
 ]

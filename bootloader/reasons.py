@@ -11,10 +11,13 @@ import re
 _AROUND = re.compile(
     r"A complete log of this run|\bnpm error (code|errno|syscall|path|notsup|cwd)\b|"
     r"In most cases you|a package version that doesn|debug-\d+\.log|"
-    r"^npm (verb|http|timing|notice|warn)\b",
+    r"^npm (verb|http|timing|notice|warn)\b|"
+    r"problem related to network connectivity|behind a proxy|'proxy' config|network settings|"
+    r"^(npm error )?(type: 'system'|[{}],?)$|^\s*(type|errno|code|syscall): ",
     re.IGNORECASE,
 )
 _PREFIX = re.compile(r"^npm (error|ERR!)\s*(notarget|[a-z]?\d{3}|network)?\s*")
+_DISK_FULL = re.compile(r"No space left on device|\bENOSPC\b")
 _ELLIPSIS = " …"
 
 
@@ -39,6 +42,9 @@ def clipped_end(text: str, most: int) -> str:
 
 def cause(said: str, lines: int = 3) -> str:
     """The last lines of a program's output that tell the cause, as one line."""
+    if full := _DISK_FULL.search(said):
+        where = said[: full.start()].rpartition("\n")[2].strip()
+        return f"no space left on the disk: {clipped_end(where, 200)}{full[0]}"
     found = [line.strip() for line in said.splitlines() if line.strip()]
     telling = [line for line in found if not _AROUND.search(line)]
     words = [_PREFIX.sub("", line).strip() for line in telling or found]

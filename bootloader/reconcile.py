@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from django.db import IntegrityError, transaction
 from django.db.models import Q, QuerySet
@@ -20,8 +20,9 @@ from bootloader.models import Finding, Machine, Provisioning
 from bootloader.providers import base
 from bootloader.provisioning import machines
 from bootloader.states import OPEN, FindingKind, FindingState, Proposal, State
-from registry.models import VM, Status
-from vmtree import authority, dates
+from registry import services as registry
+from registry.models import VM, Status, Watch
+from vmtree import authority, dates, tokens
 from vmtree.exceptions import BadInput, Conflict, FleetError, NotFound
 from vmtree.models import Node
 
@@ -35,11 +36,18 @@ SKIPPED = (
     f"machines known for less than {int(PATIENCE.total_seconds() // 60)} minutes are not compared"
     " yet: they may still find their place"
 )
+# The "provider" of findings that the registry's own rows tell.
+REGISTRY = "registry"
+# Two machines with one identity are a finding until they took no turns for so long.
+TWIN_FOR = timedelta(minutes=15)
+# The state of a machine that its provider lists no longer.
+VANISHED = "vanished"
 # What may be done about each kind of finding; the proposal is always one of them.
 FITS: dict[FindingKind, frozenset[Proposal]] = {
     FindingKind.UNKNOWN: frozenset({Proposal.ADOPT, Proposal.DELETE}),
     FindingKind.VANISHED: frozenset({Proposal.BURY}),
     FindingKind.USELESS: frozenset({Proposal.DELETE, Proposal.PAUSE}),
+    FindingKind.TWIN: frozenset({Proposal.REVOKE}),
 }
 # Whoever takes a VM into the tree has only its place.
 ADOPTED = (
@@ -71,6 +79,7 @@ def look() -> int:
             logger.warning("%s cannot be compared with the fleet: %s", slug, error)
         except Exception:
             logger.exception("%s cannot be compared with the fleet", slug)
+    look_for_twins()
     return Finding.objects.open().count()
 
 
@@ -89,6 +98,36 @@ def look_at(slug: str) -> None:
         if (row.kind, row.machine_id) not in still:
             unchanged = Finding.objects.filter(pk=row.pk, state=row.state)
             unchanged.update(state=FindingState.SETTLED, decided_at=dates.now())
+
+
+def look_for_twins() -> None:
+    """Note VMs as which two machines send heartbeats in turn; `registry.beats` sees that."""
+    since = dates.js_date(dates.now() - TWIN_FOR)
+    found = {vm.pk: vm for vm in VM.objects.filter(vitals__twinSeenAt__gte=since)}
+    held = Finding.objects.filter(
+        kind=FindingKind.TWIN, state__in=(FindingState.OPEN, FindingState.DISMISSED)
+    )
+    for row in held.exclude(vm_id__in=found):
+        unchanged = Finding.objects.filter(pk=row.pk, state=row.state)
+        unchanged.update(state=FindingState.SETTLED, decided_at=dates.now())
+    for vm in found.values():
+        machines_ = " and ".join(str(vm.vitals.get(name)) for name in ("machineBefore", "machine"))
+        text = (
+            f"machines {machines_} send heartbeats in turn as this VM, last seen at"
+            f" {vm.vitals['twinSeenAt']}: one is a copy. Revoke the token, then have the right one"
+            " join again"
+        )
+        same = held.filter(machine_id=vm.pk)
+        if not same.update(text=text[:500], seen_at=dates.now()):
+            Finding.objects.create(
+                kind=FindingKind.TWIN,
+                provider=REGISTRY,
+                machine_id=vm.pk,
+                vm_id=vm.pk,
+                name=vm.name,
+                text=text[:500],
+                proposal=Proposal.REVOKE,
+            )
 
 
 def young() -> QuerySet[Machine]:
@@ -175,6 +214,9 @@ def _useless(machine: Machine, seen: base.Machine) -> Iterator[Odd]:
         return
     vm = VM.objects.filter(pk=machine.vm_id).first()
     now = dates.now()
+    if vm is not None and Watch.grace(now) and not _is_held(FindingKind.USELESS, machine):
+        # Reef itself was away: nobody's heartbeat could be heard.
+        return
     if vm is not None and vm.status == Status.PAUSED:
         text = "runs at its provider, but is paused in the registry"
         yield Odd(FindingKind.USELESS, machine, text, Proposal.PAUSE)
@@ -185,6 +227,12 @@ def _useless(machine: Machine, seen: base.Machine) -> Iterator[Odd]:
             heard = f"{said}was last heard of at {dates.js_date(vm.last_seen)}"
         text = f"runs, but {heard}: it costs and serves nothing"
         yield Odd(FindingKind.USELESS, machine, text, Proposal.DELETE)
+
+
+def _is_held(kind: FindingKind, machine: Machine) -> bool:
+    """Whether there is a finding of this kind about it already, decided or not."""
+    held = Finding.objects.filter(state__in=(FindingState.OPEN, FindingState.DISMISSED))
+    return held.filter(kind=kind, provider=machine.provider, machine_id=machine.machine_id).exists()
 
 
 def _registered_only(slug: str, listed: dict[str, base.Machine], nodes: set[str]) -> Iterator[Odd]:
@@ -208,6 +256,7 @@ def _keep(slug: str, odd: Odd) -> None:
         state__in=(FindingState.OPEN, FindingState.DISMISSED),
     )
     if held.update(**fields):
+        _does_not_run(odd, held.values_list("found_at", flat=True).first())
         return
     try:
         with transaction.atomic():
@@ -221,6 +270,17 @@ def _keep(slug: str, odd: Odd) -> None:
             )
     except IntegrityError:
         held.update(**fields)
+    _does_not_run(odd, now)
+
+
+def _does_not_run(odd: Odd, found_at: datetime | None) -> None:
+    """What vanished is not said to run, unless it was heard of after that was found."""
+    if odd.kind != FindingKind.VANISHED:
+        return
+    living = Machine.objects.living().filter(pk=odd.machine.pk)
+    living.update(state=VANISHED)
+    if odd.machine.vm_id:
+        registry.mark_stopped(odd.machine.vm_id, found_at)
 
 
 # -- what an operator says -----------------------------------------------------------------------
@@ -285,6 +345,8 @@ def act(key: int, *, by: object, proposal: Proposal | None = None) -> Finding:
     chosen = proposal or Proposal(row.proposal)
     if row.state not in (FindingState.OPEN, FindingState.DISMISSED):
         raise Conflict(f"finding {row.pk} is {row.get_state_display()} already")
+    if chosen == Proposal.REVOKE:
+        return _decide(row, FindingState.DONE, by, _revoke(row))
     machine = Machine.objects.filter(provider=row.provider, machine_id=row.machine_id).first()
     if machine is None:
         raise NotFound(f"machine '{row.machine_id}' is not known any more")
@@ -292,6 +354,16 @@ def act(key: int, *, by: object, proposal: Proposal | None = None) -> Finding:
     _do(chosen, machine, by)
     outcome = ADOPTED if chosen == Proposal.ADOPT else chosen.label
     return _decide(row, FindingState.DONE, by, outcome)
+
+
+def _revoke(row: Finding) -> str:
+    """Neither machine acts as the VM any more; the one that gets a new join token may."""
+    node = Node.objects.living().filter(vm_id=row.vm_id).first()
+    if node is None:
+        raise NotFound(f"VM '{row.vm_id}' is not in the tree, so it has no token of its own")
+    tokens.revoke_all([node.pk])
+    path = "POST /bootloader/generate"
+    return f"its token was revoked; {path} with vmId '{row.vm_id}' gives a new join token"[:500]
 
 
 def dismiss(key: int, *, by: object) -> Finding:

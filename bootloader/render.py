@@ -45,6 +45,36 @@ def boot_script(plan: BootPlan) -> str:
     )
 
 
+def loader(plan: BootPlan) -> str:
+    """A short script that fetches the body from the roof and goes on as `boot_script` does.
+
+    It is for those clouds that take few bytes, and needs a plan with a join token and a dist.
+    Raises BadInput.
+    """
+    if plan.dist is None:
+        return boot_script(plan)
+    return "\n".join(
+        [
+            "#!/bin/bash",
+            f"# Reef bootloader — loads the boot script of {_comment(plan.name)}"
+            f" ({_comment(plan.profile.type)})",
+            "set -u",
+            "",
+            *_header(plan),
+            _assign("BODY", plan.dist.body_name),
+            _assign("BODY_SHA256", plan.dist.body_sha256),
+            "",
+            load_body(),
+        ]
+    )
+
+
+@cache
+def load_body() -> str:
+    """What all loaders have in common."""
+    return (_FOLDER / "load.sh").read_text()
+
+
 @cache
 def body() -> str:
     """What all scripts have in common."""

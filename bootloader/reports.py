@@ -12,6 +12,7 @@ from django.db import transaction
 
 from bootloader.models.joining import BootReport, ReportStatus
 from bootloader.reasons import clipped
+from versconfig.screening import sources
 from vmtree import bells, dates
 from vmtree.exceptions import BadInput
 from vmtree.models import Node
@@ -91,7 +92,7 @@ def tail(output: str) -> str:
     """The end of an output as every database can hold it, without secrets of ours."""
     clean = output.replace("\0", "\ufffd").encode("utf-8", "replace")
     # Cut afterwards: half a secret would not be known as one.
-    shown = _SECRETS.sub("(secret)", clean.decode()).encode()
+    shown = sources.current(recheck=True).cover(_SECRETS.sub("(secret)", clean.decode())).encode()
     return shown[-MOST_OUTPUT:].decode("utf-8", "ignore")
 
 

@@ -6,6 +6,8 @@ VM that comes below it, or is below it already; the root token and operators for
 
 from __future__ import annotations
 
+import re
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,18 +18,23 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from bootloader import cloud_init, planning, profiles, render, words
+from bootloader import cloud_init, joining, planning, profiles, render, user_data, words
 from bootloader.exceptions import UnknownProfile
 from bootloader.plan import BootPlan, File, Profile
-from vmtree import authority
+from vmtree import authority, permissions
 from vmtree.dna import is_text
 from vmtree.exceptions import BadInput
 from vmtree.models import Node
+from vmtree.serializers import query_flag
 
 Json = dict[str, Any]
 MOST_TEXT = 255
 MOST_NAMES = 200
-FORMS = ("text", "json", "seed", "iso")
+MOST_USER_DATA = 256 << 10
+_ADDRESS = re.compile(
+    r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?\.?|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]+"
+)
+FORMS = ("text", "json", "gzip", "mime", "seed", "iso")
 
 
 @dataclass(frozen=True)
@@ -39,6 +46,7 @@ class Wish:
     profile: Profile
     parent_vm_id: str | None
     roof_url: str
+    address: str = ""
 
 
 class Profiles(APIView):
@@ -103,17 +111,29 @@ class CloudInit(APIView):
         wish = _wish_of(request.query_params)
         _check_may(request.user, wish)
         plan = render.masked(_plan(wish, join_token=render.MASK))
-        return _text(cloud_init.user_data(plan))
+        text = cloud_init.user_data(plan, whole=query_flag(request, "whole"))
+        _check_size(request, len(text.encode()))
+        return _text(text)
 
     def post(self, request: Request) -> HttpResponse:
         """User-data with a join token: as text, with meta-data as `?form=json`, as NoCloud seed.
 
-        The seed is a zip of two files with `?form=seed`, a CD image with `?form=iso`.
+        The seed is a zip of two files with `?form=seed`, a CD image with `?form=iso`. `?form=gzip`
+        is the text compressed, `?form=mime` a multi-part with the body's own `userData` behind it.
         """
         form = request.query_params.get("form") or "text"
         if form not in FORMS:
             raise BadInput(f"form: must be one of {', '.join(FORMS)}", "form")
+        whole = query_flag(request, "whole")
+        own = _own_part(request) if form == "mime" else ""
+        _check_size(request, _size_of(request, form, own, whole=whole))
         plan = _plan_of(request)
+        if form == "gzip":
+            content = user_data.gzipped(cloud_init.user_data(plan, whole=whole))
+            return _download(content, plan, "user-data.gz", "application/gzip")
+        if form == "mime":
+            text = user_data.multipart(cloud_init.user_data(plan, whole=whole), own)
+            return _text(text, "multipart/mixed")
         if form == "seed":
             return _download(cloud_init.seed(plan), plan, "zip", "application/zip")
         if form == "iso":
@@ -121,8 +141,8 @@ class CloudInit(APIView):
                 cloud_init.seed_image(plan), plan, "iso", "application/x-iso9660-image"
             )
         if form == "json":
-            return _json(plan)
-        return _text(cloud_init.user_data(plan))
+            return _json(plan, whole=whole)
+        return _text(cloud_init.user_data(plan, whole=whole))
 
 
 def profile_json(profile: Profile) -> Json:
@@ -171,18 +191,22 @@ def _plan_of(request: Request) -> BootPlan:
     """The plan of the request's VM, with a fresh join token."""
     wish = _wish_of(request.data if isinstance(request.data, dict) else {})
     _check_may(request.user, wish)
-    plan = _plan(wish)
+    # Config has keys of model providers that a node could not read otherwise.
+    secrets = permissions.may(request.user, permissions.Action.READ_SECRETS, None)
+    plan = _plan(wish, secrets=secrets)
     return planning.with_token(plan, by=request.user)
 
 
-def _plan(wish: Wish, join_token: str = "") -> BootPlan:
+def _plan(wish: Wish, *, join_token: str = "", secrets: bool = True) -> BootPlan:
     return planning.make(
+        secrets=secrets,
         vm_id=wish.vm_id,
         name=wish.name,
         profile=wish.profile,
         parent_vm_id=wish.parent_vm_id,
         roof_url=wish.roof_url,
         join_token=join_token,
+        address=wish.address,
     )
 
 
@@ -194,7 +218,8 @@ def _check_may(caller: object, wish: Wish) -> None:
     """
     known = Node.objects.filter(vm_id=wish.vm_id).first()
     if known is not None:
-        authority.check(caller, "command", known)
+        # The holder of a script becomes that node.
+        authority.check(caller, permissions.Action.ISSUE_TOKENS, known)
     authority.check(caller, "write", wish.parent_vm_id if known is None else known)
 
 
@@ -219,7 +244,16 @@ def _wish_of(data: Mapping[str, Any]) -> Wish:
         profile=profile.with_extras(organs, capabilities),
         parent_vm_id=_text_of(parent, "parentVmId") if parent else None,
         roof_url=planning.roof(_text_of(roof_url, "roofReefUrl", 2000)) if roof_url else "",
+        address=_address(data),
     )
+
+
+def _address(data: Mapping[str, Any]) -> str:
+    """A host name or IP address; empty if none is said. Raises BadInput."""
+    text = _text_of(data.get("address") or "", "address")
+    if text and not _ADDRESS.fullmatch(text):
+        raise BadInput("address: must be a host name or an IP address", "address")
+    return text
 
 
 def _text_of(value: object, field: str, most: int = MOST_TEXT) -> str:
@@ -249,18 +283,52 @@ def _names(data: Mapping[str, Any], field: str) -> tuple[str, ...]:
 # -- answers -------------------------------------------------------------------------------------
 
 
-def _text(text: str) -> HttpResponse:
-    answer = HttpResponse(text, content_type="text/cloud-config; charset=utf-8")
+def _own_part(request: Request) -> str:
+    """The operator's own user-data, to stand behind ours. Raises BadInput."""
+    data = request.data if isinstance(request.data, dict) else {}
+    text = _text_of(data.get("userData") or "", "userData", MOST_USER_DATA)
+    if text:
+        user_data.kind_of(text)
+    return text
+
+
+def _size_of(request: Request, form: str, own: str, *, whole: bool) -> int:
+    """How many bytes of user-data it will be; asked before a join token is made."""
+    if not request.query_params.get("for"):
+        return 0
+    wish = _wish_of(request.data if isinstance(request.data, dict) else {})
+    _check_may(request.user, wish)
+    # As long as a token, and as hard to compress.
+    text = cloud_init.user_data(
+        _plan(wish, join_token=joining.PREFIX + secrets.token_urlsafe(32)), whole=whole
+    )
+    if form == "gzip":
+        return len(user_data.gzipped(text)) + 8
+    return len((user_data.multipart(text, own) if form == "mime" else text).encode())
+
+
+def _check_size(request: Request, size: int) -> None:
+    """Raise BadInput if the cloud of `?for=` takes less."""
+    if cloud := request.query_params.get("for"):
+        user_data.check_fits(size, cloud)
+
+
+def _text(text: str, kind: str = "text/cloud-config") -> HttpResponse:
+    answer = HttpResponse(text, content_type=f"{kind}; charset=utf-8")
     answer["Cache-Control"] = "no-store"
     return answer
 
 
-def _json(plan: BootPlan) -> Response:
+def _json(plan: BootPlan, *, whole: bool) -> Response:
+    text = cloud_init.user_data(plan, whole=whole)
+    size = len(text.encode())
     answer = {
         "vmId": plan.vm_id,
         "name": plan.name,
         "type": plan.profile.type,
-        "userData": cloud_init.user_data(plan),
+        "userData": text,
+        "bytes": size,
+        "limits": user_data.limits_of(size),
         "metaData": cloud_init.meta_data(plan),
         "joinToken": plan.join_token,
     }

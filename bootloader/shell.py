@@ -62,6 +62,14 @@ class Shell(Protocol):
         """
         ...
 
+    def script(self, script: str, *, data: bytes = b"", timeout: float) -> Ran:
+        """Run a script of sh in the user's home, whatever the user's shell is and prints.
+
+        `data` are its stdin. Raises ShellRefused, with what was printed instead, if the account
+        runs no scripts, ShellAway if it was cut off, and what `run` raises.
+        """
+        ...
+
     def put(self, path: str, data: bytes, mode: int, timeout: float = 120.0) -> None:
         """Write a file whole or not at all, with its folder; a relative path starts at the home.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import secrets
 import shlex
 import socket
@@ -20,9 +21,10 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from bootloader import tls_pipe
-from bootloader.exceptions import CommandTimeout, ShellAway, ShellError, ShellRefused
+from bootloader.exceptions import CommandTimeout, ShellAway, ShellBusy, ShellError, ShellRefused
 from bootloader.providers.base import Login
 from bootloader.reasons import clipped_end
+from bootloader.remote_script import COMMAND, Framed, printable
 from bootloader.shell import Ran
 
 _ALIVE_EVERY = 15
@@ -31,6 +33,10 @@ MOST_OUTPUT = 16 << 20
 # How long we go on listening after a command's end, if a child of its holds the output open.
 _LINGER = 1.0
 _CHUNKS = 32
+# How the text of a public key begins.
+_PUBLIC = re.compile(
+    r"(ssh-|ecdsa-|sk-)[a-z0-9@.-]+ AAAA|-----BEGIN (RSA )?PUBLIC KEY|---- BEGIN SSH2 PUBLIC KEY"
+)
 _RSA = ("rsa-sha2-512", "rsa-sha2-256")
 
 
@@ -45,7 +51,7 @@ def connect(login: Login, timeout: float) -> SshShell:
         sock.close()
         raise ShellAway(_about(login, error)) from None
     try:
-        host_key = _shake_hands(transport, login, end)
+        host_key = _shake_hands(transport, login, end, timeout)
         _let_in(transport, login, key, end)
         if login.host_key is None and login.keep is not None:
             login.keep(host_key)
@@ -58,6 +64,8 @@ def connect(login: Login, timeout: float) -> SshShell:
 
 def read_key(text: str) -> paramiko.PKey:
     """The private key in this text (OpenSSH or PEM, no passphrase); raises ShellRefused."""
+    if _PUBLIC.match(text.strip()):
+        raise ShellRefused("This is a public key; give the private one that belongs to it")
     # What the parsers say of a key they cannot read is never shown: it may quote the key.
     try:
         text = text.replace("\r\n", "\n").strip() + "\n"
@@ -104,7 +112,7 @@ def _trust(login: Login) -> ssl.SSLContext:
         raise ShellRefused(f"The file of CA certificates {login.trust}: {words}") from None
 
 
-def _shake_hands(transport: paramiko.Transport, login: Login, end: float) -> str:
+def _shake_hands(transport: paramiko.Transport, login: Login, end: float, timeout: float) -> str:
     """Agree on encryption; returns the host key as one line."""
     known = login.host_key.split()[:2] if login.host_key else []
     if known:
@@ -122,6 +130,12 @@ def _shake_hands(transport: paramiko.Transport, login: Login, end: float) -> str
     except paramiko.ssh_exception.IncompatiblePeer as error:
         raise ShellRefused(f"{_name(login)} has another host key than before ({error})") from None
     except (paramiko.SSHException, OSError, EOFError) as error:
+        if time.monotonic() >= end - 0.2:
+            text = f"{_name(login)} did not answer by SSH within {timeout:g} s"
+            raise ShellAway(text) from None
+        if _is_busy(transport, error):
+            text = f"{_name(login)} hung up before its SSH greeting; it may be busy"
+            raise ShellBusy(text) from None
         raise ShellAway(_about(login, error)) from None
     line = f"{shown.get_name()} {shown.get_base64()}"
     if known and line.split() != known:
@@ -129,10 +143,24 @@ def _shake_hands(transport: paramiko.Transport, login: Login, end: float) -> str
     return line
 
 
+def _is_busy(transport: paramiko.Transport, error: BaseException) -> bool:
+    """Whether the server hung up before its greeting, as sshd does beyond MaxStartups.
+
+    Newer ones say why in a line of text first (PerSourcePenalties).
+    """
+    throttled = re.search(r"MaxStartups|Not allowed at this time", str(error))
+    greeted = "Indecipherable" in str(error) or transport.remote_version
+    return bool(throttled) or not greeted
+
+
 def _let_in(transport: paramiko.Transport, login: Login, key: paramiko.PKey, end: float) -> None:
     transport.auth_timeout = max(0.1, end - time.monotonic())
     try:
         further = transport.auth_publickey(login.user, key)
+    except paramiko.BadAuthenticationType as error:
+        offers = ", ".join(error.allowed_types) or "nothing"
+        text = f"{_name(login)} does not let {login.user} in with a key; it offers: {offers}"
+        raise ShellRefused(text) from None
     except paramiko.AuthenticationException as error:
         if not transport.is_active() or "timeout" in str(error).lower():
             raise ShellAway(_about(login, error)) from None
@@ -175,9 +203,34 @@ class SshShell:
         on_output: Callable[[bytes], None] | None = None,
     ) -> Ran:
         """In a session of its own on the one connection."""
+        return self._converse(command, stdin, timeout, on_output)
+
+    def script(self, script: str, *, data: bytes = b"", timeout: float) -> Ran:
+        """See `remote_script`: `data` are held back until the script reads its stdin."""
+        framed = Framed(script)
+        text = framed.text(has_data=bool(data))
+        later = (framed.begin, data) if data else None
+        ran = self._converse(COMMAND, text, timeout, later=later)
+        reply = framed.reply(ran.output, ran.errors)
+        if not reply.began:
+            said = reply.noise or f"nothing, and ended with status {ran.exit_status}"
+            problem = f"{_name(self._login)} runs no script for {self._login.user}; it says: {said}"
+            raise ShellRefused(problem)
+        if reply.status is None:
+            raise ShellAway(f"{_name(self._login)} cut the script off: {printable(reply.errors)}")
+        return Ran(reply.status, reply.output, reply.errors)
+
+    def _converse(
+        self,
+        command: str,
+        stdin: bytes,
+        timeout: float,
+        on_output: Callable[[bytes], None] | None = None,
+        later: tuple[bytes, bytes] | None = None,
+    ) -> Ran:
         end = time.monotonic() + timeout
         with self._session(end) as channel:
-            talk = _Talk(channel, stdin, on_output)
+            talk = _Talk(channel, stdin, on_output, later)
             # The request itself waits without an end if the machine is frozen.
             watch = threading.Timer(timeout, channel.close)
             watch.daemon = True
@@ -201,16 +254,16 @@ class SshShell:
 
     def put(self, path: str, data: bytes, mode: int, timeout: float = 120.0) -> None:
         """To a draft beside it, whose length is checked before it takes its place."""
-        draft = f"{path}.{secrets.token_hex(4)}.part"
-        name, temporary = shlex.quote(path), shlex.quote(draft)
         # A connection that is lost looks like the end of the file: so the length is checked.
-        script = (
-            f"umask 077; trap 'rm -f -- {_inner(temporary)}' EXIT; "
-            f'mkdir -p -- "$(dirname -- {name})" && cat > {temporary} && '
-            f'[ "$(wc -c < {temporary})" -eq {len(data)} ] && '
-            f"chmod {mode:o} -- {temporary} && mv -f -- {temporary} {name}"
-        )
-        ran = self.run(f"sh -c {shlex.quote(script)}", stdin=data, timeout=timeout)
+        script = f"""
+        umask 077; file={shlex.quote(path)}; draft="$file".{secrets.token_hex(4)}.part
+        case $file in /*) ;; *) file=./$file; draft=./$draft ;; esac
+        trap 'rm -f -- "$draft"' EXIT
+        mkdir -p -- "$(dirname -- "$file")" && cat > "$draft" &&
+          [ "$(wc -c < "$draft")" -eq {len(data)} ] &&
+          chmod {mode:o} -- "$draft" && mv -f -- "$draft" "$file"
+        """
+        ran = self.script(script, data=data, timeout=timeout)
         if ran.exit_status:
             said = clipped_end(ran.errors.decode("utf-8", "replace").strip(), 300)
             raise ShellError(f"{path} could not be written: {said or 'not all of it arrived'}")
@@ -249,10 +302,16 @@ class _Talk:
     """One command's three streams, moved by one thread."""
 
     def __init__(
-        self, channel: paramiko.Channel, stdin: bytes, on_output: Callable[[bytes], None] | None
+        self,
+        channel: paramiko.Channel,
+        stdin: bytes,
+        on_output: Callable[[bytes], None] | None,
+        later: tuple[bytes, bytes] | None = None,
     ) -> None:
         self.channel = channel
         self.stdin = memoryview(stdin)
+        # What else is fed once the output has this in it.
+        self.later = later
         self.fed = False
         self.on_output = on_output
         self.output, self.errors = bytearray(), bytearray()
@@ -281,7 +340,11 @@ class _Talk:
     def _feed(self) -> None:
         while not self.fed and self.channel.send_ready():
             try:
-                if self.stdin:
+                if not self.stdin and self.later:
+                    if self.later[0] not in self.output:
+                        return
+                    self.stdin, self.later = memoryview(self.later[1]), None
+                elif self.stdin:
                     self.stdin = self.stdin[self.channel.send(bytes(self.stdin[:32768])) :]
                 else:
                     self.channel.shutdown_write()
@@ -326,11 +389,6 @@ class _Wake(threading.Event):
 
 def _late(timeout: float) -> CommandTimeout:
     return CommandTimeout(f"The command did not end within {timeout:g} s")
-
-
-def _inner(quoted: str) -> str:
-    """A quoted word once more inside single quotes."""
-    return quoted.replace("'", "'\"'\"'")
 
 
 def _name(login: Login) -> str:

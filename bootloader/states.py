@@ -86,6 +86,7 @@ class FindingKind(TextChoices):
     UNKNOWN = "unknown", "unknown VM"
     VANISHED = "vanished", "vanished VM"
     USELESS = "useless", "VM that serves nothing"
+    TWIN = "twin", "two machines with one identity"
 
 
 class FindingState(TextChoices):
@@ -105,3 +106,4 @@ class Proposal(TextChoices):
     DELETE = "delete", "delete the VM"
     BURY = "bury", "remove it from tree and registry"
     PAUSE = "pause", "pause the VM"
+    REVOKE = "revoke", "revoke the VM's token"

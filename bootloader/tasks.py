@@ -7,6 +7,7 @@ from celery import shared_task
 from bootloader import joining, reports
 from bootloader import reconcile as reconciling
 from bootloader.provisioning import limits, run, texts
+from reef_site.common.ticks import tick_task
 
 
 @shared_task(name="bootloader.advance", soft_time_limit=340, time_limit=360)
@@ -21,13 +22,13 @@ def begin() -> None:
     limits.begin()
 
 
-@shared_task(name="bootloader.tick", soft_time_limit=20, time_limit=30)
+@tick_task("bootloader.tick", soft_time_limit=20, time_limit=30)
 def tick() -> None:
     """Go on with what a lost ring or a dead worker left behind."""
     run.tick()
 
 
-@shared_task(name="bootloader.sweep", soft_time_limit=50, time_limit=60)
+@tick_task("bootloader.sweep", soft_time_limit=50, time_limit=60)
 def sweep() -> None:
     """Forget join tokens, reports and scripts that nobody needs any more."""
     joining.sweep()
@@ -35,7 +36,7 @@ def sweep() -> None:
     texts.sweep()
 
 
-@shared_task(name="bootloader.reconcile", soft_time_limit=150, time_limit=170)
+@tick_task("bootloader.reconcile", soft_time_limit=150, time_limit=170)
 def reconcile() -> None:
     """Compare what providers have with tree and registry."""
     reconciling.look()

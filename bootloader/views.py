@@ -12,14 +12,16 @@ from django.core.paginator import Paginator
 from django.db.models import Count
 from django.http import HttpRequest, HttpResponse, QueryDict
 from django.shortcuts import redirect, render
+from django.urls import reverse
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
-from bootloader import reconcile
+from bootloader import outside_calls, reconcile
 from bootloader.forms import ProvisionForm
 from bootloader.models import BootReport, Finding, JoinRefusal, Machine, Provisioning
 from bootloader.models.provisioning import new_id
 from bootloader.provisioning import limits, preview, services, wishes
 from bootloader.states import FindingKind, FindingState, Proposal, State, StepState
+from reef_site.common.outside_answers import page_answer
 from vmtree.exceptions import FleetError
 from vmtree.models import Node
 
@@ -282,12 +284,8 @@ def decide_many(request: HttpRequest) -> HttpResponse:
     """Do what is proposed about all findings of one kind at one provider."""
     said = {name: _word(request.POST, name) for name in ("kind", "provider", "proposal")}
     rows = list(Finding.objects.open().filter(**said).order_by("id")[:MOST_FINDINGS])
-    done, failed = reconcile.act_on(rows, by=request.user)
-    if done:
-        messages.success(request, f"{len(done)} of {len(rows)}: {done[0].outcome}.")
-    for row, why in failed[:5]:
-        messages.error(request, f"{row}: {why}.")
-    return redirect("bootloader:findings")
+    call = outside_calls.act_on_many(rows, None, by=request.user)
+    return page_answer(request, call, reverse("bootloader:findings"))
 
 
 @login_required
@@ -295,12 +293,8 @@ def decide_many(request: HttpRequest) -> HttpResponse:
 @spoken
 def look_now(request: HttpRequest) -> HttpResponse:
     """Compare providers, tree and registry at once."""
-    count = reconcile.look()
-    text = f"Compared: {count or 'no'} open finding{'' if count == 1 else 's'}."
-    if skipped := reconcile.young().count():
-        text += f" Left out: {skipped} ({reconcile.SKIPPED})."
-    messages.success(request, text)
-    return redirect("bootloader:findings")
+    call = outside_calls.compare(by=request.user)
+    return page_answer(request, call, reverse("bootloader:findings"))
 
 
 @login_required
@@ -311,8 +305,9 @@ def decide(request: HttpRequest, pk: int) -> HttpResponse:
     word = request.POST.get("do", "")
     if word == "dismiss":
         row = reconcile.dismiss(pk, by=request.user)
-    else:
-        chosen = Proposal(word) if word in Proposal.values else None
-        row = reconcile.act(pk, by=request.user, proposal=chosen)
-    messages.success(request, f"{row}: {row.outcome}.")
-    return redirect("bootloader:findings")
+        messages.success(request, f"{row}: {row.outcome}.")
+        return redirect("bootloader:findings")
+    chosen = Proposal(word) if word in Proposal.values else None
+    reconcile.find(pk)
+    call = outside_calls.act(pk, chosen, by=request.user)
+    return page_answer(request, call, reverse("bootloader:findings"))

@@ -14,6 +14,7 @@ from rest_framework.viewsets import ViewSet
 from lieutenants import services, views
 from lieutenants.exceptions import BadInput, NotFound
 from lieutenants.models import Entry, Lieutenant, Usage
+from lieutenants.presence import vm_of
 from lieutenants.serializers import (
     MOST_ENTRIES,
     body_of,
@@ -29,6 +30,8 @@ from lieutenants.serializers import (
 )
 from lieutenants.states import Status
 from lieutenants.transcript import texts_of_open
+from vmtree import permissions
+from vmtree.permissions import Action
 
 WAIT_SECONDS = 60
 # The edge keeps an answer with this header back until the lieutenant is at rest.
@@ -41,8 +44,20 @@ def _wait(response: Response, lieutenant: Lieutenant, seconds: int) -> Response:
     return response
 
 
+def _legible(lieutenant: Lieutenant, request: Request) -> Lieutenant:
+    """Return the lieutenant, if the caller may read its transcript. Raises Forbidden."""
+    permissions.check(request.user, Action.READ_TRANSCRIPT, vm_of(lieutenant))
+    return lieutenant
+
+
+def _check_first(request: Request, name: str) -> None:
+    """Refuse before values are looked at. `services` says what is wrong with an unknown name."""
+    if lieutenant := Lieutenant.objects.living().filter(name=name).first():
+        permissions.check(request.user, Action.COMMAND, vm_of(lieutenant))
+
+
 class LieutenantViewSet(ViewSet):
-    """`/lieutenant/lieutenants`; `services` asks the rule wherever something changes."""
+    """`/lieutenant/lieutenants`; `services` checks permissions wherever something changes."""
 
     asks_authority = True
     lookup_field = "name"
@@ -53,26 +68,28 @@ class LieutenantViewSet(ViewSet):
         rows = Lieutenant.objects.living()
         if status := request.query_params.get("status"):
             rows = rows.filter(status=status)
-        found = lieutenants_json(rows)
+        found = lieutenants_json(rows, caller=request.user)
         return Response({"lieutenants": found, "count": len(found)})
 
     def create(self, request: Request) -> Response:
         """Make one; `?wait=<seconds>` waits for the end of its start."""
         seconds = query_number(request, "wait", most=WAIT_SECONDS)
         lieutenant = services.create(wish_of(body_of(request)), actor=request.user)
-        response = Response(lieutenants_json([lieutenant])[0], status=201)
+        response = Response(lieutenants_json([lieutenant], caller=request.user)[0], status=201)
         return _wait(response, lieutenant, seconds)
 
     def retrieve(self, request: Request, name: str) -> Response:
         """One."""
-        return Response(lieutenants_json([services.find(name)])[0])
+        return Response(lieutenants_json([services.find(name)], caller=request.user)[0])
 
     def partial_update(self, request: Request, name: str) -> Response:
         """Another model, restart policy or limit; `{"restart": true}` starts its agent with it."""
+        _check_first(request, name)
         seconds = query_number(request, "wait", most=WAIT_SECONDS)
         changes, restart = changes_of(body_of(request))
         found = services.adjust(name, changes, actor=request.user, restart_now=restart)
-        return _wait(Response(lieutenants_json([found])[0]), found, seconds)
+        facts = lieutenants_json([found], caller=request.user)[0]
+        return _wait(Response(facts), found, seconds)
 
     def destroy(self, request: Request, name: str) -> Response:
         """End it for good; 200 again when repeated."""
@@ -98,11 +115,13 @@ class LieutenantViewSet(ViewSet):
     def read(self, request: Request, name: str) -> Response:
         """The running answer, or the newest one; `?tail=` characters, `?history=` answers."""
         tail, history = query_number(request, "tail"), query_number(request, "history")
-        return Response(read_json(services.find(name), tail=tail, history=history))
+        lieutenant = _legible(services.find(name), request)
+        return Response(read_json(lieutenant, tail=tail, history=history))
 
     @action(detail=True, methods=["post"])
     def pause(self, request: Request, name: str) -> Response:
         """End the agent, keep its session; `{"force": true}` while it is working."""
+        _check_first(request, name)
         force = body_of(request).get("force", False)
         if not isinstance(force, bool):
             raise BadInput("force: must be true or false", "force")
@@ -132,7 +151,7 @@ class LieutenantViewSet(ViewSet):
     @action(detail=True, methods=["get"])
     def transcript(self, request: Request, name: str) -> Response:
         """Entries with an id above `?after=`, at most `?limit=` (200); `next` leads on."""
-        lieutenant = services.find_kept(name)
+        lieutenant = _legible(services.find_kept(name), request)
         after = query_number(request, "after")
         limit = query_number(request, "limit", most=MOST_ENTRIES) or 200
         rows = list(Entry.objects.filter(lieutenant=lieutenant, pk__gt=after)[: limit + 1])
@@ -148,14 +167,16 @@ class LieutenantViewSet(ViewSet):
     def messages(self, request: Request, name: str) -> Response:
         """Messages, newest first, at most `?limit=` (100)."""
         limit = query_number(request, "limit", most=MOST_ENTRIES) or 100
-        rows = services.find_kept(name).messages.order_by("-created_at", "-id")[:limit]
+        lieutenant = _legible(services.find_kept(name), request)
+        rows = lieutenant.messages.order_by("-created_at", "-id")[:limit]
         found = [message_json(row) for row in rows]
         return Response({"messages": found, "count": len(found)})
 
     @action(detail=True, methods=["get"], url_path="messages/(?P<message_id>[^/]+)")
     def message(self, request: Request, name: str, message_id: str) -> Response:
         """One message: its state and the evidence for it."""
-        found = services.find_kept(name).messages.filter(pk=message_id).first()
+        lieutenant = _legible(services.find_kept(name), request)
+        found = lieutenant.messages.filter(pk=message_id).first()
         if found is None:
             raise NotFound("Message not found")
         return Response(message_json(found))
@@ -163,14 +184,14 @@ class LieutenantViewSet(ViewSet):
     @action(detail=True, methods=["get"])
     def usage(self, request: Request, name: str) -> Response:
         """Tokens and cost of each day (UTC), newest first, and of all days."""
-        mine = Usage.objects.filter(lieutenant=services.find_kept(name))
+        mine = Usage.objects.filter(lieutenant=_legible(services.find_kept(name), request))
         days = [{"day": str(row["day"]), **usage_json(row)} for row in mine.sums_by_day()]
         return Response({"days": days, "total": usage_json(mine.sums())})
 
     @action(detail=True, methods=["get"])
     def stream(self, request: Request, name: str) -> Response:
         """Whether the caller may follow this transcript. The edge asks, and streams itself."""
-        lieutenant = services.find_kept(name)
+        lieutenant = _legible(services.find_kept(name), request)
         return Response({"id": lieutenant.pk, "rev": lieutenant.rev})
 
 
@@ -198,9 +219,13 @@ class FleetUsage(APIView):
     """`GET /lieutenant/usage`"""
 
     def get(self, request: Request) -> Response:
-        """Tokens and cost of all lieutenants by day (UTC)."""
-        days = [{"day": str(row["day"]), **usage_json(row)} for row in Usage.objects.sums_by_day()]
-        return Response({"days": days, "total": usage_json(Usage.objects.all().sums())})
+        """Tokens and cost by day (UTC): of all lieutenants, or of those of a node's line."""
+        rows = Usage.objects.all()
+        line = permissions.readable(request.user, Action.READ_TRANSCRIPT)
+        if line is not None:
+            rows = rows.filter(lieutenant__in=line.values("vm_id"))
+        days = [{"day": str(row["day"]), **usage_json(row)} for row in rows.sums_by_day()]
+        return Response({"days": days, "total": usage_json(rows.sums())})
 
 
 class Panel(APIView):

@@ -15,8 +15,10 @@ class LieutenantsConfig(AppConfig):
         """
         from lieutenants import configured, presence, search_terms
         from lieutenants.operations import agents, handlers, machines, plain_vms
+        from lieutenants.rules import secret
         from versconfig import impact
-        from vmtree import removal
+        from versconfig.screening import sources
+        from vmtree import permissions, removal
         from vmtree.snapshots import living
 
         handlers.add_handler(plain_vms.PlainVM())
@@ -24,6 +26,8 @@ class LieutenantsConfig(AppConfig):
         handlers.add_handler(agents.AgentVM())
         living.add("its lieutenant lives", presence.alive)
         living.add_gone("its lieutenant was destroyed", presence.destroyed)
+        permissions.register_local_agents(presence.local_hosts)
         removal.refuse("destroy the lieutenant first", presence.alive)
         impact.register(configured.to_restart)
+        sources.register("webhooks", sources.Source(secret.all_sealed, secret.all_secrets))
         search_terms.register()

@@ -5,7 +5,7 @@ Every step is a conditional UPDATE, so that a step told twice is taken once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -29,8 +29,13 @@ def decide(message_id: str, *, accepted: bool, evidence: dict[str, Any], at: dat
     return bool(undecided.update(state=state, evidence=evidence, decided_at=at))
 
 
-def take_up(lieutenant: Lieutenant, text: str, at: datetime) -> Message | None:
-    """The message that the agent has begun with: the one of this text, else the oldest."""
+def take_up(
+    lieutenant: Lieutenant, text: str, at: datetime, *, cover: Callable[[str], str] = str
+) -> Message | None:
+    """The message that the agent has begun with: the one of this text, else the oldest.
+
+    The text was covered; rows that are older than a secret may hold it still.
+    """
     waiting = list(
         Message.objects.filter(
             lieutenant=lieutenant,
@@ -40,21 +45,29 @@ def take_up(lieutenant: Lieutenant, text: str, at: datetime) -> Message | None:
     )
     if not waiting:
         return None
-    found = next((each for each in waiting if each.text == text), waiting[0])
+    same = (each for each in waiting if text in (each.text, cover(each.text)))
+    found = next(same, waiting[0])
     Message.objects.filter(pk=found.pk).update(taken_up_at=at)
     return found
 
 
-def withdraw_accepted(lieutenant: Lieutenant, texts: Sequence[str], at: datetime) -> int:
+def withdraw_accepted(
+    lieutenant: Lieutenant,
+    texts: Sequence[str],
+    at: datetime,
+    *,
+    cover: Callable[[str], str] = str,
+) -> int:
     """Follow-ups that the agent gave back after an abort: they will not be worked on."""
     waiting = Message.objects.filter(
-        lieutenant=lieutenant,
-        state=MessageState.ACCEPTED,
-        taken_up_at__isnull=True,
-        text__in=texts,
+        lieutenant=lieutenant, state=MessageState.ACCEPTED, taken_up_at__isnull=True
     )
+    rows = waiting.values_list("pk", "text") if texts else []
+    same = [pk for pk, text in rows if text in texts or cover(text) in texts]
     evidence = {"note": WITHDRAWN}
-    return waiting.update(state=MessageState.REJECTED, decided_at=at, evidence=evidence)
+    return waiting.filter(pk__in=same).update(
+        state=MessageState.REJECTED, decided_at=at, evidence=evidence
+    )
 
 
 def withdraw_stranded(lieutenant: Lieutenant, at: datetime) -> int:

@@ -33,6 +33,7 @@ from lieutenants.model_server import (
     user_turns,
 )
 
+KEY = "demo"
 PROVIDER, MODEL = "reef-demo", "demo"
 WORDS_PER_SECOND = 30.0
 # How long an endpoint that nobody uses outlives the reef that started it.
@@ -203,18 +204,23 @@ def read_models(file: Path) -> Body:
 def announce(file: Path, base_url: str) -> None:
     """Enter the demo model in an agent's `models.json` and leave all else there as it is."""
     models = read_models(file)
-    ours = models_json(base_url, [MODEL], provider=PROVIDER, key="demo")
+    ours = models_json(base_url, [MODEL], provider=PROVIDER, key=KEY)
     models["providers"] = {**models.get("providers", {}), **ours["providers"]}
     replace_text(file, json.dumps(models, indent=2, ensure_ascii=False) + "\n")
 
 
 def withdraw(file: Path) -> None:
-    """Take the demo model out of an agent's `models.json`; a file that has none is left alone."""
+    """Take the demo model out of an agent's `models.json`; a file that has none is left alone.
+
+    A VM of a demo elsewhere has an entry of the same name, written by its boot script: that stays.
+    """
     try:
         models = read_models(file)
     except (ValueError, OSError):
         return  # not one that we wrote
-    if models.get("providers", {}).pop(PROVIDER, None) is not None:
+    entry = models.get("providers", {}).get(PROVIDER)
+    if isinstance(entry, dict) and entry.get("apiKey") == KEY:
+        del models["providers"][PROVIDER]
         replace_text(file, json.dumps(models, indent=2, ensure_ascii=False) + "\n")
 
 

@@ -53,6 +53,18 @@ class AgentMissing(LieutenantError):
     status = 503
 
 
+class AgentMisconfigured(LieutenantError):
+    """The agent's configuration is damaged; the text names the file and the place."""
+
+    status = 503
+
+
+class IsolationUnavailable(LieutenantError):
+    """Agents cannot be isolated here as they must be; the text says why."""
+
+    status = 503
+
+
 class NoProvider(LieutenantError):
     """A remote lieutenant was asked for, and nothing here makes VMs."""
 

@@ -21,6 +21,7 @@ from django.db import Error as DatabaseError
 from django.db import OperationalError, close_old_connections, connections, transaction
 
 from lieutenants import rpc
+from lieutenants.clock_jumps import ClockWatch
 from lieutenants.exceptions import TransportError
 from lieutenants.ledger import Ledger, save_progress
 from lieutenants.models import Process
@@ -28,6 +29,7 @@ from lieutenants.outbox import Outbox
 from lieutenants.session import Session
 from lieutenants.transports import get_transport
 from lieutenants.watch import Watch
+from versconfig.screening import sources
 from vmtree import bells
 
 logger = logging.getLogger(__name__)
@@ -49,6 +51,7 @@ class Follower:
         self.sessions: dict[str, Session] = {}
         self.outbox = Outbox()
         self.watch = Watch(self.sessions)
+        self.clock = ClockWatch()
         self.stopping = threading.Event()
         self._bell = threading.Event()
         self._refreshed = -REFRESH_SECONDS
@@ -102,14 +105,19 @@ class Follower:
 
     def refresh(self) -> None:
         """Take up new processes, drop ended ones, look at what the clock asks for."""
+        self.clock.look(self.sessions.values())
         now = time.monotonic()
         live = Process.objects.live().filter(host=settings.HOST).select_related("lieutenant")
         rows = {process.pk: process for process in live}
         for pk in self.sessions.keys() - rows.keys():
             del self.sessions[pk]
+        # An agent gets secrets when it starts: all that are stored by then are known here.
+        screen = sources.current(recheck=not rows.keys() <= self.sessions.keys())
+        for session in self.sessions.values():
+            session.screening.use(screen)
         for pk, process in rows.items():
             if pk not in self.sessions and process.handle and now >= self._aside.get(pk, 0.0):
-                session = Session.open(process)
+                session = Session.open(process, screen)
                 session.heard_at = now
                 self.sessions[pk] = session
         self.watch.look(rows, now)

@@ -6,12 +6,15 @@ Stands alone (standard library, Python 3.8 or newer), so that it can be copied t
     python3 keeper.py call DIR    request (JSON line) on stdin; prints the keeper's answer
 
 A run directory belongs to one run. In it: keeper.json (who we are), journal.jsonl (what the agent
-said, slimmed), stderr.log (its tail), keeper.log (our own troubles), control.sock (requests).
+said, slimmed), stderr.log (its tail), keeper.log (our own troubles), control.sock (requests) and
+control.key, which each request must carry: the agent may be able to connect, but not to read it.
 Environment and arguments of the agent are never written to disk. One thread; sleeps in poll().
+How the agent is isolated is told by the spec (`isolation`) and done by `sandbox.py` beside us.
 """
 
 from __future__ import annotations
 
+import binascii
 import contextlib
 import fcntl
 import json
@@ -66,6 +69,12 @@ DELTAS = {"text_delta": "t", "thinking_delta": "k", "toolcall_delta": "c"}
 
 class KeeperError(Exception):
     """The agent could not be started; the text says why."""
+
+
+def sandbox() -> Any:
+    """The module beside us; it is loaded when an agent is started."""
+    name = "lieutenants.sandbox" if __name__.startswith("lieutenants.") else "sandbox"
+    return __import__(name, fromlist=["enter"])
 
 
 # --- JSON ---------------------------------------------------------------------------------------
@@ -598,31 +607,39 @@ def wears(pid: int, tag: bytes) -> bool:
         return b"\0" + tag + b"\0" in b"\0" + file.read() + b"\0"
 
 
-def find_tagged(tag: str, session: int) -> list[Process]:
-    """Our processes that wear the tag or belong to the session (0: none).
+def user_of(pid: int) -> int:
+    """The real user of a process, also of one whose files in /proc are root's."""
+    with open("/proc/{}/status".format(pid), "rb") as file:
+        return int(file.read().partition(b"\nUid:")[2].split(None, 1)[0])
+
+
+def find_tagged(tag: str, session: int, user: int = 0) -> list[Process]:
+    """Processes that wear the tag, belong to the session, or to the agent's own user (0: none).
 
     Without ourselves and the one that waits for us to start, whatever it inherited.
     """
-    wanted, user, spared = os.fsencode(tag), os.geteuid(), (os.getpid(), os.getppid())
+    wanted, spared = os.fsencode(tag), (os.getpid(), os.getppid())
+    owners = {os.geteuid(), user} if user else {os.geteuid()}
     found = []
     for pid in [int(name) for name in os.listdir("/proc") if name.isdigit()]:
         try:
-            if pid in spared or os.stat("/proc/{}".format(pid)).st_uid != user:
+            owner = user_of(pid)
+            if pid in spared or owner not in owners:
                 continue
             process = Process(pid)
-            ours = session and process.session == session
+            ours = (user and owner == user) or (session and process.session == session)
             if process.state != b"Z" and (ours or (wanted and wears(pid, wanted))):
                 found.append(process)
-        except OSError:
+        except (OSError, ValueError, IndexError):
             continue  # it has ended meanwhile
     return found
 
 
-def sweep(tag: str, session: int = 0) -> None:
-    """End every process that wears the tag: SIGTERM, a second, SIGKILL, until none is left."""
+def sweep(tag: str, session: int = 0, user: int = 0) -> None:
+    """End all that `find_tagged` finds: SIGTERM, a second, SIGKILL, until none is left."""
     begun = time.monotonic()
     while True:
-        found = find_tagged(tag, session)
+        found = find_tagged(tag, session, user)
         if not found:
             return
         late = time.monotonic() - begun
@@ -665,20 +682,24 @@ class Agent:
         return os.WEXITSTATUS(status), None
 
 
-def _become(spec: Spec, stdin: int, stdout: int, stderr: int, umask: int) -> None:
+def _become(spec: Spec, stdin: int, stdout: int, stderr: int) -> None:
     """In the child: become the agent, or raise."""
     os.setsid()
     for number in (signal.SIGHUP, signal.SIGPIPE, signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
-    os.umask(umask)
+    os.umask(0o077)
     for target, source in enumerate((stdin, stdout, stderr)):
         os.dup2(source, target)
+    sandbox().enter(spec.isolation)
+    # Only now: these files are the agent's own, and may be links to others.
+    for path in spec.heal:
+        heal(path)
     os.chdir(spec.cwd)
     os.execvpe(spec.argv[0], spec.argv, spec.env)  # noqa: S606 - argv is what we are for
 
 
-def spawn(spec: Spec, umask: int) -> Agent:
+def spawn(spec: Spec) -> Agent:
     """Start the agent in a session of its own; raises KeeperError if it can't be run."""
     stdin, our_stdin = os.pipe()
     our_stdout, stdout = os.pipe()
@@ -689,7 +710,7 @@ def spawn(spec: Spec, umask: int) -> Agent:
     pid = os.fork()
     if pid == 0:
         try:
-            _become(spec, stdin, stdout, stderr, umask)
+            _become(spec, stdin, stdout, stderr)
         except BaseException as trouble:  # noqa: BLE001 - the child must not go on as a keeper
             os.write(reporter, describe(trouble).encode("utf-8", "replace"))
         os._exit(127)
@@ -856,8 +877,11 @@ class Client:
 class Keeper:
     """One loop over the agent's pipes, the control socket, our signals and a few timers."""
 
-    def __init__(self, spec: Spec, agent: Agent, listener: socket.socket, wakeup: int) -> None:
+    def __init__(
+        self, spec: Spec, agent: Agent, listener: socket.socket, wakeup: int, key: str
+    ) -> None:
         self._spec = spec
+        self._key = key
         self._agent = agent
         self._listener = listener
         self._wakeup = wakeup
@@ -1023,6 +1047,8 @@ class Keeper:
         ask = parse_object(request)
         if ask is None:
             return refusal("the request is not a JSON object")
+        if not is_same(str(ask.get("key")), self._key):
+            return refusal("the request does not carry the key of this run")
         if ask.get("op") == "send":
             return self._send(ask)
         if ask.get("op") == "state":
@@ -1070,7 +1096,7 @@ class Keeper:
         """Hear the agent out, sweep up what it left, write the end record."""
         self._guard(self._drain)
         self._journal.tick(time.monotonic())
-        self._guard(sweep, self._spec.tag, self._agent.pid)
+        self._guard(sweep, self._spec.tag, self._agent.pid, self._spec.own_user)
         code, number = self._agent.reap()
         end: dict[str, Any] = {"code": code, "signal": number}
         end["stderr"] = self._stderr.last_lines()
@@ -1129,6 +1155,7 @@ class Spec:
         self.argv = _texts(given, "argv")
         self.heal = _texts(given, "heal", optional=True)
         self.env: dict[str, str] = given.get("env", {})
+        self.isolation: dict[str, Any] = given.get("isolation", {"mode": "none"})
         self.hello: list[dict[str, Any]] = given.get("hello", [])
         if not self.argv:
             raise KeeperError("spec: argv is empty")
@@ -1136,10 +1163,18 @@ class Spec:
             isinstance(value, str) for value in self.env.values()
         ):
             raise KeeperError("spec: env must map names to texts")
+        if not isinstance(self.isolation, dict):
+            raise KeeperError("spec: isolation must be an object")
         if not isinstance(self.hello, list) or not all(
             isinstance(line, dict) for line in self.hello
         ):
             raise KeeperError("spec: hello must be a list of objects")
+
+    @property
+    def own_user(self) -> int:
+        """The user that only this agent's processes have; 0 if it has none."""
+        uid = self.isolation.get("uid")
+        return uid if self.isolation.get("own_user") and type(uid) is int else 0
 
 
 def _text(given: dict[str, Any], name: str, absolute: bool = False, optional: bool = False) -> str:
@@ -1240,6 +1275,32 @@ def listen() -> socket.socket:
     return listener
 
 
+def make_key() -> str:
+    """A secret that only those who may read our directory can send."""
+    key = binascii.hexlify(os.urandom(24)).decode()
+    remove("control.key")
+    with open(os.open("control.key", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(key)
+    return key
+
+
+def read_key(directory: int) -> str:
+    """The key of the run directory behind this descriptor; empty for a run without one."""
+    try:
+        with open(os.open("control.key", os.O_RDONLY, dir_fd=directory)) as file:
+            return file.read()
+    except FileNotFoundError:
+        return ""
+
+
+def is_same(given: str, key: str) -> bool:
+    """Compare in a time that tells nothing of the key. (The hmac module would cost megabytes.)"""
+    differs = len(given) != len(key)
+    for one, other in zip(given, key):  # noqa: B905 - strict= needs Python 3.10
+        differs |= one != other
+    return not differs
+
+
 def remove(path: str) -> None:
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
@@ -1291,26 +1352,24 @@ def read_all(descriptor: int) -> bytes:
         data += chunk
 
 
-def prepare(spec: Spec, umask: int) -> tuple[Keeper, dict[str, Any]]:
+def prepare(spec: Spec) -> tuple[Keeper, dict[str, Any]]:
     """Start the agent; the keeper and its answer. Raises KeeperError, AlreadyHeldError, OSError."""
     claim_directory(spec.dir)
     log = os.open("keeper.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     if spec.lock:
         lock_session(spec.lock)
-    for path in spec.heal:
-        heal(path)
     if spec.tag:
-        sweep(spec.tag)
-    wakeup, listener = catch_signals(), listen()
+        sweep(spec.tag, user=spec.own_user)
+    wakeup, listener, key = catch_signals(), listen(), make_key()
     try:
-        agent = spawn(spec, umask)
+        agent = spawn(spec)
     except KeeperError:
         remove("control.sock")
         raise
     os.dup2(log, 2)
     os.close(log)
     try:
-        keeper = Keeper(spec, agent, listener, wakeup)
+        keeper = Keeper(spec, agent, listener, wakeup, key)
         keeper.begin()
         answer = introduce(spec, agent)
         write_file("keeper.json", pack(answer))
@@ -1332,6 +1391,8 @@ def introduce(spec: Spec, agent: Agent) -> dict[str, Any]:
         "keeper_started": started(os.getpid()),
         "agent_pid": agent.pid,
         "agent_started": agent.started,
+        "isolation": spec.isolation.get("mode"),
+        "own_user": spec.own_user,
     }
 
 
@@ -1339,14 +1400,15 @@ def hold() -> None:
     """The keeper's own process: spec on stdin, answer on stdout, then work till the agent ends."""
     close_inherited()
     os.setsid()
-    umask = os.umask(0o077)
+    os.umask(0o077)
     keeper = None
     try:
+        sandbox().set_dumpable(False)
         given = parse_object(read_all(0))
         let_go(0)
         if given is None:
             raise KeeperError("the spec is not a JSON object")
-        keeper, answer = prepare(Spec(given), umask)
+        keeper, answer = prepare(Spec(given))
     except AlreadyHeldError as held:
         answer = held.args[0]
     except KeeperError as trouble:
@@ -1398,7 +1460,8 @@ def call(path: str) -> int:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(CALL_SECONDS)
             connection.connect("/proc/self/fd/{}/control.sock".format(directory))
-            connection.sendall(read_all(0).split(b"\n", 1)[0] + b"\n")
+            request = parse_object(read_all(0).split(b"\n", 1)[0]) or {}
+            connection.sendall(pack({**request, "key": read_key(directory)}))
             with connection.makefile("rb") as stream:
                 answer = stream.readline()
     except OSError as trouble:

@@ -18,6 +18,7 @@ from ulid import ULID
 from lieutenants import presence
 from lieutenants.exceptions import IllegalMove, LostRace
 from lieutenants.states import MOVES, RUNNING, MessageState, Mode, Outcome, RestartPolicy, Status
+from reef_site.common import clock
 from vmtree import bells
 
 MOST_RESTARTS = 5
@@ -40,7 +41,7 @@ class LieutenantQuerySet(models.QuerySet["Lieutenant"]):
     def claim(self, pk: str, lease: timedelta) -> Lieutenant | None:
         """The row, leased to the caller; None while somebody else holds it."""
         now = timezone.now()
-        free = Q(leased_until__isnull=True) | Q(leased_until__lt=now)
+        free = clock.is_over("leased_until", now, lease)
         if not self.filter(free, pk=pk).update(leased_until=now + lease):
             return None
         return self.get(pk=pk)
@@ -94,6 +95,9 @@ class Lieutenant(models.Model):
     )
     system_prompt = models.TextField(blank=True)
     folder = models.CharField(max_length=1024, help_text="The agent's working folder.")
+    isolation = models.CharField(
+        max_length=20, blank=True, help_text="What kept its newest process away from reef."
+    )
     host = models.CharField(max_length=255, db_index=True)
     transport = models.CharField(max_length=20, default="local")
     parent_agent = models.CharField(max_length=200, blank=True)
@@ -448,14 +452,19 @@ class LifeSign(models.Model):
 
     @classmethod
     def give(cls, who: str) -> None:
-        """Say that `who` is alive now."""
-        cls.objects.update_or_create(who=who, defaults={"at": timezone.now()})
+        """Say that `who` is alive now, by the clock that all hosts share."""
+        cls.objects.update_or_create(who=who, defaults={"at": clock.database_now()})
 
     @classmethod
-    def latest(cls, prefix: str) -> datetime | None:
-        """The newest sign of all parts of this kind, such as `worker`."""
-        newest: QuerySet[LifeSign] = cls.objects.filter(who__startswith=prefix + "@")
-        at: datetime | None = newest.aggregate(newest=models.Max("at"))["newest"]
+    def latest(cls, prefix: str, until: datetime | None = None) -> datetime | None:
+        """Return the newest sign of all parts of this kind, such as `worker`.
+
+        Signs after `until` are of a clock that was wrong, and do not count.
+        """
+        signs: QuerySet[LifeSign] = cls.objects.filter(who__startswith=prefix + "@")
+        if until is not None:
+            signs = signs.filter(at__lte=until)
+        at: datetime | None = signs.aggregate(newest=models.Max("at"))["newest"]
         return at
 
 

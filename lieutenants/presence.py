@@ -33,6 +33,16 @@ def vm_of(lieutenant: Lieutenant) -> str:
     return lieutenant.pk
 
 
+def parent_lieutenant(lieutenant: Lieutenant) -> Lieutenant | None:
+    """The lieutenant that this one stands directly below in the tree, if it is one."""
+    from lieutenants.models import Lieutenant
+
+    node = Node.objects.living().filter(vm_id=vm_of(lieutenant)).select_related("parent").first()
+    if node is None or node.parent is None:
+        return None
+    return Lieutenant.objects.living().filter(pk=node.parent.vm_id).first()
+
+
 def enlist(lieutenant: Lieutenant, *, actor: object, parent: Node | None = None) -> None:
     """Put a lieutenant into registry and tree, there below `parent`; what is there already stays.
 
@@ -76,6 +86,14 @@ def destroyed(vm_ids: Sequence[str]) -> Iterable[str]:
 
     gone = Lieutenant.objects.filter(pk__in=vm_ids, status=Status.DESTROYED)
     return gone.values_list("pk", flat=True)
+
+
+def local_hosts(vm_ids: Sequence[str]) -> dict[str, str]:
+    """Return on which host each of these VMs runs that is a living lieutenant of a host of reef."""
+    from lieutenants.models import Lieutenant
+
+    living = Lieutenant.objects.living().filter(pk__in=vm_ids, transport="local")
+    return dict(living.values_list("pk", "host"))
 
 
 def vm_status(status: str) -> str:

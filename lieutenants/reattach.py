@@ -82,6 +82,8 @@ def _was_ready(run: str) -> bool:
 
 def _follow_again(lieutenant: Lieutenant, run: str, directory: str, handle: Handle) -> None:
     """Open the process's row again where its journal was left, or make it anew."""
+    isolation = str(handle.get("isolation") or "")
+    Lieutenant.objects.filter(pk=lieutenant.pk).update(isolation=isolation)
     known = Process.objects.filter(pk=run)
     if known.update(ended_at=None, end_reason="", handle=handle, stop_asked_at=None):
         return

@@ -12,13 +12,21 @@ from datetime import timedelta
 from pathlib import Path
 
 from django.conf import settings
-from django.db import IntegrityError
+from django.db import IntegrityError, transaction
 from django.db.models import Q
 from django.utils import timezone
 
-from lieutenants import configured, presence, rpc
-from lieutenants.agents import find_agent
-from lieutenants.exceptions import AgentMissing, IllegalMove, LostRace, TransportError
+from lieutenants import configured, folders, presence, rpc
+from lieutenants.agents import Agent, find_agent
+from lieutenants.exceptions import (
+    AgentMissing,
+    IllegalMove,
+    IsolationUnavailable,
+    LostRace,
+    TransportError,
+)
+from lieutenants.isolation import homes, plan
+from lieutenants.isolation.modes import Isolation
 from lieutenants.models import Lieutenant, LieutenantQuerySet, Process
 from lieutenants.states import RUNNING, Status
 from lieutenants.transports import get_transport
@@ -103,8 +111,7 @@ def launch(lieutenant: Lieutenant) -> None:
         logger.info("%s has a process already", lieutenant)
         return
     try:
-        _prepare_folders(lieutenant)
-        spec = _launch_spec(lieutenant, process, agent.argv())
+        spec = _launch_spec(lieutenant, process, agent)
         process.handle = get_transport(lieutenant.transport).start(spec)
     except (FleetError, TransportError, OSError) as error:
         process.ended_at = timezone.now()
@@ -112,7 +119,10 @@ def launch(lieutenant: Lieutenant) -> None:
         process.save(update_fields=["ended_at", "end_reason"])
         fail(lieutenant, f"The agent could not be started: {error}")
         return
-    process.save(update_fields=["handle"])
+    with transaction.atomic():
+        process.save(update_fields=["handle"])
+        isolation = str(process.handle.get("isolation") or "")
+        Lieutenant.objects.filter(pk=lieutenant.pk).update(isolation=isolation)
     bells.ring(lieutenant.pk)
 
 
@@ -139,12 +149,12 @@ def fail(lieutenant: Lieutenant, reason: str) -> None:
 
 def home_of(lieutenant: Lieutenant) -> Path:
     """The lieutenant's own folder. Its name is the id: a name is never a path."""
-    return settings.LIEUTENANTS_DIR / lieutenant.pk
+    return homes.home_of(lieutenant.pk).root
 
 
 def default_workspace(lieutenant_id: str) -> str:
     """Where a lieutenant works that was given no folder."""
-    return str(settings.LIEUTENANTS_DIR / lieutenant_id / "workspace")
+    return str(homes.home_of(lieutenant_id).workspace)
 
 
 def _is_running_now(process: Process) -> bool:
@@ -157,43 +167,62 @@ def _may_start() -> bool:
     return starting.count() < settings.STARTS_AT_ONCE
 
 
-def _prepare_folders(lieutenant: Lieutenant) -> None:
-    home = home_of(lieutenant)
-    for folder in (settings.LIEUTENANTS_DIR, home, home / "runs", settings.AGENT_CONFIG_DIR):
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if lieutenant.folder == default_workspace(lieutenant.pk):
-        Path(lieutenant.folder).mkdir(mode=0o700, exist_ok=True)
-    (home / "system-prompt.md").write_text(lieutenant.system_prompt, encoding="utf-8")
-
-
-def _launch_spec(lieutenant: Lieutenant, process: Process, program: list[str]) -> Launch:
-    home = home_of(lieutenant)
-    session = str(home / "session.jsonl")
-    arguments = ["--mode", "rpc", "--session", session, "--session-dir", str(home)]
-    arguments += ["--append-system-prompt", str(home / "system-prompt.md")]
+def _launch_spec(lieutenant: Lieutenant, process: Process, agent: Agent) -> Launch:
+    """Prepare the agent's folders and say how it is started. Raises FleetError, OSError."""
+    homes.check_config()
+    home = homes.home_of(lieutenant.pk)
+    home.workspace.mkdir(mode=0o700, parents=True, exist_ok=True)
+    way = plan.make_plan(home, folders.check_at_start(lieutenant), agent)
+    _check_isolation(lieutenant, way.mode)
+    homes.prepare(
+        home,
+        name=lieutenant.name,
+        prompt=lieutenant.system_prompt,
+        owner=way.uid,
+        shared=way.uid is not None and "view" not in way.rules,
+    )
+    session = str(home.session_file)
+    arguments = ["--mode", "rpc", "--session", session, "--session-dir", str(home.session)]
+    arguments += ["--append-system-prompt", str(home.prompt)]
     if model := configured.model_of(lieutenant):
         arguments += ["--model", model]
-    tag = f"REEF_LIEUTENANT={lieutenant.pk}"
     return Launch(
         run=process.pk,
         dir=process.directory,
-        argv=[*program, *arguments],
-        env=_environment(lieutenant),
+        argv=[*way.argv, *agent.argv(), *arguments],
+        env=_environment(lieutenant, home, way.path),
         cwd=lieutenant.folder,
-        lock=str(home / "session.lock"),
+        lock=str(home.root / "session.lock"),
         heal=[session],
-        tag=tag,
+        tag=f"REEF_LIEUTENANT={lieutenant.pk}",
         hello=[{"id": READY, "type": "get_state"}],
+        isolation=way.rules,
     )
 
 
-def _environment(lieutenant: Lieutenant) -> dict[str, str]:
+def _check_isolation(lieutenant: Lieutenant, mode: Isolation) -> None:
+    """An agent that was started by another one is isolated at least as well as that one."""
+    parent = presence.parent_lieutenant(lieutenant)
+    known = parent.isolation if parent and parent.host == settings.HOST else ""
+    if known in Isolation.values and Isolation(known).rank > mode.rank:
+        raise IsolationUnavailable(
+            f"its isolation would be {mode.value}, weaker than that of "
+            f"{parent}, below which it stands ({known})"
+        )
+
+
+def _environment(lieutenant: Lieutenant, home: homes.Home, path: str) -> dict[str, str]:
     """All that the agent gets to see: an explicit list, never the server's own environment."""
     passed = {name: os.environ[name] for name in settings.AGENT_ENV if name in os.environ}
     return {
         **passed,
         **configured.environment(lieutenant),
-        "PI_CODING_AGENT_DIR": str(settings.AGENT_CONFIG_DIR),
+        "PATH": path,
+        "HOME": str(home.user),
+        "TMPDIR": str(home.tmp),
+        "USER": lieutenant.name,
+        "LOGNAME": lieutenant.name,
+        "PI_CODING_AGENT_DIR": str(home.config),
         "PI_OFFLINE": "1",
         "PI_SKIP_VERSION_CHECK": "1",
         "PI_TELEMETRY": "0",

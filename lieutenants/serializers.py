@@ -18,6 +18,7 @@ from lieutenants.ledger import open_text
 from lieutenants.models import Answer, Entry, Lieutenant, Message, Usage
 from lieutenants.services import Wish
 from lieutenants.states import Outcome, RestartPolicy, Status
+from vmtree import permissions
 
 NEWEST_ANSWERS = 20
 MOST_ENTRIES = 1000
@@ -27,16 +28,28 @@ Json = dict[str, Any]
 _WIRE_KEYS = {"cache_read": "cacheRead", "cache_write": "cacheWrite"}
 
 
-def lieutenants_json(lieutenants: Iterable[Lieutenant]) -> list[Json]:
-    """Lieutenant objects; the number of queries does not grow with the number of rows."""
+# What everybody who reads the fleet may know of a lieutenant; the rest comes from its transcript,
+# or says how it works.
+PUBLIC = (
+    *("id", "name", "role", "vmId", "isLocal", "status", "taskCount", "createdAt"),
+    *("lastActivityAt", "model", "parentAgent", "statusSince", "stalled", "host"),
+)
+
+
+def lieutenants_json(lieutenants: Iterable[Lieutenant], *, caller: object) -> list[Json]:
+    """Return lieutenant objects, with only the PUBLIC keys where the caller may not read more.
+
+    The number of queries does not grow with the number of rows.
+    """
     rows = list(lieutenants)
-    history = newest_answers(row.pk for row in rows)
-    sums = Usage.objects.sums_by_lieutenant([row.pk for row in rows])
+    pks = permissions.readable_among(
+        caller, permissions.Action.READ_TRANSCRIPT, (row.pk for row in rows)
+    )
+    history = newest_answers(pks)
+    sums = Usage.objects.sums_by_lieutenant(list(pks))
     open_answers = {
         answer.lieutenant_id: answer
-        for answer in Answer.objects.filter(
-            lieutenant__in=[row.pk for row in rows], outcome=Outcome.OPEN
-        )
+        for answer in Answer.objects.filter(lieutenant__in=pks, outcome=Outcome.OPEN)
     }
     return [
         _lieutenant_json(
@@ -45,8 +58,15 @@ def lieutenants_json(lieutenants: Iterable[Lieutenant]) -> list[Json]:
             open_text(open_answers[row.pk]) if row.pk in open_answers else "",
             sums.get(row.pk),
         )
+        if row.pk in pks
+        else _public_json(row)
         for row in rows
     ]
+
+
+def _public_json(row: Lieutenant) -> Json:
+    facts = _lieutenant_json(row, [], "", None)
+    return {key: facts[key] for key in PUBLIC if key in facts}
 
 
 def _lieutenant_json(
@@ -76,6 +96,7 @@ def _lieutenant_json(
         ("waitingFor", row.waiting_for),
         ("restartAt", row.restart_at),
         ("idleLimitMinutes", row.idle_limit_minutes),
+        ("isolation", row.isolation),
     ):
         if value:
             facts[key] = value

@@ -1,7 +1,7 @@
 """What may be asked of lieutenants. Each function commits rows first and rings afterwards.
 
 `actor` is whoever asks: a caller as authentication found it, whose node is held to the one rule of
-`vmtree.authority`, or the name of an operator or of a part of reef.
+`vmtree.permissions`, or the name of an operator or of a part of reef.
 """
 
 from __future__ import annotations
@@ -9,16 +9,14 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 from django.conf import settings
 from django.db import IntegrityError, transaction
 from django.utils import timezone
-from kombu.exceptions import OperationalError
 
-from lieutenants import delivery, presence, reattach, rpc, runtime, tasks
+from lieutenants import delivery, folders, presence, reattach, rpc, runtime, tasks
 from lieutenants.agents import find_agent
 from lieutenants.exceptions import (
     BadInput,
@@ -31,11 +29,15 @@ from lieutenants.exceptions import (
     NotNow,
     TooLarge,
 )
+from lieutenants.isolation import homes
 from lieutenants.models import Lieutenant, Message, Process, new_ulid
 from lieutenants.states import Mode, RestartPolicy, Status
-from vmtree import authority, bells
+from reef_site.common import broker
+from versconfig.screening import sources
+from vmtree import bells, permissions
 from vmtree import services as tree
 from vmtree.models import Node
+from vmtree.permissions import Action
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +46,7 @@ FOLLOW_UP_NOTE = "auto-queued as follow-up since lieutenant is working"
 PROMPT_NOTE = "sent as prompt since lieutenant is idle"
 STARTING_NOTE = "queued until the lieutenant is ready"
 RESTARTING_NOTE = "queued until the lieutenant is running again"
+COVERED_NOTE = "a secret was covered before this was stored; the agent gets it with {}"
 RESTARTABLE = frozenset({Status.IDLE, Status.WORKING, Status.ERROR})
 MOST_OF_MODEL = 200
 _NO_POLICY = f"restartPolicy: must be one of {', '.join(RestartPolicy.values)}"
@@ -72,11 +75,19 @@ def create(wish: Wish, *, actor: object) -> Lieutenant:
     Raises BadInput, Forbidden, NameTaken, NoProvider, AgentMissing.
     """
     name, role = wish.name.strip(), wish.role.strip()
+    if not wish.remote:
+        # The right comes first: who may not start a process here learns nothing else.
+        permissions.check(actor, Action.START_BELOW, permissions.node_of(actor))
     _check(wish, name, role)
+    wish = _without_secrets(wish)
+    role = wish.role.strip()
     parent = _parent(wish, actor)
     if wish.remote:
         raise NoProvider("No VM provider is set up here; only local lieutenants can be made.")
+    permissions.check(actor, Action.START_BELOW, parent)
+    folder = _folder(wish, actor)
     find_agent()
+    homes.check_config()
     pk = new_ulid()
     stall = settings.STALL_SECONDS if wish.stall_limit_seconds is None else wish.stall_limit_seconds
     lieutenant = Lieutenant(
@@ -86,7 +97,7 @@ def create(wish: Wish, *, actor: object) -> Lieutenant:
         directive=wish.directive.strip(),
         model=wish.model.strip() or settings.DEFAULT_MODEL,
         system_prompt=system_prompt(name, role, wish.directive.strip()),
-        folder=wish.folder.strip() or runtime.default_workspace(pk),
+        folder=folder or runtime.default_workspace(pk),
         host=settings.HOST,
         parent_agent=((parent.name or parent.vm_id) if parent else settings.AGENT_NAME)[:200],
         restart_policy=wish.restart_policy,
@@ -142,15 +153,18 @@ def send(
     """Put a message on its way; returns it and whether it is new.
 
     The same idempotency key gives the same message, if text and mode are the same, else KeyReused.
+    Secrets in the text are covered; the agent gets the covered text, and a note says so.
     Raises BadInput, TooLarge, NotFound, Forbidden, NotNow.
     """
     text, asked = _message_text(text), _message_mode(mode)
+    screen, names = sources.current(recheck=True), set[str]()
+    text = screen.cover(text, names)
     if len(key) > 200 or not rpc.storable(key):
         raise BadInput("Idempotency-Key: at most 200 characters")
     with transaction.atomic():
         lieutenant = _locked(name, actor)
         if key and (known := lieutenant.messages.filter(idempotency_key=key).first()):
-            if known.text != text or known.mode_asked != asked:
+            if screen.cover(known.text) != text or known.mode_asked != asked:
                 raise KeyReused("Idempotency-Key: was used for another message")
             return known, False
         actual, note = _fitting_mode(lieutenant, asked)
@@ -159,7 +173,7 @@ def send(
             text=text,
             mode=actual,
             mode_asked=asked,
-            note=note,
+            note=_with_covered(note, names),
             actor=_named(actor),
             idempotency_key=key or None,
         )
@@ -179,7 +193,7 @@ def send(
 
 def pause(name: str, *, actor: object, force: bool = False) -> Lieutenant:
     """End the agent in an orderly way; its session stays. Pausing twice is no error."""
-    lieutenant = _commanded(name, actor)
+    lieutenant = _permitted(name, actor, Action.COMMAND)
     if lieutenant.status == Status.PAUSED:
         return lieutenant
     if lieutenant.status == Status.WORKING and not force:
@@ -190,7 +204,7 @@ def pause(name: str, *, actor: object, force: bool = False) -> Lieutenant:
 
 def resume(name: str, *, actor: object) -> Lieutenant:
     """Start the agent of a paused lieutenant again, on its session."""
-    lieutenant = _commanded(name, actor)
+    lieutenant = _permitted(name, actor, Action.START)
     if lieutenant.status != Status.PAUSED:
         raise NotNow(f"Lieutenant '{name}' is not paused (status: {lieutenant.status})")
     find_agent()
@@ -202,7 +216,7 @@ def resume(name: str, *, actor: object) -> Lieutenant:
 
 def restart(name: str, *, actor: object) -> Lieutenant:
     """End the agent, if it runs, and start it again on its session."""
-    lieutenant = _commanded(name, actor)
+    lieutenant = _permitted(name, actor, Action.START)
     if lieutenant.status == Status.STARTING:
         raise NotNow(f"Lieutenant '{name}' is starting already")
     find_agent()
@@ -220,7 +234,10 @@ def adjust(
     A model counts from the agent's next start, which may be asked for at once; one that is paused
     or starting is left as it is. Raises BadInput, NotFound, Forbidden, AgentMissing.
     """
-    lieutenant = _commanded(name, actor)
+    # A policy that restarts it starts a process later, without anybody asking.
+    restarts = changes.get("restart_policy", RestartPolicy.NEVER) != RestartPolicy.NEVER
+    action = Action.START if restart_now or restarts else Action.COMMAND
+    lieutenant = _permitted(name, actor, action)
     if "model" in changes:
         _check_model(str(changes["model"]))
     if changes.get("restart_policy", RestartPolicy.NEVER) not in RestartPolicy.values:
@@ -237,7 +254,7 @@ def adjust(
 
 def abort(name: str, *, actor: object) -> Lieutenant:
     """Break off the running answer. What waits behind it is withdrawn, too."""
-    lieutenant = _commanded(name, actor)
+    lieutenant = _permitted(name, actor, Action.COMMAND)
     if lieutenant.status != Status.WORKING:
         raise NotNow(f"Lieutenant '{name}' is not working (status: {lieutenant.status})")
     with transaction.atomic():
@@ -256,9 +273,9 @@ def destroy(name: str, *, actor: object) -> str:
         lieutenant = Lieutenant.objects.filter(name=name).first()
         if lieutenant is None:
             raise NotFound(f"Lieutenant '{name}' not found")
-        authority.check(actor, "command", presence.vm_of(lieutenant))
+        permissions.check(actor, Action.DESTROY, presence.vm_of(lieutenant))
         return _epitaph(lieutenant)
-    authority.check(actor, "command", presence.vm_of(lieutenant))
+    permissions.check(actor, Action.DESTROY, presence.vm_of(lieutenant))
     with transaction.atomic():
         _move(lieutenant, Status.DESTROYED, "destroy asked", actor)
         delivery.withdraw_queued(lieutenant, delivery.DESTROYED, timezone.now())
@@ -272,7 +289,9 @@ def destroy_all(*, actor: object) -> list[str]:
     """
     results = []
     living = Lieutenant.objects.living().order_by("created_at", "id")
-    mine = [each.name for each in living if authority.may(actor, "command", presence.vm_of(each))]
+    mine = [
+        each.name for each in living if permissions.may(actor, Action.DESTROY, presence.vm_of(each))
+    ]
     for name in mine:
         try:
             results.append(destroy(name, actor=actor))
@@ -286,7 +305,7 @@ def discover(*, actor: object) -> list[str]:
 
     They may belong anywhere in the fleet, so no node may ask for it. Raises Forbidden.
     """
-    authority.check(actor, "command", None)
+    permissions.check(actor, Action.COMMAND, None)
     return reattach.discover()
 
 
@@ -307,20 +326,28 @@ def _named(actor: object) -> str:
     return str(actor)[:200]
 
 
-def _commanded(name: str, actor: object) -> Lieutenant:
-    """The living lieutenant of this name, which the actor may command, or NotFound, Forbidden."""
+def _permitted(name: str, actor: object, action: Action) -> Lieutenant:
+    """Return the living lieutenant of this name. Raises NotFound, Forbidden."""
     lieutenant = find(name, missing=f"Lieutenant '{name}' not found")
-    authority.check(actor, "command", presence.vm_of(lieutenant))
+    permissions.check(actor, action, presence.vm_of(lieutenant))
     return lieutenant
 
 
 def _parent(wish: Wish, actor: object) -> Node | None:
     """The node that a new one stands below: the one it names, else the one that asks."""
     if not wish.parent_vm_id.strip():
-        return authority.node_of(actor)
+        return permissions.node_of(actor)
     parent = tree.parent_of(wish.parent_vm_id.strip())
-    authority.check(actor, "write", parent)
+    permissions.check(actor, Action.WRITE, parent)
     return parent
+
+
+def _folder(wish: Wish, actor: object) -> str:
+    """Return the folder that the request names, resolved; empty if it names none."""
+    if not wish.folder.strip():
+        return ""
+    node = permissions.node_of(actor)
+    return str(folders.check(wish.folder.strip(), line_of=node.vm_id if node else ""))
 
 
 def _check(wish: Wish, name: str, role: str) -> None:
@@ -344,8 +371,6 @@ def _check(wish: Wish, name: str, role: str) -> None:
         if not rpc.storable(text):
             raise BadInput(f"{label}: has characters that are no text", label)
     _check_model(wish.model)
-    if wish.folder.strip():
-        _check_folder(wish.folder.strip())
 
 
 def _check_model(model: str) -> None:
@@ -355,18 +380,6 @@ def _check_model(model: str) -> None:
         raise BadInput("model: has characters that are no text", "model")
     if model.strip().startswith("-"):
         raise BadInput("model: must not start with a dash", "model")
-
-
-def _check_folder(folder: str) -> None:
-    path = Path(folder)
-    try:
-        good = path.is_absolute() and path.is_dir()
-    except OSError:
-        good = False
-    if not good:
-        raise BadInput("folder: must be an absolute path of a folder that exists", "folder")
-    if path.resolve() == settings.DATA_DIR or settings.RUN_DIR in path.resolve().parents:
-        raise BadInput("folder: must not be reef's own data folder", "folder")
 
 
 def _message_text(text: object) -> str:
@@ -379,6 +392,22 @@ def _message_text(text: object) -> str:
         most = settings.MAX_MESSAGE_BYTES
         raise TooLarge(f"message: has {size} bytes, at most {most} are taken", "message")
     return text
+
+
+def _with_covered(note: str, names: set[str]) -> str:
+    """Return the note of a message in which secrets of these names were covered."""
+    marks = ", ".join(f"[{name}]" for name in sorted(names))
+    covered = COVERED_NOTE.format(marks) if names else ""
+    return "; ".join(part for part in (note, covered) if part)[:200]
+
+
+def _without_secrets(wish: Wish) -> Wish:
+    """Return the wish with secrets in its texts covered. Raises BadInput for one in a name."""
+    cover = sources.current(recheck=True).cover
+    for label, text in (("name", wish.name), ("model", wish.model), ("folder", wish.folder)):
+        if cover(text) != text:
+            raise BadInput(f"{label}: must not hold a secret", label)
+    return replace(wish, role=cover(wish.role), directive=cover(wish.directive))
 
 
 def _message_mode(mode: object) -> Mode:
@@ -396,7 +425,7 @@ def _locked(name: str, actor: object) -> Lieutenant:
         if Lieutenant.objects.filter(name=name).exists():
             raise NotFound(f"Lieutenant '{name}' has been destroyed")
         raise NotFound(f"Lieutenant '{name}' not found")
-    authority.check(actor, "command", presence.vm_of(lieutenant))
+    permissions.check(actor, Action.SEND, presence.vm_of(lieutenant))
     if lieutenant.status == Status.PAUSED:
         raise NotNow(f"Lieutenant '{name}' is paused. Resume it first.")
     if lieutenant.status == Status.ERROR and lieutenant.restart_at is None:
@@ -439,10 +468,7 @@ def _settle_later(lieutenant: Lieutenant) -> None:
 
 def ring_worker(lieutenant_id: str, host: str) -> None:
     """Ring a worker of that host; without a broker the next reconcile finds the row."""
-    try:
-        tasks.settle.apply_async((lieutenant_id,), queue=tasks.host_queue(host))
-    except (OperationalError, OSError) as error:
-        logger.warning("the broker does not answer (%s); the next reconcile acts", error)
+    broker.send_task(tasks.settle.name, [lieutenant_id], queue=tasks.host_queue(host))
 
 
 def _epitaph(lieutenant: Lieutenant) -> str:

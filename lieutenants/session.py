@@ -22,6 +22,9 @@ from lieutenants.models import Entry, Lieutenant, Message, Process
 from lieutenants.rpc import Outgoing
 from lieutenants.states import MessageState, Outcome, Status
 from lieutenants.transcript import Event, Transcript, moment, whole
+from lieutenants.transcript_screening import State
+from versconfig.screening import sources
+from versconfig.screening.screen import Screen
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +64,9 @@ class Memory:
     answer: int | None = None
     message: str | None = None
     barrier: int = 0
+    # Text that is held back, see `TranscriptScreening.state`, and whether was said that some is.
+    held: State = field(default_factory=dict)
+    covered: bool = False
     # What this version of the agent can do: see `agents.Agent`.
     clears_queue: bool = True
     settles: bool = False
@@ -108,9 +114,11 @@ class Session(Transcript):
     stranded: int = 0
 
     @classmethod
-    def open(cls, process: Process) -> Session:
-        """Take a process up where its rows stand."""
+    def open(cls, process: Process, screen: Screen | None = None) -> Session:
+        """Take a process up where its rows stand; `screen` covers the secrets of this moment."""
         session = cls(process, process.lieutenant, memory=Memory.load(process.state))
+        session.screening.screen = screen or sources.current(recheck=True)
+        session.screening.recover(process, session.memory.held)
         session.message_id = session.memory.message
         session.reopen(session.memory.answer)
         return session
@@ -132,29 +140,42 @@ class Session(Transcript):
                 self.flush_texts()
                 self._take(record)
         self.flush_texts()
+        self._say_covered()
 
     def remember(self) -> None:
         """Bring the columns that the pass writes up to date; new rows have their ids by now."""
         self.memory.answer = self.answer.pk if self.answer else None
         self.memory.message = self.message_id
+        self.memory.held = self.screening.state()
         self.process.state = dict(vars(self.memory))
         self.lieutenant.waiting_for = self.waiting_for()
 
     def _take(self, record: list[Any]) -> None:
         kind, at = record[0], moment(record[1])
+        cover = self.screening.cover
         if kind == "e" and isinstance(record[2], dict):
-            handler = _HANDLERS.get(str(record[2].get("type")))
-            if handler:
-                handler(self, record[2], at)
+            name = str(record[2].get("type"))
+            if handler := _HANDLERS.get(name):
+                whole = name == "message_end"
+                handler(self, (self.screening.cover_message if whole else cover)(record[2]), at)
         elif kind == "s":
             self._delivered(str(record[2]), at)
         elif kind == "x":
-            ending.end(self, record[2] if isinstance(record[2], dict) else {}, at)
+            ending.end(self, cover(record[2]) if isinstance(record[2], dict) else {}, at)
         elif kind == "g":
-            text = f"The agent printed what is not its protocol: {record[2]}"
+            text = f"The agent printed what is not its protocol: {cover(str(record[2]))}"
             self.notice(at, text, is_error=True)
         elif kind == "l":
             self.notice(at, f"A line of {record[3]} bytes was left out.", is_error=True)
+
+    def _say_covered(self) -> None:
+        """Tell readers, once a process, that the transcript does not show everything."""
+        names = self.screening.take_names()
+        if names and not self.memory.covered:
+            self.memory.covered = True
+            marks = ", ".join(f"[{name}]" for name in names)
+            text = f"Secrets in what the agent prints are covered. First covered: {marks}."
+            self.notice(timezone.now(), text)
 
     def notice(self, at: datetime, text: str, **fields: Any) -> None:
         """Something worth knowing that nobody said."""
@@ -204,7 +225,7 @@ class Session(Transcript):
 
     def _user_message(self, said: Event, at: datetime) -> None:
         text = rpc.text_of(said.get("content"))
-        message = delivery.take_up(self.lieutenant, text, at)
+        message = delivery.take_up(self.lieutenant, text, at, cover=self.screening.cover)
         if message:
             self.message_id = message.pk
             if self.answer and self.answer.message_id is None:
@@ -317,7 +338,8 @@ class Session(Transcript):
         data = event.get("data")
         queues = data.values() if isinstance(data, dict) else []
         texts = [str(text) for queue in queues if isinstance(queue, list) for text in queue]
-        if count := delivery.withdraw_accepted(self.lieutenant, texts, at):
+        cover = self.screening.cover
+        if count := delivery.withdraw_accepted(self.lieutenant, texts, at, cover=cover):
             self.notice(at, f"The abort withdrew {count} queued message{'s' if count > 1 else ''}.")
 
     def _state_answer(self, command: str, event: Event, at: datetime) -> None:

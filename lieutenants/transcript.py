@@ -18,9 +18,9 @@ from lieutenants import rpc
 from lieutenants.ledger import Ledger, join_chunks
 from lieutenants.models import Answer, Chunk, Entry, Lieutenant, Process, Usage
 from lieutenants.states import Outcome
+from lieutenants.transcript_screening import TranscriptScreening, block_number
 
 Event = dict[str, Any]
-_MOST_BLOCKS = 1_000_000
 
 
 @dataclass
@@ -35,6 +35,7 @@ class Transcript:
     # The message that is being worked on.
     message_id: str | None = None
     ledger: Ledger = field(default_factory=Ledger)
+    screening: TranscriptScreening = field(default_factory=TranscriptScreening)
     _texts: dict[int, tuple[Entry, list[str]]] = field(default_factory=dict)
     # Calls whose results came in the running answer: they are told twice.
     _finished_calls: set[str] = field(default_factory=set)
@@ -53,7 +54,7 @@ class Transcript:
 
     def delta(self, kind: str, block: int, text: str) -> None:
         """A piece of text of a block; a number that no database keeps counts as the first."""
-        block = block if 0 <= block <= _MOST_BLOCKS else 0
+        block = block_number(block)
         entry = self.blocks.get((kind, block))
         if entry is None:
             entry = self.add(kind, timezone.now(), block=block, final=False)
@@ -61,11 +62,16 @@ class Transcript:
         self._texts.setdefault(id(entry), (entry, []))[1].append(text)
 
     def flush_texts(self) -> None:
-        """Make one chunk of what each open entry got since the last flush."""
+        """Make one chunk of what may be shown of each open entry since the last flush.
+
+        Runs before the process's offset moves.
+        """
         for entry, parts in self._texts.values():
-            chunk = Chunk(lieutenant=self.lieutenant, entry=entry, rev=self.next_rev())
-            chunk.text = "".join(parts)
-            self.ledger.chunks.append(chunk)
+            offset = self.process.offset
+            if text := self.screening.feed(_block_of(entry), "".join(parts), offset):
+                chunk = Chunk(lieutenant=self.lieutenant, entry=entry, rev=self.next_rev())
+                chunk.text = text
+                self.ledger.chunks.append(chunk)
         self._texts.clear()
 
     def text_so_far(self, entry: Entry) -> str:
@@ -130,6 +136,7 @@ class Transcript:
         else:
             return
         entry = self.blocks.pop((kind.value, number), None)
+        self.screening.forget((kind.value, number))
         if entry:
             self.revise(entry, **fields)
         elif fields.get("text") or kind is Entry.Kind.TOOL_CALL:
@@ -138,7 +145,8 @@ class Transcript:
     def close_blocks(self) -> None:
         """Blocks whose end was never told keep what was heard of them."""
         for entry in self.blocks.values():
-            self.revise(entry, final=True, text=self.text_so_far(entry))
+            text = self.text_so_far(entry) + self.screening.finish(_block_of(entry))
+            self.revise(entry, final=True, text=text)
         self.blocks.clear()
 
     def _count_usage(self, said: Event, at: datetime) -> None:
@@ -260,6 +268,10 @@ class Transcript:
         texts = [entry.text for _, entry in sorted(entries.items())]
         texts += [each.text for each in self.ledger.new_texts(answer)]
         return "".join(texts)
+
+
+def _block_of(entry: Entry) -> tuple[str, int]:
+    return str(entry.kind), entry.block or 0
 
 
 def texts_of_open(entries: Iterable[Entry]) -> dict[int, str]:

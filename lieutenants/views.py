@@ -18,8 +18,8 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 from lieutenants import blocks, figures, services
 from lieutenants.exceptions import LieutenantError, NotFound
 from lieutenants.forms import MODES, AdjustForm, CreateForm
+from lieutenants.isolation.homes import home_of
 from lieutenants.models import MOST_RESTARTS, Entry, Lieutenant, Usage, new_ulid
-from lieutenants.runtime import home_of
 from lieutenants.states import Mode, Status
 from lieutenants.verbs import VERBS, Verb
 
@@ -208,7 +208,7 @@ def _facts(lieutenant: Lieutenant) -> dict[str, Any]:
         "waiting": list(lieutenant.messages.pending()[:_MOST_WAITING]) if alive else [],
         "sent": lieutenant.messages.order_by("-created_at", "-id")[:_RECENT],
         "used": figures.spans_of(lieutenant),
-        "session_file": home_of(lieutenant) / "session.jsonl",
+        "session_file": home_of(lieutenant.pk).session_file,
         "most_restarts": MOST_RESTARTS,
         "verbs": [verb for verb in VERBS.values() if verb.fits(lieutenant)],
         "asking": [verb for verb in VERBS.values() if verb.asks(lieutenant)],

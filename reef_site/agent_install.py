@@ -94,7 +94,9 @@ def ensure(recipe: Recipe, target: Path, say: Say) -> Installed:
     if there := installed(recipe, target):
         return there
     try:
-        target.mkdir(mode=0o700, parents=True, exist_ok=True)
+        target.mkdir(parents=True, exist_ok=True)
+        # Agents that run as users of their own must get in.
+        target.chmod(0o755)
         with _alone(target, say):
             return installed(recipe, target) or _install(recipe, target, say)
     except OSError as error:
@@ -122,7 +124,7 @@ def ensure_or_note(recipe: Recipe, target: Path, say: Say) -> bool:
 def _note(target: Path, why: str) -> None:
     """Leave a sentence for whoever looks for the agent."""
     with contextlib.suppress(OSError):
-        target.mkdir(mode=0o700, parents=True, exist_ok=True)
+        target.mkdir(parents=True, exist_ok=True)
         (target / "problem.txt").write_text(f"{why}\n")
 
 
@@ -148,6 +150,7 @@ def _install(recipe: Recipe, target: Path, say: Say) -> Installed:
     folder, half = target / mark, target / f"{mark}.half"
     shutil.rmtree(half, ignore_errors=True)
     half.mkdir()
+    half.chmod(0o755)
     for name in ("package.json", "package-lock.json"):
         shutil.copyfile(recipe.source / name, half / name)
     say(f"installing the agent ({recipe.package}) by npm into {target}; once, about 350 MB")
@@ -169,6 +172,7 @@ def _run_npm(npm: str, folder: Path, say: Say) -> None:
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
+        umask=0o022,  # other users run what is installed here
     )
     assert process.stdout is not None
     try:

@@ -6,14 +6,16 @@ import logging
 from typing import Any
 
 from django.db import InterfaceError, OperationalError
-from django.http import Http404
+from django.http import Http404, UnreadablePostError
 from rest_framework import exceptions
 from rest_framework.response import Response
 from rest_framework.routers import SimpleRouter
 
 from lieutenants.api import LieutenantViewSet
 from reef_site.auth import NO_HEADER
-from vmtree.exceptions import FleetError
+from reef_site.common import disk
+from reef_site.withheld import TRY_AGAIN, was_withheld
+from vmtree.exceptions import FleetError, Forbidden
 
 logger = logging.getLogger(__name__)
 
@@ -25,21 +27,36 @@ router.register("lieutenant/lieutenants", LieutenantViewSet, basename="lieutenan
 
 def answer_error(error: Exception, context: dict[str, Any]) -> Response:
     """Every error as `{"error": "<what is wrong>"}` with a status that fits."""
+    if isinstance(error, Forbidden):
+        request = context["request"]
+        # Quoted: paths and ids come from the caller.
+        logger.info("refused %s %a: %a", request.method, request.path, str(error))
     if isinstance(error, FleetError):
         return Response({"error": str(error)}, status=error.status)
     if isinstance(error, Http404):
         return Response({"error": "not found"}, status=404)
-    if isinstance(error, exceptions.NotAuthenticated):
-        return Response({"error": NO_HEADER}, status=401, headers={"WWW-Authenticate": "Bearer"})
-    if isinstance(error, exceptions.AuthenticationFailed):
-        headers = {"WWW-Authenticate": "Bearer"}
-        return Response({"error": str(error.detail)}, status=401, headers=headers)
+    if isinstance(error, exceptions.NotAuthenticated | exceptions.AuthenticationFailed):
+        anonymous = isinstance(error, exceptions.NotAuthenticated)
+        text = NO_HEADER if anonymous else str(error.detail)
+        return Response({"error": text}, status=401, headers={"WWW-Authenticate": "Bearer"})
     if isinstance(error, exceptions.MethodNotAllowed):
         return Response({"error": "method not allowed"}, status=405)
     if isinstance(error, exceptions.APIException):
         return Response({"error": str(error.detail)}, status=error.status_code)
+    return _answer_accident(error)
+
+
+def _answer_accident(error: Exception) -> Response:
+    """The response to what neither the caller nor a rule of ours brought about."""
+    if problem := disk.problem_of(error):
+        logger.error("%s (%s)", problem, error)
+        return Response({"error": problem}, status=507)
     if isinstance(error, OperationalError | InterfaceError):
         logger.error("the database does not answer: %s", error)
         return Response({"error": "the database does not answer; try again soon"}, status=503)
+    if was_withheld(error):
+        return Response({"error": TRY_AGAIN}, status=503, headers={"Retry-After": "1"})
+    if isinstance(error, UnreadablePostError):
+        return Response({"error": "body: did not come whole"}, status=400)
     logger.error("unexpected error", exc_info=error)
     return Response({"error": "internal service error"}, status=500)

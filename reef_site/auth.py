@@ -8,6 +8,7 @@ import secrets
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit, urlunsplit
 
 from django.conf import settings
 from django.contrib.auth import get_user_model
@@ -102,6 +103,19 @@ def is_root_token(token: str) -> bool:
 def actor_of(user: object) -> str:
     """How moves and messages name whoever asked for them."""
     return str(user)[:200]
+
+
+def page_url(url: str) -> str:
+    """Return the address at which browsers open pages: loopback addresses get reef's own name.
+
+    So the cookies do not go to other web servers of this machine. The name stands for 127.0.0.1
+    and ::1, and for no other address of the loopback.
+    """
+    parts = urlsplit(url)
+    if not settings.OWN_HOST or parts.hostname not in ("127.0.0.1", "localhost", "::1"):
+        return url
+    port = f":{parts.port}" if parts.port else ""
+    return urlunsplit(parts._replace(netloc=f"{settings.OWN_HOST}{port}"))
 
 
 def make_signin_link(base_url: str) -> str:

@@ -1,13 +1,16 @@
-"""Requests' heads and bodies: how they are taken in, how much, and for how long; and answers."""
+"""Requests' heads and bodies: how they are read, how much, and for how long; and answers."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import IO, Any
+
+from reef_site.addresses import client_key, is_loopback
 
 Scope = MutableMapping[str, Any]
 Event = MutableMapping[str, Any]
@@ -19,14 +22,30 @@ MOST_BODY = 16 << 20
 BODY_IN_MEMORY = 1 << 16
 BODY_PAUSE_SECONDS = 20.0
 BODY_SECONDS = 300.0
+# How long we go on reading what a client sends after its answer, so that it can read that answer.
+LINGER_SECONDS = 2.0
+# In a scope: a function after whose call the server drops the rest of the body, and one that tells
+# whether all of the body is here already.
+DISCARD, ARRIVED = "reef.discard_body", "reef.body_has_arrived"
 
 
 class BodyTooLarge(Exception):
     """The client sends more than is taken."""
 
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"body: more than {limit} bytes")
+
 
 class ClientGone(Exception):
     """The client hung up before its request was whole."""
+
+
+class TryLater(Exception):
+    """The body cannot be read now, such as when too many bytes of others are being held."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,78 +74,189 @@ def header(scope: Scope, name: bytes) -> bytes:
 
 def declared(scope: Scope) -> int:
     """How long the body is said to be; 0 if that is not said."""
-    length = header(scope, b"content-length")
-    return int(length) if length.isdigit() else 0
+    return _lengths(scope)[0]
 
 
 def has_body(scope: Scope) -> bool:
     """Whether a body follows the head."""
-    return declared(scope) > 0 or bool(header(scope, b"transfer-encoding"))
+    return _lengths(scope)[1]
+
+
+_LENGTHS = "reef.body_lengths"
+
+
+def _lengths(scope: Scope) -> tuple[int, bool]:
+    """The declared length, and whether there is a body; looked at once, as it is asked often."""
+    known: tuple[int, bool] | None = scope.get(_LENGTHS)
+    if known is None:
+        headers = dict(scope["headers"])
+        length = headers.get(b"content-length", b"")
+        size = int(length) if length.isdigit() else 0
+        known = scope[_LENGTHS] = (size, size > 0 or bool(headers.get(b"transfer-encoding")))
+    return known
+
+
+def client_of(scope: Scope) -> str:
+    """The client's address, as limits count it."""
+    return client_key(str((scope.get("client") or ("", 0))[0]))
+
+
+class BodyBudget:
+    """How many bytes of bodies are held at a time, in memory and in files: in all, for each client.
+
+    A quarter of it is kept for small bodies, so that large ones never hold up heartbeats.
+    """
+
+    def __init__(self, total: int, per_address: int) -> None:
+        self._total, self._per_address = total, per_address
+        self._held = 0
+        self._by_client: dict[str, int] = {}
+
+    def reserve(self, client: str, size: int, *, small: bool) -> None:
+        """Count `size` bytes more. Raises TryLater."""
+        if self._held + size > (self._total if small else self._total * 3 // 4):
+            raise TryLater(503, "too many requests are being read; try again soon")
+        mine = self._by_client.get(client, 0) + size
+        if mine > self._per_address and not is_loopback(client):
+            raise TryLater(429, "too many bytes at a time from your address; try again soon")
+        self._held += size
+        self._by_client[client] = mine
+
+    def release(self, client: str, size: int) -> None:
+        """Count them no longer."""
+        left = self._by_client.get(client, 0) - size
+        self._held -= size
+        if left > 0:
+            self._by_client[client] = left
+        else:
+            self._by_client.pop(client, None)
 
 
 class Body:
     """A request's body: a small one in memory, a larger one in a file without a name."""
 
-    def __init__(self) -> None:
+    def __init__(self, budget: BodyBudget, client: str) -> None:
         self.size = 0
-        # Closed by __exit__.
-        self._file: IO[bytes] = tempfile.SpooledTemporaryFile(BODY_IN_MEMORY)  # noqa: SIM115
+        self.is_whole = False
+        self._budget, self._client = budget, client
+        self._reserved = 0
+        self._memory = bytearray()
+        self._file: IO[bytes] | None = None
 
     def __enter__(self) -> Body:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        self.drop()
 
-    async def take_in(self, receive: Receive, declared: int) -> None:
-        """Read it to its end. Raises BodyTooLarge, ClientGone, TimeoutError."""
-        if declared > MOST_BODY:
-            raise BodyTooLarge
+    def drop(self) -> None:
+        """Forget what was read."""
+        if self._file:
+            self._file.close()
+        self._memory, self._file, self.size = bytearray(), None, 0
+        self._budget.release(self._client, self._reserved)
+        self._reserved = 0
+
+    async def take_in(
+        self, receive: Receive, declared: int, limit: int = MOST_BODY, *, has_arrived: bool = False
+    ) -> None:
+        """Read it to its end. Raises BodyTooLarge, TryLater, ClientGone, TimeoutError."""
+        if declared > limit:
+            raise BodyTooLarge(limit)
+        self._reserve(declared)
         end = time.monotonic() + BODY_SECONDS
         more = True
         while more:
-            patience = min(BODY_PAUSE_SECONDS, end - time.monotonic())
-            event = await asyncio.wait_for(receive(), patience)
+            if has_arrived:
+                # Timers cost more than all the rest of this.
+                event, has_arrived = await receive(), False
+            else:
+                async with asyncio.timeout(min(BODY_PAUSE_SECONDS, end - time.monotonic())):
+                    event = await receive()
             if event["type"] == "http.disconnect":
                 raise ClientGone
-            self.size += self._file.write(event.get("body", b""))
-            if self.size > MOST_BODY:
-                raise BodyTooLarge
+            chunk = event.get("body", b"")
+            if self.size + len(chunk) > limit:
+                raise BodyTooLarge(limit)
+            self._reserve(self.size + len(chunk))
+            self._add(chunk)
             more = event.get("more_body", False)
+        self.is_whole = True
+
+    def _add(self, chunk: bytes) -> None:
+        self.size += len(chunk)
+        if self._file is None and self.size > BODY_IN_MEMORY:
+            # Closed by drop().
+            self._file = tempfile.TemporaryFile()  # noqa: SIM115
+            self._file.write(self._memory)
+            self._memory = bytearray()
+        if self._file is None:
+            self._memory += chunk
+        else:
+            self._file.write(chunk)
+
+    def _reserve(self, size: int) -> None:
+        if size > self._reserved:
+            small = size <= BODY_IN_MEMORY
+            self._budget.reserve(self._client, size - self._reserved, small=small)
+            self._reserved = size
+
+    def whole(self) -> bytes:
+        """All of it."""
+        if self._file is None:
+            return bytes(self._memory)
+        self._file.seek(0)
+        return self._file.read()
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """All of it, from its beginning."""
+        if self._file is None:
+            yield bytes(self._memory)
+            return
         self._file.seek(0)
         while chunk := self._file.read(1 << 16):
             yield chunk
 
 
-async def whole_body(scope: Scope, receive: Receive) -> bytes:
-    """A body that is small enough to be kept in memory."""
-    if declared(scope) > MOST_BODY:
-        raise BodyTooLarge
-    body, more = bytearray(), True
-    async with asyncio.timeout(BODY_SECONDS):
-        while more:
-            event = await receive()
-            if event["type"] == "http.disconnect":
-                raise ClientGone
-            body += event.get("body", b"")
-            if len(body) > MOST_BODY:
-                raise BodyTooLarge
-            more = event.get("more_body", False)
-    return bytes(body)
+class Exchange:
+    """A request and its answer. An answer that comes before the body's end ends the connection.
 
+    Then the rest of the body is read for a moment and dropped: closing the connection at once would
+    take the answer away from a client that is still sending.
+    """
 
-def again(body: bytes, receive: Receive) -> Receive:
-    """The same events once more, for whoever reads the body next."""
-    read = False
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._receive, self._send = receive, send
+        self._unread = has_body(scope)
+        self._closing = False
+        # Who asks first sends nothing after a refusal.
+        self._asks_first = self._unread and bool(header(scope, b"expect"))
 
-    async def events() -> Event:
-        nonlocal read
-        if read:
-            return await receive()
-        read = True
-        return {"type": "http.request", "body": body, "more_body": False}
+    async def receive(self) -> Event:
+        """The next event from the client."""
+        event = await self._receive()
+        if event["type"] == "http.disconnect" or not event.get("more_body", False):
+            self._unread = False
+        return event
 
-    return events
+    async def send(self, event: Event) -> None:
+        """Send a part of the answer."""
+        if event["type"] == "http.response.start" and self._unread:
+            self._closing = True
+            kept = [each for each in event["headers"] if each[0] != b"connection"]
+            event = {**event, "headers": [*kept, (b"connection", b"close")]}
+        is_last = event["type"] == "http.response.body" and not event.get("more_body", False)
+        if not (is_last and self._closing):
+            await self._send(event)
+            return
+        if not self._asks_first:
+            await self._send({**event, "more_body": True})
+            await self._drop_rest()
+            event = {"type": "http.response.body", "body": b""}
+        await self._send(event)
+
+    async def _drop_rest(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_SECONDS):
+                while self._unread:
+                    await self.receive()

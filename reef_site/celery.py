@@ -1,4 +1,4 @@
-"""The Celery app and the beat schedule; each tick expires before the next one."""
+"""The Celery app and its periodic tasks; `reef_site.common.ticks` says which of them run."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ import warnings
 from typing import Any
 
 from celery import Celery
-from celery.signals import import_modules, worker_ready
+from celery.signals import beat_init, celeryd_init, import_modules, worker_ready
 from django.conf import settings
+
+from reef_site.common import reaper
+from reef_site.hardening import harden_process
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "reef_site.settings")
 
@@ -30,47 +33,16 @@ app.autodiscover_tasks(
     ["reef_site", *(each for organ in TASKS if organ in settings.ORGANS for each in TASKS[organ])]
 )
 TICKS: dict[str, dict[str, Any]] = {
-    "rules-tick": {
-        "task": "rules.tick",
-        "schedule": 15.0,
-        "options": {"expires": 14.0},
-    },
-    "operations-tick": {
-        "task": "operations.tick",
-        "schedule": 10.0,
-        "options": {"expires": 9.0},
-    },
-    "reef-tick": {
-        "task": "reef.tick",
-        "schedule": 10.0,
-        "options": {"expires": 9.0},
-    },
+    "rules-tick": {"task": "rules.tick", "schedule": 15.0},
+    "operations-tick": {"task": "operations.tick", "schedule": 10.0},
+    "reef-tick": {"task": "reef.tick", "schedule": 10.0},
+    "reef-cleanup": {"task": "reef.cleanup", "schedule": 600.0},
     # Finds out whether this hour has its snapshot; so one that was missed is made up for soon.
-    "vmtree-snapshot": {
-        "task": "vmtree.snapshot",
-        "schedule": 60.0,
-        "options": {"expires": 55.0},
-    },
-    "bootloader-tick": {
-        "task": "bootloader.tick",
-        "schedule": 5.0,
-        "options": {"expires": 4.0},
-    },
-    "bootloader-sweep": {
-        "task": "bootloader.sweep",
-        "schedule": 3600.0,
-        "options": {"expires": 3000.0},
-    },
-    "bootloader-reconcile": {
-        "task": "bootloader.reconcile",
-        "schedule": 180.0,
-        "options": {"expires": 170.0},
-    },
-    "registry-sweep": {
-        "task": "registry.sweep",
-        "schedule": 10.0,
-        "options": {"expires": 9.0},
-    },
+    "vmtree-snapshot": {"task": "vmtree.snapshot", "schedule": 60.0},
+    "bootloader-tick": {"task": "bootloader.tick", "schedule": 5.0},
+    "bootloader-sweep": {"task": "bootloader.sweep", "schedule": 3600.0},
+    "bootloader-reconcile": {"task": "bootloader.reconcile", "schedule": 180.0},
+    "registry-sweep": {"task": "registry.sweep", "schedule": 10.0},
 }
 # The first word of a task says whose it is.
 OWNERS = {
@@ -97,6 +69,13 @@ if "lieutenant" in settings.ORGANS:
     app.steps["worker"].add(FollowerStep)
 
 
+@celeryd_init.connect(weak=False)
+@beat_init.connect(weak=False)
+def _harden(**_: Any) -> None:
+    """Also where the worker was not started by `up`."""
+    harden_process()
+
+
 @import_modules.connect(weak=False)
 def _leave_out_tasks(**_: Any) -> None:
     """Take no tasks of organs that this reef has not, though their modules may be imported."""
@@ -112,4 +91,6 @@ def show_life(**_: Any) -> None:
     # Looking through what stays anyway takes 50 ms, maybe amid a transaction that others wait for.
     gc.collect()
     gc.freeze()
+    if os.getpid() == 1:
+        reaper.reap_in_background()
     tick.delay()

@@ -10,6 +10,7 @@ from django.conf import settings
 from django.http import HttpRequest
 
 from lieutenants import agents
+from lieutenants.isolation import modes
 from vmtree import authority
 
 _LOOK_SECONDS = 10.0
@@ -54,6 +55,7 @@ def site(request: HttpRequest) -> dict[str, Any]:
             "emulated": settings.EMULATED_VMS,
             "organs": settings.ORGANS,
             "agent_problem": agent_problem,
+            "isolation_warning": modes.warning,
             "read_only": _is_read_only(request),
             # Browsers' clocks go wrong: ages are counted from the server's.
             "now": time.time_ns() // 1_000_000,

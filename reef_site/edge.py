@@ -1,9 +1,10 @@
 """The public port: event streams and waits are answered here, all else is passed on to Django.
 
-A raw ASGI application. A request's body is taken in whole before the web process is asked, so that
-a slow client never holds up one of its few threads; answers are passed on as streams. Sizes and
-times are limited; when the web process is away, it says so in words. Who may hear a stream is asked
-of Django once, at its start.
+A raw ASGI application. No body is read before the head has shown good credentials: without them web
+gets the head alone, marked as such, and refuses it in its usual words. A body is read whole before
+web is asked, so that a slow client never holds up one of its few threads; answers are passed on as
+streams. Sizes and times are limited; when the web process is away, it says so in words. Who may
+hear a stream is asked of Django once, at its start.
 """
 
 from __future__ import annotations
@@ -20,24 +21,28 @@ import sys
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing
 from typing import Any
+from urllib.parse import parse_qs
 
 import httpx
 
-from reef_site import handover
+from reef_site import gateway, handover
 from reef_site.bodies import (
-    MOST_BODY,
+    ARRIVED,
+    DISCARD,
     Answer,
     Body,
+    BodyBudget,
     BodyTooLarge,
     ClientGone,
+    Exchange,
     Receive,
     Scope,
     Send,
-    again,
+    TryLater,
+    client_of,
     declared,
     has_body,
     header,
-    whole_body,
 )
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "reef_site.settings")
@@ -47,6 +52,9 @@ logger = logging.getLogger("reef.edge")
 Headers = list[tuple[bytes, bytes]]
 
 WEB_SECONDS = 90.0
+SMALL_BODY = 16 << 10
+# Until the settings are read.
+DEFAULT_BUDGET = 256 << 20
 TRANSCRIPT = re.compile(r"/lieutenant/lieutenants/[^/]+/stream/?")
 LISTING = re.compile(r"/events/?")
 # Headers that belong to one hop, and those that this hop sets itself.
@@ -57,6 +65,14 @@ HOP = frozenset(
         *(b"x-real-ip", b"expect", b"forwarded", b"date", b"server"),
     }
 )
+
+
+# Headers between us and web, which no client may set.
+INTERNAL = frozenset(
+    name.encode() for name in (handover.TAKES, gateway.KEY_HEADER, gateway.WITHHELD_HEADER)
+)
+# Headers of which two would be understood differently by different readers.
+SINGLE = (b"host", b"authorization")
 
 
 class BadRequest(Exception):
@@ -70,6 +86,10 @@ class Edge:
         self._web: httpx.AsyncClient | None = None
         self._streams: Any = None
         self._hot: Any = None
+        self._credentials: Any = None
+        self._refusals: Any = None
+        self._budget = BodyBudget(DEFAULT_BUDGET, DEFAULT_BUDGET // 4)
+        self._key = b""
         self._ending = asyncio.Event()
 
     def end_streams(self) -> None:
@@ -93,6 +113,8 @@ class Edge:
             elif event["type"] == "lifespan.shutdown":
                 if self._hot:
                     await self._hot.close()
+                await self._credentials.close()
+                await self._refusals.close()
                 await self._streams.close()
                 if self._web:
                     await self._web.aclose()
@@ -104,6 +126,8 @@ class Edge:
         from django.conf import settings
 
         django.setup()
+        from reef_site.audit.at_edge import EdgeRefusals
+        from reef_site.credentials import Credentials
         from reef_site.streams import Streams
         from registry.hotpath import HotRoutes
 
@@ -117,6 +141,12 @@ class Edge:
             timeout=httpx.Timeout(WEB_SECONDS, connect=3.0, pool=30.0),
             follow_redirects=False,
         )
+        self._key = settings.EDGE_KEY.encode()
+        self._budget = BodyBudget(
+            settings.MAX_BODY_MIB << 20, settings.MAX_BODY_MIB_PER_ADDRESS << 20
+        )
+        self._credentials = Credentials()
+        self._refusals = EdgeRefusals()
         self._streams = Streams()
         if "registry" in settings.ORGANS:
             self._hot = HotRoutes()
@@ -125,26 +155,70 @@ class Edge:
         gc.freeze()
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path = scope["path"]
+        scope["headers"] = _trimmed(scope["headers"])
+        exchange = Exchange(scope, receive, send)
+        send = exchange.send
         try:
-            scope["headers"] = _trimmed(scope["headers"])
             _check(scope)
-            if scope["method"] == "GET" and TRANSCRIPT.fullmatch(path):
-                await self._transcript(scope, receive, send)
-            elif scope["method"] == "GET" and LISTING.fullmatch(path):
-                await self._listing(scope, receive, send)
-            elif hot := self._hot and self._hot.route(scope):
-                await self._answer_hot(hot, scope, receive, send)
-            else:
-                await self._pass_on(scope, receive, send)
+            await self._route(scope, exchange.receive, send)
         except BadRequest as error:
             await _say(send, 400, str(error))
-        except BodyTooLarge:
-            await _say(send, 413, f"body: more than {MOST_BODY} bytes")
+        except BodyTooLarge as error:
+            await _say(send, 413, str(error))
+        except TryLater as error:
+            await _say(send, error.status, str(error), (b"retry-after", b"2"))
         except TimeoutError:
             await _say(send, 408, "body: did not come in time", (b"connection", b"close"))
         except ClientGone:
-            logger.info("%s %s: the client hung up", scope["method"], path)
+            logger.info("%s %.1000s: the client hung up", scope["method"], scope["path"])
+
+    async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope["path"]
+        if scope["method"] == "GET" and TRANSCRIPT.fullmatch(path):
+            await self._transcript(scope, receive, send)
+        elif scope["method"] == "GET" and LISTING.fullmatch(path):
+            await self._listing(scope, receive, send)
+        else:
+            await self._answer(scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Read the body, if its sender may send one, and answer here or by web."""
+        hot = self._hot and self._hot.route(scope)
+        with Body(self._budget, client_of(scope)) as body:
+            # Hot routes look at the token as they write, so what is here already need not wait.
+            early = bool(hot) and _is_small_and_here(scope)
+            if early:
+                await body.take_in(receive, declared(scope), has_arrived=True)
+            good = early or await self._read_body(scope, receive, body)
+            answered = await self._answer_hot(hot, scope, body if good else None) if hot else None
+            if answered is None:
+                if early:
+                    good = await self._read_body(scope, receive, body)
+                try:
+                    answer = await self._ask_web(scope, body, withheld=not good)
+                except httpx.HTTPError as error:
+                    log = "%s %.1000s: web is away (%s)"
+                    logger.warning(log, scope["method"], scope["path"], error)
+                    await _say_away(send, error)
+                    return
+        if answered is not None:
+            self._note_refusal(scope, answered)
+            await _send_all(send, answered.status, answered.headers, answered.body)
+        else:
+            await self._pass_back(scope, answer, send)
+
+    async def _read_body(self, scope: Scope, receive: Receive, body: Body) -> bool:
+        """Read the body, unless that was done; False if its sender shows no good credentials."""
+        if not has_body(scope):
+            return True
+        limit = await self._credentials.body_limit(scope)
+        if not limit:
+            body.drop()
+            # What still comes is dropped, rather than held while web answers.
+            scope.get(DISCARD, _nothing)()
+        elif not body.is_whole:
+            await body.take_in(receive, declared(scope), limit)
+        return bool(limit)
 
     # -- hot routes ---------------------------------------------------------------------------
 
@@ -157,39 +231,64 @@ class Edge:
         twice = len(headers) < len(scope["headers"])
         if twice or b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0":
             return False
-        begun: bool = self._hot.begin(route, headers, tell)
+
+        def noted(answer: Answer | None) -> None:
+            if answer is not None:
+                self._note_refusal(scope, answer)
+            tell(answer)
+
+        begun: bool = self._hot.begin(route, headers, noted)
         return begun
 
-    async def _answer_hot(
-        self, route: tuple[str, str], scope: Scope, receive: Receive, send: Send
-    ) -> None:
-        """Answer here, or pass the request on with the body that was read."""
-        headers = dict(scope["headers"])
-        body = b""
-        if b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0":
-            body = await whole_body(scope, receive)
-        answer = await self._hot.answer(route, headers, body)
-        if answer is None:
-            await self._pass_on(scope, again(body, receive), send)
+    def _note_refusal(self, scope: Scope, answer: Answer) -> None:
+        """Have the audit log record an answer that refuses the request."""
+        if answer.status not in (401, 403):
             return
-        await _send_all(send, answer.status, answer.headers, answer.body)
+        reason = str(json.loads(answer.body).get("error", ""))
+        where = (client_of(scope), scope["method"], scope["path"])
+        self._refusals.note(*where, answer.status, reason)
+
+    async def _answer_hot(
+        self, route: tuple[str, str], scope: Scope, body: Body | None
+    ) -> Answer | None:
+        """The answer of a hot route, where the body may be read; None to have web asked."""
+        headers = dict(scope["headers"])
+        answer: Answer | None
+        if body is None:
+            answer = self._hot.refusal(headers)
+        else:
+            answer = await self._hot.answer(route, headers, body.whole())
+        return answer
 
     # -- passing on ---------------------------------------------------------------------------
 
     async def _ask_web(
-        self, scope: Scope, body: Body | None, path: bytes | None = None
+        self,
+        scope: Scope,
+        body: Body | None,
+        path: bytes | None = None,
+        *,
+        withheld: bool = False,
     ) -> httpx.Response:
-        """The web process's answer, its body not read yet; tried again where that is harmless."""
+        """The web process's answer, its body not read yet; tried again where that is harmless.
+
+        `withheld` tells web that there is a body that nobody has read.
+        """
         assert self._web is not None
         query = scope["query_string"] if path is None else b""
         raw = (path or scope.get("raw_path") or scope["path"].encode()) or b"/"
         url = httpx.URL("http://web").copy_with(raw_path=raw + (b"?" + query if query else b""))
         method = scope["method"] if path is None else "GET"
+        body = body if body and body.size else None
+        headers = _forwarded(scope, body.size if body else 0)
+        headers.append((gateway.KEY_HEADER.encode(), self._key))
+        if withheld:
+            headers.append((gateway.WITHHELD_HEADER.encode(), b"yes"))
         for attempt in range(6):
             request = httpx.Request(
                 method,
                 url,
-                headers=_forwarded(scope, body.size if body else 0),
+                headers=headers,
                 content=body.chunks() if body else None,
                 extensions={"timeout": self._web.timeout.as_dict()},
             )
@@ -203,16 +302,8 @@ class Edge:
                 await asyncio.sleep(0.1 * (attempt + 1))
         raise AssertionError("not reached")
 
-    async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with Body() as body:
-            if has_body(scope):
-                await body.take_in(receive, declared(scope))
-            try:
-                answer = await self._ask_web(scope, body if body.size else None)
-            except httpx.HTTPError as error:
-                logger.warning("%s %s: web is away (%s)", scope["method"], scope["path"], error)
-                await _say_away(send, error)
-                return
+    async def _pass_back(self, scope: Scope, answer: httpx.Response, send: Send) -> None:
+        """Give the client what web has answered."""
         try:
             if wait := answer.headers.get("reef-wait"):
                 await self._answer_at_rest(scope, answer, wait, send)
@@ -281,7 +372,9 @@ class Edge:
     async def _stream(
         self, events: AsyncGenerator[bytes, None], scope: Scope, receive: Receive, send: Send
     ) -> None:
-        revoked = self._streams.guard.until_revoked(header(scope, b"authorization"))
+        cookies = b"; ".join(value for key, value in scope["headers"] if key == b"cookie")
+        authorization = header(scope, b"authorization")
+        revoked = self._streams.guard.until_revoked(authorization, cookies)
         await _stream_events(events, self._unless_ending(revoked), receive, send)
 
     async def _unless_ending(self, work: Coroutine[Any, Any, None]) -> None:
@@ -310,14 +403,18 @@ def _check(scope: Scope) -> None:
     """Refuse what HTTP allows nobody to send, or what has no meaning here."""
     if not scope["path"].startswith("/"):
         raise BadRequest("path: must start with a slash")
-    if [key for key, _ in scope["headers"]].count(b"host") > 1:
-        raise BadRequest("host: is given more than once")
+    names = [key for key, _ in scope["headers"]]
+    for name in SINGLE:
+        if names.count(name) > 1:
+            raise BadRequest(f"{name.decode()}: is given more than once")
+    if scope.get("http_version") == "1.1" and b"host" not in names:
+        raise BadRequest("host: is missing")
 
 
 def _forwarded(scope: Scope, size: int) -> Headers:
     """The client's headers, where it came from, and how long its body is."""
     # With an underscore, a header could pose as another one behind the gateway interface.
-    drop = HOP | {b"content-length", handover.TAKES.encode()}
+    drop = HOP | INTERNAL | {b"content-length"}
     kept = [(key, value) for key, value in scope["headers"] if key not in drop and b"_" not in key]
     if size or scope["method"] in {"POST", "PUT", "PATCH"}:
         kept.append((b"content-length", str(size).encode()))
@@ -334,11 +431,27 @@ def _forwarded(scope: Scope, size: int) -> Headers:
 def _last_event(scope: Scope) -> int | None:
     """The change after which to go on: Last-Event-ID, else `?after=`; None is from now on."""
     given = header(scope, b"last-event-id").decode("latin-1")
-    if not given:
-        query = scope["query_string"].decode("latin-1")
-        found = re.search(r"(?:^|&)after=([0-9]{1,18})(?:&|$)", query)
-        given = found[1] if found else ""
-    return int(given) if given.isascii() and given.isdigit() and len(given) <= 18 else None
+    if _is_number(given):
+        return int(given)
+    query = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+    for given in query.get("after", []):
+        if not _is_number(given):
+            raise BadRequest("after: must be a whole number, 0 or more")
+        return int(given)
+    return None
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 18
+
+
+def _is_small_and_here(scope: Scope) -> bool:
+    """Whether all of a small body came together with the head."""
+    return 0 < declared(scope) <= SMALL_BODY and scope.get(ARRIVED, bool)()
+
+
+def _nothing() -> None:
+    """For servers that cannot drop what comes."""
 
 
 # -- answers ----------------------------------------------------------------------------------
@@ -444,13 +557,22 @@ def main() -> None:
     import uvicorn
 
     from reef_site import settings
+    from reef_site.addresses import ConnectionLimits
     from reef_site.door import Protocol, Server
+    from reef_site.hardening import harden_process
+    from reef_site.log_lines import LineFormatter
 
     parser = argparse.ArgumentParser(description="The public port of reef.")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=settings.PORT)
     options = parser.parse_args()
-    logging.basicConfig(level=settings.LOG_LEVEL, format="%(asctime)s %(levelname)s %(message)s")
+    harden_process()
+    handler = logging.StreamHandler()
+    handler.setFormatter(LineFormatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=settings.LOG_LEVEL, handlers=[handler])
+    Protocol.limits = ConnectionLimits(
+        settings.MAX_CONNECTIONS_PER_ADDRESS, settings.MAX_LOOPBACK_CONNECTIONS
+    )
     logger.info("listening on http://%s:%d", options.host, options.port)
     config = uvicorn.Config(
         app,
@@ -460,6 +582,8 @@ def main() -> None:
         http=Protocol,
         ws="none",
         access_log=False,
+        # Its messages go where ours go, and look as they do.
+        log_config=None,
         log_level="warning",
         server_header=False,
         timeout_graceful_shutdown=3,

@@ -102,6 +102,14 @@ def choice(name: str, default: str, valid: tuple[str, ...]) -> str:
     return given
 
 
+def word(name: str, default: str, valid: tuple[str, ...]) -> str:
+    """One of the `valid` words, in small letters."""
+    given = text(name, default).lower()
+    if given not in valid:
+        raise SettingError(name, f"'{given}' must be one of {', '.join(valid)}")
+    return given
+
+
 def time_zone(name: str, default: str) -> str:
     """The name of a time zone that this machine knows."""
     given = text(name, default)

@@ -13,6 +13,8 @@ from typing import IO
 
 # Every process that `up` starts carries this variable, with the data folder as its value.
 TAG = "REEF_UP"
+# In the data folder: those that lead sessions, with the time of their start.
+PROCESSES = "up.processes"
 
 
 def take_lock(path: Path, patience: float = 0.5) -> IO[str] | None:
@@ -35,16 +37,74 @@ def take_lock(path: Path, patience: float = 0.5) -> IO[str] | None:
             return file
 
 
+def record_process(data_dir: Path, pid: int) -> None:
+    """Note a process that leads a session of its own, so that it is found without its environment.
+
+    Processes that are hardened show their environment to nobody but root.
+    """
+    with contextlib.suppress(OSError):
+        descriptor = os.open(data_dir / PROCESSES, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(f"{pid} {_stat(pid)[_STARTED]}\n")
+
+
+def forget_processes(data_dir: Path) -> None:
+    """Forget all processes that were noted."""
+    (data_dir / PROCESSES).unlink(missing_ok=True)
+
+
 def tagged(data_dir: Path) -> list[int]:
     """The pids of our processes that an `up` on this data folder has started, except our own."""
     mark = f"{TAG}={data_dir}".encode()
+    leaders = _recorded(data_dir)
     found = []
-    for entry in Path("/proc").glob("[0-9]*/environ"):
-        with contextlib.suppress(OSError):
-            pid = int(entry.parent.name)
-            if pid != os.getpid() and mark in entry.read_bytes().split(b"\0"):
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            pid = int(entry.name)
+            if pid != os.getpid() and (_is_tagged(entry, mark) or _is_recorded(pid, leaders)):
                 found.append(pid)
     return found
+
+
+# Places in /proc/<pid>/stat behind the program's name.
+_STATE, _SESSION, _STARTED = 0, 3, 19
+
+
+def _stat(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+
+
+def _is_tagged(entry: Path, mark: bytes) -> bool:
+    try:
+        return mark in (entry / "environ").read_bytes().split(b"\0")
+    except PermissionError:
+        return False
+
+
+def _recorded(data_dir: Path) -> dict[int, str]:
+    """When each recorded leader of a session was started, in ticks since the machine's start."""
+    try:
+        lines = (data_dir / PROCESSES).read_text().splitlines()
+    except OSError:
+        return {}
+    pairs = [line.split() for line in lines]
+    return {int(pair[0]): pair[1] for pair in pairs if len(pair) == 2 and pair[0].isdigit()}
+
+
+def _is_recorded(pid: int, leaders: dict[int, str]) -> bool:
+    """Whether this living process is in a session that was recorded."""
+    if not leaders:
+        return False
+    facts = _stat(pid)
+    session = int(facts[_SESSION])
+    if session not in leaders or facts[_STATE] == "Z":
+        return False
+    if os.stat(f"/proc/{pid}/task").st_uid not in (os.getuid(), 0):
+        return False
+    # The number belongs to somebody else by now if its process began at another time.
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return _stat(session)[_STARTED] == leaders[session]
+    return True
 
 
 def clear(data_dir: Path, patience: float = 3.0) -> int:
@@ -60,6 +120,7 @@ def clear(data_dir: Path, patience: float = 3.0) -> int:
         while left and time.monotonic() < end:
             time.sleep(0.05)
             left = tagged(data_dir)
+    forget_processes(data_dir)
     return len(asked)
 
 

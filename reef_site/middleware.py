@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
 from django.core.exceptions import PermissionDenied
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
+from django.shortcuts import render
 from rest_framework.permissions import SAFE_METHODS
 
+from reef_site.common import disk
+from reef_site.wire import json_answer
 from vmtree import authority
+
+logger = logging.getLogger(__name__)
 
 # Scripts and styles come from our own static files only, and never from inside a page.
 POLICY = "; ".join(
@@ -40,6 +46,31 @@ class ContentSecurityPolicyMiddleware:
         return response
 
 
+def answer_disk_problem(request: HttpRequest, problem: str) -> HttpResponse:
+    """507 in words: a page for people, JSON for agents."""
+    if "text/html" in request.headers.get("Accept", ""):
+        return render(request, "507.html", {"problem": problem}, status=507)
+    return json_answer({"error": problem}, status=507)
+
+
+class DiskProblemMiddleware:
+    """Answers what failed because the disk is full or read-only; the API does so by itself."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        return self.get_response(request)
+
+    def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
+        """Called by Django for an error of a view."""
+        problem = disk.problem_of(error)
+        if not problem:
+            return None
+        logger.error("%s %s: %s (%s)", request.method, request.path, problem, error)
+        return answer_disk_problem(request, problem)
+
+
 class OperatorsMiddleware:
     """Accounts that are no operators look on: pages outside of the admin change nothing for them.
 
@@ -59,8 +90,9 @@ class OperatorsMiddleware:
         match = request.resolver_match
         own = match is not None and ("admin" in match.app_names or match.view_name in _FOR_ALL)
         if not own and request.user.is_authenticated and authority.only_looks_on(request.user):
+            request.refusal = f"rule: {authority.ACCOUNTS}"  # type: ignore[attr-defined]
             raise PermissionDenied
 
 
 # The way in and out, and a POST that only reads.
-_FOR_ALL = ("signin", "signout", "fleet:news")
+_FOR_ALL = ("signin", "signin-again", "signout", "fleet:news")

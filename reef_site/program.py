@@ -6,6 +6,8 @@ import os
 import sys
 from importlib import metadata
 
+from reef_site.hardening import harden_process
+
 
 def main() -> None:
     """Run one command, such as `reef up`."""
@@ -13,6 +15,7 @@ def main() -> None:
         sys.stdout.write(f"reef {metadata.version('reef')}\n")
         return
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "reef_site.settings")
+    harden_process()
     from django.core.management import execute_from_command_line
 
     execute_from_command_line(sys.argv)

@@ -10,7 +10,7 @@ import socket
 import tempfile
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import dj_database_url
 
@@ -30,7 +30,9 @@ def _private_folder(folder: Path) -> Path:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         # One with somebody's files in it, such as a home folder given by mistake, is left alone.
         ours = (folder / "secret-key").exists() or not any(folder.iterdir())
-        if ours and folder.stat().st_uid == os.getuid():
+        facts = folder.stat()
+        # Others may pass through where agents are system users without a view of their own.
+        if ours and facts.st_uid == os.getuid() and facts.st_mode & 0o077 != 0o011:
             folder.chmod(0o700)
     except OSError as error:
         raise env.SettingError("REEF_DATA_DIR", f"cannot make {folder}: {error.strerror}") from None
@@ -69,6 +71,12 @@ def _run_dir(data: Path) -> Path:
     return folder
 
 
+def _own_redis() -> str:
+    """The URL of the Redis that reef runs itself, with its password."""
+    password = _kept_secret(DATA_DIR / "redis-password")
+    return f"unix://:{password}@{quote(str(RUN_DIR / 'redis.sock'))}"
+
+
 def _fingerprint(folder: Path) -> str:
     """Return a digest of the styles and scripts in this folder."""
     files = sorted(folder.rglob("*.[cj]s*"))
@@ -101,7 +109,7 @@ def _databases(url: str) -> dict[str, Any]:
 
 # -- where things lie
 _HOME = env.path("REEF_HOME", Path.home() / ".reef") if INSTALLED else BASE_DIR
-DATA_DIR = _private_folder(env.path("REEF_DATA_DIR", _HOME / "data"))
+DATA_DIR = _private_folder(env.path("REEF_DATA_DIR", _HOME / "data")).resolve()
 RUN_DIR = _run_dir(DATA_DIR)
 WEB_SOCKET = RUN_DIR / "web.sock"
 LIEUTENANTS_DIR = DATA_DIR / "lieutenants"
@@ -122,6 +130,8 @@ HAS_WORK = bool(ORGANS)
 # -- who may come in
 SECRET_KEY = _kept_secret(DATA_DIR / "secret-key")
 ROOT_TOKEN = env.text("VERS_AUTH_TOKEN") or _kept_secret(ROOT_TOKEN_FILE)
+# What the edge shows to web, which refuses all requests without it.
+EDGE_KEY = _kept_secret(DATA_DIR / "edge-key")
 # What stored secrets are sealed with: the first key seals, all unseal; the file is made if needed.
 CONFIG_KEYS = env.fernet_keys("REEF_CONFIG_KEYS")
 CONFIG_KEYS_FILE = DATA_DIR / "config-keys"
@@ -133,6 +143,18 @@ ALLOWED_HOSTS = [
     "127.0.0.1",
     "[::1]",
 ]
+# The name under which browsers of this machine open reef: what other ports of 127.0.0.1 serve must
+# not get its cookies. Agents and scripts go on using the address.
+OWN_HOST = "reef.localhost" if env.boolean("REEF_OWN_HOST", default=True) else ""
+if OWN_HOST:
+    ALLOWED_HOSTS.append(OWN_HOST)
+# What clients may use of the edge: connections, and bytes of bodies that are held at a time.
+MAX_CONNECTIONS_PER_ADDRESS = env.integer(
+    "REEF_MAX_CONNECTIONS_PER_ADDRESS", 500, least=1, most=5000
+)
+MAX_LOOPBACK_CONNECTIONS = env.integer("REEF_MAX_LOOPBACK_CONNECTIONS", 5000, least=1, most=5900)
+MAX_BODY_MIB = env.integer("REEF_MAX_BODY_MIB", 256, least=24, most=1 << 16)
+MAX_BODY_MIB_PER_ADDRESS = env.integer("REEF_MAX_BODY_MIB_PER_ADDRESS", 64, least=16, most=1 << 16)
 # Where browsers reach reef, if a proxy stands in front: its TLS port and path count.
 PUBLIC_URL = env.url("REEF_PUBLIC_URL", "", ("", "http", "https")).rstrip("/")
 _PUBLIC = urlsplit(PUBLIC_URL)
@@ -155,7 +177,9 @@ DATABASES = _databases(
     )
 )
 REDIS_URL = env.url(
-    "REDIS_URL", f"unix://{RUN_DIR / 'redis.sock'}", ("redis", "rediss", "unix", "redis+socket")
+    "REDIS_URL",
+    "" if env.text("REDIS_URL") else _own_redis(),
+    ("redis", "rediss", "unix", "redis+socket"),
 )
 REDIS_URL = REDIS_URL.replace("redis+socket://", "unix://")
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
@@ -179,6 +203,9 @@ AGENT_ENV = [
     *("OPENROUTER_API_KEY", "MISTRAL_API_KEY", "XAI_API_KEY", "CEREBRAS_API_KEY"),
     *env.names("REEF_AGENT_ENV", each=r"[A-Za-z_][A-Za-z0-9_]*"),
 ]
+# What keeps agents away from reef and from each other, and what else of this host they may use.
+ISOLATION = env.word("REEF_ISOLATION", "auto", ("auto", "user", "landlock", "bubblewrap", "none"))
+AGENT_FOLDERS = env.names("REEF_AGENT_FOLDERS", each=r"/[^,\x00-\x1f]*")
 STALL_SECONDS = env.integer("REEF_STALL_SECONDS", 600, least=0, most=7 * 86400)
 STALL_NOTICE_SECONDS = env.integer("REEF_STALL_NOTICE_SECONDS", 60, least=1, most=86400)
 START_SECONDS = env.integer("REEF_START_SECONDS", 90, least=1, most=3600)
@@ -200,6 +227,8 @@ INSTALLED_APPS = [
     "django_htmx",
     "rest_framework",
     "reef_site.apps.ReefSiteConfig",
+    "reef_site.accounts.apps.AccountsConfig",
+    "reef_site.audit.apps.AuditConfig",
     "reef_site.attention.apps.AttentionConfig",
     "vmtree.apps.VmtreeConfig",
     "versconfig.apps.VersconfigConfig",
@@ -208,15 +237,22 @@ INSTALLED_APPS = [
     "lieutenants.apps.LieutenantsConfig",
 ]
 MIDDLEWARE = [
+    "reef_site.withheld.WithheldBodyMiddleware",
     "reef_site.middleware.ContentSecurityPolicyMiddleware",
+    "reef_site.accounts.middleware.SecureCookiesMiddleware",
+    "reef_site.audit.middleware.AuditMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "reef_site.accounts.middleware.SessionLifeMiddleware",
+    "reef_site.accounts.middleware.OwnHostMiddleware",
     "reef_site.middleware.OperatorsMiddleware",
+    "reef_site.middleware.DiskProblemMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
+    "reef_site.accounts.middleware.RecentProofMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
 ]
@@ -243,10 +279,27 @@ WHITENOISE_USE_FINDERS = True
 WHITENOISE_MAX_AGE = 30 * 86400
 LOGIN_URL = "signin"
 LOGIN_REDIRECT_URL = "overview"
-SESSION_COOKIE_SAMESITE = "Lax"
+# Two reefs on one host share its cookies: each has names of its own.
+_MARK = hashlib.sha256(f"cookies:{SECRET_KEY}".encode()).hexdigest()[:8]
+SESSION_COOKIE_NAME = f"reef-session-{_MARK}"
+CSRF_COOKIE_NAME = f"reef-csrf-{_MARK}"
+BROWSER_COOKIE_NAME = f"reef-browser-{_MARK}"
+SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Lax"
 SESSION_COOKIE_PATH = CSRF_COOKIE_PATH = f"{_PUBLIC.path}/"
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = _PUBLIC.scheme == "https"
-SESSION_COOKIE_AGE = 14 * 86400
+SESSION_COOKIE_HTTPONLY = CSRF_COOKIE_HTTPONLY = True
+SESSION_ENGINE = "reef_site.accounts.sessions"
+# How long a session lasts without being used, and how long altogether.
+SESSION_COOKIE_AGE = env.integer("REEF_SESSION_HOURS", 12, least=1, most=24 * 30) * 3600
+SESSION_ABSOLUTE_AGE = env.integer("REEF_SESSION_DAYS", 7, least=1, most=90) * 86400
+# How old the proof of who somebody is may be when they destroy something.
+PROOF_MINUTES = env.integer("REEF_PROOF_MINUTES", 30, least=1, most=7 * 1440)
+CSRF_FAILURE_VIEW = "reef_site.accounts.views.csrf_failure"
+# Only answers to requests over TLS carry it.
+SECURE_HSTS_SECONDS = 30 * 86400
+# How long the audit log is kept: days, and rows.
+AUDIT_DAYS = env.integer("REEF_AUDIT_DAYS", 90, least=1, most=3650)
+AUDIT_ROWS = env.integer("REEF_AUDIT_ROWS", 1_000_000, least=1000, most=100_000_000)
 SECURE_REFERRER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
@@ -286,6 +339,7 @@ CELERY_BROKER_CONNECTION_MAX_RETRIES = None
 CELERY_BROKER_TRANSPORT_OPTIONS = {"socket_timeout": 10, "socket_connect_timeout": 3}
 CELERY_REDIS_SOCKET_TIMEOUT = 10
 CELERY_TIMEZONE = "UTC"
+CELERY_BEAT_SCHEDULER = "reef_site.scheduler:TickScheduler"
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_WORKER_CANCEL_LONG_RUNNING_TASKS_ON_CONNECTION_LOSS = True
 CELERY_WORKER_SEND_TASK_EVENTS = False
@@ -295,7 +349,13 @@ LOG_LEVEL = env.choice("REEF_LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "E
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {"line": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"}},
+    "formatters": {
+        "line": {
+            "()": "reef_site.log_lines.LineFormatter",
+            "fmt": "{asctime} {levelname} {name}: {message}",
+            "style": "{",
+        }
+    },
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"handlers": ["console"], "level": LOG_LEVEL},
     "loggers": {

@@ -13,15 +13,13 @@ import json
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, TypeVar
 
 import redis.asyncio
 from django.conf import settings
 from django.db import Error as DatabaseError
-from django.db import close_old_connections
 from django.db.models import Q
 from django.utils import timezone
 from redis.exceptions import RedisError
@@ -30,7 +28,7 @@ from lieutenants.models import Chunk, Entry, Lieutenant
 from lieutenants.serializers import entry_json
 from lieutenants.services import at_rest
 from lieutenants.states import Status
-from reef_site.guard import Guard
+from reef_site.guard import Guard, Reader
 from reef_site.wire import dumps
 from vmtree import bells
 
@@ -149,22 +147,25 @@ class Streams:
     """All streams of this edge process."""
 
     def __init__(self) -> None:
-        # One thread: its database connection serves all reads, one after the other.
-        self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="reef-streams")
+        self._reader = Reader("reef-streams")
         self._channels: dict[str, Channel] = {}
         self._listeners: set[Listener] = set()
         self._rests: dict[str, asyncio.Event] = {}
         self._listening: asyncio.Task[None] | None = None
-        self.guard = Guard(self._read)
+        self._catching_up: asyncio.Task[None] | None = None
+        self.guard = Guard()
 
     async def close(self) -> None:
         """End the subscription and let go of the thread."""
-        tasks = [channel.task for channel in self._channels.values()] + [self._listening]
+        tasks = [channel.task for channel in self._channels.values()] + [
+            self._listening,
+            self._catching_up,
+        ]
         for task in tasks:
             if task:
                 task.cancel()
         self.guard.close()
-        self._reader.shutdown(wait=False, cancel_futures=True)
+        self._reader.close()
 
     async def transcript(
         self, lieutenant_id: str, after: int | None
@@ -232,16 +233,8 @@ class Streams:
     # -- reading and telling ----------------------------------------------------------------
 
     async def _read(self, query: Callable[[], Answer]) -> Answer:
-        """Run a query in the reading thread, once more if the connection was gone."""
-
-        def run() -> Answer:
-            try:
-                return query()
-            except DatabaseError:
-                close_old_connections()
-                return query()
-
-        return await asyncio.get_running_loop().run_in_executor(self._reader, run)
+        """Run a query in the reading thread."""
+        return await self._reader.read(query)
 
     def _channel(self, lieutenant_id: str, rev: int) -> Channel:
         channel = self._channels.get(lieutenant_id)
@@ -338,10 +331,23 @@ class Streams:
         elif news.get("topic") == "provisionings":
             for listener in self._listeners:
                 listener.tell_provisionings(news.get("ids", []))
+        elif news.get("topic") == "missed":
+            self._missed(float(news.get("seconds", 0)))
         elif news.get("topic") == "nodes":
             vm_ids = None if news.get("all") else news.get("ids", [])
             for listener in self._listeners:
                 listener.tell_nodes(vm_ids)
+
+    def _missed(self, seconds: float) -> None:
+        """Redis was slow, and notifications of this long were dropped: look at everything."""
+
+        async def catch_up() -> None:
+            try:
+                await self._catch_up(timezone.now() - timedelta(seconds=seconds))
+            except DatabaseError:
+                logger.exception("what changed meanwhile cannot be read")
+
+        self._catching_up = asyncio.create_task(catch_up())
 
     def _take_lieutenant(self, lieutenant_id: str) -> None:
         self._wake(lieutenant_id)

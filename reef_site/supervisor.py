@@ -24,12 +24,20 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
+from reef_site import leftovers, watchdog
+from reef_site.common.reaper import Reaper, become_subreaper
+from reef_site.hardening import UMASK, harden_process
+from reef_site.log_lines import one_line
+
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 HEALTHY_SECONDS = 60.0
 # After a request to stop: when those who have not gone are killed, and how long Redis has then.
 KILL_AFTER, REDIS_GRACE = 8.0, 1.0
+# What is replaced has so long to end by itself.
+REPLACE_SECONDS = 3.0
 LARGEST_LOG = 10 << 20
 LONGEST_LINE = 4000
+PLAIN_VARIABLES = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR")
 COLOURS = {"edge": 36, "web": 32, "worker": 33, "beat": 35, "redis": 31, "agent": 34}
 COLOURS |= {"demo": 95, "vms": 94}
 
@@ -47,6 +55,10 @@ class Service:
     once: bool = False
     # Lines with one of these are for the log alone.
     hush: list[str] = field(default_factory=list)
+    # For programs whose files others must be able to read.
+    umask: int = UMASK
+    # False: it gets no settings and no keys, only what any program needs.
+    full_environment: bool = True
 
 
 @dataclass(frozen=True)
@@ -240,20 +252,40 @@ class Runner:
                     os.kill(self.process.pid, number)
 
     async def _run_once(self) -> str:
-        for name in self.service.stale:
-            Path(name).unlink(missing_ok=True)
         try:
+            for name in self.service.stale:
+                Path(name).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                Path(name).unlink(missing_ok=True)
             self.process = self._spawn()
         except OSError as error:
             return str(error)
+        if data_dir := os.environ.get(self._reef.plan.tag):
+            leftovers.record_process(Path(data_dir), self.process.pid)
         lines = asyncio.create_task(read_lines(self.process, self._tell))
+        guard = asyncio.create_task(self._guard_sockets())
         code = await wait_for_end(self.process)
+        guard.cancel()
         # What it may have left behind would hold its socket, and our pipe.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
         await asyncio.wait({lines}, timeout=1.0)
         lines.cancel()
         return how_it_ended(code)
+
+    async def _guard_sockets(self) -> None:
+        """End the process when its socket file was removed: nobody can reach it any more."""
+        if not self.service.stale:
+            return
+        gone = await watchdog.until_socket_is_gone(self.service.stale)
+        if not self._reef.stopping.is_set():
+            await self.replace(f"its socket {gone} was removed")
+
+    async def replace(self, why: str) -> None:
+        """End the process, so that it is started anew."""
+        self._reef.say(f"{self.service.name}: {why}; starting it anew")
+        self.signal(signal.SIGTERM)
+        await asyncio.sleep(REPLACE_SECONDS)
+        self.signal(signal.SIGKILL)
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
@@ -263,9 +295,12 @@ class Runner:
             stderr=subprocess.STDOUT,
             start_new_session=True,
             preexec_fn=die_with_parent(os.getpid()),
+            umask=self.service.umask,
+            env=None if self.service.full_environment else self._reef.plain_environment(),
         )
 
     def _tell(self, line: str) -> None:
+        line = one_line(line)
         self._log.write(line)
         if not any(words in line for words in self.service.hush):
             self._reef.terminal.show(self.service.name, line)
@@ -286,12 +321,19 @@ class Supervisor:
         self._log = Log(Path(plan.logs) / "up.log")
         self._runners: dict[Runner, asyncio.Task[None]] = {}
         self._others: set[asyncio.Task[None]] = set()
+        self._demo: subprocess.Popen[bytes] | None = None
 
     def say(self, line: str) -> None:
         """One line of our own."""
+        line = one_line(line)
         kept = line.replace(self.plan.link, "(a link)") if self.plan.link else line
-        self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {kept}")
+        self._log.write(one_line(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {kept}"))
         self.terminal.show("reef", line)
+
+    def plain_environment(self) -> dict[str, str]:
+        """What a program gets that needs none of our settings."""
+        names = (*PLAIN_VARIABLES, self.plan.tag)
+        return {name: os.environ[name] for name in names if name in os.environ}
 
     async def stop_or(self, seconds: float) -> bool:
         """Wait so long, or until we are to stop; whether we are."""
@@ -309,6 +351,7 @@ class Supervisor:
             self._also(self._keep_demo(self.plan.demo))
         self._start("")
         self._also(self._open_doors())
+        self._also(self._reap())
         await self.stopping.wait()
         await self._stop()
         self.terminal.close()
@@ -347,6 +390,7 @@ class Supervisor:
                 self.say(line)
             if self.plan.open_browser:
                 self._browse()
+            self._also(self._watch_health())
 
     def _browse(self) -> None:
         if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
@@ -356,10 +400,31 @@ class Supervisor:
 
         threading.Thread(target=webbrowser.open, args=(self.plan.link,), daemon=True).start()
 
+    async def _watch_health(self) -> None:
+        """Say what is not well, as long as we run; start a web anew that does not answer."""
+        watch = watchdog.HealthWatch(self.say)
+        # What has just been started is not complete yet.
+        pause = HEALTHY_SECONDS / 2
+        while not await self.stop_or(pause):
+            pause = watchdog.HEALTH_SECONDS
+            if watch.take(*await watchdog.ask_health(*self.plan.health, seconds=10.0)):
+                for runner in [each for each in self._runners if each.service.name == "web"]:
+                    await runner.replace("it does not answer")
+
+    async def _reap(self) -> None:
+        """Collect dead orphans, each second."""
+        dead = Reaper()
+        while not await self.stop_or(1.0):
+            dead.reap(self._own_pids())
+
+    def _own_pids(self) -> set[int]:
+        processes = [runner.process for runner in self._runners]
+        return {process.pid for process in (*processes, self._demo) if process is not None}
+
     async def _keep_demo(self, demo: Demo) -> None:
         """Start the demo model whenever there is none; it ends by itself after we are gone."""
         env = {key: value for key, value in os.environ.items() if key != self.plan.tag}
-        process = None
+        process: subprocess.Popen[bytes] | None = None
         while True:
             if not held(Path(demo.lock)) and (process is None or process.poll() is not None):
                 if process is not None:
@@ -373,6 +438,7 @@ class Supervisor:
                         start_new_session=True,
                         env=env,
                     )
+                self._demo = process
             if await self.stop_or(2.0):
                 return
 
@@ -383,6 +449,8 @@ class Supervisor:
         await self._end(last, REDIS_GRACE)
         for task in self._others:
             task.cancel()
+        if data_dir := os.environ.get(self.plan.tag):
+            leftovers.forget_processes(Path(data_dir))
         for name in self.plan.forget:
             Path(name).unlink(missing_ok=True)
         self.say("stopped")
@@ -419,27 +487,19 @@ def held(lock: Path) -> bool:
 
 async def answers(host: str, port: int) -> bool:
     """Whether `GET /health` is answered by the pages, well (200) or with a complaint (503)."""
-    question = f"GET /health HTTP/1.1\r\nHost: localhost:{port}\r\nConnection: close\r\n\r\n"
-    try:
-        async with asyncio.timeout(3.0):
-            reader, writer = await asyncio.open_connection(host, port)
-            try:
-                writer.write(question.encode())
-                status = (await reader.readline()).split()
-            finally:
-                writer.close()
-    except (OSError, TimeoutError, ValueError):
-        return False
-    return status[1:2] in ([b"200"], [b"503"])
+    status, _ = await watchdog.ask_health(host, port)
+    return status in (200, 503)
 
 
 def main(argv: list[str]) -> int:
     """`python -m reef_site.supervisor <fd of the plan> <fd of the lock>`."""
+    harden_process()
     plan_fd, lock_fd = map(int, argv[1:3])
     with os.fdopen(plan_fd) as file:
         plan = Plan.load(file.read())
     # Held until we end, however we end; and by no child.
     os.set_inheritable(lock_fd, False)
+    become_subreaper()
 
     async def everything() -> None:
         await Supervisor(plan, sys.stdout).run()

@@ -1,4 +1,4 @@
-"""The worker's own sign of life."""
+"""The worker's own sign of life, and the removal of what is over."""
 
 from __future__ import annotations
 
@@ -9,10 +9,30 @@ from django.conf import settings
 from django.utils import timezone
 
 from lieutenants.models import LifeSign
+from reef_site.accounts import throttle
+from reef_site.accounts.sessions import SessionStore
+from reef_site.audit import retention
+from reef_site.common import outside
+from reef_site.common.ticks import tick_task
 
 
-@shared_task(name="reef.tick")
+@tick_task("reef.tick")
 def tick() -> None:
     """Show that beat, broker and worker work together."""
     LifeSign.give(f"worker@{settings.HOST}")
     LifeSign.objects.filter(at__lt=timezone.now() - timedelta(days=7)).delete()
+    outside.forget_old()
+
+
+@tick_task("reef.cleanup")
+def clean_up() -> None:
+    """Delete expired sessions and sign-in links, old attempts, and old rows of the audit log."""
+    SessionStore.clear_expired()
+    throttle.forget_old()
+    retention.prune()
+
+
+@shared_task(name="reef.outside_call", soft_time_limit=20, time_limit=30)
+def outside_call(call_id: str) -> None:
+    """Ask somebody outside, for a request that does not wait."""
+    outside.run(call_id)

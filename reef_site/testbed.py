@@ -69,12 +69,17 @@ def find_postgresql() -> str | None:
 PROGRAMS = (
     Program("chromium", "REEF_TEST_CHROMIUM", find_browser, ("chromium", "fonts-dejavu-core")),
     Program("sshd", "REEF_TEST_SSHD", partial(find_for_root, "sshd"), ("openssh-server",)),
+    Program("bubblewrap", "REEF_TEST_BUBBLEWRAP", partial(find_for_root, "bwrap"), ("bubblewrap",)),
     Program("ip", "REEF_TEST_IP", partial(find_for_root, "ip"), ("iproute2",)),
     Program("iptables", "REEF_TEST_IPTABLES", partial(find_for_root, "iptables"), ("iptables",)),
     Program("openssl", "REEF_TEST_OPENSSL", partial(find_for_root, "openssl"), ("openssl",)),
     Program(
         "cloud-init", "REEF_TEST_CLOUD_INIT", partial(find_for_root, "cloud-init"), ("cloud-init",)
     ),
+    # Login shells that the hosts of the tests have.
+    Program("zsh", "REEF_TEST_ZSH", partial(shutil.which, "zsh"), ("zsh",)),
+    Program("fish", "REEF_TEST_FISH", partial(shutil.which, "fish"), ("fish",)),
+    Program("tcsh", "REEF_TEST_TCSH", partial(shutil.which, "tcsh"), ("tcsh",)),
     Program("postgresql", "REEF_TEST_POSTGRESQL", find_postgresql, ("postgresql",)),
 )
 

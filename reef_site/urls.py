@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from django.conf import settings
 from django.contrib import admin
 from django.core.exceptions import DisallowedHost
@@ -12,9 +14,12 @@ from django.urls import URLPattern, URLResolver, include, path, re_path
 from lieutenants import api as lieutenants_api
 from lieutenants.operations import api as operations_api
 from lieutenants.rules import api as rules_api
-from reef_site import views
+from reef_site import calls, middleware, views
+from reef_site.accounts import views as accounts
 from reef_site.api import router
 from reef_site.attention import views as attention
+from reef_site.audit import views as audit
+from reef_site.common import disk
 from reef_site.health import SERVICES, health
 from reef_site.wire import json_answer
 from vmtree import api as vmtree_api
@@ -32,13 +37,17 @@ urlpatterns: Routes = [
     path("", views.overview, name="overview"),
     path("parts/", views.parts, name="parts"),
     path("attention/seen", attention.mark, name="attention-seen"),
-    path("signin/", views.signin, name="signin"),
-    path("signin/<str:secret>", views.signin_link, name="signin-link"),
-    path("signout/", views.signout, name="signout"),
+    path("calls/<str:call_id>/", calls.outside_call, name="outside-call"),
+    path("signin/", accounts.signin, name="signin"),
+    path("signin/again/", accounts.again, name="signin-again"),
+    path("signin/<str:secret>", accounts.signin_link, name="signin-link"),
+    path("signout/", accounts.signout, name="signout"),
+    path("audit/", audit.index, name="audit"),
     *_of("lieutenant", path("lieutenants/", include("lieutenants.urls"))),
     *_of("vm-tree", path("fleet/", include("reef_site.fleet.urls"))),
     *_of("vers-config", path("config/", include("versconfig.urls"))),
     *_of("bootloader", path("provisioning/", include("bootloader.urls"))),
+    path("admin/login/", accounts.admin_login),
     path("admin/", admin.site.urls),
     # -- agents
     re_path(r"^events/?$", lieutenants_api.ListingEvents.as_view(), name="events"),
@@ -71,7 +80,9 @@ def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
-    """An accident of ours; its traceback is in the log."""
+    """An accident of ours; its traceback is in the log. A full disk is said as such."""
+    if problem := disk.problem_of(sys.exc_info()[1]):
+        return middleware.answer_disk_problem(request, problem)
     if "text/html" in request.headers.get("Accept", ""):
         return render(request, "500.html", status=500)
     return json_answer({"error": "internal service error"}, status=500)

@@ -1,51 +1,53 @@
-"""The overview page, which looks at every app, and the way in and out."""
+"""The overview page, which looks at every app."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from typing import Any
 
-import redis
 from django.conf import settings
-from django.contrib.auth import login, logout
 from django.contrib.auth.decorators import login_required
-from django.contrib.auth.views import LoginView
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import redirect, render
-from django.utils import timezone
-from django.views.decorators.cache import never_cache
-from django.views.decorators.http import require_GET, require_POST
+from django.shortcuts import render
+from django.views.decorators.http import require_GET
 
 from lieutenants import figures
-from lieutenants.models import Lieutenant, LifeSign
+from lieutenants.models import Lieutenant
 from lieutenants.states import Status
-from reef_site import auth
+from reef_site import parts as parts_of_reef
 from reef_site.attention.listing import listing
 from reef_site.fleet import views as fleet
-from reef_site.health import LATE_SECONDS
-from vmtree import bells
+from reef_site.parts import Part
 
 _MEND = {
     "worker": "Nothing is started or stopped meanwhile. See logs/worker.log and logs/beat.log.",
     "follower": "Agent output is delayed; nothing is lost. See logs/worker.log.",
     "broker": "Updates are delayed; nothing is lost. See logs/redis.log.",
+    "ticks": "Periodic work is delayed. See logs/beat.log and logs/worker.log.",
+    "clock": "Times on pages and time limits are wrong until the clock is right.",
+    "disk": "Free some space: on a full disk nothing new is stored, and agent output waits.",
+    "databaseLog": "End that process, or its transaction, so that the log can be shortened.",
 }
+_WORDS = {"broker": "answers", "clock": "right", "disk": "has room", "databaseLog": "short"}
+# What the overview says at its top, before it does harm.
+_WARNINGS = frozenset({"disk", "databaseLog", "clock", "ticks"})
 
 
 @dataclass(frozen=True)
-class Part:
-    """One process of reef, as the overview shows it."""
+class ShownPart:
+    """One part of reef, as the overview shows it."""
 
-    name: str
-    good: bool
-    seen: datetime | None = None
-    words: str = ""
+    part: Part
+
+    @property
+    def words(self) -> str:
+        """How it is, where it is not known when it was seen last."""
+        return self.part.why or _WORDS.get(self.part.name, "works")
 
     @property
     def mend(self) -> str:
         """What its absence means, and where to look."""
-        return _MEND.get(self.name, "")
+        return _MEND.get(self.part.name, "")
 
 
 @login_required
@@ -64,8 +66,11 @@ def parts(request: HttpRequest) -> HttpResponse:
 
 
 def _state(request: HttpRequest) -> dict[str, Any]:
+    found = [ShownPart(part) for part in parts_of_reef.look() if part.name != "database"]
+    warnings = [each for each in found if not each.part.ok and each.part.name in _WARNINGS]
     return {
-        "parts": [*(_sign(name) for name in LATE_SECONDS), _broker()],
+        "parts": found,
+        "warnings": warnings,
         "attention": listing(seen="seen" in request.GET),
         **(_lieutenants() if "lieutenant" in settings.ORGANS else {}),
     }
@@ -78,54 +83,3 @@ def _lieutenants() -> dict[str, Any]:
         "tabs": [(word, counts.get(word, 0)) for word in Status.values],
         "today": figures.fleet_today(),
     }
-
-
-def _sign(name: str) -> Part:
-    seen = LifeSign.latest(name)
-    late = timedelta(seconds=LATE_SECONDS[name])
-    good = seen is not None and timezone.now() - seen < late
-    return Part(name, good, seen, "never seen")
-
-
-def _broker() -> Part:
-    try:
-        bells.client().ping()
-    except (redis.RedisError, OSError):
-        return Part("broker", good=False, words="not responding")
-    return Part("broker", good=True, words="ok")
-
-
-# -- in and out --------------------------------------------------------------------------------
-
-
-class _SignIn(LoginView):
-    """By password; the page says how to come in by a link."""
-
-    template_name = "signin.html"
-    redirect_authenticated_user = True
-
-    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
-        """With how long a link lives."""
-        return {**super().get_context_data(**kwargs), "minutes": settings.SIGNIN_MINUTES}
-
-
-signin = _SignIn.as_view()
-
-
-@never_cache
-@require_GET
-def signin_link(request: HttpRequest, secret: str) -> HttpResponse:
-    """Sign the operator in by a link that works once."""
-    operator = auth.use_signin_link(secret)
-    if operator is None:
-        context = {"minutes": settings.SIGNIN_MINUTES}
-        return render(request, "signin_used.html", context, status=410)
-    login(request, operator, backend="django.contrib.auth.backends.ModelBackend")
-    return redirect("overview")
-
-
-@require_POST
-def signout(request: HttpRequest) -> HttpResponse:
-    """End the session."""
-    logout(request)
-    return redirect("signin")

@@ -14,7 +14,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import orjson
@@ -28,6 +28,11 @@ from vmtree.exceptions import BadInput
 from vmtree.models import CompactEncoder
 
 MOST_IDS = 10_000
+# A heartbeat that was sent so much earlier than the last one, by the VM's own clock, was late on
+# its way; if it is earlier by more, the clock was set back.
+OUT_OF_ORDER = timedelta(minutes=1)
+# Two machines with one identity take turns; one that moved does not come back this soon.
+TAKES_TURNS = timedelta(minutes=5)
 _COUNT_SECONDS = 10.0
 
 
@@ -124,12 +129,28 @@ def _vitals(said: Mapping[str, Any], where: str) -> dict[str, Any]:
         if not math.isfinite(value) or not 0 <= value < 1e12:
             raise BadInput(f"{where}{name}: must be a number from 0 on", name)
         vitals[name] = value
+    vitals |= _machine(said, where)
     digest = said.get("reefConfigDigest")
     if digest is not None:
         if not isinstance(digest, str) or not digest.isalnum() or len(digest) > 128:
             raise BadInput(f"{where}reefConfigDigest: must be a digest in hex", "reefConfigDigest")
         vitals["reefConfigDigest"] = digest
     return vitals
+
+
+def _machine(said: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """How wrong the machine's clock is, and a word for the machine that runs the VM now."""
+    facts: dict[str, Any] = {}
+    skew, machine = said.get("clockSkewSeconds"), said.get("machine")
+    if skew is not None:
+        if isinstance(skew, bool) or not isinstance(skew, int | float) or not abs(skew) < 1e11:
+            raise BadInput(f"{where}clockSkewSeconds: must be a number", "clockSkewSeconds")
+        facts["clockSkewSeconds"] = round(float(skew), 1)
+    if machine is not None:
+        if not isinstance(machine, str) or not machine.isalnum() or len(machine) > 64:
+            raise BadInput(f"{where}machine: must be up to 64 letters and digits", "machine")
+        facts["machine"] = machine
+    return facts
 
 
 def digest_of(dna: Mapping[str, Any]) -> str:
@@ -210,10 +231,13 @@ _WRITE_SIGNS = """UPDATE registry_vm SET last_seen = %s, late_after = %s, silent
 
 
 def _apply(beat: Beat, vm: VM, now: datetime, interval: int, done: Outcome) -> bool:
-    """Take a beat into the row in memory; False if more is known already."""
-    at = min(beat.at, now) if beat.at else now
-    if at < vm.last_seen:
+    """Take a beat into the row in memory; False if more is known already.
+
+    It counts from its arrival: the VM's clock may be wrong.
+    """
+    if now < vm.last_seen or _is_out_of_order(beat, vm):
         return False
+    at = now
     asleep = vm.status == Status.PAUSED
     status = beat.status or (Status.PAUSED if asleep else Status.RUNNING)
     services = vm.services
@@ -223,15 +247,48 @@ def _apply(beat: Beat, vm: VM, now: datetime, interval: int, done: Outcome) -> b
     if beat.services is not None:
         changed |= beat.services != services
         vm.services = beat.services
-    if beat.vitals:
-        vm.vitals = {**vm.vitals, **beat.vitals}
-        told = beat.vitals.get("reefConfigDigest")
+    told_vitals = {**_clock_of(beat, now), **(beat.vitals or {})}
+    if told_vitals:
+        twin = _twin_of(vm.vitals, told_vitals.get("machine"), now, interval)
+        vm.vitals = {**vm.vitals, **told_vitals, **twin}
+        told = told_vitals.get("reefConfigDigest")
         if told and told.lower() != digest_of(vm.reef_config):
             done.strangers.add(vm.pk)
     if changed:
         done.changed.add(vm.pk)
     done.seen[vm.pk] = stamp(vm.last_seen)
     return True
+
+
+def _is_out_of_order(beat: Beat, vm: VM) -> bool:
+    """Whether the VM sent another one after this, by its own clock."""
+    last = vm.vitals.get("saidAt")
+    if beat.at is None or not isinstance(last, str):
+        return False
+    behind = dates.moment_of(last, "saidAt") - beat.at
+    return timedelta(0) < behind < OUT_OF_ORDER
+
+
+def _clock_of(beat: Beat, now: datetime) -> dict[str, Any]:
+    """What the time that a beat says tells of its VM's clock."""
+    if beat.at is None:
+        return {}
+    skew = round((beat.at - now).total_seconds(), 1)
+    return {"saidAt": dates.js_date(beat.at), "clockSkewSeconds": skew}
+
+
+def _twin_of(known: dict[str, Any], machine: str | None, now: datetime, interval: int) -> Any:
+    """Note another machine behind the same identity, and whether two of them take turns."""
+    old = known.get("machine")
+    if machine is None or old is None or machine == old:
+        return {}
+    found = {"machineBefore": old, "machineSince": dates.js_date(now)}
+    since = known.get("machineSince")
+    if machine == known.get("machineBefore") and isinstance(since, str):
+        soon = max(TAKES_TURNS, 3 * timedelta(milliseconds=interval))
+        if now - dates.moment_of(since, "machineSince") < soon:
+            found["twinSeenAt"] = dates.js_date(now)
+    return found
 
 
 def _signs_of(vm: VM) -> list[Any]:

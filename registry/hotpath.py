@@ -41,7 +41,6 @@ from vmtree.exceptions import BadInput
 from vmtree.models import Node
 
 SIGN_SECONDS = 5.0
-MOST_BODY = 4 << 20
 BAD_TOKEN = "Unauthorized — invalid token"  # noqa: S105
 _ID = rb"/registry/vms/([^/]+)"
 ROUTES: tuple[tuple[str, str, re.Pattern[bytes]], ...] = (
@@ -104,6 +103,11 @@ class HotRoutes:
     def route(scope: Mapping[str, Any]) -> tuple[str, str] | None:
         """Which of the hot routes this request is for, and the id or role in it."""
         return _route_of(scope["method"], scope.get("raw_path") or b"")
+
+    @staticmethod
+    def refusal(headers: Mapping[bytes, bytes]) -> Answer | None:
+        """The refusal of a token that opens nothing; None to have the request passed on."""
+        return refused() if b"authorization" in headers and _is_our_host(headers) else None
 
     async def close(self) -> None:
         """Let what waits commit, and end the threads."""

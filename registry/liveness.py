@@ -25,6 +25,8 @@ LATE_FACTOR = 2.5
 SILENT_FACTOR = 5.0
 # For so long after reef itself was down nobody is called silent.
 GRACE = timedelta(minutes=5)
+# A mark this far in the future was written before the clock was set back.
+TOLERANCE = timedelta(seconds=5)
 # Without a sign of reef itself for so long, it was down.
 DOWN = timedelta(seconds=60)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Self
+from typing import Any, Self
 
 from django.db import models
 from django.db.models import Exists, OuterRef, Q
@@ -13,6 +13,9 @@ from registry.liveness import Liveness
 from vmtree import dates, dna
 from vmtree.lineage import Links
 from vmtree.models import CompactEncoder, Node
+
+# A VM's clock may be wrong by so much before anybody is told.
+CLOCK_TOLERANCE_SECONDS = 60
 
 
 class Role(models.TextChoices):
@@ -124,6 +127,19 @@ class VM(models.Model):
     def __str__(self) -> str:
         return self.name or self.pk
 
+    @property
+    def clock_warning(self) -> str:
+        """How wrong its clock is, if by more than a minute; else empty."""
+        skew = self.vitals.get("clockSkewSeconds")
+        if not isinstance(skew, int | float) or abs(skew) <= CLOCK_TOLERANCE_SECONDS:
+            return ""
+        return f"its clock is {span(abs(skew))} {'behind' if skew < 0 else 'ahead of'} reef's"
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What its heartbeats told that people want to see."""
+        return {name: self.vitals[name] for name in ("load", "disk") if name in self.vitals}
+
     def seen(self, at: datetime, *, status: str = Status.RUNNING) -> None:
         """Set the last sign, the status and the deadlines that follow; saves nothing."""
         self.last_seen, self.status = max(at, self.last_seen), status
@@ -136,6 +152,14 @@ class VM(models.Model):
     def liveness(self, at: datetime, *, grace: bool) -> Liveness:
         """Live, late or silent at this moment."""
         return liveness.word(self.late_after, self.silent_after, at, grace=grace)
+
+
+def span(seconds: float) -> str:
+    """A length of time in its largest fitting unit: `75 h`, `12 min`."""
+    for size, unit, least in ((86_400, "days", 4), (3600, "h", 2), (60, "min", 2)):
+        if seconds >= least * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 LINKS = Links(table="registry_vm", key="id", parent="parent_vm_id")
@@ -186,6 +210,19 @@ class Watch(models.Model):
         """Whether nothing could have heard beats just before this moment."""
         door_shut = self.door_at is not None and at - self.door_at > liveness.DOWN
         return door_shut or at - self.ticked_at > liveness.DOWN
+
+    def was_set_back(self, at: datetime) -> bool:
+        """Whether the clock was set back: something that was written down is still to come."""
+        marks = (self.up_since, self.ticked_at, self.door_at)
+        return any(mark is not None and mark - at > liveness.TOLERANCE for mark in marks)
+
+    def set_back(self, at: datetime) -> None:
+        """Bring all marks that lie in the future to this moment, and begin the grace anew."""
+        self.up_since = at
+        self.ticked_at = min(self.ticked_at, at)
+        self.door_at = min(self.door_at, at) if self.door_at else None
+        self.late_told_to = min(self.late_told_to, at)
+        self.silent_told_to = min(self.silent_told_to, at)
 
     def forgives(self, at: datetime) -> bool:
         """Whether a missing beat may be reef's own fault."""

@@ -25,6 +25,7 @@ BOTH_NOT_FOUND = "One or both VMs not found"
 # Who may move VMs under each other at a time: one, so that two moves never close a circle.
 _MOVES_LOCK = 0x72656566
 GAPS_KEPT = timedelta(days=7)
+_CLAMP_SECONDS = 10
 
 
 def find(vm_id: str) -> VM:
@@ -173,6 +174,21 @@ def deregister(vm_id: str, *, caller: object = None) -> None:
         tell([vm.pk])
 
 
+def mark_stopped(vm_id: str, unheard_since: datetime | None = None) -> bool:
+    """Note that a VM does not run any more; whether it was said to run. Not a sign of life.
+
+    With `unheard_since` one that was heard of later is left as it is.
+    """
+    rows = VM.objects.filter(pk=vm_id, status=Status.RUNNING)
+    if unheard_since is not None:
+        rows = rows.filter(last_seen__lte=unheard_since)
+    with transaction.atomic():
+        changed = rows.update(status=Status.STOPPED, late_after=None, silent_after=None)
+        if changed:
+            tell([vm_id])
+    return bool(changed)
+
+
 def forget(vm_ids: Sequence[str]) -> None:
     """Deregister those of them that are registered; whoever removes them tells of it."""
     VM.objects.filter(pk__in=vm_ids).delete()
@@ -313,19 +329,39 @@ def sweep(at: datetime | None = None) -> list[str]:
     now = at or dates.now()
     with transaction.atomic():
         watch = _watch(now)
-        if watch.was_away(now):
+        if set_back := watch.was_set_back(now):
+            watch.set_back(now)
+        elif watch.was_away(now):
             watch.up_since = now
+        # Also once a minute: a host whose clock is ahead may have written one at any time.
+        ids = _clamp_signs(now) if set_back or now.second < _CLAMP_SECONDS else set()
         watch.ticked_at = now
-        ids = set(_due("late_after", watch.late_told_to, now))
+        ids |= set(_due("late_after", watch.late_told_to, now))
         watch.late_told_to = now
         if not watch.forgives(now):
             ids |= set(_due("silent_after", watch.silent_told_to, now))
             watch.silent_told_to = now
-        fields = ["up_since", "ticked_at", "late_told_to", "silent_told_to"]
+        fields = ["up_since", "ticked_at", "door_at", "late_told_to", "silent_told_to"]
+        if not set_back:
+            # An edge writes this one, and may do so at this moment.
+            fields.remove("door_at")
         watch.save(update_fields=fields)
         tell(sorted(ids))
     Gap.objects.filter(ended_at__lt=now - GAPS_KEPT).delete()
     return sorted(ids)
+
+
+def _clamp_signs(now: datetime) -> set[str]:
+    """Let no VM have been seen in the future: it would count as live until then. Returns their ids.
+
+    The clock was set back since, or that of another host is ahead.
+    """
+    ahead = list(VM.objects.filter(last_seen__gt=now + liveness.TOLERANCE).select_for_update())
+    for vm in ahead:
+        vm.last_seen = now
+        vm.seen(now, status=vm.status)
+    VM.objects.bulk_update(ahead, ["last_seen", "late_after", "silent_after"], batch_size=500)
+    return {vm.pk for vm in ahead}
 
 
 def door_open(at: datetime) -> None:

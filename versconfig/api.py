@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
+from django.db.models import Model, QuerySet
 from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from reef_site.common import outside
+from reef_site.common.outside_answers import api_answer, api_state
 from versconfig import checks, config, history, impact, keys, scopes, services
 from versconfig.models import Setting
 from versconfig.serializers import (
@@ -23,12 +26,15 @@ from versconfig.serializers import (
     version_json,
     wish_of,
 )
-from vmtree import authority
-from vmtree.exceptions import BadInput, Forbidden, NotFound
+from vmtree import permissions
+from vmtree.exceptions import BadInput, NotFound
 from vmtree.models import Node
+from vmtree.permissions import Action
 from vmtree.serializers import body_of, query_number
 
 MOST_VERSIONS = 1000
+
+Row = TypeVar("Row", bound=Model)
 
 
 class NoNodes(BasePermission):
@@ -36,9 +42,7 @@ class NoNodes(BasePermission):
 
     def has_permission(self, request: Request, view: APIView) -> bool:
         """True, or Forbidden in words."""
-        user = request.user
-        if authority.node_of(user) is not None or authority.only_looks_on(user):
-            raise Forbidden("rule: only operators and the root token see clear values")
+        permissions.check(request.user, Action.READ_SECRETS, None)
         return True
 
 
@@ -57,10 +61,30 @@ class OperatorView(ConfigView):
 
 
 def _node_of(request: Request) -> Node | None:
-    """The node that a question is about: `?vm=`, else the caller's own; None is the fleet."""
-    if vm_id := request.query_params.get("vm", ""):
-        return scopes.find(vm_id)
-    return authority.node_of(request.user)
+    """The node that a question is about: `?vm=`, else the caller's own; None is the fleet.
+
+    Raises Forbidden unless the caller may read its config, also what it inherits from above.
+    """
+    vm_id = request.query_params.get("vm", "")
+    node = scopes.find(vm_id) if vm_id else permissions.node_of(request.user)
+    permissions.check(request.user, Action.READ_CONFIG, node)
+    return node
+
+
+def _stored_for(request: Request) -> Node | None:
+    """The node, also a removed one, that `?vm=` narrows a list to. Raises Forbidden."""
+    vm_id = request.query_params.get("vm", "")
+    if not vm_id:
+        return None
+    node = scopes.find(vm_id, removed=True)
+    permissions.check(request.user, Action.READ_CONFIG, node)
+    return node
+
+
+def _legible(rows: QuerySet[Row], request: Request) -> QuerySet[Row]:
+    """The rows that the caller may read: a node's those of itself and its descendants."""
+    line = permissions.readable(request.user, Action.READ_CONFIG)
+    return rows if line is None else rows.filter(node__in=line)
 
 
 class Overview(ConfigView):
@@ -77,9 +101,10 @@ class OneKey(ConfigView):
 
     def put(self, request: Request, name: str) -> Response:
         """Store a value; `scope`, `vm`, `seen` narrow it, `dryRun` only tells what it would do."""
-        key = key_of(name)
-        wish = wish_of(key, request.data, target_of(request))
-        services.check_may(request.user, key, wish.target)
+        key, target = key_of(name), target_of(request)
+        # The right comes before the value: who may not change it learns nothing about values.
+        services.check_may(request.user, key, target)
+        wish = wish_of(key, request.data, target)
         expected = impact.of(wish)
         dry = body_of(request).get("dryRun", False)
         if not isinstance(dry, bool):
@@ -131,10 +156,10 @@ class Settings(ConfigView):
     """`/vers-config/settings`"""
 
     def get(self, request: Request) -> Response:
-        """Everything that is stored; `?vm=` only for that VM."""
-        rows = Setting.objects.select_related("node")
-        if vm_id := request.query_params.get("vm", ""):
-            rows = rows.filter(node=scopes.find(vm_id, removed=True))
+        """Everything that is stored and that the caller may read; `?vm=` only for that VM."""
+        rows = _legible(Setting.objects.select_related("node"), request)
+        if node := _stored_for(request):
+            rows = rows.filter(node=node)
         found = [setting_json(row) for row in rows]
         return Response({"settings": found, "count": len(found)})
 
@@ -146,12 +171,12 @@ class History(ConfigView):
         """Newest first, at most `?limit=` (200) below id `?before=`; `?key= vm=` narrow."""
         limit = query_number(request, "limit", most=MOST_VERSIONS) or 200
         asked = request.query_params
-        vm_id = asked.get("vm", "")
         rows = history.of(
             key=key_of(asked["key"]).name if asked.get("key") else "",
-            node=scopes.find(vm_id, removed=True) if vm_id else None,
+            node=_stored_for(request),
             before=query_number(request, "before"),
         )
+        rows = _legible(rows, request)
         found = [version_json(each) for each in rows[: limit + 1]]
         more, found = len(found) > limit, found[:limit]
         last = found[-1]["id"] if more else None
@@ -179,8 +204,22 @@ class Test(OperatorView):
 
     def post(self, request: Request, name: str) -> Response:
         """Ask whoever knows whether the value is good; `good` is null when nobody could tell."""
-        found = checks.run(key_of(name).name, _node_of(request))
-        return Response({"key": name.upper(), "good": found.good, "text": found.text})
+        key, node = key_of(name).name, _node_of(request)
+        if (found := checks.without_asking(key, node)) is not None:
+            return Response({"key": key, "good": found.good, "text": found.text})
+        row = checks.start(key, node, by=request.user)
+        return api_answer(row, f"/vers-config/tests/{row.pk}", lambda row: row.result)
+
+
+class TestResult(OperatorView):
+    """`/vers-config/tests/<id>`"""
+
+    def get(self, request: Request, call_id: str) -> Response:
+        """What came of a test that was answered with 202; `state` says whether it is over."""
+        row = outside.find(call_id, checks.KIND)
+        if row is None:
+            raise NotFound("there is no such test")
+        return api_state(row, lambda row: row.result)
 
 
 class Nothing(ConfigView):

@@ -12,12 +12,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from versconfig import config
+from reef_site.common import outside
+from reef_site.common.models import OutsideCall
+from versconfig import config, scopes
 from versconfig.exceptions import NoCheck
 from vmtree.exceptions import FleetError
 from vmtree.models import Node
 
 logger = logging.getLogger(__name__)
+
+KIND = "vers-config.test"
 
 
 class Verdict(Protocol):
@@ -55,20 +59,52 @@ def known() -> frozenset[str]:
 
 
 def run(key: str, node: Node | None = None) -> Finding:
-    """Try the key out as it is resolved for this node. Raises NoCheck, BadInput."""
+    """Try the key out as it is resolved for this node. Raises NoCheck, BadInput.
+
+    It may take long: see `start` for use in a request.
+    """
+    if (known_already := without_asking(key, node)) is not None:
+        return known_already
+    value = config.resolve(key, node).value or ""
+    try:
+        verdict = _checks[key](node)
+    except FleetError as error:
+        return Finding(None, _without(str(error), value))
+    return Finding(verdict.good, _without(verdict.text, value))
+
+
+def without_asking(key: str, node: Node | None) -> Finding | None:
+    """Return the finding where nobody needs to be asked. Raises NoCheck, BadInput."""
     found = config.resolve(key, node)
-    check = _checks.get(key)
-    if check is None:
+    if key not in _checks:
         raise NoCheck(f"{key} cannot be tried out")
     if found.problem:
         return Finding(False, f"{key} ({found.where}): {found.problem}")
-    if found.value is None:
-        return Finding(False, f"{key} is not set.")
-    try:
-        verdict = check(node)
-    except FleetError as error:
-        return Finding(None, _without(str(error), found.value))
-    return Finding(verdict.good, _without(verdict.text, found.value))
+    return Finding(False, f"{key} is not set.") if found.value is None else None
+
+
+# -- in a worker, so that no request waits for a provider ------------------------------------------
+
+
+def start(key: str, node: Node | None, *, by: object) -> OutsideCall:
+    """Have a worker try the key out, within ten seconds. Raises NoCheck, BadInput."""
+    without_asking(key, node)
+    arguments = {"key": key, "vm_id": node.vm_id if node else ""}
+    return outside.make(KIND, arguments, by=by)
+
+
+def register_call() -> None:
+    """Make the call known; for `AppConfig.ready`."""
+    outside.register(KIND, _run_call, _lines)
+
+
+def _run_call(key: str, vm_id: str) -> outside.Result:
+    found = run(key, scopes.find(vm_id) if vm_id else None)
+    return {"key": key, "good": found.good, "text": found.text}
+
+
+def _lines(result: outside.Result) -> list[outside.Line]:
+    return [(result["good"], f"{result['key']}: {result['text']}")]
 
 
 def _without(text: str, value: str) -> str:

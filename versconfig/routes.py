@@ -15,6 +15,7 @@ urlpatterns = [
     re_path(r"^history/(?P<version_id>[0-9]{1,18})/put-back/?$", api.PutBack.as_view()),
     re_path(r"^resolve/(?P<name>[^/]+)/?$", api.Resolve.as_view()),
     re_path(r"^explain/(?P<name>[^/]+)/?$", api.Explain.as_view()),
+    re_path(r"^tests/(?P<call_id>[0-9a-f]{1,32})/?$", api.TestResult.as_view()),
     re_path(r"^test/(?P<name>[^/]+)/?$", api.Test.as_view()),
     re_path(r"^(?P<name>[^/]+)/?$", api.OneKey.as_view(), name="vers-config-key"),
     re_path(r"^.*$", api.Nothing.as_view()),

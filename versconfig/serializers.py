@@ -50,6 +50,7 @@ def key_json(key: Key) -> Json:
         "scoped": key.scoped,
         "takesEffect": key.takes.value,
         "canBeTested": key.name in checks.known(),
+        "byNodes": key.by_nodes,
     }
 
 

@@ -101,6 +101,7 @@ def undo(version_id: int, *, by: object) -> Version:
     Raises NotFound, Forbidden, Conflict.
     """
     version = _version(version_id)
+    _check_may_go_back(by, version)
     wish = wish_back(version, undoing=True)
     return put(wish, by=by, what=What.UNDONE) or version
 
@@ -108,8 +109,14 @@ def undo(version_id: int, *, by: object) -> Version:
 def put_back(version_id: int, *, by: object) -> Version:
     """Have again what held after this version. Raises NotFound, Forbidden, Conflict."""
     version = _version(version_id)
+    _check_may_go_back(by, version)
     wish = wish_back(version, undoing=False)
     return put(wish, by=by, what=What.PUT_BACK) or version
+
+
+def _check_may_go_back(by: object, version: Version) -> None:
+    """Raise Forbidden before anything of the version is looked at."""
+    check_may(by, keys.get(version.key), Target(Scope(version.scope), version.node))
 
 
 def wish_back(version: Version, *, undoing: bool) -> Wish:

@@ -35,6 +35,9 @@ def problem(key: Key, text: str) -> str:
     breaks = key.kind is Kind.LINES
     if any(not (sign.isprintable() or (breaks and sign in "\r\n")) for sign in text):
         return "has characters that cannot be in it"
+    if key.secret and not text.isascii():
+        # It is sent in a header, or is a key file.
+        return "has letters that no key has; use plain ASCII"
     rule = _rules.get(key.name)
     return _wrong(key, text) or (rule(text) if rule else "")
 

@@ -16,6 +16,7 @@ from django.urls import reverse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
+from reef_site.common.outside_answers import page_answer
 from versconfig import checks, history, impact, keys, pages, scopes, services, values, vault
 from versconfig.keys import Key, Kind
 from versconfig.models import Scope, Version
@@ -138,12 +139,10 @@ def save(request: HttpRequest, name: str) -> HttpResponse:
 def try_out(request: HttpRequest, name: str) -> HttpResponse:
     """The test button: ask whoever knows whether the value is good."""
     node = _node(request.POST.get("vm", ""))
-    found = checks.run(_key(name).name, node)
-    tell = {True: messages.success, False: messages.error, None: messages.warning}[found.good]
-    tell(request, f"{name}: {found.text}")
-    if request.POST.get("from") == "index":
-        return redirect(_address("versconfig:index", "", node))
-    return redirect(_address("versconfig:one", name, node))
+    call = checks.start(_key(name).name, node, by=request.user)
+    is_index = request.POST.get("from") == "index"
+    route, key = ("versconfig:index", "") if is_index else ("versconfig:one", name)
+    return page_answer(request, call, _address(route, key, node))
 
 
 @spoken

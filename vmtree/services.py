@@ -14,7 +14,7 @@ from typing import Any
 from django.db import IntegrityError, connection, transaction
 from ulid import ULID
 
-from vmtree import authority, bells, dates, removal, tokens
+from vmtree import authority, bells, dates, permissions, removal, tokens
 from vmtree.dna import Dna, empty
 from vmtree.exceptions import BadInput, Conflict, NotFound
 from vmtree.lineage import is_within, keys_below
@@ -177,7 +177,7 @@ def issue_token(vm_id: str, *, by: object) -> tuple[Node, str]:
     """A new token for a node; those it had before are good no longer."""
     with transaction.atomic():
         node = _locked(vm_id)
-        authority.check(by, "command", node)
+        authority.check(by, permissions.Action.ISSUE_TOKENS, node)
         return node, tokens.issue(node, made_by=str(by))
 
 

@@ -1,4 +1,4 @@
-"""The agents' door to snapshots: `/vm-tree/snapshot…`. Nodes may read; the rest asks the rule."""
+"""The API of snapshots: `/vm-tree/snapshot…`. It is closed to nodes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from vmtree import handing, snapshots
+from vmtree import handing, permissions, snapshots
 from vmtree.exceptions import BadInput
 from vmtree.serializers import body_of, query_number
 from vmtree.snapshot_models import Snapshot
@@ -43,9 +43,14 @@ def snapshot_json(snapshot: Snapshot) -> Json:
 
 
 class SnapshotView(APIView):
-    """Base of the views below; `vmtree.snapshots` asks the rule wherever something changes."""
+    """Base of the views below; `vmtree.snapshots` checks permissions where something changes."""
 
     asks_authority = True
+
+    def check_permissions(self, request: Request) -> None:
+        """Refuse reading to nodes, too: a snapshot holds the whole fleet. Raises Forbidden."""
+        super().check_permissions(request)
+        permissions.check(request.user, permissions.Action.READ_SNAPSHOTS, None)
 
 
 class Take(SnapshotView):

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Self
 
 from django.db import models
 from django.db.models import Q
 
+from reef_site.common import clock
 from vmtree import dates
+
+# Much longer than writing takes; after it a writer counts as dead.
+LEASE = timedelta(minutes=10)
 
 
 class Why(models.TextChoices):
@@ -39,7 +43,7 @@ class SnapshotQuerySet(models.QuerySet["Snapshot"]):
 
     def abandoned(self, at: datetime) -> Self:
         """Those whose writer has not been heard of for too long."""
-        return self.filter(state=State.WRITING, leased_until__lt=at)
+        return self.filter(clock.is_over("leased_until", at, LEASE), state=State.WRITING)
 
 
 class Snapshot(models.Model):

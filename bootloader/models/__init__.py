@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bootloader.models.grants import ProvisionGrant as ProvisionGrant
 from bootloader.models.hosts import HostClaim as HostClaim
 from bootloader.models.hosts import SshHost as SshHost
 from bootloader.models.joining import BootReport as BootReport

@@ -22,6 +22,7 @@ from bootloader.states import (
     StepName,
     StepState,
 )
+from reef_site.common import clock
 from vmtree import dates
 
 
@@ -50,7 +51,7 @@ class ProvisioningQuerySet(models.QuerySet["Provisioning"]):
     def claim(self, pk: str, holder: str, lease: timedelta) -> Provisioning | None:
         """The row at work, leased to the holder; None while somebody else has it."""
         now = dates.now()
-        free = Q(leased_until__isnull=True) | Q(leased_until__lte=now)
+        free = clock.is_over("leased_until", now, lease)
         mine = self.at_work().filter(free, pk=pk)
         if not mine.update(leased_until=now + lease, leased_by=holder):
             return None
@@ -75,6 +76,8 @@ class Provisioning(models.Model):
     spec = models.JSONField(default=dict, blank=True)
     on_failure = models.CharField(max_length=10, choices=Leftover.choices, default=Leftover.KEEP)
     actor = models.CharField(max_length=200)
+    # The VM never runs on the machine of reef itself then.
+    asked_by_node = models.BooleanField(default=False)
     key = models.CharField("idempotency key", max_length=200, blank=True)
     # Which one of those that one request asked for, and what all of them are known by.
     batch = models.CharField(max_length=26, blank=True)

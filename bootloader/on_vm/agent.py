@@ -34,6 +34,8 @@ from reef_site.agent_install import (
 )
 
 OLDEST_NODE = 20
+# What the agent takes with its packages, and some room beside it.
+NEEDED_MIB = 400
 TRUSTED = Path("/etc/ssl/certs/ca-certificates.crt")
 
 
@@ -71,11 +73,21 @@ def main(argv: list[str] | None = None) -> int:
             provide_npm(asked.target.parent, registry)
             recipe = recipe_for(asked.version, asked.target.parent)
         if not installed(recipe, asked.target):
+            check_room(asked.target)
             provide_npm(asked.target.parent, registry)
     except (InstallError, OSError) as error:
         say(str(error))
         return 1
     return 0 if ensure_or_note(recipe, asked.target.absolute(), say) else 1
+
+
+def check_room(target: Path) -> None:
+    """Raise InstallError unless the disk has room for the agent."""
+    folder = next(each for each in target.absolute().parents if each.exists())
+    free = shutil.disk_usage(folder).free >> 20
+    if free < NEEDED_MIB:
+        text = f"no space left for the agent: {folder} has {free} MiB free"
+        raise InstallError(f"{text}, and the agent takes {NEEDED_MIB} MiB")
 
 
 def say(line: str) -> None:

@@ -47,6 +47,8 @@ class Spec:
     region: str | None = None
     size: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
+    # Never the machine that reef itself runs on.
+    elsewhere: bool = False
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,12 @@ own, writes into a file, and leaves its exit status in another one.
 from __future__ import annotations
 
 import contextlib
-import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bootloader.exceptions import ProviderError, ShellError, StepFailed
 from bootloader.provisioning import lines
-from bootloader.reasons import clipped_end
+from bootloader.remote_script import printable
 from bootloader.shell import Shell
 
 if TYPE_CHECKING:
@@ -37,6 +36,8 @@ class Look:
     alive: bool
     status: int | None
     output: bytes
+    # Of all the output that there is.
+    size: int = 0
 
 
 @dataclass(frozen=True)
@@ -96,13 +97,14 @@ def bring(shell: Shell, row: Provisioning, script: str) -> None:
 
 def begin(shell: Shell, row: Provisioning, number: int) -> None:
     """Start the script unless this run of it was started already."""
+    # Not by `bash -c`: below sshd that reads .bashrc, which may lead to another folder.
     script = f"""
     umask 077
     cd "$HOME/{folder_of(row)}" || exit 9
     mkdir run-{number} 2>/dev/null || exit 0
     cd run-{number}
     detach=setsid; command -v setsid >/dev/null 2>&1 || detach=
-    $detach nohup bash -c '
+    $detach nohup sh -c '
       echo $$ > pid
       bash ../boot.sh > out 2>&1 < /dev/null
       echo $? > status.new && mv status.new status
@@ -117,6 +119,7 @@ def look(shell: Shell, row: Provisioning, number: int, offset: int) -> Look:
     cd "$HOME/{folder_of(row)}/run-{number}" 2>/dev/null || exit 0
     echo there=yes
     echo "status=$(cat status 2>/dev/null)"
+    echo "size=$(wc -c < out 2>/dev/null)"
     pid=$(cat pid 2>/dev/null)
     [ -n "$pid" ] && echo begun=yes
     [ -n "$pid" ] && grep -q reef-boot-{row.pk} "/proc/$pid/cmdline" 2>/dev/null && echo alive=yes
@@ -126,13 +129,14 @@ def look(shell: Shell, row: Provisioning, number: int, offset: int) -> Look:
     """
     head, _, output = run(shell, script, "look at the boot script").partition(_MARK)
     facts = dict(line.partition("=")[::2] for line in head.decode("utf-8", "replace").split("\n"))
-    status = facts.get("status", "")
+    status, size = facts.get("status", ""), facts.get("size", "").strip()
     return Look(
         there="there" in facts,
         begun="begun" in facts,
         alive="alive" in facts,
         status=int(status) if status.isdecimal() else None,
         output=output,
+        size=int(size) if size.isdecimal() else 0,
     )
 
 
@@ -188,6 +192,12 @@ def leave(shell: Shell) -> None:
         kill -KILL -- "-$pid" 2>/dev/null
       fi
     done
+    # Agents of its own reef, and what keeps them, outlive its service.
+    for each in /proc/[0-9]*/cwd; do
+      case $(readlink "$each" 2>/dev/null) in
+        "$home"/reef/data/lieutenants/*) pid=${each#/proc/}; kill -KILL "${pid%/cwd}" 2>/dev/null ;;
+      esac
+    done
     if [ "$home" = /opt/reef ]; then rm -f /etc/profile.d/reef.sh; fi
     forget
     rm -rf -- "$HOME/.reef-boot" "$home/run"
@@ -210,8 +220,8 @@ def stop(context: Context) -> None:
 
 def run(shell: Shell, script: str, what: str) -> bytes:
     """Run a script of sh, whatever the user's own shell is; its output. Raises StepFailed."""
-    ran = shell.run(f"sh -c {shlex.quote(script)}", timeout=COMMAND_SECONDS)
+    ran = shell.script(script, timeout=COMMAND_SECONDS)
     if ran.exit_status:
-        said = clipped_end(ran.errors.decode("utf-8", "replace").strip(), 300)
+        said = printable(ran.errors) or printable(ran.output)
         raise StepFailed(f"could not {what}: {said or f'exit status {ran.exit_status}'}")
     return ran.output

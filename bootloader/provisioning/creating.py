@@ -32,7 +32,7 @@ def spec_of(row: Provisioning) -> base.Spec:
     """What config and wish came to, with a label that is this provisioning's own."""
     kept: dict[str, Any] = dict(row.spec)
     labels = {**kept.pop("labels", {}), LABEL: row.pk, "reef-name": row.name}
-    return base.Spec(name=row.name, labels=labels, **kept)
+    return base.Spec(name=row.name, labels=labels, elsewhere=row.asked_by_node, **kept)
 
 
 def create(context: Context, step: BootStep) -> Later | None:

@@ -93,6 +93,7 @@ def gone(machine: Machine, note: str) -> None:
         done.update(released_at=now)
         if machine.vm_id:
             joining.void(machine.vm_id)
+            registry.mark_stopped(machine.vm_id)
     machine.refresh_from_db()
     for row in Provisioning.objects.filter(machine=machine).values_list("pk", flat=True):
         rings.tell(row)
@@ -102,8 +103,14 @@ def bury(vm_id: str, *, by: object) -> None:
     """Take a VM that is gone out of tree and registry. Raises BadInput while others are below."""
     if not vm_id:
         return
-    with suppress(NotFound):
+    try:
         tree.remove(vm_id, by=str(by))
+    except NotFound:
+        pass
+    except BadInput as error:
+        below = Node.objects.living().filter(parent__vm_id=vm_id).order_by("name")
+        names = ", ".join(f"'{name}'" for name in below.values_list("name", flat=True)[:5])
+        raise BadInput(f"{error} Below it: {names}." if names else str(error)) from None
     with suppress(NotFound):
         registry.deregister(vm_id)
 

@@ -11,6 +11,7 @@ from bootloader.models import Provisioning
 from bootloader.provisioning import resolving, services, texts
 from bootloader.provisioning.texts import Texts
 from bootloader.provisioning.wishes import Wish
+from bootloader.user_data import limits_of
 
 MOST_LINES = 4000
 _OWN_LINES = re.compile(r"\s*(ADDRESS|RUN)=|\s*(hostname|fqdn): ")
@@ -41,6 +42,16 @@ class Preview:
     script_diff: Difference | None
     user_data_diff: Difference | None
     known: list[Provisioning]
+
+    @property
+    def user_data_limits(self) -> list[dict[str, object]]:
+        """Each cloud with how much user-data it takes, and whether it takes this."""
+        return limits_of(self.user_data_bytes)
+
+    @property
+    def user_data_bytes(self) -> int:
+        """How long the cloud-init user-data is."""
+        return len(self.texts.user_data.encode())
 
 
 def make(wish: Wish, *, by: object) -> Preview:

@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-
-from celery import current_app
-from kombu.exceptions import OperationalError
-
+from reef_site.common import broker
 from vmtree import bells
-
-logger = logging.getLogger(__name__)
 
 
 def advance(provisioning_id: str, *, later: float = 0) -> None:
@@ -28,7 +22,4 @@ def tell(provisioning_id: str) -> None:
 
 
 def _ring(task: str, args: list[object], later: float) -> None:
-    try:
-        current_app.send_task(task, args, countdown=later or None)
-    except (OperationalError, OSError) as error:
-        logger.warning("the broker does not answer (%s); the next tick acts", error)
+    broker.send_task(task, args, countdown=later)

@@ -25,15 +25,18 @@ from bootloader.exceptions import (
     ShellAway,
 )
 from bootloader.models import BootStep, LogLine, Provisioning
-from bootloader.provisioning import ending, limits, machines, rings, steps
+from bootloader.provisioning import booting, ending, limits, machines, rings, steps
 from bootloader.provisioning.steps import Context, Later
 from bootloader.states import State, StepName, StepState
+from reef_site.common import clock
 from vmtree import dates
 from vmtree.exceptions import FleetError
 
 logger = logging.getLogger(__name__)
 
 LEASE = timedelta(seconds=10)
+# No step waits for longer before it is looked at again, with what two clocks may differ.
+LONGEST_WAIT = timedelta(minutes=10) + clock.SKEW
 # How long one task moves a provisioning on before it lets others have the worker.
 BUDGET_SECONDS = 20.0
 # What cannot be reached is tried again so often, with pauses that grow up to the longest.
@@ -68,8 +71,10 @@ def tick() -> None:
     now = dates.now()
     late = now - timedelta(seconds=3)
     for row in Provisioning.objects.at_work().order_by("id"):
-        held = row.leased_until is not None and row.leased_until > now
-        if not held and (row.look_at is None or row.look_at < late):
+        held = row.leased_until is not None and now < row.leased_until < now + LEASE + clock.SKEW
+        # One that lies too far ahead was written before the clock was set back.
+        waits = row.look_at is not None and late <= row.look_at < now + LONGEST_WAIT
+        if not held and not waits:
             rings.advance(row.pk)
     limits.begin()
 
@@ -157,6 +162,13 @@ def _do(context: Context, step: BootStep) -> float | None:
     return None
 
 
+def _give_up(context: Context, step: BootStep, why: str) -> float | None:
+    """The step took too long. A script that can still be reached is ended."""
+    if step.name == StepName.RUN:
+        booting.stop(context)
+    return _fail(context.row, step, why)
+
+
 def _gone_at(row: Provisioning) -> str:
     return f"the VM is gone at {row.provider}; a retry makes a new one"
 
@@ -164,6 +176,8 @@ def _gone_at(row: Provisioning) -> str:
 def _wait(context: Context, step: BootStep, later: Later) -> float | None:
     if steps.is_gone(context, step):
         return _fail(context.row, step, _gone_at(context.row))
+    if why := steps.overdue(context, step):
+        return _give_up(context, step, why)
     if later.why != step.reason or step.misses:
         BootStep.objects.filter(pk=step.pk).update(reason=later.why[:2000], misses=0)
     return later.seconds
@@ -173,6 +187,8 @@ def _missed(context: Context, step: BootStep, error: FleetError) -> float | None
     """Somebody could not be reached: try again, with growing pauses, but not for ever."""
     if steps.is_gone(context, step, steps.LOOK_EVERY_UNREACHED):
         return _fail(context.row, step, _gone_at(context.row))
+    if why := steps.overdue(context, step):
+        return _give_up(context, step, f"{why}; {error}")
     if step.misses + 1 >= MOST_MISSES:
         return _fail(context.row, step, str(error))
     BootStep.objects.filter(pk=step.pk).update(misses=step.misses + 1, reason=str(error)[:2000])

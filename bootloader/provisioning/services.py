@@ -8,7 +8,7 @@ from functools import partial
 from django.db import IntegrityError, transaction
 from django.db.models import QuerySet
 
-from bootloader import providers
+from bootloader import grants, providers
 from bootloader.models import BootStep, LogLine, Machine, Provisioning
 from bootloader.provisioning import limits, rings
 from bootloader.provisioning.wishes import Wish
@@ -45,7 +45,8 @@ def start(wish: Wish, *, by: object, key: str = "") -> Started:
         with transaction.atomic():
             limits.alone()
             limits.check_room(len(wish.names()), parent)
-            rows = _write(wish, str(by)[:200], key)
+            grants.draw(by, len(wish.names()))
+            rows = _write(wish, by, key)
             transaction.on_commit(rings.begin)
     except IntegrityError:
         # Somebody asked for the same at this moment.
@@ -65,11 +66,14 @@ def placed(wish: Wish, by: object) -> tuple[Wish, Node | None]:
     if mine and wish.roof_url:
         # It says where join tokens are sent.
         raise Forbidden("roofReefUrl: is for the root token and operators")
+    if mine and wish.commit:
+        # A saved machine holds what somebody else's VM held.
+        raise Forbidden("commitId: is for the root token and operators")
     parent_id = wish.parent_vm_id or (mine.vm_id if mine else "")
     parent = Node.objects.living().filter(vm_id=parent_id).first() if parent_id else None
     if parent_id and parent is None:
         raise BadInput(f"parent VM '{parent_id}' not found", "parentVmId")
-    authority.check(by, "write", parent)
+    grants.check(by, wish.profile, parent)
     slug = wish.provider or config.text("REEF_VM_PROVIDER", parent)
     providers.get(slug)
     return _said(wish, parent_id, slug), parent
@@ -114,8 +118,8 @@ def _same(row: Provisioning, wish: Wish) -> bool:
     )
 
 
-def _write(wish: Wish, actor: str, key: str) -> list[Provisioning]:
-    batch = ""
+def _write(wish: Wish, by: object, key: str) -> list[Provisioning]:
+    batch, actor = "", str(by)[:200]
     rows = []
     for position, name in enumerate(wish.names()):
         row = Provisioning(
@@ -126,6 +130,7 @@ def _write(wish: Wish, actor: str, key: str) -> list[Provisioning]:
             wish=wish.kept(),
             on_failure=wish.on_failure,
             actor=actor,
+            asked_by_node=authority.node_of(by) is not None,
             key=key,
             position=position,
         )
@@ -172,13 +177,21 @@ def retry(provisioning_id: str, *, by: object) -> Provisioning:
     with transaction.atomic():
         row = find(provisioning_id)
         may_command(row, by)
+        # It may make another VM in place of one that is gone.
+        grants.check(by, row.profile, _parent_of(row))
         if row.state in (State.QUEUED, State.RUNNING):
             return row
-        row.move(State.QUEUED, f"again, by {str(by)[:200]}", look_at=None)
+        by_node = row.asked_by_node or authority.node_of(by) is not None
+        reason = f"again, by {str(by)[:200]}"
+        row.move(State.QUEUED, reason, look_at=None, asked_by_node=by_node)
         _open_again(row)
         transaction.on_commit(rings.begin)
         transaction.on_commit(partial(rings.tell, row.pk))
     return row
+
+
+def _parent_of(row: Provisioning) -> Node | None:
+    return Node.objects.filter(vm_id=row.parent_vm_id).first() if row.parent_vm_id else None
 
 
 def _open_again(row: Provisioning) -> None:

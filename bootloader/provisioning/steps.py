@@ -7,6 +7,7 @@ is tried again by the caller.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from bootloader.exceptions import (
     ProviderAway,
     ProviderError,
     ShellAway,
+    ShellBusy,
     ShellRefused,
     StepFailed,
 )
@@ -27,6 +29,7 @@ from bootloader.models import BootStep, LogLine, Provisioning
 from bootloader.models.machines import Machine
 from bootloader.provisioning import booting, creating, lines, machines, resolving, texts
 from bootloader.provisioning.booting import Look
+from bootloader.shell import Shell
 from bootloader.states import StepName
 from registry.liveness import Liveness
 from registry.models import VM, Status, Watch
@@ -43,9 +46,26 @@ HEALTH_PATIENCE = timedelta(seconds=120)
 REFUSAL_PATIENCE = timedelta(seconds=30)
 # So often the script is started again when it vanished with its VM's processes.
 MOST_RUNS = 4
+# So often it is begun without anything to be seen of it afterwards.
+MOST_BEGINS = 20
+# A step that is tried again and again has ended by then, whatever its tries see. What each step
+# waits for by itself ends before. The script's own limit is in config.
+LONGEST = {
+    StepName.RESOLVE: timedelta(minutes=10),
+    StepName.CREATE: timedelta(minutes=30),
+    StepName.SSH: SSH_PATIENCE * 2,
+    StepName.IDENTITY: timedelta(minutes=10),
+    StepName.UPLOAD: timedelta(minutes=20),
+    StepName.JOIN: JOIN_PATIENCE * 5,
+    StepName.HEALTH: HEALTH_PATIENCE * 3,
+}
+# How much later than its limit the script is given up even if it cannot be looked at or ended.
+LIMIT_SLACK = timedelta(seconds=60)
 SLOWEST_LOOK = 3.0
 LOOKS_FOR_END, LOOKS_FOR_PID = 3, 15
 MOST_LINE = 2000
+# So many bytes of the script's output are kept; of more only the end.
+MOST_HEARD = 8 << 20
 # So often the provider is asked whether a VM is still there: while it is waited for, and while
 # it does not answer.
 LOOK_EVERY = timedelta(seconds=10)
@@ -120,7 +140,12 @@ def ssh(context: Context, step: BootStep) -> Later | None:
     """Wait until the VM lets us in."""
     try:
         with lines.to(context.machine) as shell:
-            shell.run("true", timeout=booting.COMMAND_SECONDS)
+            booting.run(shell, "true", "run a command")
+    except ShellBusy as error:
+        # Its server drops connections beyond a number: come again, not all at once.
+        if _since(step) > SSH_PATIENCE:
+            raise StepFailed(f"{error}; waited {int(SSH_PATIENCE.total_seconds())} s") from None
+        return Later(random.uniform(1.0, 4.0), str(error))  # noqa: S311
     except (ShellAway, ProviderAway) as error:
         # Most platforms tell nothing of a machine that is still booting.
         if _since(step) > SSH_PATIENCE:
@@ -139,7 +164,10 @@ def identity(context: Context, step: BootStep) -> Later | None:
     with lines.to(machine) as shell:
         found = booting.look_around(shell, row)
     if found.machine and found.machine != machine.machine_id:
-        raise StepFailed(f"the VM that answers says it is '{found.machine}'")
+        text = f"the VM that answers says it is '{found.machine}' (by its file /etc/vm_id)"
+        if row.provider == "ssh":
+            text += "; a VM of the platform cannot be an SSH host, unless that file is removed"
+        raise StepFailed(text)
     if missing := {"bash"} - found.tools:
         raise StepFailed(f"the VM has no {', '.join(missing)}")
     if not {"curl", "python3"} & found.tools:
@@ -163,7 +191,7 @@ def upload(context: Context, step: BootStep) -> Later | None:
         used = {"script": shown.script, "user_data": shown.user_data}
         Provisioning.objects.filter(pk=row.pk).update(**used)
         run_step = row.steps.get(name=StepName.RUN)
-        run_step.keep(run=int(run_step.facts.get("run", 0)) + 1, offset=0, gone=0, lost=0)
+        run_step.keep(run=int(run_step.facts.get("run", 0)) + 1, offset=0, gone=0, lost=0, begins=0)
     size = len(script.encode())
     context.say(f"the script has {size} bytes", step)
     return None
@@ -175,17 +203,16 @@ def run(context: Context, step: BootStep) -> Later | None:
     with lines.to(context.machine) as shell:
         number, offset = int(step.facts.get("run", 1)), int(step.facts.get("offset", 0))
         seen = booting.look(shell, row, number, offset)
-        if not seen.there:
-            booting.begin(shell, row, number)
-            return Later(0.3, "")
         _hear(context, step, seen)
+        if seen.status is None and limit and _since(step).total_seconds() > limit:
+            booting.end(shell, row)
+            raise StepFailed(_too_long(limit))
+        if not seen.there:
+            return _begin(context, step, shell, number)
         if len(seen.output) >= booting.CHUNK:
             return Later(0.0, "")
         if seen.status is None and not seen.alive:
             return _begin_again(context, step, number, begun=seen.begun)
-        if seen.status is None and limit and _since(step).total_seconds() > limit:
-            booting.end(shell, row)
-            raise StepFailed(f"the script did not end within {limit} s (REEF_BOOT_SECONDS)")
         if seen.status is None:
             quiet = 0 if seen.output else min(int(step.facts.get("quiet", 0)) + 1, 10)
             step.keep(quiet=quiet, gone=0)
@@ -270,7 +297,13 @@ def _hear(context: Context, step: BootStep, seen: Look) -> None:
         kept = kept[: kept.rfind(b"\n") + 1]
     if not kept:
         return
-    offset = int(step.facts.get("offset", 0)) + len(kept)
+    before = int(step.facts.get("offset", 0))
+    offset = before + len(kept)
+    if offset > MOST_HEARD:
+        offset = max(offset, seen.size - booting.CHUNK)
+    if before > MOST_HEARD and seen.status is None:
+        step.keep(offset=offset)
+        return
     text = kept.decode("utf-8", "replace").replace("\0", "\ufffd").rstrip("\n")
     with transaction.atomic():
         step.keep(offset=offset)
@@ -280,6 +313,18 @@ def _hear(context: Context, step: BootStep, seen: Look) -> None:
             kind=LogLine.Kind.OUTPUT,
             text=texts.without_secrets(context.row, text),
         )
+        if before <= MOST_HEARD < offset:
+            context.say("the script prints very much; only its end is kept from here on", step)
+
+
+def _begin(context: Context, step: BootStep, shell: Shell, number: int) -> Later:
+    """Start this run of the script. Raises StepFailed if that was to no effect too often."""
+    begins = int(step.facts.get("begins", 0)) + 1
+    if begins > MOST_BEGINS:
+        raise StepFailed(f"the script was started {MOST_BEGINS} times, and nothing came of it")
+    step.keep(begins=begins)
+    booting.begin(shell, context.row, number)
+    return Later(0.3 if begins < 4 else 2.0, "")
 
 
 def _begin_again(context: Context, step: BootStep, number: int, *, begun: bool) -> Later:
@@ -292,7 +337,7 @@ def _begin_again(context: Context, step: BootStep, number: int, *, begun: bool) 
     runs = int(step.facts.get("lost", 0)) + 1
     if runs >= MOST_RUNS:
         raise StepFailed(f"the script vanished {runs} times without an end")
-    step.keep(run=number + 1, offset=0, gone=0, lost=runs)
+    step.keep(run=number + 1, offset=0, gone=0, lost=runs, begins=0)
     context.say("the script vanished without an end; it is started again", step)
     return Later(0.0, "")
 
@@ -302,6 +347,23 @@ def _why(row: Provisioning, step: BootStep, status: int) -> str:
     newest = row.log.filter(step=step.name, kind=LogLine.Kind.OUTPUT).order_by("-id").first()
     said = reasons.clipped_end(reasons.cause(newest.text if newest else ""), 600)
     return f"the script ended with status {status}" + (f": {said}" if said else "")
+
+
+def _too_long(limit: int) -> str:
+    return f"the script did not end within {limit} s (REEF_BOOT_SECONDS)"
+
+
+def overdue(context: Context, step: BootStep) -> str:
+    """Why the step has had all the time that it may take; empty if it has not."""
+    since, name = _since(step), StepName(step.name)
+    if name == StepName.RUN:
+        limit = _limit(context.row)
+        return _too_long(limit) if limit and since > timedelta(seconds=limit) + LIMIT_SLACK else ""
+    longest = LONGEST[name]
+    if since <= longest:
+        return ""
+    minutes = int(longest.total_seconds() // 60)
+    return f"it did not end within {minutes} minutes" + (f": {step.reason}" if step.reason else "")
 
 
 def _limit(row: Provisioning) -> int:

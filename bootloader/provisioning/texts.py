@@ -19,6 +19,7 @@ from bootloader.plan import BootPlan
 from bootloader.provisioning import resolving
 from bootloader.provisioning.wishes import Wish, of_row
 from versconfig import config, keys
+from versconfig.screening import sources
 from vmtree import dates
 from vmtree.models import Node
 
@@ -101,7 +102,7 @@ def without_secrets(row: Provisioning, text: str) -> str:
     """What a VM said, without the secrets that we know and whatever looks like one."""
     for secret in _secrets(resolving.parent_of(row)):
         text = text.replace(secret, MASK)
-    return _covered(text)
+    return sources.current(recheck=True).cover(_covered(text))
 
 
 def _covered(text: str) -> str:

@@ -160,6 +160,7 @@ PROGRAM
 
 has_systemd() { [ "$SYSTEM" = yes ] && [ -d /run/systemd/system ]; }
 
+# A restart, a crash, or one process that is out of memory leaves the other agents alone.
 own_reef_unit() {
   cat <<UNIT
 [Unit]
@@ -172,7 +173,9 @@ Environment=HOME=$HOME
 ExecStart=$REEF_HOME/bin/reef-up
 Restart=always
 RestartSec=5
-KillMode=mixed
+KillMode=process
+OOMPolicy=continue
+TasksMax=16384
 TimeoutStopSec=20
 UMask=0077
 
@@ -233,7 +236,7 @@ stop_services() {
 
 # Whether this pid is one of ours, and not somebody who has its number by now.
 is_keeper() {
-  [ -n "$1" ] && tr '\000' '\n' <"/proc/$1/cmdline" 2>/dev/null | grep -qxF -- "$REEF_HOME/bin/keep-up"
+  [ -n "$1" ] && tr '\000' '\n' 2>/dev/null <"/proc/$1/cmdline" | grep -qxF -- "$REEF_HOME/bin/keep-up"
 }
 
 end_keeper() {

@@ -42,10 +42,11 @@ mend_dns() {
 # Who this VM is, from here on. What it brought along from the VM it was copied from goes first.
 step_identity() {
   local old="" told=""
+  check_clock
   [ -n "$VM_ID" ] || fail "VERS_VM_ID is not set: this script does not know which VM it is on"
   if [ -n "$MACHINE_ID" ] && [ "$SYSTEM" = yes ] && [ -s /etc/vm_id ]; then
     told=$(tr -d '\000\r\n' </etc/vm_id)
-    [ "$told" = "$MACHINE_ID" ] || fail "this is VM $told, and the script was made for VM $MACHINE_ID"
+    [ "$told" = "$MACHINE_ID" ] || fail "this is VM $told, and the script was made for VM $MACHINE_ID (by /etc/vm_id)"
   fi
   if [ -f "$WORK/vm_id" ]; then
     old=$(cat -- "$WORK/vm_id" && printf .)
@@ -63,6 +64,48 @@ step_identity() {
   echo "this is VM $VM_ID, named $NAME"
 }
 
+# A VM that was restored has the clock of its snapshot: certificates would not be valid yet.
+check_clock() {
+  local theirs skew side=ahead\ of trusted=yes
+  theirs=$(roof_time --proto =http,https)
+  if [ -z "$theirs" ]; then
+    # Its certificate may be refused just because of the clock. Then it is only told.
+    theirs=$(roof_time --insecure)
+    trusted=no
+  fi
+  [ -n "$theirs" ] || return 0
+  skew=$(($(date +%s) - theirs))
+  [ "${skew#-}" -gt 60 ] || return 0
+  [ "$skew" -gt 0 ] || side=behind
+  echo "this machine's clock is $(span_of "${skew#-}") $side reef's (by the Date of its answer)"
+  if [ "$SYSTEM" = yes ] && [ "$trusted" = yes ] && date -u -s "@$theirs" >/dev/null 2>&1; then
+    echo "the clock was set"
+  else
+    echo "set the clock as root, for example by: date -u -s '$(date -u -d "@$theirs" '+%Y-%m-%d %H:%M:%S')'"
+  fi
+}
+
+# Seconds since 1970 by the Date of the roof's answer; nothing if it says none.
+roof_time() {
+  local said
+  have curl || return 0
+  said=$(
+    curl -sS "$@" --connect-timeout 15 --max-time 30 -o /dev/null -D - --url "$ROOF_URL/health" 2>/dev/null |
+      tr -d '\r' | sed -n 's/^[Dd]ate: *//p' | tail -n 1
+  )
+  [ -z "$said" ] || date -u -d "$said" +%s 2>/dev/null || true
+}
+
+span_of() {
+  if [ "$1" -ge 345600 ]; then
+    echo "$((($1 + 43200) / 86400)) days"
+  elif [ "$1" -ge 7200 ]; then
+    echo "$((($1 + 1800) / 3600)) h"
+  else
+    echo "$((($1 + 30) / 60)) min"
+  fi
+}
+
 # This VM is a copy of another one, which goes on living: nothing here may act in its name.
 leave_inherited() {
   local away
@@ -76,12 +119,24 @@ leave_inherited() {
     fi
     rm -rf /tmp/pi-rpc
   fi
+  end_lieutenants
   end_processes_of "$1"
   mkdir -p "$away"
   rm -f -- "$REEF_HOME/identity.json" "$REEF_HOME/identity.env" "$REEF_HOME/join-token" "$WORK/auth" "$WORK/asked-token"
   rm -rf -- "$REEF_HOME/run"
   # Rows, keys and tokens of the other one's reef are of no use here.
   [ ! -d "$REEF_HOME/reef/data" ] || mv -- "$REEF_HOME/reef/data" "$away/reef-data"
+}
+
+# Agents of the VM's own reef and what keeps them: they outlive its service.
+end_lieutenants() {
+  local each pid
+  for each in /proc/[0-9]*/cwd; do
+    pid=${each#/proc/}
+    case $(readlink -- "$each" 2>/dev/null || true) in
+      "$REEF_HOME"/reef/data/lieutenants/*) kill -KILL "${pid%/cwd}" 2>/dev/null || true ;;
+    esac
+  done
 }
 
 # Processes that have the other VM's id in their environment, except those this script came from.
@@ -96,7 +151,7 @@ end_processes_of() {
     pid=${pid%/environ}
     case $ours in *" $pid "*) continue ;; esac
     [ "$pid" != "$BASHPID" ] || continue
-    if tr '\n\000' '\002\n' <"$each" 2>/dev/null | grep -qxF -- "VERS_VM_ID=${1//$'\n'/$'\002'}"; then
+    if tr '\n\000' '\002\n' 2>/dev/null <"$each" | grep -qxF -- "VERS_VM_ID=${1//$'\n'/$'\002'}"; then
       found+=("$pid")
     fi
   done

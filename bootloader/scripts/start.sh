@@ -18,10 +18,14 @@ WORK="$REEF_HOME/boot"
 SKIPPED=77
 REPORTS=0
 RUN=${RUN:-$(date +%Y%m%dT%H%M%S)-$$}
-ADDRESS=${ADDRESS:-$VM_ID.$SSH_DOMAIN}
+# The platform's VMs have a name there; others register the address that they join from.
+if [ -z "$ADDRESS" ] && [ -s /etc/vm_id ] && [ "$(tr -d '\000\r\n' </etc/vm_id)" = "$VM_ID" ]; then
+  ADDRESS=$VM_ID.$SSH_DOMAIN
+fi
 # What an older life of this VM left in the environment is not true any longer.
 export VERS_VM_ID="$VM_ID"
-IDENTITY=(VERS_VM_ID "$VM_ID" VERS_AGENT_NAME "$NAME" REEF_ADDRESS "$ADDRESS" "${IDENTITY[@]}")
+IDENTITY=(VERS_VM_ID "$VM_ID" VERS_AGENT_NAME "$NAME" "${IDENTITY[@]}")
+if [ -n "$ADDRESS" ]; then IDENTITY+=(REEF_ADDRESS "$ADDRESS"); fi
 if [ -n "$PARENT_ID" ]; then IDENTITY+=(REEF_PARENT_VM_ID "$PARENT_ID"); fi
 REEF_ENV+=(PORT "$REEF_PORT")
 # Where the fleet agent looks for the VM's own reef, if it is not at the usual port.

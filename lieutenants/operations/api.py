@@ -13,6 +13,7 @@ from rest_framework.views import APIView
 from lieutenants.operations import services
 from lieutenants.operations.models import Job, Verb
 from lieutenants.operations.serializers import JOB_STATES, job_json, plan_json, steps_json
+from vmtree import permissions
 from vmtree.exceptions import BadInput
 from vmtree.serializers import query_number
 
@@ -77,6 +78,11 @@ class OneJob(APIView):
         rows = list(job.steps.filter(position__gte=first).order_by("position", "id")[: limit + 1])
         more = rows[limit].position if len(rows) > limit else None
         plan = steps_json(rows[:limit])
+        # A reason may repeat what a lieutenant or VM printed.
+        legible = permissions.readable_among(
+            request.user, permissions.Action.READ_TRANSCRIPT, (step["vmId"] for step in plan)
+        )
+        plan = [step if step["vmId"] in legible else {**step, "reason": None} for step in plan]
         return Response({"job": job_json(job), "plan": plan, "count": len(plan), "next": more})
 
 

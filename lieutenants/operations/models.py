@@ -10,6 +10,7 @@ from django.db.models import Count, Exists, F, OuterRef, Q, Subquery
 from django.db.models.functions import Coalesce
 from ulid import ULID
 
+from reef_site.common import clock
 from vmtree import dates
 
 
@@ -86,7 +87,7 @@ class JobQuerySet(models.QuerySet["Job"]):
     def claim(self, pk: str, lease: timedelta) -> Job | None:
         """The open job, leased to the caller; None while somebody else holds it."""
         now = dates.now()
-        free = Q(leased_until__isnull=True) | Q(leased_until__lte=now)
+        free = clock.is_over("leased_until", now, lease)
         if not self.open().filter(free, pk=pk).update(leased_until=now + lease):
             return None
         return self.get(pk=pk)

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 
-from celery import current_app
-from kombu.exceptions import OperationalError
-
-logger = logging.getLogger(__name__)
+from reef_site.common import broker
 
 
 def advance(job_id: str, *, later: float = 0) -> None:
@@ -22,7 +18,4 @@ def act(step_ids: Sequence[int]) -> None:
 
 
 def _ring(task: str, args: list[object], later: float = 0) -> None:
-    try:
-        current_app.send_task(task, args, countdown=later or None)
-    except (OperationalError, OSError) as error:
-        logger.warning("the broker does not answer (%s); the next tick acts", error)
+    broker.send_task(task, args, countdown=later)

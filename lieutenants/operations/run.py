@@ -20,6 +20,7 @@ from lieutenants.operations.models import (
     StepState,
     Verb,
 )
+from reef_site.common import clock
 from vmtree import bells, dates, snapshots
 from vmtree.exceptions import FleetError
 from vmtree.snapshot_models import Why
@@ -191,7 +192,7 @@ def _do(step: Step) -> None:
 def _settle(step: Step, now: datetime) -> None:
     """See what came of a running step: done, failed, given back, or not yet at its end."""
     if step.acted_at is None:
-        if step.leased_until and step.leased_until <= now:
+        if step.leased_until and not now < step.leased_until < now + STEP_LEASE + clock.SKEW:
             _give_back(step)
         return
     try:

@@ -18,11 +18,12 @@ from lieutenants.operations.models import (
     Verb,
 )
 from lieutenants.operations.plan import Line, Plan, plan_of
-from vmtree import authority, dates
+from vmtree import dates, permissions
 from vmtree import services as tree
 from vmtree.exceptions import Conflict, NotFound
 from vmtree.lineage import keys_above, keys_below
 from vmtree.models import LINKS, Node
+from vmtree.permissions import Action
 
 CANCELLED = "the job was cancelled before"
 # PostgreSQL's lock on beginning jobs; any number that nobody else uses.
@@ -32,8 +33,10 @@ _BEGINNING = 7_202_612
 def plan(verb: Verb, vm_id: str, *, by: object) -> Plan:
     """What the verb would do to this VM and everything below it. Raises NotFound, Forbidden."""
     top = tree.find(vm_id)
-    authority.check(by, "command", top)
-    return plan_of(verb, top)
+    permissions.check(by, Action.COMMAND, top)
+    found = plan_of(verb, top)
+    _check_starts(found, by)
+    return found
 
 
 def start(
@@ -46,8 +49,9 @@ def start(
     Raises NotFound, Forbidden, BadInput, Conflict.
     """
     top = tree.find(vm_id)
-    authority.check(by, "command", top)
+    permissions.check(by, Action.COMMAND, top)
     found = plan_of(verb, top)
+    _check_starts(found, by)
     if confirm is not None and confirm != len(found.acting):
         count = len(found.acting)
         raise Conflict(f"confirm: {count} VMs would be touched, not {confirm}")
@@ -70,7 +74,7 @@ def cancel(job_id: str, *, by: object) -> Job:
     with transaction.atomic():
         job = find(job_id)
         top = Node.objects.filter(vm_id=job.vm_id).first()
-        authority.check(by, "command", top)
+        permissions.check(by, Action.COMMAND, top)
         open_ones = Job.objects.open().filter(pk=job.pk)
         if open_ones.update(state=JobState.CANCELLED, ended_at=dates.now()):
             waiting = job.steps.filter(state=StepState.WAITING)
@@ -91,6 +95,17 @@ def find(job_id: str) -> Job:
 
 
 # -- rules of the above --------------------------------------------------------------------------
+
+
+def _check_starts(found: Plan, by: object) -> None:
+    """Raise Forbidden if the plan starts a process that the caller may not start.
+
+    A job runs later under reef's own name, so this is the place to refuse it.
+    """
+    if found.verb != Verb.RESUME or permissions.node_of(by) is None:
+        return
+    for line in found.acting:
+        permissions.check(by, Action.START, line.vm_id)
 
 
 def _job(found: Plan, top: Node, actor: str, cause: str) -> tuple[Job, bool]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from celery import shared_task
 
 from lieutenants.operations import run
+from reef_site.common.ticks import tick_task
 
 
 @shared_task(name="operations.advance", soft_time_limit=50, time_limit=60)
@@ -19,7 +20,7 @@ def act(step_ids: list[int]) -> None:
     run.act(step_ids)
 
 
-@shared_task(name="operations.tick", soft_time_limit=20, time_limit=30)
+@tick_task("operations.tick", soft_time_limit=20, time_limit=30)
 def tick() -> None:
     """Go on with what a lost ring left behind."""
     run.tick()

@@ -13,7 +13,7 @@ from rest_framework.views import APIView
 from lieutenants.rules import firing, services
 from lieutenants.rules.models import Firing, FiringState, Rule
 from lieutenants.rules.serializers import dry_run_json, fields_of, firing_json, rule_json
-from vmtree import authority
+from vmtree import permissions
 from vmtree.exceptions import BadInput, NotFound
 from vmtree.serializers import body_of, query_cursor, query_number
 
@@ -26,7 +26,7 @@ class NoNodes(BasePermission):
 
     def has_permission(self, request: Request, view: APIView) -> bool:
         """True, or Forbidden in the words of the one rule."""
-        authority.check(request.user, "command", None)
+        permissions.check(request.user, permissions.Action.MANAGE_RULES, None)
         return True
 
 

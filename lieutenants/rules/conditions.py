@@ -36,13 +36,18 @@ class Case:
 
 @dataclass(frozen=True)
 class Condition:
-    """An event as a query: columns of subject, name and cause, and what is kept as evidence."""
+    """An event as a query: columns of subject, name and cause, and what is kept as evidence.
+
+    `rows` finds new cases, `known` the same of any age, whether or not reef could have missed a
+    sign: a case that was found once is judged by that.
+    """
 
     rows: Callable[[Rule, datetime], Rows]
     subject: str
     name: str
     since: str
     evidence: tuple[str, ...]
+    known: Callable[[Rule, datetime], Rows] | None = None
 
 
 def cases(rule: Rule, now: datetime, limit: int) -> list[Case]:
@@ -66,7 +71,13 @@ def still_holds(rule: Rule, firing: Firing, now: datetime) -> bool:
     """Whether what caused this firing is so still."""
     condition = CONDITIONS[Event(firing.event)]
     same = {condition.subject: firing.subject, condition.since: firing.cause_at}
-    return condition.rows(rule, now).filter(**same).exists()
+    rows = condition.known or condition.rows
+    return rows(rule, now).filter(**same).exists()
+
+
+def in_doubt(firing: Firing, now: datetime) -> bool:
+    """Whether nobody can tell now: reef was away, so a missing heartbeat may be its own fault."""
+    return firing.event in (Event.VM_LATE, Event.VM_SILENT) and Watch.grace(now)
 
 
 def _case(row: dict[str, Any], condition: Condition, now: datetime) -> Case:
@@ -98,15 +109,20 @@ def _vms(rule: Rule) -> Rows:
     return rows
 
 
+def _unless_in_grace(
+    rows: Callable[[Rule, datetime], Rows],
+) -> Callable[[Rule, datetime], Rows]:
+    def found(rule: Rule, now: datetime) -> Rows:
+        return VM.objects.none() if Watch.grace(now) else rows(rule, now)
+
+    return found
+
+
 def _late(rule: Rule, now: datetime) -> Rows:
-    if Watch.grace(now):
-        return VM.objects.none()
     return _vms(rule).filter(late_after__lte=now - _minutes(rule))
 
 
 def _silent(rule: Rule, now: datetime) -> Rows:
-    if Watch.grace(now):
-        return VM.objects.none()
     limit = now - _minutes(rule)
     # Whoever is silent is late, too: the index begins with that.
     silent = Q(late_after__lte=limit, silent_after__lte=limit)
@@ -119,9 +135,12 @@ def _silent(rule: Rule, now: datetime) -> Rows:
 
 
 def _registered(rule: Rule, now: datetime) -> Rows:
-    until = now - _minutes(rule)
-    since = max(rule.watched_from, until - LOOK_BACK)
-    return _vms(rule).filter(registered_at__gt=since, registered_at__lte=until)
+    since = max(rule.watched_from, now - _minutes(rule) - LOOK_BACK)
+    return _were_registered(rule, now).filter(registered_at__gt=since)
+
+
+def _were_registered(rule: Rule, now: datetime) -> Rows:
+    return _vms(rule).filter(registered_at__lte=now - _minutes(rule))
 
 
 # -- lieutenants ---------------------------------------------------------------------------------
@@ -145,10 +164,13 @@ def _idle(rule: Rule, now: datetime) -> Rows:
 
 
 def _finished(rule: Rule, now: datetime) -> Rows:
-    until = now - _minutes(rule)
-    since = max(rule.watched_from, until - LOOK_BACK)
+    since = max(rule.watched_from, now - _minutes(rule) - LOOK_BACK)
+    return _have_finished(rule, now).filter(ended_at__gt=since)
+
+
+def _have_finished(rule: Rule, now: datetime) -> Rows:
     rows = Answer.objects.filter(outcome=Outcome.COMPLETED)
-    rows = rows.filter(ended_at__gt=since, ended_at__lte=until)
+    rows = rows.filter(ended_at__lte=now - _minutes(rule))
     rows = rows.exclude(lieutenant__status=Status.DESTROYED)
     return rows.filter(lieutenant__name__regex=rule.name_regex) if rule.name_pattern else rows
 
@@ -159,10 +181,15 @@ def _minutes(rule: Rule) -> timedelta:
 
 _VM_FACTS = ("status", "role", "last_seen", "late_after", "silent_after")
 CONDITIONS: dict[Event, Condition] = {
-    Event.VM_LATE: Condition(_late, "id", "name", "last_seen", _VM_FACTS),
-    Event.VM_SILENT: Condition(_silent, "id", "name", "last_seen", _VM_FACTS),
+    Event.VM_LATE: Condition(_unless_in_grace(_late), "id", "name", "last_seen", _VM_FACTS, _late),
+    Event.VM_SILENT: Condition(
+        _unless_in_grace(_silent), "id", "name", "last_seen", _VM_FACTS, _silent
+    ),
     Event.VM_REGISTERED: Condition(
-        _registered, "id", "name", "registered_at", ("status", "role", "registered_by")
+        _registered,
+        *("id", "name", "registered_at"),
+        ("status", "role", "registered_by"),
+        _were_registered,
     ),
     Event.LIEUTENANT_ERROR: Condition(
         _error, "id", "name", "status_since", ("status", "status_since", "error", "restarts")
@@ -171,7 +198,10 @@ CONDITIONS: dict[Event, Condition] = {
         _idle, "id", "name", "status_since", ("status", "status_since", "last_activity_at")
     ),
     Event.LIEUTENANT_FINISHED: Condition(
-        _finished, "lieutenant_id", "lieutenant__name", "ended_at", ("id", "ended_at", "outcome")
+        _finished,
+        *("lieutenant_id", "lieutenant__name", "ended_at"),
+        ("id", "ended_at", "outcome"),
+        _have_finished,
     ),
     **{
         Event(event): Condition(

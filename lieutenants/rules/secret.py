@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from functools import partial
 
 from cryptography.fernet import Fernet, InvalidToken
 from django.conf import settings
 
+from versconfig.screening import sources
+from versconfig.screening.screen import Secret
 from vmtree.exceptions import FleetError
 
 
@@ -28,6 +31,20 @@ def unseal(sealed: str) -> str:
         return _box().decrypt(sealed.encode()).decode()
     except InvalidToken:
         raise Unreadable("the webhook's secret cannot be read any more: set it anew") from None
+
+
+def all_sealed() -> tuple[str, ...]:
+    """Return the sealed secrets of all rules."""
+    from lieutenants.rules.models import Rule
+
+    sealed = Rule.objects.exclude(sealed_secret="").order_by("pk")
+    return tuple(sealed.values_list("sealed_secret", flat=True))
+
+
+def all_secrets() -> list[Secret]:
+    """Return the secrets of all rules that can be read, to be covered in texts."""
+    name = "webhook secret"
+    return [Secret(name, sources.unseal(name, partial(unseal, each))) for each in all_sealed()]
 
 
 def _box() -> Fernet:

@@ -9,13 +9,13 @@ from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
 
 from lieutenants.rules.models import Action, Rule
-from vmtree import authority, dates
+from vmtree import dates, permissions
 from vmtree.exceptions import BadInput, Conflict, NotFound
 
 
 def find(rule_id: int, *, by: object) -> Rule:
     """The rule of this number. Raises NotFound, Forbidden."""
-    authority.check(by, "command", None)
+    permissions.check(by, permissions.Action.MANAGE_RULES, None)
     rule = Rule.objects.filter(pk=rule_id).first()
     if rule is None:
         raise NotFound("rule not found")
@@ -27,7 +27,7 @@ def create(fields: dict[str, Any], *, by: object, key: str | None = None) -> tup
 
     Raises BadInput, Conflict, Forbidden.
     """
-    authority.check(by, "command", None)
+    permissions.check(by, permissions.Action.MANAGE_RULES, None)
     rule = Rule(**fields)
     made = ""
     if rule.action == Action.WEBHOOK and not key:

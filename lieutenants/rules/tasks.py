@@ -5,9 +5,10 @@ from __future__ import annotations
 from celery import shared_task
 
 from lieutenants.rules import firing
+from reef_site.common.ticks import tick_task
 
 
-@shared_task(name="rules.tick", soft_time_limit=30, time_limit=40)
+@tick_task("rules.tick", soft_time_limit=30, time_limit=40)
 def tick() -> None:
     """Find new cases of all rules."""
     firing.tick()

@@ -11,6 +11,7 @@ import orjson
 
 from lieutenants.rules import secret
 from lieutenants.rules.models import Firing, Rule
+from versconfig.screening import sources
 from vmtree import dates
 from vmtree.exceptions import FleetError
 
@@ -54,7 +55,12 @@ def call(rule: Rule, firing: Firing) -> str:
 
 
 def payload(rule: Rule, firing: Firing) -> dict[str, object]:
-    """What a webhook is told."""
+    """What a webhook is told, without any secret."""
+    told: dict[str, object] = sources.current(recheck=True).cover_value(_told(rule, firing))
+    return told
+
+
+def _told(rule: Rule, firing: Firing) -> dict[str, object]:
     return {
         "firing": firing.pk,
         "rule": firing.rule_name,

@@ -24,6 +24,8 @@ class Launch:
     heal: Sequence[str]
     tag: str
     hello: Sequence[Command]
+    # The rules of `lieutenants.sandbox`.
+    isolation: Mapping[str, Any] = field(default_factory=lambda: {"mode": "none"})
 
     def spec(self) -> dict[str, Any]:
         """As a JSON object. It holds secrets: never log it, never write it to disk."""
@@ -34,7 +36,8 @@ class Transport(Protocol):
     """Five verbs on a keeper, wherever it runs. All raise TransportError.
 
     `directory` is the run's own folder there, `handle` what `start` answered: keeper_pid,
-    keeper_started, agent_pid, agent_started (start times in clock ticks since boot).
+    keeper_started, agent_pid, agent_started (start times in clock ticks since boot), isolation
+    (its mode) and own_user (the user id that only this agent has, else 0).
     """
 
     def start(self, launch: Launch) -> Handle:

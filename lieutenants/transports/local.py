@@ -87,7 +87,7 @@ class LocalTransport:
     def stop(self, directory: str, handle: Handle, farewell: Outgoing | None) -> None:
         """Ask the keeper; when it is gone, end what it left behind."""
         if not self.alive(handle):
-            keeper.sweep(_tag(directory))
+            keeper.sweep(_tag(directory), user=int(handle.get("own_user") or 0))
             return
         request = {
             "op": "stop",
@@ -113,7 +113,7 @@ def _parse(data: bytes) -> dict[str, Any]:
 
 
 def _handle(answer: dict[str, Any]) -> Handle:
-    keys = ("keeper_pid", "keeper_started", "agent_pid", "agent_started")
+    keys = ("keeper_pid", "keeper_started", "agent_pid", "agent_started", "isolation", "own_user")
     return {key: answer.get(key) for key in keys}
 
 
@@ -127,11 +127,12 @@ def _connected(directory: str) -> Iterator[Any]:
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as link:
             link.settimeout(_ANSWER_SECONDS)
+            key = keeper.read_key(folder)
             link.connect(f"/proc/self/fd/{folder}/control.sock")
             with link.makefile("rwb") as lines:
 
                 def ask(request: dict[str, Any]) -> dict[str, Any]:
-                    lines.write(json.dumps(request).encode() + b"\n")
+                    lines.write(json.dumps({**request, "key": key}).encode() + b"\n")
                     lines.flush()
                     return _parse(lines.readline())
 

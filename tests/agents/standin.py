@@ -17,6 +17,11 @@ Answers `echo: <message>`; keeps its turns in the file given by --session; ignor
     SILENT                  starts a run and says nothing until abort
     DIALOG                  asks for a confirmation and waits for it
     CHILD                   leaves a `sleep` in a session of its own: "child <pid>"
+    SHELL <command>         runs it; the answer is what it prints
+    RUN <command>           a tool call that runs it in a shell; variables in it are its own
+    PIECES <n> <s> <text>   the text, n characters at a time, every s seconds; with its variables
+    CRASH <n> <s> <text>    the same; then the text on stderr, and exit in mid-answer
+    NOISE <text>            the text as a line that is no JSON
     RECALL                  the user messages that were in the session file at start
 
 STANDIN_MODE, joined by commas: mute (answers nothing), exit:<code> (exits at once), stubborn
@@ -32,6 +37,7 @@ import json
 import os
 import select
 import signal
+import subprocess
 import sys
 import time
 
@@ -477,6 +483,56 @@ class Agent:
         pid = os.posix_spawnp("sleep", ["sleep", "600"], os.environ, setsid=True)
         yield from self.say(f"child {pid}")
 
+    def shell(self, rest: str) -> Steps:
+        pipe = subprocess.PIPE
+        done = subprocess.run(["bash", "-c", rest], stdout=pipe, stderr=subprocess.STDOUT)
+        yield from self.say(done.stdout.decode("utf-8", "replace"))
+
+    def run_command(self, rest: str) -> Steps:
+        assert self.answer is not None
+        call = {"toolCallId": f"call_{len(self.session.messages)}", "toolName": "bash"}
+        arguments = {"command": os.path.expandvars(rest)}
+        self.answer.tool_call(call["toolCallId"], "bash", arguments)
+        yield 0.0
+        ran = subprocess.run(["sh", "-c", rest], stdout=subprocess.PIPE, check=False)
+        output = ran.stdout.decode("utf-8", "replace")
+
+        def execute() -> None:
+            emit({"type": "tool_execution_start", **call, "args": arguments})
+            for end in range(0, len(output), max(1, len(output) // 20)):
+                partial = {"content": [text_block(output[:end])]}
+                emit({"type": "tool_execution_update", **call, "partialResult": partial})
+                time.sleep(0.05)
+            result = {"content": [text_block(output)]}
+            emit({"type": "tool_execution_end", **call, "result": result, "isError": False})
+            message = {"role": "toolResult", **call, **result, "isError": False}
+            self.whole(message)
+            self.turn.append(message)
+
+        self.end_turn("toolUse", tools=execute)
+        emit({"type": "turn_start"})
+        self.answer = Answer(self)
+        yield from self.say("done")
+
+    def pieces(self, rest: str) -> Steps:
+        assert self.answer is not None
+        size, pause, text = rest.split(" ", 2)
+        text = os.path.expandvars(text)
+        self.answer.block("text")
+        for start in range(0, len(text), int(size)):
+            self.answer.delta(text[start : start + int(size)])
+            yield float(pause)
+        self.answer.update("text_end", content=text)
+
+    def crash(self, rest: str) -> Steps:
+        yield from self.pieces(rest)
+        sys.stderr.write(os.path.expandvars(rest.split(" ", 2)[2]) + "\n")
+        sys.exit(1)
+
+    def noise(self, rest: str) -> Steps:
+        raw(os.path.expandvars(rest).encode() + b"\n")
+        yield from self.say("done")
+
     def recall(self, _: str) -> Steps:
         yield from self.say("recall: " + " | ".join(self.session.earlier))
 
@@ -495,6 +551,11 @@ BEHAVIOURS: dict[str, Callable[[Agent, str], Steps]] = {
     "SILENT": Agent.silent,
     "DIALOG": Agent.dialog,
     "CHILD": Agent.child,
+    "SHELL": Agent.shell,
+    "RUN": Agent.run_command,
+    "PIECES": Agent.pieces,
+    "CRASH": Agent.crash,
+    "NOISE": Agent.noise,
     "RECALL": Agent.recall,
 }
 

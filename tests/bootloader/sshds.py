@@ -34,12 +34,13 @@ def free_port() -> int:
 
 
 class Sshd:
-    """An sshd in the foreground; only `key` opens it."""
+    """An sshd in the foreground; only `key` opens it. `more` are further settings of sshd."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **more: object) -> None:
         if not SSHD:
             pytest.fail("no sshd: run the tests with `python3 manage.py test`")
         self.folder = folder
+        self.more = more
         folder.mkdir(parents=True, exist_ok=True)
         self.key = keygen(folder / "key")
         self.new_host_key()
@@ -68,6 +69,7 @@ class Sshd:
             "PermitRootLogin": "yes",
             "PasswordAuthentication": "no",
             "LogLevel": "ERROR",
+            **self.more,
         }
         options = [word for pair in settings.items() for word in ("-o", f"{pair[0]}={pair[1]}")]
         assert SSHD

@@ -9,8 +9,9 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+import yaml
 
-from bootloader import dist, render
+from bootloader import cloud_init, dist, render
 from bootloader.plan import BootPlan, File, Profile
 from tests.bootloader import throwaway
 from tests.bootloader.roofs import Roof
@@ -128,17 +129,55 @@ def test_a_copy_of_a_vm_is_a_vm_of_its_own(roof: Roof, machine: Machine) -> None
     machine.put("/opt/reef/reef/data/root-token", "the parent's")
     machine.tell("VERS_VM_ID=parent setsid sleep 1000 >/dev/null 2>&1 & mkdir -p /tmp/pi-rpc")
 
+    # An agent of the parent's own reef, which outlives the service that started it.
+    machine.tell(
+        "mkdir -p /opt/reef/reef/data/lieutenants/ada/workspace; "
+        "cd /opt/reef/reef/data/lieutenants/ada/workspace; "
+        "setsid sleep 2000 >/dev/null 2>&1 </dev/null &"
+    )
+
     child = boot(machine, bare(roof, "child"), VERS_VM_ID="parent")
 
     assert child["status"] == 0, child
     assert child["identity"]["VERS_VM_ID"] == "child"
     assert machine.run(f"kill -0 {parent}").returncode != 0
-    assert machine.run("pgrep -f 'sleep 1000'").returncode != 0
+    assert machine.run("pgrep -f 'sleep [12]000'").returncode != 0
     assert machine.run("test -e /tmp/pi-rpc || test -e /opt/reef/reef/data").returncode != 0
     assert machine.tell("cat /opt/reef/inherited/*/reef-data/root-token") == "the parent's"
     assert machine.tell("cat /etc/profile.d/reef-agent.sh") == "export OTHER='x'"
     assert machine.tell("sh -lc 'echo $VERS_VM_ID $OTHER'") == "child x"
     assert roof.vm("child")["liveness"] == "live"
+
+
+# A clock that is wrong, and can be set or not, for one machine alone.
+_DATE = """#!/bin/bash
+case " $* " in
+  *" -s "*) echo "$@" >>/run/set; exit {set} ;;
+  " +%s ") echo $(($(/bin/date +%s) + ({skew}))) ;;
+  *) exec /bin/date "$@" ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("skew", "can_set", "words", "then"),
+    [
+        (-75 * 3600, True, "75 h behind", "the clock was set"),
+        (400 * 86400, False, "400 days ahead of", "set the clock as root, for example by: date"),
+    ],
+)
+def test_a_wrong_clock_is_said_and_set(
+    roof: Roof, machine: Machine, skew: int, can_set: bool, words: str, then: str
+) -> None:
+    program = _DATE.format(skew=skew, set=0 if can_set else 1)
+    machine.put("/usr/local/bin/date", program, 0o755)
+    told = boot(machine, bare(roof, f"clock-{words[:2]}"))
+    assert told["status"] == 0, told
+    assert f"this machine's clock is {words} reef's (by the Date of its answer)" in told["said"]
+    assert then in told["said"]
+    output = reports(roof, f"clock-{words[:2]}")["identity"]["output"]
+    assert words in output
+    assert machine.tell("grep -c '^-u -s @' /run/set") == "1"
 
 
 def test_name_servers_are_put_right(roof: Roof, machine: Machine) -> None:
@@ -275,6 +314,34 @@ def test_a_script_without_identity_takes_it_from_its_environment(
     assert roof.vm("fromenv")["name"] == "From Env"
     # What let it in stays nowhere on the VM.
     assert machine.run(f"grep -rlF '{token}' /opt/reef").stdout == ""
+
+
+@pytest.mark.parametrize("without", ["", "curl"])
+def test_small_user_data_fetches_the_script_and_checks_it(
+    roof: Roof, machine: Machine, without: str
+) -> None:
+    wish = {"vmId": f"loaded{without}", "name": "l", "type": "lightweight", "roofReefUrl": roof.url}
+    answer = roof.client.post("/bootloader/cloud-init?form=json", json=wish, timeout=120)
+    config = yaml.safe_load(answer.json()["userData"])
+    script = config["write_files"][-1]["content"].replace("WANT_AGENT='yes'", "WANT_AGENT='no'")
+    if without:
+        machine.tell(f"rm -f $(type -ap {without})")
+    (run,) = config["runcmd"]
+    wrong = script.replace("BODY_SHA256='", "BODY_SHA256='0")
+    machine.put(cloud_init.SCRIPT, wrong, 0o700)
+    machine.run(run[2])
+    log = machine.tell(f"cat {cloud_init.LOG}")
+    assert "has another SHA-256 than this loader says" in log
+    assert roof.vm(wish["vmId"]) == {}
+
+    machine.put(cloud_init.SCRIPT, script, 0o700)
+    told = machine.run(run[2])
+
+    assert told.returncode == 0, machine.tell(f"cat {cloud_init.LOG}")
+    assert roof.vm(wish["vmId"])["liveness"] == "live"
+    assert machine.run(f"test -e {cloud_init.FOLDER}").returncode != 0
+    token = answer.json()["joinToken"]
+    assert machine.run(f"grep -rlF '{token}' /opt/reef /var/lib/reef-boot").stdout == ""
 
 
 @pytest.mark.agent

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import email
+import gzip
 import io
 import json
 import shutil
@@ -13,11 +15,12 @@ from typing import Any
 import pytest
 import yaml
 
-from bootloader import cloud_init, render
+from bootloader import cloud_init, render, user_data
 from bootloader.models import JoinToken, OwnProfile, ProfileFile
 from bootloader.plan import BootPlan
 from bootloader.words import BUILT_IN
 from tests.bootloader.hostile import VALUES
+from tests.bootloader.sshds import keygen
 from tests.bootloader.test_hostile import same
 from tests.conftest import Api
 
@@ -93,7 +96,7 @@ def test_the_real_one_has_a_token_and_the_looked_at_one_has_none(api: Api) -> No
     assert "reefjoin_" not in looked.content.decode()
     assert "REEF_ORGANS' 'store,cron,minio,gitea'" in looked.content.decode()
 
-    made = api.post("/bootloader/cloud-init?form=json", WISH).json()
+    made = api.post("/bootloader/cloud-init?form=json&for=ec2", WISH).json()
 
     assert JoinToken.objects.get().vm_id == "c1"
     assert made["joinToken"] in config_of(made["userData"])["write_files"][-1]["content"]
@@ -181,3 +184,69 @@ def test_what_is_wrong_is_said(api: Api, change: dict[str, Any], says: str) -> N
         answer = api.post(path, json.dumps({**WISH, **change}))
         assert (answer.status_code, answer.json()) == (400, {"error": says})
     assert api.post("/bootloader/cloud-init?form=floppy", WISH).status_code == 400
+
+
+# -- forms and sizes -----------------------------------------------------------------------------
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("profile", list(BUILT_IN))
+def test_the_usual_form_is_small_enough_for_every_cloud(
+    api: Api, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, profile: str
+) -> None:
+    keygen(tmp_path / "key", "rsa")
+    public = (tmp_path / "key.pub").read_text().strip()
+    for name in ("ANTHROPIC_API_KEY", "OPENAI_API_KEY", "LLM_PROXY_KEY"):
+        monkeypatch.setenv(name, "k" * 200)
+    monkeypatch.setenv("REEF_SSH_AUTHORIZED_KEYS", "\n".join([public] * 4))
+    monkeypatch.setenv("REEF_NPM_REGISTRY", f"https://{'m' * 60}.example/npm")
+    wish = {
+        "vmId": "i" * 255,
+        "name": "é" * 255,
+        "type": profile,
+        "parentVmId": "p" * 255,
+        "roofReefUrl": f"https://{'r' * 60}.example",
+        "extraOrgans": ["services", "ui", "gitea", "minio"],
+        "address": "a" * 63 + ".example",
+    }
+    made = api.post("/bootloader/cloud-init?form=json&for=ec2", wish)
+    assert made.status_code == 201, made.content
+    said = made.json()
+    assert said["bytes"] == len(said["userData"].encode()) <= 16_384
+    assert {each["cloud"]: each["fits"] for each in said["limits"]}["ec2"] is True
+    assert "SHA-256" in said["userData"]
+
+
+@pytest.mark.django_db
+def test_a_form_that_is_too_large_for_a_cloud_is_refused(api: Api) -> None:
+    answer = api.post("/bootloader/cloud-init?whole=true&for=ec2", WISH)
+    assert answer.status_code == 400
+    assert answer.json()["error"].startswith("for: ec2 takes 16384 bytes of user-data, and this is")
+    assert not JoinToken.objects.exists()
+    answer = api.post("/bootloader/cloud-init?for=moon", WISH)
+    assert answer.json()["error"].startswith("for: must be one of ec2, hetzner")
+
+    squeezed = api.post("/bootloader/cloud-init?whole=true&for=ec2&form=gzip", WISH)
+    assert squeezed.status_code == 200
+    assert squeezed["Content-Type"] == "application/gzip"
+    assert len(squeezed.content) <= 16_384
+    whole = config_of(gzip.decompress(squeezed.content).decode())["write_files"][-1]["content"]
+    assert render.body() in whole
+
+
+@pytest.mark.django_db
+def test_a_multi_part_holds_ones_own_part_too(api: Api) -> None:
+    own = "#cloud-config\npackages: [mtr-tiny]\n"
+    answer = api.post("/bootloader/cloud-init?form=mime", {**WISH, "userData": own})
+    assert answer.status_code == 200, answer.content
+    archive = email.message_from_bytes(answer.content)
+    parts: list[Any] = list(archive.walk())[1:]
+    assert [part.get_content_type() for part in parts] == ["text/cloud-config"] * 2
+    ours, theirs = (part.get_payload(decode=True).decode() for part in parts)
+    assert "write_files" in config_of(ours)
+    assert theirs == own
+    assert {part["X-Merge-Type"] for part in parts} == {user_data.MERGE}
+
+    wrong = api.post("/bootloader/cloud-init?form=mime", {**WISH, "userData": "hello"})
+    assert wrong.status_code == 400
+    assert wrong.json()["error"].startswith("userData: must begin with one of #cloud-config, #!")

@@ -45,7 +45,7 @@ def body_of(answer: Any) -> bytes:
 def test_the_list_is_true(api: Api) -> None:
     said = api.get("/bootloader/dist/").json()
 
-    assert said["count"] == len(said["files"]) == 5
+    assert said["count"] == len(said["files"]) == 6
     assert said["version"].startswith("0.1.0+g")
     for file in said["files"]:
         for name in filter(None, (file["name"], file["alias"])):

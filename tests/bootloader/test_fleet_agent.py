@@ -72,7 +72,9 @@ def test_from_a_join_token_to_a_good_bye(roof: Roof, vm: Member) -> None:
     assert (row["status"], row["liveness"]) == ("running", "live")
     assert row["address"] == f"{id_of(vm)}.vm.example"
     assert row["reefConfig"] == DNA
-    assert row["vitals"].keys() == {"load", "disk", "reefConfigDigest"}
+    told = {"load", "disk", "reefConfigDigest", "machine", "clockSkewSeconds"}
+    assert row["vitals"].keys() == told
+    assert abs(row["vitals"]["clockSkewSeconds"]) < 60
     assert 0 < row["vitals"]["disk"] <= 100
     assert row["services"] == []
     # As the roof asks: 30 seconds with jitter.
@@ -84,6 +86,30 @@ def test_from_a_join_token_to_a_good_bye(roof: Roof, vm: Member) -> None:
     assert vm.end() == 0
     assert roof.vm(id_of(vm))["status"] == "stopped"
     assert "said good-bye" in vm.said()
+
+
+@pytest.mark.parametrize(("hours", "words"), [(-75, "75 h behind"), (9600, "400 days ahead of")])
+def test_a_wrong_clock_is_told_and_harms_nothing(
+    roof: Roof, vm: Member, hours: int, words: str
+) -> None:
+    program = (
+        "import runpy, sys, time; right = time.time;"
+        f"time.time = lambda: right() + {hours * 3600};"
+        f"sys.argv = ['agent', 'run', '--home', {str(vm.home)!r}];"
+        f"runpy.run_path({str(AGENT)!r}, run_name='__main__')"
+    )
+    with (vm.home / "log.txt").open("wb") as log:
+        agent = subprocess.Popen([vm.python, "-c", program], stderr=log)
+    try:
+        until(lambda: "clockSkewSeconds" in roof.vm(id_of(vm)).get("vitals", {}), 60)
+        row = roof.vm(id_of(vm))
+        assert abs(row["vitals"]["clockSkewSeconds"] - hours * 3600) < 30
+        assert (row["status"], row["liveness"]) == ("running", "live")
+        said = (vm.home / "log.txt").read_text()
+        assert f"this machine's clock is {words} reef's" in said
+    finally:
+        agent.terminate()
+        agent.wait(20)
 
 
 def test_no_secret_is_an_argument_or_in_the_log(roof: Roof, vm: Member) -> None:

@@ -9,7 +9,7 @@ import pytest
 from django.conf import settings
 
 from bootloader import joining
-from bootloader.models import JoinRefusal, JoinToken
+from bootloader.models import JoinRefusal, JoinToken, Machine
 from registry.models import VM
 from tests.bootloader.joiners import DNA, Door, invite
 from tests.conftest import Api
@@ -296,3 +296,59 @@ def test_lost_answers_leave_no_tokens_behind() -> None:
 
 def test_root_has_no_token_to_change(api: Api) -> None:
     assert api.post("/bootloader/token").status_code == 403
+
+
+MACHINE = "0b5c9a52-6a3c-4f0e-9d59-0f5d6f0b7c11"
+
+
+# -- under which address others find it ----------------------------------------------------------
+
+
+def generated(api: Api, **more: str) -> Any:
+    body = {"vmId": "vm-1", "name": "one", "type": "lightweight", **more}
+    return api.post("/bootloader/generate", body)
+
+
+@pytest.mark.parametrize(
+    ("remote", "address"),
+    [
+        ("203.0.113.7", "203.0.113.7"),
+        ("10.0.0.9, 2001:db8::7", "2001:db8::7"),
+        ("127.0.0.1", "box"),
+        ("", "box"),
+    ],
+)
+def test_a_vm_of_ones_own_is_found_where_it_joined_from(
+    api: Api, remote: str, address: str
+) -> None:
+    made = generated(api).json()
+    assert "vm.vers.sh" not in made["script"].partition("SSH_DOMAIN=")[0]
+    door = Door(made["joinToken"])
+    headers = {"x-forwarded-for": remote} if remote else {}
+    body = {"hostname": "box"}
+    answer = door.client.post(
+        "/bootloader/join", body, content_type="application/json", headers=headers
+    )
+    assert answer.status_code == 200, answer.content
+    assert VM.objects.get(pk="vm-1").address == address
+
+
+def test_an_address_that_is_said_is_kept(api: Api) -> None:
+    made = generated(api, address="build-7.example.org").json()
+    assert "ADDRESS='build-7.example.org'" in made["script"]
+    Door(made["joinToken"]).join()
+    assert VM.objects.get(pk="vm-1").address == "build-7.example.org"
+
+
+@pytest.mark.parametrize("address", ["a host", "x'; touch y", "é.example", "-o", "http://x/"])
+def test_an_address_that_is_none_is_refused(api: Api, address: str) -> None:
+    answer = generated(api, address=address)
+    assert answer.status_code == 400
+    assert answer.json()["error"] == "address: must be a host name or an IP address"
+
+
+def test_a_vm_of_the_platform_has_its_name_there(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REEF_SSH_DOMAIN", "vm.test")
+    Machine.objects.create(provider="vers", machine_id=MACHINE, vm_id="vm-1")
+    Door(generated(api).json()["joinToken"]).join()
+    assert VM.objects.get(pk="vm-1").address == f"{MACHINE}.vm.test"

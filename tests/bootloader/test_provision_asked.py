@@ -9,7 +9,14 @@ from typing import Any
 import pytest
 
 from bootloader.exceptions import ProviderRefused
-from bootloader.models import BootStep, LogLine, Machine, OwnProfile, Provisioning
+from bootloader.models import (
+    BootStep,
+    LogLine,
+    Machine,
+    OwnProfile,
+    ProvisionGrant,
+    Provisioning,
+)
 from bootloader.provisioning import booting, limits, machines, rings, run, texts
 from bootloader.states import State, StepName, StepState
 from reef_site.auth import make_operator
@@ -187,6 +194,7 @@ def test_a_dry_run_shows_all_and_changes_nothing(api: Api, monkeypatch: pytest.M
 
 def test_nodes_have_vms_made_below_themselves_only(family: dict[str, Node]) -> None:
     ada = node_api(family["ada"])
+    ProvisionGrant.objects.create(node=family["ada"], vms=2, levels=2)
 
     own = ada.post("/bootloader/provision", WISH)
     below = ada.post("/bootloader/provision", {**WISH, "name": "two", "parentVmId": "ada-1"})

@@ -12,16 +12,16 @@ from django.test import Client
 from bootloader import reconcile
 from bootloader.exceptions import ShellAway
 from bootloader.models import BootStep, Finding, Machine, Provisioning
-from bootloader.provisioning import lines, rings, run
+from bootloader.provisioning import lines, machines, rings, run
 from bootloader.states import FindingState, Proposal, State, StepName, StepState
 from reef_site.auth import make_operator
 from registry import services as registry
-from registry.models import VM
+from registry.models import VM, Watch
 from registry.serializers import Registration
 from tests.conftest import Api
 from tests.emulator.fixture import emulator, emulator_of_the_run
 from tests.emulator.handle import Emulator
-from vmtree import dates
+from vmtree import dates, tokens
 from vmtree import services as tree
 from vmtree.models import Node
 
@@ -113,6 +113,82 @@ def test_a_vm_that_a_provisioning_left_is_to_be_deleted(api: Api, emulator: Emul
     found = the_finding(api)
     assert found["proposal"] == "delete"
     assert "which failed" in found["text"]
+
+
+def test_a_vanished_vm_is_not_said_to_run(api: Api, emulator: Emulator) -> None:
+    vm_id = a_member(emulator)
+    assert VM.objects.get().status == "running"
+    remove(emulator, vm_id)
+    reconcile.look()
+
+    (machine,) = api.get("/bootloader/machines").json()["machines"]
+    assert machine["state"] == "vanished"
+    facts = api.get(f"/registry/vms/{vm_id}").json()
+    assert facts["status"] == "stopped"
+    assert api.get("/registry/discover/worker").json()["count"] == 0
+
+    # It beats all the same: that is what counts.
+    api.post(f"/registry/vms/{vm_id}/heartbeat")
+    reconcile.look()
+    assert api.get(f"/registry/vms/{vm_id}").json()["status"] == "running"
+
+
+def test_a_deleted_vm_with_others_below_it_is_not_said_to_run(api: Api, emulator: Emulator) -> None:
+    vm_id = a_member(emulator)
+    tree.create(tree.NewNode("child", "agent_vm", "child", vm_id), by="tests")
+    machines.delete(Machine.objects.get(), by="tests")
+    assert api.get(f"/registry/vms/{vm_id}").json()["status"] == "stopped"
+
+
+def test_after_reefs_own_downtime_nobody_is_called_useless(api: Api, emulator: Emulator) -> None:
+    vm_id = a_member(emulator)
+    now = dates.now()
+    VM.objects.filter(pk=vm_id).update(last_seen=now - timedelta(hours=2))
+    watch = Watch.objects.create(up_since=now - timedelta(minutes=1), ticked_at=now)
+    assert reconcile.look() == 0
+    # Once found, it stays a finding until there is a sign.
+    watch.up_since = now - timedelta(minutes=6)
+    watch.save()
+    assert reconcile.look() == 1
+    Watch.objects.update(up_since=dates.now())
+    assert reconcile.look() == 1
+    api.post(f"/registry/vms/{vm_id}/heartbeat")
+    assert reconcile.look() == 0
+
+
+def test_who_stands_below_a_vanished_vm_is_named(api: Api, emulator: Emulator) -> None:
+    vm_id = a_member(emulator)
+    tree.create(tree.NewNode("ada", "lieutenant", "ada-vm", vm_id), by="tests")
+    remove(emulator, vm_id)
+    reconcile.look()
+    answer = api.post(f"/bootloader/findings/{the_finding(api)['id']}/act")
+    assert answer.status_code == 400
+    assert "Below it: 'ada'." in answer.json()["error"]
+
+
+def test_two_machines_with_one_identity_are_one_finding(api: Api) -> None:
+    node = tree.create(tree.NewNode("one", "agent_vm", "vm-1"), by="tests")
+    registry.register(Registration("vm-1", "one", "worker", "a", "tests"))
+    token = tokens.issue(node, made_by="tests")
+    for machine in ("a1", "b2", "a1", "b2"):
+        api.post("/registry/vms/vm-1/heartbeat", {"machine": machine})
+    reconcile.look()
+    reconcile.look()
+
+    found = the_finding(api)
+    assert (found["kind"], found["vmId"], found["proposal"]) == ("twin", "vm-1", "revoke")
+    assert "machines a1 and b2" in found["text"]
+    answer = api.post(f"/bootloader/findings/{found['id']}/act")
+    assert answer.json()["finding"]["state"] == "done", answer.content
+    mine = Client(headers={"authorization": f"Bearer {token}"})
+    assert mine.post("/registry/vms/vm-1/heartbeat").status_code == 401
+
+    # One of them is gone: there is nothing to find any more.
+    VM.objects.update(vitals={"machine": "a1", "twinSeenAt": dates.js_date(dates.now())})
+    reconcile.look()
+    old = dates.js_date(dates.now() - timedelta(hours=1))
+    VM.objects.update(vitals={"machine": "a1", "twinSeenAt": old})
+    assert reconcile.look() == 0
 
 
 def test_a_vanished_vm_is_buried(api: Api, emulator: Emulator) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bootloader import reasons, render
+from bootloader.on_vm import agent
 from bootloader.provisioning import steps
 from reef_site.templatetags.reef import first_words
 
@@ -65,3 +66,34 @@ def test_what_fits_is_left_alone_and_endless_words_are_cut() -> None:
     assert len(reasons.clipped("x" * 99, 20)) <= 20
     assert len(reasons.clipped_end("x" * 99, 20)) <= 20
     assert steps.MOST_LINE
+
+
+REFUSED = """npm error code ECONNREFUSED
+npm error syscall connect
+npm error network request to http://127.0.0.1:9/left-pad failed, reason: connect ECONNREFUSED
+npm error network This is a problem related to network connectivity.
+npm error network In most cases you are behind a proxy or have bad network settings.
+npm error network
+npm error network If you are behind a proxy, please make sure that the
+npm error network 'proxy' config is set properly.  See: 'npm help config'
+"""
+
+
+def test_a_registry_that_refuses_is_named_and_proxies_are_not() -> None:
+    found = reasons.cause(REFUSED)
+    assert "http://127.0.0.1:9/left-pad failed, reason: connect ECONNREFUSED" in found
+    assert "proxy" not in found
+
+
+def test_a_full_disk_is_called_so_whatever_failed_of_it() -> None:
+    said = "boot.sh: line 245: printf: write error: No space left on device\njson.JSONDecodeError"
+    assert reasons.cause(said).startswith("no space left on the disk: boot.sh: line 245")
+
+
+def test_an_agent_without_room_is_not_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(agent, "NEEDED_MIB", 1 << 40)
+    assert agent.main(["--target", str(tmp_path / "agent")]) == 1
+    assert f"no space left for the agent: {tmp_path} has" in capsys.readouterr().out
+    assert not (tmp_path / "agent").exists()

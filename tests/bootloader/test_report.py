@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from datetime import timedelta
 from typing import Any
 
@@ -84,6 +85,16 @@ def test_only_the_end_of_an_output_is_kept() -> None:
     output = BootReport.objects.get().output
     assert output.endswith("the end")
     assert len(output.encode()) <= reports.MOST_OUTPUT
+
+
+def test_stored_secrets_are_covered_also_in_base64(api: Api) -> None:
+    key = "sk-ant-test-0123456789abcdef"
+    url = "/vers-config/ANTHROPIC_API_KEY"
+    api.client.put(url, {"value": key}, content_type="application/json")
+    coded = base64.b64encode(f"K={key}\n".encode()).decode()
+    output = reports.tail(f"{key} {coded}")
+    assert output.startswith("[ANTHROPIC_API_KEY] ")
+    assert output.count("[ANTHROPIC_API_KEY]") == 2
 
 
 def test_secrets_of_ours_are_not_kept() -> None:

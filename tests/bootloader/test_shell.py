@@ -172,6 +172,12 @@ def test_a_key_that_cannot_be_read_is_not_quoted() -> None:
     assert "c2Vj" not in f"{caught.value!r} {caught.value.__cause__!r}"
 
 
+def test_a_public_key_in_place_of_a_private_one_is_named(sshd: Sshd) -> None:
+    public = (sshd.folder / "key.pub").read_text()
+    with pytest.raises(ShellRefused, match="This is a public key"):
+        ssh_shell.read_key(public)
+
+
 def test_the_login_does_not_show_its_key(sshd: Sshd) -> None:
     assert "PRIVATE KEY" not in repr(sshd.login())
 
@@ -187,7 +193,7 @@ def test_nobody_there(sshd: Sshd) -> None:
 def test_one_that_never_answers_has_a_limit(sshd: Sshd) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         began = time.monotonic()
-        with pytest.raises(ShellAway):
+        with pytest.raises(ShellAway, match="did not answer by SSH within 1 s"):
             shell.connect(sshd.login(port=silent.getsockname()[1]), timeout=1)
     assert time.monotonic() - began < 5
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Iterator
 from datetime import timedelta
@@ -15,7 +16,14 @@ from django.test import Client
 from django.urls import reverse
 
 from bootloader import hosts, providers
-from bootloader.exceptions import CannotDo, NoHostFree, NoSuchMachine, ProviderRefused, ShellRefused
+from bootloader.exceptions import (
+    CannotDo,
+    NoHostFree,
+    NoSuchMachine,
+    ProviderRefused,
+    ShellBusy,
+    ShellRefused,
+)
 from bootloader.models import HostClaim, Provisioning, SshHost
 from bootloader.providers.base import Ability, MachineState, Spec
 from bootloader.provisioning import machines, rings
@@ -187,6 +195,41 @@ def test_many_takers_never_get_the_same_host() -> None:
         thread.join()
     assert (len(set(got)), len(refused)) == (4, 4)
     assert HostClaim.objects.living().values("host").distinct().count() == 4
+
+
+def test_a_throttling_server_is_busy_and_not_away(tmp_path: Path) -> None:
+    server = Sshd(tmp_path, MaxStartups="1:100:1", LoginGraceTime="20")
+    try:
+        row = real(server)
+        machine = ssh.create(Spec(name="anna"))
+        with socket.create_connection(("127.0.0.1", server.port)) as first:
+            # It takes the one place there is, and says nothing.
+            assert first.recv(4) == b"SSH-"
+            with pytest.raises(ShellBusy, match="hung up before its SSH greeting; it may be busy"):
+                reach(ssh, machine.id)
+            assert ssh.state(machine.id).state is MachineState.RUNNING
+            threading.Timer(1.5, first.shutdown, [socket.SHUT_RDWR]).start()
+            assert hosts.try_logins([row]) == [""]
+    finally:
+        server.stop()
+
+
+def test_many_logins_at_one_address_are_paced(tmp_path: Path) -> None:
+    server = Sshd(tmp_path, MaxStartups="2:100:2")
+    try:
+        row = real(server)
+        assert hosts.try_logins([row] * 24) == [""] * 24
+    finally:
+        server.stop()
+
+
+def test_a_host_that_takes_no_keys_says_what_it_takes(tmp_path: Path) -> None:
+    server = Sshd(tmp_path, PubkeyAuthentication="no", PasswordAuthentication="yes")
+    try:
+        (said,) = hosts.try_logins([real(server)])
+    finally:
+        server.stop()
+    assert "in with a key; it offers: password" in said
 
 
 # -- keys ----------------------------------------------------------------------------------------

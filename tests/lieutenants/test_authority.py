@@ -5,16 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from django.utils import timezone
 
 from lieutenants import services
-from lieutenants.models import Lieutenant, Message
+from lieutenants.models import Lieutenant, Message, Usage
+from lieutenants.operations.models import Job, Step
+from lieutenants.serializers import PUBLIC
 from registry.models import VM
 from tests.conftest import STANDIN, Api
 from tests.lieutenants.fleets import database, postgres, postgres_cluster
 from tests.vmtree.conftest import NodeApi
 from vmtree import authority, tokens
 from vmtree import services as tree
-from vmtree.models import Node
+from vmtree.models import Node, NodeToken
 from vmtree.services import NewNode
 
 __all__ = ["database", "postgres", "postgres_cluster"]
@@ -117,9 +120,42 @@ def test_it_commands_neither_itself_nor_those_beside_or_above(ada: NodeApi) -> N
     assert not Message.objects.exists()
 
 
-def test_it_reads_all_of_them(ada: NodeApi) -> None:
-    paths = ("", "/bob", "/bob/read", "/bob/transcript", "/bob/messages", "/bob/usage")
-    assert {path: ada.get(AT + path).status_code for path in paths} == dict.fromkeys(paths, 200)
+def test_it_reads_the_transcripts_of_its_own_line_only(ada: NodeApi, api: Api) -> None:
+    message = api.post(f"{AT}/bob/send", {"message": "secret"}).json()["messageId"]
+    reads = ("read", "transcript", "messages", f"messages/{message}", "usage", "stream")
+
+    for name in ("ada", "ada-1", "ada-1-1"):
+        mine = (each for each in reads if message not in each)
+        assert {ada.get(f"{AT}/{name}/{each}").status_code for each in mine} == {200}, name
+    for name in ("bob", node("bob").vm_id):
+        assert all(refused(ada.get(f"{AT}/{name}/{each}")) for each in reads[1:]), name
+    assert refused(ada.get(f"{AT}/bob/read"))
+    assert refused(enter("ada-1").get(f"{AT}/ada/transcript"))
+
+
+def test_it_sees_of_others_what_is_public_and_none_of_their_outputs(ada: NodeApi, api: Api) -> None:
+    Lieutenant.objects.filter(name="bob").update(error="secret", trouble="secret")
+    rows = {each["name"]: each for each in ada.get(AT).json()["lieutenants"]}
+
+    assert set(rows) == {"ada", "ada-1", "ada-1-1", "ada-2", "bob"}
+    assert rows["ada-1"] == api.get(f"{AT}/ada-1").json()
+    assert {"lastOutput", "outputHistory", "systemPrompt", "folder"} <= rows["ada-1"].keys()
+    assert rows["bob"] == ada.get(f"{AT}/bob").json()
+    assert set(rows["bob"]) <= set(PUBLIC)
+    assert {"id", "name", "role", "status", "vmId", "isLocal"} <= rows["bob"].keys()
+    assert "secret" not in str(rows["bob"])
+
+
+def test_it_sees_the_usage_of_its_own_line_only(ada: NodeApi, api: Api) -> None:
+    for name, tokens_used in (("ada-1", 3), ("bob", 40)):
+        Usage.objects.create(
+            lieutenant=Lieutenant.objects.get(name=name),
+            input=tokens_used,
+            at=timezone.now(),
+            day=timezone.now().date(),
+        )
+    assert ada.get("/lieutenant/usage").json()["total"]["input"] == 3
+    assert api.get("/lieutenant/usage").json()["total"]["input"] == 43
 
 
 def test_destroy_all_is_all_below_it(ada: NodeApi) -> None:
@@ -149,12 +185,115 @@ def test_one_whose_place_is_elsewhere_now_is_out_of_reach(ada: NodeApi) -> None:
     assert enter("bob").post(f"{AT}/ada-1-1/pause").status_code == 200
 
 
-def test_a_vm_that_is_no_lieutenant_makes_and_commands_the_same_way(ada: NodeApi) -> None:
-    worker = tree.create(NewNode("worker", "agent_vm", "vm-1"), by="tests")
-    vm = NodeApi(tokens.issue(worker, made_by="tests"))
-
-    assert make(vm, "helper").status_code == 201
-    assert node("helper").parent == worker
+@pytest.fixture
+def vm(ada: NodeApi, api: Api) -> NodeApi:
+    """A VM, and below it a lieutenant of this host, which an operator put there."""
+    worker = tree.create(NewNode("worker", "lieutenant", "vm-1"), by="tests")
+    assert make(api, "helper", parentVmId="vm-1").status_code == 201
     at_rest("helper")
-    assert vm.post(f"{AT}/helper/send", {"message": "go"}).status_code == 200
-    assert refused(vm.post(f"{AT}/ada/send", {"message": "go"}))
+    return NodeApi(tokens.issue(worker, made_by="tests"))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"local": True},
+        {},
+        {"local": True, "folder": "/root"},
+        {"parentVmId": "vm-1"},
+        {"parentVmId": "helper"},
+        {"name": "", "local": True},
+    ],
+)
+def test_a_vm_makes_no_lieutenant_on_this_host(vm: NodeApi, fields: dict[str, Any]) -> None:
+    if fields.get("parentVmId") == "helper":
+        fields = {"parentVmId": node("helper").vm_id}
+    before = Lieutenant.objects.count()
+
+    answer = vm.post(AT, {"name": "rce", "role": "r", **fields})
+
+    assert refused(answer) or (answer.status_code, fields.get("name")) == (400, "")
+    assert Lieutenant.objects.count() == before
+
+
+def test_a_vm_neither_starts_nor_directs_a_lieutenant_of_this_host(vm: NodeApi) -> None:
+    path = f"{AT}/helper"
+    for verb in ("send", "resume", "restart"):
+        assert refused(vm.post(f"{path}/{verb}", {"message": "x"})), verb
+    for body in ({"model": "a/b", "restart": True}, {"restartPolicy": "on-failure"}):
+        answer = vm.client.patch(path, body, content_type="application/json")
+        assert refused(answer), body
+
+    assert Lieutenant.objects.get(name="helper").status == "idle"
+    assert not Message.objects.exists()
+
+
+def test_a_vm_ends_a_lieutenant_below_itself_and_does_not_start_it_again(
+    vm: NodeApi, api: Api
+) -> None:
+    assert vm.post(f"{AT}/helper/pause").status_code == 200
+    assert refused(vm.post(f"{AT}/helper/resume"))
+    for body in ({}, {"dryRun": True}):
+        inner = tree.create(NewNode("inner", "agent_vm", "", "vm-1"), by="tests")
+        tree.change(node("helper").vm_id, tree.Change(parent_vm_id=inner.vm_id), by="tests")
+        assert refused(vm.post(f"/vm-tree/vms/{inner.vm_id}/resume", body)), body
+        assert api.post(f"/vm-tree/vms/{inner.vm_id}/resume", {"dryRun": True}).status_code == 200
+    assert not Job.objects.exists()
+    assert vm.delete(f"{AT}/helper").status_code == 200
+
+
+def test_a_vm_does_not_become_a_lieutenant_of_this_host(vm: NodeApi) -> None:
+    helper = node("helper").vm_id
+    script = {"vmId": helper, "name": "helper", "type": "swarm"}
+
+    assert refused(vm.post(f"/vm-tree/vms/{helper}/token"))
+    assert refused(vm.post("/bootloader/generate", script))
+    assert refused(vm.post("/bootloader/cloud-init", script))
+    assert NodeToken.objects.good().filter(node__vm_id=helper).count() == 0
+
+
+def test_a_lieutenant_of_another_host_starts_nothing_here(ada: NodeApi) -> None:
+    Lieutenant.objects.filter(name="ada").update(host="elsewhere")
+
+    assert refused(make(ada, "new"))
+    assert refused(ada.post(f"{AT}/ada-1/send", {"message": "go"}))
+    assert ada.post(f"{AT}/ada-1/pause").status_code == 200
+
+
+def test_a_destroyed_lieutenant_starts_nothing(ada: NodeApi) -> None:
+    Lieutenant.objects.filter(name="ada").update(status="destroyed")
+
+    assert refused(make(ada, "new"))
+
+
+def test_reasons_of_a_job_are_told_to_the_line_of_the_vm(vm: NodeApi, api: Api) -> None:
+    job = api.post(f"/vm-tree/vms/{node('helper').vm_id}/pause").json()["job"]["id"]
+    stranger = api.post(f"/vm-tree/vms/{node('bob').vm_id}/pause").json()["job"]["id"]
+    Step.objects.update(reason="printed")
+
+    assert [step["reason"] for step in vm.get(f"/vm-tree/jobs/{job}").json()["plan"]] == ["printed"]
+    assert "printed" not in vm.get(f"/vm-tree/jobs/{stranger}").content.decode()
+    assert "printed" in api.get(f"/vm-tree/jobs/{stranger}").content.decode()
+
+
+def test_the_right_comes_before_the_value(ada: NodeApi) -> None:
+    patch = ada.client.patch(f"{AT}/bob", {"model": 7}, content_type="application/json")
+
+    assert refused(patch)
+    assert refused(ada.post(f"{AT}/bob/pause", {"force": "perhaps"}))
+    assert ada.post(f"{AT}/ada-1/pause", {"force": "perhaps"}).status_code == 400
+
+
+def test_each_refusal_is_logged_in_plain_characters(
+    ada: NodeApi, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    ada.post(f"{AT}/bob/pause")
+    ada.get("/bootloader/reports/evil%1b[2J%e2%80%ae")
+
+    lines = [each.getMessage() for each in caplog.records if "refused " in each.getMessage()]
+    assert len(lines) == 2
+    assert lines[0].startswith(f"refused POST '{AT}/bob/pause': ")
+    assert "rule: " in lines[0]
+    assert "evil\\x1b[2J\\u202e" in lines[1]
+    assert all(line.isascii() and line.isprintable() for line in lines)

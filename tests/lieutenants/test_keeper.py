@@ -98,9 +98,13 @@ class Kept:
         os.close(directory)
         return client
 
+    @property
+    def key(self) -> str:
+        return (self.dir / "control.key").read_text()
+
     def ask(self, **request: Any) -> dict[str, Any]:
         with self.connect() as client:
-            client.sendall(json.dumps(request).encode() + b"\n")
+            client.sendall(json.dumps({"key": self.key, **request}).encode() + b"\n")
             answer: dict[str, Any] = json.loads(client.makefile().readline())
         return answer
 
@@ -422,7 +426,8 @@ def test_many_clients_at_once(keep: Keep) -> None:
     assert accepted == 200
     wait(lambda: len(kept.events("x")) == 200)
     assert len({record[2] for record in kept.kind("s")}) == len(kept.kind("s")) == 200
-    half.sendall(b'te"}\n{"op":"state"}\n')
+    key = json.dumps(kept.key).encode()
+    half.sendall(b'te","key":%b}\n{"op":"state","key":%b}\n' % (key, key))
     stream = half.makefile()
     assert [json.loads(stream.readline())["ok"] for _ in range(2)] == [True, True]
     for connection in (half, *silent):
@@ -442,6 +447,7 @@ def test_many_clients_at_once(keep: Keep) -> None:
 )
 def test_nonsense_is_refused(keep: Keep, request_line: bytes, error: str) -> None:
     kept = keep(["cat"])
+    request_line = request_line.replace(b'{"op"', b'{"key":"%b","op"' % kept.key.encode())
     with kept.connect() as client:
         client.sendall(request_line + b"\n")
         answer = json.loads(client.makefile().readline())

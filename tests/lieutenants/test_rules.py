@@ -574,6 +574,49 @@ def test_a_webhook_is_tried_again_with_growing_pauses(api: Api, listener: Listen
     assert {headers["Reef-Firing"] for headers, _ in listener.calls} == {str(only().pk)}
 
 
+@pytest.mark.parametrize("event", ["vm-late", "vm-silent"])
+def test_a_webhook_is_put_off_while_reef_was_away(api: Api, listener: Listener, event: str) -> None:
+    hook(api, listener.url, event=event)
+    silence("gone", 60)
+    silence("back", 60)
+    listener.answers = [500, 500]
+    tick_and_act()
+    assert len(listener.calls) == 2
+    # Reef is stopped and comes back: the tries go on, but nobody is judged yet.
+    now = dates.now()
+    Watch.objects.create(up_since=now, ticked_at=now)
+    api.post("/registry/vms/back/heartbeat")
+    due_now()
+    tick_and_act()
+    states = dict(Firing.objects.values_list("subject", "state"))
+    assert states == {"gone": "waiting", "back": "dropped"}
+    waiting = Firing.objects.get(subject="gone")
+    assert "reef was away" in waiting.outcome
+    assert waiting.attempts == 1, "what was put off is no try"
+    assert waiting.due_at > dates.now()
+
+    Watch.objects.update(up_since=now - timedelta(minutes=6))
+    due_now()
+    tick_and_act()
+    assert Firing.objects.get(subject="gone").state == "done"
+    assert len(listener.calls) == 3
+
+
+def test_what_happened_stays_so_however_long_reef_was_away(api: Api, listener: Listener) -> None:
+    hook(api, listener.url, event="vm-registered")
+    Rule.objects.update(watched_from=ago(days=9))
+    plant("new")
+    listener.answers = [500]
+    tick_and_act()
+    assert only().state == "waiting"
+    long_ago = ago(days=3)
+    VM.objects.update(registered_at=long_ago)
+    Firing.objects.update(cause_at=long_ago)
+    due_now()
+    firing.act(only().pk)
+    assert only().state == "done"
+
+
 def test_a_webhook_that_never_answers_is_given_up(api: Api, listener: Listener) -> None:
     port = listener.server.server_address[1]
     listener.server.shutdown()

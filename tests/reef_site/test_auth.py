@@ -119,7 +119,7 @@ def test_operators_write_with_their_csrf_token_only() -> None:
     assert "CSRF" in refused.json()["error"]
 
     client.get("/signin/")
-    token = client.get("/").cookies["csrftoken"].value
+    token = client.get("/").cookies[settings.CSRF_COOKIE_NAME].value
     allowed = client.post(path, {}, content_type="application/json", headers={"x-csrftoken": token})
     assert (allowed.status_code, allowed.json()) == (200, {"results": []})
 
@@ -198,7 +198,7 @@ def test_a_link_is_not_kept_in_clear_text_and_is_no_session() -> None:
     thief = Client()
 
     assert secret not in kept.session_key
-    thief.cookies["sessionid"] = kept.session_key
+    thief.cookies[settings.SESSION_COOKIE_NAME] = kept.session_key
     assert thief.get("/").status_code == 302
 
 
@@ -216,7 +216,7 @@ def test_a_session_key_is_no_link() -> None:
     client = Client()
     client.force_login(auth.make_operator())
 
-    assert auth.use_signin_link(client.cookies["sessionid"].value) is None
+    assert auth.use_signin_link(client.cookies[settings.SESSION_COOKIE_NAME].value) is None
 
 
 @pytest.mark.django_db

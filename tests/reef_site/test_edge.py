@@ -112,6 +112,8 @@ def test_slow_bodies_hold_up_nobody(stack: Stack) -> None:
 def test_a_body_that_never_comes_is_a_408(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bodies, "BODY_PAUSE_SECONDS", 0.05)
 
+    monkeypatch.setattr(bodies, "LINGER_SECONDS", 0.05)
+
     sent = asyncio.run(_ask_alone(_drip(at_once=1, pause=60)))
 
     assert sent[0]["status"] == 408
@@ -121,6 +123,7 @@ def test_a_body_that_never_comes_is_a_408(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_body_that_drips_is_a_408_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bodies, "BODY_SECONDS", 0.3)
+    monkeypatch.setattr(bodies, "LINGER_SECONDS", 0.05)
 
     began = time.monotonic()
     sent = asyncio.run(_ask_alone(_drip(at_once=0, pause=0.05)))
@@ -151,8 +154,17 @@ async def _ask_alone(receive: bodies.Receive) -> list[Any]:
 
     headers = [(b"host", b"localhost"), (b"content-length", b"1000")]
     scope = {"type": "http", "method": "POST", "path": LIEUTENANTS, "headers": headers}
-    await edge.Edge()({**scope, "query_string": b""}, receive, send)
+    app = edge.Edge()
+    app._credentials = AllGood()
+    await app({**scope, "query_string": b""}, receive, send)
     return sent
+
+
+class AllGood:
+    """Finds all credentials good."""
+
+    async def body_limit(self, scope: bodies.Scope) -> int:
+        return bodies.MOST_BODY
 
 
 # -- what web sees -----------------------------------------------------------------------------
@@ -293,7 +305,7 @@ def test_a_head_without_end_is_cut_off(stack: Stack) -> None:
             with contextlib.suppress(ConnectionError):
                 connection.sendall(b"GET /health HTTP/1.1\r\n" + endless)
             with contextlib.suppress(ConnectionResetError):
-                assert connection.recv(12) in (b"HTTP/1.1 400", b"")
+                assert connection.recv(12) in (b"HTTP/1.1 431", b"")
     # A large body right behind a head does not count.
     body = "x" * (1 << 18)
     whole = request("POST /health HTTP/1.1", f"Content-Length: {len(body)}", body=body)
@@ -341,7 +353,8 @@ def test_several_cookies_stay_several(stack: Stack) -> None:
 
     assert answer.status_code == 302
     names = [cookie.split("=")[0] for cookie in answer.headers.get_list("set-cookie")]
-    assert sorted(names) == ["csrftoken", "sessionid"]
+    # Each reef has names of its own.
+    assert sorted(name[: name.rindex("-")] for name in names) == ["reef-csrf", "reef-session"]
 
 
 # -- waiting -----------------------------------------------------------------------------------

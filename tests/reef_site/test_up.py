@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,10 +19,12 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from reef_site import leftovers, supervisor
+from reef_site import leftovers, supervisor, watchdog
+from reef_site.log_lines import MAX_LINE_BYTES
 from reef_site.supervisor import Plan, Service
 
 CHECKOUT = Path(supervisor.__file__).parent.parent
@@ -167,7 +171,7 @@ def test_what_is_said_is_tagged_and_kept(toys: Toys) -> None:
     running.wait_for(r"^web    \| here$")
     assert running.end() < 5
     log = (toys.data / "logs" / "web.log").read_text().splitlines()
-    assert [len(line) for line in log] == [supervisor.LONGEST_LINE, 1, 4]
+    assert [len(line.encode()) for line in log] == [MAX_LINE_BYTES, 2, 4]
     assert "stopped" in (toys.data / "logs" / "up.log").read_text()
 
 
@@ -219,6 +223,80 @@ def test_children_of_the_dead_go_with_them(toys: Toys) -> None:
     os.kill(parent, signal.SIGKILL)
 
     eventually(lambda: child not in leftovers.tagged(toys.data) or not alive(child))
+
+
+SOCKET = """
+import socket, sys, time
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(sys.argv[1])
+print('here', flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_service_whose_socket_was_removed_is_started_anew(toys: Toys) -> None:
+    path = toys.data / "run" / "web.sock"
+    web = Service("web", [sys.executable, "-c", SOCKET, str(path)], stale=[str(path)])
+    running = toys.up(web)
+    running.wait_for("web .* here")
+
+    shutil.rmtree(path.parent)
+
+    running.wait_for(r"web: its socket .*web.sock was removed; starting it anew")
+    running.wait_for("web .* here", times=2)
+    eventually(path.exists, 5)
+
+
+ORPHANS = """
+import os, subprocess, sys, time
+for _ in range(20):
+    subprocess.run(["sh", "-c", "(sleep 0.2; exit 3) &"])
+print('orphaned', flush=True)
+time.sleep(1)
+sys.exit(7)
+"""
+
+
+def test_dead_orphans_are_collected_and_exit_codes_of_services_stay_right(toys: Toys) -> None:
+    running = toys.up(toy("web", ORPHANS))
+
+    running.wait_for(r"web ended \(exit code 7\); starting it again", times=2)
+
+    def dead() -> list[str]:
+        mine = Path(f"/proc/{running.process.pid}/task/{running.process.pid}/children")
+        states = [state_of(int(pid)) for pid in mine.read_text().split()]
+        return [state for state in states if state == "Z"]
+
+    eventually(lambda: not dead(), 5)
+
+
+def state_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return ""
+
+
+def test_what_is_not_well_is_said_once_and_when_it_is_over() -> None:
+    said: list[str] = []
+    watch = watchdog.HealthWatch(said.append)
+    full = {"parts": {"disk": {"ok": False, "why": "the disk is full"}, "broker": {"ok": True}}}
+
+    for answer in ({}, full, full, full, {}, {}):
+        watch.take(200, answer)
+
+    assert said == ["not well: disk: the disk is full", "all is well again"]
+
+
+def test_a_web_that_lives_but_does_not_answer_is_started_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(watchdog, "WEB_PATIENCE_SECONDS", 0.05)
+    watch = watchdog.HealthWatch(lambda _: None)
+
+    assert not watch.take(502, {})
+    eventually(lambda: watch.take(0, {}), 5)
+    assert not watch.take(200, {})
 
 
 def alive(pid: int) -> bool:
@@ -322,6 +400,17 @@ class Up:
         running.wait_for("sign in, once and within")
         return running
 
+    def parts(self) -> dict[str, Any]:
+        """What `/health` says of each part; empty if it is not answered."""
+        try:
+            with urllib.request.urlopen(
+                f"http://127.0.0.1:{self.port}/health", timeout=5
+            ) as answer:
+                said: dict[str, Any] = json.load(answer)["parts"]
+                return said
+        except OSError:
+            return {"broker": {"ok": False}}
+
     def health(self) -> int:
         try:
             with urllib.request.urlopen(
@@ -353,7 +442,7 @@ def test_a_first_start_answers_and_says_how_to_get_in(reef: Running, up: Up) -> 
 
     assert up.health() == 200
     assert "setting up the database" in said
-    assert f"reef answers at http://127.0.0.1:{up.port}" in said
+    assert f"reef answers at http://reef.localhost:{up.port}" in said
     assert str(up.data / "root-token") in said
     assert (up.data / "root-token").stat().st_mode & 0o777 == 0o600
     assert up.data.stat().st_mode & 0o777 == 0o700
@@ -392,7 +481,7 @@ def test_a_port_that_is_taken(up: Up, tmp_path: Path) -> None:
 def test_another_link(up: Up) -> None:
     done = up.manage("signin")
 
-    assert done.stdout.startswith(f"http://127.0.0.1:{up.port}/signin/")
+    assert done.stdout.startswith(f"http://reef.localhost:{up.port}/signin/")
     assert done.stdout.count("\n") == 1
 
 
@@ -403,6 +492,19 @@ def test_the_web_process_comes_back(reef: Running, up: Up) -> None:
 
     reef.wait_for(r"web ended \(killed by SIGKILL\); starting it again")
     eventually(lambda: up.health() == 200)
+
+
+@pytest.mark.parametrize("name", ["web", "redis"])
+def test_a_removed_socket_heals_by_itself(reef: Running, up: Up, name: str) -> None:
+    path = up.data / "run" / f"{name}.sock"
+    eventually(path.exists)
+    eventually(lambda: up.parts()["broker"]["ok"])
+
+    path.unlink()
+
+    eventually(path.exists, 10)
+    eventually(lambda: up.health() == 200 and up.parts()["broker"]["ok"], 10)
+    reef.wait_for(rf"{name}: its socket .*{name}.sock was removed")
 
 
 def test_stopping_and_the_second_start(reef: Running, up: Up) -> None:
@@ -501,5 +603,31 @@ def test_what_looks_wrong_is_said_at_the_start(tmp_path: Path) -> None:
         running.wait_for(
             "warning: no lieutenant can start. PI_PATH is .*no-pi, which is no program"
         )
+    finally:
+        running.end()
+
+
+def test_few_open_files_are_said_at_the_start(tmp_path: Path) -> None:
+    up = Up(tmp_path)
+    shell = f"ulimit -n 256; exec {sys.executable} manage.py up --no-agent --port {up.port}"
+    running = Running(["bash", "-c", shell], up.env)
+    try:
+        running.wait_for("warning: a process may open 256 files only")
+    finally:
+        running.end()
+
+
+def test_more_open_files_are_asked_for_where_they_may_be(tmp_path: Path) -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 4096:
+        pytest.skip("there may be no more here")
+    up = Up(tmp_path)
+    shell = f"ulimit -Sn 256; exec {sys.executable} manage.py up --no-agent --port {up.port}"
+    running = Running(["bash", "-c", shell], up.env)
+    try:
+        running.wait_for("setting up the database")
+        limits = Path(f"/proc/{running.process.pid}/limits").read_text()
+        assert re.search(r"Max open files +4096 ", limits)
+        assert not [line for line in running.lines if "files only" in line]
     finally:
         running.end()

@@ -8,11 +8,12 @@ from typing import Any
 import orjson
 import pytest
 from django.db import connection, transaction
+from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
 from registry import beats, hotpath, liveness, services
 from registry.beats import Beat
-from registry.models import VM, Gap, Watch
+from registry.models import VM, Gap, Watch, span
 from tests.conftest import Api
 from tests.registry.conftest import Register, age
 from vmtree import dates
@@ -96,6 +97,8 @@ def test_what_a_beat_does_not_say_stays(api: Api, register: Register) -> None:
         ({"disk": True}, "disk: must be a number"),
         ({"services": {}}, "services: must be a list"),
         ({"at": "tomorrow"}, "at: must be a time"),
+        ({"clockSkewSeconds": "much"}, "clockSkewSeconds: must be a number"),
+        ({"machine": "<>"}, "machine: must be up to 64 letters and digits"),
         ({"reefConfigDigest": "<>"}, "reefConfigDigest: must be a digest"),
     ],
 )
@@ -108,14 +111,49 @@ def test_nonsense_in_a_beat_is_named(
     assert answer.json()["error"].startswith(text)
 
 
-def test_an_older_beat_never_overwrites_a_newer_one(api: Api, register: Register) -> None:
+@pytest.mark.parametrize("skew", [0, -75, 400 * 24])
+def test_an_older_beat_never_overwrites_a_newer_one(
+    api: Api, register: Register, skew: int
+) -> None:
     register("vm")
-    newest = beat(api, "vm")["lastSeen"]
-    earlier = dates.js_date(dates.now() - timedelta(minutes=3))
+    clock = dates.now() + timedelta(hours=skew)
+    newest = beat(api, "vm", {"at": dates.js_date(clock), "load": 1})["lastSeen"]
+    earlier = dates.js_date(clock - timedelta(seconds=30))
     answer = beat(api, "vm", {"at": earlier, "status": "stopped", "load": 9})
     assert answer["lastSeen"] == newest
     vm = api.get("/registry/vms/vm").json()
-    assert (vm["lastSeen"], vm["status"], "vitals" in vm) == (newest, "running", False)
+    assert (vm["lastSeen"], vm["status"], vm["vitals"]["load"]) == (newest, "running", 1)
+
+
+@pytest.mark.parametrize("skew", [-75 * 3600, -300, 300, 400 * 86400])
+def test_a_wrong_clock_does_not_make_a_vm_silent(
+    api: Api, register: Register, admin_client: Client, skew: int
+) -> None:
+    register("vm")
+    age("vm", minutes=30)
+    sent = dates.js_date(dates.now() + timedelta(seconds=skew))
+    beat(api, "vm", {"at": sent})
+    vm = api.get("/registry/vms/vm").json()
+    assert vm["liveness"] == "live"
+    assert VM.objects.get().last_seen > dates.now() - timedelta(minutes=1)
+    assert abs(vm["vitals"]["clockSkewSeconds"] - skew) < 30
+    page = admin_client.get("/fleet/registered/_facts?vm=vm").content.decode()
+    assert f"clock is {span(abs(skew))} {'behind' if skew < 0 else 'ahead of'}" in page
+
+    # The clock is put right: it goes on.
+    age("vm", minutes=30)
+    beat(api, "vm", {"at": dates.js_date(dates.now())})
+    assert api.get("/registry/vms/vm").json()["liveness"] == "live"
+    assert VM.objects.get().clock_warning == ""
+
+
+def test_machines_that_take_turns_are_noted(api: Api, register: Register) -> None:
+    register("vm")
+    for machine in ("a1", "a1", "b2", "b2"):
+        beat(api, "vm", {"machine": machine})
+        assert "twinSeenAt" not in VM.objects.get().vitals, "it may have moved"
+    beat(api, "vm", {"machine": "a1"})
+    assert VM.objects.get().vitals["twinSeenAt"]
 
 
 def test_no_beat_is_of_the_future(api: Api, register: Register) -> None:

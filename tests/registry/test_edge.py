@@ -100,7 +100,7 @@ def test_open_streams_end_within_a_second_when_their_token_is_revoked(
     stack: Stack, with_redis: bool
 ) -> None:
     above = {"authorization": f"Bearer {new_token(stack, 'top')}"}
-    stack.create("heard")
+    stack.create("heard", parentVmId="low")
     paths = ("/events", "/lieutenant/lieutenants/heard/stream")
     if not with_redis:
         stack.kill("redis")
@@ -128,7 +128,18 @@ def test_open_streams_end_within_a_second_when_their_token_is_revoked(
             stack.start("redis")
 
 
-def test_a_node_reads_all_and_writes_below_itself(stack: Stack) -> None:
+def test_a_node_follows_no_transcript_of_others(stack: Stack) -> None:
+    stack.create("beside")
+    path = "/lieutenant/lieutenants/beside/stream"
+    try:
+        mine = {"authorization": f"Bearer {new_token(stack, 'low')}"}
+        answer = stack.client.get(path, headers=mine)
+        assert (answer.status_code, answer.json()["error"][:6]) == (403, "rule: ")
+    finally:
+        stack.client.delete("/lieutenant/lieutenants/beside")
+
+
+def test_a_node_reads_the_registry_and_writes_below_itself(stack: Stack) -> None:
     token = new_token(stack, "low")
     assert beat(stack, "low", token).status_code == 200
     answer = beat(stack, "top", token)

@@ -190,6 +190,44 @@ def test_nodes_read_masked_values_and_write_about_themselves(api: Api, db: None)
     assert other.pk
 
 
+def test_the_right_to_change_a_key_comes_before_its_value(api: Api, db: None) -> None:
+    node = as_node(plant("me"))
+    plant("other")
+
+    for name, target in ((MODEL, {"vm": "other"}), (MODEL, {}), ("VERS_BASE_URL", {"vm": "me"})):
+        for value in ("not a model", 7, None):
+            answer = put(node, name, value, **target)
+            assert answer.status_code == 403, (name, target, value)
+            assert answer.json()["error"].startswith("rule: ")
+    assert put(node, MODEL, "not a model", vm="me").status_code == 400
+    rows = {row["key"]: row["byNodes"] for row in node.get("/vers-config/keys").json()["keys"]}
+    assert (rows[MODEL], rows["VERS_BASE_URL"]) == (True, False)
+
+
+def test_a_node_reads_the_config_of_its_own_line_only(api: Api, db: None) -> None:
+    plant("mine")
+    mine = plant("me", "mine")
+    plant("low", "me")
+    plant("other")
+    for vm in ("mine", "me", "low", "other"):
+        put(api, MODEL, f"p/{vm}", vm=vm)
+    put(api, MODEL, "p/inherited", scope="subtree", vm="mine")
+    put(api, "OPENAI_API_KEY", SECRET, vm="other")
+    node = as_node(mine)
+
+    for path in ("explain/OPENAI_API_KEY", f"explain/{MODEL}", "", "settings", "history"):
+        assert node.get(f"/vers-config/{path}?vm=low").status_code == 200, path
+        for vm in ("other", "mine"):
+            answer = node.get(f"/vers-config/{path}?vm={vm}")
+            assert answer.status_code == 403, (path, vm)
+            assert answer.json()["error"].startswith("rule: ")
+    for path, name in (("settings", "settings"), ("history", "history")):
+        rows = node.get(f"/vers-config/{path}").json()[name]
+        assert {row["vmId"] for row in rows} == {"me", "low"}, path
+        assert len({row["vmId"] for row in api.get(f"/vers-config/{path}").json()[name]}) == 4
+    assert "p/inherited" in node.get(f"/vers-config/explain/{MODEL}").content.decode()
+
+
 def test_no_answer_but_resolve_shows_a_secret(api: Api, db: None) -> None:
     plant("web")
     put(api, "VERS_API_KEY", SECRET)
@@ -363,3 +401,14 @@ def test_an_empty_value_says_what_it_did(db: None, api: Api) -> None:
     removed = put(api, MODEL, " ").json()
     assert removed["did"] == "removed"
     assert removed["note"] == "an empty text is no value: what was stored is removed"
+
+
+@pytest.mark.django_db
+def test_a_key_that_could_never_be_sent_is_refused(api: Api) -> None:
+    answer = api.client.put(
+        "/vers-config/OPENAI_API_KEY",
+        {"value": "sk-ключ-0123456789"},
+        content_type="application/json",
+    )
+    assert answer.status_code == 400
+    assert "use plain ASCII" in answer.json()["error"]

@@ -20,8 +20,8 @@ from tests.vmtree.conftest import Make, NodeApi
 from vmtree import dates, services, snapshots, tasks, tokens
 from vmtree.models import Node, Revision, Trait
 from vmtree.services import Change
-from vmtree.snapshot_models import Snapshot, State, Why
-from vmtree.snapshots import checking, files, keeping, taking, writing
+from vmtree.snapshot_models import LEASE, Snapshot, State, Why
+from vmtree.snapshots import checking, files, keeping, writing
 from vmtree.snapshots.writing import SnapshotFailed
 
 NOW = datetime(2026, 11, 22, 10, 20, 30, 123000, tzinfo=UTC)
@@ -397,7 +397,7 @@ def test_a_dead_writers_snapshot_is_named_when_it_is_looked_at(
     database: str, api: Api, settings: Any
 ) -> None:
     now = dates.now()
-    facts = {"why": Why.ASKED, "made_by": "tests", "leased_until": now + taking.LEASE}
+    facts = {"why": Why.ASKED, "made_by": "tests", "leased_until": now + LEASE}
     row = Snapshot.objects.create(file="vms-gone.sqlite", host=settings.HOST, **facts)
     elsewhere = Snapshot.objects.create(file="vms-far.sqlite", host="elsewhere", **facts)
     found = api.get(f"/vm-tree/snapshots/{row.pk}").json()
@@ -496,14 +496,16 @@ def test_damaged_ones_stand_for_no_day(db: None, clock: Callable[..., None], fol
 # -- who may -------------------------------------------------------------------------------------
 
 
-def test_nodes_may_read_and_nothing_else(
+def test_nodes_neither_read_nor_change_them(
     database: str, api: Api, family: dict[str, Node], as_node: Callable[[Node], NodeApi]
 ) -> None:
     snapshot = take(api)
     node = as_node(family["roof"])
     one = f"/vm-tree/snapshots/{snapshot.pk}"
     for path in ("/vm-tree/snapshots", one, f"{one}/compare", f"{one}/download"):
-        assert node.get(path).status_code == 200
+        answer = node.get(path)
+        assert answer.status_code == 403
+        assert answer.json()["error"].startswith("rule: ")
     for path in ("/vm-tree/snapshot", f"{one}/verify", f"{one}/pin", f"{one}/restore"):
         answer = node.post(path)
         assert answer.status_code == 403

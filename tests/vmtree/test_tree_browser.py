@@ -263,7 +263,8 @@ ASKED = """performance.getEntriesByType("resource")
 
 def test_a_burst_of_changes_costs_few_refreshes(stack: Stack, page: Page) -> None:
     page.evaluate("performance.setResourceTimingBufferSize(5000)")
-    redis = Redis(unix_socket_path=str(stack.run / "redis.sock"))
+    password = (stack.data / "redis-password").read_text()
+    redis = Redis(unix_socket_path=str(stack.run / "redis.sock"), password=password)
     began = time.monotonic()
     with redis.pipeline(transaction=False) as pipe:
         for second in range(3):

@@ -17,7 +17,7 @@ import pytest
 from django.test import Client
 
 from lieutenants.models import Lieutenant, LifeSign, Message, Process
-from tests.conftest import Fleet
+from tests.conftest import Fleet, let_ticks_have_run
 from tests.waiting import until
 from tests.wire import (
     corrections,
@@ -197,6 +197,7 @@ def test_exchanges(fleet: Fleet, settings: Any, monkeypatch: pytest.MonkeyPatch)
     settings.AGENT_ENV = [*settings.AGENT_ENV, "STANDIN_MODE"]
     monkeypatch.setenv("STANDIN_MODE", "golden")
     LifeSign.give("worker@here")
+    let_ticks_have_run()
     until(lambda: LifeSign.latest("follower"))
     replay = Replay()
     report: list[str] = []

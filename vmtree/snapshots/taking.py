@@ -14,16 +14,16 @@ from datetime import datetime, timedelta
 from django.conf import settings
 from django.db import IntegrityError, transaction
 
+from reef_site.common import clock
 from vmtree import authority, dates
 from vmtree.exceptions import NotFound
-from vmtree.snapshot_models import Snapshot, State, Why
+from vmtree.snapshot_models import LEASE, Snapshot, State, Why
 from vmtree.snapshots import checking, files, finding, keeping, writing
 from vmtree.snapshots.writing import SnapshotFailed, Written
 
 logger = logging.getLogger(__name__)
 
-# Much longer than writing takes; after it a writer counts as dead, and a failed one tries again.
-LEASE = timedelta(minutes=10)
+# When one that failed is tried again.
 RETRY = timedelta(minutes=5)
 CLOCK = "the clock"
 
@@ -173,7 +173,8 @@ def _claim_hour(now: datetime) -> Snapshot | None:
 
 def _take_over(known: Snapshot, now: datetime) -> Snapshot | None:
     """The row of an attempt that failed, after a pause, with a new file name."""
-    failed = Snapshot.objects.filter(pk=known.pk, state=State.FAILED, leased_until__lt=now)
+    over = clock.is_over("leased_until", now, RETRY)
+    failed = Snapshot.objects.filter(over, pk=known.pk, state=State.FAILED)
     if not failed.exists():
         return None
     now, name = _begin_next()

@@ -21,9 +21,8 @@ class Command(BaseCommand):
 
     def handle(self, *_: object, **options: Any) -> None:
         """The link alone on stdout, so that it can be piped; remarks on stderr."""
-        self.stdout.write(
-            auth.make_signin_link(options["url"] or settings.PUBLIC_URL or self._base_url())
-        )
+        address = options["url"] or settings.PUBLIC_URL or auth.page_url(self._base_url())
+        self.stdout.write(auth.make_signin_link(address))
         self.stderr.write(f"It works once and for {settings.SIGNIN_MINUTES} minutes.")
 
     def _base_url(self) -> str:

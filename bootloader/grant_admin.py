@@ -1,0 +1,89 @@
+"""The admin of provisioning grants."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+from django import forms
+from django.contrib import admin
+from django.contrib.admin.exceptions import NotRegistered
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import reverse
+
+from bootloader import profiles
+from bootloader.models import ProvisionGrant
+from vmtree.models import Node
+
+if TYPE_CHECKING:
+    _GrantAdmin = admin.ModelAdmin[ProvisionGrant]
+    _GrantForm = forms.ModelForm[ProvisionGrant]
+else:
+    _GrantAdmin = admin.ModelAdmin
+    _GrantForm = forms.ModelForm
+
+
+def _choices() -> list[tuple[str, str]]:
+    return [(kind, kind) for kind in profiles.types()]
+
+
+class GrantForm(_GrantForm):
+    """A grant with the kinds of VMs to choose from."""
+
+    profiles = forms.MultipleChoiceField(
+        required=False,
+        choices=_choices,
+        widget=forms.CheckboxSelectMultiple,
+        help_text="Choose none to allow all.",
+    )
+
+    class Meta:
+        model = ProvisionGrant
+        fields = ("node", "vms", "profiles", "levels")
+
+
+@admin.register(ProvisionGrant)
+class ProvisionGrantAdmin(_GrantAdmin):
+    """How many VMs nodes may have made with their own tokens."""
+
+    form = GrantForm
+    list_display = ("node", "vms", "kinds", "levels")
+    list_select_related = ("node",)
+    raw_id_fields = ("node",)
+    search_fields = ("=node__vm_id", "node__name")
+    ordering = ("node",)
+
+    def get_readonly_fields(self, _request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
+        """A grant stays with its node."""
+        return ("node",) if obj else ()
+
+    @admin.display(description="profiles")
+    def kinds(self, row: ProvisionGrant) -> str:
+        """Their types."""
+        return ", ".join(row.profiles) or "all"
+
+
+@admin.action(description="Grant provisioning …")
+def grant_provisioning(
+    _admin: Any, _request: HttpRequest, queryset: QuerySet[Node]
+) -> HttpResponse:
+    """Open the form of the first selected one's grant."""
+    node = queryset.order_by("pk").first()
+    if node is None or ProvisionGrant.objects.filter(pk=node.pk).exists():
+        args = [node.pk] if node else []
+        page = "change" if node else "changelist"
+        return HttpResponseRedirect(reverse(f"admin:bootloader_provisiongrant_{page}", args=args))
+    new = reverse("admin:bootloader_provisiongrant_add")
+    return HttpResponseRedirect(f"{new}?{urlencode({'node': node.pk})}")
+
+
+def join_nodes(site: admin.AdminSite = admin.site) -> None:
+    """Add grants to the actions of nodes, where nodes are shown."""
+    with contextlib.suppress(NotRegistered):
+        nodes = site.get_model_admin(Node)
+        nodes.actions = [*(nodes.actions or ()), grant_provisioning]
+
+
+join_nodes()

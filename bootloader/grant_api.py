@@ -1,0 +1,90 @@
+"""The API of provisioning grants: operators set them, a node reads those of its own line."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.urls import re_path
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from bootloader import grants
+from bootloader.models import ProvisionGrant
+from vmtree import permissions
+from vmtree.exceptions import BadInput
+from vmtree.permissions import Action
+from vmtree.serializers import body_of
+
+Json = dict[str, Any]
+
+
+class Grants(APIView):
+    """`GET /bootloader/grants`"""
+
+    def get(self, request: Request) -> Response:
+        """Return the grants of all nodes, or of those of a node's own line."""
+        rows = ProvisionGrant.objects.select_related("node").order_by("pk")
+        line = permissions.readable(request.user, Action.READ_MACHINES)
+        if line is not None:
+            rows = rows.filter(node__in=line)
+        shown = [grant_json(row) for row in rows]
+        return Response({"grants": shown, "count": len(shown)})
+
+
+class OneGrant(APIView):
+    """`/bootloader/grants/<vm id>`"""
+
+    asks_authority = True
+
+    def get(self, request: Request, vm_id: str) -> Response:
+        """Return what is left of it."""
+        return Response({"grant": grant_json(grants.find(vm_id, by=request.user))})
+
+    def put(self, request: Request, vm_id: str) -> Response:
+        """Set it: `vms` (how many more), `profiles` (none named: all), `levels` (1)."""
+        permissions.check(request.user, Action.COMMAND, None)
+        body = body_of(request)
+        grant = grants.set_grant(
+            vm_id,
+            vms=_number(body.get("vms"), "vms", 0, grants.MAX_VMS),
+            kinds=_texts(body.get("profiles"), "profiles"),
+            levels=_number(body.get("levels", 1), "levels", 1, grants.MAX_LEVELS),
+            by=request.user,
+        )
+        return Response({"grant": grant_json(grant)})
+
+    def delete(self, request: Request, vm_id: str) -> Response:
+        """Take it away."""
+        grants.remove(vm_id, by=request.user)
+        return Response({"deleted": True})
+
+
+def grant_json(row: ProvisionGrant) -> Json:
+    """A grant; `vms` is how many are left."""
+    return {
+        "vmId": row.node.vm_id,
+        "vms": row.vms,
+        "profiles": row.profiles,
+        "levels": row.levels,
+    }
+
+
+def _number(value: object, field: str, least: int, most: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise BadInput(f"{field}: must be a whole number from {least} to {most}", field)
+    return value
+
+
+def _texts(value: object, field: str) -> list[str]:
+    if value is None:
+        return []
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        raise BadInput(f"{field}: must be a list of text", field)
+    return list(dict.fromkeys(value))
+
+
+urlpatterns = [
+    re_path(r"^grants/?$", Grants.as_view(), name="bootloader-grants"),
+    re_path(r"^grants/(?P<vm_id>.+?)/?$", OneGrant.as_view(), name="bootloader-grant"),
+]

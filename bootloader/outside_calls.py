@@ -1,0 +1,106 @@
+"""What the bootloader asks providers and hosts for at a person's wish: workers do it.
+
+Each function takes and returns only what fits into JSON; see `reef_site.common.outside`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from bootloader import hosts, reconcile
+from bootloader.models import Finding, SshHost
+from bootloader.states import Proposal
+from reef_site.common import outside
+from reef_site.common.models import OutsideCall
+from reef_site.common.outside import Line, Result
+
+COMPARE, ACT, ACT_ON_MANY = "bootloader.compare", "bootloader.act", "bootloader.act-on-many"
+LOG_IN = "bootloader.log-in"
+_ACT_SECONDS, _MANY_SECONDS = 60.0, 150.0
+_MAX_SHOWN = 5
+
+
+def register() -> None:
+    """Make these calls known."""
+    outside.register(COMPARE, _compare, _compared)
+    outside.register(ACT, _act, _acted)
+    outside.register(ACT_ON_MANY, _act_on_many, _acted_on_many)
+    outside.register(LOG_IN, _log_in, _logged_in)
+
+
+def compare(*, by: object) -> OutsideCall:
+    """Compare providers, tree and registry now."""
+    return outside.make(COMPARE, {}, by=by, limit=_MANY_SECONDS)
+
+
+def act(finding_id: int, proposal: Proposal | None, *, by: object) -> OutsideCall:
+    """Do what a finding proposes, or another thing that fits."""
+    arguments = {"finding_id": finding_id, "proposal": proposal, "by": str(by)}
+    return outside.make(ACT, arguments, by=by, limit=_ACT_SECONDS)
+
+
+def act_on_many(rows: list[Finding], proposal: Proposal | None, *, by: object) -> OutsideCall:
+    """The same for several."""
+    arguments = {"ids": [row.pk for row in rows], "proposal": proposal, "by": str(by)}
+    return outside.make(ACT_ON_MANY, arguments, by=by, limit=_MANY_SECONDS)
+
+
+def log_in(rows: list[SshHost], *, by: object) -> OutsideCall:
+    """Log in on hosts; ten seconds for all that are tried at the same time."""
+    limit = outside.LIMIT_SECONDS * max(1, math.ceil(len(rows) / hosts.AT_ONCE))
+    return outside.make(LOG_IN, {"ids": [str(row.pk) for row in rows]}, by=by, limit=limit)
+
+
+def _compare() -> Result:
+    return {"open": reconcile.look(), "skipped": reconcile.young().count()}
+
+
+def _compared(result: Result) -> list[Line]:
+    count, skipped = result["open"], result["skipped"]
+    text = f"Compared: {count or 'no'} open finding{'' if count == 1 else 's'}."
+    if skipped:
+        text += f" Left out: {skipped} ({reconcile.SKIPPED})."
+    return [(True, text)]
+
+
+def _proposal(value: str | None) -> Proposal | None:
+    return Proposal(value) if value else None
+
+
+def _act(finding_id: int, proposal: str | None, by: str) -> Result:
+    row = reconcile.act(finding_id, by=by, proposal=_proposal(proposal))
+    return {"id": row.pk, "text": f"{row}: {row.outcome}."}
+
+
+def _acted(result: Result) -> list[Line]:
+    return [(True, result["text"])]
+
+
+def _act_on_many(ids: list[int], proposal: str | None, by: str) -> Result:
+    rows = list(Finding.objects.filter(pk__in=ids).order_by("id"))
+    done, failed = reconcile.act_on(rows, by=by, proposal=_proposal(proposal))
+    return {
+        "done": [row.pk for row in done],
+        "outcome": done[0].outcome if done else "",
+        "failed": [[row.pk, str(row), why] for row, why in failed],
+    }
+
+
+def _acted_on_many(result: Result) -> list[Line]:
+    done, failed = result["done"], result["failed"]
+    lines: list[Line] = []
+    if done:
+        lines.append((True, f"{len(done)} of {len(done) + len(failed)}: {result['outcome']}."))
+    return [*lines, *((False, f"{name}: {why}.") for _, name, why in failed[:_MAX_SHOWN])]
+
+
+def _log_in(ids: list[str]) -> Result:
+    rows = list(SshHost.objects.filter(pk__in=ids))
+    found = zip(rows, hosts.try_logins(rows), strict=True)
+    return {"hosts": [[str(row), wrong] for row, wrong in found]}
+
+
+def _logged_in(result: Result) -> list[Line]:
+    found: list[Any] = result["hosts"]
+    return [(not wrong, f"{name}: {wrong or 'lets us in'}") for name, wrong in found]

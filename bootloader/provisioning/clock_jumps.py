@@ -1,0 +1,18 @@
+"""What happens to running provisionings when somebody sets the wall clock."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from django.db.models import F
+
+from bootloader.models import BootStep, Provisioning
+from bootloader.states import StepState
+
+
+def rebase(jump: timedelta) -> None:
+    """Move the times from which limits count, and those at which to look again, by the jump."""
+    steps = BootStep.objects.filter(state=StepState.RUNNING)
+    steps.update(started_at=F("started_at") + jump)
+    at_work = Provisioning.objects.at_work()
+    at_work.update(look_at=F("look_at") + jump, leased_until=F("leased_until") + jump)

@@ -1,0 +1,84 @@
+"""The forms in which a cloud takes user-data, and how much of it each cloud takes."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Mapping
+from email.mime.multipart import MIMEMultipart
+from email.mime.text import MIMEText
+from types import MappingProxyType
+
+from vmtree.exceptions import BadInput
+
+# Bytes of user-data before any base64; None is no limit.
+LIMITS: Mapping[str, int | None] = MappingProxyType(
+    {
+        "ec2": 16 << 10,
+        "hetzner": 32 << 10,
+        "openstack": 49_149,
+        "azure": 49_149,
+        "digitalocean": 64 << 10,
+        "gce": 256 << 10,
+        "nocloud": None,
+    }
+)
+# Lists of both parts are joined, so that neither part's files or commands are lost.
+MERGE = "list(append)+dict(recurse_list)+str()"
+_KINDS = {
+    "#cloud-config": "cloud-config",
+    "#!": "x-shellscript",
+    "#include": "x-include-url",
+    "#cloud-boothook": "cloud-boothook",
+    "#part-handler": "part-handler",
+    "## template: jinja": "jinja2",
+}
+
+
+def gzipped(text: str) -> bytes:
+    """The same, compressed; cloud-init knows it by its first bytes."""
+    return gzip.compress(text.encode(), 9, mtime=0)
+
+
+def multipart(config: str, own: str = "") -> str:
+    """A MIME archive of our `#cloud-config` and, behind it, a part of the operator's own.
+
+    Raises BadInput if cloud-init would not know what that part is.
+    """
+    archive = MIMEMultipart(boundary="==reef-user-data==")
+    archive.attach(_part(config, "cloud-config", "reef.cfg"))
+    if own:
+        archive.attach(_part(own, kind_of(own), "own"))
+    return archive.as_string()
+
+
+def kind_of(own: str) -> str:
+    """The subtype of a part, as its first line says. Raises BadInput."""
+    for beginning, kind in _KINDS.items():
+        if own.startswith(beginning):
+            return kind
+    raise BadInput(f"userData: must begin with one of {', '.join(_KINDS)}", "userData")
+
+
+def check_fits(size: int, cloud: str) -> None:
+    """Raise BadInput if this cloud is not known or does not take so many bytes."""
+    if cloud not in LIMITS:
+        raise BadInput(f"for: must be one of {', '.join(LIMITS)}", "for")
+    most = LIMITS[cloud]
+    if most is not None and size > most:
+        text = f"for: {cloud} takes {most} bytes of user-data, and this is {size}"
+        raise BadInput(f"{text}; form=gzip makes it smaller", "for")
+
+
+def limits_of(size: int) -> list[dict[str, object]]:
+    """Each cloud with what it takes, and whether it takes this."""
+    return [
+        {"cloud": cloud, "bytes": most, "fits": most is None or size <= most}
+        for cloud, most in LIMITS.items()
+    ]
+
+
+def _part(text: str, kind: str, name: str) -> MIMEText:
+    part = MIMEText(text, kind, "utf-8" if not text.isascii() else "us-ascii")
+    part.add_header("Content-Disposition", f'attachment; filename="{name}"')
+    part.add_header("X-Merge-Type", MERGE)
+    return part

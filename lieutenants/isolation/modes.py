@@ -1,0 +1,137 @@
+"""Which isolation this host offers, and which of it reef uses."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.db import models
+
+from lieutenants import keeper
+from lieutenants.exceptions import IsolationUnavailable
+
+logger = logging.getLogger(__name__)
+
+_SANDBOX = str(Path(keeper.__file__).with_name("sandbox.py").resolve())
+_PROBE_SECONDS = 20
+# Before this version, Landlock does not keep an agent from signalling processes of its own user.
+LANDLOCK_WITH_SIGNALS = 6
+
+
+class Isolation(models.TextChoices):
+    """What stands between an agent and reef, weakest first."""
+
+    NONE = "none", "none"
+    LANDLOCK = "landlock", "Landlock"
+    BUBBLEWRAP = "bubblewrap", "Bubblewrap"
+    USER = "user", "system user"
+
+    @property
+    def rank(self) -> int:
+        """For comparisons: a higher rank is the stronger isolation."""
+        return list(Isolation).index(self)
+
+
+@dataclass(frozen=True)
+class Host:
+    """What the kernel lets this user do."""
+
+    landlock: int  # version of the interface, 0 without it
+    mounts: bool  # a mount namespace of one's own
+    user: bool  # change to another user
+    bubblewrap: str  # path of the program; empty without it, and for root, who has better
+
+    @property
+    def best(self) -> Isolation:
+        """The strongest isolation that needs no setting."""
+        if self.user:
+            return Isolation.USER
+        return Isolation.LANDLOCK if self.landlock else Isolation.NONE
+
+    def offers(self, mode: Isolation) -> bool:
+        """Whether agents can be isolated like this here."""
+        return {
+            Isolation.NONE: True,
+            Isolation.LANDLOCK: self.landlock > 0,
+            Isolation.BUBBLEWRAP: bool(self.bubblewrap),
+            Isolation.USER: self.user,
+        }[mode]
+
+
+@functools.cache
+def host() -> Host:
+    """What this host offers, asked once a process by trying it in a child process."""
+    facts: dict[str, Any] = {}
+    try:
+        asked = subprocess.run(
+            [sys.executable, "-I", "-S", _SANDBOX, "probe"],
+            capture_output=True,
+            timeout=_PROBE_SECONDS,
+            env={"PATH": os.environ.get("PATH", os.defpath)},
+            check=True,
+        )
+        facts = json.loads(asked.stdout)
+    except (OSError, subprocess.SubprocessError, ValueError) as error:
+        logger.warning("cannot find out which isolation this host offers: %s", error)
+    return Host(
+        landlock=int(facts.get("landlock", 0)),
+        mounts=bool(facts.get("mounts")),
+        user=bool(facts.get("user")),
+        bubblewrap=(shutil.which("bwrap") or "") if os.geteuid() else "",
+    )
+
+
+def configured() -> Isolation:
+    """The isolation that agents of this host get.
+
+    A single agent may get a weaker one: a system user cannot use a folder of root's. Raises
+    IsolationUnavailable where the setting names one that this host does not offer.
+    """
+    wanted = settings.ISOLATION
+    if wanted == "auto":
+        return host().best
+    mode = Isolation(wanted)
+    if not host().offers(mode):
+        raise IsolationUnavailable(
+            f"REEF_ISOLATION is {mode.value}, which this host does not offer; "
+            f"the best here is {host().best.value}"
+        )
+    return mode
+
+
+def warning() -> str:
+    """What an operator should know about the isolation here; empty if all is well."""
+    try:
+        mode = configured()
+    except IsolationUnavailable as error:
+        return f"Agents cannot start: {error}."
+    if mode is Isolation.NONE:
+        return "Agents are not isolated: each can read reef's tokens, keys and database. " + (
+            "REEF_ISOLATION=none says so." if settings.ISOLATION == "none" else _NOTHING
+        )
+    if mode is Isolation.LANDLOCK and not host().mounts:
+        return (
+            "Agents can change the permissions of reef's files, though not read them: Landlock "
+            "does not cover that, and this host gives ordinary users no mount namespaces."
+        )
+    if mode is Isolation.LANDLOCK and host().landlock < LANDLOCK_WITH_SIGNALS:
+        return (
+            "Agents can end reef's processes: this kernel's Landlock does not cover signals. "
+            "Linux 6.12 or newer does, or start reef as root."
+        )
+    return ""
+
+
+_NOTHING = (
+    "This kernel has no Landlock. Use Linux 5.13 or newer, start reef as root, or install "
+    "bubblewrap and set REEF_ISOLATION=bubblewrap."
+)

@@ -1,0 +1,388 @@
+"""Decide how one agent is isolated, and turn that into rules for the shim's sandbox."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+
+from lieutenants.agents import Agent
+from lieutenants.exceptions import IsolationUnavailable
+from lieutenants.isolation import modes, users
+from lieutenants.isolation.homes import Home
+from lieutenants.isolation.modes import Isolation
+
+# System files that agents may read and run. What is missing is skipped.
+SYSTEM = (
+    *("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc", "/opt", "/nix"),
+    *("/snap", "/proc", "/sys", "/run/systemd/resolve", "/run/resolvconf", "/run/NetworkManager"),
+    *("/run/nscd", "/var/lib/dpkg", "/var/lib/apt", "/var/cache/fontconfig"),
+)
+# Readable by root without any capability, and not for agents that run as root.
+SECRET = (
+    *("/etc/shadow", "/etc/shadow-", "/etc/gshadow", "/etc/gshadow-", "/etc/sudoers"),
+    *("/etc/sudoers.d", "/etc/ssh", "/etc/ssl/private", "/etc/security/opasswd"),
+)
+DEVICES = (
+    *("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty"),
+    *("/dev/ptmx", "/dev/pts"),
+)
+# Sockets by which a process can have another one act for it.
+HELPERS = (
+    *("/run/docker.sock", "/run/containerd/containerd.sock", "/run/podman", "/run/crio"),
+    *(
+        "/run/dbus",
+        "/run/user",
+        "/run/systemd/private",
+        "/run/libvirt",
+        "/run/incus",
+        "/run/snapd.socket",
+    ),
+)
+TEMPORARY = ("/tmp", "/var/tmp")  # noqa: S108 - these are the folders that are replaced
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one agent is started: `rules` are the shim's, `argv` stands before the agent's own."""
+
+    mode: Isolation
+    rules: Mapping[str, Any]
+    argv: Sequence[str] = ()
+    uid: int | None = None
+    path: str = field(default="")  # the agent's PATH
+
+
+@dataclass(frozen=True)
+class Extra:
+    """A folder or socket that the operator lists for all agents (REEF_AGENT_FOLDERS)."""
+
+    path: Path
+    writable: bool
+
+
+def extras() -> list[Extra]:
+    """What REEF_AGENT_FOLDERS lists: paths, read-only where `:ro` follows.
+
+    Raises IsolationUnavailable for a folder that would show agents the data folder.
+    """
+    found = []
+    for text in settings.AGENT_FOLDERS:
+        name = text.removesuffix(":ro")
+        path = Path(os.path.realpath(name))
+        for ours in (settings.DATA_DIR, settings.RUN_DIR):
+            if ours.is_relative_to(path) or path.is_relative_to(ours):
+                raise IsolationUnavailable(f"REEF_AGENT_FOLDERS: {name} holds files of reef's own")
+        found.append(Extra(path, writable=name == text))
+    return found
+
+
+def make_plan(home: Home, folder: Path, agent: Agent) -> Plan:
+    """Plan a start of the agent in this folder. Raises IsolationUnavailable, OSError."""
+    mode = modes.configured()
+    needs = Needs.of(home, folder, agent)
+    if mode is Isolation.USER:
+        if plan := _as_user(needs):
+            return plan
+        if settings.ISOLATION == "user":
+            raise IsolationUnavailable(
+                f"a system user cannot work in {folder} with the agent at {agent.path}"
+            )
+        mode = Isolation.LANDLOCK if modes.host().landlock else Isolation.NONE
+    if mode is Isolation.LANDLOCK:
+        return _with_landlock(needs)
+    if mode is Isolation.BUBBLEWRAP:
+        return _with_bubblewrap(needs)
+    return Plan(mode, {"mode": mode.value}, path=os.environ.get("PATH", os.defpath))
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Paths that one agent must reach."""
+
+    home: Home
+    folder: Path
+    programs: list[Path]
+    extras: list[Extra]
+
+    @classmethod
+    def of(cls, home: Home, folder: Path, agent: Agent) -> Needs:
+        """Collect them for an agent that works in `folder`."""
+        return cls(home, Path(os.path.realpath(folder)), _programs(agent), extras())
+
+    @property
+    def writable(self) -> list[Path]:
+        """What the agent may change."""
+        more = [extra.path for extra in self.extras if extra.writable]
+        return [*self.home.agents, self.folder, *more]
+
+    @property
+    def readable(self) -> list[Path]:
+        """What it may only read and run, beside system files."""
+        more = [extra.path for extra in self.extras if not extra.writable]
+        return [self.home.prompt, *self.programs, *more]
+
+    @property
+    def all(self) -> list[Path]:
+        """Everything that must stay visible."""
+        made_later = {*self.home.agents, self.home.prompt}
+        paths = (*self.readable, *self.writable)
+        return [path for path in paths if path in made_later or path.exists()]
+
+
+# -- as a system user -------------------------------------------------------------------------
+
+
+def _as_user(needs: Needs) -> Plan | None:
+    """A plan with a system user; None where one could not do its work."""
+    owner = needs.folder.stat().st_uid if needs.folder != needs.home.workspace else 0
+    shares = users.is_system_user(owner)
+    if shares and not modes.host().landlock:
+        return None
+    uid = owner if shares else users.uid_of(needs.home)
+    groups = _groups(needs)
+    if needs.folder != needs.home.workspace and not _may_write(needs.folder, uid, groups):
+        return None
+    rules: dict[str, Any] = {"mode": "user", "uid": uid, "gid": uid, "groups": groups}
+    rules["own_user"] = not shares
+    if shares:  # two agents with one user: the newer one is kept from the other by Landlock
+        rules["landlock"] = _landlock(needs, as_root=False)
+    if modes.host().mounts:
+        rules["view"] = _view(needs, uid, groups, required=True)
+    elif not _is_reachable(needs, uid, groups):
+        return None
+    return Plan(Isolation.USER, rules, uid=uid, path=_path(needs, uid, groups))
+
+
+def _groups(needs: Needs) -> list[int]:
+    """Groups through which listed folders and sockets, and the agent's own folder, are open."""
+    listed = [*(extra.path for extra in needs.extras if extra.writable), needs.folder]
+    found = set()
+    for path in listed:
+        if path.exists():
+            facts = path.stat()
+            if facts.st_gid and facts.st_mode & stat.S_IWGRP:
+                found.add(facts.st_gid)
+    return sorted(found)
+
+
+def _may(path: Path, uid: int, groups: Iterable[int], bits: int) -> bool:
+    """Whether the mode of `path` gives this user all of `bits` (4 read, 2 write, 1 enter)."""
+    facts = path.stat()
+    if facts.st_uid == uid:
+        mine = facts.st_mode >> 6
+    elif facts.st_gid in (uid, *groups):
+        mine = facts.st_mode >> 3
+    else:
+        mine = facts.st_mode
+    return mine & bits == bits
+
+
+def _may_write(folder: Path, uid: int, groups: Iterable[int]) -> bool:
+    return _may(folder, uid, groups, 7)
+
+
+def _closed_parent(path: Path, uid: int, groups: Iterable[int]) -> Path | None:
+    """The topmost folder above `path` that this user cannot enter."""
+    for parent in reversed(path.parents):
+        if not _may(parent, uid, groups, 1):
+            return parent
+    return None
+
+
+def _is_reachable(needs: Needs, uid: int, groups: Sequence[int]) -> bool:
+    """Whether the way to all that is needed is open, but for the folders that reef opens."""
+    ours = {settings.DATA_DIR, settings.LIEUTENANTS_DIR, needs.home.root}
+    closed = {_closed_parent(path, uid, groups) for path in needs.all}
+    return closed <= {None, *ours}
+
+
+# -- views ------------------------------------------------------------------------------------
+
+
+def _view(needs: Needs, uid: int, groups: Sequence[int], *, required: bool) -> dict[str, Any]:
+    """Rules for a mount namespace in which reef's folders and temporary files are not seen."""
+    covers: dict[Path, str] = {Path(name): str(needs.home.tmp) for name in TEMPORARY}
+    hidden = [settings.DATA_DIR, settings.RUN_DIR]
+    if required:
+        closed = (_closed_parent(path, uid, groups) for path in needs.all)
+        hidden += [path for path in closed if path is not None]
+    for path in sorted(set(hidden)):
+        if not any(path.is_relative_to(cover) for cover in covers):
+            covers[path] = ""
+    rules = [
+        {"path": str(path), "source": source, "keep": _kept(needs, path)}
+        for path, source in sorted(covers.items())
+        if path.is_dir() and not path.is_symlink()
+    ]
+    listed = {str(extra.path) for extra in needs.extras}
+    hide = [path for path in HELPERS if os.path.realpath(path) not in listed]
+    return {"required": required, "covers": rules, "hide": hide}
+
+
+def _kept(needs: Needs, cover: Path) -> dict[str, bool]:
+    """Needed paths below a cover, and whether they may be written to.
+
+    What lies below another of them comes with it.
+    """
+    inside = {path for path in needs.all if path != cover and path.is_relative_to(cover)}
+    kept: list[Path] = []
+    for path in sorted(inside):
+        if not any(path.is_relative_to(other) for other in kept):
+            kept.append(path)
+    return {str(path): path in needs.writable for path in kept}
+
+
+# -- Landlock ---------------------------------------------------------------------------------
+
+
+def _with_landlock(needs: Needs) -> Plan:
+    is_root = os.geteuid() == 0
+    rules: dict[str, Any] = {
+        "mode": "landlock",
+        "drop": is_root,
+        "landlock": _landlock(needs, as_root=is_root),
+    }
+    if modes.host().mounts:
+        rules["view"] = _view(needs, os.geteuid(), (), required=False)
+    return Plan(Isolation.LANDLOCK, rules, path=_path(needs, os.geteuid(), ()))
+
+
+def _landlock(needs: Needs, *, as_root: bool) -> dict[str, list[str]]:
+    hidden = [str(settings.DATA_DIR), str(settings.RUN_DIR), *(SECRET if as_root else ())]
+    system = [os.path.realpath(path) for path in SYSTEM if os.path.exists(path)]
+    read: list[str] = []
+    listable = ["/dev"]
+    for path in (*system, *map(str, _search_path())):
+        if not any(path == secret or path.startswith(f"{secret}/") for secret in hidden):
+            _split(path, hidden, read, listable)
+    write = [str(path) for path in needs.writable if not _is_socket(path)]
+    temporary = [*TEMPORARY, "/dev/shm"]  # noqa: S108
+    # Without a view of its own, /tmp is everybody's; then the agent has TMPDIR only.
+    write += temporary if modes.host().mounts else temporary[2:]
+    return {
+        "read": [*read, *map(str, needs.readable)],
+        "write": write,
+        "device": list(DEVICES),
+        "list": listable,
+    }
+
+
+def _split(path: str, hidden: Sequence[str], read: list[str], listable: list[str]) -> None:
+    """Add `path` to `read`, or what of it is not hidden."""
+    inside = [secret for secret in hidden if secret.startswith(f"{path}/")]
+    if not inside:
+        read.append(path)
+        return
+    listable.append(path)
+    with os.scandir(path) as entries:
+        for entry in entries:
+            if entry.path not in hidden:
+                _split(entry.path, inside, read, listable)
+
+
+def _is_socket(path: Path) -> bool:
+    return path.exists() and stat.S_ISSOCK(path.stat().st_mode)
+
+
+# -- bubblewrap -------------------------------------------------------------------------------
+
+
+def _with_bubblewrap(needs: Needs) -> Plan:
+    argv = [modes.host().bubblewrap, "--unshare-pid", "--unshare-ipc", "--dev", "/dev"]
+    for path in (*SYSTEM, *map(str, _search_path())):
+        if path != "/proc" and not _holds_secrets(Path(path)):
+            argv += ["--ro-bind-try", path, path]
+    argv += ["--proc", "/proc"]
+    for name in TEMPORARY:
+        argv += ["--bind", str(needs.home.tmp), name]
+    for readable in needs.readable:
+        argv += ["--ro-bind-try", str(readable), str(readable)]
+    for writable in needs.writable:
+        argv += ["--bind-try", str(writable), str(writable)]
+    argv += ["--chdir", str(needs.folder), "--"]
+    rules = {"mode": "bubblewrap", "drop": False}
+    return Plan(Isolation.BUBBLEWRAP, rules, argv=argv, path=_path(needs, os.geteuid(), ()))
+
+
+def _holds_secrets(path: Path) -> bool:
+    return settings.DATA_DIR.is_relative_to(path) or settings.RUN_DIR.is_relative_to(path)
+
+
+# -- programs ---------------------------------------------------------------------------------
+
+
+def _programs(agent: Agent) -> list[Path]:
+    """Files and folders that the agent program needs, outside of the system's own."""
+    found = [agent.path, *_package_of(agent.path.resolve()), *_interpreter_of(agent.path)]
+    if agent.script:
+        found += _package_of(agent.script.resolve())
+    if agent.node:
+        found += _prefix_of(Path(agent.node))
+    slim = Path(__file__).resolve().parent.parent / "agent"
+    places = [Path(os.path.realpath(path.parent)) / path.name for path in (*found, slim)]
+    return [path for path in places if not _is_system(path)]
+
+
+def _interpreter_of(script: Path) -> list[Path]:
+    """What the program in a script's first line needs."""
+    try:
+        with script.open("rb") as file:
+            line = file.readline(1000)
+    except OSError:
+        return []
+    words = line[2:].split() if line.startswith(b"#!") else []
+    return _prefix_of(Path(os.fsdecode(words[0]))) if words else []
+
+
+def _prefix_of(program: Path) -> list[Path]:
+    """A program in a `bin`, as it is called and as it is, with the libraries beside it."""
+    found = []
+    for path in (program, program.resolve()):
+        found.append(path.parent if path.parent.name == "bin" else path)
+        libraries = (path.parent.parent / name for name in ("lib", "lib64", "pyvenv.cfg"))
+        found += [path for path in libraries if path.exists()]
+    return found
+
+
+def _package_of(program: Path) -> list[Path]:
+    """The outermost `node_modules` that a program lies in, else the program alone."""
+    outer = [folder for folder in program.parents if folder.name == "node_modules"]
+    return [outer[-1]] if outer else [program]
+
+
+def _is_system(path: Path) -> bool:
+    return any(path.is_relative_to(folder) for folder in ("/usr", "/bin", "/lib", "/opt", "/nix"))
+
+
+def _search_path() -> list[Path]:
+    """Folders of PATH outside of the system's, with what the programs in them usually need."""
+    found: list[Path] = []
+    for name in os.environ.get("PATH", os.defpath).split(os.pathsep):
+        folder = Path(os.path.realpath(name))
+        if not name.startswith("/") or _is_system(folder) or not folder.is_dir():
+            continue
+        if folder.name == "shims":  # version managers keep what their shims start beside them
+            found.append(folder.parent)
+            continue
+        found.append(folder)
+        if folder.name == "bin":
+            found += [folder.parent / name for name in ("lib", "lib64", "libexec", "include")]
+    return [path for path in found if path.is_dir()]
+
+
+def _path(needs: Needs, uid: int, groups: Sequence[int]) -> str:
+    """PATH without folders that this user cannot enter."""
+    kept = []
+    for name in os.environ.get("PATH", os.defpath).split(os.pathsep):
+        folder = Path(name)
+        if folder.is_dir() and _may(folder, uid, groups, 1):
+            closed = _closed_parent(folder, uid, groups)
+            if closed is None or any(folder.is_relative_to(path) for path in needs.all):
+                kept.append(name)
+    return os.pathsep.join(kept) or os.defpath

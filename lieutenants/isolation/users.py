@@ -1,0 +1,80 @@
+"""System user ids for agents: numbers from the range for dynamic users, without passwd entries.
+
+The file system remembers who has which: a lieutenant's id is the owner of its workspace.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from django.conf import settings
+
+from lieutenants.exceptions import IsolationUnavailable
+from lieutenants.isolation.homes import Home, give_tree
+
+# The range that system managers use for users that exist only while a service runs.
+FIRST, LAST = 61184, 65519
+
+
+def is_system_user(uid: int) -> bool:
+    """Whether this number may belong to an agent."""
+    return FIRST <= uid <= LAST
+
+
+def uid_of(home: Home) -> int:
+    """The lieutenant's user id: the one that its workspace belongs to, else a free one.
+
+    A new id is reserved by giving it the workspace. Raises IsolationUnavailable, OSError.
+    """
+    home.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    home.workspace.mkdir(mode=0o700, exist_ok=True)
+    known = home.workspace.stat(follow_symlinks=False).st_uid
+    if is_system_user(known):
+        return known
+    with _alone():
+        uid = _free_uid(home)
+        give_tree(home.workspace, uid)
+    return uid
+
+
+def _free_uid(home: Home) -> int:
+    taken = {*_owners_of_workspaces(), *_owners_of_processes()}
+    size = LAST - FIRST + 1
+    # Two data folders of one host should not begin at the same place.
+    start = int.from_bytes(hashlib.sha256(bytes(home.root)).digest()[:4], "big")
+    for step in range(size):
+        uid = FIRST + (start + step) % size
+        if uid not in taken:
+            return uid
+    raise IsolationUnavailable(f"all {size} user ids for agents are taken")
+
+
+def _owners_of_workspaces() -> Iterator[int]:
+    for workspace in settings.LIEUTENANTS_DIR.glob("*/workspace"):
+        with contextlib.suppress(OSError):
+            yield workspace.stat(follow_symlinks=False).st_uid
+
+
+def _owners_of_processes() -> Iterator[int]:
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                yield entry.stat().st_uid
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """One start at a time picks an id."""
+    path = settings.LIEUTENANTS_DIR / ".users.lock"
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(file)

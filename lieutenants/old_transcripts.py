@@ -1,0 +1,84 @@
+"""Covers secrets in rows that were stored before they were known."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from django.db import connection
+from django.db.models import Model
+
+from lieutenants.models import Answer, Entry, Lieutenant, Message, Move, Process
+from lieutenants.rules.models import Firing, Rule
+from registry.models import VM
+from versconfig.screening import sources
+from versconfig.screening.screen import Screen
+
+_BATCH = 200
+# Columns that hold words of agents, operators and providers. Final entries have no chunks.
+COLUMNS: dict[type[Model], tuple[str, ...]] = {
+    Entry: ("text", "data", "tool"),
+    Answer: ("text", "error"),
+    Message: ("text", "note", "evidence"),
+    Lieutenant: ("role", "directive", "system_prompt", "error", "trouble", "waiting_for"),
+    Process: ("stderr", "end_reason"),
+    Move: ("reason",),
+    Rule: ("text", "about"),
+    Firing: ("outcome", "evidence"),
+    VM: ("name", "metadata"),
+}
+
+
+@dataclass
+class Found:
+    """How many rows of each table hold secrets, and which secrets these are."""
+
+    rows: Counter[str] = field(default_factory=Counter)
+    names: set[str] = field(default_factory=set)
+
+
+def cover_old_rows(*, apply: bool) -> Found:
+    """Find rows with secrets in clear; with `apply` cover them, each only if it is as it was read.
+
+    Raises DatabaseError.
+    """
+    if apply and connection.vendor == "sqlite":
+        with connection.cursor() as cursor:
+            # Else the old bytes stay in free pages of the file.
+            cursor.execute("PRAGMA secure_delete = ON")
+    screen, found = sources.current(recheck=True), Found()
+    for model, columns in COLUMNS.items():
+        for row in _rows(model, columns):
+            changed = _covered(screen, row, columns, found.names)
+            if not changed:
+                continue
+            found.rows[str(model._meta.verbose_name_plural)] += 1
+            if apply:
+                _update(model, row, changed)
+    return found
+
+
+def _rows(model: type[Model], columns: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    """All rows in the order of their keys, a batch at a time."""
+    rows = model._default_manager.order_by("pk").values("pk", *columns)
+    if model is Entry:
+        rows = rows.filter(final=True)
+    batch = list(rows[:_BATCH])
+    while batch:
+        yield from batch
+        batch = list(rows.filter(pk__gt=batch[-1]["pk"])[:_BATCH])
+
+
+def _covered(
+    screen: Screen, row: dict[str, Any], columns: tuple[str, ...], names: set[str]
+) -> dict[str, Any]:
+    """Return the columns that have to change."""
+    after = {name: screen.cover_value(row[name], names) for name in columns}
+    return {name: value for name, value in after.items() if value != row[name]}
+
+
+def _update(model: type[Model], row: dict[str, Any], changed: dict[str, Any]) -> None:
+    texts = {name: row[name] for name in changed if isinstance(row[name], str)}
+    model._default_manager.filter(pk=row["pk"], **texts).update(**changed)

@@ -1,0 +1,1 @@
+"""Sign-in, sessions and proofs of identity of the people who use the pages."""

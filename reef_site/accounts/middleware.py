@@ -1,0 +1,133 @@
+"""What accounts need of every request: cookies, reef's own host name, sessions' life, proofs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http.response import HttpResponseBase
+
+from reef_site.accounts import proof, views
+from reef_site.accounts.sessions import USED_AT
+from reef_site.wire import json_answer
+
+GetResponse = Callable[[HttpRequest], HttpResponseBase]
+
+LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "[::1]"})
+# Browsers that resolve every name below .localhost to the loopback by themselves.
+RESOLVING_BROWSERS = ("Chrome/", "Firefox/")
+# In this part of its life a session that is used is saved once.
+REFRESH_EVERY = 1 / 60
+
+
+class SecureCookiesMiddleware:
+    """Cookies of an answer to a request over TLS are for TLS only.
+
+    Django's settings say this once for all requests, but one reef may be reached both ways.
+    """
+
+    def __init__(self, get_response: GetResponse) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        response = self.get_response(request)
+        if request.is_secure():
+            for morsel in response.cookies.values():
+                morsel["secure"] = True
+        return response
+
+
+class OwnHostMiddleware:
+    """Send browsers that open a page at a loopback address to reef's own host name.
+
+    Cookies know no ports: at 127.0.0.1 every web server of this machine gets them, those of agents
+    too. Only pages, only browsers that resolve the name, and only people who are not signed in here
+    are sent on, so that nobody is locked out.
+    """
+
+    def __init__(self, get_response: GetResponse) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        return self.get_response(request)
+
+    def process_view(
+        self, request: HttpRequest, view: Any, _args: object, _named: object
+    ) -> HttpResponse | None:
+        """Called by Django before each view."""
+        host, colon, port = request.get_host().rpartition(":")
+        if not host or not port.isdigit():
+            host, colon, port = request.get_host(), "", ""
+        if not settings.OWN_HOST or host not in LOOPBACK_HOSTS or not _opens_a_page(request, view):
+            return None
+        if request.user.is_authenticated:
+            return None
+        return HttpResponseRedirect(
+            f"{request.scheme}://{settings.OWN_HOST}{colon}{port}{request.get_full_path()}"
+        )
+
+
+def _opens_a_page(request: HttpRequest, view: Any) -> bool:
+    agent = request.headers.get("User-Agent", "")
+    return (
+        request.method == "GET"
+        and not hasattr(view, "cls")
+        and "Authorization" not in request.headers
+        and "text/html" in request.headers.get("Accept", "")
+        and any(name in agent for name in RESOLVING_BROWSERS)
+        and not request.path.startswith("/health")
+    )
+
+
+class SessionLifeMiddleware:
+    """A session that is used goes on; `sessions.SessionStore` knows where it ends."""
+
+    def __init__(self, get_response: GetResponse) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        # The answer to a stream has no cookies, and a stream alone is no use.
+        is_stream = "text/event-stream" in request.headers.get("Accept", "")
+        if settings.SESSION_COOKIE_NAME in request.COOKIES and not is_stream:
+            self._refresh(request)
+        return self.get_response(request)
+
+    def _refresh(self, request: HttpRequest) -> None:
+        if not request.user.is_authenticated:
+            return
+        age = time.time() - request.session.get(USED_AT, 0)
+        if not 0 <= age < settings.SESSION_COOKIE_AGE * REFRESH_EVERY:
+            request.session[USED_AT] = time.time()
+
+
+class RecentProofMiddleware:
+    """Requests in `proof.SENSITIVE` need a recent proof of who asks.
+
+    A page asks for it and carries what was sent along, so nothing has to be entered again. The API
+    and scripts get a 403 that says where to go.
+    """
+
+    def __init__(self, get_response: GetResponse) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        return self.get_response(request)
+
+    def process_view(
+        self, request: HttpRequest, view: Any, _args: object, _named: object
+    ) -> HttpResponse | None:
+        """Called by Django before each view."""
+        is_api = hasattr(view, "cls")
+        if is_api and "Authorization" in request.headers:
+            return None
+        if not request.user.is_authenticated or not proof.is_sensitive(request):
+            return None
+        if proof.is_recent(request):
+            return None
+        if is_api:
+            request.refusal = proof.REFUSAL  # type: ignore[attr-defined]
+            return json_answer({"error": proof.REFUSAL}, status=403)
+        return views.ask_again(request)

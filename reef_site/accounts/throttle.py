@@ -1,0 +1,174 @@
+"""Slow down password guessing, without a thread that waits and without locking people out.
+
+Each attempt counts in three buckets: the account, the address, and both together. A bucket allows
+some failures, then blocks for a time that doubles up to a limit. While one blocks, no password is
+checked at all, so guessing costs neither a thread nor a hash. The limit of an account's bucket is a
+minute: strangers who guess cannot keep its owner out for longer. A browser in which the account
+signed in before counts in a bucket of its own, so guesses from elsewhere do not delay it at all.
+Sign-in links are not throttled.
+
+django-axes was considered: it locks accounts for a fixed time, which strangers can trigger.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from django.conf import settings
+from django.core import signing
+from django.db import transaction
+from django.http import HttpRequest
+from django.http.response import HttpResponseBase
+from django.utils import timezone
+
+from reef_site.accounts.models import AttemptCount
+from reef_site.audit.addresses import client_address
+
+# Failures are forgotten when there was none for this long.
+FORGET_AFTER = timedelta(hours=1)
+BROWSER_AGE = 90 * 86400
+_FIRST_BLOCK_SECONDS = 2.0
+_SALT = "reef-known-browser"
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Where an attempt counts: how many failures are free, and how long it blocks at most."""
+
+    key: str
+    free: int
+    max_seconds: float
+    # A sign-in empties it. Not that of an address: its owner may have an account to do that with.
+    personal: bool = True
+
+    def block_seconds(self, failures: int) -> float:
+        """Return for how long the bucket blocks after this many failures."""
+        if failures < self.free:
+            return 0
+        doublings = min(failures - self.free, 30)
+        return min(_FIRST_BLOCK_SECONDS * float(2**doublings), self.max_seconds)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """An attempt that may be made, or has to wait for `wait_seconds`."""
+
+    buckets: tuple[Bucket, ...]
+    wait_seconds: int = 0
+
+
+def begin(request: HttpRequest, username: str) -> Attempt:
+    """Count an attempt as failed before the password is checked; `succeeded` takes it back.
+
+    So attempts that run at the same time are all counted. An attempt that has to wait is not.
+    """
+    buckets = _buckets(request, username)
+    now = timezone.now()
+    with transaction.atomic():
+        rows = _rows(buckets, now)
+        wait = max((_wait_seconds(row, now) for row in rows.values()), default=0)
+        if wait:
+            return Attempt(buckets, wait)
+        for bucket in buckets:
+            failures = rows[bucket.key].failures + 1 if bucket.key in rows else 1
+            _write(bucket, failures, now)
+    return Attempt(buckets)
+
+
+def succeeded(attempt: Attempt) -> None:
+    """Take back an attempt that turned out to be good."""
+    now = timezone.now()
+    with transaction.atomic():
+        personal = [bucket.key for bucket in attempt.buckets if bucket.personal]
+        AttemptCount.objects.filter(key__in=personal).delete()
+        rows = _rows(attempt.buckets, now)
+        for bucket in attempt.buckets:
+            if bucket.key in rows:
+                _write(bucket, max(0, rows[bucket.key].failures - 1), now)
+
+
+def forget_old() -> None:
+    """Delete the counts that no longer matter."""
+    AttemptCount.objects.filter(updated_at__lt=timezone.now() - FORGET_AFTER).delete()
+
+
+def remember_browser(response: HttpResponseBase, user_id: int) -> None:
+    """Mark this browser as one in which the account signed in."""
+    response.set_cookie(
+        settings.BROWSER_COOKIE_NAME,
+        signing.dumps([user_id, timezone.now().timestamp()], salt=_SALT),
+        max_age=BROWSER_AGE,
+        path="/signin/",
+        httponly=True,
+        samesite="Lax",
+    )
+
+
+# -- buckets -----------------------------------------------------------------------------------
+
+
+def _buckets(request: HttpRequest, username: str) -> tuple[Bucket, ...]:
+    account = f"account:{username.casefold()}"
+    if browser := _known_browser(request, username):
+        return (Bucket(_digest(f"{account} browser:{browser}"), free=5, max_seconds=300),)
+    address = f"address:{_network(client_address(request))}"
+    return (
+        Bucket(_digest(f"{account} {address}"), free=5, max_seconds=900),
+        Bucket(_digest(account), free=15, max_seconds=60),
+        Bucket(_digest(address), free=30, max_seconds=300, personal=False),
+    )
+
+
+def _known_browser(request: HttpRequest, username: str) -> str:
+    """Return the mark of a browser in which this account signed in before; else an empty text."""
+    from django.contrib.auth import get_user_model
+
+    mark = request.COOKIES.get(settings.BROWSER_COOKIE_NAME, "")
+    try:
+        user_id, _ = signing.loads(mark, salt=_SALT, max_age=BROWSER_AGE)
+    except (signing.BadSignature, ValueError, TypeError):
+        return ""
+    known = get_user_model().objects.filter(pk=user_id, username=username).exists()
+    return mark if known else ""
+
+
+def _network(address: str) -> str:
+    """Return what one client can hardly change: an IPv4 address, or the /64 of an IPv6 one."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    prefix = 32 if parsed.version == 4 else 64
+    return str(ipaddress.ip_network((parsed, prefix), strict=False))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+# -- rows --------------------------------------------------------------------------------------
+
+
+def _rows(buckets: Iterable[Bucket], now: datetime) -> dict[str, AttemptCount]:
+    """Return the counts that still matter, locked until the end of the transaction."""
+    rows = AttemptCount.objects.select_for_update().filter(
+        key__in=[bucket.key for bucket in buckets], updated_at__gt=now - FORGET_AFTER
+    )
+    return {row.key: row for row in rows.order_by("key")}
+
+
+def _write(bucket: Bucket, failures: int, now: datetime) -> None:
+    seconds = bucket.block_seconds(failures)
+    blocked_until = now + timedelta(seconds=seconds) if seconds else None
+    values = {"failures": failures, "blocked_until": blocked_until, "updated_at": now}
+    AttemptCount.objects.update_or_create(key=bucket.key, defaults=values)
+
+
+def _wait_seconds(row: AttemptCount, now: datetime) -> int:
+    left = (row.blocked_until - now).total_seconds() if row.blocked_until else 0
+    return max(0, math.ceil(left))

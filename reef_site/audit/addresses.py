@@ -1,0 +1,19 @@
+"""Where a request comes from."""
+
+from __future__ import annotations
+
+import ipaddress
+
+from django.http import HttpRequest
+
+
+def client_address(request: HttpRequest) -> str:
+    """Return the address of the client as the edge saw it; empty if there is none.
+
+    The edge drops every X-Forwarded-For that a client sends and writes its own, with one address.
+    """
+    given = request.META.get("HTTP_X_FORWARDED_FOR") or request.META.get("REMOTE_ADDR") or ""
+    try:
+        return str(ipaddress.ip_address(given.rpartition(",")[2].strip()))
+    except ValueError:
+        return ""

@@ -1,0 +1,29 @@
+"""The audit log in the admin: to be read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import admin
+from django.http import HttpRequest
+
+from reef_site.audit.models import Record
+from vmtree.admin import FactAdmin
+
+
+@admin.register(Record)
+class RecordAdmin(FactAdmin):
+    """Records are read only."""
+
+    list_display = (
+        *("at", "actor", "action", "target", "address", "route", "status", "reason", "count"),
+    )
+    list_filter = ("action", "actor_kind", "at")
+    search_fields = ("=actor", "=address", "target")
+    search_help_text = "A name, an address, or a part of a target."
+    list_select_related = False
+    ordering = ("-id",)
+
+    def has_view_permission(self, request: HttpRequest, _obj: Any = None) -> bool:
+        """Return whether this is an operator: the log names everybody."""
+        return bool(request.user.is_active and request.user.is_superuser)

@@ -1,0 +1,108 @@
+"""Refusals that the edge answers without Django: noted in memory, recorded once a second.
+
+The edge calls `note` for each; it neither waits nor touches the database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from functools import partial
+from typing import NamedTuple
+
+from django.db import DatabaseError
+from django.urls import Resolver404, resolve
+from django.utils import timezone
+
+from reef_site.audit import refusals
+from reef_site.audit.models import Action, ActorKind, Record
+from reef_site.audit.routes import readable
+from reef_site.audit.text import printable
+from reef_site.guard import Reader
+
+logger = logging.getLogger("reef.audit")
+
+WRITE_SECONDS = 1.0
+# Of more different ones within a second, paths are left out.
+MAX_DIFFERENT = 1000
+
+
+class Refused(NamedTuple):
+    """What refusals have in common that are counted together."""
+
+    address: str
+    method: str
+    path: str
+    status: int
+    reason: str
+
+
+class EdgeRefusals:
+    """Lives as long as the edge, on its loop."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[Refused] = Counter()
+        self._reader = Reader("reef-audit")
+        self._writing = asyncio.get_running_loop().create_task(self._write_often())
+
+    def note(self, address: str, method: str, path: str, status: int, reason: str) -> None:
+        """Count a refusal."""
+        refused = Refused(address, method, path, status, reason)
+        if refused not in self._counts and len(self._counts) >= MAX_DIFFERENT:
+            refused = refused._replace(path="")
+        self._counts[refused] += 1
+
+    async def close(self) -> None:
+        """Record what was noted, and stop."""
+        self._writing.cancel()
+        await self._write()
+        self._reader.close()
+
+    async def _write_often(self) -> None:
+        while True:
+            await asyncio.sleep(WRITE_SECONDS)
+            await self._write()
+
+    async def _write(self) -> None:
+        counts, self._counts = self._counts, Counter()
+        if not counts:
+            return
+        try:
+            await self._reader.read(partial(record, counts))
+        except DatabaseError:
+            logger.exception("Cannot record %d refusals", counts.total())
+
+
+def record(counts: Counter[Refused]) -> None:
+    """Write each as a row with its count, or into the row of this minute."""
+    now = timezone.now()
+    for refused, count in counts.items():
+        route, target = _route(refused.path)
+        refusals.add(
+            Record(
+                at=now,
+                last_at=now,
+                count=count,
+                action=Action.REFUSED,
+                actor="",
+                actor_kind=ActorKind.NOBODY,
+                address=refused.address[:45],
+                method=refused.method[:10],
+                route=route,
+                target=target,
+                status=refused.status,
+                reason=printable(refused.reason, 300),
+            )
+        )
+    refusals.write()
+
+
+def _route(path: str) -> tuple[str, str]:
+    """Return the route of this path, and what it is about."""
+    try:
+        match = resolve(path)
+    except Resolver404:
+        return "", ""
+    target = " ".join(str(value) for name, value in match.kwargs.items() if name != "secret")
+    return printable(readable(match.route), 200), printable(target, 300)

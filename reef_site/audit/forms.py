@@ -1,0 +1,54 @@
+"""The filters of the audit page."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from django import forms
+
+from reef_site.audit.models import Action, Record, RecordQuerySet
+
+
+class FilterForm(forms.Form):
+    """What to show; every field is optional."""
+
+    actor = forms.CharField(required=False, max_length=200, label="Who")
+    action = forms.ChoiceField(
+        required=False, choices=[("", "anything"), *Action.choices], label="Did"
+    )
+    address = forms.CharField(required=False, max_length=45, label="From address")
+    since = forms.DateTimeField(required=False, label="Since")
+    until = forms.DateTimeField(required=False, label="Until")
+    refused = forms.BooleanField(required=False, label="Only what was refused")
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+        for name in ("since", "until"):
+            self.fields[name].widget = forms.DateTimeInput(
+                attrs={"type": "datetime-local"}, format="%Y-%m-%dT%H:%M"
+            )
+
+    def rows(self) -> RecordQuerySet:
+        """Return the records that fit, newest first; none if a filter is wrong."""
+        if not self.is_valid():
+            return Record.objects.none()
+        given = self.cleaned_data
+        rows = Record.objects.order_by("-id")
+        if given["actor"]:
+            rows = rows.filter(actor=given["actor"])
+        if given["action"]:
+            rows = rows.filter(action=given["action"])
+        if given["address"]:
+            rows = rows.filter(address=given["address"])
+        if given["refused"]:
+            rows = rows.refusals()
+        return rows.between(_moment(given["since"]), _moment(given["until"]))
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether any filter is set."""
+        return any(self.data.get(name) for name in self.fields)
+
+
+def _moment(value: object) -> datetime | None:
+    return value if isinstance(value, datetime) else None

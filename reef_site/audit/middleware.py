@@ -1,0 +1,72 @@
+"""Record changes and refusals of all requests that come to Django."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+
+from django.db import DatabaseError
+from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
+
+from reef_site.audit import log, refusals, routes
+from reef_site.audit.models import Action
+
+logger = logging.getLogger("reef.audit")
+
+REFUSED = (401, 403)
+MAX_ERROR_BODY = 8192
+
+
+class AuditMiddleware:
+    """Outermost but one, so that it sees what other middleware refuses."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        response = self.get_response(request)
+        try:
+            _note(request, response)
+            refusals.write_if_due()
+        except DatabaseError:
+            logger.exception("Cannot record %s %s", request.method, routes.route_of(request))
+        return response
+
+
+def _note(request: HttpRequest, response: HttpResponseBase) -> None:
+    status = response.status_code
+    if status in REFUSED:
+        if not _has_own_record(request):
+            reason = getattr(request, "refusal", "") or _error_in(response)
+            log.record(request, Action.REFUSED, reason=reason, status=status, repeats=True)
+    elif routes.is_recorded(request):
+        target = routes.target_of(request) or routes.name_made(response)
+        reason = _error_in(response) if status >= 400 else ""
+        repeats = status >= 400
+        log.record(
+            request, Action.CHANGE, reason=reason, target=target, status=status, repeats=repeats
+        )
+    elif routes.shows_secret(request, status):
+        log.record(request, Action.SECRET, status=status, repeats=True)
+
+
+def _has_own_record(request: HttpRequest) -> bool:
+    match = request.resolver_match
+    return match is not None and match.view_name == "signin-link"
+
+
+def _error_in(response: HttpResponseBase) -> str:
+    """Return what an answer of the API says is wrong."""
+    is_json = response.headers.get("Content-Type", "").startswith("application/json")
+    if not is_json or not isinstance(response, HttpResponse):
+        return ""
+    content = response.content
+    if len(content) > MAX_ERROR_BODY:
+        return ""
+    try:
+        body = json.loads(content)
+    except ValueError:
+        return ""
+    return str(body.get("error", "")) if isinstance(body, dict) else ""

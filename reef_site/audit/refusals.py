@@ -1,0 +1,124 @@
+"""Refusals that repeat: those of a minute are one row with a count.
+
+A flood costs a row a minute for each actor, address, route and status, and a write a second.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import threading
+import time
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from django.db import DatabaseError
+from django.db.models import F
+
+from reef_site.audit.models import Action, Record
+
+WRITE_SECONDS = 1.0
+MAX_OPEN_ROWS = 5000
+
+Key = tuple[str, ...]
+
+
+@dataclass
+class Row:
+    """A row of this minute, and what it does not count yet."""
+
+    pk: int
+    unwritten: int = 0
+    last_at: datetime | None = None
+
+
+@dataclass
+class _Minute:
+    """The rows of the current minute that this process knows."""
+
+    start: datetime | None = None
+    rows: dict[Key, Row] = field(default_factory=dict)
+    written_at: float = 0.0
+
+
+_lock = threading.RLock()
+_minute = _Minute()
+
+
+def add(row: Record) -> bool:
+    """Insert the row, or count it in the one of this minute that is the same; return which."""
+    start = row.at.replace(second=0, microsecond=0)
+    with _lock:
+        if start != _minute.start or len(_minute.rows) >= MAX_OPEN_ROWS:
+            write()
+            _minute.start = start
+            _minute.rows.clear()
+        key = _key(row)
+        known = _minute.rows.get(key)
+        if known is None:
+            known = _find(row, start)
+            is_new = known is None
+            if known is None:
+                row.save()
+                known = Row(row.pk)
+            _minute.rows[key] = known
+            if is_new:
+                return True
+        known.unwritten += row.count
+        known.last_at = row.at
+    write_if_due()
+    return False
+
+
+def write_if_due() -> None:
+    """Write the counts if that was not done within the last second; called with each request."""
+    if time.monotonic() - _minute.written_at >= WRITE_SECONDS:
+        write()
+
+
+def write() -> None:
+    """Write what this process has counted and not written yet."""
+    with _lock:
+        _minute.written_at = time.monotonic()
+        for known in _minute.rows.values():
+            if known.unwritten:
+                count = F("count") + known.unwritten
+                Record.objects.filter(pk=known.pk).update(count=count, last_at=known.last_at)
+                known.unwritten = 0
+
+
+def forget() -> None:
+    """Forget the rows of this minute, such as when the database is another one."""
+    with _lock:
+        _minute.rows.clear()
+
+
+def _key(row: Record) -> Key:
+    target = row.target if row.action == Action.SECRET else ""
+    return (row.action, row.actor, row.address, row.method, row.route, str(row.status), target)
+
+
+def _find(row: Record, start: datetime) -> Row | None:
+    """Return the row that another process made for the same."""
+    same = Record.objects.filter(
+        at__gte=start,
+        at__lt=start + timedelta(minutes=1),
+        action=row.action,
+        actor=row.actor,
+        address=row.address,
+        method=row.method,
+        route=row.route,
+        status=row.status,
+    )
+    if row.action == Action.SECRET:
+        same = same.filter(target=row.target)
+    found = same.values_list("pk", flat=True).first()
+    return None if found is None else Row(found)
+
+
+@atexit.register
+def _write_at_exit() -> None:
+    if any(known.unwritten for known in _minute.rows.values()):
+        # The process ends; whoever stopped it may have stopped the database, too.
+        with contextlib.suppress(DatabaseError):
+            write()

@@ -1,0 +1,1 @@
+"""What all apps share; it knows none of them."""

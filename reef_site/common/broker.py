@@ -1,0 +1,163 @@
+"""How Redis is reached: notifications, Celery tasks, and whether it answers."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import redis
+from celery import current_app
+from django.conf import settings
+from kombu import Producer
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from reef_site.common.sender import ERRORS, Sender
+
+logger = logging.getLogger(__name__)
+
+NEWS = "reef:news"
+# How long one command may take. Only the sender's thread ever waits for so long.
+TIMEOUT_SECONDS = 1.0
+# How long a request may wait for the answer to whether Redis is there.
+PING_SECONDS = 0.15
+
+
+@functools.cache
+def client() -> redis.Redis:
+    """Return this process's connection pool."""
+    return redis.Redis.from_url(
+        settings.REDIS_URL,
+        socket_timeout=TIMEOUT_SECONDS,
+        socket_connect_timeout=TIMEOUT_SECONDS,
+        health_check_interval=30,
+        # A connection that broke since it was used last is made anew, once. A hang is not repeated.
+        retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
+    )
+
+
+def publish(channel: str, payload: str) -> None:
+    """Publish soon, without waiting; it may be dropped."""
+    _sender.submit(lambda: client().publish(channel, payload))
+
+
+def _publish_missed(seconds: float) -> None:
+    """Tell streams that notifications of this long were dropped, so that they read the rows."""
+    publish(NEWS, json.dumps({"topic": "missed", "seconds": round(seconds + 1, 1)}))
+
+
+_sender = Sender(on_recovery=_publish_missed)
+
+
+# -- tasks ---------------------------------------------------------------------------------------
+
+
+def send_task(
+    name: str,
+    args: Sequence[object] = (),
+    *,
+    queue: str | None = None,
+    countdown: float | None = None,
+) -> None:
+    """Send a Celery task soon, without waiting; it may be dropped, and a tick makes up for it."""
+    _sender.submit(lambda: _send(name, list(args), {}, queue=queue, countdown=countdown or None))
+
+
+def send_task_now(name: str, kwargs: dict[str, Any]) -> bool:
+    """Send a Celery task in this thread, and say whether that went well."""
+    return _sender.send_now(lambda: _send(name, [], kwargs))
+
+
+class _Producers(threading.local):
+    """A producer a thread, with time-outs that are shorter than those of consumers."""
+
+    producer: Producer | None = None
+
+    def get(self) -> Producer:
+        """Return the producer of this thread."""
+        if self.producer is None:
+            options = {
+                **settings.CELERY_BROKER_TRANSPORT_OPTIONS,
+                "socket_timeout": TIMEOUT_SECONDS,
+                "socket_connect_timeout": TIMEOUT_SECONDS,
+                "max_retries": 1,
+            }
+            connection = current_app.connection_for_write(transport_options=options)
+            self.producer = Producer(connection, auto_declare=False)
+        return self.producer
+
+    def forget(self) -> None:
+        """Close the connection; the next call makes a new one."""
+        producer, self.producer = self.producer, None
+        if producer is not None and (connection := producer.connection) is not None:
+            try:
+                connection.release()
+            except ERRORS as error:
+                logger.debug("a broken connection cannot be closed: %s", error)
+
+
+_producers = _Producers()
+
+
+def _send(name: str, args: list[object], kwargs: dict[str, Any], **options: Any) -> None:
+    producer = _producers.get()
+    try:
+        current_app.send_task(name, args, kwargs, producer=producer, **options)
+    except BaseException:
+        _producers.forget()
+        raise
+
+
+# -- whether it is there ---------------------------------------------------------------------------
+
+
+class _Pinger:
+    """Asks Redis in a thread, one question at a time; who asks waits for a moment only."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="reef-ping")
+        self._lock = threading.Lock()
+        self._asked: Future[None] | None = None
+
+    def ping(self) -> str:
+        """Return an empty text if Redis answers now, else what is wrong."""
+        with self._lock:
+            if self._asked is None or self._asked.done():
+                self._asked = self._pool.submit(_ask)
+            asked = self._asked
+        try:
+            asked.result(PING_SECONDS)
+        except TimeoutError:
+            return "TimeoutError"
+        except ERRORS as error:
+            return type(error).__name__
+        return ""
+
+
+def _ask() -> None:
+    client().ping()
+    _sender.circuit.close()
+
+
+_pinger = _Pinger()
+
+
+def ping() -> tuple[str, float]:
+    """Return what is wrong with Redis (empty if it answers) and the milliseconds it took.
+
+    Nobody waits for longer than PING_SECONDS.
+    """
+    began = time.monotonic()
+    wrong = _pinger.ping()
+    return wrong, round((time.monotonic() - began) * 1000, 2)
+
+
+def flush(seconds: float = 1.0) -> None:
+    """Wait until what was submitted is sent, at most for so long; for tests and commands."""
+    _sender.flush(seconds)

@@ -1,0 +1,47 @@
+"""How a request is answered that made an outside call: at once, or with where to look."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlencode
+
+from django.contrib import messages
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
+from django.urls import reverse
+from rest_framework.response import Response
+
+from reef_site.common import outside
+from reef_site.common.models import CallState, OutsideCall
+
+Body = dict[str, Any]
+_TELL = {True: messages.success, False: messages.error, None: messages.warning}
+
+
+def api_answer(row: OutsideCall, path: str, body: Callable[[OutsideCall], Body]) -> Response:
+    """Answer the request that made the call: 200 with `body`, the call's error, or 202."""
+    if row.state == CallState.DONE:
+        return Response(body(row))
+    if row.state == CallState.FAILED:
+        return Response({"error": row.error}, status=row.error_status)
+    waiting = {"id": row.pk, "state": "running", "path": path}
+    return Response(waiting, status=202, headers={"Location": path})
+
+
+def api_state(row: OutsideCall, body: Callable[[OutsideCall], Body]) -> Response:
+    """Answer a later question how it stands: always 200, with `state` and what came of it."""
+    if row.state == CallState.DONE:
+        return Response({"id": row.pk, "state": "done", **body(row)})
+    if row.state == CallState.FAILED:
+        return Response({"id": row.pk, "state": "failed", "error": row.error})
+    return Response({"id": row.pk, "state": "running"})
+
+
+def page_answer(request: HttpRequest, row: OutsideCall, back: str) -> HttpResponse:
+    """Go back with the result as messages, or to the page that shows it when it is there."""
+    if row.is_over:
+        for good, text in outside.lines(row):
+            _TELL[good](request, text)
+        return redirect(back)
+    return redirect(f"{reverse('outside-call', args=[row.pk])}?{urlencode({'back': back})}")

@@ -1,0 +1,100 @@
+"""Whether the head of a request shows good credentials; asked before its body is read.
+
+Good are the root token, the token of a living node, and the session of an active user. The rows are
+asked each time, so a token that was revoked opens nothing from the next request on. What the caller
+may do with them is for web to say.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from typing import NamedTuple
+
+from django.conf import settings
+from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY, load_backend
+from django.contrib.auth.models import AbstractBaseUser
+from django.core.exceptions import ValidationError
+from django.http.cookie import parse_cookie
+from django.utils.crypto import constant_time_compare
+
+from reef_site.bodies import MOST_BODY, Scope, TryLater, declared
+from registry.groups import Group
+from registry.hotpath import credentials, holders_of
+
+# Bodies that are read from anybody: sign-in forms, and routes for tokens that only web knows.
+MAX_OPEN_BODY = 64 << 10
+OPEN_ROUTES = re.compile(r"/signin/?|/admin/login/?|/bootloader/(?:join|report)/?")
+
+
+class Shown(NamedTuple):
+    """What a request shows: the hash of a node's token, a session's key, or both."""
+
+    digest: str | None
+    session: str
+
+
+class Credentials:
+    """Looks credentials up in a thread of its own, many at a time."""
+
+    def __init__(self) -> None:
+        self._group: Group[Shown, bool] = Group("reef-credentials", look_up)
+
+    async def body_limit(self, scope: Scope) -> int:
+        """How many bytes this request may send, by what its head shows; 0 for none.
+
+        Raises TryLater if the database does not answer.
+        """
+        anybody = MAX_OPEN_BODY if OPEN_ROUTES.fullmatch(scope["path"]) else 0
+        if 0 < declared(scope) <= anybody:
+            return anybody
+        good = await self._are_good(scope["headers"])
+        if good is None:
+            raise TryLater(503, "the database does not answer; try again soon")
+        return MOST_BODY if good else anybody
+
+    async def _are_good(self, headers: Sequence[tuple[bytes, bytes]]) -> bool | None:
+        """Whether these headers show good credentials; None if the database does not answer."""
+        authorization = next((value for key, value in headers if key == b"authorization"), b"")
+        plausible, digest = credentials(authorization) if authorization else (False, None)
+        if plausible and digest is None:
+            return True
+        shown = Shown(digest if plausible else None, _session_of(headers))
+        if shown.digest is None and not shown.session:
+            return False
+        return await self._group.ask(shown)
+
+    async def close(self) -> None:
+        """End the thread."""
+        await self._group.close()
+
+
+def look_up(shown: Sequence[Shown]) -> list[bool]:
+    """Whether each of these is good."""
+    holders = holders_of({each.digest for each in shown if each.digest is not None})
+    sessions = {each.session for each in shown if each.session and each.digest not in holders}
+    active = {key for key in sessions if user_of_session(key) is not None}
+    return [each.digest in holders or each.session in active for each in shown]
+
+
+def user_of_session(key: str) -> AbstractBaseUser | None:
+    """The active user of an unexpired session; nothing is written, unlike in a request."""
+    session: Mapping[str, str] = import_module(settings.SESSION_ENGINE).SessionStore(key)
+    backend = session.get(BACKEND_SESSION_KEY, "")
+    if backend not in settings.AUTHENTICATION_BACKENDS:
+        return None
+    try:
+        user: AbstractBaseUser | None = load_backend(backend).get_user(session[SESSION_KEY])
+    except (KeyError, ValueError, ValidationError):
+        return None
+    if user is None or not getattr(user, "is_active", False):
+        return None
+    shown = session.get(HASH_SESSION_KEY, "")
+    good = [user.get_session_auth_hash(), *user.get_session_auth_fallback_hash()]
+    return user if any(constant_time_compare(shown, each) for each in good) else None
+
+
+def _session_of(headers: Sequence[tuple[bytes, bytes]]) -> str:
+    said = "; ".join(value.decode("latin-1") for key, value in headers if key == b"cookie")
+    return parse_cookie(said).get(settings.SESSION_COOKIE_NAME, "") if said else ""

@@ -1,0 +1,143 @@
+"""Whether the parts of reef work, for `/health` and the overview."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from django.conf import settings
+from django.db import DatabaseError, connection
+from django.utils import timezone
+
+from lieutenants.models import LifeSign
+from reef_site.celery import app
+from reef_site.common import broker, clock, disk
+from reef_site.common.models import Tick
+from reef_site.sqlite import log
+
+# Signs come every 5 (follower) and 10 (worker, through beat and broker) seconds.
+LATE_SECONDS = {
+    **({"worker": 35.0} if settings.HAS_WORK else {}),
+    **({"follower": 20.0} if "lieutenant" in settings.ORGANS else {}),
+}
+# A tick is late after three periods and this: the fastest ones may wait for a busy worker.
+TICK_SLACK_SECONDS = 20.0
+# How much the clocks of this host and of the database may differ.
+MAX_SKEW_SECONDS = 30.0
+# A mark this far in the future was written before the clock was set back.
+TOLERANCE = timedelta(seconds=5)
+_SET_BACK = "lies in the future: the clock was set back"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part: whether it works, what is known of it, and what is wrong in words."""
+
+    name: str
+    ok: bool
+    facts: dict[str, object] = field(default_factory=dict)
+    why: str = ""
+    seen: datetime | None = None
+
+    @property
+    def json(self) -> dict[str, object]:
+        """Return what `/health` says of it."""
+        return {"ok": self.ok, **self.facts, **({"why": self.why} if self.why else {})}
+
+
+def look() -> list[Part]:
+    """Return all parts, the database first; what only it knows is left out when it is away."""
+    try:
+        database, rest = _database(), _from_rows()
+    except DatabaseError as error:
+        wrong = type(error).__name__
+        database = Part("database", False, {"error": wrong}, "the database does not answer")
+        rest = [Part(name, False, {"ageSeconds": None}) for name in LATE_SECONDS]
+    return [database, _broker(), *rest, _disk(), *_log()]
+
+
+def _from_rows() -> list[Part]:
+    now = clock.database_now()
+    signs = [_sign(name, now) for name in LATE_SECONDS]
+    return [*signs, *([_ticks(now)] if settings.HAS_WORK else []), _clock(now)]
+
+
+def _database() -> Part:
+    began = time.monotonic()
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1")
+    took = round((time.monotonic() - began) * 1000, 2)
+    return Part("database", True, {"ms": took, "ageSeconds": 0})
+
+
+def _broker() -> Part:
+    wrong, took = broker.ping()
+    if wrong:
+        return Part("broker", False, {"error": wrong}, "Redis does not answer")
+    return Part("broker", True, {"ms": took, "ageSeconds": 0})
+
+
+def _sign(who: str, now: datetime) -> Part:
+    seen = LifeSign.latest(who, until=now + TOLERANCE)
+    if seen is None:
+        future = LifeSign.latest(who) is not None
+        why = f"its last sign {_SET_BACK}" if future else "never seen"
+        return Part(who, False, {"ageSeconds": 0 if future else None}, why)
+    age = round(clock.age_seconds(seen, now), 1)
+    ok = age < LATE_SECONDS[who]
+    return Part(who, ok, {"ageSeconds": age}, "" if ok else f"no sign for {age:.0f} s", seen)
+
+
+def _ticks(now: datetime) -> Part:
+    begun = {tick.name: tick.begun_at for tick in Tick.objects.all() if tick.begun_at}
+    past = [moment for moment in begun.values() if moment <= now + TOLERANCE]
+    if not past:
+        why = f"the newest tick {_SET_BACK}" if begun else "no periodic task has run yet"
+        return Part("ticks", False, {"ageSeconds": 0 if begun else None}, why)
+    late = [
+        entry["task"] for entry in app.conf.beat_schedule.values() if _is_late(entry, begun, now)
+    ]
+    age = round(clock.age_seconds(max(past), now), 1)
+    why = f"late periodic tasks: {', '.join(late)}" if late else ""
+    return Part("ticks", not late, {"ageSeconds": age, "late": late}, why, max(past))
+
+
+def _is_late(entry: dict[str, object], begun: dict[str, datetime], now: datetime) -> bool:
+    moment = begun.get(str(entry["task"]))
+    if moment is None or moment > now + TOLERANCE:
+        return True
+    limit = 3 * float(str(entry["schedule"])) + TICK_SLACK_SECONDS
+    return clock.age_seconds(moment, now) > limit
+
+
+def _clock(now: datetime) -> Part:
+    """Compare this host's clock with the database's, and with what was written before."""
+    skew = round((timezone.now() - now).total_seconds(), 1)
+    if abs(skew) > MAX_SKEW_SECONDS:
+        way = "ahead of" if skew > 0 else "behind"
+        why = f"this host's clock is {abs(skew):.0f} s {way} the database's"
+        return Part("clock", False, {"skewSeconds": skew}, why)
+    ahead = Tick.objects.filter(sent_at__gt=now + TOLERANCE).exists()
+    ahead = ahead or LifeSign.objects.filter(at__gt=now + TOLERANCE).exists()
+    why = "the clock was set back: signs of life lie in the future" if ahead else ""
+    return Part("clock", not ahead, {"skewSeconds": skew}, why)
+
+
+def _disk() -> Part:
+    try:
+        space = disk.space()
+    except OSError as error:
+        return Part("disk", False, why=f"the data folder cannot be looked at: {error.strerror}")
+    facts: dict[str, object] = {"freeBytes": space.free_bytes, "freePercent": space.free_percent}
+    return Part("disk", not space.why, facts, space.why)
+
+
+def _log() -> list[Part]:
+    found = log.look()
+    if found is None:
+        return []
+    facts: dict[str, object] = {"bytes": found.size_bytes}
+    if found.holders:
+        facts["heldBy"] = [pid for pid, _ in found.holders]
+    return [Part("databaseLog", not found.why, facts, found.why)]

@@ -1,0 +1,82 @@
+"""The scheduler of `celery beat`: intervals only, no file, and rows that say what was sent when.
+
+Pauses are measured by the monotonic clock and checked against the database, so a wall clock that
+is set forward or back changes nothing. Any number of schedulers may run.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from celery.beat import Scheduler
+from django.db import DatabaseError, InterfaceError, close_old_connections
+
+from reef_site.common import broker, clock, ticks
+
+logger = logging.getLogger(__name__)
+
+MAX_SLEEP_SECONDS = 5.0
+RETRY_SECONDS = 1.0
+
+
+@dataclass
+class Due:
+    """One periodic task, and the monotonic time at which to look at it next."""
+
+    task: str
+    period: float
+    at: float = 0.0
+
+
+class TickScheduler(Scheduler):
+    """Sends each tick of `beat_schedule` once a period, whoever else does so."""
+
+    # Celery passes the file of `-s` to all schedulers; this one keeps none.
+    def __init__(self, *args: Any, schedule_filename: str = "", **kwargs: Any) -> None:
+        del schedule_filename
+        super().__init__(*args, **kwargs)
+        self._complained = False
+        self._jumps = clock.JumpDetector()
+
+    def setup_schedule(self) -> None:
+        """Read the schedule; called by Celery."""
+        entries = self.app.conf.beat_schedule
+        self._due = [Due(entry["task"], float(entry["schedule"])) for entry in entries.values()]
+
+    def tick(self, *_: Any, **__: Any) -> float:
+        """Send what is due; return how many seconds to sleep."""
+        if self._jumps.look():
+            # Rows may lie in the future now; none is to wait until its next turn for that.
+            for due in self._due:
+                due.at = 0.0
+        for due in self._due:
+            if due.at <= time.monotonic():
+                due.at = time.monotonic() + self._look(due)
+        soonest = min((due.at for due in self._due), default=time.monotonic() + MAX_SLEEP_SECONDS)
+        return min(MAX_SLEEP_SECONDS, max(0.01, soonest - time.monotonic()))
+
+    def _look(self, due: Due) -> float:
+        """Send one tick if it is due; return in how many seconds to look again."""
+        try:
+            close_old_connections()
+            claim = ticks.claim(due.task, due.period)
+            if claim.generation is None:
+                return claim.wait
+            if not broker.send_task_now(due.task, {"generation": claim.generation}):
+                ticks.give_back(due.task, claim.generation)
+                return RETRY_SECONDS
+        except (DatabaseError, InterfaceError) as error:
+            if not self._complained:
+                logger.warning("the database does not answer (%s); ticks come later", error)
+            self._complained = True
+            return RETRY_SECONDS
+        self._complained = False
+        return claim.wait
+
+    @property
+    def info(self) -> str:
+        """What `celery beat` prints of it at its start."""
+        return "    . ticks -> database"

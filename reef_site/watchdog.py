@@ -1,0 +1,98 @@
+"""What the supervisor looks at all the time: sockets of its services, `/health`, dead orphans.
+
+Standard library only, like the supervisor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+SOCKET_SECONDS = 1.0
+HEALTH_SECONDS = 5.0
+# A web process that lives and has not answered for so long is started anew.
+WEB_PATIENCE_SECONDS = 60.0
+
+
+async def ask_health(host: str, port: int, seconds: float = 3.0) -> tuple[int, dict[str, Any]]:
+    """Return status and body of `GET /health`; 0 if nobody answers."""
+    question = f"GET /health HTTP/1.1\r\nHost: localhost:{port}\r\nConnection: close\r\n\r\n"
+    try:
+        async with asyncio.timeout(seconds):
+            reader, writer = await asyncio.open_connection(host, port)
+            try:
+                writer.write(question.encode())
+                head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+            finally:
+                writer.close()
+        status = int(head.split()[1])
+    except (OSError, TimeoutError, ValueError, IndexError):
+        return 0, {}
+    try:
+        said = json.loads(body)
+    except ValueError:
+        return status, {}
+    return status, said if isinstance(said, dict) else {}
+
+
+async def until_socket_is_gone(paths: list[str]) -> str:
+    """Wait until somebody listens at one of these files and the file is gone; return its path."""
+    while True:
+        missing = {path for path in paths if not Path(path).exists()}
+        if missing and (gone := missing & _bound()):
+            return min(gone)
+        await asyncio.sleep(SOCKET_SECONDS)
+
+
+def _bound() -> set[str]:
+    """Return the paths that Unix sockets were bound to, whether their files are there or not."""
+    try:
+        lines = Path("/proc/net/unix").read_text(errors="replace").splitlines()
+    except OSError:
+        return set()
+    return {words[7] for words in (line.split(maxsplit=7) for line in lines) if len(words) == 8}
+
+
+class HealthWatch:
+    """Tells when reef is not well and why, and when it is again; each change once."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._told = ""
+        # What was wrong at the last look: what lasts for one look only is not worth a line.
+        self._before = ""
+        self._silent_since: float | None = None
+
+    def take(self, status: int, said: dict[str, Any]) -> bool:
+        """Note one answer; return whether the pages have not answered for too long."""
+        is_there = status in (200, 503)
+        wrong = _wrong(said) if is_there else f"the pages do not answer ({status or 'no answer'})"
+        if wrong == self._before and wrong != self._told:
+            self._say(f"not well: {wrong}" if wrong else "all is well again")
+            self._told = wrong
+        self._before = wrong
+        if is_there:
+            self._silent_since = None
+            return False
+        self._silent_since = self._silent_since or time.monotonic()
+        if time.monotonic() - self._silent_since < WEB_PATIENCE_SECONDS:
+            return False
+        self._silent_since = None
+        return True
+
+
+def _wrong(said: dict[str, Any]) -> str:
+    parts = said.get("parts", {})
+    if not isinstance(parts, dict):
+        return ""
+    # Without the figures in the words, which change with each look.
+    bad = {name: _plain(part.get("why", "")) for name, part in parts.items() if not part.get("ok")}
+    return "; ".join(f"{name}: {why}" if why else name for name, why in bad.items())
+
+
+def _plain(why: str) -> str:
+    return "" if any(letter.isdigit() for letter in why) else why

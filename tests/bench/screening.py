@@ -1,0 +1,146 @@
+"""What the screening of secrets costs: `python tests/bench/screening.py`. Prints figures.
+
+(a) a 5 MB answer that an agent streams and then tells whole, as the follower takes it in, with 50
+secrets and with no screening at all; (b) the pure core on texts of several kinds, with and without
+a secret in them; (c) one small piece of a stream. Processor time, the best of several tries.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import string
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from versconfig.screening.screen import Screen, Secret
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+SIZE = 5_000_000
+DELTA = 64 << 10
+SECRETS = 50
+TRIES = 7
+ALPHABET = string.ascii_letters + string.digits + "_-"
+
+
+def secrets() -> list[Secret]:
+    """Keys of usual lengths; a few are short."""
+    from versconfig.screening.screen import Secret
+
+    chance = random.Random(50)
+    lengths = (10, 20, 32, 40, 40, 51, 51, 64, 108, 164)
+    return [
+        Secret(f"K{each}", "".join(chance.choices(ALPHABET, k=lengths[each % len(lengths)])))
+        for each in range(SECRETS)
+    ]
+
+
+def texts() -> dict[str, str]:
+    chance = random.Random(5)
+    words = [
+        "".join(chance.choices(string.ascii_lowercase, k=chance.randint(1, 10)))
+        for _ in range(4000)
+    ]
+    prose = " ".join(chance.choices(words, k=SIZE // 5))[:SIZE]
+    lines = "".join(
+        f"2026-11-29 12:00:{n % 60:02} INFO worker.{n % 7}: job {n:07x} done\n"
+        for n in range(SIZE // 40)
+    )
+    noise = "".join(chance.choices(ALPHABET + "+/=\n", k=SIZE))
+    return {"prose": prose, "log lines": lines[:SIZE], "like base64": noise}
+
+
+def best(work: Callable[[], Any]) -> float:
+    """Milliseconds of the processor."""
+    taken = []
+    for _ in range(TRIES):
+        begun = time.process_time()
+        work()
+        taken.append(time.process_time() - begun)
+    return min(taken) * 1000
+
+
+class Unscreened:
+    """What `TranscriptScreening` is to a session, without looking at anything."""
+
+    def feed(self, _block: Any, text: str, _offset: int) -> str:
+        return text
+
+    def finish(self, _block: Any) -> str:
+        return ""
+
+    def forget(self, _block: Any) -> None:
+        """There is nothing to forget."""
+
+    def cover(self, value: Any) -> Any:
+        return value
+
+    cover_message = cover
+
+    def take_names(self) -> list[str]:
+        return []
+
+
+def take_in(records: list[list[Any]], screen: Screen | None) -> None:
+    """What a session makes of an answer; a pass for each piece of it, as the follower does."""
+    from lieutenants.ledger import Ledger
+    from lieutenants.models import Lieutenant, Process
+    from lieutenants.session import Session
+
+    lieutenant = Lieutenant(name="ada", role="bench")
+    session = Session(Process(lieutenant=lieutenant), lieutenant)
+    if screen is None:
+        session.screening = Unscreened()  # type: ignore[assignment]
+    else:
+        session.screening.screen = screen
+    for record in records:
+        session.apply([record], Ledger(), 0.0)
+
+
+def answer(text: str) -> list[list[Any]]:
+    pieces = [["t", 0, text[start : start + DELTA]] for start in range(0, len(text), DELTA)]
+    content = [{"type": "text", "text": text}]
+    message = {"role": "assistant", "content": content, "stopReason": "stop", "model": "m"}
+    return [*pieces, ["e", 1, {"type": "message_end", "message": message}]]
+
+
+def measure(name: str, text: str, known: list[Secret], screen: Screen) -> None:
+    records = answer(text)
+    dirty = answer(f"{text[: SIZE // 3]} {known[8].value} {text[SIZE // 3 :]}")
+    without = best(lambda: take_in(records, None))
+    clean = best(lambda: take_in(records, screen)) - without
+    covered = best(lambda: take_in(dirty, screen)) - without
+    alone = best(lambda: screen.cover(text))
+    print(
+        f"5 MB of {name}: {without:.0f} ms unscreened, {clean:+.0f} ms, with a secret in it "
+        f"{covered:+.0f} ms; the text alone {alone:.0f} ms"
+    )
+
+
+def main() -> None:
+    from versconfig.screening.screen import Screen
+
+    known = secrets()
+    screen = Screen(known)
+    print(f"compiling {len(known)} secrets: {best(lambda: Screen(known)):.0f} ms")
+    for name, text in texts().items():
+        measure(name, text, known, screen)
+    piece = "some words of an answer that comes in pieces, "
+    each = best(lambda: [screen.feed(piece) for _ in range(10_000)]) / 10
+    print(f"a piece of {len(piece)} characters: {each:.1f} µs")
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(CHECKOUT))
+    with tempfile.TemporaryDirectory(prefix="reef-bench-") as folder:
+        os.environ["REEF_DATA_DIR"] = folder
+        os.environ["DJANGO_SETTINGS_MODULE"] = "reef_site.settings"
+        import django
+
+        django.setup()
+        main()

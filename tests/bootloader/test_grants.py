@@ -1,0 +1,293 @@
+"""How many VMs a node has made with its own token, of which kinds and how deep."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from django.db import connections
+from django.test import Client
+
+from bootloader import grants, hosts
+from bootloader.exceptions import NoHostFree
+from bootloader.models import BootStep, Machine, ProvisionGrant, Provisioning, SshHost
+from bootloader.provisioning import creating, rings
+from bootloader.states import State, StepName, StepState
+from bootloader.this_machine import is_this_machine
+from tests.conftest import Api
+from tests.vmtree.conftest import NodeApi, database, postgres, postgres_cluster
+from vmtree import services as tree
+from vmtree import tokens
+from vmtree.models import Node
+from vmtree.services import NewNode
+
+__all__ = ["database", "postgres", "postgres_cluster"]
+
+WISH = {"name": "one", "type": "swarm"}
+PATH = "/bootloader/provision"
+ADA = "/bootloader/grants/ada"
+
+
+@pytest.fixture(autouse=True)
+def family(database: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Node]:
+    """roof → (ada → ada-1 → ada-1-1, bob); no worker is told of anything."""
+    for name in ("advance", "begin", "tell"):
+        monkeypatch.setattr(rings, name, lambda *_, **__: None)
+    places = [
+        ("roof", ""),
+        ("ada", "roof"),
+        ("ada-1", "ada"),
+        ("ada-1-1", "ada-1"),
+        ("bob", "roof"),
+    ]
+    return {
+        vm_id: tree.create(NewNode(vm_id, "agent_vm", vm_id, parent), by="tests")
+        for vm_id, parent in places
+    }
+
+
+@pytest.fixture
+def ada(family: dict[str, Node]) -> NodeApi:
+    return enter(family["ada"])
+
+
+def enter(node: Node) -> NodeApi:
+    return NodeApi(tokens.issue(node, made_by="tests"))
+
+
+def put(by: Api, path: str = ADA, **body: object) -> Any:
+    return by.client.put(path, data=body, content_type="application/json")
+
+
+def left() -> int:
+    return ProvisionGrant.objects.get().vms
+
+
+def test_a_node_without_a_grant_has_no_vm_made(ada: NodeApi) -> None:
+    for body in (WISH, {**WISH, "dryRun": True}, {**WISH, "count": 2}):
+        answer = ada.post(PATH, body)
+        assert answer.status_code == 403
+        assert answer.json()["error"] == f"rule: {grants.RULE}. ada has no grant"
+    assert not Provisioning.objects.exists()
+
+
+def test_a_grant_is_drawn_by_each_vm_and_its_end_is_said(ada: NodeApi, api: Api) -> None:
+    put(api, vms=3)
+
+    assert ada.post(PATH, {**WISH, "count": 2}).status_code == 202
+    assert ada.post(PATH, {**WISH, "count": 2}).status_code == 200, "the same request again"
+    assert ada.get(ADA).json()["grant"]["vms"] == 1
+    answer = ada.post(PATH, {**WISH, "name": "two", "count": 2})
+    assert answer.status_code == 403
+    assert answer.json()["error"].endswith("ada may have 1 more VMs made, not 2")
+    assert ada.post(PATH, {**WISH, "name": "three"}).status_code == 202
+    assert left() == 0
+    assert Provisioning.objects.count() == 3
+    assert set(Provisioning.objects.values_list("asked_by_node", flat=True)) == {True}
+
+
+def test_a_request_that_comes_to_nothing_draws_nothing(ada: NodeApi, api: Api) -> None:
+    put(api, vms=3)
+    assert api.post(PATH, WISH).status_code == 202
+
+    assert ada.post(PATH, {**WISH, "type": "full"}).status_code == 409, "the name is taken"
+    assert ada.post(PATH, {**WISH, "name": "two", "dryRun": True}).status_code == 200
+    assert ada.post(PATH, {**WISH, "name": "/"}).status_code == 400
+    assert left() == 3
+
+
+def test_profiles_and_levels_are_kept_to(ada: NodeApi, api: Api) -> None:
+    put(api, vms=9, profiles=["swarm", "lightweight"], levels=2)
+
+    def made(name: str, **fields: object) -> Any:
+        return ada.post(PATH, {**WISH, "name": name, **fields})
+
+    assert made("a").status_code == 202
+    assert made("b", parentVmId="ada-1", type="lightweight").status_code == 202
+    refused = made("c", type="full")
+    assert refused.status_code == 403
+    assert "may have profiles swarm, lightweight, not full" in refused.json()["error"]
+    deep = made("d", parentVmId="ada-1-1")
+    assert deep.status_code == 403
+    assert "may go 2 levels below itself, not 3" in deep.json()["error"]
+    assert made("e", parentVmId="bob").status_code == 403
+    assert made("f", commitId="somebody-elses").status_code == 403
+    assert left() == 7
+
+
+def test_a_grant_is_its_nodes_own(family: dict[str, Node], api: Api) -> None:
+    put(api, vms=9, levels=9)
+
+    assert enter(family["ada-1"]).post(PATH, WISH).status_code == 403
+    assert enter(family["roof"]).post(PATH, {**WISH, "parentVmId": "ada"}).status_code == 403
+    assert left() == 9
+
+
+def test_requests_at_the_same_moment_never_get_more(family: dict[str, Node], api: Api) -> None:
+    put(api, vms=3)
+    token = tokens.issue(family["ada"], made_by="tests")
+
+    def ask(number: int) -> int:
+        try:
+            return int(NodeApi(token).post(PATH, {**WISH, "name": f"n{number}"}).status_code)
+        finally:
+            connections.close_all()
+
+    with ThreadPoolExecutor(8) as pool:
+        statuses = sorted(pool.map(ask, range(8)))
+
+    assert statuses == [202] * 3 + [403] * 5
+    assert (left(), Provisioning.objects.count()) == (0, 3)
+
+
+def test_a_node_retries_what_its_grant_covers(ada: NodeApi, api: Api) -> None:
+    api.post(PATH, {**WISH, "parentVmId": "ada"})
+    row = Provisioning.objects.get()
+    BootStep.objects.filter(name=StepName.RESOLVE).update(state=StepState.FAILED)
+    row.move(State.RUNNING)
+    row.move(State.FAILED, "it did not work")
+    path = f"/bootloader/provisionings/{row.pk}/retry"
+
+    assert ada.post(path).status_code == 403
+    put(api, vms=0)
+    assert ada.post(path).status_code == 202
+    assert Provisioning.objects.get().asked_by_node is True
+
+
+# -- who sets them -------------------------------------------------------------------------------
+
+
+def test_operators_set_grants_and_nodes_read_their_own(ada: NodeApi, api: Api) -> None:
+    assert put(api, vms=2, profiles=["swarm"]).json()["grant"] == {
+        "vmId": "ada",
+        "vms": 2,
+        "profiles": ["swarm"],
+        "levels": 1,
+    }
+    put(api, "/bootloader/grants/bob", vms=5)
+
+    assert ada.get(ADA).status_code == 200
+    assert ada.get("/bootloader/grants/bob").status_code == 403
+    assert [each["vmId"] for each in ada.get("/bootloader/grants").json()["grants"]] == ["ada"]
+    assert api.get("/bootloader/grants").json()["count"] == 2
+    assert put(ada, vms=100).status_code == 403
+    assert put(ada, vms="x").status_code == 403, "the right comes before the value"
+    assert put(ada, "/bootloader/grants/ada-1", vms=1).status_code == 403
+    assert ada.delete(ADA).status_code == 403
+    assert api.delete(ADA).status_code == 200
+    assert api.delete(ADA).status_code == api.get(ADA).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({}, "vms: must be a whole number"),
+        ({"vms": -1}, "vms: must be a whole number"),
+        ({"vms": True}, "vms: must be a whole number"),
+        ({"vms": 1, "levels": 0}, "levels: must be a whole number"),
+        ({"vms": 1, "profiles": "swarm"}, "profiles: must be a list of text"),
+        ({"vms": 1, "profiles": ["nope"]}, "profiles: Unknown VM type: nope"),
+    ],
+)
+def test_wrong_grants_are_refused(api: Api, body: dict[str, Any], words: str) -> None:
+    answer = put(api, **body)
+    assert answer.status_code == 400
+    assert answer.json()["error"].startswith(words)
+    assert put(api, "/bootloader/grants/nobody", vms=1).status_code == 404
+    assert not ProvisionGrant.objects.exists()
+
+
+def test_grants_are_set_in_the_admin(family: dict[str, Node], admin_client: Client) -> None:
+    node = family["ada"]
+    page = {"action": "grant_provisioning", "_selected_action": node.pk}
+    form = admin_client.post("/admin/vmtree/node/", page)["Location"]
+    assert f"node={node.pk}" in form
+
+    facts = {"node": node.pk, "vms": 4, "profiles": ["swarm"], "levels": 1}
+    assert admin_client.post(form, facts).status_code == 302
+    grant = ProvisionGrant.objects.get()
+    assert (grant.node, grant.vms, grant.profiles) == (node, 4, ["swarm"])
+    assert "swarm" in admin_client.get("/admin/bootloader/provisiongrant/").content.decode()
+    change = admin_client.post("/admin/vmtree/node/", page)["Location"]
+    assert admin_client.post(change, {"vms": 1, "levels": 2}).status_code == 302
+    grant.refresh_from_db()
+    assert (grant.vms, grant.profiles, grant.levels) == (1, [], 2)
+
+
+# -- hosts of the operator's own -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.9.9.9", "::1", "localhost", "no.invalid"])
+def test_an_address_of_this_machine_is_known(address: str) -> None:
+    assert is_this_machine(address)
+
+
+def test_another_address_is_another_machine() -> None:
+    assert not is_this_machine("192.0.2.1")
+
+
+def test_a_node_never_gets_a_host_that_is_reefs_own_machine(ada: NodeApi, api: Api) -> None:
+    put(api, vms=9)
+    here = SshHost.objects.create(name="here", address="localhost")
+    assert ada.post(PATH, {**WISH, "provider": "ssh"}).status_code == 202
+    row = Provisioning.objects.get()
+    with pytest.raises(NoHostFree):
+        hosts.claim(creating.spec_of(row))
+
+    away = SshHost.objects.create(name="zz", address="192.0.2.1")
+    assert hosts.claim(creating.spec_of(row)).host == away
+    assert api.post(PATH, {**WISH, "name": "two", "provider": "ssh"}).status_code == 202
+    asked = Provisioning.objects.get(name="two")
+    assert hosts.claim(creating.spec_of(asked)).host == here
+
+
+# -- what a node reads ---------------------------------------------------------------------------
+
+
+def test_a_node_reads_machines_and_logs_of_its_own_line_only(
+    family: dict[str, Node], ada: NodeApi, api: Api
+) -> None:
+    for vm_id in ("ada-1", "bob"):
+        Machine.objects.create(provider="vers", machine_id=f"m-{vm_id}", vm_id=vm_id)
+        body = {**WISH, "name": f"new-{vm_id}", "parentVmId": vm_id}
+        assert api.post(PATH, body).status_code == 202
+    rows = {row.parent_vm_id: row.pk for row in Provisioning.objects.all()}
+
+    def log(parent: str) -> int:
+        return int(ada.get(f"/bootloader/provisionings/{rows[parent]}/log").status_code)
+
+    machines = ada.get("/bootloader/machines").json()["machines"]
+    assert [each["vmId"] for each in machines] == ["ada-1"]
+    assert api.get("/bootloader/machines").json()["count"] == 2
+    assert (log("ada-1"), log("bob")) == (200, 403)
+    Provisioning.objects.update(reason="printed")
+    BootStep.objects.update(reason="printed")
+    paths = [
+        "/bootloader/provisionings",
+        *(f"/bootloader/provisionings/{rows[each]}" for each in ("ada-1", "bob")),
+    ]
+    assert ["printed" in ada.get(path).content.decode() for path in paths[1:]] == [True, False]
+    listed = {each["parentVmId"]: str(each) for each in ada.get(paths[0]).json()["provisionings"]}
+    assert ("printed" in listed["ada-1"], "printed" in listed["bob"]) == (True, False)
+    assert api.get(paths[0]).content.decode().count("printed") > 10
+    assert ada.get("/bootloader/reports/ada-1").status_code == 200
+    assert ada.get("/bootloader/reports/bob").status_code == 403
+    assert ada.get("/bootloader/findings").json()["count"] == 0
+
+
+def test_a_script_that_a_node_has_made_carries_no_provider_keys(
+    ada: NodeApi, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-a-very-secret-key")
+    body = {"vmId": "new", "name": "new", "type": "full"}
+
+    assert "sk-a-very-secret-key" in api.post("/bootloader/generate", body).json()["script"]
+    answer = ada.post("/bootloader/generate", {**body, "parentVmId": "ada"})
+    assert answer.status_code == 201
+    assert "sk-a-very-secret-key" not in answer.content.decode()
+    for form in ("text", "json"):
+        path = f"/bootloader/cloud-init?form={form}"
+        made = ada.post(path, {**body, "parentVmId": "ada"})
+        assert made.status_code in (200, 201)
+        assert "sk-a-very-secret-key" not in made.content.decode()

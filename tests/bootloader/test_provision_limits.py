@@ -1,0 +1,118 @@
+"""A provisioning ends at its limit, whatever its steps see; a real sshd plays the machine."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from bootloader.models import BootStep, OwnProfile, Provisioning, SshHost
+from bootloader.provisioning import rings, run, services, steps, texts
+from bootloader.provisioning.wishes import Wish
+from bootloader.states import State, StepName
+from tests.bootloader.sshds import Sshd
+from tests.waiting import until
+from vmtree import dates
+
+pytestmark = pytest.mark.django_db(transaction=True)
+# More in a second than one look after the other brings.
+FLOOD = "while :; do yes | head -c 400000; sleep 0.02; done"
+
+
+@pytest.fixture
+def serve(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[str], Provisioning]]:
+    """Ask for a VM on a host where this follows each command; the provisioning, begun."""
+    monkeypatch.setattr(rings, "advance", lambda _key, **_: None)
+    monkeypatch.setattr(rings, "begin", lambda: None)
+    monkeypatch.setattr(rings, "tell", lambda _key: None)
+    monkeypatch.setenv("REEF_BOOT_SECONDS", "10")
+    home, servers = tmp_path / "home", []
+    home.mkdir()
+
+    def begin(after: str) -> Provisioning:
+        force = f'HOME={home}; export HOME; eval "$SSH_ORIGINAL_COMMAND"; {after}'
+        server = Sshd(tmp_path / "sshd", ForceCommand=force)
+        servers.append(server)
+        OwnProfile.objects.create(
+            type="bare", organs=["store"], capabilities=[], agent=False, description="for tests",
+            category="swarm_vm", role="worker", agent_role="bare",
+        )  # fmt: skip
+        host = SshHost(name="one", address="127.0.0.1", port=server.port, user=server.login().user)
+        host.set_key(server.key)
+        host.save()
+        row = services.start(Wish("vm", "bare", provider="ssh"), by="tests").rows[0]
+        row.move(State.RUNNING)
+        return row
+
+    yield begin
+    for server in servers:
+        server.stop()
+    for pid in home.glob(".reef-boot/*/run-*/pid"):
+        with suppress(ProcessLookupError, ValueError):
+            os.killpg(int(pid.read_text()), signal.SIGKILL)
+
+
+def reason_of(row: Provisioning, seconds: float = 40) -> str:
+    """Move it on as a worker does until it has failed; why."""
+
+    def failed() -> bool:
+        run.advance(row.pk)
+        row.refresh_from_db()
+        return row.state == State.FAILED
+
+    until(failed, seconds)
+    return row.reason
+
+
+def test_a_machine_that_forgets_each_run(
+    serve: Callable[[str], Provisioning], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steps, "MOST_BEGINS", 10_000)
+    monkeypatch.setattr(texts, "real", lambda *_: "sleep 600\n")
+    row = serve("rm -rf $HOME/.reef-boot/*/run-*")
+    assert "did not end within 10 s (REEF_BOOT_SECONDS)" in reason_of(row)
+
+
+def test_a_run_that_comes_to_nothing_ends_before_its_limit(
+    serve: Callable[[str], Provisioning], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REEF_BOOT_SECONDS", "900")
+    monkeypatch.setattr(steps, "MOST_BEGINS", 4)
+    monkeypatch.setattr(texts, "real", lambda *_: "sleep 600\n")
+    row = serve("rm -rf $HOME/.reef-boot/*/run-*")
+    assert "started 4 times, and nothing came of it" in reason_of(row)
+
+
+def test_a_script_that_never_stops_printing(
+    serve: Callable[[str], Provisioning], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steps, "MOST_HEARD", 100_000)
+    monkeypatch.setattr(texts, "real", lambda *_: FLOOD)
+    row = serve(":")
+    assert "did not end within 10 s (REEF_BOOT_SECONDS)" in reason_of(row)
+    kept = sum(len(line.text) for line in row.log.all())
+    assert kept < 200_000, "a flood is not kept whole"
+
+
+def test_a_step_that_is_tried_for_ever_ends(
+    serve: Callable[[str], Provisioning], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def later(context: steps.Context, step: BootStep) -> steps.Later:
+        return steps.Later(0.0, "the VM thinks about it")
+
+    monkeypatch.setattr(texts, "real", lambda *_: "true\n")
+    row = serve(":")
+    for name in set(StepName) - {StepName.RUN}:
+        monkeypatch.setitem(steps.TO_DO, name, later)
+    run.advance(row.pk)
+    long_ago = dates.now() - timedelta(hours=1)
+    Provisioning.objects.filter(pk=row.pk).update(leased_until=None)
+    BootStep.objects.filter(provisioning=row, name=StepName.RESOLVE).update(started_at=long_ago)
+    assert "did not end within 10 minutes: the VM thinks about it" in reason_of(row)

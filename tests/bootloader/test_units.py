@@ -1,0 +1,53 @@
+"""The systemd units that reef writes leave agents alone when a service restarts or runs short."""
+
+from __future__ import annotations
+
+import configparser
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bootloader import words
+from tests.conftest import Api
+from tests.stack import ROOT
+
+AGENT = ROOT / "bootloader" / "fleet_agent.py"
+
+
+def service_of(unit: str) -> dict[str, str]:
+    parser = configparser.ConfigParser(interpolation=None, strict=False)
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    parser.read_string(unit)
+    return dict(parser["Service"])
+
+
+def leaves_agents_alone(unit: str) -> bool:
+    service = service_of(unit)
+    kept = (service.get("KillMode"), service.get("OOMPolicy")) == ("process", "continue")
+    return kept and int(service.get("TasksMax", "0")) > 0
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("profile", list(words.BUILT_IN))
+def test_the_own_reef_of_every_profile(api: Api, profile: str) -> None:
+    script = api.get(f"/bootloader/script/{profile}").content.decode()
+    found = re.search(r"^own_reef_unit\(\) \{\n.*?^\}$", script, re.M | re.S)
+    assert found
+    program = f"HOME=/root REEF_HOME=/opt/reef\n{found[0]}\nown_reef_unit"
+    unit = subprocess.run(["bash", "-c", program], capture_output=True, text=True, check=True)
+    assert leaves_agents_alone(unit.stdout), unit.stdout
+
+
+def test_the_fleet_agent(tmp_path: Path) -> None:
+    words_ = [sys.executable, str(AGENT), "unit", "--home", str(tmp_path)]
+    unit = subprocess.run(words_, capture_output=True, text=True, check=True).stdout
+    assert leaves_agents_alone(unit), unit
+
+
+def test_the_readme_shows_the_same() -> None:
+    blocks = re.findall(r"```\n(KillMode=.*?)```", (ROOT / "README.md").read_text(), re.S)
+    assert blocks
+    assert all(leaves_agents_alone(f"[Service]\n{block}") for block in blocks)

@@ -1,0 +1,101 @@
+"""Reef as an ordinary user: its agents have the same user, and still reach nothing of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.stack import Stack
+from tests.waiting import until
+
+INTRUDER = (Path(__file__).parents[2] / "agents" / "intruder.py").read_text()
+USER = "12345" if os.geteuid() == 0 else ""
+
+
+@pytest.fixture(params=["landlock", "bubblewrap"])
+def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
+    """A whole reef under each isolation that needs no root."""
+    with (
+        tempfile.TemporaryDirectory(prefix="reef-", dir="/var/tmp") as folder,
+        Stack(Path(folder), user=USER, REEF_ISOLATION=request.param) as running,
+    ):
+        yield running
+
+
+def run(stack: Stack, name: str, command: str) -> str:
+    """What a command prints that this lieutenant's agent runs."""
+    before = len(stack.texts(name))
+    assert stack.send(name, f"SHELL {command}").status_code == 200
+    until(lambda: len(stack.texts(name)) > before, 60)
+    stack.wait_idle(name)
+    return stack.texts(name)[-1]
+
+
+def test_an_agent_of_reefs_own_user_reaches_nothing(stack: Stack) -> None:
+    stack.create("victim")
+    stack.create("mallory")
+    isolation = stack.env["REEF_ISOLATION"]
+    assert stack.get("mallory")["isolation"] == isolation
+    health = stack.client.get("/health").json()
+    assert health["isolation"]["mode"] == isolation
+    victim = Path(stack.get("victim")["folder"]).parent
+    (shim,) = victim.glob("runs/*")
+    keeper = json.loads((shim / "keeper.json").read_text())
+    targets = {
+        "files": [
+            *(str(stack.data / name) for name in ("secret-key", "config-keys", "db.sqlite3")),
+            *(str(victim / name) for name in ("session/session.jsonl", "agent", "home/.gitconfig")),
+            *(str(shim / name) for name in ("journal.jsonl", "control.key", "keeper.json")),
+        ],
+        "folders": [str(victim / "workspace"), str(victim), str(stack.run)],
+        "writes": [str(stack.data / "pi" / "models.json"), str(victim / "workspace" / "planted")],
+        "pids": [
+            *(process.pid for process in stack.processes.values()),
+            keeper["keeper_pid"],
+            keeper["agent_pid"],
+        ],
+        "sockets": {
+            str(stack.run / "web.sock"): "GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n",
+            str(stack.run / "redis.sock"): "PING\r\n",
+            str(shim / "control.sock"): '{"op":"state"}\n',
+        },
+    }
+    told = shlex.quote(json.dumps(targets))
+    outcomes = json.loads(run(stack, "mallory", f"python3 - {told} <<'END'\n{INTRUDER}\nEND\n"))
+    assert len(outcomes) > 60
+    assert {name: got for name, got in outcomes.items() if not got.startswith("refused")} == {}
+    assert stack.get("victim")["status"] == "idle"
+
+
+def test_an_agent_of_reefs_own_user_does_its_work(stack: Stack) -> None:
+    stack.create("ada")
+    done = run(
+        stack,
+        "ada",
+        "git init -q . && echo text > file && git add . && git commit -qm first && "
+        "git log --format=%an && echo $HOME > $HOME/note && echo tmp > /tmp/note && "
+        "cat /tmp/note $TMPDIR/note && python3 -c 'import tempfile; tempfile.mkdtemp()' && "
+        "npm --version >/dev/null && node -e 'console.log(1)'",
+    )
+    assert done.split() == ["ada", "tmp", "tmp", "1"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can start another user's reef")
+def test_a_container_without_any_isolation_works_and_says_so() -> None:
+    with (
+        tempfile.TemporaryDirectory(prefix="reef-", dir="/var/tmp") as folder,
+        Stack(Path(folder), user=USER, bare="yes") as stack,
+    ):
+        stack.create("ada")
+        assert stack.get("ada")["isolation"] == "none"
+        health = stack.client.get("/health").json()["isolation"]
+        assert health["mode"] == "none"
+        assert "Agents are not isolated" in health["warning"]
+        stack.send("ada", "hello")
+        until(lambda: stack.texts("ada") == ["echo: hello"], 60)

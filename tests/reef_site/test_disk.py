@@ -1,0 +1,140 @@
+"""A full disk: callers are told in words, and `up` says one sentence."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from django.db import OperationalError
+from django.test import Client
+
+from lieutenants import services
+from reef_site.common import disk
+from tests.conftest import Api
+from tests.stack import ROOT, Stack, free_port
+from tests.waiting import until
+
+FULL = {"error": disk.FULL}
+SENDS = "/lieutenant/lieutenants"
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    "error",
+    [OperationalError("database or disk is full"), OSError(errno.ENOSPC, "No space left")],
+    ids=["database", "file"],
+)
+def test_a_write_that_finds_no_room_is_a_507_in_words(
+    api: Api, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(services, "create", fail)
+    answer = api.post(SENDS, {"name": "ada", "role": "tests", "local": True})
+
+    assert (answer.status_code, answer.json()) == (507, FULL)
+
+
+@pytest.mark.django_db
+def test_a_page_that_finds_no_room_is_a_507_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OperationalError("database or disk is full")
+
+    monkeypatch.setattr("reef_site.views.auth.use_signin_link", fail)
+    page = Client(raise_request_exception=False).get("/signin/x", headers={"accept": "text/html"})
+
+    assert page.status_code == 507
+    assert "disk of the data folder is full" in page.content.decode()
+    assert "Traceback" not in page.content.decode()
+
+
+@pytest.fixture
+def small_disk() -> Iterator[Path]:
+    """A disk of 48 MB, at a path that is short enough for sockets."""
+    folder = Path(tempfile.mkdtemp(prefix="reef-disk-"))
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", str(folder)],
+        capture_output=True,
+        check=False,
+    )
+    if mounted.returncode:
+        pytest.skip("mounting a small disk takes root")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=False)
+    folder.rmdir()
+
+
+def fill(folder: Path) -> Path:
+    """Leave no byte free there."""
+    filler = folder / "filler"
+    with filler.open("ab", buffering=0) as file:
+        for size in (1 << 20, 4096):
+            try:
+                while True:
+                    file.write(b"\0" * size)
+            except OSError:
+                continue
+    return filler
+
+
+def manage(data: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    env = {key: os.environ[key] for key in ("PATH", "HOME", "LANG") if key in os.environ}
+    return subprocess.run(
+        [sys.executable, "manage.py", *words],
+        cwd=ROOT,
+        env={**env, "REEF_DATA_DIR": str(data), "PORT": str(free_port())},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("before", [[], ["migrate"]], ids=["new folder", "folder in use"])
+def test_up_on_a_full_disk_says_one_sentence(small_disk: Path, before: list[str]) -> None:
+    if before:
+        assert manage(small_disk, *before).returncode == 0
+    fill(small_disk)
+
+    up = manage(small_disk, "up", "--no-agent")
+
+    assert up.returncode != 0
+    assert "Traceback" not in up.stderr + up.stdout
+    assert len(up.stderr.strip().splitlines()) == 1, up.stderr
+    assert "full" in up.stderr.lower() or "no space left" in up.stderr.lower()
+
+
+def test_a_disk_that_fills_up_is_said_and_all_is_well_when_it_has_room(small_disk: Path) -> None:
+    with Stack(small_disk, REEF_TESTS="1") as stack:
+        stack.create("ada")
+        until(lambda: stack.client.get("/health").json()["parts"]["ticks"]["ok"], 60)
+        filler = fill(small_disk)
+        try:
+            until(lambda: _refusal(stack).status_code == 507, 30)
+            began = time.monotonic()
+            refused = _refusal(stack)
+            assert time.monotonic() - began < 2
+            assert refused.json() == FULL
+            health = stack.client.get("/health").json()
+            assert health["status"] == "degraded"
+            assert health["parts"]["disk"]["why"] == "the disk is full"
+            assert stack.client.get("/lieutenant/lieutenants").status_code == 200
+        finally:
+            filler.unlink()
+        until(lambda: stack.send("ada", "hello").status_code == 200, 60)
+        stack.wait_idle("ada")
+        assert "echo: hello" in stack.texts("ada")
+
+
+def _refusal(stack: Stack) -> httpx.Response:
+    # Large, so that it does not fit into what the log has left.
+    return stack.send("ada", "x" * 200_000)

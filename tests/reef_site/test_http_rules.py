@@ -1,0 +1,191 @@
+"""What HTTP forbids or leaves open: each refusal is JSON with the right status."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from reef_site import addresses, door
+from reef_site.addresses import ConnectionLimits
+from tests.reef_site.test_door import App, _serve
+from tests.stack import TOKEN, Stack
+from tests.waiting import until
+
+LIEUTENANTS = "/lieutenant/lieutenants"
+GOOD = f"Authorization: Bearer {TOKEN}"
+BAD = "Authorization: Bearer nope"
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    folder = tmp_path_factory.mktemp("http")
+    with Stack(folder, REEF_MAX_LOOPBACK_CONNECTIONS="60") as stack:
+        yield stack
+
+
+def ask(stack: Stack, request: str | bytes) -> tuple[int, dict[str, str], bytes]:
+    """Status, headers and body of the answer to these bytes."""
+    with socket.create_connection(("127.0.0.1", stack.port), timeout=10) as connection:
+        data = request if isinstance(request, bytes) else request.encode()
+        connection.sendall(data)
+        answer = b""
+        # A client that still sends may lose the end of the connection, not the answer.
+        with contextlib.suppress(ConnectionResetError):
+            while chunk := connection.recv(1 << 16):
+                answer += chunk
+    head, _, body = answer.partition(b"\r\n\r\n")
+    first, *lines = head.decode("latin-1").split("\r\n")
+    pairs = (line.partition(": ") for line in lines)
+    return int(first.split(" ")[1]), {key.lower(): value for key, _, value in pairs}, body
+
+
+def lines(*fields: str, body: str = "") -> str:
+    return "\r\n".join([*fields, "Connection: close", "", ""]) + body
+
+
+HOST = "Host: localhost"
+MALFORMED = [
+    ("an unknown method", lines("FOO / HTTP/1.1", HOST), 405),
+    ("a long URL", lines(f"GET /{'x' * 70_000} HTTP/1.1", HOST), 414),
+    ("a rather long URL", lines(f"GET /health?{'x' * 40_000} HTTP/1.1", HOST), 414),
+    ("many headers", lines("GET /health HTTP/1.1", HOST, *["X: y"] * 1500), 431),
+    ("a long header", lines("GET /health HTTP/1.1", HOST, f"X: {'y' * 100_000}"), 431),
+    (
+        "a bad chunk",
+        lines(f"POST {LIEUTENANTS} HTTP/1.1", HOST, GOOD, "Transfer-Encoding: chunked", body="zz"),
+        400,
+    ),
+    ("no HTTP", "hello\r\n\r\n", 400),
+    ("another protocol", "\x16\x03\x01\x02\r\n\r\n", 400),
+    ("a bad length", lines("POST /health HTTP/1.1", HOST, "Content-Length: -1"), 400),
+    ("a blank in the path", lines("GET /a b HTTP/1.1", HOST), 400),
+    ("no host", lines("GET /health HTTP/1.1"), 400),
+    ("two hosts", lines("GET /health HTTP/1.1", HOST, HOST), 400),
+]
+
+
+@pytest.mark.parametrize(("request_", "status"), [each[1:] for each in MALFORMED],
+                         ids=[each[0] for each in MALFORMED])  # fmt: skip
+def test_malformed_requests_are_refused_in_json(stack: Stack, request_: str, status: int) -> None:
+    got, headers, body = ask(stack, request_)
+
+    assert got == status, body
+    assert headers["content-type"] == "application/json"
+    assert json.loads(body)["error"]
+    assert stack.answers()
+
+
+def test_an_unknown_method_is_told_the_known_ones(stack: Stack) -> None:
+    assert "POST" in ask(stack, lines("FOO / HTTP/1.1", HOST))[1]["allow"]
+
+
+def test_http_1_0_needs_no_host(stack: Stack) -> None:
+    assert ask(stack, "GET /health HTTP/1.0\r\n\r\n")[0] == 200
+
+
+ROUTES = [
+    ("GET", "/registry/vms/x"),
+    ("GET", "/registry/discover/infra"),
+    ("POST", "/registry/vms/x/heartbeat"),
+    ("POST", "/registry/heartbeats"),
+    ("GET", "/events"),
+    ("GET", f"{LIEUTENANTS}/nobody/stream"),
+    ("GET", "/vm-tree/vms"),
+    ("POST", LIEUTENANTS),
+    ("GET", "/"),
+]
+
+
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+def test_two_authorization_headers_are_refused(stack: Stack, method: str, path: str) -> None:
+    for pair in ((GOOD, BAD), (BAD, GOOD), (GOOD, GOOD)):
+        status, _, body = ask(stack, lines(f"{method} {path} HTTP/1.1", HOST, *pair))
+        assert (status, json.loads(body)) == (
+            400,
+            {"error": "authorization: is given more than once"},
+        )
+
+
+def test_a_stream_goes_on_after_a_number_only(stack: Stack) -> None:
+    stack.create("told")
+    path = f"{LIEUTENANTS}/told/stream"
+    for wrong in ("abc", "-1", "", "1.5", "9" * 30, "٣"):
+        answer = stack.client.get(path, params={"after": wrong})
+        assert (answer.status_code, answer.json()) == (
+            400,
+            {"error": "after: must be a whole number, 0 or more"},
+        ), wrong
+    for good in ("0", "12"):
+        with stack.client.stream("GET", path, params={"after": good}) as answer:
+            assert answer.status_code == 200
+    assert httpx.get(f"{stack.client.base_url}{path}?after=abc").status_code == 401
+
+
+def test_pipelined_requests_are_no_endless_head(stack: Stack) -> None:
+    one = f"GET /health HTTP/1.1\r\n{HOST}\r\n\r\n".encode()
+    many = one * 2000 + lines("GET /health HTTP/1.1", HOST).encode()
+    with socket.create_connection(("127.0.0.1", stack.port), timeout=30) as connection:
+        connection.sendall(many[: 1 << 17])
+        got = b""
+        # As many as fitted.
+        while got.count(b"HTTP/1.1 200") < 5:
+            chunk = connection.recv(1 << 16)
+            assert chunk
+            got += chunk
+    assert b"HTTP/1.1 4" not in got
+
+
+def test_one_address_has_so_many_connections(stack: Stack) -> None:
+    made: list[socket.socket] = []
+    try:
+        made += [socket.create_connection(("127.0.0.1", stack.port), 10) for _ in range(70)]
+        last = made[-1].recv(1 << 16)
+        assert last.startswith(b"HTTP/1.1 429")
+        assert b"too many connections from your address" in last
+        # Another address, though of the same machine, is another client.
+        other = socket.create_connection(
+            ("127.0.0.1", stack.port), timeout=10, source_address=("127.0.0.2", 0)
+        )
+        made.append(other)
+        other.sendall(lines("GET /health HTTP/1.1", HOST).encode())
+        assert other.recv(12) == b"HTTP/1.1 200"
+    finally:
+        for connection in made:
+            connection.close()
+    until(stack.answers)
+
+
+def test_what_counts_as_one_address() -> None:
+    same = ("2001:db8::1", "2001:db8::ffff:1", "2001:db8:0:0:1::")
+    assert {addresses.client_key(each) for each in same} == {"2001:db8::/64"}
+    assert addresses.client_key("::ffff:192.0.2.1") == "192.0.2.1"
+    assert addresses.client_key("::1") == "::1"
+    assert addresses.client_key("fe80::1%eth0") == "fe80::/64"
+    assert addresses.is_loopback("::1")
+    assert addresses.is_loopback("127.0.0.9")
+    assert not addresses.is_loopback("192.0.2.1")
+    assert not addresses.is_loopback("2001:db8::/64")
+
+
+def test_a_connection_that_ended_counts_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door.Protocol, "limits", ConnectionLimits(1, loopback=2))
+
+    async def play() -> list[bytes]:
+        heads = []
+        async with await _serve(App()) as server:
+            host, port = server.sockets[0].getsockname()
+            for _ in range(6):
+                reader, writer = await asyncio.open_connection(host, port)
+                writer.write(b"GET /last HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+                heads.append((await reader.read())[:12])
+                writer.close()
+                await writer.wait_closed()
+        return heads
+
+    assert asyncio.run(play()) == [b"HTTP/1.1 200"] * 6

@@ -1,0 +1,122 @@
+"""Streams that a person opened end when the session or the account no longer allows them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import httpx
+import pytest
+
+from reef_site import guard
+from tests.reef_site.people import browser, change, create_account, sign_in, sign_out
+from tests.stack import Stack, pause
+from tests.waiting import until
+
+LIMIT_SECONDS = 1.0
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    with Stack(tmp_path_factory.mktemp("sessions")) as stack:
+        stack.create("heard")
+        yield stack
+
+
+class Stream:
+    """An open stream; `ended_at` is set when the server ends it."""
+
+    def __init__(self, client: httpx.Client, path: str) -> None:
+        self.ended_at = 0.0
+        self.is_open = threading.Event()
+        self._thread = threading.Thread(target=self._read, args=(client, path), daemon=True)
+        self._thread.start()
+        assert self.is_open.wait(10)
+
+    def _read(self, client: httpx.Client, path: str) -> None:
+        with client.stream("GET", path, timeout=30) as answer:
+            assert answer.status_code == 200
+            for _ in answer.iter_raw():
+                self.is_open.set()
+        self.ended_at = time.monotonic()
+
+    def seconds_until_end(self, since: float) -> float:
+        until(lambda: self.ended_at, 10)
+        return self.ended_at - since
+
+
+def signed_in(stack: Stack, name: str) -> httpx.Client:
+    create_account(stack, name)
+    client = browser(stack)
+    assert sign_in(client, name).status_code == 302
+    return client
+
+
+def by_sql(statement: str) -> Callable[[Stack, httpx.Client, str], None]:
+    return lambda stack, _client, name: change(stack, statement, name)
+
+
+ENDINGS: dict[str, Callable[[Stack, httpx.Client, str], None]] = {
+    "signed-out": lambda _stack, client, _name: sign_out(client),
+    "deactivated": by_sql("UPDATE auth_user SET is_active = 0 WHERE username = ?"),
+    "deleted": by_sql("DELETE FROM auth_user WHERE username = ?"),
+    "no-superuser": by_sql("UPDATE auth_user SET is_superuser = 0 WHERE username = ?"),
+    "no-staff": by_sql("UPDATE auth_user SET is_staff = 0 WHERE username = ?"),
+    "other-password": by_sql("UPDATE auth_user SET password = 'another' WHERE username = ?"),
+}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("path", ["/events", "/lieutenant/lieutenants/heard/stream"])
+def test_a_stream_ends_within_a_second(stack: Stack, ending: str, path: str) -> None:
+    name = f"{ending}-{'listing' if path == '/events' else 'transcript'}"
+    client, bystander = signed_in(stack, name), signed_in(stack, f"bystander-{name}")
+    stream, other = Stream(client, path), Stream(bystander, path)
+    # The account must have been looked at once before anything happens to it.
+    pause(2 * guard.EVERY_SECONDS)
+
+    began = time.monotonic()
+    ENDINGS[ending](stack, client, name)
+
+    assert stream.seconds_until_end(began) < LIMIT_SECONDS
+    assert not other.ended_at
+    sign_out(bystander)
+    assert other.seconds_until_end(time.monotonic()) < LIMIT_SECONDS
+
+
+@pytest.mark.parametrize("way", ["deleted", "expired"])
+def test_a_stream_ends_with_its_session(stack: Stack, way: str) -> None:
+    client = signed_in(stack, f"session-{way}")
+    stream = Stream(client, "/events")
+
+    began = time.monotonic()
+    if way == "deleted":
+        change(stack, "DELETE FROM django_session WHERE session_key LIKE ?", "s%")
+    else:
+        change(stack, "UPDATE django_session SET expire_date = ?", "2026-01-01 00:00:00")
+
+    assert stream.seconds_until_end(began) < LIMIT_SECONDS
+
+
+def test_a_stream_ends_while_redis_is_down(stack: Stack) -> None:
+    client = signed_in(stack, "without-redis")
+    stream = Stream(client, "/events")
+    stack.kill("redis")
+    try:
+        began = time.monotonic()
+        change(stack, "UPDATE auth_user SET is_active = 0 WHERE username = ?", "without-redis")
+
+        assert stream.seconds_until_end(began) < LIMIT_SECONDS
+    finally:
+        stack.start("redis")
+
+
+def test_many_streams_of_one_session_end_together(stack: Stack) -> None:
+    client = signed_in(stack, "many")
+    streams = [Stream(client, "/events") for _ in range(40)]
+
+    began = time.monotonic()
+    sign_out(client)
+
+    assert max(stream.seconds_until_end(began) for stream in streams) < LIMIT_SECONDS

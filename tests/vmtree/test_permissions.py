@@ -1,0 +1,249 @@
+"""Permissions by generation: random trees, all pairs, all actions, against a model of its own."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from django.conf import settings
+from django.contrib.auth.models import AnonymousUser, User
+from django.db import transaction
+
+from bootloader.member_api import Joiner
+from bootloader.models import ProvisionGrant
+from bootloader.provisioning import rings
+from lieutenants import services as lieutenants
+from lieutenants.models import Lieutenant
+from lieutenants.states import Status
+from reef_site.auth import Caller, make_operator
+from tests.conftest import STANDIN, Api
+from tests.vmtree.conftest import NodeApi
+from vmtree import permissions, services, tokens
+from vmtree.exceptions import Forbidden
+from vmtree.models import Node
+from vmtree.permissions import Action, Relation
+from vmtree.services import NewNode
+
+pytestmark = pytest.mark.django_db
+
+READS = {"READ", "READ_TRANSCRIPT", "READ_CONFIG", "READ_MACHINES", "READ_SNAPSHOTS"}
+
+
+@dataclass
+class Tree:
+    """A tree with what the model must know of it, kept apart from the database."""
+
+    parents: dict[str, str] = field(default_factory=dict)
+    # On which host the process of a local lieutenant runs; the others are VMs.
+    hosts: dict[str, str] = field(default_factory=dict)
+
+    def line(self, vm_id: str) -> list[str]:
+        """The node and all above it."""
+        return [vm_id, *self.line(self.parents[vm_id])] if vm_id else []
+
+    def allows(self, caller: str, action: str, target: str) -> bool:
+        """The rules, written a second time. An empty target is the whole fleet."""
+        known = target in self.parents
+        own = known and caller in self.line(target)
+        below = own and caller != target
+        if action == "READ":
+            return True
+        if action in ("READ_TRANSCRIPT", "READ_CONFIG", "READ_MACHINES", "WRITE", "PROVISION"):
+            return own
+        if action in ("COMMAND", "DESTROY"):
+            return below
+        if action in ("SEND", "START", "ISSUE_TOKENS"):
+            is_vm = target not in self.hosts
+            return below and (is_vm or self.hosts.get(caller) == self.hosts[target])
+        if action == "START_BELOW":
+            return own and self.hosts.get(caller) == settings.HOST
+        return False
+
+
+def plant(seed: int, count: int) -> Tree:
+    """A random tree: VMs, local lieutenants here and on another host, remote and destroyed ones."""
+    dice, tree = random.Random(seed), Tree()
+    for number in range(count):
+        vm_id = f"n{number}"
+        parent = dice.choice(["", *tree.parents, *tree.parents])
+        kind = dice.choice(["vm", "vm", "here", "here", "elsewhere", "remote", "destroyed"])
+        category = dice.choice(["agent_vm", "lieutenant"])
+        services.create(NewNode(vm_id, category, vm_id, parent), by="tests")
+        tree.parents[vm_id] = parent
+        if kind != "vm":
+            host = "elsewhere" if kind == "elsewhere" else settings.HOST
+            Lieutenant.objects.create(
+                id=vm_id,
+                name=vm_id,
+                role="tests",
+                folder="/",
+                host=host,
+                transport="ssh" if kind == "remote" else "local",
+                status=Status.DESTROYED if kind == "destroyed" else Status.IDLE,
+            )
+            if kind in ("here", "elsewhere"):
+                tree.hosts[vm_id] = host
+    return tree
+
+
+def caller_of(vm_id: str) -> Caller:
+    return Caller(f"node {vm_id}", Node.objects.get(vm_id=vm_id))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_all_pairs_and_all_actions_follow_the_model(seed: int) -> None:
+    tree = plant(seed, 14)
+    targets: list[Node | str | None] = [*Node.objects.all(), *tree.parents, None, "unknown"]
+    wrong = []
+    for vm_id in tree.parents:
+        caller = caller_of(vm_id)
+        for action in Action:
+            for target in targets:
+                name = target.vm_id if isinstance(target, Node) else target or ""
+                expected = tree.allows(vm_id, action.name, name)
+                if permissions.may(caller, action, target) != expected:
+                    wrong.append((vm_id, action.name, name, expected))
+    assert not wrong
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_relations_and_lists_follow_the_model(seed: int) -> None:
+    tree = plant(seed, 14)
+    for vm_id in tree.parents:
+        node = Node.objects.get(vm_id=vm_id)
+        own = {other for other in tree.parents if vm_id in tree.line(other)}
+        seen = permissions.readable_among(caller_of(vm_id), Action.READ_TRANSCRIPT, tree.parents)
+        assert seen == own
+        for other in tree.parents:
+            above = other in tree.line(vm_id)
+            expected = (
+                Relation.SELF
+                if other == vm_id
+                else Relation.DESCENDANT
+                if other in own
+                else Relation.ANCESTOR
+                if above
+                else Relation.OTHER
+            )
+            assert permissions.relation_of(node, other) == expected, (vm_id, other)
+
+
+def test_the_root_token_and_operators_may_do_all_accounts_read_and_strangers_nothing() -> None:
+    plant(0, 4)
+    everything = {action.name for action in Action}
+    callers: list[tuple[object, set[str]]] = [
+        (None, everything),
+        ("a part of reef", everything),
+        (Caller("root token"), everything),
+        (make_operator(), everything),
+        (User.objects.create_user("joe"), READS),
+        (User.objects.create_user("staff", is_staff=True), READS),
+        (AnonymousUser(), READS),
+        (Joiner("reefjoin_x"), set()),
+        (object(), set()),
+    ]
+    for caller, expected in callers:
+        for target in (None, "n1", "unknown", Node.objects.get(vm_id="n2")):
+            found = {each.name for each in Action if permissions.may(caller, each, target)}
+            assert found == expected, (caller, target)
+        assert (permissions.readable(caller, Action.READ_CONFIG) is None) == bool(expected)
+
+
+def test_a_refusal_names_the_rule_the_caller_the_action_and_the_target() -> None:
+    tree = plant(1, 8)
+    for vm_id in tree.parents:
+        with pytest.raises(Forbidden) as caught:
+            permissions.check(caller_of(vm_id), Action.MANAGE_RULES, None)
+        end = f"{vm_id} may not manage the rules of the whole fleet"
+        assert str(caught.value) == f"rule: {permissions.RULE}. {end}"
+    services.create(NewNode("vm", "agent_vm", "vm"), by="tests")
+    with pytest.raises(Forbidden, match=permissions.ON_THIS_HOST):
+        permissions.check(caller_of("vm"), Action.START_BELOW, "vm")
+
+
+# -- the same at the API ---------------------------------------------------------------------------
+
+LT = "/lieutenant/lieutenants"
+
+
+def _make(api: Api, target: str) -> Any:
+    return api.post(LT, {"name": "new", "role": "r", "local": True, "parentVmId": target})
+
+
+def _provision(api: Api, target: str) -> Any:
+    return api.post("/bootloader/provision", {"name": "p", "type": "swarm", "parentVmId": target})
+
+
+def _rename(api: Api, target: str) -> Any:
+    return api.client.patch(
+        f"/vm-tree/vms/{target}", {"name": "x"}, content_type="application/json"
+    )
+
+
+# Of each: the action, whether only lieutenants can be its target, and the request.
+ENTRANCES: dict[str, tuple[str, bool, Callable[[Api, str], Any]]] = {
+    "starts a process here": ("START_BELOW", False, _make),
+    "reads a transcript": (
+        "READ_TRANSCRIPT",
+        True,
+        lambda api, target: api.get(f"{LT}/{target}/transcript"),
+    ),
+    "reads the running answer": (
+        "READ_TRANSCRIPT",
+        True,
+        lambda api, target: api.get(f"{LT}/{target}/read"),
+    ),
+    "reads config": (
+        "READ_CONFIG",
+        False,
+        lambda api, target: api.get(f"/vers-config/explain/OPENAI_API_KEY?vm={target}"),
+    ),
+    "provisions": ("PROVISION", False, _provision),
+    "writes": ("WRITE", False, _rename),
+    "sends": ("SEND", True, lambda api, target: api.post(f"{LT}/{target}/send", {"message": "x"})),
+    "pauses": ("COMMAND", True, lambda api, target: api.post(f"{LT}/{target}/pause")),
+    "restarts": ("START", True, lambda api, target: api.post(f"{LT}/{target}/restart")),
+    "destroys": ("DESTROY", True, lambda api, target: api.delete(f"{LT}/{target}")),
+    "issues a token": (
+        "ISSUE_TOKENS",
+        False,
+        lambda api, target: api.post(f"/vm-tree/vms/{target}/token"),
+    ),
+    "plans to destroy": (
+        "COMMAND",
+        False,
+        lambda api, target: api.post(f"/vm-tree/vms/{target}/destroy", {"dryRun": True}),
+    ),
+    "reads snapshots": ("READ_SNAPSHOTS", False, lambda api, _: api.get("/vm-tree/snapshots")),
+}
+
+
+@pytest.mark.parametrize("seed", [11, 12])
+def test_the_api_follows_the_model(
+    seed: int, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.PI_PATH = str(STANDIN)
+    monkeypatch.setattr(lieutenants, "ring_worker", lambda *_: None)
+    for name in ("advance", "begin", "tell"):
+        monkeypatch.setattr(rings, name, lambda *_, **__: None)
+    tree = plant(seed, 9)
+    living = set(Lieutenant.objects.living().values_list("pk", flat=True))
+    for node in Node.objects.all():
+        ProvisionGrant.objects.create(node=node, vms=9, levels=9)
+    wrong = []
+    for caller in tree.parents:
+        api = NodeApi(tokens.issue(Node.objects.get(vm_id=caller), made_by="tests"))
+        for name, (action, lieutenants_only, ask) in ENTRANCES.items():
+            for target in tree.parents:
+                if lieutenants_only and target not in living:
+                    continue
+                with transaction.atomic():
+                    status = ask(api, target).status_code
+                    transaction.set_rollback(True)
+                expected = tree.allows(caller, action, target)
+                if (status < 300) != expected or (not expected and status != 403):
+                    wrong.append((caller, name, target, status))
+    assert not wrong

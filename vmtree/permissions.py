@@ -1,0 +1,271 @@
+"""Who may do what to which node of the tree: one table, asked at every entrance.
+
+A right is a set of relations: what a kind of caller may do depends on how the target is related to
+it. `check` raises Forbidden with a text that names the rule, `may` answers, `readable` narrows
+lists. A caller is whatever authentication found (see `reef_site.auth`), or the name of a part of
+reef.
+
+Nodes are of two kinds. A *local agent* is a lieutenant whose process runs on a host of reef; its
+token starts further processes on that host for lieutenants below itself. Every other node is a VM
+or a machine somewhere else: its token never starts or directs a process on a host of reef.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from enum import StrEnum
+
+from django.conf import settings
+from django.db.models import QuerySet
+from django.db.models.expressions import RawSQL
+
+from vmtree import lineage
+from vmtree.exceptions import Forbidden
+from vmtree.lineage import is_within
+from vmtree.models import LINKS, Node
+
+
+class Action(StrEnum):
+    """What is checked; the text completes "… may not"."""
+
+    # Registry, tree, and the public facts of lieutenants: name, role, status.
+    READ = "read"
+    # Messages, answers, usage and streams, too.
+    READ_TRANSCRIPT = "read the transcript of"
+    # Secrets masked.
+    READ_CONFIG = "read the config of"
+    # Machines of providers, findings, boot reports and logs.
+    READ_MACHINES = "read machines and logs of"
+    # A snapshot holds the whole fleet, so its target is always the whole fleet.
+    READ_SNAPSHOTS = "read snapshots of"
+    # Stored values in clear text.
+    READ_SECRETS = "read secrets of"
+    WRITE = "write"
+    # Pause, abort, change limits, move, remove; of the whole fleet: administer it.
+    COMMAND = "command"
+    SEND = "send messages to"
+    DESTROY = "destroy"
+    ISSUE_TOKENS = "issue tokens for"
+    # Resume or restart the process of a lieutenant that there is.
+    START = "start the process of"
+    # Make a lieutenant on this host; the target is the node that it stands below.
+    START_BELOW = "start a process on this host below"
+    # Have VMs made below the target; within a grant (see `bootloader.grants`).
+    PROVISION = "have VMs made below"
+    MANAGE_RULES = "manage the rules of"
+
+
+class Relation(StrEnum):
+    """How a target is related to the node that asks."""
+
+    SELF = "self"
+    ANCESTOR = "ancestor"
+    DESCENDANT = "descendant"
+    OTHER = "other"
+    # No node: the whole fleet, or a place below no node.
+    FLEET = "fleet"
+
+
+class CallerKind(StrEnum):
+    """Kinds of callers."""
+
+    # The root token, and parts of reef.
+    ROOT = "root token"
+    OPERATOR = "operator"
+    # An account that is not a superuser.
+    ACCOUNT = "account that looks on"
+    LOCAL_AGENT = "local agent"
+    VM = "VM"
+    # A caller that has no rights here, such as a join token.
+    STRANGER = "stranger"
+
+
+Rights = Mapping[Action, frozenset[Relation]]
+
+_ALL = frozenset(Relation)
+_BELOW = frozenset({Relation.DESCENDANT})
+_LINE = _BELOW | {Relation.SELF}
+
+_EVERYTHING: Rights = dict.fromkeys(Action, _ALL)
+_VM: Rights = {
+    Action.READ: _ALL,
+    Action.READ_TRANSCRIPT: _LINE,
+    Action.READ_CONFIG: _LINE,
+    Action.READ_MACHINES: _LINE,
+    Action.WRITE: _LINE,
+    Action.COMMAND: _BELOW,
+    Action.SEND: _BELOW,
+    Action.DESTROY: _BELOW,
+    Action.ISSUE_TOKENS: _BELOW,
+    Action.START: _BELOW,
+    Action.PROVISION: _LINE,
+}
+
+# What is not listed is refused.
+RIGHTS: Mapping[CallerKind, Rights] = {
+    CallerKind.ROOT: _EVERYTHING,
+    CallerKind.OPERATOR: _EVERYTHING,
+    CallerKind.ACCOUNT: dict.fromkeys(
+        (
+            *(Action.READ, Action.READ_TRANSCRIPT, Action.READ_CONFIG),
+            *(Action.READ_MACHINES, Action.READ_SNAPSHOTS),
+        ),
+        _ALL,
+    ),
+    CallerKind.LOCAL_AGENT: {**_VM, Action.START_BELOW: _LINE},
+    CallerKind.VM: _VM,
+    CallerKind.STRANGER: {},
+}
+
+# These make the process of a local agent start or run programs: messages because an agent has a
+# shell, tokens because the holder acts as the agent. The caller must run on the same host itself.
+DIRECTS_PROCESS = frozenset({Action.START, Action.SEND, Action.ISSUE_TOKENS})
+
+READS = frozenset(action for action in Action if action.name.startswith("READ"))
+
+RULE = (
+    "a node reads the fleet's registry and tree, and transcripts, config and machines of itself "
+    "and its descendants; it writes about itself and its descendants, and commands its descendants"
+)
+ON_THIS_HOST = (
+    "only the root token, operators, and lieutenants that run on this host, for those below "
+    "themselves, start or direct processes here"
+)
+ACCOUNTS = "an account reads the fleet; only operators, which are superusers, change it"
+CLEAR_VALUES = "only operators and the root token see clear values"
+
+# Which of these VMs are local agents that live, and on which host each runs.
+FindHosts = Callable[[Sequence[str]], Mapping[str, str]]
+_finders: list[FindHosts] = []
+
+
+def register_local_agents(find: FindHosts) -> None:
+    """Make known which VMs are local agents; for `AppConfig.ready`."""
+    if find not in _finders:
+        _finders.append(find)
+
+
+def node_of(caller: object) -> Node | None:
+    """The node whose token was shown; None for the root token and operators."""
+    node = getattr(caller, "node", None)
+    return node if isinstance(node, Node) else None
+
+
+def kind_of(caller: object) -> CallerKind:
+    """Which kind of caller this is."""
+    if caller is None or isinstance(caller, str):
+        return CallerKind.ROOT
+    if (node := node_of(caller)) is not None:
+        return CallerKind.LOCAL_AGENT if host_of(node.vm_id) else CallerKind.VM
+    if hasattr(caller, "is_superuser"):
+        return CallerKind.OPERATOR if caller.is_superuser else CallerKind.ACCOUNT
+    return CallerKind.ROOT if hasattr(caller, "node") else CallerKind.STRANGER
+
+
+def only_looks_on(caller: object) -> bool:
+    """Whether this is an account that is not a superuser."""
+    return getattr(caller, "is_superuser", True) is False
+
+
+def host_of(vm_id: str) -> str:
+    """The host on which this local agent's process runs; empty for every other VM."""
+    return next((host for find in _finders if (host := find([vm_id]).get(vm_id, ""))), "")
+
+
+def relation_of(node: Node, target: Node | str | None) -> Relation:
+    """How the target is related to the node. An id that has no node counts as the fleet."""
+    if isinstance(target, str):
+        target = Node.objects.filter(vm_id=target).first()
+    if target is None:
+        return Relation.FLEET
+    if target.pk == node.pk:
+        return Relation.SELF
+    if is_within(LINKS, target.pk, node.pk):
+        return Relation.DESCENDANT
+    return Relation.ANCESTOR if is_within(LINKS, node.pk, target.pk) else Relation.OTHER
+
+
+def check(caller: object, action: Action | str, target: Node | str | None) -> None:
+    """Raise Forbidden unless the caller may do this to the target.
+
+    A target is a node, or the id of a VM that may or may not have a node; None is the whole
+    fleet, or a place that is below no node.
+    """
+    if rule := _broken_rule(caller, Action(action), target):
+        who = node.vm_id if (node := node_of(caller)) else caller
+        raise Forbidden(f"rule: {rule}. {who} may not {action} {_name_of(target)}")
+
+
+def may(caller: object, action: Action | str, target: Node | str | None) -> bool:
+    """Return the same as an answer."""
+    return not _broken_rule(caller, Action(action), target)
+
+
+def allows(node: Node, action: Action | str, target: Node | str | None) -> bool:
+    """Return whether this node's token may do that to the target."""
+    return not _rule_for_node(node, Action(action), target)
+
+
+def readable(caller: object, action: Action) -> QuerySet[Node] | None:
+    """The nodes, removed ones too, whose rows a list shows to the caller; None is all.
+
+    `action` is one of READS.
+    """
+    node = node_of(caller)
+    if node is None:
+        return None if may(caller, action, None) else Node.objects.none()
+    rights = RIGHTS[CallerKind.VM].get(action, frozenset())
+    if rights == _ALL:
+        return None
+    return line_of(node) if rights else Node.objects.none()
+
+
+def line_of(node: Node) -> QuerySet[Node]:
+    """The node and its descendants, removed ones too."""
+    everyone = dataclasses.replace(LINKS, living="")
+    sql = f"{lineage.below(everyone)} SELECT key FROM line"  # noqa: S608
+    return Node.objects.filter(pk__in=RawSQL(sql, [node.pk]))  # noqa: S611
+
+
+def readable_among(caller: object, action: Action, vm_ids: Iterable[str]) -> set[str]:
+    """Return those of these VMs about which the caller may read this."""
+    wanted = set(vm_ids)
+    nodes = readable(caller, action)
+    return wanted if nodes is None else wanted & set(nodes.values_list("vm_id", flat=True))
+
+
+# -- rules of the above --------------------------------------------------------------------------
+
+
+def _broken_rule(caller: object, action: Action, target: Node | str | None) -> str:
+    """The rule that refuses this; empty if it is allowed."""
+    if (node := node_of(caller)) is not None:
+        return _rule_for_node(node, action, target)
+    kind = kind_of(caller)
+    if RIGHTS[kind].get(action):
+        return ""
+    if action is Action.READ_SECRETS:
+        return CLEAR_VALUES
+    return ACCOUNTS if kind is CallerKind.ACCOUNT else RULE
+
+
+def _rule_for_node(node: Node, action: Action, target: Node | str | None) -> str:
+    # The kind costs a query, so it is asked only where the two kinds differ.
+    if action is Action.START_BELOW and host_of(node.vm_id) != settings.HOST:
+        return f"{RULE}; {ON_THIS_HOST}"
+    rights = RIGHTS[CallerKind.LOCAL_AGENT].get(action, frozenset())
+    if rights != _ALL and (not rights or relation_of(node, target) not in rights):
+        return f"{RULE}; {CLEAR_VALUES}" if action is Action.READ_SECRETS else RULE
+    if action in DIRECTS_PROCESS and target is not None:
+        vm_id = target if isinstance(target, str) else target.vm_id
+        host = host_of(vm_id)
+        if host and host_of(node.vm_id) != host:
+            return f"{RULE}; {ON_THIS_HOST}"
+    return ""
+
+
+def _name_of(target: Node | str | None) -> str:
+    if target is None:
+        return "the whole fleet"
+    return target.vm_id if isinstance(target, Node) else target
