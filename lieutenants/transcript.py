@@ -18,7 +18,7 @@ from lieutenants import rpc
 from lieutenants.ledger import Ledger, join_chunks
 from lieutenants.models import Answer, Chunk, Entry, Lieutenant, Process, Usage
 from lieutenants.states import Outcome
-from lieutenants.transcript_screening import TranscriptScreening, block_number
+from lieutenants.transcript_screening import MAX_BLOCK, TranscriptScreening
 
 Event = dict[str, Any]
 
@@ -54,7 +54,7 @@ class Transcript:
 
     def delta(self, kind: str, block: int, text: str) -> None:
         """A piece of text of a block; a number that no database keeps counts as the first."""
-        block = block_number(block)
+        block = block if 0 <= block <= MAX_BLOCK else 0
         entry = self.blocks.get((kind, block))
         if entry is None:
             entry = self.add(kind, timezone.now(), block=block, final=False)

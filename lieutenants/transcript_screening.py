@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 # So many characters of a block are kept, to be compared with its whole text when that comes.
 MAX_KEPT = 16 << 20
-_MAX_BLOCK = 1_000_000
+MAX_BLOCK = 1_000_000
 
 # Kind and number of a block of the message that the agent is saying.
 Block = tuple[str, int]
@@ -135,11 +135,6 @@ class TranscriptScreening:
             self._streams[block] = _Stream(held, min(shown, len(held)), since, None)
 
 
-def block_number(number: Any) -> int:
-    """Return the number of a block; one that no database keeps counts as the first."""
-    return number if 0 <= number <= _MAX_BLOCK else 0
-
-
 def _journal(process: Process, begin: int) -> list[tuple[int, Block, str]]:
     """Return the pieces of text between `begin` and the process's offset, each with its place."""
     size = process.offset - begin
@@ -153,7 +148,8 @@ def _journal(process: Process, begin: int) -> list[tuple[int, Block, str]]:
     for line in data.split(b"\n"):
         for record in rpc.split(line + b"\n")[0]:
             if record[0] in rpc.DELTA_KINDS:
-                block = (rpc.DELTA_KINDS[record[0]], block_number(int(record[1])))
+                number = int(record[1])
+                block = (rpc.DELTA_KINDS[record[0]], number if 0 <= number <= MAX_BLOCK else 0)
                 found.append((at, block, str(record[2])))
         at += len(line) + 1
     return found

@@ -32,6 +32,7 @@ _WINDOW = 8
 _QUAD = 4
 _BLOCK = 1 << 15
 _TAIL = 160
+_MAX_ORDINARY, _SHORT_TEXT = 4096, 40
 # So much of a token behind its literal is covered at the end of a text.
 _FEW, _MANY = 3, 24
 _WORD = "[A-Za-z0-9_-]"
@@ -133,6 +134,8 @@ class Screen:
         self._quads = _parts("\0".join([*forms, self._begun]), _QUAD)
         self._windows = frozenset(_windows_of(forms))
         self._octets = frozenset(_parts("\0".join(self._fragments), _WINDOW))
+        # Short texts without secrets, such as the words of the agent's protocol.
+        self._ordinary: set[str] = set()
         self._short_bytes = [each.encode() for each in self._short]
 
     def _add(self, form: str, name: str, edge: int) -> None:
@@ -177,12 +180,16 @@ class Screen:
         """
         known = known or {}
         texts: list[str] = []
-        _gather(value, texts)
+        _gather(value, texts, self._ordinary)
+        if not texts:
+            return value
         suspect = any(map(self._has_edge, texts))
         if not suspect:
             suspect = any(known.get(text, text) != text for text in texts) if known else False
             rest = [text for text in texts if text not in known] if known else texts
             suspect = suspect or self._may_hold("\0".join(rest))
+        if not suspect and len(self._ordinary) < _MAX_ORDINARY:
+            self._ordinary.update(text for text in texts if len(text) <= _SHORT_TEXT)
         return self._covered(value, names, known) if suspect else value
 
     def _covered(self, value: Any, names: set[str] | None, known: Mapping[str, str]) -> Any:
@@ -214,6 +221,8 @@ class Screen:
 
         `shown` is that of the piece before; with `last` nothing is held.
         """
+        if last and len(text) < EDGE:
+            return Piece(text[shown:], covered=text)
         suspect = last or self._may_hold(text)
         if not suspect and let_out and not self._may_begin(text):
             # Shown, and given again: a secret may begin with these.
@@ -400,10 +409,10 @@ def _shape_run(found: re.Match[str], before: int = 0) -> _Run:
     return _Run(before + start, before + found.end(), shape.name)
 
 
-def _gather(value: Any, texts: list[str]) -> None:
-    """Collect all texts of a JSON value that are long enough to hold anything."""
+def _gather(value: Any, texts: list[str], ordinary: set[str]) -> None:
+    """Collect the texts of a JSON value that are long enough and not known to be ordinary."""
     if isinstance(value, dict):
-        texts.extend([key for key in value if len(key) >= EDGE])
+        texts.extend([key for key in value if len(key) >= EDGE and key not in ordinary])
         value = value.values()
     elif not isinstance(value, list):
         value = [value]
@@ -411,10 +420,10 @@ def _gather(value: Any, texts: list[str]) -> None:
         # JSON has no subclasses, and this is the quickest way to ask.
         kind = type(each)
         if kind is str:
-            if len(each) >= EDGE:
+            if len(each) >= EDGE and each not in ordinary:
                 texts.append(each)
         elif kind is dict or kind is list:
-            _gather(each, texts)
+            _gather(each, texts, ordinary)
 
 
 def _parts(text: str, length: int) -> frozenset[str]:
