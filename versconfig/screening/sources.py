@@ -93,13 +93,14 @@ def latest() -> Screen:
 
 
 def _own_fingerprint() -> Hashable:
-    own = (settings.ROOT_TOKEN, settings.SECRET_KEY, settings.REDIS_URL)
+    own = (settings.ROOT_TOKEN, settings.SECRET_KEY, settings.REDIS_URL, settings.EDGE_KEY)
     return own, tuple(settings.CONFIG_KEYS), _changed(vault.key_file())
 
 
 def _own_secrets() -> Iterator[Secret]:
     yield Secret("root token", settings.ROOT_TOKEN)
     yield Secret("secret key", settings.SECRET_KEY)
+    yield Secret("edge key", settings.EDGE_KEY)
     try:
         keys = vault.keys()
     except Unreadable as error:
