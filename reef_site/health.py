@@ -44,11 +44,11 @@ def health(request: HttpRequest) -> HttpResponse:
     there = all(part.ok for part in found if part.name == "database")
     return json_answer(
         {
-            "isolation": _isolation(),
             "status": "ok" if all(part.ok for part in found) else "degraded",
             "uptime": round(time.time() - _started, 3),
             "services": SERVICES,
             "parts": {part.name: part.json for part in found},
+            "isolation": _isolation(),
         },
         status=200 if there else 503,
     )

@@ -158,7 +158,9 @@ def test_no_secret_is_left_anywhere(stack: BootStack, emulator: Emulator) -> Non
         content = file.read_bytes()
         for secret in secrets:
             assert secret.encode() not in content, file
-        assert not re.search(rb"reef(join)?_[A-Za-z0-9_-]{40,}", content), file
+            # In the database's file, a migration's name follows that of its app without a blank.
+            names = content.replace(b"reef_site", b"")
+            assert not re.search(rb"reef(join)?_[A-Za-z0-9_-]{40,}", names), file
         assert b"PRIVATE KEY-----" not in content or file.stat().st_mode & 0o077 == 0, file
 
 

@@ -341,7 +341,9 @@ def _listen(stack: Stack, raw: list[bytes]) -> None:
 
 def _pages(stack: Stack) -> dict[str, bytes]:
     """What people and agents may read."""
-    link = stack.manage("signin").strip().splitlines()[-1]
+    printed = stack.manage("signin").strip().splitlines()[-1]
+    # Not every resolver knows the name that browsers use.
+    link = printed.replace("reef.localhost", "127.0.0.1")
     with httpx.Client(follow_redirects=True, timeout=30) as person:
         base = f"http://127.0.0.1:{stack.port}"
         token = re.search(r'name="csrfmiddlewaretoken" value="(\w+)"', person.get(link).text)

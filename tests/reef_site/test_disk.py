@@ -49,7 +49,7 @@ def test_a_page_that_finds_no_room_is_a_507_in_words(monkeypatch: pytest.MonkeyP
     def fail(*_: object, **__: object) -> None:
         raise OperationalError("database or disk is full")
 
-    monkeypatch.setattr("reef_site.views.auth.use_signin_link", fail)
+    monkeypatch.setattr("reef_site.accounts.views.auth.use_signin_link", fail)
     page = Client(raise_request_exception=False).get("/signin/x", headers={"accept": "text/html"})
 
     assert page.status_code == 507

@@ -207,13 +207,13 @@ def test_a_session_is_good_until_its_end(stack: Stack) -> None:
 
 def test_forms_of_anybody_are_small(stack: Stack) -> None:
     for path in ("/signin/", "/admin/login/"):
-        page = httpx.get(f"{stack.client.base_url}{path}")
+        page = httpx.get(f"{stack.client.base_url}/signin/")
         cookie = "; ".join(f"{name}={value}" for name, value in page.cookies.items())
         csrf = next(value for name, value in page.cookies.items() if "csrf" in name)
         form = urlencode({"csrfmiddlewaretoken": csrf, "username": "a", "password": "b"})
         headers = {"Cookie": cookie, "Content-Type": "application/x-www-form-urlencoded"}
         answer = httpx.post(f"{stack.client.base_url}{path}", content=form, headers=headers)
-        assert answer.status_code == 200, path
+        assert answer.status_code in (200, 302), path
         with connect(stack) as connection:
             connection.sendall(head(path, (64 << 10) + 1, headers))
             status, _, body = answer_to(connection)

@@ -59,7 +59,7 @@ def test_all_is_well() -> None:
     status, said = ask()
 
     assert (status, said["status"]) == (200, "ok"), said
-    assert list(said) == ["status", "uptime", "services", "parts"]
+    assert list(said) == ["status", "uptime", "services", "parts", "isolation"]
     assert said["uptime"] > 0
     assert said["services"] == ["ui", *organs.MODULES]
     assert list(said["parts"]) == [

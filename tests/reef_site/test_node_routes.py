@@ -21,6 +21,7 @@ from bootloader.provisioning import rings
 from lieutenants import services
 from lieutenants.models import Answer, Entry, Lieutenant, Process, Usage
 from lieutenants.states import Outcome
+from reef_site.common.models import OutsideCall
 from tests.conftest import STANDIN, Api, Fleet
 from tests.vmtree.conftest import NodeApi
 from vmtree import bells, dates, tokens
@@ -117,6 +118,15 @@ class World:
         self.snapshot = api.post("/vm-tree/snapshot").json()["id"]
         rule = {"name": "r", "event": "vm-late", "action": "note", "text": MARK}
         self.rule = api.post("/registry/rules", rule).json()["id"]
+        call = OutsideCall.objects.create(
+            id="call",
+            kind=MARK,
+            made_by="tests",
+            limit_seconds=10,
+            made_at=dates.now(),
+            sent_at=dates.now(),
+        )
+        self.call = call.pk
         self.job = api.post(f"/vm-tree/vms/{self.id}/pause").json()["job"]["id"]
 
     def samples(self) -> dict[str, str]:
@@ -127,6 +137,7 @@ class World:
             **dict.fromkeys(("secret", "url", "app_label", "model"), "x"),
             **dict.fromkeys(("provisioning_id", "provisioning"), self.provisioning),
             "name": "bystander",
+            "call_id": self.call,
             "message_id": self.message,
             "rule_id": str(self.rule),
             "finding_id": str(self.finding),

@@ -166,7 +166,7 @@ def test_every_action_of_the_admin_is_in_the_list_or_harmless() -> None:
         *("verify", "pin", "unpin", "compare", "undo", "put_back", "log_in", "forget_host_keys"),
         *("put_in_service", "take_out_of_service", "retry", "cancel_keep", "dismiss", "cancel"),
         *("abort_selected", "resume_selected", "pause_selected", "restart_selected"),
-        *("switch_on", "switch_off"),
+        *("switch_on", "switch_off", "grant_provisioning"),
     }
     found = {
         getattr(action, "__name__", action)
@@ -182,6 +182,8 @@ def test_every_delete_of_the_api_is_in_the_list() -> None:
         # Settings keep their history, and pins of snapshots can be set again.
         "/vers-config/<name>",
         "/vm-tree/snapshots/<snapshot_id>/pin",
+        # A grant can be given again.
+        "/bootloader/grants/<vm_id>",
     }
     missing = []
     for pattern, route in patterns():

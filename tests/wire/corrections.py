@@ -42,9 +42,10 @@ ADDED = {
         *("stallLimitSeconds", "idleLimitMinutes", "error", "trouble", "waitingFor", "restartAt"),
         # The recorded agents did not say which model they had; ours do, once they are ready.
         "modelInUse",
+        "isolation",
     },
     "sent": {"messageId", "state"},
-    "uptime": {"parts"},
+    "uptime": {"parts", "isolation"},
     # A heartbeat's answer.
     "lastSeen": {"nextBeatInMs"},
     # Configuration: the overview, and a PUT's answer.
