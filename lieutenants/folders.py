@@ -54,17 +54,16 @@ def check_at_start(lieutenant: Lieutenant) -> Path:
     """
     path = _resolved(lieutenant.folder)
     own = _workspace(lieutenant.pk)
+    # Rows hold where a folder really is. If it is a link now, its agent may have made it one.
+    if str(path) != lieutenant.folder:
+        raise BadInput(MOVED, "folder")
     if Path(lieutenant.folder) == settings.LIEUTENANTS_DIR / lieutenant.pk / "workspace":
-        if path != own:
-            raise BadInput(MOVED, "folder")
         _refuse_private(path, except_for=[own])
         return path
     maker = _maker_of(lieutenant)
     shared = [_workspace(pk) for pk in _line_ids(maker)] if maker else []
     _refuse_private(path, except_for=[own, *shared])
     if maker:
-        if str(path) != lieutenant.folder:
-            raise BadInput(MOVED, "folder")
         _refuse_outside_line(path, maker, apart_from=lieutenant.pk)
     return path
 

@@ -601,10 +601,29 @@ def started(pid: int) -> int:
     return Process(pid).started
 
 
-def wears(pid: int, tag: bytes) -> bool:
-    """Whether a process of ours has this entry in its environment."""
+def has_variable(pid: int, entry: bytes) -> bool:
+    """Whether a process has this entry (NAME=value) in its environment."""
     with open("/proc/{}/environ".format(pid), "rb") as file:
-        return b"\0" + tag + b"\0" in b"\0" + file.read() + b"\0"
+        return b"\0" + entry + b"\0" in b"\0" + file.read() + b"\0"
+
+
+def parent_of(pid: int) -> int:
+    with open("/proc/{}/stat".format(pid), "rb") as file:
+        return int(file.read().rpartition(b")")[2].split()[1])
+
+
+def descendants(pid: int) -> list[int]:
+    """Processes below this one, as they are now."""
+    children: dict[int, list[int]] = {}
+    for each in [int(name) for name in os.listdir("/proc") if name.isdigit()]:
+        with contextlib.suppress(OSError, IndexError, ValueError):
+            children.setdefault(parent_of(each), []).append(each)
+    found, left = [], [pid]
+    while left:
+        below = children.get(left.pop(), [])
+        found += below
+        left += below
+    return found
 
 
 def user_of(pid: int) -> int:
@@ -613,39 +632,88 @@ def user_of(pid: int) -> int:
         return int(file.read().partition(b"\nUid:")[2].split(None, 1)[0])
 
 
-def find_tagged(tag: str, session: int, user: int = 0) -> list[Process]:
-    """Processes that wear the tag, belong to the session, or to the agent's own user (0: none).
+def sharers(user: int, lieutenants: str) -> dict[int, bytes]:
+    """Sessions of other running agents that have this user, too, and their tags.
 
-    Without ourselves and the one that waits for us to start, whatever it inherited.
+    `lieutenants` is the folder that holds all lieutenants' folders.
     """
-    wanted, spared = os.fsencode(tag), (os.getpid(), os.getppid())
+    found = {}
+    for owner in os.listdir(lieutenants):
+        for facts in shims_in(os.path.join(lieutenants, owner, "runs")):
+            agent = facts.get("agent_pid")
+            shares = facts.get("uid") == user and not facts.get("own_user")
+            with contextlib.suppress(OSError):
+                if shares and started(agent) == facts.get("agent_started"):
+                    found[agent] = os.fsencode("REEF_LIEUTENANT=" + owner)
+    return found
+
+
+def shims_in(runs: str) -> Iterator[dict[str, Any]]:
+    """What each run in this folder says about itself."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        for run in os.listdir(runs):
+            path = os.path.join(runs, run, "keeper.json")
+            with contextlib.suppress(OSError), open(path, "rb") as file:
+                yield parse_object(file.read()) or {}
+
+
+def find_left(
+    tag: str, session: int, user: int, below: int, spared: dict[int, bytes]
+) -> list[Process]:
+    """Processes with the tag in their environment, of the session, of the user, or below `below`.
+
+    Zeros and an empty tag find nothing. Without ourselves, the process that waits for us to start,
+    whatever it inherited, and those of `spared`, agents that share the user.
+    """
+    wanted, mine = os.fsencode(tag), (os.getpid(), os.getppid())
     owners = {os.geteuid(), user} if user else {os.geteuid()}
+    inside = set(descendants(below)) if below else set()
     found = []
     for pid in [int(name) for name in os.listdir("/proc") if name.isdigit()]:
         try:
             owner = user_of(pid)
-            if pid in spared or owner not in owners:
+            if pid in mine or owner not in owners:
                 continue
             process = Process(pid)
-            ours = (user and owner == user) or (session and process.session == session)
-            if process.state != b"Z" and (ours or (wanted and wears(pid, wanted))):
+            ours = pid in inside or (session and process.session == session)
+            if not ours and user and owner == user:
+                other = spared and any(has_variable(pid, each) for each in spared.values())
+                ours = process.session not in spared and not other
+            if process.state != b"Z" and (ours or (wanted and has_variable(pid, wanted))):
                 found.append(process)
         except (OSError, ValueError, IndexError):
             continue  # it has ended meanwhile
     return found
 
 
-def sweep(tag: str, session: int = 0, user: int = 0) -> None:
-    """End all that `find_tagged` finds: SIGTERM, a second, SIGKILL, until none is left."""
+def kill_all_of(user: int) -> None:
+    """Kill every process of a user at once, however quickly they make others."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setgroups([])
+            os.setresgid(user, user, user)
+            os.setresuid(user, user, user)
+            os.kill(-1, signal.SIGKILL)
+        finally:
+            os._exit(0)
+    os.waitpid(pid, 0)
+
+
+def sweep(tag: str, session: int = 0, user: int = 0, below: int = 0, lieutenants: str = "") -> None:
+    """End all that `find_left` finds: SIGTERM, a second, SIGKILL, until none is left."""
     begun = time.monotonic()
     while True:
-        found = find_tagged(tag, session, user)
+        spared = sharers(user, lieutenants) if user and lieutenants else {}
+        found = find_left(tag, session, user, below, spared)
         if not found:
             return
         late = time.monotonic() - begun
         if late > 3 * SWEEP_SECONDS:
             note("sweep: {} processes do not end".format(len(found)))
             return
+        if user and not spared and late >= SWEEP_SECONDS:
+            kill_all_of(user)
         for process in found:
             process.signal(signal.SIGKILL if late >= SWEEP_SECONDS else signal.SIGTERM)
             process.signal(signal.SIGCONT)
@@ -974,6 +1042,16 @@ class Keeper:
         if (signal.SIGTERM in numbers or signal.SIGINT in numbers) and not self._stopping.begun:
             self._stopping.begin(grace=3.0)
         self._ended = self._agent.ended()
+        self._reap_orphans()
+
+    def _reap_orphans(self) -> None:
+        """Take note of the end of processes that the agent's children left to us."""
+        path = "/proc/self/task/{}/children".format(os.getpid())
+        with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
+            for child in map(int, file.read().split()):
+                if child != self._agent.pid:
+                    with contextlib.suppress(ChildProcessError):
+                        os.waitpid(child, os.WNOHANG)
 
     def _read_stdout(self) -> None:
         for _ in range(READS_A_ROUND):
@@ -1096,7 +1174,10 @@ class Keeper:
         """Hear the agent out, sweep up what it left, write the end record."""
         self._guard(self._drain)
         self._journal.tick(time.monotonic())
-        self._guard(sweep, self._spec.tag, self._agent.pid, self._spec.own_user)
+        spec = self._spec
+        self._guard(
+            *(sweep, spec.tag, self._agent.pid, spec.own_user, os.getpid(), spec.lieutenants)
+        )
         code, number = self._agent.reap()
         end: dict[str, Any] = {"code": code, "signal": number}
         end["stderr"] = self._stderr.last_lines()
@@ -1169,6 +1250,11 @@ class Spec:
             isinstance(line, dict) for line in self.hello
         ):
             raise KeeperError("spec: hello must be a list of objects")
+
+    @property
+    def lieutenants(self) -> str:
+        """The folder that holds the folders of all lieutenants: <it>/<id>/runs/<run>."""
+        return os.path.dirname(os.path.dirname(os.path.dirname(self.dir)))
 
     @property
     def own_user(self) -> int:
@@ -1359,7 +1445,7 @@ def prepare(spec: Spec) -> tuple[Keeper, dict[str, Any]]:
     if spec.lock:
         lock_session(spec.lock)
     if spec.tag:
-        sweep(spec.tag, user=spec.own_user)
+        sweep(spec.tag, user=spec.own_user, lieutenants=spec.lieutenants)
     wakeup, listener, key = catch_signals(), listen(), make_key()
     try:
         agent = spawn(spec)
@@ -1393,6 +1479,7 @@ def introduce(spec: Spec, agent: Agent) -> dict[str, Any]:
         "agent_started": agent.started,
         "isolation": spec.isolation.get("mode"),
         "own_user": spec.own_user,
+        "uid": spec.isolation.get("uid", 0),
     }
 
 
@@ -1404,6 +1491,7 @@ def hold() -> None:
     keeper = None
     try:
         sandbox().set_dumpable(False)
+        sandbox().adopt_orphans()
         given = parse_object(read_all(0))
         let_go(0)
         if given is None:

@@ -16,7 +16,7 @@ from django.db import IntegrityError, transaction
 from django.db.models import Q
 from django.utils import timezone
 
-from lieutenants import configured, folders, presence, rpc
+from lieutenants import configured, folders, keeper, presence, rpc
 from lieutenants.agents import Agent, find_agent
 from lieutenants.exceptions import (
     AgentMissing,
@@ -174,6 +174,12 @@ def _launch_spec(lieutenant: Lieutenant, process: Process, agent: Agent) -> Laun
     home.workspace.mkdir(mode=0o700, parents=True, exist_ok=True)
     way = plan.make_plan(home, folders.check_at_start(lieutenant), agent)
     _check_isolation(lieutenant, way.mode)
+    tag = f"REEF_LIEUTENANT={lieutenant.pk}"
+    # Nothing of an earlier run may be there while its folders are made as root.
+    keeper.sweep(
+        *(tag, 0, way.uid if way.rules.get("own_user") and way.uid else 0),
+        lieutenants=str(settings.LIEUTENANTS_DIR),
+    )
     homes.prepare(
         home,
         name=lieutenant.name,
@@ -194,7 +200,7 @@ def _launch_spec(lieutenant: Lieutenant, process: Process, agent: Agent) -> Laun
         cwd=lieutenant.folder,
         lock=str(home.root / "session.lock"),
         heal=[session],
-        tag=f"REEF_LIEUTENANT={lieutenant.pk}",
+        tag=tag,
         hello=[{"id": READY, "type": "get_state"}],
         isolation=way.rules,
     )

@@ -1,8 +1,8 @@
 """Confine a process before it becomes an agent: namespaces, a system user, Landlock.
 
 The shim (`keeper.py`) calls `enter` in the child, between fork and exec. Standard library only,
-Python 3.8 or newer, since it runs wherever a shim runs. `python3 sandbox.py probe` prints what this
-kernel and this user allow, as JSON.
+Python 3.8 or newer, since it runs wherever a shim runs. `python3 sandbox.py probe [BWRAP]` prints
+what this kernel and this user allow, as JSON.
 
 `enter` takes a dictionary; all keys but `mode` are optional:
 
@@ -12,11 +12,13 @@ kernel and this user allow, as JSON.
     view        {"required": bool, "covers": [{"path", "source", "keep": {path: writable}}],
                 "hide": [paths]}: a private mount namespace in which each covered folder shows
                 `source` (or nothing) and what of it stands in `keep`; hidden paths are empty
+    same        {path: [device, inode]}: these paths must still be the same places
     landlock    {"read": [paths], "write": [paths], "device": [paths], "list": [paths]}
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import json
@@ -29,7 +31,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-PR_SET_DUMPABLE, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 4, 24, 38, 47
+PR_SET_DUMPABLE, PR_CAPBSET_DROP, PR_SET_CHILD_SUBREAPER = 4, 24, 36
+PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 38, 47
 PR_CAP_AMBIENT_CLEAR_ALL = 4
 CLONE_NEWNS, CLONE_NEWUSER = 0x00020000, 0x10000000
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 1, 2, 4, 8, 32
@@ -52,6 +55,9 @@ RIGHTS = {
 }
 # From version 6 on: no signals and no abstract sockets across the border.
 SCOPE_VERSION, SCOPE_ABSTRACT_SOCKET, SCOPE_SIGNAL = 6, 1, 2
+
+# Paths whose identity is known, with device and inode; see `enter`.
+_same: dict[str, list[int]] = {}
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -80,6 +86,11 @@ def set_dumpable(dumpable: bool) -> None:
     _check(_prctl(PR_SET_DUMPABLE, int(dumpable)), "PR_SET_DUMPABLE")
 
 
+def adopt_orphans() -> None:
+    """Become the parent of descendants whose own parent ends."""
+    _check(_prctl(PR_SET_CHILD_SUBREAPER, 1), "PR_SET_CHILD_SUBREAPER")
+
+
 def forbid_new_privileges() -> None:
     """Make set-user-id programs powerless for us and all that we start."""
     _check(_prctl(PR_SET_NO_NEW_PRIVS, 1), "PR_SET_NO_NEW_PRIVS")
@@ -88,6 +99,7 @@ def forbid_new_privileges() -> None:
 def enter(rules: dict[str, Any]) -> None:
     """Confine this process for good. Raises SandboxError, OSError."""
     view, landlock = rules.get("view"), rules.get("landlock")
+    _same.update(rules.get("same", {}))
     if view:
         _enter_view(view)
     if rules.get("uid"):
@@ -167,7 +179,16 @@ def _open_place(cover: dict[str, Any]) -> tuple[str, str, dict[str, tuple[str, b
 
 
 def _hold(path: str) -> str:
-    return "/proc/self/fd/{}".format(os.open(path, os.O_PATH | os.O_CLOEXEC))
+    return "/proc/self/fd/{}".format(_open(path))
+
+
+def _open(path: str) -> int:
+    """Open a place, without access to it. Raises SandboxError if it is not the expected one."""
+    descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    facts, expected = os.fstat(descriptor), _same.get(path)
+    if expected is not None and [facts.st_dev, facts.st_ino] != list(expected):
+        raise SandboxError("{} was replaced".format(path))
+    return descriptor
 
 
 def _cover(path: str, source: str, kept: dict[str, tuple[str, bool]]) -> None:
@@ -188,12 +209,20 @@ def _cover(path: str, source: str, kept: dict[str, tuple[str, bool]]) -> None:
 
 
 def _make_place(path: str, mode: int) -> None:
-    """Make what a bind mount needs to stand on."""
-    folder = path if stat.S_ISDIR(mode) else os.path.dirname(path)
+    """Make what a bind mount needs to stand on. No link is followed on the way there."""
+    *folders, name = path.strip("/").split("/")
     old = os.umask(0o022)
-    os.makedirs(folder, mode=0o755, exist_ok=True)
-    if folder is not path:
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o644))
+    place = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    for part in [*folders, name] if stat.S_ISDIR(mode) else folders:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(part, 0o755, dir_fd=place)
+        flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        above, place = place, os.open(part, flags, dir_fd=place)
+        os.close(above)
+    if not stat.S_ISDIR(mode):
+        flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        os.close(os.open(name, flags, 0o644, dir_fd=place))
+    os.close(place)
     os.umask(old)
 
 
@@ -237,7 +266,7 @@ def restrict_files(allowed: dict[str, list[str]]) -> None:
 
 def _allow(ruleset: int, path: str, rights: int) -> None:
     try:
-        descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        descriptor = _open(path)
     except OSError as trouble:
         if trouble.errno in (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ELOOP):
             return
@@ -277,9 +306,22 @@ def _try_user() -> None:
     _become_user(65519, 65519, [])
 
 
-def probe() -> dict[str, Any]:
-    """What can be used here: landlock (version), mounts and user (booleans)."""
+def _runs_confined(program: str) -> bool:
+    """Whether bubblewrap works for a process that gets no new privileges."""
+    pid = os.fork()
+    if pid == 0:
+        null = os.open(os.devnull, os.O_RDWR)
+        for descriptor in (0, 1, 2):
+            os.dup2(null, descriptor)
+        forbid_new_privileges()
+        os.execv(program, [program, "--unshare-pid", "--ro-bind", "/", "/", "/bin/true"])  # noqa: S606
+    return os.waitpid(pid, 0)[1] == 0
+
+
+def probe(bubblewrap: str) -> dict[str, Any]:
+    """What can be used here: landlock (version); mounts, user and bubblewrap (booleans)."""
     return {
+        "bubblewrap": bool(bubblewrap) and _runs_confined(bubblewrap),
         "landlock": landlock_version(),
         "mounts": _in_child("mounts"),
         "user": os.geteuid() == 0 and _in_child("user"),
@@ -287,8 +329,8 @@ def probe() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["probe"]:
-        sys.stdout.write(json.dumps(probe()) + "\n")
+    if sys.argv[1:2] == ["probe"] and len(sys.argv) <= 3:
+        sys.stdout.write(json.dumps(probe("".join(sys.argv[2:]))) + "\n")
     else:
         sys.stderr.write(__doc__)
         sys.exit(2)

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import stat
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -122,10 +123,11 @@ def prepare(home: Home, *, name: str, prompt: str, owner: int | None, shared: bo
     for credential in CREDENTIALS:
         with contextlib.suppress(FileNotFoundError):
             (home.config / credential).chmod(0o400)
-    _write_once(home.user / ".gitconfig", _GIT_CONFIG.format(name=name))
+    _write_once(home.user / ".gitconfig", _GIT_CONFIG.format(name=name), owner)
     home.prompt.write_text(prompt, encoding="utf-8")
-    home.prompt.chmod(0o644 if owner is not None else 0o600)
+    home.prompt.chmod(0o640)
     if os.geteuid() == 0:
+        os.chown(home.prompt, 0, 0 if owner is None else owner)
         for folder in home.agents:
             give_tree(folder, os.geteuid() if owner is None else owner)
 
@@ -164,7 +166,7 @@ def _replace_tree(target: Path, source: Path | None) -> None:
     if target.is_symlink():
         target.unlink()
     elif target.exists():
-        shutil.rmtree(target)
+        _remove_tree(target)
     target.mkdir(mode=0o700)
     if source is None or not source.is_dir():
         return
@@ -175,11 +177,29 @@ def _replace_tree(target: Path, source: Path | None) -> None:
             shutil.copy(entry, target / entry.name)
 
 
-def _write_once(path: Path, text: str) -> None:
+def _remove_tree(folder: Path) -> None:
+    """Remove a folder, also where an agent left folders in it that forbid this."""
+
+    def allow(_: object, path: str, __: object) -> None:
+        for locked in (os.path.dirname(path), path):
+            if not os.path.islink(locked):
+                with contextlib.suppress(FileNotFoundError):
+                    os.chmod(locked, 0o700)
+
+    for _ in range(50):  # each round gets at least one level deeper
+        shutil.rmtree(folder, onerror=allow)
+        if not folder.exists():
+            return
+    folder.rename(folder.with_name(f".{folder.name}.{time.time_ns()}"))
+
+
+def _write_once(path: Path, text: str, owner: int | None) -> None:
     """Write a file that is not there yet; whatever has that name now stays as it is."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     with contextlib.suppress(FileExistsError), os.fdopen(os.open(path, flags, 0o600), "w") as file:
         file.write(text)
+        if owner is not None:
+            os.fchown(file.fileno(), owner, owner)
 
 
 def _move_old_session(home: Home) -> None:

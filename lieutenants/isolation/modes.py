@@ -25,6 +25,7 @@ _SANDBOX = str(Path(keeper.__file__).with_name("sandbox.py").resolve())
 _PROBE_SECONDS = 20
 # Before this version, Landlock does not keep an agent from signalling processes of its own user.
 LANDLOCK_WITH_SIGNALS = 6
+MAX_NAMES = 5
 
 
 class Isolation(models.TextChoices):
@@ -71,9 +72,10 @@ class Host:
 def host() -> Host:
     """What this host offers, asked once a process by trying it in a child process."""
     facts: dict[str, Any] = {}
+    program = (shutil.which("bwrap") or "") if os.geteuid() else ""
     try:
         asked = subprocess.run(
-            [sys.executable, "-I", "-S", _SANDBOX, "probe"],
+            [sys.executable, "-I", "-S", _SANDBOX, "probe", program],
             capture_output=True,
             timeout=_PROBE_SECONDS,
             env={"PATH": os.environ.get("PATH", os.defpath)},
@@ -86,7 +88,7 @@ def host() -> Host:
         landlock=int(facts.get("landlock", 0)),
         mounts=bool(facts.get("mounts")),
         user=bool(facts.get("user")),
-        bubblewrap=(shutil.which("bwrap") or "") if os.geteuid() else "",
+        bubblewrap=program if facts.get("bubblewrap") else "",
     )
 
 
@@ -129,6 +131,15 @@ def warning() -> str:
             "Linux 6.12 or newer does, or start reef as root."
         )
     return ""
+
+
+def _without_isolation() -> str:
+    """Names of lieutenants of this host whose agents run without any."""
+    from lieutenants.models import Lieutenant
+
+    bare = Lieutenant.objects.living().filter(host=settings.HOST, isolation=Isolation.NONE)
+    running = bare.filter(processes__ended_at__isnull=True).order_by("name")
+    return ", ".join(running.values_list("name", flat=True)[:MAX_NAMES])
 
 
 _NOTHING = (

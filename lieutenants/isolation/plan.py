@@ -32,18 +32,18 @@ DEVICES = (
     *("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty"),
     *("/dev/ptmx", "/dev/pts"),
 )
+# Folders that an agent which runs as root, if without capabilities, must not change.
+OF_THE_SYSTEM = (
+    *("/usr", "/bin", "/sbin", "/lib", "/lib64", "/etc", "/boot", "/dev", "/proc", "/sys", "/run"),
+    *("/var/lib", "/var/spool", "/var/run", "/var/log"),
+)
 # Sockets by which a process can have another one act for it.
 HELPERS = (
-    *("/run/docker.sock", "/run/containerd/containerd.sock", "/run/podman", "/run/crio"),
-    *(
-        "/run/dbus",
-        "/run/user",
-        "/run/systemd/private",
-        "/run/libvirt",
-        "/run/incus",
-        "/run/snapd.socket",
-    ),
+    *("/var/lib/incus/unix.socket", "/var/lib/lxd/unix.socket", "/var/snap/lxd"),
+    "/var/lib/libvirt",
 )
+# Most such sockets lie here; agents see nothing of it but what SYSTEM names.
+RUNTIME = Path("/run")
 TEMPORARY = ("/tmp", "/var/tmp")  # noqa: S108 - these are the folders that are replaced
 
 
@@ -93,7 +93,9 @@ def make_plan(home: Home, folder: Path, agent: Agent) -> Plan:
             raise IsolationUnavailable(
                 f"a system user cannot work in {folder} with the agent at {agent.path}"
             )
-        mode = Isolation.LANDLOCK if modes.host().landlock else Isolation.NONE
+        mode = Isolation.LANDLOCK
+        if not modes.host().landlock:
+            return _as_root(needs)
     if mode is Isolation.LANDLOCK:
         return _with_landlock(needs)
     if mode is Isolation.BUBBLEWRAP:
@@ -142,7 +144,7 @@ def _as_user(needs: Needs) -> Plan | None:
     """A plan with a system user; None where one could not do its work."""
     owner = needs.folder.stat().st_uid if needs.folder != needs.home.workspace else 0
     shares = users.is_system_user(owner)
-    if shares and not modes.host().landlock:
+    if shares and not (modes.host().landlock and modes.host().mounts):
         return None
     uid = owner if shares else users.uid_of(needs.home)
     groups = _groups(needs)
@@ -150,13 +152,23 @@ def _as_user(needs: Needs) -> Plan | None:
         return None
     rules: dict[str, Any] = {"mode": "user", "uid": uid, "gid": uid, "groups": groups}
     rules["own_user"] = not shares
-    if shares:  # two agents with one user: the newer one is kept from the other by Landlock
+    rules["same"] = _identity(needs.folder)
+    if shares:  # two agents with one user: Landlock keeps this one from the other's files
         rules["landlock"] = _landlock(needs, as_root=False)
+    elif modes.host().landlock:
+        # All files that its user may use; but no process of another agent, whoever's user it has.
+        rules["landlock"] = {"write": ["/"]}
     if modes.host().mounts:
         rules["view"] = _view(needs, uid, groups, required=True)
     elif not _is_reachable(needs, uid, groups):
         return None
     return Plan(Isolation.USER, rules, uid=uid, path=_path(needs, uid, groups))
+
+
+def _identity(folder: Path) -> dict[str, list[int]]:
+    """Device and inode of the folder, so that nothing else can take its place meanwhile."""
+    facts = folder.stat()
+    return {str(folder): [facts.st_dev, facts.st_ino]}
 
 
 def _groups(needs: Needs) -> list[int]:
@@ -202,13 +214,26 @@ def _is_reachable(needs: Needs, uid: int, groups: Sequence[int]) -> bool:
     return closed <= {None, *ours}
 
 
+def _as_root(needs: Needs) -> Plan:
+    """The last resort of a container that has neither namespaces nor Landlock.
+
+    The agent works in its own workspace as root, without any capability, and not isolated.
+    """
+    if needs.folder != needs.home.workspace:
+        raise IsolationUnavailable(
+            f"a system user cannot write to {needs.folder}, and this host has nothing else that "
+            "isolates agents. Give the folder a group with write permission"
+        )
+    return Plan(Isolation.NONE, {"mode": "none", "drop": True}, path=_path(needs, 0, ()))
+
+
 # -- views ------------------------------------------------------------------------------------
 
 
 def _view(needs: Needs, uid: int, groups: Sequence[int], *, required: bool) -> dict[str, Any]:
     """Rules for a mount namespace in which reef's folders and temporary files are not seen."""
     covers: dict[Path, str] = {Path(name): str(needs.home.tmp) for name in TEMPORARY}
-    hidden = [settings.DATA_DIR, settings.RUN_DIR]
+    hidden = [settings.DATA_DIR, settings.RUN_DIR, RUNTIME]
     if required:
         closed = (_closed_parent(path, uid, groups) for path in needs.all)
         hidden += [path for path in closed if path is not None]
@@ -235,7 +260,12 @@ def _kept(needs: Needs, cover: Path) -> dict[str, bool]:
     for path in sorted(inside):
         if not any(path.is_relative_to(other) for other in kept):
             kept.append(path)
-    return {str(path): path in needs.writable for path in kept}
+    keep = {str(path): path in needs.writable for path in kept}
+    if cover == RUNTIME:
+        keep |= {
+            path: False for path in SYSTEM if path.startswith("/run/") and os.path.exists(path)
+        }
+    return keep
 
 
 # -- Landlock ---------------------------------------------------------------------------------
@@ -243,14 +273,28 @@ def _kept(needs: Needs, cover: Path) -> dict[str, bool]:
 
 def _with_landlock(needs: Needs) -> Plan:
     is_root = os.geteuid() == 0
+    if is_root:
+        _refuse_system_folder(needs.folder)
     rules: dict[str, Any] = {
         "mode": "landlock",
         "drop": is_root,
         "landlock": _landlock(needs, as_root=is_root),
+        "same": _identity(needs.folder),
     }
     if modes.host().mounts:
         rules["view"] = _view(needs, os.geteuid(), (), required=False)
     return Plan(Isolation.LANDLOCK, rules, path=_path(needs, os.geteuid(), ()))
+
+
+def _refuse_system_folder(folder: Path) -> None:
+    """Root owns the system's files, so without capabilities, too, it could change them."""
+    system = [Path(path) for path in OF_THE_SYSTEM]
+    inside = any(folder.is_relative_to(path) for path in system)
+    around = any(path.is_relative_to(folder) for path in (*system, Path.home()))
+    if inside or around:
+        raise IsolationUnavailable(
+            f"an agent cannot work in {folder}: as root, it could change the system from there"
+        )
 
 
 def _landlock(needs: Needs, *, as_root: bool) -> dict[str, list[str]]:
@@ -357,7 +401,8 @@ def _package_of(program: Path) -> list[Path]:
 
 
 def _is_system(path: Path) -> bool:
-    return any(path.is_relative_to(folder) for folder in ("/usr", "/bin", "/lib", "/opt", "/nix"))
+    system = ("/usr", "/bin", "/lib", "/opt", "/nix")
+    return not path.is_relative_to(settings.DATA_DIR) and any(map(path.is_relative_to, system))
 
 
 def _search_path() -> list[Path]:

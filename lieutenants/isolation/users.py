@@ -17,6 +17,7 @@ from django.conf import settings
 
 from lieutenants.exceptions import IsolationUnavailable
 from lieutenants.isolation.homes import Home, give_tree
+from lieutenants.models import Lieutenant
 
 # The range that system managers use for users that exist only while a service runs.
 FIRST, LAST = 61184, 65519
@@ -38,6 +39,7 @@ def uid_of(home: Home) -> int:
     if is_system_user(known):
         return known
     with _alone():
+        _reclaim()
         uid = _free_uid(home)
         give_tree(home.workspace, uid)
     return uid
@@ -53,6 +55,17 @@ def _free_uid(home: Home) -> int:
         if uid not in taken:
             return uid
     raise IsolationUnavailable(f"all {size} user ids for agents are taken")
+
+
+def _reclaim() -> None:
+    """Give folders of destroyed lieutenants to reef's own user, so that their ids are free."""
+    living = set(Lieutenant.objects.living().values_list("pk", flat=True))
+    for root in settings.LIEUTENANTS_DIR.iterdir():
+        gone = Home(root)
+        if root.name not in living and gone.workspace.is_dir():
+            for folder in gone.agents:
+                if folder.is_dir() and is_system_user(folder.stat(follow_symlinks=False).st_uid):
+                    give_tree(folder, os.geteuid())
 
 
 def _owners_of_workspaces() -> Iterator[int]:

@@ -87,7 +87,9 @@ class LocalTransport:
     def stop(self, directory: str, handle: Handle, farewell: Outgoing | None) -> None:
         """Ask the keeper; when it is gone, end what it left behind."""
         if not self.alive(handle):
-            keeper.sweep(_tag(directory), user=int(handle.get("own_user") or 0))
+            lieutenants = str(Path(directory).parents[2])
+            user = int(handle.get("own_user") or 0)
+            keeper.sweep(_tag(directory), user=user, lieutenants=lieutenants)
             return
         request = {
             "op": "stop",

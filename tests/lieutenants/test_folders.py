@@ -153,18 +153,21 @@ def test_a_link_that_was_changed_is_found_at_the_next_start(api: Api, tmp_path: 
     (mine / "sub").unlink()
     mine.rmdir()
     mine.symlink_to(settings.DATA_DIR)
-    with pytest.raises(BadInput, match="reef's own data folder"):
+    with pytest.raises(BadInput, match="another place"):
         folders.check_at_start(row("ada"))
 
 
-def test_an_operator_may_move_a_folder_behind_a_link(api: Api, tmp_path: Path) -> None:
+def test_a_folder_that_has_become_a_link_is_refused_to_operators_too(
+    api: Api, tmp_path: Path
+) -> None:
     mine, moved = tmp_path / "mine", tmp_path / "moved"
     mine.mkdir()
     make(api, mine)
     mine.rename(moved)
     mine.symlink_to(moved)
 
-    assert folders.check_at_start(row()) == moved
+    with pytest.raises(BadInput, match="another place"):
+        folders.check_at_start(row("ada"))
 
 
 def test_a_workspace_is_its_lieutenants_own_and_no_link(api: Api) -> None:

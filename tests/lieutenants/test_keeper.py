@@ -582,7 +582,7 @@ def test_an_agent_that_cannot_be_run(tmp_path: Path) -> None:
         "ok": False,
         "error": "the agent cannot be run: No such file or directory: /no/such/program",
     }
-    assert not keeper.find_tagged(kept.tag, 0)
+    assert not keeper.find_left(kept.tag, 0, 0, 0, {})
     assert not (kept.dir / "control.sock").exists()
     assert not (kept.dir / "keeper.json").exists()
     again = Kept(tmp_path, ["true"], dir=str(kept.dir))
