@@ -116,6 +116,8 @@ def warning() -> str:
         mode = configured()
     except IsolationUnavailable as error:
         return f"Agents cannot start: {error}."
+    if mode is not Isolation.NONE and (bare := _without_isolation()):
+        return f"These agents are not isolated, and can read reef's tokens and keys: {bare}."
     if mode is Isolation.NONE:
         return "Agents are not isolated: each can read reef's tokens, keys and database. " + (
             "REEF_ISOLATION=none says so." if settings.ISOLATION == "none" else _NOTHING
