@@ -643,7 +643,9 @@ def sharers(user: int, lieutenants: str) -> dict[int, bytes]:
             agent = facts.get("agent_pid")
             shares = facts.get("uid") == user and not facts.get("own_user")
             with contextlib.suppress(OSError):
-                if shares and started(agent) == facts.get("agent_started"):
+                if not (shares and isinstance(agent, int)):
+                    continue
+                if started(agent) == facts.get("agent_started"):
                     found[agent] = os.fsencode("REEF_LIEUTENANT=" + owner)
     return found
 
