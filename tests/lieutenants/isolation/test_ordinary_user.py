@@ -18,7 +18,7 @@ INTRUDER = (Path(__file__).parents[2] / "agents" / "intruder.py").read_text()
 USER = "12345" if os.geteuid() == 0 else ""
 
 
-@pytest.fixture(params=["landlock", "bubblewrap"])
+@pytest.fixture(scope="module", params=["landlock", "bubblewrap"])
 def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
     """A whole reef under each isolation that needs no root."""
     with (
@@ -74,16 +74,16 @@ def test_an_agent_of_reefs_own_user_reaches_nothing(stack: Stack) -> None:
 
 
 def test_an_agent_of_reefs_own_user_does_its_work(stack: Stack) -> None:
-    stack.create("ada")
+    stack.create("worker")
     done = run(
         stack,
-        "ada",
+        "worker",
         "git init -q . && echo text > file && git add . && git commit -qm first && "
         "git log --format=%an && echo $HOME > $HOME/note && echo tmp > /tmp/note && "
         "cat /tmp/note $TMPDIR/note && python3 -c 'import tempfile; tempfile.mkdtemp()' && "
         "npm --version >/dev/null && node -e 'console.log(1)'",
     )
-    assert done.split() == ["ada", "tmp", "tmp", "1"]
+    assert done.split() == ["worker", "tmp", "tmp", "1"]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can start another user's reef")

@@ -33,7 +33,7 @@ mkfifo pipe && (echo through > pipe &) && cat pipe
 
 
 @pytest.mark.parametrize("mode", ["user", "landlock"])
-@pytest.mark.parametrize("version", ["087", "073"])
+@pytest.mark.parametrize("version", ["087", pytest.param("073", marks=pytest.mark.thorough)])
 def test_the_real_agent_works(
     fleet: Fleet, stub: StubLLM, settings: Any, tmp_path: Path, mode: str, version: str
 ) -> None:
