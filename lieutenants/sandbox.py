@@ -10,8 +10,9 @@ what this kernel and this user allow, as JSON.
     uid, gid, groups    ids to change to; needs root
     drop        True: give up all capabilities (for root without a user of its own)
     view        {"required": bool, "covers": [{"path", "source", "keep": {path: writable}}],
-                "hide": [paths]}: a private mount namespace in which each covered folder shows
-                `source` (or nothing) and what of it stands in `keep`; hidden paths are empty
+                "hide": [paths], "writable": [paths]}: a private mount namespace in which each
+                covered folder shows `source` (or nothing) and what of it stands in `keep`, hidden
+                paths are empty, and nothing can be changed, not even modes, but below `writable`
     same        {path: [device, inode]}: these paths must still be the same places
     landlock    {"read": [paths], "write": [paths], "device": [paths], "list": [paths]}
 """
@@ -41,6 +42,7 @@ CAPABILITY_VERSION_3 = 0x20080522
 # These three have the same numbers on all architectures that reef runs on.
 CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446
 RULE_PATH_BENEATH = 1
+MOUNT_SETATTR, MOUNT_ATTR_RDONLY, AT_FDCWD, AT_RECURSIVE = 442, 1, -100, 0x8000
 
 EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1, 2, 4, 8
 REFER, TRUNCATE, IOCTL_DEV = 1 << 13, 1 << 14, 1 << 15
@@ -146,6 +148,8 @@ def _enter_view(view: dict[str, Any]) -> None:
             _cover(*place)
         for path in view.get("hide", []):
             _hide(path)
+        if view.get("writable"):
+            _make_read_only(view["writable"])
     except (SandboxError, OSError) as trouble:
         raise SandboxError("private view: {}".format(trouble)) from None
 
@@ -224,6 +228,24 @@ def _make_place(path: str, mode: int) -> None:
         os.close(os.open(name, flags, 0o644, dir_fd=place))
     os.close(place)
     os.umask(old)
+
+
+def _make_read_only(writable: list[str]) -> None:
+    """Forbid all changes but below these folders. Files of other users' modes count, too."""
+    kept = [path for path in sorted(set(writable)) if os.path.exists(path)]
+    for path in kept:
+        _check(_mount(path, path, None, MS_BIND | MS_REC), "keep " + path)
+    _set_attributes("/", add=MOUNT_ATTR_RDONLY)
+    for path in kept:
+        _set_attributes(path, remove=MOUNT_ATTR_RDONLY)
+
+
+def _set_attributes(path: str, add: int = 0, remove: int = 0) -> None:
+    attributes = struct.pack("=QQQQ", add, remove, 0, 0)
+    name = ctypes.c_char_p(os.fsencode(path))
+    where = (ctypes.c_int(AT_FDCWD), name, ctypes.c_uint(AT_RECURSIVE))
+    size = ctypes.c_size_t(len(attributes))
+    _check(_syscall(MOUNT_SETATTR, *where, attributes, size), "attributes of " + path)
 
 
 def _hide(path: str) -> None:

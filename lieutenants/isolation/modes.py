@@ -62,7 +62,8 @@ class Host:
         """Whether agents can be isolated like this here."""
         return {
             Isolation.NONE: True,
-            Isolation.LANDLOCK: self.landlock > 0,
+            # Root's agents would own what root owns, so for root a system user is a must.
+            Isolation.LANDLOCK: self.landlock > 0 and not self.user,
             Isolation.BUBBLEWRAP: bool(self.bubblewrap),
             Isolation.USER: self.user,
         }[mode]

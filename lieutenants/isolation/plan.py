@@ -32,11 +32,6 @@ DEVICES = (
     *("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty"),
     *("/dev/ptmx", "/dev/pts"),
 )
-# Folders that an agent which runs as root, if without capabilities, must not change.
-OF_THE_SYSTEM = (
-    *("/usr", "/bin", "/sbin", "/lib", "/lib64", "/etc", "/boot", "/dev", "/proc", "/sys", "/run"),
-    *("/var/lib", "/var/spool", "/var/run", "/var/log"),
-)
 # Sockets by which a process can have another one act for it.
 HELPERS = (
     *("/var/lib/incus/unix.socket", "/var/lib/lxd/unix.socket", "/var/snap/lxd"),
@@ -44,7 +39,7 @@ HELPERS = (
 )
 # Most such sockets lie here; agents see nothing of it but what SYSTEM names.
 RUNTIME = Path("/run")
-TEMPORARY = ("/tmp", "/var/tmp")  # noqa: S108 - these are the folders that are replaced
+TEMPORARY = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 - the folders that are replaced
 
 
 @dataclass(frozen=True)
@@ -89,13 +84,7 @@ def make_plan(home: Home, folder: Path, agent: Agent) -> Plan:
     if mode is Isolation.USER:
         if plan := _as_user(needs):
             return plan
-        if settings.ISOLATION == "user":
-            raise IsolationUnavailable(
-                f"a system user cannot work in {folder} with the agent at {agent.path}"
-            )
-        mode = Isolation.LANDLOCK
-        if not modes.host().landlock:
-            return _as_root(needs)
+        return _as_root(needs)
     if mode is Isolation.LANDLOCK:
         return _with_landlock(needs)
     if mode is Isolation.BUBBLEWRAP:
@@ -215,15 +204,18 @@ def _is_reachable(needs: Needs, uid: int, groups: Sequence[int]) -> bool:
 
 
 def _as_root(needs: Needs) -> Plan:
-    """The last resort of a container that has neither namespaces nor Landlock.
+    """Plan an agent of root's that no system user can be: only in a workspace of its own.
 
-    The agent works in its own workspace as root, without any capability, and not isolated.
+    It has no capabilities, but owns what root owns: in any other folder it could leave programs
+    that run as root. So an operator has to open a folder to system users first.
     """
-    if needs.folder != needs.home.workspace:
+    if needs.folder != needs.home.workspace or settings.ISOLATION == "user":
         raise IsolationUnavailable(
-            f"a system user cannot write to {needs.folder}, and this host has nothing else that "
-            "isolates agents. Give the folder a group with write permission"
+            f"a system user cannot work in {needs.folder}. Give the folder a group other than "
+            "root's that may write to it (chgrp, chmod g+rwx); the agent then gets that group"
         )
+    if modes.host().landlock:
+        return _with_landlock(needs)
     return Plan(Isolation.NONE, {"mode": "none", "drop": True}, path=_path(needs, 0, ()))
 
 
@@ -247,7 +239,8 @@ def _view(needs: Needs, uid: int, groups: Sequence[int], *, required: bool) -> d
     ]
     listed = {str(extra.path) for extra in needs.extras}
     hide = [path for path in HELPERS if os.path.realpath(path) not in listed]
-    return {"required": required, "covers": rules, "hide": hide}
+    writable = [*TEMPORARY, *map(str, needs.writable)]
+    return {"required": required, "covers": rules, "hide": hide, "writable": writable}
 
 
 def _kept(needs: Needs, cover: Path) -> dict[str, bool]:
@@ -273,8 +266,6 @@ def _kept(needs: Needs, cover: Path) -> dict[str, bool]:
 
 def _with_landlock(needs: Needs) -> Plan:
     is_root = os.geteuid() == 0
-    if is_root:
-        _refuse_system_folder(needs.folder)
     rules: dict[str, Any] = {
         "mode": "landlock",
         "drop": is_root,
@@ -286,17 +277,6 @@ def _with_landlock(needs: Needs) -> Plan:
     return Plan(Isolation.LANDLOCK, rules, path=_path(needs, os.geteuid(), ()))
 
 
-def _refuse_system_folder(folder: Path) -> None:
-    """Root owns the system's files, so without capabilities, too, it could change them."""
-    system = [Path(path) for path in OF_THE_SYSTEM]
-    inside = any(folder.is_relative_to(path) for path in system)
-    around = any(path.is_relative_to(folder) for path in (*system, Path.home()))
-    if inside or around:
-        raise IsolationUnavailable(
-            f"an agent cannot work in {folder}: as root, it could change the system from there"
-        )
-
-
 def _landlock(needs: Needs, *, as_root: bool) -> dict[str, list[str]]:
     hidden = [str(settings.DATA_DIR), str(settings.RUN_DIR), *(SECRET if as_root else ())]
     system = [os.path.realpath(path) for path in SYSTEM if os.path.exists(path)]
@@ -306,9 +286,8 @@ def _landlock(needs: Needs, *, as_root: bool) -> dict[str, list[str]]:
         if not any(path == secret or path.startswith(f"{secret}/") for secret in hidden):
             _split(path, hidden, read, listable)
     write = [str(path) for path in needs.writable if not _is_socket(path)]
-    temporary = [*TEMPORARY, "/dev/shm"]  # noqa: S108
     # Without a view of its own, /tmp is everybody's; then the agent has TMPDIR only.
-    write += temporary if modes.host().mounts else temporary[2:]
+    write += TEMPORARY if modes.host().mounts else TEMPORARY[2:]
     return {
         "read": [*read, *map(str, needs.readable)],
         "write": write,
