@@ -46,7 +46,7 @@ def test_local_agents_do_not_use_what_a_vm_stored(api: Api, database: str) -> No
     assert (said["value"], said["scope"], said["effective"]) == ("p/fleet", "fleet", True)
     skipped = [each for each in said["chain"] if each["skipped"]]
     assert len(skipped) == 3
-    assert "stored by web, which is no local agent" in skipped[0]["skipped"]
+    assert "stored by web (web), which is no local agent" in skipped[0]["skipped"]
     assert not any(each["effective"] for each in skipped)
 
 
