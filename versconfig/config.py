@@ -103,15 +103,21 @@ def lines(key: str, node: Node | None = None) -> list[str]:
     return _read(key, node, lambda given: values.lines(known, given), [])
 
 
-def _read(name: str, node: Node | None, convert: Callable[[str], T], empty: T) -> T:
-    found = resolve(name, node)
+def usable(found: Resolved) -> str:
+    """Return the text in effect; empty if unset. Raises BadValue, Unreadable."""
     if found.problem:
         kind = Unreadable if found.value is None else BadValue
-        raise kind(f"{name} ({found.where}): {found.problem}")
-    if found.value is None:
+        raise kind(f"{found.key} ({found.where}): {found.problem}")
+    return found.value or ""
+
+
+def _read(name: str, node: Node | None, convert: Callable[[str], T], empty: T) -> T:
+    found = resolve(name, node)
+    value = usable(found)
+    if not value:
         return empty
     try:
-        return convert(found.value)
+        return convert(value)
     except ValueError as error:
         raise BadValue(f"{name} ({found.where}): {error}") from None
 

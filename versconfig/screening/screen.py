@@ -312,14 +312,19 @@ class Screen:
     def _long_runs(self, plain: str) -> list[Run]:
         """Return whole forms, and fragments of own secrets."""
         found: list[Run] = []
-        for hit in range(0, len(plain), WINDOW):
-            window = plain[hit : hit + WINDOW]
-            for form, offset in self._places.get(window, ()):
+        places, octets = self._places, self._octets
+        hits = [
+            (hit, window)
+            for hit in range(0, len(plain), WINDOW)
+            if (window := plain[hit : hit + WINDOW]) in places or window in octets
+        ]
+        for hit, window in hits:
+            for form, offset in places.get(window, ()):
                 if hit >= offset and plain.startswith(form.text, hit - offset):
                     start = hit - offset
                     name = self._names[form.text]
                     found.append(Run(start, start + len(form.text), name, form.is_piece))
-            if window in self._octets:
+            if window in octets:
                 found += self._fragment_runs(plain, hit)
         return found
 
