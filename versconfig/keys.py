@@ -100,7 +100,7 @@ _CONFIG, _SERVICES = "config.json", "agent-services.json"
 _HOST = r"[A-Za-z0-9]([A-Za-z0-9.:_-]{0,252}[A-Za-z0-9])?"
 _USER = r"[a-z_][a-z0-9_-]{0,31}"
 _WORD = r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,254}"
-# Keys and tokens of services are sent in a header.
+# Keys and tokens of services; they are sent in a header.
 _TOKEN, _TOKEN_LIKE = r"[!-~]{1,512}", "printable ASCII without blanks, at most 512 characters"
 _VERSION = r"[0-9]{1,6}\.[0-9]{1,6}\.[0-9]{1,6}(-[0-9A-Za-z.-]{1,60})?"
 

@@ -34,7 +34,7 @@ from versconfig.screening.spellings import BREAK, normalize
 # Without this the newest letters of nearly every text would be held back.
 MAX_UNHELD_CHARS = HEAD
 
-_BLOCK = 1 << 15
+_BLOCK = 1 << 16
 _MAX_ORDINARY, _SHORT_TEXT = 4096, 40
 
 
