@@ -80,7 +80,7 @@ def note(vm_id: str, said: Said) -> BootReport:
         if made or said.status != ReportStatus.STARTED:
             row.status, row.at = said.status, now
             row.duration_ms, row.exit_status = said.duration_ms, said.exit_status
-            row.output = tail(said.output)
+            row.output = tail(vm_id, said.output)
             row.save(update_fields=["status", "at", "duration_ms", "exit_status", "output"])
         if made:
             _forget_old(vm_id)
@@ -88,11 +88,12 @@ def note(vm_id: str, said: Said) -> BootReport:
     return row
 
 
-def tail(output: str) -> str:
+def tail(vm_id: str, output: str) -> str:
     """The end of an output as every database can hold it, without secrets of ours."""
     clean = output.replace("\0", "\ufffd").encode("utf-8", "replace")
     # Cut afterwards: half a secret would not be known as one.
-    shown = sources.current(recheck=True).cover(_SECRETS.sub("(secret)", clean.decode())).encode()
+    cover = sources.for_node(vm_id, recheck=True).cover
+    shown = cover(_SECRETS.sub("(secret)", clean.decode())).encode()
     return shown[-MOST_OUTPUT:].decode("utf-8", "ignore")
 
 

@@ -6,6 +6,8 @@ wins. Where nothing is stored, the environment of reef and its settings hold.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from django.conf import settings
 
 from lieutenants.models import Lieutenant
@@ -34,15 +36,22 @@ def has_own_model(lieutenant: Lieutenant) -> bool:
     return lieutenant.model not in ("", settings.DEFAULT_MODEL)
 
 
-def environment(lieutenant: Lieutenant) -> dict[str, str]:
-    """Keys of model providers that are stored for it. Raises FleetError.
+class Given(NamedTuple):
+    """What the store gives to an agent: variables, and the versions that they come from."""
+
+    environment: dict[str, str]
+    versions: list[int]
+
+
+def given(lieutenant: Lieutenant) -> Given:
+    """Return the keys of model providers that are stored for it. Raises FleetError.
 
     What the environment of reef has is passed on elsewhere, and shadows what is stored.
     """
-    node = _node_of(lieutenant)
-    found = config.resolve_all(MODEL_KEYS, node)
-    stored = [name for name in MODEL_KEYS if found[name].source is Source.STORE]
-    return {name: config.secret(name, node) for name in stored}
+    found = config.resolve_all(MODEL_KEYS, _node_of(lieutenant))
+    stored = {name: each for name, each in found.items() if each.source is Source.STORE}
+    environment = {name: config.usable(each) for name, each in stored.items()}
+    return Given(environment, [each.winner.version for each in stored.values() if each.winner])
 
 
 def to_restart(key: Key, nodes: set[int]) -> list[str]:

@@ -29,7 +29,6 @@ from lieutenants.outbox import Outbox
 from lieutenants.session import Session
 from lieutenants.transports import get_transport
 from lieutenants.watch import Watch
-from versconfig.screening import sources
 from vmtree import bells
 
 logger = logging.getLogger(__name__)
@@ -111,13 +110,12 @@ class Follower:
         rows = {process.pk: process for process in live}
         for pk in self.sessions.keys() - rows.keys():
             del self.sessions[pk]
-        # An agent gets secrets when it starts: all that are stored by then are known here.
-        screen = sources.current(recheck=not rows.keys() <= self.sessions.keys())
         for session in self.sessions.values():
-            session.screening.use(screen)
+            session.use_newest_screen()
         for pk, process in rows.items():
             if pk not in self.sessions and process.handle and now >= self._aside.get(pk, 0.0):
-                session = Session.open(process, screen)
+                # An agent gets secrets when it starts: the session knows all stored by then.
+                session = Session.open(process)
                 session.heard_at = now
                 self.sessions[pk] = session
         self.watch.look(rows, now)

@@ -112,6 +112,8 @@ def launch(lieutenant: Lieutenant) -> None:
         return
     try:
         spec = _launch_spec(lieutenant, process, agent)
+        # Before the agent can print anything.
+        process.save(update_fields=["state"])
         process.handle = get_transport(lieutenant.transport).start(spec)
     except (FleetError, TransportError, OSError) as error:
         process.ended_at = timezone.now()
@@ -190,13 +192,15 @@ def _launch_spec(lieutenant: Lieutenant, process: Process, agent: Agent) -> Laun
     session = str(home.session_file)
     arguments = ["--mode", "rpc", "--session", session, "--session-dir", str(home.session)]
     arguments += ["--append-system-prompt", str(home.prompt)]
+    given = configured.given(lieutenant)
+    process.state = {**process.state, "secret_versions": given.versions}
     if model := configured.model_of(lieutenant):
         arguments += ["--model", model]
     return Launch(
         run=process.pk,
         dir=process.directory,
         argv=[*way.argv, *agent.argv(), *arguments],
-        env=_environment(lieutenant, home, way.path),
+        env=_environment(lieutenant, home, way.path, given.environment),
         cwd=lieutenant.folder,
         lock=str(home.root / "session.lock"),
         heal=[session],
@@ -217,12 +221,14 @@ def _check_isolation(lieutenant: Lieutenant, mode: Isolation) -> None:
         )
 
 
-def _environment(lieutenant: Lieutenant, home: homes.Home, path: str) -> dict[str, str]:
+def _environment(
+    lieutenant: Lieutenant, home: homes.Home, path: str, stored: dict[str, str]
+) -> dict[str, str]:
     """All that the agent gets to see: an explicit list, never the server's own environment."""
     passed = {name: os.environ[name] for name in settings.AGENT_ENV if name in os.environ}
     return {
         **passed,
-        **configured.environment(lieutenant),
+        **stored,
         "PATH": path,
         "HOME": str(home.user),
         "TMPDIR": str(home.tmp),

@@ -157,7 +157,7 @@ def send(
     Raises BadInput, TooLarge, NotFound, Forbidden, NotNow.
     """
     text, asked = _message_text(text), _message_mode(mode)
-    screen, names = sources.current(recheck=True), set[str]()
+    screen, names = sources.for_node(_vm_id_of(name), recheck=True), set[str]()
     text = screen.cover(text, names)
     if len(key) > 200 or not rpc.storable(key):
         raise BadInput("Idempotency-Key: at most 200 characters")
@@ -392,6 +392,12 @@ def _message_text(text: object) -> str:
         most = settings.MAX_MESSAGE_BYTES
         raise TooLarge(f"message: has {size} bytes, at most {most} are taken", "message")
     return text
+
+
+def _vm_id_of(name: str) -> str:
+    """Return the id that the living lieutenant of this name has in the tree, else nothing."""
+    found = Lieutenant.objects.living().filter(name=name).first() if rpc.storable(name) else None
+    return presence.vm_of(found) if found else ""
 
 
 def _with_covered(note: str, names: set[str]) -> str:

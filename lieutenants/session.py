@@ -19,12 +19,12 @@ from lieutenants import delivery, ending, rpc
 from lieutenants.exceptions import IllegalMove, LostRace
 from lieutenants.ledger import Ledger
 from lieutenants.models import Entry, Lieutenant, Message, Process
+from lieutenants.presence import vm_of
 from lieutenants.rpc import Outgoing
 from lieutenants.states import MessageState, Outcome, Status
 from lieutenants.transcript import Event, Transcript, moment, whole
 from lieutenants.transcript_screening import State
 from versconfig.screening import sources
-from versconfig.screening.screen import Screen
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +67,8 @@ class Memory:
     # Text that is held back, see `TranscriptScreening.state`, and whether was said that some is.
     held: State = field(default_factory=dict)
     covered: bool = False
+    # The stored secrets that the agent was started with, as ids of their versions.
+    secret_versions: list[int] = field(default_factory=list)
     # What this version of the agent can do: see `agents.Agent`.
     clears_queue: bool = True
     settles: bool = False
@@ -114,14 +116,25 @@ class Session(Transcript):
     stranded: int = 0
 
     @classmethod
-    def open(cls, process: Process, screen: Screen | None = None) -> Session:
-        """Take a process up where its rows stand; `screen` covers the secrets of this moment."""
+    def open(cls, process: Process) -> Session:
+        """Take a process up where its rows stand."""
         session = cls(process, process.lieutenant, memory=Memory.load(process.state))
-        session.screening.screen = screen or sources.current(recheck=True)
+        session.use_newest_screen(recheck=True)
         session.screening.recover(process, session.memory.held)
         session.message_id = session.memory.message
         session.reopen(session.memory.answer)
         return session
+
+    def use_newest_screen(self, *, recheck: bool = False) -> None:
+        """Cover the secrets that there are now; with `recheck` all that are committed."""
+        self.screening.use(
+            sources.for_node(
+                vm_of(self.lieutenant),
+                self.memory.secret_versions,
+                is_agent=True,
+                recheck=recheck,
+            )
+        )
 
     # -- one pass -------------------------------------------------------------------------
 

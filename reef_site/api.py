@@ -32,7 +32,8 @@ def answer_error(error: Exception, context: dict[str, Any]) -> Response:
         # Quoted: paths and ids come from the caller.
         logger.info("refused %s %a: %a", request.method, request.path, str(error))
     if isinstance(error, FleetError):
-        return Response({"error": str(error)}, status=error.status)
+        headers = {"Retry-After": str(error.retry_seconds)} if error.retry_seconds else None
+        return Response({"error": str(error)}, status=error.status, headers=headers)
     if isinstance(error, Http404):
         return Response({"error": "not found"}, status=404)
     if isinstance(error, exceptions.NotAuthenticated | exceptions.AuthenticationFailed):

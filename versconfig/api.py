@@ -19,6 +19,7 @@ from versconfig.serializers import (
     impact_json,
     key_json,
     key_of,
+    mask_for,
     overview_json,
     put_json,
     setting_json,
@@ -93,7 +94,7 @@ class Overview(ConfigView):
     def get(self, request: Request) -> Response:
         """The contract's seven values, masked where secret; `?vm=` for one VM."""
         found = config.resolve_all([key.name for key in keys.WIRE], _node_of(request))
-        return Response(overview_json(found))
+        return Response(overview_json(found, mask_for(request.user)))
 
 
 class OneKey(ConfigView):
@@ -105,7 +106,7 @@ class OneKey(ConfigView):
         # The right comes before the value: who may not change it learns nothing about values.
         services.check_may(request.user, key, target)
         wish = wish_of(key, request.data, target)
-        expected = impact.of(wish)
+        expected = impact.of(wish, mask_for(request.user))
         dry = body_of(request).get("dryRun", False)
         if not isinstance(dry, bool):
             raise BadInput("dryRun: must be true or false", "dryRun")
@@ -140,7 +141,8 @@ class Explain(ConfigView):
 
     def get(self, request: Request, name: str) -> Response:
         """Every place that was asked and who shadows whom; `?vm=` for one VM."""
-        return Response(explain_json(config.explain(name.upper(), _node_of(request))))
+        found = config.explain(name.upper(), _node_of(request))
+        return Response(explain_json(found, mask_for(request.user)))
 
 
 class Keys(ConfigView):
@@ -148,7 +150,7 @@ class Keys(ConfigView):
 
     def get(self, request: Request) -> Response:
         """All keys there are."""
-        found = [key_json(key) for key in keys.ALL.values()]
+        found = [key_json(key, mask_for(request.user)) for key in keys.ALL.values()]
         return Response({"keys": found, "count": len(found)})
 
 

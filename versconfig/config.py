@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from dataclasses import replace
+from typing import NamedTuple, TypeVar
 
 from django.conf import settings
 
@@ -19,9 +20,11 @@ from versconfig.keys import Key
 from versconfig.models import Scope, Setting
 from versconfig.resolve import Layer, Resolved, Source
 from versconfig.resolve import resolve as _rank
+from vmtree import permissions
 from vmtree.models import Node
 
 T = TypeVar("T")
+NOT_INHERITED = "stored by {}, which is no local agent of the same host; local agents do not use it"
 
 
 def resolve(key: str, node: Node | None = None) -> Resolved:
@@ -46,7 +49,7 @@ def inherited(key: Key, target: scopes.Target) -> Resolved:
     places = nearest[nearest.index(target) + 1 :]
     farther = {(each.scope, each.node.pk if each.node else None) for each in places}
     stored = _stored([key.name], target.node, path)[key.name]
-    stored = [each for each in stored if (each[0].scope, each[0].node_id) in farther]
+    stored = [each for each in stored if (each.row.scope, each.row.node_id) in farther]
     found = files.read() if key.places else Files({}, {})
     return _rank(key.name, _layers(key, stored, places, found), _problems(key, found))
 
@@ -100,15 +103,21 @@ def lines(key: str, node: Node | None = None) -> list[str]:
     return _read(key, node, lambda given: values.lines(known, given), [])
 
 
-def _read(name: str, node: Node | None, convert: Callable[[str], T], empty: T) -> T:
-    found = resolve(name, node)
+def usable(found: Resolved) -> str:
+    """Return the text in effect; empty if unset. Raises BadValue, Unreadable."""
     if found.problem:
         kind = Unreadable if found.value is None else BadValue
-        raise kind(f"{name} ({found.where}): {found.problem}")
-    if found.value is None:
+        raise kind(f"{found.key} ({found.where}): {found.problem}")
+    return found.value or ""
+
+
+def _read(name: str, node: Node | None, convert: Callable[[str], T], empty: T) -> T:
+    found = resolve(name, node)
+    value = usable(found)
+    if not value:
         return empty
     try:
-        return convert(found.value)
+        return convert(value)
     except ValueError as error:
         raise BadValue(f"{name} ({found.where}): {error}") from None
 
@@ -130,31 +139,51 @@ def _resolve_all(names: Sequence[str], node: Node | None, *, whole: bool) -> dic
     }
 
 
-def _stored(
-    names: Sequence[str], node: Node | None, path: list[int]
-) -> dict[str, list[tuple[Setting, str | None, str]]]:
-    """Settings of each key that reach the node, with their texts, or what is wrong with them."""
+class _Stored(NamedTuple):
+    """A setting with its text, what is wrong with it, and why it does not count."""
+
+    row: Setting
+    text: str | None
+    problem: str = ""
+    skipped: str = ""
+
+
+def _stored(names: Sequence[str], node: Node | None, path: list[int]) -> dict[str, list[_Stored]]:
+    """Return the settings of each key that reach the node."""
     rows = scopes.stored_above(names, node, path)
     opened = [_open(row) for row in rows]
-    if any(problem for _, _, problem in opened):
+    if any(each.problem for each in opened):
         # A rotation may have come between row and keys.
         opened = [_open(row) for row in scopes.stored_above(names, node, path)]
-    by_key: dict[str, list[tuple[Setting, str | None, str]]] = {name: [] for name in names}
-    for each in opened:
-        by_key[each[0].key].append(each)
+    by_key: dict[str, list[_Stored]] = {name: [] for name in names}
+    for each in _without_foreign(opened, node):
+        by_key[each.row.key].append(each)
     return by_key
 
 
-def _open(row: Setting) -> tuple[Setting, str | None, str]:
+def _open(row: Setting) -> _Stored:
     try:
-        return row, row.text(), ""
+        return _Stored(row, row.text())
     except Unreadable:
-        return row, None, "what is stored cannot be decrypted with the keys at hand"
+        return _Stored(row, None, "what is stored cannot be decrypted with the keys at hand")
+
+
+def _without_foreign(stored: list[_Stored], node: Node | None) -> list[_Stored]:
+    """Mark what a local agent must not use: a VM would direct a process on reef's host with it."""
+    by_nodes = {each.row.stored_by_id: each.row.stored_by for each in stored if each.row.stored_by}
+    if not by_nodes or node is None or not (host := permissions.host_of(node.vm_id)):
+        return stored
+    foreign = {
+        pk: NOT_INHERITED.format(by)
+        for pk, by in by_nodes.items()
+        if by and permissions.host_of(by.vm_id) != host
+    }
+    return [each._replace(skipped=foreign.get(each.row.stored_by_id, "")) for each in stored]
 
 
 def _layers(
     key: Key,
-    stored: list[tuple[Setting, str | None, str]],
+    stored: list[_Stored],
     places: list[scopes.Target],
     found: Files,
 ) -> Iterator[Layer]:
@@ -184,18 +213,22 @@ def _bad(key: Key, value: str | None) -> str:
     return values.problem(key, value) if value else ""
 
 
-def _store_layers(
-    key: Key, stored: list[tuple[Setting, str | None, str]], places: list[scopes.Target]
-) -> Iterator[Layer]:
+def _store_layers(key: Key, stored: list[_Stored], places: list[scopes.Target]) -> Iterator[Layer]:
     """Of each stored value, or of each scope that could have one."""
-    held = {(row.scope, row.node_id): (value, problem) for row, value, problem in stored}
-    targets = places or [scopes.Target(_scope(row), row.node) for row, _, _ in stored]
+    held = {(each.row.scope, each.row.node_id): each for each in stored}
+    targets = places or [scopes.Target(_scope(each.row), each.row.node) for each in stored]
     for target in targets:
         pk, vm_id = (target.node.pk, target.node.vm_id) if target.node else (None, "")
-        value, problem = held.get((target.scope, pk), (None, ""))
-        where = f"store, {target}"
-        problem = problem or _bad(key, value)
-        yield Layer(Source.STORE, where, value, target.scope.value, vm_id, problem)
+        layer = Layer(Source.STORE, f"store, {target}", None, target.scope.value, vm_id)
+        if found := held.get((target.scope, pk)):
+            layer = replace(
+                layer,
+                value=found.text,
+                problem=found.problem or _bad(key, found.text),
+                skipped=found.skipped,
+                version=found.row.version_id,
+            )
+        yield layer
 
 
 def _scope(row: Setting) -> Scope:

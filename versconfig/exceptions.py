@@ -27,6 +27,19 @@ class Changed(Conflict):
     """Somebody else changed the same setting meanwhile."""
 
 
+class TooManyChanges(FleetError):
+    """A node's token changed settings too often within a minute."""
+
+    status = 429
+
+    def __init__(self, most: int, retry_seconds: int) -> None:
+        super().__init__(
+            f"rule: a node changes at most {most} settings a minute; "
+            f"try again in {retry_seconds} seconds"
+        )
+        self.retry_seconds = retry_seconds
+
+
 class NoCheck(FleetError):
     """Nobody knows how to test this key."""
 

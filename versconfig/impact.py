@@ -55,13 +55,13 @@ def register(starter: Starter) -> None:
         _starters.append(starter)
 
 
-def of(wish: Wish) -> Impact:
-    """What the wish would do if it were made true now."""
+def of(wish: Wish, mask: int = values.MASK_OPERATOR) -> Impact:
+    """What the wish would do if it were made true now; `mask` characters of secrets are shown."""
     key, target = wish.key, wish.target
     behind = config.inherited(key, target)
     row = Setting.objects.at_place(key.name, target.scope, target.node).first()
     old, new = _text(row) or behind.value, wish.text or behind.value
-    before, after = (values.shown(key, text) for text in (old, new))
+    before, after = (values.shown(key, text, mask) for text in (old, new))
     if (above := config.environment(key)).speaks:
         return Impact(wish, before, after, shadowed_by=above.where)
     if old == new:

@@ -100,6 +100,8 @@ _CONFIG, _SERVICES = "config.json", "agent-services.json"
 _HOST = r"[A-Za-z0-9]([A-Za-z0-9.:_-]{0,252}[A-Za-z0-9])?"
 _USER = r"[a-z_][a-z0-9_-]{0,31}"
 _WORD = r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,254}"
+# Keys and tokens of services; they are sent in a header.
+_TOKEN, _TOKEN_LIKE = r"[!-~]{1,512}", "printable ASCII without blanks, at most 512 characters"
 _VERSION = r"[0-9]{1,6}\.[0-9]{1,6}\.[0-9]{1,6}(-[0-9A-Za-z.-]{1,60})?"
 
 # Agents get these under the same name; the order is that of the page.
@@ -131,6 +133,8 @@ def _platform() -> list[Key]:
                 Place(_CONFIG, ("versApiKey",)),
                 Place(_CONFIG, ("api_key",)),
             ),
+            form=_TOKEN,
+            like=_TOKEN_LIKE,
             takes=Takes.AT_ONCE,
             wire="apiKey",
         ),
@@ -145,6 +149,8 @@ def _platform() -> list[Key]:
             *("VERS_AUTH_TOKEN", group, "Legacy API token for old scripts."),
             secret=True,
             places=(Place(_SERVICES, ("authToken",)), Place(_SERVICES, ("token",))),
+            form=_TOKEN,
+            like=_TOKEN_LIKE,
             takes=Takes.RESTART,
             scoped=False,
             wire="authToken",
@@ -303,6 +309,8 @@ def _models() -> list[Key]:
             Group.MODELS,
             f"Agents' key at {provider}.",
             secret=True,
+            form=_TOKEN,
+            like=_TOKEN_LIKE,
             takes=Takes.NEXT_START,
             by_nodes=True,
         )

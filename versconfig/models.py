@@ -45,6 +45,10 @@ class Held(models.Model):
     sealed = models.TextField(blank=True, editable=False)
     at = models.DateTimeField(default=dates.now)
     actor = models.CharField(max_length=200)
+    # The node whose token stored it; None for the root token, operators and reef itself.
+    stored_by = models.ForeignKey(
+        Node, models.PROTECT, null=True, blank=True, related_name="+", editable=False
+    )
 
     class Meta:
         abstract = True

@@ -37,10 +37,16 @@ class Layer:
     problem: str = ""
     effective: bool = False
     shadowed_by: str = ""
+    # Why a stored value does not count here; empty if it does.
+    skipped: str = ""
+    # Of a stored value, the id of its version.
+    version: int = 0
 
     @property
     def speaks(self) -> bool:
-        """Whether something stands there."""
+        """Whether something stands there that counts."""
+        if self.skipped:
+            return False
         return bool(self.value) or (bool(self.problem) and self.source is not Source.FILE)
 
     @property

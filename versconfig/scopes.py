@@ -102,7 +102,7 @@ def stored_above(names: Sequence[str], node: Node | None, path: list[int]) -> li
     if node:
         reach |= Q(scope=Scope.SUBTREE, node__in=path)
         reach |= Q(scope__in=[Scope.VM, Scope.LIEUTENANT], node=node)
-    found = Setting.objects.filter(reach, key__in=names).select_related("node")
+    found = Setting.objects.filter(reach, key__in=names).select_related("node", "stored_by")
     return sorted(found, key=lambda each: _distance(each, path))
 
 

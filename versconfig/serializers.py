@@ -13,14 +13,20 @@ from versconfig.models import Setting, Version
 from versconfig.resolve import Layer, Resolved
 from versconfig.scopes import Target
 from versconfig.services import ANY, Wish
+from vmtree import permissions
 from vmtree.exceptions import BadInput
 
 Json = dict[str, Any]
 
 
-def overview_json(found: dict[str, Resolved]) -> Json:
+def mask_for(user: object) -> int:
+    """Return how many characters of a secret this caller may see."""
+    return values.MASK_NODE if permissions.node_of(user) else values.MASK_OPERATOR
+
+
+def overview_json(found: dict[str, Resolved], mask: int = values.MASK_OPERATOR) -> Json:
     """The contract's seven values and where they come from."""
-    said: Json = {key.wire: values.shown(key, found[key.name].value) for key in keys.WIRE}
+    said: Json = {key.wire: values.shown(key, found[key.name].value, mask) for key in keys.WIRE}
     first = ("apiKey", "infraUrl", "authToken")
     ordered = sorted(keys.WIRE, key=lambda key: key.wire not in first)
     said["sources"] = {key.wire: found[key.name].source.value for key in ordered}
@@ -37,7 +43,7 @@ def problems_of(found: dict[str, Resolved]) -> list[str]:
     return list(dict.fromkeys(said))
 
 
-def key_json(key: Key) -> Json:
+def key_json(key: Key, mask: int = values.MASK_OPERATOR) -> Json:
     """A key of the registry."""
     return {
         "key": key.name,
@@ -45,7 +51,7 @@ def key_json(key: Key) -> Json:
         "about": key.about,
         "type": key.kind.value,
         "secret": key.secret,
-        "default": values.shown(key, config.default_of(key) or None),
+        "default": values.shown(key, config.default_of(key) or None, mask),
         "files": [str(place) for place in key.places],
         "scoped": key.scoped,
         "takesEffect": key.takes.value,
@@ -54,30 +60,31 @@ def key_json(key: Key) -> Json:
     }
 
 
-def explain_json(found: Resolved) -> Json:
+def explain_json(found: Resolved, mask: int = values.MASK_OPERATOR) -> Json:
     """Every place that was asked, in order."""
     key = keys.get(found.key)
     return {
         "key": key.name,
-        "value": values.shown(key, found.value),
+        "value": values.shown(key, found.value, mask),
         "source": found.source.value,
         "scope": found.scope or None,
         "vmId": found.vm_id or None,
         "effective": found.effective,
-        "chain": [_layer_json(key, layer) for layer in found.layers],
+        "chain": [_layer_json(key, layer, mask) for layer in found.layers],
         "problems": problems_of({key.name: found}),
     }
 
 
-def _layer_json(key: Key, layer: Layer) -> Json:
+def _layer_json(key: Key, layer: Layer, mask: int) -> Json:
     return {
         "source": layer.source.value,
         "where": layer.where,
         "scope": layer.scope or None,
         "vmId": layer.vm_id or None,
-        "value": values.shown(key, layer.value),
+        "value": values.shown(key, layer.value, mask),
         "effective": layer.holds,
         "shadowedBy": layer.shadowed_by or None,
+        "skipped": layer.skipped or None,
         "problem": layer.problem or None,
     }
 

@@ -6,7 +6,9 @@ as authentication found it, or the name of a part of reef.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from datetime import timedelta
 
 from django.db import IntegrityError, transaction
 
@@ -23,7 +25,7 @@ from versconfig.config import resolve as resolve
 from versconfig.config import resolve_all as resolve_all
 from versconfig.config import secret as secret
 from versconfig.config import text as text
-from versconfig.exceptions import Changed
+from versconfig.exceptions import Changed, TooManyChanges
 from versconfig.keys import Key
 from versconfig.models import Scope, Setting, Version, What
 from versconfig.resolve import Resolved as Resolved
@@ -31,8 +33,11 @@ from versconfig.scopes import FLEET as FLEET
 from versconfig.scopes import Target as Target
 from vmtree import authority, dates
 from vmtree.exceptions import BadInput, FleetError, Forbidden, NotFound
+from vmtree.models import Node
 
 ANY = -1
+# Of one node's token.
+MAX_CHANGES_PER_MINUTE = 30
 NOT_STORED = "Key not found in overrides"
 
 
@@ -72,7 +77,7 @@ def check_may(by: object, key: Key, target: Target) -> None:
 
 
 def put(wish: Wish, *, by: object, what: What = What.SET) -> Version | None:
-    """Make the wish true and write it down. Raises Forbidden, Changed.
+    """Make the wish true and write it down. Raises Forbidden, Changed, TooManyChanges.
 
     The newest version there is if all is as wished already; None if there never was one.
     """
@@ -143,19 +148,31 @@ def _change(wish: Wish, by: object, what: What) -> Version | None:
     target, name = wish.target, wish.key.name
     rows = Setting.objects.select_for_update().at_place(name, target.scope, target.node)
     row = rows.first()
+    node = authority.node_of(by)
     last = newest(name, target)
     if wish.seen != ANY and wish.seen != (last.pk if last else None):
         raise Changed(f"{name} was changed by {last.actor if last else 'somebody'} meanwhile")
-    if _same(row, wish.text):
+    if _same(row, wish.text) and (row is None or row.stored_by in (None, node)):
         return last
+    if node:
+        _check_rate(node)
     if not wish.text and what is What.SET:
         what = What.REMOVED
     version = Version(key=name, scope=target.scope, node=target.node, what=what, previous=last)
-    version.at, version.actor = dates.now(), str(by)[:200]
+    version.at, version.actor, version.stored_by = dates.now(), str(by)[:200], node
     version.hold(wish.text, secret=values.is_secret(wish.key, wish.text))
     version.save(force_insert=True)
     _store(row, version)
     return version
+
+
+def _check_rate(node: Node) -> None:
+    """Raise TooManyChanges: each version is kept, and screened for if it is a secret."""
+    since = dates.now() - timedelta(minutes=1)
+    times = Version.objects.filter(stored_by=node, at__gt=since).values_list("at", flat=True)
+    if len(times) >= MAX_CHANGES_PER_MINUTE:
+        wait = (min(times) - since).total_seconds()
+        raise TooManyChanges(MAX_CHANGES_PER_MINUTE, max(1, math.ceil(wait)))
 
 
 def _store(row: Setting | None, version: Version) -> None:
@@ -166,7 +183,7 @@ def _store(row: Setting | None, version: Version) -> None:
         return
     row = row or Setting(key=version.key, scope=version.scope, node=version.node)
     row.clear, row.sealed, row.version = version.clear, version.sealed, version
-    row.at, row.actor = version.at, version.actor
+    row.at, row.actor, row.stored_by = version.at, version.actor, version.stored_by
     row.save()
 
 

@@ -12,6 +12,8 @@ LONGEST = 16_000
 TRUE = frozenset({"1", "true", "yes", "on"})
 FALSE = frozenset({"0", "false", "no", "off"})
 MOST_LABELS = 64
+# So many characters of a secret are seen by operators (as the wire contract has it), and by nodes.
+MASK_OPERATOR, MASK_NODE = 8, 3
 # Who signs in, and with which password; up to the last @ of what stands before the path.
 _USERINFO = re.compile(r"^([a-zA-Z][a-zA-Z0-9+.-]*://)?.*@", re.DOTALL)
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}")
@@ -42,9 +44,9 @@ def problem(key: Key, text: str) -> str:
     return _wrong(key, text) or (rule(text) if rule else "")
 
 
-def mask(text: str | None) -> str | None:
-    """A secret's beginning: at most 8 characters, never more than a quarter of it."""
-    return None if text is None else text[: min(8, len(text) // 4)] + "..."
+def mask(text: str | None, most: int = MASK_OPERATOR) -> str | None:
+    """A secret's beginning: at most so many characters, never more than a quarter of it."""
+    return None if text is None else text[: min(most, len(text) // 4)] + "..."
 
 
 def is_secret(key: Key, text: str) -> bool:
@@ -52,11 +54,11 @@ def is_secret(key: Key, text: str) -> bool:
     return key.secret or (key.kind is Kind.URL and "@" in text)
 
 
-def shown(key: Key, text: str | None) -> str | None:
-    """The value as everybody may see it."""
+def shown(key: Key, text: str | None, most: int = MASK_OPERATOR) -> str | None:
+    """The value with secrets masked; `most` characters of one may be seen."""
     if text is None or not is_secret(key, text):
         return text
-    return mask(text) if key.secret else _USERINFO.sub(r"\1…@", text)
+    return mask(text, most) if key.secret else _USERINFO.sub(r"\1…@", text)
 
 
 def integer(key: Key, text: str) -> int:

@@ -10,6 +10,8 @@ class FleetError(Exception):
     """Base of all below; its text is what the caller is told."""
 
     status = 400
+    # After how many seconds it may be tried again; 0 says nothing about that.
+    retry_seconds = 0
 
 
 class BadInput(FleetError):

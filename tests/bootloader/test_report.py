@@ -92,7 +92,7 @@ def test_stored_secrets_are_covered_also_in_base64(api: Api) -> None:
     url = "/vers-config/ANTHROPIC_API_KEY"
     api.client.put(url, {"value": key}, content_type="application/json")
     coded = base64.b64encode(f"K={key}\n".encode()).decode()
-    output = reports.tail(f"{key} {coded}")
+    output = reports.tail("vm-1", f"{key} {coded}")
     assert output.startswith("[ANTHROPIC_API_KEY] ")
     assert output.count("[ANTHROPIC_API_KEY]") == 2
 

@@ -164,7 +164,10 @@ def test_nodes_read_masked_values_and_write_about_themselves(api: Api, db: None)
     put(api, "VERS_API_KEY", SECRET)
     node = as_node(mine)
 
-    assert node.get("/vers-config/").json()["apiKey"] == "sk-test..."
+    assert node.get("/vers-config/").json()["apiKey"] == "sk-..."
+    said = node.get("/vers-config/explain/VERS_API_KEY").content.decode()
+    assert SECRET[:4] not in said
+    assert api.get("/vers-config/?vm=me").json()["apiKey"] == "sk-test..."
     for path in ("resolve/VERS_API_KEY", "resolve/VERS_BASE_URL"):
         assert node.get(f"/vers-config/{path}").status_code == 403
     assert node.post("/vers-config/test/VERS_API_KEY").status_code == 403

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from versconfig.screening import sources
-from versconfig.screening.screen import LET_OUT, Screen, Secret
+from versconfig.screening.screen import MAX_UNHELD_CHARS, Screen, Secret
 from versconfig.screening.strength import is_distinctive
 
 KEY = "sk-ant-test-0123456789abcdef"
@@ -25,18 +25,21 @@ SHORT = "hunter22xyz"
 TOKEN = "reef_" + "aB3-x_Y9" * 5 + "Zq7"
 MARK = "[ANTHROPIC_API_KEY]"
 ALPHABET = string.ascii_letters + string.digits + "_-"
-SCREEN = Screen([Secret("ANTHROPIC_API_KEY", KEY), Secret("root token", SHORT)])
+SECRETS = [Secret("ANTHROPIC_API_KEY", KEY), Secret("root token", SHORT)]
+# Of secrets that an agent was given, and of those of others.
+SCREEN = Screen(own=SECRETS)
+OTHERS = Screen(SECRETS)
 
 
-def streamed(screen: Screen, parts: Iterable[str], let_out: int) -> str:
+def streamed(screen: Screen, parts: Iterable[str], unheld: int) -> str:
     """What a stream shows in all, fed like this."""
     shown, held, done = [], "", 0
     for part in parts:
         given = held + part
-        piece = screen.feed(given, shown=done, let_out=let_out)
+        piece = screen.feed(given, shown=done, unheld=unheld)
         shown.append(piece.text)
         held, done = given[len(given) - piece.held :], piece.shown
-    shown.append(screen.feed(held, shown=done, last=True, let_out=let_out).text)
+    shown.append(screen.feed(held, shown=done, last=True, unheld=unheld).text)
     return "".join(shown)
 
 
@@ -90,10 +93,10 @@ def test_each_way_to_cut_a_secret_over_two_and_three_pieces_is_covered() -> None
         for first, second in itertools.combinations(range(len(text) + 1), 2):
             parts = [text[:first], text[first:second], text[second:]]
             assert streamed(SCREEN, parts, 0) == f"it is {name}, really"
-            shown = streamed(SCREEN, parts, LET_OUT)
+            shown = streamed(SCREEN, parts, MAX_UNHELD_CHARS)
             assert not leaks(shown, secret)
             begun, _, rest = shown.partition(name)
-            assert f"it is {secret[:LET_OUT]}".startswith(begun)
+            assert f"it is {secret[:MAX_UNHELD_CHARS]}".startswith(begun)
             assert rest == ", really"
 
 
@@ -105,12 +108,12 @@ def test_joined_pieces_are_what_the_joined_text_is_covered_to() -> None:
         text = "".join(_some_text(chance, values) for _ in range(chance.randint(1, 4)))
         whole = screen.feed(text, last=True).text
         assert streamed(screen, _cut(chance, text), 0) == whole
-        shown = re.split(r"\[K\d\]", streamed(screen, _cut(chance, text), LET_OUT))
+        shown = re.split(r"\[K\d\]", streamed(screen, _cut(chance, text), MAX_UNHELD_CHARS))
         covered = re.split(r"\[K\d\]", whole)
         assert len(shown) == len(covered)
         for more, less in zip(shown, covered, strict=True):
             assert more.startswith(less)
-            assert len(more) <= len(less) + LET_OUT
+            assert len(more) <= len(less) + MAX_UNHELD_CHARS
 
 
 def _some_text(chance: random.Random, values: list[str]) -> str:
@@ -135,7 +138,7 @@ def _cut(chance: random.Random, text: str) -> Iterable[str]:
         at += size
 
 
-def test_what_turns_out_to_be_no_secret_is_let_out_at_once() -> None:
+def test_what_turns_out_to_be_no_secret_is_unheld_at_once() -> None:
     piece = SCREEN.feed(f"it begins like {KEY[:12]}")
     assert piece.text == "it begins like "
     assert SCREEN.feed(KEY[:12] + "!", shown=piece.shown).text == KEY[:12] + "!"
@@ -144,7 +147,7 @@ def test_what_turns_out_to_be_no_secret_is_let_out_at_once() -> None:
 
 def test_texts_of_many_blocks_are_covered_across_their_edges() -> None:
     filler = "0123456789 abcdefghij\n" * 3000
-    for offset in range(16_360, 16_400, 3):
+    for offset in range(65_500, 65_545, 3):
         text = filler[:offset] + KEY + filler
         assert SCREEN.cover(text) == filler[:offset] + MARK + filler
 

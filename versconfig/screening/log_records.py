@@ -2,28 +2,42 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
+import time
+from collections.abc import Callable
 from typing import Any
+
+from django.apps import apps
+from django.core.exceptions import SynchronousOnlyOperation
+from django.db import Error as DatabaseError
+from django.db import connection, transaction
 
 from versconfig.screening import sources
 
+logger = logging.getLogger(__name__)
+
+# A process that logs looks for new secrets at most so often.
+REFRESH_SECONDS = 2.0
 _FORMATTER = logging.Formatter()
+_refreshed_at = float("-inf")
 
 
 class CoveringFactory:
     """Makes log records as before, with secrets in message and traceback covered."""
 
-    def __init__(self, make: Any) -> None:
+    def __init__(self, make: Callable[..., logging.LogRecord]) -> None:
         self._make = make
         self._local = threading.local()
 
     def __call__(self, *args: Any, **kwargs: Any) -> logging.LogRecord:
-        record: logging.LogRecord = self._make(*args, **kwargs)
+        record = self._make(*args, **kwargs)
         # Looking for secrets may log something itself.
         if not getattr(self._local, "busy", False):
             self._local.busy = True
             try:
+                _refresh()
                 _cover(record)
             finally:
                 self._local.busy = False
@@ -37,12 +51,46 @@ def install() -> None:
         logging.setLogRecordFactory(CoveringFactory(before))
 
 
+def _refresh() -> None:
+    """Look for new secrets if that was long ago and the database can be asked."""
+    global _refreshed_at
+    now = time.monotonic()
+    if min(now - _refreshed_at, sources.age_seconds()) < REFRESH_SECONDS or not _can_ask():
+        return
+    _refreshed_at = now
+    was_closed = connection.connection is None
+    try:
+        if connection.in_atomic_block:
+            # With a savepoint: a failure must not break the transaction of others.
+            with transaction.atomic():
+                sources.current(recheck=True)
+        else:
+            sources.current(recheck=True)
+    except (DatabaseError, SynchronousOnlyOperation, OSError, RuntimeError) as error:
+        # A log line is written in any case; it has what was known before covered.
+        logger.debug("cannot look for new secrets: %s", type(error).__name__)
+    finally:
+        if was_closed and not connection.in_atomic_block:
+            # Most threads that log have no other use for it.
+            connection.close()
+
+
+def _can_ask() -> bool:
+    """Return whether this thread may ask the database just now."""
+    if not apps.ready or sources.is_being_read():
+        return False
+    if connection.in_atomic_block and connection.needs_rollback:
+        return False
+    # Not where an event loop would have to wait.
+    return asyncio._get_running_loop() is None
+
+
 def _cover(record: logging.LogRecord) -> None:
     cover = sources.latest().cover
     try:
         text = record.getMessage()
     except (TypeError, ValueError, KeyError):
-        # Whoever formats it says so.
+        # The handler that formats it reports this.
         return
     covered = cover(text)
     if covered != text:

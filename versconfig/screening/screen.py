@@ -1,42 +1,41 @@
 """Covers secrets in texts and JSON values. Pure: text in, text out.
 
-A `Screen` is compiled once for a set of secrets. Every run of `FRAGMENT` or more characters of a
-form of a secret becomes `[NAME]`; so do the beginning of one at the end of a text and the end of
-one at its start, which a cut may have left there. Tokens that are kept as hashes only are known
-by their shape.
+A `Screen` is compiled once for a set of secrets. Each whole value becomes `[NAME]`. Of the `own`
+secrets, which the author of the texts has anyway, also fragments become `[NAME]`, and what is left
+of a value where a text begins or ends within it. Tokens that are kept as hashes only are known by
+their shape.
 
-A clean text costs one pass: of all 8-byte windows of the forms one lies at a multiple of 8 in any
-fragment, so the text's own windows at these places are looked up in a set.
+A clean text costs one pass: wherever a form of a secret stands, one of a few of its 8-byte windows
+lies at a multiple of 8, so only the text's windows at these places are looked up in a set.
 """
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from versconfig.screening.spellings import BREAK, base64_forms, normalize, plain_forms
-from versconfig.screening.strength import is_distinctive
+from versconfig.screening import shapes
+from versconfig.screening.patterns import (
+    EDGE,
+    FRAGMENT,
+    HEAD,
+    NGRAM,
+    WINDOW,
+    WholeForm,
+    partial_pattern,
+    parts,
+    whole_pattern,
+)
+from versconfig.screening.shapes import Run
+from versconfig.screening.spellings import BREAK, normalize
 
-# So many characters of a secret in a row are covered wherever they stand.
-FRAGMENT = 16
-# So many are covered where a text begins or ends within a secret; of base64, so many more.
-EDGE = 8
-EDGE_BASE64 = 11
-# So many characters that look like the beginning of a secret may be let out by a stream. Without
-# this the newest letters of nearly every text would be held back.
-LET_OUT = 3
+# A stream shows up to so many characters at its end although a secret may begin with them.
+# Without this the newest letters of nearly every text would be held back.
+MAX_UNHELD_CHARS = HEAD
 
-_WINDOW = 8
-_QUAD = 4
-_BLOCK = 1 << 15
-_TAIL = 160
+_BLOCK = 1 << 16
 _MAX_ORDINARY, _SHORT_TEXT = 4096, 40
-# So much of a token behind its literal is covered at the end of a text.
-_FEW, _MANY = 3, 24
-_WORD = "[A-Za-z0-9_-]"
-_BASE64 = "[A-Za-z0-9+/_-]"
 
 
 class Secret(NamedTuple):
@@ -44,56 +43,6 @@ class Secret(NamedTuple):
 
     name: str
     value: str
-
-
-class _Shape(NamedTuple):
-    """A token that is known by its form: this literal, then so many characters."""
-
-    name: str
-    literal: str
-    sign: str
-    length: int
-    # Where the literal itself is no part of the secret.
-    keeps_literal: bool = False
-
-
-def _shapes() -> list[_Shape]:
-    node, join = "VERS_AUTH_TOKEN", "join token"
-    found = [
-        _Shape(node, "reef_", _WORD, 43),
-        _Shape(join, "reefjoin_", _WORD, 43),
-        _Shape("sign-in link", "/signin/", _WORD, 32, keeps_literal=True),
-    ]
-    # What base64 makes of `reef_` and `reefjoin_` behind 0, 1 or 2 other bytes.
-    for name, literals in (
-        (node, (("cmVlZl", 57), ("JlZWZf", 57), ("yZWVmX", 57))),
-        (join, (("cmVlZmpvaW5f", 57), ("JlZWZqb2luX", 57), ("yZWVmam9pbl", 57))),
-    ):
-        found += [_Shape(name, literal, _BASE64, count) for literal, count in literals]
-    return found
-
-
-SHAPES = _shapes()
-_WHOLE_SHAPES = re.compile(
-    "|".join(f"({re.escape(each.literal)}){each.sign}{{{each.length}}}" for each in SHAPES)
-)
-_OPEN_SHAPES = re.compile(
-    "|".join(f"({re.escape(each.literal)}){each.sign}{{0,{each.length - 1}}}\\Z" for each in SHAPES)
-)
-# One of these is part of every literal.
-_ANCHORS = ("reef", "/signin/", "cmVlZ", "JlZWZ", "yZWVm")
-# One byte is looked for much faster than five; each shape that it begins has it.
-_ANCHORS_BY_BYTE = (
-    (ord("_"), (b"reef",)),
-    (ord("/"), (b"/signin/",)),
-    (ord("Z"), (b"cmVlZ", b"JlZWZ", b"yZWVm")),
-)
-
-
-class _Run(NamedTuple):
-    start: int
-    end: int
-    name: str
 
 
 class Piece(NamedTuple):
@@ -112,40 +61,66 @@ class Piece(NamedTuple):
 class Screen:
     """A compiled set of secrets."""
 
-    def __init__(self, secrets: Iterable[Secret] = ()) -> None:
-        self._fragments: dict[str, str] = {}
+    def __init__(self, secrets: Iterable[Secret] = (), own: Iterable[Secret] = ()) -> None:
+        """`own` are secrets that whoever writes the texts was given; all others are whole only."""
+        self._names: dict[str, str] = {}
         self._short: dict[str, str] = {}
-        self._heads: dict[str, str] = {}
-        self._tails: dict[str, str] = {}
-        forms: list[str] = []
-        for secret in secrets:
-            if not is_distinctive(secret.value):
-                continue
-            value = secret.value.strip()
-            for form, edge in (
-                *((each, EDGE) for each in plain_forms(value)),
-                *((each, EDGE_BASE64) for each in base64_forms(value)),
-            ):
-                if len(form) >= EDGE:
-                    forms.append(form)
-                    self._add(form, secret.name, edge)
-        # Without their last characters: what ends a form has nothing to wait for.
-        self._begun = "\0".join([*(each[:-1] for each in forms), *(e.literal for e in SHAPES)])
-        self._quads = _parts("\0".join([*forms, self._begun]), _QUAD)
-        self._windows = frozenset(_windows_of(forms))
-        self._octets = frozenset(_parts("\0".join(self._fragments), _WINDOW))
+        self._windows: set[int] = set()
+        self._compile_own({each.value: each.name for each in reversed(list(own))})
+        self._compile_whole({each.value: each.name for each in reversed(list(secrets))})
         # Short texts without secrets, such as the words of the agent's protocol.
         self._ordinary: set[str] = set()
         self._short_bytes = [each.encode() for each in self._short]
 
-    def _add(self, form: str, name: str, edge: int) -> None:
+    def _compile_own(self, secrets: dict[str, str]) -> None:
+        self._own = frozenset(secrets)
+        self._fragments: dict[str, str] = {}
+        self._heads: dict[str, str] = {}
+        self._tails: dict[str, str] = {}
+        self._octets: set[str] = set()
+        self._ngrams = set(parts(shapes.LITERALS, NGRAM))
+        forms: list[str] = []
+        for value, name in secrets.items():
+            pattern = partial_pattern(value)
+            self._fragments.update(dict.fromkeys(pattern.fragments, name))
+            self._heads.update(dict.fromkeys(pattern.heads, name))
+            self._tails.update(dict.fromkeys(pattern.tails, name))
+            self._short.update({each: name for each in pattern.forms if len(each) < FRAGMENT})
+            self._windows |= pattern.windows
+            self._octets |= pattern.octets
+            self._ngrams |= pattern.ngrams
+            forms += pattern.forms
+        # Without their last characters: what ends a form has nothing to wait for.
+        self._begun = "\0".join([*(each[:-1] for each in forms), *shapes.LITERALS])
+
+    def _compile_whole(self, secrets: dict[str, str]) -> None:
+        self._places: dict[str, list[tuple[WholeForm, int]]] = {}
+        # By the first characters of forms, the length of the longest; the same for those with
+        # blanks only.
+        self._openings: dict[str, int] = {}
+        self._spaced_openings: dict[str, int] = {}
+        for value, name in secrets.items():
+            if value in self._own:
+                continue
+            pattern = whole_pattern(value)
+            self._windows |= pattern.windows
+            for window, place in pattern.places:
+                self._places.setdefault(window, []).append(place)
+            for form in pattern.forms:
+                self._add_whole(form.text, name)
+        self._longest = max(self._openings.values(), default=0)
+        self._tail = max(shapes.TAIL, 3 * self._longest)
+
+    def _add_whole(self, form: str, name: str) -> None:
+        self._names[form] = name
         if len(form) < FRAGMENT:
-            self._short.setdefault(form, name)
-        for start in range(len(form) - FRAGMENT + 1):
-            self._fragments.setdefault(form[start : start + FRAGMENT], name)
-        for length in range(edge, min(FRAGMENT, len(form))):
-            self._heads.setdefault(form[:length], name)
-            self._tails.setdefault(form[-length:], name)
+            self._short[form] = name
+        size = len(form)
+        for length in range(1, HEAD + 1):
+            head = form[:length]
+            self._openings[head] = max(size, self._openings.get(head, 0))
+            if " " in form or "\t" in form:
+                self._spaced_openings[head] = max(size, self._spaced_openings.get(head, 0))
 
     # -- whole texts ----------------------------------------------------------------------
 
@@ -215,7 +190,7 @@ class Screen:
         *,
         shown: int = 0,
         last: bool = False,
-        let_out: int = LET_OUT,
+        unheld: int = MAX_UNHELD_CHARS,
     ) -> Piece:
         """Return what a stream shows next of the text, which begins with what was held before.
 
@@ -224,9 +199,9 @@ class Screen:
         if last and len(text) < EDGE:
             return Piece(text[shown:], covered=text)
         suspect = last or self._may_hold(text)
-        if not suspect and let_out and not self._may_begin(text):
+        if not suspect and unheld and not self._may_begin(text):
             # Shown, and given again: a secret may begin with these.
-            kept = min(let_out, len(text))
+            kept = min(unheld, len(text))
             return Piece(text[shown:], kept, kept, text[:-kept] if kept else "")
         found: set[str] = set()
         runs = self._runs(text, first=False, last=last) if suspect else []
@@ -234,13 +209,13 @@ class Screen:
         piece = self._piece(text, runs, found, cut=cut, shown=shown)
         if names is not None:
             names |= found
-        if 0 < piece.held <= let_out:
+        if 0 < piece.held <= unheld:
             rest = text[max(cut, shown) :]
             return Piece(piece.text + rest, piece.held, piece.held, piece.covered)
         return piece
 
     @staticmethod
-    def _piece(text: str, runs: list[_Run], names: set[str], *, cut: int, shown: int = 0) -> Piece:
+    def _piece(text: str, runs: list[Run], names: set[str], *, cut: int, shown: int = 0) -> Piece:
         """Cover all runs up to the cut; what is behind it is held back."""
         runs = [run for run in runs if run.end <= cut]
         names |= {run.name for run in runs}
@@ -248,7 +223,7 @@ class Screen:
         new = _replaced(text, runs, shown, cut) if shown else covered
         return Piece(new, len(text) - cut, max(0, shown - cut), covered)
 
-    def _cut(self, text: str, runs: list[_Run], *, last: bool) -> int:
+    def _cut(self, text: str, runs: list[Run], *, last: bool) -> int:
         """Return up to where the text's end leaves nothing open."""
         if last:
             return len(text)
@@ -257,25 +232,45 @@ class Screen:
 
     def _safe_end(self, text: str) -> int:
         """Return up to where no secret can begin that the text's end leaves open."""
-        tail = text[-_TAIL:]
+        tail = text[-self._tail :]
         if tail.endswith("\\"):
             # Perhaps the first half of an escaped line break.
             before = self._safe_end(text[:-1])
             return before if before < len(text) - 1 else len(text)
         plain, at = _normalized(tail)
-        end = start = len(plain)
-        if opened := _OPEN_SHAPES.search(plain):
-            start = opened.start()
+        end = len(plain)
+        start = min(shapes.open_at(plain), self._open_at(plain))
         length = 1
         while length <= min(FRAGMENT - 1, end) and plain[end - length :] in self._begun:
             start = min(start, end - length)
             length += 1
         return len(text) if start == end else len(text) - len(tail) + at.of(start)
 
+    def _open_at(self, plain: str) -> int:
+        """Return where a whole value may begin that the end of the text leaves open.
+
+        Only its first characters are compared. Whether text is held back must not tell whether a
+        guess of the rest is right.
+        """
+        end = len(plain)
+        first = max(0, end - self._longest + 1)
+        blank = max(plain.rfind(" "), plain.rfind("\t")) + 1
+        for start in range(first if self._spaced_openings else max(first, blank), end):
+            openings = self._openings if start >= blank else self._spaced_openings
+            if end - start < openings.get(plain[start : start + HEAD], 0):
+                return start
+        return end
+
     def _may_begin(self, text: str) -> bool:
-        """Return whether a text without secrets may end with more of one than is let out."""
-        end = text[-_QUAD - 1 :]
-        return end[-_QUAD:] in self._quads or "\n" in end or "\\" in end or "\r" in end
+        """Return whether a text without secrets may end with more of one than may be shown."""
+        end = text[-NGRAM - 1 :]
+        if end[-NGRAM:] in self._ngrams or "\n" in end or "\\" in end or "\r" in end:
+            return True
+        tail = text[-self._longest :] if self._longest else ""
+        word = tail if self._spaced_openings else tail[tail.rfind(" ") + 1 :]
+        if "\n" in word or "\\" in word or "\r" in word:
+            return True
+        return self._open_at(word) < len(word) - MAX_UNHELD_CHARS
 
     # -- finding --------------------------------------------------------------------------
 
@@ -284,69 +279,88 @@ class Screen:
         data = text.encode("utf-8", "replace").translate(None, b"\r\n")
         if b"\\" in data:
             data = data.replace(b"\\n", b"").replace(b"\\r", b"")
-        whole = len(data) & -_WINDOW
+        whole = len(data) & -WINDOW
         if not self._windows.isdisjoint(memoryview(data)[:whole].cast("Q")):
             return True
-        for byte, anchors in _ANCHORS_BY_BYTE:
-            if byte in data and any(map(data.__contains__, anchors)):
-                return True
+        if shapes.may_hold(data):
+            return True
         return any(map(data.__contains__, self._short_bytes))
 
     def _has_edge(self, text: str) -> bool:
-        """Return whether the text may begin or end within a form of a secret; quick."""
-        quads = self._quads
-        return text[-_TAIL:].rstrip("\r\n")[-_QUAD:] in quads or text[:_QUAD] in quads
+        """Return whether the text may begin or end within an own secret; quick."""
+        ngrams = self._ngrams
+        return text[-shapes.TAIL :].rstrip("\r\n")[-NGRAM:] in ngrams or text[:NGRAM] in ngrams
 
-    def _runs(self, text: str, *, first: bool, last: bool) -> list[_Run]:
+    def _runs(self, text: str, *, first: bool, last: bool) -> list[Run]:
         """Return what is to be covered, from left to right; runs that overlap are one."""
         plain, at = _normalized(text)
-        found = [*self._fragment_runs(plain), *self._short_runs(plain), *_shape_runs(plain)]
+        found = [*self._long_runs(plain), *self._short_runs(plain), *shapes.whole_runs(plain)]
         if first:
             found += self._edge_runs(plain, self._tails, at_end=False)
         if last:
-            found += [*self._edge_runs(plain, self._heads, at_end=True), *_open_shape_runs(plain)]
-        merged: list[_Run] = []
+            found += [*self._edge_runs(plain, self._heads, at_end=True), *shapes.open_runs(plain)]
+        merged: list[Run] = []
         for run in sorted(found):
-            if merged and run.start < merged[-1].end:
+            if merged and _are_one(merged[-1], run):
                 before = merged.pop()
-                run = _Run(before.start, max(before.end, run.end), before.name)
+                run = run._replace(
+                    start=before.start, end=max(before.end, run.end), name=before.name
+                )
             merged.append(run)
-        return [_Run(at.of(run.start), at.of(run.end - 1) + 1, run.name) for run in merged]
+        return [Run(at.of(run.start), at.of(run.end - 1) + 1, run.name) for run in merged]
 
-    def _fragment_runs(self, plain: str) -> list[_Run]:
-        octets, fragments = self._octets, self._fragments
-        found: list[_Run] = []
+    def _long_runs(self, plain: str) -> list[Run]:
+        """Return whole forms, and fragments of own secrets."""
+        found: list[Run] = []
+        places, octets = self._places, self._octets
         hits = [
-            start
-            for start in range(0, len(plain), _WINDOW)
-            if plain[start : start + _WINDOW] in octets
+            (hit, window)
+            for hit in range(0, len(plain), WINDOW)
+            if (window := plain[hit : hit + WINDOW]) in places or window in octets
         ]
-        for hit in hits:
-            near = range(max(0, hit - FRAGMENT + _WINDOW), hit + 1)
-            names = ((start, fragments.get(plain[start : start + FRAGMENT])) for start in near)
-            found += [_Run(start, start + FRAGMENT, name) for start, name in names if name]
+        for hit, window in hits:
+            for form, offset in places.get(window, ()):
+                if hit >= offset and plain.startswith(form.text, hit - offset):
+                    start = hit - offset
+                    name = self._names[form.text]
+                    found.append(Run(start, start + len(form.text), name, form.is_piece))
+            if window in octets:
+                found += self._fragment_runs(plain, hit)
         return found
 
-    def _short_runs(self, plain: str) -> list[_Run]:
+    def _fragment_runs(self, plain: str, hit: int) -> list[Run]:
+        near = range(max(0, hit - FRAGMENT + WINDOW), hit + 1)
+        names = ((start, self._fragments.get(plain[start : start + FRAGMENT])) for start in near)
+        return [Run(start, start + FRAGMENT, name) for start, name in names if name]
+
+    def _short_runs(self, plain: str) -> list[Run]:
         found = []
         for form, name in self._short.items():
             start = plain.find(form)
             while start >= 0:
-                found.append(_Run(start, start + len(form), name))
+                found.append(Run(start, start + len(form), name))
                 start = plain.find(form, start + 1)
         return found
 
     @staticmethod
-    def _edge_runs(plain: str, edges: dict[str, str], *, at_end: bool) -> list[_Run]:
+    def _edge_runs(plain: str, edges: dict[str, str], *, at_end: bool) -> list[Run]:
         for length in range(min(FRAGMENT - 1, len(plain)), EDGE - 1, -1):
             part = plain[-length:] if at_end else plain[:length]
             if name := edges.get(part):
                 start = len(plain) - length if at_end else 0
-                return [_Run(start, start + length, name)]
+                return [Run(start, start + length, name)]
         return []
 
 
-def _replaced(text: str, runs: list[_Run], start: int, end: int) -> str:
+def _are_one(before: Run, run: Run) -> bool:
+    """Return whether two runs get one mark: they overlap, or are pieces of one long value."""
+    if run.start < before.end:
+        return True
+    both = before.is_piece and run.is_piece and before.name == run.name
+    return both and run.start == before.end
+
+
+def _replaced(text: str, runs: list[Run], start: int, end: int) -> str:
     """Return the text from `start` to `end` with a mark in place of each run."""
     done, at = [], start
     for run in runs:
@@ -380,35 +394,6 @@ def _normalized(text: str) -> tuple[str, _Places]:
     return (normalize(text) if removed else text), places
 
 
-def _has_anchor(text: str) -> bool:
-    return any(map(text.__contains__, _ANCHORS))
-
-
-def _shape_runs(plain: str) -> list[_Run]:
-    if not _has_anchor(plain):
-        return []
-    return [_shape_run(found) for found in _WHOLE_SHAPES.finditer(plain)]
-
-
-def _open_shape_runs(plain: str) -> list[_Run]:
-    """Return the token that the end of the text cuts off, if enough of it is there to matter."""
-    found = _OPEN_SHAPES.search(plain[-_TAIL:])
-    if found is None:
-        return []
-    before = max(0, len(plain) - _TAIL)
-    literal = SHAPES[(found.lastindex or 1) - 1].literal
-    part = found[0][len(literal) :]
-    # Names such as reef_settings begin like a token, too.
-    looks_random = len(part) >= _MANY or any(each.isdigit() or each.isupper() for each in part)
-    return [_shape_run(found, before)] if len(part) >= _FEW and looks_random else []
-
-
-def _shape_run(found: re.Match[str], before: int = 0) -> _Run:
-    shape = SHAPES[(found.lastindex or 1) - 1]
-    start = found.start() + (len(shape.literal) if shape.keeps_literal else 0)
-    return _Run(before + start, before + found.end(), shape.name)
-
-
 def _gather(value: Any, texts: list[str], ordinary: set[str]) -> None:
     """Collect the texts of a JSON value that are long enough and not known to be ordinary."""
     if isinstance(value, dict):
@@ -424,15 +409,3 @@ def _gather(value: Any, texts: list[str], ordinary: set[str]) -> None:
                 texts.append(each)
         elif kind is dict or kind is list:
             _gather(each, texts, ordinary)
-
-
-def _parts(text: str, length: int) -> frozenset[str]:
-    parts = {text[start : start + length] for start in range(len(text) - length + 1)}
-    return frozenset(part for part in parts if "\0" not in part)
-
-
-def _windows_of(forms: list[str]) -> Iterable[int]:
-    for form in forms:
-        data = form.encode("utf-8", "replace") if len(form) >= FRAGMENT else b""
-        for start in range(len(data) - _WINDOW + 1):
-            yield memoryview(data[start : start + _WINDOW]).cast("Q")[0]

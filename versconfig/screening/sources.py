@@ -1,7 +1,8 @@
 """Where the secrets are that reef knows, and the `Screen` that covers all of them.
 
 A source has a cheap fingerprint, so that a change anywhere is noticed by every process without
-opening anything. Other apps register theirs in `AppConfig.ready`.
+opening anything. Other apps register theirs in `AppConfig.ready`. What nodes stored is no source:
+it is covered only in texts of the node and of those below it, see `for_node`.
 """
 
 from __future__ import annotations
@@ -12,9 +13,8 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterable, Iterator
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -24,15 +24,13 @@ from django.conf import settings
 from versconfig import files, vault
 from versconfig.exceptions import Unreadable
 from versconfig.keys import ALL
-from versconfig.models import Version
+from versconfig.screening import stored
 from versconfig.screening.screen import Screen, Secret
-from vmtree.exceptions import FleetError
+from versconfig.screening.stored import unseal as unseal
 
 logger = logging.getLogger(__name__)
 
-CHECK_SECONDS = 1.0
-# Old values may be in the environment of agents that were started with them.
-MAX_VERSIONS = 1000
+_MAX_SCREENS = 500
 _SECRET_NAME = re.compile(r"(?i)(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$")
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")
 
@@ -43,14 +41,29 @@ class Source:
 
     fingerprint: Callable[[], Hashable]
     secrets: Callable[[], Iterable[Secret]]
+    # Whether every local agent is given these secrets.
+    for_agents: bool = False
+
+
+@dataclass(frozen=True)
+class _Known:
+    """All secrets at one moment, compiled, and the screens of nodes that were made of them."""
+
+    began: float
+    fingerprint: Hashable
+    secrets: tuple[Secret, ...]
+    # Those that every local agent is given.
+    for_agents: tuple[Secret, ...]
+    screen: Screen
+    of_nodes: dict[Hashable, Screen] = field(default_factory=dict)
 
 
 _sources: dict[str, Source] = {}
 _lock = threading.Lock()
-_known: tuple[Hashable, Screen] | None = None
+_local = threading.local()
+_known: _Known | None = None
 _first: Screen | None = None
 _checked_at = 0.0
-_unsealed: dict[str, str] = {}
 
 
 def register(name: str, source: Source) -> None:
@@ -59,21 +72,36 @@ def register(name: str, source: Source) -> None:
 
 
 def current(*, recheck: bool = False) -> Screen:
-    """Return the screen for all secrets there are, at most `CHECK_SECONDS` old.
+    """Return the screen for whole secrets, at most `stored.CHECK_SECONDS` old.
 
     With `recheck` it has every secret that is committed now.
     """
-    global _known, _checked_at
-    with _lock:
-        now = time.monotonic()
-        if _known and not recheck and now - _checked_at < CHECK_SECONDS:
-            return _known[1]
-        mark = tuple(source.fingerprint() for source in _sources.values())
-        if _known is None or _known[0] != mark:
-            secrets = [each for source in _sources.values() for each in source.secrets()]
-            _known = (mark, Screen(secrets))
-        _checked_at = now
-        return _known[1]
+    return _current(recheck=recheck).screen
+
+
+def for_node(
+    vm_id: str, versions: Sequence[int] = (), *, is_agent: bool = False, recheck: bool = False
+) -> Screen:
+    """Return the screen for texts of a node: also what the node and those above it stored.
+
+    A local agent's has fragments and edges of the secrets that the agent was given: those of every
+    agent, and stored ones of these versions.
+    """
+    known = _current(recheck=recheck)
+    line = stored.of_line(vm_id, recheck=recheck)
+    if not is_agent and not line:
+        return known.screen
+    key = (line, tuple(versions), is_agent)
+    screen = known.of_nodes.get(key)
+    if screen is None:
+        own = (*known.for_agents, *stored.of_versions(versions)) if is_agent else ()
+        # Many lieutenants have the same secrets.
+        same = (line, own)
+        screen = known.of_nodes.get(same) or Screen((*known.secrets, *line), own)
+        if len(known.of_nodes) > _MAX_SCREENS:
+            known.of_nodes.clear()
+        known.of_nodes[key] = known.of_nodes[same] = screen
+    return screen
 
 
 def latest() -> Screen:
@@ -83,10 +111,50 @@ def latest() -> Screen:
     """
     global _first
     if _known:
-        return _known[1]
+        return _known.screen
     if _first is None:
-        _first = Screen([*_own_secrets(), *_environment()])
+        _first = Screen([*_own_secrets(), *_environment(), *_agents_environment()])
     return _first
+
+
+def is_being_read() -> bool:
+    """Return whether this thread is just looking for secrets."""
+    return getattr(_local, "is_reading", False)
+
+
+def age_seconds() -> float:
+    """Return how long ago this process looked for secrets."""
+    return time.monotonic() - _checked_at if _known else float("inf")
+
+
+def _current(*, recheck: bool) -> _Known:
+    global _known, _checked_at
+    began, known = time.monotonic(), _known
+    if known and not recheck and began - _checked_at < stored.CHECK_SECONDS:
+        return known
+    # Read and compiled without the lock: others go on with what they have.
+    _local.is_reading = True
+    try:
+        fingerprint = tuple(source.fingerprint() for source in _sources.values())
+        if known is None or known.fingerprint != fingerprint:
+            known = _read(began, fingerprint)
+    finally:
+        _local.is_reading = False
+    with _lock:
+        if _known is None or _known.began <= known.began:
+            _known = known
+        _checked_at = max(_checked_at, began)
+    return known
+
+
+def _read(began: float, fingerprint: Hashable) -> _Known:
+    everything: list[Secret] = []
+    for_agents: list[Secret] = []
+    for source in _sources.values():
+        found = [each for each in source.secrets() if each.value]
+        everything += found
+        for_agents += found if source.for_agents else []
+    return _Known(began, fingerprint, tuple(everything), tuple(for_agents), Screen(everything))
 
 
 # -- reef itself ---------------------------------------------------------------------------------
@@ -115,11 +183,23 @@ def _own_secrets() -> Iterator[Secret]:
 
 
 def _environment() -> tuple[Secret, ...]:
-    names = [key.name for key in ALL.values() if key.secret]
-    names += [name for name in settings.AGENT_ENV if _SECRET_NAME.search(name)]
+    """Return the secrets of reef's environment that agents do not get."""
+    names = [key.name for key in ALL.values() if key.secret and key.name not in settings.AGENT_ENV]
+    return _variables(names, [name for name in _PROXIES if name not in settings.AGENT_ENV])
+
+
+def _agents_environment() -> tuple[Secret, ...]:
+    """Return the secrets that every local agent gets from reef's environment."""
+    passed = settings.AGENT_ENV
+    secret = {key.name for key in ALL.values() if key.secret}
+    names = [name for name in passed if name in secret or _SECRET_NAME.search(name)]
+    return _variables(names, [name for name in _PROXIES if name in passed])
+
+
+def _variables(names: Iterable[str], proxies: Iterable[str]) -> tuple[Secret, ...]:
     found = [Secret(name, os.environ.get(name, "")) for name in dict.fromkeys(names)]
-    proxies = [Secret(f"{each} password", _password_of(os.environ.get(each))) for each in _PROXIES]
-    return tuple(each for each in (*found, *proxies) if each.value)
+    found += [Secret(f"{each} password", _password_of(os.environ.get(each))) for each in proxies]
+    return tuple(each for each in found if each.value)
 
 
 def _files_fingerprint() -> Hashable:
@@ -134,29 +214,7 @@ def _files_secrets() -> Iterator[Secret]:
 
 
 def _stored_fingerprint() -> Hashable:
-    newest = Version.objects.exclude(sealed="").order_by("-pk").values_list("pk", "sealed").first()
-    return newest, _changed(vault.key_file())
-
-
-def _stored_secrets() -> list[Secret]:
-    global _unsealed
-    rows = Version.objects.exclude(sealed="").order_by("-pk")
-    known, _unsealed = _unsealed, {}
-    found = []
-    for key, sealed in rows.values_list("key", "sealed")[:MAX_VERSIONS]:
-        text = known.get(sealed) or unseal(key, partial(vault.unseal, key, sealed))
-        _unsealed[sealed] = text
-        found.append(Secret(key, text))
-    return found
-
-
-def unseal(what: str, opened: Callable[[], str]) -> str:
-    """Return what `opened` gives; empty, with a line in the log, if it cannot be read."""
-    try:
-        return opened()
-    except FleetError as error:
-        logger.warning("%s cannot be read, so it is not covered in texts: %s", what, error)
-        return ""
+    return stored.fingerprint(), _changed(vault.key_file())
 
 
 # -- the agent's own folder ----------------------------------------------------------------------
@@ -164,6 +222,10 @@ def unseal(what: str, opened: Callable[[], str]) -> str:
 
 def _agent_files() -> list[Path]:
     return [settings.AGENT_CONFIG_DIR / name for name in ("models.json", "auth.json")]
+
+
+def _agent_fingerprint() -> Hashable:
+    return tuple(map(_changed, _agent_files()))
 
 
 def agent_secrets() -> Iterator[Secret]:
@@ -210,6 +272,7 @@ def _changed(path: Path) -> tuple[int, int] | None:
 
 register("reef", Source(_own_fingerprint, _own_secrets))
 register("environment", Source(_environment, _environment))
-register("store", Source(_stored_fingerprint, _stored_secrets))
+register("agents", Source(_agents_environment, _agents_environment, for_agents=True))
+register("store", Source(_stored_fingerprint, stored.everywhere))
 register("files", Source(_files_fingerprint, _files_secrets))
-register("agent", Source(lambda: tuple(map(_changed, _agent_files())), agent_secrets))
+register("agent", Source(_agent_fingerprint, agent_secrets, for_agents=True))

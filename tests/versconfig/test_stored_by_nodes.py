@@ -1,0 +1,84 @@
+"""What the token of a node may store: which form it has, whom it reaches, how often."""
+
+from __future__ import annotations
+
+import pytest
+from django.conf import settings
+
+from lieutenants.models import Lieutenant
+from tests.conftest import Api
+from tests.versconfig.conftest import plant
+from tests.versconfig.test_api import MODEL, SECRET, as_node, put
+from versconfig import config
+from versconfig.models import Setting, Version
+from versconfig.services import MAX_CHANGES_PER_MINUTE
+from vmtree.models import Category, Node
+
+
+def local(name: str, parent: str) -> Node:
+    """Make a lieutenant whose agent runs on this host."""
+    row = Lieutenant.objects.create(name=name, role="tests", transport="local", host=settings.HOST)
+    return plant(row.pk, parent, Category.LIEUTENANT)
+
+
+@pytest.mark.parametrize("value", ["two words", "a\ttab", "x" * 513, "sch\u00f6n-0123456789"])
+def test_keys_of_providers_are_printable_and_short(api: Api, db: None, value: str) -> None:
+    answer = put(api, "ANTHROPIC_API_KEY", value)
+    assert answer.status_code == 400
+    assert answer.json()["error"].startswith("value: ")
+    assert put(api, "ANTHROPIC_API_KEY", "x" * 512).status_code == 200
+
+
+def test_local_agents_do_not_use_what_a_vm_stored(api: Api, database: str) -> None:
+    web = plant("web")
+    ada = local("ada", "web")
+    put(api, MODEL, "p/fleet")
+    put(api, "OPENAI_API_KEY", SECRET)
+    node = as_node(web)
+    for scope, vm in (("subtree", "web"), ("lieutenant", ada.vm_id), ("vm", ada.vm_id)):
+        assert put(node, MODEL, "p/evil", scope=scope, vm=vm).status_code == 200
+        assert put(node, "OPENAI_API_KEY", "sk-evil", scope=scope, vm=vm).status_code == 200
+
+    assert config.text(MODEL, web) == "p/evil"
+    assert config.text(MODEL, ada) == "p/fleet"
+    assert config.secret("OPENAI_API_KEY", ada) == SECRET
+    said = api.get(f"/vers-config/explain/{MODEL}?vm={ada.vm_id}").json()
+    assert (said["value"], said["scope"], said["effective"]) == ("p/fleet", "fleet", True)
+    skipped = [each for each in said["chain"] if each["skipped"]]
+    assert len(skipped) == 3
+    assert "stored by web (web), which is no local agent" in skipped[0]["skipped"]
+    assert not any(each["effective"] for each in skipped)
+
+
+def test_an_operator_can_confirm_what_a_vm_stored(api: Api, db: None) -> None:
+    web = plant("web")
+    ada = local("ada", "web")
+    put(as_node(web), MODEL, "p/x", scope="subtree", vm="web")
+    assert config.text(MODEL, ada) != "p/x"
+    assert put(api, MODEL, "p/x", scope="subtree", vm="web").status_code == 200
+    assert config.text(MODEL, ada) == "p/x"
+    # Storing the same again does not make it the node's.
+    put(as_node(web), MODEL, "p/x", scope="subtree", vm="web")
+    assert Setting.objects.get().stored_by is None
+
+
+def test_local_agents_use_what_a_local_agent_above_stored(api: Api, db: None) -> None:
+    ada = local("ada", "")
+    bea = local("bea", ada.vm_id)
+    put(as_node(ada), MODEL, "p/ada", scope="subtree", vm=ada.vm_id)
+    assert config.text(MODEL, bea) == "p/ada"
+
+
+def test_changes_of_a_node_are_limited(api: Api, db: None) -> None:
+    node = as_node(plant("web"))
+    for number in range(MAX_CHANGES_PER_MINUTE):
+        assert put(node, MODEL, f"p/{number}", vm="web").status_code == 200
+    answer = put(node, MODEL, "p/more", vm="web")
+    assert answer.status_code == 429
+    assert 1 <= int(answer.headers["Retry-After"]) <= 60
+    assert answer.json()["error"].startswith("rule: a node changes at most 30 settings a minute")
+    gone = node.delete("/vers-config/REEF_AGENT_MODEL?vm=web")
+    assert gone.status_code == 429
+    assert Version.objects.count() == MAX_CHANGES_PER_MINUTE
+    assert put(api, MODEL, "p/more", vm="web").status_code == 200
+    assert put(as_node(plant("other")), MODEL, "p/more", vm="other").status_code == 200
