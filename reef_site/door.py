@@ -41,14 +41,14 @@ TOO_SLOW = "headers: did not come in time"
 MALFORMED = "this is not a valid HTTP request"
 
 
-class _Nowhere(list[tuple[bytes, bytes]]):
-    """Where fields go that come behind the body."""
+class _DiscardedTrailers(list[tuple[bytes, bytes]]):
+    """Drops the fields that follow a body."""
 
     def append(self, field: tuple[bytes, bytes]) -> None:
-        """Forget it."""
+        """Drop the field."""
 
 
-_NOWHERE = _Nowhere()
+_DISCARDED_TRAILERS = _DiscardedTrailers()
 
 
 class Protocol(HttpToolsProtocol):
@@ -99,7 +99,7 @@ class Protocol(HttpToolsProtocol):
         """The head is whole. What the parser calls headers after this are a body's trailers."""
         self._end()
         super().on_headers_complete()
-        self.headers = _NOWHERE
+        self.headers = _DISCARDED_TRAILERS
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of a body, or drop it where nobody wants it."""

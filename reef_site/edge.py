@@ -500,7 +500,7 @@ async def _say_away(send: Send, error: httpx.HTTPError) -> None:
     if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout):
         await _say(send, 502, "reef's web process is not there; nothing was done. Try again soon.")
     elif isinstance(error, httpx.LocalProtocolError):
-        await _say(send, 400, "headers: not such as can be passed on; nothing was done")
+        await _say(send, 400, "headers: invalid for proxying; the request was not forwarded")
     elif isinstance(error, httpx.TimeoutException):
         await _say(send, 504, "reef's web process did not answer in time; look before you repeat.")
     else:

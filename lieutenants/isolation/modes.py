@@ -116,7 +116,9 @@ def warning() -> str:
         return f"Agents cannot start: {error}."
     if mode is Isolation.NONE:
         return "Agents are not isolated: each can read reef's tokens, keys and database. " + (
-            "REEF_ISOLATION=none says so." if settings.ISOLATION == "none" else _NOTHING
+            "Isolation is switched off by REEF_ISOLATION=none."
+            if settings.ISOLATION == "none"
+            else _NOTHING
         )
     if mode is Isolation.LANDLOCK and not host().mounts:
         return (
