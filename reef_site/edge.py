@@ -557,7 +557,7 @@ def main() -> None:
     import uvicorn
 
     from reef_site import settings
-    from reef_site.addresses import ConnectionLimits
+    from reef_site.addresses import ConnectionLimits, TrustedProxies
     from reef_site.door import Protocol, Server
     from reef_site.hardening import harden_process
     from reef_site.log_lines import LineFormatter
@@ -573,6 +573,7 @@ def main() -> None:
     Protocol.limits = ConnectionLimits(
         settings.MAX_CONNECTIONS_PER_ADDRESS, settings.MAX_LOOPBACK_CONNECTIONS
     )
+    Protocol.proxies = TrustedProxies(settings.TRUSTED_PROXIES)
     logger.info("listening on http://%s:%d", options.host, options.port)
     config = uvicorn.Config(
         app,
@@ -586,6 +587,8 @@ def main() -> None:
         log_config=None,
         log_level="warning",
         server_header=False,
+        # It would believe X-Forwarded-For of every program on this machine.
+        proxy_headers=False,
         timeout_graceful_shutdown=3,
         limit_concurrency=6000,
     )
