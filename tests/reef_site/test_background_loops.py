@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from django import db
 from django.contrib.auth.models import User
 from django.db import InterfaceError
 from django.test import Client
@@ -84,7 +87,7 @@ def test_a_path_that_cannot_be_resolved_costs_no_record(
     monkeypatch.setattr(at_edge, "resolve", broken)
     refused = at_edge.Refused("10.0.0.3", "POST", "/odd", 401, "invalid token")
 
-    at_edge.record(at_edge.Counter({refused: 2}))
+    at_edge.record(Counter({refused: 2}))
 
     refusals.write()
     assert Record.objects.get().count == 2
@@ -162,7 +165,7 @@ def test_the_writer_of_beats_survives_a_connection_that_cannot_be_closed(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     close, _ = failing_once(None, OSError("broken"))
-    monkeypatch.setattr(groups.connections, "close_all", close)
+    monkeypatch.setattr(db.connections, "close_all", close)
     rounds: list[int] = []
 
     def write(items: Sequence[int]) -> list[int]:
@@ -199,7 +202,7 @@ def test_the_log_of_sqlite_is_folded_in_after_an_error(
     fold, calls = failing_once(None, OSError("cannot lock"))
     monkeypatch.setattr(checkpoints, "fold", fold)
     monkeypatch.setattr(checkpoints, "EVERY_SECONDS", 0.01)
-    monkeypatch.setattr(checkpoints.connection, "vendor", "sqlite", raising=False)
+    monkeypatch.setattr(db.connection, "vendor", "sqlite", raising=False)
 
     folding = checkpoints.Checkpoints()
     until(lambda: len(calls) > 3)
@@ -261,7 +264,7 @@ def test_the_dead_are_collected_after_an_error(
         raise SystemExit if len(calls) == 3 else OSError("unforeseen")
 
     monkeypatch.setattr(reaper.Reaper, "reap", reap)
-    monkeypatch.setattr(reaper.time, "sleep", lambda _seconds: threading.Event().wait(0.01))
+    monkeypatch.setattr(time, "sleep", lambda _seconds: threading.Event().wait(0.01))
 
     reaper.reap_in_background()
 
