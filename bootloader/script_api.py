@@ -22,6 +22,7 @@ from bootloader import cloud_init, joining, planning, profiles, render, user_dat
 from bootloader.exceptions import UnknownProfile
 from bootloader.plan import BootPlan, File, Profile
 from vmtree import authority, permissions
+from vmtree import names as vm_names
 from vmtree.dna import is_text
 from vmtree.exceptions import BadInput
 from vmtree.models import Node
@@ -229,6 +230,7 @@ def _wish_of(data: Mapping[str, Any]) -> Wish:
     if not vm_id or not name or not type_:
         raise BadInput("vmId, name, and type are required")
     texts = [_text_of(value, field) for value, field in ((vm_id, "vmId"), (name, "name"))]
+    vm_names.check(texts[1])
     try:
         profile = profiles.get(_text_of(type_, "type"))
     except UnknownProfile as error:

@@ -76,7 +76,7 @@ class NodesAreAsked(BasePermission):
         """True for reading, for views that ask, and for everybody who is no node."""
         asks = getattr(view, "asks_authority", False)
         if request.method not in SAFE_METHODS and (
-            not asks or authority.only_looks_on(request.user)
+            not asks or authority.is_read_only_account(request.user)
         ):
             authority.check(request.user, "command", None)
         return True

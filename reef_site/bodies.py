@@ -22,6 +22,11 @@ MOST_BODY = 16 << 20
 BODY_IN_MEMORY = 1 << 16
 BODY_PAUSE_SECONDS = 20.0
 BODY_SECONDS = 300.0
+# The same for a request without credentials, and how much of such bodies is held at a time: in all,
+# and of one address.
+ANONYMOUS_BODY_SECONDS = 10.0
+ANONYMOUS_BUDGET = 8 << 20
+ANONYMOUS_BUDGET_PER_ADDRESS = 1 << 20
 # How long we go on reading what a client sends after its answer, so that it can read that answer.
 LINGER_SECONDS = 2.0
 # In a scope: a function after whose call the server drops the rest of the body, and one that tells
@@ -46,6 +51,14 @@ class TryLater(Exception):
     def __init__(self, status: int, text: str) -> None:
         super().__init__(text)
         self.status = status
+
+
+@dataclass(frozen=True, slots=True)
+class BodyLimit:
+    """How many bytes a request may send, and whether its head shows good credentials."""
+
+    size: int
+    is_anonymous: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +170,19 @@ class Body:
         self._budget.release(self._client, self._reserved)
         self._reserved = 0
 
+    async def take_in_anonymous(
+        self, receive: Receive, declared: int, limit: int, budget: BodyBudget
+    ) -> None:
+        """Read a body without credentials like `take_in`, in less time and from its own budget.
+
+        Only what has arrived is reserved: a declared length costs its sender nothing.
+        """
+        self.drop()
+        self._budget = budget
+        if declared > limit:
+            raise BodyTooLarge(limit)
+        await self._read(receive, limit, ANONYMOUS_BODY_SECONDS)
+
     async def take_in(
         self, receive: Receive, declared: int, limit: int = MOST_BODY, *, has_arrived: bool = False
     ) -> None:
@@ -164,7 +190,12 @@ class Body:
         if declared > limit:
             raise BodyTooLarge(limit)
         self._reserve(declared)
-        end = time.monotonic() + BODY_SECONDS
+        await self._read(receive, limit, BODY_SECONDS, has_arrived=has_arrived)
+
+    async def _read(
+        self, receive: Receive, limit: int, seconds: float, *, has_arrived: bool = False
+    ) -> None:
+        end = time.monotonic() + seconds
         more = True
         while more:
             if has_arrived:

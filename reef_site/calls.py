@@ -19,7 +19,7 @@ from vmtree import authority
 @require_GET
 def outside_call(request: HttpRequest, call_id: str) -> HttpResponse:
     """Show the call; the page asks again each second until it is over."""
-    if authority.only_looks_on(request.user):
+    if authority.is_read_only_account(request.user):
         raise PermissionDenied
     row = outside.find(call_id)
     if row is None:

@@ -40,9 +40,9 @@ def forget() -> None:
 
 
 def _is_read_only(request: HttpRequest) -> bool:
-    """Return whether the account may only look on; then pages offer nothing that it cannot do."""
+    """Return whether the account is read-only; then pages offer nothing that it cannot do."""
     user = getattr(request, "user", None)
-    return bool(user and user.is_authenticated and authority.only_looks_on(user))
+    return bool(user and user.is_authenticated and authority.is_read_only_account(user))
 
 
 def site(request: HttpRequest) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from django.core.exceptions import ValidationError
 from django.http.cookie import parse_cookie
 from django.utils.crypto import constant_time_compare
 
-from reef_site.bodies import MOST_BODY, Scope, TryLater, declared
+from reef_site.bodies import MOST_BODY, BodyLimit, Scope, TryLater, declared
 from registry.groups import Group
 from registry.hotpath import credentials, holders_of
 
@@ -41,18 +41,16 @@ class Credentials:
     def __init__(self) -> None:
         self._group: Group[Shown, bool] = Group("reef-credentials", look_up)
 
-    async def body_limit(self, scope: Scope) -> int:
-        """How many bytes this request may send, by what its head shows; 0 for none.
+    async def body_limit(self, scope: Scope) -> BodyLimit:
+        """Return how many bytes this request may send, by what its head shows; 0 for none.
 
-        Raises TryLater if the database does not answer.
+        Raises TryLater if the database does not answer, unless anybody may send this body.
         """
         anybody = MAX_OPEN_BODY if OPEN_ROUTES.fullmatch(scope["path"]) else 0
-        if 0 < declared(scope) <= anybody:
-            return anybody
         good = await self._are_good(scope["headers"])
-        if good is None:
+        if good is None and not 0 < declared(scope) <= anybody:
             raise TryLater(503, "the database does not answer; try again soon")
-        return MOST_BODY if good else anybody
+        return BodyLimit(MOST_BODY) if good else BodyLimit(anybody, is_anonymous=True)
 
     async def _are_good(self, headers: Sequence[tuple[bytes, bytes]]) -> bool | None:
         """Whether these headers show good credentials; None if the database does not answer."""

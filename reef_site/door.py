@@ -20,7 +20,7 @@ from uvicorn.protocols.http.httptools_impl import (
     RequestResponseCycle,
 )
 
-from reef_site.addresses import ConnectionLimits, client_key
+from reef_site.addresses import ConnectionLimits, TrustedProxies, client_key
 from reef_site.bodies import ARRIVED, DISCARD, Answer, Receive, Scope, Send
 
 logger = logging.getLogger("reef.edge")
@@ -37,18 +37,19 @@ MAX_HEADERS = 90
 METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 TOO_LONG = "url: is too long"
 TOO_MANY = "headers: are too many, or too long"
+TOO_MANY_CONNECTIONS = "too many connections from your address"
 TOO_SLOW = "headers: did not come in time"
 MALFORMED = "this is not a valid HTTP request"
 
 
-class _Nowhere(list[tuple[bytes, bytes]]):
-    """Where fields go that come behind the body."""
+class _DiscardedTrailers(list[tuple[bytes, bytes]]):
+    """Drops the fields that follow a body."""
 
     def append(self, field: tuple[bytes, bytes]) -> None:
-        """Forget it."""
+        """Drop the field."""
 
 
-_NOWHERE = _Nowhere()
+_DISCARDED_TRAILERS = _DiscardedTrailers()
 
 
 class Protocol(HttpToolsProtocol):
@@ -59,6 +60,7 @@ class Protocol(HttpToolsProtocol):
     """
 
     limits = ConnectionLimits(per_address=500, loopback=5000)
+    proxies = TrustedProxies()
     # One timer goes on through many requests: each begins a little later than the one before.
     _timer: asyncio.TimerHandle | None = None
     _waits_since: float | None = None
@@ -72,9 +74,10 @@ class Protocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """The first request is awaited; uvicorn has a limit of its own between requests."""
         super().connection_made(transport)
-        key = client_key(self.client[0] if self.client else "")
-        if not self.limits.take(key):
-            self._refuse(429, "too many connections from your address", b"retry-after: 5\r\n")
+        peer = self.client[0] if self.client else ""
+        key = client_key(peer)
+        if not self.limits.take(key, is_proxy=peer in self.proxies):
+            self._refuse(429, TOO_MANY_CONNECTIONS, b"retry-after: 5\r\n")
             return
         self._counted_as = key
         self._begin()
@@ -99,7 +102,7 @@ class Protocol(HttpToolsProtocol):
         """The head is whole. What the parser calls headers after this are a body's trailers."""
         self._end()
         super().on_headers_complete()
-        self.headers = _NOWHERE
+        self.headers = _DISCARDED_TRAILERS
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of a body, or drop it where nobody wants it."""
@@ -135,6 +138,7 @@ class Protocol(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         """Called for each request in its turn, when the one before it is answered."""
         scope = cast("Scope", cycle.scope)
+        app = self._counted(scope, app)
         if app is service_unavailable:
             app = _refusing(503, "too many connections; try again soon")
         elif len(scope["headers"]) > MAX_HEADERS or self._head_is_long(scope):
@@ -149,6 +153,21 @@ class Protocol(HttpToolsProtocol):
                 super()._start_asgi_task(cycle, app)
             return
         super()._start_asgi_task(cycle, app)
+
+    def _counted(self, scope: Scope, app: Any) -> Any:
+        """Put the client's address into the scope; count a proxy's request as a connection.
+
+        A proxy uses its connections for many clients, so each request in progress is counted for
+        the client that it comes from.
+        """
+        peer = self.client[0] if self.client else ""
+        if peer not in self.proxies or app is service_unavailable:
+            return app
+        forwarded = [value for name, value in scope["headers"] if name == b"x-forwarded-for"]
+        client = self.proxies.client(peer, forwarded)
+        scope["client"] = (client, 0)
+        key = client_key(client)
+        return app if key == self._counted_as else _limited(self.limits, key, app)
 
     def _head_is_long(self, scope: Scope) -> bool:
         """Looked at only where so much came at a time that it can be."""
@@ -247,12 +266,27 @@ def _refusing(status: int, text: str) -> Any:
             (b"content-length", str(len(body)).encode()),
             (b"connection", b"close"),
         ]
-        if status == 503:
+        if status in (429, 503):
             headers.append((b"retry-after", b"5"))
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
     return app
+
+
+def _limited(limits: ConnectionLimits, key: str, app: Any) -> Any:
+    """Return the application with each of its calls counted as a connection of this client."""
+
+    async def limited(scope: Scope, receive: Receive, send: Send) -> None:
+        if not limits.take(key):
+            await _refusing(429, TOO_MANY_CONNECTIONS)(scope, receive, send)
+            return
+        try:
+            await app(scope, receive, send)
+        finally:
+            limits.release(key)
+
+    return limited
 
 
 class Server(uvicorn.Server):

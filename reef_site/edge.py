@@ -27,6 +27,8 @@ import httpx
 
 from reef_site import gateway, handover
 from reef_site.bodies import (
+    ANONYMOUS_BUDGET,
+    ANONYMOUS_BUDGET_PER_ADDRESS,
     ARRIVED,
     DISCARD,
     Answer,
@@ -89,6 +91,7 @@ class Edge:
         self._credentials: Any = None
         self._refusals: Any = None
         self._budget = BodyBudget(DEFAULT_BUDGET, DEFAULT_BUDGET // 4)
+        self._anonymous_budget = BodyBudget(ANONYMOUS_BUDGET, ANONYMOUS_BUDGET_PER_ADDRESS)
         self._key = b""
         self._ending = asyncio.Event()
 
@@ -212,13 +215,18 @@ class Edge:
         if not has_body(scope):
             return True
         limit = await self._credentials.body_limit(scope)
-        if not limit:
+        if not limit.size:
             body.drop()
             # What still comes is dropped, rather than held while web answers.
             scope.get(DISCARD, _nothing)()
-        elif not body.is_whole:
-            await body.take_in(receive, declared(scope), limit)
-        return bool(limit)
+        elif body.is_whole:
+            pass
+        elif limit.is_anonymous:
+            budget = self._anonymous_budget
+            await body.take_in_anonymous(receive, declared(scope), limit.size, budget)
+        else:
+            await body.take_in(receive, declared(scope), limit.size)
+        return bool(limit.size)
 
     # -- hot routes ---------------------------------------------------------------------------
 
@@ -363,18 +371,24 @@ class Edge:
         if facts is not None:
             after = _last_event(scope)
             events = self._streams.transcript(facts["id"], after)
-            await self._stream(events, scope, receive, send)
+            await self._stream(events, scope, receive, send, vm_id=facts["id"])
 
     async def _listing(self, scope: Scope, receive: Receive, send: Send) -> None:
         if await self._allowed(scope, send) is not None:
             await self._stream(self._streams.listing(), scope, receive, send)
 
     async def _stream(
-        self, events: AsyncGenerator[bytes, None], scope: Scope, receive: Receive, send: Send
+        self,
+        events: AsyncGenerator[bytes, None],
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        vm_id: str = "",
     ) -> None:
+        """Send the events while the caller may follow them; `vm_id` is whose transcript it is."""
         cookies = b"; ".join(value for key, value in scope["headers"] if key == b"cookie")
         authorization = header(scope, b"authorization")
-        revoked = self._streams.guard.until_revoked(authorization, cookies)
+        revoked = self._streams.guard.until_revoked(authorization, cookies, vm_id)
         await _stream_events(events, self._unless_ending(revoked), receive, send)
 
     async def _unless_ending(self, work: Coroutine[Any, Any, None]) -> None:
@@ -500,7 +514,7 @@ async def _say_away(send: Send, error: httpx.HTTPError) -> None:
     if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout):
         await _say(send, 502, "reef's web process is not there; nothing was done. Try again soon.")
     elif isinstance(error, httpx.LocalProtocolError):
-        await _say(send, 400, "headers: not such as can be passed on; nothing was done")
+        await _say(send, 400, "headers: invalid for proxying; the request was not forwarded")
     elif isinstance(error, httpx.TimeoutException):
         await _say(send, 504, "reef's web process did not answer in time; look before you repeat.")
     else:
@@ -544,7 +558,10 @@ async def _stream_events(
     finally:
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        ended = await asyncio.gather(*tasks, return_exceptions=True)
+    for error in ended:
+        if isinstance(error, Exception):
+            logger.error("A stream ended with an error", exc_info=error)
     if pumping.cancelled() and not shutting.cancelled():
         await send({"type": "http.response.body", "body": b""})
 
@@ -557,7 +574,7 @@ def main() -> None:
     import uvicorn
 
     from reef_site import settings
-    from reef_site.addresses import ConnectionLimits
+    from reef_site.addresses import ConnectionLimits, TrustedProxies
     from reef_site.door import Protocol, Server
     from reef_site.hardening import harden_process
     from reef_site.log_lines import LineFormatter
@@ -573,6 +590,7 @@ def main() -> None:
     Protocol.limits = ConnectionLimits(
         settings.MAX_CONNECTIONS_PER_ADDRESS, settings.MAX_LOOPBACK_CONNECTIONS
     )
+    Protocol.proxies = TrustedProxies(settings.TRUSTED_PROXIES)
     logger.info("listening on http://%s:%d", options.host, options.port)
     config = uvicorn.Config(
         app,
@@ -586,6 +604,8 @@ def main() -> None:
         log_config=None,
         log_level="warning",
         server_header=False,
+        # It would believe X-Forwarded-For of every program on this machine.
+        proxy_headers=False,
         timeout_graceful_shutdown=3,
         limit_concurrency=6000,
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import difflib
+import ipaddress
 import os
 import re
 from collections.abc import Iterable
@@ -45,6 +46,18 @@ def names(name: str, *, each: str = r"\S+") -> list[str]:
         if not re.fullmatch(each, word):
             raise SettingError(name, f"'{word}' cannot be one of its words")
     return given
+
+
+def networks(name: str) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
+    """A list of IP addresses and networks, separated by commas or blanks."""
+    found = []
+    for word in names(name):
+        try:
+            found.append(ipaddress.ip_network(word))
+        except ValueError:
+            problem = f"'{word}' is neither an IP address nor a network such as 10.0.0.0/8"
+            raise SettingError(name, problem) from None
+    return found
 
 
 def fernet_keys(name: str) -> list[str]:

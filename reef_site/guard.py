@@ -1,14 +1,15 @@
-"""Open streams end soon after what opened them is no longer good.
+"""Open streams end soon after their caller may no longer follow them.
 
-That is a node's token, or the session of a person. The rows are read, not the news: they are true
-also while Redis is down.
+The token of a node or the session of a person must still be good, and a node must still have the
+right to read the transcript: its lieutenant may have been moved elsewhere. The rows are read, not
+the news: they are true also while Redis is down.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +22,9 @@ from django.http import parse_cookie
 
 from reef_site.accounts.sessions import SignedIn, row_key, signed_in
 from registry.hotpath import credentials, holders_of
+from vmtree import permissions
+from vmtree.models import Node
+from vmtree.permissions import Action
 
 logger = logging.getLogger(__name__)
 
@@ -58,13 +62,16 @@ class Opened:
 
     digest: str = ""
     session: str = ""
+    # Whose transcript it is; empty for the listing.
+    vm_id: str = ""
     # The account as the first look found it.
     account: SignedIn | None = None
 
-    def is_good(self, tokens: set[str], accounts: dict[str, SignedIn]) -> bool:
+    def is_good(self, found: Found) -> bool:
         """Return whether it would still open this stream."""
         if self.digest:
-            return self.digest in tokens
+            return (self.digest, self.vm_id) in found.readable
+        accounts = found.accounts
         now = accounts.get(self.session)
         if now is None:
             return False
@@ -73,12 +80,41 @@ class Opened:
         return now.user_id == first.user_id and not demoted
 
 
-def opened_with(authorization: bytes, cookies: bytes) -> Opened:
+@dataclass(frozen=True)
+class Found:
+    """What the rows say about the open streams."""
+
+    # Digests of good tokens, each with a transcript that its node may read.
+    readable: set[tuple[str, str]]
+    accounts: dict[str, SignedIn]
+
+
+def opened_with(authorization: bytes, cookies: bytes, vm_id: str = "") -> Opened:
     """Return what these headers open a stream with; a token goes before a session."""
     if authorization:
-        return Opened(digest=credentials(authorization)[1] or "")
+        return Opened(digest=credentials(authorization)[1] or "", vm_id=vm_id)
     session_id = parse_cookie(cookies.decode("latin-1")).get(settings.SESSION_COOKIE_NAME)
     return Opened(session=row_key(session_id)) if session_id else Opened()
+
+
+def look_up(streams: Iterable[Opened]) -> Found:
+    """Read what the rows say about these streams; run in a thread."""
+    wanted = {(each.digest, each.vm_id) for each in streams if each.digest}
+    holders = holders_of({digest for digest, _ in wanted})
+    nodes = Node.objects.in_bulk({holder.pk for holder in holders.values()})
+    readable = {
+        (digest, vm_id)
+        for digest, vm_id in wanted
+        if digest in holders and _may_follow(nodes.get(holders[digest].pk), vm_id)
+    }
+    return Found(readable, signed_in({each.session for each in streams if each.session}))
+
+
+def _may_follow(node: Node | None, vm_id: str) -> bool:
+    """Return whether this node may read the transcript; every living node may hear the listing."""
+    if node is None or not vm_id:
+        return node is not None
+    return permissions.allows(node, Action.READ_TRANSCRIPT, vm_id)
 
 
 class Guard:
@@ -98,9 +134,9 @@ class Guard:
             self._looking.cancel()
         self._reader.close()
 
-    async def until_revoked(self, authorization: bytes, cookies: bytes) -> None:
-        """Wait until these headers open nothing any more; of the root token, for ever."""
-        opened, ended = opened_with(authorization, cookies), asyncio.Event()
+    async def until_revoked(self, authorization: bytes, cookies: bytes, vm_id: str = "") -> None:
+        """Wait until these headers no longer open this stream; of the root token, for ever."""
+        opened, ended = opened_with(authorization, cookies, vm_id), asyncio.Event()
         if opened.digest or opened.session:
             self._open[ended] = opened
             if self._looking is None or self._looking.done():
@@ -114,14 +150,12 @@ class Guard:
         while self._open:
             await asyncio.sleep(EVERY_SECONDS)
             checked = dict(self._open)
-            digests = {each.digest for each in checked.values() if each.digest}
-            sessions = {each.session for each in checked.values() if each.session}
             try:
-                tokens = set(await self._reader.read(partial(holders_of, digests)))
-                accounts = await self._reader.read(partial(signed_in, sessions))
-            except DatabaseError:
-                logger.exception("Cannot read which tokens and sessions are good; trying again")
+                found = await self._reader.read(partial(look_up, list(checked.values())))
+                bad = [ended for ended, opened in checked.items() if not opened.is_good(found)]
+            except Exception:
+                # Whatever it is: if this loop ended, no stream would end any more.
+                logger.exception("Cannot check the callers of open streams; trying again")
                 continue
-            for ended, opened in checked.items():
-                if not opened.is_good(tokens, accounts):
-                    ended.set()
+            for ended in bad:
+                ended.set()

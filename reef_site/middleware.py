@@ -72,7 +72,7 @@ class DiskProblemMiddleware:
 
 
 class OperatorsMiddleware:
-    """Accounts that are no operators look on: pages outside of the admin change nothing for them.
+    """Accounts that are not operators are read-only: only the admin changes anything for them.
 
     The API asks `reef_site.auth.NodesAreAsked`, the admin the permissions of the account.
     """
@@ -89,7 +89,11 @@ class OperatorsMiddleware:
             return
         match = request.resolver_match
         own = match is not None and ("admin" in match.app_names or match.view_name in _FOR_ALL)
-        if not own and request.user.is_authenticated and authority.only_looks_on(request.user):
+        if (
+            not own
+            and request.user.is_authenticated
+            and authority.is_read_only_account(request.user)
+        ):
             request.refusal = f"rule: {authority.ACCOUNTS}"  # type: ignore[attr-defined]
             raise PermissionDenied
 

@@ -148,6 +148,8 @@ ALLOWED_HOSTS = [
 OWN_HOST = "reef.localhost" if env.boolean("REEF_OWN_HOST", default=True) else ""
 if OWN_HOST:
     ALLOWED_HOSTS.append(OWN_HOST)
+# Proxies in front of the edge, whose X-Forwarded-For tells the client's address.
+TRUSTED_PROXIES = env.networks("REEF_TRUSTED_PROXIES")
 # What clients may use of the edge: connections, and bytes of bodies that are held at a time.
 MAX_CONNECTIONS_PER_ADDRESS = env.integer(
     "REEF_MAX_CONNECTIONS_PER_ADDRESS", 500, least=1, most=5000
@@ -262,6 +264,7 @@ TEMPLATES = [
         "DIRS": [HOUSE_DIR / "templates"],
         "APP_DIRS": True,
         "OPTIONS": {
+            "builtins": ["reef_site.templatetags.names"],
             "context_processors": [
                 "django.template.context_processors.request",
                 "django.contrib.auth.context_processors.auth",

@@ -19,7 +19,6 @@ from typing import Any, TypeVar
 
 import redis.asyncio
 from django.conf import settings
-from django.db import Error as DatabaseError
 from django.db.models import Q
 from django.utils import timezone
 from redis.exceptions import RedisError
@@ -269,7 +268,8 @@ class Streams:
                 self._channels.pop(channel.lieutenant_id, None)
                 channel.end()
                 return
-            except DatabaseError:
+            except Exception:
+                # Whatever it is: the clients of this channel wait for what comes next.
                 logger.exception("a transcript cannot be read; trying again")
             if time.monotonic() - pinged > PING_SECONDS:
                 pinged = time.monotonic()
@@ -302,8 +302,9 @@ class Streams:
             except (RedisError, OSError) as error:
                 lost_at = lost_at or timezone.now()
                 logger.info("no news from Redis (%s)", error)
-            except DatabaseError:
-                logger.exception("what changed without Redis cannot be read; trying again")
+            except Exception:
+                lost_at = lost_at or timezone.now()
+                logger.exception("news cannot be taken; trying again")
             finally:
                 await client.aclose()
             await asyncio.sleep(1.0)
@@ -319,9 +320,9 @@ class Streams:
 
     def _take(self, data: bytes) -> None:
         try:
-            news: dict[str, Any] = json.loads(data)
-        except ValueError:
-            logger.warning("news that are no JSON: %r", data[:200])
+            news: dict[str, Any] = dict(json.loads(data))
+        except (TypeError, ValueError):
+            logger.warning("news that are no JSON object: %r", data[:200])
             return
         if news.get("topic") == "transcripts":
             for lieutenant_id in news.get("revs", {}):
@@ -344,7 +345,7 @@ class Streams:
         async def catch_up() -> None:
             try:
                 await self._catch_up(timezone.now() - timedelta(seconds=seconds))
-            except DatabaseError:
+            except Exception:
                 logger.exception("what changed meanwhile cannot be read")
 
         self._catching_up = asyncio.create_task(catch_up())

@@ -19,8 +19,10 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Coroutine
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -148,6 +150,8 @@ class Log:
     def write(self, line: str) -> None:
         """Add one line. A full disk loses it, no more."""
         with contextlib.suppress(OSError):
+            if self._file.closed:
+                self._file = self._path.open("ab")
             self._file.write(line.encode("utf-8", "replace") + b"\n")
             self._file.flush()
             if self._file.tell() > LARGEST_LOG:
@@ -233,7 +237,12 @@ class Runner:
         pause = FIRST_PAUSE
         while not self._reef.stopping.is_set():
             started = time.monotonic()
-            how = await self._run_once()
+            try:
+                how = await self._run_once()
+            except Exception as error:  # noqa: BLE001
+                # Whatever it is: a service is not left without anybody who looks after it.
+                how = repr(error)
+                self.signal(signal.SIGKILL)
             if self._reef.stopping.is_set() or self.service.once:
                 return
             if time.monotonic() - started >= HEALTHY_SECONDS:
@@ -348,10 +357,10 @@ class Supervisor:
             loop.add_signal_handler(number, self._asked_to_stop)
         self._start("first")
         if self.plan.demo:
-            self._also(self._keep_demo(self.plan.demo))
+            self._keep(partial(self._keep_demo, self.plan.demo))
         self._start("")
-        self._also(self._open_doors())
-        self._also(self._reap())
+        self._keep(self._open_doors)
+        self._keep(self._reap)
         await self.stopping.wait()
         await self._stop()
         self.terminal.close()
@@ -361,14 +370,28 @@ class Supervisor:
             self._hurry.set()
         self.stopping.set()
 
-    def _also(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
+    def _keep(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Do this work beside the others; after an error it is begun again."""
+
+        async def kept() -> None:
+            while not self.stopping.is_set():
+                try:
+                    await work()
+                except Exception:  # noqa: BLE001
+                    for line in traceback.format_exc().splitlines():
+                        self.say(line)
+                    await self.stop_or(FIRST_PAUSE)
+                else:
+                    return
+
+        task = asyncio.create_task(kept())
         self._others.add(task)
         task.add_done_callback(self._others.discard)
 
     def _start(self, turn: str) -> None:
+        started = [runner.service for runner in self._runners]
         for service in self.plan.services:
-            if service.turn == turn:
+            if service.turn == turn and service not in started:
                 runner = Runner(service, self)
                 self._runners[runner] = asyncio.create_task(runner.run())
 
@@ -390,7 +413,7 @@ class Supervisor:
                 self.say(line)
             if self.plan.open_browser:
                 self._browse()
-            self._also(self._watch_health())
+            self._keep(self._watch_health)
 
     def _browse(self) -> None:
         if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):

@@ -49,7 +49,7 @@ def was_withheld(error: BaseException) -> bool:
 
 
 def try_again() -> HttpResponse:
-    """A 503: web and edge were of two minds about the credentials."""
+    """Return a 503: the edge found the credentials invalid, and web found them valid."""
     refusal = json_answer({"error": TRY_AGAIN}, 503)
     refusal["Retry-After"] = "1"
     return refusal

@@ -12,6 +12,7 @@ from registry import placing
 from registry.liveness import Liveness
 from registry.models import VM, Gap, Status, VMQuerySet, Watch
 from vmtree import dates
+from vmtree import names as vm_names
 
 _MOST_REFUSALS = 10
 
@@ -82,7 +83,15 @@ class ReadOnlyAdmin(_ModelAdmin):
 class VMAdmin(ReadOnlyAdmin):
     """Who answers now."""
 
-    list_display = ("id", "name", "role", "status", "liveness_now", "last_seen", "parent_vm_id")
+    list_display = (
+        "id",
+        "shown_name",
+        "role",
+        "status",
+        "liveness_now",
+        "last_seen",
+        "parent_vm_id",
+    )
     list_filter = ("role", "status", LivenessFilter, PlaceFilter)
     search_fields = ("id", "name", "address", "parent_vm_id")
     ordering = ("id",)
@@ -106,6 +115,11 @@ class VMAdmin(ReadOnlyAdmin):
             self.message_user(request, f"… and {len(more)} more were refused.", messages.ERROR)
         if placed:
             self.message_user(request, f"{len(placed)} VMs have a place now.", messages.SUCCESS)
+
+    @admin.display(description="name", ordering="name")
+    def shown_name(self, vm: VM) -> str:
+        """The name, with marks for invisible characters."""
+        return vm_names.marked(vm.name)
 
     @admin.display(description="liveness")
     def liveness_now(self, vm: VM) -> str:

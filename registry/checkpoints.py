@@ -42,6 +42,10 @@ class Checkpoints:
             except DatabaseError as error:
                 logger.warning("the log cannot be folded in: %s", error)
                 connection.close()
+            except Exception:
+                # Whatever it is: without this thread the log would grow for ever.
+                logger.exception("the log cannot be folded in")
+                connection.close()
         connection.close()
 
 

@@ -53,8 +53,12 @@ class Group(Generic[Item, Result]):
     def _work(self) -> None:
         while batch := self._batch():
             results = self._results([item for item, _ in batch])
-            self._loop.call_soon_threadsafe(_hand_out, [tell for _, tell in batch], results)
-        connections.close_all()
+            try:
+                self._loop.call_soon_threadsafe(_hand_out, [tell for _, tell in batch], results)
+            except RuntimeError:
+                logger.warning("the loop was closed; nobody waits for %d results", len(batch))
+                break
+        _close_connections()
 
     def _batch(self) -> list[tuple[Item, Callable[[Result | None], None]]]:
         """All that waits now, at least one; empty at the end."""
@@ -77,14 +81,25 @@ class Group(Generic[Item, Result]):
     def _results(self, items: list[Item]) -> Sequence[Result | None]:
         for attempt in (1, 2):
             try:
-                return self._run(items)
+                results = self._run(items)
+                if len(results) != len(items):
+                    raise ValueError(f"{len(items)} items have {len(results)} results")
+                return results
             except DatabaseError as error:
                 logger.warning("the database failed in round %d: %s", attempt, error)
-                connections.close_all()
+                _close_connections()
             except Exception:
                 logger.exception("a round failed")
                 break
         return [None] * len(items)
+
+
+def _close_connections() -> None:
+    """Close them; what goes wrong with that must not end the thread."""
+    try:
+        connections.close_all()
+    except Exception:
+        logger.exception("a connection cannot be closed")
 
 
 def _hand_out(

@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import functools
 import hmac
+import logging
 import re
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -39,6 +40,8 @@ from registry.groups import Group
 from vmtree import bells, dates, tokens
 from vmtree.exceptions import BadInput
 from vmtree.models import Node
+
+logger = logging.getLogger(__name__)
 
 SIGN_SECONDS = 5.0
 BAD_TOKEN = "Unauthorized — invalid token"  # noqa: S105
@@ -147,7 +150,10 @@ class HotRoutes:
     async def _sign(self) -> None:
         """Say every few seconds that beats can come in here."""
         while True:
-            await self._writer.ask(None)
+            try:
+                await self._writer.ask(None)
+            except Exception:
+                logger.exception("a sign of life cannot be written")
             await asyncio.sleep(SIGN_SECONDS)
 
 
@@ -367,4 +373,8 @@ class Teller:
     def _send(self) -> None:
         with self._lock:
             ids, self._ids = self._ids, set()
-        bells.tell_nodes(sorted(ids))
+        try:
+            bells.tell_nodes(sorted(ids))
+        except Exception:
+            # Nobody asks the executor what became of it.
+            logger.exception("watchers cannot be told of %d VMs", len(ids))

@@ -11,6 +11,7 @@ from django.db.models import Exists, OuterRef, Q
 from registry import liveness
 from registry.liveness import Liveness
 from vmtree import dates, dna
+from vmtree import names as vm_names
 from vmtree.lineage import Links
 from vmtree.models import CompactEncoder, Node
 
@@ -125,7 +126,8 @@ class VM(models.Model):
         ]
 
     def __str__(self) -> str:
-        return self.name or self.pk
+        """Return name or id, with marks for invisible characters."""
+        return vm_names.marked(self.name or self.pk)
 
     @property
     def clock_warning(self) -> str:

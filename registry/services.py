@@ -15,6 +15,7 @@ from registry.beats import Beat
 from registry.models import LINKS, VM, Gap, Status, VMQuerySet, Watch
 from registry.serializers import Registration
 from vmtree import authority, bells, dates, dna, lineage
+from vmtree import names as vm_names
 from vmtree import services as tree
 from vmtree.exceptions import BadInput, NotFound
 from vmtree.models import LINKS as TREE
@@ -102,6 +103,10 @@ def _upsert(wish: Registration) -> VM:
     now, interval = dates.now(), beats.fleet.interval_ms()
     old = VM.objects.select_for_update().filter(pk=wish.id).first()
     vm = old or VM(id=wish.id, registered_at=now, last_seen=now)
+    if old is None:
+        vm_names.check(vm.pk, "id")
+    if vm.name != wish.name:
+        vm_names.check(wish.name)
     vm.name, vm.role, vm.address = wish.name, wish.role, wish.address
     vm.registered_by, vm.interval_ms = wish.registered_by, interval
     if wish.services is not None:
@@ -156,6 +161,8 @@ def patch(vm_id: str, changes: dict[str, Any], *, caller: object = None) -> VM:
                 _may_take_parent(caller, vm.pk, parent)
             _set_parent(vm, parent)
         status = fields.pop("status", vm.status)
+        if fields.get("name", vm.name) != vm.name:
+            vm_names.check(fields["name"])
         for name, value in fields.items():
             setattr(vm, name, value)
         vm.seen(dates.now(), status=status)

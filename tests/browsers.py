@@ -50,7 +50,7 @@ def signed_in(browser: Browser, stack: Stack, **options: Any) -> BrowserContext:
 
 
 def viewer_in(browser: Browser, stack: Stack) -> BrowserContext:
-    """Return a new context in which an account that may only look on is signed in."""
+    """Return a new context in which a read-only account is signed in."""
     make = (
         "from django.contrib.auth.models import User;"
         " User.objects.create_user('viola', password='viola-looks-on')"

@@ -15,6 +15,7 @@ from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.html import format_html, format_html_join
 
+from vmtree import names as vm_names
 from vmtree import search, services, tokens
 from vmtree.dna import dna_of
 from vmtree.exceptions import FleetError
@@ -56,6 +57,16 @@ class NodeForm(_ModelForm):
     class Meta:
         model = Node
         fields = ("name", "category", "parent", "reef_config")
+
+    def clean_name(self) -> str:
+        """A name without invisible characters, unless it had them before."""
+        given: str = self.cleaned_data["name"]
+        if given != self.initial.get("name"):
+            try:
+                vm_names.check(given)
+            except FleetError as error:
+                raise forms.ValidationError(str(error)) from None
+        return given
 
     def clean_reef_config(self) -> Any:
         """Two lists of text, or nothing."""
@@ -102,7 +113,7 @@ class NodeAdmin(_ModelAdmin):
     """VMs and their places; removed ones are tombstones."""
 
     form = NodeForm
-    list_display = ("vm_id", "name", "category", "parent", "dna", "created_at", "removed_at")
+    list_display = ("vm_id", "shown_name", "category", "parent", "dna", "created_at", "removed_at")
     list_filter = (RemovedFilter, "category", "created_at", "updated_at")
     list_select_related = ("parent",)
     list_per_page = 100
@@ -156,6 +167,11 @@ class NodeAdmin(_ModelAdmin):
             # It was checked in the form: somebody was quicker.
             self.message_user(request, f"Nothing was changed: {error}", messages.ERROR)
 
+    @admin.display(description="name", ordering="name")
+    def shown_name(self, row: Node) -> str:
+        """The name, with marks for invisible characters."""
+        return vm_names.marked(row.name)
+
     @admin.display(description="DNA")
     def dna(self, row: Node) -> str:
         """Organs, then capabilities."""
@@ -189,11 +205,16 @@ class NodeAdmin(_ModelAdmin):
 class RevisionAdmin(FactAdmin):
     """Every change of every node."""
 
-    list_display = ("at", "node", "what", "actor", "name", "category", "parent_vm_id", "dna")
+    list_display = ("at", "node", "what", "actor", "shown_name", "category", "parent_vm_id", "dna")
     list_filter = ("what", "category", "at")
     search_fields = ("=node__vm_id", "=actor", "=parent_vm_id", "^name")
     search_help_text = "The id of a VM or of its parent, an actor, or how a VM's name begins."
     ordering = ("-id",)
+
+    @admin.display(description="name", ordering="name")
+    def shown_name(self, row: Revision) -> str:
+        """The name, with marks for invisible characters."""
+        return vm_names.marked(row.name)
 
     @admin.display(description="DNA")
     def dna(self, row: Revision) -> str:

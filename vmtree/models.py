@@ -10,6 +10,7 @@ from django.db import models
 from django.db.models import F, Q
 
 from vmtree import dates
+from vmtree import names as vm_names
 from vmtree.lineage import Links
 from vmtree.snapshot_models import Snapshot as Snapshot
 
@@ -90,7 +91,8 @@ class Node(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.name} ({self.vm_id})" if self.name else self.vm_id
+        """Return name and id, with marks for invisible characters."""
+        return vm_names.marked(f"{self.name} ({self.vm_id})" if self.name else self.vm_id)
 
     @property
     def parent_vm_id(self) -> str | None:

@@ -74,7 +74,7 @@ class CallerKind(StrEnum):
     ROOT = "root token"
     OPERATOR = "operator"
     # An account that is not a superuser.
-    ACCOUNT = "account that looks on"
+    ACCOUNT = "read-only account"
     LOCAL_AGENT = "local agent"
     VM = "VM"
     # A caller that has no rights here, such as a join token.
@@ -163,8 +163,8 @@ def kind_of(caller: object) -> CallerKind:
     return CallerKind.ROOT if hasattr(caller, "node") else CallerKind.STRANGER
 
 
-def only_looks_on(caller: object) -> bool:
-    """Whether this is an account that is not a superuser."""
+def is_read_only_account(caller: object) -> bool:
+    """Return whether this is an account that is not a superuser."""
     return getattr(caller, "is_superuser", True) is False
 
 

@@ -15,6 +15,7 @@ from django.db import IntegrityError, connection, transaction
 from ulid import ULID
 
 from vmtree import authority, bells, dates, permissions, removal, tokens
+from vmtree import names as vm_names
 from vmtree.dna import Dna, empty
 from vmtree.exceptions import BadInput, Conflict, NotFound
 from vmtree.lineage import is_within, keys_below
@@ -78,6 +79,9 @@ def create(new: NewNode, *, by: object, what: Revision.What = Revision.What.CREA
     """
     if what == Revision.What.CREATED and _came_by_itself(new.vm_id):
         return _put_by_hand(new, by)
+    if what == Revision.What.CREATED:
+        # What comes in by itself has a name that the registry took, perhaps long ago.
+        vm_names.check(new.name)
     hold_shape(alone=False)
     parent = parent_of(new.parent_vm_id) if new.parent_vm_id else None
     authority.check(by, "write", parent)
@@ -111,6 +115,8 @@ def change(vm_id: str, wish: Change, *, by: object) -> Node:
     authority.check(by, "write", node)
     before = _state(node)
     if not isinstance(wish.name, _Unsaid):
+        if wish.name != node.name:
+            vm_names.check(wish.name)
         node.name = wish.name
     if not isinstance(wish.category, _Unsaid):
         if wish.category != node.category:

@@ -22,6 +22,7 @@ from bootloader.reasons import clipped
 from bootloader.states import State
 from registry import services as registry
 from vmtree import dates
+from vmtree import names as vm_names
 from vmtree import services as tree
 from vmtree.exceptions import BadInput, NotFound
 from vmtree.models import Category, Node
@@ -117,7 +118,9 @@ def bury(vm_id: str, *, by: object) -> None:
 
 def adopt(machine: Machine, *, by: object) -> None:
     """Give a VM that somebody else made a place in the tree, below nobody. Raises Conflict."""
-    name, vm_id = machine.name or machine.machine_id, place_of(machine.machine_id)
+    # Providers may take names that the tree does not.
+    name = vm_names.marked(machine.name or machine.machine_id)
+    vm_id = place_of(machine.machine_id)
     with transaction.atomic():
         tree.create(tree.NewNode(name, Category.AGENT_VM, vm_id), by=str(by))
         Machine.objects.filter(pk=machine.pk).update(vm_id=vm_id)

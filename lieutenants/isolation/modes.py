@@ -121,7 +121,9 @@ def warning() -> str:
         return f"These agents are not isolated, and can read reef's tokens and keys: {bare}."
     if mode is Isolation.NONE:
         return "Agents are not isolated: each can read reef's tokens, keys and database. " + (
-            "REEF_ISOLATION=none says so." if settings.ISOLATION == "none" else _NOTHING
+            "Isolation is switched off by REEF_ISOLATION=none."
+            if settings.ISOLATION == "none"
+            else _NOTHING
         )
     if mode is Isolation.LANDLOCK and not host().mounts:
         return (

@@ -3,9 +3,12 @@
 Each attempt counts in three buckets: the account, the address, and both together. A bucket allows
 some failures, then blocks for a time that doubles up to a limit. While one blocks, no password is
 checked at all, so guessing costs neither a thread nor a hash. The limit of an account's bucket is a
-minute: strangers who guess cannot keep its owner out for longer. A browser in which the account
-signed in before counts in a bucket of its own, so guesses from elsewhere do not delay it at all.
-Sign-in links are not throttled.
+minute: guesses from other addresses cannot keep its owner out for longer. A browser in which the
+account signed in before counts in a bucket of its own, so guesses from elsewhere do not delay it
+at all. Sign-in links are not throttled.
+
+Loopback addresses have no buckets: all clients behind a proxy on this machine would share them,
+unless REEF_TRUSTED_PROXIES names the proxy.
 
 django-axes was considered: it locks accounts for a fixed time, which strangers can trigger.
 """
@@ -13,9 +16,8 @@ django-axes was considered: it locks accounts for a fixed time, which strangers 
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -27,6 +29,7 @@ from django.http.response import HttpResponseBase
 from django.utils import timezone
 
 from reef_site.accounts.models import AttemptCount
+from reef_site.addresses import client_key, is_loopback
 from reef_site.audit.addresses import client_address
 
 # Failures are forgotten when there was none for this long.
@@ -58,7 +61,8 @@ class Bucket:
 class Attempt:
     """An attempt that may be made, or has to wait for `wait_seconds`."""
 
-    buckets: tuple[Bucket, ...]
+    # With the failures that each has with this attempt.
+    failures: Mapping[Bucket, int]
     wait_seconds: int = 0
 
 
@@ -73,23 +77,28 @@ def begin(request: HttpRequest, username: str) -> Attempt:
         rows = _rows(buckets, now)
         wait = max((_wait_seconds(row, now) for row in rows.values()), default=0)
         if wait:
-            return Attempt(buckets, wait)
-        for bucket in buckets:
-            failures = rows[bucket.key].failures + 1 if bucket.key in rows else 1
-            _write(bucket, failures, now)
-    return Attempt(buckets)
+            return Attempt({}, wait)
+        failures = {
+            each: rows[each.key].failures + 1 if each.key in rows else 1 for each in buckets
+        }
+        for bucket, count in failures.items():
+            seconds = bucket.block_seconds(count)
+            _write(bucket, count, now, now + timedelta(seconds=seconds) if seconds else None)
+    return Attempt(failures)
 
 
 def succeeded(attempt: Attempt) -> None:
-    """Take back an attempt that turned out to be good."""
+    """Take back an attempt that turned out to be good, with the block that it set, if any."""
     now = timezone.now()
     with transaction.atomic():
-        personal = [bucket.key for bucket in attempt.buckets if bucket.personal]
+        personal = [bucket.key for bucket in attempt.failures if bucket.personal]
         AttemptCount.objects.filter(key__in=personal).delete()
-        rows = _rows(attempt.buckets, now)
-        for bucket in attempt.buckets:
-            if bucket.key in rows:
-                _write(bucket, max(0, rows[bucket.key].failures - 1), now)
+        rows = _rows(attempt.failures, now)
+        for bucket, failures in attempt.failures.items():
+            if row := rows.get(bucket.key):
+                # Another failure since then has set the block that there is.
+                block = None if row.failures == failures else row.blocked_until
+                _write(bucket, max(0, row.failures - 1), now, block)
 
 
 def forget_old() -> None:
@@ -116,10 +125,14 @@ def _buckets(request: HttpRequest, username: str) -> tuple[Bucket, ...]:
     account = f"account:{username.casefold()}"
     if browser := _known_browser(request, username):
         return (Bucket(_digest(f"{account} browser:{browser}"), free=5, max_seconds=300),)
-    address = f"address:{_network(client_address(request))}"
+    of_account = Bucket(_digest(account), free=15, max_seconds=60)
+    network = client_key(client_address(request))
+    if is_loopback(network):
+        return (of_account,)
+    address = f"address:{network}"
     return (
         Bucket(_digest(f"{account} {address}"), free=5, max_seconds=900),
-        Bucket(_digest(account), free=15, max_seconds=60),
+        of_account,
         Bucket(_digest(address), free=30, max_seconds=300, personal=False),
     )
 
@@ -137,16 +150,6 @@ def _known_browser(request: HttpRequest, username: str) -> str:
     return mark if known else ""
 
 
-def _network(address: str) -> str:
-    """Return what one client can hardly change: an IPv4 address, or the /64 of an IPv6 one."""
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
-        return address
-    prefix = 32 if parsed.version == 4 else 64
-    return str(ipaddress.ip_network((parsed, prefix), strict=False))
-
-
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
@@ -162,9 +165,7 @@ def _rows(buckets: Iterable[Bucket], now: datetime) -> dict[str, AttemptCount]:
     return {row.key: row for row in rows.order_by("key")}
 
 
-def _write(bucket: Bucket, failures: int, now: datetime) -> None:
-    seconds = bucket.block_seconds(failures)
-    blocked_until = now + timedelta(seconds=seconds) if seconds else None
+def _write(bucket: Bucket, failures: int, now: datetime, blocked_until: datetime | None) -> None:
     values = {"failures": failures, "blocked_until": blocked_until, "updated_at": now}
     AttemptCount.objects.update_or_create(key=bucket.key, defaults=values)
 

@@ -10,7 +10,8 @@ from django.http import HttpRequest
 def client_address(request: HttpRequest) -> str:
     """Return the address of the client as the edge saw it; empty if there is none.
 
-    The edge drops every X-Forwarded-For that a client sends and writes its own, with one address.
+    The edge replaces X-Forwarded-For by one address: that of the connection, or the one that a
+    trusted proxy tells.
     """
     given = request.META.get("HTTP_X_FORWARDED_FOR") or request.META.get("REMOTE_ADDR") or ""
     try:

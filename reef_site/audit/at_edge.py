@@ -11,7 +11,6 @@ from collections import Counter
 from functools import partial
 from typing import NamedTuple
 
-from django.db import DatabaseError
 from django.urls import Resolver404, resolve
 from django.utils import timezone
 
@@ -70,7 +69,8 @@ class EdgeRefusals:
             return
         try:
             await self._reader.read(partial(record, counts))
-        except DatabaseError:
+        except Exception:
+            # Whatever it is: the next refusals must be recorded.
             logger.exception("Cannot record %d refusals", counts.total())
 
 
@@ -103,6 +103,10 @@ def _route(path: str) -> tuple[str, str]:
     try:
         match = resolve(path)
     except Resolver404:
+        return "", ""
+    except Exception:
+        # One odd path must not cost the records of all others.
+        logger.exception("Cannot resolve the path of a refusal")
         return "", ""
     target = " ".join(str(value) for name, value in match.kwargs.items() if name != "secret")
     return printable(readable(match.route), 200), printable(target, 300)

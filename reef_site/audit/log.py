@@ -7,7 +7,7 @@ from typing import Any
 
 from django.contrib.auth import get_user_model
 from django.contrib.auth.signals import user_logged_in, user_logged_out
-from django.db import DatabaseError
+from django.db import Error as DatabaseError
 from django.http import HttpRequest
 from django.utils import timezone
 

@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Callable
 
-from django.db import DatabaseError
+from django.db import Error as DatabaseError
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 

@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from django.db import DatabaseError
+from django.db import Error as DatabaseError
 from django.db.models import F
 
 from reef_site.audit.models import Action, Record

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import logging
 import os
 import threading
 import time
 from collections.abc import Collection
 from pathlib import Path
+
+logger = logging.getLogger(__name__)
 
 _PR_SET_CHILD_SUBREAPER = 36
 # By then whoever started a child itself has asked for its exit status.
@@ -54,7 +57,10 @@ def reap_in_background() -> None:
     def run() -> None:
         while True:
             time.sleep(1.0)
-            dead.reap()
+            try:
+                dead.reap()
+            except Exception:
+                logger.exception("dead processes cannot be collected; trying again")
 
     threading.Thread(target=run, name="reef-reaper", daemon=True).start()
 

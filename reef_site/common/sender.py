@@ -106,11 +106,16 @@ class Sender:
     def _run(self) -> None:
         while True:
             send = self._waiting.get()
-            if self.circuit.is_open:
-                self._drop()
-            else:
-                self._send(send)
-            self._waiting.task_done()
+            try:
+                if self.circuit.is_open:
+                    self._drop()
+                else:
+                    self._send(send)
+            except Exception:
+                # Such as from `on_recovery`; what comes next is to be sent.
+                logger.exception("the thread that sends notifications has failed")
+            finally:
+                self._waiting.task_done()
 
     def _send(self, send: Callable[[], object]) -> bool:
         began = time.monotonic()

@@ -12,6 +12,7 @@ from django.utils import timezone
 from reef_site.fleet.lines import Line, Moment, counted, dress
 from registry.models import VM, Gap, Status
 from vmtree import dna, lineage
+from vmtree import names as vm_names
 from vmtree.exceptions import NotFound
 from vmtree.models import LINKS, Node, Revision
 
@@ -120,7 +121,8 @@ def differences(old: Revision | None, new: Revision) -> list[str]:
         return []
     words = []
     if old.name != new.name:
-        words.append(f"name: {old.name or '—'} → {new.name or '—'}")
+        before, after = (vm_names.marked(each.name) or "—" for each in (old, new))
+        words.append(f"name: {before} → {after}")
     if old.category != new.category:
         words.append(f"category: {old.get_category_display()} → {new.get_category_display()}")
     if old.parent_vm_id != new.parent_vm_id:

@@ -170,7 +170,7 @@ def test_an_abort_that_drops_messages_asks_first(operator: BrowserContext, stack
     expect(page.locator("#head .state > .status").first).to_have_text("idle")
 
 
-# -- accounts that may only look on ----------------------------------------------------------------
+# -- read-only accounts ----------------------------------------------------------------------------
 
 
 def test_the_tree_of_a_read_only_account_updates_and_asks_seldom(

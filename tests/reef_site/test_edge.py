@@ -163,8 +163,8 @@ async def _ask_alone(receive: bodies.Receive) -> list[Any]:
 class AllGood:
     """Finds all credentials good."""
 
-    async def body_limit(self, scope: bodies.Scope) -> int:
-        return bodies.MOST_BODY
+    async def body_limit(self, scope: bodies.Scope) -> bodies.BodyLimit:
+        return bodies.BodyLimit(bodies.MOST_BODY)
 
 
 # -- what web sees -----------------------------------------------------------------------------

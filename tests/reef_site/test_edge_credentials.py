@@ -286,17 +286,19 @@ def test_unread_bodies_never_disturb_a_bystander(stack: Stack) -> None:
 class AllGood:
     """Finds all credentials good."""
 
-    async def body_limit(self, scope: bodies.Scope) -> int:
-        return bodies.MOST_BODY
+    async def body_limit(self, scope: bodies.Scope) -> bodies.BodyLimit:
+        return bodies.BodyLimit(bodies.MOST_BODY)
 
 
-async def _post(app: edge.Edge, client: str, receive: bodies.Receive) -> list[Any]:
+async def _post(
+    app: edge.Edge, client: str, receive: bodies.Receive, length: int = 100_000
+) -> list[Any]:
     sent: list[Any] = []
 
     async def send(event: bodies.Event) -> None:
         sent.append(event)
 
-    headers = [(b"host", b"localhost"), (b"content-length", b"100000")]
+    headers = [(b"host", b"localhost"), (b"content-length", b"%d" % length)]
     scope = {"type": "http", "method": "POST", "path": LIEUTENANTS, "headers": headers}
     await app({**scope, "query_string": b"", "client": (client, 1)}, receive, send)
     return sent
@@ -339,3 +341,81 @@ def test_one_address_holds_a_part_only(monkeypatch: pytest.MonkeyPatch) -> None:
         "one too many": 503,
     }
     assert time.monotonic() - began < 5
+
+
+# -- bodies without credentials --------------------------------------------------------------------
+
+
+class Anonymous:
+    """Finds no credentials; anybody may send so much."""
+
+    async def body_limit(self, scope: bodies.Scope) -> bodies.BodyLimit:
+        return bodies.BodyLimit(64 << 10, is_anonymous=True)
+
+
+def test_a_body_without_credentials_ends_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bodies, "LINGER_SECONDS", 0.05)
+    monkeypatch.setattr(bodies, "ANONYMOUS_BODY_SECONDS", 0.3)
+
+    async def trickle() -> bodies.Event:
+        await asyncio.sleep(0.02)
+        return {"type": "http.request", "body": b"x", "more_body": True}
+
+    async def play() -> int:
+        app = edge.Edge()
+        app._credentials = Anonymous()
+        status: int = (await _post(app, "192.0.2.1", trickle, length=60_000))[0]["status"]
+        return status
+
+    began = time.monotonic()
+    assert asyncio.run(play()) == 408
+    assert time.monotonic() - began < 5
+
+
+def test_bodies_without_credentials_have_a_budget_of_their_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(bodies, "LINGER_SECONDS", 0.05)
+
+    async def play() -> list[int]:
+        app = edge.Edge()
+        app._credentials = Anonymous()
+        app._anonymous_budget = bodies.BodyBudget(total=100_000, per_address=100_000)
+        silent, ending = _never()
+        # A declared length alone takes nothing from others.
+        waiting = [
+            asyncio.create_task(_post(app, f"192.0.2.{n}", silent, length=60_000))
+            for n in range(20)
+        ]
+        await asyncio.sleep(0)
+        first = asyncio.create_task(_post(app, "192.0.2.91", _begun(b"x" * 60_000, ending), 61_000))
+        await asyncio.sleep(0.01)
+        second = await _post(app, "192.0.2.92", _begun(b"x" * 60_000, ending), 61_000)
+        assert app._budget._held == 0
+        assert app._anonymous_budget._held == 60_000
+        ending.set()
+        await asyncio.gather(first, *waiting)
+        return [second[0]["status"], app._anonymous_budget._held]
+
+    assert asyncio.run(play()) == [503, 0]
+
+
+def _begun(chunk: bytes, ending: asyncio.Event) -> bodies.Receive:
+    """A body of which this has arrived, and nothing more."""
+    chunks = [chunk]
+
+    async def receive() -> bodies.Event:
+        if chunks:
+            return {"type": "http.request", "body": chunks.pop(), "more_body": True}
+        await ending.wait()
+        return {"type": "http.disconnect"}
+
+    return receive
+
+
+def test_credentials_are_looked_at_on_routes_for_anybody(stack: Stack) -> None:
+    body = b'{"run": "' + b"x" * 70_000 + b'"}'
+    answer = stack.client.post("/bootloader/report", content=body)
+    assert answer.status_code not in (401, 413)
+    stranger = httpx.post(f"{stack.client.base_url}/bootloader/report", content=body)
+    assert stranger.status_code == 413

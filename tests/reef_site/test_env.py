@@ -40,6 +40,8 @@ NONSENSE = [
     ("DATABASE_URL", "postgres://host:port/x", "is not a URL"),
     ("REDIS_URL", "localhost:6379", "must start with one of redis://, rediss://, unix://"),
     ("REDIS_URL", "redis://localhost:99999", "is not a URL"),
+    ("REEF_TRUSTED_PROXIES", "proxy", "'proxy' is neither an IP address nor a network"),
+    ("REEF_TRUSTED_PROXIES", "10.0.0.1/8", "'10.0.0.1/8' is neither an IP address nor a network"),
     ("VERS_AUTH_TOKEN", "short", "must be 8 or more printable characters, no blanks"),
     ("VERS_AUTH_TOKEN", "with a blank", "must be 8 or more printable characters, no blanks"),
     ("VERS_AUTH_TOKEN", "with\nanother", "must be 8 or more printable characters, no blanks"),

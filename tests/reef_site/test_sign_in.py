@@ -10,7 +10,7 @@ import pytest
 from django.conf import settings
 from django.contrib.auth.models import User
 from django.contrib.sessions.models import Session
-from django.test import Client
+from django.test import Client, RequestFactory
 from django.utils import timezone
 
 from reef_site import auth, tasks
@@ -157,6 +157,50 @@ def test_a_known_browser_is_throttled_too(ada: User) -> None:
     statuses = [attempt(mine, "x", address=f"10.0.4.{n}").status_code for n in range(8)]
 
     assert statuses == [200] * 5 + [429] * 3
+
+
+def test_clients_of_an_unknown_proxy_do_not_share_an_address(ada: User) -> None:
+    for number in range(40):
+        attempt(Client(), "x", name=f"name-{number}", address="127.0.0.1")
+
+    assert attempt(Client(), PASSWORD, address="127.0.0.1").status_code == 302
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1", "::ffff:127.0.0.1", "127.8.9.1"])
+def test_guesses_through_an_unknown_proxy_block_an_account_for_a_minute(
+    ada: User, address: str
+) -> None:
+    for _ in range(30):
+        AttemptCount.objects.update(blocked_until=None)
+        attempt(Client(), "x", address=address)
+
+    soon = timezone.now() + timedelta(seconds=60)
+    assert AttemptCount.objects.filter(blocked_until__gt=timezone.now()).exists()
+    assert not AttemptCount.objects.filter(blocked_until__gt=soon).exists()
+
+
+def test_a_good_sign_in_blocks_nobody(ada: User) -> None:
+    for number in range(35):
+        AttemptCount.objects.update(blocked_until=None)
+        attempt(Client(), "x", name=f"name-{number}")
+    AttemptCount.objects.update(blocked_until=None)
+
+    assert attempt(Client(), PASSWORD).status_code == 302
+
+    assert not AttemptCount.objects.filter(blocked_until__gt=timezone.now()).exists()
+    assert attempt(Client(), "x", name="another").status_code == 200
+
+
+def test_a_good_sign_in_keeps_the_block_of_a_failure_since_then(ada: User) -> None:
+    request = RequestFactory().post("/signin/", headers={"x-forwarded-for": "10.0.0.1"})
+    for number in range(28):
+        throttle.begin(request, f"name-{number}")
+    good = throttle.begin(request, "ada")
+    throttle.begin(request, "bob")
+
+    throttle.succeeded(good)
+
+    assert throttle.begin(request, "carol").wait_seconds > 0
 
 
 def test_links_work_while_the_account_is_throttled() -> None:

@@ -120,3 +120,33 @@ def test_many_streams_of_one_session_end_together(stack: Stack) -> None:
     sign_out(client)
 
     assert max(stream.seconds_until_end(began) for stream in streams) < LIMIT_SECONDS
+
+
+def test_a_stream_ends_when_its_lieutenant_is_moved_out_of_the_line(stack: Stack) -> None:
+    for vm_id in ("reader", "elsewhere"):
+        body = {"name": vm_id, "category": "swarm_vm", "vmId": vm_id}
+        stack.client.post("/vm-tree/vms", json=body).raise_for_status()
+    token = stack.client.post("/vm-tree/vms/reader/token").json()["token"]
+    stack.create("moved", parentVmId="reader")
+    stack.create("kept", parentVmId="reader")
+    with httpx.Client(
+        base_url=stack.client.base_url, headers={"authorization": f"Bearer {token}"}
+    ) as client:
+        moved = Stream(client, "/lieutenant/lieutenants/moved/stream")
+        others = [
+            Stream(client, "/lieutenant/lieutenants/kept/stream"),
+            Stream(client, "/events"),
+            Stream(stack.client, "/lieutenant/lieutenants/moved/stream"),
+        ]
+
+        began = time.monotonic()
+        path = f"/vm-tree/vms/{stack.get('moved')['id']}"
+        stack.client.patch(path, json={"parentVmId": "elsewhere"}).raise_for_status()
+
+        assert moved.seconds_until_end(began) < LIMIT_SECONDS
+        refused = client.get("/lieutenant/lieutenants/moved/stream")
+        assert refused.status_code == 403
+        pause(2 * guard.EVERY_SECONDS)
+        assert not any(other.ended_at for other in others)
+        stack.client.delete("/vm-tree/vms/reader/token").raise_for_status()
+        assert others[0].seconds_until_end(time.monotonic()) < LIMIT_SECONDS

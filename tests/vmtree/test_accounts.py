@@ -1,4 +1,4 @@
-"""Accounts that are no operators look on: pages and API of a session change nothing for them."""
+"""Accounts that are not operators are read-only: neither pages nor the API change anything."""
 
 from __future__ import annotations
 

@@ -1,0 +1,297 @@
+"""Loops and threads in the background go on after an error that nobody foresaw, and log it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django import db
+from django.contrib.auth.models import User
+from django.db import InterfaceError
+from django.test import Client
+
+from lieutenants.models import Lieutenant
+from reef_site import guard, streams, supervisor
+from reef_site.audit import at_edge, refusals
+from reef_site.audit.models import Record
+from reef_site.common import reaper
+from reef_site.common.sender import Sender
+from registry import checkpoints, groups, hotpath
+from tests.waiting import until
+
+ERRORS = [InterfaceError("connection already closed"), ValueError("unforeseen")]
+
+
+def failing_once(answer: Any, error: Exception) -> tuple[Callable[..., Any], list[str]]:
+    """Return a function that raises at its first call, and the list of its calls."""
+    calls: list[str] = []
+
+    def function(*_args: Any, **_named: Any) -> Any:
+        calls.append(threading.current_thread().name)
+        if len(calls) <= 2:
+            # A reader asks twice where the connection was gone.
+            raise error
+        return answer
+
+    return function, calls
+
+
+async def so(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def run(play: Callable[[], Awaitable[None]]) -> None:
+    async def main() -> None:
+        await play()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_refusals_of_the_edge_are_recorded_after_an_error(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    recorded, calls = failing_once(None, error)
+    monkeypatch.setattr(at_edge, "record", recorded)
+    monkeypatch.setattr(at_edge, "WRITE_SECONDS", 0.01)
+
+    async def play() -> None:
+        edge = at_edge.EdgeRefusals()
+        for number in range(1, 5):
+            edge.note("10.0.0.3", "POST", "/registry/vms/x", 401, "invalid token")
+            await so(lambda least=number: len(calls) >= least)  # type: ignore[misc]
+        await edge.close()
+
+    run(play)
+
+    assert "Cannot record 1 refusals" in caplog.text
+    assert str(error) in caplog.text
+
+
+@pytest.mark.django_db
+def test_a_path_that_cannot_be_resolved_costs_no_record(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(path: str) -> Any:
+        raise ValueError(path)
+
+    monkeypatch.setattr(at_edge, "resolve", broken)
+    refused = at_edge.Refused("10.0.0.3", "POST", "/odd", 401, "invalid token")
+
+    at_edge.record(Counter({refused: 2}))
+
+    refusals.write()
+    assert Record.objects.get().count == 2
+    assert "Cannot resolve" in caplog.text
+
+
+@pytest.mark.django_db
+def test_a_lost_connection_of_the_audit_log_fails_no_request(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    User.objects.create_user("ada")
+
+    def lost(*_: Any) -> bool:
+        raise InterfaceError("connection already closed")
+
+    monkeypatch.setattr(refusals, "add", lost)
+    monkeypatch.setattr(refusals, "write", lost)
+    monkeypatch.setattr(refusals, "write_if_due", lost)
+
+    answer = Client().get("/lieutenant/lieutenants")
+
+    assert answer.status_code == 401
+    assert "Cannot record" in caplog.text
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_callers_of_streams_are_checked_after_an_error(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    look, _ = failing_once(guard.Found(set(), {}), error)
+    monkeypatch.setattr(guard, "look_up", look)
+    monkeypatch.setattr(guard, "EVERY_SECONDS", 0.01)
+
+    async def play() -> None:
+        checks = guard.Guard()
+        async with asyncio.timeout(10):
+            await checks.until_revoked(b"Bearer reef_x", b"")
+        checks.close()
+
+    run(play)
+
+    assert str(error) in caplog.text
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_a_transcript_goes_on_after_an_error(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    news, calls = failing_once((1, [b"id: 1\nevent: x\n\n"], False, b"facts"), error)
+
+    def told_or_gone(channel: streams.Channel) -> Any:
+        if len(calls) > 4:
+            raise Lieutenant.DoesNotExist
+        return news(channel)
+
+    monkeypatch.setattr(streams, "_first_events", lambda _id, _after: (0, b"", False))
+    monkeypatch.setattr(streams, "_events_and_facts", lambda _id, after: (after, b"facts"))
+    monkeypatch.setattr(streams, "_news", told_or_gone)
+    monkeypatch.setattr(streams, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(streams.Streams, "_listen", lambda _self: None)
+
+    async def play() -> None:
+        told = streams.Streams()
+        async with asyncio.timeout(10):
+            heard = [chunk async for chunk in told.transcript("x", None)]
+        await told.close()
+        assert b"id: 1\nevent: x\n\n" in heard
+
+    run(play)
+
+    assert str(error) in caplog.text
+
+
+def test_the_writer_of_beats_survives_a_connection_that_cannot_be_closed(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    close, _ = failing_once(None, OSError("broken"))
+    monkeypatch.setattr(db.connections, "close_all", close)
+    rounds: list[int] = []
+
+    def write(items: Sequence[int]) -> list[int]:
+        rounds.append(len(items))
+        if len(rounds) <= 2:
+            raise InterfaceError("connection already closed")
+        return list(items)
+
+    async def play() -> None:
+        group = groups.Group("reef-test", write)
+        async with asyncio.timeout(10):
+            assert await group.ask(1) is None
+            assert await group.ask(2) == 2
+        await group.close()
+
+    run(play)
+
+    assert "a connection cannot be closed" in caplog.text
+
+
+def test_whoever_waits_is_answered_when_results_are_missing() -> None:
+    async def play() -> None:
+        group: groups.Group[int, int] = groups.Group("reef-test", lambda _items: [])
+        async with asyncio.timeout(10):
+            assert await group.ask(1) is None
+        await group.close()
+
+    run(play)
+
+
+def test_the_log_of_sqlite_is_folded_in_after_an_error(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    fold, calls = failing_once(None, OSError("cannot lock"))
+    monkeypatch.setattr(checkpoints, "fold", fold)
+    monkeypatch.setattr(checkpoints, "EVERY_SECONDS", 0.01)
+    monkeypatch.setattr(db.connection, "vendor", "sqlite", raising=False)
+
+    folding = checkpoints.Checkpoints()
+    until(lambda: len(calls) > 3)
+    folding.close()
+
+    assert "cannot lock" in caplog.text
+
+
+def test_signs_of_life_go_on_after_an_error(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(hotpath, "SIGN_SECONDS", 0.01)
+    asked: list[object] = []
+
+    class Writer:
+        async def ask(self, item: object) -> None:
+            asked.append(item)
+            if len(asked) == 1:
+                raise RuntimeError("unforeseen")
+
+    async def play() -> None:
+        routes = object.__new__(hotpath.HotRoutes)
+        routes._writer = Writer()  # type: ignore[assignment]
+        signing = asyncio.create_task(routes._sign())
+        await so(lambda: len(asked) > 2)
+        signing.cancel()
+
+    run(play)
+
+    assert "unforeseen" in caplog.text
+
+
+def test_notifications_are_sent_after_an_error_in_the_thread(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def broken(_seconds: float) -> None:
+        raise ValueError("unforeseen")
+
+    sender = Sender(on_recovery=broken)
+    sender._dropping_since = 0.0
+    sent: list[int] = []
+
+    sender.submit(lambda: sent.append(1))
+    sender.submit(lambda: sent.append(2))
+
+    until(lambda: sent == [1, 2])
+    sender.flush(5)
+    assert "unforeseen" in caplog.text
+
+
+def test_the_dead_are_collected_after_an_error(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    calls: list[int] = []
+
+    def reap(_self: reaper.Reaper) -> None:
+        calls.append(1)
+        # The last one ends the thread, which must not take the children of other tests.
+        raise SystemExit if len(calls) == 3 else OSError("unforeseen")
+
+    monkeypatch.setattr(reaper.Reaper, "reap", reap)
+    monkeypatch.setattr(time, "sleep", lambda _seconds: threading.Event().wait(0.01))
+
+    reaper.reap_in_background()
+
+    until(lambda: len(calls) == 3)
+    assert "unforeseen" in caplog.text
+
+
+def test_the_supervisor_begins_its_loops_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(supervisor, "FIRST_PAUSE", 0.01)
+    plan = supervisor.Plan([], str(tmp_path), ("127.0.0.1", 1), [], "REEF_TEST")
+    begun: list[int] = []
+
+    async def work() -> None:
+        begun.append(1)
+        if len(begun) < 3:
+            raise OSError("unforeseen")
+
+    async def play() -> None:
+        with (tmp_path / "out").open("w") as out:
+            reef = supervisor.Supervisor(plan, out)
+            reef._keep(work)
+            await so(lambda: len(begun) == 3 and not reef._others)
+            reef.terminal.close()
+
+    run(play)
+
+    assert "unforeseen" in (tmp_path / "up.log").read_text()
+    assert os.path.getsize(tmp_path / "out") > 0

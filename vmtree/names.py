@@ -1,0 +1,33 @@
+"""Names of VMs: new ones have no characters that nobody sees; older ones are shown with marks."""
+
+from __future__ import annotations
+
+import unicodedata
+
+from vmtree.exceptions import BadInput
+
+# Control characters, format characters (such as those that change the direction of text, or have
+# no width), and separators of lines and paragraphs.
+_HIDDEN = frozenset({"Cc", "Cf", "Zl", "Zp"})
+
+
+def check(name: str, field: str = "name") -> None:
+    """Raise BadInput if the name has control characters or invisible ones."""
+    if found := next(filter(_is_hidden, name), ""):
+        mark = _mark(found)
+        raise BadInput(f"{field}: must not have control or invisible characters, {mark}", field)
+
+
+def marked(name: str) -> str:
+    """Return the name with a visible mark for each control character and each invisible one."""
+    if name.isprintable():
+        return name
+    return "".join(f"[{_mark(sign)}]" if _is_hidden(sign) else sign for sign in name)
+
+
+def _is_hidden(sign: str) -> bool:
+    return unicodedata.category(sign) in _HIDDEN
+
+
+def _mark(sign: str) -> str:
+    return f"U+{ord(sign):04X}"
