@@ -36,7 +36,7 @@ PR_SET_DUMPABLE, PR_CAPBSET_DROP, PR_SET_CHILD_SUBREAPER = 4, 24, 36
 PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 38, 47
 PR_CAP_AMBIENT_CLEAR_ALL = 4
 CLONE_NEWNS, CLONE_NEWUSER = 0x00020000, 0x10000000
-MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 1, 2, 4, 8, 32
+MS_NOSUID, MS_NODEV = 2, 4
 MS_BIND, MS_REC, MS_PRIVATE = 1 << 12, 1 << 14, 1 << 18
 CAPABILITY_VERSION_3 = 0x20080522
 # These three have the same numbers on all architectures that reef runs on.
@@ -149,7 +149,9 @@ def _enter_view(view: dict[str, Any]) -> None:
         for path in view.get("hide", []):
             _hide(path)
         if view.get("writable"):
-            _make_read_only(view["writable"])
+            kept = [cover.get("keep", {}) for cover in view.get("covers", [])]
+            inside = [path for keep in kept for path in keep if not keep[path]]
+            _make_read_only(view["writable"], inside)
     except (SandboxError, OSError) as trouble:
         raise SandboxError("private view: {}".format(trouble)) from None
 
@@ -175,10 +177,10 @@ def _mount(source: str | None, target: str, kind: str | None, flags: int, data: 
     return int(_libc.mount(*texts, ctypes.c_ulong(flags), os.fsencode(data) or None))
 
 
-def _open_place(cover: dict[str, Any]) -> tuple[str, str, dict[str, tuple[str, bool]]]:
+def _open_place(cover: dict[str, Any]) -> tuple[str, str, dict[str, str]]:
     """(path, source, kept) with names that still lead to the same places when all is covered."""
-    source, keep = cover.get("source"), cover.get("keep", {})
-    kept = {path: (_hold(path), bool(writable)) for path, writable in keep.items()}
+    source = cover.get("source")
+    kept = {path: _hold(path) for path in cover.get("keep", {})}
     return cover["path"], _hold(source) if source else "", kept
 
 
@@ -195,21 +197,16 @@ def _open(path: str) -> int:
     return descriptor
 
 
-def _cover(path: str, source: str, kept: dict[str, tuple[str, bool]]) -> None:
+def _cover(path: str, source: str, kept: dict[str, str]) -> None:
     """Put `source`, or an empty folder, over `path`; what is kept (below it) can still be seen."""
     if source:
         done = _mount(source, path, None, MS_BIND | MS_REC)
     else:
         done = _mount("reef", path, "tmpfs", MS_NOSUID | MS_NODEV, "mode=0711,size=1m")
     _check(done, "cover " + path)
-    for name, (held, writable) in kept.items():
+    for name, held in kept.items():
         _make_place(name, os.stat(held).st_mode)
         _check(_mount(held, name, None, MS_BIND | MS_REC), "keep " + name)
-        if not writable:
-            # What the mount forbids already must be said again, or the kernel refuses.
-            flags = os.statvfs(name).f_flag & (MS_NOSUID | MS_NODEV | MS_NOEXEC)
-            flags |= MS_BIND | MS_REMOUNT | MS_RDONLY
-            _check(_mount(None, name, None, flags), "make read-only " + name)
 
 
 def _make_place(path: str, mode: int) -> None:
@@ -230,14 +227,16 @@ def _make_place(path: str, mode: int) -> None:
     os.umask(old)
 
 
-def _make_read_only(writable: list[str]) -> None:
-    """Forbid all changes but below these folders. Files of other users' modes count, too."""
+def _make_read_only(writable: list[str], inside: list[str]) -> None:
+    """Forbid all changes, of modes too, but below `writable`; `inside` lies there and is no part."""
     kept = [path for path in sorted(set(writable)) if os.path.exists(path)]
     for path in kept:
         _check(_mount(path, path, None, MS_BIND | MS_REC), "keep " + path)
     _set_attributes("/", add=MOUNT_ATTR_RDONLY)
     for path in kept:
         _set_attributes(path, remove=MOUNT_ATTR_RDONLY)
+    for path in inside:
+        _set_attributes(path, add=MOUNT_ATTR_RDONLY)
 
 
 def _set_attributes(path: str, add: int = 0, remove: int = 0) -> None:

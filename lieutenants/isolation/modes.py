@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from django.conf import settings
-from django.db import models
+from django.db import DatabaseError, models
 
 from lieutenants import keeper
 from lieutenants.exceptions import IsolationUnavailable
@@ -144,7 +144,11 @@ def _without_isolation() -> str:
 
     bare = Lieutenant.objects.living().filter(host=settings.HOST, isolation=Isolation.NONE)
     running = bare.filter(processes__ended_at__isnull=True).order_by("name")
-    return ", ".join(running.values_list("name", flat=True)[:MAX_NAMES])
+    try:
+        return ", ".join(running.values_list("name", flat=True)[:MAX_NAMES])
+    except DatabaseError as error:
+        logger.warning("cannot look for agents without isolation: %s", type(error).__name__)
+        return ""
 
 
 _NOTHING = (

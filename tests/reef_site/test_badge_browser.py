@@ -27,7 +27,7 @@ SELECTED = "getSelection().toString().trim()"
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with Stack(tmp_path_factory.mktemp("badge")) as stack:
+    with Stack(tmp_path_factory.mktemp("badge"), REEF_OWN_HOST="no") as stack:
         for name in ("ada", "bella"):
             stack.create(name)
         yield stack

@@ -28,7 +28,7 @@ SHOW = """() => {
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with Stack(tmp_path_factory.mktemp("windows")) as stack:
+    with Stack(tmp_path_factory.mktemp("windows"), REEF_OWN_HOST="no") as stack:
         for name in NAMES:
             stack.create(name)
         yield stack

@@ -16,7 +16,7 @@ from lieutenants.isolation import modes, plan
 from lieutenants.isolation.homes import Home, home_of
 from lieutenants.isolation.users import FIRST, LAST
 from tests.conftest import STANDIN, Api, Fleet
-from tests.lieutenants.isolation.test_adversary import run
+from tests.lieutenants.isolation.test_adversary import MODE, run
 from tests.waiting import until
 from vmtree import tokens
 from vmtree.models import Node
@@ -108,15 +108,31 @@ def test_whatever_an_agent_leaves_behind_ends_with_it(fleet: Fleet) -> None:
 
 
 @as_root
-def test_a_folder_of_roots_is_worked_in_without_capabilities(fleet: Fleet, tmp_path: Path) -> None:
+def test_a_folder_of_roots_needs_a_group_that_may_write(fleet: Fleet, tmp_path: Path) -> None:
     project = tmp_path / "project"
     project.mkdir()
-    fleet.create("ada", folder=str(project))
-    assert fleet.get("ada")["isolation"] == "landlock"
-    assert run(fleet, "ada", "id -u && touch made && grep CapEff /proc/self/status").split() == [
-        *("0", "CapEff:", "0000000000000000")
-    ]
+    fleet.create("ada", ready=False, folder=str(project))
+    assert "Give the folder a group" in fleet.wait("ada", "error").error
+    os.chown(project, 0, 4242)
+    project.chmod(0o2770)
+    fleet.api.post("/lieutenant/lieutenants/ada/restart")
+    fleet.wait("ada", "idle")
+    assert fleet.get("ada")["isolation"] == "user"
+    run(fleet, "ada", "touch made")
     assert (project / "made").exists()
+
+
+@as_root
+def test_files_outside_of_its_folders_keep_their_modes(fleet: Fleet, tmp_path: Path) -> None:
+    listed = tmp_path / "listed"
+    listed.mkdir()
+    listed.chmod(0o777)
+    fleet.create("ada")
+    seen = run(fleet, "ada", f"chmod 700 {listed}; touch {listed}/new /dev/shm/own; ls /dev/shm")
+    assert listed.stat().st_mode & 0o777 == 0o777
+    assert not (listed / "new").exists()
+    assert "own" in seen
+    assert not Path("/dev/shm/own").exists()
 
 
 @as_root
@@ -159,7 +175,7 @@ def listed_socket(tmp_path: Path) -> Iterator[Path]:
 CONNECT = "python3 -c 'import socket; socket.socket(1).connect(\"/run/docker.sock\"); print(1)'"
 
 
-@pytest.mark.parametrize("mode", ["user", "landlock"])
+@pytest.mark.parametrize("mode", [MODE])
 def test_a_container_engine_is_reached_only_where_it_is_listed(
     fleet: Fleet, listed_socket: Path, settings: Any, mode: str
 ) -> None:
@@ -171,10 +187,8 @@ def test_a_container_engine_is_reached_only_where_it_is_listed(
     assert run(fleet, "bob", CONNECT) == "1"
 
 
-@pytest.mark.parametrize("mode", ["user", "landlock"])
+@pytest.mark.parametrize("mode", [MODE])
 def test_listed_folders_are_reached(fleet: Fleet, settings: Any, tmp_path: Path, mode: str) -> None:
-    if mode == "user" and os.geteuid() != 0:
-        pytest.skip("system users need root")
     settings.ISOLATION = mode
     for name in ("shared", "library"):
         (tmp_path / name).mkdir(mode=0o777)

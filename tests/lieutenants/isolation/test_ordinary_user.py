@@ -73,6 +73,20 @@ def test_an_agent_of_reefs_own_user_reaches_nothing(stack: Stack) -> None:
     assert stack.get("victim")["status"] == "idle"
 
 
+def test_an_agent_cannot_change_modes_of_its_users_files(stack: Stack) -> None:
+    stack.create("vandal")
+    home = stack.data.parent
+    theirs = home / "theirs"
+    theirs.write_text("x")
+    if USER:
+        os.chown(theirs, int(USER), int(USER))
+    theirs.chmod(0o600)
+    run(stack, "vandal", f"chmod 777 {theirs} {home} {stack.data} /tmp; true")
+    assert theirs.stat().st_mode & 0o777 == 0o600
+    assert home.stat().st_mode & 0o777 == 0o700
+    assert stack.data.stat().st_mode & 0o777 == 0o700
+
+
 def test_an_agent_of_reefs_own_user_does_its_work(stack: Stack) -> None:
     stack.create("worker")
     done = run(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.conftest import Fleet, real_agent
+from tests.lieutenants.isolation.test_adversary import MODE
 from tests.stub_llm import StubLLM
 
 pytestmark = pytest.mark.agent
@@ -32,13 +32,11 @@ mkfifo pipe && (echo through > pipe &) && cat pipe
 """
 
 
-@pytest.mark.parametrize("mode", ["user", "landlock"])
+@pytest.mark.parametrize("mode", [MODE])
 @pytest.mark.parametrize("version", ["087", pytest.param("073", marks=pytest.mark.thorough)])
 def test_the_real_agent_works(
     fleet: Fleet, stub: StubLLM, settings: Any, tmp_path: Path, mode: str, version: str
 ) -> None:
-    if mode == "user" and os.geteuid() != 0:
-        pytest.skip("system users need root")
     settings.ISOLATION = mode
     settings.PI_PATH = real_agent(version)
     settings.AGENT_CONFIG_DIR = tmp_path / "pi"
