@@ -228,7 +228,7 @@ def _make_place(path: str, mode: int) -> None:
 
 
 def _make_read_only(writable: list[str], inside: list[str]) -> None:
-    """Forbid all changes, of modes too, but below `writable`; `inside` lies there and is no part."""
+    """Forbid all changes, of modes too, but below `writable`, except below `inside`."""
     kept = [path for path in sorted(set(writable)) if os.path.exists(path)]
     for path in kept:
         _check(_mount(path, path, None, MS_BIND | MS_REC), "keep " + path)

@@ -9,6 +9,7 @@ from django.db.models import Q
 
 from versconfig.keys import Key
 from versconfig.models import Scope, Setting
+from vmtree import ids
 from vmtree import services as tree
 from vmtree.dna import is_text
 from vmtree.exceptions import BadInput, Conflict, NotFound
@@ -31,7 +32,7 @@ FLEET = Target()
 
 
 # What the lieutenants' API shows as `vmId` of one: this and its name.
-_LOCAL = "local-"
+_LOCAL = ids.LOCAL
 
 
 def find(words: str, *, removed: bool = False) -> Node:

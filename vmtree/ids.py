@@ -13,8 +13,14 @@ ROUTES = frozenset(
 )
 
 
+# The API shows this and the lieutenant's name as its `vmId`, and takes it where a VM is named.
+LOCAL = "local-"
+
+
 def check_new(vm_id: str, field: str) -> None:
     """Raise BadInput for an id whose path would lead elsewhere."""
+    if vm_id.startswith(LOCAL):
+        raise BadInput(f"{field}: must not begin with {LOCAL}, as lieutenants are called", field)
     first, *others = vm_id.split("/")
     if {".", ".."} & {first, *others}:
         raise BadInput(f"{field}: must not be or have '.' or '..' as a part of a path", field)

@@ -124,3 +124,15 @@ def test_pages_mark_them_in_old_names(api: Api, operator: Client) -> None:
 def test_only_hidden_characters_are_marked() -> None:
     assert names.marked(OLD) == SHOWN
     assert names.marked("größer 名前 שלום 😀\u00a0x") == "größer 名前 שלום 😀\u00a0x"
+
+
+def test_ids_of_vms_do_not_look_like_those_of_lieutenants(api: Api) -> None:
+    """Else a VM could take what is meant for the lieutenant: config, children."""
+    vm = {"id": "local-ada", "name": "x", "role": "worker", "address": "a", "registeredBy": "me"}
+    for path, body in (
+        ("/registry/vms", vm),
+        ("/vm-tree/vms", {"vmId": "local-ada", "name": "x", "category": "swarm_vm"}),
+    ):
+        answer = api.post(path, body)
+        assert answer.status_code == 400
+        assert "must not begin with local-" in answer.json()["error"]
