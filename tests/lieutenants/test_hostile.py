@@ -258,6 +258,9 @@ def test_children_end_with_their_agent(fleet: Fleet, way: str) -> None:
 def test_a_working_folder_that_vanishes_is_told(fleet: Fleet, tmp_path: Path) -> None:
     folder = tmp_path / "work"
     folder.mkdir()
+    if os.geteuid() == 0:  # then the agent is a system user, and needs a group that may write
+        os.chown(folder, 0, 4242)
+        folder.chmod(0o2770)
     fleet.create("ada", folder=str(folder))
     fleet.api.post(f"{LIEUTENANTS}/ada/pause")
     until(lambda: fleet.row("ada").live_process() is None)
@@ -293,6 +296,7 @@ def with_secrets(
     agent.write_text(f"#!{sys.executable}\n{code}")
     agent.chmod(0o755)
     settings.PI_PATH = str(agent)
+    settings.AGENT_FOLDERS = [f"{STANDIN.parent}:ro"]
     return fleet
 
 

@@ -119,7 +119,7 @@ class World:
         rule = {"name": "r", "event": "vm-late", "action": "note", "text": MARK}
         self.rule = api.post("/registry/rules", rule).json()["id"]
         call = OutsideCall.objects.create(
-            id="call",
+            id="0" * 32,
             kind=MARK,
             made_by="tests",
             limit_seconds=10,

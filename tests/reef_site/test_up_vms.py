@@ -97,7 +97,7 @@ def test_findings_say_that_vms_ended_with_an_earlier_demo(
         provider="vers", kind="vanished", machine_id="m-1", text="it is gone", proposal="bury"
     )
     client.force_login(admin_user)
-    words = b"one of an earlier start ended with it"
+    words = b"this one is from an earlier start"
     for settings.EMULATED_VMS in (True, False):
         page = client.get(reverse("bootloader:findings")).content
         assert (words in page) == settings.EMULATED_VMS
