@@ -21,6 +21,7 @@ from bootloader.provisioning import rings
 from lieutenants import services
 from lieutenants.models import Answer, Entry, Lieutenant, Process, Usage
 from lieutenants.states import Outcome
+from reef_site.audit.models import Record
 from reef_site.common.models import OutsideCall
 from tests.conftest import STANDIN, Api, Fleet
 from tests.vmtree.conftest import NodeApi
@@ -224,10 +225,11 @@ def choices(route: str) -> list[str]:
 
 
 def rows() -> dict[str, list[Any]]:
-    """Every row of every table."""
+    """Every row of every table, but for the audit log: refusals must be recorded there."""
     return {
         model._meta.label: list(model._base_manager.order_by("pk").values())
         for model in apps.get_models()
+        if model is not Record
     }
 
 
@@ -266,6 +268,7 @@ def ask(client: Client, method: str, path: str, body: dict[str, Any]) -> Any:
     return getattr(client, method)(path, body, content_type="application/json")
 
 
+@pytest.mark.timeout(600)
 def test_every_route_refuses_what_is_not_listed(world: World) -> None:
     samples, client = world.samples(), NodeApi(world.token).client
     allowed = {(method, path.format(**samples)) for method, path in ALLOWED}
