@@ -253,6 +253,7 @@ def test_notifications_are_sent_after_an_error_in_the_thread(
     assert "unforeseen" in caplog.text
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_the_dead_are_collected_after_an_error(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -179,8 +179,18 @@ def test_leftovers_are_found_without_their_environment(tmp_path: Path) -> None:
         assert leftovers.tagged(tmp_path) == [pid for pid in both if pid != process.pid]
         assert leftovers.clear(tmp_path, 2.0) == 1
         assert not (tmp_path / leftovers.PROCESSES).exists()
-        # A number that was given to another process since says nothing.
-        (tmp_path / leftovers.PROCESSES).write_text(f"{os.getsid(0)} 1\n")
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def test_a_number_given_to_another_process_is_no_leftover(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", LEADER], stdout=subprocess.PIPE, start_new_session=True
+    )
+    try:
+        (tmp_path / leftovers.PROCESSES).write_text(f"{process.pid} 1\n")
         assert leftovers.tagged(tmp_path) == []
     finally:
         if process.poll() is None:
