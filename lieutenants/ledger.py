@@ -7,12 +7,14 @@ looked at; a pass is one transaction.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import date, datetime
+from functools import partial
+from operator import attrgetter
 from typing import Any
 
 from django.db import connection
-from django.db.models import Field, ForeignKey, Model
+from django.db.models import DateField, Field, ForeignKey, JSONField, Model
 
 from lieutenants.models import Answer, Chunk, Entry, Lieutenant, Process, Usage
 
@@ -95,6 +97,7 @@ def _insert(model: type[Model], rows: Sequence[Any]) -> None:
         model._default_manager.bulk_create(rows, batch_size=_BATCH)
         return
     fields = [each for each in model._meta.concrete_fields if not each.primary_key]
+    readers = [_reader(each) for each in fields]
     quote = connection.ops.quote_name
     into = f"INSERT INTO {quote(model._meta.db_table)} ("
     into += ", ".join(quote(str(each.column)) for each in fields) + ") VALUES "
@@ -103,17 +106,27 @@ def _insert(model: type[Model], rows: Sequence[Any]) -> None:
     with connection.cursor() as cursor:
         for start in range(0, len(rows), _BATCH):
             batch = rows[start : start + _BATCH]
-            values = [_new_value(row, each) for row in batch for each in fields]
+            values = [read(row) for row in batch for read in readers]
             cursor.execute(into + ", ".join([marks] * len(batch)) + returning, values)
             for row, (pk,) in zip(batch, cursor.fetchall(), strict=True):
                 row.pk, row._state.adding = pk, False
 
 
-def _new_value(row: Model, field: Field[Any, Any]) -> Any:
-    """As `_value`; a reference to a row that has got its id since is brought up to date."""
-    if isinstance(field, ForeignKey) and getattr(row, field.attname) is None:
-        setattr(row, field.attname, getattr(getattr(row, field.name), "pk", None))
-    return _value(row, field.attname)
+def _reader(field: Field[Any, Any]) -> Callable[[Any], Any]:
+    """Return what gives a row's value of this field as the database takes it."""
+    name = field.attname
+    if isinstance(field, ForeignKey):
+        return partial(_reference, name=name, relation=field.name)
+    if isinstance(field, JSONField | DateField):  # a DateTimeField is a DateField
+        return partial(_value, field=name)
+    return attrgetter(name)
+
+
+def _reference(row: Model, name: str, relation: str) -> Any:
+    """The id of a related row, which may have got it only now."""
+    if getattr(row, name) is None:
+        setattr(row, name, getattr(getattr(row, relation), "pk", None))
+    return getattr(row, name)
 
 
 def _update(model: type[Model], fields: Sequence[str], rows: Iterable[Any]) -> None:
