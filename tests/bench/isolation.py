@@ -23,6 +23,7 @@ import django  # noqa: E402
 django.setup()
 
 from django.conf import settings  # noqa: E402
+from django.core.management import call_command  # noqa: E402
 
 from lieutenants.agents import Agent  # noqa: E402
 from lieutenants.isolation import homes, modes, plan  # noqa: E402
@@ -64,6 +65,7 @@ def start(mode: str, number: int) -> tuple[float, float]:
 
 
 def main() -> None:
+    call_command("migrate", verbosity=0)
     offered = [mode for mode in modes.Isolation if modes.host().offers(mode)]
     found: dict[str, list[tuple[float, float]]] = {mode.value: [] for mode in offered}
     for number in range(ROUNDS):
