@@ -79,6 +79,9 @@ def free_port() -> int:
 class Stack:
     """A reef of its own data folder on a free port. Use as a context manager."""
 
+    # Where the code lies that runs.
+    checkout = ROOT
+
     def __init__(self, folder: Path, user: str = "", bare: str = "", **env: str) -> None:
         """`user` is the id of an ordinary user that runs all of it, in a test that root runs.
 
@@ -87,7 +90,7 @@ class Stack:
         # The path of a Unix socket must be short, and pytest's folders may be long.
         self._made = tempfile.mkdtemp(prefix="reef-") if len(bytes(folder)) > 60 else None
         self.data = Path(self._made or folder) / "data"
-        self.data.mkdir(mode=0o700, parents=True)
+        self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.port = free_port()
         self.run = self.data / "run"
         self.env = {
@@ -114,11 +117,15 @@ class Stack:
         )
 
     def __enter__(self) -> Self:
-        self.manage("migrate", "--verbosity", "0")
-        for name in ("redis", "web", "edge", "worker", "beat"):
-            self.start(name)
-        until(self.answers, 120)
-        until(lambda: self.health()["follower"]["ok"], 120)
+        try:
+            self.manage("migrate", "--verbosity", "0")
+            for name in ("redis", "web", "edge", "worker", "beat"):
+                self.start(name)
+            until(self.answers, 120)
+            until(lambda: self.health()["follower"]["ok"], 120)
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -137,7 +144,7 @@ class Stack:
         """Run a management command; its output."""
         done = subprocess.run(
             [*self._python, "manage.py", *words],
-            cwd=ROOT,
+            cwd=self.checkout,
             env=self.env,
             capture_output=True,
             text=True,
@@ -152,7 +159,7 @@ class Stack:
         log = (self.data / f"{name}.log").open("ab")
         self.processes[name] = subprocess.Popen(
             self._argv(name),
-            cwd=ROOT,
+            cwd=self.checkout,
             env=self.env,
             stdin=subprocess.DEVNULL,
             stdout=log,

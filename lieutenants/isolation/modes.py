@@ -118,7 +118,10 @@ def warning() -> str:
     except IsolationUnavailable as error:
         return f"Agents cannot start: {error}."
     if mode is not Isolation.NONE and (bare := _without_isolation()):
-        return f"These agents are not isolated, and can read reef's tokens and keys: {bare}."
+        return (
+            f"These agents are not isolated, and can read reef's tokens and keys: {bare}. "
+            "Restart them."
+        )
     if mode is Isolation.NONE:
         return "Agents are not isolated: each can read reef's tokens, keys and database. " + (
             "Isolation is switched off by REEF_ISOLATION=none."
@@ -139,11 +142,19 @@ def warning() -> str:
 
 
 def _without_isolation() -> str:
-    """Names of lieutenants of this host whose agents run without any."""
+    """Names of lieutenants of this host whose agents run without any.
+
+    Versions that isolated nobody noted nothing about it.
+    """
     from lieutenants.models import Lieutenant
 
-    bare = Lieutenant.objects.living().filter(host=settings.HOST, isolation=Isolation.NONE)
-    running = bare.filter(processes__ended_at__isnull=True).order_by("name")
+    running = Lieutenant.objects.living().filter(
+        models.Q(isolation=Isolation.NONE)
+        | models.Q(isolation="", processes__ready_at__isnull=False),
+        host=settings.HOST,
+        processes__ended_at__isnull=True,
+    )
+    running = running.order_by("name")
     try:
         return ", ".join(running.values_list("name", flat=True)[:MAX_NAMES])
     except DatabaseError as error:
