@@ -83,5 +83,9 @@ class LostRace(LieutenantError):
     status = 409
 
 
+class ProgressLost(Exception):
+    """Another follower has moved a journal's offset: what was read from there is not to be kept."""
+
+
 class TransportError(Exception):
     """A keeper could not be started, reached or read."""

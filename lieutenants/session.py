@@ -116,6 +116,12 @@ class Session(Transcript):
     ask_again_at: float = 0.0
     doubtful: bool = False  # it said that it is done, and has accepted messages nonetheless
     stranded: int = 0
+    # What the rows of process and lieutenant hold, see `ledger.save_progress`.
+    committed_offset: int = 0
+    committed_rev: int = 0
+
+    def __post_init__(self) -> None:
+        self.committed_offset, self.committed_rev = self.process.offset, self.lieutenant.rev
 
     @classmethod
     def open(cls, process: Process) -> Session:

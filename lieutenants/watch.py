@@ -114,7 +114,7 @@ class Watch:
                 ending.vanish(session)
             ledger.write()
             session.remember()
-            save_progress([process], [session.lieutenant])
+            save_progress([session])
         self._sessions.pop(process.pk, None)
         bells.tell_transcripts({session.lieutenant.pk: session.lieutenant.rev})
         if not Lieutenant.objects.get(pk=session.lieutenant.pk).should_run:
@@ -176,7 +176,7 @@ class Watch:
             session.lieutenant.trouble = text
             ledger.write()
             session.remember()
-            save_progress([session.process], [session.lieutenant])
+            save_progress([session])
         bells.tell_transcripts({session.lieutenant.pk: session.lieutenant.rev})
 
     def _give_up(self, session: Session, reason: str) -> None:
