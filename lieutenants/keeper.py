@@ -1324,12 +1324,23 @@ def claim_directory(path: str) -> None:
 def lock_session(path: str) -> None:
     """One keeper a session: lock the file as long as we live, or raise KeeperError."""
     os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-    session = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     until = time.monotonic() + LOCK_SECONDS
-    while not _try_lock(session):
+    while True:
+        session = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        # A file that was removed meanwhile is locked by nobody who opens it after us.
+        if _try_lock(session) and _is_at(session, path):
+            return
+        os.close(session)
         if time.monotonic() > until:
             raise KeeperError("another keeper holds this session")
         time.sleep(0.02)
+
+
+def _is_at(opened: int, path: str) -> bool:
+    try:
+        return os.path.samestat(os.fstat(opened), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def heal(path: str) -> None:
