@@ -89,3 +89,7 @@ class ProgressLost(Exception):
 
 class TransportError(Exception):
     """A keeper could not be started, reached or read."""
+
+
+class Unreachable(TransportError):
+    """Nobody answers at a keeper's socket."""

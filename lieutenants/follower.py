@@ -144,7 +144,7 @@ class Follower:
             if pk not in self.sessions and process.handle and now >= self._aside.get(pk, 0.0):
                 # An agent gets secrets when it starts: the session knows all stored by then.
                 session = Session.open(process)
-                session.heard_at = now
+                session.heard_at = session.opened_at = now
                 self.sessions[pk] = session
         self.watch.look(rows, now)
         self.outbox.look(self.sessions)

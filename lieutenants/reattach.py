@@ -26,7 +26,7 @@ def discover() -> list[str]:
     for directory in sorted(settings.LIEUTENANTS_DIR.glob("*/runs/*")):
         transport = get_transport("local")
         handle = transport.find(str(directory))
-        if handle is None or not transport.alive(handle):
+        if handle is None or not transport.alive(handle, str(directory)):
             continue
         lieutenant_id = directory.parent.parent.name
         try:

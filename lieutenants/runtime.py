@@ -30,13 +30,16 @@ from lieutenants.isolation.modes import Isolation
 from lieutenants.models import Lieutenant, LieutenantQuerySet, Process
 from lieutenants.states import RUNNING, Status
 from lieutenants.transports import get_transport
-from lieutenants.transports.base import Launch
+from lieutenants.transports.base import Handle, Launch
 from vmtree import bells
 from vmtree.exceptions import FleetError
 
 logger = logging.getLogger(__name__)
 
 LEASE = timedelta(seconds=35)
+# After the wish to stop it, an agent is ended without its keeper's help; and then the keeper, who
+# may be busy with its last records for a minute.
+INSIST_SECONDS, KILL_SECONDS = 20.0, 80.0
 READY = "~ready"
 FAREWELL = "~farewell"
 
@@ -114,18 +117,54 @@ def launch(lieutenant: Lieutenant) -> None:
         spec = _launch_spec(lieutenant, process, agent)
         # Before the agent can print anything.
         process.save(update_fields=["state"])
-        process.handle = get_transport(lieutenant.transport).start(spec)
-    except (FleetError, TransportError, OSError) as error:
-        process.ended_at = timezone.now()
-        process.end_reason = str(error)
-        process.save(update_fields=["ended_at", "end_reason"])
-        fail(lieutenant, f"The agent could not be started: {error}")
+    except (FleetError, OSError) as error:
+        _start_failed(process, f"The agent could not be started: {error}")
         return
+    try:
+        handle = get_transport(lieutenant.transport).start(spec)
+    except (TransportError, OSError) as error:
+        logger.warning("%s: the start failed: %s", lieutenant, error)
+        settle_lost_start(process, f"The agent could not be started: {error}")
+    else:
+        _take(process, handle)
+
+
+def settle_lost_start(process: Process, reason: str) -> None:
+    """Find out what came of a start that nobody knows the end of.
+
+    A keeper that came up all the same is taken; where there is none, none comes up later. While
+    one is on its way the row stays open, so that the follower looks again: there is no agent
+    without a row. `reason` is why the lieutenant has failed, empty to start it again.
+    """
+    try:
+        handle = get_transport(process.transport).withdraw(process.directory)
+    except (TransportError, OSError) as error:
+        logger.warning("%s: cannot tell yet what came of its start: %s", process, error)
+        if reason:
+            Process.objects.filter(pk=process.pk).update(end_reason=reason)
+        return
+    if handle:
+        _take(process, handle)
+    else:
+        _start_failed(process, reason)
+
+
+def _take(process: Process, handle: Handle) -> None:
+    """Note the keeper that was started; the follower goes on with it."""
+    process.handle = handle
     with transaction.atomic():
-        process.save(update_fields=["handle"])
-        isolation = str(process.handle.get("isolation") or "")
-        Lieutenant.objects.filter(pk=lieutenant.pk).update(isolation=isolation)
-    bells.ring(lieutenant.pk)
+        Process.objects.filter(pk=process.pk).update(handle=handle, end_reason="")
+        isolation = str(handle.get("isolation") or "")
+        Lieutenant.objects.filter(pk=process.lieutenant_id).update(isolation=isolation)
+    bells.ring(process.lieutenant_id)
+
+
+def _start_failed(process: Process, reason: str) -> None:
+    """Close the row of a process that never came up."""
+    words = reason or "Its start was cut off."
+    mine = Process.objects.filter(pk=process.pk, handle={}, ended_at__isnull=True)
+    if mine.update(ended_at=timezone.now(), end_reason=words) and reason:
+        fail(Lieutenant.objects.get(pk=process.lieutenant_id), reason)
 
 
 def halt(process: Process, *, working: bool) -> None:
@@ -133,9 +172,16 @@ def halt(process: Process, *, working: bool) -> None:
     if process.stop_asked_at is None:
         process.stop_asked_at = timezone.now()
         process.save(update_fields=["stop_asked_at"])
+    transport = get_transport(process.transport)
+    asked = (timezone.now() - process.stop_asked_at).total_seconds()
+    if asked > INSIST_SECONDS and process.handle:
+        logger.warning("%s does not end; insisting", process)
+        transport.end(process.directory, process.handle, keeper=asked > KILL_SECONDS)
+        bells.ring(process.lieutenant_id)
+        return
     farewell = rpc.simple("abort", FAREWELL) if working or _is_running_now(process) else None
     try:
-        get_transport(process.transport).stop(process.directory, process.handle, farewell)
+        transport.stop(process.directory, process.handle, farewell)
     except TransportError as error:
         logger.info("cannot stop %s yet: %s", process, error)
     bells.ring(process.lieutenant_id)

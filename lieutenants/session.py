@@ -111,6 +111,9 @@ class Session(Transcript):
     resting: bool = False
     # Seconds of the follower's clock: when the last record came, and when was asked for a state.
     heard_at: float = 0.0
+    # When it was taken up, and since when its keeper takes nothing that is sent.
+    opened_at: float = 0.0
+    unsent_since: float | None = None
     asked_at: float | None = None
     looked_at: float = 0.0
     ask_again_at: float = 0.0
