@@ -21,6 +21,7 @@ from lieutenants.reachability import Reachability, is_ours
 from lieutenants.session import Session
 from lieutenants.states import Status
 from lieutenants.transports import get_transport
+from lieutenants.unknown_agents import scan
 from vmtree import bells
 
 logger = logging.getLogger(__name__)
@@ -71,6 +72,8 @@ class Watch:
         if due or (not self._busy.locked() and runtime.may_start_another()):
             self._reconciled = clock
             self._in_background(runtime.reconcile)
+        if due:
+            self._in_background(scan.look)
 
     def _is_there(self, process: Process) -> bool:
         """Whether its keeper was alive when it was looked at just now."""

@@ -20,6 +20,7 @@ from lieutenants import failures, reachability
 from lieutenants.models import Lieutenant
 from lieutenants.rules.models import Firing, FiringState
 from lieutenants.states import RUNNING, Status
+from lieutenants.unknown_agents.models import UnknownAgent
 from reef_site.attention.models import Kind
 from registry.models import VM
 from vmtree import dates
@@ -68,6 +69,7 @@ def found() -> Iterator[Item]:
     """Yield the items of all kinds but silent VMs, which may be thousands."""
     if "lieutenant" in settings.ORGANS:
         yield from _lieutenants()
+        yield from _unknown_agents()
         yield from _rules()
     if "bootloader" in settings.ORGANS:
         yield from _provisionings()
@@ -108,6 +110,22 @@ def _lieutenant(each: Lieutenant, state: str, since: datetime, text: str, label:
         text=line,
         group=f"{label or state} {digest(line)}",
     )
+
+
+def _unknown_agents() -> Iterator[Item]:
+    """Yield the agents that run and that nobody follows."""
+    for row in UnknownAgent.objects.defer("handle").order_by("-found_at")[:MAX_ITEMS]:
+        yield Item(
+            kind=Kind.LIEUTENANT,
+            subject=f"run:{row.run}",
+            name=row.name or row.lieutenant_id,
+            url=f"{reverse('lieutenants:index')}#unknown-agents",
+            state="stalled",
+            label="nobody follows it",
+            since=row.found_at,
+            text=_line(f"{row.why} It runs on {row.host}."),
+            group=f"unknown agent {digest(row.why)}",
+        )
 
 
 # -- VMs -----------------------------------------------------------------------------------------
