@@ -16,7 +16,7 @@ from django.db import IntegrityError, transaction
 from django.db.models import Q
 from django.utils import timezone
 
-from lieutenants import configured, folders, keeper, presence, rpc
+from lieutenants import agent_check, configured, folders, keeper, presence, rpc
 from lieutenants.agents import Agent, find_agent
 from lieutenants.exceptions import (
     AgentMissing,
@@ -54,8 +54,11 @@ def settle(lieutenant_id: str) -> None:
         process = lieutenant.live_process()
         if process and (process.stop_asked_at or not lieutenant.should_run):
             halt(process, working=lieutenant.status == Status.WORKING)
-        elif lieutenant.status == Status.STARTING and process is None and _may_start():
-            launch(lieutenant)
+        elif lieutenant.status == Status.STARTING and process is None:
+            if _may_start():
+                launch(lieutenant)
+            else:
+                _say_it_waits(lieutenant)
     finally:
         here.release(lieutenant_id)
 
@@ -94,6 +97,9 @@ def launch(lieutenant: Lieutenant) -> None:
         agent = find_agent()
     except AgentMissing as error:
         fail(lieutenant, str(error))
+        return
+    if problem := agent_check.problem_of(agent):
+        fail(lieutenant, f"The agent could not be started: {problem}")
         return
     process = Process(
         lieutenant=lieutenant,
@@ -213,6 +219,16 @@ def _may_start() -> bool:
     """A storm of starts would make each of them slow."""
     starting = Process.objects.live().filter(host=settings.HOST, ready_at__isnull=True)
     return starting.count() < settings.STARTS_AT_ONCE
+
+
+def _say_it_waits(lieutenant: Lieutenant) -> None:
+    """Say what keeps a start from beginning: others that have not come up yet."""
+    starting = Process.objects.live().filter(host=settings.HOST, ready_at__isnull=True)
+    names = starting.order_by("started_at").values_list("lieutenant__name", flat=True)
+    text = f"a free place to start, taken by {', '.join(names[:3])}"[:200]
+    mine = Lieutenant.objects.filter(pk=lieutenant.pk, status=Status.STARTING)
+    if mine.exclude(waiting_for=text).update(waiting_for=text):
+        bells.tell_change(lieutenant.pk)
 
 
 def _launch_spec(lieutenant: Lieutenant, process: Process, agent: Agent) -> Launch:
