@@ -2,7 +2,8 @@
 """A stand-in for the agent `pi --mode rpc`: JSON lines on stdin and stdout, standard library only.
 
 Answers `echo: <message>`; keeps its turns in the file given by --session; ignores other arguments
-(but --model, and --version alone). A message that begins with one of these words is answered in its own way:
+(but --model, and --version alone). A message that begins with one of these words is answered in
+its own way:
 
     SLOW <seconds> <text>   the text, word by word, spread over that time
     TOKENS <n> <rate>       w0 w1 w2 … at that rate a second (0: as fast as can be)
