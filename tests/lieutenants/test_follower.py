@@ -257,7 +257,7 @@ def test_two_followers_at_once_write_each_record_once(
             fleet.send(name, "TOKENS 200 200")
         for name in names:
             fleet.wait(name, "idle")
-            until(lambda name=name: not fleet.row(name).messages.pending().exists())
+        until(lambda: not Message.objects.pending().exists())
     finally:
         second.stop()
         thread.join(20)

@@ -19,6 +19,7 @@ from lieutenants.exceptions import TransportError
 from lieutenants.models import Process
 from lieutenants.states import Status
 from lieutenants.transports import get_transport, local
+from lieutenants.transports.base import Launch
 from tests.conftest import Fleet
 from tests.waiting import until
 
@@ -197,7 +198,7 @@ def test_what_was_withdrawn_never_comes_up(fleet: Fleet, tmp_path: Path) -> None
     folder = tmp_path / "ada" / "runs" / "late"
     assert get_transport("local").withdraw(str(folder)) is None
     assert get_transport("local").find(str(folder)) is None
-    spec = local.Launch(
+    spec = Launch(
         run="late", dir=str(folder), argv=["/bin/sleep", "600"], env={}, cwd="/",
         lock=str(tmp_path / "lock"), heal=[], tag="", hello=[],
     )  # fmt: skip

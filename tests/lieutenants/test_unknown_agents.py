@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -31,7 +32,7 @@ def lose(fleet: Fleet, name: str, *, status: str = Status.ERROR, row: bool = Tru
     """Let a running agent's row be gone or ended, as after a restored backup."""
     process = fleet.process(name)
     fleet.stop_follower()
-    ended = timezone.now() - timezone.timedelta(seconds=1)
+    ended = timezone.now() - timedelta(seconds=1)
     Process.objects.filter(pk=process.pk).update(ended_at=ended, end_reason="lost")
     if not row:
         Process.objects.all().delete()
