@@ -8,7 +8,6 @@ and kept in the data folder under a name that says which; names are never given 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import re
@@ -24,6 +23,7 @@ from django.conf import settings
 
 from bootloader.exceptions import NothingToHandOut
 from bootloader.render import PARTS
+from reef_site.common import locks
 from vmtree.exceptions import NotFound
 
 PACKAGES = ("reef_site", "lieutenants", "bootloader", "registry", "vmtree", "versconfig")
@@ -230,8 +230,7 @@ def _home() -> Path:
 
 @contextlib.contextmanager
 def _alone() -> Iterator[None]:
-    with (_home() / "build.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locks.held(_home() / "build.lock"):
         yield
 
 

@@ -688,6 +688,14 @@ def log_line(text: str) -> None:
         sys.stderr.flush()
 
 
+def is_same_file(opened: int, path: str) -> bool:
+    """Whether the path still leads to this open file."""
+    try:
+        return os.path.samestat(os.fstat(opened), os.stat(path))
+    except OSError:
+        return False
+
+
 def command_run(home: Home) -> int:
     """Beat until told to stop. One agent a home."""
     os.makedirs(home.path("run"), mode=0o700, exist_ok=True)
@@ -696,6 +704,8 @@ def command_run(home: Home) -> int:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise Problem("a fleet agent runs already for {}".format(home.folder)) from None
+        if not is_same_file(lock.fileno(), lock.name):
+            raise Problem("the lock of {} was removed while it was taken".format(home.folder))
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, stop)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)

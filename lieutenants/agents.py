@@ -74,12 +74,22 @@ def find_agent() -> Agent:
                 "there (npm install -g @earendil-works/pi-coding-agent)."
             )
         return _agent(Path(found))
-    if found := shutil.which("pi"):
+    if not settings.OWN_AGENT and (found := shutil.which("pi")):
         return _agent(Path(found))
     installed = settings.AGENT_INSTALL_DIR / "pi"
     if os.access(installed, os.X_OK):
         return _agent(installed)
-    raise AgentMissing(f"The agent pi is not on this host. {_why_not() or HOW_TO_MEND}")
+    dead = _dead_link()
+    raise AgentMissing(f"The agent pi is not on this host. {dead}{_why_not() or HOW_TO_MEND}")
+
+
+def _dead_link() -> str:
+    """A sentence on a `pi` on the PATH that leads nowhere; empty if there is none."""
+    for folder in os.get_exec_path():
+        path = Path(folder, "pi")
+        if path.is_symlink() and not path.exists():
+            return f"{path} is a link to {path.readlink()}, which is not there. "
+    return ""
 
 
 def agent_problem() -> str:

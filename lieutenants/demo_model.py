@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import fcntl
 import json
 import re
 import signal
@@ -32,6 +31,7 @@ from lieutenants.model_server import (
     text_of,
     user_turns,
 )
+from reef_site.common import locks
 
 KEY = "demo"
 PROVIDER, MODEL = "reef-demo", "demo"
@@ -151,14 +151,7 @@ def about_context(earlier: list[str]) -> str:
 
 def is_locked(lock: Path) -> bool:
     """Whether a process holds this lock file; so we know that reef is up."""
-    try:
-        with lock.open() as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
+    return locks.is_held(lock)
 
 
 def any_lives(agents: Path | None) -> bool:
@@ -187,6 +180,13 @@ async def end_when_unused(model: ModelServer, reef: Path, agents: Path | None) -
             used = time.monotonic()
         elif not any_lives(agents):
             break
+    model.stop()
+
+
+async def end_when_replaced(model: ModelServer, lock: locks.FileLock) -> None:
+    """Stop the model when its lock file was removed and another process has locked a new one."""
+    while lock.keep():
+        await asyncio.sleep(locks.KEEP_SECONDS)
     model.stop()
 
 
@@ -235,7 +235,11 @@ def replace_text(file: Path, text: str) -> None:
 
 
 async def run(
-    folder: Path, reef: Path | None, models: Path | None, agents: Path | None = None
+    folder: Path,
+    reef: Path | None,
+    models: Path | None,
+    agents: Path | None = None,
+    lock: locks.FileLock | None = None,
 ) -> None:
     """Serve on the port that is kept in `folder`, or on a new one if that is taken."""
     model = DemoModel(port=kept_port(folder))
@@ -252,7 +256,10 @@ async def run(
     loop.add_signal_handler(signal.SIGTERM, model.stop)
     loop.add_signal_handler(signal.SIGINT, model.stop)
     watch = asyncio.create_task(end_when_unused(model, reef, agents)) if reef else None
+    guard = asyncio.create_task(end_when_replaced(model, lock)) if lock else None
     await model.serve()
+    if guard:
+        guard.cancel()
     if watch:
         watch.cancel()
 
@@ -266,12 +273,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--agents", type=Path, help="end sooner when no agent below lives either")
     options = parser.parse_args(argv)
     options.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with (options.folder / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return 0
-        asyncio.run(run(options.folder, options.while_locked, options.models, options.agents))
+    lock = locks.FileLock(options.folder / "lock")
+    if lock.try_take():
+        asyncio.run(run(options.folder, options.while_locked, options.models, options.agents, lock))
     return 0
 
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 # Before the first restart after a death; each further pause is twice as long.
 PAUSE_SECONDS = 1.0
+AWAY = "Its process ended while reef was away: the machine was restarted, or it was killed."
+KILLED_FOR_MEMORY = "The agent was killed by the kernel for memory."
 # A process that was well for so long has used up none of its restarts.
 HEALTHY = timedelta(seconds=60)
 
@@ -29,7 +31,9 @@ def end(session: Session, facts: dict[str, Any], at: datetime) -> None:
     lines = facts.get("stderr")
     process.stderr = "\n".join(map(str, lines)) if isinstance(lines, list) else ""
     told = str(facts.get("error") or "")
-    process.end_reason = told or describe(process.exit_code, process.exit_signal)
+    for_memory = facts.get("killed_for_memory") is True
+    ended = KILLED_FOR_MEMORY if for_memory else describe(process.exit_code, process.exit_signal)
+    process.end_reason = told or ended
     asked = process.stop_asked_at is not None or bool(facts.get("stopped"))
     if asked and not told:
         process.end_reason = "It was stopped as asked."
@@ -40,11 +44,19 @@ def end(session: Session, facts: dict[str, Any], at: datetime) -> None:
         _after_death(session)
 
 
-def vanish(session: Session) -> None:
-    """Keeper and all are gone without a word: the host went down, or somebody killed it."""
+def vanish(session: Session, *, while_away: bool = False) -> None:
+    """Keeper and all are gone without a word: the host went down, or somebody killed it.
+
+    `while_away`: they were not there any more when this follower first looked.
+    """
     process = session.process
     process.end_reason = "Its process vanished: the machine went down, or it was killed."
+    if while_away:
+        process.end_reason = AWAY
     _finish(session, timezone.now(), said=process.stop_asked_at is None)
+    if process.stop_asked_at is not None:
+        _after_stop(session)
+        return
     lieutenant = Lieutenant.objects.get(pk=session.lieutenant.pk)
     if lieutenant.restarts >= MOST_RESTARTS and not _was_well(session):
         _fail(session, process.end_reason, restart_at=None)

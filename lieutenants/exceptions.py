@@ -83,5 +83,13 @@ class LostRace(LieutenantError):
     status = 409
 
 
+class ProgressLost(Exception):
+    """Another follower has moved a journal's offset: what was read from there is not to be kept."""
+
+
 class TransportError(Exception):
     """A keeper could not be started, reached or read."""
+
+
+class Unreachable(TransportError):
+    """Nobody answers at a keeper's socket."""

@@ -7,13 +7,10 @@ One follower a host: whoever holds the lock file. A worker that is killed lets g
 
 from __future__ import annotations
 
-import fcntl
 import logging
-import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import redis
 from django.conf import settings
@@ -22,13 +19,14 @@ from django.db import OperationalError, close_old_connections, connections, tran
 
 from lieutenants import rpc
 from lieutenants.clock_jumps import ClockWatch
-from lieutenants.exceptions import TransportError
+from lieutenants.exceptions import ProgressLost, TransportError
 from lieutenants.ledger import Ledger, save_progress
 from lieutenants.models import Process
 from lieutenants.outbox import Outbox
 from lieutenants.session import Session
 from lieutenants.transports import get_transport
 from lieutenants.watch import Watch
+from reef_site.common import locks
 from vmtree import bells
 
 logger = logging.getLogger(__name__)
@@ -59,26 +57,56 @@ class Follower:
         # After a failure each session is followed by itself for one pass, to find the culprit.
         self._careful = False
         self._aside: dict[str, float] = {}
+        self._lock = locks.FileLock(settings.RUN_DIR / "follower.lock")
+        self._lock_seen = 0.0
 
     def run(self) -> None:
         """Follow until told to stop. Trouble is logged and begun anew from the rows."""
-        with _only_one(self.stopping) as mine:
-            if not mine:
-                return
-            listener = threading.Thread(target=self._listen, name="reef-bell", daemon=True)
-            listener.start()
+        listener = threading.Thread(target=self._listen, name="reef-bell", daemon=True)
+        while self._wait_for_lock():
+            if not listener.is_alive():
+                listener.start()
             logger.info("following the sessions of %s", settings.HOST)
-            while not self.stopping.is_set():
+            while not self.stopping.is_set() and self._keeps_lock():
                 try:
                     self._bell.wait(self._turn())
+                except ProgressLost as error:
+                    logger.warning("%s; starting over from the rows", error)
+                    self._start_over()
                 except DatabaseError:
                     logger.exception("the database failed; starting over from its rows")
                     self._start_over()
                 except Exception:
                     logger.exception("the follower failed; starting over from the rows")
                     self._start_over()
+        self._lock.release()
         self.outbox.close()
         connections.close_all()
+
+    def _wait_for_lock(self) -> bool:
+        """Wait to be the one follower of this host; False if told to stop meanwhile."""
+        waited = False
+        while not self.stopping.is_set():
+            if self._lock.try_take():
+                return True
+            if not waited:
+                logger.info("another worker of this host follows; standing by")
+            waited = True
+            self.stopping.wait(0.5)
+        return False
+
+    def _keeps_lock(self) -> bool:
+        """Look now and then whether the lock is still ours; the other follows if it is not."""
+        now = time.monotonic()
+        if now - self._lock_seen < locks.KEEP_SECONDS:
+            return True
+        self._lock_seen = now
+        if self._lock.keep():
+            return True
+        logger.warning("%s was removed, and another worker has locked it", self._lock.path)
+        self.sessions.clear()
+        self._refreshed = -REFRESH_SECONDS
+        return False
 
     def stop(self) -> None:
         """Ask the loop to end after its pass."""
@@ -116,7 +144,7 @@ class Follower:
             if pk not in self.sessions and process.handle and now >= self._aside.get(pk, 0.0):
                 # An agent gets secrets when it starts: the session knows all stored by then.
                 session = Session.open(process)
-                session.heard_at = now
+                session.heard_at = session.opened_at = now
                 self.sessions[pk] = session
         self.watch.look(rows, now)
         self.outbox.look(self.sessions)
@@ -154,7 +182,7 @@ class Follower:
         for session in due:
             try:
                 heard = self._follow([session], clock) or heard
-            except OperationalError:
+            except (OperationalError, ProgressLost):
                 raise
             except Exception:
                 logger.exception("%s cannot be followed; left alone for a while", session.process)
@@ -216,7 +244,7 @@ class Follower:
             for session in stirred:
                 session.remember()
             changed = [each for each in stirred if _progress(each) != before[id(each)]]
-            save_progress([each.process for each in changed], [each.lieutenant for each in changed])
+            save_progress(changed)
         return {each.lieutenant.pk: each.lieutenant.rev for each in changed}
 
     # -- around it -----------------------------------------------------------------------------
@@ -254,26 +282,3 @@ def _progress(session: Session) -> tuple[object, ...]:
     row, lieutenant = session.process, session.lieutenant
     facts = (lieutenant.rev, lieutenant.waiting_for, lieutenant.trouble)
     return (row.offset, repr(session.memory), *facts)
-
-
-@contextmanager
-def _only_one(stopping: threading.Event) -> Iterator[bool]:
-    """Wait for this host's lock file; False if told to stop meanwhile."""
-    path = settings.RUN_DIR / "follower.lock"
-    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    waited = False
-    try:
-        while not stopping.is_set():
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if not waited:
-                    logger.info("another worker of this host follows; standing by")
-                waited = True
-                stopping.wait(0.5)
-            else:
-                yield True
-                return
-        yield False
-    finally:
-        os.close(file)

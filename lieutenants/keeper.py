@@ -56,6 +56,8 @@ RETRY_SECONDS = 1.0
 LAST_WRITE_SECONDS = 60.0
 DEAF_SECONDS = 10.0  # an agent that closed its stdout can say nothing more; then it is stopped
 SWEEP_SECONDS = 1.0
+FILES_SECONDS = 5.0  # how often is looked for our files where the kernel does not tell
+MEMORY_SECONDS = 10.0  # how often is looked, while the agent talks, whom the kernel has killed
 LOCK_SECONDS = 1.0  # a keeper that has written its end record lets go of the session at once
 DRAIN_SECONDS = 0.3
 CALL_SECONDS = 15.0
@@ -403,6 +405,14 @@ class Garbage:
             self.flush()
 
 
+def was_killed(event: dict[str, Any]) -> bool:
+    """Whether a tool's result tells of an end by SIGKILL; shells say 137 for it."""
+    content = dig(event, "result", "content")
+    parts = content if isinstance(content, list) else []
+    texts = [str(dig(part, "text") or "")[-HEAD_CHARS:] for part in parts]
+    return any("137" in text or "SIGKILL" in text or "Killed" in text for text in texts)
+
+
 # --- slimming -----------------------------------------------------------------------------------
 
 
@@ -459,8 +469,14 @@ SLIM: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
 class Scribe:
     """Turns the agent's lines into journal records, in their order."""
 
-    def __init__(self, journal: Journal, on_response: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        on_response: Callable[[str], None],
+        killed_for_memory: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._journal = journal
+        self._killed_for_memory = killed_for_memory
         self._on_response = on_response
         self._joiner = Joiner(journal.add)
         self._updates = ToolUpdates(self._event)
@@ -530,6 +546,8 @@ class Scribe:
             return
         if kind == "tool_execution_end":
             self._updates.forget(str(event.get("toolCallId")))
+            if event.get("isError") and was_killed(event) and self._killed_for_memory():
+                event = {**event, "killedForMemory": True}
         if kind == "message_end" and dig(event, "message", "role") == "assistant":
             self._ending = ending(event["message"])
         self._event(SLIM[kind](event) if isinstance(kind, str) and kind in SLIM else event)
@@ -941,6 +959,105 @@ class Client:
             self.outbox = b""
 
 
+# --- what may happen around us -------------------------------------------------------------------
+
+
+class Files:
+    """Notices when our socket, its key or keeper.json was removed, and puts them back.
+
+    The kernel says by SIGIO that something is gone from our directory (dnotify needs none of the
+    few inotify instances that the agents' own programs want), so an idle keeper sleeps on.
+    """
+
+    def __init__(self, key: str, listener: socket.socket) -> None:
+        self.listener = listener
+        self._key = key
+        self._facts = b""
+        self._place = _place("control.sock")
+        self.due: float | None = None
+        try:
+            directory = os.open(".", os.O_RDONLY)
+            fcntl.fcntl(directory, fcntl.F_NOTIFY, fcntl.DN_DELETE | fcntl.DN_MULTISHOT)
+        except OSError:
+            self.due = time.monotonic() + FILES_SECONDS
+
+    def keep(self, facts: bytes) -> None:
+        """What keeper.json holds, once it is written."""
+        self._facts = facts
+
+    def look(self) -> socket.socket | None:
+        """Put back what is missing; the socket that was bound instead of ours, if one was."""
+        if _place("control.key") is None:
+            note("control.key was removed; writing it again")
+            write_key(self._key)
+        if self._facts and _place("keeper.json") is None:
+            write_file("keeper.json", self._facts)
+        if _place("control.sock") == self._place:
+            return None
+        note("control.sock was removed; binding it again")
+        old, self.listener = self.listener, listen()
+        self._place = _place("control.sock")
+        return old
+
+
+def _place(path: str) -> tuple[int, int] | None:
+    """Device and inode of a file; None if there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+class MemoryKills:
+    """How many processes the kernel has killed for memory: in our cgroup, else on the machine."""
+
+    def __init__(self) -> None:
+        self._path = self._find()
+        self._count = self._read()
+        self._looked = time.monotonic()
+        self._grown: float | None = None
+
+    def refresh(self, now: float) -> None:
+        """Look now and then, so that an old kill is not taken for one of just now."""
+        if now - self._looked >= MEMORY_SECONDS:
+            self._look(now)
+
+    def are_new(self) -> bool:
+        """Whether there was one of late; the kernel counts before it kills."""
+        now = time.monotonic()
+        self._look(now)
+        return self._grown is not None and now - self._grown <= 2 * MEMORY_SECONDS
+
+    def _look(self, now: float) -> None:
+        count = self._read()
+        if count > self._count:
+            self._grown = now
+        self._count, self._looked = count, now
+
+    @staticmethod
+    def _find() -> str:
+        with contextlib.suppress(OSError), open("/proc/self/cgroup") as file:
+            for line in file:
+                number, controllers, path = line.rstrip("\n").split(":", 2)
+                if number == "0":
+                    found = "/sys/fs/cgroup{}/memory.events".format(path.rstrip("/"))
+                elif "memory" in controllers.split(","):
+                    found = "/sys/fs/cgroup/memory{}/memory.oom_control".format(path.rstrip("/"))
+                else:
+                    continue
+                if os.path.exists(found):
+                    return found
+        return "/proc/vmstat"
+
+    def _read(self) -> int:
+        with contextlib.suppress(OSError, ValueError), open(self._path) as file:
+            for line in file:
+                if line.startswith("oom_kill "):
+                    return int(line.split()[1])
+        return 0
+
+
 # --- the keeper ---------------------------------------------------------------------------------
 
 
@@ -953,12 +1070,13 @@ class Keeper:
         self._spec = spec
         self._key = key
         self._agent = agent
-        self._listener = listener
+        self._files = Files(key, listener)
+        self._kills = MemoryKills()
         self._wakeup = wakeup
         self._journal = Journal("journal.jsonl")
         self._stderr = StderrLog("stderr.log")
         self._stopping = Stopping(agent)
-        self._scribe = Scribe(self._journal, self._stopping.heard)
+        self._scribe = Scribe(self._journal, self._stopping.heard, self._kills.are_new)
         self._outbox = Outbox(agent.stdin, self._scribe.sent)
         self._splitter = LineSplitter()
         self._clients: dict[int, Client] = {}
@@ -977,12 +1095,16 @@ class Keeper:
             ident = line.get("id")
             self._outbox.push(ident if isinstance(ident, str) else "", line)
 
+    def introduced(self, facts: bytes) -> None:
+        """Note what keeper.json holds."""
+        self._files.keep(facts)
+
     def run(self) -> None:
         """Until the agent has ended and that is on record."""
         self._watch(self._wakeup, self._read_signals)
         self._watch(self._agent.stdout, self._read_stdout)
         self._watch(self._agent.stderr, self._read_stderr)
-        self._watch(self._listener.fileno(), self._accept)
+        self._watch(self._files.listener.fileno(), self._accept)
         self._guard(self._read_signals)
         while not self._ended:
             self._guard(self._write_stdin)
@@ -1015,13 +1137,16 @@ class Keeper:
         now = time.monotonic()
         for timer in (*self._scribe.timers, self._stopping):
             timer.tick(now)
+        if self._files.due is not None and now >= self._files.due:
+            self._files.due = now + FILES_SECONDS
+            self._keep_files()
         if self._deaf_due is not None and now >= self._deaf_due:
             self._stop_deaf()
         self._journal.tick(now)
 
     def _timeout(self) -> int | None:
         """Milliseconds until the next timer, None for ever."""
-        timers = (*self._scribe.timers, self._stopping, self._journal)
+        timers = (*self._scribe.timers, self._stopping, self._journal, self._files)
         dues = [timer.due for timer in timers if timer.due is not None]
         if self._deaf_due is not None:
             dues.append(self._deaf_due)
@@ -1043,8 +1168,17 @@ class Keeper:
             numbers = b""
         if (signal.SIGTERM in numbers or signal.SIGINT in numbers) and not self._stopping.begun:
             self._stopping.begin(grace=3.0)
+        if signal.SIGIO in numbers:
+            self._keep_files()
         self._ended = self._agent.ended()
         self._reap_orphans()
+
+    def _keep_files(self) -> None:
+        old = self._files.look()
+        if old is not None:
+            self._unwatch(old.fileno())
+            old.close()
+            self._watch(self._files.listener.fileno(), self._accept)
 
     def _reap_orphans(self) -> None:
         """Take note of the end of processes that the agent's children left to us."""
@@ -1068,6 +1202,7 @@ class Keeper:
 
     def _take(self, chunk: bytes) -> None:
         now = time.monotonic()
+        self._kills.refresh(now)
         for line in self._splitter.feed(chunk):
             self._guard(self._scribe.take, line, now)
 
@@ -1091,7 +1226,7 @@ class Keeper:
         """Take in all who wait."""
         while True:
             try:
-                client = Client(self._listener.accept()[0])
+                client = Client(self._files.listener.accept()[0])
             except BlockingIOError:
                 return
             if len(self._clients) >= CLIENT_LIMIT:
@@ -1183,6 +1318,8 @@ class Keeper:
         code, number = self._agent.reap()
         end: dict[str, Any] = {"code": code, "signal": number}
         end["stderr"] = self._stderr.last_lines()
+        if (number == signal.SIGKILL or code == 128 + signal.SIGKILL) and self._kills.are_new():
+            end["killed_for_memory"] = True
         end["stopped"] = self._stopping.begun and self._error is None
         if self._error is not None:
             end["error"] = self._error
@@ -1324,12 +1461,23 @@ def claim_directory(path: str) -> None:
 def lock_session(path: str) -> None:
     """One keeper a session: lock the file as long as we live, or raise KeeperError."""
     os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-    session = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     until = time.monotonic() + LOCK_SECONDS
-    while not _try_lock(session):
+    while True:
+        session = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        # A file that was removed meanwhile is locked by nobody who opens it after us.
+        if _try_lock(session) and _is_at(session, path):
+            return
+        os.close(session)
         if time.monotonic() > until:
             raise KeeperError("another keeper holds this session")
         time.sleep(0.02)
+
+
+def _is_at(opened: int, path: str) -> bool:
+    try:
+        return os.path.samestat(os.fstat(opened), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def heal(path: str) -> None:
@@ -1366,10 +1514,15 @@ def listen() -> socket.socket:
 def make_key() -> str:
     """A secret that only those who may read our directory can send."""
     key = binascii.hexlify(os.urandom(24)).decode()
+    write_key(key)
+    return key
+
+
+def write_key(key: str) -> None:
+    """Give each request's sender the key, by a file of ours."""
     remove("control.key")
     with open(os.open("control.key", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(key)
-    return key
 
 
 def read_key(directory: int) -> str:
@@ -1407,7 +1560,7 @@ def catch_signals() -> int:
     os.set_blocking(reader, False)
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGIO):
         signal.signal(number, lambda *_: None)
     for number in (signal.SIGHUP, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
@@ -1461,6 +1614,7 @@ def prepare(spec: Spec) -> tuple[Keeper, dict[str, Any]]:
         keeper.begin()
         answer = introduce(spec, agent)
         write_file("keeper.json", pack(answer))
+        keeper.introduced(pack(answer))
     except OSError:
         agent.signal(signal.SIGKILL)
         agent.reap()
@@ -1468,6 +1622,18 @@ def prepare(spec: Spec) -> tuple[Keeper, dict[str, Any]]:
     spec.env.clear()  # they may hold secrets, and are of no more use
     spec.argv.clear()
     return keeper, answer
+
+
+def boot_id() -> str:
+    """What the kernel calls this run of the machine; pids and start times mean nothing in another.
+
+    Empty where it does not tell.
+    """
+    try:
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
 
 
 def introduce(spec: Spec, agent: Agent) -> dict[str, Any]:
@@ -1479,6 +1645,7 @@ def introduce(spec: Spec, agent: Agent) -> dict[str, Any]:
         "keeper_started": started(os.getpid()),
         "agent_pid": agent.pid,
         "agent_started": agent.started,
+        "boot_id": boot_id(),
         "isolation": spec.isolation.get("mode"),
         "own_user": spec.own_user,
         "uid": spec.isolation.get("uid", 0),

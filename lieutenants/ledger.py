@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import date, datetime
 from functools import partial
 from operator import attrgetter
-from typing import Any
+from typing import Any, Protocol
 
 from django.db import connection
 from django.db.models import DateField, Field, ForeignKey, JSONField, Model
 
+from lieutenants.exceptions import ProgressLost
 from lieutenants.models import Answer, Chunk, Entry, Lieutenant, Process, Usage
 
 _BATCH = 500
@@ -85,10 +86,38 @@ class Ledger:
             Chunk.objects.filter(entry__in=finished).delete()
 
 
-def save_progress(processes: Sequence[Process], lieutenants: Sequence[Lieutenant]) -> None:
-    """The journals' offsets and what goes with them, all sessions in two statements."""
-    _update(Process, ("offset", "state"), processes)
-    _update(Lieutenant, ("rev", "last_activity_at", "waiting_for", "trouble"), lieutenants)
+class Progress(Protocol):
+    """A process and its lieutenant in memory, with what their rows hold as far as is known."""
+
+    process: Process
+    lieutenant: Lieutenant
+    committed_offset: int
+    committed_rev: int
+
+
+def save_progress(sessions: Sequence[Progress]) -> None:
+    """Write the journals' offsets and what goes with them, all sessions in two statements.
+
+    Both rows must still be as this follower left them: the transaction that writes a journal's
+    events moves its offset by compare-and-set. Raises ProgressLost if another follower has
+    written meanwhile; the caller's transaction must then be rolled back.
+    """
+    moved = _update(
+        Process,
+        ("offset", "state"),
+        [each.process for each in sessions],
+        still=("offset", [each.committed_offset for each in sessions]),
+    )
+    moved += _update(
+        Lieutenant,
+        ("rev", "last_activity_at", "waiting_for", "trouble"),
+        [each.lieutenant for each in sessions],
+        still=("rev", [each.committed_rev for each in sessions]),
+    )
+    if moved != 2 * len(sessions):
+        raise ProgressLost("another follower has written what was read here")
+    for each in sessions:
+        each.committed_offset, each.committed_rev = each.process.offset, each.lieutenant.rev
 
 
 def _insert(model: type[Model], rows: Sequence[Any]) -> None:
@@ -129,19 +158,31 @@ def _reference(row: Model, name: str, relation: str) -> Any:
     return getattr(row, name)
 
 
-def _update(model: type[Model], fields: Sequence[str], rows: Iterable[Any]) -> None:
-    """UPDATE just these columns of many rows, each with values of its own."""
+def _update(
+    model: type[Model],
+    fields: Sequence[str],
+    rows: Iterable[Any],
+    still: tuple[str, Sequence[Any]] | None = None,
+) -> int:
+    """UPDATE just these columns of many rows, each with values of its own; how many there were.
+
+    With `still`, a field and a value for each row, only those rows that have that value.
+    """
     columns = [(field, _column(model, field)) for field in fields]
     values = [[*(_value(row, field) for field, _ in columns), row.pk] for row in rows]
     if not values:
-        return
+        return 0
     quote = connection.ops.quote_name
     settings = ", ".join(f"{quote(column)} = %s" for _, column in columns)
-    key = quote(str(model._meta.pk.column))
+    where = f"{quote(str(model._meta.pk.column))} = %s"
+    if still:
+        where += f" AND {quote(_column(model, still[0]))} = %s"
+        values = [[*row, value] for row, value in zip(values, still[1], strict=True)]
     table = quote(model._meta.db_table)
     with connection.cursor() as cursor:
         # Names come from the models, values are parameters.
-        cursor.executemany(f"UPDATE {table} SET {settings} WHERE {key} = %s", values)  # noqa: S608
+        cursor.executemany(f"UPDATE {table} SET {settings} WHERE {where}", values)  # noqa: S608
+        return int(cursor.rowcount)
 
 
 def _column(model: type[Model], field: str) -> str:

@@ -471,3 +471,4 @@ class LifeSign(models.Model):
 # Further rows of this app stand in folders of their own.
 from lieutenants.operations.models import Job, Step  # noqa: E402, F401
 from lieutenants.rules.models import Firing, Rule  # noqa: E402, F401
+from lieutenants.unknown_agents.models import UnknownAgent  # noqa: E402, F401

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from dataclasses import dataclass, field
 from django.conf import settings
 
 from lieutenants import rpc
-from lieutenants.exceptions import TransportError
+from lieutenants.exceptions import TransportError, Unreachable
 from lieutenants.models import Message
 from lieutenants.rpc import Outgoing
 from lieutenants.session import Session
@@ -76,8 +77,7 @@ class Outbox:
             box = self._boxes.get(pk)
             if box and box.waiting and not box.sending:
                 box.sending = True
-                process = session.process
-                self._pool.submit(self._deliver, box, process.transport, process.directory)
+                self._pool.submit(self._deliver, box, session)
 
     def _next_message(self, session: Session, clock: float) -> None:
         box = self._boxes.setdefault(session.process.pk, _Box())
@@ -96,14 +96,22 @@ class Outbox:
         with self._lock:
             box.waiting.append(command)
 
-    def _deliver(self, box: _Box, transport: str, directory: str) -> None:
+    def _deliver(self, box: _Box, session: Session) -> None:
+        process = session.process
+        began = time.monotonic()
         with self._lock:
             commands, box.waiting = box.waiting, []
         try:
-            get_transport(transport).send(directory, commands)
+            get_transport(process.transport).send(process.directory, commands)
         except TransportError as error:
             # Messages stay queued in their rows, questions are asked again.
-            logger.warning("not sent to %s: %s", directory, error)
+            logger.warning("not sent to %s: %s", process.directory, error)
+            if not isinstance(error, Unreachable):
+                session.unsent_since = None
+            elif session.unsent_since is None:
+                session.unsent_since = began
+        else:
+            session.unsent_since = None
         finally:
             box.sending = False
 

@@ -26,11 +26,11 @@ def discover() -> list[str]:
     for directory in sorted(settings.LIEUTENANTS_DIR.glob("*/runs/*")):
         transport = get_transport("local")
         handle = transport.find(str(directory))
-        if handle is None or not transport.alive(handle):
+        if handle is None or not transport.alive(handle, str(directory)):
             continue
         lieutenant_id = directory.parent.parent.name
         try:
-            results[lieutenant_id] = _reattach(directory, handle)
+            results[lieutenant_id] = take_up(directory, handle)
         except (OSError, ValueError, IntegrityError, LostRace, IllegalMove) as error:
             results[lieutenant_id] = f"{lieutenant_id}: failed — {error}"
     registered = VM.objects.filter(role=Role.LIEUTENANT).newest_first()
@@ -52,7 +52,8 @@ def _look_up(vm: VM) -> str:
     return f"{name}: left alone, its agent does not run on this host ({where})"
 
 
-def _reattach(directory: Path, handle: Handle) -> str:
+def take_up(directory: Path, handle: Handle) -> str:
+    """Follow this keeper again if a lieutenant wants it; a line that says what came of it."""
     lieutenant_id, run = directory.parent.parent.name, directory.name
     lieutenant = Lieutenant.objects.filter(pk=lieutenant_id).first()
     where = f"local, pid {handle['agent_pid']}"

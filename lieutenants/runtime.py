@@ -16,7 +16,7 @@ from django.db import IntegrityError, transaction
 from django.db.models import Q
 from django.utils import timezone
 
-from lieutenants import configured, folders, keeper, presence, rpc
+from lieutenants import agent_check, configured, folders, keeper, presence, rpc
 from lieutenants.agents import Agent, find_agent
 from lieutenants.exceptions import (
     AgentMissing,
@@ -30,13 +30,16 @@ from lieutenants.isolation.modes import Isolation
 from lieutenants.models import Lieutenant, LieutenantQuerySet, Process
 from lieutenants.states import RUNNING, Status
 from lieutenants.transports import get_transport
-from lieutenants.transports.base import Launch
+from lieutenants.transports.base import Handle, Launch
 from vmtree import bells
 from vmtree.exceptions import FleetError
 
 logger = logging.getLogger(__name__)
 
 LEASE = timedelta(seconds=35)
+# After the wish to stop it, an agent is ended without its keeper's help; and then the keeper, who
+# may be busy with its last records for a minute.
+INSIST_SECONDS, KILL_SECONDS = 20.0, 80.0
 READY = "~ready"
 FAREWELL = "~farewell"
 
@@ -51,8 +54,11 @@ def settle(lieutenant_id: str) -> None:
         process = lieutenant.live_process()
         if process and (process.stop_asked_at or not lieutenant.should_run):
             halt(process, working=lieutenant.status == Status.WORKING)
-        elif lieutenant.status == Status.STARTING and process is None and _may_start():
-            launch(lieutenant)
+        elif lieutenant.status == Status.STARTING and process is None:
+            if _may_start():
+                launch(lieutenant)
+            else:
+                _say_it_waits(lieutenant)
     finally:
         here.release(lieutenant_id)
 
@@ -92,6 +98,9 @@ def launch(lieutenant: Lieutenant) -> None:
     except AgentMissing as error:
         fail(lieutenant, str(error))
         return
+    if problem := agent_check.problem_of(agent):
+        fail(lieutenant, f"The agent could not be started: {problem}")
+        return
     process = Process(
         lieutenant=lieutenant,
         host=settings.HOST,
@@ -114,18 +123,54 @@ def launch(lieutenant: Lieutenant) -> None:
         spec = _launch_spec(lieutenant, process, agent)
         # Before the agent can print anything.
         process.save(update_fields=["state"])
-        process.handle = get_transport(lieutenant.transport).start(spec)
-    except (FleetError, TransportError, OSError) as error:
-        process.ended_at = timezone.now()
-        process.end_reason = str(error)
-        process.save(update_fields=["ended_at", "end_reason"])
-        fail(lieutenant, f"The agent could not be started: {error}")
+    except (FleetError, OSError) as error:
+        _start_failed(process, f"The agent could not be started: {error}")
         return
+    try:
+        handle = get_transport(lieutenant.transport).start(spec)
+    except (TransportError, OSError) as error:
+        logger.warning("%s: the start failed: %s", lieutenant, error)
+        settle_lost_start(process, f"The agent could not be started: {error}")
+    else:
+        _take(process, handle)
+
+
+def settle_lost_start(process: Process, reason: str) -> None:
+    """Find out what came of a start that nobody knows the end of.
+
+    A keeper that came up all the same is taken; where there is none, none comes up later. While
+    one is on its way the row stays open, so that the follower looks again: there is no agent
+    without a row. `reason` is why the lieutenant has failed, empty to start it again.
+    """
+    try:
+        handle = get_transport(process.transport).withdraw(process.directory)
+    except (TransportError, OSError) as error:
+        logger.warning("%s: cannot tell yet what came of its start: %s", process, error)
+        if reason:
+            Process.objects.filter(pk=process.pk).update(end_reason=reason)
+        return
+    if handle:
+        _take(process, handle)
+    else:
+        _start_failed(process, reason)
+
+
+def _take(process: Process, handle: Handle) -> None:
+    """Note the keeper that was started; the follower goes on with it."""
+    process.handle = handle
     with transaction.atomic():
-        process.save(update_fields=["handle"])
-        isolation = str(process.handle.get("isolation") or "")
-        Lieutenant.objects.filter(pk=lieutenant.pk).update(isolation=isolation)
-    bells.ring(lieutenant.pk)
+        Process.objects.filter(pk=process.pk).update(handle=handle, end_reason="")
+        isolation = str(handle.get("isolation") or "")
+        Lieutenant.objects.filter(pk=process.lieutenant_id).update(isolation=isolation)
+    bells.ring(process.lieutenant_id)
+
+
+def _start_failed(process: Process, reason: str) -> None:
+    """Close the row of a process that never came up."""
+    words = reason or "Its start was cut off."
+    mine = Process.objects.filter(pk=process.pk, handle={}, ended_at__isnull=True)
+    if mine.update(ended_at=timezone.now(), end_reason=words) and reason:
+        fail(Lieutenant.objects.get(pk=process.lieutenant_id), reason)
 
 
 def halt(process: Process, *, working: bool) -> None:
@@ -133,9 +178,16 @@ def halt(process: Process, *, working: bool) -> None:
     if process.stop_asked_at is None:
         process.stop_asked_at = timezone.now()
         process.save(update_fields=["stop_asked_at"])
+    transport = get_transport(process.transport)
+    asked = (timezone.now() - process.stop_asked_at).total_seconds()
+    if asked > INSIST_SECONDS and process.handle:
+        logger.warning("%s does not end; insisting", process)
+        transport.end(process.directory, process.handle, keeper=asked > KILL_SECONDS)
+        bells.ring(process.lieutenant_id)
+        return
     farewell = rpc.simple("abort", FAREWELL) if working or _is_running_now(process) else None
     try:
-        get_transport(process.transport).stop(process.directory, process.handle, farewell)
+        transport.stop(process.directory, process.handle, farewell)
     except TransportError as error:
         logger.info("cannot stop %s yet: %s", process, error)
     bells.ring(process.lieutenant_id)
@@ -167,6 +219,16 @@ def _may_start() -> bool:
     """A storm of starts would make each of them slow."""
     starting = Process.objects.live().filter(host=settings.HOST, ready_at__isnull=True)
     return starting.count() < settings.STARTS_AT_ONCE
+
+
+def _say_it_waits(lieutenant: Lieutenant) -> None:
+    """Say what keeps a start from beginning: others that have not come up yet."""
+    starting = Process.objects.live().filter(host=settings.HOST, ready_at__isnull=True)
+    names = starting.order_by("started_at").values_list("lieutenant__name", flat=True)
+    text = f"a free place to start, taken by {', '.join(names[:3])}"[:200]
+    mine = Lieutenant.objects.filter(pk=lieutenant.pk, status=Status.STARTING)
+    if mine.exclude(waiting_for=text).update(waiting_for=text):
+        bells.tell_change(lieutenant.pk)
 
 
 def _launch_spec(lieutenant: Lieutenant, process: Process, agent: Agent) -> Launch:

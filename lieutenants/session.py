@@ -111,11 +111,20 @@ class Session(Transcript):
     resting: bool = False
     # Seconds of the follower's clock: when the last record came, and when was asked for a state.
     heard_at: float = 0.0
+    # When it was taken up, and since when its keeper takes nothing that is sent.
+    opened_at: float = 0.0
+    unsent_since: float | None = None
     asked_at: float | None = None
     looked_at: float = 0.0
     ask_again_at: float = 0.0
     doubtful: bool = False  # it said that it is done, and has accepted messages nonetheless
     stranded: int = 0
+    # What the rows of process and lieutenant hold, see `ledger.save_progress`.
+    committed_offset: int = 0
+    committed_rev: int = 0
+
+    def __post_init__(self) -> None:
+        self.committed_offset, self.committed_rev = self.process.offset, self.lieutenant.rev
 
     @classmethod
     def open(cls, process: Process) -> Session:

@@ -20,6 +20,7 @@ from lieutenants.models import Answer, Chunk, Entry, Lieutenant, Process, Usage
 from lieutenants.states import Outcome
 from lieutenants.transcript_screening import MAX_BLOCK, TranscriptScreening
 
+KILLED = "\n(Killed by the kernel for memory.)"
 Event = dict[str, Any]
 
 
@@ -218,7 +219,7 @@ class Transcript:
         call_id = str(event.get("toolCallId") or "")[:200]
         images = rpc.count_images(content)
         fields: dict[str, Any] = {
-            "text": rpc.text_of(content),
+            "text": rpc.text_of(content) + (KILLED if event.get("killedForMemory") else ""),
             "is_error": bool(event.get("isError")),
             "final": True,
             "data": {"images": images} if images else {},

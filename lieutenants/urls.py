@@ -9,6 +9,7 @@ from __future__ import annotations
 from django.urls import path
 
 from lieutenants import views
+from lieutenants.unknown_agents import views as unknown_views
 
 app_name = "lieutenants"
 
@@ -16,6 +17,7 @@ urlpatterns = [
     path("", views.index, name="index"),
     path("_rows", views.rows, name="rows"),
     path("_new", views.create, name="create"),
+    path("_unknown/<str:run>/<str:verb>", unknown_views.act, name="unknown-agent"),
     path("by-id/<str:pk>/", views.by_id, name="by-id"),
     path("by-id/<str:pk>/_now", views.now, name="now"),
     path("by-id/<str:pk>/_transcript", views.transcript, name="transcript"),

@@ -21,6 +21,7 @@ from lieutenants.forms import MODES, AdjustForm, CreateForm
 from lieutenants.isolation.homes import home_of
 from lieutenants.models import MOST_RESTARTS, Entry, Lieutenant, Usage, new_ulid
 from lieutenants.states import Mode, Status
+from lieutenants.unknown_agents import views as unknown_agents
 from lieutenants.verbs import VERBS, Verb
 
 PAGE = 100
@@ -87,6 +88,7 @@ def _listing(request: HttpRequest) -> dict[str, Any]:
         "rows": [(row, figures.Figures.of(used.get(row.pk))) for row in shown],
         "tabs": [(each, counts.get(each, 0)) for each in Status.values],
         "living": living,
+        "unknown_agents": unknown_agents.shown(),
         "any": bool(counts),
         "status": status,
         "words": words,

@@ -17,9 +17,11 @@ from lieutenants import ending, muster, rpc, runtime
 from lieutenants.exceptions import IllegalMove, LostRace, TransportError
 from lieutenants.ledger import Ledger, save_progress
 from lieutenants.models import Lieutenant, LifeSign, Process
+from lieutenants.reachability import Reachability, is_ours
 from lieutenants.session import Session
 from lieutenants.states import Status
 from lieutenants.transports import get_transport
+from lieutenants.unknown_agents import scan
 from vmtree import bells
 
 logger = logging.getLogger(__name__)
@@ -30,6 +32,8 @@ SIGN_SECONDS = 5.0
 LOST_START = timedelta(seconds=35)
 # A keeper that was started tells where it is much sooner, whoever asks.
 FIND_AFTER = timedelta(seconds=3)
+# What is gone when a session has just been taken up ended before.
+FIRST_LOOK_SECONDS = 2.0
 # After the abort of a stalled answer, before its process is ended.
 ABORT_SECONDS = 10.0
 
@@ -44,6 +48,7 @@ class Watch:
         self._mustered = -muster.EVERY_SECONDS
         self._busy = threading.Lock()
         self._aborted_at: dict[str, float] = {}
+        self._reach = Reachability()
 
     def look(self, rows: Mapping[str, Process], clock: float) -> None:
         """`rows` are this host's live processes as the database has them now."""
@@ -67,6 +72,8 @@ class Watch:
         if due or (not self._busy.locked() and runtime.may_start_another()):
             self._reconciled = clock
             self._in_background(runtime.reconcile)
+        if due:
+            self._in_background(scan.look)
 
     def _is_there(self, process: Process) -> bool:
         """Whether its keeper was alive when it was looked at just now."""
@@ -76,15 +83,18 @@ class Watch:
     def after_end(self, session: Session) -> None:
         """The place of an ended process is free: start whoever waits for it."""
         self._aborted_at.pop(session.process.pk, None)
+        self._reach.forget(session.process.pk)
         transport = get_transport(session.process.transport)
         transport.clean(session.process.directory)
         bells.tell_change(session.lieutenant.pk)
         self._in_background(runtime.reconcile)
 
     def _look_at(self, session: Session, row: Process, clock: float) -> None:
-        if not session.ended and not get_transport(row.transport).alive(row.handle):
-            self._gone(session)
+        if not session.ended and not get_transport(row.transport).alive(row.handle, row.directory):
+            self._gone(session, while_away=clock - session.opened_at < FIRST_LOOK_SECONDS)
             return
+        out_of_reach = self._reach.look(session, row, clock)
+        self._say_reach(session, row.lieutenant, clock)
         session.process.stop_asked_at = row.stop_asked_at
         lieutenant = row.lieutenant
         if lieutenant.abort_asked_at:
@@ -92,11 +102,11 @@ class Watch:
         if lieutenant.status == Status.WORKING and row.ready_at and not session.memory.busy:
             session.resting = False
         if lieutenant.should_run and row.stop_asked_at is None:
-            self._limit_silence(session, lieutenant, clock)
+            self._limit_silence(session, lieutenant, clock, out_of_reach)
 
     # -- processes -----------------------------------------------------------------------
 
-    def _gone(self, session: Session) -> None:
+    def _gone(self, session: Session, *, while_away: bool) -> None:
         """The keeper is dead. What it wrote last is read first, then the process is ended."""
         process = session.process
         transport = get_transport(process.transport)
@@ -111,10 +121,10 @@ class Watch:
             session.apply(records, ledger, session.heard_at)
             process.offset += size
             if not session.ended:
-                ending.vanish(session)
+                ending.vanish(session, while_away=while_away)
             ledger.write()
             session.remember()
-            save_progress([process], [session.lieutenant])
+            save_progress([session])
         self._sessions.pop(process.pk, None)
         bells.tell_transcripts({session.lieutenant.pk: session.lieutenant.rev})
         if not Lieutenant.objects.get(pk=session.lieutenant.pk).should_run:
@@ -134,21 +144,30 @@ class Watch:
             return
         if now - process.started_at < LOST_START:
             return
-        Process.objects.filter(pk=process.pk).update(
-            ended_at=now, end_reason="Its start was cut off."
-        )
+        reason = process.end_reason
+        if (now - process.started_at).total_seconds() > settings.START_SECONDS:
+            reason = reason or f"Its supervisor did not come up for {settings.START_SECONDS} s."
+            runtime.fail(process.lieutenant, reason)
+        self._in_background(partial(runtime.settle_lost_start, process, reason))
 
     # -- time limits ---------------------------------------------------------------------
 
-    def _limit_silence(self, session: Session, lieutenant: Lieutenant, clock: float) -> None:
+    def _limit_silence(
+        self, session: Session, lieutenant: Lieutenant, clock: float, out_of_reach: float
+    ) -> None:
         silence = clock - session.heard_at
         waiting_for = session.waiting_for()
         if session.process.ready_at is None:
-            if silence > settings.START_SECONDS:
+            # Whatever it prints meanwhile: only its answer makes it ready.
+            if clock - session.opened_at > settings.START_SECONDS:
                 text = f"The agent did not answer for {settings.START_SECONDS} s after its start."
                 self._give_up(session, text)
             return
         limit = lieutenant.stall_limit_seconds
+        if limit and out_of_reach > limit and lieutenant.status == Status.WORKING:
+            text = f"Its supervisor did not answer for {int(out_of_reach)} s; it was ended."
+            self._give_up(session, text)
+            return
         awaited = waiting_for and not session.results
         if not limit or not awaited or silence < limit:
             self._aborted_at.pop(session.process.pk, None)
@@ -166,6 +185,19 @@ class Watch:
                 "an abort did not help, so its process was ended.",
             )
 
+    def _say_reach(self, session: Session, row: Lieutenant, clock: float) -> None:
+        """Tell as its trouble that the supervisor does not answer, and when it does again."""
+        trouble = self._reach.trouble(session.process.pk, clock)
+        told = session.lieutenant.trouble
+        if trouble == told or not (trouble or is_ours(told)):
+            return
+        logger.warning("%s: %s", row, trouble or "its supervisor answers again")
+        with transaction.atomic():
+            session.lieutenant.trouble = trouble
+            session.remember()
+            save_progress([session])
+        bells.tell_change(row.pk)
+
     def _say_stalled(self, session: Session, what: str) -> None:
         """The transcript says who breaks the answer off, and why."""
         text = f"{what}: reef aborts this answer."
@@ -176,7 +208,7 @@ class Watch:
             session.lieutenant.trouble = text
             ledger.write()
             session.remember()
-            save_progress([session.process], [session.lieutenant])
+            save_progress([session])
         bells.tell_transcripts({session.lieutenant.pk: session.lieutenant.rev})
 
     def _give_up(self, session: Session, reason: str) -> None:

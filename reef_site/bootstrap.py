@@ -84,13 +84,23 @@ class Environment:
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         """Hold the checkout's lock file, so that two first starts take turns."""
-        with open(str(self.guard), "w") as guard:
-            try:
-                fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                say("another start is preparing .venv; waiting for it")
-                fcntl.flock(guard, fcntl.LOCK_EX)
-            yield
+        while True:
+            with open(str(self.guard), "w") as guard:
+                try:
+                    fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    say("another start is preparing .venv; waiting for it")
+                    fcntl.flock(guard, fcntl.LOCK_EX)
+                if not self._is_guard(guard.fileno()):
+                    continue  # removed meanwhile: whoever comes next locks another file
+                yield
+                return
+
+    def _is_guard(self, opened: int) -> bool:
+        try:
+            return os.path.samestat(os.fstat(opened), self.guard.stat())
+        except OSError:
+            return False
 
     def _is_usable(self) -> bool:
         if self.unfinished.exists() or not self.python.exists():

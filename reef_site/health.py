@@ -49,6 +49,7 @@ def health(request: HttpRequest) -> HttpResponse:
             "services": SERVICES,
             "parts": {part.name: part.json for part in found},
             "isolation": _isolation(),
+            "unknownAgents": parts.count_unknown_agents(),
         },
         status=200 if there else 503,
     )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import signal
 import socket
 import time
 from pathlib import Path
 from typing import IO
+
+from reef_site.common import locks
 
 # Every process that `up` starts carries this variable, with the data folder as its value.
 TAG = "REEF_UP"
@@ -23,18 +24,8 @@ def take_lock(path: Path, patience: float = 0.5) -> IO[str] | None:
     The demo model looks now and then whether the lock is held, by taking it for a moment: hence
     the patience, in seconds. The lock is free when the file is closed or its process has ended.
     """
-    file = path.open("a")
-    end = time.monotonic() + patience
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > end:
-                file.close()
-                return None
-            time.sleep(0.05)
-        else:
-            return file
+    lock = locks.FileLock(path)
+    return os.fdopen(lock.descriptor, "a") if lock.take(patience) else None
 
 
 def record_process(data_dir: Path, pid: int) -> None:

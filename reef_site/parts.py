@@ -12,6 +12,7 @@ from django.db import connection
 from django.utils import timezone
 
 from lieutenants.models import LifeSign
+from lieutenants.unknown_agents.models import UnknownAgent
 from reef_site.celery import app
 from reef_site.common import broker, clock, disk
 from reef_site.common.models import Tick
@@ -56,6 +57,14 @@ def look() -> list[Part]:
         database = Part("database", False, {"error": wrong}, "the database does not answer")
         rest = [Part(name, False, {"ageSeconds": None}) for name in LATE_SECONDS]
     return [database, _broker(), *rest, _disk(), *_log()]
+
+
+def count_unknown_agents() -> int | None:
+    """Return how many agents run that nobody follows; None when the database is away."""
+    try:
+        return UnknownAgent.objects.count()
+    except DatabaseError:
+        return None
 
 
 def _from_rows() -> list[Part]:

@@ -189,6 +189,8 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 # -- lieutenants
 HOST = env.matching("REEF_HOST", socket.gethostname(), r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}")
 PI_PATH = env.text("PI_PATH")
+# Set by `up`, which has looked at the `pi` on the PATH: that one is not used.
+OWN_AGENT = env.boolean("REEF_OWN_AGENT")
 DEMO = env.boolean("REEF_DEMO")
 # Whether the VM platform that is named is the emulator of this machine; pages say so.
 EMULATED_VMS = env.boolean("REEF_VMS_EMULATED")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
-import fcntl
 import json
 import os
 import queue
@@ -27,6 +26,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from reef_site import leftovers, watchdog
+from reef_site.common import locks
 from reef_site.common.reaper import Reaper, become_subreaper
 from reef_site.hardening import UMASK, harden_process
 from reef_site.log_lines import one_line
@@ -39,6 +39,8 @@ KILL_AFTER, REDIS_GRACE = 8.0, 1.0
 REPLACE_SECONDS = 3.0
 LARGEST_LOG = 10 << 20
 LONGEST_LINE = 4000
+# In the data folder; held by the `up` that runs on it.
+LOCK_FILE = "up.lock"
 PLAIN_VARIABLES = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR")
 COLOURS = {"edge": 36, "web": 32, "worker": 33, "beat": 35, "redis": 31, "agent": 34}
 COLOURS |= {"demo": 95, "vms": 94}
@@ -321,8 +323,9 @@ class Runner:
 class Supervisor:
     """All processes of one reef."""
 
-    def __init__(self, plan: Plan, out: TextIO) -> None:
+    def __init__(self, plan: Plan, out: TextIO, lock: locks.FileLock | None = None) -> None:
         self.plan = plan
+        self._lock = lock
         self.terminal = Terminal(out)
         self.stopping = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -361,6 +364,7 @@ class Supervisor:
         self._start("")
         self._keep(self._open_doors)
         self._keep(self._reap)
+        self._keep(self._keep_lock)
         await self.stopping.wait()
         await self._stop()
         self.terminal.close()
@@ -440,6 +444,13 @@ class Supervisor:
         while not await self.stop_or(1.0):
             dead.reap(self._own_pids())
 
+    async def _keep_lock(self) -> None:
+        """Take the data folder's lock anew when its file was removed; stop if another has it."""
+        while self._lock and not await self.stop_or(locks.KEEP_SECONDS):
+            if not self._lock.keep():
+                self.say(f"another reef has taken {self._lock.path}; leaving the data folder to it")
+                self.stopping.set()
+
     def _own_pids(self) -> set[int]:
         processes = [runner.process for runner in self._runners]
         return {process.pid for process in (*processes, self._demo) if process is not None}
@@ -449,7 +460,7 @@ class Supervisor:
         env = {key: value for key, value in os.environ.items() if key != self.plan.tag}
         process: subprocess.Popen[bytes] | None = None
         while True:
-            if not held(Path(demo.lock)) and (process is None or process.poll() is not None):
+            if not locks.is_held(demo.lock) and (process is None or process.poll() is not None):
                 if process is not None:
                     self.say(f"demo ended ({how_it_ended(process.returncode)}); starting it again")
                 with (Path(self.plan.logs) / "demo.log").open("ab") as log:
@@ -496,18 +507,6 @@ class Supervisor:
             await asyncio.wait(left, timeout=2.0)
 
 
-def held(lock: Path) -> bool:
-    """Whether some process holds this lock file."""
-    try:
-        with lock.open() as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except FileNotFoundError:
-        return False
-    return False
-
-
 async def answers(host: str, port: int) -> bool:
     """Whether `GET /health` is answered by the pages, well (200) or with a complaint (503)."""
     status, _ = await watchdog.ask_health(host, port)
@@ -524,8 +523,11 @@ def main(argv: list[str]) -> int:
     os.set_inheritable(lock_fd, False)
     become_subreaper()
 
+    data_dir = os.environ.get(plan.tag)
+    lock = locks.FileLock(Path(data_dir) / LOCK_FILE, lock_fd) if data_dir else None
+
     async def everything() -> None:
-        await Supervisor(plan, sys.stdout).run()
+        await Supervisor(plan, sys.stdout, lock).run()
 
     asyncio.run(everything())
     return 0

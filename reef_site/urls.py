@@ -14,6 +14,7 @@ from django.urls import URLPattern, URLResolver, include, path, re_path
 from lieutenants import api as lieutenants_api
 from lieutenants.operations import api as operations_api
 from lieutenants.rules import api as rules_api
+from lieutenants.unknown_agents import api as unknown_agents_api
 from reef_site import calls, middleware, views
 from reef_site.accounts import views as accounts
 from reef_site.api import router
@@ -58,6 +59,7 @@ urlpatterns: Routes = [
         re_path(r"^lieutenant/lieutenants/destroy-all/?$", lieutenants_api.DestroyAll.as_view()),
         re_path(r"^lieutenant/lieutenants/discover/?$", lieutenants_api.Discover.as_view()),
         *rules_api.urlpatterns,
+        *unknown_agents_api.urlpatterns,
     ),
     *_of("registry", re_path(r"^registry(?:/|$)", include("registry.routes"))),
     *_of("vers-config", re_path(r"^vers-config(?:/|$)", include("versconfig.routes"))),

@@ -8,7 +8,6 @@ time, so that a rotation is felt by all processes at once.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import secrets
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from pathlib import Path
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from django.conf import settings
 
+from reef_site.common import locks
 from versconfig.exceptions import Unreadable
 
 _watched: list[Callable[[], bool]] = []
@@ -125,12 +125,8 @@ def _keep(wanted: list[str]) -> None:
 def _alone() -> Iterator[None]:
     """One process changes the file at a time."""
     lock = key_file().with_name(f".{key_file().name}.lock")
-    handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    with locks.held(lock):
         yield
-    finally:
-        os.close(handle)
 
 
 def _box(known: list[str]) -> MultiFernet:

@@ -6,7 +6,6 @@ The file system remembers who has which: a lieutenant's id is the owner of its w
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from django.conf import settings
 from lieutenants.exceptions import IsolationUnavailable
 from lieutenants.isolation.homes import Home, give_tree
 from lieutenants.models import Lieutenant
+from reef_site.common import locks
 
 # The range that system managers use for users that exist only while a service runs.
 FIRST, LAST = 61184, 65519
@@ -84,10 +84,5 @@ def _owners_of_processes() -> Iterator[int]:
 @contextmanager
 def _alone() -> Iterator[None]:
     """One start at a time picks an id."""
-    path = settings.LIEUTENANTS_DIR / ".users.lock"
-    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with locks.held(settings.LIEUTENANTS_DIR / ".users.lock"):
         yield
-    finally:
-        os.close(file)

@@ -70,7 +70,7 @@ class AgentVM(Handler):
             return f"its process ended at {newest.ended_at:%Y-%m-%d %H:%M:%S}: {newest.end_reason}"
         if newest.host != settings.HOST or not newest.handle:
             return None
-        alive = get_transport(newest.transport).alive(newest.handle)
+        alive = get_transport(newest.transport).alive(newest.handle, newest.directory)
         return None if alive else f"its keeper (pid {newest.handle.get('keeper_pid')}) is gone"
 
 

@@ -33,11 +33,12 @@ class Launch:
 
 
 class Transport(Protocol):
-    """Five verbs on a keeper, wherever it runs. All raise TransportError.
+    """The verbs on a keeper, wherever it runs. All raise TransportError.
 
     `directory` is the run's own folder there, `handle` what `start` answered: keeper_pid,
-    keeper_started, agent_pid, agent_started (start times in clock ticks since boot), isolation
-    (its mode) and own_user (the user id that only this agent has, else 0).
+    keeper_started, agent_pid, agent_started (start times in clock ticks since boot), boot_id (of
+    the kernel that counts them; None for keepers of an older reef), isolation (its mode) and
+    own_user (the user id that only this agent has, else 0).
     """
 
     def start(self, launch: Launch) -> Handle:
@@ -56,12 +57,27 @@ class Transport(Protocol):
         """At most `limit` bytes of the journal from `offset`; empty when there are none."""
         ...
 
-    def alive(self, handle: Handle) -> bool:
-        """Whether that very keeper still runs."""
+    def alive(self, handle: Handle, directory: str = "") -> bool:
+        """Whether that very keeper still runs; surer when its run's folder is given."""
+        ...
+
+    def unreachable(self, handle: Handle, directory: str) -> str:
+        """Why a living keeper cannot be reached, without waking it; empty when it can."""
+        ...
+
+    def withdraw(self, directory: str) -> Handle | None:
+        """Make sure that no keeper comes up in this folder any more; its handle if one has.
+
+        Raises TransportError while one is coming up.
+        """
         ...
 
     def stop(self, directory: str, handle: Handle, farewell: Outgoing | None) -> None:
         """Begin an orderly end: `farewell` first, then TERM, then KILL. Does not wait."""
+        ...
+
+    def end(self, directory: str, handle: Handle, *, keeper: bool) -> None:
+        """End the agent without its keeper's help, with `keeper` the keeper, too."""
         ...
 
     def clean(self, directory: str) -> None:

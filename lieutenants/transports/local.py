@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from lieutenants import keeper
-from lieutenants.exceptions import TransportError
+from lieutenants.exceptions import TransportError, Unreachable
 from lieutenants.rpc import Outgoing
 from lieutenants.transports.base import Handle, Launch
 
@@ -23,6 +26,8 @@ _START_SECONDS = 30
 _ANSWER_SECONDS = 5.0
 _FAREWELL_SECONDS = 3
 _GRACE_SECONDS = 3
+# How long is waited for a keeper that is about to end, or to say who it is.
+_LOOKS, _LOOK_SECONDS = 20, 0.1
 
 
 class LocalTransport:
@@ -54,7 +59,7 @@ class LocalTransport:
             facts = _parse(Path(directory, "keeper.json").read_bytes())
         except OSError:
             return None
-        return _handle(facts) if facts else None
+        return _handle(facts) if facts.get("keeper_pid") else None
 
     def send(self, directory: str, commands: Sequence[Outgoing]) -> None:
         """One connection for all of them; each is answered before the next goes out."""
@@ -80,16 +85,74 @@ class LocalTransport:
         finally:
             os.close(file)
 
-    def alive(self, handle: Handle) -> bool:
-        """Whether the pid with that start time is there and no zombie."""
-        return _is_running(handle.get("keeper_pid"), handle.get("keeper_started"))
+    def alive(self, handle: Handle, directory: str = "") -> bool:
+        """Whether the pid with that start time is there and no zombie, and is a keeper.
+
+        After a restart of the machine both numbers may be somebody else's: then the kernel has
+        another boot id. And a keeper has its run's folder locked until it ends.
+        """
+        booted = handle.get("boot_id")
+        if booted and booted != boot_id():
+            return False
+        if not _is_running(handle.get("keeper_pid"), handle.get("keeper_started")):
+            return False
+        return not (directory and _is_deserted(directory))
+
+    def unreachable(self, handle: Handle, directory: str) -> str:
+        """Look at its files and at the state of its process."""
+        if not os.path.isdir(directory):
+            return "the folder of its run is gone"
+        for name, what in (("control.sock", "socket"), ("journal.jsonl", "journal")):
+            if not os.path.exists(os.path.join(directory, name)):
+                return f"its {what} is gone"
+        if _state_of(handle.get("keeper_pid")) in (b"T", b"t"):
+            return "its process is suspended"
+        return ""
+
+    def withdraw(self, directory: str) -> Handle | None:
+        """Lock the folder as a keeper would, and leave a file there that refuses each later one."""
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+        folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            # One that has just refused its start holds the folder for a moment.
+            for _ in range(_LOOKS):
+                if _is_locked(folder):
+                    note = Path(directory, "keeper.json")
+                    if not note.exists():
+                        note.write_text(json.dumps({"ok": False, "withdrawn": True}) + "\n")
+                    return None
+                if handle := self.find(directory):
+                    return handle
+                time.sleep(_LOOK_SECONDS)
+        finally:
+            os.close(folder)
+        raise TransportError("A keeper is still starting there")
+
+    def end(self, directory: str, handle: Handle, *, keeper: bool) -> None:
+        """Signal what wears the lieutenant's tag; the keeper only if it is that for sure."""
+        _sweep(directory, handle)
+        pid, started = handle.get("keeper_pid"), handle.get("keeper_started")
+        if not isinstance(pid, int) or not handle.get("boot_id"):
+            return
+        try:
+            process = os.pidfd_open(pid)
+        except OSError:
+            return
+        try:
+            # The descriptor stays with the process that was looked at, whatever becomes of the pid.
+            if self.alive(handle) and _is_running(pid, started):
+                signal.pidfd_send_signal(process, signal.SIGCONT)
+                if keeper:
+                    signal.pidfd_send_signal(process, signal.SIGKILL)
+        except ProcessLookupError:
+            return
+        finally:
+            os.close(process)
 
     def stop(self, directory: str, handle: Handle, farewell: Outgoing | None) -> None:
         """Ask the keeper; when it is gone, end what it left behind."""
-        if not self.alive(handle):
-            lieutenants = str(Path(directory).parents[2])
-            user = int(handle.get("own_user") or 0)
-            keeper.sweep(_tag(directory), user=user, lieutenants=lieutenants)
+        if not self.alive(handle, directory):
+            _sweep(directory, handle)
             return
         request = {
             "op": "stop",
@@ -115,8 +178,49 @@ def _parse(data: bytes) -> dict[str, Any]:
 
 
 def _handle(answer: dict[str, Any]) -> Handle:
-    keys = ("keeper_pid", "keeper_started", "agent_pid", "agent_started", "isolation", "own_user")
-    return {key: answer.get(key) for key in keys}
+    keys = ("keeper_pid", "keeper_started", "agent_pid", "agent_started", "boot_id")
+    return {key: answer.get(key) for key in (*keys, "isolation", "own_user")}
+
+
+def boot_id() -> str:
+    """Return what the kernel calls this run of the machine; empty where it does not tell."""
+    return keeper.boot_id()
+
+
+def _sweep(directory: str, handle: Handle) -> None:
+    lieutenants = str(Path(directory).parents[2])
+    user = int(handle.get("own_user") or 0)
+    keeper.sweep(_tag(directory), user=user, lieutenants=lieutenants)
+
+
+def _is_locked(folder: int) -> bool:
+    """Lock a folder as its keeper does; False if somebody has it."""
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_deserted(directory: str) -> bool:
+    """Whether nobody has this run's folder locked, and nobody answers at its socket."""
+    try:
+        folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return False  # then nothing can be said
+    try:
+        fcntl.flock(folder, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        fcntl.flock(folder, fcntl.LOCK_UN)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as link:
+            link.settimeout(_ANSWER_SECONDS)
+            link.connect(f"/proc/self/fd/{folder}/control.sock")
+    except (ConnectionRefusedError, FileNotFoundError):
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(folder)
+    return False
 
 
 @contextlib.contextmanager
@@ -125,7 +229,7 @@ def _connected(directory: str) -> Iterator[Any]:
     try:
         folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
-        raise TransportError(f"The run's folder is gone: {error.strerror}") from error
+        raise Unreachable(f"The run's folder is gone: {error.strerror}") from error
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as link:
             link.settimeout(_ANSWER_SECONDS)
@@ -140,20 +244,30 @@ def _connected(directory: str) -> Iterator[Any]:
 
                 yield ask
     except OSError as error:
-        raise TransportError(f"The keeper does not answer: {error}") from error
+        raise Unreachable(f"The keeper does not answer: {error}") from error
     finally:
         os.close(folder)
 
 
 def _is_running(pid: Any, started: Any) -> bool:
+    fields = _stat(pid)
+    return bool(fields) and fields[0] not in (b"Z", b"X") and int(fields[19]) == started
+
+
+def _state_of(pid: Any) -> bytes:
+    fields = _stat(pid)
+    return fields[0] if fields else b""
+
+
+def _stat(pid: Any) -> list[bytes]:
+    """The fields of /proc/<pid>/stat behind the name; none if there is no such process."""
     if not isinstance(pid, int):
-        return False
+        return []
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
+            return file.read().rpartition(b")")[2].split()
     except OSError:
-        return False
-    return fields[0] not in (b"Z", b"X") and int(fields[19]) == started
+        return []
 
 
 def _tag(directory: str) -> str:

@@ -16,10 +16,11 @@ from django.utils import timezone
 from bootloader.models import Finding, Provisioning
 from bootloader.reasons import clipped
 from bootloader.states import State
-from lieutenants import failures
+from lieutenants import failures, reachability
 from lieutenants.models import Lieutenant
 from lieutenants.rules.models import Firing, FiringState
-from lieutenants.states import Status
+from lieutenants.states import RUNNING, Status
+from lieutenants.unknown_agents.models import UnknownAgent
 from reef_site.attention.models import Kind
 from registry.models import VM
 from vmtree import dates
@@ -68,6 +69,7 @@ def found() -> Iterator[Item]:
     """Yield the items of all kinds but silent VMs, which may be thousands."""
     if "lieutenant" in settings.ORGANS:
         yield from _lieutenants()
+        yield from _unknown_agents()
         yield from _rules()
     if "bootloader" in settings.ORGANS:
         yield from _provisionings()
@@ -80,7 +82,7 @@ def found() -> Iterator[Item]:
 def _lieutenants() -> Iterator[Item]:
     """Yield those in error, those that stall, and those whose model has trouble."""
     quiet = timezone.now() - timedelta(seconds=1)
-    troubled = Q(status__in=[Status.WORKING, Status.IDLE]) & ~Q(trouble="")
+    troubled = Q(status__in=RUNNING) & ~Q(trouble="")
     stalled = Q(status=Status.WORKING, last_activity_at__lt=quiet)
     suspects = Lieutenant.objects.filter(Q(status=Status.ERROR) | troubled | stalled)
     for each in suspects.defer("system_prompt", "directive").order_by("-status_since")[:MAX_ITEMS]:
@@ -90,7 +92,8 @@ def _lieutenants() -> Iterator[Item]:
             waits = f"waiting for {each.waiting_for}" if each.waiting_for else "no output"
             yield _lieutenant(each, "stalled", each.last_activity_at, each.trouble or waits)
         elif each.trouble:
-            label = "task failed" if each.status == Status.IDLE else "has trouble"
+            has_failed = each.status == Status.IDLE and not reachability.is_ours(each.trouble)
+            label = "task failed" if has_failed else "has trouble"
             yield _lieutenant(each, "stalled", each.status_since, each.trouble, label)
 
 
@@ -107,6 +110,22 @@ def _lieutenant(each: Lieutenant, state: str, since: datetime, text: str, label:
         text=line,
         group=f"{label or state} {digest(line)}",
     )
+
+
+def _unknown_agents() -> Iterator[Item]:
+    """Yield the agents that run and that nobody follows."""
+    for row in UnknownAgent.objects.defer("handle").order_by("-found_at")[:MAX_ITEMS]:
+        yield Item(
+            kind=Kind.LIEUTENANT,
+            subject=f"run:{row.run}",
+            name=row.name or row.lieutenant_id,
+            url=f"{reverse('lieutenants:index')}#unknown-agents",
+            state="stalled",
+            label="nobody follows it",
+            since=row.found_at,
+            text=_line(f"{row.why} It runs on {row.host}."),
+            group=f"unknown agent {digest(row.why)}",
+        )
 
 
 # -- VMs -----------------------------------------------------------------------------------------

@@ -2,7 +2,8 @@
 """A stand-in for the agent `pi --mode rpc`: JSON lines on stdin and stdout, standard library only.
 
 Answers `echo: <message>`; keeps its turns in the file given by --session; ignores other arguments
-(but --model). A message that begins with one of these words is answered in its own way:
+(but --model, and --version alone). A message that begins with one of these words is answered in
+its own way:
 
     SLOW <seconds> <text>   the text, word by word, spread over that time
     TOKENS <n> <rate>       w0 w1 w2 … at that rate a second (0: as fast as can be)
@@ -561,6 +562,9 @@ BEHAVIOURS: dict[str, Callable[[Agent, str], Steps]] = {
 
 
 def main() -> None:
+    if sys.argv[1:] == ["--version"]:
+        sys.stdout.write("0.87.1\n")
+        return
     for mode in os.environ.get("STANDIN_MODE", "").split(","):
         if mode == "stubborn":
             signal.signal(signal.SIGTERM, signal.SIG_IGN)

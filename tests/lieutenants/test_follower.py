@@ -22,6 +22,7 @@ from lieutenants.follower import Follower
 from lieutenants.models import Answer, Chunk, Entry, Message, Process
 from lieutenants.session import Session
 from lieutenants.states import MessageState, Outcome
+from reef_site.common import locks
 from tests.conftest import STANDIN, Fleet
 from tests.waiting import until
 from vmtree import bells
@@ -229,6 +230,76 @@ def test_only_one_of_two_followers_follows(fleet: Fleet) -> None:
         second.stop()
         thread.join(20)
     assert not thread.is_alive()
+
+
+def without_lock(second: Follower) -> None:
+    """Let this one follow whoever follows besides."""
+    second._lock.path = second._lock.path.with_name(f"{second._lock.path.name}.of-its-own")
+
+
+def test_two_followers_at_once_write_each_record_once(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follower, "AGAIN_SECONDS", 0.05)
+    second = Follower()
+    without_lock(second)
+    thread = threading.Thread(target=second.run)
+    thread.start()
+    names = ["ada", "bea", "cleo"]
+    try:
+        for name in names:
+            fleet.create(name)
+        until(lambda: len(second.sessions) == len(fleet.follower.sessions) == len(names))
+        for number in range(5):
+            for name in names:
+                fleet.send(name, f"more {number}")
+        for name in names:
+            fleet.send(name, "TOKENS 200 200")
+        for name in names:
+            fleet.wait(name, "idle")
+        until(lambda: not Message.objects.pending().exists())
+    finally:
+        second.stop()
+        thread.join(20)
+    said = [f"more {number}" for number in range(5)]
+    for name in names:
+        assert fleet.texts(name, "user") == [*said, "TOKENS 200 200"]
+        assert fleet.texts(name) == [*(f"echo: {each}" for each in said), words(200)]
+        assert fleet.row(name).usage.count() == len(said) + 1
+    check_nothing_is_open()
+
+
+def test_a_lock_file_that_was_removed_is_locked_anew(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "KEEP_SECONDS", 0.1)
+    fleet.create("ada")
+    path = fleet.follower._lock.path
+    path.unlink()
+    until(lambda: locks.is_held(path))
+    second = Follower()
+    thread = threading.Thread(target=second.run)
+    thread.start()
+    try:
+        assert fleet.ask("ada", "hello") == "echo: hello"
+        assert not second.sessions
+    finally:
+        second.stop()
+        thread.join(20)
+
+
+def test_a_follower_whose_lock_another_has_taken_yields(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "KEEP_SECONDS", 0.1)
+    fleet.create("ada")
+    other = locks.FileLock(fleet.follower._lock.path)
+    other.path.rename(other.path.with_name("swept"))
+    assert other.try_take()
+    until(lambda: not fleet.follower.sessions)
+    other.release()
+    until(lambda: fleet.follower.sessions)
+    assert fleet.ask("ada", "hello") == "echo: hello"
 
 
 def test_without_redis_all_works_a_little_later(

@@ -71,7 +71,7 @@ class Played:
             self.session.rest_if_settled(self.clock)
             ledger.write()
             self.session.remember()
-            save_progress([self.session.process], [self.session.lieutenant])
+            save_progress([self.session])
 
     def message(self, text: str, mode: Mode = Mode.PROMPT) -> str:
         row = Message.objects.create(

@@ -138,6 +138,7 @@ class World:
             **dict.fromkeys(("secret", "url", "app_label", "model"), "x"),
             **dict.fromkeys(("provisioning_id", "provisioning"), self.provisioning),
             "name": "bystander",
+            "run": "01BX5ZZKBKACTAV9WEVGEMMVRZ",
             "call_id": self.call,
             "message_id": self.message,
             "rule_id": str(self.rule),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import sqlite3
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from django.conf import settings
 
+from reef_site.common import locks
 from vmtree.dates import js_date
 
 # A draft that nobody has written to for so long has no writer any more.
@@ -49,13 +49,10 @@ def begin(name: str) -> bool:
 
     False if somebody else has the name.
     """
-    opened = os.open(_mark_of(name), os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(opened)
+    lock = locks.FileLock(_mark_of(name))
+    if not lock.try_take():
         return False
-    _marks[name] = opened
+    _marks[name] = lock
     return True
 
 
@@ -63,26 +60,18 @@ def end(name: str) -> None:
     """The process writes it no longer."""
     if name in _marks:
         _mark_of(name).unlink(missing_ok=True)
-        os.close(_marks.pop(name))
+        _marks.pop(name).release()
 
 
 def is_written(name: str) -> bool:
     """Whether a process of this machine writes it now."""
-    try:
-        opened = os.open(_mark_of(name), os.O_RDWR)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if locks.is_held(_mark_of(name)):
         return True
-    finally:
-        os.close(opened)
     _mark_of(name).unlink(missing_ok=True)
     return False
 
 
-_marks: dict[str, int] = {}
+_marks: dict[str, locks.FileLock] = {}
 
 
 def _mark_of(name: str) -> Path:

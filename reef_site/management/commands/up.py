@@ -24,7 +24,8 @@ from django.db import Error as DatabaseError
 from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
 
-from lieutenants import agents, demo_model
+from lieutenants import agent_check, agents, demo_model
+from lieutenants.exceptions import AgentMissing
 from lieutenants.isolation import modes
 from reef_site import agent_install, auth, demo_vms, env, leftovers, redis_server
 from reef_site.common import disk
@@ -78,6 +79,7 @@ class Command(BaseCommand):
         lock = start.claim()
         start.prepare_database()
         start.prepare_vms()
+        start.prepare_agent()
         link = auth.make_signin_link(settings.PUBLIC_URL or start.page_url)
         plan = start.plan(link, no_agent=options["no_agent"], open_browser=options["open"])
         become_supervisor(plan, lock, start.environment())
@@ -112,6 +114,9 @@ class Start:
         self.host, self.port, self.demo = host, port, demo
         self.data: Path = settings.DATA_DIR
         self.vms: DemoVms | NoDemoVms | None = None
+        # What is set for the agent's sake, and why no lieutenant can start.
+        self.agent: dict[str, str] = {}
+        self.agent_problem = ""
         self.embedded_redis = not os.environ.get("REDIS_URL", "").strip()
 
     @property
@@ -175,6 +180,30 @@ class Start:
             on_loopback = self.host not in WILDCARDS
             self.vms = demo_vms.prepare(self.data, self.port, on_loopback=on_loopback, tell=say)
 
+    def prepare_agent(self) -> None:
+        """Look at the `pi` that would be used, and pass over one that is no agent.
+
+        A shim that needs variables of ours, which agents do not get, gives way to what it runs.
+        """
+        named = settings.PI_PATH or shutil.which("pi")
+        if not named or "lieutenant" not in settings.ORGANS:
+            return
+        try:
+            agent = agents.find_agent()
+        except AgentMissing:
+            return
+        problem = agent_check.problem_of(agent)
+        if not problem:
+            return
+        if real := agent_check.resolve_shim(agent.path):
+            say(f"{agent.path} is a shim; agents are started as {real}")
+            self.agent = {"PI_PATH": str(real)}
+        elif settings.PI_PATH:
+            self.agent_problem = problem
+        else:
+            say(f"warning: {problem} reef uses an agent of its own instead.")
+            self.agent = {"REEF_OWN_AGENT": "1"}
+
     def environment(self) -> dict[str, str]:
         """What the processes get: ours, with everything that was resolved here written out."""
         env = {
@@ -203,7 +232,7 @@ class Start:
             env |= self.vms.environment
         if "/" in settings.PI_PATH:
             env["PI_PATH"] = str(Path(settings.PI_PATH).expanduser().absolute())
-        return env
+        return env | self.agent
 
     def plan(self, link: str, *, no_agent: bool, open_browser: bool) -> Plan:
         """Which processes to run, and what to say when they answer."""
@@ -269,7 +298,8 @@ class Start:
 
     def _agent(self) -> list[Service]:
         """What installs the agent, where there is none."""
-        if settings.PI_PATH or shutil.which("pi"):
+        own = "REEF_OWN_AGENT" in self.agent
+        if settings.PI_PATH or (shutil.which("pi") and not own):
             return []
         target: Path = settings.AGENT_INSTALL_DIR
         if agent_install.installed(agent_install.PINNED, target):
@@ -322,7 +352,9 @@ class Start:
 
     def _without_agent(self, *, no_agent: bool) -> list[str]:
         """Why no lieutenant can start, unless an agent is about to be installed."""
-        problem = agents.agent_problem() if settings.PI_PATH or no_agent else ""
+        settings.OWN_AGENT = "REEF_OWN_AGENT" in self.agent
+        missing = agents.agent_problem() if settings.PI_PATH or no_agent else ""
+        problem = self.agent_problem or missing
         return [f"warning: no lieutenant can start. {problem}"] if problem else []
 
 

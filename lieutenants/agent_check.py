@@ -1,0 +1,211 @@
+"""Whether a program is the agent: it is asked for its version, with a limit, and nothing is kept.
+
+Debian has a `pi` that prints digits of π without an end; version managers put shims on the PATH
+that need variables which agents do not get; a link may lead into a Node that was removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import selectors
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from django.conf import settings
+
+from lieutenants.agents import Agent
+
+SECONDS = 10.0
+MAX_BYTES = 16 << 10
+OLDEST = (0, 73)
+# A failure is looked at anew after this; what has answered well stays known until it changes.
+FAILURE_SECONDS = 20.0
+REMEDY = (
+    "Set PI_PATH= to the agent, or install it (npm install -g @earendil-works/pi-coding-agent)."
+)
+
+_VERSION = re.compile(r"(?<![\w.])v?(\d+)\.(\d+)\.(\d+)\b")
+_LOOK_SECONDS = 0.002
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What a program did when it was asked: exit code (None: it was killed), output, trouble."""
+
+    code: int | None
+    text: str = ""
+    trouble: str = ""
+    is_late: bool = False
+
+
+# By path and state of the file: what is wrong, and until when that is believed.
+_known: dict[tuple[object, ...], tuple[str, float]] = {}
+
+
+def problem_of(agent: Agent) -> str:
+    """Return why this program cannot be the agent, in a sentence with the remedy; empty if it can.
+
+    The environment is the one that agents get, save that there is nothing in its home.
+    """
+    key = _state_of(agent.path)
+    problem, until = _known.get(key, ("", 0.0))
+    if time.monotonic() < until:
+        return problem
+    problem = check(agent.path, agent_environment(), is_packaged=bool(agent.version))
+    until = time.monotonic() + (FAILURE_SECONDS if problem else 1e9)
+    _known[key] = (problem, until)
+    return problem
+
+
+def check(path: Path, environment: Mapping[str, str], *, is_packaged: bool = False) -> str:
+    """Ask the program for its version. One of a known package may take its time."""
+    answer = _ask(path, environment)
+    if answer.is_late and is_packaged:
+        return ""
+    said = answer.trouble or _trouble_in(answer)
+    return f"{path} cannot be used as the agent: {said}. {REMEDY}" if said else ""
+
+
+def agent_environment() -> dict[str, str]:
+    """The variables of ours that agents get."""
+    return {name: os.environ[name] for name in settings.AGENT_ENV if name in os.environ}
+
+
+def resolve_shim(path: Path) -> Path | None:
+    """Return the program that a shim runs in our own environment, if agents can run that one."""
+    seen: list[Path] = []
+    with _asking(path, os.environ) as process:
+        end = time.monotonic() + SECONDS
+        while process.poll() is None and time.monotonic() < end:
+            for each in _programs_of(process.pid):
+                if each not in seen:
+                    seen.append(each)
+            time.sleep(_LOOK_SECONDS)
+    shim = path.resolve()
+    for each in reversed(seen):
+        if each.resolve() != shim and not check(each, agent_environment()):
+            return each
+    return None
+
+
+def _trouble_in(answer: _Answer) -> str:
+    """What is wrong with an answer that came."""
+    if answer.code != 0:
+        words = _first_words(answer.text)
+        return f"asked for --version, it ended with exit code {answer.code}" + (
+            f" ({words})" if words else ""
+        )
+    found = _VERSION.search(answer.text)
+    if found is None:
+        words = _first_words(answer.text)
+        return f"asked for --version, it answered {words!r}" if words else "it tells no version"
+    version = tuple(map(int, found.groups()))
+    if version < OLDEST:
+        return f"it is version {found[0]}, and reef works from {OLDEST[0]}.{OLDEST[1]} on"
+    return ""
+
+
+def _ask(path: Path, environment: Mapping[str, str]) -> _Answer:
+    try:
+        with _asking(path, environment) as process:
+            return _hear(process)
+    except OSError as error:
+        return _Answer(None, trouble=_why_not(path, error))
+
+
+@contextlib.contextmanager
+def _asking(path: Path, environment: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    """Run `<path> --version` in an empty home; whatever it has started ends with it."""
+    with tempfile.TemporaryDirectory(prefix="reef-version-", ignore_cleanup_errors=True) as home:
+        own_home = {"HOME": home} if environment is not os.environ else {}
+        quiet = {"PI_OFFLINE": "1", "PI_SKIP_VERSION_CHECK": "1", "PI_TELEMETRY": "0"}
+        process = subprocess.Popen(
+            [str(path), "--version"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={**environment, **own_home, **quiet},
+            cwd=home,
+            start_new_session=True,
+        )
+        try:
+            yield process
+        finally:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            if process.stdout:
+                process.stdout.close()
+
+
+def _hear(process: subprocess.Popen[bytes]) -> _Answer:
+    """Read its answer up to the limits."""
+    assert process.stdout is not None
+    output, end = process.stdout.fileno(), time.monotonic() + SECONDS
+    os.set_blocking(output, False)
+    data = b""
+    with selectors.DefaultSelector() as selector:
+        selector.register(output, selectors.EVENT_READ)
+        while True:
+            if len(data) > MAX_BYTES:
+                return _Answer(None, trouble="asked for --version, it prints without an end")
+            rest = end - time.monotonic()
+            if rest <= 0:
+                late = f"asked for --version, it did not end within {SECONDS:g} s"
+                return _Answer(None, trouble=late, is_late=not data)
+            if selector.select(min(rest, 0.1)):
+                chunk = os.read(output, MAX_BYTES)
+                data += chunk
+                if not chunk:
+                    break
+            elif process.poll() is not None:
+                break
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(max(0.1, end - time.monotonic()))
+    return _Answer(process.returncode, data.decode("utf-8", "replace"))
+
+
+def _why_not(path: Path, error: OSError) -> str:
+    """Why it could not be run at all, with the interpreter that is missing."""
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        head = file.readline(300)
+        words = head[2:].decode("utf-8", "replace").split()
+        if head.startswith(b"#!") and words and not os.access(words[0], os.X_OK):
+            return f"it cannot be run, because its interpreter {words[0]} is missing"
+    return f"it cannot be run ({error.strerror or type(error).__name__})"
+
+
+def _first_words(text: str) -> str:
+    """The first line that says something, without control characters; errors come first."""
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    lines = ["".join(filter(str.isprintable, line)) for line in lines if line]
+    errors = [line for line in lines if re.search(r"error|not|no ", line, re.IGNORECASE)]
+    return (errors or lines or [""])[0][:160]
+
+
+def _programs_of(pid: int) -> Iterator[Path]:
+    """The files that this process and its children run: programs and scripts."""
+    with contextlib.suppress(OSError, ValueError):
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[:2]
+        named = [os.readlink(f"/proc/{pid}/exe"), *(os.fsdecode(word) for word in words)]
+        for name in named:
+            if os.path.isabs(name) and os.access(name, os.X_OK) and os.path.isfile(name):
+                yield Path(name)
+        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            yield from _programs_of(int(child))
+
+
+def _state_of(path: Path) -> tuple[object, ...]:
+    try:
+        found = os.stat(shutil.which(path) or path)
+    except OSError:
+        return (str(path),)
+    return (str(path), found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size)

@@ -1,0 +1,59 @@
+"""One row for each agent that runs on a host without an open process row."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.db import models
+from django.utils import timezone
+
+
+class Request(models.TextChoices):
+    """What an operator may ask for such an agent."""
+
+    TAKE_UP = "take-up", "take up"
+    END = "end", "end"
+
+
+class UnknownAgent(models.Model):
+    """An agent that runs and that nobody follows, as its host's follower has found it.
+
+    The row goes when the agent has ended, or is followed again.
+    """
+
+    run = models.CharField(primary_key=True, max_length=64, help_text="The name of its folder.")
+    host = models.CharField(max_length=255, db_index=True)
+    lieutenant_id = models.CharField(max_length=64)
+    name = models.CharField(max_length=64, blank=True, help_text="Its lieutenant, if one is known.")
+    directory = models.CharField(max_length=1024)
+    handle = models.JSONField(default=dict)
+    why = models.TextField(help_text="Why nobody follows it.")
+    can_be_taken_up = models.BooleanField(default=False)
+    found_at = models.DateTimeField(default=timezone.now)
+    request = models.CharField(max_length=10, choices=Request.choices, blank=True)
+    requested_at = models.DateTimeField(null=True, blank=True)
+    requested_by = models.CharField(max_length=200, blank=True)
+    problem = models.TextField(blank=True, help_text="Why the newest request came to nothing.")
+
+    class Meta:
+        app_label = "lieutenants"
+        ordering = ["-found_at", "run"]
+
+    def __str__(self) -> str:
+        return f"{self.name or self.lieutenant_id} ({self.run})"
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """Return what the API says of it."""
+        return {
+            "run": self.run,
+            "host": self.host,
+            "lieutenantId": self.lieutenant_id,
+            "name": self.name or None,
+            "agentPid": self.handle.get("agent_pid"),
+            "why": self.why,
+            "canBeTakenUp": self.can_be_taken_up,
+            "foundAt": self.found_at,
+            "request": self.request or None,
+            "problem": self.problem or None,
+        }

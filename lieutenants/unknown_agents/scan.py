@@ -1,0 +1,126 @@
+"""What the follower does about unknown agents: find them, and do what operators asked for."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+from django.conf import settings
+from django.db import IntegrityError
+from django.utils import timezone
+
+from lieutenants import reattach, rpc
+from lieutenants.exceptions import IllegalMove, LostRace, TransportError
+from lieutenants.models import Lieutenant, Process
+from lieutenants.states import Status
+from lieutenants.transports import get_transport
+from lieutenants.transports.base import Handle
+from lieutenants.unknown_agents.models import Request, UnknownAgent
+from vmtree import bells
+
+logger = logging.getLogger(__name__)
+
+# What has ended, or has just started, is given so long to be gone, or to have a row.
+GRACE_SECONDS = 15.0
+# An agent that was asked to end is ended without its keeper's help after this.
+INSIST = timedelta(seconds=20)
+FAREWELL = "~farewell"
+
+
+def look() -> None:
+    """Bring the rows of this host up to date, and do what was asked for."""
+    found = dict(_unknown())
+    here = UnknownAgent.objects.filter(host=settings.HOST)
+    here.exclude(pk__in=found).delete()
+    known = {row.pk: row for row in here}
+    for run, (directory, handle) in found.items():
+        why, can_be_taken_up = _reason(directory)
+        lieutenant = Lieutenant.objects.filter(pk=directory.parent.parent.name).first()
+        facts = {
+            "host": settings.HOST,
+            "lieutenant_id": directory.parent.parent.name[:64],
+            "name": lieutenant.name if lieutenant else "",
+            "directory": str(directory),
+            "handle": handle,
+            "why": why,
+            "can_be_taken_up": can_be_taken_up,
+        }
+        row, _ = UnknownAgent.objects.update_or_create(pk=run, defaults=facts)
+        if run not in known:
+            logger.warning("an agent runs that nobody follows: %s. %s", row, why)
+            bells.tell_change(row.lieutenant_id)
+        if row.request:
+            _serve(row)
+
+
+def _unknown() -> Iterator[tuple[str, tuple[Path, Handle]]]:
+    """Yield the folders of keepers that live and have no open row, by their runs."""
+    transport = get_transport("local")
+    followed = set(Process.objects.live().values_list("pk", flat=True))
+    recently = timezone.now() - timedelta(seconds=GRACE_SECONDS)
+    followed |= set(Process.objects.filter(ended_at__gt=recently).values_list("pk", flat=True))
+    for directory in settings.LIEUTENANTS_DIR.glob("*/runs/*"):
+        run = directory.name
+        if run in followed or len(run) > 64 or _is_new(directory):
+            continue
+        handle = transport.find(str(directory))
+        if handle and transport.alive(handle, str(directory)):
+            yield run, (directory, handle)
+
+
+def _is_new(directory: Path) -> bool:
+    try:
+        age = time.time() - (directory / "keeper.json").stat().st_mtime
+    except OSError:
+        return True
+    return 0 <= age < GRACE_SECONDS
+
+
+def _reason(directory: Path) -> tuple[str, bool]:
+    """Why nobody follows it, and whether somebody could."""
+    lieutenant = Lieutenant.objects.filter(pk=directory.parent.parent.name).first()
+    if lieutenant is None:
+        return "No lieutenant with this id is known.", False
+    if lieutenant.status == Status.DESTROYED:
+        return "Its lieutenant was destroyed.", False
+    if lieutenant.live_process():
+        return "Its lieutenant has another process.", False
+    return "Its process is recorded as ended, or not at all.", True
+
+
+def _serve(row: UnknownAgent) -> None:
+    """Do what was asked. What comes to nothing is said in the row, and may be asked again."""
+    problem = _take_up(row) if row.request == Request.TAKE_UP else _end(row)
+    if problem:
+        fields = {"request": "", "requested_at": None, "problem": problem}
+        UnknownAgent.objects.filter(pk=row.pk).update(**fields)
+    elif row.request == Request.TAKE_UP:
+        UnknownAgent.objects.filter(pk=row.pk).delete()
+    bells.tell_change(row.lieutenant_id)
+
+
+def _take_up(row: UnknownAgent) -> str:
+    """Follow it again; why not, if that cannot be."""
+    try:
+        said = reattach.take_up(Path(row.directory), row.handle)
+    except (OSError, ValueError, IntegrityError, LostRace, IllegalMove) as error:
+        return str(error)
+    return "" if Process.objects.live().filter(pk=row.run).exists() else said
+
+
+def _end(row: UnknownAgent) -> str:
+    """Ask its keeper to end it, and insist after a while; the next look finds whether it has."""
+    transport = get_transport("local")
+    asked_at = row.requested_at or timezone.now()
+    try:
+        if timezone.now() - asked_at > INSIST:
+            # Whose pid that is stands in a file: the keeper itself is never killed for it.
+            transport.end(row.directory, row.handle, keeper=False)
+        else:
+            transport.stop(row.directory, row.handle, rpc.simple("abort", FAREWELL))
+    except TransportError as error:
+        logger.info("cannot end %s yet: %s", row, error)
+    return ""
