@@ -83,5 +83,9 @@ class LostRace(LieutenantError):
     status = 409
 
 
+class NotTheFollower(Exception):
+    """Another follower of the same data folder's identity is at work; the text says which."""
+
+
 class TransportError(Exception):
     """A keeper could not be started, reached or read."""

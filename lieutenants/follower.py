@@ -22,7 +22,9 @@ from django.db import OperationalError, close_old_connections, connections, tran
 
 from lieutenants import rpc
 from lieutenants.clock_jumps import ClockWatch
-from lieutenants.exceptions import TransportError
+from lieutenants.exceptions import NotTheFollower, TransportError
+from lieutenants.hosts import lock, strays
+from lieutenants.hosts import services as hosts
 from lieutenants.ledger import Ledger, save_progress
 from lieutenants.models import Process
 from lieutenants.outbox import Outbox
@@ -59,11 +61,12 @@ class Follower:
         # After a failure each session is followed by itself for one pass, to find the culprit.
         self._careful = False
         self._aside: dict[str, float] = {}
+        self._yields_to = ""
 
     def run(self) -> None:
         """Follow until told to stop. Trouble is logged and begun anew from the rows."""
-        with _only_one(self.stopping) as mine:
-            if not mine:
+        with _only_one(self.stopping) as mine, lock.one_folder(self.stopping) as alone:
+            if not (mine and alone):
                 return
             listener = threading.Thread(target=self._listen, name="reef-bell", daemon=True)
             listener.start()
@@ -71,14 +74,31 @@ class Follower:
             while not self.stopping.is_set():
                 try:
                     self._bell.wait(self._turn())
+                except NotTheFollower as other:
+                    self._stand_by(str(other))
                 except DatabaseError:
                     logger.exception("the database failed; starting over from its rows")
                     self._start_over()
                 except Exception:
                     logger.exception("the follower failed; starting over from the rows")
                     self._start_over()
+            self._resign()
         self.outbox.close()
         connections.close_all()
+
+    def _stand_by(self, why: str) -> None:
+        """Follow nothing while another follower of this folder's identity is at work."""
+        if why != self._yields_to:
+            logger.warning("%s", why)
+        self._yields_to = why
+        hosts.note_rival(why)
+        self._start_over()
+
+    def _resign(self) -> None:
+        try:
+            hosts.resign(self.watch.follower_id)
+        except DatabaseError as error:
+            logger.info("cannot resign: %s", type(error).__name__)
 
     def stop(self) -> None:
         """Ask the loop to end after its pass."""
@@ -104,9 +124,10 @@ class Follower:
 
     def refresh(self) -> None:
         """Take up new processes, drop ended ones, look at what the clock asks for."""
-        self.clock.look(self.sessions.values())
         now = time.monotonic()
-        live = Process.objects.live().filter(host=settings.HOST).select_related("lieutenant")
+        self.watch.sign(now)
+        self.clock.look(self.sessions.values())
+        live = Process.objects.live().here().select_related("lieutenant")
         rows = {process.pk: process for process in live}
         for pk in self.sessions.keys() - rows.keys():
             del self.sessions[pk]
@@ -114,6 +135,9 @@ class Follower:
             session.use_newest_screen()
         for pk, process in rows.items():
             if pk not in self.sessions and process.handle and now >= self._aside.get(pk, 0.0):
+                if strays.runs_elsewhere(process):
+                    self._aside[pk] = now + strays.AGAIN_SECONDS
+                    continue
                 # An agent gets secrets when it starts: the session knows all stored by then.
                 session = Session.open(process)
                 session.heard_at = now

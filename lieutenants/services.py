@@ -29,6 +29,7 @@ from lieutenants.exceptions import (
     NotNow,
     TooLarge,
 )
+from lieutenants.hosts import silence
 from lieutenants.isolation import homes
 from lieutenants.models import Lieutenant, Message, Process, new_ulid
 from lieutenants.states import Mode, RestartPolicy, Status
@@ -168,6 +169,9 @@ def send(
                 raise KeyReused("Idempotency-Key: was used for another message")
             return known, False
         actual, note = _fitting_mode(lieutenant, asked)
+        silent = silence.host_of(lieutenant)
+        if silent:
+            note = "; ".join(part for part in (silent.asked, note) if part)
         message = Message.objects.create(
             lieutenant=lieutenant,
             text=text,
@@ -178,7 +182,8 @@ def send(
             idempotency_key=key or None,
         )
         counted = {"task_count": lieutenant.task_count + (actual == Mode.PROMPT)}
-        if lieutenant.status == Status.IDLE:
+        # On a host that does not answer nothing works on it yet: the follower moves it then.
+        if lieutenant.status == Status.IDLE and not silent:
             lieutenant.move(
                 Status.WORKING,
                 reason="a message was sent",
@@ -468,15 +473,17 @@ def _let_go_of_process(lieutenant: Lieutenant) -> None:
 
 
 def _settle_later(lieutenant: Lieutenant) -> None:
-    pk, host = lieutenant.pk, lieutenant.host
-    transaction.on_commit(lambda: ring_worker(pk, host))
+    pk, data_folder = lieutenant.pk, lieutenant.data_folder
+    transaction.on_commit(lambda: ring_worker(pk, data_folder))
 
 
-def ring_worker(lieutenant_id: str, host: str) -> None:
-    """Ring a worker of that host; without a broker the next reconcile finds the row."""
-    broker.send_task(tasks.settle.name, [lieutenant_id], queue=tasks.host_queue(host))
+def ring_worker(lieutenant_id: str, data_folder: str) -> None:
+    """Ring a worker of that data folder; without a broker the next reconcile finds the row."""
+    broker.send_task(tasks.settle.name, [lieutenant_id], queue=tasks.queue_of(data_folder))
 
 
 def _epitaph(lieutenant: Lieutenant) -> str:
+    if note := silence.note_on(lieutenant):
+        return f"{lieutenant.name}: {note}"
     tasks_done = f"{lieutenant.task_count} tasks completed"
     return f"{lieutenant.name}: destroyed (local, {tasks_done})"

@@ -142,7 +142,7 @@ def _without_isolation() -> str:
     """Names of lieutenants of this host whose agents run without any."""
     from lieutenants.models import Lieutenant
 
-    bare = Lieutenant.objects.living().filter(host=settings.HOST, isolation=Isolation.NONE)
+    bare = Lieutenant.objects.living().here().filter(isolation=Isolation.NONE)
     running = bare.filter(processes__ended_at__isnull=True).order_by("name")
     try:
         return ", ".join(running.values_list("name", flat=True)[:MAX_NAMES])
