@@ -11,11 +11,13 @@ from django.db import Error as DatabaseError
 from django.db import connection
 from django.utils import timezone
 
+from lieutenants.hosts.silence import hosts
 from lieutenants.models import LifeSign
 from reef_site.celery import app
 from reef_site.common import broker, clock, disk
 from reef_site.common.models import Tick
 from reef_site.sqlite import log
+from vmtree import dates
 
 # Signs come every 5 (follower) and 10 (worker, through beat and broker) seconds.
 LATE_SECONDS = {
@@ -61,7 +63,8 @@ def look() -> list[Part]:
 def _from_rows() -> list[Part]:
     now = clock.database_now()
     signs = [_sign(name, now) for name in LATE_SECONDS]
-    return [*signs, *([_ticks(now)] if settings.HAS_WORK else []), _clock(now)]
+    lieutenants = [_hosts()] if "lieutenant" in settings.ORGANS else []
+    return [*signs, *lieutenants, *([_ticks(now)] if settings.HAS_WORK else []), _clock(now)]
 
 
 def _database() -> Part:
@@ -88,6 +91,25 @@ def _sign(who: str, now: datetime) -> Part:
     age = round(clock.age_seconds(seen, now), 1)
     ok = age < LATE_SECONDS[who]
     return Part(who, ok, {"ageSeconds": age}, "" if ok else f"no sign for {age:.0f} s", seen)
+
+
+def _hosts() -> Part:
+    """Look at the follower of each data folder that lieutenants belong to."""
+    found = hosts()
+    missed = [host for host in found if host.is_missed]
+    rivals = [host.rival for host in found if host.rival]
+    silent = [
+        {
+            "host": host.name,
+            "id": host.id,
+            "lieutenants": host.lieutenants,
+            "agentsToEnd": host.leftovers,
+            "lastSign": dates.js_date(host.seen_at) if host.seen_at else None,
+        }
+        for host in missed
+    ]
+    why = "; ".join([*(f"host {host.name}: {host.what}" for host in missed), *rivals])
+    return Part("hosts", not why, {"followed": len(found) - len(missed), "silent": silent}, why)
 
 
 def _ticks(now: datetime) -> Part:

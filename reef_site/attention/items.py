@@ -17,6 +17,7 @@ from bootloader.models import Finding, Provisioning
 from bootloader.reasons import clipped
 from bootloader.states import State
 from lieutenants import failures
+from lieutenants.hosts.silence import hosts
 from lieutenants.models import Lieutenant
 from lieutenants.rules.models import Firing, FiringState
 from lieutenants.states import Status
@@ -69,6 +70,7 @@ def found() -> Iterator[Item]:
     if "lieutenant" in settings.ORGANS:
         yield from _lieutenants()
         yield from _rules()
+        yield from _hosts()
     if "bootloader" in settings.ORGANS:
         yield from _provisionings()
         yield from _findings()
@@ -199,6 +201,26 @@ def _rules() -> Iterator[Item]:
             text=line,
             group=f"{digest(row.rule_name)} {digest(line)}",
         )
+
+
+# -- hosts ---------------------------------------------------------------------------------------
+
+
+def _hosts() -> Iterator[Item]:
+    """Yield the hosts that do not answer and that something waits for."""
+    for host in hosts():
+        if host.is_missed or host.rival:
+            yield Item(
+                kind=Kind.HOST,
+                subject=host.id or host.name,
+                name=host.name,
+                url=reverse("lieutenant-hosts"),
+                state="error",
+                label="does not answer" if host.is_missed else "not followed",
+                since=host.seen_at or timezone.now(),
+                text=host.what if host.is_missed else host.rival,
+                group=f"host {host.id}",
+            )
 
 
 def _line(text: str) -> str:
