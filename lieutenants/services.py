@@ -212,7 +212,7 @@ def resume(name: str, *, actor: object) -> Lieutenant:
     lieutenant = _permitted(name, actor, Action.START)
     if lieutenant.status != Status.PAUSED:
         raise NotNow(f"Lieutenant '{name}' is not paused (status: {lieutenant.status})")
-    find_agent()
+    _check_agent(lieutenant)
     with transaction.atomic():
         _let_go_of_process(lieutenant)
         _move(lieutenant, Status.STARTING, "resume asked", actor, restarts=0)
@@ -224,7 +224,7 @@ def restart(name: str, *, actor: object) -> Lieutenant:
     lieutenant = _permitted(name, actor, Action.START)
     if lieutenant.status == Status.STARTING:
         raise NotNow(f"Lieutenant '{name}' is starting already")
-    find_agent()
+    _check_agent(lieutenant)
     with transaction.atomic():
         _let_go_of_process(lieutenant)
         _move(lieutenant, Status.STARTING, "restart asked", actor, restarts=0)
@@ -336,6 +336,12 @@ def _permitted(name: str, actor: object, action: Action) -> Lieutenant:
     lieutenant = find(name, missing=f"Lieutenant '{name}' not found")
     permissions.check(actor, action, presence.vm_of(lieutenant))
     return lieutenant
+
+
+def _check_agent(lieutenant: Lieutenant) -> None:
+    """Refuse a start without an agent program, where that is known: on this host."""
+    if lieutenant.data_folder == settings.DATA_FOLDER_ID:
+        find_agent()
 
 
 def _parent(wish: Wish, actor: object) -> Node | None:
