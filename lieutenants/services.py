@@ -29,7 +29,7 @@ from lieutenants.exceptions import (
     NotNow,
     TooLarge,
 )
-from lieutenants.hosts import silence
+from lieutenants.hosts import silence, tombstones
 from lieutenants.isolation import homes
 from lieutenants.models import Lieutenant, Message, Process, new_ulid
 from lieutenants.states import Mode, RestartPolicy, Status
@@ -213,6 +213,7 @@ def resume(name: str, *, actor: object) -> Lieutenant:
     if lieutenant.status != Status.PAUSED:
         raise NotNow(f"Lieutenant '{name}' is not paused (status: {lieutenant.status})")
     _check_agent(lieutenant)
+    tombstones.clear(lieutenant)
     with transaction.atomic():
         _let_go_of_process(lieutenant)
         _move(lieutenant, Status.STARTING, "resume asked", actor, restarts=0)
@@ -225,6 +226,7 @@ def restart(name: str, *, actor: object) -> Lieutenant:
     if lieutenant.status == Status.STARTING:
         raise NotNow(f"Lieutenant '{name}' is starting already")
     _check_agent(lieutenant)
+    tombstones.clear(lieutenant)
     with transaction.atomic():
         _let_go_of_process(lieutenant)
         _move(lieutenant, Status.STARTING, "restart asked", actor, restarts=0)
@@ -284,6 +286,7 @@ def destroy(name: str, *, actor: object) -> str:
     with transaction.atomic():
         _move(lieutenant, Status.DESTROYED, "destroy asked", actor)
         delivery.withdraw_queued(lieutenant, delivery.DESTROYED, timezone.now())
+        transaction.on_commit(lambda: tombstones.leave(lieutenant))
     return _epitaph(lieutenant)
 
 

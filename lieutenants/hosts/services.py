@@ -12,7 +12,7 @@ from django.db import connection, transaction
 from django.db.models import Q
 
 from lieutenants.exceptions import NotTheFollower
-from lieutenants.hosts import paths
+from lieutenants.hosts import paths, tombstones
 from lieutenants.hosts.models import DataFolder
 from lieutenants.models import Lieutenant, Process
 from reef_site.common import clock
@@ -65,6 +65,7 @@ def register(follower: str = "") -> None:
         _rename(row.host)
         if changed := paths.rebase(row.pk, row.path):
             logger.warning("the data folder was moved here: %d paths were corrected", changed)
+        tombstones.pause_marked()
         row.host, row.path, row.place = settings.HOST, str(settings.DATA_DIR), place()
         if follower:
             row.follower, row.seen_at = follower, now
