@@ -289,8 +289,8 @@ def test_the_newer_of_two_followers_of_one_identity_yields(api: Api) -> None:
     DataFolder.objects.update(seen_at=timezone.now() - timedelta(minutes=1))
     hosts.sign("SECOND")
     assert DataFolder.objects.get().follower == "SECOND"
+    DataFolder.objects.update(place="another machine")
     with pytest.raises(NotTheFollower):
-        DataFolder.objects.update(place="another machine")
         hosts.sign("FIRST")
     assert api.get("/health").json()["parts"]["hosts"]["ok"] is True
 
