@@ -34,6 +34,8 @@ LOST_START = timedelta(seconds=35)
 FIND_AFTER = timedelta(seconds=3)
 # After the abort of a stalled answer, before its process is ended.
 ABORT_SECONDS = 10.0
+# An agent writes to its session by a path that leads nowhere after the move.
+RESTARTED_THERE = "its data folder was moved; started again there with what its session has"
 
 
 class Watch:
@@ -156,7 +158,7 @@ class Watch:
     def _restart_moved(self, row: Process, lieutenant: Lieutenant) -> None:
         """Start a resting agent anew whose paths lead nowhere since its folder was moved."""
         Process.objects.filter(pk=row.pk).update(stop_asked_at=timezone.now())
-        self._move(lieutenant, Status.STARTING, "its data folder was moved; started again there")
+        self._move(lieutenant, Status.STARTING, RESTARTED_THERE)
 
     # -- time limits ---------------------------------------------------------------------
 

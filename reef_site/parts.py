@@ -11,6 +11,7 @@ from django.db import Error as DatabaseError
 from django.db import connection
 from django.utils import timezone
 
+from lieutenants.hosts import strays
 from lieutenants.hosts.silence import hosts
 from lieutenants.models import LifeSign
 from reef_site.celery import app
@@ -30,6 +31,7 @@ TICK_SLACK_SECONDS = 20.0
 MAX_SKEW_SECONDS = 30.0
 # A mark this far in the future was written before the clock was set back.
 TOLERANCE = timedelta(seconds=5)
+MAX_NAMES = 5
 _SET_BACK = "lies in the future: the clock was set back"
 
 
@@ -108,7 +110,11 @@ def _hosts() -> Part:
         }
         for host in missed
     ]
-    why = "; ".join([*(f"host {host.name}: {host.what}" for host in missed), *rivals])
+    wrong = [*(f"host {host.name}: {host.what}" for host in missed), *rivals]
+    if names := strays.with_strays():
+        shown = ", ".join(names[:MAX_NAMES])
+        wrong.append(f"agents run in another data folder, of {len(names)} lieutenants: {shown}")
+    why = "; ".join(wrong)
     return Part("hosts", not why, {"followed": len(found) - len(missed), "silent": silent}, why)
 
 

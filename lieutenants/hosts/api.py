@@ -11,6 +11,8 @@ from rest_framework.views import APIView
 from lieutenants.exceptions import BadInput
 from lieutenants.hosts.adoption import adopt
 from lieutenants.hosts.silence import Host, hosts
+from vmtree import permissions
+from vmtree.permissions import Action
 
 
 def host_json(host: Host) -> dict[str, Any]:
@@ -32,7 +34,8 @@ class Hosts(APIView):
     """`GET /lieutenant/hosts`"""
 
     def get(self, request: Request) -> Response:
-        """All data folders that lieutenants belong to, with their hosts."""
+        """All data folders that lieutenants belong to, with their hosts; not for nodes."""
+        permissions.check(request.user, Action.READ_MACHINES, None)
         found = [host_json(host) for host in hosts()]
         return Response({"hosts": found, "count": len(found)})
 

@@ -10,6 +10,7 @@ import shutil
 import stat
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from django.conf import settings
 
@@ -84,8 +85,9 @@ def _rewrite_header(folder: int, old: Iterable[PurePosixPath]) -> None:
     with os.fdopen(source, "rb") as file:
         facts = os.fstat(file.fileno())
         first = file.readline(MAX_HEADER_BYTES)
-        header = json.loads(first) if first.endswith(b"\n") else None
-        cwd = header.get("cwd") if isinstance(header, dict) else None
+        found = json.loads(first) if first.endswith(b"\n") else None
+        header: dict[str, Any] = found if isinstance(found, dict) else {}
+        cwd = header.get("cwd")
         moved = _moved(cwd, old) if isinstance(cwd, str) else ""
         if not moved or not stat.S_ISREG(facts.st_mode) or facts.st_nlink != 1:
             return

@@ -69,15 +69,17 @@ class Host:
 
 def hosts() -> list[Host]:
     """Return all data folders that are known or that lieutenants belong to, by host name."""
-    living = _count(Lieutenant.objects.living())
-    stops = Process.objects.live().filter(lieutenant__status=Status.DESTROYED)
-    leftovers = _count(stops)
+    now = clock.database_now()
     rows = {row.pk: row for row in DataFolder.objects.all()}
+    living = _count(Lieutenant.objects.living())
+    unknown = living.keys() - rows.keys() - {settings.DATA_FOLDER_ID}
+    leftovers: dict[str, int] = {}
+    if unknown or not all(services.answers(row, now) for row in rows.values()):
+        leftovers = _count(Process.objects.live().filter(lieutenant__status=Status.DESTROYED))
     # Rows of before identities, and of folders that have not been entered yet.
     for pk in (living.keys() | leftovers.keys()) - rows.keys():
         name = Lieutenant.objects.filter(data_folder=pk).values_list("host", flat=True).first()
         rows[pk] = DataFolder(pk=pk, host=name or "?", path="")
-    now = clock.database_now()
     found = [_host(row, now, living.get(pk, 0), leftovers.get(pk, 0)) for pk, row in rows.items()]
     return sorted(found, key=lambda host: (host.name, host.id))
 

@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 # How often an agent in another folder is looked at.
 AGAIN_SECONDS = 2.0
+TROUBLE = "Its agent still runs in another folder"
 
 
 def runs_elsewhere(process: Process) -> bool:
@@ -57,13 +58,19 @@ def look_at(process: Process) -> None:
             os.kill(pid, signal.SIGTERM)
         return
     text = (
-        f"Its agent still runs in another folder{_where(pid)} (pid {pid}), since this data folder "
+        f"{TROUBLE}{_where(pid)} (pid {pid}), since this data folder "
         "is a copy or was replaced. Restart ends that agent and starts it here."
     )
     lieutenant = Lieutenant.objects.filter(pk=process.lieutenant_id).exclude(trouble=text)
     if lieutenant.update(trouble=text):
         logger.warning("%s: %s", process.lieutenant, text)
         bells.tell_change(process.lieutenant_id)
+
+
+def with_strays() -> list[str]:
+    """Return the names of lieutenants whose agents run in another folder."""
+    found = Lieutenant.objects.living().filter(trouble__startswith=TROUBLE).order_by("name")
+    return list(found.values_list("name", flat=True))
 
 
 def must_restart(process: Process, lieutenant: Lieutenant) -> bool:

@@ -80,14 +80,17 @@ def found() -> Iterator[Item]:
 
 
 def _lieutenants() -> Iterator[Item]:
-    """Yield those in error, those that stall, and those whose model has trouble."""
+    """Yield those in error, kept back or stalled, and those whose model has trouble."""
     quiet = timezone.now() - timedelta(seconds=1)
     troubled = Q(status__in=[Status.WORKING, Status.IDLE]) & ~Q(trouble="")
     stalled = Q(status=Status.WORKING, last_activity_at__lt=quiet)
-    suspects = Lieutenant.objects.filter(Q(status=Status.ERROR) | troubled | stalled)
+    kept_back = Q(status=Status.PAUSED) & ~Q(error="")
+    suspects = Lieutenant.objects.filter(Q(status=Status.ERROR) | troubled | stalled | kept_back)
     for each in suspects.defer("system_prompt", "directive").order_by("-status_since")[:MAX_ITEMS]:
         if each.status == Status.ERROR:
             yield _lieutenant(each, "error", each.status_since, each.error)
+        elif each.status == Status.PAUSED:
+            yield _lieutenant(each, "paused", each.status_since, each.error)
         elif each.stalled:
             waits = f"waiting for {each.waiting_for}" if each.waiting_for else "no output"
             yield _lieutenant(each, "stalled", each.last_activity_at, each.trouble or waits)

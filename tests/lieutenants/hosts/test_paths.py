@@ -28,7 +28,7 @@ def moved(name: str, folder: str = "") -> Lieutenant:
     return row
 
 
-def session_of(row: Lieutenant, *lines: dict[str, object]) -> Path:
+def session_of(row: Lieutenant, *lines: dict[str, str]) -> Path:
     file: Path = settings.LIEUTENANTS_DIR / row.pk / "session" / "session.jsonl"
     file.parent.mkdir(parents=True)
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))

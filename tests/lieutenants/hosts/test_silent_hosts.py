@@ -264,6 +264,15 @@ def test_discover_tells_of_lieutenants_of_a_silent_host(api: Api) -> None:
     assert line.endswith("take over: manage.py adopt box1")
 
 
+def test_one_that_was_kept_back_needs_a_look(client: Client) -> None:
+    enlist("eve", Status.PAUSED, error="It was destroyed after the backup was made.")
+    enlist("bob", Status.PAUSED)
+    client.force_login(auth.make_operator())
+    overview = client.get("/").content.decode()
+    assert "It was destroyed after the backup was made." in overview
+    assert "/lieutenants/bob/" not in overview
+
+
 # -- one identity, two followers -----------------------------------------------------------------
 
 
