@@ -137,7 +137,7 @@ def test_a_copy_in_place_of_the_folder_starts_nothing_twice(stack: Stack) -> Non
     assert "Restart ends that agent and starts it here" in trouble
     until(lambda: not stack.health()["hosts"]["ok"], 10)
     part = stack.health()["hosts"]
-    assert "agents run in another data folder, of 2 lieutenants: ada, eve" in part["why"]
+    assert "agents run in another data folder, of 3 lieutenants: ada, bob, eve" in part["why"]
     assert agents(stack) == before
     assert stack.send("ada", "waits").json()["state"] == "queued"
     assert stack.client.post(f"{AT}/ada/restart").status_code == 200
