@@ -20,6 +20,7 @@ from django.utils.html import format_html, format_html_join
 
 from lieutenants import figures
 from lieutenants.exceptions import LieutenantError
+from lieutenants.hosts.models import DataFolder
 from lieutenants.models import Answer, Entry, Lieutenant, LifeSign, Message, Move, Process, Usage
 from lieutenants.states import Status
 from lieutenants.verbs import VERBS, Verb
@@ -285,6 +286,14 @@ class LifeSignAdmin(FactAdmin):
     """When each part of reef was last seen alive."""
 
     list_display = ("who", "at")
+    list_select_related = False
+
+
+@admin.register(DataFolder)
+class DataFolderAdmin(FactAdmin):
+    """The data folders that lieutenants belong to; see the page Hosts."""
+
+    list_display = ("host", "path", "id", "seen_at")
     list_select_related = False
 
 

@@ -13,6 +13,7 @@ from rest_framework.viewsets import ViewSet
 
 from lieutenants import services, views
 from lieutenants.exceptions import BadInput, NotFound
+from lieutenants.hosts import silence
 from lieutenants.models import Entry, Lieutenant, Usage
 from lieutenants.presence import vm_of
 from lieutenants.serializers import (
@@ -42,6 +43,13 @@ def _wait(response: Response, lieutenant: Lieutenant, seconds: int) -> Response:
     if seconds:
         response[WAIT_HEADER] = f"{lieutenant.pk} {seconds}"
     return response
+
+
+def _done(lieutenant: Lieutenant, word: str, seconds: int, **more: str) -> Response:
+    """Return the answer of a verb: done after a wait, or only asked of a host that is silent."""
+    if note := silence.note_on(lieutenant):
+        return Response({word: False, "asked": True, "note": note, **more}, status=202)
+    return _wait(Response({word: True, **more}), lieutenant, seconds)
 
 
 def _legible(lieutenant: Lieutenant, request: Request) -> Lieutenant:
@@ -94,9 +102,10 @@ class LieutenantViewSet(ViewSet):
     def destroy(self, request: Request, name: str) -> Response:
         """End it for good; 200 again when repeated."""
         detail = services.destroy(name, actor=request.user)
-        response = Response({"destroyed": True, "detail": detail})
         lieutenant = Lieutenant.objects.filter(name=name).first()
-        return _wait(response, lieutenant, 10) if lieutenant else response
+        if lieutenant is None:
+            return Response({"destroyed": True, "detail": detail})
+        return _done(lieutenant, "destroyed", 10, detail=detail)
 
     @action(detail=True, methods=["post"])
     def send(self, request: Request, name: str) -> Response:
@@ -126,27 +135,26 @@ class LieutenantViewSet(ViewSet):
         if not isinstance(force, bool):
             raise BadInput("force: must be true or false", "force")
         lieutenant = services.pause(name, actor=request.user, force=force)
-        return _wait(Response({"paused": True}), lieutenant, 10)
+        return _done(lieutenant, "paused", 10)
 
     @action(detail=True, methods=["post"])
     def resume(self, request: Request, name: str) -> Response:
         """Start the agent again on its session."""
         seconds = query_number(request, "wait", most=WAIT_SECONDS)
         lieutenant = services.resume(name, actor=request.user)
-        return _wait(Response({"resumed": True}), lieutenant, seconds)
+        return _done(lieutenant, "resumed", seconds)
 
     @action(detail=True, methods=["post"])
     def restart(self, request: Request, name: str) -> Response:
         """End the agent and start it again, also after an error."""
         seconds = query_number(request, "wait", most=WAIT_SECONDS)
         lieutenant = services.restart(name, actor=request.user)
-        return _wait(Response({"restarted": True}), lieutenant, seconds)
+        return _done(lieutenant, "restarted", seconds)
 
     @action(detail=True, methods=["post"])
     def abort(self, request: Request, name: str) -> Response:
         """Break off the running answer."""
-        services.abort(name, actor=request.user)
-        return Response({"aborted": True})
+        return _done(services.abort(name, actor=request.user), "aborted", 0)
 
     @action(detail=True, methods=["get"])
     def transcript(self, request: Request, name: str) -> Response:

@@ -11,7 +11,6 @@ import logging
 from collections.abc import Iterable
 from datetime import timedelta
 
-from django.conf import settings
 from django.db import connection, transaction
 from django.db.models import F
 from django.utils import timezone
@@ -58,7 +57,7 @@ def rebase(jump: timedelta, sessions: Iterable[Session] = ()) -> None:
             fired = Firing.objects.filter(subject=row.pk, cause_at=row.status_since)
             fired.update(cause_at=row.status_since + jump)
         here.update(**{mark: F(mark) + jump for mark in _MARKS})
-        Process.objects.live().filter(host=settings.HOST).update(started_at=F("started_at") + jump)
+        Process.objects.live().here().update(started_at=F("started_at") + jump)
         if connection.vendor != "postgresql":
             # There is no other host, so what all hosts share is of this one's clock, too.
             Firing.objects.filter(state=FiringState.WAITING).update(due_at=F("due_at") + jump)

@@ -67,6 +67,13 @@ def vanish(session: Session, *, while_away: bool = False) -> None:
     )
 
 
+def abandon(session: Session, reason: str) -> None:
+    """Nobody can reach the process from here: end its row, and leave the lieutenant in error."""
+    session.process.end_reason = reason
+    _finish(session, timezone.now(), said=True)
+    _fail(session, reason, restart_at=None)
+
+
 def give_up(session: Session, reason: str, *, for_good: bool = False) -> None:
     """The process is of no use: say why. The next settle ends it.
 

@@ -87,6 +87,10 @@ class ProgressLost(Exception):
     """Another follower has moved a journal's offset: what was read from there is not to be kept."""
 
 
+class NotTheFollower(Exception):
+    """Another follower of the same data folder's identity is at work; the text says which."""
+
+
 class TransportError(Exception):
     """A keeper could not be started, reached or read."""
 

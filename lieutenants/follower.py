@@ -19,7 +19,9 @@ from django.db import OperationalError, close_old_connections, connections, tran
 
 from lieutenants import rpc
 from lieutenants.clock_jumps import ClockWatch
-from lieutenants.exceptions import ProgressLost, TransportError
+from lieutenants.exceptions import NotTheFollower, ProgressLost, TransportError
+from lieutenants.hosts import lock, strays
+from lieutenants.hosts import services as hosts
 from lieutenants.ledger import Ledger, save_progress
 from lieutenants.models import Process
 from lieutenants.outbox import Outbox
@@ -59,29 +61,40 @@ class Follower:
         self._aside: dict[str, float] = {}
         self._lock = locks.FileLock(settings.RUN_DIR / "follower.lock")
         self._lock_seen = 0.0
+        self._yields_to = ""
 
     def run(self) -> None:
         """Follow until told to stop. Trouble is logged and begun anew from the rows."""
         listener = threading.Thread(target=self._listen, name="reef-bell", daemon=True)
         while self._wait_for_lock():
-            if not listener.is_alive():
-                listener.start()
-            logger.info("following the sessions of %s", settings.HOST)
-            while not self.stopping.is_set() and self._keeps_lock():
-                try:
-                    self._bell.wait(self._turn())
-                except ProgressLost as error:
-                    logger.warning("%s; starting over from the rows", error)
-                    self._start_over()
-                except DatabaseError:
-                    logger.exception("the database failed; starting over from its rows")
-                    self._start_over()
-                except Exception:
-                    logger.exception("the follower failed; starting over from the rows")
-                    self._start_over()
+            with lock.one_folder(self.stopping) as alone:
+                if not alone:
+                    break
+                if not listener.is_alive():
+                    listener.start()
+                self._follow_while_locked()
         self._lock.release()
         self.outbox.close()
         connections.close_all()
+
+    def _follow_while_locked(self) -> None:
+        """Follow until told to stop, or until another worker has the lock."""
+        logger.info("following the sessions of %s", settings.HOST)
+        while not self.stopping.is_set() and self._keeps_lock():
+            try:
+                self._bell.wait(self._turn())
+            except ProgressLost as error:
+                logger.warning("%s; starting over from the rows", error)
+                self._start_over()
+            except NotTheFollower as other:
+                self._stand_by(str(other))
+            except DatabaseError:
+                logger.exception("the database failed; starting over from its rows")
+                self._start_over()
+            except Exception:
+                logger.exception("the follower failed; starting over from the rows")
+                self._start_over()
+        self._resign()
 
     def _wait_for_lock(self) -> bool:
         """Wait to be the one follower of this host; False if told to stop meanwhile."""
@@ -108,6 +121,20 @@ class Follower:
         self._refreshed = -REFRESH_SECONDS
         return False
 
+    def _stand_by(self, why: str) -> None:
+        """Follow nothing while another follower of this folder's identity is at work."""
+        if why != self._yields_to:
+            logger.warning("%s", why)
+        self._yields_to = why
+        hosts.note_rival(why)
+        self._start_over()
+
+    def _resign(self) -> None:
+        try:
+            hosts.resign(self.watch.follower_id)
+        except DatabaseError as error:
+            logger.info("cannot resign: %s", type(error).__name__)
+
     def stop(self) -> None:
         """Ask the loop to end after its pass."""
         self.stopping.set()
@@ -132,9 +159,10 @@ class Follower:
 
     def refresh(self) -> None:
         """Take up new processes, drop ended ones, look at what the clock asks for."""
-        self.clock.look(self.sessions.values())
         now = time.monotonic()
-        live = Process.objects.live().filter(host=settings.HOST).select_related("lieutenant")
+        self.watch.sign(now)
+        self.clock.look(self.sessions.values())
+        live = Process.objects.live().here().select_related("lieutenant")
         rows = {process.pk: process for process in live}
         for pk in self.sessions.keys() - rows.keys():
             del self.sessions[pk]
@@ -142,6 +170,9 @@ class Follower:
             session.use_newest_screen()
         for pk, process in rows.items():
             if pk not in self.sessions and process.handle and now >= self._aside.get(pk, 0.0):
+                if strays.runs_elsewhere(process):
+                    self._aside[pk] = now + strays.AGAIN_SECONDS
+                    continue
                 # An agent gets secrets when it starts: the session knows all stored by then.
                 session = Session.open(process)
                 session.heard_at = session.opened_at = now

@@ -17,6 +17,7 @@ from ulid import ULID
 
 from lieutenants import presence
 from lieutenants.exceptions import IllegalMove, LostRace
+from lieutenants.hosts.models import this_folder
 from lieutenants.states import MOVES, RUNNING, MessageState, Mode, Outcome, RestartPolicy, Status
 from reef_site.common import clock
 from vmtree import bells
@@ -35,8 +36,8 @@ class LieutenantQuerySet(models.QuerySet["Lieutenant"]):
         return self.exclude(status=Status.DESTROYED)
 
     def here(self) -> Self:
-        """Those whose agents run on this host."""
-        return self.filter(host=settings.HOST)
+        """Those that belong to this data folder: their agents run here."""
+        return self.filter(data_folder=settings.DATA_FOLDER_ID)
 
     def claim(self, pk: str, lease: timedelta) -> Lieutenant | None:
         """The row, leased to the caller; None while somebody else holds it."""
@@ -98,6 +99,8 @@ class Lieutenant(models.Model):
     isolation = models.CharField(
         max_length=20, blank=True, help_text="What kept its newest process away from reef."
     )
+    # The identity of the data folder that it belongs to; `host` is only how that host is called.
+    data_folder = models.CharField(max_length=26, default=this_folder, db_index=True)
     host = models.CharField(max_length=255, db_index=True)
     transport = models.CharField(max_length=20, default="local")
     parent_agent = models.CharField(max_length=200, blank=True)
@@ -215,12 +218,17 @@ class ProcessQuerySet(models.QuerySet["Process"]):
         """Those that have not ended, as far as is known."""
         return self.filter(ended_at__isnull=True)
 
+    def here(self) -> Self:
+        """Those whose runs lie in this data folder."""
+        return self.filter(data_folder=settings.DATA_FOLDER_ID)
+
 
 class Process(models.Model):
     """One life of an agent's process: how to find it again, and how it ended."""
 
     id = models.CharField(primary_key=True, max_length=26, default=new_ulid, editable=False)
     lieutenant = models.ForeignKey(Lieutenant, models.CASCADE, related_name="processes")
+    data_folder = models.CharField(max_length=26, default=this_folder, db_index=True)
     host = models.CharField(max_length=255, db_index=True)
     transport = models.CharField(max_length=20)
     directory = models.CharField(max_length=1024)

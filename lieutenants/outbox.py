@@ -53,7 +53,8 @@ class Outbox:
 
     def look(self, sessions: Mapping[str, Session]) -> None:
         """Find the lieutenants with messages that wait, in one query."""
-        queued = Message.objects.filter(state=MessageState.QUEUED, lieutenant__host=settings.HOST)
+        here = {"lieutenant__data_folder": settings.DATA_FOLDER_ID}
+        queued = Message.objects.filter(state=MessageState.QUEUED, **here)
         self._queued = set(queued.values_list("lieutenant_id", flat=True).distinct())
         for session in sessions.values():
             if session.lieutenant.pk in self._queued:

@@ -89,11 +89,11 @@ def destroyed(vm_ids: Sequence[str]) -> Iterable[str]:
 
 
 def local_hosts(vm_ids: Sequence[str]) -> dict[str, str]:
-    """Return on which host each of these VMs runs that is a living lieutenant of a host of reef."""
+    """Map those of these VMs that are living lieutenants of a host of reef to its data folder."""
     from lieutenants.models import Lieutenant
 
     living = Lieutenant.objects.living().filter(pk__in=vm_ids, transport="local")
-    return dict(living.values_list("pk", "host"))
+    return dict(living.values_list("pk", "data_folder"))
 
 
 def vm_status(status: str) -> str:

@@ -10,6 +10,7 @@ from django.db import IntegrityError, transaction
 from django.db.models import Q
 
 from lieutenants.exceptions import IllegalMove, LostRace
+from lieutenants.hosts import silence
 from lieutenants.models import Lieutenant, Process
 from lieutenants.states import RUNNING, Status
 from lieutenants.transports import get_transport
@@ -44,7 +45,10 @@ def _look_up(vm: VM) -> str:
     said = known.get("agentId")
     name = said if isinstance(said, str) and said else vm.name
     same = Lieutenant.objects.filter(Q(pk=vm.pk) | Q(name=name))
-    if same.living().exists():
+    if living := same.living().first():
+        host = silence.host_of(living)
+        if host and not host.is_here:
+            return f"{name}: {host.trouble}; take over: manage.py adopt {host.name}"
         return f"{name}: already tracked"
     if same.exists():
         return f"{name}: destroyed, not brought back"
@@ -59,6 +63,8 @@ def take_up(directory: Path, handle: Handle) -> str:
     where = f"local, pid {handle['agent_pid']}"
     if lieutenant is None:
         return f"{lieutenant_id}: no such lieutenant is known, left alone ({where})"
+    if lieutenant.data_folder != settings.DATA_FOLDER_ID:
+        return f"{lieutenant.name}: belongs to host {lieutenant.host} now, left alone ({where})"
     if Process.objects.live().filter(pk=run).exists():
         return f"{lieutenant.name}: already tracked"
     if lieutenant.status == Status.DESTROYED:

@@ -65,7 +65,7 @@ def settle(lieutenant_id: str) -> None:
 
 def reconcile() -> None:
     """Settle whatever is not as it should be; finds what a lost ring left behind."""
-    live = Process.objects.live().filter(host=settings.HOST)
+    live = Process.objects.live().here()
     unwanted = live.filter(~Q(lieutenant__status__in=RUNNING) | Q(stop_asked_at__isnull=False))
     # Whoever waits longest starts first.
     for pk in [
@@ -217,7 +217,7 @@ def _is_running_now(process: Process) -> bool:
 
 def _may_start() -> bool:
     """A storm of starts would make each of them slow."""
-    starting = Process.objects.live().filter(host=settings.HOST, ready_at__isnull=True)
+    starting = Process.objects.live().here().filter(ready_at__isnull=True)
     return starting.count() < settings.STARTS_AT_ONCE
 
 
@@ -275,7 +275,7 @@ def _launch_spec(lieutenant: Lieutenant, process: Process, agent: Agent) -> Laun
 def _check_isolation(lieutenant: Lieutenant, mode: Isolation) -> None:
     """An agent that was started by another one is isolated at least as well as that one."""
     parent = presence.parent_lieutenant(lieutenant)
-    known = parent.isolation if parent and parent.host == settings.HOST else ""
+    known = parent.isolation if parent and parent.data_folder == settings.DATA_FOLDER_ID else ""
     if known in Isolation.values and Isolation(known).rank > mode.rank:
         raise IsolationUnavailable(
             f"its isolation would be {mode.value}, weaker than that of "

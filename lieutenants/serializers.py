@@ -14,6 +14,7 @@ from django.db.models.functions import RowNumber
 from rest_framework.request import Request
 
 from lieutenants.exceptions import BadInput
+from lieutenants.hosts import silence
 from lieutenants.ledger import open_text
 from lieutenants.models import Answer, Entry, Lieutenant, Message, Usage
 from lieutenants.services import Wish
@@ -42,6 +43,7 @@ def lieutenants_json(lieutenants: Iterable[Lieutenant], *, caller: object) -> li
     The number of queries does not grow with the number of rows.
     """
     rows = list(lieutenants)
+    silence.mark(rows)
     pks = permissions.readable_among(
         caller, permissions.Action.READ_TRANSCRIPT, (row.pk for row in rows)
     )

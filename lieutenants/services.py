@@ -29,6 +29,7 @@ from lieutenants.exceptions import (
     NotNow,
     TooLarge,
 )
+from lieutenants.hosts import silence, tombstones
 from lieutenants.isolation import homes
 from lieutenants.models import Lieutenant, Message, Process, new_ulid
 from lieutenants.states import Mode, RestartPolicy, Status
@@ -168,6 +169,9 @@ def send(
                 raise KeyReused("Idempotency-Key: was used for another message")
             return known, False
         actual, note = _fitting_mode(lieutenant, asked)
+        silent = silence.host_of(lieutenant)
+        if silent:
+            note = "; ".join(part for part in (silent.asked, note) if part)
         message = Message.objects.create(
             lieutenant=lieutenant,
             text=text,
@@ -178,7 +182,8 @@ def send(
             idempotency_key=key or None,
         )
         counted = {"task_count": lieutenant.task_count + (actual == Mode.PROMPT)}
-        if lieutenant.status == Status.IDLE:
+        # On a host that does not answer nothing works on it yet: the follower moves it then.
+        if lieutenant.status == Status.IDLE and not silent:
             lieutenant.move(
                 Status.WORKING,
                 reason="a message was sent",
@@ -207,7 +212,8 @@ def resume(name: str, *, actor: object) -> Lieutenant:
     lieutenant = _permitted(name, actor, Action.START)
     if lieutenant.status != Status.PAUSED:
         raise NotNow(f"Lieutenant '{name}' is not paused (status: {lieutenant.status})")
-    find_agent()
+    _check_agent(lieutenant)
+    tombstones.clear(lieutenant)
     with transaction.atomic():
         _let_go_of_process(lieutenant)
         _move(lieutenant, Status.STARTING, "resume asked", actor, restarts=0)
@@ -219,7 +225,8 @@ def restart(name: str, *, actor: object) -> Lieutenant:
     lieutenant = _permitted(name, actor, Action.START)
     if lieutenant.status == Status.STARTING:
         raise NotNow(f"Lieutenant '{name}' is starting already")
-    find_agent()
+    _check_agent(lieutenant)
+    tombstones.clear(lieutenant)
     with transaction.atomic():
         _let_go_of_process(lieutenant)
         _move(lieutenant, Status.STARTING, "restart asked", actor, restarts=0)
@@ -279,6 +286,7 @@ def destroy(name: str, *, actor: object) -> str:
     with transaction.atomic():
         _move(lieutenant, Status.DESTROYED, "destroy asked", actor)
         delivery.withdraw_queued(lieutenant, delivery.DESTROYED, timezone.now())
+        transaction.on_commit(lambda: tombstones.leave(lieutenant))
     return _epitaph(lieutenant)
 
 
@@ -331,6 +339,12 @@ def _permitted(name: str, actor: object, action: Action) -> Lieutenant:
     lieutenant = find(name, missing=f"Lieutenant '{name}' not found")
     permissions.check(actor, action, presence.vm_of(lieutenant))
     return lieutenant
+
+
+def _check_agent(lieutenant: Lieutenant) -> None:
+    """Refuse a start without an agent program, where that is known: on this host."""
+    if lieutenant.data_folder == settings.DATA_FOLDER_ID:
+        find_agent()
 
 
 def _parent(wish: Wish, actor: object) -> Node | None:
@@ -468,15 +482,17 @@ def _let_go_of_process(lieutenant: Lieutenant) -> None:
 
 
 def _settle_later(lieutenant: Lieutenant) -> None:
-    pk, host = lieutenant.pk, lieutenant.host
-    transaction.on_commit(lambda: ring_worker(pk, host))
+    pk, data_folder = lieutenant.pk, lieutenant.data_folder
+    transaction.on_commit(lambda: ring_worker(pk, data_folder))
 
 
-def ring_worker(lieutenant_id: str, host: str) -> None:
-    """Ring a worker of that host; without a broker the next reconcile finds the row."""
-    broker.send_task(tasks.settle.name, [lieutenant_id], queue=tasks.host_queue(host))
+def ring_worker(lieutenant_id: str, data_folder: str) -> None:
+    """Ring a worker of that data folder; without a broker the next reconcile finds the row."""
+    broker.send_task(tasks.settle.name, [lieutenant_id], queue=tasks.queue_of(data_folder))
 
 
 def _epitaph(lieutenant: Lieutenant) -> str:
+    if note := silence.note_on(lieutenant):
+        return f"{lieutenant.name}: {note}"
     tasks_done = f"{lieutenant.task_count} tasks completed"
     return f"{lieutenant.name}: destroyed (local, {tasks_done})"

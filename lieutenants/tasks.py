@@ -7,9 +7,9 @@ from celery import shared_task
 from lieutenants import runtime
 
 
-def host_queue(host: str) -> str:
-    """The queue of the workers on one host."""
-    return f"host.{host}"
+def queue_of(data_folder: str) -> str:
+    """Return the queue of the workers that have this data folder."""
+    return f"host.{data_folder}"
 
 
 @shared_task(name="lieutenants.settle", soft_time_limit=60, time_limit=80)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from lieutenants import services
 from lieutenants.exceptions import NotNow
+from lieutenants.hosts import silence
 from lieutenants.models import Lieutenant, Message
 from lieutenants.states import Status
 
@@ -48,14 +49,18 @@ class Verb:
         return list(lieutenant.messages.pending()[:MAX_LISTED])
 
 
+def _said(lieutenant: Lieutenant, text: str) -> str:
+    """Return what was begun, or that a host was asked that does not answer."""
+    return f"{lieutenant.name}: {silence.note_on(lieutenant) or text}."
+
+
 def _pause(name: str, actor: str, sure: bool) -> str:
-    services.pause(name, actor=actor, force=sure)
-    return f"{name}: pausing; the session is kept."
+    lieutenant = services.pause(name, actor=actor, force=sure)
+    return _said(lieutenant, "pausing; the session is kept")
 
 
 def _resume(name: str, actor: str, _sure: bool) -> str:
-    services.resume(name, actor=actor)
-    return f"{name}: resuming."
+    return _said(services.resume(name, actor=actor), "resuming")
 
 
 def _abort(name: str, actor: str, sure: bool) -> str:
@@ -64,13 +69,11 @@ def _abort(name: str, actor: str, sure: bool) -> str:
     if waiting and not sure:
         queued = f"{waiting} queued message{'s' if waiting > 1 else ''}"
         raise NotNow(f"Aborting {name} would drop {queued}. Confirm it first.")
-    services.abort(name, actor=actor)
-    return f"{name}: aborting the running answer."
+    return _said(services.abort(name, actor=actor), "aborting the running answer")
 
 
 def _restart(name: str, actor: str, _sure: bool) -> str:
-    services.restart(name, actor=actor)
-    return f"{name}: restarting the agent."
+    return _said(services.restart(name, actor=actor), "restarting the agent")
 
 
 def _destroy(name: str, actor: str, _sure: bool) -> str:

@@ -18,6 +18,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 from lieutenants import blocks, figures, services
 from lieutenants.exceptions import LieutenantError, NotFound
 from lieutenants.forms import MODES, AdjustForm, CreateForm
+from lieutenants.hosts import silence
 from lieutenants.isolation.homes import home_of
 from lieutenants.models import MOST_RESTARTS, Entry, Lieutenant, Usage, new_ulid
 from lieutenants.states import Mode, Status
@@ -81,6 +82,7 @@ def _listing(request: HttpRequest) -> dict[str, Any]:
     found = Lieutenant.objects.listed(status=status, words=words)
     page = Paginator(found, PAGE).get_page(request.GET.get("page"))
     shown = list(page.object_list)
+    silence.mark(shown)
     used = Usage.objects.sums_by_lieutenant([row.pk for row in shown])
     living = sum(count for each, count in counts.items() if each != Status.DESTROYED)
     return {
@@ -203,6 +205,7 @@ def _composer() -> dict[str, Any]:
 def _facts(lieutenant: Lieutenant) -> dict[str, Any]:
     """What stands beside the transcript."""
     alive = lieutenant.status != Status.DESTROYED
+    silence.mark([lieutenant])
     return {
         "lieutenant": lieutenant,
         "process": lieutenant.processes.first(),

@@ -15,8 +15,10 @@ from django.utils import timezone
 
 from lieutenants import ending, muster, rpc, runtime
 from lieutenants.exceptions import IllegalMove, LostRace, TransportError
+from lieutenants.hosts import services as hosts
+from lieutenants.hosts import strays
 from lieutenants.ledger import Ledger, save_progress
-from lieutenants.models import Lieutenant, LifeSign, Process
+from lieutenants.models import Lieutenant, LifeSign, Process, new_ulid
 from lieutenants.reachability import Reachability, is_ours
 from lieutenants.session import Session
 from lieutenants.states import Status
@@ -36,6 +38,8 @@ FIND_AFTER = timedelta(seconds=3)
 FIRST_LOOK_SECONDS = 2.0
 # After the abort of a stalled answer, before its process is ended.
 ABORT_SECONDS = 10.0
+# An agent writes to its session by a path that leads nowhere after the move.
+RESTARTED_THERE = "its data folder was moved; started again there with what its session has"
 
 
 class Watch:
@@ -43,6 +47,7 @@ class Watch:
 
     def __init__(self, sessions: dict[str, Session]) -> None:
         self._sessions = sessions
+        self.follower_id = new_ulid()
         self._signed = -SIGN_SECONDS
         self._reconciled = -RECONCILE_SECONDS
         self._mustered = -muster.EVERY_SECONDS
@@ -50,15 +55,20 @@ class Watch:
         self._aborted_at: dict[str, float] = {}
         self._reach = Reachability()
 
+    def sign(self, clock: float) -> None:
+        """Say now and then that this follower is at work. Raises NotTheFollower."""
+        if clock - self._signed >= SIGN_SECONDS:
+            hosts.sign(self.follower_id)
+            LifeSign.give(f"follower@{settings.HOST}")
+            self._signed = clock
+
     def look(self, rows: Mapping[str, Process], clock: float) -> None:
         """`rows` are this host's live processes as the database has them now."""
-        if clock - self._signed >= SIGN_SECONDS:
-            self._signed = clock
-            LifeSign.give(f"follower@{settings.HOST}")
         for pk, process in rows.items():
             session = self._sessions.get(pk)
             if session is None:
                 self._find_lost_start(process)
+                strays.look_at(process)
                 continue
             self._look_at(session, process, clock)
         self._restart_due()
@@ -71,9 +81,14 @@ class Watch:
         due = clock - self._reconciled >= RECONCILE_SECONDS
         if due or (not self._busy.locked() and runtime.may_start_another()):
             self._reconciled = clock
-            self._in_background(runtime.reconcile)
+            self._in_background(self._reconcile)
         if due:
             self._in_background(scan.look)
+
+    @staticmethod
+    def _reconcile() -> None:
+        runtime.reconcile()
+        strays.end_abandoned()
 
     def _is_there(self, process: Process) -> bool:
         """Whether its keeper was alive when it was looked at just now."""
@@ -101,7 +116,9 @@ class Watch:
             self._abort(session, lieutenant)
         if lieutenant.status == Status.WORKING and row.ready_at and not session.memory.busy:
             session.resting = False
-        if lieutenant.should_run and row.stop_asked_at is None:
+        if strays.must_restart(row, lieutenant) and row.stop_asked_at is None:
+            self._restart_moved(row, lieutenant)
+        elif lieutenant.should_run and row.stop_asked_at is None:
             self._limit_silence(session, lieutenant, clock, out_of_reach)
 
     # -- processes -----------------------------------------------------------------------
@@ -149,6 +166,11 @@ class Watch:
             reason = reason or f"Its supervisor did not come up for {settings.START_SECONDS} s."
             runtime.fail(process.lieutenant, reason)
         self._in_background(partial(runtime.settle_lost_start, process, reason))
+
+    def _restart_moved(self, row: Process, lieutenant: Lieutenant) -> None:
+        """Start a resting agent anew whose paths lead nowhere since its folder was moved."""
+        Process.objects.filter(pk=row.pk).update(stop_asked_at=timezone.now())
+        self._move(lieutenant, Status.STARTING, RESTARTED_THERE)
 
     # -- time limits ---------------------------------------------------------------------
 

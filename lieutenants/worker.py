@@ -6,6 +6,14 @@ import threading
 from typing import Any
 
 from celery import bootsteps
+from django.conf import settings
+
+
+def take_own_queue(instance: Any, **_: Any) -> None:
+    """Have the worker take the tasks of its own data folder, whatever its `-Q` names."""
+    from lieutenants.tasks import queue_of
+
+    instance.app.amqp.queues.select_add(queue_of(settings.DATA_FOLDER_ID))
 
 
 class FollowerStep(bootsteps.StartStopStep):

@@ -8,7 +8,13 @@ import warnings
 from typing import Any
 
 from celery import Celery
-from celery.signals import beat_init, celeryd_init, import_modules, worker_ready
+from celery.signals import (
+    beat_init,
+    celeryd_after_setup,
+    celeryd_init,
+    import_modules,
+    worker_ready,
+)
 from django.conf import settings
 
 from reef_site.common import reaper
@@ -64,9 +70,10 @@ def _is_here(task: str) -> bool:
 
 app.conf.beat_schedule = {name: tick for name, tick in TICKS.items() if _is_here(tick["task"])}
 if "lieutenant" in settings.ORGANS:
-    from lieutenants.worker import FollowerStep
+    from lieutenants.worker import FollowerStep, take_own_queue
 
     app.steps["worker"].add(FollowerStep)
+    celeryd_after_setup.connect(take_own_queue, weak=False)
 
 
 @celeryd_init.connect(weak=False)

@@ -11,12 +11,15 @@ from django.db import Error as DatabaseError
 from django.db import connection
 from django.utils import timezone
 
+from lieutenants.hosts import strays
+from lieutenants.hosts.silence import hosts
 from lieutenants.models import LifeSign
 from lieutenants.unknown_agents.models import UnknownAgent
 from reef_site.celery import app
 from reef_site.common import broker, clock, disk
 from reef_site.common.models import Tick
 from reef_site.sqlite import log
+from vmtree import dates
 
 # Signs come every 5 (follower) and 10 (worker, through beat and broker) seconds.
 LATE_SECONDS = {
@@ -29,6 +32,7 @@ TICK_SLACK_SECONDS = 20.0
 MAX_SKEW_SECONDS = 30.0
 # A mark this far in the future was written before the clock was set back.
 TOLERANCE = timedelta(seconds=5)
+MAX_NAMES = 5
 _SET_BACK = "lies in the future: the clock was set back"
 
 
@@ -70,7 +74,8 @@ def count_unknown_agents() -> int | None:
 def _from_rows() -> list[Part]:
     now = clock.database_now()
     signs = [_sign(name, now) for name in LATE_SECONDS]
-    return [*signs, *([_ticks(now)] if settings.HAS_WORK else []), _clock(now)]
+    lieutenants = [_hosts()] if "lieutenant" in settings.ORGANS else []
+    return [*signs, *lieutenants, *([_ticks(now)] if settings.HAS_WORK else []), _clock(now)]
 
 
 def _database() -> Part:
@@ -97,6 +102,29 @@ def _sign(who: str, now: datetime) -> Part:
     age = round(clock.age_seconds(seen, now), 1)
     ok = age < LATE_SECONDS[who]
     return Part(who, ok, {"ageSeconds": age}, "" if ok else f"no sign for {age:.0f} s", seen)
+
+
+def _hosts() -> Part:
+    """Look at the follower of each data folder that lieutenants belong to."""
+    found = hosts()
+    missed = [host for host in found if host.is_missed]
+    rivals = [host.rival for host in found if host.rival]
+    silent = [
+        {
+            "host": host.name,
+            "id": host.id,
+            "lieutenants": host.lieutenants,
+            "agentsToEnd": host.leftovers,
+            "lastSign": dates.js_date(host.seen_at) if host.seen_at else None,
+        }
+        for host in missed
+    ]
+    wrong = [*(f"host {host.name}: {host.what}" for host in missed), *rivals]
+    if names := strays.with_strays():
+        shown = ", ".join(names[:MAX_NAMES])
+        wrong.append(f"agents run in another data folder, of {len(names)} lieutenants: {shown}")
+    why = "; ".join(wrong)
+    return Part("hosts", not why, {"followed": len(found) - len(missed), "silent": silent}, why)
 
 
 def _ticks(now: datetime) -> Part:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import secrets
 import socket
 import tempfile
@@ -13,6 +14,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 import dj_database_url
+from ulid import ULID
 
 from reef_site import env
 from vmtree import organs
@@ -47,11 +49,22 @@ def _kept_secret(path: Path) -> str:
         raise env.SettingError(path.name, f"cannot keep {path}: {error.strerror}") from None
 
 
-def _read_or_make(path: Path) -> str:
+def _kept_identity(path: Path) -> str:
+    """Return the id of the data folder that this file is in; made once, it never changes."""
+    try:
+        kept = _read_or_make(path, str(ULID()))
+    except OSError as error:
+        raise env.SettingError(path.name, f"cannot keep {path}: {error.strerror}") from None
+    if not re.fullmatch(r"[0-9A-Za-z]{26}", kept):
+        raise env.SettingError(path.name, f"{path} must hold an id of 26 letters and digits")
+    return kept
+
+
+def _read_or_make(path: Path, new: str = "") -> str:
     if not path.exists():
         draft = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
         with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(secrets.token_urlsafe(36))
+            file.write(new or secrets.token_urlsafe(36))
         with contextlib.suppress(FileExistsError):
             os.link(draft, path)
         draft.unlink()
@@ -116,6 +129,8 @@ LIEUTENANTS_DIR = DATA_DIR / "lieutenants"
 AGENT_INSTALL_DIR = DATA_DIR / "agent"
 AGENT_CONFIG_DIR = DATA_DIR / "pi"
 ROOT_TOKEN_FILE = DATA_DIR / "root-token"
+# What belongs to this folder belongs to its id, whatever its path and its host are called.
+DATA_FOLDER_ID = _kept_identity(DATA_DIR / "identity")
 
 # -- which of its modules this reef has
 NAMED_ORGANS = env.names("REEF_ORGANS")

@@ -12,6 +12,8 @@ from django.shortcuts import render
 from django.urls import URLPattern, URLResolver, include, path, re_path
 
 from lieutenants import api as lieutenants_api
+from lieutenants.hosts import api as hosts_api
+from lieutenants.hosts import views as hosts
 from lieutenants.operations import api as operations_api
 from lieutenants.rules import api as rules_api
 from lieutenants.unknown_agents import api as unknown_agents_api
@@ -45,6 +47,8 @@ urlpatterns: Routes = [
     path("signout/", accounts.signout, name="signout"),
     path("audit/", audit.index, name="audit"),
     *_of("lieutenant", path("lieutenants/", include("lieutenants.urls"))),
+    *_of("lieutenant", path("hosts/", hosts.index, name="lieutenant-hosts")),
+    *_of("lieutenant", path("hosts/<str:name>/adopt", hosts.adopt, name="lieutenant-hosts-adopt")),
     *_of("vm-tree", path("fleet/", include("reef_site.fleet.urls"))),
     *_of("vers-config", path("config/", include("versconfig.urls"))),
     *_of("bootloader", path("provisioning/", include("bootloader.urls"))),
@@ -58,6 +62,8 @@ urlpatterns: Routes = [
         re_path(r"^lieutenant/usage/?$", lieutenants_api.FleetUsage.as_view()),
         re_path(r"^lieutenant/lieutenants/destroy-all/?$", lieutenants_api.DestroyAll.as_view()),
         re_path(r"^lieutenant/lieutenants/discover/?$", lieutenants_api.Discover.as_view()),
+        re_path(r"^lieutenant/hosts/?$", hosts_api.Hosts.as_view()),
+        re_path(r"^lieutenant/hosts/(?P<name>[^/]+)/adopt/?$", hosts_api.Adopt.as_view()),
         *rules_api.urlpatterns,
         *unknown_agents_api.urlpatterns,
     ),

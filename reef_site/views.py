@@ -20,6 +20,7 @@ from reef_site.fleet import views as fleet
 from reef_site.parts import Part
 
 _MEND = {
+    "hosts": "Its lieutenants wait. Start reef there, or take them over on the page Hosts.",
     "worker": "Nothing is started or stopped meanwhile. See logs/worker.log and logs/beat.log.",
     "follower": "Agent output is delayed; nothing is lost. See logs/worker.log.",
     "broker": "Updates are delayed; nothing is lost. See logs/redis.log.",
@@ -28,7 +29,13 @@ _MEND = {
     "disk": "Free some space: on a full disk nothing new is stored, and agent output waits.",
     "databaseLog": "End that process, or its transaction, so that the log can be shortened.",
 }
-_WORDS = {"broker": "answers", "clock": "right", "disk": "has room", "databaseLog": "short"}
+_WORDS = {
+    "broker": "answers",
+    "hosts": "answer",
+    "clock": "right",
+    "disk": "has room",
+    "databaseLog": "short",
+}
 # What the overview says at its top, before it does harm.
 _WARNINGS = frozenset({"disk", "databaseLog", "clock", "ticks"})
 

@@ -49,7 +49,7 @@ class Cluster:
         self.server = subprocess.Popen(
             [
                 *(str(programs / "postgres"), "-D", data, "-k", str(self.home)),
-                *("-c", "listen_addresses=", "-c", "fsync=off", "-c", "max_connections=40"),
+                *("-c", "listen_addresses=", "-c", "fsync=off", "-c", "max_connections=90"),
             ],
             stdout=subprocess.DEVNULL,
             stderr=(self.home / "log").open("w"),

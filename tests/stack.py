@@ -183,7 +183,7 @@ class Stack:
             f"--blocking-threads 1 --uds {sock} --log-level warning reef_site.wsgi:application",
             "edge": f"reef_site.edge --host 127.0.0.1 --port {self.port}",
             "worker": "celery -q -A reef_site worker -P threads -c 4 "
-            f"-Q celery,host.{socket.gethostname()} --without-mingle --without-gossip -l INFO",
+            "-Q celery --without-mingle --without-gossip -l INFO",
             "beat": f"celery -q -A reef_site beat -s {self.data / 'beat'} -l WARNING",
         }[name].split()
         return [*python, *words]

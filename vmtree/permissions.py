@@ -169,7 +169,7 @@ def is_read_only_account(caller: object) -> bool:
 
 
 def host_of(vm_id: str) -> str:
-    """The host on which this local agent's process runs; empty for every other VM."""
+    """The data folder to which this local agent belongs; empty for every other VM."""
     return next((host for find in _finders if (host := find([vm_id]).get(vm_id, ""))), "")
 
 
@@ -252,7 +252,7 @@ def _broken_rule(caller: object, action: Action, target: Node | str | None) -> s
 
 def _rule_for_node(node: Node, action: Action, target: Node | str | None) -> str:
     # The kind costs a query, so it is asked only where the two kinds differ.
-    if action is Action.START_BELOW and host_of(node.vm_id) != settings.HOST:
+    if action is Action.START_BELOW and host_of(node.vm_id) != settings.DATA_FOLDER_ID:
         return f"{RULE}; {ON_THIS_HOST}"
     rights = RIGHTS[CallerKind.LOCAL_AGENT].get(action, frozenset())
     if rights != _ALL and (not rights or relation_of(node, target) not in rights):

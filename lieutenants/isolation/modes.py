@@ -148,11 +148,14 @@ def _without_isolation() -> str:
     """
     from lieutenants.models import Lieutenant
 
-    running = Lieutenant.objects.living().filter(
-        models.Q(isolation=Isolation.NONE)
-        | models.Q(isolation="", processes__ready_at__isnull=False),
-        host=settings.HOST,
-        processes__ended_at__isnull=True,
+    running = (
+        Lieutenant.objects.living()
+        .here()
+        .filter(
+            models.Q(isolation=Isolation.NONE)
+            | models.Q(isolation="", processes__ready_at__isnull=False),
+            processes__ended_at__isnull=True,
+        )
     )
     running = running.order_by("name")
     try:

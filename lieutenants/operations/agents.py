@@ -8,6 +8,7 @@ from django.conf import settings
 
 from lieutenants import services
 from lieutenants.exceptions import IllegalMove, NotNow
+from lieutenants.hosts import silence
 from lieutenants.models import Lieutenant
 from lieutenants.operations.handlers import Handler, Outlook
 from lieutenants.operations.models import Verb
@@ -56,6 +57,8 @@ class AgentVM(Handler):
             raise NotNow(said)
         if verb == Verb.PAUSE and lieutenant.should_run:
             raise IllegalMove(f"lieutenant '{lieutenant.name}' was started again meanwhile")
+        if note := silence.note_on(lieutenant):
+            raise NotNow(f"lieutenant '{lieutenant.name}': {note}")
         return services.at_rest(lieutenant.pk)
 
     def proof_of_death(self, vm_id: str) -> str | None:
@@ -68,7 +71,7 @@ class AgentVM(Handler):
             return None
         if newest.ended_at:
             return f"its process ended at {newest.ended_at:%Y-%m-%d %H:%M:%S}: {newest.end_reason}"
-        if newest.host != settings.HOST or not newest.handle:
+        if newest.data_folder != settings.DATA_FOLDER_ID or not newest.handle:
             return None
         alive = get_transport(newest.transport).alive(newest.handle, newest.directory)
         return None if alive else f"its keeper (pid {newest.handle.get('keeper_pid')}) is gone"

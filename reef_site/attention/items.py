@@ -17,6 +17,7 @@ from bootloader.models import Finding, Provisioning
 from bootloader.reasons import clipped
 from bootloader.states import State
 from lieutenants import failures, reachability
+from lieutenants.hosts.silence import hosts
 from lieutenants.models import Lieutenant
 from lieutenants.rules.models import Firing, FiringState
 from lieutenants.states import RUNNING, Status
@@ -71,6 +72,7 @@ def found() -> Iterator[Item]:
         yield from _lieutenants()
         yield from _unknown_agents()
         yield from _rules()
+        yield from _hosts()
     if "bootloader" in settings.ORGANS:
         yield from _provisionings()
         yield from _findings()
@@ -80,14 +82,17 @@ def found() -> Iterator[Item]:
 
 
 def _lieutenants() -> Iterator[Item]:
-    """Yield those in error, those that stall, and those whose model has trouble."""
+    """Yield those in error, kept back or stalled, and those whose model has trouble."""
     quiet = timezone.now() - timedelta(seconds=1)
     troubled = Q(status__in=RUNNING) & ~Q(trouble="")
     stalled = Q(status=Status.WORKING, last_activity_at__lt=quiet)
-    suspects = Lieutenant.objects.filter(Q(status=Status.ERROR) | troubled | stalled)
+    kept_back = Q(status=Status.PAUSED) & ~Q(error="")
+    suspects = Lieutenant.objects.filter(Q(status=Status.ERROR) | troubled | stalled | kept_back)
     for each in suspects.defer("system_prompt", "directive").order_by("-status_since")[:MAX_ITEMS]:
         if each.status == Status.ERROR:
             yield _lieutenant(each, "error", each.status_since, each.error)
+        elif each.status == Status.PAUSED:
+            yield _lieutenant(each, "paused", each.status_since, each.error)
         elif each.stalled:
             waits = f"waiting for {each.waiting_for}" if each.waiting_for else "no output"
             yield _lieutenant(each, "stalled", each.last_activity_at, each.trouble or waits)
@@ -218,6 +223,26 @@ def _rules() -> Iterator[Item]:
             text=line,
             group=f"{digest(row.rule_name)} {digest(line)}",
         )
+
+
+# -- hosts ---------------------------------------------------------------------------------------
+
+
+def _hosts() -> Iterator[Item]:
+    """Yield the hosts that do not answer and that something waits for."""
+    for host in hosts():
+        if host.is_missed or host.rival:
+            yield Item(
+                kind=Kind.HOST,
+                subject=host.id or host.name,
+                name=host.name,
+                url=reverse("lieutenant-hosts"),
+                state="error",
+                label="does not answer" if host.is_missed else "not followed",
+                since=host.seen_at or timezone.now(),
+                text=host.what if host.is_missed else host.rival,
+                group=f"host {host.id}",
+            )
 
 
 def _line(text: str) -> str:

@@ -19,6 +19,7 @@ class Kind(models.TextChoices):
     PROVISIONING = "provisioning", "provisioning"
     FINDING = "finding", "finding"
     RULE = "rule", "rule"
+    HOST = "host", "host"
 
 
 class Seen(models.Model):

@@ -253,7 +253,7 @@ def test_a_vm_does_not_become_a_lieutenant_of_this_host(vm: NodeApi) -> None:
 
 
 def test_a_lieutenant_of_another_host_starts_nothing_here(ada: NodeApi) -> None:
-    Lieutenant.objects.filter(name="ada").update(host="elsewhere")
+    Lieutenant.objects.filter(name="ada").update(data_folder="elsewhere")
 
     assert refused(make(ada, "new"))
     assert refused(ada.post(f"{AT}/ada-1/send", {"message": "go"}))

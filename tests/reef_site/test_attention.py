@@ -156,7 +156,7 @@ def test_thousands_of_silent_vms_are_one_row(operator: Client) -> None:
     with CaptureQueriesContext(connection) as seen:
         shown = panel(operator)
     assert time.monotonic() - began < 2
-    assert len(seen) < 25
+    assert len(seen) < 30
     assert "4,991 × silent newest 2 min ago latest and others" in shown
     press_seen(operator, "all 4,991")
     assert "Needs a look 0 Nothing new. 4,991 seen" in panel(operator)

@@ -64,7 +64,7 @@ def test_all_is_well() -> None:
     assert said["uptime"] > 0
     assert said["services"] == ["ui", *organs.MODULES]
     assert list(said["parts"]) == [
-        *("database", "broker", "worker", "follower"),
+        *("database", "broker", "worker", "follower", "hosts"),
         *("ticks", "clock", "disk", "databaseLog"),
     ]
     assert all(part["ok"] and "why" not in part for part in said["parts"].values())

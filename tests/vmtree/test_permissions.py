@@ -59,7 +59,7 @@ class Tree:
             is_vm = target not in self.hosts
             return below and (is_vm or self.hosts.get(caller) == self.hosts[target])
         if action == "START_BELOW":
-            return own and self.hosts.get(caller) == settings.HOST
+            return own and self.hosts.get(caller) == settings.DATA_FOLDER_ID
         return False
 
 
@@ -74,13 +74,14 @@ def plant(seed: int, count: int) -> Tree:
         services.create(NewNode(vm_id, category, vm_id, parent), by="tests")
         tree.parents[vm_id] = parent
         if kind != "vm":
-            host = "elsewhere" if kind == "elsewhere" else settings.HOST
+            host = "elsewhere" if kind == "elsewhere" else settings.DATA_FOLDER_ID
             Lieutenant.objects.create(
                 id=vm_id,
                 name=vm_id,
                 role="tests",
                 folder="/",
-                host=host,
+                host=settings.HOST,
+                data_folder=host,
                 transport="ssh" if kind == "remote" else "local",
                 status=Status.DESTROYED if kind == "destroyed" else Status.IDLE,
             )

@@ -25,7 +25,9 @@ from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
 
 from lieutenants import agent_check, agents, demo_model
-from lieutenants.exceptions import AgentMissing
+from lieutenants.exceptions import AgentMissing, NotTheFollower
+from lieutenants.hosts import lock, silence
+from lieutenants.hosts import services as hosts
 from lieutenants.isolation import modes
 from reef_site import agent_install, auth, demo_vms, env, leftovers, redis_server
 from reef_site.common import disk
@@ -78,6 +80,7 @@ class Command(BaseCommand):
         start = Start(options["host"], options["port"], demo=options["demo"])
         lock = start.claim()
         start.prepare_database()
+        start.enter_data_folder()
         start.prepare_vms()
         start.prepare_agent()
         link = auth.make_signin_link(settings.PUBLIC_URL or start.page_url)
@@ -171,6 +174,24 @@ class Start:
                 call_command("migrate", interactive=False, verbosity=0)
         except DatabaseError as error:
             refuse(f"the database cannot be used: {str(error).strip()} (see DATABASE_URL)")
+        finally:
+            connection.close()
+
+    def enter_data_folder(self) -> None:
+        """Take up what belongs to this folder, also if its host's name or its path is new."""
+        if "lieutenant" not in settings.ORGANS:
+            return
+        other = lock.holder()
+        if other.startswith("/") and other != str(self.data):
+            refuse(lock.sentence(other))
+        try:
+            hosts.register()
+            for host in silence.hosts():
+                if host.is_missed and not host.is_here:
+                    remedy = f"take over: manage.py adopt {host.name}"
+                    say(f"warning: host {host.name}: {host.what}; {remedy}")
+        except NotTheFollower as other:
+            say(f"warning: {other}")
         finally:
             connection.close()
 
@@ -288,7 +309,7 @@ class Start:
 
     def _worker(self) -> Service:
         argv = [*hardened("celery"), "-q", "-A", "reef_site", "worker", "-P", "threads", "-c", "8"]
-        argv += ["-Q", f"celery,host.{settings.HOST}", "-l", settings.LOG_LEVEL]
+        argv += ["-Q", "celery", "-l", settings.LOG_LEVEL]
         argv += ["--without-mingle", "--without-gossip"]
         return Service("worker", argv, turn="late")
 

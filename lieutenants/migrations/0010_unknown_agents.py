@@ -6,7 +6,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("lieutenants", "0008_isolation"),
+        ("lieutenants", "0009_data_folders"),
     ]
 
     operations = [

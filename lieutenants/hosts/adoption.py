@@ -1,0 +1,152 @@
+"""Taking over the lieutenants of a host that does not answer."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import PurePosixPath
+
+from django.conf import settings
+from django.db import transaction
+from django.utils import timezone
+
+from lieutenants import ending
+from lieutenants.exceptions import NotFound, NotNow
+from lieutenants.hosts import paths
+from lieutenants.hosts.silence import Host, hosts
+from lieutenants.isolation import homes
+from lieutenants.ledger import Ledger, save_progress
+from lieutenants.models import Lieutenant, Process
+from lieutenants.session import Session
+from lieutenants.states import RUNNING, Status
+from registry import services as registry
+from vmtree import bells, permissions
+from vmtree.exceptions import NotFound as NotRegistered
+from vmtree.permissions import Action
+
+logger = logging.getLogger(__name__)
+
+
+def adopt(name: str, *, actor: object, force: bool = False) -> list[str]:
+    """Take the lieutenants of a host into this data folder; return one line for each.
+
+    `name` is the host's, or the identity of its data folder. Raises Forbidden, NotFound, and
+    NotNow for a host that answers, unless forced.
+    """
+    permissions.check(actor, Action.COMMAND, None)
+    named = [host for host in hosts() if name in (host.name, host.id) and not host.is_here]
+    if not named:
+        raise NotFound(f"There is no other host '{name}'")
+    silent = [host for host in named if force or not host.answers]
+    if not silent:
+        raise NotNow(f"Host '{name}' answers, so its lieutenants are not taken over")
+    lines = []
+    for host in silent:
+        living = Lieutenant.objects.living().filter(data_folder=host.id)
+        rows = list(living.order_by("created_at", "id"))
+        lines += [_take_over(lieutenant, host) for lieutenant in rows]
+        lines += _give_up_leftovers(host)
+        logger.warning("%s took over %d lieutenants of %s", actor, len(rows), host.name)
+    return lines or [f"{name}: no lieutenants belong to it"]
+
+
+def _give_up_leftovers(host: Host) -> list[str]:
+    """Wait no longer for agents of destroyed lieutenants; the host ends them when it is back."""
+    rows = (
+        Process.objects.live()
+        .filter(data_folder=host.id, lieutenant__status=Status.DESTROYED)
+        .select_related("lieutenant")
+    )
+    lines = []
+    for process in rows:
+        with transaction.atomic():
+            _abandon(process, f"Host {host.name} does not answer; it ends this agent once it does.")
+        lines.append(
+            f"{process.lieutenant.name}: destroyed; {host.name} ends its agent once it answers"
+        )
+    return lines
+
+
+def _take_over(lieutenant: Lieutenant, host: Host) -> str:
+    with transaction.atomic():
+        fields = {
+            "data_folder": settings.DATA_FOLDER_ID,
+            "host": settings.HOST,
+            "folder": _folder_here(lieutenant, host),
+            "leased_until": None,
+        }
+        # Only one of two that adopt finds the row.
+        mine = Lieutenant.objects.filter(pk=lieutenant.pk, data_folder=host.id)
+        if not mine.update(**fields):
+            return f"{lieutenant.name}: left alone, somebody else took it over"
+        lieutenant.refresh_from_db()
+        has_session = homes.home_of(lieutenant.pk).session_file.exists()
+        said = _take_process(lieutenant, host, has_session=has_session)
+        try:
+            registry.patch(lieutenant.pk, {"address": settings.HOST})
+        except NotRegistered:
+            logger.info("%s is not registered; the follower makes up for it", lieutenant)
+        transaction.on_commit(lambda: bells.tell_change(lieutenant.pk))
+        transaction.on_commit(lambda: bells.ring(lieutenant.pk))
+    return f"{lieutenant.name}: taken over from {host.name}{said}"
+
+
+def _take_process(lieutenant: Lieutenant, host: Host, *, has_session: bool) -> str:
+    """Follow its process where that lies here, else end its row; return what there is to say."""
+    process = lieutenant.live_process()
+    if process:
+        directory = homes.home_of(lieutenant.pk).runs / process.pk
+        if paths.is_here(str(directory)):
+            Process.objects.filter(pk=process.pk).update(
+                data_folder=settings.DATA_FOLDER_ID, host=settings.HOST, directory=str(directory)
+            )
+            return ""
+    if (
+        lieutenant.status == Status.STARTING
+        and process is None
+        and not lieutenant.processes.exists()
+    ):
+        # It never ran there, so there is nothing to miss.
+        return ""
+    place = f"in its folder {host.path}" if host.path else "there"
+    reason = f"It was taken over from host {host.name}, which does not answer."
+    if has_session:
+        reason += " Its session is here: Restart goes on with it."
+    else:
+        reason += (
+            f" Its session is on {host.name}, {place}/lieutenants/{lieutenant.pk}: copy that here "
+            "first, or Restart begins with an empty session."
+        )
+    if process:
+        _abandon(process, reason)
+    elif lieutenant.status in RUNNING:
+        lieutenant.move(Status.ERROR, reason=reason, error=reason)
+    if lieutenant.status == Status.PAUSED and not has_session:
+        Lieutenant.objects.filter(pk=lieutenant.pk).update(error=reason)
+    return "" if has_session else f"; its session is on {host.name}"
+
+
+def _abandon(process: Process, reason: str) -> None:
+    """End the row of a process that nobody here can reach; its host ends it when it is back."""
+    process.stop_asked_at = timezone.now()
+    process.handle = {**process.handle, "abandoned": True}
+    process.save(update_fields=["stop_asked_at", "handle"])
+    session = Session.open(process)
+    session.heard_at = time.monotonic()
+    ledger = Ledger()
+    session.apply([], ledger, session.heard_at)
+    ending.abandon(session, reason)
+    ledger.write()
+    session.remember()
+    save_progress([process], [session.lieutenant])
+
+
+def _folder_here(lieutenant: Lieutenant, host: Host) -> str:
+    """Return where its working folder is in this data folder; one outside stays as it is."""
+    ending_of_own = f"/lieutenants/{lieutenant.pk}/workspace"
+    if lieutenant.folder.endswith(ending_of_own):
+        return str(homes.home_of(lieutenant.pk).workspace)
+    path = PurePosixPath(lieutenant.folder)
+    if host.path and path.is_relative_to(host.path):
+        return str(settings.DATA_DIR / path.relative_to(host.path))
+    return lieutenant.folder

@@ -1,0 +1,36 @@
+"""The data folders whose lieutenants this database knows."""
+
+from __future__ import annotations
+
+from django.conf import settings
+from django.db import models
+
+
+def this_folder() -> str:
+    """Return the identity of the data folder of this process."""
+    return str(settings.DATA_FOLDER_ID)
+
+
+class DataFolder(models.Model):
+    """A data folder by its identity; host and path are those of its newest follower.
+
+    `follower` and `seen_at` are the lease of that follower, by the database's clock. `place` says
+    which folder of which running machine it is, so that a copy is told from the same folder.
+    """
+
+    id = models.CharField(primary_key=True, max_length=26, editable=False)
+    host = models.CharField(max_length=255)
+    path = models.CharField(max_length=1024)
+    place = models.CharField(max_length=100, blank=True)
+    follower = models.CharField(max_length=26, blank=True)
+    seen_at = models.DateTimeField(null=True, blank=True)
+    # Another data folder of this identity that asked to be followed, and when.
+    rival = models.CharField(max_length=1300, blank=True)
+    rival_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        app_label = "lieutenants"
+        ordering = ["host", "id"]
+
+    def __str__(self) -> str:
+        return f"{self.host} ({self.path})"

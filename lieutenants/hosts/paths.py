@@ -1,0 +1,107 @@
+"""Paths in rows and session files after a data folder was moved."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from django.conf import settings
+
+from lieutenants.models import Lieutenant, Process
+
+logger = logging.getLogger(__name__)
+
+SESSION = "session.jsonl"
+MAX_HEADER_BYTES = 1 << 16
+
+
+def rebase(folder_id: str, known: str) -> int:
+    """Bring the paths of this data folder's rows to where it lies now; return how many changed.
+
+    `known` is where it lay when its follower was seen last. Rows of earlier versions tell by
+    themselves where that was. Files outside of the data folder stay where they are.
+    """
+    rows = list(Lieutenant.objects.filter(data_folder=folder_id).only("pk", "folder"))
+    runs = list(Process.objects.filter(data_folder=folder_id).only("pk", "directory", "handle"))
+    old = {PurePosixPath(known)} if known else set()
+    old |= {base for row in rows if (base := _base(row.folder, f"lieutenants/{row.pk}/workspace"))}
+    old.discard(PurePosixPath(settings.DATA_DIR))
+    if not old:
+        return 0
+    changed = 0
+    for row in rows:
+        if folder := _moved(row.folder, old):
+            changed += Lieutenant.objects.filter(pk=row.pk).update(folder=folder)
+        _correct_session(row.pk, old)
+    for run in runs:
+        if directory := _moved(run.directory, old):
+            # The agent was started with paths that lead nowhere now.
+            handle = {**run.handle, "moved_from": run.directory} if run.handle else run.handle
+            changed += Process.objects.filter(pk=run.pk).update(directory=directory, handle=handle)
+    return changed
+
+
+def _base(path: str, ending: str) -> PurePosixPath | None:
+    """Return what stands before the ending of a path, if it ends so."""
+    return PurePosixPath(path.removesuffix("/" + ending)) if path.endswith("/" + ending) else None
+
+
+def _moved(path: str, old: Iterable[PurePosixPath]) -> str:
+    """Return where a path below one of the old places lies now; empty if it is not below any."""
+    for base in old:
+        if PurePosixPath(path).is_relative_to(base):
+            return str(settings.DATA_DIR / PurePosixPath(path).relative_to(base))
+    return ""
+
+
+def _correct_session(lieutenant_id: str, old: Iterable[PurePosixPath]) -> None:
+    """Have the agent's session name the new working folder: agents refuse one that is gone."""
+    folder = settings.LIEUTENANTS_DIR / lieutenant_id / "session"
+    try:
+        # The folder is the agent's: nothing behind its links is read or written.
+        inside = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        _rewrite_header(inside, old)
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:
+        logger.warning("the session of %s still names its old folder: %s", lieutenant_id, error)
+    finally:
+        os.close(inside)
+
+
+def _rewrite_header(folder: int, old: Iterable[PurePosixPath]) -> None:
+    """Replace the working folder in the first line of the session file, if it has moved."""
+    source = os.open(SESSION, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+    with os.fdopen(source, "rb") as file:
+        facts = os.fstat(file.fileno())
+        first = file.readline(MAX_HEADER_BYTES)
+        found = json.loads(first) if first.endswith(b"\n") else None
+        header: dict[str, Any] = found if isinstance(found, dict) else {}
+        cwd = header.get("cwd")
+        moved = _moved(cwd, old) if isinstance(cwd, str) else ""
+        if not moved or not stat.S_ISREG(facts.st_mode) or facts.st_nlink != 1:
+            return
+        draft = f".{SESSION}.{secrets.token_hex(8)}"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        target = os.open(draft, flags, stat.S_IMODE(facts.st_mode) & 0o777, dir_fd=folder)
+        with os.fdopen(target, "wb") as new:
+            if os.geteuid() == 0:
+                os.fchown(target, facts.st_uid, facts.st_gid)
+            new.write(json.dumps({**header, "cwd": moved}).encode() + b"\n")
+            shutil.copyfileobj(file, new)
+        os.replace(draft, SESSION, src_dir_fd=folder, dst_dir_fd=folder)
+
+
+def is_here(directory: str) -> bool:
+    """Return whether a run's own folder lies in this data folder."""
+    return Path(directory, "keeper.json").exists()

@@ -1,0 +1,148 @@
+"""Which data folder is followed by whom, and what its rows are: register, sign, tell."""
+
+from __future__ import annotations
+
+import logging
+import os
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from django.conf import settings
+from django.db import connection, transaction
+from django.db.models import Q
+
+from lieutenants.exceptions import NotTheFollower
+from lieutenants.hosts import paths, tombstones
+from lieutenants.hosts.models import DataFolder
+from lieutenants.models import Lieutenant, Process
+from reef_site.common import clock
+from registry.models import VM
+from vmtree.snapshot_models import Snapshot
+from vmtree.snapshots import files
+
+logger = logging.getLogger(__name__)
+
+# A follower signs every five seconds.
+SILENT_AFTER = timedelta(seconds=35)
+# A sign this far in the future was given before the clock was set back.
+TOLERANCE = timedelta(seconds=5)
+
+
+def has_own_database() -> bool:
+    """Return whether the database lies in the data folder, so that it belongs to it alone."""
+    if connection.vendor != "sqlite":
+        return False
+    file = Path(str(connection.settings_dict["NAME"]))
+    return file.is_absolute() and file.resolve().is_relative_to(settings.DATA_DIR)
+
+
+def place() -> str:
+    """Return a mark of this very folder on this running machine; a copy has another one."""
+    facts = os.stat(settings.DATA_DIR)
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        boot = ""
+    return f"{boot} {facts.st_dev}:{facts.st_ino}"
+
+
+def register(follower: str = "") -> None:
+    """Enter this data folder, with its new host name and path where those changed.
+
+    `follower` is the id of the follower that asks; without one nothing is signed. Raises
+    NotTheFollower while another one of the same identity is at work.
+    """
+    now = clock.database_now()
+    with transaction.atomic():
+        DataFolder.objects.get_or_create(
+            pk=settings.DATA_FOLDER_ID,
+            defaults={"host": settings.HOST, "path": str(settings.DATA_DIR), "place": place()},
+        )
+        row = DataFolder.objects.select_for_update().get(pk=settings.DATA_FOLDER_ID)
+        if problem := _rival_of(row, follower):
+            raise NotTheFollower(problem)
+        _claim_rows()
+        _rename(row.host)
+        if changed := paths.rebase(row.pk, row.path):
+            logger.warning("the data folder was moved here: %d paths were corrected", changed)
+        tombstones.pause_marked()
+        row.host, row.path, row.place = settings.HOST, str(settings.DATA_DIR), place()
+        if follower:
+            row.follower, row.seen_at = follower, now
+        row.rival, row.rival_at = "", None
+        row.save()
+
+
+def sign(follower: str) -> None:
+    """Say that this follower is at work. Raises NotTheFollower if another one is."""
+    mine = DataFolder.objects.filter(pk=settings.DATA_FOLDER_ID, follower=follower)
+    if not mine.update(seen_at=clock.database_now()):
+        register(follower)
+
+
+def resign(follower: str) -> None:
+    """Let the next follower begin at once."""
+    DataFolder.objects.filter(pk=settings.DATA_FOLDER_ID, follower=follower).update(follower="")
+
+
+def note_rival(text: str) -> None:
+    """Keep that this data folder is not followed since another one has its identity."""
+    DataFolder.objects.update_or_create(
+        pk=settings.DATA_FOLDER_ID,
+        defaults={"rival": text[:1300], "rival_at": clock.database_now()},
+        create_defaults={
+            "host": settings.HOST,
+            "path": str(settings.DATA_DIR),
+            "rival": text[:1300],
+            "rival_at": clock.database_now(),
+        },
+    )
+
+
+def _rival_of(row: DataFolder, follower: str) -> str:
+    """Return why this folder may not be followed now; empty if it may."""
+    is_free = has_own_database() or not row.follower or row.follower == follower
+    if is_free or row.place == place() or not answers(row):
+        return ""
+    return (
+        f"the data folder {settings.DATA_DIR} on {settings.HOST} has the identity of {row.path} on "
+        f"{row.host}, which is in use, so it is not followed; if it is a copy, remove its file "
+        "`identity`"
+    )
+
+
+def answers(row: DataFolder, now: datetime | None = None) -> bool:
+    """Return whether its follower signed lately."""
+    now = now or clock.database_now()
+    return row.seen_at is not None and now - SILENT_AFTER < row.seen_at <= now + TOLERANCE
+
+
+def _claim_rows() -> None:
+    """Take over rows of this folder that do not name it: of earlier versions, or all of its own
+    database."""
+    mine = Q() if has_own_database() else Q(data_folder="")
+    for row in Lieutenant.objects.filter(mine).exclude(data_folder=settings.DATA_FOLDER_ID):
+        here = (settings.LIEUTENANTS_DIR / row.pk).is_dir()
+        if has_own_database() or row.host == settings.HOST or here:
+            Lieutenant.objects.filter(pk=row.pk).update(data_folder=settings.DATA_FOLDER_ID)
+            row.processes.update(data_folder=settings.DATA_FOLDER_ID)
+    if has_own_database():
+        Process.objects.exclude(data_folder=settings.DATA_FOLDER_ID).update(
+            data_folder=settings.DATA_FOLDER_ID
+        )
+        DataFolder.objects.exclude(pk=settings.DATA_FOLDER_ID).delete()
+
+
+def _rename(known: str) -> None:
+    """Give the rows of this folder the name that its host has now."""
+    mine = Lieutenant.objects.filter(data_folder=settings.DATA_FOLDER_ID)
+    others = mine.living().exclude(host=settings.HOST)
+    if ids := list(others.values_list("pk", flat=True)):
+        logger.warning("%d lieutenants of %s are on %s now", len(ids), known, settings.HOST)
+        VM.objects.filter(pk__in=ids).update(address=settings.HOST)
+    others.update(host=settings.HOST)
+    live = Process.objects.live().filter(data_folder=settings.DATA_FOLDER_ID)
+    live.exclude(host=settings.HOST).update(host=settings.HOST)
+    for snapshot in Snapshot.objects.exclude(host=settings.HOST).only("pk", "file"):
+        if snapshot.file and files.path_of(snapshot.file).exists():
+            Snapshot.objects.filter(pk=snapshot.pk).update(host=settings.HOST)

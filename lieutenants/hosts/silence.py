@@ -1,0 +1,153 @@
+"""Hosts that do not answer, and what that means for their lieutenants."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from django.conf import settings
+from django.db.models import Count, Q, QuerySet
+
+from lieutenants.hosts import services
+from lieutenants.hosts.models import DataFolder
+from lieutenants.models import Lieutenant, Process
+from lieutenants.states import RUNNING, Status
+from reef_site.common import clock
+
+
+@dataclass(frozen=True)
+class Host:
+    """A data folder with its host, as pages and `/health` show it."""
+
+    id: str
+    name: str
+    path: str
+    seen_at: datetime | None
+    answers: bool
+    # Lieutenants that were not destroyed, and agents of others that may still run there.
+    lieutenants: int = 0
+    leftovers: int = 0
+    rival: str = ""
+
+    @property
+    def is_here(self) -> bool:
+        """Whether this process has that data folder."""
+        return self.id == settings.DATA_FOLDER_ID
+
+    @property
+    def is_missed(self) -> bool:
+        """Whether something there waits for a follower."""
+        return not self.answers and bool(self.lieutenants or self.leftovers)
+
+    @property
+    def trouble(self) -> str:
+        """Why nothing happens there, as the lieutenants of it say; empty if it answers."""
+        if self.answers:
+            return ""
+        if self.seen_at is None:
+            return f"host {self.name} was never heard of"
+        return f"host {self.name} does not answer since {self.seen_at:%Y-%m-%d %H:%M:%S} UTC"
+
+    @property
+    def asked(self) -> str:
+        """What a verb answers that only this host can carry out; empty if it answers."""
+        return "" if self.answers else f"asked; host {self.name} does not answer"
+
+    @property
+    def what(self) -> str:
+        """Return the trouble with how many lieutenants have it, as one sentence."""
+        parts = []
+        if self.lieutenants:
+            parts.append(f"{self.lieutenants} lieutenant{'s' if self.lieutenants > 1 else ''}")
+        if self.leftovers:
+            parts.append(f"{self.leftovers} agent{'s' if self.leftovers > 1 else ''} to be ended")
+        belong = "belongs" if self.lieutenants + self.leftovers == 1 else "belong"
+        return f"{' and '.join(parts)} {belong} to it: {self.trouble}"
+
+
+def hosts() -> list[Host]:
+    """Return all data folders that are known or that lieutenants belong to, by host name."""
+    now = clock.database_now()
+    rows = {row.pk: row for row in DataFolder.objects.all()}
+    living = _count(Lieutenant.objects.living())
+    unknown = living.keys() - rows.keys() - {settings.DATA_FOLDER_ID}
+    leftovers: dict[str, int] = {}
+    if unknown or not all(services.answers(row, now) for row in rows.values()):
+        leftovers = _count(Process.objects.live().filter(lieutenant__status=Status.DESTROYED))
+    # Rows of before identities, and of folders that have not been entered yet.
+    for pk in (living.keys() | leftovers.keys()) - rows.keys():
+        name = Lieutenant.objects.filter(data_folder=pk).values_list("host", flat=True).first()
+        rows[pk] = DataFolder(pk=pk, host=name or "?", path="")
+    found = [_host(row, now, living.get(pk, 0), leftovers.get(pk, 0)) for pk, row in rows.items()]
+    return sorted(found, key=lambda host: (host.name, host.id))
+
+
+def _count(rows: QuerySet[Any]) -> dict[str, int]:
+    return dict(rows.order_by().values_list("data_folder").annotate(count=Count("pk")))
+
+
+def _host(row: DataFolder, now: datetime, living: int = 0, leftovers: int = 0) -> Host:
+    # The own folder answers until it is known that it does not.
+    unknown = row.pk == settings.DATA_FOLDER_ID and row.seen_at is None
+    has_rival = bool(row.rival_at and now - services.SILENT_AFTER < row.rival_at)
+    return Host(
+        id=row.pk,
+        name=row.host,
+        path=row.path,
+        seen_at=row.seen_at,
+        answers=unknown or services.answers(row, now),
+        lieutenants=living,
+        leftovers=leftovers,
+        rival=row.rival if has_rival else "",
+    )
+
+
+def silent_hosts() -> dict[str, Host]:
+    """Return the data folders that do not answer, by their identities."""
+    now = clock.database_now()
+    late = Q(seen_at__lte=now - services.SILENT_AFTER) | Q(seen_at__gt=now + services.TOLERANCE)
+    late |= Q(seen_at__isnull=True) & ~Q(pk=settings.DATA_FOLDER_ID)
+    found = {row.pk: _host(row, now) for row in DataFolder.objects.filter(late)}
+    known = DataFolder.objects.values("pk")
+    unknown = Lieutenant.objects.living().exclude(data_folder__in=known)
+    unknown = unknown.exclude(data_folder=settings.DATA_FOLDER_ID)
+    for pk, name in unknown.order_by().values_list("data_folder", "host").distinct():
+        found[pk] = _host(DataFolder(pk=pk, host=name, path=""), now)
+    return found
+
+
+def host_of(lieutenant: Lieutenant) -> Host | None:
+    """Return the lieutenant's host if it does not answer."""
+    row = DataFolder.objects.filter(pk=lieutenant.data_folder).first()
+    row = row or DataFolder(pk=lieutenant.data_folder, host=lieutenant.host, path="")
+    host = _host(row, clock.database_now())
+    return None if host.answers else host
+
+
+def note_on(lieutenant: Lieutenant) -> str:
+    """Return what to add to the answer of a verb that waits for a silent host; else nothing.
+
+    A lieutenant that has no process and wants none is what was asked for.
+    """
+    wants_host = lieutenant.status in RUNNING or lieutenant.live_process() is not None
+    host = host_of(lieutenant) if wants_host else None
+    return host.asked if host else ""
+
+
+def mark(rows: Iterable[Lieutenant]) -> None:
+    """Have rows say as their trouble that their host does not answer. For display, never saved."""
+    found = silent_hosts()
+    concerned = [row for row in rows if row.data_folder in found]
+    if not concerned:
+        return
+    live = Process.objects.live().filter(lieutenant__in=[row.pk for row in concerned])
+    with_process = set(live.values_list("lieutenant_id", flat=True))
+    for row in concerned:
+        text = found[row.data_folder].trouble
+        if row.status == Status.DESTROYED and row.pk not in with_process:
+            continue
+        if row.pk in with_process and row.status not in RUNNING:
+            text += f". It is {row.status}, but its agent may still run there until it answers"
+        row.trouble = f"{text}; before: {row.trouble}" if row.trouble else text

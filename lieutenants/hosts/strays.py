@@ -1,0 +1,101 @@
+"""Agents of this host that belong to another state of things: a copied, moved or lost folder."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import signal
+from contextlib import suppress
+
+from django.utils import timezone
+
+from lieutenants.exceptions import TransportError
+from lieutenants.models import Lieutenant, Process
+from lieutenants.states import Status
+from lieutenants.transports import get_transport
+from vmtree import bells
+
+logger = logging.getLogger(__name__)
+
+# How often an agent in another folder is looked at.
+AGAIN_SECONDS = 2.0
+TROUBLE = "Its agent still runs in another folder"
+
+
+def runs_elsewhere(process: Process) -> bool:
+    """Return whether the shim of this row is alive, but not in the row's folder.
+
+    So it is after a copy took the place of a data folder. A shim locks its folder as long as it
+    lives, and the lock goes along when the folder is moved.
+    """
+    if process.transport != "local" or not get_transport("local").alive(process.handle):
+        return False
+    try:
+        folder = os.open(process.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        logger.warning("cannot look at %s: %s", process.directory, error)
+        return False
+    try:
+        fcntl.flock(folder, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(folder)
+    return True
+
+
+def look_at(process: Process) -> None:
+    """Say of a process without a session that it runs elsewhere; end it where that is asked."""
+    if not process.handle or not runs_elsewhere(process):
+        return
+    pid = int(process.handle["keeper_pid"])
+    if process.stop_asked_at:
+        logger.warning("ending the agent of %s in another folder (pid %d)", process, pid)
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+        return
+    text = (
+        f"{TROUBLE}{_where(pid)} (pid {pid}), since this data folder "
+        "is a copy or was replaced. Restart ends that agent and starts it here."
+    )
+    lieutenant = Lieutenant.objects.filter(pk=process.lieutenant_id).exclude(trouble=text)
+    if lieutenant.update(trouble=text):
+        logger.warning("%s: %s", process.lieutenant, text)
+        bells.tell_change(process.lieutenant_id)
+
+
+def with_strays() -> list[str]:
+    """Return the names of lieutenants whose agents run in another folder."""
+    found = Lieutenant.objects.living().filter(trouble__startswith=TROUBLE).order_by("name")
+    return list(found.values_list("name", flat=True))
+
+
+def must_restart(process: Process, lieutenant: Lieutenant) -> bool:
+    """Return whether the agent rests and was started with paths that have moved since."""
+    is_resting = lieutenant.status == Status.IDLE and process.ready_at is not None
+    return is_resting and bool(process.handle.get("moved_from"))
+
+
+def end_abandoned() -> None:
+    """End agents here whose lieutenants were taken over by another host while this one was away."""
+    for process in Process.objects.here().filter(handle__abandoned=True):
+        try:
+            get_transport(process.transport).stop(process.directory, process.handle, None)
+        except TransportError as error:
+            logger.warning("cannot end the abandoned agent %s: %s", process, error)
+            continue
+        if get_transport(process.transport).alive(process.handle):
+            continue
+        ended = f"{process.end_reason} Its agent was ended at {timezone.now():%Y-%m-%d %H:%M} UTC."
+        handle = {**process.handle, "abandoned": False}
+        Process.objects.filter(pk=process.pk).update(handle=handle, end_reason=ended)
+
+
+def _where(pid: int) -> str:
+    try:
+        return f" ({os.readlink(f'/proc/{pid}/cwd')})"
+    except OSError:
+        return ""

@@ -1,0 +1,32 @@
+"""The page *Hosts*."""
+
+from __future__ import annotations
+
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.views.decorators.http import require_GET, require_POST
+
+from lieutenants.exceptions import LieutenantError
+from lieutenants.hosts.adoption import adopt as adopt_host
+from lieutenants.hosts.silence import hosts
+
+
+@login_required
+@require_GET
+def index(request: HttpRequest) -> HttpResponse:
+    """Show all hosts with their lieutenants and when each was heard of."""
+    return render(request, "lieutenants/hosts.html", {"hosts": hosts()})
+
+
+@login_required
+@require_POST
+def adopt(request: HttpRequest, name: str) -> HttpResponse:
+    """Take over the lieutenants of a host that does not answer."""
+    try:
+        for line in adopt_host(name, actor=str(request.user)):
+            messages.success(request, line)
+    except LieutenantError as error:
+        messages.error(request, str(error))
+    return redirect("lieutenant-hosts")

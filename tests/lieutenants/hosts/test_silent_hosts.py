@@ -1,0 +1,332 @@
+"""A host that is not followed: what page, API and /health say, and what verbs answer."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.conf import settings
+from django.core.management import CommandError, call_command
+from django.test import Client
+from django.utils import timezone
+
+from lieutenants import runtime
+from lieutenants.hosts import services as hosts
+from lieutenants.hosts.models import DataFolder
+from lieutenants.models import Lieutenant, Process
+from lieutenants.states import Status
+from reef_site import auth
+from tests.conftest import Api
+from tests.lieutenants.rows import enlist, process_of
+
+pytestmark = pytest.mark.django_db
+
+BOX1 = "01BOX1BOX1BOX1BOX1BOX1BOX1"
+ASKED = "asked; host box1 does not answer"
+AT = "/lieutenant/lieutenants"
+
+
+@pytest.fixture(autouse=True)
+def shared_database(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The database is one that several hosts have."""
+    monkeypatch.setattr(hosts, "has_own_database", lambda: False)
+
+
+def box1(age: timedelta | None = timedelta(minutes=5)) -> DataFolder:
+    seen = None if age is None else timezone.now() - age
+    return DataFolder.objects.create(
+        pk=BOX1, host="box1", path="/srv/one/data", follower="F1", seen_at=seen, place="there"
+    )
+
+
+def on_box1(name: str = "neo", status: str = Status.IDLE, **fields: Any) -> Lieutenant:
+    fields = {"folder": f"/srv/one/data/lieutenants/{name}/workspace", **fields}
+    row = enlist(name, status, data_folder=BOX1, **fields)
+    Lieutenant.objects.filter(pk=row.pk).update(host="box1")
+    return row
+
+
+def with_agent(lieutenant: Lieutenant) -> Process:
+    return process_of(lieutenant, data_folder=BOX1, ready_at=timezone.now())
+
+
+def test_health_names_the_host_and_counts_its_lieutenants(api: Api) -> None:
+    box1()
+    on_box1("neo")
+    on_box1("trinity", Status.PAUSED)
+    part = api.get("/health").json()["parts"]["hosts"]
+    assert part["ok"] is False
+    assert part["silent"][0]["host"] == "box1"
+    assert part["silent"][0]["lieutenants"] == 2
+    assert "2 lieutenants belong to it: host box1 does not answer since" in part["why"]
+    assert api.get("/health").json()["status"] == "degraded"
+
+
+def test_a_host_that_answers_or_has_nothing_is_well(api: Api) -> None:
+    box1(timedelta(seconds=3))
+    on_box1()
+    assert api.get("/health").json()["parts"]["hosts"]["ok"] is True
+    assert "trouble" not in api.get(f"{AT}/neo").json()
+    Lieutenant.objects.update(status=Status.DESTROYED)
+    DataFolder.objects.update(seen_at=timezone.now() - timedelta(hours=1))
+    assert api.get("/health").json()["parts"]["hosts"]["ok"] is True
+
+
+@pytest.mark.parametrize("age", [timedelta(minutes=5), None, timedelta(hours=-2)])
+def test_the_lieutenant_says_that_its_host_is_silent(api: Api, age: timedelta | None) -> None:
+    """Also where it never signed, or did before its clock was set back."""
+    box1(age)
+    on_box1()
+    trouble = api.get(f"{AT}/neo").json()["trouble"]
+    expected = "was never heard of" if age is None else "does not answer since 20"
+    assert trouble.startswith(f"host box1 {expected}")
+    assert api.get(AT).json()["lieutenants"][0]["trouble"] == trouble
+    # It is derived when read, and never stored.
+    assert Lieutenant.objects.get().trouble == ""
+
+
+@pytest.mark.parametrize(
+    ("verb", "word", "status"),
+    [
+        ("pause", "paused", Status.IDLE),
+        ("pause", "paused", Status.WORKING),
+        ("restart", "restarted", Status.IDLE),
+        ("abort", "aborted", Status.WORKING),
+    ],
+)
+def test_verbs_say_that_they_were_only_asked(api: Api, verb: str, word: str, status: str) -> None:
+    box1()
+    with_agent(on_box1(status=status))
+    answer = api.post(f"{AT}/neo/{verb}", {"force": True} if verb == "pause" else {})
+    assert answer.status_code == 202
+    assert answer.json() == {word: False, "asked": True, "note": ASKED}
+    # Nobody waits for what cannot happen.
+    assert "Reef-Wait" not in answer.headers
+
+
+def test_a_resume_is_only_asked(api: Api, settings: Any) -> None:
+    settings.PI_PATH = "/bin/true"
+    box1()
+    on_box1(status=Status.PAUSED)
+    answer = api.post(f"{AT}/neo/resume")
+    assert answer.status_code == 202
+    assert answer.json()["resumed"] is False
+    assert answer.json()["note"] == ASKED
+
+
+def test_a_destroyed_one_whose_agent_may_run_is_not_forgotten(api: Api, client: Client) -> None:
+    box1()
+    row = on_box1()
+    with_agent(row)
+    answer = api.delete(f"{AT}/neo")
+    assert answer.status_code == 202
+    assert answer.json()["destroyed"] is False
+    assert answer.json()["note"] == ASKED
+    assert api.delete(f"{AT}/neo").json()["destroyed"] is False
+    part = api.get("/health").json()["parts"]["hosts"]
+    assert part["ok"] is False
+    assert "1 agent to be ended belongs to it" in part["why"]
+    client.force_login(auth.make_operator())
+    page = client.get(f"/lieutenants/by-id/{row.pk}/").content.decode()
+    assert "its agent may still run there" in page
+
+
+def test_one_without_a_process_is_destroyed_at_once(api: Api) -> None:
+    box1()
+    on_box1(status=Status.PAUSED)
+    assert api.delete(f"{AT}/neo").json()["destroyed"] is True
+
+
+def test_a_message_waits_and_says_for_what(api: Api) -> None:
+    box1()
+    with_agent(on_box1())
+    answer = api.post(f"{AT}/neo/send", {"message": "hello"}).json()
+    assert answer["note"] == ASKED
+    assert answer["state"] == "queued"
+    # Nothing works on it, so it is not said to be working.
+    assert api.get(f"{AT}/neo").json()["status"] == "idle"
+
+
+def test_pages_show_the_host_and_its_lieutenants(client: Client) -> None:
+    box1()
+    with_agent(on_box1())
+    client.force_login(auth.make_operator())
+    overview = client.get("/").content.decode()
+    assert "Needs a look" in overview
+    assert "1 lieutenant belongs to it: host box1 does not answer since" in overview
+    for path in ("/lieutenants/", "/lieutenants/neo/", "/hosts/"):
+        assert "host box1 does not answer since" in client.get(path).content.decode(), path
+    assert "Take over here" in client.get("/hosts/").content.decode()
+    said = client.post("/lieutenants/neo/pause", {"sure": "yes"}, follow=True).content.decode()
+    assert f"neo: {ASKED}" in said
+    assert "pausing" not in said
+
+
+def test_a_host_with_another_folder_never_steals() -> None:
+    """Not even with the same host name, as containers may have."""
+    box1(timedelta(seconds=3))
+    row = on_box1(status=Status.STARTING)
+    Lieutenant.objects.update(host=settings.HOST)
+    idle = on_box1("idle", idle_limit_minutes=1)
+    Lieutenant.objects.filter(pk=idle.pk).update(
+        status_since=timezone.now() - timedelta(hours=1),
+        last_activity_at=timezone.now() - timedelta(hours=1),
+    )
+    hosts.register("FOLLOWER")
+    runtime.reconcile()
+    row.refresh_from_db()
+    assert (row.data_folder, row.status) == (BOX1, Status.STARTING)
+    assert not Process.objects.exists()
+    assert not Lieutenant.objects.here().idle_too_long(timezone.now())
+    assert not runtime.stranded()
+
+
+# -- taking over ---------------------------------------------------------------------------------
+
+
+def test_a_host_that_answers_is_not_taken_over(api: Api) -> None:
+    box1(timedelta(seconds=3))
+    on_box1()
+    answer = api.post("/lieutenant/hosts/box1/adopt")
+    assert answer.status_code == 400
+    assert answer.json() == {"error": "Host 'box1' answers, so its lieutenants are not taken over"}
+    with pytest.raises(CommandError, match="answers"):
+        call_command("adopt", "box1")
+    assert Lieutenant.objects.get().data_folder == BOX1
+    assert api.post("/lieutenant/hosts/box9/adopt").status_code == 404
+    wrong = api.post("/lieutenant/hosts/box1/adopt", {"force": "yes"})
+    assert wrong.json() == {"error": "force: must be true or false"}
+    taken = api.post("/lieutenant/hosts/box1/adopt", {"force": True})
+    assert taken.json()["results"] == ["neo: taken over from box1; its session is on box1"]
+
+
+@pytest.mark.parametrize("status", [Status.IDLE, Status.WORKING, Status.STARTING, Status.PAUSED])
+def test_one_whose_session_is_elsewhere_comes_with_the_reason(api: Api, status: str) -> None:
+    box1()
+    row = on_box1(status=status)
+    process = process_of(row, data_folder=BOX1) if status != Status.PAUSED else None
+    assert api.post("/lieutenant/hosts/box1/adopt").status_code == 200
+    facts = api.get(f"{AT}/neo").json()
+    assert facts["status"] == ("paused" if status == Status.PAUSED else "error")
+    assert "Its session is on box1, in its folder /srv/one/data/lieutenants/" in facts["error"]
+    assert facts["host"] == settings.HOST
+    assert "trouble" not in facts
+    runtime.reconcile()
+    if process:
+        process.refresh_from_db()
+        assert process.ended_at
+        assert process.handle["abandoned"] is True
+    # Nothing starts before somebody says so.
+    assert Process.objects.live().count() == 0
+    assert api.get("/health").json()["parts"]["hosts"]["ok"] is True
+
+
+def test_one_whose_files_are_here_goes_on(api: Api) -> None:
+    box1()
+    row = on_box1()
+    process = with_agent(row)
+    Process.objects.update(directory=f"/srv/one/data/lieutenants/{row.pk}/runs/{process.pk}")
+    home = settings.LIEUTENANTS_DIR / row.pk
+    (home / "session").mkdir(parents=True)
+    (home / "session" / "session.jsonl").write_text("{}\n")
+    run = home / "runs" / process.pk
+    run.mkdir(parents=True)
+    (run / "keeper.json").write_text("{}")
+    Lieutenant.objects.update(folder=f"/srv/one/data/lieutenants/{row.pk}/workspace")
+    results = api.post("/lieutenant/hosts/box1/adopt").json()["results"]
+    assert results == ["neo: taken over from box1"]
+    row.refresh_from_db()
+    process.refresh_from_db()
+    assert row.folder == str(home / "workspace")
+    assert (process.directory, process.data_folder) == (str(run), settings.DATA_FOLDER_ID)
+    assert (row.status, process.ended_at) == (Status.IDLE, None)
+
+
+def test_operators_take_over_with_a_button_and_others_do_not(client: Client) -> None:
+    box1()
+    on_box1()
+    assert client.post(f"/hosts/{BOX1}/adopt").status_code == 302
+    assert Lieutenant.objects.get().data_folder == BOX1
+    client.force_login(auth.make_operator())
+    said = client.post(f"/hosts/{BOX1}/adopt", follow=True).content.decode()
+    assert "neo: taken over from box1; its session is on box1" in said
+    assert Lieutenant.objects.get().data_folder == settings.DATA_FOLDER_ID
+
+
+def test_discover_tells_of_lieutenants_of_a_silent_host(api: Api) -> None:
+    from lieutenants import presence
+
+    box1()
+    presence.enlist(on_box1(), actor="tests")
+    (line,) = api.post(f"{AT}/discover").json()["results"]
+    assert line.startswith("neo: host box1 does not answer since")
+    assert line.endswith("take over: manage.py adopt box1")
+
+
+def test_one_that_was_kept_back_needs_a_look(client: Client) -> None:
+    enlist("eve", Status.PAUSED, error="It was destroyed after the backup was made.")
+    enlist("bob", Status.PAUSED)
+    client.force_login(auth.make_operator())
+    overview = client.get("/").content.decode()
+    assert "It was destroyed after the backup was made." in overview
+    assert "/lieutenants/bob/" not in overview
+
+
+# -- one identity, two followers -----------------------------------------------------------------
+
+
+def test_the_newer_of_two_followers_of_one_identity_yields(api: Api) -> None:
+    from lieutenants.exceptions import NotTheFollower
+
+    DataFolder.objects.create(
+        pk=settings.DATA_FOLDER_ID,
+        host="box1",
+        path="/srv/one/data",
+        follower="FIRST",
+        place="another machine",
+        seen_at=timezone.now(),
+    )
+    with pytest.raises(NotTheFollower, match="has the identity of /srv/one/data on box1") as other:
+        hosts.sign("SECOND")
+    assert DataFolder.objects.get().follower == "FIRST"
+    hosts.note_rival(str(other.value))
+    part = api.get("/health").json()["parts"]["hosts"]
+    assert part["ok"] is False
+    assert "remove its file `identity`" in part["why"]
+    # Once the first is gone the second follows.
+    DataFolder.objects.update(seen_at=timezone.now() - timedelta(minutes=1))
+    hosts.sign("SECOND")
+    assert DataFolder.objects.get().follower == "SECOND"
+    DataFolder.objects.update(place="another machine")
+    with pytest.raises(NotTheFollower):
+        hosts.sign("FIRST")
+    assert api.get("/health").json()["parts"]["hosts"]["ok"] is True
+
+
+# -- names and rows of before ----------------------------------------------------------------------
+
+
+def test_rows_of_earlier_versions_are_claimed_by_host_name_or_files() -> None:
+    by_name = enlist("by-name", data_folder="")
+    by_files = enlist("by-files", data_folder="")
+    (settings.LIEUTENANTS_DIR / by_files.pk).mkdir(parents=True)
+    foreign = enlist("foreign", data_folder="")
+    Lieutenant.objects.filter(pk__in=[by_files.pk, foreign.pk]).update(host="box1")
+    hosts.register()
+    here = set(Lieutenant.objects.here().values_list("name", flat=True))
+    assert here == {"by-name", "by-files"}
+    by_files.refresh_from_db()
+    assert by_files.host == settings.HOST
+    assert by_name.data_folder == ""
+
+
+def test_a_database_in_the_folder_belongs_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So a lost `identity` file, or a host of another name, loses nothing."""
+    monkeypatch.setattr(hosts, "has_own_database", lambda: True)
+    box1()
+    on_box1()
+    hosts.register()
+    row = Lieutenant.objects.get()
+    assert (row.data_folder, row.host) == (settings.DATA_FOLDER_ID, settings.HOST)
+    assert list(DataFolder.objects.values_list("pk", flat=True)) == [settings.DATA_FOLDER_ID]
