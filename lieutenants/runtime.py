@@ -223,7 +223,7 @@ def _may_start() -> bool:
 
 def _say_it_waits(lieutenant: Lieutenant) -> None:
     """Say what keeps a start from beginning: others that have not come up yet."""
-    starting = Process.objects.live().filter(host=settings.HOST, ready_at__isnull=True)
+    starting = Process.objects.live().here().filter(ready_at__isnull=True)
     names = starting.order_by("started_at").values_list("lieutenant__name", flat=True)
     text = f"a free place to start, taken by {', '.join(names[:3])}"[:200]
     mine = Lieutenant.objects.filter(pk=lieutenant.pk, status=Status.STARTING)

@@ -138,7 +138,7 @@ def _abandon(process: Process, reason: str) -> None:
     ending.abandon(session, reason)
     ledger.write()
     session.remember()
-    save_progress([process], [session.lieutenant])
+    save_progress([session])
 
 
 def _folder_here(lieutenant: Lieutenant, host: Host) -> str:

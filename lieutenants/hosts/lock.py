@@ -43,7 +43,8 @@ def one_folder(stopping: threading.Event) -> Iterator[bool]:
         yield False
         return
     with held:
-        threading.Thread(target=_tell, args=[held], name="reef-identity", daemon=True).start()
+        told = [held, str(settings.DATA_DIR)]
+        threading.Thread(target=_tell, args=told, name="reef-identity", daemon=True).start()
         yield True
         # Closing alone would leave the thread waiting on it.
         with contextlib.suppress(OSError):
@@ -90,7 +91,7 @@ def _take() -> socket.socket | None:
     return held
 
 
-def _tell(held: socket.socket) -> None:
+def _tell(held: socket.socket, folder: str) -> None:
     """Say to whoever asks which data folder this is."""
     while True:
         try:
@@ -98,7 +99,7 @@ def _tell(held: socket.socket) -> None:
         except OSError:
             return
         with contextlib.suppress(OSError), link:
-            link.sendall(str(settings.DATA_DIR).encode())
+            link.sendall(folder.encode())
 
 
 def _yield_to(other: str, *, is_news: bool) -> None:

@@ -22,7 +22,11 @@ class Migration(migrations.Migration):
                         serialize=False,
                     ),
                 ),
-                ("host", models.CharField(db_index=True, max_length=255)),
+                (
+                    "data_folder",
+                    models.CharField(db_index=True, help_text="Where its run lies.", max_length=64),
+                ),
+                ("host", models.CharField(max_length=255)),
                 ("lieutenant_id", models.CharField(max_length=64)),
                 (
                     "name",

@@ -22,7 +22,8 @@ class UnknownAgent(models.Model):
     """
 
     run = models.CharField(primary_key=True, max_length=64, help_text="The name of its folder.")
-    host = models.CharField(max_length=255, db_index=True)
+    data_folder = models.CharField(max_length=64, db_index=True, help_text="Where its run lies.")
+    host = models.CharField(max_length=255)
     lieutenant_id = models.CharField(max_length=64)
     name = models.CharField(max_length=64, blank=True, help_text="Its lieutenant, if one is known.")
     directory = models.CharField(max_length=1024)

@@ -33,13 +33,14 @@ FAREWELL = "~farewell"
 def look() -> None:
     """Bring the rows of this host up to date, and do what was asked for."""
     found = dict(_unknown())
-    here = UnknownAgent.objects.filter(host=settings.HOST)
+    here = UnknownAgent.objects.filter(data_folder=settings.DATA_FOLDER_ID)
     here.exclude(pk__in=found).delete()
     known = {row.pk: row for row in here}
     for run, (directory, handle) in found.items():
         why, can_be_taken_up = _reason(directory)
         lieutenant = Lieutenant.objects.filter(pk=directory.parent.parent.name).first()
         facts = {
+            "data_folder": settings.DATA_FOLDER_ID,
             "host": settings.HOST,
             "lieutenant_id": directory.parent.parent.name[:64],
             "name": lieutenant.name if lieutenant else "",

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -241,6 +242,9 @@ def test_two_followers_at_once_write_each_record_once(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(follower, "AGAIN_SECONDS", 0.05)
+    # Nothing keeps them apart but the rows.
+    monkeypatch.setattr("lieutenants.hosts.lock.one_folder", lambda _stopping: nullcontext(True))
+    monkeypatch.setattr("lieutenants.hosts.services.sign", lambda _follower: None)
     second = Follower()
     without_lock(second)
     thread = threading.Thread(target=second.run)

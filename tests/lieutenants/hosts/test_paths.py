@@ -6,6 +6,7 @@ import json
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.conf import settings
@@ -100,9 +101,8 @@ def test_nothing_behind_links_of_an_agent_is_read_or_written(tmp_path: Path) -> 
 
 
 @pytest.mark.django_db(transaction=True)
-def test_one_folder_of_an_identity_is_followed_at_a_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_folder_of_an_identity_is_followed_at_a_time(tmp_path: Path, settings: Any) -> None:
+    folder = str(settings.DATA_DIR)
     first, second = threading.Event(), threading.Event()
     entered = threading.Event()
 
@@ -113,7 +113,8 @@ def test_one_folder_of_an_identity_is_followed_at_a_time(
 
     with lock.one_folder(first) as alone:
         assert alone
-        assert lock.holder() == str(settings.DATA_DIR)
+        assert lock.holder() == folder
+        settings.DATA_DIR = tmp_path  # as a copy of it
         waiting = threading.Thread(target=stand_by)
         waiting.start()
         row = until(lambda: DataFolder.objects.filter(rival__contains="is in use").first())
