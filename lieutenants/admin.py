@@ -300,3 +300,4 @@ class DataFolderAdmin(FactAdmin):
 # Further rows of this app stand in folders of their own.
 from lieutenants.operations import admin as operations_admin  # noqa: E402, F401
 from lieutenants.rules import admin as rules_admin  # noqa: E402, F401
+from lieutenants.unknown_agents import admin as unknown_agents_admin  # noqa: E402, F401

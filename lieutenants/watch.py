@@ -159,7 +159,7 @@ class Watch:
         if handle:
             Process.objects.filter(pk=process.pk, handle={}).update(handle=handle)
             return
-        if now - process.started_at < LOST_START:
+        if now - process.started_at < LOST_START or self._busy.locked():
             return
         reason = process.end_reason
         if (now - process.started_at).total_seconds() > settings.START_SECONDS:

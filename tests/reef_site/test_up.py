@@ -24,6 +24,7 @@ from typing import Any
 import pytest
 
 from reef_site import leftovers, supervisor, watchdog
+from reef_site.common import locks
 from reef_site.log_lines import MAX_LINE_BYTES
 from reef_site.supervisor import Plan, Service
 
@@ -350,6 +351,27 @@ def test_a_lock_is_taken_once(tmp_path: Path) -> None:
     assert leftovers.take_lock(tmp_path / "up.lock", patience=0.1) is None
     first.close()
     assert leftovers.take_lock(tmp_path / "up.lock", patience=0.1) is not None
+
+
+def test_a_removed_lock_is_taken_anew(toys: Toys) -> None:
+    running = toys.up(toy("web", FOREVER))
+    running.wait_for("here")
+    path = toys.data / "up.lock"
+    path.unlink()
+    eventually(lambda: locks.is_held(path))
+    assert leftovers.take_lock(path, patience=0) is None
+
+
+def test_a_supervisor_whose_lock_another_has_taken_stops(toys: Toys) -> None:
+    running = toys.up(toy("web", FOREVER))
+    running.wait_for("here")
+    path = toys.data / "up.lock"
+    path.rename(path.with_name("swept"))
+    other = leftovers.take_lock(path, patience=0)
+    assert other is not None
+    running.wait_for("another reef has taken .*up.lock; leaving the data folder to it")
+    running.process.wait(20)
+    other.close()
 
 
 def test_a_plan_survives_the_way() -> None:

@@ -1,0 +1,17 @@
+"""The admin of unknown agents: to be read. Take up and end are on the page of lieutenants."""
+
+from __future__ import annotations
+
+from django.contrib import admin
+
+from lieutenants.admin import FactAdmin
+from lieutenants.unknown_agents.models import UnknownAgent
+
+
+@admin.register(UnknownAgent)
+class UnknownAgentAdmin(FactAdmin):
+    """Agents that run and that nobody follows."""
+
+    list_display = ("run", "name", "host", "why", "request", "problem", "found_at")
+    list_select_related = False
+    search_fields = ("=run", "=name", "=lieutenant_id")
