@@ -67,7 +67,10 @@ def result_of(message: Message) -> Result:
 def is_over(message_id: str) -> bool:
     """Whether nothing more will come of a message as things stand."""
     message = Message.objects.select_related("lieutenant").filter(pk=message_id).first()
-    if message is None or result_of(message).outcome != MessageOutcome.PENDING:
+    if message is None:
+        return True
+    waits = message.state != MessageState.REJECTED and message.taken_up_at is None
+    if not waits and result_of(message).outcome != MessageOutcome.PENDING:
         return True
     return not _goes_on(message.lieutenant)
 

@@ -150,7 +150,8 @@ class Streams:
         self._reader = Reader("reef-streams")
         self._channels: dict[str, Channel] = {}
         self._listeners: set[Listener] = set()
-        self._rests: dict[str, asyncio.Event] = {}
+        # Those who wait for something of a lieutenant.
+        self._rests: dict[str, set[asyncio.Event]] = {}
         self._listening: asyncio.Task[None] | None = None
         self._catching_up: asyncio.Task[None] | None = None
         self.guard = Guard()
@@ -227,7 +228,8 @@ class Streams:
         """Wait until what is waited for is over, or the time is."""
         self._listen()
         end, lieutenant_id = time.monotonic() + wait.seconds, wait.lieutenant
-        news = self._rests.setdefault(lieutenant_id, asyncio.Event())
+        news = asyncio.Event()
+        self._rests.setdefault(lieutenant_id, set()).add(news)
         try:
             while time.monotonic() < end:
                 news.clear()
@@ -237,7 +239,9 @@ class Streams:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(news.wait(), left)
         finally:
-            self._rests.pop(lieutenant_id, None)
+            self._rests[lieutenant_id].discard(news)
+            if not self._rests[lieutenant_id]:
+                del self._rests[lieutenant_id]
 
     # -- reading and telling ----------------------------------------------------------------
 
@@ -362,8 +366,8 @@ class Streams:
 
     def _take_lieutenant(self, lieutenant_id: str) -> None:
         self._wake(lieutenant_id)
-        if lieutenant_id in self._rests:
-            self._rests[lieutenant_id].set()
+        for waiting in self._rests.get(lieutenant_id, ()):
+            waiting.set()
         for listener in self._listeners:
             listener.tell([lieutenant_id])
 

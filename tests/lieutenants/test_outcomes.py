@@ -12,7 +12,7 @@ from lieutenants import delivery, outcomes, presence, services
 from lieutenants.models import Answer, Entry, Lieutenant, Message
 from lieutenants.states import MessageState, Mode, Outcome
 from tests.conftest import STANDIN, Api
-from tests.lieutenants.rows import Told, enlist
+from tests.lieutenants.rows import Told, enlist, page
 from vmtree import tokens
 from vmtree.models import Node
 
@@ -164,6 +164,22 @@ def test_only_who_commands_it_withdraws_its_messages(api: Api, told: Told) -> No
     assert api.delete(f"{PATH}/bob/messages/{one.pk}").status_code == 404
     one.refresh_from_db()
     assert one.state == MessageState.QUEUED
+
+
+def test_a_button_of_the_page_withdraws_it(operator: Client, told: Told) -> None:
+    one = message(told, "waits", state=MessageState.QUEUED, taken_up_at=None)
+    path = f"/lieutenants/ada/messages/{one.pk}/withdraw"
+    assert f'action="{path}"' in page(operator, "/lieutenants/ada/")
+
+    shown = operator.post(path, headers={"reef-script": "1"}).content.decode()
+
+    assert path not in shown
+    assert ">withdrawn<" in shown
+    one.refresh_from_db()
+    assert one.evidence == {"note": "withdrawn by admin"}
+    delivered = message(told, state=MessageState.DELIVERED, taken_up_at=None)
+    late = operator.post(f"/lieutenants/ada/messages/{delivered.pk}/withdraw")
+    assert late.status_code == 409
 
 
 def test_messages_come_page_by_page(api: Api, told: Told) -> None:
