@@ -11,6 +11,7 @@ from rest_framework.views import APIView
 
 from bootloader import grants
 from bootloader.models import ProvisionGrant
+from reef_site.common.request_names import takes
 from vmtree import permissions
 from vmtree.exceptions import BadInput
 from vmtree.permissions import Action
@@ -41,6 +42,7 @@ class OneGrant(APIView):
         """Return what is left of it."""
         return Response({"grant": grant_json(grants.find(vm_id, by=request.user))})
 
+    @takes(body=("vms", "profiles", "levels"))
     def put(self, request: Request, vm_id: str) -> Response:
         """Set it: `vms` (how many more), `profiles` (none named: all), `levels` (1)."""
         permissions.check(request.user, Action.COMMAND, None)

@@ -20,11 +20,13 @@ from rest_framework.views import APIView
 from bootloader import dist, joining, reports
 from bootloader.exceptions import JoinRefused
 from bootloader.models.joining import BootReport, JoinToken
+from reef_site.common.request_names import takes, takes_anything
+from reef_site.wire import RepairingJSONParser
 from registry import beats, liveness
 from vmtree import authority, permissions, tokens
 from vmtree.exceptions import BadInput, Forbidden
 from vmtree.models import Node
-from vmtree.serializers import query_number
+from vmtree.serializers import query_limit
 
 MOST_ROWS = 500
 
@@ -79,6 +81,7 @@ class Join(MemberView):
 
     for_joiners = True
 
+    @takes(body=("hostname", "address", "agentVersion", "nonce", "vmId"), lenient=True)
     def post(self, request: Request) -> Response:
         """Trade a join token for a token of the VM's own."""
         caller = request.user
@@ -107,7 +110,9 @@ class Report(MemberView):
     """`POST /bootloader/report`"""
 
     for_joiners = True
+    parser_classes = (RepairingJSONParser,)
 
+    @takes(body=reports.FIELDS)
     def post(self, request: Request) -> Response:
         """Note how one step of a boot stands; about the VM that the token belongs to."""
         vm_id = _vm_of(request)
@@ -119,9 +124,10 @@ class Report(MemberView):
 class Reports(MemberView):
     """`GET /bootloader/reports/<vm id>`"""
 
+    @takes(query=("run", "limit"))
     def get(self, request: Request, vm_id: str) -> Response:
         """The steps of its last boot in their order, or of `?run=`; `?limit=` of them."""
-        limit = query_number(request, "limit", most=MOST_ROWS) or MOST_ROWS
+        limit = query_limit(request, most=MOST_ROWS, default=MOST_ROWS)
         vm_id = vm_id.replace("\0", "\ufffd")
         permissions.check(request.user, permissions.Action.READ_MACHINES, vm_id)
         if run := request.query_params.get("run", "").replace("\0", "\ufffd"):
@@ -176,6 +182,7 @@ class OwnToken(MemberView):
     is made with the new one and revokes all others. Whoever loses an answer begins again.
     """
 
+    @takes_anything
     def post(self, request: Request, confirm: str = "") -> Response:
         """The new token, or how many were revoked."""
         node = authority.node_of(request.user)

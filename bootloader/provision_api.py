@@ -18,12 +18,13 @@ from bootloader.states import FindingKind, FindingState, Proposal, State
 from reef_site.common import outside
 from reef_site.common.models import OutsideCall
 from reef_site.common.outside_answers import api_answer, api_state
-from vmtree import authority, permissions
+from reef_site.common.request_names import takes
+from vmtree import aliases, authority, permissions
 from vmtree.dna import is_text
 from vmtree.exceptions import BadInput, NotFound
 from vmtree.models import Node
 from vmtree.permissions import Action
-from vmtree.serializers import body_of, query_number
+from vmtree.serializers import body_of, is_dry_run, query_cursor, query_limit
 
 Json = dict[str, Any]
 MOST_ROWS = 1000
@@ -38,6 +39,7 @@ class Provision(APIView):
 
     asks_authority = True
 
+    @takes(query=("dryRun",), body=wishes.FIELDS)
     def post(self, request: Request) -> Response:
         """Have a VM made, or `count` of them; 202, or 200 for those that are there already.
 
@@ -45,7 +47,7 @@ class Provision(APIView):
         """
         body = body_of(request)
         wish = wishes.wish_of(body)
-        if _flag(body.get("dryRun"), "dryRun"):
+        if is_dry_run(request):
             return Response({"dryRun": True, **preview.as_json(wish, by=request.user)})
         key = _key(request.headers.get("Idempotency-Key", ""))
         started = services.start(wish, by=request.user, key=key)
@@ -62,6 +64,7 @@ class Provision(APIView):
 class Provisionings(APIView):
     """`GET /bootloader/provisionings`"""
 
+    @takes(query=("state", "name", "batch", "vmId", "limit", "cursor"))
     def get(self, request: Request) -> Response:
         """Newest first; `?state= name= batch= vmId= limit= cursor=` narrow."""
         state = request.query_params.get("state", "")
@@ -70,10 +73,11 @@ class Provisionings(APIView):
         rows = services.listed(state=state)
         for name, column in (("name", "name"), ("batch", "batch"), ("vmId", "vm_id")):
             if value := _query(request, name):
+                value = aliases.resolve(value) if name == "vmId" else value
                 rows = rows.filter(**{column: value})
         if cursor := _query(request, "cursor"):
             rows = rows.filter(pk__lt=cursor)
-        limit = query_number(request, "limit", most=MOST_ROWS) or USUAL_ROWS
+        limit = query_limit(request, most=MOST_ROWS, default=USUAL_ROWS)
         found = list(rows[: limit + 1])
         more, found = len(found) > limit, found[:limit]
         shown = _bounded(request, found)
@@ -94,12 +98,13 @@ class OneProvisioning(APIView):
 class Log(APIView):
     """`GET /bootloader/provisionings/<id>/log`"""
 
+    @takes(query=("after", "cursor", "limit"))
     def get(self, request: Request, provisioning_id: str) -> Response:
         """Lines after `?after=`, oldest first; `next` is where the following ones begin."""
         row = services.find(provisioning_id)
         permissions.check(request.user, Action.READ_MACHINES, _places([row])[row.pk] or None)
-        after = query_number(request, "after") or 0
-        limit = query_number(request, "limit", most=MOST_ROWS) or MOST_ROWS
+        after = query_cursor(request, "after") or 0
+        limit = query_limit(request, most=MOST_ROWS, default=MOST_ROWS)
         found = services.log_of(row, after, limit)
         return Response(
             {
@@ -127,6 +132,7 @@ class Cancel(APIView):
 
     asks_authority = True
 
+    @takes(body=("machine",))
     def post(self, request: Request, provisioning_id: str) -> Response:
         """End it; `{"machine": "keep"}` or `"delete"` says what becomes of a VM that it has."""
         services.may_command(services.find(provisioning_id), request.user)
@@ -138,6 +144,7 @@ class Cancel(APIView):
 class Machines(APIView):
     """`GET /bootloader/machines`"""
 
+    @takes(query=("gone", "provider", "limit", "cursor"))
     def get(self, request: Request) -> Response:
         """VMs of providers that are known here; `?provider=` narrows, `?gone=true` shows all."""
         rows = Machine.objects.all()
@@ -146,22 +153,24 @@ class Machines(APIView):
         if provider := _query(request, "provider"):
             rows = rows.of(provider)
         legible = _legible(rows, request)
-        limit = query_number(request, "limit", most=MOST_ROWS) or MOST_ROWS
-        shown = [machine_json(row) for row in legible.order_by("-id")[:limit]]
-        return Response({"machines": shown, "count": len(shown)})
+        found, following = _page(request, legible)
+        shown = [machine_json(row) for row in found]
+        return Response({"machines": shown, "count": len(shown), "next": following})
 
 
 class Findings(APIView):
     """`GET /bootloader/findings`"""
 
+    @takes(query=("state", "limit", "cursor"))
     def get(self, request: Request) -> Response:
         """What does not fit together; `?state=` (open), newest first."""
         state = request.query_params.get("state", FindingState.OPEN.value)
         if state not in FindingState.values:
             raise BadInput(f"state: must be one of {', '.join(FindingState.values)}", "state")
         rows = _legible(Finding.objects.filter(state=state), request)
-        shown = [finding_json(row) for row in rows.order_by("-id")[:MOST_ROWS]]
-        return Response({"findings": shown, "count": len(shown)})
+        found, following = _page(request, rows)
+        shown = [finding_json(row) for row in found]
+        return Response({"findings": shown, "count": len(shown), "next": following})
 
 
 class Reconcile(APIView):
@@ -180,6 +189,7 @@ class DecideMany(APIView):
 
     asks_authority = True
 
+    @takes(body=("ids", "kind", "provider", "action"))
     def post(self, request: Request) -> Response:
         """Act on several: `{"ids": […]}`, or `{"kind": …}` and perhaps `provider`.
 
@@ -210,6 +220,7 @@ class Decide(APIView):
 
     asks_authority = True
 
+    @takes(body=("action",))
     def post(self, request: Request, finding_id: str, word: str) -> Response:
         """Do what is proposed (`{"action": …}` another thing that fits), or leave it as it is."""
         permissions.check(request.user, Action.COMMAND, None)
@@ -279,6 +290,15 @@ def _legible(rows: QuerySet[Row], request: Request) -> QuerySet[Row]:
     return rows if line is None else rows.filter(vm_id__in=line.values("vm_id"))
 
 
+def _page(request: Request, rows: QuerySet[Row]) -> tuple[list[Row], int | None]:
+    """The newest rows behind `?cursor=`, at most `?limit=`, and the cursor of those behind them."""
+    limit = query_limit(request, most=MOST_ROWS, default=MOST_ROWS)
+    if cursor := query_cursor(request):
+        rows = rows.filter(pk__lt=cursor)
+    found = list(rows.order_by("-id")[: limit + 1])
+    return found[:limit], found[limit - 1].pk if len(found) > limit else None
+
+
 def _places(rows: Sequence[Provisioning]) -> dict[str, str]:
     """Of each provisioning the VM that it is about: of one that is not there yet, the parent."""
     vm_ids = [row.vm_id for row in rows if row.vm_id]
@@ -330,7 +350,7 @@ def _provisioning_json(row: Provisioning, waits: str) -> Json:
         "vmId": row.vm_id or None,
         "machineId": row.machine.machine_id if row.machine else None,
         "onFailure": row.on_failure,
-        "spec": row.spec,
+        "spec": wishes.spec_json(row.spec),
         "actor": row.actor,
         "createdAt": row.created_at,
         "endedAt": row.ended_at,
@@ -419,12 +439,6 @@ def _query(request: Request, name: str) -> str:
     if not is_text(value):
         raise BadInput(f"{name}: has characters that are no text", name)
     return value
-
-
-def _flag(value: object, field: str) -> bool:
-    if value is None or isinstance(value, bool):
-        return bool(value)
-    raise BadInput(f"{field}: must be true or false", field)
 
 
 def _key(value: str) -> str:

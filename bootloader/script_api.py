@@ -21,7 +21,8 @@ from rest_framework.views import APIView
 from bootloader import cloud_init, joining, planning, profiles, render, user_data, words
 from bootloader.exceptions import UnknownProfile
 from bootloader.plan import BootPlan, File, Profile
-from vmtree import authority, permissions
+from reef_site.common.request_names import takes
+from vmtree import aliases, authority, permissions
 from vmtree import names as vm_names
 from vmtree.dna import is_text
 from vmtree.exceptions import BadInput
@@ -34,6 +35,11 @@ MOST_NAMES = 200
 MOST_USER_DATA = 256 << 10
 _ADDRESS = re.compile(
     r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?\.?|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]+"
+)
+# What says which VM a script is for.
+SCRIPT_FIELDS = (
+    *("vmId", "name", "type", "parentVmId", "extraOrgans", "extraCapabilities", "roofReefUrl"),
+    "address",
 )
 FORMS = ("text", "json", "gzip", "mime", "seed", "iso")
 
@@ -72,6 +78,7 @@ class Generate(APIView):
 
     asks_authority = True
 
+    @takes(body=SCRIPT_FIELDS)
     def post(self, request: Request) -> Response:
         """The boot script of a VM, with a join token for it."""
         plan = _plan_of(request)
@@ -104,6 +111,7 @@ class CloudInit(APIView):
 
     asks_authority = True
 
+    @takes(query=(*SCRIPT_FIELDS, "whole", "for"))
     def get(self, request: Request) -> HttpResponse:
         """User-data for the VM of the query, as text; nothing is kept and no token is made.
 
@@ -116,6 +124,7 @@ class CloudInit(APIView):
         _check_size(request, len(text.encode()))
         return _text(text)
 
+    @takes(query=("form", "whole", "for"), body=(*SCRIPT_FIELDS, "userData"))
     def post(self, request: Request) -> HttpResponse:
         """User-data with a join token: as text, with meta-data as `?form=json`, as NoCloud seed.
 
@@ -244,7 +253,7 @@ def _wish_of(data: Mapping[str, Any]) -> Wish:
         vm_id=texts[0],
         name=texts[1],
         profile=profile.with_extras(organs, capabilities),
-        parent_vm_id=_text_of(parent, "parentVmId") if parent else None,
+        parent_vm_id=aliases.resolve(_text_of(parent, "parentVmId")) if parent else None,
         roof_url=planning.roof(_text_of(roof_url, "roofReefUrl", 2000)) if roof_url else "",
         address=_address(data),
     )

@@ -164,6 +164,12 @@ def part(request: HttpRequest, pk: str) -> HttpResponse:
     )
 
 
+def _label(key: str) -> str:
+    """Return how the form calls a part of a machine's specification."""
+    field = ProvisionForm.base_fields.get(key)
+    return str(field.label) if field and field.label else key.capitalize()
+
+
 def _facts(pk: str, after: int | None) -> dict[str, Any]:
     row = services.find(pk)
     is_first = after is None
@@ -175,7 +181,7 @@ def _facts(pk: str, after: int | None) -> dict[str, Any]:
         "is_first": is_first,
         "after": found[-1].pk if found else after or 0,
         "node": node,
-        "spec": [(key, _value(value)) for key, value in row.spec.items()],
+        "spec": [(_label(key), _value(value)) for key, value in row.spec.items()],
         "waits": limits.why_waiting() if row.state == State.QUEUED else "",
         "reports": BootReport.objects.newest_run(row.vm_id) if row.vm_id else [],
         "refusals": JoinRefusal.objects.filter(token__vm_id=row.vm_id)[:5] if row.vm_id else [],

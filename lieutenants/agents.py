@@ -21,6 +21,9 @@ PACKAGES = frozenset({"@earendil-works/pi-coding-agent", "@mariozechner/pi-codin
 _SLIM = Path(__file__).parent / "agent" / "slim.mjs"
 _UNKNOWN: tuple[int, ...] = ()
 
+# What the reason says while `up` installs the agent, and when to come again then.
+INSTALLING = "is being installed right now"
+INSTALLING_SECONDS = 10
 HOW_TO_MEND = (
     "Install it (npm install -g @earendil-works/pi-coding-agent), or set PI_PATH to where it is, "
     "or start reef without --no-agent on a machine that has npm."
@@ -79,8 +82,12 @@ def find_agent() -> Agent:
     installed = settings.AGENT_INSTALL_DIR / "pi"
     if os.access(installed, os.X_OK):
         return _agent(installed)
+    why = _why_not()
     dead = _dead_link()
-    raise AgentMissing(f"The agent pi is not on this host. {dead}{_why_not() or HOW_TO_MEND}")
+    missing = AgentMissing(f"The agent pi is not on this host. {dead}{why or HOW_TO_MEND}")
+    if INSTALLING in why:
+        missing.retry_seconds = INSTALLING_SECONDS
+    raise missing
 
 
 def _dead_link() -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
+from django.db.models import Q
 from django.http import HttpResponse
 from rest_framework.decorators import action
 from rest_framework.request import Request
@@ -11,18 +12,21 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 from rest_framework.viewsets import ViewSet
 
-from lieutenants import services, views
+from lieutenants import services, views, waits
 from lieutenants.exceptions import BadInput, NotFound
 from lieutenants.hosts import silence
-from lieutenants.models import Entry, Lieutenant, Usage
+from lieutenants.models import Entry, Lieutenant, Message, Usage
 from lieutenants.presence import vm_of
 from lieutenants.serializers import (
+    ADJUSTABLE,
+    CREATED,
     MOST_ENTRIES,
     body_of,
     changes_of,
     entry_json,
     lieutenants_json,
     message_json,
+    messages_json,
     query_number,
     read_json,
     sent_json,
@@ -31,17 +35,20 @@ from lieutenants.serializers import (
 )
 from lieutenants.states import Status
 from lieutenants.transcript import texts_of_open
+from reef_site.common.request_names import takes, takes_anything
 from vmtree import permissions
 from vmtree.permissions import Action
+from vmtree.serializers import query_cursor, query_limit
 
 WAIT_SECONDS = 60
-# The edge keeps an answer with this header back until the lieutenant is at rest.
-WAIT_HEADER = "Reef-Wait"
+# Of pause and destroy, which wait by themselves.
+DEFAULT_WAIT = 10
 
 
 def _wait(response: Response, lieutenant: Lieutenant, seconds: int) -> Response:
+    """Have the edge keep the response back until the lieutenant is at rest."""
     if seconds:
-        response[WAIT_HEADER] = f"{lieutenant.pk} {seconds}"
+        response[waits.HEADER] = waits.at_rest(lieutenant.pk, seconds)
     return response
 
 
@@ -50,6 +57,22 @@ def _done(lieutenant: Lieutenant, word: str, seconds: int, **more: str) -> Respo
     if note := silence.note_on(lieutenant):
         return Response({word: False, "asked": True, "note": note, **more}, status=202)
     return _wait(Response({word: True, **more}), lieutenant, seconds)
+
+
+def _wait_for_answer(response: Response, message: Message, seconds: int) -> Response:
+    """Have the edge keep the response back until the message has an outcome."""
+    if seconds:
+        response[waits.HEADER] = waits.answered(message.lieutenant_id, message.pk, seconds)
+    return response
+
+
+def _seconds(request: Request, default: int = 0) -> int:
+    given = request.query_params.get("wait", "")
+    return query_number(request, "wait", most=WAIT_SECONDS) if given else default
+
+
+def _idempotency_key(request: Request) -> str:
+    return request.headers.get("Idempotency-Key", "").strip()
 
 
 def _legible(lieutenant: Lieutenant, request: Request) -> Lieutenant:
@@ -69,8 +92,10 @@ class LieutenantViewSet(ViewSet):
 
     asks_authority = True
     lookup_field = "name"
+    named_parts: ClassVar = {"name": services.called}
     lookup_value_regex = "[^/]+"
 
+    @takes(query=("status",))
     def list(self, request: Request) -> Response:
         """All living ones, newest first; `?status=` narrows."""
         rows = Lieutenant.objects.living()
@@ -79,48 +104,60 @@ class LieutenantViewSet(ViewSet):
         found = lieutenants_json(rows, caller=request.user)
         return Response({"lieutenants": found, "count": len(found)})
 
+    @takes(query=("wait",), body=CREATED)
     def create(self, request: Request) -> Response:
-        """Make one; `?wait=<seconds>` waits for the end of its start."""
-        seconds = query_number(request, "wait", most=WAIT_SECONDS)
-        lieutenant = services.create(wish_of(body_of(request)), actor=request.user)
-        response = Response(lieutenants_json([lieutenant], caller=request.user)[0], status=201)
+        """Make one; `?wait=<seconds>` waits for the end of its start.
+
+        With an `Idempotency-Key` header the same request again is 200 with the same one.
+        """
+        seconds = _seconds(request)
+        lieutenant, is_new = services.create_once(
+            wish_of(body_of(request)), actor=request.user, key=_idempotency_key(request)
+        )
+        facts = lieutenants_json([lieutenant], caller=request.user)[0]
+        response = Response(facts, status=201 if is_new else 200)
         return _wait(response, lieutenant, seconds)
 
     def retrieve(self, request: Request, name: str) -> Response:
         """One."""
         return Response(lieutenants_json([services.find(name)], caller=request.user)[0])
 
+    @takes(query=("wait",), body=(*ADJUSTABLE, "restart"))
     def partial_update(self, request: Request, name: str) -> Response:
         """Another model, restart policy or limit; `{"restart": true}` starts its agent with it."""
         _check_first(request, name)
-        seconds = query_number(request, "wait", most=WAIT_SECONDS)
+        seconds = _seconds(request)
         changes, restart = changes_of(body_of(request))
         found = services.adjust(name, changes, actor=request.user, restart_now=restart)
         facts = lieutenants_json([found], caller=request.user)[0]
         return _wait(Response(facts), found, seconds)
 
+    @takes(query=("wait",))
     def destroy(self, request: Request, name: str) -> Response:
         """End it for good; 200 again when repeated."""
+        seconds = _seconds(request, DEFAULT_WAIT)
         detail = services.destroy(name, actor=request.user)
         lieutenant = Lieutenant.objects.filter(name=name).first()
         if lieutenant is None:
             return Response({"destroyed": True, "detail": detail})
-        return _done(lieutenant, "destroyed", 10, detail=detail)
+        return _done(lieutenant, "destroyed", seconds, detail=detail)
 
     @action(detail=True, methods=["post"])
+    @takes(query=("wait",), body=("message", "mode"))
     def send(self, request: Request, name: str) -> Response:
-        """A message. Its id leads to the agent's verdict."""
-        data = body_of(request)
+        """A message; `?wait=<seconds>` waits for the agent's answer to it."""
+        seconds, data = _seconds(request), body_of(request)
         message, _ = services.send(
             name,
             data.get("message"),
             mode=data.get("mode"),
-            key=request.headers.get("Idempotency-Key", "").strip(),
+            key=_idempotency_key(request),
             actor=request.user,
         )
-        return Response(sent_json(message))
+        return _wait_for_answer(Response(sent_json(message)), message, seconds)
 
     @action(detail=True, methods=["get"])
+    @takes(query=("tail", "history"))
     def read(self, request: Request, name: str) -> Response:
         """The running answer, or the newest one; `?tail=` characters, `?history=` answers."""
         tail, history = query_number(request, "tail"), query_number(request, "history")
@@ -128,26 +165,30 @@ class LieutenantViewSet(ViewSet):
         return Response(read_json(lieutenant, tail=tail, history=history))
 
     @action(detail=True, methods=["post"])
+    @takes(query=("wait",), body=("force",))
     def pause(self, request: Request, name: str) -> Response:
         """End the agent, keep its session; `{"force": true}` while it is working."""
         _check_first(request, name)
+        seconds = _seconds(request, DEFAULT_WAIT)
         force = body_of(request).get("force", False)
         if not isinstance(force, bool):
             raise BadInput("force: must be true or false", "force")
         lieutenant = services.pause(name, actor=request.user, force=force)
-        return _done(lieutenant, "paused", 10)
+        return _done(lieutenant, "paused", seconds)
 
     @action(detail=True, methods=["post"])
+    @takes(query=("wait",))
     def resume(self, request: Request, name: str) -> Response:
         """Start the agent again on its session."""
-        seconds = query_number(request, "wait", most=WAIT_SECONDS)
+        seconds = _seconds(request)
         lieutenant = services.resume(name, actor=request.user)
         return _done(lieutenant, "resumed", seconds)
 
     @action(detail=True, methods=["post"])
+    @takes(query=("wait",))
     def restart(self, request: Request, name: str) -> Response:
         """End the agent and start it again, also after an error."""
-        seconds = query_number(request, "wait", most=WAIT_SECONDS)
+        seconds = _seconds(request)
         lieutenant = services.restart(name, actor=request.user)
         return _done(lieutenant, "restarted", seconds)
 
@@ -157,11 +198,12 @@ class LieutenantViewSet(ViewSet):
         return _done(services.abort(name, actor=request.user), "aborted", 0)
 
     @action(detail=True, methods=["get"])
+    @takes(query=("after", "cursor", "limit"))
     def transcript(self, request: Request, name: str) -> Response:
-        """Entries with an id above `?after=`, at most `?limit=` (200); `next` leads on."""
+        """Entries with an id above `?cursor=`, at most `?limit=` (200); `next` leads on."""
         lieutenant = _legible(services.find_kept(name), request)
-        after = query_number(request, "after")
-        limit = query_number(request, "limit", most=MOST_ENTRIES) or 200
+        after = query_cursor(request, "after") or 0
+        limit = query_limit(request, most=MOST_ENTRIES, default=200)
         rows = list(Entry.objects.filter(lieutenant=lieutenant, pk__gt=after)[: limit + 1])
         more, rows = len(rows) > limit, rows[:limit]
         texts = texts_of_open(rows)
@@ -172,22 +214,42 @@ class LieutenantViewSet(ViewSet):
         )
 
     @action(detail=True, methods=["get"])
+    @takes(query=("cursor", "limit"))
     def messages(self, request: Request, name: str) -> Response:
-        """Messages, newest first, at most `?limit=` (100)."""
-        limit = query_number(request, "limit", most=MOST_ENTRIES) or 100
+        """Messages, newest first, at most `?limit=` (100) behind `?cursor=`; `next` leads on."""
+        limit = query_limit(request, most=MOST_ENTRIES, default=100)
         lieutenant = _legible(services.find_kept(name), request)
-        rows = lieutenant.messages.order_by("-created_at", "-id")[:limit]
-        found = [message_json(row) for row in rows]
-        return Response({"messages": found, "count": len(found)})
+        rows = lieutenant.messages.order_by("-created_at", "-id")
+        if cursor := request.query_params.get("cursor", ""):
+            last = services.find_cursor(lieutenant, cursor)
+            same = Q(created_at=last.created_at, pk__lt=last.pk)
+            rows = rows.filter(same | Q(created_at__lt=last.created_at))
+        page = list(rows[: limit + 1])
+        more, page = len(page) > limit, page[:limit]
+        return Response(
+            {
+                "messages": messages_json(page),
+                "count": len(page),
+                "next": page[-1].pk if more else None,
+            }
+        )
 
     @action(detail=True, methods=["get"], url_path="messages/(?P<message_id>[^/]+)")
+    @takes(query=("wait",))
     def message(self, request: Request, name: str, message_id: str) -> Response:
-        """One message: its state and the evidence for it."""
+        """One message: its state, the evidence for it, and the answer.
+
+        `?wait=<seconds>` waits for its outcome.
+        """
+        seconds = _seconds(request)
         lieutenant = _legible(services.find_kept(name), request)
-        found = lieutenant.messages.filter(pk=message_id).first()
-        if found is None:
-            raise NotFound("Message not found")
-        return Response(message_json(found))
+        found = services.find_message(lieutenant, message_id)
+        return _wait_for_answer(Response(message_json(found)), found, seconds)
+
+    @message.mapping.delete
+    def withdraw(self, request: Request, name: str, message_id: str) -> Response:
+        """Take a message back that waits in the queue."""
+        return Response(message_json(services.withdraw(name, message_id, actor=request.user)))
 
     @action(detail=True, methods=["get"])
     def usage(self, request: Request, name: str) -> Response:
@@ -197,6 +259,7 @@ class LieutenantViewSet(ViewSet):
         return Response({"days": days, "total": usage_json(mine.sums())})
 
     @action(detail=True, methods=["get"])
+    @takes(query=("after", "cursor"))
     def stream(self, request: Request, name: str) -> Response:
         """Whether the caller may follow this transcript. The edge asks, and streams itself."""
         lieutenant = _legible(services.find_kept(name), request)
@@ -255,6 +318,7 @@ class ListingEvents(APIView):
 class Nothing(APIView):
     """A known service's unknown path: 404 for those who may come in, else 401."""
 
+    @takes_anything
     def _refuse(self, request: Request, **_: Any) -> Response:
         raise NotFound("not found")
 

@@ -16,6 +16,10 @@ from lieutenants.states import MessageState
 
 WITHDRAWN = "withdrawn by an abort before the agent began with it"
 DESTROYED = "the lieutenant was destroyed"
+WITHDRAWN_BY = "withdrawn by {}"
+# How the notes of messages begin that no agent will get any more.
+WITHDRAWALS = ("withdrawn by ", DESTROYED)
+PASSED_ON = {"note": "on its way to the agent"}
 
 _BEGUN_NEXT = f"""
     SELECT id, text FROM {Message._meta.db_table}
@@ -24,10 +28,40 @@ _BEGUN_NEXT = f"""
 """  # noqa: S608 - only the table's name
 
 
+def pass_on(message_id: str) -> bool:
+    """Note that a queued message goes to the agent now. False if it was withdrawn meanwhile."""
+    queued = Message.objects.filter(pk=message_id, state=MessageState.QUEUED)
+    return bool(queued.update(evidence=PASSED_ON))
+
+
+def withdraw(message_id: str, note: str, at: datetime) -> bool:
+    """Take back a message that nobody has passed on yet. False if it is too late for that."""
+    waiting = Message.objects.filter(
+        pk=message_id, state=MessageState.QUEUED, evidence__isnull=True
+    )
+    return bool(waiting.update(state=MessageState.REJECTED, decided_at=at, evidence={"note": note}))
+
+
+def is_withdrawn(message: Message) -> bool:
+    """Whether nobody will work on it since somebody took it back."""
+    note = str((message.evidence or {}).get("note") or "")
+    return message.state == MessageState.REJECTED and note.startswith(WITHDRAWALS)
+
+
+def whereabouts(message: Message) -> str:
+    """Say where a message is that is not withdrawn any more."""
+    if message.state == MessageState.REJECTED:
+        return "the agent has refused it"
+    if message.taken_up_at is not None:
+        return "the agent has begun with it; abort breaks off what it does"
+    return "the agent has it; abort breaks off what it does, with all that waits"
+
+
 def delivered(message_id: str, at: datetime) -> bool:
     """The agent's input has it, whole. False if that was known."""
     queued = Message.objects.filter(pk=message_id, state=MessageState.QUEUED)
-    return bool(queued.update(state=MessageState.DELIVERED, delivered_at=at))
+    passed = queued.update(state=MessageState.DELIVERED, delivered_at=at, evidence=None)
+    return bool(passed)
 
 
 def decide(message_id: str, *, accepted: bool, evidence: dict[str, Any], at: datetime) -> bool:
@@ -100,7 +134,8 @@ def requeue(lieutenant: Lieutenant) -> int:
     """The agent ended before it began with these: its successor gets them."""
     lost = Message.objects.filter(
         lieutenant=lieutenant,
-        state__in=[MessageState.DELIVERED, MessageState.ACCEPTED],
+        # A queued one may have been on its way.
+        state__in=[MessageState.QUEUED, MessageState.DELIVERED, MessageState.ACCEPTED],
         taken_up_at__isnull=True,
     )
     return lost.update(state=MessageState.QUEUED, delivered_at=None, decided_at=None, evidence=None)

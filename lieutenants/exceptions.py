@@ -43,6 +43,12 @@ class KeyReused(LieutenantError):
     status = 409
 
 
+class TooLate(LieutenantError):
+    """The message has gone too far to be taken back."""
+
+    status = 409
+
+
 class NotNow(LieutenantError):
     """The lieutenant's status does not allow this."""
 
@@ -66,9 +72,7 @@ class IsolationUnavailable(LieutenantError):
 
 
 class NoProvider(LieutenantError):
-    """A remote lieutenant was asked for, and nothing here makes VMs."""
-
-    status = 503
+    """A lieutenant on a VM was asked for, and reef starts them on its own host only."""
 
 
 class IllegalMove(LieutenantError):

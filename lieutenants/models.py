@@ -122,6 +122,10 @@ class Lieutenant(models.Model):
     restart_at = models.DateTimeField(null=True, blank=True)
     abort_asked_at = models.DateTimeField(null=True, blank=True)
     leased_until = models.DateTimeField(null=True, blank=True)
+    # Of the request that made it, if that had an Idempotency-Key: digests of whose key it was, and
+    # of what was asked for.
+    creation_key = models.CharField(max_length=64, null=True, blank=True, unique=True)
+    creation_digest = models.CharField(max_length=64, blank=True)
     created_at = models.DateTimeField(default=timezone.now)
     last_activity_at = models.DateTimeField(default=timezone.now)
 

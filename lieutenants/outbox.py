@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from django.conf import settings
 
-from lieutenants import rpc
+from lieutenants import delivery, rpc
 from lieutenants.exceptions import TransportError, Unreachable
 from lieutenants.models import Message
 from lieutenants.rpc import Outgoing
@@ -91,6 +91,8 @@ class Outbox:
         ).first()
         if message is None:
             self._queued.discard(session.lieutenant.pk)
+            return
+        if not delivery.pass_on(message.pk):
             return
         box.message, box.sent_at = message.pk, clock
         command = rpc.prompt(message.pk, message.text, steer=message.mode == Mode.STEER)

@@ -5,7 +5,7 @@ Key order, absent keys and texts are those that agents in the field know; later 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from django.conf import settings
@@ -17,15 +17,21 @@ from lieutenants.exceptions import BadInput
 from lieutenants.hosts import silence
 from lieutenants.ledger import open_text
 from lieutenants.models import Answer, Entry, Lieutenant, Message, Usage
+from lieutenants.outcomes import Result, result_of, results_of
 from lieutenants.services import Wish
 from lieutenants.states import Outcome, RestartPolicy, Status
-from vmtree import permissions
+from vmtree import aliases, permissions
 
 NEWEST_ANSWERS = 20
 MOST_ENTRIES = 1000
 
 Json = dict[str, Any]
 
+# What a request for a new lieutenant may say.
+CREATED = (
+    *("name", "role", "local", "model", "directive", "folder", "restartPolicy", "parentVmId"),
+    *("idleLimitMinutes", "stallLimitSeconds", "vmId", "commitId", "provider"),
+)
 _WIRE_KEYS = {"cache_read": "cacheRead", "cache_write": "cacheWrite"}
 
 
@@ -160,7 +166,18 @@ def read_json(row: Lieutenant, *, tail: int, history: int) -> Json:
 
 
 def message_json(message: Message) -> Json:
-    """A message and how far it has come."""
+    """A message, how far it has come, and what the agent said to it."""
+    result = result_of(message)
+    return {**_message_json(message, result), "answer": result.text()}
+
+
+def messages_json(messages: Sequence[Message]) -> list[Json]:
+    """Messages without the agent's words."""
+    results = results_of(messages)
+    return [_message_json(message, results[message.pk]) for message in messages]
+
+
+def _message_json(message: Message, result: Result) -> Json:
     return {
         "id": message.pk,
         "text": message.text,
@@ -175,6 +192,9 @@ def message_json(message: Message) -> Json:
         "decidedAt": message.decided_at,
         "takenUpAt": message.taken_up_at,
         "usage": usage_json(Usage.objects.filter(message=message).sums()),
+        "outcome": result.outcome.value,
+        "answerId": result.answer_id,
+        "error": result.error or None,
     }
 
 
@@ -249,7 +269,7 @@ def wish_of(data: Json) -> Wish:
         idle_limit_minutes=_number(data, "idleLimitMinutes", least=1, most=525_600),
         stall_limit_seconds=_number(data, "stallLimitSeconds", least=0, most=604_800),
         remote=far if local is None else not local,
-        parent_vm_id=_text(data, "parentVmId"),
+        parent_vm_id=aliases.resolve(_text(data, "parentVmId").strip()),
     )
 
 
@@ -260,7 +280,8 @@ def changes_of(data: Json) -> tuple[Json, bool]:
     """What is to be changed of a lieutenant, by column, and whether it is to start again now."""
     given = [key for key in ADJUSTABLE if key in data]
     if not given:
-        raise BadInput(f"body: must have one of {', '.join(ADJUSTABLE)}")
+        also = "; POST …/restart starts the agent again as it is" if "restart" in data else ""
+        raise BadInput(f"body: must have one of {', '.join(ADJUSTABLE)}{also}")
     changes: Json = {}
     if "model" in given:
         changes["model"] = _text(data, "model").strip() or settings.DEFAULT_MODEL

@@ -9,15 +9,17 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 from django.conf import settings
 from django.db import IntegrityError, transaction
+from django.urls import NoReverseMatch, Resolver404, get_script_prefix, resolve, reverse
 from django.utils import timezone
 
 from lieutenants import delivery, folders, presence, reattach, rpc, runtime, tasks
 from lieutenants.agents import find_agent
+from lieutenants.creation import key_of
 from lieutenants.exceptions import (
     BadInput,
     IllegalMove,
@@ -28,6 +30,7 @@ from lieutenants.exceptions import (
     NotFound,
     NotNow,
     TooLarge,
+    TooLate,
 )
 from lieutenants.hosts import silence, tombstones
 from lieutenants.isolation import homes
@@ -35,7 +38,7 @@ from lieutenants.models import Lieutenant, Message, Process, new_ulid
 from lieutenants.states import Mode, RestartPolicy, Status
 from reef_site.common import broker
 from versconfig.screening import sources
-from vmtree import bells, permissions
+from vmtree import bells, ids, permissions
 from vmtree import services as tree
 from vmtree.models import Node
 from vmtree.permissions import Action
@@ -50,6 +53,10 @@ RESTARTING_NOTE = "queued until the lieutenant is running again"
 COVERED_NOTE = "a secret was covered before this was stored; the agent gets it with {}"
 RESTARTABLE = frozenset({Status.IDLE, Status.WORKING, Status.ERROR})
 MOST_OF_MODEL = 200
+NO_REMOTE = (
+    "local: lieutenants run on this host only; a VM that reef provisions "
+    "(POST /bootloader/provision) can run lieutenants of its own"
+)
 _NO_POLICY = f"restartPolicy: must be one of {', '.join(RestartPolicy.values)}"
 
 
@@ -75,6 +82,14 @@ def create(wish: Wish, *, actor: object) -> Lieutenant:
 
     Raises BadInput, Forbidden, NameTaken, NoProvider, AgentMissing.
     """
+    return create_once(wish, actor=actor)[0]
+
+
+def create_once(wish: Wish, *, actor: object, key: str = "") -> tuple[Lieutenant, bool]:
+    """Enlist a lieutenant, or return the one that the same request made before; whether it is new.
+
+    `key` is the request's Idempotency-Key. Raises what `create` raises, and KeyReused.
+    """
     name, role = wish.name.strip(), wish.role.strip()
     if not wish.remote:
         # The right comes first: who may not start a process here learns nothing else.
@@ -82,9 +97,12 @@ def create(wish: Wish, *, actor: object) -> Lieutenant:
     _check(wish, name, role)
     wish = _without_secrets(wish)
     role = wish.role.strip()
+    creation = key_of(key, caller=actor, facts=asdict(wish))
+    if known := creation.find():
+        return known, False
     parent = _parent(wish, actor)
     if wish.remote:
-        raise NoProvider("No VM provider is set up here; only local lieutenants can be made.")
+        raise NoProvider(NO_REMOTE)
     permissions.check(actor, Action.START_BELOW, parent)
     folder = _folder(wish, actor)
     find_agent()
@@ -104,6 +122,8 @@ def create(wish: Wish, *, actor: object) -> Lieutenant:
         restart_policy=wish.restart_policy,
         idle_limit_minutes=wish.idle_limit_minutes,
         stall_limit_seconds=stall,
+        creation_key=creation.key,
+        creation_digest=creation.digest,
     )
     try:
         with transaction.atomic():
@@ -114,10 +134,13 @@ def create(wish: Wish, *, actor: object) -> Lieutenant:
             presence.enlist(lieutenant, actor=actor, parent=parent)
             _settle_later(lieutenant)
     except IntegrityError:
+        # The same request may have come twice at a time.
+        if known := creation.find():
+            return known, False
         raise NameTaken(
             f"Lieutenant '{name}' already exists. Destroy it first or use a different name."
         ) from None
-    return lieutenant
+    return lieutenant, True
 
 
 def system_prompt(name: str, role: str, directive: str) -> str:
@@ -140,6 +163,13 @@ def find(name: str, *, missing: str = "Lieutenant not found") -> Lieutenant:
     if lieutenant is None:
         raise NotFound(missing)
     return lieutenant
+
+
+def called(name: str) -> str:
+    """Return the name of the lieutenant whose `vmId` in the API this is; any other as it is."""
+    if not name.startswith(ids.LOCAL) or Lieutenant.objects.filter(name=name).exists():
+        return name
+    return name.removeprefix(ids.LOCAL)
 
 
 def find_kept(name_or_id: str) -> Lieutenant:
@@ -273,6 +303,43 @@ def abort(name: str, *, actor: object) -> Lieutenant:
     return lieutenant
 
 
+def withdraw(name: str, message_id: str, *, actor: object) -> Message:
+    """Take back a message that waits in the queue. Repeating it is no error.
+
+    Raises NotFound, Forbidden, TooLate.
+    """
+    lieutenant = find_kept(name)
+    permissions.check(actor, Action.COMMAND, presence.vm_of(lieutenant))
+    message = find_message(lieutenant, message_id)
+    note = delivery.WITHDRAWN_BY.format(_named(actor))
+    if delivery.withdraw(message.pk, note, timezone.now()):
+        transaction.on_commit(partial(bells.tell_change, lieutenant.pk))
+        logger.info("%s: message %s withdrawn by %s", lieutenant.name, message.pk, actor)
+    message.refresh_from_db()
+    if not delivery.is_withdrawn(message):
+        what = delivery.whereabouts(message)
+        raise TooLate(f"message: cannot be withdrawn, {what}")
+    return message
+
+
+def find_message(lieutenant: Lieutenant, message_id: str) -> Message:
+    """Return the lieutenant's message of this id. Raises NotFound."""
+    message = (
+        lieutenant.messages.filter(pk=message_id).first() if rpc.storable(message_id) else None
+    )
+    if message is None:
+        raise NotFound("Message not found")
+    return message
+
+
+def find_cursor(lieutenant: Lieutenant, cursor: str) -> Message:
+    """Return the message that an earlier page ended with. Raises BadInput."""
+    try:
+        return find_message(lieutenant, cursor)
+    except NotFound:
+        raise BadInput("cursor: must be the `next` of an earlier page", "cursor") from None
+
+
 def destroy(name: str, *, actor: object) -> str:
     """End the lieutenant for good; its transcript stays. Repeating it is no error."""
     lieutenant = Lieutenant.objects.living().filter(name=name).first()
@@ -372,6 +439,8 @@ def _check(wish: Wish, name: str, role: str) -> None:
         raise BadInput("role is required", "role")
     if not NAME.fullmatch(name):
         raise BadInput("name: 1 to 64 of A-Z a-z 0-9 . _ - and a letter or digit first", "name")
+    if route := _route_in_the_way(name):
+        raise BadInput(f"name: '{name}' cannot be used, as {route} is a route of its own", "name")
     if wish.restart_policy not in RestartPolicy.values:
         raise BadInput(_NO_POLICY, "restart_policy")
     for label, text, most in (
@@ -385,6 +454,19 @@ def _check(wish: Wish, name: str, role: str) -> None:
         if not rpc.storable(text):
             raise BadInput(f"{label}: has characters that are no text", label)
     _check_model(wish.model)
+
+
+def _route_in_the_way(name: str) -> str:
+    """Return the path of a lieutenant of this name if it leads elsewhere; empty if it does not."""
+    for route in ("lieutenant-detail", "lieutenants:detail"):
+        try:
+            path = "/" + reverse(route, args=[name]).removeprefix(get_script_prefix())
+            leads_here = resolve(path).view_name == route
+        except (NoReverseMatch, Resolver404):
+            continue
+        if not leads_here:
+            return path
+    return ""
 
 
 def _check_model(model: str) -> None:
@@ -449,8 +531,15 @@ def _locked(name: str, actor: object) -> Lieutenant:
     if lieutenant.status == Status.PAUSED:
         raise NotNow(f"Lieutenant '{name}' is paused. Resume it first.")
     if lieutenant.status == Status.ERROR and lieutenant.restart_at is None:
-        raise NotNow(f"No active RPC connection for '{name}'")
+        raise NotNow(_no_connection(lieutenant))
     return lieutenant
+
+
+def _no_connection(lieutenant: Lieutenant) -> str:
+    """The contract's text, with what is wrong and what helps."""
+    reason = f": {lieutenant.error.splitlines()[0][:300]}" if lieutenant.error.strip() else ""
+    told = f"No active RPC connection for '{lieutenant.name}'{reason}"
+    return f"{told.rstrip('.')}. POST …/restart starts its agent again."
 
 
 def _fitting_mode(lieutenant: Lieutenant, asked: Mode) -> tuple[Mode, str]:

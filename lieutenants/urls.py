@@ -26,5 +26,6 @@ urlpatterns = [
     path("<str:name>/", views.detail, name="detail"),
     path("<str:name>/send", views.send, name="send"),
     path("<str:name>/settings", views.adjust, name="adjust"),
+    path("<str:name>/messages/<str:message_id>/withdraw", views.withdraw, name="withdraw"),
     path("<str:name>/<str:verb>", views.act, name="act"),
 ]

@@ -281,6 +281,15 @@ def send(request: HttpRequest, name: str) -> HttpResponse:
 
 
 @login_required
+@require_POST
+@spoken
+def withdraw(request: HttpRequest, name: str, message_id: str) -> HttpResponse:
+    """Take a message back that waits in the queue."""
+    services.withdraw(name, message_id, actor=str(request.user))
+    return _done(request, name)
+
+
+@login_required
 @require_http_methods(["GET", "POST"])
 @spoken
 def act(request: HttpRequest, name: str, verb: str) -> HttpResponse:

@@ -25,7 +25,7 @@ from urllib.parse import parse_qs
 
 import httpx
 
-from reef_site import gateway, handover
+from reef_site import away, gateway, handover, waits
 from reef_site.bodies import (
     ANONYMOUS_BUDGET,
     ANONYMOUS_BUDGET_PER_ADDRESS,
@@ -202,7 +202,7 @@ class Edge:
                 except httpx.HTTPError as error:
                     log = "%s %.1000s: web is away (%s)"
                     logger.warning(log, scope["method"], scope["path"], error)
-                    await _say_away(send, error)
+                    await _say_away(scope, send, error)
                     return
         if answered is not None:
             self._note_refusal(scope, answered)
@@ -314,7 +314,7 @@ class Edge:
         """Give the client what web has answered."""
         try:
             if wait := answer.headers.get("reef-wait"):
-                await self._answer_at_rest(scope, answer, wait, send)
+                await self._answer_later(scope, answer, wait, send)
             elif name := answer.headers.get(handover.FILE):
                 await answer.aclose()
                 await self._send_file(name, _returned(answer), send)
@@ -323,24 +323,35 @@ class Edge:
         finally:
             await answer.aclose()
 
-    async def _answer_at_rest(
-        self, scope: Scope, answer: httpx.Response, wait: str, send: Send
+    async def _answer_later(
+        self, scope: Scope, answer: httpx.Response, header: str, send: Send
     ) -> None:
-        """Keep the answer back until its lieutenant is at rest, then give what is true then."""
+        """Keep the answer back until what it waits for is over, then give what is true then."""
         body = await answer.aread()
-        lieutenant, _, seconds = wait.partition(" ")
-        await self._unless_ending(self._streams.until_at_rest(lieutenant, float(seconds)))
-        if scope["method"] == "POST" and answer.status_code == 201:
-            name = json.loads(body)["name"]
-            try:
-                fresh = await self._ask_web(scope, None, f"/lieutenant/lieutenants/{name}".encode())
-                body = await fresh.aread() if fresh.status_code == 200 else body
-                await fresh.aclose()
-            except httpx.HTTPError as error:
-                logger.warning("the newer state of %s is not to be had: %s", name, error)
+        wait = self._streams.wait_of(header)
+        await self._unless_ending(self._streams.until_over(wait))
+        state = await self._streams.state_of(wait)
+        said = json.loads(body)
+        path = waits.newer_path(wait, said)
+        newer = await self._newer(scope, path) if path else None
+        body = json.dumps(
+            waits.completed(wait, said, newer, state), ensure_ascii=False, separators=(",", ":")
+        ).encode()
         headers = [(k, v) for k, v in _returned(answer) if k != b"content-length"]
         headers.append((b"content-length", str(len(body)).encode()))
         await _send_all(send, answer.status_code, headers, body)
+
+    async def _newer(self, scope: Scope, path: str) -> dict[str, Any] | None:
+        """What web says to the same caller at this path; None if it says nothing good."""
+        try:
+            answer = await self._ask_web(scope, None, path.encode())
+            body = await answer.aread()
+            await answer.aclose()
+        except httpx.HTTPError as error:
+            logger.warning("the newer state at %s is not to be had: %s", path, error)
+            return None
+        found: dict[str, Any] = json.loads(body) if answer.status_code == 200 else {}
+        return found or None
 
     async def _send_file(self, name: str, headers: Headers, send: Send) -> None:
         """A file that web has looked at and leaves to us to send, however slow the client is."""
@@ -358,7 +369,7 @@ class Edge:
             body = await answer.aread()
             await answer.aclose()
         except httpx.HTTPError as error:
-            await _say_away(send, error)
+            await _say_away(scope, send, error)
             return None
         if answer.status_code != 200:
             await _send_all(send, answer.status_code, _returned(answer), body)
@@ -443,15 +454,16 @@ def _forwarded(scope: Scope, size: int) -> Headers:
 
 
 def _last_event(scope: Scope) -> int | None:
-    """The change after which to go on: Last-Event-ID, else `?after=`; None is from now on."""
+    """The change after which to go on: Last-Event-ID, else `?cursor=`; None is from now on."""
     given = header(scope, b"last-event-id").decode("latin-1")
     if _is_number(given):
         return int(given)
     query = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True)
-    for given in query.get("after", []):
-        if not _is_number(given):
-            raise BadRequest("after: must be a whole number, 0 or more")
-        return int(given)
+    for name in ("cursor", "after"):
+        for given in query.get(name, []):
+            if not _is_number(given):
+                raise BadRequest(f"{name}: must be a whole number, 0 or more")
+            return int(given)
     return None
 
 
@@ -510,15 +522,25 @@ async def _say(send: Send, status: int, text: str, *more: tuple[bytes, bytes]) -
     await _send_all(send, status, headers, body)
 
 
-async def _say_away(send: Send, error: httpx.HTTPError) -> None:
-    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout):
-        await _say(send, 502, "reef's web process is not there; nothing was done. Try again soon.")
-    elif isinstance(error, httpx.LocalProtocolError):
-        await _say(send, 400, "headers: invalid for proxying; the request was not forwarded")
-    elif isinstance(error, httpx.TimeoutException):
-        await _say(send, 504, "reef's web process did not answer in time; look before you repeat.")
+async def _say_away(scope: Scope, send: Send, error: httpx.HTTPError) -> None:
+    """Say in words that web did not answer: to a browser as a page that tries again by itself."""
+    status, text = _why_away(error)
+    if away.is_navigation(scope["headers"]):
+        headers, body = away.page(text, reloads=scope["method"] == "GET" and status != 400)
+        await _send_all(send, status, headers, body)
     else:
-        await _say(send, 502, "reef's web process ended while it answered; look before you repeat.")
+        retry = ((b"retry-after", b"2"),) if status == 502 else ()
+        await _say(send, status, text, *retry)
+
+
+def _why_away(error: httpx.HTTPError) -> tuple[int, str]:
+    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout):
+        return 502, "reef's web process is not there; nothing was done. Try again soon."
+    if isinstance(error, httpx.LocalProtocolError):
+        return 400, "headers: invalid for proxying; the request was not forwarded"
+    if isinstance(error, httpx.TimeoutException):
+        return 504, "reef's web process did not answer in time; look before you repeat."
+    return 502, "reef's web process ended while it answered; look before you repeat."
 
 
 async def _stream_events(

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from django.core.exceptions import PermissionDenied
+from django.db import DatabaseError
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import render
@@ -14,7 +15,7 @@ from rest_framework.permissions import SAFE_METHODS
 
 from reef_site.common import disk
 from reef_site.wire import json_answer
-from vmtree import authority
+from vmtree import aliases, authority
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +70,36 @@ class DiskProblemMiddleware:
             return None
         logger.error("%s %s: %s (%s)", request.method, request.path, problem, error)
         return answer_disk_problem(request, problem)
+
+
+class AliasesMiddleware:
+    """Takes a lieutenant's `vmId` wherever a path of the API has an id.
+
+    Views whose paths have more such parts name them as `named_parts`, with what looks them up.
+    """
+
+    ID_PARTS = ("vm_id", "other")
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        return self.get_response(request)
+
+    def process_view(
+        self, _request: HttpRequest, view: Any, _args: object, named: dict[str, Any]
+    ) -> None:
+        """Called by Django before each view."""
+        if not hasattr(view, "cls"):
+            return
+        finders = dict.fromkeys(self.ID_PARTS, aliases.resolve)
+        for part, find in {**finders, **getattr(view.cls, "named_parts", {})}.items():
+            if aliases.is_alias(str(named.get(part, ""))):
+                try:
+                    named[part] = find(named[part])
+                except DatabaseError as error:
+                    # The view meets the same, and says so.
+                    logger.info("the name %a cannot be looked up: %s", named[part], error)
 
 
 class OperatorsMiddleware:

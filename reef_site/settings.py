@@ -270,6 +270,7 @@ MIDDLEWARE = [
     "reef_site.accounts.middleware.OwnHostMiddleware",
     "reef_site.middleware.OperatorsMiddleware",
     "reef_site.middleware.DiskProblemMiddleware",
+    "reef_site.middleware.AliasesMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "reef_site.accounts.middleware.RecentProofMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
@@ -341,6 +342,7 @@ REST_FRAMEWORK = {
     "DEFAULT_PERMISSION_CLASSES": [
         "rest_framework.permissions.IsAuthenticated",
         "reef_site.auth.NodesAreAsked",
+        "reef_site.common.request_names.OnlyKnownNames",
     ],
     "DEFAULT_PARSER_CLASSES": ["reef_site.wire.AnyTypeJSONParser"],
     "DEFAULT_RENDERER_CLASSES": ["reef_site.wire.WireJSONRenderer"],

@@ -23,10 +23,11 @@ from django.db.models import Q
 from django.utils import timezone
 from redis.exceptions import RedisError
 
+from lieutenants import waits
 from lieutenants.models import Chunk, Entry, Lieutenant
 from lieutenants.serializers import entry_json
-from lieutenants.services import at_rest
 from lieutenants.states import Status
+from lieutenants.waits import Wait
 from reef_site.guard import Guard, Reader
 from reef_site.wire import dumps
 from vmtree import bells
@@ -149,7 +150,8 @@ class Streams:
         self._reader = Reader("reef-streams")
         self._channels: dict[str, Channel] = {}
         self._listeners: set[Listener] = set()
-        self._rests: dict[str, asyncio.Event] = {}
+        # Those who wait for something of a lieutenant.
+        self._rests: dict[str, set[asyncio.Event]] = {}
         self._listening: asyncio.Task[None] | None = None
         self._catching_up: asyncio.Task[None] | None = None
         self.guard = Guard()
@@ -213,21 +215,33 @@ class Streams:
         finally:
             self._listeners.discard(listener)
 
-    async def until_at_rest(self, lieutenant_id: str, seconds: float) -> None:
-        """Wait until the start or stop of this lieutenant is over, or the time is."""
+    @staticmethod
+    def wait_of(header: str) -> Wait:
+        """What an answer with this header waits for."""
+        return waits.parse(header)
+
+    async def state_of(self, wait: Wait) -> dict[str, Any]:
+        """How the lieutenant is that was waited for."""
+        return await self._read(wait.state)
+
+    async def until_over(self, wait: Wait) -> None:
+        """Wait until what is waited for is over, or the time is."""
         self._listen()
-        end = time.monotonic() + seconds
-        news = self._rests.setdefault(lieutenant_id, asyncio.Event())
+        end, lieutenant_id = time.monotonic() + wait.seconds, wait.lieutenant
+        news = asyncio.Event()
+        self._rests.setdefault(lieutenant_id, set()).add(news)
         try:
             while time.monotonic() < end:
                 news.clear()
-                if await self._read(lambda: at_rest(lieutenant_id)):
+                if await self._read(wait.is_over):
                     break
                 left = max(0.01, min(0.5, end - time.monotonic()))
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(news.wait(), left)
         finally:
-            self._rests.pop(lieutenant_id, None)
+            self._rests[lieutenant_id].discard(news)
+            if not self._rests[lieutenant_id]:
+                del self._rests[lieutenant_id]
 
     # -- reading and telling ----------------------------------------------------------------
 
@@ -352,8 +366,8 @@ class Streams:
 
     def _take_lieutenant(self, lieutenant_id: str) -> None:
         self._wake(lieutenant_id)
-        if lieutenant_id in self._rests:
-            self._rests[lieutenant_id].set()
+        for waiting in self._rests.get(lieutenant_id, ()):
+            waiting.set()
         for listener in self._listeners:
             listener.tell([lieutenant_id])
 

@@ -10,6 +10,7 @@ from django.core.exceptions import DisallowedHost
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.urls import URLPattern, URLResolver, include, path, re_path
+from django.views.generic import RedirectView
 
 from lieutenants import api as lieutenants_api
 from lieutenants.hosts import api as hosts_api
@@ -37,6 +38,8 @@ def _of(organ: str, *routes: URLPattern | URLResolver) -> Routes:
 
 urlpatterns: Routes = [
     re_path(r"^health/?$", health, name="health"),
+    # Where clients in the field send people.
+    re_path(r"^ui(?:/.*)?$", RedirectView.as_view(pattern_name="overview")),
     path("", views.overview, name="overview"),
     path("parts/", views.parts, name="parts"),
     path("attention/seen", attention.mark, name="attention-seen"),

@@ -15,11 +15,20 @@ from rest_framework.parsers import BaseParser
 from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
 
+from reef_site.common import unicode_text
 from vmtree.dates import js_date
 
 
 def dumps(data: object) -> bytes:
-    """Compact UTF-8 JSON with dates in the wire's form."""
+    """Compact UTF-8 JSON with dates in the wire's form. Half a surrogate pair becomes `?`."""
+    try:
+        return _encode(data)
+    except TypeError:
+        # An error that repeats its input is still to be said.
+        return _encode(unicode_text.repaired(data))
+
+
+def _encode(data: object) -> bytes:
     return orjson.dumps(data, default=_default, option=orjson.OPT_PASSTHROUGH_DATETIME)
 
 
@@ -44,14 +53,30 @@ class AnyTypeJSONParser(BaseParser):
         if not body.strip():
             return {}
         try:
-            # json, not orjson: half a surrogate pair is refused later, with its field's name.
-            return json.loads(body.decode("utf-8"))
+            # json, not orjson: half a surrogate pair is refused below, with its field's name.
+            value = json.loads(body.decode("utf-8"))
         except UnicodeDecodeError:
             raise ParseError("body: is not UTF-8") from None
         except RecursionError:
             raise ParseError("body: is nested too deeply") from None
         except ValueError as error:
             raise ParseError(f"body: is not JSON ({error})") from None
+        # Only an escape can bring one in; without any, nothing needs to be looked at.
+        if rb"\u" in body and (place := unicode_text.place_of_surrogate(value)):
+            return self.with_surrogates(value, place)
+        return value
+
+    def with_surrogates(self, _value: Any, place: str) -> Any:
+        """What is made of a value with half a surrogate pair at this place; here it is refused."""
+        raise ParseError(f"{place}: has characters that are no text")
+
+
+class RepairingJSONParser(AnyTypeJSONParser):
+    """For what programs print: half a surrogate pair becomes `?`."""
+
+    def with_surrogates(self, value: Any, _place: str) -> Any:
+        """The value with all of them replaced."""
+        return unicode_text.repaired(value)
 
 
 class WireJSONRenderer(BaseRenderer):

@@ -10,12 +10,13 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from reef_site.common.request_names import takes, takes_anything
 from registry import beats, placing, services, words
 from registry.models import VM
-from registry.serializers import changes_of, placement_of, registration_of, vms_json
-from vmtree import dates
-from vmtree.exceptions import BadInput, NotFound
-from vmtree.serializers import node_json
+from registry.serializers import REGISTERED, changes_of, placement_of, registration_of, vms_json
+from vmtree import aliases, dates
+from vmtree.exceptions import NotFound
+from vmtree.serializers import node_json, query_limit
 
 MOST_ROWS = 1000
 USUAL_ROWS = 100
@@ -27,6 +28,7 @@ class VMs(APIView):
 
     asks_authority = True
 
+    @takes(query=("role", "status", "parentVmId", "liveness", "q", "limit", "cursor"), lenient=True)
     def get(self, request: Request) -> Response:
         """Newest sign first; with `?limit=` or `?cursor=` page by page in the order of ids.
 
@@ -37,12 +39,12 @@ class VMs(APIView):
         found = services.listed(
             role=asked.get("role", ""),
             status=asked.get("status", ""),
-            parent_vm_id=asked.get("parentVmId", ""),
+            parent_vm_id=aliases.resolve(asked.get("parentVmId", "")),
         )
         if word := asked.get("liveness", ""):
             found = words.with_liveness(found, word)
         found = words.narrow(found, asked.get("q", ""))
-        limit, cursor = _limit(asked.get("limit", "")), asked.get("cursor", "")
+        limit, cursor = query_limit(request, most=MOST_ROWS, default=0), asked.get("cursor", "")
         if not limit and not cursor:
             vms = vms_json(found.newest_first())
             return Response({"vms": vms, "count": len(vms)})
@@ -52,6 +54,7 @@ class VMs(APIView):
         following = vms[-1]["id"] if len(rows) > limit else None
         return Response({"vms": vms, "count": len(vms), "next": following})
 
+    @takes(body=REGISTERED, lenient=True)
     def post(self, request: Request) -> Response:
         """Register, or bring up to date what is known."""
         vm = services.register(registration_of(request.data), caller=request.user)
@@ -67,6 +70,7 @@ class OneVM(APIView):
         """One."""
         return Response(vms_json([services.find(vm_id)])[0])
 
+    @takes(body=REGISTERED, lenient=True)
     def patch(self, request: Request, vm_id: str) -> Response:
         """Change some of its facts; `{}` is a sign of life."""
         services.find(vm_id)
@@ -84,6 +88,7 @@ class Heartbeat(APIView):
 
     asks_authority = True
 
+    @takes_anything
     def post(self, request: Request, vm_id: str) -> Response:
         """The answer says when to beat next."""
         one = beats.single(vm_id, request._request.body)
@@ -95,9 +100,11 @@ class Heartbeats(APIView):
 
     asks_authority = True
 
+    @takes(body=("ids", "beats"))
     def post(self, request: Request) -> Response:
         """Beats of up to 10,000 VMs; the answer names those that are not registered."""
-        return Response(services.beat_all(beats.bulk(request.data), caller=request.user))
+        found = [beats.of(aliases.resolve(beat.vm_id), beat) for beat in beats.bulk(request.data)]
+        return Response(services.beat_all(found, caller=request.user))
 
 
 class Place(APIView):
@@ -105,6 +112,7 @@ class Place(APIView):
 
     asks_authority = True
 
+    @takes(body=("ids", "parentVmId", "category"))
     def post(self, request: Request) -> Response:
         """Put registered VMs into the tree; of each that cannot be, why.
 
@@ -191,6 +199,7 @@ class Panel(APIView):
 class Nothing(APIView):
     """An unknown path of this service: 404 for those who may come in, else 401."""
 
+    @takes_anything
     def _refuse(self, request: Request, **_: Any) -> Response:
         raise NotFound("not found")
 
@@ -206,11 +215,3 @@ def panel_html() -> str:
 
 def _counted(name: str, rows: list[dict[str, Any]]) -> Response:
     return Response({name: rows, "count": len(rows)})
-
-
-def _limit(given: str) -> int:
-    if not given:
-        return 0
-    if not (given.isascii() and given.isdigit()) or not 1 <= int(given[:9]) <= MOST_ROWS:
-        raise BadInput(f"limit: must be a whole number from 1 to {MOST_ROWS}", "limit")
-    return int(given[:9])

@@ -8,6 +8,7 @@ own, so that both do and say the same.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -98,6 +99,11 @@ def bulk(body: object) -> list[Beat]:
             raise BadInput(f"{where}id is required", "beats")
         beats[each["id"]] = _beat(each["id"], each, where)
     return list(beats.values())
+
+
+def of(vm_id: str, beat: Beat) -> Beat:
+    """The same beat, of the VM of this id."""
+    return beat if vm_id == beat.vm_id else dataclasses.replace(beat, vm_id=vm_id)
 
 
 def _beat(vm_id: str, said: Mapping[str, Any], where: str) -> Beat:

@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from registry.models import VM, Role, Status, Watch
-from vmtree import dates, ids
+from vmtree import aliases, dates, ids
 from vmtree.dna import dna_of
 from vmtree.exceptions import BadInput
 from vmtree.models import Category
@@ -24,6 +24,11 @@ MOST_TEXT = 255
 MOST_JSON = 256 << 10
 MOST_PLACED = 1000
 ABSENT = object()
+# What a registration may say; more is passed over, as it always was.
+REGISTERED = (
+    *("id", "name", "role", "address", "registeredBy", "parentVmId", "status", "services"),
+    *("reefConfig", "metadata"),
+)
 
 
 def vms_json(vms: Iterable[VM], at: datetime | None = None) -> list[Json]:
@@ -116,7 +121,7 @@ def placement_of(body: object) -> Placement:
     category = data.get("category")
     if category is not None and category not in Category.values:
         raise BadInput(f"category: must be one of {', '.join(Category.values)}", "category")
-    found = dict.fromkeys(text(vm_id, "ids") for vm_id in ids)
+    found = dict.fromkeys(aliases.resolve(text(vm_id, "ids")) for vm_id in ids)
     return Placement(list(found), _parent(data) or "", category or "")
 
 
@@ -184,7 +189,7 @@ def _services(value: object) -> list[Any]:
 
 def _parent(data: Mapping[str, Any]) -> str | None:
     value = data.get("parentVmId")
-    return None if value is None else text(value, "parentVmId") or None
+    return None if value is None else aliases.resolve(text(value, "parentVmId")) or None
 
 
 def _is_said(data: Mapping[str, Any], name: str) -> bool:

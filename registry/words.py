@@ -12,7 +12,7 @@ from django.db.models.expressions import RawSQL
 
 from registry.liveness import Liveness
 from registry.models import VM, Role, Status, VMQuerySet
-from vmtree import dates
+from vmtree import aliases, dates
 from vmtree.exceptions import BadInput
 from vmtree.models import Node
 from vmtree.search import Nodes, Word, add_word, has_text, known_words, meant
@@ -91,6 +91,10 @@ def _plain_valued(column: str, field: str, values: tuple[str, ...] = ()) -> Word
     return Word(column, lambda vms, value: vms.filter(**{field: value}), values=values)
 
 
+def _plain_id(column: str, field: str) -> Word:
+    return Word(column, lambda vms, value: vms.filter(**{field: aliases.resolve(value)}))
+
+
 def _with_gene(kind: str) -> Word:
     """Those that registered with this organ or capability."""
 
@@ -122,6 +126,6 @@ _of_vms: dict[str, Word] = {
     "under": _in_tree("under"),
     **{name: _plain_flag(name, find) for name, find in _FLAGS.items()},
     **{name: _plain_valued(name, name, values) for name, values in _VALUED.items()},
-    "id": _plain_valued("id", "id"),
-    "parent": _plain_valued("parent", "parent_vm_id"),
+    "id": _plain_id("id", "id"),
+    "parent": _plain_id("parent", "parent_vm_id"),
 }

@@ -12,8 +12,9 @@ from rest_framework.views import APIView
 
 from reef_site.common import outside
 from reef_site.common.outside_answers import api_answer, api_state
+from reef_site.common.request_names import takes, takes_anything
 from versconfig import checks, config, history, impact, keys, scopes, services
-from versconfig.models import Setting
+from versconfig.models import Setting, What
 from versconfig.serializers import (
     explain_json,
     impact_json,
@@ -22,18 +23,22 @@ from versconfig.serializers import (
     mask_for,
     overview_json,
     put_json,
+    removed_json,
+    seen_of,
     setting_json,
     target_of,
     version_json,
     wish_of,
 )
 from vmtree import permissions
-from vmtree.exceptions import BadInput, NotFound
+from vmtree.exceptions import NotFound
 from vmtree.models import Node
 from vmtree.permissions import Action
-from vmtree.serializers import body_of, query_number
+from vmtree.serializers import is_dry_run, query_cursor, query_limit
 
 MOST_VERSIONS = 1000
+# What body and query may say of a change, beside the value.
+CHANGE = ("scope", "vm", "seen", "dryRun")
 
 Row = TypeVar("Row", bound=Model)
 
@@ -91,6 +96,7 @@ def _legible(rows: QuerySet[Row], request: Request) -> QuerySet[Row]:
 class Overview(ConfigView):
     """`/vers-config/`"""
 
+    @takes(query=("vm",))
     def get(self, request: Request) -> Response:
         """The contract's seven values, masked where secret; `?vm=` for one VM."""
         found = config.resolve_all([key.name for key in keys.WIRE], _node_of(request))
@@ -100,27 +106,34 @@ class Overview(ConfigView):
 class OneKey(ConfigView):
     """`/vers-config/<key>`"""
 
+    @takes(query=CHANGE, body=("value", *CHANGE))
     def put(self, request: Request, name: str) -> Response:
         """Store a value; `scope`, `vm`, `seen` narrow it, `dryRun` only tells what it would do."""
         key, target = key_of(name), target_of(request)
         # The right comes before the value: who may not change it learns nothing about values.
         services.check_may(request.user, key, target)
-        wish = wish_of(key, request.data, target)
+        wish = wish_of(key, request, target)
+        services.check_seen(wish)
         expected = impact.of(wish, mask_for(request.user))
-        dry = body_of(request).get("dryRun", False)
-        if not isinstance(dry, bool):
-            raise BadInput("dryRun: must be true or false", "dryRun")
-        if dry:
+        if is_dry_run(request):
             return Response({"key": key.name, "dryRun": True, "impact": impact_json(expected)})
         had = Setting.objects.at_place(key.name, wish.target.scope, wish.target.node).exists()
         version = services.put(wish, by=request.user)
         return Response(put_json(wish, expected, version, had=had))
 
+    @takes(query=CHANGE, body=CHANGE)
     def delete(self, request: Request, name: str) -> Response:
-        """Take a stored value away; `?scope= vm=` say which."""
-        services.remove(name.upper(), target_of(request), by=request.user)
-        return Response({"key": name.upper(), "deleted": True})
+        """Take a stored value away; `scope`, `vm`, `seen` and `dryRun` in body or query."""
+        target, seen = target_of(request), seen_of(request)
+        removal = services.removal_of(name.upper(), target, by=request.user, seen=seen)
+        expected = impact.of(removal, mask_for(request.user))
+        if is_dry_run(request):
+            told = {"key": removal.key.name, "dryRun": True, "impact": impact_json(expected)}
+            return Response(told)
+        version = services.put(removal, by=request.user, what=What.REMOVED)
+        return Response(removed_json(removal, expected, version))
 
+    @takes_anything
     def get(self, request: Request, name: str) -> Response:
         """There is no such route: `resolve` and `explain` are."""
         raise NotFound("not found")
@@ -129,6 +142,7 @@ class OneKey(ConfigView):
 class Resolve(OperatorView):
     """`/vers-config/resolve/<key>`"""
 
+    @takes(query=("vm",))
     def get(self, request: Request, name: str) -> Response:
         """The value in clear text, for the root token and operators; `?vm=` for one VM."""
         found = config.resolve(name.upper(), _node_of(request))
@@ -139,6 +153,7 @@ class Resolve(OperatorView):
 class Explain(ConfigView):
     """`/vers-config/explain/<key>`"""
 
+    @takes(query=("vm",))
     def get(self, request: Request, name: str) -> Response:
         """Every place that was asked and who shadows whom; `?vm=` for one VM."""
         found = config.explain(name.upper(), _node_of(request))
@@ -157,6 +172,7 @@ class Keys(ConfigView):
 class Settings(ConfigView):
     """`/vers-config/settings`"""
 
+    @takes(query=("vm",))
     def get(self, request: Request) -> Response:
         """Everything that is stored and that the caller may read; `?vm=` only for that VM."""
         rows = _legible(Setting.objects.select_related("node"), request)
@@ -169,14 +185,15 @@ class Settings(ConfigView):
 class History(ConfigView):
     """`/vers-config/history`"""
 
+    @takes(query=("key", "vm", "limit", "cursor", "before"))
     def get(self, request: Request) -> Response:
         """Newest first, at most `?limit=` (200) below id `?before=`; `?key= vm=` narrow."""
-        limit = query_number(request, "limit", most=MOST_VERSIONS) or 200
+        limit = query_limit(request, most=MOST_VERSIONS, default=200)
         asked = request.query_params
         rows = history.of(
             key=key_of(asked["key"]).name if asked.get("key") else "",
             node=_stored_for(request),
-            before=query_number(request, "before"),
+            before=query_cursor(request, "before"),
         )
         rows = _legible(rows, request)
         found = [version_json(each) for each in rows[: limit + 1]]
@@ -204,6 +221,7 @@ class PutBack(ConfigView):
 class Test(OperatorView):
     """`/vers-config/test/<key>`"""
 
+    @takes(query=("vm",))
     def post(self, request: Request, name: str) -> Response:
         """Ask whoever knows whether the value is good; `good` is null when nobody could tell."""
         key, node = key_of(name).name, _node_of(request)
@@ -227,6 +245,7 @@ class TestResult(OperatorView):
 class Nothing(ConfigView):
     """An unknown path of this service: 404 for those who may come in, else 401."""
 
+    @takes_anything
     def _refuse(self, request: Request, **_: Any) -> Response:
         raise NotFound("not found")
 

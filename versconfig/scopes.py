@@ -9,7 +9,7 @@ from django.db.models import Q
 
 from versconfig.keys import Key
 from versconfig.models import Scope, Setting
-from vmtree import ids
+from vmtree import aliases, ids
 from vmtree import services as tree
 from vmtree.dna import is_text
 from vmtree.exceptions import BadInput, Conflict, NotFound
@@ -43,7 +43,7 @@ def find(words: str, *, removed: bool = False) -> Node:
     if not is_text(words):
         raise NotFound("VM not found")
     try:
-        return tree.find(words, removed=removed)
+        return tree.find(aliases.resolve(words), removed=removed)
     except NotFound:
         found = _called(words)
     if not found:

@@ -15,6 +15,7 @@ from versconfig.scopes import Target
 from versconfig.services import ANY, Wish
 from vmtree import permissions
 from vmtree.exceptions import BadInput
+from vmtree.serializers import body_of, query_number
 
 Json = dict[str, Any]
 
@@ -153,6 +154,19 @@ def put_json(wish: Wish, impact: Impact, version: Version | None, *, had: bool) 
     }
 
 
+def removed_json(wish: Wish, impact: Impact, version: Version | None) -> Json:
+    """The contract's answer to a DELETE, with what came of it."""
+    return {
+        "key": wish.key.name,
+        "deleted": True,
+        "did": "removed",
+        "scope": wish.target.scope.value,
+        "vmId": wish.target.node.vm_id if wish.target.node else None,
+        "version": version.pk if version else None,
+        "impact": impact_json(impact),
+    }
+
+
 # -- what requests say ---------------------------------------------------------------------------
 
 
@@ -165,13 +179,12 @@ def key_of(name: str) -> Key:
     return key
 
 
-def wish_of(key: Key, data: object, target: Target) -> Wish:
+def wish_of(key: Key, request: Request, target: Target) -> Wish:
     """What a PUT wants; `seen` may name the version that it builds on. Raises BadInput."""
-    body = data if isinstance(data, dict) else {}
-    value = body.get("value")
+    value = body_of(request).get("value")
     if not isinstance(value, str):
         raise BadInput("value must be a string", "value")
-    return services.wish_of(key.name, value, target, _seen(body))
+    return services.wish_of(key.name, value, target, seen_of(request))
 
 
 def target_of(request: Request) -> Target:
@@ -185,10 +198,12 @@ def target_of(request: Request) -> Target:
     return scopes.target_of(scope, vm_id)
 
 
-def _seen(body: Json) -> int | None:
-    if "seen" not in body:
+def seen_of(request: Request) -> int | None:
+    """Return the version that body or query build on; ANY if they say none. Raises BadInput."""
+    body, given = body_of(request), request.query_params.get("seen", "")
+    if "seen" not in body and not given:
         return ANY
-    seen = body["seen"]
+    seen = body["seen"] if "seen" in body else query_number(request, "seen")
     if seen is not None and (isinstance(seen, bool) or not isinstance(seen, int) or seen < 0):
         raise BadInput("seen: must be the number of a version, or null", "seen")
     return seen

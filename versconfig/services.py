@@ -91,13 +91,29 @@ def put(wish: Wish, *, by: object, what: What = What.SET) -> Version | None:
 
 def remove(name: str, target: Target = FLEET, *, by: object, seen: int | None = ANY) -> None:
     """Take a stored value away. Raises NotFound, Forbidden, Changed."""
+    put(removal_of(name, target, by=by, seen=seen), by=by, what=What.REMOVED)
+
+
+def removal_of(name: str, target: Target, *, by: object, seen: int | None = ANY) -> Wish:
+    """Return the change that takes a stored value away. Raises NotFound, Forbidden, Changed."""
     key = keys.ALL.get(name)
     if key is None:
         raise NotFound(NOT_STORED)
     check_may(by, key, target)
+    wish = Wish(key, "", target, seen)
+    check_seen(wish)
     if not Setting.objects.at_place(name, target.scope, target.node).exists():
         raise NotFound(NOT_STORED)
-    put(Wish(key, "", target, seen), by=by, what=What.REMOVED)
+    return wish
+
+
+def check_seen(wish: Wish) -> Version | None:
+    """Return the newest version. Raises Changed if the wish builds on another one."""
+    last = newest(wish.key.name, wish.target)
+    if wish.seen != ANY and wish.seen != (last.pk if last else None):
+        by = last.actor if last else "somebody"
+        raise Changed(f"{wish.key.name} was changed by {by} meanwhile")
+    return last
 
 
 def undo(version_id: int, *, by: object) -> Version:
@@ -149,9 +165,7 @@ def _change(wish: Wish, by: object, what: What) -> Version | None:
     rows = Setting.objects.select_for_update().at_place(name, target.scope, target.node)
     row = rows.first()
     node = authority.node_of(by)
-    last = newest(name, target)
-    if wish.seen != ANY and wish.seen != (last.pk if last else None):
-        raise Changed(f"{name} was changed by {last.actor if last else 'somebody'} meanwhile")
+    last = check_seen(wish)
     if _same(row, wish.text) and (row is None or row.stored_by in (None, node)):
         return last
     if node:

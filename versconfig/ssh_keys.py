@@ -25,6 +25,8 @@ def public_problem(text: str) -> str:
 
 def private_problem(text: str) -> str:
     """What is wrong with a private key; empty if it can be loaded."""
+    if _is_public(text.strip()):
+        return "is a public key; give the private one that belongs to it"
     data = f"{text.strip()}\n".replace("\r\n", "\n").encode()
     is_ours = b"BEGIN OPENSSH PRIVATE KEY" in data
     load = serialization.load_ssh_private_key if is_ours else serialization.load_pem_private_key

@@ -13,7 +13,8 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from vmtree import dates, dna, rows, search, services, snapshot_api, views
+from reef_site.common.request_names import takes, takes_anything
+from vmtree import aliases, dates, dna, rows, search, services, snapshot_api, views
 from vmtree.dates import js_date
 from vmtree.exceptions import BadInput, NotFound
 from vmtree.models import Node, NodeQuerySet, Revision, Trait
@@ -25,6 +26,7 @@ from vmtree.serializers import (
     node_json,
     query_cursor,
     query_flag,
+    query_limit,
     query_moment,
     query_number,
     revision_json,
@@ -66,6 +68,7 @@ class TreeView(APIView):
 class Vms(TreeView):
     """`/vm-tree/vms`"""
 
+    @takes(query=("category", "parentVmId", "includeRemoved", "q", "limit", "cursor"))
     def get(self, request: Request) -> HttpResponse:
         """Oldest first; `?category= parentVmId= q= includeRemoved= limit= cursor=` narrow."""
         asked = request.query_params
@@ -73,9 +76,9 @@ class Vms(TreeView):
         if category := asked.get("category"):
             nodes = nodes.filter(category=category)
         if parent := asked.get("parentVmId"):
-            nodes = nodes.filter(parent__vm_id=parent)
+            nodes = nodes.filter(parent__vm_id=aliases.resolve(parent))
         found = search.narrow(nodes, asked.get("q", ""))
-        limit = query_number(request, "limit", most=MOST_AT_ONCE)
+        limit = query_limit(request, most=MOST_AT_ONCE, default=0)
         if not limit:
             pieces = rows.of(_after(found, asked.get("cursor", "")))
             return _json(vms=rows.listed(pieces), count=len(pieces))
@@ -84,6 +87,7 @@ class Vms(TreeView):
         cursor = str(pieces[-1].key) if more else None
         return _json(vms=rows.listed(pieces), count=len(pieces), next=_said(cursor))
 
+    @takes(body=("name", "category", "vmId", "id", "parentVmId", "reefConfig"), lenient=True)
     def post(self, request: Request) -> Response:
         """Put one into the tree."""
         node = services.create(new_node_of(body_of(request)), by=request.user)
@@ -104,15 +108,18 @@ def _after(nodes: search.Nodes, cursor: str) -> search.Nodes:
 class Vm(TreeView):
     """`/vm-tree/vms/<id>`"""
 
+    @takes(query=("includeRemoved",))
     def get(self, request: Request, vm_id: str) -> Response:
         """One."""
         return Response(node_json(_find(request, vm_id)))
 
+    @takes(body=("name", "category", "parentVmId", "reefConfig"))
     def patch(self, request: Request, vm_id: str) -> Response:
         """Change name, category, DNA or parent."""
         node = services.change(vm_id, change_of(body_of(request)), by=request.user)
         return Response(node_json(node))
 
+    @takes(query=("subtree", "confirm"))
     def delete(self, request: Request, vm_id: str) -> Response:
         """Remove it; `?subtree=true&confirm=<count>` with all below, from the registry, too."""
         subtree = query_flag(request, "subtree")
@@ -126,6 +133,7 @@ class Vm(TreeView):
 class Ancestors(TreeView):
     """`/vm-tree/vms/<id>/ancestors`"""
 
+    @takes(query=("includeRemoved",))
     def get(self, request: Request, vm_id: str) -> HttpResponse:
         """From the root down to the VM itself."""
         return _json(ancestors=rows.listed(rows.above(_find(request, vm_id))))
@@ -134,6 +142,7 @@ class Ancestors(TreeView):
 class Descendants(TreeView):
     """`/vm-tree/vms/<id>/descendants`"""
 
+    @takes(query=("includeRemoved",))
     def get(self, request: Request, vm_id: str) -> HttpResponse:
         """Breadth first, without the VM itself."""
         node = _find(request, vm_id)
@@ -143,6 +152,7 @@ class Descendants(TreeView):
 class Children(TreeView):
     """`/vm-tree/vms/<id>/children`"""
 
+    @takes(query=("includeRemoved",))
     def get(self, request: Request, vm_id: str) -> HttpResponse:
         """Oldest first."""
         children = _nodes(request).filter(parent=_find(request, vm_id))
@@ -152,6 +162,7 @@ class Children(TreeView):
 class Diff(TreeView):
     """`/vm-tree/vms/<a>/diff/<b>`"""
 
+    @takes(query=("includeRemoved",))
     def get(self, request: Request, vm_id: str, other: str) -> Response:
         """What the second one has beside the first, and what it lacks."""
         found = {node.vm_id: node for node in _nodes(request).filter(vm_id__in=[vm_id, other])}
@@ -163,9 +174,10 @@ class Diff(TreeView):
 class History(TreeView):
     """`/vm-tree/vms/<id>/history`"""
 
+    @takes(query=("limit", "cursor", "before"))
     def get(self, request: Request, vm_id: str) -> Response:
         """Newest first, `?limit=` (200) and `?cursor=` page by page; also of removed VMs."""
-        limit = query_number(request, "limit", most=MOST_REVISIONS) or 200
+        limit = query_limit(request, most=MOST_REVISIONS, default=200)
         found = Revision.objects.filter(node=services.find(vm_id, removed=True)).order_by("-id")
         if before := query_cursor(request, "before"):
             found = found.filter(pk__lt=before)
@@ -196,6 +208,7 @@ class Token(TreeView):
 class Tree(TreeView):
     """`/vm-tree/tree`: `?root=` and `?depth=` cut it, `?flat=true` gives a list."""
 
+    @takes(query=("root", "flat", "depth", "since", "at", "includeRemoved"))
     def get(self, request: Request) -> HttpResponse:
         """As it is; `?at=` as it was then, `?since=` only what changed since, removed ones too."""
         at, since = query_moment(request, "at"), query_moment(request, "since")
@@ -215,7 +228,7 @@ class Tree(TreeView):
 
     def _root(self, request: Request) -> Node | None:
         """The node that `?root=` names, if there is such a one."""
-        vm_id = request.query_params.get("root", "")
+        vm_id = aliases.resolve(request.query_params.get("root", ""))
         return _nodes(request).filter(vm_id=vm_id).first() if vm_id else None
 
     def _is_whole(self, request: Request) -> bool:
@@ -235,7 +248,7 @@ class Tree(TreeView):
     def _then(self, request: Request, at: datetime) -> HttpResponse:
         """The tree at an earlier time, from the revisions."""
         whole = rows.at(at)
-        root = request.query_params.get("root") or None
+        root = aliases.resolve(request.query_params.get("root", "")) or None
         depth = query_number(request, "depth", most=MOST_DEPTH)
         pieces = rows.part(whole, root, depth) if root or depth is not None else whole
         if query_flag(request, "flat"):
@@ -247,6 +260,7 @@ class Tree(TreeView):
 class Find(TreeView):
     """`/vm-tree/find/organ/<name>` and `/vm-tree/find/capability/<name>`"""
 
+    @takes(query=("includeRemoved",))
     def get(self, request: Request, kind: str, name: str) -> HttpResponse:
         """VMs with exactly this organ or capability, oldest first."""
         pieces = rows.of(_nodes(request).with_trait(Trait.Kind(kind), name))
@@ -272,6 +286,7 @@ class Panel(TreeView):
 class Nothing(TreeView):
     """An unknown path of this service: 404 for those who may come in, else 401."""
 
+    @takes_anything
     def _refuse(self, request: Request, **_: Any) -> Response:
         raise NotFound("not found")
 

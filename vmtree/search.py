@@ -15,7 +15,7 @@ from django.db import connection
 from django.db.models import Q, QuerySet
 from django.db.models.expressions import RawSQL
 
-from vmtree import lineage
+from vmtree import aliases, lineage
 from vmtree.exceptions import BadInput
 from vmtree.models import LINKS, Category, Node
 
@@ -96,6 +96,8 @@ def _parts(query: str) -> list[tuple[str, str, bool]]:
     for empty, name, quoted, bare in _TOKEN.findall(query):
         if empty:
             raise BadInput(f'q: "{empty}" needs a value', "q")
+        if not name and not quoted and not bare:
+            raise BadInput('q: nothing stands behind the quote (")', "q")
         found.append((name, quoted or bare, not bare))
     return found
 
@@ -130,7 +132,7 @@ def _parent(nodes: Nodes, vm_id: str) -> Nodes:
 
 def _known(word: str, vm_id: str) -> int:
     """The key of the VM that a word names; removed ones had children, too."""
-    key = Node.objects.filter(vm_id=vm_id).values_list("pk", flat=True).first()
+    key = Node.objects.filter(vm_id=aliases.resolve(vm_id)).values_list("pk", flat=True).first()
     if key is None:
         raise BadInput(f"q: {word}: there is no VM {vm_id!r}", "q")
     return key
@@ -148,7 +150,7 @@ add_word(
         values=tuple(Category.values),
     )
 )
-add_word(Word("id", lambda nodes, vm_id: nodes.filter(vm_id=vm_id)))
+add_word(Word("id", lambda nodes, vm_id: nodes.filter(vm_id=aliases.resolve(vm_id))))
 add_word(Word("parent", _parent))
 add_word(Word("under", _under))
 

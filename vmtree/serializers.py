@@ -7,7 +7,7 @@ from typing import Any
 
 from rest_framework.request import Request
 
-from vmtree import dates, ids
+from vmtree import aliases, dates, ids
 from vmtree.dna import dna_of, empty, is_text
 from vmtree.exceptions import BadInput
 from vmtree.models import Category, Node, NodeToken, Revision
@@ -73,7 +73,7 @@ def new_node_of(data: Json) -> NewNode:
         name=_text(name, "name"),
         category=_category(data.get("category", "undefined")),
         vm_id=vm_id,
-        parent_vm_id=_vm_id(data.get("parentVmId"), "parentVmId"),
+        parent_vm_id=aliases.resolve(_vm_id(data.get("parentVmId"), "parentVmId")),
         dna=empty() if config is None else dna_of(config),
     )
 
@@ -86,7 +86,9 @@ def change_of(data: Json) -> Change:
         category=_category(data["category"]) if "category" in data else UNSAID,
         dna=(None if config is None else dna_of(config)) if "reefConfig" in data else UNSAID,
         parent_vm_id=(
-            _vm_id(data["parentVmId"], "parentVmId") or None if "parentVmId" in data else UNSAID
+            aliases.resolve(_vm_id(data["parentVmId"], "parentVmId")) or None
+            if "parentVmId" in data
+            else UNSAID
         ),
     )
 
@@ -99,6 +101,19 @@ def query_flag(request: Request, name: str) -> bool:
     return given in ("true", "1")
 
 
+def is_dry_run(request: Request) -> bool:
+    """Whether body or query say `dryRun`. Raises BadInput.
+
+    Where they differ it is one: what is said in two ways is no leave to begin. `?dryRun` without a
+    value says neither.
+    """
+    said = body_of(request).get("dryRun", False)
+    given = set(request.query_params.getlist("dryRun"))
+    if not isinstance(said, bool) or not given <= {"true", "false", "1", "0"}:
+        raise BadInput("dryRun: must be true or false", "dryRun")
+    return said or bool({"true", "1"} & given)
+
+
 def query_number(request: Request, name: str, *, most: int = 1 << 53) -> int | None:
     """A whole number from the query; None if it is absent or empty. Raises BadInput."""
     given = request.query_params.get(name, "")
@@ -106,6 +121,16 @@ def query_number(request: Request, name: str, *, most: int = 1 << 53) -> int | N
         return None
     if not (given.isascii() and given.isdigit()) or len(given) > 18 or int(given) > most:
         raise BadInput(f"{name}: must be a whole number from 0 to {most}", name)
+    return int(given)
+
+
+def query_limit(request: Request, *, most: int, default: int) -> int:
+    """How many rows a page has, from 1 on. Raises BadInput."""
+    given = request.query_params.get("limit", "")
+    if not given:
+        return default
+    if not (given.isascii() and given.isdigit()) or not 1 <= int(given[:18]) <= most:
+        raise BadInput(f"limit: must be a whole number from 1 to {most}", "limit")
     return int(given)
 
 

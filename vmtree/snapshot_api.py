@@ -10,6 +10,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from reef_site.common.request_names import takes
 from vmtree import handing, permissions, snapshots
 from vmtree.exceptions import BadInput
 from vmtree.serializers import body_of, query_number
@@ -100,6 +101,7 @@ class Verify(SnapshotView):
 class Pin(SnapshotView):
     """`/vm-tree/snapshots/<id>/pin`"""
 
+    @takes(body=("pinned",))
     def post(self, request: Request, snapshot_id: str) -> Response:
         """Keep it for ever, or with `{"pinned": false}` no longer."""
         pinned = body_of(request).get("pinned", True)
@@ -119,6 +121,7 @@ class Pin(SnapshotView):
 class Compare(SnapshotView):
     """`/vm-tree/snapshots/<id>/compare`"""
 
+    @takes(query=("to", "with", "limit"))
     def get(self, request: Request, snapshot_id: str) -> Response:
         """What is other in `?to=<id>` (or `?with=`), or `now`; of each kind the first `?limit=`."""
         asked = request.query_params
@@ -136,6 +139,7 @@ class Compare(SnapshotView):
 class Restore(SnapshotView):
     """`/vm-tree/snapshots/<id>/restore`"""
 
+    @takes(query=("limit",), body=("confirm",))
     def post(self, request: Request, snapshot_id: str) -> Response:
         """What it would change, and a `confirm`; with that `{"confirm": …}` it is done."""
         snapshot, limit = _find(snapshot_id), _limit(request)
@@ -160,6 +164,7 @@ def _find(snapshot_id: str, field: str = "id") -> Snapshot:
 
 
 def _limit(request: Request) -> int:
+    """How many examples of each kind; 0 is none, only the counts."""
     limit = query_number(request, "limit", most=MOST_SHOWN)
     return SHOWN if limit is None else limit
 

@@ -109,6 +109,20 @@ class OwnProfile(models.Model):
         )
 
 
+# What the boot script and the programs it starts write below their folder.
+BOOT_FILES = frozenset({"identity.json", "identity.env", "join-token", "fleet_agent.py"})
+BOOT_FOLDERS = frozenset({"run", "log", "agent", "reef", "boot", "dist"})
+
+
+def _kept_by_boot(path: str) -> str:
+    """Return the name by which the boot itself uses this place; empty if it does not."""
+    inside = path.removeprefix("/opt/reef/") if path.startswith("/opt/reef/") else path
+    if inside.startswith("/"):
+        return ""
+    first, *others = [part for part in inside.split("/") if part]
+    return first if first in BOOT_FOLDERS or (first in BOOT_FILES and not others) else ""
+
+
 class ProfileFile(models.Model):
     """A file that VMs of a profile get."""
 
@@ -137,6 +151,8 @@ class ProfileFile(models.Model):
         parts = self.path.split("/")
         if ".." in parts or not parts[-1] or "." in parts or not self.path.isprintable():
             raise ValidationError({"path": "must be the path of a file, without . and .."})
+        if name := _kept_by_boot(self.path):
+            raise ValidationError({"path": f"{name} is written by the boot script itself"})
 
     def as_file(self) -> File:
         """The same as data; forms send line ends as on Windows, and none at the end."""

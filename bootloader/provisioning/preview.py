@@ -10,7 +10,7 @@ from typing import Any
 from bootloader.models import Provisioning
 from bootloader.provisioning import resolving, services, texts
 from bootloader.provisioning.texts import Texts
-from bootloader.provisioning.wishes import Wish
+from bootloader.provisioning.wishes import Wish, spec_json
 from bootloader.user_data import limits_of
 
 MOST_LINES = 4000
@@ -80,7 +80,7 @@ def as_json(wish: Wish, *, by: object) -> dict[str, Any]:
         "names": made.names,
         "provider": made.wish.provider,
         "parentVmId": made.wish.parent_vm_id or None,
-        "spec": made.spec,
+        "spec": spec_json(made.spec),
         "told": made.told,
         "script": made.texts.script,
         "userData": made.texts.user_data,

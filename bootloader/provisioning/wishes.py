@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from bootloader import profiles, providers, words
-from bootloader.reasons import clipped
 from bootloader.states import Leftover
 from versconfig import keys, values
+from vmtree import aliases
 from vmtree.dna import is_text
 from vmtree.exceptions import BadInput, FleetError
 
@@ -40,6 +40,7 @@ _NUMBERS = {
     "memory_mib": ("memoryMib", 4 << 20),
     "disk_mib": ("diskMib", 64 << 20),
 }
+FIELDS = (*_OTHERS, *_TEXTS.values(), *(key for key, _ in _NUMBERS.values()))
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,6 @@ def of_row(row: Any) -> Wish:
 
 def wish_of(body: Mapping[str, Any]) -> Wish:
     """The wish that a request's JSON describes; Raises BadInput."""
-    _check_fields(body)
     given: dict[str, Any] = {
         name: _text(body.get(key), key) for name, key in _TEXTS.items() if body.get(key)
     }
@@ -118,7 +118,7 @@ def wish_of(body: Mapping[str, Any]) -> Wish:
     wish = Wish(
         name=_name(body.get("name")),
         profile=_profile(kind),
-        parent_vm_id=_text(body.get("parentVmId"), "parentVmId", needed=False),
+        parent_vm_id=aliases.resolve(_text(body.get("parentVmId"), "parentVmId", needed=False)),
         provider=_provider(_text(body.get("provider"), "provider", needed=False)),
         labels=_labels(body.get("labels")),
         extra_organs=_names(body.get("extraOrgans"), "extraOrgans"),
@@ -137,15 +137,10 @@ def wish_of(body: Mapping[str, Any]) -> Wish:
     return wish
 
 
-def _check_fields(body: Mapping[str, Any]) -> None:
-    """A misspelt field is not left out in silence. Raises BadInput."""
-    numbers = [key for key, _ in _NUMBERS.values()]
-    valid = sorted({*_OTHERS, *_TEXTS.values(), *numbers} - {"profile", "commit"})
-    known = {*valid, "profile", "commit"}
-    for name in body:
-        if name not in known:
-            shown = clipped(str(name), 60)
-            raise BadInput(f"{shown}: is no field of it. Valid: {', '.join(valid)}", shown)
+def spec_json(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a machine's specification by the names that a request uses."""
+    names = {**_TEXTS, **{column: key for column, (key, _) in _NUMBERS.items()}}
+    return {names.get(column, column): value for column, value in spec.items()}
 
 
 def _name(value: object) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 from django.urls import re_path
@@ -13,9 +12,10 @@ from rest_framework.views import APIView
 from lieutenants.operations import services
 from lieutenants.operations.models import Job, Verb
 from lieutenants.operations.serializers import JOB_STATES, job_json, plan_json, steps_json
-from vmtree import permissions
+from reef_site.common.request_names import takes
+from vmtree import aliases, permissions
 from vmtree.exceptions import BadInput
-from vmtree.serializers import query_number
+from vmtree.serializers import is_dry_run, query_cursor, query_limit
 
 MOST_ROWS = 1000
 USUAL_ROWS = 100
@@ -28,6 +28,7 @@ class Operate(APIView):
 
     asks_authority = True
 
+    @takes(query=("dryRun",), body=OPTIONS)
     def post(self, request: Request, vm_id: str, verb: str) -> Response:
         """Begin, or go on with, a job; `{"dryRun": true}` tells its plan and changes nothing.
 
@@ -35,8 +36,7 @@ class Operate(APIView):
         that is not known is refused: a misspelt `dryRun` destroys nothing.
         """
         body = _options(request)
-        # What is said twice and not the same is no leave to begin.
-        if body.get("dryRun", False) or _is_dry(request):
+        if is_dry_run(request):
             found = services.plan(Verb(verb), vm_id, by=request.user)
             return Response({"dryRun": True, "plan": plan_json(found)})
         confirm = _count(body.get("confirm"), "confirm")
@@ -47,6 +47,7 @@ class Operate(APIView):
 class Jobs(APIView):
     """`GET /vm-tree/jobs`"""
 
+    @takes(query=("state", "verb", "vmId", "limit", "cursor"))
     def get(self, request: Request) -> Response:
         """Newest first; `?state= verb= vmId= limit= cursor=` narrow."""
         asked, rows = request.query_params, Job.objects.with_counts()
@@ -55,12 +56,12 @@ class Jobs(APIView):
         if verb := _one_of(asked.get("verb", ""), "verb", tuple(Verb.values)):
             rows = rows.filter(verb=verb)
         if vm_id := asked.get("vmId", ""):
-            rows = rows.filter(vm_id=vm_id.replace("\0", ""))
+            rows = rows.filter(vm_id=aliases.resolve(vm_id.replace("\0", "")))
         if cursor := asked.get("cursor", ""):
             if not Job.objects.filter(pk=cursor.replace("\0", "")).exists():
                 raise BadInput("cursor: must be the `next` of an earlier page", "cursor")
             rows = rows.filter(pk__lt=cursor)
-        limit = query_number(request, "limit", most=MOST_ROWS) or USUAL_ROWS
+        limit = query_limit(request, most=MOST_ROWS, default=USUAL_ROWS)
         found = list(rows[: limit + 1])
         more, found = len(found) > limit, found[:limit]
         jobs = [job_json(job) for job in found]
@@ -70,11 +71,12 @@ class Jobs(APIView):
 class OneJob(APIView):
     """`GET /vm-tree/jobs/<id>`"""
 
+    @takes(query=("from", "cursor", "limit"))
     def get(self, request: Request, job_id: str) -> Response:
         """With its steps in their order, `?limit=` (1000) of them from position `?from=`."""
         job = services.find(job_id)
-        first = query_number(request, "from") or 0
-        limit = query_number(request, "limit", most=MOST_ROWS) or MOST_ROWS
+        first = query_cursor(request, "from") or 0
+        limit = query_limit(request, most=MOST_ROWS, default=MOST_ROWS)
         rows = list(job.steps.filter(position__gte=first).order_by("position", "id")[: limit + 1])
         more = rows[limit].position if len(rows) > limit else None
         plan = steps_json(rows[:limit])
@@ -97,30 +99,11 @@ class Cancel(APIView):
 
 
 def _options(request: Request) -> dict[str, Any]:
-    """The body's object, if it says nothing but what is known. Raises BadInput."""
+    """The body's object. Raises BadInput."""
     body = request.data
     if not isinstance(body, dict):
         raise BadInput(f"body: must be an object with {' or '.join(OPTIONS)}, or absent", "body")
-    _refuse_unknown(body, OPTIONS, "")
-    if not isinstance(body.get("dryRun", False), bool):
-        raise BadInput("dryRun: must be true or false", "dryRun")
     return body
-
-
-def _is_dry(request: Request) -> bool:
-    """Whether the query says so; `?dryRun` without a value says neither. Raises BadInput."""
-    _refuse_unknown(request.query_params, ("dryRun",), " of the query")
-    given = request.query_params.getlist("dryRun")
-    if not set(given) <= {"true", "false", "1", "0"}:
-        raise BadInput("dryRun: must be true or false", "dryRun")
-    return bool({"true", "1"} & set(given))
-
-
-def _refuse_unknown(said: Iterable[str], known: tuple[str, ...], where: str) -> None:
-    for name in said:
-        if name not in known:
-            text = f"{name[:100]}: is no option{where}; there is {' and '.join(known)}"
-            raise BadInput(text, name)
 
 
 def _count(value: object, field: str) -> int | None:

@@ -12,10 +12,11 @@ from rest_framework.views import APIView
 
 from lieutenants.rules import firing, services
 from lieutenants.rules.models import Firing, FiringState, Rule
-from lieutenants.rules.serializers import dry_run_json, fields_of, firing_json, rule_json
-from vmtree import permissions
+from lieutenants.rules.serializers import FIELDS, dry_run_json, fields_of, firing_json, rule_json
+from reef_site.common.request_names import takes, takes_anything
+from vmtree import aliases, permissions
 from vmtree.exceptions import BadInput, NotFound
-from vmtree.serializers import body_of, query_cursor, query_number
+from vmtree.serializers import body_of, query_cursor, query_limit, query_number
 
 MOST_ROWS = 1000
 USUAL_ROWS = 100
@@ -48,6 +49,7 @@ class Rules(RuleView):
         found = [rule_json(rule) for rule in Rule.objects.all()]
         return Response({"rules": found, "count": len(found)})
 
+    @takes(body=FIELDS)
     def post(self, request: Request) -> Response:
         """A new one; a secret that was made for its webhook is told this once."""
         fields, key = fields_of(body_of(request), new=True)
@@ -62,6 +64,7 @@ class OneRule(RuleView):
         """One."""
         return Response(rule_json(services.find(int(rule_id), by=request.user)))
 
+    @takes(body=FIELDS)
     def patch(self, request: Request, rule_id: str) -> Response:
         """Change what is said."""
         fields, key = fields_of(body_of(request))
@@ -88,20 +91,21 @@ class DryRun(RuleView):
 class Firings(RuleView):
     """`GET /registry/firings`"""
 
+    @takes(query=("rule", "vmId", "state", "limit", "cursor", "before"))
     def get(self, request: Request) -> Response:
         """Newest first; `?rule=<id> vmId= state= limit= cursor=` narrow."""
         asked, rows = request.query_params, Firing.objects.all()
         if rule := query_number(request, "rule"):
             rows = rows.filter(rule=rule)
         if vm_id := asked.get("vmId", ""):
-            rows = rows.filter(subject=vm_id.replace("\0", ""))
+            rows = rows.filter(subject=aliases.resolve(vm_id.replace("\0", "")))
         if state := asked.get("state", ""):
             if state not in FiringState.values:
                 raise BadInput(f"state: must be one of {', '.join(FiringState.values)}", "state")
             rows = rows.filter(state=state)
         if before := query_cursor(request, "before"):
             rows = rows.filter(pk__lt=before)
-        limit = query_number(request, "limit", most=MOST_ROWS) or USUAL_ROWS
+        limit = query_limit(request, most=MOST_ROWS, default=USUAL_ROWS)
         found = list(rows[: limit + 1])
         more, found = len(found) > limit, found[:limit]
         said = [firing_json(each) for each in found]
@@ -112,6 +116,7 @@ class Firings(RuleView):
 class Nothing(RuleView):
     """An unknown path below rules."""
 
+    @takes_anything
     def _refuse(self, request: Request, **_: Any) -> Response:
         raise NotFound("not found")
 

@@ -153,7 +153,13 @@ def test_extras_that_nobody_knows_are_refused(api: Api, field: str, value: list[
     assert f"{field}: '{value[0]}' is not known; these are: " in answer.json()["error"]
 
 
-@pytest.mark.parametrize("path", ["../../etc/shadow", "/etc/", "/etc/./x", "a\nb"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("../../etc/shadow", "/etc/", "/etc/./x", "a\nb", "identity.json", "identity.env"),
+        *("join-token", "fleet_agent.py", "run/x", "agent/pi", "/opt/reef/identity.json", "log"),
+    ],
+)
 def test_a_file_stays_where_it_starts(admin_client: Client, path: str) -> None:
     answer = admin_client.post(ADD, form(**{"files-0-path": path}))
 

@@ -142,7 +142,10 @@ def test_twenty_at_a_time_and_the_same_again(api: Api) -> None:
         ({"agentVersion": "$(reboot)"}, "agentVersion: has not the form"),
         ({"extraOrgans": ["heart"]}, "extraOrgans: 'heart' is not known; these are: "),
         ({"extraCapabilities": ["fly"]}, "extraCapabilities: 'fly' is not known; these are: "),
-        ({"parentVMId": "x"}, "parentVMId: is no field of it. Valid: agentVersion, commitId"),
+        (
+            {"parentVMId": "x"},
+            "parentVMId: not known; did you mean parentVmId? This route takes name, type",
+        ),
     ],
 )
 def test_what_is_wrong_is_said_and_changes_nothing(

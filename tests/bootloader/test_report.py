@@ -63,8 +63,7 @@ def test_a_node_reports_about_itself_alone() -> None:
 
     refused = Door(own).report(vmId="vm-2")
     assert refused.status_code == 400
-    valid = "run, step, status, durationMs, exitStatus, output"
-    assert refused.json()["error"] == f"vmId: is no field of a report. Valid: {valid}"
+    assert refused.json()["error"].startswith("vmId: not known; ")
 
     Door(own).report()
     assert rows() == [("vm-1", "dns", "ok")]

@@ -121,13 +121,16 @@ def test_registered_children_without_a_place_in_the_tree_are_told_and_left(
     assert VM.objects.filter(pk="stray").exists()
 
 
+DRY_NEAR = "{}: not known; did you mean dryRun? This route takes dryRun, confirm in its body"
+
+
 @pytest.mark.parametrize(
     ("body", "text"),
     [
         ({"dryRun": "yes"}, "dryRun: must be true or false"),
         ({"dryRun": None}, "dryRun: must be true or false"),
-        ({"dryrun": True}, "dryrun: is no option; there is dryRun and confirm"),
-        ({"dry_run": True, "confirm": 1}, "dry_run: is no option; there is dryRun and confirm"),
+        ({"dryrun": True}, DRY_NEAR.format("dryrun")),
+        ({"dry_run": True, "confirm": 1}, DRY_NEAR.format("dry_run")),
         ({"confirm": -1}, "confirm: must be a whole number, 0 or more"),
         ({"confirm": True}, "confirm: must be a whole number, 0 or more"),
         (["dryRun"], "body: must be an object with dryRun or confirm, or absent"),
@@ -145,10 +148,13 @@ def test_a_misspelt_dry_run_begins_nothing(api: Api, body: Any, text: str) -> No
 @pytest.mark.parametrize(
     ("query", "text"),
     [
-        ("dryrun=true", "dryrun: is no option of the query; there is dryRun"),
+        (
+            "dryrun=true",
+            "dryrun: not known; did you mean dryRun? This route takes dryRun in its query",
+        ),
         ("dryRun", "dryRun: must be true or false"),
         ("dryRun=yes", "dryRun: must be true or false"),
-        ("confirm=1", "confirm: is no option of the query; there is dryRun"),
+        ("confirm=1", "confirm: not known; this route takes dryRun in its query"),
     ],
 )
 def test_nor_does_one_in_the_query(api: Api, query: str, text: str) -> None:

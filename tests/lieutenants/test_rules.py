@@ -693,7 +693,7 @@ NONSENSE: list[tuple[dict[str, Any], str]] = [
     ({"minutes": True}, "minutes"),
     ({"enabled": "yes"}, "enabled"),
     ({"role": "king"}, "role"),
-    ({"colour": "red"}, "colour: unknown"),
+    ({"colour": "red"}, "colour: not known"),
     ({"action": "destroy"}, "graceMinutes"),
     ({"action": "destroy", "graceMinutes": 60, "event": "vm-late"}, "destroys only the dead"),
     ({"event": "lieutenant-idle", "role": "worker"}, "role"),

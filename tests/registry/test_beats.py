@@ -189,7 +189,7 @@ def test_bulk_names_unknown_ids(api: Api, register: Register) -> None:
         ([], "ids is required"),
         ({"ids": "vm"}, "ids: must be a list"),
         ({"ids": [1]}, "ids: must be a list of text"),
-        ({"ids": ["\ud800"]}, "ids: has characters"),
+        ({"ids": ["\ud800"]}, "ids[0]: has characters"),
         ({"ids": ["x"] * 10_001}, "ids: at most 10000"),
         ({"beats": [{"load": 1}]}, "beats[0].id is required"),
         ({"beats": [{"id": "x", "load": "y"}]}, "beats[0].load: must be a number"),

@@ -158,6 +158,67 @@ def test_who_was_quicker_is_not_overwritten(api: Api, db: None) -> None:
     assert "was changed by root token meanwhile" in answer.json()["error"]
 
 
+def delete(api: Api, query: str = "", **body: object) -> Any:
+    path = f"/vers-config/{MODEL}{query}"
+    return api.client.delete(path, body, content_type="application/json")
+
+
+@pytest.mark.parametrize(("query", "body"), [("?dryRun=true", {}), ("", {"dryRun": True})])
+def test_a_dry_run_neither_stores_nor_removes(
+    api: Api, db: None, query: str, body: dict[str, object]
+) -> None:
+    asked = api.client.put(
+        f"/vers-config/{MODEL}{query}", {"value": "p/x", **body}, content_type="application/json"
+    )
+    assert (asked.json()["dryRun"], asked.json()["impact"]["after"]) == (True, "p/x")
+    assert not Setting.objects.exists()
+
+    put(api, MODEL, "p/one")
+    answer = delete(api, query, **body)
+
+    assert answer.status_code == 200
+    assert (answer.json()["dryRun"], answer.json()["impact"]["before"]) == (True, "p/one")
+    assert Setting.objects.get().clear == "p/one"
+
+
+@pytest.mark.parametrize("in_query", [True, False])
+def test_what_somebody_changed_meanwhile_is_not_removed(
+    api: Api, db: None, *, in_query: bool
+) -> None:
+    def seen(version: int) -> Any:
+        return delete(api, f"?seen={version}") if in_query else delete(api, seen=version)
+
+    first = put(api, MODEL, "p/one").json()["version"]
+    second = put(api, MODEL, "p/two").json()["version"]
+    refused = seen(first)
+    assert refused.status_code == 409
+    assert "was changed by root token meanwhile" in refused.json()["error"]
+    assert Setting.objects.get().clear == "p/two"
+
+    removed = seen(second).json()
+    assert (removed["deleted"], removed["did"]) == (True, "removed")
+    assert removed["version"] > second
+    assert not Setting.objects.exists()
+
+
+def test_a_dry_run_of_an_old_version_is_refused_too(api: Api, db: None) -> None:
+    first = put(api, MODEL, "p/one").json()["version"]
+    put(api, MODEL, "p/two")
+    assert put(api, MODEL, "p/three", seen=first, dryRun=True).status_code == 409
+    assert delete(api, seen=first, dryRun=True).status_code == 409
+    assert delete(api, seen="x").status_code == 400
+
+
+def test_the_history_goes_on_after_a_cursor(api: Api, db: None) -> None:
+    for value in ("p/one", "p/two", "p/three"):
+        put(api, MODEL, value)
+    first = api.get("/vers-config/history?limit=2").json()
+    for word in ("cursor", "before"):
+        rest = api.get(f"/vers-config/history?{word}={first['next']}").json()
+        assert [each["value"] for each in rest["history"]] == ["p/one"]
+        assert rest["next"] is None
+
+
 def test_nodes_read_masked_values_and_write_about_themselves(api: Api, db: None) -> None:
     plant("mine")
     mine, low, other = plant("me", "mine"), plant("low", "me"), plant("other")

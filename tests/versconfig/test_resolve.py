@@ -254,6 +254,7 @@ def test_private_keys_are_tried_to_load(tmp_path: Path, kind: str) -> None:
     assert values.problem(key, good.replace("\n", "\r\n")) == ""
     assert "passphrase" in values.problem(key, made("shut", "a secret"))
     assert values.problem(key, good[:-80]).startswith("must be a private key")
+    assert values.problem(key, ED25519).startswith("is a public key")
 
 
 def test_what_cannot_be_decrypted_is_not_passed_over(db: None, home: Path) -> None:

@@ -54,6 +54,8 @@ def test_words_narrow(family: Family, api: Api, query: str, found: list[str]) ->
         ("parent:nobody", "parent: there is no VM 'nobody'"),
         ("a\0b", "q: has a NUL character"),
         ("organ:", '"organ:" needs a value'),
+        ('"', "nothing stands behind the quote"),
+        ('store ""', "nothing stands behind the quote"),
         ("x" * 1001, "at most 1000 characters"),
     ],
 )

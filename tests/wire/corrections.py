@@ -50,6 +50,7 @@ ADDED = {
     "lastSeen": {"nextBeatInMs"},
     # Configuration: the overview, and a PUT's answer.
     "apiKey": {"problems"},
+    "deleted": {"did", "scope", "vmId", "version", "impact"},
     "set": {"effective", "did", "note", "scope", "vmId", "version", "impact"},
     "prunedOldSnapshots": {"id"},
     # A profile, and a boot script with what it was made from.
@@ -77,7 +78,7 @@ def listing(*names: str) -> dict[str, Any]:
 NOT_JSON = error(re.compile(r"body: is not JSON \(.+\)"))
 WHOLE = f"must be a whole number from 0 to {1 << 53}"
 PROMPT_NOTE = "sent as prompt since lieutenant is idle"
-NO_PROVIDER = "No VM provider is set up here; only local lieutenants can be made."
+NO_PROVIDER = re.compile(r"local: lieutenants run on this host only; .+")
 NAME_RULE = "name: 1 to 64 of A-Z a-z 0-9 . _ - and a letter or digit first"
 FINISHED = "echo: SLOW 2.5 long jobecho: secondecho: thirdecho: steeredecho: fourth"
 
@@ -86,7 +87,7 @@ BAD_INPUT = "bad input is a 400 that names the field"
 JSON_404 = "an unknown path is 404 as JSON"
 JSON_405 = "a wrong method is 405 as JSON"
 AT_ONCE = "create answers at once, while the agent is starting"
-LATER = "remote lieutenants need a VM provider, which a later step brings: 503 until then"
+LATER = "reef starts lieutenants on its own host only: 400 that says what there is instead"
 NEVER_MADE = f"this one was not made: {LATER}"
 DISCOVER = "discover reattaches what runs here; of others it says so, and makes no rows of them"
 TAIL = "tail and history must be whole numbers from 0 on"
@@ -123,8 +124,8 @@ CREATE = {
     "create local": Ours(AT_ONCE, changes={"status": "starting"}),
     "create local with model": Ours(AT_ONCE, changes={"status": "starting"}),
     "re-create destroyed name": Ours(AT_ONCE, changes={"status": "starting"}),
-    "create remote (local absent)": Ours(LATER, 503, error(NO_PROVIDER)),
-    "create remote (local false)": Ours(LATER, 503, error(NO_PROVIDER)),
+    "create remote (local absent)": Ours(LATER, 400, error(NO_PROVIDER)),
+    "create remote (local false)": Ours(LATER, 400, error(NO_PROVIDER)),
     "create local=string is truthy": Ours(
         "a local of text is a 400", 400, error("local: must be true or false")
     ),

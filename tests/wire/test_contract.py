@@ -98,7 +98,8 @@ def test_a_message_has_its_verdict(fleet: Fleet) -> None:
     assert dates[0] <= dates[1] <= dates[2]
     assert message["usage"]["calls"] == 1
     listed = fleet.api.get(path).json()
-    assert (listed["count"], listed["messages"]) == (1, [message])
+    assert message.pop("answer") == "echo: hello"
+    assert (listed["count"], listed["messages"], listed["next"]) == (1, [message], None)
     missing = fleet.api.get(f"{path}/{new_ulid()}")
     assert (missing.status_code, missing.json()) == (404, {"error": "Message not found"})
 
@@ -311,7 +312,8 @@ def test_a_resume_may_follow_at_once(fleet: Fleet, monkeypatch: pytest.MonkeyPat
 @pytest.mark.django_db
 @pytest.mark.parametrize("verb", ["send", "pause", "resume", "restart", "abort"])
 def test_whom_nobody_knows(api: Api, verb: str) -> None:
-    answer = api.post(f"{LIEUTENANTS}/nobody/{verb}", {"message": "x"})
+    body = {"message": "x"} if verb == "send" else {}
+    answer = api.post(f"{LIEUTENANTS}/nobody/{verb}", body)
 
     assert (answer.status_code, answer.json()) == (
         404,
@@ -345,7 +347,7 @@ def test_sending_to_one_whose_agent_is_dead(api: Api) -> None:
 def test_how_long_nobody_waits(api: Api, wait: str) -> None:
     living("asleep", status=Status.PAUSED)
     for path in ("", "/asleep/resume", "/asleep/restart"):
-        body = {"name": "a", "role": "r", "local": True}
+        body = {} if path else {"name": "a", "role": "r", "local": True}
         refused = api.post(f"{LIEUTENANTS}{path}?wait={wait}", body)
         assert refused.status_code == 400
         assert refused.json() == {"error": "wait: must be a whole number from 0 to 60"}

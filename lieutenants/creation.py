@@ -1,0 +1,46 @@
+"""Idempotency keys of creations: the same request again finds what the first one made."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lieutenants import rpc
+from lieutenants.exceptions import BadInput, KeyReused
+from lieutenants.models import Lieutenant
+
+MAX_KEY = 200
+
+
+@dataclass(frozen=True)
+class CreationKey:
+    """Digests of a request's key, which is the caller's own, and of what it asks for."""
+
+    key: str | None = None
+    digest: str = ""
+
+    def find(self) -> Lieutenant | None:
+        """Return the lieutenant that an earlier request made. Raises KeyReused."""
+        if self.key is None:
+            return None
+        known = Lieutenant.objects.filter(creation_key=self.key).first()
+        if known and known.creation_digest != self.digest:
+            raise KeyReused("Idempotency-Key: was used for another lieutenant")
+        return known
+
+
+def key_of(given: str, *, caller: object, facts: Mapping[str, Any]) -> CreationKey:
+    """Return the key of a request for these facts; one that finds nothing if none is given."""
+    if len(given) > MAX_KEY or not rpc.storable(given):
+        raise BadInput(f"Idempotency-Key: at most {MAX_KEY} characters")
+    if not given:
+        return CreationKey()
+    asked = json.dumps(facts, sort_keys=True, default=str)
+    return CreationKey(_digest(f"{caller}\n{given}"), _digest(asked))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,128 @@
+"""What became of a message: its outcome, and what the agent said to it.
+
+A message belongs to the turn in which its agent took it up. Its part of the turn ends where the
+agent goes on to the next message of its queue; a message that steers does not end one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from django.db.models import Q
+
+from lieutenants.delivery import is_withdrawn
+from lieutenants.models import Answer, Entry, Lieutenant, Message, Process
+from lieutenants.states import MessageState, Mode, Outcome, Status
+
+
+class MessageOutcome(StrEnum):
+    """How far the agent has come with a message."""
+
+    PENDING = "pending"
+    COMPLETED = "completed"
+    ABORTED = "aborted"
+    ERROR = "error"
+    # The agent's process ended in the middle of it.
+    INTERRUPTED = "interrupted"
+
+
+@dataclass(frozen=True)
+class Result:
+    """The outcome of one message."""
+
+    outcome: MessageOutcome
+    error: str = ""
+    answer_id: int | None = None
+    # Ids of entries: where its part of the turn begins, and where the next one does.
+    begin: int = 0
+    end: int | None = None
+
+    def text(self) -> str | None:
+        """Return what the agent said to it so far; None if it has said nothing."""
+        if self.answer_id is None:
+            return None
+        part = Entry.objects.filter(answer=self.answer_id, kind=Entry.Kind.TEXT, pk__gt=self.begin)
+        if self.end is not None:
+            part = part.filter(pk__lt=self.end)
+        rows = part.order_by("id").values_list("text", flat=True)
+        return "\n\n".join(text for text in rows if text) or None
+
+
+def results_of(messages: Sequence[Message]) -> dict[str, Result]:
+    """Return the outcome of each of these messages by its id; four queries for all of them."""
+    begins = _user_entries(Q(message__in=[message.pk for message in messages]))
+    begun = {entry.message_id: entry for entry in begins}
+    turns = Answer.objects.in_bulk({entry.answer_id for entry in begins if entry.answer_id})
+    later = _later_messages(turns)
+    return {each.pk: _result_of(each, begun.get(each.pk), turns, later) for each in messages}
+
+
+def result_of(message: Message) -> Result:
+    """Return the outcome of one message."""
+    return results_of([message])[message.pk]
+
+
+def is_over(message_id: str) -> bool:
+    """Whether nothing more will come of a message as things stand."""
+    message = Message.objects.select_related("lieutenant").filter(pk=message_id).first()
+    if message is None:
+        return True
+    waits = message.state != MessageState.REJECTED and message.taken_up_at is None
+    if not waits and result_of(message).outcome != MessageOutcome.PENDING:
+        return True
+    return not _goes_on(message.lieutenant)
+
+
+def _goes_on(lieutenant: Lieutenant) -> bool:
+    """Whether its agent runs, is ending just now, or will be started again by itself."""
+    return (
+        lieutenant.should_run
+        or (lieutenant.status == Status.ERROR and lieutenant.restart_at is not None)
+        or Process.objects.live().filter(lieutenant=lieutenant).exists()
+    )
+
+
+def _user_entries(which: Q) -> list[Entry]:
+    rows = Entry.objects.filter(which, kind=Entry.Kind.USER).order_by("id")
+    return list(rows.only("id", "answer_id", "message_id"))
+
+
+def _later_messages(turns: Iterable[int]) -> dict[int, list[int]]:
+    """Return the entries of each turn that begin a part of it: prompts and follow-ups."""
+    found: dict[int, list[int]] = {}
+    which = Q(answer__in=list(turns)) & ~Q(message__mode=Mode.STEER) & Q(message__isnull=False)
+    for entry in _user_entries(which):
+        if entry.answer_id is not None:
+            found.setdefault(entry.answer_id, []).append(entry.pk)
+    return found
+
+
+def _result_of(
+    message: Message, begun: Entry | None, turns: dict[int, Answer], later: dict[int, list[int]]
+) -> Result:
+    if message.state == MessageState.REJECTED:
+        return _rejected(message)
+    if begun is None:
+        # A command of the agent is worked through without a turn.
+        done = message.taken_up_at is not None and message.state == MessageState.ACCEPTED
+        return Result(MessageOutcome.COMPLETED if done else MessageOutcome.PENDING)
+    turn = turns.get(begun.answer_id or 0)
+    if turn is None:
+        return Result(MessageOutcome.PENDING)
+    end = next((pk for pk in later.get(turn.pk, ()) if pk > begun.pk), None)
+    if end is not None:
+        outcome, error = MessageOutcome.COMPLETED, ""
+    elif turn.outcome == Outcome.OPEN:
+        outcome, error = MessageOutcome.PENDING, ""
+    else:
+        outcome, error = MessageOutcome(turn.outcome), turn.error
+    return Result(outcome, error, turn.pk, begun.pk, end)
+
+
+def _rejected(message: Message) -> Result:
+    evidence = message.evidence or {}
+    why = str(evidence.get("note") or evidence.get("error") or "the agent refused it")
+    withdrawn = is_withdrawn(message)
+    return Result(MessageOutcome.ABORTED if withdrawn else MessageOutcome.ERROR, why)

@@ -1,0 +1,59 @@
+"""What an answer says that was kept back: the state that was waited for."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+from urllib.parse import quote
+
+Json = dict[str, Any]
+
+LIEUTENANTS = "/lieutenant/lieutenants"
+# What an answer to `send` gets of its message once that has an outcome.
+OF_MESSAGE = ("state", "note", "outcome", "answer", "answerId", "error")
+
+
+class Wait(Protocol):
+    """A lieutenant that was waited for, or one of its messages."""
+
+    @property
+    def lieutenant(self) -> str:
+        """Its id."""
+
+    @property
+    def message(self) -> str:
+        """The id of the message; empty if there is none."""
+
+
+def newer_path(wait: Wait, said: Json) -> str:
+    """Return where the newer state is to be had; empty if the answer has no more than verbs say."""
+    if wait.message:
+        return f"{LIEUTENANTS}/{wait.lieutenant}/messages/{wait.message}"
+    name = str(said.get("name", "")) if "id" in said else ""
+    return f"{LIEUTENANTS}/{quote(name, safe='')}" if name else ""
+
+
+def completed(wait: Wait, said: Json, newer: Json | None, state: Json) -> Json:
+    """Return the answer with what is true now; `state` is the lieutenant's status and error."""
+    if wait.message:
+        return _of_message(said, newer or {}, state)
+    if "id" not in said:
+        return {**said, **state}
+    if newer and newer.get("id") == said["id"]:
+        return newer
+    # It was destroyed meanwhile.
+    return {**said, **{key: value for key, value in state.items() if value is not None}}
+
+
+def _of_message(said: Json, newer: Json, state: Json) -> Json:
+    found = {key: newer[key] for key in OF_MESSAGE if key in newer}
+    if "sent" not in said:
+        found = newer
+    elif found.get("note") is None:
+        found.pop("note", None)
+    # Where nothing came of it yet, the lieutenant may be the reason.
+    error = newer.get("error") or (state.get("error") if _is_open(newer) else None)
+    return {**said, **found, "status": state.get("status"), "error": error}
+
+
+def _is_open(newer: Json) -> bool:
+    return str(newer.get("outcome", "pending")) == "pending"

@@ -1,0 +1,254 @@
+"""What became of messages, withdrawing them, pages of them, and making a lieutenant only once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.test import Client
+from django.utils import timezone
+
+from lieutenants import delivery, outcomes, presence, services
+from lieutenants.models import Answer, Entry, Lieutenant, Message
+from lieutenants.states import MessageState, Mode, Outcome
+from tests.conftest import STANDIN, Api
+from tests.lieutenants.rows import Told, enlist, page
+from vmtree import tokens
+from vmtree.models import Node
+
+pytestmark = pytest.mark.django_db
+PATH = "/lieutenant/lieutenants"
+
+
+@pytest.fixture(autouse=True)
+def _quiet(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings.PI_PATH = str(STANDIN)
+    monkeypatch.setattr(services, "ring_worker", lambda *_: None)
+
+
+@pytest.fixture
+def told() -> Told:
+    return Told(enlist("ada"))
+
+
+def message(told: Told, text: str = "x", mode: str = Mode.PROMPT, **fields: Any) -> Message:
+    fields = {"state": MessageState.ACCEPTED, "taken_up_at": timezone.now(), **fields}
+    return Message.objects.create(
+        lieutenant=told.lieutenant, text=text, mode=mode, mode_asked=mode, **fields
+    )
+
+
+def end(answer: Answer, outcome: str, error: str = "") -> None:
+    Answer.objects.filter(pk=answer.pk).update(outcome=outcome, error=error)
+
+
+def result(one: Message) -> tuple[str, str | None, str]:
+    found = outcomes.result_of(one)
+    return found.outcome.value, found.text(), found.error
+
+
+@pytest.mark.parametrize(
+    ("ended", "outcome"),
+    [
+        (Outcome.OPEN, "pending"),
+        (Outcome.COMPLETED, "completed"),
+        (Outcome.ABORTED, "aborted"),
+        (Outcome.ERROR, "error"),
+        (Outcome.INTERRUPTED, "interrupted"),
+    ],
+)
+def test_a_message_ends_as_its_turn_does(told: Told, ended: Outcome, outcome: str) -> None:
+    one, answer = message(told), told.open_answer()
+    told.entry(Entry.Kind.USER, "x", message=one)
+    told.entry(Entry.Kind.TEXT, "first")
+    told.call("c", command="ls")
+    told.entry(Entry.Kind.TEXT, "second")
+    end(answer, ended, "why" if ended == Outcome.ERROR else "")
+
+    assert result(one) == (outcome, "first\n\nsecond", "why" if outcome == "error" else "")
+
+
+def test_a_follow_up_ends_the_part_before_it_and_a_steer_does_not(told: Told) -> None:
+    first, steer = message(told, "first"), message(told, "steer", Mode.STEER)
+    then = message(told, "then", Mode.FOLLOW_UP)
+    answer = told.open_answer()
+    for one, text in ((first, "one"), (steer, "two"), (then, "three")):
+        told.entry(Entry.Kind.USER, one.text, message=one)
+        told.entry(Entry.Kind.TEXT, text)
+
+    assert result(first) == ("completed", "one\n\ntwo", "")
+    assert result(steer) == ("completed", "two", "")
+    assert result(then) == ("pending", "three", "")
+    end(answer, Outcome.ABORTED)
+    assert result(then)[0] == "aborted"
+    assert result(first)[0] == "completed"
+
+
+def test_a_command_without_a_turn_is_completed_without_an_answer(told: Told) -> None:
+    assert result(message(told)) == ("completed", None, "")
+    assert result(message(told, taken_up_at=None)) == ("pending", None, "")
+
+
+def test_a_refused_message_says_why(told: Told) -> None:
+    refused = {"success": False, "error": "no such command"}
+    one = message(told, state=MessageState.REJECTED, evidence=refused)
+    assert result(one) == ("error", None, "no such command")
+
+
+def test_a_message_of_a_lieutenant_that_rests_is_not_waited_for(told: Told) -> None:
+    one = message(told, state=MessageState.QUEUED, taken_up_at=None)
+    assert not outcomes.is_over(one.pk)
+    told.process.ended_at = timezone.now()
+    told.process.save()
+    for status, over in (("working", False), ("paused", True), ("error", True)):
+        Lieutenant.objects.update(status=status)
+        assert outcomes.is_over(one.pk) is over, status
+    Lieutenant.objects.update(status="error", restart_at=timezone.now())
+    assert not outcomes.is_over(one.pk)
+
+
+# -- withdrawing -------------------------------------------------------------------------------
+
+
+def test_a_queued_message_is_withdrawn(api: Api, told: Told) -> None:
+    one = message(told, state=MessageState.QUEUED, taken_up_at=None)
+    for _ in range(2):
+        answer = api.delete(f"{PATH}/ada/messages/{one.pk}")
+        assert answer.status_code == 200
+        said = answer.json()
+        assert (said["state"], said["outcome"]) == ("rejected", "aborted")
+        assert said["evidence"] == {"note": "withdrawn by root token"}
+    listed = api.get(f"{PATH}/ada/messages").json()["messages"]
+    assert [(each["state"], each["error"]) for each in listed] == [
+        ("rejected", "withdrawn by root token")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("state", "taken", "says"),
+    [
+        (MessageState.DELIVERED, False, "the agent has it"),
+        (MessageState.ACCEPTED, False, "the agent has it"),
+        (MessageState.ACCEPTED, True, "the agent has begun with it"),
+        (MessageState.REJECTED, False, "the agent has refused it"),
+    ],
+)
+def test_it_is_said_when_that_is_too_late(
+    api: Api, told: Told, state: str, says: str, *, taken: bool
+) -> None:
+    one = message(told, state=state, taken_up_at=timezone.now() if taken else None)
+    refused = api.delete(f"{PATH}/ada/messages/{one.pk}")
+    assert refused.status_code == 409
+    assert says in refused.json()["error"]
+
+
+def test_what_is_on_its_way_to_the_agent_is_not_withdrawn(api: Api, told: Told) -> None:
+    one = message(told, state=MessageState.QUEUED, taken_up_at=None)
+    assert delivery.pass_on(one.pk)
+    assert api.delete(f"{PATH}/ada/messages/{one.pk}").status_code == 409
+    # The agent ended before it had it, so that it waits again.
+    delivery.requeue(told.lieutenant)
+    assert api.delete(f"{PATH}/ada/messages/{one.pk}").status_code == 200
+    assert not delivery.pass_on(one.pk)
+
+
+def test_only_who_commands_it_withdraws_its_messages(api: Api, told: Told) -> None:
+    presence.enlist(told.lieutenant, actor="tests")
+    one = message(told, state=MessageState.QUEUED, taken_up_at=None)
+    other = Told(enlist("bob"))
+    presence.enlist(other.lieutenant, actor="tests")
+    token = tokens.issue(Node.objects.get(vm_id=other.lieutenant.pk), made_by="tests")
+    node = Client(headers={"authorization": f"Bearer {token}"})
+
+    assert node.delete(f"{PATH}/ada/messages/{one.pk}").status_code == 403
+    assert api.delete(f"{PATH}/bob/messages/{one.pk}").status_code == 404
+    one.refresh_from_db()
+    assert one.state == MessageState.QUEUED
+
+
+def test_a_button_of_the_page_withdraws_it(operator: Client, told: Told) -> None:
+    one = message(told, "waits", state=MessageState.QUEUED, taken_up_at=None)
+    path = f"/lieutenants/ada/messages/{one.pk}/withdraw"
+    assert f'action="{path}"' in page(operator, "/lieutenants/ada/")
+
+    shown = operator.post(path, headers={"reef-script": "1"}).content.decode()
+
+    assert path not in shown
+    assert ">withdrawn<" in shown
+    one.refresh_from_db()
+    assert one.evidence == {"note": "withdrawn by admin"}
+    delivered = message(told, state=MessageState.DELIVERED, taken_up_at=None)
+    late = operator.post(f"/lieutenants/ada/messages/{delivered.pk}/withdraw")
+    assert late.status_code == 409
+
+
+def test_messages_come_page_by_page(api: Api, told: Told) -> None:
+    at = timezone.now()
+    for number in range(7):
+        message(told, f"m{number}", created_at=at)
+    found, cursor = [], ""
+    while True:
+        page = api.get(f"{PATH}/ada/messages?limit=3{cursor}").json()
+        found += [each["text"] for each in page["messages"]]
+        if page["next"] is None:
+            break
+        cursor = f"&cursor={page['next']}"
+    assert sorted(found) == [f"m{number}" for number in range(7)]
+    assert api.get(f"{PATH}/ada/messages?cursor=nobody").status_code == 400
+
+
+# -- making one only once ----------------------------------------------------------------------
+
+
+def make(api: Api, key: str, **fields: Any) -> Any:
+    body = {"name": "once", "role": "tests", **fields}
+    return api.post(PATH, body, **{"idempotency-key": key})
+
+
+def test_the_same_request_finds_what_it_made(api: Api) -> None:
+    first, again = make(api, "k1"), make(api, "k1")
+
+    assert (first.status_code, again.status_code) == (201, 200)
+    assert again.json()["id"] == first.json()["id"]
+    assert Lieutenant.objects.count() == 1
+    other = make(api, "k1", role="something else")
+    assert other.status_code == 409
+    assert other.json()["error"] == "Idempotency-Key: was used for another lieutenant"
+    assert make(api, "k2").json()["error"].startswith("Lieutenant 'once' already exists")
+    assert make(api, "").status_code == 409
+
+
+def test_it_is_found_also_when_it_was_destroyed(api: Api) -> None:
+    first = make(api, "k1").json()
+    api.delete(f"{PATH}/once")
+    again = make(api, "k1")
+    assert (again.status_code, again.json()["id"]) == (200, first["id"])
+    assert again.json()["status"] == "destroyed"
+
+
+def test_a_key_is_its_callers_own(api: Api) -> None:
+    parent = enlist("parent")
+    presence.enlist(parent, actor="tests")
+    token = tokens.issue(Node.objects.get(vm_id=parent.pk), made_by="tests")
+    node = Client(headers={"authorization": f"Bearer {token}", "idempotency-key": "k1"})
+
+    assert make(api, "k1").status_code == 201
+    answer = node.post(PATH, {"name": "below", "role": "tests"}, content_type="application/json")
+    assert answer.status_code == 201, answer.content
+
+
+def test_a_key_that_is_too_long_is_refused(api: Api) -> None:
+    assert make(api, "k" * 201).status_code == 400
+    assert not Lieutenant.objects.exists()
+
+
+def test_while_the_agent_is_being_installed_it_is_said_when_to_come_again(
+    api: Api, settings: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    settings.PI_PATH, settings.AGENT_INSTALL_DIR = "", tmp_path
+    note = "It is being installed right now; this takes a minute."
+    (tmp_path / "problem.txt").write_text(note)
+    refused = make(api, "")
+    assert (refused.status_code, refused["Retry-After"]) == (503, "10")
+    assert note in refused.json()["error"]

@@ -1,0 +1,140 @@
+"""What the API shows as `vmId` of a lieutenant is taken wherever it takes an id."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.test import Client
+
+from lieutenants import presence
+from lieutenants.models import Lieutenant
+from tests.conftest import Api
+from tests.wire.asking import LIEUTENANTS, living
+from vmtree import services, tokens
+from vmtree.models import Node
+from vmtree.services import NewNode
+
+pytestmark = pytest.mark.django_db
+ADA = "local-ada"
+
+
+@pytest.fixture
+def ada(api: Api) -> Lieutenant:
+    lieutenant = living("ada")
+    presence.enlist(lieutenant, actor="tests")
+    return lieutenant
+
+
+@pytest.mark.parametrize("path", ["", "/ancestors", "/descendants", "/children", "/history"])
+def test_the_tree_finds_it(api: Api, ada: Lieutenant, path: str) -> None:
+    by_alias, by_id = (api.get(f"/vm-tree/vms/{vm_id}{path}") for vm_id in (ADA, ada.pk))
+    assert (by_alias.status_code, by_alias.content) == (200, by_id.content)
+
+
+@pytest.mark.parametrize("path", ["", "/children", "/ancestors", "/subtree", "/gaps"])
+def test_the_registry_finds_it(api: Api, ada: Lieutenant, path: str) -> None:
+    answer = api.get(f"/registry/vms/{ADA}{path}")
+    assert answer.status_code == 200
+    if path in ("", "/ancestors", "/subtree"):
+        assert ada.pk in answer.content.decode()
+
+
+def test_it_may_be_a_parent(api: Api, ada: Lieutenant) -> None:
+    low = {"name": "low", "category": "agent_vm", "vmId": "low", "parentVmId": ADA}
+    assert api.post("/vm-tree/vms", low).json()["parentVmId"] == ada.pk
+    other = {"name": "other", "category": "agent_vm", "vmId": "other"}
+    assert api.post("/vm-tree/vms", other).status_code == 201
+    moved = api.client.patch(
+        "/vm-tree/vms/other", {"parentVmId": ADA}, content_type="application/json"
+    )
+    assert moved.json()["parentVmId"] == ada.pk
+    vm = {"id": "vm", "name": "vm", "role": "worker", "address": "x", "registeredBy": "t"}
+    assert api.post("/registry/vms", {**vm, "parentVmId": ADA}).json()["parentVmId"] == ada.pk
+    for path, key in (
+        (f"/vm-tree/vms?parentVmId={ADA}", "vmId"),
+        (f"/registry/vms?parentVmId={ADA}", "id"),
+        (f"/registry/vms?q=parent:{ADA}", "id"),
+        (f"/vm-tree/vms?q=under:{ADA}", "vmId"),
+    ):
+        assert "vm" in [each[key] for each in api.get(path).json()["vms"]], path
+    tree = api.get(f"/vm-tree/tree?root={ADA}").json()["tree"]
+    assert tree[0]["vm"]["vmId"] == ada.pk
+
+
+def test_beats_and_places_take_it(api: Api, ada: Lieutenant) -> None:
+    assert api.post(f"/registry/vms/{ADA}/heartbeat").json()["id"] == ada.pk
+    told = api.post("/registry/heartbeats", {"ids": [ADA], "beats": [{"id": "local-bob"}]}).json()
+    assert (told["count"], told["unknown"]) == (1, ["local-bob"])
+
+
+def test_operations_and_config_take_it(api: Api, ada: Lieutenant) -> None:
+    plan = api.post(f"/vm-tree/vms/{ADA}/pause?dryRun=true").json()["plan"]
+    assert ada.pk in str(plan)
+    put = api.client.put(
+        "/vers-config/REEF_AGENT_MODEL",
+        {"value": "a/b", "vm": ADA},
+        content_type="application/json",
+    )
+    assert put.json()["vmId"] == ada.pk
+    assert api.get(f"/vm-tree/jobs?vmId={ADA}").status_code == 200
+    assert api.post(f"/vm-tree/vms/{ADA}/token").json()["vmId"] == ada.pk
+
+
+def test_it_names_the_lieutenant_too(api: Api, ada: Lieutenant) -> None:
+    for path in ("", "/read", "/transcript", "/messages", "/usage", "/stream"):
+        assert api.get(f"{LIEUTENANTS}/{ADA}{path}").status_code == 200, path
+    sent: Any = api.post(f"{LIEUTENANTS}/{ADA}/send", {"message": "x"})
+    assert sent.status_code == 200
+    assert ada.messages.get().pk == sent.json()["messageId"]
+
+
+def test_a_node_that_only_has_the_name_is_not_meant(api: Api) -> None:
+    services.create(NewNode("ada", "lieutenant", "imposter"), by="tests")
+    assert api.get(f"/vm-tree/vms/{ADA}").status_code == 404
+
+
+def test_a_nodes_rights_are_those_to_the_lieutenant(api: Api, ada: Lieutenant) -> None:
+    services.create(NewNode("far", "agent_vm", "far"), by="tests")
+    token = tokens.issue(Node.objects.get(vm_id="far"), made_by="tests")
+    node = Client(headers={"authorization": f"Bearer {token}"})
+    for path in (f"/vm-tree/vms/{ADA}/pause", f"/vm-tree/vms/{ADA}/token"):
+        assert node.post(path, {}, content_type="application/json").status_code == 403
+    assert node.post(f"/registry/vms/{ADA}/heartbeat").status_code == 403
+
+
+@pytest.mark.parametrize("name", ["destroy-all", "discover"])
+def test_a_lieutenant_is_not_called_like_a_route(api: Api, name: str) -> None:
+    answer = api.post(LIEUTENANTS, {"name": name, "role": "tests"})
+    assert answer.status_code == 400
+    assert answer.json()["error"].startswith(f"name: '{name}' cannot be used, as /lieutenant/")
+    assert not Lieutenant.objects.exists()
+
+
+def test_ui_leads_to_the_overview(client: Client) -> None:
+    for path in ("/ui", "/ui/", "/ui/anything"):
+        answer = client.get(path)
+        assert (answer.status_code, answer["Location"]) == (302, "/")
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin", "Pacific/Kiritimati"])
+@pytest.mark.parametrize("at", ["9999-12-31T23:59", "0001-01-01T00:00", "9999-12-31T23:59:59Z"])
+def test_a_time_beyond_the_calendar_is_refused(
+    api: Api, admin_client: Client, settings: Any, at: str, zone: str
+) -> None:
+    settings.TIME_ZONE = zone
+    assert api.get(f"/vm-tree/tree?at={at}").status_code == 400
+    assert admin_client.get(f"/fleet/then/?at={at}").status_code == 400
+
+
+def test_no_list_takes_a_limit_of_0(api: Api, ada: Lieutenant) -> None:
+    for path in (
+        *("/registry/vms", "/vm-tree/vms", "/vm-tree/jobs", "/vers-config/history"),
+        *("/registry/firings", "/bootloader/machines", "/bootloader/findings"),
+        *("/bootloader/provisionings", f"{LIEUTENANTS}/ada/messages"),
+        *(f"{LIEUTENANTS}/ada/transcript", f"/vm-tree/vms/{ADA}/history"),
+    ):
+        refused = api.get(f"{path}?limit=0")
+        assert refused.status_code == 400, path
+        assert refused.json()["error"].startswith("limit: must be a whole number from 1 to ")
+        assert api.get(f"{path}?limit=1").json().get("next", "none") is None, path

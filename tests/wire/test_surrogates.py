@@ -1,0 +1,63 @@
+"""Half a surrogate pair anywhere in a request is never a fault of reef."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from bootloader.models.joining import BootReport
+from reef_site.wire import dumps
+from tests.bootloader.joiners import Door, invite
+from tests.conftest import Api
+from tests.wire.asking import LIEUTENANTS, living
+from vmtree import services
+from vmtree.services import NewNode
+
+pytestmark = pytest.mark.django_db
+BAD = "\ud800"
+
+REQUESTS: list[tuple[str, str, Any, str]] = [
+    ("post", "/vm-tree/vms", {"name": "x", "category": BAD}, "category"),
+    ("patch", "/vm-tree/vms/one", {"category": BAD}, "category"),
+    ("post", "/registry/heartbeats", {"beats": [{"id": BAD}]}, "beats[0].id"),
+    ("post", "/vm-tree/vms/one/pause", {BAD: 1}, "a name in the body"),
+    ("post", "/bootloader/provision", {BAD: 1}, "a name in the body"),
+    ("post", "/registry/rules", {BAD: 1}, "a name in the body"),
+    ("post", LIEUTENANTS, {"name": "x", "role": BAD}, "role"),
+    ("post", f"{LIEUTENANTS}/ada/send", {"message": BAD}, "message"),
+    ("put", "/vers-config/REEF_VM_LABELS", {"value": BAD}, "value"),
+    ("post", "/registry/vms", {"metadata": {"deep": [{"er": BAD}]}}, "metadata.deep[0].er"),
+    ("post", "/vm-tree/vms", [BAD], "body[0]"),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "body", "place"), REQUESTS)
+def test_it_is_refused_by_its_place(
+    api: Api, method: str, path: str, body: Any, place: str
+) -> None:
+    living("ada")
+    services.create(NewNode("one", "agent_vm", "one"), by="tests")
+    call = getattr(api.client, method)
+    answer = call(path, body, content_type="application/json")
+    assert answer.status_code == 400, answer.content
+    assert answer.json()["error"] == f"{place}: has characters that are no text"
+
+
+def test_a_whole_pair_is_text(api: Api) -> None:
+    made = api.client.post(
+        "/vm-tree/vms",
+        b'{"name": "\\ud83d\\ude00", "category": "agent_vm"}',
+        content_type="application/json",
+    )
+    assert (made.status_code, made.json()["name"]) == (201, "\U0001f600")
+
+
+def test_what_a_program_printed_is_kept_without_it() -> None:
+    Door(invite()).report(output=f"half {BAD} a pair")
+    assert BootReport.objects.get().output == "half ? a pair"
+
+
+def test_an_answer_that_repeats_one_is_written_all_the_same() -> None:
+    said = {f"key{BAD}": [BAD, {"deep": f"x{BAD}"}], "pair": "\U0001f600"}
+    assert dumps(said).decode() == '{"key?":["?",{"deep":"x?"}],"pair":"\U0001f600"}'
