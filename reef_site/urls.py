@@ -39,7 +39,10 @@ def _of(organ: str, *routes: URLPattern | URLResolver) -> Routes:
 urlpatterns: Routes = [
     re_path(r"^health/?$", health, name="health"),
     # Where clients in the field send people.
-    re_path(r"^ui(?:/.*)?$", RedirectView.as_view(pattern_name="overview")),
+    re_path(
+        r"^ui(?:/.*)?$",
+        RedirectView.as_view(pattern_name="overview", http_method_names=["get", "head"]),
+    ),
     path("", views.overview, name="overview"),
     path("parts/", views.parts, name="parts"),
     path("attention/seen", attention.mark, name="attention-seen"),

@@ -399,11 +399,12 @@ def test_pause_answers_when_the_process_is_gone(stack: Stack) -> None:
     ]
     assert _alive(keeper["agent_pid"])
 
-    assert stack.client.post(f"{LIEUTENANTS}/pausing/pause").json() == {"paused": True}
+    paused = stack.client.post(f"{LIEUTENANTS}/pausing/pause").json()
+    assert paused == {"paused": True, "status": "paused", "error": None}
 
     assert not _alive(keeper["agent_pid"])
-    assert stack.client.post(f"{LIEUTENANTS}/pausing/resume?wait=30").json() == {"resumed": True}
-    assert stack.get("pausing")["status"] == "idle"
+    resumed = stack.client.post(f"{LIEUTENANTS}/pausing/resume?wait=30").json()
+    assert resumed == {"resumed": True, "status": "idle", "error": None}
 
 
 def _alive(pid: int) -> bool:

@@ -182,6 +182,8 @@ def test_every_delete_of_the_api_is_in_the_list() -> None:
         # Settings keep their history, and pins of snapshots can be set again.
         "/vers-config/<name>",
         "/vm-tree/snapshots/<snapshot_id>/pin",
+        # A message that is withdrawn can be sent again.
+        "/lieutenant/lieutenants/<name>/messages/<message_id>",
         # A grant can be given again.
         "/bootloader/grants/<vm_id>",
     }
