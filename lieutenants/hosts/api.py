@@ -11,6 +11,7 @@ from rest_framework.views import APIView
 from lieutenants.exceptions import BadInput
 from lieutenants.hosts.adoption import adopt
 from lieutenants.hosts.silence import Host, hosts
+from reef_site.common.request_names import takes
 from vmtree import permissions
 from vmtree.permissions import Action
 
@@ -45,6 +46,7 @@ class Adopt(APIView):
 
     asks_authority = True
 
+    @takes(body=("force",))
     def post(self, request: Request, name: str) -> Response:
         """Take its lieutenants over to this data folder; `{"force": true}` though it answers."""
         body = request.data if isinstance(request.data, dict) else {}

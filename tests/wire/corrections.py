@@ -45,7 +45,7 @@ ADDED = {
         "isolation",
     },
     "sent": {"messageId", "state"},
-    "uptime": {"parts", "isolation"},
+    "uptime": {"parts", "isolation", "unknownAgents"},
     # A heartbeat's answer.
     "lastSeen": {"nextBeatInMs"},
     # Configuration: the overview, and a PUT's answer.

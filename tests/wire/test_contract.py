@@ -336,7 +336,9 @@ def test_sending_to_one_whose_agent_is_dead(api: Api) -> None:
     refused = send(api, "dead", "x")
 
     assert refused.status_code == 400
-    assert refused.json() == {"error": "No active RPC connection for 'dead'"}
+    error = refused.json()["error"]
+    assert error.startswith("No active RPC connection for 'dead'")
+    assert "/restart" in error
 
 
 # -- waiting -----------------------------------------------------------------------------------
