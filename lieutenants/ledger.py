@@ -88,7 +88,8 @@ class Ledger:
 def save_progress(processes: Sequence[Process], lieutenants: Sequence[Lieutenant]) -> None:
     """The journals' offsets and what goes with them, all sessions in two statements."""
     _update(Process, ("offset", "state"), processes)
-    _update(Lieutenant, ("rev", "last_activity_at", "waiting_for", "trouble"), lieutenants)
+    columns = ("rev", "last_activity_at", "waiting_for", "waiting_since", "trouble")
+    _update(Lieutenant, columns, lieutenants)
 
 
 def _insert(model: type[Model], rows: Sequence[Any]) -> None:
@@ -164,5 +165,19 @@ def join_chunks(entry: Entry) -> str:
 
 def open_text(answer: Answer) -> str:
     """The text of a running answer: finished blocks and what has come of the open one."""
-    texts = answer.entries.filter(kind=Entry.Kind.TEXT).order_by("id")
-    return "".join(entry.text if entry.final else join_chunks(entry) for entry in texts)
+    entries = list(answer.entries.filter(kind=Entry.Kind.TEXT).order_by("id"))
+    return join_texts(
+        (each, each.text if each.final else join_chunks(each))
+        for each in entries
+        if not is_retried(each)
+    )
+
+
+def is_retried(entry: Entry) -> bool:
+    """Return whether the text belongs to an attempt that failed and was tried again."""
+    return bool(entry.data) and bool(entry.data.get("retried"))
+
+
+def join_texts(texts: Iterable[tuple[Entry, str]]) -> str:
+    """Join the texts of one run, a blank line between them, without those of retried attempts."""
+    return "\n\n".join(text for entry, text in texts if text and not is_retried(entry))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -16,7 +16,16 @@ from django.conf import settings
 from django.db import IntegrityError, transaction
 from django.utils import timezone
 
-from lieutenants import delivery, folders, presence, reattach, rpc, runtime, tasks
+from lieutenants import (
+    delivery,
+    folders,
+    model_choice,
+    presence,
+    reattach,
+    rpc,
+    runtime,
+    tasks,
+)
 from lieutenants.agents import find_agent
 from lieutenants.exceptions import (
     BadInput,
@@ -64,6 +73,7 @@ class Wish:
     restart_policy: str = RestartPolicy.NEVER
     idle_limit_minutes: int | None = None
     stall_limit_seconds: int | None = None
+    tool_limit_seconds: int | None = None
     remote: bool = False
     # The VM it stands below in the tree; a node's own, if it names none.
     parent_vm_id: str = ""
@@ -90,6 +100,7 @@ def create(wish: Wish, *, actor: object) -> Lieutenant:
     homes.check_config()
     pk = new_ulid()
     stall = settings.STALL_SECONDS if wish.stall_limit_seconds is None else wish.stall_limit_seconds
+    tools = settings.TOOL_SECONDS if wish.tool_limit_seconds is None else wish.tool_limit_seconds
     lieutenant = Lieutenant(
         id=pk,
         name=name,
@@ -103,6 +114,7 @@ def create(wish: Wish, *, actor: object) -> Lieutenant:
         restart_policy=wish.restart_policy,
         idle_limit_minutes=wish.idle_limit_minutes,
         stall_limit_seconds=stall,
+        tool_limit_seconds=tools,
     )
     try:
         with transaction.atomic():
@@ -226,6 +238,29 @@ def restart(name: str, *, actor: object) -> Lieutenant:
     return lieutenant
 
 
+def new_session(
+    name: str, *, actor: object, begin: Callable[..., Lieutenant] | None = None
+) -> Lieutenant:
+    """Start the agent with a new, empty session. The file of the old one stays beside it.
+
+    `begin` is `resume` or `restart`; without it the status decides.
+    """
+    lieutenant = _permitted(name, actor, Action.START)
+    begin = begin or (resume if lieutenant.status == Status.PAUSED else restart)
+    with transaction.atomic():
+        found = begin(name, actor=actor)
+        Lieutenant.objects.filter(pk=found.pk).update(
+            session_name=f"session-{new_ulid()}.jsonl",
+            session_since=timezone.now(),
+            session_problem="",
+            failures={},
+            failing_since=None,
+            trouble="",
+        )
+    logger.info("%s: new session asked by %s", name, actor)
+    return found
+
+
 def adjust(
     name: str, changes: Mapping[str, object], *, actor: object, restart_now: bool = False
 ) -> Lieutenant:
@@ -240,6 +275,7 @@ def adjust(
     lieutenant = _permitted(name, actor, action)
     if "model" in changes:
         _check_model(str(changes["model"]))
+        model_choice.check(lieutenant, str(changes["model"]))
     if changes.get("restart_policy", RestartPolicy.NEVER) not in RestartPolicy.values:
         raise BadInput(_NO_POLICY, "restart_policy")
     with transaction.atomic():
@@ -314,6 +350,8 @@ def at_rest(lieutenant_id: str) -> bool:
     lieutenant = Lieutenant.objects.filter(pk=lieutenant_id).first()
     if lieutenant is None or lieutenant.status == Status.STARTING:
         return lieutenant is None
+    if lieutenant.rewind_to is not None:
+        return False
     stopping = Process.objects.live().filter(lieutenant=lieutenant)
     return lieutenant.should_run or not stopping.exists()
 
