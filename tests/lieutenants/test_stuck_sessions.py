@@ -257,6 +257,7 @@ def test_a_word_that_no_session_has_is_refused(fleet: Fleet) -> None:
 def test_a_model_that_the_agent_has_not_is_refused_at_once(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch, settings: Any
 ) -> None:
+    settings.AGENT_ENV = [*settings.AGENT_ENV, "STANDIN_MODE"]
     monkeypatch.setenv("STANDIN_MODE", "models:standin/echo+standin/other")
     fleet.create("ada", model="standin/echo")
     until(lambda: AgentModels.objects.exists())
@@ -281,8 +282,9 @@ def test_a_model_that_the_agent_has_not_is_refused_at_once(
 
 @pytest.mark.parametrize("mode", ["", "disposition"])
 def test_a_command_without_a_run_leaves_the_lieutenant_idle_at_once(
-    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, mode: str
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, settings: Any, mode: str
 ) -> None:
+    settings.AGENT_ENV = [*settings.AGENT_ENV, "STANDIN_MODE"]
     monkeypatch.setenv("STANDIN_MODE", mode)
     fleet.create("bob")
     fleet.ask("bob", "hello")
