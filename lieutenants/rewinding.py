@@ -213,15 +213,15 @@ def _finish(session: Session, data: dict[str, Any], at: datetime) -> None:
     _let_go(session)
     failing.clear(session)
     lieutenant.trouble = ""
-    text = f"Went back to before message “{words}”. The earlier session stays in {row.session_name}."
+    text = (
+        f"Went back to before message “{words}”. The earlier session stays in {row.session_name}."
+    )
     session.notice(at, text, data={"rewind": {"from": row.session_name, "to": name}})
 
 
 def _let_go(session: Session) -> None:
     session.memory.rewinding, session.memory.rewind_to, session.rewind_at = "", 0, None
-    Lieutenant.objects.filter(pk=session.lieutenant.pk).update(
-        rewind_to=None, rewind_asked_at=None
-    )
+    Lieutenant.objects.filter(pk=session.lieutenant.pk).update(rewind_to=None, rewind_asked_at=None)
 
 
 def _on_time_out(session: Session, clock: float) -> None:

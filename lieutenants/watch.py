@@ -169,8 +169,7 @@ class Watch:
         elif clock - aborted_at > ABORT_SECONDS:
             self._give_up(
                 session,
-                f"{what}; "
-                "an abort did not help, so its process was ended.",
+                f"{what}; an abort did not help, so its process was ended.",
             )
 
     def _overlong_tool(self, session: Session, limit: int, clock: float) -> str:

@@ -201,11 +201,22 @@ def tokens_of(vm_id: str, *, by: object) -> list[NodeToken]:
     return list(node.tokens.all())
 
 
+def mark_destroyed(vm_id: str) -> None:
+    """Note that what ran at a node is destroyed; the node stays for those below it."""
+    now = dates.now()
+    node = Node.objects.living().filter(vm_id=vm_id, destroyed_at__isnull=True)
+    if node.update(destroyed_at=now, updated_at=now):
+        _tell_later([vm_id])
+
+
 def stats() -> dict[str, Any]:
     """How many living nodes there are, of each category that anybody has, and how many roots."""
     living = Node.objects.living()
     found = living.count_by_category()
-    return {"total": sum(found.values()), "byCategory": found, "roots": living.roots().count()}
+    known = {"total": sum(found.values()), "byCategory": found, "roots": living.roots().count()}
+    # Nodes of destroyed lieutenants stay while others are below them.
+    destroyed = living.filter(destroyed_at__isnull=False).count()
+    return {**known, "destroyed": destroyed} if destroyed else known
 
 
 # -- rules of the above --------------------------------------------------------------------------

@@ -6,100 +6,168 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('lieutenants', '0008_isolation'),
+        ("lieutenants", "0008_isolation"),
     ]
 
     operations = [
         migrations.CreateModel(
-            name='AgentModels',
+            name="AgentModels",
             fields=[
-                ('lieutenant', models.OneToOneField(on_delete=django.db.models.deletion.CASCADE, primary_key=True, related_name='agent_models', serialize=False, to='lieutenants.lieutenant')),
-                ('names', models.JSONField(default=list, help_text='provider/id of each.')),
-                ('labels', models.JSONField(default=list, help_text='Their names for people.')),
-                ('at', models.DateTimeField(default=django.utils.timezone.now)),
+                (
+                    "lieutenant",
+                    models.OneToOneField(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        primary_key=True,
+                        related_name="agent_models",
+                        serialize=False,
+                        to="lieutenants.lieutenant",
+                    ),
+                ),
+                ("names", models.JSONField(default=list, help_text="provider/id of each.")),
+                ("labels", models.JSONField(default=list, help_text="Their names for people.")),
+                ("at", models.DateTimeField(default=django.utils.timezone.now)),
             ],
             options={
-                'verbose_name_plural': 'agent models',
+                "verbose_name_plural": "agent models",
             },
         ),
         migrations.RemoveConstraint(
-            model_name='rule',
-            name='rule_event_is_known',
+            model_name="rule",
+            name="rule_event_is_known",
         ),
         migrations.AddField(
-            model_name='lieutenant',
-            name='failing_since',
+            model_name="lieutenant",
+            name="failing_since",
             field=models.DateTimeField(blank=True, null=True),
         ),
         migrations.AddField(
-            model_name='lieutenant',
-            name='failures',
+            model_name="lieutenant",
+            name="failures",
             field=models.JSONField(blank=True, default=dict),
         ),
         migrations.AddField(
-            model_name='lieutenant',
-            name='model_problem',
-            field=models.TextField(blank=True, help_text='How the model in use differs from the one that was wanted.'),
+            model_name="lieutenant",
+            name="model_problem",
+            field=models.TextField(
+                blank=True, help_text="How the model in use differs from the one that was wanted."
+            ),
         ),
         migrations.AddField(
-            model_name='lieutenant',
-            name='model_wanted',
-            field=models.CharField(blank=True, help_text='What its newest process was started with.', max_length=200),
+            model_name="lieutenant",
+            name="model_wanted",
+            field=models.CharField(
+                blank=True, help_text="What its newest process was started with.", max_length=200
+            ),
         ),
         migrations.AddField(
-            model_name='lieutenant',
-            name='rewind_asked_at',
+            model_name="lieutenant",
+            name="rewind_asked_at",
             field=models.DateTimeField(blank=True, null=True),
         ),
         migrations.AddField(
-            model_name='lieutenant',
-            name='rewind_to',
+            model_name="lieutenant",
+            name="rewind_to",
             field=models.BigIntegerField(blank=True, null=True),
         ),
         migrations.AddField(
-            model_name='lieutenant',
-            name='session_name',
-            field=models.CharField(default='session.jsonl', max_length=255),
+            model_name="lieutenant",
+            name="session_name",
+            field=models.CharField(default="session.jsonl", max_length=255),
         ),
         migrations.AddField(
-            model_name='lieutenant',
-            name='session_problem',
-            field=models.TextField(blank=True, help_text='Why its session cannot go on.'),
+            model_name="lieutenant",
+            name="session_problem",
+            field=models.TextField(blank=True, help_text="Why its session cannot go on."),
         ),
         migrations.AddField(
-            model_name='lieutenant',
-            name='session_since',
+            model_name="lieutenant",
+            name="session_since",
             field=models.DateTimeField(blank=True, null=True),
         ),
         migrations.AddField(
-            model_name='lieutenant',
-            name='tool_limit_seconds',
-            field=models.PositiveIntegerField(default=3600, help_text='How long one tool call may run. 0 is no limit.'),
+            model_name="lieutenant",
+            name="tool_limit_seconds",
+            field=models.PositiveIntegerField(
+                default=3600, help_text="How long one tool call may run. 0 is no limit."
+            ),
         ),
         migrations.AddField(
-            model_name='lieutenant',
-            name='waiting_since',
-            field=models.DateTimeField(blank=True, help_text='When the tool call that is waited for began.', null=True),
+            model_name="lieutenant",
+            name="waiting_since",
+            field=models.DateTimeField(
+                blank=True, help_text="When the tool call that is waited for began.", null=True
+            ),
         ),
         migrations.AlterField(
-            model_name='firing',
-            name='event',
-            field=models.CharField(choices=[('vm-late', 'VM is late'), ('vm-silent', 'VM is silent'), ('vm-registered', 'VM was registered'), ('lieutenant-error', 'lieutenant is in error'), ('lieutenant-failing', 'each request of a lieutenant fails'), ('lieutenant-idle', 'lieutenant is idle'), ('lieutenant-finished', 'lieutenant finished its work'), ('finding-unknown', 'a provider has a VM that the tree does not have'), ('finding-vanished', 'a VM vanished at its provider'), ('finding-useless', 'a VM costs and serves nothing')], max_length=30),
+            model_name="firing",
+            name="event",
+            field=models.CharField(
+                choices=[
+                    ("vm-late", "VM is late"),
+                    ("vm-silent", "VM is silent"),
+                    ("vm-registered", "VM was registered"),
+                    ("lieutenant-error", "lieutenant is in error"),
+                    ("lieutenant-failing", "each request of a lieutenant fails"),
+                    ("lieutenant-idle", "lieutenant is idle"),
+                    ("lieutenant-finished", "lieutenant finished its work"),
+                    ("finding-unknown", "a provider has a VM that the tree does not have"),
+                    ("finding-vanished", "a VM vanished at its provider"),
+                    ("finding-useless", "a VM costs and serves nothing"),
+                ],
+                max_length=30,
+            ),
         ),
         migrations.AlterField(
-            model_name='rule',
-            name='event',
-            field=models.CharField(choices=[('vm-late', 'VM is late'), ('vm-silent', 'VM is silent'), ('vm-registered', 'VM was registered'), ('lieutenant-error', 'lieutenant is in error'), ('lieutenant-failing', 'each request of a lieutenant fails'), ('lieutenant-idle', 'lieutenant is idle'), ('lieutenant-finished', 'lieutenant finished its work'), ('finding-unknown', 'a provider has a VM that the tree does not have'), ('finding-vanished', 'a VM vanished at its provider'), ('finding-useless', 'a VM costs and serves nothing')], max_length=30, verbose_name='when'),
+            model_name="rule",
+            name="event",
+            field=models.CharField(
+                choices=[
+                    ("vm-late", "VM is late"),
+                    ("vm-silent", "VM is silent"),
+                    ("vm-registered", "VM was registered"),
+                    ("lieutenant-error", "lieutenant is in error"),
+                    ("lieutenant-failing", "each request of a lieutenant fails"),
+                    ("lieutenant-idle", "lieutenant is idle"),
+                    ("lieutenant-finished", "lieutenant finished its work"),
+                    ("finding-unknown", "a provider has a VM that the tree does not have"),
+                    ("finding-vanished", "a VM vanished at its provider"),
+                    ("finding-useless", "a VM costs and serves nothing"),
+                ],
+                max_length=30,
+                verbose_name="when",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='rule',
-            constraint=models.CheckConstraint(condition=models.Q(('event__in', ['vm-late', 'vm-silent', 'vm-registered', 'lieutenant-error', 'lieutenant-failing', 'lieutenant-idle', 'lieutenant-finished', 'finding-unknown', 'finding-vanished', 'finding-useless'])), name='rule_event_is_known'),
+            model_name="rule",
+            constraint=models.CheckConstraint(
+                condition=models.Q(
+                    (
+                        "event__in",
+                        [
+                            "vm-late",
+                            "vm-silent",
+                            "vm-registered",
+                            "lieutenant-error",
+                            "lieutenant-failing",
+                            "lieutenant-idle",
+                            "lieutenant-finished",
+                            "finding-unknown",
+                            "finding-vanished",
+                            "finding-useless",
+                        ],
+                    )
+                ),
+                name="rule_event_is_known",
+            ),
         ),
         migrations.AddField(
-            model_name='agentmodels',
-            name='process',
-            field=models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='+', to='lieutenants.process'),
+            model_name="agentmodels",
+            name="process",
+            field=models.ForeignKey(
+                on_delete=django.db.models.deletion.CASCADE,
+                related_name="+",
+                to="lieutenants.process",
+            ),
         ),
     ]

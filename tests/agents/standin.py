@@ -612,7 +612,10 @@ class Agent:
     def poisoned(self, _: str) -> Steps:
         yield 0.0
         number = len(self.session.messages)
-        said = {"message": f"messages.{number}: image cannot be decoded", "request_id": f"r{number}"}
+        said = {
+            "message": f"messages.{number}: image cannot be decoded",
+            "request_id": f"r{number}",
+        }
         self.end_turn("error", "400: " + json.dumps(said))
 
     def retry(self, rest: str) -> Steps:

@@ -24,7 +24,9 @@ EXTENSION = """export default function (pi) {
 """
 
 
-@pytest.fixture(params=["087", "073"], ids=["pi-0.87.1", "pi-0.73.1"])
+@pytest.fixture(
+    params=["087", pytest.param("073", marks=pytest.mark.thorough)], ids=["pi-0.87.1", "pi-0.73.1"]
+)
 def crew(
     request: pytest.FixtureRequest, fleet: Fleet, stub: StubLLM, settings: Any, tmp_path: Path
 ) -> Fleet:
@@ -40,14 +42,16 @@ def crew(
     return fleet
 
 
-@pytest.mark.parametrize("status", [400, 413])
+@pytest.mark.parametrize("status", [400, pytest.param(413, marks=pytest.mark.thorough)])
 def test_a_poisoned_session_goes_on_from_before_the_message(
     crew: Fleet, stub: StubLLM, status: int
 ) -> None:
     stub.script(
         {
-            **{"match": {"any": "POISON-7"}, "times": 0},
-            **{"status": status, "error": "image cannot be decoded"},
+            "match": {"any": "POISON-7"},
+            "times": 0,
+            "status": status,
+            "error": "image cannot be decoded",
         }
     )
     crew.create("ada")

@@ -182,7 +182,13 @@ DAMAGES = {
 }
 
 
-@pytest.mark.parametrize("kind", DAMAGES)
+ONCE = ("gone", "rubbish")
+KINDS = [
+    kind if kind in ONCE else pytest.param(kind, marks=pytest.mark.thorough) for kind in DAMAGES
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_session_file_that_is_lost_stops_the_start(fleet: Fleet, kind: str) -> None:
     damage, words = DAMAGES[kind]
     file = damaged(fleet, "ada", damage)
@@ -241,7 +247,9 @@ def test_entries_whose_parent_is_lost_are_told(fleet: Fleet) -> None:
 
     damaged(fleet, "dot", damage)
     fleet.wait("dot", "idle")
-    assert any("follows an entry that is not there" in each for each in fleet.texts("dot", "notice"))
+    assert any(
+        "follows an entry that is not there" in each for each in fleet.texts("dot", "notice")
+    )
 
 
 def test_a_word_that_no_session_has_is_refused(fleet: Fleet) -> None:
