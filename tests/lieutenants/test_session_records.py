@@ -251,7 +251,7 @@ def test_a_command_is_in_the_transcript_above_what_it_said(
 ) -> None:
     run(played, "hello", assistant("hi"))
     pk = sent(played, "/note")
-    told = {"data": {"disposition": disposition}} if disposition else {}
+    told: dict[str, Any] = {"data": {"disposition": disposition}} if disposition else {}
     notify = event("extension_ui_request", id="n", method="notify", message="done-note")
     played.play(["s", AT, pk], notify, response(pk, **told))
     played.clock = 1.1
