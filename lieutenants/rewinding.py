@@ -36,6 +36,7 @@ ANSWER_SECONDS = 10.0
 SESSION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}\.jsonl")
 _LIST, _FORK, _FILE = "~rewind-", "~fork-", "~forked-"
 _WORDS = 80
+_HEAD = 200
 
 
 # -- asked ------------------------------------------------------------------------------------
@@ -163,16 +164,19 @@ def _fork(session: Session, data: dict[str, Any], at: datetime) -> None:
 
 
 def _match(session: Session, entry: Entry, listed: list[dict[str, Any]]) -> str | None:
-    """Return the agent's id of the message: of those with its text, the same one from the end."""
-    cover = session.screening.cover
-    same = [
-        str(each.get("entryId"))
-        for each in listed
-        if entry.text in (str(each.get("text")), cover(str(each.get("text"))))
-    ]
-    later = [each for each in _in_session(session, entry.pk) if each.text == entry.text]
-    place = len(same) - len(later)
-    return same[place] if later and 0 <= place < len(same) else None
+    """Return the agent's id of the message: of those with its text, the same one from the end.
+
+    Of a very long message the transcript has only the beginning; then its place alone counts.
+    """
+    texts = [session.screening.cover(str(each.get("text"))) for each in listed]
+    since = _in_session(session, entry.pk)
+    same = [number for number, text in enumerate(texts) if text == entry.text]
+    later = [each for each in since if each.text == entry.text]
+    if same and 0 < len(later) <= len(same):
+        return str(listed[same[-len(later)]].get("entryId"))
+    if 0 < len(since) <= len(texts) and texts[-len(since)][:_HEAD] == entry.text[:_HEAD]:
+        return str(listed[-len(since)].get("entryId"))
+    return None
 
 
 def _in_session(session: Session, since: int) -> list[Entry]:

@@ -275,7 +275,8 @@ def adjust(
     lieutenant = _permitted(name, actor, action)
     if "model" in changes:
         _check_model(str(changes["model"]))
-        model_choice.check(lieutenant, str(changes["model"]))
+        if changes["model"] != lieutenant.model:
+            model_choice.check(lieutenant, str(changes["model"]))
     if changes.get("restart_policy", RestartPolicy.NEVER) not in RestartPolicy.values:
         raise BadInput(_NO_POLICY, "restart_policy")
     with transaction.atomic():

@@ -545,6 +545,8 @@ class Session(Transcript):
             return "the next try"
         if memory.inflight:
             return "the agent's verdict on a message"
+        if memory.rewinding:
+            return "the agent to go back to before a message"
         return "the model" if memory.running else ""
 
 

@@ -13,14 +13,12 @@ from tests.lieutenants.fleets import plant
 from tests.lieutenants.rows import enlist
 from vmtree.models import Node
 
-pytestmark = pytest.mark.django_db
-
 
 def nodes(answer: Any) -> dict[str, dict[str, Any]]:
     return {each["vmId"]: each for each in answer.json()["vms"]}
 
 
-def test_readers_of_the_tree_see_that_it_is_destroyed(api: Api) -> None:
+def test_readers_of_the_tree_see_that_it_is_destroyed(database: str, api: Api) -> None:
     ada = enlist("ada")
     presence.enlist(ada, actor="tests")
     plant("child", ada.pk)
@@ -40,6 +38,7 @@ def test_readers_of_the_tree_see_that_it_is_destroyed(api: Api) -> None:
     assert api.get("/vm-tree/stats").json()["destroyed"] == 1
 
 
+@pytest.mark.django_db
 def test_a_later_round_marks_it_once_and_buries_it_when_nothing_is_below(api: Api) -> None:
     ada = enlist("ada")
     presence.enlist(ada, actor="tests")

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 from django.conf import settings
+from django.test import Client
 
-from lieutenants import failing
+from lieutenants import failing, rewinding
 from lieutenants.ledger import open_text
 from lieutenants.models import AgentModels, Answer, Entry, Lieutenant, Message, Usage
 from lieutenants.serializers import lieutenants_json, read_json
@@ -372,3 +373,86 @@ def test_waiting_for_a_tool_names_its_command_and_since_when(played: Played) -> 
     assert row.waiting_since is not None
     assert int(row.waiting_since.timestamp() * 1000) == AT
     assert settings.TOOL_SECONDS == 3600
+
+
+# -- going back --------------------------------------------------------------------------------
+
+
+def test_a_long_message_is_found_by_its_place(played: Played) -> None:
+    for text in ("hello", "x" * 5000):
+        run(played, text, assistant("hi"))
+    entry = Entry.objects.filter(kind="user").latest("id")
+    # What the transcript has of it is cut.
+    Entry.objects.filter(pk=entry.pk).update(text="x" * 1000 + " …")
+    Lieutenant.objects.update(rewind_to=entry.pk)
+    rewinding.look(played.session, played.row(), 0.0)
+    (question,) = played.session.outgoing
+    listed = [{"entryId": "a", "text": "hello"}, {"entryId": "b", "text": "x" * 5000}]
+    played.play(response(question.id, "get_fork_messages", data={"messages": listed}))
+
+    assert played.session.outgoing[-1].line["type"] == "fork"
+    assert played.session.outgoing[-1].line["entryId"] == "b"
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ({"success": False, "error": "Unknown command"}, "the agent refused: Unknown command"),
+        ({"data": {"messages": []}}, "does not have this message in its session any more"),
+        ({"data": {}}, "does not have this message in its session any more"),
+        ({"data": {"messages": ["odd", 7]}}, "does not have this message in its session any more"),
+    ],
+)
+def test_what_stands_against_going_back_is_told(
+    played: Played, answer: dict[str, Any], words: str
+) -> None:
+    run(played, "hello", assistant("hi"))
+    Lieutenant.objects.update(rewind_to=Entry.objects.get(kind="user").pk)
+    rewinding.look(played.session, played.row(), 0.0)
+    (question,) = played.session.outgoing
+    played.play(response(question.id, "get_fork_messages", **answer))
+
+    assert words in played.kinds()[-1][1]
+    assert played.row().rewind_to is None
+    assert played.session.memory.rewinding == ""
+
+
+def test_a_lost_answer_is_made_up_for_by_the_session_that_goes_on(played: Played) -> None:
+    run(played, "hello", assistant("hi"))
+    Lieutenant.objects.update(rewind_to=Entry.objects.get(kind="user").pk)
+    rewinding.look(played.session, played.row(), 0.0)
+    rewinding.look(played.session, played.row(), 11.0)
+    question = played.session.outgoing[-1]
+    assert question.line["type"] == "get_state"
+    assert played.session.waiting_for() == "the agent to go back to before a message"
+    played.play(response(question.id, "get_state", data={"sessionFile": "/s/session.jsonl"}))
+
+    assert played.kinds()[-1][1].endswith("the agent still continues the same session.")
+    assert played.row().rewind_to is None
+
+
+@pytest.mark.parametrize("name", ["../../etc/x.jsonl", "a b.jsonl", "", ".jsonl", "x.txt"])
+def test_only_a_plain_file_name_becomes_the_session(played: Played, name: str) -> None:
+    run(played, "hello", assistant("hi"))
+    Lieutenant.objects.update(rewind_to=Entry.objects.get(kind="user").pk)
+    rewinding.look(played.session, played.row(), 0.0)
+    rewinding.look(played.session, played.row(), 11.0)
+    question = played.session.outgoing[-1]
+    played.play(response(question.id, "get_state", data={"sessionFile": name}))
+
+    assert played.row().session_name in ("session.jsonl", "x.jsonl")
+    assert "/" not in played.row().session_name
+
+
+def test_the_page_marks_commands_retries_and_what_left_the_session(
+    played: Played, operator: Client
+) -> None:
+    run(played, "go", *cut_off("half"), assistant("whole"))
+    pk = sent(played, "/note")
+    played.play(["s", AT, pk], response(pk, data={"disposition": "handled"}))
+    Entry.objects.filter(kind="user", text="go").update(data={"rewound": True})
+
+    page = operator.get("/lieutenants/ada/").content.decode()
+    assert "command, handled" in page
+    assert "no longer in the session" in page
+    assert "From an attempt that failed and was tried again" in page
