@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from django.db import IntegrityError, connection, transaction
+from django.db.models import Count, Q
 from ulid import ULID
 
 from vmtree import authority, bells, dates, permissions, removal, tokens
@@ -213,10 +214,13 @@ def stats() -> dict[str, Any]:
     """How many living nodes there are, of each category that anybody has, and how many roots."""
     living = Node.objects.living()
     found = living.count_by_category()
-    known = {"total": sum(found.values()), "byCategory": found, "roots": living.roots().count()}
-    # Nodes of destroyed lieutenants stay while others are below them.
-    destroyed = living.filter(destroyed_at__isnull=False).count()
-    return {**known, "destroyed": destroyed} if destroyed else known
+    counted = living.aggregate(
+        roots=Count("pk", filter=Q(parent__isnull=True)),
+        # These nodes stay while others are below them.
+        destroyed=Count("pk", filter=Q(destroyed_at__isnull=False)),
+    )
+    known = {"total": sum(found.values()), "byCategory": found, "roots": counted["roots"]}
+    return {**known, "destroyed": counted["destroyed"]} if counted["destroyed"] else known
 
 
 # -- rules of the above --------------------------------------------------------------------------
