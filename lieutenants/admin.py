@@ -32,7 +32,10 @@ else:
 
 _HEAD = 100
 _MOST_OUTCOMES = 50
-OPEN_FIELDS = ("model", "restart_policy", "idle_limit_minutes", "stall_limit_seconds")
+OPEN_FIELDS = (
+    *("model", "restart_policy", "idle_limit_minutes"),
+    *("stall_limit_seconds", "tool_limit_seconds"),
+)
 
 
 class FactAdmin(_ModelAdmin):

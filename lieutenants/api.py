@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 from django.db.models import Q
@@ -12,7 +13,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 from rest_framework.viewsets import ViewSet
 
-from lieutenants import services, views, waits
+from lieutenants import rewinding, services, views, waits
 from lieutenants.exceptions import BadInput, NotFound
 from lieutenants.hosts import silence
 from lieutenants.models import Entry, Lieutenant, Message, Usage
@@ -24,8 +25,10 @@ from lieutenants.serializers import (
     body_of,
     changes_of,
     entry_json,
+    is_new_session,
     lieutenants_json,
     message_json,
+    message_wanted,
     messages_json,
     query_number,
     read_json,
@@ -85,6 +88,13 @@ def _check_first(request: Request, name: str) -> None:
     """Refuse before values are looked at. `services` says what is wrong with an unknown name."""
     if lieutenant := Lieutenant.objects.living().filter(name=name).first():
         permissions.check(request.user, Action.COMMAND, vm_of(lieutenant))
+
+
+def _start(name: str, request: Request, begin: Callable[..., Lieutenant]) -> Lieutenant:
+    """Start the agent by `begin`, on its session or on a new one."""
+    if is_new_session(body_of(request)):
+        return services.new_session(name, actor=request.user, begin=begin)
+    return begin(name, actor=request.user)
 
 
 class LieutenantViewSet(ViewSet):
@@ -177,20 +187,35 @@ class LieutenantViewSet(ViewSet):
         return _done(lieutenant, "paused", seconds)
 
     @action(detail=True, methods=["post"])
-    @takes(query=("wait",))
+    @takes(query=("wait",), body=("session",))
     def resume(self, request: Request, name: str) -> Response:
-        """Start the agent again on its session."""
+        """Start the agent again on its session, or with `{"session": "new"}`."""
+        _check_first(request, name)
         seconds = _seconds(request)
-        lieutenant = services.resume(name, actor=request.user)
+        lieutenant = _start(name, request, services.resume)
         return _done(lieutenant, "resumed", seconds)
 
     @action(detail=True, methods=["post"])
-    @takes(query=("wait",))
+    @takes(query=("wait",), body=("session",))
     def restart(self, request: Request, name: str) -> Response:
-        """End the agent and start it again, also after an error."""
+        """End the agent and start it again; `{"session": "new"}` begins a new session."""
+        _check_first(request, name)
         seconds = _seconds(request)
-        lieutenant = services.restart(name, actor=request.user)
+        lieutenant = _start(name, request, services.restart)
         return _done(lieutenant, "restarted", seconds)
+
+    @action(detail=True, methods=["post"])
+    @takes(query=("wait",), body=("messageId", "entryId"))
+    def rewind(self, request: Request, name: str) -> Response:
+        """Go back to before a message: `messageId`, `entryId`, or the first one that fails."""
+        _check_first(request, name)
+        seconds = _seconds(request)
+        message_id, entry_id = message_wanted(body_of(request))
+        lieutenant, entry = rewinding.ask(
+            name, actor=request.user, message_id=message_id, entry_id=entry_id
+        )
+        facts = {"rewinding": True, "entryId": entry.pk, "messageId": entry.message_id}
+        return _wait(Response(facts, status=202), lieutenant, seconds)
 
     @action(detail=True, methods=["post"])
     def abort(self, request: Request, name: str) -> Response:

@@ -25,7 +25,10 @@ logger = logging.getLogger(__name__)
 
 # No pause before another start is longer.
 LONGEST_PAUSE = timedelta(minutes=5)
-_MARKS = ("status_since", "last_activity_at", "restart_at", "leased_until")
+_MARKS = (
+    *("status_since", "last_activity_at", "restart_at", "leased_until"),
+    *("waiting_since", "failing_since", "rewind_asked_at", "session_since"),
+)
 
 
 class ClockWatch:

@@ -15,6 +15,7 @@ from lieutenants.models import Lieutenant, Message
 from lieutenants.states import MessageState
 
 WITHDRAWN = "withdrawn by an abort before the agent began with it"
+HANDLED = "a command, handled without a run"
 DESTROYED = "the lieutenant was destroyed"
 WITHDRAWN_BY = "withdrawn by {}"
 # How the notes of messages begin that no agent will get any more.
@@ -128,6 +129,13 @@ def all_done(lieutenant: Lieutenant, at: datetime) -> None:
     Message.objects.filter(
         lieutenant=lieutenant, state=MessageState.ACCEPTED, taken_up_at__isnull=True
     ).update(taken_up_at=at)
+
+
+def handled(message: Message, at: datetime) -> bool:
+    """Note that the agent handled a message as a command. Return False if that was known."""
+    evidence = {**(message.evidence or {}), "note": HANDLED}
+    waiting = Message.objects.filter(pk=message.pk, taken_up_at__isnull=True)
+    return bool(waiting.update(taken_up_at=at, evidence=evidence))
 
 
 def requeue(lieutenant: Lieutenant) -> int:

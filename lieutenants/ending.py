@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.utils import timezone
 
-from lieutenants import delivery
+from lieutenants import delivery, failing, rewinding
 from lieutenants.models import MOST_RESTARTS, Entry, Lieutenant
 from lieutenants.states import RUNNING, Outcome, RestartPolicy, Status
 
@@ -111,13 +111,14 @@ def _finish(session: Session, at: datetime, *, said: bool) -> None:
         session.add(Entry.Kind.ERROR, at, text=text, is_error=True)
     process.ended_at = at
     process.save(update_fields=["ended_at", "exit_code", "exit_signal", "stderr", "end_reason"])
+    rewinding.give_up(session, at)
     session.memory.running = session.memory.retrying = False
     session.memory.inflight, session.memory.compacting = "", 0
     delivery.requeue(session.lieutenant)
     if Lieutenant.objects.filter(pk=session.lieutenant.pk, status=Status.DESTROYED).exists():
         delivery.withdraw_queued(session.lieutenant, delivery.DESTROYED, at)
     session.ended = True
-    session.lieutenant.trouble = ""
+    session.lieutenant.trouble = failing.trouble(session.lieutenant)
 
 
 def _after_stop(session: Session) -> None:

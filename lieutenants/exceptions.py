@@ -65,6 +65,10 @@ class AgentMisconfigured(LieutenantError):
     status = 503
 
 
+class SessionDamaged(LieutenantError):
+    """The agent's session file cannot be continued; the text names it and the ways to go on."""
+
+
 class IsolationUnavailable(LieutenantError):
     """Agents cannot be isolated here as they must be; the text says why."""
 

@@ -36,6 +36,8 @@ _WORDS = {
     429: "The model provider is limiting the request rate",
     529: "The model provider is overloaded",
 }
+# The same request would be refused again.
+_REFUSALS = frozenset({400, 413, 422})
 _THEIR_FAULT = "The model provider has an internal error"
 
 
@@ -96,3 +98,15 @@ def _joined(about: str, said: str) -> str:
     if len(words) > LONGEST:
         words = words[: LONGEST - 1].rstrip() + "…"
     return ": ".join(part for part in (about, words) if part) + "."
+
+
+def is_about_request(raw: str) -> bool:
+    """Return whether the provider refuses what is asked, and not who asks, or asking now."""
+    found = _AGAIN.match(raw)
+    failure = (found["failure"] if found else raw).removeprefix(_NO_MORE)
+    numbered = _STATUS.match(failure)
+    said, status = _read(failure[numbered.end() :] if numbered else failure)
+    status = int(numbered["status"]) if numbered else status
+    if status:
+        return status in _REFUSALS
+    return not _UNREACHABLE.search(f"{said} {failure}")

@@ -311,5 +311,5 @@ class Follower:
 def _progress(session: Session) -> tuple[object, ...]:
     """What `save_progress` would write, to see whether it changed."""
     row, lieutenant = session.process, session.lieutenant
-    facts = (lieutenant.rev, lieutenant.waiting_for, lieutenant.trouble)
-    return (row.offset, repr(session.memory), *facts)
+    facts = (lieutenant.rev, lieutenant.waiting_for, lieutenant.waiting_since)
+    return (row.offset, repr(session.memory), *facts, lieutenant.trouble)

@@ -60,6 +60,13 @@ class RunForm(LieutenantForm):
         label="Abort after silence (seconds)",
         help_text="Abort the answer if the model is silent this long. 0 = never.",
     )
+    tool_limit_seconds = forms.IntegerField(
+        required=False,
+        min_value=0,
+        max_value=2_592_000,
+        label="Abort a tool after (seconds)",
+        help_text="Abort the answer if one tool call runs this long. 0 = never.",
+    )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -68,6 +75,7 @@ class RunForm(LieutenantForm):
                 "model"
             ].help_text = f"provider/model. Leave empty for the default, {usual}."
         self.fields["stall_limit_seconds"].widget.attrs["placeholder"] = settings.STALL_SECONDS
+        self.fields["tool_limit_seconds"].widget.attrs["placeholder"] = settings.TOOL_SECONDS
 
 
 class AdjustForm(RunForm):
@@ -87,6 +95,8 @@ class AdjustForm(RunForm):
         given["model"] = given["model"] or settings.DEFAULT_MODEL
         if given["stall_limit_seconds"] is None:
             given["stall_limit_seconds"] = settings.STALL_SECONDS
+        if given["tool_limit_seconds"] is None:
+            given["tool_limit_seconds"] = settings.TOOL_SECONDS
         return given
 
 

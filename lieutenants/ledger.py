@@ -110,7 +110,7 @@ def save_progress(sessions: Sequence[Progress]) -> None:
     )
     moved += _update(
         Lieutenant,
-        ("rev", "last_activity_at", "waiting_for", "trouble"),
+        ("rev", "last_activity_at", "waiting_for", "waiting_since", "trouble"),
         [each.lieutenant for each in sessions],
         still=("rev", [each.committed_rev for each in sessions]),
     )
@@ -205,5 +205,19 @@ def join_chunks(entry: Entry) -> str:
 
 def open_text(answer: Answer) -> str:
     """The text of a running answer: finished blocks and what has come of the open one."""
-    texts = answer.entries.filter(kind=Entry.Kind.TEXT).order_by("id")
-    return "".join(entry.text if entry.final else join_chunks(entry) for entry in texts)
+    entries = list(answer.entries.filter(kind=Entry.Kind.TEXT).order_by("id"))
+    return join_texts(
+        (each, each.text if each.final else join_chunks(each))
+        for each in entries
+        if not is_retried(each)
+    )
+
+
+def is_retried(entry: Entry) -> bool:
+    """Return whether the text belongs to an attempt that failed and was tried again."""
+    return bool(entry.data) and bool(entry.data.get("retried"))
+
+
+def join_texts(texts: Iterable[tuple[Entry, str]]) -> str:
+    """Join the texts of one run, a blank line between them, without those of retried attempts."""
+    return "\n\n".join(text for entry, text in texts if text and not is_retried(entry))

@@ -94,6 +94,12 @@ class Lieutenant(models.Model):
     model_in_use = models.CharField(
         max_length=200, blank=True, help_text="What the agent says it works with."
     )
+    model_wanted = models.CharField(
+        max_length=200, blank=True, help_text="What its newest process was started with."
+    )
+    model_problem = models.TextField(
+        blank=True, help_text="How the model in use differs from the one that was wanted."
+    )
     system_prompt = models.TextField(blank=True)
     folder = models.CharField(max_length=1024, help_text="The agent's working folder.")
     isolation = models.CharField(
@@ -109,12 +115,28 @@ class Lieutenant(models.Model):
     )
     idle_limit_minutes = models.PositiveIntegerField(null=True, blank=True)
     stall_limit_seconds = models.PositiveIntegerField(default=600, help_text="0 is no limit.")
+    tool_limit_seconds = models.PositiveIntegerField(
+        default=3600, help_text="How long one tool call may run. 0 is no limit."
+    )
 
     status = models.CharField(max_length=20, choices=Status.choices, default=Status.STARTING)
     status_since = models.DateTimeField(default=timezone.now)
     error = models.TextField(blank=True, help_text="Why it is in `error`.")
     trouble = models.TextField(blank=True, help_text="What the model is having trouble with now.")
     waiting_for = models.CharField(max_length=200, blank=True)
+    waiting_since = models.DateTimeField(
+        null=True, blank=True, help_text="When the tool call that is waited for began."
+    )
+    # Set from the second equal failure on: when the first one was. See `failing`.
+    failing_since = models.DateTimeField(null=True, blank=True)
+    failures = models.JSONField(default=dict, blank=True)
+    # The transcript entry to go back to, until the agent has done it. See `rewinding`.
+    rewind_to = models.BigIntegerField(null=True, blank=True)
+    rewind_asked_at = models.DateTimeField(null=True, blank=True)
+    # The file in its session folder that the agent continues, and since when it does.
+    session_name = models.CharField(max_length=255, default="session.jsonl")
+    session_since = models.DateTimeField(null=True, blank=True)
+    session_problem = models.TextField(blank=True, help_text="Why its session cannot go on.")
     task_count = models.PositiveIntegerField(default=0)
     # The number of the transcript's newest change; only the follower moves it.
     rev = models.BigIntegerField(default=0)
@@ -184,6 +206,7 @@ class Lieutenant(models.Model):
         fields = {"error": "", "restart_at": None, "status_since": now, **fields}
         if to is not Status.WORKING:
             fields.setdefault("waiting_for", "")
+            fields.setdefault("waiting_since", None)
             fields.setdefault("abort_asked_at", None)
         with transaction.atomic():
             # The WHERE clause is the lock: only one of two movers finds the row.
@@ -198,6 +221,24 @@ class Lieutenant(models.Model):
         self.status = to
         for field, value in fields.items():
             setattr(self, field, value)
+
+
+class AgentModels(models.Model):
+    """The models that a lieutenant's agent listed when it started last."""
+
+    lieutenant = models.OneToOneField(
+        Lieutenant, models.CASCADE, primary_key=True, related_name="agent_models"
+    )
+    names = models.JSONField(default=list, help_text="provider/id of each.")
+    labels = models.JSONField(default=list, help_text="Their names for people.")
+    process = models.ForeignKey("Process", models.CASCADE, related_name="+")
+    at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        verbose_name_plural = "agent models"
+
+    def __str__(self) -> str:
+        return f"{len(self.names)} models of {self.lieutenant_id}"
 
 
 class Move(models.Model):

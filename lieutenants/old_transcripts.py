@@ -22,7 +22,10 @@ COLUMNS: dict[type[Model], tuple[str, ...]] = {
     Entry: ("text", "data", "tool"),
     Answer: ("text", "error"),
     Message: ("text", "note", "evidence"),
-    Lieutenant: ("role", "directive", "system_prompt", "error", "trouble", "waiting_for"),
+    Lieutenant: (
+        *("role", "directive", "system_prompt", "error", "trouble", "waiting_for"),
+        *("failures", "model_problem"),
+    ),
     Process: ("stderr", "end_reason"),
     Move: ("reason",),
     Rule: ("text", "about"),

@@ -123,5 +123,5 @@ def _may_send(session: Session) -> bool:
     """One writer, one message at a time, and none into a retry or a compaction."""
     memory = session.memory
     ready = session.process.ready_at is not None and not session.ended
-    held = memory.inflight or memory.retrying or memory.compacting
+    held = memory.inflight or memory.retrying or memory.compacting or memory.rewinding
     return ready and not held

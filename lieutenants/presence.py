@@ -124,6 +124,7 @@ def bury(lieutenant: Lieutenant, *, actor: str) -> None:
             tokens.revoke_all([node.pk])
             with suppress(BadInput, NotFound), transaction.atomic():
                 tree.remove(vm_id, by=actor)
+            tree.mark_destroyed(vm_id)
         with suppress(NotFound):
             registry.deregister(vm_id)
 

@@ -20,6 +20,8 @@ _SUSPECT = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
 DELTA_KINDS = {"t": "text", "k": "thinking", "c": "tool_call"}
+# In a tool call an abort comes as an error.
+ABORTS = frozenset({"this operation was aborted", "request was aborted", "operation aborted"})
 # Dialogs of an extension that wait for an answer; the other methods only tell.
 DIALOGS = frozenset({"select", "confirm", "input", "editor"})
 
@@ -99,6 +101,11 @@ def text_of(content: Any) -> str:
         return ""
     parts = [each.get("text") for each in content if isinstance(each, dict)]
     return "".join(part for part in parts if isinstance(part, str))
+
+
+def is_abort(failure: Any) -> bool:
+    """Return whether a failure is only the agent's own abort, as its runtime words it."""
+    return isinstance(failure, str) and failure.strip(" .").lower() in ABORTS
 
 
 def count_images(content: Any) -> int:

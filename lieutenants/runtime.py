@@ -16,13 +16,14 @@ from django.db import IntegrityError, transaction
 from django.db.models import Q
 from django.utils import timezone
 
-from lieutenants import agent_check, configured, folders, keeper, presence, rpc
+from lieutenants import agent_check, configured, folders, keeper, presence, rpc, session_files
 from lieutenants.agents import Agent, find_agent
 from lieutenants.exceptions import (
     AgentMissing,
     IllegalMove,
     IsolationUnavailable,
     LostRace,
+    SessionDamaged,
     TransportError,
 )
 from lieutenants.isolation import homes, plan
@@ -124,6 +125,8 @@ def launch(lieutenant: Lieutenant) -> None:
         # Before the agent can print anything.
         process.save(update_fields=["state"])
     except (FleetError, OSError) as error:
+        if isinstance(error, SessionDamaged):
+            Lieutenant.objects.filter(pk=lieutenant.pk).update(session_problem=str(error))
         _start_failed(process, f"The agent could not be started: {error}")
         return
     try:
@@ -251,12 +254,19 @@ def _launch_spec(lieutenant: Lieutenant, process: Process, agent: Agent) -> Laun
         owner=way.uid,
         shared=way.uid is not None and "view" not in way.rules,
     )
-    session = str(home.session_file)
+    session_file = home.session / lieutenant.session_name
+    # An agent skips what it cannot read, so it is looked at first.
+    process.state = {**process.state, "notes": session_files.check(lieutenant, session_file)}
+    session = str(session_file)
     arguments = ["--mode", "rpc", "--session", session, "--session-dir", str(home.session)]
     arguments += ["--append-system-prompt", str(home.prompt)]
     given = configured.given(lieutenant)
     process.state = {**process.state, "secret_versions": given.versions}
-    if model := configured.model_of(lieutenant):
+    model = configured.model_of(lieutenant)
+    Lieutenant.objects.filter(pk=lieutenant.pk).update(
+        model_wanted=model, model_problem="", session_problem=""
+    )
+    if model:
         arguments += ["--model", model]
     return Launch(
         run=process.pk,

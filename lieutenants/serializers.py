@@ -13,6 +13,7 @@ from django.db.models import F, Window
 from django.db.models.functions import RowNumber
 from rest_framework.request import Request
 
+from lieutenants import failing
 from lieutenants.exceptions import BadInput
 from lieutenants.hosts import silence
 from lieutenants.ledger import open_text
@@ -30,7 +31,7 @@ Json = dict[str, Any]
 # What a request for a new lieutenant may say.
 CREATED = (
     *("name", "role", "local", "model", "directive", "folder", "restartPolicy", "parentVmId"),
-    *("idleLimitMinutes", "stallLimitSeconds", "vmId", "commitId", "provider"),
+    *("idleLimitMinutes", "stallLimitSeconds", "toolLimitSeconds", "vmId", "commitId", "provider"),
 )
 _WIRE_KEYS = {"cache_read": "cacheRead", "cache_write": "cacheWrite"}
 
@@ -102,6 +103,12 @@ def _lieutenant_json(
         ("error", row.error),
         ("trouble", row.trouble),
         ("waitingFor", row.waiting_for),
+        ("waitingSince", row.waiting_since),
+        ("failing", failing.facts(row)),
+        ("rewindingTo", row.rewind_to),
+        ("sessionProblem", row.session_problem),
+        ("modelWanted", row.model_wanted if row.model_problem else ""),
+        ("modelProblem", row.model_problem),
         ("restartAt", row.restart_at),
         ("idleLimitMinutes", row.idle_limit_minutes),
         ("isolation", row.isolation),
@@ -116,6 +123,7 @@ def _lieutenant_json(
         "restartPolicy": row.restart_policy,
         "restarts": row.restarts,
         "stallLimitSeconds": row.stall_limit_seconds,
+        "toolLimitSeconds": row.tool_limit_seconds,
         "usage": usage_json(sums),
         "rev": row.rev,
     }
@@ -145,12 +153,15 @@ def read_json(row: Lieutenant, *, tail: int, history: int) -> Json:
     """What `read` answers: the running answer, or the newest finished one."""
     answers = newest_answers([row.pk]).get(row.pk, [])
     running = Answer.objects.filter(lieutenant=row, outcome=Outcome.OPEN).last()
-    output = open_text(running) if running else ""
+    output = running_text = open_text(running) if running else ""
     if not output and row.status != Status.WORKING and answers:
         output = answers[-1]
     shown = f"...{output[-tail:]}" if 0 < tail < len(output) else output
     shown = shown or "(no output yet)"
     if history:
+        if not running_text and row.status != Status.WORKING:
+            # The newest answer is the last of those above.
+            shown = "(no output yet)"
         first = max(0, len(answers) - history)
         numbered = enumerate(answers[first:], start=first + 1)
         parts = [f"=== Response {number} ===\n{text}\n" for number, text in numbered]
@@ -268,12 +279,16 @@ def wish_of(data: Json) -> Wish:
         restart_policy=_text(data, "restartPolicy") or RestartPolicy.NEVER,
         idle_limit_minutes=_number(data, "idleLimitMinutes", least=1, most=525_600),
         stall_limit_seconds=_number(data, "stallLimitSeconds", least=0, most=604_800),
+        tool_limit_seconds=_number(data, "toolLimitSeconds", least=0, most=2_592_000),
         remote=far if local is None else not local,
         parent_vm_id=aliases.resolve(_text(data, "parentVmId").strip()),
     )
 
 
-ADJUSTABLE = ("model", "restartPolicy", "idleLimitMinutes", "stallLimitSeconds")
+ADJUSTABLE = (
+    *("model", "restartPolicy", "idleLimitMinutes"),
+    *("stallLimitSeconds", "toolLimitSeconds"),
+)
 
 
 def changes_of(data: Json) -> tuple[Json, bool]:
@@ -292,10 +307,26 @@ def changes_of(data: Json) -> tuple[Json, bool]:
     if "stallLimitSeconds" in given:
         stall = _number(data, "stallLimitSeconds", least=0, most=604_800)
         changes["stall_limit_seconds"] = settings.STALL_SECONDS if stall is None else stall
+    if "toolLimitSeconds" in given:
+        tools = _number(data, "toolLimitSeconds", least=0, most=2_592_000)
+        changes["tool_limit_seconds"] = settings.TOOL_SECONDS if tools is None else tools
     restart = data.get("restart", False)
     if not isinstance(restart, bool):
         raise BadInput("restart: must be true or false", "restart")
     return changes, restart
+
+
+def message_wanted(data: Json) -> tuple[str, int | None]:
+    """Which message is meant, by its id or by its transcript entry. Raises BadInput."""
+    return _text(data, "messageId"), _number(data, "entryId", least=1, most=1 << 53)
+
+
+def is_new_session(data: Json) -> bool:
+    """Whether a start is to begin a new session. Raises BadInput."""
+    session = _text(data, "session")
+    if session not in ("", "kept", "new"):
+        raise BadInput("session: must be one of kept, new", "session")
+    return session == "new"
 
 
 def query_number(request: Request, name: str, *, most: int = 1 << 53) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 
@@ -17,7 +17,16 @@ from django.db import IntegrityError, transaction
 from django.urls import NoReverseMatch, Resolver404, get_script_prefix, resolve, reverse
 from django.utils import timezone
 
-from lieutenants import delivery, folders, presence, reattach, rpc, runtime, tasks
+from lieutenants import (
+    delivery,
+    folders,
+    model_choice,
+    presence,
+    reattach,
+    rpc,
+    runtime,
+    tasks,
+)
 from lieutenants.agents import find_agent
 from lieutenants.creation import key_of
 from lieutenants.exceptions import (
@@ -72,6 +81,7 @@ class Wish:
     restart_policy: str = RestartPolicy.NEVER
     idle_limit_minutes: int | None = None
     stall_limit_seconds: int | None = None
+    tool_limit_seconds: int | None = None
     remote: bool = False
     # The VM it stands below in the tree; a node's own, if it names none.
     parent_vm_id: str = ""
@@ -109,6 +119,7 @@ def create_once(wish: Wish, *, actor: object, key: str = "") -> tuple[Lieutenant
     homes.check_config()
     pk = new_ulid()
     stall = settings.STALL_SECONDS if wish.stall_limit_seconds is None else wish.stall_limit_seconds
+    tools = settings.TOOL_SECONDS if wish.tool_limit_seconds is None else wish.tool_limit_seconds
     lieutenant = Lieutenant(
         id=pk,
         name=name,
@@ -124,6 +135,7 @@ def create_once(wish: Wish, *, actor: object, key: str = "") -> tuple[Lieutenant
         stall_limit_seconds=stall,
         creation_key=creation.key,
         creation_digest=creation.digest,
+        tool_limit_seconds=tools,
     )
     try:
         with transaction.atomic():
@@ -263,6 +275,29 @@ def restart(name: str, *, actor: object) -> Lieutenant:
     return lieutenant
 
 
+def new_session(
+    name: str, *, actor: object, begin: Callable[..., Lieutenant] | None = None
+) -> Lieutenant:
+    """Start the agent with a new, empty session. The file of the old one stays beside it.
+
+    `begin` is `resume` or `restart`; without it the status decides.
+    """
+    lieutenant = _permitted(name, actor, Action.START)
+    begin = begin or (resume if lieutenant.status == Status.PAUSED else restart)
+    with transaction.atomic():
+        found = begin(name, actor=actor)
+        Lieutenant.objects.filter(pk=found.pk).update(
+            session_name=f"session-{new_ulid()}.jsonl",
+            session_since=timezone.now(),
+            session_problem="",
+            failures={},
+            failing_since=None,
+            trouble="",
+        )
+    logger.info("%s: new session asked by %s", name, actor)
+    return found
+
+
 def adjust(
     name: str, changes: Mapping[str, object], *, actor: object, restart_now: bool = False
 ) -> Lieutenant:
@@ -277,6 +312,8 @@ def adjust(
     lieutenant = _permitted(name, actor, action)
     if "model" in changes:
         _check_model(str(changes["model"]))
+        if changes["model"] != lieutenant.model:
+            model_choice.check(lieutenant, str(changes["model"]))
     if changes.get("restart_policy", RestartPolicy.NEVER) not in RestartPolicy.values:
         raise BadInput(_NO_POLICY, "restart_policy")
     with transaction.atomic():
@@ -389,6 +426,8 @@ def at_rest(lieutenant_id: str) -> bool:
     lieutenant = Lieutenant.objects.filter(pk=lieutenant_id).first()
     if lieutenant is None or lieutenant.status == Status.STARTING:
         return lieutenant is None
+    if lieutenant.rewind_to is not None:
+        return False
     stopping = Process.objects.live().filter(lieutenant=lieutenant)
     return lieutenant.should_run or not stopping.exists()
 

@@ -16,8 +16,18 @@ from typing import Any
 from django.db import connection
 from django.utils import timezone
 
-from lieutenants import delivery, ending, rpc
+from lieutenants import (
+    commands,
+    delivery,
+    ending,
+    failing,
+    model_choice,
+    rewinding,
+    rpc,
+    tool_limits,
+)
 from lieutenants.exceptions import IllegalMove, LostRace
+from lieutenants.failing import FailureSeries
 from lieutenants.ledger import Ledger
 from lieutenants.models import Entry, Lieutenant, Message, Process
 from lieutenants.presence import vm_of
@@ -38,6 +48,8 @@ AGAIN_SECONDS = 0.3  # between two such questions
 STRANDED_ANSWERS = 5
 # An agent that says when it is done is asked only when it has not said so for this long.
 SETTLE_SECONDS = 20.0
+# One that has accepted a message begins its run at once; a command may begin none.
+BEGIN_SECONDS = 1.0
 
 NO_MODEL = (
     "The agent has no model to work with. Give it one: set ANTHROPIC_API_KEY (or another "
@@ -65,6 +77,14 @@ class Memory:
     inflight: str = ""
     answer: int | None = None
     message: str | None = None
+    # The entry of the slash command that is running, and how long to wait for a run to begin.
+    command: int | None = None
+    patience: float = SETTLE_SECONDS
+    # The command of `rewinding` that is on its way, and the entry to go back to.
+    rewinding: str = ""
+    rewind_to: int = 0
+    # What is to be said of the session when the agent is ready.
+    notes: list[str] = field(default_factory=list)
     barrier: int = 0
     # Text that is held back, see `TranscriptScreening.state`, and whether was said that some is.
     held: State = field(default_factory=dict)
@@ -119,6 +139,9 @@ class Session(Transcript):
     ask_again_at: float = 0.0
     doubtful: bool = False  # it said that it is done, and has accepted messages nonetheless
     stranded: int = 0
+    rewind_at: float | None = None
+    command: Entry | None = None
+    series: FailureSeries = field(default_factory=FailureSeries)
     # What the rows of process and lieutenant hold, see `ledger.save_progress`.
     committed_offset: int = 0
     committed_rev: int = 0
@@ -134,6 +157,8 @@ class Session(Transcript):
         session.screening.recover(process, session.memory.held)
         session.message_id = session.memory.message
         session.reopen(session.memory.answer)
+        if session.memory.command:
+            session.command = Entry.objects.filter(pk=session.memory.command).first()
         return session
 
     def use_newest_screen(self, *, recheck: bool = False) -> None:
@@ -170,9 +195,12 @@ class Session(Transcript):
         """Bring the columns that the pass writes up to date; new rows have their ids by now."""
         self.memory.answer = self.answer.pk if self.answer else None
         self.memory.message = self.message_id
+        self.memory.command = self.command.pk if self.command else None
+        failing.remember(self)
         self.memory.held = self.screening.state()
         self.process.state = dict(vars(self.memory))
         self.lieutenant.waiting_for = self.waiting_for()
+        self.lieutenant.waiting_since = tool_limits.since(self.results.values())
 
     def _take(self, record: list[Any]) -> None:
         kind, at = record[0], moment(record[1])
@@ -205,6 +233,13 @@ class Session(Transcript):
         """Something worth knowing that nobody said."""
         self.add(Entry.Kind.NOTICE, at, text=text, **fields)
 
+    def close_answer(self, at: datetime, outcome: Outcome, failure: str = "") -> None:
+        """Close the running answer, and count it if it failed like the one before."""
+        answer = self.answer
+        super().close_answer(at, outcome, failure)
+        if answer:
+            failing.count(self, outcome, failure, at, answer)
+
     # -- runs and messages of the agent ---------------------------------------------------
 
     def _agent_start(self, _event: Event, at: datetime) -> None:
@@ -215,7 +250,7 @@ class Session(Transcript):
         if self.answer is None:
             self.open_answer(at)
         memory.running, memory.settled, memory.ran = True, False, False
-        memory.retrying = False
+        memory.retrying, memory.patience = False, SETTLE_SECONDS
         memory.stop_reason, memory.failure = "", ""
         self.shift(Status.WORKING, "the agent began to work", {Status.IDLE})
 
@@ -256,17 +291,22 @@ class Session(Transcript):
                 self.answer.message_id = message.pk
                 self.ledger.change(self.answer)
         images = rpc.count_images(said.get("content"))
-        data = {"images": images} if images else {}
-        self.add(Entry.Kind.USER, at, text=text, message=message, data=data)
+        data: dict[str, Any] = {"images": images} if images else {}
+        data |= commands.took_up(self, message, text)
+        entry = self.add(Entry.Kind.USER, at, text=text, message=message, data=data)
+        self.first_user = self.first_user or entry
 
     def _assistant_message(self, said: Event, at: datetime) -> None:
         self.assistant_blocks(said, at)
         memory = self.memory
         memory.stop_reason, memory.failure = str(said.get("stopReason") or ""), ""
+        if memory.stop_reason == "error" and rpc.is_abort(said.get("errorMessage")):
+            memory.stop_reason = "aborted"
         if memory.stop_reason == "error":
             failure = str(said.get("errorMessage") or "The model failed without a word.")
             memory.failure = self.lieutenant.trouble = failure
-            self.add(Entry.Kind.ERROR, at, text=failure, is_error=True)
+            if not failing.is_known(self.lieutenant, failure):
+                self.add(Entry.Kind.ERROR, at, text=failure, is_error=True)
         elif memory.stop_reason == "aborted":
             self.notice(at, "The answer was aborted.")
         else:
@@ -276,6 +316,7 @@ class Session(Transcript):
 
     def _retry_start(self, event: Event, at: datetime) -> None:
         self.memory.retrying = True
+        self.drop_failed_texts()
         seconds = whole(event.get("delayMs")) / 1000
         self.lieutenant.trouble = (
             f"{event.get('errorMessage') or 'The model failed'} · try {event.get('attempt')} of "
@@ -302,8 +343,13 @@ class Session(Transcript):
     def _compaction_end(self, event: Event, at: datetime) -> None:
         self.memory.compacting = max(0, self.memory.compacting - 1)
         self.memory.retrying = bool(event.get("willRetry"))
+        if self.memory.retrying:
+            self.drop_failed_texts()
         result = event.get("result")
         if isinstance(result, dict):
+            provider, _, model = self.lieutenant.model_in_use.partition("/")
+            said = {"provider": provider, "model": model, "stopReason": "compaction"}
+            self.count_usage({**said, "usage": result.get("usage")}, at)
             text = f"Context shortened from {whole(result.get('tokensBefore'))} tokens."
             self.lieutenant.trouble = ""
         else:
@@ -314,12 +360,15 @@ class Session(Transcript):
     # -- extensions -----------------------------------------------------------------------
 
     def _extension_error(self, event: Event, at: datetime) -> None:
+        commands.show(self, at)
         text = f"Extension {event.get('extensionPath')}: {event.get('error')}"
         self.add(Entry.Kind.ERROR, at, text=text, is_error=True)
 
     def _ui_request(self, event: Event, at: datetime) -> None:
         """Nobody sits at the agent's side, so each dialog is dismissed at once."""
         method, request = str(event.get("method")), event.get("id")
+        if method in rpc.DIALOGS or method == "notify":
+            commands.show(self, at)
         if method in rpc.DIALOGS and isinstance(request, str):
             self.outgoing.append(rpc.dismiss(request))
             asked = " ".join(str(event.get(key) or "") for key in ("title", "message")).strip()
@@ -337,14 +386,22 @@ class Session(Transcript):
 
     def _response(self, event: Event, at: datetime) -> None:
         command, kind = str(event.get("id") or ""), event.get("command")
-        if kind == "get_state":
+        if command and command == self.memory.rewinding:
+            rewinding.heard(self, event, at)
+        elif kind == "get_state":
             self._state_answer(command, event, at)
+        elif command == model_choice.ASK:
+            model_choice.heard_list(self, event, at)
         elif kind == "clear_queue":
             self._queue_given_back(event, at)
         elif command and not command.startswith("~"):
             accepted = bool(event.get("success"))
             evidence = {key: value for key, value in event.items() if key != "data"}
             self._decided(command, accepted, evidence, at)
+            data = event.get("data")
+            if isinstance(data, dict) and data.get("disposition") == "handled":
+                self.memory.patience = 0.0
+                commands.handled(self, command, at)
             if not accepted:
                 text = f"The agent refused a message: {event.get('error')}"
                 self.add(Entry.Kind.ERROR, at, text=text, is_error=True)
@@ -353,7 +410,7 @@ class Session(Transcript):
         delivery.decide(message, accepted=accepted, evidence=evidence, at=at)
         if self.memory.inflight == message:
             self.memory.inflight = ""
-        self.memory.settled = False
+        self.memory.settled, self.memory.patience = False, BEGIN_SECONDS
         self.next_rev()
 
     def _queue_given_back(self, event: Event, at: datetime) -> None:
@@ -400,8 +457,11 @@ class Session(Transcript):
             if "unknown" in (model.get("id"), model.get("provider")):
                 ending.give_up(self, NO_MODEL, for_good=True)
                 return
-            name = f"{model.get('provider')}/{model.get('id')}"[:200]
-            Lieutenant.objects.filter(pk=self.lieutenant.pk).update(model_in_use=name)
+            model_choice.heard_model(self, model, at)
+            self.outgoing.append(rpc.simple("get_available_models", model_choice.ASK))
+        for note in self.memory.notes:
+            self.notice(at, note, is_error=True)
+        self.memory.notes = []
         waiting = Message.objects.undecided().filter(lieutenant=self.lieutenant).exists()
         to = Status.WORKING if waiting else Status.IDLE
         self.shift(to, "the agent is ready", {Status.STARTING})
@@ -439,6 +499,7 @@ class Session(Transcript):
         if self.answer:
             self.close_answer(now, memory.outcome(), memory.failure)
         if states:
+            commands.finish(self, now)
             delivery.all_done(self.lieutenant, now)
         self.shift(Status.IDLE, memory.rest_reason(), {Status.WORKING})
         self.resting = True
@@ -447,7 +508,7 @@ class Session(Transcript):
         """The answer comes after all that the agent has to say before it."""
         memory = self.memory
         will_tell = memory.settles and memory.ran and not self.doubtful
-        if will_tell and clock - self.heard_at < SETTLE_SECONDS:
+        if will_tell and clock - self.heard_at < memory.patience:
             return
         if self.asked_at is None:
             if clock < self.ask_again_at:
@@ -486,13 +547,15 @@ class Session(Transcript):
         if self.process.ready_at is None:
             return "the agent's start"
         if self.results:
-            return "tool " + ", ".join(sorted({each.tool for each in self.results.values()}))[:190]
+            return "tool " + tool_limits.named(self.results.values())
         if memory.compacting:
             return "the context to be shortened"
         if memory.retrying:
             return "the next try"
         if memory.inflight:
             return "the agent's verdict on a message"
+        if memory.rewinding:
+            return "the agent to go back to before a message"
         return "the model" if memory.running else ""
 
 

@@ -14,8 +14,8 @@ from typing import Any
 
 from django.utils import timezone
 
-from lieutenants import rpc
-from lieutenants.ledger import Ledger, join_chunks
+from lieutenants import rpc, tool_limits
+from lieutenants.ledger import Ledger, join_chunks, join_texts
 from lieutenants.models import Answer, Chunk, Entry, Lieutenant, Process, Usage
 from lieutenants.states import Outcome
 from lieutenants.transcript_screening import MAX_BLOCK, TranscriptScreening
@@ -35,6 +35,8 @@ class Transcript:
     answer: Answer | None = None
     # The message that is being worked on.
     message_id: str | None = None
+    # The message that the running answer began with.
+    first_user: Entry | None = None
     ledger: Ledger = field(default_factory=Ledger)
     screening: TranscriptScreening = field(default_factory=TranscriptScreening)
     _texts: dict[int, tuple[Entry, list[str]]] = field(default_factory=dict)
@@ -113,19 +115,22 @@ class Transcript:
     def assistant_blocks(self, said: Event, at: datetime) -> None:
         """The whole message of the agent: its blocks' final texts, and what it cost."""
         content = said.get("content")
+        failed = said.get("stopReason") == "error"
         for number, block in enumerate(content if isinstance(content, list) else []):
             if isinstance(block, dict):
-                self._block(number, block, at)
+                self._block(number, block, at, failed=failed)
         self.close_blocks()
-        self._count_usage(said, at)
+        self.count_usage(said, at)
 
-    def _block(self, number: int, block: Event, at: datetime) -> None:
+    def _block(self, number: int, block: Event, at: datetime, *, failed: bool) -> None:
         kind = {"text": Entry.Kind.TEXT, "thinking": Entry.Kind.THINKING}.get(
             str(block.get("type"))
         )
         fields: dict[str, Any] = {"final": True}
         if kind:
             fields["text"] = str(block.get(kind.value) or "")
+            if failed:
+                fields["data"] = {"failed": True}
         elif block.get("type") == "toolCall":
             kind = Entry.Kind.TOOL_CALL
             fields |= {
@@ -150,7 +155,8 @@ class Transcript:
             self.revise(entry, final=True, text=text)
         self.blocks.clear()
 
-    def _count_usage(self, said: Event, at: datetime) -> None:
+    def count_usage(self, said: Event, at: datetime) -> None:
+        """What a call of the model cost, by the agent's own figures."""
         usage = said.get("usage")
         if not isinstance(usage, dict):
             return
@@ -188,6 +194,7 @@ class Transcript:
             call_id=call_id,
             tool=str(event.get("toolName") or "")[:200],
             final=False,
+            data={"about": subject} if (subject := tool_limits.about(event.get("args"))) else {},
         )
 
     def tool_update(self, event: Event, _at: datetime) -> None:
@@ -237,6 +244,7 @@ class Transcript:
     def open_answer(self, at: datetime) -> None:
         """The agent begins to work."""
         self._finished_calls.clear()
+        self.first_user = None
         self.answer = Answer(
             lieutenant=self.lieutenant,
             process=self.process,
@@ -258,7 +266,18 @@ class Transcript:
         self.ledger.change(answer)
         self.next_rev()
 
+    def drop_failed_texts(self) -> None:
+        """The attempt that failed is tried again: its text is no part of the answer."""
+        if self.answer is None:
+            return
+        for entry in self._texts_of(self.answer):
+            if entry.data and "failed" in entry.data:
+                self.revise(entry, data={"retried": True})
+
     def _answer_text(self, answer: Answer) -> str:
+        return join_texts((entry, entry.text) for entry in self._texts_of(answer))
+
+    def _texts_of(self, answer: Answer) -> list[Entry]:
         """Entries of earlier passes from their rows, those of this pass from the ledger."""
         entries: dict[int, Entry] = {}
         if answer.pk:
@@ -266,9 +285,7 @@ class Transcript:
             entries = {row.pk: row for row in rows}
         changed = self.ledger.changed_entries(answer)
         entries |= {pk: entry for pk, entry in changed.items() if entry.kind == Entry.Kind.TEXT}
-        texts = [entry.text for _, entry in sorted(entries.items())]
-        texts += [each.text for each in self.ledger.new_texts(answer)]
-        return "".join(texts)
+        return [entry for _, entry in sorted(entries.items())] + self.ledger.new_texts(answer)
 
 
 def _block_of(entry: Entry) -> tuple[str, int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lieutenants import services
+from lieutenants import failing, rewinding, services
 from lieutenants.exceptions import NotNow
 from lieutenants.hosts import silence
 from lieutenants.models import Lieutenant, Message
@@ -33,10 +33,12 @@ class Verb:
     grave: bool = False
     # It drops the messages that wait; then a question comes first, too.
     drops_queue: bool = False
+    # Offered only where this holds, too.
+    offered: Callable[[Lieutenant], bool] = lambda _: True
 
     def fits(self, lieutenant: Lieutenant) -> bool:
         """Whether the lieutenant's status allows it."""
-        return lieutenant.status in self.when
+        return lieutenant.status in self.when and self.offered(lieutenant)
 
     def asks(self, lieutenant: Lieutenant) -> bool:
         """Whether a question comes first."""
@@ -76,6 +78,16 @@ def _restart(name: str, actor: str, _sure: bool) -> str:
     return _said(services.restart(name, actor=actor), "restarting the agent")
 
 
+def _rewind(name: str, actor: str, _sure: bool) -> str:
+    _, entry = rewinding.ask(name, actor=actor)
+    return f"{name}: going back to before “{' '.join(entry.text.split())[:80]}”."
+
+
+def _new_session(name: str, actor: str, _sure: bool) -> str:
+    services.new_session(name, actor=actor)
+    return f"{name}: starting with a new session; the old one is kept."
+
+
 def _destroy(name: str, actor: str, _sure: bool) -> str:
     return services.destroy(name, actor=actor)
 
@@ -110,6 +122,27 @@ VERBS: dict[str, Verb] = {
             asks_in=frozenset({S.WORKING}),
             outlook="It is working now. Its answer is aborted and its agent stops. The session "
             "is kept: resume it later and it remembers everything.",
+        ),
+        Verb(
+            "rewind",
+            "Go back",
+            _rewind,
+            when=frozenset({S.IDLE}),
+            asks_in=frozenset({S.IDLE}),
+            outlook="Each request fails since one message. The agent goes on from before that "
+            "message and forgets what came after it. The transcript and the earlier session "
+            "file are kept.",
+            offered=failing.can_rewind,
+        ),
+        Verb(
+            "new-session",
+            "New session",
+            _new_session,
+            when=frozenset({S.IDLE, S.ERROR, S.PAUSED}),
+            asks_in=frozenset({S.IDLE, S.ERROR, S.PAUSED}),
+            outlook="The agent starts without any memory of this session. The transcript and the "
+            "old session file are kept.",
+            offered=lambda each: bool(each.session_problem) or failing.can_rewind(each),
         ),
         Verb(
             "restart",

@@ -213,7 +213,7 @@ def _facts(lieutenant: Lieutenant) -> dict[str, Any]:
         "waiting": list(lieutenant.messages.pending()[:_MOST_WAITING]) if alive else [],
         "sent": lieutenant.messages.order_by("-created_at", "-id")[:_RECENT],
         "used": figures.spans_of(lieutenant),
-        "session_file": home_of(lieutenant.pk).session_file,
+        "session_file": home_of(lieutenant.pk).session / lieutenant.session_name,
         "most_restarts": MOST_RESTARTS,
         "verbs": [verb for verb in VERBS.values() if verb.fits(lieutenant)],
         "asking": [verb for verb in VERBS.values() if verb.asks(lieutenant)],

@@ -13,7 +13,7 @@ from django.conf import settings
 from django.db import connections, transaction
 from django.utils import timezone
 
-from lieutenants import ending, muster, rpc, runtime
+from lieutenants import ending, muster, rewinding, rpc, runtime
 from lieutenants.exceptions import IllegalMove, LostRace, TransportError
 from lieutenants.hosts import services as hosts
 from lieutenants.hosts import strays
@@ -22,6 +22,7 @@ from lieutenants.models import Lieutenant, LifeSign, Process, new_ulid
 from lieutenants.reachability import Reachability, is_ours
 from lieutenants.session import Session
 from lieutenants.states import Status
+from lieutenants.tool_limits import ToolClock, named
 from lieutenants.transports import get_transport
 from lieutenants.unknown_agents import scan
 from vmtree import bells
@@ -53,6 +54,7 @@ class Watch:
         self._mustered = -muster.EVERY_SECONDS
         self._busy = threading.Lock()
         self._aborted_at: dict[str, float] = {}
+        self._tools: dict[str, ToolClock] = {}
         self._reach = Reachability()
 
     def sign(self, clock: float) -> None:
@@ -99,6 +101,7 @@ class Watch:
         """The place of an ended process is free: start whoever waits for it."""
         self._aborted_at.pop(session.process.pk, None)
         self._reach.forget(session.process.pk)
+        self._tools.pop(session.process.pk, None)
         transport = get_transport(session.process.transport)
         transport.clean(session.process.directory)
         bells.tell_change(session.lieutenant.pk)
@@ -114,6 +117,8 @@ class Watch:
         lieutenant = row.lieutenant
         if lieutenant.abort_asked_at:
             self._abort(session, lieutenant)
+        if lieutenant.rewind_to is not None or session.memory.rewinding:
+            rewinding.look(session, lieutenant, clock)
         if lieutenant.status == Status.WORKING and row.ready_at and not session.memory.busy:
             session.resting = False
         if strays.must_restart(row, lieutenant) and row.stop_asked_at is None:
@@ -191,20 +196,21 @@ class Watch:
             self._give_up(session, text)
             return
         awaited = waiting_for and not session.results
-        if not limit or not awaited or silence < limit:
+        what = self._overlong_tool(session, lieutenant.tool_limit_seconds, clock)
+        if not what and limit and awaited and silence >= limit:
+            what = f"Silent for {int(silence)} s while waiting for {waiting_for}"
+        if not what:
             self._aborted_at.pop(session.process.pk, None)
             return
         aborted_at = self._aborted_at.setdefault(session.process.pk, clock)
         if aborted_at == clock:
-            what = f"Silent for {int(silence)} s while waiting for {waiting_for}"
             self._say_stalled(session, what)
             session.outgoing.append(rpc.simple("abort", f"~abort-stall-{int(clock)}"))
             session.resting = False
         elif clock - aborted_at > ABORT_SECONDS:
             self._give_up(
                 session,
-                f"Silent for {int(silence)} s while waiting for {waiting_for}; "
-                "an abort did not help, so its process was ended.",
+                f"{what}; an abort did not help, so its process was ended.",
             )
 
     def _say_reach(self, session: Session, row: Lieutenant, clock: float) -> None:
@@ -219,6 +225,17 @@ class Watch:
             session.remember()
             save_progress([session])
         bells.tell_change(row.pk)
+
+    def _overlong_tool(self, session: Session, limit: int, clock: float) -> str:
+        """Say which tool call is past its limit; empty if none is."""
+        tools = self._tools.setdefault(session.process.pk, ToolClock())
+        running = [each for each in session.results.values() if each.pk is not None]
+        tools.keep_only(each.pk for each in running)
+        took = {each.pk: tools.seconds(each, clock) for each in running}
+        if not limit or not session.memory.running:
+            return ""
+        overdue = [each for each in running if took[each.pk] >= limit]
+        return f"Tool {named(overdue)} ran longer than its limit of {limit} s" if overdue else ""
 
     def _say_stalled(self, session: Session, what: str) -> None:
         """The transcript says who breaks the answer off, and why."""

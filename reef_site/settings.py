@@ -226,6 +226,7 @@ AGENT_ENV = [
 ISOLATION = env.word("REEF_ISOLATION", "auto", ("auto", "user", "landlock", "bubblewrap", "none"))
 AGENT_FOLDERS = env.names("REEF_AGENT_FOLDERS", each=r"/[^,\x00-\x1f]*")
 STALL_SECONDS = env.integer("REEF_STALL_SECONDS", 600, least=0, most=7 * 86400)
+TOOL_SECONDS = env.integer("REEF_TOOL_SECONDS", 3600, least=0, most=30 * 86400)
 STALL_NOTICE_SECONDS = env.integer("REEF_STALL_NOTICE_SECONDS", 60, least=1, most=86400)
 START_SECONDS = env.integer("REEF_START_SECONDS", 90, least=1, most=3600)
 STARTS_AT_ONCE = env.integer("REEF_STARTS_AT_ONCE", max(2, os.cpu_count() or 2), least=1, most=256)

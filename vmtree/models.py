@@ -70,6 +70,11 @@ class Node(models.Model):
     created_at = models.DateTimeField(default=dates.now)
     updated_at = models.DateTimeField(default=dates.now, db_index=True)
     removed_at = models.DateTimeField(null=True, blank=True)
+    destroyed_at = models.DateTimeField(
+        null=True,
+        blank=True,
+        help_text="Its lieutenant was destroyed; the node stays for those below it.",
+    )
 
     objects = NodeQuerySet.as_manager()
 

@@ -39,13 +39,17 @@ _DATE = {
 }
 _TAIL = (
     """',"createdAt":"' || {created} || '","updatedAt":"' || {updated} || '"'"""
-    """ || coalesce(',"removedAt":"' || {removed} || '"', '') || '}}'"""
+    """ || coalesce(',"removedAt":"' || {removed} || '"', '')"""
+    """ || coalesce(',"destroyed":true,"destroyedAt":"' || {destroyed} || '"', '') || '}}'"""
 )
 _NO_DATE = "CAST(NULL AS text)"
 
 
 class _Tail(Func):
-    """The end of a piece, from three columns of a QuerySet: created, updated, perhaps removed."""
+    """The end of a piece, from columns of a QuerySet: created, updated, removed, destroyed.
+
+    The last two may be left out.
+    """
 
     output_field = TextField()
 
@@ -55,12 +59,13 @@ class _Tail(Func):
         return f"({_tail(*(sql for sql, _ in found))})", [one for _, all_ in found for one in all_]
 
 
-def _tail(created: str, updated: str, removed: str = "") -> str:
+def _tail(created: str, updated: str, removed: str = "", destroyed: str = "") -> str:
     date = _DATE[connection.vendor]
     return _TAIL.format(
         created=date.format(column=created),
         updated=date.format(column=updated),
         removed=date.format(column=removed) if removed else _NO_DATE,
+        destroyed=date.format(column=destroyed) if destroyed else _NO_DATE,
     )
 
 
@@ -68,7 +73,7 @@ def of(nodes: QuerySet[Node]) -> list[Piece]:
     """The nodes of a QuerySet, in its order, by one statement."""
     found = nodes.annotate(
         config=Cast("reef_config", TextField()),
-        tail=_Tail(F("created_at"), F("updated_at"), F("removed_at")),
+        tail=_Tail(F("created_at"), F("updated_at"), F("removed_at"), F("destroyed_at")),
     )
     columns = ("pk", "parent_id", "vm_id", "name", "parent__vm_id", "category", "config", "tail")
     return _pieces(found.values_list(*columns))
@@ -115,7 +120,7 @@ def below(
 
 def _line(sql: str, parameters: list[Any], *, since: datetime | None = None) -> list[Piece]:
     """The nodes whose keys `line` holds, oldest first."""
-    tail = _tail("n.created_at", "n.updated_at", "n.removed_at")
+    tail = _tail("n.created_at", "n.updated_at", "n.removed_at", "n.destroyed_at")
     changed = ""
     if since is not None:
         changed = " WHERE n.updated_at >= %s"

@@ -29,7 +29,11 @@ def node_json(node: Node) -> Json:
         "createdAt": node.created_at,
         "updatedAt": node.updated_at,
     }
-    return {**said, "removedAt": node.removed_at} if node.removed_at else said
+    if node.removed_at:
+        said["removedAt"] = node.removed_at
+    if node.destroyed_at:
+        said |= {"destroyed": True, "destroyedAt": node.destroyed_at}
+    return said
 
 
 def revision_json(revision: Revision) -> Json:

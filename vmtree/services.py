@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from django.db import IntegrityError, connection, transaction
+from django.db.models import Count, Q
 from ulid import ULID
 
 from vmtree import authority, bells, dates, permissions, removal, tokens
@@ -201,11 +202,25 @@ def tokens_of(vm_id: str, *, by: object) -> list[NodeToken]:
     return list(node.tokens.all())
 
 
+def mark_destroyed(vm_id: str) -> None:
+    """Note that what ran at a node is destroyed; the node stays for those below it."""
+    now = dates.now()
+    node = Node.objects.living().filter(vm_id=vm_id, destroyed_at__isnull=True)
+    if node.update(destroyed_at=now, updated_at=now):
+        _tell_later([vm_id])
+
+
 def stats() -> dict[str, Any]:
     """How many living nodes there are, of each category that anybody has, and how many roots."""
     living = Node.objects.living()
     found = living.count_by_category()
-    return {"total": sum(found.values()), "byCategory": found, "roots": living.roots().count()}
+    counted = living.aggregate(
+        roots=Count("pk", filter=Q(parent__isnull=True)),
+        # These nodes stay while others are below them.
+        destroyed=Count("pk", filter=Q(destroyed_at__isnull=False)),
+    )
+    known = {"total": sum(found.values()), "byCategory": found, "roots": counted["roots"]}
+    return {**known, "destroyed": counted["destroyed"]} if counted["destroyed"] else known
 
 
 # -- rules of the above --------------------------------------------------------------------------

@@ -157,6 +157,12 @@ def _error(rule: Rule, now: datetime) -> Rows:
     return rows.filter(status_since__lte=now - _minutes(rule))
 
 
+def _failing(rule: Rule, now: datetime) -> Rows:
+    """Each request has failed alike since then; the agent itself is well."""
+    rows = _lieutenants(rule).exclude(status=Status.DESTROYED)
+    return rows.filter(failing_since__lte=now - _minutes(rule))
+
+
 def _idle(rule: Rule, now: datetime) -> Rows:
     limit = now - _minutes(rule)
     rows = _lieutenants(rule).filter(status=Status.IDLE)
@@ -193,6 +199,9 @@ CONDITIONS: dict[Event, Condition] = {
     ),
     Event.LIEUTENANT_ERROR: Condition(
         _error, "id", "name", "status_since", ("status", "status_since", "error", "restarts")
+    ),
+    Event.LIEUTENANT_FAILING: Condition(
+        _failing, "id", "name", "failing_since", ("status", "failing_since", "trouble")
     ),
     Event.LIEUTENANT_IDLE: Condition(
         _idle, "id", "name", "status_since", ("status", "status_since", "last_activity_at")

@@ -30,6 +30,7 @@ class Event(models.TextChoices):
     VM_SILENT = "vm-silent", "VM is silent"
     VM_REGISTERED = "vm-registered", "VM was registered"
     LIEUTENANT_ERROR = "lieutenant-error", "lieutenant is in error"
+    LIEUTENANT_FAILING = "lieutenant-failing", "each request of a lieutenant fails"
     LIEUTENANT_IDLE = "lieutenant-idle", "lieutenant is idle"
     LIEUTENANT_FINISHED = "lieutenant-finished", "lieutenant finished its work"
     # The findings of the bootloader's reconcile.
@@ -52,7 +53,10 @@ class Action(models.TextChoices):
     DO_PROPOSED = "do-proposed", "do what the finding proposes"
 
 
-OF_LIEUTENANTS = (Event.LIEUTENANT_ERROR, Event.LIEUTENANT_IDLE, Event.LIEUTENANT_FINISHED)
+OF_LIEUTENANTS = (
+    *(Event.LIEUTENANT_ERROR, Event.LIEUTENANT_FAILING),
+    *(Event.LIEUTENANT_IDLE, Event.LIEUTENANT_FINISHED),
+)
 OF_FINDINGS = (Event.FINDING_UNKNOWN, Event.FINDING_VANISHED, Event.FINDING_USELESS)
 FOR_FINDINGS = (Action.NOTE, Action.WEBHOOK, Action.SNAPSHOT, Action.DO_PROPOSED)
 # Only of these can somebody be dead.

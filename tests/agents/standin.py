@@ -23,12 +23,18 @@ its own way:
     PIECES <n> <s> <text>   the text, n characters at a time, every s seconds; with its variables
     CRASH <n> <s> <text>    the same; then the text on stderr, and exit in mid-answer
     NOISE <text>            the text as a line that is no JSON
-    RECALL                  the user messages that were in the session file at start
+    RECALL                  the user messages that the session holds
+    POISON <text>           fails with 400, and so does each message while it is in the session
+    RETRY <n> <text>        n attempts that break off after "half of it", then the text
+    COMPACT                 shortens its context; the call that did it has a usage of its own
+    HANG <seconds> <name>   a tool call that takes so long, without output
+    /note /boom /run /ask   commands: a notification, an error, a run, a dialog
 
 STANDIN_MODE, joined by commas: mute (answers nothing), exit:<code> (exits at once), stubborn
 (ignores SIGTERM), fat (repeats the message in each update, as 0.73.1 did), old (0.73.1: no system
 message, no agent_settled, no clear_queue), golden (as when golden.json was recorded: SLOW echoes at
-once and keeps the run open for that time; steers and follow-ups have one queue).
+once and keeps the run open for that time; steers and follow-ups have one queue), disposition (1.6:
+its answer to a prompt says what became of it), models:<a>+<b> (these are the models it lists).
 """
 
 from __future__ import annotations
@@ -81,6 +87,15 @@ def text_block(text: str) -> dict[str, Any]:
     return {"type": "text", "text": text}
 
 
+def parsed(line: str) -> dict[str, Any] | None:
+    """The entry in a line of the session file; None if it cannot be read."""
+    try:
+        entry = json.loads(line) if line.endswith("\n") else None
+    except ValueError:
+        return None
+    return entry if isinstance(entry, dict) else None
+
+
 class Session:
     """The file of finished turns."""
 
@@ -88,19 +103,38 @@ class Session:
         self.path = path
         self.messages: list[dict[str, Any]] = []
         if path and os.path.exists(path):
-            with open(path, encoding="utf-8") as file:
-                entries = [json.loads(line) for line in file if line.endswith("\n")]
+            with open(path, encoding="utf-8", errors="replace") as file:
+                entries = [entry for line in file if (entry := parsed(line))]
+            if os.path.getsize(path) and (not entries or entries[0].get("type") != "session"):
+                sys.exit(f"Error: Session file is not a valid session: {path}")
             self.messages = [entry["message"] for entry in entries if entry["type"] == "message"]
-        self.earlier = [
-            message["content"][0]["text"] for message in self.messages if message["role"] == "user"
-        ]
+
+    @property
+    def earlier(self) -> list[str]:
+        """The user messages that it holds."""
+        return [each["content"][0]["text"] for each in self.messages if each["role"] == "user"]
 
     def append(self, messages: list[dict[str, Any]]) -> None:
+        count = len(self.messages)
         self.messages += messages
         if self.path:
-            entries = [{"type": "message", "message": message} for message in messages]
+            begins = not os.path.exists(self.path) or not os.path.getsize(self.path)
+            entries: list[dict[str, Any]] = [
+                {"type": "message", "id": str(number), "message": message}
+                for number, message in enumerate(messages, start=count)
+            ]
+            if begins:
+                entries.insert(0, {"type": "session", "version": 3, "id": "standin"})
             with open(self.path, "a", encoding="utf-8") as file:
                 file.write("".join(json.dumps(entry) + "\n" for entry in entries))
+
+    def fork(self, number: int) -> Session:
+        """A session of its own that ends before that message; this one's file stays."""
+        name = f"fork-{time.time_ns()}.jsonl" if self.path else ""
+        other = Session(os.path.join(os.path.dirname(self.path), name) if name else "")
+        if kept := self.messages[:number]:
+            other.append(kept)
+        return other
 
 
 class Answer:
@@ -173,6 +207,7 @@ class Agent:
         self.said: list[dict[str, Any]] = []  # messages of this run
         self.confirmed: bool | None = None
         self.greeted = False
+        self.running_call: dict[str, Any] | None = None
 
     # loop
 
@@ -243,8 +278,14 @@ class Agent:
 
     def do_prompt(self, command: dict[str, Any]) -> None:
         message = command.get("message", "")
-        if self.run is None:
-            self.respond(command)
+        if handler := COMMANDS.get(message.split(" ")[0]):
+            goes_on = handler(self)
+            self.accept(command, "handled")
+            if goes_on and self.run is None:
+                self.run = self.work("from the command")
+                self.step()
+        elif self.run is None:
+            self.accept(command, "started")
             self.run = self.work(message)
             self.step()
         elif "streamingBehavior" not in command:
@@ -253,6 +294,32 @@ class Agent:
             self.do_follow_up(command)
         else:
             self.do_steer(command)
+
+    def accept(self, command: dict[str, Any], disposition: str) -> None:
+        tells = "disposition" in self.modes
+        self.respond(command, {"disposition": disposition} if tells else None)
+
+    def do_get_fork_messages(self, command: dict[str, Any]) -> None:
+        found = [
+            {"entryId": str(number), "text": each["content"][0]["text"]}
+            for number, each in enumerate(self.session.messages)
+            if each["role"] == "user"
+        ]
+        self.respond(command, {"messages": found})
+
+    def do_fork(self, command: dict[str, Any]) -> None:
+        number = int(command["entryId"])
+        text = self.session.messages[number]["content"][0]["text"]
+        self.session = self.session.fork(number)
+        self.respond(command, {"text": text, "cancelled": False})
+
+    def do_get_available_models(self, command: dict[str, Any]) -> None:
+        listed = [mode[7:].split("+") for mode in self.modes if mode.startswith("models:")]
+        models = [
+            {"provider": each.partition("/")[0], "id": each.partition("/")[2], "name": each}
+            for each in (listed[0] if listed else [])
+        ]
+        self.respond(command, {"models": models})
 
     def do_steer(self, command: dict[str, Any]) -> None:
         queue = self.follow_up if "golden" in self.modes else self.steering
@@ -283,10 +350,17 @@ class Agent:
     def do_abort(self, command: dict[str, Any]) -> None:
         if self.run is not None:
             self.run = None
+            self.end_call("Operation aborted", is_error=True)
             if self.answer is not None:
                 self.end_turn("aborted", "Request was aborted.")
             self.end_run()
         self.respond(command)
+
+    def end_call(self, text: str, *, is_error: bool) -> None:
+        if call := self.running_call:
+            self.running_call = None
+            result = {"content": [text_block(text)]}
+            emit({"type": "tool_execution_end", **call, "result": result, "isError": is_error})
 
     def do_get_state(self, command: dict[str, Any]) -> None:
         data = {
@@ -349,6 +423,8 @@ class Agent:
         self.answer = Answer(self)
         word, _, rest = message.partition(" ")
         behaviour = BEHAVIOURS.get(word)
+        if any(each.startswith("POISON") for each in [*self.session.earlier, message]):
+            behaviour = Agent.poisoned
         yield from behaviour(self, rest) if behaviour else self.say("echo: " + message)
         if self.answer is not None:
             self.end_turn("stop")
@@ -534,6 +610,76 @@ class Agent:
         raw(os.path.expandvars(rest).encode() + b"\n")
         yield from self.say("done")
 
+    def poisoned(self, _: str) -> Steps:
+        yield 0.0
+        number = len(self.session.messages)
+        said = {
+            "message": f"messages.{number}: image cannot be decoded",
+            "request_id": f"r{number}",
+        }
+        self.end_turn("error", "400: " + json.dumps(said))
+
+    def retry(self, rest: str) -> Steps:
+        count, _, text = rest.partition(" ")
+        for attempt in range(1, int(count) + 1):
+            yield from self.say("half of it")
+            self.end_turn("error", "terminated")
+            emit({"type": "agent_end", "messages": [], "willRetry": True})
+            again = {"attempt": attempt, "maxAttempts": int(count), "delayMs": 50}
+            emit({"type": "auto_retry_start", "errorMessage": "terminated", **again})
+            yield 0.05
+            emit({"type": "agent_start"})
+            emit({"type": "turn_start"})
+            self.answer = Answer(self)
+        emit({"type": "auto_retry_end", "success": True, "attempt": int(count)})
+        yield from self.say(text)
+
+    def compact(self, _: str) -> Steps:
+        emit({"type": "compaction_start", "reason": "threshold"})
+        yield 0.0
+        result = {"summary": "short", "tokensBefore": 1000, "usage": usage(7)}
+        emit({"type": "compaction_end", "reason": "threshold", "result": result})
+        yield from self.say("shortened")
+
+    def hang(self, rest: str) -> Steps:
+        assert self.answer is not None
+        seconds, _, name = rest.partition(" ")
+        call = {"toolCallId": f"call_{len(self.session.messages)}", "toolName": name or "bash"}
+        arguments = {"command": f"sleep {seconds}"}
+        self.answer.tool_call(call["toolCallId"], call["toolName"], arguments)
+        yield 0.0
+        self.end_turn("toolUse")
+        emit({"type": "tool_execution_start", **call, "args": arguments})
+        self.running_call = call
+        yield float(seconds)
+        self.end_call("", is_error=False)
+        emit({"type": "turn_start"})
+        self.answer = Answer(self)
+        yield from self.say("done")
+
+    # commands of an extension; whether a run comes of it
+
+    def command_note(self) -> bool:
+        self.tell("done-note")
+        return False
+
+    def command_boom(self) -> bool:
+        emit({"type": "extension_error", "extensionPath": "command:boom", "error": "boom-error"})
+        return False
+
+    def command_run(self) -> bool:
+        return True
+
+    def command_ask(self) -> bool:
+        request = {"type": "extension_ui_request", "id": f"dialog-{time.time_ns()}"}
+        emit({**request, "method": "select", "title": "Which?", "options": ["a", "b"]})
+        self.tell("chosen undefined")
+        return False
+
+    def tell(self, text: str) -> None:
+        request = {"type": "extension_ui_request", "id": f"notify-{time.time_ns()}"}
+        emit({**request, "method": "notify", "message": text})
+
     def recall(self, _: str) -> Steps:
         yield from self.say("recall: " + " | ".join(self.session.earlier))
 
@@ -558,6 +704,16 @@ BEHAVIOURS: dict[str, Callable[[Agent, str], Steps]] = {
     "CRASH": Agent.crash,
     "NOISE": Agent.noise,
     "RECALL": Agent.recall,
+    "POISON": Agent.poisoned,
+    "RETRY": Agent.retry,
+    "COMPACT": Agent.compact,
+    "HANG": Agent.hang,
+}
+COMMANDS: dict[str, Callable[[Agent], bool]] = {
+    "/note": Agent.command_note,
+    "/boom": Agent.command_boom,
+    "/run": Agent.command_run,
+    "/ask": Agent.command_ask,
 }
 
 

@@ -8,9 +8,9 @@ import pytest
 from django.conf import settings
 from django.test import Client
 
-from lieutenants.models import Lieutenant
+from lieutenants.models import AgentModels, Lieutenant
 from tests.conftest import Api
-from tests.lieutenants.rows import enlist
+from tests.lieutenants.rows import enlist, process_of
 from vmtree import services as tree
 from vmtree import tokens
 from vmtree.services import NewNode
@@ -123,3 +123,16 @@ def test_the_page_changes_them(operator: Client) -> None:
     assert refused.status_code == 400
     assert "must not start with a dash" in refused.content.decode()
     assert operator.get("/lieutenants/nobody/settings").status_code == 404
+
+
+def test_a_model_that_stays_is_not_looked_for(root: Client) -> None:
+    ada = enlist(model="gone/model")
+    AgentModels.objects.create(
+        lieutenant=ada, names=["there/model"], process=process_of(ada, state={})
+    )
+
+    assert patch(root, {"model": "gone/model", "idleLimitMinutes": 9}).status_code == 200
+    refused = patch(root, {"model": "no/such"})
+    assert refused.status_code == 400
+    assert refused.json()["error"] == "model: the agent has no 'no/such'; these are: there/model"
+    assert Lieutenant.objects.get().model == "gone/model"

@@ -93,9 +93,11 @@ def test_a_lieutenants_limits_may_be_set_and_nothing_else(operator: Client) -> N
     # Another process writes the row while the form is open.
     Lieutenant.objects.update(rev=7, status=Status.WORKING)
     form = {"restart_policy": "on-failure", "idle_limit_minutes": "", "stall_limit_seconds": "60"}
+    form |= {"tool_limit_seconds": "0"}
     assert operator.post(path, {**form, "status": "destroyed", "name": "eve"}).status_code == 302
     ada.refresh_from_db()
     assert (ada.restart_policy, ada.stall_limit_seconds) == ("on-failure", 60)
+    assert ada.tool_limit_seconds == 0
     assert (ada.rev, ada.status, ada.name) == (7, Status.WORKING, "ada")
     assert operator.get(f"{list_of('lieutenant')}{ada.pk}/delete/").status_code == 403
 

@@ -57,6 +57,8 @@ class Played:
         self.clock = 0.0
         if ready:
             self.play(READY)
+            # It asks for the list of models, which these tests are not about.
+            self.session.outgoing.clear()
 
     def reopened(self) -> Session:
         """What a new worker begins with."""
@@ -145,7 +147,7 @@ def check_full(played: Played, message: str) -> None:
     assert not Entry.objects.filter(final=False).exists()
     assert not Chunk.objects.exists()
     answer = Answer.objects.get()
-    assert (answer.text, answer.outcome) == ("I lookTwo files.", Outcome.COMPLETED)
+    assert (answer.text, answer.outcome) == ("I look\n\nTwo files.", Outcome.COMPLETED)
     assert answer.message_id == message
     calls = Entry.objects.filter(kind="tool_call").values_list("tool", "call_id", "data")
     assert list(calls) == [

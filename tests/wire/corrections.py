@@ -43,6 +43,7 @@ ADDED = {
         # The recorded agents did not say which model they had; ours do, once they are ready.
         "modelInUse",
         "isolation",
+        *("toolLimitSeconds", "waitingSince"),
     },
     "sent": {"messageId", "state"},
     "uptime": {"parts", "isolation", "unknownAgents"},
@@ -80,7 +81,9 @@ WHOLE = f"must be a whole number from 0 to {1 << 53}"
 PROMPT_NOTE = "sent as prompt since lieutenant is idle"
 NO_PROVIDER = re.compile(r"local: lieutenants run on this host only; .+")
 NAME_RULE = "name: 1 to 64 of A-Z a-z 0-9 . _ - and a letter or digit first"
-FINISHED = "echo: SLOW 2.5 long jobecho: secondecho: thirdecho: steeredecho: fourth"
+FINISHED = "\n\n".join(
+    ("echo: SLOW 2.5 long job", "echo: second", "echo: third", "echo: steered", "echo: fourth")
+)
 
 # -- reasons that several cases share
 BAD_INPUT = "bad input is a 400 that names the field"
@@ -150,16 +153,16 @@ CREATE = {
 
 SEND_AND_READ = {
     "send malformed": Ours(BAD_INPUT, 400, NOT_JSON),
+    "get after task 2": Ours(
+        "separate texts of one run have a blank line between them",
+        changes={"outputHistory": ["echo: hello world", FINISHED]},
+    ),
     "read after task 1": Ours(
         IDLE_READ, changes={"outputLength": 17, "output": "echo: hello world"}
     ),
     "read after task 1 with history": Ours(
         IDLE_READ,
-        changes={
-            "outputLength": 17,
-            "output": "=== Response 1 ===\necho: hello world\n\n"
-            "=== Current (idle) ===\necho: hello world",
-        },
+        changes={"outputLength": 17},
     ),
     "read tail negative": Ours(TAIL, 400, error(f"tail: {WHOLE}")),
     "read tail not a number": Ours(TAIL, 400, error(f"tail: {WHOLE}")),
@@ -175,7 +178,7 @@ SEND_AND_READ = {
         changes={
             "outputLength": len(FINISHED),
             "output": f"=== Response 1 ===\necho: hello world\n\n=== Response 2 ===\n{FINISHED}\n\n"
-            f"=== Current (idle) ===\n{FINISHED}",
+            "=== Current (idle) ===\n(no output yet)",
         },
     ),
     "send followUp when idle": Ours(

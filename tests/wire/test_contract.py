@@ -141,8 +141,8 @@ def test_tail_counts_characters_not_code_units(fleet: Fleet) -> None:
     assert read("?tail=11")["output"] == answer
     assert read("?tail=")["output"] == answer
     both = read("?history=5&tail=1")["output"]
-    # The tail is of the current part only.
-    assert both == f"=== Response 1 ===\n{answer}\n\n=== Current (idle) ===\n...漢"
+    # The tail is of the current part only, and the newest answer is shown once.
+    assert both == f"=== Response 1 ===\n{answer}\n\n=== Current (idle) ===\n(no output yet)"
 
 
 @pytest.mark.django_db
@@ -180,7 +180,7 @@ def test_the_history_holds_the_newest_twenty(api: Api) -> None:
     assert read["historyCount"] == 19
     assert read["output"] == (
         "=== Response 18 ===\nanswer 22\n\n=== Response 19 ===\nanswer 23\n\n"
-        "=== Current (idle) ===\nanswer 23"
+        "=== Current (idle) ===\n(no output yet)"
     )
 
 

@@ -1,0 +1,156 @@
+"""A session whose requests all fail alike: said once, counted after that, and seen by rules.
+
+`Lieutenant.failures` describes the series of equal failures that is going on: `key`, `text` (the
+provider's own), `count`, `since`, `entry` (the transcript entry of the first message that failed),
+`message` (its id), `words` (its beginning) and `notice` (the entry that counts). From the second
+equal failure on the lieutenant is failing, and `failing_since` is set. It outlives the process.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from lieutenants import failures
+from lieutenants.models import Answer, Entry, Lieutenant
+from lieutenants.states import Outcome
+
+if TYPE_CHECKING:
+    from lieutenants.session import Session
+
+LEAST = 2
+_WORDS = 80
+
+
+@dataclass
+class FailureSeries:
+    """What one session has not written yet: rows get their ids only at the end of a pass."""
+
+    changed: bool = False
+    first: Entry | None = None
+    notice: Entry | None = None
+
+
+def key_of(failure: str) -> str:
+    """Return what equal failures have in common: ids and figures in the text may differ."""
+    return re.sub(r"[0-9a-fA-F]*\d[0-9a-fA-F]*", "#", failures.sentence(failure))
+
+
+def is_known(lieutenant: Lieutenant, failure: str) -> bool:
+    """Return whether the last run failed alike, so that the text need not be repeated."""
+    return bool(lieutenant.failures) and lieutenant.failures.get("key") == key_of(failure)
+
+
+def count(session: Session, outcome: Outcome, failure: str, at: datetime, answer: Answer) -> None:
+    """Take in how a run ended."""
+    lieutenant = session.lieutenant
+    if outcome is Outcome.COMPLETED:
+        if lieutenant.failures:
+            clear(session)
+        return
+    if outcome is not Outcome.ERROR or not failure:
+        return
+    if not is_known(lieutenant, failure):
+        _begin(session, failure, at, answer)
+        return
+    series = {**lieutenant.failures, "count": int(lieutenant.failures["count"]) + 1}
+    lieutenant.failures, session.series.changed = series, True
+    lieutenant.failing_since = lieutenant.failing_since or datetime.fromisoformat(series["since"])
+    lieutenant.trouble = trouble(lieutenant)
+    _say(session, series, at)
+
+
+def clear(session: Session) -> None:
+    """A request went well, or the session begins anew."""
+    session.lieutenant.failures, session.lieutenant.failing_since = {}, None
+    session.series = FailureSeries(changed=True)
+
+
+def trouble(lieutenant: Lieutenant) -> str:
+    """Return what is wrong with a failing lieutenant, in one line; empty if it is not failing."""
+    series = lieutenant.failures
+    if lieutenant.failing_since is None or not series:
+        return ""
+    return f"Each request fails since {_message(series)}: {failures.sentence(series['text'])}"
+
+
+def facts(lieutenant: Lieutenant) -> dict[str, Any] | None:
+    """Return the series as the API gives it; None if the lieutenant is not failing."""
+    series = lieutenant.failures
+    if lieutenant.failing_since is None or not series:
+        return None
+    return {
+        "since": lieutenant.failing_since,
+        "count": series["count"],
+        "error": series["text"],
+        "entryId": series.get("entry"),
+        "messageId": series.get("message"),
+        "canRewind": can_rewind(lieutenant),
+    }
+
+
+def can_rewind(lieutenant: Lieutenant) -> bool:
+    """Return whether going back to before the first message that failed may help."""
+    series = lieutenant.failures
+    known = lieutenant.failing_since is not None and bool(series.get("entry"))
+    return known and failures.is_about_request(series["text"])
+
+
+def remember(session: Session) -> None:
+    """Write the series down; new rows have their ids by now."""
+    mine = session.series
+    if not mine.changed:
+        return
+    mine.changed = False
+    lieutenant, series = session.lieutenant, session.lieutenant.failures
+    if series and mine.first:
+        series["entry"], series["message"] = mine.first.pk, mine.first.message_id
+    if series and mine.notice:
+        series["notice"] = mine.notice.pk
+    Lieutenant.objects.filter(pk=lieutenant.pk).update(
+        failures=series, failing_since=lieutenant.failing_since
+    )
+
+
+def _begin(session: Session, failure: str, at: datetime, answer: Answer) -> None:
+    first = session.first_user or _first_user(answer)
+    words = " ".join(first.text.split()) if first else ""
+    session.lieutenant.failures = {
+        "key": key_of(failure),
+        "text": failure,
+        "count": 1,
+        "since": at.isoformat(),
+        "words": words if len(words) <= _WORDS else words[: _WORDS - 1] + "…",
+    }
+    session.lieutenant.failing_since = None
+    session.series = FailureSeries(changed=True, first=first)
+
+
+def _first_user(answer: Answer) -> Entry | None:
+    """Return the message that a run began with, from its row."""
+    if answer.pk is None:
+        return None
+    return Entry.objects.filter(answer=answer, kind=Entry.Kind.USER).order_by("id").first()
+
+
+def _say(session: Session, series: dict[str, Any], at: datetime) -> None:
+    """One entry for the whole series; later failures only change its count."""
+    text = f"Each request fails since {_message(series)}: {series['count']} times so far."
+    if failures.is_about_request(series["text"]):
+        text += " Go back to before this message to go on without it."
+    data = {"failing": {"count": series["count"], "since": series["since"]}}
+    notice = session.series.notice
+    if notice is None and series.get("notice"):
+        notice = Entry.objects.filter(pk=series["notice"]).first()
+    if notice:
+        session.revise(notice, text=text, data=data)
+    else:
+        session.series.notice = session.add(
+            Entry.Kind.ERROR, at, text=text, data=data, is_error=True
+        )
+
+
+def _message(series: dict[str, Any]) -> str:
+    return f"message “{series['words']}”" if series.get("words") else "one message"

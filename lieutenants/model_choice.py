@@ -1,0 +1,119 @@
+"""Which model a lieutenant was to have, which one it has, and which there are.
+
+The agent goes on with another model when the wanted one is gone, and says so at most on its
+stderr. So it is asked for its list once it is ready, and what it uses is compared with that.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from django.conf import settings
+from django.utils import timezone
+
+from lieutenants import configured
+from lieutenants.exceptions import BadInput
+from lieutenants.isolation.homes import CREDENTIALS
+from lieutenants.models import AgentModels, Lieutenant
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from lieutenants.session import Session
+
+ASK = "~models"
+_MAX_LISTED = 12
+_MAX_KEPT = 5000
+_THINKING = re.compile(r":(?:off|minimal|low|medium|high|xhigh|max)$")
+
+
+def check(lieutenant: Lieutenant, model: str) -> None:
+    """Refuse a model that the running agent does not have. Raises BadInput with those it has.
+
+    What was listed before its keys or its `models.json` changed says nothing about the next start.
+    """
+    known = AgentModels.objects.filter(lieutenant=lieutenant, process__ended_at=None).first()
+    if not model or known is None or not known.names or _is_stale(lieutenant, known):
+        return
+    if not fits(model, [*known.names, *known.labels]):
+        raise BadInput(
+            f"model: the agent has no '{model[:100]}'; these are: {listed(known.names)}", "model"
+        )
+
+
+def fits(model: str, names: Sequence[str]) -> bool:
+    """Return whether a name or a pattern means one of these models, as the agent reads it."""
+    wanted = model.strip().lower()
+    plain = _THINKING.sub("", wanted)
+    return any(part in name.lower() for part in {wanted, plain} for name in names)
+
+
+def listed(names: Sequence[str]) -> str:
+    """Name the first few of the models."""
+    shown = ", ".join(names[:_MAX_LISTED])
+    return f"{shown} and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else shown
+
+
+def heard_model(session: Session, model: dict[str, Any], at: datetime) -> None:
+    """The agent is ready, and works with this model."""
+    name = f"{model.get('provider')}/{model.get('id')}"[:200]
+    row = Lieutenant.objects.only("model_wanted", "model_in_use").get(pk=session.lieutenant.pk)
+    before, wanted = row.model_in_use, row.model_wanted
+    problem = ""
+    if wanted and not fits(wanted, [name, str(model.get("name"))]):
+        problem = f"Its model {wanted} is not there; the agent goes on with {name}."
+    elif not wanted and before and before != name:
+        # It took the session's model so far. This is told once, as it may be the default by now.
+        session.notice(at, f"The agent's model was {before}; it goes on with {name}.")
+    _note(session, problem, at)
+    session.lieutenant.model_in_use = name
+    Lieutenant.objects.filter(pk=session.lieutenant.pk).update(
+        model_in_use=name, model_problem=problem
+    )
+
+
+def heard_list(session: Session, event: dict[str, Any], at: datetime) -> None:
+    """Keep the list, and say if the model in use is not in it."""
+    data = event.get("data")
+    models = data.get("models") if isinstance(data, dict) else None
+    found = [each for each in models if isinstance(each, dict)] if isinstance(models, list) else []
+    found = found[:_MAX_KEPT]
+    names = [f"{each.get('provider')}/{each.get('id')}" for each in found]
+    labels = [str(each.get("name") or "") for each in found]
+    if not event.get("success") or not names:
+        return
+    AgentModels.objects.update_or_create(
+        lieutenant=session.lieutenant,
+        defaults={
+            "names": names,
+            "labels": labels,
+            "process": session.process,
+            "at": timezone.now(),
+        },
+    )
+    used = session.lieutenant.model_in_use
+    if used and used not in names:
+        problem = (
+            f"Its model {used} is not among the agent's models, so the figures of its cost may be "
+            f"another model's. These are there: {listed(names)}."
+        )
+        _note(session, problem, at)
+        Lieutenant.objects.filter(pk=session.lieutenant.pk).update(model_problem=problem)
+
+
+def _note(session: Session, problem: str, at: datetime) -> None:
+    if problem:
+        session.notice(at, problem, is_error=True)
+
+
+def _is_stale(lieutenant: Lieutenant, known: AgentModels) -> bool:
+    started = known.process.started_at.timestamp()
+    for name in (*CREDENTIALS, "settings.json"):
+        with suppress(FileNotFoundError):
+            if (settings.AGENT_CONFIG_DIR / name).stat().st_mtime > started:
+                return True
+    given = configured.given(lieutenant).versions
+    return sorted(given) != sorted(known.process.state.get("secret_versions") or [])

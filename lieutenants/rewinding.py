@@ -1,0 +1,239 @@
+"""Going back to before a message: the agent continues a copy of its session that ends there.
+
+The agent does it by its own `get_fork_messages` and `fork`; its earlier session file stays beside
+the new one. `ask` writes the wish down, the follower sees it through: it asks the agent which
+messages there are, has it fork, and asks which file it continues. No message goes out meanwhile.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from datetime import datetime
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from django.db import transaction
+from django.db.models import Q
+from django.utils import timezone
+
+from lieutenants import failing, presence, rpc
+from lieutenants.exceptions import BadInput, NotFound, NotNow
+from lieutenants.models import Entry, Lieutenant, Message
+from lieutenants.rpc import Outgoing
+from lieutenants.states import Status
+from vmtree import bells, permissions
+from vmtree.permissions import Action
+
+if TYPE_CHECKING:
+    from lieutenants.session import Session
+    from lieutenants.transcript import Event
+
+logger = logging.getLogger(__name__)
+
+ANSWER_SECONDS = 10.0
+SESSION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}\.jsonl")
+_LIST, _FORK, _FILE = "~rewind-", "~fork-", "~forked-"
+_WORDS = 80
+_HEAD = 200
+
+
+# -- asked ------------------------------------------------------------------------------------
+
+
+def ask(
+    name: str, *, actor: object, message_id: str = "", entry_id: int | None = None
+) -> tuple[Lieutenant, Entry]:
+    """Have an idle lieutenant go back to before a message; return it and the message's entry.
+
+    The message is named by its id or by its transcript entry; else it is the first one of those
+    that fail. Raises NotFound, Forbidden, NotNow, BadInput.
+    """
+    with transaction.atomic():
+        found = Lieutenant.objects.select_for_update().living().filter(name=name).first()
+        if found is None:
+            raise NotFound(f"Lieutenant '{name}' not found")
+        permissions.check(actor, Action.COMMAND, presence.vm_of(found))
+        if found.status == Status.WORKING:
+            raise NotNow(f"Lieutenant '{name}' is working. Abort its answer first.")
+        if found.status != Status.IDLE:
+            raise NotNow(
+                f"Lieutenant '{name}' has no running agent (status: {found.status}). Start it "
+                "first (resume or restart)."
+            )
+        entry = _target(found, message_id, entry_id)
+        Lieutenant.objects.filter(pk=found.pk).update(
+            rewind_to=entry.pk, rewind_asked_at=timezone.now()
+        )
+        transaction.on_commit(lambda: bells.ring(found.pk))
+    logger.info("%s: going back to before entry %s asked by %s", name, entry.pk, actor)
+    return found, entry
+
+
+def _target(lieutenant: Lieutenant, message_id: str, entry_id: int | None) -> Entry:
+    mine = lieutenant.entries.filter(kind=Entry.Kind.USER).order_by("-id")
+    if message_id:
+        entry = mine.filter(message_id=message_id).first()
+        field, wanted = "messageId", f"'{message_id[:40]}' is not a message that its agent took up"
+    elif entry_id is not None:
+        entry = mine.filter(pk=entry_id).first()
+        field, wanted = "entryId", f"{entry_id} is not a message in its transcript"
+    elif known := lieutenant.failures.get("entry"):
+        entry = mine.filter(pk=known).first()
+        field, wanted = "entryId", "the message since which requests fail is gone"
+    else:
+        raise BadInput("messageId or entryId is required", "messageId")
+    if entry is None:
+        raise BadInput(f"{field}: {wanted}", field)
+    if entry.data.get("rewound") or "command" in entry.data:
+        raise BadInput(f"{field}: this message is not in the agent's session", field)
+    return entry
+
+
+# -- followed ---------------------------------------------------------------------------------
+
+
+def look(session: Session, row: Lieutenant, clock: float) -> None:
+    """Begin with what was asked, and go on where the agent did not answer."""
+    memory = session.memory
+    if memory.rewinding:
+        if session.rewind_at is None:
+            session.rewind_at = clock
+        elif clock - session.rewind_at > ANSWER_SECONDS:
+            _on_time_out(session, clock)
+    elif row.rewind_to is not None and session.process.ready_at and not session.ended:
+        if memory.busy or memory.inflight:
+            return
+        mark = str(int(time.time() * 1000))
+        memory.rewinding, session.rewind_at = f"{_LIST}{mark}", clock
+        memory.rewind_to = row.rewind_to
+        session.outgoing.append(rpc.simple("get_fork_messages", memory.rewinding))
+        session.resting = False
+
+
+def heard(session: Session, event: Event, at: datetime) -> None:
+    """Take in the agent's answer to one of the three commands."""
+    command = str(event.get("id") or "")
+    if not command or command != session.memory.rewinding:
+        return
+    data = event.get("data")
+    data = data if isinstance(data, dict) else {}
+    session.rewind_at = None
+    if not event.get("success"):
+        fail(session, f"the agent refused: {event.get('error')}", at)
+    elif command.startswith(_LIST):
+        _fork(session, data, at)
+    elif command.startswith(_FORK):
+        if data.get("cancelled"):
+            fail(session, "an extension of the agent forbids it", at)
+            return
+        _ask_for_file(session)
+    else:
+        _finish(session, data, at)
+
+
+def fail(session: Session, why: str, at: datetime) -> None:
+    """Say that it did not go back; the session is as it was."""
+    _let_go(session)
+    text = f"Could not go back to before a message: {why}."
+    session.notice(at, text, is_error=True)
+
+
+def give_up(session: Session, at: datetime) -> None:
+    """Its process ends, whatever was asked."""
+    asked = Lieutenant.objects.filter(pk=session.lieutenant.pk, rewind_to__isnull=False)
+    if session.memory.rewinding or asked.exists():
+        fail(session, "its agent ended first", at)
+
+
+def _fork(session: Session, data: dict[str, Any], at: datetime) -> None:
+    entry = Entry.objects.filter(pk=session.memory.rewind_to).first()
+    messages = data.get("messages")
+    listed = [each for each in messages if isinstance(each, dict)] if messages else []
+    found = _match(session, entry, listed) if entry else None
+    if found is None:
+        fail(session, "the agent does not have this message in its session any more", at)
+    elif _sent_since(session.lieutenant):
+        fail(session, "a message was sent meanwhile", at)
+    else:
+        mark = session.memory.rewinding.removeprefix(_LIST)
+        session.memory.rewinding = f"{_FORK}{mark}"
+        line = {"id": session.memory.rewinding, "type": "fork", "entryId": found}
+        session.outgoing.append(Outgoing(session.memory.rewinding, line))
+
+
+def _match(session: Session, entry: Entry, listed: list[dict[str, Any]]) -> str | None:
+    """Return the agent's id of the message: of those with its text, the same one from the end.
+
+    Of a very long message the transcript has only the beginning; then its place alone counts.
+    """
+    texts = [session.screening.cover(str(each.get("text"))) for each in listed]
+    since = _in_session(session, entry.pk)
+    same = [number for number, text in enumerate(texts) if text == entry.text]
+    later = [each for each in since if each.text == entry.text]
+    if same and 0 < len(later) <= len(same):
+        return str(listed[same[-len(later)]].get("entryId"))
+    if 0 < len(since) <= len(texts) and texts[-len(since)][:_HEAD] == entry.text[:_HEAD]:
+        return str(listed[-len(since)].get("entryId"))
+    return None
+
+
+def _in_session(session: Session, since: int) -> list[Entry]:
+    """Return the messages from this one on that the agent's session holds."""
+    rows = Entry.objects.filter(lieutenant=session.lieutenant, kind=Entry.Kind.USER, pk__gte=since)
+    return [
+        each
+        for each in rows.order_by("id")
+        if not each.data.get("rewound") and "command" not in each.data
+    ]
+
+
+def _sent_since(lieutenant: Lieutenant) -> bool:
+    """Return whether a message reached the agent after it was asked to go back."""
+    asked = Lieutenant.objects.filter(pk=lieutenant.pk).values_list("rewind_asked_at", flat=True)
+    later = Q(delivered_at__gt=asked.first()) if asked.first() else Q(pk=None)
+    return Message.objects.filter(later, lieutenant=lieutenant).exists()
+
+
+def _ask_for_file(session: Session) -> None:
+    mark = session.memory.rewinding.rpartition("-")[2]
+    session.memory.rewinding = f"{_FILE}{mark}"
+    session.outgoing.append(rpc.simple("get_state", session.memory.rewinding))
+
+
+def _finish(session: Session, data: dict[str, Any], at: datetime) -> None:
+    lieutenant = session.lieutenant
+    name = PurePosixPath(str(data.get("sessionFile") or "")).name
+    row = Lieutenant.objects.only("session_name").get(pk=lieutenant.pk)
+    if not SESSION_NAME.fullmatch(name) or name == row.session_name:
+        fail(session, "the agent still continues the same session", at)
+        return
+    target = Entry.objects.filter(pk=session.memory.rewind_to).first()
+    words = " ".join(target.text.split())[:_WORDS] if target else ""
+    for entry in _in_session(session, session.memory.rewind_to):
+        session.revise(entry, data={**entry.data, "rewound": True})
+    Lieutenant.objects.filter(pk=lieutenant.pk).update(session_name=name, session_since=at)
+    _let_go(session)
+    failing.clear(session)
+    lieutenant.trouble = ""
+    text = (
+        f"Went back to before message “{words}”. The earlier session stays in {row.session_name}."
+    )
+    session.notice(at, text, data={"rewind": {"from": row.session_name, "to": name}})
+
+
+def _let_go(session: Session) -> None:
+    session.memory.rewinding, session.memory.rewind_to, session.rewind_at = "", 0, None
+    Lieutenant.objects.filter(pk=session.lieutenant.pk).update(rewind_to=None, rewind_asked_at=None)
+
+
+def _on_time_out(session: Session, clock: float) -> None:
+    """No answer: it may have been lost. Which session the agent continues tells what happened."""
+    session.rewind_at = clock
+    if session.memory.rewinding.startswith(_FILE):
+        # A fresh id, since the shim passes each one on once.
+        session.memory.rewinding = f"{_FILE}{int(time.time() * 1000)}"
+        session.outgoing.append(rpc.simple("get_state", session.memory.rewinding))
+    else:
+        _ask_for_file(session)

@@ -1,0 +1,148 @@
+"""The agent's session file before a start: whether it can go on from it, and what is lost.
+
+An agent skips what it cannot read without a word, or begins anew. So reef looks first. A file that
+no agent could continue stops the start; lines that are lost are told in the transcript.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from lieutenants.exceptions import SessionDamaged
+from lieutenants.models import Lieutenant
+from lieutenants.states import Outcome
+
+_CHUNK = 1 << 20
+_MAX_LISTED = 5
+HOW_TO_GO_ON = (
+    "Put a good copy there and start it again, or start it with a new session: the old file is "
+    'kept beside it (button "New session", or restart with {"session": "new"}).'
+)
+
+
+@dataclass
+class Looked:
+    """What was found in a session file."""
+
+    lines: int = 0
+    header: bool = False
+    first: dict[str, Any] | None = None
+    unreadable: list[int] = field(default_factory=list)
+    # Entries whose parent is in no line.
+    orphans: list[int] = field(default_factory=list)
+    torn: int = 0
+
+
+def check(lieutenant: Lieutenant, path: Path) -> list[str]:
+    """Return what is to be said of the file in the transcript. Raises SessionDamaged, OSError."""
+    try:
+        found = look(path)
+    except FileNotFoundError:
+        found = None
+    if found is None or (not found.lines and not found.torn):
+        if _had_answers(lieutenant):
+            what = "is missing" if found is None else "is empty"
+            raise SessionDamaged(f"Its session file {path} {what}. {HOW_TO_GO_ON}")
+        return []
+    if not found.header:
+        raise SessionDamaged(
+            f"Its session file {path} is damaged: it does not begin with a session's header. "
+            f"{HOW_TO_GO_ON}"
+        )
+    return _losses(path, found)
+
+
+def look(path: Path) -> Looked:
+    """Read a session file line by line. Raises OSError, SessionDamaged."""
+    # The folder is the agent's: it may have put a link or a pipe there.
+    file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            raise SessionDamaged(f"Its session file {path} is not a file. {HOW_TO_GO_ON}")
+        return _look(file)
+    finally:
+        os.close(file)
+
+
+def _look(file: int) -> Looked:
+    found, known = Looked(), set[str]()
+    for line, is_whole in _lines(file):
+        if not is_whole:
+            found.torn = len(line)
+            break
+        found.lines += 1
+        entry = _entry(line)
+        if entry is None:
+            if line.strip():
+                found.unreadable.append(found.lines)
+            continue
+        if found.first is None:
+            found.first = entry
+            found.header = entry.get("type") == "session" and isinstance(entry.get("id"), str)
+            continue
+        parent = entry.get("parentId")
+        if isinstance(parent, str) and parent not in known:
+            found.orphans.append(found.lines)
+        if isinstance(identity := entry.get("id"), str):
+            known.add(identity)
+    return found
+
+
+def _lines(file: int) -> Iterator[tuple[bytes, bool]]:
+    """Yield each line without its end, and whether it has one."""
+    rest = b""
+    while chunk := os.read(file, _CHUNK):
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            yield line, True
+    if rest:
+        yield rest, False
+
+
+def _entry(line: bytes) -> dict[str, Any] | None:
+    try:
+        value = orjson.loads(line)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _losses(path: Path, found: Looked) -> list[str]:
+    said = []
+    if found.unreadable:
+        text = f"{path.name}: {_listed(found.unreadable)} of {found.lines} cannot be read."
+        if found.orphans:
+            text += " The agent has lost what was said before that point."
+        said.append(f"Its session file is damaged. {text} The file stays as it is.")
+    elif found.orphans:
+        said.append(
+            f"Its session file is damaged. {path.name}: {_listed(found.orphans)} of {found.lines} "
+            "follows an entry that is not there. The agent has lost what was said before it."
+        )
+    if found.torn:
+        said.append(
+            f"Its session file ended in half a line: {found.torn} bytes were cut from "
+            f"{path.name}. The agent's last step may be missing."
+        )
+    return said
+
+
+def _listed(numbers: list[int]) -> str:
+    shown = ", ".join(map(str, numbers[:_MAX_LISTED]))
+    more = f" and {len(numbers) - _MAX_LISTED} more" if len(numbers) > _MAX_LISTED else ""
+    return f"line{'s' if len(numbers) > 1 else ''} {shown}{more}"
+
+
+def _had_answers(lieutenant: Lieutenant) -> bool:
+    """Return whether the agent must have written into its present session."""
+    answers = lieutenant.answers.filter(outcome=Outcome.COMPLETED)
+    if lieutenant.session_since is not None:
+        answers = answers.filter(started_at__gt=lieutenant.session_since)
+    return answers.exists()

@@ -1,0 +1,53 @@
+"""A destroyed lieutenant whose node stays in the tree, since others are below it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from lieutenants import presence
+from lieutenants.states import Status
+from tests.conftest import Api
+from tests.lieutenants.fleets import plant
+from tests.lieutenants.rows import enlist
+from vmtree.models import Node
+
+
+def nodes(answer: Any) -> dict[str, dict[str, Any]]:
+    return {each["vmId"]: each for each in answer.json()["vms"]}
+
+
+def test_readers_of_the_tree_see_that_it_is_destroyed(database: str, api: Api) -> None:
+    ada = enlist("ada")
+    presence.enlist(ada, actor="tests")
+    plant("child", ada.pk)
+    plain = nodes(api.get("/vm-tree/vms?category=lieutenant"))[ada.pk]
+    assert "destroyed" not in plain
+    assert "destroyed" not in api.get("/vm-tree/stats").json()
+
+    ada.move(Status.DESTROYED, reason="tests")
+
+    listed = nodes(api.get("/vm-tree/vms?category=lieutenant"))[ada.pk]
+    assert listed["destroyed"] is True
+    assert listed["destroyedAt"] == listed["updatedAt"]
+    assert api.get(f"/vm-tree/vms/{ada.pk}").json() == listed
+    tree = api.get("/vm-tree/tree").json()["tree"]
+    assert [each["vm"].get("destroyed") for each in tree] == [True]
+    assert [each["vm"].get("destroyed") for each in tree[0]["children"]] == [None]
+    assert api.get("/vm-tree/stats").json()["destroyed"] == 1
+
+
+@pytest.mark.django_db
+def test_a_later_round_marks_it_once_and_buries_it_when_nothing_is_below(api: Api) -> None:
+    ada = enlist("ada")
+    presence.enlist(ada, actor="tests")
+    plant("child", ada.pk)
+    ada.move(Status.DESTROYED, reason="tests")
+    first = Node.objects.get(vm_id=ada.pk).destroyed_at
+
+    presence.bury(ada, actor="reef")
+    assert Node.objects.get(vm_id=ada.pk).destroyed_at == first
+    api.delete("/vm-tree/vms/child")
+    presence.bury(ada, actor="reef")
+    assert Node.objects.get(vm_id=ada.pk).removed_at is not None

@@ -1,0 +1,458 @@
+"""What a session makes of failures, retries, commands, compaction and models: records to rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.conf import settings
+from django.test import Client
+
+from lieutenants import failing, rewinding
+from lieutenants.ledger import open_text
+from lieutenants.models import AgentModels, Answer, Entry, Lieutenant, Message, Usage
+from lieutenants.serializers import lieutenants_json, read_json
+from lieutenants.states import MessageState, Outcome, Status
+from tests.lieutenants.test_session import (
+    AT,
+    USAGE,
+    Played,
+    Records,
+    assistant,
+    event,
+    response,
+    said,
+)
+
+pytestmark = pytest.mark.django_db
+
+POISON = '400: {{"message":"messages.{}: image cannot be decoded","request_id":"r{}"}}'
+
+
+@pytest.fixture
+def played() -> Played:
+    return Played()
+
+
+def run(played: Played, text: str, *answer: list[Any]) -> str:
+    """A message with its answer; returns the message's id."""
+    pk = played.message(text)
+    records: Records = [["s", AT, pk], response(pk), event("agent_start"), said("user", text)]
+    played.play(*records, *answer, event("agent_end"), event("agent_settled"))
+    played.play()
+    return pk
+
+
+def failed(text: str) -> list[Any]:
+    return assistant(reason="error", errorMessage=text)
+
+
+def errors() -> list[str]:
+    return list(Entry.objects.filter(kind="error").order_by("id").values_list("text", flat=True))
+
+
+def facts(played: Played) -> dict[str, Any]:
+    return lieutenants_json([played.row()], caller="tests")[0]
+
+
+# -- each request fails ------------------------------------------------------------------------
+
+
+def test_equal_failures_are_said_once_and_counted(played: Played) -> None:
+    run(played, "hello", assistant("hi"))
+    first = run(played, "say POISON-7", failed(POISON.format(3, 3)))
+    assert played.row().failing_since is None
+    for number in range(5, 9):
+        run(played, f"harmless {number}", failed(POISON.format(number, number)))
+
+    raw, series = errors()
+    assert raw == POISON.format(3, 3)
+    assert series.startswith("Each request fails since message “say POISON-7”: 5 times so far.")
+    row, known = played.row(), facts(played)["failing"]
+    assert row.trouble.startswith("Each request fails since message “say POISON-7”: The model")
+    assert "image cannot be decoded" in row.trouble
+    assert (known["count"], known["messageId"], known["canRewind"]) == (5, first, True)
+    assert known["entryId"] == Entry.objects.get(kind="user", text="say POISON-7").pk
+
+
+@pytest.mark.parametrize("in_one_pass", [True, False])
+def test_a_series_is_the_same_however_often_the_follower_is_replaced(
+    played: Played, in_one_pass: bool
+) -> None:
+    records: Records = []
+    for number in range(3):
+        pk = played.message(f"m{number}")
+        records += [["s", AT, pk], response(pk), event("agent_start"), said("user", f"m{number}")]
+        records += [failed(POISON.format(number, number)), event("agent_end")]
+        records += [event("agent_settled")]
+    if in_one_pass:
+        played.play(*records)
+    for record in [] if in_one_pass else records:
+        played.play(record)
+        played.session = played.reopened()
+    played.play()
+
+    assert len(errors()) == 2
+    assert facts(played)["failing"]["count"] == 3
+    assert facts(played)["failing"]["entryId"] == Entry.objects.get(kind="user", text="m0").pk
+
+
+def test_an_answer_ends_the_series(played: Played) -> None:
+    for text in ("a", "b"):
+        run(played, text, failed("400: too odd"))
+    assert played.row().failing_since is not None
+    run(played, "c", assistant("well again"))
+
+    row = played.row()
+    assert (row.failing_since, row.failures, row.trouble) == (None, {}, "")
+    assert "failing" not in facts(played)
+
+
+def test_another_failure_begins_another_series(played: Played) -> None:
+    run(played, "a", failed("400: too odd"))
+    run(played, "b", failed("413: too large"))
+
+    assert errors() == ["400: too odd", "413: too large"]
+    assert played.row().failing_since is None
+
+
+def test_a_failing_one_still_is_after_its_process_ended(played: Played) -> None:
+    for text in ("a", "b"):
+        run(played, text, failed("413 the request is too large"))
+    played.play(["x", AT, {"code": 0, "stopped": True}])
+
+    row = played.row()
+    assert row.trouble.startswith("Each request fails since message “a”")
+    assert row.failing_since is not None
+
+
+@pytest.mark.parametrize(
+    ("text", "helps"),
+    [
+        ("400 {}", True),
+        ("413: too large", True),
+        ('{"error":{"message":"bad image","code":400}}', True),
+        ("tool_use ids were found without tool_result blocks", True),
+        ("401 wrong key", False),
+        ("429 slow down", False),
+        ("500 stub error", False),
+        ("Connection error.", False),
+        ("No more tries: 529 overloaded", False),
+    ],
+)
+def test_going_back_is_offered_where_it_may_help(played: Played, text: str, helps: bool) -> None:
+    for word in ("a", "b"):
+        run(played, word, failed(text))
+
+    assert failing.can_rewind(played.row()) is helps
+
+
+# -- attempts and texts ------------------------------------------------------------------------
+
+
+def cut_off(text: str) -> Records:
+    again = {"attempt": 1, "maxAttempts": 3, "delayMs": 50, "errorMessage": "terminated"}
+    return [
+        assistant(text, reason="error", errorMessage="terminated"),
+        event("agent_end", willRetry=True),
+        event("auto_retry_start", **again),
+        event("agent_start"),
+    ]
+
+
+def test_text_of_a_retried_attempt_is_not_in_the_answer(played: Played) -> None:
+    run(played, "go", *cut_off("half"), *cut_off("half"), assistant("whole"))
+
+    assert Answer.objects.get().text == "whole"
+    texts = Entry.objects.filter(kind="text").order_by("id").values_list("text", "data")
+    assert list(texts) == [
+        ("half", {"retried": True}),
+        ("half", {"retried": True}),
+        ("whole", {}),
+    ]
+
+
+def test_a_run_that_fails_for_good_keeps_its_last_attempt(played: Played) -> None:
+    last = assistant("half 3", reason="error", errorMessage="terminated")
+    run(played, "go", *cut_off("half 1"), *cut_off("half 2"), last)
+
+    answer = Answer.objects.get()
+    assert (answer.text, answer.outcome) == ("half 3", Outcome.ERROR)
+
+
+def test_a_retried_attempt_is_dropped_across_followers_and_while_it_runs(played: Played) -> None:
+    records = [event("agent_start"), said("user", "go"), *cut_off("half"), ["t", 0, "wh"]]
+    for record in records:
+        played.play(record)
+        played.session = played.reopened()
+
+    assert open_text(Answer.objects.get()) == "wh"
+
+
+def test_separate_texts_of_one_run_have_a_blank_line_between_them(played: Played) -> None:
+    played.play(event("agent_start"), assistant("one"), assistant("two"), ["t", 0, "thr"])
+    assert open_text(Answer.objects.get()) == "one\n\ntwo\n\nthr"
+    played.play(assistant("three"), event("agent_end"), event("agent_settled"))
+
+    assert Answer.objects.get().text == "one\n\ntwo\n\nthree"
+
+
+def test_history_of_an_idle_one_has_the_newest_answer_once(played: Played) -> None:
+    run(played, "a", assistant("first"))
+    run(played, "b", assistant("second"))
+
+    shown = read_json(played.row(), tail=0, history=5)["output"]
+    assert shown.count("second") == 1
+    assert shown.endswith("=== Current (idle) ===\n(no output yet)")
+    assert read_json(played.row(), tail=0, history=0)["output"] == "second"
+
+
+# -- compaction, abort ------------------------------------------------------------------------
+
+
+def test_what_compaction_costs_is_counted(played: Played) -> None:
+    used = {**USAGE, "input": 40_358, "cost": {"total": 0.04}}
+    result = {"summary": "…", "tokensBefore": 127_500, "usage": used}
+    played.play(event("compaction_start", reason="threshold"))
+    played.play(event("compaction_end", reason="threshold", result=result))
+
+    row = Usage.objects.get()
+    assert (row.input, row.stop_reason, row.provider, row.model) == (40_358, "compaction", "p", "m")
+    assert float(row.cost) == 0.04
+    assert Usage.objects.all().sums()["calls"] == 1
+
+
+def test_a_compaction_without_figures_is_no_call(played: Played) -> None:
+    played.play(event("compaction_end", result={"summary": "…", "tokensBefore": 9}))
+
+    assert not Usage.objects.exists()
+
+
+def test_an_abort_in_a_tool_call_is_told_as_one(played: Played) -> None:
+    run(played, "go", failed("This operation was aborted"))
+
+    assert errors() == []
+    assert ("notice", "The answer was aborted.") in played.kinds()
+    assert Answer.objects.get().outcome == Outcome.ABORTED
+    assert played.row().trouble == ""
+
+
+# -- commands ----------------------------------------------------------------------------------
+
+
+def sent(played: Played, text: str) -> str:
+    pk = played.message(text)
+    Lieutenant.objects.update(status=Status.WORKING, task_count=1)
+    return pk
+
+
+@pytest.mark.parametrize("disposition", [None, "handled"])
+def test_a_command_is_in_the_transcript_above_what_it_said(
+    played: Played, disposition: str | None
+) -> None:
+    run(played, "hello", assistant("hi"))
+    pk = sent(played, "/note")
+    told: dict[str, Any] = {"data": {"disposition": disposition}} if disposition else {}
+    notify = event("extension_ui_request", id="n", method="notify", message="done-note")
+    played.play(["s", AT, pk], notify, response(pk, **told))
+    played.clock = 1.1
+    played.play()
+    question = played.session.outgoing[-1]
+    played.play(response(question.id, "get_state", data={"isStreaming": False}))
+    played.play()
+
+    assert played.kinds()[-2:] == [("user", "/note"), ("notice", "done-note")]
+    entry = Entry.objects.get(kind="user", text="/note")
+    assert (entry.data, entry.message_id) == ({"command": "handled"}, pk)
+    row, message = played.row(), Message.objects.get(pk=pk)
+    assert (row.status, row.task_count) == (Status.IDLE, 0)
+    assert message.state == MessageState.ACCEPTED
+    assert message.taken_up_at is not None
+    assert "handled" in (message.evidence or {})["note"]
+
+
+def test_a_command_that_says_nothing_is_in_the_transcript(played: Played) -> None:
+    pk = sent(played, "/quiet")
+    played.play(["s", AT, pk], response(pk))
+    played.clock = 1.1
+    played.play()
+    question = played.session.outgoing[-1]
+    played.play(response(question.id, "get_state", data={}))
+    played.play()
+
+    assert played.kinds() == [("user", "/quiet")]
+    assert played.row().status == Status.IDLE
+
+
+def test_a_command_that_begins_a_run_says_so(played: Played) -> None:
+    pk = sent(played, "/run")
+    notify = event("extension_ui_request", id="n", method="notify", message="off it goes")
+    played.play(["s", AT, pk], notify, response(pk), event("agent_start"))
+    played.play(said("user", "from the command"), assistant("done"), event("agent_end"))
+    played.play(event("agent_settled"))
+    played.play()
+
+    users = Entry.objects.filter(kind="user").order_by("id").values_list("text", "data")
+    assert list(users) == [("/run", {"command": "began a run"}), ("from the command", {})]
+    assert (played.row().task_count, played.row().status) == (1, Status.IDLE)
+
+
+def test_an_expanded_template_says_what_was_sent(played: Played) -> None:
+    pk = sent(played, "/review x")
+    played.play(["s", AT, pk], response(pk), event("agent_start"), said("user", "Review x."))
+
+    entry = Entry.objects.get(kind="user")
+    assert (entry.text, entry.data) == ("Review x.", {"sentAs": "/review x"})
+
+
+def test_plain_text_with_a_slash_is_a_task(played: Played) -> None:
+    pk = sent(played, "/unknown")
+    played.play(["s", AT, pk], response(pk), event("agent_start"), said("user", "/unknown"))
+
+    assert Entry.objects.get(kind="user").data == {}
+    assert played.row().task_count == 1
+
+
+# -- models ------------------------------------------------------------------------------------
+
+
+def started(wanted: str, used: str, listed: list[str], *, before: str = "") -> Played:
+    fresh = Played(ready=False)
+    Lieutenant.objects.update(model_wanted=wanted, model_in_use=before)
+    provider, _, model = used.partition("/")
+    ready = response("~ready", "get_state", data={"model": {"provider": provider, "id": model}})
+    models = [dict(zip(("provider", "id"), each.split("/"), strict=True)) for each in listed]
+    fresh.play(ready)
+    assert [each.id for each in fresh.session.outgoing] == ["~models"]
+    fresh.play(response("~models", "get_available_models", data={"models": models}))
+    return fresh
+
+
+def test_a_model_that_is_there_is_no_news() -> None:
+    fresh = started("demo/a:high", "demo/a", ["demo/a", "demo/b"])
+
+    assert fresh.kinds() == []
+    assert facts(fresh)["modelInUse"] == "demo/a"
+    assert "modelWanted" not in facts(fresh)
+    assert AgentModels.objects.get().names == ["demo/a", "demo/b"]
+
+
+def test_a_model_that_its_agent_does_not_list_is_told() -> None:
+    fresh = started("demo/a", "demo/a", ["demo/b"])
+
+    ((kind, text),) = fresh.kinds()
+    assert kind == "notice"
+    assert "demo/a is not among the agent's models" in text
+    assert "demo/b" in text
+    assert facts(fresh)["modelWanted"] == "demo/a"
+    assert facts(fresh)["modelProblem"] == text
+
+
+def test_another_model_than_the_wanted_one_is_told() -> None:
+    fresh = started("demo/a", "demo/b", ["demo/b"])
+
+    assert fresh.kinds() == [
+        ("notice", "Its model demo/a is not there; the agent goes on with demo/b.")
+    ]
+    known = facts(fresh)
+    assert (known["modelWanted"], known["modelInUse"]) == ("demo/a", "demo/b")
+
+
+def test_a_session_whose_model_changed_is_told() -> None:
+    fresh = started("", "demo/b", ["demo/b"], before="demo/a")
+
+    assert fresh.kinds() == [("notice", "The agent's model was demo/a; it goes on with demo/b.")]
+
+
+def test_waiting_for_a_tool_names_its_command_and_since_when(played: Played) -> None:
+    start = {"toolCallId": "c1", "toolName": "bash", "args": {"command": "sleep  9999\n# long"}}
+    played.play(event("agent_start"), event("tool_execution_start", **start))
+
+    row = played.row()
+    assert row.waiting_for == "tool bash (sleep 9999 # long)"
+    assert row.waiting_since is not None
+    assert int(row.waiting_since.timestamp() * 1000) == AT
+    assert settings.TOOL_SECONDS == 3600
+
+
+# -- going back --------------------------------------------------------------------------------
+
+
+def test_a_long_message_is_found_by_its_place(played: Played) -> None:
+    for text in ("hello", "x" * 5000):
+        run(played, text, assistant("hi"))
+    entry = Entry.objects.filter(kind="user").latest("id")
+    # What the transcript has of it is cut.
+    Entry.objects.filter(pk=entry.pk).update(text="x" * 1000 + " …")
+    Lieutenant.objects.update(rewind_to=entry.pk)
+    rewinding.look(played.session, played.row(), 0.0)
+    (question,) = played.session.outgoing
+    listed = [{"entryId": "a", "text": "hello"}, {"entryId": "b", "text": "x" * 5000}]
+    played.play(response(question.id, "get_fork_messages", data={"messages": listed}))
+
+    assert played.session.outgoing[-1].line["type"] == "fork"
+    assert played.session.outgoing[-1].line["entryId"] == "b"
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ({"success": False, "error": "Unknown command"}, "the agent refused: Unknown command"),
+        ({"data": {"messages": []}}, "does not have this message in its session any more"),
+        ({"data": {}}, "does not have this message in its session any more"),
+        ({"data": {"messages": ["odd", 7]}}, "does not have this message in its session any more"),
+    ],
+)
+def test_what_stands_against_going_back_is_told(
+    played: Played, answer: dict[str, Any], words: str
+) -> None:
+    run(played, "hello", assistant("hi"))
+    Lieutenant.objects.update(rewind_to=Entry.objects.get(kind="user").pk)
+    rewinding.look(played.session, played.row(), 0.0)
+    (question,) = played.session.outgoing
+    played.play(response(question.id, "get_fork_messages", **answer))
+
+    assert words in played.kinds()[-1][1]
+    assert played.row().rewind_to is None
+    assert played.session.memory.rewinding == ""
+
+
+def test_a_lost_answer_is_made_up_for_by_the_session_that_goes_on(played: Played) -> None:
+    run(played, "hello", assistant("hi"))
+    Lieutenant.objects.update(rewind_to=Entry.objects.get(kind="user").pk)
+    rewinding.look(played.session, played.row(), 0.0)
+    rewinding.look(played.session, played.row(), 11.0)
+    question = played.session.outgoing[-1]
+    assert question.line["type"] == "get_state"
+    assert played.session.waiting_for() == "the agent to go back to before a message"
+    played.play(response(question.id, "get_state", data={"sessionFile": "/s/session.jsonl"}))
+
+    assert played.kinds()[-1][1].endswith("the agent still continues the same session.")
+    assert played.row().rewind_to is None
+
+
+@pytest.mark.parametrize("name", ["../../etc/x.jsonl", "a b.jsonl", "", ".jsonl", "x.txt"])
+def test_only_a_plain_file_name_becomes_the_session(played: Played, name: str) -> None:
+    run(played, "hello", assistant("hi"))
+    Lieutenant.objects.update(rewind_to=Entry.objects.get(kind="user").pk)
+    rewinding.look(played.session, played.row(), 0.0)
+    rewinding.look(played.session, played.row(), 11.0)
+    question = played.session.outgoing[-1]
+    played.play(response(question.id, "get_state", data={"sessionFile": name}))
+
+    assert played.row().session_name in ("session.jsonl", "x.jsonl")
+    assert "/" not in played.row().session_name
+
+
+def test_the_page_marks_commands_retries_and_what_left_the_session(
+    played: Played, operator: Client
+) -> None:
+    run(played, "go", *cut_off("half"), assistant("whole"))
+    pk = sent(played, "/note")
+    played.play(["s", AT, pk], response(pk, data={"disposition": "handled"}))
+    Entry.objects.filter(kind="user", text="go").update(data={"rewound": True})
+
+    page = operator.get("/lieutenants/ada/").content.decode()
+    assert "command, handled" in page
+    assert "no longer in the session" in page
+    assert "From an attempt that failed and was tried again" in page
