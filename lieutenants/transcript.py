@@ -217,8 +217,12 @@ class Transcript:
     def _finish_tool(self, event: Event, content: Any, at: datetime) -> None:
         call_id = str(event.get("toolCallId") or "")[:200]
         images = rpc.count_images(content)
+        text = rpc.text_of(content)
+        if size := whole(event.get("cut")):
+            images = whole(event.get("images")) or images
+            text = said_of_cut("Result", size, images, text)
         fields: dict[str, Any] = {
-            "text": rpc.text_of(content),
+            "text": text,
             "is_error": bool(event.get("isError")),
             "final": True,
             "data": {"images": images} if images else {},
@@ -230,6 +234,13 @@ class Transcript:
         else:
             tool = str(event.get("toolName") or "")[:200]
             self.add(Entry.Kind.TOOL_RESULT, at, call_id=call_id, tool=tool, **fields)
+
+    def close_calls(self) -> None:
+        """Calls whose end was never told end with their turn."""
+        for call_id, entry in self.results.items():
+            self._finished_calls.add(call_id)
+            self.revise(entry, final=True, text=entry.text or "Its end was not told.")
+        self.results.clear()
 
     # -- answers ---------------------------------------------------------------------------
 
@@ -268,6 +279,16 @@ class Transcript:
         texts = [entry.text for _, entry in sorted(entries.items())]
         texts += [each.text for each in self.ledger.new_texts(answer)]
         return "".join(texts)
+
+
+def said_of_cut(what: str, size: int, images: int, beginning: str) -> str:
+    """What stands in place of a text that was too long for one line of the journal."""
+    facts = [f"{what} of {size / 1e6:.1f} MB"]
+    if images:
+        facts.append(f"{images} image{'s' if images > 1 else ''}")
+    if not beginning:
+        return ", ".join([*facts, "not kept."])
+    return f"{beginning} …\n\n{', '.join([*facts, 'only its beginning is kept.'])}"
 
 
 def _block_of(entry: Entry) -> tuple[str, int]:

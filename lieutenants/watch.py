@@ -91,6 +91,8 @@ class Watch:
             self._abort(session, lieutenant)
         if lieutenant.status == Status.WORKING and row.ready_at and not session.memory.busy:
             session.resting = False
+        if session.floods.is_due(timezone.now()):
+            self._say_left_out(session)
         if lieutenant.should_run and row.stop_asked_at is None:
             self._limit_silence(session, lieutenant, clock)
 
@@ -170,10 +172,21 @@ class Watch:
         """The transcript says who breaks the answer off, and why."""
         text = f"{what}: reef aborts this answer."
         logger.warning("%s: %s", session.lieutenant, text)
-        session.ledger = ledger = Ledger()
-        with transaction.atomic():
+
+        def say() -> None:
             session.notice(timezone.now(), text, is_error=True)
             session.lieutenant.trouble = text
+
+        self._write(session, say)
+
+    def _say_left_out(self, session: Session) -> None:
+        """Tell of rows that were not made, also when the agent says nothing more."""
+        self._write(session, lambda: session.say_left_out(timezone.now()))
+
+    def _write(self, session: Session, work: Callable[[], None]) -> None:
+        session.ledger = ledger = Ledger()
+        with transaction.atomic():
+            work()
             ledger.write()
             session.remember()
             save_progress([session.process], [session.lieutenant])
