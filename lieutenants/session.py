@@ -186,13 +186,20 @@ class Session(Transcript):
         if kind == "e" and isinstance(record[2], dict):
             name = str(record[2].get("type"))
             if handler := _HANDLERS.get(name):
-                whole = name == "message_end"
-                handler(self, (self.screening.cover_message if whole else cover)(record[2]), at)
+                is_message = name == "message_end"
+                covered = (self.screening.cover_message if is_message else cover)(record[2])
+                handler(self, covered, at)
         elif kind == "s":
             self._delivered(str(record[2]), at)
         elif kind == "x":
             ending.end(self, cover(record[2]) if isinstance(record[2], dict) else {}, at)
-        elif kind == "g":
+        else:
+            self._take_note(record, at)
+
+    def _take_note(self, record: list[Any], at: datetime) -> None:
+        """What the keeper says of lines that it did not record, or not whole."""
+        kind, cover = record[0], self.screening.cover
+        if kind == "g":
             text = f"The agent printed what is not its protocol: {cover(str(record[2]))}"
             self.limited("garbage", at, text, is_error=True)
         elif kind == "l":

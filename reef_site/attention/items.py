@@ -17,6 +17,7 @@ from bootloader.models import Finding, Provisioning
 from bootloader.reasons import clipped
 from bootloader.states import State
 from lieutenants import failures
+from lieutenants.floods import LOUD
 from lieutenants.models import Lieutenant
 from lieutenants.rules.models import Firing, FiringState
 from lieutenants.states import Status
@@ -90,7 +91,8 @@ def _lieutenants() -> Iterator[Item]:
             waits = f"waiting for {each.waiting_for}" if each.waiting_for else "no output"
             yield _lieutenant(each, "stalled", each.last_activity_at, each.trouble or waits)
         elif each.trouble:
-            label = "task failed" if each.status == Status.IDLE else "has trouble"
+            failed = each.status == Status.IDLE and not each.trouble.startswith(LOUD)
+            label = "task failed" if failed else "has trouble"
             yield _lieutenant(each, "stalled", each.status_since, each.trouble, label)
 
 

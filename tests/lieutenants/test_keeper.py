@@ -340,6 +340,19 @@ def test_kinds_without_end_share_one_count(keep: Keep) -> None:
     assert {record[2] for record in kept.kind("m")} == {"other"}
 
 
+def test_the_pace_lets_a_burst_through_and_then_waits() -> None:
+    pace = keeper.Pace()
+    for _ in range(keeper.BURST):
+        pace.count(10.0)
+    assert pace.wait(10.0) == 0
+    for _ in range(300):
+        pace.count(10.0)
+    assert pace.wait(10.0) == pytest.approx(300 / keeper.STEADY_A_SECOND)
+    assert pace.wait(12.0) == pytest.approx(300 / keeper.STEADY_A_SECOND - 2)
+    assert pace.wait(99.0) == 0
+
+
+@pytest.mark.thorough
 def test_what_must_be_recorded_is_read_more_slowly(keep: Keep) -> None:
     code = """
 message = {"role": "user", "content": "x"}
