@@ -13,7 +13,8 @@ from rest_framework.viewsets import ViewSet
 
 from lieutenants import services, views
 from lieutenants.exceptions import BadInput, NotFound
-from lieutenants.models import Entry, Lieutenant, Usage
+from lieutenants.models import Lieutenant, Usage
+from lieutenants.outputs import page_of_entries
 from lieutenants.presence import vm_of
 from lieutenants.serializers import (
     MOST_ENTRIES,
@@ -22,6 +23,7 @@ from lieutenants.serializers import (
     entry_json,
     lieutenants_json,
     message_json,
+    query_flag,
     query_number,
     read_json,
     sent_json,
@@ -64,11 +66,12 @@ class LieutenantViewSet(ViewSet):
     lookup_value_regex = "[^/]+"
 
     def list(self, request: Request) -> Response:
-        """All living ones, newest first; `?status=` narrows."""
+        """All living ones, newest first; `?status=` narrows, `?brief=true` leaves long texts out."""
         rows = Lieutenant.objects.living()
         if status := request.query_params.get("status"):
             rows = rows.filter(status=status)
-        found = lieutenants_json(rows, caller=request.user)
+        brief = query_flag(request, "brief")
+        found = lieutenants_json(rows, caller=request.user, brief=brief)
         return Response({"lieutenants": found, "count": len(found)})
 
     def create(self, request: Request) -> Response:
@@ -79,8 +82,10 @@ class LieutenantViewSet(ViewSet):
         return _wait(response, lieutenant, seconds)
 
     def retrieve(self, request: Request, name: str) -> Response:
-        """One."""
-        return Response(lieutenants_json([services.find(name)], caller=request.user)[0])
+        """One; `?brief=true` leaves long texts out."""
+        brief = query_flag(request, "brief")
+        found = [services.find(name)]
+        return Response(lieutenants_json(found, caller=request.user, brief=brief)[0])
 
     def partial_update(self, request: Request, name: str) -> Response:
         """Another model, restart policy or limit; `{"restart": true}` starts its agent with it."""
@@ -113,10 +118,13 @@ class LieutenantViewSet(ViewSet):
 
     @action(detail=True, methods=["get"])
     def read(self, request: Request, name: str) -> Response:
-        """The running answer, or the newest one; `?tail=` characters, `?history=` answers."""
-        tail, history = query_number(request, "tail"), query_number(request, "history")
+        """The running answer, or the newest one; `?tail=` characters, `?history=` answers.
+
+        `?limit=` characters after the first `?after=` are a page of it.
+        """
+        asked = {key: query_number(request, key) for key in ("tail", "history", "after", "limit")}
         lieutenant = _legible(services.find(name), request)
-        return Response(read_json(lieutenant, tail=tail, history=history))
+        return Response(read_json(lieutenant, **asked))
 
     @action(detail=True, methods=["post"])
     def pause(self, request: Request, name: str) -> Response:
@@ -150,12 +158,14 @@ class LieutenantViewSet(ViewSet):
 
     @action(detail=True, methods=["get"])
     def transcript(self, request: Request, name: str) -> Response:
-        """Entries with an id above `?after=`, at most `?limit=` (200); `next` leads on."""
+        """Entries with an id above `?after=`, at most `?limit=` (200); `next` leads on.
+
+        Very long entries make a page shorter; `?textLimit=` shows both ends of longer texts.
+        """
         lieutenant = _legible(services.find_kept(name), request)
-        after = query_number(request, "after")
+        after, shown = query_number(request, "after"), query_number(request, "textLimit")
         limit = query_number(request, "limit", most=MOST_ENTRIES) or 200
-        rows = list(Entry.objects.filter(lieutenant=lieutenant, pk__gt=after)[: limit + 1])
-        more, rows = len(rows) > limit, rows[:limit]
+        rows, more = page_of_entries(lieutenant, after=after, limit=limit, text_limit=shown)
         texts = texts_of_open(rows)
         entries = [entry_json(row, texts.get(row.pk)) for row in rows]
         last = entries[-1]["id"] if more else None

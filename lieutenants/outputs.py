@@ -1,0 +1,212 @@
+"""The texts of answers, read by size: an answer may have tens of megabytes, a listing may not.
+
+Long texts stay in the database; only what is shown of them is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from django.db.models import Case, F, IntegerField, Q, QuerySet, TextField, Value, When, Window
+from django.db.models.functions import Length, RowNumber, Substr
+
+from lieutenants.models import Answer, Chunk, Entry, Lieutenant
+from lieutenants.states import Outcome
+
+NEWEST_ANSWERS = 20
+# Answers without a word are left out of those.
+_LOOKED_AT = 2 * NEWEST_ANSWERS
+MAX_SHOWN = 20_000
+MAX_PAGE = 4_000_000
+# The newest answers of a lieutenant are shown at length, older ones only by their ends.
+_SHOWN_AT_LENGTH = 3
+_MAX_SHOWN_OLDER = 4_000
+
+
+@dataclass(frozen=True)
+class Excerpt:
+    """A text, or both ends of it, and how long it is."""
+
+    text: str
+    length: int
+    left_out: int = 0
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether its middle is left out."""
+        return self.left_out > 0
+
+
+def with_excerpt(rows: QuerySet[Any], most: int | Case = MAX_SHOWN) -> QuerySet[Any]:
+    """Annotate rows that have a `text` with what `excerpt_of` needs, and do not load the text."""
+    sized = rows.annotate(size=Length("text"), most=most if isinstance(most, Case) else Value(most))
+    half = F("most") / 2
+    return sized.defer("text").annotate(
+        head=Case(
+            When(size__lte=F("most"), then=F("text")),
+            default=Substr("text", 1, half),
+            output_field=TextField(),
+        ),
+        tail=Case(
+            When(size__lte=F("most"), then=Value("")),
+            default=Substr("text", F("size") - half + 1, half),
+            output_field=TextField(),
+        ),
+    )
+
+
+def excerpt_of(size: int, head: str, tail: str) -> Excerpt:
+    """Join what `with_excerpt` annotated."""
+    left_out = size - len(head) - len(tail)
+    if left_out <= 0:
+        return Excerpt(head + tail, size)
+    return Excerpt(f"{head}\n\n… {left_out:,} characters left out …\n\n{tail}", size, left_out)
+
+
+def newest_answers(lieutenant_ids: Iterable[str]) -> dict[str, list[Excerpt]]:
+    """Return the newest finished answers of each, oldest first; blank ones are left out."""
+    numbered = (
+        Answer.objects.filter(lieutenant__in=list(lieutenant_ids))
+        .exclude(outcome=Outcome.OPEN)
+        .annotate(
+            place=Window(RowNumber(), partition_by=F("lieutenant_id"), order_by=F("id").desc())
+        )
+        .filter(place__lte=_LOOKED_AT)
+        .order_by("lieutenant_id", "id")
+    )
+    places = dict(numbered.values_list("pk", "place"))
+    at_length = [pk for pk, place in places.items() if place <= _SHOWN_AT_LENGTH]
+    most = Case(
+        When(pk__in=at_length, then=Value(MAX_SHOWN)),
+        default=Value(_MAX_SHOWN_OLDER),
+        output_field=IntegerField(),
+    )
+    rows = with_excerpt(Answer.objects.filter(pk__in=places), most).order_by("id")
+    found: dict[str, list[Excerpt]] = {}
+    for lieutenant_id, *parts in rows.values_list("lieutenant_id", "size", "head", "tail"):
+        if (excerpt := excerpt_of(*parts)).length:
+            found.setdefault(lieutenant_id, []).append(excerpt)
+    return {
+        pk: [each for each in excerpts[-NEWEST_ANSWERS:] if each.text.strip()]
+        for pk, excerpts in found.items()
+    }
+
+
+def page_of_entries(
+    lieutenant: Lieutenant, *, after: int, limit: int, text_limit: int
+) -> tuple[list[Entry], bool]:
+    """Return the entries with an id above `after`, and whether there are more.
+
+    All of them have MAX_PAGE characters of text at most, unless the first alone has more. A text
+    that is longer than a `text_limit` has its middle left out, and its length in `data`.
+    """
+    found = Entry.objects.filter(lieutenant=lieutenant, pk__gt=after).annotate(size=Length("text"))
+    sizes = list(found.values_list("pk", "size")[: limit + 1])
+    chosen: list[int] = []
+    left = MAX_PAGE
+    for pk, size in sizes[:limit]:
+        left -= min(size, text_limit or size)
+        if chosen and left < 0:
+            break
+        chosen.append(pk)
+    rows = Entry.objects.filter(pk__in=chosen).order_by("id")
+    if text_limit:
+        return [_shortened(row) for row in with_excerpt(rows, text_limit)], len(sizes) > len(chosen)
+    return list(rows), len(sizes) > len(chosen)
+
+
+def _shortened(entry: Any) -> Entry:
+    excerpt = excerpt_of(entry.size, entry.head, entry.tail)
+    entry.text = excerpt.text
+    if excerpt.is_cut:
+        entry.data = {**entry.data, "textLength": excerpt.length}
+    shortened: Entry = entry
+    return shortened
+
+
+@dataclass(frozen=True)
+class Output:
+    """The text of an answer, as pieces that are loaded when they are asked for."""
+
+    # Of each piece: its table, its id, its length.
+    pieces: list[tuple[type[Answer | Entry | Chunk], int, int]]
+
+    @property
+    def length(self) -> int:
+        """Return how many characters it has."""
+        return sum(length for _, _, length in self.pieces)
+
+    def slice(self, begin: int, count: int) -> str:
+        """Return `count` characters from the one numbered `begin` on."""
+        parts, at, end = [], 0, begin + count
+        wanted: list[tuple[type[Answer | Entry | Chunk], int, int, int]] = []
+        for model, pk, length in self.pieces:
+            first, last = max(begin - at, 0), min(end - at, length)
+            if first < last:
+                wanted.append((model, pk, first, last))
+            at += length
+        chunks = dict(
+            Chunk.objects.filter(pk__in=[pk for model, pk, _, _ in wanted if model is Chunk])
+            .order_by()
+            .values_list("pk", "text")
+        )
+        for model, pk, first, last in wanted:
+            if model is Chunk:
+                parts.append(chunks.get(pk, "")[first:last])
+            else:
+                cut = Substr("text", first + 1, last - first)
+                rows = model._default_manager.filter(pk=pk).annotate(cut=cut)
+                parts.append(rows.values_list("cut", flat=True)[0])
+        return "".join(parts)
+
+    def tail(self, count: int) -> str:
+        """Return its last `count` characters."""
+        return self.slice(max(0, self.length - count), count)
+
+
+def output_of(answer: Answer) -> Output:
+    """Return the text of an answer: of a running one, what has come until now."""
+    if answer.outcome != Outcome.OPEN:
+        sizes = Answer.objects.filter(pk=answer.pk).annotate(size=Length("text"))
+        return Output([(Answer, answer.pk, size) for size in sizes.values_list("size", flat=True)])
+    entries = list(
+        answer.entries.filter(kind=Entry.Kind.TEXT)
+        .order_by("id")
+        .annotate(size=Length("text"))
+        .values_list("pk", "final", "size")
+    )
+    said: dict[int, list[tuple[int, int]]] = {}
+    opened = [pk for pk, final, _ in entries if not final]
+    sizes = Chunk.objects.filter(entry__in=opened).annotate(size=Length("text")).order_by("id")
+    for entry, pk, size in sizes.values_list("entry_id", "pk", "size"):
+        said.setdefault(entry, []).append((pk, size))
+    pieces: list[tuple[type[Answer | Entry | Chunk], int, int]] = []
+    for entry, final, size in entries:
+        if final:
+            pieces.append((Entry, entry, size))
+        else:
+            pieces += [(Chunk, pk, length) for pk, length in said.get(entry, [])]
+    return Output(pieces)
+
+
+def newest_output(lieutenant_id: str, *, is_working: bool) -> Output:
+    """Return the running answer, or the newest finished one that is not blank."""
+    answers = Answer.objects.filter(lieutenant=lieutenant_id).defer("text").order_by("-id")
+    running = answers.filter(outcome=Outcome.OPEN).first()
+    output = output_of(running) if running else Output([])
+    if output.length or is_working:
+        return output
+    finished = answers.exclude(outcome=Outcome.OPEN).annotate(size=Length("text"))
+    for answer in finished.filter(size__gt=0)[:NEWEST_ANSWERS]:
+        output = output_of(answer)
+        if output.slice(0, 1000).strip():
+            return output
+    return Output([])
+
+
+def running_outputs(lieutenant_ids: Iterable[str]) -> Mapping[str, Output]:
+    """Return what each says in its running answer."""
+    answers = Answer.objects.filter(Q(lieutenant__in=list(lieutenant_ids), outcome=Outcome.OPEN))
+    return {answer.lieutenant_id: output_of(answer) for answer in answers.defer("text")}
