@@ -11,10 +11,9 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 from rest_framework.viewsets import ViewSet
 
-from lieutenants import services, views
+from lieutenants import outputs, services, views
 from lieutenants.exceptions import BadInput, NotFound
 from lieutenants.models import Lieutenant, Usage
-from lieutenants.outputs import page_of_entries
 from lieutenants.presence import vm_of
 from lieutenants.serializers import (
     MOST_ENTRIES,
@@ -66,7 +65,7 @@ class LieutenantViewSet(ViewSet):
     lookup_value_regex = "[^/]+"
 
     def list(self, request: Request) -> Response:
-        """All living ones, newest first; `?status=` narrows, `?brief=true` leaves long texts out."""
+        """All living ones, newest first; `?status=` narrows, `?brief=true` has no long texts."""
         rows = Lieutenant.objects.living()
         if status := request.query_params.get("status"):
             rows = rows.filter(status=status)
@@ -82,7 +81,7 @@ class LieutenantViewSet(ViewSet):
         return _wait(response, lieutenant, seconds)
 
     def retrieve(self, request: Request, name: str) -> Response:
-        """One; `?brief=true` leaves long texts out."""
+        """One; `?brief=true` leaves out long texts."""
         brief = query_flag(request, "brief")
         found = [services.find(name)]
         return Response(lieutenants_json(found, caller=request.user, brief=brief)[0])
@@ -165,7 +164,7 @@ class LieutenantViewSet(ViewSet):
         lieutenant = _legible(services.find_kept(name), request)
         after, shown = query_number(request, "after"), query_number(request, "textLimit")
         limit = query_number(request, "limit", most=MOST_ENTRIES) or 200
-        rows, more = page_of_entries(lieutenant, after=after, limit=limit, text_limit=shown)
+        rows, more = outputs.page_of_entries(lieutenant, after=after, limit=limit, text_limit=shown)
         texts = texts_of_open(rows)
         entries = [entry_json(row, texts.get(row.pk)) for row in rows]
         last = entries[-1]["id"] if more else None
@@ -175,10 +174,10 @@ class LieutenantViewSet(ViewSet):
 
     @action(detail=True, methods=["get"])
     def messages(self, request: Request, name: str) -> Response:
-        """Messages, newest first, at most `?limit=` (100)."""
+        """Messages, newest first, at most `?limit=` (100); of long ones both ends."""
         limit = query_number(request, "limit", most=MOST_ENTRIES) or 100
         lieutenant = _legible(services.find_kept(name), request)
-        rows = lieutenant.messages.order_by("-created_at", "-id")[:limit]
+        rows = outputs.shortened(lieutenant.messages.order_by("-created_at", "-id")[:limit])
         found = [message_json(row) for row in rows]
         return Response({"messages": found, "count": len(found)})
 

@@ -5,14 +5,14 @@ Long texts stay in the database; only what is shown of them is loaded.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from django.db.models import Case, F, IntegerField, Q, QuerySet, TextField, Value, When, Window
 from django.db.models.functions import Length, RowNumber, Substr
 
-from lieutenants.models import Answer, Chunk, Entry, Lieutenant
+from lieutenants.models import Answer, Chunk, Entry, Lieutenant, Message
 from lieutenants.states import Outcome
 
 NEWEST_ANSWERS = 20
@@ -20,9 +20,13 @@ NEWEST_ANSWERS = 20
 _LOOKED_AT = 2 * NEWEST_ANSWERS
 MAX_SHOWN = 20_000
 MAX_PAGE = 4_000_000
+_PIECE = 1_000_000
 # The newest answers of a lieutenant are shown at length, older ones only by their ends.
 _SHOWN_AT_LENGTH = 3
 _MAX_SHOWN_OLDER = 4_000
+
+
+_Row = TypeVar("_Row", Entry, Message)
 
 
 @dataclass(frozen=True)
@@ -112,18 +116,41 @@ def page_of_entries(
             break
         chosen.append(pk)
     rows = Entry.objects.filter(pk__in=chosen).order_by("id")
-    if text_limit:
-        return [_shortened(row) for row in with_excerpt(rows, text_limit)], len(sizes) > len(chosen)
-    return list(rows), len(sizes) > len(chosen)
+    found_rows = shortened(rows, text_limit) if text_limit else list(rows)
+    for row in found_rows:
+        if row.left_out:
+            row.data = {**row.data, "textLength": row.left_out + text_limit // 2 * 2}
+    return found_rows, len(sizes) > len(chosen)
 
 
-def _shortened(entry: Any) -> Entry:
-    excerpt = excerpt_of(entry.size, entry.head, entry.tail)
-    entry.text = excerpt.text
-    if excerpt.is_cut:
-        entry.data = {**entry.data, "textLength": excerpt.length}
-    shortened: Entry = entry
-    return shortened
+def shortened(found: QuerySet[_Row], most: int = MAX_SHOWN) -> list[_Row]:
+    """Return entries or messages with texts of about `most` characters; not to be saved."""
+    rows: list[Any] = list(with_excerpt(found, most))
+    for row in rows:
+        excerpt = excerpt_of(row.size, row.head, row.tail)
+        row.text, row.left_out = excerpt.text, excerpt.left_out
+    return rows
+
+
+def newest_said(entry_ids: Iterable[int], *, until_rev: int, most: int) -> dict[int, str]:
+    """Return what was said of each open entry until then, at most its last `most` characters."""
+    chunks = Chunk.objects.filter(entry__in=list(entry_ids), rev__lte=until_rev)
+    sizes = chunks.annotate(size=Length("text")).order_by("-id")
+    wanted: list[int] = []
+    lengths: dict[int, int] = {}
+    for entry_id, pk, size in sizes.values_list("entry_id", "pk", "size"):
+        if lengths.get(entry_id, 0) < most:
+            wanted.append(pk)
+        lengths[entry_id] = lengths.get(entry_id, 0) + size
+    said: dict[int, str] = {}
+    for entry_id, text in (
+        chunks.filter(pk__in=wanted).order_by("id").values_list("entry_id", "text")
+    ):
+        said[entry_id] = said.get(entry_id, "") + text
+    for entry_id, text in said.items():
+        if left_out := max(0, lengths[entry_id] - most):
+            said[entry_id] = f"… {left_out:,} characters left out …\n\n{text[-most:]}"
+    return said
 
 
 @dataclass(frozen=True)
@@ -161,9 +188,20 @@ class Output:
                 parts.append(rows.values_list("cut", flat=True)[0])
         return "".join(parts)
 
+    def in_pieces(self) -> Iterator[str]:
+        """Yield all of it, piece by piece."""
+        for begin in range(0, self.length, _PIECE):
+            yield self.slice(begin, _PIECE)
+
     def tail(self, count: int) -> str:
         """Return its last `count` characters."""
         return self.slice(max(0, self.length - count), count)
+
+
+def text_of_entry(entry_id: int) -> Output:
+    """Return the text of one entry."""
+    sizes = Entry.objects.filter(pk=entry_id).annotate(size=Length("text"))
+    return Output([(Entry, entry_id, size) for size in sizes.values_list("size", flat=True)])
 
 
 def output_of(answer: Answer) -> Output:

@@ -156,6 +156,7 @@ def read_json(row: Lieutenant, *, tail: int, history: int, after: int, limit: in
 
 def message_json(message: Message) -> Json:
     """A message and how far it has come."""
+    cut = {"textLength": message.left_out + outputs.MAX_SHOWN} if message.left_out else {}
     return {
         "id": message.pk,
         "text": message.text,
@@ -170,6 +171,7 @@ def message_json(message: Message) -> Json:
         "decidedAt": message.decided_at,
         "takenUpAt": message.taken_up_at,
         "usage": usage_json(Usage.objects.filter(message=message).sums()),
+        **cut,
     }
 
 
