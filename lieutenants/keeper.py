@@ -333,7 +333,7 @@ def worth_no_more(head: bytes) -> bool:
     return head.startswith((START_LINE, *SUMMARY_LINES.values()))
 
 
-def count_images(data: bytes) -> int:
+def count_images(data: bytes | bytearray) -> int:
     return sum(data.count(mark) for mark in IMAGES)
 
 

@@ -47,7 +47,7 @@ def with_excerpt(rows: QuerySet[Any], most: int | Case = MAX_SHOWN) -> QuerySet[
     """Annotate rows that have a `text` with what `excerpt_of` needs, and do not load the text."""
     sized = rows.annotate(size=Length("text"), most=most if isinstance(most, Case) else Value(most))
     half = F("most") / 2
-    return sized.defer("text").annotate(
+    found: QuerySet[Any] = sized.defer("text").annotate(
         head=Case(
             When(size__lte=F("most"), then=F("text")),
             default=Substr("text", 1, half),
@@ -59,6 +59,7 @@ def with_excerpt(rows: QuerySet[Any], most: int | Case = MAX_SHOWN) -> QuerySet[
             output_field=TextField(),
         ),
     )
+    return found
 
 
 def excerpt_of(size: int, head: str, tail: str) -> Excerpt:
@@ -217,8 +218,8 @@ def output_of(answer: Answer) -> Output:
     )
     said: dict[int, list[tuple[int, int]]] = {}
     opened = [pk for pk, final, _ in entries if not final]
-    sizes = Chunk.objects.filter(entry__in=opened).annotate(size=Length("text")).order_by("id")
-    for entry, pk, size in sizes.values_list("entry_id", "pk", "size"):
+    chunks = Chunk.objects.filter(entry__in=opened).annotate(size=Length("text")).order_by("id")
+    for entry, pk, size in chunks.values_list("entry_id", "pk", "size"):
         said.setdefault(entry, []).append((pk, size))
     pieces: list[tuple[type[Answer | Entry | Chunk], int, int]] = []
     for entry, final, size in entries:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -186,7 +187,7 @@ def test_a_long_line_of_any_kind_leaves_no_call_open(fleet: Fleet) -> None:
     fleet.create("ada", stallLimitSeconds=1)
     for number, what in enumerate(LONG, start=1):
         message = fleet.send("ada", f"LONG {what} {LONG_LINE}")
-        until(lambda message=message: _is_done(message))
+        until(partial(_is_done, message))
         assert fleet.get("ada").get("waitingFor", "") == "", what
         assert not Entry.objects.filter(final=False).exists(), what
         *_, result = Entry.objects.filter(kind=Entry.Kind.TOOL_RESULT)
