@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from django.db.models import Case, F, IntegerField, Q, QuerySet, TextField, Value, When, Window
+from django.db.models import F, Q, QuerySet, Window
 from django.db.models.functions import Length, RowNumber, Substr
 
 from lieutenants.models import Answer, Chunk, Entry, Lieutenant, Message
@@ -43,30 +43,29 @@ class Excerpt:
         return self.left_out > 0
 
 
-def with_excerpt(rows: QuerySet[Any], most: int | Case = MAX_SHOWN) -> QuerySet[Any]:
-    """Annotate rows that have a `text` with what `excerpt_of` needs, and do not load the text."""
-    sized = rows.annotate(size=Length("text"), most=most if isinstance(most, Case) else Value(most))
-    half = F("most") / 2
-    found: QuerySet[Any] = sized.defer("text").annotate(
-        head=Case(
-            When(size__lte=F("most"), then=F("text")),
-            default=Substr("text", 1, half),
-            output_field=TextField(),
-        ),
-        tail=Case(
-            When(size__lte=F("most"), then=Value("")),
-            default=Substr("text", F("size") - half + 1, half),
-            output_field=TextField(),
-        ),
-    )
+def excerpts(rows: QuerySet[Any], most: Mapping[Any, int] | int) -> dict[Any, Excerpt]:
+    """Return the `text` of each row by its key, cut to about `most` characters (of each row).
+
+    A database reads a long text once for each function of it, so their number is kept small.
+    """
+    sizes = dict(rows.order_by().annotate(size=Length("text")).values_list("pk", "size"))
+    limits = {pk: most if isinstance(most, int) else most[pk] for pk in sizes}
+    short = [pk for pk, size in sizes.items() if size <= limits[pk]]
+    table = rows.model._default_manager
+    texts = table.filter(pk__in=short).order_by().values_list("pk", "text")
+    found = {pk: Excerpt(text, sizes[pk]) for pk, text in texts}
+    for pk in sizes.keys() - found.keys():
+        half, size = limits[pk] // 2, sizes[pk]
+        ends = table.filter(pk=pk).annotate(
+            head=Substr("text", 1, half), tail=Substr("text", size - half + 1, half)
+        )
+        for head, tail in ends.values_list("head", "tail"):
+            found[pk] = _joined(head, tail, size)
     return found
 
 
-def excerpt_of(size: int, head: str, tail: str) -> Excerpt:
-    """Join what `with_excerpt` annotated."""
+def _joined(head: str, tail: str, size: int) -> Excerpt:
     left_out = size - len(head) - len(tail)
-    if left_out <= 0:
-        return Excerpt(head + tail, size)
     return Excerpt(f"{head}\n\n… {left_out:,} characters left out …\n\n{tail}", size, left_out)
 
 
@@ -81,21 +80,18 @@ def newest_answers(lieutenant_ids: Iterable[str]) -> dict[str, list[Excerpt]]:
         .filter(place__lte=_LOOKED_AT)
         .order_by("lieutenant_id", "id")
     )
-    places = dict(numbered.values_list("pk", "place"))
-    at_length = [pk for pk, place in places.items() if place <= _SHOWN_AT_LENGTH]
-    most = Case(
-        When(pk__in=at_length, then=Value(MAX_SHOWN)),
-        default=Value(_MAX_SHOWN_OLDER),
-        output_field=IntegerField(),
-    )
-    rows = with_excerpt(Answer.objects.filter(pk__in=places), most).order_by("id")
+    places = list(numbered.values_list("pk", "lieutenant_id", "place"))
+    most = {
+        pk: MAX_SHOWN if place <= _SHOWN_AT_LENGTH else _MAX_SHOWN_OLDER for pk, _, place in places
+    }
+    texts = excerpts(Answer.objects.filter(pk__in=most), most)
     found: dict[str, list[Excerpt]] = {}
-    for lieutenant_id, *parts in rows.values_list("lieutenant_id", "size", "head", "tail"):
-        if (excerpt := excerpt_of(*parts)).length:
-            found.setdefault(lieutenant_id, []).append(excerpt)
+    for pk, lieutenant_id, _ in places:
+        if pk in texts and texts[pk].length:
+            found.setdefault(lieutenant_id, []).append(texts[pk])
     return {
-        pk: [each for each in excerpts[-NEWEST_ANSWERS:] if each.text.strip()]
-        for pk, excerpts in found.items()
+        lieutenant_id: [each for each in mine[-NEWEST_ANSWERS:] if each.text.strip()]
+        for lieutenant_id, mine in found.items()
     }
 
 
@@ -126,10 +122,11 @@ def page_of_entries(
 
 def shortened(found: QuerySet[_Row], most: int = MAX_SHOWN) -> list[_Row]:
     """Return entries or messages with texts of about `most` characters; not to be saved."""
-    rows: list[Any] = list(with_excerpt(found, most))
+    rows: list[Any] = list(found.defer("text"))
+    texts = excerpts(found.model._default_manager.filter(pk__in=[row.pk for row in rows]), most)
+    rows = [row for row in rows if row.pk in texts]
     for row in rows:
-        excerpt = excerpt_of(row.size, row.head, row.tail)
-        row.text, row.left_out = excerpt.text, excerpt.left_out
+        row.text, row.left_out = texts[row.pk].text, texts[row.pk].left_out
     return rows
 
 

@@ -44,8 +44,8 @@ def lieutenants_json(
 ) -> list[Json]:
     """Return lieutenant objects, with only the PUBLIC keys where the caller may not read more.
 
-    `brief` ones have none of the LONG keys. The number of queries grows only with the number of
-    running answers.
+    `brief` ones have none of the LONG keys. The number of queries grows only with the numbers of
+    running and of very long answers.
     """
     rows = list(lieutenants)
     pks = permissions.readable_among(

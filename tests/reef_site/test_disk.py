@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -157,7 +157,7 @@ def _all_kinds_of_requests(stack: Stack) -> dict[str, int]:
     """Make one request of each kind on a full disk; each is answered at once, and in words."""
     client = stack.client
     create = {"name": "cyd", "role": "r" * 4_000, "local": True}
-    requests = {
+    requests: dict[str, Callable[[], httpx.Response]] = {
         "list": lambda: client.get("/lieutenant/lieutenants"),
         "transcript": lambda: client.get(f"{SENDS}/bea/transcript"),
         "page": lambda: client.get("/signin", follow_redirects=True),
