@@ -234,8 +234,8 @@ def newest_output(lieutenant_id: str, *, is_working: bool) -> Output:
     output = output_of(running) if running else Output([])
     if output.length or is_working:
         return output
-    finished = answers.exclude(outcome=Outcome.OPEN).annotate(size=Length("text"))
-    for answer in finished.filter(size__gt=0)[:NEWEST_ANSWERS]:
+    finished = answers.exclude(outcome=Outcome.OPEN).exclude(text="")
+    for answer in finished[:NEWEST_ANSWERS]:
         output = output_of(answer)
         if output.slice(0, 1000).strip():
             return output
