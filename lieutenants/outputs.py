@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from django.db.models import F, Q, QuerySet, Window
-from django.db.models.functions import Length, RowNumber, Substr
+from django.db.models import F, Q, QuerySet, TextField, Window
+from django.db.models.functions import Cast, Length, RowNumber, Substr
 
 from lieutenants.models import Answer, Chunk, Entry, Lieutenant, Message
 from lieutenants.states import Outcome
@@ -100,15 +100,17 @@ def page_of_entries(
 ) -> tuple[list[Entry], bool]:
     """Return the entries with an id above `after`, and whether there are more.
 
-    All of them have MAX_PAGE characters of text at most, unless the first alone has more. A text
-    that is longer than a `text_limit` has its middle left out, and its length in `data`.
+    All of them have MAX_PAGE characters of text and data at most, unless the first alone has more.
+    A text that is longer than a `text_limit` has its middle left out, and its length in `data`.
     """
-    found = Entry.objects.filter(lieutenant=lieutenant, pk__gt=after).annotate(size=Length("text"))
-    sizes = list(found.values_list("pk", "size")[: limit + 1])
+    found = Entry.objects.filter(lieutenant=lieutenant, pk__gt=after).annotate(
+        size=Length("text"), more=Length(Cast("data", TextField()))
+    )
+    sizes = list(found.values_list("pk", "size", "more")[: limit + 1])
     chosen: list[int] = []
     left = MAX_PAGE
-    for pk, size in sizes[:limit]:
-        left -= min(size, text_limit or size)
+    for pk, size, more in sizes[:limit]:
+        left -= min(size, text_limit or size) + more
         if chosen and left < 0:
             break
         chosen.append(pk)

@@ -133,6 +133,12 @@ def test_transcript_pages_by_size_and_loses_nothing(api: Api) -> None:
         after, pages = answer["next"], pages + 1
     assert (found == texts, pages) == (True, 4)
 
+    for number in range(3):
+        told.call(f"c{number}", content="x" * 3_000_000)
+    last = api.get(f"{LIEUTENANTS}/ada/transcript?after={answer['entries'][-1]['id']}").json()
+    assert (last["count"], last["next"] is None) == (1, False)
+    Entry.objects.filter(kind="tool_call").delete()
+
     short = api.get(f"{LIEUTENANTS}/ada/transcript?textLimit=1000").json()
     assert short["next"] is None
     assert [len(each["text"]) < 1100 for each in short["entries"]] == [True] * 7
