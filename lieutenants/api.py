@@ -13,10 +13,10 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 from rest_framework.viewsets import ViewSet
 
-from lieutenants import rewinding, services, views, waits
+from lieutenants import outputs, rewinding, services, views, waits
 from lieutenants.exceptions import BadInput, NotFound
 from lieutenants.hosts import silence
-from lieutenants.models import Entry, Lieutenant, Message, Usage
+from lieutenants.models import Lieutenant, Message, Usage
 from lieutenants.presence import vm_of
 from lieutenants.serializers import (
     ADJUSTABLE,
@@ -30,6 +30,7 @@ from lieutenants.serializers import (
     message_json,
     message_wanted,
     messages_json,
+    query_flag,
     query_number,
     read_json,
     sent_json,
@@ -105,13 +106,14 @@ class LieutenantViewSet(ViewSet):
     named_parts: ClassVar = {"name": services.called}
     lookup_value_regex = "[^/]+"
 
-    @takes(query=("status",))
+    @takes(query=("status", "brief"))
     def list(self, request: Request) -> Response:
-        """All living ones, newest first; `?status=` narrows."""
+        """All living ones, newest first; `?status=` narrows, `?brief=true` has no long texts."""
         rows = Lieutenant.objects.living()
         if status := request.query_params.get("status"):
             rows = rows.filter(status=status)
-        found = lieutenants_json(rows, caller=request.user)
+        brief = query_flag(request, "brief")
+        found = lieutenants_json(rows, caller=request.user, brief=brief)
         return Response({"lieutenants": found, "count": len(found)})
 
     @takes(query=("wait",), body=CREATED)
@@ -128,9 +130,12 @@ class LieutenantViewSet(ViewSet):
         response = Response(facts, status=201 if is_new else 200)
         return _wait(response, lieutenant, seconds)
 
+    @takes(query=("brief",))
     def retrieve(self, request: Request, name: str) -> Response:
-        """One."""
-        return Response(lieutenants_json([services.find(name)], caller=request.user)[0])
+        """One; `?brief=true` leaves out long texts."""
+        brief = query_flag(request, "brief")
+        found = [services.find(name)]
+        return Response(lieutenants_json(found, caller=request.user, brief=brief)[0])
 
     @takes(query=("wait",), body=(*ADJUSTABLE, "restart"))
     def partial_update(self, request: Request, name: str) -> Response:
@@ -167,12 +172,15 @@ class LieutenantViewSet(ViewSet):
         return _wait_for_answer(Response(sent_json(message)), message, seconds)
 
     @action(detail=True, methods=["get"])
-    @takes(query=("tail", "history"))
+    @takes(query=("tail", "history", "after", "limit"))
     def read(self, request: Request, name: str) -> Response:
-        """The running answer, or the newest one; `?tail=` characters, `?history=` answers."""
-        tail, history = query_number(request, "tail"), query_number(request, "history")
+        """The running answer, or the newest one; `?tail=` characters, `?history=` answers.
+
+        `?limit=` characters after the first `?after=` are a page of it.
+        """
+        asked = {key: query_number(request, key) for key in ("tail", "history", "after", "limit")}
         lieutenant = _legible(services.find(name), request)
-        return Response(read_json(lieutenant, tail=tail, history=history))
+        return Response(read_json(lieutenant, **asked))
 
     @action(detail=True, methods=["post"])
     @takes(query=("wait",), body=("force",))
@@ -223,14 +231,17 @@ class LieutenantViewSet(ViewSet):
         return _done(services.abort(name, actor=request.user), "aborted", 0)
 
     @action(detail=True, methods=["get"])
-    @takes(query=("after", "cursor", "limit"))
+    @takes(query=("after", "cursor", "limit", "textLimit"))
     def transcript(self, request: Request, name: str) -> Response:
-        """Entries with an id above `?cursor=`, at most `?limit=` (200); `next` leads on."""
+        """Entries with an id above `?cursor=`, at most `?limit=` (200); `next` leads on.
+
+        Very long entries make a page shorter; `?textLimit=` shows both ends of longer texts.
+        """
         lieutenant = _legible(services.find_kept(name), request)
         after = query_cursor(request, "after") or 0
         limit = query_limit(request, most=MOST_ENTRIES, default=200)
-        rows = list(Entry.objects.filter(lieutenant=lieutenant, pk__gt=after)[: limit + 1])
-        more, rows = len(rows) > limit, rows[:limit]
+        shown = query_number(request, "textLimit")
+        rows, more = outputs.page_of_entries(lieutenant, after=after, limit=limit, text_limit=shown)
         texts = texts_of_open(rows)
         entries = [entry_json(row, texts.get(row.pk)) for row in rows]
         last = entries[-1]["id"] if more else None
@@ -241,7 +252,10 @@ class LieutenantViewSet(ViewSet):
     @action(detail=True, methods=["get"])
     @takes(query=("cursor", "limit"))
     def messages(self, request: Request, name: str) -> Response:
-        """Messages, newest first, at most `?limit=` (100) behind `?cursor=`; `next` leads on."""
+        """Messages, newest first, at most `?limit=` (100) behind `?cursor=`; `next` leads on.
+
+        Of long texts both ends are shown.
+        """
         limit = query_limit(request, most=MOST_ENTRIES, default=100)
         lieutenant = _legible(services.find_kept(name), request)
         rows = lieutenant.messages.order_by("-created_at", "-id")
@@ -249,7 +263,7 @@ class LieutenantViewSet(ViewSet):
             last = services.find_cursor(lieutenant, cursor)
             same = Q(created_at=last.created_at, pk__lt=last.pk)
             rows = rows.filter(same | Q(created_at__lt=last.created_at))
-        page = list(rows[: limit + 1])
+        page = outputs.shortened(rows[: limit + 1])
         more, page = len(page) > limit, page[:limit]
         return Response(
             {

@@ -14,16 +14,17 @@ from decimal import Decimal
 from django.db.models import Max, Q, QuerySet
 from django.utils import timezone
 
-from lieutenants import terminal
+from lieutenants import outputs, terminal
 from lieutenants.figures import Figures
-from lieutenants.models import Answer, Chunk, Entry, Lieutenant, Usage
+from lieutenants.models import Answer, Entry, Lieutenant, Usage
 from lieutenants.states import Outcome
 
 PAGE = 100
 # A call and its result have ids this close, or are shown apart.
 _NEAR = 5000
-# Longer texts of tools are shown by their ends; all of it is one click away.
-_MOST_SHOWN = 20_000
+# Longer texts are shown by their ends; all of it is one click away.
+_MOST_SHOWN = 20_000  # of tools
+_MOST_SAID = 100_000
 _PREVIEW = 160
 _CLASSES = ("input", "output", "cache_read", "cache_write")
 
@@ -97,7 +98,9 @@ class Block:
     @property
     def shown_output(self) -> str:
         """A result's text, its middle left out when it is very long."""
-        return shortened(terminal.plain(self.outcome.text)) if self.outcome else ""
+        if not self.outcome:
+            return ""
+        return shortened(terminal.plain(self.outcome.text), self.outcome.left_out)
 
     @property
     def used(self) -> Figures:
@@ -113,12 +116,12 @@ class Block:
         return int(entry.data.get("images") or 0) if entry.data else 0
 
 
-def shortened(text: str) -> str:
-    """Head and tail of a long text."""
+def shortened(text: str, left_out: int = 0) -> str:
+    """Head and tail of a long text, of whose middle so much was left out before."""
     if len(text) <= _MOST_SHOWN:
         return text
     half = _MOST_SHOWN // 2
-    left_out = len(text) - 2 * half
+    left_out += len(text) - 2 * half
     return f"{text[:half]}\n\n… {left_out:,} characters left out …\n\n{text[-half:]}"
 
 
@@ -135,14 +138,15 @@ def newest(lieutenant: Lieutenant, *, before: int | None = None) -> tuple[list[B
     rows = _entries(lieutenant)
     if before is not None:
         rows = rows.filter(pk__lt=before)
-    found = list(rows.order_by("-id")[: PAGE + 1])
+    found = outputs.shortened(rows.order_by("-id")[: PAGE + 1], _MOST_SAID)
     more, found = len(found) > PAGE, found[:PAGE][::-1]
     return _blocks(lieutenant, found), found[0].pk if more else None
 
 
 def some(lieutenant: Lieutenant, ids: Iterable[int]) -> list[Block]:
     """The blocks that these entries belong to."""
-    return _blocks(lieutenant, list(_entries(lieutenant).filter(pk__in=list(ids)).order_by("id")))
+    rows = _entries(lieutenant).filter(pk__in=list(ids)).order_by("id")
+    return _blocks(lieutenant, outputs.shortened(rows, _MOST_SAID))
 
 
 def _entries(lieutenant: Lieutenant) -> QuerySet[Entry]:
@@ -179,7 +183,8 @@ def _pairs(
     alone = {call_id for _, call_id in calls.keys() ^ results.keys()}
     if alone:
         near = Q(pk__gt=entries[0].pk - _NEAR, pk__lt=entries[-1].pk + _NEAR)
-        others = list(_entries(lieutenant).filter(near, call_id__in=alone).order_by("id"))
+        rows = _entries(lieutenant).filter(near, call_id__in=alone).order_by("id")
+        others = outputs.shortened(rows, _MOST_SAID)
         calls = _by_call(others, Entry.Kind.TOOL_CALL) | calls
         results = _by_call(others, Entry.Kind.TOOL_RESULT) | results
     return calls, results
@@ -192,14 +197,12 @@ def _by_call(entries: Iterable[Entry], kind: Entry.Kind) -> dict[_Key, Entry]:
 def _fill_in_texts(lieutenant: Lieutenant, blocks: list[Block]) -> None:
     """The text of each block; of an open one, what was said up to the page's number."""
     opened = [block.entry.pk for block in blocks if not block.entry.final]
-    said: dict[int, list[str]] = {}
+    said: dict[int, str] = {}
     if opened:
-        chunks = Chunk.objects.filter(entry__in=opened, rev__lte=lieutenant.rev).order_by("id")
-        for entry_id, text in chunks.values_list("entry_id", "text"):
-            said.setdefault(entry_id, []).append(text)
+        said = outputs.newest_said(opened, until_rev=lieutenant.rev, most=_MOST_SAID)
     for block in blocks:
         block.rev = lieutenant.rev
-        block.text = "".join(said.get(block.entry.pk, [])) or block.entry.text
+        block.text = said.get(block.entry.pk) or block.entry.text
 
 
 def _close_answers(blocks: list[Block]) -> None:
@@ -215,7 +218,7 @@ def _close_answers(blocks: list[Block]) -> None:
     )
     answers = {
         answer.pk: answer
-        for answer in Answer.objects.filter(pk__in=ids).exclude(outcome=Outcome.OPEN)
+        for answer in Answer.objects.filter(pk__in=ids).exclude(outcome=Outcome.OPEN).defer("text")
     }
     used = Usage.objects.sums_by_answer(list(answers))
     for block in blocks:

@@ -100,6 +100,7 @@ def _finish(session: Session, at: datetime, *, said: bool) -> None:
     """Keep what was heard, close all rows of this process, give back what it had not begun."""
     process = session.process
     session.close_blocks()
+    session.say_left_out(at, last=True)
     for entry in session.results.values():
         session.revise(entry, final=True, is_error=True)
     session.results.clear()

@@ -39,6 +39,8 @@ IDLE_LOOK_SECONDS = 0.25  # and those of resting ones
 REFRESH_SECONDS = 1.0  # how often rows are looked at without a bell
 SESSION_BYTES = 1 << 20  # at most from one journal in one pass
 PASS_BYTES = 2 << 20  # and from all of them: a pass holds the database's write lock
+KEPT_BYTES = 32 << 20  # of a journal behind what was committed
+SHORTEN_BYTES = 8 << 20  # how much of a journal is given up at a time
 AGAIN_SECONDS = 1.0  # after a failure
 ASIDE_SECONDS = 30.0  # how long a session that fails by itself is left alone
 
@@ -205,6 +207,8 @@ class Follower:
             self.watch.after_end(session)
         for session in due:
             self.outbox.post(session)
+        for session, _, _ in news:
+            _shorten(session)
         return bool(news)
 
     def _follow_carefully(self, due: list[Session], clock: float) -> bool:
@@ -232,10 +236,14 @@ class Follower:
                 data = get_transport(process.transport).read(
                     process.directory, process.offset, min(SESSION_BYTES, left)
                 )
+                gap = _gap(session) if data.startswith(b"\0") else None
             except TransportError as error:
                 logger.warning("cannot read the journal of %s: %s", process, error)
                 continue
             if not data:
+                continue
+            if gap:
+                yield session, *gap
                 continue
             records, size = rpc.split(data)
             if not size and len(data) >= SESSION_BYTES:
@@ -306,6 +314,32 @@ class Follower:
                     logger.warning("no bell from Redis (%s); looking each second", error)
                 complained = True
                 self.stopping.wait(1.0)
+
+
+def _gap(session: Session) -> tuple[list[list[object]], int]:
+    """Pass over a part of the journal that is gone; the database is older than the journal then."""
+    process = session.process
+    end = get_transport(process.transport).skip_gap(process.directory, process.offset)
+    size = end - process.offset
+    logger.warning("%s: %s bytes of its journal are gone", process, size)
+    return [["gap", 0, size]], size
+
+
+def _shorten(session: Session) -> None:
+    """Give back the room of what was committed long ago.
+
+    Some is kept, so that a database that comes from a backup, or lost its last commits with the
+    machine's power, finds what it lacks.
+    """
+    process = session.process
+    end = session.screening.needed_from(process.offset) - KEPT_BYTES
+    if session.ended or end - session.shortened < SHORTEN_BYTES:
+        return
+    session.shortened = end
+    try:
+        get_transport(process.transport).shorten(process.directory, end)
+    except TransportError as error:
+        logger.warning("%s: %s", process, error)
 
 
 def _progress(session: Session) -> tuple[object, ...]:

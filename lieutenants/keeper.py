@@ -38,10 +38,17 @@ JOIN_SECONDS = 0.04  # deltas of one block are joined that long
 JOIN_CHARS = 64 * KB
 UPDATE_SECONDS = 0.5  # one tool_execution_update a call in that time
 UPDATE_CHARS = 4000
-GARBAGE_A_SECOND = 50
+MAX_CALLS = 1000  # whose updates are told at a time
+ROWS_A_MINUTE = 50  # events of one kind that each become a row of the transcript
+OTHERS_A_MINUTE = 2000  # events of one kind that become none
+MAX_KINDS = 32  # kinds that are counted each by itself
+FIRST_SUMMARY_SECONDS, MAX_SUMMARY_SECONDS = 1.0, 60.0
+BURST, STEADY_A_SECOND = 6000, 100  # of events that must not be left out
 HEAD_CHARS = 500
 HEAD_BYTES = 64 * KB  # what is kept of a line that is not kept whole
-TAIL_BYTES = 200
+TAIL_BYTES = 4 * KB
+OUTLINE_CHARS = 2000  # of each text in the outline of such a line
+OUTLINE_DEPTH = 8
 LINE_LIMIT = 8 * MB
 READ_BYTES = 64 * KB
 READS_A_ROUND = 16
@@ -64,6 +71,26 @@ CALL_SECONDS = 15.0
 
 UPDATE_LINE = b'{"type":"message_update"'
 SUMMARY_LINES = {"agent_end": b'{"type":"agent_end"', "turn_end": b'{"type":"turn_end"'}
+START_LINE = b'{"type":"message_start"'
+IMAGES = (b'"type":"image"', b'"type": "image"')
+# Each of these changes what the agent is known to do: none is ever left out.
+ESSENTIAL = frozenset(
+    (
+        *("agent_start", "agent_end", "agent_settled", "turn_start", "turn_end"),
+        *("message_start", "message_update", "message_end", "queue_update", "response"),
+        *("tool_execution_start", "tool_execution_update", "tool_execution_end"),
+        *("auto_retry_start", "auto_retry_end", "compaction_start", "compaction_end"),
+    )
+)
+# Each of these becomes rows, and there can be no end of them.
+PACED = frozenset(
+    (
+        *("agent_start", "message_end", "tool_execution_start", "extension_ui_request"),
+        *("auto_retry_start", "auto_retry_end", "compaction_start", "compaction_end"),
+    )
+)
+DIALOGS = frozenset({"select", "confirm", "input", "editor"})  # they wait for an answer
+ROW_KINDS = frozenset({"extension_error", "notify", "garbage", "line"})
 # Imported, the file is compiled once and not at each start: 15 ms and 2 MB less.
 IMPORTED = "import sys; sys.path.insert(0, sys.argv[1]); __import__(sys.argv[2]).hold()"
 DELTAS = {"text_delta": "t", "thinking_delta": "k", "toolcall_delta": "c"}
@@ -155,16 +182,143 @@ def read_update(data: bytes) -> dict[str, Any] | None:
     return None
 
 
+# --- outlines of lines that are not kept whole ----------------------------------------------------
+
+
+def outline(head: bytes, tail: bytes) -> dict[str, Any] | None:
+    """The members of a JSON object that its first and last bytes tell; None if it is none."""
+    text = head.decode("utf-8", "replace")
+    found, end = begun_value(text, 0, OUTLINE_DEPTH)
+    if not isinstance(found, dict):
+        return None
+    if end is None:
+        top, nested = last_members(tail.decode("utf-8", "replace"))
+        cut = next(reversed(found.values()), None)  # the member in which the head ends
+        if isinstance(cut, dict):
+            cut.update({name: nested[name] for name in nested.keys() - cut.keys()})
+        found.update({name: top[name] for name in top.keys() - found.keys()})
+    trimmed = trim(found)
+    return trimmed if isinstance(trimmed, dict) else None
+
+
+def begun_value(text: str, at: int, depth: int) -> tuple[Any, int | None]:
+    """The JSON value at `at` of a text that may be cut off, and where it ends; None if it is cut.
+
+    What is whole before the cut is kept, and the beginning of a text that is cut.
+    """
+    try:
+        return DECODER.raw_decode(text, at)
+    except (ValueError, RecursionError):
+        pass
+    kind = text[at : at + 1]
+    if not depth or not kind:
+        return None, None
+    if kind == '"':
+        return begun_text(text[at:]), None
+    if kind == "{":
+        return begun_object(text, at, depth), None
+    return (begun_list(text, at, depth), None) if kind == "[" else (None, None)
+
+
+def begun_object(text: str, at: int, depth: int) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    while True:
+        try:
+            key, at = DECODER.raw_decode(text, after_space(text, at + 1))
+        except (ValueError, RecursionError):
+            return found
+        at = after_space(text, at)
+        if not isinstance(key, str) or text[at : at + 1] != ":":
+            return found
+        value, end = begun_value(text, after_space(text, at + 1), depth - 1)
+        if value is not None or end is not None:
+            found[key] = value
+        if end is None:
+            return found
+        at = after_space(text, end)
+        if text[at : at + 1] != ",":
+            return found
+
+
+def begun_list(text: str, at: int, depth: int) -> list[Any]:
+    found: list[Any] = []
+    while True:
+        value, end = begun_value(text, after_space(text, at + 1), depth - 1)
+        if value is not None or end is not None:
+            found.append(value)
+        if end is None:
+            return found
+        at = after_space(text, end)
+        if text[at : at + 1] != ",":
+            return found
+
+
+def begun_text(text: str) -> str | None:
+    """A JSON string whose end is cut off, perhaps in an escape."""
+    for cut in range(13):
+        try:
+            value = DECODER.raw_decode(text[: len(text) - cut] + '"')[0]
+        except ValueError:
+            continue
+        return value if isinstance(value, str) else None
+    return None
+
+
+def after_space(text: str, at: int) -> int:
+    while text[at : at + 1] in (" ", "\t"):
+        at += 1
+    return at
+
+
+def last_members(tail: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The last members of an object of which only the end is known, and of the last one in it."""
+    top: dict[str, Any] = {}
+    nested: dict[str, Any] = {}
+    at = len(tail)
+    for _ in range(200):
+        at = tail.rfind(",", 0, at)
+        if at < 0:
+            break
+        top = decoded('{"":0' + tail[at:]) or top
+        nested = dig(decoded('{"":{"":0' + tail[at:]), "") or nested
+    top.pop("", None)
+    nested.pop("", None)
+    return top, nested
+
+
+def decoded(text: str) -> dict[str, Any] | None:
+    try:
+        value = DECODER.decode(text)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def trim(value: Any) -> Any:
+    """The same with long texts cut short and images without their data."""
+    if isinstance(value, str):
+        return value[:OUTLINE_CHARS]
+    if isinstance(value, list):
+        return [trim(each) for each in value]
+    if isinstance(value, dict):
+        image = value.get("type") == "image"
+        return {key: trim(each) for key, each in value.items() if not (image and key == "data")}
+    return value
+
+
 # --- lines --------------------------------------------------------------------------------------
 
 
 class Line:
-    """One line of the agent. `data` is all of it, or its head when `size` is more."""
+    """One line of the agent. `data` is all of it, or its head when `size` is more.
 
-    __slots__ = ("data", "size", "tail")
+    Of such a line also its end is known, and how many images it held.
+    """
 
-    def __init__(self, data: bytes, size: int, tail: bytes = b"") -> None:
-        self.data, self.size, self.tail = data, size, tail
+    __slots__ = ("data", "images", "size", "tail")
+
+    def __init__(self, data: bytes, size: int, tail: bytes = b"", images: int = 0) -> None:
+        self.data, self.size, self.tail, self.images = data, size, tail, images
 
     @property
     def cut(self) -> bool:
@@ -178,7 +332,11 @@ def worth_no_more(head: bytes) -> bool:
     """Whether the rest of a long line that begins so can be skipped."""
     if head.startswith(UPDATE_LINE):
         return read_update(head) is not None
-    return head.startswith(tuple(SUMMARY_LINES.values()))
+    return head.startswith((START_LINE, *SUMMARY_LINES.values()))
+
+
+def count_images(data: bytes | bytearray) -> int:
+    return sum(data.count(mark) for mark in IMAGES)
 
 
 class LineSplitter:
@@ -189,7 +347,7 @@ class LineSplitter:
 
     def _start(self) -> None:
         self._held = bytearray()
-        self._size = 0
+        self._size = self._images = 0
         self._tail = b""
         self._looked = self._skipping = False
 
@@ -216,6 +374,8 @@ class LineSplitter:
     def _hold(self, piece: bytes) -> None:
         self._size += len(piece)
         if self._skipping:
+            edge = self._tail[1 - len(IMAGES[-1]) :]
+            self._images += count_images(edge + piece) - count_images(edge)
             self._tail = (self._tail + piece)[-TAIL_BYTES:]
             return
         self._held += piece
@@ -228,11 +388,12 @@ class LineSplitter:
 
     def _skip(self, keep: int) -> None:
         self._skipping = True
+        self._images = count_images(self._held)
         self._tail = bytes(self._held[-TAIL_BYTES:])
         self._held = self._held[:keep]
 
     def _finish(self) -> Line:
-        line = Line(bytes(self._held), self._size, self._tail)
+        line = Line(bytes(self._held), self._size, self._tail, self._images)
         self._start()
         return line
 
@@ -344,16 +505,24 @@ class Joiner:
 class ToolUpdates:
     """Lets one update a tool call through each UPDATE_SECONDS; the newest of the others waits."""
 
-    def __init__(self, write: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(
+        self, write: Callable[[dict[str, Any]], None], admit: Callable[[str, int, float], bool]
+    ) -> None:
         self._write = write
+        self._admit = admit
         self._next: dict[str, float] = {}
         self._held: dict[str, dict[str, Any]] = {}
         self.due: float | None = None
 
     def add(self, event: dict[str, Any], now: float) -> None:
         call = str(event.get("toolCallId"))
+        if call not in self._next:
+            # Calls whose end is never told must not fill the memory.
+            if len(self._next) >= MAX_CALLS or not self._admit("tool_execution_update", 0, now):
+                self.tick(now)
+                return
+            self._next[call] = now
         self._held[call] = event
-        self._next.setdefault(call, now)
         self.tick(now)
 
     def forget(self, call: str) -> None:
@@ -372,37 +541,115 @@ class ToolUpdates:
         self.due = min(self._next[call] for call in self._held) if self._held else None
 
 
-class Garbage:
-    """Records lines that are no events: a few each second, then only how many."""
+class Bucket:
+    """Lets so many through each minute and counts the others exactly.
+
+    Times are seconds of a clock that the caller chooses.
+    """
+
+    __slots__ = ("at", "bytes", "count", "due", "left", "limit", "pause")
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self.left, self.at = limit, float(limit), 0.0
+        self.count = self.bytes = 0
+        self.pause = FIRST_SUMMARY_SECONDS
+        self.due: float | None = None  # when to say how many were left out
+
+    def admits(self, size: int, now: float) -> bool:
+        refill = max(0.0, now - self.at) * self.limit / 60 if self.at else 0.0
+        self.left, self.at = min(float(self.limit), self.left + refill), now
+        if self.left >= 1:
+            self.left -= 1
+            return True
+        self.count += 1
+        self.bytes += size
+        if self.due is None:
+            self.due = now + self.pause
+        return False
+
+    def is_due(self, now: float) -> bool:
+        """Whether to say how many were left out; also after the clock was set back."""
+        return self.due is not None and not self.due - MAX_SUMMARY_SECONDS <= now < self.due
+
+    def take(self, now: float) -> tuple[int, int]:
+        """How many were left out since this was asked last, and their bytes.
+
+        The next summary is due after a pause, longer each time; when none were left out, the
+        flood is over.
+        """
+        taken = self.count, self.bytes
+        if self.count:
+            self.pause = min(2 * self.pause, MAX_SUMMARY_SECONDS)
+            self.due = now + self.pause
+        else:
+            self.pause, self.due = FIRST_SUMMARY_SECONDS, None
+        self.count = self.bytes = 0
+        return taken
+
+
+class Floods:
+    """Bounds what is recorded of each kind of event: ["m", time, kind, how many more, bytes].
+
+    ["q", time, kind] says that a flood is over.
+    """
 
     def __init__(self, write: Callable[[list[Any]], None]) -> None:
         self._write = write
-        self._until = 0.0
-        self._count = self._more = self._more_bytes = 0
-        self.due: float | None = None
+        self._buckets: dict[str, Bucket] = {}
 
-    def add(self, line: Line, now: float) -> None:
-        if now >= self._until:
-            self.flush()
-            self._until, self._count = now + 1.0, 0
-        self._count += 1
-        if self._count <= GARBAGE_A_SECOND:
-            self._write(["g", now_ms(), line.head(), line.size])
-            return
-        self._more += 1
-        self._more_bytes += line.size
-        self.due = self._until
+    @property
+    def due(self) -> float | None:
+        dues = [each.due for each in self._buckets.values() if each.due is not None]
+        return min(dues) if dues else None
 
-    def flush(self) -> None:
-        if self._more:
-            text = "… {} more lines".format(self._more)
-            self._write(["g", now_ms(), text, self._more_bytes])
-        self._more = self._more_bytes = 0
-        self.due = None
+    def admit(self, kind: str, size: int, now: float) -> bool:
+        """Whether to record one more of this kind."""
+        if kind not in self._buckets and len(self._buckets) >= MAX_KINDS:
+            kind = "other"
+        if kind not in self._buckets:
+            self._buckets[kind] = Bucket(ROWS_A_MINUTE if kind in ROW_KINDS else OTHERS_A_MINUTE)
+        return self._buckets[kind].admits(size, now)
 
     def tick(self, now: float) -> None:
-        if self.due is not None and now >= self.due:
-            self.flush()
+        for kind, bucket in self._buckets.items():
+            if bucket.is_due(now):
+                self._tell(kind, bucket, now)
+
+    def _tell(self, kind: str, bucket: Bucket, now: float) -> None:
+        count, size = bucket.take(now)
+        if count:
+            self._write(["m", now_ms(), kind, count, size])
+        else:
+            self._write(["q", now_ms(), kind])
+
+    def flush(self, now: float) -> None:
+        for kind, bucket in self._buckets.items():
+            if bucket.count:
+                self._tell(kind, bucket, now)
+
+
+def flood_kind(event: dict[str, Any]) -> str | None:
+    """The kind by which an event is counted; None for one that is never left out."""
+    kind = str(event.get("type"))
+    if kind == "extension_ui_request":
+        method = str(event.get("method"))
+        return None if method in DIALOGS else method[:60]
+    return None if kind in ESSENTIAL else kind[:60]
+
+
+class Pace:
+    """Slows down the reading of what must be recorded, once there is too much of it."""
+
+    def __init__(self) -> None:
+        self._left, self._at = float(BURST), 0.0
+
+    def count(self, now: float) -> None:
+        refill = (now - self._at) * STEADY_A_SECOND
+        self._left, self._at = min(float(BURST), self._left + refill) - 1, now
+
+    def wait(self, now: float) -> float:
+        """Seconds for which no more should be read."""
+        return max(0.0, -self._left / STEADY_A_SECOND - (now - self._at))
 
 
 def was_killed(event: dict[str, Any]) -> bool:
@@ -446,7 +693,20 @@ def slim_tool_end(event: dict[str, Any]) -> dict[str, Any]:
     details = dig(event, "result", "details")
     if isinstance(details, dict):
         details.pop("truncation", None)
+    drop_images(dig(event, "result", "content"))
     return event
+
+
+def slim_message_end(event: dict[str, Any]) -> dict[str, Any]:
+    drop_images(dig(event, "message", "content"))
+    return event
+
+
+def drop_images(content: Any) -> None:
+    """Images are counted, not kept."""
+    for block in content if isinstance(content, list) else []:
+        if dig(block, "type") == "image":
+            block.pop("data", None)
 
 
 def slim_tool_update(event: dict[str, Any]) -> dict[str, Any]:
@@ -460,6 +720,7 @@ def slim_tool_update(event: dict[str, Any]) -> dict[str, Any]:
 
 SLIM: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "message_start": slim_message_start,
+    "message_end": slim_message_end,
     "turn_end": slim_turn_end,
     "agent_end": slim_agent_end,
     "tool_execution_end": slim_tool_end,
@@ -479,13 +740,14 @@ class Scribe:
         self._killed_for_memory = killed_for_memory
         self._on_response = on_response
         self._joiner = Joiner(journal.add)
-        self._updates = ToolUpdates(self._event)
-        self._garbage = Garbage(self._record)
+        self._floods = Floods(self._record)
+        self._updates = ToolUpdates(self._event, self._floods.admit)
         self._ending: dict[str, Any] = {}  # of the last assistant message
-        self.timers: list[Joiner | ToolUpdates | Garbage] = [
+        self.pace = Pace()
+        self.timers: list[Joiner | ToolUpdates | Floods] = [
             self._joiner,
             self._updates,
-            self._garbage,
+            self._floods,
         ]
 
     def take(self, line: Line, now: float) -> None:
@@ -497,11 +759,13 @@ class Scribe:
                 return
         event = None if line.cut else parse_object(line.data)
         if event is not None:
-            self._take_event(event, now)
+            kind = flood_kind(event)
+            if kind is None or self._floods.admit(kind, line.size, now):
+                self._take_event(event, now)
         elif line.cut:
-            self._cut(line)
-        else:
-            self._garbage.add(line, now)
+            self._cut(line, now)
+        elif self._floods.admit("garbage", line.size, now):
+            self._record(["g", now_ms(), line.head(), line.size])
 
     def sent(self, ident: str) -> None:
         self._record(["s", now_ms(), ident])
@@ -509,7 +773,7 @@ class Scribe:
     def finish(self) -> None:
         self._joiner.flush()
         self._updates.tick(float("inf"))
-        self._garbage.flush()
+        self._floods.flush(time.monotonic())
 
     def _record(self, record: list[Any]) -> None:
         self._joiner.flush()
@@ -523,21 +787,37 @@ class Scribe:
         index = index if type(index) is int else 0
         if kind in DELTAS and isinstance(text, str):
             self._joiner.add(DELTAS[kind], index, text, now)
-        elif kind == "toolcall_start":
+        elif kind == "toolcall_start" and self._floods.admit(kind, 0, now):
             names = {name: inner[name] for name in ("id", "toolName") if name in inner}
             self._event({"type": kind, "contentIndex": index, **names})
 
-    def _cut(self, line: Line) -> None:
-        """A line whose text was skipped: a summary of known things, or only its length."""
-        for kind, head in SUMMARY_LINES.items():
-            if line.data.startswith(head):
-                retry = {"willRetry": True} if b'"willRetry":true' in line.tail else {}
-                self._event({"type": kind, **retry, **self._ending})
-                return
-        self._record(["l", now_ms(), line.head(), line.size])
+    def _cut(self, line: Line, now: float) -> None:
+        """A line whose text was skipped: what is known of it, or only its length.
+
+        Its event gets `cut`, the size of the line, and the number of its `images`.
+        """
+        event = outline(line.data, line.tail) or {}
+        kind = str(event.get("type"))
+        if kind in SUMMARY_LINES:
+            retry = {"willRetry": True} if event.get("willRetry") is True else {}
+            self._event({"type": kind, **retry, **self._ending})
+        elif kind == "message_start":
+            self._take_event(event, now)
+        elif kind != "message_update" and flood_kind(event) is None:
+            if kind == "message_end" and dig(event, "message", "role") == "assistant":
+                # What was said is known from its pieces.
+                event["message"].pop("content", None)
+            images = {"images": line.images} if line.images else {}
+            self._take_event({**event, "cut": line.size, **images}, now)
+        elif self._floods.admit("line", line.size, now):
+            if kind == "message_update":
+                self._update(event.get("assistantMessageEvent"), now)
+            self._record(["l", now_ms(), line.head(), line.size])
 
     def _take_event(self, event: dict[str, Any], now: float) -> None:
         kind = event.get("type")
+        if isinstance(kind, str) and kind in PACED:
+            self.pace.count(now)
         if kind == "message_update":
             self._update(event.get("assistantMessageEvent"), now)
             return
@@ -1081,6 +1361,7 @@ class Keeper:
         self._splitter = LineSplitter()
         self._clients: dict[int, Client] = {}
         self._deaf_due: float | None = None
+        self._read_due: float | None = None  # set while the agent's output is not read
         self._error: str | None = None
         self._ended = False
         self._poll = select.poll()
@@ -1142,14 +1423,15 @@ class Keeper:
             self._keep_files()
         if self._deaf_due is not None and now >= self._deaf_due:
             self._stop_deaf()
+        if self._read_due is not None and now >= self._read_due:
+            self._read_on()
         self._journal.tick(now)
 
     def _timeout(self) -> int | None:
         """Milliseconds until the next timer, None for ever."""
         timers = (*self._scribe.timers, self._stopping, self._journal, self._files)
         dues = [timer.due for timer in timers if timer.due is not None]
-        if self._deaf_due is not None:
-            dues.append(self._deaf_due)
+        dues += [due for due in (self._deaf_due, self._read_due) if due is not None]
         return max(0, int((min(dues) - time.monotonic()) * 1000) + 1) if dues else None
 
     def _stop_deaf(self) -> None:
@@ -1199,6 +1481,15 @@ class Keeper:
                 self._deaf_due = time.monotonic() + DEAF_SECONDS
                 return
             self._take(chunk)
+            wait = self._scribe.pace.wait(time.monotonic())
+            if wait:
+                self._unwatch(self._agent.stdout)
+                self._read_due = time.monotonic() + wait
+                return
+
+    def _read_on(self) -> None:
+        self._read_due = None
+        self._watch(self._agent.stdout, self._read_stdout)
 
     def _take(self, chunk: bytes) -> None:
         now = time.monotonic()

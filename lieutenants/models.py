@@ -341,6 +341,9 @@ class Message(models.Model):
 
     objects = MessageQuerySet.as_manager()
 
+    # Characters of `text` that a query for a page did not load.
+    left_out = 0
+
     class Meta:
         ordering = ["created_at", "id"]
         constraints = [
@@ -407,6 +410,9 @@ class Entry(models.Model):
     final = models.BooleanField(default=True)
     rev = models.BigIntegerField()
     at = models.DateTimeField()
+
+    # Characters of `text` that a query for a page did not load.
+    left_out = 0
 
     class Meta:
         ordering = ["id"]

@@ -14,6 +14,7 @@ from django.db.models import Q
 
 from lieutenants.delivery import is_withdrawn
 from lieutenants.models import Answer, Entry, Lieutenant, Message, Process
+from lieutenants.outputs import Output, output_of_entries
 from lieutenants.states import MessageState, Mode, Outcome, Status
 
 
@@ -39,15 +40,14 @@ class Result:
     begin: int = 0
     end: int | None = None
 
-    def text(self) -> str | None:
-        """Return what the agent said to it so far; None if it has said nothing."""
+    def said(self) -> Output | None:
+        """Return what the agent said to it so far; None if it has not begun."""
         if self.answer_id is None:
             return None
         part = Entry.objects.filter(answer=self.answer_id, kind=Entry.Kind.TEXT, pk__gt=self.begin)
         if self.end is not None:
             part = part.filter(pk__lt=self.end)
-        rows = part.order_by("id").values_list("text", flat=True)
-        return "\n\n".join(text for text in rows if text) or None
+        return output_of_entries(part)
 
 
 def results_of(messages: Sequence[Message]) -> dict[str, Result]:

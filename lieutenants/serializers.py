@@ -9,22 +9,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from django.conf import settings
-from django.db.models import F, Window
-from django.db.models.functions import RowNumber
 from rest_framework.request import Request
 
-from lieutenants import failing
+from lieutenants import failing, outputs
 from lieutenants.exceptions import BadInput
 from lieutenants.hosts import silence
-from lieutenants.ledger import open_text
-from lieutenants.models import Answer, Entry, Lieutenant, Message, Usage
+from lieutenants.models import Entry, Lieutenant, Message, Usage
 from lieutenants.outcomes import Result, result_of, results_of
 from lieutenants.services import Wish
-from lieutenants.states import Outcome, RestartPolicy, Status
+from lieutenants.states import RestartPolicy, Status
 from vmtree import aliases, permissions
 
-NEWEST_ANSWERS = 20
 MOST_ENTRIES = 1000
+# Of one output, or of all entries of a page but the first.
+MOST_CHARACTERS = 1_000_000
 
 Json = dict[str, Any]
 
@@ -44,43 +42,49 @@ PUBLIC = (
 )
 
 
-def lieutenants_json(lieutenants: Iterable[Lieutenant], *, caller: object) -> list[Json]:
+# What `?brief=true` leaves out.
+LONG = ("lastOutput", "outputHistory", "systemPrompt", "lastOutputLength", "outputLengths")
+
+
+def lieutenants_json(
+    lieutenants: Iterable[Lieutenant], *, caller: object, brief: bool = False
+) -> list[Json]:
     """Return lieutenant objects, with only the PUBLIC keys where the caller may not read more.
 
-    The number of queries does not grow with the number of rows.
+    `brief` ones have none of the LONG keys. The number of queries grows only with the numbers of
+    running and of very long answers.
     """
     rows = list(lieutenants)
     silence.mark(rows)
     pks = permissions.readable_among(
         caller, permissions.Action.READ_TRANSCRIPT, (row.pk for row in rows)
     )
-    history = newest_answers(pks)
+    history = {} if brief else outputs.newest_answers(pks)
+    running = {} if brief else outputs.running_outputs(pks)
     sums = Usage.objects.sums_by_lieutenant(list(pks))
-    open_answers = {
-        answer.lieutenant_id: answer
-        for answer in Answer.objects.filter(lieutenant__in=pks, outcome=Outcome.OPEN)
-    }
-    return [
-        _lieutenant_json(
-            row,
-            history.get(row.pk, []),
-            open_text(open_answers[row.pk]) if row.pk in open_answers else "",
-            sums.get(row.pk),
-        )
+    found = [
+        _lieutenant_json(row, history.get(row.pk, []), running.get(row.pk), sums.get(row.pk))
         if row.pk in pks
         else _public_json(row)
         for row in rows
     ]
+    if brief:
+        return [{key: each[key] for key in each if key not in LONG} for each in found]
+    return found
 
 
 def _public_json(row: Lieutenant) -> Json:
-    facts = _lieutenant_json(row, [], "", None)
+    facts = _lieutenant_json(row, [], None, None)
     return {key: facts[key] for key in PUBLIC if key in facts}
 
 
 def _lieutenant_json(
-    row: Lieutenant, history: list[str], running: str, sums: Mapping[str, Any] | None
+    row: Lieutenant,
+    history: list[outputs.Excerpt],
+    running: outputs.Output | None,
+    sums: Mapping[str, Any] | None,
 ) -> Json:
+    running = running or outputs.Output([])
     facts: Json = {
         "id": row.pk,
         "name": row.name,
@@ -88,8 +92,8 @@ def _lieutenant_json(
         "vmId": f"local-{row.name}",
         "isLocal": True,
         "status": row.status,
-        "lastOutput": running,
-        "outputHistory": history,
+        "lastOutput": running.tail(outputs.MAX_SHOWN),
+        "outputHistory": [each.text for each in history],
         "taskCount": row.task_count,
         "createdAt": row.created_at,
         "lastActivityAt": max(row.last_activity_at, row.status_since),
@@ -127,59 +131,55 @@ def _lieutenant_json(
         "usage": usage_json(sums),
         "rev": row.rev,
     }
+    # How long the texts are that are not whole here.
+    if running.length > outputs.MAX_SHOWN:
+        facts["lastOutputLength"] = running.length
+    if any(each.is_cut for each in history):
+        facts["outputLengths"] = [each.length for each in history]
     return facts
 
 
-def newest_answers(lieutenant_ids: Iterable[str]) -> dict[str, list[str]]:
-    """The texts of the newest finished answers of each, oldest first; blank ones left out."""
-    numbered = (
-        Answer.objects.filter(lieutenant__in=list(lieutenant_ids))
-        .exclude(outcome=Outcome.OPEN)
-        .exclude(text="")
-        .annotate(
-            place=Window(RowNumber(), partition_by=F("lieutenant_id"), order_by=F("id").desc())
-        )
-        .filter(place__lte=NEWEST_ANSWERS)
-        .order_by("lieutenant_id", "id")
-    )
-    texts: dict[str, list[str]] = {}
-    for lieutenant_id, text in numbered.values_list("lieutenant_id", "text"):
-        if text.strip():
-            texts.setdefault(lieutenant_id, []).append(text)
-    return texts
+def read_json(row: Lieutenant, *, tail: int, history: int, after: int, limit: int) -> Json:
+    """What `read` answers: the running answer, or the newest finished one.
 
-
-def read_json(row: Lieutenant, *, tail: int, history: int) -> Json:
-    """What `read` answers: the running answer, or the newest finished one."""
-    answers = newest_answers([row.pk]).get(row.pk, [])
-    running = Answer.objects.filter(lieutenant=row, outcome=Outcome.OPEN).last()
-    output = running_text = open_text(running) if running else ""
-    if not output and row.status != Status.WORKING and answers:
-        output = answers[-1]
-    shown = f"...{output[-tail:]}" if 0 < tail < len(output) else output
+    With `limit` a page of it, from the character numbered `after` on; `next` leads on.
+    """
+    answers = [each.text for each in outputs.newest_answers([row.pk]).get(row.pk, [])]
+    output = outputs.newest_output(row.pk, is_working=row.status == Status.WORKING)
+    length = output.length
+    facts: Json = {
+        "name": row.name,
+        "status": row.status,
+        "taskCount": row.task_count,
+        "outputLength": length,
+        "historyCount": len(answers),
+    }
+    if limit:
+        shown = output.slice(after, min(limit, MOST_CHARACTERS))
+        end = after + len(shown)
+        return {**facts, "output": shown, "next": end if end < length else None}
+    most = min(tail or MOST_CHARACTERS, MOST_CHARACTERS)
+    shown = f"...{output.tail(most)}" if most < length else output.slice(0, length)
     shown = shown or "(no output yet)"
     if history:
-        if not running_text and row.status != Status.WORKING:
+        running = outputs.running_outputs([row.pk]).get(row.pk)
+        if not (running and running.length) and row.status != Status.WORKING:
             # The newest answer is the last of those above.
             shown = "(no output yet)"
         first = max(0, len(answers) - history)
         numbered = enumerate(answers[first:], start=first + 1)
         parts = [f"=== Response {number} ===\n{text}\n" for number, text in numbered]
         shown = "\n".join([*parts, f"=== Current ({row.status}) ===\n{shown}"])
-    return {
-        "name": row.name,
-        "status": row.status,
-        "taskCount": row.task_count,
-        "outputLength": len(output),
-        "historyCount": len(answers),
-        "output": shown,
-    }
+    return {**facts, "output": shown}
 
 
 def message_json(message: Message) -> Json:
     """A message, how far it has come, and what the agent said to it."""
     result = result_of(message)
-    return {**_message_json(message, result), "answer": result.text()}
+    said = result.said()
+    answer = said.tail(MOST_CHARACTERS) if said and said.length else None
+    cut = {"answerLength": said.length} if said and said.length > MOST_CHARACTERS else {}
+    return {**_message_json(message, result), "answer": answer, **cut}
 
 
 def messages_json(messages: Sequence[Message]) -> list[Json]:
@@ -189,6 +189,7 @@ def messages_json(messages: Sequence[Message]) -> list[Json]:
 
 
 def _message_json(message: Message, result: Result) -> Json:
+    cut = {"textLength": message.left_out + outputs.MAX_SHOWN} if message.left_out else {}
     return {
         "id": message.pk,
         "text": message.text,
@@ -206,6 +207,7 @@ def _message_json(message: Message, result: Result) -> Json:
         "outcome": result.outcome.value,
         "answerId": result.answer_id,
         "error": result.error or None,
+        **cut,
     }
 
 
@@ -218,7 +220,7 @@ def sent_json(message: Message) -> Json:
 
 
 def entry_json(entry: Entry, text: str | None = None) -> Json:
-    """One piece of the transcript; `text` if the row does not hold all of it yet."""
+    """One piece of the transcript; `text` if the row does not hold all of it yet, or too much."""
     facts: Json = {
         "id": entry.pk,
         "kind": entry.kind,
@@ -337,6 +339,14 @@ def query_number(request: Request, name: str, *, most: int = 1 << 53) -> int:
     if not (given.isascii() and given.isdigit()) or len(given) > 18 or int(given) > most:
         raise BadInput(f"{name}: must be a whole number from 0 to {most}", name)
     return int(given)
+
+
+def query_flag(request: Request, name: str) -> bool:
+    """Whether the query says `true`; absent or empty is false. Raises BadInput."""
+    given = request.query_params.get(name, "")
+    if given not in ("", "true", "false"):
+        raise BadInput(f"{name}: must be true or false", name)
+    return given == "true"
 
 
 def _text(data: Json, name: str) -> str:

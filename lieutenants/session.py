@@ -21,6 +21,7 @@ from lieutenants import (
     delivery,
     ending,
     failing,
+    floods,
     model_choice,
     rewinding,
     rpc,
@@ -28,12 +29,13 @@ from lieutenants import (
 )
 from lieutenants.exceptions import IllegalMove, LostRace
 from lieutenants.failing import FailureSeries
+from lieutenants.floods import Floods
 from lieutenants.ledger import Ledger
 from lieutenants.models import Entry, Lieutenant, Message, Process
 from lieutenants.presence import vm_of
 from lieutenants.rpc import Outgoing
 from lieutenants.states import MessageState, Outcome, Status
-from lieutenants.transcript import Event, Transcript, moment, whole
+from lieutenants.transcript import Event, Transcript, moment, said_of_cut, whole
 from lieutenants.transcript_screening import State
 from versconfig.screening import sources
 
@@ -94,6 +96,9 @@ class Memory:
     # What this version of the agent can do: see `agents.Agent`.
     clears_queue: bool = True
     settles: bool = False
+    # Rows that were not made, and which floods go on: the fields of `Floods`.
+    flood_buckets: dict[str, list[float | None]] = field(default_factory=dict)
+    loud: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def load(cls, state: dict[str, Any]) -> Memory:
@@ -145,9 +150,16 @@ class Session(Transcript):
     # What the rows of process and lieutenant hold, see `ledger.save_progress`.
     committed_offset: int = 0
     committed_rev: int = 0
+    # Up to where the journal's room on the disk was given back.
+    shortened: int = 0
 
     def __post_init__(self) -> None:
         self.committed_offset, self.committed_rev = self.process.offset, self.lieutenant.rev
+
+    @property
+    def floods(self) -> Floods:
+        """What this process was too loud with; changes are kept in the memory."""
+        return Floods(self.memory.flood_buckets, self.memory.loud)
 
     @classmethod
     def open(cls, process: Process) -> Session:
@@ -190,6 +202,8 @@ class Session(Transcript):
                 self._take(record)
         self.flush_texts()
         self._say_covered()
+        if self.memory.flood_buckets and records:
+            self.say_left_out(timezone.now())
 
     def remember(self) -> None:
         """Bring the columns that the pass writes up to date; new rows have their ids by now."""
@@ -201,6 +215,8 @@ class Session(Transcript):
         self.process.state = dict(vars(self.memory))
         self.lieutenant.waiting_for = self.waiting_for()
         self.lieutenant.waiting_since = tool_limits.since(self.results.values())
+        if not self.ended:
+            self.lieutenant.trouble = self.floods.trouble(self.lieutenant.trouble)
 
     def _take(self, record: list[Any]) -> None:
         kind, at = record[0], moment(record[1])
@@ -208,17 +224,43 @@ class Session(Transcript):
         if kind == "e" and isinstance(record[2], dict):
             name = str(record[2].get("type"))
             if handler := _HANDLERS.get(name):
-                whole = name == "message_end"
-                handler(self, (self.screening.cover_message if whole else cover)(record[2]), at)
+                is_message = name == "message_end"
+                covered = (self.screening.cover_message if is_message else cover)(record[2])
+                handler(self, covered, at)
         elif kind == "s":
             self._delivered(str(record[2]), at)
         elif kind == "x":
             ending.end(self, cover(record[2]) if isinstance(record[2], dict) else {}, at)
-        elif kind == "g":
+        else:
+            self._take_note(record, at)
+
+    def _take_note(self, record: list[Any], at: datetime) -> None:
+        """What the keeper says of lines that it did not record, or not whole."""
+        kind, cover = record[0], self.screening.cover
+        if kind == "g":
             text = f"The agent printed what is not its protocol: {cover(str(record[2]))}"
-            self.notice(at, text, is_error=True)
+            self.limited("garbage", at, text, is_error=True)
         elif kind == "l":
-            self.notice(at, f"A line of {record[3]} bytes was left out.", is_error=True)
+            text = f"A line of {record[3]} bytes was left out."
+            self.limited("line", at, text, is_error=True)
+        elif kind == "m":
+            text = self.floods.note(cover(str(record[2])), whole(record[3]), whole(record[4]))
+            self.notice(at, text, is_error=True)
+        elif kind == "gap":
+            lost = floods.megabytes(whole(record[2]))
+            self.notice(at, f"{lost} of what the agent said are gone.", is_error=True)
+        elif kind == "q":
+            self.floods.quiet(cover(str(record[2])))
+
+    def limited(self, cause: str, at: datetime, text: str, **fields: Any) -> None:
+        """Make a row of which an agent may cause any number: only so many in each minute."""
+        if self.floods.admits(cause, at):
+            self.add(**{"kind": Entry.Kind.NOTICE, "at": at, "text": floods.cut(text), **fields})
+
+    def say_left_out(self, now: datetime, *, last: bool = False) -> None:
+        """Tell how many rows were not made since this was told last."""
+        for text in self.floods.summaries(now, last=last):
+            self.notice(now, text, is_error=True)
 
     def _say_covered(self) -> None:
         """Tell readers, once a process, that the transcript does not show everything."""
@@ -261,19 +303,25 @@ class Session(Transcript):
         memory.failure = str(event.get("errorMessage") or memory.failure)
         memory.retrying = bool(event.get("willRetry"))
         self.close_blocks()
+        self.close_calls()
         if memory.inflight and Message.objects.filter(
             pk=memory.inflight, taken_up_at__isnull=False
         ):
             evidence = {"note": "the agent worked through it without a response of its own"}
             self._decided(memory.inflight, True, evidence, at)
 
+    def _turn_end(self, _event: Event, _at: datetime) -> None:
+        self.close_calls()
+
     def _agent_settled(self, _event: Event, _at: datetime) -> None:
+        self.close_calls()
         self.memory.settled, self.memory.confirmed = not self.memory.busy, False
 
     def _message_end(self, event: Event, at: datetime) -> None:
         message = event.get("message")
         if not isinstance(message, dict):
             return
+        message |= {name: event[name] for name in ("cut", "images") if name in event}
         role = message.get("role")
         if role == "user":
             self._user_message(message, at)
@@ -290,7 +338,9 @@ class Session(Transcript):
             if self.answer and self.answer.message_id is None:
                 self.answer.message_id = message.pk
                 self.ledger.change(self.answer)
-        images = rpc.count_images(said.get("content"))
+        images = whole(said.get("images")) or rpc.count_images(said.get("content"))
+        if size := whole(said.get("cut")):
+            text = said_of_cut("Message", size, images, text)
         data: dict[str, Any] = {"images": images} if images else {}
         data |= commands.took_up(self, message, text)
         entry = self.add(Entry.Kind.USER, at, text=text, message=message, data=data)
@@ -322,7 +372,7 @@ class Session(Transcript):
             f"{event.get('errorMessage') or 'The model failed'} · try {event.get('attempt')} of "
             f"{event.get('maxAttempts')} in {seconds:g} s"
         )
-        self.notice(at, self.lieutenant.trouble, data={"retry": event})
+        self.limited("retry", at, self.lieutenant.trouble, data={"retry": event})
 
     def _retry_end(self, event: Event, at: datetime) -> None:
         self.memory.retrying = False
@@ -331,14 +381,16 @@ class Session(Transcript):
             return
         failure = str(event.get("finalError") or "The model failed")
         self.lieutenant.trouble = self.memory.failure = failure
-        self.notice(at, f"No more tries: {failure}", data={"retry": event}, is_error=True)
+        text = f"No more tries: {failure}"
+        self.limited("retry", at, text, data={"retry": event}, is_error=True)
 
     def _compaction_start(self, event: Event, at: datetime) -> None:
         self.memory.compacting += 1
         self.memory.settled = False
         reasons = {"overflow": "it is full", "threshold": "it is nearly full"}
         why = reasons.get(str(event.get("reason")), "it was asked to")
-        self.notice(at, f"The agent shortens its context: {why}.", data={"compaction": event})
+        text = f"The agent shortens its context: {why}."
+        self.limited("compaction", at, text, data={"compaction": event})
 
     def _compaction_end(self, event: Event, at: datetime) -> None:
         self.memory.compacting = max(0, self.memory.compacting - 1)
@@ -355,14 +407,15 @@ class Session(Transcript):
         else:
             text = str(event.get("errorMessage") or "The context was not shortened.")
             self.lieutenant.trouble = "" if event.get("aborted") else text
-        self.notice(at, text, data={"compaction": event}, is_error=not isinstance(result, dict))
+        failed = not isinstance(result, dict)
+        self.limited("compaction", at, text, data={"compaction": event}, is_error=failed)
 
     # -- extensions -----------------------------------------------------------------------
 
     def _extension_error(self, event: Event, at: datetime) -> None:
         commands.show(self, at)
         text = f"Extension {event.get('extensionPath')}: {event.get('error')}"
-        self.add(Entry.Kind.ERROR, at, text=text, is_error=True)
+        self.limited("extension_error", at, text, kind=Entry.Kind.ERROR, is_error=True)
 
     def _ui_request(self, event: Event, at: datetime) -> None:
         """Nobody sits at the agent's side, so each dialog is dismissed at once."""
@@ -373,9 +426,9 @@ class Session(Transcript):
             self.outgoing.append(rpc.dismiss(request))
             asked = " ".join(str(event.get(key) or "") for key in ("title", "message")).strip()
             text = f"The agent asked “{asked}”. Nobody could answer, so it was dismissed."
-            self.notice(at, text, data={"dialog": method})
+            self.limited("dialog", at, text, data={"dialog": method})
         elif method == "notify":
-            self.notice(at, str(event.get("message") or ""))
+            self.limited("notify", at, str(event.get("message") or ""))
 
     # -- responses ------------------------------------------------------------------------
 
@@ -404,7 +457,7 @@ class Session(Transcript):
                 commands.handled(self, command, at)
             if not accepted:
                 text = f"The agent refused a message: {event.get('error')}"
-                self.add(Entry.Kind.ERROR, at, text=text, is_error=True)
+                self.limited("refusal", at, text, kind=Entry.Kind.ERROR, is_error=True)
 
     def _decided(self, message: str, accepted: bool, evidence: Event, at: datetime) -> None:
         delivery.decide(message, accepted=accepted, evidence=evidence, at=at)
@@ -568,6 +621,7 @@ _HANDLERS: dict[str, Callable[[Session, Event, datetime], None]] = {
     "agent_start": Session._agent_start,
     "agent_end": Session._agent_end,
     "agent_settled": Session._agent_settled,
+    "turn_end": Session._turn_end,
     "message_end": Session._message_end,
     "tool_execution_start": Session.tool_start,
     "tool_execution_update": Session.tool_update,

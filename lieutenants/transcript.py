@@ -225,8 +225,12 @@ class Transcript:
     def _finish_tool(self, event: Event, content: Any, at: datetime) -> None:
         call_id = str(event.get("toolCallId") or "")[:200]
         images = rpc.count_images(content)
+        text = rpc.text_of(content)
+        if size := whole(event.get("cut")):
+            images = whole(event.get("images")) or images
+            text = said_of_cut("Result", size, images, text)
         fields: dict[str, Any] = {
-            "text": rpc.text_of(content) + (KILLED if event.get("killedForMemory") else ""),
+            "text": text + (KILLED if event.get("killedForMemory") else ""),
             "is_error": bool(event.get("isError")),
             "final": True,
             "data": {"images": images} if images else {},
@@ -238,6 +242,13 @@ class Transcript:
         else:
             tool = str(event.get("toolName") or "")[:200]
             self.add(Entry.Kind.TOOL_RESULT, at, call_id=call_id, tool=tool, **fields)
+
+    def close_calls(self) -> None:
+        """Calls whose end was never told end with their turn."""
+        for call_id, entry in self.results.items():
+            self._finished_calls.add(call_id)
+            self.revise(entry, final=True, text=entry.text or "Its end was not told.")
+        self.results.clear()
 
     # -- answers ---------------------------------------------------------------------------
 
@@ -286,6 +297,16 @@ class Transcript:
         changed = self.ledger.changed_entries(answer)
         entries |= {pk: entry for pk, entry in changed.items() if entry.kind == Entry.Kind.TEXT}
         return [entry for _, entry in sorted(entries.items())] + self.ledger.new_texts(answer)
+
+
+def said_of_cut(what: str, size: int, images: int, beginning: str) -> str:
+    """What stands in place of a text that was too long for one line of the journal."""
+    facts = [f"{what} of {size / 1e6:.1f} MB"]
+    if images:
+        facts.append(f"{images} image{'s' if images > 1 else ''}")
+    if not beginning:
+        return ", ".join([*facts, "not kept."])
+    return f"{beginning} …\n\n{', '.join([*facts, 'only its beginning is kept.'])}"
 
 
 def _block_of(entry: Entry) -> tuple[str, int]:

@@ -119,6 +119,11 @@ class TranscriptScreening:
             if stream.held
         }
 
+    def needed_from(self, offset: int) -> int:
+        """Return from where on the journal may be read again, by a process that is at `offset`."""
+        held = [stream.since for stream in self._streams.values() if stream.held]
+        return min([offset, *held])
+
     def recover(self, process: Process, state: State) -> None:
         """Read again from the journal what was held back at the process's offset."""
         if not state:

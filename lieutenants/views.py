@@ -9,13 +9,13 @@ from typing import Any, Concatenate, ParamSpec
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.core.paginator import Paginator
-from django.http import HttpRequest, HttpResponse, QueryDict
+from django.http import HttpRequest, HttpResponse, QueryDict, StreamingHttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.template.loader import render_to_string
 from django.urls import reverse
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
-from lieutenants import blocks, figures, services
+from lieutenants import blocks, figures, outputs, services
 from lieutenants.exceptions import LieutenantError, NotFound
 from lieutenants.forms import MODES, AdjustForm, CreateForm
 from lieutenants.hosts import silence
@@ -206,12 +206,13 @@ def _facts(lieutenant: Lieutenant) -> dict[str, Any]:
     """What stands beside the transcript."""
     alive = lieutenant.status != Status.DESTROYED
     silence.mark([lieutenant])
+    waiting = lieutenant.messages.pending()[:_MOST_WAITING]
     return {
         "lieutenant": lieutenant,
         "process": lieutenant.processes.first(),
         "moves": lieutenant.moves.all()[:_RECENT],
-        "waiting": list(lieutenant.messages.pending()[:_MOST_WAITING]) if alive else [],
-        "sent": lieutenant.messages.order_by("-created_at", "-id")[:_RECENT],
+        "waiting": outputs.shortened(waiting) if alive else [],
+        "sent": outputs.shortened(lieutenant.messages.order_by("-created_at", "-id")[:_RECENT]),
         "used": figures.spans_of(lieutenant),
         "session_file": home_of(lieutenant.pk).session / lieutenant.session_name,
         "most_restarts": MOST_RESTARTS,
@@ -252,10 +253,11 @@ def entries(request: HttpRequest, pk: str) -> HttpResponse:
 
 @login_required
 @require_GET
-def text(_request: HttpRequest, pk: str, entry_id: int) -> HttpResponse:
-    """All of one entry's text, as it is."""
-    entry = get_object_or_404(Entry, lieutenant=pk, pk=entry_id)
-    return HttpResponse(entry.text, content_type="text/plain; charset=utf-8")
+def text(_request: HttpRequest, pk: str, entry_id: int) -> StreamingHttpResponse:
+    """All of one entry's text, as it is, piece by piece: it may be very long."""
+    get_object_or_404(Entry.objects.only("pk"), lieutenant=pk, pk=entry_id)
+    pieces = outputs.text_of_entry(entry_id).in_pieces()
+    return StreamingHttpResponse(pieces, content_type="text/plain; charset=utf-8")
 
 
 # -- what may be asked of one ----------------------------------------------------------------------

@@ -121,6 +121,8 @@ class Watch:
             rewinding.look(session, lieutenant, clock)
         if lieutenant.status == Status.WORKING and row.ready_at and not session.memory.busy:
             session.resting = False
+        if session.floods.is_due(timezone.now()):
+            self._say_left_out(session)
         if strays.must_restart(row, lieutenant) and row.stop_asked_at is None:
             self._restart_moved(row, lieutenant)
         elif lieutenant.should_run and row.stop_asked_at is None:
@@ -241,10 +243,21 @@ class Watch:
         """The transcript says who breaks the answer off, and why."""
         text = f"{what}: reef aborts this answer."
         logger.warning("%s: %s", session.lieutenant, text)
-        session.ledger = ledger = Ledger()
-        with transaction.atomic():
+
+        def say() -> None:
             session.notice(timezone.now(), text, is_error=True)
             session.lieutenant.trouble = text
+
+        self._write(session, say)
+
+    def _say_left_out(self, session: Session) -> None:
+        """Tell of rows that were not made, also when the agent says nothing more."""
+        self._write(session, lambda: session.say_left_out(timezone.now()))
+
+    def _write(self, session: Session, work: Callable[[], None]) -> None:
+        session.ledger = ledger = Ledger()
+        with transaction.atomic():
+            work()
             ledger.write()
             session.remember()
             save_progress([session])

@@ -46,11 +46,15 @@ class ClientGone(Exception):
 
 
 class TryLater(Exception):
-    """The body cannot be read now, such as when too many bytes of others are being held."""
+    """The body cannot be read now, such as when too many bytes of others are being held.
 
-    def __init__(self, status: int, text: str) -> None:
+    With `closes` it should be tried on another connection.
+    """
+
+    def __init__(self, status: int, text: str, *, closes: bool = False) -> None:
         super().__init__(text)
         self.status = status
+        self.closes = closes
 
 
 @dataclass(frozen=True, slots=True)

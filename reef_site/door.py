@@ -20,6 +20,7 @@ from uvicorn.protocols.http.httptools_impl import (
     RequestResponseCycle,
 )
 
+from reef_site import open_files
 from reef_site.addresses import ConnectionLimits, TrustedProxies, client_key
 from reef_site.bodies import ARRIVED, DISCARD, Answer, Receive, Scope, Send
 
@@ -68,12 +69,17 @@ class Protocol(HttpToolsProtocol):
     _size = 0
     _body_came = False
     _data = b""
+    _file = 0
     _counted_as: str | None = None
     _discarded: RequestResponseCycle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """The first request is awaited; uvicorn has a limit of its own between requests."""
         super().connection_made(transport)
+        self._file = transport.get_extra_info("socket").fileno()
+        if why := open_files.why_no_connection(self._file):
+            self._refuse(503, why, b"retry-after: 5\r\n")
+            return
         peer = self.client[0] if self.client else ""
         key = client_key(peer)
         if not self.limits.take(key, is_proxy=peer in self.proxies):
@@ -138,6 +144,7 @@ class Protocol(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         """Called for each request in its turn, when the one before it is answered."""
         scope = cast("Scope", cycle.scope)
+        scope[open_files.FILE] = self._file
         app = self._counted(scope, app)
         if app is service_unavailable:
             app = _refusing(503, "too many connections; try again soon")

@@ -25,7 +25,7 @@ from urllib.parse import parse_qs
 
 import httpx
 
-from reef_site import away, gateway, handover, waits
+from reef_site import away, gateway, handover, open_files, waits
 from reef_site.bodies import (
     ANONYMOUS_BUDGET,
     ANONYMOUS_BUDGET_PER_ADDRESS,
@@ -136,7 +136,10 @@ class Edge:
 
         transport = httpx.AsyncHTTPTransport(
             uds=str(settings.WEB_SOCKET),
-            limits=httpx.Limits(max_connections=256, max_keepalive_connections=32),
+            limits=httpx.Limits(
+                max_connections=min(256, (open_files.limit() or 4096) // 8),
+                max_keepalive_connections=32,
+            ),
         )
         self._web = httpx.AsyncClient(
             transport=transport,
@@ -169,7 +172,8 @@ class Edge:
         except BodyTooLarge as error:
             await _say(send, 413, str(error))
         except TryLater as error:
-            await _say(send, error.status, str(error), (b"retry-after", b"2"))
+            close = [(b"connection", b"close")] if error.closes else []
+            await _say(send, error.status, str(error), (b"retry-after", b"2"), *close)
         except TimeoutError:
             await _say(send, 408, "body: did not come in time", (b"connection", b"close"))
         except ClientGone:
@@ -378,6 +382,7 @@ class Edge:
         return facts
 
     async def _transcript(self, scope: Scope, receive: Receive, send: Send) -> None:
+        _check_room(scope)
         facts = await self._allowed(scope, send)
         if facts is not None:
             after = _last_event(scope)
@@ -385,6 +390,7 @@ class Edge:
             await self._stream(events, scope, receive, send, vm_id=facts["id"])
 
     async def _listing(self, scope: Scope, receive: Receive, send: Send) -> None:
+        _check_room(scope)
         if await self._allowed(scope, send) is not None:
             await self._stream(self._streams.listing(), scope, receive, send)
 
@@ -434,6 +440,13 @@ def _check(scope: Scope) -> None:
             raise BadRequest(f"{name.decode()}: is given more than once")
     if scope.get("http_version") == "1.1" and b"host" not in names:
         raise BadRequest("host: is missing")
+
+
+def _check_room(scope: Scope) -> None:
+    """Refuse a stream that would take one of the last files."""
+    if why := open_files.why_no_stream(scope.get(open_files.FILE, 0)):
+        # Another connection may get a lower number.
+        raise TryLater(503, why, closes=True)
 
 
 def _forwarded(scope: Scope, size: int) -> Headers:

@@ -167,6 +167,8 @@ class Log:
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _PR_SET_PDEATHSIG = 1
+# A big text that was freed goes back to the system at once (glibc).
+_ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "1048576", "MALLOC_TRIM_THRESHOLD_": "1048576"}
 
 
 def die_with_parent(parent: int) -> Callable[[], None]:
@@ -307,8 +309,11 @@ class Runner:
             start_new_session=True,
             preexec_fn=die_with_parent(os.getpid()),
             umask=self.service.umask,
-            env=None if self.service.full_environment else self._reef.plain_environment(),
+            env={**_ALLOCATOR, **self._environment()},
         )
+
+    def _environment(self) -> dict[str, str]:
+        return dict(os.environ) if self.service.full_environment else self._reef.plain_environment()
 
     def _tell(self, line: str) -> None:
         line = one_line(line)

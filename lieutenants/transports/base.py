@@ -33,7 +33,7 @@ class Launch:
 
 
 class Transport(Protocol):
-    """The verbs on a keeper, wherever it runs. All raise TransportError.
+    """Verbs on a keeper, wherever it runs. All raise TransportError.
 
     `directory` is the run's own folder there, `handle` what `start` answered: keeper_pid,
     keeper_started, agent_pid, agent_started (start times in clock ticks since boot), boot_id (of
@@ -55,6 +55,14 @@ class Transport(Protocol):
 
     def read(self, directory: str, offset: int, limit: int) -> bytes:
         """At most `limit` bytes of the journal from `offset`; empty when there are none."""
+        ...
+
+    def shorten(self, directory: str, offset: int) -> None:
+        """Give back the room that the journal before `offset` takes; offsets stay as they are."""
+        ...
+
+    def skip_gap(self, directory: str, offset: int) -> int:
+        """Return where the journal goes on after the room at `offset` that was given back."""
         ...
 
     def alive(self, handle: Handle, directory: str = "") -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
 import fcntl
 import functools
 import json
@@ -29,6 +31,10 @@ _FAREWELL_SECONDS = 3
 _GRACE_SECONDS = 3
 # How long is waited for a keeper that is about to end, or to say who it is.
 _LOOKS, _LOOK_SECONDS = 20, 0.1
+
+_KEEP_SIZE, _PUNCH_HOLE = 1, 2
+_CANNOT_PUNCH = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EPERM)
+_PAGE = 4096
 
 
 class LocalTransport:
@@ -85,6 +91,34 @@ class LocalTransport:
             return os.pread(file, limit, offset)
         finally:
             os.close(file)
+
+    def shorten(self, directory: str, offset: int) -> None:
+        """Punch a hole; where the file system cannot, the journal keeps its length."""
+        end = offset // _PAGE * _PAGE
+        try:
+            file = os.open(os.path.join(directory, "journal.jsonl"), os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise TransportError(f"The journal cannot be shortened: {error.strerror}") from error
+        try:
+            if _fallocate(file, _PUNCH_HOLE | _KEEP_SIZE, 0, end) and end:
+                number = ctypes.get_errno()
+                if number not in _CANNOT_PUNCH:
+                    why = os.strerror(number)
+                    raise TransportError(f"The journal cannot be shortened: {why}")
+        finally:
+            os.close(file)
+
+    def skip_gap(self, directory: str, offset: int) -> int:
+        """The first whole record after the hole."""
+        try:
+            with open(os.path.join(directory, "journal.jsonl"), "rb") as file:
+                file.seek(os.lseek(file.fileno(), offset, os.SEEK_DATA))
+                file.readline()
+                return file.tell()
+        except OSError as error:
+            raise TransportError(f"The journal cannot be read: {error.strerror}") from error
 
     def alive(self, handle: Handle, directory: str = "") -> bool:
         """Whether the pid with that start time is there and no zombie, and is a keeper.
@@ -167,6 +201,13 @@ class LocalTransport:
         """Remove journal and leftovers; the rows have it all."""
         if Path(directory).name and Path(directory, "keeper.json").exists():
             shutil.rmtree(directory, ignore_errors=True)
+
+
+def _fallocate(file: int, mode: int, start: int, length: int) -> int:
+    call = ctypes.CDLL(None, use_errno=True).fallocate
+    call.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_longlong, ctypes.c_longlong]
+    result: int = call(file, mode, start, length)
+    return result
 
 
 def _parse(data: bytes) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from bootloader.models import Finding, Provisioning
 from bootloader.reasons import clipped
 from bootloader.states import State
 from lieutenants import failures, reachability
+from lieutenants.floods import LOUD
 from lieutenants.hosts.silence import hosts
 from lieutenants.models import Lieutenant
 from lieutenants.rules.models import Firing, FiringState
@@ -97,7 +98,8 @@ def _lieutenants() -> Iterator[Item]:
             waits = f"waiting for {each.waiting_for}" if each.waiting_for else "no output"
             yield _lieutenant(each, "stalled", each.last_activity_at, each.trouble or waits)
         elif each.trouble:
-            has_failed = each.status == Status.IDLE and not reachability.is_ours(each.trouble)
+            is_ours = reachability.is_ours(each.trouble) or each.trouble.startswith(LOUD)
+            has_failed = each.status == Status.IDLE and not is_ours
             label = "task failed" if has_failed else "has trouble"
             yield _lieutenant(each, "stalled", each.status_since, each.trouble, label)
 

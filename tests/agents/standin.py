@@ -29,6 +29,11 @@ its own way:
     COMPACT                 shortens its context; the call that did it has a usage of its own
     HANG <seconds> <name>   a tool call that takes so long, without output
     /note /boom /run /ask   commands: a notification, an error, a run, a dialog
+    RECALL                  the user messages that were in the session file at start
+    FLOOD <what> <n> <rate> n events of a kind at that rate a second, or n lines of "garbage"; then
+                            an answer
+    LONG <what> <bytes>     a tool call, in which the next line of that type is so long (of messages
+                            by their role; "tool" means both lines of the result)
 
 STANDIN_MODE, joined by commas: mute (answers nothing), exit:<code> (exits at once), stubborn
 (ignores SIGTERM), fat (repeats the message in each update, as 0.73.1 did), old (0.73.1: no system
@@ -67,7 +72,25 @@ def option(name: str, usual: str = "") -> str:
     return dict(itertools.pairwise(sys.argv[1:])).get(name, usual)
 
 
+LONG: dict[str, int] = {}  # how long the next line of a type is made
+
+
+def lengthen(event: dict[str, Any], size: int) -> dict[str, Any]:
+    """The same event, longer by so many bytes."""
+    image = {"type": "image", "data": "x" * (size // 3), "mimeType": "image/png"}
+    if event["type"] == "tool_execution_end":
+        return {**event, "result": {"content": [image] * 3}}
+    if event["type"] == "message_end":
+        content = [image] * 3 if event["message"]["role"] == "toolResult" else []
+        content = content or [text_block("x" * size)]
+        return {**event, "message": {**event["message"], "content": content}}
+    return {**event, "more": "x" * size}
+
+
 def emit(event: dict[str, Any]) -> None:
+    kind = event["type"]
+    if size := LONG.pop(event["message"]["role"] if kind == "message_end" else kind, 0):
+        event = lengthen(event, size)
     raw(json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
 
 
@@ -680,6 +703,28 @@ class Agent:
         request = {"type": "extension_ui_request", "id": f"notify-{time.time_ns()}"}
         emit({**request, "method": "notify", "message": text})
 
+    def flood(self, rest: str) -> Steps:
+        what, count, rate = rest.split()
+        lines = {
+            "garbage": b"this is no JSON\n",
+            "notify": b'{"type":"extension_ui_request","id":"1","method":"notify","message":"n"}\n',
+            "setStatus": b'{"type":"extension_ui_request","id":"1","method":"setStatus"}\n',
+            "extension_error": b'{"type":"extension_error","extensionPath":"/x.ts","error":"n"}\n',
+        }
+        line = lines.get(what, b'{"type":"' + what.encode() + b'","more":"' + b"x" * 400 + b'"}\n')
+        a_step = max(1, int(rate) // 50)
+        begun = time.monotonic()
+        for start in range(0, int(count), a_step):
+            raw(line * min(a_step, int(count) - start))
+            yield max(0.0, begun + (start + a_step) / int(rate) - time.monotonic())
+        yield from self.say("flooded")
+
+    def long_line(self, rest: str) -> Steps:
+        what, size = rest.split()
+        both = ("tool_execution_end", "toolResult")
+        LONG.update(dict.fromkeys(both if what == "tool" else (what,), int(size)))
+        yield from self.run_command("echo hi")
+
     def recall(self, _: str) -> Steps:
         yield from self.say("recall: " + " | ".join(self.session.earlier))
 
@@ -708,6 +753,8 @@ BEHAVIOURS: dict[str, Callable[[Agent, str], Steps]] = {
     "RETRY": Agent.retry,
     "COMPACT": Agent.compact,
     "HANG": Agent.hang,
+    "FLOOD": Agent.flood,
+    "LONG": Agent.long_line,
 }
 COMMANDS: dict[str, Callable[[Agent], bool]] = {
     "/note": Agent.command_note,

@@ -292,8 +292,157 @@ def test_garbage_is_recorded_within_bounds(keep: Keep) -> None:
     first, second, *_ = records = kept.kind("g")
     assert (first[2], first[3]) == ("��!", 3)
     assert (second[2], second[3]) == ("[1]", 3)
-    assert len(records) <= 110
-    assert sum(record[3] for record in records) == 6 + 5000 * len("no json")
+    (more,) = kept.kind("m")
+    assert len(records) == keeper.ROWS_A_MINUTE
+    assert more[2] == "garbage"
+    assert len(records) + more[3] == 5002
+    assert sum(record[3] for record in records) + more[4] == 6 + 5000 * len("no json")
+
+
+@pytest.mark.parametrize("kind", ["extension_error", "notify"])
+def test_a_flood_of_events_is_counted_and_bounded(keep: Keep, kind: str) -> None:
+    kept = keep(STANDIN)
+    kept.prompt("p1", f"FLOOD {kind} 60000 20000")
+    wait(lambda: kept.events("agent_settled"), 30)
+    kept.ask(op="stop")
+    kept.end()
+
+    name = "extension_ui_request" if kind == "notify" else kind
+    recorded, summaries = kept.events(name), kept.kind("m")
+    assert len(recorded) <= 2 * keeper.ROWS_A_MINUTE
+    assert len(summaries) <= 6
+    assert {record[2] for record in summaries} == {kind}
+    assert len(recorded) + sum(record[3] for record in summaries) == 60000
+    assert kept.text() == "flooded"
+
+
+def test_events_that_make_no_row_are_bounded_too(keep: Keep) -> None:
+    kept = keep(STANDIN)
+    kept.prompt("p1", "FLOOD setStatus 10000 10000")
+    kept.prompt("p2", "FLOOD my_own_event 10000 10000")
+    wait(lambda: len(kept.events("turn_end")) == 2, 30)
+    kept.ask(op="stop")
+    kept.end()
+
+    for kind, name in (("setStatus", "extension_ui_request"), ("my_own_event", "my_own_event")):
+        recorded = len(kept.events(name))
+        assert recorded <= keeper.OTHERS_A_MINUTE + 400
+        more = sum(record[3] for record in kept.kind("m") if record[2] == kind)
+        assert recorded + more == 10000
+
+
+def test_kinds_without_end_share_one_count(keep: Keep) -> None:
+    code = 'for n in range(200000): os.write(1, b\'{"type":"k%d"}\\n\' % n)'
+    kept = keep(python(code))
+    kept.end(30)
+    assert len(kept.kind("e")) <= keeper.OTHERS_A_MINUTE + keeper.MAX_KINDS + 1000
+    assert len(kept.kind("e")) + sum(record[3] for record in kept.kind("m")) == 200000
+    assert {record[2] for record in kept.kind("m")} == {"other"}
+
+
+def test_the_pace_lets_a_burst_through_and_then_waits() -> None:
+    pace = keeper.Pace()
+    for _ in range(keeper.BURST):
+        pace.count(10.0)
+    assert pace.wait(10.0) == 0
+    for _ in range(300):
+        pace.count(10.0)
+    assert pace.wait(10.0) == pytest.approx(300 / keeper.STEADY_A_SECOND)
+    assert pace.wait(12.0) == pytest.approx(300 / keeper.STEADY_A_SECOND - 2)
+    assert pace.wait(99.0) == 0
+
+
+@pytest.mark.thorough
+def test_what_must_be_recorded_is_read_more_slowly(keep: Keep) -> None:
+    code = """
+message = {"role": "user", "content": "x"}
+for _ in range(20000): say(type="message_end", message=message)
+sys.stdin.readline()
+"""
+    kept = keep(python(code))
+    wait(lambda: len(kept.events("message_end")) >= keeper.BURST)
+    begun, a_chunk = time.monotonic(), keeper.READ_BYTES // 70
+    wait(lambda: len(kept.events("message_end")) >= keeper.BURST + 2 * a_chunk, 60)
+    assert time.monotonic() - begun > a_chunk / keeper.STEADY_A_SECOND / 2
+    assert kept.ask(op="state")["ok"]
+
+
+def test_a_flood_is_said_to_be_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    records: list[Record] = []
+    floods = keeper.Floods(records.append)
+    for number in range(1000):
+        floods.admit("notify", 10, 100 + number / 1000)
+    assert floods.due == pytest.approx(101.05, abs=0.01)
+    floods.tick(101.1)
+    assert [record[2:] for record in records] == [["notify", 950, 9500]]
+    floods.tick(104.0)
+    assert [record[0] for record in records] == ["m", "q"]
+    assert floods.due is None
+
+
+# --- lines that are too long to be kept ---------------------------------------------------------
+
+LONG_LINE = 10_500_000
+
+
+def test_a_long_result_still_ends_its_call(keep: Keep) -> None:
+    kept = keep(STANDIN)
+    kept.prompt("p1", f"LONG tool {LONG_LINE}")
+    wait(lambda: kept.events("agent_settled"), 30)
+
+    (end,) = kept.events("tool_execution_end")
+    assert (end["toolName"], end["isError"], end["images"]) == ("bash", False, 3)
+    assert end["toolCallId"] == kept.events("tool_execution_start")[0]["toolCallId"]
+    assert end["cut"] > LONG_LINE
+    message = kept.events("message_end")[-2]
+    assert message["message"]["role"] == "toolResult"
+    assert message["message"]["toolCallId"] == end["toolCallId"]
+    assert (message["images"], message["message"]["isError"]) == (3, False)
+    assert kept.text() == "done"
+    assert status(kept.keeper_pid, "VmHWM") < 3 * LONG_LINE >> 10
+
+
+@pytest.mark.parametrize("what", ["tool_execution_start", "user", "assistant", "response"])
+def test_a_long_line_tells_what_it_was(keep: Keep, what: str) -> None:
+    kept = keep(STANDIN)
+    kept.prompt("p1", f"LONG {what} {LONG_LINE}")
+    kept.send("q", type="get_state")
+    kept.prompt("p2", "hello")
+    wait(lambda: kept.text().endswith("echo: hello") and len(kept.events("agent_end")) == 1, 30)
+
+    found = [record[2] for record in kept.kind("e") if record[2].get("cut")]
+    (event,) = found
+    if what == "response":
+        assert (event["id"], event["command"], event["success"]) == ("q", "get_state", True)
+    elif what == "tool_execution_start":
+        assert (event["toolName"], event["toolCallId"]) == ("bash", "call_0")
+    else:
+        assert event["message"]["role"] == what
+    if what == "assistant":
+        assert event["message"]["stopReason"] == "toolUse"
+        assert event["message"]["usage"]["input"] == 10
+        assert "content" not in event["message"]
+
+
+@pytest.mark.parametrize("separators", [(",", ":"), (", ", ": ")], ids=["compact", "spaced"])
+def test_an_outline_has_what_stands_at_both_ends(separators: tuple[str, str]) -> None:
+    result = {"content": [{"type": "text", "text": 'é"\\' * 50000}], "details": {"a": [1]}}
+    event = {"type": "tool_execution_end", "toolCallId": "c", "result": result, "isError": True}
+    line = json.dumps(event, separators=separators).encode()
+    for head in range(200, 260):
+        found = keeper.outline(line[:head], line[-400:])
+        assert found is not None
+        text = found["result"]["content"][0]["text"]
+        assert result["content"][0]["text"].startswith(text.rstrip("�"))  # type: ignore[index]
+        found["result"].pop("content")
+        expected = {**event, "result": {"details": {"a": [1]}}}
+        assert found == expected
+
+
+@pytest.mark.parametrize("head", [b"", b"[1", b"no json", b'"x', b"[" * 70000, b'{"a":' * 20000])
+def test_an_outline_of_nonsense(head: bytes) -> None:
+    found = keeper.outline(head, b"}" * 100)
+    assert found is None or list(found) == ["a"]
 
 
 def test_tool_updates_are_thinned_and_the_newest_arrives(keep: Keep) -> None:

@@ -44,7 +44,8 @@ def end(answer: Answer, outcome: str, error: str = "") -> None:
 
 def result(one: Message) -> tuple[str, str | None, str]:
     found = outcomes.result_of(one)
-    return found.outcome.value, found.text(), found.error
+    said = found.said()
+    return found.outcome.value, (said.tail(1000) or None) if said else None, found.error
 
 
 @pytest.mark.parametrize(

@@ -201,10 +201,10 @@ def test_history_of_an_idle_one_has_the_newest_answer_once(played: Played) -> No
     run(played, "a", assistant("first"))
     run(played, "b", assistant("second"))
 
-    shown = read_json(played.row(), tail=0, history=5)["output"]
+    shown = read_json(played.row(), tail=0, history=5, after=0, limit=0)["output"]
     assert shown.count("second") == 1
     assert shown.endswith("=== Current (idle) ===\n(no output yet)")
-    assert read_json(played.row(), tail=0, history=0)["output"] == "second"
+    assert read_json(played.row(), tail=0, history=0, after=0, limit=0)["output"] == "second"
 
 
 # -- compaction, abort ------------------------------------------------------------------------

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -116,7 +118,11 @@ def test_up_on_a_full_disk_says_one_sentence(small_disk: Path, before: list[str]
 def test_a_disk_that_fills_up_is_said_and_all_is_well_when_it_has_room(small_disk: Path) -> None:
     with Stack(small_disk, REEF_TESTS="1") as stack:
         stack.create("ada")
+        stack.create("bea")
+        vm = {"id": "vm-1", "name": "one", "role": "worker", "address": "a", "registeredBy": "t"}
+        assert stack.client.post("/registry/vms", json=vm).status_code == 201
         until(lambda: stack.client.get("/health").json()["parts"]["ticks"]["ok"], 60)
+        stack.send("bea", "TOKENS 200 20")
         filler = fill(small_disk)
         try:
             until(lambda: _refusal(stack).status_code == 507, 30)
@@ -127,12 +133,53 @@ def test_a_disk_that_fills_up_is_said_and_all_is_well_when_it_has_room(small_dis
             health = stack.client.get("/health").json()
             assert health["status"] == "degraded"
             assert health["parts"]["disk"]["why"] == "the disk is full"
-            assert stack.client.get("/lieutenant/lieutenants").status_code == 200
+            answered = _all_kinds_of_requests(stack)
         finally:
             filler.unlink()
-        until(lambda: stack.send("ada", "hello").status_code == 200, 60)
+        # All goes on without a restart; what was refused is not there, what was accepted is.
+        until(lambda: stack.send("ada", "hello", **KEY).status_code == 200, 60)
         stack.wait_idle("ada")
-        assert "echo: hello" in stack.texts("ada")
+        stack.wait_idle("bea", 90)
+        assert stack.texts("ada").count("echo: hello") == 1
+        assert stack.texts("bea") == [" ".join(f"w{number}" for number in range(200))]
+        until(lambda: stack.client.get("/health").json()["status"] == "ok", 90)
+        assert (stack.client.get(f"{SENDS}/cyd").status_code == 200) == (answered["create"] == 201)
+        beat = stack.client.post("/registry/vms/vm-1/heartbeat", json={"load": 0.5})
+        assert (beat.status_code, stack.client.get("/registry/vms/vm-1").status_code) == (200, 200)
+        with contextlib.closing(sqlite3.connect(stack.data / "db.sqlite3")) as database:
+            assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+KEY = {"idempotency-key": "one"}
+
+
+def _all_kinds_of_requests(stack: Stack) -> dict[str, int]:
+    """Make one request of each kind on a full disk; each is answered at once, and in words."""
+    client = stack.client
+    create = {"name": "cyd", "role": "r" * 4_000, "local": True}
+    requests: dict[str, Callable[[], httpx.Response]] = {
+        "list": lambda: client.get("/lieutenant/lieutenants"),
+        "transcript": lambda: client.get(f"{SENDS}/bea/transcript"),
+        "page": lambda: client.get("/signin", follow_redirects=True),
+        "vm": lambda: client.get("/registry/vms/vm-1"),
+        "send": lambda: stack.send("ada", "x" * 200_000 + "hello", **KEY),
+        "heartbeat": lambda: client.post("/registry/vms/vm-1/heartbeat", json={"load": 0.1}),
+        "create": lambda: client.post("/lieutenant/lieutenants", json=create),
+    }
+    answered = {}
+    for kind, request in requests.items():
+        began = time.monotonic()
+        answer = request()
+        assert time.monotonic() - began < 2, kind
+        answered[kind] = answer.status_code
+        if kind in ("list", "transcript", "vm"):
+            assert answer.status_code == 200, kind
+        elif answer.status_code >= 400 and kind != "page":
+            assert answer.json() == FULL, kind
+            assert answer.status_code == 507, kind
+    assert answered["send"] == 507
+    assert answered["create"] in (201, 507)
+    return answered
 
 
 def _refusal(stack: Stack) -> httpx.Response:

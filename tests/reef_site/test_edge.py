@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import resource
 import signal
 import socket
 import threading
@@ -484,3 +485,52 @@ def test_streams_and_waits_end_quietly_when_the_edge_stops(stack: Stack) -> None
     assert "ERROR" not in said
     stack.start("edge")
     until(stack.answers, 30)
+
+
+# -- few open files ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def few_files(stack: Stack) -> Iterator[int]:
+    """The edge may have no more than so many files open."""
+    pid = stack.processes["edge"].pid
+    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (180, before[1]))
+    yield 180
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+
+
+def opened(stack: Stack, request: bytes) -> socket.socket:
+    connection = socket.create_connection(("127.0.0.1", stack.port), timeout=20)
+    connection.sendall(request)
+    return connection
+
+
+def test_streams_beyond_the_open_files_are_refused_in_words(stack: Stack, few_files: int) -> None:
+    fields = f"host: 127.0.0.1:{stack.port}\r\nauthorization: Bearer {TOKEN}"
+    head = f"GET /events HTTP/1.1\r\n{fields}\r\n\r\n".encode()
+    log = stack.data / "edge.log"
+    before = log.stat().st_size
+    with contextlib.ExitStack() as streams:
+        made = [streams.enter_context(opened(stack, head)) for _ in range(few_files)]
+        first = [stream.recv(1 << 16) for stream in made]
+        statuses = [int(each.split(b" ")[1]) for each in first]
+        assert set(statuses) == {200, 503}
+        assert statuses.count(200) > few_files // 3
+        refused = first[statuses.index(503)]
+        assert b"no room for another stream" in refused
+        assert b"ulimit -n" in refused
+        assert b"retry-after" in refused.lower()
+        assert stack.client.get("/health").status_code == 200
+        assert stack.client.get(LIEUTENANTS).status_code == 200
+        assert log.read_text()[before:].count("no room for another") == 1
+    until(lambda: opened(stack, head).recv(100).startswith(b"HTTP/1.1 200"))
+
+
+def test_connections_beyond_the_open_files_are_told_so(stack: Stack, few_files: int) -> None:
+    with contextlib.ExitStack() as idle:
+        made = [idle.enter_context(opened(stack, b"G")) for _ in range(few_files + 50)]
+        last = made[-1].recv(1 << 16)
+        assert last.startswith(b"HTTP/1.1 503")
+        assert b"no room for another connection" in last
+    until(lambda: stack.client.get("/health").status_code == 200)

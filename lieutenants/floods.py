@@ -1,0 +1,116 @@
+"""Bounds the rows that one agent can cause, and says which agents are loud.
+
+The keeper already bounds what it records. What is left here are rows that the follower makes
+itself, and keepers of older versions. All times are those of journal records, so that a follower
+that starts over from its last commit counts the same again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from lieutenants import keeper
+
+# More than the keeper lets through, so that what it counts is not counted again.
+ROWS_A_MINUTE = 3 * keeper.ROWS_A_MINUTE
+# Longer texts of one notice are cut.
+MAX_TEXT = 20_000
+LOUD = "It is loud: "
+
+_NAMES = {
+    "extension_error": "errors of extensions",
+    "notify": "notifications",
+    "garbage": "lines that are not its protocol",
+    "line": "lines that are too long",
+    "dialog": "dialogs",
+    "retry": "retries",
+    "compaction": "notices about its context",
+    "refusal": "refusals",
+    "other": "other events",
+}
+
+# Of a `keeper.Bucket`: left, at, count, bytes, pause, due.
+_State = list[float | None]
+
+
+@dataclass
+class Floods:
+    """The counts of one process; kept in its memory as JSON."""
+
+    buckets: dict[str, _State] = field(default_factory=dict)
+    # How many were left out in each flood that goes on.
+    loud: dict[str, int] = field(default_factory=dict)
+
+    def admits(self, cause: str, at: datetime) -> bool:
+        """Return whether one more row of this cause may be made."""
+        bucket = self._bucket(cause)
+        admitted = bucket.admits(0, at.timestamp())
+        self._keep(cause, bucket)
+        return admitted
+
+    def summaries(self, now: datetime, *, last: bool = False) -> list[str]:
+        """Return what is to be said of rows that were not made until now; all of it at `last`."""
+        said = []
+        for cause in list(self.buckets):
+            bucket = self._bucket(cause)
+            if not (bucket.is_due(now.timestamp()) or (last and bucket.count)):
+                continue
+            count, _ = bucket.take(now.timestamp())
+            self._keep(cause, bucket)
+            if count:
+                said.append(self.note(cause, count))
+            else:
+                self.quiet(cause)
+        return said
+
+    def is_due(self, now: datetime) -> bool:
+        """Return whether `summaries` has something to do."""
+        return any(self._bucket(cause).is_due(now.timestamp()) for cause in self.buckets)
+
+    def note(self, cause: str, count: int, size: int = 0) -> str:
+        """Take note of a flood; returns the sentence that tells of it."""
+        self.loud[cause] = self.loud.get(cause, 0) + count
+        sized = f" ({megabytes(size)})" if size >= 100_000 else ""
+        return f"{count:,} further {name_of(cause)} like this{sized} were left out."
+
+    def quiet(self, cause: str) -> None:
+        """Take note that a flood is over."""
+        self.loud.pop(cause, None)
+
+    def trouble(self, other: str) -> str:
+        """Return the trouble to show: `other` trouble first, else what it is loud with."""
+        if other and not other.startswith(LOUD):
+            return other
+        names = ", ".join(name_of(cause) for cause in sorted(self.loud))
+        # The counts stand in the transcript; a text that changed each minute could not be "seen".
+        return f"{LOUD}too many {names}. Some are kept, the others are counted." if names else ""
+
+    def _bucket(self, cause: str) -> keeper.Bucket:
+        bucket = keeper.Bucket(ROWS_A_MINUTE)
+        if kept := self.buckets.get(cause):
+            for name, value in zip(_FIELDS, kept, strict=True):
+                setattr(bucket, name, value)
+        return bucket
+
+    def _keep(self, cause: str, bucket: keeper.Bucket) -> None:
+        self.buckets[cause] = [getattr(bucket, name) for name in _FIELDS]
+
+
+_FIELDS = ("left", "at", "count", "bytes", "pause", "due")
+
+
+def name_of(cause: str) -> str:
+    """Return the words for events of one kind, in the plural."""
+    return _NAMES.get(cause, f"“{cause}” events")
+
+
+def megabytes(size: int) -> str:
+    """Return a size in words."""
+    return f"{size / 1e6:.1f} MB"
+
+
+def cut(text: str) -> str:
+    """Return the text of a notice, its end left out if it is very long."""
+    left_out = len(text) - MAX_TEXT
+    return text if left_out <= 0 else f"{text[:MAX_TEXT]} … {left_out:,} characters left out"
