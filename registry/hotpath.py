@@ -110,7 +110,7 @@ class HotRoutes:
 
         None of them takes a query; what has one is refused in words elsewhere.
         """
-        if scope["query_string"]:
+        if scope.get("query_string"):
             return None
         return _route_of(scope["method"], scope.get("raw_path") or b"")
 
