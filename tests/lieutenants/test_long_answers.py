@@ -83,7 +83,7 @@ def test_a_running_answer_shows_its_end(api: Api) -> None:
     still = told.entry("text", final=False)
     for number in range(20):
         told.chunk(still, f"{number:05}" * 1000)
-    whole = "a" * 50_000 + "".join(f"{number:05}" * 1000 for number in range(20))
+    whole = "a" * 50_000 + "\n\n" + "".join(f"{number:05}" * 1000 for number in range(20))
 
     found = api.get(f"{LIEUTENANTS}/ada").json()
     assert found["lastOutput"] == whole[-outputs.MAX_SHOWN :]
