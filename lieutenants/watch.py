@@ -56,6 +56,7 @@ class Watch:
         self._aborted_at: dict[str, float] = {}
         self._tools: dict[str, ToolClock] = {}
         self._reach = Reachability()
+        self._troubled: list[Session] = []
 
     def sign(self, clock: float) -> None:
         """Say now and then that this follower is at work. Raises NotTheFollower."""
@@ -73,6 +74,7 @@ class Watch:
                 strays.look_at(process)
                 continue
             self._look_at(session, process, clock)
+        self._say_reach()
         self._restart_due()
         self._pause_idle()
         self._bring_back_stranded()
@@ -112,7 +114,7 @@ class Watch:
             self._gone(session, while_away=clock - session.opened_at < FIRST_LOOK_SECONDS)
             return
         out_of_reach = self._reach.look(session, row, clock)
-        self._say_reach(session, row.lieutenant, clock)
+        self._note_reach(session, clock)
         session.process.stop_asked_at = row.stop_asked_at
         lieutenant = row.lieutenant
         if lieutenant.abort_asked_at:
@@ -215,18 +217,28 @@ class Watch:
                 f"{what}; an abort did not help, so its process was ended.",
             )
 
-    def _say_reach(self, session: Session, row: Lieutenant, clock: float) -> None:
+    def _note_reach(self, session: Session, clock: float) -> None:
         """Tell as its trouble that the supervisor does not answer, and when it does again."""
         trouble = self._reach.trouble(session.process.pk, clock)
         told = session.lieutenant.trouble
         if trouble == told or not (trouble or is_ours(told)):
             return
-        logger.warning("%s: %s", row, trouble or "its supervisor answers again")
+        logger.warning("%s: %s", session.lieutenant, trouble or "its supervisor answers again")
+        session.lieutenant.trouble = trouble
+        self._troubled.append(session)
+
+    def _say_reach(self) -> None:
+        """Write what was noted, for all sessions in one transaction."""
+        noted = [session for session in self._troubled if not session.ended]
+        self._troubled.clear()
+        if not noted:
+            return
         with transaction.atomic():
-            session.lieutenant.trouble = trouble
-            session.remember()
-            save_progress([session])
-        bells.tell_change(row.pk)
+            for session in noted:
+                session.remember()
+            save_progress(noted)
+        for session in noted:
+            bells.tell_change(session.lieutenant.pk)
 
     def _overlong_tool(self, session: Session, limit: int, clock: float) -> str:
         """Say which tool call is past its limit; empty if none is."""

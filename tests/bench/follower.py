@@ -10,6 +10,7 @@ goes.
 from __future__ import annotations
 
 import cProfile
+import fcntl
 import json
 import os
 import pstats
@@ -108,6 +109,10 @@ class Bench:
         while not socket.exists():
             time.sleep(0.02)
         self.journals = [self._session(number) for number in range(sessions)]
+        # There is no keeper that could take what is sent.
+        from lieutenants.transports.local import LocalTransport
+
+        LocalTransport.send = lambda *_: None  # type: ignore[method-assign]
         self.lags: list[float] = []
         self.lines = self.commits = 0
         self.last = 0.0
@@ -137,6 +142,9 @@ class Bench:
             handle=handle,
             ready_at=lieutenant.created_at,
         )
+        # As a keeper has it: its folder locked, and a socket there.
+        fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_EX)
+        (folder / "control.sock").touch()
         (folder / "journal.jsonl").touch()
         return str(folder / "journal.jsonl")
 
