@@ -22,6 +22,7 @@ from typing import Any
 from lieutenants import keeper
 from lieutenants.exceptions import TransportError, Unreachable
 from lieutenants.rpc import Outgoing
+from lieutenants.transports import scopes
 from lieutenants.transports.base import Handle, Launch
 
 _KEEPER = str(Path(keeper.__file__).resolve())
@@ -42,20 +43,16 @@ class LocalTransport:
 
     def start(self, launch: Launch) -> Handle:
         """Run `keeper.py start`; the agent's environment goes through a pipe, never argv."""
-        try:
-            done = subprocess.run(
-                [sys.executable, "-I", "-S", _KEEPER, "start"],
-                input=json.dumps(launch.spec()).encode(),
-                capture_output=True,
-                timeout=_START_SECONDS,
-                env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8"},
-                cwd="/",
-                start_new_session=True,
-                check=False,
-            )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise TransportError(f"The keeper did not start: {type(error).__name__}") from error
-        answer = _parse(done.stdout) or {"error": done.stderr.decode("utf-8", "replace")[-500:]}
+        spec = json.dumps(launch.spec()).encode()
+        scope = scopes.manager()
+        done = _run_keeper(spec, scope.prefix(launch.run) if scope else [], scope)
+        answer = _parse(done.stdout)
+        if scope and not answer:
+            # It ran nothing, or the keeper failed without a word: then it does so again.
+            scopes.refuse(done.stderr.decode("utf-8", "replace").strip()[-300:])
+            done = _run_keeper(spec, [], None)
+            answer = _parse(done.stdout)
+        answer = answer or {"error": done.stderr.decode("utf-8", "replace")[-500:]}
         if not answer.get("ok"):
             raise TransportError(str(answer.get("error") or "The keeper did not start"))
         return _handle(answer)
@@ -208,6 +205,25 @@ def _fallocate(file: int, mode: int, start: int, length: int) -> int:
     call.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_longlong, ctypes.c_longlong]
     result: int = call(file, mode, start, length)
     return result
+
+
+def _run_keeper(
+    spec: bytes, prefix: list[str], scope: scopes.Manager | None
+) -> subprocess.CompletedProcess[bytes]:
+    env = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8"}
+    try:
+        return subprocess.run(
+            [*prefix, sys.executable, "-I", "-S", _KEEPER, "start"],
+            input=spec,
+            capture_output=True,
+            timeout=_START_SECONDS,
+            env={**env, **(scope.env if scope else {})},
+            cwd="/",
+            start_new_session=True,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise TransportError(f"The keeper did not start: {type(error).__name__}") from error
 
 
 def _parse(data: bytes) -> dict[str, Any]:
