@@ -54,7 +54,9 @@ def results_of(messages: Sequence[Message]) -> dict[str, Result]:
     """Return the outcome of each of these messages by its id; four queries for all of them."""
     begins = _user_entries(Q(message__in=[message.pk for message in messages]))
     begun = {entry.message_id: entry for entry in begins}
-    turns = Answer.objects.in_bulk({entry.answer_id for entry in begins if entry.answer_id})
+    ids = {entry.answer_id for entry in begins if entry.answer_id}
+    # Texts of answers may be very long.
+    turns = Answer.objects.only("id", "outcome", "error").in_bulk(ids)
     later = _later_messages(turns)
     return {each.pk: _result_of(each, begun.get(each.pk), turns, later) for each in messages}
 
@@ -66,7 +68,8 @@ def result_of(message: Message) -> Result:
 
 def is_over(message_id: str) -> bool:
     """Whether nothing more will come of a message as things stand."""
-    message = Message.objects.select_related("lieutenant").filter(pk=message_id).first()
+    found = Message.objects.select_related("lieutenant").filter(pk=message_id)
+    message = found.defer("text", "lieutenant__system_prompt", "lieutenant__directive").first()
     if message is None:
         return True
     waits = message.state != MessageState.REJECTED and message.taken_up_at is None
@@ -85,8 +88,10 @@ def _goes_on(lieutenant: Lieutenant) -> bool:
 
 
 def _user_entries(which: Q) -> list[Entry]:
+    """Return the messages that the agent took up; what shows a command is no such message."""
     rows = Entry.objects.filter(which, kind=Entry.Kind.USER).order_by("id")
-    return list(rows.only("id", "answer_id", "message_id"))
+    found = rows.only("id", "answer_id", "message_id", "data")
+    return [entry for entry in found if not entry.data or "command" not in entry.data]
 
 
 def _later_messages(turns: Iterable[int]) -> dict[int, list[int]]:

@@ -76,7 +76,9 @@ def _fields(request: Request) -> Iterable[str]:
 
     What is no JSON is left to the handler, which may look at other things first, or not read it.
     """
-    request._request.body  # noqa: B018 - kept, so that it can be parsed again
+    if getattr(request, "_full_data", Empty) is Empty:
+        # Nobody has parsed it yet. It is kept, so that it can be parsed again.
+        request._request.body  # noqa: B018
     try:
         data = request.data
     except ParseError:

@@ -88,6 +88,32 @@ def test_a_follow_up_ends_the_part_before_it_and_a_steer_does_not(told: Told) ->
 def test_a_command_without_a_turn_is_completed_without_an_answer(told: Told) -> None:
     assert result(message(told)) == ("completed", None, "")
     assert result(message(told, taken_up_at=None)) == ("pending", None, "")
+    shown = message(told)
+    told.entry(Entry.Kind.USER, "/note", message=shown, data={"command": "handled"})
+    assert result(shown) == ("completed", None, "")
+    assert outcomes.is_over(shown.pk)
+
+
+def test_a_command_beside_a_turn_does_not_end_its_message(told: Told) -> None:
+    first, command = message(told), message(told)
+    told.open_answer()
+    told.entry(Entry.Kind.USER, "work", message=first)
+    told.entry(Entry.Kind.TEXT, "half")
+    told.entry(Entry.Kind.USER, "/note", message=command, data={"command": "handled"})
+    assert result(first) == ("pending", "half", "")
+    assert result(command)[0] == "completed"
+
+
+def test_outcomes_are_told_without_loading_answers(
+    told: Told, django_assert_max_num_queries: Any
+) -> None:
+    one = message(told)
+    answer = told.open_answer()
+    told.entry(Entry.Kind.USER, "work", message=one)
+    end(answer, Outcome.COMPLETED)
+    with django_assert_max_num_queries(10) as queries:
+        assert outcomes.is_over(one.pk)
+    assert not any('"lieutenants_answer"."text"' in each["sql"] for each in queries)
 
 
 def test_a_refused_message_says_why(told: Told) -> None:

@@ -40,7 +40,7 @@ def test_a_write_that_finds_no_room_is_a_507_in_words(
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(services, "create", fail)
+    monkeypatch.setattr(services, "create_once", fail)
     answer = api.post(SENDS, {"name": "ada", "role": "tests", "local": True})
 
     assert (answer.status_code, answer.json()) == (507, FULL)
