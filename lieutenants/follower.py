@@ -178,6 +178,7 @@ class Follower:
                 # An agent gets secrets when it starts: the session knows all stored by then.
                 session = Session.open(process)
                 session.heard_at = session.opened_at = now
+                session.was_ready = process.ready_at is not None
                 self.sessions[pk] = session
         self.watch.look(rows, now)
         self.outbox.look(self.sessions)

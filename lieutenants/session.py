@@ -138,6 +138,8 @@ class Session(Transcript):
     heard_at: float = 0.0
     # When it was taken up, and since when its keeper takes nothing that is sent.
     opened_at: float = 0.0
+    # Its agent was ready before this follower took it up.
+    was_ready: bool = False
     unsent_since: float | None = None
     asked_at: float | None = None
     looked_at: float = 0.0

@@ -111,7 +111,8 @@ class Watch:
 
     def _look_at(self, session: Session, row: Process, clock: float) -> None:
         if not session.ended and not get_transport(row.transport).alive(row.handle, row.directory):
-            self._gone(session, while_away=clock - session.opened_at < FIRST_LOOK_SECONDS)
+            is_first_look = clock - session.opened_at < FIRST_LOOK_SECONDS
+            self._gone(session, while_away=session.was_ready and is_first_look)
             return
         out_of_reach = self._reach.look(session, row, clock)
         self._note_reach(session, clock)

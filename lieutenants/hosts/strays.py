@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 from contextlib import suppress
+from pathlib import Path
 
 from django.utils import timezone
 
@@ -31,6 +32,8 @@ def runs_elsewhere(process: Process) -> bool:
     """
     if process.transport != "local" or not get_transport("local").alive(process.handle):
         return False
+    if not _is_keeper(process.handle["keeper_pid"]):
+        return False  # after a restart of the machine its number is somebody else's
     try:
         folder = os.open(process.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -54,8 +57,7 @@ def look_at(process: Process) -> None:
     pid = int(process.handle["keeper_pid"])
     if process.stop_asked_at:
         logger.warning("ending the agent of %s in another folder (pid %d)", process, pid)
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGTERM)
+        _end(process, pid)
         return
     text = (
         f"{TROUBLE}{_where(pid)} (pid {pid}), since this data folder "
@@ -92,6 +94,25 @@ def end_abandoned() -> None:
         ended = f"{process.end_reason} Its agent was ended at {timezone.now():%Y-%m-%d %H:%M} UTC."
         handle = {**process.handle, "abandoned": False}
         Process.objects.filter(pk=process.pk).update(handle=handle, end_reason=ended)
+
+
+def _end(process: Process, pid: int) -> None:
+    with suppress(ProcessLookupError):
+        descriptor = os.pidfd_open(pid)
+        try:
+            # The descriptor stays with the process that is looked at, whatever becomes of the pid.
+            if get_transport("local").alive(process.handle) and _is_keeper(pid):
+                signal.pidfd_send_signal(descriptor, signal.SIGTERM)
+        finally:
+            os.close(descriptor)
+
+
+def _is_keeper(pid: int) -> bool:
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    return any(word.endswith(b"/keeper.py") for word in words)
 
 
 def _where(pid: int) -> str:
