@@ -31,12 +31,14 @@ def take_lock(path: Path, patience: float = 0.5) -> IO[str] | None:
 def record_process(data_dir: Path, pid: int) -> None:
     """Note a process that leads a session of its own, so that it is found without its environment.
 
-    Processes that are hardened show their environment to nobody but root.
+    Processes that are hardened show their environment to nobody but root. The folder is noted, too:
+    in a copy of it the note says nothing.
     """
     with contextlib.suppress(OSError):
+        line = f"{pid} {_stat(pid)[_STARTED]} {_place(data_dir)}\n"
         descriptor = os.open(data_dir / PROCESSES, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         with os.fdopen(descriptor, "w") as file:
-            file.write(f"{pid} {_stat(pid)[_STARTED]}\n")
+            file.write(line)
 
 
 def forget_processes(data_dir: Path) -> None:
@@ -78,8 +80,19 @@ def _recorded(data_dir: Path) -> dict[int, str]:
         lines = (data_dir / PROCESSES).read_text().splitlines()
     except OSError:
         return {}
-    pairs = [line.split() for line in lines]
-    return {int(pair[0]): pair[1] for pair in pairs if len(pair) == 2 and pair[0].isdigit()}
+    found = [line.split() for line in lines]
+    own = _place(data_dir)
+    return {
+        int(words[0]): words[1]
+        for words in found
+        if len(words) == 3 and words[0].isdigit() and words[2] == own
+    }
+
+
+def _place(data_dir: Path) -> str:
+    """Return a mark of this very folder, which a copy of it does not have."""
+    facts = data_dir.stat()
+    return f"{facts.st_dev}:{facts.st_ino}"
 
 
 def _is_recorded(pid: int, leaders: dict[int, str]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import socket
 import stat
@@ -190,7 +191,11 @@ def test_a_number_given_to_another_process_is_no_leftover(tmp_path: Path) -> Non
         [sys.executable, "-c", LEADER], stdout=subprocess.PIPE, start_new_session=True
     )
     try:
-        (tmp_path / leftovers.PROCESSES).write_text(f"{process.pid} 1\n")
+        leftovers.record_process(tmp_path, process.pid)
+        note = tmp_path / leftovers.PROCESSES
+        assert process.pid in leftovers.tagged(tmp_path)
+        pid, _, place = note.read_text().split()
+        note.write_text(f"{pid} 1 {place}\n")
         assert leftovers.tagged(tmp_path) == []
     finally:
         if process.poll() is None:
@@ -211,3 +216,19 @@ def test_a_half_sent_body_ends_quietly(stack: Stack) -> None:
     for _ in range(4):
         assert stack.answers()
     assert b"Traceback" not in log.read_bytes()[before:]
+
+
+def test_a_copy_of_the_folder_has_no_leftovers(tmp_path: Path) -> None:
+    folder, copy = tmp_path / "data", tmp_path / "copy"
+    folder.mkdir()
+    process = subprocess.Popen(
+        [sys.executable, "-c", LEADER], stdout=subprocess.PIPE, start_new_session=True
+    )
+    try:
+        leftovers.record_process(folder, process.pid)
+        shutil.copytree(folder, copy)
+        assert process.pid in leftovers.tagged(folder)
+        assert leftovers.tagged(copy) == []
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
