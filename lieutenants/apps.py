@@ -18,7 +18,7 @@ class LieutenantsConfig(AppConfig):
         from lieutenants.rules import secret
         from versconfig import impact
         from versconfig.screening import sources
-        from vmtree import permissions, removal
+        from vmtree import aliases, permissions, removal
         from vmtree.snapshots import living
 
         handlers.add_handler(plain_vms.PlainVM())
@@ -27,6 +27,7 @@ class LieutenantsConfig(AppConfig):
         living.add("its lieutenant lives", presence.alive)
         living.add_gone("its lieutenant was destroyed", presence.destroyed)
         permissions.register_local_agents(presence.local_hosts)
+        aliases.register(presence.id_of_name)
         removal.refuse("destroy the lieutenant first", presence.alive)
         impact.register(configured.to_restart)
         sources.register("webhooks", sources.Source(secret.all_sealed, secret.all_secrets))

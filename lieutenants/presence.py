@@ -88,6 +88,13 @@ def destroyed(vm_ids: Sequence[str]) -> Iterable[str]:
     return gone.values_list("pk", flat=True)
 
 
+def id_of_name(name: str) -> str | None:
+    """Return the id of the living lieutenant of this name."""
+    from lieutenants.models import Lieutenant
+
+    return Lieutenant.objects.living().filter(name=name).values_list("pk", flat=True).first()
+
+
 def local_hosts(vm_ids: Sequence[str]) -> dict[str, str]:
     """Map those of these VMs that are living lieutenants of a host of reef to its data folder."""
     from lieutenants.models import Lieutenant

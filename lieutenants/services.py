@@ -478,6 +478,9 @@ def _check(wish: Wish, name: str, role: str) -> None:
         raise BadInput("role is required", "role")
     if not NAME.fullmatch(name):
         raise BadInput("name: 1 to 64 of A-Z a-z 0-9 . _ - and a letter or digit first", "name")
+    if name.startswith(ids.LOCAL):
+        # `vmId` of a lieutenant begins so.
+        raise BadInput(f"name: must not begin with {ids.LOCAL}", "name")
     if route := _route_in_the_way(name):
         raise BadInput(f"name: '{name}' cannot be used, as {route} is a route of its own", "name")
     if wish.restart_policy not in RestartPolicy.values:

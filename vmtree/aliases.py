@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
-from vmtree import ids, permissions
+from collections.abc import Callable
+
+from vmtree import ids
 from vmtree.dna import is_text
-from vmtree.models import Category, Node
+from vmtree.models import Node
+
+# Gives the id of the living lieutenant of a name.
+FindLieutenant = Callable[[str], str | None]
+_find: list[FindLieutenant] = []
+
+
+def register(find: FindLieutenant) -> None:
+    """Tell how lieutenants are found; the app that has them does so when it is ready."""
+    _find.append(find)
 
 
 def is_alias(text: str) -> bool:
@@ -13,10 +24,11 @@ def is_alias(text: str) -> bool:
 
 
 def resolve(text: str) -> str:
-    """Return the id of the lieutenant that is called so; any other text as it is."""
+    """Return the id of the lieutenant that is called so; any other text as it is.
+
+    A lieutenant keeps its name; that of its node may be changed by anybody who may write it.
+    """
     if not is_alias(text) or not is_text(text) or Node.objects.filter(vm_id=text).exists():
         return text
-    living = Node.objects.living().filter(category=Category.LIEUTENANT)
-    found = living.filter(name=text.removeprefix(ids.LOCAL)).values_list("vm_id", flat=True)
-    # Anybody may call a VM so; only the one that is a lieutenant of reef is meant.
-    return next((vm_id for vm_id in found if permissions.host_of(vm_id)), text)
+    name = text.removeprefix(ids.LOCAL)
+    return next((found for find in _find if (found := find(name))), text)

@@ -138,3 +138,21 @@ def test_no_list_takes_a_limit_of_0(api: Api, ada: Lieutenant) -> None:
         assert refused.status_code == 400, path
         assert refused.json()["error"].startswith("limit: must be a whole number from 1 to ")
         assert api.get(f"{path}?limit=1").json().get("next", "none") is None, path
+
+
+def test_another_name_of_its_node_changes_nothing(api: Api, ada: Lieutenant) -> None:
+    """Agents may rename their own nodes: that must not make one of them somebody else."""
+    bob = living("bob")
+    presence.enlist(bob, actor="tests")
+    Node.objects.filter(vm_id=bob.pk).update(name="ada")
+    Node.objects.filter(vm_id=ada.pk).update(name="other")
+    assert api.get(f"/vm-tree/vms/{ADA}").json()["vmId"] == ada.pk
+    assert api.get("/vm-tree/vms/local-bob").json()["vmId"] == bob.pk
+    assert api.get("/vm-tree/vms/local-other").status_code == 404
+
+
+def test_no_lieutenant_is_called_like_an_id_of_another(api: Api, settings: Any) -> None:
+    settings.PI_PATH = "/bin/true"
+    refused = api.post(LIEUTENANTS, {"name": "local-ada", "role": "r", "local": True})
+    assert refused.status_code == 400
+    assert "local-" in refused.json()["error"]
