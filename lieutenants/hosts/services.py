@@ -12,7 +12,7 @@ from django.db import connection, transaction
 from django.db.models import Q
 
 from lieutenants.exceptions import NotTheFollower
-from lieutenants.hosts import paths, tombstones
+from lieutenants.hosts import paths, strays, tombstones
 from lieutenants.hosts.models import DataFolder
 from lieutenants.models import Lieutenant, Process
 from reef_site.common import clock
@@ -34,6 +34,9 @@ def has_own_database() -> bool:
         return False
     file = Path(str(connection.settings_dict["NAME"]))
     return file.is_absolute() and file.resolve().is_relative_to(settings.DATA_DIR)
+
+
+MAX_NAMES = 10
 
 
 def place() -> str:
@@ -59,7 +62,7 @@ def register(follower: str = "") -> None:
             defaults={"host": settings.HOST, "path": str(settings.DATA_DIR), "place": place()},
         )
         row = DataFolder.objects.select_for_update().get(pk=settings.DATA_FOLDER_ID)
-        if problem := _rival_of(row, follower):
+        if problem := _rival_of(row, follower) or _original_at_work():
             raise NotTheFollower(problem)
         _claim_rows()
         _rename(row.host)
@@ -108,6 +111,28 @@ def _rival_of(row: DataFolder, follower: str) -> str:
         f"the data folder {settings.DATA_DIR} on {settings.HOST} has the identity of {row.path} on "
         f"{row.host}, which is in use, so it is not followed; if it is a copy, remove its file "
         "`identity`"
+    )
+
+
+def _original_at_work() -> str:
+    """Return why this folder, a copy with an identity of its own, may not be followed yet.
+
+    What it does to its lieutenants would meet the agents of its original, which has the same.
+    """
+    if not has_own_database():
+        return ""
+    others = Process.objects.live().exclude(data_folder__in=["", settings.DATA_FOLDER_ID])
+    running = [
+        process.lieutenant.name
+        for process in others.select_related("lieutenant")
+        if strays.runs_elsewhere(process)
+    ]
+    if not running:
+        return ""
+    names = ", ".join(sorted(running)[:MAX_NAMES])
+    return (
+        f"the data folder {settings.DATA_DIR} is a copy of one whose agents run, so it is not "
+        f"followed; pause or destroy them there first: {names}"
     )
 
 
