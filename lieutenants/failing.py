@@ -109,9 +109,20 @@ def remember(session: Session) -> None:
         series["entry"], series["message"] = mine.first.pk, mine.first.message_id
     if series and mine.notice:
         series["notice"] = mine.notice.pk
-    Lieutenant.objects.filter(pk=lieutenant.pk).update(
-        failures=series, failing_since=lieutenant.failing_since
-    )
+    # A series of an earlier session does not concern the one that was begun meanwhile.
+    same_session = Lieutenant.objects.filter(pk=lieutenant.pk, session_name=lieutenant.session_name)
+    same_session.update(failures=series, failing_since=lieutenant.failing_since)
+
+
+def leave_earlier_session(session: Session) -> None:
+    """Drop the series of this process if a new session was begun for the lieutenant meanwhile."""
+    lieutenant = session.lieutenant
+    columns = ("session_name", "failures", "failing_since")
+    row = Lieutenant.objects.only(*columns).get(pk=lieutenant.pk)
+    if row.session_name != lieutenant.session_name:
+        for column in columns:
+            setattr(lieutenant, column, getattr(row, column))
+        session.series = FailureSeries()
 
 
 def _begin(session: Session, failure: str, at: datetime, answer: Answer) -> None:

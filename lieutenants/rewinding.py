@@ -214,6 +214,7 @@ def _finish(session: Session, data: dict[str, Any], at: datetime) -> None:
     for entry in _in_session(session, session.memory.rewind_to):
         session.revise(entry, data={**entry.data, "rewound": True})
     Lieutenant.objects.filter(pk=lieutenant.pk).update(session_name=name, session_since=at)
+    lieutenant.session_name = name
     _let_go(session)
     failing.clear(session)
     lieutenant.trouble = ""

@@ -13,6 +13,7 @@ from lieutenants.ledger import open_text
 from lieutenants.models import AgentModels, Answer, Entry, Lieutenant, Message, Usage
 from lieutenants.serializers import lieutenants_json, read_json
 from lieutenants.states import MessageState, Outcome, Status
+from tests.conftest import Api
 from tests.lieutenants.test_session import (
     AT,
     USAGE,
@@ -124,6 +125,49 @@ def test_a_failing_one_still_is_after_its_process_ended(played: Played) -> None:
     row = played.row()
     assert row.trouble.startswith("Each request fails since message “a”")
     assert row.failing_since is not None
+
+
+def test_the_series_ends_when_a_new_session_is_begun(
+    played: Played, operator: Client, api: Api
+) -> None:
+    for text in ("a", "b"):
+        run(played, text, failed("413 the request is too large"))
+    assert played.row().failing_since is not None
+    pk = played.message("c")
+    played.play(["s", AT, pk], response(pk), event("agent_start"), said("user", "c"))
+
+    answer = api.post("/lieutenant/lieutenants/ada/restart", {"session": "new"})
+    assert answer.status_code == 200, answer.content
+    played.play(failed("413 the request is too large"), event("agent_end"))
+    played.play(["x", AT, {"code": 0, "stopped": True}])
+
+    row = played.row()
+    assert (row.failures, row.failing_since, row.trouble) == ({}, None, "")
+
+
+def test_a_series_is_counted_after_going_back(played: Played) -> None:
+    run(played, "hello", assistant("hi"))
+    Lieutenant.objects.update(rewind_to=Entry.objects.get(kind="user").pk)
+    rewinding.look(played.session, played.row(), 0.0)
+    rewinding.look(played.session, played.row(), 11.0)
+    question = played.session.outgoing[-1]
+    played.play(response(question.id, "get_state", data={"sessionFile": "/s/forked.jsonl"}))
+    assert played.row().session_name == "forked.jsonl"
+
+    for text in ("a", "b"):
+        run(played, text, failed("413 the request is too large"))
+
+    assert played.row().failures["count"] == 2
+
+
+@pytest.mark.parametrize("message_id", ["a\x00b", "\ud800"])
+def test_a_message_id_that_no_database_stores_is_refused(
+    played: Played, api: Api, message_id: str
+) -> None:
+    answer = api.post("/lieutenant/lieutenants/ada/rewind", {"messageId": message_id})
+
+    assert answer.status_code == 400
+    assert answer.json()["error"] == "messageId: has characters that are not text"
 
 
 @pytest.mark.parametrize(
