@@ -74,6 +74,8 @@ def ask(
 def _target(lieutenant: Lieutenant, message_id: str, entry_id: int | None) -> Entry:
     mine = lieutenant.entries.filter(kind=Entry.Kind.USER).order_by("-id")
     if message_id:
+        if not rpc.storable(message_id):
+            raise BadInput("messageId: has characters that are no text", "messageId")
         entry = mine.filter(message_id=message_id).first()
         field, wanted = "messageId", f"'{message_id[:40]}' is not a message that its agent took up"
     elif entry_id is not None:

@@ -167,7 +167,7 @@ def test_a_message_id_that_no_database_stores_is_refused(
     answer = api.post("/lieutenant/lieutenants/ada/rewind", {"messageId": message_id})
 
     assert answer.status_code == 400
-    assert answer.json()["error"] == "messageId: has characters that are not text"
+    assert answer.json()["error"] == "messageId: has characters that are no text"
 
 
 @pytest.mark.parametrize(
