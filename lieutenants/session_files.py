@@ -21,7 +21,7 @@ from lieutenants.states import Outcome
 
 _CHUNK = 1 << 20
 _MAX_LISTED = 5
-# A larger file, or one of more lines, is not read: the agent itself would have to hold it in memory.
+# A larger file, or one of more lines, is not read: the agent would have to hold it in memory.
 MAX_FILE_BYTES = 1 << 30
 MAX_LINES = 1_000_000
 # A longer line counts as one that cannot be read.
