@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from lieutenants import failures
@@ -123,6 +123,13 @@ def leave_earlier_session(session: Session) -> None:
         for column in columns:
             setattr(lieutenant, column, getattr(row, column))
         session.series = FailureSeries()
+
+
+def moved(series: dict[str, Any], by: timedelta) -> dict[str, Any]:
+    """Return the series as it is after the clock was set by so much."""
+    if not series:
+        return series
+    return {**series, "since": (datetime.fromisoformat(series["since"]) + by).isoformat()}
 
 
 def _begin(session: Session, failure: str, at: datetime, answer: Answer) -> None:
