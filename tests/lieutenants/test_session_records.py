@@ -8,9 +8,9 @@ import pytest
 from django.conf import settings
 from django.test import Client
 
-from lieutenants import failing, rewinding
+from lieutenants import failing, reachability, rewinding, watch
 from lieutenants.ledger import open_text
-from lieutenants.models import AgentModels, Answer, Entry, Lieutenant, Message, Usage
+from lieutenants.models import AgentModels, Answer, Entry, Lieutenant, Message, Process, Usage
 from lieutenants.serializers import lieutenants_json, read_json
 from lieutenants.states import MessageState, Outcome, Status
 from tests.conftest import Api
@@ -158,6 +158,47 @@ def test_a_series_is_counted_after_going_back(played: Played) -> None:
         run(played, text, failed("413 the request is too large"))
 
     assert played.row().failures["count"] == 2
+
+
+class Supervisor:
+    """A transport whose keeper lives, and answers or does not."""
+
+    silence = ""
+
+    def alive(self, *_: object) -> bool:
+        return True
+
+    def unreachable(self, *_: object) -> str:
+        return self.silence
+
+
+@pytest.mark.parametrize("is_replaced", [False, True])
+@pytest.mark.parametrize("failures", [1, 2])
+def test_a_trouble_is_shown_again_when_its_supervisor_answers(
+    played: Played, monkeypatch: pytest.MonkeyPatch, failures: int, is_replaced: bool
+) -> None:
+    supervisor = Supervisor()
+    for module in (watch, reachability):
+        monkeypatch.setattr(module, "get_transport", lambda _: supervisor)
+    for _ in range(failures):
+        run(played, "a", failed("413 the request is too large"))
+    before = played.row().trouble
+    assert "too large" in before
+
+    def look(follower: watch.Watch, clock: float) -> str:
+        row = Process.objects.select_related("lieutenant").get(pk=played.process_id)
+        follower._look_at(played.session, row, clock)
+        follower._say_reach()
+        return played.row().trouble
+
+    follower = watch.Watch({})
+    supervisor.silence = "its socket is gone"
+    look(follower, 10.0)
+    assert "its socket is gone" in look(follower, 20.0)
+    if is_replaced:
+        played.session, follower = played.reopened(), watch.Watch({})
+    supervisor.silence = ""
+    assert look(follower, 30.0) == before
 
 
 @pytest.mark.parametrize("message_id", ["a\x00b", "\ud800"])
