@@ -134,7 +134,7 @@ def moved(series: dict[str, Any], by: timedelta) -> dict[str, Any]:
 
 def _begin(session: Session, failure: str, at: datetime, answer: Answer) -> None:
     first = session.first_user or _first_user(answer)
-    words = " ".join(first.text.split()) if first else ""
+    words = " ".join(session.screening.cover(first.text).split()) if first else ""
     session.lieutenant.failures = {
         "key": key_of(failure),
         "text": failure,

@@ -170,13 +170,16 @@ def _match(session: Session, entry: Entry, listed: list[dict[str, Any]]) -> str 
 
     Of a very long message the transcript has only the beginning; then its place alone counts.
     """
-    texts = [session.screening.cover(str(each.get("text"))) for each in listed]
+    cover = session.screening.cover
+    texts = [cover(str(each.get("text"))) for each in listed]
     since = _in_session(session, entry.pk)
-    same = [number for number, text in enumerate(texts) if text == entry.text]
-    later = [each for each in since if each.text == entry.text]
+    # The rows were covered with the secrets that were known when they were made.
+    wanted = cover(entry.text)
+    same = [number for number, text in enumerate(texts) if text == wanted]
+    later = [each for each in since if cover(each.text) == wanted]
     if same and 0 < len(later) <= len(same):
         return str(listed[same[-len(later)]].get("entryId"))
-    if 0 < len(since) <= len(texts) and texts[-len(since)][:_HEAD] == entry.text[:_HEAD]:
+    if 0 < len(since) <= len(texts) and texts[-len(since)][:_HEAD] == wanted[:_HEAD]:
         return str(listed[-len(since)].get("entryId"))
     return None
 
@@ -212,7 +215,7 @@ def _finish(session: Session, data: dict[str, Any], at: datetime) -> None:
         fail(session, "the agent still continues the same session", at)
         return
     target = Entry.objects.filter(pk=session.memory.rewind_to).first()
-    words = " ".join(target.text.split())[:_WORDS] if target else ""
+    words = " ".join(session.screening.cover(target.text).split())[:_WORDS] if target else ""
     for entry in _in_session(session, session.memory.rewind_to):
         session.revise(entry, data={**entry.data, "rewound": True})
     Lieutenant.objects.filter(pk=lieutenant.pk).update(session_name=name, session_since=at)

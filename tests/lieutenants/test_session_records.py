@@ -24,6 +24,7 @@ from tests.lieutenants.test_session import (
     response,
     said,
 )
+from versconfig.screening.screen import Screen, Secret
 
 pytestmark = pytest.mark.django_db
 
@@ -388,6 +389,50 @@ def test_an_expanded_template_says_what_was_sent(played: Played) -> None:
 
     entry = Entry.objects.get(kind="user")
     assert (entry.text, entry.data) == ("Review x.", {"sentAs": "/review x"})
+
+
+LATE = "s3cr3t-Zq81Lm0pXv77"
+
+
+def store_secret(played: Played) -> None:
+    """Let a secret be known that was none when the message was sent."""
+    played.session.screening.use(Screen(own=[Secret("KEY", LATE)]))
+
+
+@pytest.mark.parametrize("is_shown", [False, True])
+def test_a_secret_that_is_stored_later_is_covered_in_a_command(
+    played: Played, is_shown: bool
+) -> None:
+    pk = sent(played, f"/login {LATE}")
+    store_secret(played)
+    notify = event("extension_ui_request", id="n", method="notify", message="done")
+    handled = response(pk, data={"disposition": "handled"})
+    played.play(["s", AT, pk], *([notify] if is_shown else []), handled)
+    if not is_shown:
+        played.clock = 1.1
+        played.play()
+
+    entry = Entry.objects.get(kind="user")
+    assert (entry.text, entry.data) == ("/login [KEY]", {"command": "handled"})
+
+
+def test_a_secret_that_is_stored_later_is_covered_in_an_expanded_template(played: Played) -> None:
+    pk = sent(played, f"/review {LATE}")
+    store_secret(played)
+    played.play(["s", AT, pk], response(pk), event("agent_start"), said("user", "Review it."))
+
+    assert Entry.objects.get(kind="user").data == {"sentAs": "/review [KEY]"}
+
+
+def test_a_secret_that_is_stored_later_is_covered_in_a_series(played: Played) -> None:
+    pk = played.message(LATE)
+    played.play(["s", AT, pk], response(pk), event("agent_start"), said("user", LATE))
+    played.session = played.reopened()
+    store_secret(played)
+    played.play(failed("413"), event("agent_end"), event("agent_settled"))
+    played.play()
+
+    assert played.row().failures["words"] == "[KEY]"
 
 
 def test_plain_text_with_a_slash_is_a_task(played: Played) -> None:
