@@ -12,12 +12,13 @@ from collections.abc import Iterable
 from datetime import timedelta
 
 from django.db import connection, transaction
-from django.db.models import F
+from django.db.models import F, Q
 from django.utils import timezone
 
 from bootloader.provisioning import clock_jumps as provisionings
+from lieutenants import failing
 from lieutenants.models import Lieutenant, Process
-from lieutenants.rules.models import Firing, FiringState
+from lieutenants.rules.models import Event, Firing, FiringState
 from lieutenants.session import Session
 from reef_site.common import clock
 
@@ -52,19 +53,33 @@ class ClockWatch:
 def rebase(jump: timedelta, sessions: Iterable[Session] = ()) -> None:
     """Move all marks of this host's lieutenants by the jump."""
     for session in sessions:
-        session.lieutenant.last_activity_at += jump
+        lieutenant = session.lieutenant
+        lieutenant.last_activity_at += jump
+        if lieutenant.failing_since is not None:
+            lieutenant.failing_since += jump
+        lieutenant.failures = failing.moved(lieutenant.failures, jump)
     with transaction.atomic():
         here = Lieutenant.objects.here().living()
-        for row in here.only("pk", "status_since"):
-            # A rule has fired once for this cause, and it is the same cause still.
-            fired = Firing.objects.filter(subject=row.pk, cause_at=row.status_since)
-            fired.update(cause_at=row.status_since + jump)
+        for row in here.only("pk", "status_since", "failing_since", "failures", "session_name"):
+            _move_firings(row, jump)
+            if row.failures:
+                series = failing.moved(row.failures, jump)
+                here.filter(pk=row.pk, session_name=row.session_name).update(failures=series)
         here.update(**{mark: F(mark) + jump for mark in _MARKS})
         Process.objects.live().here().update(started_at=F("started_at") + jump)
         if connection.vendor != "postgresql":
             # There is no other host, so what all hosts share is of this one's clock, too.
             Firing.objects.filter(state=FiringState.WAITING).update(due_at=F("due_at") + jump)
             provisionings.rebase(jump)
+
+
+def _move_firings(row: Lieutenant, jump: timedelta) -> None:
+    """A rule has fired once for this cause, and it is the same cause still."""
+    fired = Firing.objects.filter(subject=row.pk)
+    of_failures = Q(event=Event.LIEUTENANT_FAILING)
+    for events, since in ((~of_failures, row.status_since), (of_failures, row.failing_since)):
+        if since is not None:
+            fired.filter(events, cause_at=since).update(cause_at=since + jump)
 
 
 def _clamp() -> None:

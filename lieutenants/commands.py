@@ -29,7 +29,8 @@ def show(session: Session, at: datetime) -> None:
     message = Message.objects.filter(pk=pk, text__startswith="/").first()
     if message:
         data = {"command": "running"}
-        entry = session.add(Entry.Kind.USER, at, text=message.text, message=message, data=data)
+        text = session.screening.cover(message.text)
+        entry = session.add(Entry.Kind.USER, at, text=text, message=message, data=data)
         session.command = entry
 
 
@@ -55,11 +56,12 @@ def finish(session: Session, at: datetime) -> None:
 
 def took_up(session: Session, message: Message | None, text: str) -> dict[str, str]:
     """Return what the entry of a user message says of the command that it came from."""
-    command = session.command
-    if message and command and command.message_id == message.pk and command.text != text:
+    command, cover = session.command, session.screening.cover
+    # Secrets that were stored after it was sent are covered, too, as they are in `text`.
+    if message and command and command.message_id == message.pk and cover(command.text) != text:
         session.revise(command, data={"command": BEGAN_RUN})
-    elif message and message.text.startswith("/") and message.text != text:
-        return {"sentAs": message.text[:200]}
+    elif message and message.text.startswith("/") and (sent := cover(message.text)) != text:
+        return {"sentAs": sent[:200]}
     return {}
 
 
@@ -68,7 +70,8 @@ def _handle(session: Session, message: Message, at: datetime) -> None:
     if entry and entry.message_id == message.pk:
         session.revise(entry, data=data)
     else:
-        session.add(Entry.Kind.USER, at, text=message.text, message=message, data=data)
+        text = session.screening.cover(message.text)
+        session.add(Entry.Kind.USER, at, text=text, message=message, data=data)
     if delivery.handled(message, at) and message.mode == Mode.PROMPT:
         counted = Lieutenant.objects.filter(pk=session.lieutenant.pk, task_count__gt=0)
         counted.update(task_count=F("task_count") - 1)

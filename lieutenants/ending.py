@@ -119,6 +119,7 @@ def _finish(session: Session, at: datetime, *, said: bool) -> None:
     if Lieutenant.objects.filter(pk=session.lieutenant.pk, status=Status.DESTROYED).exists():
         delivery.withdraw_queued(session.lieutenant, delivery.DESTROYED, at)
     session.ended = True
+    failing.leave_earlier_session(session)
     session.lieutenant.trouble = failing.trouble(session.lieutenant)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from lieutenants import failures
@@ -109,14 +109,32 @@ def remember(session: Session) -> None:
         series["entry"], series["message"] = mine.first.pk, mine.first.message_id
     if series and mine.notice:
         series["notice"] = mine.notice.pk
-    Lieutenant.objects.filter(pk=lieutenant.pk).update(
-        failures=series, failing_since=lieutenant.failing_since
-    )
+    # A series of an earlier session does not concern the one that was begun meanwhile.
+    same_session = Lieutenant.objects.filter(pk=lieutenant.pk, session_name=lieutenant.session_name)
+    same_session.update(failures=series, failing_since=lieutenant.failing_since)
+
+
+def leave_earlier_session(session: Session) -> None:
+    """Drop the series of this process if a new session was begun for the lieutenant meanwhile."""
+    lieutenant = session.lieutenant
+    columns = ("session_name", "failures", "failing_since")
+    row = Lieutenant.objects.only(*columns).get(pk=lieutenant.pk)
+    if row.session_name != lieutenant.session_name:
+        for column in columns:
+            setattr(lieutenant, column, getattr(row, column))
+        session.series = FailureSeries()
+
+
+def moved(series: dict[str, Any], by: timedelta) -> dict[str, Any]:
+    """Return the series as it is after the clock was set by so much."""
+    if not series:
+        return series
+    return {**series, "since": (datetime.fromisoformat(series["since"]) + by).isoformat()}
 
 
 def _begin(session: Session, failure: str, at: datetime, answer: Answer) -> None:
     first = session.first_user or _first_user(answer)
-    words = " ".join(first.text.split()) if first else ""
+    words = " ".join(session.screening.cover(first.text).split()) if first else ""
     session.lieutenant.failures = {
         "key": key_of(failure),
         "text": failure,

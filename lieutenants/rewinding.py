@@ -74,6 +74,8 @@ def ask(
 def _target(lieutenant: Lieutenant, message_id: str, entry_id: int | None) -> Entry:
     mine = lieutenant.entries.filter(kind=Entry.Kind.USER).order_by("-id")
     if message_id:
+        if not rpc.storable(message_id):
+            raise BadInput("messageId: has characters that are no text", "messageId")
         entry = mine.filter(message_id=message_id).first()
         field, wanted = "messageId", f"'{message_id[:40]}' is not a message that its agent took up"
     elif entry_id is not None:
@@ -168,13 +170,16 @@ def _match(session: Session, entry: Entry, listed: list[dict[str, Any]]) -> str 
 
     Of a very long message the transcript has only the beginning; then its place alone counts.
     """
-    texts = [session.screening.cover(str(each.get("text"))) for each in listed]
+    cover = session.screening.cover
+    texts = [cover(str(each.get("text"))) for each in listed]
     since = _in_session(session, entry.pk)
-    same = [number for number, text in enumerate(texts) if text == entry.text]
-    later = [each for each in since if each.text == entry.text]
+    # The rows were covered with the secrets that were known when they were made.
+    wanted = cover(entry.text)
+    same = [number for number, text in enumerate(texts) if text == wanted]
+    later = [each for each in since if cover(each.text) == wanted]
     if same and 0 < len(later) <= len(same):
         return str(listed[same[-len(later)]].get("entryId"))
-    if 0 < len(since) <= len(texts) and texts[-len(since)][:_HEAD] == entry.text[:_HEAD]:
+    if 0 < len(since) <= len(texts) and texts[-len(since)][:_HEAD] == wanted[:_HEAD]:
         return str(listed[-len(since)].get("entryId"))
     return None
 
@@ -210,10 +215,11 @@ def _finish(session: Session, data: dict[str, Any], at: datetime) -> None:
         fail(session, "the agent still continues the same session", at)
         return
     target = Entry.objects.filter(pk=session.memory.rewind_to).first()
-    words = " ".join(target.text.split())[:_WORDS] if target else ""
+    words = " ".join(session.screening.cover(target.text).split())[:_WORDS] if target else ""
     for entry in _in_session(session, session.memory.rewind_to):
         session.revise(entry, data={**entry.data, "rewound": True})
     Lieutenant.objects.filter(pk=lieutenant.pk).update(session_name=name, session_since=at)
+    lieutenant.session_name = name
     _let_go(session)
     failing.clear(session)
     lieutenant.trouble = ""

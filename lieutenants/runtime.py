@@ -129,6 +129,9 @@ def launch(lieutenant: Lieutenant) -> None:
             Lieutenant.objects.filter(pk=lieutenant.pk).update(session_problem=str(error))
         _start_failed(process, f"The agent could not be started: {error}")
         return
+    if not _renew_start(process):
+        logger.info("%s: its start took so long that it was given up meanwhile", lieutenant)
+        return
     try:
         handle = get_transport(lieutenant.transport).start(spec)
     except (TransportError, OSError) as error:
@@ -136,6 +139,13 @@ def launch(lieutenant: Lieutenant) -> None:
         settle_lost_start(process, f"The agent could not be started: {error}")
     else:
         _take(process, handle)
+
+
+def _renew_start(process: Process) -> bool:
+    """Let the time in which its keeper must come up begin now, unless the start was given up."""
+    process.started_at = timezone.now()
+    mine = Process.objects.filter(pk=process.pk, handle={}, ended_at__isnull=True)
+    return bool(mine.update(started_at=process.started_at))
 
 
 def settle_lost_start(process: Process, reason: str) -> None:
@@ -255,6 +265,8 @@ def _launch_spec(lieutenant: Lieutenant, process: Process, agent: Agent) -> Laun
         shared=way.uid is not None and "view" not in way.rules,
     )
     session_file = home.session / lieutenant.session_name
+    # What is done until here, and the look at a large file, may each take many seconds.
+    _renew_start(process)
     # An agent skips what it cannot read, so it is looked at first.
     process.state = {**process.state, "notes": session_files.check(lieutenant, session_file)}
     session = str(session_file)

@@ -21,6 +21,11 @@ from lieutenants.states import Outcome
 
 _CHUNK = 1 << 20
 _MAX_LISTED = 5
+# A larger file, or one of more lines, is not read: the agent would have to hold it in memory.
+MAX_FILE_BYTES = 1 << 30
+MAX_LINES = 1_000_000
+# A longer line counts as one that cannot be read.
+MAX_LINE_BYTES = 64 << 20
 HOW_TO_GO_ON = (
     "Put a good copy there and start it again, or start it with a new session: the old file is "
     'kept beside it (button "New session", or restart with {"session": "new"}).'
@@ -64,23 +69,37 @@ def look(path: Path) -> Looked:
     # The folder is the agent's: it may have put a link or a pipe there.
     file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        if not stat.S_ISREG(os.fstat(file).st_mode):
+        facts = os.fstat(file)
+        if not stat.S_ISREG(facts.st_mode):
             raise SessionDamaged(f"Its session file {path} is not a file. {HOW_TO_GO_ON}")
-        return _look(file)
+        if facts.st_size > MAX_FILE_BYTES:
+            raise SessionDamaged(
+                f"Its session file {path} is too large: {facts.st_size} bytes, at most "
+                f"{MAX_FILE_BYTES} are read. {HOW_TO_GO_ON}"
+            )
+        found = _look(file, facts.st_size)
     finally:
         os.close(file)
+    if found.lines > MAX_LINES:
+        raise SessionDamaged(
+            f"Its session file {path} has more than {MAX_LINES} lines. {HOW_TO_GO_ON}"
+        )
+    return found
 
 
-def _look(file: int) -> Looked:
-    found, known = Looked(), set[str]()
-    for line, is_whole in _lines(file):
+def _look(file: int, size: int) -> Looked:
+    # Ids may be long, so only their hashes are kept.
+    found, known = Looked(), set[int]()
+    for line, length, is_whole in _lines(file, size):
         if not is_whole:
-            found.torn = len(line)
+            found.torn = length
             break
         found.lines += 1
-        entry = _entry(line)
+        if found.lines > MAX_LINES:
+            break
+        entry = None if line is None else _entry(line)
         if entry is None:
-            if line.strip():
+            if line is None or line.strip():
                 found.unreadable.append(found.lines)
             continue
         if found.first is None:
@@ -88,22 +107,35 @@ def _look(file: int) -> Looked:
             found.header = entry.get("type") == "session" and isinstance(entry.get("id"), str)
             continue
         parent = entry.get("parentId")
-        if isinstance(parent, str) and parent not in known:
+        if isinstance(parent, str) and hash(parent) not in known:
             found.orphans.append(found.lines)
         if isinstance(identity := entry.get("id"), str):
-            known.add(identity)
+            known.add(hash(identity))
     return found
 
 
-def _lines(file: int) -> Iterator[tuple[bytes, bool]]:
-    """Yield each line without its end, and whether it has one."""
-    rest = b""
-    while chunk := os.read(file, _CHUNK):
-        *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines:
-            yield line, True
-    if rest:
-        yield rest, False
+def _lines(file: int, size: int) -> Iterator[tuple[bytes | None, int, bool]]:
+    """Yield each line without its end, its length in bytes, and whether it has an end.
+
+    The line is None where it is too long to be kept.
+    """
+    pieces: list[bytes] = []
+    length = 0
+    while size > 0 and (chunk := os.read(file, min(_CHUNK, size))):
+        size -= len(chunk)
+        *ends, rest = chunk.split(b"\n")
+        for end in ends:
+            length += len(end)
+            is_kept = length <= MAX_LINE_BYTES
+            yield (b"".join([*pieces, end]) if is_kept else None), length, True
+            pieces, length = [], 0
+        length += len(rest)
+        if length <= MAX_LINE_BYTES:
+            pieces.append(rest)
+        else:
+            pieces.clear()
+    if length:
+        yield None, length, False
 
 
 def _entry(line: bytes) -> dict[str, Any] | None:

@@ -13,7 +13,7 @@ from django.conf import settings
 from django.db import connections, transaction
 from django.utils import timezone
 
-from lieutenants import ending, muster, rewinding, rpc, runtime
+from lieutenants import ending, failing, muster, rewinding, rpc, runtime
 from lieutenants.exceptions import IllegalMove, LostRace, TransportError
 from lieutenants.hosts import services as hosts
 from lieutenants.hosts import strays
@@ -57,6 +57,7 @@ class Watch:
         self._tools: dict[str, ToolClock] = {}
         self._reach = Reachability()
         self._troubled: list[Session] = []
+        self._hidden_trouble: dict[str, str] = {}
 
     def sign(self, clock: float) -> None:
         """Say now and then that this follower is at work. Raises NotTheFollower."""
@@ -103,6 +104,7 @@ class Watch:
         """The place of an ended process is free: start whoever waits for it."""
         self._aborted_at.pop(session.process.pk, None)
         self._reach.forget(session.process.pk)
+        self._hidden_trouble.pop(session.process.pk, None)
         self._tools.pop(session.process.pk, None)
         transport = get_transport(session.process.transport)
         transport.clean(session.process.directory)
@@ -225,8 +227,19 @@ class Watch:
         if trouble == told or not (trouble or is_ours(told)):
             return
         logger.warning("%s: %s", session.lieutenant, trouble or "its supervisor answers again")
-        session.lieutenant.trouble = trouble
+        if not is_ours(told):
+            self._hidden_trouble[session.process.pk] = told
+        session.lieutenant.trouble = trouble or self._trouble_before(session)
         self._troubled.append(session)
+
+    def _trouble_before(self, session: Session) -> str:
+        """Return the trouble that was hidden while the supervisor did not answer."""
+        hidden = self._hidden_trouble.pop(session.process.pk, None)
+        if hidden is not None:
+            return hidden
+        # An earlier follower hid it.
+        failure = session.memory.failure if session.memory.stop_reason == "error" else ""
+        return failing.trouble(session.lieutenant) or failure
 
     def _say_reach(self) -> None:
         """Write what was noted, for all sessions in one transaction."""

@@ -80,7 +80,7 @@ def _take_over(lieutenant: Lieutenant, host: Host) -> str:
         if not mine.update(**fields):
             return f"{lieutenant.name}: left alone, somebody else took it over"
         lieutenant.refresh_from_db()
-        has_session = homes.home_of(lieutenant.pk).session_file.exists()
+        has_session = _has_session(lieutenant)
         said = _take_process(lieutenant, host, has_session=has_session)
         try:
             registry.patch(lieutenant.pk, {"address": settings.HOST})
@@ -89,6 +89,11 @@ def _take_over(lieutenant: Lieutenant, host: Host) -> str:
         transaction.on_commit(lambda: bells.tell_change(lieutenant.pk))
         transaction.on_commit(lambda: bells.ring(lieutenant.pk))
     return f"{lieutenant.name}: taken over from {host.name}{said}"
+
+
+def _has_session(lieutenant: Lieutenant) -> bool:
+    """Return whether the session that its agent continues is in this data folder."""
+    return (homes.home_of(lieutenant.pk).session / lieutenant.session_name).exists()
 
 
 def _take_process(lieutenant: Lieutenant, host: Host, *, has_session: bool) -> str:
@@ -114,9 +119,11 @@ def _take_process(lieutenant: Lieutenant, host: Host, *, has_session: bool) -> s
         reason += " Its session is here: Restart goes on with it."
     else:
         reason += (
-            f" Its session is on {host.name}, {place}/lieutenants/{lieutenant.pk}: copy that here "
-            "first, or Restart begins with an empty session."
+            f" Its session is on {host.name}, {place}/lieutenants/{lieutenant.pk}: copy it here "
+            "first, or start it with a new session."
         )
+        # So that a new session is offered.
+        Lieutenant.objects.filter(pk=lieutenant.pk).update(session_problem=reason)
     if process:
         _abandon(process, reason)
     elif lieutenant.status in RUNNING:

@@ -6,20 +6,20 @@ import json
 import logging
 import os
 import secrets
-import shutil
 import stat
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any
 
 from django.conf import settings
 
 from lieutenants.models import Lieutenant, Process
+from lieutenants.session_files import MAX_FILE_BYTES
 
 logger = logging.getLogger(__name__)
 
-SESSION = "session.jsonl"
 MAX_HEADER_BYTES = 1 << 16
+_COPY_BYTES = 1 << 20
 
 
 def rebase(folder_id: str, known: str) -> int:
@@ -28,7 +28,8 @@ def rebase(folder_id: str, known: str) -> int:
     `known` is where it lay when its follower was seen last. Rows of earlier versions tell by
     themselves where that was. Files outside of the data folder stay where they are.
     """
-    rows = list(Lieutenant.objects.filter(data_folder=folder_id).only("pk", "folder"))
+    mine = Lieutenant.objects.filter(data_folder=folder_id)
+    rows = list(mine.only("pk", "folder", "session_name"))
     runs = list(Process.objects.filter(data_folder=folder_id).only("pk", "directory", "handle"))
     old = {PurePosixPath(known)} if known else set()
     old |= {base for row in rows if (base := _base(row.folder, f"lieutenants/{row.pk}/workspace"))}
@@ -39,7 +40,7 @@ def rebase(folder_id: str, known: str) -> int:
     for row in rows:
         if folder := _moved(row.folder, old):
             changed += Lieutenant.objects.filter(pk=row.pk).update(folder=folder)
-        _correct_session(row.pk, old)
+        _correct_session(row, old)
     for run in runs:
         if directory := _moved(run.directory, old):
             # The agent was started with paths that lead nowhere now.
@@ -61,45 +62,57 @@ def _moved(path: str, old: Iterable[PurePosixPath]) -> str:
     return ""
 
 
-def _correct_session(lieutenant_id: str, old: Iterable[PurePosixPath]) -> None:
+def _correct_session(lieutenant: Lieutenant, old: Iterable[PurePosixPath]) -> None:
     """Have the agent's session name the new working folder: agents refuse one that is gone."""
-    folder = settings.LIEUTENANTS_DIR / lieutenant_id / "session"
+    folder = settings.LIEUTENANTS_DIR / lieutenant.pk / "session"
     try:
         # The folder is the agent's: nothing behind its links is read or written.
         inside = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
         return
     try:
-        _rewrite_header(inside, old)
+        _rewrite_header(inside, lieutenant.session_name, old)
     except FileNotFoundError:
         return
     except (OSError, ValueError) as error:
-        logger.warning("the session of %s still names its old folder: %s", lieutenant_id, error)
+        logger.warning("the session of %s still names its old folder: %s", lieutenant.pk, error)
     finally:
         os.close(inside)
 
 
-def _rewrite_header(folder: int, old: Iterable[PurePosixPath]) -> None:
+def _rewrite_header(folder: int, name: str, old: Iterable[PurePosixPath]) -> None:
     """Replace the working folder in the first line of the session file, if it has moved."""
-    source = os.open(SESSION, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
-    with os.fdopen(source, "rb") as file:
+    # The agent may have put a pipe there: neither opening nor reading may wait for a writer.
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    with os.fdopen(os.open(name, flags, dir_fd=folder), "rb") as file:
         facts = os.fstat(file.fileno())
+        if not stat.S_ISREG(facts.st_mode) or facts.st_nlink != 1:
+            return
         first = file.readline(MAX_HEADER_BYTES)
         found = json.loads(first) if first.endswith(b"\n") else None
         header: dict[str, Any] = found if isinstance(found, dict) else {}
         cwd = header.get("cwd")
         moved = _moved(cwd, old) if isinstance(cwd, str) else ""
-        if not moved or not stat.S_ISREG(facts.st_mode) or facts.st_nlink != 1:
+        if not moved:
             return
-        draft = f".{SESSION}.{secrets.token_hex(8)}"
+        if facts.st_size > MAX_FILE_BYTES:
+            raise ValueError(f"it has {facts.st_size} bytes, at most {MAX_FILE_BYTES} are copied")
+        draft = f".reef.{secrets.token_hex(8)}.draft"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         target = os.open(draft, flags, stat.S_IMODE(facts.st_mode) & 0o777, dir_fd=folder)
         with os.fdopen(target, "wb") as new:
             if os.geteuid() == 0:
                 os.fchown(target, facts.st_uid, facts.st_gid)
             new.write(json.dumps({**header, "cwd": moved}).encode() + b"\n")
-            shutil.copyfileobj(file, new)
-        os.replace(draft, SESSION, src_dir_fd=folder, dst_dir_fd=folder)
+            _copy(file, new, facts.st_size - len(first))
+        os.replace(draft, name, src_dir_fd=folder, dst_dir_fd=folder)
+
+
+def _copy(source: IO[bytes], target: IO[bytes], size: int) -> None:
+    """Copy at most `size` bytes: the file may grow while it is read."""
+    while size > 0 and (piece := source.read(min(size, _COPY_BYTES))):
+        size -= len(piece)
+        target.write(piece)
 
 
 def is_here(directory: str) -> bool:

@@ -10,12 +10,15 @@ from django.utils import timezone
 
 from lieutenants import clock_jumps
 from lieutenants.models import Lieutenant
+from lieutenants.rules import conditions
+from lieutenants.rules.models import Action, Event, Firing, Rule
+from lieutenants.session import Session
 from lieutenants.states import Status
 from registry import services as registry
 from registry.models import VM, Watch
 from registry.models import Status as VMStatus
 from tests.conftest import Api
-from tests.lieutenants.rows import enlist
+from tests.lieutenants.rows import enlist, process_of
 
 DAY = timedelta(days=1)
 
@@ -44,6 +47,31 @@ def test_idle_and_silent_times_go_on_from_where_they_were(
     for row in (idle, busy):
         assert abs(timezone.now() - row.last_activity_at) < timedelta(minutes=1)
         assert abs(timezone.now() - row.status_since) < timedelta(minutes=1)
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("jump", [DAY, -DAY])
+def test_a_rule_does_not_fire_again_for_a_lieutenant_that_fails_still(
+    monkeypatch: pytest.MonkeyPatch, jump: timedelta
+) -> None:
+    since = timezone.now() - timedelta(hours=1)
+    series = {"key": "k", "text": "413", "count": 2, "since": since.isoformat()}
+    row = enlist("ada", failing_since=since, failures=series)
+    session = Session.open(process_of(row))
+    rule = Rule.objects.create(
+        name="failing", event=Event.LIEUTENANT_FAILING, action=Action.NOTE, minutes=1
+    )
+    assert conditions.cases(rule, timezone.now(), 10)
+    Firing.objects.create(rule=rule, event=rule.event, subject=row.pk, cause_at=since)
+    shifted(monkeypatch, jump)
+
+    clock_jumps.rebase(jump, [session])
+
+    assert not conditions.cases(rule, timezone.now(), 10)
+    row.refresh_from_db()
+    for lieutenant in (row, session.lieutenant):
+        assert lieutenant.failing_since == since + jump
+        assert lieutenant.failures["since"] == (since + jump).isoformat()
 
 
 @pytest.mark.django_db

@@ -8,11 +8,12 @@ import pytest
 from django.conf import settings
 from django.test import Client
 
-from lieutenants import failing, rewinding
+from lieutenants import failing, reachability, rewinding, watch
 from lieutenants.ledger import open_text
-from lieutenants.models import AgentModels, Answer, Entry, Lieutenant, Message, Usage
+from lieutenants.models import AgentModels, Answer, Entry, Lieutenant, Message, Process, Usage
 from lieutenants.serializers import lieutenants_json, read_json
 from lieutenants.states import MessageState, Outcome, Status
+from tests.conftest import Api
 from tests.lieutenants.test_session import (
     AT,
     USAGE,
@@ -23,6 +24,7 @@ from tests.lieutenants.test_session import (
     response,
     said,
 )
+from versconfig.screening.screen import Screen, Secret
 
 pytestmark = pytest.mark.django_db
 
@@ -124,6 +126,90 @@ def test_a_failing_one_still_is_after_its_process_ended(played: Played) -> None:
     row = played.row()
     assert row.trouble.startswith("Each request fails since message “a”")
     assert row.failing_since is not None
+
+
+def test_the_series_ends_when_a_new_session_is_begun(
+    played: Played, operator: Client, api: Api
+) -> None:
+    for text in ("a", "b"):
+        run(played, text, failed("413 the request is too large"))
+    assert played.row().failing_since is not None
+    pk = played.message("c")
+    played.play(["s", AT, pk], response(pk), event("agent_start"), said("user", "c"))
+
+    answer = api.post("/lieutenant/lieutenants/ada/restart", {"session": "new"})
+    assert answer.status_code == 200, answer.content
+    played.play(failed("413 the request is too large"), event("agent_end"))
+    played.play(["x", AT, {"code": 0, "stopped": True}])
+
+    row = played.row()
+    assert (row.failures, row.failing_since, row.trouble) == ({}, None, "")
+
+
+def test_a_series_is_counted_after_going_back(played: Played) -> None:
+    run(played, "hello", assistant("hi"))
+    Lieutenant.objects.update(rewind_to=Entry.objects.get(kind="user").pk)
+    rewinding.look(played.session, played.row(), 0.0)
+    rewinding.look(played.session, played.row(), 11.0)
+    question = played.session.outgoing[-1]
+    played.play(response(question.id, "get_state", data={"sessionFile": "/s/forked.jsonl"}))
+    assert played.row().session_name == "forked.jsonl"
+
+    for text in ("a", "b"):
+        run(played, text, failed("413 the request is too large"))
+
+    assert played.row().failures["count"] == 2
+
+
+class Supervisor:
+    """A transport whose keeper lives, and answers or does not."""
+
+    silence = ""
+
+    def alive(self, *_: object) -> bool:
+        return True
+
+    def unreachable(self, *_: object) -> str:
+        return self.silence
+
+
+@pytest.mark.parametrize("is_replaced", [False, True])
+@pytest.mark.parametrize("failures", [1, 2])
+def test_a_trouble_is_shown_again_when_its_supervisor_answers(
+    played: Played, monkeypatch: pytest.MonkeyPatch, failures: int, is_replaced: bool
+) -> None:
+    supervisor = Supervisor()
+    for module in (watch, reachability):
+        monkeypatch.setattr(module, "get_transport", lambda _: supervisor)
+    for _ in range(failures):
+        run(played, "a", failed("413 the request is too large"))
+    before = played.row().trouble
+    assert "too large" in before
+
+    def look(follower: watch.Watch, clock: float) -> str:
+        row = Process.objects.select_related("lieutenant").get(pk=played.process_id)
+        follower._look_at(played.session, row, clock)
+        follower._say_reach()
+        return played.row().trouble
+
+    follower = watch.Watch({})
+    supervisor.silence = "its socket is gone"
+    look(follower, 10.0)
+    assert "its socket is gone" in look(follower, 20.0)
+    if is_replaced:
+        played.session, follower = played.reopened(), watch.Watch({})
+    supervisor.silence = ""
+    assert look(follower, 30.0) == before
+
+
+@pytest.mark.parametrize("message_id", ["a\x00b", "\ud800"])
+def test_a_message_id_that_no_database_stores_is_refused(
+    played: Played, api: Api, message_id: str
+) -> None:
+    answer = api.post("/lieutenant/lieutenants/ada/rewind", {"messageId": message_id})
+
+    assert answer.status_code == 400
+    assert answer.json()["error"] == "messageId: has characters that are no text"
 
 
 @pytest.mark.parametrize(
@@ -303,6 +389,50 @@ def test_an_expanded_template_says_what_was_sent(played: Played) -> None:
 
     entry = Entry.objects.get(kind="user")
     assert (entry.text, entry.data) == ("Review x.", {"sentAs": "/review x"})
+
+
+LATE = "s3cr3t-Zq81Lm0pXv77"
+
+
+def store_secret(played: Played) -> None:
+    """Let a secret be known that was none when the message was sent."""
+    played.session.screening.use(Screen(own=[Secret("KEY", LATE)]))
+
+
+@pytest.mark.parametrize("is_shown", [False, True])
+def test_a_secret_that_is_stored_later_is_covered_in_a_command(
+    played: Played, is_shown: bool
+) -> None:
+    pk = sent(played, f"/login {LATE}")
+    store_secret(played)
+    notify = event("extension_ui_request", id="n", method="notify", message="done")
+    handled = response(pk, data={"disposition": "handled"})
+    played.play(["s", AT, pk], *([notify] if is_shown else []), handled)
+    if not is_shown:
+        played.clock = 1.1
+        played.play()
+
+    entry = Entry.objects.get(kind="user")
+    assert (entry.text, entry.data) == ("/login [KEY]", {"command": "handled"})
+
+
+def test_a_secret_that_is_stored_later_is_covered_in_an_expanded_template(played: Played) -> None:
+    pk = sent(played, f"/review {LATE}")
+    store_secret(played)
+    played.play(["s", AT, pk], response(pk), event("agent_start"), said("user", "Review it."))
+
+    assert Entry.objects.get(kind="user").data == {"sentAs": "/review [KEY]"}
+
+
+def test_a_secret_that_is_stored_later_is_covered_in_a_series(played: Played) -> None:
+    pk = played.message(LATE)
+    played.play(["s", AT, pk], response(pk), event("agent_start"), said("user", LATE))
+    played.session = played.reopened()
+    store_secret(played)
+    played.play(failed("413"), event("agent_end"), event("agent_settled"))
+    played.play()
+
+    assert played.row().failures["words"] == "[KEY]"
 
 
 def test_plain_text_with_a_slash_is_a_task(played: Played) -> None:

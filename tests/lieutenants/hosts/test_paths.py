@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,48 @@ def test_the_session_names_the_new_folder_and_keeps_the_rest() -> None:
     assert first == {**header, "cwd": str(settings.LIEUTENANTS_DIR / row.pk / "workspace")}
     assert second == message
     assert file.stat().st_mode & 0o777 == 0o600
+    assert os.listdir(file.parent) == ["session.jsonl"]
+
+
+@pytest.mark.django_db
+def test_the_session_that_the_agent_continues_is_the_one_that_is_corrected() -> None:
+    row = moved("ada")
+    Lieutenant.objects.update(session_name="session-2.jsonl")
+    header = {"type": "session", "cwd": f"{OLD}/lieutenants/{row.pk}/workspace"}
+    file = session_of(row, header).rename(
+        settings.LIEUTENANTS_DIR / row.pk / "session" / "session-2.jsonl"
+    )
+    hosts.register()
+    workspace = settings.LIEUTENANTS_DIR / row.pk / "workspace"
+    assert json.loads(file.read_text())["cwd"] == str(workspace)
+
+
+@pytest.mark.django_db
+def test_a_pipe_in_place_of_a_session_holds_nothing_up() -> None:
+    row = moved("ada")
+    pipe = settings.LIEUTENANTS_DIR / row.pk / "session" / "session.jsonl"
+    pipe.parent.mkdir(parents=True)
+    os.mkfifo(pipe)
+    # One that waited for a writer would find one after a while, and nothing in it.
+    late = threading.Timer(3.0, lambda: os.close(os.open(pipe, os.O_WRONLY)))
+    late.daemon = True
+    late.start()
+    started = time.monotonic()
+    hosts.register()
+    assert time.monotonic() - started < 3.0
+    assert late.is_alive()
+    late.cancel()
+
+
+@pytest.mark.django_db
+def test_a_session_that_is_too_large_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paths, "MAX_FILE_BYTES", 100)
+    row = moved("ada")
+    header = {"type": "session", "cwd": f"{OLD}/lieutenants/{row.pk}/workspace"}
+    file = session_of(row, header, {"text": "x" * 100})
+    before = file.read_text()
+    hosts.register()
+    assert file.read_text() == before
     assert os.listdir(file.parent) == ["session.jsonl"]
 
 

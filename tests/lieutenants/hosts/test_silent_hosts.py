@@ -222,6 +222,28 @@ def test_one_whose_session_is_elsewhere_comes_with_the_reason(api: Api, status: 
     assert api.get("/health").json()["parts"]["hosts"]["ok"] is True
 
 
+@pytest.mark.parametrize(("name", "is_here"), [("session-2.jsonl", True), ("session.jsonl", False)])
+def test_the_session_that_the_agent_continues_is_looked_for(
+    api: Api, name: str, is_here: bool
+) -> None:
+    box1()
+    row = on_box1()
+    process_of(row, data_folder=BOX1)
+    Lieutenant.objects.update(session_name="session-2.jsonl")
+    folder = settings.LIEUTENANTS_DIR / row.pk / "session"
+    folder.mkdir(parents=True)
+    (folder / name).write_text("{}\n")
+
+    api.post("/lieutenant/hosts/box1/adopt")
+
+    told = (
+        "Its session is here" if is_here else "copy it here first, or start it with a new session."
+    )
+    facts = api.get(f"{AT}/neo").json()
+    assert told in facts["error"]
+    assert ("sessionProblem" in facts) is not is_here
+
+
 def test_one_whose_files_are_here_goes_on(api: Api) -> None:
     box1()
     row = on_box1()

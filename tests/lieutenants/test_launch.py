@@ -1,0 +1,79 @@
+"""A start whose preparation takes long, without a process."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.utils import timezone
+
+from lieutenants import runtime, session_files, watch
+from lieutenants.exceptions import TransportError
+from lieutenants.models import Lieutenant, Process
+from lieutenants.states import Status
+from tests.conftest import STANDIN
+from tests.lieutenants.rows import enlist
+
+pytestmark = pytest.mark.django_db
+
+
+class NoKeeper:
+    """A transport that notes how old a start is when it comes to the keeper."""
+
+    def __init__(self) -> None:
+        self.ages: list[timedelta] = []
+
+    def start(self, _spec: object) -> Any:
+        self.ages.append(timezone.now() - Process.objects.get().started_at)
+        raise TransportError("there is none")
+
+    def withdraw(self, _directory: str) -> None:
+        return None
+
+
+@pytest.fixture
+def transport(settings: Any, monkeypatch: pytest.MonkeyPatch) -> NoKeeper:
+    settings.PI_PATH = str(STANDIN)
+    made = NoKeeper()
+    monkeypatch.setattr(runtime, "get_transport", lambda _: made)
+    return made
+
+
+def starting() -> Lieutenant:
+    row = enlist(status=Status.STARTING)
+    row.folder = runtime.default_workspace(row.pk)
+    row.save(update_fields=["folder"])
+    return row
+
+
+def during_the_check(monkeypatch: pytest.MonkeyPatch, **fields: Any) -> None:
+    """Let the row change like this while the session file is looked at."""
+
+    def check(*_: object) -> list[str]:
+        Process.objects.update(**fields)
+        return []
+
+    monkeypatch.setattr(session_files, "check", check)
+
+
+def test_a_slow_preparation_leaves_the_keeper_its_whole_time(
+    transport: NoKeeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    during_the_check(monkeypatch, started_at=timezone.now() - 2 * watch.LOST_START)
+
+    runtime.launch(starting())
+
+    (age,) = transport.ages
+    assert age < timedelta(seconds=5)
+
+
+def test_what_was_given_up_meanwhile_is_not_started(
+    transport: NoKeeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    during_the_check(monkeypatch, ended_at=timezone.now())
+
+    runtime.launch(starting())
+
+    assert transport.ages == []
+    assert Lieutenant.objects.get().error == ""
