@@ -34,7 +34,7 @@ def adopt(name: str, *, actor: object, force: bool = False) -> list[str]:
     NotNow for a host that answers, unless forced.
     """
     permissions.check(actor, Action.COMMAND, None)
-    named = [host for host in hosts() if name in (host.name, host.id) and not host.is_here]
+    named = [host for host in hosts() if name in {host.name, host.id} - {""} and not host.is_here]
     if not named:
         raise NotFound(f"There is no other host '{name}'")
     silent = [host for host in named if force or not host.answers]
@@ -42,7 +42,7 @@ def adopt(name: str, *, actor: object, force: bool = False) -> list[str]:
         raise NotNow(f"Host '{name}' answers, so its lieutenants are not taken over")
     lines = []
     for host in silent:
-        living = Lieutenant.objects.living().filter(data_folder=host.id)
+        living = Lieutenant.objects.living().filter(host.rows)
         rows = list(living.order_by("created_at", "id"))
         lines += [_take_over(lieutenant, host) for lieutenant in rows]
         lines += _give_up_leftovers(host)
@@ -54,7 +54,7 @@ def _give_up_leftovers(host: Host) -> list[str]:
     """Wait no longer for agents of destroyed lieutenants; the host ends them when it is back."""
     rows = (
         Process.objects.live()
-        .filter(data_folder=host.id, lieutenant__status=Status.DESTROYED)
+        .filter(host.rows, lieutenant__status=Status.DESTROYED)
         .select_related("lieutenant")
     )
     lines = []
@@ -76,7 +76,7 @@ def _take_over(lieutenant: Lieutenant, host: Host) -> str:
             "leased_until": None,
         }
         # Only one of two that adopt finds the row.
-        mine = Lieutenant.objects.filter(pk=lieutenant.pk, data_folder=host.id)
+        mine = Lieutenant.objects.filter(host.rows, pk=lieutenant.pk)
         if not mine.update(**fields):
             return f"{lieutenant.name}: left alone, somebody else took it over"
         lieutenant.refresh_from_db()

@@ -243,6 +243,24 @@ def test_one_whose_files_are_here_goes_on(api: Api) -> None:
     assert (row.status, process.ended_at) == (Status.IDLE, None)
 
 
+def test_hosts_without_identities_are_told_apart_by_name(api: Api) -> None:
+    """Rows of a shared database that was upgraded, before their followers have claimed them."""
+    for name, host in (("neo", "box2"), ("trinity", "box2"), ("bob", "box3"), ("eve", "box3")):
+        status = Status.DESTROYED if name == "eve" else Status.IDLE
+        row = enlist(name, status, data_folder="", host=host)
+        Process.objects.filter(pk=process_of(row, data_folder="").pk).update(host=host)
+    found = api.get("/lieutenant/hosts").json()["hosts"]
+    counts = {each["host"]: (each["lieutenants"], each["agentsToEnd"]) for each in found}
+    assert (counts["box2"], counts["box3"]) == ((2, 0), (1, 1))
+    assert api.get(f"{AT}/bob").json()["trouble"] == "host box3 was never heard of"
+    assert api.get(f"{AT}/neo").json()["trouble"] == "host box2 was never heard of"
+    results = api.post("/lieutenant/hosts/box2/adopt").json()["results"]
+    assert sorted(line.partition(":")[0] for line in results) == ["neo", "trinity"]
+    assert set(Lieutenant.objects.here().values_list("name", flat=True)) == {"neo", "trinity"}
+    others = Process.objects.live().values_list("lieutenant__name", flat=True)
+    assert set(others) == {"bob", "eve"}
+
+
 def test_operators_take_over_with_a_button_and_others_do_not(client: Client) -> None:
     box1()
     on_box1()
