@@ -17,7 +17,6 @@ from lieutenants.models import Lieutenant, Process
 from lieutenants.states import RUNNING, Status
 from reef_site.common import clock
 
-
 # The identity of a data folder. Rows of earlier versions that no follower has claimed yet have
 # none: the second part, empty otherwise, is the name of their host.
 Key = tuple[str, str]

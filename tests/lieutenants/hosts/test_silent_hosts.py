@@ -12,8 +12,10 @@ from django.test import Client
 from django.utils import timezone
 
 from lieutenants import runtime
+from lieutenants.hosts import adoption
 from lieutenants.hosts import services as hosts
 from lieutenants.hosts.models import DataFolder
+from lieutenants.ledger import save_progress
 from lieutenants.models import Lieutenant, Process
 from lieutenants.states import Status
 from reef_site import auth
@@ -241,6 +243,31 @@ def test_one_whose_files_are_here_goes_on(api: Api) -> None:
     assert row.folder == str(home / "workspace")
     assert (process.directory, process.data_folder) == (str(run), settings.DATA_FOLDER_ID)
     assert (row.status, process.ended_at) == (Status.IDLE, None)
+
+
+@pytest.mark.parametrize("destroyed", [False, True])
+def test_one_that_its_live_follower_writes_is_left_alone(
+    api: Api, monkeypatch: pytest.MonkeyPatch, *, destroyed: bool
+) -> None:
+    """The others are taken over, and the answer has a line for each."""
+    box1(timedelta(seconds=3))
+    busy = on_box1("neo", Status.DESTROYED if destroyed else Status.WORKING)
+    with_agent(busy)
+    on_box1("trinity", Status.PAUSED)
+
+    def save(sessions: Any) -> None:
+        Lieutenant.objects.filter(pk=busy.pk).update(rev=7)
+        save_progress(sessions)
+
+    monkeypatch.setattr(adoption, "save_progress", save)
+    answer = api.post("/lieutenant/hosts/box1/adopt", {"force": True})
+    assert answer.status_code == 200
+    lines = {line.partition(":")[0]: line for line in answer.json()["results"]}
+    assert "left alone, its own host changed it at the same time" in lines["neo"]
+    assert "taken over from box1" in lines["trinity"]
+    busy.refresh_from_db()
+    assert busy.data_folder == BOX1
+    assert Process.objects.live().filter(data_folder=BOX1).count() == 1
 
 
 def test_hosts_without_identities_are_told_apart_by_name(api: Api) -> None:
