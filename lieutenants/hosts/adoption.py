@@ -144,8 +144,8 @@ def _take_process(lieutenant: Lieutenant, host: Host, *, has_session: bool) -> s
 def _abandon(process: Process, reason: str) -> None:
     """End the row of a process that nobody here can reach; its host ends it when it is back."""
     process.stop_asked_at = timezone.now()
-    process.handle = {**process.handle, "abandoned": True}
-    process.save(update_fields=["stop_asked_at", "handle"])
+    process.is_abandoned = True
+    process.save(update_fields=["stop_asked_at", "is_abandoned"])
     session = Session.open(process)
     session.heard_at = time.monotonic()
     ledger = Ledger()

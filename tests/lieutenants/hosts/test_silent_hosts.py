@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from importlib import import_module
 from typing import Any
 
 import pytest
+from django.apps import apps
 from django.conf import settings
 from django.core.management import CommandError, call_command
+from django.db import connection
 from django.test import Client
 from django.utils import timezone
 
 from lieutenants import runtime
-from lieutenants.hosts import adoption
+from lieutenants.hosts import adoption, strays
 from lieutenants.hosts import services as hosts
 from lieutenants.hosts.models import DataFolder
 from lieutenants.ledger import save_progress
@@ -20,7 +23,10 @@ from lieutenants.models import Lieutenant, Process
 from lieutenants.states import Status
 from reef_site import auth
 from tests.conftest import Api
+from tests.lieutenants.fleets import database, postgres, postgres_cluster
 from tests.lieutenants.rows import enlist, process_of
+
+__all__ = ["database", "postgres", "postgres_cluster"]
 
 pytestmark = pytest.mark.django_db
 
@@ -218,7 +224,7 @@ def test_one_whose_session_is_elsewhere_comes_with_the_reason(api: Api, status: 
     if process:
         process.refresh_from_db()
         assert process.ended_at
-        assert process.handle["abandoned"] is True
+        assert process.is_abandoned
     # Nothing starts before somebody says so.
     assert Process.objects.live().count() == 0
     assert api.get("/health").json()["parts"]["hosts"]["ok"] is True
@@ -286,6 +292,26 @@ def test_hosts_without_identities_are_told_apart_by_name(api: Api) -> None:
     assert set(Lieutenant.objects.here().values_list("name", flat=True)) == {"neo", "trinity"}
     others = Process.objects.live().values_list("lieutenant__name", flat=True)
     assert set(others) == {"bob", "eve"}
+
+
+def test_abandoned_agents_are_found_by_an_index_and_ended_once(database: str) -> None:
+    rows = [process_of(enlist(name), ended_at=timezone.now()) for name in ("neo", "eve", "bob")]
+    # As an earlier version marked it.
+    Process.objects.filter(pk=rows[0].pk).update(handle={"abandoned": True, **rows[0].handle})
+    Process.objects.filter(pk=rows[1].pk).update(handle={"abandoned": False, **rows[1].handle})
+    import_module("lieutenants.migrations.0013_abandoned_processes").mark_abandoned(apps, None)
+    found = Process.objects.here().abandoned()
+    assert [process.pk for process in found] == [rows[0].pk]
+    if database == "postgresql":
+        # It reads tables as small as this one without any index.
+        with connection.cursor() as cursor:
+            cursor.execute("SET enable_seqscan = off")
+    assert "process_abandoned" in found.order_by().explain()
+    found.update(directory=str(settings.LIEUTENANTS_DIR / rows[0].lieutenant_id / "runs" / "gone"))
+    strays.end_abandoned()
+    assert not found.all().exists()
+    ended = Process.objects.filter(end_reason__contains="Its agent was ended at")
+    assert [process.pk for process in ended] == [rows[0].pk]
 
 
 def test_operators_take_over_with_a_button_and_others_do_not(client: Client) -> None:
