@@ -54,7 +54,7 @@ class LocalTransport:
             answer = _parse(done.stdout)
         answer = answer or {"error": done.stderr.decode("utf-8", "replace")[-500:]}
         if not answer.get("ok"):
-            raise TransportError(str(answer.get("error") or "The keeper did not start"))
+            raise TransportError(str(answer.get("error") or "The supervisor did not start"))
         return _handle(answer)
 
     def find(self, directory: str) -> Handle | None:
@@ -71,7 +71,7 @@ class LocalTransport:
             for command in commands:
                 answer = ask({"op": "send", "id": command.id, "line": command.line})
                 if not answer.get("ok"):
-                    raise TransportError(f"The keeper refused: {answer.get('error')}")
+                    raise TransportError(f"The supervisor refused: {answer.get('error')}")
 
     def read(self, directory: str, offset: int, limit: int) -> bytes:
         """Bytes of the journal; looks at its size first, since mostly there is nothing new."""
@@ -157,7 +157,7 @@ class LocalTransport:
                 time.sleep(_LOOK_SECONDS)
         finally:
             os.close(folder)
-        raise TransportError("A keeper is still starting there")
+        raise TransportError("A supervisor is still starting there")
 
     def end(self, directory: str, handle: Handle, *, keeper: bool) -> None:
         """Signal what wears the lieutenant's tag; the keeper only if it is that for sure."""
@@ -223,7 +223,7 @@ def _run_keeper(
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise TransportError(f"The keeper did not start: {type(error).__name__}") from error
+        raise TransportError(f"The supervisor did not start: {type(error).__name__}") from error
 
 
 def _parse(data: bytes) -> dict[str, Any]:
