@@ -281,7 +281,7 @@ class ProcessAdmin(FactAdmin):
     def pids(self, row: Process) -> str:
         """The agent's, and its keeper's."""
         agent, keeper = row.handle.get("agent_pid", "—"), row.handle.get("keeper_pid", "—")
-        return format_html("{} (keeper {})", agent, keeper)
+        return format_html("{} (supervisor {})", agent, keeper)
 
 
 @admin.register(LifeSign)

@@ -35,6 +35,12 @@ def pass_on(message_id: str) -> bool:
     return bool(queued.update(evidence=PASSED_ON))
 
 
+def take_back(message_id: str) -> bool:
+    """Note that a message has not left after all, so that it can be withdrawn. False if decided."""
+    queued = Message.objects.filter(pk=message_id, state=MessageState.QUEUED)
+    return bool(queued.update(evidence=None))
+
+
 def withdraw(message_id: str, note: str, at: datetime) -> bool:
     """Take back a message that nobody has passed on yet. False if it is too late for that."""
     waiting = Message.objects.filter(

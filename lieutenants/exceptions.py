@@ -105,3 +105,7 @@ class TransportError(Exception):
 
 class Unreachable(TransportError):
     """Nobody answers at a keeper's socket."""
+
+
+class NotConnected(Unreachable):
+    """No connection to a keeper came about, so it has received nothing of the request."""

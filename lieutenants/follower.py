@@ -64,20 +64,39 @@ class Follower:
         self._lock = locks.FileLock(settings.RUN_DIR / "follower.lock")
         self._lock_seen = 0.0
         self._yields_to = ""
+        self._listener: threading.Thread | None = None
 
     def run(self) -> None:
         """Follow until told to stop. Trouble is logged and begun anew from the rows."""
-        listener = threading.Thread(target=self._listen, name="reef-bell", daemon=True)
-        while self._wait_for_lock():
+        try:
+            while not self.stopping.is_set():
+                try:
+                    self._follow_once_free()
+                except Exception:
+                    # This thread is the only follower of the worker, which goes on without it.
+                    logger.exception("the follower failed; trying again")
+                    self._forget()
+                    self.stopping.wait(AGAIN_SECONDS)
+        finally:
+            self.outbox.close()
+            connections.close_all()
+
+    def _follow_once_free(self) -> None:
+        """Wait for the locks, follow as long as they are held, and release them."""
+        try:
+            if not self._wait_for_lock():
+                return
             with lock.one_folder(self.stopping) as alone:
-                if not alone:
-                    break
-                if not listener.is_alive():
-                    listener.start()
-                self._follow_while_locked()
-        self._lock.release()
-        self.outbox.close()
-        connections.close_all()
+                if alone:
+                    self._start_listening()
+                    self._follow_while_locked()
+        finally:
+            self._lock.release()
+
+    def _start_listening(self) -> None:
+        if self._listener is None or not self._listener.is_alive():
+            self._listener = threading.Thread(target=self._listen, name="reef-bell", daemon=True)
+            self._listener.start()
 
     def _follow_while_locked(self) -> None:
         """Follow until told to stop, or until another worker has the lock."""
@@ -100,15 +119,28 @@ class Follower:
 
     def _wait_for_lock(self) -> bool:
         """Wait to be the one follower of this host; False if told to stop meanwhile."""
-        waited = False
+        known = ""
         while not self.stopping.is_set():
-            if self._lock.try_take():
-                return True
-            if not waited:
-                logger.info("another worker of this host follows; standing by")
-            waited = True
+            try:
+                if self._lock.try_take():
+                    return True
+                level, trouble = logging.INFO, "another worker of this host follows; standing by"
+            except OSError as error:
+                level, trouble = logging.WARNING, f"cannot lock {self._lock.path}: {error}"
+                if isinstance(error, FileNotFoundError):
+                    self._make_run_folder()
+            if trouble != known:
+                logger.log(level, "%s", trouble)
+            known = trouble
             self.stopping.wait(0.5)
         return False
+
+    def _make_run_folder(self) -> None:
+        """Make the folder of the lock again after it was swept away."""
+        try:
+            self._lock.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            logger.warning("cannot make %s: %s", self._lock.path.parent, error.strerror)
 
     def _keeps_lock(self) -> bool:
         """Look now and then whether the lock is still ours; the other follows if it is not."""
@@ -119,8 +151,7 @@ class Follower:
         if self._lock.keep():
             return True
         logger.warning("%s was removed, and another worker has locked it", self._lock.path)
-        self.sessions.clear()
-        self._refreshed = -REFRESH_SECONDS
+        self._forget()
         return False
 
     def _stand_by(self, why: str) -> None:
@@ -128,7 +159,10 @@ class Follower:
         if why != self._yields_to:
             logger.warning("%s", why)
         self._yields_to = why
-        hosts.note_rival(why)
+        try:
+            hosts.note_rival(why)
+        except DatabaseError as error:
+            logger.warning("cannot keep that in the database: %s", type(error).__name__)
         self._start_over()
 
     def _resign(self) -> None:
@@ -291,11 +325,14 @@ class Follower:
 
     def _start_over(self) -> None:
         """What memory says may not be what was committed: read everything anew."""
-        self.sessions.clear()
-        self._refreshed = -REFRESH_SECONDS
+        self._forget()
         self._careful = True
         close_old_connections()
         self.stopping.wait(AGAIN_SECONDS)
+
+    def _forget(self) -> None:
+        self.sessions.clear()
+        self._refreshed = -REFRESH_SECONDS
 
     def _listen(self) -> None:
         """Hear the bell. Without Redis nothing is lost: rows are looked at each second."""

@@ -1743,7 +1743,7 @@ def claim_directory(path: str) -> None:
         if known is not None:
             raise AlreadyHeldError({**known, "already": True})
         if time.monotonic() > until:
-            raise KeeperError("another keeper is starting in this run directory, for too long")
+            raise KeeperError("another supervisor is starting in this run directory, for too long")
         time.sleep(0.02)
     if _keeper_json() is not None:
         raise KeeperError("this run has been started before and is over")
@@ -1760,7 +1760,7 @@ def lock_session(path: str) -> None:
             return
         os.close(session)
         if time.monotonic() > until:
-            raise KeeperError("another keeper holds this session")
+            raise KeeperError("another supervisor holds this session")
         time.sleep(0.02)
 
 
@@ -1990,7 +1990,7 @@ def start() -> int:
     os.close(theirs)
     answer = read_all(ours)
     if not answer:
-        answer = pack(refusal("the keeper died before the agent ran"))
+        answer = pack(refusal("the supervisor died before the agent ran"))
     os.write(1, answer)
     return 0 if dig(parse_object(answer), "ok") is True else 1
 
@@ -2013,9 +2013,9 @@ def call(path: str) -> int:
             with connection.makefile("rb") as stream:
                 answer = stream.readline()
     except OSError as trouble:
-        answer = pack(refusal("no keeper answers: {}".format(trouble)))
+        answer = pack(refusal("no supervisor answers: {}".format(trouble)))
     if not answer:
-        answer = pack(refusal("the keeper has gone"))
+        answer = pack(refusal("the supervisor has gone"))
     os.write(1, answer)
     return 0 if dig(parse_object(answer), "ok") is True else 1
 

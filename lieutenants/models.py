@@ -267,6 +267,10 @@ class ProcessQuerySet(models.QuerySet["Process"]):
         """Those whose runs lie in this data folder."""
         return self.filter(data_folder=settings.DATA_FOLDER_ID)
 
+    def abandoned(self) -> Self:
+        """Processes whose host must still end them: another host has ended their rows."""
+        return self.filter(is_abandoned=True)
+
 
 class Process(models.Model):
     """One life of an agent's process: how to find it again, and how it ended."""
@@ -286,6 +290,9 @@ class Process(models.Model):
     exit_code = models.IntegerField(null=True, blank=True)
     exit_signal = models.IntegerField(null=True, blank=True)
     end_reason = models.TextField(blank=True)
+    is_abandoned = models.BooleanField(
+        default=False, help_text="Another host ended this row; its own host must end the agent."
+    )
     stderr = models.TextField(blank=True, help_text="Its last lines.")
     # How far the journal was applied, and what the follower knew at that point.
     offset = models.BigIntegerField(default=0)
@@ -301,6 +308,11 @@ class Process(models.Model):
                 fields=["lieutenant"],
                 condition=Q(ended_at__isnull=True),
                 name="one_live_process_a_lieutenant",
+            )
+        ]
+        indexes = [
+            models.Index(
+                fields=["data_folder"], condition=Q(is_abandoned=True), name="process_abandoned"
             )
         ]
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from django.conf import settings
 
 from lieutenants import delivery, rpc
-from lieutenants.exceptions import TransportError, Unreachable
+from lieutenants.exceptions import NotConnected, TransportError, Unreachable
 from lieutenants.models import Message
 from lieutenants.rpc import Outgoing
 from lieutenants.session import Session
@@ -36,6 +36,10 @@ class _Box:
     sending: bool = False
     message: str = ""
     sent_at: float = 0.0
+    # No earlier try to send the message can have reached the keeper.
+    is_first_try: bool = False
+    # Commands of a try that found no connection.
+    unsent: set[str] = field(default_factory=set)
 
 
 class Outbox:
@@ -73,6 +77,9 @@ class Outbox:
     def send(self, sessions: Mapping[str, Session], clock: float) -> None:
         """Send the next message where one waits, and whatever else is in the boxes."""
         for pk, session in sessions.items():
+            box = self._boxes.get(pk)
+            if box and box.unsent and not box.sending:
+                self._take_back(box)
             if session.lieutenant.pk in self._queued and _may_send(session):
                 self._next_message(session, clock)
             box = self._boxes.get(pk)
@@ -80,9 +87,16 @@ class Outbox:
                 box.sending = True
                 self._pool.submit(self._deliver, box, session)
 
+    @staticmethod
+    def _take_back(box: _Box) -> None:
+        """Let a message be withdrawn while there is no connection to send it by."""
+        if box.is_first_try and box.message in box.unsent:
+            delivery.take_back(box.message)
+        box.unsent = set()
+
     def _next_message(self, session: Session, clock: float) -> None:
         box = self._boxes.setdefault(session.process.pk, _Box())
-        if box.message and clock - box.sent_at < AGAIN_SECONDS:
+        if box.message and (box.sending or clock - box.sent_at < AGAIN_SECONDS):
             queued = Message.objects.filter(pk=box.message, state=MessageState.QUEUED)
             if queued.exists():
                 return
@@ -95,6 +109,7 @@ class Outbox:
         if not delivery.pass_on(message.pk):
             return
         box.message, box.sent_at = message.pk, clock
+        box.is_first_try = message.evidence is None
         command = rpc.prompt(message.pk, message.text, steer=message.mode == Mode.STEER)
         with self._lock:
             box.waiting.append(command)
@@ -109,6 +124,8 @@ class Outbox:
         except TransportError as error:
             # Messages stay queued in their rows, questions are asked again.
             logger.warning("not sent to %s: %s", process.directory, error)
+            if isinstance(error, NotConnected):
+                box.unsent = {command.id for command in commands}
             if not isinstance(error, Unreachable):
                 session.unsent_since = None
             elif session.unsent_since is None:

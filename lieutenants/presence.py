@@ -96,11 +96,16 @@ def id_of_name(name: str) -> str | None:
 
 
 def local_hosts(vm_ids: Sequence[str]) -> dict[str, str]:
-    """Map those of these VMs that are living lieutenants of a host of reef to its data folder."""
+    """Map those of these VMs that are living lieutenants of a host of reef to its data folder.
+
+    A row that no follower has claimed since the upgrade has none yet. Its agent runs on reef's
+    machines all the same, so it is mapped to the name of its host.
+    """
     from lieutenants.models import Lieutenant
 
     living = Lieutenant.objects.living().filter(pk__in=vm_ids, transport="local")
-    return dict(living.values_list("pk", "data_folder"))
+    rows = living.values_list("pk", "data_folder", "host")
+    return {pk: data_folder or f"host:{host}" for pk, data_folder, host in rows}
 
 
 def vm_status(status: str) -> str:

@@ -92,7 +92,8 @@ def _follow_again(lieutenant: Lieutenant, run: str, directory: str, handle: Hand
     isolation = str(handle.get("isolation") or "")
     Lieutenant.objects.filter(pk=lieutenant.pk).update(isolation=isolation)
     known = Process.objects.filter(pk=run)
-    if known.update(ended_at=None, end_reason="", handle=handle, stop_asked_at=None):
+    facts = {"ended_at": None, "end_reason": "", "handle": handle, "stop_asked_at": None}
+    if known.update(is_abandoned=False, **facts):
         return
     Process.objects.create(
         id=run,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import PurePosixPath
 
 from django.conf import settings
@@ -11,7 +13,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from lieutenants import ending
-from lieutenants.exceptions import NotFound, NotNow
+from lieutenants.exceptions import IllegalMove, LostRace, NotFound, NotNow, ProgressLost
 from lieutenants.hosts import paths
 from lieutenants.hosts.silence import Host, hosts
 from lieutenants.isolation import homes
@@ -34,7 +36,7 @@ def adopt(name: str, *, actor: object, force: bool = False) -> list[str]:
     NotNow for a host that answers, unless forced.
     """
     permissions.check(actor, Action.COMMAND, None)
-    named = [host for host in hosts() if name in (host.name, host.id) and not host.is_here]
+    named = [host for host in hosts() if name in {host.name, host.id} - {""} and not host.is_here]
     if not named:
         raise NotFound(f"There is no other host '{name}'")
     silent = [host for host in named if force or not host.answers]
@@ -42,29 +44,42 @@ def adopt(name: str, *, actor: object, force: bool = False) -> list[str]:
         raise NotNow(f"Host '{name}' answers, so its lieutenants are not taken over")
     lines = []
     for host in silent:
-        living = Lieutenant.objects.living().filter(data_folder=host.id)
+        living = Lieutenant.objects.living().filter(host.rows)
         rows = list(living.order_by("created_at", "id"))
-        lines += [_take_over(lieutenant, host) for lieutenant in rows]
-        lines += _give_up_leftovers(host)
-        logger.warning("%s took over %d lieutenants of %s", actor, len(rows), host.name)
+        said = [
+            _unless_moved(lieutenant, partial(_take_over, lieutenant, host)) for lieutenant in rows
+        ]
+        said += _give_up_leftovers(host)
+        logger.warning("%s adopts host %s: %s", actor, host.name, "; ".join(said))
+        lines += said
     return lines or [f"{name}: no lieutenants belong to it"]
+
+
+def _unless_moved(lieutenant: Lieutenant, act: Callable[[], str]) -> str:
+    """Return the line that `act` returns, or why it changed nothing.
+
+    The follower of a host that answers writes the same rows; one of both must yield.
+    """
+    try:
+        return act()
+    except (ProgressLost, LostRace, IllegalMove) as error:
+        return f"{lieutenant.name}: left alone, its own host changed it at the same time ({error})"
 
 
 def _give_up_leftovers(host: Host) -> list[str]:
     """Wait no longer for agents of destroyed lieutenants; the host ends them when it is back."""
     rows = (
         Process.objects.live()
-        .filter(data_folder=host.id, lieutenant__status=Status.DESTROYED)
+        .filter(host.rows, lieutenant__status=Status.DESTROYED)
         .select_related("lieutenant")
     )
-    lines = []
-    for process in rows:
-        with transaction.atomic():
-            _abandon(process, f"Host {host.name} does not answer; it ends this agent once it does.")
-        lines.append(
-            f"{process.lieutenant.name}: destroyed; {host.name} ends its agent once it answers"
-        )
-    return lines
+    return [_unless_moved(process.lieutenant, partial(_give_up, process, host)) for process in rows]
+
+
+def _give_up(process: Process, host: Host) -> str:
+    with transaction.atomic():
+        _abandon(process, f"Host {host.name} does not answer; it ends this agent once it does.")
+    return f"{process.lieutenant.name}: destroyed; {host.name} ends its agent once it answers"
 
 
 def _take_over(lieutenant: Lieutenant, host: Host) -> str:
@@ -76,7 +91,7 @@ def _take_over(lieutenant: Lieutenant, host: Host) -> str:
             "leased_until": None,
         }
         # Only one of two that adopt finds the row.
-        mine = Lieutenant.objects.filter(pk=lieutenant.pk, data_folder=host.id)
+        mine = Lieutenant.objects.filter(host.rows, pk=lieutenant.pk)
         if not mine.update(**fields):
             return f"{lieutenant.name}: left alone, somebody else took it over"
         lieutenant.refresh_from_db()
@@ -136,8 +151,8 @@ def _take_process(lieutenant: Lieutenant, host: Host, *, has_session: bool) -> s
 def _abandon(process: Process, reason: str) -> None:
     """End the row of a process that nobody here can reach; its host ends it when it is back."""
     process.stop_asked_at = timezone.now()
-    process.handle = {**process.handle, "abandoned": True}
-    process.save(update_fields=["stop_asked_at", "handle"])
+    process.is_abandoned = True
+    process.save(update_fields=["stop_asked_at", "is_abandoned"])
     session = Session.open(process)
     session.heard_at = time.monotonic()
     ledger = Ledger()

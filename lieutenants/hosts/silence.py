@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,6 +16,10 @@ from lieutenants.hosts.models import DataFolder
 from lieutenants.models import Lieutenant, Process
 from lieutenants.states import RUNNING, Status
 from reef_site.common import clock
+
+# The identity of a data folder. Rows of earlier versions that no follower has claimed yet have
+# none: the second part, empty otherwise, is the name of their host.
+Key = tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,11 @@ class Host:
     def is_here(self) -> bool:
         """Whether this process has that data folder."""
         return self.id == settings.DATA_FOLDER_ID
+
+    @property
+    def rows(self) -> Q:
+        """Return the condition for its lieutenants, and for its processes."""
+        return Q(data_folder=self.id) if self.id else Q(data_folder="", host=self.name)
 
     @property
     def is_missed(self) -> bool:
@@ -70,22 +80,36 @@ class Host:
 def hosts() -> list[Host]:
     """Return all data folders that are known or that lieutenants belong to, by host name."""
     now = clock.database_now()
-    rows = {row.pk: row for row in DataFolder.objects.all()}
+    rows = {_key(row.pk, row.host): row for row in DataFolder.objects.all()}
     living = _count(Lieutenant.objects.living())
-    unknown = living.keys() - rows.keys() - {settings.DATA_FOLDER_ID}
-    leftovers: dict[str, int] = {}
+    unknown = living.keys() - rows.keys() - {_key(settings.DATA_FOLDER_ID, "")}
+    leftovers: dict[Key, int] = {}
     if unknown or not all(services.answers(row, now) for row in rows.values()):
         leftovers = _count(Process.objects.live().filter(lieutenant__status=Status.DESTROYED))
     # Rows of before identities, and of folders that have not been entered yet.
-    for pk in (living.keys() | leftovers.keys()) - rows.keys():
-        name = Lieutenant.objects.filter(data_folder=pk).values_list("host", flat=True).first()
-        rows[pk] = DataFolder(pk=pk, host=name or "?", path="")
-    found = [_host(row, now, living.get(pk, 0), leftovers.get(pk, 0)) for pk, row in rows.items()]
+    for pk, name in (living.keys() | leftovers.keys()) - rows.keys():
+        if pk:
+            same = Lieutenant.objects.filter(data_folder=pk)
+            known = same.values_list("host", flat=True).first() or "?"
+        else:
+            known = name
+        rows[pk, name] = DataFolder(pk=pk, host=known, path="")
+    found = [
+        _host(row, now, living.get(key, 0), leftovers.get(key, 0)) for key, row in rows.items()
+    ]
     return sorted(found, key=lambda host: (host.name, host.id))
 
 
-def _count(rows: QuerySet[Any]) -> dict[str, int]:
-    return dict(rows.order_by().values_list("data_folder").annotate(count=Count("pk")))
+def _key(data_folder: str, host: str) -> Key:
+    return (data_folder, "" if data_folder else host)
+
+
+def _count(rows: QuerySet[Any]) -> dict[Key, int]:
+    found: Counter[Key] = Counter()
+    places = rows.order_by().values_list("data_folder", "host")
+    for data_folder, host, count in places.annotate(count=Count("pk")):
+        found[_key(data_folder, host)] += count
+    return found
 
 
 def _host(row: DataFolder, now: datetime, living: int = 0, leftovers: int = 0) -> Host:
@@ -104,17 +128,18 @@ def _host(row: DataFolder, now: datetime, living: int = 0, leftovers: int = 0) -
     )
 
 
-def silent_hosts() -> dict[str, Host]:
-    """Return the data folders that do not answer, by their identities."""
+def silent_hosts() -> dict[Key, Host]:
+    """Return the data folders that do not answer."""
     now = clock.database_now()
     late = Q(seen_at__lte=now - services.SILENT_AFTER) | Q(seen_at__gt=now + services.TOLERANCE)
     late |= Q(seen_at__isnull=True) & ~Q(pk=settings.DATA_FOLDER_ID)
-    found = {row.pk: _host(row, now) for row in DataFolder.objects.filter(late)}
+    rows = DataFolder.objects.filter(late)
+    found = {_key(row.pk, row.host): _host(row, now) for row in rows}
     known = DataFolder.objects.values("pk")
     unknown = Lieutenant.objects.living().exclude(data_folder__in=known)
     unknown = unknown.exclude(data_folder=settings.DATA_FOLDER_ID)
     for pk, name in unknown.order_by().values_list("data_folder", "host").distinct():
-        found[pk] = _host(DataFolder(pk=pk, host=name, path=""), now)
+        found[_key(pk, name)] = _host(DataFolder(pk=pk, host=name, path=""), now)
     return found
 
 
@@ -139,13 +164,13 @@ def note_on(lieutenant: Lieutenant) -> str:
 def mark(rows: Iterable[Lieutenant]) -> None:
     """Have rows say as their trouble that their host does not answer. For display, never saved."""
     found = silent_hosts()
-    concerned = [row for row in rows if row.data_folder in found]
+    concerned = [row for row in rows if _key(row.data_folder, row.host) in found]
     if not concerned:
         return
     live = Process.objects.live().filter(lieutenant__in=[row.pk for row in concerned])
     with_process = set(live.values_list("lieutenant_id", flat=True))
     for row in concerned:
-        text = found[row.data_folder].trouble
+        text = found[_key(row.data_folder, row.host)].trouble
         if row.status == Status.DESTROYED and row.pk not in with_process:
             continue
         if row.pk in with_process and row.status not in RUNNING:

@@ -83,7 +83,7 @@ def must_restart(process: Process, lieutenant: Lieutenant) -> bool:
 
 def end_abandoned() -> None:
     """End agents here whose lieutenants were taken over by another host while this one was away."""
-    for process in Process.objects.here().filter(handle__abandoned=True):
+    for process in Process.objects.here().abandoned():
         try:
             get_transport(process.transport).stop(process.directory, process.handle, None)
         except TransportError as error:
@@ -92,8 +92,7 @@ def end_abandoned() -> None:
         if get_transport(process.transport).alive(process.handle):
             continue
         ended = f"{process.end_reason} Its agent was ended at {timezone.now():%Y-%m-%d %H:%M} UTC."
-        handle = {**process.handle, "abandoned": False}
-        Process.objects.filter(pk=process.pk).update(handle=handle, end_reason=ended)
+        Process.objects.filter(pk=process.pk).update(is_abandoned=False, end_reason=ended)
 
 
 def _end(process: Process, pid: int) -> None:

@@ -74,7 +74,7 @@ class AgentVM(Handler):
         if newest.data_folder != settings.DATA_FOLDER_ID or not newest.handle:
             return None
         alive = get_transport(newest.transport).alive(newest.handle, newest.directory)
-        return None if alive else f"its keeper (pid {newest.handle.get('keeper_pid')}) is gone"
+        return None if alive else f"its supervisor (pid {newest.handle.get('keeper_pid')}) is gone"
 
 
 def _living(vm_id: str) -> Lieutenant:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from lieutenants import keeper
-from lieutenants.exceptions import TransportError, Unreachable
+from lieutenants.exceptions import NotConnected, TransportError, Unreachable
 from lieutenants.rpc import Outgoing
 from lieutenants.transports import scopes
 from lieutenants.transports.base import Handle, Launch
@@ -54,7 +54,7 @@ class LocalTransport:
             answer = _parse(done.stdout)
         answer = answer or {"error": done.stderr.decode("utf-8", "replace")[-500:]}
         if not answer.get("ok"):
-            raise TransportError(str(answer.get("error") or "The keeper did not start"))
+            raise TransportError(str(answer.get("error") or "The supervisor did not start"))
         return _handle(answer)
 
     def find(self, directory: str) -> Handle | None:
@@ -71,7 +71,7 @@ class LocalTransport:
             for command in commands:
                 answer = ask({"op": "send", "id": command.id, "line": command.line})
                 if not answer.get("ok"):
-                    raise TransportError(f"The keeper refused: {answer.get('error')}")
+                    raise TransportError(f"The supervisor refused: {answer.get('error')}")
 
     def read(self, directory: str, offset: int, limit: int) -> bytes:
         """Bytes of the journal; looks at its size first, since mostly there is nothing new."""
@@ -157,7 +157,7 @@ class LocalTransport:
                 time.sleep(_LOOK_SECONDS)
         finally:
             os.close(folder)
-        raise TransportError("A keeper is still starting there")
+        raise TransportError("A supervisor is still starting there")
 
     def end(self, directory: str, handle: Handle, *, keeper: bool) -> None:
         """Signal what wears the lieutenant's tag; the keeper only if it is that for sure."""
@@ -223,7 +223,7 @@ def _run_keeper(
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise TransportError(f"The keeper did not start: {type(error).__name__}") from error
+        raise TransportError(f"The supervisor did not start: {type(error).__name__}") from error
 
 
 def _parse(data: bytes) -> dict[str, Any]:
@@ -287,24 +287,36 @@ def _connected(directory: str) -> Iterator[Any]:
     try:
         folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
-        raise Unreachable(f"The run's folder is gone: {error.strerror}") from error
+        raise NotConnected(f"The run's folder is gone: {error.strerror}") from error
     try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as link:
-            link.settimeout(_ANSWER_SECONDS)
+        try:
             key = keeper.read_key(folder)
-            link.connect(f"/proc/self/fd/{folder}/control.sock")
-            with link.makefile("rwb") as lines:
+            link = _connect(folder)
+        except OSError as error:
+            raise NotConnected(f"The supervisor does not answer: {error}") from error
+        with link, link.makefile("rwb") as lines:
 
-                def ask(request: dict[str, Any]) -> dict[str, Any]:
-                    lines.write(json.dumps({**request, "key": key}).encode() + b"\n")
-                    lines.flush()
-                    return _parse(lines.readline())
+            def ask(request: dict[str, Any]) -> dict[str, Any]:
+                lines.write(json.dumps({**request, "key": key}).encode() + b"\n")
+                lines.flush()
+                return _parse(lines.readline())
 
-                yield ask
+            yield ask
     except OSError as error:
-        raise Unreachable(f"The keeper does not answer: {error}") from error
+        raise Unreachable(f"The supervisor does not answer: {error}") from error
     finally:
         os.close(folder)
+
+
+def _connect(folder: int) -> socket.socket:
+    link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        link.settimeout(_ANSWER_SECONDS)
+        link.connect(f"/proc/self/fd/{folder}/control.sock")
+    except OSError:
+        link.close()
+        raise
+    return link
 
 
 def _is_running(pid: Any, started: Any) -> bool:

@@ -87,6 +87,8 @@ def _reason(directory: Path) -> tuple[str, bool]:
         return "No lieutenant with this id is known.", False
     if lieutenant.status == Status.DESTROYED:
         return "Its lieutenant was destroyed.", False
+    if lieutenant.data_folder != settings.DATA_FOLDER_ID:
+        return f"Its lieutenant belongs to host {lieutenant.host} now.", False
     if lieutenant.live_process():
         return "Its lieutenant has another process.", False
     return "Its process is recorded as ended, or not at all.", True

@@ -243,7 +243,7 @@ def _hosts() -> Iterator[Item]:
                 label="does not answer" if host.is_missed else "not followed",
                 since=host.seen_at or timezone.now(),
                 text=host.what if host.is_missed else host.rival,
-                group=f"host {host.id}",
+                group=f"host {host.id or host.name}",
             )
 
 

@@ -16,7 +16,7 @@ from lieutenants.states import Status
 
 def enlist(name: str = "ada", status: str = Status.IDLE, **fields: Any) -> Lieutenant:
     return Lieutenant.objects.create(
-        name=name, status=status, host=settings.HOST, **{"role": "tests", **fields}
+        name=name, status=status, **{"role": "tests", "host": settings.HOST, **fields}
     )
 
 

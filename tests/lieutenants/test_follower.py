@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import subprocess
@@ -16,9 +17,10 @@ from urllib.parse import urlsplit
 
 import pytest
 from django.conf import settings as django_settings
-from django.db import connection, connections
+from django.db import OperationalError, connection, connections
 
 from lieutenants import follower, ledger
+from lieutenants.exceptions import NotTheFollower
 from lieutenants.follower import Follower
 from lieutenants.models import Answer, Chunk, Entry, Message, Process
 from lieutenants.session import Session
@@ -304,6 +306,51 @@ def test_a_follower_whose_lock_another_has_taken_yields(
     other.release()
     until(lambda: fleet.follower.sessions)
     assert fleet.ask("ada", "hello") == "echo: hello"
+
+
+def test_trouble_with_lock_or_database_ends_no_follower(
+    settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, transactional_db: None
+) -> None:
+    """The folder of the lock is swept, the disk is full, the database fails while it stands by."""
+    tried: list[str] = []
+
+    def other_follower(_self: object, _now: float) -> None:
+        raise NotTheFollower("another follower is at work")
+
+    def full_database(why: str) -> None:
+        tried.append("note")
+        raise OperationalError("the test fills the disk")
+
+    def resign(_follower: str) -> None:
+        raise ValueError("the test breaks what is done last")
+
+    monkeypatch.setattr(follower, "AGAIN_SECONDS", 0.05)
+    monkeypatch.setattr("lieutenants.watch.Watch.sign", other_follower)
+    monkeypatch.setattr("lieutenants.hosts.services.note_rival", full_database)
+    monkeypatch.setattr("lieutenants.hosts.services.resign", resign)
+    settings.RUN_DIR = tmp_path / "run"
+    alone = Follower()
+    take = alone._lock.try_take
+
+    def no_room() -> bool:
+        tried.append("lock")
+        if len(tried) == 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return take()
+
+    monkeypatch.setattr(alone._lock, "try_take", no_room)
+    thread = threading.Thread(target=alone.run)
+    thread.start()
+    try:
+        until(lambda: tried.count("note") > 1)
+        assert thread.is_alive()
+        assert tried[:2] == ["lock", "lock"]
+        assert locks.is_held(tmp_path / "run" / "follower.lock")
+    finally:
+        alone.stop()
+        thread.join(20)
+    assert not thread.is_alive()
+    assert not locks.is_held(tmp_path / "run" / "follower.lock")
 
 
 def test_without_redis_all_works_a_little_later(

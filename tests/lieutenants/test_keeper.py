@@ -775,7 +775,7 @@ def test_a_session_has_one_keeper(tmp_path: Path, keep: Keep) -> None:
     with lock.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         kept = Kept(tmp_path, ["cat"], lock=str(lock))
-        assert kept.start() == {"ok": False, "error": "another keeper holds this session"}
+        assert kept.start() == {"ok": False, "error": "another supervisor holds this session"}
     first = keep(["cat"], lock=str(lock))
     assert not Kept(tmp_path, ["cat"], lock=str(lock)).start()["ok"]
     first.ask(op="stop")

@@ -9,10 +9,15 @@ from django.test import Client
 from django.utils import timezone
 
 from lieutenants import delivery, outcomes, presence, services
-from lieutenants.models import Answer, Entry, Lieutenant, Message
+from lieutenants.exceptions import Unreachable
+from lieutenants.models import Answer, Entry, Lieutenant, Message, Process
+from lieutenants.outbox import Outbox
+from lieutenants.session import Session
 from lieutenants.states import MessageState, Mode, Outcome
+from lieutenants.transports.local import LocalTransport
 from tests.conftest import STANDIN, Api
 from tests.lieutenants.rows import Told, enlist, page
+from tests.waiting import until
 from vmtree import tokens
 from vmtree.models import Node
 
@@ -177,6 +182,35 @@ def test_what_is_on_its_way_to_the_agent_is_not_withdrawn(api: Api, told: Told) 
     delivery.requeue(told.lieutenant)
     assert api.delete(f"{PATH}/ada/messages/{one.pk}").status_code == 200
     assert not delivery.pass_on(one.pk)
+
+
+@pytest.mark.parametrize(("reached", "status"), [(False, 200), (True, 409)])
+def test_one_for_which_no_connection_came_about_is_withdrawn(
+    api: Api, told: Told, monkeypatch: pytest.MonkeyPatch, *, reached: bool, status: int
+) -> None:
+    """But not one that the supervisor may have read before it fell silent."""
+
+    def fall_silent(*_: object) -> None:
+        raise Unreachable("The supervisor does not answer")
+
+    if reached:
+        monkeypatch.setattr(LocalTransport, "send", fall_silent)
+    one = message(told, state=MessageState.QUEUED, taken_up_at=None)
+    Process.objects.update(ready_at=timezone.now())
+    session = Session.open(Process.objects.get())
+    sessions = {session.process.pk: session}
+    outbox = Outbox()
+    outbox.look(sessions)
+    try:
+        for moment in (0.0, 10.0):
+            outbox.send(sessions, moment)
+            assert api.delete(f"{PATH}/ada/messages/{one.pk}").status_code == 409
+            until(lambda: not outbox._boxes[session.process.pk].sending)
+            outbox.send(sessions, moment + 1.0)
+    finally:
+        outbox.close()
+    assert session.unsent_since is not None
+    assert api.delete(f"{PATH}/ada/messages/{one.pk}").status_code == status
 
 
 def test_only_who_commands_it_withdraws_its_messages(api: Api, told: Told) -> None:

@@ -160,7 +160,7 @@ def test_a_keeper_that_came_up_though_its_start_failed_is_taken(
 
     def start(self: local.LocalTransport, launch: Any) -> Any:
         really_start(self, launch)
-        raise TransportError("The keeper did not start: TimeoutExpired")
+        raise TransportError("The supervisor did not start: TimeoutExpired")
 
     monkeypatch.setattr(local.LocalTransport, "start", start)
     for name in ("ada", "bea"):

@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.conf import settings
 from django.test import Client
 from django.utils import timezone
 
@@ -16,7 +17,8 @@ from lieutenants.transports import get_transport
 from lieutenants.unknown_agents import scan
 from lieutenants.unknown_agents.models import UnknownAgent
 from reef_site import auth
-from tests.conftest import Fleet
+from tests.conftest import Api, Fleet
+from tests.lieutenants.rows import enlist
 from tests.waiting import until
 
 UNKNOWN = "/lieutenant/unknown-agents"
@@ -86,6 +88,21 @@ def test_one_whose_lieutenant_was_destroyed_can_only_be_ended(fleet: Fleet) -> N
     until(lambda: not runs(process), 20)
     until(lambda: not listed(fleet))
     assert not Process.objects.live().exists()
+
+
+@pytest.mark.django_db
+def test_one_whose_lieutenant_another_host_adopted_cannot_be_taken_up(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = enlist(data_folder="01BOX2BOX2BOX2BOX2BOX2BOX2", host="box2")
+    directory = settings.LIEUTENANTS_DIR / row.pk / "runs" / "RUN"
+    found = [("RUN", (directory, {"agent_pid": 1, "keeper_pid": 2}))]
+    monkeypatch.setattr(scan, "_unknown", lambda: iter(found))
+    scan.look()
+    (facts,) = api.get(UNKNOWN).json()["unknownAgents"]
+    assert facts["canBeTakenUp"] is False
+    assert facts["why"] == "Its lieutenant belongs to host box2 now."
+    assert api.post(f"{UNKNOWN}/RUN/take-up").status_code == 400
 
 
 def test_a_stranger_is_ended(fleet: Fleet) -> None:

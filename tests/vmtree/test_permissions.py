@@ -165,6 +165,20 @@ def test_a_refusal_names_the_rule_the_caller_the_action_and_the_target() -> None
         permissions.check(caller_of("vm"), Action.START_BELOW, "vm")
 
 
+def test_a_vm_starts_no_code_in_an_agent_whose_data_folder_is_not_known_yet() -> None:
+    """As after the upgrade of a shared database, until the agent's own follower claims its row."""
+    services.create(NewNode("vm", "agent_vm", "vm"), by="tests")
+    for name, host in (("ada", "box1"), ("bob", "box2")):
+        services.create(NewNode(name, "lieutenant", name, "vm"), by="tests")
+        fields = {"role": "tests", "folder": "/", "host": host, "data_folder": ""}
+        Lieutenant.objects.create(id=name, name=name, status=Status.IDLE, **fields)
+    for action in permissions.DIRECTS_PROCESS:
+        assert not permissions.may(caller_of("vm"), action, "ada"), action
+    assert permissions.kind_of(caller_of("ada")) is permissions.CallerKind.LOCAL_AGENT
+    assert permissions.host_of("ada") != permissions.host_of("bob")
+    assert not permissions.may(caller_of("ada"), Action.START_BELOW, "ada")
+
+
 # -- the same at the API ---------------------------------------------------------------------------
 
 LT = "/lieutenant/lieutenants"

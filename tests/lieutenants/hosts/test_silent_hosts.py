@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from importlib import import_module
 from typing import Any
 
 import pytest
+from django.apps import apps
 from django.conf import settings
 from django.core.management import CommandError, call_command
+from django.db import connection
 from django.test import Client
 from django.utils import timezone
 
 from lieutenants import runtime
+from lieutenants.hosts import adoption, strays
 from lieutenants.hosts import services as hosts
 from lieutenants.hosts.models import DataFolder
+from lieutenants.ledger import save_progress
 from lieutenants.models import Lieutenant, Process
 from lieutenants.states import Status
 from reef_site import auth
 from tests.conftest import Api
+from tests.lieutenants.fleets import database, postgres, postgres_cluster
 from tests.lieutenants.rows import enlist, process_of
+
+__all__ = ["database", "postgres", "postgres_cluster"]
 
 pytestmark = pytest.mark.django_db
 
@@ -216,7 +224,7 @@ def test_one_whose_session_is_elsewhere_comes_with_the_reason(api: Api, status: 
     if process:
         process.refresh_from_db()
         assert process.ended_at
-        assert process.handle["abandoned"] is True
+        assert process.is_abandoned
     # Nothing starts before somebody says so.
     assert Process.objects.live().count() == 0
     assert api.get("/health").json()["parts"]["hosts"]["ok"] is True
@@ -263,6 +271,69 @@ def test_one_whose_files_are_here_goes_on(api: Api) -> None:
     assert row.folder == str(home / "workspace")
     assert (process.directory, process.data_folder) == (str(run), settings.DATA_FOLDER_ID)
     assert (row.status, process.ended_at) == (Status.IDLE, None)
+
+
+@pytest.mark.parametrize("destroyed", [False, True])
+def test_one_that_its_live_follower_writes_is_left_alone(
+    api: Api, monkeypatch: pytest.MonkeyPatch, *, destroyed: bool
+) -> None:
+    """The others are taken over, and the answer has a line for each."""
+    box1(timedelta(seconds=3))
+    busy = on_box1("neo", Status.DESTROYED if destroyed else Status.WORKING)
+    with_agent(busy)
+    on_box1("trinity", Status.PAUSED)
+
+    def save(sessions: Any) -> None:
+        Lieutenant.objects.filter(pk=busy.pk).update(rev=7)
+        save_progress(sessions)
+
+    monkeypatch.setattr(adoption, "save_progress", save)
+    answer = api.post("/lieutenant/hosts/box1/adopt", {"force": True})
+    assert answer.status_code == 200
+    lines = {line.partition(":")[0]: line for line in answer.json()["results"]}
+    assert "left alone, its own host changed it at the same time" in lines["neo"]
+    assert "taken over from box1" in lines["trinity"]
+    busy.refresh_from_db()
+    assert busy.data_folder == BOX1
+    assert Process.objects.live().filter(data_folder=BOX1).count() == 1
+
+
+def test_hosts_without_identities_are_told_apart_by_name(api: Api) -> None:
+    """Rows of a shared database that was upgraded, before their followers have claimed them."""
+    for name, host in (("neo", "box2"), ("trinity", "box2"), ("bob", "box3"), ("eve", "box3")):
+        status = Status.DESTROYED if name == "eve" else Status.IDLE
+        row = enlist(name, status, data_folder="", host=host)
+        Process.objects.filter(pk=process_of(row, data_folder="").pk).update(host=host)
+    found = api.get("/lieutenant/hosts").json()["hosts"]
+    counts = {each["host"]: (each["lieutenants"], each["agentsToEnd"]) for each in found}
+    assert (counts["box2"], counts["box3"]) == ((2, 0), (1, 1))
+    assert api.get(f"{AT}/bob").json()["trouble"] == "host box3 was never heard of"
+    assert api.get(f"{AT}/neo").json()["trouble"] == "host box2 was never heard of"
+    results = api.post("/lieutenant/hosts/box2/adopt").json()["results"]
+    assert sorted(line.partition(":")[0] for line in results) == ["neo", "trinity"]
+    assert set(Lieutenant.objects.here().values_list("name", flat=True)) == {"neo", "trinity"}
+    others = Process.objects.live().values_list("lieutenant__name", flat=True)
+    assert set(others) == {"bob", "eve"}
+
+
+def test_abandoned_agents_are_found_by_an_index_and_ended_once(database: str) -> None:
+    rows = [process_of(enlist(name), ended_at=timezone.now()) for name in ("neo", "eve", "bob")]
+    # As an earlier version marked it.
+    Process.objects.filter(pk=rows[0].pk).update(handle={"abandoned": True, **rows[0].handle})
+    Process.objects.filter(pk=rows[1].pk).update(handle={"abandoned": False, **rows[1].handle})
+    import_module("lieutenants.migrations.0013_abandoned_processes").mark_abandoned(apps, None)
+    found = Process.objects.here().abandoned()
+    assert [process.pk for process in found] == [rows[0].pk]
+    if database == "postgresql":
+        # It reads tables as small as this one without any index.
+        with connection.cursor() as cursor:
+            cursor.execute("SET enable_seqscan = off")
+    assert "process_abandoned" in found.order_by().explain()
+    found.update(directory=str(settings.LIEUTENANTS_DIR / rows[0].lieutenant_id / "runs" / "gone"))
+    strays.end_abandoned()
+    assert not found.all().exists()
+    ended = Process.objects.filter(end_reason__contains="Its agent was ended at")
+    assert [process.pk for process in ended] == [rows[0].pk]
 
 
 def test_operators_take_over_with_a_button_and_others_do_not(client: Client) -> None:
