@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -107,8 +108,17 @@ def test_a_lost_host_is_seen_asked_and_taken_over(two: tuple[Stack, Stack], addr
         first.start(part)
     until(lambda: not agents_of(neo), 60)
     assert second.get("neo")["host"] == "box2"
-    assert second.client.post(f"{AT}/neo/resume?wait=60").json()["resumed"] is True
+    # Its session stayed with the first one, and is not forgotten silently.
+    refused = second.client.post(f"{AT}/neo/resume?wait=60").json()
+    assert refused["status"] == "error"
+    assert "start it with a new session" in second.get("neo")["error"] + refused["error"]
+    anew = second.client.post(f"{AT}/neo/restart?wait=60", json={"session": "new"}).json()
+    assert anew["status"] in ("idle", "working"), anew
     # The message had waited for box1.
     until(lambda: "echo: are you there" in second.texts("neo"), 30)
     assert second.texts("neo").count("echo: are you there") == 1
     assert len(agents_of(neo)) == 1
+    # What its agent did there after the last commit is kept in its journal.
+    kept = first.data / "lieutenants" / neo / "runs"
+    assert list(kept.glob("*/journal.jsonl"))
+    shutil.rmtree(kept)

@@ -13,6 +13,7 @@ from lieutenants.hosts.models import DataFolder
 from lieutenants.models import Lieutenant, Process
 from lieutenants.transports import get_transport
 from tests.conftest import Fleet
+from tests.waiting import until
 
 ORIGINAL = "01ORIGINALORIGINALORIGINA1"
 
@@ -38,5 +39,6 @@ def test_a_copy_is_not_followed_while_agents_of_its_original_run(
     assert get_transport("local").alive(process.handle)
 
     get_transport("local").stop(process.directory, process.handle, None)
+    until(lambda: not get_transport("local").alive(process.handle), 30)
     hosts.register("F1")
     assert Lieutenant.objects.get().data_folder != ORIGINAL
