@@ -25,6 +25,7 @@ from lieutenants import (
     model_choice,
     rewinding,
     rpc,
+    session_files,
     tool_limits,
 )
 from lieutenants.exceptions import IllegalMove, LostRace
@@ -515,7 +516,7 @@ class Session(Transcript):
             model_choice.heard_model(self, model, at)
             self.outgoing.append(rpc.simple("get_available_models", model_choice.ASK))
         for note in self.memory.notes:
-            self.notice(at, note, is_error=True)
+            self.notice(at, note, is_error=note != session_files.BEGAN_ANEW)
         self.memory.notes = []
         waiting = Message.objects.undecided().filter(lieutenant=self.lieutenant).exists()
         to = Status.WORKING if waiting else Status.IDLE

@@ -45,6 +45,12 @@ class Looked:
     torn: int = 0
 
 
+BEGAN_ANEW = (
+    "A new session begins here: the agent remembers nothing of what is above. "
+    "The file of the earlier session is kept."
+)
+
+
 def check(lieutenant: Lieutenant, path: Path) -> list[str]:
     """Return what is to be said of the file in the transcript. Raises SessionDamaged, OSError."""
     try:
@@ -55,7 +61,7 @@ def check(lieutenant: Lieutenant, path: Path) -> list[str]:
         if _had_answers(lieutenant):
             what = "is missing" if found is None else "is empty"
             raise SessionDamaged(f"Its session file {path} {what}. {HOW_TO_GO_ON}")
-        return []
+        return [] if lieutenant.session_since is None else [BEGAN_ANEW]
     if not found.header:
         raise SessionDamaged(
             f"Its session file {path} is damaged: it does not begin with a session's header. "
