@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from django.test import Client
 
-from lieutenants import session_files
 from lieutenants.isolation.homes import home_of
 from lieutenants.models import AgentModels, Entry, Message
 from lieutenants.rules import conditions
 from lieutenants.rules.models import Action, Event, Rule
+from lieutenants.session_files import BEGAN_ANEW
 from lieutenants.states import MessageState
 from reef_site import auth
 from tests.conftest import Fleet
@@ -210,7 +210,7 @@ def test_a_session_file_that_is_lost_stops_the_start(fleet: Fleet, kind: str) ->
     fleet.wait("ada", "idle")
     assert fleet.ask("ada", "RECALL") == "recall: "
     assert "sessionProblem" not in fleet.get("ada")
-    assert session_files.BEGAN_ANEW in fleet.texts("ada", "notice")
+    assert BEGAN_ANEW in fleet.texts("ada", "notice")
     assert (file.read_bytes() if file.exists() else None) == before
 
 
