@@ -128,7 +128,7 @@ def test_a_disk_that_fills_up_is_said_and_all_is_well_when_it_has_room(small_dis
             until(lambda: _refusal(stack).status_code == 507, 30)
             began = time.monotonic()
             refused = _refusal(stack)
-            assert time.monotonic() - began < 2
+            assert time.monotonic() - began < HANGS
             assert refused.json() == FULL
             health = stack.client.get("/health").json()
             assert health["status"] == "degraded"
@@ -151,6 +151,8 @@ def test_a_disk_that_fills_up_is_said_and_all_is_well_when_it_has_room(small_dis
 
 
 KEY = {"idempotency-key": "one"}
+# Seconds. An answer takes a few hundredths; on a busy machine some more.
+HANGS = 10
 
 
 def _all_kinds_of_requests(stack: Stack) -> dict[str, int]:
@@ -170,7 +172,7 @@ def _all_kinds_of_requests(stack: Stack) -> dict[str, int]:
     for kind, request in requests.items():
         began = time.monotonic()
         answer = request()
-        assert time.monotonic() - began < 2, kind
+        assert time.monotonic() - began < HANGS, kind
         answered[kind] = answer.status_code
         if kind in ("list", "transcript", "vm"):
             assert answer.status_code == 200, kind

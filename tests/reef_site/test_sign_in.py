@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,6 +25,13 @@ PASSWORD = "correct horse battery"
 HTML = {"accept": "text/html,application/xhtml+xml"}
 CHROME = {**HTML, "user-agent": "Mozilla/5.0 (X11; Linux x86_64) Chrome/140.0 Safari/537.36"}
 SAFARI = {**HTML, "user-agent": "Mozilla/5.0 (Macintosh) Version/18.0 Safari/605.1.15"}
+
+
+@pytest.fixture
+def no_time_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attempts follow each other at once, however slow the machine is."""
+    now = timezone.now()
+    monkeypatch.setattr(throttle, "timezone", SimpleNamespace(now=lambda: now))
 
 
 @pytest.fixture(autouse=True)
@@ -130,6 +138,7 @@ def test_one_address_cannot_try_many_accounts(ada: User) -> None:
     assert attempt(client, PASSWORD, address="10.0.0.2").status_code == 302
 
 
+@pytest.mark.usefixtures("no_time_passes")
 def test_many_addresses_cannot_guess_one_account(ada: User) -> None:
     answers = [attempt(Client(), "x", address=f"10.0.1.{n}").status_code for n in range(30)]
 
@@ -138,6 +147,7 @@ def test_many_addresses_cannot_guess_one_account(ada: User) -> None:
     assert not AttemptCount.objects.filter(blocked_until__gt=soon).exists()
 
 
+@pytest.mark.usefixtures("no_time_passes")
 def test_strangers_do_not_delay_a_browser_that_is_known(ada: User) -> None:
     mine = Client()
     assert attempt(mine, PASSWORD).status_code == 302
@@ -149,6 +159,7 @@ def test_strangers_do_not_delay_a_browser_that_is_known(ada: User) -> None:
     assert attempt(mine, PASSWORD).status_code == 302
 
 
+@pytest.mark.usefixtures("no_time_passes")
 def test_a_known_browser_is_throttled_too(ada: User) -> None:
     mine = Client()
     attempt(mine, PASSWORD)
