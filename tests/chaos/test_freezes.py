@@ -21,6 +21,7 @@ from tests.stack import Stack, pause
 from tests.waiting import until
 
 LIEUTENANTS = "/lieutenant/lieutenants"
+PUBLIC = ("web", "edge")
 CREW = ("ada", "bob", "cleo")
 WORDS, RATE = 200, 40
 STORY = " ".join(f"w{number}" for number in range(WORDS))
@@ -81,7 +82,10 @@ def stopped(stack: Stack, name: str) -> Iterator[None]:
 
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("seconds", [2.0, pytest.param(25.0, marks=pytest.mark.thorough)])
-@pytest.mark.parametrize("part", ["redis", "worker", "web", "edge"])
+@pytest.mark.parametrize(
+    "part",
+    ["redis", "worker", *(pytest.param(each, marks=pytest.mark.thorough) for each in PUBLIC)],
+)
 def test_a_part_stands_still_while_lieutenants_work(
     stack: Stack, part: str, seconds: float
 ) -> None:

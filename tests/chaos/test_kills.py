@@ -122,6 +122,7 @@ def test_edge_and_web_are_killed_while_messages_are_posted(stack: Stack) -> None
     assert set(heard) <= {*sent, *unsure}
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(180)
 def test_everything_is_stopped_in_the_middle_and_started_again(stack: Stack) -> None:
     for name in CREW:

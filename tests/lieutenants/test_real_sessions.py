@@ -94,6 +94,7 @@ def test_commands_of_an_extension_are_handled_at_once(crew: Fleet) -> None:
     assert crew.row("bob").task_count == 1
 
 
+@pytest.mark.thorough
 def test_a_model_that_is_gone_is_told(crew: Fleet, stub: StubLLM, settings: Any) -> None:
     crew.create("cyd", model="stub/echo")
     until(lambda: AgentModels.objects.exists())
@@ -117,6 +118,7 @@ def test_a_model_that_is_gone_is_told(crew: Fleet, stub: StubLLM, settings: Any)
     assert Usage.objects.latest("id").model == "echo"
 
 
+@pytest.mark.thorough
 def test_a_cut_connection_leaves_one_text_in_the_answer(
     crew: Fleet, stub: StubLLM, settings: Any
 ) -> None:
