@@ -142,6 +142,8 @@ def test_a_relative_data_folder_starts_at_the_working_directory(tmp_path: Path) 
 
 
 SECRETS = ("edge-key", "redis-password", "root-token", "secret-key")
+# Made at the first start, and for us alone.
+MADE = ("identity", *SECRETS)
 
 
 def mode(path: Path) -> int:
@@ -158,8 +160,8 @@ def test_what_is_made_is_for_us_alone(tmp_path: Path) -> None:
 
     assert mode(data) == 0o700
     assert mode(data / "run") == 0o700
-    assert {mode(data / name) for name in SECRETS} == {0o600}
-    assert sorted(path.name for path in data.iterdir()) == sorted(["run", *SECRETS])
+    assert {mode(data / name) for name in MADE} == {0o600}
+    assert sorted(path.name for path in data.iterdir()) == sorted(["run", *MADE])
 
 
 def test_an_empty_folder_is_closed_and_a_full_one_left_alone(tmp_path: Path) -> None:
@@ -194,7 +196,7 @@ def test_first_starts_at_once_make_one_secret(tmp_path: Path) -> None:
 
     assert [each.returncode for each in done] == [0] * 8, [each.stderr for each in done]
     assert len({each.stdout for each in done}) == 1
-    assert sorted(path.name for path in data.iterdir()) == sorted(["run", *SECRETS])
+    assert sorted(path.name for path in data.iterdir()) == sorted(["run", *MADE])
 
 
 def test_a_long_path_has_its_sockets_elsewhere(tmp_path: Path) -> None:
