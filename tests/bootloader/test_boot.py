@@ -405,6 +405,7 @@ def test_an_agent_there_answers_through_the_fleets_own_endpoint(
     assert stub.requests[-1]["key"] == "a-key-for-tests"
 
 
+@pytest.mark.thorough
 @pytest.mark.agent
 def test_npm_and_node_come_along_where_there_are_none(roof: Roof, machine: Machine) -> None:
     machine.tell(

@@ -45,7 +45,7 @@ def stack(
 @pytest.mark.parametrize(
     "kind",
     [
-        kind if kind == "full" else pytest.param(kind, marks=pytest.mark.thorough)
+        kind if kind == "lightweight" else pytest.param(kind, marks=pytest.mark.thorough)
         for kind in BUILT_IN
     ],
 )

@@ -116,6 +116,7 @@ def vms_of(emulator: Emulator, name: str) -> list[dict[str, Any]]:
     return [vm for vm in emulator.vms() if vm["labels"].get("reef-name") == name]
 
 
+@pytest.mark.thorough
 def test_a_failed_one_is_deleted_if_that_was_chosen(stack: BootStack, emulator: Emulator) -> None:
     # The script finds no roof there.
     nowhere = f"http://{stack.host}:9"
@@ -126,6 +127,7 @@ def test_a_failed_one_is_deleted_if_that_was_chosen(stack: BootStack, emulator: 
     until(lambda: not vms_of(emulator, "nowhere"), 20)
 
 
+@pytest.mark.thorough
 def test_vms_below_vms_and_several_at_once(stack: BootStack, emulator: Emulator) -> None:
     top = stack.wait(stack.provision("top", "bare")["id"])
     body = {"name": "leaf", "type": "bare", "parentVmId": top["vmId"], "count": 3}

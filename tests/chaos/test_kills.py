@@ -57,6 +57,7 @@ def test_the_worker_is_killed_again_and_again(stack: Stack, times: int) -> None:
     check_stories(stack)
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(180)
 def test_redis_is_killed_and_emptied(stack: Stack) -> None:
     chance = random.Random(815)

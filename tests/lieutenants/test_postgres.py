@@ -93,6 +93,7 @@ def passed(line: str) -> int:
     return int(found[1])
 
 
+@pytest.mark.thorough
 def test_the_core_path_works_on_postgresql(postgres: str) -> None:
     files = [str(HERE / f"test_{name}.py") for name in CORE]
     # What is killed there is killed on SQLite: the database sees the same.

@@ -82,6 +82,7 @@ def test_a_page_that_cannot_fetch_is_delayed_and_then_stale(
     expect(page.get_by_label("Message to")).to_have_value("")
 
 
+@pytest.mark.thorough
 def test_a_server_that_is_away_says_so_itself_and_is_asked_ever_less_often(
     operator: BrowserContext, stack: Stack
 ) -> None:

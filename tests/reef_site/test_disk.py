@@ -164,7 +164,7 @@ def _all_kinds_of_requests(stack: Stack) -> dict[str, int]:
         "transcript": lambda: client.get(f"{SENDS}/bea/transcript"),
         "page": lambda: client.get("/signin", follow_redirects=True),
         "vm": lambda: client.get("/registry/vms/vm-1"),
-        "send": lambda: stack.send("ada", "x" * 200_000 + "hello", **KEY),
+        "send": lambda: stack.send("ada", "x" * 900_000 + "hello", **KEY),
         "heartbeat": lambda: client.post("/registry/vms/vm-1/heartbeat", json={"load": 0.1}),
         "create": lambda: client.post("/lieutenant/lieutenants", json=create),
     }
