@@ -132,7 +132,7 @@ def look_for_twins() -> None:
 
 def young() -> QuerySet[Machine]:
     """Machines that were not compared, since they have had no time to find their place."""
-    rows = Machine.objects.living().filter(known_since__gte=dates.now() - PATIENCE)
+    rows = Machine.objects.living().filter(known_since__gt=dates.now() - PATIENCE)
     coming = Provisioning.objects.filter(state__in=OPEN, machine__isnull=False)
     return rows.exclude(pk__in=coming.values("machine")).order_by("-id")
 
@@ -152,13 +152,13 @@ def _note(slug: str, listed: dict[str, base.Machine]) -> None:
 def _came_back(slug: str, machine_id: str) -> bool:
     """A machine that was gone is listed: deleting takes a moment, so it gets some time."""
     row = Machine.objects.get(provider=slug, machine_id=machine_id)
-    return row.gone_at is not None and dates.now() - row.gone_at > PATIENCE
+    return row.gone_at is not None and dates.now() - row.gone_at >= PATIENCE
 
 
 def _odd(slug: str, listed: dict[str, base.Machine]) -> Iterator[Odd]:
     now = dates.now()
     nodes = set(Node.objects.living().values_list("vm_id", flat=True))
-    for machine in Machine.objects.of(slug).living().filter(known_since__lt=now - PATIENCE):
+    for machine in Machine.objects.of(slug).living().filter(known_since__lte=now - PATIENCE):
         if _is_coming(machine):
             continue
         seen = listed.get(machine.machine_id)
@@ -237,7 +237,7 @@ def _is_held(kind: FindingKind, machine: Machine) -> bool:
 
 def _registered_only(slug: str, listed: dict[str, base.Machine], nodes: set[str]) -> Iterator[Odd]:
     """Machines that we know as gone, but whose VMs are still in the tree."""
-    gone = Machine.objects.of(slug).filter(~Q(vm_id=""), gone_at__lt=dates.now() - PATIENCE)
+    gone = Machine.objects.of(slug).filter(~Q(vm_id=""), gone_at__lte=dates.now() - PATIENCE)
     here = Machine.objects.living().values_list("vm_id", flat=True)
     for machine in gone.filter(vm_id__in=nodes).exclude(vm_id__in=here):
         if machine.machine_id not in listed:
