@@ -124,10 +124,10 @@ class OneKey(ConfigView):
     @takes(query=CHANGE, body=CHANGE)
     def delete(self, request: Request, name: str) -> Response:
         """Take a stored value away; `scope`, `vm`, `seen` and `dryRun` in body or query."""
-        target, seen = target_of(request), seen_of(request)
+        target, seen, dry_run = target_of(request), seen_of(request), is_dry_run(request)
         removal = services.removal_of(name.upper(), target, by=request.user, seen=seen)
         expected = impact.of(removal, mask_for(request.user))
-        if is_dry_run(request):
+        if dry_run:
             told = {"key": removal.key.name, "dryRun": True, "impact": impact_json(expected)}
             return Response(told)
         version = services.put(removal, by=request.user, what=What.REMOVED)

@@ -203,6 +203,8 @@ def seen_of(request: Request) -> int | None:
     body, given = body_of(request), request.query_params.get("seen", "")
     if "seen" not in body and not given:
         return ANY
+    if "seen" not in body and given == "null":
+        return None
     seen = body["seen"] if "seen" in body else query_number(request, "seen")
     if seen is not None and (isinstance(seen, bool) or not isinstance(seen, int) or seen < 0):
         raise BadInput("seen: must be the number of a version, or null", "seen")

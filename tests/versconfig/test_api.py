@@ -181,6 +181,21 @@ def test_a_dry_run_neither_stores_nor_removes(
     assert Setting.objects.get().clear == "p/one"
 
 
+def test_a_dry_run_that_is_neither_true_nor_false_is_refused_first(api: Api, db: None) -> None:
+    answer = delete(api, "?dryRun=maybe")
+    assert answer.status_code == 400
+    assert answer.json()["error"].startswith("dryRun: must be true or false")
+
+
+def test_a_change_may_expect_that_nothing_is_stored(api: Api, db: None) -> None:
+    path = f"/vers-config/{MODEL}?seen=null"
+    first = api.client.put(path, {"value": "p/one"}, content_type="application/json")
+    assert first.status_code == 200, first.content
+    second = api.client.put(path, {"value": "p/two"}, content_type="application/json")
+    assert second.status_code == 409
+    assert Setting.objects.get().clear == "p/one"
+
+
 @pytest.mark.parametrize("in_query", [True, False])
 def test_what_somebody_changed_meanwhile_is_not_removed(
     api: Api, db: None, *, in_query: bool
