@@ -24,7 +24,7 @@ from django.conf import settings
 from bootloader.exceptions import NothingToHandOut
 from bootloader.render import PARTS
 from reef_site.common import locks
-from vmtree.exceptions import NotFound
+from reef_site.common.errors import NotFound
 
 PACKAGES = ("reef_site", "lieutenants", "bootloader", "registry", "vmtree", "versconfig")
 # What the house needs beside its packages, and where hatchling puts it in the wheel.

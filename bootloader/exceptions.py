@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vmtree.exceptions import BadInput, FleetError
+from reef_site.common.errors import BadInput, ReefError
 
 if TYPE_CHECKING:
     from bootloader.models.joining import JoinToken
 
 
-class ProviderError(FleetError):
+class ProviderError(ReefError):
     """The VM provider did not do what it was asked; the text says why, without secrets.
 
     `retry` says whether the same question may simply be asked again later, `answered` is the
@@ -56,25 +56,25 @@ class OutcomeUnknown(ProviderError):
     """The answer was lost, or a 503: it may have happened. Look before you ask again."""
 
 
-class IllegalMove(FleetError):
+class IllegalMove(ReefError):
     """The state machine has no such arrow."""
 
     status = 409
 
 
-class LostRace(FleetError):
+class LostRace(ReefError):
     """Somebody else moved this row first."""
 
     status = 409
 
 
-class StepFailed(FleetError):
+class StepFailed(ReefError):
     """A step of a provisioning cannot come to a good end; the text says why."""
 
     status = 502
 
 
-class UnknownProfile(FleetError):
+class UnknownProfile(ReefError):
     """There is no profile of this type; `known` are the types that there are."""
 
     status = 404
@@ -84,7 +84,7 @@ class UnknownProfile(FleetError):
         self.known = known
 
 
-class NothingToHandOut(FleetError):
+class NothingToHandOut(ReefError):
     """The files that a VM fetches from here could not be made; the text says why."""
 
     status = 503
@@ -106,7 +106,7 @@ class PartlyDone(ProviderError):
         self.made = made
 
 
-class ShellError(FleetError):
+class ShellError(ReefError):
     """A command could not be run on a machine by SSH; `retry` says whether to try again later."""
 
     status = 502
@@ -131,7 +131,7 @@ class ShellRefused(ShellError):
     """The machine does not take our key, or is not the one that we know by this host key."""
 
 
-class JoinRefused(FleetError):
+class JoinRefused(ReefError):
     """A VM was turned away: its join token is not good (401), another's (403), or clashes (409).
 
     `why` is a word of `bootloader.models.Why`, `token` the row of the token if it is known.

@@ -9,8 +9,8 @@ from django import forms
 from bootloader import profiles, providers
 from bootloader.provisioning.wishes import MOST_AT_A_TIME, Wish, wish_of
 from bootloader.states import Leftover
+from reef_site.common.errors import BadInput, ReefError
 from versconfig import config
-from vmtree.exceptions import BadInput, FleetError
 
 _PLAIN = {"autocomplete": "off", "spellcheck": "false"}
 
@@ -73,7 +73,7 @@ class ProvisionForm(forms.Form):
         provider: Any = self.fields["provider"]
         try:
             usual = config.text("REEF_VM_PROVIDER")
-        except FleetError:
+        except ReefError:
             usual = ""
         provider.choices = [
             ("", f"as configured ({usual})"),
@@ -87,7 +87,7 @@ class ProvisionForm(forms.Form):
             said[key] = [word.strip() for word in said[key].split(",") if word.strip()]
         return wish_of({key: value for key, value in said.items() if value not in ("", None)})
 
-    def refuse(self, error: FleetError) -> None:
+    def refuse(self, error: ReefError) -> None:
         """Show what a service says, beside the field that it is about."""
         names = {key: name for name, key in self.KEYS.items()}
         field = error.field if isinstance(error, BadInput) else ""

@@ -11,11 +11,11 @@ from rest_framework.views import APIView
 
 from bootloader import grants
 from bootloader.models import ProvisionGrant
+from reef_site.common.errors import BadInput
 from reef_site.common.request_names import takes
+from reef_site.common.request_values import body_of
 from vmtree import permissions
-from vmtree.exceptions import BadInput
 from vmtree.permissions import Action
-from vmtree.serializers import body_of
 
 Json = dict[str, Any]
 

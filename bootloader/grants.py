@@ -15,8 +15,8 @@ from django.db.models import F
 from bootloader import profiles
 from bootloader.exceptions import UnknownProfile
 from bootloader.models import ProvisionGrant
+from reef_site.common.errors import BadInput, Forbidden, NotFound
 from vmtree import permissions
-from vmtree.exceptions import BadInput, Forbidden, NotFound
 from vmtree.lineage import keys_above
 from vmtree.models import LINKS, Node
 from vmtree.permissions import Action

@@ -20,12 +20,12 @@ from bootloader.exceptions import NoHostFree, NoSuchMachine, ProviderRefused, Sh
 from bootloader.models import HostClaim, SshHost
 from bootloader.providers.base import Login, Spec
 from bootloader.this_machine import is_this_machine
+from reef_site.common import clock
+from reef_site.common.errors import ReefError
 from versconfig import config
 from versconfig.checks import Finding
 from versconfig.screening import sources
 from versconfig.screening.screen import Secret
-from vmtree import dates
-from vmtree.exceptions import FleetError
 from vmtree.models import Node
 
 _KNOCK_SECONDS = 2.0
@@ -79,14 +79,14 @@ def release(machine_id: str) -> None:
     """Give the host back, if it was not already. What is on it stays there."""
     with suppress(ValueError):
         claims = HostClaim.objects.living().filter(pk=UUID(machine_id))
-        claims.update(released_at=dates.now())
+        claims.update(released_at=clock.now())
 
 
 def login(host: SshHost) -> Login:
     """How to reach it. Raises ProviderRefused without a key that can be read."""
     try:
         key = host.key() or config.secret("REEF_SSH_PRIVATE_KEY")
-    except FleetError as error:
+    except ReefError as error:
         raise ProviderRefused(str(error)) from None
     if not key:
         text = f"{host} has no private key, and there is no REEF_SSH_PRIVATE_KEY for all hosts"
@@ -107,7 +107,7 @@ def reseal() -> tuple[int, list[str]]:
     for host in SshHost.objects.exclude(sealed_key=""):
         try:
             host.set_key(host.key())
-        except FleetError:
+        except ReefError:
             lost.append(f"the private key of SSH host {host}")
             continue
         SshHost.objects.filter(pk=host.pk).update(sealed_key=host.sealed_key)
@@ -210,7 +210,7 @@ def _try(
                 if time.monotonic() + pause >= end - 1.0:
                     return str(error)
                 time.sleep(pause)
-            except FleetError as error:
+            except ReefError as error:
                 return str(error)
 
 

@@ -21,12 +21,13 @@ from django.db.models import F
 
 from bootloader.exceptions import JoinRefused
 from bootloader.models.joining import JoinRefusal, JoinToken, Why
+from reef_site.common import clock, events
+from reef_site.common.errors import BadInput, Conflict
 from registry import services as registry
 from registry.serializers import Registration
-from vmtree import bells, dates, tokens
 from vmtree import services as tree
+from vmtree import tokens
 from vmtree.dna import Dna, empty
-from vmtree.exceptions import BadInput, Conflict
 from vmtree.models import Node, NodeToken
 
 PREFIX = "reefjoin_"
@@ -74,7 +75,7 @@ def issue(
     """
     if not 1 <= minutes <= MOST_MINUTES:
         raise BadInput(f"minutes: must be a whole number from 1 to {MOST_MINUTES}", "minutes")
-    token, now = PREFIX + secrets.token_urlsafe(32), dates.now()
+    token, now = PREFIX + secrets.token_urlsafe(32), clock.now()
     with transaction.atomic():
         void(vm_id)
         JoinToken.objects.create(
@@ -96,7 +97,7 @@ def issue(
 
 def void(vm_id: str) -> int:
     """Shut the door to all tokens of this VM that were not used; how many there were."""
-    now = dates.now()
+    now = clock.now()
     return JoinToken.objects.filter(vm_id=vm_id).open(now).update(voided_at=now)
 
 
@@ -108,7 +109,7 @@ def opened_by(text: str, *, remote: str = "", just_used: bool = False) -> JoinTo
     with _written_down(remote):
         token = _row_of(text)
         used = token.used_at if just_used and not token.voided_at else None
-        if used is None or dates.now() - used > AGAIN:
+        if used is None or clock.now() - used > AGAIN:
             _check_open(token)
     return token
 
@@ -139,7 +140,7 @@ def trade(text: str, facts: Facts) -> tuple[Node, str]:
 
 def sweep() -> None:
     """Forget tokens that ended long ago, with their refusals, and all but the newest refusals."""
-    JoinToken.objects.filter(expires_at__lt=dates.now() - KEPT).delete()
+    JoinToken.objects.filter(expires_at__lt=clock.now() - KEPT).delete()
     newest = JoinRefusal.objects.order_by("-last_at", "-id").values("pk")[:MOST_REFUSALS]
     JoinRefusal.objects.exclude(pk__in=list(newest.values_list("pk", flat=True))).delete()
 
@@ -149,7 +150,7 @@ def sweep() -> None:
 
 def _claim(token: JoinToken, facts: Facts) -> bool:
     """Use the token; False if it is not open. The WHERE clause lets one of two in."""
-    now = dates.now()
+    now = clock.now()
     used_by = " ".join(filter(None, [facts.hostname, facts.remote]))[:255]
     mine = JoinToken.objects.filter(pk=token.pk).open(now)
     return bool(mine.update(used_at=now, used_by=used_by, nonce_digest=_nonce_digest(facts.nonce)))
@@ -159,7 +160,7 @@ def _check_again(token: JoinToken, facts: Facts) -> None:
     """Raise JoinRefused unless this is the VM that has just used the token, asking once more."""
     token.refresh_from_db()
     same = bool(facts.nonce) and hmac.compare_digest(token.nonce_digest, _nonce_digest(facts.nonce))
-    soon = token.used_at is not None and dates.now() - token.used_at < AGAIN
+    soon = token.used_at is not None and clock.now() - token.used_at < AGAIN
     # What it was given may have been revoked by an operator; that stays so.
     held = NodeToken.objects.good().filter(digest=token.given_digest).exists()
     if same and soon and held and not token.voided_at:
@@ -223,13 +224,13 @@ def _row_of(text: str) -> JoinToken:
 def _check_open(token: JoinToken) -> None:
     """Raise JoinRefused with what is wrong with it, if anything is."""
     if token.used_at:
-        words = f"this join token was used at {dates.js_date(token.used_at)}"
+        words = f"this join token was used at {clock.format_timestamp(token.used_at)}"
         raise JoinRefused(words, Why.USED, token)
     if token.voided_at:
-        words = f"this join token was voided at {dates.js_date(token.voided_at)}"
+        words = f"this join token was voided at {clock.format_timestamp(token.voided_at)}"
         raise JoinRefused(words, Why.VOIDED, token)
-    if token.expires_at <= dates.now():
-        words = f"this join token expired at {dates.js_date(token.expires_at)}"
+    if token.expires_at <= clock.now():
+        words = f"this join token expired at {clock.format_timestamp(token.expires_at)}"
         raise JoinRefused(words, Why.EXPIRED, token)
 
 
@@ -244,7 +245,7 @@ def _written_down(remote: str) -> Iterator[None]:
 
 
 def _write_down(refusal: JoinRefused, remote: str) -> None:
-    now, text = dates.now(), str(refusal)[:500]
+    now, text = clock.now(), str(refusal)[:500]
     row, made = JoinRefusal.objects.get_or_create(
         token=refusal.token, why=refusal.why, remote=remote, defaults={"text": text}
     )
@@ -254,4 +255,4 @@ def _write_down(refusal: JoinRefused, remote: str) -> None:
     elif JoinRefusal.objects.count() > 2 * MOST_REFUSALS:
         sweep()
     if refusal.token is not None:
-        bells.tell_nodes([refusal.token.vm_id])
+        events.publish_nodes([refusal.token.vm_id])

@@ -10,7 +10,7 @@ from django.utils.html import format_html
 from bootloader import joining
 from bootloader.models import BootReport, JoinRefusal, JoinToken
 from bootloader.provision_admin import FactAdmin
-from vmtree import dates
+from reef_site.common import clock
 
 
 @admin.register(JoinToken)
@@ -25,7 +25,7 @@ class JoinTokenAdmin(FactAdmin):
     @admin.display(description="state")
     def now(self, row: JoinToken) -> str:
         """In one word."""
-        return row.state(dates.now())
+        return row.state(clock.now())
 
     @admin.action(description="Void: open nothing any more", permissions=["command"])
     def void(self, request: HttpRequest, queryset: QuerySet[JoinToken]) -> None:

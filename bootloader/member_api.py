@@ -20,13 +20,13 @@ from rest_framework.views import APIView
 from bootloader import dist, joining, reports
 from bootloader.exceptions import JoinRefused
 from bootloader.models.joining import BootReport, JoinToken
+from reef_site.common.errors import BadInput, Forbidden
 from reef_site.common.request_names import takes, takes_anything
+from reef_site.common.request_values import query_limit
 from reef_site.wire import RepairingJSONParser
 from registry import beats, liveness
 from vmtree import authority, permissions, tokens
-from vmtree.exceptions import BadInput, Forbidden
 from vmtree.models import Node
-from vmtree.serializers import query_limit
 
 MOST_ROWS = 500
 

@@ -11,7 +11,7 @@ from django.views.decorators.http import require_GET, require_POST
 
 from bootloader import joining
 from bootloader.models import Finding, JoinRefusal, JoinToken
-from vmtree import dates
+from reef_site.common import clock
 from vmtree.models import Node
 
 PAGE = 50
@@ -22,7 +22,7 @@ MOST_REFUSALS = 50
 @require_GET
 def door(request: HttpRequest) -> HttpResponse:
     """Refusals, newest first, and tokens by page; `?vm=` those of one VM."""
-    now, vm_id = dates.now(), request.GET.get("vm", "").replace("\0", "").strip()[:255]
+    now, vm_id = clock.now(), request.GET.get("vm", "").replace("\0", "").strip()[:255]
     refusals = JoinRefusal.objects.select_related("token")
     tokens = JoinToken.objects.order_by("-id")
     if vm_id:

@@ -14,8 +14,8 @@ from bootloader import dist, joining, providers
 from bootloader.exceptions import ProviderError
 from bootloader.models import Machine
 from bootloader.plan import BootPlan, Profile
+from reef_site.common.errors import BadInput
 from versconfig import config, keys
-from vmtree.exceptions import BadInput
 from vmtree.models import Node
 
 logger = logging.getLogger(__name__)

@@ -19,9 +19,9 @@ from bootloader import outside_calls, reconcile
 from bootloader.models import BootStep, Finding, LogLine, Machine, Provisioning
 from bootloader.provisioning import services
 from bootloader.states import Leftover
+from reef_site.common.errors import ReefError
 from reef_site.common.outside_answers import page_answer
 from vmtree import authority
-from vmtree.exceptions import FleetError
 from vmtree.models import Node
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class FactAdmin(_Admin):
         for row in queryset.order_by("pk"):
             try:
                 self.message_user(request, f"{row}: {what(row)}", messages.SUCCESS)
-            except FleetError as error:
+            except ReefError as error:
                 self.message_user(request, f"{row}: {error}", messages.ERROR)
 
 

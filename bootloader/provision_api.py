@@ -16,15 +16,15 @@ from bootloader.models import Finding, LogLine, Machine, Provisioning
 from bootloader.provisioning import limits, preview, services, wishes
 from bootloader.states import FindingKind, FindingState, Proposal, State
 from reef_site.common import outside
+from reef_site.common.errors import BadInput, NotFound
 from reef_site.common.models import OutsideCall
 from reef_site.common.outside_answers import api_answer, api_state
 from reef_site.common.request_names import takes
+from reef_site.common.request_values import body_of, is_dry_run, query_cursor, query_limit
 from vmtree import aliases, authority, permissions
 from vmtree.dna import is_text
-from vmtree.exceptions import BadInput, NotFound
 from vmtree.models import Node
 from vmtree.permissions import Action
-from vmtree.serializers import body_of, is_dry_run, query_cursor, query_limit
 
 Json = dict[str, Any]
 MOST_ROWS = 1000

@@ -20,10 +20,11 @@ from bootloader.models import Finding, Machine, Provisioning
 from bootloader.providers import base
 from bootloader.provisioning import machines
 from bootloader.states import OPEN, FindingKind, FindingState, Proposal, State
+from reef_site.common import clock
+from reef_site.common.errors import BadInput, Conflict, NotFound, ReefError
 from registry import services as registry
 from registry.models import VM, Status, Watch
-from vmtree import authority, dates, tokens
-from vmtree.exceptions import BadInput, Conflict, FleetError, NotFound
+from vmtree import authority, tokens
 from vmtree.models import Node
 
 logger = logging.getLogger(__name__)
@@ -75,7 +76,7 @@ def look() -> int:
             logger.debug("%s has no good key, so nothing is compared", slug)
         except ProviderError as error:
             logger.info("%s cannot be compared with the fleet: %s", slug, error)
-        except FleetError as error:
+        except ReefError as error:
             logger.warning("%s cannot be compared with the fleet: %s", slug, error)
         except Exception:
             logger.exception("%s cannot be compared with the fleet", slug)
@@ -97,19 +98,19 @@ def look_at(slug: str) -> None:
     for row in held:
         if (row.kind, row.machine_id) not in still:
             unchanged = Finding.objects.filter(pk=row.pk, state=row.state)
-            unchanged.update(state=FindingState.SETTLED, decided_at=dates.now())
+            unchanged.update(state=FindingState.SETTLED, decided_at=clock.now())
 
 
 def look_for_twins() -> None:
     """Note VMs as which two machines send heartbeats in turn; `registry.beats` sees that."""
-    since = dates.js_date(dates.now() - TWIN_FOR)
+    since = clock.format_timestamp(clock.now() - TWIN_FOR)
     found = {vm.pk: vm for vm in VM.objects.filter(vitals__twinSeenAt__gte=since)}
     held = Finding.objects.filter(
         kind=FindingKind.TWIN, state__in=(FindingState.OPEN, FindingState.DISMISSED)
     )
     for row in held.exclude(vm_id__in=found):
         unchanged = Finding.objects.filter(pk=row.pk, state=row.state)
-        unchanged.update(state=FindingState.SETTLED, decided_at=dates.now())
+        unchanged.update(state=FindingState.SETTLED, decided_at=clock.now())
     for vm in found.values():
         machines_ = " and ".join(str(vm.vitals.get(name)) for name in ("machineBefore", "machine"))
         text = (
@@ -118,7 +119,7 @@ def look_for_twins() -> None:
             " join again"
         )
         same = held.filter(machine_id=vm.pk)
-        if not same.update(text=text[:500], seen_at=dates.now()):
+        if not same.update(text=text[:500], seen_at=clock.now()):
             Finding.objects.create(
                 kind=FindingKind.TWIN,
                 provider=REGISTRY,
@@ -132,7 +133,7 @@ def look_for_twins() -> None:
 
 def young() -> QuerySet[Machine]:
     """Machines that were not compared, since they have had no time to find their place."""
-    rows = Machine.objects.living().filter(known_since__gt=dates.now() - PATIENCE)
+    rows = Machine.objects.living().filter(known_since__gt=clock.now() - PATIENCE)
     coming = Provisioning.objects.filter(state__in=OPEN, machine__isnull=False)
     return rows.exclude(pk__in=coming.values("machine")).order_by("-id")
 
@@ -152,11 +153,11 @@ def _note(slug: str, listed: dict[str, base.Machine]) -> None:
 def _came_back(slug: str, machine_id: str) -> bool:
     """A machine that was gone is listed: deleting takes a moment, so it gets some time."""
     row = Machine.objects.get(provider=slug, machine_id=machine_id)
-    return row.gone_at is not None and dates.now() - row.gone_at >= PATIENCE
+    return row.gone_at is not None and clock.now() - row.gone_at >= PATIENCE
 
 
 def _odd(slug: str, listed: dict[str, base.Machine]) -> Iterator[Odd]:
-    now = dates.now()
+    now = clock.now()
     nodes = set(Node.objects.living().values_list("vm_id", flat=True))
     for machine in Machine.objects.of(slug).living().filter(known_since__lte=now - PATIENCE):
         if _is_coming(machine):
@@ -213,7 +214,7 @@ def _useless(machine: Machine, seen: base.Machine) -> Iterator[Odd]:
     if seen.state != base.MachineState.RUNNING:
         return
     vm = VM.objects.filter(pk=machine.vm_id).first()
-    now = dates.now()
+    now = clock.now()
     if vm is not None and Watch.grace(now) and not _is_held(FindingKind.USELESS, machine):
         # Reef itself was away: nobody's heartbeat could be heard.
         return
@@ -224,7 +225,7 @@ def _useless(machine: Machine, seen: base.Machine) -> Iterator[Odd]:
         heard = "never registered (no fleet agent of ours runs there)"
         if vm is not None:
             said = "" if vm.status == Status.RUNNING else f"is {vm.status} in the registry and "
-            heard = f"{said}was last heard of at {dates.js_date(vm.last_seen)}"
+            heard = f"{said}was last heard of at {clock.format_timestamp(vm.last_seen)}"
         text = f"runs, but {heard}: it costs and serves nothing"
         yield Odd(FindingKind.USELESS, machine, text, Proposal.DELETE)
 
@@ -237,7 +238,7 @@ def _is_held(kind: FindingKind, machine: Machine) -> bool:
 
 def _registered_only(slug: str, listed: dict[str, base.Machine], nodes: set[str]) -> Iterator[Odd]:
     """Machines that we know as gone, but whose VMs are still in the tree."""
-    gone = Machine.objects.of(slug).filter(~Q(vm_id=""), gone_at__lte=dates.now() - PATIENCE)
+    gone = Machine.objects.of(slug).filter(~Q(vm_id=""), gone_at__lte=clock.now() - PATIENCE)
     here = Machine.objects.living().values_list("vm_id", flat=True)
     for machine in gone.filter(vm_id__in=nodes).exclude(vm_id__in=here):
         if machine.machine_id not in listed:
@@ -246,7 +247,7 @@ def _registered_only(slug: str, listed: dict[str, base.Machine], nodes: set[str]
 
 
 def _keep(slug: str, odd: Odd) -> None:
-    now = dates.now()
+    now = clock.now()
     machine = odd.machine
     fields = {"text": odd.text[:500], "proposal": odd.proposal, "seen_at": now}
     held = Finding.objects.filter(
@@ -316,7 +317,7 @@ def act_on(
         for row, _ in left:
             try:
                 done.append(act(row.pk, by=by, proposal=proposal))
-            except FleetError as error:
+            except ReefError as error:
                 again.append((row, str(error)))
         if len(again) == len(left):
             break
@@ -383,7 +384,7 @@ def _check_still(row: Finding, machine: Machine, chosen: Proposal) -> None:
         return
     vm = VM.objects.filter(pk=machine.vm_id).first() if machine.vm_id else None
     if vm is not None and vm.last_seen > row.seen_at and vm.status == Status.RUNNING:
-        raise Conflict(f"{machine} was heard of since: {dates.js_date(vm.last_seen)}")
+        raise Conflict(f"{machine} was heard of since: {clock.format_timestamp(vm.last_seen)}")
 
 
 def _do(chosen: Proposal, machine: Machine, by: object) -> None:
@@ -402,7 +403,7 @@ def _do(chosen: Proposal, machine: Machine, by: object) -> None:
 def _decide(row: Finding, state: FindingState, by: object, outcome: str) -> Finding:
     fields = {
         "state": state,
-        "decided_at": dates.now(),
+        "decided_at": clock.now(),
         "decided_by": str(by)[:200],
         "outcome": outcome[:500],
     }

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from bootloader.plan import BootPlan, File
 from bootloader.words import ORGANS
+from reef_site.common.errors import BadInput
 from vmtree.dna import is_text
-from vmtree.exceptions import BadInput
 from vmtree.organs import NONE
 
 PARTS = ("start.sh", "tools.sh", "prepare.sh", "install.sh", "run.sh")

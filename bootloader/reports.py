@@ -11,9 +11,9 @@ from typing import Any
 from django.db import transaction
 
 from bootloader.models.joining import BootReport, ReportStatus
+from reef_site.common import clock, events
+from reef_site.common.errors import BadInput
 from versconfig.screening import sources
-from vmtree import bells, dates
-from vmtree.exceptions import BadInput
 from vmtree.models import Node
 
 FIELDS = ("run", "step", "status", "durationMs", "exitStatus", "output")
@@ -65,7 +65,7 @@ def note(vm_id: str, said: Said) -> BootReport:
 
     Reporting the same twice changes nothing.
     """
-    now = dates.now()
+    now = clock.now()
     with transaction.atomic():
         row, made = BootReport.objects.select_for_update().get_or_create(
             vm_id=vm_id,
@@ -80,7 +80,7 @@ def note(vm_id: str, said: Said) -> BootReport:
             row.save(update_fields=["status", "at", "duration_ms", "exit_status", "output"])
         if made:
             _forget_old(vm_id)
-        transaction.on_commit(lambda: bells.tell_nodes([vm_id]))
+        transaction.on_commit(lambda: events.publish_nodes([vm_id]))
     return row
 
 
@@ -95,14 +95,14 @@ def tail(vm_id: str, output: str) -> str:
 
 def sweep() -> None:
     """Forget reports of VMs that are no members (any longer) and have been quiet for long."""
-    old = BootReport.objects.filter(at__lt=dates.now() - KEPT)
+    old = BootReport.objects.filter(at__lt=clock.now() - KEPT)
     old.exclude(vm_id__in=Node.objects.living().values("vm_id")).delete()
 
 
 def _began(said: Said) -> Any:
     """When the step began, by what it tells of its duration."""
     lasted = timedelta(milliseconds=min(said.duration_ms or 0, 86_400_000))
-    return dates.now() - lasted
+    return clock.now() - lasted
 
 
 def _forget_old(vm_id: str) -> None:

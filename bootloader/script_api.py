@@ -21,13 +21,13 @@ from rest_framework.views import APIView
 from bootloader import cloud_init, joining, planning, profiles, render, user_data, words
 from bootloader.exceptions import UnknownProfile
 from bootloader.plan import BootPlan, File, Profile
+from reef_site.common.errors import BadInput
 from reef_site.common.request_names import takes
+from reef_site.common.request_values import query_flag
 from vmtree import aliases, authority, permissions
 from vmtree import names as vm_names
 from vmtree.dna import is_text
-from vmtree.exceptions import BadInput
 from vmtree.models import Node
-from vmtree.serializers import query_flag
 
 Json = dict[str, Any]
 MOST_TEXT = 255

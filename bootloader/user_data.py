@@ -8,7 +8,7 @@ from email.mime.multipart import MIMEMultipart
 from email.mime.text import MIMEText
 from types import MappingProxyType
 
-from vmtree.exceptions import BadInput
+from reef_site.common.errors import BadInput
 
 # Bytes of user-data before any base64; None is no limit.
 LIMITS: Mapping[str, int | None] = MappingProxyType(

@@ -21,8 +21,8 @@ from bootloader.models import BootReport, Finding, JoinRefusal, Machine, Provisi
 from bootloader.models.provisioning import new_id
 from bootloader.provisioning import limits, preview, services, wishes
 from bootloader.states import FindingKind, FindingState, Proposal, State, StepState
+from reef_site.common.errors import ReefError
 from reef_site.common.outside_answers import page_answer
-from vmtree.exceptions import FleetError
 from vmtree.models import Node
 
 PAGE = 50
@@ -41,7 +41,7 @@ def spoken(view: View[P]) -> View[P]:
     def wrapped(request: HttpRequest, /, *args: P.args, **kwargs: P.kwargs) -> HttpResponse:
         try:
             return view(request, *args, **kwargs)
-        except FleetError as error:
+        except ReefError as error:
             context = {"problem": str(error)}
             return render(request, "bootloader/problem.html", context, status=error.status)
 
@@ -111,7 +111,7 @@ def create(request: HttpRequest) -> HttpResponse:
         if "start" not in request.POST:
             return _preview(request, form, preview.make(wish, by=request.user))
         started = services.start(wish, by=request.user, key=_word(request.POST, "key"))
-    except FleetError as error:
+    except ReefError as error:
         form.refuse(error)
         return _form(request, form, error.status)
     if len(started.rows) == 1:

@@ -7,8 +7,8 @@ from types import MappingProxyType
 
 from bootloader.plan import Profile
 from bootloader.reasons import clipped
+from reef_site.common.errors import BadInput
 from vmtree import organs
-from vmtree.exceptions import BadInput
 
 # Service modules. Those of this reef first; the others are known to VMs in the field.
 ORGANS = organs.KNOWN

@@ -22,7 +22,6 @@ from lieutenants.serializers import (
     ADJUSTABLE,
     CREATED,
     MOST_ENTRIES,
-    body_of,
     changes_of,
     entry_json,
     is_new_session,
@@ -30,8 +29,6 @@ from lieutenants.serializers import (
     message_json,
     message_wanted,
     messages_json,
-    query_flag,
-    query_number,
     read_json,
     sent_json,
     usage_json,
@@ -40,9 +37,15 @@ from lieutenants.serializers import (
 from lieutenants.states import Status
 from lieutenants.transcript import texts_of_open
 from reef_site.common.request_names import takes, takes_anything
+from reef_site.common.request_values import (
+    body_of,
+    query_cursor,
+    query_flag,
+    query_limit,
+    query_number,
+)
 from vmtree import permissions
 from vmtree.permissions import Action
-from vmtree.serializers import query_cursor, query_limit
 
 WAIT_SECONDS = 60
 # Of pause and destroy, which wait by themselves.
@@ -71,8 +74,8 @@ def _wait_for_answer(response: Response, message: Message, seconds: int) -> Resp
 
 
 def _seconds(request: Request, default: int = 0) -> int:
-    given = request.query_params.get("wait", "")
-    return query_number(request, "wait", most=WAIT_SECONDS) if given else default
+    given = query_number(request, "wait", most=WAIT_SECONDS)
+    return default if given is None else given
 
 
 def _idempotency_key(request: Request) -> str:
@@ -178,7 +181,8 @@ class LieutenantViewSet(ViewSet):
 
         `?limit=` characters after the first `?after=` are a page of it.
         """
-        asked = {key: query_number(request, key) for key in ("tail", "history", "after", "limit")}
+        names = ("tail", "history", "after", "limit")
+        asked = {key: query_number(request, key) or 0 for key in names}
         lieutenant = _legible(services.find(name), request)
         return Response(read_json(lieutenant, **asked))
 
@@ -240,7 +244,7 @@ class LieutenantViewSet(ViewSet):
         lieutenant = _legible(services.find_kept(name), request)
         after = query_cursor(request, "after") or 0
         limit = query_limit(request, most=MOST_ENTRIES, default=200)
-        shown = query_number(request, "textLimit")
+        shown = query_number(request, "textLimit") or 0
         rows, more = outputs.page_of_entries(lieutenant, after=after, limit=limit, text_limit=shown)
         texts = texts_of_open(rows)
         entries = [entry_json(row, texts.get(row.pk)) for row in rows]

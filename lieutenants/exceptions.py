@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from vmtree.exceptions import FleetError
+from reef_site.common.errors import ReefError
 
 
-class LieutenantError(FleetError):
+class LieutenantError(ReefError):
     """Base of all below; its text is what the caller is told."""
 
     status = 400

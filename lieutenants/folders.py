@@ -19,8 +19,8 @@ from django.db import connection
 
 from lieutenants.exceptions import BadInput
 from lieutenants.models import Lieutenant
+from reef_site.common.errors import Forbidden
 from vmtree import permissions
-from vmtree.exceptions import Forbidden
 from vmtree.models import Node
 
 MISSING = "folder: must be an absolute path of a folder that exists"

@@ -28,8 +28,7 @@ from lieutenants.outbox import Outbox
 from lieutenants.session import Session
 from lieutenants.transports import get_transport
 from lieutenants.watch import Watch
-from reef_site.common import locks
-from vmtree import bells
+from reef_site.common import events, locks
 
 logger = logging.getLogger(__name__)
 
@@ -234,7 +233,7 @@ class Follower:
         if stirred:
             revs = self._commit(news, stirred, clock)
             if revs:
-                bells.tell_transcripts(revs)
+                events.publish_transcripts(revs)
         if any(each.process.ready_at for each in starting):
             self._bell.set()  # there is room for another start
         for session in [each for each in stirred if each.ended]:
@@ -339,8 +338,8 @@ class Follower:
         complained = False
         while not self.stopping.is_set():
             try:
-                with bells.subscription() as subscription:
-                    subscription.subscribe(bells.BELL)
+                with events.subscription() as subscription:
+                    subscription.subscribe(events.BELL)
                     self._bell.set()
                     complained = False
                     while not self.stopping.is_set():

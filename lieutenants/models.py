@@ -19,8 +19,7 @@ from lieutenants import presence
 from lieutenants.exceptions import IllegalMove, LostRace
 from lieutenants.hosts.models import this_folder
 from lieutenants.states import MOVES, RUNNING, MessageState, Mode, Outcome, RestartPolicy, Status
-from reef_site.common import clock
-from vmtree import bells
+from reef_site.common import clock, events
 
 MOST_RESTARTS = 5
 
@@ -217,7 +216,7 @@ class Lieutenant(models.Model):
                 lieutenant=self, old=old, new=to, reason=reason[:2000], actor=actor, at=now
             )
             presence.follow(self, old, to, actor=actor)
-            transaction.on_commit(lambda: bells.tell_change(self.pk))
+            transaction.on_commit(lambda: events.publish_lieutenant(self.pk))
         self.status = to
         for field, value in fields.items():
             setattr(self, field, value)

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from lieutenants import presence
 from lieutenants.models import Lieutenant
 from lieutenants.states import Status
+from reef_site.common.errors import ReefError
 from registry import services as registry
 from registry.models import VM, Role
-from vmtree.exceptions import FleetError
 from vmtree.models import Category, Node
 
 logger = logging.getLogger(__name__)
@@ -40,5 +40,5 @@ def _mend(lieutenant: Lieutenant) -> None:
             presence.bury(lieutenant, actor="reef")
         else:
             presence.enlist(lieutenant, actor="reef")
-    except FleetError as error:
+    except ReefError as error:
         logger.warning("%s is not in the fleet as it should be: %s", lieutenant, error)

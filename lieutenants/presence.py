@@ -15,13 +15,13 @@ from django.conf import settings
 from django.db import transaction
 
 from lieutenants.states import RUNNING, Status
+from reef_site.common.errors import BadInput, NotFound
 from registry import services as registry
 from registry.models import Role
 from registry.models import Status as VMStatus
 from registry.serializers import Registration
 from vmtree import services as tree
 from vmtree import tokens
-from vmtree.exceptions import BadInput, NotFound
 from vmtree.models import Category, Node
 
 if TYPE_CHECKING:

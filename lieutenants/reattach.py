@@ -15,8 +15,8 @@ from lieutenants.models import Lieutenant, Process
 from lieutenants.states import RUNNING, Status
 from lieutenants.transports import get_transport
 from lieutenants.transports.base import Handle
+from reef_site.common import events
 from registry.models import VM, Role
-from vmtree import bells
 
 NOTHING = "No lieutenants found in registry"
 
@@ -79,7 +79,7 @@ def take_up(directory: Path, handle: Handle) -> str:
         if lieutenant.status != Status.WORKING and _was_ready(run):
             # The follower sees by itself whether it rests.
             lieutenant.move(Status.WORKING, reason=reason)
-        transaction.on_commit(lambda: bells.ring(lieutenant.pk))
+        transaction.on_commit(lambda: events.wake_follower(lieutenant.pk))
     return f"{lieutenant.name}: discovered ({where})"
 
 

@@ -23,7 +23,8 @@ from lieutenants.exceptions import BadInput, NotFound, NotNow
 from lieutenants.models import Entry, Lieutenant, Message
 from lieutenants.rpc import Outgoing
 from lieutenants.states import Status
-from vmtree import bells, permissions
+from reef_site.common import events
+from vmtree import permissions
 from vmtree.permissions import Action
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def ask(
         Lieutenant.objects.filter(pk=found.pk).update(
             rewind_to=entry.pk, rewind_asked_at=timezone.now()
         )
-        transaction.on_commit(lambda: bells.ring(found.pk))
+        transaction.on_commit(lambda: events.wake_follower(found.pk))
     logger.info("%s: going back to before entry %s asked by %s", name, entry.pk, actor)
     return found, entry
 

@@ -32,8 +32,8 @@ from lieutenants.models import Lieutenant, LieutenantQuerySet, Process
 from lieutenants.states import RUNNING, Status
 from lieutenants.transports import get_transport
 from lieutenants.transports.base import Handle, Launch
-from vmtree import bells
-from vmtree.exceptions import FleetError
+from reef_site.common import events
+from reef_site.common.errors import ReefError
 
 logger = logging.getLogger(__name__)
 
@@ -124,7 +124,7 @@ def launch(lieutenant: Lieutenant) -> None:
         spec = _launch_spec(lieutenant, process, agent)
         # Before the agent can print anything.
         process.save(update_fields=["state"])
-    except (FleetError, OSError) as error:
+    except (ReefError, OSError) as error:
         if isinstance(error, SessionDamaged):
             Lieutenant.objects.filter(pk=lieutenant.pk).update(session_problem=str(error))
         _start_failed(process, f"The agent could not be started: {error}")
@@ -175,7 +175,7 @@ def _take(process: Process, handle: Handle) -> None:
         Process.objects.filter(pk=process.pk).update(handle=handle, end_reason="")
         isolation = str(handle.get("isolation") or "")
         Lieutenant.objects.filter(pk=process.lieutenant_id).update(isolation=isolation)
-    bells.ring(process.lieutenant_id)
+    events.wake_follower(process.lieutenant_id)
 
 
 def _start_failed(process: Process, reason: str) -> None:
@@ -196,14 +196,14 @@ def halt(process: Process, *, working: bool) -> None:
     if asked > INSIST_SECONDS and process.handle:
         logger.warning("%s does not end; insisting", process)
         transport.end(process.directory, process.handle, keeper=asked > KILL_SECONDS)
-        bells.ring(process.lieutenant_id)
+        events.wake_follower(process.lieutenant_id)
         return
     farewell = rpc.simple("abort", FAREWELL) if working or _is_running_now(process) else None
     try:
         transport.stop(process.directory, process.handle, farewell)
     except TransportError as error:
         logger.info("cannot stop %s yet: %s", process, error)
-    bells.ring(process.lieutenant_id)
+    events.wake_follower(process.lieutenant_id)
 
 
 def fail(lieutenant: Lieutenant, reason: str) -> None:
@@ -241,7 +241,7 @@ def _say_it_waits(lieutenant: Lieutenant) -> None:
     text = f"a free place to start, taken by {', '.join(names[:3])}"[:200]
     mine = Lieutenant.objects.filter(pk=lieutenant.pk, status=Status.STARTING)
     if mine.exclude(waiting_for=text).update(waiting_for=text):
-        bells.tell_change(lieutenant.pk)
+        events.publish_lieutenant(lieutenant.pk)
 
 
 def _launch_spec(lieutenant: Lieutenant, process: Process, agent: Agent) -> Launch:

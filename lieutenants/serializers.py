@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from django.conf import settings
-from rest_framework.request import Request
 
 from lieutenants import failing, outputs
 from lieutenants.exceptions import BadInput
@@ -258,11 +257,6 @@ def usage_json(sums: Mapping[str, Any] | None) -> Json:
 # -- what requests say -------------------------------------------------------------------------
 
 
-def body_of(request: Request) -> Json:
-    """The request's JSON object; another JSON value has none of the fields."""
-    return request.data if isinstance(request.data, dict) else {}
-
-
 def wish_of(data: Json) -> Wish:
     """A lieutenant to be made. Raises BadInput with the contract's texts."""
     for name in ("name", "role"):
@@ -329,24 +323,6 @@ def is_new_session(data: Json) -> bool:
     if session not in ("", "kept", "new"):
         raise BadInput("session: must be one of kept, new", "session")
     return session == "new"
-
-
-def query_number(request: Request, name: str, *, most: int = 1 << 53) -> int:
-    """A whole number from the query; absent or empty is 0. Raises BadInput."""
-    given = request.query_params.get(name, "")
-    if not given:
-        return 0
-    if not (given.isascii() and given.isdigit()) or len(given) > 18 or int(given) > most:
-        raise BadInput(f"{name}: must be a whole number from 0 to {most}", name)
-    return int(given)
-
-
-def query_flag(request: Request, name: str) -> bool:
-    """Whether the query says `true`; absent or empty is false. Raises BadInput."""
-    given = request.query_params.get(name, "")
-    if given not in ("", "true", "false"):
-        raise BadInput(f"{name}: must be true or false", name)
-    return given == "true"
 
 
 def _text(data: Json, name: str) -> str:

@@ -45,9 +45,9 @@ from lieutenants.hosts import silence, tombstones
 from lieutenants.isolation import homes
 from lieutenants.models import Lieutenant, Message, Process, new_ulid
 from lieutenants.states import Mode, RestartPolicy, Status
-from reef_site.common import broker
+from reef_site.common import broker, events
 from versconfig.screening import sources
-from vmtree import bells, ids, permissions
+from vmtree import ids, permissions
 from vmtree import services as tree
 from vmtree.models import Node
 from vmtree.permissions import Action
@@ -234,7 +234,7 @@ def send(
             )
         elif actual == Mode.PROMPT:
             Lieutenant.objects.filter(pk=lieutenant.pk).update(**counted)
-        transaction.on_commit(lambda: bells.ring(lieutenant.pk))
+        transaction.on_commit(lambda: events.wake_follower(lieutenant.pk))
     return message, True
 
 
@@ -318,7 +318,7 @@ def adjust(
         raise BadInput(_NO_POLICY, "restart_policy")
     with transaction.atomic():
         Lieutenant.objects.filter(pk=lieutenant.pk).update(**changes)
-        transaction.on_commit(partial(bells.tell_change, lieutenant.pk))
+        transaction.on_commit(partial(events.publish_lieutenant, lieutenant.pk))
         if restart_now and lieutenant.status in RESTARTABLE:
             restart(name, actor=actor)
     logger.info("%s: %s changed by %s", name, ", ".join(sorted(changes)), actor)
@@ -335,7 +335,7 @@ def abort(name: str, *, actor: object) -> Lieutenant:
         now = timezone.now()
         Lieutenant.objects.filter(pk=lieutenant.pk).update(abort_asked_at=now)
         delivery.withdraw_queued(lieutenant, delivery.WITHDRAWN, now)
-        transaction.on_commit(lambda: bells.ring(lieutenant.pk))
+        transaction.on_commit(lambda: events.wake_follower(lieutenant.pk))
     logger.info("%s: abort asked by %s", name, actor)
     return lieutenant
 
@@ -350,7 +350,7 @@ def withdraw(name: str, message_id: str, *, actor: object) -> Message:
     message = find_message(lieutenant, message_id)
     note = delivery.WITHDRAWN_BY.format(_named(actor))
     if delivery.withdraw(message.pk, note, timezone.now()):
-        transaction.on_commit(partial(bells.tell_change, lieutenant.pk))
+        transaction.on_commit(partial(events.publish_lieutenant, lieutenant.pk))
         logger.info("%s: message %s withdrawn by %s", lieutenant.name, message.pk, actor)
     message.refresh_from_db()
     if not delivery.is_withdrawn(message):

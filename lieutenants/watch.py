@@ -25,7 +25,7 @@ from lieutenants.states import Status
 from lieutenants.tool_limits import ToolClock, named
 from lieutenants.transports import get_transport
 from lieutenants.unknown_agents import scan
-from vmtree import bells
+from reef_site.common import events
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ class Watch:
         self._tools.pop(session.process.pk, None)
         transport = get_transport(session.process.transport)
         transport.clean(session.process.directory)
-        bells.tell_change(session.lieutenant.pk)
+        events.publish_lieutenant(session.lieutenant.pk)
         self._in_background(runtime.reconcile)
 
     def _look_at(self, session: Session, row: Process, clock: float) -> None:
@@ -155,7 +155,7 @@ class Watch:
             session.remember()
             save_progress([session])
         self._sessions.pop(process.pk, None)
-        bells.tell_transcripts({session.lieutenant.pk: session.lieutenant.rev})
+        events.publish_transcripts({session.lieutenant.pk: session.lieutenant.rev})
         if not Lieutenant.objects.get(pk=session.lieutenant.pk).should_run:
             # What it left behind is ended; where it starts again, its next keeper does that.
             end_rest = partial(transport.stop, process.directory, process.handle, None)
@@ -252,7 +252,7 @@ class Watch:
                 session.remember()
             save_progress(noted)
         for session in noted:
-            bells.tell_change(session.lieutenant.pk)
+            events.publish_lieutenant(session.lieutenant.pk)
 
     def _overlong_tool(self, session: Session, limit: int, clock: float) -> str:
         """Say which tool call is past its limit; empty if none is."""
@@ -287,7 +287,7 @@ class Watch:
             ledger.write()
             session.remember()
             save_progress([session])
-        bells.tell_transcripts({session.lieutenant.pk: session.lieutenant.rev})
+        events.publish_transcripts({session.lieutenant.pk: session.lieutenant.rev})
 
     def _give_up(self, session: Session, reason: str) -> None:
         with transaction.atomic():

@@ -14,8 +14,8 @@ from rest_framework.routers import SimpleRouter
 from lieutenants.api import LieutenantViewSet
 from reef_site.auth import NO_HEADER
 from reef_site.common import disk
+from reef_site.common.errors import Forbidden, ReefError
 from reef_site.withheld import TRY_AGAIN, was_withheld
-from vmtree.exceptions import FleetError, Forbidden
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ def answer_error(error: Exception, context: dict[str, Any]) -> Response:
         request = context["request"]
         # Quoted: paths and ids come from the caller.
         logger.info("refused %s %a: %a", request.method, request.path, str(error))
-    if isinstance(error, FleetError):
+    if isinstance(error, ReefError):
         headers = {"Retry-After": str(error.retry_seconds)} if error.retry_seconds else None
         return Response({"error": str(error)}, status=error.status, headers=headers)
     if isinstance(error, Http404):

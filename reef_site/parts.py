@@ -19,7 +19,6 @@ from reef_site.celery import app
 from reef_site.common import broker, clock, disk
 from reef_site.common.models import Tick
 from reef_site.sqlite import log
-from vmtree import dates
 
 # Signs come every 5 (follower) and 10 (worker, through beat and broker) seconds.
 LATE_SECONDS = {
@@ -115,7 +114,7 @@ def _hosts() -> Part:
             "id": host.id,
             "lieutenants": host.lieutenants,
             "agentsToEnd": host.leftovers,
-            "lastSign": dates.js_date(host.seen_at) if host.seen_at else None,
+            "lastSign": clock.format_timestamp(host.seen_at) if host.seen_at else None,
         }
         for host in missed
     ]

@@ -28,9 +28,9 @@ from lieutenants.models import Chunk, Entry, Lieutenant
 from lieutenants.serializers import entry_json
 from lieutenants.states import Status
 from lieutenants.waits import Wait
+from reef_site.common import broker
 from reef_site.guard import Guard, Reader
 from reef_site.wire import dumps
-from vmtree import bells
 
 logger = logging.getLogger(__name__)
 
@@ -305,7 +305,7 @@ class Streams:
             client = redis.asyncio.Redis.from_url(settings.REDIS_URL, socket_connect_timeout=1)
             try:
                 async with client.pubsub(ignore_subscribe_messages=True) as subscription:
-                    await subscription.subscribe(bells.NEWS)
+                    await subscription.subscribe(broker.NEWS)
                     if lost_at:
                         await self._catch_up(lost_at)
                         lost_at = None

@@ -16,7 +16,7 @@ from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
 
 from reef_site.common import unicode_text
-from vmtree.dates import js_date
+from reef_site.common.clock import format_timestamp
 
 
 def dumps(data: object) -> bytes:
@@ -113,5 +113,5 @@ class AlwaysJSON(BaseContentNegotiation):
 
 def _default(value: object) -> object:
     if isinstance(value, datetime):
-        return js_date(value)
+        return format_timestamp(value)
     return str(value)

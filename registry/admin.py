@@ -8,10 +8,10 @@ from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
+from reef_site.common import clock
 from registry import placing
 from registry.liveness import Liveness
 from registry.models import VM, Gap, Status, VMQuerySet, Watch
-from vmtree import dates
 from vmtree import names as vm_names
 
 _MOST_REFUSALS = 10
@@ -40,7 +40,7 @@ class LivenessFilter(_Filter):
         wanted = self.value()
         if wanted not in Liveness.values:
             return queryset
-        found = queryset.called(Liveness(wanted), dates.now())
+        found = queryset.called(Liveness(wanted), clock.now())
         return found.filter(status=Status.RUNNING) if wanted == Liveness.LIVE else found
 
 
@@ -126,7 +126,7 @@ class VMAdmin(ReadOnlyAdmin):
         """Live, late or silent; of one that said good-bye, that it is stopped or paused."""
         if vm.status != Status.RUNNING:
             return str(vm.get_status_display())
-        now = dates.now()
+        now = clock.now()
         return str(vm.liveness(now, grace=Watch.grace(now)).label)
 
 

@@ -10,13 +10,15 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from reef_site.common import clock
+from reef_site.common.errors import NotFound
 from reef_site.common.request_names import takes, takes_anything
+from reef_site.common.request_values import query_limit
 from registry import beats, placing, services, words
 from registry.models import VM
 from registry.serializers import REGISTERED, changes_of, placement_of, registration_of, vms_json
-from vmtree import aliases, dates
-from vmtree.exceptions import NotFound
-from vmtree.serializers import node_json, query_limit
+from vmtree import aliases
+from vmtree.serializers import node_json
 
 MOST_ROWS = 1000
 USUAL_ROWS = 100
@@ -138,7 +140,7 @@ class Discover(APIView):
 
     def get(self, request: Request, role: str) -> Response:
         """Those of this role that answer now."""
-        now = dates.now()
+        now = clock.now()
         found = VM.objects.filter(role=services.storable(role)).answering(now)
         vms = vms_json(found.newest_first(), now)
         return Response({"vms": vms, "count": len(vms)})

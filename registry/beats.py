@@ -21,11 +21,11 @@ from typing import Any
 import orjson
 from django.db import connection
 
+from reef_site.common import clock
+from reef_site.common.errors import BadInput
 from registry import liveness
 from registry.models import VM, Gap, Status
 from registry.sql import Stamp, look, members, moment, stamp
-from vmtree import dates
-from vmtree.exceptions import BadInput
 from vmtree.models import CompactEncoder
 
 MOST_IDS = 10_000
@@ -117,7 +117,7 @@ def _beat(vm_id: str, said: Mapping[str, Any], where: str) -> Beat:
         raise BadInput(f"{where}at: must be a time", "at")
     return Beat(
         vm_id,
-        dates.moment_of(at, f"{where}at") if at else None,
+        clock.parse_timestamp(at, f"{where}at") if at else None,
         status,
         services,
         _vitals(said, where) or None,
@@ -271,7 +271,7 @@ def _is_out_of_order(beat: Beat, vm: VM) -> bool:
     last = vm.vitals.get("saidAt")
     if beat.at is None or not isinstance(last, str):
         return False
-    behind = dates.moment_of(last, "saidAt") - beat.at
+    behind = clock.parse_timestamp(last, "saidAt") - beat.at
     return timedelta(0) < behind < OUT_OF_ORDER
 
 
@@ -280,7 +280,7 @@ def _clock_of(beat: Beat, now: datetime) -> dict[str, Any]:
     if beat.at is None:
         return {}
     skew = round((beat.at - now).total_seconds(), 1)
-    return {"saidAt": dates.js_date(beat.at), "clockSkewSeconds": skew}
+    return {"saidAt": clock.format_timestamp(beat.at), "clockSkewSeconds": skew}
 
 
 def _twin_of(known: dict[str, Any], machine: str | None, now: datetime, interval: int) -> Any:
@@ -288,12 +288,12 @@ def _twin_of(known: dict[str, Any], machine: str | None, now: datetime, interval
     old = known.get("machine")
     if machine is None or old is None or machine == old:
         return {}
-    found = {"machineBefore": old, "machineSince": dates.js_date(now)}
+    found = {"machineBefore": old, "machineSince": clock.format_timestamp(now)}
     since = known.get("machineSince")
     if machine == known.get("machineBefore") and isinstance(since, str):
         soon = max(TAKES_TURNS, 3 * timedelta(milliseconds=interval))
-        if now - dates.moment_of(since, "machineSince") < soon:
-            found["twinSeenAt"] = dates.js_date(now)
+        if now - clock.parse_timestamp(since, "machineSince") < soon:
+            found["twinSeenAt"] = clock.format_timestamp(now)
     return found
 
 
@@ -359,7 +359,7 @@ def wire_date(value: Stamp) -> str:
     """A moment from the database in the wire's form; `None` never comes here."""
     if isinstance(value, str):
         return f"{value[:10]}T{value[11:19]}.{value[20:23] or '000'}Z"
-    return dates.js_date(value)
+    return clock.format_timestamp(value)
 
 
 def single_answer(vm_id: str, done: Outcome, interval: int) -> dict[str, Any]:
@@ -383,7 +383,7 @@ def bulk_answer(
     answer: dict[str, Any] = {
         "count": len(beats) - len(unknown),
         "unknown": unknown,
-        "lastSeen": dates.js_date(now),
+        "lastSeen": clock.format_timestamp(now),
         "nextBeatInMs": liveness.next_beat_ms(interval),
     }
     if done.strangers:

@@ -33,12 +33,13 @@ from django.db import transaction
 from django.http.request import split_domain_port, validate_host
 
 from reef_site.bodies import Answer
+from reef_site.common import clock, events
+from reef_site.common.errors import BadInput
 from registry import beats, rows, services, sql
 from registry.beats import Beat, Outcome
 from registry.checkpoints import Checkpoints
 from registry.groups import Group
-from vmtree import aliases, bells, dates, ids, tokens
-from vmtree.exceptions import BadInput
+from vmtree import aliases, ids, tokens
 from vmtree.models import Node
 
 logger = logging.getLogger(__name__)
@@ -256,7 +257,7 @@ def write(tell: Callable[[set[str]], None], asked: Sequence[Writing | None]) -> 
 
     None among them is the sign that this edge is there.
     """
-    now, writings = dates.now(), [each for each in asked if each is not None]
+    now, writings = clock.now(), [each for each in asked if each is not None]
     with transaction.atomic():
         if len(writings) < len(asked):
             services.door_open(now)
@@ -383,7 +384,7 @@ class Teller:
         with self._lock:
             ids, self._ids = self._ids, set()
         try:
-            bells.tell_nodes(sorted(ids))
+            events.publish_nodes(sorted(ids))
         except Exception:
             # Nobody asks the executor what became of it.
             logger.exception("watchers cannot be told of %d VMs", len(ids))

@@ -8,9 +8,10 @@ from typing import Any, Self
 from django.db import models
 from django.db.models import Exists, OuterRef, Q
 
+from reef_site.common import clock
 from registry import liveness
 from registry.liveness import Liveness
-from vmtree import dates, dna
+from vmtree import dna
 from vmtree import names as vm_names
 from vmtree.lineage import Links
 from vmtree.models import CompactEncoder, Node
@@ -88,8 +89,8 @@ class VM(models.Model):
     metadata = models.JSONField(null=True, blank=True, encoder=CompactEncoder)
     has_metadata = models.BooleanField(default=False)
     registered_by = models.CharField(max_length=255)
-    registered_at = models.DateTimeField(default=dates.now)
-    last_seen = models.DateTimeField(default=dates.now)
+    registered_at = models.DateTimeField(default=clock.now)
+    last_seen = models.DateTimeField(default=clock.now)
     late_after = models.DateTimeField(null=True, blank=True)
     silent_after = models.DateTimeField(null=True, blank=True)
     interval_ms = models.PositiveIntegerField(default=30_000)
@@ -193,13 +194,13 @@ class Watch(models.Model):
     """One row: how long reef itself has been there to hear beats, and how far it has looked."""
 
     id = models.PositiveSmallIntegerField(primary_key=True, default=1)
-    up_since = models.DateTimeField(default=dates.now)
-    ticked_at = models.DateTimeField(default=dates.now)
+    up_since = models.DateTimeField(default=clock.now)
+    ticked_at = models.DateTimeField(default=clock.now)
     # The last sign of an edge, where beats come in; null while none was ever seen.
     door_at = models.DateTimeField(null=True, blank=True)
     # Deadlines up to these moments were told to whoever watches.
-    late_told_to = models.DateTimeField(default=dates.now)
-    silent_told_to = models.DateTimeField(default=dates.now)
+    late_told_to = models.DateTimeField(default=clock.now)
+    silent_told_to = models.DateTimeField(default=clock.now)
 
     class Meta:
         verbose_name_plural = "watch"

@@ -11,10 +11,10 @@ from contextlib import suppress
 
 from django.db.models import Exists, OuterRef
 
+from reef_site.common.errors import BadInput, Conflict, NotFound, ReefError
 from registry.models import VM, Role
 from vmtree import authority
 from vmtree import services as tree
-from vmtree.exceptions import BadInput, Conflict, FleetError, NotFound
 from vmtree.models import Category, Node, Revision
 
 MOST_AT_ONCE = 1000
@@ -97,7 +97,7 @@ def place_all(
             try:
                 above, kind = under or vm.parent_vm_id or "", category or usual_category(vm)
                 placed.append(place(vm, under=above, category=kind, by=by))
-            except FleetError as error:
+            except ReefError as error:
                 refused.append((vm, str(error)))
         waiting = [vm for vm in waiting if vm not in ready] if ready else []
     return placed, refused

@@ -12,11 +12,12 @@ from typing import Any
 import orjson
 from django.db import connection
 
+from reef_site.common import clock
 from registry import liveness
 from registry.beats import wire_date
 from registry.models import LINKS, Watch
 from registry.sql import Stamp, look, members, stamp
-from vmtree import dates, lineage
+from vmtree import lineage
 
 Json = dict[str, Any]
 
@@ -25,7 +26,7 @@ class View:
     """The registry at one moment, for the questions of one round."""
 
     def __init__(self) -> None:
-        now = dates.now()
+        now = clock.now()
         self._at: Stamp = stamp(now)
         self._grace = Watch.grace(now)
         self._parse = _fragment if connection.vendor == "sqlite" else orjson.loads

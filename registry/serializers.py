@@ -13,10 +13,11 @@ from typing import Any
 
 import orjson
 
+from reef_site.common import clock
+from reef_site.common.errors import BadInput
 from registry.models import VM, Role, Status, Watch
-from vmtree import aliases, dates, ids
+from vmtree import aliases, ids
 from vmtree.dna import dna_of
-from vmtree.exceptions import BadInput
 from vmtree.models import Category
 
 Json = dict[str, Any]
@@ -33,7 +34,7 @@ REGISTERED = (
 
 def vms_json(vms: Iterable[VM], at: datetime | None = None) -> list[Json]:
     """VM objects with their liveness at this moment."""
-    at = at or dates.now()
+    at = at or clock.now()
     grace = Watch.grace(at)
     return [vm_json(vm, at, grace=grace) for vm in vms]
 

@@ -10,14 +10,15 @@ from typing import Any
 from django.db import IntegrityError, connection, transaction
 from django.db.models import Q, QuerySet
 
+from reef_site.common import clock, events
+from reef_site.common.errors import BadInput, NotFound
 from registry import beats, liveness, placing
 from registry.beats import Beat
 from registry.models import LINKS, VM, Gap, Status, VMQuerySet, Watch
 from registry.serializers import Registration
-from vmtree import authority, bells, dates, dna, lineage
+from vmtree import authority, dna, lineage
 from vmtree import names as vm_names
 from vmtree import services as tree
-from vmtree.exceptions import BadInput, NotFound
 from vmtree.models import LINKS as TREE
 from vmtree.models import Node
 
@@ -100,7 +101,7 @@ def _take_in(wish: Registration, caller: object) -> VM:
 
 
 def _upsert(wish: Registration) -> VM:
-    now, interval = dates.now(), beats.fleet.interval_ms()
+    now, interval = clock.now(), beats.fleet.interval_ms()
     old = VM.objects.select_for_update().filter(pk=wish.id).first()
     vm = old or VM(id=wish.id, registered_at=now, last_seen=now)
     if old is None:
@@ -165,7 +166,7 @@ def patch(vm_id: str, changes: dict[str, Any], *, caller: object = None) -> VM:
             vm_names.check(fields["name"])
         for name, value in fields.items():
             setattr(vm, name, value)
-        vm.seen(dates.now(), status=status)
+        vm.seen(clock.now(), status=status)
         signs = ["last_seen", "late_after", "silent_after", "status"]
         vm.save(update_fields=[*fields, *signs, "parent_vm_id"])
         tell([vm.pk])
@@ -204,7 +205,7 @@ def forget(vm_ids: Sequence[str]) -> None:
 def tell(vm_ids: Iterable[str]) -> None:
     """Tell watchers on commit which VMs to look at again."""
     ids = list(vm_ids)
-    transaction.on_commit(lambda: bells.tell_nodes(ids))
+    transaction.on_commit(lambda: events.publish_nodes(ids))
 
 
 # -- beats -------------------------------------------------------------------------------------
@@ -212,7 +213,7 @@ def tell(vm_ids: Iterable[str]) -> None:
 
 def beat(one: Beat, *, caller: object = None) -> dict[str, Any]:
     """Note one beat; its answer. Raises NotFound, Forbidden."""
-    now, interval = dates.now(), beats.fleet.interval_ms()
+    now, interval = clock.now(), beats.fleet.interval_ms()
     with transaction.atomic():
         done = beats.record([one], now, interval)
         if one.vm_id not in done.seen:
@@ -224,7 +225,7 @@ def beat(one: Beat, *, caller: object = None) -> dict[str, Any]:
 
 def beat_all(many: Sequence[Beat], *, caller: object = None) -> dict[str, Any]:
     """Note many beats in one transaction; the answer names unknown ids. Raises Forbidden."""
-    now, interval = dates.now(), beats.fleet.interval_ms()
+    now, interval = clock.now(), beats.fleet.interval_ms()
     with transaction.atomic():
         done = beats.record(many, now, interval)
         check_all(caller, done.seen)
@@ -236,7 +237,7 @@ def keep_alive(vm_ids: Sequence[str]) -> None:
     """Beats by whoever sees these VMs run; they wake nobody who was paused or stopped."""
     if not vm_ids:
         return
-    now, interval = dates.now(), beats.fleet.interval_ms()
+    now, interval = clock.now(), beats.fleet.interval_ms()
     with transaction.atomic():
         running = VM.objects.filter(pk__in=vm_ids, status=Status.RUNNING).order_by("pk")
         held = list(running.select_for_update().values_list("pk", flat=True))
@@ -283,7 +284,7 @@ def listed(
     if parent_vm_id:
         found = found.filter(parent_vm_id=storable(parent_vm_id))
     if status == Status.RUNNING:
-        return found.answering(at or dates.now())
+        return found.answering(at or clock.now())
     return found.filter(status=storable(status)) if status else found
 
 
@@ -333,7 +334,7 @@ def sweep(at: datetime | None = None) -> list[str]:
 
     Returns their ids. Nothing is written for a VM: what it is called follows from its deadlines.
     """
-    now = at or dates.now()
+    now = at or clock.now()
     with transaction.atomic():
         watch = _watch(now)
         if set_back := watch.was_set_back(now):

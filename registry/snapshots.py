@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from reef_site.common import clock
 from registry.models import VM, Status
-from vmtree import dates
 from vmtree.snapshots.tables import Column, Table
 
 ALIVE = "it is registered, and neither silent nor stopped"
@@ -46,6 +46,6 @@ VMS = Table(
 def alive(vm_ids: Sequence[str]) -> Iterable[str]:
     """Those of them that answer now, or are paused and will again."""
     registered = VM.objects.filter(pk__in=vm_ids)
-    silent = set(registered.silent(dates.now()).values_list("pk", flat=True))
+    silent = set(registered.silent(clock.now()).values_list("pk", flat=True))
     wanted = registered.exclude(status=Status.STOPPED).values_list("pk", flat=True)
     return [vm_id for vm_id in wanted if vm_id not in silent]

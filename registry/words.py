@@ -10,10 +10,11 @@ from collections.abc import Callable
 from django.db import connection
 from django.db.models.expressions import RawSQL
 
+from reef_site.common import clock
+from reef_site.common.errors import BadInput
 from registry.liveness import Liveness
 from registry.models import VM, Role, Status, VMQuerySet
-from vmtree import aliases, dates
-from vmtree.exceptions import BadInput
+from vmtree import aliases
 from vmtree.models import Node
 from vmtree.search import Nodes, Word, add_word, has_text, known_words, meant
 
@@ -21,7 +22,7 @@ Find = Callable[[VMQuerySet], VMQuerySet]
 
 
 def _live(vms: VMQuerySet) -> VMQuerySet:
-    return vms.filter(status=Status.RUNNING, late_after__gt=dates.now())
+    return vms.filter(status=Status.RUNNING, late_after__gt=clock.now())
 
 
 def _has_status(status: Status) -> Find:
@@ -29,8 +30,8 @@ def _has_status(status: Status) -> Find:
 
 
 _FLAGS: dict[str, Find] = {
-    "silent": lambda vms: vms.called(Liveness.SILENT, dates.now()),
-    "late": lambda vms: vms.called(Liveness.LATE, dates.now()),
+    "silent": lambda vms: vms.called(Liveness.SILENT, clock.now()),
+    "late": lambda vms: vms.called(Liveness.LATE, clock.now()),
     "live": _live,
     **{status.value: _has_status(status) for status in Status},
 }
@@ -80,7 +81,7 @@ def with_liveness(vms: VMQuerySet, word: str) -> VMQuerySet:
     """Those that are called so now. Raises BadInput that lists the right words."""
     if word not in Liveness.values:
         raise BadInput(f"liveness: must be one of {', '.join(Liveness.values)}", "liveness")
-    return vms.called(Liveness(word), dates.now())
+    return vms.called(Liveness(word), clock.now())
 
 
 def _plain_flag(name: str, find: Find) -> Word:

@@ -25,12 +25,11 @@ from lieutenants.transports import get_transport
 from reef_site import redis_server as own_redis
 from reef_site.audit import refusals
 from reef_site.celery import app
-from reef_site.common import outside
+from reef_site.common import events, outside
 from reef_site.common.models import Tick
 from tests.emulator.fixture import emulator, emulator_of_the_run  # noqa: F401
 from tests.stub_llm import StubLLM
 from tests.waiting import until
-from vmtree import bells
 
 SETTLING = "reef-settle"  # the follower's threads of this kind have that name, too
 STANDIN = Path(__file__).parent / "agents" / "standin.py"
@@ -211,7 +210,7 @@ def fleet(
     settings.PI_PATH = str(STANDIN)
     settings.STARTS_AT_ONCE = 8
     monkeypatch.setattr(services, "ring_worker", _settle_in_a_thread)
-    bells.client.cache_clear()
+    events.client.cache_clear()
     running = Fleet(api)
     yield running
     running.close()

@@ -83,17 +83,17 @@ class Stack:
     checkout = ROOT
 
     def __init__(
-        self, folder: Path, user: str = "", bare: str = "", port: int = 0, **env: str
+        self, folder: Path, user: str = "", bare: str = "", port: str = "", **env: str
     ) -> None:
         """`user` is the id of an ordinary user that runs all of it, in a test that root runs.
 
-        `bare` has the kernel refuse it what keeps agents apart. `port` 0 takes a free one.
+        `bare` has the kernel refuse it what keeps agents apart. Without `port` it takes a free one.
         """
         # The path of a Unix socket must be short, and pytest's folders may be long.
         self._made = tempfile.mkdtemp(prefix="reef-") if len(bytes(folder)) > 60 else None
         self.data = Path(self._made or folder) / "data"
         self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.port = port or free_port()
+        self.port = int(port) if port else free_port()
         self.run = self.data / "run"
         self.env = {
             **{key: os.environ[key] for key in ("PATH", "HOME", "LANG") if key in os.environ},

@@ -14,11 +14,11 @@ from django.http import HttpRequest, QueryDict
 from django.urls import reverse
 from django.utils.html import format_html
 
+from reef_site.common.errors import ReefError
 from versconfig import keys, services
 from versconfig.models import Scope, Setting, Version
 from versconfig.scopes import Target
 from versconfig.services import Wish
-from vmtree.exceptions import FleetError
 from vmtree.models import Category
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class SettingForm(_ModelForm):
             seen = last.pk if last else None
         try:
             self.wish = services.wish_of(name, text, target, seen)
-        except FleetError as error:
+        except ReefError as error:
             raise forms.ValidationError(str(error)) from None
 
     def validate_constraints(self) -> None:
@@ -121,7 +121,7 @@ class SettingAdmin(_ModelAdmin):
             return
         try:
             version = services.put(form.wish, by=request.user)
-        except FleetError as error:
+        except ReefError as error:
             self.message_user(request, f"Nothing was changed: {error}", messages.ERROR)
             return
         made = Setting.objects.filter(version=version).first()
@@ -208,7 +208,7 @@ class VersionAdmin(_ModelAdmin):
         for each in rows.order_by("-id"):
             try:
                 act(each.pk, by=request.user)
-            except FleetError as error:
+            except ReefError as error:
                 self.message_user(request, f"{each}: {error}", messages.ERROR)
             else:
                 self.message_user(request, f"{each} was {word}.")

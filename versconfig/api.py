@@ -11,8 +11,10 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from reef_site.common import outside
+from reef_site.common.errors import NotFound
 from reef_site.common.outside_answers import api_answer, api_state
 from reef_site.common.request_names import takes, takes_anything
+from reef_site.common.request_values import is_dry_run, query_cursor, query_limit
 from versconfig import checks, config, history, impact, keys, scopes, services
 from versconfig.models import Setting, What
 from versconfig.serializers import (
@@ -31,10 +33,8 @@ from versconfig.serializers import (
     wish_of,
 )
 from vmtree import permissions
-from vmtree.exceptions import NotFound
 from vmtree.models import Node
 from vmtree.permissions import Action
-from vmtree.serializers import is_dry_run, query_cursor, query_limit
 
 MOST_VERSIONS = 1000
 # What body and query may say of a change, beside the value.

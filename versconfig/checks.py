@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from reef_site.common import outside
+from reef_site.common.errors import ReefError
 from reef_site.common.models import OutsideCall
 from versconfig import config, scopes
 from versconfig.exceptions import NoCheck
-from vmtree.exceptions import FleetError
 from vmtree.models import Node
 
 logger = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ def run(key: str, node: Node | None = None) -> Finding:
     value = config.resolve(key, node).value or ""
     try:
         verdict = _checks[key](node)
-    except FleetError as error:
+    except ReefError as error:
         return Finding(None, _without(str(error), value))
     return Finding(verdict.good, _without(verdict.text, value))
 

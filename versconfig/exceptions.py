@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from vmtree.exceptions import Conflict, FleetError
+from reef_site.common.errors import Conflict, ReefError
 
 
-class BadValue(FleetError):
+class BadValue(ReefError):
     """A key's value cannot be what the key needs; the text names the key and where it stands."""
 
     status = 409
 
 
-class Unset(FleetError):
+class Unset(ReefError):
     """A value is needed and stands nowhere; the text names the key."""
 
     status = 409
 
 
-class Unreadable(FleetError):
+class Unreadable(ReefError):
     """A stored value cannot be decrypted with the keys at hand."""
 
     status = 409
@@ -27,7 +27,7 @@ class Changed(Conflict):
     """Somebody else changed the same setting meanwhile."""
 
 
-class TooManyChanges(FleetError):
+class TooManyChanges(ReefError):
     """A node's token changed settings too often within a minute."""
 
     status = 429
@@ -40,7 +40,7 @@ class TooManyChanges(FleetError):
         self.retry_seconds = retry_seconds
 
 
-class NoCheck(FleetError):
+class NoCheck(ReefError):
     """Nobody knows how to test this key."""
 
     status = 404

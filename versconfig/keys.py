@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 
-from vmtree.exceptions import BadInput
+from reef_site.common.errors import BadInput
 
 
 class Kind(StrEnum):

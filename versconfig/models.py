@@ -7,8 +7,8 @@ from typing import Self
 from django.db import models
 from django.db.models import Q
 
+from reef_site.common import clock
 from versconfig import vault
-from vmtree import dates
 from vmtree.models import Node
 
 
@@ -43,7 +43,7 @@ class Held(models.Model):
     node = models.ForeignKey(Node, models.PROTECT, null=True, blank=True, related_name="+")
     clear = models.TextField("value", blank=True)
     sealed = models.TextField(blank=True, editable=False)
-    at = models.DateTimeField(default=dates.now)
+    at = models.DateTimeField(default=clock.now)
     actor = models.CharField(max_length=200)
     # The node whose token stored it; None for the root token, operators and reef itself.
     stored_by = models.ForeignKey(

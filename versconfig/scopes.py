@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from django.db.models import Q
 
+from reef_site.common.errors import BadInput, Conflict, NotFound
 from versconfig.keys import Key
 from versconfig.models import Scope, Setting
 from vmtree import aliases, ids
 from vmtree import services as tree
 from vmtree.dna import is_text
-from vmtree.exceptions import BadInput, Conflict, NotFound
 from vmtree.lineage import keys_above, keys_below
 from vmtree.models import LINKS, Category, Node
 

@@ -6,6 +6,8 @@ from typing import Any
 
 from rest_framework.request import Request
 
+from reef_site.common.errors import BadInput
+from reef_site.common.request_values import body_of, query_number
 from versconfig import checks, config, keys, scopes, services, values
 from versconfig.impact import Impact
 from versconfig.keys import Key
@@ -14,8 +16,6 @@ from versconfig.resolve import Layer, Resolved
 from versconfig.scopes import Target
 from versconfig.services import ANY, Wish
 from vmtree import permissions
-from vmtree.exceptions import BadInput
-from vmtree.serializers import body_of, query_number
 
 Json = dict[str, Any]
 

@@ -12,6 +12,8 @@ from datetime import timedelta
 
 from django.db import IntegrityError, transaction
 
+from reef_site.common import clock
+from reef_site.common.errors import BadInput, Forbidden, NotFound, ReefError
 from versconfig import config as config
 from versconfig import keys, locks, scopes, values
 from versconfig.config import boolean as boolean
@@ -31,8 +33,7 @@ from versconfig.models import Scope, Setting, Version, What
 from versconfig.resolve import Resolved as Resolved
 from versconfig.scopes import FLEET as FLEET
 from versconfig.scopes import Target as Target
-from vmtree import authority, dates
-from vmtree.exceptions import BadInput, FleetError, Forbidden, NotFound
+from vmtree import authority
 from vmtree.models import Node
 
 ANY = -1
@@ -173,7 +174,7 @@ def _change(wish: Wish, by: object, what: What) -> Version | None:
     if not wish.text and what is What.SET:
         what = What.REMOVED
     version = Version(key=name, scope=target.scope, node=target.node, what=what, previous=last)
-    version.at, version.actor, version.stored_by = dates.now(), str(by)[:200], node
+    version.at, version.actor, version.stored_by = clock.now(), str(by)[:200], node
     version.hold(wish.text, secret=values.is_secret(wish.key, wish.text))
     version.save(force_insert=True)
     _store(row, version)
@@ -182,7 +183,7 @@ def _change(wish: Wish, by: object, what: What) -> Version | None:
 
 def _check_rate(node: Node) -> None:
     """Raise TooManyChanges: each version is kept, and screened for if it is a secret."""
-    since = dates.now() - timedelta(minutes=1)
+    since = clock.now() - timedelta(minutes=1)
     times = Version.objects.filter(stored_by=node, at__gt=since).values_list("at", flat=True)
     if len(times) >= MAX_CHANGES_PER_MINUTE:
         wait = (min(times) - since).total_seconds()
@@ -207,7 +208,7 @@ def _same(row: Setting | None, text: str) -> bool:
         return not text
     try:
         return row.text() == text
-    except FleetError:
+    except ReefError:
         return False
 
 

@@ -16,12 +16,12 @@ from django.urls import reverse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
+from reef_site.common.errors import BadInput, NotFound, ReefError
 from reef_site.common.outside_answers import page_answer
 from versconfig import checks, history, impact, keys, pages, scopes, services, values, vault
 from versconfig.keys import Key, Kind
 from versconfig.models import Scope, Version
 from versconfig.services import Wish
-from vmtree.exceptions import BadInput, FleetError, NotFound
 from vmtree.models import Node
 
 RECENT, PAGE = 8, 50
@@ -37,7 +37,7 @@ def spoken(view: View[P]) -> View[P]:
     def wrapped(request: HttpRequest, /, *args: P.args, **kwargs: P.kwargs) -> HttpResponseBase:
         try:
             return view(request, *args, **kwargs)
-        except FleetError as error:
+        except ReefError as error:
             context = {"problem": str(error)}
             return render(request, "versconfig/problem.html", context, status=error.status)
 

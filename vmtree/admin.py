@@ -15,10 +15,10 @@ from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.html import format_html, format_html_join
 
+from reef_site.common.errors import ReefError
 from vmtree import names as vm_names
 from vmtree import search, services, tokens
 from vmtree.dna import dna_of
-from vmtree.exceptions import FleetError
 from vmtree.lineage import is_within
 from vmtree.models import LINKS, Node, NodeToken, Revision
 from vmtree.services import UNSAID, Change
@@ -64,7 +64,7 @@ class NodeForm(_ModelForm):
         if given != self.initial.get("name"):
             try:
                 vm_names.check(given)
-            except FleetError as error:
+            except ReefError as error:
                 raise forms.ValidationError(str(error)) from None
         return given
 
@@ -73,7 +73,7 @@ class NodeForm(_ModelForm):
         given = self.cleaned_data["reef_config"]
         try:
             return None if given is None else dna_of(given)
-        except FleetError as error:
+        except ReefError as error:
             raise forms.ValidationError(str(error)) from None
 
     def clean_parent(self) -> Node | None:
@@ -148,7 +148,7 @@ class NodeAdmin(_ModelAdmin):
         """The tree's own search; a wrong word finds nothing and is explained."""
         try:
             return search.narrow(queryset, search_term), False
-        except FleetError as error:
+        except ReefError as error:
             self.message_user(request, str(error), messages.ERROR)
             return queryset.none(), False
 
@@ -163,7 +163,7 @@ class NodeAdmin(_ModelAdmin):
         )
         try:
             services.change(obj.vm_id, wish, by=request.user)
-        except FleetError as error:
+        except ReefError as error:
             # It was checked in the form: somebody was quicker.
             self.message_user(request, f"Nothing was changed: {error}", messages.ERROR)
 

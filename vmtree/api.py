@@ -13,22 +13,25 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from reef_site.common import clock
+from reef_site.common.clock import format_timestamp
+from reef_site.common.errors import BadInput, NotFound
 from reef_site.common.request_names import takes, takes_anything
-from vmtree import aliases, dates, dna, rows, search, services, snapshot_api, views
-from vmtree.dates import js_date
-from vmtree.exceptions import BadInput, NotFound
-from vmtree.models import Node, NodeQuerySet, Revision, Trait
-from vmtree.serializers import (
-    MOST_AT_ONCE,
+from reef_site.common.request_values import (
     body_of,
-    change_of,
-    new_node_of,
-    node_json,
     query_cursor,
     query_flag,
     query_limit,
     query_moment,
     query_number,
+)
+from vmtree import aliases, dna, rows, search, services, snapshot_api, views
+from vmtree.models import Node, NodeQuerySet, Revision, Trait
+from vmtree.serializers import (
+    MOST_AT_ONCE,
+    change_of,
+    new_node_of,
+    node_json,
     revision_json,
     token_json,
 )
@@ -217,7 +220,7 @@ class Tree(TreeView):
         if at:
             return self._then(request, at)
         flat = query_flag(request, "flat") or since is not None
-        until = js_date(dates.now() - OVERLAP)
+        until = format_timestamp(clock.now() - OVERLAP)
         node = self._root(request)
         pieces = self._now(request, node, since)
         if flat:
@@ -252,9 +255,9 @@ class Tree(TreeView):
         depth = query_number(request, "depth", most=MOST_DEPTH)
         pieces = rows.part(whole, root, depth) if root or depth is not None else whole
         if query_flag(request, "flat"):
-            return _json(vms=rows.listed(pieces), count=len(pieces), at=_said(js_date(at)))
+            return _json(vms=rows.listed(pieces), count=len(pieces), at=_said(format_timestamp(at)))
         tree = rows.nested(pieces, root)
-        return _json(tree=tree, count=len(whole), at=_said(js_date(at)))
+        return _json(tree=tree, count=len(whole), at=_said(format_timestamp(at)))
 
 
 class Find(TreeView):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from vmtree.exceptions import BadInput
+from reef_site.common.errors import BadInput
 
 KEYS = ("organs", "capabilities")
 MOST_NAMES = 200

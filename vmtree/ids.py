@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vmtree.exceptions import BadInput
+from reef_site.common.errors import BadInput
 
 # What follows an id in the paths of tree and registry.
 ROUTES = frozenset(

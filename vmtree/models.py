@@ -9,7 +9,7 @@ from typing import Any, Self
 from django.db import models
 from django.db.models import F, Q
 
-from vmtree import dates
+from reef_site.common import clock
 from vmtree import names as vm_names
 from vmtree.lineage import Links
 from vmtree.snapshot_models import Snapshot as Snapshot
@@ -67,8 +67,8 @@ class Node(models.Model):
     )
     # Two lists of text, `organs` and `capabilities`; `Trait` holds the same for searching.
     reef_config = models.JSONField("DNA", null=True, blank=True, encoder=CompactEncoder)
-    created_at = models.DateTimeField(default=dates.now)
-    updated_at = models.DateTimeField(default=dates.now, db_index=True)
+    created_at = models.DateTimeField(default=clock.now)
+    updated_at = models.DateTimeField(default=clock.now, db_index=True)
     removed_at = models.DateTimeField(null=True, blank=True)
     destroyed_at = models.DateTimeField(
         null=True,
@@ -167,7 +167,7 @@ class Revision(models.Model):
         KEPT = "kept", "kept"
 
     node = models.ForeignKey(Node, models.CASCADE, related_name="revisions")
-    at = models.DateTimeField(default=dates.now)
+    at = models.DateTimeField(default=clock.now)
     actor = models.CharField(max_length=200)
     what = models.CharField(max_length=10, choices=What.choices)
     name = models.CharField(max_length=255, blank=True)
@@ -199,7 +199,7 @@ class NodeToken(models.Model):
 
     node = models.ForeignKey(Node, models.CASCADE, related_name="tokens")
     digest = models.CharField(max_length=64, unique=True, editable=False)
-    made_at = models.DateTimeField(default=dates.now)
+    made_at = models.DateTimeField(default=clock.now)
     made_by = models.CharField(max_length=200)
     revoked_at = models.DateTimeField(null=True, blank=True)
 

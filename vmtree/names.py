@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 
-from vmtree.exceptions import BadInput
+from reef_site.common.errors import BadInput
 
 # Control characters, format characters (such as those that change the direction of text, or have
 # no width), and separators of lines and paragraphs.

@@ -20,8 +20,8 @@ from django.conf import settings
 from django.db.models import QuerySet
 from django.db.models.expressions import RawSQL
 
+from reef_site.common.errors import Forbidden
 from vmtree import lineage
-from vmtree.exceptions import Forbidden
 from vmtree.lineage import is_within
 from vmtree.models import LINKS, Node
 

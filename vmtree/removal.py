@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from vmtree.exceptions import Conflict
+from reef_site.common.errors import Conflict
 
 # Which of these VMs must stay.
 Find = Callable[[Sequence[str]], Iterable[str]]

@@ -15,8 +15,8 @@ from django.db import connection
 from django.db.models import Q, QuerySet
 from django.db.models.expressions import RawSQL
 
+from reef_site.common.errors import BadInput
 from vmtree import aliases, lineage
-from vmtree.exceptions import BadInput
 from vmtree.models import LINKS, Category, Node
 
 Nodes = QuerySet[Node]

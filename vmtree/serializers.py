@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Any
 
-from rest_framework.request import Request
-
-from vmtree import aliases, dates, ids
+from reef_site.common.errors import BadInput
+from vmtree import aliases, ids
 from vmtree.dna import dna_of, empty, is_text
-from vmtree.exceptions import BadInput
 from vmtree.models import Category, Node, NodeToken, Revision
 from vmtree.services import UNSAID, Change, NewNode
 
@@ -58,11 +55,6 @@ def token_json(token: NodeToken) -> Json:
 # -- what requests say ---------------------------------------------------------------------------
 
 
-def body_of(request: Request) -> Json:
-    """The request's JSON object; another JSON value has none of the fields."""
-    return request.data if isinstance(request.data, dict) else {}
-
-
 def new_node_of(data: Json) -> NewNode:
     """A VM to be put into the tree. Raises BadInput with the contract's texts."""
     name = data.get("name")
@@ -95,59 +87,6 @@ def change_of(data: Json) -> Change:
             else UNSAID
         ),
     )
-
-
-def query_flag(request: Request, name: str) -> bool:
-    """Whether the query says true; absent or empty is false. Raises BadInput."""
-    given = request.query_params.get(name, "")
-    if given not in ("", "true", "false", "1", "0"):
-        raise BadInput(f"{name}: must be true or false", name)
-    return given in ("true", "1")
-
-
-def is_dry_run(request: Request) -> bool:
-    """Whether body or query say `dryRun`. Raises BadInput.
-
-    Where they differ it is one: what is said in two ways is no leave to begin. `?dryRun` without a
-    value says neither.
-    """
-    said = body_of(request).get("dryRun", False)
-    given = set(request.query_params.getlist("dryRun"))
-    if not isinstance(said, bool) or not given <= {"true", "false", "1", "0"}:
-        raise BadInput("dryRun: must be true or false", "dryRun")
-    return said or bool({"true", "1"} & given)
-
-
-def query_number(request: Request, name: str, *, most: int = 1 << 53) -> int | None:
-    """A whole number from the query; None if it is absent or empty. Raises BadInput."""
-    given = request.query_params.get(name, "")
-    if not given:
-        return None
-    if not (given.isascii() and given.isdigit()) or len(given) > 18 or int(given) > most:
-        raise BadInput(f"{name}: must be a whole number from 0 to {most}", name)
-    return int(given)
-
-
-def query_limit(request: Request, *, most: int, default: int) -> int:
-    """How many rows a page has, from 1 on. Raises BadInput."""
-    given = request.query_params.get("limit", "")
-    if not given:
-        return default
-    if not (given.isascii() and given.isdigit()) or not 1 <= int(given[:18]) <= most:
-        raise BadInput(f"limit: must be a whole number from 1 to {most}", "limit")
-    return int(given)
-
-
-def query_cursor(request: Request, *older_names: str) -> int | None:
-    """The `next` of an earlier page, as `?cursor=`. Raises BadInput."""
-    names = ("cursor", *older_names)
-    return next((found for name in names if (found := query_number(request, name))), None)
-
-
-def query_moment(request: Request, name: str) -> datetime | None:
-    """A time from the query; None if it is absent or empty. Raises BadInput."""
-    given = request.query_params.get(name, "")
-    return dates.moment_of(given, name) if given else None
 
 
 def _category(value: object) -> str:

@@ -15,10 +15,11 @@ from django.db import IntegrityError, connection, transaction
 from django.db.models import Count, Q
 from ulid import ULID
 
-from vmtree import authority, bells, dates, permissions, removal, tokens
+from reef_site.common import clock, events
+from reef_site.common.errors import BadInput, Conflict, NotFound
+from vmtree import authority, permissions, removal, tokens
 from vmtree import names as vm_names
 from vmtree.dna import Dna, empty
-from vmtree.exceptions import BadInput, Conflict, NotFound
 from vmtree.lineage import is_within, keys_below
 from vmtree.models import LINKS, Node, NodeToken, Revision, Trait
 
@@ -89,7 +90,7 @@ def create(new: NewNode, *, by: object, what: Revision.What = Revision.What.CREA
     vm_id = new.vm_id or str(ULID())
     if known := Node.objects.filter(vm_id=vm_id).first():
         raise _taken(known)
-    now = dates.now()
+    now = clock.now()
     node = Node(vm_id=vm_id, name=new.name, category=new.category, parent=parent)
     node.reef_config, node.created_at, node.updated_at = new.dna, now, now
     try:
@@ -128,7 +129,7 @@ def change(vm_id: str, wish: Change, *, by: object) -> Node:
         node.reef_config = wish.dna
     if not isinstance(wish.parent_vm_id, _Unsaid) and wish.parent_vm_id != node.parent_vm_id:
         _move(node, wish.parent_vm_id, by)
-    node.updated_at = dates.now()
+    node.updated_at = clock.now()
     node.save(update_fields=["name", "category", "reef_config", "parent", "updated_at"])
     if _state(node) != before:
         _write_traits(node)
@@ -161,7 +162,7 @@ def remove(
         raise BadInput(f"VM '{vm_id}' has {count} children. Remove or reassign them first.")
     if subtree:
         _check_confirmed(confirm, len(keys))
-    now = dates.now()
+    now = clock.now()
     if guarded:
         for some in _chunks(keys):
             found = Node.objects.filter(pk__in=some).values_list("vm_id", flat=True)
@@ -204,7 +205,7 @@ def tokens_of(vm_id: str, *, by: object) -> list[NodeToken]:
 
 def mark_destroyed(vm_id: str) -> None:
     """Note that what ran at a node is destroyed; the node stays for those below it."""
-    now = dates.now()
+    now = clock.now()
     node = Node.objects.living().filter(vm_id=vm_id, destroyed_at__isnull=True)
     if node.update(destroyed_at=now, updated_at=now):
         _tell_later([vm_id])
@@ -325,7 +326,7 @@ def _record(nodes: list[Node], what: Revision.What, by: object, at: datetime) ->
 
 
 def _tell_later(vm_ids: list[str]) -> None:
-    transaction.on_commit(lambda: bells.tell_nodes(vm_ids))
+    transaction.on_commit(lambda: events.publish_nodes(vm_ids))
 
 
 def _chunks(keys: list[int]) -> Iterator[list[int]]:

@@ -17,9 +17,9 @@ from django.urls import URLPattern, path, reverse
 from django.utils.html import format_html, format_html_join
 from django.views.decorators.http import require_GET, require_POST
 
+from reef_site.common.errors import BadInput, ReefError
 from vmtree import handing, snapshots
 from vmtree.admin import FactAdmin
-from vmtree.exceptions import BadInput, FleetError
 from vmtree.snapshot_models import Snapshot, State
 from vmtree.snapshots import wording
 from vmtree.snapshots.comparing import Comparison
@@ -142,7 +142,7 @@ class SnapshotAdmin(FactAdmin):
     def _tell(self, request: HttpRequest, row: Snapshot, what: Callable[[], str]) -> None:
         try:
             self.message_user(request, f"{row}: {what()}", messages.SUCCESS)
-        except FleetError as error:
+        except ReefError as error:
             self.message_user(request, str(error), messages.ERROR)
 
     # -- pages ---------------------------------------------------------------------------------
@@ -153,7 +153,7 @@ class SnapshotAdmin(FactAdmin):
         def wrapped(request: HttpRequest, **words: Any) -> HttpResponseBase:
             try:
                 return view(request, **words)
-            except FleetError as error:
+            except ReefError as error:
                 self.message_user(request, str(error), messages.ERROR)
                 return HttpResponseRedirect(reverse(_LIST))
 
@@ -233,7 +233,7 @@ def _key(request: HttpRequest, name: str) -> int:
 def _verified(row: Snapshot, request: HttpRequest) -> str:
     found = snapshots.verify(row, by=request.user)
     if found.state != State.READY:
-        raise FleetError(f"{row}: {found.trouble}")
+        raise ReefError(f"{row}: {found.trouble}")
     return "is as it was written"
 
 

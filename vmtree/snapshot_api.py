@@ -10,10 +10,10 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from reef_site.common.errors import BadInput
 from reef_site.common.request_names import takes
+from reef_site.common.request_values import body_of, query_number
 from vmtree import handing, permissions, snapshots
-from vmtree.exceptions import BadInput
-from vmtree.serializers import body_of, query_number
 from vmtree.snapshot_models import Snapshot
 from vmtree.snapshots import files
 

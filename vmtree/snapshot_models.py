@@ -9,7 +9,6 @@ from django.db import models
 from django.db.models import Q
 
 from reef_site.common import clock
-from vmtree import dates
 
 # Much longer than writing takes; after it a writer counts as dead.
 LEASE = timedelta(minutes=10)
@@ -62,7 +61,7 @@ class Snapshot(models.Model):
     # What went wrong with the writing, or is wrong with the file.
     trouble = models.CharField(max_length=500, blank=True)
     host = models.CharField(max_length=255, blank=True)
-    began_at = models.DateTimeField(default=dates.now)
+    began_at = models.DateTimeField(default=clock.now)
     leased_until = models.DateTimeField(null=True, blank=True)
     # The moment of the rows in it.
     at = models.DateTimeField(null=True, blank=True)

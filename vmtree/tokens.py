@@ -7,7 +7,7 @@ import secrets
 
 from django.db import transaction
 
-from vmtree import dates
+from reef_site.common import clock
 from vmtree.lineage import keys_below
 from vmtree.models import LINKS, Node, NodeToken
 
@@ -68,7 +68,7 @@ def _revoke(node_ids: list[int], keep: str = "") -> int:
 
     `keep` is the hash of a token that stays good.
     """
-    now, count = dates.now(), 0
+    now, count = clock.now(), 0
     with transaction.atomic():
         for start in range(0, len(node_ids), 500):
             some = node_ids[start : start + 500]

@@ -4,7 +4,7 @@ import bootloader.models.provisioning
 import django.core.validators
 import django.db.models.deletion
 import uuid
-import vmtree.dates
+import reef_site.common.clock
 import vmtree.dna
 import vmtree.models
 from django.db import migrations, models
@@ -43,8 +43,13 @@ class Migration(migrations.Migration):
                 ("duration_ms", models.PositiveBigIntegerField(blank=True, null=True)),
                 ("exit_status", models.IntegerField(blank=True, null=True)),
                 ("output", models.TextField(blank=True, help_text="Its end, at most 8 kB.")),
-                ("began_at", models.DateTimeField(default=vmtree.dates.now)),
-                ("at", models.DateTimeField(default=vmtree.dates.now, verbose_name="reported at")),
+                ("began_at", models.DateTimeField(default=reef_site.common.clock.now)),
+                (
+                    "at",
+                    models.DateTimeField(
+                        default=reef_site.common.clock.now, verbose_name="reported at"
+                    ),
+                ),
             ],
             options={
                 "ordering": ["vm_id", "began_at", "id"],
@@ -113,8 +118,8 @@ class Migration(migrations.Migration):
                         max_length=10,
                     ),
                 ),
-                ("found_at", models.DateTimeField(default=vmtree.dates.now)),
-                ("seen_at", models.DateTimeField(default=vmtree.dates.now)),
+                ("found_at", models.DateTimeField(default=reef_site.common.clock.now)),
+                ("seen_at", models.DateTimeField(default=reef_site.common.clock.now)),
                 ("decided_at", models.DateTimeField(blank=True, null=True)),
                 ("decided_by", models.CharField(blank=True, max_length=200)),
                 ("outcome", models.CharField(blank=True, max_length=500)),
@@ -189,7 +194,7 @@ class Migration(migrations.Migration):
                         blank=True, help_text="Empty: as the VM says.", max_length=1000
                     ),
                 ),
-                ("made_at", models.DateTimeField(default=vmtree.dates.now)),
+                ("made_at", models.DateTimeField(default=reef_site.common.clock.now)),
                 ("made_by", models.CharField(max_length=200)),
                 ("expires_at", models.DateTimeField()),
                 ("voided_at", models.DateTimeField(blank=True, null=True)),
@@ -257,11 +262,11 @@ class Migration(migrations.Migration):
                     ),
                 ),
                 ("created_at", models.DateTimeField(blank=True, null=True)),
-                ("known_since", models.DateTimeField(default=vmtree.dates.now)),
+                ("known_since", models.DateTimeField(default=reef_site.common.clock.now)),
                 (
                     "seen_at",
                     models.DateTimeField(
-                        default=vmtree.dates.now, help_text="Last listed by its provider."
+                        default=reef_site.common.clock.now, help_text="Last listed by its provider."
                     ),
                 ),
                 ("gone_at", models.DateTimeField(blank=True, null=True)),
@@ -498,7 +503,7 @@ class Migration(migrations.Migration):
                         max_length=10,
                     ),
                 ),
-                ("state_since", models.DateTimeField(default=vmtree.dates.now)),
+                ("state_since", models.DateTimeField(default=reef_site.common.clock.now)),
                 (
                     "reason",
                     models.TextField(blank=True, help_text="Why it failed or was cancelled."),
@@ -506,7 +511,7 @@ class Migration(migrations.Migration):
                 ("vm_id", models.CharField(blank=True, max_length=255, verbose_name="VM id")),
                 ("script", models.TextField(blank=True)),
                 ("user_data", models.TextField(blank=True, verbose_name="cloud-init")),
-                ("created_at", models.DateTimeField(default=vmtree.dates.now)),
+                ("created_at", models.DateTimeField(default=reef_site.common.clock.now)),
                 ("ended_at", models.DateTimeField(blank=True, null=True)),
                 ("released_at", models.DateTimeField(blank=True, null=True)),
                 ("leased_until", models.DateTimeField(blank=True, editable=False, null=True)),
@@ -536,7 +541,7 @@ class Migration(migrations.Migration):
                         auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
                     ),
                 ),
-                ("at", models.DateTimeField(default=vmtree.dates.now)),
+                ("at", models.DateTimeField(default=reef_site.common.clock.now)),
                 ("step", models.CharField(blank=True, max_length=10)),
                 (
                     "kind",
@@ -737,7 +742,10 @@ class Migration(migrations.Migration):
                     ),
                 ),
                 ("note", models.CharField(blank=True, max_length=300)),
-                ("added_at", models.DateTimeField(default=vmtree.dates.now, editable=False)),
+                (
+                    "added_at",
+                    models.DateTimeField(default=reef_site.common.clock.now, editable=False),
+                ),
             ],
             options={
                 "verbose_name": "SSH host",
@@ -761,7 +769,7 @@ class Migration(migrations.Migration):
                 ),
                 ("name", models.CharField(max_length=255)),
                 ("labels", models.JSONField(blank=True, default=dict)),
-                ("claimed_at", models.DateTimeField(default=vmtree.dates.now)),
+                ("claimed_at", models.DateTimeField(default=reef_site.common.clock.now)),
                 ("released_at", models.DateTimeField(blank=True, null=True)),
                 (
                     "host",
@@ -805,8 +813,8 @@ class Migration(migrations.Migration):
                     models.CharField(blank=True, help_text="Where it came from.", max_length=255),
                 ),
                 ("count", models.PositiveIntegerField(default=1)),
-                ("first_at", models.DateTimeField(default=vmtree.dates.now)),
-                ("last_at", models.DateTimeField(default=vmtree.dates.now)),
+                ("first_at", models.DateTimeField(default=reef_site.common.clock.now)),
+                ("last_at", models.DateTimeField(default=reef_site.common.clock.now)),
                 (
                     "token",
                     models.ForeignKey(

@@ -9,8 +9,8 @@ from django.core.validators import MaxValueValidator, MinValueValidator, RegexVa
 from django.db import models
 from django.db.models import Exists, OuterRef, Q
 
+from reef_site.common import clock
 from versconfig import vault
-from vmtree import dates
 
 _PUBLIC_KEY = r"(ssh-(ed25519|rsa)|ecdsa-sha2-nistp(256|384|521)) [A-Za-z0-9+/]+={0,3}"
 
@@ -77,7 +77,7 @@ class SshHost(models.Model):
         default=True, help_text="Whether it may be taken for new members of the fleet."
     )
     note = models.CharField(max_length=300, blank=True)
-    added_at = models.DateTimeField(default=dates.now, editable=False)
+    added_at = models.DateTimeField(default=clock.now, editable=False)
 
     objects = SshHostQuerySet.as_manager()
 
@@ -121,7 +121,7 @@ class HostClaim(models.Model):
     host = models.ForeignKey(SshHost, models.PROTECT, related_name="claims")
     name = models.CharField(max_length=255)
     labels = models.JSONField(default=dict, blank=True)
-    claimed_at = models.DateTimeField(default=dates.now)
+    claimed_at = models.DateTimeField(default=clock.now)
     released_at = models.DateTimeField(null=True, blank=True)
 
     objects = HostClaimQuerySet.as_manager()

@@ -8,8 +8,9 @@ from typing import Any, Self
 from django.db import models
 from django.db.models import F, Q
 
+from reef_site.common import clock
 from registry.models import Role
-from vmtree import dates, dna
+from vmtree import dna
 from vmtree.models import Category, CompactEncoder
 
 
@@ -32,7 +33,7 @@ class JoinToken(models.Model):
     parent_vm_id = models.CharField(max_length=255, null=True, blank=True)  # noqa: DJ001
     reef_config = models.JSONField("DNA", default=dna.empty, blank=True, encoder=CompactEncoder)
     address = models.CharField(max_length=1000, blank=True, help_text="Empty: as the VM says.")
-    made_at = models.DateTimeField(default=dates.now)
+    made_at = models.DateTimeField(default=clock.now)
     made_by = models.CharField(max_length=200)
     expires_at = models.DateTimeField()
     voided_at = models.DateTimeField(null=True, blank=True)
@@ -96,8 +97,8 @@ class JoinRefusal(models.Model):
     text = models.CharField(max_length=500, help_text="What the VM was told.")
     remote = models.CharField(max_length=255, blank=True, help_text="Where it came from.")
     count = models.PositiveIntegerField(default=1)
-    first_at = models.DateTimeField(default=dates.now)
-    last_at = models.DateTimeField(default=dates.now)
+    first_at = models.DateTimeField(default=clock.now)
+    last_at = models.DateTimeField(default=clock.now)
 
     class Meta:
         ordering = ["-last_at", "-id"]
@@ -146,8 +147,8 @@ class BootReport(models.Model):
     duration_ms = models.PositiveBigIntegerField(null=True, blank=True)
     exit_status = models.IntegerField(null=True, blank=True)
     output = models.TextField(blank=True, help_text="Its end, at most 8 kB.")
-    began_at = models.DateTimeField(default=dates.now)
-    at = models.DateTimeField("reported at", default=dates.now)
+    began_at = models.DateTimeField(default=clock.now)
+    at = models.DateTimeField("reported at", default=clock.now)
 
     objects = BootReportQuerySet.as_manager()
 

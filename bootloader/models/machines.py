@@ -8,7 +8,7 @@ from django.db import models
 from django.db.models import Q
 
 from bootloader.states import FindingKind, FindingState, Proposal
-from vmtree import dates
+from reef_site.common import clock
 
 
 class MachineQuerySet(models.QuerySet["Machine"]):
@@ -34,8 +34,8 @@ class Machine(models.Model):
     host_key = models.CharField(max_length=2000, blank=True)
     mine = models.BooleanField(default=True, help_text="Made with our key, as far as is known.")
     created_at = models.DateTimeField(null=True, blank=True)
-    known_since = models.DateTimeField(default=dates.now)
-    seen_at = models.DateTimeField(default=dates.now, help_text="Last listed by its provider.")
+    known_since = models.DateTimeField(default=clock.now)
+    seen_at = models.DateTimeField(default=clock.now, help_text="Last listed by its provider.")
     gone_at = models.DateTimeField(null=True, blank=True)
     note = models.CharField(max_length=300, blank=True, help_text="Why it is here, or is gone.")
 
@@ -79,8 +79,8 @@ class Finding(models.Model):
     text = models.CharField(max_length=500)
     proposal = models.CharField(max_length=10, choices=Proposal.choices)
     state = models.CharField(max_length=10, choices=FindingState.choices, default=FindingState.OPEN)
-    found_at = models.DateTimeField(default=dates.now)
-    seen_at = models.DateTimeField(default=dates.now)
+    found_at = models.DateTimeField(default=clock.now)
+    seen_at = models.DateTimeField(default=clock.now)
     decided_at = models.DateTimeField(null=True, blank=True)
     decided_by = models.CharField(max_length=200, blank=True)
     outcome = models.CharField(max_length=500, blank=True)

@@ -23,7 +23,6 @@ from bootloader.states import (
     StepState,
 )
 from reef_site.common import clock
-from vmtree import dates
 
 
 def new_id() -> str:
@@ -50,7 +49,7 @@ class ProvisioningQuerySet(models.QuerySet["Provisioning"]):
 
     def claim(self, pk: str, holder: str, lease: timedelta) -> Provisioning | None:
         """The row at work, leased to the holder; None while somebody else has it."""
-        now = dates.now()
+        now = clock.now()
         free = clock.is_over("leased_until", now, lease)
         mine = self.at_work().filter(free, pk=pk)
         if not mine.update(leased_until=now + lease, leased_by=holder):
@@ -83,7 +82,7 @@ class Provisioning(models.Model):
     batch = models.CharField(max_length=26, blank=True)
     position = models.PositiveSmallIntegerField(default=0)
     state = models.CharField(max_length=10, choices=State.choices, default=State.QUEUED)
-    state_since = models.DateTimeField(default=dates.now)
+    state_since = models.DateTimeField(default=clock.now)
     reason = models.TextField(blank=True, help_text="Why it failed or was cancelled.")
     machine = models.ForeignKey(
         Machine, models.PROTECT, null=True, blank=True, related_name="provisionings"
@@ -92,7 +91,7 @@ class Provisioning(models.Model):
     # The script and the cloud-init as they were used, secrets masked.
     script = models.TextField(blank=True)
     user_data = models.TextField("cloud-init", blank=True)
-    created_at = models.DateTimeField(default=dates.now)
+    created_at = models.DateTimeField(default=clock.now)
     ended_at = models.DateTimeField(null=True, blank=True)
     # From when on another VM may have its name.
     released_at = models.DateTimeField(null=True, blank=True)
@@ -140,7 +139,7 @@ class Provisioning(models.Model):
         old = State(self.state)
         if to not in MOVES[old]:
             raise IllegalMove(f"'{self}' is {old}")
-        now = dates.now()
+        now = clock.now()
         ended = None if to in OPEN else now
         fields = {
             "state": to,
@@ -166,7 +165,7 @@ class BootStepQuerySet(models.QuerySet["BootStep"]):
     def cancel(self) -> None:
         """Nothing more comes of those that run or wait; what has run, has run until now."""
         unended = [state for state, to in STEP_MOVES.items() if StepState.CANCELLED in to]
-        self.filter(state=StepState.RUNNING).update(ended_at=dates.now())
+        self.filter(state=StepState.RUNNING).update(ended_at=clock.now())
         self.filter(state__in=unended).update(state=StepState.CANCELLED, reason="")
 
 
@@ -206,11 +205,11 @@ class BootStep(models.Model):
         """How long it took, or has taken until now; None before its beginning."""
         if self.started_at is None:
             return None
-        return ((self.ended_at or dates.now()) - self.started_at).total_seconds()
+        return ((self.ended_at or clock.now()) - self.started_at).total_seconds()
 
     def move(self, to: StepState, reason: str = "") -> None:
         """Follow one arrow of the state machine, or raise IllegalMove, LostRace."""
-        old, now = StepState(self.state), dates.now()
+        old, now = StepState(self.state), clock.now()
         if to not in STEP_MOVES[old]:
             raise IllegalMove(f"step {self} is {old}")
         fields: dict[str, Any] = {"state": to, "reason": clipped(reason, 2000)}
@@ -242,7 +241,7 @@ class LogLine(models.Model):
         ERROR = "error", "error"
 
     provisioning = models.ForeignKey(Provisioning, models.CASCADE, related_name="log")
-    at = models.DateTimeField(default=dates.now)
+    at = models.DateTimeField(default=clock.now)
     step = models.CharField(max_length=10, blank=True)
     kind = models.CharField(max_length=10, choices=Kind.choices)
     text = models.TextField()

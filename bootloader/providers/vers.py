@@ -29,8 +29,8 @@ from bootloader.providers.base import (
 )
 from bootloader.vers import Client, keyring, wire
 from bootloader.vers.client import known_id
+from reef_site.common.errors import ReefError
 from versconfig import config
-from vmtree.exceptions import FleetError
 from vmtree.models import Node
 
 logger = logging.getLogger(__name__)
@@ -243,7 +243,7 @@ class Vers:
                 trust=config.text("REEF_SSH_CA_FILE") or None,
                 keep=partial(keyring.keep_host_key, vm_id),
             )
-        except FleetError as error:
+        except ReefError as error:
             raise ProviderRefused(str(error)) from None
 
     def _fetch_key(self, vm_id: str) -> str:
@@ -262,7 +262,7 @@ class Vers:
         """The VM's public name."""
         try:
             domain = config.text("REEF_SSH_DOMAIN") or "vm.vers.sh"
-        except FleetError as error:
+        except ReefError as error:
             raise ProviderRefused(str(error)) from None
         return f"{known_id(machine_id)}.{domain.strip('.')}"
 

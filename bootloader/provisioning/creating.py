@@ -17,7 +17,7 @@ from bootloader.exceptions import NoSuchMachine, OutcomeUnknown, ProviderAway, P
 from bootloader.models import BootStep, LogLine, Machine, Provisioning
 from bootloader.providers import base
 from bootloader.provisioning import machines
-from vmtree import dates
+from reef_site.common import clock
 
 if TYPE_CHECKING:
     from bootloader.provisioning.steps import Context, Later
@@ -46,7 +46,7 @@ def create(context: Context, step: BootStep) -> Later | None:
             return found
     context.must_hold()
     # Committed before the question: whoever comes after a crash knows that it may have been asked.
-    step.keep(asked_at=dates.now().isoformat(), lost_at=None)
+    step.keep(asked_at=clock.now().isoformat(), lost_at=None)
     provider = providers.get(row.provider)
     try:
         made = provider.create(spec_of(row))
@@ -54,7 +54,7 @@ def create(context: Context, step: BootStep) -> Later | None:
         step.keep(asked_at=None)
         raise
     except OutcomeUnknown as error:
-        step.keep(lost_at=dates.now().isoformat())
+        step.keep(lost_at=clock.now().isoformat())
         context.say(f"{error}; looking whether it was made", step, LogLine.Kind.ERROR)
         return context.later(LOOK_EVERY, "looks whether the VM was made")
     if not _take(context, made, "made"):
@@ -85,8 +85,8 @@ def look(context: Context, step: BootStep) -> Later | None:
             return None
     if not step.facts.get("lost_at"):
         # Who asked died with the question; its answer is lost since now.
-        step.keep(lost_at=dates.now().isoformat())
-    if dates.now() - datetime.fromisoformat(step.facts["lost_at"]) < LOOK_FOR:
+        step.keep(lost_at=clock.now().isoformat())
+    if clock.now() - datetime.fromisoformat(step.facts["lost_at"]) < LOOK_FOR:
         return context.later(LOOK_EVERY, "looks whether the VM was made")
     step.keep(asked_at=None)
     context.say("no VM came of it", step)

@@ -11,8 +11,8 @@ from bootloader.exceptions import ProviderAway, RateLimited
 from bootloader.models import LogLine, Provisioning
 from bootloader.provisioning import booting, creating, machines, rings
 from bootloader.states import Leftover, State, StepState
-from vmtree import dates
-from vmtree.exceptions import FleetError
+from reef_site.common import clock
+from reef_site.common.errors import ReefError
 
 if TYPE_CHECKING:
     from bootloader.provisioning.steps import Context
@@ -41,7 +41,7 @@ def clear_up(context: Context) -> float | None:
             context.say(fate, None)
     except ProviderAway as error:
         return _again(context, error)
-    except FleetError as error:
+    except ReefError as error:
         # Nothing is forgotten: the VM is still there, and the page says so.
         _stuck(row, f"cancelled, but its VM is still there: {error}")
         return None
@@ -55,7 +55,7 @@ def _let_go(row: Provisioning, fate: str) -> None:
         if row.vm_id:
             joining.void(row.vm_id)
         row.steps.cancel()
-        row.move(State.CANCELLED, f"{who}; {fate}", released_at=dates.now())
+        row.move(State.CANCELLED, f"{who}; {fate}", released_at=clock.now())
     rings.tell(row.pk)
 
 
@@ -97,7 +97,7 @@ def after_failure(row: Provisioning) -> None:
     try:
         machines.delete(machine, by=row.actor, note=f"of failed provisioning {row.pk}")
         text, kind = f"{machine} is deleted, as was chosen", LogLine.Kind.NOTE
-    except FleetError as error:
+    except ReefError as error:
         text, kind = f"{machine} could not be deleted: {error}", LogLine.Kind.ERROR
     LogLine.objects.create(provisioning=row, kind=kind, text=text[:2000])
     rings.tell(row.pk)

@@ -8,8 +8,8 @@ from bootloader.exceptions import LostRace
 from bootloader.models import Machine, Provisioning
 from bootloader.provisioning import rings
 from bootloader.states import State
+from reef_site.common.errors import Conflict
 from versconfig import config
-from vmtree.exceptions import Conflict
 from vmtree.models import Node
 
 # PostgreSQL's lock on beginning provisionings; any number that nobody else uses.

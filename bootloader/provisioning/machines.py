@@ -20,11 +20,11 @@ from bootloader.providers import base
 from bootloader.provisioning import booting, lines, rings
 from bootloader.reasons import clipped
 from bootloader.states import State
+from reef_site.common import clock
+from reef_site.common.errors import BadInput, NotFound
 from registry import services as registry
-from vmtree import dates
 from vmtree import names as vm_names
 from vmtree import services as tree
-from vmtree.exceptions import BadInput, NotFound
 from vmtree.models import Category, Node
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 def record(slug: str, seen: base.Machine, *, name: str = "", vm_id: str = "") -> Machine:
     """The row of a machine that its provider tells of: made, or brought up to date."""
-    now = dates.now()
+    now = clock.now()
     fields = {"state": seen.state.value, "seen_at": now, "mine": seen.mine}
     row = Machine.objects.filter(provider=slug, machine_id=seen.id).first()
     if row is None:
@@ -86,7 +86,7 @@ def delete(machine: Machine, *, by: object, note: str = "") -> None:
 
 def gone(machine: Machine, note: str) -> None:
     """It is there no longer; its name is free for another VM."""
-    now = dates.now()
+    now = clock.now()
     with transaction.atomic():
         living = Machine.objects.living().filter(pk=machine.pk)
         living.update(gone_at=now, state="", note=clipped(note, 300))
@@ -181,7 +181,7 @@ def look(machine: Machine) -> base.Machine | None:
     except NoSuchMachine:
         gone(machine, "its provider knows it no longer")
         return None
-    fields = {"state": seen.state.value, "seen_at": dates.now()}
+    fields = {"state": seen.state.value, "seen_at": clock.now()}
     Machine.objects.filter(pk=machine.pk).update(**fields)
     machine.refresh_from_db()
     return seen

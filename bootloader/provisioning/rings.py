@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from reef_site.common import broker
-from vmtree import bells
+from reef_site.common import broker, events
 
 
 def advance(provisioning_id: str, *, later: float = 0) -> None:
@@ -18,7 +17,7 @@ def begin() -> None:
 
 def tell(provisioning_id: str) -> None:
     """Pages that show it look again."""
-    bells.tell_provisionings([provisioning_id])
+    events.publish_provisionings([provisioning_id])
 
 
 def _ring(task: str, args: list[object], later: float) -> None:

@@ -29,8 +29,7 @@ from bootloader.provisioning import booting, ending, limits, machines, rings, st
 from bootloader.provisioning.steps import Context, Later
 from bootloader.states import State, StepName, StepState
 from reef_site.common import clock
-from vmtree import dates
-from vmtree.exceptions import FleetError
+from reef_site.common.errors import ReefError
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +67,7 @@ def advance(provisioning_id: str) -> None:
 
 def tick() -> None:
     """Ring for whatever nobody looks at: what a lost ring or a dead worker left behind."""
-    now = dates.now()
+    now = clock.now()
     late = now - timedelta(seconds=3)
     for row in Provisioning.objects.at_work().order_by("id"):
         held = row.leased_until is not None and now < row.leased_until < now + LEASE + clock.SKEW
@@ -81,7 +80,7 @@ def tick() -> None:
 
 def _release(provisioning_id: str, holder: str, wait: float | None) -> None:
     """Give the lease back; when somebody is going to look again is written down."""
-    look_at = None if wait is None else dates.now() + timedelta(seconds=wait)
+    look_at = None if wait is None else clock.now() + timedelta(seconds=wait)
     mine = Provisioning.objects.filter(pk=provisioning_id, leased_by=holder)
     mine.update(leased_until=None, leased_by="", look_at=look_at)
 
@@ -95,7 +94,7 @@ def _held(provisioning_id: str, holder: str) -> Iterator[None]:
         while not over.wait(LEASE.total_seconds() / 4):
             mine = Provisioning.objects.filter(pk=provisioning_id, leased_by=holder)
             try:
-                if not mine.update(leased_until=dates.now() + LEASE):
+                if not mine.update(leased_until=clock.now() + LEASE):
                     return
             except Exception:
                 logger.exception("the lease of %s could not be renewed", provisioning_id)
@@ -151,7 +150,7 @@ def _do(context: Context, step: BootStep) -> float | None:
         if row.machine is not None:
             machines.gone(row.machine, f"vanished while it came up: {error}")
         return _fail(row, step, f"{_gone_at(row)}: {error}")
-    except FleetError as error:
+    except ReefError as error:
         return _fail(row, step, str(error))
     except Exception:
         logger.exception("step %s of provisioning %s", step, row.pk)
@@ -183,7 +182,7 @@ def _wait(context: Context, step: BootStep, later: Later) -> float | None:
     return later.seconds
 
 
-def _missed(context: Context, step: BootStep, error: FleetError) -> float | None:
+def _missed(context: Context, step: BootStep, error: ReefError) -> float | None:
     """Somebody could not be reached: try again, with growing pauses, but not for ever."""
     if steps.is_gone(context, step, steps.LOOK_EVERY_UNREACHED):
         return _fail(context.row, step, _gone_at(context.row))

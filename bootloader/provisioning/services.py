@@ -19,9 +19,9 @@ from bootloader.states import (
     StepName,
     StepState,
 )
+from reef_site.common.errors import BadInput, Conflict, Forbidden, NotFound
 from versconfig import config
 from vmtree import authority
-from vmtree.exceptions import BadInput, Conflict, Forbidden, NotFound
 from vmtree.models import Node
 
 

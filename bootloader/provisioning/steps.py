@@ -31,11 +31,11 @@ from bootloader.provisioning import booting, creating, lines, machines, resolvin
 from bootloader.provisioning.booting import Look
 from bootloader.shell import Shell
 from bootloader.states import StepName
+from reef_site.common import clock
+from reef_site.common.errors import ReefError
 from registry.liveness import Liveness
 from registry.models import VM, Status, Watch
 from versconfig import config
-from vmtree import dates
-from vmtree.exceptions import FleetError
 from vmtree.models import Node
 
 # How long a VM may take until it lets us in, and then until it is a member that beats.
@@ -95,7 +95,7 @@ class Context:
     def must_hold(self) -> None:
         """Raise LostRace if the lease was lost, or nothing more is wanted."""
         mine = Provisioning.objects.filter(pk=self.row.pk, leased_by=self.holder)
-        if not mine.filter(leased_until__gt=dates.now()).exists():
+        if not mine.filter(leased_until__gt=clock.now()).exists():
             raise LostRace("its lease was lost")
 
     def say(self, text: str, step: BootStep | None, kind: LogLine.Kind = LogLine.Kind.NOTE) -> None:
@@ -119,7 +119,7 @@ class Context:
 
 
 def _since(step: BootStep) -> timedelta:
-    return dates.now() - step.started_at if step.started_at else timedelta(0)
+    return clock.now() - step.started_at if step.started_at else timedelta(0)
 
 
 # -- the steps -----------------------------------------------------------------------------------
@@ -238,7 +238,7 @@ def join(context: Context, step: BootStep) -> Later | None:
 
 def health(context: Context, step: BootStep) -> Later | None:
     """The VM beats, and is called live."""
-    vm, now = VM.objects.filter(pk=context.row.vm_id).first(), dates.now()
+    vm, now = VM.objects.filter(pk=context.row.vm_id).first(), clock.now()
     run_step = context.row.steps.get(name=StepName.RUN)
     since = run_step.started_at or now
     if vm is None:
@@ -258,7 +258,7 @@ def health(context: Context, step: BootStep) -> Later | None:
 
 def is_gone(context: Context, step: BootStep, every: timedelta = LOOK_EVERY) -> bool:
     """Whether its provider has it no more, asked now and then while a step waits for the VM."""
-    machine, now = context.row.machine, dates.now()
+    machine, now = context.row.machine, clock.now()
     if machine is None or StepName(step.name) in (StepName.RESOLVE, StepName.CREATE):
         return False
     last = step.facts.get("asked_provider") or (step.started_at or now).isoformat()
@@ -267,7 +267,7 @@ def is_gone(context: Context, step: BootStep, every: timedelta = LOOK_EVERY) -> 
     step.keep(asked_provider=now.isoformat())
     try:
         return machine.is_gone or machines.look(machine) is None
-    except FleetError:
+    except ReefError:
         # Nobody can tell; the step goes on or fails by itself.
         return False
 

@@ -18,9 +18,9 @@ from bootloader.models import Provisioning
 from bootloader.plan import BootPlan
 from bootloader.provisioning import resolving
 from bootloader.provisioning.wishes import Wish, of_row
+from reef_site.common import clock
 from versconfig import config, keys
 from versconfig.screening import sources
-from vmtree import dates
 from vmtree.models import Node
 
 MASK = render.MASK
@@ -60,7 +60,7 @@ def sweep() -> None:
     """Forget the texts of provisionings that ended long ago."""
     written = Provisioning.objects.exclude(script="")
     newest = written.order_by().values("profile").annotate(newest=Max("pk"))
-    old = written.filter(ended_at__lt=dates.now() - KEPT)
+    old = written.filter(ended_at__lt=clock.now() - KEPT)
     old = old.exclude(pk__in=[each["newest"] for each in newest])
     keys = list(old.values_list("pk", flat=True)[:_MOST_FORGOTTEN])
     Provisioning.objects.filter(pk__in=keys).update(script="", user_data="")

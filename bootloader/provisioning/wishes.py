@@ -10,10 +10,10 @@ from typing import Any
 
 from bootloader import profiles, providers, words
 from bootloader.states import Leftover
+from reef_site.common.errors import BadInput, ReefError
 from versconfig import keys, values
 from vmtree import aliases
 from vmtree.dna import is_text
-from vmtree.exceptions import BadInput, FleetError
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 MOST_AT_A_TIME = 100
@@ -206,7 +206,7 @@ def leftover_of(value: object) -> Leftover | None:
 def _profile(kind: str) -> str:
     try:
         return profiles.get(kind).type
-    except FleetError as error:
+    except ReefError as error:
         raise BadInput(str(error), "type") from None
 
 

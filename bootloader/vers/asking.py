@@ -22,8 +22,8 @@ from django.conf import settings
 
 from bootloader import exceptions as errors
 from bootloader.vers import answers
+from reef_site.common.errors import ReefError
 from versconfig import config
-from vmtree.exceptions import FleetError
 from vmtree.models import Node
 
 logger = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ def account(node: Node | None = None) -> Account:
     try:
         base = config.text("VERS_BASE_URL", node)
         key = config.secret("VERS_API_KEY", node)
-    except FleetError as error:
+    except ReefError as error:
         raise errors.ProviderRefused(str(error)) from None
     if not key:
         raise errors.BadProviderKey("No VERS_API_KEY is set")

@@ -21,9 +21,10 @@ from lieutenants.ledger import Ledger, save_progress
 from lieutenants.models import Lieutenant, Process
 from lieutenants.session import Session
 from lieutenants.states import RUNNING, Status
+from reef_site.common import events
+from reef_site.common.errors import NotFound as NotRegistered
 from registry import services as registry
-from vmtree import bells, permissions
-from vmtree.exceptions import NotFound as NotRegistered
+from vmtree import permissions
 from vmtree.permissions import Action
 
 logger = logging.getLogger(__name__)
@@ -101,8 +102,8 @@ def _take_over(lieutenant: Lieutenant, host: Host) -> str:
             registry.patch(lieutenant.pk, {"address": settings.HOST})
         except NotRegistered:
             logger.info("%s is not registered; the follower makes up for it", lieutenant)
-        transaction.on_commit(lambda: bells.tell_change(lieutenant.pk))
-        transaction.on_commit(lambda: bells.ring(lieutenant.pk))
+        transaction.on_commit(lambda: events.publish_lieutenant(lieutenant.pk))
+        transaction.on_commit(lambda: events.wake_follower(lieutenant.pk))
     return f"{lieutenant.name}: taken over from {host.name}{said}"
 
 

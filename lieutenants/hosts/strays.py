@@ -15,7 +15,7 @@ from lieutenants.exceptions import TransportError
 from lieutenants.models import Lieutenant, Process
 from lieutenants.states import Status
 from lieutenants.transports import get_transport
-from vmtree import bells
+from reef_site.common import events
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ def look_at(process: Process) -> None:
     lieutenant = Lieutenant.objects.filter(pk=process.lieutenant_id).exclude(trouble=text)
     if lieutenant.update(trouble=text):
         logger.warning("%s: %s", process.lieutenant, text)
-        bells.tell_change(process.lieutenant_id)
+        events.publish_lieutenant(process.lieutenant_id)
 
 
 def with_strays() -> list[str]:

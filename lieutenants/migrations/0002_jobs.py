@@ -2,7 +2,7 @@
 
 import django.db.models.deletion
 import lieutenants.operations.models
-import vmtree.dates
+import reef_site.common.clock
 from django.db import migrations, models
 
 
@@ -66,7 +66,7 @@ class Migration(migrations.Migration):
                         blank=True, help_text="Taken before it began.", max_length=200
                     ),
                 ),
-                ("created_at", models.DateTimeField(default=vmtree.dates.now)),
+                ("created_at", models.DateTimeField(default=reef_site.common.clock.now)),
                 ("ended_at", models.DateTimeField(blank=True, null=True)),
                 ("leased_until", models.DateTimeField(blank=True, editable=False, null=True)),
                 ("look_at", models.DateTimeField(blank=True, editable=False, null=True)),

@@ -21,7 +21,7 @@ from lieutenants.admin import FactAdmin
 from lieutenants.operations import services
 from lieutenants.operations.models import Job, Step, StepState, Verb
 from lieutenants.operations.plan import Plan
-from vmtree.exceptions import FleetError
+from reef_site.common.errors import ReefError
 from vmtree.lineage import keys_above
 from vmtree.models import LINKS, Node
 
@@ -106,7 +106,7 @@ class JobAdmin(FactAdmin):
     ) -> None:
         try:
             self.message_user(request, f"{job}: {what(job, request)}", messages.SUCCESS)
-        except FleetError as error:
+        except ReefError as error:
             self.message_user(request, f"{job}: {error}", messages.ERROR)
 
     # -- the plan ------------------------------------------------------------------------------
@@ -126,7 +126,7 @@ class JobAdmin(FactAdmin):
         for vm_id in uppermost(vm_ids)[:MOST_PLANS]:
             try:
                 plans.append(_shown(services.plan(verb, vm_id, by=request.user)))
-            except FleetError as error:
+            except ReefError as error:
                 self.message_user(request, f"{vm_id}: {error}", messages.ERROR)
         label = f"{verb.label.capitalize()} with everything below"
         context = {
@@ -148,7 +148,7 @@ class JobAdmin(FactAdmin):
             confirm = int(count) if count.isdecimal() else None
             try:
                 job, continued = services.start(verb, vm_id, by=request.user, confirm=confirm)
-            except FleetError as error:
+            except ReefError as error:
                 self.message_user(request, f"{vm_id}: {error}", messages.ERROR)
             else:
                 said = "goes on" if continued else "has begun"

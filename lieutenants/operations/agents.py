@@ -14,7 +14,7 @@ from lieutenants.operations.handlers import Handler, Outlook
 from lieutenants.operations.models import Verb
 from lieutenants.states import Status
 from lieutenants.transports import get_transport
-from vmtree.exceptions import NotFound
+from reef_site.common.errors import NotFound
 
 
 def lieutenants_at(vm_ids: Iterable[str]) -> dict[str, Lieutenant]:

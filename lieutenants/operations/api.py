@@ -12,10 +12,10 @@ from rest_framework.views import APIView
 from lieutenants.operations import services
 from lieutenants.operations.models import Job, Verb
 from lieutenants.operations.serializers import JOB_STATES, job_json, plan_json, steps_json
+from reef_site.common.errors import BadInput
 from reef_site.common.request_names import takes
+from reef_site.common.request_values import is_dry_run, query_cursor, query_limit
 from vmtree import aliases, permissions
-from vmtree.exceptions import BadInput
-from vmtree.serializers import is_dry_run, query_cursor, query_limit
 
 MOST_ROWS = 1000
 USUAL_ROWS = 100

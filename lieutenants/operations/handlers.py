@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from lieutenants.operations.models import Verb
-from vmtree.exceptions import NotFound
+from reef_site.common.errors import NotFound
 
 _AT_ONCE = 500
 

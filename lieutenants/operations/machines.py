@@ -12,8 +12,8 @@ from bootloader.provisioning import machines
 from lieutenants.operations import plain_vms
 from lieutenants.operations.handlers import Handler, Outlook
 from lieutenants.operations.models import Verb
+from reef_site.common.errors import NotFound
 from registry.models import VM, Status
-from vmtree.exceptions import NotFound
 
 # Their words for what the verbs bring about.
 _SO_ALREADY = {

@@ -11,7 +11,6 @@ from django.db.models.functions import Coalesce
 from ulid import ULID
 
 from reef_site.common import clock
-from vmtree import dates
 
 
 def new_id() -> str:
@@ -86,7 +85,7 @@ class JobQuerySet(models.QuerySet["Job"]):
 
     def claim(self, pk: str, lease: timedelta) -> Job | None:
         """The open job, leased to the caller; None while somebody else holds it."""
-        now = dates.now()
+        now = clock.now()
         free = clock.is_over("leased_until", now, lease)
         if not self.open().filter(free, pk=pk).update(leased_until=now + lease):
             return None
@@ -109,7 +108,7 @@ class Job(models.Model):
     state = models.CharField(max_length=10, choices=JobState.choices, default=JobState.OPEN)
     reason = models.TextField(blank=True, help_text="Why it could not go on, or did nothing.")
     snapshot = models.CharField(max_length=200, blank=True, help_text="Taken before it began.")
-    created_at = models.DateTimeField(default=dates.now)
+    created_at = models.DateTimeField(default=clock.now)
     ended_at = models.DateTimeField(null=True, blank=True)
     leased_until = models.DateTimeField(null=True, blank=True, editable=False)
     # When somebody is going to look at it again; who moves it on rings for that.
@@ -166,7 +165,7 @@ class StepQuerySet(models.QuerySet["Step"]):
 
     def claim(self, pk: int, lease: timedelta) -> Step | None:
         """The waiting step of an open job, now running by the caller; None if it is not so."""
-        now = dates.now()
+        now = clock.now()
         free = self.filter(pk=pk, state=StepState.WAITING, job__state=JobState.OPEN)
         claimed = free.update(
             state=StepState.RUNNING,
@@ -222,6 +221,6 @@ class Step(models.Model):
         """Bring a running step to this end; False if it is not running any more."""
         mine = Step.objects.filter(pk=self.pk, state=StepState.RUNNING, attempts=self.attempts)
         self.state, self.reason = state, reason[:2000]
-        self.ended_at = None if state == StepState.WAITING else at or dates.now()
+        self.ended_at = None if state == StepState.WAITING else at or clock.now()
         fields = {"state": state, "reason": self.reason, "ended_at": self.ended_at}
         return bool(mine.update(**fields, leased_until=None))

@@ -9,12 +9,12 @@ from django.db import transaction
 
 from lieutenants.operations.handlers import Handler, Outlook
 from lieutenants.operations.models import Verb
+from reef_site.common import clock
+from reef_site.common.errors import NotFound
 from registry import liveness
 from registry import services as registry
 from registry.models import VM, Status
-from vmtree import dates
 from vmtree import services as tree
-from vmtree.exceptions import NotFound
 
 NOT_REGISTERED = "is not registered: nothing is known to run there"
 
@@ -62,7 +62,7 @@ def set_status(vm_id: str, status: Status, *, only_from: Sequence[str] = ()) -> 
         raise NotFound(f"VM '{vm_id}' is not registered")
     late = silent = None
     if status == Status.RUNNING:
-        late, silent = liveness.deadlines(dates.now(), vm.interval_ms)
+        late, silent = liveness.deadlines(clock.now(), vm.interval_ms)
     rows = VM.objects.filter(pk=vm_id).exclude(status=status)
     if only_from:
         rows = rows.filter(status__in=only_from)

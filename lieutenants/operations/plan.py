@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from lieutenants.operations import handlers
 from lieutenants.operations.handlers import Outlook
 from lieutenants.operations.models import Verb
+from reef_site.common.errors import BadInput
 from registry.models import VM
-from vmtree.exceptions import BadInput
 from vmtree.lineage import keys_below
 from vmtree.models import LINKS, Node
 

@@ -20,9 +20,9 @@ from lieutenants.operations.models import (
     StepState,
     Verb,
 )
-from reef_site.common import clock
-from vmtree import bells, dates, snapshots
-from vmtree.exceptions import FleetError
+from reef_site.common import clock, events
+from reef_site.common.errors import ReefError
+from vmtree import snapshots
 from vmtree.snapshot_models import Why
 
 logger = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ def tick() -> None:
 
 def _settle_cancelled() -> None:
     """What was under way when its job was cancelled comes to its end."""
-    now = dates.now()
+    now = clock.now()
     cancelled = Job.objects.filter(state=JobState.CANCELLED, ended_at__gte=now - 10 * PATIENCE)
     running = Step.objects.filter(job__in=cancelled, state=StepState.RUNNING)
     for step in running.select_related("job")[:500]:
@@ -91,10 +91,10 @@ def _is_safe(job: Job) -> bool:
         return True
     try:
         made = snapshots.take(by=f"job {job.pk}", why=Why.CHANGE).snapshot
-    except (FleetError, OSError) as error:
+    except (ReefError, OSError) as error:
         reason = f"nothing was destroyed, for there could be no snapshot before: {error}"
         logger.warning("job %s: %s", job.pk, reason)
-        ended = {"state": JobState.FAILED, "reason": reason[:2000], "ended_at": dates.now()}
+        ended = {"state": JobState.FAILED, "reason": reason[:2000], "ended_at": clock.now()}
         Job.objects.open().filter(pk=job.pk).update(**ended)
         return False
     job.snapshot = made.file
@@ -104,7 +104,7 @@ def _is_safe(job: Job) -> bool:
 
 def _look_at(job: Job) -> bool:
     """One look: settle, free, block, send, close. Whether the job is still at work."""
-    now = dates.now()
+    now = clock.now()
     under_way = list(job.steps.filter(state=StepState.RUNNING).select_related("job"))
     for step in under_way:
         _settle(step, now)
@@ -132,14 +132,14 @@ def _close(job: Job) -> bool:
     state = JobState.FAILED if missed else JobState.DONE
     did_nothing = not missed and not job.steps.filter(state=StepState.DONE).exists()
     reason = IDLE if did_nothing else ""
-    Job.objects.open().filter(pk=job.pk).update(state=state, reason=reason, ended_at=dates.now())
-    bells.tell_nodes([job.vm_id])
+    Job.objects.open().filter(pk=job.pk).update(state=state, reason=reason, ended_at=clock.now())
+    events.publish_nodes([job.vm_id])
     return True
 
 
 def _look_again(job: Job) -> None:
     """Ring for a later look, unless somebody did so already."""
-    now = dates.now()
+    now = clock.now()
     unasked = Q(look_at__isnull=True) | Q(look_at__lte=now)
     if Job.objects.open().filter(unasked, pk=job.pk).update(look_at=now + LOOK_AGAIN):
         rings.advance(job.pk, later=LOOK_AGAIN.total_seconds())
@@ -166,7 +166,7 @@ def _block(job: Job) -> None:
             reasons.setdefault(above, reasons[vm_id])
     for pk, reason in blocked.items():
         waiting = job.steps.filter(pk=pk, state=StepState.WAITING)
-        waiting.update(state=StepState.BLOCKED, reason=reason, ended_at=dates.now())
+        waiting.update(state=StepState.BLOCKED, reason=reason, ended_at=clock.now())
 
 
 # -- a step --------------------------------------------------------------------------------------
@@ -177,14 +177,14 @@ def _do(step: Step) -> None:
     try:
         handler = handlers.handler_of(step.handler)
         handler.act(Verb(step.job.verb), step.vm_id, step.job.actor)
-    except FleetError as error:
+    except ReefError as error:
         step.end(StepState.FAILED, str(error))
     except Exception:
         logger.exception("step %s of job %s", step.pk, step.job_id)
         step.end(StepState.FAILED, "an error of reef's own; its log tells more")
     else:
         mine = Step.objects.filter(pk=step.pk, state=StepState.RUNNING, attempts=step.attempts)
-        step.acted_at = dates.now()
+        step.acted_at = clock.now()
         if mine.update(acted_at=step.acted_at):
             _settle(step, step.acted_at)
 
@@ -199,7 +199,7 @@ def _settle(step: Step, now: datetime) -> None:
         done = handlers.handler_of(step.handler).is_done(Verb(step.job.verb), step.vm_id)
         if done and step.job.verb == Verb.DESTROY:
             plain_vms.bury(step.vm_id, step.job.actor)
-    except FleetError as error:
+    except ReefError as error:
         step.end(StepState.FAILED, str(error))
     except Exception:
         logger.exception("step %s of job %s", step.pk, step.job_id)

@@ -18,9 +18,10 @@ from lieutenants.operations.models import (
     Verb,
 )
 from lieutenants.operations.plan import Line, Plan, plan_of
-from vmtree import dates, permissions
+from reef_site.common import clock
+from reef_site.common.errors import Conflict, NotFound
+from vmtree import permissions
 from vmtree import services as tree
-from vmtree.exceptions import Conflict, NotFound
 from vmtree.lineage import keys_above, keys_below
 from vmtree.models import LINKS, Node
 from vmtree.permissions import Action
@@ -76,9 +77,9 @@ def cancel(job_id: str, *, by: object) -> Job:
         top = Node.objects.filter(vm_id=job.vm_id).first()
         permissions.check(by, Action.COMMAND, top)
         open_ones = Job.objects.open().filter(pk=job.pk)
-        if open_ones.update(state=JobState.CANCELLED, ended_at=dates.now()):
+        if open_ones.update(state=JobState.CANCELLED, ended_at=clock.now()):
             waiting = job.steps.filter(state=StepState.WAITING)
-            at = dates.now()
+            at = clock.now()
             waiting.update(state=StepState.CANCELLED, reason=CANCELLED, ended_at=at)
     job.refresh_from_db()
     if job.state != JobState.CANCELLED:

@@ -15,14 +15,15 @@ from lieutenants.operations.models import Verb
 from lieutenants.rules import findings, webhooks
 from lieutenants.rules.models import Action, Firing, Rule
 from lieutenants.rules.proofs import Proof, enough, proofs
+from reef_site.common import clock
+from reef_site.common.errors import NotFound, ReefError
 from registry.models import Status
-from vmtree import dates, snapshots
-from vmtree.exceptions import FleetError, NotFound
+from vmtree import snapshots
 from vmtree.models import Node
 from vmtree.snapshot_models import Snapshot, Why
 
 
-class Held(FleetError):
+class Held(ReefError):
     """Not yet: something has to be otherwise first."""
 
     status = 409
@@ -74,7 +75,7 @@ def _restart(rule: Rule, firing: Firing) -> str:
 
 def _destroy(rule: Rule, firing: Firing) -> str:
     """Only the dead, and nobody above the living."""
-    _must_be_dead(firing, proofs(firing.subject, dates.now()))
+    _must_be_dead(firing, proofs(firing.subject, clock.now()))
     below = Node.objects.living().filter(parent__vm_id=firing.subject).count()
     if below:
         raise Held(f"{below} VMs stand below it")
@@ -88,7 +89,7 @@ def _destroy(rule: Rule, firing: Firing) -> str:
 def _do_proposed(rule: Rule, firing: Firing) -> str:
     """As an operator would; deletes only what two signs say is dead."""
     row = findings.finding_of(firing)
-    signs = findings.proofs_against(row.proposal, row.vm_id, dates.now())
+    signs = findings.proofs_against(row.proposal, row.vm_id, clock.now())
     if signs:
         _must_be_dead(firing, signs)
     return findings.do_proposed(row, rule.actor)

@@ -16,8 +16,8 @@ from django.utils.html import format_html
 from lieutenants.admin import FactAdmin
 from lieutenants.rules import firing, services
 from lieutenants.rules.models import Action, Firing, Rule
-from vmtree import dates
-from vmtree.exceptions import FleetError
+from reef_site.common import clock
+from reef_site.common.errors import ReefError
 
 if TYPE_CHECKING:
     _RuleAdmin = admin.ModelAdmin[Rule]
@@ -80,7 +80,7 @@ class RuleAdmin(_RuleAdmin):
             obj.set_secret(key)
         old = Rule.objects.filter(pk=obj.pk).first() if change else None
         services.watch_anew(obj, bool(old and old.enabled), old.event if old else "")
-        obj.updated_at = dates.now()
+        obj.updated_at = clock.now()
         obj.save()
 
     @admin.action(description="Switch selected rules on", permissions=["change"])
@@ -97,7 +97,7 @@ class RuleAdmin(_RuleAdmin):
         for rule in queryset:
             try:
                 services.change(rule.pk, {"enabled": enabled}, by=request.user)
-            except FleetError as error:
+            except ReefError as error:
                 self.message_user(request, f"{rule}: {error}", messages.ERROR)
             else:
                 self.message_user(request, f"{rule}: is {'on' if enabled else 'off'}")

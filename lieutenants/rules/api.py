@@ -13,10 +13,10 @@ from rest_framework.views import APIView
 from lieutenants.rules import firing, services
 from lieutenants.rules.models import Firing, FiringState, Rule
 from lieutenants.rules.serializers import FIELDS, dry_run_json, fields_of, firing_json, rule_json
+from reef_site.common.errors import BadInput, NotFound
 from reef_site.common.request_names import takes, takes_anything
+from reef_site.common.request_values import body_of, query_cursor, query_limit, query_number
 from vmtree import aliases, permissions
-from vmtree.exceptions import BadInput, NotFound
-from vmtree.serializers import body_of, query_cursor, query_limit, query_number
 
 MOST_ROWS = 1000
 USUAL_ROWS = 100

@@ -13,10 +13,10 @@ from lieutenants.models import Answer, Lieutenant
 from lieutenants.rules import findings
 from lieutenants.rules.models import Action, Event, Firing, Rule
 from lieutenants.states import Outcome, Status
+from reef_site.common import clock
 from registry import liveness
 from registry.models import VM, Watch
 from registry.models import Status as VMStatus
-from vmtree import dates
 from vmtree.models import Node
 
 # How far back reef looks for things that happened, beside the rule's own minutes.
@@ -86,12 +86,12 @@ def _case(row: dict[str, Any], condition: Condition, now: datetime) -> Case:
         subject=row[condition.subject],
         name=row[condition.name],
         since=row[condition.since],
-        evidence={**evidence, "seen_at": dates.js_date(now)},
+        evidence={**evidence, "seen_at": clock.format_timestamp(now)},
     )
 
 
 def _plain(value: Any) -> Any:
-    return dates.js_date(value) if isinstance(value, datetime) else value
+    return clock.format_timestamp(value) if isinstance(value, datetime) else value
 
 
 # -- VMs -----------------------------------------------------------------------------------------

@@ -12,8 +12,8 @@ from bootloader.models import Finding
 from bootloader.states import FindingKind, Proposal
 from lieutenants.rules.models import Firing, Rule
 from lieutenants.rules.proofs import Proof, silence, status
+from reef_site.common.errors import Conflict
 from registry.models import VM
-from vmtree.exceptions import Conflict
 from vmtree.models import Node
 
 EVIDENCE = ("kind", "provider", "vm_id", "text", "proposal")

@@ -22,9 +22,8 @@ from lieutenants.rules.models import Action, Firing, FiringState, Rule
 from lieutenants.rules.proofs import Proof, enough, proofs
 from lieutenants.rules.webhooks import WebhookFailed
 from reef_site.common import broker, clock
+from reef_site.common.errors import ReefError
 from registry.models import VM, Watch
-from vmtree import dates
-from vmtree.exceptions import FleetError
 
 logger = logging.getLogger(__name__)
 
@@ -47,11 +46,11 @@ def tick(at: datetime | None = None) -> list[int]:
     if _jumps.look():
         # Times of rows are moved along with the clock; that may still be going on.
         return []
-    now = at or dates.now()
+    now = at or clock.now()
     for rule in Rule.objects.on():
         try:
             look(rule, now)
-        except FleetError as error:
+        except ReefError as error:
             logger.warning("rule %s: %s", rule.name, error)
     due = list(Firing.objects.due(now).order_by("due_at").values_list("pk", flat=True)[:MOST_DUE])
     for pk in due:
@@ -82,9 +81,9 @@ def act(firing_id: int) -> None:
         firing.end(FiringState.DROPPED, "the rule was switched off")
     elif (rule.event, rule.action) != (firing.event, firing.action):
         firing.end(FiringState.DROPPED, "the rule says something else by now")
-    elif not conditions.still_holds(rule, firing, dates.now()):
+    elif not conditions.still_holds(rule, firing, clock.now()):
         firing.end(FiringState.DROPPED, "it is over, before anything was done")
-    elif conditions.in_doubt(firing, dates.now()):
+    elif conditions.in_doubt(firing, clock.now()):
         text = "waits: reef was away, and heartbeats may still come"
         firing.put_off(DOUBT_PAUSE, text, counts=False)
     else:
@@ -134,7 +133,7 @@ def _act(rule: Rule, firing: Firing) -> None:
         firing.put_off(HELD_PAUSE, f"waits: {held}", counts=False)
     except WebhookFailed as error:
         _again_or_never(firing, str(error))
-    except FleetError as error:
+    except ReefError as error:
         firing.end(FiringState.FAILED, str(error))
     except Exception:
         logger.exception("firing %s of rule %s", firing.pk, rule.name)
@@ -182,7 +181,7 @@ class DryRun:
 
 def dry_run(rule: Rule, at: datetime | None = None) -> DryRun:
     """What would happen if the rule were on; changes nothing."""
-    now = at or dates.now()
+    now = at or clock.now()
     found = conditions.cases(rule, now, MOST_CASES + 1)
     would = [Would(case, _proofs_for(rule, case, now)) for case in found[:MOST_CASES]]
     return DryRun(rule, now, Watch.grace(now), would, len(found) > MOST_CASES)

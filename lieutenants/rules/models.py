@@ -15,7 +15,6 @@ from lieutenants.rules import secret
 from reef_site.common import clock
 from registry.models import Role
 from versconfig.screening import sources
-from vmtree import dates
 from vmtree.models import Category, CompactEncoder
 
 LEASE = timedelta(seconds=120)
@@ -95,9 +94,9 @@ class Rule(models.Model):
     webhook_url = models.CharField(max_length=500, blank=True)
     sealed_secret = models.TextField(blank=True, editable=False)
     # What happened before is no case of this rule.
-    watched_from = models.DateTimeField(default=dates.now, editable=False)
-    created_at = models.DateTimeField(default=dates.now, editable=False)
-    updated_at = models.DateTimeField(default=dates.now, editable=False)
+    watched_from = models.DateTimeField(default=clock.now, editable=False)
+    created_at = models.DateTimeField(default=clock.now, editable=False)
+    updated_at = models.DateTimeField(default=clock.now, editable=False)
 
     objects = RuleQuerySet.as_manager()
 
@@ -236,7 +235,7 @@ class FiringQuerySet(models.QuerySet["Firing"]):
 
     def claim(self, pk: int, lease: timedelta = LEASE) -> Firing | None:
         """The due firing, leased to the caller; None while somebody else holds it."""
-        now = dates.now()
+        now = clock.now()
         claimed = self.due(now).filter(pk=pk)
         if not claimed.update(leased_until=now + lease, attempts=F("attempts") + 1):
             return None
@@ -258,8 +257,8 @@ class Firing(models.Model):
         max_length=10, choices=FiringState.choices, default=FiringState.WAITING
     )
     outcome = models.TextField(blank=True)
-    at = models.DateTimeField(default=dates.now)
-    due_at = models.DateTimeField(default=dates.now)
+    at = models.DateTimeField(default=clock.now)
+    due_at = models.DateTimeField(default=clock.now)
     attempts = models.PositiveSmallIntegerField(default=0)
     ended_at = models.DateTimeField(null=True, blank=True)
     leased_until = models.DateTimeField(null=True, blank=True, editable=False)
@@ -288,12 +287,12 @@ class Firing(models.Model):
 
     def end(self, state: FiringState, outcome: str, **evidence: Any) -> bool:
         """Bring it to its end, unless somebody did so already."""
-        return self._set(state=state, outcome=outcome, ended_at=dates.now(), **self._with(evidence))
+        return self._set(state=state, outcome=outcome, ended_at=clock.now(), **self._with(evidence))
 
     def put_off(self, pause: timedelta, outcome: str, *, counts: bool = True) -> bool:
         """Try again after a pause; a try that does not count is forgotten."""
         attempts = self.attempts if counts else self.attempts - 1
-        return self._set(due_at=dates.now() + pause, outcome=outcome, attempts=attempts)
+        return self._set(due_at=clock.now() + pause, outcome=outcome, attempts=attempts)
 
     def _with(self, evidence: dict[str, Any]) -> dict[str, Any]:
         return {"evidence": {**self.evidence, **evidence}} if evidence else {}

@@ -8,9 +8,9 @@ from datetime import datetime
 from lieutenants.operations import handlers
 from lieutenants.operations.agents import lieutenants_at
 from lieutenants.rules.models import Action, Firing, FiringState
+from reef_site.common import clock
 from registry import liveness
 from registry.models import VM, Status, Watch
-from vmtree import dates
 
 NEEDED = 2
 
@@ -45,7 +45,7 @@ def silence(vm: VM | None, now: datetime) -> Proof:
         return Proof("silence", holds=False, text="it is paused, so no beat is expected")
     _, silent_after = liveness.deadlines(vm.last_seen, vm.interval_ms)
     overdue = max(silent_after, vm.silent_after or silent_after) <= now
-    return Proof("silence", holds=overdue, text=f"last sign {dates.js_date(vm.last_seen)}")
+    return Proof("silence", holds=overdue, text=f"last sign {clock.format_timestamp(vm.last_seen)}")
 
 
 def status(vm: VM | None) -> Proof:

@@ -9,12 +9,12 @@ from functools import partial
 from cryptography.fernet import Fernet, InvalidToken
 from django.conf import settings
 
+from reef_site.common.errors import ReefError
 from versconfig.screening import sources
 from versconfig.screening.screen import Secret
-from vmtree.exceptions import FleetError
 
 
-class Unreadable(FleetError):
+class Unreadable(ReefError):
     """The secret was sealed with another key of reef's."""
 
     status = 500

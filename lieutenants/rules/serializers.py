@@ -6,9 +6,9 @@ from typing import Any
 
 from lieutenants.rules.firing import DryRun, Would
 from lieutenants.rules.models import Action, Event, Firing, Rule
+from reef_site.common.errors import BadInput
 from registry.models import Role
 from vmtree.dna import is_text
-from vmtree.exceptions import BadInput
 from vmtree.models import Category
 
 Json = dict[str, Any]

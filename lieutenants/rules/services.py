@@ -9,8 +9,9 @@ from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
 
 from lieutenants.rules.models import Action, Rule
-from vmtree import dates, permissions
-from vmtree.exceptions import BadInput, Conflict, NotFound
+from reef_site.common import clock
+from reef_site.common.errors import BadInput, Conflict, NotFound
+from vmtree import permissions
 
 
 def find(rule_id: int, *, by: object) -> Rule:
@@ -61,7 +62,7 @@ def change(
 def watch_anew(rule: Rule, was_enabled: bool, old_event: str) -> None:
     """What happened while a rule was off, or another one, is no case of it; saves nothing."""
     if (rule.enabled and not was_enabled) or rule.event != old_event:
-        rule.watched_from = dates.now()
+        rule.watched_from = clock.now()
 
 
 def delete(rule_id: int, *, by: object) -> None:
@@ -70,7 +71,7 @@ def delete(rule_id: int, *, by: object) -> None:
 
 
 def _save(rule: Rule) -> None:
-    rule.updated_at = dates.now()
+    rule.updated_at = clock.now()
     try:
         rule.full_clean(validate_unique=False, validate_constraints=False)
     except ValidationError as error:

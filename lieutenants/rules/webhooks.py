@@ -11,16 +11,16 @@ import orjson
 
 from lieutenants.rules import secret
 from lieutenants.rules.models import Firing, Rule
+from reef_site.common import clock
+from reef_site.common.errors import ReefError
 from versconfig.screening import sources
-from vmtree import dates
-from vmtree.exceptions import FleetError
 
 TIMEOUT = httpx.Timeout(10.0, connect=5.0)
 SIGNATURE = "Reef-Signature"
 FIRING = "Reef-Firing"
 
 
-class WebhookFailed(FleetError):
+class WebhookFailed(ReefError):
     """The webhook did not take it; it is tried again."""
 
     status = 502
@@ -67,8 +67,8 @@ def _told(rule: Rule, firing: Firing) -> dict[str, object]:
         "event": firing.event,
         "vmId": firing.subject,
         "name": firing.subject_name,
-        "since": dates.js_date(firing.cause_at),
-        "at": dates.js_date(firing.at),
+        "since": clock.format_timestamp(firing.cause_at),
+        "at": clock.format_timestamp(firing.at),
         "text": rule.text,
         "evidence": firing.evidence,
     }

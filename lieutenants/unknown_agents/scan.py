@@ -19,7 +19,7 @@ from lieutenants.states import Status
 from lieutenants.transports import get_transport
 from lieutenants.transports.base import Handle
 from lieutenants.unknown_agents.models import Request, UnknownAgent
-from vmtree import bells
+from reef_site.common import events
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ def look() -> None:
         row, _ = UnknownAgent.objects.update_or_create(pk=run, defaults=facts)
         if run not in known:
             logger.warning("an agent runs that nobody follows: %s. %s", row, why)
-            bells.tell_change(row.lieutenant_id)
+            events.publish_lieutenant(row.lieutenant_id)
         if row.request:
             _serve(row)
 
@@ -102,7 +102,7 @@ def _serve(row: UnknownAgent) -> None:
         UnknownAgent.objects.filter(pk=row.pk).update(**fields)
     elif row.request == Request.TAKE_UP:
         UnknownAgent.objects.filter(pk=row.pk).delete()
-    bells.tell_change(row.lieutenant_id)
+    events.publish_lieutenant(row.lieutenant_id)
 
 
 def _take_up(row: UnknownAgent) -> str:

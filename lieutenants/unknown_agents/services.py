@@ -7,7 +7,8 @@ from django.utils import timezone
 
 from lieutenants.exceptions import NotFound, NotNow
 from lieutenants.unknown_agents.models import Request, UnknownAgent
-from vmtree import bells, permissions
+from reef_site.common import events
+from vmtree import permissions
 from vmtree.permissions import Action
 
 
@@ -27,5 +28,5 @@ def ask(run: str, request: Request, *, actor: object) -> UnknownAgent:
     row.requested_by, row.problem = str(actor)[:200], ""
     with transaction.atomic():
         row.save(update_fields=["request", "requested_at", "requested_by", "problem"])
-        transaction.on_commit(lambda: bells.ring(row.lieutenant_id))
+        transaction.on_commit(lambda: events.wake_follower(row.lieutenant_id))
     return row

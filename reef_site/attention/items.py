@@ -24,8 +24,8 @@ from lieutenants.rules.models import Firing, FiringState
 from lieutenants.states import RUNNING, Status
 from lieutenants.unknown_agents.models import UnknownAgent
 from reef_site.attention.models import Kind
+from reef_site.common import clock
 from registry.models import VM
-from vmtree import dates
 
 # Items of one kind that are looked at.
 MAX_ITEMS = 300
@@ -142,7 +142,7 @@ def silent_vms(seen_until: datetime | None) -> Silent:
     """Return the VMs that are silent; those are new that fell silent after this moment."""
     if "registry" not in settings.ORGANS:
         return Silent(0, 0, [])
-    vms = VM.objects.silent(dates.now())
+    vms = VM.objects.silent(clock.now())
     is_seen = Q(silent_after__lte=seen_until) if seen_until else Q(pk__in=[])
     figures = vms.aggregate(all=Count("pk"), seen=Count("pk", filter=is_seen))
     newest = vms.order_by("-silent_after", "pk")[:MAX_EXAMPLES] if figures["all"] else []

@@ -1,4 +1,4 @@
-"""Wall-clock time that somebody may set: one clock for all hosts, ages, jumps, stale claims."""
+"""Time: now, timestamps on the wire, the clock that all hosts share, ages, jumps, leases."""
 
 from __future__ import annotations
 
@@ -9,10 +9,44 @@ from django.db import connection
 from django.db.models import Q
 from django.utils import timezone
 
+from reef_site.common.errors import BadInput
+
 # Less is the usual work of a time service.
 MIN_JUMP_SECONDS = 2.0
 # A claim of another host may end this much later than its clock should allow.
 SKEW = timedelta(minutes=15)
+
+
+# Farther years have no UTC, or none in the time zone of pages.
+_MIN_YEAR, _MAX_YEAR = 1000, 9998
+
+
+def now() -> datetime:
+    """Return the current time in whole milliseconds, as precise as timestamps on the wire."""
+    moment = timezone.now()
+    return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
+
+
+def format_timestamp(moment: datetime) -> str:
+    """Return UTC with three digits of milliseconds, such as 2026-11-22T06:21:09.098Z."""
+    moment = moment.astimezone(UTC)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03d}Z"
+
+
+def parse_timestamp(text: str, field: str) -> datetime:
+    """Parse an ISO 8601 timestamp; without an offset it is UTC.
+
+    Raises BadInput, which names `field`.
+    """
+    try:
+        # A plus sign in a query string is decoded as a space.
+        moment = datetime.fromisoformat(text.strip().replace(" ", "+") if "T" in text else text)
+        moment = moment.replace(tzinfo=moment.tzinfo or UTC).astimezone(UTC)
+        if not _MIN_YEAR <= moment.year <= _MAX_YEAR:
+            raise ValueError("out of range")
+        return moment
+    except (ValueError, OverflowError):
+        raise BadInput(f"{field}: must be a time such as 2026-11-22T06:21:09.098Z", field) from None
 
 
 def database_now() -> datetime:

@@ -10,7 +10,7 @@ from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import render
 
-from vmtree.exceptions import FleetError
+from reef_site.common.errors import ReefError
 
 P = ParamSpec("P")
 View = Callable[Concatenate[HttpRequest, P], HttpResponseBase]
@@ -23,7 +23,7 @@ def spoken(view: View[P]) -> View[P]:
     def wrapped(request: HttpRequest, /, *args: P.args, **kwargs: P.kwargs) -> HttpResponseBase:
         try:
             return view(request, *args, **kwargs)
-        except FleetError as error:
+        except ReefError as error:
             if request.headers.get("Reef-Script") == "1":
                 return HttpResponse(str(error), status=error.status, content_type="text/plain")
             context = {"problem": str(error)}

@@ -9,11 +9,11 @@ from typing import Any
 from django.db.models import QuerySet
 from django.utils import timezone
 
+from reef_site.common.errors import NotFound
 from reef_site.fleet.lines import Line, Moment, counted, dress
 from registry.models import VM, Gap, Status
 from vmtree import dna, lineage
 from vmtree import names as vm_names
-from vmtree.exceptions import NotFound
 from vmtree.models import LINKS, Node, Revision
 
 DAY = timedelta(days=1)

@@ -13,11 +13,11 @@ from django.db.models import Count, IntegerField, OuterRef, Q, QuerySet, Subquer
 from django.db.models.functions import Coalesce
 
 from lieutenants.models import Lieutenant
+from reef_site.common import clock
 from reef_site.fleet import below
 from reef_site.fleet.below import ROOF
 from reef_site.fleet.states import state_of
 from registry.models import VM, Watch
-from vmtree import dates
 from vmtree.models import Node, NodeQuerySet
 
 PAGE = 50
@@ -96,7 +96,7 @@ class Moment:
     @classmethod
     def now(cls) -> Moment:
         """This one."""
-        at = dates.now()
+        at = clock.now()
         return cls(at, Watch.grace(at))
 
 

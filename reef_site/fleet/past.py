@@ -14,11 +14,11 @@ from functools import cached_property
 
 from django.db.models import Count, Min, QuerySet
 
+from reef_site.common import clock
 from reef_site.fleet import below
 from reef_site.fleet.below import ROOF
 from reef_site.fleet.facts import differences
 from reef_site.fleet.lines import PAGE, Line, Page
-from vmtree import dates
 from vmtree.models import Node, Revision
 
 MOST_LISTED = 100
@@ -50,7 +50,7 @@ class Since:
 
 def slider(at: datetime) -> Slider:
     """For the time from the oldest revision to now."""
-    now = dates.now()
+    now = clock.now()
     first = Revision.objects.aggregate(first=Min("at"))["first"] or now
     span = max(1, int((now - first).total_seconds()) + 1)
     value = min(span, max(0, int((at - first).total_seconds())))
@@ -59,7 +59,7 @@ def slider(at: datetime) -> Slider:
 
 def moment_of(offset: int) -> datetime:
     """The moment so many seconds behind the oldest revision; never later than now."""
-    now = dates.now()
+    now = clock.now()
     first: datetime = Revision.objects.aggregate(first=Min("at"))["first"] or now
     # Not added first: the calendar ends.
     behind = timedelta(seconds=min(offset, int((now - first).total_seconds()) + 1))

@@ -13,6 +13,7 @@ from django.shortcuts import redirect, render
 from django.views.decorators.http import require_GET, require_POST
 
 from lieutenants.models import Lieutenant
+from reef_site.common.errors import BadInput
 from reef_site.fleet.asked import number, spoken
 from reef_site.fleet.facts import QUARTERS, facts_of, services_of, strip
 from reef_site.fleet.lines import MOST_AT_ONCE, PAGE, Moment
@@ -20,7 +21,6 @@ from reef_site.fleet.roof import roof
 from reef_site.fleet.states import state_of
 from registry import placing, words
 from registry.models import VM
-from vmtree.exceptions import BadInput
 from vmtree.models import Category, Node
 
 

@@ -11,9 +11,9 @@ from django.http.response import HttpResponseBase
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_GET, require_POST
 
+from reef_site.common.errors import BadInput
 from reef_site.fleet.asked import number, spoken
 from vmtree import handing, snapshots
-from vmtree.exceptions import BadInput
 from vmtree.snapshot_models import Snapshot, State
 from vmtree.snapshots import wording
 from vmtree.snapshots.comparing import Comparison

@@ -14,14 +14,15 @@ from django.urls import reverse
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_GET, require_POST
 
+from reef_site.common import clock
+from reef_site.common.errors import BadInput
 from reef_site.fleet import below, lines, past, picture, registered
 from reef_site.fleet.asked import number, spoken
 from reef_site.fleet.facts import facts_of
 from reef_site.fleet.lines import MOST_AT_ONCE, PAGE, Line, Moment
 from reef_site.fleet.roof import roof
 from registry.models import VM
-from vmtree import dates, search
-from vmtree.exceptions import BadInput
+from vmtree import search
 from vmtree.models import Node
 
 MOST_CHANGED = 200
@@ -271,5 +272,5 @@ def then_children(request: HttpRequest, key: int) -> HttpResponse:
 
 def _moment(request: HttpRequest) -> datetime:
     if given := request.GET.get("at", ""):
-        return dates.moment_of(given, "at")
+        return clock.parse_timestamp(given, "at")
     return past.moment_of(number(request, "second", usual=1 << 40, most=1 << 32))

@@ -25,6 +25,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from reef_site.common import clock
 from tests.stack import ROOT, TOKEN, Stack, free_port
 from tests.waiting import until
 
@@ -127,11 +128,10 @@ def child(stack: Stack, *words: str) -> subprocess.Popen[bytes]:
 def seed(vms: int) -> None:
     """Three generations of VMs, each with a node and a token of its own."""
     from registry.models import VM
-    from vmtree import dates
     from vmtree.models import Node, NodeToken
     from vmtree.tokens import digest_of
 
-    now, rows = dates.now(), []
+    now, rows = clock.now(), []
     for number in range(vms):
         parent = None
         if number >= LIEUTENANTS:
@@ -165,14 +165,13 @@ def write_on() -> None:
     from django.db import transaction
 
     from registry.models import Gap
-    from vmtree import dates
 
     # As the worker does when it is ready.
     gc.collect()
     gc.freeze()
     parent = os.getppid()
     while os.getppid() == parent:
-        now = dates.now()
+        now = clock.now()
         with transaction.atomic():
             Gap.objects.bulk_create(
                 Gap(vm_id="bench", began_at=now, ended_at=now, status="running") for _ in range(200)

@@ -37,12 +37,13 @@ django.setup()
 from django.conf import settings
 from django.db import connection
 
+from reef_site.common import events
 from registry import beats, hotpath
 from registry import services as registry
 from registry.models import VM
 from registry.serializers import Registration
 from tests.bench.tree import LARGE, fill, fleet_parent, postgresql, sqlite
-from vmtree import bells, services, snapshots
+from vmtree import services, snapshots
 from vmtree.services import Change
 from vmtree.snapshots import files
 
@@ -223,7 +224,7 @@ def run(name: str) -> None:
 
 
 if __name__ == "__main__":
-    bells.client.cache_clear()
+    events.client.cache_clear()
     wanted = sys.argv[1:] or ["sqlite", "postgresql"]
     for each in wanted:
         with {"sqlite": sqlite, "postgresql": postgresql}[each]():

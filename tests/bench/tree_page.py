@@ -16,6 +16,8 @@ import sys
 import time
 from datetime import timedelta
 
+from reef_site.common import clock
+
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.settings")
 
 import django
@@ -31,7 +33,6 @@ from reef_site.fleet import roof
 from registry.models import Watch
 from tests.bench.tree import postgresql, sqlite
 from tests.vmtree.planted import plant
-from vmtree import dates
 from vmtree.models import Node
 
 LIMIT_MS = 300
@@ -87,7 +88,7 @@ def main(vendor: str) -> bool:
     few = {name: ask(client, *what)[2] for name, what in pages().items()}
     plant(100_000)
     # The clock of the sweep does not tick here.
-    Watch.objects.update(door_at=dates.now() + timedelta(hours=1))
+    Watch.objects.update(door_at=clock.now() + timedelta(hours=1))
     print(f"-- {vendor}, 100,000 nodes, 1,000 silent, 1,000 late, 200 paused")
     good = True
     for name, what in pages().items():

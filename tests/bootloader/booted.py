@@ -34,7 +34,7 @@ AT_REST = ("done", "failed", "cancelled")
 class BootStack(Stack):
     """A reef at the address where the emulator's VMs find it."""
 
-    def __init__(self, folder: Path, emulator: Emulator, port: int = 0, **env: str) -> None:
+    def __init__(self, folder: Path, emulator: Emulator, port: str = "", **env: str) -> None:
         self.emulator = emulator
         self.host = str(emulator.bridge_address)
         env |= {"REEF_ALLOWED_HOSTS": self.host, **emulator.environment()}

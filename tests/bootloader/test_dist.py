@@ -154,7 +154,7 @@ def test_other_sources_are_another_version_and_older_files_stay(checkout: Path) 
 def test_only_some_states_are_kept(checkout: Path, settings: Any) -> None:
     versions = []
     for number in range(dist.KEPT + 2):
-        (checkout / "vmtree" / "dates.py").write_text(f"number = {number}\n")
+        (checkout / "vmtree" / "rows.py").write_text(f"number = {number}\n")
         versions.append(dist.current().version)
 
     kept = [each.name for each in (settings.DATA_DIR / "dist").glob("[0-9a-f]" * 12)]

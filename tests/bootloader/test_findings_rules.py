@@ -14,12 +14,12 @@ from bootloader.provisioning import rings
 from bootloader.states import FindingState, State
 from lieutenants.rules import firing
 from lieutenants.rules.models import Firing, Rule
+from reef_site.common import clock
 from registry.models import VM
 from tests.bootloader.test_provision_reconcile import a_member, made_by_somebody, remove
 from tests.conftest import Api
 from tests.emulator.fixture import emulator, emulator_of_the_run
 from tests.emulator.handle import Emulator
-from vmtree import dates
 from vmtree.models import Node
 
 __all__ = ["emulator", "emulator_of_the_run"]
@@ -52,7 +52,7 @@ def let_grace_pass() -> Firing:
     """A tick, its grace, and the deed; the only firing."""
     for key in firing.tick():
         firing.act(key)
-    Firing.objects.filter(state="waiting").update(due_at=dates.now())
+    Firing.objects.filter(state="waiting").update(due_at=clock.now())
     for key in firing.tick():
         firing.act(key)
     return Firing.objects.get()
@@ -111,7 +111,7 @@ def test_what_a_provisioning_left_is_deleted_by_two_signs(api: Api, emulator: Em
 
 def test_one_that_may_live_is_left_alone(api: Api, emulator: Emulator) -> None:
     vm_id = a_member(emulator)
-    VM.objects.filter(pk=vm_id).update(last_seen=dates.now() - timedelta(hours=2))
+    VM.objects.filter(pk=vm_id).update(last_seen=clock.now() - timedelta(hours=2))
     reconcile.look()
     rule(api, "finding-useless")
 
@@ -122,7 +122,7 @@ def test_one_that_may_live_is_left_alone(api: Api, emulator: Emulator) -> None:
     # It says itself that it stopped: that is the second sign.
     stopped = {"status": "stopped", "late_after": None, "silent_after": None}
     VM.objects.filter(pk=vm_id).update(**stopped)
-    Firing.objects.update(due_at=dates.now())
+    Firing.objects.update(due_at=clock.now())
     for key in firing.tick():
         firing.act(key)
     assert Firing.objects.get().state == "done", Firing.objects.get().outcome

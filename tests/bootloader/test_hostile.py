@@ -14,8 +14,8 @@ import yaml
 
 from bootloader import cloud_init, render
 from bootloader.plan import BootPlan, File, Profile
+from reef_site.common.errors import BadInput
 from tests.bootloader.hostile import CANARY, VALUES
-from vmtree.exceptions import BadInput
 
 pytestmark = pytest.mark.timeout(900)
 

@@ -10,12 +10,13 @@ from django.conf import settings
 
 from bootloader import joining
 from bootloader.models import JoinRefusal, JoinToken, Machine
+from reef_site.common import clock
+from reef_site.common.errors import BadInput
 from registry.models import VM
 from tests.bootloader.joiners import DNA, Door, invite
 from tests.conftest import Api
-from vmtree import dates, tokens
 from vmtree import services as tree
-from vmtree.exceptions import BadInput
+from vmtree import tokens
 from vmtree.models import Node, NodeToken
 
 pytestmark = pytest.mark.django_db
@@ -102,7 +103,7 @@ def test_a_vm_whose_answer_was_lost_asks_again() -> None:
 def test_asking_again_ends_after_some_minutes() -> None:
     token = invite()
     Door(token).join(nonce="mine")
-    JoinToken.objects.update(used_at=dates.now() - joining.AGAIN - timedelta(seconds=1))
+    JoinToken.objects.update(used_at=clock.now() - joining.AGAIN - timedelta(seconds=1))
 
     assert Door(token).join(nonce="mine").status_code == 401
     assert refusals() == [("used", 1)]
@@ -119,7 +120,7 @@ def test_asking_again_does_not_bring_back_what_was_revoked(api: Api) -> None:
 
 def test_an_expired_one_is_refused() -> None:
     token = invite(minutes=1)
-    now = dates.now()
+    now = clock.now()
     JoinToken.objects.update(
         made_at=now - timedelta(minutes=2), expires_at=now - timedelta(minutes=1)
     )
@@ -129,7 +130,7 @@ def test_an_expired_one_is_refused() -> None:
         assert the_error(answer).startswith("Unauthorized — this join token expired at 20")
     assert not Node.objects.exists()
     assert refusals() == [("expired", 3)]
-    assert JoinToken.objects.get().state(dates.now()) == "expired"
+    assert JoinToken.objects.get().state(clock.now()) == "expired"
 
 
 def test_a_newer_one_voids_the_older() -> None:
@@ -259,7 +260,7 @@ def test_lives_that_no_token_has(minutes: int) -> None:
 def test_old_ones_are_forgotten() -> None:
     Door(invite("old")).join()
     invite("new")
-    long_ago = dates.now() - joining.KEPT - timedelta(days=1)
+    long_ago = clock.now() - joining.KEPT - timedelta(days=1)
     JoinToken.objects.filter(vm_id="old").update(
         made_at=long_ago - timedelta(hours=1), expires_at=long_ago
     )

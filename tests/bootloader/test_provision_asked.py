@@ -20,9 +20,10 @@ from bootloader.models import (
 from bootloader.provisioning import booting, limits, machines, rings, run, texts
 from bootloader.states import State, StepName, StepState
 from reef_site.auth import make_operator
+from reef_site.common import clock
 from tests.conftest import Api
-from vmtree import dates, tokens
 from vmtree import services as tree
+from vmtree import tokens
 from vmtree.models import Node
 from vmtree.services import NewNode
 
@@ -323,7 +324,7 @@ def test_what_is_cancelled_runs_no_longer_and_says_what_became_of_the_vm(
 ) -> None:
     row = failed_at(StepName.RUN)
     row.steps.filter(name=StepName.RUN).update(
-        state=StepState.RUNNING, started_at=dates.now() - timedelta(minutes=5)
+        state=StepState.RUNNING, started_at=clock.now() - timedelta(minutes=5)
     )
     monkeypatch.setattr(machines, "_end", lambda _machine: "")
     monkeypatch.setattr(booting, "stop", lambda _context: None)
@@ -348,7 +349,7 @@ def test_a_vm_that_cannot_be_deleted_leaves_no_step_running(
         raise ProviderRefused("not yours")
 
     row = failed_at(StepName.RUN)
-    row.steps.filter(name=StepName.RUN).update(state=StepState.RUNNING, started_at=dates.now())
+    row.steps.filter(name=StepName.RUN).update(state=StepState.RUNNING, started_at=clock.now())
     monkeypatch.setattr(machines, "_end", refuse)
     path = f"/bootloader/provisionings/{row.pk}"
     api.post(f"{path}/cancel", {"machine": "delete"})
@@ -504,7 +505,7 @@ def test_pages_of_nobody_are_the_sign_in(client: Callable[..., Any]) -> None:
 
 def test_texts_are_kept_for_a_month_and_the_newest_of_each_profile_for_good() -> None:
     def row(name: str, days: int, state: State, profile: str = "swarm") -> str:
-        ended = None if state == State.RUNNING else dates.now() - timedelta(days=days)
+        ended = None if state == State.RUNNING else clock.now() - timedelta(days=days)
         made = Provisioning.objects.create(
             name=name,
             profile=profile,

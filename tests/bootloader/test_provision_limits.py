@@ -15,9 +15,9 @@ from bootloader.models import BootStep, OwnProfile, Provisioning, SshHost
 from bootloader.provisioning import rings, run, services, steps, texts
 from bootloader.provisioning.wishes import Wish
 from bootloader.states import State, StepName
+from reef_site.common import clock
 from tests.bootloader.sshds import Sshd
 from tests.waiting import until
-from vmtree import dates
 
 pytestmark = pytest.mark.django_db(transaction=True)
 # More in a second than one look after the other brings.
@@ -112,7 +112,7 @@ def test_a_step_that_is_tried_for_ever_ends(
     for name in set(StepName) - {StepName.RUN}:
         monkeypatch.setitem(steps.TO_DO, name, later)
     run.advance(row.pk)
-    long_ago = dates.now() - timedelta(hours=1)
+    long_ago = clock.now() - timedelta(hours=1)
     Provisioning.objects.filter(pk=row.pk).update(leased_until=None)
     BootStep.objects.filter(provisioning=row, name=StepName.RESOLVE).update(started_at=long_ago)
     assert "did not end within 10 minutes: the VM thinks about it" in reason_of(row)

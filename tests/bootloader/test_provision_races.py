@@ -15,9 +15,9 @@ from bootloader.provisioning import creating, limits, machines, rings, services
 from bootloader.provisioning.steps import Context
 from bootloader.provisioning.wishes import Wish
 from bootloader.states import Leftover, State, StepName, StepState
+from reef_site.common import clock
+from reef_site.common.errors import ReefError
 from tests.postgres import postgres, postgres_cluster
-from vmtree import dates
-from vmtree.exceptions import FleetError
 
 __all__ = ["postgres", "postgres_cluster"]
 
@@ -51,7 +51,7 @@ def together(act: Callable[[int], object], times: int = 6) -> list[object]:
         try:
             start.wait(20)
             found[number] = act(number)
-        except FleetError as error:
+        except ReefError as error:
             found[number] = error
         finally:
             connections.close_all()
@@ -90,10 +90,10 @@ def test_one_holds_the_lease() -> None:
 def test_a_lease_that_ran_out_is_taken_by_one() -> None:
     row = queued("vm")
     row.move(State.RUNNING)
-    Provisioning.objects.update(leased_by="dead", leased_until=dates.now() - timedelta(seconds=1))
+    Provisioning.objects.update(leased_by="dead", leased_until=clock.now() - timedelta(seconds=1))
     found = together(lambda who: Provisioning.objects.claim(row.pk, f"w{who}", LEASE))
     assert sum(each is not None for each in found) == 1
-    with pytest.raises(FleetError):
+    with pytest.raises(ReefError):
         Context(row, "dead").must_hold()
 
 

@@ -15,14 +15,15 @@ from bootloader.models import BootStep, Finding, Machine, Provisioning
 from bootloader.provisioning import lines, machines, rings, run
 from bootloader.states import FindingState, Proposal, State, StepName, StepState
 from reef_site.auth import make_operator
+from reef_site.common import clock
 from registry import services as registry
 from registry.models import VM, Watch
 from registry.serializers import Registration
 from tests.conftest import Api
 from tests.emulator.fixture import emulator, emulator_of_the_run
 from tests.emulator.handle import Emulator
-from vmtree import dates, tokens
 from vmtree import services as tree
+from vmtree import tokens
 from vmtree.models import Node
 
 __all__ = ["emulator", "emulator_of_the_run"]
@@ -142,7 +143,7 @@ def test_a_deleted_vm_with_others_below_it_is_not_said_to_run(api: Api, emulator
 
 def test_after_reefs_own_downtime_nobody_is_called_useless(api: Api, emulator: Emulator) -> None:
     vm_id = a_member(emulator)
-    now = dates.now()
+    now = clock.now()
     VM.objects.filter(pk=vm_id).update(last_seen=now - timedelta(hours=2))
     watch = Watch.objects.create(up_since=now - timedelta(minutes=1), ticked_at=now)
     assert reconcile.look() == 0
@@ -150,7 +151,7 @@ def test_after_reefs_own_downtime_nobody_is_called_useless(api: Api, emulator: E
     watch.up_since = now - timedelta(minutes=6)
     watch.save()
     assert reconcile.look() == 1
-    Watch.objects.update(up_since=dates.now())
+    Watch.objects.update(up_since=clock.now())
     assert reconcile.look() == 1
     api.post(f"/registry/vms/{vm_id}/heartbeat")
     assert reconcile.look() == 0
@@ -184,9 +185,9 @@ def test_two_machines_with_one_identity_are_one_finding(api: Api) -> None:
     assert mine.post("/registry/vms/vm-1/heartbeat").status_code == 401
 
     # One of them is gone: there is nothing to find any more.
-    VM.objects.update(vitals={"machine": "a1", "twinSeenAt": dates.js_date(dates.now())})
+    VM.objects.update(vitals={"machine": "a1", "twinSeenAt": clock.format_timestamp(clock.now())})
     reconcile.look()
-    old = dates.js_date(dates.now() - timedelta(hours=1))
+    old = clock.format_timestamp(clock.now() - timedelta(hours=1))
     VM.objects.update(vitals={"machine": "a1", "twinSeenAt": old})
     assert reconcile.look() == 0
 
@@ -300,7 +301,7 @@ def test_one_that_was_taken_in_and_serves_nothing_is_found(api: Api, emulator: E
 
 def test_one_that_is_stopped_but_runs_is_found(api: Api, emulator: Emulator) -> None:
     a_member(emulator)
-    long_ago = dates.now() - timedelta(hours=2)
+    long_ago = clock.now() - timedelta(hours=2)
     VM.objects.update(status="stopped", late_after=None, silent_after=None, last_seen=long_ago)
     reconcile.look()
     found = the_finding(api)
@@ -320,7 +321,7 @@ def coming_up(vm_id: str, name: StepName) -> Provisioning:
         state = StepState.DONE if done else StepState.WAITING
         step = BootStep.objects.create(provisioning=row, position=position, name=each, state=state)
         if each == name:
-            since = dates.now() - timedelta(seconds=11)
+            since = clock.now() - timedelta(seconds=11)
             BootStep.objects.filter(pk=step.pk).update(state=StepState.RUNNING, started_at=since)
     Provisioning.objects.filter(pk=row.pk).update(vm_id=vm_id)
     return row
@@ -347,7 +348,7 @@ def test_a_vm_that_is_deleted_while_it_comes_up_is_noticed(
 
     remove(emulator, vm_id)
     for step in row.steps.filter(name=name):
-        step.keep(asked_provider=(dates.now() - timedelta(seconds=11)).isoformat())
+        step.keep(asked_provider=(clock.now() - timedelta(seconds=11)).isoformat())
     run.advance(row.pk)
 
     row.refresh_from_db()
@@ -372,7 +373,7 @@ def test_a_platform_that_is_away_finds_nothing(api: Api, emulator: Emulator) -> 
 
 def test_what_costs_and_serves_nothing(api: Api, emulator: Emulator) -> None:
     vm_id = a_member(emulator)
-    VM.objects.update(last_seen=dates.now() - timedelta(hours=2))
+    VM.objects.update(last_seen=clock.now() - timedelta(hours=2))
     reconcile.look()
     found = the_finding(api)
     assert (found["kind"], found["proposal"]) == ("useless", "delete")

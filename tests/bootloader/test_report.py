@@ -11,9 +11,9 @@ from django.conf import settings
 
 from bootloader import reports
 from bootloader.models import BootReport
+from reef_site.common import clock
 from tests.bootloader.joiners import Door, invite
 from tests.conftest import Api
-from vmtree import dates
 
 pytestmark = pytest.mark.django_db
 
@@ -132,7 +132,7 @@ def test_nonsense_is_refused_with_its_field(body: dict[str, Any], error: str) ->
 def test_the_last_boot_is_told_in_order(api: Api) -> None:
     door = Door(invite())
     door.report(run="first", step="dns")
-    BootReport.objects.update(began_at=dates.now() - timedelta(hours=1))
+    BootReport.objects.update(began_at=clock.now() - timedelta(hours=1))
     for step in ("dns", "identity", "packages"):
         door.report(run="second", step=step)
 
@@ -157,7 +157,7 @@ def test_reports_of_vms_that_never_joined_are_forgotten_after_a_month() -> None:
     Door(invite("gone")).report()
     joined = Door(invite("here")).join().json()["token"]
     Door(joined).report()
-    BootReport.objects.update(at=dates.now() - reports.KEPT - timedelta(days=1))
+    BootReport.objects.update(at=clock.now() - reports.KEPT - timedelta(days=1))
 
     reports.sweep()
 

@@ -28,9 +28,9 @@ from bootloader.models import HostClaim, Provisioning, SshHost
 from bootloader.providers.base import Ability, MachineState, Spec
 from bootloader.provisioning import machines, rings
 from bootloader.reach import reach
+from reef_site.common import clock
 from tests.bootloader.sshds import Sshd, free_port, keygen
 from versconfig import checks, vault
-from vmtree import dates
 
 pytestmark = pytest.mark.django_db
 ssh = providers.get("ssh")
@@ -147,7 +147,7 @@ def test_when_all_are_taken() -> None:
 
 
 def test_a_lost_answer_is_found_again() -> None:
-    began = dates.now()
+    began = clock.now()
     host("one")
     host("two")
     spec = Spec(name="anna", labels={"reef-provisioning": "7"})
@@ -155,7 +155,7 @@ def test_a_lost_answer_is_found_again() -> None:
     ssh.create(Spec(name="anna", labels={"reef-provisioning": "8"}))
     assert [each.id for each in ssh.find_created(spec, began, frozenset())] == [machine.id]
     assert ssh.find_created(spec, began, frozenset({machine.id})) == []
-    assert ssh.find_created(spec, dates.now() + timedelta(seconds=1), frozenset()) == []
+    assert ssh.find_created(spec, clock.now() + timedelta(seconds=1), frozenset()) == []
 
 
 def test_one_that_does_not_answer_is_not_called_running() -> None:

@@ -197,7 +197,7 @@ def test_a_vm_that_an_earlier_version_provisioned_stays_a_member(
         assert made["state"] == "done", earlier.log(made["id"])
         steps = earlier.look(made["id"])["steps"]
 
-    with BootStack(earlier.data.parent, emulator, port=earlier.port) as stack:
+    with BootStack(earlier.data.parent, emulator, port=str(earlier.port)) as stack:
         found = stack.look(made["id"])
         assert (found["state"], found["vmId"]) == ("done", made["vmId"])
         assert [(each["name"], each["state"]) for each in found["steps"]] == [

@@ -13,10 +13,10 @@ from django.conf import settings
 from lieutenants import folders, services
 from lieutenants.exceptions import BadInput
 from lieutenants.models import Lieutenant
+from reef_site.common.errors import Forbidden
 from tests.conftest import STANDIN, Api
 from tests.vmtree.conftest import NodeApi
 from vmtree import tokens
-from vmtree.exceptions import Forbidden
 from vmtree.models import Node
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -18,14 +18,15 @@ from lieutenants.operations import handlers, rings, run, services
 from lieutenants.operations.handlers import Outlook
 from lieutenants.operations.models import Job, Step, Verb
 from lieutenants.operations.plain_vms import PlainVM
+from reef_site.common import clock
+from reef_site.common.errors import BadInput, Conflict, NotFound, ReefError
 from registry.models import VM
 from tests.conftest import Api, Fleet
 from tests.lieutenants.fleets import Pump, grow, plant, states
 from tests.lieutenants.rows import enlist
 from tests.waiting import until
-from vmtree import dates, tokens
 from vmtree import services as tree
-from vmtree.exceptions import BadInput, Conflict, FleetError, NotFound
+from vmtree import tokens
 from vmtree.models import Node
 from vmtree.services import NewNode
 from vmtree.snapshot_models import Snapshot
@@ -204,7 +205,7 @@ def test_pause_and_resume_move_the_whole_subtree(api: Api, pump: Pump, fragile: 
     pump.work()
     assert state_of(job) == "done"
     assert fragile.asked[0] == "left"
-    running = VM.objects.filter(status="running", silent_after__gt=dates.now())
+    running = VM.objects.filter(status="running", silent_after__gt=clock.now())
     assert set(running.values_list("id", flat=True)) == {"left", "leaf", "leaf2"}
     # An order is no sign of life.
     assert dict(VM.objects.values_list("id", "last_seen")) == before
@@ -376,7 +377,7 @@ def test_lost_rings_and_lost_workers_are_made_up_for(
     step = Step.objects.claim(Step.objects.get(vm_id="leaf").pk, timedelta(seconds=-1))
     assert step
     # And one that died holding the job.
-    Job.objects.filter(pk=job).update(leased_until=dates.now() - timedelta(seconds=1))
+    Job.objects.filter(pk=job).update(leased_until=clock.now() - timedelta(seconds=1))
     run.tick()
     pump.work()
     assert state_of(job) == "done"
@@ -657,5 +658,5 @@ def test_services_raise_what_the_api_says() -> None:
     plant("one")
     with pytest.raises(Conflict):
         services.start(Verb.PAUSE, "one", by="tests", confirm=7)
-    with pytest.raises(FleetError):
+    with pytest.raises(ReefError):
         services.find("x\0y")

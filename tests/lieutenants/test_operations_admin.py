@@ -19,10 +19,10 @@ from lieutenants.operations.admin import join_nodes, uppermost
 from lieutenants.operations.models import Job, Verb
 from lieutenants.rules import secret
 from lieutenants.rules.models import Firing, Rule
+from reef_site.common import clock
 from registry.models import VM
 from tests.lieutenants.fleets import Pump, grow, plant
 from tests.lieutenants.rows import page
-from vmtree import dates
 from vmtree.models import Node
 
 pytestmark = pytest.mark.django_db
@@ -174,7 +174,7 @@ def test_lists_take_the_same_few_statements_for_any_number_of_rows(
             services.start(Verb.PAUSE, vm_id, by="tests")
             rule = Rule.objects.create(name=vm_id, event="vm-silent", action="note")
             facts = {"rule_name": vm_id, "event": "vm-silent", "action": "note"}
-            Firing.objects.create(rule=rule, subject=vm_id, cause_at=dates.now(), **facts)
+            Firing.objects.create(rule=rule, subject=vm_id, cause_at=clock.now(), **facts)
 
     fill(0, 2)
     few = statements()
@@ -221,7 +221,7 @@ def test_the_form_refuses_what_the_api_refuses(operator: Client) -> None:
 
 
 def test_switching_on_begins_to_watch(operator: Client) -> None:
-    long_ago = dates.now() - timedelta(days=9)
+    long_ago = clock.now() - timedelta(days=9)
     rule = Rule.objects.create(
         name="r", event="vm-registered", action="note", watched_from=long_ago
     )
@@ -237,7 +237,7 @@ def test_switching_on_begins_to_watch(operator: Client) -> None:
 def test_the_dry_run_is_a_page(operator: Client) -> None:
     rule = Rule.objects.create(name="reaper", event="vm-silent", action="destroy", grace_minutes=60)
     assert "every match was already handled" in page(operator, f"{RULES}{rule.pk}/dry-run/")
-    vm, ago = plant("<b>gone"), dates.now() - timedelta(hours=1)
+    vm, ago = plant("<b>gone"), clock.now() - timedelta(hours=1)
     VM.objects.filter(pk=vm.pk).update(late_after=ago, silent_after=ago)
     html = page(operator, f"{RULES}{rule.pk}/dry-run/")
     assert "&lt;b&gt;gone" in html

@@ -14,10 +14,10 @@ from django.test import Client
 
 from lieutenants import muster
 from lieutenants.models import Lieutenant
+from reef_site.common import clock
 from registry.models import VM
 from tests.conftest import Api, Fleet
 from tests.waiting import until
-from vmtree import dates
 from vmtree import services as tree
 from vmtree.models import Node
 
@@ -36,7 +36,7 @@ def ask(token: str, method: str, path: str, body: object = None) -> Any:
 
 def old(*ids: str) -> None:
     """Let these VMs be ones that were not heard of for long."""
-    then = dates.now() - timedelta(minutes=10)
+    then = clock.now() - timedelta(minutes=10)
     VM.objects.filter(pk__in=ids).update(last_seen=then)
 
 
@@ -102,7 +102,7 @@ def test_its_host_beats_for_it(api: Api, fleet: Fleet, monkeypatch: pytest.Monke
     ids = [fleet.create(name)["id"] for name in ("alpha", "beta")]
     monkeypatch.setattr(muster, "EVERY_SECONDS", 0.5)
     old(*ids)
-    soon = dates.now() - timedelta(minutes=1)
+    soon = clock.now() - timedelta(minutes=1)
     until(lambda: VM.objects.filter(pk__in=ids, last_seen__gt=soon).count() == 2)
 
 

@@ -8,12 +8,12 @@ from lieutenants import presence, services
 from lieutenants.models import Lieutenant
 from lieutenants.operations import plain_vms
 from lieutenants.states import Status
+from reef_site.common.errors import NotFound
 from registry.models import VM
 from tests.conftest import Api
 from tests.lieutenants.fleets import plant
 from tests.lieutenants.rows import enlist
 from vmtree import services as tree
-from vmtree.exceptions import NotFound
 from vmtree.models import Node
 
 pytestmark = pytest.mark.django_db

@@ -25,12 +25,13 @@ from lieutenants.operations.models import Job
 from lieutenants.operations.plain_vms import PlainVM
 from lieutenants.rules import conditions, firing
 from lieutenants.rules.models import Firing, Rule
+from reef_site.common import clock
 from registry.models import VM, Watch
 from tests.conftest import Api, Fleet
 from tests.lieutenants.fleets import Pump, plant
 from tests.lieutenants.rows import enlist, process_of
 from tests.waiting import until
-from vmtree import dates, tokens
+from vmtree import tokens
 from vmtree.models import Node
 from vmtree.snapshot_models import Snapshot
 
@@ -52,7 +53,7 @@ def rule(event: str, action: str = "note", **fields: Any) -> Rule:
 
 
 def ago(**span: float) -> datetime:
-    return dates.now() - timedelta(**span)
+    return clock.now() - timedelta(**span)
 
 
 def silence(vm_id: str, minutes: float = 10, **fields: Any) -> VM:
@@ -118,7 +119,7 @@ def test_late_is_earlier_than_silent() -> None:
 def test_nobody_is_blamed_for_reefs_own_downtime(event: str) -> None:
     rule(event)
     silence("gone", 60)
-    now = dates.now()
+    now = clock.now()
     Watch.objects.create(up_since=now - timedelta(minutes=1), ticked_at=now)
     tick_and_act()
     assert not Firing.objects.exists()
@@ -142,12 +143,12 @@ def test_role_category_and_name_narrow() -> None:
         silence(vm_id, category=category)
     silence("web.x")
     VM.objects.filter(pk="web-2").update(role="infra")
-    assert firing.look(rule("vm-silent", name="a", role="infra"), dates.now()) == 1
-    assert firing.look(rule("vm-silent", name="b", category="infra_vm"), dates.now()) == 1
-    assert firing.look(rule("vm-silent", name="c", name_pattern="web-?"), dates.now()) == 2
-    assert firing.look(rule("vm-silent", name="d", name_pattern="*b.*"), dates.now()) == 1
-    assert firing.look(rule("vm-silent", name="e", name_pattern="web"), dates.now()) == 0
-    assert firing.look(rule("vm-silent", name="f", name_pattern="db*"), dates.now()) == 1
+    assert firing.look(rule("vm-silent", name="a", role="infra"), clock.now()) == 1
+    assert firing.look(rule("vm-silent", name="b", category="infra_vm"), clock.now()) == 1
+    assert firing.look(rule("vm-silent", name="c", name_pattern="web-?"), clock.now()) == 2
+    assert firing.look(rule("vm-silent", name="d", name_pattern="*b.*"), clock.now()) == 1
+    assert firing.look(rule("vm-silent", name="e", name_pattern="web"), clock.now()) == 0
+    assert firing.look(rule("vm-silent", name="f", name_pattern="db*"), clock.now()) == 1
 
 
 def test_registered_means_since_the_rule_is_watching() -> None:
@@ -161,7 +162,7 @@ def test_registered_means_since_the_rule_is_watching() -> None:
 
 def test_lieutenants_in_error_idle_and_finished() -> None:
     enlist("well", "working")
-    enlist("retrying", "error", status_since=ago(hours=1), restart_at=dates.now())
+    enlist("retrying", "error", status_since=ago(hours=1), restart_at=clock.now())
     broken = enlist("broken", "error", status_since=ago(hours=1), error="it died")
     idle = enlist("idle", status_since=ago(hours=1), last_activity_at=ago(hours=1))
     enlist("busy once", status_since=ago(hours=1), last_activity_at=ago(minutes=1))
@@ -227,7 +228,7 @@ def test_large_tables_are_not_read_through(event: str) -> None:
         pytest.skip("it reads small tables through, whatever indexes there are")
     for action in ("note", "destroy") if event == "vm-silent" else ("note",):
         one = rule(event, action, grace_minutes=10)
-        plan = conditions.unfired(one, dates.now())[:100].explain()
+        plan = conditions.unfired(one, clock.now())[:100].explain()
         assert "SCAN registry_vm" not in plan
         assert "SCAN lieutenants_answer" not in plan
 
@@ -235,7 +236,7 @@ def test_large_tables_are_not_read_through(event: str) -> None:
 def test_the_database_itself_lets_a_cause_fire_once() -> None:
     one = rule("vm-silent")
     same = {"rule": one, "rule_name": "x", "event": "vm-silent", "action": "note", "subject": "a"}
-    now = dates.now()
+    now = clock.now()
     Firing.objects.create(**same, cause_at=now)
     with pytest.raises(IntegrityError), transaction.atomic():
         Firing.objects.create(**same, cause_at=now)
@@ -265,7 +266,7 @@ def test_what_is_over_is_dropped() -> None:
     vm = silence("back")
     tick_and_act()
     assert (only().state, VM.objects.get().status) == ("waiting", "running")
-    VM.objects.filter(pk=vm.pk).update(silent_after=dates.now() + timedelta(minutes=5))
+    VM.objects.filter(pk=vm.pk).update(silent_after=clock.now() + timedelta(minutes=5))
     due_now()
     tick_and_act()
     assert (only().state, VM.objects.get().status) == ("dropped", "running")
@@ -361,7 +362,7 @@ def test_silence_alone_destroys_nobody(pump: Pump) -> None:
     found = only()
     assert found.state == "waiting"
     assert "not proven dead" in found.outcome
-    assert found.due_at > dates.now()
+    assert found.due_at > clock.now()
     assert not Job.objects.exists()
     assert Node.objects.living().filter(vm_id="quiet").exists()
 
@@ -392,7 +393,7 @@ def test_who_comes_back_in_the_grace_time_lives(pump: Pump, provider: Told) -> N
     vm = silence("back", 600)
     provider.gone = frozenset({"back"})
     firing.tick()
-    vm.seen(dates.now())
+    vm.seen(clock.now())
     vm.save()
     due_now()
     tick_and_act()
@@ -406,7 +407,7 @@ def test_grace_after_reefs_downtime_is_no_proof(pump: Pump, provider: Told) -> N
     provider.gone = frozenset({"a"})
     firing.tick()
     due_now()
-    now = dates.now()
+    now = clock.now()
     Watch.objects.create(up_since=now - timedelta(minutes=1), ticked_at=now)
     tick_and_act()
     assert only().state != "done"
@@ -563,7 +564,7 @@ def test_a_webhook_is_tried_again_with_growing_pauses(api: Api, listener: Listen
     pauses = []
     tick_and_act()
     for _ in range(2):
-        pauses.append((only().due_at - dates.now()).total_seconds())
+        pauses.append((only().due_at - clock.now()).total_seconds())
         assert only().state == "waiting"
         firing.act(only().pk)
         due_now()
@@ -583,7 +584,7 @@ def test_a_webhook_is_put_off_while_reef_was_away(api: Api, listener: Listener, 
     tick_and_act()
     assert len(listener.calls) == 2
     # Reef is stopped and comes back: the tries go on, but nobody is judged yet.
-    now = dates.now()
+    now = clock.now()
     Watch.objects.create(up_since=now, ticked_at=now)
     api.post("/registry/vms/back/heartbeat")
     due_now()
@@ -593,7 +594,7 @@ def test_a_webhook_is_put_off_while_reef_was_away(api: Api, listener: Listener, 
     waiting = Firing.objects.get(subject="gone")
     assert "reef was away" in waiting.outcome
     assert waiting.attempts == 1, "what was put off is no try"
-    assert waiting.due_at > dates.now()
+    assert waiting.due_at > clock.now()
 
     Watch.objects.update(up_since=now - timedelta(minutes=6))
     due_now()

@@ -22,12 +22,13 @@ from lieutenants import services
 from lieutenants.models import Answer, Entry, Lieutenant, Process, Usage
 from lieutenants.states import Outcome
 from reef_site.audit.models import Record
+from reef_site.common import clock, events
 from reef_site.common.models import OutsideCall
 from reef_site.common.request_names import NOTHING
 from tests.conftest import STANDIN, Api, Fleet
 from tests.vmtree.conftest import NodeApi
-from vmtree import bells, dates, tokens
 from vmtree import services as tree
+from vmtree import tokens
 from vmtree.models import Node
 from vmtree.services import NewNode
 
@@ -92,7 +93,7 @@ class World:
     def _speak(self) -> None:
         process = Process.objects.create(lieutenant=self.lieutenant, host="h", transport="local")
         facts = {"lieutenant": self.lieutenant, "process": process}
-        now = dates.now()
+        now = clock.now()
         answer = Answer.objects.create(
             **facts, started_at=now, ended_at=now, text=MARK, outcome=Outcome.COMPLETED
         )
@@ -125,8 +126,8 @@ class World:
             kind=MARK,
             made_by="tests",
             limit_seconds=10,
-            made_at=dates.now(),
-            sent_at=dates.now(),
+            made_at=clock.now(),
+            sent_at=clock.now(),
         )
         self.call = call.pk
         self.job = api.post(f"/vm-tree/vms/{self.id}/pause").json()["job"]["id"]
@@ -243,7 +244,7 @@ def world(
     settings: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> World:
-    bells.client.cache_clear()
+    events.client.cache_clear()
     settings.PI_PATH = str(STANDIN)
     monkeypatch.setattr(services, "ring_worker", lambda *_: None)
     for name in ("advance", "begin", "tell"):

@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 from django.db import OperationalError, connection, connections, transaction
 
+from reef_site.common import clock
 from registry import checkpoints
 from registry.models import Gap
-from vmtree import dates
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
 def gap(vm_id: str) -> None:
-    Gap.objects.create(vm_id=vm_id, began_at=dates.now(), ended_at=dates.now(), status="running")
+    Gap.objects.create(vm_id=vm_id, began_at=clock.now(), ended_at=clock.now(), status="running")
 
 
 def greedy() -> None:

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from reef_site.common import clock
 from registry import beats, liveness
 from registry.models import VM
 from tests.conftest import Api
 from tests.postgres import postgres, postgres_cluster
-from vmtree import dates
 
 __all__ = ["postgres", "postgres_cluster"]
 
@@ -61,7 +61,7 @@ def register(api: Api, database: str) -> Register:
 def age(vm_id: str, **ago: float) -> None:
     """Make a VM one that was last seen so long ago."""
     vm = VM.objects.get(pk=vm_id)
-    seen = dates.now() - timedelta(**ago)
+    seen = clock.now() - timedelta(**ago)
     late, silent = liveness.deadlines(seen, vm.interval_ms)
     running = vm.status == "running"
     VM.objects.filter(pk=vm_id).update(

@@ -11,12 +11,12 @@ from django.db import connection, transaction
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
+from reef_site.common import clock
 from registry import beats, hotpath, liveness, services
 from registry.beats import Beat
 from registry.models import VM, Gap, Watch, span
 from tests.conftest import Api
 from tests.registry.conftest import Register, age
-from vmtree import dates
 
 
 def beat(api: Api, vm_id: str, body: object = None) -> dict[str, Any]:
@@ -54,7 +54,7 @@ def test_a_beat_wakes_who_was_stopped_not_who_was_paused(
         sign(status)
     paused = VM.objects.get(pk="paused")
     assert (paused.status, paused.late_after, paused.silent_after) == ("paused", None, None)
-    assert dates.now() - paused.last_seen < timedelta(seconds=30)
+    assert clock.now() - paused.last_seen < timedelta(seconds=30)
     stopped = VM.objects.get(pk="stopped")
     assert stopped.status == "running"
     assert stopped.late_after
@@ -71,7 +71,7 @@ def test_a_beat_of_a_paused_vm_tells_nobody(register: Register) -> None:
     VM.objects.update(status="paused", late_after=None, silent_after=None)
     with transaction.atomic():
         assert not beats.record(
-            [Beat("vm"), Beat("vm", vitals={"load": 1})], dates.now(), 1
+            [Beat("vm"), Beat("vm", vitals={"load": 1})], clock.now(), 1
         ).changed
 
 
@@ -116,9 +116,9 @@ def test_an_older_beat_never_overwrites_a_newer_one(
     api: Api, register: Register, skew: int
 ) -> None:
     register("vm")
-    clock = dates.now() + timedelta(hours=skew)
-    newest = beat(api, "vm", {"at": dates.js_date(clock), "load": 1})["lastSeen"]
-    earlier = dates.js_date(clock - timedelta(seconds=30))
+    skewed = clock.now() + timedelta(hours=skew)
+    newest = beat(api, "vm", {"at": clock.format_timestamp(skewed), "load": 1})["lastSeen"]
+    earlier = clock.format_timestamp(skewed - timedelta(seconds=30))
     answer = beat(api, "vm", {"at": earlier, "status": "stopped", "load": 9})
     assert answer["lastSeen"] == newest
     vm = api.get("/registry/vms/vm").json()
@@ -131,18 +131,18 @@ def test_a_wrong_clock_does_not_make_a_vm_silent(
 ) -> None:
     register("vm")
     age("vm", minutes=30)
-    sent = dates.js_date(dates.now() + timedelta(seconds=skew))
+    sent = clock.format_timestamp(clock.now() + timedelta(seconds=skew))
     beat(api, "vm", {"at": sent})
     vm = api.get("/registry/vms/vm").json()
     assert vm["liveness"] == "live"
-    assert VM.objects.get().last_seen > dates.now() - timedelta(minutes=1)
+    assert VM.objects.get().last_seen > clock.now() - timedelta(minutes=1)
     assert abs(vm["vitals"]["clockSkewSeconds"] - skew) < 30
     page = admin_client.get("/fleet/registered/_facts?vm=vm").content.decode()
     assert f"clock is {span(abs(skew))} {'behind' if skew < 0 else 'ahead of'}" in page
 
     # The clock is put right: it goes on.
     age("vm", minutes=30)
-    beat(api, "vm", {"at": dates.js_date(dates.now())})
+    beat(api, "vm", {"at": clock.format_timestamp(clock.now())})
     assert api.get("/registry/vms/vm").json()["liveness"] == "live"
     assert VM.objects.get().clock_warning == ""
 
@@ -158,8 +158,8 @@ def test_machines_that_take_turns_are_noted(api: Api, register: Register) -> Non
 
 def test_no_beat_is_of_the_future(api: Api, register: Register) -> None:
     register("vm")
-    beat(api, "vm", {"at": dates.js_date(dates.now() + timedelta(days=1))})
-    assert VM.objects.get().last_seen <= dates.now()
+    beat(api, "vm", {"at": clock.format_timestamp(clock.now() + timedelta(days=1))})
+    assert VM.objects.get().last_seen <= clock.now()
 
 
 def test_a_vm_with_another_dna_is_asked_to_register_again(api: Api, register: Register) -> None:
@@ -220,7 +220,7 @@ def test_vms_that_start_together_do_not_beat_together() -> None:
 
 def test_no_vm_that_keeps_its_pauses_is_ever_late() -> None:
     for fleet in (1, 10_000, 100_000, 1_000_000):
-        interval, now = liveness.interval_ms(fleet), dates.now()
+        interval, now = liveness.interval_ms(fleet), clock.now()
         late, silent = liveness.deadlines(now, interval)
         longest = timedelta(milliseconds=interval * (1 + liveness.JITTER))
         assert now + 2 * longest < late < silent
@@ -245,7 +245,7 @@ def test_live_late_silent(api: Api, register: Register) -> None:
 
 def test_nobody_is_silent_while_reef_itself_was_down(api: Api, register: Register) -> None:
     register("vm")
-    start = dates.now()
+    start = clock.now()
     assert services.sweep(start) == []
     # Reef is away for an hour, and so is the VM's chance to beat.
     age("vm", minutes=70)
@@ -261,7 +261,7 @@ def test_nobody_is_silent_while_reef_itself_was_down(api: Api, register: Registe
 
 def test_a_shut_door_is_reefs_fault_too(register: Register) -> None:
     register("vm")
-    now = dates.now()
+    now = clock.now()
     services.sweep(now - timedelta(minutes=20))
     services.door_open(now - timedelta(minutes=20))
     Watch.objects.update(up_since=now - timedelta(hours=1), ticked_at=now)
@@ -275,7 +275,7 @@ def test_a_shut_door_is_reefs_fault_too(register: Register) -> None:
 
 
 def test_the_sweep_tells_each_change_once(api: Api, register: Register) -> None:
-    now = dates.now()
+    now = clock.now()
     services.sweep(now)
     Watch.objects.update(up_since=now - timedelta(hours=1))
     for vm_id in ("steady", "quiet", "paused"):
@@ -306,7 +306,7 @@ def test_whoever_comes_back_leaves_a_gap(api: Api, register: Register) -> None:
     assert found["count"] == 1
     gap = Gap.objects.get()
     assert gap.ended_at - gap.began_at >= timedelta(minutes=10)
-    services.sweep(dates.now() + timedelta(days=8))
+    services.sweep(clock.now() + timedelta(days=8))
     assert not Gap.objects.exists()
 
 
@@ -314,7 +314,7 @@ def test_the_sweep_reads_no_table_through(register: Register) -> None:
     register("vm")
     with connection.cursor() as cursor, CaptureQueriesContext(connection) as queries:
         # Not in the seconds in which signs from the future are looked for, once a minute.
-        services.sweep(dates.now().replace(second=30))
+        services.sweep(clock.now().replace(second=30))
         asked = [each["sql"] for each in queries.captured_queries if "registry_vm" in each["sql"]]
         assert asked
         for sql in asked:

@@ -11,6 +11,7 @@ from django.conf import settings
 
 from bootloader.exceptions import ProviderRefused
 from bootloader.vers.asking import account
+from reef_site.common.errors import BadInput
 from tests.conftest import Api
 from tests.versconfig.conftest import plant, write
 from tests.versconfig.sshkeys import ED25519, OTHER
@@ -19,7 +20,6 @@ from versconfig.exceptions import BadValue, Unreadable, Unset
 from versconfig.models import Scope, Setting
 from versconfig.resolve import Layer, Source, resolve
 from versconfig.services import Target, config, put, wish_of
-from vmtree.exceptions import BadInput
 from vmtree.models import Category, Node
 
 SECRET = "sk-test-0123456789-abcdefghij"

@@ -6,8 +6,8 @@ from datetime import timedelta
 
 from django.db import connection
 
+from reef_site.common import clock
 from registry.models import VM, Watch
-from vmtree import dates
 from vmtree.models import Node, Trait
 
 DNA = {"organs": ["store", "cron"], "capabilities": ["vers-vm"]}
@@ -20,7 +20,7 @@ def plant(count: int) -> None:
 
     Of each hundred VMs one is silent and one late, of each five hundred one is paused.
     """
-    start, now = Node.objects.count(), dates.now()
+    start, now = Node.objects.count(), clock.now()
     nodes = [_node(number) for number in range(start, count)]
     for number, node in enumerate(nodes, start):
         node.created_at = now + timedelta(milliseconds=number)
@@ -35,7 +35,7 @@ def plant(count: int) -> None:
 
 def heard_for_long() -> None:
     """Reef has been there for an hour: silence is no fault of its own."""
-    since = dates.now() - timedelta(hours=1)
+    since = clock.now() - timedelta(hours=1)
     Watch.objects.update_or_create(pk=1, defaults={"up_since": since})
 
 
@@ -57,7 +57,7 @@ def _node(number: int) -> Node:
 
 
 def _vm(node: Node) -> VM:
-    number, now = int(node.vm_id[3:]), dates.now()
+    number, now = int(node.vm_id[3:]), clock.now()
     vm = VM(id=node.vm_id, name=node.name, role="worker", registered_by="tests")
     vm.interval_ms, vm.registered_at = 60_000, now - timedelta(days=2)
     vm.last_seen = now - timedelta(minutes={77: 10, 78: 4}.get(number % 100, 0))

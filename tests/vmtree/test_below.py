@@ -7,19 +7,20 @@ from datetime import timedelta
 from django.test import Client
 
 from reef_site.auth import make_operator
+from reef_site.common import clock
 from reef_site.fleet import below
 from reef_site.fleet.past import Past
 from registry.models import VM
 from tests.vmtree.conftest import Make
 from tests.vmtree.planted import heard_for_long
-from vmtree import dates, services
+from vmtree import services
 from vmtree.models import Node
 
 
 def register(vm_id: str, *, minutes: int, status: str = "running") -> None:
     """A VM that was last heard of so long ago."""
     vm = VM(id=vm_id, name=vm_id, role="worker", registered_by="tests", interval_ms=30_000)
-    vm.last_seen = dates.now() - timedelta(minutes=minutes)
+    vm.last_seen = clock.now() - timedelta(minutes=minutes)
     vm.seen(vm.last_seen, status=status)
     vm.save()
 
@@ -31,16 +32,16 @@ def test_the_worst_goes_up_to_the_roof(family: dict[str, Node]) -> None:
     register("bob", minutes=0, status="paused")
     keys = [node.pk for node in family.values()]
     names = {node.pk: name for name, node in family.items()}
-    found = below.worst_below(keys, dates.now(), grace=False)
+    found = below.worst_below(keys, clock.now(), grace=False)
     assert {names[key]: word for key, word in found.items()} == {
         "roof": "silent",
         "ada": "silent",
         "ada-2": "silent",
         "bob": "late",
     }
-    forgiven = below.worst_below(keys, dates.now(), grace=True)
+    forgiven = below.worst_below(keys, clock.now(), grace=True)
     assert set(forgiven.values()) == {"late"}
-    assert below.worst_below([], dates.now(), grace=False) == {}
+    assert below.worst_below([], clock.now(), grace=False) == {}
 
 
 def test_who_stands_above(family: dict[str, Node]) -> None:
@@ -53,7 +54,7 @@ def test_who_stands_above(family: dict[str, Node]) -> None:
 
 def test_the_pages_answer(family: dict[str, Node], make: Make) -> None:
     heard_for_long()
-    before = dates.now()
+    before = clock.now()
     register("ada-2-1", minutes=9)
     services.remove("bob-1", by="tests")
     make("later", under="bob", organs=("store",))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from reef_site.common import events
 from tests.conftest import Api
 from tests.vmtree.conftest import Make, ids
-from vmtree import bells, services
+from vmtree import services
 from vmtree.models import Node, NodeToken, Revision, Trait
 from vmtree.services import Change
 
@@ -182,7 +183,7 @@ def test_names_that_would_break_a_page_or_a_path(database: str, api: Api, make: 
 
 def test_a_removal_tells_who_listens(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
-    monkeypatch.setattr(bells, "tell_nodes", told.extend)
+    monkeypatch.setattr(events, "publish_nodes", told.extend)
 
     services.remove("ada", by="tests", subtree=True, confirm=4)
     services.change("bob", Change(name="b"), by="tests")

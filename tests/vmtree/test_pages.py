@@ -15,6 +15,7 @@ from django.test.utils import CaptureQueriesContext
 from lieutenants.models import Lieutenant
 from lieutenants.rules import firing
 from lieutenants.rules.models import Rule
+from reef_site.common import clock
 from reef_site.fleet import below
 from reef_site.streams import MOST_NODES, Listener
 from registry import services as registry
@@ -24,7 +25,7 @@ from tests.lieutenants.conftest import operator
 from tests.lieutenants.rows import enlist
 from tests.registry.conftest import age
 from tests.vmtree.planted import heard_for_long, plant
-from vmtree import dates, services
+from vmtree import services
 from vmtree.models import Node, Revision
 from vmtree.services import UNSAID, Change, NewNode
 from vmtree.snapshot_models import Snapshot
@@ -149,7 +150,7 @@ def test_the_worst_below_wins_and_the_removed_do_not_count(operator: Client, api
 def test_nobody_is_silent_while_reef_itself_was_away(operator: Client, api: Api) -> None:
     top, low = put(api, "top"), put(api, "low", "top")
     age("low", minutes=9)
-    Watch.objects.update(up_since=dates.now())
+    Watch.objects.update(up_since=clock.now())
     html = page(operator, "/fleet/")
     assert "is-late" in row(html, top)
     assert "is-silent" not in html
@@ -163,9 +164,9 @@ def test_the_first_answers_after_a_downtime_call_nobody_silent(
     top, low = put(api, "top"), put(api, "low", "top")
     age("low", minutes=9)
     rule = Rule.objects.create(name="when silent", event="vm-silent", action="note")
-    registry.door_open(dates.now())
+    registry.door_open(clock.now())
     assert "is-silent" in row(page(operator, "/fleet/"), top)
-    then = dates.now() - timedelta(minutes=7)
+    then = clock.now() - timedelta(minutes=7)
     Watch.objects.update(ticked_at=then, door_at=then)
 
     def looks() -> None:
@@ -174,13 +175,13 @@ def test_the_first_answers_after_a_downtime_call_nobody_silent(
         assert "is-match" not in page(operator, "/fleet/_tree?q=silent")
         assert api.get("/vm-tree/vms?q=silent").json()["count"] == 0
         assert api.get("/registry/vms/low").json()["liveness"] == "late"
-        assert VM.objects.answering(dates.now()).filter(pk="low").exists()
-        assert firing.dry_run(rule, dates.now()).grace
+        assert VM.objects.answering(clock.now()).filter(pk="low").exists()
+        assert firing.dry_run(rule, clock.now()).grace
 
     looks()
     for sign in ("door", "clock") if first == "door" else ("clock", "door"):
         if sign == "door":
-            registry.door_open(dates.now())
+            registry.door_open(clock.now())
         else:
             registry.sweep()
         looks()
@@ -337,7 +338,7 @@ def test_one_vm_with_history_lineage_and_difference(operator: Client, api: Api) 
 
 def test_beats_as_a_strip_of_a_day(operator: Client, api: Api) -> None:
     low = put(api, "low")
-    now = dates.now()
+    now = clock.now()
     VM.objects.update(registered_at=now - timedelta(days=3))
     began, ended = now - timedelta(hours=12), now - timedelta(hours=6)
     Gap.objects.create(vm_id="low", began_at=began, ended_at=ended, status="running")
@@ -391,7 +392,7 @@ def test_the_tree_at_an_earlier_moment(operator: Client, api: Api) -> None:
     top, other = put(api, "top"), put(api, "other")
     moved, gone = put(api, "moved", "top"), put(api, "gone", "top")
     same = put(api, "same", "top")
-    at = dates.now() - timedelta(hours=1)
+    at = clock.now() - timedelta(hours=1)
     Revision.objects.update(at=at - timedelta(hours=1))
     Node.objects.update(created_at=at - timedelta(hours=1))
     services.change("moved", Change(parent_vm_id="other"), by="tests")
@@ -437,7 +438,7 @@ def test_worst_below_is_one_statement(django_assert_num_queries: Any) -> None:
     plant(500)
     keys = list(Node.objects.values_list("pk", flat=True))
     with django_assert_num_queries(1):
-        found = below.worst_below(keys, dates.now(), grace=False)
+        found = below.worst_below(keys, clock.now(), grace=False)
     assert found[18] == "silent"
 
 

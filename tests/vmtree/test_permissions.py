@@ -19,10 +19,10 @@ from lieutenants import services as lieutenants
 from lieutenants.models import Lieutenant
 from lieutenants.states import Status
 from reef_site.auth import Caller, make_operator
+from reef_site.common.errors import Forbidden
 from tests.conftest import STANDIN, Api
 from tests.vmtree.conftest import NodeApi
 from vmtree import permissions, services, tokens
-from vmtree.exceptions import Forbidden
 from vmtree.models import Node
 from vmtree.permissions import Action, Relation
 from vmtree.services import NewNode

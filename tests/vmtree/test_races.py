@@ -8,9 +8,9 @@ from collections.abc import Callable
 import pytest
 from django.db import connections
 
+from reef_site.common.errors import ReefError
 from tests.vmtree.conftest import Make
 from vmtree import services
-from vmtree.exceptions import FleetError
 from vmtree.lineage import keys_above, keys_below
 from vmtree.models import LINKS, Node
 from vmtree.services import Change, NewNode
@@ -29,7 +29,7 @@ def together(*acts: Callable[[], object]) -> list[str]:
             start.wait(10)
             act()
             outcomes[number] = "done"
-        except FleetError as error:
+        except ReefError as error:
             outcomes[number] = str(error)
         finally:
             connections.close_all()

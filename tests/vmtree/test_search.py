@@ -6,11 +6,12 @@ from datetime import timedelta
 
 import pytest
 
+from reef_site.common import clock
 from registry.models import VM, Status
 from tests.conftest import Api
 from tests.vmtree.conftest import Make, ids
 from tests.vmtree.planted import heard_for_long
-from vmtree import dates, search
+from vmtree import search
 from vmtree.models import Node
 
 Family = dict[str, Node]
@@ -78,7 +79,7 @@ WORDS = {
 
 def test_states_are_words_in_capitals_too(database: str, make: Make, api: Api) -> None:
     heard_for_long()
-    now, far = dates.now(), timedelta(hours=6)
+    now, far = clock.now(), timedelta(hours=6)
     for vm_id in ("live", "late", "silent", "paused", "stopped"):
         make(vm_id, name=f"is {vm_id}")
         make(f"un-{vm_id}", name=vm_id)

@@ -14,12 +14,12 @@ from django.conf import settings as django_settings
 from django.db import connection, connections
 
 from lieutenants.models import Lieutenant
+from reef_site.common.errors import Conflict, NotFound
 from registry import services as registry
 from registry.serializers import Registration
 from tests.conftest import Api
 from tests.vmtree.conftest import Make, NodeApi
 from vmtree import services, snapshots
-from vmtree.exceptions import Conflict, NotFound
 from vmtree.models import Node, Revision, Trait
 from vmtree.services import Change, NewNode
 from vmtree.snapshot_models import Snapshot, State, Why

@@ -14,10 +14,11 @@ import pytest
 from django.db import connections
 
 from lieutenants.models import Lieutenant
+from reef_site.common import clock
 from registry.models import VM
 from tests.conftest import Api
 from tests.vmtree.conftest import Make, NodeApi
-from vmtree import dates, services, snapshots, tasks, tokens
+from vmtree import services, snapshots, tasks, tokens
 from vmtree.models import Node, Revision, Trait
 from vmtree.services import Change
 from vmtree.snapshot_models import LEASE, Snapshot, State, Why
@@ -35,10 +36,10 @@ def folder(settings: Any, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+def set_clock(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Sets reef's clock: to NOW, and by each call on."""
     moment = [NOW]
-    monkeypatch.setattr(dates, "now", lambda: moment[0])
+    monkeypatch.setattr(clock, "now", lambda: moment[0])
 
     def pass_by(**time: float) -> None:
         moment[0] += timedelta(**time)
@@ -294,21 +295,21 @@ def test_unknown_ones_are_404_and_nonsense_is_400(api: Api, db: None) -> None:
 # -- the clock -----------------------------------------------------------------------------------
 
 
-def test_missed_hours_are_made_up_for_once(db: None, clock: Callable[..., None]) -> None:
+def test_missed_hours_are_made_up_for_once(db: None, set_clock: Callable[..., None]) -> None:
     def hours() -> list[int]:
         rows = Snapshot.objects.filter(why=Why.HOURLY).order_by("hour")
         return [row.hour.hour for row in rows if row.hour]
 
     tasks.snapshot()
-    clock(minutes=1)
+    set_clock(minutes=1)
     tasks.snapshot()
     assert hours() == [10]
-    clock(hours=10)
+    set_clock(hours=10)
     for _ in range(30):
         tasks.snapshot()
-        clock(seconds=60)
+        set_clock(seconds=60)
     assert hours() == [10, 20]
-    clock(minutes=10)
+    set_clock(minutes=10)
     tasks.snapshot()
     assert hours() == [10, 20, 21]
 
@@ -336,7 +337,7 @@ def test_two_workers_make_one_snapshot(database: str, folder: Path, make: Make) 
 
 
 def test_what_failed_is_tried_again_after_a_pause(
-    db: None, clock: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    db: None, set_clock: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
 
@@ -346,16 +347,16 @@ def test_what_failed_is_tried_again_after_a_pause(
         patched.setattr(writing, "_describe", broken)
         with pytest.raises(SnapshotFailed, match="disk I/O error"):
             snapshots.tick()
-    clock(minutes=1)
+    set_clock(minutes=1)
     assert snapshots.tick() is None
-    clock(minutes=5)
+    set_clock(minutes=5)
     assert snapshots.tick()
     assert Snapshot.objects.get().state == State.READY
     assert Snapshot.objects.get().trouble == ""
 
 
 def test_a_writer_that_took_too_long_changes_nothing(
-    db: None, clock: Callable[..., None], monkeypatch: pytest.MonkeyPatch, folder: Path
+    db: None, set_clock: Callable[..., None], monkeypatch: pytest.MonkeyPatch, folder: Path
 ) -> None:
     """It hangs for longer than its lease, and another one makes the snapshot meanwhile."""
     write = writing.write
@@ -363,7 +364,7 @@ def test_a_writer_that_took_too_long_changes_nothing(
 
     def slow(draft: Path, **facts: Any) -> Any:
         monkeypatch.setattr(writing, "write", write)
-        clock(minutes=11)
+        set_clock(minutes=11)
         inner.extend(filter(None, [snapshots.tick()]))
         return write(draft, **facts)
 
@@ -396,7 +397,7 @@ def test_whoever_looks_leaves_a_living_writer_alone(
 def test_a_dead_writers_snapshot_is_named_when_it_is_looked_at(
     database: str, api: Api, settings: Any
 ) -> None:
-    now = dates.now()
+    now = clock.now()
     facts = {"why": Why.ASKED, "made_by": "tests", "leased_until": now + LEASE}
     row = Snapshot.objects.create(file="vms-gone.sqlite", host=settings.HOST, **facts)
     elsewhere = Snapshot.objects.create(file="vms-far.sqlite", host="elsewhere", **facts)
@@ -443,7 +444,7 @@ def add(folder: Path, why: Why = Why.HOURLY, *, ago: timedelta, **fields: Any) -
 
 
 def test_the_newest_24_and_one_a_day_for_30_days_stay(
-    db: None, folder: Path, clock: Callable[..., None]
+    db: None, folder: Path, set_clock: Callable[..., None]
 ) -> None:
     hourly = [add(folder, ago=timedelta(hours=hour)) for hour in range(40 * 24)]
     pinned = add(folder, ago=timedelta(days=400), pinned=True)
@@ -482,14 +483,16 @@ def test_the_answer_tells_how_many_went_and_pinned_ones_stay(
     assert first.file not in os.listdir(folder)
 
 
-def test_damaged_ones_stand_for_no_day(db: None, clock: Callable[..., None], folder: Path) -> None:
+def test_damaged_ones_stand_for_no_day(
+    db: None, set_clock: Callable[..., None], folder: Path
+) -> None:
     good = add(folder, ago=timedelta(days=5, hours=1))
     bad = add(folder, ago=timedelta(days=5), state=State.DAMAGED)
     for hour in range(24):
         add(folder, ago=timedelta(hours=hour))
     assert keeping.prune() == 0
     assert {good, bad} < set(Snapshot.objects.all())
-    clock(days=31)
+    set_clock(days=31)
     assert keeping.prune() == 2
 
 

@@ -13,9 +13,9 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect, sync_playwright
 from redis import Redis
 
+from reef_site.common import events
 from tests.stack import Stack
 from tests.waiting import until
-from vmtree import bells
 
 pytestmark = pytest.mark.browser
 
@@ -30,8 +30,8 @@ PLANT = "from tests.vmtree.planted import plant; plant(5000)"
 FADE = """
 from datetime import timedelta
 from registry.models import VM
-from vmtree import dates
-soon = dates.now() + timedelta(seconds=2)
+from reef_site.common import clock
+soon = clock.now() + timedelta(seconds=2)
 VM.objects.filter(pk="{}").update(late_after=soon, silent_after=soon)
 """
 
@@ -270,7 +270,7 @@ def test_a_burst_of_changes_costs_few_refreshes(stack: Stack, page: Page) -> Non
         for second in range(3):
             for number in range(5000):
                 news = {"topic": "nodes", "ids": [f"vm-{number}"]}
-                pipe.publish(bells.NEWS, json.dumps(news))
+                pipe.publish(events.NEWS, json.dumps(news))
                 if number % 50 == 49:
                     pipe.execute()
                     page.wait_for_timeout(max(0, due(began, second, number) * 1000))

@@ -8,9 +8,10 @@ from typing import Any
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
+from reef_site.common import clock
 from tests.conftest import Api
 from tests.vmtree.conftest import Make, ids
-from vmtree import dates, services
+from vmtree import services
 from vmtree.models import Node
 from vmtree.services import Change
 
@@ -62,7 +63,7 @@ def test_the_flat_tree(family: Family, api: Api) -> None:
 
 
 def test_only_what_changed_since(family: Family, api: Api) -> None:
-    Node.objects.update(updated_at=dates.moment_of("2020-01-01T00:00:00Z", "x"))
+    Node.objects.update(updated_at=clock.parse_timestamp("2020-01-01T00:00:00Z", "x"))
     services.change("ada-1", Change(name="new"), by="tests")
     services.remove("bob-1", by="tests")
 
@@ -74,7 +75,7 @@ def test_only_what_changed_since(family: Family, api: Api) -> None:
         "ada-1": False,
         "bob-1": True,
     }
-    assert changed.json()["until"] < dates.js_date(dates.now())
+    assert changed.json()["until"] < clock.format_timestamp(clock.now())
     assert ids(under_bob, "vms") == ["bob-1"]
 
 
@@ -100,7 +101,7 @@ def test_the_tree_as_it_was(family: Family, api: Api) -> None:
     then = api.get("/vm-tree/tree?at=2026-01-01T00:00:05Z").json()
     early = api.get("/vm-tree/tree?at=2026-01-01T00:00:02Z&flat=true").json()
     cut = api.get("/vm-tree/tree?at=2026-01-01T00:00:05Z&root=ada").json()
-    now = api.get(f"/vm-tree/tree?at={dates.js_date(dates.now())}").json()
+    now = api.get(f"/vm-tree/tree?at={clock.format_timestamp(clock.now())}").json()
 
     assert shape(then["tree"]) == {"roof": {"ada": {"ada-1": {}}, "bob": {}}}
     assert then["count"] == 4

@@ -14,10 +14,10 @@ from functools import lru_cache, partial
 from django.db.models import F, Q, QuerySet, Window
 from django.db.models.functions import RowNumber
 
+from reef_site.common.errors import ReefError
 from versconfig import vault
 from versconfig.models import Setting, Version
 from versconfig.screening.screen import Secret
-from vmtree.exceptions import FleetError
 from vmtree.lineage import keys_above
 from vmtree.models import LINKS, Node
 
@@ -78,7 +78,7 @@ def unseal(what: str, opened: Callable[[], str]) -> str:
     """Return what `opened` gives; empty, with a line in the log, if it cannot be read."""
     try:
         return opened()
-    except FleetError as error:
+    except ReefError as error:
         logger.warning("%s cannot be read, so it is not covered in texts: %s", what, error)
         return ""
 

@@ -1,5 +1,5 @@
 import django.db.models.deletion
-import vmtree.dates
+import reef_site.common.clock
 import vmtree.models
 from django.db import migrations, models
 
@@ -42,8 +42,11 @@ class Migration(migrations.Migration):
                         verbose_name="DNA",
                     ),
                 ),
-                ("created_at", models.DateTimeField(default=vmtree.dates.now)),
-                ("updated_at", models.DateTimeField(db_index=True, default=vmtree.dates.now)),
+                ("created_at", models.DateTimeField(default=reef_site.common.clock.now)),
+                (
+                    "updated_at",
+                    models.DateTimeField(db_index=True, default=reef_site.common.clock.now),
+                ),
                 ("removed_at", models.DateTimeField(blank=True, null=True)),
                 (
                     "parent",
@@ -71,7 +74,7 @@ class Migration(migrations.Migration):
                     ),
                 ),
                 ("digest", models.CharField(editable=False, max_length=64, unique=True)),
-                ("made_at", models.DateTimeField(default=vmtree.dates.now)),
+                ("made_at", models.DateTimeField(default=reef_site.common.clock.now)),
                 ("made_by", models.CharField(max_length=200)),
                 ("revoked_at", models.DateTimeField(blank=True, null=True)),
                 (
@@ -96,7 +99,7 @@ class Migration(migrations.Migration):
                         auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
                     ),
                 ),
-                ("at", models.DateTimeField(default=vmtree.dates.now)),
+                ("at", models.DateTimeField(default=reef_site.common.clock.now)),
                 ("actor", models.CharField(max_length=200)),
                 (
                     "what",

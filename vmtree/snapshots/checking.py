@@ -13,8 +13,9 @@ from typing import Any
 
 from django.conf import settings
 
-from vmtree import authority, dates
-from vmtree.exceptions import Conflict
+from reef_site.common import clock
+from reef_site.common.errors import Conflict
+from vmtree import authority
 from vmtree.snapshot_models import Snapshot, State
 from vmtree.snapshots import files, writing
 from vmtree.snapshots.writing import SnapshotFailed, Written
@@ -31,7 +32,7 @@ def facts_of(path: Path) -> dict[str, Any]:
         "size": stat.st_size,
         "sha256": files.sha256_of(path),
         "touched_ns": stat.st_mtime_ns,
-        "checked_at": dates.now(),
+        "checked_at": clock.now(),
     }
 
 
@@ -95,7 +96,7 @@ def _check(snapshot: Snapshot) -> Snapshot:
 def _say(snapshot: Snapshot, trouble: str) -> Snapshot:
     """Keep what a check found."""
     snapshot.state = State.DAMAGED if trouble else State.READY
-    snapshot.trouble, snapshot.checked_at = trouble[:500], dates.now()
+    snapshot.trouble, snapshot.checked_at = trouble[:500], clock.now()
     if not trouble:
         snapshot.touched_ns = files.path_of(snapshot.file).stat().st_mtime_ns
     written = Snapshot.objects.written().filter(pk=snapshot.pk)

@@ -13,8 +13,7 @@ from pathlib import Path
 
 from django.conf import settings
 
-from reef_site.common import locks
-from vmtree.dates import js_date
+from reef_site.common import clock, locks
 
 # A draft that nobody has written to for so long has no writer any more.
 _DRAFT_SECONDS = 3600.0
@@ -29,7 +28,7 @@ def folder() -> Path:
 
 def name_of(moment: datetime) -> str:
     """The name of a snapshot of that moment, such as vms-2026-11-22T06-36-30-359Z.sqlite."""
-    return f"vms-{js_date(moment).replace(':', '-').replace('.', '-')}.sqlite"
+    return f"vms-{clock.format_timestamp(moment).replace(':', '-').replace('.', '-')}.sqlite"
 
 
 def path_of(name: str) -> Path:

@@ -7,7 +7,8 @@ from datetime import date, datetime, timedelta
 
 from django.conf import settings
 
-from vmtree import authority, dates
+from reef_site.common import clock
+from vmtree import authority
 from vmtree.snapshot_models import Snapshot, State
 from vmtree.snapshots import files
 
@@ -27,7 +28,7 @@ def pin(snapshot: Snapshot, *, pinned: bool, by: object) -> Snapshot:
 
 def prune() -> int:
     """Remove those that need not be kept any more; how many there were."""
-    now = dates.now()
+    now = clock.now()
     _forget_failed(now)
     rows = list(Snapshot.objects.written().order_by("-began_at", "-id"))
     kept = kept_of(rows, now)

@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from django.db import connection, transaction
 from django.db.models import Count, Max
 
-from vmtree import authority, bells, dates
-from vmtree.exceptions import Conflict
+from reef_site.common import clock, events
+from reef_site.common.errors import Conflict
+from vmtree import authority
 from vmtree.models import Revision
 from vmtree.services import STRUCTURE
 from vmtree.snapshot_models import Snapshot, Why
@@ -78,8 +79,8 @@ def restore(snapshot: Snapshot, *, confirm: str, by: object) -> Restored:
                 look = _look(snapshot, wanted)
                 _agreed(look.plan, confirm)
                 work = applying.prepare(look.plan.comparison, file)
-            changed = applying.apply(work, file, actor=str(by), at=dates.now())
-    bells.tell_nodes(changed)
+            changed = applying.apply(work, file, actor=str(by), at=clock.now())
+    events.publish_nodes(changed)
     keeping.prune()
     return Restored(look.plan.comparison, before)
 

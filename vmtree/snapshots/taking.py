@@ -15,8 +15,8 @@ from django.conf import settings
 from django.db import IntegrityError, transaction
 
 from reef_site.common import clock
-from vmtree import authority, dates
-from vmtree.exceptions import NotFound
+from reef_site.common.errors import NotFound
+from vmtree import authority
 from vmtree.snapshot_models import LEASE, Snapshot, State, Why
 from vmtree.snapshots import checking, files, finding, keeping, writing
 from vmtree.snapshots.writing import SnapshotFailed, Written
@@ -73,7 +73,7 @@ def tick() -> Snapshot | None:
     Also tidies what was cut off, and looks through one of the older files.
     """
     recover()
-    snapshot = _claim_hour(dates.now())
+    snapshot = _claim_hour(clock.now())
     if snapshot:
         _fill(snapshot)
         keeping.prune()
@@ -83,7 +83,7 @@ def tick() -> Snapshot | None:
 
 def recover() -> None:
     """Say of each snapshot whose writer died what became of it, and find files without a row."""
-    for snapshot in Snapshot.objects.abandoned(dates.now()):
+    for snapshot in Snapshot.objects.abandoned(clock.now()):
         _settle(snapshot)
     _settle_orphans()
     files.discard_old_drafts()
@@ -152,7 +152,7 @@ def _begin_next() -> tuple[datetime, str]:
 
     So whoever sees the row finds its writer alive.
     """
-    now = _free_moment(dates.now())
+    now = _free_moment(clock.now())
     while not files.begin(files.name_of(now)):
         now = _free_moment(now + timedelta(milliseconds=1))
     return now, files.name_of(now)
@@ -238,7 +238,7 @@ def _finish_abandoned(snapshot: Snapshot) -> None:
 def _fail(snapshot: Snapshot, reason: str, *, cut_off: bool = False) -> None:
     """Write down that there is no snapshot; one of an hour is tried again later."""
     logger.error("snapshot %s: %s", snapshot.file, reason)
-    now = dates.now()
+    now = clock.now()
     # What was cut off may be tried again at once; what failed may fail again.
     again = now - RETRY if cut_off else now + RETRY
     mine = Snapshot.objects.filter(pk=snapshot.pk, file=snapshot.file, state=State.WRITING)

@@ -18,8 +18,8 @@ from pathlib import Path
 from django.db import connection
 from django.db.backends.utils import CursorWrapper
 
-from vmtree import dates
-from vmtree.exceptions import FleetError
+from reef_site.common import clock
+from reef_site.common.errors import ReefError
 from vmtree.snapshots import tables
 from vmtree.snapshots.tables import Table
 
@@ -28,7 +28,7 @@ _ROWS_AT_ONCE = 10_000
 _WAIT_SECONDS = 20.0
 
 
-class SnapshotFailed(FleetError):
+class SnapshotFailed(ReefError):
     """A snapshot could not be written; nothing of it is left."""
 
     status = 503
@@ -91,7 +91,7 @@ def _from_sqlite(file: sqlite3.Connection, wanted: list[Table]) -> Written:
     source = Path(str(connection.settings_dict["NAME"])).absolute()
     file.execute("ATTACH ? AS live", [f"{source.as_uri()}?mode=ro"])
     file.execute("BEGIN")
-    at = dates.now()
+    at = clock.now()
     # The first look pins the moment until the end of the transaction.
     counts = {table.name: _count(file, f"live.{table.counted}") for table in wanted}
     for table in wanted:
@@ -108,7 +108,7 @@ def _from_postgresql(file: sqlite3.Connection, wanted: list[Table]) -> Written:
         file.execute("BEGIN")
         with source.cursor() as cursor:
             cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-            at = dates.now()
+            at = clock.now()
             counts: Counts = {}
             for table in wanted:
                 cursor.execute(f"SELECT count(*) FROM {table.counted}")
@@ -140,7 +140,7 @@ def _count(file: sqlite3.Connection, table: str) -> int:
 def _describe(file: sqlite3.Connection, written: Written, why: str, made_by: str) -> None:
     facts = {
         "format": tables.FORMAT,
-        "at": dates.js_date(written.at),
+        "at": clock.format_timestamp(written.at),
         "why": why,
         "made_by": made_by,
         "counts": json.dumps(written.counts),

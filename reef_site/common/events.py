@@ -20,7 +20,7 @@ __all__ = ["BELL", "NEWS", "client"]
 
 BELL = "reef:bell"
 # Of more changes at once nobody wants the ids: look at everything again.
-MOST_IDS = 500
+MAX_IDS = 500
 
 
 def subscription() -> PubSub:
@@ -29,32 +29,32 @@ def subscription() -> PubSub:
     return made
 
 
-def ring(lieutenant_id: str) -> None:
+def wake_follower(lieutenant_id: str) -> None:
     """Wake the follower: there is something new to do for this lieutenant."""
     broker.publish(BELL, lieutenant_id)
 
 
-def tell_change(lieutenant_id: str) -> None:
+def publish_lieutenant(lieutenant_id: str) -> None:
     """Say that the facts of this lieutenant changed (not its transcript)."""
     broker.publish(NEWS, json.dumps({"topic": "lieutenants", "id": lieutenant_id}))
 
 
-def tell_transcripts(revs: dict[str, int]) -> None:
+def publish_transcripts(revs: dict[str, int]) -> None:
     """Say up to which change each of these lieutenants' transcripts has grown."""
     broker.publish(NEWS, json.dumps({"topic": "transcripts", "revs": revs}))
 
 
-def tell_nodes(vm_ids: Iterable[str]) -> None:
+def publish_nodes(vm_ids: Iterable[str]) -> None:
     """Say that these VMs changed, in the tree or in the registry; of very many only that some did.
 
     The message is `{"topic": "nodes", "ids": […]}`, or `{"topic": "nodes", "all": true}`.
     """
-    ids = list(itertools.islice(vm_ids, MOST_IDS + 1))
-    what: dict[str, object] = {"ids": ids} if len(ids) <= MOST_IDS else {"all": True}
+    ids = list(itertools.islice(vm_ids, MAX_IDS + 1))
+    what: dict[str, object] = {"ids": ids} if len(ids) <= MAX_IDS else {"all": True}
     if ids:
         broker.publish(NEWS, json.dumps({"topic": "nodes", **what}))
 
 
-def tell_provisionings(ids: Iterable[str]) -> None:
+def publish_provisionings(ids: Iterable[str]) -> None:
     """Say that these provisionings moved on: `{"topic": "provisionings", "ids": […]}`."""
     broker.publish(NEWS, json.dumps({"topic": "provisionings", "ids": list(ids)}))

@@ -1,0 +1,40 @@
+"""Errors that a caller of reef can be told about. `reef_site.api` renders each with its status.
+
+Each app derives its own errors from `ReefError` in its `exceptions.py`.
+"""
+
+from __future__ import annotations
+
+
+class ReefError(Exception):
+    """Base class; the text of the exception is the `error` of the response."""
+
+    status = 400
+    # Sent as Retry-After, in seconds; 0 sends none.
+    retry_seconds = 0
+
+
+class BadInput(ReefError):
+    """The request is invalid; `field` names the form field or JSON key at fault."""
+
+    def __init__(self, text: str, field: str = "") -> None:
+        super().__init__(text)
+        self.field = field
+
+
+class Forbidden(ReefError):
+    """The caller lacks the permission; the text names the rule."""
+
+    status = 403
+
+
+class NotFound(ReefError):
+    """The object does not exist, or no longer."""
+
+    status = 404
+
+
+class Conflict(ReefError):
+    """The request conflicts with the current state."""
+
+    status = 409
