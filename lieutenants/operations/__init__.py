@@ -1,1 +1,1 @@
-"""Pause, resume, destroy a VM with everything below it: a plan first, then a job of steps."""
+"""Pause, resume or destroy a whole subtree: a plan first, then a job that runs its steps."""

@@ -1,4 +1,4 @@
-"""The admin of jobs: what they did, going on, cancelling, and the plan as a page that asks."""
+"""Admin of jobs and steps: list them, retry or cancel jobs, and confirm a plan on its own page."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ if TYPE_CHECKING:
 else:
     _NodeAdmin = admin.ModelAdmin
 
-# Of a longer plan the page shows the head; the counts are of all.
+# A longer plan is cut on the page; its counts still cover all VMs.
 MOST_LINES = 500
 MOST_PLANS = 20
 
 
 def may_command(request: HttpRequest) -> bool:
-    """Who may begin and end jobs; nobody where reef has no lieutenants."""
+    """Return whether the user may start and cancel jobs; always False without lieutenants."""
     return "lieutenant" in settings.ORGANS and request.user.has_perm("lieutenants.change_job")
 
 
 @admin.register(Job)
 class JobAdmin(FactAdmin):
-    """Jobs over subtrees."""
+    """Jobs on subtrees."""
 
     list_display = (
         *("id", "verb", "top", "state", "progress", "why", "actor", "created_at", "ended_at"),
@@ -55,26 +55,26 @@ class JobAdmin(FactAdmin):
     actions = ("go_on", "cancel")
 
     def has_command_permission(self, request: HttpRequest) -> bool:
-        """Who may begin and end jobs."""
+        """Return whether the user may start and cancel jobs."""
         return may_command(request)
 
     def get_urls(self) -> list[URLPattern]:
-        """With the plan's own page."""
+        """Return the URLs of the admin, including the plan page."""
         view = self.admin_site.admin_view(self.plan_view)
         return [path("plan/<str:verb>/", view, name="lieutenants_job_plan"), *super().get_urls()]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Job]:
-        """With the counts of steps."""
+        """Return all jobs, annotated with their step counts."""
         return Job.objects.with_counts().order_by("-id")
 
     @admin.display(description="VM", ordering="vm_id")
     def top(self, row: Job) -> str:
-        """The VM at the top."""
+        """Return the name of the VM at the top of the subtree, or its id."""
         return row.name or row.vm_id
 
     @admin.display(description="steps")
     def progress(self, row: Job) -> str:
-        """How many steps are in which state, with a way to them."""
+        """Return the number of steps in each state, linked to the list of steps."""
         counts = row.counts()
         said = ", ".join(
             f"{counts[state]} {StepState(state).label}"
@@ -86,18 +86,18 @@ class JobAdmin(FactAdmin):
 
     @admin.display(description="reason")
     def why(self, row: Job) -> str:
-        """Why it could not go on, or did nothing."""
+        """Return the first line of the reason why the job failed or did nothing."""
         return row.reason.split("\n", 1)[0][:100]
 
     @admin.action(description="Go on with selected jobs", permissions=["command"])
     def go_on(self, request: HttpRequest, queryset: QuerySet[Job]) -> None:
-        """Try again what they missed."""
+        """Retry the missed steps of the selected jobs."""
         for job in queryset.order_by("id"):
             self._tell(request, job, _again)
 
     @admin.action(description="Cancel selected jobs", permissions=["command"])
     def cancel(self, request: HttpRequest, queryset: QuerySet[Job]) -> None:
-        """Begin none of their further steps."""
+        """Cancel the selected jobs; steps that are running finish."""
         for job in queryset.order_by("id"):
             self._tell(request, job, _cancelled)
 
@@ -109,10 +109,10 @@ class JobAdmin(FactAdmin):
         except ReefError as error:
             self.message_user(request, f"{job}: {error}", messages.ERROR)
 
-    # -- the plan ------------------------------------------------------------------------------
+    # -- the plan page -------------------------------------------------------------------------
 
     def plan_view(self, request: HttpRequest, verb: str) -> HttpResponse:
-        """The plans of `?vm=…`, several of them perhaps; a POST begins what it confirms."""
+        """Show the plans of the VMs in `?vm=…`; a POST starts one job for each confirmed plan."""
         if not self.has_command_permission(request):
             raise PermissionDenied
         if verb not in Verb.values:
@@ -142,7 +142,7 @@ class JobAdmin(FactAdmin):
         return TemplateResponse(request, "admin/lieutenants/job/plan.html", context)
 
     def _begin(self, request: HttpRequest, verb: Verb) -> HttpResponse:
-        """Start a job for each VM, if the plan that was shown is the plan still."""
+        """Start a job for each VM, unless its plan has changed since it was shown."""
         vm_ids, counts = request.POST.getlist("vm"), request.POST.getlist("count")
         for vm_id, count in list(zip(vm_ids, counts, strict=False))[:MOST_PLANS]:
             confirm = int(count) if count.isdecimal() else None
@@ -158,7 +158,7 @@ class JobAdmin(FactAdmin):
 
 @admin.register(Step)
 class StepAdmin(FactAdmin):
-    """What jobs did to each VM."""
+    """Steps of jobs: one for each VM."""
 
     list_display = ("job_id", "position", "name", "does", "state", "why", "attempts", "ended_at")
     list_filter = ("state", "handler")
@@ -169,12 +169,12 @@ class StepAdmin(FactAdmin):
 
     @admin.display(description="reason")
     def why(self, row: Step) -> str:
-        """The reason's first line."""
+        """Return the first line of the reason."""
         return row.reason.split("\n", 1)[0][:100]
 
 
 def uppermost(vm_ids: Sequence[str]) -> list[str]:
-    """Those that stand below none of the others."""
+    """Return the VMs that are not descendants of another VM in the list, in the given order."""
     nodes = dict(Node.objects.living().filter(vm_id__in=vm_ids).values_list("vm_id", "pk"))
     keys = set(nodes.values())
     return [
@@ -223,11 +223,11 @@ def _node_action(verb: Verb) -> Callable[..., HttpResponse]:
 
 
 def join_nodes(site: admin.AdminSite = admin.site) -> None:
-    """Add the verbs to the actions of nodes, where nodes are shown."""
+    """Add the operations as actions to the admin of nodes, if nodes are registered there."""
     with contextlib.suppress(NotRegistered):
         nodes = site.get_model_admin(Node)
         nodes.actions = [*(nodes.actions or ()), *map(_node_action, Verb)]
-        # Django asks this of whoever has an action with the permission "command".
+        # Django calls it for every action that needs the permission "command".
         setattr(nodes, "has_command_permission", may_command)  # noqa: B010
 
 

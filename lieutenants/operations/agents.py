@@ -1,4 +1,4 @@
-"""VMs that are lieutenants: their agents are ended and started, their sessions stay."""
+"""Handler of VMs that are lieutenants: stops and starts their agents, keeps their sessions."""
 
 from __future__ import annotations
 
@@ -18,37 +18,41 @@ from reef_site.common.errors import NotFound
 
 
 def lieutenants_at(vm_ids: Iterable[str]) -> dict[str, Lieutenant]:
-    """The lieutenant of each of these VMs that is one's: its id is the VM's."""
+    """Map VM ids to their lieutenants; VMs without one are left out."""
     return Lieutenant.objects.in_bulk(list(vm_ids))
 
 
 class AgentVM(Handler):
-    """Asks `lieutenants.services`, as everybody does."""
+    """Run the operations through `lieutenants.services`."""
 
     name = "lieutenant"
 
     def outlooks(self, verb: Verb, vm_ids: Sequence[str]) -> dict[str, Outlook]:
-        """What becomes of each lieutenant's agent."""
+        """Return the effect on each VM that has a lieutenant."""
         return {vm_id: _outlook(verb, row) for vm_id, row in lieutenants_at(vm_ids).items()}
 
     def pause(self, vm_id: str, actor: str) -> None:
-        """End its agent, also in the middle of its work."""
+        """Stop the agent, even while it is working."""
         services.pause(_living(vm_id).name, actor=actor, force=True)
 
     def resume(self, vm_id: str, actor: str) -> None:
-        """Start its agent on its session."""
+        """Start the agent with its session, unless it runs already."""
         lieutenant = _living(vm_id)
         if not lieutenant.should_run:
             services.resume(lieutenant.name, actor=actor)
 
     def destroy(self, vm_id: str, actor: str) -> None:
-        """End it for good."""
+        """Destroy the lieutenant, unless it is destroyed already."""
         lieutenant = lieutenants_at([vm_id]).get(vm_id)
         if lieutenant and lieutenant.status != Status.DESTROYED:
             services.destroy(lieutenant.name, actor=actor)
 
     def is_done(self, verb: Verb, vm_id: str) -> bool:
-        """Whether its agent has ended, or is there."""
+        """Return whether the agent has stopped or started as requested.
+
+        Raises NotNow if it could not start or its host does not answer, IllegalMove if it was
+        started again in the meantime.
+        """
         lieutenant = lieutenants_at([vm_id]).get(vm_id)
         if lieutenant is None:
             return True
@@ -62,7 +66,7 @@ class AgentVM(Handler):
         return services.at_rest(lieutenant.pk)
 
     def proof_of_death(self, vm_id: str) -> str | None:
-        """Its agent's process: ended, as its row tells, or not there, as the host tells."""
+        """Return what shows that its newest process has ended; None if nothing does."""
         lieutenant = lieutenants_at([vm_id]).get(vm_id)
         if lieutenant is None or lieutenant.status in (Status.PAUSED, Status.STARTING):
             return None
@@ -108,7 +112,7 @@ def _in_work(row: Lieutenant) -> str:
 
 
 def _runs_not(row: Lieutenant) -> str:
-    """Why there is nothing to pause."""
+    """Return why there is nothing to pause; empty if the agent runs."""
     if row.status == Status.PAUSED:
         return "is paused already"
     at_rest = row.status == Status.ERROR and row.restart_at is None

@@ -1,4 +1,4 @@
-"""The agents' door to operations on subtrees: `/vm-tree/vms/<id>/pause`, `/vm-tree/jobs`."""
+"""API of operations on subtrees: `/vm-tree/vms/<id>/{pause,resume,destroy}` and `/vm-tree/jobs`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from vmtree import aliases, permissions
 
 MOST_ROWS = 1000
 USUAL_ROWS = 100
-# What a body may say of a job that is to begin.
+# Fields of the request body that starts a job.
 OPTIONS = ("dryRun", "confirm")
 
 
@@ -30,10 +30,10 @@ class Operate(APIView):
 
     @takes(query=("dryRun",), body=OPTIONS)
     def post(self, request: Request, vm_id: str, verb: str) -> Response:
-        """Begin, or go on with, a job; `{"dryRun": true}` tells its plan and changes nothing.
+        """Start or continue a job; `{"dryRun": true}` returns its plan and changes nothing.
 
-        `{"confirm": <count>}` refuses when another number of VMs would be touched by now. A word
-        that is not known is refused: a misspelt `dryRun` destroys nothing.
+        `{"confirm": <count>}` is rejected if the plan touches another number of VMs by now. Unknown
+        fields are rejected, so that a misspelt `dryRun` destroys nothing.
         """
         body = _options(request)
         if is_dry_run(request):
@@ -49,7 +49,7 @@ class Jobs(APIView):
 
     @takes(query=("state", "verb", "vmId", "limit", "cursor"))
     def get(self, request: Request) -> Response:
-        """Newest first; `?state= verb= vmId= limit= cursor=` narrow."""
+        """Return jobs, newest first; filters: `?state= verb= vmId=`, paging: `?limit= cursor=`."""
         asked, rows = request.query_params, Job.objects.with_counts()
         if state := _one_of(asked.get("state", ""), "state", JOB_STATES):
             rows = rows.filter(state=state)
@@ -73,14 +73,14 @@ class OneJob(APIView):
 
     @takes(query=("from", "cursor", "limit"))
     def get(self, request: Request, job_id: str) -> Response:
-        """With its steps in their order, `?limit=` (1000) of them from position `?from=`."""
+        """Return a job with at most `?limit=` (1000) steps from position `?from=` on."""
         job = services.find(job_id)
         first = query_cursor(request, "from") or 0
         limit = query_limit(request, most=MOST_ROWS, default=MOST_ROWS)
         rows = list(job.steps.filter(position__gte=first).order_by("position", "id")[: limit + 1])
         more = rows[limit].position if len(rows) > limit else None
         plan = steps_json(rows[:limit])
-        # A reason may repeat what a lieutenant or VM printed.
+        # A reason may quote the output of a lieutenant or VM, so it needs the same permission.
         legible = permissions.readable_among(
             request.user, permissions.Action.READ_TRANSCRIPT, (step["vmId"] for step in plan)
         )
@@ -94,12 +94,12 @@ class Cancel(APIView):
     asks_authority = True
 
     def post(self, request: Request, job_id: str) -> Response:
-        """Begin no further step; what is under way comes to its end."""
+        """Cancel a job; steps that are running finish."""
         return Response({"job": job_json(services.cancel(job_id, by=request.user))})
 
 
 def _options(request: Request) -> dict[str, Any]:
-    """The body's object. Raises BadInput."""
+    """Return the request body. Raises BadInput if it is not an object."""
     body = request.data
     if not isinstance(body, dict):
         raise BadInput(f"body: must be an object with {' or '.join(OPTIONS)}, or absent", "body")

@@ -1,7 +1,7 @@
-"""Who knows how to pause, resume and destroy a VM: one interface, one handler for each kind.
+"""Handlers of VMs: one interface for pause, resume and destroy, one handler for each kind of VM.
 
-A provider of VMs joins with `add_handler`: handlers are asked in turn, newest first, and the
-registry's takes what nobody else looks after.
+A new kind registers with `add_handler`. Handlers are queried newest first; the registry's handler
+comes last and takes every VM that is left.
 """
 
 from __future__ import annotations
@@ -19,48 +19,47 @@ _AT_ONCE = 500
 
 @dataclass(frozen=True)
 class Outlook:
-    """What a verb would do to one VM; `left_out` says why nothing."""
+    """Effect of an operation on one VM; `left_out` is the reason if the VM is skipped."""
 
     does: str
     left_out: str = ""
 
 
 class Handler(ABC):
-    """What the verbs mean for one kind of VM.
+    """Implements the operations for one kind of VM.
 
-    Each verb may be asked twice, and does nothing when nothing is left to do. It raises a
-    FleetError whose text says why it could not. It answers soon: what takes its time goes on
-    behind it, and `is_done` tells when it has come to its end.
+    Each operation is idempotent, returns soon and raises a ReefError that says why it failed. Slow
+    work goes on in the background until `is_done` returns True.
     """
 
     name: ClassVar[str]
 
     @abstractmethod
     def outlooks(self, verb: Verb, vm_ids: Sequence[str]) -> dict[str, Outlook]:
-        """What the verb would do, for those of these VMs that this handler looks after."""
+        """Return the effect on each of these VMs that this handler is responsible for."""
 
     @abstractmethod
     def pause(self, vm_id: str, actor: str) -> None:
-        """Stop it in a way that `resume` brings it back as it was."""
+        """Stop the VM so that `resume` restores its state."""
 
     @abstractmethod
     def resume(self, vm_id: str, actor: str) -> None:
-        """Let a paused one go on."""
+        """Continue a paused VM."""
 
     @abstractmethod
     def destroy(self, vm_id: str, actor: str) -> None:
-        """End it for good. Registry and tree are seen to by the caller."""
+        """Destroy what runs on the VM. The caller removes it from the registry and the tree."""
 
     def is_done(self, verb: Verb, vm_id: str) -> bool:
-        """Whether what was asked has come to its end. Raises a FleetError if it never will."""
+        """Return whether the operation has finished. Raises a ReefError if it never will."""
         return True
 
     def proof_of_death(self, vm_id: str) -> str | None:
-        """How this handler knows that what ran on this VM is gone; None if it does not."""
+        """Return how this handler knows that the VM has stopped for good; None if unknown."""
         return None
 
     def act(self, verb: Verb, vm_id: str, actor: str) -> None:
-        """Do what the verb says."""
+        """Run the method of this operation."""
         {Verb.PAUSE: self.pause, Verb.RESUME: self.resume, Verb.DESTROY: self.destroy}[verb](
             vm_id, actor
         )
@@ -70,18 +69,18 @@ _handlers: list[Handler] = []
 
 
 def add_handler(handler: Handler) -> None:
-    """Let this one be asked before those that are known already."""
+    """Register a handler in front of the others; one with the same name is replaced."""
     remove_handler(handler.name)
     _handlers.insert(0, handler)
 
 
 def remove_handler(name: str) -> None:
-    """Ask this one no more."""
+    """Unregister a handler."""
     _handlers[:] = [each for each in _handlers if each.name != name]
 
 
 def handler_of(name: str) -> Handler:
-    """The handler that a step names. Raises NotFound if it is not here any more."""
+    """Return the handler of this name. Raises NotFound if it is not registered."""
     for handler in _handlers:
         if handler.name == name:
             return handler
@@ -89,7 +88,7 @@ def handler_of(name: str) -> Handler:
 
 
 def outlooks(verb: Verb, vm_ids: Iterable[str]) -> dict[str, tuple[Handler, Outlook]]:
-    """What the verb would do to each of these, and who would do it."""
+    """Return the effect of an operation on each VM, with the responsible handler."""
     found: dict[str, tuple[Handler, Outlook]] = {}
     waiting = list(vm_ids)
     for handler in _handlers:
@@ -101,5 +100,5 @@ def outlooks(verb: Verb, vm_ids: Iterable[str]) -> dict[str, tuple[Handler, Outl
 
 
 def looks_after(vm_id: str) -> Handler:
-    """Whoever handles this VM."""
+    """Return the handler that is responsible for this VM."""
     return outlooks(Verb.DESTROY, [vm_id])[vm_id][0]

@@ -1,4 +1,4 @@
-"""VMs that a provider has: the verbs act on the machine itself, as far as its kind can do that."""
+"""Handler of provider VMs: operations act on the machine, as far as its provider supports them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lieutenants.operations.models import Verb
 from reef_site.common.errors import NotFound
 from registry.models import VM, Status
 
-# Their words for what the verbs bring about.
+# Machine states in which an operation has nothing left to do.
 _SO_ALREADY = {
     Verb.PAUSE: (MachineState.PAUSED, MachineState.STOPPED),
     Verb.RESUME: (MachineState.RUNNING, MachineState.BOOTING),
@@ -23,32 +23,35 @@ _SO_ALREADY = {
 
 
 class ProviderVM(Handler):
-    """Asks the provider; what the registry says follows."""
+    """Run the operations at the provider and update the registry to match."""
 
     name = "machine"
 
     def outlooks(self, verb: Verb, vm_ids: Sequence[str]) -> dict[str, Outlook]:
-        """What becomes of each machine; what its kind cannot do is said."""
+        """Return the effect on each machine, with a reason where its provider lacks the ability."""
         return {vm_id: _outlook(verb, row) for vm_id, row in machines_at(vm_ids).items()}
 
     def pause(self, vm_id: str, actor: str) -> None:
-        """Freeze it; its beats are not expected any more."""
+        """Pause the machine; heartbeats are no longer expected."""
         machines.pause(_living(vm_id))
         _follow(vm_id, Status.PAUSED)
 
     def resume(self, vm_id: str, actor: str) -> None:
-        """Let it go on; its beats are expected from now on."""
+        """Resume the machine; heartbeats are expected from now on."""
         machines.resume(_living(vm_id))
         _follow(vm_id, Status.RUNNING)
 
     def destroy(self, vm_id: str, actor: str) -> None:
-        """Delete it at its provider."""
+        """Delete the machine at its provider."""
         machine = machines_at([vm_id]).get(vm_id)
         if machine is not None:
             machines.end(machine, by=actor)
 
     def is_done(self, verb: Verb, vm_id: str) -> bool:
-        """Whether the provider says so. Raises what the provider raises."""
+        """Return whether the provider reports the requested state.
+
+        Raises NotFound if the machine is gone, and errors of the provider.
+        """
         machine = machines_at([vm_id]).get(vm_id)
         if verb == Verb.DESTROY:
             return machine is None
@@ -58,7 +61,7 @@ class ProviderVM(Handler):
         return seen.state in _SO_ALREADY[verb]
 
     def proof_of_death(self, vm_id: str) -> str | None:
-        """Its provider deleted it, or knows it no longer."""
+        """Return when and why the machine was deleted at its provider; None if it was not."""
         newest = Machine.objects.filter(vm_id=vm_id).order_by("-id").first()
         if newest is None or newest.gone_at is None:
             return None
@@ -66,7 +69,7 @@ class ProviderVM(Handler):
 
 
 def machines_at(vm_ids: Iterable[str]) -> dict[str, Machine]:
-    """The living machine of each of these VMs that has one."""
+    """Map VM ids to their active machines; VMs without one are left out."""
     return {row.vm_id: row for row in Machine.objects.living().filter(vm_id__in=list(vm_ids))}
 
 
@@ -96,7 +99,7 @@ def _outlook(verb: Verb, row: Machine) -> Outlook:
     if Ability.PAUSE not in can:
         return Outlook(does, f"{kind} machines cannot be paused")
     so_already = row.state in [state.value for state in _SO_ALREADY[verb]]
-    # What is known of a running one may be old: pausing asks the provider again.
+    # Our state of a running machine may be outdated; `pause` checks with the provider again.
     paused = VM.objects.filter(pk=row.vm_id, status=Status.PAUSED).exists()
     if verb == Verb.RESUME and so_already and not paused:
         return Outlook(does, f"is not paused but {row.state}")

@@ -1,4 +1,4 @@
-"""Jobs over subtrees and their steps. Ids are text: a job outlives what it destroyed."""
+"""Jobs on subtrees and their steps. VM ids are text, because a job outlives the VMs it destroys."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from reef_site.common import clock
 
 
 def new_id() -> str:
-    """A sortable id of 26 capitals and digits."""
+    """Return a new ULID: 26 characters that sort by time."""
     return str(ULID())
 
 
 class Verb(models.TextChoices):
-    """What can be done to a VM and everything below it."""
+    """Operations on a VM and its descendants."""
 
     PAUSE = "pause", "pause"
     RESUME = "resume", "resume"
@@ -27,17 +27,17 @@ class Verb(models.TextChoices):
 
     @property
     def leaves_first(self) -> bool:
-        """Whether what is below comes before what is above."""
+        """Return whether descendants come before their ancestors."""
         return self is not Verb.RESUME
 
     @property
     def needs_relatives(self) -> bool:
-        """Whether a step is pointless when the one it waits for failed."""
+        """Return whether a step is blocked when the step it depends on has failed."""
         return self is not Verb.PAUSE
 
 
 class JobState(models.TextChoices):
-    """How far a job has come."""
+    """State of a job."""
 
     OPEN = "open", "open"
     DONE = "done", "done"
@@ -46,16 +46,16 @@ class JobState(models.TextChoices):
 
 
 class StepState(models.TextChoices):
-    """How far a step has come."""
+    """State of a step."""
 
     WAITING = "waiting", "waiting"
     RUNNING = "running", "running"
     DONE = "done", "done"
     FAILED = "failed", "failed"
-    # A step that it waits for failed; running the job again tries both.
+    # A step that it depends on has failed; running the job again tries both.
     BLOCKED = "blocked", "blocked"
     LEFT_OUT = "left-out", "left out"
-    # Its job was cancelled before it began; running the job again tries it.
+    # The job was cancelled before this step started; running the job again tries it.
     CANCELLED = "cancelled", "cancelled"
 
 
@@ -69,11 +69,11 @@ def _count_name(state: StepState) -> str:
 
 class JobQuerySet(models.QuerySet["Job"]):
     def open(self) -> Self:
-        """Those that are not at their end."""
+        """Filter jobs that have not ended."""
         return self.filter(state=JobState.OPEN)
 
     def with_counts(self) -> Self:
-        """Each with the numbers that `counts` gives, in the same statement."""
+        """Annotate the step counts that `Job.counts` returns, in the same query."""
         steps = Step.objects.filter(job=OuterRef("pk")).order_by().values("job")
         counts = {
             _count_name(state): Coalesce(
@@ -84,7 +84,7 @@ class JobQuerySet(models.QuerySet["Job"]):
         return self.annotate(**counts)
 
     def claim(self, pk: str, lease: timedelta) -> Job | None:
-        """The open job, leased to the caller; None while somebody else holds it."""
+        """Lease an open job to the caller and return it; None if another worker holds the lease."""
         now = clock.now()
         free = clock.is_over("leased_until", now, lease)
         if not self.open().filter(free, pk=pk).update(leased_until=now + lease):
@@ -92,12 +92,12 @@ class JobQuerySet(models.QuerySet["Job"]):
         return self.get(pk=pk)
 
     def release(self, pk: str) -> None:
-        """Give a lease back."""
+        """Give up the lease."""
         self.filter(pk=pk).update(leased_until=None)
 
 
 class Job(models.Model):
-    """One verb over a VM and everything below it."""
+    """An operation on a VM and its descendants."""
 
     id = models.CharField(primary_key=True, max_length=26, default=new_id, editable=False)
     verb = models.CharField(max_length=10, choices=Verb.choices)
@@ -111,7 +111,7 @@ class Job(models.Model):
     created_at = models.DateTimeField(default=clock.now)
     ended_at = models.DateTimeField(null=True, blank=True)
     leased_until = models.DateTimeField(null=True, blank=True, editable=False)
-    # When somebody is going to look at it again; who moves it on rings for that.
+    # When the next `advance` task is scheduled; whoever schedules it sets this.
     look_at = models.DateTimeField(null=True, blank=True, editable=False)
 
     objects = JobQuerySet.as_manager()
@@ -137,11 +137,11 @@ class Job(models.Model):
 
     @property
     def is_open(self) -> bool:
-        """Whether it is at work."""
+        """Return whether the job has not ended."""
         return self.state == JobState.OPEN
 
     def counts(self) -> dict[str, int]:
-        """How many steps there are of each state that any has."""
+        """Return the number of steps by state, without empty states."""
         known = {state.value: vars(self).get(_count_name(state)) for state in StepState}
         if None not in known.values():
             return {state: count for state, count in known.items() if count}
@@ -151,11 +151,11 @@ class Job(models.Model):
 
 class StepQuerySet(models.QuerySet["Step"]):
     def unfinished(self) -> Self:
-        """Those that something is still to come of."""
+        """Filter steps that are waiting or running."""
         return self.filter(state__in=OPEN_STEPS)
 
     def ready(self, verb: Verb) -> Self:
-        """Those that wait for no other one."""
+        """Filter waiting steps that depend on no unfinished step."""
         waiting = self.filter(state=StepState.WAITING)
         if not verb.leaves_first:
             above = Step.objects.filter(job=OuterRef("job"), vm_id=OuterRef("above"))
@@ -164,7 +164,7 @@ class StepQuerySet(models.QuerySet["Step"]):
         return waiting.filter(~Exists(below.filter(state__in=OPEN_STEPS)))
 
     def claim(self, pk: int, lease: timedelta) -> Step | None:
-        """The waiting step of an open job, now running by the caller; None if it is not so."""
+        """Move a waiting step of an open job to running and return it; None if not waiting."""
         now = clock.now()
         free = self.filter(pk=pk, state=StepState.WAITING, job__state=JobState.OPEN)
         claimed = free.update(
@@ -179,14 +179,14 @@ class StepQuerySet(models.QuerySet["Step"]):
 
 
 class Step(models.Model):
-    """What a job does to one VM."""
+    """Part of a job that concerns one VM."""
 
     job = models.ForeignKey(Job, models.CASCADE, related_name="steps")
     position = models.PositiveIntegerField()
     vm_id = models.CharField("VM id", max_length=255)
     name = models.CharField(max_length=255, blank=True)
     category = models.CharField(max_length=20, blank=True)
-    # The VM above it, if the job has a step for that one, too.
+    # Parent VM, if it has a step in this job too.
     above = models.CharField(max_length=255, blank=True)
     handler = models.CharField(max_length=40, help_text="Who knows how to do it.")
     does = models.CharField(max_length=300)
@@ -194,7 +194,7 @@ class Step(models.Model):
     reason = models.TextField(blank=True, help_text="Why it failed or is left out.")
     attempts = models.PositiveSmallIntegerField(default=0)
     started_at = models.DateTimeField(null=True, blank=True)
-    # Asked of the VM; what was asked may still take its time.
+    # When the VM was asked; the operation itself may take longer.
     acted_at = models.DateTimeField(null=True, blank=True)
     ended_at = models.DateTimeField(null=True, blank=True)
     leased_until = models.DateTimeField(null=True, blank=True, editable=False)
@@ -218,7 +218,7 @@ class Step(models.Model):
         return f"{self.does} ({self.state})"
 
     def end(self, state: StepState, reason: str = "", *, at: datetime | None = None) -> bool:
-        """Bring a running step to this end; False if it is not running any more."""
+        """Move a running step to `state`; return False if it is not running any more."""
         mine = Step.objects.filter(pk=self.pk, state=StepState.RUNNING, attempts=self.attempts)
         self.state, self.reason = state, reason[:2000]
         self.ended_at = None if state == StepState.WAITING else at or clock.now()

@@ -1,4 +1,4 @@
-"""VMs of which reef knows no more than the registry and the tree say."""
+"""Handler of VMs that only the registry and the tree know."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ NOT_REGISTERED = "is not registered: nothing is known to run there"
 
 
 class PlainVM(Handler):
-    """Moves the status that the registry tells; whoever runs the VM has to look there."""
+    """Changes only the status in the registry; whoever runs the VM has to read it there."""
 
     name = "registry"
 
     def outlooks(self, verb: Verb, vm_ids: Sequence[str]) -> dict[str, Outlook]:
-        """It takes every VM."""
+        """Return an effect for every VM: this handler is the fallback."""
         known = dict(VM.objects.filter(pk__in=vm_ids).values_list("pk", "status"))
         return {vm_id: _outlook(verb, known.get(vm_id)) for vm_id in vm_ids}
 
     def pause(self, vm_id: str, actor: str) -> None:
-        """Its beats are not expected any more."""
+        """Mark the VM paused; heartbeats are no longer expected."""
         set_status(vm_id, Status.PAUSED)
 
     def resume(self, vm_id: str, actor: str) -> None:
-        """Its beats are expected from now on."""
+        """Mark the VM running; heartbeats are expected from now on."""
         set_status(vm_id, Status.RUNNING)
 
     def destroy(self, vm_id: str, actor: str) -> None:
-        """Nothing here runs it: all there is to end is what registry and tree say."""
+        """Do nothing: the caller deregisters the VM, and nothing else is known to run."""
 
 
 def _outlook(verb: Verb, status: str | None) -> Outlook:
@@ -53,9 +53,9 @@ def _outlook(verb: Verb, status: str | None) -> Outlook:
 
 
 def set_status(vm_id: str, status: Status, *, only_from: Sequence[str] = ()) -> bool:
-    """Write a VM's status as an order, not as a sign of it; False if it is so already.
+    """Set the status of a VM without counting as a heartbeat; return False if it is unchanged.
 
-    With `only_from` it is written only while the VM has one of these. Raises NotFound.
+    With `only_from`, change it only if the current status is one of these. Raises NotFound.
     """
     vm = VM.objects.filter(pk=vm_id).first()
     if vm is None:
@@ -74,12 +74,12 @@ def set_status(vm_id: str, status: Status, *, only_from: Sequence[str] = ()) -> 
 
 
 def bury(vm_id: str, actor: str) -> None:
-    """Deregister a destroyed VM and leave a tombstone in the tree; what is so already stays.
+    """Remove a destroyed VM from the tree and the registry. Does nothing if it is removed already.
 
-    Raises BadInput while other VMs live below it.
+    Raises BadInput while the VM has active children.
     """
     with transaction.atomic():
-        # Somebody else may do the same at this moment.
+        # Another worker may remove it at the same time.
         with suppress(NotFound):
             tree.remove(vm_id, by=actor)
         with suppress(NotFound):

@@ -1,4 +1,4 @@
-"""Who would be touched by a verb over a subtree, in which order, and why some are left out."""
+"""Plan of an operation: which VMs are touched, in which order, and why others are left out."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NO_PLACE = "is registered as a child, but has no place in the tree"
 
 @dataclass(frozen=True)
 class Line:
-    """One VM of a plan. `above` is its parent's id if that is in the plan, too, else empty."""
+    """One VM of a plan. `above` is its parent's id if the parent is in the plan, else empty."""
 
     vm_id: str
     name: str
@@ -34,7 +34,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Plan:
-    """Lines in the order in which they are done."""
+    """Lines in execution order."""
 
     verb: Verb
     vm_id: str
@@ -43,22 +43,22 @@ class Plan:
 
     @property
     def acting(self) -> list[Line]:
-        """Those to which something is done."""
+        """Return the lines that change a VM."""
         return [line for line in self.lines if not line.left_out]
 
     @property
     def left_out(self) -> list[Line]:
-        """Those that stay as they are."""
+        """Return the lines that are skipped."""
         return [line for line in self.lines if line.left_out]
 
     @property
     def reasons(self) -> list[tuple[str, int]]:
-        """Why lines are left out, and how many for that reason, most first."""
+        """Return each reason for skipping with its number of VMs, most frequent first."""
         return Counter(line.left_out for line in self.left_out).most_common()
 
 
 def plan_of(verb: Verb, top: Node) -> Plan:
-    """The plan as of now; changes nothing. Raises BadInput for more than MOST_VMS."""
+    """Return the plan as of now; changes nothing. Raises BadInput for more than MOST_VMS."""
     nodes = _nodes_below(top)
     outlooks = handlers.outlooks(verb, [node.vm_id for node in nodes])
     ids = {node.pk: node.vm_id for node in nodes}
@@ -66,7 +66,7 @@ def plan_of(verb: Verb, top: Node) -> Plan:
         _line(node, ids.get(node.parent_id or 0, ""), *_named(outlooks[node.vm_id]))
         for node in nodes
     ]
-    # Breadth first, so that parents come before their children; the other way round, after them.
+    # Nodes are in breadth-first order: parents before children, or the reverse.
     if verb.leaves_first:
         lines.reverse()
     return Plan(verb, top.vm_id, top.name, [*lines, *_without_place(verb, list(ids.values()))])
@@ -100,7 +100,7 @@ def _named(found: tuple[handlers.Handler, Outlook]) -> tuple[str, Outlook]:
 
 
 def _without_place(verb: Verb, vm_ids: list[str]) -> list[Line]:
-    """Registered children of these that the tree does not have: told, never touched."""
+    """Return skipped lines for registered children of these VMs that are not in the tree."""
     found: dict[str, VM] = {}
     for some in _chunks(vm_ids):
         children = VM.objects.filter(parent_vm_id__in=some).order_by("id")[:_AT_ONCE]

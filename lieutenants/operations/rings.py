@@ -1,4 +1,4 @@
-"""Doorbells for the worker; without a broker the next tick finds what is to be done."""
+"""Dispatch of the job tasks. Without a broker, the next tick finds the work."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from reef_site.common import broker
 
 
 def advance(job_id: str, *, later: float = 0) -> None:
-    """Somebody is to move this job on, `later` seconds from now."""
+    """Schedule a task that advances this job, `later` seconds from now."""
     _ring("operations.advance", [job_id], later)
 
 
 def act(step_ids: Sequence[int]) -> None:
-    """Somebody is to do these steps."""
+    """Schedule a task that runs these steps."""
     _ring("operations.act", [list(step_ids)])
 
 

@@ -1,7 +1,8 @@
-"""Moving a job on: which steps are next, what came of those under way, when it is at its end.
+"""Runs jobs: picks the next steps, checks the running ones and ends the job.
 
-`advance` finds, `act` does: both may run twice, late or never. One `advance` at a time holds the
-job's lease; steps are claimed one by one; a step whose worker died comes free by itself.
+`advance` finds steps, `act` runs them; both may run twice, late or never. The lease of a job admits
+one `advance` at a time. Steps are claimed one by one; the step of a dead worker becomes free when
+its lease expires.
 """
 
 from __future__ import annotations
@@ -27,22 +28,22 @@ from vmtree.snapshot_models import Why
 
 logger = logging.getLogger(__name__)
 
-# How many steps of a job are under way at a time, and how many one task does.
+# Steps of one job that run at the same time, and steps in one task.
 PARALLEL = 8
 BATCH = 4
 JOB_LEASE = timedelta(seconds=30)
-# A step whose worker was not heard of for so long is tried again.
+# A step is retried when its worker has been silent for this long.
 STEP_LEASE = timedelta(seconds=30)
 MOST_TRIES = 3
-# How long a VM may take to do what it was asked.
+# How long a VM may take to finish an operation.
 PATIENCE = timedelta(seconds=90)
 LOOK_AGAIN = timedelta(seconds=1)
-# The reason of a job that is done and did nothing.
+# Reason of a job that is done without having changed a VM.
 IDLE = "nothing was done: every VM was left out, each for the reason that its step tells"
 
 
 def advance(job_id: str) -> None:
-    """Look at a job once, and ring for what is next. Does nothing while somebody else looks."""
+    """Advance a job once and schedule its next steps, unless another worker holds its lease."""
     job = Job.objects.claim(job_id, JOB_LEASE)
     if job is None:
         return
@@ -55,7 +56,7 @@ def advance(job_id: str) -> None:
 
 
 def act(step_ids: list[int]) -> None:
-    """Do these steps, those of them that still wait; then have their jobs looked at."""
+    """Run those of the steps that are still waiting, then schedule `advance` for their jobs."""
     job_ids = set()
     for step_id in step_ids:
         step = Step.objects.claim(step_id, STEP_LEASE)
@@ -67,14 +68,14 @@ def act(step_ids: list[int]) -> None:
 
 
 def tick() -> None:
-    """Ring for each open job: what a lost ring left behind goes on."""
+    """Schedule `advance` for every open job, in case an earlier task was lost."""
     for job_id in Job.objects.open().order_by("id").values_list("pk", flat=True)[:500]:
         rings.advance(job_id)
     _settle_cancelled()
 
 
 def _settle_cancelled() -> None:
-    """What was under way when its job was cancelled comes to its end."""
+    """Check the steps that were running when their job was cancelled."""
     now = clock.now()
     cancelled = Job.objects.filter(state=JobState.CANCELLED, ended_at__gte=now - 10 * PATIENCE)
     running = Step.objects.filter(job__in=cancelled, state=StepState.RUNNING)
@@ -82,11 +83,11 @@ def _settle_cancelled() -> None:
         _settle(step, now)
 
 
-# -- a job ---------------------------------------------------------------------------------------
+# -- jobs ----------------------------------------------------------------------------------------
 
 
 def _is_safe(job: Job) -> bool:
-    """Take a snapshot before anything is destroyed; without one the job fails."""
+    """Take a snapshot before anything is destroyed. Without a snapshot, fail the job."""
     if job.verb != Verb.DESTROY or job.snapshot:
         return True
     try:
@@ -103,7 +104,7 @@ def _is_safe(job: Job) -> bool:
 
 
 def _look_at(job: Job) -> bool:
-    """One look: settle, free, block, send, close. Whether the job is still at work."""
+    """Check running steps, block others, start free ones. Return whether the job is still open."""
     now = clock.now()
     under_way = list(job.steps.filter(state=StepState.RUNNING).select_related("job"))
     for step in under_way:
@@ -115,7 +116,7 @@ def _look_at(job: Job) -> bool:
 
 
 def _send(job: Job, free: int) -> None:
-    """Ring for as many steps as there are free places."""
+    """Schedule as many ready steps as there are free slots."""
     if free <= 0:
         return
     ready = job.steps.ready(Verb(job.verb)).order_by("position")
@@ -125,7 +126,7 @@ def _send(job: Job, free: int) -> None:
 
 
 def _close(job: Job) -> bool:
-    """End the job if nothing is left to do; whether it is at its end."""
+    """End the job if no step is left to run. Return whether it has ended."""
     if job.steps.unfinished().exists():
         return not Job.objects.open().filter(pk=job.pk).exists()
     missed = job.steps.filter(state__in=MISSED_STEPS).exists()
@@ -138,7 +139,7 @@ def _close(job: Job) -> bool:
 
 
 def _look_again(job: Job) -> None:
-    """Ring for a later look, unless somebody did so already."""
+    """Schedule another `advance`, unless one is scheduled already."""
     now = clock.now()
     unasked = Q(look_at__isnull=True) | Q(look_at__lte=now)
     if Job.objects.open().filter(unasked, pk=job.pk).update(look_at=now + LOOK_AGAIN):
@@ -146,7 +147,7 @@ def _look_again(job: Job) -> None:
 
 
 def _block(job: Job) -> None:
-    """Give up waiting steps that need a missed one, directly or through others."""
+    """Block waiting steps that depend on a failed or blocked step, directly or indirectly."""
     verb = Verb(job.verb)
     missed = job.steps.filter(state__in=MISSED_STEPS)
     if not verb.needs_relatives or not missed.exists():
@@ -154,7 +155,7 @@ def _block(job: Job) -> None:
     rows = job.steps.order_by("position").values_list("pk", "vm_id", "above", "state", "name")
     reasons: dict[str, str] = {}
     blocked: dict[int, str] = {}
-    # In the order of the plan, so that a step comes after all those that it needs.
+    # In plan order, a step comes after all steps that it depends on.
     for pk, vm_id, above, state, name in rows:
         if not verb.leaves_first and above in reasons:
             reasons.setdefault(vm_id, reasons[above])
@@ -169,11 +170,11 @@ def _block(job: Job) -> None:
         waiting.update(state=StepState.BLOCKED, reason=reason, ended_at=clock.now())
 
 
-# -- a step --------------------------------------------------------------------------------------
+# -- steps ---------------------------------------------------------------------------------------
 
 
 def _do(step: Step) -> None:
-    """Ask for it. What is at once at its end is written down as done."""
+    """Start the operation on the VM; mark the step done if it finishes at once."""
     try:
         handler = handlers.handler_of(step.handler)
         handler.act(Verb(step.job.verb), step.vm_id, step.job.actor)
@@ -190,7 +191,7 @@ def _do(step: Step) -> None:
 
 
 def _settle(step: Step, now: datetime) -> None:
-    """See what came of a running step: done, failed, given back, or not yet at its end."""
+    """Update a running step: done, failed, released to another worker, or still running."""
     if step.acted_at is None:
         if step.leased_until and not now < step.leased_until < now + STEP_LEASE + clock.SKEW:
             _give_back(step)
@@ -213,7 +214,7 @@ def _settle(step: Step, now: datetime) -> None:
 
 
 def _give_back(step: Step) -> None:
-    """Its worker died: another one may try, but not for ever."""
+    """Release the step of a lost worker to another one, up to MOST_TRIES attempts."""
     if step.job.state == JobState.CANCELLED:
         step.end(StepState.CANCELLED, "its worker was lost, and the job was cancelled")
     elif step.attempts < MOST_TRIES:

@@ -1,4 +1,4 @@
-"""What the agents' API says of plans, jobs and steps."""
+"""JSON of plans, jobs and steps."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Json = dict[str, Any]
 
 
 def plan_json(plan: Plan) -> Json:
-    """Steps in their order, those left out among them with the reason."""
+    """Return the plan with its steps in order; skipped ones carry their reason."""
     return {
         "verb": plan.verb.value,
         "vmId": plan.vm_id,
@@ -30,7 +30,7 @@ def _line_json(line: Line) -> Json:
 
 
 def job_json(job: Job) -> Json:
-    """A job with the number of its steps in each state."""
+    """Return a job with its number of steps by state."""
     counts = job.counts()
     return {
         "id": job.pk,
@@ -49,7 +49,7 @@ def job_json(job: Job) -> Json:
 
 
 def steps_json(steps: Iterable[Step]) -> list[Json]:
-    """Steps with what came of them."""
+    """Return the steps with their results."""
     return [
         {
             "position": step.position,

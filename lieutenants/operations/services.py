@@ -1,4 +1,4 @@
-"""What may be asked of operations: a plan, a job, its end."""
+"""Use cases of operations: show a plan, start a job, cancel a job."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from vmtree.models import LINKS, Node
 from vmtree.permissions import Action
 
 CANCELLED = "the job was cancelled before"
-# PostgreSQL's lock on beginning jobs; any number that nobody else uses.
+# Advisory lock number on PostgreSQL that serialises the start of jobs; must be unique.
 _BEGINNING = 7_202_612
 
 
 def plan(verb: Verb, vm_id: str, *, by: object) -> Plan:
-    """What the verb would do to this VM and everything below it. Raises NotFound, Forbidden."""
+    """Return the plan for a VM and its descendants. Raises NotFound, Forbidden."""
     top = tree.find(vm_id)
     permissions.check(by, Action.COMMAND, top)
     found = plan_of(verb, top)
@@ -43,11 +43,11 @@ def plan(verb: Verb, vm_id: str, *, by: object) -> Plan:
 def start(
     verb: Verb, vm_id: str, *, by: object, confirm: int | None = None, cause: str = ""
 ) -> tuple[Job, bool]:
-    """Set a job to work; the job, and whether it is an earlier one that goes on.
+    """Start or continue a job; return it, and whether an earlier job was continued.
 
-    `confirm` is how many VMs are meant to be touched. A job of the same verb on the same VM that
-    is open, failed or was cancelled goes on: what it missed is tried again, who came since joins.
-    Raises NotFound, Forbidden, BadInput, Conflict.
+    `confirm` is the number of VMs that the caller expects to change. A job of the same operation on
+    the same VM that is not done is continued: its missed steps are retried, new descendants are
+    added. Raises NotFound, Forbidden, BadInput, Conflict.
     """
     top = tree.find(vm_id)
     permissions.check(by, Action.COMMAND, top)
@@ -68,9 +68,9 @@ def start(
 
 
 def cancel(job_id: str, *, by: object) -> Job:
-    """Begin no further step of a job; what is under way comes to its end. Repeating is no error.
+    """Cancel a job; running steps finish. Cancelling twice is not an error.
 
-    Raises NotFound, Forbidden; Conflict if it came to its end by itself.
+    Raises NotFound, Forbidden, and Conflict if the job has ended by itself.
     """
     with transaction.atomic():
         job = find(job_id)
@@ -88,20 +88,20 @@ def cancel(job_id: str, *, by: object) -> Job:
 
 
 def find(job_id: str) -> Job:
-    """The job of this id, or NotFound."""
+    """Return the job with this id. Raises NotFound."""
     job = Job.objects.filter(pk=job_id.replace("\0", "")).first()
     if job is None:
         raise NotFound("job not found")
     return job
 
 
-# -- rules of the above --------------------------------------------------------------------------
+# -- helpers -------------------------------------------------------------------------------------
 
 
 def _check_starts(found: Plan, by: object) -> None:
     """Raise Forbidden if the plan starts a process that the caller may not start.
 
-    A job runs later under reef's own name, so this is the place to refuse it.
+    A job runs later under reef's own name, so the check has to happen here.
     """
     if found.verb != Verb.RESUME or permissions.node_of(by) is None:
         return
@@ -110,11 +110,11 @@ def _check_starts(found: Plan, by: object) -> None:
 
 
 def _job(found: Plan, top: Node, actor: str, cause: str) -> tuple[Job, bool]:
-    """The earlier job that goes on, or a new one."""
+    """Return the job to continue, or a new one, and whether it is continued."""
     newest = Job.objects.select_for_update().filter(vm_id=top.vm_id).order_by("-id").first()
     _refuse_crossing(found.verb, top)
     if newest and newest.verb == found.verb and newest.state != JobState.DONE:
-        # What came since the first time is in no snapshot of its: another one is taken.
+        # VMs that were added since are in none of its snapshots, so another one is taken.
         anew = {"state": JobState.OPEN, "ended_at": None, "reason": ""}
         if newest.state != JobState.OPEN:
             anew["snapshot"] = ""
@@ -127,14 +127,14 @@ def _job(found: Plan, top: Node, actor: str, cause: str) -> tuple[Job, bool]:
 
 
 def _alone() -> None:
-    """One job is begun at a time, until commit. SQLite lets one writer in at a time anyway."""
+    """Serialise the start of jobs until commit. SQLite allows one writer at a time anyway."""
     if connection.vendor == "postgresql":
         with connection.cursor() as cursor:
             cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_BEGINNING])
 
 
 def _refuse_crossing(verb: Verb, top: Node) -> None:
-    """Two open jobs may not pull the same VM two ways. Raises Conflict."""
+    """Raise Conflict if an open job with another operation overlaps this subtree."""
     others = {job.vm_id: job for job in Job.objects.open().exclude(verb=verb)}
     if not others:
         return
@@ -147,7 +147,7 @@ def _refuse_crossing(verb: Verb, top: Node) -> None:
 
 
 def _write_steps(job: Job, found: Plan) -> None:
-    """Bring the job's steps in line with the plan. What is running is left to itself."""
+    """Create, update and end the steps of a job to match the plan. Running steps stay unchanged."""
     known = {step.vm_id: step for step in job.steps.all()}
     new = [
         _new_step(job, position, line)
@@ -176,7 +176,7 @@ def _new_step(job: Job, position: int, line: Line) -> Step:
 
 
 def _renew(job: Job, pairs: list[tuple[Step, Line]]) -> None:
-    """Steps as the plan has them now: to be done again, or left out; equal ones together."""
+    """Update existing steps to match the plan; steps with equal changes share one query."""
     changes: dict[tuple[tuple[str, Any], ...], list[int]] = {}
     for step, line in pairs:
         wanted: dict[str, Any] = {"does": line.does, "handler": line.handler, "above": line.above}
@@ -193,7 +193,7 @@ def _renew(job: Job, pairs: list[tuple[Step, Line]]) -> None:
 
 
 def _end_those_gone(job: Job, planned: set[str], known: Iterable[Step]) -> None:
-    """Steps of VMs that are not below the top any more have nothing left to do."""
+    """Leave out the open steps of VMs that are not below the top VM any more."""
     open_states = {StepState.WAITING, *MISSED_STEPS}
     gone = [each.pk for each in known if each.vm_id not in planned and each.state in open_states]
     for some in _chunks(gone):

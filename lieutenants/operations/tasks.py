@@ -1,4 +1,4 @@
-"""Doorbells of jobs. Each re-reads the rows, so it may run twice, late or never."""
+"""Celery tasks of jobs. Each task re-reads the rows, so it may run twice, late or never."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from reef_site.common.ticks import tick_task
 
 @shared_task(name="operations.advance", soft_time_limit=50, time_limit=60)
 def advance(job_id: str) -> None:
-    """Look at a job and ring for its next steps."""
+    """Advance a job and schedule its next steps."""
     run.advance(job_id)
 
 
 @shared_task(name="operations.act", soft_time_limit=50, time_limit=60)
 def act(step_ids: list[int]) -> None:
-    """Do these steps."""
+    """Run these steps."""
     run.act(step_ids)
 
 
 @tick_task("operations.tick", soft_time_limit=20, time_limit=30)
 def tick() -> None:
-    """Go on with what a lost ring left behind."""
+    """Resume the work of lost tasks."""
     run.tick()
