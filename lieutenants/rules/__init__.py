@@ -1,1 +1,1 @@
-"""Lifecycle rules: when something holds of a VM or a lieutenant, something is done about it."""
+"""Lifecycle rules: when a condition holds for a VM, lieutenant or finding, run an action."""

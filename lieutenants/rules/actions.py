@@ -1,6 +1,6 @@
-"""What rules do. Each function says what came of it, or raises a FleetError.
+"""Actions of rules. Each function returns its outcome or raises a ReefError.
 
-`Held` means not now: the firing waits and is looked at again.
+`Held` postpones the firing: it is checked again later.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from vmtree.snapshot_models import Snapshot, Why
 
 
 class Held(ReefError):
-    """Not yet: something has to be otherwise first."""
+    """The action has to wait for something else."""
 
     status = 409
 
 
 def do(rule: Rule, firing: Firing) -> str:
-    """Do what the rule says to the firing's subject; what came of it."""
+    """Run the rule's action on the subject of the firing; return the outcome."""
     return _ACTIONS[Action(rule.action)](rule, firing)
 
 
@@ -39,7 +39,7 @@ def _note(rule: Rule, _firing: Firing) -> str:
 
 
 def _snapshot(rule: Rule, firing: Firing) -> str:
-    """One snapshot serves all that happened before it."""
+    """Take a snapshot, unless one is newer than the firing: one snapshot serves many firings."""
     newer = Snapshot.objects.ready().filter(at__gte=firing.at).order_by("at").first()
     if newer:
         return f"snapshot {newer.file} was taken since"
@@ -66,7 +66,7 @@ def _restart(rule: Rule, firing: Firing) -> str:
     lieutenant = lieutenants_at([firing.subject]).get(firing.subject)
     if lieutenant is None:
         return "nothing to do: is no lieutenant's VM"
-    # Its name may be another's by now; the id is not.
+    # Another lieutenant may have the same name by now, so compare ids.
     if lieutenants.find(lieutenant.name).pk != lieutenant.pk:
         raise NotFound(f"lieutenant '{lieutenant.name}' was destroyed")
     lieutenants.restart(lieutenant.name, actor=rule.actor)
@@ -74,7 +74,7 @@ def _restart(rule: Rule, firing: Firing) -> str:
 
 
 def _destroy(rule: Rule, firing: Firing) -> str:
-    """Only the dead, and nobody above the living."""
+    """Destroy a VM that is proven dead and has no active children; else raise Held."""
     _must_be_dead(firing, proofs(firing.subject, clock.now()))
     below = Node.objects.living().filter(parent__vm_id=firing.subject).count()
     if below:
@@ -87,7 +87,7 @@ def _destroy(rule: Rule, firing: Firing) -> str:
 
 
 def _do_proposed(rule: Rule, firing: Firing) -> str:
-    """As an operator would; deletes only what two signs say is dead."""
+    """Run the proposal of a finding; one that deletes needs proof of death. Raises Held."""
     row = findings.finding_of(firing)
     signs = findings.proofs_against(row.proposal, row.vm_id, clock.now())
     if signs:
@@ -103,7 +103,7 @@ def _must_be_dead(firing: Firing, found: list[Proof]) -> None:
 
 
 def _destroy_unplaced(rule: Rule, firing: Firing) -> str:
-    """One that is registered, but has no place in the tree."""
+    """Destroy a registered VM that is not in the tree."""
     made = snapshots.take(by=rule.actor, why=Why.CHANGE).snapshot
     handlers.looks_after(firing.subject).act(Verb.DESTROY, firing.subject, rule.actor)
     plain_vms.bury(firing.subject, rule.actor)

@@ -1,4 +1,4 @@
-"""The admin of lifecycle rules: to write them, to see what one would do, and what they did."""
+"""Admin of lifecycle rules: edit rules, show a dry run, list firings."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ else:
 
 
 class RuleForm(_RuleForm):
-    """A rule, and a field for its secret that never shows it."""
+    """Form of a rule with a write-only field for the webhook secret."""
 
     webhook_secret = forms.CharField(
         required=False,
@@ -38,7 +38,7 @@ class RuleForm(_RuleForm):
     )
 
     def clean(self) -> dict[str, Any]:
-        """A webhook has a secret."""
+        """Require a secret if the action is a webhook."""
         data = super().clean() or self.cleaned_data
         needs = data.get("action") == Action.WEBHOOK
         if needs and not data.get("webhook_secret") and not self.instance.sealed_secret:
@@ -48,7 +48,7 @@ class RuleForm(_RuleForm):
 
 @admin.register(Rule)
 class RuleAdmin(_RuleAdmin):
-    """Rules are written here; what one would do stands on a page of its own."""
+    """Edit rules; the dry run has a page of its own."""
 
     form = RuleForm
     list_display = ("name", "enabled", "sentence", "would")
@@ -63,19 +63,19 @@ class RuleAdmin(_RuleAdmin):
     )
 
     def get_urls(self) -> list[URLPattern]:
-        """With the dry run's page."""
+        """Return the URLs of the admin, including the dry run page."""
         view = self.admin_site.admin_view(self.dry_run_view)
         mine = path("<int:rule_id>/dry-run/", view, name="lieutenants_rule_dry_run")
         return [mine, *super().get_urls()]
 
     @admin.display(description="now")
     def would(self, row: Rule) -> str:
-        """The way to its dry run."""
+        """Return a link to the dry run."""
         url = reverse("admin:lieutenants_rule_dry_run", args=[row.pk])
         return format_html('<a href="{}">what it would do</a>', url)
 
     def save_model(self, _request: HttpRequest, obj: Rule, form: Any, change: bool) -> None:
-        """With its secret sealed, and what happened before it was so left alone."""
+        """Save the rule and its encrypted secret; events before the change do not count."""
         if key := form.cleaned_data.get("webhook_secret"):
             obj.set_secret(key)
         old = Rule.objects.filter(pk=obj.pk).first() if change else None
@@ -85,12 +85,12 @@ class RuleAdmin(_RuleAdmin):
 
     @admin.action(description="Switch selected rules on", permissions=["change"])
     def switch_on(self, request: HttpRequest, queryset: QuerySet[Rule]) -> None:
-        """They watch from now on."""
+        """Enable the selected rules; earlier events do not count."""
         self._switch(request, queryset, enabled=True)
 
     @admin.action(description="Switch selected rules off", permissions=["change"])
     def switch_off(self, request: HttpRequest, queryset: QuerySet[Rule]) -> None:
-        """What waits of them is dropped."""
+        """Disable the selected rules; their waiting firings are dropped."""
         self._switch(request, queryset, enabled=False)
 
     def _switch(self, request: HttpRequest, queryset: QuerySet[Rule], *, enabled: bool) -> None:
@@ -103,7 +103,7 @@ class RuleAdmin(_RuleAdmin):
                 self.message_user(request, f"{rule}: is {'on' if enabled else 'off'}")
 
     def dry_run_view(self, request: HttpRequest, rule_id: int) -> HttpResponse:
-        """What this rule would do now; changes nothing."""
+        """Show what the rule would do now; changes nothing."""
         if not self.has_view_permission(request):
             raise PermissionDenied
         rule = self.get_queryset(request).filter(pk=rule_id).first()
@@ -121,7 +121,7 @@ class RuleAdmin(_RuleAdmin):
 
 @admin.register(Firing)
 class FiringAdmin(FactAdmin):
-    """What rules did, with the evidence."""
+    """Firings: past and pending executions of rules, with the evidence."""
 
     list_display = ("at", "rule_name", "who", "action", "state", "head", "attempts", "ended_at")
     list_filter = ("state", "action", "event", "at")
@@ -131,10 +131,10 @@ class FiringAdmin(FactAdmin):
 
     @admin.display(description="VM", ordering="subject")
     def who(self, row: Firing) -> str:
-        """Its name, else its id."""
+        """Return the name of the VM, or its id."""
         return row.subject_name or row.subject
 
     @admin.display(description="outcome")
     def head(self, row: Firing) -> str:
-        """The outcome's first words."""
+        """Return the beginning of the outcome."""
         return row.outcome if len(row.outcome) <= 120 else row.outcome[:119] + "…"

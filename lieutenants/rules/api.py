@@ -1,4 +1,4 @@
-"""Operators' door to lifecycle rules: `/registry/rules`, `/registry/firings`."""
+"""API of lifecycle rules for operators: `/registry/rules`, `/registry/firings`."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ USUAL_ROWS = 100
 
 
 class NoNodes(BasePermission):
-    """Root and operators come in; a node's token does not even read rules."""
+    """Allows root and operators only; node tokens may not even read rules."""
 
     def has_permission(self, request: Request, view: APIView) -> bool:
-        """True, or Forbidden in the words of the one rule."""
+        """Return True, or raise Forbidden."""
         permissions.check(request.user, permissions.Action.MANAGE_RULES, None)
         return True
 
@@ -37,7 +37,7 @@ class RuleView(APIView):
     asks_authority = True
 
     def get_permissions(self) -> list[Any]:
-        """Those of every door, and ours."""
+        """Return the default permissions and `NoNodes`."""
         return [*super().get_permissions(), NoNodes()]
 
 
@@ -45,13 +45,13 @@ class Rules(RuleView):
     """`/registry/rules`"""
 
     def get(self, request: Request) -> Response:
-        """All, by name."""
+        """Return all rules, by name."""
         found = [rule_json(rule) for rule in Rule.objects.all()]
         return Response({"rules": found, "count": len(found)})
 
     @takes(body=FIELDS)
     def post(self, request: Request) -> Response:
-        """A new one; a secret that was made for its webhook is told this once."""
+        """Create a rule; a generated webhook secret is returned this once."""
         fields, key = fields_of(body_of(request), new=True)
         rule, made = services.create(fields, by=request.user, key=key)
         return Response(_with_secret(rule, made), status=201)
@@ -61,18 +61,18 @@ class OneRule(RuleView):
     """`/registry/rules/<id>`"""
 
     def get(self, request: Request, rule_id: str) -> Response:
-        """One."""
+        """Return a rule."""
         return Response(rule_json(services.find(int(rule_id), by=request.user)))
 
     @takes(body=FIELDS)
     def patch(self, request: Request, rule_id: str) -> Response:
-        """Change what is said."""
+        """Update the given fields of a rule."""
         fields, key = fields_of(body_of(request))
         rule, made = services.change(int(rule_id), fields, by=request.user, key=key)
         return Response(_with_secret(rule, made))
 
     def delete(self, request: Request, rule_id: str) -> Response:
-        """Forget it; its firings stay."""
+        """Delete a rule; its firings are kept."""
         services.delete(int(rule_id), by=request.user)
         return Response({"deleted": True})
 
@@ -81,7 +81,7 @@ class DryRun(RuleView):
     """`/registry/rules/<id>/dry-run`"""
 
     def get(self, request: Request, rule_id: str) -> Response:
-        """What it would do now; changes nothing."""
+        """Return what the rule would do now; changes nothing."""
         rule = services.find(int(rule_id), by=request.user)
         return Response(dry_run_json(firing.dry_run(rule)))
 
@@ -93,7 +93,7 @@ class Firings(RuleView):
 
     @takes(query=("rule", "vmId", "state", "limit", "cursor", "before"))
     def get(self, request: Request) -> Response:
-        """Newest first; `?rule=<id> vmId= state= limit= cursor=` narrow."""
+        """Return firings, newest first. Filters: `?rule= vmId= state=`."""
         asked, rows = request.query_params, Firing.objects.all()
         if rule := query_number(request, "rule"):
             rows = rows.filter(rule=rule)
@@ -114,7 +114,7 @@ class Firings(RuleView):
 
 
 class Nothing(RuleView):
-    """An unknown path below rules."""
+    """Answers 404 to unknown paths below rules and firings."""
 
     @takes_anything
     def _refuse(self, request: Request, **_: Any) -> Response:

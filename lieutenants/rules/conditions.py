@@ -1,4 +1,4 @@
-"""Who a rule applies to now: indexed queries, never more rows than asked for."""
+"""Conditions of rules as indexed queries; they never fetch more rows than requested."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from registry.models import VM, Watch
 from registry.models import Status as VMStatus
 from vmtree.models import Node
 
-# How far back reef looks for things that happened, beside the rule's own minutes.
+# Past events count this long, in addition to the minutes of the rule.
 LOOK_BACK = timedelta(days=1)
 Rows = QuerySet[Any]
 
 
 @dataclass(frozen=True)
 class Case:
-    """Somebody a rule applies to, since when, and what shows it."""
+    """A subject that meets the condition of a rule, since when, and the evidence."""
 
     subject: str
     name: str
@@ -36,10 +36,10 @@ class Case:
 
 @dataclass(frozen=True)
 class Condition:
-    """An event as a query: columns of subject, name and cause, and what is kept as evidence.
+    """An event as a query, with its columns for subject, name, time of the cause and evidence.
 
-    `rows` finds new cases, `known` the same of any age, whether or not reef could have missed a
-    sign: a case that was found once is judged by that.
+    `rows` finds new cases. `known` finds cases of any age, even if reef itself was away; it decides
+    whether a case that was found before still holds.
     """
 
     rows: Callable[[Rule, datetime], Rows]
@@ -51,13 +51,13 @@ class Condition:
 
 
 def cases(rule: Rule, now: datetime, limit: int) -> list[Case]:
-    """Those it applies to and has not fired for, longest first."""
+    """Return the cases for which the rule has not fired yet, oldest first."""
     condition = CONDITIONS[Event(rule.event)]
     return [_case(row, condition, now) for row in unfired(rule, now)[:limit]]
 
 
 def unfired(rule: Rule, now: datetime) -> QuerySet[Any, dict[str, Any]]:
-    """The columns of all cases, longest first."""
+    """Return the columns of these cases, oldest first."""
     condition = CONDITIONS[Event(rule.event)]
     fired = Firing.objects.filter(
         rule=rule.pk, subject=OuterRef(condition.subject), cause_at=OuterRef(condition.since)
@@ -68,7 +68,7 @@ def unfired(rule: Rule, now: datetime) -> QuerySet[Any, dict[str, Any]]:
 
 
 def still_holds(rule: Rule, firing: Firing, now: datetime) -> bool:
-    """Whether what caused this firing is so still."""
+    """Return whether the cause of this firing still holds."""
     condition = CONDITIONS[Event(firing.event)]
     same = {condition.subject: firing.subject, condition.since: firing.cause_at}
     rows = condition.known or condition.rows
@@ -76,7 +76,7 @@ def still_holds(rule: Rule, firing: Firing, now: datetime) -> bool:
 
 
 def in_doubt(firing: Firing, now: datetime) -> bool:
-    """Whether nobody can tell now: reef was away, so a missing heartbeat may be its own fault."""
+    """Return whether the case is uncertain: reef was away, so it may have missed heartbeats."""
     return firing.event in (Event.VM_LATE, Event.VM_SILENT) and Watch.grace(now)
 
 
@@ -124,10 +124,10 @@ def _late(rule: Rule, now: datetime) -> Rows:
 
 def _silent(rule: Rule, now: datetime) -> Rows:
     limit = now - _minutes(rule)
-    # Whoever is silent is late, too: the index begins with that.
+    # A silent VM is late too, and the index begins with the deadline for late.
     silent = Q(late_after__lte=limit, silent_after__lte=limit)
     if rule.action == Action.DESTROY:
-        # Stopped ones have no deadline; they count from when they would have been silent.
+        # Stopped VMs have no deadline: count from when they would have become silent.
         _, quiet = liveness.deadlines(limit, 0)
         stopped = Q(late_after__isnull=True, status=VMStatus.STOPPED)
         silent |= stopped & Q(last_seen__lte=limit - (quiet - limit))
@@ -152,13 +152,13 @@ def _lieutenants(rule: Rule) -> Rows:
 
 
 def _error(rule: Rule, now: datetime) -> Rows:
-    """In error for good: those that are about to be started again are not meant."""
+    """Return lieutenants that stay in error; those with a scheduled restart do not count."""
     rows = _lieutenants(rule).filter(status=Status.ERROR, restart_at__isnull=True)
     return rows.filter(status_since__lte=now - _minutes(rule))
 
 
 def _failing(rule: Rule, now: datetime) -> Rows:
-    """Each request has failed alike since then; the agent itself is well."""
+    """Return lieutenants whose agent runs, but whose requests all fail in the same way."""
     rows = _lieutenants(rule).exclude(status=Status.DESTROYED)
     return rows.filter(failing_since__lte=now - _minutes(rule))
 

@@ -1,4 +1,4 @@
-"""Rules about findings: what providers, tree and registry say differently, and what is proposed."""
+"""Rules about findings: differences between providers, the tree and the registry."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ EVIDENCE = ("kind", "provider", "vm_id", "text", "proposal")
 
 
 def rows_of(kind: FindingKind) -> Callable[[Rule, datetime], QuerySet[Finding]]:
-    """Those of this kind that were open for the rule's minutes."""
+    """Return a query for findings of this kind that have been open for the minutes of a rule."""
 
     def rows(rule: Rule, now: datetime) -> QuerySet[Finding]:
         until = now - timedelta(minutes=rule.minutes)
@@ -31,7 +31,7 @@ def rows_of(kind: FindingKind) -> Callable[[Rule, datetime], QuerySet[Finding]]:
 
 
 def finding_of(firing: Firing) -> Finding:
-    """The open finding that a firing is about. Raises Conflict when it was decided."""
+    """Return the open finding of a firing. Raises Conflict if it has been decided."""
     row = (
         Finding.objects.open()
         .filter(
@@ -47,15 +47,15 @@ def finding_of(firing: Firing) -> Finding:
 
 
 def do_proposed(row: Finding, by: str) -> str:
-    """What the finding proposes. Raises what `reconcile.act` raises."""
+    """Run the proposal of a finding; return the outcome. Raises the errors of `reconcile.act`."""
     done = reconcile.act(row.pk, by=by)
     return f"finding {row.pk}: {done.outcome}"
 
 
 def proofs_against(proposal: str, vm_id: str, now: datetime) -> list[Proof]:
-    """Signs of death, of which two are needed where a rule would delete; else none is needed.
+    """Return the evidence of death if the proposal deletes a machine, else an empty list.
 
-    A VM that vanished is gone already: to bury it deletes nothing.
+    A vanished VM needs none: its machine is gone already.
     """
     if proposal != Proposal.DELETE:
         return []

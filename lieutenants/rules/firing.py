@@ -1,7 +1,7 @@
-"""The tick that finds cases, and the small tasks that act on them.
+"""Rule engine: a tick records new firings, small tasks run their actions.
 
-A case is written down once (`one_firing_a_cause`), so two ticks and two beats do no harm. Before
-anything is done it is looked at again: what is over is dropped.
+The constraint `one_firing_a_cause` makes repeated ticks harmless. Every case is checked again
+before its action runs; a case that is over is dropped.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ from registry.models import VM, Watch
 
 logger = logging.getLogger(__name__)
 
-# New cases of a rule, and firings that are done, in one tick.
+# New cases of one rule, and due firings, in one tick.
 MOST_CASES = 100
 MOST_DUE = 200
-# Webhooks: 10 s, 30 s, 90 s, … between tries.
+# Failed webhooks are retried after 10 s, 30 s, 90 s, …
 MOST_TRIES = 7
 FIRST_PAUSE = timedelta(seconds=10)
 HELD_PAUSE = timedelta(minutes=5)
 DOUBT_PAUSE = timedelta(seconds=30)
 KEPT = timedelta(days=90)
-# These reach outside of the database, so they stand in no transaction.
+# These actions reach beyond the database, so they run outside of a transaction.
 _OUTSIDE = (Action.WEBHOOK, Action.SNAPSHOT, Action.DESTROY, Action.DO_PROPOSED)
 _jumps = clock.JumpDetector()
 
 
 def tick(at: datetime | None = None) -> list[int]:
-    """Write down new cases of all rules, and ring for what is due; the ids of those."""
+    """Record new cases of all rules and dispatch the due firings; return the ids of those."""
     if _jumps.look():
-        # Times of rows are moved along with the clock; that may still be going on.
+        # The times in rows are adjusted to the new clock; that may not have finished yet.
         return []
     now = at or clock.now()
     for rule in Rule.objects.on():
@@ -60,7 +60,7 @@ def tick(at: datetime | None = None) -> list[int]:
 
 
 def look(rule: Rule, now: datetime) -> int:
-    """Write down new cases of one rule; how many there may be."""
+    """Record new cases of one rule, up to its hourly limit; return their number."""
     lately = Firing.objects.filter(rule=rule, at__gt=now - timedelta(hours=1)).count()
     room = min(MOST_CASES, rule.most_an_hour - lately)
     if room <= 0:
@@ -72,7 +72,7 @@ def look(rule: Rule, now: datetime) -> int:
 
 
 def act(firing_id: int) -> None:
-    """Do what one firing asks for, if it still does."""
+    """Run the action of a firing if it is due and its case still holds."""
     firing = Firing.objects.claim(firing_id)
     if firing is None:
         return
@@ -91,13 +91,14 @@ def act(firing_id: int) -> None:
 
 
 def ring(firing_id: int) -> None:
-    """Ring a worker; what it misses the next tick rings for again."""
-    # It does not expire: that would go by the clocks of two hosts. A claim lets only one act.
+    """Dispatch a firing; the next tick repeats a lost dispatch."""
+    # Without an expiry, since that would compare the clocks of two hosts. Only one task can claim
+    # the firing.
     broker.send_task("rules.act", [firing_id])
 
 
 def _forget(now: datetime) -> None:
-    """Old firings go, but not while their subject is there: they would fire again."""
+    """Delete old firings whose subject is gone; the others prevent a second firing."""
     vms = VM.objects.filter(pk=OuterRef("subject"))
     alive = Lieutenant.objects.living().filter(pk=OuterRef("subject"))
     old = Firing.objects.filter(~Exists(vms), ~Exists(alive), ended_at__lt=now - KEPT)
@@ -126,7 +127,7 @@ def _act(rule: Rule, firing: Firing) -> None:
         if rule.action in _OUTSIDE:
             _finish(firing, actions.do(rule, firing))
         else:
-            # Done and written down together, or neither.
+            # The action and its outcome are committed together.
             with transaction.atomic():
                 _finish(firing, actions.do(rule, firing))
     except Held as held:
@@ -157,20 +158,20 @@ def _again_or_never(firing: Firing, said: str) -> None:
 
 @dataclass(frozen=True)
 class Would:
-    """A case that a rule would fire for, and what stands against it."""
+    """A case for which a rule would fire, and the evidence its action needs."""
 
     case: Case
     proofs: list[Proof]
 
     @property
     def acts(self) -> bool:
-        """Whether it would be done as things stand."""
+        """Return whether the action would run now."""
         return not self.proofs or enough(self.proofs)
 
 
 @dataclass(frozen=True)
 class DryRun:
-    """What a rule would do now. `grace`: reef was away, so nobody counts as late or silent."""
+    """Result of a dry run. `grace`: reef was away, so no VM counts as late or silent."""
 
     rule: Rule
     at: datetime
@@ -180,7 +181,7 @@ class DryRun:
 
 
 def dry_run(rule: Rule, at: datetime | None = None) -> DryRun:
-    """What would happen if the rule were on; changes nothing."""
+    """Return what the rule would do now if it were enabled; changes nothing."""
     now = at or clock.now()
     found = conditions.cases(rule, now, MOST_CASES + 1)
     would = [Would(case, _proofs_for(rule, case, now)) for case in found[:MOST_CASES]]
@@ -188,7 +189,7 @@ def dry_run(rule: Rule, at: datetime | None = None) -> DryRun:
 
 
 def _proofs_for(rule: Rule, case: Case, now: datetime) -> list[Proof]:
-    """What is looked at before this rule ends somebody; nothing if it does not."""
+    """Return the evidence of death that the action needs; empty if it needs none."""
     if rule.action == Action.DESTROY:
         return proofs(case.subject, now)
     if rule.action == Action.DO_PROPOSED:

@@ -1,4 +1,4 @@
-"""Rules as operators write them, and each time one fired."""
+"""Lifecycle rules, and one firing for each time a rule applied."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MOST_STARS = 5
 
 
 class Event(models.TextChoices):
-    """When a rule fires."""
+    """Events that a rule can react to."""
 
     VM_LATE = "vm-late", "VM is late"
     VM_SILENT = "vm-silent", "VM is silent"
@@ -32,14 +32,14 @@ class Event(models.TextChoices):
     LIEUTENANT_FAILING = "lieutenant-failing", "each request of a lieutenant fails"
     LIEUTENANT_IDLE = "lieutenant-idle", "lieutenant is idle"
     LIEUTENANT_FINISHED = "lieutenant-finished", "lieutenant finished its work"
-    # The findings of the bootloader's reconcile.
+    # Findings of the bootloader's reconcile loop.
     FINDING_UNKNOWN = "finding-unknown", "a provider has a VM that the tree does not have"
     FINDING_VANISHED = "finding-vanished", "a VM vanished at its provider"
     FINDING_USELESS = "finding-useless", "a VM costs and serves nothing"
 
 
 class Action(models.TextChoices):
-    """What a rule does."""
+    """Actions of rules."""
 
     NOTE = "note", "write it down"
     WEBHOOK = "webhook", "call a webhook"
@@ -58,18 +58,18 @@ OF_LIEUTENANTS = (
 )
 OF_FINDINGS = (Event.FINDING_UNKNOWN, Event.FINDING_VANISHED, Event.FINDING_USELESS)
 FOR_FINDINGS = (Action.NOTE, Action.WEBHOOK, Action.SNAPSHOT, Action.DO_PROPOSED)
-# Only of these can somebody be dead.
+# Only these events can mean that the subject is dead.
 OF_THE_DEAD = (Event.VM_SILENT, Event.LIEUTENANT_ERROR)
 
 
 class RuleQuerySet(models.QuerySet["Rule"]):
     def on(self) -> Self:
-        """Those that are switched on."""
+        """Filter enabled rules."""
         return self.filter(enabled=True)
 
 
 class Rule(models.Model):
-    """When `event` holds for `minutes` of somebody that fits, then `action`."""
+    """When `event` holds for `minutes` on a matching subject, run `action`."""
 
     name = models.CharField(max_length=100, unique=True)
     about = models.TextField(blank=True, help_text="What it is for.")
@@ -93,7 +93,7 @@ class Rule(models.Model):
     text = models.TextField(blank=True, help_text="What a note or a webhook says.")
     webhook_url = models.CharField(max_length=500, blank=True)
     sealed_secret = models.TextField(blank=True, editable=False)
-    # What happened before is no case of this rule.
+    # Earlier events do not count for this rule.
     watched_from = models.DateTimeField(default=clock.now, editable=False)
     created_at = models.DateTimeField(default=clock.now, editable=False)
     updated_at = models.DateTimeField(default=clock.now, editable=False)
@@ -130,19 +130,19 @@ class Rule(models.Model):
         return self.name
 
     def save(self, *args: Any, **kwargs: Any) -> None:
-        """Save it with secrets in its texts covered: webhooks and pages show them."""
+        """Save with secrets in the texts covered, because webhooks and pages show them."""
         cover = sources.current(recheck=True).cover
         self.text, self.about = cover(self.text), cover(self.about)
         super().save(*args, **kwargs)
 
     @property
     def actor(self) -> str:
-        """How history names it."""
+        """Return the name of the rule as the actor in histories."""
         return f"rule {self.name}"
 
     @property
     def sentence(self) -> str:
-        """The rule in one line."""
+        """Return the rule as one sentence."""
         held = f" for {self.minutes} min" if self.minutes else ""
         only = [part for part in (self.role, self.category, self.name_pattern) if part]
         narrowed = f" ({', '.join(only)})" if only else ""
@@ -152,7 +152,7 @@ class Rule(models.Model):
 
     @property
     def name_regex(self) -> str:
-        """The name pattern as every database understands it."""
+        """Return the name pattern as a regular expression that every database supports."""
         parts = (
             {"*": ".*", "?": "."}.get(sign) or re.escape(sign)
             for sign in re.sub(r"\*+", "*", self.name_pattern)
@@ -160,11 +160,11 @@ class Rule(models.Model):
         return f"^{''.join(parts)}$"
 
     def set_secret(self, text: str) -> None:
-        """Seal what webhooks are signed with; saves nothing."""
+        """Set the encrypted webhook secret; does not save."""
         self.sealed_secret = secret.seal(text) if text else ""
 
     def clean(self) -> None:
-        """What belongs together. Raises ValidationError with the field's name."""
+        """Check that the fields fit together. Raises ValidationError by field."""
         wrong: dict[str, str] = {}
         if self.event in OF_LIEUTENANTS:
             wrong |= self._wrong_about_lieutenants()
@@ -218,23 +218,23 @@ class Rule(models.Model):
 
 
 class FiringState(models.TextChoices):
-    """How far a firing has come."""
+    """State of a firing."""
 
     WAITING = "waiting", "waiting"
     DONE = "done", "done"
     FAILED = "failed", "failed"
-    # What caused it was over before anything was done.
+    # The cause was over before the action ran.
     DROPPED = "dropped", "dropped"
 
 
 class FiringQuerySet(models.QuerySet["Firing"]):
     def due(self, at: datetime) -> Self:
-        """Those to be done now that nobody is at."""
+        """Filter firings that are due and not leased."""
         free = clock.is_over("leased_until", at, LEASE)
         return self.filter(free, state=FiringState.WAITING, due_at__lte=at)
 
     def claim(self, pk: int, lease: timedelta = LEASE) -> Firing | None:
-        """The due firing, leased to the caller; None while somebody else holds it."""
+        """Lease a due firing to the caller and return it; None if a worker holds it."""
         now = clock.now()
         claimed = self.due(now).filter(pk=pk)
         if not claimed.update(leased_until=now + lease, attempts=F("attempts") + 1):
@@ -243,7 +243,7 @@ class FiringQuerySet(models.QuerySet["Firing"]):
 
 
 class Firing(models.Model):
-    """One case of a rule: once for one subject and one cause."""
+    """Execution of a rule for one subject and one cause."""
 
     rule = models.ForeignKey(Rule, models.SET_NULL, null=True, related_name="firings")
     rule_name = models.CharField(max_length=100)
@@ -286,11 +286,11 @@ class Firing(models.Model):
         return f"{self.rule_name}: {self.subject_name or self.subject}"
 
     def end(self, state: FiringState, outcome: str, **evidence: Any) -> bool:
-        """Bring it to its end, unless somebody did so already."""
+        """Move the firing to an end state; return False if it has ended already."""
         return self._set(state=state, outcome=outcome, ended_at=clock.now(), **self._with(evidence))
 
     def put_off(self, pause: timedelta, outcome: str, *, counts: bool = True) -> bool:
-        """Try again after a pause; a try that does not count is forgotten."""
+        """Postpone the firing; with `counts=False` the attempt is not counted."""
         attempts = self.attempts if counts else self.attempts - 1
         return self._set(due_at=clock.now() + pause, outcome=outcome, attempts=attempts)
 
@@ -303,7 +303,7 @@ class Firing(models.Model):
 
 
 def _wrong_url(text: str) -> str:
-    """What is wrong with a webhook's address; empty if nothing is."""
+    """Return why the URL is not valid for a webhook; empty if it is."""
     try:
         url = httpx.URL(text)
     except httpx.InvalidURL as error:

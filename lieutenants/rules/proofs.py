@@ -1,4 +1,4 @@
-"""Whether somebody is dead: signs that come from different places. Two are needed to destroy."""
+"""Evidence that a VM is dead, from independent sources. Destroying a VM needs two of them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NEEDED = 2
 
 @dataclass(frozen=True)
 class Proof:
-    """What one source says of a death."""
+    """Statement of one source: `holds` if it says that the VM is dead."""
 
     source: str
     holds: bool
@@ -25,18 +25,18 @@ class Proof:
 
 
 def proofs(vm_id: str, now: datetime) -> list[Proof]:
-    """What each source says of this VM now; each is independent of the others."""
+    """Return the statements of all sources about this VM."""
     vm = VM.objects.filter(pk=vm_id).first()
     return [silence(vm, now), status(vm), _handler(vm_id)]
 
 
 def enough(found: list[Proof]) -> bool:
-    """Whether that is proof of death."""
+    """Return whether the evidence is sufficient."""
     return sum(proof.holds for proof in found) >= NEEDED
 
 
 def silence(vm: VM | None, now: datetime) -> Proof:
-    """No beat came for longer than this VM may be silent, and reef was there to hear it."""
+    """Check for missing heartbeats: overdue, although reef was there to receive them."""
     if vm is None:
         return Proof("silence", holds=False, text="it is not registered, so no beat is expected")
     if Watch.grace(now):
@@ -49,9 +49,9 @@ def silence(vm: VM | None, now: datetime) -> Proof:
 
 
 def status(vm: VM | None) -> Proof:
-    """Somebody said that it stopped: itself, or who runs it. A rule is nobody.
+    """Check the status: stopped by the VM itself or its provider, not by a rule.
 
-    A lieutenant's status follows from its process, so it is no sign beside that one.
+    The status of a lieutenant follows from its process, so it is not independent evidence.
     """
     if vm is None or vm.status != Status.STOPPED:
         said = vm.status if vm else "not registered"
@@ -70,7 +70,7 @@ def status(vm: VM | None) -> Proof:
 
 
 def _handler(vm_id: str) -> Proof:
-    """Who runs it says that it is gone."""
+    """Ask the handler that runs the VM."""
     handler = handlers.looks_after(vm_id)
     text = handler.proof_of_death(vm_id)
     unknown = f"{handler.name} does not know it to be gone"

@@ -1,4 +1,4 @@
-"""What webhooks are signed with: sealed in the database with a key made from reef's own."""
+"""Encryption of webhook secrets in the database, with a key derived from SECRET_KEY."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from versconfig.screening.screen import Secret
 
 
 class Unreadable(ReefError):
-    """The secret was sealed with another key of reef's."""
+    """The secret was encrypted with another SECRET_KEY."""
 
     status = 500
 
 
 def seal(text: str) -> str:
-    """The text, readable only with reef's secret key."""
+    """Return the text, encrypted."""
     return _box().encrypt(text.encode()).decode()
 
 
 def unseal(sealed: str) -> str:
-    """The text again. Raises Unreadable."""
+    """Return the decrypted text. Raises Unreadable."""
     try:
         return _box().decrypt(sealed.encode()).decode()
     except InvalidToken:
@@ -34,7 +34,7 @@ def unseal(sealed: str) -> str:
 
 
 def all_sealed() -> tuple[str, ...]:
-    """Return the sealed secrets of all rules."""
+    """Return the encrypted secrets of all rules."""
     from lieutenants.rules.models import Rule
 
     sealed = Rule.objects.exclude(sealed_secret="").order_by("pk")
@@ -42,7 +42,7 @@ def all_sealed() -> tuple[str, ...]:
 
 
 def all_secrets() -> list[Secret]:
-    """Return the secrets of all rules that can be read, to be covered in texts."""
+    """Return the decrypted secrets of all rules; texts are screened for them."""
     name = "webhook secret"
     return [Secret(name, sources.unseal(name, partial(unseal, each))) for each in all_sealed()]
 

@@ -1,4 +1,4 @@
-"""What the API says of rules and firings, and what it takes from a request's JSON."""
+"""JSON of rules and firings, and validation of request bodies."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ FIELDS = (*_TEXTS, *_WORDS, *_NUMBERS, "enabled", SECRET)
 
 
 def rule_json(rule: Rule) -> Json:
-    """A rule; of its secret only whether there is one."""
+    """Return a rule, without its webhook secret."""
     return {
         "id": rule.pk,
         "name": rule.name,
@@ -61,7 +61,7 @@ def rule_json(rule: Rule) -> Json:
 
 
 def firing_json(firing: Firing) -> Json:
-    """A firing with its evidence and what came of it."""
+    """Return a firing with its evidence and outcome."""
     return {
         "id": firing.pk,
         "ruleId": firing.rule_id,
@@ -82,7 +82,7 @@ def firing_json(firing: Firing) -> Json:
 
 
 def dry_run_json(found: DryRun) -> Json:
-    """What a rule would do now."""
+    """Return the result of a dry run."""
     return {
         "rule": rule_json(found.rule),
         "at": found.at,
@@ -104,13 +104,13 @@ def _would_json(each: Would) -> Json:
     return {**said, "proofs": [vars(proof) for proof in each.proofs]} if each.proofs else said
 
 
-# -- what requests say ---------------------------------------------------------------------------
+# -- request bodies --------------------------------------------------------------------------------
 
 
 def fields_of(body: Json, *, new: bool = False) -> tuple[Json, str | None]:
-    """Columns by their names, and the webhook's secret if it is said. Raises BadInput.
+    """Return the values by column, and the webhook secret or None. Raises BadInput.
 
-    A new rule must have name, event and action.
+    A new rule needs name, event and action.
     """
     for key in ("name", "event", "action"):
         if (new or key in body) and body.get(key) in (None, ""):

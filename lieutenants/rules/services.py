@@ -1,4 +1,4 @@
-"""What may be asked of rules. Only root and operators may."""
+"""Use cases of rules, for root and operators only."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vmtree import permissions
 
 
 def find(rule_id: int, *, by: object) -> Rule:
-    """The rule of this number. Raises NotFound, Forbidden."""
+    """Return the rule with this id. Raises NotFound, Forbidden."""
     permissions.check(by, permissions.Action.MANAGE_RULES, None)
     rule = Rule.objects.filter(pk=rule_id).first()
     if rule is None:
@@ -24,7 +24,7 @@ def find(rule_id: int, *, by: object) -> Rule:
 
 
 def create(fields: dict[str, Any], *, by: object, key: str | None = None) -> tuple[Rule, str]:
-    """A new rule, and the secret that was made for its webhook if none was given.
+    """Create a rule; return it with its generated webhook secret, or "" if none was generated.
 
     Raises BadInput, Conflict, Forbidden.
     """
@@ -42,7 +42,7 @@ def create(fields: dict[str, Any], *, by: object, key: str | None = None) -> tup
 def change(
     rule_id: int, fields: dict[str, Any], *, by: object, key: str | None = None
 ) -> tuple[Rule, str]:
-    """Change a rule; the same as for `create` goes. What waits of it is looked at anew."""
+    """Update a rule; returns and raises like `create`. Waiting firings are checked against it."""
     find(rule_id, by=by)
     rule = Rule.objects.select_for_update().get(pk=rule_id)
     was = (rule.enabled, rule.event)
@@ -60,13 +60,13 @@ def change(
 
 
 def watch_anew(rule: Rule, was_enabled: bool, old_event: str) -> None:
-    """What happened while a rule was off, or another one, is no case of it; saves nothing."""
+    """Ignore events from before the rule was enabled or its event changed; does not save."""
     if (rule.enabled and not was_enabled) or rule.event != old_event:
         rule.watched_from = clock.now()
 
 
 def delete(rule_id: int, *, by: object) -> None:
-    """Forget a rule; what it did stays written down. Raises NotFound, Forbidden."""
+    """Delete a rule; its firings are kept. Raises NotFound, Forbidden."""
     find(rule_id, by=by).delete()
 
 

@@ -1,4 +1,4 @@
-"""Ticks and doorbells of rules."""
+"""Celery tasks of rules."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from reef_site.common.ticks import tick_task
 
 @tick_task("rules.tick", soft_time_limit=30, time_limit=40)
 def tick() -> None:
-    """Find new cases of all rules."""
+    """Record new cases of all rules."""
     firing.tick()
 
 
 @shared_task(name="rules.act", soft_time_limit=50, time_limit=60)
 def act(firing_id: int) -> None:
-    """Do what one firing asks for, if it still does."""
+    """Run the action of one firing if it is still due."""
     firing.act(firing_id)

@@ -1,4 +1,4 @@
-"""Calls of webhooks: a JSON body, signed, with time limits and no redirects."""
+"""Webhook calls: a signed JSON body, with timeouts and without redirects."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ FIRING = "Reef-Firing"
 
 
 class WebhookFailed(ReefError):
-    """The webhook did not take it; it is tried again."""
+    """The webhook did not accept the call; it is retried."""
 
     status = 502
 
 
 def call(rule: Rule, firing: Firing) -> str:
-    """Call the rule's webhook; what it answered. Raises WebhookFailed.
+    """Call the webhook of a rule; return its response as a sentence. Raises WebhookFailed.
 
     `Reef-Signature: t=<seconds>,v1=<hex>` is HMAC-SHA-256 of `<seconds>.<body>` with the secret.
-    `Reef-Firing` is the same in each try, so that a second one may be told from a second case.
+    `Reef-Firing` is the same in every attempt, so that the receiver can detect repeats.
     """
     body = orjson.dumps(payload(rule, firing))
     headers = {
@@ -43,7 +43,7 @@ def call(rule: Rule, firing: Firing) -> str:
     try:
         with (
             httpx.Client(timeout=TIMEOUT, follow_redirects=False) as client,
-            # Not read: only whether it was taken is of interest.
+            # The body is not read: only the status code matters.
             client.stream("POST", rule.webhook_url, content=body, headers=headers) as answer,
         ):
             code = answer.status_code
@@ -55,7 +55,7 @@ def call(rule: Rule, firing: Firing) -> str:
 
 
 def payload(rule: Rule, firing: Firing) -> dict[str, object]:
-    """What a webhook is told, without any secret."""
+    """Return the body of a webhook call, with all secrets covered."""
     told: dict[str, object] = sources.current(recheck=True).cover_value(_told(rule, firing))
     return told
 
@@ -75,6 +75,6 @@ def _told(rule: Rule, firing: Firing) -> dict[str, object]:
 
 
 def sign(body: bytes, key: str, at: int) -> str:
-    """The header's value for a body sent at this second."""
+    """Return the signature header of a body that is sent at this Unix time."""
     digest = hmac.new(key.encode(), f"{at}.".encode() + body, hashlib.sha256).hexdigest()
     return f"t={at},v1={digest}"
