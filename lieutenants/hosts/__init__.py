@@ -1,1 +1,1 @@
-"""Where lieutenants live: data folders with their identities, the hosts they are on, adoption."""
+"""Data folders with their identities, the hosts they are on, and taking over lieutenants."""

@@ -31,10 +31,10 @@ logger = logging.getLogger(__name__)
 
 
 def adopt(name: str, *, actor: object, force: bool = False) -> list[str]:
-    """Take the lieutenants of a host into this data folder; return one line for each.
+    """Take over the lieutenants of a host into this data folder; return one line for each.
 
-    `name` is the host's, or the identity of its data folder. Raises Forbidden, NotFound, and
-    NotNow for a host that answers, unless forced.
+    `name` is the name of the host or the identity of its data folder. Raises Forbidden, NotFound,
+    and NotNow if the host responds, unless forced.
     """
     permissions.check(actor, Action.COMMAND, None)
     named = [host for host in hosts() if name in {host.name, host.id} - {""} and not host.is_here]
@@ -57,9 +57,9 @@ def adopt(name: str, *, actor: object, force: bool = False) -> list[str]:
 
 
 def _unless_moved(lieutenant: Lieutenant, act: Callable[[], str]) -> str:
-    """Return the line that `act` returns, or why it changed nothing.
+    """Return the line of `act`, or the reason why it changed nothing.
 
-    The follower of a host that answers writes the same rows; one of both must yield.
+    The follower of a host that responds writes the same rows; one of the two must give way.
     """
     try:
         return act()
@@ -68,7 +68,7 @@ def _unless_moved(lieutenant: Lieutenant, act: Callable[[], str]) -> str:
 
 
 def _give_up_leftovers(host: Host) -> list[str]:
-    """Wait no longer for agents of destroyed lieutenants; the host ends them when it is back."""
+    """Abandon the agents of destroyed lieutenants; the host ends them when it is back."""
     rows = (
         Process.objects.live()
         .filter(host.rows, lieutenant__status=Status.DESTROYED)
@@ -91,7 +91,7 @@ def _take_over(lieutenant: Lieutenant, host: Host) -> str:
             "folder": _folder_here(lieutenant, host),
             "leased_until": None,
         }
-        # Only one of two that adopt finds the row.
+        # The WHERE clause is the lock: only one of two adopters finds the row.
         mine = Lieutenant.objects.filter(host.rows, pk=lieutenant.pk)
         if not mine.update(**fields):
             return f"{lieutenant.name}: left alone, somebody else took it over"
@@ -108,12 +108,12 @@ def _take_over(lieutenant: Lieutenant, host: Host) -> str:
 
 
 def _has_session(lieutenant: Lieutenant) -> bool:
-    """Return whether the session that its agent continues is in this data folder."""
+    """Return whether the session file of the lieutenant is in this data folder."""
     return (homes.home_of(lieutenant.pk).session / lieutenant.session_name).exists()
 
 
 def _take_process(lieutenant: Lieutenant, host: Host, *, has_session: bool) -> str:
-    """Follow its process where that lies here, else end its row; return what there is to say."""
+    """Adopt its process if the run folder is here, else end its row. Return a remark."""
     process = lieutenant.live_process()
     if process:
         directory = homes.home_of(lieutenant.pk).runs / process.pk
@@ -127,7 +127,7 @@ def _take_process(lieutenant: Lieutenant, host: Host, *, has_session: bool) -> s
         and process is None
         and not lieutenant.processes.exists()
     ):
-        # It never ran there, so there is nothing to miss.
+        # The lieutenant never ran there, so nothing is missing.
         return ""
     place = f"in its folder {host.path}" if host.path else "there"
     reason = f"It was taken over from host {host.name}, which does not answer."
@@ -138,7 +138,7 @@ def _take_process(lieutenant: Lieutenant, host: Host, *, has_session: bool) -> s
             f" Its session is on {host.name}, {place}/lieutenants/{lieutenant.pk}: copy it here "
             "first, or start it with a new session."
         )
-        # So that a new session is offered.
+        # Pages offer a new session if this is set.
         Lieutenant.objects.filter(pk=lieutenant.pk).update(session_problem=reason)
     if process:
         _abandon(process, reason)
@@ -150,7 +150,7 @@ def _take_process(lieutenant: Lieutenant, host: Host, *, has_session: bool) -> s
 
 
 def _abandon(process: Process, reason: str) -> None:
-    """End the row of a process that nobody here can reach; its host ends it when it is back."""
+    """End the row of a process that is out of reach; its host ends the process when it is back."""
     process.stop_asked_at = timezone.now()
     process.is_abandoned = True
     process.save(update_fields=["stop_asked_at", "is_abandoned"])
@@ -165,7 +165,7 @@ def _abandon(process: Process, reason: str) -> None:
 
 
 def _folder_here(lieutenant: Lieutenant, host: Host) -> str:
-    """Return where its working folder is in this data folder; one outside stays as it is."""
+    """Return the working folder as a path in this data folder; a folder outside stays unchanged."""
     ending_of_own = f"/lieutenants/{lieutenant.pk}/workspace"
     if lieutenant.folder.endswith(ending_of_own):
         return str(homes.home_of(lieutenant.pk).workspace)

@@ -1,4 +1,4 @@
-"""`/lieutenant/hosts`: where lieutenants run, and which host answers."""
+"""API of hosts: `/lieutenant/hosts`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vmtree.permissions import Action
 
 
 def host_json(host: Host) -> dict[str, Any]:
-    """Return what the API says of a host."""
+    """Return a host as JSON."""
     facts: dict[str, Any] = {
         "id": host.id,
         "host": host.name,
@@ -35,20 +35,20 @@ class Hosts(APIView):
     """`GET /lieutenant/hosts`"""
 
     def get(self, request: Request) -> Response:
-        """All data folders that lieutenants belong to, with their hosts; not for nodes."""
+        """Return all known data folders and their hosts. Not for nodes."""
         permissions.check(request.user, Action.READ_MACHINES, None)
         found = [host_json(host) for host in hosts()]
         return Response({"hosts": found, "count": len(found)})
 
 
 class Adopt(APIView):
-    """`POST /lieutenant/hosts/<name>/adopt`; not for nodes."""
+    """`POST /lieutenant/hosts/<name>/adopt`. Not for nodes."""
 
     asks_authority = True
 
     @takes(body=("force",))
     def post(self, request: Request, name: str) -> Response:
-        """Take its lieutenants over to this data folder; `{"force": true}` though it answers."""
+        """Take over the lieutenants of a host; `{"force": true}` does so even if it responds."""
         body = request.data if isinstance(request.data, dict) else {}
         force = body.get("force", False)
         if not isinstance(force, bool):

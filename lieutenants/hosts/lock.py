@@ -1,7 +1,8 @@
-"""One followed data folder an identity on this machine, whatever its copies are called.
+"""Lock that lets one data folder of an identity be followed on this machine, even among copies.
 
-The lock is the name of an abstract Unix socket: the kernel keeps it, so no file of it can be
-swept, and it is free when its process ends. Whoever connects is told which folder has it.
+The lock is the name of an abstract Unix socket: there is no file to be deleted by mistake, and the
+kernel releases it when the process ends. A process that connects receives the path of the folder
+that holds the lock.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ MAX_PATH_BYTES = 4096
 
 @contextlib.contextmanager
 def one_folder(stopping: threading.Event) -> Iterator[bool]:
-    """Hold the lock of this data folder's identity; False if told to stop while waiting."""
+    """Hold the lock of this data folder's identity; yield False if stopped while waiting."""
     held: socket.socket | None = None
     noted = -NOTE_SECONDS
     while not stopping.is_set() and (held := _take()) is None:
@@ -46,13 +47,13 @@ def one_folder(stopping: threading.Event) -> Iterator[bool]:
         told = [held, str(settings.DATA_DIR)]
         threading.Thread(target=_tell, args=told, name="reef-identity", daemon=True).start()
         yield True
-        # Closing alone would leave the thread waiting on it.
+        # Without the shutdown, the thread would keep waiting on the socket.
         with contextlib.suppress(OSError):
             held.shutdown(socket.SHUT_RDWR)
 
 
 def holder() -> str:
-    """Return the data folder that holds the lock; empty if none does, or not one of our user."""
+    """Return the data folder that holds the lock; empty if none does, or one of another user."""
     with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as link:
         link.settimeout(ANSWER_SECONDS)
         try:
@@ -69,7 +70,7 @@ def holder() -> str:
 
 
 def sentence(other: str) -> str:
-    """Return why this folder is not followed while another one of its identity is."""
+    """Return why this folder is not followed while another one has its identity."""
     return (
         f"the data folder {settings.DATA_DIR} has the identity of {other}, which is in use, so it "
         "is not followed; if it is a copy, remove its file `identity`"
@@ -92,7 +93,7 @@ def _take() -> socket.socket | None:
 
 
 def _tell(held: socket.socket, folder: str) -> None:
-    """Say to whoever asks which data folder this is."""
+    """Send the path of this data folder to every process that connects."""
     while True:
         try:
             link, _ = held.accept()
@@ -104,7 +105,7 @@ def _tell(held: socket.socket, folder: str) -> None:
 
 def _yield_to(other: str, *, is_news: bool) -> None:
     if other == str(settings.DATA_DIR):
-        return  # our own worker before this one is about to end
+        return  # our own previous worker, which is about to end
     text = sentence(other or "another one")
     if is_news:
         logger.warning("%s", text)

@@ -1,4 +1,4 @@
-"""The data folders whose lieutenants this database knows."""
+"""Data folders whose lieutenants are in this database."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from django.db import models
 
 
 def this_folder() -> str:
-    """Return the identity of the data folder of this process."""
+    """Return the identity of this process's data folder."""
     return str(settings.DATA_FOLDER_ID)
 
 
 class DataFolder(models.Model):
-    """A data folder by its identity; host and path are those of its newest follower.
+    """A data folder; `host` and `path` are those of its latest follower.
 
-    `follower` and `seen_at` are the lease of that follower, by the database's clock. `place` says
-    which folder of which running machine it is, so that a copy is told from the same folder.
+    `follower` and `seen_at` are the lease of that follower, in database time. `place` identifies
+    the folder on a running machine, to tell the folder from a copy.
     """
 
     id = models.CharField(primary_key=True, max_length=26, editable=False)
@@ -24,7 +24,7 @@ class DataFolder(models.Model):
     place = models.CharField(max_length=100, blank=True)
     follower = models.CharField(max_length=26, blank=True)
     seen_at = models.DateTimeField(null=True, blank=True)
-    # Another data folder of this identity that asked to be followed, and when.
+    # Another data folder with the same identity that tried to be followed, and when.
     rival = models.CharField(max_length=1300, blank=True)
     rival_at = models.DateTimeField(null=True, blank=True)
 

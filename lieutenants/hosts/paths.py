@@ -1,4 +1,4 @@
-"""Paths in rows and session files after a data folder was moved."""
+"""Correction of paths in rows and session files after a data folder was moved."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _COPY_BYTES = 1 << 20
 
 
 def rebase(folder_id: str, known: str) -> int:
-    """Bring the paths of this data folder's rows to where it lies now; return how many changed.
+    """Change the paths in this data folder's rows to its current location; return their number.
 
-    `known` is where it lay when its follower was seen last. Rows of earlier versions tell by
-    themselves where that was. Files outside of the data folder stay where they are.
+    `known` is its last known location. Rows of earlier versions show the location themselves. Paths
+    outside of the data folder stay unchanged.
     """
     mine = Lieutenant.objects.filter(data_folder=folder_id)
     rows = list(mine.only("pk", "folder", "session_name"))
@@ -43,19 +43,19 @@ def rebase(folder_id: str, known: str) -> int:
         _correct_session(row, old)
     for run in runs:
         if directory := _moved(run.directory, old):
-            # The agent was started with paths that lead nowhere now.
+            # The agent was started with paths that do not exist any more.
             handle = {**run.handle, "moved_from": run.directory} if run.handle else run.handle
             changed += Process.objects.filter(pk=run.pk).update(directory=directory, handle=handle)
     return changed
 
 
 def _base(path: str, ending: str) -> PurePosixPath | None:
-    """Return what stands before the ending of a path, if it ends so."""
+    """Return the path without its ending; None if it ends differently."""
     return PurePosixPath(path.removesuffix("/" + ending)) if path.endswith("/" + ending) else None
 
 
 def _moved(path: str, old: Iterable[PurePosixPath]) -> str:
-    """Return where a path below one of the old places lies now; empty if it is not below any."""
+    """Return the new path of a file below one of the old locations; empty if below none."""
     for base in old:
         if PurePosixPath(path).is_relative_to(base):
             return str(settings.DATA_DIR / PurePosixPath(path).relative_to(base))
@@ -63,10 +63,10 @@ def _moved(path: str, old: Iterable[PurePosixPath]) -> str:
 
 
 def _correct_session(lieutenant: Lieutenant, old: Iterable[PurePosixPath]) -> None:
-    """Have the agent's session name the new working folder: agents refuse one that is gone."""
+    """Correct the working folder in the session file: agents reject one that does not exist."""
     folder = settings.LIEUTENANTS_DIR / lieutenant.pk / "session"
     try:
-        # The folder is the agent's: nothing behind its links is read or written.
+        # The agent owns the folder, so do not follow links in it.
         inside = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
         return
@@ -82,7 +82,7 @@ def _correct_session(lieutenant: Lieutenant, old: Iterable[PurePosixPath]) -> No
 
 def _rewrite_header(folder: int, name: str, old: Iterable[PurePosixPath]) -> None:
     """Replace the working folder in the first line of the session file, if it has moved."""
-    # The agent may have put a pipe there: neither opening nor reading may wait for a writer.
+    # The agent may have put a pipe there; neither opening nor reading it may block.
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     with os.fdopen(os.open(name, flags, dir_fd=folder), "rb") as file:
         facts = os.fstat(file.fileno())
@@ -109,12 +109,12 @@ def _rewrite_header(folder: int, name: str, old: Iterable[PurePosixPath]) -> Non
 
 
 def _copy(source: IO[bytes], target: IO[bytes], size: int) -> None:
-    """Copy at most `size` bytes: the file may grow while it is read."""
+    """Copy at most `size` bytes: the file may grow meanwhile."""
     while size > 0 and (piece := source.read(min(size, _COPY_BYTES))):
         size -= len(piece)
         target.write(piece)
 
 
 def is_here(directory: str) -> bool:
-    """Return whether a run's own folder lies in this data folder."""
+    """Return whether a run folder is in this data folder."""
     return Path(directory, "keeper.json").exists()

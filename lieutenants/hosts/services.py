@@ -1,4 +1,4 @@
-"""Which data folder is followed by whom, and what its rows are: register, sign, tell."""
+"""Registration of data folders and the lease of their followers."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from vmtree.snapshots import files
 
 logger = logging.getLogger(__name__)
 
-# A follower signs every five seconds.
+# A follower renews its lease every five seconds.
 SILENT_AFTER = timedelta(seconds=35)
-# A sign this far in the future was given before the clock was set back.
+# A time further in the future dates from before the clock was set back.
 TOLERANCE = timedelta(seconds=5)
 
 
 def has_own_database() -> bool:
-    """Return whether the database lies in the data folder, so that it belongs to it alone."""
+    """Return whether the database is inside the data folder, so that no other folder uses it."""
     if connection.vendor != "sqlite":
         return False
     file = Path(str(connection.settings_dict["NAME"]))
@@ -40,7 +40,7 @@ MAX_NAMES = 10
 
 
 def place() -> str:
-    """Return a mark of this very folder on this running machine; a copy has another one."""
+    """Return an identifier of this folder on this running machine; a copy has another one."""
     facts = os.stat(settings.DATA_DIR)
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -50,10 +50,10 @@ def place() -> str:
 
 
 def register(follower: str = "") -> None:
-    """Enter this data folder, with its new host name and path where those changed.
+    """Register this data folder with its current host name and path; correct its rows.
 
-    `follower` is the id of the follower that asks; without one nothing is signed. Raises
-    NotTheFollower while another one of the same identity is at work.
+    `follower` is the id of the calling follower; without one, the lease is not taken. Raises
+    NotTheFollower while another follower of the same identity is active.
     """
     now = clock.database_now()
     with transaction.atomic():
@@ -77,19 +77,19 @@ def register(follower: str = "") -> None:
 
 
 def sign(follower: str) -> None:
-    """Say that this follower is at work. Raises NotTheFollower if another one is."""
+    """Renew the follower's lease. Raises NotTheFollower if another one holds it."""
     mine = DataFolder.objects.filter(pk=settings.DATA_FOLDER_ID, follower=follower)
     if not mine.update(seen_at=clock.database_now()):
         register(follower)
 
 
 def resign(follower: str) -> None:
-    """Let the next follower begin at once."""
+    """Release the lease, so that the next follower can start at once."""
     DataFolder.objects.filter(pk=settings.DATA_FOLDER_ID, follower=follower).update(follower="")
 
 
 def note_rival(text: str) -> None:
-    """Keep that this data folder is not followed since another one has its identity."""
+    """Store that this data folder is not followed because another one has its identity."""
     DataFolder.objects.update_or_create(
         pk=settings.DATA_FOLDER_ID,
         defaults={"rival": text[:1300], "rival_at": clock.database_now()},
@@ -115,9 +115,9 @@ def _rival_of(row: DataFolder, follower: str) -> str:
 
 
 def _original_at_work() -> str:
-    """Return why this folder, a copy with an identity of its own, may not be followed yet.
+    """Return why a copy with a new identity may not be followed yet; empty if it may.
 
-    What it does to its lieutenants would meet the agents of its original, which has the same.
+    Its lieutenants have the ids of the original's, so both would control the same agents.
     """
     if not has_own_database():
         return ""
@@ -137,14 +137,16 @@ def _original_at_work() -> str:
 
 
 def answers(row: DataFolder, now: datetime | None = None) -> bool:
-    """Return whether its follower signed lately."""
+    """Return whether the follower has renewed its lease recently."""
     now = now or clock.database_now()
     return row.seen_at is not None and now - SILENT_AFTER < row.seen_at <= now + TOLERANCE
 
 
 def _claim_rows() -> None:
-    """Take over rows of this folder that do not name it: of earlier versions, or all of its own
-    database."""
+    """Claim the rows of this folder that do not name it.
+
+    These are rows of earlier versions, and all rows if the database is inside the folder.
+    """
     mine = Q() if has_own_database() else Q(data_folder="")
     for row in Lieutenant.objects.filter(mine).exclude(data_folder=settings.DATA_FOLDER_ID):
         here = (settings.LIEUTENANTS_DIR / row.pk).is_dir()
@@ -159,7 +161,7 @@ def _claim_rows() -> None:
 
 
 def _rename(known: str) -> None:
-    """Give the rows of this folder the name that its host has now."""
+    """Set the current host name in the rows of this folder."""
     mine = Lieutenant.objects.filter(data_folder=settings.DATA_FOLDER_ID)
     others = mine.living().exclude(host=settings.HOST)
     if ids := list(others.values_list("pk", flat=True)):

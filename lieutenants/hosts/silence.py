@@ -1,4 +1,4 @@
-"""Hosts that do not answer, and what that means for their lieutenants."""
+"""Hosts that do not respond, and the effect on their lieutenants."""
 
 from __future__ import annotations
 
@@ -17,43 +17,43 @@ from lieutenants.models import Lieutenant, Process
 from lieutenants.states import RUNNING, Status
 from reef_site.common import clock
 
-# The identity of a data folder. Rows of earlier versions that no follower has claimed yet have
-# none: the second part, empty otherwise, is the name of their host.
+# Identity of a data folder, and a host name. The name is empty unless the identity is: rows of
+# earlier versions have none until a follower claims them.
 Key = tuple[str, str]
 
 
 @dataclass(frozen=True)
 class Host:
-    """A data folder with its host, as pages and `/health` show it."""
+    """A data folder with its host, for pages and `/health`."""
 
     id: str
     name: str
     path: str
     seen_at: datetime | None
     answers: bool
-    # Lieutenants that were not destroyed, and agents of others that may still run there.
+    # Active lieutenants, and agents of destroyed ones that may still run there.
     lieutenants: int = 0
     leftovers: int = 0
     rival: str = ""
 
     @property
     def is_here(self) -> bool:
-        """Whether this process has that data folder."""
+        """Return whether this is the data folder of this process."""
         return self.id == settings.DATA_FOLDER_ID
 
     @property
     def rows(self) -> Q:
-        """Return the condition for its lieutenants, and for its processes."""
+        """Return the filter for its lieutenants, which fits its processes too."""
         return Q(data_folder=self.id) if self.id else Q(data_folder="", host=self.name)
 
     @property
     def is_missed(self) -> bool:
-        """Whether something there waits for a follower."""
+        """Return whether it does not respond although it has lieutenants or agents."""
         return not self.answers and bool(self.lieutenants or self.leftovers)
 
     @property
     def trouble(self) -> str:
-        """Why nothing happens there, as the lieutenants of it say; empty if it answers."""
+        """Return why nothing happens there, for its lieutenants; empty if it responds."""
         if self.answers:
             return ""
         if self.seen_at is None:
@@ -62,12 +62,12 @@ class Host:
 
     @property
     def asked(self) -> str:
-        """What a verb answers that only this host can carry out; empty if it answers."""
+        """Return the note for a request that only this host can carry out; empty if it responds."""
         return "" if self.answers else f"asked; host {self.name} does not answer"
 
     @property
     def what(self) -> str:
-        """Return the trouble with how many lieutenants have it, as one sentence."""
+        """Return a sentence with the trouble and the number of affected lieutenants."""
         parts = []
         if self.lieutenants:
             parts.append(f"{self.lieutenants} lieutenant{'s' if self.lieutenants > 1 else ''}")
@@ -78,7 +78,7 @@ class Host:
 
 
 def hosts() -> list[Host]:
-    """Return all data folders that are known or that lieutenants belong to, by host name."""
+    """Return all data folders that are registered or have lieutenants, by host name."""
     now = clock.database_now()
     rows = {_key(row.pk, row.host): row for row in DataFolder.objects.all()}
     living = _count(Lieutenant.objects.living())
@@ -86,7 +86,7 @@ def hosts() -> list[Host]:
     leftovers: dict[Key, int] = {}
     if unknown or not all(services.answers(row, now) for row in rows.values()):
         leftovers = _count(Process.objects.live().filter(lieutenant__status=Status.DESTROYED))
-    # Rows of before identities, and of folders that have not been entered yet.
+    # Rows without an identity, and of folders that are not registered yet.
     for pk, name in (living.keys() | leftovers.keys()) - rows.keys():
         if pk:
             same = Lieutenant.objects.filter(data_folder=pk)
@@ -113,7 +113,7 @@ def _count(rows: QuerySet[Any]) -> dict[Key, int]:
 
 
 def _host(row: DataFolder, now: datetime, living: int = 0, leftovers: int = 0) -> Host:
-    # The own folder answers until it is known that it does not.
+    # Our own folder counts as responding until there is evidence that it does not.
     unknown = row.pk == settings.DATA_FOLDER_ID and row.seen_at is None
     has_rival = bool(row.rival_at and now - services.SILENT_AFTER < row.rival_at)
     return Host(
@@ -129,7 +129,7 @@ def _host(row: DataFolder, now: datetime, living: int = 0, leftovers: int = 0) -
 
 
 def silent_hosts() -> dict[Key, Host]:
-    """Return the data folders that do not answer."""
+    """Return the data folders that do not respond."""
     now = clock.database_now()
     late = Q(seen_at__lte=now - services.SILENT_AFTER) | Q(seen_at__gt=now + services.TOLERANCE)
     late |= Q(seen_at__isnull=True) & ~Q(pk=settings.DATA_FOLDER_ID)
@@ -144,7 +144,7 @@ def silent_hosts() -> dict[Key, Host]:
 
 
 def host_of(lieutenant: Lieutenant) -> Host | None:
-    """Return the lieutenant's host if it does not answer."""
+    """Return the host of the lieutenant if it does not respond, else None."""
     row = DataFolder.objects.filter(pk=lieutenant.data_folder).first()
     row = row or DataFolder(pk=lieutenant.data_folder, host=lieutenant.host, path="")
     host = _host(row, clock.database_now())
@@ -152,9 +152,9 @@ def host_of(lieutenant: Lieutenant) -> Host | None:
 
 
 def note_on(lieutenant: Lieutenant) -> str:
-    """Return what to add to the answer of a verb that waits for a silent host; else nothing.
+    """Return the note for a request that waits for a silent host; empty if none is needed.
 
-    A lieutenant that has no process and wants none is what was asked for.
+    A lieutenant that neither has nor wants a process needs no host.
     """
     wants_host = lieutenant.status in RUNNING or lieutenant.live_process() is not None
     host = host_of(lieutenant) if wants_host else None
@@ -162,7 +162,7 @@ def note_on(lieutenant: Lieutenant) -> str:
 
 
 def mark(rows: Iterable[Lieutenant]) -> None:
-    """Have rows say as their trouble that their host does not answer. For display, never saved."""
+    """Set `trouble` on rows whose host does not respond. For display, never saved."""
     found = silent_hosts()
     concerned = [row for row in rows if _key(row.data_folder, row.host) in found]
     if not concerned:

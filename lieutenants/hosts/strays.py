@@ -1,4 +1,4 @@
-"""Agents of this host that belong to another state of things: a copied, moved or lost folder."""
+"""Agents of this host whose data folder was copied, moved or replaced."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from reef_site.common import events
 
 logger = logging.getLogger(__name__)
 
-# How often an agent in another folder is looked at.
+# Interval between two checks of an agent in another folder.
 AGAIN_SECONDS = 2.0
 TROUBLE = "Its agent still runs in another folder"
 
@@ -27,13 +27,13 @@ TROUBLE = "Its agent still runs in another folder"
 def runs_elsewhere(process: Process) -> bool:
     """Return whether the shim of this row is alive, but not in the row's folder.
 
-    So it is after a copy took the place of a data folder. A shim locks its folder as long as it
-    lives, and the lock goes along when the folder is moved.
+    That happens when a copy has replaced the data folder. A shim locks its folder as long as it
+    lives, and the lock moves along with the folder.
     """
     if process.transport != "local" or not get_transport("local").alive(process.handle):
         return False
     if not _is_keeper(process.handle["keeper_pid"]):
-        return False  # after a restart of the machine its number is somebody else's
+        return False  # after a reboot, another process has its pid
     try:
         folder = os.open(process.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -51,7 +51,7 @@ def runs_elsewhere(process: Process) -> bool:
 
 
 def look_at(process: Process) -> None:
-    """Say of a process without a session that it runs elsewhere; end it where that is asked."""
+    """Report a process that runs in another folder, or end it if that was requested."""
     if not process.handle or not runs_elsewhere(process):
         return
     pid = int(process.handle["keeper_pid"])
@@ -76,13 +76,13 @@ def with_strays() -> list[str]:
 
 
 def must_restart(process: Process, lieutenant: Lieutenant) -> bool:
-    """Return whether the agent rests and was started with paths that have moved since."""
+    """Return whether the agent is idle and was started with paths that have moved since."""
     is_resting = lieutenant.status == Status.IDLE and process.ready_at is not None
     return is_resting and bool(process.handle.get("moved_from"))
 
 
 def end_abandoned() -> None:
-    """End agents here whose lieutenants were taken over by another host while this one was away."""
+    """End agents whose lieutenants were taken over while this host was away."""
     for process in Process.objects.here().abandoned():
         try:
             get_transport(process.transport).stop(process.directory, process.handle, None)
@@ -99,7 +99,7 @@ def _end(process: Process, pid: int) -> None:
     with suppress(ProcessLookupError):
         descriptor = os.pidfd_open(pid)
         try:
-            # The descriptor stays with the process that is looked at, whatever becomes of the pid.
+            # The descriptor cannot come to mean another process, as the pid could.
             if get_transport("local").alive(process.handle) and _is_keeper(pid):
                 signal.pidfd_send_signal(descriptor, signal.SIGTERM)
         finally:
@@ -111,7 +111,7 @@ def _is_keeper(pid: int) -> bool:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
         return False
-    # As it is started, and as it holds an agent.
+    # The keeper is started as a file, and later holds its agent as an imported module.
     return any(word.endswith(b"/keeper.py") for word in words) or b"keeper" in words
 
 

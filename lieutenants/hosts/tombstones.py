@@ -1,6 +1,6 @@
-"""What was destroyed stays so when an older database is restored over the same files.
+"""Marks of destroyed lieutenants, which survive the restore of an older database.
 
-The mark is a file in the lieutenant's own folder, which stays when it is destroyed.
+The mark is a file in the lieutenant's folder, which is kept when it is destroyed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MARK = "destroyed"
 
 
 def leave(lieutenant: Lieutenant) -> None:
-    """Mark the folder of a destroyed lieutenant, where it is in this data folder."""
+    """Mark the folder of a destroyed lieutenant if it is in this data folder."""
     mark = _mark_of(lieutenant)
     if lieutenant.data_folder != settings.DATA_FOLDER_ID or not mark.parent.is_dir():
         return
@@ -34,13 +34,13 @@ def leave(lieutenant: Lieutenant) -> None:
 
 
 def clear(lieutenant: Lieutenant) -> None:
-    """Take the mark away: somebody wants the lieutenant back."""
+    """Remove the mark when the lieutenant is resumed."""
     if lieutenant.data_folder == settings.DATA_FOLDER_ID:
         _mark_of(lieutenant).unlink(missing_ok=True)
 
 
 def pause_marked() -> None:
-    """Start nothing that was destroyed after the database's backup was made, and say so."""
+    """Pause lieutenants that were destroyed after the backup of this database was made."""
     for lieutenant in Lieutenant.objects.here().living():
         try:
             facts = _mark_of(lieutenant).stat()

@@ -1,4 +1,4 @@
-"""The page *Hosts*."""
+"""Page "Hosts"."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from lieutenants.hosts.silence import hosts
 @login_required
 @require_GET
 def index(request: HttpRequest) -> HttpResponse:
-    """Show all hosts with their lieutenants and when each was heard of."""
+    """Show all hosts with their lieutenants."""
     return render(request, "lieutenants/hosts.html", {"hosts": hosts()})
 
 
 @login_required
 @require_POST
 def adopt(request: HttpRequest, name: str) -> HttpResponse:
-    """Take over the lieutenants of a host that does not answer."""
+    """Take over the lieutenants of a host that does not respond."""
     try:
         for line in adopt_host(name, actor=str(request.user)):
             messages.success(request, line)

@@ -1,1 +1,1 @@
-"""Agents that run here and that no open process row leads to: found, listed, taken up or ended."""
+"""Agents that run on this host without an open process row: find, list, take up or end them."""

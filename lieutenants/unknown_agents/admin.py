@@ -1,4 +1,4 @@
-"""The admin of unknown agents: to be read. Take up and end are on the page of lieutenants."""
+"""Read-only admin of unknown agents. The page of lieutenants has the actions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lieutenants.unknown_agents.models import UnknownAgent
 
 @admin.register(UnknownAgent)
 class UnknownAgentAdmin(FactAdmin):
-    """Agents that run and that nobody follows."""
+    """Agents that run without being followed."""
 
     list_display = ("run", "name", "host", "why", "request", "problem", "found_at")
     list_select_related = False

@@ -1,4 +1,4 @@
-"""`/lieutenant/unknown-agents`: agents that run and that nobody follows. Not for nodes."""
+"""API of unknown agents: `/lieutenant/unknown-agents`. Not for nodes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class UnknownAgents(APIView):
     asks_authority = True
 
     def get(self, request: rest.Request) -> Response:
-        """All of all hosts, the newest first."""
+        """Return the unknown agents of all hosts, newest first."""
         permissions.check(request.user, Action.COMMAND, None)
         found = [row.json for row in UnknownAgent.objects.all()[:1000]]
         return Response({"unknownAgents": found, "count": UnknownAgent.objects.count()})
@@ -31,7 +31,7 @@ class Ask(APIView):
     asks_authority = True
 
     def post(self, request: rest.Request, run: str, verb: str) -> Response:
-        """Have it followed again, or ended; its host does so within seconds."""
+        """Request that the agent is followed again or ended; its host does so within seconds."""
         row = services.ask(run, Request(verb), actor=request.user)
         return Response(row.json, status=202)
 

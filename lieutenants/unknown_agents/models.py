@@ -1,4 +1,4 @@
-"""One row for each agent that runs on a host without an open process row."""
+"""Agents that run on a host without an open process row."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from django.utils import timezone
 
 
 class Request(models.TextChoices):
-    """What an operator may ask for such an agent."""
+    """Requests that an operator can make."""
 
     TAKE_UP = "take-up", "take up"
     END = "end", "end"
 
 
 class UnknownAgent(models.Model):
-    """An agent that runs and that nobody follows, as its host's follower has found it.
+    """An agent that runs without being followed, found by the follower of its host.
 
-    The row goes when the agent has ended, or is followed again.
+    The row is deleted when the agent has ended or is followed again.
     """
 
     run = models.CharField(primary_key=True, max_length=64, help_text="The name of its folder.")
@@ -45,7 +45,7 @@ class UnknownAgent(models.Model):
 
     @property
     def json(self) -> dict[str, Any]:
-        """Return what the API says of it."""
+        """Return the row as JSON."""
         return {
             "run": self.run,
             "host": self.host,

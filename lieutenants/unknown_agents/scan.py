@@ -1,4 +1,4 @@
-"""What the follower does about unknown agents: find them, and do what operators asked for."""
+"""Scan of this host for unknown agents; carries out the requests of operators."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from reef_site.common import events
 
 logger = logging.getLogger(__name__)
 
-# What has ended, or has just started, is given so long to be gone, or to have a row.
+# Time for an ended agent to disappear, and for a new one to get its row.
 GRACE_SECONDS = 15.0
-# An agent that was asked to end is ended without its keeper's help after this.
+# An agent that was asked to end is killed after this time.
 INSIST = timedelta(seconds=20)
 FAREWELL = "~farewell"
 
 
 def look() -> None:
-    """Bring the rows of this host up to date, and do what was asked for."""
+    """Update the rows of this host and carry out requests."""
     found = dict(_unknown())
     here = UnknownAgent.objects.filter(data_folder=settings.DATA_FOLDER_ID)
     here.exclude(pk__in=found).delete()
@@ -58,7 +58,7 @@ def look() -> None:
 
 
 def _unknown() -> Iterator[tuple[str, tuple[Path, Handle]]]:
-    """Yield the folders of keepers that live and have no open row, by their runs."""
+    """Yield the run folders of live keepers without an open row, by run id."""
     transport = get_transport("local")
     followed = set(Process.objects.live().values_list("pk", flat=True))
     recently = timezone.now() - timedelta(seconds=GRACE_SECONDS)
@@ -81,7 +81,7 @@ def _is_new(directory: Path) -> bool:
 
 
 def _reason(directory: Path) -> tuple[str, bool]:
-    """Why nobody follows it, and whether somebody could."""
+    """Return why nobody follows the agent, and whether it can be taken up."""
     lieutenant = Lieutenant.objects.filter(pk=directory.parent.parent.name).first()
     if lieutenant is None:
         return "No lieutenant with this id is known.", False
@@ -95,7 +95,7 @@ def _reason(directory: Path) -> tuple[str, bool]:
 
 
 def _serve(row: UnknownAgent) -> None:
-    """Do what was asked. What comes to nothing is said in the row, and may be asked again."""
+    """Carry out the request. A failure is stored in the row; the request can be repeated."""
     problem = _take_up(row) if row.request == Request.TAKE_UP else _end(row)
     if problem:
         fields = {"request": "", "requested_at": None, "problem": problem}
@@ -106,7 +106,7 @@ def _serve(row: UnknownAgent) -> None:
 
 
 def _take_up(row: UnknownAgent) -> str:
-    """Follow it again; why not, if that cannot be."""
+    """Follow the agent again. Return why that failed, or ""."""
     try:
         said = reattach.take_up(Path(row.directory), row.handle)
     except (OSError, ValueError, IntegrityError, LostRace, IllegalMove) as error:
@@ -115,12 +115,12 @@ def _take_up(row: UnknownAgent) -> str:
 
 
 def _end(row: UnknownAgent) -> str:
-    """Ask its keeper to end it, and insist after a while; the next look finds whether it has."""
+    """Ask the keeper to end the agent, and kill it after INSIST. Return "": the next scan tells."""
     transport = get_transport("local")
     asked_at = row.requested_at or timezone.now()
     try:
         if timezone.now() - asked_at > INSIST:
-            # Whose pid that is stands in a file: the keeper itself is never killed for it.
+            # The keeper's pid comes from a file, so it is never killed.
             transport.end(row.directory, row.handle, keeper=False)
         else:
             transport.stop(row.directory, row.handle, rpc.simple("abort", FAREWELL))

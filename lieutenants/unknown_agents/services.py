@@ -1,4 +1,4 @@
-"""What may be asked of unknown agents, by the API and by pages."""
+"""Requests for unknown agents, from the API and the page."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from vmtree.permissions import Action
 
 
 def ask(run: str, request: Request, *, actor: object) -> UnknownAgent:
-    """Note what is to be done with this agent; its host's follower does it within seconds.
+    """Store a request for this agent; the follower of its host carries it out within seconds.
 
-    They may belong anywhere in the fleet, so no node may ask for it. Raises Forbidden, NotFound,
-    NotNow.
+    Nodes may not do this, since the agent may belong anywhere in the fleet. Raises Forbidden,
+    NotFound, NotNow.
     """
     permissions.check(actor, Action.COMMAND, None)
     row = UnknownAgent.objects.filter(pk=run.replace("\0", "")).first()

@@ -1,4 +1,4 @@
-"""The part of the lieutenants' page about agents that nobody follows."""
+"""Section of the lieutenants page for agents that nobody follows."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ MAX_SHOWN = 100
 
 
 def shown() -> list[UnknownAgent]:
-    """Return what the page lists."""
+    """Return the agents to list."""
     return list(UnknownAgent.objects.all()[:MAX_SHOWN])
 
 
 @login_required
 @require_POST
 def act(request: HttpRequest, run: str, verb: str) -> HttpResponse:
-    """Take it up, or end it."""
+    """Request that an agent is taken up or ended."""
     try:
         if verb not in Request.values:
             raise NotFound(f"There is no action '{verb[:40]}' for an agent that nobody follows")

@@ -1,4 +1,4 @@
-"""`manage.py adopt box1`: take over the lieutenants of a host that does not answer."""
+"""`manage.py adopt box1`: take over the lieutenants of a host that does not respond."""
 
 from __future__ import annotations
 
@@ -15,12 +15,11 @@ class Command(BaseCommand):
     help = "Take the lieutenants of a host that does not answer over to this data folder."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """A host, and whether it counts that it answers."""
         parser.add_argument("host", help="its name, or the identity of its data folder")
         parser.add_argument("--force", action="store_true", help="even though it answers")
 
     def handle(self, *_: object, **options: Any) -> None:
-        """Print a line for each lieutenant."""
+        """Print one line for each lieutenant."""
         try:
             lines = adopt(options["host"], actor="manage.py adopt", force=options["force"])
         except LieutenantError as error:

@@ -1,4 +1,4 @@
-"""`manage.py screen_transcripts`: cover secrets in what was stored before they were known."""
+"""`manage.py screen_transcripts`: cover secrets in rows from before the secrets were known."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ class Command(BaseCommand):
     help = "Show which stored rows hold secrets in clear; --apply covers them."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """Dry unless asked otherwise."""
         parser.add_argument("--apply", action="store_true", help="cover them")
 
     def handle(self, *_: object, **options: Any) -> None:
-        """Print a line for each table with secrets in it."""
+        """Print one line for each table that contains secrets."""
         apply = bool(options["apply"])
         found = cover_old_rows(apply=apply)
         if not found.rows:
