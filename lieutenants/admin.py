@@ -1,8 +1,7 @@
-"""The admin of lieutenants: look at everything, change only what an operator may set.
+"""Admin of lieutenants: read everything, change only the settings that an operator may set.
 
-What agents said and did is never edited here; what is asked of a lieutenant goes through
-`services`, as everywhere. Lists stay quick with 100,000 rows: related rows come in the same
-statement, no list counts all rows for its own sake, lieutenants are found by their exact name.
+Transcripts are read-only; actions go through `services`. Lists stay fast with 100,000 rows: related
+rows are joined, rows are not counted, lieutenants are found by their exact name.
 """
 
 from __future__ import annotations
@@ -39,27 +38,27 @@ OPEN_FIELDS = (
 
 
 class FactAdmin(_ModelAdmin):
-    """Rows that reef writes itself: to be read, filtered and searched."""
+    """Read-only admin of rows that reef writes itself."""
 
     show_full_result_count = False
     list_per_page = 100
     list_select_related: ClassVar[bool | list[str] | tuple[str, ...]] = ("lieutenant",)
 
     def has_add_permission(self, _request: HttpRequest) -> bool:
-        """Nobody makes facts up."""
+        """Return False: only reef adds rows."""
         return False
 
     def has_change_permission(self, _request: HttpRequest, _obj: Any = None) -> bool:
-        """Nobody edits a transcript."""
+        """Return False: only reef changes rows."""
         return False
 
     def has_delete_permission(self, _request: HttpRequest, _obj: Any = None) -> bool:
-        """Nothing that happened is made undone."""
+        """Return False: history is not deleted."""
         return False
 
     @admin.display(description="text")
     def head(self, row: Any) -> str:
-        """The first words of a row's text."""
+        """Return the beginning of the text."""
         words = " ".join(row.text[: 4 * _HEAD].split())
         return words if len(words) <= _HEAD else words[: _HEAD - 1] + "…"
 
@@ -80,7 +79,7 @@ def _action(verb: Verb) -> Action:
 
 @admin.register(Lieutenant)
 class LieutenantAdmin(_ModelAdmin):
-    """Lieutenants: limits may be changed, all else is asked of them by actions."""
+    """Lieutenants: limits can be edited, everything else is done by actions."""
 
     list_display = ("name", "status", "status_since", "model", "host", "task_count", "last_active")
     list_filter = ("status", "restart_policy", "host", "created_at")
@@ -102,39 +101,39 @@ class LieutenantAdmin(_ModelAdmin):
     )
 
     def get_readonly_fields(self, _request: HttpRequest, _obj: Any = None) -> tuple[str, ...]:
-        """All but the few that an operator sets."""
+        """Return all fields except OPEN_FIELDS."""
         shown = flatten_fieldsets(self.fieldsets)
         return tuple(name for name in shown if name not in OPEN_FIELDS)
 
     def has_add_permission(self, _request: HttpRequest) -> bool:
-        """They are made on their own page, which starts their agent."""
+        """Return False: their own page creates lieutenants and starts their agents."""
         return False
 
     def has_delete_permission(self, _request: HttpRequest, _obj: Any = None) -> bool:
-        """A deleted row is not a stopped process: they are destroyed by an action."""
+        """Return False: deleting a row would not stop a process. Use the action instead."""
         return False
 
     def has_command_permission(self, request: HttpRequest) -> bool:
-        """Who may ask something of lieutenants."""
+        """Return whether the user may run actions on lieutenants."""
         return request.user.has_perm("lieutenants.change_lieutenant")
 
     def save_model(self, _request: HttpRequest, obj: Lieutenant, form: Any, _change: bool) -> None:
-        """Write what was changed and nothing else: the follower writes the same row."""
+        """Save only changed fields, because the follower writes the same row."""
         if form.changed_data:
             obj.save(update_fields=form.changed_data)
 
     def view_on_site(self, obj: Lieutenant) -> str:
-        """Its own page."""
+        """Return the URL of its page."""
         return reverse("lieutenants:by-id", args=[obj.pk])
 
     @admin.display(description="last activity", ordering="last_activity_at")
     def last_active(self, row: Lieutenant) -> Any:
-        """When it last said something."""
+        """Return the time of its last activity."""
         return row.last_activity_at
 
     @admin.display(description="rows")
     def belongings(self, row: Lieutenant) -> str:
-        """Lists of what it sent, said and used."""
+        """Return links to its messages, transcript, usage and other rows."""
         lists = ("message", "entry", "answer", "usage", "move", "process")
         return format_html_join(
             " · ",
@@ -150,7 +149,7 @@ class LieutenantAdmin(_ModelAdmin):
     def ask(
         self, request: HttpRequest, queryset: QuerySet[Lieutenant], verb: Verb
     ) -> HttpResponse | None:
-        """Ask whether it is meant where the verb says so, then do it to each."""
+        """Run an action on the selected lieutenants, after a confirmation if it needs one."""
         chosen = list(queryset.order_by("created_at", "id"))
         sure = request.POST.get("sure") == "yes"
         if not sure and any(verb.asks(each) for each in chosen):
@@ -172,7 +171,7 @@ class LieutenantAdmin(_ModelAdmin):
     def _do(
         self, request: HttpRequest, chosen: list[Lieutenant], verb: Verb, *, sure: bool
     ) -> None:
-        """Ask each lieutenant, and tell what came of it; one that refuses stops no other."""
+        """Run the action on each lieutenant and report the outcomes, errors included."""
         for number, lieutenant in enumerate(chosen):
             level, said = self._one(request, lieutenant, verb, sure=sure)
             if number < _MOST_OUTCOMES:
@@ -183,7 +182,7 @@ class LieutenantAdmin(_ModelAdmin):
     def _one(
         self, request: HttpRequest, lieutenant: Lieutenant, verb: Verb, *, sure: bool
     ) -> tuple[int, str]:
-        # By name, a living lieutenant would answer for its destroyed namesake.
+        # A name would select the active lieutenant of the same name instead.
         if lieutenant.status == Status.DESTROYED:
             return messages.WARNING, f"{lieutenant.name}: was destroyed before"
         try:
@@ -194,7 +193,7 @@ class LieutenantAdmin(_ModelAdmin):
 
 @admin.register(Message)
 class MessageAdmin(FactAdmin):
-    """What was said to lieutenants."""
+    """Messages to lieutenants."""
 
     list_display = ("head", "lieutenant", "mode", "state", "actor", "created_at", "decided_at")
     list_filter = ("state", "mode", "created_at")
@@ -205,7 +204,7 @@ class MessageAdmin(FactAdmin):
 
 @admin.register(Entry)
 class EntryAdmin(FactAdmin):
-    """The transcripts."""
+    """Transcript entries."""
 
     list_display = ("id", "lieutenant", "kind", "head", "tool", "is_error", "at")
     list_filter = ("kind", "is_error", "final", "at")
@@ -215,7 +214,7 @@ class EntryAdmin(FactAdmin):
 
 @admin.register(Answer)
 class AnswerAdmin(FactAdmin):
-    """What agents answered."""
+    """Answers of agents."""
 
     list_display = ("id", "lieutenant", "outcome", "head", "started_at", "ended_at")
     list_filter = ("outcome", "started_at")
@@ -225,7 +224,7 @@ class AnswerAdmin(FactAdmin):
 
 @admin.register(Usage)
 class UsageAdmin(FactAdmin):
-    """Tokens and cost of each call of a model; the list sums up what it shows."""
+    """Tokens and cost of each model call, with sums below the list."""
 
     list_display = (
         *("at", "lieutenant", "provider", "model", "stop_reason"),
@@ -238,13 +237,13 @@ class UsageAdmin(FactAdmin):
 
     @admin.display(description="cost ($)", ordering="cost")
     def dollars(self, row: Usage) -> str:
-        """With as many digits as such small amounts need."""
+        """Return the cost with six decimal places: single calls are cheap."""
         return f"{row.cost:.6f}"
 
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
-        """With the sums over all rows that the filters leave."""
+        """Add the sums over all filtered rows."""
         response = super().changelist_view(request, extra_context)
         context = getattr(response, "context_data", None)
         if context and "cl" in context:
@@ -254,7 +253,7 @@ class UsageAdmin(FactAdmin):
 
 @admin.register(Move)
 class MoveAdmin(FactAdmin):
-    """Changes of status, with their reasons."""
+    """Status transitions with their reasons."""
 
     list_display = ("at", "lieutenant", "old", "new", "why", "actor")
     list_filter = ("new", "at")
@@ -264,13 +263,13 @@ class MoveAdmin(FactAdmin):
 
     @admin.display(description="reason")
     def why(self, row: Move) -> str:
-        """The reason's first line."""
+        """Return the first line of the reason."""
         return row.reason.split("\n", 1)[0][:_HEAD]
 
 
 @admin.register(Process)
 class ProcessAdmin(FactAdmin):
-    """Lives of agents' processes."""
+    """Processes of agents."""
 
     list_display = ("pids", "lieutenant", "host", "agent", "started_at", "ended_at", "end_reason")
     list_filter = ("host", "transport", "started_at", "ended_at")
@@ -279,14 +278,14 @@ class ProcessAdmin(FactAdmin):
 
     @admin.display(description="pid")
     def pids(self, row: Process) -> str:
-        """The agent's, and its keeper's."""
+        """Return the pids of the agent and of its supervisor."""
         agent, keeper = row.handle.get("agent_pid", "—"), row.handle.get("keeper_pid", "—")
         return format_html("{} (supervisor {})", agent, keeper)
 
 
 @admin.register(LifeSign)
 class LifeSignAdmin(FactAdmin):
-    """When each part of reef was last seen alive."""
+    """Last heartbeat of each part of reef."""
 
     list_display = ("who", "at")
     list_select_related = False
@@ -294,13 +293,13 @@ class LifeSignAdmin(FactAdmin):
 
 @admin.register(DataFolder)
 class DataFolderAdmin(FactAdmin):
-    """The data folders that lieutenants belong to; see the page Hosts."""
+    """Data folders that lieutenants belong to; see the page Hosts."""
 
     list_display = ("host", "path", "id", "seen_at")
     list_select_related = False
 
 
-# Further rows of this app stand in folders of their own.
+# Admins of the subpackages.
 from lieutenants.operations import admin as operations_admin  # noqa: E402, F401
 from lieutenants.rules import admin as rules_admin  # noqa: E402, F401
 from lieutenants.unknown_agents import admin as unknown_agents_admin  # noqa: E402, F401

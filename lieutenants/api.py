@@ -1,4 +1,4 @@
-"""The agents' door to lieutenants, by the wire contract."""
+"""API of lieutenants. Its wire contract is fixed."""
 
 from __future__ import annotations
 
@@ -48,26 +48,26 @@ from vmtree import permissions
 from vmtree.permissions import Action
 
 WAIT_SECONDS = 60
-# Of pause and destroy, which wait by themselves.
+# Default of pause and destroy; all others return at once.
 DEFAULT_WAIT = 10
 
 
 def _wait(response: Response, lieutenant: Lieutenant, seconds: int) -> Response:
-    """Have the edge keep the response back until the lieutenant is at rest."""
+    """Let the edge hold the response back until the lieutenant is idle or stopped."""
     if seconds:
         response[waits.HEADER] = waits.at_rest(lieutenant.pk, seconds)
     return response
 
 
 def _done(lieutenant: Lieutenant, word: str, seconds: int, **more: str) -> Response:
-    """Return the answer of a verb: done after a wait, or only asked of a host that is silent."""
+    """Return the response of an action: done after a wait, or 202 if its host does not respond."""
     if note := silence.note_on(lieutenant):
         return Response({word: False, "asked": True, "note": note, **more}, status=202)
     return _wait(Response({word: True, **more}), lieutenant, seconds)
 
 
 def _wait_for_answer(response: Response, message: Message, seconds: int) -> Response:
-    """Have the edge keep the response back until the message has an outcome."""
+    """Let the edge hold the response back until the message has an outcome."""
     if seconds:
         response[waits.HEADER] = waits.answered(message.lieutenant_id, message.pk, seconds)
     return response
@@ -83,26 +83,26 @@ def _idempotency_key(request: Request) -> str:
 
 
 def _legible(lieutenant: Lieutenant, request: Request) -> Lieutenant:
-    """Return the lieutenant, if the caller may read its transcript. Raises Forbidden."""
+    """Return the lieutenant if the caller may read its transcript. Raises Forbidden."""
     permissions.check(request.user, Action.READ_TRANSCRIPT, vm_of(lieutenant))
     return lieutenant
 
 
 def _check_first(request: Request, name: str) -> None:
-    """Refuse before values are looked at. `services` says what is wrong with an unknown name."""
+    """Raise Forbidden before values are validated. Unknown names are left to `services`."""
     if lieutenant := Lieutenant.objects.living().filter(name=name).first():
         permissions.check(request.user, Action.COMMAND, vm_of(lieutenant))
 
 
 def _start(name: str, request: Request, begin: Callable[..., Lieutenant]) -> Lieutenant:
-    """Start the agent by `begin`, on its session or on a new one."""
+    """Start the agent with `begin`, in its session or in a new one."""
     if is_new_session(body_of(request)):
         return services.new_session(name, actor=request.user, begin=begin)
     return begin(name, actor=request.user)
 
 
 class LieutenantViewSet(ViewSet):
-    """`/lieutenant/lieutenants`; `services` checks permissions wherever something changes."""
+    """`/lieutenant/lieutenants`; `services` checks the permissions of everything that changes."""
 
     asks_authority = True
     lookup_field = "name"
@@ -111,7 +111,10 @@ class LieutenantViewSet(ViewSet):
 
     @takes(query=("status", "brief"))
     def list(self, request: Request) -> Response:
-        """All living ones, newest first; `?status=` narrows, `?brief=true` has no long texts."""
+        """Return active lieutenants, newest first.
+
+        `?status=` filters, `?brief=true` omits long texts.
+        """
         rows = Lieutenant.objects.living()
         if status := request.query_params.get("status"):
             rows = rows.filter(status=status)
@@ -121,9 +124,9 @@ class LieutenantViewSet(ViewSet):
 
     @takes(query=("wait",), body=CREATED)
     def create(self, request: Request) -> Response:
-        """Make one; `?wait=<seconds>` waits for the end of its start.
+        """Create a lieutenant; `?wait=<seconds>` waits until it has started.
 
-        With an `Idempotency-Key` header the same request again is 200 with the same one.
+        A repeated request with the same `Idempotency-Key` header returns 200 and the same one.
         """
         seconds = _seconds(request)
         lieutenant, is_new = services.create_once(
@@ -135,14 +138,14 @@ class LieutenantViewSet(ViewSet):
 
     @takes(query=("brief",))
     def retrieve(self, request: Request, name: str) -> Response:
-        """One; `?brief=true` leaves out long texts."""
+        """Return a lieutenant; `?brief=true` omits long texts."""
         brief = query_flag(request, "brief")
         found = [services.find(name)]
         return Response(lieutenants_json(found, caller=request.user, brief=brief)[0])
 
     @takes(query=("wait",), body=(*ADJUSTABLE, "restart"))
     def partial_update(self, request: Request, name: str) -> Response:
-        """Another model, restart policy or limit; `{"restart": true}` starts its agent with it."""
+        """Change model, restart policy or limits; `{"restart": true}` applies them at once."""
         _check_first(request, name)
         seconds = _seconds(request)
         changes, restart = changes_of(body_of(request))
@@ -152,7 +155,7 @@ class LieutenantViewSet(ViewSet):
 
     @takes(query=("wait",))
     def destroy(self, request: Request, name: str) -> Response:
-        """End it for good; 200 again when repeated."""
+        """Destroy a lieutenant; repeating that returns 200 again."""
         seconds = _seconds(request, DEFAULT_WAIT)
         detail = services.destroy(name, actor=request.user)
         lieutenant = Lieutenant.objects.filter(name=name).first()
@@ -163,7 +166,7 @@ class LieutenantViewSet(ViewSet):
     @action(detail=True, methods=["post"])
     @takes(query=("wait",), body=("message", "mode"))
     def send(self, request: Request, name: str) -> Response:
-        """A message; `?wait=<seconds>` waits for the agent's answer to it."""
+        """Send a message; `?wait=<seconds>` waits for its answer."""
         seconds, data = _seconds(request), body_of(request)
         message, _ = services.send(
             name,
@@ -177,9 +180,9 @@ class LieutenantViewSet(ViewSet):
     @action(detail=True, methods=["get"])
     @takes(query=("tail", "history", "after", "limit"))
     def read(self, request: Request, name: str) -> Response:
-        """The running answer, or the newest one; `?tail=` characters, `?history=` answers.
+        """Return the end of the running or newest answer (`?tail=` characters).
 
-        `?limit=` characters after the first `?after=` are a page of it.
+        With `?history=`, also return that many earlier answers. With `?limit=`, return that many characters after position `?after=`.
         """
         names = ("tail", "history", "after", "limit")
         asked = {key: query_number(request, key) or 0 for key in names}
@@ -189,7 +192,7 @@ class LieutenantViewSet(ViewSet):
     @action(detail=True, methods=["post"])
     @takes(query=("wait",), body=("force",))
     def pause(self, request: Request, name: str) -> Response:
-        """End the agent, keep its session; `{"force": true}` while it is working."""
+        """Stop the agent and keep its session; `{"force": true}` does so even while it works."""
         _check_first(request, name)
         seconds = _seconds(request, DEFAULT_WAIT)
         force = body_of(request).get("force", False)
@@ -201,7 +204,7 @@ class LieutenantViewSet(ViewSet):
     @action(detail=True, methods=["post"])
     @takes(query=("wait",), body=("session",))
     def resume(self, request: Request, name: str) -> Response:
-        """Start the agent again on its session, or with `{"session": "new"}`."""
+        """Start the agent in its session, or in a new one with `{"session": "new"}`."""
         _check_first(request, name)
         seconds = _seconds(request)
         lieutenant = _start(name, request, services.resume)
@@ -210,7 +213,7 @@ class LieutenantViewSet(ViewSet):
     @action(detail=True, methods=["post"])
     @takes(query=("wait",), body=("session",))
     def restart(self, request: Request, name: str) -> Response:
-        """End the agent and start it again; `{"session": "new"}` begins a new session."""
+        """Stop and start the agent; `{"session": "new"}` begins a new session."""
         _check_first(request, name)
         seconds = _seconds(request)
         lieutenant = _start(name, request, services.restart)
@@ -219,7 +222,7 @@ class LieutenantViewSet(ViewSet):
     @action(detail=True, methods=["post"])
     @takes(query=("wait",), body=("messageId", "entryId"))
     def rewind(self, request: Request, name: str) -> Response:
-        """Go back to before a message: `messageId`, `entryId`, or the first one that fails."""
+        """Rewind to before a message: `messageId`, `entryId`, or the first that fails."""
         _check_first(request, name)
         seconds = _seconds(request)
         message_id, entry_id = message_wanted(body_of(request))
@@ -231,15 +234,16 @@ class LieutenantViewSet(ViewSet):
 
     @action(detail=True, methods=["post"])
     def abort(self, request: Request, name: str) -> Response:
-        """Break off the running answer."""
+        """Abort the running answer."""
         return _done(services.abort(name, actor=request.user), "aborted", 0)
 
     @action(detail=True, methods=["get"])
     @takes(query=("after", "cursor", "limit", "textLimit"))
     def transcript(self, request: Request, name: str) -> Response:
-        """Entries with an id above `?cursor=`, at most `?limit=` (200); `next` leads on.
+        """Return up to `?limit=` (200) transcript entries with ids above `?cursor=`.
 
-        Very long entries make a page shorter; `?textLimit=` shows both ends of longer texts.
+        `next` is the next cursor. Very long entries make a page shorter; `?textLimit=` shortens
+        long texts to both ends.
         """
         lieutenant = _legible(services.find_kept(name), request)
         after = query_cursor(request, "after") or 0
@@ -256,9 +260,9 @@ class LieutenantViewSet(ViewSet):
     @action(detail=True, methods=["get"])
     @takes(query=("cursor", "limit"))
     def messages(self, request: Request, name: str) -> Response:
-        """Messages, newest first, at most `?limit=` (100) behind `?cursor=`; `next` leads on.
+        """Return up to `?limit=` (100) messages, newest first, after `?cursor=`.
 
-        Of long texts both ends are shown.
+        `next` is the next cursor. Long texts are shortened to both ends.
         """
         limit = query_limit(request, most=MOST_ENTRIES, default=100)
         lieutenant = _legible(services.find_kept(name), request)
@@ -280,7 +284,7 @@ class LieutenantViewSet(ViewSet):
     @action(detail=True, methods=["get"], url_path="messages/(?P<message_id>[^/]+)")
     @takes(query=("wait",))
     def message(self, request: Request, name: str, message_id: str) -> Response:
-        """One message: its state, the evidence for it, and the answer.
+        """Return a message: its state, the evidence for it, and the answer.
 
         `?wait=<seconds>` waits for its outcome.
         """
@@ -291,12 +295,12 @@ class LieutenantViewSet(ViewSet):
 
     @message.mapping.delete
     def withdraw(self, request: Request, name: str, message_id: str) -> Response:
-        """Take a message back that waits in the queue."""
+        """Withdraw a queued message."""
         return Response(message_json(services.withdraw(name, message_id, actor=request.user)))
 
     @action(detail=True, methods=["get"])
     def usage(self, request: Request, name: str) -> Response:
-        """Tokens and cost of each day (UTC), newest first, and of all days."""
+        """Return tokens and cost by day (UTC), newest first, and in total."""
         mine = Usage.objects.filter(lieutenant=_legible(services.find_kept(name), request))
         days = [{"day": str(row["day"]), **usage_json(row)} for row in mine.sums_by_day()]
         return Response({"days": days, "total": usage_json(mine.sums())})
@@ -304,7 +308,7 @@ class LieutenantViewSet(ViewSet):
     @action(detail=True, methods=["get"])
     @takes(query=("after", "cursor"))
     def stream(self, request: Request, name: str) -> Response:
-        """Whether the caller may follow this transcript. The edge asks, and streams itself."""
+        """Check permission to follow the transcript; the edge calls this before it streams."""
         lieutenant = _legible(services.find_kept(name), request)
         return Response({"id": lieutenant.pk, "rev": lieutenant.rev})
 
@@ -315,17 +319,17 @@ class DestroyAll(APIView):
     asks_authority = True
 
     def post(self, request: Request) -> Response:
-        """One line for each; a node destroys those below it."""
+        """Destroy all active lieutenants, or those below the calling node; return one line each."""
         return Response({"results": services.destroy_all(actor=request.user)})
 
 
 class Discover(APIView):
-    """`POST /lieutenant/lieutenants/discover`; not for nodes."""
+    """`POST /lieutenant/lieutenants/discover`. Not for nodes."""
 
     asks_authority = True
 
     def post(self, request: Request) -> Response:
-        """One line for each agent that was found."""
+        """Follow agents again that were lost; return one line each."""
         return Response({"results": services.discover(actor=request.user)})
 
 
@@ -333,7 +337,7 @@ class FleetUsage(APIView):
     """`GET /lieutenant/usage`"""
 
     def get(self, request: Request) -> Response:
-        """Tokens and cost by day (UTC): of all lieutenants, or of those of a node's line."""
+        """Return tokens and cost by day (UTC), of all lieutenants that the caller may read."""
         rows = Usage.objects.all()
         line = permissions.readable(request.user, Action.READ_TRANSCRIPT)
         if line is not None:
@@ -346,20 +350,20 @@ class Panel(APIView):
     """`GET /lieutenant/_panel`"""
 
     def get(self, request: Request) -> HttpResponse:
-        """A table that other pages can include."""
+        """Return an HTML table for other pages."""
         return HttpResponse(views.panel_html(request._request))
 
 
 class ListingEvents(APIView):
-    """`GET /events`: whether the caller may hear them. The edge asks, and streams itself."""
+    """`GET /events`: check permission for the stream; the edge calls this before it streams."""
 
     def get(self, request: Request) -> Response:
-        """The statuses there are, so that the answer is not empty."""
+        """Return the known statuses, so that the response is not empty."""
         return Response({"statuses": Status.values})
 
 
 class Nothing(APIView):
-    """A known service's unknown path: 404 for those who may come in, else 401."""
+    """Answers 404 to unknown paths of this app; 401 without authentication."""
 
     @takes_anything
     def _refuse(self, request: Request, **_: Any) -> Response:

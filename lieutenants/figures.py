@@ -1,4 +1,4 @@
-"""Tokens and cost as pages show them."""
+"""Usage summaries for pages: tokens and cost."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lieutenants.models import Answer, Lieutenant, Usage
 
 @dataclass(frozen=True)
 class Figures:
-    """Tokens by class, dollars, and the number of calls of the model."""
+    """Tokens by class, cost in dollars, and number of model calls."""
 
     input: int = 0
     output: int = 0
@@ -26,7 +26,7 @@ class Figures:
 
     @classmethod
     def of(cls, sums: Mapping[str, Any] | None) -> Self:
-        """From what `UsageQuerySet.sums` and its relatives give; None is no usage."""
+        """Create it from the result of `UsageQuerySet.sums` and the like; None means no usage."""
         sums = sums or {}
         return cls(
             input=sums.get("total_input") or 0,
@@ -39,13 +39,13 @@ class Figures:
 
     @property
     def tokens(self) -> int:
-        """Of all classes together."""
+        """Return the tokens of all classes."""
         return self.input + self.output + self.cache_read + self.cache_write
 
 
 @dataclass(frozen=True)
 class Spans:
-    """One lieutenant's figures: of its newest answer, of today (UTC), of its whole life."""
+    """Usage of one lieutenant: of its newest answer, of today (UTC), in total."""
 
     task: Figures
     today: Figures
@@ -53,18 +53,18 @@ class Spans:
 
 
 def utc_today() -> date:
-    """The day that usage is counted under now."""
+    """Return the day under which usage is stored now."""
     now: datetime = timezone.now()
     return now.astimezone(UTC).date()
 
 
 def fleet_today() -> Figures:
-    """What all lieutenants used today (UTC)."""
+    """Return the usage of all lieutenants today (UTC)."""
     return Figures.of(Usage.objects.filter(day=utc_today()).sums())
 
 
 def spans_of(lieutenant: Lieutenant) -> Spans:
-    """What one lieutenant used, in three statements and one for its newest answer."""
+    """Return the usage of one lieutenant, in four queries."""
     mine = Usage.objects.filter(lieutenant=lieutenant)
     newest = Answer.objects.filter(lieutenant=lieutenant).only("pk").order_by("-id").first()
     task = Figures.of(Usage.objects.filter(answer=newest).sums()) if newest else Figures()

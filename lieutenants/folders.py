@@ -1,10 +1,9 @@
-"""Which folders agents may work in.
+"""Checks which folders agents may work in.
 
-Nobody gives an agent reef's own folders, anything inside them (except its own workspace), or a
-folder around them. A lieutenant that a node makes stays inside the folders of that node's line.
-Folders are compared as they are on disk: behind symbolic links and bind mounts. `check` is for the
-request that makes a lieutenant; `check_at_start` is for each start, since links can be changed
-later.
+Reef's own folders, their contents (except the lieutenant's own workspace) and their parents are not
+allowed. A lieutenant that a node creates has to stay inside the folders of that node's line.
+Folders are compared after resolving symbolic links and bind mounts. `check` runs when a lieutenant
+is created, `check_at_start` at each start, because links can change in between.
 """
 
 from __future__ import annotations
@@ -34,10 +33,9 @@ _MADE_BY_NODE = "node "
 
 
 def check(folder: str, *, line_of: str = "") -> Path:
-    """Return the folder resolved, if a new lieutenant may work there.
+    """Return the resolved folder if a new lieutenant may work there.
 
-    `line_of` is the VM id of the node that asks; empty for everybody else. Raises BadInput,
-    Forbidden.
+    `line_of` is the VM id of the calling node, empty for other callers. Raises BadInput, Forbidden.
     """
     path = _resolved(folder)
     shared = [_workspace(pk) for pk in _line_ids(line_of)] if line_of else []
@@ -48,13 +46,13 @@ def check(folder: str, *, line_of: str = "") -> Path:
 
 
 def check_at_start(lieutenant: Lieutenant) -> Path:
-    """Return the folder in which its process starts, resolved. Raises BadInput, Forbidden.
+    """Return the resolved folder in which the process starts. Raises BadInput, Forbidden.
 
-    The default workspace must exist by now.
+    The default workspace has to exist already.
     """
     path = _resolved(lieutenant.folder)
     own = _workspace(lieutenant.pk)
-    # Rows hold where a folder really is. If it is a link now, its agent may have made it one.
+    # The row holds the resolved path. If it is a link now, the agent may have created the link.
     if str(path) != lieutenant.folder:
         raise BadInput(MOVED, "folder")
     if Path(lieutenant.folder) == settings.LIEUTENANTS_DIR / lieutenant.pk / "workspace":
@@ -72,14 +70,14 @@ def check_at_start(lieutenant: Lieutenant) -> Path:
 
 
 def _maker_of(lieutenant: Lieutenant) -> str:
-    """The VM id of the node that made it; empty if an operator or the root token did."""
+    """Return the VM id of the node that created it; empty if an operator or root did."""
     first = lieutenant.moves.order_by("id").first()
     actor = first.actor if first else ""
     return actor.removeprefix(_MADE_BY_NODE) if actor.startswith(_MADE_BY_NODE) else ""
 
 
 def _line_ids(vm_id: str) -> list[str]:
-    """The lieutenants of a node's line, destroyed ones too."""
+    """Return the ids of the lieutenants in a node's line, including destroyed ones."""
     node = Node.objects.filter(vm_id=vm_id).first()
     if node is None:
         return []
@@ -90,7 +88,7 @@ def _line_ids(vm_id: str) -> list[str]:
 def _refuse_outside_line(path: Path, vm_id: str, *, apart_from: str = "") -> None:
     line = Lieutenant.objects.filter(pk__in=_line_ids(vm_id)).exclude(pk=apart_from)
     rows = line.values_list("pk", "folder")
-    # As they were stored: a link that an agent puts in place of its folder widens nothing.
+    # Use the stored paths: an agent must not gain access by replacing its folder with a link.
     bases = [base for pk, folder in rows for base in (Path(folder), _workspace(pk))]
     if not any(path.is_relative_to(base) for base in bases):
         raise Forbidden(OUTSIDE_LINE)
@@ -104,7 +102,7 @@ def _workspace(lieutenant_id: str) -> Path:
 
 
 def _private() -> Iterator[Path]:
-    """What no agent works in."""
+    """Yield the folders in which no agent may work."""
     for folder in (
         *(settings.DATA_DIR, settings.RUN_DIR, settings.LIEUTENANTS_DIR),
         *(settings.AGENT_INSTALL_DIR, settings.AGENT_CONFIG_DIR),
@@ -120,7 +118,7 @@ def _resolved(folder: str) -> Path:
     given = Path(folder)
     try:
         path = given.resolve(strict=True)
-        # Links of /proc lead to places that their text does not name.
+        # Links in /proc lead elsewhere than their text says.
         good = given.is_absolute() and path.is_dir() and os.path.samefile(given, path)
     except (OSError, ValueError, RuntimeError):
         good = False
@@ -142,19 +140,19 @@ def _refuse_private(path: Path, *, except_for: Sequence[Path]) -> None:
 class _Mount:
     point: PurePosixPath
     device: str
-    # Which folder of the device's file system is mounted there.
+    # Folder within the device's file system that is mounted there.
     root: PurePosixPath
 
 
 @dataclass(frozen=True)
 class _Mounts:
-    """The mounts of this process: two paths that a bind mount joins are one place."""
+    """Mounts of this process; bind mounts make two paths the same folder."""
 
     mounts: tuple[_Mount, ...]
 
     @classmethod
     def read(cls) -> _Mounts:
-        """As the kernel tells now; none where it does not."""
+        """Read the kernel's list of mounts; empty if it is not available."""
         try:
             text = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace")
         except OSError:
@@ -169,14 +167,14 @@ class _Mounts:
         )
 
     def is_inside(self, path: Path, folder: Path) -> bool:
-        """Whether the path is the folder, or below it."""
+        """Return whether the path is the folder or below it."""
         if path.is_relative_to(folder) or _is_same(folder, (path, *path.parents)):
             return True
         (device, place), (other, top) = self._place(path), self._place(folder)
         return device == other and place.is_relative_to(top)
 
     def is_mounted_below(self, path: Path, folder: Path) -> bool:
-        """Whether something is mounted below the path that shows the folder or a part of it."""
+        """Return whether a mount below the path shows the folder or a part of it."""
         device, place = self._place(folder)
         below = [each for each in self.mounts if each.point.is_relative_to(path)]
         return any(
@@ -187,10 +185,10 @@ class _Mounts:
         )
 
     def _place(self, path: Path) -> tuple[str, PurePosixPath]:
-        """The device, and the path in its file system."""
+        """Return the device of a path, and the path in its file system."""
         found: _Mount | None = None
         for each in self.mounts:
-            # Of two mounts at one point the later one is seen.
+            # Of two mounts at one point, the later one is visible.
             if path.is_relative_to(each.point) and (
                 found is None or len(each.point.parts) >= len(found.point.parts)
             ):
@@ -201,7 +199,7 @@ class _Mounts:
 
 
 def _is_same(folder: Path, others: Sequence[Path]) -> bool:
-    """Whether one of these is the folder by device and inode."""
+    """Return whether one of these is the same folder, by device and inode."""
     try:
         wanted = folder.stat()
     except OSError:
@@ -217,7 +215,7 @@ def _is_same(folder: Path, others: Sequence[Path]) -> bool:
 
 
 def _unescaped(text: str) -> PurePosixPath:
-    """A path of mountinfo, where blanks and the like stand as octal numbers."""
+    """Return a path of mountinfo, in which white space is escaped as octal numbers."""
     for code in ("040", "011", "012", "134"):
         text = text.replace(f"\\{code}", chr(int(code, 8)))
     return PurePosixPath(text)

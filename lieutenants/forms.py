@@ -1,4 +1,4 @@
-"""What people fill in. The rules themselves stand in `services`; forms only read."""
+"""Forms of lieutenants. They only parse; `services` validates."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from versconfig import config
 
 
 class LieutenantForm(forms.Form):
-    """What all forms below have in common."""
+    """Shows errors of services at their fields."""
 
     def refuse(self, error: LieutenantError) -> None:
-        """Show what a service says, beside the field that it is about."""
+        """Add the error of a service to its field."""
         field = "name" if isinstance(error, NameTaken) else ""
         if isinstance(error, BadInput):
             field = error.field
         self.add_error(field if field in self.fields else None, str(error))
 
     def point_at_errors(self) -> None:
-        """Tie each field to its error and its help text, for those who hear the page."""
+        """Connect fields with their errors and help texts for screen readers."""
         for name in self.fields:
             bound = self[name]
             told = [f"id_{name}_help"] + ([f"id_{name}_error"] if bound.errors else [])
@@ -34,7 +34,7 @@ class LieutenantForm(forms.Form):
 
 
 class RunForm(LieutenantForm):
-    """How a lieutenant is run; may be changed at any time."""
+    """Settings that can be changed at any time."""
 
     model = forms.CharField(
         required=False,
@@ -79,7 +79,7 @@ class RunForm(LieutenantForm):
 
 
 class AdjustForm(RunForm):
-    """Another model or other limits for a lieutenant that there is."""
+    """Change the settings of a lieutenant."""
 
     restart = forms.BooleanField(
         required=False,
@@ -89,7 +89,7 @@ class AdjustForm(RunForm):
     )
 
     def changes(self) -> dict[str, object]:
-        """Values by column; the form must be valid."""
+        """Return the values by column; call it on a valid form."""
         given = {**self.cleaned_data}
         del given["restart"]
         given["model"] = given["model"] or settings.DEFAULT_MODEL
@@ -101,7 +101,7 @@ class AdjustForm(RunForm):
 
 
 class CreateForm(RunForm):
-    """A lieutenant to be made."""
+    """Create a lieutenant."""
 
     field_order = ("name", "role", "model", "directive", "folder")
     name = forms.CharField(
@@ -125,11 +125,11 @@ class CreateForm(RunForm):
     )
 
     def wish(self) -> Wish:
-        """What was asked for; the form must be valid."""
+        """Return the request to create it; call it on a valid form."""
         return Wish(**self.cleaned_data)
 
 
-# The composer's choices, with what each does.
+# Modes of the composer: value, label, help text.
 MODES = (
     (Mode.PROMPT, "Prompt", "A new task. While it works, this waits as a follow-up."),
     (Mode.STEER, "Steer", "Into the running answer, at the agent's next step."),

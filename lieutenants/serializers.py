@@ -1,6 +1,6 @@
-"""What the agents' API says of rows, and what it takes from a request's JSON.
+"""JSON of lieutenants, messages, entries and usage, and validation of request bodies.
 
-Key order, absent keys and texts are those that agents in the field know; later keys come last.
+Deployed agents rely on key order, absent keys and texts; add new keys at the end.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from lieutenants.states import RestartPolicy, Status
 from vmtree import aliases, permissions
 
 MOST_ENTRIES = 1000
-# Of one output, or of all entries of a page but the first.
+# Limit of one output, and of all entries of a page but the first.
 MOST_CHARACTERS = 1_000_000
 
 Json = dict[str, Any]
 
-# What a request for a new lieutenant may say.
+# Fields of the request body that creates a lieutenant.
 CREATED = (
     *("name", "role", "local", "model", "directive", "folder", "restartPolicy", "parentVmId"),
     *("idleLimitMinutes", "stallLimitSeconds", "toolLimitSeconds", "vmId", "commitId", "provider"),
@@ -33,25 +33,24 @@ CREATED = (
 _WIRE_KEYS = {"cache_read": "cacheRead", "cache_write": "cacheWrite"}
 
 
-# What everybody who reads the fleet may know of a lieutenant; the rest comes from its transcript,
-# or says how it works.
+# Keys for every reader of the fleet. The others show transcripts or how the lieutenant runs.
 PUBLIC = (
     *("id", "name", "role", "vmId", "isLocal", "status", "taskCount", "createdAt"),
     *("lastActivityAt", "model", "parentAgent", "statusSince", "stalled", "host"),
 )
 
 
-# What `?brief=true` leaves out.
+# Keys that `?brief=true` omits.
 LONG = ("lastOutput", "outputHistory", "systemPrompt", "lastOutputLength", "outputLengths")
 
 
 def lieutenants_json(
     lieutenants: Iterable[Lieutenant], *, caller: object, brief: bool = False
 ) -> list[Json]:
-    """Return lieutenant objects, with only the PUBLIC keys where the caller may not read more.
+    """Return lieutenants as JSON, with only the PUBLIC keys where the caller may not read more.
 
-    `brief` ones have none of the LONG keys. The number of queries grows only with the numbers of
-    running and of very long answers.
+    `brief` omits the LONG keys. The number of queries grows only with the numbers of running
+    lieutenants and of very long answers.
     """
     rows = list(lieutenants)
     silence.mark(rows)
@@ -98,7 +97,7 @@ def _lieutenant_json(
         "lastActivityAt": max(row.last_activity_at, row.status_since),
         "systemPrompt": row.system_prompt,
     }
-    # Absent when unset, never null.
+    # Absent when empty, never null.
     for key, value in (
         ("model", row.model),
         ("parentAgent", row.parent_agent),
@@ -130,7 +129,7 @@ def _lieutenant_json(
         "usage": usage_json(sums),
         "rev": row.rev,
     }
-    # How long the texts are that are not whole here.
+    # Full lengths of the texts that are shortened here.
     if running.length > outputs.MAX_SHOWN:
         facts["lastOutputLength"] = running.length
     if any(each.is_cut for each in history):
@@ -139,9 +138,9 @@ def _lieutenant_json(
 
 
 def read_json(row: Lieutenant, *, tail: int, history: int, after: int, limit: int) -> Json:
-    """What `read` answers: the running answer, or the newest finished one.
+    """Return the response of `read`: the running answer, or the newest finished one.
 
-    With `limit` a page of it, from the character numbered `after` on; `next` leads on.
+    With `limit`, return that many characters from position `after` on; `next` is the next position.
     """
     answers = [each.text for each in outputs.newest_answers([row.pk]).get(row.pk, [])]
     output = outputs.newest_output(row.pk, is_working=row.status == Status.WORKING)
@@ -163,7 +162,7 @@ def read_json(row: Lieutenant, *, tail: int, history: int, after: int, limit: in
     if history:
         running = outputs.running_outputs([row.pk]).get(row.pk)
         if not (running and running.length) and row.status != Status.WORKING:
-            # The newest answer is the last of those above.
+            # The newest answer is the last one in `parts`.
             shown = "(no output yet)"
         first = max(0, len(answers) - history)
         numbered = enumerate(answers[first:], start=first + 1)
@@ -173,7 +172,7 @@ def read_json(row: Lieutenant, *, tail: int, history: int, after: int, limit: in
 
 
 def message_json(message: Message) -> Json:
-    """A message, how far it has come, and what the agent said to it."""
+    """Return a message with its outcome and answer."""
     result = result_of(message)
     said = result.said()
     answer = said.tail(MOST_CHARACTERS) if said and said.length else None
@@ -182,7 +181,7 @@ def message_json(message: Message) -> Json:
 
 
 def messages_json(messages: Sequence[Message]) -> list[Json]:
-    """Messages without the agent's words."""
+    """Return messages without their answers."""
     results = results_of(messages)
     return [_message_json(message, results[message.pk]) for message in messages]
 
@@ -211,7 +210,7 @@ def _message_json(message: Message, result: Result) -> Json:
 
 
 def sent_json(message: Message) -> Json:
-    """What `send` answers: the old keys first."""
+    """Return the response of `send`, old keys first."""
     said: Json = {"sent": True, "mode": message.mode}
     if message.note:
         said["note"] = message.note
@@ -219,7 +218,7 @@ def sent_json(message: Message) -> Json:
 
 
 def entry_json(entry: Entry, text: str | None = None) -> Json:
-    """One piece of the transcript; `text` if the row does not hold all of it yet, or too much."""
+    """Return a transcript entry; `text` replaces one that is incomplete or too long."""
     facts: Json = {
         "id": entry.pk,
         "kind": entry.kind,
@@ -242,7 +241,7 @@ def entry_json(entry: Entry, text: str | None = None) -> Json:
 
 
 def usage_json(sums: Mapping[str, Any] | None) -> Json:
-    """Tokens by class, and dollars."""
+    """Return tokens by class, and the cost in dollars."""
     sums = sums or {}
     return {
         "input": sums.get("total_input") or 0,
@@ -254,11 +253,11 @@ def usage_json(sums: Mapping[str, Any] | None) -> Json:
     }
 
 
-# -- what requests say -------------------------------------------------------------------------
+# -- request bodies --------------------------------------------------------------------------------
 
 
 def wish_of(data: Json) -> Wish:
-    """A lieutenant to be made. Raises BadInput with the contract's texts."""
+    """Return the request to create a lieutenant. Raises BadInput with the texts of the contract."""
     for name in ("name", "role"):
         if not isinstance(data.get(name), str) or not data[name].strip():
             raise BadInput(f"{name} is required", name)
@@ -288,7 +287,7 @@ ADJUSTABLE = (
 
 
 def changes_of(data: Json) -> tuple[Json, bool]:
-    """What is to be changed of a lieutenant, by column, and whether it is to start again now."""
+    """Return the changes by column, and whether to restart now. Raises BadInput."""
     given = [key for key in ADJUSTABLE if key in data]
     if not given:
         also = "; POST …/restart starts the agent again as it is" if "restart" in data else ""
@@ -313,12 +312,12 @@ def changes_of(data: Json) -> tuple[Json, bool]:
 
 
 def message_wanted(data: Json) -> tuple[str, int | None]:
-    """Which message is meant, by its id or by its transcript entry. Raises BadInput."""
+    """Return `messageId` and `entryId`. Raises BadInput."""
     return _text(data, "messageId"), _number(data, "entryId", least=1, most=1 << 53)
 
 
 def is_new_session(data: Json) -> bool:
-    """Whether a start is to begin a new session. Raises BadInput."""
+    """Return whether to begin a new session. Raises BadInput."""
     session = _text(data, "session")
     if session not in ("", "kept", "new"):
         raise BadInput("session: must be one of kept, new", "session")

@@ -1,7 +1,7 @@
-"""Pages of lieutenants and their fragments, under `/lieutenants/`.
+"""URLs of the lieutenants pages and their fragments, under `/lieutenants/`.
 
-Pages end with a slash. Fragments and actions don't, and fragments go by id: a name may belong to
-another lieutenant tomorrow.
+Pages end with a slash, fragments and actions do not. Fragments use ids, because a name may belong
+to another lieutenant tomorrow.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""What people may ask of a lieutenant by a button: when it fits, what it asks first, what it says.
-
-Pages and the admin share this table.
-"""
+"""Actions that pages and the admin offer for a lieutenant, with their conditions and texts."""
 
 from __future__ import annotations
 
@@ -20,39 +17,39 @@ MAX_LISTED = 50
 
 @dataclass(frozen=True)
 class Verb:
-    """One button. `act` takes name, actor and whether the asker is sure; it says what was done."""
+    """One action. `act` takes name, actor and whether it is confirmed; returns the result."""
 
     name: str
     label: str
     act: Callable[[str, str, bool], str]
     when: frozenset[Status]
-    # In these statuses a question comes first.
+    # Statuses in which it needs a confirmation.
     asks_in: frozenset[Status]
-    # What the question says will happen.
+    # Text of the confirmation.
     outlook: str
     grave: bool = False
-    # It drops the messages that wait; then a question comes first, too.
+    # Drops queued messages; needs a confirmation if there are any.
     drops_queue: bool = False
-    # Offered only where this holds, too.
+    # Further condition for offering it.
     offered: Callable[[Lieutenant], bool] = lambda _: True
 
     def fits(self, lieutenant: Lieutenant) -> bool:
-        """Whether the lieutenant's status allows it."""
+        """Return whether the action is available in the lieutenant's status."""
         return lieutenant.status in self.when and self.offered(lieutenant)
 
     def asks(self, lieutenant: Lieutenant) -> bool:
-        """Whether a question comes first."""
+        """Return whether the action needs a confirmation."""
         return lieutenant.status in self.asks_in or bool(self.dropped_by(lieutenant))
 
     def dropped_by(self, lieutenant: Lieutenant) -> list[Message]:
-        """Return the waiting messages that would be dropped, the first ones of very many."""
+        """Return the first queued messages that the action would drop."""
         if not self.drops_queue or not self.fits(lieutenant):
             return []
         return list(lieutenant.messages.pending()[:MAX_LISTED])
 
 
 def _said(lieutenant: Lieutenant, text: str) -> str:
-    """Return what was begun, or that a host was asked that does not answer."""
+    """Return the result, or a note that the host does not respond."""
     return f"{lieutenant.name}: {silence.note_on(lieutenant) or text}."
 
 

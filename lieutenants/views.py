@@ -1,4 +1,4 @@
-"""Pages for people. Each parses, calls one thing and answers."""
+"""Pages of lieutenants. Each view parses, calls one service and renders."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ View = Callable[Concatenate[HttpRequest, P], HttpResponse]
 
 
 def spoken(view: View[P]) -> View[P]:
-    """Say in words what a service refuses, with its HTTP status."""
+    """Render the errors of services as text, with their HTTP status."""
 
     @functools.wraps(view)
     def wrapped(request: HttpRequest, /, *args: P.args, **kwargs: P.kwargs) -> HttpResponse:
@@ -54,7 +54,7 @@ def _refusal(request: HttpRequest, error: LieutenantError) -> HttpResponse:
 
 
 def _by_script(request: HttpRequest) -> bool:
-    """Whether `lieutenant.js` asks, which wants fragments and plain words."""
+    """Return whether `lieutenant.js` calls; it expects fragments and plain text."""
     return request.headers.get("Reef-Script") == "1"
 
 
@@ -64,19 +64,19 @@ def _by_script(request: HttpRequest) -> bool:
 @login_required
 @require_GET
 def index(request: HttpRequest) -> HttpResponse:
-    """All lieutenants, live."""
+    """List all lieutenants; the list stays live."""
     return render(request, "lieutenants/index.html", _listing(request))
 
 
 @login_required
 @require_GET
 def rows(request: HttpRequest) -> HttpResponse:
-    """What `index` fetches again when something changed."""
+    """Render the rows of the list, which the page fetches again after changes."""
     return render(request, "lieutenants/_rows.html", _listing(request))
 
 
 def _listing(request: HttpRequest) -> dict[str, Any]:
-    """The rows that the query asks for; the number of statements is always the same."""
+    """Return the context of the list. The number of queries does not depend on its length."""
     status, words = _word(request.GET, "status"), _word(request.GET, "q")
     counts = Lieutenant.objects.count_by_status()
     found = Lieutenant.objects.listed(status=status, words=words)
@@ -105,7 +105,7 @@ def _word(query: QueryDict, name: str) -> str:
 @login_required
 @require_http_methods(["GET", "POST"])
 def create(request: HttpRequest) -> HttpResponse:
-    """Make a lieutenant; errors stay beside their fields."""
+    """Create a lieutenant; errors appear at their fields."""
     form = CreateForm(request.POST or None)
     status = 200
     if request.method == "POST":
@@ -126,7 +126,7 @@ def create(request: HttpRequest) -> HttpResponse:
 @require_http_methods(["GET", "POST"])
 @spoken
 def adjust(request: HttpRequest, name: str) -> HttpResponse:
-    """Change its model or its limits; errors stay beside their fields."""
+    """Change model or limits; errors appear at their fields."""
     lieutenant = services.find(name, missing=f"Lieutenant '{name}' not found")
     status, form = 200, AdjustForm(request.POST or None, initial=vars(lieutenant))
     if request.method == "POST":
@@ -153,7 +153,7 @@ def adjust(request: HttpRequest, name: str) -> HttpResponse:
 @require_GET
 @spoken
 def detail(request: HttpRequest, name: str) -> HttpResponse:
-    """The living lieutenant of this name, else the newest destroyed one."""
+    """Show the active lieutenant of this name, else redirect to the newest destroyed one."""
     lieutenant = Lieutenant.objects.living().filter(name=name).first()
     if lieutenant is None:
         buried = Lieutenant.objects.filter(name=name).first()
@@ -166,7 +166,7 @@ def detail(request: HttpRequest, name: str) -> HttpResponse:
 @login_required
 @require_GET
 def by_id(request: HttpRequest, pk: str) -> HttpResponse:
-    """One that was destroyed; its name may belong to another by now."""
+    """Show a destroyed lieutenant by id, since its name may be in use again."""
     lieutenant = get_object_or_404(Lieutenant, pk=pk)
     if lieutenant.status != Status.DESTROYED:
         return redirect("lieutenants:detail", lieutenant.name)
@@ -203,7 +203,7 @@ def _composer() -> dict[str, Any]:
 
 
 def _facts(lieutenant: Lieutenant) -> dict[str, Any]:
-    """What stands beside the transcript."""
+    """Return the context of everything beside the transcript."""
     alive = lieutenant.status != Status.DESTROYED
     silence.mark([lieutenant])
     waiting = lieutenant.messages.pending()[:_MOST_WAITING]
@@ -224,7 +224,7 @@ def _facts(lieutenant: Lieutenant) -> dict[str, Any]:
 @login_required
 @require_GET
 def now(request: HttpRequest, pk: str) -> HttpResponse:
-    """All of the page that is not transcript: heading, queue, facts."""
+    """Render everything but the transcript: heading, queue, facts."""
     return _now(request, get_object_or_404(Lieutenant, pk=pk))
 
 
@@ -235,7 +235,7 @@ def _now(request: HttpRequest, lieutenant: Lieutenant) -> HttpResponse:
 @login_required
 @require_GET
 def transcript(request: HttpRequest, pk: str) -> HttpResponse:
-    """The newest blocks, or with `?before=` those that are older than this entry."""
+    """Render the newest transcript items, or those before entry `?before=`."""
     lieutenant = get_object_or_404(Lieutenant, pk=pk)
     return render(request, "lieutenants/_transcript.html", _transcript(request, lieutenant))
 
@@ -243,7 +243,7 @@ def transcript(request: HttpRequest, pk: str) -> HttpResponse:
 @login_required
 @require_GET
 def entries(request: HttpRequest, pk: str) -> HttpResponse:
-    """The blocks that hold the entries `?ids=` (numbers, separated by commas)."""
+    """Render the transcript items with the entries `?ids=` (comma-separated numbers)."""
     lieutenant = get_object_or_404(Lieutenant, pk=pk)
     words = request.GET.get("ids", "").split(",")[:_MOST_IDS]
     ids = [int(word) for word in words if word.isascii() and word.isdigit() and len(word) < 19]
@@ -254,20 +254,20 @@ def entries(request: HttpRequest, pk: str) -> HttpResponse:
 @login_required
 @require_GET
 def text(_request: HttpRequest, pk: str, entry_id: int) -> StreamingHttpResponse:
-    """All of one entry's text, as it is, piece by piece: it may be very long."""
+    """Stream the complete text of one entry; it may be very long."""
     get_object_or_404(Entry.objects.only("pk"), lieutenant=pk, pk=entry_id)
     pieces = outputs.text_of_entry(entry_id).in_pieces()
     return StreamingHttpResponse(pieces, content_type="text/plain; charset=utf-8")
 
 
-# -- what may be asked of one ----------------------------------------------------------------------
+# -- actions on a lieutenant ---------------------------------------------------------------------
 
 
 @login_required
 @require_POST
 @spoken
 def send(request: HttpRequest, name: str) -> HttpResponse:
-    """Put a message on its way. A form that is refused comes back with its text."""
+    """Send a message. A rejected form is shown again with its text."""
     words = request.POST.get("message", "").replace("\r\n", "\n")
     mode, key = request.POST.get("mode") or None, request.POST.get("key", "")
     try:
@@ -286,7 +286,7 @@ def send(request: HttpRequest, name: str) -> HttpResponse:
 @require_POST
 @spoken
 def withdraw(request: HttpRequest, name: str, message_id: str) -> HttpResponse:
-    """Take a message back that waits in the queue."""
+    """Withdraw a queued message."""
     services.withdraw(name, message_id, actor=str(request.user))
     return _done(request, name)
 
@@ -295,7 +295,7 @@ def withdraw(request: HttpRequest, name: str, message_id: str) -> HttpResponse:
 @require_http_methods(["GET", "POST"])
 @spoken
 def act(request: HttpRequest, name: str, verb: str) -> HttpResponse:
-    """GET asks whether it is meant; POST does it."""
+    """Ask for confirmation (GET) or run the action (POST)."""
     known = VERBS.get(verb)
     if known is None:
         raise NotFound(f"There is no action '{verb[:40]}' for a lieutenant")
@@ -333,7 +333,7 @@ def _question(
 
 
 def _done(request: HttpRequest, name: str) -> HttpResponse:
-    """Back to the page, or its fragments for a script, with a fresh key for the next message."""
+    """Redirect to the page, or return its fragments and a new idempotency key to a script."""
     if not _by_script(request):
         return redirect("lieutenants:detail", name)
     lieutenant = Lieutenant.objects.filter(name=name).order_by("-created_at", "-id")[0]
@@ -346,7 +346,7 @@ def _done(request: HttpRequest, name: str) -> HttpResponse:
 
 
 def panel_html(_request: HttpRequest) -> str:
-    """A table of all living lieutenants that another page can include."""
+    """Return a table of all active lieutenants as HTML, for other pages."""
     found = Lieutenant.objects.living().order_by("name")
     return render_to_string(
         "lieutenants/_panel.html", {"lieutenants": found, "list": reverse("lieutenants:index")}
