@@ -1,7 +1,7 @@
-"""Whether a program is the agent: it is asked for its version, with a limit, and nothing is kept.
+"""Checks whether a program is the agent: runs it with `--version`, isolated and with limits.
 
-Debian has a `pi` that prints digits of π without an end; version managers put shims on the PATH
-that need variables which agents do not get; a link may lead into a Node that was removed.
+Debian has a `pi` that prints digits of π endlessly; version managers put shims on the PATH that
+need variables which agents do not get; a link may point to a Node that was removed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from lieutenants.agents import Agent
 SECONDS = 10.0
 MAX_BYTES = 16 << 10
 OLDEST = (0, 73)
-# A failure is looked at anew after this; what has answered well stays known until it changes.
+# A failure is cached for this long, a success until the file changes.
 FAILURE_SECONDS = 20.0
 REMEDY = (
     "Set PI_PATH= to the agent, or install it (npm install -g @earendil-works/pi-coding-agent)."
@@ -38,7 +38,7 @@ _LOOK_SECONDS = 0.002
 
 @dataclass(frozen=True)
 class _Answer:
-    """What a program did when it was asked: exit code (None: it was killed), output, trouble."""
+    """Result of running a program; `code` is None if it was killed."""
 
     code: int | None
     text: str = ""
@@ -46,14 +46,14 @@ class _Answer:
     is_late: bool = False
 
 
-# By path and state of the file: what is wrong, and until when that is believed.
+# By path and file state: the problem, and the time until which it is cached.
 _known: dict[tuple[object, ...], tuple[str, float]] = {}
 
 
 def problem_of(agent: Agent) -> str:
-    """Return why this program cannot be the agent, in a sentence with the remedy; empty if it can.
+    """Return why this program cannot be the agent, with the remedy; empty if it can.
 
-    The environment is the one that agents get, save that there is nothing in its home.
+    It runs with the environment of agents, but with an empty home.
     """
     key = _state_of(agent.path)
     problem, until = _known.get(key, ("", 0.0))
@@ -66,7 +66,7 @@ def problem_of(agent: Agent) -> str:
 
 
 def check(path: Path, environment: Mapping[str, str], *, is_packaged: bool = False) -> str:
-    """Ask the program for its version. One of a known package may take its time."""
+    """Return why the program is not the agent; a program of a known package may be slow."""
     answer = _ask(path, environment)
     if answer.is_late and is_packaged:
         return ""
@@ -75,12 +75,12 @@ def check(path: Path, environment: Mapping[str, str], *, is_packaged: bool = Fal
 
 
 def agent_environment() -> dict[str, str]:
-    """The variables of ours that agents get."""
+    """Return the variables of our environment that agents get."""
     return {name: os.environ[name] for name in settings.AGENT_ENV if name in os.environ}
 
 
 def resolve_shim(path: Path) -> Path | None:
-    """Return the program that a shim runs in our own environment, if agents can run that one."""
+    """Return the program that a shim runs in our environment, if agents can run it too."""
     seen: list[Path] = []
     with _asking(path, os.environ) as process:
         end = time.monotonic() + SECONDS
@@ -97,7 +97,7 @@ def resolve_shim(path: Path) -> Path | None:
 
 
 def _trouble_in(answer: _Answer) -> str:
-    """What is wrong with an answer that came."""
+    """Return why the output is not that of the agent; empty if it is."""
     if answer.code != 0:
         words = _first_words(answer.text)
         return f"asked for --version, it ended with exit code {answer.code}" + (
@@ -123,7 +123,7 @@ def _ask(path: Path, environment: Mapping[str, str]) -> _Answer:
 
 @contextlib.contextmanager
 def _asking(path: Path, environment: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    """Run `<path> --version` in an empty home; whatever it has started ends with it."""
+    """Run `<path> --version` in an empty home; kill its process group at the end."""
     with tempfile.TemporaryDirectory(prefix="reef-version-", ignore_cleanup_errors=True) as home:
         own_home = {"HOME": home} if environment is not os.environ else {}
         quiet = {"PI_OFFLINE": "1", "PI_SKIP_VERSION_CHECK": "1", "PI_TELEMETRY": "0"}
@@ -147,7 +147,7 @@ def _asking(path: Path, environment: Mapping[str, str]) -> Iterator[subprocess.P
 
 
 def _hear(process: subprocess.Popen[bytes]) -> _Answer:
-    """Read its answer up to the limits."""
+    """Read the output up to the limits."""
     assert process.stdout is not None
     output, end = process.stdout.fileno(), time.monotonic() + SECONDS
     os.set_blocking(output, False)
@@ -174,7 +174,7 @@ def _hear(process: subprocess.Popen[bytes]) -> _Answer:
 
 
 def _why_not(path: Path, error: OSError) -> str:
-    """Why it could not be run at all, with the interpreter that is missing."""
+    """Return why the program cannot be executed, for example a missing interpreter."""
     with contextlib.suppress(OSError), path.open("rb") as file:
         head = file.readline(300)
         words = head[2:].decode("utf-8", "replace").split()
@@ -184,7 +184,7 @@ def _why_not(path: Path, error: OSError) -> str:
 
 
 def _first_words(text: str) -> str:
-    """The first line that says something, without control characters; errors come first."""
+    """Return the most telling line, without control characters: the first error, else the first."""
     lines = [" ".join(line.split()) for line in text.splitlines()]
     lines = ["".join(filter(str.isprintable, line)) for line in lines if line]
     errors = [line for line in lines if re.search(r"error|not|no ", line, re.IGNORECASE)]
@@ -192,7 +192,7 @@ def _first_words(text: str) -> str:
 
 
 def _programs_of(pid: int) -> Iterator[Path]:
-    """The files that this process and its children run: programs and scripts."""
+    """Yield the files that this process and its children execute: programs and scripts."""
     with contextlib.suppress(OSError, ValueError):
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[:2]
         named = [os.readlink(f"/proc/{pid}/exe"), *(os.fsdecode(word) for word in words)]

@@ -1,7 +1,7 @@
-"""The agent program: where it is, how it is called, and what its versions do differently.
+"""The agent program: how to find it, start it, and what differs between its versions.
 
 `pi` has been published under two names; images in the field still have 0.73.1 of the old one.
-All differences between versions that reef must know stand in `Agent`.
+`Agent` has all differences between versions that reef depends on.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PACKAGES = frozenset({"@earendil-works/pi-coding-agent", "@mariozechner/pi-codin
 _SLIM = Path(__file__).parent / "agent" / "slim.mjs"
 _UNKNOWN: tuple[int, ...] = ()
 
-# What the reason says while `up` installs the agent, and when to come again then.
+# Part of the error text while `up` installs the agent, and the delay before the next attempt.
 INSTALLING = "is being installed right now"
 INSTALLING_SECONDS = 10
 HOW_TO_MEND = (
@@ -32,11 +32,11 @@ HOW_TO_MEND = (
 
 @dataclass(frozen=True)
 class Agent:
-    """An agent program that can be started; `version` is empty when it does not tell."""
+    """An agent program that can be started; `version` is empty if unknown."""
 
     path: Path
     version: tuple[int, ...]
-    # The script behind `path` and the Node that runs it, where that is known.
+    # The script behind `path` and the Node that runs it, if known.
     script: Path | None = None
     node: str = ""
 
@@ -46,28 +46,31 @@ class Agent:
 
     @property
     def clears_queue(self) -> bool:
-        """From 0.84.4 on, messages it has queued can be taken back."""
+        """Return whether queued messages can be withdrawn (from 0.84.4 on)."""
         return self.version >= (0, 84, 4)
 
     @property
     def settles(self) -> bool:
-        """From 0.80.4 on, it says itself when it has nothing left to do."""
+        """Return whether the agent reports that it is idle (from 0.80.4 on)."""
         return self.version >= (0, 80, 4)
 
     @property
     def repeats_itself(self) -> bool:
-        """Before 0.84 each delta repeats the whole message, twice, until a pipe bursts."""
+        """Return whether each delta repeats the whole message twice (before 0.84)."""
         return _UNKNOWN < self.version < (0, 84)
 
     def argv(self) -> list[str]:
-        """The program with what its version needs in front of its arguments."""
+        """Return the command line, with the options that its version needs."""
         if self.repeats_itself and self.node and self.script:
             return [self.node, "--import", _SLIM.as_uri(), str(self.script)]
         return [str(self.path)]
 
 
 def find_agent() -> Agent:
-    """PI_PATH, else `pi` on PATH, else the one that `up` installed; or raise AgentMissing."""
+    """Return the agent: PI_PATH, else `pi` on PATH, else the one that `up` installed.
+
+    Raises AgentMissing.
+    """
     if settings.PI_PATH:
         found = shutil.which(settings.PI_PATH)
         if not found:
@@ -91,7 +94,7 @@ def find_agent() -> Agent:
 
 
 def _dead_link() -> str:
-    """A sentence on a `pi` on the PATH that leads nowhere; empty if there is none."""
+    """Return a sentence about a dangling link `pi` on PATH; empty if there is none."""
     for folder in os.get_exec_path():
         path = Path(folder, "pi")
         if path.is_symlink() and not path.exists():
@@ -100,7 +103,7 @@ def _dead_link() -> str:
 
 
 def agent_problem() -> str:
-    """Why no lieutenant can start here, for pages; empty when one can."""
+    """Return why no lieutenant can start here; empty if one can."""
     try:
         find_agent()
     except AgentMissing as error:
@@ -109,7 +112,7 @@ def agent_problem() -> str:
 
 
 def _agent(path: Path) -> Agent:
-    """What is known of the program without running it."""
+    """Inspect the program without running it."""
     real = path.resolve()
     if facts := _read_json(path.parent / "installed.json"):
         version, script = _numbers(facts.get("version")), Path(str(facts.get("cli")))
@@ -119,7 +122,7 @@ def _agent(path: Path) -> Agent:
 
 
 def _packaged_version(real: Path) -> tuple[int, ...]:
-    """The version in the package the program lies in. Asking the program could start it."""
+    """Return the version from its package.json; running the program could start a session."""
     for folder in list(real.parents)[:6]:
         facts = _read_json(folder / "package.json")
         if facts.get("name") in PACKAGES:
@@ -128,7 +131,7 @@ def _packaged_version(real: Path) -> tuple[int, ...]:
 
 
 def _read_json(path: Path) -> dict[str, object]:
-    """The JSON object in a file; empty if there is none."""
+    """Return the JSON object in a file; empty if there is none."""
     try:
         facts = json.loads(path.read_bytes())
     except (OSError, ValueError):
@@ -142,7 +145,7 @@ def _numbers(version: object) -> tuple[int, ...]:
 
 
 def _why_not() -> str:
-    """What the installer left behind: a sentence, or nothing."""
+    """Return the error that the installer left behind, or ""."""
     try:
         return (settings.AGENT_INSTALL_DIR / "problem.txt").read_text().strip().replace("`", "")
     except OSError:

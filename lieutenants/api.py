@@ -182,7 +182,8 @@ class LieutenantViewSet(ViewSet):
     def read(self, request: Request, name: str) -> Response:
         """Return the end of the running or newest answer (`?tail=` characters).
 
-        With `?history=`, also return that many earlier answers. With `?limit=`, return that many characters after position `?after=`.
+        With `?history=`, also return that many earlier answers. With `?limit=`,
+        return that many characters after position `?after=`.
         """
         names = ("tail", "history", "after", "limit")
         asked = {key: query_number(request, key) or 0 for key in names}

@@ -1,5 +1,3 @@
-"""App configuration of lieutenants."""
-
 from django.apps import AppConfig
 
 
@@ -7,11 +5,10 @@ class LieutenantsConfig(AppConfig):
     name = "lieutenants"
 
     def ready(self) -> None:
-        """Make known who handles VMs, who keeps a place in the tree, who must restart.
+        """Register the handlers and hooks of lieutenants.
 
-        Lieutenants handle their own VMs, providers theirs, the registry all others. One that lives
-        keeps its place in the tree, also in a restored one; its agent feels changed configuration
-        at its next start.
+        VM handlers: the one registered last is queried first, so the registry's fallback comes
+        first here.
         """
         from lieutenants import configured, presence, search_terms
         from lieutenants.operations import agents, handlers, machines, plain_vms

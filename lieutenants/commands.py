@@ -1,7 +1,7 @@
-"""Messages that an extension of the agent handles as a slash command, without a run.
+"""Slash commands: messages that an extension of the agent handles without a run.
 
-Such a message leaves no user message in what the agent says. The transcript gets an entry of its
-own for it, above what the command said; it counts as no task.
+The agent emits no user message for them. The transcript gets an entry for the command, above its
+output; it does not count as a task.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ HANDLED, BEGAN_RUN = "handled", "began a run"
 
 
 def show(session: Session, at: datetime) -> None:
-    """Enter the command that is running, so that what it says stands beneath it."""
+    """Add an entry for the running command, so that its output appears below it."""
     pk = session.memory.inflight
     if not pk or (session.command and session.command.message_id == pk):
         return
@@ -35,14 +35,14 @@ def show(session: Session, at: datetime) -> None:
 
 
 def handled(session: Session, message_id: str, at: datetime) -> None:
-    """The agent said that no run comes of this message."""
+    """Mark the message as handled: the agent reported that it starts no run."""
     message = Message.objects.filter(pk=message_id, taken_up_at__isnull=True).first()
     if message:
         _handle(session, message, at)
 
 
 def finish(session: Session, at: datetime) -> None:
-    """The agent rests: accepted commands that it did not take up were handled."""
+    """Mark accepted commands as handled when the agent is idle and has not taken them up."""
     accepted = Message.objects.filter(
         lieutenant=session.lieutenant,
         state=MessageState.ACCEPTED,
@@ -55,9 +55,9 @@ def finish(session: Session, at: datetime) -> None:
 
 
 def took_up(session: Session, message: Message | None, text: str) -> dict[str, str]:
-    """Return what the entry of a user message says of the command that it came from."""
+    """Return extra data for the entry of a user message that came from a command."""
     command, cover = session.command, session.screening.cover
-    # Secrets that were stored after it was sent are covered, too, as they are in `text`.
+    # Compare covered texts: `text` is covered with secrets that were stored later as well.
     if message and command and command.message_id == message.pk and cover(command.text) != text:
         session.revise(command, data={"command": BEGAN_RUN})
     elif message and message.text.startswith("/") and (sent := cover(message.text)) != text:

@@ -1,7 +1,7 @@
-"""What configuration gives a lieutenant's agent: its model, and keys of model providers.
+"""Configuration of a lieutenant's agent: its model, and the keys of model providers.
 
-Both are resolved for the lieutenant's own node at each start of its agent, so the nearest scope
-wins. Where nothing is stored, the environment of reef and its settings hold.
+Both are resolved for the lieutenant's node at each start of its agent; the nearest scope wins.
+Without stored values, reef's environment and settings apply.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MODEL = "REEF_AGENT_MODEL"
 
 
 def model_of(lieutenant: Lieutenant) -> str:
-    """The model to start with; empty is the agent's own choice. Raises FleetError."""
+    """Return the model to start with; empty leaves the choice to the agent. Raises ReefError."""
     if has_own_model(lieutenant):
         return lieutenant.model
     node = _node_of(lieutenant)
@@ -32,21 +32,21 @@ def model_of(lieutenant: Lieutenant) -> str:
 
 
 def has_own_model(lieutenant: Lieutenant) -> bool:
-    """Whether it was made with another model than those that name none."""
+    """Return whether it was created with a model other than the default."""
     return lieutenant.model not in ("", settings.DEFAULT_MODEL)
 
 
 class Given(NamedTuple):
-    """What the store gives to an agent: variables, and the versions that they come from."""
+    """Environment variables from the store, and the versions of their values."""
 
     environment: dict[str, str]
     versions: list[int]
 
 
 def given(lieutenant: Lieutenant) -> Given:
-    """Return the keys of model providers that are stored for it. Raises FleetError.
+    """Return the stored keys of model providers for a lieutenant. Raises ReefError.
 
-    What the environment of reef has is passed on elsewhere, and shadows what is stored.
+    Keys in reef's environment override them and are passed on elsewhere.
     """
     found = config.resolve_all(MODEL_KEYS, _node_of(lieutenant))
     stored = {name: each for name, each in found.items() if each.source is Source.STORE}
@@ -55,7 +55,7 @@ def given(lieutenant: Lieutenant) -> Given:
 
 
 def to_restart(key: Key, nodes: set[int]) -> list[str]:
-    """Names of lieutenants at these nodes whose agents run and have the key's old value."""
+    """Return the names of lieutenants at these nodes that run with an outdated value of the key."""
     if key.takes is not Takes.NEXT_START:
         return []
     running = {vm_of(each): each for each in Lieutenant.objects.filter(status__in=RUNNING)}

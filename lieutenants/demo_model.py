@@ -1,7 +1,7 @@
-"""The demo model: a newcomer without any key sees a real agent answer, stream and call a tool.
+"""Demo model: a real agent can answer, stream and call a tool without any API key.
 
-It runs beside reef, outlives it while somebody streams, and ends by itself. It remembers nothing:
-what it knows of a conversation is what the agent sends along. Standard library only.
+It runs beside reef, outlives it while requests are in flight, and ends by itself. It is stateless:
+the agent sends the conversation with each request. Standard library only.
 
     python -m lieutenants.demo_model --folder DATA/demo --while-locked DATA/up.lock \\
         --agents DATA/lieutenants
@@ -36,13 +36,13 @@ from reef_site.common import locks
 KEY = "demo"
 PROVIDER, MODEL = "reef-demo", "demo"
 WORDS_PER_SECOND = 30.0
-# How long an endpoint that nobody uses outlives the reef that started it.
+# An unused endpoint outlives the reef that started it for this long.
 LINGER_SECONDS = 30.0
 LOOKS_SECONDS = 1.0
 
 ASKS_FOR_CONTEXT = re.compile(r"what (did|have) i (say|said|ask|tell|told)|remember", re.IGNORECASE)
 ASKS_FOR_TOOL = re.compile(r"\b(ls|run|execute|list|look|tool|bash|shell|files?)\b", re.IGNORECASE)
-# Only these are run when quoted in a message; a demo must not become a remote shell by accident.
+# Only these commands are run when a message quotes them: a demo must not become a remote shell.
 HARMLESS = re.compile(r"`((?:ls|pwd|date|whoami|uname|echo|df|uptime)(?: [\w./ +%:,=-]*)?)`")
 USUAL_COMMAND = "pwd && ls -la | head -20"
 
@@ -70,13 +70,13 @@ tool, or ask *what did I say?* and I will show what I was told before.
 
 
 class DemoModel(ModelServer):
-    """Short, helpful answers at the pace of a person who reads."""
+    """Short, helpful replies at reading speed."""
 
     models = (MODEL,)
     owner = PROVIDER
 
     def reply(self, body: Body, key: str) -> Reply:
-        """One tool call when asked to do something, else words."""
+        """Return one tool call if the message asks for one, else text."""
         del key
         if after_tool(body):
             return say(about_result(text_of(messages_of(body)[-1])))
@@ -94,37 +94,37 @@ class DemoModel(ModelServer):
 
 
 def say(text: str) -> Reply:
-    """An answer of words only."""
+    """Return a reply of text only."""
     return Reply([Say(in_words(text), WORDS_PER_SECOND)])
 
 
 def in_words(text: str) -> list[str]:
-    """The text cut after each run of blanks; joined it is the same text."""
+    """Split the text after each run of white space; joined, it is the same text."""
     return re.findall(r"\s*\S+\s*", text)
 
 
 def shorten(text: str, most: int) -> str:
-    """The text on one line, at most so many characters of it."""
+    """Return the text on one line with at most `most` characters."""
     line = " ".join(text.split())
     return line if len(line) <= most else line[: most - 1] + "…"
 
 
 def has_bash(body: Body) -> bool:
-    """Whether the agent offers the tool."""
+    """Return whether the agent offers the tool `bash`."""
     tools = body.get("tools")
     offered = [tool.get("function", {}) for tool in tools] if isinstance(tools, list) else []
     return any(one.get("name") == "bash" for one in offered)
 
 
 def command_for(said: str) -> str:
-    """The command that answers this message; empty if it asks for none."""
+    """Return the command that answers this message; empty if it asks for none."""
     if quoted := HARMLESS.search(said):
         return quoted[1]
     return USUAL_COMMAND if ASKS_FOR_TOOL.search(said) else ""
 
 
 def about_result(output: str) -> str:
-    """A comment on what a tool gave back."""
+    """Return a comment on the output of a tool."""
     lines = [line for line in output.splitlines() if line.strip()]
     if not lines:
         return "The tool ran and printed nothing. *(demo model)*\n"
@@ -139,28 +139,28 @@ def about_result(output: str) -> str:
 
 
 def about_context(earlier: list[str]) -> str:
-    """The earlier messages, quoted."""
+    """Return the earlier messages, quoted."""
     if not earlier:
         return "This is the first message that I was sent, so you said nothing before it.\n"
     quoted = "\n".join(f"{n}. {shorten(turn, 160)}" for n, turn in enumerate(earlier[-20:], 1))
     return f"I keep nothing myself, but the agent sent me your earlier messages:\n\n{quoted}\n"
 
 
-# -- living beside reef
+# -- life cycle
 
 
 def is_locked(lock: Path) -> bool:
-    """Whether a process holds this lock file; so we know that reef is up."""
+    """Return whether a process holds this lock file, which shows that reef is up."""
     return locks.is_held(lock)
 
 
 def any_lives(agents: Path | None) -> bool:
-    """Whether an agent is there that may ask for more: its keeper holds its session's lock."""
+    """Return whether an agent is alive that may call again: its keeper holds the session lock."""
     return agents is None or any(map(is_locked, agents.glob("*/session.lock")))
 
 
 def kept_port(folder: Path) -> int:
-    """The port that was chosen before; 0 if there is none."""
+    """Return the port of the last run; 0 if there is none."""
     try:
         port = int((folder / "port").read_text())
     except (OSError, ValueError):
@@ -169,9 +169,9 @@ def kept_port(folder: Path) -> int:
 
 
 async def end_when_unused(model: ModelServer, reef: Path, agents: Path | None) -> None:
-    """Stop the model when reef is gone and with it the last agent, or nobody asks for a while.
+    """Stop the model when reef and its last agent are gone, or when it is unused for a while.
 
-    An answer that is under way keeps it alive without limit.
+    Requests in flight keep it alive without limit.
     """
     used = time.monotonic()
     while time.monotonic() - used < LINGER_SECONDS:
@@ -191,7 +191,7 @@ async def end_when_replaced(model: ModelServer, lock: locks.FileLock) -> None:
 
 
 def read_models(file: Path) -> Body:
-    """An agent's `models.json`, {} if there is none. Raise ValueError if it can't be understood."""
+    """Return an agent's `models.json`; {} if there is none. Raises ValueError if it is invalid."""
     try:
         found = json.loads(file.read_text())
     except FileNotFoundError:
@@ -202,7 +202,7 @@ def read_models(file: Path) -> Body:
 
 
 def announce(file: Path, base_url: str) -> None:
-    """Enter the demo model in an agent's `models.json` and leave all else there as it is."""
+    """Add the demo model to an agent's `models.json`, without changing anything else."""
     models = read_models(file)
     ours = models_json(base_url, [MODEL], provider=PROVIDER, key=KEY)
     models["providers"] = {**models.get("providers", {}), **ours["providers"]}
@@ -210,14 +210,15 @@ def announce(file: Path, base_url: str) -> None:
 
 
 def withdraw(file: Path) -> None:
-    """Take the demo model out of an agent's `models.json`; a file that has none is left alone.
+    """Remove the demo model from an agent's `models.json`.
 
-    A VM of a demo elsewhere has an entry of the same name, written by its boot script: that stays.
+    An entry of the same name with another key stays: it belongs to the demo of another reef, whose
+    boot script wrote it.
     """
     try:
         models = read_models(file)
     except (ValueError, OSError):
-        return  # not one that we wrote
+        return  # not one of ours
     entry = models.get("providers", {}).get(PROVIDER)
     if isinstance(entry, dict) and entry.get("apiKey") == KEY:
         del models["providers"][PROVIDER]
@@ -225,7 +226,7 @@ def withdraw(file: Path) -> None:
 
 
 def replace_text(file: Path, text: str) -> None:
-    """Write a private file in one go, so that nobody reads half of it."""
+    """Write a private file atomically."""
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     fresh = file.with_name(f".{file.name}.new")
     fresh.unlink(missing_ok=True)
@@ -241,7 +242,7 @@ async def run(
     agents: Path | None = None,
     lock: locks.FileLock | None = None,
 ) -> None:
-    """Serve on the port that is kept in `folder`, or on a new one if that is taken."""
+    """Serve on the port that is stored in `folder`, or on a new one if that is taken."""
     model = DemoModel(port=kept_port(folder))
     try:
         await model.open()
@@ -265,7 +266,7 @@ async def run(
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Serve until told to stop or of no more use. One process a folder: a second one just ends."""
+    """Serve until stopped or unused. A second process for the same folder ends at once."""
     parser = argparse.ArgumentParser(description="a small model endpoint that needs no key")
     parser.add_argument("--folder", type=Path, required=True, help="keeps the port and a lock")
     parser.add_argument("--models", type=Path, help="the agents' models.json, to be entered there")

@@ -1,4 +1,4 @@
-"""What can go wrong with a lieutenant, by name. `reef_site.api` turns each into an HTTP status."""
+"""Errors of lieutenants. `reef_site.api` maps them to HTTP statuses."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from reef_site.common.errors import ReefError
 
 
 class LieutenantError(ReefError):
-    """Base of all below; its text is what the caller is told."""
+    """Base of the errors below; its text is shown to the caller."""
 
     status = 400
 
 
 class BadInput(LieutenantError):
-    """The request itself is wrong; `field` names what the form marks."""
+    """The request is invalid; `field` is the field to mark in a form."""
 
     def __init__(self, text: str, field: str = "") -> None:
         super().__init__(text)
@@ -20,83 +20,83 @@ class BadInput(LieutenantError):
 
 
 class TooLarge(BadInput):
-    """More text than a message may have."""
+    """A message is too long."""
 
     status = 413
 
 
 class NotFound(LieutenantError):
-    """There is no such lieutenant, or no longer."""
+    """The lieutenant does not exist or was destroyed."""
 
     status = 404
 
 
 class NameTaken(LieutenantError):
-    """Another living lieutenant has this name."""
+    """Another active lieutenant has this name."""
 
     status = 409
 
 
 class KeyReused(LieutenantError):
-    """An Idempotency-Key came back with another request."""
+    """An Idempotency-Key was used again with another request."""
 
     status = 409
 
 
 class TooLate(LieutenantError):
-    """The message has gone too far to be taken back."""
+    """The message cannot be withdrawn any more."""
 
     status = 409
 
 
 class NotNow(LieutenantError):
-    """The lieutenant's status does not allow this."""
+    """The status of the lieutenant does not allow this."""
 
 
 class AgentMissing(LieutenantError):
-    """No agent program on this host; the text says how to get one."""
+    """There is no agent program on this host; the text says how to install it."""
 
     status = 503
 
 
 class AgentMisconfigured(LieutenantError):
-    """The agent's configuration is damaged; the text names the file and the place."""
+    """The agent's configuration is invalid; the text names the file and the position."""
 
     status = 503
 
 
 class SessionDamaged(LieutenantError):
-    """The agent's session file cannot be continued; the text names it and the ways to go on."""
+    """The agent's session file is damaged; the text names it and the remedies."""
 
 
 class IsolationUnavailable(LieutenantError):
-    """Agents cannot be isolated here as they must be; the text says why."""
+    """The required isolation of agents is not available here; the text says why."""
 
     status = 503
 
 
 class NoProvider(LieutenantError):
-    """A lieutenant on a VM was asked for, and reef starts them on its own host only."""
+    """The request asks for a lieutenant on a VM, but reef starts them on its own host only."""
 
 
 class IllegalMove(LieutenantError):
-    """The state machine has no such arrow."""
+    """The state machine has no such transition."""
 
     status = 409
 
 
 class LostRace(LieutenantError):
-    """Somebody else moved this row first."""
+    """Another process changed this row first."""
 
     status = 409
 
 
 class ProgressLost(Exception):
-    """Another follower has moved a journal's offset: what was read from there is not to be kept."""
+    """Another follower has advanced the offset of a journal, so our batch must be dropped."""
 
 
 class NotTheFollower(Exception):
-    """Another follower of the same data folder's identity is at work; the text says which."""
+    """Another follower with the same data folder identity is active; the text names it."""
 
 
 class TransportError(Exception):
@@ -104,8 +104,8 @@ class TransportError(Exception):
 
 
 class Unreachable(TransportError):
-    """Nobody answers at a keeper's socket."""
+    """The keeper's socket does not respond."""
 
 
 class NotConnected(Unreachable):
-    """No connection to a keeper came about, so it has received nothing of the request."""
+    """No connection to a keeper was established, so it has not received the request."""

@@ -1,7 +1,7 @@
-"""What an agent wrote in Markdown, as HTML that can do no harm.
+"""Renders the Markdown of agents as safe HTML.
 
-No HTML of the agent's gets through, pictures are not loaded (a link stands for each), links leave
-for the web only, and nothing carries a style of its own.
+Raw HTML is escaped, images become links, links may lead only to the web, and there are no inline
+styles.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from markdown_it.utils import EnvType, OptionsDict
 
 from lieutenants.terminal import marked
 
-# Above this a text is shown as it is: nobody reads it for its headings.
+# Longer texts are shown as plain text.
 MOST_CHARACTERS = 60_000
 _CACHED = 20_000
 _SCHEMES = frozenset({"http", "https", "mailto"})
 
 
 def render(text: str) -> SafeString:
-    """Safe HTML of a text; very long ones come as plain text."""
+    """Return a text as safe HTML; very long ones as plain text."""
     text = marked(text)
     if len(text) > MOST_CHARACTERS:
         return format_html('<pre class="plain">{}</pre>', text)
@@ -35,7 +35,7 @@ def render(text: str) -> SafeString:
 
 
 def _render(text: str) -> SafeString:
-    # The parser escapes all text, and is told below to let no HTML and no other links through.
+    # Safe: the parser escapes all text and, as configured below, rejects HTML and other links.
     html: SafeString = mark_safe(_PARSER.render(text))  # noqa: S308
     return html
 
@@ -54,7 +54,7 @@ def _may_link(url: str) -> bool:
 
 
 class _Renderer(RendererHTML):
-    """The usual HTML, with the exceptions this module promises."""
+    """The standard HTML, with the exceptions above."""
 
     def link_open(
         self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: EnvType
@@ -77,7 +77,7 @@ class _Renderer(RendererHTML):
         )
 
     def _cell(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: EnvType) -> str:
-        """A cell's alignment as a class: the site's policy forbids styles in pages."""
+        """Turn the alignment of a cell into a class: the site's policy forbids inline styles."""
         token = tokens[idx]
         style = str(token.attrs.pop("style", ""))
         if style:

@@ -1,7 +1,7 @@
-"""Which model a lieutenant was to have, which one it has, and which there are.
+"""The model a lieutenant should use, the one it uses, and the available ones.
 
-The agent goes on with another model when the wanted one is gone, and says so at most on its
-stderr. So it is asked for its list once it is ready, and what it uses is compared with that.
+If the wanted model is gone, the agent continues with another one and reports that at most on
+stderr. So we ask it for its list when it is ready and compare.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ _THINKING = re.compile(r":(?:off|minimal|low|medium|high|xhigh|max)$")
 
 
 def check(lieutenant: Lieutenant, model: str) -> None:
-    """Refuse a model that the running agent does not have. Raises BadInput with those it has.
+    """Raise BadInput if the running agent does not have this model.
 
-    What was listed before its keys or its `models.json` changed says nothing about the next start.
+    A list from before a change of its keys or its `models.json` does not count.
     """
     known = AgentModels.objects.filter(lieutenant=lieutenant, process__ended_at=None).first()
     if not model or known is None or not known.names or _is_stale(lieutenant, known):
@@ -45,20 +45,20 @@ def check(lieutenant: Lieutenant, model: str) -> None:
 
 
 def fits(model: str, names: Sequence[str]) -> bool:
-    """Return whether a name or a pattern means one of these models, as the agent reads it."""
+    """Return whether a model name or pattern selects one of these models, by the agent's rules."""
     wanted = model.strip().lower()
     plain = _THINKING.sub("", wanted)
     return any(part in name.lower() for part in {wanted, plain} for name in names)
 
 
 def listed(names: Sequence[str]) -> str:
-    """Name the first few of the models."""
+    """Return the first model names as text."""
     shown = ", ".join(names[:_MAX_LISTED])
     return f"{shown} and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else shown
 
 
 def heard_model(session: Session, model: dict[str, Any], at: datetime) -> None:
-    """The agent is ready, and works with this model."""
+    """Store the model in use, when the agent is ready, and report a difference."""
     name = f"{model.get('provider')}/{model.get('id')}"[:200]
     row = Lieutenant.objects.only("model_wanted", "model_in_use").get(pk=session.lieutenant.pk)
     before, wanted = row.model_in_use, row.model_wanted
@@ -66,7 +66,8 @@ def heard_model(session: Session, model: dict[str, Any], at: datetime) -> None:
     if wanted and not fits(wanted, [name, str(model.get("name"))]):
         problem = f"Its model {wanted} is not there; the agent goes on with {name}."
     elif not wanted and before and before != name:
-        # It took the session's model so far. This is told once, as it may be the default by now.
+        # Until now it used the session's model. Report the change once: the new one may be the
+        # default.
         session.notice(at, f"The agent's model was {before}; it goes on with {name}.")
     _note(session, problem, at)
     session.lieutenant.model_in_use = name
@@ -76,7 +77,7 @@ def heard_model(session: Session, model: dict[str, Any], at: datetime) -> None:
 
 
 def heard_list(session: Session, event: dict[str, Any], at: datetime) -> None:
-    """Keep the list, and say if the model in use is not in it."""
+    """Store the list of models, and report if the model in use is not among them."""
     data = event.get("data")
     models = data.get("models") if isinstance(data, dict) else None
     found = [each for each in models if isinstance(each, dict)] if isinstance(models, list) else []

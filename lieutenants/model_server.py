@@ -1,7 +1,7 @@
-"""The protocol of an OpenAI-compatible model endpoint, for the loopback. Standard library only.
+"""Server of an OpenAI-compatible model endpoint on the loopback. Standard library only.
 
-`POST /v1/chat/completions`, streamed or plain, and `GET /v1/models`. What is answered is decided by
-the method `reply` of a subclass: the demo model, or the scripted one of the tests.
+`POST /v1/chat/completions`, streamed or plain, and `GET /v1/models`. A subclass decides on the
+replies: the demo model, or the scripted one of the tests.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ LARGEST_BODY = 64 << 20
 Body = dict[str, Any]
 
 
-# -- what an answer is made of
+# -- parts of a reply
 
 
 @dataclass(frozen=True)
 class Say:
-    """Text, piece by piece, `per_second` of them (0: as fast as can be); or reasoning."""
+    """Text or reasoning in pieces, `per_second` of them (0: as fast as possible)."""
 
     pieces: Sequence[str]
     per_second: float = 0.0
@@ -34,7 +34,7 @@ class Say:
 
 @dataclass(frozen=True)
 class Call:
-    """One tool call; `arguments` is JSON as text, which the agent must parse."""
+    """One tool call; `arguments` is JSON text."""
 
     name: str
     arguments: str
@@ -43,21 +43,21 @@ class Call:
 
 @dataclass(frozen=True)
 class Wait:
-    """Say nothing until this is over."""
+    """Pause until `until` returns."""
 
     until: Callable[[], Awaitable[object]]
 
 
 @dataclass(frozen=True)
 class Raw:
-    """Send these very characters, whatever they are."""
+    """Send this text unchanged."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Cut:
-    """Cut the connection."""
+    """Abort the connection."""
 
 
 Step = Say | Call | Wait | Raw | Cut
@@ -65,7 +65,7 @@ Step = Say | Call | Wait | Raw | Cut
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens to report; None is counted from what was said."""
+    """Reported tokens; None means counted from the reply."""
 
     prompt: int | None = None
     completion: int | None = None
@@ -74,7 +74,7 @@ class Usage:
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer: its steps, or an HTTP error when `status` says so. `delay` is in seconds."""
+    """A reply: steps, or an HTTP error if `status` says so. `delay` is in seconds."""
 
     steps: Sequence[Step] = ()
     finish: str = ""
@@ -88,7 +88,7 @@ class Reply:
 
 @dataclass(frozen=True)
 class Request:
-    """One HTTP request, read to its end. Header names are in small letters."""
+    """A complete HTTP request. Header names are in lower case."""
 
     method: str
     path: str
@@ -98,19 +98,19 @@ class Request:
 
     @property
     def key(self) -> str:
-        """The bearer token."""
+        """Return the bearer token."""
         return self.headers.get("authorization", "").removeprefix("Bearer ").strip()
 
 
 class UnreadableError(Exception):
-    """What came is not HTTP as we speak it."""
+    """The input is not HTTP as this server supports it."""
 
 
 # -- reading a conversation
 
 
 def text_of(message: Body) -> str:
-    """The text of a chat message whose content is a string or a list of parts."""
+    """Return the text of a chat message, whose content is a string or a list of parts."""
     content = message.get("content")
     if isinstance(content, list):
         return "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
@@ -118,33 +118,33 @@ def text_of(message: Body) -> str:
 
 
 def messages_of(body: Body) -> list[Body]:
-    """The messages of a request that are such."""
+    """Return the valid messages of a request."""
     found = body.get("messages")
     return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
 
 
 def user_turns(body: Body) -> list[str]:
-    """What the user said, oldest first."""
+    """Return the texts of the user, oldest first."""
     return [text_of(one) for one in messages_of(body) if one.get("role") == "user"]
 
 
 def last_user(body: Body) -> str:
-    """What the user said last; empty if nothing."""
+    """Return the last text of the user; empty if there is none."""
     turns = user_turns(body)
     return turns[-1] if turns else ""
 
 
 def after_tool(body: Body) -> bool:
-    """Whether the newest message is a tool's result."""
+    """Return whether the last message is a tool result."""
     return any(one.get("role") == "tool" for one in messages_of(body)[-1:])
 
 
 def models_json(
     base_url: str, models: Sequence[str], *, provider: str, key: str, **extra: object
 ) -> Body:
-    """An agent's `models.json` with one provider at `base_url`; `extra` goes into each model.
+    """Return a `models.json` with one provider at `base_url`; `extra` goes into each model.
 
-    The prices (dollars for a million tokens) are made up, so that costs can be seen to add up.
+    The prices (dollars per million tokens) are invented, so that costs add up to something.
     """
     common: Body = {
         "reasoning": False,
@@ -172,7 +172,7 @@ def models_json(
 
 
 class ModelServer:
-    """Serves the protocol on the loopback; a subclass says what is answered, in `reply`."""
+    """Serves the protocol on the loopback; subclasses implement `reply`."""
 
     models: Sequence[str] = ()
     owner = "reef"
@@ -188,26 +188,26 @@ class ModelServer:
 
     @property
     def base_url(self) -> str:
-        """What an agent takes as the endpoint's address."""
+        """Return the URL of the endpoint for an agent's configuration."""
         return f"http://{self.host}:{self.port}/v1"
 
     def reply(self, body: Body, key: str) -> Reply:
-        """What to answer to this request, which came with the bearer token `key`."""
+        """Return the reply to a request with the bearer token `key`."""
         raise NotImplementedError
 
     def control(self, request: Request) -> tuple[int, object] | None:
-        """Status and JSON for a route of the subclass's own; None if it has no such route."""
+        """Return status and JSON for a route of the subclass; None if it has no such route."""
         return None
 
     async def open(self) -> None:
-        """Take the port, a free one if it is 0. Raise OSError if somebody else has it."""
+        """Bind the port, or a free one if it is 0. Raises OSError if it is taken."""
         self._stop = asyncio.Event()
         server = await asyncio.start_server(self._client, self.host, self.port, backlog=1024)
         self.port = server.sockets[0].getsockname()[1]
         self._server = server
 
     async def serve(self) -> None:
-        """Answer on the port that `open` took, until `stop`."""
+        """Serve requests until `stop`."""
         assert self._stop is not None
         assert self._server is not None
         await self._stop.wait()
@@ -217,7 +217,7 @@ class ModelServer:
         await asyncio.gather(*self._clients, return_exceptions=True)
 
     def stop(self) -> None:
-        """Make `serve` return. Only from its own loop."""
+        """Make `serve` return. Call it from the event loop of the server only."""
         if self._stop:
             self._stop.set()
 
@@ -237,7 +237,7 @@ class ModelServer:
                 await writer.wait_closed()
 
     async def _one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        """Answer one request; whether the connection can take another one."""
+        """Answer one request; return whether the connection stays open."""
         try:
             request = await read_request(reader)
         except UnreadableError as error:
@@ -301,7 +301,7 @@ class ModelServer:
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
     ) -> None:
-        """Stream an answer, unless the client hangs up, which is noticed while waiting too."""
+        """Stream a reply, unless the client disconnects, which is noticed during pauses as well."""
         writer.write(head(200, {"content-type": "text/event-stream", **STREAM, **reply.headers}))
         told = asyncio.ensure_future(answer.stream(writer))
         gone = asyncio.ensure_future(reader.read(1))
@@ -316,7 +316,7 @@ class ModelServer:
 
 
 class Answer:
-    """One answer on its way out, as chunks or as one object."""
+    """Sends one reply, as chunks or as one object."""
 
     def __init__(self, body: Body, reply: Reply, answer_id: str) -> None:
         self.reply = reply
@@ -352,7 +352,7 @@ class Answer:
         return noted
 
     async def plain(self) -> Body:
-        """The whole answer as one object; cuts and raw text have no meaning here."""
+        """Return the reply as one object, without Cut and Raw steps."""
         text = ""
         for step in self.reply.steps:
             if isinstance(step, Wait):
@@ -370,7 +370,7 @@ class Answer:
         return {**self.frame, **kind}
 
     async def stream(self, writer: asyncio.StreamWriter) -> None:
-        """The answer as server-sent events."""
+        """Send the reply as server-sent events."""
         await self._delta(writer, {"role": "assistant", "content": ""})
         for step in self.reply.steps:
             if isinstance(step, Cut):
@@ -421,7 +421,7 @@ class Answer:
         await send_chunk(writer, f"data: {json.dumps(event)}\n\n")
 
 
-# -- HTTP, as little as agents need
+# -- HTTP, as far as agents need it
 
 STREAM = {
     "cache-control": "no-cache",
@@ -432,12 +432,12 @@ PHRASES = {200: "OK", 400: "Bad Request", 404: "Not Found", 429: "Too Many Reque
 
 
 def cut(text: str, size: int) -> list[str]:
-    """The text in pieces of `size` characters."""
+    """Split the text into pieces of `size` characters."""
     return [text[start : start + size] for start in range(0, len(text), size)]
 
 
 def head(status: int, headers: Mapping[str, str]) -> bytes:
-    """Status line and headers of a response."""
+    """Return status line and headers of a response."""
     lines = [f"HTTP/1.1 {status} {PHRASES.get(status, 'Answer')}"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
     return "\r\n".join([*lines, "", ""]).encode()
@@ -449,7 +449,7 @@ async def send_json(
     content: object,
     headers: Mapping[str, str] | None = None,
 ) -> None:
-    """A whole response."""
+    """Send a complete response."""
     data = json.dumps(content).encode()
     about = {"content-type": "application/json", "content-length": str(len(data))}
     writer.write(head(status, {**about, **(headers or {})}) + data)
@@ -457,14 +457,17 @@ async def send_json(
 
 
 async def send_chunk(writer: asyncio.StreamWriter, text: str) -> None:
-    """One chunk of a chunked response."""
+    """Send one chunk of a chunked response."""
     data = text.encode("utf-8", "surrogatepass")
     writer.write(b"%x\r\n%b\r\n" % (len(data), data))
     await writer.drain()
 
 
 async def read_request(reader: asyncio.StreamReader) -> Request:
-    """The next request. Raise UnreadableError, or IncompleteReadError when the client has gone."""
+    """Read a request.
+
+    Raises UnreadableError, and IncompleteReadError if the client has disconnected.
+    """
     try:
         lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
         method, target, _ = lines[0].split(" ", 2)
@@ -478,7 +481,7 @@ async def read_request(reader: asyncio.StreamReader) -> Request:
 
 
 async def read_content(reader: asyncio.StreamReader, headers: Mapping[str, str]) -> bytes:
-    """The body, of a stated length or in chunks. Raise ValueError if it is too large."""
+    """Read a body with a content length or in chunks. Raises ValueError if it is too large."""
     if headers.get("transfer-encoding", "").lower() != "chunked":
         length = int(headers.get("content-length") or 0)
         if not 0 <= length <= LARGEST_BODY:

@@ -1,7 +1,7 @@
-"""What became of a message: its outcome, and what the agent said to it.
+"""Outcome of a message, and the agent's answer to it.
 
-A message belongs to the turn in which its agent took it up. Its part of the turn ends where the
-agent goes on to the next message of its queue; a message that steers does not end one.
+A message belongs to the turn in which the agent took it up. Its part of the turn ends where the
+next queued message begins; a steering message does not begin a new part.
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ from lieutenants.states import MessageState, Mode, Outcome, Status
 
 
 class MessageOutcome(StrEnum):
-    """How far the agent has come with a message."""
+    """Outcome of a message."""
 
     PENDING = "pending"
     COMPLETED = "completed"
     ABORTED = "aborted"
     ERROR = "error"
-    # The agent's process ended in the middle of it.
+    # The process of the agent ended before the answer was complete.
     INTERRUPTED = "interrupted"
 
 
 @dataclass(frozen=True)
 class Result:
-    """The outcome of one message."""
+    """Outcome of one message."""
 
     outcome: MessageOutcome
     error: str = ""
     answer_id: int | None = None
-    # Ids of entries: where its part of the turn begins, and where the next one does.
+    # Entry ids: first entry of its part of the turn, and first entry of the next part.
     begin: int = 0
     end: int | None = None
 
     def said(self) -> Output | None:
-        """Return what the agent said to it so far; None if it has not begun."""
+        """Return the answer so far; None if it has not begun."""
         if self.answer_id is None:
             return None
         part = Entry.objects.filter(answer=self.answer_id, kind=Entry.Kind.TEXT, pk__gt=self.begin)
@@ -51,11 +51,11 @@ class Result:
 
 
 def results_of(messages: Sequence[Message]) -> dict[str, Result]:
-    """Return the outcome of each of these messages by its id; four queries for all of them."""
+    """Return the outcome of each message by its id, in four queries."""
     begins = _user_entries(Q(message__in=[message.pk for message in messages]))
     begun = {entry.message_id: entry for entry in begins}
     ids = {entry.answer_id for entry in begins if entry.answer_id}
-    # Texts of answers may be very long.
+    # Do not load the texts: they may be very long.
     turns = Answer.objects.only("id", "outcome", "error").in_bulk(ids)
     later = _later_messages(turns)
     return {each.pk: _result_of(each, begun.get(each.pk), turns, later) for each in messages}
@@ -67,7 +67,7 @@ def result_of(message: Message) -> Result:
 
 
 def is_over(message_id: str) -> bool:
-    """Whether nothing more will come of a message as things stand."""
+    """Return whether the outcome of a message will not change any more."""
     found = Message.objects.select_related("lieutenant").filter(pk=message_id)
     message = found.defer("text", "lieutenant__system_prompt", "lieutenant__directive").first()
     if message is None:
@@ -79,7 +79,7 @@ def is_over(message_id: str) -> bool:
 
 
 def _goes_on(lieutenant: Lieutenant) -> bool:
-    """Whether its agent runs, is ending just now, or will be started again by itself."""
+    """Return whether its agent runs, is ending, or will be restarted."""
     return (
         lieutenant.should_run
         or (lieutenant.status == Status.ERROR and lieutenant.restart_at is not None)
@@ -88,14 +88,14 @@ def _goes_on(lieutenant: Lieutenant) -> bool:
 
 
 def _user_entries(which: Q) -> list[Entry]:
-    """Return the messages that the agent took up; what shows a command is no such message."""
+    """Return the entries of messages that the agent took up, without slash commands."""
     rows = Entry.objects.filter(which, kind=Entry.Kind.USER).order_by("id")
     found = rows.only("id", "answer_id", "message_id", "data")
     return [entry for entry in found if not entry.data or "command" not in entry.data]
 
 
 def _later_messages(turns: Iterable[int]) -> dict[int, list[int]]:
-    """Return the entries of each turn that begin a part of it: prompts and follow-ups."""
+    """Return, by turn, the entries that begin a part of it: prompts and follow-ups."""
     found: dict[int, list[int]] = {}
     which = Q(answer__in=list(turns)) & ~Q(message__mode=Mode.STEER) & Q(message__isnull=False)
     for entry in _user_entries(which):
@@ -110,7 +110,7 @@ def _result_of(
     if message.state == MessageState.REJECTED:
         return _rejected(message)
     if begun is None:
-        # A command of the agent is worked through without a turn.
+        # The agent handles a command without a turn.
         done = message.taken_up_at is not None and message.state == MessageState.ACCEPTED
         return Result(MessageOutcome.COMPLETED if done else MessageOutcome.PENDING)
     turn = turns.get(begun.answer_id or 0)

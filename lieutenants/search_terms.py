@@ -1,4 +1,4 @@
-"""What lieutenants add to the search of the tree: `error`, `idle`, `stalled`, `working`."""
+"""Search terms of lieutenants in the tree: `error`, `idle`, `stalled`, `working`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ STATUSES = (Status.ERROR, Status.IDLE, Status.WORKING)
 
 
 def register() -> None:
-    """Make the terms known."""
+    """Register the terms."""
     for status in STATUSES:
         add_word(_with_status(status))
     add_word(Word("stalled", lambda nodes, _: nodes.filter(vm_id__in=_stalled()), flag=True))

@@ -1,7 +1,7 @@
-"""Keeps secrets out of a transcript: streamed text, whole records, and what is still held back.
+"""Covers secrets in transcripts, in streamed text as well as in complete records.
 
-Text that may be the beginning of a secret is in no row. `Process.state` says where in the journal
-it stands, so a follower that starts over reads it there again.
+Text that may be the beginning of a secret is held back and in no row. `Process.state` has its
+position in the journal, so that a restarted follower reads it again.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from versconfig.screening.screen import Screen
 
 logger = logging.getLogger(__name__)
 
-# So many characters of a block are kept, to be compared with its whole text when that comes.
+# Up to this many characters of a block are kept, to compare them with its complete text later.
 MAX_KEPT = 16 << 20
 MAX_BLOCK = 1_000_000
 
-# Kind and number of a block of the message that the agent is saying.
+# Kind and number of a block in the agent's current message.
 Block = tuple[str, int]
-# By block: the journal's offset, how many characters at the end of what follows there are held,
-# and how many of these were shown.
+# By block: offset in the journal, number of characters held back at the end of the text from there
+# on, and how many of these are shown.
 State = dict[str, list[int]]
 
 
 @dataclass
 class _Stream:
-    """One block of text as it comes."""
+    """One block of text while it is streamed."""
 
     held: str = ""
     shown: int = 0
-    # The journal's offset from which on what is held can be read.
+    # Offset in the journal from which the held text can be read.
     since: int = 0
-    # All that came, and what it was covered to but for what is held; None when not known.
+    # Received pieces, and their covered text without the held part; None if unknown.
     raw: list[str] | None = field(default_factory=list)
     covered: list[str] = field(default_factory=list)
     size: int = 0
@@ -46,14 +46,14 @@ class _Stream:
 
 @dataclass
 class TranscriptScreening:
-    """The screen of one process, its open streams, and what was covered since it was asked."""
+    """Screen of one process, its open streams, and the names of the secrets it covered."""
 
     screen: Screen = field(default_factory=Screen)
     names: set[str] = field(default_factory=set)
     _streams: dict[Block, _Stream] = field(default_factory=dict)
 
     def use(self, screen: Screen) -> None:
-        """Cover the secrets of this screen from now on."""
+        """Replace the screen."""
         if screen is not self.screen:
             self.screen = screen
             for stream in self._streams.values():
@@ -62,7 +62,7 @@ class TranscriptScreening:
     # -- streams --------------------------------------------------------------------------
 
     def feed(self, block: Block, text: str, offset: int) -> str:
-        """Return what may be shown now; `offset` is where this pass begins in the journal."""
+        """Return the text that may be shown now; `offset` is the journal offset of this batch."""
         stream = self._streams.setdefault(block, _Stream())
         piece = self.screen.feed(stream.held + text, self.names, shown=stream.shown)
         if piece.held <= len(text):
@@ -79,24 +79,24 @@ class TranscriptScreening:
         return piece.text
 
     def finish(self, block: Block) -> str:
-        """Return the rest of a block that ends here."""
+        """Return the rest of a block that has ended."""
         stream = self._streams.pop(block, None)
         if stream is None:
             return ""
         return self.screen.feed(stream.held, self.names, shown=stream.shown, last=True).text
 
     def forget(self, block: Block) -> None:
-        """Let go of a block whose whole text is known."""
+        """Drop a block whose complete text is known."""
         self._streams.pop(block, None)
 
     # -- whole records --------------------------------------------------------------------
 
     def cover(self, value: Any) -> Any:
-        """Return a value of a record with all secrets covered."""
+        """Return the value with all secrets covered."""
         return self.screen.cover_value(value, self.names)
 
     def cover_message(self, event: dict[str, Any]) -> Any:
-        """The same for a whole message; what was streamed is not looked through again."""
+        """Cover a complete message, reusing the results for text that was streamed."""
         known = {}
         for stream in self._streams.values():
             if stream.raw:
@@ -105,14 +105,14 @@ class TranscriptScreening:
         return self.screen.cover_value(event, self.names, known)
 
     def take_names(self) -> list[str]:
-        """Return the names of what was covered since this was asked last."""
+        """Return the names of the secrets that were covered since the last call."""
         names, self.names = sorted(self.names), set()
         return names
 
     # -- across a restart of the worker ---------------------------------------------------
 
     def state(self) -> State:
-        """Return where what is held back can be read again."""
+        """Return the positions of the held text, by block."""
         return {
             f"{kind}:{number}": [stream.since, len(stream.held), stream.shown]
             for (kind, number), stream in self._streams.items()
@@ -120,12 +120,12 @@ class TranscriptScreening:
         }
 
     def needed_from(self, offset: int) -> int:
-        """Return from where on the journal may be read again, by a process that is at `offset`."""
+        """Return the offset from which the journal is needed, for a process that is at `offset`."""
         held = [stream.since for stream in self._streams.values() if stream.held]
         return min([offset, *held])
 
     def recover(self, process: Process, state: State) -> None:
-        """Read again from the journal what was held back at the process's offset."""
+        """Read the held text again from the journal."""
         if not state:
             return
         begin = min(since for since, _, _ in state.values())
@@ -141,7 +141,7 @@ class TranscriptScreening:
 
 
 def _journal(process: Process, begin: int) -> list[tuple[int, Block, str]]:
-    """Return the pieces of text between `begin` and the process's offset, each with its place."""
+    """Return the text deltas between `begin` and the process's offset, with their offsets."""
     size = process.offset - begin
     read: Callable[[str, int, int], bytes] = get_transport(process.transport).read
     try:
