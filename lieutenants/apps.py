@@ -18,9 +18,9 @@ class LieutenantsConfig(AppConfig):
         from vmtree import aliases, permissions, removal
         from vmtree.snapshots import living
 
-        handlers.add_handler(plain_vms.PlainVM())
-        handlers.add_handler(machines.ProviderVM())
-        handlers.add_handler(agents.AgentVM())
+        handlers.add_handler(plain_vms.RegistryHandler())
+        handlers.add_handler(machines.ProviderHandler())
+        handlers.add_handler(agents.LieutenantHandler())
         living.add("its lieutenant lives", presence.alive)
         living.add_gone("its lieutenant was destroyed", presence.destroyed)
         permissions.register_local_agents(presence.local_hosts)

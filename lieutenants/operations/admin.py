@@ -19,7 +19,7 @@ from django.utils.html import format_html
 
 from lieutenants.admin import FactAdmin
 from lieutenants.operations import services
-from lieutenants.operations.models import Job, Step, StepState, Verb
+from lieutenants.operations.models import Job, Operation, Step, StepState
 from lieutenants.operations.plan import Plan
 from reef_site.common.errors import ReefError
 from vmtree.lineage import keys_above
@@ -31,11 +31,11 @@ else:
     _NodeAdmin = admin.ModelAdmin
 
 # A longer plan is cut on the page; its counts still cover all VMs.
-MOST_LINES = 500
-MOST_PLANS = 20
+MAX_STEPS = 500
+MAX_PLANS = 20
 
 
-def may_command(request: HttpRequest) -> bool:
+def can_command(request: HttpRequest) -> bool:
     """Return whether the user may start and cancel jobs; always False without lieutenants."""
     return "lieutenant" in settings.ORGANS and request.user.has_perm("lieutenants.change_job")
 
@@ -45,18 +45,28 @@ class JobAdmin(FactAdmin):
     """Jobs on subtrees."""
 
     list_display = (
-        *("id", "verb", "top", "state", "progress", "why", "actor", "created_at", "ended_at"),
+        *(
+            "id",
+            "verb",
+            "top",
+            "state",
+            "progress",
+            "reason_line",
+            "actor",
+            "created_at",
+            "ended_at",
+        ),
     )
     list_filter = ("state", "verb", "created_at")
     search_fields = ("=id", "=vm_id", "name", "=actor")
     search_help_text = "The id of a job or of the VM at its top, its actor, or part of a VM's name."
     list_select_related = False
     ordering = ("-id",)
-    actions = ("go_on", "cancel")
+    actions = ("retry", "cancel")
 
     def has_command_permission(self, request: HttpRequest) -> bool:
         """Return whether the user may start and cancel jobs."""
-        return may_command(request)
+        return can_command(request)
 
     def get_urls(self) -> list[URLPattern]:
         """Return the URLs of the admin, including the plan page."""
@@ -76,36 +86,36 @@ class JobAdmin(FactAdmin):
     def progress(self, row: Job) -> str:
         """Return the number of steps in each state, linked to the list of steps."""
         counts = row.counts()
-        said = ", ".join(
+        counts_text = ", ".join(
             f"{counts[state]} {StepState(state).label}"
             for state in StepState.values
             if state in counts
         )
         url = f"{reverse('admin:lieutenants_step_changelist')}?job__id__exact={row.pk}"
-        return format_html('<a href="{}">{}</a>', url, said or "none")
+        return format_html('<a href="{}">{}</a>', url, counts_text or "none")
 
     @admin.display(description="reason")
-    def why(self, row: Job) -> str:
+    def reason_line(self, row: Job) -> str:
         """Return the first line of the reason why the job failed or did nothing."""
         return row.reason.split("\n", 1)[0][:100]
 
-    @admin.action(description="Go on with selected jobs", permissions=["command"])
-    def go_on(self, request: HttpRequest, queryset: QuerySet[Job]) -> None:
+    @admin.action(description="Retry selected jobs", permissions=["command"])
+    def retry(self, request: HttpRequest, queryset: QuerySet[Job]) -> None:
         """Retry the missed steps of the selected jobs."""
         for job in queryset.order_by("id"):
-            self._tell(request, job, _again)
+            self._run_on(request, job, _retry_job)
 
     @admin.action(description="Cancel selected jobs", permissions=["command"])
     def cancel(self, request: HttpRequest, queryset: QuerySet[Job]) -> None:
         """Cancel the selected jobs; steps that are running finish."""
         for job in queryset.order_by("id"):
-            self._tell(request, job, _cancelled)
+            self._run_on(request, job, _cancel_job)
 
-    def _tell(
-        self, request: HttpRequest, job: Job, what: Callable[[Job, HttpRequest], str]
+    def _run_on(
+        self, request: HttpRequest, job: Job, action: Callable[[Job, HttpRequest], str]
     ) -> None:
         try:
-            self.message_user(request, f"{job}: {what(job, request)}", messages.SUCCESS)
+            self.message_user(request, f"{job}: {action(job, request)}", messages.SUCCESS)
         except ReefError as error:
             self.message_user(request, f"{job}: {error}", messages.ERROR)
 
@@ -115,17 +125,19 @@ class JobAdmin(FactAdmin):
         """Show the plans of the VMs in `?vm=…`; a POST starts one job for each confirmed plan."""
         if not self.has_command_permission(request):
             raise PermissionDenied
-        if verb not in Verb.values:
+        if verb not in Operation.values:
             raise Http404(verb)
         if request.method == "POST":
-            return self._begin(request, Verb(verb))
-        return self._question(request, Verb(verb), request.GET.getlist("vm"))
+            return self._start_jobs(request, Operation(verb))
+        return self._confirmation(request, Operation(verb), request.GET.getlist("vm"))
 
-    def _question(self, request: HttpRequest, verb: Verb, vm_ids: Sequence[str]) -> HttpResponse:
+    def _confirmation(
+        self, request: HttpRequest, verb: Operation, vm_ids: Sequence[str]
+    ) -> HttpResponse:
         plans = []
-        for vm_id in uppermost(vm_ids)[:MOST_PLANS]:
+        for vm_id in topmost_vms(vm_ids)[:MAX_PLANS]:
             try:
-                plans.append(_shown(services.plan(verb, vm_id, by=request.user)))
+                plans.append(_plan_context(services.plan(verb, vm_id, by=request.user)))
             except ReefError as error:
                 self.message_user(request, f"{vm_id}: {error}", messages.ERROR)
         label = f"{verb.label.capitalize()} with everything below"
@@ -136,23 +148,23 @@ class JobAdmin(FactAdmin):
             "label": label,
             "verb": verb,
             "plans": plans,
-            "count": sum(len(plan["acting"]) for plan in plans),
-            "grave": verb == Verb.DESTROY,
+            "count": sum(len(plan["changed"]) for plan in plans),
+            "destructive": verb == Operation.DESTROY,
         }
         return TemplateResponse(request, "admin/lieutenants/job/plan.html", context)
 
-    def _begin(self, request: HttpRequest, verb: Verb) -> HttpResponse:
+    def _start_jobs(self, request: HttpRequest, verb: Operation) -> HttpResponse:
         """Start a job for each VM, unless its plan has changed since it was shown."""
         vm_ids, counts = request.POST.getlist("vm"), request.POST.getlist("count")
-        for vm_id, count in list(zip(vm_ids, counts, strict=False))[:MOST_PLANS]:
+        for vm_id, count in list(zip(vm_ids, counts, strict=False))[:MAX_PLANS]:
             confirm = int(count) if count.isdecimal() else None
             try:
                 job, continued = services.start(verb, vm_id, by=request.user, confirm=confirm)
             except ReefError as error:
                 self.message_user(request, f"{vm_id}: {error}", messages.ERROR)
             else:
-                said = "goes on" if continued else "has begun"
-                self.message_user(request, f"{job}: job {job.pk} {said}", messages.SUCCESS)
+                outcome = "continued" if continued else "started"
+                self.message_user(request, f"{job}: job {job.pk} {outcome}", messages.SUCCESS)
         return HttpResponseRedirect(reverse("admin:lieutenants_job_changelist"))
 
 
@@ -160,7 +172,16 @@ class JobAdmin(FactAdmin):
 class StepAdmin(FactAdmin):
     """Steps of jobs: one for each VM."""
 
-    list_display = ("job_id", "position", "name", "does", "state", "why", "attempts", "ended_at")
+    list_display = (
+        "job_id",
+        "position",
+        "name",
+        "does",
+        "state",
+        "reason_line",
+        "attempts",
+        "ended_at",
+    )
     list_filter = ("state", "handler")
     search_fields = ("=job__id", "=vm_id", "name")
     search_help_text = "The id of a job or of a VM, or part of a VM's name."
@@ -168,12 +189,12 @@ class StepAdmin(FactAdmin):
     ordering = ("-job_id", "position")
 
     @admin.display(description="reason")
-    def why(self, row: Step) -> str:
+    def reason_line(self, row: Step) -> str:
         """Return the first line of the reason."""
         return row.reason.split("\n", 1)[0][:100]
 
 
-def uppermost(vm_ids: Sequence[str]) -> list[str]:
+def topmost_vms(vm_ids: Sequence[str]) -> list[str]:
     """Return the VMs that are not descendants of another VM in the list, in the given order."""
     nodes = dict(Node.objects.living().filter(vm_id__in=vm_ids).values_list("vm_id", "pk"))
     keys = set(nodes.values())
@@ -184,51 +205,51 @@ def uppermost(vm_ids: Sequence[str]) -> list[str]:
     ]
 
 
-def _shown(plan: Plan) -> dict[str, Any]:
+def _plan_context(plan: Plan) -> dict[str, Any]:
     return {
         "vm_id": plan.vm_id,
         "name": plan.name or plan.vm_id,
-        "acting": plan.acting,
+        "changed": plan.changed_steps,
         "left_out": plan.left_out,
         "reasons": plan.reasons,
-        "lines": plan.lines[:MOST_LINES],
-        "more": max(0, len(plan.lines) - MOST_LINES),
+        "steps": plan.steps[:MAX_STEPS],
+        "more": max(0, len(plan.steps) - MAX_STEPS),
     }
 
 
-def _again(job: Job, request: HttpRequest) -> str:
-    again, continued = services.start(Verb(job.verb), job.vm_id, by=request.user)
-    return "goes on" if continued else f"was done; job {again.pk} has begun"
+def _retry_job(job: Job, request: HttpRequest) -> str:
+    retried, continued = services.start(Operation(job.verb), job.vm_id, by=request.user)
+    return "continued" if continued else f"was done; job {retried.pk} started"
 
 
-def _cancelled(job: Job, request: HttpRequest) -> str:
+def _cancel_job(job: Job, request: HttpRequest) -> str:
     return services.cancel(job.pk, by=request.user).state
 
 
 # -- actions on nodes ----------------------------------------------------------------------------
 
 
-def _node_action(verb: Verb) -> Callable[..., HttpResponse]:
+def _node_action(verb: Operation) -> Callable[..., HttpResponse]:
     @admin.action(
         description=f"{verb.label.capitalize()} with everything below …", permissions=["command"]
     )
     def act(_admin: _NodeAdmin, _request: HttpRequest, queryset: QuerySet[Node]) -> HttpResponse:
-        vm_ids = list(queryset.order_by("pk").values_list("vm_id", flat=True)[:MOST_PLANS])
-        asked = urlencode([("vm", vm_id) for vm_id in vm_ids])
+        vm_ids = list(queryset.order_by("pk").values_list("vm_id", flat=True)[:MAX_PLANS])
+        query = urlencode([("vm", vm_id) for vm_id in vm_ids])
         url = reverse("admin:lieutenants_job_plan", args=[verb.value])
-        return HttpResponseRedirect(f"{url}?{asked}")
+        return HttpResponseRedirect(f"{url}?{query}")
 
     act.__name__ = f"{verb.value}_subtree"
     return act
 
 
-def join_nodes(site: admin.AdminSite = admin.site) -> None:
+def add_node_actions(site: admin.AdminSite = admin.site) -> None:
     """Add the operations as actions to the admin of nodes, if nodes are registered there."""
     with contextlib.suppress(NotRegistered):
         nodes = site.get_model_admin(Node)
-        nodes.actions = [*(nodes.actions or ()), *map(_node_action, Verb)]
+        nodes.actions = [*(nodes.actions or ()), *map(_node_action, Operation)]
         # Django calls it for every action that needs the permission "command".
-        setattr(nodes, "has_command_permission", may_command)  # noqa: B010
+        setattr(nodes, "has_command_permission", can_command)  # noqa: B010
 
 
-join_nodes()
+add_node_actions()

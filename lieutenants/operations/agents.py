@@ -10,64 +10,64 @@ from lieutenants import services
 from lieutenants.exceptions import IllegalMove, NotNow
 from lieutenants.hosts import silence
 from lieutenants.models import Lieutenant
-from lieutenants.operations.handlers import Handler, Outlook
-from lieutenants.operations.models import Verb
+from lieutenants.operations.handlers import Effect, Handler
+from lieutenants.operations.models import Operation
 from lieutenants.states import Status
 from lieutenants.transports import get_transport
 from reef_site.common.errors import NotFound
 
 
-def lieutenants_at(vm_ids: Iterable[str]) -> dict[str, Lieutenant]:
+def lieutenants_by_vm(vm_ids: Iterable[str]) -> dict[str, Lieutenant]:
     """Map VM ids to their lieutenants; VMs without one are left out."""
     return Lieutenant.objects.in_bulk(list(vm_ids))
 
 
-class AgentVM(Handler):
+class LieutenantHandler(Handler):
     """Run the operations through `lieutenants.services`."""
 
     name = "lieutenant"
 
-    def outlooks(self, verb: Verb, vm_ids: Sequence[str]) -> dict[str, Outlook]:
+    def effects(self, verb: Operation, vm_ids: Sequence[str]) -> dict[str, Effect]:
         """Return the effect on each VM that has a lieutenant."""
-        return {vm_id: _outlook(verb, row) for vm_id, row in lieutenants_at(vm_ids).items()}
+        return {vm_id: _effect(verb, row) for vm_id, row in lieutenants_by_vm(vm_ids).items()}
 
     def pause(self, vm_id: str, actor: str) -> None:
         """Stop the agent, even while it is working."""
-        services.pause(_living(vm_id).name, actor=actor, force=True)
+        services.pause(_active_lieutenant(vm_id).name, actor=actor, force=True)
 
     def resume(self, vm_id: str, actor: str) -> None:
         """Start the agent with its session, unless it runs already."""
-        lieutenant = _living(vm_id)
+        lieutenant = _active_lieutenant(vm_id)
         if not lieutenant.should_run:
             services.resume(lieutenant.name, actor=actor)
 
     def destroy(self, vm_id: str, actor: str) -> None:
         """Destroy the lieutenant, unless it is destroyed already."""
-        lieutenant = lieutenants_at([vm_id]).get(vm_id)
+        lieutenant = lieutenants_by_vm([vm_id]).get(vm_id)
         if lieutenant and lieutenant.status != Status.DESTROYED:
             services.destroy(lieutenant.name, actor=actor)
 
-    def is_done(self, verb: Verb, vm_id: str) -> bool:
+    def is_done(self, verb: Operation, vm_id: str) -> bool:
         """Return whether the agent has stopped or started as requested.
 
         Raises NotNow if it could not start or its host does not answer, IllegalMove if it was
         started again in the meantime.
         """
-        lieutenant = lieutenants_at([vm_id]).get(vm_id)
+        lieutenant = lieutenants_by_vm([vm_id]).get(vm_id)
         if lieutenant is None:
             return True
-        if verb == Verb.RESUME and not lieutenant.should_run:
-            said = lieutenant.error or f"lieutenant '{lieutenant.name}' is {lieutenant.status}"
-            raise NotNow(said)
-        if verb == Verb.PAUSE and lieutenant.should_run:
+        if verb == Operation.RESUME and not lieutenant.should_run:
+            problem = lieutenant.error or f"lieutenant '{lieutenant.name}' is {lieutenant.status}"
+            raise NotNow(problem)
+        if verb == Operation.PAUSE and lieutenant.should_run:
             raise IllegalMove(f"lieutenant '{lieutenant.name}' was started again meanwhile")
         if note := silence.note_on(lieutenant):
             raise NotNow(f"lieutenant '{lieutenant.name}': {note}")
         return services.at_rest(lieutenant.pk)
 
-    def proof_of_death(self, vm_id: str) -> str | None:
+    def evidence_of_death(self, vm_id: str) -> str | None:
         """Return what shows that its newest process has ended; None if nothing does."""
-        lieutenant = lieutenants_at([vm_id]).get(vm_id)
+        lieutenant = lieutenants_by_vm([vm_id]).get(vm_id)
         if lieutenant is None or lieutenant.status in (Status.PAUSED, Status.STARTING):
             return None
         newest = lieutenant.processes.order_by("-started_at", "-id").first()
@@ -81,37 +81,37 @@ class AgentVM(Handler):
         return None if alive else f"its supervisor (pid {newest.handle.get('keeper_pid')}) is gone"
 
 
-def _living(vm_id: str) -> Lieutenant:
-    lieutenant = lieutenants_at([vm_id]).get(vm_id)
+def _active_lieutenant(vm_id: str) -> Lieutenant:
+    lieutenant = lieutenants_by_vm([vm_id]).get(vm_id)
     if lieutenant is None or lieutenant.status == Status.DESTROYED:
         raise NotFound(f"the lieutenant of VM '{vm_id}' was destroyed")
     return lieutenant
 
 
-def _outlook(verb: Verb, row: Lieutenant) -> Outlook:
+def _effect(verb: Operation, row: Lieutenant) -> Effect:
     if row.status == Status.DESTROYED:
-        gone = "" if verb == Verb.DESTROY else "its lieutenant was destroyed"
-        return Outlook("remove it from registry and tree", gone)
-    if verb == Verb.DESTROY:
+        problem = "" if verb == Operation.DESTROY else "its lieutenant was destroyed"
+        return Effect("remove it from registry and tree", problem)
+    if verb == Operation.DESTROY:
         working = ", which is working," if row.status == Status.WORKING else ""
-        return Outlook(f"destroy lieutenant '{row.name}'{working} and keep its transcript")
-    if verb == Verb.RESUME:
+        return Effect(f"destroy lieutenant '{row.name}'{working} and keep its transcript")
+    if verb == Operation.RESUME:
         paused = row.status == Status.PAUSED
-        return Outlook(
+        return Effect(
             f"start the agent of lieutenant '{row.name}' on its session",
             "" if paused else f"is not paused but {row.status}",
         )
-    return Outlook(
-        f"end the agent of lieutenant '{row.name}'{_in_work(row)}; its session stays",
-        _runs_not(row),
+    return Effect(
+        f"end the agent of lieutenant '{row.name}'{_while_working(row)}; its session stays",
+        _why_not_running(row),
     )
 
 
-def _in_work(row: Lieutenant) -> str:
+def _while_working(row: Lieutenant) -> str:
     return " in the middle of its work" if row.status == Status.WORKING else ""
 
 
-def _runs_not(row: Lieutenant) -> str:
+def _why_not_running(row: Lieutenant) -> str:
     """Return why there is nothing to pause; empty if the agent runs."""
     if row.status == Status.PAUSED:
         return "is paused already"

@@ -10,20 +10,20 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from lieutenants.operations import services
-from lieutenants.operations.models import Job, Verb
+from lieutenants.operations.models import Job, Operation
 from lieutenants.operations.serializers import JOB_STATES, job_json, plan_json, steps_json
 from reef_site.common.errors import BadInput
 from reef_site.common.request_names import takes
 from reef_site.common.request_values import is_dry_run, query_cursor, query_limit
 from vmtree import aliases, permissions
 
-MOST_ROWS = 1000
-USUAL_ROWS = 100
+MAX_ROWS = 1000
+DEFAULT_ROWS = 100
 # Fields of the request body that starts a job.
 OPTIONS = ("dryRun", "confirm")
 
 
-class Operate(APIView):
+class StartOperation(APIView):
     """`POST /vm-tree/vms/<id>/{pause,resume,destroy}`"""
 
     asks_authority = True
@@ -37,38 +37,38 @@ class Operate(APIView):
         """
         body = _options(request)
         if is_dry_run(request):
-            found = services.plan(Verb(verb), vm_id, by=request.user)
+            found = services.plan(Operation(verb), vm_id, by=request.user)
             return Response({"dryRun": True, "plan": plan_json(found)})
         confirm = _count(body.get("confirm"), "confirm")
-        job, continued = services.start(Verb(verb), vm_id, by=request.user, confirm=confirm)
+        job, continued = services.start(Operation(verb), vm_id, by=request.user, confirm=confirm)
         return Response({"job": job_json(job), "continued": continued}, status=202)
 
 
-class Jobs(APIView):
+class JobList(APIView):
     """`GET /vm-tree/jobs`"""
 
     @takes(query=("state", "verb", "vmId", "limit", "cursor"))
     def get(self, request: Request) -> Response:
         """Return jobs, newest first; filters: `?state= verb= vmId=`, paging: `?limit= cursor=`."""
-        asked, rows = request.query_params, Job.objects.with_counts()
-        if state := _one_of(asked.get("state", ""), "state", JOB_STATES):
+        params, rows = request.query_params, Job.objects.with_counts()
+        if state := _one_of(params.get("state", ""), "state", JOB_STATES):
             rows = rows.filter(state=state)
-        if verb := _one_of(asked.get("verb", ""), "verb", tuple(Verb.values)):
+        if verb := _one_of(params.get("verb", ""), "verb", tuple(Operation.values)):
             rows = rows.filter(verb=verb)
-        if vm_id := asked.get("vmId", ""):
+        if vm_id := params.get("vmId", ""):
             rows = rows.filter(vm_id=aliases.resolve(vm_id.replace("\0", "")))
-        if cursor := asked.get("cursor", ""):
+        if cursor := params.get("cursor", ""):
             if not Job.objects.filter(pk=cursor.replace("\0", "")).exists():
                 raise BadInput("cursor: must be the `next` of an earlier page", "cursor")
             rows = rows.filter(pk__lt=cursor)
-        limit = query_limit(request, most=MOST_ROWS, default=USUAL_ROWS)
+        limit = query_limit(request, most=MAX_ROWS, default=DEFAULT_ROWS)
         found = list(rows[: limit + 1])
         more, found = len(found) > limit, found[:limit]
         jobs = [job_json(job) for job in found]
         return Response({"jobs": jobs, "count": len(jobs), "next": found[-1].pk if more else None})
 
 
-class OneJob(APIView):
+class JobDetail(APIView):
     """`GET /vm-tree/jobs/<id>`"""
 
     @takes(query=("from", "cursor", "limit"))
@@ -76,7 +76,7 @@ class OneJob(APIView):
         """Return a job with at most `?limit=` (1000) steps from position `?from=` on."""
         job = services.find(job_id)
         first = query_cursor(request, "from") or 0
-        limit = query_limit(request, most=MOST_ROWS, default=MOST_ROWS)
+        limit = query_limit(request, most=MAX_ROWS, default=MAX_ROWS)
         rows = list(job.steps.filter(position__gte=first).order_by("position", "id")[: limit + 1])
         more = rows[limit].position if len(rows) > limit else None
         plan = steps_json(rows[:limit])
@@ -88,7 +88,7 @@ class OneJob(APIView):
         return Response({"job": job_json(job), "plan": plan, "count": len(plan), "next": more})
 
 
-class Cancel(APIView):
+class CancelJob(APIView):
     """`POST /vm-tree/jobs/<id>/cancel`"""
 
     asks_authority = True
@@ -123,10 +123,10 @@ def _one_of(value: str, field: str, valid: tuple[str, ...]) -> str:
 urlpatterns = [
     re_path(
         r"^vm-tree/vms/(?P<vm_id>.+?)/(?P<verb>pause|resume|destroy)/?$",
-        Operate.as_view(),
+        StartOperation.as_view(),
         name="vm-tree-operate",
     ),
-    re_path(r"^vm-tree/jobs/?$", Jobs.as_view(), name="vm-tree-jobs"),
-    re_path(r"^vm-tree/jobs/(?P<job_id>[^/]+)/?$", OneJob.as_view(), name="vm-tree-job"),
-    re_path(r"^vm-tree/jobs/(?P<job_id>[^/]+)/cancel/?$", Cancel.as_view()),
+    re_path(r"^vm-tree/jobs/?$", JobList.as_view(), name="vm-tree-jobs"),
+    re_path(r"^vm-tree/jobs/(?P<job_id>[^/]+)/?$", JobDetail.as_view(), name="vm-tree-job"),
+    re_path(r"^vm-tree/jobs/(?P<job_id>[^/]+)/cancel/?$", CancelJob.as_view()),
 ]

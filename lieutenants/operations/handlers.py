@@ -11,14 +11,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from lieutenants.operations.models import Verb
+from lieutenants.operations.models import Operation
 from reef_site.common.errors import NotFound
 
-_AT_ONCE = 500
+_BATCH_SIZE = 500
 
 
 @dataclass(frozen=True)
-class Outlook:
+class Effect:
     """Effect of an operation on one VM; `left_out` is the reason if the VM is skipped."""
 
     does: str
@@ -35,7 +35,7 @@ class Handler(ABC):
     name: ClassVar[str]
 
     @abstractmethod
-    def outlooks(self, verb: Verb, vm_ids: Sequence[str]) -> dict[str, Outlook]:
+    def effects(self, verb: Operation, vm_ids: Sequence[str]) -> dict[str, Effect]:
         """Return the effect on each of these VMs that this handler is responsible for."""
 
     @abstractmethod
@@ -50,19 +50,21 @@ class Handler(ABC):
     def destroy(self, vm_id: str, actor: str) -> None:
         """Destroy what runs on the VM. The caller removes it from the registry and the tree."""
 
-    def is_done(self, verb: Verb, vm_id: str) -> bool:
+    def is_done(self, verb: Operation, vm_id: str) -> bool:
         """Return whether the operation has finished. Raises a ReefError if it never will."""
         return True
 
-    def proof_of_death(self, vm_id: str) -> str | None:
+    def evidence_of_death(self, vm_id: str) -> str | None:
         """Return how this handler knows that the VM has stopped for good; None if unknown."""
         return None
 
-    def act(self, verb: Verb, vm_id: str, actor: str) -> None:
+    def act(self, verb: Operation, vm_id: str, actor: str) -> None:
         """Run the method of this operation."""
-        {Verb.PAUSE: self.pause, Verb.RESUME: self.resume, Verb.DESTROY: self.destroy}[verb](
-            vm_id, actor
-        )
+        {
+            Operation.PAUSE: self.pause,
+            Operation.RESUME: self.resume,
+            Operation.DESTROY: self.destroy,
+        }[verb](vm_id, actor)
 
 
 _handlers: list[Handler] = []
@@ -79,7 +81,7 @@ def remove_handler(name: str) -> None:
     _handlers[:] = [each for each in _handlers if each.name != name]
 
 
-def handler_of(name: str) -> Handler:
+def get_handler(name: str) -> Handler:
     """Return the handler of this name. Raises NotFound if it is not registered."""
     for handler in _handlers:
         if handler.name == name:
@@ -87,18 +89,18 @@ def handler_of(name: str) -> Handler:
     raise NotFound(f"nobody here handles VMs of the kind {name!r}")
 
 
-def outlooks(verb: Verb, vm_ids: Iterable[str]) -> dict[str, tuple[Handler, Outlook]]:
+def effects(verb: Operation, vm_ids: Iterable[str]) -> dict[str, tuple[Handler, Effect]]:
     """Return the effect of an operation on each VM, with the responsible handler."""
-    found: dict[str, tuple[Handler, Outlook]] = {}
+    found: dict[str, tuple[Handler, Effect]] = {}
     waiting = list(vm_ids)
     for handler in _handlers:
-        for start in range(0, len(waiting), _AT_ONCE):
-            some = handler.outlooks(verb, waiting[start : start + _AT_ONCE])
-            found |= {vm_id: (handler, outlook) for vm_id, outlook in some.items()}
+        for start in range(0, len(waiting), _BATCH_SIZE):
+            some = handler.effects(verb, waiting[start : start + _BATCH_SIZE])
+            found |= {vm_id: (handler, effect) for vm_id, effect in some.items()}
         waiting = [vm_id for vm_id in waiting if vm_id not in found]
     return found
 
 
-def looks_after(vm_id: str) -> Handler:
+def handler_for(vm_id: str) -> Handler:
     """Return the handler that is responsible for this VM."""
-    return outlooks(Verb.DESTROY, [vm_id])[vm_id][0]
+    return effects(Operation.DESTROY, [vm_id])[vm_id][0]

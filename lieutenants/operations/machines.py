@@ -10,57 +10,57 @@ from bootloader.models import Machine
 from bootloader.providers.base import Ability, MachineState
 from bootloader.provisioning import machines
 from lieutenants.operations import plain_vms
-from lieutenants.operations.handlers import Handler, Outlook
-from lieutenants.operations.models import Verb
+from lieutenants.operations.handlers import Effect, Handler
+from lieutenants.operations.models import Operation
 from reef_site.common.errors import NotFound
 from registry.models import VM, Status
 
 # Machine states in which an operation has nothing left to do.
-_SO_ALREADY = {
-    Verb.PAUSE: (MachineState.PAUSED, MachineState.STOPPED),
-    Verb.RESUME: (MachineState.RUNNING, MachineState.BOOTING),
+_TARGET_STATES = {
+    Operation.PAUSE: (MachineState.PAUSED, MachineState.STOPPED),
+    Operation.RESUME: (MachineState.RUNNING, MachineState.BOOTING),
 }
 
 
-class ProviderVM(Handler):
+class ProviderHandler(Handler):
     """Run the operations at the provider and update the registry to match."""
 
     name = "machine"
 
-    def outlooks(self, verb: Verb, vm_ids: Sequence[str]) -> dict[str, Outlook]:
+    def effects(self, verb: Operation, vm_ids: Sequence[str]) -> dict[str, Effect]:
         """Return the effect on each machine, with a reason where its provider lacks the ability."""
-        return {vm_id: _outlook(verb, row) for vm_id, row in machines_at(vm_ids).items()}
+        return {vm_id: _effect(verb, row) for vm_id, row in machines_by_vm(vm_ids).items()}
 
     def pause(self, vm_id: str, actor: str) -> None:
         """Pause the machine; heartbeats are no longer expected."""
-        machines.pause(_living(vm_id))
-        _follow(vm_id, Status.PAUSED)
+        machines.pause(_active_machine(vm_id))
+        _update_registry(vm_id, Status.PAUSED)
 
     def resume(self, vm_id: str, actor: str) -> None:
         """Resume the machine; heartbeats are expected from now on."""
-        machines.resume(_living(vm_id))
-        _follow(vm_id, Status.RUNNING)
+        machines.resume(_active_machine(vm_id))
+        _update_registry(vm_id, Status.RUNNING)
 
     def destroy(self, vm_id: str, actor: str) -> None:
         """Delete the machine at its provider."""
-        machine = machines_at([vm_id]).get(vm_id)
+        machine = machines_by_vm([vm_id]).get(vm_id)
         if machine is not None:
             machines.end(machine, by=actor)
 
-    def is_done(self, verb: Verb, vm_id: str) -> bool:
+    def is_done(self, verb: Operation, vm_id: str) -> bool:
         """Return whether the provider reports the requested state.
 
         Raises NotFound if the machine is gone, and errors of the provider.
         """
-        machine = machines_at([vm_id]).get(vm_id)
-        if verb == Verb.DESTROY:
+        machine = machines_by_vm([vm_id]).get(vm_id)
+        if verb == Operation.DESTROY:
             return machine is None
         seen = machines.look(machine) if machine is not None else None
         if seen is None:
             raise NotFound(f"the machine of VM '{vm_id}' is gone")
-        return seen.state in _SO_ALREADY[verb]
+        return seen.state in _TARGET_STATES[verb]
 
-    def proof_of_death(self, vm_id: str) -> str | None:
+    def evidence_of_death(self, vm_id: str) -> str | None:
         """Return when and why the machine was deleted at its provider; None if it was not."""
         newest = Machine.objects.filter(vm_id=vm_id).order_by("-id").first()
         if newest is None or newest.gone_at is None:
@@ -68,41 +68,41 @@ class ProviderVM(Handler):
         return f"its machine is gone since {newest.gone_at:%Y-%m-%d %H:%M:%S}: {newest.note}"
 
 
-def machines_at(vm_ids: Iterable[str]) -> dict[str, Machine]:
+def machines_by_vm(vm_ids: Iterable[str]) -> dict[str, Machine]:
     """Map VM ids to their active machines; VMs without one are left out."""
     return {row.vm_id: row for row in Machine.objects.living().filter(vm_id__in=list(vm_ids))}
 
 
-def _living(vm_id: str) -> Machine:
-    machine = machines_at([vm_id]).get(vm_id)
+def _active_machine(vm_id: str) -> Machine:
+    machine = machines_by_vm([vm_id]).get(vm_id)
     if machine is None:
         raise NotFound(f"the machine of VM '{vm_id}' is gone")
     return machine
 
 
-def _follow(vm_id: str, status: Status) -> None:
+def _update_registry(vm_id: str, status: Status) -> None:
     if VM.objects.filter(pk=vm_id).exists():
         plain_vms.set_status(vm_id, status)
 
 
-def _outlook(verb: Verb, row: Machine) -> Outlook:
+def _effect(verb: Operation, row: Machine) -> Effect:
     kind = row.provider
     try:
         can = providers.get(kind).abilities
     except UnknownProvider as error:
-        return Outlook(f"{verb} its machine", str(error))
-    if verb == Verb.DESTROY:
+        return Effect(f"{verb} its machine", str(error))
+    if verb == Operation.DESTROY:
         word = "delete" if kind != "ssh" else "release"
         lacking = "" if Ability.DELETE in can else f"{kind} machines cannot be deleted"
-        return Outlook(f"{word} machine {row.machine_id} at {kind}", lacking)
+        return Effect(f"{word} machine {row.machine_id} at {kind}", lacking)
     does = f"{verb} machine {row.machine_id} at {kind}"
     if Ability.PAUSE not in can:
-        return Outlook(does, f"{kind} machines cannot be paused")
-    so_already = row.state in [state.value for state in _SO_ALREADY[verb]]
+        return Effect(does, f"{kind} machines cannot be paused")
+    so_already = row.state in [state.value for state in _TARGET_STATES[verb]]
     # Our state of a running machine may be outdated; `pause` checks with the provider again.
     paused = VM.objects.filter(pk=row.vm_id, status=Status.PAUSED).exists()
-    if verb == Verb.RESUME and so_already and not paused:
-        return Outlook(does, f"is not paused but {row.state}")
-    if verb == Verb.PAUSE and so_already and paused:
-        return Outlook(does, "is paused already")
-    return Outlook(does)
+    if verb == Operation.RESUME and so_already and not paused:
+        return Effect(does, f"is not paused but {row.state}")
+    if verb == Operation.PAUSE and so_already and paused:
+        return Effect(does, "is paused already")
+    return Effect(does)

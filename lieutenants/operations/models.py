@@ -18,7 +18,7 @@ def new_id() -> str:
     return str(ULID())
 
 
-class Verb(models.TextChoices):
+class Operation(models.TextChoices):
     """Operations on a VM and its descendants."""
 
     PAUSE = "pause", "pause"
@@ -28,12 +28,12 @@ class Verb(models.TextChoices):
     @property
     def leaves_first(self) -> bool:
         """Return whether descendants come before their ancestors."""
-        return self is not Verb.RESUME
+        return self is not Operation.RESUME
 
     @property
     def needs_relatives(self) -> bool:
         """Return whether a step is blocked when the step it depends on has failed."""
-        return self is not Verb.PAUSE
+        return self is not Operation.PAUSE
 
 
 class JobState(models.TextChoices):
@@ -100,7 +100,7 @@ class Job(models.Model):
     """An operation on a VM and its descendants."""
 
     id = models.CharField(primary_key=True, max_length=26, default=new_id, editable=False)
-    verb = models.CharField(max_length=10, choices=Verb.choices)
+    verb = models.CharField(max_length=10, choices=Operation.choices)
     vm_id = models.CharField("VM id", max_length=255, help_text="The VM at the top.")
     name = models.CharField(max_length=255, blank=True)
     actor = models.CharField(max_length=200)
@@ -122,7 +122,9 @@ class Job(models.Model):
             models.UniqueConstraint(
                 fields=["vm_id"], condition=Q(state="open"), name="one_open_job_a_vm"
             ),
-            models.CheckConstraint(condition=Q(verb__in=Verb.values), name="job_verb_is_known"),
+            models.CheckConstraint(
+                condition=Q(verb__in=Operation.values), name="job_verb_is_known"
+            ),
             models.CheckConstraint(
                 condition=Q(state__in=JobState.values), name="job_state_is_known"
             ),
@@ -154,7 +156,7 @@ class StepQuerySet(models.QuerySet["Step"]):
         """Filter steps that are waiting or running."""
         return self.filter(state__in=OPEN_STEPS)
 
-    def ready(self, verb: Verb) -> Self:
+    def ready(self, verb: Operation) -> Self:
         """Filter waiting steps that depend on no unfinished step."""
         waiting = self.filter(state=StepState.WAITING)
         if not verb.leaves_first:

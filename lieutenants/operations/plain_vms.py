@@ -7,8 +7,8 @@ from contextlib import suppress
 
 from django.db import transaction
 
-from lieutenants.operations.handlers import Handler, Outlook
-from lieutenants.operations.models import Verb
+from lieutenants.operations.handlers import Effect, Handler
+from lieutenants.operations.models import Operation
 from reef_site.common import clock
 from reef_site.common.errors import NotFound
 from registry import liveness
@@ -19,15 +19,15 @@ from vmtree import services as tree
 NOT_REGISTERED = "is not registered: nothing is known to run there"
 
 
-class PlainVM(Handler):
+class RegistryHandler(Handler):
     """Changes only the status in the registry; whoever runs the VM has to read it there."""
 
     name = "registry"
 
-    def outlooks(self, verb: Verb, vm_ids: Sequence[str]) -> dict[str, Outlook]:
+    def effects(self, verb: Operation, vm_ids: Sequence[str]) -> dict[str, Effect]:
         """Return an effect for every VM: this handler is the fallback."""
         known = dict(VM.objects.filter(pk__in=vm_ids).values_list("pk", "status"))
-        return {vm_id: _outlook(verb, known.get(vm_id)) for vm_id in vm_ids}
+        return {vm_id: _effect(verb, known.get(vm_id)) for vm_id in vm_ids}
 
     def pause(self, vm_id: str, actor: str) -> None:
         """Mark the VM paused; heartbeats are no longer expected."""
@@ -41,15 +41,15 @@ class PlainVM(Handler):
         """Do nothing: the caller deregisters the VM, and nothing else is known to run."""
 
 
-def _outlook(verb: Verb, status: str | None) -> Outlook:
-    if verb == Verb.DESTROY:
-        return Outlook("deregister it" if status else "remove it from the tree")
-    does = "mark it paused" if verb == Verb.PAUSE else "mark it running"
+def _effect(verb: Operation, status: str | None) -> Effect:
+    if verb == Operation.DESTROY:
+        return Effect("deregister it" if status else "remove it from the tree")
+    does = "mark it paused" if verb == Operation.PAUSE else "mark it running"
     if status is None:
-        return Outlook(does, NOT_REGISTERED)
-    if verb == Verb.PAUSE:
-        return Outlook(does, "" if status == Status.RUNNING else f"is {status} already")
-    return Outlook(does, "" if status == Status.PAUSED else f"is not paused but {status}")
+        return Effect(does, NOT_REGISTERED)
+    if verb == Operation.PAUSE:
+        return Effect(does, "" if status == Status.RUNNING else f"is {status} already")
+    return Effect(does, "" if status == Status.PAUSED else f"is not paused but {status}")
 
 
 def set_status(vm_id: str, status: Status, *, only_from: Sequence[str] = ()) -> bool:
@@ -73,7 +73,7 @@ def set_status(vm_id: str, status: Status, *, only_from: Sequence[str] = ()) -> 
     return bool(changed)
 
 
-def bury(vm_id: str, actor: str) -> None:
+def remove_vm(vm_id: str, actor: str) -> None:
     """Remove a destroyed VM from the tree and the registry. Does nothing if it is removed already.
 
     Raises BadInput while the VM has active children.

@@ -7,20 +7,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from lieutenants.operations import handlers
-from lieutenants.operations.handlers import Outlook
-from lieutenants.operations.models import Verb
+from lieutenants.operations.handlers import Effect
+from lieutenants.operations.models import Operation
 from reef_site.common.errors import BadInput
 from registry.models import VM
 from vmtree.lineage import keys_below
 from vmtree.models import LINKS, Node
 
-MOST_VMS = 20_000
-_AT_ONCE = 500
-NO_PLACE = "is registered as a child, but has no place in the tree"
+MAX_VMS = 20_000
+_BATCH_SIZE = 500
+NOT_IN_TREE = "is registered as a child, but has no place in the tree"
 
 
 @dataclass(frozen=True)
-class Line:
+class PlannedStep:
     """One VM of a plan. `above` is its parent's id if the parent is in the plan, else empty."""
 
     vm_id: str
@@ -34,85 +34,86 @@ class Line:
 
 @dataclass(frozen=True)
 class Plan:
-    """Lines in execution order."""
+    """Steps in execution order."""
 
-    verb: Verb
+    verb: Operation
     vm_id: str
     name: str
-    lines: list[Line]
+    steps: list[PlannedStep]
 
     @property
-    def acting(self) -> list[Line]:
-        """Return the lines that change a VM."""
-        return [line for line in self.lines if not line.left_out]
+    def changed_steps(self) -> list[PlannedStep]:
+        """Return the steps that change a VM."""
+        return [step for step in self.steps if not step.left_out]
 
     @property
-    def left_out(self) -> list[Line]:
-        """Return the lines that are skipped."""
-        return [line for line in self.lines if line.left_out]
+    def left_out(self) -> list[PlannedStep]:
+        """Return the steps that are skipped."""
+        return [step for step in self.steps if step.left_out]
 
     @property
     def reasons(self) -> list[tuple[str, int]]:
         """Return each reason for skipping with its number of VMs, most frequent first."""
-        return Counter(line.left_out for line in self.left_out).most_common()
+        return Counter(step.left_out for step in self.left_out).most_common()
 
 
-def plan_of(verb: Verb, top: Node) -> Plan:
+def make_plan(verb: Operation, top: Node) -> Plan:
     """Return the plan as of now; changes nothing. Raises BadInput for more than MOST_VMS."""
-    nodes = _nodes_below(top)
-    outlooks = handlers.outlooks(verb, [node.vm_id for node in nodes])
+    nodes = _subtree(top)
+    effects = handlers.effects(verb, [node.vm_id for node in nodes])
     ids = {node.pk: node.vm_id for node in nodes}
-    lines = [
-        _line(node, ids.get(node.parent_id or 0, ""), *_named(outlooks[node.vm_id]))
+    steps = [
+        _planned_step(node, ids.get(node.parent_id or 0, ""), *_named(effects[node.vm_id]))
         for node in nodes
     ]
     # Nodes are in breadth-first order: parents before children, or the reverse.
     if verb.leaves_first:
-        lines.reverse()
-    return Plan(verb, top.vm_id, top.name, [*lines, *_without_place(verb, list(ids.values()))])
+        steps.reverse()
+    return Plan(verb, top.vm_id, top.name, [*steps, *_unplaced_children(verb, list(ids.values()))])
 
 
-def _nodes_below(top: Node) -> list[Node]:
+def _subtree(top: Node) -> list[Node]:
     keys = keys_below(LINKS, top.pk)
-    if len(keys) > MOST_VMS:
-        raise BadInput(f"{len(keys)} VMs are more than one job takes ({MOST_VMS}): take parts")
+    if len(keys) > MAX_VMS:
+        raise BadInput(f"{len(keys)} VMs are more than one job takes ({MAX_VMS}): take parts")
     rows: dict[int, Node] = {}
     for some in _chunks(keys):
         rows |= Node.objects.living().in_bulk(some)
     return [rows[key] for key in keys if key in rows]
 
 
-def _line(node: Node, above: str, handler: str, outlook: Outlook) -> Line:
-    return Line(
+def _planned_step(node: Node, above: str, handler: str, effect: Effect) -> PlannedStep:
+    return PlannedStep(
         vm_id=node.vm_id,
         name=node.name,
         category=node.category,
         above=above,
         handler=handler,
-        does=outlook.does,
-        left_out=outlook.left_out,
+        does=effect.does,
+        left_out=effect.left_out,
     )
 
 
-def _named(found: tuple[handlers.Handler, Outlook]) -> tuple[str, Outlook]:
-    handler, outlook = found
-    return handler.name, outlook
+def _named(found: tuple[handlers.Handler, Effect]) -> tuple[str, Effect]:
+    handler, effect = found
+    return handler.name, effect
 
 
-def _without_place(verb: Verb, vm_ids: list[str]) -> list[Line]:
-    """Return skipped lines for registered children of these VMs that are not in the tree."""
-    found: dict[str, VM] = {}
+def _unplaced_children(verb: Operation, vm_ids: list[str]) -> list[PlannedStep]:
+    """Return skipped steps for registered children of these VMs that are not in the tree."""
+    children: dict[str, VM] = {}
     for some in _chunks(vm_ids):
-        children = VM.objects.filter(parent_vm_id__in=some).order_by("id")[:_AT_ONCE]
-        found |= {vm.pk: vm for vm in children}
-    for some in _chunks(list(found)):
+        vms = VM.objects.filter(parent_vm_id__in=some).order_by("id")[:_BATCH_SIZE]
+        children |= {vm.pk: vm for vm in vms}
+    for some in _chunks(list(children)):
         for known in Node.objects.filter(vm_id__in=some).values_list("vm_id", flat=True):
-            del found[known]
+            del children[known]
     return [
-        Line(vm.pk, vm.name, "", "", "registry", f"{verb} it", NO_PLACE) for vm in found.values()
+        PlannedStep(vm.pk, vm.name, "", "", "registry", f"{verb} it", NOT_IN_TREE)
+        for vm in children.values()
     ]
 
 
 def _chunks(keys: list[int] | list[str]) -> Iterator[list[int] | list[str]]:
-    for start in range(0, len(keys), _AT_ONCE):
-        yield keys[start : start + _AT_ONCE]
+    for start in range(0, len(keys), _BATCH_SIZE):
+        yield keys[start : start + _BATCH_SIZE]

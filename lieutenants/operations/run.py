@@ -17,9 +17,9 @@ from lieutenants.operations.models import (
     MISSED_STEPS,
     Job,
     JobState,
+    Operation,
     Step,
     StepState,
-    Verb,
 )
 from reef_site.common import clock, events
 from reef_site.common.errors import ReefError
@@ -29,17 +29,17 @@ from vmtree.snapshot_models import Why
 logger = logging.getLogger(__name__)
 
 # Steps of one job that run at the same time, and steps in one task.
-PARALLEL = 8
-BATCH = 4
+MAX_RUNNING_STEPS = 8
+STEPS_PER_TASK = 4
 JOB_LEASE = timedelta(seconds=30)
 # A step is retried when its worker has been silent for this long.
 STEP_LEASE = timedelta(seconds=30)
-MOST_TRIES = 3
+MAX_ATTEMPTS = 3
 # How long a VM may take to finish an operation.
-PATIENCE = timedelta(seconds=90)
-LOOK_AGAIN = timedelta(seconds=1)
+STEP_TIMEOUT = timedelta(seconds=90)
+RECHECK_INTERVAL = timedelta(seconds=1)
 # Reason of a job that is done without having changed a VM.
-IDLE = "nothing was done: every VM was left out, each for the reason that its step tells"
+NOTHING_DONE = "nothing was done: every VM was left out, each for the reason that its step tells"
 
 
 def advance(job_id: str) -> None:
@@ -48,11 +48,11 @@ def advance(job_id: str) -> None:
     if job is None:
         return
     try:
-        at_work = _is_safe(job) and _look_at(job)
+        at_work = _take_snapshot(job) and _advance(job)
     finally:
         Job.objects.release(job_id)
     if at_work:
-        _look_again(job)
+        _schedule_recheck(job)
 
 
 def act(step_ids: list[int]) -> None:
@@ -62,7 +62,7 @@ def act(step_ids: list[int]) -> None:
         step = Step.objects.claim(step_id, STEP_LEASE)
         if step:
             job_ids.add(step.job_id)
-            _do(step)
+            _run_step(step)
     for job_id in job_ids:
         rings.advance(job_id)
 
@@ -71,24 +71,24 @@ def tick() -> None:
     """Schedule `advance` for every open job, in case an earlier task was lost."""
     for job_id in Job.objects.open().order_by("id").values_list("pk", flat=True)[:500]:
         rings.advance(job_id)
-    _settle_cancelled()
+    _check_cancelled_jobs()
 
 
-def _settle_cancelled() -> None:
+def _check_cancelled_jobs() -> None:
     """Check the steps that were running when their job was cancelled."""
     now = clock.now()
-    cancelled = Job.objects.filter(state=JobState.CANCELLED, ended_at__gte=now - 10 * PATIENCE)
+    cancelled = Job.objects.filter(state=JobState.CANCELLED, ended_at__gte=now - 10 * STEP_TIMEOUT)
     running = Step.objects.filter(job__in=cancelled, state=StepState.RUNNING)
     for step in running.select_related("job")[:500]:
-        _settle(step, now)
+        _check_step(step, now)
 
 
 # -- jobs ----------------------------------------------------------------------------------------
 
 
-def _is_safe(job: Job) -> bool:
+def _take_snapshot(job: Job) -> bool:
     """Take a snapshot before anything is destroyed. Without a snapshot, fail the job."""
-    if job.verb != Verb.DESTROY or job.snapshot:
+    if job.verb != Operation.DESTROY or job.snapshot:
         return True
     try:
         made = snapshots.take(by=f"job {job.pk}", why=Why.CHANGE).snapshot
@@ -103,52 +103,52 @@ def _is_safe(job: Job) -> bool:
     return True
 
 
-def _look_at(job: Job) -> bool:
+def _advance(job: Job) -> bool:
     """Check running steps, block others, start free ones. Return whether the job is still open."""
     now = clock.now()
     under_way = list(job.steps.filter(state=StepState.RUNNING).select_related("job"))
     for step in under_way:
-        _settle(step, now)
-    _block(job)
+        _check_step(step, now)
+    _block_dependents(job)
     running = sum(step.state == StepState.RUNNING for step in under_way)
-    _send(job, PARALLEL - running)
-    return not _close(job)
+    _dispatch_ready_steps(job, MAX_RUNNING_STEPS - running)
+    return not _end_if_finished(job)
 
 
-def _send(job: Job, free: int) -> None:
+def _dispatch_ready_steps(job: Job, free: int) -> None:
     """Schedule as many ready steps as there are free slots."""
     if free <= 0:
         return
-    ready = job.steps.ready(Verb(job.verb)).order_by("position")
+    ready = job.steps.ready(Operation(job.verb)).order_by("position")
     ids = list(ready.values_list("pk", flat=True)[:free])
-    for start in range(0, len(ids), BATCH):
-        rings.act(ids[start : start + BATCH])
+    for start in range(0, len(ids), STEPS_PER_TASK):
+        rings.act(ids[start : start + STEPS_PER_TASK])
 
 
-def _close(job: Job) -> bool:
+def _end_if_finished(job: Job) -> bool:
     """End the job if no step is left to run. Return whether it has ended."""
     if job.steps.unfinished().exists():
         return not Job.objects.open().filter(pk=job.pk).exists()
     missed = job.steps.filter(state__in=MISSED_STEPS).exists()
     state = JobState.FAILED if missed else JobState.DONE
     did_nothing = not missed and not job.steps.filter(state=StepState.DONE).exists()
-    reason = IDLE if did_nothing else ""
+    reason = NOTHING_DONE if did_nothing else ""
     Job.objects.open().filter(pk=job.pk).update(state=state, reason=reason, ended_at=clock.now())
     events.publish_nodes([job.vm_id])
     return True
 
 
-def _look_again(job: Job) -> None:
+def _schedule_recheck(job: Job) -> None:
     """Schedule another `advance`, unless one is scheduled already."""
     now = clock.now()
     unasked = Q(look_at__isnull=True) | Q(look_at__lte=now)
-    if Job.objects.open().filter(unasked, pk=job.pk).update(look_at=now + LOOK_AGAIN):
-        rings.advance(job.pk, later=LOOK_AGAIN.total_seconds())
+    if Job.objects.open().filter(unasked, pk=job.pk).update(look_at=now + RECHECK_INTERVAL):
+        rings.advance(job.pk, later=RECHECK_INTERVAL.total_seconds())
 
 
-def _block(job: Job) -> None:
+def _block_dependents(job: Job) -> None:
     """Block waiting steps that depend on a failed or blocked step, directly or indirectly."""
-    verb = Verb(job.verb)
+    verb = Operation(job.verb)
     missed = job.steps.filter(state__in=MISSED_STEPS)
     if not verb.needs_relatives or not missed.exists():
         return
@@ -173,11 +173,11 @@ def _block(job: Job) -> None:
 # -- steps ---------------------------------------------------------------------------------------
 
 
-def _do(step: Step) -> None:
+def _run_step(step: Step) -> None:
     """Start the operation on the VM; mark the step done if it finishes at once."""
     try:
-        handler = handlers.handler_of(step.handler)
-        handler.act(Verb(step.job.verb), step.vm_id, step.job.actor)
+        handler = handlers.get_handler(step.handler)
+        handler.act(Operation(step.job.verb), step.vm_id, step.job.actor)
     except ReefError as error:
         step.end(StepState.FAILED, str(error))
     except Exception:
@@ -187,19 +187,19 @@ def _do(step: Step) -> None:
         mine = Step.objects.filter(pk=step.pk, state=StepState.RUNNING, attempts=step.attempts)
         step.acted_at = clock.now()
         if mine.update(acted_at=step.acted_at):
-            _settle(step, step.acted_at)
+            _check_step(step, step.acted_at)
 
 
-def _settle(step: Step, now: datetime) -> None:
+def _check_step(step: Step, now: datetime) -> None:
     """Update a running step: done, failed, released to another worker, or still running."""
     if step.acted_at is None:
         if step.leased_until and not now < step.leased_until < now + STEP_LEASE + clock.SKEW:
-            _give_back(step)
+            _release_step(step)
         return
     try:
-        done = handlers.handler_of(step.handler).is_done(Verb(step.job.verb), step.vm_id)
-        if done and step.job.verb == Verb.DESTROY:
-            plain_vms.bury(step.vm_id, step.job.actor)
+        done = handlers.get_handler(step.handler).is_done(Operation(step.job.verb), step.vm_id)
+        if done and step.job.verb == Operation.DESTROY:
+            plain_vms.remove_vm(step.vm_id, step.job.actor)
     except ReefError as error:
         step.end(StepState.FAILED, str(error))
     except Exception:
@@ -208,16 +208,16 @@ def _settle(step: Step, now: datetime) -> None:
     else:
         if done:
             step.end(StepState.DONE)
-        elif now - step.acted_at > PATIENCE:
-            seconds = int(PATIENCE.total_seconds())
+        elif now - step.acted_at > STEP_TIMEOUT:
+            seconds = int(STEP_TIMEOUT.total_seconds())
             step.end(StepState.FAILED, f"was asked, and had not come to its end after {seconds} s")
 
 
-def _give_back(step: Step) -> None:
+def _release_step(step: Step) -> None:
     """Release the step of a lost worker to another one, up to MOST_TRIES attempts."""
     if step.job.state == JobState.CANCELLED:
         step.end(StepState.CANCELLED, "its worker was lost, and the job was cancelled")
-    elif step.attempts < MOST_TRIES:
+    elif step.attempts < MAX_ATTEMPTS:
         step.end(StepState.WAITING, "its worker was lost; tried again")
     else:
         step.end(StepState.FAILED, f"its worker was lost {step.attempts} times")

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from lieutenants.operations.models import Job, JobState, Step, StepState
-from lieutenants.operations.plan import Line, Plan
+from lieutenants.operations.plan import Plan, PlannedStep
 
 Json = dict[str, Any]
 
@@ -18,15 +18,15 @@ def plan_json(plan: Plan) -> Json:
         "vmId": plan.vm_id,
         "name": plan.name,
         "order": "leaves first" if plan.verb.leaves_first else "root first",
-        "count": len(plan.acting),
+        "count": len(plan.changed_steps),
         "leftOut": len(plan.left_out),
-        "steps": [_line_json(line) for line in plan.lines],
+        "steps": [_planned_step_json(step) for step in plan.steps],
     }
 
 
-def _line_json(line: Line) -> Json:
-    said = {"vmId": line.vm_id, "name": line.name, "handler": line.handler, "does": line.does}
-    return {**said, "leftOut": line.left_out} if line.left_out else said
+def _planned_step_json(step: PlannedStep) -> Json:
+    facts = {"vmId": step.vm_id, "name": step.name, "handler": step.handler, "does": step.does}
+    return {**facts, "leftOut": step.left_out} if step.left_out else facts
 
 
 def job_json(job: Job) -> Json:

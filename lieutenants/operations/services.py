@@ -13,11 +13,11 @@ from lieutenants.operations.models import (
     MISSED_STEPS,
     Job,
     JobState,
+    Operation,
     Step,
     StepState,
-    Verb,
 )
-from lieutenants.operations.plan import Line, Plan, plan_of
+from lieutenants.operations.plan import Plan, PlannedStep, make_plan
 from reef_site.common import clock
 from reef_site.common.errors import Conflict, NotFound
 from vmtree import permissions
@@ -31,17 +31,17 @@ CANCELLED = "the job was cancelled before"
 _BEGINNING = 7_202_612
 
 
-def plan(verb: Verb, vm_id: str, *, by: object) -> Plan:
+def plan(verb: Operation, vm_id: str, *, by: object) -> Plan:
     """Return the plan for a VM and its descendants. Raises NotFound, Forbidden."""
     top = tree.find(vm_id)
     permissions.check(by, Action.COMMAND, top)
-    found = plan_of(verb, top)
-    _check_starts(found, by)
-    return found
+    new_plan = make_plan(verb, top)
+    _check_start_permission(new_plan, by)
+    return new_plan
 
 
 def start(
-    verb: Verb, vm_id: str, *, by: object, confirm: int | None = None, cause: str = ""
+    verb: Operation, vm_id: str, *, by: object, confirm: int | None = None, cause: str = ""
 ) -> tuple[Job, bool]:
     """Start or continue a job; return it, and whether an earlier job was continued.
 
@@ -51,16 +51,16 @@ def start(
     """
     top = tree.find(vm_id)
     permissions.check(by, Action.COMMAND, top)
-    found = plan_of(verb, top)
-    _check_starts(found, by)
-    if confirm is not None and confirm != len(found.acting):
-        count = len(found.acting)
+    new_plan = make_plan(verb, top)
+    _check_start_permission(new_plan, by)
+    if confirm is not None and confirm != len(new_plan.changed_steps):
+        count = len(new_plan.changed_steps)
         raise Conflict(f"confirm: {count} VMs would be touched, not {confirm}")
     try:
         with transaction.atomic():
             _alone()
-            job, continued = _job(found, top, str(by)[:200], cause)
-            _write_steps(job, found)
+            job, continued = _continued_or_new_job(new_plan, top, str(by)[:200], cause)
+            _write_steps(job, new_plan)
             transaction.on_commit(partial(rings.advance, job.pk))
     except IntegrityError:
         raise Conflict(f"another job on '{vm_id}' was begun just now") from None
@@ -98,22 +98,22 @@ def find(job_id: str) -> Job:
 # -- helpers -------------------------------------------------------------------------------------
 
 
-def _check_starts(found: Plan, by: object) -> None:
+def _check_start_permission(new_plan: Plan, by: object) -> None:
     """Raise Forbidden if the plan starts a process that the caller may not start.
 
     A job runs later under reef's own name, so the check has to happen here.
     """
-    if found.verb != Verb.RESUME or permissions.node_of(by) is None:
+    if new_plan.verb != Operation.RESUME or permissions.node_of(by) is None:
         return
-    for line in found.acting:
-        permissions.check(by, Action.START, line.vm_id)
+    for planned in new_plan.changed_steps:
+        permissions.check(by, Action.START, planned.vm_id)
 
 
-def _job(found: Plan, top: Node, actor: str, cause: str) -> tuple[Job, bool]:
+def _continued_or_new_job(new_plan: Plan, top: Node, actor: str, cause: str) -> tuple[Job, bool]:
     """Return the job to continue, or a new one, and whether it is continued."""
     newest = Job.objects.select_for_update().filter(vm_id=top.vm_id).order_by("-id").first()
-    _refuse_crossing(found.verb, top)
-    if newest and newest.verb == found.verb and newest.state != JobState.DONE:
+    _check_no_overlap(new_plan.verb, top)
+    if newest and newest.verb == new_plan.verb and newest.state != JobState.DONE:
         # VMs that were added since are in none of its snapshots, so another one is taken.
         anew = {"state": JobState.OPEN, "ended_at": None, "reason": ""}
         if newest.state != JobState.OPEN:
@@ -121,7 +121,7 @@ def _job(found: Plan, top: Node, actor: str, cause: str) -> tuple[Job, bool]:
         Job.objects.filter(pk=newest.pk).update(**anew)
         newest.refresh_from_db()
         return newest, True
-    job = Job(verb=found.verb, vm_id=top.vm_id, name=top.name, actor=actor, cause=cause)
+    job = Job(verb=new_plan.verb, vm_id=top.vm_id, name=top.name, actor=actor, cause=cause)
     job.save(force_insert=True)
     return job, False
 
@@ -133,7 +133,7 @@ def _alone() -> None:
             cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_BEGINNING])
 
 
-def _refuse_crossing(verb: Verb, top: Node) -> None:
+def _check_no_overlap(verb: Operation, top: Node) -> None:
     """Raise Conflict if an open job with another operation overlaps this subtree."""
     others = {job.vm_id: job for job in Job.objects.open().exclude(verb=verb)}
     if not others:
@@ -146,44 +146,55 @@ def _refuse_crossing(verb: Verb, top: Node) -> None:
             raise Conflict(f"job {job.pk} ({job}) is at work there; cancel it or wait for its end")
 
 
-def _write_steps(job: Job, found: Plan) -> None:
+def _write_steps(job: Job, new_plan: Plan) -> None:
     """Create, update and end the steps of a job to match the plan. Running steps stay unchanged."""
     known = {step.vm_id: step for step in job.steps.all()}
     new = [
-        _new_step(job, position, line)
-        for position, line in enumerate(found.lines)
-        if line.vm_id not in known
+        _new_step(job, position, planned)
+        for position, planned in enumerate(new_plan.steps)
+        if planned.vm_id not in known
     ]
     Step.objects.bulk_create(new, batch_size=500)
     if known:
-        _renew(job, [(known[line.vm_id], line) for line in found.lines if line.vm_id in known])
-        _end_those_gone(job, {line.vm_id for line in found.lines}, known.values())
+        _update_steps(
+            job,
+            [
+                (known[planned.vm_id], planned)
+                for planned in new_plan.steps
+                if planned.vm_id in known
+            ],
+        )
+        _leave_out_removed(job, {planned.vm_id for planned in new_plan.steps}, known.values())
 
 
-def _new_step(job: Job, position: int, line: Line) -> Step:
+def _new_step(job: Job, position: int, planned: PlannedStep) -> Step:
     return Step(
         job=job,
         position=position,
-        vm_id=line.vm_id,
-        name=line.name,
-        category=line.category,
-        above=line.above,
-        handler=line.handler,
-        does=line.does,
-        state=StepState.LEFT_OUT if line.left_out else StepState.WAITING,
-        reason=line.left_out,
+        vm_id=planned.vm_id,
+        name=planned.name,
+        category=planned.category,
+        above=planned.above,
+        handler=planned.handler,
+        does=planned.does,
+        state=StepState.LEFT_OUT if planned.left_out else StepState.WAITING,
+        reason=planned.left_out,
     )
 
 
-def _renew(job: Job, pairs: list[tuple[Step, Line]]) -> None:
+def _update_steps(job: Job, pairs: list[tuple[Step, PlannedStep]]) -> None:
     """Update existing steps to match the plan; steps with equal changes share one query."""
     changes: dict[tuple[tuple[str, Any], ...], list[int]] = {}
-    for step, line in pairs:
-        wanted: dict[str, Any] = {"does": line.does, "handler": line.handler, "above": line.above}
-        if not line.left_out:
+    for step, planned in pairs:
+        wanted: dict[str, Any] = {
+            "does": planned.does,
+            "handler": planned.handler,
+            "above": planned.above,
+        }
+        if not planned.left_out:
             wanted |= {"state": StepState.WAITING, "reason": "", "ended_at": None}
         elif step.state != StepState.DONE:
-            wanted |= {"state": StepState.LEFT_OUT, "reason": line.left_out}
+            wanted |= {"state": StepState.LEFT_OUT, "reason": planned.left_out}
         if any(getattr(step, name) != value for name, value in wanted.items()):
             changes.setdefault(tuple(wanted.items()), []).append(step.pk)
     for wanted_now, ids in changes.items():
@@ -192,10 +203,12 @@ def _renew(job: Job, pairs: list[tuple[Step, Line]]) -> None:
             rows.update(**dict(wanted_now))
 
 
-def _end_those_gone(job: Job, planned: set[str], known: Iterable[Step]) -> None:
+def _leave_out_removed(job: Job, planned_ids: set[str], known: Iterable[Step]) -> None:
     """Leave out the open steps of VMs that are not below the top VM any more."""
     open_states = {StepState.WAITING, *MISSED_STEPS}
-    gone = [each.pk for each in known if each.vm_id not in planned and each.state in open_states]
+    gone = [
+        each.pk for each in known if each.vm_id not in planned_ids and each.state in open_states
+    ]
     for some in _chunks(gone):
         rows = job.steps.filter(pk__in=some)
         rows.update(state=StepState.LEFT_OUT, reason="is not below it any more")

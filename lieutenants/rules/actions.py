@@ -10,8 +10,8 @@ from collections.abc import Callable
 from lieutenants import services as lieutenants
 from lieutenants.operations import handlers, plain_vms
 from lieutenants.operations import services as operations
-from lieutenants.operations.agents import lieutenants_at
-from lieutenants.operations.models import Verb
+from lieutenants.operations.agents import lieutenants_by_vm
+from lieutenants.operations.models import Operation
 from lieutenants.rules import findings, webhooks
 from lieutenants.rules.models import Action, Firing, Rule
 from lieutenants.rules.proofs import Proof, enough, proofs
@@ -51,19 +51,19 @@ def _mark_stopped(_rule: Rule, firing: Firing) -> str:
     return "marked stopped" if changed else "was not running"
 
 
-def _ask(verb: Verb) -> Callable[[Rule, Firing], str]:
+def _ask(verb: Operation) -> Callable[[Rule, Firing], str]:
     def ask(rule: Rule, firing: Firing) -> str:
-        handler, outlook = handlers.outlooks(verb, [firing.subject])[firing.subject]
-        if outlook.left_out:
-            return f"nothing to do: {outlook.left_out}"
+        handler, effect = handlers.effects(verb, [firing.subject])[firing.subject]
+        if effect.left_out:
+            return f"nothing to do: {effect.left_out}"
         handler.act(verb, firing.subject, rule.actor)
-        return f"asked to {verb}: {outlook.does}"
+        return f"asked to {verb}: {effect.does}"
 
     return ask
 
 
 def _restart(rule: Rule, firing: Firing) -> str:
-    lieutenant = lieutenants_at([firing.subject]).get(firing.subject)
+    lieutenant = lieutenants_by_vm([firing.subject]).get(firing.subject)
     if lieutenant is None:
         return "nothing to do: is no lieutenant's VM"
     # Another lieutenant may have the same name by now, so compare ids.
@@ -82,7 +82,7 @@ def _destroy(rule: Rule, firing: Firing) -> str:
     if not Node.objects.living().filter(vm_id=firing.subject).exists():
         return _destroy_unplaced(rule, firing)
     cause = f"firing {firing.pk} of {rule.actor}"[:200]
-    job, _ = operations.start(Verb.DESTROY, firing.subject, by=rule.actor, cause=cause)
+    job, _ = operations.start(Operation.DESTROY, firing.subject, by=rule.actor, cause=cause)
     return f"job {job.pk} destroys it"
 
 
@@ -105,8 +105,8 @@ def _must_be_dead(firing: Firing, found: list[Proof]) -> None:
 def _destroy_unplaced(rule: Rule, firing: Firing) -> str:
     """Destroy a registered VM that is not in the tree."""
     made = snapshots.take(by=rule.actor, why=Why.CHANGE).snapshot
-    handlers.looks_after(firing.subject).act(Verb.DESTROY, firing.subject, rule.actor)
-    plain_vms.bury(firing.subject, rule.actor)
+    handlers.handler_for(firing.subject).act(Operation.DESTROY, firing.subject, rule.actor)
+    plain_vms.remove_vm(firing.subject, rule.actor)
     return f"destroyed and deregistered, after snapshot {made.file}"
 
 
@@ -115,8 +115,8 @@ _ACTIONS: dict[Action, Callable[[Rule, Firing], str]] = {
     Action.WEBHOOK: webhooks.call,
     Action.SNAPSHOT: _snapshot,
     Action.MARK_STOPPED: _mark_stopped,
-    Action.PAUSE: _ask(Verb.PAUSE),
-    Action.RESUME: _ask(Verb.RESUME),
+    Action.PAUSE: _ask(Operation.PAUSE),
+    Action.RESUME: _ask(Operation.RESUME),
     Action.RESTART: _restart,
     Action.DESTROY: _destroy,
     Action.DO_PROPOSED: _do_proposed,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from lieutenants.operations import handlers
-from lieutenants.operations.agents import lieutenants_at
+from lieutenants.operations.agents import lieutenants_by_vm
 from lieutenants.rules.models import Action, Firing, FiringState
 from reef_site.common import clock
 from registry import liveness
@@ -56,7 +56,7 @@ def status(vm: VM | None) -> Proof:
     if vm is None or vm.status != Status.STOPPED:
         said = vm.status if vm else "not registered"
         return Proof("status", holds=False, text=f"its status is {said}")
-    if lieutenants_at([vm.pk]):
+    if lieutenants_by_vm([vm.pk]):
         return Proof("status", holds=False, text="reef itself set it when the agent ended")
     by_rule = Firing.objects.filter(
         subject=vm.pk,
@@ -71,7 +71,7 @@ def status(vm: VM | None) -> Proof:
 
 def _handler(vm_id: str) -> Proof:
     """Ask the handler that runs the VM."""
-    handler = handlers.looks_after(vm_id)
-    text = handler.proof_of_death(vm_id)
+    handler = handlers.handler_for(vm_id)
+    text = handler.evidence_of_death(vm_id)
     unknown = f"{handler.name} does not know it to be gone"
     return Proof("process", holds=text is not None, text=text or unknown)

@@ -44,7 +44,7 @@ def pump(monkeypatch: pytest.MonkeyPatch) -> Pump:
     waiting = Pump()
     monkeypatch.setattr(rings, "advance", waiting.advance)
     monkeypatch.setattr(rings, "act", waiting.act)
-    monkeypatch.setattr(run, "LOOK_AGAIN", timedelta(0))
+    monkeypatch.setattr(run, "RECHECK_INTERVAL", timedelta(0))
     return waiting
 
 

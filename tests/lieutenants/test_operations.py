@@ -15,9 +15,9 @@ from django.test import Client
 from lieutenants import services as lieutenants
 from lieutenants.models import Lieutenant
 from lieutenants.operations import handlers, rings, run, services
-from lieutenants.operations.handlers import Outlook
-from lieutenants.operations.models import Job, Step, Verb
-from lieutenants.operations.plain_vms import PlainVM
+from lieutenants.operations.handlers import Effect
+from lieutenants.operations.models import Job, Operation, Step
+from lieutenants.operations.plain_vms import RegistryHandler
 from reef_site.common import clock
 from reef_site.common.errors import BadInput, Conflict, NotFound, ReefError
 from registry.models import VM
@@ -50,7 +50,7 @@ def state_of(job_id: str) -> str:
     return Job.objects.get(pk=job_id).state
 
 
-class Fragile(PlainVM):
+class Fragile(RegistryHandler):
     """VMs of a provider that fails, or takes its time, as a test says."""
 
     name = "fragile"
@@ -60,16 +60,16 @@ class Fragile(PlainVM):
         self.broken: set[str] = set()
         self.slow: set[str] = set()
 
-    def outlooks(self, verb: Verb, vm_ids: Any) -> dict[str, Outlook]:
-        return super().outlooks(verb, vm_ids)
+    def effects(self, verb: Operation, vm_ids: Any) -> dict[str, Effect]:
+        return super().effects(verb, vm_ids)
 
-    def act(self, verb: Verb, vm_id: str, actor: str) -> None:
+    def act(self, verb: Operation, vm_id: str, actor: str) -> None:
         self.asked.append(vm_id)
         if vm_id in self.broken:
             raise BadInput("the provider says no")
         super().act(verb, vm_id, actor)
 
-    def is_done(self, verb: Verb, vm_id: str) -> bool:
+    def is_done(self, verb: Operation, vm_id: str) -> bool:
         return vm_id not in self.slow
 
 
@@ -336,7 +336,7 @@ def test_no_more_than_a_few_at_a_time(api: Api, pump: Pump, fragile: Fragile) ->
     for _ in range(60):
         name, what = pump.waiting.popleft()
         getattr(run, name)(what)
-        assert Step.objects.filter(job=job, state="running").count() <= run.PARALLEL
+        assert Step.objects.filter(job=job, state="running").count() <= run.MAX_RUNNING_STEPS
     fragile.slow.clear()
     pump.work()
     assert state_of(job) == "done"
@@ -347,7 +347,7 @@ def test_who_does_not_come_to_an_end_fails_in_time(
 ) -> None:
     plant("root")
     fragile.slow = {"root"}
-    monkeypatch.setattr(run, "PATIENCE", timedelta(0))
+    monkeypatch.setattr(run, "STEP_TIMEOUT", timedelta(0))
     job = begin(api, "pause")
     pump.work()
     assert "had not come to its end" in Step.objects.get(job=job).reason
@@ -389,7 +389,7 @@ def test_a_step_that_kills_its_worker_is_given_up(api: Api, pump: Pump) -> None:
     job = begin(api, "pause")
     pump.waiting.clear()
     pk = Step.objects.get(vm_id="root").pk
-    for _ in range(run.MOST_TRIES):
+    for _ in range(run.MAX_ATTEMPTS):
         assert Step.objects.claim(pk, timedelta(seconds=-1))
         run.advance(job)
     pump.waiting.clear()
@@ -415,7 +415,7 @@ def test_of_two_jobs_begun_at_once_one_begins(pump: Pump) -> None:
     came: list[str] = []
     ready = threading.Barrier(2)
 
-    def start(verb: Verb, vm_id: str) -> None:
+    def start(verb: Operation, vm_id: str) -> None:
         ready.wait(10)
         try:
             came.append(services.start(verb, vm_id, by="tests")[0].pk)
@@ -424,7 +424,7 @@ def test_of_two_jobs_begun_at_once_one_begins(pump: Pump) -> None:
         finally:
             connections.close_all()
 
-    wishes = [(Verb.PAUSE, "root"), (Verb.DESTROY, "left")]
+    wishes = [(Operation.PAUSE, "root"), (Operation.DESTROY, "left")]
     threads = [threading.Thread(target=start, args=wish) for wish in wishes]
     for thread in threads:
         thread.start()
@@ -636,11 +636,11 @@ def test_real_agents_end_start_and_end_for_good(
 
 def test_a_provider_joins_by_its_handler(fragile: Fragile) -> None:
     plant("one")
-    assert handlers.looks_after("one").name == "fragile"
+    assert handlers.handler_for("one").name == "fragile"
     handlers.remove_handler("fragile")
-    assert handlers.looks_after("one").name == "registry"
+    assert handlers.handler_for("one").name == "registry"
     with pytest.raises(NotFound):
-        handlers.handler_of("fragile")
+        handlers.get_handler("fragile")
     handlers.add_handler(fragile)
 
 
@@ -657,6 +657,6 @@ def test_steps_of_a_provider_that_left_fail_with_its_name(
 def test_services_raise_what_the_api_says() -> None:
     plant("one")
     with pytest.raises(Conflict):
-        services.start(Verb.PAUSE, "one", by="tests", confirm=7)
+        services.start(Operation.PAUSE, "one", by="tests", confirm=7)
     with pytest.raises(ReefError):
         services.find("x\0y")

@@ -15,8 +15,8 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
 from lieutenants.operations import services
-from lieutenants.operations.admin import join_nodes, uppermost
-from lieutenants.operations.models import Job, Verb
+from lieutenants.operations.admin import add_node_actions, topmost_vms
+from lieutenants.operations.models import Job, Operation
 from lieutenants.rules import secret
 from lieutenants.rules.models import Firing, Rule
 from reef_site.common import clock
@@ -99,11 +99,11 @@ def test_who_may_only_look_begins_nothing(client: Client) -> None:
 
 def test_jobs_are_cancelled_and_go_on(operator: Client, pump: Pump) -> None:
     grow()
-    job, _ = services.start(Verb.PAUSE, "root", by="tests")
+    job, _ = services.start(Operation.PAUSE, "root", by="tests")
     form = {"action": "cancel", "_selected_action": [job.pk]}
     assert said(operator.post(JOBS, form)) == ["pause root: cancelled"]
     operator.get("/admin/")
-    answer = operator.post(JOBS, {**form, "action": "go_on"})
+    answer = operator.post(JOBS, {**form, "action": "retry"})
     assert said(answer) == ["pause root: goes on"]
     assert Job.objects.get().state == "open"
 
@@ -111,12 +111,12 @@ def test_jobs_are_cancelled_and_go_on(operator: Client, pump: Pump) -> None:
 def test_nodes_get_the_verbs_as_actions(operator: Client) -> None:
     site = admin.AdminSite(name="admin")
     site.register(Node)
-    join_nodes(site)
+    add_node_actions(site)
     actions = site.get_model_admin(Node).actions or ()
     names = [action.__name__ for action in actions if callable(action)]
     assert names == ["pause_subtree", "resume_subtree", "destroy_subtree"]
     grow()
-    assert uppermost(["leaf", "left", "right", "nobody"]) == ["left", "right", "nobody"]
+    assert topmost_vms(["leaf", "left", "right", "nobody"]) == ["left", "right", "nobody"]
 
 
 def test_what_was_chosen_among_the_nodes_is_what_the_plan_is_about(operator: Client) -> None:
@@ -146,9 +146,9 @@ def test_jobs_and_steps_are_filtered_and_found(
 ) -> None:
     grow()
     with django_capture_on_commit_callbacks(execute=True):
-        job, _ = services.start(Verb.PAUSE, "left", by="tests")
+        job, _ = services.start(Operation.PAUSE, "left", by="tests")
     pump.work()
-    services.start(Verb.DESTROY, "right", by="somebody")
+    services.start(Operation.DESTROY, "right", by="somebody")
     words = "?q=left&state__exact=done&verb__exact=pause"
     assert job.pk in page(operator, f"{JOBS}{words}")
     assert job.pk not in page(operator, f"{JOBS}?q=somebody")
@@ -171,7 +171,7 @@ def test_lists_take_the_same_few_statements_for_any_number_of_rows(
         for number in range(start, end):
             vm_id = f"a{number}"
             plant(vm_id)
-            services.start(Verb.PAUSE, vm_id, by="tests")
+            services.start(Operation.PAUSE, vm_id, by="tests")
             rule = Rule.objects.create(name=vm_id, event="vm-silent", action="note")
             facts = {"rule_name": vm_id, "event": "vm-silent", "action": "note"}
             Firing.objects.create(rule=rule, subject=vm_id, cause_at=clock.now(), **facts)

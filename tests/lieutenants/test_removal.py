@@ -59,7 +59,7 @@ def test_a_subtree_leaves_the_registry_too(api: Api) -> None:
 
 
 def test_operations_bury_whoever_they_have_ended(ada: Lieutenant) -> None:
-    plain_vms.bury(ada.pk, "tests")
+    plain_vms.remove_vm(ada.pk, "tests")
     assert Node.objects.get(vm_id=ada.pk).removed_at
     with pytest.raises(NotFound):
         tree.find(ada.pk)

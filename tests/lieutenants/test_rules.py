@@ -22,7 +22,7 @@ from lieutenants import services as lieutenants
 from lieutenants.models import Answer, Lieutenant
 from lieutenants.operations import handlers
 from lieutenants.operations.models import Job
-from lieutenants.operations.plain_vms import PlainVM
+from lieutenants.operations.plain_vms import RegistryHandler
 from lieutenants.rules import conditions, firing
 from lieutenants.rules.models import Firing, Rule
 from reef_site.common import clock
@@ -331,13 +331,13 @@ def test_one_snapshot_serves_a_whole_burst() -> None:
 # -- destroying ----------------------------------------------------------------------------------
 
 
-class Told(PlainVM):
+class Told(RegistryHandler):
     """VMs of a provider that knows which of them are gone."""
 
     name = "told"
     gone: frozenset[str] = frozenset()
 
-    def proof_of_death(self, vm_id: str) -> str | None:
+    def evidence_of_death(self, vm_id: str) -> str | None:
         return "the provider has no such VM" if vm_id in self.gone else None
 
 
@@ -458,11 +458,11 @@ def test_a_dead_agents_process_is_a_proof(fleet: Fleet, pump: Pump) -> None:
     destroyer("lieutenant-error", grace_minutes=5)
     ada = fleet.row(fleet.create("ada")["name"])
     process = fleet.process("ada")
-    assert handlers.looks_after(ada.pk).proof_of_death(ada.pk) is None
+    assert handlers.handler_for(ada.pk).evidence_of_death(ada.pk) is None
     os.kill(process.handle["agent_pid"], signal.SIGKILL)
     fleet.wait("ada", "error")
     until(lambda: ada.processes.get().ended_at)
-    text = handlers.looks_after(ada.pk).proof_of_death(ada.pk)
+    text = handlers.handler_for(ada.pk).evidence_of_death(ada.pk)
     assert text
     assert "SIGKILL" in text
     Lieutenant.objects.update(status_since=ago(minutes=20))
