@@ -27,5 +27,7 @@ class LieutenantsConfig(AppConfig):
         aliases.register(presence.id_of_name)
         removal.refuse("destroy the lieutenant first", presence.alive)
         impact.register(configured.to_restart)
-        sources.register("webhooks", sources.Source(secret.all_sealed, secret.all_secrets))
+        sources.register(
+            "webhooks", sources.Source(secret.encrypted_secrets, secret.decrypted_secrets)
+        )
         search_terms.register()

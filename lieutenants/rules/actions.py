@@ -1,6 +1,6 @@
 """Actions of rules. Each function returns its outcome or raises a ReefError.
 
-`Held` postpones the firing: it is checked again later.
+`Postponed` delays the firing: it is checked again later.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from lieutenants.operations.agents import lieutenants_by_vm
 from lieutenants.operations.models import Operation
 from lieutenants.rules import findings, webhooks
 from lieutenants.rules.models import Action, Firing, Rule
-from lieutenants.rules.proofs import Proof, enough, proofs
+from lieutenants.rules.proofs import Evidence, evidence_of_death, is_sufficient
 from reef_site.common import clock
 from reef_site.common.errors import NotFound, ReefError
 from registry.models import Status
@@ -23,13 +23,13 @@ from vmtree.models import Node
 from vmtree.snapshot_models import Snapshot, Why
 
 
-class Held(ReefError):
+class Postponed(ReefError):
     """The action has to wait for something else."""
 
     status = 409
 
 
-def do(rule: Rule, firing: Firing) -> str:
+def run_action(rule: Rule, firing: Firing) -> str:
     """Run the rule's action on the subject of the firing; return the outcome."""
     return _ACTIONS[Action(rule.action)](rule, firing)
 
@@ -51,15 +51,15 @@ def _mark_stopped(_rule: Rule, firing: Firing) -> str:
     return "marked stopped" if changed else "was not running"
 
 
-def _ask(verb: Operation) -> Callable[[Rule, Firing], str]:
-    def ask(rule: Rule, firing: Firing) -> str:
+def _operate(verb: Operation) -> Callable[[Rule, Firing], str]:
+    def operate(rule: Rule, firing: Firing) -> str:
         handler, effect = handlers.effects(verb, [firing.subject])[firing.subject]
         if effect.left_out:
             return f"nothing to do: {effect.left_out}"
         handler.act(verb, firing.subject, rule.actor)
         return f"asked to {verb}: {effect.does}"
 
-    return ask
+    return operate
 
 
 def _restart(rule: Rule, firing: Firing) -> str:
@@ -74,11 +74,11 @@ def _restart(rule: Rule, firing: Firing) -> str:
 
 
 def _destroy(rule: Rule, firing: Firing) -> str:
-    """Destroy a VM that is proven dead and has no active children; else raise Held."""
-    _must_be_dead(firing, proofs(firing.subject, clock.now()))
+    """Destroy a VM that is known to be dead and has no active children; else raise Postponed."""
+    _require_evidence(firing, evidence_of_death(firing.subject, clock.now()))
     below = Node.objects.living().filter(parent__vm_id=firing.subject).count()
     if below:
-        raise Held(f"{below} VMs stand below it")
+        raise Postponed(f"{below} VMs stand below it")
     if not Node.objects.living().filter(vm_id=firing.subject).exists():
         return _destroy_unplaced(rule, firing)
     cause = f"firing {firing.pk} of {rule.actor}"[:200]
@@ -87,27 +87,27 @@ def _destroy(rule: Rule, firing: Firing) -> str:
 
 
 def _do_proposed(rule: Rule, firing: Firing) -> str:
-    """Run the proposal of a finding; one that deletes needs proof of death. Raises Held."""
+    """Run the proposal of a finding; one that deletes needs evidence of death. Raises Postponed."""
     row = findings.finding_of(firing)
-    signs = findings.proofs_against(row.proposal, row.vm_id, clock.now())
-    if signs:
-        _must_be_dead(firing, signs)
-    return findings.do_proposed(row, rule.actor)
+    evidence = findings.evidence_for_proposal(row.proposal, row.vm_id, clock.now())
+    if evidence:
+        _require_evidence(firing, evidence)
+    return findings.run_proposal(row, rule.actor)
 
 
-def _must_be_dead(firing: Firing, found: list[Proof]) -> None:
-    firing.evidence["proofs"] = [vars(proof) for proof in found]
-    if not enough(found):
-        said = "; ".join(f"{proof.source}: {proof.text}" for proof in found)
-        raise Held(f"not proven dead by two signs ({said})")
+def _require_evidence(firing: Firing, evidence: list[Evidence]) -> None:
+    firing.evidence["proofs"] = [vars(each) for each in evidence]
+    if not is_sufficient(evidence):
+        statements = "; ".join(f"{each.source}: {each.text}" for each in evidence)
+        raise Postponed(f"not proven dead by two signs ({statements})")
 
 
 def _destroy_unplaced(rule: Rule, firing: Firing) -> str:
     """Destroy a registered VM that is not in the tree."""
-    made = snapshots.take(by=rule.actor, why=Why.CHANGE).snapshot
+    taken = snapshots.take(by=rule.actor, why=Why.CHANGE).snapshot
     handlers.handler_for(firing.subject).act(Operation.DESTROY, firing.subject, rule.actor)
     plain_vms.remove_vm(firing.subject, rule.actor)
-    return f"destroyed and deregistered, after snapshot {made.file}"
+    return f"destroyed and deregistered, after snapshot {taken.file}"
 
 
 _ACTIONS: dict[Action, Callable[[Rule, Firing], str]] = {
@@ -115,8 +115,8 @@ _ACTIONS: dict[Action, Callable[[Rule, Firing], str]] = {
     Action.WEBHOOK: webhooks.call,
     Action.SNAPSHOT: _snapshot,
     Action.MARK_STOPPED: _mark_stopped,
-    Action.PAUSE: _ask(Operation.PAUSE),
-    Action.RESUME: _ask(Operation.RESUME),
+    Action.PAUSE: _operate(Operation.PAUSE),
+    Action.RESUME: _operate(Operation.RESUME),
     Action.RESTART: _restart,
     Action.DESTROY: _destroy,
     Action.DO_PROPOSED: _do_proposed,

@@ -34,7 +34,7 @@ class RuleForm(_RuleForm):
         required=False,
         max_length=500,
         widget=forms.PasswordInput(attrs={"autocomplete": "new-password"}),
-        help_text="Webhooks are signed with it. Empty keeps the one that is set.",
+        help_text="Signs webhook calls. Leave empty to keep the current secret.",
     )
 
     def clean(self) -> dict[str, Any]:
@@ -51,7 +51,7 @@ class RuleAdmin(_RuleAdmin):
     """Edit rules; the dry run has a page of its own."""
 
     form = RuleForm
-    list_display = ("name", "enabled", "sentence", "would")
+    list_display = ("name", "enabled", "sentence", "dry_run_link")
     list_filter = ("enabled", "event", "action")
     search_fields = ("name", "about", "name_pattern")
     actions = ("switch_on", "switch_off")
@@ -68,27 +68,27 @@ class RuleAdmin(_RuleAdmin):
         mine = path("<int:rule_id>/dry-run/", view, name="lieutenants_rule_dry_run")
         return [mine, *super().get_urls()]
 
-    @admin.display(description="now")
-    def would(self, row: Rule) -> str:
+    @admin.display(description="dry run")
+    def dry_run_link(self, row: Rule) -> str:
         """Return a link to the dry run."""
         url = reverse("admin:lieutenants_rule_dry_run", args=[row.pk])
-        return format_html('<a href="{}">what it would do</a>', url)
+        return format_html('<a href="{}">Dry run</a>', url)
 
     def save_model(self, _request: HttpRequest, obj: Rule, form: Any, change: bool) -> None:
         """Save the rule and its encrypted secret; events before the change do not count."""
         if key := form.cleaned_data.get("webhook_secret"):
             obj.set_secret(key)
         old = Rule.objects.filter(pk=obj.pk).first() if change else None
-        services.watch_anew(obj, bool(old and old.enabled), old.event if old else "")
+        services.ignore_earlier_events(obj, bool(old and old.enabled), old.event if old else "")
         obj.updated_at = clock.now()
         obj.save()
 
-    @admin.action(description="Switch selected rules on", permissions=["change"])
+    @admin.action(description="Enable selected rules", permissions=["change"])
     def switch_on(self, request: HttpRequest, queryset: QuerySet[Rule]) -> None:
         """Enable the selected rules; earlier events do not count."""
         self._switch(request, queryset, enabled=True)
 
-    @admin.action(description="Switch selected rules off", permissions=["change"])
+    @admin.action(description="Disable selected rules", permissions=["change"])
     def switch_off(self, request: HttpRequest, queryset: QuerySet[Rule]) -> None:
         """Disable the selected rules; their waiting firings are dropped."""
         self._switch(request, queryset, enabled=False)
@@ -100,7 +100,7 @@ class RuleAdmin(_RuleAdmin):
             except ReefError as error:
                 self.message_user(request, f"{rule}: {error}", messages.ERROR)
             else:
-                self.message_user(request, f"{rule}: is {'on' if enabled else 'off'}")
+                self.message_user(request, f"{rule}: {'enabled' if enabled else 'disabled'}")
 
     def dry_run_view(self, request: HttpRequest, rule_id: int) -> HttpResponse:
         """Show what the rule would do now; changes nothing."""
@@ -112,7 +112,7 @@ class RuleAdmin(_RuleAdmin):
         context = {
             **self.admin_site.each_context(request),
             "opts": self.model._meta,
-            "title": f"What “{rule}” would do now",
+            "title": f"Dry run of “{rule}”",
             "rule": rule,
             "run": firing.dry_run(rule),
         }
@@ -123,18 +123,27 @@ class RuleAdmin(_RuleAdmin):
 class FiringAdmin(FactAdmin):
     """Firings: past and pending executions of rules, with the evidence."""
 
-    list_display = ("at", "rule_name", "who", "action", "state", "head", "attempts", "ended_at")
+    list_display = (
+        "at",
+        "rule_name",
+        "vm",
+        "action",
+        "state",
+        "outcome_start",
+        "attempts",
+        "ended_at",
+    )
     list_filter = ("state", "action", "event", "at")
     search_fields = ("=rule_name", "=subject", "subject_name")
     list_select_related = False
     ordering = ("-id",)
 
     @admin.display(description="VM", ordering="subject")
-    def who(self, row: Firing) -> str:
+    def vm(self, row: Firing) -> str:
         """Return the name of the VM, or its id."""
         return row.subject_name or row.subject
 
     @admin.display(description="outcome")
-    def head(self, row: Firing) -> str:
+    def outcome_start(self, row: Firing) -> str:
         """Return the beginning of the outcome."""
         return row.outcome if len(row.outcome) <= 120 else row.outcome[:119] + "…"

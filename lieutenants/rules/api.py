@@ -12,14 +12,14 @@ from rest_framework.views import APIView
 
 from lieutenants.rules import firing, services
 from lieutenants.rules.models import Firing, FiringState, Rule
-from lieutenants.rules.serializers import FIELDS, dry_run_json, fields_of, firing_json, rule_json
+from lieutenants.rules.serializers import FIELDS, dry_run_json, firing_json, parse_rule, rule_json
 from reef_site.common.errors import BadInput, NotFound
 from reef_site.common.request_names import takes, takes_anything
 from reef_site.common.request_values import body_of, query_cursor, query_limit, query_number
 from vmtree import aliases, permissions
 
-MOST_ROWS = 1000
-USUAL_ROWS = 100
+MAX_ROWS = 1000
+DEFAULT_ROWS = 100
 
 
 class NoNodes(BasePermission):
@@ -41,7 +41,7 @@ class RuleView(APIView):
         return [*super().get_permissions(), NoNodes()]
 
 
-class Rules(RuleView):
+class RuleList(RuleView):
     """`/registry/rules`"""
 
     def get(self, request: Request) -> Response:
@@ -52,12 +52,12 @@ class Rules(RuleView):
     @takes(body=FIELDS)
     def post(self, request: Request) -> Response:
         """Create a rule; a generated webhook secret is returned this once."""
-        fields, key = fields_of(body_of(request), new=True)
+        fields, key = parse_rule(body_of(request), new=True)
         rule, made = services.create(fields, by=request.user, key=key)
         return Response(_with_secret(rule, made), status=201)
 
 
-class OneRule(RuleView):
+class RuleDetail(RuleView):
     """`/registry/rules/<id>`"""
 
     def get(self, request: Request, rule_id: str) -> Response:
@@ -67,7 +67,7 @@ class OneRule(RuleView):
     @takes(body=FIELDS)
     def patch(self, request: Request, rule_id: str) -> Response:
         """Update the given fields of a rule."""
-        fields, key = fields_of(body_of(request))
+        fields, key = parse_rule(body_of(request))
         rule, made = services.change(int(rule_id), fields, by=request.user, key=key)
         return Response(_with_secret(rule, made))
 
@@ -77,7 +77,7 @@ class OneRule(RuleView):
         return Response({"deleted": True})
 
 
-class DryRun(RuleView):
+class RuleDryRun(RuleView):
     """`/registry/rules/<id>/dry-run`"""
 
     def get(self, request: Request, rule_id: str) -> Response:
@@ -88,32 +88,32 @@ class DryRun(RuleView):
     post = get
 
 
-class Firings(RuleView):
+class FiringList(RuleView):
     """`GET /registry/firings`"""
 
     @takes(query=("rule", "vmId", "state", "limit", "cursor", "before"))
     def get(self, request: Request) -> Response:
         """Return firings, newest first. Filters: `?rule= vmId= state=`."""
-        asked, rows = request.query_params, Firing.objects.all()
+        params, rows = request.query_params, Firing.objects.all()
         if rule := query_number(request, "rule"):
             rows = rows.filter(rule=rule)
-        if vm_id := asked.get("vmId", ""):
+        if vm_id := params.get("vmId", ""):
             rows = rows.filter(subject=aliases.resolve(vm_id.replace("\0", "")))
-        if state := asked.get("state", ""):
+        if state := params.get("state", ""):
             if state not in FiringState.values:
                 raise BadInput(f"state: must be one of {', '.join(FiringState.values)}", "state")
             rows = rows.filter(state=state)
         if before := query_cursor(request, "before"):
             rows = rows.filter(pk__lt=before)
-        limit = query_limit(request, most=MOST_ROWS, default=USUAL_ROWS)
+        limit = query_limit(request, most=MAX_ROWS, default=DEFAULT_ROWS)
         found = list(rows[: limit + 1])
         more, found = len(found) > limit, found[:limit]
-        said = [firing_json(each) for each in found]
+        firings = [firing_json(each) for each in found]
         last = found[-1].pk if more else None
-        return Response({"firings": said, "count": len(said), "next": last})
+        return Response({"firings": firings, "count": len(firings), "next": last})
 
 
-class Nothing(RuleView):
+class UnknownPath(RuleView):
     """Answers 404 to unknown paths below rules and firings."""
 
     @takes_anything
@@ -130,9 +130,9 @@ def _with_secret(rule: Rule, made: str) -> dict[str, Any]:
 _RULE = r"^registry/rules/(?P<rule_id>[0-9]{1,18})"
 
 urlpatterns = [
-    re_path(r"^registry/rules/?$", Rules.as_view(), name="rules"),
-    re_path(rf"{_RULE}/?$", OneRule.as_view(), name="rule"),
-    re_path(rf"{_RULE}/dry-run/?$", DryRun.as_view(), name="rule-dry-run"),
-    re_path(r"^registry/firings/?$", Firings.as_view(), name="firings"),
-    re_path(r"^registry/(?:rules|firings)/.*$", Nothing.as_view()),
+    re_path(r"^registry/rules/?$", RuleList.as_view(), name="rules"),
+    re_path(rf"{_RULE}/?$", RuleDetail.as_view(), name="rule"),
+    re_path(rf"{_RULE}/dry-run/?$", RuleDryRun.as_view(), name="rule-dry-run"),
+    re_path(r"^registry/firings/?$", FiringList.as_view(), name="firings"),
+    re_path(r"^registry/(?:rules|firings)/.*$", UnknownPath.as_view()),
 ]

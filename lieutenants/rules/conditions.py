@@ -20,7 +20,7 @@ from registry.models import Status as VMStatus
 from vmtree.models import Node
 
 # Past events count this long, in addition to the minutes of the rule.
-LOOK_BACK = timedelta(days=1)
+LOOKBACK = timedelta(days=1)
 Rows = QuerySet[Any]
 
 
@@ -50,13 +50,13 @@ class Condition:
     known: Callable[[Rule, datetime], Rows] | None = None
 
 
-def cases(rule: Rule, now: datetime, limit: int) -> list[Case]:
+def find_cases(rule: Rule, now: datetime, limit: int) -> list[Case]:
     """Return the cases for which the rule has not fired yet, oldest first."""
     condition = CONDITIONS[Event(rule.event)]
-    return [_case(row, condition, now) for row in unfired(rule, now)[:limit]]
+    return [_case(row, condition, now) for row in unfired_rows(rule, now)[:limit]]
 
 
-def unfired(rule: Rule, now: datetime) -> QuerySet[Any, dict[str, Any]]:
+def unfired_rows(rule: Rule, now: datetime) -> QuerySet[Any, dict[str, Any]]:
     """Return the columns of these cases, oldest first."""
     condition = CONDITIONS[Event(rule.event)]
     fired = Firing.objects.filter(
@@ -75,7 +75,7 @@ def still_holds(rule: Rule, firing: Firing, now: datetime) -> bool:
     return rows(rule, now).filter(**same).exists()
 
 
-def in_doubt(firing: Firing, now: datetime) -> bool:
+def is_uncertain(firing: Firing, now: datetime) -> bool:
     """Return whether the case is uncertain: reef was away, so it may have missed heartbeats."""
     return firing.event in (Event.VM_LATE, Event.VM_SILENT) and Watch.grace(now)
 
@@ -135,7 +135,7 @@ def _silent(rule: Rule, now: datetime) -> Rows:
 
 
 def _registered(rule: Rule, now: datetime) -> Rows:
-    since = max(rule.watched_from, now - _minutes(rule) - LOOK_BACK)
+    since = max(rule.watched_from, now - _minutes(rule) - LOOKBACK)
     return _were_registered(rule, now).filter(registered_at__gt=since)
 
 
@@ -170,7 +170,7 @@ def _idle(rule: Rule, now: datetime) -> Rows:
 
 
 def _finished(rule: Rule, now: datetime) -> Rows:
-    since = max(rule.watched_from, now - _minutes(rule) - LOOK_BACK)
+    since = max(rule.watched_from, now - _minutes(rule) - LOOKBACK)
     return _have_finished(rule, now).filter(ended_at__gt=since)
 
 
@@ -214,8 +214,12 @@ CONDITIONS: dict[Event, Condition] = {
     ),
     **{
         Event(event): Condition(
-            findings.rows_of(kind), "machine_id", "name", "found_at", findings.EVIDENCE
+            findings.findings_of_kind(kind),
+            "machine_id",
+            "name",
+            "found_at",
+            findings.EVIDENCE_COLUMNS,
         )
-        for event, kind in findings.KINDS.items()
+        for event, kind in findings.KIND_BY_EVENT.items()
     },
 }

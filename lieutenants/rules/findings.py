@@ -11,15 +11,15 @@ from bootloader import reconcile
 from bootloader.models import Finding
 from bootloader.states import FindingKind, Proposal
 from lieutenants.rules.models import Firing, Rule
-from lieutenants.rules.proofs import Proof, silence, status
+from lieutenants.rules.proofs import Evidence, silence, status
 from reef_site.common.errors import Conflict
 from registry.models import VM
 from vmtree.models import Node
 
-EVIDENCE = ("kind", "provider", "vm_id", "text", "proposal")
+EVIDENCE_COLUMNS = ("kind", "provider", "vm_id", "text", "proposal")
 
 
-def rows_of(kind: FindingKind) -> Callable[[Rule, datetime], QuerySet[Finding]]:
+def findings_of_kind(kind: FindingKind) -> Callable[[Rule, datetime], QuerySet[Finding]]:
     """Return a query for findings of this kind that have been open for the minutes of a rule."""
 
     def rows(rule: Rule, now: datetime) -> QuerySet[Finding]:
@@ -46,13 +46,13 @@ def finding_of(firing: Firing) -> Finding:
     return row
 
 
-def do_proposed(row: Finding, by: str) -> str:
+def run_proposal(row: Finding, by: str) -> str:
     """Run the proposal of a finding; return the outcome. Raises the errors of `reconcile.act`."""
     done = reconcile.act(row.pk, by=by)
     return f"finding {row.pk}: {done.outcome}"
 
 
-def proofs_against(proposal: str, vm_id: str, now: datetime) -> list[Proof]:
+def evidence_for_proposal(proposal: str, vm_id: str, now: datetime) -> list[Evidence]:
     """Return the evidence of death if the proposal deletes a machine, else an empty list.
 
     A vanished VM needs none: its machine is gone already.
@@ -60,15 +60,17 @@ def proofs_against(proposal: str, vm_id: str, now: datetime) -> list[Proof]:
     if proposal != Proposal.DELETE:
         return []
     vm = VM.objects.filter(pk=vm_id).first() if vm_id else None
-    placed = bool(vm_id) and Node.objects.living().filter(vm_id=vm_id).exists()
-    place = "the tree has it" if placed else "the tree does not have it"
+    in_tree = bool(vm_id) and Node.objects.living().filter(vm_id=vm_id).exists()
+    place = "the tree has it" if in_tree else "the tree does not have it"
     if vm is None:
-        unheard = Proof("silence", holds=True, text="it is not registered; no beat ever came here")
-        return [Proof("tree", holds=not placed, text=place), unheard]
-    return [Proof("tree", holds=not placed, text=place), silence(vm, now), status(vm)]
+        unheard = Evidence(
+            "silence", holds=True, text="it is not registered; no beat ever came here"
+        )
+        return [Evidence("tree", holds=not in_tree, text=place), unheard]
+    return [Evidence("tree", holds=not in_tree, text=place), silence(vm, now), status(vm)]
 
 
-KINDS = {
+KIND_BY_EVENT = {
     "finding-unknown": FindingKind.UNKNOWN,
     "finding-vanished": FindingKind.VANISHED,
     "finding-useless": FindingKind.USELESS,

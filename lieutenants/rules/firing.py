@@ -15,11 +15,11 @@ from django.db.models import Exists, OuterRef
 
 from lieutenants.models import Lieutenant
 from lieutenants.rules import actions, conditions
-from lieutenants.rules.actions import Held
+from lieutenants.rules.actions import Postponed
 from lieutenants.rules.conditions import Case
-from lieutenants.rules.findings import proofs_against
+from lieutenants.rules.findings import evidence_for_proposal
 from lieutenants.rules.models import Action, Firing, FiringState, Rule
-from lieutenants.rules.proofs import Proof, enough, proofs
+from lieutenants.rules.proofs import Evidence, evidence_of_death, is_sufficient
 from lieutenants.rules.webhooks import WebhookFailed
 from reef_site.common import broker, clock
 from reef_site.common.errors import ReefError
@@ -28,16 +28,16 @@ from registry.models import VM, Watch
 logger = logging.getLogger(__name__)
 
 # New cases of one rule, and due firings, in one tick.
-MOST_CASES = 100
-MOST_DUE = 200
+MAX_NEW_FIRINGS = 100
+MAX_DUE_FIRINGS = 200
 # Failed webhooks are retried after 10 s, 30 s, 90 s, …
-MOST_TRIES = 7
-FIRST_PAUSE = timedelta(seconds=10)
-HELD_PAUSE = timedelta(minutes=5)
-DOUBT_PAUSE = timedelta(seconds=30)
-KEPT = timedelta(days=90)
+MAX_ATTEMPTS = 7
+FIRST_RETRY_DELAY = timedelta(seconds=10)
+POSTPONE_DELAY = timedelta(minutes=5)
+UNCERTAIN_DELAY = timedelta(seconds=30)
+RETENTION = timedelta(days=90)
 # These actions reach beyond the database, so they run outside of a transaction.
-_OUTSIDE = (Action.WEBHOOK, Action.SNAPSHOT, Action.DESTROY, Action.DO_PROPOSED)
+_EXTERNAL_ACTIONS = (Action.WEBHOOK, Action.SNAPSHOT, Action.DESTROY, Action.DO_PROPOSED)
 _jumps = clock.JumpDetector()
 
 
@@ -47,27 +47,29 @@ def tick(at: datetime | None = None) -> list[int]:
         # The times in rows are adjusted to the new clock; that may not have finished yet.
         return []
     now = at or clock.now()
-    for rule in Rule.objects.on():
+    for rule in Rule.objects.enabled():
         try:
-            look(rule, now)
+            record_cases(rule, now)
         except ReefError as error:
             logger.warning("rule %s: %s", rule.name, error)
-    due = list(Firing.objects.due(now).order_by("due_at").values_list("pk", flat=True)[:MOST_DUE])
+    due = list(
+        Firing.objects.due(now).order_by("due_at").values_list("pk", flat=True)[:MAX_DUE_FIRINGS]
+    )
     for pk in due:
         ring(pk)
-    _forget(now)
+    _delete_old_firings(now)
     return due
 
 
-def look(rule: Rule, now: datetime) -> int:
+def record_cases(rule: Rule, now: datetime) -> int:
     """Record new cases of one rule, up to its hourly limit; return their number."""
-    lately = Firing.objects.filter(rule=rule, at__gt=now - timedelta(hours=1)).count()
-    room = min(MOST_CASES, rule.most_an_hour - lately)
+    recent = Firing.objects.filter(rule=rule, at__gt=now - timedelta(hours=1)).count()
+    room = min(MAX_NEW_FIRINGS, rule.most_an_hour - recent)
     if room <= 0:
         return 0
-    found = conditions.cases(rule, now, room)
+    found = conditions.find_cases(rule, now, room)
     due = now + timedelta(minutes=rule.grace_minutes)
-    Firing.objects.bulk_create([_firing(rule, case, now, due) for case in found], 100, True)
+    Firing.objects.bulk_create([_new_firing(rule, case, now, due) for case in found], 100, True)
     return len(found)
 
 
@@ -83,9 +85,9 @@ def act(firing_id: int) -> None:
         firing.end(FiringState.DROPPED, "the rule says something else by now")
     elif not conditions.still_holds(rule, firing, clock.now()):
         firing.end(FiringState.DROPPED, "it is over, before anything was done")
-    elif conditions.in_doubt(firing, clock.now()):
+    elif conditions.is_uncertain(firing, clock.now()):
         text = "waits: reef was away, and heartbeats may still come"
-        firing.put_off(DOUBT_PAUSE, text, counts=False)
+        firing.postpone(UNCERTAIN_DELAY, text, counts=False)
     else:
         _act(rule, firing)
 
@@ -97,17 +99,17 @@ def ring(firing_id: int) -> None:
     broker.send_task("rules.act", [firing_id])
 
 
-def _forget(now: datetime) -> None:
+def _delete_old_firings(now: datetime) -> None:
     """Delete old firings whose subject is gone; the others prevent a second firing."""
     vms = VM.objects.filter(pk=OuterRef("subject"))
     alive = Lieutenant.objects.living().filter(pk=OuterRef("subject"))
-    old = Firing.objects.filter(~Exists(vms), ~Exists(alive), ended_at__lt=now - KEPT)
+    old = Firing.objects.filter(~Exists(vms), ~Exists(alive), ended_at__lt=now - RETENTION)
     ids = list(old.values_list("pk", flat=True)[:1000])
     if ids:
         Firing.objects.filter(pk__in=ids).delete()
 
 
-def _firing(rule: Rule, case: Case, now: datetime, due: datetime) -> Firing:
+def _new_firing(rule: Rule, case: Case, now: datetime, due: datetime) -> Firing:
     return Firing(
         rule=rule,
         rule_name=rule.name,
@@ -124,16 +126,16 @@ def _firing(rule: Rule, case: Case, now: datetime, due: datetime) -> Firing:
 
 def _act(rule: Rule, firing: Firing) -> None:
     try:
-        if rule.action in _OUTSIDE:
-            _finish(firing, actions.do(rule, firing))
+        if rule.action in _EXTERNAL_ACTIONS:
+            _finish(firing, actions.run_action(rule, firing))
         else:
             # The action and its outcome are committed together.
             with transaction.atomic():
-                _finish(firing, actions.do(rule, firing))
-    except Held as held:
-        firing.put_off(HELD_PAUSE, f"waits: {held}", counts=False)
+                _finish(firing, actions.run_action(rule, firing))
+    except Postponed as error:
+        firing.postpone(POSTPONE_DELAY, f"waits: {error}", counts=False)
     except WebhookFailed as error:
-        _again_or_never(firing, str(error))
+        _retry_or_fail(firing, str(error))
     except ReefError as error:
         firing.end(FiringState.FAILED, str(error))
     except Exception:
@@ -146,27 +148,29 @@ def _finish(firing: Firing, outcome: str) -> None:
     logger.info("rule %s: %s: %s", firing.rule_name, firing.subject, outcome)
 
 
-def _again_or_never(firing: Firing, said: str) -> None:
-    if firing.attempts >= MOST_TRIES:
-        firing.end(FiringState.FAILED, f"given up after {firing.attempts} tries: {said}")
+def _retry_or_fail(firing: Firing, problem: str) -> None:
+    if firing.attempts >= MAX_ATTEMPTS:
+        firing.end(FiringState.FAILED, f"given up after {firing.attempts} tries: {problem}")
     else:
-        firing.put_off(FIRST_PAUSE * 3 ** (firing.attempts - 1), f"tried again later: {said}")
+        firing.postpone(
+            FIRST_RETRY_DELAY * 3 ** (firing.attempts - 1), f"tried again later: {problem}"
+        )
 
 
 # -- dry run -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Would:
+class DryRunCase:
     """A case for which a rule would fire, and the evidence its action needs."""
 
     case: Case
-    proofs: list[Proof]
+    evidence: list[Evidence]
 
     @property
     def acts(self) -> bool:
         """Return whether the action would run now."""
-        return not self.proofs or enough(self.proofs)
+        return not self.evidence or is_sufficient(self.evidence)
 
 
 @dataclass(frozen=True)
@@ -176,22 +180,22 @@ class DryRun:
     rule: Rule
     at: datetime
     grace: bool
-    would: list[Would]
+    cases: list[DryRunCase]
     more: bool
 
 
 def dry_run(rule: Rule, at: datetime | None = None) -> DryRun:
     """Return what the rule would do now if it were enabled; changes nothing."""
     now = at or clock.now()
-    found = conditions.cases(rule, now, MOST_CASES + 1)
-    would = [Would(case, _proofs_for(rule, case, now)) for case in found[:MOST_CASES]]
-    return DryRun(rule, now, Watch.grace(now), would, len(found) > MOST_CASES)
+    found = conditions.find_cases(rule, now, MAX_NEW_FIRINGS + 1)
+    cases = [DryRunCase(case, _evidence_for(rule, case, now)) for case in found[:MAX_NEW_FIRINGS]]
+    return DryRun(rule, now, Watch.grace(now), cases, len(found) > MAX_NEW_FIRINGS)
 
 
-def _proofs_for(rule: Rule, case: Case, now: datetime) -> list[Proof]:
+def _evidence_for(rule: Rule, case: Case, now: datetime) -> list[Evidence]:
     """Return the evidence of death that the action needs; empty if it needs none."""
     if rule.action == Action.DESTROY:
-        return proofs(case.subject, now)
+        return evidence_of_death(case.subject, now)
     if rule.action == Action.DO_PROPOSED:
-        return proofs_against(case.evidence["proposal"], case.evidence["vm_id"], now)
+        return evidence_for_proposal(case.evidence["proposal"], case.evidence["vm_id"], now)
     return []

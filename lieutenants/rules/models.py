@@ -18,8 +18,8 @@ from versconfig.screening import sources
 from vmtree.models import Category, CompactEncoder
 
 LEASE = timedelta(seconds=120)
-LEAST_GRACE_MINUTES = 5
-MOST_STARS = 5
+MIN_GRACE_MINUTES = 5
+MAX_WILDCARDS = 5
 
 
 class Event(models.TextChoices):
@@ -52,18 +52,18 @@ class Action(models.TextChoices):
     DO_PROPOSED = "do-proposed", "do what the finding proposes"
 
 
-OF_LIEUTENANTS = (
+LIEUTENANT_EVENTS = (
     *(Event.LIEUTENANT_ERROR, Event.LIEUTENANT_FAILING),
     *(Event.LIEUTENANT_IDLE, Event.LIEUTENANT_FINISHED),
 )
-OF_FINDINGS = (Event.FINDING_UNKNOWN, Event.FINDING_VANISHED, Event.FINDING_USELESS)
-FOR_FINDINGS = (Action.NOTE, Action.WEBHOOK, Action.SNAPSHOT, Action.DO_PROPOSED)
+FINDING_EVENTS = (Event.FINDING_UNKNOWN, Event.FINDING_VANISHED, Event.FINDING_USELESS)
+FINDING_ACTIONS = (Action.NOTE, Action.WEBHOOK, Action.SNAPSHOT, Action.DO_PROPOSED)
 # Only these events can mean that the subject is dead.
-OF_THE_DEAD = (Event.VM_SILENT, Event.LIEUTENANT_ERROR)
+TERMINAL_EVENTS = (Event.VM_SILENT, Event.LIEUTENANT_ERROR)
 
 
 class RuleQuerySet(models.QuerySet["Rule"]):
-    def on(self) -> Self:
+    def enabled(self) -> Self:
         """Filter enabled rules."""
         return self.filter(enabled=True)
 
@@ -111,14 +111,14 @@ class Rule(models.Model):
             models.CheckConstraint(
                 condition=~Q(action="destroy")
                 | Q(
-                    grace_minutes__gte=LEAST_GRACE_MINUTES,
+                    grace_minutes__gte=MIN_GRACE_MINUTES,
                     event__in=["vm-silent", "lieutenant-error"],
                 ),
                 name="rule_destroys_the_dead_after_grace",
             ),
             models.CheckConstraint(
                 condition=~Q(action="do-proposed")
-                | Q(grace_minutes__gte=LEAST_GRACE_MINUTES, event__startswith="finding-"),
+                | Q(grace_minutes__gte=MIN_GRACE_MINUTES, event__startswith="finding-"),
                 name="rule_does_what_is_proposed_after_grace",
             ),
             models.CheckConstraint(
@@ -143,77 +143,77 @@ class Rule(models.Model):
     @property
     def sentence(self) -> str:
         """Return the rule as one sentence."""
-        held = f" for {self.minutes} min" if self.minutes else ""
+        duration = f" for {self.minutes} min" if self.minutes else ""
         only = [part for part in (self.role, self.category, self.name_pattern) if part]
-        narrowed = f" ({', '.join(only)})" if only else ""
+        filters = f" ({', '.join(only)})" if only else ""
         after = f" after {self.grace_minutes} min of grace" if self.grace_minutes else ""
         when, then = Event(self.event).label, Action(self.action).label
-        return f"When {when}{held}{narrowed}, {then}{after}."
+        return f"When {when}{duration}{filters}, {then}{after}."
 
     @property
     def name_regex(self) -> str:
         """Return the name pattern as a regular expression that every database supports."""
         parts = (
-            {"*": ".*", "?": "."}.get(sign) or re.escape(sign)
-            for sign in re.sub(r"\*+", "*", self.name_pattern)
+            {"*": ".*", "?": "."}.get(char) or re.escape(char)
+            for char in re.sub(r"\*+", "*", self.name_pattern)
         )
         return f"^{''.join(parts)}$"
 
     def set_secret(self, text: str) -> None:
         """Set the encrypted webhook secret; does not save."""
-        self.sealed_secret = secret.seal(text) if text else ""
+        self.sealed_secret = secret.encrypt(text) if text else ""
 
     def clean(self) -> None:
         """Check that the fields fit together. Raises ValidationError by field."""
-        wrong: dict[str, str] = {}
-        if self.event in OF_LIEUTENANTS:
-            wrong |= self._wrong_about_lieutenants()
+        errors: dict[str, str] = {}
+        if self.event in LIEUTENANT_EVENTS:
+            errors |= self._lieutenant_errors()
         if self.action == Action.DESTROY:
-            wrong |= self._wrong_destroyer()
-        if self.event in OF_FINDINGS or self.action == Action.DO_PROPOSED:
-            wrong |= self._wrong_about_findings()
-        if len(re.findall(r"\*+", self.name_pattern)) > MOST_STARS:
-            wrong["name_pattern"] = f"at most {MOST_STARS} stars"
+            errors |= self._destroy_errors()
+        if self.event in FINDING_EVENTS or self.action == Action.DO_PROPOSED:
+            errors |= self._finding_errors()
+        if len(re.findall(r"\*+", self.name_pattern)) > MAX_WILDCARDS:
+            errors["name_pattern"] = f"at most {MAX_WILDCARDS} stars"
         if self.action == Action.WEBHOOK and not self.webhook_url:
-            wrong["webhook_url"] = "is required for a webhook"
-        elif self.webhook_url and (said := _wrong_url(self.webhook_url)):
-            wrong["webhook_url"] = said
-        if wrong:
-            raise ValidationError(wrong)
+            errors["webhook_url"] = "is required for a webhook"
+        elif self.webhook_url and (problem := _url_problem(self.webhook_url)):
+            errors["webhook_url"] = problem
+        if errors:
+            raise ValidationError(errors)
 
-    def _wrong_destroyer(self) -> dict[str, str]:
-        wrong = {}
-        if self.event not in OF_THE_DEAD:
-            words = ", ".join(OF_THE_DEAD)
-            wrong["event"] = f"a rule destroys only the dead; its event is one of {words}"
-        return wrong | self._without_grace()
+    def _destroy_errors(self) -> dict[str, str]:
+        errors = {}
+        if self.event not in TERMINAL_EVENTS:
+            events = ", ".join(TERMINAL_EVENTS)
+            errors["event"] = f"a rule destroys only the dead; its event is one of {events}"
+        return errors | self._grace_errors()
 
-    def _wrong_about_lieutenants(self) -> dict[str, str]:
-        wrong = {}
+    def _lieutenant_errors(self) -> dict[str, str]:
+        errors = {}
         if self.role not in ("", Role.LIEUTENANT):
-            wrong["role"] = "a rule about lieutenants finds no other role"
+            errors["role"] = "a rule about lieutenants finds no other role"
         if self.category not in ("", Category.LIEUTENANT):
-            wrong["category"] = "a rule about lieutenants finds no other category"
+            errors["category"] = "a rule about lieutenants finds no other category"
         if self.action == Action.MARK_STOPPED:
-            wrong["action"] = "only a rule about VMs marks them stopped"
-        return wrong
+            errors["action"] = "only a rule about VMs marks them stopped"
+        return errors
 
-    def _wrong_about_findings(self) -> dict[str, str]:
-        if self.event not in OF_FINDINGS:
+    def _finding_errors(self) -> dict[str, str]:
+        if self.event not in FINDING_EVENTS:
             return {"action": "only a rule about findings does what one proposes"}
-        wrong = {}
-        if self.action not in FOR_FINDINGS:
-            wrong["action"] = f"for a finding must be one of {', '.join(FOR_FINDINGS)}"
+        errors = {}
+        if self.action not in FINDING_ACTIONS:
+            errors["action"] = f"for a finding must be one of {', '.join(FINDING_ACTIONS)}"
         if self.role:
-            wrong["role"] = "a rule about findings knows no roles"
+            errors["role"] = "a rule about findings knows no roles"
         if self.category:
-            wrong["category"] = "a rule about findings knows no categories"
-        return wrong | (self._without_grace() if self.action == Action.DO_PROPOSED else {})
+            errors["category"] = "a rule about findings knows no categories"
+        return errors | (self._grace_errors() if self.action == Action.DO_PROPOSED else {})
 
-    def _without_grace(self) -> dict[str, str]:
-        if self.grace_minutes >= LEAST_GRACE_MINUTES:
+    def _grace_errors(self) -> dict[str, str]:
+        if self.grace_minutes >= MIN_GRACE_MINUTES:
             return {}
-        text = f"a rule that may destroy waits {LEAST_GRACE_MINUTES} minutes or more"
+        text = f"a rule that may destroy waits {MIN_GRACE_MINUTES} minutes or more"
         return {"grace_minutes": text}
 
 
@@ -289,7 +289,7 @@ class Firing(models.Model):
         """Move the firing to an end state; return False if it has ended already."""
         return self._set(state=state, outcome=outcome, ended_at=clock.now(), **self._with(evidence))
 
-    def put_off(self, pause: timedelta, outcome: str, *, counts: bool = True) -> bool:
+    def postpone(self, pause: timedelta, outcome: str, *, counts: bool = True) -> bool:
         """Postpone the firing; with `counts=False` the attempt is not counted."""
         attempts = self.attempts if counts else self.attempts - 1
         return self._set(due_at=clock.now() + pause, outcome=outcome, attempts=attempts)
@@ -302,7 +302,7 @@ class Firing(models.Model):
         return bool(mine.update(outcome=outcome[:2000], leased_until=None, **fields))
 
 
-def _wrong_url(text: str) -> str:
+def _url_problem(text: str) -> str:
     """Return why the URL is not valid for a webhook; empty if it is."""
     try:
         url = httpx.URL(text)

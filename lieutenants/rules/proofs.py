@@ -12,11 +12,11 @@ from reef_site.common import clock
 from registry import liveness
 from registry.models import VM, Status, Watch
 
-NEEDED = 2
+REQUIRED_SOURCES = 2
 
 
 @dataclass(frozen=True)
-class Proof:
+class Evidence:
     """Statement of one source: `holds` if it says that the VM is dead."""
 
     source: str
@@ -24,40 +24,42 @@ class Proof:
     text: str
 
 
-def proofs(vm_id: str, now: datetime) -> list[Proof]:
+def evidence_of_death(vm_id: str, now: datetime) -> list[Evidence]:
     """Return the statements of all sources about this VM."""
     vm = VM.objects.filter(pk=vm_id).first()
     return [silence(vm, now), status(vm), _handler(vm_id)]
 
 
-def enough(found: list[Proof]) -> bool:
+def is_sufficient(evidence: list[Evidence]) -> bool:
     """Return whether the evidence is sufficient."""
-    return sum(proof.holds for proof in found) >= NEEDED
+    return sum(each.holds for each in evidence) >= REQUIRED_SOURCES
 
 
-def silence(vm: VM | None, now: datetime) -> Proof:
+def silence(vm: VM | None, now: datetime) -> Evidence:
     """Check for missing heartbeats: overdue, although reef was there to receive them."""
     if vm is None:
-        return Proof("silence", holds=False, text="it is not registered, so no beat is expected")
+        return Evidence("silence", holds=False, text="it is not registered, so no beat is expected")
     if Watch.grace(now):
-        return Proof("silence", holds=False, text="reef itself was away; beats may be its fault")
+        return Evidence("silence", holds=False, text="reef itself was away; beats may be its fault")
     if vm.status == Status.PAUSED:
-        return Proof("silence", holds=False, text="it is paused, so no beat is expected")
+        return Evidence("silence", holds=False, text="it is paused, so no beat is expected")
     _, silent_after = liveness.deadlines(vm.last_seen, vm.interval_ms)
     overdue = max(silent_after, vm.silent_after or silent_after) <= now
-    return Proof("silence", holds=overdue, text=f"last sign {clock.format_timestamp(vm.last_seen)}")
+    return Evidence(
+        "silence", holds=overdue, text=f"last sign {clock.format_timestamp(vm.last_seen)}"
+    )
 
 
-def status(vm: VM | None) -> Proof:
+def status(vm: VM | None) -> Evidence:
     """Check the status: stopped by the VM itself or its provider, not by a rule.
 
     The status of a lieutenant follows from its process, so it is not independent evidence.
     """
     if vm is None or vm.status != Status.STOPPED:
-        said = vm.status if vm else "not registered"
-        return Proof("status", holds=False, text=f"its status is {said}")
+        current = vm.status if vm else "not registered"
+        return Evidence("status", holds=False, text=f"its status is {current}")
     if lieutenants_by_vm([vm.pk]):
-        return Proof("status", holds=False, text="reef itself set it when the agent ended")
+        return Evidence("status", holds=False, text="reef itself set it when the agent ended")
     by_rule = Firing.objects.filter(
         subject=vm.pk,
         action=Action.MARK_STOPPED,
@@ -65,13 +67,13 @@ def status(vm: VM | None) -> Proof:
         cause_at=vm.last_seen,
     )
     if by_rule.exists():
-        return Proof("status", holds=False, text="a rule marked it stopped, for its silence")
-    return Proof("status", holds=True, text="its status is stopped")
+        return Evidence("status", holds=False, text="a rule marked it stopped, for its silence")
+    return Evidence("status", holds=True, text="its status is stopped")
 
 
-def _handler(vm_id: str) -> Proof:
+def _handler(vm_id: str) -> Evidence:
     """Ask the handler that runs the VM."""
     handler = handlers.handler_for(vm_id)
     text = handler.evidence_of_death(vm_id)
     unknown = f"{handler.name} does not know it to be gone"
-    return Proof("process", holds=text is not None, text=text or unknown)
+    return Evidence("process", holds=text is not None, text=text or unknown)

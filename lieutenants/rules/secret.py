@@ -20,20 +20,20 @@ class Unreadable(ReefError):
     status = 500
 
 
-def seal(text: str) -> str:
+def encrypt(text: str) -> str:
     """Return the text, encrypted."""
-    return _box().encrypt(text.encode()).decode()
+    return _fernet().encrypt(text.encode()).decode()
 
 
-def unseal(sealed: str) -> str:
+def decrypt(sealed: str) -> str:
     """Return the decrypted text. Raises Unreadable."""
     try:
-        return _box().decrypt(sealed.encode()).decode()
+        return _fernet().decrypt(sealed.encode()).decode()
     except InvalidToken:
         raise Unreadable("the webhook's secret cannot be read any more: set it anew") from None
 
 
-def all_sealed() -> tuple[str, ...]:
+def encrypted_secrets() -> tuple[str, ...]:
     """Return the encrypted secrets of all rules."""
     from lieutenants.rules.models import Rule
 
@@ -41,12 +41,14 @@ def all_sealed() -> tuple[str, ...]:
     return tuple(sealed.values_list("sealed_secret", flat=True))
 
 
-def all_secrets() -> list[Secret]:
+def decrypted_secrets() -> list[Secret]:
     """Return the decrypted secrets of all rules; texts are screened for them."""
     name = "webhook secret"
-    return [Secret(name, sources.unseal(name, partial(unseal, each))) for each in all_sealed()]
+    return [
+        Secret(name, sources.unseal(name, partial(decrypt, each))) for each in encrypted_secrets()
+    ]
 
 
-def _box() -> Fernet:
+def _fernet() -> Fernet:
     digest = hashlib.sha256(b"reef rules webhook\0" + settings.SECRET_KEY.encode()).digest()
     return Fernet(base64.urlsafe_b64encode(digest))

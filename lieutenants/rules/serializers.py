@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lieutenants.rules.firing import DryRun, Would
+from lieutenants.rules.firing import DryRun, DryRunCase
 from lieutenants.rules.models import Action, Event, Firing, Rule
 from reef_site.common.errors import BadInput
 from registry.models import Role
@@ -12,7 +12,7 @@ from vmtree.dna import is_text
 from vmtree.models import Category
 
 Json = dict[str, Any]
-LONGEST_MINUTES = 366 * 24 * 60
+MAX_MINUTES = 366 * 24 * 60
 
 _TEXTS = {
     "name": ("name", 100),
@@ -21,19 +21,19 @@ _TEXTS = {
     "text": ("text", 4000),
     "webhookUrl": ("webhook_url", 500),
 }
-_WORDS = {
+_CHOICES = {
     "event": ("event", tuple(Event.values)),
     "action": ("action", tuple(Action.values)),
     "role": ("role", ("", *Role.values)),
     "category": ("category", ("", *Category.values)),
 }
 _NUMBERS = {
-    "minutes": ("minutes", LONGEST_MINUTES),
-    "graceMinutes": ("grace_minutes", LONGEST_MINUTES),
+    "minutes": ("minutes", MAX_MINUTES),
+    "graceMinutes": ("grace_minutes", MAX_MINUTES),
     "mostAnHour": ("most_an_hour", 100_000),
 }
 SECRET = "webhookSecret"  # noqa: S105
-FIELDS = (*_TEXTS, *_WORDS, *_NUMBERS, "enabled", SECRET)
+FIELDS = (*_TEXTS, *_CHOICES, *_NUMBERS, "enabled", SECRET)
 
 
 def rule_json(rule: Rule) -> Json:
@@ -87,27 +87,27 @@ def dry_run_json(found: DryRun) -> Json:
         "rule": rule_json(found.rule),
         "at": found.at,
         "grace": found.grace,
-        "would": [_would_json(each) for each in found.would],
-        "count": len(found.would),
+        "would": [_dry_run_case_json(each) for each in found.cases],
+        "count": len(found.cases),
         "more": found.more,
     }
 
 
-def _would_json(each: Would) -> Json:
-    said: Json = {
+def _dry_run_case_json(each: DryRunCase) -> Json:
+    facts: Json = {
         "vmId": each.case.subject,
         "name": each.case.name,
         "causeAt": each.case.since,
         "evidence": each.case.evidence,
         "acts": each.acts,
     }
-    return {**said, "proofs": [vars(proof) for proof in each.proofs]} if each.proofs else said
+    return {**facts, "proofs": [vars(one) for one in each.evidence]} if each.evidence else facts
 
 
 # -- request bodies --------------------------------------------------------------------------------
 
 
-def fields_of(body: Json, *, new: bool = False) -> tuple[Json, str | None]:
+def parse_rule(body: Json, *, new: bool = False) -> tuple[Json, str | None]:
     """Return the values by column, and the webhook secret or None. Raises BadInput.
 
     A new rule needs name, event and action.
@@ -126,17 +126,17 @@ def fields_of(body: Json, *, new: bool = False) -> tuple[Json, str | None]:
 
 def _field(key: str, value: object) -> tuple[str, Any]:
     if key in _TEXTS:
-        column, most = _TEXTS[key]
-        return column, _text("" if value is None else value, key, most)
-    if key in _WORDS:
-        column, valid = _WORDS[key]
-        word = "" if value is None else value
-        if word not in valid:
+        column, max_length = _TEXTS[key]
+        return column, _text("" if value is None else value, key, max_length)
+    if key in _CHOICES:
+        column, valid = _CHOICES[key]
+        choice = "" if value is None else value
+        if choice not in valid:
             raise BadInput(f"{key}: must be one of {', '.join(filter(None, valid))}", key)
-        return column, word
+        return column, choice
     if key in _NUMBERS:
-        column, biggest = _NUMBERS[key]
-        return column, _number(value, key, biggest)
+        column, maximum = _NUMBERS[key]
+        return column, _number(value, key, maximum)
     if not isinstance(value, bool):
         raise BadInput(f"{key}: must be true or false", key)
     return key, value

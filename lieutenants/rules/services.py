@@ -30,12 +30,12 @@ def create(fields: dict[str, Any], *, by: object, key: str | None = None) -> tup
     """
     permissions.check(by, permissions.Action.MANAGE_RULES, None)
     rule = Rule(**fields)
-    made = ""
+    generated = ""
     if rule.action == Action.WEBHOOK and not key:
-        made = key = secrets.token_urlsafe(32)
+        generated = key = secrets.token_urlsafe(32)
     rule.set_secret(key or "")
     _save(rule)
-    return rule, made
+    return rule, generated
 
 
 @transaction.atomic
@@ -45,21 +45,21 @@ def change(
     """Update a rule; returns and raises like `create`. Waiting firings are checked against it."""
     find(rule_id, by=by)
     rule = Rule.objects.select_for_update().get(pk=rule_id)
-    was = (rule.enabled, rule.event)
+    old = (rule.enabled, rule.event)
     for name, value in fields.items():
         setattr(rule, name, value)
-    made = ""
+    generated = ""
     if key is not None:
         rule.set_secret(key)
     if rule.action == Action.WEBHOOK and not rule.sealed_secret:
-        made = secrets.token_urlsafe(32)
-        rule.set_secret(made)
-    watch_anew(rule, *was)
+        generated = secrets.token_urlsafe(32)
+        rule.set_secret(generated)
+    ignore_earlier_events(rule, *old)
     _save(rule)
-    return rule, made
+    return rule, generated
 
 
-def watch_anew(rule: Rule, was_enabled: bool, old_event: str) -> None:
+def ignore_earlier_events(rule: Rule, was_enabled: bool, old_event: str) -> None:
     """Ignore events from before the rule was enabled or its event changed; does not save."""
     if (rule.enabled and not was_enabled) or rule.event != old_event:
         rule.watched_from = clock.now()

@@ -16,8 +16,8 @@ from reef_site.common.errors import ReefError
 from versconfig.screening import sources
 
 TIMEOUT = httpx.Timeout(10.0, connect=5.0)
-SIGNATURE = "Reef-Signature"
-FIRING = "Reef-Firing"
+SIGNATURE_HEADER = "Reef-Signature"
+FIRING_HEADER = "Reef-Firing"
 
 
 class WebhookFailed(ReefError):
@@ -36,17 +36,17 @@ def call(rule: Rule, firing: Firing) -> str:
     headers = {
         "Content-Type": "application/json",
         "User-Agent": "reef",
-        FIRING: str(firing.pk),
+        FIRING_HEADER: str(firing.pk),
     }
     if rule.sealed_secret:
-        headers[SIGNATURE] = sign(body, secret.unseal(rule.sealed_secret), int(time.time()))
+        headers[SIGNATURE_HEADER] = sign(body, secret.decrypt(rule.sealed_secret), int(time.time()))
     try:
         with (
             httpx.Client(timeout=TIMEOUT, follow_redirects=False) as client,
             # The body is not read: only the status code matters.
-            client.stream("POST", rule.webhook_url, content=body, headers=headers) as answer,
+            client.stream("POST", rule.webhook_url, content=body, headers=headers) as response,
         ):
-            code = answer.status_code
+            code = response.status_code
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise WebhookFailed(f"no answer: {type(error).__name__} {error}".strip()) from None
     if not 200 <= code < 300:
@@ -56,11 +56,11 @@ def call(rule: Rule, firing: Firing) -> str:
 
 def payload(rule: Rule, firing: Firing) -> dict[str, object]:
     """Return the body of a webhook call, with all secrets covered."""
-    told: dict[str, object] = sources.current(recheck=True).cover_value(_told(rule, firing))
-    return told
+    covered: dict[str, object] = sources.current(recheck=True).cover_value(_payload(rule, firing))
+    return covered
 
 
-def _told(rule: Rule, firing: Firing) -> dict[str, object]:
+def _payload(rule: Rule, firing: Firing) -> dict[str, object]:
     return {
         "firing": firing.pk,
         "rule": firing.rule_name,

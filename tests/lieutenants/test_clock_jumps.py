@@ -61,13 +61,13 @@ def test_a_rule_does_not_fire_again_for_a_lieutenant_that_fails_still(
     rule = Rule.objects.create(
         name="failing", event=Event.LIEUTENANT_FAILING, action=Action.NOTE, minutes=1
     )
-    assert conditions.cases(rule, timezone.now(), 10)
+    assert conditions.find_cases(rule, timezone.now(), 10)
     Firing.objects.create(rule=rule, event=rule.event, subject=row.pk, cause_at=since)
     shifted(monkeypatch, jump)
 
     clock_jumps.rebase(jump, [session])
 
-    assert not conditions.cases(rule, timezone.now(), 10)
+    assert not conditions.find_cases(rule, timezone.now(), 10)
     row.refresh_from_db()
     for lieutenant in (row, session.lieutenant):
         assert lieutenant.failing_since == since + jump

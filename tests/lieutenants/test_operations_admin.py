@@ -205,13 +205,13 @@ def test_a_rule_is_written_with_a_secret_that_is_never_shown(operator: Client) -
     answer = operator.post(f"{RULES}add/", form_of(**hook, webhook_secret="s3cret-words"))
     assert answer.status_code == 302
     rule = Rule.objects.get(name="r")
-    assert secret.unseal(rule.sealed_secret) == "s3cret-words"
+    assert secret.decrypt(rule.sealed_secret) == "s3cret-words"
     html = page(operator, f"{RULES}{rule.pk}/change/")
     assert "s3cret-words" not in html
     assert rule.sealed_secret not in html
     assert operator.post(f"{RULES}{rule.pk}/change/", form_of(**hook)).status_code == 302
     rule.refresh_from_db()
-    assert secret.unseal(rule.sealed_secret) == "s3cret-words"
+    assert secret.decrypt(rule.sealed_secret) == "s3cret-words"
 
 
 def test_the_form_refuses_what_the_api_refuses(operator: Client) -> None:
@@ -226,12 +226,12 @@ def test_switching_on_begins_to_watch(operator: Client) -> None:
         name="r", event="vm-registered", action="note", watched_from=long_ago
     )
     form = {"action": "switch_on", "_selected_action": [rule.pk]}
-    assert said(operator.post(RULES, form)) == ["r: is on"]
+    assert said(operator.post(RULES, form)) == ["r: enabled"]
     rule.refresh_from_db()
     assert rule.enabled
     assert rule.watched_from > long_ago + timedelta(days=8)
     operator.get("/admin/")
-    assert said(operator.post(RULES, {**form, "action": "switch_off"})) == ["r: is off"]
+    assert said(operator.post(RULES, {**form, "action": "switch_off"})) == ["r: disabled"]
 
 
 def test_the_dry_run_is_a_page(operator: Client) -> None:
@@ -241,6 +241,6 @@ def test_the_dry_run_is_a_page(operator: Client) -> None:
     VM.objects.filter(pk=vm.pk).update(late_after=ago, silent_after=ago)
     html = page(operator, f"{RULES}{rule.pk}/dry-run/")
     assert "&lt;b&gt;gone" in html
-    assert "waits for a second sign" in html
-    assert "The rule is off" in html
+    assert "waits for more evidence" in html
+    assert "The rule is disabled" in html
     assert not Firing.objects.exists()

@@ -143,12 +143,12 @@ def test_role_category_and_name_narrow() -> None:
         silence(vm_id, category=category)
     silence("web.x")
     VM.objects.filter(pk="web-2").update(role="infra")
-    assert firing.look(rule("vm-silent", name="a", role="infra"), clock.now()) == 1
-    assert firing.look(rule("vm-silent", name="b", category="infra_vm"), clock.now()) == 1
-    assert firing.look(rule("vm-silent", name="c", name_pattern="web-?"), clock.now()) == 2
-    assert firing.look(rule("vm-silent", name="d", name_pattern="*b.*"), clock.now()) == 1
-    assert firing.look(rule("vm-silent", name="e", name_pattern="web"), clock.now()) == 0
-    assert firing.look(rule("vm-silent", name="f", name_pattern="db*"), clock.now()) == 1
+    assert firing.record_cases(rule("vm-silent", name="a", role="infra"), clock.now()) == 1
+    assert firing.record_cases(rule("vm-silent", name="b", category="infra_vm"), clock.now()) == 1
+    assert firing.record_cases(rule("vm-silent", name="c", name_pattern="web-?"), clock.now()) == 2
+    assert firing.record_cases(rule("vm-silent", name="d", name_pattern="*b.*"), clock.now()) == 1
+    assert firing.record_cases(rule("vm-silent", name="e", name_pattern="web"), clock.now()) == 0
+    assert firing.record_cases(rule("vm-silent", name="f", name_pattern="db*"), clock.now()) == 1
 
 
 def test_registered_means_since_the_rule_is_watching() -> None:
@@ -228,7 +228,7 @@ def test_large_tables_are_not_read_through(event: str) -> None:
         pytest.skip("it reads small tables through, whatever indexes there are")
     for action in ("note", "destroy") if event == "vm-silent" else ("note",):
         one = rule(event, action, grace_minutes=10)
-        plan = conditions.unfired(one, clock.now())[:100].explain()
+        plan = conditions.unfired_rows(one, clock.now())[:100].explain()
         assert "SCAN registry_vm" not in plan
         assert "SCAN lieutenants_answer" not in plan
 
@@ -624,7 +624,7 @@ def test_a_webhook_that_never_answers_is_given_up(api: Api, listener: Listener) 
     listener.server.server_close()
     hook(api, f"http://127.0.0.1:{port}/")
     silence("gone")
-    for _ in range(firing.MOST_TRIES):
+    for _ in range(firing.MAX_ATTEMPTS):
         tick_and_act()
         due_now()
     assert only().state == "failed"

@@ -142,7 +142,7 @@ def test_rules_and_pages_see_a_failing_lieutenant(fleet: Fleet, client: Client) 
     rule = Rule.objects.create(
         name="failing", event=Event.LIEUTENANT_FAILING, action=Action.NOTE, enabled=True
     )
-    (case,) = conditions.cases(rule, clock.now(), 10)
+    (case,) = conditions.find_cases(rule, clock.now(), 10)
     assert case.subject == fleet.row("gus").pk
     assert "image cannot be decoded" in case.evidence["trouble"]
 
@@ -155,7 +155,7 @@ def test_rules_and_pages_see_a_failing_lieutenant(fleet: Fleet, client: Client) 
     assert done.status_code == 302
     until(lambda: fleet.row("gus").failing_since is None)
     assert "Go back…" not in client.get("/lieutenants/gus/").content.decode()
-    assert not conditions.cases(rule, clock.now(), 10)
+    assert not conditions.find_cases(rule, clock.now(), 10)
 
 
 # -- damaged session files ---------------------------------------------------------------------
