@@ -53,7 +53,7 @@ def lieutenants_json(
     lieutenants and of very long answers.
     """
     rows = list(lieutenants)
-    silence.mark(rows)
+    silence.annotate_trouble(rows)
     pks = permissions.readable_among(
         caller, permissions.Action.READ_TRANSCRIPT, (row.pk for row in rows)
     )

@@ -82,7 +82,7 @@ def _listing(request: HttpRequest) -> dict[str, Any]:
     found = Lieutenant.objects.listed(status=status, words=words)
     page = Paginator(found, PAGE).get_page(request.GET.get("page"))
     shown = list(page.object_list)
-    silence.mark(shown)
+    silence.annotate_trouble(shown)
     used = Usage.objects.sums_by_lieutenant([row.pk for row in shown])
     living = sum(count for each, count in counts.items() if each != Status.DESTROYED)
     return {
@@ -90,7 +90,7 @@ def _listing(request: HttpRequest) -> dict[str, Any]:
         "rows": [(row, figures.Figures.of(used.get(row.pk))) for row in shown],
         "tabs": [(each, counts.get(each, 0)) for each in Status.values],
         "living": living,
-        "unknown_agents": unknown_agents.shown(),
+        "unknown_agents": unknown_agents.listed_agents(),
         "any": bool(counts),
         "status": status,
         "words": words,
@@ -205,7 +205,7 @@ def _composer() -> dict[str, Any]:
 def _facts(lieutenant: Lieutenant) -> dict[str, Any]:
     """Return the context of everything beside the transcript."""
     alive = lieutenant.status != Status.DESTROYED
-    silence.mark([lieutenant])
+    silence.annotate_trouble([lieutenant])
     waiting = lieutenant.messages.pending()[:_MOST_WAITING]
     return {
         "lieutenant": lieutenant,

@@ -47,16 +47,17 @@ def adopt(name: str, *, actor: object, force: bool = False) -> list[str]:
     for host in silent:
         living = Lieutenant.objects.living().filter(host.rows)
         rows = list(living.order_by("created_at", "id"))
-        said = [
-            _unless_moved(lieutenant, partial(_take_over, lieutenant, host)) for lieutenant in rows
+        outcomes = [
+            _unless_changed(lieutenant, partial(_take_over, lieutenant, host))
+            for lieutenant in rows
         ]
-        said += _give_up_leftovers(host)
-        logger.warning("%s adopts host %s: %s", actor, host.name, "; ".join(said))
-        lines += said
+        outcomes += _abandon_leftovers(host)
+        logger.warning("%s adopts host %s: %s", actor, host.name, "; ".join(outcomes))
+        lines += outcomes
     return lines or [f"{name}: no lieutenants belong to it"]
 
 
-def _unless_moved(lieutenant: Lieutenant, act: Callable[[], str]) -> str:
+def _unless_changed(lieutenant: Lieutenant, act: Callable[[], str]) -> str:
     """Return the line of `act`, or the reason why it changed nothing.
 
     The follower of a host that responds writes the same rows; one of the two must give way.
@@ -67,17 +68,20 @@ def _unless_moved(lieutenant: Lieutenant, act: Callable[[], str]) -> str:
         return f"{lieutenant.name}: left alone, its own host changed it at the same time ({error})"
 
 
-def _give_up_leftovers(host: Host) -> list[str]:
+def _abandon_leftovers(host: Host) -> list[str]:
     """Abandon the agents of destroyed lieutenants; the host ends them when it is back."""
     rows = (
         Process.objects.live()
         .filter(host.rows, lieutenant__status=Status.DESTROYED)
         .select_related("lieutenant")
     )
-    return [_unless_moved(process.lieutenant, partial(_give_up, process, host)) for process in rows]
+    return [
+        _unless_changed(process.lieutenant, partial(_abandon_leftover, process, host))
+        for process in rows
+    ]
 
 
-def _give_up(process: Process, host: Host) -> str:
+def _abandon_leftover(process: Process, host: Host) -> str:
     with transaction.atomic():
         _abandon(process, f"Host {host.name} does not answer; it ends this agent once it does.")
     return f"{process.lieutenant.name}: destroyed; {host.name} ends its agent once it answers"
@@ -88,7 +92,7 @@ def _take_over(lieutenant: Lieutenant, host: Host) -> str:
         fields = {
             "data_folder": settings.DATA_FOLDER_ID,
             "host": settings.HOST,
-            "folder": _folder_here(lieutenant, host),
+            "folder": _local_folder(lieutenant, host),
             "leased_until": None,
         }
         # The WHERE clause is the lock: only one of two adopters finds the row.
@@ -97,14 +101,14 @@ def _take_over(lieutenant: Lieutenant, host: Host) -> str:
             return f"{lieutenant.name}: left alone, somebody else took it over"
         lieutenant.refresh_from_db()
         has_session = _has_session(lieutenant)
-        said = _take_process(lieutenant, host, has_session=has_session)
+        remark = _take_process(lieutenant, host, has_session=has_session)
         try:
             registry.patch(lieutenant.pk, {"address": settings.HOST})
         except NotRegistered:
             logger.info("%s is not registered; the follower makes up for it", lieutenant)
         transaction.on_commit(lambda: events.publish_lieutenant(lieutenant.pk))
         transaction.on_commit(lambda: events.wake_follower(lieutenant.pk))
-    return f"{lieutenant.name}: taken over from {host.name}{said}"
+    return f"{lieutenant.name}: taken over from {host.name}{remark}"
 
 
 def _has_session(lieutenant: Lieutenant) -> bool:
@@ -117,7 +121,7 @@ def _take_process(lieutenant: Lieutenant, host: Host, *, has_session: bool) -> s
     process = lieutenant.live_process()
     if process:
         directory = homes.home_of(lieutenant.pk).runs / process.pk
-        if paths.is_here(str(directory)):
+        if paths.is_local_run(str(directory)):
             Process.objects.filter(pk=process.pk).update(
                 data_folder=settings.DATA_FOLDER_ID, host=settings.HOST, directory=str(directory)
             )
@@ -164,7 +168,7 @@ def _abandon(process: Process, reason: str) -> None:
     save_progress([session])
 
 
-def _folder_here(lieutenant: Lieutenant, host: Host) -> str:
+def _local_folder(lieutenant: Lieutenant, host: Host) -> str:
     """Return the working folder as a path in this data folder; a folder outside stays unchanged."""
     ending_of_own = f"/lieutenants/{lieutenant.pk}/workspace"
     if lieutenant.folder.endswith(ending_of_own):

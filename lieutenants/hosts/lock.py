@@ -24,45 +24,45 @@ from lieutenants.hosts import services
 
 logger = logging.getLogger(__name__)
 
-AGAIN_SECONDS = 1.0
-NOTE_SECONDS = 5.0
-ANSWER_SECONDS = 1.0
+RETRY_SECONDS = 1.0
+REPORT_SECONDS = 5.0
+REPLY_TIMEOUT_SECONDS = 1.0
 MAX_PATH_BYTES = 4096
 
 
 @contextlib.contextmanager
 def one_folder(stopping: threading.Event) -> Iterator[bool]:
     """Hold the lock of this data folder's identity; yield False if stopped while waiting."""
-    held: socket.socket | None = None
-    noted = -NOTE_SECONDS
-    while not stopping.is_set() and (held := _take()) is None:
-        if time.monotonic() - noted >= NOTE_SECONDS:
-            _yield_to(holder(), is_news=noted < 0)
-            noted = time.monotonic()
-        stopping.wait(AGAIN_SECONDS)
-    if held is None:
+    lock: socket.socket | None = None
+    reported_at = -REPORT_SECONDS
+    while not stopping.is_set() and (lock := _bind()) is None:
+        if time.monotonic() - reported_at >= REPORT_SECONDS:
+            _report_rival(holder(), is_news=reported_at < 0)
+            reported_at = time.monotonic()
+        stopping.wait(RETRY_SECONDS)
+    if lock is None:
         yield False
         return
-    with held:
-        told = [held, str(settings.DATA_DIR)]
-        threading.Thread(target=_tell, args=told, name="reef-identity", daemon=True).start()
+    with lock:
+        args = [lock, str(settings.DATA_DIR)]
+        threading.Thread(target=_send_path, args=args, name="reef-identity", daemon=True).start()
         yield True
         # Without the shutdown, the thread would keep waiting on the socket.
         with contextlib.suppress(OSError):
-            held.shutdown(socket.SHUT_RDWR)
+            lock.shutdown(socket.SHUT_RDWR)
 
 
 def holder() -> str:
     """Return the data folder that holds the lock; empty if none does, or one of another user."""
-    with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as link:
-        link.settimeout(ANSWER_SECONDS)
+    with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as peer:
+        peer.settimeout(REPLY_TIMEOUT_SECONDS)
         try:
-            link.connect(_name())
-            credentials = link.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+            peer.connect(_socket_name())
+            credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
             pid, uid, _ = struct.unpack("3i", credentials)
             if uid not in (0, os.geteuid()):
                 return ""
-            return link.recv(MAX_PATH_BYTES).decode("utf-8", "replace") or f"process {pid}"
+            return peer.recv(MAX_PATH_BYTES).decode("utf-8", "replace") or f"process {pid}"
         except TimeoutError:
             return "a process that does not answer"
         except OSError:
@@ -77,33 +77,33 @@ def sentence(other: str) -> str:
     )
 
 
-def _name() -> str:
+def _socket_name() -> str:
     return f"\0reef-identity-{os.geteuid()}-{settings.DATA_FOLDER_ID}"
 
 
-def _take() -> socket.socket | None:
-    held = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+def _bind() -> socket.socket | None:
+    lock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        held.bind(_name())
-        held.listen(8)
+        lock.bind(_socket_name())
+        lock.listen(8)
     except OSError:
-        held.close()
+        lock.close()
         return None
-    return held
+    return lock
 
 
-def _tell(held: socket.socket, folder: str) -> None:
+def _send_path(lock: socket.socket, folder: str) -> None:
     """Send the path of this data folder to every process that connects."""
     while True:
         try:
-            link, _ = held.accept()
+            peer, _ = lock.accept()
         except OSError:
             return
-        with contextlib.suppress(OSError), link:
-            link.sendall(folder.encode())
+        with contextlib.suppress(OSError), peer:
+            peer.sendall(folder.encode())
 
 
-def _yield_to(other: str, *, is_news: bool) -> None:
+def _report_rival(other: str, *, is_news: bool) -> None:
     if other == str(settings.DATA_DIR):
         return  # our own previous worker, which is about to end
     text = sentence(other or "another one")

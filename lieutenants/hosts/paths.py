@@ -22,7 +22,7 @@ MAX_HEADER_BYTES = 1 << 16
 _COPY_BYTES = 1 << 20
 
 
-def rebase(folder_id: str, known: str) -> int:
+def correct_paths(folder_id: str, known: str) -> int:
     """Change the paths in this data folder's rows to its current location; return their number.
 
     `known` is its last known location. Rows of earlier versions show the location themselves. Paths
@@ -32,29 +32,33 @@ def rebase(folder_id: str, known: str) -> int:
     rows = list(mine.only("pk", "folder", "session_name"))
     runs = list(Process.objects.filter(data_folder=folder_id).only("pk", "directory", "handle"))
     old = {PurePosixPath(known)} if known else set()
-    old |= {base for row in rows if (base := _base(row.folder, f"lieutenants/{row.pk}/workspace"))}
+    old |= {
+        base
+        for row in rows
+        if (base := _without_ending(row.folder, f"lieutenants/{row.pk}/workspace"))
+    }
     old.discard(PurePosixPath(settings.DATA_DIR))
     if not old:
         return 0
     changed = 0
     for row in rows:
-        if folder := _moved(row.folder, old):
+        if folder := _new_path(row.folder, old):
             changed += Lieutenant.objects.filter(pk=row.pk).update(folder=folder)
         _correct_session(row, old)
     for run in runs:
-        if directory := _moved(run.directory, old):
+        if directory := _new_path(run.directory, old):
             # The agent was started with paths that do not exist any more.
             handle = {**run.handle, "moved_from": run.directory} if run.handle else run.handle
             changed += Process.objects.filter(pk=run.pk).update(directory=directory, handle=handle)
     return changed
 
 
-def _base(path: str, ending: str) -> PurePosixPath | None:
+def _without_ending(path: str, ending: str) -> PurePosixPath | None:
     """Return the path without its ending; None if it ends differently."""
     return PurePosixPath(path.removesuffix("/" + ending)) if path.endswith("/" + ending) else None
 
 
-def _moved(path: str, old: Iterable[PurePosixPath]) -> str:
+def _new_path(path: str, old: Iterable[PurePosixPath]) -> str:
     """Return the new path of a file below one of the old locations; empty if below none."""
     for base in old:
         if PurePosixPath(path).is_relative_to(base):
@@ -92,7 +96,7 @@ def _rewrite_header(folder: int, name: str, old: Iterable[PurePosixPath]) -> Non
         found = json.loads(first) if first.endswith(b"\n") else None
         header: dict[str, Any] = found if isinstance(found, dict) else {}
         cwd = header.get("cwd")
-        moved = _moved(cwd, old) if isinstance(cwd, str) else ""
+        moved = _new_path(cwd, old) if isinstance(cwd, str) else ""
         if not moved:
             return
         if facts.st_size > MAX_FILE_BYTES:
@@ -115,6 +119,6 @@ def _copy(source: IO[bytes], target: IO[bytes], size: int) -> None:
         target.write(piece)
 
 
-def is_here(directory: str) -> bool:
+def is_local_run(directory: str) -> bool:
     """Return whether a run folder is in this data folder."""
     return Path(directory, "keeper.json").exists()

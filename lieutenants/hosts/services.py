@@ -39,7 +39,7 @@ def has_own_database() -> bool:
 MAX_NAMES = 10
 
 
-def place() -> str:
+def folder_fingerprint() -> str:
     """Return an identifier of this folder on this running machine; a copy has another one."""
     facts = os.stat(settings.DATA_DIR)
     try:
@@ -59,17 +59,21 @@ def register(follower: str = "") -> None:
     with transaction.atomic():
         DataFolder.objects.get_or_create(
             pk=settings.DATA_FOLDER_ID,
-            defaults={"host": settings.HOST, "path": str(settings.DATA_DIR), "place": place()},
+            defaults={
+                "host": settings.HOST,
+                "path": str(settings.DATA_DIR),
+                "place": folder_fingerprint(),
+            },
         )
         row = DataFolder.objects.select_for_update().get(pk=settings.DATA_FOLDER_ID)
-        if problem := _rival_of(row, follower) or _original_at_work():
+        if problem := _rival_problem(row, follower) or _original_problem():
             raise NotTheFollower(problem)
         _claim_rows()
-        _rename(row.host)
-        if changed := paths.rebase(row.pk, row.path):
+        _update_host_name(row.host)
+        if changed := paths.correct_paths(row.pk, row.path):
             logger.warning("the data folder was moved here: %d paths were corrected", changed)
         tombstones.pause_marked()
-        row.host, row.path, row.place = settings.HOST, str(settings.DATA_DIR), place()
+        row.host, row.path, row.place = settings.HOST, str(settings.DATA_DIR), folder_fingerprint()
         if follower:
             row.follower, row.seen_at = follower, now
         row.rival, row.rival_at = "", None
@@ -102,10 +106,10 @@ def note_rival(text: str) -> None:
     )
 
 
-def _rival_of(row: DataFolder, follower: str) -> str:
+def _rival_problem(row: DataFolder, follower: str) -> str:
     """Return why this folder may not be followed now; empty if it may."""
     is_free = has_own_database() or not row.follower or row.follower == follower
-    if is_free or row.place == place() or not answers(row):
+    if is_free or row.place == folder_fingerprint() or not is_responding(row):
         return ""
     return (
         f"the data folder {settings.DATA_DIR} on {settings.HOST} has the identity of {row.path} on "
@@ -114,7 +118,7 @@ def _rival_of(row: DataFolder, follower: str) -> str:
     )
 
 
-def _original_at_work() -> str:
+def _original_problem() -> str:
     """Return why a copy with a new identity may not be followed yet; empty if it may.
 
     Its lieutenants have the ids of the original's, so both would control the same agents.
@@ -136,7 +140,7 @@ def _original_at_work() -> str:
     )
 
 
-def answers(row: DataFolder, now: datetime | None = None) -> bool:
+def is_responding(row: DataFolder, now: datetime | None = None) -> bool:
     """Return whether the follower has renewed its lease recently."""
     now = now or clock.database_now()
     return row.seen_at is not None and now - SILENT_AFTER < row.seen_at <= now + TOLERANCE
@@ -160,7 +164,7 @@ def _claim_rows() -> None:
         DataFolder.objects.exclude(pk=settings.DATA_FOLDER_ID).delete()
 
 
-def _rename(known: str) -> None:
+def _update_host_name(known: str) -> None:
     """Set the current host name in the rows of this folder."""
     mine = Lieutenant.objects.filter(data_folder=settings.DATA_FOLDER_ID)
     others = mine.living().exclude(host=settings.HOST)

@@ -84,7 +84,7 @@ def hosts() -> list[Host]:
     living = _count(Lieutenant.objects.living())
     unknown = living.keys() - rows.keys() - {_key(settings.DATA_FOLDER_ID, "")}
     leftovers: dict[Key, int] = {}
-    if unknown or not all(services.answers(row, now) for row in rows.values()):
+    if unknown or not all(services.is_responding(row, now) for row in rows.values()):
         leftovers = _count(Process.objects.live().filter(lieutenant__status=Status.DESTROYED))
     # Rows without an identity, and of folders that are not registered yet.
     for pk, name in (living.keys() | leftovers.keys()) - rows.keys():
@@ -121,7 +121,7 @@ def _host(row: DataFolder, now: datetime, living: int = 0, leftovers: int = 0) -
         name=row.host,
         path=row.path,
         seen_at=row.seen_at,
-        answers=unknown or services.answers(row, now),
+        answers=unknown or services.is_responding(row, now),
         lieutenants=living,
         leftovers=leftovers,
         rival=row.rival if has_rival else "",
@@ -161,7 +161,7 @@ def note_on(lieutenant: Lieutenant) -> str:
     return host.asked if host else ""
 
 
-def mark(rows: Iterable[Lieutenant]) -> None:
+def annotate_trouble(rows: Iterable[Lieutenant]) -> None:
     """Set `trouble` on rows whose host does not respond. For display, never saved."""
     found = silent_hosts()
     concerned = [row for row in rows if _key(row.data_folder, row.host) in found]

@@ -60,7 +60,7 @@ def look_at(process: Process) -> None:
         _end(process, pid)
         return
     text = (
-        f"{TROUBLE}{_where(pid)} (pid {pid}), since this data folder "
+        f"{TROUBLE}{_working_folder(pid)} (pid {pid}), since this data folder "
         "is a copy or was replaced. Restart ends that agent and starts it here."
     )
     lieutenant = Lieutenant.objects.filter(pk=process.lieutenant_id).exclude(trouble=text)
@@ -115,7 +115,7 @@ def _is_keeper(pid: int) -> bool:
     return any(word.endswith(b"/keeper.py") for word in words) or b"keeper" in words
 
 
-def _where(pid: int) -> str:
+def _working_folder(pid: int) -> str:
     try:
         return f" ({os.readlink(f'/proc/{pid}/cwd')})"
     except OSError:

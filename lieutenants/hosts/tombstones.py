@@ -18,12 +18,12 @@ from lieutenants.states import Status
 
 logger = logging.getLogger(__name__)
 
-MARK = "destroyed"
+MARK_NAME = "destroyed"
 
 
 def leave(lieutenant: Lieutenant) -> None:
     """Mark the folder of a destroyed lieutenant if it is in this data folder."""
-    mark = _mark_of(lieutenant)
+    mark = _mark_path(lieutenant)
     if lieutenant.data_folder != settings.DATA_FOLDER_ID or not mark.parent.is_dir():
         return
     try:
@@ -36,14 +36,14 @@ def leave(lieutenant: Lieutenant) -> None:
 def clear(lieutenant: Lieutenant) -> None:
     """Remove the mark when the lieutenant is resumed."""
     if lieutenant.data_folder == settings.DATA_FOLDER_ID:
-        _mark_of(lieutenant).unlink(missing_ok=True)
+        _mark_path(lieutenant).unlink(missing_ok=True)
 
 
 def pause_marked() -> None:
     """Pause lieutenants that were destroyed after the backup of this database was made."""
     for lieutenant in Lieutenant.objects.here().living():
         try:
-            facts = _mark_of(lieutenant).stat()
+            facts = _mark_path(lieutenant).stat()
         except OSError:
             continue
         at = datetime.fromtimestamp(facts.st_mtime, UTC)
@@ -60,5 +60,5 @@ def pause_marked() -> None:
             logger.info("%s", error)
 
 
-def _mark_of(lieutenant: Lieutenant) -> Path:
-    return settings.LIEUTENANTS_DIR / lieutenant.pk / MARK
+def _mark_path(lieutenant: Lieutenant) -> Path:
+    return settings.LIEUTENANTS_DIR / lieutenant.pk / MARK_NAME

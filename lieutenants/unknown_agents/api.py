@@ -25,18 +25,21 @@ class UnknownAgents(APIView):
         return Response({"unknownAgents": found, "count": UnknownAgent.objects.count()})
 
 
-class Ask(APIView):
+class RequestAction(APIView):
     """`POST /lieutenant/unknown-agents/<run>/{take-up,end}`"""
 
     asks_authority = True
 
     def post(self, request: rest.Request, run: str, verb: str) -> Response:
         """Request that the agent is followed again or ended; its host does so within seconds."""
-        row = services.ask(run, Request(verb), actor=request.user)
+        row = services.request_action(run, Request(verb), actor=request.user)
         return Response(row.json, status=202)
 
 
 urlpatterns = [
     re_path(r"^lieutenant/unknown-agents/?$", UnknownAgents.as_view()),
-    re_path(r"^lieutenant/unknown-agents/(?P<run>[^/]+)/(?P<verb>take-up|end)/?$", Ask.as_view()),
+    re_path(
+        r"^lieutenant/unknown-agents/(?P<run>[^/]+)/(?P<verb>take-up|end)/?$",
+        RequestAction.as_view(),
+    ),
 ]

@@ -26,18 +26,18 @@ logger = logging.getLogger(__name__)
 # Time for an ended agent to disappear, and for a new one to get its row.
 GRACE_SECONDS = 15.0
 # An agent that was asked to end is killed after this time.
-INSIST = timedelta(seconds=20)
-FAREWELL = "~farewell"
+KILL_AFTER = timedelta(seconds=20)
+FINAL_COMMAND_ID = "~farewell"
 
 
 def look() -> None:
     """Update the rows of this host and carry out requests."""
-    found = dict(_unknown())
+    found = dict(_find_unknown())
     here = UnknownAgent.objects.filter(data_folder=settings.DATA_FOLDER_ID)
     here.exclude(pk__in=found).delete()
     known = {row.pk: row for row in here}
     for run, (directory, handle) in found.items():
-        why, can_be_taken_up = _reason(directory)
+        why, can_be_taken_up = _why_unknown(directory)
         lieutenant = Lieutenant.objects.filter(pk=directory.parent.parent.name).first()
         facts = {
             "data_folder": settings.DATA_FOLDER_ID,
@@ -54,10 +54,10 @@ def look() -> None:
             logger.warning("an agent runs that nobody follows: %s. %s", row, why)
             events.publish_lieutenant(row.lieutenant_id)
         if row.request:
-            _serve(row)
+            _carry_out(row)
 
 
-def _unknown() -> Iterator[tuple[str, tuple[Path, Handle]]]:
+def _find_unknown() -> Iterator[tuple[str, tuple[Path, Handle]]]:
     """Yield the run folders of live keepers without an open row, by run id."""
     transport = get_transport("local")
     followed = set(Process.objects.live().values_list("pk", flat=True))
@@ -80,7 +80,7 @@ def _is_new(directory: Path) -> bool:
     return 0 <= age < GRACE_SECONDS
 
 
-def _reason(directory: Path) -> tuple[str, bool]:
+def _why_unknown(directory: Path) -> tuple[str, bool]:
     """Return why nobody follows the agent, and whether it can be taken up."""
     lieutenant = Lieutenant.objects.filter(pk=directory.parent.parent.name).first()
     if lieutenant is None:
@@ -94,7 +94,7 @@ def _reason(directory: Path) -> tuple[str, bool]:
     return "Its process is recorded as ended, or not at all.", True
 
 
-def _serve(row: UnknownAgent) -> None:
+def _carry_out(row: UnknownAgent) -> None:
     """Carry out the request. A failure is stored in the row; the request can be repeated."""
     problem = _take_up(row) if row.request == Request.TAKE_UP else _end(row)
     if problem:
@@ -108,10 +108,10 @@ def _serve(row: UnknownAgent) -> None:
 def _take_up(row: UnknownAgent) -> str:
     """Follow the agent again. Return why that failed, or ""."""
     try:
-        said = reattach.take_up(Path(row.directory), row.handle)
+        reply = reattach.take_up(Path(row.directory), row.handle)
     except (OSError, ValueError, IntegrityError, LostRace, IllegalMove) as error:
         return str(error)
-    return "" if Process.objects.live().filter(pk=row.run).exists() else said
+    return "" if Process.objects.live().filter(pk=row.run).exists() else reply
 
 
 def _end(row: UnknownAgent) -> str:
@@ -119,11 +119,11 @@ def _end(row: UnknownAgent) -> str:
     transport = get_transport("local")
     asked_at = row.requested_at or timezone.now()
     try:
-        if timezone.now() - asked_at > INSIST:
+        if timezone.now() - asked_at > KILL_AFTER:
             # The keeper's pid comes from a file, so it is never killed.
             transport.end(row.directory, row.handle, keeper=False)
         else:
-            transport.stop(row.directory, row.handle, rpc.simple("abort", FAREWELL))
+            transport.stop(row.directory, row.handle, rpc.simple("abort", FINAL_COMMAND_ID))
     except TransportError as error:
         logger.info("cannot end %s yet: %s", row, error)
     return ""

@@ -12,7 +12,7 @@ from vmtree import permissions
 from vmtree.permissions import Action
 
 
-def ask(run: str, request: Request, *, actor: object) -> UnknownAgent:
+def request_action(run: str, request: Request, *, actor: object) -> UnknownAgent:
     """Store a request for this agent; the follower of its host carries it out within seconds.
 
     Nodes may not do this, since the agent may belong anywhere in the fleet. Raises Forbidden,

@@ -15,7 +15,7 @@ from lieutenants.unknown_agents.models import Request, UnknownAgent
 MAX_SHOWN = 100
 
 
-def shown() -> list[UnknownAgent]:
+def listed_agents() -> list[UnknownAgent]:
     """Return the agents to list."""
     return list(UnknownAgent.objects.all()[:MAX_SHOWN])
 
@@ -27,7 +27,7 @@ def act(request: HttpRequest, run: str, verb: str) -> HttpResponse:
     try:
         if verb not in Request.values:
             raise NotFound(f"There is no action '{verb[:40]}' for an agent that nobody follows")
-        row = services.ask(run, Request(verb), actor=request.user)
+        row = services.request_action(run, Request(verb), actor=request.user)
     except LieutenantError as error:
         return render(request, "problem.html", {"problem": str(error)}, status=error.status)
     messages.success(request, f"{row}: asked to {Request(verb).label}.")

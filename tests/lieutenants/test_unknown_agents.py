@@ -97,7 +97,7 @@ def test_one_whose_lieutenant_another_host_adopted_cannot_be_taken_up(
     row = enlist(data_folder="01BOX2BOX2BOX2BOX2BOX2BOX2", host="box2")
     directory = settings.LIEUTENANTS_DIR / row.pk / "runs" / "RUN"
     found = [("RUN", (directory, {"agent_pid": 1, "keeper_pid": 2}))]
-    monkeypatch.setattr(scan, "_unknown", lambda: iter(found))
+    monkeypatch.setattr(scan, "_find_unknown", lambda: iter(found))
     scan.look()
     (facts,) = api.get(UNKNOWN).json()["unknownAgents"]
     assert facts["canBeTakenUp"] is False

@@ -63,7 +63,7 @@ def test_the_place_that_was_known_counts_and_that_of_other_folders_does_not() ->
     DataFolder.objects.create(pk=settings.DATA_FOLDER_ID, host=settings.HOST, path=OLD)
     enlist("ada", folder=f"{OLD}/lieutenants/other/workspace/deep")
     foreign = enlist("neo", folder=f"{OLD}/lieutenants/x/workspace", data_folder="B" * 26)
-    assert paths.rebase(settings.DATA_FOLDER_ID, OLD) == 1
+    assert paths.correct_paths(settings.DATA_FOLDER_ID, OLD) == 1
     foreign.refresh_from_db()
     assert foreign.folder == f"{OLD}/lieutenants/x/workspace"
 
