@@ -22,16 +22,16 @@ from lieutenants.exceptions import LieutenantError
 from lieutenants.hosts.models import DataFolder
 from lieutenants.models import Answer, Entry, Lieutenant, LifeSign, Message, Move, Process, Usage
 from lieutenants.states import Status
-from lieutenants.verbs import VERBS, Verb
+from lieutenants.verbs import ACTIONS, LieutenantAction
 
 if TYPE_CHECKING:
     _ModelAdmin = admin.ModelAdmin[Any]
 else:
     _ModelAdmin = admin.ModelAdmin
 
-_HEAD = 100
-_MOST_OUTCOMES = 50
-OPEN_FIELDS = (
+_PREVIEW_LENGTH = 100
+_MAX_REPORTED = 50
+EDITABLE_FIELDS = (
     *("model", "restart_policy", "idle_limit_minutes"),
     *("stall_limit_seconds", "tool_limit_seconds"),
 )
@@ -59,21 +59,21 @@ class FactAdmin(_ModelAdmin):
     @admin.display(description="text")
     def head(self, row: Any) -> str:
         """Return the beginning of the text."""
-        words = " ".join(row.text[: 4 * _HEAD].split())
-        return words if len(words) <= _HEAD else words[: _HEAD - 1] + "…"
+        text = " ".join(row.text[: 4 * _PREVIEW_LENGTH].split())
+        return text if len(text) <= _PREVIEW_LENGTH else text[: _PREVIEW_LENGTH - 1] + "…"
 
 
 Action = Callable[["LieutenantAdmin", HttpRequest, QuerySet[Lieutenant]], HttpResponse | None]
 
 
-def _action(verb: Verb) -> Action:
-    @admin.action(description=f"{verb.label} selected lieutenants", permissions=["command"])
+def _action(action: LieutenantAction) -> Action:
+    @admin.action(description=f"{action.label} selected lieutenants", permissions=["command"])
     def act(
         model_admin: LieutenantAdmin, request: HttpRequest, queryset: QuerySet[Lieutenant]
     ) -> HttpResponse | None:
-        return model_admin.ask(request, queryset, verb)
+        return model_admin.run_action(request, queryset, action)
 
-    act.__name__ = f"{verb.name}_selected"
+    act.__name__ = f"{action.name}_selected"
     return act
 
 
@@ -87,23 +87,23 @@ class LieutenantAdmin(_ModelAdmin):
     date_hierarchy = "created_at"
     list_per_page = 100
     show_full_result_count = False
-    actions = tuple(_action(verb) for verb in VERBS.values())
+    actions = tuple(_action(action) for action in ACTIONS.values())
     fieldsets = (
         (None, {"fields": ("name", "role", "status", "status_since", "error", "trouble")}),
-        ("May be changed", {"fields": OPEN_FIELDS}),
-        ("What belongs to it", {"fields": ("belongings",)}),
+        ("Settings", {"fields": EDITABLE_FIELDS}),
+        ("Related rows", {"fields": ("related_rows",)}),
         (
-            "How it runs",
+            "Runtime",
             {"fields": ("model_in_use", "folder", "host", "transport", "parent_agent")},
         ),
-        ("What it was told", {"fields": ("directive", "system_prompt")}),
+        ("Instructions", {"fields": ("directive", "system_prompt")}),
         ("Dates and counts", {"fields": ("created_at", "last_active", "task_count", "restarts")}),
     )
 
     def get_readonly_fields(self, _request: HttpRequest, _obj: Any = None) -> tuple[str, ...]:
         """Return all fields except OPEN_FIELDS."""
         shown = flatten_fieldsets(self.fieldsets)
-        return tuple(name for name in shown if name not in OPEN_FIELDS)
+        return tuple(name for name in shown if name not in EDITABLE_FIELDS)
 
     def has_add_permission(self, _request: HttpRequest) -> bool:
         """Return False: their own page creates lieutenants and starts their agents."""
@@ -132,7 +132,7 @@ class LieutenantAdmin(_ModelAdmin):
         return row.last_activity_at
 
     @admin.display(description="rows")
-    def belongings(self, row: Lieutenant) -> str:
+    def related_rows(self, row: Lieutenant) -> str:
         """Return links to its messages, transcript, usage and other rows."""
         lists = ("message", "entry", "answer", "usage", "move", "process")
         return format_html_join(
@@ -146,47 +146,59 @@ class LieutenantAdmin(_ModelAdmin):
 
     # -- actions -------------------------------------------------------------------------------
 
-    def ask(
-        self, request: HttpRequest, queryset: QuerySet[Lieutenant], verb: Verb
+    def run_action(
+        self, request: HttpRequest, queryset: QuerySet[Lieutenant], action: LieutenantAction
     ) -> HttpResponse | None:
         """Run an action on the selected lieutenants, after a confirmation if it needs one."""
         chosen = list(queryset.order_by("created_at", "id"))
-        sure = request.POST.get("sure") == "yes"
-        if not sure and any(verb.asks(each) for each in chosen):
-            return self._question(request, chosen, verb)
-        self._do(request, chosen, verb, sure=sure)
+        confirmed = request.POST.get("sure") == "yes"
+        if not confirmed and any(action.needs_confirmation(each) for each in chosen):
+            return self._confirmation(request, chosen, action)
+        self._run(request, chosen, action, confirmed=confirmed)
         return None
 
-    def _question(self, request: HttpRequest, chosen: list[Lieutenant], verb: Verb) -> HttpResponse:
+    def _confirmation(
+        self, request: HttpRequest, chosen: list[Lieutenant], action: LieutenantAction
+    ) -> HttpResponse:
         context = {
             **self.admin_site.each_context(request),
             "opts": self.model._meta,
-            "title": f"{verb.label}?",
-            "verb": verb,
+            "title": f"{action.label}?",
+            "action": action,
             "chosen": chosen,
-            "action": request.POST.get("action", ""),
+            "action_name": request.POST.get("action", ""),
         }
         return TemplateResponse(request, "admin/lieutenants/lieutenant/sure.html", context)
 
-    def _do(
-        self, request: HttpRequest, chosen: list[Lieutenant], verb: Verb, *, sure: bool
+    def _run(
+        self,
+        request: HttpRequest,
+        chosen: list[Lieutenant],
+        action: LieutenantAction,
+        *,
+        confirmed: bool,
     ) -> None:
         """Run the action on each lieutenant and report the outcomes, errors included."""
         for number, lieutenant in enumerate(chosen):
-            level, said = self._one(request, lieutenant, verb, sure=sure)
-            if number < _MOST_OUTCOMES:
-                self.message_user(request, said, level)
-        if (more := len(chosen) - _MOST_OUTCOMES) > 0:
-            self.message_user(request, f"{more} more were asked; their status tells the outcome.")
+            level, text = self._run_one(request, lieutenant, action, confirmed=confirmed)
+            if number < _MAX_REPORTED:
+                self.message_user(request, text, level)
+        if (more := len(chosen) - _MAX_REPORTED) > 0:
+            self.message_user(request, f"{more} more: see their status for the outcome.")
 
-    def _one(
-        self, request: HttpRequest, lieutenant: Lieutenant, verb: Verb, *, sure: bool
+    def _run_one(
+        self,
+        request: HttpRequest,
+        lieutenant: Lieutenant,
+        action: LieutenantAction,
+        *,
+        confirmed: bool,
     ) -> tuple[int, str]:
         # A name would select the active lieutenant of the same name instead.
         if lieutenant.status == Status.DESTROYED:
             return messages.WARNING, f"{lieutenant.name}: was destroyed before"
         try:
-            return messages.SUCCESS, verb.act(lieutenant.name, str(request.user), sure)
+            return messages.SUCCESS, action.act(lieutenant.name, str(request.user), confirmed)
         except LieutenantError as error:
             return messages.ERROR, f"{lieutenant.name}: {error}"
 
@@ -264,7 +276,7 @@ class MoveAdmin(FactAdmin):
     @admin.display(description="reason")
     def why(self, row: Move) -> str:
         """Return the first line of the reason."""
-        return row.reason.split("\n", 1)[0][:_HEAD]
+        return row.reason.split("\n", 1)[0][:_PREVIEW_LENGTH]
 
 
 @admin.register(Process)

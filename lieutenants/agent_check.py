@@ -23,21 +23,21 @@ from django.conf import settings
 
 from lieutenants.agents import Agent
 
-SECONDS = 10.0
-MAX_BYTES = 16 << 10
-OLDEST = (0, 73)
+TIMEOUT_SECONDS = 10.0
+MAX_OUTPUT_BYTES = 16 << 10
+MIN_VERSION = (0, 73)
 # A failure is cached for this long, a success until the file changes.
-FAILURE_SECONDS = 20.0
+CACHE_FAILURE_SECONDS = 20.0
 REMEDY = (
     "Set PI_PATH= to the agent, or install it (npm install -g @earendil-works/pi-coding-agent)."
 )
 
 _VERSION = re.compile(r"(?<![\w.])v?(\d+)\.(\d+)\.(\d+)\b")
-_LOOK_SECONDS = 0.002
+_POLL_SECONDS = 0.002
 
 
 @dataclass(frozen=True)
-class _Answer:
+class _Output:
     """Result of running a program; `code` is None if it was killed."""
 
     code: int | None
@@ -47,7 +47,7 @@ class _Answer:
 
 
 # By path and file state: the problem, and the time until which it is cached.
-_known: dict[tuple[object, ...], tuple[str, float]] = {}
+_cache: dict[tuple[object, ...], tuple[str, float]] = {}
 
 
 def problem_of(agent: Agent) -> str:
@@ -55,23 +55,23 @@ def problem_of(agent: Agent) -> str:
 
     It runs with the environment of agents, but with an empty home.
     """
-    key = _state_of(agent.path)
-    problem, until = _known.get(key, ("", 0.0))
+    key = _cache_key(agent.path)
+    problem, until = _cache.get(key, ("", 0.0))
     if time.monotonic() < until:
         return problem
     problem = check(agent.path, agent_environment(), is_packaged=bool(agent.version))
-    until = time.monotonic() + (FAILURE_SECONDS if problem else 1e9)
-    _known[key] = (problem, until)
+    until = time.monotonic() + (CACHE_FAILURE_SECONDS if problem else 1e9)
+    _cache[key] = (problem, until)
     return problem
 
 
 def check(path: Path, environment: Mapping[str, str], *, is_packaged: bool = False) -> str:
     """Return why the program is not the agent; a program of a known package may be slow."""
-    answer = _ask(path, environment)
-    if answer.is_late and is_packaged:
+    result = _run(path, environment)
+    if result.is_late and is_packaged:
         return ""
-    said = answer.trouble or _trouble_in(answer)
-    return f"{path} cannot be used as the agent: {said}. {REMEDY}" if said else ""
+    problem = result.trouble or _problem_in(result)
+    return f"{path} cannot be used as the agent: {problem}. {REMEDY}" if problem else ""
 
 
 def agent_environment() -> dict[str, str]:
@@ -82,13 +82,13 @@ def agent_environment() -> dict[str, str]:
 def resolve_shim(path: Path) -> Path | None:
     """Return the program that a shim runs in our environment, if agents can run it too."""
     seen: list[Path] = []
-    with _asking(path, os.environ) as process:
-        end = time.monotonic() + SECONDS
+    with _running(path, os.environ) as process:
+        end = time.monotonic() + TIMEOUT_SECONDS
         while process.poll() is None and time.monotonic() < end:
             for each in _programs_of(process.pid):
                 if each not in seen:
                     seen.append(each)
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(_POLL_SECONDS)
     shim = path.resolve()
     for each in reversed(seen):
         if each.resolve() != shim and not check(each, agent_environment()):
@@ -96,33 +96,33 @@ def resolve_shim(path: Path) -> Path | None:
     return None
 
 
-def _trouble_in(answer: _Answer) -> str:
+def _problem_in(result: _Output) -> str:
     """Return why the output is not that of the agent; empty if it is."""
-    if answer.code != 0:
-        words = _first_words(answer.text)
-        return f"asked for --version, it ended with exit code {answer.code}" + (
-            f" ({words})" if words else ""
+    if result.code != 0:
+        line = _telling_line(result.text)
+        return f"asked for --version, it ended with exit code {result.code}" + (
+            f" ({line})" if line else ""
         )
-    found = _VERSION.search(answer.text)
+    found = _VERSION.search(result.text)
     if found is None:
-        words = _first_words(answer.text)
-        return f"asked for --version, it answered {words!r}" if words else "it tells no version"
+        line = _telling_line(result.text)
+        return f"asked for --version, it answered {line!r}" if line else "it tells no version"
     version = tuple(map(int, found.groups()))
-    if version < OLDEST:
-        return f"it is version {found[0]}, and reef works from {OLDEST[0]}.{OLDEST[1]} on"
+    if version < MIN_VERSION:
+        return f"it is version {found[0]}, and reef works from {MIN_VERSION[0]}.{MIN_VERSION[1]} on"
     return ""
 
 
-def _ask(path: Path, environment: Mapping[str, str]) -> _Answer:
+def _run(path: Path, environment: Mapping[str, str]) -> _Output:
     try:
-        with _asking(path, environment) as process:
-            return _hear(process)
+        with _running(path, environment) as process:
+            return _read_output(process)
     except OSError as error:
-        return _Answer(None, trouble=_why_not(path, error))
+        return _Output(None, trouble=_why_not_executable(path, error))
 
 
 @contextlib.contextmanager
-def _asking(path: Path, environment: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+def _running(path: Path, environment: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
     """Run `<path> --version` in an empty home; kill its process group at the end."""
     with tempfile.TemporaryDirectory(prefix="reef-version-", ignore_cleanup_errors=True) as home:
         own_home = {"HOME": home} if environment is not os.environ else {}
@@ -146,23 +146,23 @@ def _asking(path: Path, environment: Mapping[str, str]) -> Iterator[subprocess.P
                 process.stdout.close()
 
 
-def _hear(process: subprocess.Popen[bytes]) -> _Answer:
+def _read_output(process: subprocess.Popen[bytes]) -> _Output:
     """Read the output up to the limits."""
     assert process.stdout is not None
-    output, end = process.stdout.fileno(), time.monotonic() + SECONDS
+    output, end = process.stdout.fileno(), time.monotonic() + TIMEOUT_SECONDS
     os.set_blocking(output, False)
     data = b""
     with selectors.DefaultSelector() as selector:
         selector.register(output, selectors.EVENT_READ)
         while True:
-            if len(data) > MAX_BYTES:
-                return _Answer(None, trouble="asked for --version, it prints without an end")
+            if len(data) > MAX_OUTPUT_BYTES:
+                return _Output(None, trouble="asked for --version, it prints without an end")
             rest = end - time.monotonic()
             if rest <= 0:
-                late = f"asked for --version, it did not end within {SECONDS:g} s"
-                return _Answer(None, trouble=late, is_late=not data)
+                late = f"asked for --version, it did not end within {TIMEOUT_SECONDS:g} s"
+                return _Output(None, trouble=late, is_late=not data)
             if selector.select(min(rest, 0.1)):
-                chunk = os.read(output, MAX_BYTES)
+                chunk = os.read(output, MAX_OUTPUT_BYTES)
                 data += chunk
                 if not chunk:
                     break
@@ -170,20 +170,20 @@ def _hear(process: subprocess.Popen[bytes]) -> _Answer:
                 break
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(max(0.1, end - time.monotonic()))
-    return _Answer(process.returncode, data.decode("utf-8", "replace"))
+    return _Output(process.returncode, data.decode("utf-8", "replace"))
 
 
-def _why_not(path: Path, error: OSError) -> str:
+def _why_not_executable(path: Path, error: OSError) -> str:
     """Return why the program cannot be executed, for example a missing interpreter."""
     with contextlib.suppress(OSError), path.open("rb") as file:
         head = file.readline(300)
-        words = head[2:].decode("utf-8", "replace").split()
-        if head.startswith(b"#!") and words and not os.access(words[0], os.X_OK):
-            return f"it cannot be run, because its interpreter {words[0]} is missing"
+        command = head[2:].decode("utf-8", "replace").split()
+        if head.startswith(b"#!") and command and not os.access(command[0], os.X_OK):
+            return f"it cannot be run, because its interpreter {command[0]} is missing"
     return f"it cannot be run ({error.strerror or type(error).__name__})"
 
 
-def _first_words(text: str) -> str:
+def _telling_line(text: str) -> str:
     """Return the most telling line, without control characters: the first error, else the first."""
     lines = [" ".join(line.split()) for line in text.splitlines()]
     lines = ["".join(filter(str.isprintable, line)) for line in lines if line]
@@ -203,7 +203,7 @@ def _programs_of(pid: int) -> Iterator[Path]:
             yield from _programs_of(int(child))
 
 
-def _state_of(path: Path) -> tuple[object, ...]:
+def _cache_key(path: Path) -> tuple[object, ...]:
     try:
         found = os.stat(shutil.which(path) or path)
     except OSError:

@@ -18,13 +18,13 @@ from lieutenants.exceptions import AgentMissing
 
 PINNED = "0.87.1"
 PACKAGES = frozenset({"@earendil-works/pi-coding-agent", "@mariozechner/pi-coding-agent"})
-_SLIM = Path(__file__).parent / "agent" / "slim.mjs"
+_SLIM_SCRIPT = Path(__file__).parent / "agent" / "slim.mjs"
 _UNKNOWN: tuple[int, ...] = ()
 
 # Part of the error text while `up` installs the agent, and the delay before the next attempt.
 INSTALLING = "is being installed right now"
 INSTALLING_SECONDS = 10
-HOW_TO_MEND = (
+INSTALL_HINT = (
     "Install it (npm install -g @earendil-works/pi-coding-agent), or set PI_PATH to where it is, "
     "or start reef without --no-agent on a machine that has npm."
 )
@@ -55,14 +55,14 @@ class Agent:
         return self.version >= (0, 80, 4)
 
     @property
-    def repeats_itself(self) -> bool:
+    def has_cumulative_deltas(self) -> bool:
         """Return whether each delta repeats the whole message twice (before 0.84)."""
         return _UNKNOWN < self.version < (0, 84)
 
     def argv(self) -> list[str]:
         """Return the command line, with the options that its version needs."""
-        if self.repeats_itself and self.node and self.script:
-            return [self.node, "--import", _SLIM.as_uri(), str(self.script)]
+        if self.has_cumulative_deltas and self.node and self.script:
+            return [self.node, "--import", _SLIM_SCRIPT.as_uri(), str(self.script)]
         return [str(self.path)]
 
 
@@ -79,15 +79,15 @@ def find_agent() -> Agent:
                 "started, leave it out so that reef looks for pi itself, or install the agent "
                 "there (npm install -g @earendil-works/pi-coding-agent)."
             )
-        return _agent(Path(found))
+        return _inspect(Path(found))
     if not settings.OWN_AGENT and (found := shutil.which("pi")):
-        return _agent(Path(found))
+        return _inspect(Path(found))
     installed = settings.AGENT_INSTALL_DIR / "pi"
     if os.access(installed, os.X_OK):
-        return _agent(installed)
-    why = _why_not()
+        return _inspect(installed)
+    why = _install_problem()
     dead = _dead_link()
-    missing = AgentMissing(f"The agent pi is not on this host. {dead}{why or HOW_TO_MEND}")
+    missing = AgentMissing(f"The agent pi is not on this host. {dead}{why or INSTALL_HINT}")
     if INSTALLING in why:
         missing.retry_seconds = INSTALLING_SECONDS
     raise missing
@@ -111,7 +111,7 @@ def agent_problem() -> str:
     return ""
 
 
-def _agent(path: Path) -> Agent:
+def _inspect(path: Path) -> Agent:
     """Inspect the program without running it."""
     real = path.resolve()
     if facts := _read_json(path.parent / "installed.json"):
@@ -144,7 +144,7 @@ def _numbers(version: object) -> tuple[int, ...]:
     return tuple(int(part) for part in parts) if all(map(str.isdigit, parts)) else _UNKNOWN
 
 
-def _why_not() -> str:
+def _install_problem() -> str:
     """Return the error that the installer left behind, or ""."""
     try:
         return (settings.AGENT_INSTALL_DIR / "problem.txt").read_text().strip().replace("`", "")

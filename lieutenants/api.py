@@ -19,20 +19,20 @@ from lieutenants.hosts import silence
 from lieutenants.models import Lieutenant, Message, Usage
 from lieutenants.presence import vm_of
 from lieutenants.serializers import (
-    ADJUSTABLE,
-    CREATED,
-    MOST_ENTRIES,
-    changes_of,
+    ADJUSTABLE_FIELDS,
+    CREATE_FIELDS,
+    MAX_ENTRIES,
     entry_json,
     is_new_session,
     lieutenants_json,
     message_json,
-    message_wanted,
     messages_json,
+    parse_changes,
+    parse_create,
+    parse_message_reference,
     read_json,
     sent_json,
     usage_json,
-    wish_of,
 )
 from lieutenants.states import Status
 from lieutenants.transcript import texts_of_open
@@ -47,9 +47,9 @@ from reef_site.common.request_values import (
 from vmtree import permissions
 from vmtree.permissions import Action
 
-WAIT_SECONDS = 60
+MAX_WAIT_SECONDS = 60
 # Default of pause and destroy; all others return at once.
-DEFAULT_WAIT = 10
+DEFAULT_WAIT_SECONDS = 10
 
 
 def _wait(response: Response, lieutenant: Lieutenant, seconds: int) -> Response:
@@ -59,11 +59,11 @@ def _wait(response: Response, lieutenant: Lieutenant, seconds: int) -> Response:
     return response
 
 
-def _done(lieutenant: Lieutenant, word: str, seconds: int, **more: str) -> Response:
+def _action_response(lieutenant: Lieutenant, done_key: str, seconds: int, **more: str) -> Response:
     """Return the response of an action: done after a wait, or 202 if its host does not respond."""
     if note := silence.note_on(lieutenant):
-        return Response({word: False, "asked": True, "note": note, **more}, status=202)
-    return _wait(Response({word: True, **more}), lieutenant, seconds)
+        return Response({done_key: False, "asked": True, "note": note, **more}, status=202)
+    return _wait(Response({done_key: True, **more}), lieutenant, seconds)
 
 
 def _wait_for_answer(response: Response, message: Message, seconds: int) -> Response:
@@ -74,7 +74,7 @@ def _wait_for_answer(response: Response, message: Message, seconds: int) -> Resp
 
 
 def _seconds(request: Request, default: int = 0) -> int:
-    given = query_number(request, "wait", most=WAIT_SECONDS)
+    given = query_number(request, "wait", most=MAX_WAIT_SECONDS)
     return default if given is None else given
 
 
@@ -82,13 +82,13 @@ def _idempotency_key(request: Request) -> str:
     return request.headers.get("Idempotency-Key", "").strip()
 
 
-def _legible(lieutenant: Lieutenant, request: Request) -> Lieutenant:
+def _readable(lieutenant: Lieutenant, request: Request) -> Lieutenant:
     """Return the lieutenant if the caller may read its transcript. Raises Forbidden."""
     permissions.check(request.user, Action.READ_TRANSCRIPT, vm_of(lieutenant))
     return lieutenant
 
 
-def _check_first(request: Request, name: str) -> None:
+def _check_command_permission(request: Request, name: str) -> None:
     """Raise Forbidden before values are validated. Unknown names are left to `services`."""
     if lieutenant := Lieutenant.objects.living().filter(name=name).first():
         permissions.check(request.user, Action.COMMAND, vm_of(lieutenant))
@@ -122,7 +122,7 @@ class LieutenantViewSet(ViewSet):
         found = lieutenants_json(rows, caller=request.user, brief=brief)
         return Response({"lieutenants": found, "count": len(found)})
 
-    @takes(query=("wait",), body=CREATED)
+    @takes(query=("wait",), body=CREATE_FIELDS)
     def create(self, request: Request) -> Response:
         """Create a lieutenant; `?wait=<seconds>` waits until it has started.
 
@@ -130,7 +130,7 @@ class LieutenantViewSet(ViewSet):
         """
         seconds = _seconds(request)
         lieutenant, is_new = services.create_once(
-            wish_of(body_of(request)), actor=request.user, key=_idempotency_key(request)
+            parse_create(body_of(request)), actor=request.user, key=_idempotency_key(request)
         )
         facts = lieutenants_json([lieutenant], caller=request.user)[0]
         response = Response(facts, status=201 if is_new else 200)
@@ -143,12 +143,12 @@ class LieutenantViewSet(ViewSet):
         found = [services.find(name)]
         return Response(lieutenants_json(found, caller=request.user, brief=brief)[0])
 
-    @takes(query=("wait",), body=(*ADJUSTABLE, "restart"))
+    @takes(query=("wait",), body=(*ADJUSTABLE_FIELDS, "restart"))
     def partial_update(self, request: Request, name: str) -> Response:
         """Change model, restart policy or limits; `{"restart": true}` applies them at once."""
-        _check_first(request, name)
+        _check_command_permission(request, name)
         seconds = _seconds(request)
-        changes, restart = changes_of(body_of(request))
+        changes, restart = parse_changes(body_of(request))
         found = services.adjust(name, changes, actor=request.user, restart_now=restart)
         facts = lieutenants_json([found], caller=request.user)[0]
         return _wait(Response(facts), found, seconds)
@@ -156,12 +156,12 @@ class LieutenantViewSet(ViewSet):
     @takes(query=("wait",))
     def destroy(self, request: Request, name: str) -> Response:
         """Destroy a lieutenant; repeating that returns 200 again."""
-        seconds = _seconds(request, DEFAULT_WAIT)
+        seconds = _seconds(request, DEFAULT_WAIT_SECONDS)
         detail = services.destroy(name, actor=request.user)
         lieutenant = Lieutenant.objects.filter(name=name).first()
         if lieutenant is None:
             return Response({"destroyed": True, "detail": detail})
-        return _done(lieutenant, "destroyed", seconds, detail=detail)
+        return _action_response(lieutenant, "destroyed", seconds, detail=detail)
 
     @action(detail=True, methods=["post"])
     @takes(query=("wait",), body=("message", "mode"))
@@ -186,47 +186,47 @@ class LieutenantViewSet(ViewSet):
         return that many characters after position `?after=`.
         """
         names = ("tail", "history", "after", "limit")
-        asked = {key: query_number(request, key) or 0 for key in names}
-        lieutenant = _legible(services.find(name), request)
-        return Response(read_json(lieutenant, **asked))
+        params = {key: query_number(request, key) or 0 for key in names}
+        lieutenant = _readable(services.find(name), request)
+        return Response(read_json(lieutenant, **params))
 
     @action(detail=True, methods=["post"])
     @takes(query=("wait",), body=("force",))
     def pause(self, request: Request, name: str) -> Response:
         """Stop the agent and keep its session; `{"force": true}` does so even while it works."""
-        _check_first(request, name)
-        seconds = _seconds(request, DEFAULT_WAIT)
+        _check_command_permission(request, name)
+        seconds = _seconds(request, DEFAULT_WAIT_SECONDS)
         force = body_of(request).get("force", False)
         if not isinstance(force, bool):
             raise BadInput("force: must be true or false", "force")
         lieutenant = services.pause(name, actor=request.user, force=force)
-        return _done(lieutenant, "paused", seconds)
+        return _action_response(lieutenant, "paused", seconds)
 
     @action(detail=True, methods=["post"])
     @takes(query=("wait",), body=("session",))
     def resume(self, request: Request, name: str) -> Response:
         """Start the agent in its session, or in a new one with `{"session": "new"}`."""
-        _check_first(request, name)
+        _check_command_permission(request, name)
         seconds = _seconds(request)
         lieutenant = _start(name, request, services.resume)
-        return _done(lieutenant, "resumed", seconds)
+        return _action_response(lieutenant, "resumed", seconds)
 
     @action(detail=True, methods=["post"])
     @takes(query=("wait",), body=("session",))
     def restart(self, request: Request, name: str) -> Response:
         """Stop and start the agent; `{"session": "new"}` begins a new session."""
-        _check_first(request, name)
+        _check_command_permission(request, name)
         seconds = _seconds(request)
         lieutenant = _start(name, request, services.restart)
-        return _done(lieutenant, "restarted", seconds)
+        return _action_response(lieutenant, "restarted", seconds)
 
     @action(detail=True, methods=["post"])
     @takes(query=("wait",), body=("messageId", "entryId"))
     def rewind(self, request: Request, name: str) -> Response:
         """Rewind to before a message: `messageId`, `entryId`, or the first that fails."""
-        _check_first(request, name)
+        _check_command_permission(request, name)
         seconds = _seconds(request)
-        message_id, entry_id = message_wanted(body_of(request))
+        message_id, entry_id = parse_message_reference(body_of(request))
         lieutenant, entry = rewinding.ask(
             name, actor=request.user, message_id=message_id, entry_id=entry_id
         )
@@ -236,7 +236,7 @@ class LieutenantViewSet(ViewSet):
     @action(detail=True, methods=["post"])
     def abort(self, request: Request, name: str) -> Response:
         """Abort the running answer."""
-        return _done(services.abort(name, actor=request.user), "aborted", 0)
+        return _action_response(services.abort(name, actor=request.user), "aborted", 0)
 
     @action(detail=True, methods=["get"])
     @takes(query=("after", "cursor", "limit", "textLimit"))
@@ -246,9 +246,9 @@ class LieutenantViewSet(ViewSet):
         `next` is the next cursor. Very long entries make a page shorter; `?textLimit=` shortens
         long texts to both ends.
         """
-        lieutenant = _legible(services.find_kept(name), request)
+        lieutenant = _readable(services.find_kept(name), request)
         after = query_cursor(request, "after") or 0
-        limit = query_limit(request, most=MOST_ENTRIES, default=200)
+        limit = query_limit(request, most=MAX_ENTRIES, default=200)
         shown = query_number(request, "textLimit") or 0
         rows, more = outputs.page_of_entries(lieutenant, after=after, limit=limit, text_limit=shown)
         texts = texts_of_open(rows)
@@ -265,8 +265,8 @@ class LieutenantViewSet(ViewSet):
 
         `next` is the next cursor. Long texts are shortened to both ends.
         """
-        limit = query_limit(request, most=MOST_ENTRIES, default=100)
-        lieutenant = _legible(services.find_kept(name), request)
+        limit = query_limit(request, most=MAX_ENTRIES, default=100)
+        lieutenant = _readable(services.find_kept(name), request)
         rows = lieutenant.messages.order_by("-created_at", "-id")
         if cursor := request.query_params.get("cursor", ""):
             last = services.find_cursor(lieutenant, cursor)
@@ -290,7 +290,7 @@ class LieutenantViewSet(ViewSet):
         `?wait=<seconds>` waits for its outcome.
         """
         seconds = _seconds(request)
-        lieutenant = _legible(services.find_kept(name), request)
+        lieutenant = _readable(services.find_kept(name), request)
         found = services.find_message(lieutenant, message_id)
         return _wait_for_answer(Response(message_json(found)), found, seconds)
 
@@ -302,7 +302,7 @@ class LieutenantViewSet(ViewSet):
     @action(detail=True, methods=["get"])
     def usage(self, request: Request, name: str) -> Response:
         """Return tokens and cost by day (UTC), newest first, and in total."""
-        mine = Usage.objects.filter(lieutenant=_legible(services.find_kept(name), request))
+        mine = Usage.objects.filter(lieutenant=_readable(services.find_kept(name), request))
         days = [{"day": str(row["day"]), **usage_json(row)} for row in mine.sums_by_day()]
         return Response({"days": days, "total": usage_json(mine.sums())})
 
@@ -310,7 +310,7 @@ class LieutenantViewSet(ViewSet):
     @takes(query=("after", "cursor"))
     def stream(self, request: Request, name: str) -> Response:
         """Check permission to follow the transcript; the edge calls this before it streams."""
-        lieutenant = _legible(services.find_kept(name), request)
+        lieutenant = _readable(services.find_kept(name), request)
         return Response({"id": lieutenant.pk, "rev": lieutenant.rev})
 
 

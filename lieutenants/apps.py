@@ -26,7 +26,7 @@ class LieutenantsConfig(AppConfig):
         permissions.register_local_agents(presence.local_hosts)
         aliases.register(presence.id_of_name)
         removal.refuse("destroy the lieutenant first", presence.alive)
-        impact.register(configured.to_restart)
+        impact.register(configured.lieutenants_to_restart)
         sources.register(
             "webhooks", sources.Source(secret.encrypted_secrets, secret.decrypted_secrets)
         )

@@ -36,14 +36,14 @@ def has_own_model(lieutenant: Lieutenant) -> bool:
     return lieutenant.model not in ("", settings.DEFAULT_MODEL)
 
 
-class Given(NamedTuple):
+class ProviderKeys(NamedTuple):
     """Environment variables from the store, and the versions of their values."""
 
     environment: dict[str, str]
     versions: list[int]
 
 
-def given(lieutenant: Lieutenant) -> Given:
+def given(lieutenant: Lieutenant) -> ProviderKeys:
     """Return the stored keys of model providers for a lieutenant. Raises ReefError.
 
     Keys in reef's environment override them and are passed on elsewhere.
@@ -51,10 +51,12 @@ def given(lieutenant: Lieutenant) -> Given:
     found = config.resolve_all(MODEL_KEYS, _node_of(lieutenant))
     stored = {name: each for name, each in found.items() if each.source is Source.STORE}
     environment = {name: config.usable(each) for name, each in stored.items()}
-    return Given(environment, [each.winner.version for each in stored.values() if each.winner])
+    return ProviderKeys(
+        environment, [each.winner.version for each in stored.values() if each.winner]
+    )
 
 
-def to_restart(key: Key, nodes: set[int]) -> list[str]:
+def lieutenants_to_restart(key: Key, nodes: set[int]) -> list[str]:
     """Return the names of lieutenants at these nodes that run with an outdated value of the key."""
     if key.takes is not Takes.NEXT_START:
         return []

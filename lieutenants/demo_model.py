@@ -38,13 +38,13 @@ PROVIDER, MODEL = "reef-demo", "demo"
 WORDS_PER_SECOND = 30.0
 # An unused endpoint outlives the reef that started it for this long.
 LINGER_SECONDS = 30.0
-LOOKS_SECONDS = 1.0
+POLL_SECONDS = 1.0
 
 ASKS_FOR_CONTEXT = re.compile(r"what (did|have) i (say|said|ask|tell|told)|remember", re.IGNORECASE)
 ASKS_FOR_TOOL = re.compile(r"\b(ls|run|execute|list|look|tool|bash|shell|files?)\b", re.IGNORECASE)
 # Only these commands are run when a message quotes them: a demo must not become a remote shell.
-HARMLESS = re.compile(r"`((?:ls|pwd|date|whoami|uname|echo|df|uptime)(?: [\w./ +%:,=-]*)?)`")
-USUAL_COMMAND = "pwd && ls -la | head -20"
+ALLOWED_COMMAND = re.compile(r"`((?:ls|pwd|date|whoami|uname|echo|df|uptime)(?: [\w./ +%:,=-]*)?)`")
+DEFAULT_COMMAND = "pwd && ls -la | head -20"
 
 HELLO = """\
 Hello! I am reef's **demo model**: no real intelligence, just a small program on this machine that \
@@ -79,21 +79,21 @@ class DemoModel(ModelServer):
         """Return one tool call if the message asks for one, else text."""
         del key
         if after_tool(body):
-            return say(about_result(text_of(messages_of(body)[-1])))
+            return text_reply(about_result(text_of(messages_of(body)[-1])))
         turns = user_turns(body)
         said = last_user(body).strip()
         if ASKS_FOR_CONTEXT.search(said):
-            return say(about_context(turns[:-1]))
+            return text_reply(about_context(turns[:-1]))
         if has_bash(body) and (wanted := command_for(said)):
             command = json.dumps({"command": wanted})
             words = in_words("I'll have a look with the `bash` tool.\n")
             return Reply([Say(words, WORDS_PER_SECOND), Call("bash", command)])
         if len(turns) < 2 and len(said) < 40:
-            return say(HELLO)
-        return say(ECHO.format(said=shorten(said, 200), count=len(turns)))
+            return text_reply(HELLO)
+        return text_reply(ECHO.format(said=shorten(said, 200), count=len(turns)))
 
 
-def say(text: str) -> Reply:
+def text_reply(text: str) -> Reply:
     """Return a reply of text only."""
     return Reply([Say(in_words(text), WORDS_PER_SECOND)])
 
@@ -103,10 +103,10 @@ def in_words(text: str) -> list[str]:
     return re.findall(r"\s*\S+\s*", text)
 
 
-def shorten(text: str, most: int) -> str:
+def shorten(text: str, max_length: int) -> str:
     """Return the text on one line with at most `most` characters."""
     line = " ".join(text.split())
-    return line if len(line) <= most else line[: most - 1] + "…"
+    return line if len(line) <= max_length else line[: max_length - 1] + "…"
 
 
 def has_bash(body: Body) -> bool:
@@ -118,9 +118,9 @@ def has_bash(body: Body) -> bool:
 
 def command_for(said: str) -> str:
     """Return the command that answers this message; empty if it asks for none."""
-    if quoted := HARMLESS.search(said):
+    if quoted := ALLOWED_COMMAND.search(said):
         return quoted[1]
-    return USUAL_COMMAND if ASKS_FOR_TOOL.search(said) else ""
+    return DEFAULT_COMMAND if ASKS_FOR_TOOL.search(said) else ""
 
 
 def about_result(output: str) -> str:
@@ -154,12 +154,12 @@ def is_locked(lock: Path) -> bool:
     return locks.is_held(lock)
 
 
-def any_lives(agents: Path | None) -> bool:
+def any_agent_alive(agents: Path | None) -> bool:
     """Return whether an agent is alive that may call again: its keeper holds the session lock."""
     return agents is None or any(map(is_locked, agents.glob("*/session.lock")))
 
 
-def kept_port(folder: Path) -> int:
+def stored_port(folder: Path) -> int:
     """Return the port of the last run; 0 if there is none."""
     try:
         port = int((folder / "port").read_text())
@@ -175,10 +175,10 @@ async def end_when_unused(model: ModelServer, reef: Path, agents: Path | None) -
     """
     used = time.monotonic()
     while time.monotonic() - used < LINGER_SECONDS:
-        await asyncio.sleep(LOOKS_SECONDS)
+        await asyncio.sleep(POLL_SECONDS)
         if model.in_flight or is_locked(reef):
             used = time.monotonic()
-        elif not any_lives(agents):
+        elif not any_agent_alive(agents):
             break
     model.stop()
 
@@ -201,7 +201,7 @@ def read_models(file: Path) -> Body:
     return found
 
 
-def announce(file: Path, base_url: str) -> None:
+def add_to_models(file: Path, base_url: str) -> None:
     """Add the demo model to an agent's `models.json`, without changing anything else."""
     models = read_models(file)
     ours = models_json(base_url, [MODEL], provider=PROVIDER, key=KEY)
@@ -243,26 +243,26 @@ async def run(
     lock: locks.FileLock | None = None,
 ) -> None:
     """Serve on the port that is stored in `folder`, or on a new one if that is taken."""
-    model = DemoModel(port=kept_port(folder))
+    model = DemoModel(port=stored_port(folder))
     try:
         await model.open()
     except OSError:
         model.port = 0
         await model.open()
     if models:
-        announce(models, model.base_url)
+        add_to_models(models, model.base_url)
     replace_text(folder / "port", f"{model.port}\n")
     print(f"demo model at {model.base_url}", flush=True)  # noqa: T201
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, model.stop)
     loop.add_signal_handler(signal.SIGINT, model.stop)
-    watch = asyncio.create_task(end_when_unused(model, reef, agents)) if reef else None
-    guard = asyncio.create_task(end_when_replaced(model, lock)) if lock else None
+    unused_task = asyncio.create_task(end_when_unused(model, reef, agents)) if reef else None
+    replaced_task = asyncio.create_task(end_when_replaced(model, lock)) if lock else None
     await model.serve()
-    if guard:
-        guard.cancel()
-    if watch:
-        watch.cancel()
+    if replaced_task:
+        replaced_task.cancel()
+    if unused_task:
+        unused_task.cancel()
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -44,7 +44,7 @@ class Figures:
 
 
 @dataclass(frozen=True)
-class Spans:
+class UsagePeriods:
     """Usage of one lieutenant: of its newest answer, of today (UTC), in total."""
 
     task: Figures
@@ -63,10 +63,10 @@ def fleet_today() -> Figures:
     return Figures.of(Usage.objects.filter(day=utc_today()).sums())
 
 
-def spans_of(lieutenant: Lieutenant) -> Spans:
+def usage_periods(lieutenant: Lieutenant) -> UsagePeriods:
     """Return the usage of one lieutenant, in four queries."""
     mine = Usage.objects.filter(lieutenant=lieutenant)
     newest = Answer.objects.filter(lieutenant=lieutenant).only("pk").order_by("-id").first()
     task = Figures.of(Usage.objects.filter(answer=newest).sums()) if newest else Figures()
     today = Figures.of(mine.filter(day=utc_today()).sums())
-    return Spans(task=task, today=today, total=Figures.of(mine.sums()))
+    return UsagePeriods(task=task, today=today, total=Figures.of(mine.sums()))

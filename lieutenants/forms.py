@@ -16,19 +16,19 @@ from versconfig import config
 class LieutenantForm(forms.Form):
     """Shows errors of services at their fields."""
 
-    def refuse(self, error: LieutenantError) -> None:
+    def add_service_error(self, error: LieutenantError) -> None:
         """Add the error of a service to its field."""
         field = "name" if isinstance(error, NameTaken) else ""
         if isinstance(error, BadInput):
             field = error.field
         self.add_error(field if field in self.fields else None, str(error))
 
-    def point_at_errors(self) -> None:
+    def set_aria_attributes(self) -> None:
         """Connect fields with their errors and help texts for screen readers."""
         for name in self.fields:
             bound = self[name]
-            told = [f"id_{name}_help"] + ([f"id_{name}_error"] if bound.errors else [])
-            bound.field.widget.attrs["aria-describedby"] = " ".join(told)
+            element_ids = [f"id_{name}_help"] + ([f"id_{name}_error"] if bound.errors else [])
+            bound.field.widget.attrs["aria-describedby"] = " ".join(element_ids)
             if bound.errors:
                 bound.field.widget.attrs["aria-invalid"] = "true"
 
@@ -70,10 +70,10 @@ class RunForm(LieutenantForm):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if usual := config.resolve("REEF_AGENT_MODEL").value:
+        if default_model := config.resolve("REEF_AGENT_MODEL").value:
             self.fields[
                 "model"
-            ].help_text = f"provider/model. Leave empty for the default, {usual}."
+            ].help_text = f"provider/model. Leave empty for the default, {default_model}."
         self.fields["stall_limit_seconds"].widget.attrs["placeholder"] = settings.STALL_SECONDS
         self.fields["tool_limit_seconds"].widget.attrs["placeholder"] = settings.TOOL_SECONDS
 

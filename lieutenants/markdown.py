@@ -21,7 +21,7 @@ from markdown_it.utils import EnvType, OptionsDict
 from lieutenants.terminal import marked
 
 # Longer texts are shown as plain text.
-MOST_CHARACTERS = 60_000
+MAX_CHARACTERS = 60_000
 _CACHED = 20_000
 _SCHEMES = frozenset({"http", "https", "mailto"})
 
@@ -29,7 +29,7 @@ _SCHEMES = frozenset({"http", "https", "mailto"})
 def render(text: str) -> SafeString:
     """Return a text as safe HTML; very long ones as plain text."""
     text = marked(text)
-    if len(text) > MOST_CHARACTERS:
+    if len(text) > MAX_CHARACTERS:
         return format_html('<pre class="plain">{}</pre>', text)
     return _rendered(text) if len(text) <= _CACHED else _render(text)
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 ASK = "~models"
 _MAX_LISTED = 12
-_MAX_KEPT = 5000
+_MAX_STORED = 5000
 _THINKING = re.compile(r":(?:off|minimal|low|medium|high|xhigh|max)$")
 
 
@@ -38,20 +38,20 @@ def check(lieutenant: Lieutenant, model: str) -> None:
     known = AgentModels.objects.filter(lieutenant=lieutenant, process__ended_at=None).first()
     if not model or known is None or not known.names or _is_stale(lieutenant, known):
         return
-    if not fits(model, [*known.names, *known.labels]):
+    if not matches(model, [*known.names, *known.labels]):
         raise BadInput(
-            f"model: the agent has no '{model[:100]}'; these are: {listed(known.names)}", "model"
+            f"model: the agent has no '{model[:100]}'; these are: {summary(known.names)}", "model"
         )
 
 
-def fits(model: str, names: Sequence[str]) -> bool:
+def matches(model: str, names: Sequence[str]) -> bool:
     """Return whether a model name or pattern selects one of these models, by the agent's rules."""
     wanted = model.strip().lower()
     plain = _THINKING.sub("", wanted)
     return any(part in name.lower() for part in {wanted, plain} for name in names)
 
 
-def listed(names: Sequence[str]) -> str:
+def summary(names: Sequence[str]) -> str:
     """Return the first model names as text."""
     shown = ", ".join(names[:_MAX_LISTED])
     return f"{shown} and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else shown
@@ -63,7 +63,7 @@ def heard_model(session: Session, model: dict[str, Any], at: datetime) -> None:
     row = Lieutenant.objects.only("model_wanted", "model_in_use").get(pk=session.lieutenant.pk)
     before, wanted = row.model_in_use, row.model_wanted
     problem = ""
-    if wanted and not fits(wanted, [name, str(model.get("name"))]):
+    if wanted and not matches(wanted, [name, str(model.get("name"))]):
         problem = f"Its model {wanted} is not there; the agent goes on with {name}."
     elif not wanted and before and before != name:
         # Until now it used the session's model. Report the change once: the new one may be the
@@ -81,7 +81,7 @@ def heard_list(session: Session, event: dict[str, Any], at: datetime) -> None:
     data = event.get("data")
     models = data.get("models") if isinstance(data, dict) else None
     found = [each for each in models if isinstance(each, dict)] if isinstance(models, list) else []
-    found = found[:_MAX_KEPT]
+    found = found[:_MAX_STORED]
     names = [f"{each.get('provider')}/{each.get('id')}" for each in found]
     labels = [str(each.get("name") or "") for each in found]
     if not event.get("success") or not names:
@@ -99,7 +99,7 @@ def heard_list(session: Session, event: dict[str, Any], at: datetime) -> None:
     if used and used not in names:
         problem = (
             f"Its model {used} is not among the agent's models, so the figures of its cost may be "
-            f"another model's. These are there: {listed(names)}."
+            f"another model's. These are there: {summary(names)}."
         )
         _note(session, problem, at)
         Lieutenant.objects.filter(pk=session.lieutenant.pk).update(model_problem=problem)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-LARGEST_BODY = 64 << 20
+MAX_BODY_BYTES = 64 << 20
 Body = dict[str, Any]
 
 
@@ -225,18 +225,20 @@ class ModelServer:
         task = asyncio.current_task()
         assert task is not None
         self._clients.add(task)
-        gone = (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError)
+        disconnected = (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError)
         try:
-            with contextlib.suppress(*gone):
-                while await self._one(reader, writer):
+            with contextlib.suppress(*disconnected):
+                while await self._serve_request(reader, writer):
                     pass
         finally:
             self._clients.discard(task)
             writer.close()
-            with contextlib.suppress(OSError, *gone):
+            with contextlib.suppress(OSError, *disconnected):
                 await writer.wait_closed()
 
-    async def _one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+    async def _serve_request(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> bool:
         """Answer one request; return whether the connection stays open."""
         try:
             request = await read_request(reader)
@@ -287,7 +289,7 @@ class ModelServer:
             error = {"message": reply.error, "type": "model_error", "code": code}
             await send_json(writer, reply.status, {"error": error}, reply.headers)
             return True
-        answer = Answer(body, reply, f"{self.owner}-{next(self._numbers)}")
+        answer = ReplyWriter(body, reply, f"{self.owner}-{next(self._numbers)}")
         if not body.get("stream"):
             await send_json(writer, 200, await answer.plain(), reply.headers)
             return True
@@ -296,26 +298,28 @@ class ModelServer:
 
     async def _stream(
         self,
-        answer: Answer,
+        answer: ReplyWriter,
         reply: Reply,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
     ) -> None:
         """Stream a reply, unless the client disconnects, which is noticed during pauses as well."""
-        writer.write(head(200, {"content-type": "text/event-stream", **STREAM, **reply.headers}))
-        told = asyncio.ensure_future(answer.stream(writer))
-        gone = asyncio.ensure_future(reader.read(1))
+        writer.write(
+            head(200, {"content-type": "text/event-stream", **STREAM_HEADERS, **reply.headers})
+        )
+        sending = asyncio.ensure_future(answer.stream(writer))
+        disconnected = asyncio.ensure_future(reader.read(1))
         try:
-            await asyncio.wait({told, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if not told.done() or told.exception():
+            await asyncio.wait({sending, disconnected}, return_when=asyncio.FIRST_COMPLETED)
+            if not sending.done() or sending.exception():
                 self.aborted += 1
         finally:
-            for task in (told, gone):
+            for task in (sending, disconnected):
                 task.cancel()
-            await asyncio.gather(told, gone, return_exceptions=True)
+            await asyncio.gather(sending, disconnected, return_exceptions=True)
 
 
-class Answer:
+class ReplyWriter:
     """Sends one reply, as chunks or as one object."""
 
     def __init__(self, body: Body, reply: Reply, answer_id: str) -> None:
@@ -323,13 +327,13 @@ class Answer:
         self.id = answer_id
         self.frame = {"id": answer_id, "created": int(time.time()), "model": body.get("model")}
         self.prompt = len(json.dumps(body.get("messages"))) // 4
-        self.said = 0
+        self.sent_pieces = 0
         self.calls: list[Body] = []
 
     def _usage(self) -> Body:
         wanted = self.reply.usage
         prompt = self.prompt if wanted.prompt is None else wanted.prompt
-        done = max(1, self.said) if wanted.completion is None else wanted.completion
+        done = max(1, self.sent_pieces) if wanted.completion is None else wanted.completion
         return {
             "prompt_tokens": prompt,
             "completion_tokens": done,
@@ -348,7 +352,7 @@ class Answer:
             "function": {"name": call.name, "arguments": call.arguments},
         }
         self.calls.append(noted)
-        self.said += 1
+        self.sent_pieces += 1
         return noted
 
     async def plain(self) -> Body:
@@ -360,7 +364,7 @@ class Answer:
             elif isinstance(step, Call):
                 self._note_call(step)
             elif isinstance(step, Say):
-                self.said += len(step.pieces)
+                self.sent_pieces += len(step.pieces)
                 text += "" if step.thinking else "".join(step.pieces)
         message: Body = {"role": "assistant", "content": text or None}
         if self.calls:
@@ -398,7 +402,7 @@ class Answer:
         due = time.monotonic()
         for piece in step.pieces:
             await self._delta(writer, {name: piece})
-            self.said += 1
+            self.sent_pieces += 1
             if step.per_second:
                 due += 1 / step.per_second
                 await asyncio.sleep(max(0.0, due - time.monotonic()))
@@ -423,7 +427,7 @@ class Answer:
 
 # -- HTTP, as far as agents need it
 
-STREAM = {
+STREAM_HEADERS = {
     "cache-control": "no-cache",
     "transfer-encoding": "chunked",
     "connection": "close",
@@ -484,12 +488,12 @@ async def read_content(reader: asyncio.StreamReader, headers: Mapping[str, str])
     """Read a body with a content length or in chunks. Raises ValueError if it is too large."""
     if headers.get("transfer-encoding", "").lower() != "chunked":
         length = int(headers.get("content-length") or 0)
-        if not 0 <= length <= LARGEST_BODY:
+        if not 0 <= length <= MAX_BODY_BYTES:
             raise ValueError(f"a body of {length} bytes")
         return await reader.readexactly(length)
     content = b""
     while size := int((await reader.readline()).split(b";")[0], 16):
-        if not 0 < size <= LARGEST_BODY - len(content):
+        if not 0 < size <= MAX_BODY_BYTES - len(content):
             raise ValueError("a chunk that is too large")
         content += (await reader.readexactly(size + 2))[:-2]
     await reader.readline()

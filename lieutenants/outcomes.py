@@ -40,7 +40,7 @@ class Result:
     begin: int = 0
     end: int | None = None
 
-    def said(self) -> Output | None:
+    def answer(self) -> Output | None:
         """Return the answer so far; None if it has not begun."""
         if self.answer_id is None:
             return None
@@ -75,10 +75,10 @@ def is_over(message_id: str) -> bool:
     waits = message.state != MessageState.REJECTED and message.taken_up_at is None
     if not waits and result_of(message).outcome != MessageOutcome.PENDING:
         return True
-    return not _goes_on(message.lieutenant)
+    return not _may_continue(message.lieutenant)
 
 
-def _goes_on(lieutenant: Lieutenant) -> bool:
+def _may_continue(lieutenant: Lieutenant) -> bool:
     """Return whether its agent runs, is ending, or will be restarted."""
     return (
         lieutenant.should_run

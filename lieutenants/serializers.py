@@ -19,14 +19,14 @@ from lieutenants.services import Wish
 from lieutenants.states import RestartPolicy, Status
 from vmtree import aliases, permissions
 
-MOST_ENTRIES = 1000
+MAX_ENTRIES = 1000
 # Limit of one output, and of all entries of a page but the first.
-MOST_CHARACTERS = 1_000_000
+MAX_CHARACTERS = 1_000_000
 
 Json = dict[str, Any]
 
 # Fields of the request body that creates a lieutenant.
-CREATED = (
+CREATE_FIELDS = (
     *("name", "role", "local", "model", "directive", "folder", "restartPolicy", "parentVmId"),
     *("idleLimitMinutes", "stallLimitSeconds", "toolLimitSeconds", "vmId", "commitId", "provider"),
 )
@@ -34,14 +34,14 @@ _WIRE_KEYS = {"cache_read": "cacheRead", "cache_write": "cacheWrite"}
 
 
 # Keys for every reader of the fleet. The others show transcripts or how the lieutenant runs.
-PUBLIC = (
+PUBLIC_KEYS = (
     *("id", "name", "role", "vmId", "isLocal", "status", "taskCount", "createdAt"),
     *("lastActivityAt", "model", "parentAgent", "statusSince", "stalled", "host"),
 )
 
 
 # Keys that `?brief=true` omits.
-LONG = ("lastOutput", "outputHistory", "systemPrompt", "lastOutputLength", "outputLengths")
+LONG_KEYS = ("lastOutput", "outputHistory", "systemPrompt", "lastOutputLength", "outputLengths")
 
 
 def lieutenants_json(
@@ -67,13 +67,13 @@ def lieutenants_json(
         for row in rows
     ]
     if brief:
-        return [{key: each[key] for key in each if key not in LONG} for each in found]
+        return [{key: each[key] for key in each if key not in LONG_KEYS} for each in found]
     return found
 
 
 def _public_json(row: Lieutenant) -> Json:
     facts = _lieutenant_json(row, [], None, None)
-    return {key: facts[key] for key in PUBLIC if key in facts}
+    return {key: facts[key] for key in PUBLIC_KEYS if key in facts}
 
 
 def _lieutenant_json(
@@ -153,10 +153,10 @@ def read_json(row: Lieutenant, *, tail: int, history: int, after: int, limit: in
         "historyCount": len(answers),
     }
     if limit:
-        shown = output.slice(after, min(limit, MOST_CHARACTERS))
+        shown = output.slice(after, min(limit, MAX_CHARACTERS))
         end = after + len(shown)
         return {**facts, "output": shown, "next": end if end < length else None}
-    most = min(tail or MOST_CHARACTERS, MOST_CHARACTERS)
+    most = min(tail or MAX_CHARACTERS, MAX_CHARACTERS)
     shown = f"...{output.tail(most)}" if most < length else output.slice(0, length)
     shown = shown or "(no output yet)"
     if history:
@@ -174,9 +174,9 @@ def read_json(row: Lieutenant, *, tail: int, history: int, after: int, limit: in
 def message_json(message: Message) -> Json:
     """Return a message with its outcome and answer."""
     result = result_of(message)
-    said = result.said()
-    answer = said.tail(MOST_CHARACTERS) if said and said.length else None
-    cut = {"answerLength": said.length} if said and said.length > MOST_CHARACTERS else {}
+    output = result.answer()
+    answer = output.tail(MAX_CHARACTERS) if output and output.length else None
+    cut = {"answerLength": output.length} if output and output.length > MAX_CHARACTERS else {}
     return {**_message_json(message, result), "answer": answer, **cut}
 
 
@@ -211,10 +211,10 @@ def _message_json(message: Message, result: Result) -> Json:
 
 def sent_json(message: Message) -> Json:
     """Return the response of `send`, old keys first."""
-    said: Json = {"sent": True, "mode": message.mode}
+    facts: Json = {"sent": True, "mode": message.mode}
     if message.note:
-        said["note"] = message.note
-    return {**said, "messageId": message.pk, "state": message.state}
+        facts["note"] = message.note
+    return {**facts, "messageId": message.pk, "state": message.state}
 
 
 def entry_json(entry: Entry, text: str | None = None) -> Json:
@@ -256,7 +256,7 @@ def usage_json(sums: Mapping[str, Any] | None) -> Json:
 # -- request bodies --------------------------------------------------------------------------------
 
 
-def wish_of(data: Json) -> Wish:
+def parse_create(data: Json) -> Wish:
     """Return the request to create a lieutenant. Raises BadInput with the texts of the contract."""
     for name in ("name", "role"):
         if not isinstance(data.get(name), str) or not data[name].strip():
@@ -280,18 +280,18 @@ def wish_of(data: Json) -> Wish:
     )
 
 
-ADJUSTABLE = (
+ADJUSTABLE_FIELDS = (
     *("model", "restartPolicy", "idleLimitMinutes"),
     *("stallLimitSeconds", "toolLimitSeconds"),
 )
 
 
-def changes_of(data: Json) -> tuple[Json, bool]:
+def parse_changes(data: Json) -> tuple[Json, bool]:
     """Return the changes by column, and whether to restart now. Raises BadInput."""
-    given = [key for key in ADJUSTABLE if key in data]
+    given = [key for key in ADJUSTABLE_FIELDS if key in data]
     if not given:
         also = "; POST …/restart starts the agent again as it is" if "restart" in data else ""
-        raise BadInput(f"body: must have one of {', '.join(ADJUSTABLE)}{also}")
+        raise BadInput(f"body: must have one of {', '.join(ADJUSTABLE_FIELDS)}{also}")
     changes: Json = {}
     if "model" in given:
         changes["model"] = _text(data, "model").strip() or settings.DEFAULT_MODEL
@@ -311,7 +311,7 @@ def changes_of(data: Json) -> tuple[Json, bool]:
     return changes, restart
 
 
-def message_wanted(data: Json) -> tuple[str, int | None]:
+def parse_message_reference(data: Json) -> tuple[str, int | None]:
     """Return `messageId` and `entryId`. Raises BadInput."""
     return _text(data, "messageId"), _number(data, "entryId", least=1, most=1 << 53)
 

@@ -20,7 +20,7 @@ from versconfig.screening.screen import Screen
 logger = logging.getLogger(__name__)
 
 # Up to this many characters of a block are kept, to compare them with its complete text later.
-MAX_KEPT = 16 << 20
+MAX_KEPT_CHARACTERS = 16 << 20
 MAX_BLOCK = 1_000_000
 
 # Kind and number of a block in the agent's current message.
@@ -71,7 +71,7 @@ class TranscriptScreening:
         stream.held = given[len(given) - piece.held :] if piece.held else ""
         stream.shown = piece.shown
         stream.size += len(text)
-        if stream.size > MAX_KEPT:
+        if stream.size > MAX_KEPT_CHARACTERS:
             stream.raw = None
         if stream.raw is not None:
             stream.raw.append(text)

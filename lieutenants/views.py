@@ -23,12 +23,12 @@ from lieutenants.isolation.homes import home_of
 from lieutenants.models import MOST_RESTARTS, Entry, Lieutenant, Usage, new_ulid
 from lieutenants.states import Mode, Status
 from lieutenants.unknown_agents import views as unknown_agents
-from lieutenants.verbs import VERBS, Verb
+from lieutenants.verbs import ACTIONS, LieutenantAction
 
-PAGE = 100
-_MOST_IDS = 200
-_RECENT = 8
-_MOST_WAITING = 50
+PAGE_SIZE = 100
+_MAX_IDS = 200
+_MAX_RECENT = 8
+_MAX_QUEUED = 50
 
 P = ParamSpec("P")
 View = Callable[Concatenate[HttpRequest, P], HttpResponse]
@@ -48,12 +48,12 @@ def spoken(view: View[P]) -> View[P]:
 
 
 def _refusal(request: HttpRequest, error: LieutenantError) -> HttpResponse:
-    if _by_script(request):
+    if _is_script_request(request):
         return HttpResponse(str(error), status=error.status, content_type="text/plain")
     return render(request, "problem.html", {"problem": str(error)}, status=error.status)
 
 
-def _by_script(request: HttpRequest) -> bool:
+def _is_script_request(request: HttpRequest) -> bool:
     """Return whether `lieutenant.js` calls; it expects fragments and plain text."""
     return request.headers.get("Reef-Script") == "1"
 
@@ -77,10 +77,10 @@ def rows(request: HttpRequest) -> HttpResponse:
 
 def _listing(request: HttpRequest) -> dict[str, Any]:
     """Return the context of the list. The number of queries does not depend on its length."""
-    status, words = _word(request.GET, "status"), _word(request.GET, "q")
+    status, query = _query_param(request.GET, "status"), _query_param(request.GET, "q")
     counts = Lieutenant.objects.count_by_status()
-    found = Lieutenant.objects.listed(status=status, words=words)
-    page = Paginator(found, PAGE).get_page(request.GET.get("page"))
+    found = Lieutenant.objects.listed(status=status, words=query)
+    page = Paginator(found, PAGE_SIZE).get_page(request.GET.get("page"))
     shown = list(page.object_list)
     silence.annotate_trouble(shown)
     used = Usage.objects.sums_by_lieutenant([row.pk for row in shown])
@@ -93,13 +93,13 @@ def _listing(request: HttpRequest) -> dict[str, Any]:
         "unknown_agents": unknown_agents.listed_agents(),
         "any": bool(counts),
         "status": status,
-        "words": words,
+        "query": query,
         "range": page.paginator.get_elided_page_range(page.number, on_each_side=2, on_ends=1),
     }
 
 
-def _word(query: QueryDict, name: str) -> str:
-    return query.get(name, "").replace("\0", "").strip()[:200]
+def _query_param(params: QueryDict, name: str) -> str:
+    return params.get(name, "").replace("\0", "").strip()[:200]
 
 
 @login_required
@@ -114,11 +114,11 @@ def create(request: HttpRequest) -> HttpResponse:
             try:
                 lieutenant = services.create(form.wish(), actor=str(request.user))
             except LieutenantError as error:
-                form.refuse(error)
+                form.add_service_error(error)
                 status = error.status
             else:
                 return redirect("lieutenants:detail", lieutenant.name)
-    form.point_at_errors()
+    form.set_aria_attributes()
     return render(request, "lieutenants/create.html", {"form": form}, status=status)
 
 
@@ -132,16 +132,16 @@ def adjust(request: HttpRequest, name: str) -> HttpResponse:
     if request.method == "POST":
         status = 400
         if form.is_valid():
-            again, changes = form.cleaned_data["restart"], form.changes()
+            restart, changes = form.cleaned_data["restart"], form.changes()
             try:
-                services.adjust(name, changes, actor=str(request.user), restart_now=again)
+                services.adjust(name, changes, actor=str(request.user), restart_now=restart)
             except LieutenantError as error:
-                form.refuse(error)
+                form.add_service_error(error)
                 status = error.status
             else:
                 messages.success(request, f"{name}: settings saved.")
                 return redirect("lieutenants:detail", name)
-    form.point_at_errors()
+    form.set_aria_attributes()
     context = {"form": form, "lieutenant": lieutenant}
     return render(request, "lieutenants/adjust.html", context, status=status)
 
@@ -156,10 +156,10 @@ def detail(request: HttpRequest, name: str) -> HttpResponse:
     """Show the active lieutenant of this name, else redirect to the newest destroyed one."""
     lieutenant = Lieutenant.objects.living().filter(name=name).first()
     if lieutenant is None:
-        buried = Lieutenant.objects.filter(name=name).first()
-        if buried is None:
+        destroyed = Lieutenant.objects.filter(name=name).first()
+        if destroyed is None:
             raise NotFound(f"Lieutenant '{name}' not found")
-        return redirect("lieutenants:by-id", buried.pk)
+        return redirect("lieutenants:by-id", destroyed.pk)
     return _page(request, lieutenant)
 
 
@@ -206,18 +206,18 @@ def _facts(lieutenant: Lieutenant) -> dict[str, Any]:
     """Return the context of everything beside the transcript."""
     alive = lieutenant.status != Status.DESTROYED
     silence.annotate_trouble([lieutenant])
-    waiting = lieutenant.messages.pending()[:_MOST_WAITING]
+    waiting = lieutenant.messages.pending()[:_MAX_QUEUED]
     return {
         "lieutenant": lieutenant,
         "process": lieutenant.processes.first(),
-        "moves": lieutenant.moves.all()[:_RECENT],
+        "moves": lieutenant.moves.all()[:_MAX_RECENT],
         "waiting": outputs.shortened(waiting) if alive else [],
-        "sent": outputs.shortened(lieutenant.messages.order_by("-created_at", "-id")[:_RECENT]),
-        "used": figures.spans_of(lieutenant),
+        "sent": outputs.shortened(lieutenant.messages.order_by("-created_at", "-id")[:_MAX_RECENT]),
+        "used": figures.usage_periods(lieutenant),
         "session_file": home_of(lieutenant.pk).session / lieutenant.session_name,
         "most_restarts": MOST_RESTARTS,
-        "verbs": [verb for verb in VERBS.values() if verb.fits(lieutenant)],
-        "asking": [verb for verb in VERBS.values() if verb.asks(lieutenant)],
+        "actions": [each for each in ACTIONS.values() if each.is_available(lieutenant)],
+        "to_confirm": [each for each in ACTIONS.values() if each.needs_confirmation(lieutenant)],
     }
 
 
@@ -245,8 +245,8 @@ def transcript(request: HttpRequest, pk: str) -> HttpResponse:
 def entries(request: HttpRequest, pk: str) -> HttpResponse:
     """Render the transcript items with the entries `?ids=` (comma-separated numbers)."""
     lieutenant = get_object_or_404(Lieutenant, pk=pk)
-    words = request.GET.get("ids", "").split(",")[:_MOST_IDS]
-    ids = [int(word) for word in words if word.isascii() and word.isdigit() and len(word) < 19]
+    numbers = request.GET.get("ids", "").split(",")[:_MAX_IDS]
+    ids = [int(each) for each in numbers if each.isascii() and each.isdigit() and len(each) < 19]
     context = {"lieutenant": lieutenant, "blocks": blocks.some(lieutenant, ids)}
     return render(request, "lieutenants/_blocks.html", context)
 
@@ -268,16 +268,16 @@ def text(_request: HttpRequest, pk: str, entry_id: int) -> StreamingHttpResponse
 @spoken
 def send(request: HttpRequest, name: str) -> HttpResponse:
     """Send a message. A rejected form is shown again with its text."""
-    words = request.POST.get("message", "").replace("\r\n", "\n")
+    text = request.POST.get("message", "").replace("\r\n", "\n")
     mode, key = request.POST.get("mode") or None, request.POST.get("key", "")
     try:
-        services.send(name, words, mode=mode, key=key, actor=str(request.user))
+        services.send(name, text, mode=mode, key=key, actor=str(request.user))
     except LieutenantError as error:
         lieutenant = Lieutenant.objects.living().filter(name=name).first()
-        if lieutenant is None or _by_script(request):
+        if lieutenant is None or _is_script_request(request):
             raise
         return _page(
-            request, lieutenant, status=error.status, draft=words, mode=mode, problem=str(error)
+            request, lieutenant, status=error.status, draft=text, mode=mode, problem=str(error)
         )
     return _done(request, name)
 
@@ -296,37 +296,44 @@ def withdraw(request: HttpRequest, name: str, message_id: str) -> HttpResponse:
 @spoken
 def act(request: HttpRequest, name: str, verb: str) -> HttpResponse:
     """Ask for confirmation (GET) or run the action (POST)."""
-    known = VERBS.get(verb)
-    if known is None:
+    action = ACTIONS.get(verb)
+    if action is None:
         raise NotFound(f"There is no action '{verb[:40]}' for a lieutenant")
     if request.method == "GET":
-        return _question(
-            request, services.find(name, missing=f"Lieutenant '{name}' not found"), known
-        )
-    asked_of = request.POST.get("lieutenant")
-    if asked_of and not Lieutenant.objects.filter(pk=asked_of, name=name).living().exists():
+        target = services.find(name, missing=f"Lieutenant '{name}' not found")
+        return _confirmation(request, target, action)
+    shown_pk = request.POST.get("lieutenant")
+    if shown_pk and not Lieutenant.objects.filter(pk=shown_pk, name=name).living().exists():
         raise NotFound(f"This lieutenant '{name}' has been destroyed")
-    sure = request.POST.get("sure") == "yes"
+    confirmed = request.POST.get("sure") == "yes"
     try:
-        said = known.act(name, str(request.user), sure)
+        result = action.act(name, str(request.user), confirmed)
     except LieutenantError as error:
         lieutenant = Lieutenant.objects.living().filter(name=name).first()
-        if lieutenant and known.asks(lieutenant) and not sure and not _by_script(request):
-            return _question(request, lieutenant, known, problem=error)
+        if (
+            lieutenant
+            and action.needs_confirmation(lieutenant)
+            and not confirmed
+            and not _is_script_request(request)
+        ):
+            return _confirmation(request, lieutenant, action, problem=error)
         raise
-    if not _by_script(request):
-        messages.success(request, said)
+    if not _is_script_request(request):
+        messages.success(request, result)
     return _done(request, name)
 
 
-def _question(
-    request: HttpRequest, lieutenant: Lieutenant, verb: Verb, problem: LieutenantError | None = None
+def _confirmation(
+    request: HttpRequest,
+    lieutenant: Lieutenant,
+    action: LieutenantAction,
+    problem: LieutenantError | None = None,
 ) -> HttpResponse:
     context = {
         "lieutenant": lieutenant,
-        "verb": verb,
+        "action": action,
         "problem": problem,
-        "dropped": verb.dropped_by(lieutenant),
+        "dropped": action.dropped_messages(lieutenant),
     }
     status = problem.status if problem else 200
     return render(request, "lieutenants/confirm.html", context, status=status)
@@ -334,7 +341,7 @@ def _question(
 
 def _done(request: HttpRequest, name: str) -> HttpResponse:
     """Redirect to the page, or return its fragments and a new idempotency key to a script."""
-    if not _by_script(request):
+    if not _is_script_request(request):
         return redirect("lieutenants:detail", name)
     lieutenant = Lieutenant.objects.filter(name=name).order_by("-created_at", "-id")[0]
     response = _now(request, lieutenant)

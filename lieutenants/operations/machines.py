@@ -92,9 +92,9 @@ def _effect(verb: Operation, row: Machine) -> Effect:
     except UnknownProvider as error:
         return Effect(f"{verb} its machine", str(error))
     if verb == Operation.DESTROY:
-        word = "delete" if kind != "ssh" else "release"
-        lacking = "" if Ability.DELETE in can else f"{kind} machines cannot be deleted"
-        return Effect(f"{word} machine {row.machine_id} at {kind}", lacking)
+        deletion = "delete" if kind != "ssh" else "release"
+        missing = "" if Ability.DELETE in can else f"{kind} machines cannot be deleted"
+        return Effect(f"{deletion} machine {row.machine_id} at {kind}", missing)
     does = f"{verb} machine {row.machine_id} at {kind}"
     if Ability.PAUSE not in can:
         return Effect(does, f"{kind} machines cannot be paused")

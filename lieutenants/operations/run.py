@@ -91,14 +91,14 @@ def _take_snapshot(job: Job) -> bool:
     if job.verb != Operation.DESTROY or job.snapshot:
         return True
     try:
-        made = snapshots.take(by=f"job {job.pk}", why=Why.CHANGE).snapshot
+        taken = snapshots.take(by=f"job {job.pk}", why=Why.CHANGE).snapshot
     except (ReefError, OSError) as error:
         reason = f"nothing was destroyed, for there could be no snapshot before: {error}"
         logger.warning("job %s: %s", job.pk, reason)
         ended = {"state": JobState.FAILED, "reason": reason[:2000], "ended_at": clock.now()}
         Job.objects.open().filter(pk=job.pk).update(**ended)
         return False
-    job.snapshot = made.file
+    job.snapshot = taken.file
     Job.objects.filter(pk=job.pk).update(snapshot=job.snapshot)
     return True
 
@@ -141,8 +141,8 @@ def _end_if_finished(job: Job) -> bool:
 def _schedule_recheck(job: Job) -> None:
     """Schedule another `advance`, unless one is scheduled already."""
     now = clock.now()
-    unasked = Q(look_at__isnull=True) | Q(look_at__lte=now)
-    if Job.objects.open().filter(unasked, pk=job.pk).update(look_at=now + RECHECK_INTERVAL):
+    not_scheduled = Q(look_at__isnull=True) | Q(look_at__lte=now)
+    if Job.objects.open().filter(not_scheduled, pk=job.pk).update(look_at=now + RECHECK_INTERVAL):
         rings.advance(job.pk, later=RECHECK_INTERVAL.total_seconds())
 
 

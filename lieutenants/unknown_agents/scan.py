@@ -117,9 +117,9 @@ def _take_up(row: UnknownAgent) -> str:
 def _end(row: UnknownAgent) -> str:
     """Ask the keeper to end the agent, and kill it after INSIST. Return "": the next scan tells."""
     transport = get_transport("local")
-    asked_at = row.requested_at or timezone.now()
+    requested_at = row.requested_at or timezone.now()
     try:
-        if timezone.now() - asked_at > KILL_AFTER:
+        if timezone.now() - requested_at > KILL_AFTER:
             # The keeper's pid comes from a file, so it is never killed.
             transport.end(row.directory, row.handle, keeper=False)
         else:

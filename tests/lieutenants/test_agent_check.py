@@ -62,7 +62,7 @@ def test_a_program_that_is_no_agent_is_told_apart(
 ) -> None:
     code, words = WRONG[kind]
     if kind == "silence":
-        monkeypatch.setattr(agent_check, "SECONDS", 1.0)
+        monkeypatch.setattr(agent_check, "TIMEOUT_SECONDS", 1.0)
     path = program(tmp_path / "pi", code)
     began = time.monotonic()
     problem = agent_check.check(path, agent_check.agent_environment())
@@ -88,7 +88,7 @@ def test_an_agent_is_taken(tmp_path: Path) -> None:
 def test_a_slow_one_of_a_known_package_is_no_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(agent_check, "SECONDS", 0.3)
+    monkeypatch.setattr(agent_check, "TIMEOUT_SECONDS", 0.3)
     slow = program(tmp_path / "pi", "sleep 60")
     assert agent_check.check(slow, {"PATH": "/usr/bin:/bin"})
     assert not agent_check.check(slow, {"PATH": "/usr/bin:/bin"}, is_packaged=True)

@@ -10,7 +10,7 @@ from django.utils import timezone
 from lieutenants import services
 from lieutenants.models import Lieutenant, Message, Usage
 from lieutenants.operations.models import Job, Step
-from lieutenants.serializers import PUBLIC
+from lieutenants.serializers import PUBLIC_KEYS
 from registry.models import VM
 from tests.conftest import STANDIN, Api
 from tests.lieutenants.fleets import database, postgres, postgres_cluster
@@ -142,7 +142,7 @@ def test_it_sees_of_others_what_is_public_and_none_of_their_outputs(ada: NodeApi
     assert rows["ada-1"] == api.get(f"{AT}/ada-1").json()
     assert {"lastOutput", "outputHistory", "systemPrompt", "folder"} <= rows["ada-1"].keys()
     assert rows["bob"] == ada.get(f"{AT}/bob").json()
-    assert set(rows["bob"]) <= set(PUBLIC)
+    assert set(rows["bob"]) <= set(PUBLIC_KEYS)
     assert {"id", "name", "role", "status", "vmId", "isLocal"} <= rows["bob"].keys()
     assert "secret" not in str(rows["bob"])
 

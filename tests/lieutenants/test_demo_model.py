@@ -58,16 +58,16 @@ def test_it_says_what_it_is() -> None:
 
 @pytest.mark.parametrize("said", ["list files", "run something", "use a tool", "ls please"])
 def test_it_calls_the_tool_when_asked_to_look(said: str) -> None:
-    assert commands(answer(body(said))) == [demo_model.USUAL_COMMAND]
+    assert commands(answer(body(said))) == [demo_model.DEFAULT_COMMAND]
 
 
 @pytest.mark.parametrize(
     ("said", "command"),
     [
         ("try `ls -la src`", "ls -la src"),
-        ("run `rm -rf /`", demo_model.USUAL_COMMAND),
-        ("run `ls; reboot`", demo_model.USUAL_COMMAND),
-        ("run `echo $(reboot)`", demo_model.USUAL_COMMAND),
+        ("run `rm -rf /`", demo_model.DEFAULT_COMMAND),
+        ("run `ls; reboot`", demo_model.DEFAULT_COMMAND),
+        ("run `echo $(reboot)`", demo_model.DEFAULT_COMMAND),
     ],
 )
 def test_it_runs_only_what_merely_looks(said: str, command: str) -> None:
@@ -124,7 +124,7 @@ class Server:
 
     @property
     def port(self) -> int:
-        return demo_model.kept_port(self.data / "demo")
+        return demo_model.stored_port(self.data / "demo")
 
     @property
     def provider(self) -> Any:
@@ -324,7 +324,7 @@ def test_a_body_may_come_in_chunks() -> None:
 
 def test_a_body_without_limit_is_refused() -> None:
     with StubLLM() as stub, socket.create_connection((stub.host, stub.port), timeout=5) as raw:
-        length = model_server.LARGEST_BODY + 1
+        length = model_server.MAX_BODY_BYTES + 1
         raw.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % length)
         assert raw.recv(100).startswith(b"HTTP/1.1 400")
 
@@ -338,7 +338,7 @@ def test_nothing_of_it_needs_django() -> None:
 def test_without_a_demo_its_model_is_withdrawn_and_others_stay(tmp_path: Path) -> None:
     file = tmp_path / "models.json"
     file.write_text(json.dumps({"providers": {"mine": {"baseUrl": "http://127.0.0.1:1/v1"}}}))
-    demo_model.announce(file, "http://127.0.0.1:2/v1")
+    demo_model.add_to_models(file, "http://127.0.0.1:2/v1")
 
     demo_model.withdraw(file)
 

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from lieutenants.markdown import MOST_CHARACTERS, render
+from lieutenants.markdown import MAX_CHARACTERS, render
 
 
 @pytest.mark.parametrize(
@@ -41,5 +41,5 @@ def test_pictures_are_links_and_alignment_is_a_class() -> None:
 
 
 def test_very_long_text_stays_plain() -> None:
-    html = render("**x** <b> " * (MOST_CHARACTERS // 5))
+    html = render("**x** <b> " * (MAX_CHARACTERS // 5))
     assert html.startswith('<pre class="plain">**x** &lt;b&gt;')

@@ -49,7 +49,7 @@ def end(answer: Answer, outcome: str, error: str = "") -> None:
 
 def result(one: Message) -> tuple[str, str | None, str]:
     found = outcomes.result_of(one)
-    said = found.said()
+    said = found.answer()
     return found.outcome.value, (said.tail(1000) or None) if said else None, found.error
 
 
