@@ -104,7 +104,7 @@ def test_jobs_are_cancelled_and_go_on(operator: Client, pump: Pump) -> None:
     assert said(operator.post(JOBS, form)) == ["pause root: cancelled"]
     operator.get("/admin/")
     answer = operator.post(JOBS, {**form, "action": "retry"})
-    assert said(answer) == ["pause root: goes on"]
+    assert said(answer) == ["pause root: continued"]
     assert Job.objects.get().state == "open"
 
 
