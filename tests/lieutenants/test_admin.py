@@ -47,9 +47,7 @@ def fill(count: int) -> None:
 
 
 @pytest.mark.parametrize("name", LISTS)
-def test_lists_take_the_same_few_statements_for_any_number_of_rows(
-    operator: Client, name: str
-) -> None:
+def test_lists_use_a_constant_number_of_queries(operator: Client, name: str) -> None:
     def statements() -> int:
         with CaptureQueriesContext(connection) as seen:
             page(operator, list_of(name))

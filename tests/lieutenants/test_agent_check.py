@@ -57,7 +57,7 @@ def on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: Any) -> P
 
 
 @pytest.mark.parametrize("kind", WRONG)
-def test_a_program_that_is_no_agent_is_told_apart(
+def test_program_that_is_not_the_agent_is_detected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     code, words = WRONG[kind]
@@ -72,7 +72,7 @@ def test_a_program_that_is_no_agent_is_told_apart(
     assert "Set PI_PATH=" in problem
 
 
-def test_the_interpreter_that_is_missing_is_named(tmp_path: Path) -> None:
+def test_missing_interpreter_is_named(tmp_path: Path) -> None:
     path = tmp_path / "pi"
     path.write_text("#!/removed/bin/node\n")
     path.chmod(0o755)
@@ -80,12 +80,12 @@ def test_the_interpreter_that_is_missing_is_named(tmp_path: Path) -> None:
     assert "its interpreter /removed/bin/node is missing" in problem
 
 
-def test_an_agent_is_taken(tmp_path: Path) -> None:
+def test_agent_is_accepted(tmp_path: Path) -> None:
     assert not agent_check.check(STANDIN, agent_check.agent_environment())
     assert not agent_check.check(program(tmp_path / "pi", "echo 0.73.1"), {})
 
 
-def test_a_slow_one_of_a_known_package_is_no_failure(
+def test_slow_agent_of_a_known_package_is_accepted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(agent_check, "TIMEOUT_SECONDS", 0.3)
@@ -94,14 +94,14 @@ def test_a_slow_one_of_a_known_package_is_no_failure(
     assert not agent_check.check(slow, {"PATH": "/usr/bin:/bin"}, is_packaged=True)
 
 
-def test_a_link_that_leads_nowhere_is_named(on_path: Path, settings: Any) -> None:
+def test_dangling_link_is_named(on_path: Path, settings: Any) -> None:
     settings.AGENT_INSTALL_DIR = on_path / "none"
     (on_path / "pi").symlink_to("/removed/node/bin/pi")
     with pytest.raises(AgentMissing, match="is a link to /removed/node/bin/pi, which is not there"):
         agents.find_agent()
 
 
-def test_up_starts_what_a_shim_runs(on_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_up_uses_the_program_behind_a_shim(on_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MISE_DATA_DIR", str(on_path))
     real = on_path / "real-pi"
     real.write_text(f"#!{sys.executable}\nimport time\ntime.sleep(0.2)\nprint('0.87.1')\n")
@@ -113,7 +113,7 @@ def test_up_starts_what_a_shim_runs(on_path: Path, monkeypatch: pytest.MonkeyPat
     assert start.environment()["PI_PATH"] == str(real)
 
 
-def test_up_passes_over_a_program_that_is_no_agent(
+def test_up_skips_a_program_that_is_not_the_agent(
     on_path: Path, settings: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = program(on_path / "pi", "echo 3.14159")
@@ -129,7 +129,7 @@ def test_up_passes_over_a_program_that_is_no_agent(
         agents.find_agent()
 
 
-def test_up_says_what_is_wrong_with_one_that_was_named(tmp_path: Path, settings: Any) -> None:
+def test_up_reports_the_problem_of_the_configured_agent(tmp_path: Path, settings: Any) -> None:
     settings.PI_PATH = str(program(tmp_path / "pi", "exit 127"))
     start = Start("127.0.0.1", 1, demo=False)
     start.prepare_agent()
@@ -140,7 +140,7 @@ def test_up_says_what_is_wrong_with_one_that_was_named(tmp_path: Path, settings:
 # -- starts
 
 
-def test_a_create_with_another_program_fails_and_keeps_nothing_of_it(
+def test_create_with_a_wrong_program_fails_without_leftovers(
     fleet: Fleet, settings: Any, tmp_path: Path
 ) -> None:
     settings.PI_PATH = str(program(tmp_path / "pi", DIGITS))
@@ -153,7 +153,7 @@ def test_a_create_with_another_program_fails_and_keeps_nothing_of_it(
     fleet.wait("ada", "idle")
 
 
-def test_chatter_does_not_renew_the_limit_of_a_start(
+def test_output_does_not_extend_the_start_timeout(
     fleet: Fleet, settings: Any, tmp_path: Path
 ) -> None:
     settings.START_SECONDS = 2
@@ -163,7 +163,7 @@ def test_chatter_does_not_renew_the_limit_of_a_start(
     assert row.error.startswith("The agent did not answer for 2 s after its start.")
 
 
-def test_a_start_that_waits_for_others_says_so(fleet: Fleet, settings: Any, tmp_path: Path) -> None:
+def test_queued_start_is_reported(fleet: Fleet, settings: Any, tmp_path: Path) -> None:
     settings.STARTS_AT_ONCE = 1
     settings.START_SECONDS = 5
     settings.PI_PATH = str(program(tmp_path / "pi", CHATTERBOX))

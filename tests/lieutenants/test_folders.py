@@ -52,7 +52,7 @@ def private() -> list[Path]:
     return [data, settings.RUN_DIR, *inner, *data.parents, *settings.RUN_DIR.parents]
 
 
-def test_reefs_own_folders_and_those_around_them_are_refused(api: Api, tmp_path: Path) -> None:
+def test_own_folders_and_their_parents_are_rejected(api: Api, tmp_path: Path) -> None:
     link = tmp_path / "link"
     for folder in private():
         answer = make(api, folder)
@@ -64,9 +64,7 @@ def test_reefs_own_folders_and_those_around_them_are_refused(api: Api, tmp_path:
     assert not Lieutenant.objects.exists()
 
 
-def test_a_link_in_the_data_folder_to_a_place_outside_is_that_place(
-    api: Api, tmp_path: Path
-) -> None:
+def test_link_out_of_the_data_folder_is_resolved(api: Api, tmp_path: Path) -> None:
     link = settings.DATA_DIR / "link-of-a-test"
     link.symlink_to(tmp_path)
     try:
@@ -77,7 +75,7 @@ def test_a_link_in_the_data_folder_to_a_place_outside_is_that_place(
 
 
 @pytest.mark.parametrize("folder", ["relative", "/nowhere/at/all", "/etc/passwd", "/proc/1/root"])
-def test_what_is_no_folder_is_refused(api: Api, folder: str) -> None:
+def test_invalid_folder_is_rejected(api: Api, folder: str) -> None:
     assert make(api, folder).status_code == 400
 
 
@@ -100,7 +98,7 @@ def mounted(tmp_path: Path) -> Iterator[Any]:
         subprocess.run(["umount", point], check=True)
 
 
-def test_a_bind_mount_is_the_place_that_it_shows(api: Api, mounted: Any, tmp_path: Path) -> None:
+def test_bind_mount_is_resolved(api: Api, mounted: Any, tmp_path: Path) -> None:
     inside = settings.DATA_DIR / "lieutenants" / "another" / "workspace"
     inside.mkdir(parents=True, exist_ok=True)
     for source in (settings.DATA_DIR, inside, settings.DATA_DIR.parent):
@@ -111,7 +109,7 @@ def test_a_bind_mount_is_the_place_that_it_shows(api: Api, mounted: Any, tmp_pat
     assert make(api, deep).json()["error"] == folders.PRIVATE
 
 
-def test_a_lieutenant_keeps_its_children_inside_its_own_folders(api: Api, tmp_path: Path) -> None:
+def test_children_must_stay_in_the_folders_of_their_creator(api: Api, tmp_path: Path) -> None:
     mine, other = tmp_path / "mine", tmp_path / "other"
     for folder in (mine / "sub", mine / "deep" / "er", other):
         folder.mkdir(parents=True)
@@ -137,7 +135,7 @@ def test_a_lieutenant_keeps_its_children_inside_its_own_folders(api: Api, tmp_pa
     assert not Lieutenant.objects.filter(name="rogue").exists()
 
 
-def test_a_link_that_was_changed_is_found_at_the_next_start(api: Api, tmp_path: Path) -> None:
+def test_changed_link_is_rejected_at_the_next_start(api: Api, tmp_path: Path) -> None:
     mine = tmp_path / "mine"
     (mine / "sub").mkdir(parents=True)
     make(api, mine)
@@ -157,9 +155,7 @@ def test_a_link_that_was_changed_is_found_at_the_next_start(api: Api, tmp_path: 
         folders.check_at_start(row("ada"))
 
 
-def test_a_folder_that_has_become_a_link_is_refused_to_operators_too(
-    api: Api, tmp_path: Path
-) -> None:
+def test_folder_replaced_by_a_link_is_rejected_for_operators_too(api: Api, tmp_path: Path) -> None:
     mine, moved = tmp_path / "mine", tmp_path / "moved"
     mine.mkdir()
     make(api, mine)
@@ -170,7 +166,7 @@ def test_a_folder_that_has_become_a_link_is_refused_to_operators_too(
         folders.check_at_start(row("ada"))
 
 
-def test_a_workspace_is_its_lieutenants_own_and_no_link(api: Api) -> None:
+def test_linked_workspace_is_rejected(api: Api) -> None:
     make(api, "")
     workspace = Path(row().folder)
     with pytest.raises(BadInput, match="must be an absolute path"):
@@ -184,7 +180,7 @@ def test_a_workspace_is_its_lieutenants_own_and_no_link(api: Api) -> None:
         folders.check_at_start(row())
 
 
-def test_the_line_is_asked_again_at_each_start(api: Api, tmp_path: Path) -> None:
+def test_line_is_checked_at_each_start(api: Api, tmp_path: Path) -> None:
     make(api, tmp_path)
     make(enter("ada"), tmp_path, "below")
     Lieutenant.objects.filter(name="below").update(folder="/etc")

@@ -84,7 +84,7 @@ def fragile() -> Any:
 # -- the plan ------------------------------------------------------------------------------------
 
 
-def test_a_dry_run_tells_who_in_which_order_and_changes_nothing(api: Api, pump: Pump) -> None:
+def test_dry_run_returns_the_ordered_plan_and_changes_nothing(api: Api, pump: Pump) -> None:
     grow()
     VM.objects.filter(pk="leaf").update(status="paused", late_after=None, silent_after=None)
     tree.create(NewNode("never seen", "agent_vm", vm_id="ghost", parent_vm_id="right"), by="tests")
@@ -102,16 +102,14 @@ def test_a_dry_run_tells_who_in_which_order_and_changes_nothing(api: Api, pump: 
     assert not pump.waiting
 
 
-def test_resume_goes_from_the_root_down(api: Api, pump: Pump) -> None:
+def test_resume_starts_at_the_root(api: Api, pump: Pump) -> None:
     grow()
     plan = operate(api, "resume", dryRun=True).json()["plan"]
     assert [step["vmId"] for step in plan["steps"]] == ["root", "left", "right", "leaf", "leaf2"]
     assert {step["leftOut"] for step in plan["steps"]} == {"is not paused but running"}
 
 
-def test_registered_children_without_a_place_in_the_tree_are_told_and_left(
-    api: Api, pump: Pump
-) -> None:
+def test_children_outside_the_tree_are_listed_but_left_out(api: Api, pump: Pump) -> None:
     grow()
     stray = VM(id="stray", name="stray", role="worker", registered_by="t", parent_vm_id="leaf")
     stray.seen(stray.last_seen)
@@ -139,7 +137,7 @@ DRY_NEAR = "{}: not known; did you mean dryRun? This route takes dryRun, confirm
         ('"dryRun"', "body: must be an object with dryRun or confirm, or absent"),
     ],
 )
-def test_a_misspelt_dry_run_begins_nothing(api: Api, body: Any, text: str) -> None:
+def test_misspelt_dry_run_in_the_body_is_rejected(api: Api, body: Any, text: str) -> None:
     plant("root")
     answer = api.post("/vm-tree/vms/root/destroy", body)
     assert (answer.status_code, answer.json()["error"]) == (400, text)
@@ -158,7 +156,7 @@ def test_a_misspelt_dry_run_begins_nothing(api: Api, body: Any, text: str) -> No
         ("confirm=1", "confirm: not known; this route takes dryRun in its query"),
     ],
 )
-def test_nor_does_one_in_the_query(api: Api, query: str, text: str) -> None:
+def test_misspelt_dry_run_in_the_query_is_rejected(api: Api, query: str, text: str) -> None:
     plant("root")
     answer = api.post(f"/vm-tree/vms/root/destroy?{query}")
     assert (answer.status_code, answer.json()["error"]) == (400, text)
@@ -169,14 +167,14 @@ def test_nor_does_one_in_the_query(api: Api, query: str, text: str) -> None:
     ("query", "body"),
     [("dryRun=true", {}), ("dryRun=1", {"dryRun": False}), ("dryRun=false", {"dryRun": True})],
 )
-def test_a_dry_run_may_be_asked_for_in_the_query(api: Api, query: str, body: Any) -> None:
+def test_dry_run_can_be_requested_in_the_query(api: Api, query: str, body: Any) -> None:
     plant("root")
     answer = api.post(f"/vm-tree/vms/root/destroy?{query}", body)
     assert (answer.status_code, answer.json()["dryRun"]) == (200, True)
     assert not Job.objects.exists()
 
 
-def test_unknown_removed_and_miscounted(api: Api, pump: Pump) -> None:
+def test_unknown_removed_and_miscounted_vms_are_rejected(api: Api, pump: Pump) -> None:
     grow()
     assert operate(api, "pause", "nobody").status_code == 404
     tree.remove("leaf2", by="tests")
@@ -190,7 +188,7 @@ def test_unknown_removed_and_miscounted(api: Api, pump: Pump) -> None:
 # -- the job -------------------------------------------------------------------------------------
 
 
-def test_pause_and_resume_move_the_whole_subtree(api: Api, pump: Pump, fragile: Fragile) -> None:
+def test_pause_and_resume_change_the_whole_subtree(api: Api, pump: Pump, fragile: Fragile) -> None:
     grow()
     before = dict(VM.objects.values_list("id", "last_seen"))
     job = begin(api, "pause", confirm=5)
@@ -211,7 +209,7 @@ def test_pause_and_resume_move_the_whole_subtree(api: Api, pump: Pump, fragile: 
     assert dict(VM.objects.values_list("id", "last_seen")) == before
 
 
-def test_destroy_takes_a_snapshot_first_and_leaves_tombstones(api: Api, pump: Pump) -> None:
+def test_destroy_takes_a_snapshot_and_soft_deletes_nodes(api: Api, pump: Pump) -> None:
     grow()
     job = begin(api, "destroy", "left")
     assert Node.objects.living().count() == 5
@@ -248,9 +246,7 @@ def test_nothing_is_destroyed_without_a_snapshot(
     assert state_of(job) == "done"
 
 
-def test_a_failure_stops_who_needs_it_and_nobody_else(
-    api: Api, pump: Pump, fragile: Fragile
-) -> None:
+def test_failed_step_blocks_only_its_dependents(api: Api, pump: Pump, fragile: Fragile) -> None:
     grow()
     fragile.broken = {"leaf"}
     job = begin(api, "destroy")
@@ -275,7 +271,7 @@ def test_a_failure_stops_who_needs_it_and_nobody_else(
     assert Step.objects.get(job=job, vm_id="leaf").attempts == 2
 
 
-def test_a_pause_goes_on_above_a_failure_and_a_resume_does_not_below(
+def test_failure_blocks_descendants_of_a_resume_but_no_ancestors_of_a_pause(
     api: Api, pump: Pump, fragile: Fragile
 ) -> None:
     grow()
@@ -293,9 +289,7 @@ def test_a_pause_goes_on_above_a_failure_and_a_resume_does_not_below(
     assert (found["root"], found["right"]) == ("done", "done")
 
 
-def test_running_it_again_takes_in_who_came_meanwhile(
-    api: Api, pump: Pump, fragile: Fragile
-) -> None:
+def test_repeated_job_includes_new_descendants(api: Api, pump: Pump, fragile: Fragile) -> None:
     grow()
     fragile.broken = {"leaf"}
     job = begin(api, "destroy")
@@ -315,9 +309,7 @@ def test_running_it_again_takes_in_who_came_meanwhile(
     file.close()
 
 
-def test_what_was_born_during_the_job_keeps_its_parent(
-    api: Api, pump: Pump, fragile: Fragile
-) -> None:
+def test_vm_created_during_a_job_keeps_its_parent(api: Api, pump: Pump, fragile: Fragile) -> None:
     grow()
     job = begin(api, "destroy")
     plant("late", "left")
@@ -327,7 +319,7 @@ def test_what_was_born_during_the_job_keeps_its_parent(
     assert Node.objects.living().filter(vm_id="late").exists()
 
 
-def test_no_more_than_a_few_at_a_time(api: Api, pump: Pump, fragile: Fragile) -> None:
+def test_running_steps_are_limited(api: Api, pump: Pump, fragile: Fragile) -> None:
     plant("root")
     for number in range(30):
         plant(f"vm{number}", "root")
@@ -342,7 +334,7 @@ def test_no_more_than_a_few_at_a_time(api: Api, pump: Pump, fragile: Fragile) ->
     assert state_of(job) == "done"
 
 
-def test_who_does_not_come_to_an_end_fails_in_time(
+def test_unfinished_step_fails_after_the_timeout(
     api: Api, pump: Pump, fragile: Fragile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plant("root")
@@ -367,7 +359,7 @@ def test_tasks_may_run_twice(api: Api, pump: Pump, fragile: Fragile) -> None:
     assert Snapshot.objects.filter(why="change").count() == 1
 
 
-def test_lost_rings_and_lost_workers_are_made_up_for(
+def test_tick_recovers_lost_tasks_and_workers(
     api: Api, pump: Pump, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     grow()
@@ -384,7 +376,7 @@ def test_lost_rings_and_lost_workers_are_made_up_for(
     assert Step.objects.get(vm_id="leaf").attempts == 2
 
 
-def test_a_step_that_kills_its_worker_is_given_up(api: Api, pump: Pump) -> None:
+def test_step_that_kills_its_worker_fails_after_max_attempts(api: Api, pump: Pump) -> None:
     plant("root")
     job = begin(api, "pause")
     pump.waiting.clear()
@@ -397,7 +389,7 @@ def test_a_step_that_kills_its_worker_is_given_up(api: Api, pump: Pump) -> None:
     assert state_of(job) == "failed"
 
 
-def test_two_jobs_do_not_pull_two_ways(api: Api, pump: Pump) -> None:
+def test_overlapping_job_with_another_operation_is_rejected(api: Api, pump: Pump) -> None:
     grow()
     first = begin(api, "pause", "left")
     for vm_id in ("root", "left", "leaf"):
@@ -410,7 +402,7 @@ def test_two_jobs_do_not_pull_two_ways(api: Api, pump: Pump) -> None:
         Job.objects.create(verb="pause", vm_id="left", actor="t")
 
 
-def test_of_two_jobs_begun_at_once_one_begins(pump: Pump) -> None:
+def test_only_one_of_two_concurrent_jobs_starts(pump: Pump) -> None:
     grow()
     came: list[str] = []
     ready = threading.Barrier(2)
@@ -434,7 +426,7 @@ def test_of_two_jobs_begun_at_once_one_begins(pump: Pump) -> None:
     assert Job.objects.count() == 1
 
 
-def test_a_cancelled_job_begins_nothing_more(api: Api, pump: Pump, fragile: Fragile) -> None:
+def test_cancelled_job_starts_no_further_step(api: Api, pump: Pump, fragile: Fragile) -> None:
     grow()
     fragile.slow = {"leaf"}
     job = begin(api, "destroy")
@@ -458,7 +450,7 @@ def test_a_cancelled_job_begins_nothing_more(api: Api, pump: Pump, fragile: Frag
     assert not Node.objects.living().exists()
 
 
-def test_a_cancelled_step_whose_worker_dies_stays_cancelled(
+def test_step_of_a_lost_worker_in_a_cancelled_job_stays_cancelled(
     api: Api, pump: Pump, fragile: Fragile
 ) -> None:
     grow()
@@ -470,7 +462,7 @@ def test_a_cancelled_step_whose_worker_dies_stays_cancelled(
     assert set(states(job).values()) == {"cancelled"}
 
 
-def test_a_job_at_its_end_is_not_cancelled(api: Api, pump: Pump) -> None:
+def test_ended_job_cannot_be_cancelled(api: Api, pump: Pump) -> None:
     plant("alone")
     job = begin(api, "pause", "alone")
     pump.work()
@@ -480,7 +472,7 @@ def test_a_job_at_its_end_is_not_cancelled(api: Api, pump: Pump) -> None:
     assert state_of(job) == "done"
 
 
-def test_a_job_that_did_nothing_says_so(api: Api, pump: Pump) -> None:
+def test_job_without_changes_has_a_reason(api: Api, pump: Pump) -> None:
     plant("alone")
     did = begin(api, "pause", "alone")
     pump.work()
@@ -493,7 +485,7 @@ def test_a_job_that_did_nothing_says_so(api: Api, pump: Pump) -> None:
     assert [step["state"] for step in found["plan"]] == ["left-out"]
 
 
-def test_jobs_are_listed_page_by_page(api: Api, pump: Pump) -> None:
+def test_jobs_are_paginated(api: Api, pump: Pump) -> None:
     for number in range(5):
         plant(f"vm{number}")
         begin(api, "pause", f"vm{number}")
@@ -510,7 +502,7 @@ def test_jobs_are_listed_page_by_page(api: Api, pump: Pump) -> None:
     assert api.get(f"/vm-tree/jobs/{job}?from=1").json()["count"] == 0
 
 
-def test_a_chain_of_many_comes_to_its_end(api: Api, pump: Pump) -> None:
+def test_long_chain_is_completed(api: Api, pump: Pump) -> None:
     parent = None
     for number in range(60):
         parent = Node.objects.create(vm_id=f"n{number}", category="swarm_vm", parent=parent)
@@ -522,7 +514,7 @@ def test_a_chain_of_many_comes_to_its_end(api: Api, pump: Pump) -> None:
 # -- who may -------------------------------------------------------------------------------------
 
 
-def test_a_node_commands_what_is_below_it_and_nothing_else(api: Api, pump: Pump) -> None:
+def test_node_may_operate_only_on_its_descendants(api: Api, pump: Pump) -> None:
     grow()
     token = tokens.issue(Node.objects.get(vm_id="left"), made_by="tests")
     client = Client(headers={"authorization": f"Bearer {token}"})
@@ -538,7 +530,7 @@ def test_a_node_commands_what_is_below_it_and_nothing_else(api: Api, pump: Pump)
     assert Client().post("/vm-tree/vms/leaf/pause").status_code == 401
 
 
-def test_what_is_no_route_stays_a_404(api: Api) -> None:
+def test_unknown_route_is_a_404(api: Api) -> None:
     assert api.get("/vm-tree/vms/root/pause").status_code in (404, 405)
     assert api.post("/vm-tree/vms/root/explode").status_code in (404, 405)
 
@@ -553,7 +545,7 @@ def root_of(lieutenant: Lieutenant) -> None:
         tree.create(new, by="tests")
 
 
-def test_lieutenants_are_asked_in_their_own_way(
+def test_operations_on_lieutenants_use_their_handler(
     api: Api, pump: Pump, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lieutenants, "ring_worker", lambda *_: None)
@@ -588,7 +580,7 @@ def _worker(pump: Pump) -> Any:
     return advance, act
 
 
-def test_real_agents_end_start_and_end_for_good(
+def test_real_agents_are_paused_resumed_and_destroyed(
     fleet: Fleet, api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     advance, act = _worker(Pump())
@@ -634,7 +626,7 @@ def test_real_agents_end_start_and_end_for_good(
 # -- handlers ------------------------------------------------------------------------------------
 
 
-def test_a_provider_joins_by_its_handler(fragile: Fragile) -> None:
+def test_registered_handler_takes_over_its_vms(fragile: Fragile) -> None:
     plant("one")
     assert handlers.handler_for("one").name == "fragile"
     handlers.remove_handler("fragile")
@@ -644,7 +636,7 @@ def test_a_provider_joins_by_its_handler(fragile: Fragile) -> None:
     handlers.add_handler(fragile)
 
 
-def test_steps_of_a_provider_that_left_fail_with_its_name(
+def test_step_of_an_unregistered_handler_fails_with_its_name(
     api: Api, pump: Pump, fragile: Fragile
 ) -> None:
     plant("one")
@@ -654,7 +646,7 @@ def test_steps_of_a_provider_that_left_fail_with_its_name(
     assert "'fragile'" in Step.objects.get(job=job).reason
 
 
-def test_services_raise_what_the_api_says() -> None:
+def test_services_raise_the_errors_of_the_api() -> None:
     plant("one")
     with pytest.raises(Conflict):
         services.start(Operation.PAUSE, "one", by="tests", confirm=7)

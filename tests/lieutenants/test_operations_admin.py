@@ -44,7 +44,7 @@ def said(answer: Any) -> list[str]:
     return [str(message) for message in get_messages(answer.wsgi_request)]
 
 
-def test_the_plan_is_shown_and_what_was_shown_begins(
+def test_plan_page_shows_the_plan_and_starts_it(
     operator: Client, pump: Pump, django_capture_on_commit_callbacks: Any
 ) -> None:
     grow()
@@ -63,7 +63,7 @@ def test_the_plan_is_shown_and_what_was_shown_begins(
     assert not VM.objects.filter(status="running").exclude(pk="root").exists()
 
 
-def test_a_plan_that_is_another_by_now_does_not_begin(operator: Client, pump: Pump) -> None:
+def test_changed_plan_is_not_started(operator: Client, pump: Pump) -> None:
     grow()
     form = hidden(page(operator, f"{JOBS}plan/destroy/?vm=left"))
     plant("new", "left")
@@ -72,7 +72,7 @@ def test_a_plan_that_is_another_by_now_does_not_begin(operator: Client, pump: Pu
     assert not Job.objects.exists()
 
 
-def test_names_are_escaped_and_nonsense_is_a_404(operator: Client) -> None:
+def test_names_are_escaped_and_unknown_operations_are_a_404(operator: Client) -> None:
     plant("<script>")
     assert "<script>&" not in page(operator, f"{JOBS}plan/destroy/?vm=%3Cscript%3E")
     assert "&lt;script&gt;" in page(operator, f"{JOBS}plan/destroy/?vm=%3Cscript%3E")
@@ -81,7 +81,7 @@ def test_names_are_escaped_and_nonsense_is_a_404(operator: Client) -> None:
     page(operator, f"{RULES}999/dry-run/", 404)
 
 
-def test_who_may_only_look_begins_nothing(client: Client) -> None:
+def test_read_only_user_cannot_start_jobs(client: Client) -> None:
     looker = User.objects.create_user("looker", is_staff=True)
     names = ["view_job", "view_step", "view_rule", "view_firing", "view_node"]
     looker.user_permissions.set(Permission.objects.filter(codename__in=names))
@@ -97,7 +97,7 @@ def test_who_may_only_look_begins_nothing(client: Client) -> None:
     assert client.post(f"{RULES}{rule.pk}/change/", {"name": "x"}).status_code == 403
 
 
-def test_jobs_are_cancelled_and_go_on(operator: Client, pump: Pump) -> None:
+def test_jobs_can_be_cancelled_and_retried(operator: Client, pump: Pump) -> None:
     grow()
     job, _ = services.start(Operation.PAUSE, "root", by="tests")
     form = {"action": "cancel", "_selected_action": [job.pk]}
@@ -108,7 +108,7 @@ def test_jobs_are_cancelled_and_go_on(operator: Client, pump: Pump) -> None:
     assert Job.objects.get().state == "open"
 
 
-def test_nodes_get_the_verbs_as_actions(operator: Client) -> None:
+def test_node_admin_offers_the_operations(operator: Client) -> None:
     site = admin.AdminSite(name="admin")
     site.register(Node)
     add_node_actions(site)
@@ -119,7 +119,7 @@ def test_nodes_get_the_verbs_as_actions(operator: Client) -> None:
     assert topmost_vms(["leaf", "left", "right", "nobody"]) == ["left", "right", "nobody"]
 
 
-def test_what_was_chosen_among_the_nodes_is_what_the_plan_is_about(operator: Client) -> None:
+def test_plan_page_uses_the_selected_nodes(operator: Client) -> None:
     grow()
     chosen = list(Node.objects.filter(vm_id__in=["left", "leaf"]).values_list("pk", flat=True))
     for verb in ("pause", "resume", "destroy"):
@@ -131,7 +131,7 @@ def test_what_was_chosen_among_the_nodes_is_what_the_plan_is_about(operator: Cli
     assert not Job.objects.exists()
 
 
-def test_the_page_of_a_vm_leads_to_its_plans(operator: Client, client: Client) -> None:
+def test_vm_page_links_to_its_plans(operator: Client, client: Client) -> None:
     grow()
     node = Node.objects.get(vm_id="left")
     html = page(operator, f"/fleet/{node.pk}/")
@@ -141,7 +141,7 @@ def test_the_page_of_a_vm_leads_to_its_plans(operator: Client, client: Client) -
     assert "This VM and everything below it" not in page(client, f"/fleet/{node.pk}/")
 
 
-def test_jobs_and_steps_are_filtered_and_found(
+def test_jobs_and_steps_can_be_filtered_and_searched(
     operator: Client, pump: Pump, django_capture_on_commit_callbacks: Any
 ) -> None:
     grow()
@@ -158,9 +158,7 @@ def test_jobs_and_steps_are_filtered_and_found(
 
 
 @pytest.mark.parametrize("name", LISTS)
-def test_lists_take_the_same_few_statements_for_any_number_of_rows(
-    operator: Client, pump: Pump, name: str
-) -> None:
+def test_lists_use_a_constant_number_of_queries(operator: Client, pump: Pump, name: str) -> None:
     def statements() -> int:
         with CaptureQueriesContext(connection) as seen:
             page(operator, f"/admin/lieutenants/{name}/?q=a")
@@ -198,7 +196,7 @@ def form_of(**fields: str) -> dict[str, str]:
     return {**usual, **fields}
 
 
-def test_a_rule_is_written_with_a_secret_that_is_never_shown(operator: Client) -> None:
+def test_webhook_secret_is_never_shown(operator: Client) -> None:
     hook = {"action": "webhook", "webhook_url": "http://127.0.0.1:9/"}
     html = operator.post(f"{RULES}add/", form_of(**hook)).content.decode()
     assert "is required for a webhook" in html
@@ -214,13 +212,13 @@ def test_a_rule_is_written_with_a_secret_that_is_never_shown(operator: Client) -
     assert secret.decrypt(rule.sealed_secret) == "s3cret-words"
 
 
-def test_the_form_refuses_what_the_api_refuses(operator: Client) -> None:
+def test_form_rejects_what_the_api_rejects(operator: Client) -> None:
     html = operator.post(f"{RULES}add/", form_of(action="destroy")).content.decode()
     assert "waits 5 minutes or more" in html
     assert not Rule.objects.filter(name="r").exists()
 
 
-def test_switching_on_begins_to_watch(operator: Client) -> None:
+def test_enabled_rule_ignores_earlier_events(operator: Client) -> None:
     long_ago = clock.now() - timedelta(days=9)
     rule = Rule.objects.create(
         name="r", event="vm-registered", action="note", watched_from=long_ago
@@ -234,7 +232,7 @@ def test_switching_on_begins_to_watch(operator: Client) -> None:
     assert said(operator.post(RULES, {**form, "action": "switch_off"})) == ["r: disabled"]
 
 
-def test_the_dry_run_is_a_page(operator: Client) -> None:
+def test_dry_run_page_shows_cases_and_evidence(operator: Client) -> None:
     rule = Rule.objects.create(name="reaper", event="vm-silent", action="destroy", grace_minutes=60)
     assert "every match was already handled" in page(operator, f"{RULES}{rule.pk}/dry-run/")
     vm, ago = plant("<b>gone"), clock.now() - timedelta(hours=1)

@@ -85,7 +85,7 @@ def due_now() -> None:
 # -- whom a rule finds ---------------------------------------------------------------------------
 
 
-def test_a_silent_vm_is_noted_once_for_each_silence(quiet: list[int]) -> None:
+def test_silent_vm_fires_once_per_silence(quiet: list[int]) -> None:
     rule("vm-silent", minutes=5)
     silence("gone", 10)
     silence("not long enough", 3)
@@ -107,7 +107,7 @@ def test_a_silent_vm_is_noted_once_for_each_silence(quiet: list[int]) -> None:
     assert Firing.objects.filter(subject="gone").count() == 2
 
 
-def test_late_is_earlier_than_silent() -> None:
+def test_vm_is_late_before_it_is_silent() -> None:
     rule("vm-late")
     vm = plant("slow")
     VM.objects.filter(pk=vm.pk).update(late_after=ago(seconds=1))
@@ -116,7 +116,7 @@ def test_late_is_earlier_than_silent() -> None:
 
 
 @pytest.mark.parametrize("event", ["vm-late", "vm-silent"])
-def test_nobody_is_blamed_for_reefs_own_downtime(event: str) -> None:
+def test_downtime_of_reef_causes_no_firing(event: str) -> None:
     rule(event)
     silence("gone", 60)
     now = clock.now()
@@ -128,7 +128,7 @@ def test_nobody_is_blamed_for_reefs_own_downtime(event: str) -> None:
     assert only().state == "done"
 
 
-def test_paused_and_deregistered_are_not_silent() -> None:
+def test_paused_and_deregistered_vms_are_not_silent() -> None:
     rule("vm-silent")
     silence("paused")
     silence("gone")
@@ -138,7 +138,7 @@ def test_paused_and_deregistered_are_not_silent() -> None:
     assert not Firing.objects.exists()
 
 
-def test_role_category_and_name_narrow() -> None:
+def test_role_category_and_name_filter_subjects() -> None:
     for vm_id, category in (("web-1", "swarm_vm"), ("web-2", "infra_vm"), ("db-1", "swarm_vm")):
         silence(vm_id, category=category)
     silence("web.x")
@@ -151,7 +151,7 @@ def test_role_category_and_name_narrow() -> None:
     assert firing.record_cases(rule("vm-silent", name="f", name_pattern="db*"), clock.now()) == 1
 
 
-def test_registered_means_since_the_rule_is_watching() -> None:
+def test_registration_before_the_rule_does_not_fire() -> None:
     plant("old", registered_at=ago(hours=2))
     rule("vm-registered", watched_from=ago(hours=1))
     plant("new")
@@ -160,7 +160,7 @@ def test_registered_means_since_the_rule_is_watching() -> None:
     assert only().subject == "new"
 
 
-def test_lieutenants_in_error_idle_and_finished() -> None:
+def test_error_idle_and_finished_lieutenants_fire() -> None:
     enlist("well", "working")
     enlist("retrying", "error", status_since=ago(hours=1), restart_at=clock.now())
     broken = enlist("broken", "error", status_since=ago(hours=1), error="it died")
@@ -193,7 +193,7 @@ def test_lieutenants_in_error_idle_and_finished() -> None:
     assert found["lieutenant-finished"].subject_name == "idle"
 
 
-def test_a_storm_is_taken_in_parts() -> None:
+def test_firings_per_hour_are_limited() -> None:
     for number in range(12):
         silence(f"vm{number:02}", 20 - number)
     storm = rule("vm-silent", most_an_hour=5)
@@ -207,7 +207,7 @@ def test_a_storm_is_taken_in_parts() -> None:
     assert Firing.objects.filter(rule=storm).count() == 10
 
 
-def test_a_tick_takes_few_statements_whatever_the_fleet() -> None:
+def test_tick_uses_few_queries_for_any_fleet() -> None:
     rule("vm-silent")
 
     def statements() -> int:
@@ -223,7 +223,7 @@ def test_a_tick_takes_few_statements_whatever_the_fleet() -> None:
 
 
 @pytest.mark.parametrize("event", ["vm-late", "vm-silent", "vm-registered", "lieutenant-finished"])
-def test_large_tables_are_not_read_through(event: str) -> None:
+def test_conditions_use_indexes(event: str) -> None:
     if connection.vendor == "postgresql":
         pytest.skip("it reads small tables through, whatever indexes there are")
     for action in ("note", "destroy") if event == "vm-silent" else ("note",):
@@ -233,7 +233,7 @@ def test_large_tables_are_not_read_through(event: str) -> None:
         assert "SCAN lieutenants_answer" not in plan
 
 
-def test_the_database_itself_lets_a_cause_fire_once() -> None:
+def test_constraint_lets_a_cause_fire_once() -> None:
     one = rule("vm-silent")
     same = {"rule": one, "rule_name": "x", "event": "vm-silent", "action": "note", "subject": "a"}
     now = clock.now()
@@ -245,7 +245,7 @@ def test_the_database_itself_lets_a_cause_fire_once() -> None:
 # -- what rules do -------------------------------------------------------------------------------
 
 
-def test_mark_stopped_pause_resume() -> None:
+def test_rules_mark_stopped_pause_and_resume() -> None:
     rule("vm-silent", "mark-stopped", minutes=60)
     rule("vm-silent", "pause", minutes=5)
     before = silence("dead", 70).last_seen
@@ -261,7 +261,7 @@ def test_mark_stopped_pause_resume() -> None:
     assert Firing.objects.filter(subject="quiet", state="done").count() == 2
 
 
-def test_what_is_over_is_dropped() -> None:
+def test_case_that_is_over_is_dropped() -> None:
     rule("vm-silent", "mark-stopped", grace_minutes=10)
     vm = silence("back")
     tick_and_act()
@@ -272,7 +272,7 @@ def test_what_is_over_is_dropped() -> None:
     assert (only().state, VM.objects.get().status) == ("dropped", "running")
 
 
-def test_a_rule_switched_off_or_changed_acts_no_more() -> None:
+def test_disabled_or_changed_rule_runs_no_action() -> None:
     one = rule("vm-silent", "mark-stopped", grace_minutes=10)
     silence("a")
     firing.tick()
@@ -291,7 +291,7 @@ def test_firings_outlive_their_rule() -> None:
     assert (only().rule, only().rule_name) == (None, "vm-silent note")
 
 
-def test_a_firing_is_done_by_one_of_many_workers() -> None:
+def test_firing_is_run_by_one_of_many_workers() -> None:
     rule("vm-silent", "pause")
     silence("a")
     (pk,) = firing.tick()
@@ -306,7 +306,7 @@ def test_a_firing_is_done_by_one_of_many_workers() -> None:
     assert only().attempts == 2
 
 
-def test_a_lieutenant_is_started_again_once_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lieutenant_is_restarted_once_per_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lieutenants, "ring_worker", lambda *_: None)
     monkeypatch.setattr(lieutenants, "find_agent", lambda: None)
     ada = enlist("ada", "error", status_since=ago(minutes=20), error="x")
@@ -319,7 +319,7 @@ def test_a_lieutenant_is_started_again_once_an_error(monkeypatch: pytest.MonkeyP
     assert Firing.objects.count() == 1
 
 
-def test_one_snapshot_serves_a_whole_burst() -> None:
+def test_one_snapshot_serves_many_firings() -> None:
     rule("vm-silent", "snapshot")
     for number in range(5):
         silence(f"vm{number}")
@@ -353,7 +353,7 @@ def destroyer(event: str = "vm-silent", **fields: Any) -> Rule:
     return rule(event, "destroy", **{"grace_minutes": 10, **fields})
 
 
-def test_silence_alone_destroys_nobody(pump: Pump) -> None:
+def test_silence_alone_is_not_enough_to_destroy(pump: Pump) -> None:
     destroyer()
     silence("quiet", 600)
     tick_and_act()
@@ -367,7 +367,9 @@ def test_silence_alone_destroys_nobody(pump: Pump) -> None:
     assert Node.objects.living().filter(vm_id="quiet").exists()
 
 
-def test_two_proofs_and_the_grace_time_destroy(pump: Pump, provider: Told) -> None:
+def test_vm_is_destroyed_after_grace_with_two_pieces_of_evidence(
+    pump: Pump, provider: Told
+) -> None:
     destroyer()
     silence("dead", 600)
     provider.gone = frozenset({"dead"})
@@ -388,7 +390,7 @@ def test_two_proofs_and_the_grace_time_destroy(pump: Pump, provider: Told) -> No
     assert Snapshot.objects.filter(why="change").count() == 1
 
 
-def test_who_comes_back_in_the_grace_time_lives(pump: Pump, provider: Told) -> None:
+def test_vm_that_returns_during_grace_is_kept(pump: Pump, provider: Told) -> None:
     destroyer()
     vm = silence("back", 600)
     provider.gone = frozenset({"back"})
@@ -401,7 +403,7 @@ def test_who_comes_back_in_the_grace_time_lives(pump: Pump, provider: Told) -> N
     assert Node.objects.living().exists()
 
 
-def test_grace_after_reefs_downtime_is_no_proof(pump: Pump, provider: Told) -> None:
+def test_silence_after_downtime_of_reef_is_not_evidence(pump: Pump, provider: Told) -> None:
     destroyer()
     silence("a", 600)
     provider.gone = frozenset({"a"})
@@ -414,7 +416,7 @@ def test_grace_after_reefs_downtime_is_no_proof(pump: Pump, provider: Told) -> N
     assert not Job.objects.exists()
 
 
-def test_a_rules_own_mark_is_no_second_proof(pump: Pump) -> None:
+def test_status_set_by_a_rule_is_not_evidence(pump: Pump) -> None:
     rule("vm-silent", "mark-stopped", minutes=60)
     silence("marked", 600)
     silence("said so", 600)
@@ -430,7 +432,7 @@ def test_a_rules_own_mark_is_no_second_proof(pump: Pump) -> None:
     assert "a rule marked it" in found.get(subject="marked").outcome
 
 
-def test_the_living_below_hold_it_back(pump: Pump, provider: Told) -> None:
+def test_destroy_waits_for_active_children(pump: Pump, provider: Told) -> None:
     destroyer(name_pattern="dead")
     silence("dead", 600)
     plant("child", "dead")
@@ -442,7 +444,7 @@ def test_the_living_below_hold_it_back(pump: Pump, provider: Told) -> None:
     assert not Job.objects.exists()
 
 
-def test_one_without_a_place_in_the_tree_is_deregistered(provider: Told) -> None:
+def test_vm_outside_the_tree_is_deregistered(provider: Told) -> None:
     destroyer()
     silence("stray", 600)
     Node.objects.all().delete()
@@ -454,7 +456,7 @@ def test_one_without_a_place_in_the_tree_is_deregistered(provider: Told) -> None
     assert Snapshot.objects.count() == 1
 
 
-def test_a_dead_agents_process_is_a_proof(fleet: Fleet, pump: Pump) -> None:
+def test_ended_agent_process_is_evidence(fleet: Fleet, pump: Pump) -> None:
     destroyer("lieutenant-error", grace_minutes=5)
     ada = fleet.row(fleet.create("ada")["name"])
     process = fleet.process("ada")
@@ -540,7 +542,7 @@ def hook(api: Api, url: str, **fields: Any) -> dict[str, Any]:
     return made
 
 
-def test_a_webhook_is_called_with_a_signature(api: Api, listener: Listener) -> None:
+def test_webhook_call_is_signed(api: Api, listener: Listener) -> None:
     made = hook(api, listener.url, text="look here", webhookSecret="s3cret-of-tests")
     assert "webhookSecret" not in made
     assert made["hasWebhookSecret"]
@@ -557,7 +559,7 @@ def test_a_webhook_is_called_with_a_signature(api: Api, listener: Listener) -> N
     assert only().outcome == "the webhook answered 204"
 
 
-def test_a_webhook_is_tried_again_with_growing_pauses(api: Api, listener: Listener) -> None:
+def test_failed_webhook_is_retried_with_backoff(api: Api, listener: Listener) -> None:
     hook(api, listener.url)
     silence("gone")
     listener.answers = [500, 302]
@@ -576,7 +578,9 @@ def test_a_webhook_is_tried_again_with_growing_pauses(api: Api, listener: Listen
 
 
 @pytest.mark.parametrize("event", ["vm-late", "vm-silent"])
-def test_a_webhook_is_put_off_while_reef_was_away(api: Api, listener: Listener, event: str) -> None:
+def test_webhook_is_postponed_after_downtime_of_reef(
+    api: Api, listener: Listener, event: str
+) -> None:
     hook(api, listener.url, event=event)
     silence("gone", 60)
     silence("back", 60)
@@ -603,7 +607,7 @@ def test_a_webhook_is_put_off_while_reef_was_away(api: Api, listener: Listener, 
     assert len(listener.calls) == 3
 
 
-def test_what_happened_stays_so_however_long_reef_was_away(api: Api, listener: Listener) -> None:
+def test_past_events_fire_after_long_downtime(api: Api, listener: Listener) -> None:
     hook(api, listener.url, event="vm-registered")
     Rule.objects.update(watched_from=ago(days=9))
     plant("new")
@@ -618,7 +622,7 @@ def test_what_happened_stays_so_however_long_reef_was_away(api: Api, listener: L
     assert only().state == "done"
 
 
-def test_a_webhook_that_never_answers_is_given_up(api: Api, listener: Listener) -> None:
+def test_webhook_fails_after_max_attempts(api: Api, listener: Listener) -> None:
     port = listener.server.server_address[1]
     listener.server.shutdown()
     listener.server.server_close()
@@ -631,7 +635,7 @@ def test_a_webhook_that_never_answers_is_given_up(api: Api, listener: Listener) 
     assert "given up after 7 tries: no answer" in only().outcome
 
 
-def test_secrets_are_sealed_and_never_shown_again(api: Api) -> None:
+def test_webhook_secrets_are_encrypted_and_never_returned(api: Api) -> None:
     made = hook(api, "https://127.0.0.1/")
     assert len(made["webhookSecret"]) > 30
     path = f"/registry/rules/{made['id']}"
@@ -648,7 +652,7 @@ def patch(api: Api, path: str, body: object) -> Any:
     return api.client.patch(path, data=body, content_type="application/json")
 
 
-def test_rules_are_made_changed_tried_and_forgotten(api: Api) -> None:
+def test_rules_are_created_updated_dry_run_and_deleted(api: Api) -> None:
     body = {"name": " night watch ", "event": "vm-silent", "action": "note", "minutes": 5}
     answer = api.post("/registry/rules", {**body, "namePattern": "web-*"})
     assert answer.status_code == 201, answer.content
@@ -675,7 +679,7 @@ def test_rules_are_made_changed_tried_and_forgotten(api: Api) -> None:
     assert api.get("/registry/firings").json()["count"] == 1
 
 
-def test_a_dry_run_shows_the_proofs(api: Api, provider: Told) -> None:
+def test_dry_run_returns_the_evidence(api: Api, provider: Told) -> None:
     one = destroyer(enabled=False)
     silence("dead", 600)
     silence("quiet", 600)
@@ -708,7 +712,7 @@ NONSENSE: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-def test_nonsense_is_named(api: Api) -> None:
+def test_invalid_fields_are_rejected_by_name(api: Api) -> None:
     good = {"name": "r", "event": "vm-silent", "action": "note"}
     for body, word in NONSENSE:
         answer = api.post("/registry/rules", {**good, **body})
@@ -717,13 +721,13 @@ def test_nonsense_is_named(api: Api) -> None:
     assert not Rule.objects.exists()
 
 
-def test_a_name_is_given_once(api: Api) -> None:
+def test_rule_name_is_unique(api: Api) -> None:
     body = {"name": "r", "event": "vm-silent", "action": "note"}
     assert api.post("/registry/rules", body).status_code == 201
     assert api.post("/registry/rules", body).status_code == 409
 
 
-def test_a_destroyer_cannot_be_made_hasty_later(api: Api) -> None:
+def test_grace_of_a_destroying_rule_cannot_be_removed(api: Api) -> None:
     one = destroyer()
     answer = patch(api, f"/registry/rules/{one.pk}", {"graceMinutes": 0})
     assert answer.status_code == 400
@@ -731,7 +735,7 @@ def test_a_destroyer_cannot_be_made_hasty_later(api: Api) -> None:
         Rule.objects.filter(pk=one.pk).update(grace_minutes=0)
 
 
-def test_nodes_do_not_even_read_rules(api: Api) -> None:
+def test_nodes_may_not_read_rules(api: Api) -> None:
     one = rule("vm-silent")
     plant("a")
     token = tokens.issue(Node.objects.get(vm_id="a"), made_by="tests")

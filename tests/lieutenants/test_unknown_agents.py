@@ -54,7 +54,7 @@ def runs(process: Process) -> bool:
 
 
 @pytest.mark.parametrize("row", [True, False])
-def test_one_that_is_lost_is_listed_and_taken_up(fleet: Fleet, client: Client, row: bool) -> None:
+def test_unknown_agent_is_listed_and_taken_up(fleet: Fleet, client: Client, row: bool) -> None:
     fleet.create("ada")
     fleet.ask("ada", "before")
     process = lose(fleet, "ada", row=row)
@@ -76,7 +76,7 @@ def test_one_that_is_lost_is_listed_and_taken_up(fleet: Fleet, client: Client, r
     assert Process.objects.count() == 1
 
 
-def test_one_whose_lieutenant_was_destroyed_can_only_be_ended(fleet: Fleet) -> None:
+def test_agent_of_a_destroyed_lieutenant_can_only_be_ended(fleet: Fleet) -> None:
     fleet.create("ada")
     process = lose(fleet, "ada", status=Status.DESTROYED)
     (facts,) = listed(fleet)
@@ -91,7 +91,7 @@ def test_one_whose_lieutenant_was_destroyed_can_only_be_ended(fleet: Fleet) -> N
 
 
 @pytest.mark.django_db
-def test_one_whose_lieutenant_another_host_adopted_cannot_be_taken_up(
+def test_agent_of_an_adopted_lieutenant_cannot_be_taken_up(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     row = enlist(data_folder="01BOX2BOX2BOX2BOX2BOX2BOX2", host="box2")
@@ -105,7 +105,7 @@ def test_one_whose_lieutenant_another_host_adopted_cannot_be_taken_up(
     assert api.post(f"{UNKNOWN}/RUN/take-up").status_code == 400
 
 
-def test_a_stranger_is_ended(fleet: Fleet) -> None:
+def test_agent_without_a_lieutenant_is_ended(fleet: Fleet) -> None:
     fleet.create("ada")
     process = fleet.process("ada")
     fleet.stop_follower()
@@ -118,6 +118,6 @@ def test_a_stranger_is_ended(fleet: Fleet) -> None:
     until(lambda: not listed(fleet))
 
 
-def test_what_is_not_there_cannot_be_asked_for(fleet: Fleet) -> None:
+def test_request_for_a_missing_agent_is_rejected(fleet: Fleet) -> None:
     assert fleet.api.get(UNKNOWN).json() == {"unknownAgents": [], "count": 0}
     assert fleet.api.post(f"{UNKNOWN}/nothing/end").status_code == 404

@@ -18,7 +18,7 @@ from tests.waiting import until
 ORIGINAL = "01ORIGINALORIGINALORIGINA1"
 
 
-def test_a_copy_is_not_followed_while_agents_of_its_original_run(
+def test_copy_is_not_followed_while_agents_of_its_original_run(
     fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fleet.create("ada")

@@ -59,7 +59,7 @@ def test_all_paths_below_the_folder_are_corrected() -> None:
 
 
 @pytest.mark.django_db
-def test_the_place_that_was_known_counts_and_that_of_other_folders_does_not() -> None:
+def test_only_paths_below_the_known_location_are_corrected() -> None:
     DataFolder.objects.create(pk=settings.DATA_FOLDER_ID, host=settings.HOST, path=OLD)
     enlist("ada", folder=f"{OLD}/lieutenants/other/workspace/deep")
     foreign = enlist("neo", folder=f"{OLD}/lieutenants/x/workspace", data_folder="B" * 26)
@@ -69,7 +69,7 @@ def test_the_place_that_was_known_counts_and_that_of_other_folders_does_not() ->
 
 
 @pytest.mark.django_db
-def test_the_session_names_the_new_folder_and_keeps_the_rest() -> None:
+def test_only_the_folder_in_the_session_is_corrected() -> None:
     row = moved("ada")
     message = {"type": "message", "text": f"cd {OLD}"}
     header = {"type": "session", "cwd": f"{OLD}/lieutenants/{row.pk}/workspace"}
@@ -96,7 +96,7 @@ def test_the_session_that_the_agent_continues_is_the_one_that_is_corrected() -> 
 
 
 @pytest.mark.django_db
-def test_a_pipe_in_place_of_a_session_holds_nothing_up() -> None:
+def test_pipe_in_place_of_a_session_does_not_block() -> None:
     row = moved("ada")
     pipe = settings.LIEUTENANTS_DIR / row.pk / "session" / "session.jsonl"
     pipe.parent.mkdir(parents=True)
@@ -113,7 +113,7 @@ def test_a_pipe_in_place_of_a_session_holds_nothing_up() -> None:
 
 
 @pytest.mark.django_db
-def test_a_session_that_is_too_large_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_large_session_is_left_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paths, "MAX_FILE_BYTES", 100)
     row = moved("ada")
     header = {"type": "session", "cwd": f"{OLD}/lieutenants/{row.pk}/workspace"}
@@ -125,7 +125,7 @@ def test_a_session_that_is_too_large_is_left_as_it_is(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.django_db
-def test_nothing_behind_links_of_an_agent_is_read_or_written(tmp_path: Path) -> None:
+def test_links_of_an_agent_are_not_followed(tmp_path: Path) -> None:
     row = moved("ada")
     secret = tmp_path / "secret"
     secret.write_text(json.dumps({"cwd": f"{OLD}/lieutenants/x"}) + "\n")
@@ -144,7 +144,7 @@ def test_nothing_behind_links_of_an_agent_is_read_or_written(tmp_path: Path) -> 
 
 
 @pytest.mark.django_db(transaction=True)
-def test_one_folder_of_an_identity_is_followed_at_a_time(tmp_path: Path, settings: Any) -> None:
+def test_one_folder_per_identity_is_followed(tmp_path: Path, settings: Any) -> None:
     folder = str(settings.DATA_DIR)
     first, second = threading.Event(), threading.Event()
     entered = threading.Event()

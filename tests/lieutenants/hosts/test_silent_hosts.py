@@ -71,7 +71,7 @@ def test_health_names_the_host_and_counts_its_lieutenants(api: Api) -> None:
     assert api.get("/health").json()["status"] == "degraded"
 
 
-def test_a_host_that_answers_or_has_nothing_is_well(api: Api) -> None:
+def test_responding_or_empty_host_is_healthy(api: Api) -> None:
     box1(timedelta(seconds=3))
     on_box1()
     assert api.get("/health").json()["parts"]["hosts"]["ok"] is True
@@ -82,7 +82,7 @@ def test_a_host_that_answers_or_has_nothing_is_well(api: Api) -> None:
 
 
 @pytest.mark.parametrize("age", [timedelta(minutes=5), None, timedelta(hours=-2)])
-def test_the_lieutenant_says_that_its_host_is_silent(api: Api, age: timedelta | None) -> None:
+def test_lieutenant_reports_its_silent_host(api: Api, age: timedelta | None) -> None:
     """Also where it never signed, or did before its clock was set back."""
     box1(age)
     on_box1()
@@ -103,7 +103,7 @@ def test_the_lieutenant_says_that_its_host_is_silent(api: Api, age: timedelta | 
         ("abort", "aborted", Status.WORKING),
     ],
 )
-def test_verbs_say_that_they_were_only_asked(api: Api, verb: str, word: str, status: str) -> None:
+def test_actions_on_a_silent_host_return_202(api: Api, verb: str, word: str, status: str) -> None:
     box1()
     with_agent(on_box1(status=status))
     answer = api.post(f"{AT}/neo/{verb}", {"force": True} if verb == "pause" else {})
@@ -113,7 +113,7 @@ def test_verbs_say_that_they_were_only_asked(api: Api, verb: str, word: str, sta
     assert "Reef-Wait" not in answer.headers
 
 
-def test_a_resume_is_only_asked(api: Api, settings: Any) -> None:
+def test_resume_on_a_silent_host_is_pending(api: Api, settings: Any) -> None:
     settings.PI_PATH = "/bin/true"
     box1()
     on_box1(status=Status.PAUSED)
@@ -123,7 +123,7 @@ def test_a_resume_is_only_asked(api: Api, settings: Any) -> None:
     assert answer.json()["note"] == ASKED
 
 
-def test_a_destroyed_one_whose_agent_may_run_is_not_forgotten(api: Api, client: Client) -> None:
+def test_destroyed_lieutenant_with_a_possible_agent_is_kept(api: Api, client: Client) -> None:
     box1()
     row = on_box1()
     with_agent(row)
@@ -140,13 +140,13 @@ def test_a_destroyed_one_whose_agent_may_run_is_not_forgotten(api: Api, client: 
     assert "its agent may still run there" in page
 
 
-def test_one_without_a_process_is_destroyed_at_once(api: Api) -> None:
+def test_lieutenant_without_a_process_is_destroyed_at_once(api: Api) -> None:
     box1()
     on_box1(status=Status.PAUSED)
     assert api.delete(f"{AT}/neo").json()["destroyed"] is True
 
 
-def test_a_message_waits_and_says_for_what(api: Api) -> None:
+def test_message_to_a_silent_host_waits_with_a_reason(api: Api) -> None:
     box1()
     with_agent(on_box1())
     answer = api.post(f"{AT}/neo/send", {"message": "hello"}).json()
@@ -193,7 +193,7 @@ def test_a_host_with_another_folder_never_steals() -> None:
 # -- taking over ---------------------------------------------------------------------------------
 
 
-def test_a_host_that_answers_is_not_taken_over(api: Api) -> None:
+def test_responding_host_is_not_taken_over(api: Api) -> None:
     box1(timedelta(seconds=3))
     on_box1()
     answer = api.post("/lieutenant/hosts/box1/adopt")
@@ -210,7 +210,7 @@ def test_a_host_that_answers_is_not_taken_over(api: Api) -> None:
 
 
 @pytest.mark.parametrize("status", [Status.IDLE, Status.WORKING, Status.STARTING, Status.PAUSED])
-def test_one_whose_session_is_elsewhere_comes_with_the_reason(api: Api, status: str) -> None:
+def test_adopted_lieutenant_without_its_session_has_a_reason(api: Api, status: str) -> None:
     box1()
     row = on_box1(status=status)
     process = process_of(row, data_folder=BOX1) if status != Status.PAUSED else None
@@ -252,7 +252,7 @@ def test_the_session_that_the_agent_continues_is_looked_for(
     assert ("sessionProblem" in facts) is not is_here
 
 
-def test_one_whose_files_are_here_goes_on(api: Api) -> None:
+def test_adopted_lieutenant_with_local_files_continues(api: Api) -> None:
     box1()
     row = on_box1()
     process = with_agent(row)
@@ -274,7 +274,7 @@ def test_one_whose_files_are_here_goes_on(api: Api) -> None:
 
 
 @pytest.mark.parametrize("destroyed", [False, True])
-def test_one_that_its_live_follower_writes_is_left_alone(
+def test_lieutenant_with_a_live_follower_is_not_adopted(
     api: Api, monkeypatch: pytest.MonkeyPatch, *, destroyed: bool
 ) -> None:
     """The others are taken over, and the answer has a line for each."""
@@ -357,7 +357,7 @@ def test_discover_tells_of_lieutenants_of_a_silent_host(api: Api) -> None:
     assert line.endswith("take over: manage.py adopt box1")
 
 
-def test_one_that_was_kept_back_needs_a_look(client: Client) -> None:
+def test_lieutenant_destroyed_after_the_backup_needs_attention(client: Client) -> None:
     enlist("eve", Status.PAUSED, error="It was destroyed after the backup was made.")
     enlist("bob", Status.PAUSED)
     client.force_login(auth.make_operator())
@@ -369,7 +369,7 @@ def test_one_that_was_kept_back_needs_a_look(client: Client) -> None:
 # -- one identity, two followers -----------------------------------------------------------------
 
 
-def test_the_newer_of_two_followers_of_one_identity_yields(api: Api) -> None:
+def test_newer_of_two_followers_of_one_identity_gives_way(api: Api) -> None:
     from lieutenants.exceptions import NotTheFollower
 
     DataFolder.objects.create(
