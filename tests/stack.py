@@ -1,7 +1,7 @@
-"""All processes of reef, each started, killed and started again as a test likes.
+"""All processes of reef, which tests can start, kill and restart one by one.
 
-What `up` does for operators this does for tests that cut reef off in the middle of its work; the
-processes and their command lines are those that the README shows for production.
+It replaces `up` in tests that interrupt reef. The processes and their command lines are those that
+the README shows for production.
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ os.execvp(sys.argv[4], sys.argv[4:])
 """
 UNSHARE = {"x86_64": 272, "aarch64": 97}
 LANDLOCK = 444
-# Neither Landlock nor namespaces, as in many containers.
+# Without Landlock and namespaces, as in many containers.
 BARE = {UNSHARE[os.uname().machine]: errno.EPERM, LANDLOCK: errno.ENOSYS}
 
 
 def python_as(user: int, refused: dict[int, int]) -> list[str]:
-    """The beginning of a command line that runs our Python as an ordinary user.
+    """Return the start of a command line that runs Python as an ordinary user.
 
-    `refused` maps numbers of system calls to the errors that they give there.
+    `refused` maps system call numbers to the errors that they return there.
     """
     home = Path(sys.base_prefix).resolve()
     closed = [folder for folder in reversed(home.parents) if not folder.stat().st_mode & 1]
@@ -77,19 +77,20 @@ def free_port() -> int:
 
 
 class Stack:
-    """A reef of its own data folder on a free port. Use as a context manager."""
+    """A reef with its own data folder and port. Use it as a context manager."""
 
-    # Where the code lies that runs.
+    # Folder of the code to run.
     checkout = ROOT
 
     def __init__(
         self, folder: Path, user: str = "", bare: str = "", port: str = "", **env: str
     ) -> None:
-        """`user` is the id of an ordinary user that runs all of it, in a test that root runs.
+        """Prepare a reef.
 
-        `bare` has the kernel refuse it what keeps agents apart. Without `port` it takes a free one.
+        `user` is the id of an ordinary user who runs it if the test runs as root. With `bare`, the
+        kernel refuses it the means of isolation. Without `port`, it uses a free one.
         """
-        # The path of a Unix socket must be short, and pytest's folders may be long.
+        # The path of a Unix socket must be short, but pytest's folders may be long.
         self._made = tempfile.mkdtemp(prefix="reef-") if len(bytes(folder)) > 60 else None
         self.data = Path(self._made or folder) / "data"
         self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -143,7 +144,7 @@ class Stack:
                 shutil.rmtree(self._made, ignore_errors=True)
 
     def manage(self, *words: str) -> str:
-        """Run a management command; its output."""
+        """Run a management command and return its output."""
         done = subprocess.run(
             [*self._python, "manage.py", *words],
             cwd=self.checkout,
@@ -157,7 +158,7 @@ class Stack:
         return done.stdout
 
     def start(self, name: str) -> None:
-        """Start one process; its log lies in the data folder."""
+        """Start a process that logs to the data folder."""
         log = (self.data / f"{name}.log").open("ab")
         self.processes[name] = subprocess.Popen(
             self._argv(name),
@@ -191,7 +192,7 @@ class Stack:
         return [*python, *words]
 
     def kill(self, name: str) -> None:
-        """SIGKILL, with all children: as if the power had been cut."""
+        """Send SIGKILL to a process and its children, like a power failure."""
         process = self.processes.pop(name)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait(10)
@@ -199,7 +200,7 @@ class Stack:
             (self.run / stale).unlink(missing_ok=True)
 
     def end(self, name: str) -> None:
-        """SIGTERM, then SIGKILL."""
+        """Send SIGTERM, then SIGKILL."""
         process = self.processes.pop(name, None)
         if process is None:
             return
@@ -210,7 +211,7 @@ class Stack:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait(10)
 
-    # -- what people and agents see ---------------------------------------------------------
+    # -- clients ---------------------------------------------------------------------------
 
     def answers(self) -> bool:
         try:
@@ -237,7 +238,7 @@ class Stack:
         return self.client.post(path, json={"message": text}, headers=headers)
 
     def transcript(self, name: str) -> list[dict[str, Any]]:
-        """All entries, page by page."""
+        """Return all transcript entries."""
         entries: list[dict[str, Any]] = []
         after: int | None = 0
         while after is not None:
@@ -260,6 +261,6 @@ class Stack:
 
 
 def pause(seconds: float) -> None:
-    """Let reef work for a moment that a test drew by chance; what follows is a condition."""
+    """Let reef work for a random moment; tests must wait for a condition afterwards."""
     end = time.monotonic() + seconds
     until(lambda: time.monotonic() >= end, seconds + 5)

@@ -68,7 +68,7 @@ FOR_EVER = 1e9
 
 
 def option(name: str, usual: str = "") -> str:
-    """The value after an argument, or `usual`."""
+    """Return the value after an argument, or `usual`."""
     return dict(itertools.pairwise(sys.argv[1:])).get(name, usual)
 
 
@@ -76,7 +76,7 @@ LONG: dict[str, int] = {}  # how long the next line of a type is made
 
 
 def lengthen(event: dict[str, Any], size: int) -> dict[str, Any]:
-    """The same event, longer by so many bytes."""
+    """Return the event, made longer by `size` bytes."""
     image = {"type": "image", "data": "x" * (size // 3), "mimeType": "image/png"}
     if event["type"] == "tool_execution_end":
         return {**event, "result": {"content": [image] * 3}}
@@ -111,7 +111,7 @@ def text_block(text: str) -> dict[str, Any]:
 
 
 def parsed(line: str) -> dict[str, Any] | None:
-    """The entry in a line of the session file; None if it cannot be read."""
+    """Return the entry in a line of the session file; None if it is invalid."""
     try:
         entry = json.loads(line) if line.endswith("\n") else None
     except ValueError:
@@ -120,7 +120,7 @@ def parsed(line: str) -> dict[str, Any] | None:
 
 
 class Session:
-    """The file of finished turns."""
+    """Session file with the finished turns."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -134,7 +134,7 @@ class Session:
 
     @property
     def earlier(self) -> list[str]:
-        """The user messages that it holds."""
+        """Return its user messages."""
         return [each["content"][0]["text"] for each in self.messages if each["role"] == "user"]
 
     def append(self, messages: list[dict[str, Any]]) -> None:
@@ -152,7 +152,7 @@ class Session:
                 file.write("".join(json.dumps(entry) + "\n" for entry in entries))
 
     def fork(self, number: int) -> Session:
-        """A session of its own that ends before that message; this one's file stays."""
+        """Return a new session that ends before this message; the file of this one is kept."""
         name = f"fork-{time.time_ns()}.jsonl" if self.path else ""
         other = Session(os.path.join(os.path.dirname(self.path), name) if name else "")
         if kept := self.messages[:number]:
@@ -161,7 +161,7 @@ class Session:
 
 
 class Answer:
-    """An assistant message in the making."""
+    """An unfinished assistant message."""
 
     def __init__(self, agent: Agent) -> None:
         self.fat = "fat" in agent.modes
@@ -235,7 +235,7 @@ class Agent:
     # loop
 
     def serve(self) -> None:
-        """Until stdin ends."""
+        """Serve until stdin ends."""
         rest = b""
         while True:
             wait = max(0.0, self.next_step - time.monotonic()) if self.run else None
@@ -419,7 +419,7 @@ class Agent:
     # runs
 
     def work(self, message: str | None) -> Steps:
-        """One run: the prompt, then what was queued meanwhile."""
+        """Run the prompt, then the messages that were queued meanwhile."""
         emit({"type": "agent_start"})
         self.said = []
         while message is not None:
@@ -461,7 +461,7 @@ class Agent:
     def end_turn(
         self, reason: str, error: str = "", tools: Callable[[], None] = lambda: None
     ) -> None:
-        """Close the answer, run its tool calls, save the turn."""
+        """End the answer, run its tool calls, save the turn."""
         assert self.answer is not None
         message = self.answer.end(reason, error)
         self.answer = None
@@ -504,7 +504,7 @@ class Agent:
         yield from self.say(" ".join(f"w{number}" for number in range(int(count))), pause)
 
     def clock(self, rest: str) -> Steps:
-        """Words that say when they were printed, in milliseconds since the epoch."""
+        """Stream words that contain their print time, in milliseconds since the epoch."""
         assert self.answer is not None
         self.answer.block("text")
         count, rate = rest.split()

@@ -1,4 +1,4 @@
-"""The wall clock of a whole reef is set forward and back while it runs."""
+"""The system clock is set forward and back while a whole reef runs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DAY = 86_400
 
 @pytest.fixture
 def shift(tmp_path: Path) -> Path:
-    """A file that says by how many seconds the clock is set."""
+    """Create the file with the offset of the clock, in seconds."""
     path = tmp_path / "shift"
     path.write_text("0")
     return path
@@ -30,7 +30,7 @@ def shift(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def stack(tmp_path: Path, shift: Path) -> Iterator[Stack]:
-    """A reef whose processes all have the clock of `shift`."""
+    """Start a reef whose processes use the clock of `shift`."""
     compiler = shutil.which("cc")
     if compiler is None:
         pytest.skip("there is no C compiler")
@@ -54,7 +54,7 @@ def test_ticks_go_on_and_nobody_is_called_idle_or_silent(stack: Stack, shift: Pa
 
     for seconds in (DAY, 0, -180):
         shift.write_text(str(seconds))
-        # A sign of life counts by the new clock, and all is well again within two minutes.
+        # Heartbeats use the new clock, and everything recovers within two minutes.
         until(partial(_beats_at, stack, seconds), 60)
         until(lambda: _is_well(stack), 120)
         assert stack.client.get("/registry/vms/box").json()["liveness"] != "silent"

@@ -1,7 +1,7 @@
-"""The life of a data folder: its host is renamed, it is moved, copied, restored from a backup.
+"""A data folder whose host is renamed, that is moved, copied, or restored from a backup.
 
-After each of these what was there is followed again, or says in one line what is to be done; and
-nothing is lost, doubled, or started against the operator's will.
+After each of these, lieutenants are followed again, or one line says what to do. Nothing is lost,
+duplicated, or started against the operator's will.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 
 def stop(stack: Stack) -> None:
-    """End reef; the agents go on."""
+    """Stop reef; the agents keep running."""
     for name in reversed(PARTS):
         stack.end(name)
 
@@ -61,7 +61,7 @@ def rows(stack: Stack, sql: str, *values: object) -> list[tuple[Any, ...]]:
 
 
 def agents(stack: Stack) -> dict[str, list[int]]:
-    """The pids of the agents that run of each lieutenant, whatever their folder is called now."""
+    """Return the pids of running agents by lieutenant, wherever their folder is now."""
     names = dict(rows(stack, "SELECT id, name FROM lieutenants_lieutenant"))
     found: dict[str, list[int]] = {}
     for entry in Path("/proc").glob("[0-9]*"):
@@ -112,7 +112,7 @@ def test_a_moved_folder_goes_on_at_its_new_place(stack: Stack) -> None:
     for name in ("ada", "bob", "eve"):
         assert stack.get(name)["folder"].startswith(f"{moved}/lieutenants/")
     assert stack.health()["hosts"]["ok"]
-    # An agent that rests is started anew on its session: its own paths lead nowhere any more.
+    # An idle agent is restarted with its session, because its own paths are invalid now.
     until(lambda: "was moved" in rows(stack, MOVES, "ada")[0][0], 30)
     stack.wait_idle("ada")
     assert ask(stack, "ada", "RECALL") == "recall: first | second"
@@ -158,12 +158,12 @@ def test_a_copy_in_place_of_the_folder_starts_nothing_twice(stack: Stack) -> Non
 
 
 def sockets(folder: str, names: list[str]) -> list[str]:
-    """What cannot be copied."""
+    """Ignore sockets, which cannot be copied."""
     return [name for name in names if Path(folder, name).is_socket()]
 
 
 def test_a_second_folder_of_the_same_identity_is_refused(stack: Stack, tmp_path: Path) -> None:
-    """It yields in one sentence, as long as the first one is followed."""
+    """The second one reports its reason in one sentence while the first one is followed."""
     import subprocess
     import sys
 
@@ -205,13 +205,13 @@ def test_a_backup_restored_under_running_agents_loses_and_doubles_nothing(stack:
         (stack.data / name).unlink(missing_ok=True)
     os.replace(backup, stack.data / "db.sqlite3")
     start(stack)
-    # What its agent said is read from the journal again.
+    # The agent's output is read from the journal again.
     until(lambda: "echo: after the backup" in [text.strip() for text in stack.texts("ada")], 30)
     stack.wait_idle("ada")
     assert [text.strip() for text in stack.texts("ada")].count("echo: after the backup") == 1
     assert ask(stack, "ada", "and on") == "echo: and on"
     assert stack.get("bob")["status"] == "paused"
-    # The operator had destroyed it; a database that does not know it starts nothing by itself.
+    # The operator destroyed it; a database that does not know that must not start it.
     assert stack.get("eve")["status"] == "paused"
     assert "was destroyed" in stack.get("eve")["error"]
     assert stack.health()["hosts"]["ok"]

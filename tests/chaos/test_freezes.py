@@ -1,6 +1,6 @@
-"""Parts of reef stand still for a while, and a machine goes down: nothing is lost or doubled.
+"""Parts of reef freeze for a while, or the machine reboots: nothing is lost or duplicated.
 
-While that lasts, statuses are sampled: a lieutenant that works is never called anything else.
+Statuses are sampled meanwhile: a working lieutenant must never have another status.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 
 class Sampler(threading.Thread):
-    """Reads the status of all lieutenants again and again."""
+    """Polls the statuses of all lieutenants."""
 
     def __init__(self, stack: Stack) -> None:
         super().__init__(daemon=True)
@@ -71,7 +71,7 @@ def sampling(stack: Stack) -> Iterator[Sampler]:
 
 @contextmanager
 def stopped(stack: Stack, name: str) -> Iterator[None]:
-    """Stop a part with all its children, as a machine that is out of memory may."""
+    """Freeze a part and its children."""
     group = stack.processes[name].pid
     os.killpg(group, signal.SIGSTOP)
     try:
@@ -115,7 +115,7 @@ def test_a_part_stands_still_while_lieutenants_work(
 
 
 def pids(stack: Stack) -> list[int]:
-    """The shims and agents that run."""
+    """Return the pids of running shims and agents."""
     found = []
     for path in stack.data.glob("lieutenants/*/runs/*/keeper.json"):
         facts: dict[str, Any] = json.loads(path.read_text())
@@ -139,14 +139,14 @@ def test_after_a_reboot_all_who_ran_are_started_again(stack: Stack) -> None:
     for name in ("redis", "web", "edge"):
         stack.start(name)
     until(stack.answers, 60)
-    # The worker is away still: what is sent now is kept.
+    # The worker is still frozen; messages are stored.
     kept = stack.client.post(f"{LIEUTENANTS}/ada/send", json={"message": "kept"})
     with sampling(stack) as sampler:
         for name in ("worker", "beat"):
             stack.start(name)
         until(lambda: all(stack.get(name)["status"] == "idle" for name in CREW), 120)
     for name, seen in sampler.seen.items():
-        # Who ran is started again; nobody is called idle before there is a new agent.
+        # Running lieutenants are restarted; none is idle before it has a new agent.
         assert seen[0] == "working", (name, seen)
         before = seen[: seen.index("starting")] if "starting" in seen else []
         assert "idle" not in before, (name, seen)

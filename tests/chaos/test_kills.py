@@ -1,4 +1,4 @@
-"""Parts of reef are killed while lieutenants work; then is counted what was lost: nothing."""
+"""Parts of reef are killed while lieutenants work: nothing is lost."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CREW = [f"lt-{number}" for number in range(10)]
 
 
 def story(words: int = WORDS) -> str:
-    """What the stand-in says to `TOKENS <words> …`."""
+    """Return the stand-in's answer to `TOKENS <words> …`."""
     return " ".join(f"w{number}" for number in range(words))
 
 
@@ -31,7 +31,7 @@ def stack(tmp_path: Path) -> Iterator[Stack]:
 
 
 def check_stories(stack: Stack, each: int = 1) -> None:
-    """Every lieutenant told its story once, in order, with nothing doubled or left open."""
+    """Check that every story was told once, in order, completely and without duplicates."""
     for name in CREW:
         stack.wait_idle(name)
         entries = stack.transcript(name)
@@ -67,7 +67,7 @@ def test_redis_is_killed_and_emptied(stack: Stack) -> None:
         pause(chance.uniform(0.1, 1.5))
         stack.kill("redis")
         pause(chance.uniform(0.0, 0.5))
-        # Without Redis messages are taken all the same.
+        # Messages are accepted without Redis.
         assert stack.send(CREW[0], "during the outage").status_code == 200
         stack.start("redis")
     for name in CREW[1:]:

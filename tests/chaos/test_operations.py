@@ -1,4 +1,4 @@
-"""A whole reef with broker, workers and beat: parts of it are killed in the middle of a job."""
+"""A whole reef with broker, workers and beat, parts of which are killed during a job."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def post(stack: Stack, path: str, **body: object) -> Any:
 
 
 def grow(stack: Stack, vms: int = 60) -> None:
-    """top → the crew → VMs, registered and in the tree."""
+    """Create root → crew → VMs, registered and in the tree."""
     tree = "/vm-tree/vms"
     post(stack, tree, vmId="top", name="top", category="infra_vm")
     ids = [stack.get(name)["id"] for name in CREW]

@@ -1,4 +1,4 @@
-"""Two hosts with data folders of their own on one PostgreSQL; one of them goes away."""
+"""Two hosts with their own data folders share one PostgreSQL; one of them goes away."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_lost_host_is_seen_asked_and_taken_over(two: tuple[Stack, Stack], addr
     neo = first.get("neo")["id"]
     assert second.get("neo")["host"] == "box1"
     assert second.health()["hosts"] == {"ok": True, "followed": 2, "silent": []}
-    # From either host, and each agent has one process.
+    # From either host; each agent has one process.
     for stack, name in ((second, "neo"), (first, "trinity")):
         assert stack.send(name, "hello").status_code == 200
         until(partial(told, stack, name, "echo: hello"), 30)
@@ -94,7 +94,7 @@ def test_a_lost_host_is_seen_asked_and_taken_over(two: tuple[Stack, Stack], addr
     assert answer.json() == {"paused": False, "asked": True, "note": ASKED}
     assert "its agent may still run there" in second.get("neo")["trouble"]
 
-    # Nothing was started or ended by the host that has no right to.
+    # The other host has neither started nor ended anything.
     assert agents_of(neo) == agents
     assert "neo: taken over from box1; its session is on box1" in second.manage("adopt", "box1")
     facts = second.get("neo")
@@ -103,22 +103,22 @@ def test_a_lost_host_is_seen_asked_and_taken_over(two: tuple[Stack, Stack], addr
     assert second.health()["hosts"]["ok"]
     assert agents_of(neo) == agents
 
-    # The first one comes back: it ends the agent that was taken from it, and takes nothing.
+    # The first host comes back: it ends the adopted agent and takes nothing.
     for part in ("redis", "web", "edge", "worker"):
         first.start(part)
     until(lambda: not agents_of(neo), 60)
     assert second.get("neo")["host"] == "box2"
-    # Its session stayed with the first one, and is not forgotten silently.
+    # The session stayed on the first host, and that is reported.
     refused = second.client.post(f"{AT}/neo/resume?wait=60").json()
     assert refused["status"] == "error"
     assert "start it with a new session" in second.get("neo")["error"] + refused["error"]
     anew = second.client.post(f"{AT}/neo/restart?wait=60", json={"session": "new"}).json()
     assert anew["status"] in ("idle", "working"), anew
-    # The message had waited for box1.
+    # The message waited for box1.
     until(lambda: "echo: are you there" in second.texts("neo"), 30)
     assert second.texts("neo").count("echo: are you there") == 1
     assert len(agents_of(neo)) == 1
-    # What its agent did there after the last commit is kept in its journal.
+    # The agent's output after the last commit is kept in its journal.
     kept = first.data / "lieutenants" / neo / "runs"
     assert list(kept.glob("*/journal.jsonl"))
     shutil.rmtree(kept)

@@ -40,7 +40,7 @@ MEMBER = {
 
 
 class EarlierStack(Stack):
-    """The same processes, of that version, as its README started them."""
+    """The processes of that version, started as in its README."""
 
     def _argv(self, name: str) -> list[str]:
         if name == "redis":
@@ -50,13 +50,13 @@ class EarlierStack(Stack):
         return [word for word in words if word != "reef_site.hardening"]
 
     def __exit__(self, *_: object) -> None:
-        """Stop it like `up`: the lieutenants go on."""
+        """Stop it like `up`; the lieutenants keep running."""
         for name in ("beat", "worker", "edge", "web", "redis"):
             self.end(name)
 
 
 class EarlierBootStack(BootStack, EarlierStack):
-    """The same, where the VMs of an emulated platform find it."""
+    """The same at an address that the VMs of an emulated platform can reach."""
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def agents() -> Iterator[dict[str, list[int]]]:
-    """Pids of shims and agents by name; what is left of them at the end is ended."""
+    """Return the pids of shims and agents by name; end the remaining ones afterwards."""
     pids: dict[str, list[int]] = {}
     yield pids
     for pid in chain(*pids.values()):
@@ -87,7 +87,7 @@ def agents() -> Iterator[dict[str, list[int]]]:
 
 
 def fill(stack: Stack, agents: dict[str, list[int]]) -> dict[str, Any]:
-    """Give the earlier reef one of each thing that must outlive the upgrade."""
+    """Create one of each thing that must survive the upgrade."""
     api = stack.client
     for name in ("idle", "working", "paused"):
         stack.create(name)
@@ -149,7 +149,7 @@ def test_a_data_folder_of_an_earlier_version_is_taken_over(
         }
         assert {name: stack.get(name)["id"] for name in NAMES} == before["ids"]
 
-        # Agents that ran go on as they were, and what is wrong with that is said.
+        # Running agents continue unchanged, and their problems are reported.
         warning = api.get("/health").json()["isolation"]["warning"]
         assert modes.configured() is modes.Isolation.NONE or "idle, working. Restart" in warning
         stack.send("idle", "still here?").raise_for_status()
@@ -159,7 +159,7 @@ def test_a_data_folder_of_an_earlier_version_is_taken_over(
         told = stack.texts("working")[1].split()
         assert told == [f"w{number}" for number in range(WORDS)]
 
-        # A restart isolates them, and they remember.
+        # A restart isolates them without losing their memory.
         for name in ("idle", "paused"):
             verb = "restart" if name == "idle" else "resume"
             api.post(f"/lieutenant/lieutenants/{name}/{verb}?wait=60").raise_for_status()
@@ -171,7 +171,7 @@ def test_a_data_folder_of_an_earlier_version_is_taken_over(
         sent = api.get("/lieutenant/lieutenants/working/messages").json()["messages"]
         assert [each["state"] for each in sent] == ["accepted", "accepted"]
 
-        # The fleet is there, with its tokens, secrets and snapshots.
+        # The fleet still has its tokens, secrets and snapshots.
         assert ids(api.get("/vm-tree/tree?flat=true").json()) == ids(before["tree"])
         headers = {"authorization": f"Bearer {before['token']}"}
         beat = api.post("/registry/vms/box-1/heartbeat", headers=headers)

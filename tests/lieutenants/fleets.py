@@ -1,4 +1,4 @@
-"""Small fleets in rows, and a pump that does what broker and workers do."""
+"""Small fleets as rows, and a pump in place of broker and workers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["database", "postgres", "postgres_cluster", "pump"]
 
 
 class Pump:
-    """Rings wait here until `work` does them; later ones count as due."""
+    """Records dispatched tasks until `work` runs them; delayed ones count as due."""
 
     def __init__(self) -> None:
         self.waiting: deque[tuple[str, Any]] = deque()
@@ -50,7 +50,7 @@ def pump(monkeypatch: pytest.MonkeyPatch) -> Pump:
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
 def database(request: pytest.FixtureRequest) -> str:
-    """The test runs on both databases; one with a real fleet on the usual one."""
+    """Run the test on both databases; tests with a real fleet use the default one."""
     request.getfixturevalue("transactional_db")
     if request.param == "postgresql":
         if "fleet" in request.fixturenames:
@@ -60,7 +60,7 @@ def database(request: pytest.FixtureRequest) -> str:
 
 
 def plant(vm_id: str, parent: str = "", *, status: str = "running", **fields: Any) -> VM:
-    """A VM in tree and registry."""
+    """Create a VM in the tree and the registry."""
     category = fields.pop("category", "swarm_vm")
     tree.create(NewNode(vm_id, category, vm_id=vm_id, parent_vm_id=parent), by="tests")
     vm = VM(id=vm_id, name=vm_id, role="worker", registered_by="tests", address="::1", **fields)
@@ -71,7 +71,7 @@ def plant(vm_id: str, parent: str = "", *, status: str = "running", **fields: An
 
 
 def grow() -> None:
-    """root → (left → leaf, leaf2; right)"""
+    """Create root → (left → leaf, leaf2; right)."""
     for vm_id, parent in (
         ("root", ""),
         ("left", "root"),

@@ -1,4 +1,4 @@
-"""Rows for tests of pages, written one by one as services and follower write them."""
+"""Rows for tests of pages, as services and the follower write them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def process_of(lieutenant: Lieutenant, **fields: Any) -> Process:
 
 
 class Told:
-    """A transcript written row by row, as the follower writes it."""
+    """A transcript that is written row by row, as by the follower."""
 
     def __init__(self, lieutenant: Lieutenant) -> None:
         self.lieutenant = lieutenant
@@ -88,7 +88,7 @@ def page(client: Client, path: str, status: int = 200, **extra: Any) -> str:
 
 
 def block(html: str, entry: Entry) -> str:
-    """The part of a page that shows this entry."""
+    """Return the part of a page that shows this entry."""
     found = re.search(rf'<article [^>]*id="e{entry.pk}".*?</article>', html, re.DOTALL)
     assert found, f"no block for entry {entry.pk}"
     return found[0]

@@ -1,4 +1,4 @@
-"""How the tests of the wire ask, and rows that they ask about."""
+"""API client and rows for the wire tests."""
 
 from __future__ import annotations
 
@@ -23,6 +23,6 @@ def send(api: Api, name: str, text: str, mode: str | None = None, key: str = "")
 
 
 def living(name: str, **fields: Any) -> Lieutenant:
-    """A row without a process."""
+    """Create a lieutenant row without a process."""
     fields = {"status": Status.IDLE, "role": "tests", "host": "elsewhere", **fields}
     return Lieutenant.objects.create(name=name, **fields)

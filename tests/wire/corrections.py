@@ -14,14 +14,14 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Partly:
-    """Fits an object that has at least these values."""
+    """Matches an object that has at least these values."""
 
     values: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Ours:
-    """How our answer differs: another status, another answer, or some other values in it."""
+    """Expected difference of our response: another status, another body, or other values in it."""
 
     why: str
     status: int | None = None
@@ -30,37 +30,37 @@ class Ours:
 
     @property
     def is_whole(self) -> bool:
-        """Whether all of the answer is another one."""
+        """Return whether the whole body differs."""
         return self.response is not None
 
 
-# Keys that we answer beside the recorded ones, by a key that tells the object's kind.
+# Additional keys of our responses, by a key that identifies the kind of object.
 ADDED = {
     "registeredBy": {"liveness", "vitals"},
     "outputHistory": {
         *("statusSince", "stalled", "host", "folder", "restartPolicy", "restarts", "usage", "rev"),
         *("stallLimitSeconds", "idleLimitMinutes", "error", "trouble", "waitingFor", "restartAt"),
-        # The recorded agents did not say which model they had; ours do, once they are ready.
+        # The recorded agents did not report their model; ours do when they are ready.
         "modelInUse",
         "isolation",
         *("toolLimitSeconds", "waitingSince"),
     },
     "sent": {"messageId", "state"},
     "uptime": {"parts", "isolation", "unknownAgents"},
-    # A heartbeat's answer.
+    # Response to a heartbeat.
     "lastSeen": {"nextBeatInMs"},
-    # Configuration: the overview, and a PUT's answer.
+    # Configuration: the overview, and the response to a PUT.
     "apiKey": {"problems"},
     "deleted": {"did", "scope", "vmId", "version", "impact"},
     "set": {"effective", "did", "note", "scope", "vmId", "version", "impact"},
     "prunedOldSnapshots": {"id"},
-    # A profile, and a boot script with what it was made from.
+    # A profile, and a boot script with the values it was rendered from.
     "installPiVers": {"category", "role", "agent", "ownReef", "packages", "builtIn"},
     "script": {"joinToken"},
 }
 
 
-# What must hold before an exchange, where the recorder only had to be slow enough.
+# Conditions to wait for before an exchange where the recorder just slept.
 FIRST = {
     "send steer when idle": "idle",
     "pause local": "idle",
@@ -85,7 +85,7 @@ FINISHED = "\n\n".join(
     ("echo: SLOW 2.5 long job", "echo: second", "echo: third", "echo: steered", "echo: fourth")
 )
 
-# -- reasons that several cases share
+# -- shared reasons
 BAD_INPUT = "bad input is a 400 that names the field"
 JSON_404 = "an unknown path is 404 as JSON"
 JSON_405 = "a wrong method is 405 as JSON"

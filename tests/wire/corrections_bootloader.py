@@ -1,4 +1,4 @@
-"""Where the bootloader answers otherwise than `golden.json` records, and why."""
+"""Differences of the bootloader API from `golden.json`, with reasons."""
 
 from __future__ import annotations
 

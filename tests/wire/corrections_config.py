@@ -1,4 +1,4 @@
-"""Where the API of configuration answers otherwise than `golden.json` records, and why."""
+"""Differences of the configuration API from `golden.json`, with reasons."""
 
 from __future__ import annotations
 

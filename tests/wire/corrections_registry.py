@@ -1,4 +1,4 @@
-"""Where the registry's API answers otherwise than `golden.json` records, and why."""
+"""Differences of the registry API from `golden.json`, with reasons."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ BEATS = {
 
 CORRECTIONS: dict[str, Ours] = {**REGISTER, **PATCH, **BEATS, **CYCLES, **OTHERS}
 
-# The recorded server left the VM where it was, or woke it, and what follows assumes so.
+# The recorded server kept or woke the VM here, and the following exchanges rely on that.
 AFTERWARDS = {
     "after heartbeat": {
         "method": "PATCH",

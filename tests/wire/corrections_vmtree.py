@@ -1,4 +1,4 @@
-"""Where the tree's API answers otherwise than `golden.json` records, and why."""
+"""Differences of the tree API from `golden.json`, with reasons."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ SNAPSHOTS = {
 
 CORRECTIONS = {**CREATE, **CHANGE, **FIND, **SNAPSHOTS}
 
-# The recorded server left the node where it was, and what follows assumes so: put it back.
+# The recorded server kept the node here, and the following exchanges rely on that: restore it.
 AFTERWARDS = {
     "patch parent ignored": {
         "method": "PATCH",

@@ -1,4 +1,4 @@
-"""What the API shows as `vmId` of a lieutenant is taken wherever it takes an id."""
+"""The `vmId` that the API returns for a lieutenant is accepted wherever an id is."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_no_list_takes_a_limit_of_0(api: Api, ada: Lieutenant) -> None:
 
 
 def test_another_name_of_its_node_changes_nothing(api: Api, ada: Lieutenant) -> None:
-    """Agents may rename their own nodes: that must not make one of them somebody else."""
+    """Agents may rename their own nodes; that must not let them impersonate others."""
     bob = living("bob")
     presence.enlist(bob, actor="tests")
     Node.objects.filter(vm_id=bob.pk).update(name="ada")

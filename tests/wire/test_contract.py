@@ -1,4 +1,4 @@
-"""The rules of the agents' API that the recorded exchanges do not show."""
+"""Rules of the API that the recorded exchanges do not show."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_what_is_sent_while_starting_is_queued_and_answered(fleet: Fleet) -> Non
     modes = ["prompt", "followUp", "prompt", "steer"]
     said = [send(fleet.api, "early", f"m{n}", mode).json() for n, mode in enumerate(modes)]
 
-    # The first must be a prompt, whatever was asked for.
+    # The first message must be a prompt, whatever mode was requested.
     assert [each["mode"] for each in said] == ["prompt", "followUp", "prompt", "steer"]
     assert {each["note"] for each in said} == {STARTING_NOTE}
     assert {each["state"] for each in said} == {"queued"}
@@ -67,7 +67,7 @@ def test_a_key_with_another_message_is_a_409(fleet: Fleet) -> None:
         refused = send(fleet.api, "one", text, mode, key="k")
         assert refused.status_code == 409
         assert refused.json() == {"error": "Idempotency-Key: was used for another message"}
-    # Another lieutenant's keys are its own; a key is taken for what was asked, not what it became.
+    # Keys belong to one lieutenant, and are compared with the request, not with its result.
     assert send(fleet.api, "two", "other", "steer", key="k").status_code == 200
     assert send(fleet.api, "two", "other", "steer", key="k").status_code == 200
     assert send(fleet.api, "two", "x", key="k" * 201).status_code == 400
@@ -141,7 +141,7 @@ def test_tail_counts_characters_not_code_units(fleet: Fleet) -> None:
     assert read("?tail=11")["output"] == answer
     assert read("?tail=")["output"] == answer
     both = read("?history=5&tail=1")["output"]
-    # The tail is of the current part only, and the newest answer is shown once.
+    # The tail covers only the current part, and the newest answer is shown once.
     assert both == f"=== Response 1 ===\n{answer}\n\n=== Current (idle) ===\n(no output yet)"
 
 
@@ -294,7 +294,7 @@ def test_pause_while_working_needs_force(fleet: Fleet) -> None:
 
 
 def test_a_resume_may_follow_at_once(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before anybody stopped the process: it ends all the same, and another one begins."""
+    """A resume during a stop still stops the process and starts another one."""
     fleet.create("hasty")
     fleet.ask("hasty", "remember me")
     before = fleet.process("hasty").pk
@@ -353,5 +353,5 @@ def test_how_long_nobody_waits(api: Api, wait: str) -> None:
         refused = api.post(f"{LIEUTENANTS}{path}?wait={wait}", body)
         assert refused.status_code == 400
         assert refused.json() == {"error": "wait: must be a whole number from 0 to 60"}
-    # Nothing was done before the refusal.
+    # Nothing was changed before the rejection.
     assert [each.status for each in Lieutenant.objects.all()] == [Status.PAUSED]

@@ -1,8 +1,8 @@
-"""Replay of the recorded exchanges: what agents in the field got, they get from us.
+"""Replay of recorded exchanges: deployed agents must get the same responses from us.
 
-Compared are status, content type, the keys and their order, types and values. Ids must stand for
-the same things, dates have their form, free texts are only there. `corrections.py` names every
-difference.
+Status, content type, keys and their order, types and values are compared. Ids must refer to the
+same things, dates must have the same format, free texts must be present. `corrections.py` lists
+every difference.
 """
 
 from __future__ import annotations
@@ -52,14 +52,14 @@ STEP_SECONDS = 15.0
 
 
 class Replay:
-    """One run through the exchanges; ids of the recording are mapped to ours as they come."""
+    """One replay; maps recorded ids to ours."""
 
     def __init__(self) -> None:
         self.client = Client()
         self.ids: dict[str, str] = {}
 
     def ask(self, exchange: dict[str, Any]) -> Any:
-        """Our answer to a recorded request."""
+        """Send a recorded request and return our response."""
         raw = exchange.get("request_raw")
         if raw is None and exchange["request"] is not None:
             raw = json.dumps(exchange["request"], ensure_ascii=False)
@@ -73,12 +73,12 @@ class Replay:
         )
 
     def repair(self, exchange: dict[str, Any]) -> None:
-        """Put back what our correction changed and the recorded server did not."""
+        """Undo a change that only our server made."""
         if asked := AFTERWARDS.get((exchange["service"], exchange["case"])):
             assert self.ask(asked).status_code == 200
 
     def problems(self, exchange: dict[str, Any], ours: Ours | None, answer: Any) -> list[str]:
-        """How an answer differs from what is recorded, corrected by `ours`."""
+        """Return the differences between a response and the record, corrected by `ours`."""
         status, wanted = exchange["status"], exchange["response"]
         if ours:
             status = status if ours.status is None else ours.status
@@ -99,7 +99,7 @@ class Replay:
         return found + list(self.differences(wanted, got, "$"))
 
     def differences(self, wanted: Any, got: Any, at: str) -> list[str]:
-        """Where `got` does not fit what is `wanted`."""
+        """Return where `got` does not match `wanted`."""
         if isinstance(wanted, Partly):
             if not isinstance(got, dict):
                 return [f"{at}: {got!r} is no object"]
@@ -149,7 +149,7 @@ class Replay:
 
 
 def _is_compact(body: bytes) -> bool:
-    """Without blanks between the values, and with its characters written out."""
+    """Return whether the JSON has no blanks between values and no escaped characters."""
     text = body.decode()
     bare = re.sub(r'"(?:[^"\\]|\\.)*"', "", text)
     return not re.search(r"\s", bare) and not re.search(r"(?<!\\)(?:\\\\)*\\u(?!00[01])", text)
@@ -162,7 +162,7 @@ def _value_of(answer: Any) -> Any:
 
 
 def _of(*services: str) -> list[dict[str, Any]]:
-    """The exchanges of these services, in their order."""
+    """Return the exchanges of these services in order."""
     return [exchange for exchange in EXCHANGES if exchange["service"] in services]
 
 
@@ -177,7 +177,7 @@ def _changed(response: Any, changes: dict[str, Any]) -> Any:
 
 
 def _wait_first(case: str) -> None:
-    """Until nobody is starting, and what else this exchange must find."""
+    """Wait until no lieutenant is starting and the conditions of this exchange hold."""
     wish = FIRST.get(case)
     busy = {"starting", "working"} if wish == "idle" else {"starting"}
     waited = Lieutenant.objects.filter(status__in=busy)
@@ -211,7 +211,7 @@ def test_exchanges(fleet: Fleet, settings: Any, monkeypatch: pytest.MonkeyPatch)
         found = replay.problems(exchange, ours, replay.ask(exchange))
         replay.repair(exchange)
         if "wait_before_s" in exchange and exchange["service"] == "lieutenant":
-            # The recorder slept; we look again until it is so.
+            # The recorder slept here; wait for the condition instead.
             end = time.monotonic() + STEP_SECONDS
             while found and time.monotonic() < end:
                 time.sleep(0.05)

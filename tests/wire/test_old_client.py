@@ -1,4 +1,4 @@
-"""The tools of agents in the field work unchanged: what they ask, and the texts they make of it."""
+"""The tools of deployed agents keep working: requests, and the texts built from responses."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from tests.wire.asking import DATE, FOLLOW_UP_NOTE
 
 
 class OldClient:
-    """What the tools of the old extension ask, and the texts that they make of the answers."""
+    """Requests of the old extension's tools, and the texts they build from the responses."""
 
     def __init__(self) -> None:
         token = f"Bearer {settings.ROOT_TOKEN}"
         self.client = Client(headers={"authorization": token})
 
     def call(self, method: str, path: str, body: object = None) -> Any:
-        """The answer's JSON, or an exception in the old client's words."""
+        """Return the JSON of a response, or raise with the text of the old client."""
         answer: Any = self.client.generic(
             method,
             f"/lieutenant{path}",
@@ -77,7 +77,7 @@ class OldClient:
         return str(self.call("DELETE", f"/lieutenants/{name}")["detail"])
 
     def widget(self) -> str:
-        """The line that the extension shows in the agent's own terminal."""
+        """Return the status line that the extension shows in the agent's terminal."""
         found = self.call("GET", "/lieutenants")
         if not found["count"]:
             return ""

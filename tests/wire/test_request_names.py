@@ -1,4 +1,4 @@
-"""What a route does not take is refused by name, with what it takes."""
+"""Unknown request fields are rejected by name, with the list of known ones."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.wire.asking import LIEUTENANTS, living
 pytestmark = pytest.mark.django_db
 
 METHODS = ("get", "post", "put", "patch", "delete")
-# Agents in the field send these more than was ever read; or there is nothing to read.
+# Deployed agents send more fields than were ever read, or there is nothing to read.
 PASSED_OVER = {
     ("post", "registry/vms/<id>/heartbeat"),
     ("post", "bootloader/token"),
@@ -56,7 +56,7 @@ def handlers() -> list[Any]:
 
 
 def refusal(view: type[APIView], method: str, name: str, *, body: bool) -> str:
-    """What is said of a name that nobody knows, in the body or in the query."""
+    """Return the error for an unknown name in the body or the query."""
     factory = APIRequestFactory()
     path, data = ("/", '{"zzzz": 1}') if body else ("/?zzzz=1", "")
     plain = factory.generic(method.upper(), path, data, content_type="application/json")

@@ -1,4 +1,4 @@
-"""What may be sent, what is refused and in which words, and the shapes of answers."""
+"""Accepted and rejected requests, error texts, and shapes of responses."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_names_that_are_good(api: Api, settings: Any) -> None:
 
 @pytest.mark.django_db
 def test_names_are_no_routes(api: Api, settings: Any) -> None:
-    """A lieutenant called like a route could not be reached."""
+    """A lieutenant with the name of a route could not be reached."""
     settings.PI_PATH = "/bin/true"
     for name in ("destroy-all", "discover", "_panel"):
         refused = api.post(LIEUTENANTS, {"name": name, "role": "r"})

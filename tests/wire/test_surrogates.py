@@ -1,4 +1,4 @@
-"""Half a surrogate pair anywhere in a request is never a fault of reef."""
+"""Lone surrogates in a request never cause a server error."""
 
 from __future__ import annotations
 

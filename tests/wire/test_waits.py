@@ -1,4 +1,4 @@
-"""Answers that the edge keeps back: what they say is true at the end of the wait."""
+"""Responses that the edge holds back are up to date when they are sent."""
 
 from __future__ import annotations
 
