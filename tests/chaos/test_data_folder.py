@@ -85,7 +85,7 @@ def ask(stack: Stack, name: str, text: str) -> str:
     return stack.texts(name)[-1].strip()
 
 
-def test_a_renamed_host_goes_on_with_its_lieutenants(stack: Stack) -> None:
+def test_renamed_host_keeps_its_lieutenants(stack: Stack) -> None:
     before = agents(stack)
     stack.send("eve", f"TOKENS {WORDS} 30")
     until(lambda: stack.get("eve")["lastOutput"])
@@ -103,7 +103,7 @@ def test_a_renamed_host_goes_on_with_its_lieutenants(stack: Stack) -> None:
     assert {vm["address"] for vm in registered} == {"box2"}
 
 
-def test_a_moved_folder_goes_on_at_its_new_place(stack: Stack) -> None:
+def test_moved_folder_continues_at_its_new_location(stack: Stack) -> None:
     stop(stack)
     moved = stack.data.with_name("moved")
     stack.data.rename(moved)
@@ -124,7 +124,7 @@ def test_a_moved_folder_goes_on_at_its_new_place(stack: Stack) -> None:
     )
 
 
-def test_a_copy_in_place_of_the_folder_starts_nothing_twice(stack: Stack) -> None:
+def test_copy_in_place_of_the_folder_starts_no_duplicates(stack: Stack) -> None:
     stop(stack)
     before = agents(stack)
     old = stack.data.with_name("old")
@@ -162,7 +162,7 @@ def sockets(folder: str, names: list[str]) -> list[str]:
     return [name for name in names if Path(folder, name).is_socket()]
 
 
-def test_a_second_folder_of_the_same_identity_is_refused(stack: Stack, tmp_path: Path) -> None:
+def test_second_folder_of_the_same_identity_is_not_followed(stack: Stack, tmp_path: Path) -> None:
     """The second one reports its reason in one sentence while the first one is followed."""
     import subprocess
     import sys
@@ -187,7 +187,7 @@ def test_a_second_folder_of_the_same_identity_is_refused(stack: Stack, tmp_path:
     assert stack.health()["follower"]["ok"]
 
 
-def test_a_backup_restored_under_running_agents_loses_and_doubles_nothing(stack: Stack) -> None:
+def test_restored_backup_under_running_agents_loses_nothing(stack: Stack) -> None:
     stack.client.post(f"{AT}/bob/pause")
     until(lambda: not agents(stack).get("bob"), 30)
     backup = stack.data.with_name("backup.sqlite3")

@@ -86,9 +86,7 @@ def stopped(stack: Stack, name: str) -> Iterator[None]:
     "part",
     ["redis", "worker", *(pytest.param(each, marks=pytest.mark.thorough) for each in PUBLIC)],
 )
-def test_a_part_stands_still_while_lieutenants_work(
-    stack: Stack, part: str, seconds: float
-) -> None:
+def test_frozen_parts_lose_no_work(stack: Stack, part: str, seconds: float) -> None:
     before = {name: len(stack.texts(name)) for name in CREW}
     for name in CREW:
         stack.send(name, f"TOKENS {WORDS} {RATE}").raise_for_status()
@@ -124,7 +122,7 @@ def pids(stack: Stack) -> list[int]:
 
 
 @pytest.mark.timeout(240)
-def test_after_a_reboot_all_who_ran_are_started_again(stack: Stack) -> None:
+def test_running_lieutenants_are_restarted_after_a_reboot(stack: Stack) -> None:
     for name in CREW:
         stack.send(name, f"TOKENS {WORDS} {RATE}").raise_for_status()
     until(lambda: "w5" in stack.get("cleo")["lastOutput"].rpartition("w0 ")[2])

@@ -46,7 +46,7 @@ def check_stories(stack: Stack, each: int = 1) -> None:
 
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("times", [7, pytest.param(20, marks=pytest.mark.thorough)])
-def test_the_worker_is_killed_again_and_again(stack: Stack, times: int) -> None:
+def test_repeatedly_killed_worker_loses_nothing(stack: Stack, times: int) -> None:
     chance = random.Random(4711)
     for name in CREW:
         assert stack.send(name, f"TOKENS {WORDS} {RATE}").status_code == 200
@@ -125,7 +125,7 @@ def test_edge_and_web_are_killed_while_messages_are_posted(stack: Stack) -> None
 
 @pytest.mark.thorough
 @pytest.mark.timeout(180)
-def test_everything_is_stopped_in_the_middle_and_started_again(stack: Stack) -> None:
+def test_full_restart_during_work_loses_nothing(stack: Stack) -> None:
     for name in CREW:
         assert stack.send(name, f"TOKENS {WORDS} {RATE}").status_code == 200
     until(lambda: "w5" in stack.get(CREW[-1])["lastOutput"])

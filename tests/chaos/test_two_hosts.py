@@ -60,7 +60,7 @@ def told(stack: Stack, name: str, text: str) -> bool:
     return stack.texts(name) == [text]
 
 
-def test_a_lost_host_is_seen_asked_and_taken_over(two: tuple[Stack, Stack], address: str) -> None:
+def test_lost_host_is_detected_and_taken_over(two: tuple[Stack, Stack], address: str) -> None:
     first, second = two
     first.create("neo")
     second.create("trinity")

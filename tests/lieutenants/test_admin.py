@@ -68,7 +68,7 @@ def test_lists_can_be_searched(operator: Client, name: str) -> None:
     assert page(operator, f"{list_of(name)}?q='%22%3Cscript%3E")
 
 
-def test_nobody_writes_history_anew(operator: Client) -> None:
+def test_history_is_read_only(operator: Client) -> None:
     fill(1)
     entry = Entry.objects.get()
     html = page(operator, f"{list_of('entry')}{entry.pk}/change/")
@@ -83,7 +83,7 @@ def test_nobody_writes_history_anew(operator: Client) -> None:
     assert entry.text == "words 0"
 
 
-def test_a_lieutenants_limits_may_be_set_and_nothing_else(operator: Client) -> None:
+def test_only_settings_of_a_lieutenant_can_be_edited(operator: Client) -> None:
     ada = enlist()
     path = f"{list_of('lieutenant')}{ada.pk}/change/"
     html = page(operator, path)
@@ -126,7 +126,7 @@ def test_pause_and_resume(operator: Client) -> None:
     ("verb", "status", "end"),
     [("destroy", Status.IDLE, Status.DESTROYED), ("pause", Status.WORKING, Status.PAUSED)],
 )
-def test_what_ends_work_is_asked_first(
+def test_actions_that_interrupt_work_need_confirmation(
     operator: Client, verb: str, status: Status, end: Status
 ) -> None:
     ada = enlist(status=status, role="<script>")
@@ -142,7 +142,7 @@ def test_what_ends_work_is_asked_first(
     assert ada.status == end
 
 
-def test_who_may_only_look_gets_no_actions(client: Client) -> None:
+def test_read_only_user_gets_no_actions(client: Client) -> None:
     looker = User.objects.create_user("looker", is_staff=True)
     looker.user_permissions.set(Permission.objects.filter(codename="view_lieutenant"))
     client.force_login(looker)

@@ -67,7 +67,7 @@ def ada(api: Api) -> NodeApi:
     return ada
 
 
-def test_those_it_makes_stand_below_it(ada: NodeApi) -> None:
+def test_lieutenants_of_a_node_are_its_children(ada: NodeApi) -> None:
     assert node("ada-1").parent == node("ada-2").parent == node("ada")
     assert node("ada-1-1").parent == node("ada-1")
     assert node("ada").parent is None
@@ -94,7 +94,7 @@ def test_it_may_name_the_place_below_itself(ada: NodeApi, api: Api) -> None:
     assert node("asked").parent == node("bob")
 
 
-def test_it_commands_those_below_it(ada: NodeApi) -> None:
+def test_node_commands_its_descendants(ada: NodeApi) -> None:
     sent = ada.post(f"{AT}/ada-1-1/send", {"message": "go"})
     assert sent.status_code == 200
     message = Message.objects.get(pk=sent.json()["messageId"])
@@ -107,7 +107,7 @@ def test_it_commands_those_below_it(ada: NodeApi) -> None:
     assert ada.delete(f"{AT}/ada-2").status_code == 200, "repeating is no error"
 
 
-def test_it_commands_neither_itself_nor_those_beside_or_above(ada: NodeApi) -> None:
+def test_node_commands_neither_itself_nor_siblings_nor_ancestors(ada: NodeApi) -> None:
     below = enter("ada-1")
     statuses = dict(Lieutenant.objects.values_list("name", "status"))
 
@@ -121,7 +121,7 @@ def test_it_commands_neither_itself_nor_those_beside_or_above(ada: NodeApi) -> N
     assert not Message.objects.exists()
 
 
-def test_it_reads_the_transcripts_of_its_own_line_only(ada: NodeApi, api: Api) -> None:
+def test_node_reads_transcripts_of_its_line_only(ada: NodeApi, api: Api) -> None:
     message = api.post(f"{AT}/bob/send", {"message": "secret"}).json()["messageId"]
     reads = ("read", "transcript", "messages", f"messages/{message}", "usage", "stream")
 
@@ -134,7 +134,7 @@ def test_it_reads_the_transcripts_of_its_own_line_only(ada: NodeApi, api: Api) -
     assert refused(enter("ada-1").get(f"{AT}/ada/transcript"))
 
 
-def test_it_sees_of_others_what_is_public_and_none_of_their_outputs(ada: NodeApi, api: Api) -> None:
+def test_node_sees_only_public_fields_of_others(ada: NodeApi, api: Api) -> None:
     Lieutenant.objects.filter(name="bob").update(error="secret", trouble="secret")
     rows = {each["name"]: each for each in ada.get(AT).json()["lieutenants"]}
 
@@ -147,7 +147,7 @@ def test_it_sees_of_others_what_is_public_and_none_of_their_outputs(ada: NodeApi
     assert "secret" not in str(rows["bob"])
 
 
-def test_it_sees_the_usage_of_its_own_line_only(ada: NodeApi, api: Api) -> None:
+def test_node_sees_usage_of_its_line_only(ada: NodeApi, api: Api) -> None:
     for name, tokens_used in (("ada-1", 3), ("bob", 40)):
         Usage.objects.create(
             lieutenant=Lieutenant.objects.get(name=name),
@@ -159,7 +159,7 @@ def test_it_sees_the_usage_of_its_own_line_only(ada: NodeApi, api: Api) -> None:
     assert api.get("/lieutenant/usage").json()["total"]["input"] == 43
 
 
-def test_destroy_all_is_all_below_it(ada: NodeApi) -> None:
+def test_destroy_all_destroys_its_descendants(ada: NodeApi) -> None:
     results = ada.post(f"{AT}/destroy-all").json()["results"]
 
     assert [line.partition(":")[0] for line in results] == ["ada-1", "ada-2", "ada-1-1"]
@@ -173,7 +173,7 @@ def test_discover_is_not_for_nodes(ada: NodeApi, api: Api) -> None:
     assert api.post(f"{AT}/discover").status_code == 200
 
 
-def test_one_that_is_unknown_is_not_found(ada: NodeApi) -> None:
+def test_unknown_lieutenant_is_not_found(ada: NodeApi) -> None:
     assert ada.post(f"{AT}/nobody/pause").status_code == 404
     assert ada.delete(f"{AT}/nobody").status_code == 404
 
@@ -277,7 +277,7 @@ def test_reasons_of_a_job_are_told_to_the_line_of_the_vm(vm: NodeApi, api: Api) 
     assert "printed" in api.get(f"/vm-tree/jobs/{stranger}").content.decode()
 
 
-def test_the_right_comes_before_the_value(ada: NodeApi) -> None:
+def test_permission_is_checked_before_values(ada: NodeApi) -> None:
     patch = ada.client.patch(f"{AT}/bob", {"model": 7}, content_type="application/json")
 
     assert refused(patch)

@@ -55,7 +55,7 @@ def test_vms_install_the_agent_that_reef_has() -> None:
     assert keys.ALL["REEF_AGENT_VERSION"].default == PINNED
 
 
-def test_without_settings_all_is_as_ever(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_settings_defaults_apply(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GROQ_API_KEY", "gsk-of-the-environment")
     fleet.create("plain")
 
@@ -66,7 +66,7 @@ def test_without_settings_all_is_as_ever(fleet: Fleet, monkeypatch: pytest.Monke
     assert not {"OPENAI_API_KEY", "ANTHROPIC_API_KEY"} & env.keys()
 
 
-def test_each_gets_what_is_stored_nearest(
+def test_nearest_stored_value_wins(
     fleet: Fleet, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -118,7 +118,7 @@ def test_a_change_says_whose_agents_must_be_restarted(fleet: Fleet, api: Api) ->
     assert asked("REEF_VM_VCPUS", "4") == []
 
 
-def test_what_cannot_be_read_ends_the_start_with_its_reason(fleet: Fleet) -> None:
+def test_unreadable_value_fails_the_start_with_a_reason(fleet: Fleet) -> None:
     store("OPENAI_API_KEY", SECRET)
     settings.CONFIG_KEYS_FILE.unlink()
 

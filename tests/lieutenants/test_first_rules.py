@@ -13,7 +13,7 @@ from tests.conftest import Api
 pytestmark = pytest.mark.django_db
 
 
-def test_what_is_there_from_the_start_ends_nothing(api: Api) -> None:
+def test_initial_rules_are_harmless(api: Api) -> None:
     # Tests that commit empty all tables after them, those of the first rules as well.
     Rule.objects.all().delete()
     import_module("lieutenants.migrations.0004_first_rules").add(apps, None)

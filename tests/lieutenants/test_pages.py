@@ -41,14 +41,14 @@ SCRIPT = {"Reef-Script": "1"}
     + [f"/lieutenants/by-id/X/{each}" for each in ("", "_now", "_transcript", "_entries")]
     + ["/lieutenants/by-id/X/_text/1", "/lieutenants/ada/", "/lieutenants/ada/destroy"],
 )
-def test_strangers_are_sent_to_the_sign_in_page(client: Client, path: str) -> None:
+def test_anonymous_users_are_redirected_to_sign_in(client: Client, path: str) -> None:
     answer = client.get(path)
     assert answer.status_code == 302
     assert answer["Location"].startswith("/signin/?next=")
 
 
 @pytest.mark.parametrize("path", ["send", "pause", "destroy", "abort"])
-def test_strangers_change_nothing(client: Client, path: str) -> None:
+def test_anonymous_users_cannot_change_anything(client: Client, path: str) -> None:
     ada = enlist()
     client.post(f"/lieutenants/ada/{path}", {"message": "hello", "sure": "yes"})
     ada.refresh_from_db()
@@ -110,7 +110,7 @@ def test_pages_allow_no_script_or_style_of_their_own(operator: Client) -> None:
 # -- overview --------------------------------------------------------------------------------
 
 
-def test_an_empty_house_says_what_to_do_first(operator: Client) -> None:
+def test_empty_list_shows_the_first_step(operator: Client) -> None:
     for path in ("/", "/lieutenants/"):
         html = page(operator, path)
         assert "Make the first one" in html
@@ -187,7 +187,7 @@ def test_the_list_filters_by_status_and_words(operator: Client) -> None:
     assert "Nothing matches" in page(operator, "/lieutenants/?q=nobody")
 
 
-def test_hostile_words_are_only_words(operator: Client) -> None:
+def test_hostile_texts_are_escaped(operator: Client) -> None:
     ada = enlist(role=EVIL, model=EVIL, error=EVIL, status=Status.ERROR, folder=EVIL)
     Message.objects.create(lieutenant=ada, text=EVIL, mode="prompt", mode_asked="prompt", note=EVIL)
     told = Told(ada)
@@ -204,7 +204,7 @@ def test_hostile_words_are_only_words(operator: Client) -> None:
     assert "&lt;script&gt;" in panel
 
 
-def test_statements_do_not_grow_with_rows(operator: Client) -> None:
+def test_number_of_queries_is_constant(operator: Client) -> None:
     def statements(path: str) -> int:
         with CaptureQueriesContext(
             connection,
@@ -259,7 +259,7 @@ def test_a_long_list_has_pages(operator: Client) -> None:
 FORM = {"name": "ada", "role": "computes", "restart_policy": "on-failure"}
 
 
-def test_the_form_makes_a_lieutenant(operator: Client) -> None:
+def test_form_creates_a_lieutenant(operator: Client) -> None:
     limits = {"idle_limit_minutes": "30", "stall_limit_seconds": "0", "directive": "be brief"}
     answer = operator.post("/lieutenants/_new", {**FORM, **limits, "model": "a/b"})
     assert answer["Location"] == "/lieutenants/ada/"
@@ -288,9 +288,7 @@ def test_the_form_makes_a_lieutenant(operator: Client) -> None:
         ("restart_policy", "always", "valid choice"),
     ],
 )
-def test_an_error_stands_beside_its_field(
-    operator: Client, field: str, value: str, words: str
-) -> None:
+def test_error_is_shown_at_its_field(operator: Client, field: str, value: str, words: str) -> None:
     answer = operator.post("/lieutenants/_new", {**FORM, field: value})
     html = answer.content.decode()
     assert answer.status_code == 400
@@ -301,7 +299,7 @@ def test_an_error_stands_beside_its_field(
     assert not Lieutenant.objects.exists()
 
 
-def test_what_was_typed_is_kept_when_the_name_is_taken(operator: Client) -> None:
+def test_input_is_kept_when_the_name_is_taken(operator: Client) -> None:
     enlist("ada")
     answer = operator.post("/lieutenants/_new", {**FORM, "directive": "x < y & z"})
     assert answer.status_code == 409

@@ -27,7 +27,7 @@ def ada() -> Lieutenant:
     return found
 
 
-def test_whose_lieutenant_lives_is_not_removed(api: Api, ada: Lieutenant) -> None:
+def test_vm_with_an_active_lieutenant_is_not_removed(api: Api, ada: Lieutenant) -> None:
     wanted = (409, {"error": f"VM '{ada.pk}': destroy the lieutenant first"})
     for path in (ada.pk, "top?subtree=true&confirm=2", f"{ada.pk}?subtree=true&confirm=1"):
         answer = api.delete(f"/vm-tree/vms/{path}")
@@ -35,7 +35,7 @@ def test_whose_lieutenant_lives_is_not_removed(api: Api, ada: Lieutenant) -> Non
     assert Node.objects.living().count() == VM.objects.count() == 2
 
 
-def test_of_many_the_first_are_named(api: Api, ada: Lieutenant) -> None:
+def test_error_names_the_first_of_many(api: Api, ada: Lieutenant) -> None:
     for number in range(6):
         other = enlist(f"other-{number}", Status.IDLE)
         presence.enlist(other, actor="tests", parent=Node.objects.get(vm_id="top"))
@@ -58,7 +58,7 @@ def test_a_subtree_leaves_the_registry_too(api: Api) -> None:
     assert VM.objects.filter(pk="beside").exists(), "a single one leaves the tree only"
 
 
-def test_operations_bury_whoever_they_have_ended(ada: Lieutenant) -> None:
+def test_operations_remove_destroyed_vms(ada: Lieutenant) -> None:
     plain_vms.remove_vm(ada.pk, "tests")
     assert Node.objects.get(vm_id=ada.pk).removed_at
     with pytest.raises(NotFound):

@@ -27,20 +27,20 @@ def ada(api: Api) -> Lieutenant:
 
 
 @pytest.mark.parametrize("path", ["", "/ancestors", "/descendants", "/children", "/history"])
-def test_the_tree_finds_it(api: Api, ada: Lieutenant, path: str) -> None:
+def test_tree_accepts_the_alias(api: Api, ada: Lieutenant, path: str) -> None:
     by_alias, by_id = (api.get(f"/vm-tree/vms/{vm_id}{path}") for vm_id in (ADA, ada.pk))
     assert (by_alias.status_code, by_alias.content) == (200, by_id.content)
 
 
 @pytest.mark.parametrize("path", ["", "/children", "/ancestors", "/subtree", "/gaps"])
-def test_the_registry_finds_it(api: Api, ada: Lieutenant, path: str) -> None:
+def test_registry_accepts_the_alias(api: Api, ada: Lieutenant, path: str) -> None:
     answer = api.get(f"/registry/vms/{ADA}{path}")
     assert answer.status_code == 200
     if path in ("", "/ancestors", "/subtree"):
         assert ada.pk in answer.content.decode()
 
 
-def test_it_may_be_a_parent(api: Api, ada: Lieutenant) -> None:
+def test_alias_can_be_a_parent(api: Api, ada: Lieutenant) -> None:
     low = {"name": "low", "category": "agent_vm", "vmId": "low", "parentVmId": ADA}
     assert api.post("/vm-tree/vms", low).json()["parentVmId"] == ada.pk
     other = {"name": "other", "category": "agent_vm", "vmId": "other"}
@@ -62,13 +62,13 @@ def test_it_may_be_a_parent(api: Api, ada: Lieutenant) -> None:
     assert tree[0]["vm"]["vmId"] == ada.pk
 
 
-def test_beats_and_places_take_it(api: Api, ada: Lieutenant) -> None:
+def test_heartbeats_and_placement_accept_the_alias(api: Api, ada: Lieutenant) -> None:
     assert api.post(f"/registry/vms/{ADA}/heartbeat").json()["id"] == ada.pk
     told = api.post("/registry/heartbeats", {"ids": [ADA], "beats": [{"id": "local-bob"}]}).json()
     assert (told["count"], told["unknown"]) == (1, ["local-bob"])
 
 
-def test_operations_and_config_take_it(api: Api, ada: Lieutenant) -> None:
+def test_operations_and_config_accept_the_alias(api: Api, ada: Lieutenant) -> None:
     plan = api.post(f"/vm-tree/vms/{ADA}/pause?dryRun=true").json()["plan"]
     assert ada.pk in str(plan)
     put = api.client.put(

@@ -17,7 +17,7 @@ from tests.wire.asking import DATE, LIEUTENANTS, STARTING_NOTE, living, send
 # -- sending -----------------------------------------------------------------------------------
 
 
-def test_what_is_sent_while_starting_is_queued_and_answered(fleet: Fleet) -> None:
+def test_message_during_start_is_queued_and_answered(fleet: Fleet) -> None:
     fleet.create("early", ready=False)
 
     modes = ["prompt", "followUp", "prompt", "steer"]
@@ -32,7 +32,7 @@ def test_what_is_sent_while_starting_is_queued_and_answered(fleet: Fleet) -> Non
     assert fleet.get("early")["taskCount"] == 2
 
 
-def test_the_first_message_while_starting_is_a_prompt(fleet: Fleet) -> None:
+def test_first_message_during_start_is_a_prompt(fleet: Fleet) -> None:
     fleet.create("early", ready=False)
 
     said = send(fleet.api, "early", "go", "steer").json()
@@ -42,7 +42,7 @@ def test_the_first_message_while_starting_is_a_prompt(fleet: Fleet) -> None:
     assert fleet.texts("early") == ["echo: go"]
 
 
-def test_a_key_gives_the_same_message(fleet: Fleet) -> None:
+def test_repeated_key_returns_the_same_message(fleet: Fleet) -> None:
     fleet.create("once")
 
     first = send(fleet.api, "once", "hello", key="k1")
@@ -58,7 +58,7 @@ def test_a_key_gives_the_same_message(fleet: Fleet) -> None:
     assert fleet.get("once")["taskCount"] == 1
 
 
-def test_a_key_with_another_message_is_a_409(fleet: Fleet) -> None:
+def test_repeated_key_with_another_message_is_a_409(fleet: Fleet) -> None:
     for name in ("one", "two"):
         fleet.create(name)
     send(fleet.api, "one", "hello", key="k")
@@ -73,7 +73,7 @@ def test_a_key_with_another_message_is_a_409(fleet: Fleet) -> None:
     assert send(fleet.api, "two", "x", key="k" * 201).status_code == 400
 
 
-def test_a_message_has_its_verdict(fleet: Fleet) -> None:
+def test_message_has_state_and_evidence(fleet: Fleet) -> None:
     fleet.create("judge")
     said = send(fleet.api, "judge", "hello").json()
     assert list(said) == ["sent", "mode", "messageId", "state"]
@@ -116,7 +116,7 @@ def test_messages_are_newest_first_and_limited(fleet: Fleet) -> None:
 
 
 @pytest.mark.parametrize("mode", ["followup", "", 5, [], {}, True, "PROMPT"])
-def test_modes_there_are_not(mode: object, fleet: Fleet) -> None:
+def test_unknown_modes_are_rejected(mode: object, fleet: Fleet) -> None:
     fleet.create("picky")
 
     refused = fleet.api.post(f"{LIEUTENANTS}/picky/send", {"message": "x", "mode": mode})
@@ -148,7 +148,7 @@ def test_tail_counts_characters_not_code_units(fleet: Fleet) -> None:
 @pytest.mark.django_db
 @pytest.mark.parametrize("value", ["-1", "abc", "8abc", "1.5", "1e3", "+1", "٣", "1" * 30, "%20"])
 @pytest.mark.parametrize("name", ["tail", "history"])
-def test_odd_numbers_are_refused(api: Api, name: str, value: str) -> None:
+def test_invalid_numbers_are_rejected(api: Api, name: str, value: str) -> None:
     living("odd")
 
     refused = api.get(f"{LIEUTENANTS}/odd/read?{name}={value}")
@@ -168,7 +168,7 @@ def answered(row: Lieutenant, count: int) -> None:
 
 
 @pytest.mark.django_db
-def test_the_history_holds_the_newest_twenty(api: Api) -> None:
+def test_history_has_the_newest_twenty_answers(api: Api) -> None:
     row = living("wordy")
     answered(row, 25)
     Answer.objects.filter(text="answer 24").update(text="  \n ")
@@ -293,7 +293,9 @@ def test_pause_while_working_needs_force(fleet: Fleet) -> None:
     )
 
 
-def test_a_resume_may_follow_at_once(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resume_right_after_pause_is_accepted(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A resume during a stop still stops the process and starts another one."""
     fleet.create("hasty")
     fleet.ask("hasty", "remember me")
@@ -311,7 +313,7 @@ def test_a_resume_may_follow_at_once(fleet: Fleet, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("verb", ["send", "pause", "resume", "restart", "abort"])
-def test_whom_nobody_knows(api: Api, verb: str) -> None:
+def test_action_on_an_unknown_lieutenant_is_a_404(api: Api, verb: str) -> None:
     body = {"message": "x"} if verb == "send" else {}
     answer = api.post(f"{LIEUTENANTS}/nobody/{verb}", body)
 
@@ -323,14 +325,14 @@ def test_whom_nobody_knows(api: Api, verb: str) -> None:
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("route", ["", "/read", "/transcript", "/messages", "/usage", "/stream"])
-def test_what_nobody_can_read(api: Api, route: str) -> None:
+def test_reading_an_unknown_lieutenant_is_a_404(api: Api, route: str) -> None:
     answer = api.get(f"{LIEUTENANTS}/nobody{route}")
 
     assert (answer.status_code, answer.json()) == (404, {"error": "Lieutenant not found"})
 
 
 @pytest.mark.django_db
-def test_sending_to_one_whose_agent_is_dead(api: Api) -> None:
+def test_sending_to_a_dead_agent_is_rejected(api: Api) -> None:
     living("dead", status=Status.ERROR)
 
     refused = send(api, "dead", "x")
@@ -346,7 +348,7 @@ def test_sending_to_one_whose_agent_is_dead(api: Api) -> None:
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("wait", ["61", "-1", "x", "1.5"])
-def test_how_long_nobody_waits(api: Api, wait: str) -> None:
+def test_invalid_waits_are_rejected(api: Api, wait: str) -> None:
     living("asleep", status=Status.PAUSED)
     for path in ("", "/asleep/resume", "/asleep/restart"):
         body = {} if path else {"name": "a", "role": "r", "local": True}

@@ -88,7 +88,7 @@ class OldClient:
         return line
 
 
-def test_an_old_client_works_unchanged(fleet: Fleet) -> None:
+def test_old_client_works_unchanged(fleet: Fleet) -> None:
     old = OldClient()
     assert old.status() == "No lieutenants active."
     assert old.widget() == ""
@@ -119,7 +119,7 @@ def test_an_old_client_works_unchanged(fleet: Fleet) -> None:
     assert old.status() == "No lieutenants active."
 
 
-def test_an_old_client_pauses_and_is_told_what_is_wrong(fleet: Fleet) -> None:
+def test_old_client_pauses_and_gets_errors(fleet: Fleet) -> None:
     old = OldClient()
     old.create("sleeper", "sleeps")
     fleet.wait("sleeper", "idle")

@@ -72,7 +72,7 @@ def refusal(view: type[APIView], method: str, name: str, *, body: bool) -> str:
 
 
 @pytest.mark.parametrize(("view", "method", "name"), handlers())
-def test_every_route_says_what_it_takes(view: type[APIView], method: str, name: str) -> None:
+def test_every_route_declares_its_names(view: type[APIView], method: str, name: str) -> None:
     names: Any = getattr(getattr(view, name), "takes", None)
     lenient = names is not None and (names.lenient or names.anything)
     for body in (False, True) if method != "get" else (False,):
@@ -80,7 +80,7 @@ def test_every_route_says_what_it_takes(view: type[APIView], method: str, name: 
         assert said.startswith("zzzz: not known; this route takes ") is not lenient
 
 
-def test_only_these_routes_pass_over_what_they_do_not_know() -> None:
+def test_only_these_routes_ignore_unknown_names() -> None:
     anything, lenient = 0, 0
     for _route, view, actions in routes():
         for method in METHODS:
@@ -92,7 +92,7 @@ def test_only_these_routes_pass_over_what_they_do_not_know() -> None:
     assert (anything, lenient) == (len(PASSED_OVER), len(LENIENT))
 
 
-def test_a_misspelt_field_of_a_new_lieutenant_is_named(api: Api) -> None:
+def test_misspelt_field_of_a_create_is_named(api: Api) -> None:
     body = {"name": "ada", "role": "tests"}
     for wrong, meant in (("restartpolicy", "restartPolicy"), ("stallLimitSecond", "stall")):
         answer = api.post(LIEUTENANTS, {**body, wrong: "x"})
@@ -103,7 +103,7 @@ def test_a_misspelt_field_of_a_new_lieutenant_is_named(api: Api) -> None:
     assert api.get(LIEUTENANTS).json()["count"] == 0
 
 
-def test_a_misspelt_field_of_a_change_is_named(api: Api) -> None:
+def test_misspelt_field_of_an_update_is_named(api: Api) -> None:
     living("ada")
     answer = api.client.patch(
         f"{LIEUTENANTS}/ada", {"model": "a/b", "Restart": True}, content_type="application/json"
@@ -112,7 +112,7 @@ def test_a_misspelt_field_of_a_change_is_named(api: Api) -> None:
     assert "did you mean restart?" in answer.json()["error"]
 
 
-def test_lenient_routes_refuse_only_near_misses(api: Api) -> None:
+def test_lenient_routes_reject_only_near_misses(api: Api) -> None:
     vm = {"id": "a", "name": "a", "role": "worker", "address": "x", "registeredBy": "t"}
 
     assert api.post("/registry/vms", {**vm, "colour": "red"}).status_code == 201
@@ -136,7 +136,7 @@ def test_a_body_that_is_read_must_be_json(api: Api) -> None:
     assert answer.json()["error"].startswith("body: is not JSON")
 
 
-def test_who_may_not_change_it_is_told_that_first(api: Api) -> None:
+def test_permission_is_checked_before_names(api: Api) -> None:
     answer = api.client.post("/vm-tree/snapshot?zzzz=1", headers={"authorization": "Bearer nope"})
     assert answer.status_code == 401
 
@@ -145,5 +145,5 @@ def test_who_may_not_change_it_is_told_that_first(api: Api) -> None:
     ("given", "near"),
     [("memory_mib", "memoryMib"), ("DRYRUN", "dryRun"), ("modle", "model"), ("colour", "")],
 )
-def test_the_nearest_name_is_proposed(given: str, near: str) -> None:
+def test_nearest_name_is_suggested(given: str, near: str) -> None:
     assert nearest(given, ("memoryMib", "dryRun", "model")) == near

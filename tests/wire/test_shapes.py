@@ -65,7 +65,7 @@ def test_the_body_is_json_whatever_its_type_says(api: Api, settings: Any) -> Non
         b"true",
     ],
 )
-def test_nothing_that_is_sent_is_a_500(api: Api, body: bytes) -> None:
+def test_no_request_is_a_500(api: Api, body: bytes) -> None:
     living("target")
     for path in (LIEUTENANTS, f"{LIEUTENANTS}/target/send"):
         answer = api.client.generic("POST", path, body, content_type="application/json")
@@ -102,7 +102,7 @@ def test_fields_are_checked_and_named(api: Api, field: str, value: object) -> No
 
 
 @pytest.mark.django_db
-def test_names_that_are_good(api: Api, settings: Any) -> None:
+def test_valid_names_are_accepted(api: Api, settings: Any) -> None:
     settings.PI_PATH = "/bin/true"
     for name in ("a", "0", "a.b_c-D", "a" * 64, "discover2"):
         assert api.post(LIEUTENANTS, {"name": f" {name}\n", "role": " r "}).status_code == 201
@@ -111,7 +111,7 @@ def test_names_that_are_good(api: Api, settings: Any) -> None:
 
 
 @pytest.mark.django_db
-def test_names_are_no_routes(api: Api, settings: Any) -> None:
+def test_route_names_are_rejected_as_names(api: Api, settings: Any) -> None:
     """A lieutenant with the name of a route could not be reached."""
     settings.PI_PATH = "/bin/true"
     for name in ("destroy-all", "discover", "_panel"):
@@ -121,7 +121,7 @@ def test_names_are_no_routes(api: Api, settings: Any) -> None:
 
 
 @pytest.mark.django_db
-def test_without_an_agent_it_is_a_503_that_helps(api: Api, settings: Any) -> None:
+def test_missing_agent_is_a_503_with_a_remedy(api: Api, settings: Any) -> None:
     settings.PI_PATH = "/nowhere/pi"
 
     refused = api.post(LIEUTENANTS, {"name": "a", "role": "r"})

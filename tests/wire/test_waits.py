@@ -53,7 +53,7 @@ def test_send_waits_for_the_answer(stack: Stack) -> None:
     ]
 
 
-def test_a_message_may_be_waited_for_later(stack: Stack) -> None:
+def test_message_can_be_waited_for_later(stack: Stack) -> None:
     stack.wait_idle("ada")
     sent = ask(stack, "ada", "SLOW 1.5 some words that come slowly", wait=0)
     assert "outcome" not in sent
@@ -66,7 +66,7 @@ def test_a_message_may_be_waited_for_later(stack: Stack) -> None:
     assert waited["answer"].startswith("some words")
 
 
-def test_a_wait_that_is_too_short_says_pending(stack: Stack) -> None:
+def test_too_short_wait_returns_pending(stack: Stack) -> None:
     stack.wait_idle("ada")
     said = ask(stack, "ada", "SLOW 4 one two three four", wait=1)
 
@@ -74,7 +74,7 @@ def test_a_wait_that_is_too_short_says_pending(stack: Stack) -> None:
     stack.wait_idle("ada")
 
 
-def test_an_abort_and_an_error_are_told_as_such(stack: Stack) -> None:
+def test_abort_and_error_have_their_outcome(stack: Stack) -> None:
     stack.wait_idle("ada")
     waiting, results = in_background(lambda: ask(stack, "ada", "SILENT"))
     until(lambda: "SILENT" in stack.texts("ada", "user"), 30)
@@ -99,7 +99,7 @@ def test_each_of_several_messages_has_its_own_answer(stack: Stack) -> None:
     assert (whole["outcome"], whole["answer"]) == ("completed", "first")
 
 
-def test_a_lieutenant_that_is_paused_is_not_waited_for(stack: Stack) -> None:
+def test_paused_lieutenant_is_not_waited_for(stack: Stack) -> None:
     stack.create("paused")
     waiting, results = in_background(lambda: ask(stack, "paused", "SILENT", wait=60))
     until(lambda: "SILENT" in stack.texts("paused", "user"), 30)
@@ -113,7 +113,7 @@ def test_a_lieutenant_that_is_paused_is_not_waited_for(stack: Stack) -> None:
     assert results[0]["status"] == "paused"
 
 
-def test_a_web_thread_is_not_held_while_many_wait(stack: Stack) -> None:
+def test_waiting_clients_hold_no_web_thread(stack: Stack) -> None:
     stack.create("busy")
     ask(stack, "busy", "SLOW 5 a b c d e", wait=0)
     waits = [in_background(lambda: ask(stack, "busy", "next", wait=20)) for _ in range(30)]
@@ -128,7 +128,7 @@ def test_a_web_thread_is_not_held_while_many_wait(stack: Stack) -> None:
 # -- lieutenants -------------------------------------------------------------------------------
 
 
-def test_verbs_answer_with_the_state_that_they_waited_for(stack: Stack) -> None:
+def test_actions_return_the_state_they_waited_for(stack: Stack) -> None:
     stack.create("verbs")
     for verb, status in (("restart", "idle"), ("pause", "paused"), ("resume", "idle")):
         answer = stack.client.post(f"{LIEUTENANTS}/verbs/{verb}?wait=30", timeout=60).json()
@@ -141,7 +141,7 @@ def test_verbs_answer_with_the_state_that_they_waited_for(stack: Stack) -> None:
     assert (gone["destroyed"], gone["status"]) == (True, "destroyed")
 
 
-def test_a_start_that_fails_is_told_with_its_reason(stack: Stack) -> None:
+def test_failed_start_returns_its_reason(stack: Stack) -> None:
     body = {"name": "failing", "role": "tests"}
     stack.client.post(f"{LIEUTENANTS}?wait=30", json=body, timeout=60)
     stack.client.post(f"{LIEUTENANTS}/failing/pause")
@@ -159,7 +159,7 @@ def test_a_start_that_fails_is_told_with_its_reason(stack: Stack) -> None:
     assert "POST …/restart" in refused.json()["error"]
 
 
-def test_a_create_that_is_destroyed_meanwhile_says_so(stack: Stack) -> None:
+def test_create_reports_a_destroy_during_the_wait(stack: Stack) -> None:
     env = {"name": "short", "role": "tests", "local": True}
     stack.kill("worker")
     try:
@@ -174,7 +174,7 @@ def test_a_create_that_is_destroyed_meanwhile_says_so(stack: Stack) -> None:
     assert (results[0].status_code, results[0].json()["status"]) == (201, "destroyed")
 
 
-def test_the_same_key_makes_one_lieutenant(stack: Stack) -> None:
+def test_repeated_key_creates_one_lieutenant(stack: Stack) -> None:
     body, key = {"name": "once", "role": "tests"}, {"Idempotency-Key": "make-once"}
     first = stack.client.post(f"{LIEUTENANTS}?wait=30", json=body, headers=key, timeout=60)
     again = stack.client.post(f"{LIEUTENANTS}?wait=30", json=body, headers=key, timeout=60)
@@ -186,7 +186,7 @@ def test_the_same_key_makes_one_lieutenant(stack: Stack) -> None:
 # -- other names -------------------------------------------------------------------------------
 
 
-def test_the_edge_takes_a_lieutenants_vm_id_for_its_id(stack: Stack) -> None:
+def test_edge_accepts_the_vm_id_of_a_lieutenant(stack: Stack) -> None:
     name = stack.get("ada")["vmId"]
     own = stack.get("ada")["id"]
 
@@ -199,7 +199,7 @@ def test_the_edge_takes_a_lieutenants_vm_id_for_its_id(stack: Stack) -> None:
     assert line[-1]["id"] == own
 
 
-def test_the_edge_leaves_a_query_to_who_refuses_it(stack: Stack) -> None:
+def test_edge_passes_invalid_queries_on(stack: Stack) -> None:
     own = stack.get("ada")["id"]
     for path in (f"/registry/vms/{own}", "/registry/discover/lieutenant"):
         refused = stack.client.get(f"{path}?fields=name")
@@ -207,7 +207,7 @@ def test_the_edge_leaves_a_query_to_who_refuses_it(stack: Stack) -> None:
         assert refused.json()["error"] == "fields: not known; this route takes nothing in its query"
 
 
-def test_a_stream_takes_the_word_cursor(stack: Stack) -> None:
+def test_stream_accepts_cursor(stack: Stack) -> None:
     for word in ("cursor", "after"):
         refused = stack.client.get(f"{LIEUTENANTS}/ada/stream?{word}=abc")
         assert refused.status_code == 400
