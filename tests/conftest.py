@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
+import tempfile
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -28,11 +29,26 @@ from reef_site.celery import app
 from reef_site.common import events, outside
 from reef_site.common.models import Tick
 from tests.emulator.fixture import emulator, emulator_of_the_run  # noqa: F401
+from tests.stack import MIGRATED
 from tests.stub_llm import StubLLM
 from tests.waiting import until
 
 SETTLING = "reef-settle"  # the follower's threads of this kind have that name, too
 STANDIN = Path(__file__).parent / "agents" / "standin.py"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give the run a file for the tables that its stacks share; see `Stack.migrate`."""
+    if not hasattr(config, "workerinput"):
+        file = Path(tempfile.gettempdir()) / f"reef-migrated-{os.getpid()}.sqlite3"
+        file.unlink(missing_ok=True)
+        os.environ[MIGRATED] = str(file)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Remove that file when the last worker is done."""
+    if not hasattr(config, "workerinput"):
+        Path(os.environ[MIGRATED]).unlink(missing_ok=True)
 
 
 class Api:
