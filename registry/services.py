@@ -10,7 +10,8 @@ from typing import Any
 from django.db import IntegrityError, connection, transaction
 from django.db.models import Q, QuerySet
 
-from reef_site.common import clock, events
+from reef_site.common import clock, database_locks, events
+from reef_site.common.database_locks import DatabaseLock
 from reef_site.common.errors import BadInput, NotFound
 from registry import beats, liveness, placing
 from registry.beats import Beat
@@ -18,14 +19,11 @@ from registry.models import LINKS, VM, Gap, Status, VMQuerySet, Watch
 from registry.serializers import Registration
 from vmtree import authority, dna, lineage
 from vmtree import names as vm_names
-from vmtree import services as tree
 from vmtree.models import LINKS as TREE
 from vmtree.models import Node
 
 VM_NOT_FOUND = "VM not found"
 BOTH_NOT_FOUND = "One or both VMs not found"
-# Who may move VMs under each other at a time: one, so that two moves never close a circle.
-_MOVES_LOCK = 0x72656566
 GAPS_KEPT = timedelta(days=7)
 _CLAMP_SECONDS = 10
 
@@ -93,7 +91,7 @@ def _take_in(wish: Registration, caller: object) -> VM:
     awaited = placing.is_awaited(wish.id, said)
     if awaited:
         # Before any row: whoever removes VMs takes both in this order, too.
-        tree.hold_shape(alone=False)
+        database_locks.lock(DatabaseLock.TREE_STRUCTURE, shared=True)
     vm = _upsert(wish)
     if awaited:
         placing.place_by_itself(vm, by=caller or "its registration")
@@ -132,9 +130,7 @@ def _set_parent(vm: VM, parent: str | None) -> None:
     if parent == vm.pk:
         raise BadInput("parentVmId: a VM cannot be its own parent", "parentVmId")
     if parent is not None:
-        if connection.vendor == "postgresql":
-            with connection.cursor() as cursor:
-                cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_MOVES_LOCK])
+        database_locks.lock(DatabaseLock.REGISTRY_PARENTS)
         # A parent that is not registered may be somebody's child later: no circle now.
         if vm.pk in lineage.keys_above(LINKS, parent) or _hangs_on(parent, vm.pk):
             text = f"parentVmId: '{parent}' stands below '{vm.pk}', which cannot stand below it"

@@ -19,6 +19,8 @@ from bootloader.states import (
     StepName,
     StepState,
 )
+from reef_site.common import database_locks
+from reef_site.common.database_locks import DatabaseLock
 from reef_site.common.errors import BadInput, Conflict, Forbidden, NotFound
 from versconfig import config
 from vmtree import authority
@@ -43,7 +45,7 @@ def start(wish: Wish, *, by: object, key: str = "") -> Started:
         return Started(known, again=True)
     try:
         with transaction.atomic():
-            limits.alone()
+            database_locks.lock(DatabaseLock.PROVISIONING_STARTS)
             limits.check_room(len(wish.names()), parent)
             grants.draw(by, len(wish.names()))
             rows = _write(wish, by, key)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 from django.db import connections
 
+from reef_site.common import database_locks
 from reef_site.common.errors import ReefError
 from tests.vmtree.conftest import Make
 from vmtree import services
@@ -65,7 +66,7 @@ def test_two_movers_never_make_a_cycle(postgres: object, make: Make) -> None:
 def test_without_the_hold_there_would_be_cycles(
     postgres: object, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(services, "hold_shape", lambda **_: None)
+    monkeypatch.setattr(database_locks, "lock", lambda *_, **__: None)
     both = threading.Barrier(2)
     tell = services._tell_later
     # Both have looked, and neither has committed.
