@@ -216,7 +216,7 @@ class Lieutenant(models.Model):
                 lieutenant=self, old=old, new=to, reason=reason[:2000], actor=actor, at=now
             )
             presence.follow(self, old, to, actor=actor)
-            transaction.on_commit(lambda: events.publish_lieutenant(self.pk))
+            events.publish_lieutenant(self.pk)
         self.status = to
         for field, value in fields.items():
             setattr(self, field, value)

@@ -62,7 +62,7 @@ def register(wish: Registration, *, caller: object = None) -> VM:
         # Somebody registered it between our look and our insert.
         with transaction.atomic():
             vm = _take_in(wish, caller)
-    tell([vm.pk])
+    events.publish_nodes([vm.pk])
     return vm
 
 
@@ -165,7 +165,7 @@ def patch(vm_id: str, changes: dict[str, Any], *, caller: object = None) -> VM:
         vm.seen(clock.now(), status=status)
         signs = ["last_seen", "late_after", "silent_after", "status"]
         vm.save(update_fields=[*fields, *signs, "parent_vm_id"])
-        tell([vm.pk])
+        events.publish_nodes([vm.pk])
     return vm
 
 
@@ -175,7 +175,7 @@ def deregister(vm_id: str, *, caller: object = None) -> None:
         vm = find(vm_id)
         authority.check(caller, "write", vm.pk)
         VM.objects.filter(pk=vm.pk).delete()
-        tell([vm.pk])
+        events.publish_nodes([vm.pk])
 
 
 def mark_stopped(vm_id: str, unheard_since: datetime | None = None) -> bool:
@@ -189,19 +189,13 @@ def mark_stopped(vm_id: str, unheard_since: datetime | None = None) -> bool:
     with transaction.atomic():
         changed = rows.update(status=Status.STOPPED, late_after=None, silent_after=None)
         if changed:
-            tell([vm_id])
+            events.publish_nodes([vm_id])
     return bool(changed)
 
 
 def forget(vm_ids: Sequence[str]) -> None:
     """Deregister those of them that are registered; whoever removes them tells of it."""
     VM.objects.filter(pk__in=vm_ids).delete()
-
-
-def tell(vm_ids: Iterable[str]) -> None:
-    """Tell watchers on commit which VMs to look at again."""
-    ids = list(vm_ids)
-    transaction.on_commit(lambda: events.publish_nodes(ids))
 
 
 # -- beats -------------------------------------------------------------------------------------
@@ -215,7 +209,7 @@ def beat(one: Beat, *, caller: object = None) -> dict[str, Any]:
         if one.vm_id not in done.seen:
             raise NotFound(VM_NOT_FOUND)
         authority.check(caller, "write", one.vm_id)
-        tell(done.changed)
+        events.publish_nodes(done.changed)
     return beats.single_answer(one.vm_id, done, interval)
 
 
@@ -225,7 +219,7 @@ def beat_all(many: Sequence[Beat], *, caller: object = None) -> dict[str, Any]:
     with transaction.atomic():
         done = beats.record(many, now, interval)
         check_all(caller, done.seen)
-        tell(done.changed)
+        events.publish_nodes(done.changed)
     return beats.bulk_answer(many, done, now, interval)
 
 
@@ -237,7 +231,7 @@ def keep_alive(vm_ids: Sequence[str]) -> None:
     with transaction.atomic():
         running = VM.objects.filter(pk__in=vm_ids, status=Status.RUNNING).order_by("pk")
         held = list(running.select_for_update().values_list("pk", flat=True))
-        tell(beats.record([Beat(vm_id) for vm_id in held], now, interval).changed)
+        events.publish_nodes(beats.record([Beat(vm_id) for vm_id in held], now, interval).changed)
 
 
 def check_all(caller: object, vm_ids: Iterable[str]) -> None:
@@ -350,7 +344,7 @@ def sweep(at: datetime | None = None) -> list[str]:
             # An edge writes this one, and may do so at this moment.
             fields.remove("door_at")
         watch.save(update_fields=fields)
-        tell(sorted(ids))
+        events.publish_nodes(sorted(ids))
     Gap.objects.filter(ended_at__lt=now - GAPS_KEPT).delete()
     return sorted(ids)
 

@@ -99,7 +99,7 @@ def create(new: NewNode, *, by: object, what: Revision.What = Revision.What.CREA
         raise Conflict(f"VM '{vm_id}' exists already") from None
     _write_traits(node)
     _record([node], what, by, now)
-    _tell_later([vm_id])
+    events.publish_nodes([vm_id])
     return node
 
 
@@ -133,7 +133,7 @@ def change(vm_id: str, wish: Change, *, by: object) -> Node:
     if _state(node) != before:
         _write_traits(node)
         _record([node], Revision.What.CHANGED, by, node.updated_at)
-    _tell_later([vm_id])
+    events.publish_nodes([vm_id])
     return node
 
 
@@ -176,7 +176,7 @@ def remove(
         ids = [each.vm_id for each in nodes]
         if subtree:
             removal.follow(ids)
-        _tell_later(ids)
+        events.publish_nodes(ids)
     return len(keys)
 
 
@@ -207,7 +207,7 @@ def mark_destroyed(vm_id: str) -> None:
     now = clock.now()
     node = Node.objects.living().filter(vm_id=vm_id, destroyed_at__isnull=True)
     if node.update(destroyed_at=now, updated_at=now):
-        _tell_later([vm_id])
+        events.publish_nodes([vm_id])
 
 
 def stats() -> dict[str, Any]:
@@ -311,10 +311,6 @@ def _record(nodes: list[Node], what: Revision.What, by: object, at: datetime) ->
         )
         for node in nodes
     )
-
-
-def _tell_later(vm_ids: list[str]) -> None:
-    transaction.on_commit(lambda: events.publish_nodes(vm_ids))
 
 
 def _chunks(keys: list[int]) -> Iterator[list[int]]:

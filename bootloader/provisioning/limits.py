@@ -6,10 +6,10 @@ from django.db import transaction
 
 from bootloader.exceptions import LostRace
 from bootloader.models import Machine, Provisioning
-from bootloader.provisioning import rings
 from bootloader.states import State
-from reef_site.common import database_locks
+from reef_site.common import database_locks, events
 from reef_site.common.database_locks import DatabaseLock
+from reef_site.common.dispatch import dispatch
 from reef_site.common.errors import Conflict
 from versconfig import config
 from vmtree.models import Node
@@ -54,6 +54,6 @@ def begin() -> list[str]:
                 continue
             begun.append(row.pk)
     for provisioning_id in begun:
-        rings.advance(provisioning_id)
-        rings.tell(provisioning_id)
+        dispatch("bootloader.advance", provisioning_id)
+        events.publish_provisionings([provisioning_id])
     return begun

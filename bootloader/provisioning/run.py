@@ -25,10 +25,11 @@ from bootloader.exceptions import (
     ShellAway,
 )
 from bootloader.models import BootStep, LogLine, Provisioning
-from bootloader.provisioning import booting, ending, limits, machines, rings, steps
+from bootloader.provisioning import booting, ending, limits, machines, steps
 from bootloader.provisioning.steps import Context, Later
 from bootloader.states import State, StepName, StepState
-from reef_site.common import clock
+from reef_site.common import clock, events
+from reef_site.common.dispatch import dispatch
 from reef_site.common.errors import ReefError
 
 logger = logging.getLogger(__name__)
@@ -62,7 +63,7 @@ def advance(provisioning_id: str) -> None:
     if wait is None:
         limits.begin()
     else:
-        rings.advance(row.pk, later=wait)
+        dispatch("bootloader.advance", row.pk, countdown=wait)
 
 
 def tick() -> None:
@@ -74,7 +75,7 @@ def tick() -> None:
         # One that lies too far ahead was written before the clock was set back.
         waits = row.look_at is not None and late <= row.look_at < now + LONGEST_WAIT
         if not held and not waits:
-            rings.advance(row.pk)
+            dispatch("bootloader.advance", row.pk)
     limits.begin()
 
 
@@ -122,10 +123,10 @@ def _move_on(context: Context) -> float | None:
         step = row.steps.next()
         if step is None:
             row.move(State.DONE)
-            rings.tell(row.pk)
+            events.publish_provisionings([row.pk])
             return None
         wait = _do(context, step)
-        rings.tell(row.pk)
+        events.publish_provisionings([row.pk])
         if wait is not None:
             return wait
     return 0.0
@@ -204,7 +205,7 @@ def _fail(row: Provisioning, step: BootStep, reason: str) -> float | None:
     if step.state == StepState.RUNNING:
         step.move(StepState.FAILED, reason)
     row.move(State.FAILED, f"{step.get_name_display()}: {reason}")
-    rings.tell(row.pk)
+    events.publish_provisionings([row.pk])
     ending.after_failure(row)
     return None
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from functools import partial
 from typing import Any
 
 from django.db import IntegrityError, transaction
 
-from lieutenants.operations import rings
 from lieutenants.operations.models import (
     MISSED_STEPS,
     Job,
@@ -20,6 +18,7 @@ from lieutenants.operations.models import (
 from lieutenants.operations.plan import Line, Plan, plan_of
 from reef_site.common import clock, database_locks
 from reef_site.common.database_locks import DatabaseLock
+from reef_site.common.dispatch import dispatch
 from reef_site.common.errors import Conflict, NotFound
 from vmtree import permissions
 from vmtree import services as tree
@@ -60,7 +59,7 @@ def start(
             database_locks.lock(DatabaseLock.JOB_STARTS)
             job, continued = _job(found, top, str(by)[:200], cause)
             _write_steps(job, found)
-            transaction.on_commit(partial(rings.advance, job.pk))
+            dispatch("operations.advance", job.pk)
     except IntegrityError:
         raise Conflict(f"another job on '{vm_id}' was begun just now") from None
     return job, continued

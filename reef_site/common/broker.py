@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import functools
-import json
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -22,7 +21,6 @@ from reef_site.common.sender import ERRORS, Sender
 
 logger = logging.getLogger(__name__)
 
-NEWS = "reef:news"
 # How long one command may take. Only the sender's thread ever waits for so long.
 TIMEOUT_SECONDS = 1.0
 # How long a request may wait for the answer to whether Redis is there.
@@ -47,12 +45,22 @@ def publish(channel: str, payload: str) -> None:
     _sender.submit(lambda: client().publish(channel, payload))
 
 
-def _publish_missed(seconds: float) -> None:
-    """Tell streams that notifications of this long were dropped, so that they read the rows."""
-    publish(NEWS, json.dumps({"topic": "missed", "seconds": round(seconds + 1, 1)}))
+Recovered = Callable[[float], None]
+_listeners: list[Recovered] = []
 
 
-_sender = Sender(on_recovery=_publish_missed)
+def on_recovery(listener: Recovered) -> Recovered:
+    """Have `listener` called, with the seconds, after a time in which something was dropped."""
+    _listeners.append(listener)
+    return listener
+
+
+def _recovered(seconds: float) -> None:
+    for listener in _listeners:
+        listener(seconds)
+
+
+_sender = Sender(on_recovery=_recovered)
 
 
 # -- tasks ---------------------------------------------------------------------------------------
