@@ -1,4 +1,4 @@
-"""What may be asked of lieutenants. Each function commits rows first and rings afterwards.
+"""What may be asked of lieutenants. Each function commits rows, then events and tasks are sent.
 
 `actor` is whoever asks: a caller as authentication found it, whose node is held to the one rule of
 `vmtree.permissions`, or the name of an operator or of a part of reef.
