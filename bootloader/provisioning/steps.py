@@ -94,8 +94,7 @@ class Context:
 
     def must_hold(self) -> None:
         """Raise LostRace if the lease was lost, or nothing more is wanted."""
-        mine = Provisioning.objects.filter(pk=self.row.pk, leased_by=self.holder)
-        if not mine.filter(leased_until__gt=clock.now()).exists():
+        if not Provisioning.objects.is_held(self.row.pk, self.holder):
             raise LostRace("its lease was lost")
 
     def say(self, text: str, step: BootStep | None, kind: LogLine.Kind = LogLine.Kind.NOTE) -> None:

@@ -23,6 +23,7 @@ from lieutenants.operations.models import (
 from reef_site.common import clock, events
 from reef_site.common.dispatch import dispatch
 from reef_site.common.errors import ReefError
+from reef_site.common.leases import is_leased
 from vmtree import snapshots
 from vmtree.snapshot_models import Why
 
@@ -50,7 +51,7 @@ def advance(job_id: str) -> None:
     try:
         at_work = _is_safe(job) and _look_at(job)
     finally:
-        Job.objects.release(job_id)
+        Job.objects.release(job.pk, job.leased_until)
     if at_work:
         _look_again(job)
 
@@ -193,7 +194,7 @@ def _do(step: Step) -> None:
 def _settle(step: Step, now: datetime) -> None:
     """See what came of a running step: done, failed, given back, or not yet at its end."""
     if step.acted_at is None:
-        if step.leased_until and not now < step.leased_until < now + STEP_LEASE + clock.SKEW:
+        if step.leased_until and not is_leased(step.leased_until, now, STEP_LEASE):
             _give_back(step)
         return
     try:
