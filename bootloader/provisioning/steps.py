@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from django.db import transaction
 
@@ -261,7 +261,7 @@ def is_gone(context: Context, step: BootStep, every: timedelta = LOOK_EVERY) -> 
     if machine is None or StepName(step.name) in (StepName.RESOLVE, StepName.CREATE):
         return False
     last = step.facts.get("asked_provider") or (step.started_at or now).isoformat()
-    if now - datetime.fromisoformat(last) < every:
+    if now - clock.parse_iso(last) < every:
         return False
     step.keep(asked_provider=now.isoformat())
     try:

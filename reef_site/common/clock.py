@@ -1,4 +1,12 @@
-"""Time: now, timestamps on the wire, the clock that all hosts share, ages, jumps, leases."""
+"""Time: now, timestamps as text, the clock that all hosts share, ages, jumps of the wall clock.
+
+    row.seen_at = clock.now()
+    body["seenAt"] = clock.format_timestamp(row.seen_at)      # 2026-11-22T06:21:09.098Z
+    since = clock.parse_timestamp(query["since"], "since")    # BadInput names the field
+
+`now` is this host's clock. What hosts compare with each other (ticks, followers, calls) goes by
+`database_now`. Whoever stores a deadline expects that somebody sets the clock back (`is_over`).
+"""
 
 from __future__ import annotations
 
@@ -33,15 +41,23 @@ def format_timestamp(moment: datetime) -> str:
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03d}Z"
 
 
+def parse_iso(text: str) -> datetime:
+    """Parse an ISO 8601 timestamp that reef or a provider wrote; without an offset it is UTC.
+
+    Raises ValueError.
+    """
+    moment = datetime.fromisoformat(text)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
 def parse_timestamp(text: str, field: str) -> datetime:
-    """Parse an ISO 8601 timestamp; without an offset it is UTC.
+    """Parse an ISO 8601 timestamp of a request; the result is in UTC, which is also the default.
 
     Raises BadInput, which names `field`.
     """
     try:
         # A plus sign in a query string is decoded as a space.
-        moment = datetime.fromisoformat(text.strip().replace(" ", "+") if "T" in text else text)
-        moment = moment.replace(tzinfo=moment.tzinfo or UTC).astimezone(UTC)
+        moment = parse_iso(text.strip().replace(" ", "+") if "T" in text else text).astimezone(UTC)
         if not _MIN_YEAR <= moment.year <= _MAX_YEAR:
             raise ValueError("out of range")
         return moment

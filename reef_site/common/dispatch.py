@@ -5,7 +5,8 @@
         dispatch("operations.advance", job.pk)      # sent after the commit
 
 A message may be lost, come late or come twice. So tasks take ids, read the rows again and claim
-them (`leases`), and for each task there is a tick that finds what no message came for.
+them (`leases`), and for each task there is a tick that finds what no message came for. Only the
+ticks themselves are sent in another way: the scheduler must know whether one was sent.
 """
 
 from __future__ import annotations
