@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from django.conf import settings
 from django.db import transaction
+from redis import RedisError
 
 from lieutenants import tasks
 from reef_site.celery import app
@@ -62,7 +63,8 @@ def test_task_outside_of_a_transaction_is_sent_at_once(sent: Sent) -> None:
 def _dispatched_names() -> Iterator[str]:
     """Yield the names of tasks that our code dispatches by name."""
     for path in (path for each in APPS for path in (settings.BASE_DIR / each).rglob("*.py")):
-        for node in ast.walk(ast.parse(Path(path).read_text())):
+        text = Path(path).read_text()
+        for node in ast.walk(ast.parse(text)) if "dispatch(" in text else ():
             if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
                 continue
             if node.func.id == "dispatch" and isinstance(node.args[0], ast.Constant):
@@ -104,3 +106,26 @@ def test_payloads_are_those_that_streams_read(published: list[tuple[str, str]]) 
         {"topic": "nodes", "all": True},
         {"topic": "provisionings", "ids": ["P1"]},
     ]
+
+
+class FlakyRedis:
+    """Takes messages, but refuses the first one."""
+
+    def __init__(self) -> None:
+        self.calls: list[dict[str, Any]] = []
+
+    def publish(self, _channel: str, message: str) -> None:
+        self.calls.append(json.loads(message))
+        if len(self.calls) == 1:
+            raise RedisError("not now")
+
+
+def test_subscribers_hear_that_events_were_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = FlakyRedis()
+    monkeypatch.setattr(broker, "client", lambda: server)
+    broker.flush(10)
+    for lieutenant_id in ("L1", "L2"):
+        events.publish_lieutenant(lieutenant_id)
+    broker.flush(10)
+    assert [call["topic"] for call in server.calls] == ["lieutenants", "lieutenants", "missed"]
+    assert server.calls[-1]["seconds"] >= 1
