@@ -80,7 +80,7 @@ def note(vm_id: str, said: Said) -> BootReport:
             row.save(update_fields=["status", "at", "duration_ms", "exit_status", "output"])
         if made:
             _forget_old(vm_id)
-        transaction.on_commit(lambda: events.publish_nodes([vm_id]))
+        events.publish_nodes([vm_id])
     return row
 
 

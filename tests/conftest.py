@@ -18,7 +18,7 @@ from django.db import connections
 from django.test import Client
 from django.utils import timezone
 
-from lieutenants import runtime, services
+from lieutenants import runtime
 from lieutenants.exceptions import TransportError
 from lieutenants.follower import Follower
 from lieutenants.models import Lieutenant, Message, Process
@@ -26,8 +26,9 @@ from lieutenants.transports import get_transport
 from reef_site import redis_server as own_redis
 from reef_site.audit import refusals
 from reef_site.celery import app
-from reef_site.common import events, outside
+from reef_site.common import broker, outside
 from reef_site.common.models import Tick
+from tests.dispatching import intercept_tasks
 from tests.emulator.fixture import emulator, emulator_of_the_run  # noqa: F401
 from tests.stack import MIGRATED
 from tests.stub_llm import StubLLM
@@ -102,7 +103,7 @@ def redis_server() -> Iterator[str]:
 @pytest.fixture(autouse=True)
 def _outside_calls_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let requests that call outside have their answer at once; there is no worker here."""
-    monkeypatch.setattr(outside, "dispatch", outside.run_here)
+    monkeypatch.setattr(outside, "dispatch", lambda _task, call_id: outside.run_here(call_id))
 
 
 def let_ticks_have_run() -> None:
@@ -204,11 +205,11 @@ def _gone(process: Process) -> bool:
     return not get_transport(process.transport).alive(process.handle)
 
 
-def _settle_in_a_thread(lieutenant_id: str, _host: str) -> None:
+def _settle_in_a_thread(_task: str, args: list[str], _countdown: float) -> None:
     """What a worker does when it is rung, without a broker in between."""
 
     def run() -> None:
-        runtime.settle(lieutenant_id)
+        runtime.settle(*args)
         connections.close_all()
 
     threading.Thread(target=run, name=SETTLING).start()
@@ -225,8 +226,8 @@ def fleet(
     """A fleet whose agent is the stand-in; `settings.PI_PATH` may name another one."""
     settings.PI_PATH = str(STANDIN)
     settings.STARTS_AT_ONCE = 8
-    monkeypatch.setattr(services, "ring_worker", _settle_in_a_thread)
-    events.client.cache_clear()
+    intercept_tasks(monkeypatch, "lieutenants.settle", _settle_in_a_thread)
+    broker.client.cache_clear()
     running = Fleet(api)
     yield running
     running.close()

@@ -23,6 +23,7 @@ from bootloader.states import (
     StepState,
 )
 from reef_site.common import clock
+from reef_site.common.leases import LeaseQuerySet
 
 
 def new_id() -> str:
@@ -30,7 +31,7 @@ def new_id() -> str:
     return str(ULID())
 
 
-class ProvisioningQuerySet(models.QuerySet["Provisioning"]):
+class ProvisioningQuerySet(LeaseQuerySet["Provisioning"]):
     def light(self) -> Self:
         """Without the long texts, which are read when they are asked for."""
         return self.select_related("machine").defer("script", "user_data")
@@ -48,13 +49,9 @@ class ProvisioningQuerySet(models.QuerySet["Provisioning"]):
         return self.filter(released_at__isnull=True)
 
     def claim(self, pk: str, holder: str, lease: timedelta) -> Provisioning | None:
-        """The row at work, leased to the holder; None while somebody else has it."""
-        now = clock.now()
-        free = clock.is_over("leased_until", now, lease)
-        mine = self.at_work().filter(free, pk=pk)
-        if not mine.update(leased_until=now + lease, leased_by=holder):
-            return None
-        return self.light().get(pk=pk)
+        """Lease the row to this holder if it is at work; None while somebody else has it."""
+        mine = self.at_work().acquire(pk, lease, leased_by=holder)
+        return self.light().get(pk=pk) if mine else None
 
     def count_by_state(self) -> dict[str, int]:
         """How many there are of each state that any has."""
