@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from django.conf import settings
+from django.core.management.commands import flush
 from django.db import connections
 from django.test import Client
 from django.utils import timezone
@@ -50,6 +51,26 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     """Remove that file when the last worker is done."""
     if not hasattr(config, "workerinput"):
         Path(os.environ[MIGRATED]).unlink(missing_ok=True)
+
+
+# Rows that `migrate` makes and that no test changes.
+STATIC_TABLES = {"django_content_type", "auth_permission"}
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _keep_static_tables() -> Iterator[None]:
+    """Empty all other tables after a test, and so need not fill these again."""
+
+    def sql_flush(style: Any, connection: Any, **options: Any) -> list[str]:
+        names = connection.introspection.django_table_names(only_existing=True, include_views=False)
+        tables = [name for name in names if name not in STATIC_TABLES]
+        statements: list[str] = connection.ops.sql_flush(style, tables, **options)
+        return statements
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flush, "sql_flush", sql_flush)
+        patch.setattr(flush, "emit_post_migrate_signal", lambda *_, **__: None)
+        yield
 
 
 class Api:
