@@ -14,7 +14,7 @@ from reef_site.common import clock
 from reef_site.common.errors import NotFound
 from reef_site.common.request_names import takes, takes_anything
 from reef_site.common.request_values import query_limit
-from registry import beats, placing, services, words
+from registry import beats, placing, search_terms, services
 from registry.models import VM
 from registry.serializers import REGISTERED, changes_of, placement_of, registration_of, vms_json
 from vmtree import aliases
@@ -44,8 +44,8 @@ class VMs(APIView):
             parent_vm_id=aliases.resolve(asked.get("parentVmId", "")),
         )
         if word := asked.get("liveness", ""):
-            found = words.with_liveness(found, word)
-        found = words.narrow(found, asked.get("q", ""))
+            found = search_terms.with_liveness(found, word)
+        found = search_terms.narrow(found, asked.get("q", ""))
         limit, cursor = query_limit(request, most=MOST_ROWS, default=0), asked.get("cursor", "")
         if not limit and not cursor:
             vms = vms_json(found.newest_first())

@@ -55,7 +55,7 @@ class Row:
     @property
     def can_be_tested(self) -> bool:
         """Whether it has a value and somebody knows how to try it out."""
-        return self.key.name in checks.known() and self.found.value is not None
+        return self.key.name in checks.key_checks and self.found.value is not None
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from functools import partial
 from django.conf import settings
 from django.db import transaction
 
+from reef_site.common.hooks import Hook
 from versconfig import locks, vault
 from versconfig.exceptions import Unreadable
 from versconfig.models import Held, Setting, Version
@@ -17,7 +18,10 @@ _AT_ONCE = 500
 
 # Seals a table's rows anew; how many, and which cannot be read.
 Reseal = Callable[[], tuple[int, list[str]]]
-_others: dict[str, Reseal] = {}
+reencrypt_tables: Hook[Reseal] = Hook(
+    "config.reencrypt_tables",
+    "Encrypt the secrets of a table with the newest config key, in the rotation's transaction.",
+)
 
 
 @dataclass(frozen=True)
@@ -28,11 +32,6 @@ class Rotated:
     lost: list[str]
     # Whether the key that seals comes from the environment, where only people can change it.
     by_environment: bool
-
-
-def register(table: str, reseal: Reseal) -> None:
-    """Have this called at each rotation, in its transaction; for `AppConfig.ready`."""
-    _others[table] = reseal
 
 
 def rotate() -> Rotated:
@@ -50,7 +49,7 @@ def rotate() -> Rotated:
             vault.put_first()
         count, lost = 0, []
         ours: list[Reseal] = [partial(_reseal, model) for model in (Setting, Version)]
-        for reseal in (*ours, *_others.values()):
+        for reseal in (*ours, *reencrypt_tables):
             resealed, unread = reseal()
             count += resealed
             lost += unread

@@ -56,7 +56,7 @@ def key_json(key: Key, mask: int = values.MASK_OPERATOR) -> Json:
         "files": [str(place) for place in key.places],
         "scoped": key.scoped,
         "takesEffect": key.takes.value,
-        "canBeTested": key.name in checks.known(),
+        "canBeTested": key.name in checks.key_checks,
         "byNodes": key.by_nodes,
     }
 

@@ -86,7 +86,7 @@ def _one(
         "choices": pages.choices(key, node),
         "stored": pages.stored_elsewhere(key),
         "versions": history.of(key=key.name)[:PAGE],
-        "testable": key.name in checks.known() and found.value is not None,
+        "testable": key.name in checks.key_checks and found.value is not None,
         "long": key.kind is Kind.LINES,
         "draft": (found.value or "") if edited else "",
         **more,

@@ -19,7 +19,7 @@ from reef_site.fleet.facts import QUARTERS, facts_of, services_of, strip
 from reef_site.fleet.lines import MOST_AT_ONCE, PAGE, Moment
 from reef_site.fleet.roof import roof
 from reef_site.fleet.states import state_of
-from registry import placing, words
+from registry import placing, search_terms
 from registry.models import VM
 from vmtree.models import Category, Node
 
@@ -66,7 +66,7 @@ class Found:
 def matches(query: str, moment: Moment) -> Found:
     """What a search of the tree finds here; nothing, if it has words that need a place there."""
     try:
-        vms = words.narrow(VM.objects.without_place(), query).order_by("pk")
+        vms = search_terms.narrow(VM.objects.without_place(), query).order_by("pk")
     except BadInput:
         return Found([], 0)
     rows = _rows(vms[:PAGE], moment, 0)

@@ -98,7 +98,7 @@ def differences(old: Rows, new: Rows) -> dict[str, Difference]:
     """From one to the other, by what the tables are called on the wire."""
     return {
         table.title: _difference(table, old[table.name], new[table.name])
-        for table in tables.everything()
+        for table in tables.snapshot_tables
         if table.compared and table.name in old and table.name in new
     }
 
@@ -113,7 +113,7 @@ def _difference(table: Table, old: dict[str, Row], new: dict[str, Row]) -> Diffe
 
 
 def _tables() -> list[Table]:
-    return [compared(table) for table in tables.everything() if table.compared]
+    return [compared(table) for table in tables.snapshot_tables if table.compared]
 
 
 def _value(kind: str, value: Any) -> Any:
