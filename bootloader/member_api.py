@@ -23,7 +23,7 @@ from bootloader.models.joining import BootReport, JoinToken
 from reef_site.common.errors import BadInput, Forbidden
 from reef_site.common.request_names import takes, takes_anything
 from reef_site.common.request_values import query_limit
-from reef_site.wire import RepairingJSONParser
+from reef_site.common.wire_json import RepairingJSONParser
 from registry import beats, liveness
 from vmtree import authority, permissions, tokens
 from vmtree.models import Node

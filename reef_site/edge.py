@@ -31,7 +31,6 @@ from reef_site.bodies import (
     ANONYMOUS_BUDGET_PER_ADDRESS,
     ARRIVED,
     DISCARD,
-    Answer,
     Body,
     BodyBudget,
     BodyTooLarge,
@@ -46,6 +45,7 @@ from reef_site.bodies import (
     has_body,
     header,
 )
+from reef_site.common.asgi import Answer
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "reef_site.settings")
 

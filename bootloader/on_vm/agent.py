@@ -22,8 +22,7 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
-from bootloader.reasons import cause, clipped_end
-from reef_site.agent_install import (
+from bootloader.agent_install import (
     NODE_PACKAGES,
     NPM_OPTIONS,
     PINNED,
@@ -32,6 +31,7 @@ from reef_site.agent_install import (
     ensure_or_note,
     installed,
 )
+from bootloader.reasons import cause, clipped_end
 
 OLDEST_NODE = 20
 # What the agent takes with its packages, and some room beside it.

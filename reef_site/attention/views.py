@@ -10,7 +10,7 @@ from django.shortcuts import redirect
 from django.views.decorators.http import require_POST
 
 from reef_site.attention.models import Kind, Seen
-from reef_site.wire import json_answer
+from reef_site.common.wire_json import json_answer
 
 MAX_SUBJECT = 300
 MAX_CAUSE = 100
