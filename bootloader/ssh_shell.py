@@ -25,7 +25,7 @@ from bootloader.exceptions import CommandTimeout, ShellAway, ShellBusy, ShellErr
 from bootloader.providers.base import Login
 from bootloader.reasons import clipped_end
 from bootloader.remote_script import COMMAND, Framed, printable
-from bootloader.shell import Ran
+from bootloader.shell_protocol import Ran
 
 _ALIVE_EVERY = 15
 # What a command says beyond this is thrown away; `on_output` still gets it.

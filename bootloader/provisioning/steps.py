@@ -29,7 +29,7 @@ from bootloader.models import BootStep, LogLine, Provisioning
 from bootloader.models.machines import Machine
 from bootloader.provisioning import booting, creating, lines, machines, resolving, texts
 from bootloader.provisioning.booting import Look
-from bootloader.shell import Shell
+from bootloader.shell_protocol import Shell
 from bootloader.states import StepName
 from reef_site.common import clock
 from reef_site.common.errors import ReefError
