@@ -118,7 +118,7 @@ def declared_hooks() -> list[Hook[Any]]:
 def _dotted_name(item: object) -> str:
     """Return module and name of a function or class; of other objects, those of their class."""
     named = item if hasattr(item, "__qualname__") else type(item)
-    return f"{named.__module__}.{named.__qualname__}"  # type: ignore[attr-defined]
+    return f"{named.__module__}.{named.__qualname__}"
 
 
 def _calling_module() -> str:
