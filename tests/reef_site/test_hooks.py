@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
 
@@ -27,7 +27,7 @@ def ask(name: str) -> str:
 
 
 @pytest.fixture
-def greetings(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hook[Greet]]:
+def greetings(monkeypatch: pytest.MonkeyPatch) -> Hook[Greet]:
     monkeypatch.setattr(hooks, "_declared", dict(hooks._declared))
     return Hook("tests.greetings", "Greet somebody.")
 
