@@ -19,11 +19,11 @@ from django.urls import reverse
 from django.utils.html import format_html, format_html_join
 
 from lieutenants import figures
-from lieutenants.exceptions import LieutenantError
 from lieutenants.hosts.models import DataFolder
 from lieutenants.models import Answer, Entry, Lieutenant, LifeSign, Message, Move, Process, Usage
 from lieutenants.states import Status
 from lieutenants.verbs import VERBS, Verb
+from reef_site.common.errors import ReefError
 
 if TYPE_CHECKING:
     _ModelAdmin = admin.ModelAdmin[Any]
@@ -188,7 +188,7 @@ class LieutenantAdmin(_ModelAdmin):
             return messages.WARNING, f"{lieutenant.name}: was destroyed before"
         try:
             return messages.SUCCESS, verb.act(lieutenant.name, str(request.user), sure)
-        except LieutenantError as error:
+        except ReefError as error:
             return messages.ERROR, f"{lieutenant.name}: {error}"
 
 

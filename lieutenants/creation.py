@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from lieutenants import rpc
-from lieutenants.exceptions import BadInput, KeyReused
+from lieutenants.exceptions import KeyReused
 from lieutenants.models import Lieutenant
+from reef_site.common.errors import BadInput
 
 MAX_KEY = 200
 

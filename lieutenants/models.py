@@ -16,10 +16,10 @@ from django.utils import timezone
 from ulid import ULID
 
 from lieutenants import presence
-from lieutenants.exceptions import IllegalMove, LostRace
 from lieutenants.hosts.models import this_folder
 from lieutenants.states import MOVES, RUNNING, MessageState, Mode, Outcome, RestartPolicy, Status
 from reef_site.common import clock, events
+from reef_site.common.errors import IllegalMove, LostRace
 
 MOST_RESTARTS = 5
 

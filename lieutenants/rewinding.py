@@ -19,11 +19,12 @@ from django.db.models import Q
 from django.utils import timezone
 
 from lieutenants import failing, presence, rpc
-from lieutenants.exceptions import BadInput, NotFound, NotNow
+from lieutenants.exceptions import NotNow
 from lieutenants.models import Entry, Lieutenant, Message
 from lieutenants.rpc import Outgoing
 from lieutenants.states import Status
 from reef_site.common import events
+from reef_site.common.errors import BadInput, NotFound
 from vmtree import permissions
 from vmtree.permissions import Action
 

@@ -29,23 +29,13 @@ from lieutenants import (
 )
 from lieutenants.agents import find_agent
 from lieutenants.creation import key_of
-from lieutenants.exceptions import (
-    BadInput,
-    IllegalMove,
-    KeyReused,
-    LostRace,
-    NameTaken,
-    NoProvider,
-    NotFound,
-    NotNow,
-    TooLarge,
-    TooLate,
-)
+from lieutenants.exceptions import KeyReused, NameTaken, NoProvider, NotNow, TooLarge, TooLate
 from lieutenants.hosts import silence, tombstones
 from lieutenants.isolation import homes
 from lieutenants.models import Lieutenant, Message, Process, new_ulid
 from lieutenants.states import Mode, RestartPolicy, Status
 from reef_site.common import broker, events
+from reef_site.common.errors import BadInput, IllegalMove, LostRace, NotFound
 from versconfig.screening import sources
 from vmtree import ids, permissions
 from vmtree import services as tree

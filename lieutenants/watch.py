@@ -14,7 +14,7 @@ from django.db import connections, transaction
 from django.utils import timezone
 
 from lieutenants import ending, failing, muster, rewinding, rpc, runtime
-from lieutenants.exceptions import IllegalMove, LostRace, TransportError
+from lieutenants.exceptions import TransportError
 from lieutenants.hosts import services as hosts
 from lieutenants.hosts import strays
 from lieutenants.ledger import Ledger, save_progress
@@ -26,6 +26,7 @@ from lieutenants.tool_limits import ToolClock, named
 from lieutenants.transports import get_transport
 from lieutenants.unknown_agents import scan
 from reef_site.common import events
+from reef_site.common.errors import IllegalMove, LostRace
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,6 @@ from django.db import models
 from django.db.models import F, Q
 from ulid import ULID
 
-from bootloader.exceptions import IllegalMove, LostRace
 from bootloader.models.machines import Machine
 from bootloader.reasons import clipped
 from bootloader.states import (
@@ -23,6 +22,7 @@ from bootloader.states import (
     StepState,
 )
 from reef_site.common import clock
+from reef_site.common.errors import IllegalMove, LostRace
 
 
 def new_id() -> str:

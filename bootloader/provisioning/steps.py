@@ -17,7 +17,6 @@ from django.db import transaction
 
 from bootloader import providers, reasons
 from bootloader.exceptions import (
-    LostRace,
     ProviderAway,
     ProviderError,
     ShellAway,
@@ -32,7 +31,7 @@ from bootloader.provisioning.booting import Look
 from bootloader.shell import Shell
 from bootloader.states import StepName
 from reef_site.common import clock
-from reef_site.common.errors import ReefError
+from reef_site.common.errors import LostRace, ReefError
 from registry.liveness import Liveness
 from registry.models import VM, Status, Watch
 from versconfig import config

@@ -5,9 +5,10 @@ from __future__ import annotations
 from django.db import transaction
 from django.utils import timezone
 
-from lieutenants.exceptions import NotFound, NotNow
+from lieutenants.exceptions import NotNow
 from lieutenants.unknown_agents.models import Request, UnknownAgent
 from reef_site.common import events
+from reef_site.common.errors import NotFound
 from vmtree import permissions
 from vmtree.permissions import Action
 
