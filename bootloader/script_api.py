@@ -24,9 +24,9 @@ from bootloader.plan import BootPlan, File, Profile
 from reef_site.common.errors import BadInput
 from reef_site.common.request_names import takes
 from reef_site.common.request_values import query_flag
+from reef_site.common.text import is_storable
 from vmtree import aliases, authority, permissions
 from vmtree import names as vm_names
-from vmtree.dna import is_text
 from vmtree.models import Node
 
 Json = dict[str, Any]
@@ -270,7 +270,7 @@ def _address(data: Mapping[str, Any]) -> str:
 def _text_of(value: object, field: str, most: int = MOST_TEXT) -> str:
     if not isinstance(value, str):
         raise BadInput(f"{field}: must be a string", field)
-    if not is_text(value):
+    if not is_storable(value):
         raise BadInput(f"{field}: has characters that are no text", field)
     if len(value) > most:
         raise BadInput(f"{field}: at most {most} characters", field)

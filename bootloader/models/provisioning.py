@@ -10,7 +10,6 @@ from django.db.models import F, Q
 from ulid import ULID
 
 from bootloader.models.machines import Machine
-from bootloader.reasons import clipped
 from bootloader.states import (
     AT_WORK,
     MOVES,
@@ -23,6 +22,7 @@ from bootloader.states import (
 )
 from reef_site.common import clock
 from reef_site.common.errors import IllegalMove, LostRace
+from reef_site.common.text import clip_words
 
 
 def new_id() -> str:
@@ -144,7 +144,7 @@ class Provisioning(models.Model):
         fields = {
             "state": to,
             "state_since": now,
-            "reason": clipped(reason, 2000),
+            "reason": clip_words(reason, 2000),
             "ended_at": ended,
         }
         fields |= also
@@ -154,7 +154,9 @@ class Provisioning(models.Model):
         for name, value in fields.items():
             setattr(self, name, value)
         said = f"{old} → {to}" + (f": {reason}" if reason else "")
-        LogLine.objects.create(provisioning=self, kind=LogLine.Kind.STATE, text=clipped(said, 2000))
+        LogLine.objects.create(
+            provisioning=self, kind=LogLine.Kind.STATE, text=clip_words(said, 2000)
+        )
 
 
 class BootStepQuerySet(models.QuerySet["BootStep"]):
@@ -212,7 +214,7 @@ class BootStep(models.Model):
         old, now = StepState(self.state), clock.now()
         if to not in STEP_MOVES[old]:
             raise IllegalMove(f"step {self} is {old}")
-        fields: dict[str, Any] = {"state": to, "reason": clipped(reason, 2000)}
+        fields: dict[str, Any] = {"state": to, "reason": clip_words(reason, 2000)}
         match to:
             case StepState.RUNNING:
                 fields |= {"started_at": now, "ended_at": None, "misses": 0}

@@ -20,6 +20,7 @@ from lieutenants.operations.models import (
 from lieutenants.operations.plan import Line, Plan, plan_of
 from reef_site.common import clock
 from reef_site.common.errors import Conflict, NotFound
+from reef_site.common.text import to_storable
 from vmtree import permissions
 from vmtree import services as tree
 from vmtree.lineage import keys_above, keys_below
@@ -89,7 +90,7 @@ def cancel(job_id: str, *, by: object) -> Job:
 
 def find(job_id: str) -> Job:
     """The job of this id, or NotFound."""
-    job = Job.objects.filter(pk=job_id.replace("\0", "")).first()
+    job = Job.objects.filter(pk=to_storable(job_id)).first()
     if job is None:
         raise NotFound("job not found")
     return job

@@ -18,6 +18,7 @@ from lieutenants.rules import firing, services
 from lieutenants.rules.models import Action, Firing, Rule
 from reef_site.common import clock
 from reef_site.common.errors import ReefError
+from reef_site.common.text import clip
 
 if TYPE_CHECKING:
     _RuleAdmin = admin.ModelAdmin[Rule]
@@ -137,4 +138,4 @@ class FiringAdmin(FactAdmin):
     @admin.display(description="outcome")
     def head(self, row: Firing) -> str:
         """The outcome's first words."""
-        return row.outcome if len(row.outcome) <= 120 else row.outcome[:119] + "…"
+        return clip(row.outcome, 120)
