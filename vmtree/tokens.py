@@ -8,6 +8,7 @@ import secrets
 from django.db import transaction
 
 from reef_site.common import clock
+from reef_site.common.batches import batched
 from vmtree.lineage import keys_below
 from vmtree.models import LINKS, Node, NodeToken
 
@@ -70,8 +71,7 @@ def _revoke(node_ids: list[int], keep: str = "") -> int:
     """
     now, count = clock.now(), 0
     with transaction.atomic():
-        for start in range(0, len(node_ids), 500):
-            some = node_ids[start : start + 500]
+        for some in batched(node_ids):
             rows = NodeToken.objects.filter(node__in=some, revoked_at__isnull=True)
             count += rows.exclude(digest=keep).update(revoked_at=now)
     return count

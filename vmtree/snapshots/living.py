@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
+from reef_site.common.batches import batched
+
 # Which of these VMs live.
 Find = Callable[[Sequence[str]], Iterable[str]]
-_AT_ONCE = 500
 _witnesses: dict[str, Find] = {}
 _gone: dict[str, Find] = {}
 
@@ -38,8 +39,7 @@ def gone_among(vm_ids: Sequence[str]) -> dict[str, str]:
 
 def _ask(witnesses: dict[str, Find], vm_ids: Sequence[str]) -> dict[str, str]:
     found: dict[str, str] = {}
-    for start in range(0, len(vm_ids), _AT_ONCE):
-        some = vm_ids[start : start + _AT_ONCE]
+    for some in batched(vm_ids):
         for why, find in witnesses.items():
             for vm_id in find(some):
                 found.setdefault(vm_id, why)
