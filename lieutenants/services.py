@@ -31,10 +31,11 @@ from lieutenants.creation import key_of
 from lieutenants.exceptions import KeyReused, NameTaken, NoProvider, NotNow, TooLarge, TooLate
 from lieutenants.hosts import silence, tombstones
 from lieutenants.isolation import homes
-from lieutenants.models import Lieutenant, Message, Process, new_ulid
+from lieutenants.models import Lieutenant, Message, Process
 from lieutenants.states import Mode, RestartPolicy, Status
 from reef_site.common import broker, events
 from reef_site.common.errors import BadInput, IllegalMove, LostRace, NotFound
+from reef_site.common.ids import new_ulid
 from reef_site.common.text import is_storable
 from versconfig.screening import sources
 from vmtree import ids, permissions

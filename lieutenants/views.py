@@ -19,11 +19,12 @@ from lieutenants import blocks, figures, outputs, services
 from lieutenants.forms import MODES, AdjustForm, CreateForm
 from lieutenants.hosts import silence
 from lieutenants.isolation.homes import home_of
-from lieutenants.models import MOST_RESTARTS, Entry, Lieutenant, Usage, new_ulid
+from lieutenants.models import MOST_RESTARTS, Entry, Lieutenant, Usage
 from lieutenants.states import Mode, Status
 from lieutenants.unknown_agents import views as unknown_agents
 from lieutenants.verbs import VERBS, Verb
 from reef_site.common.errors import NotFound, ReefError
+from reef_site.common.ids import new_ulid
 
 PAGE = 100
 _MOST_IDS = 200

@@ -18,7 +18,7 @@ from lieutenants.exceptions import TransportError
 from lieutenants.hosts import services as hosts
 from lieutenants.hosts import strays
 from lieutenants.ledger import Ledger, save_progress
-from lieutenants.models import Lieutenant, LifeSign, Process, new_ulid
+from lieutenants.models import Lieutenant, LifeSign, Process
 from lieutenants.reachability import Reachability, is_ours
 from lieutenants.session import Session
 from lieutenants.states import Status
@@ -27,6 +27,7 @@ from lieutenants.transports import get_transport
 from lieutenants.unknown_agents import scan
 from reef_site.common import events
 from reef_site.common.errors import IllegalMove, LostRace
+from reef_site.common.ids import new_ulid
 
 logger = logging.getLogger(__name__)
 

@@ -12,11 +12,11 @@ from typing import Any
 
 from django.db import IntegrityError, connection, transaction
 from django.db.models import Count, Q
-from ulid import ULID
 
 from reef_site.common import clock, events
 from reef_site.common.batches import batched
 from reef_site.common.errors import BadInput, Conflict, NotFound
+from reef_site.common.ids import new_ulid
 from vmtree import authority, permissions, removal, tokens
 from vmtree import names as vm_names
 from vmtree.dna import Dna, empty
@@ -86,7 +86,7 @@ def create(new: NewNode, *, by: object, what: Revision.What = Revision.What.CREA
     hold_shape(alone=False)
     parent = parent_of(new.parent_vm_id) if new.parent_vm_id else None
     authority.check(by, "write", parent)
-    vm_id = new.vm_id or str(ULID())
+    vm_id = new.vm_id or new_ulid()
     if known := Node.objects.filter(vm_id=vm_id).first():
         raise _taken(known)
     now = clock.now()

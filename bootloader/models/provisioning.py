@@ -7,7 +7,6 @@ from typing import Any, Self
 
 from django.db import models
 from django.db.models import F, Q
-from ulid import ULID
 
 from bootloader.models.machines import Machine
 from bootloader.states import (
@@ -22,12 +21,8 @@ from bootloader.states import (
 )
 from reef_site.common import clock
 from reef_site.common.errors import IllegalMove, LostRace
+from reef_site.common.ids import new_ulid
 from reef_site.common.text import clip_words
-
-
-def new_id() -> str:
-    """A sortable id of 26 capitals and digits."""
-    return str(ULID())
 
 
 class ProvisioningQuerySet(models.QuerySet["Provisioning"]):
@@ -64,7 +59,7 @@ class ProvisioningQuerySet(models.QuerySet["Provisioning"]):
 class Provisioning(models.Model):
     """One VM's way from nothing to a member of the fleet."""
 
-    id = models.CharField(primary_key=True, max_length=26, default=new_id, editable=False)
+    id = models.CharField(primary_key=True, max_length=26, default=new_ulid, editable=False)
     name = models.CharField(max_length=64)
     profile = models.CharField(max_length=64)
     provider = models.CharField(max_length=40)
