@@ -7,7 +7,6 @@ VM that comes below it, or is below it already; the root token and operators for
 from __future__ import annotations
 
 import re
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +21,7 @@ from bootloader import cloud_init, joining, planning, profiles, render, user_dat
 from bootloader.exceptions import UnknownProfile
 from bootloader.plan import BootPlan, File, Profile
 from reef_site.common.errors import BadInput
+from reef_site.common.ids import new_secret
 from reef_site.common.request_names import takes
 from reef_site.common.request_values import query_flag
 from reef_site.common.text import is_storable
@@ -310,9 +310,7 @@ def _size_of(request: Request, form: str, own: str, *, whole: bool) -> int:
     wish = _wish_of(request.data if isinstance(request.data, dict) else {})
     _check_may(request.user, wish)
     # As long as a token, and as hard to compress.
-    text = cloud_init.user_data(
-        _plan(wish, join_token=joining.PREFIX + secrets.token_urlsafe(32)), whole=whole
-    )
+    text = cloud_init.user_data(_plan(wish, join_token=new_secret(joining.PREFIX)), whole=whole)
     if form == "gzip":
         return len(user_data.gzipped(text)) + 8
     return len((user_data.multipart(text, own) if form == "mime" else text).encode())
