@@ -23,6 +23,7 @@ from bootloader.models.joining import BootReport, JoinToken
 from reef_site.common.errors import BadInput, Forbidden
 from reef_site.common.request_names import takes, takes_anything
 from reef_site.common.request_values import query_limit
+from reef_site.common.text import to_storable
 from reef_site.common.wire_json import RepairingJSONParser
 from registry import beats, liveness
 from vmtree import authority, permissions, tokens
@@ -128,9 +129,9 @@ class Reports(MemberView):
     def get(self, request: Request, vm_id: str) -> Response:
         """The steps of its last boot in their order, or of `?run=`; `?limit=` of them."""
         limit = query_limit(request, most=MOST_ROWS, default=MOST_ROWS)
-        vm_id = vm_id.replace("\0", "\ufffd")
+        vm_id = to_storable(vm_id)
         permissions.check(request.user, permissions.Action.READ_MACHINES, vm_id)
-        if run := request.query_params.get("run", "").replace("\0", "\ufffd"):
+        if run := to_storable(request.query_params.get("run", "")):
             rows = BootReport.objects.filter(vm_id=vm_id, run=run).order_by("began_at", "id")
         else:
             rows = BootReport.objects.newest_run(vm_id)

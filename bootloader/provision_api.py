@@ -21,8 +21,8 @@ from reef_site.common.models import OutsideCall
 from reef_site.common.outside_answers import api_answer, api_state
 from reef_site.common.request_names import takes
 from reef_site.common.request_values import body_of, is_dry_run, query_cursor, query_limit
+from reef_site.common.text import is_storable
 from vmtree import aliases, authority, permissions
-from vmtree.dna import is_text
 from vmtree.models import Node
 from vmtree.permissions import Action
 
@@ -436,7 +436,7 @@ def _provider(slug: object) -> str:
 def _query(request: Request, name: str) -> str:
     """A text of the query that a database can look for."""
     value: str = request.query_params.get(name, "")
-    if not is_text(value):
+    if not is_storable(value):
         raise BadInput(f"{name}: has characters that are no text", name)
     return value
 

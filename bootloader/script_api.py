@@ -7,7 +7,6 @@ VM that comes below it, or is below it already; the root token and operators for
 from __future__ import annotations
 
 import re
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,11 +21,12 @@ from bootloader import cloud_init, joining, planning, profiles, render, user_dat
 from bootloader.exceptions import UnknownProfile
 from bootloader.plan import BootPlan, File, Profile
 from reef_site.common.errors import BadInput
+from reef_site.common.ids import new_secret
 from reef_site.common.request_names import takes
 from reef_site.common.request_values import query_flag
+from reef_site.common.text import is_storable
 from vmtree import aliases, authority, permissions
 from vmtree import names as vm_names
-from vmtree.dna import is_text
 from vmtree.models import Node
 
 Json = dict[str, Any]
@@ -270,7 +270,7 @@ def _address(data: Mapping[str, Any]) -> str:
 def _text_of(value: object, field: str, most: int = MOST_TEXT) -> str:
     if not isinstance(value, str):
         raise BadInput(f"{field}: must be a string", field)
-    if not is_text(value):
+    if not is_storable(value):
         raise BadInput(f"{field}: has characters that are no text", field)
     if len(value) > most:
         raise BadInput(f"{field}: at most {most} characters", field)
@@ -310,9 +310,7 @@ def _size_of(request: Request, form: str, own: str, *, whole: bool) -> int:
     wish = _wish_of(request.data if isinstance(request.data, dict) else {})
     _check_may(request.user, wish)
     # As long as a token, and as hard to compress.
-    text = cloud_init.user_data(
-        _plan(wish, join_token=joining.PREFIX + secrets.token_urlsafe(32)), whole=whole
-    )
+    text = cloud_init.user_data(_plan(wish, join_token=new_secret(joining.PREFIX)), whole=whole)
     if form == "gzip":
         return len(user_data.gzipped(text)) + 8
     return len((user_data.multipart(text, own) if form == "mime" else text).encode())

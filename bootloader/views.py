@@ -18,10 +18,10 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 from bootloader import outside_calls, reconcile
 from bootloader.forms import ProvisionForm
 from bootloader.models import BootReport, Finding, JoinRefusal, Machine, Provisioning
-from bootloader.models.provisioning import new_id
 from bootloader.provisioning import limits, preview, services, wishes
 from bootloader.states import FindingKind, FindingState, Proposal, State, StepState
 from reef_site.common.errors import ReefError
+from reef_site.common.ids import new_ulid
 from reef_site.common.outside_answers import page_answer
 from vmtree.models import Node
 
@@ -138,7 +138,7 @@ def _form(request: HttpRequest, form: ProvisionForm, status: int = 200) -> HttpR
 
 
 def _preview(request: HttpRequest, form: ProvisionForm, made: preview.Preview) -> HttpResponse:
-    context = {"form": form, "preview": made, "key": f"page-{new_id()}"}
+    context = {"form": form, "preview": made, "key": f"page-{new_ulid()}"}
     return render(request, "bootloader/preview.html", context)
 
 

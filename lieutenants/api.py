@@ -14,7 +14,6 @@ from rest_framework.views import APIView
 from rest_framework.viewsets import ViewSet
 
 from lieutenants import outputs, rewinding, services, views, waits
-from lieutenants.exceptions import BadInput, NotFound
 from lieutenants.hosts import silence
 from lieutenants.models import Lieutenant, Message, Usage
 from lieutenants.presence import vm_of
@@ -36,6 +35,7 @@ from lieutenants.serializers import (
 )
 from lieutenants.states import Status
 from lieutenants.transcript import texts_of_open
+from reef_site.common.errors import BadInput, NotFound
 from reef_site.common.request_names import takes, takes_anything
 from reef_site.common.request_values import (
     body_of,

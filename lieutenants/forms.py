@@ -7,16 +7,17 @@ from typing import Any
 from django import forms
 from django.conf import settings
 
-from lieutenants.exceptions import BadInput, LieutenantError, NameTaken
+from lieutenants.exceptions import NameTaken
 from lieutenants.services import Wish
 from lieutenants.states import Mode, RestartPolicy
+from reef_site.common.errors import BadInput, ReefError
 from versconfig import config
 
 
 class LieutenantForm(forms.Form):
     """What all forms below have in common."""
 
-    def refuse(self, error: LieutenantError) -> None:
+    def refuse(self, error: ReefError) -> None:
         """Show what a service says, beside the field that it is about."""
         field = "name" if isinstance(error, NameTaken) else ""
         if isinstance(error, BadInput):

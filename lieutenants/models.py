@@ -13,10 +13,8 @@ from django.db import models, transaction
 from django.db.models import Exists, OuterRef, Q, QuerySet, Subquery
 from django.db.models.functions import Substr
 from django.utils import timezone
-from ulid import ULID
 
 from lieutenants import presence
-from lieutenants.exceptions import IllegalMove, LostRace
 from lieutenants.hosts.models import this_folder
 
 # Django finds the models of an app in its module `models`.
@@ -27,13 +25,10 @@ from lieutenants.rules.models import Rule as Rule
 from lieutenants.states import MOVES, RUNNING, MessageState, Mode, Outcome, RestartPolicy, Status
 from lieutenants.unknown_agents.models import UnknownAgent as UnknownAgent
 from reef_site.common import clock, events
+from reef_site.common.errors import IllegalMove, LostRace
+from reef_site.common.ids import new_ulid
 
 MOST_RESTARTS = 5
-
-
-def new_ulid() -> str:
-    """A sortable id of 26 capitals and digits."""
-    return str(ULID())
 
 
 class LieutenantQuerySet(models.QuerySet["Lieutenant"]):

@@ -29,9 +29,7 @@ from lieutenants import (
 from lieutenants.agents import Agent, find_agent
 from lieutenants.exceptions import (
     AgentMissing,
-    IllegalMove,
     IsolationUnavailable,
-    LostRace,
     SessionDamaged,
     TransportError,
 )
@@ -42,7 +40,7 @@ from lieutenants.states import RUNNING, Status
 from lieutenants.transports import get_transport
 from lieutenants.transports.base import Handle, Launch
 from reef_site.common import events
-from reef_site.common.errors import ReefError
+from reef_site.common.errors import IllegalMove, LostRace, ReefError
 
 logger = logging.getLogger(__name__)
 

@@ -11,12 +11,12 @@ from typing import Any
 from django.conf import settings
 
 from lieutenants import failing, outputs
-from lieutenants.exceptions import BadInput
 from lieutenants.hosts import silence
 from lieutenants.models import Entry, Lieutenant, Message, Usage
 from lieutenants.outcomes import Result, result_of, results_of
 from lieutenants.services import Wish
 from lieutenants.states import RestartPolicy, Status
+from reef_site.common.errors import BadInput
 from vmtree import aliases, permissions
 
 MOST_ENTRIES = 1000

@@ -16,14 +16,15 @@ from django.urls import reverse
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from lieutenants import blocks, figures, outputs, services
-from lieutenants.exceptions import LieutenantError, NotFound
 from lieutenants.forms import MODES, AdjustForm, CreateForm
 from lieutenants.hosts import silence
 from lieutenants.isolation.homes import home_of
-from lieutenants.models import MOST_RESTARTS, Entry, Lieutenant, Usage, new_ulid
+from lieutenants.models import MOST_RESTARTS, Entry, Lieutenant, Usage
 from lieutenants.states import Mode, Status
 from lieutenants.unknown_agents import views as unknown_agents
 from lieutenants.verbs import VERBS, Verb
+from reef_site.common.errors import NotFound, ReefError
+from reef_site.common.ids import new_ulid
 
 PAGE = 100
 _MOST_IDS = 200
@@ -41,13 +42,13 @@ def spoken(view: View[P]) -> View[P]:
     def wrapped(request: HttpRequest, /, *args: P.args, **kwargs: P.kwargs) -> HttpResponse:
         try:
             return view(request, *args, **kwargs)
-        except LieutenantError as error:
+        except ReefError as error:
             return _refusal(request, error)
 
     return wrapped
 
 
-def _refusal(request: HttpRequest, error: LieutenantError) -> HttpResponse:
+def _refusal(request: HttpRequest, error: ReefError) -> HttpResponse:
     if _by_script(request):
         return HttpResponse(str(error), status=error.status, content_type="text/plain")
     return render(request, "problem.html", {"problem": str(error)}, status=error.status)
@@ -113,7 +114,7 @@ def create(request: HttpRequest) -> HttpResponse:
         if form.is_valid():
             try:
                 lieutenant = services.create(form.wish(), actor=str(request.user))
-            except LieutenantError as error:
+            except ReefError as error:
                 form.refuse(error)
                 status = error.status
             else:
@@ -135,7 +136,7 @@ def adjust(request: HttpRequest, name: str) -> HttpResponse:
             again, changes = form.cleaned_data["restart"], form.changes()
             try:
                 services.adjust(name, changes, actor=str(request.user), restart_now=again)
-            except LieutenantError as error:
+            except ReefError as error:
                 form.refuse(error)
                 status = error.status
             else:
@@ -272,7 +273,7 @@ def send(request: HttpRequest, name: str) -> HttpResponse:
     mode, key = request.POST.get("mode") or None, request.POST.get("key", "")
     try:
         services.send(name, words, mode=mode, key=key, actor=str(request.user))
-    except LieutenantError as error:
+    except ReefError as error:
         lieutenant = Lieutenant.objects.living().filter(name=name).first()
         if lieutenant is None or _by_script(request):
             raise
@@ -309,7 +310,7 @@ def act(request: HttpRequest, name: str, verb: str) -> HttpResponse:
     sure = request.POST.get("sure") == "yes"
     try:
         said = known.act(name, str(request.user), sure)
-    except LieutenantError as error:
+    except ReefError as error:
         lieutenant = Lieutenant.objects.living().filter(name=name).first()
         if lieutenant and known.asks(lieutenant) and not sure and not _by_script(request):
             return _question(request, lieutenant, known, problem=error)
@@ -320,7 +321,7 @@ def act(request: HttpRequest, name: str, verb: str) -> HttpResponse:
 
 
 def _question(
-    request: HttpRequest, lieutenant: Lieutenant, verb: Verb, problem: LieutenantError | None = None
+    request: HttpRequest, lieutenant: Lieutenant, verb: Verb, problem: ReefError | None = None
 ) -> HttpResponse:
     context = {
         "lieutenant": lieutenant,

@@ -14,6 +14,7 @@ from reef_site.common import clock
 from reef_site.common.errors import NotFound
 from reef_site.common.request_names import takes, takes_anything
 from reef_site.common.request_values import query_limit
+from reef_site.common.text import to_storable
 from registry import beats, placing, search_terms, services
 from registry.models import VM
 from registry.serializers import REGISTERED, changes_of, placement_of, registration_of, vms_json
@@ -51,7 +52,7 @@ class VMs(APIView):
             vms = vms_json(found.newest_first())
             return Response({"vms": vms, "count": len(vms)})
         limit = limit or USUAL_ROWS
-        rows = list(found.filter(pk__gt=services.storable(cursor)).order_by("id")[: limit + 1])
+        rows = list(found.filter(pk__gt=to_storable(cursor)).order_by("id")[: limit + 1])
         vms = vms_json(rows[:limit])
         following = vms[-1]["id"] if len(rows) > limit else None
         return Response({"vms": vms, "count": len(vms), "next": following})
@@ -141,7 +142,7 @@ class Discover(APIView):
     def get(self, request: Request, role: str) -> Response:
         """Those of this role that answer now."""
         now = clock.now()
-        found = VM.objects.filter(role=services.storable(role)).answering(now)
+        found = VM.objects.filter(role=to_storable(role)).answering(now)
         vms = vms_json(found.newest_first(), now)
         return Response({"vms": vms, "count": len(vms)})
 

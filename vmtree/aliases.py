@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from reef_site.common.hooks import Hook
+from reef_site.common.text import is_storable
 from vmtree import ids
-from vmtree.dna import is_text
 from vmtree.models import Node
 
 FindLieutenant = Callable[[str], str | None]
@@ -25,7 +25,7 @@ def resolve(text: str) -> str:
 
     A lieutenant keeps its name; that of its node may be changed by anybody who may write it.
     """
-    if not is_alias(text) or not is_text(text) or Node.objects.filter(vm_id=text).exists():
+    if not is_alias(text) or not is_storable(text) or Node.objects.filter(vm_id=text).exists():
         return text
     name = text.removeprefix(ids.LOCAL)
     return next((found for find in lieutenant_finders if (found := find(name))), text)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from reef_site.common.errors import BadInput
+from reef_site.common.text import is_storable
 from vmtree import aliases, ids
-from vmtree.dna import dna_of, empty, is_text
+from vmtree.dna import dna_of, empty
 from vmtree.models import Category, Node, NodeToken, Revision
 from vmtree.services import UNSAID, Change, NewNode
 
@@ -100,7 +101,7 @@ def _text(value: object, field: str) -> str:
     if not isinstance(value, str):
         raise BadInput(f"{field}: must be a string", field)
     text = value.strip()
-    if not is_text(text):
+    if not is_storable(text):
         raise BadInput(f"{field}: has characters that are no text", field)
     if len(text) > LONGEST:
         raise BadInput(f"{field}: at most {LONGEST} characters", field)

@@ -11,9 +11,9 @@ from typing import Any
 from bootloader import profiles, providers, words
 from bootloader.states import Leftover
 from reef_site.common.errors import BadInput, ReefError
+from reef_site.common.text import is_storable
 from versconfig import keys, values
 from vmtree import aliases
-from vmtree.dna import is_text
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 MOST_AT_A_TIME = 100
@@ -158,7 +158,7 @@ def _text(value: object, field_name: str, *, needed: bool = True) -> str:
         return ""
     if value is None:
         raise BadInput(f"{field_name} is required", field_name)
-    if not isinstance(value, str) or not is_text(value) or any(ord(sign) < 32 for sign in value):
+    if not is_storable(value) or any(ord(sign) < 32 for sign in value):
         raise BadInput(f"{field_name}: must be text", field_name)
     value = value.strip()
     if len(value) > MOST_TEXT:

@@ -8,9 +8,9 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from lieutenants.exceptions import BadInput
 from lieutenants.hosts.adoption import adopt
 from lieutenants.hosts.silence import Host, hosts
+from reef_site.common.errors import BadInput
 from reef_site.common.request_names import takes
 from vmtree import permissions
 from vmtree.permissions import Action

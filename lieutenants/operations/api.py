@@ -15,6 +15,7 @@ from lieutenants.operations.serializers import JOB_STATES, job_json, plan_json, 
 from reef_site.common.errors import BadInput
 from reef_site.common.request_names import takes
 from reef_site.common.request_values import is_dry_run, query_cursor, query_limit
+from reef_site.common.text import to_storable
 from vmtree import aliases, permissions
 
 MOST_ROWS = 1000
@@ -56,9 +57,9 @@ class Jobs(APIView):
         if verb := _one_of(asked.get("verb", ""), "verb", tuple(Verb.values)):
             rows = rows.filter(verb=verb)
         if vm_id := asked.get("vmId", ""):
-            rows = rows.filter(vm_id=aliases.resolve(vm_id.replace("\0", "")))
+            rows = rows.filter(vm_id=aliases.resolve(to_storable(vm_id)))
         if cursor := asked.get("cursor", ""):
-            if not Job.objects.filter(pk=cursor.replace("\0", "")).exists():
+            if not Job.objects.filter(pk=to_storable(cursor)).exists():
                 raise BadInput("cursor: must be the `next` of an earlier page", "cursor")
             rows = rows.filter(pk__lt=cursor)
         limit = query_limit(request, most=MOST_ROWS, default=USUAL_ROWS)

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from lieutenants.operations.models import Verb
+from reef_site.common.batches import batched
 from reef_site.common.errors import NotFound
 from reef_site.common.hooks import Hook
-
-_AT_ONCE = 500
 
 
 @dataclass(frozen=True)
@@ -84,8 +83,8 @@ def outlooks(verb: Verb, vm_ids: Iterable[str]) -> dict[str, tuple[Handler, Outl
     found: dict[str, tuple[Handler, Outlook]] = {}
     waiting = list(vm_ids)
     for handler in reversed(vm_handlers):
-        for start in range(0, len(waiting), _AT_ONCE):
-            some = handler.outlooks(verb, waiting[start : start + _AT_ONCE])
+        for batch in batched(waiting):
+            some = handler.outlooks(verb, batch)
             found |= {vm_id: (handler, outlook) for vm_id, outlook in some.items()}
         waiting = [vm_id for vm_id in waiting if vm_id not in found]
     return found

@@ -16,6 +16,7 @@ from lieutenants.rules.serializers import FIELDS, dry_run_json, fields_of, firin
 from reef_site.common.errors import BadInput, NotFound
 from reef_site.common.request_names import takes, takes_anything
 from reef_site.common.request_values import body_of, query_cursor, query_limit, query_number
+from reef_site.common.text import to_storable
 from vmtree import aliases, permissions
 
 MOST_ROWS = 1000
@@ -98,7 +99,7 @@ class Firings(RuleView):
         if rule := query_number(request, "rule"):
             rows = rows.filter(rule=rule)
         if vm_id := asked.get("vmId", ""):
-            rows = rows.filter(subject=aliases.resolve(vm_id.replace("\0", "")))
+            rows = rows.filter(subject=aliases.resolve(to_storable(vm_id)))
         if state := asked.get("state", ""):
             if state not in FiringState.values:
                 raise BadInput(f"state: must be one of {', '.join(FiringState.values)}", "state")

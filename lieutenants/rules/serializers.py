@@ -7,8 +7,8 @@ from typing import Any
 from lieutenants.rules.firing import DryRun, Would
 from lieutenants.rules.models import Action, Event, Firing, Rule
 from reef_site.common.errors import BadInput
+from reef_site.common.text import is_storable
 from registry.models import Role
-from vmtree.dna import is_text
 from vmtree.models import Category
 
 Json = dict[str, Any]
@@ -143,7 +143,7 @@ def _field(key: str, value: object) -> tuple[str, Any]:
 
 
 def _text(value: object, key: str, most: int) -> str:
-    if not isinstance(value, str) or not is_text(value):
+    if not is_storable(value):
         raise BadInput(f"{key}: must be a string", key)
     if len(value.strip()) > most:
         raise BadInput(f"{key}: at most {most} characters", key)

@@ -8,9 +8,9 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_POST
 
-from lieutenants.exceptions import LieutenantError, NotFound
 from lieutenants.unknown_agents import services
 from lieutenants.unknown_agents.models import Request, UnknownAgent
+from reef_site.common.errors import NotFound, ReefError
 
 MAX_SHOWN = 100
 
@@ -28,7 +28,7 @@ def act(request: HttpRequest, run: str, verb: str) -> HttpResponse:
         if verb not in Request.values:
             raise NotFound(f"There is no action '{verb[:40]}' for an agent that nobody follows")
         row = services.ask(run, Request(verb), actor=request.user)
-    except LieutenantError as error:
+    except ReefError as error:
         return render(request, "problem.html", {"problem": str(error)}, status=error.status)
     messages.success(request, f"{row}: asked to {Request(verb).label}.")
     return redirect("lieutenants:index")

@@ -38,3 +38,11 @@ class Conflict(ReefError):
     """The request conflicts with the current state."""
 
     status = 409
+
+
+class IllegalMove(Conflict):
+    """The state machine has no such transition."""
+
+
+class LostRace(Conflict):
+    """Another process moved this row first."""

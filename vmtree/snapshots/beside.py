@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 from django.db import connection
 
+from reef_site.common.text import clip
 from vmtree.snapshots import tables
 from vmtree.snapshots.tables import Table
 
@@ -122,7 +123,7 @@ def _value(kind: str, value: Any) -> Any:
 
 def _short(value: Any) -> str:
     text = value if isinstance(value, str) else orjson.dumps(value).decode()
-    return text if len(text) <= 60 else f"{text[:59]}…"
+    return clip(text, 60)
 
 
 def _wire(name: str) -> str:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
+from reef_site.common.batches import batched
 from reef_site.common.hooks import Hook
 
-# Takes VM ids, at most _AT_ONCE.
+# Takes a batch of VM ids.
 Find = Callable[[Sequence[str]], Iterable[str]]
-_AT_ONCE = 500
 active_vms: Hook[Find] = Hook(
     "snapshots.active_vms",
     "Return the VMs among these that a restored tree keeps; the hook's key is the reason.",
@@ -31,8 +31,7 @@ def gone_among(vm_ids: Sequence[str]) -> dict[str, str]:
 
 def _ask(witnesses: Hook[Find], vm_ids: Sequence[str]) -> dict[str, str]:
     found: dict[str, str] = {}
-    for start in range(0, len(vm_ids), _AT_ONCE):
-        some = vm_ids[start : start + _AT_ONCE]
+    for some in batched(vm_ids):
         for why, find in witnesses.items():
             for vm_id in find(some):
                 found.setdefault(vm_id, why)
