@@ -21,7 +21,14 @@ from django.utils.html import format_html, format_html_join
 from lieutenants import figures
 from lieutenants.hosts.models import DataFolder
 from lieutenants.models import Answer, Entry, Lieutenant, LifeSign, Message, Move, Process, Usage
+
+# Django finds the admin classes of an app in its module `admin`.
+from lieutenants.operations.admin import JobAdmin as JobAdmin
+from lieutenants.operations.admin import StepAdmin as StepAdmin
+from lieutenants.rules.admin import FiringAdmin as FiringAdmin
+from lieutenants.rules.admin import RuleAdmin as RuleAdmin
 from lieutenants.states import Status
+from lieutenants.unknown_agents.admin import UnknownAgentAdmin as UnknownAgentAdmin
 from lieutenants.verbs import VERBS, Verb
 from reef_site.common.admin import ModelAdmin, ReadOnlyAdmin
 from reef_site.common.errors import ReefError
@@ -277,9 +284,3 @@ class DataFolderAdmin(ReadOnlyAdmin):
     """The data folders that lieutenants belong to; see the page Hosts."""
 
     list_display = ("host", "path", "id", "seen_at")
-
-
-# Further rows of this app stand in folders of their own.
-from lieutenants.operations import admin as operations_admin  # noqa: E402, F401
-from lieutenants.rules import admin as rules_admin  # noqa: E402, F401
-from lieutenants.unknown_agents import admin as unknown_agents_admin  # noqa: E402, F401

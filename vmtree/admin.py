@@ -23,6 +23,7 @@ from vmtree.dna import dna_of
 from vmtree.lineage import is_within
 from vmtree.models import LINKS, Node, NodeToken, Revision
 from vmtree.services import UNSAID, Change
+from vmtree.snapshot_admin import SnapshotAdmin as SnapshotAdmin
 
 
 class NodeForm(ModelForm[Node]):
@@ -219,7 +220,3 @@ class NodeTokenAdmin(ReadOnlyAdmin):
         """Revoke the tokens of their nodes, and say how many there were."""
         count = tokens.revoke_all(sorted(set(queryset.values_list("node", flat=True))))
         self.message_user(request, f"{count} tokens were revoked.")
-
-
-# Snapshots are rows of this app, too.
-from vmtree import snapshot_admin  # noqa: E402, F401
