@@ -25,6 +25,7 @@ from reef_site.common.request_values import (
     query_moment,
     query_number,
 )
+from reef_site.common.text import parse_number
 from vmtree import aliases, dna, rows, search, services, snapshot_api, views
 from vmtree.models import Node, NodeQuerySet, Revision, Trait
 from vmtree.serializers import (
@@ -101,7 +102,8 @@ def _after(nodes: search.Nodes, cursor: str) -> search.Nodes:
     """The nodes behind the one that an earlier page ended with."""
     if not cursor:
         return nodes
-    last = Node.objects.filter(pk=int(cursor)).first() if cursor.isdecimal() else None
+    key = parse_number(cursor)
+    last = None if key is None else Node.objects.filter(pk=key).first()
     if last is None:
         raise BadInput("cursor: must be the `next` of an earlier page", "cursor")
     same = Q(created_at=last.created_at, pk__gt=last.pk)

@@ -12,6 +12,7 @@ from django.views.decorators.http import require_GET
 
 from reef_site.audit import refusals
 from reef_site.audit.forms import FilterForm
+from reef_site.common.text import parse_number
 
 PAGE_SIZE = 100
 
@@ -27,8 +28,8 @@ def index(request: HttpRequest) -> HttpResponse:
     form = FilterForm(request.GET)
     rows = form.rows()
     before = request.GET.get("before", "")
-    if before.isascii() and before.isdigit() and len(before) <= 18:
-        rows = rows.filter(pk__lt=int(before))
+    if (number := parse_number(before)) is not None:
+        rows = rows.filter(pk__lt=number)
     shown = list(rows[: PAGE_SIZE + 1])
     filters = {name: request.GET[name] for name in form.fields if request.GET.get(name)}
     older = ""
