@@ -19,6 +19,7 @@ from reef_site.common import outside
 from reef_site.common.errors import BadInput, NotFound
 from reef_site.common.models import OutsideCall
 from reef_site.common.outside_answers import api_answer, api_state
+from reef_site.common.paging import take_page
 from reef_site.common.request_names import takes
 from reef_site.common.request_values import (
     body_of,
@@ -82,8 +83,7 @@ class Provisionings(APIView):
         if cursor := _query(request, "cursor"):
             rows = rows.filter(pk__lt=cursor)
         limit = query_limit(request, most=MOST_ROWS, default=USUAL_ROWS)
-        found = list(rows[: limit + 1])
-        more, found = len(found) > limit, found[:limit]
+        found, more = take_page(rows, limit)
         shown = _bounded(request, found)
         return Response(
             {"provisionings": shown, "count": len(shown), "next": found[-1].pk if more else None}
@@ -297,8 +297,8 @@ def _page(request: Request, rows: QuerySet[Row]) -> tuple[list[Row], int | None]
     limit = query_limit(request, most=MOST_ROWS, default=MOST_ROWS)
     if cursor := query_cursor(request):
         rows = rows.filter(pk__lt=cursor)
-    found = list(rows.order_by("-id")[: limit + 1])
-    return found[:limit], found[limit - 1].pk if len(found) > limit else None
+    found, more = take_page(rows.order_by("-id"), limit)
+    return found, found[-1].pk if more else None
 
 
 def _places(rows: Sequence[Provisioning]) -> dict[str, str]:

@@ -93,7 +93,7 @@ def create(request: HttpRequest) -> HttpResponse:
             return _preview(request, form, preview.make(wish, by=request.user))
         started = services.start(wish, by=request.user, key=text_value(request.POST, "key"))
     except ReefError as error:
-        form.refuse(error)
+        form.add_service_error(error)
         return _form(request, form, error.status)
     if len(started.rows) == 1:
         return redirect("bootloader:detail", started.rows[0].pk)
@@ -114,7 +114,7 @@ def _initial(query: QueryDict) -> dict[str, str]:
 
 
 def _form(request: HttpRequest, form: ProvisionForm, status: int = 200) -> HttpResponse:
-    form.point_at_errors()
+    form.describe_errors()
     return render(request, "bootloader/create.html", {"form": form}, status=status)
 
 

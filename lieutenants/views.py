@@ -87,11 +87,11 @@ def create(request: HttpRequest) -> HttpResponse:
             try:
                 lieutenant = services.create(form.wish(), actor=str(request.user))
             except ReefError as error:
-                form.refuse(error)
+                form.add_service_error(error)
                 status = error.status
             else:
                 return redirect("lieutenants:detail", lieutenant.name)
-    form.point_at_errors()
+    form.describe_errors()
     return render(request, "lieutenants/create.html", {"form": form}, status=status)
 
 
@@ -109,12 +109,12 @@ def adjust(request: HttpRequest, name: str) -> HttpResponse:
             try:
                 services.adjust(name, changes, actor=str(request.user), restart_now=again)
             except ReefError as error:
-                form.refuse(error)
+                form.add_service_error(error)
                 status = error.status
             else:
                 messages.success(request, f"{name}: settings saved.")
                 return redirect("lieutenants:detail", name)
-    form.point_at_errors()
+    form.describe_errors()
     context = {"form": form, "lieutenant": lieutenant}
     return render(request, "lieutenants/adjust.html", context, status=status)
 

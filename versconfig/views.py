@@ -18,6 +18,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 from reef_site.common.error_responses import ErrorPage
 from reef_site.common.errors import BadInput, NotFound
 from reef_site.common.outside_answers import page_answer
+from reef_site.common.paging import take_page
 from reef_site.common.text import parse_number
 from versconfig import checks, history, impact, keys, pages, scopes, services, values, vault
 from versconfig.keys import Key, Kind
@@ -143,8 +144,8 @@ def try_out(request: HttpRequest, name: str) -> HttpResponse:
 def past(request: HttpRequest) -> HttpResponse:
     """All changes, newest first; `?before=` goes further back."""
     before = parse_number(request.GET.get("before", ""))
-    rows = list(history.of(before=before)[: PAGE + 1])
-    context = {"versions": rows[:PAGE], "next": rows[PAGE - 1].pk if len(rows) > PAGE else None}
+    rows, has_more = take_page(history.of(before=before), PAGE)
+    context = {"versions": rows, "next": rows[-1].pk if has_more else None}
     return render(request, "versconfig/history.html", context)
 
 

@@ -13,6 +13,7 @@ from lieutenants.operations import services
 from lieutenants.operations.models import Job, Verb
 from lieutenants.operations.serializers import JOB_STATES, job_json, plan_json, steps_json
 from reef_site.common.errors import BadInput
+from reef_site.common.paging import take_page
 from reef_site.common.request_names import takes
 from reef_site.common.request_values import is_dry_run, query_choice, query_cursor, query_limit
 from reef_site.common.text import to_storable
@@ -63,8 +64,7 @@ class Jobs(APIView):
                 raise BadInput("cursor: must be the `next` of an earlier page", "cursor")
             rows = rows.filter(pk__lt=cursor)
         limit = query_limit(request, most=MOST_ROWS, default=USUAL_ROWS)
-        found = list(rows[: limit + 1])
-        more, found = len(found) > limit, found[:limit]
+        found, more = take_page(rows, limit)
         jobs = [job_json(job) for job in found]
         return Response({"jobs": jobs, "count": len(jobs), "next": found[-1].pk if more else None})
 

@@ -14,6 +14,7 @@ from lieutenants.rules import firing, services
 from lieutenants.rules.models import Firing, FiringState, Rule
 from lieutenants.rules.serializers import FIELDS, dry_run_json, fields_of, firing_json, rule_json
 from reef_site.common.errors import NotFound
+from reef_site.common.paging import take_page
 from reef_site.common.request_names import takes, takes_anything
 from reef_site.common.request_values import (
     body_of,
@@ -111,8 +112,7 @@ class Firings(RuleView):
         if before := query_cursor(request, "before"):
             rows = rows.filter(pk__lt=before)
         limit = query_limit(request, most=MOST_ROWS, default=USUAL_ROWS)
-        found = list(rows[: limit + 1])
-        more, found = len(found) > limit, found[:limit]
+        found, more = take_page(rows, limit)
         said = [firing_json(each) for each in found]
         last = found[-1].pk if more else None
         return Response({"firings": said, "count": len(said), "next": last})

@@ -15,6 +15,7 @@ from django.views.decorators.http import require_GET, require_POST
 from lieutenants.models import Lieutenant
 from reef_site.common.errors import BadInput
 from reef_site.common.page_values import number_value, text_value
+from reef_site.common.paging import take_page
 from reef_site.fleet.errors import render_errors
 from reef_site.fleet.facts import QUARTERS, facts_of, services_of, strip
 from reef_site.fleet.lines import MOST_AT_ONCE, PAGE, Moment
@@ -49,9 +50,9 @@ def page(moment: Moment, *, after: str, place: int, limit: int, level: int) -> P
     """Those behind the id `after`."""
     total = roof(moment).loose.count
     found = VM.objects.without_place().order_by("pk")
-    vms = list((found.filter(pk__gt=after) if after else found)[: limit + 1])
-    rows = _rows(vms[:limit], moment, place)
-    more = max(1, total - place - limit) if len(vms) > limit else 0
+    vms, has_more = take_page(found.filter(pk__gt=after) if after else found, limit)
+    rows = _rows(vms, moment, place)
+    more = max(1, total - place - limit) if has_more else 0
     return Page(rows, max(total, place + len(rows)), more, level, rows[-1] if rows else None)
 
 
