@@ -20,10 +20,10 @@ from bootloader import dist, joining, reports
 from bootloader.exceptions import JoinRefused
 from bootloader.models.joining import BootReport, JoinToken
 from reef_site.common.errors import Forbidden
+from reef_site.common.json_format import RepairingJSONParser
 from reef_site.common.request_names import takes, takes_anything
 from reef_site.common.request_values import body_of, query_limit, text_of
 from reef_site.common.text import to_storable
-from reef_site.common.wire_json import RepairingJSONParser
 from registry import beats, liveness
 from vmtree import authority, permissions, tokens
 from vmtree.models import Node

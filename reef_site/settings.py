@@ -345,10 +345,10 @@ REST_FRAMEWORK = {
         "reef_site.auth.NodesAreAsked",
         "reef_site.common.request_names.OnlyKnownNames",
     ],
-    "DEFAULT_PARSER_CLASSES": ["reef_site.common.wire_json.AnyTypeJSONParser"],
-    "DEFAULT_RENDERER_CLASSES": ["reef_site.common.wire_json.WireJSONRenderer"],
+    "DEFAULT_PARSER_CLASSES": ["reef_site.common.json_format.AnyTypeJSONParser"],
+    "DEFAULT_RENDERER_CLASSES": ["reef_site.common.json_format.WireJSONRenderer"],
     "DEFAULT_METADATA_CLASS": None,
-    "DEFAULT_CONTENT_NEGOTIATION_CLASS": "reef_site.common.wire_json.AlwaysJSON",
+    "DEFAULT_CONTENT_NEGOTIATION_CLASS": "reef_site.common.json_format.AlwaysJSON",
     "EXCEPTION_HANDLER": "reef_site.api.answer_error",
     "UNAUTHENTICATED_USER": None,
 }

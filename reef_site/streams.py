@@ -29,7 +29,7 @@ from lieutenants.serializers import entry_json
 from lieutenants.states import Status
 from lieutenants.waits import Wait
 from reef_site.common import broker
-from reef_site.common.wire_json import dumps
+from reef_site.common.json_format import dumps
 from reef_site.guard import Guard, Reader
 
 logger = logging.getLogger(__name__)

@@ -24,7 +24,7 @@ from reef_site.api import router
 from reef_site.attention import views as attention
 from reef_site.audit import views as audit
 from reef_site.common import disk
-from reef_site.common.wire_json import json_answer
+from reef_site.common.json_format import json_answer
 from reef_site.health import SERVICES, health
 from vmtree import api as vmtree_api
 

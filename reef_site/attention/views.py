@@ -11,7 +11,7 @@ from django.views.decorators.http import require_POST
 
 from reef_site.attention.models import Kind, Seen
 from reef_site.common.error_responses import is_script
-from reef_site.common.wire_json import json_answer
+from reef_site.common.json_format import json_answer
 
 MAX_SUBJECT = 300
 MAX_CAUSE = 100
