@@ -12,9 +12,11 @@ from rest_framework.views import APIView
 
 from reef_site.common import clock
 from reef_site.common.errors import NotFound
+from reef_site.common.paging import take_page
 from reef_site.common.request_names import takes, takes_anything
 from reef_site.common.request_values import query_limit
-from registry import beats, placing, services, words
+from reef_site.common.text import to_storable
+from registry import beats, placing, search_terms, services
 from registry.models import VM
 from registry.serializers import REGISTERED, changes_of, placement_of, registration_of, vms_json
 from vmtree import aliases
@@ -44,16 +46,16 @@ class VMs(APIView):
             parent_vm_id=aliases.resolve(asked.get("parentVmId", "")),
         )
         if word := asked.get("liveness", ""):
-            found = words.with_liveness(found, word)
-        found = words.narrow(found, asked.get("q", ""))
+            found = search_terms.with_liveness(found, word)
+        found = search_terms.narrow(found, asked.get("q", ""))
         limit, cursor = query_limit(request, most=MOST_ROWS, default=0), asked.get("cursor", "")
         if not limit and not cursor:
             vms = vms_json(found.newest_first())
             return Response({"vms": vms, "count": len(vms)})
         limit = limit or USUAL_ROWS
-        rows = list(found.filter(pk__gt=services.storable(cursor)).order_by("id")[: limit + 1])
-        vms = vms_json(rows[:limit])
-        following = vms[-1]["id"] if len(rows) > limit else None
+        rows, more = take_page(found.filter(pk__gt=to_storable(cursor)).order_by("id"), limit)
+        vms = vms_json(rows)
+        following = vms[-1]["id"] if more else None
         return Response({"vms": vms, "count": len(vms), "next": following})
 
     @takes(body=REGISTERED, lenient=True)
@@ -141,7 +143,7 @@ class Discover(APIView):
     def get(self, request: Request, role: str) -> Response:
         """Those of this role that answer now."""
         now = clock.now()
-        found = VM.objects.filter(role=services.storable(role)).answering(now)
+        found = VM.objects.filter(role=to_storable(role)).answering(now)
         vms = vms_json(found.newest_first(), now)
         return Response({"vms": vms, "count": len(vms)})
 

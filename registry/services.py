@@ -13,6 +13,7 @@ from django.db.models import Q, QuerySet
 from reef_site.common import clock, database_locks, events
 from reef_site.common.database_locks import DatabaseLock
 from reef_site.common.errors import BadInput, NotFound
+from reef_site.common.text import to_storable
 from registry import beats, liveness, placing
 from registry.beats import Beat
 from registry.models import LINKS, VM, Gap, Status, VMQuerySet, Watch
@@ -30,16 +31,10 @@ _CLAMP_SECONDS = 10
 
 def find(vm_id: str) -> VM:
     """The registered VM of this id, or NotFound."""
-    vm = VM.objects.filter(pk=storable(vm_id)).first()
+    vm = VM.objects.filter(pk=to_storable(vm_id)).first()
     if vm is None:
         raise NotFound(VM_NOT_FOUND)
     return vm
-
-
-def storable(text: str) -> str:
-    """The text itself, or one that no row has when the database could not even look for it."""
-    clean = text.encode("utf-8", "replace").decode()
-    return clean.replace("\0", "\ufffd")
 
 
 # -- registering -------------------------------------------------------------------------------
@@ -147,7 +142,7 @@ def _hangs_on(parent: str, vm_id: str) -> bool:
 def patch(vm_id: str, changes: dict[str, Any], *, caller: object = None) -> VM:
     """Set these columns; a patch is a sign of life. Raises NotFound, BadInput, Forbidden."""
     with transaction.atomic():
-        vm = VM.objects.select_for_update().filter(pk=storable(vm_id)).first()
+        vm = VM.objects.select_for_update().filter(pk=to_storable(vm_id)).first()
         if vm is None:
             raise NotFound(VM_NOT_FOUND)
         authority.check(caller, "write", vm.pk)
@@ -270,12 +265,12 @@ def listed(
     """VMs by these filters; `running` leaves silent ones out, as it always did."""
     found = VM.objects.all()
     if role:
-        found = found.filter(role=storable(role))
+        found = found.filter(role=to_storable(role))
     if parent_vm_id:
-        found = found.filter(parent_vm_id=storable(parent_vm_id))
+        found = found.filter(parent_vm_id=to_storable(parent_vm_id))
     if status == Status.RUNNING:
         return found.answering(at or clock.now())
-    return found.filter(status=storable(status)) if status else found
+    return found.filter(status=to_storable(status)) if status else found
 
 
 def children(vm_id: str) -> QuerySet[VM]:
@@ -285,7 +280,7 @@ def children(vm_id: str) -> QuerySet[VM]:
 
 def ancestors(vm_id: str) -> list[VM]:
     """From the topmost known ancestor down to the VM itself. Raises NotFound."""
-    keys = lineage.keys_above(LINKS, storable(vm_id))
+    keys = lineage.keys_above(LINKS, to_storable(vm_id))
     if not keys:
         raise NotFound(VM_NOT_FOUND)
     rows = VM.objects.in_bulk(keys)
@@ -294,7 +289,7 @@ def ancestors(vm_id: str) -> list[VM]:
 
 def subtree(vm_id: str) -> list[VM]:
     """The VM and all below it, breadth first, children by registration. Raises NotFound."""
-    start = storable(vm_id)
+    start = to_storable(vm_id)
     sql = f"{lineage.below(LINKS)} SELECT v.* FROM line JOIN registry_vm v ON v.id = line.key"  # noqa: S608
     rows = list(VM.objects.raw(f"{sql} ORDER BY v.registered_at, v.id", [start]))
     found = lineage.breadth_first(rows, start, lambda vm: (vm.pk, vm.parent_vm_id))
@@ -310,7 +305,7 @@ def gaps(vm: VM) -> QuerySet[Gap]:
 
 def difference(one: str, other: str) -> dict[str, dna.Dna]:
     """What the second VM's DNA has more and less than the first's. Raises NotFound."""
-    vms = VM.objects.in_bulk([storable(one), storable(other)])
+    vms = VM.objects.in_bulk([to_storable(one), to_storable(other)])
     if len(vms) < len({one, other}):
         raise NotFound(BOTH_NOT_FOUND)
     return dna.diff(vms[one].reef_config, vms[other].reef_config)

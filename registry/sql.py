@@ -10,6 +10,7 @@ import orjson
 from django.db import connection
 
 from reef_site.common import clock
+from reef_site.common.text import to_storable
 
 # A moment as the database driver takes it and `look` gives it: text on SQLite.
 Stamp = Any
@@ -31,7 +32,7 @@ def moment(value: Stamp) -> datetime:
 def members(ids: Iterable[str]) -> tuple[str, Any]:
     """SQL that stands for a list of texts after `IN`, and its parameter."""
     if connection.vendor == "postgresql":
-        return "(SELECT unnest(%s::text[]))", [each.replace("\0", "\ufffd") for each in ids]
+        return "(SELECT unnest(%s::text[]))", [to_storable(each) for each in ids]
     return "(SELECT value FROM json_each(%s))", orjson.dumps(list(ids)).decode()
 
 

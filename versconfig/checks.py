@@ -1,4 +1,4 @@
-"""The test button: other parts of reef say how a key's value is tried out.
+"""The test button: other apps register how the value of a key is tried out.
 
 A check gets the node for which the key is resolved (None: the fleet), asks whoever knows, and
 answers with a verdict. It may raise a FleetError when nobody can tell. Its texts hold no secrets;
@@ -14,6 +14,7 @@ from typing import Protocol
 
 from reef_site.common import outside
 from reef_site.common.errors import ReefError
+from reef_site.common.hooks import Hook
 from reef_site.common.models import OutsideCall
 from versconfig import config, scopes
 from versconfig.exceptions import NoCheck
@@ -45,17 +46,9 @@ class Finding:
 
 
 Check = Callable[[Node | None], Verdict]
-_checks: dict[str, Check] = {}
-
-
-def register(key: str, check: Check) -> None:
-    """Have this try the key out; for `AppConfig.ready`. A later one takes its place."""
-    _checks[key] = check
-
-
-def known() -> frozenset[str]:
-    """Names of the keys that can be tried out."""
-    return frozenset(_checks)
+key_checks: Hook[Check] = Hook(
+    "config.key_checks", "Try out the value of a config key; the hook's key is the name of the key."
+)
 
 
 def run(key: str, node: Node | None = None) -> Finding:
@@ -67,7 +60,7 @@ def run(key: str, node: Node | None = None) -> Finding:
         return known_already
     value = config.resolve(key, node).value or ""
     try:
-        verdict = _checks[key](node)
+        verdict = key_checks[key](node)
     except ReefError as error:
         return Finding(None, _without(str(error), value))
     return Finding(verdict.good, _without(verdict.text, value))
@@ -76,7 +69,7 @@ def run(key: str, node: Node | None = None) -> Finding:
 def without_asking(key: str, node: Node | None) -> Finding | None:
     """Return the finding where nobody needs to be asked. Raises NoCheck, BadInput."""
     found = config.resolve(key, node)
-    if key not in _checks:
+    if key not in key_checks:
         raise NoCheck(f"{key} cannot be tried out")
     if found.problem:
         return Finding(False, f"{key} ({found.where}): {found.problem}")
@@ -94,8 +87,8 @@ def start(key: str, node: Node | None, *, by: object) -> OutsideCall:
 
 
 def register_call() -> None:
-    """Make the call known; for `AppConfig.ready`."""
-    outside.register(KIND, _run_call, _lines)
+    """Let workers try keys out."""
+    outside.call_kinds.register(outside.Kind(_run_call, _lines), key=KIND)
 
 
 def _run_call(key: str, vm_id: str) -> outside.Result:

@@ -1,26 +1,20 @@
-"""What can go wrong with configuration, by name. No text of these ever holds a secret."""
+"""Errors of configuration. No text of these ever holds a secret."""
 
 from __future__ import annotations
 
-from reef_site.common.errors import Conflict, ReefError
+from reef_site.common.errors import Conflict, NotFound, ReefError
 
 
-class BadValue(ReefError):
+class BadValue(Conflict):
     """A key's value cannot be what the key needs; the text names the key and where it stands."""
 
-    status = 409
 
-
-class Unset(ReefError):
+class Unset(Conflict):
     """A value is needed and stands nowhere; the text names the key."""
 
-    status = 409
 
-
-class Unreadable(ReefError):
+class Unreadable(Conflict):
     """A stored value cannot be decrypted with the keys at hand."""
-
-    status = 409
 
 
 class Changed(Conflict):
@@ -40,7 +34,5 @@ class TooManyChanges(ReefError):
         self.retry_seconds = retry_seconds
 
 
-class NoCheck(ReefError):
+class NoCheck(NotFound):
     """Nobody knows how to test this key."""
-
-    status = 404

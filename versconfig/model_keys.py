@@ -39,9 +39,9 @@ _EXTRA = {"ANTHROPIC_API_KEY": {"anthropic-version": "2023-06-01"}}
 
 
 def register() -> None:
-    """Make these keys ones that can be tried out."""
+    """Let the keys of model providers be tried out."""
     for name in QUESTIONS:
-        checks.register(name, _check_of(name))
+        checks.key_checks.register(_check_of(name), key=name)
 
 
 def _check_of(name: str) -> Callable[[Node | None], Finding]:

@@ -11,6 +11,7 @@ from django.db import transaction
 
 from reef_site.common import database_locks
 from reef_site.common.database_locks import DatabaseLock
+from reef_site.common.hooks import Hook
 from versconfig import vault
 from versconfig.exceptions import Unreadable
 from versconfig.models import Held, Setting, Version
@@ -19,7 +20,10 @@ _AT_ONCE = 500
 
 # Seals a table's rows anew; how many, and which cannot be read.
 Reseal = Callable[[], tuple[int, list[str]]]
-_others: dict[str, Reseal] = {}
+reencrypt_tables: Hook[Reseal] = Hook(
+    "config.reencrypt_tables",
+    "Encrypt the secrets of a table with the newest config key, in the rotation's transaction.",
+)
 
 
 @dataclass(frozen=True)
@@ -30,11 +34,6 @@ class Rotated:
     lost: list[str]
     # Whether the key that seals comes from the environment, where only people can change it.
     by_environment: bool
-
-
-def register(table: str, reseal: Reseal) -> None:
-    """Have this called at each rotation, in its transaction; for `AppConfig.ready`."""
-    _others[table] = reseal
 
 
 def rotate() -> Rotated:
@@ -52,7 +51,7 @@ def rotate() -> Rotated:
             vault.put_first()
         count, lost = 0, []
         ours: list[Reseal] = [partial(_reseal, model) for model in (Setting, Version)]
-        for reseal in (*ours, *_others.values()):
+        for reseal in (*ours, *reencrypt_tables):
             resealed, unread = reseal()
             count += resealed
             lost += unread

@@ -56,7 +56,7 @@ def key_json(key: Key, mask: int = values.MASK_OPERATOR) -> Json:
         "files": [str(place) for place in key.places],
         "scoped": key.scoped,
         "takesEffect": key.takes.value,
-        "canBeTested": key.name in checks.known(),
+        "canBeTested": key.name in checks.key_checks,
         "byNodes": key.by_nodes,
     }
 
@@ -189,7 +189,7 @@ def wish_of(key: Key, request: Request, target: Target) -> Wish:
 
 def target_of(request: Request) -> Target:
     """The scope that body or query name. Raises BadInput, NotFound."""
-    body = request.data if isinstance(request.data, dict) else {}
+    body = body_of(request)
     scope, vm_id = (
         body.get(name, request.query_params.get(name, "")) or "" for name in ("scope", "vm")
     )

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
+from reef_site.common.hooks import Hook
 from versconfig.keys import Key, Kind, fits
 
 LONGEST = 16_000
@@ -22,12 +23,9 @@ _LABEL_VALUE = re.compile(r"[A-Za-z0-9._:/@ -]{0,255}")
 
 # What other parts of reef know of a key's values: the text in, what is wrong with it out.
 Rule = Callable[[str], str]
-_rules: dict[str, Rule] = {}
-
-
-def register(key: str, rule: Rule) -> None:
-    """Have this judge the key's values, too; for `AppConfig.ready`. A later one takes its place."""
-    _rules[key] = rule
+value_rules: Hook[Rule] = Hook(
+    "config.value_rules", "Say what is wrong with a value; the hook's key is the name of the key."
+)
 
 
 def problem(key: Key, text: str) -> str:
@@ -40,7 +38,7 @@ def problem(key: Key, text: str) -> str:
     if key.secret and not text.isascii():
         # It is sent in a header, or is a key file.
         return "has letters that no key has; use plain ASCII"
-    rule = _rules.get(key.name)
+    rule = value_rules.get(key.name)
     return _wrong(key, text) or (rule(text) if rule else "")
 
 

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from reef_site.common.hooks import Hook
+from reef_site.common.text import is_storable
 from vmtree import ids
-from vmtree.dna import is_text
 from vmtree.models import Node
 
-# Gives the id of the living lieutenant of a name.
 FindLieutenant = Callable[[str], str | None]
-_find: list[FindLieutenant] = []
-
-
-def register(find: FindLieutenant) -> None:
-    """Tell how lieutenants are found; the app that has them does so when it is ready."""
-    _find.append(find)
+lieutenant_finders: Hook[FindLieutenant] = Hook(
+    "tree.lieutenant_finders", "Return the VM id of the active lieutenant of a name."
+)
 
 
 def is_alias(text: str) -> bool:
@@ -28,7 +25,7 @@ def resolve(text: str) -> str:
 
     A lieutenant keeps its name; that of its node may be changed by anybody who may write it.
     """
-    if not is_alias(text) or not is_text(text) or Node.objects.filter(vm_id=text).exists():
+    if not is_alias(text) or not is_storable(text) or Node.objects.filter(vm_id=text).exists():
         return text
     name = text.removeprefix(ids.LOCAL)
-    return next((found for find in _find if (found := find(name))), text)
+    return next((found for find in lieutenant_finders if (found := find(name))), text)

@@ -6,25 +6,23 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from django.db import IntegrityError, transaction
 from django.db.models import Count, Q
-from ulid import ULID
 
 from reef_site.common import clock, database_locks, events
+from reef_site.common.batches import batched
 from reef_site.common.database_locks import DatabaseLock
 from reef_site.common.errors import BadInput, Conflict, NotFound
+from reef_site.common.ids import new_ulid
 from vmtree import authority, permissions, removal, tokens
 from vmtree import names as vm_names
 from vmtree.dna import Dna, empty
 from vmtree.lineage import is_within, keys_below
 from vmtree.models import LINKS, Node, NodeToken, Revision, Trait
-
-_AT_ONCE = 500
 
 
 @dataclass(frozen=True)
@@ -86,7 +84,7 @@ def create(new: NewNode, *, by: object, what: Revision.What = Revision.What.CREA
     database_locks.lock(DatabaseLock.TREE_STRUCTURE, shared=True)
     parent = parent_of(new.parent_vm_id) if new.parent_vm_id else None
     authority.check(by, "write", parent)
-    vm_id = new.vm_id or str(ULID())
+    vm_id = new.vm_id or new_ulid()
     if known := Node.objects.filter(vm_id=vm_id).first():
         raise _taken(known)
     now = clock.now()
@@ -163,11 +161,11 @@ def remove(
         _check_confirmed(confirm, len(keys))
     now = clock.now()
     if guarded:
-        for some in _chunks(keys):
+        for some in batched(keys):
             found = Node.objects.filter(pk__in=some).values_list("vm_id", flat=True)
             removal.check(list(found))
     tokens.revoke_all(keys)
-    for some in _chunks(keys):
+    for some in batched(keys):
         rows = Node.objects.select_related("parent").filter(pk__in=some).order_by("pk")
         # Held, so that nobody changes them between being written down and removed.
         nodes = list(rows.select_for_update(of=("self",), no_key=True))
@@ -311,8 +309,3 @@ def _record(nodes: list[Node], what: Revision.What, by: object, at: datetime) ->
         )
         for node in nodes
     )
-
-
-def _chunks(keys: list[int]) -> Iterator[list[int]]:
-    for start in range(0, len(keys), _AT_ONCE):
-        yield keys[start : start + _AT_ONCE]

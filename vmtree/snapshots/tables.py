@@ -1,6 +1,6 @@
 """What stands in a snapshot: its tables, their columns, and where each comes from.
 
-Apps above add tables of their own with `add` when they are ready. In the file times are ISO in
+Apps above register tables of their own in `snapshot_tables`. In the file times are ISO in
 UTC with microseconds, JSON is text, yes and no are 1 and 0. The descriptions below stand as
 comments in the file's schema.
 """
@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import orjson
+
+from reef_site.common.hooks import Hook
 
 Kind = Literal["text", "json", "time", "flag", "number"]
 _TYPES = {"text": "TEXT", "json": "TEXT", "time": "TEXT", "flag": "INTEGER", "number": "INTEGER"}
@@ -162,14 +164,8 @@ META_SCHEMA = """CREATE TABLE meta ( -- what this file is
 )"""
 FORMAT = "1"
 
-_tables: dict[str, Table] = {each.name: each for each in (NODES, TRAITS, REVISIONS)}
-
-
-def add(table: Table) -> None:
-    """Have this table in all snapshots from now on; for `AppConfig.ready`."""
-    _tables[table.name] = table
-
-
-def everything() -> list[Table]:
-    """All tables that a snapshot holds, beside `meta`."""
-    return list(_tables.values())
+snapshot_tables: Hook[Table] = Hook(
+    "snapshots.tables", "Tables that a snapshot holds beside `meta`."
+)
+for _table in (NODES, TRAITS, REVISIONS):
+    snapshot_tables.register(_table, key=_table.name)

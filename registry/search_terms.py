@@ -1,6 +1,6 @@
-"""What the registry adds to the search of the tree: how VMs are, and what they do in the fleet.
+"""Terms of the registry in the search over the tree: liveness, status and role of VMs.
 
-`narrow` is the same search over VMs themselves, for those that have no place in the tree, too.
+`narrow` is the same search over VMs of the registry, which need not have a place in the tree.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from reef_site.common import clock
 from reef_site.common.errors import BadInput
 from registry.liveness import Liveness
 from registry.models import VM, Role, Status, VMQuerySet
-from vmtree import aliases
+from vmtree import aliases, search
 from vmtree.models import Node
-from vmtree.search import Nodes, Word, add_word, has_text, known_words, meant
+from vmtree.search import Nodes, Term, has_text, parse
 
 Find = Callable[[VMQuerySet], VMQuerySet]
 
@@ -38,66 +38,68 @@ _FLAGS: dict[str, Find] = {
 _VALUED: dict[str, tuple[str, ...]] = {"status": tuple(Status.values), "role": tuple(Role.values)}
 
 
-def teach() -> None:
-    """Make the words known."""
-    for name, find in _FLAGS.items():
-        add_word(_flag(name, find))
-    unknown = Word(
+def register() -> None:
+    """Add the terms to the search over the tree."""
+    unknown = Term(
         "unknown", lambda nodes, _: nodes.exclude(vm_id__in=VM.objects.values("pk")), flag=True
     )
-    add_word(unknown)
-    for column, values in _VALUED.items():
-        add_word(_valued(column, values))
+    terms = [
+        *(_flag(name, find) for name, find in _FLAGS.items()),
+        unknown,
+        *(_valued(column, values) for column, values in _VALUED.items()),
+    ]
+    for term in terms:
+        search.search_terms.register(term, key=term.name)
 
 
-def _flag(name: str, find: Find) -> Word:
+def _flag(name: str, find: Find) -> Term:
     def narrow(nodes: Nodes, _: str) -> Nodes:
         return nodes.filter(vm_id__in=find(VM.objects.all()).values("pk"))
 
-    return Word(name, narrow, flag=True)
+    return Term(name, narrow, flag=True)
 
 
-def _valued(column: str, values: tuple[str, ...]) -> Word:
+def _valued(column: str, values: tuple[str, ...]) -> Term:
     def narrow(nodes: Nodes, value: str) -> Nodes:
         return nodes.filter(vm_id__in=VM.objects.filter(**{column: value}).values("pk"))
 
-    return Word(column, narrow, values=values)
+    return Term(column, narrow, values=values)
 
 
 # -- VMs themselves ----------------------------------------------------------------------------
 
 
 def narrow(vms: VMQuerySet, query: str) -> VMQuerySet:
-    """Those that all words of the query fit. Raises BadInput that lists the right words."""
-    for word, value in meant(query, _of_vms):
-        if word:
-            vms = word.narrow(vms, value)
+    """Return the VMs that match all terms of the query. Raise BadInput that lists the terms."""
+    for term, value in parse(query, _of_vms):
+        if term:
+            vms = term.narrow(vms, value)
         elif value:
             vms = vms.filter(has_text(value, "name", "id"))
     return vms
 
 
-def with_liveness(vms: VMQuerySet, word: str) -> VMQuerySet:
-    """Those that are called so now. Raises BadInput that lists the right words."""
-    if word not in Liveness.values:
+def with_liveness(vms: VMQuerySet, value: str) -> VMQuerySet:
+    """Return the VMs of this liveness now. Raise BadInput that lists the values."""
+    if value not in Liveness.values:
         raise BadInput(f"liveness: must be one of {', '.join(Liveness.values)}", "liveness")
-    return vms.called(Liveness(word), clock.now())
+    return vms.called(Liveness(value), clock.now())
 
 
-def _plain_flag(name: str, find: Find) -> Word:
-    return Word(name, lambda vms, _: find(vms), flag=True)
+def _plain_flag(name: str, find: Find) -> Term:
+    return Term(name, lambda vms, _: find(vms), flag=True)
 
 
-def _plain_valued(column: str, field: str, values: tuple[str, ...] = ()) -> Word:
-    return Word(column, lambda vms, value: vms.filter(**{field: value}), values=values)
+def _plain_valued(column: str, field: str, values: tuple[str, ...] = ()) -> Term:
+    return Term(column, lambda vms, value: vms.filter(**{field: value}), values=values)
 
 
-def _plain_id(column: str, field: str) -> Word:
-    return Word(column, lambda vms, value: vms.filter(**{field: aliases.resolve(value)}))
+def _plain_id(column: str, field: str) -> Term:
+    return Term(column, lambda vms, value: vms.filter(**{field: aliases.resolve(value)}))
 
 
-def _with_gene(kind: str) -> Word:
-    """Those that registered with this organ or capability."""
+def _with_gene(kind: str) -> Term:
+    """Return the term for VMs that registered with an organ or capability."""
 
     def narrow(vms: VMQuerySet, name: str) -> VMQuerySet:
         if connection.vendor == "postgresql":
@@ -106,20 +108,20 @@ def _with_gene(kind: str) -> Word:
         sql = f"SELECT v.id FROM {rows} WHERE gene.value = %s"  # noqa: S608
         return vms.filter(pk__in=RawSQL(sql, [name]))  # noqa: S611
 
-    return Word({"organs": "organ", "capabilities": "cap"}[kind], narrow)
+    return Term({"organs": "organ", "capabilities": "cap"}[kind], narrow)
 
 
-def _in_tree(name: str) -> Word:
-    """What only the tree knows of them: those that have a place there which fits."""
-    word = known_words()[name]
+def _in_tree(name: str) -> Term:
+    """Return a term of the tree, applied to the nodes of VMs."""
+    term = search.search_terms[name]
 
     def narrow(vms: VMQuerySet, value: str) -> VMQuerySet:
-        return vms.filter(pk__in=word.narrow(Node.objects.living(), value).values("vm_id"))
+        return vms.filter(pk__in=term.narrow(Node.objects.living(), value).values("vm_id"))
 
-    return Word(name, narrow, values=word.values)
+    return Term(name, narrow, values=term.values)
 
 
-_of_vms: dict[str, Word] = {
+_of_vms: dict[str, Term] = {
     "organ": _with_gene("organs"),
     "cap": _with_gene("capabilities"),
     "capability": _with_gene("capabilities"),
