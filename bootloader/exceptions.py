@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from reef_site.common.errors import BadInput, ReefError
+from reef_site.common.errors import BadInput, NotFound, ReefError
 
 if TYPE_CHECKING:
     from bootloader.models.joining import JoinToken
@@ -62,10 +62,8 @@ class StepFailed(ReefError):
     status = 502
 
 
-class UnknownProfile(ReefError):
+class UnknownProfile(NotFound):
     """There is no profile of this type; `known` are the types that there are."""
-
-    status = 404
 
     def __init__(self, type: str, known: list[str]) -> None:  # noqa: A002
         super().__init__(f"Unknown VM type: {type}")

@@ -62,7 +62,7 @@ class SnapshotAdmin(ReadOnlyAdmin):
         mine = [
             path(
                 route,
-                self.admin_site.admin_view(self._spoken(view)),
+                self.admin_site.admin_view(self._show_errors(view)),
                 name=f"vmtree_snapshot_{name}",
             )
             for route, name, view in pages
@@ -135,8 +135,8 @@ class SnapshotAdmin(ReadOnlyAdmin):
 
     # -- pages ---------------------------------------------------------------------------------
 
-    def _spoken(self, view: View) -> View:
-        """What is refused is said above the list."""
+    def _show_errors(self, view: View) -> View:
+        """Return the view; it shows errors above the list of snapshots."""
 
         def wrapped(request: HttpRequest, **words: Any) -> HttpResponseBase:
             try:

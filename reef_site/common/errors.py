@@ -1,4 +1,4 @@
-"""Errors that a caller of reef can be told about. `reef_site.api` renders each with its status.
+"""Errors that a caller of reef can be told about; `error_responses` renders each with its status.
 
 Each app derives its own errors from `ReefError` in its `exceptions.py`.
 """
