@@ -1,4 +1,7 @@
-"""Other names of VMs: what the API shows as `vmId` of a lieutenant is taken wherever an id is."""
+"""Aliases of VM ids.
+
+The API shows `local-<name>` as the `vmId` of a lieutenant and accepts it wherever it takes an id.
+"""
 
 from __future__ import annotations
 
@@ -8,25 +11,26 @@ from vmtree import ids
 from vmtree.dna import is_text
 from vmtree.models import Node
 
-# Gives the id of the living lieutenant of a name.
+# Returns the VM id of the active lieutenant with this name.
 FindLieutenant = Callable[[str], str | None]
 _find: list[FindLieutenant] = []
 
 
 def register(find: FindLieutenant) -> None:
-    """Tell how lieutenants are found; the app that has them does so when it is ready."""
+    """Add a lookup of lieutenants by name; for `AppConfig.ready`."""
     _find.append(find)
 
 
 def is_alias(text: str) -> bool:
-    """Whether this looks like a lieutenant's `vmId`; costs no query."""
+    """Return whether the text looks like a lieutenant's `vmId`, without a query."""
     return text.startswith(ids.LOCAL)
 
 
 def resolve(text: str) -> str:
-    """Return the id of the lieutenant that is called so; any other text as it is.
+    """Return the VM id of the lieutenant with this alias; any other text unchanged.
 
-    A lieutenant keeps its name; that of its node may be changed by anybody who may write it.
+    An alias refers to the lieutenant's own name, which is fixed; the name of its node can be
+    edited.
     """
     if not is_alias(text) or not is_text(text) or Node.objects.filter(vm_id=text).exists():
         return text

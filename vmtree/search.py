@@ -1,7 +1,8 @@
-"""`?q=`: words that narrow nodes, the same in API, pages and admin.
+"""The search language of `?q=`, the same in API, pages and admin.
 
-`organ:store cap:ssh category:lieutenant under:<id>` and text to look for in names and ids; blanks
-go into quotes. Apps above add words of their own, in their `AppConfig.ready`, by `add_word`.
+`organ:store category:lieutenant under:<id>` and so on filter; other text is searched in names and
+ids; text with blanks is quoted. Higher apps register filters of their own in `AppConfig.ready`,
+with `add_word`.
 """
 
 from __future__ import annotations
@@ -21,16 +22,16 @@ from vmtree.models import LINKS, Category, Node
 
 Nodes = QuerySet[Node]
 LONGEST = 1000
-# A word without its value; else a word, perhaps, and a value in quotes or without.
+# A filter without its value; else an optional filter name and a value, quoted or not.
 _TOKEN = re.compile(r'([^\s:"]+:)(?=\s|$)|(?:([^\s:"]+):)?(?:"([^"]*)"?|(\S+))')
 
 
 @dataclass(frozen=True)
 class Word:
-    """A word of the search. A flag stands alone, others take a value after a colon.
+    """A filter of the search. A flag stands alone, others take a value after a colon.
 
-    `narrow` gets rows (nodes, for words of the tree) and the value, and gives those that fit.
-    `values` are all there are, if they are a closed set.
+    `narrow` takes a QuerySet (of nodes, for filters of the tree) and the value, and returns the
+    matching rows. `values` lists all valid values if they are a closed set.
     """
 
     name: str
@@ -46,31 +47,31 @@ _words: dict[str, Word] = {}
 
 
 def add_word(word: Word, *, also: str = "") -> None:
-    """Make a word known, with another name if it has one."""
+    """Register a filter, with a second name if it has one."""
     for name in (word.name, also):
         if name:
             _words[name] = word
 
 
 def known_words() -> Mapping[str, Word]:
-    """All words by their names."""
+    """Return all filters by name."""
     return _words
 
 
 def words(known: Mapping[str, Word] | None = None) -> list[str]:
-    """What may be searched for, as it is written."""
+    """Return the names of all filters as users write them."""
     return sorted({str(word) for word in (_words if known is None else known).values()})
 
 
 def narrow(nodes: Nodes, query: str) -> Nodes:
-    """Those that all words of the query fit. Raises BadInput that lists the right words."""
+    """Return the nodes that match the whole query. Raises BadInput that lists the filters."""
     for word, value in meant(query, _words):
         nodes = word.narrow(nodes, value) if word else _text(nodes, value)
     return nodes
 
 
 def meant(query: str, known: Mapping[str, Word]) -> Iterator[tuple[Word | None, str]]:
-    """The words of a query with their values; None is text. Raises BadInput."""
+    """Parse a query into pairs of filter (None for text) and value. Raises BadInput."""
     if len(query) > LONGEST:
         raise BadInput(f"q: at most {LONGEST} characters", "q")
     if "\0" in query:
@@ -80,8 +81,8 @@ def meant(query: str, known: Mapping[str, Word]) -> Iterator[tuple[Word | None, 
 
 
 def has_text(text: str, *columns: str) -> Q:
-    """That one of these columns has this text in it, in capitals or not."""
-    # LIKE of SQLite knows the capitals of ASCII only; its regular expressions are Python's.
+    """Return a condition: one of these columns contains this text, ignoring case."""
+    # SQLite's LIKE ignores case for ASCII only; its regular expressions are Python's.
     plain = text.isascii() or connection.vendor != "sqlite"
     how, value = ("icontains", text) if plain else ("iregex", re.escape(text))
     found = Q()
@@ -91,7 +92,7 @@ def has_text(text: str, *columns: str) -> Q:
 
 
 def _parts(query: str) -> list[tuple[str, str, bool]]:
-    """Name before the colon (or nothing), value, and whether that was in quotes."""
+    """Split into tuples of name before the colon (or empty), value, and whether it was quoted."""
     found = []
     for empty, name, quoted, bare in _TOKEN.findall(query):
         if empty:
@@ -103,7 +104,7 @@ def _parts(query: str) -> list[tuple[str, str, bool]]:
 
 
 def _word(name: str, value: str, known: Mapping[str, Word], *, is_quoted: bool) -> Word | None:
-    """The word that is meant, in capitals or not; None for text. Raises BadInput."""
+    """Return the filter with this name, ignoring case; None for text. Raises BadInput."""
     if not name:
         word = None if is_quoted else known.get(value.lower())
         return word if word and word.flag else None
@@ -131,7 +132,7 @@ def _parent(nodes: Nodes, vm_id: str) -> Nodes:
 
 
 def _known(word: str, vm_id: str) -> int:
-    """The key of the VM that a word names; removed ones had children, too."""
+    """Return the key of the VM that a filter names. Removed VMs count: they had children, too."""
     key = Node.objects.filter(vm_id=aliases.resolve(vm_id)).values_list("pk", flat=True).first()
     if key is None:
         raise BadInput(f"q: {word}: there is no VM {vm_id!r}", "q")
