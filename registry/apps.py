@@ -1,4 +1,4 @@
-"""App configuration of the registry: which VMs answer now."""
+"""App configuration of the registry."""
 
 from django.apps import AppConfig
 
@@ -7,10 +7,7 @@ class RegistryConfig(AppConfig):
     name = "registry"
 
     def ready(self) -> None:
-        """Have the registry in the tree's snapshots, and its words in the tree's search.
-
-        VMs that are removed with their whole subtree are forgotten.
-        """
+        """Register the registry's part of snapshots, search and removal of subtrees."""
         from registry import services, words
         from registry.snapshots import ALIVE, VMS, alive
         from vmtree import removal

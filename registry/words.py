@@ -1,7 +1,4 @@
-"""What the registry adds to the search of the tree: how VMs are, and what they do in the fleet.
-
-`narrow` is the same search over VMs themselves, for those that have no place in the tree, too.
-"""
+"""Search filters of the registry: liveness, status and role, for nodes of the tree and for VMs."""
 
 from __future__ import annotations
 
@@ -39,7 +36,7 @@ _VALUED: dict[str, tuple[str, ...]] = {"status": tuple(Status.values), "role": t
 
 
 def teach() -> None:
-    """Make the words known."""
+    """Register the filters with the tree's search."""
     for name, find in _FLAGS.items():
         add_word(_flag(name, find))
     unknown = Word(
@@ -68,7 +65,7 @@ def _valued(column: str, values: tuple[str, ...]) -> Word:
 
 
 def narrow(vms: VMQuerySet, query: str) -> VMQuerySet:
-    """Those that all words of the query fit. Raises BadInput that lists the right words."""
+    """Return the VMs that match the whole query. Raises BadInput that lists the filters."""
     for word, value in meant(query, _of_vms):
         if word:
             vms = word.narrow(vms, value)
@@ -78,7 +75,7 @@ def narrow(vms: VMQuerySet, query: str) -> VMQuerySet:
 
 
 def with_liveness(vms: VMQuerySet, word: str) -> VMQuerySet:
-    """Those that are called so now. Raises BadInput that lists the right words."""
+    """Return the VMs with this liveness now. Raises BadInput that lists the values."""
     if word not in Liveness.values:
         raise BadInput(f"liveness: must be one of {', '.join(Liveness.values)}", "liveness")
     return vms.called(Liveness(word), clock.now())
@@ -97,7 +94,7 @@ def _plain_id(column: str, field: str) -> Word:
 
 
 def _with_gene(kind: str) -> Word:
-    """Those that registered with this organ or capability."""
+    """Build a filter by organ or capability of the registered DNA."""
 
     def narrow(vms: VMQuerySet, name: str) -> VMQuerySet:
         if connection.vendor == "postgresql":
@@ -110,7 +107,7 @@ def _with_gene(kind: str) -> Word:
 
 
 def _in_tree(name: str) -> Word:
-    """What only the tree knows of them: those that have a place there which fits."""
+    """Build a filter for VMs whose nodes match a filter of the tree."""
     word = known_words()[name]
 
     def narrow(vms: VMQuerySet, value: str) -> VMQuerySet:
