@@ -122,7 +122,7 @@ def _read(name: str, node: Node | None, convert: Callable[[str], T], empty: T) -
         raise BadValue(f"{name} ({found.where}): {error}") from None
 
 
-# -- where values may stand ----------------------------------------------------------------------
+# -- layers --------------------------------------------------------------------------------------
 
 
 def _resolve_all(names: Sequence[str], node: Node | None, *, whole: bool) -> dict[str, Resolved]:

@@ -167,7 +167,7 @@ def removed_json(wish: Wish, impact: Impact, version: Version | None) -> Json:
     }
 
 
-# -- what requests say ---------------------------------------------------------------------------
+# -- parsing requests ----------------------------------------------------------------------------
 
 
 def key_of(name: str) -> Key:

@@ -156,7 +156,7 @@ def newest(name: str, target: Target) -> Version | None:
     return found.order_by("-id").first()
 
 
-# -- rules of the above --------------------------------------------------------------------------
+# -- helpers -------------------------------------------------------------------------------------
 
 
 @transaction.atomic

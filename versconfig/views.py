@@ -187,7 +187,7 @@ def _question(request: HttpRequest, wish: Wish, node: Node | None, **more: Any) 
     return render(request, "versconfig/confirm.html", context)
 
 
-# -- what requests say ---------------------------------------------------------------------------
+# -- parsing requests ----------------------------------------------------------------------------
 
 
 def _key(name: str) -> Key:

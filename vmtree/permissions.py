@@ -234,7 +234,7 @@ def readable_among(caller: object, action: Action, vm_ids: Iterable[str]) -> set
     return wanted if nodes is None else wanted & set(nodes.values_list("vm_id", flat=True))
 
 
-# -- rules of the above --------------------------------------------------------------------------
+# -- helpers -------------------------------------------------------------------------------------
 
 
 def _broken_rule(caller: object, action: Action, target: Node | str | None) -> str:

@@ -179,7 +179,7 @@ def _compact(config: str | None) -> str:
     return orjson.dumps(orjson.loads(config)).decode() if config else "null"
 
 
-# -- putting pieces together ---------------------------------------------------------------------
+# -- assembling pieces ---------------------------------------------------------------------------
 
 
 def breadth_first(pieces: Sequence[Piece], start: Any) -> list[Piece]:

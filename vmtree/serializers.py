@@ -52,7 +52,7 @@ def token_json(token: NodeToken) -> Json:
     return {"madeAt": token.made_at, "madeBy": token.made_by, "revokedAt": token.revoked_at}
 
 
-# -- what requests say ---------------------------------------------------------------------------
+# -- parsing requests ----------------------------------------------------------------------------
 
 
 def new_node_of(data: Json) -> NewNode:

@@ -225,7 +225,7 @@ def stats() -> dict[str, Any]:
     return {**known, "destroyed": counted["destroyed"]} if counted["destroyed"] else known
 
 
-# -- rules of the above --------------------------------------------------------------------------
+# -- helpers -------------------------------------------------------------------------------------
 
 
 def hold_shape(*, alone: bool) -> None:

@@ -134,7 +134,7 @@ def _traits(vm: Living) -> Iterator[tuple[str, str, int]]:
             yield kind, name, position
 
 
-# -- nodes that the database does not know -------------------------------------------------------
+# -- nodes that exist in the file only -----------------------------------------------------------
 
 
 def _unknown(file: sqlite3.Connection, known: Keys) -> list[tuple[Any, ...]]:
