@@ -1,4 +1,4 @@
-"""App configuration of versconfig: what the fleet's members are configured with."""
+"""App configuration of versconfig, the fleet's settings and secrets."""
 
 from django.apps import AppConfig
 
@@ -7,9 +7,9 @@ class VersconfigConfig(AppConfig):
     name = "versconfig"
 
     def ready(self) -> None:
-        """Say how models' keys are tried out, what SSH takes, whether the vault has sealed any.
+        """Register the tests of model keys, the rules for SSH keys and the check of the vault.
 
-        From now on no log of this process shows a secret.
+        From now on secrets are masked in all logs of this process.
         """
         from versconfig import checks, model_keys, models, ssh_keys, values, vault
         from versconfig.screening import log_records

@@ -1,4 +1,4 @@
-"""Pages of configuration. A change is shown with its consequences before it is made."""
+"""Pages of configuration. The consequences of a change are shown before it is made."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def spoken(view: View[P]) -> View[P]:
 @spoken
 @require_GET
 def index(request: HttpRequest) -> HttpResponse:
-    """All keys for the fleet, or for the VM that `?vm=` names."""
+    """List all keys for the fleet, or for the VM that `?vm=` names."""
     words = request.GET.get("vm", "").strip()[:255]
     found = pages.matches(words) if words else []
     node = found[0] if len(found) == 1 else None
@@ -67,7 +67,7 @@ def index(request: HttpRequest) -> HttpResponse:
 @spoken
 @require_GET
 def one(request: HttpRequest, name: str) -> HttpResponse:
-    """One key: the whole chain, what is stored elsewhere, a form, its history."""
+    """Show one key: its chain, other stored values, a form, its history."""
     return _one(request, _key(name), _node(request.GET.get("vm", "")))
 
 
@@ -75,7 +75,7 @@ def _one(
     request: HttpRequest, key: Key, node: Node | None, *, status: int = 200, **more: Any
 ) -> HttpResponse:
     found, steps, left_out = pages.chain(key, node)
-    # Lists are edited, not written anew; secrets never come back.
+    # The form starts with the current list; secrets are never sent back.
     edited = key.kind in (Kind.LINES, Kind.PAIRS, Kind.NAMES) and not key.secret
     context = {
         "key": key,
@@ -97,7 +97,7 @@ def _one(
 @spoken
 @require_POST
 def preview(request: HttpRequest, name: str) -> HttpResponse:
-    """What a change would do; nothing is made yet. An empty value takes the stored one away."""
+    """Show what a change would do; nothing is stored yet."""
     key, node = _key(name), _node(request.POST.get("vm", ""))
     given = request.POST.get("value", "").replace("\r\n", "\n")
     removing = request.POST.get("remove") == "yes"
@@ -117,7 +117,7 @@ def preview(request: HttpRequest, name: str) -> HttpResponse:
 @spoken
 @require_POST
 def save(request: HttpRequest, name: str) -> HttpResponse:
-    """Make the change that `preview` showed, unless somebody was quicker."""
+    """Make the change that `preview` showed, unless the setting was changed meanwhile."""
     key, node = _key(name), _node(request.POST.get("vm", ""))
     target = scopes.target_of(request.POST.get("scope", ""), _vm_for(request))
     sealed = request.POST.get("sealed", "")
@@ -137,7 +137,7 @@ def save(request: HttpRequest, name: str) -> HttpResponse:
 @spoken
 @require_POST
 def try_out(request: HttpRequest, name: str) -> HttpResponse:
-    """The test button: ask whoever knows whether the value is good."""
+    """Test whether the value works."""
     node = _node(request.POST.get("vm", ""))
     call = checks.start(_key(name).name, node, by=request.user)
     is_index = request.POST.get("from") == "index"
@@ -148,7 +148,7 @@ def try_out(request: HttpRequest, name: str) -> HttpResponse:
 @spoken
 @require_GET
 def past(request: HttpRequest) -> HttpResponse:
-    """All changes, newest first; `?before=` goes further back."""
+    """List all changes, newest first; `?before=` shows older ones."""
     before = request.GET.get("before", "")
     number = int(before) if before.isascii() and before.isdigit() and len(before) < 19 else None
     rows = list(history.of(before=number)[: PAGE + 1])
@@ -159,7 +159,7 @@ def past(request: HttpRequest) -> HttpResponse:
 @spoken
 @require_http_methods(["GET", "POST"])
 def go_back(request: HttpRequest, version_id: int, verb: str) -> HttpResponse:
-    """GET shows what undoing or putting back would do; POST does it."""
+    """GET previews undoing or restoring a version; POST does it."""
     version = _version(version_id)
     node = version.node
     if request.method == "GET":
@@ -172,7 +172,7 @@ def go_back(request: HttpRequest, version_id: int, verb: str) -> HttpResponse:
 
 
 def _question(request: HttpRequest, wish: Wish, node: Node | None, **more: Any) -> HttpResponse:
-    """The page between asking and doing. A value waits in it sealed."""
+    """Render the confirmation page, which carries the value encrypted."""
     last = services.newest(wish.key.name, wish.target)
     context = {
         "key": wish.key,
@@ -201,7 +201,7 @@ def _node(vm_id: str) -> Node | None:
 
 
 def _vm_for(request: HttpRequest) -> str:
-    """The VM that a change is for; the page may be that of a VM and the change the fleet's."""
+    """Return the VM of the change; on a VM's page the change may be for the fleet."""
     fleet = request.POST.get("scope", "") == Scope.FLEET
     return "" if fleet else request.POST.get("target", request.POST.get("vm", ""))
 
@@ -212,7 +212,7 @@ def _seen(given: str) -> int | None:
 
 
 def _draft_of(key: Key) -> str:
-    """Under what name a value waits for its confirmation: it is good for nothing else."""
+    """Return the name under which an unconfirmed value is encrypted: usable for nothing else."""
     return f"draft of {key.name}"
 
 
