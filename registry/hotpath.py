@@ -248,7 +248,7 @@ def holders_of(digests: set[str]) -> dict[str, Holder]:
 
 
 class Verdict(Enum):
-    """Whether a request may be answered on the fast path."""
+    """The decision whether a request may be answered on the fast path."""
 
     GOOD = auto()
     REFUSED = auto()

@@ -31,7 +31,7 @@ DOWN = timedelta(seconds=60)
 
 
 class Liveness(TextChoices):
-    """What is known of a running VM by the time of its last heartbeat."""
+    """The state of a running VM by the time of its last heartbeat."""
 
     LIVE = "live", "live"
     LATE = "late", "late"

@@ -22,7 +22,7 @@ _starters: list[Starter] = []
 
 @dataclass(frozen=True)
 class Impact:
-    """What a change would do. Secret values are masked."""
+    """The effects of a change. Secret values are masked."""
 
     wish: Wish
     before: str | None

@@ -16,7 +16,7 @@ NEW, OTHER, SAME, BAD = "set", "replace", "stored already", "refused"
 
 @dataclass(frozen=True)
 class Step:
-    """What happens to one key of a file. `problem` says why it is refused."""
+    """The import of one key from a file. `problem` says why it is refused."""
 
     key: Key
     place: str

@@ -27,7 +27,7 @@ class Scope(models.TextChoices):
 
 
 class What(models.TextChoices):
-    """What a version did."""
+    """The kind of change that a version records."""
 
     SET = "set", "set"
     REMOVED = "removed", "removed"

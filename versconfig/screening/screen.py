@@ -46,7 +46,8 @@ class Secret(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """What a stream shows next, and how many characters at its end must be passed in again.
+    """The next part that a stream shows, and how many characters at its end must be passed in
+    again.
 
     The first `shown` of these were shown already: they are too few to hold back. `covered` is the
     input without the held characters, as `cover` would return it.

@@ -32,7 +32,7 @@ Mark = tuple[int | None, int]
 
 @dataclass(frozen=True)
 class Plan:
-    """What restoring would change, and the code that confirms exactly this."""
+    """The changes that restoring would make, and the code that confirms exactly these."""
 
     comparison: Comparison
     confirm: str
@@ -40,7 +40,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Restored:
-    """What was changed, and the snapshot taken before."""
+    """The changes made, and the snapshot taken before."""
 
     comparison: Comparison
     before: Snapshot
