@@ -26,35 +26,35 @@ def _has_status(status: Status) -> Find:
     return lambda vms: vms.filter(status=status)
 
 
-_FLAGS: dict[str, Find] = {
+_VM_FLAGS: dict[str, Find] = {
     "silent": lambda vms: vms.called(Liveness.SILENT, clock.now()),
     "late": lambda vms: vms.called(Liveness.LATE, clock.now()),
     "live": _live,
     **{status.value: _has_status(status) for status in Status},
 }
-_VALUED: dict[str, tuple[str, ...]] = {"status": tuple(Status.values), "role": tuple(Role.values)}
+_CHOICES: dict[str, tuple[str, ...]] = {"status": tuple(Status.values), "role": tuple(Role.values)}
 
 
 def teach() -> None:
     """Register the filters with the tree's search."""
-    for name, find in _FLAGS.items():
-        add_word(_flag(name, find))
+    for name, find in _VM_FLAGS.items():
+        add_word(_node_flag(name, find))
     unknown = Word(
         "unknown", lambda nodes, _: nodes.exclude(vm_id__in=VM.objects.values("pk")), flag=True
     )
     add_word(unknown)
-    for column, values in _VALUED.items():
-        add_word(_valued(column, values))
+    for column, values in _CHOICES.items():
+        add_word(_node_choice(column, values))
 
 
-def _flag(name: str, find: Find) -> Word:
+def _node_flag(name: str, find: Find) -> Word:
     def narrow(nodes: Nodes, _: str) -> Nodes:
         return nodes.filter(vm_id__in=find(VM.objects.all()).values("pk"))
 
     return Word(name, narrow, flag=True)
 
 
-def _valued(column: str, values: tuple[str, ...]) -> Word:
+def _node_choice(column: str, values: tuple[str, ...]) -> Word:
     def narrow(nodes: Nodes, value: str) -> Nodes:
         return nodes.filter(vm_id__in=VM.objects.filter(**{column: value}).values("pk"))
 
@@ -66,7 +66,7 @@ def _valued(column: str, values: tuple[str, ...]) -> Word:
 
 def narrow(vms: VMQuerySet, query: str) -> VMQuerySet:
     """Return the VMs that match the whole query. Raises BadInput that lists the filters."""
-    for word, value in meant(query, _of_vms):
+    for word, value in meant(query, _VM_FILTERS):
         if word:
             vms = word.narrow(vms, value)
         elif value:
@@ -81,19 +81,19 @@ def with_liveness(vms: VMQuerySet, word: str) -> VMQuerySet:
     return vms.called(Liveness(word), clock.now())
 
 
-def _plain_flag(name: str, find: Find) -> Word:
+def _vm_flag(name: str, find: Find) -> Word:
     return Word(name, lambda vms, _: find(vms), flag=True)
 
 
-def _plain_valued(column: str, field: str, values: tuple[str, ...] = ()) -> Word:
+def _vm_choice(column: str, field: str, values: tuple[str, ...] = ()) -> Word:
     return Word(column, lambda vms, value: vms.filter(**{field: value}), values=values)
 
 
-def _plain_id(column: str, field: str) -> Word:
+def _vm_alias(column: str, field: str) -> Word:
     return Word(column, lambda vms, value: vms.filter(**{field: aliases.resolve(value)}))
 
 
-def _with_gene(kind: str) -> Word:
+def _dna_filter(kind: str) -> Word:
     """Build a filter by organ or capability of the registered DNA."""
 
     def narrow(vms: VMQuerySet, name: str) -> VMQuerySet:
@@ -106,7 +106,7 @@ def _with_gene(kind: str) -> Word:
     return Word({"organs": "organ", "capabilities": "cap"}[kind], narrow)
 
 
-def _in_tree(name: str) -> Word:
+def _tree_filter(name: str) -> Word:
     """Build a filter for VMs whose nodes match a filter of the tree."""
     word = known_words()[name]
 
@@ -116,14 +116,14 @@ def _in_tree(name: str) -> Word:
     return Word(name, narrow, values=word.values)
 
 
-_of_vms: dict[str, Word] = {
-    "organ": _with_gene("organs"),
-    "cap": _with_gene("capabilities"),
-    "capability": _with_gene("capabilities"),
-    "category": _in_tree("category"),
-    "under": _in_tree("under"),
-    **{name: _plain_flag(name, find) for name, find in _FLAGS.items()},
-    **{name: _plain_valued(name, name, values) for name, values in _VALUED.items()},
-    "id": _plain_id("id", "id"),
-    "parent": _plain_id("parent", "parent_vm_id"),
+_VM_FILTERS: dict[str, Word] = {
+    "organ": _dna_filter("organs"),
+    "cap": _dna_filter("capabilities"),
+    "capability": _dna_filter("capabilities"),
+    "category": _tree_filter("category"),
+    "under": _tree_filter("under"),
+    **{name: _vm_flag(name, find) for name, find in _VM_FLAGS.items()},
+    **{name: _vm_choice(name, name, values) for name, values in _CHOICES.items()},
+    "id": _vm_alias("id", "id"),
+    "parent": _vm_alias("parent", "parent_vm_id"),
 }
