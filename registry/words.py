@@ -13,7 +13,7 @@ from registry.liveness import Liveness
 from registry.models import VM, Role, Status, VMQuerySet
 from vmtree import aliases
 from vmtree.models import Node
-from vmtree.search import Nodes, Word, add_word, has_text, known_words, meant
+from vmtree.search import Nodes, Word, add_word, has_text, known_filters, parse
 
 Find = Callable[[VMQuerySet], VMQuerySet]
 
@@ -66,7 +66,7 @@ def _node_choice(column: str, values: tuple[str, ...]) -> Word:
 
 def narrow(vms: VMQuerySet, query: str) -> VMQuerySet:
     """Return the VMs that match the whole query. Raises BadInput that lists the filters."""
-    for word, value in meant(query, _VM_FILTERS):
+    for word, value in parse(query, _VM_FILTERS):
         if word:
             vms = word.narrow(vms, value)
         elif value:
@@ -108,7 +108,7 @@ def _dna_filter(kind: str) -> Word:
 
 def _tree_filter(name: str) -> Word:
     """Build a filter for VMs whose nodes match a filter of the tree."""
-    word = known_words()[name]
+    word = known_filters()[name]
 
     def narrow(vms: VMQuerySet, value: str) -> VMQuerySet:
         return vms.filter(pk__in=word.narrow(Node.objects.living(), value).values("vm_id"))

@@ -43,41 +43,41 @@ class Word:
         return self.name if self.flag else f"{self.name}:"
 
 
-_words: dict[str, Word] = {}
+_filters: dict[str, Word] = {}
 
 
-def add_word(word: Word, *, also: str = "") -> None:
+def add_word(filter_: Word, *, also: str = "") -> None:
     """Register a filter, with a second name if it has one."""
-    for name in (word.name, also):
+    for name in (filter_.name, also):
         if name:
-            _words[name] = word
+            _filters[name] = filter_
 
 
-def known_words() -> Mapping[str, Word]:
+def known_filters() -> Mapping[str, Word]:
     """Return all filters by name."""
-    return _words
+    return _filters
 
 
-def words(known: Mapping[str, Word] | None = None) -> list[str]:
+def filter_names(known: Mapping[str, Word] | None = None) -> list[str]:
     """Return the names of all filters as users write them."""
-    return sorted({str(word) for word in (_words if known is None else known).values()})
+    return sorted({str(filter_) for filter_ in (_filters if known is None else known).values()})
 
 
 def narrow(nodes: Nodes, query: str) -> Nodes:
     """Return the nodes that match the whole query. Raises BadInput that lists the filters."""
-    for word, value in meant(query, _words):
-        nodes = word.narrow(nodes, value) if word else _text(nodes, value)
+    for filter_, value in parse(query, _filters):
+        nodes = filter_.narrow(nodes, value) if filter_ else _text(nodes, value)
     return nodes
 
 
-def meant(query: str, known: Mapping[str, Word]) -> Iterator[tuple[Word | None, str]]:
+def parse(query: str, known: Mapping[str, Word]) -> Iterator[tuple[Word | None, str]]:
     """Parse a query into pairs of filter (None for text) and value. Raises BadInput."""
     if len(query) > LONGEST:
         raise BadInput(f"q: at most {LONGEST} characters", "q")
     if "\0" in query:
         raise BadInput("q: has a NUL character, which no name or id has", "q")
-    for name, value, is_quoted in _parts(query):
-        yield _word(name, value, known, is_quoted=is_quoted), value
+    for name, value, is_quoted in _tokenize(query):
+        yield _find_filter(name, value, known, is_quoted=is_quoted), value
 
 
 def has_text(text: str, *columns: str) -> Q:
@@ -91,7 +91,7 @@ def has_text(text: str, *columns: str) -> Q:
     return found
 
 
-def _parts(query: str) -> list[tuple[str, str, bool]]:
+def _tokenize(query: str) -> list[tuple[str, str, bool]]:
     """Split into tuples of name before the colon (or empty), value, and whether it was quoted."""
     found = []
     for empty, name, quoted, bare in _TOKEN.findall(query):
@@ -103,18 +103,20 @@ def _parts(query: str) -> list[tuple[str, str, bool]]:
     return found
 
 
-def _word(name: str, value: str, known: Mapping[str, Word], *, is_quoted: bool) -> Word | None:
+def _find_filter(
+    name: str, value: str, known: Mapping[str, Word], *, is_quoted: bool
+) -> Word | None:
     """Return the filter with this name, ignoring case; None for text. Raises BadInput."""
     if not name:
-        word = None if is_quoted else known.get(value.lower())
-        return word if word and word.flag else None
-    word = known.get(name.lower())
-    if word is None or word.flag:
-        right = ", ".join(words(known))
-        raise BadInput(f'q: Unknown filter "{name}:". Try {right} or any text', "q")
-    if word.values and value not in word.values:
-        raise BadInput(f"q: {name} is one of {', '.join(word.values)}, not {value!r}", "q")
-    return word
+        filter_ = None if is_quoted else known.get(value.lower())
+        return filter_ if filter_ and filter_.flag else None
+    filter_ = known.get(name.lower())
+    if filter_ is None or filter_.flag:
+        valid = ", ".join(filter_names(known))
+        raise BadInput(f'q: Unknown filter "{name}:". Try {valid} or any text', "q")
+    if filter_.values and value not in filter_.values:
+        raise BadInput(f"q: {name} is one of {', '.join(filter_.values)}, not {value!r}", "q")
+    return filter_
 
 
 def _text(nodes: Nodes, text: str) -> Nodes:
@@ -122,20 +124,20 @@ def _text(nodes: Nodes, text: str) -> Nodes:
 
 
 def _under(nodes: Nodes, vm_id: str) -> Nodes:
-    top = _known("under", vm_id)
+    top = _key_of("under", vm_id)
     sql = f"{lineage.below(LINKS)} SELECT key FROM line"
     return nodes.filter(pk__in=RawSQL(sql, [top])).exclude(pk=top)  # noqa: S611
 
 
 def _parent(nodes: Nodes, vm_id: str) -> Nodes:
-    return nodes.filter(parent=_known("parent", vm_id))
+    return nodes.filter(parent=_key_of("parent", vm_id))
 
 
-def _known(word: str, vm_id: str) -> int:
+def _key_of(filter_: str, vm_id: str) -> int:
     """Return the key of the VM that a filter names. Removed VMs count: they had children, too."""
     key = Node.objects.filter(vm_id=aliases.resolve(vm_id)).values_list("pk", flat=True).first()
     if key is None:
-        raise BadInput(f"q: {word}: there is no VM {vm_id!r}", "q")
+        raise BadInput(f"q: {filter_}: there is no VM {vm_id!r}", "q")
     return key
 
 

@@ -62,7 +62,7 @@ class SnapshotAdmin(FactAdmin):
             ("<int:key>/restore/", "restore", self.restore_view),
             ("<int:key>/download/", "download", require_GET(self.download_view)),
         ]
-        mine = [
+        urls = [
             path(
                 route,
                 self.admin_site.admin_view(self._spoken(view)),
@@ -70,7 +70,7 @@ class SnapshotAdmin(FactAdmin):
             )
             for route, name, view in pages
         ]
-        return [*mine, *super().get_urls()]
+        return [*urls, *super().get_urls()]
 
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
@@ -132,12 +132,12 @@ class SnapshotAdmin(FactAdmin):
         if len(keys) > 2:
             self.message_user(request, "Choose one or two to compare.", messages.ERROR)
             return None
-        words = "&".join(f"{word}={key}" for word, key in zip(("from", "to"), keys, strict=False))
-        return HttpResponseRedirect(f"{reverse('admin:vmtree_snapshot_compare')}?{words}")
+        query = "&".join(f"{word}={key}" for word, key in zip(("from", "to"), keys, strict=False))
+        return HttpResponseRedirect(f"{reverse('admin:vmtree_snapshot_compare')}?{query}")
 
-    def _tell(self, request: HttpRequest, row: Snapshot, what: Callable[[], str]) -> None:
+    def _tell(self, request: HttpRequest, row: Snapshot, action: Callable[[], str]) -> None:
         try:
-            self.message_user(request, f"{row}: {what()}", messages.SUCCESS)
+            self.message_user(request, f"{row}: {action()}", messages.SUCCESS)
         except ReefError as error:
             self.message_user(request, str(error), messages.ERROR)
 
@@ -181,9 +181,9 @@ class SnapshotAdmin(FactAdmin):
         snapshot = snapshots.find(key)
         if request.method == "POST":
             return self._restore(request, snapshot)
-        found = snapshots.plan(snapshot, by=request.user)
+        plan = snapshots.plan(snapshot, by=request.user)
         title = f"Restore the tree of {self.moment(snapshot)}?"
-        return self._page(request, "restore", title, found.comparison, confirm=found.confirm)
+        return self._page(request, "restore", title, plan.comparison, confirm=plan.confirm)
 
     def _restore(self, request: HttpRequest, snapshot: Snapshot) -> HttpResponse:
         confirm = request.POST.get("confirm", "")
@@ -191,8 +191,8 @@ class SnapshotAdmin(FactAdmin):
             raise BadInput("confirm: look at the comparison first", "confirm")
         done = snapshots.restore(snapshot, confirm=confirm, by=request.user)
         text = "The tree is as it was in {}. What was before lies in {}."
-        said = format_html(text, snapshot.file, done.before.file)
-        self.message_user(request, said, messages.SUCCESS)
+        message = format_html(text, snapshot.file, done.before.file)
+        self.message_user(request, message, messages.SUCCESS)
         return HttpResponseRedirect(reverse(_LIST))
 
     def _page(

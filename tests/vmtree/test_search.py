@@ -131,10 +131,10 @@ def test_wrong_words_of_the_registry(db: None, api: Api, asked: dict[str, str], 
 
 
 def test_apps_above_add_words(family: Family, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search, "_words", dict(search._words))
+    monkeypatch.setattr(search, "_filters", dict(search._filters))
     search.add_word(search.Word("loud", lambda nodes, _: nodes.filter(name="ada"), flag=True))
 
     assert ids(api.get("/vm-tree/vms?q=loud"), "vms") == ["ada"]
     assert ids(api.get('/vm-tree/vms?q="loud"'), "vms") == []
-    assert "loud" in search.words()
+    assert "loud" in search.filter_names()
     assert api.get("/vm-tree/vms?q=loud:x").status_code == 400
