@@ -21,10 +21,10 @@ from reef_site.common.outside_answers import page_answer
 from versconfig import checks, history, impact, keys, pages, scopes, services, values, vault
 from versconfig.keys import Key, Kind
 from versconfig.models import Scope, Version
-from versconfig.services import Wish
+from versconfig.services import SettingChange
 from vmtree.models import Node
 
-RECENT, PAGE = 8, 50
+MAX_RECENT, PAGE_SIZE = 8, 50
 
 P = ParamSpec("P")
 View = Callable[Concatenate[HttpRequest, P], HttpResponseBase]
@@ -48,18 +48,18 @@ def spoken(view: View[P]) -> View[P]:
 @require_GET
 def index(request: HttpRequest) -> HttpResponse:
     """List all keys for the fleet, or for the VM that `?vm=` names."""
-    words = request.GET.get("vm", "").strip()[:255]
-    found = pages.matches(words) if words else []
+    query = request.GET.get("vm", "").strip()[:255]
+    found = pages.matches(query) if query else []
     node = found[0] if len(found) == 1 else None
     groups, problems = pages.groups(node)
     context = {
-        "words": words,
+        "words": query,
         "node": node,
         "matches": found if node is None else [],
-        "most": pages.MOST_MATCHES,
+        "most": pages.MAX_MATCHES,
         "groups": groups,
         "problems": problems,
-        "recent": history.of()[:RECENT],
+        "recent": history.versions()[:MAX_RECENT],
     }
     return render(request, "versconfig/index.html", context)
 
@@ -84,9 +84,9 @@ def _one(
         "steps": steps,
         "left_out": left_out,
         "choices": pages.choices(key, node),
-        "stored": pages.stored_elsewhere(key),
-        "versions": history.of(key=key.name)[:PAGE],
-        "testable": key.name in checks.known() and found.value is not None,
+        "stored": pages.stored_settings(key),
+        "versions": history.versions(key=key.name)[:PAGE_SIZE],
+        "testable": key.name in checks.testable_keys() and found.value is not None,
         "long": key.kind is Kind.LINES,
         "draft": (found.value or "") if edited else "",
         **more,
@@ -105,13 +105,13 @@ def preview(request: HttpRequest, name: str) -> HttpResponse:
         target = scopes.target_of(request.POST.get("scope", ""), _vm_for(request))
         if not removing and not given.strip():
             raise BadInput("value: is empty; to take a stored value away, use Remove", "value")
-        wish = services.wish_of(name, "" if removing else given, target)
-        services.check_may(request.user, key, target)
+        change = services.build_change(name, "" if removing else given, target)
+        services.check_may_change(request.user, key, target)
     except BadInput as error:
         draft = "" if values.is_secret(key, given) else given
         more = {"problem": str(error), "draft": draft, "scope": request.POST.get("scope", "")}
         return _one(request, key, node, status=400, **more)
-    return _question(request, wish, node)
+    return _confirmation_page(request, change, node)
 
 
 @spoken
@@ -122,21 +122,21 @@ def save(request: HttpRequest, name: str) -> HttpResponse:
     target = scopes.target_of(request.POST.get("scope", ""), _vm_for(request))
     sealed = request.POST.get("sealed", "")
     text = vault.unseal(_draft_of(key), sealed) if sealed else ""
-    wish = services.wish_of(name, text, target, _seen(request.POST.get("seen", "")))
-    expected = impact.of(wish)
-    services.put(wish, by=request.user)
-    done = "is stored for" if text else "is stored no longer for"
-    said = f"{key.name} {done} {target}."
-    if expected.shadowed_by:
-        messages.warning(request, f"{said} But {expected.shadowed_by} shadows it.")
+    change = services.build_change(name, text, target, _parse_version(request.POST.get("seen", "")))
+    preview = impact.preview(change)
+    services.put(change, by=request.user)
+    result = "is stored for" if text else "is stored no longer for"
+    message = f"{key.name} {result} {target}."
+    if preview.overridden_by:
+        messages.warning(request, f"{message} But {preview.overridden_by} shadows it.")
     else:
-        messages.success(request, said)
+        messages.success(request, message)
     return redirect(_address("versconfig:one", name, node))
 
 
 @spoken
 @require_POST
-def try_out(request: HttpRequest, name: str) -> HttpResponse:
+def check_key(request: HttpRequest, name: str) -> HttpResponse:
     """Test whether the value works."""
     node = _node(request.POST.get("vm", ""))
     call = checks.start(_key(name).name, node, by=request.user)
@@ -147,41 +147,46 @@ def try_out(request: HttpRequest, name: str) -> HttpResponse:
 
 @spoken
 @require_GET
-def past(request: HttpRequest) -> HttpResponse:
+def history_page(request: HttpRequest) -> HttpResponse:
     """List all changes, newest first; `?before=` shows older ones."""
     before = request.GET.get("before", "")
     number = int(before) if before.isascii() and before.isdigit() and len(before) < 19 else None
-    rows = list(history.of(before=number)[: PAGE + 1])
-    context = {"versions": rows[:PAGE], "next": rows[PAGE - 1].pk if len(rows) > PAGE else None}
+    rows = list(history.versions(before=number)[: PAGE_SIZE + 1])
+    context = {
+        "versions": rows[:PAGE_SIZE],
+        "next": rows[PAGE_SIZE - 1].pk if len(rows) > PAGE_SIZE else None,
+    }
     return render(request, "versconfig/history.html", context)
 
 
 @spoken
 @require_http_methods(["GET", "POST"])
-def go_back(request: HttpRequest, version_id: int, verb: str) -> HttpResponse:
+def revert(request: HttpRequest, version_id: int, verb: str) -> HttpResponse:
     """GET previews undoing or restoring a version; POST does it."""
     version = _version(version_id)
     node = version.node
     if request.method == "GET":
-        wish = services.wish_back(version, undoing=verb == "undo")
-        return _question(request, wish, node, version=version, verb=verb)
-    act = services.undo if verb == "undo" else services.put_back
+        change = services.build_revert(version, undoing=verb == "undo")
+        return _confirmation_page(request, change, node, version=version, verb=verb)
+    act = services.undo if verb == "undo" else services.revert_to
     act(version_id, by=request.user)
     messages.success(request, f"{version} was {'undone' if verb == 'undo' else 'put back'}.")
     return redirect(_address("versconfig:one", version.key, node))
 
 
-def _question(request: HttpRequest, wish: Wish, node: Node | None, **more: Any) -> HttpResponse:
+def _confirmation_page(
+    request: HttpRequest, change: SettingChange, node: Node | None, **more: Any
+) -> HttpResponse:
     """Render the confirmation page, which carries the value encrypted."""
-    last = services.newest(wish.key.name, wish.target)
+    last = services.newest(change.key.name, change.target)
     context = {
-        "key": wish.key,
+        "key": change.key,
         "node": node,
-        "wish": wish,
-        "impact": impact.of(wish),
-        "sealed": vault.seal(_draft_of(wish.key), wish.text) if wish.text else "",
+        "change": change,
+        "impact": impact.preview(change),
+        "sealed": vault.seal(_draft_of(change.key), change.text) if change.text else "",
         "seen": last.pk if last else "",
-        "back": _address("versconfig:one", wish.key.name, node),
+        "back": _address("versconfig:one", change.key.name, node),
         **more,
     }
     return render(request, "versconfig/confirm.html", context)
@@ -206,7 +211,7 @@ def _vm_for(request: HttpRequest) -> str:
     return "" if fleet else request.POST.get("target", request.POST.get("vm", ""))
 
 
-def _seen(given: str) -> int | None:
+def _parse_version(given: str) -> int | None:
     good = given.isascii() and given.isdigit() and len(given) < 19
     return int(given) if good else None
 
@@ -217,7 +222,7 @@ def _draft_of(key: Key) -> str:
 
 
 def _version(version_id: int) -> Version:
-    found = history.of().filter(pk=version_id).first()
+    found = history.versions().filter(pk=version_id).first()
     if found is None:
         raise NotFound("There is no such version")
     return found

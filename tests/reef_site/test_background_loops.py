@@ -226,7 +226,7 @@ def test_signs_of_life_go_on_after_an_error(
     async def play() -> None:
         routes = object.__new__(hotpath.HotRoutes)
         routes._writer = Writer()  # type: ignore[assignment]
-        signing = asyncio.create_task(routes._sign())
+        signing = asyncio.create_task(routes._record_uptime())
         await so(lambda: len(asked) > 2)
         signing.cancel()
 
