@@ -7,7 +7,6 @@ and renews itself. The root token and operators may look at all of it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from django.http import FileResponse
 from django.urls import re_path
@@ -20,9 +19,9 @@ from rest_framework.views import APIView
 from bootloader import dist, joining, reports
 from bootloader.exceptions import JoinRefused
 from bootloader.models.joining import BootReport, JoinToken
-from reef_site.common.errors import BadInput, Forbidden
+from reef_site.common.errors import Forbidden
 from reef_site.common.request_names import takes, takes_anything
-from reef_site.common.request_values import query_limit
+from reef_site.common.request_values import body_of, query_limit, text_of
 from reef_site.common.text import to_storable
 from reef_site.common.wire_json import RepairingJSONParser
 from registry import beats, liveness
@@ -232,29 +231,19 @@ def _check_download(request: Request) -> None:
 
 def _facts(request: Request) -> joining.Facts:
     """What the body says of the VM. Raises BadInput."""
-    body: dict[str, Any] = request.data if isinstance(request.data, dict) else {}
+    body = body_of(request)
+
+    def text(name: str, length: int) -> str:
+        return text_of(body.get(name), name, length=length, optional=True, accepts=str.isprintable)
+
     return joining.Facts(
-        hostname=_text(body, "hostname", 255),
-        address=_text(body, "address", 1000),
-        agent_version=_text(body, "agentVersion", 100),
-        nonce=_text(body, "nonce", 200),
-        vm_id=_text(body, "vmId", 255),
+        hostname=text("hostname", 255),
+        address=text("address", 1000),
+        agent_version=text("agentVersion", 100),
+        nonce=text("nonce", 200),
+        vm_id=text("vmId", 255),
         remote=_remote(request),
     )
-
-
-def _text(body: dict[str, Any], field: str, most: int) -> str:
-    value = body.get(field)
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise BadInput(f"{field}: must be a string", field)
-    value = value.strip()
-    if len(value) > most:
-        raise BadInput(f"{field}: at most {most} characters", field)
-    if any(not sign.isprintable() for sign in value):
-        raise BadInput(f"{field}: has characters that are no text", field)
-    return value
 
 
 urlpatterns = [

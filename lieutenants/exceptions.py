@@ -14,6 +14,8 @@ class TooLarge(BadInput):
 class NameTaken(Conflict):
     """Another living lieutenant has this name."""
 
+    field = "name"
+
 
 class KeyReused(Conflict):
     """An Idempotency-Key came back with another request."""

@@ -12,6 +12,7 @@ from rest_framework.views import APIView
 
 from reef_site.common import clock
 from reef_site.common.errors import NotFound
+from reef_site.common.paging import take_page
 from reef_site.common.request_names import takes, takes_anything
 from reef_site.common.request_values import query_limit
 from reef_site.common.text import to_storable
@@ -52,9 +53,9 @@ class VMs(APIView):
             vms = vms_json(found.newest_first())
             return Response({"vms": vms, "count": len(vms)})
         limit = limit or USUAL_ROWS
-        rows = list(found.filter(pk__gt=to_storable(cursor)).order_by("id")[: limit + 1])
-        vms = vms_json(rows[:limit])
-        following = vms[-1]["id"] if len(rows) > limit else None
+        rows, more = take_page(found.filter(pk__gt=to_storable(cursor)).order_by("id"), limit)
+        vms = vms_json(rows)
+        following = vms[-1]["id"] if more else None
         return Response({"vms": vms, "count": len(vms), "next": following})
 
     @takes(body=REGISTERED, lenient=True)

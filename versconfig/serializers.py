@@ -189,7 +189,7 @@ def wish_of(key: Key, request: Request, target: Target) -> Wish:
 
 def target_of(request: Request) -> Target:
     """The scope that body or query name. Raises BadInput, NotFound."""
-    body = request.data if isinstance(request.data, dict) else {}
+    body = body_of(request)
     scope, vm_id = (
         body.get(name, request.query_params.get(name, "")) or "" for name in ("scope", "vm")
     )

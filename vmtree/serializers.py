@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from reef_site.common.errors import BadInput
-from reef_site.common.text import is_storable
+from reef_site.common.request_values import text_of
 from vmtree import aliases, ids
 from vmtree.dna import dna_of, empty
 from vmtree.models import Category, Node, NodeToken, Revision
@@ -67,7 +67,7 @@ def new_node_of(data: Json) -> NewNode:
     vm_id = _vm_id(data.get("vmId"), "vmId")
     ids.check_new(vm_id, "vmId")
     return NewNode(
-        name=_text(name, "name"),
+        name=text_of(name, "name", length=LONGEST),
         category=_category(data.get("category", "undefined")),
         vm_id=vm_id,
         parent_vm_id=aliases.resolve(_vm_id(data.get("parentVmId"), "parentVmId")),
@@ -79,7 +79,7 @@ def change_of(data: Json) -> Change:
     """What a PATCH wants. Keys that it does not have stay as they are. Raises BadInput."""
     config = data.get("reefConfig")
     return Change(
-        name=_text(data["name"], "name") if "name" in data else UNSAID,
+        name=text_of(data["name"], "name", length=LONGEST) if "name" in data else UNSAID,
         category=_category(data["category"]) if "category" in data else UNSAID,
         dna=(None if config is None else dna_of(config)) if "reefConfig" in data else UNSAID,
         parent_vm_id=(
@@ -97,24 +97,13 @@ def _category(value: object) -> str:
     return value
 
 
-def _text(value: object, field: str) -> str:
-    if not isinstance(value, str):
-        raise BadInput(f"{field}: must be a string", field)
-    text = value.strip()
-    if not is_storable(text):
-        raise BadInput(f"{field}: has characters that are no text", field)
-    if len(text) > LONGEST:
-        raise BadInput(f"{field}: at most {LONGEST} characters", field)
-    return text
-
-
 def _vm_id(value: object, field: str) -> str:
     """An id; a number is taken as its digits, nothing as nothing."""
     if value is None:
         return ""
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
-    text = _text(value, field)
+    text = text_of(value, field, length=LONGEST)
     if any(not sign.isprintable() for sign in text) or text.endswith("/"):
         raise BadInput(f"{field}: must be printable and not end with a slash", field)
     return text

@@ -19,6 +19,7 @@ from django.views.decorators.http import require_GET, require_POST
 
 from reef_site.common.admin import ReadOnlyAdmin, apply_to_each
 from reef_site.common.errors import BadInput, ReefError
+from reef_site.common.text import parse_number
 from vmtree import handing, snapshots
 from vmtree.snapshot_models import Snapshot, State
 from vmtree.snapshots import wording
@@ -211,10 +212,10 @@ class SnapshotAdmin(ReadOnlyAdmin):
 
 
 def _key(request: HttpRequest, name: str) -> int:
-    given = request.GET.get(name, "")
-    if not (given.isascii() and given.isdigit()) or len(given) > 18:
+    key = parse_number(request.GET.get(name, ""))
+    if key is None:
         raise BadInput(f"{name}: must be the id of a snapshot", name)
-    return int(given)
+    return key
 
 
 def _verified(row: Snapshot, *, by: object) -> str:

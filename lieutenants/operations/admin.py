@@ -22,7 +22,7 @@ from lieutenants.operations.models import Job, Step, StepState, Verb
 from lieutenants.operations.plan import Plan
 from reef_site.common.admin import ModelAdmin, ReadOnlyAdmin, add_actions, apply_to_each
 from reef_site.common.errors import ReefError
-from reef_site.common.text import first_line
+from reef_site.common.text import first_line, parse_number
 from vmtree.lineage import keys_above
 from vmtree.models import LINKS, Node
 
@@ -132,9 +132,10 @@ class JobAdmin(ReadOnlyAdmin):
         """Start a job for each VM, if the plan that was shown is the plan still."""
         vm_ids, counts = request.POST.getlist("vm"), request.POST.getlist("count")
         for vm_id, count in list(zip(vm_ids, counts, strict=False))[:MOST_PLANS]:
-            confirm = int(count) if count.isdecimal() else None
             try:
-                job, continued = services.start(verb, vm_id, by=request.user, confirm=confirm)
+                job, continued = services.start(
+                    verb, vm_id, by=request.user, confirm=parse_number(count)
+                )
             except ReefError as error:
                 self.message_user(request, f"{vm_id}: {error}", messages.ERROR)
             else:

@@ -12,6 +12,8 @@ from typing import Any, TypeGuard
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 _MAX_PLACE = 100
+# More digits are refused before they are converted; 18 fit into a database's integer.
+_MAX_DIGITS = 18
 _ELLIPSIS = "…"
 
 
@@ -110,6 +112,15 @@ def first_words(text: str, length: int) -> str:
 def first_line(text: str, length: int) -> str:
     """Return at most `length` characters of the first line."""
     return text.split("\n", 1)[0][:length]
+
+
+# -- numbers -----------------------------------------------------------------------------------
+
+
+def parse_number(text: str) -> int | None:
+    """Return the whole number of at most 18 ASCII digits that the text is, else None."""
+    is_number = text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS
+    return int(text) if is_number else None
 
 
 # -- what can be shown -------------------------------------------------------------------------
