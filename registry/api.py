@@ -1,4 +1,4 @@
-"""The agents' door to the registry, by the wire contract."""
+"""HTTP API of the registry, as the wire contract defines it."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ class VMs(APIView):
 
     @takes(query=("role", "status", "parentVmId", "liveness", "q", "limit", "cursor"), lenient=True)
     def get(self, request: Request) -> Response:
-        """Newest sign first; with `?limit=` or `?cursor=` page by page in the order of ids.
+        """List VMs, most recently seen first; with `?limit=` or `?cursor=` in pages ordered by id.
 
-        That order does not move while VMs beat, so that pages lose and repeat nothing.
-        `?q=` and `?liveness=` narrow, beside the columns' own.
+        The order of ids does not change with heartbeats, so that pages neither skip nor repeat VMs.
+        `?q=` and `?liveness=` filter, besides the parameters named like columns.
         """
         asked = request.query_params
         found = services.listed(
@@ -60,7 +60,7 @@ class VMs(APIView):
 
     @takes(body=REGISTERED, lenient=True)
     def post(self, request: Request) -> Response:
-        """Register, or bring up to date what is known."""
+        """Register a VM, or update its registration."""
         vm = services.register(registration_of(request.data), caller=request.user)
         return Response(vms_json([vm])[0], status=201)
 
@@ -71,42 +71,40 @@ class OneVM(APIView):
     asks_authority = True
 
     def get(self, request: Request, vm_id: str) -> Response:
-        """One."""
         return Response(vms_json([services.find(vm_id)])[0])
 
     @takes(body=REGISTERED, lenient=True)
     def patch(self, request: Request, vm_id: str) -> Response:
-        """Change some of its facts; `{}` is a sign of life."""
+        """Change some fields; an empty patch counts as a heartbeat."""
         services.find(vm_id)
         vm = services.patch(vm_id, changes_of(request.data), caller=request.user)
         return Response(vms_json([vm])[0])
 
     def delete(self, request: Request, vm_id: str) -> Response:
-        """Forget it."""
         services.deregister(vm_id, caller=request.user)
         return Response({"deleted": True})
 
 
 class Heartbeat(APIView):
-    """`POST /registry/vms/:id/heartbeat`; the edge answers it by itself where it can."""
+    """`POST /registry/vms/:id/heartbeat`; the edge answers it itself where it can."""
 
     asks_authority = True
 
     @takes_anything
     def post(self, request: Request, vm_id: str) -> Response:
-        """The answer says when to beat next."""
+        """Record a heartbeat; the response says when to send the next one."""
         one = beats.single(vm_id, request._request.body)
         return Response(services.beat(one, caller=request.user))
 
 
 class Heartbeats(APIView):
-    """`POST /registry/heartbeats`; the edge answers it by itself where it can."""
+    """`POST /registry/heartbeats`; the edge answers it itself where it can."""
 
     asks_authority = True
 
     @takes(body=("ids", "beats"))
     def post(self, request: Request) -> Response:
-        """Beats of up to 10,000 VMs; the answer names those that are not registered."""
+        """Record heartbeats of up to 10,000 VMs; the response names unregistered ids."""
         found = [beats.of(aliases.resolve(beat.vm_id), beat) for beat in beats.bulk(request.data)]
         return Response(services.beat_all(found, caller=request.user))
 
@@ -118,9 +116,10 @@ class Place(APIView):
 
     @takes(body=("ids", "parentVmId", "category"))
     def post(self, request: Request) -> Response:
-        """Put registered VMs into the tree; of each that cannot be, why.
+        """Place registered VMs in the tree, below their registered parents or all below
+        `parentVmId`.
 
-        Each goes under the parent that it registered with, or all under `parentVmId`.
+        The response gives the reason for each VM that is refused.
         """
         wish = placement_of(request.data)
         known = VM.objects.in_bulk(wish.ids)
@@ -141,7 +140,7 @@ class Discover(APIView):
     """`GET /registry/discover/:role`"""
 
     def get(self, request: Request, role: str) -> Response:
-        """Those of this role that answer now."""
+        """List VMs of this role that are running and not silent."""
         now = clock.now()
         found = VM.objects.filter(role=to_storable(role)).answering(now)
         vms = vms_json(found.newest_first(), now)
@@ -152,7 +151,7 @@ class Children(APIView):
     """`GET /registry/vms/:id/children`"""
 
     def get(self, request: Request, vm_id: str) -> Response:
-        """In the order of their registration."""
+        """List the children in the order of registration."""
         return _counted("children", vms_json(services.children(vm_id)))
 
 
@@ -160,7 +159,7 @@ class Ancestors(APIView):
     """`GET /registry/vms/:id/ancestors`"""
 
     def get(self, request: Request, vm_id: str) -> Response:
-        """Root first, the VM itself last."""
+        """List the ancestors, root first, the VM itself last."""
         return _counted("ancestors", vms_json(services.ancestors(vm_id)))
 
 
@@ -168,7 +167,7 @@ class Subtree(APIView):
     """`GET /registry/vms/:id/subtree`"""
 
     def get(self, request: Request, vm_id: str) -> Response:
-        """Breadth first, the VM itself first."""
+        """List the VM and its descendants, breadth first."""
         return _counted("subtree", vms_json(services.subtree(vm_id)))
 
 
@@ -176,7 +175,7 @@ class Diff(APIView):
     """`GET /registry/vms/:a/diff/:b`"""
 
     def get(self, request: Request, vm_id: str, other: str) -> Response:
-        """What the second VM's DNA has more and less."""
+        """Return the organs and capabilities that the second VM adds and lacks."""
         return Response(services.difference(vm_id, other))
 
 
@@ -184,7 +183,7 @@ class Gaps(APIView):
     """`GET /registry/vms/:id/gaps`"""
 
     def get(self, request: Request, vm_id: str) -> Response:
-        """When it was not heard of in the last days, oldest first; one that lasts is not here."""
+        """List the ended gaps between heartbeats of the last days, oldest first."""
         rows = services.gaps(services.find(vm_id))
         found = [
             {"began": row.began_at, "ended": row.ended_at, "status": row.status} for row in rows
@@ -196,12 +195,12 @@ class Panel(APIView):
     """`GET /registry/_panel`"""
 
     def get(self, request: Request) -> HttpResponse:
-        """A table that other pages can include."""
+        """Return a table of VMs as an HTML fragment for other pages."""
         return HttpResponse(panel_html())
 
 
 class Nothing(APIView):
-    """An unknown path of this service: 404 for those who may come in, else 401."""
+    """Unknown path below `/registry`: 404 for authenticated callers, else 401."""
 
     @takes_anything
     def _refuse(self, request: Request, **_: Any) -> Response:
@@ -211,7 +210,7 @@ class Nothing(APIView):
 
 
 def panel_html() -> str:
-    """The newest VMs as a table."""
+    """Render the most recently seen VMs as a table."""
     vms = vms_json(VM.objects.newest_first()[:PANEL_ROWS])
     count = VM.objects.count()
     return render_to_string("registry/_panel.html", {"vms": vms, "count": count})

@@ -1,9 +1,8 @@
-"""Heartbeats: what a beat may say, and how beats become rows.
+"""Heartbeats: parsing, recording and responses.
 
-A beat that does not say what its VM does wakes a stopped one; one that was paused stays paused.
-
-The DRF routes and the hot path write beats with the same function, each in a transaction of its
-own, so that both do and say the same.
+A heartbeat without a status sets a stopped VM to running; a paused VM stays paused. The DRF views
+and the fast path record heartbeats with the same function, each in a transaction of its own, so
+that both behave alike.
 """
 
 from __future__ import annotations
@@ -29,17 +28,18 @@ from registry.sql import Stamp, look, members, moment, stamp
 from vmtree.models import CompactEncoder
 
 MOST_IDS = 10_000
-# A heartbeat that was sent so much earlier than the last one, by the VM's own clock, was late on
-# its way; if it is earlier by more, the clock was set back.
+# A heartbeat that was sent at most this much before the last one, by the VM's own clock, was
+# delayed on its way; if it is earlier by more, the clock was set back.
 OUT_OF_ORDER = timedelta(minutes=1)
-# Two machines with one identity take turns; one that moved does not come back this soon.
+# Two machines with the same identity alternate within this time; a VM that moved does not return
+# this soon.
 TAKES_TURNS = timedelta(minutes=5)
 _COUNT_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Beat:
-    """One sign of life. What is None was not said and stays as it is."""
+    """One heartbeat. Fields that are None were absent and stay unchanged."""
 
     vm_id: str
     at: datetime | None = None
@@ -49,26 +49,26 @@ class Beat:
 
     @property
     def is_plain(self) -> bool:
-        """Whether it says no more than that the VM is there now."""
+        """Return whether it carries nothing but the VM's id."""
         said = (self.at, self.status, self.services, self.vitals)
         return all(each is None for each in said)
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of some beats: when each VM was last seen, and which changed for a watcher."""
+    """The result of recording heartbeats: when each VM was last seen, and which changed."""
 
     seen: dict[str, Stamp] = field(default_factory=dict)
     changed: set[str] = field(default_factory=set)
-    # Those whose DNA is not the registered one, as far as they told.
+    # VMs that reported another DNA than the registered one.
     strangers: set[str] = field(default_factory=set)
 
 
-# -- reading what clients say ------------------------------------------------------------------
+# -- parsing -----------------------------------------------------------------------------------
 
 
 def single(vm_id: str, body: bytes) -> Beat:
-    """The beat of one VM. A body that is no JSON object says nothing: it always was ignored."""
+    """Parse the heartbeat of one VM. A body that is not a JSON object is ignored, as always."""
     try:
         said = orjson.loads(body) if body else None
     except orjson.JSONDecodeError:
@@ -77,7 +77,7 @@ def single(vm_id: str, body: bytes) -> Beat:
 
 
 def bulk(body: object) -> list[Beat]:
-    """The beats of many: `{"ids": [text…], "beats": [{"id": text, …}…]}`. Raises BadInput."""
+    """Parse `{"ids": [text…], "beats": [{"id": text, …}…]}`. Raises BadInput."""
     if not isinstance(body, dict) or not body.keys() & {"ids", "beats"}:
         raise BadInput("ids is required", "ids")
     ids, told = body.get("ids") or [], body.get("beats") or []
@@ -102,7 +102,7 @@ def bulk(body: object) -> list[Beat]:
 
 
 def of(vm_id: str, beat: Beat) -> Beat:
-    """The same beat, of the VM of this id."""
+    """Return the heartbeat with this VM id."""
     return beat if vm_id == beat.vm_id else dataclasses.replace(beat, vm_id=vm_id)
 
 
@@ -145,7 +145,7 @@ def _vitals(said: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _machine(said: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """How wrong the machine's clock is, and a word for the machine that runs the VM now."""
+    """Parse the clock skew and the id of the machine that the VM runs on."""
     facts: dict[str, Any] = {}
     skew, machine = said.get("clockSkewSeconds"), said.get("machine")
     if skew is not None:
@@ -160,7 +160,7 @@ def _machine(said: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def digest_of(dna: Mapping[str, Any]) -> str:
-    """The SHA-256 that a beat may tell of the DNA its VM runs with."""
+    """Return the SHA-256 of the DNA, as a heartbeat may report it."""
     lists = {key: dna.get(key, []) for key in ("organs", "capabilities")}
     text = json.dumps(lists, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
@@ -170,10 +170,10 @@ def digest_of(dna: Mapping[str, Any]) -> str:
 
 
 def record(beats: Sequence[Beat], now: datetime, interval: int) -> Outcome:
-    """Write beats; runs inside the caller's transaction.
+    """Record heartbeats inside the caller's transaction.
 
-    An older beat never overwrites a newer one, and no beat is of the future. VMs that `seen` of
-    the outcome does not have are not registered.
+    An older heartbeat never overwrites a newer one, and none lies in the future. VMs that are
+    missing in `seen` of the result are not registered.
     """
     done = Outcome()
     known = _known([beat.vm_id for beat in beats])
@@ -193,7 +193,9 @@ def record(beats: Sequence[Beat], now: datetime, interval: int) -> Outcome:
 
 
 def _known(ids: list[str]) -> dict[str, tuple[str, Stamp, Stamp]]:
-    """Status, last sign and first deadline of those that are registered, locked where it helps."""
+    """Return status, last heartbeat and first deadline of the registered ids; PostgreSQL locks the
+    rows.
+    """
     inside, parameter = members(ids)
     lock = " ORDER BY id FOR UPDATE" if connection.vendor == "postgresql" else ""
     columns = "id, status, last_seen, late_after"
@@ -202,12 +204,12 @@ def _known(ids: list[str]) -> dict[str, tuple[str, Stamp, Stamp]]:
 
 
 def _write_plain(ids: list[str], now: datetime, interval: int) -> None:
-    """The beats that say nothing, in one statement."""
+    """Record heartbeats without data, with one statement."""
     if not ids:
         return
     inside, parameter = members(ids)
     late, silent = liveness.deadlines(now, interval)
-    # Whoever is paused stays so, without deadlines; everybody else is running again.
+    # A paused VM stays paused, without deadlines; all others are running again.
     awake = "CASE WHEN status = 'paused' THEN NULL ELSE %s END"
     sql = (
         f"UPDATE registry_vm SET last_seen = %s, late_after = {awake}, silent_after = {awake},"  # noqa: S608
@@ -220,7 +222,7 @@ def _write_plain(ids: list[str], now: datetime, interval: int) -> None:
 
 
 def _write_told(beats: list[Beat], now: datetime, interval: int, done: Outcome) -> None:
-    """Beats with more to say, and those that were sent earlier; one statement, many rows."""
+    """Record heartbeats with data or a send time: one statement, many rows."""
     vms = VM.objects.in_bulk([beat.vm_id for beat in beats])
     rows = []
     for beat in beats:
@@ -237,9 +239,9 @@ _WRITE_SIGNS = """UPDATE registry_vm SET last_seen = %s, late_after = %s, silent
 
 
 def _apply(beat: Beat, vm: VM, now: datetime, interval: int, done: Outcome) -> bool:
-    """Take a beat into the row in memory; False if more is known already.
+    """Apply a heartbeat to the row in memory; return False if a newer one is known.
 
-    It counts from its arrival: the VM's clock may be wrong.
+    The time of arrival counts, because the VM's clock may be wrong.
     """
     if now < vm.last_seen or _is_out_of_order(beat, vm):
         return False
@@ -267,7 +269,7 @@ def _apply(beat: Beat, vm: VM, now: datetime, interval: int, done: Outcome) -> b
 
 
 def _is_out_of_order(beat: Beat, vm: VM) -> bool:
-    """Whether the VM sent another one after this, by its own clock."""
+    """Return whether the VM sent a later heartbeat before, by its own clock."""
     last = vm.vitals.get("saidAt")
     if beat.at is None or not isinstance(last, str):
         return False
@@ -276,7 +278,7 @@ def _is_out_of_order(beat: Beat, vm: VM) -> bool:
 
 
 def _clock_of(beat: Beat, now: datetime) -> dict[str, Any]:
-    """What the time that a beat says tells of its VM's clock."""
+    """Return the send time and the resulting clock skew for `vitals`."""
     if beat.at is None:
         return {}
     skew = round((beat.at - now).total_seconds(), 1)
@@ -284,7 +286,7 @@ def _clock_of(beat: Beat, now: datetime) -> dict[str, Any]:
 
 
 def _twin_of(known: dict[str, Any], machine: str | None, now: datetime, interval: int) -> Any:
-    """Note another machine behind the same identity, and whether two of them take turns."""
+    """Return `vitals` entries when another machine uses the identity, and when two alternate."""
     old = known.get("machine")
     if machine is None or old is None or machine == old:
         return {}
@@ -298,7 +300,7 @@ def _twin_of(known: dict[str, Any], machine: str | None, now: datetime, interval
 
 
 def _signs_of(vm: VM) -> list[Any]:
-    """The parameters of `_WRITE_SIGNS`."""
+    """Return the parameters of `_WRITE_SIGNS`."""
     seen = stamp(vm.last_seen)
     late = stamp(vm.late_after) if vm.late_after else None
     silent = stamp(vm.silent_after) if vm.silent_after else None
@@ -309,7 +311,7 @@ def _signs_of(vm: VM) -> list[Any]:
 
 
 def _write_gaps(known: dict[str, tuple[str, Stamp, Stamp]], done: Outcome) -> None:
-    """Write down who was not heard of for so long that he was late, or would have been."""
+    """Record a gap for each VM that was late, or would have been if it was running."""
     gaps = []
     for vm_id, (status, old, late_after) in known.items():
         new = done.seen[vm_id]
@@ -330,25 +332,25 @@ def _write_gaps(known: dict[str, tuple[str, Stamp, Stamp]], done: Outcome) -> No
             cursor.executemany(sql, gaps)
 
 
-# -- answers -----------------------------------------------------------------------------------
+# -- responses ---------------------------------------------------------------------------------
 
 
 class Fleet:
-    """How many VMs are registered, counted again every ten seconds."""
+    """The number of registered VMs, counted again every ten seconds."""
 
     def __init__(self) -> None:
         self._count = 0
         self._counted = -math.inf
 
     def interval_ms(self) -> int:
-        """How often each VM of this fleet should beat."""
+        """Return the heartbeat interval for VMs of this fleet."""
         clock = time.monotonic()
         if clock - self._counted > _COUNT_SECONDS:
             self._count, self._counted = VM.objects.count(), clock
         return liveness.interval_ms(self._count)
 
     def forget(self) -> None:
-        """Count anew the next time."""
+        """Count again next time."""
         self._counted = -math.inf
 
 
@@ -356,21 +358,21 @@ fleet = Fleet()
 
 
 def wire_date(value: Stamp) -> str:
-    """A moment from the database in the wire's form; `None` never comes here."""
+    """Return a time from the database in the wire format. Does not accept None."""
     if isinstance(value, str):
         return f"{value[:10]}T{value[11:19]}.{value[20:23] or '000'}Z"
     return clock.format_timestamp(value)
 
 
 def single_answer(vm_id: str, done: Outcome, interval: int) -> dict[str, Any]:
-    """What one VM is told: the old keys first."""
+    """Build the response to one heartbeat; the order of keys is part of the contract."""
     answer = {
         "id": vm_id,
         "lastSeen": wire_date(done.seen[vm_id]),
         "nextBeatInMs": liveness.next_beat_ms(interval),
     }
     if vm_id in done.strangers:
-        # Its DNA is not the one it was registered with: it should register again.
+        # The VM should register again with its present DNA.
         answer["reefConfigDiffers"] = True
     return answer
 
@@ -378,7 +380,7 @@ def single_answer(vm_id: str, done: Outcome, interval: int) -> dict[str, Any]:
 def bulk_answer(
     beats: Sequence[Beat], done: Outcome, now: datetime, interval: int
 ) -> dict[str, Any]:
-    """How many beats were taken, which ids are not registered, and when to come again."""
+    """Build the response to many heartbeats: count, unregistered ids, next interval."""
     unknown = [beat.vm_id for beat in beats if beat.vm_id not in done.seen]
     answer: dict[str, Any] = {
         "count": len(beats) - len(unknown),

@@ -1,4 +1,4 @@
-"""Work that waits for each other: what comes in while one round runs is done in the next one."""
+"""Batches work of concurrent callers: what arrives while one batch runs goes into the next one."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ MOST_AT_ONCE = 256
 
 
 class Group(Generic[Item, Result]):
-    """One thread, with database connections of its own, that takes all waiting items at once.
+    """One thread with its own database connections that processes all waiting items at once.
 
-    `run` gets items and returns a result for each, in their order. A round that fails is tried
-    once more; then whoever waits for it gets None.
+    `run` takes items and returns one result for each, in their order. A failed batch is retried
+    once; then its callers get None.
     """
 
     def __init__(self, name: str, run: Callable[[Sequence[Item]], Sequence[Result]]) -> None:
@@ -36,17 +36,17 @@ class Group(Generic[Item, Result]):
         self._thread.start()
 
     def put(self, item: Item, tell: Callable[[Result | None], None]) -> None:
-        """Have `tell` called on the loop with what `run` made of this item; None if it failed."""
+        """Call `tell` on the loop with the result of this item; None if it failed."""
         self._waiting.put((item, tell))
 
     async def ask(self, item: Item) -> Result | None:
-        """What `run` made of this item; None if it failed."""
+        """Return the result of this item; None if it failed."""
         future: asyncio.Future[Result | None] = self._loop.create_future()
         self.put(item, partial(_settle, future))
         return await future
 
     async def close(self) -> None:
-        """Do what waits, then end the thread."""
+        """Process what waits, then end the thread."""
         self._waiting.put(None)
         await asyncio.to_thread(self._thread.join, 5)
 
@@ -61,7 +61,7 @@ class Group(Generic[Item, Result]):
         _close_connections()
 
     def _batch(self) -> list[tuple[Item, Callable[[Result | None], None]]]:
-        """All that waits now, at least one; empty at the end."""
+        """Wait for items and return all of them; an empty list at the end."""
         first = self._waiting.get()
         batch = []
         while first is not None:
@@ -73,7 +73,7 @@ class Group(Generic[Item, Result]):
             except Empty:
                 break
         else:
-            # The end was asked for: found again after this round.
+            # Close was requested: seen again after this batch.
             if batch:
                 self._waiting.put(None)
         return batch
@@ -95,7 +95,7 @@ class Group(Generic[Item, Result]):
 
 
 def _close_connections() -> None:
-    """Close them; what goes wrong with that must not end the thread."""
+    """Close all connections; an error must not end the thread."""
     try:
         connections.close_all()
     except Exception:
@@ -109,11 +109,11 @@ def _hand_out(
         try:
             tell(result)
         except Exception:
-            # One who cannot be told must not keep the others waiting.
+            # A failing callback must not affect the others.
             logger.exception("an answer was lost")
 
 
 def _settle(future: asyncio.Future[Result | None], result: Result | None) -> None:
-    # Whoever hung up meanwhile waits no longer.
+    # The caller may have disconnected meanwhile.
     if not future.done():
         future.set_result(result)

@@ -1,12 +1,12 @@
-"""The registry's busiest routes as raw ASGI: beats, bulk beats, one VM, discover, ancestors.
+"""The registry's busiest routes as raw ASGI: heartbeats, one VM, discover, ancestors.
 
-The edge asks here first. What is answered is what the DRF routes of `registry.api` would answer,
-written with the same functions; whatever is unclear (a session, an odd host, a caller that the
-rule may refuse) is left to them: None, and the edge passes the request on.
+The edge tries this first. Responses equal those of the DRF views in `registry.api` and use the same
+functions. Unclear cases (a session, an unknown host, a caller that may lack permission) return
+None, and the edge passes the request on to Django.
 
-Beats wait for each other for the moment that a commit takes and are then written together, by one
-thread with one connection; each is answered after its commit. Tokens are looked up in the same
-transaction, so one that was revoked opens nothing from the next request on.
+Heartbeats that arrive during a commit are written together in the next transaction, by one thread
+with one connection; each is answered after its commit. Tokens are looked up in the same
+transaction, so a revoked token fails from the next request on.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ ROUTES: tuple[tuple[str, str, re.Pattern[bytes]], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Writing:
-    """Beats that one request brings, and by whose token: a hash, or None for the root token."""
+    """Heartbeats of one request, and the hash of its token (None for the root token)."""
 
     digest: str | None
     beats: Sequence[Beat]
@@ -68,7 +68,7 @@ class Writing:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What one request wants to see, and by whose token."""
+    """One read request: the route, its id or role, and the hash of its token."""
 
     digest: str | None
     what: str
@@ -76,7 +76,7 @@ class Reading:
 
 
 def _route_of(method: str, path: bytes) -> tuple[str, str] | None:
-    """Which of the hot routes this is, and the id or role in it; None for all others."""
+    """Return the fast route's name and the id or role in the path; None for all other paths."""
     if not path.startswith(b"/registry/"):
         return None
     for wanted, name, pattern in ROUTES:
@@ -88,14 +88,14 @@ def _route_of(method: str, path: bytes) -> tuple[str, str] | None:
 def _named(name: str, raw: bytes) -> tuple[str, str] | None:
     with contextlib.suppress(UnicodeDecodeError):
         key = unquote_to_bytes(raw).decode()
-        # Other names of VMs are left to the doors that look them up.
+        # Aliases are resolved by the Django views.
         if "/" not in key and key.isprintable() and not aliases.is_alias(key):
             return name, key
     return None
 
 
 class HotRoutes:
-    """Lives as long as the edge; `answer` is called on its loop."""
+    """The fast path; lives as long as the edge. `answer` is called on its event loop."""
 
     def __init__(self) -> None:
         self._teller = Teller()
@@ -107,9 +107,9 @@ class HotRoutes:
 
     @staticmethod
     def route(scope: Mapping[str, Any]) -> tuple[str, str] | None:
-        """Which of the hot routes this request is for, and the id or role in it.
+        """Return the fast route's name and the id or role in the path; None for all others.
 
-        None of them takes a query; what has one is refused in words elsewhere.
+        None of these routes takes a query string; Django rejects one with an explanation.
         """
         if scope.get("query_string"):
             return None
@@ -117,11 +117,11 @@ class HotRoutes:
 
     @staticmethod
     def refusal(headers: Mapping[bytes, bytes]) -> Answer | None:
-        """The refusal of a token that opens nothing; None to have the request passed on."""
+        """Return a 401 for an invalid token; None to pass the request on."""
         return refused() if b"authorization" in headers and _is_our_host(headers) else None
 
     async def close(self) -> None:
-        """Let what waits commit, and end the threads."""
+        """Let waiting writes commit, and end the threads."""
         self._signing.cancel()
         self._checkpoints.close()
         for group in (self._writer, self._reader):
@@ -131,7 +131,7 @@ class HotRoutes:
     async def answer(
         self, route: tuple[str, str], headers: Mapping[bytes, bytes], body: bytes
     ) -> Answer | None:
-        """The answer, or None to have the request passed on."""
+        """Return the response; None to pass the request on."""
         asked = question(route, headers, body)
         if isinstance(asked, Reading):
             return await self._reader.ask(asked)
@@ -145,7 +145,7 @@ class HotRoutes:
         headers: Mapping[bytes, bytes],
         tell: Callable[[Answer | None], None],
     ) -> bool:
-        """The same for a request without a body, told when it is there; False if it is unclear."""
+        """Like `answer` for a request without a body, with a callback; False to pass it on."""
         asked = question(route, headers, b"")
         if isinstance(asked, Reading):
             self._reader.put(asked, tell)
@@ -156,7 +156,7 @@ class HotRoutes:
         return True
 
     async def _sign(self) -> None:
-        """Say every few seconds that beats can come in here."""
+        """Record every few seconds that this edge can receive heartbeats."""
         while True:
             try:
                 await self._writer.ask(None)
@@ -168,7 +168,10 @@ class HotRoutes:
 def question(
     route: tuple[str, str], headers: Mapping[bytes, bytes], body: bytes
 ) -> Reading | Writing | Answer | None:
-    """What is asked; or the refusal of a token that needs no look; or None to pass it on."""
+    """Parse a request.
+
+    Returns a 401 for a token that cannot be valid, and None to pass the request on.
+    """
     name, key = route
     if b"authorization" not in headers or not _is_our_host(headers):
         return None
@@ -182,16 +185,16 @@ def question(
             return None
         said = [beats.single(key, body)] if name == "beat" else beats.bulk(orjson.loads(body))
     except (BadInput, orjson.JSONDecodeError):
-        # Said in the words of the door that knows whether the token is good at all.
+        # Django reports the error, but only if the token is valid.
         return None
     return Writing(digest, said, name == "beat")
 
 
-# -- who asks ----------------------------------------------------------------------------------
+# -- authentication ----------------------------------------------------------------------------
 
 
 def credentials(header: bytes) -> tuple[bool, str | None]:
-    """Whether this may be a good token, and the hash to look up; the root token has none."""
+    """Return whether the token may be valid, and the hash to look up (None for the root token)."""
     scheme, _, token = header.decode("latin-1").partition(" ")
     token = token.strip()
     if scheme.lower() != "bearer":
@@ -203,7 +206,7 @@ def credentials(header: bytes) -> tuple[bool, str | None]:
 
 @functools.cache
 def _root_token() -> bytes:
-    """Settings do not change, and asking them takes long."""
+    """Cached: the setting does not change, and reading it is slow."""
     return settings.ROOT_TOKEN.encode()
 
 
@@ -222,14 +225,14 @@ _good_hosts: set[str] = set()
 
 
 class Holder(NamedTuple):
-    """The node that a token belongs to: its key and its VM's id."""
+    """The node that a token belongs to."""
 
     pk: int
     vm_id: str
 
 
 def holders_of(digests: set[str]) -> dict[str, Holder]:
-    """The living nodes that these tokens belong to, in one look; run inside a group."""
+    """Return the active nodes of these token hashes with one query; runs inside a batch."""
     if not digests:
         return {}
     inside, parameter = sql.members(digests)
@@ -241,11 +244,11 @@ def holders_of(digests: set[str]) -> dict[str, Holder]:
     return {digest: Holder(pk, vm_id) for digest, pk, vm_id in rows}
 
 
-# -- what the groups do ------------------------------------------------------------------------
+# -- batches -----------------------------------------------------------------------------------
 
 
 class Verdict(Enum):
-    """Whether a request may be answered here."""
+    """The decision whether a request may be answered on the fast path."""
 
     GOOD = auto()
     REFUSED = auto()
@@ -253,9 +256,9 @@ class Verdict(Enum):
 
 
 def write(tell: Callable[[set[str]], None], asked: Sequence[Writing | None]) -> list[Answer | None]:
-    """Write the beats of many requests in one transaction; an answer for each, in their order.
+    """Record the heartbeats of many requests in one transaction; return responses in their order.
 
-    None among them is the sign that this edge is there.
+    None in `asked` records that this edge is up.
     """
     now, writings = clock.now(), [each for each in asked if each is not None]
     with transaction.atomic():
@@ -290,14 +293,14 @@ def _verdict(asked: Writing | None, holders: Mapping[str, Holder]) -> Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """What one transaction of beats came to."""
+    """The result of one transaction of heartbeats."""
 
     done: Outcome
     now: datetime
     interval: int
 
     def answer(self, asked: Writing | None, verdict: Verdict) -> Answer | None:
-        """What the asker of these beats is told; None is passed on."""
+        """Return the response to this request; None to pass it on."""
         if asked is None or verdict is Verdict.UNSURE:
             return None
         if verdict is Verdict.REFUSED:
@@ -312,7 +315,7 @@ class Round:
 
 
 def read(asked: Sequence[Reading]) -> list[Answer | None]:
-    """Answer many questions at one moment; the same question is looked up once."""
+    """Answer many read requests at one moment; equal requests are looked up once."""
     holders = holders_of({each.digest for each in asked if each.digest is not None})
     good = [each for each in asked if each.digest is None or each.digest in holders]
     known = {(what, key): answer for what in LOOKS for key, answer in _looks(good, what)}
@@ -326,7 +329,7 @@ LOOKS = ("vm", "discover", "ancestors")
 
 
 def _looks(asked: Sequence[Reading], what: str) -> Iterable[tuple[str, Answer]]:
-    """The answers to all questions of one kind, each looked up once."""
+    """Yield responses to all requests of one route, by id or role."""
     keys = {each.key for each in asked if each.what == what}
     view = rows.View() if keys else None
     if view is None:
@@ -344,7 +347,7 @@ def _looks(asked: Sequence[Reading], what: str) -> Iterable[tuple[str, Answer]]:
             yield key, _counted("vms", view.discover(key))
 
 
-# -- answers -----------------------------------------------------------------------------------
+# -- responses ---------------------------------------------------------------------------------
 
 
 def _counted(name: str, found: list[Any]) -> Answer:
@@ -356,12 +359,12 @@ def _not_found() -> Answer:
 
 
 def refused() -> Answer:
-    """The token opens nothing."""
+    """Return a 401 for an invalid token."""
     return Answer(401, orjson.dumps({"error": BAD_TOKEN}))
 
 
 class Teller:
-    """Tells watchers in a thread of its own: a Redis that hangs holds up no beat."""
+    """Publishes events in a thread of its own, so that a hanging Redis delays no heartbeat."""
 
     def __init__(self) -> None:
         self._ids: set[str] = set()
@@ -369,7 +372,7 @@ class Teller:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="reef-tells")
 
     def tell(self, vm_ids: set[str]) -> None:
-        """Have them told soon, with all that come until then."""
+        """Publish these ids soon, together with those that arrive until then."""
         with self._lock:
             waiting = bool(self._ids)
             self._ids |= vm_ids
@@ -377,7 +380,7 @@ class Teller:
             self._thread.submit(self._send)
 
     def close(self) -> None:
-        """Tell nothing more."""
+        """Stop publishing."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _send(self) -> None:
@@ -386,5 +389,5 @@ class Teller:
         try:
             events.publish_nodes(sorted(ids))
         except Exception:
-            # Nobody asks the executor what became of it.
+            # The executor would drop the exception.
             logger.exception("watchers cannot be told of %d VMs", len(ids))

@@ -1,4 +1,4 @@
-"""The agents' routes of the registry. Ids may have slashes, written as %2F."""
+"""Routes of the registry's API. Ids may contain slashes, written as %2F."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""VMs straight from their table as the wire has them, without model objects in between.
+"""VMs in the wire format straight from their table, without model objects.
 
-What `serializers.vm_json` says of a row, this says too; a test holds them together.
+The output equals that of `serializers.vm_json`; a test compares them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Json = dict[str, Any]
 
 
 class View:
-    """The registry at one moment, for the questions of one round."""
+    """The registry at one moment, for all reads of one batch."""
 
     def __init__(self) -> None:
         now = clock.now()
@@ -32,13 +32,13 @@ class View:
         self._parse = _fragment if connection.vendor == "sqlite" else orjson.loads
 
     def vms(self, ids: Iterable[str]) -> dict[str, Json]:
-        """Those of these VMs that are registered."""
+        """Return those of these VMs that are registered, by id."""
         inside, parameter = members(ids)
         rows = self._rows(f"WHERE v.id IN {inside}", [parameter])
         return {row[0]: self._json(row) for row in rows}
 
     def discover(self, role: str) -> list[Json]:
-        """VMs of this role that answer now, newest sign first."""
+        """Return VMs of this role that are running and not silent, most recently seen first."""
         condition, values = "WHERE v.role = %s AND v.status = 'running'", [role]
         if not self._grace:
             condition, values = f"{condition} AND v.silent_after > %s", [role, self._at]
@@ -47,7 +47,7 @@ class View:
         return [self._json(row) for row in rows]
 
     def ancestors(self, ids: Iterable[str]) -> dict[str, list[Json]]:
-        """Of each that is registered, the line from its topmost known ancestor down to itself."""
+        """Return for each registered id its ancestors, topmost first, the VM itself last."""
         ids = set(ids)
         inside, parameter = members(ids)
         head = lineage.above(LINKS, start=f"id IN {inside}")
@@ -84,7 +84,7 @@ class View:
 
 
 def _fragment(text: str) -> orjson.Fragment:
-    """JSON that was stored compactly is handed out as it is."""
+    """Embed stored JSON, which is compact, as it is."""
     return orjson.Fragment(text)
 
 

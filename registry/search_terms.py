@@ -1,7 +1,4 @@
-"""Terms of the registry in the search over the tree: liveness, status and role of VMs.
-
-`narrow` is the same search over VMs of the registry, which need not have a place in the tree.
-"""
+"""Search terms of the registry: liveness, status and role, for nodes of the tree and for VMs."""
 
 from __future__ import annotations
 
@@ -70,7 +67,7 @@ def _valued(column: str, values: tuple[str, ...]) -> Term:
 
 
 def narrow(vms: VMQuerySet, query: str) -> VMQuerySet:
-    """Return the VMs that match all terms of the query. Raise BadInput that lists the terms."""
+    """Return the VMs that match the whole query. Raises BadInput that lists the terms."""
     for term, value in parse(query, _of_vms):
         if term:
             vms = term.narrow(vms, value)
@@ -80,7 +77,7 @@ def narrow(vms: VMQuerySet, query: str) -> VMQuerySet:
 
 
 def with_liveness(vms: VMQuerySet, value: str) -> VMQuerySet:
-    """Return the VMs of this liveness now. Raise BadInput that lists the values."""
+    """Return the VMs with this liveness now. Raises BadInput that lists the values."""
     if value not in Liveness.values:
         raise BadInput(f"liveness: must be one of {', '.join(Liveness.values)}", "liveness")
     return vms.called(Liveness(value), clock.now())
@@ -99,7 +96,7 @@ def _plain_id(column: str, field: str) -> Term:
 
 
 def _with_gene(kind: str) -> Term:
-    """Return the term for VMs that registered with an organ or capability."""
+    """Build a term for the organs or capabilities of the registered DNA."""
 
     def narrow(vms: VMQuerySet, name: str) -> VMQuerySet:
         if connection.vendor == "postgresql":
@@ -112,7 +109,7 @@ def _with_gene(kind: str) -> Term:
 
 
 def _in_tree(name: str) -> Term:
-    """Return a term of the tree, applied to the nodes of VMs."""
+    """Build a term for VMs whose nodes match a term of the tree."""
     term = search.search_terms[name]
 
     def narrow(vms: VMQuerySet, value: str) -> VMQuerySet:

@@ -1,6 +1,7 @@
-"""What the agents' API says of VMs, and what it takes from a request's JSON.
+"""VMs as JSON, and request bodies as commands, in the wire format.
 
-Key order, absent keys and texts are those that agents in the field know; later keys come last.
+Key order, absent keys and texts are part of the contract with agents in the field; new keys come
+last.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ MOST_TEXT = 255
 MOST_JSON = 256 << 10
 MOST_PLACED = 1000
 ABSENT = object()
-# What a registration may say; more is passed over, as it always was.
+# Known fields of a registration; others are ignored, as they always were.
 REGISTERED = (
     *("id", "name", "role", "address", "registeredBy", "parentVmId", "status", "services"),
     *("reefConfig", "metadata"),
@@ -34,14 +35,13 @@ REGISTERED = (
 
 
 def vms_json(vms: Iterable[VM], at: datetime | None = None) -> list[Json]:
-    """VM objects with their liveness at this moment."""
+    """Return VMs as JSON with their liveness at this moment."""
     at = at or clock.now()
     grace = Watch.grace(at)
     return [vm_json(vm, at, grace=grace) for vm in vms]
 
 
 def vm_json(vm: VM, at: datetime, *, grace: bool) -> Json:
-    """One VM object."""
     facts: Json = {
         "id": vm.pk,
         "name": vm.name,
@@ -63,12 +63,12 @@ def vm_json(vm: VM, at: datetime, *, grace: bool) -> Json:
     return facts
 
 
-# -- what requests say -------------------------------------------------------------------------
+# -- parsing requests --------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Registration:
-    """A VM that announces itself. What is None was absent, and an upsert keeps the old."""
+    """A registration. Fields that are None were absent; an update keeps their old values."""
 
     id: str
     name: str
@@ -76,7 +76,7 @@ class Registration:
     address: str
     registered_by: str
     parent_vm_id: str | None = None
-    # `parentVmId: null` takes the parent away; absent or empty keeps it.
+    # `parentVmId: null` removes the parent; absent or empty keeps it.
     clears_parent: bool = False
     services: list[Any] | None = None
     reef_config: Json | None = None
@@ -84,7 +84,7 @@ class Registration:
 
 
 def registration_of(body: object) -> Registration:
-    """A registration. Raises BadInput with the contract's texts, in the contract's order."""
+    """Parse a registration. Raises BadInput with the contract's texts, in the contract's order."""
     data: Mapping[str, Any] = body if isinstance(body, dict) else {}
     vm_id, name = required(data, "id"), required(data, "name")
     ids.check_new(vm_id, "id")
@@ -107,7 +107,7 @@ def registration_of(body: object) -> Registration:
 
 @dataclass(frozen=True)
 class Placement:
-    """VMs that are to get a place in the tree."""
+    """VMs to place in the tree."""
 
     ids: list[str]
     parent_vm_id: str = ""
@@ -115,7 +115,7 @@ class Placement:
 
 
 def placement_of(body: object) -> Placement:
-    """Which VMs, and where to. Raises BadInput."""
+    """Parse ids, parent and category. Raises BadInput."""
     data: Mapping[str, Any] = body if isinstance(body, dict) else {}
     ids = data.get("ids")
     if not isinstance(ids, list) or not ids or len(ids) > MOST_PLACED:
@@ -128,7 +128,7 @@ def placement_of(body: object) -> Placement:
 
 
 def changes_of(body: object) -> Json:
-    """Columns that a PATCH sets, by their names; unknown keys are ignored. Raises BadInput."""
+    """Parse a PATCH into columns and values; unknown keys are ignored. Raises BadInput."""
     data: Mapping[str, Any] = body if isinstance(body, dict) else {}
     changes: Json = {}
     if "status" in data:
@@ -150,7 +150,7 @@ def changes_of(body: object) -> Json:
 
 
 def required(data: Mapping[str, Any], name: str, *, most: int = MOST_TEXT) -> str:
-    """Text that must be there and not blank, trimmed."""
+    """Return required text, trimmed. Raises BadInput if it is missing or blank."""
     value = data.get(name)
     if value is None or (isinstance(value, str) and not value.strip()):
         raise BadInput(f"{name} is required", name)
@@ -158,7 +158,7 @@ def required(data: Mapping[str, Any], name: str, *, most: int = MOST_TEXT) -> st
 
 
 def text(value: object, name: str, *, most: int = MOST_TEXT) -> str:
-    """Return trimmed text without control characters. Raises BadInput."""
+    """Return trimmed text that every database can store. Raises BadInput."""
     return text_of(value, name, length=most, accepts=_has_no_controls)
 
 
@@ -167,7 +167,7 @@ def _has_no_controls(text: str) -> bool:
 
 
 def plain(value: object, name: str) -> Any:
-    """JSON that every database can hold and every client can read."""
+    """Return JSON that every database can store and every client can parse. Raises BadInput."""
     try:
         raw = orjson.dumps(value)
     except TypeError as error:
@@ -192,12 +192,12 @@ def _parent(data: Mapping[str, Any]) -> str | None:
 
 
 def _is_said(data: Mapping[str, Any], name: str) -> bool:
-    """Whether a value is there that an old server would have taken, `{}` included."""
+    """Return whether there is a value that an old server would have accepted, `{}` included."""
     return name in data and data[name] not in (None, "", 0, False)
 
 
 def _as_said(value: object) -> str:
-    """A wrong value as the texts of the contract repeat it."""
+    """Format an invalid value as the texts of the contract repeat it."""
     if value is ABSENT:
         return "undefined"
     said = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

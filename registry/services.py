@@ -1,4 +1,4 @@
-"""What may be asked of the registry. Rows are committed first, watchers are told afterwards."""
+"""Use cases of the registry. Rows are committed first, events are published afterwards."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _CLAMP_SECONDS = 10
 
 
 def find(vm_id: str) -> VM:
-    """The registered VM of this id, or NotFound."""
+    """Return the registered VM with this id. Raises NotFound."""
     vm = VM.objects.filter(pk=to_storable(vm_id)).first()
     if vm is None:
         raise NotFound(VM_NOT_FOUND)
@@ -43,20 +43,20 @@ def find(vm_id: str) -> VM:
 
 
 def register(wish: Registration, *, caller: object = None) -> VM:
-    """Add a VM, or bring what is known of it up to date; it is running and was seen now.
+    """Register a VM or update its registration; it counts as running and seen now.
 
-    Below a parent that the tree has, it takes its place there. Raises BadInput for a circle of
-    parents, Forbidden.
+    It is placed in the tree if its parent is there. Raises BadInput for a circle of parents,
+    Forbidden.
     """
     may_register(caller, wish.id, wish.parent_vm_id)
     if wish.clears_parent and not authority.may(caller, "write", None):
-        # A node's registration takes nobody from where he stands; null says nothing.
+        # A node token cannot detach a VM from its parent; null is ignored.
         wish = dataclasses.replace(wish, clears_parent=False)
     try:
         with transaction.atomic():
             vm = _take_in(wish, caller)
     except IntegrityError:
-        # Somebody registered it between our look and our insert.
+        # Another request registered it between our SELECT and INSERT.
         with transaction.atomic():
             vm = _take_in(wish, caller)
     tell([vm.pk])
@@ -64,7 +64,7 @@ def register(wish: Registration, *, caller: object = None) -> VM:
 
 
 def may_register(caller: object, vm_id: str, parent_vm_id: str | None) -> None:
-    """Nodes register themselves and what is, or will be, below them. Raises Forbidden."""
+    """Raise Forbidden unless a node registers itself or a present or future descendant."""
     if authority.node_of(caller) is None:
         return
     known = Node.objects.filter(vm_id=vm_id).exists()
@@ -74,7 +74,7 @@ def may_register(caller: object, vm_id: str, parent_vm_id: str | None) -> None:
 
 
 def _may_take_parent(caller: object, vm_id: str, parent_vm_id: str | None) -> None:
-    """A node stays where it is, and moves others only to below itself. Raises Forbidden."""
+    """Raise Forbidden if a node moves itself, or moves another VM outside of its subtree."""
     there = Node.objects.filter(vm_id=vm_id, parent__vm_id=parent_vm_id).exists()
     if not there:
         authority.check(caller, "command", vm_id)
@@ -87,7 +87,7 @@ def _take_in(wish: Registration, caller: object) -> VM:
         said = VM.objects.filter(pk=wish.id).values_list("parent_vm_id", flat=True).first()
     awaited = placing.is_awaited(wish.id, said)
     if awaited:
-        # Before any row: whoever removes VMs takes both in this order, too.
+        # Before any row lock: removal takes both in this order, too.
         tree.hold_shape(alone=False)
     vm = _upsert(wish)
     if awaited:
@@ -115,13 +115,13 @@ def _upsert(wish: Registration) -> VM:
     parent = vm.parent_vm_id if wish.parent_vm_id is None else wish.parent_vm_id
     _set_parent(vm, None if wish.clears_parent else parent)
     vm.seen(now)
-    # All columns: the row is locked, or new.
+    # Saves all columns: the row is locked, or new.
     vm.save(force_insert=old is None, force_update=old is not None)
     return vm
 
 
 def _set_parent(vm: VM, parent: str | None) -> None:
-    """Put a VM below another one; unknown parents are taken, circles are not."""
+    """Assign a parent; it need not be registered. Raises BadInput for a circle."""
     if parent == vm.parent_vm_id:
         return
     if parent == vm.pk:
@@ -130,7 +130,7 @@ def _set_parent(vm: VM, parent: str | None) -> None:
         if connection.vendor == "postgresql":
             with connection.cursor() as cursor:
                 cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_MOVES_LOCK])
-        # A parent that is not registered may be somebody's child later: no circle now.
+        # An unregistered parent may later become a child: no circle then either.
         if vm.pk in lineage.keys_above(LINKS, parent) or _hangs_on(parent, vm.pk):
             text = f"parentVmId: '{parent}' stands below '{vm.pk}', which cannot stand below it"
             raise BadInput(text, "parentVmId")
@@ -138,13 +138,16 @@ def _set_parent(vm: VM, parent: str | None) -> None:
 
 
 def _hangs_on(parent: str, vm_id: str) -> bool:
-    """Whether the topmost known ancestor of `parent` names `vm_id`, not registered yet, its own."""
+    """Return whether the topmost known ancestor of `parent` names `vm_id` as its parent.
+
+    `vm_id` is not registered yet.
+    """
     above = lineage.keys_above(LINKS, parent)
     return bool(above) and VM.objects.filter(pk=above[0], parent_vm_id=vm_id).exists()
 
 
 def patch(vm_id: str, changes: dict[str, Any], *, caller: object = None) -> VM:
-    """Set these columns; a patch is a sign of life. Raises NotFound, BadInput, Forbidden."""
+    """Set these columns; counts as a heartbeat. Raises NotFound, BadInput, Forbidden."""
     with transaction.atomic():
         vm = VM.objects.select_for_update().filter(pk=to_storable(vm_id)).first()
         if vm is None:
@@ -169,7 +172,7 @@ def patch(vm_id: str, changes: dict[str, Any], *, caller: object = None) -> VM:
 
 
 def deregister(vm_id: str, *, caller: object = None) -> None:
-    """Forget a VM; its children keep its id. Raises NotFound, Forbidden."""
+    """Delete a VM's registration; its children keep its id. Raises NotFound, Forbidden."""
     with transaction.atomic():
         vm = find(vm_id)
         authority.check(caller, "write", vm.pk)
@@ -178,9 +181,9 @@ def deregister(vm_id: str, *, caller: object = None) -> None:
 
 
 def mark_stopped(vm_id: str, unheard_since: datetime | None = None) -> bool:
-    """Note that a VM does not run any more; whether it was said to run. Not a sign of life.
+    """Mark a VM as stopped; return whether it was running. Does not count as a heartbeat.
 
-    With `unheard_since` one that was heard of later is left as it is.
+    With `unheard_since` a VM that was seen later is left unchanged.
     """
     rows = VM.objects.filter(pk=vm_id, status=Status.RUNNING)
     if unheard_since is not None:
@@ -193,7 +196,7 @@ def mark_stopped(vm_id: str, unheard_since: datetime | None = None) -> bool:
 
 
 def forget(vm_ids: Sequence[str]) -> None:
-    """Deregister those of them that are registered; whoever removes them tells of it."""
+    """Deregister those of the VMs that are registered; the caller publishes the change."""
     VM.objects.filter(pk__in=vm_ids).delete()
 
 
@@ -203,11 +206,11 @@ def tell(vm_ids: Iterable[str]) -> None:
     transaction.on_commit(lambda: events.publish_nodes(ids))
 
 
-# -- beats -------------------------------------------------------------------------------------
+# -- heartbeats --------------------------------------------------------------------------------
 
 
 def beat(one: Beat, *, caller: object = None) -> dict[str, Any]:
-    """Note one beat; its answer. Raises NotFound, Forbidden."""
+    """Record one heartbeat and return the response. Raises NotFound, Forbidden."""
     now, interval = clock.now(), beats.fleet.interval_ms()
     with transaction.atomic():
         done = beats.record([one], now, interval)
@@ -219,7 +222,7 @@ def beat(one: Beat, *, caller: object = None) -> dict[str, Any]:
 
 
 def beat_all(many: Sequence[Beat], *, caller: object = None) -> dict[str, Any]:
-    """Note many beats in one transaction; the answer names unknown ids. Raises Forbidden."""
+    """Record heartbeats in one transaction; the response names unknown ids. Raises Forbidden."""
     now, interval = clock.now(), beats.fleet.interval_ms()
     with transaction.atomic():
         done = beats.record(many, now, interval)
@@ -229,7 +232,7 @@ def beat_all(many: Sequence[Beat], *, caller: object = None) -> dict[str, Any]:
 
 
 def keep_alive(vm_ids: Sequence[str]) -> None:
-    """Beats by whoever sees these VMs run; they wake nobody who was paused or stopped."""
+    """Record heartbeats on behalf of VMs that are known to run; skip paused and stopped ones."""
     if not vm_ids:
         return
     now, interval = clock.now(), beats.fleet.interval_ms()
@@ -240,18 +243,18 @@ def keep_alive(vm_ids: Sequence[str]) -> None:
 
 
 def check_all(caller: object, vm_ids: Iterable[str]) -> None:
-    """Raise Forbidden unless the caller may write about each of these."""
+    """Raise Forbidden unless the caller may write about each of these VMs."""
     mine = authority.node_of(caller)
     if mine is None:
         return
     outside = set(vm_ids) - {mine.vm_id} - _ids_below(mine)
     for vm_id in sorted(outside):
-        # In the words of the one rule, which knows removed nodes, too.
+        # `check` has the final word: it knows removed nodes, too.
         authority.check(caller, "write", vm_id)
 
 
 def may_beat(node: Node, vm_ids: Sequence[str]) -> bool:
-    """Whether it is clear that this node may beat for these."""
+    """Return whether this node certainly may send heartbeats for these VMs."""
     if all(vm_id == node.vm_id for vm_id in vm_ids):
         return True
     if len(vm_ids) == 1:
@@ -266,13 +269,13 @@ def _ids_below(node: Node) -> set[str]:
         return {row[0] for row in cursor.fetchall()}
 
 
-# -- looking -----------------------------------------------------------------------------------
+# -- queries -----------------------------------------------------------------------------------
 
 
 def listed(
     *, role: str = "", status: str = "", parent_vm_id: str = "", at: datetime | None = None
 ) -> VMQuerySet:
-    """VMs by these filters; `running` leaves silent ones out, as it always did."""
+    """Return VMs that match these filters; `running` excludes silent VMs, as it always did."""
     found = VM.objects.all()
     if role:
         found = found.filter(role=to_storable(role))
@@ -284,12 +287,12 @@ def listed(
 
 
 def children(vm_id: str) -> QuerySet[VM]:
-    """Those whose parent this VM is, in the order of their registration. Raises NotFound."""
+    """Return the children in the order of registration. Raises NotFound."""
     return VM.objects.filter(parent_vm_id=find(vm_id).pk).order_by("registered_at", "id")
 
 
 def ancestors(vm_id: str) -> list[VM]:
-    """From the topmost known ancestor down to the VM itself. Raises NotFound."""
+    """Return the ancestors, topmost first, the VM itself last. Raises NotFound."""
     keys = lineage.keys_above(LINKS, to_storable(vm_id))
     if not keys:
         raise NotFound(VM_NOT_FOUND)
@@ -298,7 +301,7 @@ def ancestors(vm_id: str) -> list[VM]:
 
 
 def subtree(vm_id: str) -> list[VM]:
-    """The VM and all below it, breadth first, children by registration. Raises NotFound."""
+    """Return the VM and its descendants, breadth first, by registration. Raises NotFound."""
     start = to_storable(vm_id)
     sql = f"{lineage.below(LINKS)} SELECT v.* FROM line JOIN registry_vm v ON v.id = line.key"  # noqa: S608
     rows = list(VM.objects.raw(f"{sql} ORDER BY v.registered_at, v.id", [start]))
@@ -309,25 +312,25 @@ def subtree(vm_id: str) -> list[VM]:
 
 
 def gaps(vm: VM) -> QuerySet[Gap]:
-    """When this VM was not heard of, oldest first."""
+    """Return the VM's gaps between heartbeats, oldest first."""
     return Gap.objects.filter(vm_id=vm.pk).order_by("ended_at")
 
 
 def difference(one: str, other: str) -> dict[str, dna.Dna]:
-    """What the second VM's DNA has more and less than the first's. Raises NotFound."""
+    """Return the organs and capabilities that the second VM adds and lacks. Raises NotFound."""
     vms = VM.objects.in_bulk([to_storable(one), to_storable(other)])
     if len(vms) < len({one, other}):
         raise NotFound(BOTH_NOT_FOUND)
     return dna.diff(vms[one].reef_config, vms[other].reef_config)
 
 
-# -- the clock ---------------------------------------------------------------------------------
+# -- deadlines ---------------------------------------------------------------------------------
 
 
 def sweep(at: datetime | None = None) -> list[str]:
-    """Note that reef is there, and tell which VMs became late or silent since the last time.
+    """Record that reef is up, and publish which VMs became late or silent since the last run.
 
-    Returns their ids. Nothing is written for a VM: what it is called follows from its deadlines.
+    Return their ids. VM rows are not written: liveness follows from their deadlines.
     """
     now = at or clock.now()
     with transaction.atomic():
@@ -336,7 +339,7 @@ def sweep(at: datetime | None = None) -> list[str]:
             watch.set_back(now)
         elif watch.was_away(now):
             watch.up_since = now
-        # Also once a minute: a host whose clock is ahead may have written one at any time.
+        # Also once a minute: a host with a wrong clock may write a future time at any moment.
         ids = _clamp_signs(now) if set_back or now.second < _CLAMP_SECONDS else set()
         watch.ticked_at = now
         ids |= set(_due("late_after", watch.late_told_to, now))
@@ -346,7 +349,7 @@ def sweep(at: datetime | None = None) -> list[str]:
             watch.silent_told_to = now
         fields = ["up_since", "ticked_at", "door_at", "late_told_to", "silent_told_to"]
         if not set_back:
-            # An edge writes this one, and may do so at this moment.
+            # Edges write this column, perhaps at this moment.
             fields.remove("door_at")
         watch.save(update_fields=fields)
         tell(sorted(ids))
@@ -355,9 +358,10 @@ def sweep(at: datetime | None = None) -> list[str]:
 
 
 def _clamp_signs(now: datetime) -> set[str]:
-    """Let no VM have been seen in the future: it would count as live until then. Returns their ids.
+    """Move last heartbeats out of the future: such VMs would count as live until then. Return their
+    ids.
 
-    The clock was set back since, or that of another host is ahead.
+    This happens after the clock was set back, or if another host's clock is ahead.
     """
     ahead = list(VM.objects.filter(last_seen__gt=now + liveness.TOLERANCE).select_for_update())
     for vm in ahead:
@@ -368,23 +372,23 @@ def _clamp_signs(now: datetime) -> set[str]:
 
 
 def door_open(at: datetime) -> None:
-    """Note that an edge is there to take beats."""
+    """Record that an edge is up and receives heartbeats."""
     watch, before = Watch.objects.filter(pk=1), at - liveness.DOWN
-    # Whoever comes first after a time without reef, this or the clock, begins the grace.
+    # The first process after a downtime, edge or clock, starts the grace period.
     away = Q(door_at__lt=before) | Q(door_at__isnull=True, ticked_at__lt=before)
     watch.filter(away).update(up_since=at)
     watch.update(door_at=at)
 
 
 def _watch(now: datetime) -> Watch:
-    """The one row, locked; at the first start it is made."""
+    """Return the single row, locked; create it at the first start."""
     fresh = Watch(up_since=now, ticked_at=now, late_told_to=now, silent_told_to=now)
     Watch.objects.bulk_create([fresh], ignore_conflicts=True)
     return Watch.objects.select_for_update().get(pk=1)
 
 
 def _due(column: str, after: datetime, until: datetime) -> Iterable[str]:
-    """VMs whose deadline passed in this time."""
+    """Return VMs whose deadline passed in this period."""
     between = {f"{column}__gt": after, f"{column}__lte": until}
-    # Without an order: for that of ids SQLite would read the whole table, and others wait to write.
+    # Unordered: to order by id SQLite would read the whole table while writers wait.
     return VM.objects.late(until).filter(**between).order_by().values_list("pk", flat=True)

@@ -1,4 +1,4 @@
-"""The agents' door to configuration, by the wire contract: `/vers-config/…`."""
+"""HTTP API of configuration, `/vers-config/…`, as the wire contract defines it."""
 
 from __future__ import annotations
 
@@ -38,39 +38,39 @@ from vmtree.models import Node
 from vmtree.permissions import Action
 
 MOST_VERSIONS = 1000
-# What body and query may say of a change, beside the value.
+# Fields of a change in body or query, besides the value.
 CHANGE = ("scope", "vm", "seen", "dryRun")
 
 Row = TypeVar("Row", bound=Model)
 
 
 class NoNodes(BasePermission):
-    """Root and operators come in; nodes' tokens and other accounts do not."""
+    """Allows the root token and operators; refuses node tokens and other accounts."""
 
     def has_permission(self, request: Request, view: APIView) -> bool:
-        """True, or Forbidden in words."""
+        """Return True. Raises Forbidden with the broken rule."""
         permissions.check(request.user, Action.READ_SECRETS, None)
         return True
 
 
 class ConfigView(APIView):
-    """Base of the views below; `versconfig.services` asks the rule wherever something changes."""
+    """Base of the views below. Permissions for changes are checked in `versconfig.services`."""
 
     asks_authority = True
 
 
 class OperatorView(ConfigView):
-    """A door that is shut to nodes."""
+    """A view that refuses node tokens."""
 
     def get_permissions(self) -> list[Any]:
-        """Those of every door, and ours."""
+        """Add NoNodes to the default permissions."""
         return [*super().get_permissions(), NoNodes()]
 
 
 def _node_of(request: Request) -> Node | None:
-    """The node that a question is about: `?vm=`, else the caller's own; None is the fleet.
+    """Return the node of `?vm=`, else the caller's own; None is the fleet.
 
-    Raises Forbidden unless the caller may read its config, also what it inherits from above.
+    Raises Forbidden unless the caller may read its config, inherited values included.
     """
     vm_id = request.query_params.get("vm", "")
     node = scopes.find(vm_id) if vm_id else permissions.node_of(request.user)
@@ -79,7 +79,7 @@ def _node_of(request: Request) -> Node | None:
 
 
 def _stored_for(request: Request) -> Node | None:
-    """The node, also a removed one, that `?vm=` narrows a list to. Raises Forbidden."""
+    """Return the node (perhaps removed) that `?vm=` narrows a list to. Raises Forbidden."""
     vm_id = request.query_params.get("vm", "")
     if not vm_id:
         return None
@@ -89,7 +89,7 @@ def _stored_for(request: Request) -> Node | None:
 
 
 def _legible(rows: QuerySet[Row], request: Request) -> QuerySet[Row]:
-    """The rows that the caller may read: a node's those of itself and its descendants."""
+    """Return the rows that the caller may read: a node's own and those of its descendants."""
     line = permissions.readable(request.user, Action.READ_CONFIG)
     return rows if line is None else rows.filter(node__in=line)
 
@@ -99,7 +99,7 @@ class Overview(ConfigView):
 
     @takes(query=("vm",))
     def get(self, request: Request) -> Response:
-        """The contract's seven values, masked where secret; `?vm=` for one VM."""
+        """Return the contract's seven values, with secrets masked; `?vm=` for one VM."""
         found = config.resolve_all([key.name for key in keys.WIRE], _node_of(request))
         return Response(overview_json(found, mask_for(request.user)))
 
@@ -109,9 +109,9 @@ class OneKey(ConfigView):
 
     @takes(query=CHANGE, body=("value", *CHANGE))
     def put(self, request: Request, name: str) -> Response:
-        """Store a value; `scope`, `vm`, `seen` narrow it, `dryRun` only tells what it would do."""
+        """Store a value; `scope`, `vm` and `seen` narrow it, `dryRun` only previews it."""
         key, target = key_of(name), target_of(request)
-        # The right comes before the value: who may not change it learns nothing about values.
+        # Permission is checked before the value, so that the response tells nothing about values.
         services.check_may(request.user, key, target)
         wish = wish_of(key, request, target)
         services.check_seen(wish)
@@ -124,7 +124,7 @@ class OneKey(ConfigView):
 
     @takes(query=CHANGE, body=CHANGE)
     def delete(self, request: Request, name: str) -> Response:
-        """Take a stored value away; `scope`, `vm`, `seen` and `dryRun` in body or query."""
+        """Remove a stored value; `scope`, `vm`, `seen` and `dryRun` in body or query."""
         target, seen, dry_run = target_of(request), seen_of(request), is_dry_run(request)
         removal = services.removal_of(name.upper(), target, by=request.user, seen=seen)
         expected = impact.of(removal, mask_for(request.user))
@@ -136,7 +136,7 @@ class OneKey(ConfigView):
 
     @takes_anything
     def get(self, request: Request, name: str) -> Response:
-        """There is no such route: `resolve` and `explain` are."""
+        """Return 404: use `resolve` or `explain`."""
         raise NotFound("not found")
 
 
@@ -145,7 +145,7 @@ class Resolve(OperatorView):
 
     @takes(query=("vm",))
     def get(self, request: Request, name: str) -> Response:
-        """The value in clear text, for the root token and operators; `?vm=` for one VM."""
+        """Return the value in clear text, for the root token and operators; `?vm=` for one VM."""
         found = config.resolve(name.upper(), _node_of(request))
         source = {"key": found.key, "value": found.value, "source": found.source.value}
         return Response({**source, "problem": found.problem} if found.problem else source)
@@ -156,7 +156,7 @@ class Explain(ConfigView):
 
     @takes(query=("vm",))
     def get(self, request: Request, name: str) -> Response:
-        """Every place that was asked and who shadows whom; `?vm=` for one VM."""
+        """Return every layer in order and which one overrides which; `?vm=` for one VM."""
         found = config.explain(name.upper(), _node_of(request))
         return Response(explain_json(found, mask_for(request.user)))
 
@@ -165,7 +165,7 @@ class Keys(ConfigView):
     """`/vers-config/keys`"""
 
     def get(self, request: Request) -> Response:
-        """All keys there are."""
+        """List all known keys."""
         found = [key_json(key, mask_for(request.user)) for key in keys.ALL.values()]
         return Response({"keys": found, "count": len(found)})
 
@@ -175,7 +175,7 @@ class Settings(ConfigView):
 
     @takes(query=("vm",))
     def get(self, request: Request) -> Response:
-        """Everything that is stored and that the caller may read; `?vm=` only for that VM."""
+        """List the stored settings that the caller may read; `?vm=` limits them to one VM."""
         rows = _legible(Setting.objects.select_related("node"), request)
         if node := _stored_for(request):
             rows = rows.filter(node=node)
@@ -188,7 +188,7 @@ class History(ConfigView):
 
     @takes(query=("key", "vm", "limit", "cursor", "before"))
     def get(self, request: Request) -> Response:
-        """Newest first, at most `?limit=` (200) below id `?before=`; `?key= vm=` narrow."""
+        """List versions, newest first; `?key= vm=` filter, `?limit=` (200) and `?before=` page."""
         limit = query_limit(request, most=MOST_VERSIONS, default=200)
         asked = request.query_params
         rows = history.of(
@@ -206,7 +206,7 @@ class Undo(ConfigView):
     """`/vers-config/history/<id>/undo`"""
 
     def post(self, request: Request, version_id: int) -> Response:
-        """Make undone what this version did; 409 if something was changed since."""
+        """Undo this version; 409 if the setting was changed since."""
         return Response(version_json(services.undo(version_id, by=request.user)))
 
 
@@ -214,7 +214,7 @@ class PutBack(ConfigView):
     """`/vers-config/history/<id>/put-back`"""
 
     def post(self, request: Request, version_id: int) -> Response:
-        """Have again what held after this version."""
+        """Restore the value after this version."""
         return Response(version_json(services.put_back(version_id, by=request.user)))
 
 
@@ -223,7 +223,7 @@ class Test(OperatorView):
 
     @takes(query=("vm",))
     def post(self, request: Request, name: str) -> Response:
-        """Ask whoever knows whether the value is good; `good` is null when nobody could tell."""
+        """Test whether the value works; `good` is null when that is not known."""
         key, node = key_of(name).name, _node_of(request)
         if (found := checks.without_asking(key, node)) is not None:
             return Response({"key": key, "good": found.good, "text": found.text})
@@ -235,7 +235,7 @@ class TestResult(OperatorView):
     """`/vers-config/tests/<id>`"""
 
     def get(self, request: Request, call_id: str) -> Response:
-        """What came of a test that was answered with 202; `state` says whether it is over."""
+        """Return the result of a test that was answered with 202; `state` says if it is done."""
         row = outside.find(call_id, checks.KIND)
         if row is None:
             raise NotFound("there is no such test")
@@ -243,7 +243,7 @@ class TestResult(OperatorView):
 
 
 class Nothing(ConfigView):
-    """An unknown path of this service: 404 for those who may come in, else 401."""
+    """Unknown path below `/vers-config`: 404 for authenticated callers, else 401."""
 
     @takes_anything
     def _refuse(self, request: Request, **_: Any) -> Response:

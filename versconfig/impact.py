@@ -1,4 +1,4 @@
-"""Before a change is made: who gets another value by it, and what must be started anew."""
+"""Preview of a change: which nodes get another value, and what has to be restarted."""
 
 from __future__ import annotations
 
@@ -24,36 +24,36 @@ restart_finders: Hook[FindRestarts] = Hook(
 
 @dataclass(frozen=True)
 class Impact:
-    """What a wish would do. Values are masked where they are secret."""
+    """The effects of a change. Secret values are masked."""
 
     wish: Wish
     before: str | None
     after: str | None
-    # Whether the value becomes another for anybody.
+    # Whether any node gets another value.
     changes: bool = False
-    # Who gets another value: how many nodes, and the names of some.
+    # Nodes that get another value: their number, and the names of some.
     count: int = 0
     names: tuple[str, ...] = ()
-    # How many nodes below the scope keep their own nearer value.
+    # Number of nodes below the scope that keep their own value.
     keep: int = 0
-    # What shadows the whole store; empty if nothing does.
+    # The layer that overrides the whole store; empty if there is none.
     shadowed_by: str = ""
-    # What must be started anew, by name.
+    # Names of what must be restarted.
     restart: tuple[str, ...] = ()
 
     @property
     def takes(self) -> Takes:
-        """When it is felt."""
+        """Return when the change takes effect."""
         return self.wish.key.takes
 
     @property
     def more(self) -> int:
-        """How many get another value beside those that are named."""
+        """Return how many nodes get another value besides the named ones."""
         return self.count - len(self.names)
 
 
 def of(wish: Wish, mask: int = values.MASK_OPERATOR) -> Impact:
-    """What the wish would do if it were made true now; `mask` characters of secrets are shown."""
+    """Preview a change made now; at most `mask` characters of a secret are shown."""
     key, target = wish.key, wish.target
     behind = config.inherited(key, target)
     row = Setting.objects.at_place(key.name, target.scope, target.node).first()
@@ -85,6 +85,6 @@ def _text(row: Setting | None) -> str | None:
 
 
 def _names(reached: set[int]) -> tuple[str, ...]:
-    """Of some of these nodes, the oldest first."""
+    """Return the names of some of these nodes, oldest first."""
     some = Node.objects.filter(pk__in=sorted(reached)[:MOST_NAMED])
     return tuple(node.name or node.vm_id for node in some)

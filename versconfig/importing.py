@@ -1,4 +1,4 @@
-"""From the files of `~/.vers` into the store, for the whole fleet: first what it would do."""
+"""Import of the files of `~/.vers` into the store, for the whole fleet, with a preview."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NEW, OTHER, SAME, BAD = "set", "replace", "stored already", "refused"
 
 @dataclass(frozen=True)
 class Step:
-    """What becomes of one key that a file holds. `problem` says why it is refused."""
+    """The import of one key from a file. `problem` says why it is refused."""
 
     key: Key
     place: str
@@ -26,13 +26,13 @@ class Step:
 
     @property
     def shown(self) -> str:
-        """The value as it may be printed."""
+        """Return the value, masked if secret."""
         return values.shown(self.key, self.text) or ""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All steps, what is wrong with the files, and names in them that are left out."""
+    """All steps, problems with the files, and names in them that are not imported."""
 
     steps: list[Step]
     problems: list[str]
@@ -40,12 +40,12 @@ class Plan:
 
     @property
     def refused(self) -> list[Step]:
-        """Those whose value cannot be."""
+        """Return the steps with invalid values."""
         return [step for step in self.steps if step.what == BAD]
 
 
 def plan() -> Plan:
-    """What an import would do now."""
+    """Return what an import would do now."""
     found = files.read()
     steps = [step for key in keys.ALL.values() for step in _steps(key, found)]
     broken = [problem for key in keys.ALL.values() for *_, problem in found.layers(key) if problem]
@@ -54,7 +54,7 @@ def plan() -> Plan:
 
 
 def apply(wanted: Plan, *, by: object) -> int:
-    """Do what the plan says; how many settings it made or replaced."""
+    """Carry out the plan; return how many settings were stored."""
     steps = [step for step in wanted.steps if step.what in (NEW, OTHER)]
     for step in steps:
         services.put(services.wish_of(step.key.name, step.text), by=by, what=What.IMPORTED)
@@ -62,7 +62,7 @@ def apply(wanted: Plan, *, by: object) -> int:
 
 
 def _steps(key: Key, found: Files) -> Iterator[Step]:
-    """One if a file holds the key: of several places the one that counts."""
+    """Yield a step if a file has the key; of several places only the effective one."""
     held = [(str(place), text) for place, text, _ in found.layers(key) if text]
     for place, text in held[:1]:
         problem = values.problem(key, text)

@@ -1,4 +1,4 @@
-"""Asks model providers whether a key of theirs is good: one cheap read, nothing is spent."""
+"""Tests whether model providers accept a key, with one cheap read that costs nothing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Question:
-    """What to GET, and the header that carries the key; `{}` stands for it."""
+    """The URL to GET, and the header with the key; `{}` stands for the key."""
 
     url: str
     header: str = "Authorization"
@@ -39,7 +39,7 @@ _EXTRA = {"ANTHROPIC_API_KEY": {"anthropic-version": "2023-06-01"}}
 
 
 def register() -> None:
-    """Let the keys of model providers be tried out."""
+    """Register the tests of these keys."""
     for name in QUESTIONS:
         checks.key_checks.register(_check_of(name), key=name)
 
@@ -49,7 +49,7 @@ def _check_of(name: str) -> Callable[[Node | None], Finding]:
 
 
 def ask(name: str, key: str) -> Finding:
-    """What the provider says of the key; without `good` if it cannot be asked."""
+    """Return whether the provider accepts the key; `good` is None if it cannot be reached."""
     question = QUESTIONS[name]
     host = httpx.URL(question.url).host
     headers = {question.header: question.form.format(key), **_EXTRA.get(name, {})}
@@ -59,7 +59,7 @@ def ask(name: str, key: str) -> Finding:
         return Finding(None, f"{host} could not be asked ({type(error).__name__}).")
     if answer.is_success:
         return Finding(True, f"{host} takes this key.")
-    # Google says 400 for a key that it does not know.
+    # Google returns 400 for an unknown key.
     if answer.status_code in (401, 403) or (answer.status_code == 400 and "google" in host):
         return Finding(False, f"{host} refuses this key (HTTP {answer.status_code}).")
     return Finding(None, f"{host} answered HTTP {answer.status_code}; try again later.")

@@ -1,4 +1,4 @@
-"""What the pages show: each key with its sources side by side. Secrets are masked here."""
+"""View models of the pages: each key with its sources side by side. Secrets are masked here."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ COLUMNS = ((Source.ENV, "Environment"), (Source.STORE, "Store"), (Source.FILE, "
 
 @dataclass(frozen=True)
 class Cell:
-    """One source of a key: the first of its layers that has something."""
+    """One source of a key: its first layer that has a value."""
 
     label: str
     value: str = ""
     where: str = ""
     problem: str = ""
     effective: bool = False
-    # Further layers of the same source behind it.
+    # Number of further layers of the same source.
     more: int = 0
 
 
@@ -44,17 +44,17 @@ class Row:
 
     @property
     def value(self) -> str:
-        """What is in effect, as it may be seen."""
+        """Return the effective value, masked if secret."""
         return values.shown(self.key, self.found.value) or ""
 
     @property
     def is_shadowed(self) -> bool:
-        """Whether something is stored that another source shadows."""
+        """Return whether a stored value is overridden by another source."""
         return not self.found.effective and not self.found.problem
 
     @property
     def can_be_tested(self) -> bool:
-        """Whether it has a value and somebody knows how to try it out."""
+        """Return whether it has a value and a test."""
         return self.key.name in checks.key_checks and self.found.value is not None
 
 
@@ -64,12 +64,12 @@ class Step:
 
     layer: Layer
     value: str
-    # What an operator may change here; None outside the store.
+    # The scope that an operator may change here; None outside the store.
     target: Target | None
 
     @property
     def place(self) -> str:
-        """Where it is, without the word for the store."""
+        """Return the place without the prefix for the store."""
         return self.layer.where.removeprefix("store, ")
 
 
@@ -82,7 +82,7 @@ class Choice:
 
 
 def groups(node: Node | None) -> tuple[list[tuple[Group, list[Row]]], list[str]]:
-    """All keys by group, and what is wrong with files and stored values."""
+    """Return all keys by group, and problems with files and stored values."""
     found = config.resolve_all(list(keys.ALL), node)
     rows = {name: _row(keys.get(name), each) for name, each in found.items()}
     by_group = [(group, [rows[key.name] for key in keys.of_group(group)]) for group in Group]
@@ -90,7 +90,7 @@ def groups(node: Node | None) -> tuple[list[tuple[Group, list[Row]]], list[str]]
 
 
 def chain(key: Key, node: Node | None) -> tuple[Resolved, list[Step], int]:
-    """Everything that is asked for a key, in order, and how many silent subtrees are left out."""
+    """Return the resolved key, its layers in order, and how many empty subtrees are omitted."""
     found = config.explain(key.name, node)
     layers, left_out = _fewer(found.layers)
     ids = {layer.vm_id for layer in layers if layer.vm_id}
@@ -102,7 +102,7 @@ def chain(key: Key, node: Node | None) -> tuple[Resolved, list[Step], int]:
 
 
 def _fewer(layers: Iterable[Layer]) -> tuple[list[Layer], int]:
-    """Without silent subtrees far above: of a long line only the nearest are of interest."""
+    """Omit empty subtrees far above: of a deep tree only the nearest are of interest."""
     shown: list[Layer] = []
     silent = 0
     for layer in layers:
@@ -114,7 +114,7 @@ def _fewer(layers: Iterable[Layer]) -> tuple[list[Layer], int]:
 
 
 def choices(key: Key, node: Node | None) -> list[Choice]:
-    """Scopes that a value can be stored for, the nearest first."""
+    """Return the scopes that a value can be stored for, nearest first."""
     fleet = Choice(Scope.FLEET, "the whole fleet")
     if node is None or not key.scoped:
         return [fleet]
@@ -126,7 +126,7 @@ def choices(key: Key, node: Node | None) -> list[Choice]:
 
 
 def matches(words: str) -> list[Node]:
-    """Living nodes that these words could mean: the one of this id, else those that fit."""
+    """Return active nodes that a text may mean: the one with this id, else partial matches."""
     if not is_storable(words):
         return []
     living = Node.objects.living()
@@ -137,14 +137,14 @@ def matches(words: str) -> list[Node]:
 
 
 def stored_elsewhere(key: Key) -> list[Setting]:
-    """All that is stored for a key, the fleet first."""
+    """Return all settings of a key, the fleet's first."""
     rows = Setting.objects.filter(key=key.name).select_related("node")
     return sorted(rows, key=lambda row: (row.node is not None, row.target))
 
 
 def _row(key: Key, found: Resolved) -> Row:
     cells = [_cell(label, _of(found.layers, source), key) for source, label in COLUMNS]
-    # A default is no secret.
+    # Defaults are never secret.
     cells.append(_cell("Default", _of(found.layers, Source.DEFAULT), key))
     return Row(key, cells, found)
 

@@ -1,4 +1,4 @@
-"""A new key for the vault: everything sealed is sealed anew, then old keys are forgotten."""
+"""Rotation of the vault's key: all secrets are encrypted again, then old keys are deleted."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from versconfig.models import Held, Setting, Version
 
 _AT_ONCE = 500
 
-# Seals a table's rows anew; how many, and which cannot be read.
+# Encrypts a table's rows again; returns their number, and those that cannot be read.
 Reseal = Callable[[], tuple[int, list[str]]]
 reencrypt_tables: Hook[Reseal] = Hook(
     "config.reencrypt_tables",
@@ -26,23 +26,24 @@ reencrypt_tables: Hook[Reseal] = Hook(
 
 @dataclass(frozen=True)
 class Rotated:
-    """How many rows were sealed anew, and which could not be read with any key."""
+    """The number of encrypted rows, and those that could not be read with any key."""
 
     count: int
     lost: list[str]
-    # Whether the key that seals comes from the environment, where only people can change it.
+    # Whether the encrypting key comes from the environment, where only people can change it.
     by_environment: bool
 
 
 def rotate() -> Rotated:
-    """Make a new key (unless the environment names the first), seal all with it, drop the others.
+    """Create a new key (unless the environment names the first), encrypt all with it, drop the
+    others.
 
-    It may be killed anywhere: old keys stay until the rows are committed. Rows that none of the
-    keys at hand can read stay as they are.
+    It may be killed at any moment: old keys stay until the rows are committed. Rows that cannot be
+    read with any key stay unchanged.
     """
     by_environment = bool(settings.CONFIG_KEYS)
     with transaction.atomic():
-        # Whoever writes after this seals with the new key; whoever wrote before has committed.
+        # Later writers encrypt with the new key; earlier ones have committed.
         locks.rotating()
         old = [key for key in vault.kept() if key not in settings.CONFIG_KEYS]
         if not by_environment:
@@ -58,7 +59,7 @@ def rotate() -> Rotated:
 
 
 def _reseal(model: type[Setting] | type[Version]) -> tuple[int, list[str]]:
-    """Seal this table's rows with the first key; how many, and which cannot be read."""
+    """Encrypt this table's rows with the first key; return their number, and unreadable ones."""
     count, lost, last = 0, [], 0
     while rows := _some(model, last):
         for row in rows:

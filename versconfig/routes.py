@@ -1,4 +1,4 @@
-"""The agents' routes of versconfig."""
+"""Routes of versconfig's API."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whom a value reaches: scopes above a node, nearest first, and nodes below a scope."""
+"""Scopes: those that reach a node, nearest first, and the nodes that a scope reaches."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ class Target:
 FLEET = Target()
 
 
-# What the lieutenants' API shows as `vmId` of one: this and its name.
+# Prefix of the `vmId` that the lieutenants' API shows.
 _LOCAL = ids.LOCAL
 
 
 def find(words: str, *, removed: bool = False) -> Node:
-    """The node of this id, else the living one of this name; a lieutenant's goes before a VM's.
+    """Return the node with this id, else the active one with this name, lieutenants first.
 
-    Raises NotFound, or BadInput where several are called so. Removed ones have only their ids.
+    Raises NotFound, or BadInput if several have the name. Removed nodes are found by id only.
     """
     if not is_storable(words):
         raise NotFound("VM not found")
@@ -54,7 +54,7 @@ def find(words: str, *, removed: bool = False) -> Node:
 
 
 def _called(name: str) -> list[Node]:
-    """Living ones of this name: its lieutenant, or all."""
+    """Return active nodes with this name: the lieutenant, or all."""
     living = Node.objects.living()
     lieutenants = living.filter(category=Category.LIEUTENANT)
     found = list(lieutenants.filter(name=name)) or list(living.filter(name=name)[:100])
@@ -64,7 +64,10 @@ def _called(name: str) -> list[Node]:
 
 
 def target_of(scope: str, vm_id: str) -> Target:
-    """What a request names; without a scope an id means that VM. Raises BadInput, NotFound."""
+    """Parse scope and VM of a request; an id without a scope means that VM.
+
+    Raises BadInput, NotFound.
+    """
     if not scope and not vm_id:
         return FLEET
     node = find(vm_id, removed=True) if vm_id else None
@@ -85,7 +88,7 @@ def target_of(scope: str, vm_id: str) -> Target:
 
 
 def check_fits(key: Key, target: Target) -> None:
-    """Raise BadInput or Conflict if this key cannot be set there."""
+    """Raise BadInput or Conflict if this key cannot be set for this scope."""
     if target.node and not key.scoped:
         raise BadInput(f"scope: {key.name} holds for the whole fleet or not at all", "scope")
     if target.node and target.node.removed_at:
@@ -93,12 +96,12 @@ def check_fits(key: Key, target: Target) -> None:
 
 
 def path_to(node: Node | None) -> list[int]:
-    """Keys of the nodes from the root down to this one; empty for the fleet."""
+    """Return the keys from the root down to this node; empty for the fleet."""
     return keys_above(LINKS, node.pk) if node else []
 
 
 def stored_above(names: Sequence[str], node: Node | None, path: list[int]) -> list[Setting]:
-    """Settings of these keys that reach the node (or the fleet), nearest first."""
+    """Return the settings of these keys that reach the node (or the fleet), nearest first."""
     reach = Q(scope=Scope.FLEET)
     if node:
         reach |= Q(scope=Scope.SUBTREE, node__in=path)
@@ -108,7 +111,7 @@ def stored_above(names: Sequence[str], node: Node | None, path: list[int]) -> li
 
 
 def chain(node: Node | None, path: list[int]) -> list[Target]:
-    """Every scope that reaches the node, nearest first."""
+    """Return every scope that reaches the node, nearest first."""
     if node is None:
         return [FLEET]
     nodes = Node.objects.in_bulk(path)
@@ -118,7 +121,7 @@ def chain(node: Node | None, path: list[int]) -> list[Target]:
 
 
 def reached(key: Key, target: Target) -> set[int]:
-    """Keys of the living nodes for which this scope is the nearest that has a value."""
+    """Return the keys of active nodes for which this scope is the nearest with a value."""
     if target.scope in (Scope.VM, Scope.LIEUTENANT):
         return _one(key, target)
     nearer = Setting.objects.filter(key=key.name, node__isnull=False)
@@ -134,7 +137,7 @@ def reached(key: Key, target: Target) -> set[int]:
 
 
 def count_below(target: Target) -> int:
-    """How many living nodes a scope covers, whether or not they have nearer values."""
+    """Return how many active nodes a scope covers, with or without nearer values."""
     if target.node is None:
         return Node.objects.living().count()
     if target.scope == Scope.SUBTREE:

@@ -1,4 +1,4 @@
-"""What the API says of configuration, and what it takes from a request. Secrets are masked."""
+"""Configuration as JSON, and requests as changes. Secrets are masked."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def mask_for(user: object) -> int:
 
 
 def overview_json(found: dict[str, Resolved], mask: int = values.MASK_OPERATOR) -> Json:
-    """The contract's seven values and where they come from."""
+    """Return the contract's seven values and their sources."""
     said: Json = {key.wire: values.shown(key, found[key.name].value, mask) for key in keys.WIRE}
     first = ("apiKey", "infraUrl", "authToken")
     ordered = sorted(keys.WIRE, key=lambda key: key.wire not in first)
@@ -36,7 +36,7 @@ def overview_json(found: dict[str, Resolved], mask: int = values.MASK_OPERATOR) 
 
 
 def problems_of(found: dict[str, Resolved]) -> list[str]:
-    """What is wrong with files and stored values, each once."""
+    """Return problems with files and stored values, without duplicates."""
     said = [problem for each in found.values() for problem in each.problems]
     said += [
         f"{each.key} ({each.where}): {each.problem}" for each in found.values() if each.problem
@@ -45,7 +45,6 @@ def problems_of(found: dict[str, Resolved]) -> list[str]:
 
 
 def key_json(key: Key, mask: int = values.MASK_OPERATOR) -> Json:
-    """A key of the registry."""
     return {
         "key": key.name,
         "group": key.group.value,
@@ -62,7 +61,7 @@ def key_json(key: Key, mask: int = values.MASK_OPERATOR) -> Json:
 
 
 def explain_json(found: Resolved, mask: int = values.MASK_OPERATOR) -> Json:
-    """Every place that was asked, in order."""
+    """Return all layers in order."""
     key = keys.get(found.key)
     return {
         "key": key.name,
@@ -91,7 +90,7 @@ def _layer_json(key: Key, layer: Layer, mask: int) -> Json:
 
 
 def setting_json(row: Setting) -> Json:
-    """A stored value; a secret's beginning is not even opened here."""
+    """Return a stored setting; a secret is not even decrypted."""
     return {
         "key": row.key,
         "scope": row.scope,
@@ -105,7 +104,7 @@ def setting_json(row: Setting) -> Json:
 
 
 def version_json(version: Version) -> Json:
-    """A change. Nothing of a secret is shown."""
+    """Return a version, without a secret's value."""
     return {
         "id": version.pk,
         "at": version.at,
@@ -121,7 +120,7 @@ def version_json(version: Version) -> Json:
 
 
 def impact_json(impact: Impact) -> Json:
-    """Who gets another value, and what must be started anew."""
+    """Return which nodes get another value, and what must be restarted."""
     return {
         "changes": impact.changes,
         "before": impact.before,
@@ -136,7 +135,7 @@ def impact_json(impact: Impact) -> Json:
 
 
 def put_json(wish: Wish, impact: Impact, version: Version | None, *, had: bool) -> Json:
-    """The contract's answer to a PUT, with what came of it; `had` is whether one was stored."""
+    """Return the response to a PUT; `had` says whether a value was stored before."""
     said: Json = {"key": wish.key.name, "set": True, "source": "store"}
     said["effective"] = not impact.shadowed_by
     said["did"] = "stored" if wish.text else "removed" if had else "nothing"
@@ -155,7 +154,7 @@ def put_json(wish: Wish, impact: Impact, version: Version | None, *, had: bool) 
 
 
 def removed_json(wish: Wish, impact: Impact, version: Version | None) -> Json:
-    """The contract's answer to a DELETE, with what came of it."""
+    """Return the response to a DELETE."""
     return {
         "key": wish.key.name,
         "deleted": True,
@@ -167,11 +166,11 @@ def removed_json(wish: Wish, impact: Impact, version: Version | None) -> Json:
     }
 
 
-# -- what requests say ---------------------------------------------------------------------------
+# -- parsing requests ----------------------------------------------------------------------------
 
 
 def key_of(name: str) -> Key:
-    """The key of a path, in any case. Raises BadInput with the contract's text."""
+    """Return the key of a path, ignoring case. Raises BadInput with the contract's text."""
     key = keys.ALL.get(name.upper())
     if key is None:
         valid = ", ".join(keys.ALL)
@@ -180,7 +179,7 @@ def key_of(name: str) -> Key:
 
 
 def wish_of(key: Key, request: Request, target: Target) -> Wish:
-    """What a PUT wants; `seen` may name the version that it builds on. Raises BadInput."""
+    """Parse a PUT; `seen` may name the version that it is based on. Raises BadInput."""
     value = body_of(request).get("value")
     if not isinstance(value, str):
         raise BadInput("value must be a string", "value")
@@ -188,7 +187,7 @@ def wish_of(key: Key, request: Request, target: Target) -> Wish:
 
 
 def target_of(request: Request) -> Target:
-    """The scope that body or query name. Raises BadInput, NotFound."""
+    """Return the scope in body or query. Raises BadInput, NotFound."""
     body = body_of(request)
     scope, vm_id = (
         body.get(name, request.query_params.get(name, "")) or "" for name in ("scope", "vm")
@@ -199,7 +198,7 @@ def target_of(request: Request) -> Target:
 
 
 def seen_of(request: Request) -> int | None:
-    """Return the version that body or query build on; ANY if they say none. Raises BadInput."""
+    """Return the version that body or query are based on; ANY if absent. Raises BadInput."""
     body, given = body_of(request), request.query_params.get("seen", "")
     if "seen" not in body and not given:
         return ANY

@@ -1,7 +1,7 @@
-"""What may be asked of the store: set, remove, undo, and what a change would do before it is made.
+"""Use cases of the store: set, remove, undo, and preview of a change.
 
-Reading is `versconfig.config`; its functions can be had here, too. `by` is whoever asks: a caller
-as authentication found it, or the name of a part of reef.
+Reading is `versconfig.config`, whose functions are exported here, too. `by` is the caller: what
+authentication found, or the name of a part of reef.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ from vmtree import authority
 from vmtree.models import Node
 
 ANY = -1
-# Of one node's token.
+# Limit for one node token.
 MAX_CHANGES_PER_MINUTE = 30
 NOT_STORED = "Key not found in overrides"
 
 
 @dataclass(frozen=True)
 class Wish:
-    """A change: this text for that key and scope; an empty text removes it.
+    """A change: store this text for the key and scope; an empty text removes it.
 
-    `seen` is the version that the asker knows to be the newest (None: there was none); the wish
-    is refused if it is not. `ANY` does not ask.
+    `seen` is the version that the caller knows as the newest (None: there was none); the change is
+    rejected if it is not. `ANY` skips this check.
     """
 
     key: Key
@@ -60,7 +60,7 @@ class Wish:
 
 
 def wish_of(name: str, text: str, target: Target = FLEET, seen: int | None = ANY) -> Wish:
-    """A change that is possible as such. Raises BadInput, Conflict."""
+    """Build a change after checking key, scope and value. Raises BadInput, Conflict."""
     key = keys.get(name)
     text = text.strip()
     if text:
@@ -78,25 +78,25 @@ def check_may(by: object, key: Key, target: Target) -> None:
 
 
 def put(wish: Wish, *, by: object, what: What = What.SET) -> Version | None:
-    """Make the wish true and write it down. Raises Forbidden, Changed, TooManyChanges.
+    """Carry out a change and record it. Raises Forbidden, Changed, TooManyChanges.
 
-    The newest version there is if all is as wished already; None if there never was one.
+    Return the newest version if nothing had to change; None if there never was one.
     """
     check_may(by, wish.key, wish.target)
     try:
         return _change(wish, by, what)
     except IntegrityError:
-        # Two set the same key for the first time; now there is a row to wait for.
+        # Another request stored the same key for the first time; now there is a row to lock.
         return _change(wish, by, what)
 
 
 def remove(name: str, target: Target = FLEET, *, by: object, seen: int | None = ANY) -> None:
-    """Take a stored value away. Raises NotFound, Forbidden, Changed."""
+    """Remove a stored value. Raises NotFound, Forbidden, Changed."""
     put(removal_of(name, target, by=by, seen=seen), by=by, what=What.REMOVED)
 
 
 def removal_of(name: str, target: Target, *, by: object, seen: int | None = ANY) -> Wish:
-    """Return the change that takes a stored value away. Raises NotFound, Forbidden, Changed."""
+    """Return the change that removes a stored value. Raises NotFound, Forbidden, Changed."""
     key = keys.ALL.get(name)
     if key is None:
         raise NotFound(NOT_STORED)
@@ -109,7 +109,7 @@ def removal_of(name: str, target: Target, *, by: object, seen: int | None = ANY)
 
 
 def check_seen(wish: Wish) -> Version | None:
-    """Return the newest version. Raises Changed if the wish builds on another one."""
+    """Return the newest version. Raises Changed if the change is based on another one."""
     last = newest(wish.key.name, wish.target)
     if wish.seen != ANY and wish.seen != (last.pk if last else None):
         by = last.actor if last else "somebody"
@@ -118,7 +118,7 @@ def check_seen(wish: Wish) -> Version | None:
 
 
 def undo(version_id: int, *, by: object) -> Version:
-    """Make what this version did undone; only of the newest one of its key and scope.
+    """Undo this version, which must be the newest of its key and scope.
 
     Raises NotFound, Forbidden, Conflict.
     """
@@ -129,7 +129,7 @@ def undo(version_id: int, *, by: object) -> Version:
 
 
 def put_back(version_id: int, *, by: object) -> Version:
-    """Have again what held after this version. Raises NotFound, Forbidden, Conflict."""
+    """Restore the value after this version. Raises NotFound, Forbidden, Conflict."""
     version = _version(version_id)
     _check_may_go_back(by, version)
     wish = wish_back(version, undoing=False)
@@ -137,12 +137,12 @@ def put_back(version_id: int, *, by: object) -> Version:
 
 
 def _check_may_go_back(by: object, version: Version) -> None:
-    """Raise Forbidden before anything of the version is looked at."""
+    """Raise Forbidden before the version is read."""
     check_may(by, keys.get(version.key), Target(Scope(version.scope), version.node))
 
 
 def wish_back(version: Version, *, undoing: bool) -> Wish:
-    """What undoing this version, or putting it back, comes to. Raises Conflict, Unreadable."""
+    """Return the change that undoes or restores this version. Raises Conflict, Unreadable."""
     target = Target(Scope(version.scope), version.node)
     if not undoing:
         return wish_of(version.key, version.text(), target)
@@ -151,12 +151,12 @@ def wish_back(version: Version, *, undoing: bool) -> Wish:
 
 
 def newest(name: str, target: Target) -> Version | None:
-    """The last change of a key and scope."""
+    """Return the last version of a key and scope."""
     found = Version.objects.filter(key=name, scope=target.scope, node=target.node)
     return found.order_by("-id").first()
 
 
-# -- rules of the above --------------------------------------------------------------------------
+# -- helpers -------------------------------------------------------------------------------------
 
 
 @transaction.atomic
@@ -182,7 +182,7 @@ def _change(wish: Wish, by: object, what: What) -> Version | None:
 
 
 def _check_rate(node: Node) -> None:
-    """Raise TooManyChanges: each version is kept, and screened for if it is a secret."""
+    """Raise TooManyChanges. Each version is stored for ever, and screened for if it is secret."""
     since = clock.now() - timedelta(minutes=1)
     times = Version.objects.filter(stored_by=node, at__gt=since).values_list("at", flat=True)
     if len(times) >= MAX_CHANGES_PER_MINUTE:
@@ -191,7 +191,7 @@ def _check_rate(node: Node) -> None:
 
 
 def _store(row: Setting | None, version: Version) -> None:
-    """The setting is what the version says."""
+    """Make the setting equal to the version."""
     if version.is_empty:
         if row:
             row.delete()
@@ -203,7 +203,7 @@ def _store(row: Setting | None, version: Version) -> None:
 
 
 def _same(row: Setting | None, text: str) -> bool:
-    """Whether this is stored already; what cannot be read is something else."""
+    """Return whether this text is stored already; an unreadable value counts as different."""
     if row is None:
         return not text
     try:

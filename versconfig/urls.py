@@ -1,4 +1,4 @@
-"""Addresses of the pages of configuration."""
+"""URLs of the configuration pages."""
 
 from __future__ import annotations
 

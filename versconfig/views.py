@@ -1,4 +1,4 @@
-"""Pages of configuration. A change is shown with its consequences before it is made."""
+"""Pages of configuration. The consequences of a change are shown before it is made."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def config_page(view: View[P]) -> View[P]:
 @config_page
 @require_GET
 def index(request: HttpRequest) -> HttpResponse:
-    """All keys for the fleet, or for the VM that `?vm=` names."""
+    """List all keys for the fleet, or for the VM that `?vm=` names."""
     words = request.GET.get("vm", "").strip()[:255]
     found = pages.matches(words) if words else []
     node = found[0] if len(found) == 1 else None
@@ -61,7 +61,7 @@ def index(request: HttpRequest) -> HttpResponse:
 @config_page
 @require_GET
 def one(request: HttpRequest, name: str) -> HttpResponse:
-    """One key: the whole chain, what is stored elsewhere, a form, its history."""
+    """Show one key: its chain, other stored values, a form, its history."""
     return _one(request, _key(name), _node(request.GET.get("vm", "")))
 
 
@@ -69,7 +69,7 @@ def _one(
     request: HttpRequest, key: Key, node: Node | None, *, status: int = 200, **more: Any
 ) -> HttpResponse:
     found, steps, left_out = pages.chain(key, node)
-    # Lists are edited, not written anew; secrets never come back.
+    # The form starts with the current list; secrets are never sent back.
     edited = key.kind in (Kind.LINES, Kind.PAIRS, Kind.NAMES) and not key.secret
     context = {
         "key": key,
@@ -91,7 +91,7 @@ def _one(
 @config_page
 @require_POST
 def preview(request: HttpRequest, name: str) -> HttpResponse:
-    """What a change would do; nothing is made yet. An empty value takes the stored one away."""
+    """Show what a change would do; nothing is stored yet."""
     key, node = _key(name), _node(request.POST.get("vm", ""))
     given = request.POST.get("value", "").replace("\r\n", "\n")
     removing = request.POST.get("remove") == "yes"
@@ -111,7 +111,7 @@ def preview(request: HttpRequest, name: str) -> HttpResponse:
 @config_page
 @require_POST
 def save(request: HttpRequest, name: str) -> HttpResponse:
-    """Make the change that `preview` showed, unless somebody was quicker."""
+    """Make the change that `preview` showed, unless the setting was changed meanwhile."""
     key, node = _key(name), _node(request.POST.get("vm", ""))
     target = scopes.target_of(request.POST.get("scope", ""), _vm_for(request))
     sealed = request.POST.get("sealed", "")
@@ -131,7 +131,7 @@ def save(request: HttpRequest, name: str) -> HttpResponse:
 @config_page
 @require_POST
 def try_out(request: HttpRequest, name: str) -> HttpResponse:
-    """The test button: ask whoever knows whether the value is good."""
+    """Test whether the value works."""
     node = _node(request.POST.get("vm", ""))
     call = checks.start(_key(name).name, node, by=request.user)
     is_index = request.POST.get("from") == "index"
@@ -142,7 +142,7 @@ def try_out(request: HttpRequest, name: str) -> HttpResponse:
 @config_page
 @require_GET
 def past(request: HttpRequest) -> HttpResponse:
-    """All changes, newest first; `?before=` goes further back."""
+    """List all changes, newest first; `?before=` shows older ones."""
     before = parse_number(request.GET.get("before", ""))
     rows, has_more = take_page(history.of(before=before), PAGE)
     context = {"versions": rows, "next": rows[-1].pk if has_more else None}
@@ -152,7 +152,7 @@ def past(request: HttpRequest) -> HttpResponse:
 @config_page
 @require_http_methods(["GET", "POST"])
 def go_back(request: HttpRequest, version_id: int, verb: str) -> HttpResponse:
-    """GET shows what undoing or putting back would do; POST does it."""
+    """GET previews undoing or restoring a version; POST does it."""
     version = _version(version_id)
     node = version.node
     if request.method == "GET":
@@ -165,7 +165,7 @@ def go_back(request: HttpRequest, version_id: int, verb: str) -> HttpResponse:
 
 
 def _question(request: HttpRequest, wish: Wish, node: Node | None, **more: Any) -> HttpResponse:
-    """The page between asking and doing. A value waits in it sealed."""
+    """Render the confirmation page, which carries the value encrypted."""
     last = services.newest(wish.key.name, wish.target)
     context = {
         "key": wish.key,
@@ -180,7 +180,7 @@ def _question(request: HttpRequest, wish: Wish, node: Node | None, **more: Any) 
     return render(request, "versconfig/confirm.html", context)
 
 
-# -- what requests say ---------------------------------------------------------------------------
+# -- parsing requests ----------------------------------------------------------------------------
 
 
 def _key(name: str) -> Key:
@@ -194,13 +194,13 @@ def _node(vm_id: str) -> Node | None:
 
 
 def _vm_for(request: HttpRequest) -> str:
-    """The VM that a change is for; the page may be that of a VM and the change the fleet's."""
+    """Return the VM of the change; on a VM's page the change may be for the fleet."""
     fleet = request.POST.get("scope", "") == Scope.FLEET
     return "" if fleet else request.POST.get("target", request.POST.get("vm", ""))
 
 
 def _draft_of(key: Key) -> str:
-    """Under what name a value waits for its confirmation: it is good for nothing else."""
+    """Return the name under which an unconfirmed value is encrypted: usable for nothing else."""
     return f"draft of {key.name}"
 
 

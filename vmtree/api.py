@@ -1,4 +1,4 @@
-"""The agents' door to the tree, by the wire contract: `/vm-tree/…`."""
+"""HTTP API of the tree, `/vm-tree/…`, as the wire contract defines it."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ from vmtree.serializers import (
     token_json,
 )
 
-# How far back `until` of a flat tree lies: transactions that were open then may come later.
+# Subtracted from `until` of a flat tree: transactions that are open now may commit older rows.
 OVERLAP = timedelta(seconds=5)
 MOST_DEPTH = 1_000_000
 MOST_REVISIONS = 1000
 
 
 def _json(**parts: str | int) -> HttpResponse:
-    """An object of ready-made JSON."""
+    """Return a JSON object from ready-made JSON values."""
     body = ",".join(f'"{key}":{value}' for key, value in parts.items())
     return HttpResponse(f"{{{body}}}", content_type="application/json")
 
@@ -55,7 +55,7 @@ def _said(text: str | None) -> str:
 
 
 def _nodes(request: Request) -> NodeQuerySet:
-    """The nodes that a request speaks of: the living, or with `?includeRemoved=true` all."""
+    """Return the nodes that a request covers: active ones, or all with `?includeRemoved=true`."""
     nodes = Node.objects.all()
     return nodes if query_flag(request, "includeRemoved") else nodes.living()
 
@@ -65,7 +65,7 @@ def _find(request: Request, vm_id: str) -> Node:
 
 
 class TreeView(APIView):
-    """Base of the views below; `vmtree.services` asks the rule wherever something changes."""
+    """Base of the views below. Permissions are checked in `vmtree.services`."""
 
     asks_authority = True
 
@@ -75,7 +75,10 @@ class Vms(TreeView):
 
     @takes(query=("category", "parentVmId", "includeRemoved", "q", "limit", "cursor"))
     def get(self, request: Request) -> HttpResponse:
-        """Oldest first; `?category= parentVmId= q= includeRemoved= limit= cursor=` narrow."""
+        """List nodes, oldest first.
+
+        Narrow with `?category= parentVmId= q= includeRemoved=`; page with `?limit= cursor=`.
+        """
         asked = request.query_params
         nodes = _nodes(request)
         if category := asked.get("category"):
@@ -94,13 +97,13 @@ class Vms(TreeView):
 
     @takes(body=("name", "category", "vmId", "id", "parentVmId", "reefConfig"), lenient=True)
     def post(self, request: Request) -> Response:
-        """Put one into the tree."""
+        """Create a node."""
         node = services.create(new_node_of(body_of(request)), by=request.user)
         return Response(node_json(node), status=201)
 
 
 def _after(nodes: search.Nodes, cursor: str) -> search.Nodes:
-    """The nodes behind the one that an earlier page ended with."""
+    """Return the nodes behind the last one of the previous page. Raises BadInput."""
     if not cursor:
         return nodes
     key = parse_number(cursor)
@@ -116,7 +119,6 @@ class Vm(TreeView):
 
     @takes(query=("includeRemoved",))
     def get(self, request: Request, vm_id: str) -> Response:
-        """One."""
         return Response(node_json(_find(request, vm_id)))
 
     @takes(body=("name", "category", "parentVmId", "reefConfig"))
@@ -127,7 +129,10 @@ class Vm(TreeView):
 
     @takes(query=("subtree", "confirm"))
     def delete(self, request: Request, vm_id: str) -> Response:
-        """Remove it; `?subtree=true&confirm=<count>` with all below, from the registry, too."""
+        """Remove the node; with `?subtree=true&confirm=<count>` also its descendants.
+
+        A removed subtree is deregistered, too.
+        """
         subtree = query_flag(request, "subtree")
         confirm = query_number(request, "confirm")
         count = services.remove(
@@ -141,7 +146,7 @@ class Ancestors(TreeView):
 
     @takes(query=("includeRemoved",))
     def get(self, request: Request, vm_id: str) -> HttpResponse:
-        """From the root down to the VM itself."""
+        """List the ancestors from the root down to the VM itself."""
         return _json(ancestors=rows.listed(rows.above(_find(request, vm_id))))
 
 
@@ -150,7 +155,7 @@ class Descendants(TreeView):
 
     @takes(query=("includeRemoved",))
     def get(self, request: Request, vm_id: str) -> HttpResponse:
-        """Breadth first, without the VM itself."""
+        """List the descendants breadth first, without the VM itself."""
         node = _find(request, vm_id)
         return _json(descendants=rows.listed(rows.breadth_first(rows.below(node), node.pk)[1:]))
 
@@ -160,7 +165,7 @@ class Children(TreeView):
 
     @takes(query=("includeRemoved",))
     def get(self, request: Request, vm_id: str) -> HttpResponse:
-        """Oldest first."""
+        """List the children, oldest first."""
         children = _nodes(request).filter(parent=_find(request, vm_id))
         return _json(children=rows.listed(rows.of(children)))
 
@@ -170,7 +175,7 @@ class Diff(TreeView):
 
     @takes(query=("includeRemoved",))
     def get(self, request: Request, vm_id: str, other: str) -> Response:
-        """What the second one has beside the first, and what it lacks."""
+        """Return the organs and capabilities that the second VM adds and lacks."""
         found = {node.vm_id: node for node in _nodes(request).filter(vm_id__in=[vm_id, other])}
         if not {vm_id, other} <= found.keys():
             raise NotFound("One or both VMs not found")
@@ -182,7 +187,9 @@ class History(TreeView):
 
     @takes(query=("limit", "cursor", "before"))
     def get(self, request: Request, vm_id: str) -> Response:
-        """Newest first, `?limit=` (200) and `?cursor=` page by page; also of removed VMs."""
+        """List revisions, newest first, also of removed VMs. Page with `?limit=` (200) and
+        `?cursor=`.
+        """
         limit = query_limit(request, most=MOST_REVISIONS, default=200)
         found = Revision.objects.filter(node=services.find(vm_id, removed=True)).order_by("-id")
         if before := query_cursor(request, "before"):
@@ -197,26 +204,30 @@ class Token(TreeView):
     """`/vm-tree/vms/<id>/token`"""
 
     def get(self, request: Request, vm_id: str) -> Response:
-        """When tokens were made and revoked; the tokens themselves nobody knows."""
+        """List when tokens were issued and revoked; the tokens themselves are not stored."""
         found = [token_json(each) for each in services.tokens_of(vm_id, by=request.user)]
         return Response({"tokens": found, "count": len(found)})
 
     def post(self, request: Request, vm_id: str) -> Response:
-        """A new one, shown this once; it takes the place of older ones."""
+        """Issue a token, shown only this once; it replaces older ones."""
         node, token = services.issue_token(vm_id, by=request.user)
         return Response({"vmId": node.vm_id, "token": token}, status=201)
 
     def delete(self, request: Request, vm_id: str) -> Response:
-        """Revoke the tokens of this VM and of all below it."""
+        """Revoke the tokens of this VM and of its descendants."""
         return Response({"revoked": services.revoke_tokens(vm_id, by=request.user)})
 
 
 class Tree(TreeView):
-    """`/vm-tree/tree`: `?root=` and `?depth=` cut it, `?flat=true` gives a list."""
+    """`/vm-tree/tree`; `?root=` and `?depth=` limit it, `?flat=true` returns a list."""
 
     @takes(query=("root", "flat", "depth", "since", "at", "includeRemoved"))
     def get(self, request: Request) -> HttpResponse:
-        """As it is; `?at=` as it was then, `?since=` only what changed since, removed ones too."""
+        """Return the current tree.
+
+        `?at=` returns it as of that time; `?since=` only nodes changed since, including removed
+        ones.
+        """
         at, since = query_moment(request, "at"), query_moment(request, "since")
         if at and since:
             raise BadInput("since: does not go together with at", "since")
@@ -233,7 +244,7 @@ class Tree(TreeView):
         return _json(tree=rows.nested(pieces, key), count=count)
 
     def _root(self, request: Request) -> Node | None:
-        """The node that `?root=` names, if there is such a one."""
+        """Return the node that `?root=` names; None if it does not exist."""
         vm_id = aliases.resolve(request.query_params.get("root", ""))
         return _nodes(request).filter(vm_id=vm_id).first() if vm_id else None
 
@@ -252,7 +263,7 @@ class Tree(TreeView):
         return rows.below(node, depth=depth, since=since, removed=removed)
 
     def _then(self, request: Request, at: datetime) -> HttpResponse:
-        """The tree at an earlier time, from the revisions."""
+        """Return the tree as of `at`, from the revisions."""
         whole = rows.at(at)
         root = aliases.resolve(request.query_params.get("root", "")) or None
         depth = query_number(request, "depth", most=MOST_DEPTH)
@@ -268,7 +279,7 @@ class Find(TreeView):
 
     @takes(query=("includeRemoved",))
     def get(self, request: Request, kind: str, name: str) -> HttpResponse:
-        """VMs with exactly this organ or capability, oldest first."""
+        """List VMs with exactly this organ or capability, oldest first."""
         pieces = rows.of(_nodes(request).with_trait(Trait.Kind(kind), name))
         return _json(vms=rows.listed(pieces), count=len(pieces))
 
@@ -277,7 +288,7 @@ class Stats(TreeView):
     """`/vm-tree/stats`"""
 
     def get(self, request: Request) -> Response:
-        """Counts of the living."""
+        """Count active nodes."""
         return Response(services.stats())
 
 
@@ -285,12 +296,12 @@ class Panel(TreeView):
     """`/vm-tree/_panel`"""
 
     def get(self, request: Request) -> HttpResponse:
-        """The tree as a fragment that other pages can include; of large ones the top."""
+        """Return the top of the tree as an HTML fragment for other pages."""
         return HttpResponse(views.panel_html(request._request))
 
 
 class Nothing(TreeView):
-    """An unknown path of this service: 404 for those who may come in, else 401."""
+    """Unknown path below `/vm-tree`: 404 for authenticated callers, else 401."""
 
     @takes_anything
     def _refuse(self, request: Request, **_: Any) -> Response:

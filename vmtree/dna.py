@@ -1,4 +1,4 @@
-"""A VM's DNA: its organs (service modules) and capabilities (extensions). Two lists of text."""
+"""A VM's DNA: its organs (service modules) and capabilities (extensions), two lists of text."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ Dna = dict[str, list[str]]
 
 
 def empty() -> Dna:
-    """What a VM has that says nothing of itself."""
+    """Return the DNA of a VM that declares nothing."""
     return {key: [] for key in KEYS}
 
 
 def dna_of(value: object, field: str = "reefConfig") -> Dna:
-    """The value in its one shape; a list that is absent is empty. Raises BadInput."""
+    """Return the value with both lists; a missing list is empty. Raises BadInput."""
     if not isinstance(value, dict):
         raise BadInput(f"{field}: must be an object with organs and capabilities", field)
     if unknown := [str(key) for key in value if key not in KEYS]:
@@ -30,7 +30,7 @@ def dna_of(value: object, field: str = "reefConfig") -> Dna:
 
 
 def diff(old: Dna | None, new: Dna | None) -> dict[str, Dna]:
-    """What `new` has beside `old`, and what it lacks, each in the order of its own list."""
+    """Return what `new` adds to `old` and what it lacks, each in the order of its own list."""
     old, new = {**empty(), **(old or {})}, {**empty(), **(new or {})}
     return {
         "added": {key: _without(new[key], old[key]) for key in KEYS},

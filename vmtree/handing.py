@@ -1,4 +1,4 @@
-"""How a snapshot's file is given out: by whoever stands in front, or by ourselves."""
+"""Downloads of snapshot files, sent by reef itself or by the server in front of it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from vmtree import snapshots
 from vmtree.snapshot_models import Snapshot
 
 KIND = "application/vnd.sqlite3"
-# A request with the first header may be answered with the second: the name of the file to send.
+# If a request has the first header, the response may name the file to send in the second one.
 TAKES, FILE = "reef-takes-files", "reef-file"
 
 
 def download(request: HttpRequest, snapshot: Snapshot) -> HttpResponseBase:
-    """The file itself, if it is whole. Raises SnapshotDamaged, Conflict."""
+    """Return a response with the file, after verifying it. Raises SnapshotDamaged, Conflict."""
     path, name = snapshots.ensure_good(snapshot), snapshot.file
     if TAKES not in request.headers:
         return FileResponse(path.open("rb"), as_attachment=True, filename=name, content_type=KIND)

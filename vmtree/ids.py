@@ -1,10 +1,10 @@
-"""Which texts may be a VM's id: each must be found again below every route."""
+"""Rules for new VM ids: each id must be reachable below every route."""
 
 from __future__ import annotations
 
 from reef_site.common.errors import BadInput
 
-# What follows an id in the paths of tree and registry.
+# Route segments that follow an id in the paths of tree and registry.
 ROUTES = frozenset(
     (
         *("ancestors", "children", "descendants", "destroy", "diff", "gaps", "heartbeat"),
@@ -13,12 +13,12 @@ ROUTES = frozenset(
 )
 
 
-# The API shows this and the lieutenant's name as its `vmId`, and takes it where a VM is named.
+# Prefix of the `vmId` that the API shows for a lieutenant: `local-<name>`.
 LOCAL = "local-"
 
 
 def check_new(vm_id: str, field: str) -> None:
-    """Raise BadInput for an id whose path would lead elsewhere."""
+    """Raise BadInput for an id that another route would match, or that lieutenants use."""
     if vm_id.startswith(LOCAL):
         raise BadInput(f"{field}: must not begin with {LOCAL}, as lieutenants are called", field)
     first, *others = vm_id.split("/")

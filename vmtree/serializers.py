@@ -1,4 +1,4 @@
-"""What the API says of the tree, and what it takes from a request. Keys as agents know them."""
+"""Nodes, revisions and tokens as JSON, and request bodies as commands, in the wire format."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MOST_AT_ONCE = 10_000
 
 
 def node_json(node: Node) -> Json:
-    """A node; the same as the pieces of `rows`, for one that is at hand."""
+    """Return a node as JSON, in the same form as the pieces of `rows`."""
     said = {
         "vmId": node.vm_id,
         "name": node.name,
@@ -35,7 +35,7 @@ def node_json(node: Node) -> Json:
 
 
 def revision_json(revision: Revision) -> Json:
-    """A change, with what the node was after it."""
+    """Return a revision as JSON."""
     return {
         "id": revision.pk,
         "at": revision.at,
@@ -49,15 +49,15 @@ def revision_json(revision: Revision) -> Json:
 
 
 def token_json(token: NodeToken) -> Json:
-    """All that is known of a token."""
+    """Return what is known of a token as JSON."""
     return {"madeAt": token.made_at, "madeBy": token.made_by, "revokedAt": token.revoked_at}
 
 
-# -- what requests say ---------------------------------------------------------------------------
+# -- parsing requests ----------------------------------------------------------------------------
 
 
 def new_node_of(data: Json) -> NewNode:
-    """A VM to be put into the tree. Raises BadInput with the contract's texts."""
+    """Parse the body of a POST. Raises BadInput with the texts of the contract."""
     name = data.get("name")
     if name is None or (isinstance(name, str) and not name.strip()):
         raise BadInput("name is required", "name")
@@ -76,7 +76,7 @@ def new_node_of(data: Json) -> NewNode:
 
 
 def change_of(data: Json) -> Change:
-    """What a PATCH wants. Keys that it does not have stay as they are. Raises BadInput."""
+    """Parse the body of a PATCH; absent keys stay unchanged. Raises BadInput."""
     config = data.get("reefConfig")
     return Change(
         name=text_of(data["name"], "name", length=LONGEST) if "name" in data else UNSAID,
@@ -98,7 +98,7 @@ def _category(value: object) -> str:
 
 
 def _vm_id(value: object, field: str) -> str:
-    """An id; a number is taken as its digits, nothing as nothing."""
+    """Return an id as text. A number becomes its digits, None becomes empty."""
     if value is None:
         return ""
     if isinstance(value, int) and not isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""Fragments of the tree for pages."""
+"""Fragments of the tree for other pages."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ DEEPEST = 40
 
 @dataclass(frozen=True)
 class Line:
-    """A node in an indented list."""
+    """A node of an indented list."""
 
     node: Node
     depth: int
 
     @property
     def indent(self) -> str:
-        """Blanks before its name; very deep ones go no further to the right."""
+        """Return blanks by depth, up to a maximum."""
         return "\u00a0\u00a0" * min(self.depth, DEEPEST)
 
 
 def panel_html(_request: HttpRequest) -> str:
-    """The tree as an indented list; of a large one the top, breadth first."""
+    """Render the tree as an indented list; of a large tree only the top, breadth first."""
     lines = _lines()
     context = {"lines": lines, "stats": services.stats(), "most": MOST_IN_PANEL}
     return render_to_string("vmtree/_panel.html", context)
 
 
 def _lines() -> list[Line]:
-    """The uppermost nodes, each under its parent."""
+    """Return the topmost nodes, each below its parent."""
     chosen = _uppermost()
     children: dict[int | None, list[Node]] = {}
     for node in chosen:
@@ -52,7 +52,7 @@ def _lines() -> list[Line]:
 
 
 def _uppermost() -> list[Node]:
-    """Breadth first, as many as are shown: the recursion ends there."""
+    """Return as many nodes as are shown, breadth first; LIMIT ends the recursion."""
     roots = "parent_id IS NULL AND removed_at IS NULL"
     sql = f"{below(LINKS, start=roots)} SELECT key FROM line LIMIT %s"
     with connection.cursor() as cursor:

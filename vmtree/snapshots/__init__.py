@@ -1,8 +1,8 @@
-"""Snapshots of the whole tree: write, verify, compare, restore, and how long they are kept.
+"""Snapshots of the whole tree: take, verify, compare, restore, retain.
 
-One snapshot is one SQLite file with plain tables (`tables.py` describes them), readable by any
-`sqlite3`. It holds the tree with its history and the registry as of one moment, and nothing else:
-no tokens, no transcripts.
+A snapshot is one SQLite file with plain tables (described in `tables.py`), readable by any
+`sqlite3`. It holds the tree with its history and the registry as of one moment: no tokens and no
+transcripts.
 """
 
 from vmtree.snapshots.checking import ensure_good, look_at, verify

@@ -1,4 +1,4 @@
-"""A comparison → rows: nodes, their traits, their revisions. Inside the caller's transaction."""
+"""Applies a comparison to nodes, traits and revisions, inside the caller's transaction."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ _REVISION = (
 
 
 class Work(NamedTuple):
-    """What a comparison comes to, looked up before others have to wait."""
+    """Everything to write for a comparison, looked up before other writers are locked out."""
 
     comparison: Comparison
     keys: Keys
-    # Rows of nodes that only the file knows.
+    # Rows of nodes that exist in the file only.
     unknown: list[tuple[Any, ...]]
     other_dna: list[Living]
 
 
 def prepare(comparison: Comparison, file: sqlite3.Connection) -> Work:
-    """All of the work that changes nothing."""
+    """Do all the work that only reads."""
     keys = _keys()
     added = {vm.vm_id: vm for vm in comparison.added}
     other_dna = [*_revived_with_other_dna(added), *(vm for _, vm in comparison.other_dna)]
@@ -43,7 +43,7 @@ def prepare(comparison: Comparison, file: sqlite3.Connection) -> Work:
 
 
 def apply(work: Work, file: sqlite3.Connection, *, actor: str, at: datetime) -> list[str]:
-    """Make the tree what the comparison leads to; the ids of all VMs that changed."""
+    """Make the tree match the comparison. Return the ids of all changed VMs."""
     comparison, keys = work.comparison, _add_unknown(work, file)
     changed = comparison.changed
     moved = [each.new for each in comparison.kept if each.old.parent != each.new.parent]
@@ -61,14 +61,14 @@ def apply(work: Work, file: sqlite3.Connection, *, actor: str, at: datetime) -> 
 
 
 class Notes(NamedTuple):
-    """How the changes of one restore are written down."""
+    """Writes the revisions of one restore."""
 
     keys: Keys
     actor: str
     at: datetime
 
     def write(self, what: Revision.What, vms: Iterable[Living]) -> None:
-        """A revision for each of these VMs, with what they are after it."""
+        """Add a revision for each VM with its new state."""
         common = (bulk.stored(self.at), self.actor, what.value)
         rows = (
             (self.keys[vm.vm_id], *common, vm.name, vm.category, vm.parent, vm.config) for vm in vms
@@ -84,7 +84,7 @@ def _keys() -> Keys:
 
 
 def _set(vms: Iterable[Living], keys: Keys, at: datetime) -> None:
-    """Have these nodes, which all exist, live and be as given."""
+    """Make these nodes, which all exist, active with the given values."""
     now = bulk.stored(at)
     columns = ("name", "category", "parent_id", "reef_config", "updated_at", "removed_at")
     rows = [
@@ -105,12 +105,14 @@ def _remove(vms: list[Living], keys: Keys, at: datetime) -> None:
 
 
 def _new_ghosts(work: Work) -> Iterator[Living]:
-    """Those left out that only the file knows: they come as tombstones, with their history."""
+    """Return omitted VMs that exist in the file only; they are added as removed nodes, with
+    history.
+    """
     return (each.vm for each in work.comparison.left_out if each.vm.vm_id not in work.keys)
 
 
 def _revived_with_other_dna(added: dict[str, Living]) -> Iterator[Living]:
-    """Those whose tombstones say something else; of the others the traits are still there."""
+    """Return VMs whose removed nodes have other DNA; for all others the traits still match."""
     config = Cast("reef_config", TextField())
     removed = Node.objects.filter(removed_at__isnull=False).annotate(config=config)
     for vm_id, had in removed.values_list("vm_id", "config").iterator(5000):
@@ -132,7 +134,7 @@ def _traits(vm: Living) -> Iterator[tuple[str, str, int]]:
             yield kind, name, position
 
 
-# -- nodes that the database does not know -------------------------------------------------------
+# -- nodes that exist in the file only -----------------------------------------------------------
 
 
 def _unknown(file: sqlite3.Connection, known: Keys) -> list[tuple[Any, ...]]:
@@ -142,7 +144,7 @@ def _unknown(file: sqlite3.Connection, known: Keys) -> list[tuple[Any, ...]]:
 
 
 def _add_unknown(work: Work, file: sqlite3.Connection) -> Keys:
-    """Add VMs that only the file knows, with traits and history; the keys of all nodes."""
+    """Add VMs that exist in the file only, with traits and history. Return all nodes' keys."""
     known = work.keys
     if not work.unknown:
         return known
@@ -157,7 +159,7 @@ def _add_unknown(work: Work, file: sqlite3.Connection) -> Keys:
 
 
 def _add_parents(file: sqlite3.Connection, new: Keys, keys: Keys) -> None:
-    """Only when all are there: one may stand behind its children."""
+    """Set the parents once all rows exist: a parent may follow its children in the file."""
     found = file.execute("SELECT vm_id, parent_vm_id FROM nodes WHERE parent_vm_id IS NOT NULL")
     rows = [(keys[parent], new[vm_id]) for vm_id, parent in found if vm_id in new]
     bulk.update("vmtree_node", ("parent_id",), rows)
@@ -173,5 +175,5 @@ def _add_history(file: sqlite3.Connection, new: Keys) -> None:
 
 
 def _of(new: Keys, rows: Iterable[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
-    """The rows whose first value is one of the new ids, with the key in its place."""
+    """Return rows whose first value is a new id, with the key in its place."""
     return ((new[row[0]], *row[1:]) for row in rows if row[0] in new)

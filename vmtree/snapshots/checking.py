@@ -1,6 +1,7 @@
-"""Whether a snapshot's file is still what was written: cut off, altered and missing ones are named.
+"""Verification of snapshot files: reports truncated, altered and missing ones.
 
-Looking compares size and time of change, which is enough for a list; verifying reads every byte.
+The quick check compares size and modification time, which is enough for a list; the full one reads
+every byte.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from vmtree.snapshots.writing import SnapshotFailed, Written
 
 
 class SnapshotDamaged(Conflict):
-    """The file is not what was written; the text says what is wrong."""
+    """The file differs from what was written; the text says how."""
 
 
 def facts_of(path: Path) -> dict[str, Any]:
-    """What a row keeps of a file that is as it should be."""
+    """Return the columns that describe a good file."""
     stat = path.stat()
     return {
         "size": stat.st_size,
@@ -37,14 +38,14 @@ def facts_of(path: Path) -> dict[str, Any]:
 
 
 def read_meta(path: Path) -> Written:
-    """What a file says of itself. Raises sqlite3.Error, KeyError, ValueError."""
+    """Return the metadata in a file. Raises sqlite3.Error, KeyError, ValueError."""
     with files.opened(path) as file:
         facts = dict(file.execute("SELECT key, value FROM meta").fetchall())
     return Written(datetime.fromisoformat(facts["at"]), json.loads(facts["counts"]))
 
 
 def look_at(snapshot: Snapshot) -> Snapshot:
-    """The row, brought up to date if its file is missing or was touched since the last check."""
+    """Return the row, updated if its file is missing or was modified since the last check."""
     if snapshot.state not in (State.READY, State.DAMAGED) or _elsewhere(snapshot):
         return snapshot
     try:
@@ -57,27 +58,27 @@ def look_at(snapshot: Snapshot) -> Snapshot:
 
 
 def verify(snapshot: Snapshot, *, by: object) -> Snapshot:
-    """Read every byte; state and trouble say what was found. Raises Conflict, Forbidden."""
+    """Read every byte and update state and trouble. Raises Conflict, Forbidden."""
     authority.check(by, "command", None)
     return _check(_readable(snapshot))
 
 
 def ensure_good(snapshot: Snapshot) -> Path:
-    """The path of a file that was verified just now. Raises SnapshotDamaged, Conflict."""
+    """Verify the file and return its path. Raises SnapshotDamaged, Conflict."""
     if _check(_readable(snapshot)).state == State.DAMAGED:
         raise SnapshotDamaged(f"{snapshot.file} is damaged: {snapshot.trouble}")
     return files.path_of(snapshot.file)
 
 
 def verify_oldest() -> None:
-    """Verify the one that was not looked through for the longest time."""
+    """Verify the snapshot whose last verification is the oldest."""
     here = Snapshot.objects.ready().filter(host=settings.HOST)
     if snapshot := here.order_by("checked_at").first():
         _check(snapshot)
 
 
 def _elsewhere(snapshot: Snapshot) -> bool:
-    """Whether its file lies in the data folder of another machine."""
+    """Return whether the file lies in the data folder of another machine."""
     return snapshot.host != settings.HOST and not files.path_of(snapshot.file).exists()
 
 
@@ -94,7 +95,7 @@ def _check(snapshot: Snapshot) -> Snapshot:
 
 
 def _say(snapshot: Snapshot, trouble: str) -> Snapshot:
-    """Keep what a check found."""
+    """Save the result of a check."""
     snapshot.state = State.DAMAGED if trouble else State.READY
     snapshot.trouble, snapshot.checked_at = trouble[:500], clock.now()
     if not trouble:
@@ -110,7 +111,7 @@ def _say(snapshot: Snapshot, trouble: str) -> Snapshot:
 
 
 def _trouble_of(snapshot: Snapshot) -> str:
-    """What is wrong with the file; nothing, if all is well."""
+    """Return what is wrong with the file; empty if nothing is."""
     path = files.path_of(snapshot.file)
     try:
         size = path.stat().st_size

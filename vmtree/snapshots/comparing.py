@@ -1,4 +1,4 @@
-"""What differs between two trees, each a snapshot's or that of now. Only the living count."""
+"""Differences between two trees, each from a snapshot or the present. Only active nodes count."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Json = dict[str, Any]
 
 
 class Living(NamedTuple):
-    """A VM in one of the trees; `config` is JSON."""
+    """An active VM of a tree; `config` is JSON."""
 
     vm_id: str
     name: str
@@ -32,7 +32,7 @@ class Living(NamedTuple):
 
     @property
     def dna(self) -> dna.Dna | None:
-        """Its organs and capabilities."""
+        """Return organs and capabilities."""
         return orjson.loads(self.config) if self.config else None
 
 
@@ -41,7 +41,7 @@ Pair = tuple[Living, Living]
 
 
 class Kept(NamedTuple):
-    """A VM that lives and is in the first tree only: as it is, as it will be, and why it stays."""
+    """An alive VM that only the first tree has: before, after, and why it is kept."""
 
     old: Living
     new: Living
@@ -49,7 +49,7 @@ class Kept(NamedTuple):
 
 
 class LeftOut(NamedTuple):
-    """A VM of the second tree that is gone for good, so it does not come back."""
+    """A VM of the second tree that is destroyed, so it is not restored."""
 
     vm: Living
     why: str
@@ -57,38 +57,38 @@ class LeftOut(NamedTuple):
 
 @dataclass(frozen=True)
 class Comparison:
-    """From one tree to another; pairs are a VM as it was and as it is then."""
+    """Differences from one tree to another; pairs are a VM before and after."""
 
     added: list[Living] = field(default_factory=list)
     removed: list[Living] = field(default_factory=list)
     moved: list[Pair] = field(default_factory=list)
     other_dna: list[Pair] = field(default_factory=list)
-    # Another name or category.
+    # Name or category differs.
     renamed: list[Pair] = field(default_factory=list)
-    # Only of restoring: whoever lives is not removed, but hung below the nearest that stays.
+    # Only for restoring: alive VMs are not removed but moved below the nearest ancestor that stays.
     kept: list[Kept] = field(default_factory=list)
-    # Only of restoring, too: who stood below them hangs below the nearest that comes.
+    # Only for restoring: the children of omitted VMs move below the nearest restored ancestor.
     left_out: list[LeftOut] = field(default_factory=list)
-    # Of the tables beside the tree, which are not restored.
+    # Differences of further tables, which are not restored.
     beside: dict[str, Difference] = field(default_factory=dict)
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many VMs of each kind of difference; a VM may be in several."""
+        """Return the number of VMs by kind of difference; a VM may be in several."""
         return {key: len(found) for key, found in self._parts().items()}
 
     @property
     def changed(self) -> Tree:
-        """VMs that are in both trees, with any difference, as they are then."""
+        """Return VMs of both trees with any difference, with their new values."""
         return {new.vm_id: new for _, new in (*self.moved, *self.other_dna, *self.renamed)}
 
     @property
     def is_empty(self) -> bool:
-        """Whether the trees are the same."""
+        """Return whether the trees are equal."""
         return not any(self._parts().values())
 
     def as_json(self, limit: int) -> Json:
-        """Counts, and of each kind of difference the first so many."""
+        """Return counts, and the first `limit` VMs of each kind of difference."""
         return {
             "counts": self.counts,
             "truncated": any(len(found) > limit for found in self._parts().values()),
@@ -106,7 +106,7 @@ class Comparison:
         }
 
     def digest(self) -> str:
-        """A short text that stands for exactly these differences."""
+        """Return a short hash of exactly these differences."""
         found = hashlib.sha256()
         for key, rows in self._parts().items():
             found.update(orjson.dumps([key, *sorted(repr(row) for row in rows)]))
@@ -125,14 +125,17 @@ class Comparison:
 
 
 def compare(old: Snapshot, new: Snapshot | None) -> Comparison:
-    """From a snapshot to another one, or to now. Raises SnapshotDamaged, Conflict."""
+    """Compare a snapshot with another one, or with the present.
+
+    Raises SnapshotDamaged, Conflict.
+    """
     (before, some), (after, others) = contents_of(old), contents_of(new)
     found = differences(before, after)
     return dataclasses.replace(found, beside=beside.differences(some, others))
 
 
 def contents_of(snapshot: Snapshot | None) -> tuple[Tree, Rows]:
-    """Tree and tables beside it of a snapshot, whose file is verified before, or of now."""
+    """Return the tree and the further tables of a snapshot (verified first), or of the present."""
     if snapshot is None:
         return tree_now(), beside.rows_now()
     with files.opened(checking.ensure_good(snapshot)) as file:
@@ -140,13 +143,13 @@ def contents_of(snapshot: Snapshot | None) -> tuple[Tree, Rows]:
 
 
 def tree_of(snapshot: Snapshot) -> Tree:
-    """The living of a snapshot, after its file was verified."""
+    """Return the active nodes of a snapshot, after verifying its file."""
     with files.opened(checking.ensure_good(snapshot)) as file:
         return read_tree(file)
 
 
 def read_tree(file: sqlite3.Connection) -> Tree:
-    """The living of an open snapshot."""
+    """Return the active nodes of an open snapshot."""
     sql = (
         "SELECT vm_id, name, category, parent_vm_id, reef_config FROM nodes"
         " WHERE removed_at IS NULL ORDER BY created_at, id"
@@ -155,7 +158,7 @@ def read_tree(file: sqlite3.Connection) -> Tree:
 
 
 def tree_now() -> Tree:
-    """The living of the database, as the present transaction sees them."""
+    """Return the active nodes of the database, as the current transaction sees them."""
     config = Cast("reef_config", TextField())
     columns = ("vm_id", "name", "category", "parent__vm_id")
     rows = Node.objects.living().annotate(config=config).values_list(*columns, "config")
@@ -163,7 +166,7 @@ def tree_now() -> Tree:
 
 
 def differences(old: Tree, new: Tree) -> Comparison:
-    """From one tree to the other, in the order of the trees."""
+    """Compare two trees; differences keep the order of the trees."""
     both = [(old[vm_id], after) for vm_id, after in new.items() if vm_id in old]
     found = [pair for pair in both if pair[0] != pair[1]]
     return Comparison(
@@ -176,7 +179,7 @@ def differences(old: Tree, new: Tree) -> Comparison:
 
 
 def without(wanted: Tree, gone: dict[str, str]) -> Tree:
-    """The tree without those, their children below the nearest above them that is there."""
+    """Return the tree without the VMs of `gone`; their children move to the next ancestor."""
 
     def parent_of(vm: Living) -> str | None:
         parent = vm.parent
@@ -192,7 +195,7 @@ def without(wanted: Tree, gone: dict[str, str]) -> Tree:
 
 
 def keeping(found: Comparison, now: Tree, wanted: Tree, alive: dict[str, str]) -> Comparison:
-    """The same, but those who live stay, each below the nearest above it that stays, too."""
+    """Return the comparison with alive VMs kept, each below its nearest ancestor that stays."""
     stays = wanted.keys() | alive.keys()
 
     def kept(vm: Living) -> Kept:
@@ -221,7 +224,7 @@ _KEYS = {"parent": "parentVmId", "name": "name", "category": "category"}
 
 
 def _change(old: Living, new: Living, *fields: str) -> Json:
-    """What it was and what it is then, of these fields."""
+    """Return these fields before and after."""
 
     def said(vm: Living) -> Json:
         return {_KEYS[each]: getattr(vm, each) for each in fields}

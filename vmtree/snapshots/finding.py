@@ -1,7 +1,7 @@
-"""Files that no row knows: what is left of a database that was lost, or was copied here.
+"""Imports snapshot files without a row: left from a lost database, or copied here.
 
-They get rows, so that the tree can be restored from them; pinned, for only people know why they
-are here.
+They get rows, so that the tree can be restored from them. They are pinned, because only people know
+why they are here.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from vmtree.snapshots.writing import SnapshotFailed
 logger = logging.getLogger(__name__)
 
 _LONGEST_NAME = 100
-# What could not be read: (name, time of change), so that it is complained of once.
+# Unreadable files as (name, modification time), so that each is logged once.
 _strange: set[tuple[str, int]] = set()
 
 
 def adopt() -> list[Snapshot]:
-    """A row for each whole file that has none."""
+    """Create a row for each complete file that has none. Return the new rows."""
     paths = {path.name: path for path in files.folder().glob("vms-*.sqlite")}
     known = set(Snapshot.objects.filter(file__in=paths).values_list("file", flat=True))
     found = [_adopt(path) for name, path in sorted(paths.items()) if name not in known]
@@ -46,13 +46,13 @@ def _adopt(path: Path) -> Snapshot | None:
         logger.warning("%s is no snapshot: %s", path, error)
         _strange.add(mark)
     except IntegrityError:
-        # Somebody else was sooner.
+        # Another process created the row first.
         pass
     return None
 
 
 def _facts(path: Path) -> dict[str, Any]:
-    """What can be told from the file itself."""
+    """Read the columns of the row from the file."""
     with files.opened(path) as file:
         meta = dict(file.execute("SELECT key, value FROM meta").fetchall())
         written = checking.read_meta(path)
@@ -74,6 +74,6 @@ def _enlist(path: Path, facts: dict[str, Any]) -> Snapshot | None:
         )
     if path.exists():
         return snapshot
-    # It was being pruned while we looked.
+    # The file was pruned meanwhile.
     snapshot.delete()
     return None

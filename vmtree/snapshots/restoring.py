@@ -1,14 +1,13 @@
-"""The tree as a snapshot shows it, in one transaction or not at all.
+"""Restores the tree of a snapshot, in one transaction or not at all.
 
-The living become those of the snapshot. History is never undone: what came later becomes
-tombstones, what was removed lives again under its old id, and each change is one more revision.
-VMs that the database has never heard of come with their history. The registry, which tells who
-answers now, and tokens stay as they are, but those of removed VMs are revoked.
+Active nodes become those of the snapshot. History is never undone: later nodes are marked as
+removed, removed nodes become active again under their old ids, and each change is one more
+revision. VMs that the database does not know are added with their history. The registry and tokens
+stay as they are; only tokens of removed VMs are revoked.
 
-Nobody is buried alive: a VM that the snapshot does not know, but whose lieutenant lives or that
-the registry hears of, keeps its node and its token. It hangs below the nearest VM above it that
-stays, and a revision says so. Nor does a ghost rise: a VM whose lieutenant was destroyed since
-does not come back.
+A VM that the snapshot does not have, but that is alive (its lieutenant exists, or the registry
+hears from it), keeps its node and its token. It moves below its nearest ancestor that stays, and a
+revision records it. A VM whose lieutenant was destroyed since is not restored.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ Mark = tuple[int | None, int]
 
 @dataclass(frozen=True)
 class Plan:
-    """What restoring would change, and the word that agrees to exactly this."""
+    """The changes that restoring would make, and the code that confirms exactly these."""
 
     comparison: Comparison
     confirm: str
@@ -41,14 +40,14 @@ class Plan:
 
 @dataclass(frozen=True)
 class Restored:
-    """What was changed, and the snapshot of what was before."""
+    """The changes made, and the snapshot taken before."""
 
     comparison: Comparison
     before: Snapshot
 
 
 def plan(snapshot: Snapshot, *, by: object) -> Plan:
-    """What restoring this snapshot would do now; and what else differs, which stays as it is.
+    """Return what restoring this snapshot would do now, and further differences, which stay.
 
     Raises SnapshotDamaged, Conflict, Forbidden.
     """
@@ -60,10 +59,10 @@ def plan(snapshot: Snapshot, *, by: object) -> Plan:
 
 
 def restore(snapshot: Snapshot, *, confirm: str, by: object) -> Restored:
-    """Do what `plan` showed; the tree as it is goes into a snapshot first.
+    """Carry out a plan; take a snapshot of the present tree first.
 
-    Others wait for no more than what is really written: all is looked up before.
-    Raises Conflict (the tree is another by now), SnapshotDamaged, SnapshotFailed, Forbidden.
+    Other writers wait only while rows are written: everything is looked up before. Raises Conflict
+    (the tree has changed since the plan), SnapshotDamaged, SnapshotFailed, Forbidden.
     """
     authority.check(by, "command", None)
     wanted = comparing.tree_of(snapshot)
@@ -87,13 +86,13 @@ def restore(snapshot: Snapshot, *, confirm: str, by: object) -> Restored:
 
 @dataclass(frozen=True)
 class Look:
-    """A plan, and by what it is known whether it still holds."""
+    """A plan, and a mark that shows whether it is still valid."""
 
     plan: Plan
     mark: Mark
 
     def still_holds(self) -> bool:
-        """Whether nothing has come since that the plan does not know."""
+        """Return whether nothing has changed since the plan was made."""
         found = self.plan.comparison
         gone = [*(vm.vm_id for vm in found.removed), *(each.old.vm_id for each in found.kept)]
         kept = {each.old.vm_id: each.why for each in found.kept}
@@ -103,7 +102,8 @@ class Look:
 
 
 def _look(snapshot: Snapshot, wanted: Tree) -> Look:
-    # The mark first: what comes after it is noticed, though the tree may show it already.
+    # The mark first: a change after it invalidates the plan, even if the tree below shows it
+    # already.
     mark, now = _mark(), comparing.tree_now()
     ghosts = living.gone_among([vm_id for vm_id in wanted if vm_id not in now])
     coming = comparing.without(wanted, ghosts) if ghosts else wanted
@@ -116,7 +116,7 @@ def _look(snapshot: Snapshot, wanted: Tree) -> Look:
 
 
 def _mark() -> Mark:
-    """Another one after each change of the tree: every change is a revision."""
+    """Return a value that differs after each change of the tree: every change adds a revision."""
     found = Revision.objects.aggregate(last=Max("pk"), count=Count("pk"))
     return found["last"], found["count"]
 
@@ -129,9 +129,9 @@ def _agreed(found: Plan, confirm: str) -> None:
 
 
 def _be_alone() -> None:
-    """Nobody else writes nodes until the end of the transaction. SQLite has one writer anyway."""
+    """Lock out all other writers of nodes until commit. SQLite has a single writer anyway."""
     if connection.vendor == "postgresql":
         with connection.cursor() as cursor:
-            # In this order: whoever moves nodes takes the first and then waits for the second.
+            # In this order: moving a node takes the first lock and then waits for the second.
             cursor.execute("SELECT pg_advisory_xact_lock(%s)", [STRUCTURE])
             cursor.execute("LOCK TABLE vmtree_node IN EXCLUSIVE MODE")

@@ -1,4 +1,4 @@
-"""Differences between two trees as words, for pages."""
+"""Differences between two trees as text for pages."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MOST_SHOWN = 200
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of difference: the first VMs with it, each with words, and how many there are."""
+    """One kind of difference: the first VMs, each with a description, and the total count."""
 
     name: str
     rows: list[tuple[Living, str]]
@@ -21,12 +21,12 @@ class Kind:
 
     @property
     def more(self) -> int:
-        """How many are not shown."""
+        """Return how many are not shown."""
         return self.count - len(self.rows)
 
 
 def kinds(found: Comparison) -> list[Kind]:
-    """All kinds, also those without a difference."""
+    """Return all kinds, also empty ones."""
     some = slice(MOST_SHOWN)
     rows = [
         ("new", [(vm, _under(vm.parent)) for vm in found.added[some]]),
@@ -45,7 +45,7 @@ def kinds(found: Comparison) -> list[Kind]:
 
 
 def kinds_beside(found: Comparison) -> list[Kind]:
-    """The same of the tables beside the tree."""
+    """Return all kinds of difference of the further tables."""
     return [kind for name, each in found.beside.items() for kind in _of_table(name, each)]
 
 

@@ -1,4 +1,4 @@
-"""`manage.py import_config`: from the files of ~/.vers into the store."""
+"""`manage.py import_config`: import the files of ~/.vers into the store."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ class Command(BaseCommand):
     help = "Show what ~/.vers/keys.json, config.json and agent-services.json would set; --apply it."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """Dry unless asked otherwise."""
         parser.add_argument("--apply", action="store_true", help="do it")
 
     def handle(self, *_: object, **options: Any) -> None:
-        """A line for each key that a file holds; secrets are masked."""
+        """Print a line for each key in a file, with secrets masked."""
         plan = importing.plan()
         self._tell(plan)
         if options["apply"]:
@@ -45,7 +44,7 @@ class Command(BaseCommand):
 
 
 def _wrong(plan: Plan) -> str:
-    """What was not done though a file wants it, in words; empty if all was."""
+    """Describe what was not imported; empty if everything was."""
     words = []
     if plan.refused:
         words.append(f"Refused: {', '.join(step.key.name for step in plan.refused)}")
