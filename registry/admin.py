@@ -15,7 +15,7 @@ from registry.liveness import Liveness
 from registry.models import VM, Gap, Status, VMQuerySet, Watch
 from vmtree import names as vm_names
 
-_MOST_REFUSALS = 10
+MAX_REFUSALS_SHOWN = 10
 
 
 class LivenessFilter(admin.SimpleListFilter):
@@ -78,11 +78,11 @@ class VMAdmin(ReadOnlyAdmin):
     )
     def put_into_tree(self, request: HttpRequest, queryset: QuerySet[VM]) -> None:
         """Place the selected VMs; show a message for each that is refused."""
-        vms = list(queryset.order_by("pk")[: placing.MOST_AT_ONCE])
+        vms = list(queryset.order_by("pk")[: placing.BATCH_SIZE])
         placed, refused = placing.place_all(vms, by=request.user)
-        for vm, why in refused[:_MOST_REFUSALS]:
+        for vm, why in refused[:MAX_REFUSALS_SHOWN]:
             self.message_user(request, f"{vm} ({vm.pk}): {why}", messages.ERROR)
-        if more := refused[_MOST_REFUSALS:]:
+        if more := refused[MAX_REFUSALS_SHOWN:]:
             self.message_user(request, f"… and {len(more)} more were refused.", messages.ERROR)
         if placed:
             self.message_user(request, f"{len(placed)} VMs have a place now.", messages.SUCCESS)

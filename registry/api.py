@@ -18,13 +18,19 @@ from reef_site.common.request_values import query_limit
 from reef_site.common.text import to_storable
 from registry import beats, placing, search_terms, services
 from registry.models import VM
-from registry.serializers import REGISTERED, changes_of, placement_of, registration_of, vms_json
+from registry.serializers import (
+    REGISTRATION_FIELDS,
+    parse_changes,
+    parse_placement,
+    parse_registration,
+    vms_json,
+)
 from vmtree import aliases
 from vmtree.serializers import node_json
 
-MOST_ROWS = 1000
-USUAL_ROWS = 100
-PANEL_ROWS = 500
+MAX_PAGE_SIZE = 1000
+DEFAULT_PAGE_SIZE = 100
+MAX_PANEL_ROWS = 500
 
 
 class VMs(APIView):
@@ -39,33 +45,34 @@ class VMs(APIView):
         The order of ids does not change with heartbeats, so that pages neither skip nor repeat VMs.
         `?q=` and `?liveness=` filter, besides the parameters named like columns.
         """
-        asked = request.query_params
-        found = services.listed(
-            role=asked.get("role", ""),
-            status=asked.get("status", ""),
-            parent_vm_id=aliases.resolve(asked.get("parentVmId", "")),
+        params = request.query_params
+        found = services.filter_vms(
+            role=params.get("role", ""),
+            status=params.get("status", ""),
+            parent_vm_id=aliases.resolve(params.get("parentVmId", "")),
         )
-        if word := asked.get("liveness", ""):
-            found = search_terms.with_liveness(found, word)
-        found = search_terms.narrow(found, asked.get("q", ""))
-        limit, cursor = query_limit(request, most=MOST_ROWS, default=0), asked.get("cursor", "")
+        if value := params.get("liveness", ""):
+            found = search_terms.with_liveness(found, value)
+        found = search_terms.narrow(found, params.get("q", ""))
+        limit = query_limit(request, most=MAX_PAGE_SIZE, default=0)
+        cursor = params.get("cursor", "")
         if not limit and not cursor:
             vms = vms_json(found.newest_first())
             return Response({"vms": vms, "count": len(vms)})
-        limit = limit or USUAL_ROWS
+        limit = limit or DEFAULT_PAGE_SIZE
         rows, more = take_page(found.filter(pk__gt=to_storable(cursor)).order_by("id"), limit)
         vms = vms_json(rows)
         following = vms[-1]["id"] if more else None
         return Response({"vms": vms, "count": len(vms), "next": following})
 
-    @takes(body=REGISTERED, lenient=True)
+    @takes(body=REGISTRATION_FIELDS, lenient=True)
     def post(self, request: Request) -> Response:
         """Register a VM, or update its registration."""
-        vm = services.register(registration_of(request.data), caller=request.user)
+        vm = services.register(parse_registration(request.data), caller=request.user)
         return Response(vms_json([vm])[0], status=201)
 
 
-class OneVM(APIView):
+class VMDetail(APIView):
     """`/registry/vms/:id`"""
 
     asks_authority = True
@@ -73,11 +80,11 @@ class OneVM(APIView):
     def get(self, request: Request, vm_id: str) -> Response:
         return Response(vms_json([services.find(vm_id)])[0])
 
-    @takes(body=REGISTERED, lenient=True)
+    @takes(body=REGISTRATION_FIELDS, lenient=True)
     def patch(self, request: Request, vm_id: str) -> Response:
         """Change some fields; an empty patch counts as a heartbeat."""
         services.find(vm_id)
-        vm = services.patch(vm_id, changes_of(request.data), caller=request.user)
+        vm = services.patch(vm_id, parse_changes(request.data), caller=request.user)
         return Response(vms_json([vm])[0])
 
     def delete(self, request: Request, vm_id: str) -> Response:
@@ -93,8 +100,8 @@ class Heartbeat(APIView):
     @takes_anything
     def post(self, request: Request, vm_id: str) -> Response:
         """Record a heartbeat; the response says when to send the next one."""
-        one = beats.single(vm_id, request._request.body)
-        return Response(services.beat(one, caller=request.user))
+        heartbeat = beats.parse_one(vm_id, request._request.body)
+        return Response(services.record_heartbeat(heartbeat, caller=request.user))
 
 
 class Heartbeats(APIView):
@@ -105,8 +112,11 @@ class Heartbeats(APIView):
     @takes(body=("ids", "beats"))
     def post(self, request: Request) -> Response:
         """Record heartbeats of up to 10,000 VMs; the response names unregistered ids."""
-        found = [beats.of(aliases.resolve(beat.vm_id), beat) for beat in beats.bulk(request.data)]
-        return Response(services.beat_all(found, caller=request.user))
+        found = [
+            beats.with_vm_id(aliases.resolve(beat.vm_id), beat)
+            for beat in beats.parse_many(request.data)
+        ]
+        return Response(services.record_heartbeats(found, caller=request.user))
 
 
 class Place(APIView):
@@ -121,19 +131,21 @@ class Place(APIView):
 
         The response gives the reason for each VM that is refused.
         """
-        wish = placement_of(request.data)
-        known = VM.objects.in_bulk(wish.ids)
+        placement = parse_placement(request.data)
+        known = VM.objects.in_bulk(placement.ids)
         placed, refused = placing.place_all(
-            [known[vm_id] for vm_id in wish.ids if vm_id in known],
+            [known[vm_id] for vm_id in placement.ids if vm_id in known],
             by=request.user,
-            under=wish.parent_vm_id,
-            category=wish.category,
+            under=placement.parent_vm_id,
+            category=placement.category,
         )
         reasons = {vm.pk: reason for vm, reason in refused}
-        reasons |= {vm_id: services.VM_NOT_FOUND for vm_id in wish.ids if vm_id not in known}
-        told = [{"id": vm_id, "error": reasons[vm_id]} for vm_id in wish.ids if vm_id in reasons]
+        reasons |= {vm_id: services.VM_NOT_FOUND for vm_id in placement.ids if vm_id not in known}
+        refusals = [
+            {"id": vm_id, "error": reasons[vm_id]} for vm_id in placement.ids if vm_id in reasons
+        ]
         vms = [node_json(node) for node in placed]
-        return Response({"placed": vms, "count": len(vms), "refused": told})
+        return Response({"placed": vms, "count": len(vms), "refused": refusals})
 
 
 class Discover(APIView):
@@ -152,7 +164,7 @@ class Children(APIView):
 
     def get(self, request: Request, vm_id: str) -> Response:
         """List the children in the order of registration."""
-        return _counted("children", vms_json(services.children(vm_id)))
+        return _with_count("children", vms_json(services.children(vm_id)))
 
 
 class Ancestors(APIView):
@@ -160,7 +172,7 @@ class Ancestors(APIView):
 
     def get(self, request: Request, vm_id: str) -> Response:
         """List the ancestors, root first, the VM itself last."""
-        return _counted("ancestors", vms_json(services.ancestors(vm_id)))
+        return _with_count("ancestors", vms_json(services.ancestors(vm_id)))
 
 
 class Subtree(APIView):
@@ -168,7 +180,7 @@ class Subtree(APIView):
 
     def get(self, request: Request, vm_id: str) -> Response:
         """List the VM and its descendants, breadth first."""
-        return _counted("subtree", vms_json(services.subtree(vm_id)))
+        return _with_count("subtree", vms_json(services.subtree(vm_id)))
 
 
 class Diff(APIView):
@@ -176,7 +188,7 @@ class Diff(APIView):
 
     def get(self, request: Request, vm_id: str, other: str) -> Response:
         """Return the organs and capabilities that the second VM adds and lacks."""
-        return Response(services.difference(vm_id, other))
+        return Response(services.dna_difference(vm_id, other))
 
 
 class Gaps(APIView):
@@ -188,7 +200,7 @@ class Gaps(APIView):
         found = [
             {"began": row.began_at, "ended": row.ended_at, "status": row.status} for row in rows
         ]
-        return _counted("gaps", found)
+        return _with_count("gaps", found)
 
 
 class Panel(APIView):
@@ -199,7 +211,7 @@ class Panel(APIView):
         return HttpResponse(panel_html())
 
 
-class Nothing(APIView):
+class UnknownPath(APIView):
     """Unknown path below `/registry`: 404 for authenticated callers, else 401."""
 
     @takes_anything
@@ -211,10 +223,10 @@ class Nothing(APIView):
 
 def panel_html() -> str:
     """Render the most recently seen VMs as a table."""
-    vms = vms_json(VM.objects.newest_first()[:PANEL_ROWS])
+    vms = vms_json(VM.objects.newest_first()[:MAX_PANEL_ROWS])
     count = VM.objects.count()
     return render_to_string("registry/_panel.html", {"vms": vms, "count": count})
 
 
-def _counted(name: str, rows: list[dict[str, Any]]) -> Response:
+def _with_count(name: str, rows: list[dict[str, Any]]) -> Response:
     return Response({name: rows, "count": len(rows)})

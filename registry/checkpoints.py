@@ -16,10 +16,10 @@ from django.db import connection
 
 logger = logging.getLogger(__name__)
 
-EVERY_SECONDS = 0.5
+INTERVAL_SECONDS = 0.5
 # Pages of 4 kB. A longer log is restarted, which blocks writers for a moment.
-LONG = 8000
-_PATIENCE_MS = 10
+MAX_LOG_PAGES = 8000
+_BUSY_TIMEOUT_MS = 10
 
 
 class Checkpoints:
@@ -36,7 +36,7 @@ class Checkpoints:
         self._stopping.set()
 
     def _run(self) -> None:
-        while not self._stopping.wait(EVERY_SECONDS):
+        while not self._stopping.wait(INTERVAL_SECONDS):
             try:
                 fold()
             except DatabaseError as error:
@@ -54,8 +54,8 @@ def fold() -> None:
     with connection.cursor() as cursor:
         cursor.execute("PRAGMA wal_checkpoint(PASSIVE)")
         _, pages, _ = cursor.fetchone()
-        if pages > LONG:
-            cursor.execute(f"PRAGMA busy_timeout = {_PATIENCE_MS}")
+        if pages > MAX_LOG_PAGES:
+            cursor.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
             # In the write queue, because busy writers would always be faster.
             wrapper: Any = connection
             with wrapper.next_in_turn(time.monotonic() + 1.0):

@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-MOST_AT_ONCE = 256
+MAX_BATCH_SIZE = 256
 
 
 class Group(Generic[Item, Result]):
@@ -35,14 +35,14 @@ class Group(Generic[Item, Result]):
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
 
-    def put(self, item: Item, tell: Callable[[Result | None], None]) -> None:
+    def put(self, item: Item, reply: Callable[[Result | None], None]) -> None:
         """Call `tell` on the loop with the result of this item; None if it failed."""
-        self._waiting.put((item, tell))
+        self._waiting.put((item, reply))
 
     async def ask(self, item: Item) -> Result | None:
         """Return the result of this item; None if it failed."""
         future: asyncio.Future[Result | None] = self._loop.create_future()
-        self.put(item, partial(_settle, future))
+        self.put(item, partial(_set_result, future))
         return await future
 
     async def close(self) -> None:
@@ -54,7 +54,7 @@ class Group(Generic[Item, Result]):
         while batch := self._batch():
             results = self._results([item for item, _ in batch])
             try:
-                self._loop.call_soon_threadsafe(_hand_out, [tell for _, tell in batch], results)
+                self._loop.call_soon_threadsafe(_deliver, [reply for _, reply in batch], results)
             except RuntimeError:
                 logger.warning("the loop was closed; nobody waits for %d results", len(batch))
                 break
@@ -66,7 +66,7 @@ class Group(Generic[Item, Result]):
         batch = []
         while first is not None:
             batch.append(first)
-            if len(batch) == MOST_AT_ONCE:
+            if len(batch) == MAX_BATCH_SIZE:
                 break
             try:
                 first = self._waiting.get_nowait()
@@ -102,18 +102,18 @@ def _close_connections() -> None:
         logger.exception("a connection cannot be closed")
 
 
-def _hand_out(
-    tells: Sequence[Callable[[Result | None], None]], results: Sequence[Result | None]
+def _deliver(
+    replies: Sequence[Callable[[Result | None], None]], results: Sequence[Result | None]
 ) -> None:
-    for tell, result in zip(tells, results, strict=True):
+    for reply, result in zip(replies, results, strict=True):
         try:
-            tell(result)
+            reply(result)
         except Exception:
             # A failing callback must not affect the others.
             logger.exception("an answer was lost")
 
 
-def _settle(future: asyncio.Future[Result | None], result: Result | None) -> None:
+def _set_result(future: asyncio.Future[Result | None], result: Result | None) -> None:
     # The caller may have disconnected meanwhile.
     if not future.done():
         future.set_result(result)

@@ -44,7 +44,7 @@ from vmtree.models import Node
 
 logger = logging.getLogger(__name__)
 
-SIGN_SECONDS = 5.0
+UPTIME_SECONDS = 5.0
 BAD_TOKEN = "Unauthorized — invalid token"  # noqa: S105
 _ALIAS = f'"{ids.LOCAL}'.encode()
 _ID = rb"/registry/vms/([^/]+)"
@@ -58,7 +58,7 @@ ROUTES: tuple[tuple[str, str, re.Pattern[bytes]], ...] = (
 
 
 @dataclass(frozen=True, slots=True)
-class Writing:
+class WriteRequest:
     """Heartbeats of one request, and the hash of its token (None for the root token)."""
 
     digest: str | None
@@ -67,7 +67,7 @@ class Writing:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class ReadRequest:
     """One read request: the route, its id or role, and the hash of its token."""
 
     digest: str | None
@@ -98,12 +98,12 @@ class HotRoutes:
     """The fast path; lives as long as the edge. `answer` is called on its event loop."""
 
     def __init__(self) -> None:
-        self._teller = Teller()
-        self._writer: Group[Writing | None, Answer | None]
-        self._writer = Group("reef-beats", partial(write, self._teller.tell))
-        self._reader: Group[Reading, Answer | None] = Group("reef-looks", read)
+        self._notifier = Notifier()
+        self._writer: Group[WriteRequest | None, Answer | None]
+        self._writer = Group("reef-beats", partial(write, self._notifier.publish))
+        self._reader: Group[ReadRequest, Answer | None] = Group("reef-looks", read)
         self._checkpoints = Checkpoints()
-        self._signing = asyncio.get_running_loop().create_task(self._sign())
+        self._uptime_task = asyncio.get_running_loop().create_task(self._record_uptime())
 
     @staticmethod
     def route(scope: Mapping[str, Any]) -> tuple[str, str] | None:
@@ -116,78 +116,80 @@ class HotRoutes:
         return _route_of(scope["method"], scope.get("raw_path") or b"")
 
     @staticmethod
-    def refusal(headers: Mapping[bytes, bytes]) -> Answer | None:
+    def rejection(headers: Mapping[bytes, bytes]) -> Answer | None:
         """Return a 401 for an invalid token; None to pass the request on."""
-        return refused() if b"authorization" in headers and _is_our_host(headers) else None
+        return unauthorized() if b"authorization" in headers and _is_allowed_host(headers) else None
 
     async def close(self) -> None:
         """Let waiting writes commit, and end the threads."""
-        self._signing.cancel()
+        self._uptime_task.cancel()
         self._checkpoints.close()
         for group in (self._writer, self._reader):
             await group.close()
-        self._teller.close()
+        self._notifier.close()
 
     async def answer(
         self, route: tuple[str, str], headers: Mapping[bytes, bytes], body: bytes
     ) -> Answer | None:
         """Return the response; None to pass the request on."""
-        asked = question(route, headers, body)
-        if isinstance(asked, Reading):
-            return await self._reader.ask(asked)
-        if isinstance(asked, Writing):
-            return await self._writer.ask(asked)
-        return asked
+        request = parse(route, headers, body)
+        if isinstance(request, ReadRequest):
+            return await self._reader.ask(request)
+        if isinstance(request, WriteRequest):
+            return await self._writer.ask(request)
+        return request
 
     def begin(
         self,
         route: tuple[str, str],
         headers: Mapping[bytes, bytes],
-        tell: Callable[[Answer | None], None],
+        reply: Callable[[Answer | None], None],
     ) -> bool:
         """Like `answer` for a request without a body, with a callback; False to pass it on."""
-        asked = question(route, headers, b"")
-        if isinstance(asked, Reading):
-            self._reader.put(asked, tell)
-        elif isinstance(asked, Writing):
-            self._writer.put(asked, tell)
+        request = parse(route, headers, b"")
+        if isinstance(request, ReadRequest):
+            self._reader.put(request, reply)
+        elif isinstance(request, WriteRequest):
+            self._writer.put(request, reply)
         else:
             return False
         return True
 
-    async def _sign(self) -> None:
+    async def _record_uptime(self) -> None:
         """Record every few seconds that this edge can receive heartbeats."""
         while True:
             try:
                 await self._writer.ask(None)
             except Exception:
                 logger.exception("a sign of life cannot be written")
-            await asyncio.sleep(SIGN_SECONDS)
+            await asyncio.sleep(UPTIME_SECONDS)
 
 
-def question(
+def parse(
     route: tuple[str, str], headers: Mapping[bytes, bytes], body: bytes
-) -> Reading | Writing | Answer | None:
+) -> ReadRequest | WriteRequest | Answer | None:
     """Parse a request.
 
     Returns a 401 for a token that cannot be valid, and None to pass the request on.
     """
     name, key = route
-    if b"authorization" not in headers or not _is_our_host(headers):
+    if b"authorization" not in headers or not _is_allowed_host(headers):
         return None
     good, digest = credentials(headers[b"authorization"])
     if not good:
-        return refused()
-    if name in LOOKS:
-        return Reading(digest, name, key)
+        return unauthorized()
+    if name in READ_ROUTES:
+        return ReadRequest(digest, name, key)
     try:
         if name == "bulk" and _ALIAS in body:
             return None
-        said = [beats.single(key, body)] if name == "beat" else beats.bulk(orjson.loads(body))
+        heartbeats = (
+            [beats.parse_one(key, body)] if name == "beat" else beats.parse_many(orjson.loads(body))
+        )
     except (BadInput, orjson.JSONDecodeError):
         # Django reports the error, but only if the token is valid.
         return None
-    return Writing(digest, said, name == "beat")
+    return WriteRequest(digest, heartbeats, name == "beat")
 
 
 # -- authentication ----------------------------------------------------------------------------
@@ -210,44 +212,44 @@ def _root_token() -> bytes:
     return settings.ROOT_TOKEN.encode()
 
 
-def _is_our_host(headers: Mapping[bytes, bytes]) -> bool:
+def _is_allowed_host(headers: Mapping[bytes, bytes]) -> bool:
     host = headers.get(b"host", b"").decode("latin-1")
-    if host not in _good_hosts:
+    if host not in _allowed_hosts:
         domain, _ = split_domain_port(host)
         if not domain or not validate_host(domain, settings.ALLOWED_HOSTS):
             return False
-        if len(_good_hosts) < 100:
-            _good_hosts.add(host)
+        if len(_allowed_hosts) < 100:
+            _allowed_hosts.add(host)
     return True
 
 
-_good_hosts: set[str] = set()
+_allowed_hosts: set[str] = set()
 
 
-class Holder(NamedTuple):
+class TokenOwner(NamedTuple):
     """The node that a token belongs to."""
 
     pk: int
     vm_id: str
 
 
-def holders_of(digests: set[str]) -> dict[str, Holder]:
+def holders_of(digests: set[str]) -> dict[str, TokenOwner]:
     """Return the active nodes of these token hashes with one query; runs inside a batch."""
     if not digests:
         return {}
-    inside, parameter = sql.members(digests)
+    inside, parameter = sql.in_list(digests)
     living = (
         "FROM vmtree_nodetoken t JOIN vmtree_node n ON n.id = t.node_id"
         f" WHERE t.digest IN {inside} AND t.revoked_at IS NULL AND n.removed_at IS NULL"
     )
-    rows = sql.look("t.digest, n.id, n.vm_id", living, [parameter])
-    return {digest: Holder(pk, vm_id) for digest, pk, vm_id in rows}
+    rows = sql.fetch_rows("t.digest, n.id, n.vm_id", living, [parameter])
+    return {digest: TokenOwner(pk, vm_id) for digest, pk, vm_id in rows}
 
 
 # -- batches -----------------------------------------------------------------------------------
 
 
-class Verdict(Enum):
+class Decision(Enum):
     """The decision whether a request may be answered on the fast path."""
 
     GOOD = auto()
@@ -255,102 +257,110 @@ class Verdict(Enum):
     UNSURE = auto()
 
 
-def write(tell: Callable[[set[str]], None], asked: Sequence[Writing | None]) -> list[Answer | None]:
+def write(
+    publish: Callable[[set[str]], None], requests: Sequence[WriteRequest | None]
+) -> list[Answer | None]:
     """Record the heartbeats of many requests in one transaction; return responses in their order.
 
-    None in `asked` records that this edge is up.
+    None in `requests` records that this edge is up.
     """
-    now, writings = clock.now(), [each for each in asked if each is not None]
+    now, writes = clock.now(), [each for each in requests if each is not None]
     with transaction.atomic():
-        if len(writings) < len(asked):
-            services.door_open(now)
-        holders = holders_of({each.digest for each in writings if each.digest is not None})
-        verdicts = [_verdict(each, holders) for each in asked]
-        said: list[Beat] = []
-        for each, verdict in zip(asked, verdicts, strict=True):
-            if each and verdict is Verdict.GOOD:
-                said.extend(each.beats)
+        if len(writes) < len(requests):
+            services.record_edge_uptime(now)
+        owners = holders_of({each.digest for each in writes if each.digest is not None})
+        decisions = [_decide(each, owners) for each in requests]
+        accepted: list[Beat] = []
+        for each, decision in zip(requests, decisions, strict=True):
+            if each and decision is Decision.GOOD:
+                accepted.extend(each.beats)
         interval = beats.fleet.interval_ms()
-        done = beats.record(said, now, interval) if said else Outcome()
-    if done.changed:
-        tell(done.changed)
-    round_ = Round(done, now, interval)
-    return [round_.answer(each, verdict) for each, verdict in zip(asked, verdicts, strict=True)]
-
-
-def _verdict(asked: Writing | None, holders: Mapping[str, Holder]) -> Verdict:
-    if asked is None or asked.digest is None:
-        return Verdict.GOOD
-    holder = holders.get(asked.digest)
-    if holder is None:
-        return Verdict.REFUSED
-    if asked.single and asked.beats[0].vm_id == holder.vm_id:
-        return Verdict.GOOD
-    node = Node(pk=holder.pk, vm_id=holder.vm_id)
-    clear = services.may_beat(node, [each.vm_id for each in asked.beats])
-    return Verdict.GOOD if clear else Verdict.UNSURE
-
-
-@dataclass(frozen=True, slots=True)
-class Round:
-    """The result of one transaction of heartbeats."""
-
-    done: Outcome
-    now: datetime
-    interval: int
-
-    def answer(self, asked: Writing | None, verdict: Verdict) -> Answer | None:
-        """Return the response to this request; None to pass it on."""
-        if asked is None or verdict is Verdict.UNSURE:
-            return None
-        if verdict is Verdict.REFUSED:
-            return refused()
-        if not asked.single:
-            told = beats.bulk_answer(asked.beats, self.done, self.now, self.interval)
-            return Answer(200, orjson.dumps(told))
-        vm_id = asked.beats[0].vm_id
-        if vm_id not in self.done.seen:
-            return _not_found()
-        return Answer(200, orjson.dumps(beats.single_answer(vm_id, self.done, self.interval)))
-
-
-def read(asked: Sequence[Reading]) -> list[Answer | None]:
-    """Answer many read requests at one moment; equal requests are looked up once."""
-    holders = holders_of({each.digest for each in asked if each.digest is not None})
-    good = [each for each in asked if each.digest is None or each.digest in holders]
-    known = {(what, key): answer for what in LOOKS for key, answer in _looks(good, what)}
+        outcome = beats.record(accepted, now, interval) if accepted else Outcome()
+    if outcome.changed:
+        publish(outcome.changed)
+    batch = WrittenBatch(outcome, now, interval)
     return [
-        known[each.what, each.key] if each.digest is None or each.digest in holders else refused()
-        for each in asked
+        batch.answer(each, decision) for each, decision in zip(requests, decisions, strict=True)
     ]
 
 
-LOOKS = ("vm", "discover", "ancestors")
+def _decide(request: WriteRequest | None, owners: Mapping[str, TokenOwner]) -> Decision:
+    if request is None or request.digest is None:
+        return Decision.GOOD
+    owner = owners.get(request.digest)
+    if owner is None:
+        return Decision.REFUSED
+    if request.single and request.beats[0].vm_id == owner.vm_id:
+        return Decision.GOOD
+    node = Node(pk=owner.pk, vm_id=owner.vm_id)
+    allowed = services.may_send_heartbeats(node, [each.vm_id for each in request.beats])
+    return Decision.GOOD if allowed else Decision.UNSURE
 
 
-def _looks(asked: Sequence[Reading], what: str) -> Iterable[tuple[str, Answer]]:
+@dataclass(frozen=True, slots=True)
+class WrittenBatch:
+    """The result of one transaction of heartbeats."""
+
+    outcome: Outcome
+    now: datetime
+    interval: int
+
+    def answer(self, request: WriteRequest | None, decision: Decision) -> Answer | None:
+        """Return the response to this request; None to pass it on."""
+        if request is None or decision is Decision.UNSURE:
+            return None
+        if decision is Decision.REFUSED:
+            return unauthorized()
+        if not request.single:
+            response = beats.response_for_many(request.beats, self.outcome, self.now, self.interval)
+            return Answer(200, orjson.dumps(response))
+        vm_id = request.beats[0].vm_id
+        if vm_id not in self.outcome.seen:
+            return _not_found()
+        return Answer(200, orjson.dumps(beats.response_for_one(vm_id, self.outcome, self.interval)))
+
+
+def read(requests: Sequence[ReadRequest]) -> list[Answer | None]:
+    """Answer many read requests at one moment; equal requests are looked up once."""
+    owners = holders_of({each.digest for each in requests if each.digest is not None})
+    valid = [each for each in requests if each.digest is None or each.digest in owners]
+    responses = {
+        (what, key): response for what in READ_ROUTES for key, response in _read_route(valid, what)
+    }
+    return [
+        responses[each.what, each.key]
+        if each.digest is None or each.digest in owners
+        else unauthorized()
+        for each in requests
+    ]
+
+
+READ_ROUTES = ("vm", "discover", "ancestors")
+
+
+def _read_route(requests: Sequence[ReadRequest], what: str) -> Iterable[tuple[str, Answer]]:
     """Yield responses to all requests of one route, by id or role."""
-    keys = {each.key for each in asked if each.what == what}
-    view = rows.View() if keys else None
-    if view is None:
+    keys = {each.key for each in requests if each.what == what}
+    reader = rows.RegistryReader() if keys else None
+    if reader is None:
         return
     if what == "vm":
-        found = view.vms(keys)
+        found = reader.vms(keys)
         for key in keys:
             yield key, Answer(200, orjson.dumps(found[key])) if key in found else _not_found()
     elif what == "ancestors":
-        lines = view.ancestors(keys)
+        chains = reader.ancestors(keys)
         for key in keys:
-            yield key, _counted(what, lines[key]) if key in lines else _not_found()
+            yield key, _with_count(what, chains[key]) if key in chains else _not_found()
     else:
         for key in keys:
-            yield key, _counted("vms", view.discover(key))
+            yield key, _with_count("vms", reader.discover(key))
 
 
 # -- responses ---------------------------------------------------------------------------------
 
 
-def _counted(name: str, found: list[Any]) -> Answer:
+def _with_count(name: str, found: list[Any]) -> Answer:
     return Answer(200, orjson.dumps({name: found, "count": len(found)}))
 
 
@@ -358,12 +368,12 @@ def _not_found() -> Answer:
     return Answer(404, orjson.dumps({"error": services.VM_NOT_FOUND}))
 
 
-def refused() -> Answer:
+def unauthorized() -> Answer:
     """Return a 401 for an invalid token."""
     return Answer(401, orjson.dumps({"error": BAD_TOKEN}))
 
 
-class Teller:
+class Notifier:
     """Publishes events in a thread of its own, so that a hanging Redis delays no heartbeat."""
 
     def __init__(self) -> None:
@@ -371,7 +381,7 @@ class Teller:
         self._lock = threading.Lock()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="reef-tells")
 
-    def tell(self, vm_ids: set[str]) -> None:
+    def publish(self, vm_ids: set[str]) -> None:
         """Publish these ids soon, together with those that arrive until then."""
         with self._lock:
             waiting = bool(self._ids)

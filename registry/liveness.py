@@ -12,22 +12,22 @@ from datetime import datetime, timedelta
 from django.db.models import TextChoices
 
 # The shortest interval of a VM, and the most heartbeats a second of the whole fleet.
-SHORTEST_SECONDS = 30.0
-BEATS_A_SECOND = 500
-LONGEST_SECONDS = 3600.0
+MIN_INTERVAL_SECONDS = 30.0
+MAX_HEARTBEATS_PER_SECOND = 500
+MAX_INTERVAL_SECONDS = 3600.0
 # Fraction by which an interval varies, so that VMs started together do not send together.
 JITTER = 0.25
 # Interval of agents in the field that ignore the response.
-FIELD_SECONDS = 60.0
+FIELD_INTERVAL_SECONDS = 60.0
 
 LATE_FACTOR = 2.5
 SILENT_FACTOR = 5.0
 # After a downtime of reef no VM is called silent for this long.
-GRACE = timedelta(minutes=5)
+GRACE_PERIOD = timedelta(minutes=5)
 # A time stamp this far in the future was written before the clock was set back.
-TOLERANCE = timedelta(seconds=5)
+CLOCK_TOLERANCE = timedelta(seconds=5)
 # Reef counts as down without a sign of itself for this long.
-DOWN = timedelta(seconds=60)
+DOWN_AFTER = timedelta(seconds=60)
 
 
 class Liveness(TextChoices):
@@ -40,7 +40,9 @@ class Liveness(TextChoices):
 
 def interval_ms(fleet: int) -> int:
     """Return milliseconds between heartbeats; grows with the fleet so that writes stay bounded."""
-    seconds = max(SHORTEST_SECONDS, min(LONGEST_SECONDS, fleet / BEATS_A_SECOND))
+    seconds = max(
+        MIN_INTERVAL_SECONDS, min(MAX_INTERVAL_SECONDS, fleet / MAX_HEARTBEATS_PER_SECOND)
+    )
     return int(seconds * 1000)
 
 
@@ -51,12 +53,12 @@ def next_beat_ms(interval: int) -> int:
 
 def deadlines(seen: datetime, interval: int) -> tuple[datetime, datetime]:
     """Return when a running VM that was seen at `seen` becomes late, and when silent."""
-    seconds = max(FIELD_SECONDS, interval * (1 + JITTER) / 1000)
+    seconds = max(FIELD_INTERVAL_SECONDS, interval * (1 + JITTER) / 1000)
     late, silent = LATE_FACTOR * seconds, SILENT_FACTOR * seconds
     return seen + timedelta(seconds=late), seen + timedelta(seconds=silent)
 
 
-def word(
+def liveness_at(
     late_after: datetime | None, silent_after: datetime | None, at: datetime, *, grace: bool
 ) -> Liveness:
     """Return the liveness at a moment. A VM without deadlines is live."""

@@ -137,7 +137,8 @@ class VM(models.Model):
         skew = self.vitals.get("clockSkewSeconds")
         if not isinstance(skew, int | float) or abs(skew) <= CLOCK_TOLERANCE_SECONDS:
             return ""
-        return f"its clock is {span(abs(skew))} {'behind' if skew < 0 else 'ahead of'} reef's"
+        direction = "behind" if skew < 0 else "ahead of"
+        return f"its clock is {format_duration(abs(skew))} {direction} reef's"
 
     @property
     def told(self) -> dict[str, Any]:
@@ -154,10 +155,10 @@ class VM(models.Model):
             )
 
     def liveness(self, at: datetime, *, grace: bool) -> Liveness:
-        return liveness.word(self.late_after, self.silent_after, at, grace=grace)
+        return liveness.liveness_at(self.late_after, self.silent_after, at, grace=grace)
 
 
-def span(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Format a duration in its largest fitting unit, such as `75 h` or `12 min`."""
     for size, unit, least in ((86_400, "days", 4), (3600, "h", 2), (60, "min", 2)):
         if seconds >= least * size:
@@ -211,13 +212,13 @@ class Watch(models.Model):
 
     def was_away(self, at: datetime) -> bool:
         """Return whether reef could not receive heartbeats just before this moment."""
-        door_shut = self.door_at is not None and at - self.door_at > liveness.DOWN
-        return door_shut or at - self.ticked_at > liveness.DOWN
+        door_shut = self.door_at is not None and at - self.door_at > liveness.DOWN_AFTER
+        return door_shut or at - self.ticked_at > liveness.DOWN_AFTER
 
     def was_set_back(self, at: datetime) -> bool:
         """Return whether the clock was set back: a recorded time lies in the future."""
         marks = (self.up_since, self.ticked_at, self.door_at)
-        return any(mark is not None and mark - at > liveness.TOLERANCE for mark in marks)
+        return any(mark is not None and mark - at > liveness.CLOCK_TOLERANCE for mark in marks)
 
     def set_back(self, at: datetime) -> None:
         """Move all recorded times out of the future, and start the grace period again."""
@@ -230,7 +231,7 @@ class Watch(models.Model):
     def forgives(self, at: datetime) -> bool:
         """Return whether a missing heartbeat may be reef's own fault."""
         signs = [sign for sign in (self.ticked_at, self.door_at) if sign]
-        return at - self.up_since < liveness.GRACE or at - max(signs) > liveness.DOWN
+        return at - self.up_since < liveness.GRACE_PERIOD or at - max(signs) > liveness.DOWN_AFTER
 
     @classmethod
     def grace(cls, at: datetime) -> bool:

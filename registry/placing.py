@@ -18,8 +18,8 @@ from vmtree import authority
 from vmtree import services as tree
 from vmtree.models import Category, Node, Revision
 
-MOST_AT_ONCE = 1000
-_USUAL = {
+BATCH_SIZE = 1000
+_DEFAULT_CATEGORIES = {
     Role.LIEUTENANT: Category.LIEUTENANT,
     Role.INFRA: Category.INFRA_VM,
     Role.GOLDEN: Category.INFRA_VM,
@@ -28,7 +28,7 @@ _USUAL = {
 
 def usual_category(vm: VM) -> Category:
     """Return the default category for the VM's role."""
-    return _USUAL.get(Role(vm.role), Category.AGENT_VM)
+    return _DEFAULT_CATEGORIES.get(Role(vm.role), Category.AGENT_VM)
 
 
 def find(vm_id: str) -> VM:
@@ -51,35 +51,35 @@ def place(vm: VM, *, under: str, category: str, name: str = "", by: object) -> N
     return tree.create(new, by=by)
 
 
-def is_awaited(vm_id: str, parent_vm_id: str | None) -> bool:
+def can_place(vm_id: str, parent_vm_id: str | None) -> bool:
     """Return whether the parent has an active node and the VM never had a node."""
     if not parent_vm_id or Node.objects.filter(vm_id=vm_id).exists():
         return False
     return Node.objects.living().filter(vm_id=parent_vm_id).exists()
 
 
-def place_by_itself(vm: VM, *, by: object) -> None:
+def place_automatically(vm: VM, *, by: object) -> None:
     """Place the VM below its registered parent. Raises Forbidden.
 
     The caller holds the lock on the structure of the tree, so that the parent stays. Does nothing
     if another process is faster.
     """
-    if is_awaited(vm.pk, vm.parent_vm_id):
+    if can_place(vm.pk, vm.parent_vm_id):
         under, category = vm.parent_vm_id or "", usual_category(vm)
         new = tree.NewNode(vm.name, category, vm.pk, parent_vm_id=under, dna=vm.reef_config)
         with suppress(Conflict):
             tree.create(new, by=by, what=Revision.What.PLACED)
 
 
-def place_waiting() -> None:
+def place_pending() -> None:
     """Place VMs whose parents came into the tree after they registered."""
     parents = Node.objects.living().filter(vm_id=OuterRef("parent_vm_id"))
-    known = Node.objects.filter(vm_id=OuterRef("pk"))
-    waiting = VM.objects.filter(Exists(parents), ~Exists(known), parent_vm_id__isnull=False)
-    for vm in waiting.order_by()[:MOST_AT_ONCE]:
+    nodes = Node.objects.filter(vm_id=OuterRef("pk"))
+    pending = VM.objects.filter(Exists(parents), ~Exists(nodes), parent_vm_id__isnull=False)
+    for vm in pending.order_by()[:BATCH_SIZE]:
         # The parent may have been removed meanwhile.
         with suppress(BadInput):
-            place_by_itself(vm, by="its registration")
+            place_automatically(vm, by="its registration")
 
 
 def place_all(
@@ -90,16 +90,16 @@ def place_all(
     Return the new nodes, and the refused VMs with reasons. A VM without a parent becomes a root; a
     parent among the VMs is placed before its children.
     """
-    waiting, placed, refused = list(vms), list[Node](), list[tuple[VM, str]]()
-    while waiting:
-        ids = {vm.pk for vm in waiting}
-        ready = [vm for vm in waiting if under or vm.parent_vm_id not in ids]
+    pending, placed, refused = list(vms), list[Node](), list[tuple[VM, str]]()
+    while pending:
+        ids = {vm.pk for vm in pending}
+        ready = [vm for vm in pending if under or vm.parent_vm_id not in ids]
         # VMs that form a circle are rejected by the tree, one by one.
-        for vm in ready or waiting:
+        for vm in ready or pending:
             try:
-                above, kind = under or vm.parent_vm_id or "", category or usual_category(vm)
-                placed.append(place(vm, under=above, category=kind, by=by))
+                parent, kind = under or vm.parent_vm_id or "", category or usual_category(vm)
+                placed.append(place(vm, under=parent, category=kind, by=by))
             except ReefError as error:
                 refused.append((vm, str(error)))
-        waiting = [vm for vm in waiting if vm not in ready] if ready else []
+        pending = [vm for vm in pending if vm not in ready] if ready else []
     return placed, refused

@@ -23,12 +23,12 @@ from vmtree.dna import dna_of
 from vmtree.models import Category
 
 Json = dict[str, Any]
-MOST_TEXT = 255
-MOST_JSON = 256 << 10
-MOST_PLACED = 1000
+MAX_TEXT_LENGTH = 255
+MAX_JSON_BYTES = 256 << 10
+MAX_PLACED = 1000
 ABSENT = object()
 # Known fields of a registration; others are ignored, as they always were.
-REGISTERED = (
+REGISTRATION_FIELDS = (
     *("id", "name", "role", "address", "registeredBy", "parentVmId", "status", "services"),
     *("reefConfig", "metadata"),
 )
@@ -83,14 +83,14 @@ class Registration:
     metadata: Any = None
 
 
-def registration_of(body: object) -> Registration:
+def parse_registration(body: object) -> Registration:
     """Parse a registration. Raises BadInput with the contract's texts, in the contract's order."""
     data: Mapping[str, Any] = body if isinstance(body, dict) else {}
     vm_id, name = required(data, "id"), required(data, "name")
     ids.check_new(vm_id, "id")
     role = data.get("role", ABSENT)
     if not isinstance(role, str) or role not in Role.values:
-        raise BadInput(f"invalid role: {_as_said(role)}", "role")
+        raise BadInput(f"invalid role: {_as_text(role)}", "role")
     return Registration(
         id=vm_id,
         name=name,
@@ -99,9 +99,9 @@ def registration_of(body: object) -> Registration:
         registered_by=required(data, "registeredBy"),
         parent_vm_id=_parent(data),
         clears_parent="parentVmId" in data and data["parentVmId"] is None,
-        services=_services(data["services"]) if _is_said(data, "services") else None,
-        reef_config=dna_of(data["reefConfig"]) if _is_said(data, "reefConfig") else None,
-        metadata=plain(data["metadata"], "metadata") if _is_said(data, "metadata") else None,
+        services=_services(data["services"]) if _has_value(data, "services") else None,
+        reef_config=dna_of(data["reefConfig"]) if _has_value(data, "reefConfig") else None,
+        metadata=plain(data["metadata"], "metadata") if _has_value(data, "metadata") else None,
     )
 
 
@@ -114,12 +114,12 @@ class Placement:
     category: str = ""
 
 
-def placement_of(body: object) -> Placement:
+def parse_placement(body: object) -> Placement:
     """Parse ids, parent and category. Raises BadInput."""
     data: Mapping[str, Any] = body if isinstance(body, dict) else {}
     ids = data.get("ids")
-    if not isinstance(ids, list) or not ids or len(ids) > MOST_PLACED:
-        raise BadInput(f"ids: must be a list of 1 to {MOST_PLACED} ids", "ids")
+    if not isinstance(ids, list) or not ids or len(ids) > MAX_PLACED:
+        raise BadInput(f"ids: must be a list of 1 to {MAX_PLACED} ids", "ids")
     category = data.get("category")
     if category is not None:
         choice_of(category, "category", Category.values)
@@ -127,15 +127,15 @@ def placement_of(body: object) -> Placement:
     return Placement(list(found), _parent(data) or "", category or "")
 
 
-def changes_of(body: object) -> Json:
+def parse_changes(body: object) -> Json:
     """Parse a PATCH into columns and values; unknown keys are ignored. Raises BadInput."""
     data: Mapping[str, Any] = body if isinstance(body, dict) else {}
     changes: Json = {}
     if "status" in data:
         if data["status"] not in Status.values:
-            raise BadInput(f"invalid status: {_as_said(data['status'])}", "status")
+            raise BadInput(f"invalid status: {_as_text(data['status'])}", "status")
         changes["status"] = data["status"]
-    for name, most in (("name", MOST_TEXT), ("address", 1000)):
+    for name, most in (("name", MAX_TEXT_LENGTH), ("address", 1000)):
         if name in data:
             changes[name] = text(data[name], name, most=most)
     if "services" in data:
@@ -149,7 +149,7 @@ def changes_of(body: object) -> Json:
     return changes
 
 
-def required(data: Mapping[str, Any], name: str, *, most: int = MOST_TEXT) -> str:
+def required(data: Mapping[str, Any], name: str, *, most: int = MAX_TEXT_LENGTH) -> str:
     """Return required text, trimmed. Raises BadInput if it is missing or blank."""
     value = data.get(name)
     if value is None or (isinstance(value, str) and not value.strip()):
@@ -157,7 +157,7 @@ def required(data: Mapping[str, Any], name: str, *, most: int = MOST_TEXT) -> st
     return text(value, name, most=most)
 
 
-def text(value: object, name: str, *, most: int = MOST_TEXT) -> str:
+def text(value: object, name: str, *, most: int = MAX_TEXT_LENGTH) -> str:
     """Return trimmed text that every database can store. Raises BadInput."""
     return text_of(value, name, length=most, accepts=_has_no_controls)
 
@@ -172,8 +172,8 @@ def plain(value: object, name: str) -> Any:
         raw = orjson.dumps(value)
     except TypeError as error:
         raise BadInput(f"{name}: cannot be kept ({error})", name) from None
-    if len(raw) > MOST_JSON:
-        raise BadInput(f"{name}: has {len(raw)} bytes, at most {MOST_JSON} are kept", name)
+    if len(raw) > MAX_JSON_BYTES:
+        raise BadInput(f"{name}: has {len(raw)} bytes, at most {MAX_JSON_BYTES} are kept", name)
     if b"\\u0000" in raw:
         raise BadInput(f"{name}: has characters that are no text", name)
     return orjson.loads(raw)
@@ -182,8 +182,8 @@ def plain(value: object, name: str) -> Any:
 def _services(value: object) -> list[Any]:
     if not isinstance(value, list):
         raise BadInput("services: must be a list", "services")
-    kept: list[Any] = plain(value, "services")
-    return kept
+    services: list[Any] = plain(value, "services")
+    return services
 
 
 def _parent(data: Mapping[str, Any]) -> str | None:
@@ -191,14 +191,14 @@ def _parent(data: Mapping[str, Any]) -> str | None:
     return None if value is None else aliases.resolve(text(value, "parentVmId")) or None
 
 
-def _is_said(data: Mapping[str, Any], name: str) -> bool:
+def _has_value(data: Mapping[str, Any], name: str) -> bool:
     """Return whether there is a value that an old server would have accepted, `{}` included."""
     return name in data and data[name] not in (None, "", 0, False)
 
 
-def _as_said(value: object) -> str:
+def _as_text(value: object) -> str:
     """Format an invalid value as the texts of the contract repeat it."""
     if value is ABSENT:
         return "undefined"
-    said = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return said.encode("utf-8", "replace").decode()[:200]
+    shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return shown.encode("utf-8", "replace").decode()[:200]

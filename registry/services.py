@@ -27,7 +27,7 @@ VM_NOT_FOUND = "VM not found"
 BOTH_NOT_FOUND = "One or both VMs not found"
 # Who may move VMs under each other at a time: one, so that two moves never close a circle.
 _MOVES_LOCK = 0x72656566
-GAPS_KEPT = timedelta(days=7)
+GAP_RETENTION = timedelta(days=7)
 _CLAMP_SECONDS = 10
 
 
@@ -42,38 +42,38 @@ def find(vm_id: str) -> VM:
 # -- registering -------------------------------------------------------------------------------
 
 
-def register(wish: Registration, *, caller: object = None) -> VM:
+def register(registration: Registration, *, caller: object = None) -> VM:
     """Register a VM or update its registration; it counts as running and seen now.
 
     It is placed in the tree if its parent is there. Raises BadInput for a circle of parents,
     Forbidden.
     """
-    may_register(caller, wish.id, wish.parent_vm_id)
-    if wish.clears_parent and not authority.may(caller, "write", None):
+    check_may_register(caller, registration.id, registration.parent_vm_id)
+    if registration.clears_parent and not authority.may(caller, "write", None):
         # A node token cannot detach a VM from its parent; null is ignored.
-        wish = dataclasses.replace(wish, clears_parent=False)
+        registration = dataclasses.replace(registration, clears_parent=False)
     try:
         with transaction.atomic():
-            vm = _take_in(wish, caller)
+            vm = _register(registration, caller)
     except IntegrityError:
         # Another request registered it between our SELECT and INSERT.
         with transaction.atomic():
-            vm = _take_in(wish, caller)
+            vm = _register(registration, caller)
     tell([vm.pk])
     return vm
 
 
-def may_register(caller: object, vm_id: str, parent_vm_id: str | None) -> None:
+def check_may_register(caller: object, vm_id: str, parent_vm_id: str | None) -> None:
     """Raise Forbidden unless a node registers itself or a present or future descendant."""
     if authority.node_of(caller) is None:
         return
     known = Node.objects.filter(vm_id=vm_id).exists()
     authority.check(caller, "write", vm_id if known or not parent_vm_id else parent_vm_id)
     if parent_vm_id and known:
-        _may_take_parent(caller, vm_id, parent_vm_id)
+        _check_may_move(caller, vm_id, parent_vm_id)
 
 
-def _may_take_parent(caller: object, vm_id: str, parent_vm_id: str | None) -> None:
+def _check_may_move(caller: object, vm_id: str, parent_vm_id: str | None) -> None:
     """Raise Forbidden if a node moves itself, or moves another VM outside of its subtree."""
     there = Node.objects.filter(vm_id=vm_id, parent__vm_id=parent_vm_id).exists()
     if not there:
@@ -81,39 +81,41 @@ def _may_take_parent(caller: object, vm_id: str, parent_vm_id: str | None) -> No
         authority.check(caller, "write", parent_vm_id)
 
 
-def _take_in(wish: Registration, caller: object) -> VM:
-    said = wish.parent_vm_id
-    if said is None and not wish.clears_parent:
-        said = VM.objects.filter(pk=wish.id).values_list("parent_vm_id", flat=True).first()
-    awaited = placing.is_awaited(wish.id, said)
-    if awaited:
+def _register(registration: Registration, caller: object) -> VM:
+    parent = registration.parent_vm_id
+    if parent is None and not registration.clears_parent:
+        parent = (
+            VM.objects.filter(pk=registration.id).values_list("parent_vm_id", flat=True).first()
+        )
+    places = placing.can_place(registration.id, parent)
+    if places:
         # Before any row lock: removal takes both in this order, too.
         tree.hold_shape(alone=False)
-    vm = _upsert(wish)
-    if awaited:
-        placing.place_by_itself(vm, by=caller or "its registration")
+    vm = _upsert(registration)
+    if places:
+        placing.place_automatically(vm, by=caller or "its registration")
     return vm
 
 
-def _upsert(wish: Registration) -> VM:
+def _upsert(registration: Registration) -> VM:
     now, interval = clock.now(), beats.fleet.interval_ms()
-    old = VM.objects.select_for_update().filter(pk=wish.id).first()
-    vm = old or VM(id=wish.id, registered_at=now, last_seen=now)
+    old = VM.objects.select_for_update().filter(pk=registration.id).first()
+    vm = old or VM(id=registration.id, registered_at=now, last_seen=now)
     if old is None:
         vm_names.check(vm.pk, "id")
-    if vm.name != wish.name:
-        vm_names.check(wish.name)
-    vm.name, vm.role, vm.address = wish.name, wish.role, wish.address
-    vm.registered_by, vm.interval_ms = wish.registered_by, interval
-    if wish.services is not None:
-        vm.services = wish.services
-    if wish.reef_config is not None:
-        vm.reef_config = wish.reef_config
+    if vm.name != registration.name:
+        vm_names.check(registration.name)
+    vm.name, vm.role, vm.address = registration.name, registration.role, registration.address
+    vm.registered_by, vm.interval_ms = registration.registered_by, interval
+    if registration.services is not None:
+        vm.services = registration.services
+    if registration.reef_config is not None:
+        vm.reef_config = registration.reef_config
         vm.vitals.pop("reefConfigDigest", None)
-    if wish.metadata is not None:
-        vm.metadata, vm.has_metadata = wish.metadata, True
-    parent = vm.parent_vm_id if wish.parent_vm_id is None else wish.parent_vm_id
-    _set_parent(vm, None if wish.clears_parent else parent)
+    if registration.metadata is not None:
+        vm.metadata, vm.has_metadata = registration.metadata, True
+    parent = vm.parent_vm_id if registration.parent_vm_id is None else registration.parent_vm_id
+    _set_parent(vm, None if registration.clears_parent else parent)
     vm.seen(now)
     # Saves all columns: the row is locked, or new.
     vm.save(force_insert=old is None, force_update=old is not None)
@@ -131,19 +133,19 @@ def _set_parent(vm: VM, parent: str | None) -> None:
             with connection.cursor() as cursor:
                 cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_MOVES_LOCK])
         # An unregistered parent may later become a child: no circle then either.
-        if vm.pk in lineage.keys_above(LINKS, parent) or _hangs_on(parent, vm.pk):
+        if vm.pk in lineage.keys_above(LINKS, parent) or _would_close_circle(parent, vm.pk):
             text = f"parentVmId: '{parent}' stands below '{vm.pk}', which cannot stand below it"
             raise BadInput(text, "parentVmId")
     vm.parent_vm_id = parent
 
 
-def _hangs_on(parent: str, vm_id: str) -> bool:
+def _would_close_circle(parent: str, vm_id: str) -> bool:
     """Return whether the topmost known ancestor of `parent` names `vm_id` as its parent.
 
     `vm_id` is not registered yet.
     """
-    above = lineage.keys_above(LINKS, parent)
-    return bool(above) and VM.objects.filter(pk=above[0], parent_vm_id=vm_id).exists()
+    ancestors = lineage.keys_above(LINKS, parent)
+    return bool(ancestors) and VM.objects.filter(pk=ancestors[0], parent_vm_id=vm_id).exists()
 
 
 def patch(vm_id: str, changes: dict[str, Any], *, caller: object = None) -> VM:
@@ -157,7 +159,7 @@ def patch(vm_id: str, changes: dict[str, Any], *, caller: object = None) -> VM:
         if "parent_vm_id" in fields:
             parent = fields.pop("parent_vm_id")
             if parent != vm.parent_vm_id:
-                _may_take_parent(caller, vm.pk, parent)
+                _check_may_move(caller, vm.pk, parent)
             _set_parent(vm, parent)
         status = fields.pop("status", vm.status)
         if fields.get("name", vm.name) != vm.name:
@@ -165,8 +167,8 @@ def patch(vm_id: str, changes: dict[str, Any], *, caller: object = None) -> VM:
         for name, value in fields.items():
             setattr(vm, name, value)
         vm.seen(clock.now(), status=status)
-        signs = ["last_seen", "late_after", "silent_after", "status"]
-        vm.save(update_fields=[*fields, *signs, "parent_vm_id"])
+        seen_fields = ["last_seen", "late_after", "silent_after", "status"]
+        vm.save(update_fields=[*fields, *seen_fields, "parent_vm_id"])
         tell([vm.pk])
     return vm
 
@@ -209,26 +211,26 @@ def tell(vm_ids: Iterable[str]) -> None:
 # -- heartbeats --------------------------------------------------------------------------------
 
 
-def beat(one: Beat, *, caller: object = None) -> dict[str, Any]:
+def record_heartbeat(heartbeat: Beat, *, caller: object = None) -> dict[str, Any]:
     """Record one heartbeat and return the response. Raises NotFound, Forbidden."""
     now, interval = clock.now(), beats.fleet.interval_ms()
     with transaction.atomic():
-        done = beats.record([one], now, interval)
-        if one.vm_id not in done.seen:
+        outcome = beats.record([heartbeat], now, interval)
+        if heartbeat.vm_id not in outcome.seen:
             raise NotFound(VM_NOT_FOUND)
-        authority.check(caller, "write", one.vm_id)
-        tell(done.changed)
-    return beats.single_answer(one.vm_id, done, interval)
+        authority.check(caller, "write", heartbeat.vm_id)
+        tell(outcome.changed)
+    return beats.response_for_one(heartbeat.vm_id, outcome, interval)
 
 
-def beat_all(many: Sequence[Beat], *, caller: object = None) -> dict[str, Any]:
+def record_heartbeats(heartbeats: Sequence[Beat], *, caller: object = None) -> dict[str, Any]:
     """Record heartbeats in one transaction; the response names unknown ids. Raises Forbidden."""
     now, interval = clock.now(), beats.fleet.interval_ms()
     with transaction.atomic():
-        done = beats.record(many, now, interval)
-        check_all(caller, done.seen)
-        tell(done.changed)
-    return beats.bulk_answer(many, done, now, interval)
+        outcome = beats.record(heartbeats, now, interval)
+        check_may_write(caller, outcome.seen)
+        tell(outcome.changed)
+    return beats.response_for_many(heartbeats, outcome, now, interval)
 
 
 def keep_alive(vm_ids: Sequence[str]) -> None:
@@ -238,31 +240,31 @@ def keep_alive(vm_ids: Sequence[str]) -> None:
     now, interval = clock.now(), beats.fleet.interval_ms()
     with transaction.atomic():
         running = VM.objects.filter(pk__in=vm_ids, status=Status.RUNNING).order_by("pk")
-        held = list(running.select_for_update().values_list("pk", flat=True))
-        tell(beats.record([Beat(vm_id) for vm_id in held], now, interval).changed)
+        running_ids = list(running.select_for_update().values_list("pk", flat=True))
+        tell(beats.record([Beat(vm_id) for vm_id in running_ids], now, interval).changed)
 
 
-def check_all(caller: object, vm_ids: Iterable[str]) -> None:
+def check_may_write(caller: object, vm_ids: Iterable[str]) -> None:
     """Raise Forbidden unless the caller may write about each of these VMs."""
-    mine = authority.node_of(caller)
-    if mine is None:
+    node = authority.node_of(caller)
+    if node is None:
         return
-    outside = set(vm_ids) - {mine.vm_id} - _ids_below(mine)
+    outside = set(vm_ids) - {node.vm_id} - _descendant_ids(node)
     for vm_id in sorted(outside):
         # `check` has the final word: it knows removed nodes, too.
         authority.check(caller, "write", vm_id)
 
 
-def may_beat(node: Node, vm_ids: Sequence[str]) -> bool:
+def may_send_heartbeats(node: Node, vm_ids: Sequence[str]) -> bool:
     """Return whether this node certainly may send heartbeats for these VMs."""
     if all(vm_id == node.vm_id for vm_id in vm_ids):
         return True
     if len(vm_ids) == 1:
         return authority.allows(node, "write", vm_ids[0])
-    return {node.vm_id, *_ids_below(node)}.issuperset(vm_ids)
+    return {node.vm_id, *_descendant_ids(node)}.issuperset(vm_ids)
 
 
-def _ids_below(node: Node) -> set[str]:
+def _descendant_ids(node: Node) -> set[str]:
     sql = f"{lineage.below(TREE)} SELECT n.vm_id FROM line JOIN vmtree_node n ON n.id = line.key"  # noqa: S608
     with connection.cursor() as cursor:
         cursor.execute(sql, [node.pk])
@@ -272,7 +274,7 @@ def _ids_below(node: Node) -> set[str]:
 # -- queries -----------------------------------------------------------------------------------
 
 
-def listed(
+def filter_vms(
     *, role: str = "", status: str = "", parent_vm_id: str = "", at: datetime | None = None
 ) -> VMQuerySet:
     """Return VMs that match these filters; `running` excludes silent VMs, as it always did."""
@@ -316,7 +318,7 @@ def gaps(vm: VM) -> QuerySet[Gap]:
     return Gap.objects.filter(vm_id=vm.pk).order_by("ended_at")
 
 
-def difference(one: str, other: str) -> dict[str, dna.Dna]:
+def dna_difference(one: str, other: str) -> dict[str, dna.Dna]:
     """Return the organs and capabilities that the second VM adds and lacks. Raises NotFound."""
     vms = VM.objects.in_bulk([to_storable(one), to_storable(other)])
     if len(vms) < len({one, other}):
@@ -334,18 +336,18 @@ def sweep(at: datetime | None = None) -> list[str]:
     """
     now = at or clock.now()
     with transaction.atomic():
-        watch = _watch(now)
+        watch = _locked_watch(now)
         if set_back := watch.was_set_back(now):
             watch.set_back(now)
         elif watch.was_away(now):
             watch.up_since = now
         # Also once a minute: a host with a wrong clock may write a future time at any moment.
-        ids = _clamp_signs(now) if set_back or now.second < _CLAMP_SECONDS else set()
+        ids = _clamp_last_seen(now) if set_back or now.second < _CLAMP_SECONDS else set()
         watch.ticked_at = now
-        ids |= set(_due("late_after", watch.late_told_to, now))
+        ids |= set(_overdue_between("late_after", watch.late_told_to, now))
         watch.late_told_to = now
         if not watch.forgives(now):
-            ids |= set(_due("silent_after", watch.silent_told_to, now))
+            ids |= set(_overdue_between("silent_after", watch.silent_told_to, now))
             watch.silent_told_to = now
         fields = ["up_since", "ticked_at", "door_at", "late_told_to", "silent_told_to"]
         if not set_back:
@@ -353,41 +355,43 @@ def sweep(at: datetime | None = None) -> list[str]:
             fields.remove("door_at")
         watch.save(update_fields=fields)
         tell(sorted(ids))
-    Gap.objects.filter(ended_at__lt=now - GAPS_KEPT).delete()
+    Gap.objects.filter(ended_at__lt=now - GAP_RETENTION).delete()
     return sorted(ids)
 
 
-def _clamp_signs(now: datetime) -> set[str]:
+def _clamp_last_seen(now: datetime) -> set[str]:
     """Move last heartbeats out of the future: such VMs would count as live until then. Return their
     ids.
 
     This happens after the clock was set back, or if another host's clock is ahead.
     """
-    ahead = list(VM.objects.filter(last_seen__gt=now + liveness.TOLERANCE).select_for_update())
-    for vm in ahead:
+    future = list(
+        VM.objects.filter(last_seen__gt=now + liveness.CLOCK_TOLERANCE).select_for_update()
+    )
+    for vm in future:
         vm.last_seen = now
         vm.seen(now, status=vm.status)
-    VM.objects.bulk_update(ahead, ["last_seen", "late_after", "silent_after"], batch_size=500)
-    return {vm.pk for vm in ahead}
+    VM.objects.bulk_update(future, ["last_seen", "late_after", "silent_after"], batch_size=500)
+    return {vm.pk for vm in future}
 
 
-def door_open(at: datetime) -> None:
+def record_edge_uptime(at: datetime) -> None:
     """Record that an edge is up and receives heartbeats."""
-    watch, before = Watch.objects.filter(pk=1), at - liveness.DOWN
+    watch, before = Watch.objects.filter(pk=1), at - liveness.DOWN_AFTER
     # The first process after a downtime, edge or clock, starts the grace period.
     away = Q(door_at__lt=before) | Q(door_at__isnull=True, ticked_at__lt=before)
     watch.filter(away).update(up_since=at)
     watch.update(door_at=at)
 
 
-def _watch(now: datetime) -> Watch:
+def _locked_watch(now: datetime) -> Watch:
     """Return the single row, locked; create it at the first start."""
-    fresh = Watch(up_since=now, ticked_at=now, late_told_to=now, silent_told_to=now)
-    Watch.objects.bulk_create([fresh], ignore_conflicts=True)
+    new = Watch(up_since=now, ticked_at=now, late_told_to=now, silent_told_to=now)
+    Watch.objects.bulk_create([new], ignore_conflicts=True)
     return Watch.objects.select_for_update().get(pk=1)
 
 
-def _due(column: str, after: datetime, until: datetime) -> Iterable[str]:
+def _overdue_between(column: str, after: datetime, until: datetime) -> Iterable[str]:
     """Return VMs whose deadline passed in this period."""
     between = {f"{column}__gt": after, f"{column}__lte": until}
     # Unordered: to order by id SQLite would read the whole table while writers wait.

@@ -43,7 +43,7 @@ VMS = Table(
 )
 
 
-def alive(vm_ids: Sequence[str]) -> Iterable[str]:
+def alive_among(vm_ids: Sequence[str]) -> Iterable[str]:
     """Return those of the VMs that are paused, or running and not silent."""
     registered = VM.objects.filter(pk__in=vm_ids)
     silent = set(registered.silent(clock.now()).values_list("pk", flat=True))

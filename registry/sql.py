@@ -12,15 +12,15 @@ from django.db import connection
 from reef_site.common.text import to_storable
 
 # A time in the form of the database driver: text on SQLite.
-Stamp = Any
+DriverTime = Any
 
 
-def stamp(moment: datetime) -> Stamp:
+def to_driver_time(at: datetime) -> DriverTime:
     """Convert a time for this database's driver."""
-    return connection.ops.adapt_datetimefield_value(moment)
+    return connection.ops.adapt_datetimefield_value(at)
 
 
-def moment(value: Stamp) -> datetime:
+def from_driver_time(value: DriverTime) -> datetime:
     """Convert a time from this database's driver."""
     if isinstance(value, str):
         return datetime.fromisoformat(value).replace(tzinfo=UTC)
@@ -28,14 +28,16 @@ def moment(value: Stamp) -> datetime:
     return found
 
 
-def members(ids: Iterable[str]) -> tuple[str, Any]:
+def in_list(ids: Iterable[str]) -> tuple[str, Any]:
     """Return SQL to put after `IN`, and its parameter, for a list of texts."""
     if connection.vendor == "postgresql":
         return "(SELECT unnest(%s::text[]))", [to_storable(each) for each in ids]
     return "(SELECT value FROM json_each(%s))", orjson.dumps(list(ids)).decode()
 
 
-def look(columns: str, rest: str, values: Sequence[Any], head: str = "") -> list[Sequence[Any]]:
+def fetch_rows(
+    columns: str, rest: str, values: Sequence[Any], head: str = ""
+) -> list[Sequence[Any]]:
     """Return the rows of `<head> SELECT <columns> <rest>`, in no order on SQLite.
 
     SQLite's driver releases the interpreter lock for each row, and waits for it each time while

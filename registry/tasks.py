@@ -10,4 +10,4 @@ from registry import placing, services
 def sweep() -> None:
     """Publish which VMs became late or silent; place VMs whose parent is in the tree now."""
     services.sweep()
-    placing.place_waiting()
+    placing.place_pending()

@@ -164,7 +164,7 @@ def test_the_first_answers_after_a_downtime_call_nobody_silent(
     top, low = put(api, "top"), put(api, "low", "top")
     age("low", minutes=9)
     rule = Rule.objects.create(name="when silent", event="vm-silent", action="note")
-    registry.door_open(clock.now())
+    registry.record_edge_uptime(clock.now())
     assert "is-silent" in row(page(operator, "/fleet/"), top)
     then = clock.now() - timedelta(minutes=7)
     Watch.objects.update(ticked_at=then, door_at=then)
@@ -181,7 +181,7 @@ def test_the_first_answers_after_a_downtime_call_nobody_silent(
     looks()
     for sign in ("door", "clock") if first == "door" else ("clock", "door"):
         if sign == "door":
-            registry.door_open(clock.now())
+            registry.record_edge_uptime(clock.now())
         else:
             registry.sweep()
         looks()
