@@ -19,7 +19,7 @@ from reef_site.common.errors import BadInput
 from reef_site.common.request_values import choice_of, text_of
 from registry.models import VM, Role, Status, Watch
 from vmtree import aliases, ids
-from vmtree.dna import dna_of
+from vmtree.dna import parse_dna
 from vmtree.models import Category
 
 Json = dict[str, Any]
@@ -87,7 +87,7 @@ def parse_registration(body: object) -> Registration:
     """Parse a registration. Raises BadInput with the contract's texts, in the contract's order."""
     data: Mapping[str, Any] = body if isinstance(body, dict) else {}
     vm_id, name = required(data, "id"), required(data, "name")
-    ids.check_new(vm_id, "id")
+    ids.check_new_id(vm_id, "id")
     role = data.get("role", ABSENT)
     if not isinstance(role, str) or role not in Role.values:
         raise BadInput(f"invalid role: {_as_text(role)}", "role")
@@ -100,7 +100,7 @@ def parse_registration(body: object) -> Registration:
         parent_vm_id=_parent(data),
         clears_parent="parentVmId" in data and data["parentVmId"] is None,
         services=_services(data["services"]) if _has_value(data, "services") else None,
-        reef_config=dna_of(data["reefConfig"]) if _has_value(data, "reefConfig") else None,
+        reef_config=parse_dna(data["reefConfig"]) if _has_value(data, "reefConfig") else None,
         metadata=plain(data["metadata"], "metadata") if _has_value(data, "metadata") else None,
     )
 
@@ -141,7 +141,7 @@ def parse_changes(body: object) -> Json:
     if "services" in data:
         changes["services"] = _services(data["services"])
     if "reefConfig" in data:
-        changes["reef_config"] = dna_of(data["reefConfig"])
+        changes["reef_config"] = parse_dna(data["reefConfig"])
     if "metadata" in data:
         changes |= {"metadata": plain(data["metadata"], "metadata"), "has_metadata": True}
     if "parentVmId" in data:

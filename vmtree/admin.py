@@ -20,10 +20,10 @@ from reef_site.common.admin import ModelAdmin, ModelForm, ReadOnlyAdmin
 from reef_site.common.errors import ReefError
 from vmtree import names as vm_names
 from vmtree import search, services, tokens
-from vmtree.dna import dna_of
+from vmtree.dna import parse_dna
 from vmtree.lineage import is_within
 from vmtree.models import LINKS, Node, NodeToken, Revision
-from vmtree.services import UNSAID, Change
+from vmtree.services import UNCHANGED, Change
 from vmtree.snapshot_admin import SnapshotAdmin as SnapshotAdmin
 
 
@@ -48,7 +48,7 @@ class NodeForm(ModelForm[Node]):
         """Return the DNA as two lists of text, or None."""
         given = self.cleaned_data["reef_config"]
         try:
-            return None if given is None else dna_of(given)
+            return None if given is None else parse_dna(given)
         except ReefError as error:
             raise forms.ValidationError(str(error)) from None
 
@@ -129,14 +129,14 @@ class NodeAdmin(ModelAdmin[Node]):
     def save_model(self, request: HttpRequest, obj: Node, form: Any, _change: bool) -> None:
         """Change only the edited fields, through `services.change`, which records a revision."""
         changed = set(form.changed_data)
-        wish = Change(
-            name=obj.name if "name" in changed else UNSAID,
-            category=obj.category if "category" in changed else UNSAID,
-            dna=obj.reef_config if "reef_config" in changed else UNSAID,
-            parent_vm_id=obj.parent_vm_id if "parent" in changed else UNSAID,
+        changes = Change(
+            name=obj.name if "name" in changed else UNCHANGED,
+            category=obj.category if "category" in changed else UNCHANGED,
+            dna=obj.reef_config if "reef_config" in changed else UNCHANGED,
+            parent_vm_id=obj.parent_vm_id if "parent" in changed else UNCHANGED,
         )
         try:
-            services.change(obj.vm_id, wish, by=request.user)
+            services.change(obj.vm_id, changes, by=request.user)
         except ReefError as error:
             # The form was valid, so another request changed the tree meanwhile.
             self.message_user(request, f"Nothing was changed: {error}", messages.ERROR)

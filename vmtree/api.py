@@ -30,18 +30,18 @@ from reef_site.common.text import parse_number
 from vmtree import aliases, dna, rows, search, services, snapshot_api, views
 from vmtree.models import Node, NodeQuerySet, Revision, Trait
 from vmtree.serializers import (
-    MOST_AT_ONCE,
-    change_of,
-    new_node_of,
+    MAX_PAGE_SIZE,
     node_json,
+    parse_change,
+    parse_new_node,
     revision_json,
     token_json,
 )
 
 # Subtracted from `until` of a flat tree: transactions that are open now may commit older rows.
-OVERLAP = timedelta(seconds=5)
-MOST_DEPTH = 1_000_000
-MOST_REVISIONS = 1000
+UNTIL_OVERLAP = timedelta(seconds=5)
+MAX_DEPTH = 1_000_000
+MAX_REVISIONS = 1000
 
 
 def _json(**parts: str | int) -> HttpResponse:
@@ -50,8 +50,8 @@ def _json(**parts: str | int) -> HttpResponse:
     return HttpResponse(f"{{{body}}}", content_type="application/json")
 
 
-def _said(text: str | None) -> str:
-    return orjson.dumps(text).decode()
+def _json_text(value: str | None) -> str:
+    return orjson.dumps(value).decode()
 
 
 def _nodes(request: Request) -> NodeQuerySet:
@@ -70,7 +70,7 @@ class TreeView(APIView):
     asks_authority = True
 
 
-class Vms(TreeView):
+class VMs(TreeView):
     """`/vm-tree/vms`"""
 
     @takes(query=("category", "parentVmId", "includeRemoved", "q", "limit", "cursor"))
@@ -79,26 +79,26 @@ class Vms(TreeView):
 
         Narrow with `?category= parentVmId= q= includeRemoved=`; page with `?limit= cursor=`.
         """
-        asked = request.query_params
+        params = request.query_params
         nodes = _nodes(request)
-        if category := asked.get("category"):
+        if category := params.get("category"):
             nodes = nodes.filter(category=category)
-        if parent := asked.get("parentVmId"):
+        if parent := params.get("parentVmId"):
             nodes = nodes.filter(parent__vm_id=aliases.resolve(parent))
-        found = search.narrow(nodes, asked.get("q", ""))
-        limit = query_limit(request, most=MOST_AT_ONCE, default=0)
+        found = search.narrow(nodes, params.get("q", ""))
+        limit = query_limit(request, most=MAX_PAGE_SIZE, default=0)
         if not limit:
-            pieces = rows.of(_after(found, asked.get("cursor", "")))
-            return _json(vms=rows.listed(pieces), count=len(pieces))
-        pieces = rows.of(_after(found, asked.get("cursor", ""))[: limit + 1])
+            pieces = rows.of(_after(found, params.get("cursor", "")))
+            return _json(vms=rows.json_list(pieces), count=len(pieces))
+        pieces = rows.of(_after(found, params.get("cursor", ""))[: limit + 1])
         more, pieces = len(pieces) > limit, pieces[:limit]
         cursor = str(pieces[-1].key) if more else None
-        return _json(vms=rows.listed(pieces), count=len(pieces), next=_said(cursor))
+        return _json(vms=rows.json_list(pieces), count=len(pieces), next=_json_text(cursor))
 
     @takes(body=("name", "category", "vmId", "id", "parentVmId", "reefConfig"), lenient=True)
     def post(self, request: Request) -> Response:
         """Create a node."""
-        node = services.create(new_node_of(body_of(request)), by=request.user)
+        node = services.create(parse_new_node(body_of(request)), by=request.user)
         return Response(node_json(node), status=201)
 
 
@@ -114,7 +114,7 @@ def _after(nodes: search.Nodes, cursor: str) -> search.Nodes:
     return nodes.filter(same | Q(created_at__gt=last.created_at))
 
 
-class Vm(TreeView):
+class VMDetail(TreeView):
     """`/vm-tree/vms/<id>`"""
 
     @takes(query=("includeRemoved",))
@@ -124,7 +124,7 @@ class Vm(TreeView):
     @takes(body=("name", "category", "parentVmId", "reefConfig"))
     def patch(self, request: Request, vm_id: str) -> Response:
         """Change name, category, DNA or parent."""
-        node = services.change(vm_id, change_of(body_of(request)), by=request.user)
+        node = services.change(vm_id, parse_change(body_of(request)), by=request.user)
         return Response(node_json(node))
 
     @takes(query=("subtree", "confirm"))
@@ -147,7 +147,7 @@ class Ancestors(TreeView):
     @takes(query=("includeRemoved",))
     def get(self, request: Request, vm_id: str) -> HttpResponse:
         """List the ancestors from the root down to the VM itself."""
-        return _json(ancestors=rows.listed(rows.above(_find(request, vm_id))))
+        return _json(ancestors=rows.json_list(rows.ancestor_pieces(_find(request, vm_id))))
 
 
 class Descendants(TreeView):
@@ -157,7 +157,11 @@ class Descendants(TreeView):
     def get(self, request: Request, vm_id: str) -> HttpResponse:
         """List the descendants breadth first, without the VM itself."""
         node = _find(request, vm_id)
-        return _json(descendants=rows.listed(rows.breadth_first(rows.below(node), node.pk)[1:]))
+        return _json(
+            descendants=rows.json_list(
+                rows.breadth_first(rows.descendant_pieces(node), node.pk)[1:]
+            )
+        )
 
 
 class Children(TreeView):
@@ -167,7 +171,7 @@ class Children(TreeView):
     def get(self, request: Request, vm_id: str) -> HttpResponse:
         """List the children, oldest first."""
         children = _nodes(request).filter(parent=_find(request, vm_id))
-        return _json(children=rows.listed(rows.of(children)))
+        return _json(children=rows.json_list(rows.of(children)))
 
 
 class Diff(TreeView):
@@ -190,7 +194,7 @@ class History(TreeView):
         """List revisions, newest first, also of removed VMs. Page with `?limit=` (200) and
         `?cursor=`.
         """
-        limit = query_limit(request, most=MOST_REVISIONS, default=200)
+        limit = query_limit(request, most=MAX_REVISIONS, default=200)
         found = Revision.objects.filter(node=services.find(vm_id, removed=True)).order_by("-id")
         if before := query_cursor(request, "before"):
             found = found.filter(pk__lt=before)
@@ -232,16 +236,16 @@ class Tree(TreeView):
         if at and since:
             raise BadInput("since: does not go together with at", "since")
         if at:
-            return self._then(request, at)
+            return self._past_tree(request, at)
         flat = query_flag(request, "flat") or since is not None
-        until = format_timestamp(clock.now() - OVERLAP)
+        until = format_timestamp(clock.now() - UNTIL_OVERLAP)
         node = self._root(request)
-        pieces = self._now(request, node, since)
+        pieces = self._current_pieces(request, node, since)
         if flat:
-            return _json(vms=rows.listed(pieces), count=len(pieces), until=_said(until))
+            return _json(vms=rows.json_list(pieces), count=len(pieces), until=_json_text(until))
         key = node.pk if node else None
         count = len(pieces) if self._is_whole(request) else _nodes(request).count()
-        return _json(tree=rows.nested(pieces, key), count=count)
+        return _json(tree=rows.json_tree(pieces, key), count=count)
 
     def _root(self, request: Request) -> Node | None:
         """Return the node that `?root=` names; None if it does not exist."""
@@ -249,29 +253,33 @@ class Tree(TreeView):
         return _nodes(request).filter(vm_id=vm_id).first() if vm_id else None
 
     def _is_whole(self, request: Request) -> bool:
-        asked = request.query_params
-        return not any(asked.get(name) for name in ("root", "depth", "since"))
+        params = request.query_params
+        return not any(params.get(name) for name in ("root", "depth", "since"))
 
-    def _now(self, request: Request, node: Node | None, since: datetime | None) -> list[rows.Piece]:
-        depth = query_number(request, "depth", most=MOST_DEPTH)
+    def _current_pieces(
+        self, request: Request, node: Node | None, since: datetime | None
+    ) -> list[rows.Piece]:
+        depth = query_number(request, "depth", most=MAX_DEPTH)
         if request.query_params.get("root") and node is None:
             return []
         removed = query_flag(request, "includeRemoved") or since is not None
         if node is None and depth is None:
             nodes = Node.objects.all() if removed else Node.objects.living()
             return rows.of(nodes.filter(updated_at__gte=since) if since else nodes)
-        return rows.below(node, depth=depth, since=since, removed=removed)
+        return rows.descendant_pieces(node, depth=depth, since=since, removed=removed)
 
-    def _then(self, request: Request, at: datetime) -> HttpResponse:
+    def _past_tree(self, request: Request, at: datetime) -> HttpResponse:
         """Return the tree as of `at`, from the revisions."""
-        whole = rows.at(at)
+        whole = rows.pieces_at(at)
         root = aliases.resolve(request.query_params.get("root", "")) or None
-        depth = query_number(request, "depth", most=MOST_DEPTH)
-        pieces = rows.part(whole, root, depth) if root or depth is not None else whole
+        depth = query_number(request, "depth", most=MAX_DEPTH)
+        pieces = rows.subtree(whole, root, depth) if root or depth is not None else whole
         if query_flag(request, "flat"):
-            return _json(vms=rows.listed(pieces), count=len(pieces), at=_said(format_timestamp(at)))
-        tree = rows.nested(pieces, root)
-        return _json(tree=tree, count=len(whole), at=_said(format_timestamp(at)))
+            return _json(
+                vms=rows.json_list(pieces), count=len(pieces), at=_json_text(format_timestamp(at))
+            )
+        tree = rows.json_tree(pieces, root)
+        return _json(tree=tree, count=len(whole), at=_json_text(format_timestamp(at)))
 
 
 class Find(TreeView):
@@ -281,7 +289,7 @@ class Find(TreeView):
     def get(self, request: Request, kind: str, name: str) -> HttpResponse:
         """List VMs with exactly this organ or capability, oldest first."""
         pieces = rows.of(_nodes(request).with_trait(Trait.Kind(kind), name))
-        return _json(vms=rows.listed(pieces), count=len(pieces))
+        return _json(vms=rows.json_list(pieces), count=len(pieces))
 
 
 class Stats(TreeView):
@@ -300,7 +308,7 @@ class Panel(TreeView):
         return HttpResponse(views.panel_html(request._request))
 
 
-class Nothing(TreeView):
+class UnknownPath(TreeView):
     """Unknown path below `/vm-tree`: 404 for authenticated callers, else 401."""
 
     @takes_anything
@@ -313,18 +321,18 @@ class Nothing(TreeView):
 _VM = r"^vm-tree/vms/(?P<vm_id>.+?)"
 
 urlpatterns = [
-    re_path(r"^vm-tree/vms/?$", Vms.as_view()),
+    re_path(r"^vm-tree/vms/?$", VMs.as_view()),
     re_path(rf"{_VM}/ancestors/?$", Ancestors.as_view()),
     re_path(rf"{_VM}/descendants/?$", Descendants.as_view()),
     re_path(rf"{_VM}/children/?$", Children.as_view()),
     re_path(rf"{_VM}/history/?$", History.as_view()),
     re_path(rf"{_VM}/token/?$", Token.as_view()),
     re_path(rf"{_VM}/diff/(?P<other>.+?)/?$", Diff.as_view()),
-    re_path(rf"{_VM}/?$", Vm.as_view()),
+    re_path(rf"{_VM}/?$", VMDetail.as_view()),
     re_path(r"^vm-tree/tree/?$", Tree.as_view()),
     re_path(r"^vm-tree/find/(?P<kind>organ|capability)/(?P<name>.+?)/?$", Find.as_view()),
     re_path(r"^vm-tree/stats/?$", Stats.as_view()),
     re_path(r"^vm-tree/_panel/?$", Panel.as_view(), name="vm-tree-panel"),
     *snapshot_api.urlpatterns,
-    re_path(r"^vm-tree(?:/.*)?$", Nothing.as_view()),
+    re_path(r"^vm-tree(?:/.*)?$", UnknownPath.as_view()),
 ]

@@ -9,8 +9,8 @@ from reef_site.common.errors import BadInput
 from reef_site.common.text import is_storable
 
 KEYS = ("organs", "capabilities")
-MOST_NAMES = 200
-LONGEST_NAME = 200
+MAX_NAMES = 200
+MAX_NAME_LENGTH = 200
 
 Dna = dict[str, list[str]]
 
@@ -20,7 +20,7 @@ def empty() -> Dna:
     return {key: [] for key in KEYS}
 
 
-def dna_of(value: object, field: str = "reefConfig") -> Dna:
+def parse_dna(value: object, field: str = "reefConfig") -> Dna:
     """Return the value with both lists; a missing list is empty. Raises BadInput."""
     if not isinstance(value, dict):
         raise BadInput(f"{field}: must be an object with organs and capabilities", field)
@@ -41,9 +41,9 @@ def diff(old: Dna | None, new: Dna | None) -> dict[str, Dna]:
 def _names(value: Any, field: str) -> list[str]:
     if not isinstance(value, list) or not all(is_storable(name) for name in value):
         raise BadInput(f"{field}: must be a list of text", field)
-    if len(value) > MOST_NAMES or any(len(name) > LONGEST_NAME for name in value):
+    if len(value) > MAX_NAMES or any(len(name) > MAX_NAME_LENGTH for name in value):
         raise BadInput(
-            f"{field}: at most {MOST_NAMES} names of {LONGEST_NAME} characters each", field
+            f"{field}: at most {MAX_NAMES} names of {MAX_NAME_LENGTH} characters each", field
         )
     return value
 

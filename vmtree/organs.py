@@ -28,7 +28,7 @@ NEEDS = {
 
 def unknown(named: Iterable[str]) -> list[str]:
     """Return the names that are not organs."""
-    return [word for word in named if word not in KNOWN and word != NONE]
+    return [name for name in named if name not in KNOWN and name != NONE]
 
 
 def kept(named: Iterable[str]) -> frozenset[str]:

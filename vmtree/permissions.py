@@ -84,21 +84,21 @@ Rights = Mapping[Action, frozenset[Relation]]
 
 _ALL = frozenset(Relation)
 _BELOW = frozenset({Relation.DESCENDANT})
-_LINE = _BELOW | {Relation.SELF}
+_SELF_AND_BELOW = _BELOW | {Relation.SELF}
 
 _EVERYTHING: Rights = dict.fromkeys(Action, _ALL)
 _VM: Rights = {
     Action.READ: _ALL,
-    Action.READ_TRANSCRIPT: _LINE,
-    Action.READ_CONFIG: _LINE,
-    Action.READ_MACHINES: _LINE,
-    Action.WRITE: _LINE,
+    Action.READ_TRANSCRIPT: _SELF_AND_BELOW,
+    Action.READ_CONFIG: _SELF_AND_BELOW,
+    Action.READ_MACHINES: _SELF_AND_BELOW,
+    Action.WRITE: _SELF_AND_BELOW,
     Action.COMMAND: _BELOW,
     Action.SEND: _BELOW,
     Action.DESTROY: _BELOW,
     Action.ISSUE_TOKENS: _BELOW,
     Action.START: _BELOW,
-    Action.PROVISION: _LINE,
+    Action.PROVISION: _SELF_AND_BELOW,
 }
 
 # Actions that are not listed are refused.
@@ -112,7 +112,7 @@ RIGHTS: Mapping[CallerKind, Rights] = {
         ),
         _ALL,
     ),
-    CallerKind.LOCAL_AGENT: {**_VM, Action.START_BELOW: _LINE},
+    CallerKind.LOCAL_AGENT: {**_VM, Action.START_BELOW: _SELF_AND_BELOW},
     CallerKind.VM: _VM,
     CallerKind.STRANGER: {},
 }

@@ -55,8 +55,10 @@ class _Tail(Func):
 
     def as_sql(self, compiler: SQLCompiler, db: Any, **_: Any) -> tuple[str, list[Any]]:  # type: ignore[override]
         """Compile the columns as this query names them."""
-        found = [compiler.compile(each) for each in self.get_source_expressions()]
-        return f"({_tail(*(sql for sql, _ in found))})", [one for _, all_ in found for one in all_]
+        compiled = [compiler.compile(each) for each in self.get_source_expressions()]
+        return f"({_tail(*(sql for sql, _ in compiled))})", [
+            one for _, all_ in compiled for one in all_
+        ]
 
 
 def _tail(created: str, updated: str, removed: str = "", destroyed: str = "") -> str:
@@ -71,35 +73,35 @@ def _tail(created: str, updated: str, removed: str = "", destroyed: str = "") ->
 
 def of(nodes: QuerySet[Node]) -> list[Piece]:
     """Return the nodes of a QuerySet, in its order, with one statement."""
-    found = nodes.annotate(
+    rows = nodes.annotate(
         config=Cast("reef_config", TextField()),
         tail=_Tail(F("created_at"), F("updated_at"), F("removed_at"), F("destroyed_at")),
     )
     columns = ("pk", "parent_id", "vm_id", "name", "parent__vm_id", "category", "config", "tail")
-    return _pieces(found.values_list(*columns))
+    return _pieces(rows.values_list(*columns))
 
 
-def at(moment: datetime) -> list[Piece]:
+def pieces_at(moment: datetime) -> list[Piece]:
     """Return all nodes as of that time, oldest first; the keys are VM ids."""
     states = Revision.objects.newest_until(moment).exclude(what=Revision.What.REMOVED)
-    found = states.annotate(
+    rows = states.annotate(
         vm_id=F("node__vm_id"),
         config=Cast("reef_config", TextField()),
         tail=_Tail(F("node__created_at"), F("at")),
     ).order_by("node__created_at", "node_id")
     columns = ("vm_id", "name", "parent_vm_id", "category", "config", "tail")
-    return _pieces((row[0], row[2], *row) for row in found.values_list(*columns))
+    return _pieces((row[0], row[2], *row) for row in rows.values_list(*columns))
 
 
-def above(node: Node) -> list[Piece]:
+def ancestor_pieces(node: Node) -> list[Piece]:
     """Return the nodes from the root down to the node itself."""
-    found = _line(lineage.above(LINKS), [node.pk])
-    parents = {piece.key: piece.parent for piece in found}
-    by_key = {piece.key: piece for piece in found}
+    pieces = _line_pieces(lineage.above(LINKS), [node.pk])
+    parents = {piece.key: piece.parent for piece in pieces}
+    by_key = {piece.key: piece for piece in pieces}
     return [by_key[key] for key in lineage.path_to(node.pk, parents)]
 
 
-def below(
+def descendant_pieces(
     node: Node | None,
     *,
     depth: int | None = None,
@@ -115,10 +117,10 @@ def below(
     roots = "parent_id IS NULL" + (f" AND {links.living}" if links.living else "")
     sql = lineage.below(links, depth=depth is not None, start="" if node else roots)
     parameters = [*([node.pk] if node else []), *([] if depth is None else [depth])]
-    return _line(sql, parameters, since=since)
+    return _line_pieces(sql, parameters, since=since)
 
 
-def _line(sql: str, parameters: list[Any], *, since: datetime | None = None) -> list[Piece]:
+def _line_pieces(sql: str, parameters: list[Any], *, since: datetime | None = None) -> list[Piece]:
     """Return the nodes whose keys `line` holds, oldest first."""
     tail = _tail("n.created_at", "n.updated_at", "n.removed_at", "n.destroyed_at")
     changed = ""
@@ -149,7 +151,7 @@ def _nodes_of_line() -> str:
     return f"line JOIN {LINKS.table} n ON n.id = line.key"
 
 
-def _pieces(found: Iterable[Sequence[Any]]) -> list[Piece]:
+def _pieces(rows: Iterable[Sequence[Any]]) -> list[Piece]:
     """Convert rows of key, parent's key, id, name, parent's id, category, DNA and tail."""
     quote, config_of = encode_basestring, _config_of()
     return [
@@ -157,24 +159,24 @@ def _pieces(found: Iterable[Sequence[Any]]) -> list[Piece]:
             key,
             parent,
             f'{{"vmId":{quote(vm_id)},"name":{quote(name)},"parentVmId":'
-            f'{"null" if above is None else quote(above)},"category":"{category}",'
+            f'{"null" if parent_id is None else quote(parent_id)},"category":"{category}",'
             f'"reefConfig":{config_of(config)}{tail}',
         )
-        for key, parent, vm_id, name, above, category, config, tail in found
+        for key, parent, vm_id, name, parent_id, category, config, tail in rows
     ]
 
 
 def _config_of() -> Callable[[str | None], str]:
-    return _compact if connection.vendor == "postgresql" else _stored
+    return _compact_json if connection.vendor == "postgresql" else _stored_json
 
 
-def _stored(config: str | None) -> str:
+def _stored_json(config: str | None) -> str:
     """Return the text as SQLite stores it: compact."""
     return config or "null"
 
 
 @functools.lru_cache(maxsize=4096)
-def _compact(config: str | None) -> str:
+def _compact_json(config: str | None) -> str:
     """Remove the blanks that PostgreSQL writes into JSON. Cached: many VMs share their DNA."""
     return orjson.dumps(orjson.loads(config)).decode() if config else "null"
 
@@ -187,19 +189,21 @@ def breadth_first(pieces: Sequence[Piece], start: Any) -> list[Piece]:
     return lineage.breadth_first(pieces, start, lambda piece: (piece.key, piece.parent))
 
 
-def part(pieces: Sequence[Piece], root: Any, depth: int | None) -> list[Piece]:
+def subtree(pieces: Sequence[Piece], root: Any, depth: int | None) -> list[Piece]:
     """Return pieces at most `depth` levels below `root` (None: below all roots), in their order."""
     parents = {piece.key: piece.parent for piece in pieces}
     levels: dict[Any, int | None] = {}
     for piece in pieces:
-        _measure(piece.key, parents, root, levels)
+        _set_levels(piece.key, parents, root, levels)
     limit = len(pieces) if depth is None else depth
     return [
         piece for piece in pieces if (level := levels[piece.key]) is not None and level <= limit
     ]
 
 
-def _measure(key: Any, parents: dict[Any, Any], root: Any, levels: dict[Any, int | None]) -> None:
+def _set_levels(
+    key: Any, parents: dict[Any, Any], root: Any, levels: dict[Any, int | None]
+) -> None:
     """Store the level below the root of this key and its ancestors; None if outside the subtree."""
     path = []
     while key not in levels and key != root and parents.get(key) is not None:
@@ -214,12 +218,12 @@ def _measure(key: Any, parents: dict[Any, Any], root: Any, levels: dict[Any, int
         levels[each] = level
 
 
-def listed(pieces: Iterable[Piece]) -> str:
+def json_list(pieces: Iterable[Piece]) -> str:
     """Return a JSON list of nodes."""
     return f"[{','.join([piece.text for piece in pieces])}]"
 
 
-def nested(pieces: Sequence[Piece], root: Any = None) -> str:
+def json_tree(pieces: Sequence[Piece], root: Any = None) -> str:
     """Return a JSON list of `{"vm": …, "children": […]}` from all roots, or from the node `root`.
 
     Siblings keep the order of `pieces`. Not recursive, so any depth works.
@@ -248,8 +252,8 @@ def nested(pieces: Sequence[Piece], root: Any = None) -> str:
 
 def _in_a_list(pieces: list[Piece]) -> list[Piece | str]:
     """Return brackets, commas and pieces, the first one last."""
-    found: list[Piece | str] = ["]"]
+    parts: list[Piece | str] = ["]"]
     for piece in reversed(pieces):
-        found += (piece, ",")
+        parts += (piece, ",")
     # The last comma stands where the list begins.
-    return [*found[:-1], "["] if pieces else [*found, "["]
+    return [*parts[:-1], "["] if pieces else [*parts, "["]

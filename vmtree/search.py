@@ -66,7 +66,7 @@ def parse(query: str, terms: Mapping[str, Term]) -> Iterator[tuple[Term | None, 
         raise BadInput(f"q: at most {LONGEST} characters", "q")
     if "\0" in query:
         raise BadInput("q: has a NUL character, which no name or id has", "q")
-    for name, value, is_quoted in _parts(query):
+    for name, value, is_quoted in _tokenize(query):
         yield _term(name, value, terms, is_quoted=is_quoted), value
 
 
@@ -81,7 +81,7 @@ def has_text(text: str, *columns: str) -> Q:
     return found
 
 
-def _parts(query: str) -> list[tuple[str, str, bool]]:
+def _tokenize(query: str) -> list[tuple[str, str, bool]]:
     """Split into tuples of name before the colon (or empty), value, and whether it was quoted."""
     found = []
     for empty, name, quoted, bare in _TOKEN.findall(query):
@@ -100,8 +100,8 @@ def _term(name: str, value: str, terms: Mapping[str, Term], *, is_quoted: bool) 
         return term if term and term.flag else None
     term = terms.get(name.lower())
     if term is None or term.flag:
-        right = ", ".join(spellings(terms.values()))
-        raise BadInput(f'q: Unknown filter "{name}:". Try {right} or any text', "q")
+        valid = ", ".join(spellings(terms.values()))
+        raise BadInput(f'q: Unknown filter "{name}:". Try {valid} or any text', "q")
     if term.values and value not in term.values:
         raise BadInput(f"q: {name} is one of {', '.join(term.values)}, not {value!r}", "q")
     return term
@@ -112,16 +112,16 @@ def _text(nodes: Nodes, text: str) -> Nodes:
 
 
 def _under(nodes: Nodes, vm_id: str) -> Nodes:
-    top = _known("under", vm_id)
+    top = _key_of("under", vm_id)
     sql = f"{lineage.below(LINKS)} SELECT key FROM line"
     return nodes.filter(pk__in=RawSQL(sql, [top])).exclude(pk=top)  # noqa: S611
 
 
 def _parent(nodes: Nodes, vm_id: str) -> Nodes:
-    return nodes.filter(parent=_known("parent", vm_id))
+    return nodes.filter(parent=_key_of("parent", vm_id))
 
 
-def _known(term: str, vm_id: str) -> int:
+def _key_of(term: str, vm_id: str) -> int:
     """Return the key of the VM that a term names. Removed VMs count: they had children, too."""
     key = Node.objects.filter(vm_id=aliases.resolve(vm_id)).values_list("pk", flat=True).first()
     if key is None:

@@ -7,18 +7,18 @@ from typing import Any
 from reef_site.common.errors import BadInput
 from reef_site.common.request_values import text_of
 from vmtree import aliases, ids
-from vmtree.dna import dna_of, empty
+from vmtree.dna import empty, parse_dna
 from vmtree.models import Category, Node, NodeToken, Revision
-from vmtree.services import UNSAID, Change, NewNode
+from vmtree.services import UNCHANGED, Change, NewNode
 
 Json = dict[str, Any]
-LONGEST = 255
-MOST_AT_ONCE = 10_000
+MAX_LENGTH = 255
+MAX_PAGE_SIZE = 10_000
 
 
 def node_json(node: Node) -> Json:
     """Return a node as JSON, in the same form as the pieces of `rows`."""
-    said = {
+    data = {
         "vmId": node.vm_id,
         "name": node.name,
         "parentVmId": node.parent_vm_id,
@@ -28,10 +28,10 @@ def node_json(node: Node) -> Json:
         "updatedAt": node.updated_at,
     }
     if node.removed_at:
-        said["removedAt"] = node.removed_at
+        data["removedAt"] = node.removed_at
     if node.destroyed_at:
-        said |= {"destroyed": True, "destroyedAt": node.destroyed_at}
-    return said
+        data |= {"destroyed": True, "destroyedAt": node.destroyed_at}
+    return data
 
 
 def revision_json(revision: Revision) -> Json:
@@ -56,7 +56,7 @@ def token_json(token: NodeToken) -> Json:
 # -- parsing requests ----------------------------------------------------------------------------
 
 
-def new_node_of(data: Json) -> NewNode:
+def parse_new_node(data: Json) -> NewNode:
     """Parse the body of a POST. Raises BadInput with the texts of the contract."""
     name = data.get("name")
     if name is None or (isinstance(name, str) and not name.strip()):
@@ -65,35 +65,35 @@ def new_node_of(data: Json) -> NewNode:
     if "id" in data and "vmId" not in data:
         raise BadInput("id: is called vmId here", "id")
     vm_id = _vm_id(data.get("vmId"), "vmId")
-    ids.check_new(vm_id, "vmId")
+    ids.check_new_id(vm_id, "vmId")
     return NewNode(
-        name=text_of(name, "name", length=LONGEST),
+        name=text_of(name, "name", length=MAX_LENGTH),
         category=_category(data.get("category", "undefined")),
         vm_id=vm_id,
         parent_vm_id=aliases.resolve(_vm_id(data.get("parentVmId"), "parentVmId")),
-        dna=empty() if config is None else dna_of(config),
+        dna=empty() if config is None else parse_dna(config),
     )
 
 
-def change_of(data: Json) -> Change:
+def parse_change(data: Json) -> Change:
     """Parse the body of a PATCH; absent keys stay unchanged. Raises BadInput."""
     config = data.get("reefConfig")
     return Change(
-        name=text_of(data["name"], "name", length=LONGEST) if "name" in data else UNSAID,
-        category=_category(data["category"]) if "category" in data else UNSAID,
-        dna=(None if config is None else dna_of(config)) if "reefConfig" in data else UNSAID,
+        name=text_of(data["name"], "name", length=MAX_LENGTH) if "name" in data else UNCHANGED,
+        category=_category(data["category"]) if "category" in data else UNCHANGED,
+        dna=(None if config is None else parse_dna(config)) if "reefConfig" in data else UNCHANGED,
         parent_vm_id=(
             aliases.resolve(_vm_id(data["parentVmId"], "parentVmId")) or None
             if "parentVmId" in data
-            else UNSAID
+            else UNCHANGED
         ),
     )
 
 
 def _category(value: object) -> str:
     if not isinstance(value, str) or value not in Category.values:
-        said = "null" if value is None else value
-        raise BadInput(f"invalid category: {said}", "category")
+        shown = "null" if value is None else value
+        raise BadInput(f"invalid category: {shown}", "category")
     return value
 
 
@@ -103,7 +103,7 @@ def _vm_id(value: object, field: str) -> str:
         return ""
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
-    text = text_of(value, field, length=LONGEST)
+    text = text_of(value, field, length=MAX_LENGTH)
     if any(not sign.isprintable() for sign in text) or text.endswith("/"):
         raise BadInput(f"{field}: must be printable and not end with a slash", field)
     return text

@@ -38,21 +38,21 @@ class NewNode:
     dna: Dna | None = dataclasses.field(default_factory=empty)
 
 
-class _Unsaid:
+class _Unchanged:
     """Marks a field that a change does not mention."""
 
 
-UNSAID = _Unsaid()
+UNCHANGED = _Unchanged()
 
 
 @dataclass(frozen=True)
 class Change:
     """Fields to change. A parent of None makes the node a root."""
 
-    name: str | _Unsaid = UNSAID
-    category: str | _Unsaid = UNSAID
-    dna: Dna | _Unsaid | None = UNSAID
-    parent_vm_id: str | _Unsaid | None = UNSAID
+    name: str | _Unchanged = UNCHANGED
+    category: str | _Unchanged = UNCHANGED
+    dna: Dna | _Unchanged | None = UNCHANGED
+    parent_vm_id: str | _Unchanged | None = UNCHANGED
 
 
 def find(vm_id: str, *, removed: bool = False, missing: str = "VM not found") -> Node:
@@ -78,8 +78,8 @@ def create(new: NewNode, *, by: object, what: Revision.What = Revision.What.CREA
 
     If the node was created by its registration and not changed since, it is updated instead.
     """
-    if what == Revision.What.CREATED and _came_by_itself(new.vm_id):
-        return _put_by_hand(new, by)
+    if what == Revision.What.CREATED and _is_untouched_placement(new.vm_id):
+        return _update_placed(new, by)
     if what == Revision.What.CREATED:
         # Not checked for nodes created by registration: the registry accepted the name, perhaps
         # long ago.
@@ -89,7 +89,7 @@ def create(new: NewNode, *, by: object, what: Revision.What = Revision.What.CREA
     authority.check(by, "write", parent)
     vm_id = new.vm_id or new_ulid()
     if known := Node.objects.filter(vm_id=vm_id).first():
-        raise _taken(known)
+        raise _id_conflict(known)
     now = clock.now()
     node = Node(vm_id=vm_id, name=new.name, category=new.category, parent=parent)
     node.reef_config, node.created_at, node.updated_at = new.dna, now, now
@@ -105,30 +105,33 @@ def create(new: NewNode, *, by: object, what: Revision.What = Revision.What.CREA
 
 
 @transaction.atomic
-def change(vm_id: str, wish: Change, *, by: object) -> Node:
+def change(vm_id: str, changes: Change, *, by: object) -> Node:
     """Rename a node, change its category or DNA, or move it with its descendants.
 
     Raises BadInput, NotFound, Forbidden.
     """
-    moves = not isinstance(wish.parent_vm_id, _Unsaid)
+    moves = not isinstance(changes.parent_vm_id, _Unchanged)
     if moves:
         hold_shape(alone=True)
     node = _locked(vm_id, missing=f"VM '{vm_id}' not found")
     authority.check(by, "write", node)
     before = _state(node)
-    if not isinstance(wish.name, _Unsaid):
-        if wish.name != node.name:
-            vm_names.check(wish.name)
-        node.name = wish.name
-    if not isinstance(wish.category, _Unsaid):
-        if wish.category != node.category:
+    if not isinstance(changes.name, _Unchanged):
+        if changes.name != node.name:
+            vm_names.check(changes.name)
+        node.name = changes.name
+    if not isinstance(changes.category, _Unchanged):
+        if changes.category != node.category:
             # The category is changed only by those who may command the VM.
             authority.check(by, "command", node)
-        node.category = wish.category
-    if not isinstance(wish.dna, _Unsaid):
-        node.reef_config = wish.dna
-    if not isinstance(wish.parent_vm_id, _Unsaid) and wish.parent_vm_id != node.parent_vm_id:
-        _move(node, wish.parent_vm_id, by)
+        node.category = changes.category
+    if not isinstance(changes.dna, _Unchanged):
+        node.reef_config = changes.dna
+    if (
+        not isinstance(changes.parent_vm_id, _Unchanged)
+        and changes.parent_vm_id != node.parent_vm_id
+    ):
+        _move(node, changes.parent_vm_id, by)
     node.updated_at = clock.now()
     node.save(update_fields=["name", "category", "reef_config", "parent", "updated_at"])
     if _state(node) != before:
@@ -238,22 +241,22 @@ def hold_shape(*, alone: bool) -> None:
             cursor.execute(f"SELECT {function}(%s)", [STRUCTURE])
 
 
-def _came_by_itself(vm_id: str) -> bool:
+def _is_untouched_placement(vm_id: str) -> bool:
     """Return whether this VM was created by its registration and never changed since."""
     found = Revision.objects.filter(node__vm_id=vm_id).values_list("what", flat=True)
     return bool(vm_id) and set(found[:2]) == {Revision.What.PLACED}
 
 
-def _put_by_hand(new: NewNode, by: object) -> Node:
+def _update_placed(new: NewNode, by: object) -> Node:
     """Update a node that was created by its registration; absent fields stay unchanged."""
-    wish = Change(
+    changes = Change(
         name=new.name,
         category=new.category,
-        dna=UNSAID if new.dna == empty() else new.dna,
-        parent_vm_id=new.parent_vm_id or UNSAID,
+        dna=UNCHANGED if new.dna == empty() else new.dna,
+        parent_vm_id=new.parent_vm_id or UNCHANGED,
     )
-    node = change(new.vm_id, wish, by=by)
-    if _came_by_itself(new.vm_id):
+    node = change(new.vm_id, changes, by=by)
+    if _is_untouched_placement(new.vm_id):
         # Nothing changed, but from now on the node counts as created explicitly.
         _record([node], Revision.What.CHANGED, by, node.updated_at)
     return node
@@ -266,7 +269,7 @@ def _locked(vm_id: str, *, missing: str = "VM not found") -> Node:
     return node
 
 
-def _taken(known: Node) -> Conflict:
+def _id_conflict(known: Node) -> Conflict:
     if known.removed_at:
         return Conflict(f"VM '{known.vm_id}' was removed; its id is never given again")
     return Conflict(f"VM '{known.vm_id}' exists already")

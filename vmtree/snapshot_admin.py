@@ -59,7 +59,7 @@ class SnapshotAdmin(ReadOnlyAdmin):
             ("<int:key>/restore/", "restore", self.restore_view),
             ("<int:key>/download/", "download", require_GET(self.download_view)),
         ]
-        mine = [
+        urls = [
             path(
                 route,
                 self.admin_site.admin_view(self._spoken(view)),
@@ -67,7 +67,7 @@ class SnapshotAdmin(ReadOnlyAdmin):
             )
             for route, name, view in pages
         ]
-        return [*mine, *super().get_urls()]
+        return [*urls, *super().get_urls()]
 
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
@@ -126,8 +126,8 @@ class SnapshotAdmin(ReadOnlyAdmin):
         if len(keys) > 2:
             self.message_user(request, "Choose one or two to compare.", messages.ERROR)
             return None
-        words = "&".join(f"{word}={key}" for word, key in zip(("from", "to"), keys, strict=False))
-        return HttpResponseRedirect(f"{reverse('admin:vmtree_snapshot_compare')}?{words}")
+        query = "&".join(f"{word}={key}" for word, key in zip(("from", "to"), keys, strict=False))
+        return HttpResponseRedirect(f"{reverse('admin:vmtree_snapshot_compare')}?{query}")
 
     # -- pages ---------------------------------------------------------------------------------
 
@@ -169,9 +169,9 @@ class SnapshotAdmin(ReadOnlyAdmin):
         snapshot = snapshots.find(key)
         if request.method == "POST":
             return self._restore(request, snapshot)
-        found = snapshots.plan(snapshot, by=request.user)
+        plan = snapshots.plan(snapshot, by=request.user)
         title = f"Restore the tree of {self.moment(snapshot)}?"
-        return self._page(request, "restore", title, found.comparison, confirm=found.confirm)
+        return self._page(request, "restore", title, plan.comparison, confirm=plan.confirm)
 
     def _restore(self, request: HttpRequest, snapshot: Snapshot) -> HttpResponse:
         confirm = request.POST.get("confirm", "")
@@ -179,8 +179,8 @@ class SnapshotAdmin(ReadOnlyAdmin):
             raise BadInput("confirm: look at the comparison first", "confirm")
         done = snapshots.restore(snapshot, confirm=confirm, by=request.user)
         text = "The tree is as it was in {}. What was before lies in {}."
-        said = format_html(text, snapshot.file, done.before.file)
-        self.message_user(request, said, messages.SUCCESS)
+        message = format_html(text, snapshot.file, done.before.file)
+        self.message_user(request, message, messages.SUCCESS)
         return HttpResponseRedirect(reverse(_LIST))
 
     def _page(

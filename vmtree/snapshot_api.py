@@ -19,8 +19,8 @@ from vmtree.snapshot_models import Snapshot
 from vmtree.snapshots import files
 
 Json = dict[str, Any]
-MOST_SHOWN = 100_000
-SHOWN = 1000
+MAX_ITEMS = 100_000
+DEFAULT_ITEMS = 1000
 
 
 def snapshot_json(snapshot: Snapshot) -> Json:
@@ -65,8 +65,8 @@ class Take(SnapshotView):
         """Take a snapshot now."""
         taken = snapshots.take(by=request.user)
         path = files.shown_path(taken.snapshot.file)
-        answer = {"snapshot": path, "prunedOldSnapshots": taken.pruned, "id": taken.snapshot.pk}
-        return Response(answer)
+        data = {"snapshot": path, "prunedOldSnapshots": taken.pruned, "id": taken.snapshot.pk}
+        return Response(data)
 
 
 class Snapshots(SnapshotView):
@@ -78,11 +78,11 @@ class Snapshots(SnapshotView):
         return Response({"snapshots": found, "count": len(found)})
 
 
-class One(SnapshotView):
+class SnapshotDetail(SnapshotView):
     """`/vm-tree/snapshots/<id>`"""
 
     def get(self, request: Request, snapshot_id: str) -> Response:
-        return Response(snapshot_json(snapshots.look_at(_find(snapshot_id))))
+        return Response(snapshot_json(snapshots.quick_check(_find(snapshot_id))))
 
 
 class Download(SnapshotView):
@@ -127,11 +127,11 @@ class Compare(SnapshotView):
         """Compare with `?to=<id>` (or `?with=`), or with `now`. Lists the first `?limit=` of each
         kind.
         """
-        asked = request.query_params
-        other = asked.get("to") or asked.get("with") or "now"
-        if other != (asked.get("with") or other):
+        params = request.query_params
+        other = params.get("to") or params.get("with") or "now"
+        if other != (params.get("with") or other):
             raise BadInput("to: is another one than with", "to")
-        field = "to" if asked.get("to") else "with"
+        field = "to" if params.get("to") else "with"
         comparison = snapshots.compare(
             _find(snapshot_id), None if other == "now" else _find(other, field)
         )
@@ -148,11 +148,11 @@ class Restore(SnapshotView):
         snapshot, limit = _find(snapshot_id), _limit(request)
         confirm = body_of(request).get("confirm")
         if confirm is None:
-            found = snapshots.plan(snapshot, by=request.user)
-            said = found.comparison.as_json(limit)
-            others = {name: said.pop(name) for name in found.comparison.beside}
-            done = {"restored": False, "confirm": found.confirm}
-            return Response({**done, **said, "notRestored": others})
+            plan = snapshots.plan(snapshot, by=request.user)
+            data = plan.comparison.as_json(limit)
+            others = {name: data.pop(name) for name in plan.comparison.beside}
+            result = {"restored": False, "confirm": plan.confirm}
+            return Response({**result, **data, "notRestored": others})
         if not isinstance(confirm, str):
             raise BadInput("confirm: must be the text that the comparison came with", "confirm")
         restored = snapshots.restore(snapshot, confirm=confirm, by=request.user)
@@ -169,8 +169,8 @@ def _find(snapshot_id: str, field: str = "id") -> Snapshot:
 
 def _limit(request: Request) -> int:
     """Return how many items of each kind to list; 0 lists none, only counts."""
-    limit = query_number(request, "limit", most=MOST_SHOWN)
-    return SHOWN if limit is None else limit
+    limit = query_number(request, "limit", most=MAX_ITEMS)
+    return DEFAULT_ITEMS if limit is None else limit
 
 
 _ONE = r"^vm-tree/snapshots/(?P<snapshot_id>[0-9]{1,18})"
@@ -178,7 +178,7 @@ _ONE = r"^vm-tree/snapshots/(?P<snapshot_id>[0-9]{1,18})"
 urlpatterns = [
     re_path(r"^vm-tree/snapshot/?$", Take.as_view()),
     re_path(r"^vm-tree/snapshots/?$", Snapshots.as_view()),
-    re_path(rf"{_ONE}/?$", One.as_view(), name="snapshot"),
+    re_path(rf"{_ONE}/?$", SnapshotDetail.as_view(), name="snapshot"),
     re_path(rf"{_ONE}/download/?$", Download.as_view(), name="snapshot-download"),
     re_path(rf"{_ONE}/verify/?$", Verify.as_view()),
     re_path(rf"{_ONE}/pin/?$", Pin.as_view()),

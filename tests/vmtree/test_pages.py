@@ -27,7 +27,7 @@ from tests.registry.conftest import age
 from tests.vmtree.planted import heard_for_long, plant
 from vmtree import services
 from vmtree.models import Node, Revision
-from vmtree.services import UNSAID, Change, NewNode
+from vmtree.services import UNCHANGED, Change, NewNode
 from vmtree.snapshot_models import Snapshot
 from vmtree.snapshots import files
 
@@ -321,7 +321,7 @@ def test_one_vm_with_history_lineage_and_difference(operator: Client, api: Api) 
     put(api, "top", organs=["store"])
     low = put(api, "low", "top", organs=["store"], services=[{"name": "web", "port": 80}])
     dna = {"organs": ["mail"], "capabilities": []}
-    services.change("low", Change(name="lower", dna=dna, parent_vm_id=UNSAID), by="grace")
+    services.change("low", Change(name="lower", dna=dna, parent_vm_id=UNCHANGED), by="grace")
     html = page(operator, f"/fleet/{low.pk}/?with=top")
     assert "name: low → lower" in html
     assert "DNA: +mail −store" in html

@@ -5,7 +5,7 @@ A snapshot is one SQLite file with plain tables (described in `tables.py`), read
 transcripts.
 """
 
-from vmtree.snapshots.checking import ensure_good, look_at, verify
+from vmtree.snapshots.checking import ensure_intact, quick_check, verify
 from vmtree.snapshots.comparing import Comparison, compare
 from vmtree.snapshots.keeping import pin, prune
 from vmtree.snapshots.restoring import Restored, plan, restore
@@ -15,13 +15,13 @@ __all__ = [
     "Comparison",
     "Restored",
     "compare",
-    "ensure_good",
+    "ensure_intact",
     "find",
     "listing",
-    "look_at",
     "pin",
     "plan",
     "prune",
+    "quick_check",
     "restore",
     "take",
     "tick",

@@ -42,20 +42,26 @@ class Difference:
             "added": [self._named(row) for row in self.added[:limit]],
             "removed": [self._named(row) for row in self.removed[:limit]],
             "changed": [
-                {**self._named(new), "from": self._said(old, new), "to": self._said(new, old)}
+                {
+                    **self._named(new),
+                    "from": self._differing_values(old, new),
+                    "to": self._differing_values(new, old),
+                }
                 for old, new in self.changed[:limit]
             ],
         }
 
     def words(self, old: Row, new: Row) -> str:
         """Describe a change in one line."""
-        was, now = self._said(old, new), self._said(new, old)
-        return ", ".join(f"{name}: {_short(was[name])} → {_short(now[name])}" for name in now)
+        before, after = self._differing_values(old, new), self._differing_values(new, old)
+        return ", ".join(
+            f"{name}: {_short(before[name])} → {_short(after[name])}" for name in after
+        )
 
     def _named(self, row: Row) -> Json:
         return {"id": row[0], "name": row[1]}
 
-    def _said(self, row: Row, other: Row) -> Json:
+    def _differing_values(self, row: Row, other: Row) -> Json:
         """Return the values that differ from the other row, by their names on the wire."""
         columns = compared(self.table).columns
         return {
@@ -71,27 +77,27 @@ def compared(table: Table) -> Table:
     return dataclasses.replace(table, columns=tuple(columns[name] for name in table.compared))
 
 
-def rows_of(file: sqlite3.Connection) -> Rows:
+def read_rows(file: sqlite3.Connection) -> Rows:
     """Return these rows of an open snapshot; an old file may lack a table."""
-    there = {name for (name,) in file.execute("SELECT name FROM sqlite_master")}
+    present = {name for (name,) in file.execute("SELECT name FROM sqlite_master")}
     found: Rows = {}
     for table in _tables():
-        if table.name in there:
+        if table.name in present:
             columns = ", ".join(each.name for each in table.columns)
             rows = file.execute(f"SELECT {columns} FROM {table.name} ORDER BY {table.order}")
             found[table.name] = {row[0]: row for row in rows}
     return found
 
 
-def rows_now() -> Rows:
+def current_rows() -> Rows:
     """Return these rows of the database."""
     found: Rows = {}
     for table in _tables():
-        tidy = table.tidier(connection.vendor)
+        convert = table.row_converter(connection.vendor)
         with connection.cursor() as cursor:
             cursor.execute(table.select(connection.vendor))
             rows = cursor.fetchall()
-        found[table.name] = {row[0]: row for row in (map(tidy, rows) if tidy else rows)}
+        found[table.name] = {row[0]: row for row in (map(convert, rows) if convert else rows)}
     return found
 
 

@@ -64,7 +64,7 @@ def delete(table: str, column: str, values: Iterable[Any]) -> None:
         )
 
 
-def stored(moment: datetime | str | None) -> Any:
+def to_driver_time(moment: datetime | str | None) -> Any:
     """Return a time (also ISO text) as this database's driver takes it."""
     if isinstance(moment, str):
         moment = datetime.fromisoformat(moment)

@@ -26,7 +26,7 @@ class SnapshotDamaged(Conflict):
     """The file differs from what was written; the text says how."""
 
 
-def facts_of(path: Path) -> dict[str, Any]:
+def file_columns(path: Path) -> dict[str, Any]:
     """Return the columns that describe a good file."""
     stat = path.stat()
     return {
@@ -44,14 +44,14 @@ def read_meta(path: Path) -> Written:
     return Written(datetime.fromisoformat(facts["at"]), json.loads(facts["counts"]))
 
 
-def look_at(snapshot: Snapshot) -> Snapshot:
+def quick_check(snapshot: Snapshot) -> Snapshot:
     """Return the row, updated if its file is missing or was modified since the last check."""
-    if snapshot.state not in (State.READY, State.DAMAGED) or _elsewhere(snapshot):
+    if snapshot.state not in (State.READY, State.DAMAGED) or _is_elsewhere(snapshot):
         return snapshot
     try:
         stat = files.path_of(snapshot.file).stat()
     except FileNotFoundError:
-        return _say(snapshot, "the file is missing")
+        return _save_result(snapshot, "the file is missing")
     if (stat.st_size, stat.st_mtime_ns) != (snapshot.size, snapshot.touched_ns):
         return _check(snapshot)
     return snapshot
@@ -60,12 +60,12 @@ def look_at(snapshot: Snapshot) -> Snapshot:
 def verify(snapshot: Snapshot, *, by: object) -> Snapshot:
     """Read every byte and update state and trouble. Raises Conflict, Forbidden."""
     authority.check(by, "command", None)
-    return _check(_readable(snapshot))
+    return _check(_ensure_readable(snapshot))
 
 
-def ensure_good(snapshot: Snapshot) -> Path:
+def ensure_intact(snapshot: Snapshot) -> Path:
     """Verify the file and return its path. Raises SnapshotDamaged, Conflict."""
-    if _check(_readable(snapshot)).state == State.DAMAGED:
+    if _check(_ensure_readable(snapshot)).state == State.DAMAGED:
         raise SnapshotDamaged(f"{snapshot.file} is damaged: {snapshot.trouble}")
     return files.path_of(snapshot.file)
 
@@ -77,24 +77,24 @@ def verify_oldest() -> None:
         _check(snapshot)
 
 
-def _elsewhere(snapshot: Snapshot) -> bool:
+def _is_elsewhere(snapshot: Snapshot) -> bool:
     """Return whether the file lies in the data folder of another machine."""
     return snapshot.host != settings.HOST and not files.path_of(snapshot.file).exists()
 
 
-def _readable(snapshot: Snapshot) -> Snapshot:
+def _ensure_readable(snapshot: Snapshot) -> Snapshot:
     if snapshot.state not in (State.READY, State.DAMAGED):
         raise Conflict(f"{snapshot.file} is {snapshot.get_state_display()}, there is no file")
-    if _elsewhere(snapshot):
+    if _is_elsewhere(snapshot):
         raise Conflict(f"{snapshot.file} lies on {snapshot.host}")
     return snapshot
 
 
 def _check(snapshot: Snapshot) -> Snapshot:
-    return _say(snapshot, _trouble_of(snapshot))
+    return _save_result(snapshot, _find_problem(snapshot))
 
 
-def _say(snapshot: Snapshot, trouble: str) -> Snapshot:
+def _save_result(snapshot: Snapshot, trouble: str) -> Snapshot:
     """Save the result of a check."""
     snapshot.state = State.DAMAGED if trouble else State.READY
     snapshot.trouble, snapshot.checked_at = trouble[:500], clock.now()
@@ -110,7 +110,7 @@ def _say(snapshot: Snapshot, trouble: str) -> Snapshot:
     return snapshot
 
 
-def _trouble_of(snapshot: Snapshot) -> str:
+def _find_problem(snapshot: Snapshot) -> str:
     """Return what is wrong with the file; empty if nothing is."""
     path = files.path_of(snapshot.file)
     try:

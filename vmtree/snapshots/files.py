@@ -42,7 +42,7 @@ def shown_path(name: str) -> str:
     return str(path.relative_to(base) if path.is_relative_to(base) else path)
 
 
-def begin(name: str) -> bool:
+def begin_writing(name: str) -> bool:
     """Mark the snapshot of this name as being written, with a lock that ends with the process.
 
     Return False if another process has the name.
@@ -54,14 +54,14 @@ def begin(name: str) -> bool:
     return True
 
 
-def end(name: str) -> None:
+def end_writing(name: str) -> None:
     """Remove the mark: this process no longer writes the snapshot."""
     if name in _marks:
         _mark_of(name).unlink(missing_ok=True)
         _marks.pop(name).release()
 
 
-def is_written(name: str) -> bool:
+def is_being_written(name: str) -> bool:
     """Return whether a process of this machine is writing it."""
     if locks.is_held(_mark_of(name)):
         return True

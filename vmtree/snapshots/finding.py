@@ -20,9 +20,9 @@ from vmtree.snapshots.writing import SnapshotFailed
 
 logger = logging.getLogger(__name__)
 
-_LONGEST_NAME = 100
+_MAX_NAME_LENGTH = 100
 # Unreadable files as (name, modification time), so that each is logged once.
-_strange: set[tuple[str, int]] = set()
+_unreadable: set[tuple[str, int]] = set()
 
 
 def adopt() -> list[Snapshot]:
@@ -38,13 +38,13 @@ def _adopt(path: Path) -> Snapshot | None:
         mark = (path.name, path.stat().st_mtime_ns)
     except FileNotFoundError:
         return None
-    if mark in _strange or len(path.name) > _LONGEST_NAME:
+    if mark in _unreadable or len(path.name) > _MAX_NAME_LENGTH:
         return None
     try:
-        return _enlist(path, _facts(path))
+        return _create_row(path, _facts(path))
     except (OSError, sqlite3.Error, SnapshotFailed, ValueError, KeyError) as error:
         logger.warning("%s is no snapshot: %s", path, error)
-        _strange.add(mark)
+        _unreadable.add(mark)
     except IntegrityError:
         # Another process created the row first.
         pass
@@ -58,7 +58,7 @@ def _facts(path: Path) -> dict[str, Any]:
         written = checking.read_meta(path)
         writing.check(file, written.counts)
     return {
-        **checking.facts_of(path),
+        **checking.file_columns(path),
         "at": written.at,
         "began_at": written.at,
         "counts": written.counts,
@@ -67,7 +67,7 @@ def _facts(path: Path) -> dict[str, Any]:
     }
 
 
-def _enlist(path: Path, facts: dict[str, Any]) -> Snapshot | None:
+def _create_row(path: Path, facts: dict[str, Any]) -> Snapshot | None:
     with transaction.atomic():
         snapshot = Snapshot.objects.create(
             file=path.name, state=State.READY, host=settings.HOST, pinned=True, **facts

@@ -12,10 +12,10 @@ from vmtree import authority
 from vmtree.snapshot_models import Snapshot, State
 from vmtree.snapshots import files
 
-NEWEST = 24
-DAYS = timedelta(days=30)
+KEEP_NEWEST = 24
+KEEP_DAILY = timedelta(days=30)
 # Failed snapshots stay visible for this long.
-FAILED_DAYS = timedelta(days=7)
+KEEP_FAILED = timedelta(days=7)
 
 
 def pin(snapshot: Snapshot, *, pinned: bool, by: object) -> Snapshot:
@@ -29,30 +29,30 @@ def pin(snapshot: Snapshot, *, pinned: bool, by: object) -> Snapshot:
 def prune() -> int:
     """Delete snapshots that retention no longer covers. Return how many there were."""
     now = clock.now()
-    _forget_failed(now)
+    _delete_failed(now)
     rows = list(Snapshot.objects.written().order_by("-began_at", "-id"))
-    kept = kept_of(rows, now)
+    kept = retained(rows, now)
     pruned = [row for row in rows if row.pk not in kept]
     return sum(_remove(row) for row in pruned)
 
 
-def kept_of(rows: list[Snapshot], now: datetime) -> set[int]:
+def retained(rows: list[Snapshot], now: datetime) -> set[int]:
     """Return the keys of the rows to retain; `rows` are newest first."""
-    kept, of_kind, days = set(), Counter[str](), set[date]()
+    keep, by_kind, days = set(), Counter[str](), set[date]()
     for row in rows:
-        recent = row.began_at > now - DAYS
+        recent = row.began_at > now - KEEP_DAILY
         good = row.state == State.READY
-        if good and of_kind[row.why] < NEWEST:
-            of_kind[row.why] += 1
-            kept.add(row.pk)
+        if good and by_kind[row.why] < KEEP_NEWEST:
+            by_kind[row.why] += 1
+            keep.add(row.pk)
         # Damaged ones are retained for inspection, but do not count as the day's snapshot.
         if recent and (not good or row.began_at.date() not in days):
-            kept.add(row.pk)
+            keep.add(row.pk)
         if good:
             days.add(row.began_at.date())
         if row.pinned:
-            kept.add(row.pk)
-    return kept
+            keep.add(row.pk)
+    return keep
 
 
 def _remove(row: Snapshot) -> bool:
@@ -66,6 +66,6 @@ def _remove(row: Snapshot) -> bool:
     return bool(removed)
 
 
-def _forget_failed(now: datetime) -> None:
-    old = Snapshot.objects.filter(state=State.FAILED, began_at__lt=now - FAILED_DAYS)
+def _delete_failed(now: datetime) -> None:
+    old = Snapshot.objects.filter(state=State.FAILED, began_at__lt=now - KEEP_FAILED)
     old.delete()

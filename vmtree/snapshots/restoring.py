@@ -25,7 +25,7 @@ from vmtree.models import Revision
 from vmtree.services import STRUCTURE
 from vmtree.snapshot_models import Snapshot, Why
 from vmtree.snapshots import applying, beside, checking, comparing, files, keeping, living, taking
-from vmtree.snapshots.comparing import Comparison, LeftOut, Tree
+from vmtree.snapshots.comparing import Comparison, OmittedVM, Tree
 
 Mark = tuple[int | None, int]
 
@@ -52,9 +52,9 @@ def plan(snapshot: Snapshot, *, by: object) -> Plan:
     Raises SnapshotDamaged, Conflict, Forbidden.
     """
     authority.check(by, "command", None)
-    wanted, rows = comparing.contents_of(snapshot)
-    found = _look(snapshot, wanted).plan
-    others = beside.differences(beside.rows_now(), rows)
+    wanted, rows = comparing.contents(snapshot)
+    found = _make_plan(snapshot, wanted).plan
+    others = beside.differences(beside.current_rows(), rows)
     return Plan(dataclasses.replace(found.comparison, beside=others), found.confirm)
 
 
@@ -65,54 +65,57 @@ def restore(snapshot: Snapshot, *, confirm: str, by: object) -> Restored:
     (the tree has changed since the plan), SnapshotDamaged, SnapshotFailed, Forbidden.
     """
     authority.check(by, "command", None)
-    wanted = comparing.tree_of(snapshot)
-    _agreed(_look(snapshot, wanted).plan, confirm)
-    before = taking.make(by=by, why=Why.CHANGE)
-    with files.opened(checking.ensure_good(snapshot)) as file:
-        look = _look(snapshot, wanted)
-        _agreed(look.plan, confirm)
-        work = applying.prepare(look.plan.comparison, file)
+    wanted = comparing.snapshot_tree(snapshot)
+    _check_confirmed(_make_plan(snapshot, wanted).plan, confirm)
+    before = taking.create(by=by, why=Why.CHANGE)
+    with files.opened(checking.ensure_intact(snapshot)) as file:
+        checked = _make_plan(snapshot, wanted)
+        _check_confirmed(checked.plan, confirm)
+        work = applying.prepare(checked.plan.comparison, file)
         with transaction.atomic(durable=True):
             _be_alone()
-            if not look.still_holds():
-                look = _look(snapshot, wanted)
-                _agreed(look.plan, confirm)
-                work = applying.prepare(look.plan.comparison, file)
+            if not checked.is_current():
+                checked = _make_plan(snapshot, wanted)
+                _check_confirmed(checked.plan, confirm)
+                work = applying.prepare(checked.plan.comparison, file)
             changed = applying.apply(work, file, actor=str(by), at=clock.now())
     events.publish_nodes(changed)
     keeping.prune()
-    return Restored(look.plan.comparison, before)
+    return Restored(checked.plan.comparison, before)
 
 
 @dataclass(frozen=True)
-class Look:
+class CheckedPlan:
     """A plan, and a mark that shows whether it is still valid."""
 
     plan: Plan
     mark: Mark
 
-    def still_holds(self) -> bool:
+    def is_current(self) -> bool:
         """Return whether nothing has changed since the plan was made."""
-        found = self.plan.comparison
-        gone = [*(vm.vm_id for vm in found.removed), *(each.old.vm_id for each in found.kept)]
-        kept = {each.old.vm_id: each.why for each in found.kept}
-        coming = [vm.vm_id for vm in found.added]
-        same = living.among(gone) == kept and not living.gone_among(coming)
+        comparison = self.plan.comparison
+        gone = [
+            *(vm.vm_id for vm in comparison.removed),
+            *(each.old.vm_id for each in comparison.kept),
+        ]
+        kept = {each.old.vm_id: each.why for each in comparison.kept}
+        restored = [vm.vm_id for vm in comparison.added]
+        same = living.among(gone) == kept and not living.gone_among(restored)
         return self.mark == _mark() and same
 
 
-def _look(snapshot: Snapshot, wanted: Tree) -> Look:
+def _make_plan(snapshot: Snapshot, wanted: Tree) -> CheckedPlan:
     # The mark first: a change after it invalidates the plan, even if the tree below shows it
     # already.
-    mark, now = _mark(), comparing.tree_now()
-    ghosts = living.gone_among([vm_id for vm_id in wanted if vm_id not in now])
-    coming = comparing.without(wanted, ghosts) if ghosts else wanted
-    found = comparing.differences(now, coming)
-    alive = living.among([vm.vm_id for vm in found.removed])
-    found = comparing.keeping(found, now, coming, alive)
-    left_out = [LeftOut(wanted[vm_id], why) for vm_id, why in ghosts.items()]
-    found = dataclasses.replace(found, left_out=left_out)
-    return Look(Plan(found, f"{snapshot.sha256[:8]}-{found.digest()}"), mark)
+    mark, now = _mark(), comparing.current_tree()
+    gone = living.gone_among([vm_id for vm_id in wanted if vm_id not in now])
+    restored = comparing.without(wanted, gone) if gone else wanted
+    comparison = comparing.differences(now, restored)
+    alive = living.among([vm.vm_id for vm in comparison.removed])
+    comparison = comparing.keep_alive(comparison, now, restored, alive)
+    omitted = [OmittedVM(wanted[vm_id], why) for vm_id, why in gone.items()]
+    comparison = dataclasses.replace(comparison, omitted=omitted)
+    return CheckedPlan(Plan(comparison, f"{snapshot.sha256[:8]}-{comparison.digest()}"), mark)
 
 
 def _mark() -> Mark:
@@ -121,7 +124,7 @@ def _mark() -> Mark:
     return found["last"], found["count"]
 
 
-def _agreed(found: Plan, confirm: str) -> None:
+def _check_confirmed(found: Plan, confirm: str) -> None:
     if found.confirm != confirm:
         raise Conflict(
             "confirm: the tree has changed since this comparison was made; look at the new one"

@@ -79,7 +79,7 @@ class Table:
         condition = f" WHERE {where}" if where else ""
         return f"SELECT {columns} FROM {self.source}{condition} ORDER BY {self.order}"
 
-    def tidier(self, vendor: str) -> Callable[[tuple[Any, ...]], tuple[Any, ...]] | None:
+    def row_converter(self, vendor: str) -> Callable[[tuple[Any, ...]], tuple[Any, ...]] | None:
         """Return a function that compacts JSON in each row; None where nothing is to be done.
 
         PostgreSQL writes JSON with blanks.
@@ -88,18 +88,18 @@ class Table:
         if vendor != "postgresql" or not places:
             return None
 
-        def tidy(row: tuple[Any, ...]) -> tuple[Any, ...]:
+        def convert(row: tuple[Any, ...]) -> tuple[Any, ...]:
             values = list(row)
             for place in places:
-                values[place] = compact(values[place])
+                values[place] = compact_json(values[place])
             return tuple(values)
 
-        return tidy
+        return convert
 
 
 # Many VMs have the same DNA.
 @functools.lru_cache(maxsize=4096)
-def compact(text: str | None) -> str | None:
+def compact_json(text: str | None) -> str | None:
     """Return the same JSON without blanks."""
     return orjson.dumps(orjson.loads(text)).decode() if text else text
 

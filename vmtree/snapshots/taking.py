@@ -41,28 +41,28 @@ def find(snapshot_id: int) -> Snapshot:
     if snapshot is None:
         raise NotFound("snapshot not found")
     if _is_orphaned(snapshot):
-        _settle(snapshot)
+        _resolve(snapshot)
         snapshot.refresh_from_db()
     return snapshot
 
 
 def listing() -> list[Snapshot]:
     """Return all snapshots, newest first, after a quick check of each file."""
-    _settle_orphans()
-    return [checking.look_at(snapshot) for snapshot in Snapshot.objects.all()]
+    _resolve_orphans()
+    return [checking.quick_check(snapshot) for snapshot in Snapshot.objects.all()]
 
 
 def take(*, by: object, why: Why = Why.ASKED) -> Taken:
     """Take a snapshot now and prune old ones. Raises SnapshotFailed, Forbidden."""
-    snapshot = make(by=by, why=why)
+    snapshot = create(by=by, why=why)
     return Taken(snapshot, keeping.prune())
 
 
-def make(*, by: object, why: Why) -> Snapshot:
+def create(*, by: object, why: Why) -> Snapshot:
     """Take a snapshot now, without pruning. Raises SnapshotFailed, Forbidden."""
     authority.check(by, "command", None)
-    snapshot = _enlist(why, by)
-    _fill(snapshot)
+    snapshot = _create_row(why, by)
+    _write_file(snapshot)
     return snapshot
 
 
@@ -74,7 +74,7 @@ def tick() -> Snapshot | None:
     recover()
     snapshot = _claim_hour(clock.now())
     if snapshot:
-        _fill(snapshot)
+        _write_file(snapshot)
         keeping.prune()
         checking.verify_oldest()
     return snapshot
@@ -83,30 +83,30 @@ def tick() -> Snapshot | None:
 def recover() -> None:
     """Finish or fail the snapshots of dead writers, and import files without a row."""
     for snapshot in Snapshot.objects.abandoned(clock.now()):
-        _settle(snapshot)
-    _settle_orphans()
+        _resolve(snapshot)
+    _resolve_orphans()
     files.discard_old_drafts()
     finding.adopt()
 
 
-def _settle_orphans() -> None:
+def _resolve_orphans() -> None:
     for snapshot in Snapshot.objects.filter(state=State.WRITING):
         if _is_orphaned(snapshot):
-            _settle(snapshot)
+            _resolve(snapshot)
 
 
 def _is_orphaned(snapshot: Snapshot) -> bool:
     """Return whether its writer, a process of this machine, is gone."""
     if snapshot.state != State.WRITING or snapshot.host != settings.HOST:
         return False
-    if files.is_written(snapshot.file):
+    if files.is_being_written(snapshot.file):
         return False
     # It may have finished just now, or another process took it over.
     same = Snapshot.objects.filter(pk=snapshot.pk, file=snapshot.file, state=State.WRITING)
     return same.exists()
 
 
-def _settle(snapshot: Snapshot) -> None:
+def _resolve(snapshot: Snapshot) -> None:
     """Finish or fail a snapshot whose writer died."""
     if snapshot.host == settings.HOST and files.path_of(snapshot.file).exists():
         # A file with its final name is complete; only the row was not updated yet.
@@ -120,7 +120,7 @@ def _settle(snapshot: Snapshot) -> None:
 # -- claims --------------------------------------------------------------------------------------
 
 
-def _enlist(why: Why, by: object, hour: datetime | None = None) -> Snapshot:
+def _create_row(why: Why, by: object, hour: datetime | None = None) -> Snapshot:
     """Create a row with this process as its writer. Raises IntegrityError if the hour has one."""
     now, name = _begin_next()
     try:
@@ -135,7 +135,7 @@ def _enlist(why: Why, by: object, hour: datetime | None = None) -> Snapshot:
                 leased_until=now + LEASE,
             )
     except BaseException:
-        files.end(name)
+        files.end_writing(name)
         raise
 
 
@@ -152,7 +152,7 @@ def _begin_next() -> tuple[datetime, str]:
     The mark comes before the row, so that whoever reads the row finds its writer alive.
     """
     now = _free_moment(clock.now())
-    while not files.begin(files.name_of(now)):
+    while not files.begin_writing(files.name_of(now)):
         now = _free_moment(now + timedelta(milliseconds=1))
     return now, files.name_of(now)
 
@@ -164,7 +164,7 @@ def _claim_hour(now: datetime) -> Snapshot | None:
     if known:
         return _take_over(known, now)
     try:
-        return _enlist(Why.HOURLY, CLOCK, hour)
+        return _create_row(Why.HOURLY, CLOCK, hour)
     except IntegrityError:
         # Another worker claimed it first.
         return None
@@ -179,7 +179,7 @@ def _take_over(known: Snapshot, now: datetime) -> Snapshot | None:
     now, name = _begin_next()
     mine = {"file": name, "host": settings.HOST, "leased_until": now + LEASE}
     if not failed.update(**mine, state=State.WRITING, began_at=now, trouble=""):
-        files.end(name)
+        files.end_writing(name)
         return None
     known.refresh_from_db()
     return known
@@ -188,16 +188,16 @@ def _take_over(known: Snapshot, now: datetime) -> Snapshot | None:
 # -- writing -------------------------------------------------------------------------------------
 
 
-def _fill(snapshot: Snapshot) -> None:
+def _write_file(snapshot: Snapshot) -> None:
     """Write the file of a claimed row. Raises SnapshotFailed, and records the reason in the row."""
     name = snapshot.file
     try:
-        _write(snapshot, name)
+        _write_and_publish(snapshot, name)
     finally:
-        files.end(name)
+        files.end_writing(name)
 
 
-def _write(snapshot: Snapshot, name: str) -> None:
+def _write_and_publish(snapshot: Snapshot, name: str) -> None:
     try:
         written = writing.write(files.draft_of(name), why=snapshot.why, made_by=snapshot.made_by)
         files.publish(name)
@@ -210,7 +210,7 @@ def _write(snapshot: Snapshot, name: str) -> None:
 
 def _finish(snapshot: Snapshot, written: Written) -> None:
     """Mark the row as ready, unless another process took the claim over."""
-    name, facts = snapshot.file, checking.facts_of(files.path_of(snapshot.file))
+    name, facts = snapshot.file, checking.file_columns(files.path_of(snapshot.file))
     mine = Snapshot.objects.filter(pk=snapshot.pk, file=name, state=State.WRITING)
     done = mine.update(
         **facts, state=State.READY, at=written.at, counts=written.counts, leased_until=None

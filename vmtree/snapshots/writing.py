@@ -24,7 +24,7 @@ from vmtree.snapshots import tables
 from vmtree.snapshots.tables import Table
 
 Counts = dict[str, int]
-_ROWS_AT_ONCE = 10_000
+_BATCH_SIZE = 10_000
 _WAIT_SECONDS = 20.0
 
 
@@ -47,13 +47,13 @@ def write(draft: Path, *, why: str, made_by: str) -> Written:
     draft.unlink(missing_ok=True)
     draft.touch(mode=0o600)
     wanted = list(tables.snapshot_tables)
-    with _drafting(draft) as file:
+    with _open_draft(draft) as file:
         for table in wanted:
             file.execute(table.schema)
         file.execute(tables.META_SCHEMA)
         copy = _from_postgresql if connection.vendor == "postgresql" else _from_sqlite
         written = copy(file, wanted)
-        _describe(file, written, why, made_by)
+        _write_meta(file, written, why, made_by)
         for table in wanted:
             if table.index:
                 file.execute(
@@ -74,7 +74,7 @@ def check(file: sqlite3.Connection, counts: Counts) -> None:
 
 
 @contextlib.contextmanager
-def _drafting(draft: Path) -> Iterator[sqlite3.Connection]:
+def _open_draft(draft: Path) -> Iterator[sqlite3.Connection]:
     """Open a file that no other process uses: it needs no journal."""
     file = sqlite3.connect(
         draft.as_uri(), uri=True, timeout=_WAIT_SECONDS, isolation_level=None, cached_statements=0
@@ -126,10 +126,10 @@ def _from_postgresql(file: sqlite3.Connection, wanted: list[Table]) -> Written:
 
 def _stream(file: sqlite3.Connection, table: Table, rows: CursorWrapper) -> None:
     marks = ", ".join("?" * len(table.columns))
-    tidy = table.tidier("postgresql")
-    while some := rows.fetchmany(_ROWS_AT_ONCE):
+    convert = table.row_converter("postgresql")
+    while some := rows.fetchmany(_BATCH_SIZE):
         file.executemany(
-            f"INSERT INTO {table.name} VALUES ({marks})", map(tidy, some) if tidy else some
+            f"INSERT INTO {table.name} VALUES ({marks})", map(convert, some) if convert else some
         )
 
 
@@ -137,7 +137,7 @@ def _count(file: sqlite3.Connection, table: str) -> int:
     return int(file.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
 
 
-def _describe(file: sqlite3.Connection, written: Written, why: str, made_by: str) -> None:
+def _write_meta(file: sqlite3.Connection, written: Written, why: str, made_by: str) -> None:
     facts = {
         "format": tables.FORMAT,
         "at": clock.format_timestamp(written.at),
