@@ -20,7 +20,7 @@ from reef_site.common.errors import ReefError
 from versconfig import keys, services
 from versconfig.models import Scope, Setting, Version
 from versconfig.scopes import Target
-from versconfig.services import Wish
+from versconfig.services import SettingChange
 from vmtree.models import Category
 
 
@@ -35,7 +35,7 @@ class SettingForm(ModelForm[Setting]):
         strip=True,
     )
 
-    wish: Wish | None = None
+    change: SettingChange | None = None
 
     class Meta:
         model = Setting
@@ -69,19 +69,19 @@ class SettingForm(ModelForm[Setting]):
         if scope == Scope.LIEUTENANT and node.category != Category.LIEUTENANT:
             raise forms.ValidationError({"node": "This VM is no lieutenant."})
         if data["value"]:
-            self._wish(name, data["value"], Target(Scope(scope), node))
+            self._build_change(name, data["value"], Target(Scope(scope), node))
         return data
 
-    def _wish(self, name: str, text: str, target: Target) -> None:
+    def _build_change(self, name: str, text: str, target: Target) -> None:
         seen: int | None = self.instance.version_id
         if not self.instance.pk:
-            if Setting.objects.at_place(name, target.scope, target.node).exists():
+            if Setting.objects.for_scope(name, target.scope, target.node).exists():
                 text = f"{name} is stored for {target} already; change that one instead."
                 raise forms.ValidationError({"key": text})
             last = services.newest(name, target)
             seen = last.pk if last else None
         try:
-            self.wish = services.wish_of(name, text, target, seen)
+            self.change = services.build_change(name, text, target, seen)
         except ReefError as error:
             raise forms.ValidationError(str(error)) from None
 
@@ -111,10 +111,10 @@ class SettingAdmin(ModelAdmin[Setting]):
 
     def save_model(self, request: HttpRequest, obj: Setting, form: Any, _change: bool) -> None:
         """Store the change through the service, which adds a version and encrypts secrets."""
-        if form.wish is None:
+        if form.change is None:
             return
         try:
-            version = services.put(form.wish, by=request.user)
+            version = services.put(form.change, by=request.user)
         except ReefError as error:
             self.message_user(request, f"Nothing was changed: {error}", messages.ERROR)
             return
@@ -182,7 +182,7 @@ class VersionAdmin(ReadOnlyAdmin):
     @admin.action(description="Put selected versions back", permissions=["undo"])
     def put_back(self, request: HttpRequest, queryset: QuerySet[Version]) -> None:
         """Restore the value after each version."""
-        self._each(request, queryset, services.put_back, "put back")
+        self._each(request, queryset, services.revert_to, "put back")
 
     def _each(self, request: HttpRequest, rows: QuerySet[Version], act: Any, done: str) -> None:
         def apply(row: Version) -> str:

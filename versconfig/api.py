@@ -20,31 +20,31 @@ from versconfig import checks, config, history, impact, keys, scopes, services
 from versconfig.models import Setting, What
 from versconfig.serializers import (
     explain_json,
+    find_key,
     impact_json,
     key_json,
-    key_of,
     mask_for,
     overview_json,
+    parse_change,
+    parse_seen,
+    parse_target,
     put_json,
     removed_json,
-    seen_of,
     setting_json,
-    target_of,
     version_json,
-    wish_of,
 )
 from vmtree import permissions
 from vmtree.models import Node
 from vmtree.permissions import Action
 
-MOST_VERSIONS = 1000
+MAX_VERSIONS = 1000
 # Fields of a change in body or query, besides the value.
-CHANGE = ("scope", "vm", "seen", "dryRun")
+CHANGE_FIELDS = ("scope", "vm", "seen", "dryRun")
 
 Row = TypeVar("Row", bound=Model)
 
 
-class NoNodes(BasePermission):
+class RefuseNodeTokens(BasePermission):
     """Allows the root token and operators; refuses node tokens and other accounts."""
 
     def has_permission(self, request: Request, view: APIView) -> bool:
@@ -64,7 +64,7 @@ class OperatorView(ConfigView):
 
     def get_permissions(self) -> list[Any]:
         """Add NoNodes to the default permissions."""
-        return [*super().get_permissions(), NoNodes()]
+        return [*super().get_permissions(), RefuseNodeTokens()]
 
 
 def _node_of(request: Request) -> Node | None:
@@ -78,7 +78,7 @@ def _node_of(request: Request) -> Node | None:
     return node
 
 
-def _stored_for(request: Request) -> Node | None:
+def _filter_node(request: Request) -> Node | None:
     """Return the node (perhaps removed) that `?vm=` narrows a list to. Raises Forbidden."""
     vm_id = request.query_params.get("vm", "")
     if not vm_id:
@@ -88,7 +88,7 @@ def _stored_for(request: Request) -> Node | None:
     return node
 
 
-def _legible(rows: QuerySet[Row], request: Request) -> QuerySet[Row]:
+def _readable_rows(rows: QuerySet[Row], request: Request) -> QuerySet[Row]:
     """Return the rows that the caller may read: a node's own and those of its descendants."""
     line = permissions.readable(request.user, Action.READ_CONFIG)
     return rows if line is None else rows.filter(node__in=line)
@@ -104,35 +104,37 @@ class Overview(ConfigView):
         return Response(overview_json(found, mask_for(request.user)))
 
 
-class OneKey(ConfigView):
+class KeyDetail(ConfigView):
     """`/vers-config/<key>`"""
 
-    @takes(query=CHANGE, body=("value", *CHANGE))
+    @takes(query=CHANGE_FIELDS, body=("value", *CHANGE_FIELDS))
     def put(self, request: Request, name: str) -> Response:
         """Store a value; `scope`, `vm` and `seen` narrow it, `dryRun` only previews it."""
-        key, target = key_of(name), target_of(request)
+        key, target = find_key(name), parse_target(request)
         # Permission is checked before the value, so that the response tells nothing about values.
-        services.check_may(request.user, key, target)
-        wish = wish_of(key, request, target)
-        services.check_seen(wish)
-        expected = impact.of(wish, mask_for(request.user))
+        services.check_may_change(request.user, key, target)
+        change = parse_change(key, request, target)
+        services.check_seen(change)
+        preview = impact.preview(change, mask_for(request.user))
         if is_dry_run(request):
-            return Response({"key": key.name, "dryRun": True, "impact": impact_json(expected)})
-        had = Setting.objects.at_place(key.name, wish.target.scope, wish.target.node).exists()
-        version = services.put(wish, by=request.user)
-        return Response(put_json(wish, expected, version, had=had))
+            return Response({"key": key.name, "dryRun": True, "impact": impact_json(preview)})
+        was_stored = Setting.objects.for_scope(
+            key.name, change.target.scope, change.target.node
+        ).exists()
+        version = services.put(change, by=request.user)
+        return Response(put_json(change, preview, version, had=was_stored))
 
-    @takes(query=CHANGE, body=CHANGE)
+    @takes(query=CHANGE_FIELDS, body=CHANGE_FIELDS)
     def delete(self, request: Request, name: str) -> Response:
         """Remove a stored value; `scope`, `vm`, `seen` and `dryRun` in body or query."""
-        target, seen, dry_run = target_of(request), seen_of(request), is_dry_run(request)
+        target, seen, dry_run = parse_target(request), parse_seen(request), is_dry_run(request)
         removal = services.removal_of(name.upper(), target, by=request.user, seen=seen)
-        expected = impact.of(removal, mask_for(request.user))
+        preview = impact.preview(removal, mask_for(request.user))
         if dry_run:
-            told = {"key": removal.key.name, "dryRun": True, "impact": impact_json(expected)}
-            return Response(told)
+            data = {"key": removal.key.name, "dryRun": True, "impact": impact_json(preview)}
+            return Response(data)
         version = services.put(removal, by=request.user, what=What.REMOVED)
-        return Response(removed_json(removal, expected, version))
+        return Response(removed_json(removal, preview, version))
 
     @takes_anything
     def get(self, request: Request, name: str) -> Response:
@@ -176,8 +178,8 @@ class Settings(ConfigView):
     @takes(query=("vm",))
     def get(self, request: Request) -> Response:
         """List the stored settings that the caller may read; `?vm=` limits them to one VM."""
-        rows = _legible(Setting.objects.select_related("node"), request)
-        if node := _stored_for(request):
+        rows = _readable_rows(Setting.objects.select_related("node"), request)
+        if node := _filter_node(request):
             rows = rows.filter(node=node)
         found = [setting_json(row) for row in rows]
         return Response({"settings": found, "count": len(found)})
@@ -189,14 +191,14 @@ class History(ConfigView):
     @takes(query=("key", "vm", "limit", "cursor", "before"))
     def get(self, request: Request) -> Response:
         """List versions, newest first; `?key= vm=` filter, `?limit=` (200) and `?before=` page."""
-        limit = query_limit(request, most=MOST_VERSIONS, default=200)
-        asked = request.query_params
-        rows = history.of(
-            key=key_of(asked["key"]).name if asked.get("key") else "",
-            node=_stored_for(request),
+        limit = query_limit(request, most=MAX_VERSIONS, default=200)
+        params = request.query_params
+        rows = history.versions(
+            key=find_key(params["key"]).name if params.get("key") else "",
+            node=_filter_node(request),
             before=query_cursor(request, "before"),
         )
-        page, more = take_page(_legible(rows, request), limit)
+        page, more = take_page(_readable_rows(rows, request), limit)
         found = [version_json(each) for each in page]
         last = found[-1]["id"] if more else None
         return Response({"history": found, "count": len(found), "next": last})
@@ -215,7 +217,7 @@ class PutBack(ConfigView):
 
     def post(self, request: Request, version_id: int) -> Response:
         """Restore the value after this version."""
-        return Response(version_json(services.put_back(version_id, by=request.user)))
+        return Response(version_json(services.revert_to(version_id, by=request.user)))
 
 
 class Test(OperatorView):
@@ -224,8 +226,8 @@ class Test(OperatorView):
     @takes(query=("vm",))
     def post(self, request: Request, name: str) -> Response:
         """Test whether the value works; `good` is null when that is not known."""
-        key, node = key_of(name).name, _node_of(request)
-        if (found := checks.without_asking(key, node)) is not None:
+        key, node = find_key(name).name, _node_of(request)
+        if (found := checks.quick_finding(key, node)) is not None:
             return Response({"key": key, "good": found.good, "text": found.text})
         row = checks.start(key, node, by=request.user)
         return api_answer(row, f"/vers-config/tests/{row.pk}", lambda row: row.result)
@@ -242,7 +244,7 @@ class TestResult(OperatorView):
         return api_state(row, lambda row: row.result)
 
 
-class Nothing(ConfigView):
+class UnknownPath(ConfigView):
     """Unknown path below `/vers-config`: 404 for authenticated callers, else 401."""
 
     @takes_anything

@@ -56,17 +56,17 @@ def run(key: str, node: Node | None = None) -> Finding:
 
     This may take long: use `start` in a request.
     """
-    if (known_already := without_asking(key, node)) is not None:
+    if (known_already := quick_finding(key, node)) is not None:
         return known_already
     value = config.resolve(key, node).value or ""
     try:
         verdict = key_checks[key](node)
     except ReefError as error:
-        return Finding(None, _without(str(error), value))
-    return Finding(verdict.good, _without(verdict.text, value))
+        return Finding(None, _without_value(str(error), value))
+    return Finding(verdict.good, _without_value(verdict.text, value))
 
 
-def without_asking(key: str, node: Node | None) -> Finding | None:
+def quick_finding(key: str, node: Node | None) -> Finding | None:
     """Return the finding if it needs no check, else None. Raises NoCheck, BadInput."""
     found = config.resolve(key, node)
     if key not in key_checks:
@@ -81,7 +81,7 @@ def without_asking(key: str, node: Node | None) -> Finding | None:
 
 def start(key: str, node: Node | None, *, by: object) -> OutsideCall:
     """Test the key in a worker, within ten seconds. Raises NoCheck, BadInput."""
-    without_asking(key, node)
+    quick_finding(key, node)
     arguments = {"key": key, "vm_id": node.vm_id if node else ""}
     return outside.make(KIND, arguments, by=by)
 
@@ -100,6 +100,6 @@ def _lines(result: outside.Result) -> list[outside.Line]:
     return [(result["good"], f"{result['key']}: {result['text']}")]
 
 
-def _without(text: str, value: str) -> str:
+def _without_value(text: str, value: str) -> str:
     """Remove the value from the text; very short values are not secret and part of many words."""
     return text.replace(value, "[…]") if len(value) >= 6 else text

@@ -71,7 +71,7 @@ def secret(key: str, node: Node | None = None) -> str:
     return _read(key, node, str, "")
 
 
-def needed(key: str, node: Node | None = None) -> str:
+def required(key: str, node: Node | None = None) -> str:
     """Return the text (or secret). Raises Unset with the remedy if it is missing."""
     found = text(key, node)
     if not found:
@@ -155,17 +155,17 @@ class _Stored(NamedTuple):
 def _stored(names: Sequence[str], node: Node | None, path: list[int]) -> dict[str, list[_Stored]]:
     """Return the settings of each key that reach the node."""
     rows = scopes.stored_above(names, node, path)
-    opened = [_open(row) for row in rows]
+    opened = [_read_setting(row) for row in rows]
     if any(each.problem for each in opened):
         # A key rotation may have happened between reading row and keys.
-        opened = [_open(row) for row in scopes.stored_above(names, node, path)]
+        opened = [_read_setting(row) for row in scopes.stored_above(names, node, path)]
     by_key: dict[str, list[_Stored]] = {name: [] for name in names}
     for each in _without_foreign(opened, node):
         by_key[each.row.key].append(each)
     return by_key
 
 
-def _open(row: Setting) -> _Stored:
+def _read_setting(row: Setting) -> _Stored:
     try:
         return _Stored(row, row.text())
     except Unreadable:
@@ -197,7 +197,7 @@ def _layers(
     yield environment(key)
     yield from _store_layers(key, stored, places)
     for place, value, problem in found.layers(key):
-        problem = problem or found.problems.get(place.file, "") or _bad(key, value)
+        problem = problem or found.problems.get(place.file, "") or _value_problem(key, value)
         yield Layer(Source.FILE, str(place), value, problem=problem)
     yield Layer(Source.DEFAULT, "default", default_of(key) or None)
 
@@ -207,7 +207,7 @@ def environment(key: Key) -> Layer:
     if key.name == "VERS_API_KEY" and settings.NO_VMS:
         return Layer(Source.ENV, "the demo", problem=settings.NO_VMS)
     value = os.environ.get(key.name, "").strip() or None
-    return Layer(Source.ENV, "the environment", value, problem=_bad(key, value))
+    return Layer(Source.ENV, "the environment", value, problem=_value_problem(key, value))
 
 
 def problems_of_environment() -> list[str]:
@@ -216,22 +216,22 @@ def problems_of_environment() -> list[str]:
     return [f"{name}: {layer.problem}" for name, layer in found if layer.value and layer.problem]
 
 
-def _bad(key: Key, value: str | None) -> str:
+def _value_problem(key: Key, value: str | None) -> str:
     return values.problem(key, value) if value else ""
 
 
 def _store_layers(key: Key, stored: list[_Stored], places: list[scopes.Target]) -> Iterator[Layer]:
     """Yield a layer for each stored value, or for each scope that could have one."""
-    held = {(each.row.scope, each.row.node_id): each for each in stored}
+    by_place = {(each.row.scope, each.row.node_id): each for each in stored}
     targets = places or [scopes.Target(_scope(each.row), each.row.node) for each in stored]
     for target in targets:
         pk, vm_id = (target.node.pk, target.node.vm_id) if target.node else (None, "")
         layer = Layer(Source.STORE, f"store, {target}", None, target.scope.value, vm_id)
-        if found := held.get((target.scope, pk)):
+        if found := by_place.get((target.scope, pk)):
             layer = replace(
                 layer,
                 value=found.text,
-                problem=found.problem or _bad(key, found.text),
+                problem=found.problem or _value_problem(key, found.text),
                 skipped=found.skipped,
                 version=found.row.version_id,
             )
@@ -250,5 +250,5 @@ def default_of(key: Key) -> str:
 def _problems(key: Key, found: Files) -> list[str]:
     """Return what is wrong with the files that could hold this key."""
     wanted = {place.file for place in key.places}
-    broken = [words for name, words in found.problems.items() if name in wanted]
+    broken = [problem for name, problem in found.problems.items() if name in wanted]
     return [*broken, *(problem for _, _, problem in found.layers(key) if problem)]

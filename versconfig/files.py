@@ -9,8 +9,8 @@ from typing import Any
 
 from versconfig.keys import ALL, Key, Place
 
-NAMES = ("keys.json", "config.json", "agent-services.json")
-_MOST_BYTES = 1 << 20
+FILE_NAMES = ("keys.json", "config.json", "agent-services.json")
+_MAX_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,13 @@ class Files:
             return None, f"{place}: must be a text"
         return value.strip() or None, ""
 
-    def left_out(self) -> list[str]:
+    def unknown_names(self) -> list[str]:
         """Return names in `keys.json` where reef does not expect any."""
         file = self.values.get("keys.json", {})
-        held = file.get("keys")
+        keys = file.get("keys")
         places = (place for key in ALL.values() for place in key.places)
         known = {place.path[-1] for place in places if place.file == "keys.json"}
-        below = [name for name in held if name not in known] if isinstance(held, dict) else []
+        below = [name for name in keys if name not in known] if isinstance(keys, dict) else []
         return [*(name for name in file if name != "keys"), *below]
 
 
@@ -55,7 +55,7 @@ def read() -> Files:
     """Read all three files. A missing file is not a problem."""
     values: dict[str, Any] = {}
     problems: dict[str, str] = {}
-    for name in NAMES:
+    for name in FILE_NAMES:
         try:
             found = _read(folder() / name)
         except ValueError as error:
@@ -70,12 +70,12 @@ def _read(path: Path) -> dict[str, Any] | None:
     """Return the file's object; None if there is no file. Raises ValueError with the problem."""
     try:
         with path.open("rb") as file:
-            data = file.read(_MOST_BYTES + 1)
+            data = file.read(_MAX_BYTES + 1)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise ValueError(f"cannot be read ({error.strerror})") from None
-    if len(data) > _MOST_BYTES:
+    if len(data) > _MAX_BYTES:
         raise ValueError("is too large to be such a file")
     try:
         found = json.loads(data.decode())

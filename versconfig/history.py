@@ -8,7 +8,9 @@ from versconfig.models import Version
 from vmtree.models import Node
 
 
-def of(*, key: str = "", node: Node | None = None, before: int | None = None) -> QuerySet[Version]:
+def versions(
+    *, key: str = "", node: Node | None = None, before: int | None = None
+) -> QuerySet[Version]:
     """Return versions, newest first, with `superseded` annotated.
 
     Filter by key, by node, or by versions older than the id `before`.

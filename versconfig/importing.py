@@ -36,7 +36,7 @@ class Plan:
 
     steps: list[Step]
     problems: list[str]
-    left_out: list[str]
+    unknown_names: list[str]
 
     @property
     def refused(self) -> list[Step]:
@@ -50,27 +50,27 @@ def plan() -> Plan:
     steps = [step for key in keys.ALL.values() for step in _steps(key, found)]
     broken = [problem for key in keys.ALL.values() for *_, problem in found.layers(key) if problem]
     problems = [*found.problems.values(), *dict.fromkeys(broken)]
-    return Plan(steps, problems, found.left_out())
+    return Plan(steps, problems, found.unknown_names())
 
 
-def apply(wanted: Plan, *, by: object) -> int:
+def apply(plan: Plan, *, by: object) -> int:
     """Carry out the plan; return how many settings were stored."""
-    steps = [step for step in wanted.steps if step.what in (NEW, OTHER)]
+    steps = [step for step in plan.steps if step.what in (NEW, OTHER)]
     for step in steps:
-        services.put(services.wish_of(step.key.name, step.text), by=by, what=What.IMPORTED)
+        services.put(services.build_change(step.key.name, step.text), by=by, what=What.IMPORTED)
     return len(steps)
 
 
 def _steps(key: Key, found: Files) -> Iterator[Step]:
     """Yield a step if a file has the key; of several places only the effective one."""
-    held = [(str(place), text) for place, text, _ in found.layers(key) if text]
-    for place, text in held[:1]:
+    values_by_place = [(str(place), text) for place, text, _ in found.layers(key) if text]
+    for place, text in values_by_place[:1]:
         problem = values.problem(key, text)
         yield Step(key, place, text, BAD if problem else _what(key, text), problem)
 
 
 def _what(key: Key, text: str) -> str:
-    row = Setting.objects.at_place(key.name, Scope.FLEET, None).first()
+    row = Setting.objects.for_scope(key.name, Scope.FLEET, None).first()
     if row is None:
         return NEW
     try:

@@ -34,7 +34,7 @@ class Takes(StrEnum):
     RESTART = "when reef itself is started again"
 
     @property
-    def on_pages(self) -> str:
+    def label(self) -> str:
         """Return the text for pages; the values of this enum are part of the API."""
         return _ON_PAGES.get(self, self.value)
 
@@ -162,13 +162,13 @@ def _platform() -> list[Key]:
             takes=Takes.AT_ONCE,
             wire="baseUrl",
         ),
-        _own("VERS_AGENT_NAME", "The name under which agents know this reef.", "agentName"),
-        _own("VERS_VM_ID", "The id of the VM that this reef runs on.", "vmId"),
-        _own("VERS_AGENT_ROLE", "The role of the VM that this reef runs on.", "agentRole"),
+        _reef_key("VERS_AGENT_NAME", "The name under which agents know this reef.", "agentName"),
+        _reef_key("VERS_VM_ID", "The id of the VM that this reef runs on.", "vmId"),
+        _reef_key("VERS_AGENT_ROLE", "The role of the VM that this reef runs on.", "agentRole"),
     ]
 
 
-def _own(name: str, about: str, wire: str) -> Key:
+def _reef_key(name: str, about: str, wire: str) -> Key:
     """Build a key that names this reef itself: not for parts of the fleet."""
     return Key(
         name,
@@ -365,11 +365,11 @@ def get(name: str) -> Key:
     return key
 
 
-def of_group(group: Group) -> list[Key]:
+def keys_of_group(group: Group) -> list[Key]:
     """Return the keys of one group, in their order."""
     return [key for key in ALL.values() if key.group == group]
 
 
-def fits(pattern: str, text: str) -> bool:
+def matches(pattern: str, text: str) -> bool:
     """Return whether the whole text matches the pattern; an empty pattern matches any text."""
     return not pattern or re.fullmatch(pattern, text) is not None

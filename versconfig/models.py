@@ -36,7 +36,7 @@ class What(models.TextChoices):
     PUT_BACK = "put_back", "put back"
 
 
-class Held(models.Model):
+class StoredValue(models.Model):
     """A value of a key for a scope: in clear text, or encrypted if it is secret."""
 
     key = models.CharField(max_length=80)
@@ -75,19 +75,19 @@ class Held(models.Model):
         """Return the value in clear text; empty if there is none. Raises Unreadable."""
         return vault.unseal(self.key, self.sealed) if self.sealed else self.clear
 
-    def hold(self, text: str, *, secret: bool) -> None:
+    def set_text(self, text: str, *, secret: bool) -> None:
         """Take this value. Only inside a transaction that holds `locks.writing`."""
         self.sealed = vault.seal(self.key, text) if secret and text else ""
         self.clear = "" if secret else text
 
 
 class SettingQuerySet(models.QuerySet["Setting"]):
-    def at_place(self, key: str, scope: str, node: Node | None) -> Self:
+    def for_scope(self, key: str, scope: str, node: Node | None) -> Self:
         """Return the row of a key and a scope, if it exists."""
         return self.filter(key=key, scope=scope, node=node)
 
 
-class Setting(Held):
+class Setting(StoredValue):
     """The current value of a key for a scope."""
 
     # The version that stored this value.
@@ -118,7 +118,7 @@ class Setting(Held):
         indexes = [models.Index(fields=["node", "key"], name="setting_of_node")]
 
 
-class Version(Held):
+class Version(StoredValue):
     """One change of a setting, with the value after it; empty if it was removed."""
 
     what = models.CharField(max_length=10, choices=What.choices)

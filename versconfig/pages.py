@@ -13,11 +13,11 @@ from versconfig.keys import Group, Key
 from versconfig.models import Scope, Setting
 from versconfig.resolve import Layer, Resolved, Source
 from versconfig.scopes import FLEET, Target
-from versconfig.serializers import problems_of
+from versconfig.serializers import collect_problems
 from vmtree.models import Category, Node
 
-MOST_MATCHES = 20
-MOST_SILENT = 8
+MAX_MATCHES = 20
+MAX_EMPTY_SUBTREES = 8
 COLUMNS = ((Source.ENV, "Environment"), (Source.STORE, "Store"), (Source.FILE, "File"))
 
 
@@ -48,7 +48,7 @@ class Row:
         return values.shown(self.key, self.found.value) or ""
 
     @property
-    def is_shadowed(self) -> bool:
+    def is_overridden(self) -> bool:
         """Return whether a stored value is overridden by another source."""
         return not self.found.effective and not self.found.problem
 
@@ -85,14 +85,14 @@ def groups(node: Node | None) -> tuple[list[tuple[Group, list[Row]]], list[str]]
     """Return all keys by group, and problems with files and stored values."""
     found = config.resolve_all(list(keys.ALL), node)
     rows = {name: _row(keys.get(name), each) for name, each in found.items()}
-    by_group = [(group, [rows[key.name] for key in keys.of_group(group)]) for group in Group]
-    return by_group, problems_of(found)
+    by_group = [(group, [rows[key.name] for key in keys.keys_of_group(group)]) for group in Group]
+    return by_group, collect_problems(found)
 
 
 def chain(key: Key, node: Node | None) -> tuple[Resolved, list[Step], int]:
     """Return the resolved key, its layers in order, and how many empty subtrees are omitted."""
     found = config.explain(key.name, node)
-    layers, left_out = _fewer(found.layers)
+    layers, left_out = _without_distant_empty(found.layers)
     ids = {layer.vm_id for layer in layers if layer.vm_id}
     nodes = {each.vm_id: each for each in Node.objects.filter(vm_id__in=ids)}
     steps = [
@@ -101,16 +101,16 @@ def chain(key: Key, node: Node | None) -> tuple[Resolved, list[Step], int]:
     return found, steps, left_out
 
 
-def _fewer(layers: Iterable[Layer]) -> tuple[list[Layer], int]:
+def _without_distant_empty(layers: Iterable[Layer]) -> tuple[list[Layer], int]:
     """Omit empty subtrees far above: of a deep tree only the nearest are of interest."""
     shown: list[Layer] = []
-    silent = 0
+    empty = 0
     for layer in layers:
-        is_silent = layer.scope == Scope.SUBTREE and not layer.speaks
-        silent += is_silent
-        if not is_silent or silent <= MOST_SILENT:
+        is_empty = layer.scope == Scope.SUBTREE and not layer.has_value
+        empty += is_empty
+        if not is_empty or empty <= MAX_EMPTY_SUBTREES:
             shown.append(layer)
-    return shown, max(0, silent - MOST_SILENT)
+    return shown, max(0, empty - MAX_EMPTY_SUBTREES)
 
 
 def choices(key: Key, node: Node | None) -> list[Choice]:
@@ -125,18 +125,18 @@ def choices(key: Key, node: Node | None) -> list[Choice]:
     return [Choice(Scope.VM, f"{name} alone"), below, fleet]
 
 
-def matches(words: str) -> list[Node]:
+def matches(query: str) -> list[Node]:
     """Return active nodes that a text may mean: the one with this id, else partial matches."""
-    if not is_storable(words):
+    if not is_storable(query):
         return []
     living = Node.objects.living()
-    if exact := living.filter(vm_id=words).first():
+    if exact := living.filter(vm_id=query).first():
         return [exact]
-    fitting = living.filter(Q(name__icontains=words) | Q(vm_id__icontains=words))
-    return list(fitting[: MOST_MATCHES + 1])
+    fitting = living.filter(Q(name__icontains=query) | Q(vm_id__icontains=query))
+    return list(fitting[: MAX_MATCHES + 1])
 
 
-def stored_elsewhere(key: Key) -> list[Setting]:
+def stored_settings(key: Key) -> list[Setting]:
     """Return all settings of a key, the fleet's first."""
     rows = Setting.objects.filter(key=key.name).select_related("node")
     return sorted(rows, key=lambda row: (row.node is not None, row.target))
@@ -158,7 +158,7 @@ def _cell(label: str, layers: list[Layer], key: Key) -> Cell:
         values.shown(key, first.value) or "",
         first.where.removeprefix("store, ") if first.source in (Source.STORE, Source.FILE) else "",
         first.problem,
-        first.holds,
+        first.is_effective,
         len(layers) - 1,
     )
 

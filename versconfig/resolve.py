@@ -36,21 +36,21 @@ class Layer:
     vm_id: str = ""
     problem: str = ""
     effective: bool = False
-    shadowed_by: str = ""
+    overridden_by: str = ""
     # Why a stored value is ignored here; empty if it is not.
     skipped: str = ""
     # The id of a stored value's version.
     version: int = 0
 
     @property
-    def speaks(self) -> bool:
+    def has_value(self) -> bool:
         """Return whether it has a value (or a problem) that counts."""
         if self.skipped:
             return False
         return bool(self.value) or (bool(self.problem) and self.source is not Source.FILE)
 
     @property
-    def holds(self) -> bool:
+    def is_effective(self) -> bool:
         """Return whether it is effective and usable."""
         return self.effective and not self.problem
 
@@ -107,7 +107,7 @@ class Resolved:
         """Return False if the environment overrides a stored value, or if the value is unusable."""
         if self.problem:
             return False
-        stored = any(layer.source is Source.STORE and layer.speaks for layer in self.layers)
+        stored = any(layer.source is Source.STORE and layer.has_value for layer in self.layers)
         return not stored or self.source is Source.STORE
 
 
@@ -119,10 +119,10 @@ def resolve(key: str, layers: Iterable[Layer], problems: Iterable[str] = ()) -> 
 def _ranked(layers: Iterable[Layer]) -> Iterator[Layer]:
     winner: Layer | None = None
     for layer in layers:
-        if not layer.speaks:
+        if not layer.has_value:
             yield layer
         elif winner is None:
             winner = layer
             yield replace(layer, effective=True)
         else:
-            yield replace(layer, shadowed_by=winner.where)
+            yield replace(layer, overridden_by=winner.where)

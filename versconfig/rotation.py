@@ -12,13 +12,13 @@ from django.db import transaction
 from reef_site.common.hooks import Hook
 from versconfig import locks, vault
 from versconfig.exceptions import Unreadable
-from versconfig.models import Held, Setting, Version
+from versconfig.models import Setting, StoredValue, Version
 
-_AT_ONCE = 500
+BATCH_SIZE = 500
 
 # Encrypts a table's rows again; returns their number, and those that cannot be read.
-Reseal = Callable[[], tuple[int, list[str]]]
-reencrypt_tables: Hook[Reseal] = Hook(
+Reencrypt = Callable[[], tuple[int, list[str]]]
+reencrypt_tables: Hook[Reencrypt] = Hook(
     "config.reencrypt_tables",
     "Encrypt the secrets of a table with the newest config key, in the rotation's transaction.",
 )
@@ -29,7 +29,7 @@ class Rotated:
     """The number of encrypted rows, and those that could not be read with any key."""
 
     count: int
-    lost: list[str]
+    unreadable: list[str]
     # Whether the encrypting key comes from the environment, where only people can change it.
     by_environment: bool
 
@@ -47,34 +47,34 @@ def rotate() -> Rotated:
         locks.rotating()
         old = [key for key in vault.kept() if key not in settings.CONFIG_KEYS]
         if not by_environment:
-            vault.put_first()
-        count, lost = 0, []
-        ours: list[Reseal] = [partial(_reseal, model) for model in (Setting, Version)]
-        for reseal in (*ours, *reencrypt_tables):
-            resealed, unread = reseal()
-            count += resealed
-            lost += unread
-    vault.forget(old)
-    return Rotated(count, lost, by_environment)
+            vault.add_first_key()
+        count, unreadable = 0, []
+        ours: list[Reencrypt] = [partial(_reencrypt, model) for model in (Setting, Version)]
+        for reencrypt in (*ours, *reencrypt_tables):
+            encrypted, failed = reencrypt()
+            count += encrypted
+            unreadable += failed
+    vault.remove_keys(old)
+    return Rotated(count, unreadable, by_environment)
 
 
-def _reseal(model: type[Setting] | type[Version]) -> tuple[int, list[str]]:
+def _reencrypt(model: type[Setting] | type[Version]) -> tuple[int, list[str]]:
     """Encrypt this table's rows with the first key; return their number, and unreadable ones."""
-    count, lost, last = 0, [], 0
-    while rows := _some(model, last):
+    count, unreadable, last = 0, [], 0
+    while rows := _next_batch(model, last):
         for row in rows:
             try:
                 sealed = vault.seal(row.key, row.text())
             except Unreadable:
-                lost.append(f"{row} ({model.__name__.lower()} {row.pk})")
+                unreadable.append(f"{row} ({model.__name__.lower()} {row.pk})")
                 continue
             model.objects.filter(pk=row.pk).update(sealed=sealed)
             count += 1
         last = rows[-1].pk
-    return count, lost
+    return count, unreadable
 
 
-def _some(model: type[Held], after: int) -> list[Setting] | list[Version]:
+def _next_batch(model: type[StoredValue], after: int) -> list[Setting] | list[Version]:
     rows = model.objects.select_related("node").filter(pk__gt=after)  # type: ignore[attr-defined]
-    found: list[Setting] | list[Version] = list(rows.exclude(sealed="").order_by("pk")[:_AT_ONCE])
+    found: list[Setting] | list[Version] = list(rows.exclude(sealed="").order_by("pk")[:BATCH_SIZE])
     return found

@@ -35,25 +35,25 @@ FLEET = Target()
 _LOCAL = ids.LOCAL
 
 
-def find(words: str, *, removed: bool = False) -> Node:
+def find(query: str, *, removed: bool = False) -> Node:
     """Return the node with this id, else the active one with this name, lieutenants first.
 
     Raises NotFound, or BadInput if several have the name. Removed nodes are found by id only.
     """
-    if not is_storable(words):
+    if not is_storable(query):
         raise NotFound("VM not found")
     try:
-        return tree.find(aliases.resolve(words), removed=removed)
+        return tree.find(aliases.resolve(query), removed=removed)
     except NotFound:
-        found = _called(words)
+        found = _find_by_name(query)
     if not found:
         raise NotFound("VM not found")
     if len(found) > 1:
-        raise BadInput(f"vm: {len(found)} VMs are called {words}; give the id of one", "vm")
+        raise BadInput(f"vm: {len(found)} VMs are called {query}; give the id of one", "vm")
     return found[0]
 
 
-def _called(name: str) -> list[Node]:
+def _find_by_name(name: str) -> list[Node]:
     """Return active nodes with this name: the lieutenant, or all."""
     living = Node.objects.living()
     lieutenants = living.filter(category=Category.LIEUTENANT)
@@ -120,20 +120,20 @@ def chain(node: Node | None, path: list[int]) -> list[Target]:
     return [*near, *(Target(Scope.SUBTREE, nodes[pk]) for pk in reversed(path)), FLEET]
 
 
-def reached(key: Key, target: Target) -> set[int]:
+def affected_nodes(key: Key, target: Target) -> set[int]:
     """Return the keys of active nodes for which this scope is the nearest with a value."""
     if target.scope in (Scope.VM, Scope.LIEUTENANT):
-        return _one(key, target)
-    nearer = Setting.objects.filter(key=key.name, node__isnull=False)
+        return _affected_node(key, target)
+    overrides = Setting.objects.filter(key=key.name, node__isnull=False)
     if target.node is None:
-        mine = set(Node.objects.living().values_list("pk", flat=True))
+        affected = set(Node.objects.living().values_list("pk", flat=True))
     else:
-        mine = set(keys_below(LINKS, target.node.pk))
-        nearer = nearer.exclude(scope=Scope.SUBTREE, node=target.node)
-    for scope, pk in nearer.values_list("scope", "node"):
-        if pk in mine:
-            mine -= set(keys_below(LINKS, pk)) if scope == Scope.SUBTREE else {pk}
-    return mine
+        affected = set(keys_below(LINKS, target.node.pk))
+        overrides = overrides.exclude(scope=Scope.SUBTREE, node=target.node)
+    for scope, pk in overrides.values_list("scope", "node"):
+        if pk in affected:
+            affected -= set(keys_below(LINKS, pk)) if scope == Scope.SUBTREE else {pk}
+    return affected
 
 
 def count_below(target: Target) -> int:
@@ -145,11 +145,11 @@ def count_below(target: Target) -> int:
     return 0 if target.node.removed_at else 1
 
 
-def _one(key: Key, target: Target) -> set[int]:
+def _affected_node(key: Key, target: Target) -> set[int]:
     if target.node is None or target.node.removed_at:
         return set()
-    shadow = Setting.objects.at_place(key.name, Scope.LIEUTENANT, target.node)
-    hidden = target.scope == Scope.VM and shadow.exists()
+    override = Setting.objects.for_scope(key.name, Scope.LIEUTENANT, target.node)
+    hidden = target.scope == Scope.VM and override.exists()
     return set() if hidden else {target.node.pk}
 
 

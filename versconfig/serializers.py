@@ -14,7 +14,7 @@ from versconfig.keys import Key
 from versconfig.models import Setting, Version
 from versconfig.resolve import Layer, Resolved
 from versconfig.scopes import Target
-from versconfig.services import ANY, Wish
+from versconfig.services import ANY, SettingChange
 from vmtree import permissions
 
 Json = dict[str, Any]
@@ -27,21 +27,21 @@ def mask_for(user: object) -> int:
 
 def overview_json(found: dict[str, Resolved], mask: int = values.MASK_OPERATOR) -> Json:
     """Return the contract's seven values and their sources."""
-    said: Json = {key.wire: values.shown(key, found[key.name].value, mask) for key in keys.WIRE}
+    data: Json = {key.wire: values.shown(key, found[key.name].value, mask) for key in keys.WIRE}
     first = ("apiKey", "infraUrl", "authToken")
     ordered = sorted(keys.WIRE, key=lambda key: key.wire not in first)
-    said["sources"] = {key.wire: found[key.name].source.value for key in ordered}
-    said["problems"] = problems_of(found)
-    return said
+    data["sources"] = {key.wire: found[key.name].source.value for key in ordered}
+    data["problems"] = collect_problems(found)
+    return data
 
 
-def problems_of(found: dict[str, Resolved]) -> list[str]:
+def collect_problems(found: dict[str, Resolved]) -> list[str]:
     """Return problems with files and stored values, without duplicates."""
-    said = [problem for each in found.values() for problem in each.problems]
-    said += [
+    problems = [problem for each in found.values() for problem in each.problems]
+    problems += [
         f"{each.key} ({each.where}): {each.problem}" for each in found.values() if each.problem
     ]
-    return list(dict.fromkeys(said))
+    return list(dict.fromkeys(problems))
 
 
 def key_json(key: Key, mask: int = values.MASK_OPERATOR) -> Json:
@@ -71,7 +71,7 @@ def explain_json(found: Resolved, mask: int = values.MASK_OPERATOR) -> Json:
         "vmId": found.vm_id or None,
         "effective": found.effective,
         "chain": [_layer_json(key, layer, mask) for layer in found.layers],
-        "problems": problems_of({key.name: found}),
+        "problems": collect_problems({key.name: found}),
     }
 
 
@@ -82,8 +82,8 @@ def _layer_json(key: Key, layer: Layer, mask: int) -> Json:
         "scope": layer.scope or None,
         "vmId": layer.vm_id or None,
         "value": values.shown(key, layer.value, mask),
-        "effective": layer.holds,
-        "shadowedBy": layer.shadowed_by or None,
+        "effective": layer.is_effective,
+        "shadowedBy": layer.overridden_by or None,
         "skipped": layer.skipped or None,
         "problem": layer.problem or None,
     }
@@ -128,39 +128,39 @@ def impact_json(impact: Impact) -> Json:
         "count": impact.count,
         "names": list(impact.names),
         "keepTheirOwn": impact.keep,
-        "shadowedBy": impact.shadowed_by or None,
+        "shadowedBy": impact.overridden_by or None,
         "takesEffect": impact.takes.value,
         "restart": list(impact.restart),
     }
 
 
-def put_json(wish: Wish, impact: Impact, version: Version | None, *, had: bool) -> Json:
+def put_json(change: SettingChange, impact: Impact, version: Version | None, *, had: bool) -> Json:
     """Return the response to a PUT; `had` says whether a value was stored before."""
-    said: Json = {"key": wish.key.name, "set": True, "source": "store"}
-    said["effective"] = not impact.shadowed_by
-    said["did"] = "stored" if wish.text else "removed" if had else "nothing"
-    if not wish.text:
-        what = "what was stored is removed" if had else "nothing was stored, nothing changed"
-        said["note"] = f"an empty text is no value: {what}"
-    elif impact.shadowed_by:
-        said["note"] = f"stored, but {impact.shadowed_by} shadows it"
+    data: Json = {"key": change.key.name, "set": True, "source": "store"}
+    data["effective"] = not impact.overridden_by
+    data["did"] = "stored" if change.text else "removed" if had else "nothing"
+    if not change.text:
+        note = "what was stored is removed" if had else "nothing was stored, nothing changed"
+        data["note"] = f"an empty text is no value: {note}"
+    elif impact.overridden_by:
+        data["note"] = f"stored, but {impact.overridden_by} shadows it"
     return {
-        **said,
-        "scope": wish.target.scope.value,
-        "vmId": wish.target.node.vm_id if wish.target.node else None,
+        **data,
+        "scope": change.target.scope.value,
+        "vmId": change.target.node.vm_id if change.target.node else None,
         "version": version.pk if version else None,
         "impact": impact_json(impact),
     }
 
 
-def removed_json(wish: Wish, impact: Impact, version: Version | None) -> Json:
+def removed_json(change: SettingChange, impact: Impact, version: Version | None) -> Json:
     """Return the response to a DELETE."""
     return {
-        "key": wish.key.name,
+        "key": change.key.name,
         "deleted": True,
         "did": "removed",
-        "scope": wish.target.scope.value,
-        "vmId": wish.target.node.vm_id if wish.target.node else None,
+        "scope": change.target.scope.value,
+        "vmId": change.target.node.vm_id if change.target.node else None,
         "version": version.pk if version else None,
         "impact": impact_json(impact),
     }
@@ -169,7 +169,7 @@ def removed_json(wish: Wish, impact: Impact, version: Version | None) -> Json:
 # -- parsing requests ----------------------------------------------------------------------------
 
 
-def key_of(name: str) -> Key:
+def find_key(name: str) -> Key:
     """Return the key of a path, ignoring case. Raises BadInput with the contract's text."""
     key = keys.ALL.get(name.upper())
     if key is None:
@@ -178,15 +178,15 @@ def key_of(name: str) -> Key:
     return key
 
 
-def wish_of(key: Key, request: Request, target: Target) -> Wish:
+def parse_change(key: Key, request: Request, target: Target) -> SettingChange:
     """Parse a PUT; `seen` may name the version that it is based on. Raises BadInput."""
     value = body_of(request).get("value")
     if not isinstance(value, str):
         raise BadInput("value must be a string", "value")
-    return services.wish_of(key.name, value, target, seen_of(request))
+    return services.build_change(key.name, value, target, parse_seen(request))
 
 
-def target_of(request: Request) -> Target:
+def parse_target(request: Request) -> Target:
     """Return the scope in body or query. Raises BadInput, NotFound."""
     body = body_of(request)
     scope, vm_id = (
@@ -197,7 +197,7 @@ def target_of(request: Request) -> Target:
     return scopes.target_of(scope, vm_id)
 
 
-def seen_of(request: Request) -> int | None:
+def parse_seen(request: Request) -> int | None:
     """Return the version that body or query are based on; ANY if absent. Raises BadInput."""
     body, given = body_of(request), request.query_params.get("seen", "")
     if "seen" not in body and not given:

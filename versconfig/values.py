@@ -7,12 +7,12 @@ from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from reef_site.common.hooks import Hook
-from versconfig.keys import Key, Kind, fits
+from versconfig.keys import Key, Kind, matches
 
-LONGEST = 16_000
+MAX_LENGTH = 16_000
 TRUE = frozenset({"1", "true", "yes", "on"})
 FALSE = frozenset({"0", "false", "no", "off"})
-MOST_LABELS = 64
+MAX_LABELS = 64
 # Visible characters of a secret, for operators (as in the wire contract) and for nodes.
 MASK_OPERATOR, MASK_NODE = 8, 3
 # User and password of a URL: up to the last @ before the path.
@@ -30,16 +30,16 @@ value_rules: Hook[Rule] = Hook(
 
 def problem(key: Key, text: str) -> str:
     """Return what is wrong with this value of the key; empty if nothing is."""
-    if len(text) > LONGEST:
-        return f"must have at most {LONGEST} characters"
-    breaks = key.kind is Kind.LINES
-    if any(not (sign.isprintable() or (breaks and sign in "\r\n")) for sign in text):
+    if len(text) > MAX_LENGTH:
+        return f"must have at most {MAX_LENGTH} characters"
+    allows_breaks = key.kind is Kind.LINES
+    if any(not (char.isprintable() or (allows_breaks and char in "\r\n")) for char in text):
         return "has characters that cannot be in it"
     if key.secret and not text.isascii():
         # Secrets are sent in headers, or are key files.
         return "has letters that no key has; use plain ASCII"
     rule = value_rules.get(key.name)
-    return _wrong(key, text) or (rule(text) if rule else "")
+    return _parse_problem(key, text) or (rule(text) if rule else "")
 
 
 def mask(text: str | None, most: int = MASK_OPERATOR) -> str | None:
@@ -77,7 +77,7 @@ def boolean(text: str) -> bool:
 def names(key: Key, text: str) -> list[str]:
     """Return the words between commas or blanks. Raises ValueError."""
     found = text.replace(",", " ").split()
-    if not all(fits(key.form, word) for word in found):
+    if not all(matches(key.form, word) for word in found):
         raise ValueError("has a word that cannot be in it")
     return found
 
@@ -91,8 +91,8 @@ def pairs(text: str) -> dict[str, str]:
         if not sign or not _LABEL.fullmatch(name) or not _LABEL_VALUE.fullmatch(value):
             raise ValueError("must be like name=value, other=value")
         found[name] = value
-    if len(found) > MOST_LABELS:
-        raise ValueError(f"must be at most {MOST_LABELS} pairs")
+    if len(found) > MAX_LABELS:
+        raise ValueError(f"must be at most {MAX_LABELS} pairs")
     return found
 
 
@@ -100,7 +100,7 @@ def lines(key: Key, text: str) -> list[str]:
     """Return the lines without empty ones and comments. Raises ValueError."""
     found = [line.strip() for line in text.splitlines()]
     found = [line for line in found if line and not line.startswith("#")]
-    if not all(fits(key.form, line) for line in found):
+    if not all(matches(key.form, line) for line in found):
         raise ValueError("has a line that cannot be in it")
     return found
 
@@ -118,7 +118,7 @@ def url(text: str) -> str:
 
 
 def _text(key: Key, text: str) -> str:
-    if not fits(key.form, text):
+    if not matches(key.form, text):
         raise ValueError(
             f"must be {key.like}" if key.like else "has not the form that it must have"
         )
@@ -146,7 +146,7 @@ _READERS: dict[Kind, Callable[[Key, str], object]] = {
 }
 
 
-def _wrong(key: Key, text: str) -> str:
+def _parse_problem(key: Key, text: str) -> str:
     try:
         _READERS[key.kind](key, text)
     except ValueError as error:

@@ -28,7 +28,7 @@ encrypted_row_checks: Hook[Callable[[], bool]] = Hook(
 
 def seal(name: str, text: str) -> str:
     """Encrypt the text; it can be decrypted only with our keys and under this name."""
-    box = _box(keys() or [_first_key()])
+    box = _fernet(keys() or [_first_key()])
     return box.encrypt(f"{name}\0{text}".encode()).decode()
 
 
@@ -36,7 +36,7 @@ def unseal(name: str, sealed: str) -> str:
     """Decrypt the text. Raises Unreadable."""
     known = keys()
     try:
-        found = _box(known).decrypt(sealed.encode()).decode() if known else ""
+        found = _fernet(known).decrypt(sealed.encode()).decode() if known else ""
     except InvalidToken:
         found = ""
     sealed_for, sign, text = found.partition("\0")
@@ -57,15 +57,15 @@ def kept() -> list[str]:
             if os.fstat(file.fileno()).st_mode & 0o077:
                 # For example after a copy from a backup.
                 os.fchmod(file.fileno(), 0o600)
-            found = file.read()
+            text = file.read()
     except FileNotFoundError:
         return []
     except (OSError, UnicodeDecodeError) as error:
         raise Unreadable(f"{key_file()}: cannot be read ({type(error).__name__})") from None
-    words = found.split()
-    if not all(_is_key(word) for word in words):
+    found = text.split()
+    if not all(_is_key(each) for each in found):
         raise Unreadable(f"{key_file()}: has a line that is no key")
-    return words
+    return found
 
 
 def key_file() -> Path:
@@ -73,18 +73,18 @@ def key_file() -> Path:
     return settings.CONFIG_KEYS_FILE
 
 
-def put_first() -> str:
+def add_first_key() -> str:
     """Create a new key and put it first in the file."""
     fresh = Fernet.generate_key().decode()
-    with _alone():
-        _keep([fresh, *kept()])
+    with _locked():
+        _write_keys([fresh, *kept()])
     return fresh
 
 
-def forget(old: list[str]) -> None:
+def remove_keys(removed: list[str]) -> None:
     """Remove these keys from the file."""
-    with _alone():
-        _keep([key for key in kept() if key not in old])
+    with _locked():
+        _write_keys([key for key in kept() if key not in removed])
 
 
 def _first_key() -> str:
@@ -92,23 +92,23 @@ def _first_key() -> str:
 
     Raises Unreadable if anything is encrypted already: then the key is lost, or on another host.
     """
-    with _alone():
+    with _locked():
         if not kept():
             if any(has_rows() for has_rows in encrypted_row_checks):
                 raise Unreadable(
                     "what is stored was sealed with a key that is not here: bring back "
                     f"{key_file()}, set REEF_CONFIG_KEYS, or run `manage.py rotate_config_key`"
                 )
-            _keep([Fernet.generate_key().decode()])
+            _write_keys([Fernet.generate_key().decode()])
         return kept()[0]
 
 
-def _keep(wanted: list[str]) -> None:
+def _write_keys(keys: list[str]) -> None:
     """Write exactly these keys, atomically even in a power cut."""
     file = key_file()
     draft = file.with_name(f".{file.name}.{os.getpid()}.{secrets.token_hex(4)}")
     with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened:
-        opened.write("".join(f"{key}\n" for key in wanted))
+        opened.write("".join(f"{key}\n" for key in keys))
         opened.flush()
         os.fsync(opened.fileno())
     draft.replace(file)
@@ -120,14 +120,14 @@ def _keep(wanted: list[str]) -> None:
 
 
 @contextlib.contextmanager
-def _alone() -> Iterator[None]:
+def _locked() -> Iterator[None]:
     """Lock the file against other processes."""
     lock = key_file().with_name(f".{key_file().name}.lock")
     with locks.held(lock):
         yield
 
 
-def _box(known: list[str]) -> MultiFernet:
+def _fernet(known: list[str]) -> MultiFernet:
     return MultiFernet([Fernet(key) for key in known])
 
 

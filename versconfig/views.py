@@ -23,10 +23,10 @@ from reef_site.common.text import parse_number
 from versconfig import checks, history, impact, keys, pages, scopes, services, values, vault
 from versconfig.keys import Key, Kind
 from versconfig.models import Scope, Version
-from versconfig.services import Wish
+from versconfig.services import SettingChange
 from vmtree.models import Node
 
-RECENT, PAGE = 8, 50
+MAX_RECENT, PAGE_SIZE = 8, 50
 
 P = ParamSpec("P")
 View = Callable[Concatenate[HttpRequest, P], HttpResponseBase]
@@ -42,18 +42,18 @@ def config_page(view: View[P]) -> View[P]:
 @require_GET
 def index(request: HttpRequest) -> HttpResponse:
     """List all keys for the fleet, or for the VM that `?vm=` names."""
-    words = request.GET.get("vm", "").strip()[:255]
-    found = pages.matches(words) if words else []
+    query = request.GET.get("vm", "").strip()[:255]
+    found = pages.matches(query) if query else []
     node = found[0] if len(found) == 1 else None
     groups, problems = pages.groups(node)
     context = {
-        "words": words,
+        "words": query,
         "node": node,
         "matches": found if node is None else [],
-        "most": pages.MOST_MATCHES,
+        "most": pages.MAX_MATCHES,
         "groups": groups,
         "problems": problems,
-        "recent": history.of()[:RECENT],
+        "recent": history.versions()[:MAX_RECENT],
     }
     return render(request, "versconfig/index.html", context)
 
@@ -78,8 +78,8 @@ def _one(
         "steps": steps,
         "left_out": left_out,
         "choices": pages.choices(key, node),
-        "stored": pages.stored_elsewhere(key),
-        "versions": history.of(key=key.name)[:PAGE],
+        "stored": pages.stored_settings(key),
+        "versions": history.versions(key=key.name)[:PAGE_SIZE],
         "testable": key.name in checks.key_checks and found.value is not None,
         "long": key.kind is Kind.LINES,
         "draft": (found.value or "") if edited else "",
@@ -99,13 +99,13 @@ def preview(request: HttpRequest, name: str) -> HttpResponse:
         target = scopes.target_of(request.POST.get("scope", ""), _vm_for(request))
         if not removing and not given.strip():
             raise BadInput("value: is empty; to take a stored value away, use Remove", "value")
-        wish = services.wish_of(name, "" if removing else given, target)
-        services.check_may(request.user, key, target)
+        change = services.build_change(name, "" if removing else given, target)
+        services.check_may_change(request.user, key, target)
     except BadInput as error:
         draft = "" if values.is_secret(key, given) else given
         more = {"problem": str(error), "draft": draft, "scope": request.POST.get("scope", "")}
         return _one(request, key, node, status=400, **more)
-    return _question(request, wish, node)
+    return _confirmation_page(request, change, node)
 
 
 @config_page
@@ -116,21 +116,21 @@ def save(request: HttpRequest, name: str) -> HttpResponse:
     target = scopes.target_of(request.POST.get("scope", ""), _vm_for(request))
     sealed = request.POST.get("sealed", "")
     text = vault.unseal(_draft_of(key), sealed) if sealed else ""
-    wish = services.wish_of(name, text, target, parse_number(request.POST.get("seen", "")))
-    expected = impact.of(wish)
-    services.put(wish, by=request.user)
-    done = "is stored for" if text else "is stored no longer for"
-    said = f"{key.name} {done} {target}."
-    if expected.shadowed_by:
-        messages.warning(request, f"{said} But {expected.shadowed_by} shadows it.")
+    change = services.build_change(name, text, target, parse_number(request.POST.get("seen", "")))
+    preview = impact.preview(change)
+    services.put(change, by=request.user)
+    result = "is stored for" if text else "is stored no longer for"
+    message = f"{key.name} {result} {target}."
+    if preview.overridden_by:
+        messages.warning(request, f"{message} But {preview.overridden_by} shadows it.")
     else:
-        messages.success(request, said)
+        messages.success(request, message)
     return redirect(_address("versconfig:one", name, node))
 
 
 @config_page
 @require_POST
-def try_out(request: HttpRequest, name: str) -> HttpResponse:
+def check_key(request: HttpRequest, name: str) -> HttpResponse:
     """Test whether the value works."""
     node = _node(request.POST.get("vm", ""))
     call = checks.start(_key(name).name, node, by=request.user)
@@ -141,40 +141,42 @@ def try_out(request: HttpRequest, name: str) -> HttpResponse:
 
 @config_page
 @require_GET
-def past(request: HttpRequest) -> HttpResponse:
+def history_page(request: HttpRequest) -> HttpResponse:
     """List all changes, newest first; `?before=` shows older ones."""
     before = parse_number(request.GET.get("before", ""))
-    rows, has_more = take_page(history.of(before=before), PAGE)
+    rows, has_more = take_page(history.versions(before=before), PAGE_SIZE)
     context = {"versions": rows, "next": rows[-1].pk if has_more else None}
     return render(request, "versconfig/history.html", context)
 
 
 @config_page
 @require_http_methods(["GET", "POST"])
-def go_back(request: HttpRequest, version_id: int, verb: str) -> HttpResponse:
+def revert(request: HttpRequest, version_id: int, verb: str) -> HttpResponse:
     """GET previews undoing or restoring a version; POST does it."""
     version = _version(version_id)
     node = version.node
     if request.method == "GET":
-        wish = services.wish_back(version, undoing=verb == "undo")
-        return _question(request, wish, node, version=version, verb=verb)
-    act = services.undo if verb == "undo" else services.put_back
+        change = services.build_revert(version, undoing=verb == "undo")
+        return _confirmation_page(request, change, node, version=version, verb=verb)
+    act = services.undo if verb == "undo" else services.revert_to
     act(version_id, by=request.user)
     messages.success(request, f"{version} was {'undone' if verb == 'undo' else 'put back'}.")
     return redirect(_address("versconfig:one", version.key, node))
 
 
-def _question(request: HttpRequest, wish: Wish, node: Node | None, **more: Any) -> HttpResponse:
+def _confirmation_page(
+    request: HttpRequest, change: SettingChange, node: Node | None, **more: Any
+) -> HttpResponse:
     """Render the confirmation page, which carries the value encrypted."""
-    last = services.newest(wish.key.name, wish.target)
+    last = services.newest(change.key.name, change.target)
     context = {
-        "key": wish.key,
+        "key": change.key,
         "node": node,
-        "wish": wish,
-        "impact": impact.of(wish),
-        "sealed": vault.seal(_draft_of(wish.key), wish.text) if wish.text else "",
+        "change": change,
+        "impact": impact.preview(change),
+        "sealed": vault.seal(_draft_of(change.key), change.text) if change.text else "",
         "seen": last.pk if last else "",
-        "back": _address("versconfig:one", wish.key.name, node),
+        "back": _address("versconfig:one", change.key.name, node),
         **more,
     }
     return render(request, "versconfig/confirm.html", context)
@@ -205,7 +207,7 @@ def _draft_of(key: Key) -> str:
 
 
 def _version(version_id: int) -> Version:
-    found = history.of().filter(pk=version_id).first()
+    found = history.versions().filter(pk=version_id).first()
     if found is None:
         raise NotFound("There is no such version")
     return found

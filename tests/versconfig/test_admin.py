@@ -8,7 +8,7 @@ from django.test import Client
 from reef_site.auth import make_operator
 from tests.versconfig.conftest import plant
 from versconfig.models import Setting, Version
-from versconfig.services import config, put, wish_of
+from versconfig.services import build_change, config, put
 
 SECRET = "sk-test-0123456789-abcdefghij"
 ADD = "/admin/versconfig/setting/add/"
@@ -97,7 +97,7 @@ def test_secrets_are_never_shown(operator: Client) -> None:
 
 def test_versions_are_read_and_undone(operator: Client) -> None:
     for text in ("2", "4"):
-        put(wish_of("REEF_VM_VCPUS", text), by="tests")
+        put(build_change("REEF_VM_VCPUS", text), by="tests")
     first, second = Version.objects.order_by("id")
     assert operator.get(f"{VERSIONS}{second.pk}/change/").status_code == 200
     assert operator.get(f"{VERSIONS}add/").status_code == 403

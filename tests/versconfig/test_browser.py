@@ -23,14 +23,15 @@ SECONDS = 30_000  # of patience, in milliseconds
 SECRET = "sk-test-0123456789-abcdefghij"
 PLANT = """
 from tests.versconfig.sshkeys import ED25519
-from versconfig.services import Target, put, wish_of
+from versconfig.services import Target, put, build_change
 from versconfig.models import Scope
 from vmtree import services as tree
 root = tree.create(tree.NewNode("root", "infra_vm", vm_id="root"), by="tests")
 tree.create(tree.NewNode("ada", "lieutenant", vm_id="ada", parent_vm_id="root"), by="tests")
-put(wish_of("REEF_AGENT_MODEL", "provider/a-model-with-quite-a-long-name-" + "x" * 60), by="tests")
-put(wish_of("REEF_AGENT_MODEL", "p/root", Target(Scope.SUBTREE, root)), by="tests")
-put(wish_of("REEF_SSH_AUTHORIZED_KEYS", ED25519 + "a" * 200), by="tests")
+long_model = "provider/a-model-with-quite-a-long-name-" + "x" * 60
+put(build_change("REEF_AGENT_MODEL", long_model), by="tests")
+put(build_change("REEF_AGENT_MODEL", "p/root", Target(Scope.SUBTREE, root)), by="tests")
+put(build_change("REEF_SSH_AUTHORIZED_KEYS", ED25519 + "a" * 200), by="tests")
 """
 
 

@@ -15,7 +15,7 @@ from tests.versconfig.conftest import plant, write
 from versconfig import checks
 from versconfig.checks import Finding
 from versconfig.models import Scope, Setting, Version
-from versconfig.services import Target, put, wish_of
+from versconfig.services import Target, build_change, put
 from vmtree import services as tree
 from vmtree.models import Category, Node
 
@@ -31,7 +31,7 @@ def client(db: None) -> Client:
 
 
 def store(name: str, text: str, scope: str = "fleet", node: Node | None = None) -> Version:
-    made = put(wish_of(name, text, Target(Scope(scope), node)), by="ada")
+    made = put(build_change(name, text, Target(Scope(scope), node)), by="ada")
     assert made is not None
     return made
 

@@ -202,7 +202,7 @@ def _variables(names: Iterable[str], proxies: Iterable[str]) -> tuple[Secret, ..
 
 
 def _files_fingerprint() -> Hashable:
-    return tuple(_changed(files.folder() / name) for name in files.NAMES)
+    return tuple(_changed(files.folder() / name) for name in files.FILE_NAMES)
 
 
 def _files_secrets() -> Iterator[Secret]:

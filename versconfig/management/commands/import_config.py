@@ -33,7 +33,7 @@ class Command(BaseCommand):
         for step in plan.steps:
             words = f"{step.what}: {step.problem}" if step.problem else step.what
             self.stdout.write(f"{step.key.name} = {step.shown}  ({step.place})  {words}")
-        for name in plan.left_out:
+        for name in plan.unknown_names:
             shown = name[:80].encode("unicode_escape").decode()
             self.stdout.write(f"{shown}  (~/.vers/keys.json)  left out: reef takes none there")
         for problem in plan.problems:

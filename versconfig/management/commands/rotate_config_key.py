@@ -14,8 +14,8 @@ class Command(BaseCommand):
         """Print how many secrets were encrypted again and where the keys are. No key is printed."""
         done = rotation.rotate()
         self.stdout.write(f"{done.count} values were sealed anew.")
-        if done.lost:
-            for words in done.lost:
+        if done.unreadable:
+            for words in done.unreadable:
                 self.stderr.write(f"cannot be read with any key: {words}")
             raise CommandError(
                 "Give the missing key behind the first one of REEF_CONFIG_KEYS and run this again, "
