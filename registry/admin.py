@@ -43,7 +43,7 @@ class PlaceFilter(admin.SimpleListFilter):
     parameter_name = "place"
 
     def lookups(self, _request: HttpRequest, _model_admin: Any) -> list[tuple[str, str]]:
-        return [("none", "Registered only")]
+        return [("none", "Not in the tree")]
 
     def queryset(self, _request: HttpRequest, queryset: QuerySet[VM]) -> QuerySet[VM]:
         assert isinstance(queryset, VMQuerySet)
@@ -73,7 +73,7 @@ class VMAdmin(ReadOnlyAdmin):
         return request.user.has_perm("vmtree.change_node")
 
     @admin.action(
-        description="Put into the tree, under the VM that each registered with",
+        description="Place in the tree, below the registered parents",
         permissions=["place"],
     )
     def put_into_tree(self, request: HttpRequest, queryset: QuerySet[VM]) -> None:
@@ -85,7 +85,7 @@ class VMAdmin(ReadOnlyAdmin):
         if more := refused[MAX_REFUSALS_SHOWN:]:
             self.message_user(request, f"… and {len(more)} more were refused.", messages.ERROR)
         if placed:
-            self.message_user(request, f"{len(placed)} VMs have a place now.", messages.SUCCESS)
+            self.message_user(request, f"Placed {len(placed)} VMs in the tree.", messages.SUCCESS)
 
     @admin.display(description="name", ordering="name")
     def shown_name(self, vm: VM) -> str:

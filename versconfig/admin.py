@@ -30,7 +30,7 @@ class SettingForm(ModelForm[Setting]):
     key = forms.ChoiceField(choices=[(name, name) for name in keys.ALL])
     value = forms.CharField(
         widget=forms.Textarea(attrs={"rows": 3, "autocomplete": "off", "spellcheck": "false"}),
-        help_text="A secret that is stored is not shown. Empty leaves it as it is.",
+        help_text="Stored secrets are not shown. Leave empty to keep the stored value.",
         required=False,
         strip=True,
     )
@@ -63,11 +63,11 @@ class SettingForm(ModelForm[Setting]):
         if "value" not in data or not name or not scope:
             return data
         if not data["value"] and not (row.pk and row.sealed):
-            raise forms.ValidationError({"value": "An empty text is no value."})
+            raise forms.ValidationError({"value": "Enter a value."})
         if (scope == Scope.FLEET) != (node is None):
-            raise forms.ValidationError({"node": "Every scope but the fleet's has a VM."})
+            raise forms.ValidationError({"node": "Choose a VM, except for the fleet."})
         if scope == Scope.LIEUTENANT and node.category != Category.LIEUTENANT:
-            raise forms.ValidationError({"node": "This VM is no lieutenant."})
+            raise forms.ValidationError({"node": "This VM is not a lieutenant."})
         if data["value"]:
             self._build_change(name, data["value"], Target(Scope(scope), node))
         return data
@@ -76,7 +76,7 @@ class SettingForm(ModelForm[Setting]):
         seen: int | None = self.instance.version_id
         if not self.instance.pk:
             if Setting.objects.for_scope(name, target.scope, target.node).exists():
-                text = f"{name} is stored for {target} already; change that one instead."
+                text = f"{name} is already set for {target}; edit that setting."
                 raise forms.ValidationError({"key": text})
             last = services.newest(name, target)
             seen = last.pk if last else None

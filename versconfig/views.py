@@ -119,10 +119,10 @@ def save(request: HttpRequest, name: str) -> HttpResponse:
     change = services.build_change(name, text, target, parse_number(request.POST.get("seen", "")))
     preview = impact.preview(change)
     services.put(change, by=request.user)
-    result = "is stored for" if text else "is stored no longer for"
+    result = "set for" if text else "removed for"
     message = f"{key.name} {result} {target}."
     if preview.overridden_by:
-        messages.warning(request, f"{message} But {preview.overridden_by} shadows it.")
+        messages.warning(request, f"{message} But {preview.overridden_by} overrides it.")
     else:
         messages.success(request, message)
     return redirect(_address("versconfig:one", name, node))
@@ -160,7 +160,7 @@ def revert(request: HttpRequest, version_id: int, verb: str) -> HttpResponse:
         return _confirmation_page(request, change, node, version=version, verb=verb)
     act = services.undo if verb == "undo" else services.revert_to
     act(version_id, by=request.user)
-    messages.success(request, f"{version} was {'undone' if verb == 'undo' else 'put back'}.")
+    messages.success(request, f"{version} was {'undone' if verb == 'undo' else 'restored'}.")
     return redirect(_address("versconfig:one", version.key, node))
 
 

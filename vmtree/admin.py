@@ -69,12 +69,12 @@ class RemovedFilter(admin.SimpleListFilter):
     parameter_name = "removed"
 
     def lookups(self, _request: HttpRequest, _model_admin: Any) -> list[tuple[str, str]]:
-        return [("yes", "Removed"), ("both", "Living and removed")]
+        return [("yes", "Removed"), ("both", "Active and removed")]
 
     def choices(self, changelist: Any) -> Any:
         """Relabel Django's "All" choice: without a choice only active nodes are listed."""
         first, *others = super().choices(changelist)
-        return [{**first, "display": "Living"}, *others]
+        return [{**first, "display": "Active"}, *others]
 
     def queryset(self, _request: HttpRequest, queryset: QuerySet[Node]) -> QuerySet[Node]:
         if self.value() == "both":
@@ -94,7 +94,7 @@ class NodeAdmin(ModelAdmin[Node]):
     show_full_result_count = False
     # Makes Django show the search box; `get_search_results` does the search.
     search_fields = ("vm_id",)
-    search_help_text = "Text in names and ids, or words such as organ:store under:<id>."
+    search_help_text = "Text in names and ids, or filters such as organ:store under:<id>."
     ordering = ("created_at", "id")
     raw_id_fields = ("parent",)
     fields = (
@@ -170,7 +170,7 @@ class NodeAdmin(ModelAdmin[Node]):
     @admin.action(description="Revoke tokens of selected VMs and below", permissions=["change"])
     def revoke_tokens(self, request: HttpRequest, queryset: QuerySet[Node]) -> None:
         count = sum(tokens.revoke(node) for node in queryset)
-        self.message_user(request, f"{count} tokens were revoked.")
+        self.message_user(request, f"Revoked {count} tokens.")
 
 
 @admin.register(Revision)
@@ -215,4 +215,4 @@ class NodeTokenAdmin(ReadOnlyAdmin):
     def revoke(self, request: HttpRequest, queryset: QuerySet[NodeToken]) -> None:
         """Revoke all tokens of the nodes of the selected rows."""
         count = tokens.revoke_all(sorted(set(queryset.values_list("node", flat=True))))
-        self.message_user(request, f"{count} tokens were revoked.")
+        self.message_user(request, f"Revoked {count} tokens.")

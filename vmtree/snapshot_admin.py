@@ -111,7 +111,9 @@ class SnapshotAdmin(ReadOnlyAdmin):
     def verify(self, request: HttpRequest, queryset: QuerySet[Snapshot]) -> None:
         apply_to_each(self, request, queryset, partial(_verified, by=request.user))
 
-    @admin.action(description="Pin selected snapshots: keep them for ever", permissions=["command"])
+    @admin.action(
+        description="Pin selected snapshots (keep them for ever)", permissions=["command"]
+    )
     def pin(self, request: HttpRequest, queryset: QuerySet[Snapshot]) -> None:
         apply_to_each(self, request, queryset, partial(_pinned, by=request.user, pinned=True))
 
@@ -124,7 +126,7 @@ class SnapshotAdmin(ReadOnlyAdmin):
         """Redirect to the comparison, from the older to the newer one."""
         keys = list(queryset.order_by("began_at", "pk").values_list("pk", flat=True)[:3])
         if len(keys) > 2:
-            self.message_user(request, "Choose one or two to compare.", messages.ERROR)
+            self.message_user(request, "Choose one or two snapshots to compare.", messages.ERROR)
             return None
         query = "&".join(f"{word}={key}" for word, key in zip(("from", "to"), keys, strict=False))
         return HttpResponseRedirect(f"{reverse('admin:vmtree_snapshot_compare')}?{query}")
@@ -178,7 +180,7 @@ class SnapshotAdmin(ReadOnlyAdmin):
         if not confirm:
             raise BadInput("confirm: look at the comparison first", "confirm")
         done = snapshots.restore(snapshot, confirm=confirm, by=request.user)
-        text = "The tree is as it was in {}. What was before lies in {}."
+        text = "Restored the tree from {}. The previous tree is in {}."
         message = format_html(text, snapshot.file, done.before.file)
         self.message_user(request, message, messages.SUCCESS)
         return HttpResponseRedirect(reverse(_LIST))
@@ -217,9 +219,9 @@ def _verified(row: Snapshot, *, by: object) -> str:
     found = snapshots.verify(row, by=by)
     if found.state != State.READY:
         raise ReefError(found.trouble)
-    return "is as it was written"
+    return "is intact"
 
 
 def _pinned(row: Snapshot, *, by: object, pinned: bool) -> str:
     snapshots.pin(row, pinned=pinned, by=by)
-    return "is kept for ever" if pinned else "is kept as long as others"
+    return "is pinned" if pinned else "is no longer pinned"

@@ -50,9 +50,9 @@ def test_a_setting_is_made_changed_and_deleted(operator: Client) -> None:
     ("fields", "said"),
     [
         ({"value": "0"}, "must be a whole number from 1 to 256"),
-        ({"value": ""}, "An empty text is no value."),
-        ({"scope": "vm"}, "Every scope but the fleet"),
-        ({"scope": "lieutenant", "node": "web"}, "This VM is no lieutenant."),
+        ({"value": ""}, "Enter a value."),
+        ({"scope": "vm"}, "Choose a VM, except for the fleet."),
+        ({"scope": "lieutenant", "node": "web"}, "This VM is not a lieutenant."),
         ({"key": "REEF_MAX_VMS", "scope": "vm", "node": "web"}, "holds for the whole fleet"),
         ({"key": "NOPE"}, "Select a valid choice"),
     ],
@@ -73,7 +73,7 @@ def test_what_is_stored_already_is_not_added_again(operator: Client) -> None:
 
     for place, who in (({}, "the fleet"), ({"node": web.pk, "scope": "vm"}, "VM web")):
         said = add(operator, value="8", **place)
-        assert f"REEF_VM_VCPUS is stored for {who} already; change that one instead." in said
+        assert f"REEF_VM_VCPUS is already set for {who}; edit that setting." in said
     assert {row.clear for row in Setting.objects.all()} == {"4"}
     Setting.objects.all().delete()
     # What was removed may be added again.

@@ -35,10 +35,10 @@ def kinds(found: Comparison) -> list[DifferenceKind]:
             "moved",
             [(b, f"{a.parent or 'roof'} → {b.parent or 'roof'}") for a, b in found.moved[some]],
         ),
-        ("other DNA", [(b, _dna_words(a.dna, b.dna)) for a, b in found.other_dna[some]]),
+        ("DNA changed", [(b, _dna_words(a.dna, b.dna)) for a, b in found.other_dna[some]]),
         ("renamed", [(b, _name_words(a, b)) for a, b in found.renamed[some]]),
-        ("kept because it lives", [(each.new, _kept_words(each)) for each in found.kept[some]]),
-        ("left out", [(each.vm, each.why) for each in found.omitted[some]]),
+        ("kept, still alive", [(each.new, _kept_words(each)) for each in found.kept[some]]),
+        ("not restored, destroyed", [(each.vm, each.why) for each in found.omitted[some]]),
     ]
     counts = found.counts.values()
     return [
@@ -86,4 +86,4 @@ def _dna_words(old: dna.Dna | None, new: dna.Dna | None) -> str:
     changed = dna.diff(old, new)
     added = [f"+{name}" for names in changed["added"].values() for name in names]
     removed = [f"−{name}" for names in changed["removed"].values() for name in names]
-    return " ".join(added + removed) or "in another order"
+    return " ".join(added + removed) or "order changed"
