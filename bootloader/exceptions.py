@@ -1,4 +1,4 @@
-"""What can go wrong while a VM comes up, by name."""
+"""Errors of providers and provisioning, beside those of `reef_site.common.errors`."""
 
 from __future__ import annotations
 
@@ -54,18 +54,6 @@ class ProviderAway(ProviderError):
 
 class OutcomeUnknown(ProviderError):
     """The answer was lost, or a 503: it may have happened. Look before you ask again."""
-
-
-class IllegalMove(ReefError):
-    """The state machine has no such arrow."""
-
-    status = 409
-
-
-class LostRace(ReefError):
-    """Somebody else moved this row first."""
-
-    status = 409
 
 
 class StepFailed(ReefError):

@@ -29,8 +29,8 @@ from lieutenants.serializers import entry_json
 from lieutenants.states import Status
 from lieutenants.waits import Wait
 from reef_site.common import broker
+from reef_site.common.wire_json import dumps
 from reef_site.guard import Guard, Reader
-from reef_site.wire import dumps
 
 logger = logging.getLogger(__name__)
 

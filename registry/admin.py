@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
 from reef_site.common import clock
+from reef_site.common.admin import ReadOnlyAdmin
 from registry import placing
 from registry.liveness import Liveness
 from registry.models import VM, Gap, Status, VMQuerySet, Watch
@@ -16,15 +17,8 @@ from vmtree import names as vm_names
 
 MAX_REFUSALS_SHOWN = 10
 
-if TYPE_CHECKING:
-    _ModelAdmin = admin.ModelAdmin[Any]
-    _Filter = admin.SimpleListFilter
-else:
-    _ModelAdmin = admin.ModelAdmin
-    _Filter = admin.SimpleListFilter
 
-
-class LivenessFilter(_Filter):
+class LivenessFilter(admin.SimpleListFilter):
     """Filters by current liveness."""
 
     title = "liveness"
@@ -42,7 +36,7 @@ class LivenessFilter(_Filter):
         return found.filter(status=Status.RUNNING) if wanted == Liveness.LIVE else found
 
 
-class PlaceFilter(_Filter):
+class PlaceFilter(admin.SimpleListFilter):
     """Filters by whether the VM has a place in the tree."""
 
     title = "place in the tree"
@@ -54,25 +48,6 @@ class PlaceFilter(_Filter):
     def queryset(self, _request: HttpRequest, queryset: QuerySet[VM]) -> QuerySet[VM]:
         assert isinstance(queryset, VMQuerySet)
         return queryset.without_place() if self.value() == "none" else queryset
-
-
-class ReadOnlyAdmin(_ModelAdmin):
-    """Rows that reef writes itself."""
-
-    show_full_result_count = False
-    list_per_page = 100
-
-    def has_add_permission(self, _request: HttpRequest) -> bool:
-        """Nobody makes facts up."""
-        return False
-
-    def has_change_permission(self, _request: HttpRequest, _obj: Any = None) -> bool:
-        """Nor changes them."""
-        return False
-
-    def has_delete_permission(self, _request: HttpRequest, _obj: Any = None) -> bool:
-        """Nor removes them here."""
-        return False
 
 
 @admin.register(VM)

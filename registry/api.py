@@ -12,9 +12,11 @@ from rest_framework.views import APIView
 
 from reef_site.common import clock
 from reef_site.common.errors import NotFound
+from reef_site.common.paging import take_page
 from reef_site.common.request_names import takes, takes_anything
 from reef_site.common.request_values import query_limit
-from registry import beats, placing, services, words
+from reef_site.common.text import to_storable
+from registry import beats, placing, search_terms, services
 from registry.models import VM
 from registry.serializers import (
     REGISTRATION_FIELDS,
@@ -50,17 +52,17 @@ class VMs(APIView):
             parent_vm_id=aliases.resolve(params.get("parentVmId", "")),
         )
         if value := params.get("liveness", ""):
-            found = words.with_liveness(found, value)
-        found = words.narrow(found, params.get("q", ""))
+            found = search_terms.with_liveness(found, value)
+        found = search_terms.narrow(found, params.get("q", ""))
         limit = query_limit(request, most=MAX_PAGE_SIZE, default=0)
         cursor = params.get("cursor", "")
         if not limit and not cursor:
             vms = vms_json(found.newest_first())
             return Response({"vms": vms, "count": len(vms)})
         limit = limit or DEFAULT_PAGE_SIZE
-        rows = list(found.filter(pk__gt=services.storable(cursor)).order_by("id")[: limit + 1])
-        vms = vms_json(rows[:limit])
-        following = vms[-1]["id"] if len(rows) > limit else None
+        rows, more = take_page(found.filter(pk__gt=to_storable(cursor)).order_by("id"), limit)
+        vms = vms_json(rows)
+        following = vms[-1]["id"] if more else None
         return Response({"vms": vms, "count": len(vms), "next": following})
 
     @takes(body=REGISTRATION_FIELDS, lenient=True)
@@ -152,7 +154,7 @@ class Discover(APIView):
     def get(self, request: Request, role: str) -> Response:
         """List VMs of this role that are running and not silent."""
         now = clock.now()
-        found = VM.objects.filter(role=services.storable(role)).answering(now)
+        found = VM.objects.filter(role=to_storable(role)).answering(now)
         vms = vms_json(found.newest_first(), now)
         return Response({"vms": vms, "count": len(vms)})
 

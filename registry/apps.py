@@ -8,12 +8,12 @@ class RegistryConfig(AppConfig):
 
     def ready(self) -> None:
         """Register the registry's part of snapshots, search and removal of subtrees."""
-        from registry import services, words
+        from registry import search_terms, services
         from registry.snapshots import ALIVE, VMS, alive_among
         from vmtree import removal
         from vmtree.snapshots import living, tables
 
-        tables.add(VMS)
-        living.add(ALIVE, alive_among)
-        removal.also(services.forget)
-        words.teach()
+        tables.snapshot_tables.register(VMS, key=VMS.name)
+        living.active_vms.register(alive_among, key=ALIVE)
+        removal.after_removal.register(services.forget)
+        search_terms.register()

@@ -32,8 +32,8 @@ from django.conf import settings
 from django.db import transaction
 from django.http.request import split_domain_port, validate_host
 
-from reef_site.bodies import Answer
 from reef_site.common import clock, events
+from reef_site.common.asgi import Answer
 from reef_site.common.errors import BadInput
 from registry import beats, rows, services, sql
 from registry.beats import Beat, Outcome

@@ -12,6 +12,7 @@ from contextlib import suppress
 from django.db.models import Exists, OuterRef
 
 from reef_site.common.errors import BadInput, Conflict, NotFound, ReefError
+from reef_site.common.request_values import choice_of
 from registry.models import VM, Role
 from vmtree import authority
 from vmtree import services as tree
@@ -45,8 +46,7 @@ def place(vm: VM, *, under: str, category: str, name: str = "", by: object) -> N
     Forbidden.
     """
     authority.check(by, "write", vm.parent_vm_id)
-    if category not in Category.values:
-        raise BadInput(f"category: must be one of {', '.join(Category.values)}", "category")
+    choice_of(category, "category", Category.values)
     new = tree.NewNode(name or vm.name, category, vm.pk, parent_vm_id=under, dna=vm.reef_config)
     return tree.create(new, by=by)
 

@@ -16,6 +16,7 @@ import orjson
 
 from reef_site.common import clock
 from reef_site.common.errors import BadInput
+from reef_site.common.request_values import choice_of, text_of
 from registry.models import VM, Role, Status, Watch
 from vmtree import aliases, ids
 from vmtree.dna import parse_dna
@@ -120,8 +121,8 @@ def parse_placement(body: object) -> Placement:
     if not isinstance(ids, list) or not ids or len(ids) > MAX_PLACED:
         raise BadInput(f"ids: must be a list of 1 to {MAX_PLACED} ids", "ids")
     category = data.get("category")
-    if category is not None and category not in Category.values:
-        raise BadInput(f"category: must be one of {', '.join(Category.values)}", "category")
+    if category is not None:
+        choice_of(category, "category", Category.values)
     found = dict.fromkeys(aliases.resolve(text(vm_id, "ids")) for vm_id in ids)
     return Placement(list(found), _parent(data) or "", category or "")
 
@@ -158,14 +159,11 @@ def required(data: Mapping[str, Any], name: str, *, most: int = MAX_TEXT_LENGTH)
 
 def text(value: object, name: str, *, most: int = MAX_TEXT_LENGTH) -> str:
     """Return trimmed text that every database can store. Raises BadInput."""
-    if not isinstance(value, str):
-        raise BadInput(f"{name}: must be a string", name)
-    value = value.strip()
-    if len(value) > most:
-        raise BadInput(f"{name}: at most {most} characters", name)
-    if any(ord(sign) < 32 or 0xD800 <= ord(sign) < 0xE000 for sign in value):
-        raise BadInput(f"{name}: has characters that are no text", name)
-    return value
+    return text_of(value, name, length=most, accepts=_has_no_controls)
+
+
+def _has_no_controls(text: str) -> bool:
+    return not any(ord(sign) < 32 or 0xD800 <= ord(sign) < 0xE000 for sign in text)
 
 
 def plain(value: object, name: str) -> Any:

@@ -12,6 +12,7 @@ from django.db.models import Q, QuerySet
 
 from reef_site.common import clock, events
 from reef_site.common.errors import BadInput, NotFound
+from reef_site.common.text import to_storable
 from registry import beats, liveness, placing
 from registry.beats import Beat
 from registry.models import LINKS, VM, Gap, Status, VMQuerySet, Watch
@@ -32,16 +33,10 @@ _CLAMP_SECONDS = 10
 
 def find(vm_id: str) -> VM:
     """Return the registered VM with this id. Raises NotFound."""
-    vm = VM.objects.filter(pk=storable(vm_id)).first()
+    vm = VM.objects.filter(pk=to_storable(vm_id)).first()
     if vm is None:
         raise NotFound(VM_NOT_FOUND)
     return vm
-
-
-def storable(text: str) -> str:
-    """Replace characters that the database cannot even look up, so that no row matches."""
-    clean = text.encode("utf-8", "replace").decode()
-    return clean.replace("\0", "\ufffd")
 
 
 # -- registering -------------------------------------------------------------------------------
@@ -156,7 +151,7 @@ def _would_close_circle(parent: str, vm_id: str) -> bool:
 def patch(vm_id: str, changes: dict[str, Any], *, caller: object = None) -> VM:
     """Set these columns; counts as a heartbeat. Raises NotFound, BadInput, Forbidden."""
     with transaction.atomic():
-        vm = VM.objects.select_for_update().filter(pk=storable(vm_id)).first()
+        vm = VM.objects.select_for_update().filter(pk=to_storable(vm_id)).first()
         if vm is None:
             raise NotFound(VM_NOT_FOUND)
         authority.check(caller, "write", vm.pk)
@@ -285,12 +280,12 @@ def filter_vms(
     """Return VMs that match these filters; `running` excludes silent VMs, as it always did."""
     found = VM.objects.all()
     if role:
-        found = found.filter(role=storable(role))
+        found = found.filter(role=to_storable(role))
     if parent_vm_id:
-        found = found.filter(parent_vm_id=storable(parent_vm_id))
+        found = found.filter(parent_vm_id=to_storable(parent_vm_id))
     if status == Status.RUNNING:
         return found.answering(at or clock.now())
-    return found.filter(status=storable(status)) if status else found
+    return found.filter(status=to_storable(status)) if status else found
 
 
 def children(vm_id: str) -> QuerySet[VM]:
@@ -300,7 +295,7 @@ def children(vm_id: str) -> QuerySet[VM]:
 
 def ancestors(vm_id: str) -> list[VM]:
     """Return the ancestors, topmost first, the VM itself last. Raises NotFound."""
-    keys = lineage.keys_above(LINKS, storable(vm_id))
+    keys = lineage.keys_above(LINKS, to_storable(vm_id))
     if not keys:
         raise NotFound(VM_NOT_FOUND)
     rows = VM.objects.in_bulk(keys)
@@ -309,7 +304,7 @@ def ancestors(vm_id: str) -> list[VM]:
 
 def subtree(vm_id: str) -> list[VM]:
     """Return the VM and its descendants, breadth first, by registration. Raises NotFound."""
-    start = storable(vm_id)
+    start = to_storable(vm_id)
     sql = f"{lineage.below(LINKS)} SELECT v.* FROM line JOIN registry_vm v ON v.id = line.key"  # noqa: S608
     rows = list(VM.objects.raw(f"{sql} ORDER BY v.registered_at, v.id", [start]))
     found = lineage.breadth_first(rows, start, lambda vm: (vm.pk, vm.parent_vm_id))
@@ -325,7 +320,7 @@ def gaps(vm: VM) -> QuerySet[Gap]:
 
 def dna_difference(one: str, other: str) -> dict[str, dna.Dna]:
     """Return the organs and capabilities that the second VM adds and lacks. Raises NotFound."""
-    vms = VM.objects.in_bulk([storable(one), storable(other)])
+    vms = VM.objects.in_bulk([to_storable(one), to_storable(other)])
     if len(vms) < len({one, other}):
         raise NotFound(BOTH_NOT_FOUND)
     return dna.diff(vms[one].reef_config, vms[other].reef_config)

@@ -9,6 +9,8 @@ from typing import Any
 import orjson
 from django.db import connection
 
+from reef_site.common.text import to_storable
+
 # A time in the form of the database driver: text on SQLite.
 DriverTime = Any
 
@@ -29,7 +31,7 @@ def from_driver_time(value: DriverTime) -> datetime:
 def in_list(ids: Iterable[str]) -> tuple[str, Any]:
     """Return SQL to put after `IN`, and its parameter, for a list of texts."""
     if connection.vendor == "postgresql":
-        return "(SELECT unnest(%s::text[]))", [each.replace("\0", "\ufffd") for each in ids]
+        return "(SELECT unnest(%s::text[]))", [to_storable(each) for each in ids]
     return "(SELECT value FROM json_each(%s))", orjson.dumps(list(ids)).decode()
 
 

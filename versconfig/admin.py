@@ -6,7 +6,7 @@ typed into a secret's field is never sent back.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from django import forms
 from django.contrib import admin, messages
@@ -15,6 +15,7 @@ from django.http import HttpRequest, QueryDict
 from django.urls import reverse
 from django.utils.html import format_html
 
+from reef_site.common.admin import ModelAdmin, ModelForm, ReadOnlyAdmin, apply_to_each
 from reef_site.common.errors import ReefError
 from versconfig import keys, services
 from versconfig.models import Scope, Setting, Version
@@ -22,15 +23,8 @@ from versconfig.scopes import Target
 from versconfig.services import SettingChange
 from vmtree.models import Category
 
-if TYPE_CHECKING:
-    _ModelAdmin = admin.ModelAdmin[Any]
-    _ModelForm = forms.ModelForm[Setting]
-else:
-    _ModelAdmin = admin.ModelAdmin
-    _ModelForm = forms.ModelForm
 
-
-class SettingForm(_ModelForm):
+class SettingForm(ModelForm[Setting]):
     """A value for a key and a scope, with the same checks as the service."""
 
     key = forms.ChoiceField(choices=[(name, name) for name in keys.ALL])
@@ -96,7 +90,7 @@ class SettingForm(_ModelForm):
 
 
 @admin.register(Setting)
-class SettingAdmin(_ModelAdmin):
+class SettingAdmin(ModelAdmin[Setting]):
     """The stored settings."""
 
     form = SettingForm
@@ -157,7 +151,7 @@ class SettingAdmin(_ModelAdmin):
 
 
 @admin.register(Version)
-class VersionAdmin(_ModelAdmin):
+class VersionAdmin(ReadOnlyAdmin):
     """All versions of settings."""
 
     list_display = ("at", "key", "target", "what", "value", "actor")
@@ -167,21 +161,7 @@ class VersionAdmin(_ModelAdmin):
     fields = ("key", "scope", "node", "what", "value", "at", "actor")
     readonly_fields = fields
     ordering = ("-id",)
-    list_per_page = 100
-    show_full_result_count = False
     actions = ("undo", "put_back")
-
-    def has_add_permission(self, _request: HttpRequest) -> bool:
-        """Nobody makes facts up."""
-        return False
-
-    def has_change_permission(self, _request: HttpRequest, _obj: Any = None) -> bool:
-        """Nobody edits what happened."""
-        return False
-
-    def has_delete_permission(self, _request: HttpRequest, _obj: Any = None) -> bool:
-        """Nothing that happened is made unhappened."""
-        return False
 
     def has_undo_permission(self, request: HttpRequest) -> bool:
         """Require the permission to change settings."""
@@ -204,11 +184,9 @@ class VersionAdmin(_ModelAdmin):
         """Restore the value after each version."""
         self._each(request, queryset, services.revert_to, "put back")
 
-    def _each(self, request: HttpRequest, rows: QuerySet[Version], act: Any, word: str) -> None:
-        for each in rows.order_by("-id"):
-            try:
-                act(each.pk, by=request.user)
-            except ReefError as error:
-                self.message_user(request, f"{each}: {error}", messages.ERROR)
-            else:
-                self.message_user(request, f"{each} was {word}.")
+    def _each(self, request: HttpRequest, rows: QuerySet[Version], act: Any, done: str) -> None:
+        def apply(row: Version) -> str:
+            act(row.pk, by=request.user)
+            return done
+
+        apply_to_each(self, request, rows.order_by("-id"), apply)

@@ -13,6 +13,7 @@ from rest_framework.views import APIView
 from reef_site.common import outside
 from reef_site.common.errors import NotFound
 from reef_site.common.outside_answers import api_answer, api_state
+from reef_site.common.paging import take_page
 from reef_site.common.request_names import takes, takes_anything
 from reef_site.common.request_values import is_dry_run, query_cursor, query_limit
 from versconfig import checks, config, history, impact, keys, scopes, services
@@ -197,9 +198,8 @@ class History(ConfigView):
             node=_filter_node(request),
             before=query_cursor(request, "before"),
         )
-        rows = _readable_rows(rows, request)
-        found = [version_json(each) for each in rows[: limit + 1]]
-        more, found = len(found) > limit, found[:limit]
+        page, more = take_page(_readable_rows(rows, request), limit)
+        found = [version_json(each) for each in page]
         last = found[-1]["id"] if more else None
         return Response({"history": found, "count": len(found), "next": last})
 

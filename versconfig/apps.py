@@ -16,7 +16,8 @@ class VersconfigConfig(AppConfig):
 
         model_keys.register()
         checks.register_call()
-        values.register("REEF_SSH_AUTHORIZED_KEYS", ssh_keys.public_problem)
-        values.register("REEF_SSH_PRIVATE_KEY", ssh_keys.private_problem)
-        vault.watch(models.has_sealed)
+        rules = values.value_rules
+        rules.register(ssh_keys.public_problem, key="REEF_SSH_AUTHORIZED_KEYS")
+        rules.register(ssh_keys.private_problem, key="REEF_SSH_PRIVATE_KEY")
+        vault.encrypted_row_checks.register(models.has_sealed)
         log_records.install()

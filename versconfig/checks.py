@@ -14,6 +14,7 @@ from typing import Protocol
 
 from reef_site.common import outside
 from reef_site.common.errors import ReefError
+from reef_site.common.hooks import Hook
 from reef_site.common.models import OutsideCall
 from versconfig import config, scopes
 from versconfig.exceptions import NoCheck
@@ -45,17 +46,9 @@ class Finding:
 
 
 Check = Callable[[Node | None], Verdict]
-_checks: dict[str, Check] = {}
-
-
-def register(key: str, check: Check) -> None:
-    """Register a check for the key, replacing an earlier one; for `AppConfig.ready`."""
-    _checks[key] = check
-
-
-def testable_keys() -> frozenset[str]:
-    """Return the names of the keys that can be tested."""
-    return frozenset(_checks)
+key_checks: Hook[Check] = Hook(
+    "config.key_checks", "Try out the value of a config key; the hook's key is the name of the key."
+)
 
 
 def run(key: str, node: Node | None = None) -> Finding:
@@ -67,7 +60,7 @@ def run(key: str, node: Node | None = None) -> Finding:
         return known_already
     value = config.resolve(key, node).value or ""
     try:
-        verdict = _checks[key](node)
+        verdict = key_checks[key](node)
     except ReefError as error:
         return Finding(None, _without_value(str(error), value))
     return Finding(verdict.good, _without_value(verdict.text, value))
@@ -76,7 +69,7 @@ def run(key: str, node: Node | None = None) -> Finding:
 def quick_finding(key: str, node: Node | None) -> Finding | None:
     """Return the finding if it needs no check, else None. Raises NoCheck, BadInput."""
     found = config.resolve(key, node)
-    if key not in _checks:
+    if key not in key_checks:
         raise NoCheck(f"{key} cannot be tried out")
     if found.problem:
         return Finding(False, f"{key} ({found.where}): {found.problem}")
@@ -95,7 +88,7 @@ def start(key: str, node: Node | None, *, by: object) -> OutsideCall:
 
 def register_call() -> None:
     """Register the outside call; for `AppConfig.ready`."""
-    outside.register(KIND, _run_call, _lines)
+    outside.call_kinds.register(outside.Kind(_run_call, _lines), key=KIND)
 
 
 def _run_call(key: str, vm_id: str) -> outside.Result:

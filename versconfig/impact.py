@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from reef_site.common.hooks import Hook
 from versconfig import config, scopes, values
 from versconfig.exceptions import Unreadable
 from versconfig.keys import Key, Takes
@@ -14,10 +15,11 @@ from vmtree.models import Node
 
 MAX_NAMES = 12
 
-# Takes a key and the keys of nodes that get another value; returns the names of what must be
-# restarted.
-Starter = Callable[[Key, set[int]], list[str]]
-_starters: list[Starter] = []
+# Takes a key and the primary keys of the nodes whose value changes; returns names.
+FindRestarts = Callable[[Key, set[int]], list[str]]
+restart_finders: Hook[FindRestarts] = Hook(
+    "config.restart_finders", "Name what must be restarted to take a changed value."
+)
 
 
 @dataclass(frozen=True)
@@ -50,12 +52,6 @@ class Impact:
         return self.count - len(self.names)
 
 
-def register(starter: Starter) -> None:
-    """Add a function that names what a change requires to restart; for `AppConfig.ready`."""
-    if starter not in _starters:
-        _starters.append(starter)
-
-
 def preview(change: SettingChange, mask: int = values.MASK_OPERATOR) -> Impact:
     """Preview a change made now; at most `mask` characters of a secret are shown."""
     key, target = change.key, change.target
@@ -77,7 +73,7 @@ def preview(change: SettingChange, mask: int = values.MASK_OPERATOR) -> Impact:
         count=len(reached),
         names=_names(reached),
         keep=everyone - len(reached),
-        restart=tuple(name for starter in _starters for name in starter(key, reached)),
+        restart=tuple(name for find in restart_finders for name in find(key, reached)),
     )
 
 

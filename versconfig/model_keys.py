@@ -41,7 +41,7 @@ _EXTRA = {"ANTHROPIC_API_KEY": {"anthropic-version": "2023-06-01"}}
 def register() -> None:
     """Register the tests of these keys."""
     for name in KEY_TESTS:
-        checks.register(name, _check_of(name))
+        checks.key_checks.register(_check_of(name), key=name)
 
 
 def _check_of(name: str) -> Callable[[Node | None], Finding]:

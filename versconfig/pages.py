@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from django.db.models import Q
 
+from reef_site.common.text import is_storable
 from versconfig import checks, config, keys, values
 from versconfig.keys import Group, Key
 from versconfig.models import Scope, Setting
 from versconfig.resolve import Layer, Resolved, Source
 from versconfig.scopes import FLEET, Target
 from versconfig.serializers import collect_problems
-from vmtree.dna import is_text
 from vmtree.models import Category, Node
 
 MAX_MATCHES = 20
@@ -55,7 +55,7 @@ class Row:
     @property
     def can_be_tested(self) -> bool:
         """Return whether it has a value and a test."""
-        return self.key.name in checks.testable_keys() and self.found.value is not None
+        return self.key.name in checks.key_checks and self.found.value is not None
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def choices(key: Key, node: Node | None) -> list[Choice]:
 
 def matches(query: str) -> list[Node]:
     """Return active nodes that a text may mean: the one with this id, else partial matches."""
-    if not is_text(query):
+    if not is_storable(query):
         return []
     living = Node.objects.living()
     if exact := living.filter(vm_id=query).first():

@@ -9,6 +9,7 @@ from functools import partial
 from django.conf import settings
 from django.db import transaction
 
+from reef_site.common.hooks import Hook
 from versconfig import locks, vault
 from versconfig.exceptions import Unreadable
 from versconfig.models import Setting, StoredValue, Version
@@ -17,7 +18,10 @@ BATCH_SIZE = 500
 
 # Encrypts a table's rows again; returns their number, and those that cannot be read.
 Reencrypt = Callable[[], tuple[int, list[str]]]
-_other_tables: dict[str, Reencrypt] = {}
+reencrypt_tables: Hook[Reencrypt] = Hook(
+    "config.reencrypt_tables",
+    "Encrypt the secrets of a table with the newest config key, in the rotation's transaction.",
+)
 
 
 @dataclass(frozen=True)
@@ -28,11 +32,6 @@ class Rotated:
     unreadable: list[str]
     # Whether the encrypting key comes from the environment, where only people can change it.
     by_environment: bool
-
-
-def register(table: str, reencrypt: Reencrypt) -> None:
-    """Include a table in each rotation, in the same transaction; for `AppConfig.ready`."""
-    _other_tables[table] = reencrypt
 
 
 def rotate() -> Rotated:
@@ -51,7 +50,7 @@ def rotate() -> Rotated:
             vault.add_first_key()
         count, unreadable = 0, []
         ours: list[Reencrypt] = [partial(_reencrypt, model) for model in (Setting, Version)]
-        for reencrypt in (*ours, *_other_tables.values()):
+        for reencrypt in (*ours, *reencrypt_tables):
             encrypted, failed = reencrypt()
             count += encrypted
             unreadable += failed

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from django.db.models import Q
 
 from reef_site.common.errors import BadInput, Conflict, NotFound
+from reef_site.common.text import is_storable
 from versconfig.keys import Key
 from versconfig.models import Scope, Setting
 from vmtree import aliases, ids
 from vmtree import services as tree
-from vmtree.dna import is_text
 from vmtree.lineage import keys_above, keys_below
 from vmtree.models import LINKS, Category, Node
 
@@ -40,7 +40,7 @@ def find(query: str, *, removed: bool = False) -> Node:
 
     Raises NotFound, or BadInput if several have the name. Removed nodes are found by id only.
     """
-    if not is_text(query):
+    if not is_storable(query):
         raise NotFound("VM not found")
     try:
         return tree.find(aliases.resolve(query), removed=removed)

@@ -55,7 +55,7 @@ def key_json(key: Key, mask: int = values.MASK_OPERATOR) -> Json:
         "files": [str(place) for place in key.places],
         "scoped": key.scoped,
         "takesEffect": key.takes.value,
-        "canBeTested": key.name in checks.testable_keys(),
+        "canBeTested": key.name in checks.key_checks,
         "byNodes": key.by_nodes,
     }
 
@@ -188,7 +188,7 @@ def parse_change(key: Key, request: Request, target: Target) -> SettingChange:
 
 def parse_target(request: Request) -> Target:
     """Return the scope in body or query. Raises BadInput, NotFound."""
-    body = request.data if isinstance(request.data, dict) else {}
+    body = body_of(request)
     scope, vm_id = (
         body.get(name, request.query_params.get(name, "")) or "" for name in ("scope", "vm")
     )

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
+from reef_site.common.hooks import Hook
 from versconfig.keys import Key, Kind, matches
 
 MAX_LENGTH = 16_000
@@ -22,12 +23,9 @@ _LABEL_VALUE = re.compile(r"[A-Za-z0-9._:/@ -]{0,255}")
 
 # Further rules for a key's values: takes the text, returns what is wrong with it.
 Rule = Callable[[str], str]
-_rules: dict[str, Rule] = {}
-
-
-def register(key: str, rule: Rule) -> None:
-    """Add a rule for the key's values, replacing an earlier one; for `AppConfig.ready`."""
-    _rules[key] = rule
+value_rules: Hook[Rule] = Hook(
+    "config.value_rules", "Say what is wrong with a value; the hook's key is the name of the key."
+)
 
 
 def problem(key: Key, text: str) -> str:
@@ -40,7 +38,7 @@ def problem(key: Key, text: str) -> str:
     if key.secret and not text.isascii():
         # Secrets are sent in headers, or are key files.
         return "has letters that no key has; use plain ASCII"
-    rule = _rules.get(key.name)
+    rule = value_rules.get(key.name)
     return _parse_problem(key, text) or (rule(text) if rule else "")
 
 

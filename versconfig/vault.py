@@ -17,21 +17,19 @@ from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from django.conf import settings
 
 from reef_site.common import locks
+from reef_site.common.hooks import Hook
 from versconfig.exceptions import Unreadable
 
-_watched: list[Callable[[], bool]] = []
+encrypted_row_checks: Hook[Callable[[], bool]] = Hook(
+    "config.encrypted_row_checks",
+    "Return whether there are encrypted rows; asked before a first config key is made.",
+)
 
 
 def seal(name: str, text: str) -> str:
     """Encrypt the text; it can be decrypted only with our keys and under this name."""
     box = _fernet(keys() or [_first_key()])
     return box.encrypt(f"{name}\0{text}".encode()).decode()
-
-
-def watch(has_sealed: Callable[[], bool]) -> None:
-    """Add a check for encrypted rows, made before a first key is created."""
-    if has_sealed not in _watched:
-        _watched.append(has_sealed)
 
 
 def unseal(name: str, sealed: str) -> str:
@@ -96,7 +94,7 @@ def _first_key() -> str:
     """
     with _locked():
         if not kept():
-            if any(has_sealed() for has_sealed in _watched):
+            if any(has_rows() for has_rows in encrypted_row_checks):
                 raise Unreadable(
                     "what is stored was sealed with a key that is not here: bring back "
                     f"{key_file()}, set REEF_CONFIG_KEYS, or run `manage.py rotate_config_key`"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec
 from urllib.parse import urlencode
@@ -16,8 +15,11 @@ from django.urls import reverse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
-from reef_site.common.errors import BadInput, NotFound, ReefError
+from reef_site.common.error_responses import ErrorPage
+from reef_site.common.errors import BadInput, NotFound
 from reef_site.common.outside_answers import page_answer
+from reef_site.common.paging import take_page
+from reef_site.common.text import parse_number
 from versconfig import checks, history, impact, keys, pages, scopes, services, values, vault
 from versconfig.keys import Key, Kind
 from versconfig.models import Scope, Version
@@ -28,23 +30,15 @@ MAX_RECENT, PAGE_SIZE = 8, 50
 
 P = ParamSpec("P")
 View = Callable[Concatenate[HttpRequest, P], HttpResponseBase]
+render_errors = ErrorPage("versconfig:index", "Config")
 
 
-def spoken(view: View[P]) -> View[P]:
-    """Say in words what is refused, with its HTTP status; nothing of these pages is kept."""
-
-    @functools.wraps(view)
-    def wrapped(request: HttpRequest, /, *args: P.args, **kwargs: P.kwargs) -> HttpResponseBase:
-        try:
-            return view(request, *args, **kwargs)
-        except ReefError as error:
-            context = {"problem": str(error)}
-            return render(request, "versconfig/problem.html", context, status=error.status)
-
-    return never_cache(login_required(wrapped))
+def config_page(view: View[P]) -> View[P]:
+    """Decorate a view of these pages: for users who signed in, and never cached."""
+    return never_cache(login_required(render_errors(view)))
 
 
-@spoken
+@config_page
 @require_GET
 def index(request: HttpRequest) -> HttpResponse:
     """List all keys for the fleet, or for the VM that `?vm=` names."""
@@ -64,7 +58,7 @@ def index(request: HttpRequest) -> HttpResponse:
     return render(request, "versconfig/index.html", context)
 
 
-@spoken
+@config_page
 @require_GET
 def one(request: HttpRequest, name: str) -> HttpResponse:
     """Show one key: its chain, other stored values, a form, its history."""
@@ -86,7 +80,7 @@ def _one(
         "choices": pages.choices(key, node),
         "stored": pages.stored_settings(key),
         "versions": history.versions(key=key.name)[:PAGE_SIZE],
-        "testable": key.name in checks.testable_keys() and found.value is not None,
+        "testable": key.name in checks.key_checks and found.value is not None,
         "long": key.kind is Kind.LINES,
         "draft": (found.value or "") if edited else "",
         **more,
@@ -94,7 +88,7 @@ def _one(
     return render(request, "versconfig/one.html", context, status=status)
 
 
-@spoken
+@config_page
 @require_POST
 def preview(request: HttpRequest, name: str) -> HttpResponse:
     """Show what a change would do; nothing is stored yet."""
@@ -114,7 +108,7 @@ def preview(request: HttpRequest, name: str) -> HttpResponse:
     return _confirmation_page(request, change, node)
 
 
-@spoken
+@config_page
 @require_POST
 def save(request: HttpRequest, name: str) -> HttpResponse:
     """Make the change that `preview` showed, unless the setting was changed meanwhile."""
@@ -122,7 +116,7 @@ def save(request: HttpRequest, name: str) -> HttpResponse:
     target = scopes.target_of(request.POST.get("scope", ""), _vm_for(request))
     sealed = request.POST.get("sealed", "")
     text = vault.unseal(_draft_of(key), sealed) if sealed else ""
-    change = services.build_change(name, text, target, _parse_version(request.POST.get("seen", "")))
+    change = services.build_change(name, text, target, parse_number(request.POST.get("seen", "")))
     preview = impact.preview(change)
     services.put(change, by=request.user)
     result = "set for" if text else "removed for"
@@ -134,7 +128,7 @@ def save(request: HttpRequest, name: str) -> HttpResponse:
     return redirect(_address("versconfig:one", name, node))
 
 
-@spoken
+@config_page
 @require_POST
 def check_key(request: HttpRequest, name: str) -> HttpResponse:
     """Test whether the value works."""
@@ -145,21 +139,17 @@ def check_key(request: HttpRequest, name: str) -> HttpResponse:
     return page_answer(request, call, _address(route, key, node))
 
 
-@spoken
+@config_page
 @require_GET
 def history_page(request: HttpRequest) -> HttpResponse:
     """List all changes, newest first; `?before=` shows older ones."""
-    before = request.GET.get("before", "")
-    number = int(before) if before.isascii() and before.isdigit() and len(before) < 19 else None
-    rows = list(history.versions(before=number)[: PAGE_SIZE + 1])
-    context = {
-        "versions": rows[:PAGE_SIZE],
-        "next": rows[PAGE_SIZE - 1].pk if len(rows) > PAGE_SIZE else None,
-    }
+    before = parse_number(request.GET.get("before", ""))
+    rows, has_more = take_page(history.versions(before=before), PAGE_SIZE)
+    context = {"versions": rows, "next": rows[-1].pk if has_more else None}
     return render(request, "versconfig/history.html", context)
 
 
-@spoken
+@config_page
 @require_http_methods(["GET", "POST"])
 def revert(request: HttpRequest, version_id: int, verb: str) -> HttpResponse:
     """GET previews undoing or restoring a version; POST does it."""
@@ -209,11 +199,6 @@ def _vm_for(request: HttpRequest) -> str:
     """Return the VM of the change; on a VM's page the change may be for the fleet."""
     fleet = request.POST.get("scope", "") == Scope.FLEET
     return "" if fleet else request.POST.get("target", request.POST.get("vm", ""))
-
-
-def _parse_version(given: str) -> int | None:
-    good = given.isascii() and given.isdigit() and len(given) < 19
-    return int(given) if good else None
 
 
 def _draft_of(key: Key) -> str:

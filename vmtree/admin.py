@@ -7,7 +7,7 @@ Nodes are changed through `services`; revisions and tokens are read-only. Lists 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any
 
 from django import forms
 from django.contrib import admin, messages
@@ -16,6 +16,7 @@ from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.html import format_html, format_html_join
 
+from reef_site.common.admin import ModelAdmin, ModelForm, ReadOnlyAdmin
 from reef_site.common.errors import ReefError
 from vmtree import names as vm_names
 from vmtree import search, services, tokens
@@ -23,36 +24,10 @@ from vmtree.dna import parse_dna
 from vmtree.lineage import is_within
 from vmtree.models import LINKS, Node, NodeToken, Revision
 from vmtree.services import UNCHANGED, Change
-
-if TYPE_CHECKING:
-    _ModelAdmin = admin.ModelAdmin[Any]
-    _ModelForm = forms.ModelForm[Node]
-else:
-    _ModelAdmin = admin.ModelAdmin
-    _ModelForm = forms.ModelForm
+from vmtree.snapshot_admin import SnapshotAdmin as SnapshotAdmin
 
 
-class FactAdmin(_ModelAdmin):
-    """Rows that reef writes itself: to be read, filtered and searched."""
-
-    show_full_result_count = False
-    list_per_page = 100
-    list_select_related: ClassVar[bool | list[str] | tuple[str, ...]] = ("node",)
-
-    def has_add_permission(self, _request: HttpRequest) -> bool:
-        """Nobody makes facts up."""
-        return False
-
-    def has_change_permission(self, _request: HttpRequest, _obj: Any = None) -> bool:
-        """Nobody edits what happened."""
-        return False
-
-    def has_delete_permission(self, _request: HttpRequest, _obj: Any = None) -> bool:
-        """Nothing that happened is made undone."""
-        return False
-
-
-class NodeForm(_ModelForm):
+class NodeForm(ModelForm[Node]):
     """The editable fields of a node, with the same checks as `services.change`."""
 
     class Meta:
@@ -108,7 +83,7 @@ class RemovedFilter(admin.SimpleListFilter):
 
 
 @admin.register(Node)
-class NodeAdmin(_ModelAdmin):
+class NodeAdmin(ModelAdmin[Node]):
     """Nodes of the tree. Removed nodes are read-only."""
 
     form = NodeForm
@@ -199,11 +174,12 @@ class NodeAdmin(_ModelAdmin):
 
 
 @admin.register(Revision)
-class RevisionAdmin(FactAdmin):
+class RevisionAdmin(ReadOnlyAdmin):
     """Revisions of all nodes."""
 
     list_display = ("at", "node", "what", "actor", "shown_name", "category", "parent_vm_id", "dna")
     list_filter = ("what", "category", "at")
+    list_select_related = ("node",)
     search_fields = ("=node__vm_id", "=actor", "=parent_vm_id", "^name")
     search_help_text = "The id of a VM or of its parent, an actor, or how a VM's name begins."
     ordering = ("-id",)
@@ -221,11 +197,12 @@ class RevisionAdmin(FactAdmin):
 
 
 @admin.register(NodeToken)
-class NodeTokenAdmin(FactAdmin):
+class NodeTokenAdmin(ReadOnlyAdmin):
     """When tokens were issued and revoked; only their hashes are stored."""
 
     list_display = ("node", "made_at", "made_by", "revoked_at")
     list_filter = (("revoked_at", admin.EmptyFieldListFilter), "made_at")
+    list_select_related = ("node",)
     search_fields = ("=node__vm_id", "=made_by")
     ordering = ("-id",)
     actions = ("revoke",)
@@ -239,7 +216,3 @@ class NodeTokenAdmin(FactAdmin):
         """Revoke all tokens of the nodes of the selected rows."""
         count = tokens.revoke_all(sorted(set(queryset.values_list("node", flat=True))))
         self.message_user(request, f"Revoked {count} tokens.")
-
-
-# Registers the admin of snapshots, which are rows of this app as well.
-from vmtree import snapshot_admin  # noqa: E402, F401

@@ -7,18 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from reef_site.common.hooks import Hook
+from reef_site.common.text import is_storable
 from vmtree import ids
-from vmtree.dna import is_text
 from vmtree.models import Node
 
-# Returns the VM id of the active lieutenant with this name.
 FindLieutenant = Callable[[str], str | None]
-_find: list[FindLieutenant] = []
-
-
-def register(find: FindLieutenant) -> None:
-    """Add a lookup of lieutenants by name; for `AppConfig.ready`."""
-    _find.append(find)
+lieutenant_finders: Hook[FindLieutenant] = Hook(
+    "tree.lieutenant_finders", "Return the VM id of the active lieutenant of a name."
+)
 
 
 def is_alias(text: str) -> bool:
@@ -32,7 +29,7 @@ def resolve(text: str) -> str:
     An alias refers to the lieutenant's own name, which is fixed; the name of its node can be
     edited.
     """
-    if not is_alias(text) or not is_text(text) or Node.objects.filter(vm_id=text).exists():
+    if not is_alias(text) or not is_storable(text) or Node.objects.filter(vm_id=text).exists():
         return text
     name = text.removeprefix(ids.LOCAL)
-    return next((found for find in _find if (found := find(name))), text)
+    return next((found for find in lieutenant_finders if (found := find(name))), text)

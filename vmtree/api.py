@@ -16,6 +16,7 @@ from rest_framework.views import APIView
 from reef_site.common import clock
 from reef_site.common.clock import format_timestamp
 from reef_site.common.errors import BadInput, NotFound
+from reef_site.common.paging import take_page
 from reef_site.common.request_names import takes, takes_anything
 from reef_site.common.request_values import (
     body_of,
@@ -25,6 +26,7 @@ from reef_site.common.request_values import (
     query_moment,
     query_number,
 )
+from reef_site.common.text import parse_number
 from vmtree import aliases, dna, rows, search, services, snapshot_api, views
 from vmtree.models import Node, NodeQuerySet, Revision, Trait
 from vmtree.serializers import (
@@ -104,7 +106,8 @@ def _after(nodes: search.Nodes, cursor: str) -> search.Nodes:
     """Return the nodes behind the last one of the previous page. Raises BadInput."""
     if not cursor:
         return nodes
-    last = Node.objects.filter(pk=int(cursor)).first() if cursor.isdecimal() else None
+    key = parse_number(cursor)
+    last = None if key is None else Node.objects.filter(pk=key).first()
     if last is None:
         raise BadInput("cursor: must be the `next` of an earlier page", "cursor")
     same = Q(created_at=last.created_at, pk__gt=last.pk)
@@ -195,9 +198,9 @@ class History(TreeView):
         found = Revision.objects.filter(node=services.find(vm_id, removed=True)).order_by("-id")
         if before := query_cursor(request, "before"):
             found = found.filter(pk__lt=before)
-        history = [revision_json(each) for each in found[: limit + 1]]
-        more, history = len(history) > limit, history[:limit]
-        last = history[-1]["id"] if more else None
+        page, more = take_page(found, limit)
+        history = [revision_json(each) for each in page]
+        last = page[-1].pk if more else None
         return Response({"history": history, "count": len(history), "next": last})
 
 

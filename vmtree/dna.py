@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from reef_site.common.errors import BadInput
+from reef_site.common.text import is_storable
 
 KEYS = ("organs", "capabilities")
 MAX_NAMES = 200
@@ -37,15 +38,8 @@ def diff(old: Dna | None, new: Dna | None) -> dict[str, Dna]:
     }
 
 
-def is_text(value: object) -> bool:
-    """Return whether every database can store this as text: no NUL, no lone surrogate."""
-    if not isinstance(value, str) or "\0" in value:
-        return False
-    return not any("\ud800" <= sign <= "\udfff" for sign in value)
-
-
 def _names(value: Any, field: str) -> list[str]:
-    if not isinstance(value, list) or not all(is_text(name) for name in value):
+    if not isinstance(value, list) or not all(is_storable(name) for name in value):
         raise BadInput(f"{field}: must be a list of text", field)
     if len(value) > MAX_NAMES or any(len(name) > MAX_NAME_LENGTH for name in value):
         raise BadInput(

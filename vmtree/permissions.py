@@ -21,6 +21,7 @@ from django.db.models import QuerySet
 from django.db.models.expressions import RawSQL
 
 from reef_site.common.errors import Forbidden
+from reef_site.common.hooks import Hook
 from vmtree import lineage
 from vmtree.lineage import is_within
 from vmtree.models import LINKS, Node
@@ -133,15 +134,10 @@ ON_THIS_HOST = (
 ACCOUNTS = "an account reads the fleet; only operators, which are superusers, change it"
 CLEAR_VALUES = "only operators and the root token see clear values"
 
-# Maps those of the VM ids that are active local agents to the hosts they run on.
 FindHosts = Callable[[Sequence[str]], Mapping[str, str]]
-_finders: list[FindHosts] = []
-
-
-def register_local_agents(find: FindHosts) -> None:
-    """Add a lookup of local agents; for `AppConfig.ready`."""
-    if find not in _finders:
-        _finders.append(find)
+local_agent_hosts: Hook[FindHosts] = Hook(
+    "tree.local_agent_hosts", "Map the VMs among these that are local agents to their data folders."
+)
 
 
 def node_of(caller: object) -> Node | None:
@@ -168,7 +164,7 @@ def is_read_only_account(caller: object) -> bool:
 
 def host_of(vm_id: str) -> str:
     """Return the id of the data folder that a local agent belongs to; empty for any other VM."""
-    return next((host for find in _finders if (host := find([vm_id]).get(vm_id, ""))), "")
+    return next((host for find in local_agent_hosts if (host := find([vm_id]).get(vm_id, ""))), "")
 
 
 def relation_of(node: Node, target: Node | str | None) -> Relation:

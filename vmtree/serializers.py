@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from reef_site.common.errors import BadInput
+from reef_site.common.request_values import text_of
 from vmtree import aliases, ids
-from vmtree.dna import empty, is_text, parse_dna
+from vmtree.dna import empty, parse_dna
 from vmtree.models import Category, Node, NodeToken, Revision
 from vmtree.services import UNCHANGED, Change, NewNode
 
@@ -66,7 +67,7 @@ def parse_new_node(data: Json) -> NewNode:
     vm_id = _vm_id(data.get("vmId"), "vmId")
     ids.check_new_id(vm_id, "vmId")
     return NewNode(
-        name=_text(name, "name"),
+        name=text_of(name, "name", length=MAX_LENGTH),
         category=_category(data.get("category", "undefined")),
         vm_id=vm_id,
         parent_vm_id=aliases.resolve(_vm_id(data.get("parentVmId"), "parentVmId")),
@@ -78,7 +79,7 @@ def parse_change(data: Json) -> Change:
     """Parse the body of a PATCH; absent keys stay unchanged. Raises BadInput."""
     config = data.get("reefConfig")
     return Change(
-        name=_text(data["name"], "name") if "name" in data else UNCHANGED,
+        name=text_of(data["name"], "name", length=MAX_LENGTH) if "name" in data else UNCHANGED,
         category=_category(data["category"]) if "category" in data else UNCHANGED,
         dna=(None if config is None else parse_dna(config)) if "reefConfig" in data else UNCHANGED,
         parent_vm_id=(
@@ -96,24 +97,13 @@ def _category(value: object) -> str:
     return value
 
 
-def _text(value: object, field: str) -> str:
-    if not isinstance(value, str):
-        raise BadInput(f"{field}: must be a string", field)
-    text = value.strip()
-    if not is_text(text):
-        raise BadInput(f"{field}: has characters that are no text", field)
-    if len(text) > MAX_LENGTH:
-        raise BadInput(f"{field}: at most {MAX_LENGTH} characters", field)
-    return text
-
-
 def _vm_id(value: object, field: str) -> str:
     """Return an id as text. A number becomes its digits, None becomes empty."""
     if value is None:
         return ""
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
-    text = _text(value, field)
+    text = text_of(value, field, length=MAX_LENGTH)
     if any(not sign.isprintable() for sign in text) or text.endswith("/"):
         raise BadInput(f"{field}: must be printable and not end with a slash", field)
     return text

@@ -6,26 +6,25 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from django.db import IntegrityError, connection, transaction
 from django.db.models import Count, Q
-from ulid import ULID
 
 from reef_site.common import clock, events
+from reef_site.common.batches import batched
 from reef_site.common.errors import BadInput, Conflict, NotFound
+from reef_site.common.ids import new_ulid
 from vmtree import authority, permissions, removal, tokens
 from vmtree import names as vm_names
 from vmtree.dna import Dna, empty
 from vmtree.lineage import is_within, keys_below
 from vmtree.models import LINKS, Node, NodeToken, Revision, Trait
 
-# PostgreSQL's lock on the shape of the tree; any number that nobody else uses.
+# Number of PostgreSQL's advisory lock on the structure of the tree.
 STRUCTURE = 7_202_611
-_AT_ONCE = 500
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ def create(new: NewNode, *, by: object, what: Revision.What = Revision.What.CREA
     hold_shape(alone=False)
     parent = parent_of(new.parent_vm_id) if new.parent_vm_id else None
     authority.check(by, "write", parent)
-    vm_id = new.vm_id or str(ULID())
+    vm_id = new.vm_id or new_ulid()
     if known := Node.objects.filter(vm_id=vm_id).first():
         raise _id_conflict(known)
     now = clock.now()
@@ -168,11 +167,11 @@ def remove(
         _check_confirmed(confirm, len(keys))
     now = clock.now()
     if guarded:
-        for some in _chunks(keys):
+        for some in batched(keys):
             found = Node.objects.filter(pk__in=some).values_list("vm_id", flat=True)
             removal.check(list(found))
     tokens.revoke_all(keys)
-    for some in _chunks(keys):
+    for some in batched(keys):
         rows = Node.objects.select_related("parent").filter(pk__in=some).order_by("pk")
         # Locked, so that nothing changes between recording and removing them.
         nodes = list(rows.select_for_update(of=("self",), no_key=True))
@@ -232,9 +231,9 @@ def stats() -> dict[str, Any]:
 
 
 def hold_shape(*, alone: bool) -> None:
-    """Keep the tree's shape as it is until commit: creators share the hold, movers are alone.
+    """Lock the structure of the tree until commit: shared for creating, exclusive for moving.
 
-    SQLite lets one writer in at a time anyway.
+    SQLite has a single writer anyway.
     """
     if connection.vendor == "postgresql":
         function = "pg_advisory_xact_lock" if alone else "pg_advisory_xact_lock_shared"
@@ -331,8 +330,3 @@ def _record(nodes: list[Node], what: Revision.What, by: object, at: datetime) ->
 
 def _tell_later(vm_ids: list[str]) -> None:
     transaction.on_commit(lambda: events.publish_nodes(vm_ids))
-
-
-def _chunks(keys: list[int]) -> Iterator[list[int]]:
-    for start in range(0, len(keys), _AT_ONCE):
-        yield keys[start : start + _AT_ONCE]

@@ -17,9 +17,10 @@ from django.urls import URLPattern, path, reverse
 from django.utils.html import format_html, format_html_join
 from django.views.decorators.http import require_GET, require_POST
 
+from reef_site.common.admin import ReadOnlyAdmin, apply_to_each
 from reef_site.common.errors import BadInput, ReefError
+from reef_site.common.text import parse_number
 from vmtree import handing, snapshots
-from vmtree.admin import FactAdmin
 from vmtree.snapshot_models import Snapshot, State
 from vmtree.snapshots import wording
 from vmtree.snapshots.comparing import Comparison
@@ -29,7 +30,7 @@ View = Callable[..., HttpResponseBase]
 
 
 @admin.register(Snapshot)
-class SnapshotAdmin(FactAdmin):
+class SnapshotAdmin(ReadOnlyAdmin):
     """Snapshots. The permission to change them includes taking and restoring."""
 
     list_display = (
@@ -46,13 +47,9 @@ class SnapshotAdmin(FactAdmin):
     list_filter = ("state", "why", "pinned", "began_at")
     search_fields = ("file", "=made_by", "trouble", "sha256")
     search_help_text = "Part of a file's name, of its SHA-256 or of what is wrong with it."
-    list_select_related = False
+    command_permission = "vmtree.change_snapshot"
     ordering = ("-began_at", "-id")
     actions = ("verify", "pin", "unpin", "compare")
-
-    def has_command_permission(self, request: HttpRequest) -> bool:
-        """Return whether the user may take, verify, pin and restore snapshots."""
-        return request.user.has_perm("vmtree.change_snapshot")
 
     def get_urls(self) -> list[URLPattern]:
         """Add the pages for comparing and restoring, and the download."""
@@ -112,20 +109,17 @@ class SnapshotAdmin(FactAdmin):
 
     @admin.action(description="Verify selected snapshots", permissions=["command"])
     def verify(self, request: HttpRequest, queryset: QuerySet[Snapshot]) -> None:
-        for each in queryset:
-            self._tell(request, each, partial(_verified, each, request))
+        apply_to_each(self, request, queryset, partial(_verified, by=request.user))
 
     @admin.action(
         description="Pin selected snapshots (keep them for ever)", permissions=["command"]
     )
     def pin(self, request: HttpRequest, queryset: QuerySet[Snapshot]) -> None:
-        for each in queryset:
-            self._tell(request, each, partial(_pinned, each, request, pinned=True))
+        apply_to_each(self, request, queryset, partial(_pinned, by=request.user, pinned=True))
 
     @admin.action(description="Unpin selected snapshots", permissions=["command"])
     def unpin(self, request: HttpRequest, queryset: QuerySet[Snapshot]) -> None:
-        for each in queryset:
-            self._tell(request, each, partial(_pinned, each, request, pinned=False))
+        apply_to_each(self, request, queryset, partial(_pinned, by=request.user, pinned=False))
 
     @admin.action(description="Compare two selected snapshots, or one with now")
     def compare(self, request: HttpRequest, queryset: QuerySet[Snapshot]) -> HttpResponse | None:
@@ -136,12 +130,6 @@ class SnapshotAdmin(FactAdmin):
             return None
         query = "&".join(f"{word}={key}" for word, key in zip(("from", "to"), keys, strict=False))
         return HttpResponseRedirect(f"{reverse('admin:vmtree_snapshot_compare')}?{query}")
-
-    def _tell(self, request: HttpRequest, row: Snapshot, action: Callable[[], str]) -> None:
-        try:
-            self.message_user(request, f"{row}: {action()}", messages.SUCCESS)
-        except ReefError as error:
-            self.message_user(request, str(error), messages.ERROR)
 
     # -- pages ---------------------------------------------------------------------------------
 
@@ -221,19 +209,19 @@ class SnapshotAdmin(FactAdmin):
 
 
 def _key(request: HttpRequest, name: str) -> int:
-    given = request.GET.get(name, "")
-    if not (given.isascii() and given.isdigit()) or len(given) > 18:
+    key = parse_number(request.GET.get(name, ""))
+    if key is None:
         raise BadInput(f"{name}: must be the id of a snapshot", name)
-    return int(given)
+    return key
 
 
-def _verified(row: Snapshot, request: HttpRequest) -> str:
-    found = snapshots.verify(row, by=request.user)
+def _verified(row: Snapshot, *, by: object) -> str:
+    found = snapshots.verify(row, by=by)
     if found.state != State.READY:
-        raise ReefError(f"{row}: {found.trouble}")
+        raise ReefError(found.trouble)
     return "is intact"
 
 
-def _pinned(row: Snapshot, request: HttpRequest, *, pinned: bool) -> str:
-    snapshots.pin(row, pinned=pinned, by=request.user)
+def _pinned(row: Snapshot, *, by: object, pinned: bool) -> str:
+    snapshots.pin(row, pinned=pinned, by=by)
     return "is pinned" if pinned else "is no longer pinned"

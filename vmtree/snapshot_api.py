@@ -12,7 +12,8 @@ from rest_framework.views import APIView
 
 from reef_site.common.errors import BadInput
 from reef_site.common.request_names import takes
-from reef_site.common.request_values import body_of, query_number
+from reef_site.common.request_values import body_of, flag_of, query_number
+from reef_site.common.text import parse_number
 from vmtree import handing, permissions, snapshots
 from vmtree.snapshot_models import Snapshot
 from vmtree.snapshots import files
@@ -106,9 +107,7 @@ class Pin(SnapshotView):
     @takes(body=("pinned",))
     def post(self, request: Request, snapshot_id: str) -> Response:
         """Keep it for ever, or with `{"pinned": false}` no longer."""
-        pinned = body_of(request).get("pinned", True)
-        if not isinstance(pinned, bool):
-            raise BadInput("pinned: must be true or false", "pinned")
+        pinned = flag_of(body_of(request).get("pinned", True), "pinned")
         return self._pin(request, snapshot_id, pinned)
 
     def delete(self, request: Request, snapshot_id: str) -> Response:
@@ -162,9 +161,10 @@ class Restore(SnapshotView):
 
 
 def _find(snapshot_id: str, field: str = "id") -> Snapshot:
-    if not (snapshot_id.isascii() and snapshot_id.isdigit()) or len(snapshot_id) > 18:
+    key = parse_number(snapshot_id)
+    if key is None:
         raise BadInput(f"{field}: must be the id of a snapshot, or 'now'", field)
-    return snapshots.find(int(snapshot_id))
+    return snapshots.find(key)
 
 
 def _limit(request: Request) -> int:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import secrets
 
 from django.db import transaction
 
 from reef_site.common import clock
+from reef_site.common.batches import batched
+from reef_site.common.ids import new_secret
 from vmtree.lineage import keys_below
 from vmtree.models import LINKS, Node, NodeToken
 
@@ -21,7 +22,7 @@ def digest_of(token: str) -> str:
 
 def issue(node: Node, *, made_by: str) -> str:
     """Create a token for this node and revoke its older ones. Only the hash is stored."""
-    token = PREFIX + secrets.token_urlsafe(32)
+    token = new_secret(PREFIX)
     with transaction.atomic():
         _revoke([node.pk])
         NodeToken.objects.create(node=node, digest=digest_of(token), made_by=made_by[:200])
@@ -34,7 +35,7 @@ def renew(node: Node, shown: str, *, made_by: str) -> str:
     So a node that never receives the response still has a working token. `confirm` is the second
     step.
     """
-    token = PREFIX + secrets.token_urlsafe(32)
+    token = new_secret(PREFIX)
     with transaction.atomic():
         _revoke([node.pk], keep=digest_of(shown))
         NodeToken.objects.create(node=node, digest=digest_of(token), made_by=made_by[:200])
@@ -71,8 +72,7 @@ def _revoke(node_ids: list[int], keep: str = "") -> int:
     """
     now, count = clock.now(), 0
     with transaction.atomic():
-        for start in range(0, len(node_ids), 500):
-            some = node_ids[start : start + 500]
+        for some in batched(node_ids):
             rows = NodeToken.objects.filter(node__in=some, revoked_at__isnull=True)
             count += rows.exclude(digest=keep).update(revoked_at=now)
     return count

@@ -7,11 +7,8 @@ from typing import Any, Self
 
 from django.db import models
 from django.db.models import F, Q
-from ulid import ULID
 
-from bootloader.exceptions import IllegalMove, LostRace
 from bootloader.models.machines import Machine
-from bootloader.reasons import clipped
 from bootloader.states import (
     AT_WORK,
     MOVES,
@@ -23,11 +20,9 @@ from bootloader.states import (
     StepState,
 )
 from reef_site.common import clock
-
-
-def new_id() -> str:
-    """A sortable id of 26 capitals and digits."""
-    return str(ULID())
+from reef_site.common.errors import IllegalMove, LostRace
+from reef_site.common.ids import new_ulid
+from reef_site.common.text import clip_words
 
 
 class ProvisioningQuerySet(models.QuerySet["Provisioning"]):
@@ -64,7 +59,7 @@ class ProvisioningQuerySet(models.QuerySet["Provisioning"]):
 class Provisioning(models.Model):
     """One VM's way from nothing to a member of the fleet."""
 
-    id = models.CharField(primary_key=True, max_length=26, default=new_id, editable=False)
+    id = models.CharField(primary_key=True, max_length=26, default=new_ulid, editable=False)
     name = models.CharField(max_length=64)
     profile = models.CharField(max_length=64)
     provider = models.CharField(max_length=40)
@@ -144,7 +139,7 @@ class Provisioning(models.Model):
         fields = {
             "state": to,
             "state_since": now,
-            "reason": clipped(reason, 2000),
+            "reason": clip_words(reason, 2000),
             "ended_at": ended,
         }
         fields |= also
@@ -154,7 +149,9 @@ class Provisioning(models.Model):
         for name, value in fields.items():
             setattr(self, name, value)
         said = f"{old} → {to}" + (f": {reason}" if reason else "")
-        LogLine.objects.create(provisioning=self, kind=LogLine.Kind.STATE, text=clipped(said, 2000))
+        LogLine.objects.create(
+            provisioning=self, kind=LogLine.Kind.STATE, text=clip_words(said, 2000)
+        )
 
 
 class BootStepQuerySet(models.QuerySet["BootStep"]):
@@ -212,7 +209,7 @@ class BootStep(models.Model):
         old, now = StepState(self.state), clock.now()
         if to not in STEP_MOVES[old]:
             raise IllegalMove(f"step {self} is {old}")
-        fields: dict[str, Any] = {"state": to, "reason": clipped(reason, 2000)}
+        fields: dict[str, Any] = {"state": to, "reason": clip_words(reason, 2000)}
         match to:
             case StepState.RUNNING:
                 fields |= {"started_at": now, "ended_at": None, "misses": 0}

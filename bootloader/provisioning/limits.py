@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from django.db import connection, transaction
 
-from bootloader.exceptions import LostRace
 from bootloader.models import Machine, Provisioning
 from bootloader.provisioning import rings
 from bootloader.states import State
-from reef_site.common.errors import Conflict
+from reef_site.common.errors import Conflict, LostRace
 from versconfig import config
 from vmtree.models import Node
 

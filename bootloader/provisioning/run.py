@@ -16,20 +16,13 @@ from datetime import timedelta
 
 from django.db import connection
 
-from bootloader.exceptions import (
-    IllegalMove,
-    LostRace,
-    NoSuchMachine,
-    ProviderAway,
-    RateLimited,
-    ShellAway,
-)
+from bootloader.exceptions import NoSuchMachine, ProviderAway, RateLimited, ShellAway
 from bootloader.models import BootStep, LogLine, Provisioning
 from bootloader.provisioning import booting, ending, limits, machines, rings, steps
 from bootloader.provisioning.steps import Context, Later
 from bootloader.states import State, StepName, StepState
 from reef_site.common import clock
-from reef_site.common.errors import ReefError
+from reef_site.common.errors import IllegalMove, LostRace, ReefError
 
 logger = logging.getLogger(__name__)
 

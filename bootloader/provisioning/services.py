@@ -20,6 +20,7 @@ from bootloader.states import (
     StepState,
 )
 from reef_site.common.errors import BadInput, Conflict, Forbidden, NotFound
+from reef_site.common.text import to_storable
 from versconfig import config
 from vmtree import authority
 from vmtree.models import Node
@@ -155,7 +156,7 @@ def _write(wish: Wish, by: object, key: str) -> list[Provisioning]:
 def find(provisioning_id: str) -> Provisioning:
     """The provisioning of this id, or NotFound."""
     rows = Provisioning.objects.light()
-    row = rows.filter(pk=provisioning_id.replace("\0", "")).first()
+    row = rows.filter(pk=to_storable(provisioning_id)).first()
     if row is None:
         raise NotFound("provisioning not found")
     return row

@@ -21,6 +21,7 @@ from lieutenants.operations.models import (
     Verb,
 )
 from reef_site.common import clock, events
+from reef_site.common.batches import batched
 from reef_site.common.errors import ReefError
 from vmtree import snapshots
 from vmtree.snapshot_models import Why
@@ -120,8 +121,8 @@ def _send(job: Job, free: int) -> None:
         return
     ready = job.steps.ready(Verb(job.verb)).order_by("position")
     ids = list(ready.values_list("pk", flat=True)[:free])
-    for start in range(0, len(ids), BATCH):
-        rings.act(ids[start : start + BATCH])
+    for batch in batched(ids, BATCH):
+        rings.act(batch)
 
 
 def _close(job: Job) -> bool:

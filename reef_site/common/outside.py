@@ -17,6 +17,7 @@ from typing import Any
 from django.db import connections
 
 from reef_site.common import broker, clock
+from reef_site.common.hooks import Hook
 from reef_site.common.models import CallState, OutsideCall
 
 logger = logging.getLogger(__name__)
@@ -46,12 +47,9 @@ class Kind:
     lines: Callable[[Result], list[Line]]
 
 
-_kinds: dict[str, Kind] = {}
-
-
-def register(name: str, run: Callable[..., Result], lines: Callable[[Result], list[Line]]) -> None:
-    """Make a kind of call known; for `AppConfig.ready`."""
-    _kinds[name] = Kind(run, lines)
+call_kinds: Hook[Kind] = Hook(
+    "outside_calls.kinds", "Calls to providers, hosts and model APIs that a worker can make."
+)
 
 
 def make(
@@ -107,7 +105,7 @@ def lines(row: OutsideCall) -> list[Line]:
     """Return what a page shows of a call that is over."""
     if row.state == CallState.FAILED:
         return [(None, row.error)]
-    return _kinds[row.kind].lines(row.result)
+    return call_kinds[row.kind].lines(row.result)
 
 
 def run(call_id: str) -> None:
@@ -166,7 +164,7 @@ class _Attempt:
     def run(self) -> None:
         """Do it. Errors with a status are answers, too."""
         try:
-            self._result = _kinds[self._row.kind].run(**self._row.arguments)
+            self._result = call_kinds[self._row.kind].run(**self._row.arguments)
         except Exception as error:
             status = getattr(error, "status", None)
             if isinstance(status, int):

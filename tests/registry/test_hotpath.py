@@ -10,7 +10,7 @@ import pytest
 from django.conf import settings
 from django.test import Client
 
-from reef_site.bodies import Answer
+from reef_site.common.asgi import Answer
 from registry import hotpath
 from registry.models import VM
 from tests.registry.conftest import Register, age

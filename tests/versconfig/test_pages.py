@@ -220,14 +220,14 @@ def test_what_a_removed_vm_left_behind_can_be_removed(client: Client) -> None:
     assert client.post(f"/config/history/{newest.pk}/undo").status_code == 409
 
 
-def test_the_test_button(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "_checks", {})
-    checks.register("VERS_API_KEY", lambda _: Finding(False, "The provider refuses it."))
-    assert "/test" not in client.get("/config/VERS_API_KEY/").content.decode()
-    store("VERS_API_KEY", SECRET)
-    assert "/test" in client.get("/config/VERS_API_KEY/").content.decode()
+def test_the_test_button(client: Client) -> None:
+    refusal = Finding(False, "The provider refuses it.")
+    with checks.key_checks.changed({"VERS_API_KEY": lambda _: refusal}):
+        assert "/test" not in client.get("/config/VERS_API_KEY/").content.decode()
+        store("VERS_API_KEY", SECRET)
+        assert "/test" in client.get("/config/VERS_API_KEY/").content.decode()
 
-    answer = client.post("/config/VERS_API_KEY/test", {"from": "index"}, follow=True)
+        answer = client.post("/config/VERS_API_KEY/test", {"from": "index"}, follow=True)
 
     assert "VERS_API_KEY: The provider refuses it." in seen_in(answer)
 

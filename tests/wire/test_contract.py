@@ -8,8 +8,9 @@ import pytest
 from django.utils import timezone
 
 from lieutenants import services
-from lieutenants.models import Answer, Lieutenant, new_ulid
+from lieutenants.models import Answer, Lieutenant
 from lieutenants.states import Outcome, Status
+from reef_site.common.ids import new_ulid
 from tests.conftest import Api, Fleet
 from tests.waiting import until
 from tests.wire.asking import DATE, LIEUTENANTS, STARTING_NOTE, living, send

@@ -13,7 +13,7 @@ from rest_framework.test import APIRequestFactory
 from rest_framework.views import APIView
 
 from reef_site.common.request_names import OnlyKnownNames, nearest
-from reef_site.wire import AnyTypeJSONParser
+from reef_site.common.wire_json import AnyTypeJSONParser
 from tests.conftest import Api
 from tests.wire.asking import LIEUTENANTS, living
 

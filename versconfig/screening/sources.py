@@ -21,6 +21,7 @@ from urllib.parse import unquote, urlsplit
 
 from django.conf import settings
 
+from reef_site.common.hooks import Hook
 from versconfig import files, vault
 from versconfig.exceptions import Unreadable
 from versconfig.keys import ALL
@@ -58,17 +59,15 @@ class _Known:
     of_nodes: dict[Hashable, Screen] = field(default_factory=dict)
 
 
-_sources: dict[str, Source] = {}
+secret_sources: Hook[Source] = Hook(
+    "screening.secret_sources",
+    "Secrets that are covered in texts and logs; the first source of a value names it.",
+)
 _lock = threading.Lock()
 _local = threading.local()
 _known: _Known | None = None
 _first: Screen | None = None
 _checked_at = 0.0
-
-
-def register(name: str, source: Source) -> None:
-    """Add a source; if several have the same value, the first names it."""
-    _sources[name] = source
 
 
 def current(*, recheck: bool = False) -> Screen:
@@ -135,7 +134,7 @@ def _current(*, recheck: bool) -> _Known:
     # Read and compiled without the lock: other threads go on with the old screen.
     _local.is_reading = True
     try:
-        fingerprint = tuple(source.fingerprint() for source in _sources.values())
+        fingerprint = tuple(source.fingerprint() for source in secret_sources)
         if known is None or known.fingerprint != fingerprint:
             known = _read(began, fingerprint)
     finally:
@@ -150,7 +149,7 @@ def _current(*, recheck: bool) -> _Known:
 def _read(began: float, fingerprint: Hashable) -> _Known:
     everything: list[Secret] = []
     for_agents: list[Secret] = []
-    for source in _sources.values():
+    for source in secret_sources:
         found = [each for each in source.secrets() if each.value]
         everything += found
         for_agents += found if source.for_agents else []
@@ -270,9 +269,13 @@ def _changed(path: Path) -> tuple[int, int] | None:
     return facts.st_mtime_ns, facts.st_size
 
 
-register("reef", Source(_own_fingerprint, _own_secrets))
-register("environment", Source(_environment, _environment))
-register("agents", Source(_agents_environment, _agents_environment, for_agents=True))
-register("store", Source(_stored_fingerprint, stored.everywhere))
-register("files", Source(_files_fingerprint, _files_secrets))
-register("agent", Source(_agent_fingerprint, agent_secrets, for_agents=True))
+_OWN_SOURCES = {
+    "reef": Source(_own_fingerprint, _own_secrets),
+    "environment": Source(_environment, _environment),
+    "agents": Source(_agents_environment, _agents_environment, for_agents=True),
+    "store": Source(_stored_fingerprint, stored.everywhere),
+    "files": Source(_files_fingerprint, _files_secrets),
+    "agent": Source(_agent_fingerprint, agent_secrets, for_agents=True),
+}
+for _name, _source in _OWN_SOURCES.items():
+    secret_sources.register(_source, key=_name)

@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 from django.db import connection
 
+from reef_site.common.text import clip
 from vmtree.snapshots import tables
 from vmtree.snapshots.tables import Table
 
@@ -104,7 +105,7 @@ def differences(old: Rows, new: Rows) -> dict[str, Difference]:
     """Compare two sets of rows; the keys are the names of the tables on the wire."""
     return {
         table.title: _difference(table, old[table.name], new[table.name])
-        for table in tables.everything()
+        for table in tables.snapshot_tables
         if table.compared and table.name in old and table.name in new
     }
 
@@ -119,7 +120,7 @@ def _difference(table: Table, old: dict[str, Row], new: dict[str, Row]) -> Diffe
 
 
 def _tables() -> list[Table]:
-    return [compared(table) for table in tables.everything() if table.compared]
+    return [compared(table) for table in tables.snapshot_tables if table.compared]
 
 
 def _value(kind: str, value: Any) -> Any:
@@ -128,7 +129,7 @@ def _value(kind: str, value: Any) -> Any:
 
 def _short(value: Any) -> str:
     text = value if isinstance(value, str) else orjson.dumps(value).decode()
-    return text if len(text) <= 60 else f"{text[:59]}…"
+    return clip(text, 60)
 
 
 def _wire(name: str) -> str:

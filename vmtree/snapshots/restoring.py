@@ -132,9 +132,9 @@ def _check_confirmed(found: Plan, confirm: str) -> None:
 
 
 def _be_alone() -> None:
-    """Nobody else writes nodes until the end of the transaction. SQLite has one writer anyway."""
+    """Lock out all other writers of nodes until commit. SQLite has a single writer anyway."""
     if connection.vendor == "postgresql":
         with connection.cursor() as cursor:
-            # In this order: whoever moves nodes takes the first and then waits for the second.
+            # In this order: moving a node takes the first lock and then waits for the second.
             cursor.execute("SELECT pg_advisory_xact_lock(%s)", [STRUCTURE])
             cursor.execute("LOCK TABLE vmtree_node IN EXCLUSIVE MODE")

@@ -1,8 +1,7 @@
 """The tables of a snapshot file: columns, and the SQL that fills them.
 
-Higher apps register further tables with `add` in `AppConfig.ready`. In the file, times are ISO in
-UTC with microseconds, JSON is text, booleans are 1 and 0. The descriptions below become comments in
-the file's schema.
+Higher apps add tables to `snapshot_tables`. In the file, times are ISO in UTC with microseconds,
+JSON is text, booleans are 1 and 0. The descriptions below become comments in the file's schema.
 """
 
 from __future__ import annotations
@@ -13,6 +12,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import orjson
+
+from reef_site.common.hooks import Hook
 
 Kind = Literal["text", "json", "time", "flag", "number"]
 _TYPES = {"text": "TEXT", "json": "TEXT", "time": "TEXT", "flag": "INTEGER", "number": "INTEGER"}
@@ -165,14 +166,8 @@ META_SCHEMA = """CREATE TABLE meta ( -- what this file is
 )"""
 FORMAT = "1"
 
-_tables: dict[str, Table] = {each.name: each for each in (NODES, TRAITS, REVISIONS)}
-
-
-def add(table: Table) -> None:
-    """Include this table in all snapshots from now on; for `AppConfig.ready`."""
-    _tables[table.name] = table
-
-
-def everything() -> list[Table]:
-    """Return all tables of a snapshot except `meta`."""
-    return list(_tables.values())
+snapshot_tables: Hook[Table] = Hook(
+    "snapshots.tables", "Tables that a snapshot holds beside `meta`."
+)
+for _table in (NODES, TRAITS, REVISIONS):
+    snapshot_tables.register(_table, key=_table.name)

@@ -46,7 +46,7 @@ def write(draft: Path, *, why: str, made_by: str) -> Written:
     """Write a complete draft and check it. Raises SnapshotFailed, OSError, sqlite3.Error."""
     draft.unlink(missing_ok=True)
     draft.touch(mode=0o600)
-    wanted = tables.everything()
+    wanted = list(tables.snapshot_tables)
     with _open_draft(draft) as file:
         for table in wanted:
             file.execute(table.schema)

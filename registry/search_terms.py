@@ -1,4 +1,4 @@
-"""Search filters of the registry: liveness, status and role, for nodes of the tree and for VMs."""
+"""Search terms of the registry: liveness, status and role, for nodes of the tree and for VMs."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from reef_site.common import clock
 from reef_site.common.errors import BadInput
 from registry.liveness import Liveness
 from registry.models import VM, Role, Status, VMQuerySet
-from vmtree import aliases
+from vmtree import aliases, search
 from vmtree.models import Node
-from vmtree.search import Nodes, Word, add_word, has_text, known_filters, parse
+from vmtree.search import Nodes, Term, has_text, parse
 
 Find = Callable[[VMQuerySet], VMQuerySet]
 
@@ -35,66 +35,68 @@ _VM_FLAGS: dict[str, Find] = {
 _CHOICES: dict[str, tuple[str, ...]] = {"status": tuple(Status.values), "role": tuple(Role.values)}
 
 
-def teach() -> None:
-    """Register the filters with the tree's search."""
-    for name, find in _VM_FLAGS.items():
-        add_word(_node_flag(name, find))
-    unknown = Word(
+def register() -> None:
+    """Add the terms to the search over the tree."""
+    unknown = Term(
         "unknown", lambda nodes, _: nodes.exclude(vm_id__in=VM.objects.values("pk")), flag=True
     )
-    add_word(unknown)
-    for column, values in _CHOICES.items():
-        add_word(_node_choice(column, values))
+    terms = [
+        *(_node_flag(name, find) for name, find in _VM_FLAGS.items()),
+        unknown,
+        *(_node_choice(column, values) for column, values in _CHOICES.items()),
+    ]
+    for term in terms:
+        search.search_terms.register(term, key=term.name)
 
 
-def _node_flag(name: str, find: Find) -> Word:
+def _node_flag(name: str, find: Find) -> Term:
     def narrow(nodes: Nodes, _: str) -> Nodes:
         return nodes.filter(vm_id__in=find(VM.objects.all()).values("pk"))
 
-    return Word(name, narrow, flag=True)
+    return Term(name, narrow, flag=True)
 
 
-def _node_choice(column: str, values: tuple[str, ...]) -> Word:
+def _node_choice(column: str, values: tuple[str, ...]) -> Term:
     def narrow(nodes: Nodes, value: str) -> Nodes:
         return nodes.filter(vm_id__in=VM.objects.filter(**{column: value}).values("pk"))
 
-    return Word(column, narrow, values=values)
+    return Term(column, narrow, values=values)
 
 
 # -- VMs themselves ----------------------------------------------------------------------------
 
 
 def narrow(vms: VMQuerySet, query: str) -> VMQuerySet:
-    """Return the VMs that match the whole query. Raises BadInput that lists the filters."""
-    for word, value in parse(query, _VM_FILTERS):
-        if word:
-            vms = word.narrow(vms, value)
+    """Return the VMs that match the whole query. Raises BadInput that lists the terms."""
+    for term, value in parse(query, _VM_FILTERS):
+        if term:
+            vms = term.narrow(vms, value)
         elif value:
             vms = vms.filter(has_text(value, "name", "id"))
     return vms
 
 
-def with_liveness(vms: VMQuerySet, word: str) -> VMQuerySet:
+def with_liveness(vms: VMQuerySet, value: str) -> VMQuerySet:
     """Return the VMs with this liveness now. Raises BadInput that lists the values."""
-    if word not in Liveness.values:
+    if value not in Liveness.values:
         raise BadInput(f"liveness: must be one of {', '.join(Liveness.values)}", "liveness")
-    return vms.called(Liveness(word), clock.now())
+    return vms.called(Liveness(value), clock.now())
 
 
-def _vm_flag(name: str, find: Find) -> Word:
-    return Word(name, lambda vms, _: find(vms), flag=True)
+def _vm_flag(name: str, find: Find) -> Term:
+    return Term(name, lambda vms, _: find(vms), flag=True)
 
 
-def _vm_choice(column: str, field: str, values: tuple[str, ...] = ()) -> Word:
-    return Word(column, lambda vms, value: vms.filter(**{field: value}), values=values)
+def _vm_choice(column: str, field: str, values: tuple[str, ...] = ()) -> Term:
+    return Term(column, lambda vms, value: vms.filter(**{field: value}), values=values)
 
 
-def _vm_alias(column: str, field: str) -> Word:
-    return Word(column, lambda vms, value: vms.filter(**{field: aliases.resolve(value)}))
+def _vm_alias(column: str, field: str) -> Term:
+    return Term(column, lambda vms, value: vms.filter(**{field: aliases.resolve(value)}))
 
 
-def _dna_filter(kind: str) -> Word:
-    """Build a filter by organ or capability of the registered DNA."""
+def _dna_filter(kind: str) -> Term:
+    """Build a term for the organs or capabilities of the registered DNA."""
 
     def narrow(vms: VMQuerySet, name: str) -> VMQuerySet:
         if connection.vendor == "postgresql":
@@ -103,20 +105,20 @@ def _dna_filter(kind: str) -> Word:
         sql = f"SELECT v.id FROM {rows} WHERE gene.value = %s"  # noqa: S608
         return vms.filter(pk__in=RawSQL(sql, [name]))  # noqa: S611
 
-    return Word({"organs": "organ", "capabilities": "cap"}[kind], narrow)
+    return Term({"organs": "organ", "capabilities": "cap"}[kind], narrow)
 
 
-def _tree_filter(name: str) -> Word:
-    """Build a filter for VMs whose nodes match a filter of the tree."""
-    word = known_filters()[name]
+def _tree_filter(name: str) -> Term:
+    """Build a term for VMs whose nodes match a term of the tree."""
+    term = search.search_terms[name]
 
     def narrow(vms: VMQuerySet, value: str) -> VMQuerySet:
-        return vms.filter(pk__in=word.narrow(Node.objects.living(), value).values("vm_id"))
+        return vms.filter(pk__in=term.narrow(Node.objects.living(), value).values("vm_id"))
 
-    return Word(name, narrow, values=word.values)
+    return Term(name, narrow, values=term.values)
 
 
-_VM_FILTERS: dict[str, Word] = {
+_VM_FILTERS: dict[str, Term] = {
     "organ": _dna_filter("organs"),
     "cap": _dna_filter("capabilities"),
     "capability": _dna_filter("capabilities"),
