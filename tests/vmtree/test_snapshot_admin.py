@@ -110,7 +110,7 @@ def test_the_page_asks_before_the_tree_is_replaced(browser: Client, make: Make) 
     assert ada.organs == ["cron"]
 
     services.remove("bob", by="tests")
-    assert "is as it was in" in text(browser.post(path, {"confirm": found[1]}, follow=True))
+    assert "Restored the tree from" in text(browser.post(path, {"confirm": found[1]}, follow=True))
     ada.refresh_from_db()
     assert ada.organs == ["store"]
     assert Snapshot.objects.filter(why="change").count() == 1
