@@ -268,7 +268,7 @@ class Edge:
         headers = dict(scope["headers"])
         answer: Answer | None
         if body is None:
-            answer = self._hot.refusal(headers)
+            answer = self._hot.rejection(headers)
         else:
             answer = await self._hot.answer(route, headers, body.whole())
         return answer

@@ -1,7 +1,4 @@
-"""Terms of the registry in the search over the tree: liveness, status and role of VMs.
-
-`narrow` is the same search over VMs of the registry, which need not have a place in the tree.
-"""
+"""Search terms of the registry: liveness, status and role, for nodes of the tree and for VMs."""
 
 from __future__ import annotations
 
@@ -29,13 +26,13 @@ def _has_status(status: Status) -> Find:
     return lambda vms: vms.filter(status=status)
 
 
-_FLAGS: dict[str, Find] = {
+_VM_FLAGS: dict[str, Find] = {
     "silent": lambda vms: vms.called(Liveness.SILENT, clock.now()),
     "late": lambda vms: vms.called(Liveness.LATE, clock.now()),
     "live": _live,
     **{status.value: _has_status(status) for status in Status},
 }
-_VALUED: dict[str, tuple[str, ...]] = {"status": tuple(Status.values), "role": tuple(Role.values)}
+_CHOICES: dict[str, tuple[str, ...]] = {"status": tuple(Status.values), "role": tuple(Role.values)}
 
 
 def register() -> None:
@@ -44,22 +41,22 @@ def register() -> None:
         "unknown", lambda nodes, _: nodes.exclude(vm_id__in=VM.objects.values("pk")), flag=True
     )
     terms = [
-        *(_flag(name, find) for name, find in _FLAGS.items()),
+        *(_node_flag(name, find) for name, find in _VM_FLAGS.items()),
         unknown,
-        *(_valued(column, values) for column, values in _VALUED.items()),
+        *(_node_choice(column, values) for column, values in _CHOICES.items()),
     ]
     for term in terms:
         search.search_terms.register(term, key=term.name)
 
 
-def _flag(name: str, find: Find) -> Term:
+def _node_flag(name: str, find: Find) -> Term:
     def narrow(nodes: Nodes, _: str) -> Nodes:
         return nodes.filter(vm_id__in=find(VM.objects.all()).values("pk"))
 
     return Term(name, narrow, flag=True)
 
 
-def _valued(column: str, values: tuple[str, ...]) -> Term:
+def _node_choice(column: str, values: tuple[str, ...]) -> Term:
     def narrow(nodes: Nodes, value: str) -> Nodes:
         return nodes.filter(vm_id__in=VM.objects.filter(**{column: value}).values("pk"))
 
@@ -70,8 +67,8 @@ def _valued(column: str, values: tuple[str, ...]) -> Term:
 
 
 def narrow(vms: VMQuerySet, query: str) -> VMQuerySet:
-    """Return the VMs that match all terms of the query. Raise BadInput that lists the terms."""
-    for term, value in parse(query, _of_vms):
+    """Return the VMs that match the whole query. Raises BadInput that lists the terms."""
+    for term, value in parse(query, _VM_FILTERS):
         if term:
             vms = term.narrow(vms, value)
         elif value:
@@ -80,26 +77,26 @@ def narrow(vms: VMQuerySet, query: str) -> VMQuerySet:
 
 
 def with_liveness(vms: VMQuerySet, value: str) -> VMQuerySet:
-    """Return the VMs of this liveness now. Raise BadInput that lists the values."""
+    """Return the VMs with this liveness now. Raises BadInput that lists the values."""
     if value not in Liveness.values:
         raise BadInput(f"liveness: must be one of {', '.join(Liveness.values)}", "liveness")
     return vms.called(Liveness(value), clock.now())
 
 
-def _plain_flag(name: str, find: Find) -> Term:
+def _vm_flag(name: str, find: Find) -> Term:
     return Term(name, lambda vms, _: find(vms), flag=True)
 
 
-def _plain_valued(column: str, field: str, values: tuple[str, ...] = ()) -> Term:
+def _vm_choice(column: str, field: str, values: tuple[str, ...] = ()) -> Term:
     return Term(column, lambda vms, value: vms.filter(**{field: value}), values=values)
 
 
-def _plain_id(column: str, field: str) -> Term:
+def _vm_alias(column: str, field: str) -> Term:
     return Term(column, lambda vms, value: vms.filter(**{field: aliases.resolve(value)}))
 
 
-def _with_gene(kind: str) -> Term:
-    """Return the term for VMs that registered with an organ or capability."""
+def _dna_filter(kind: str) -> Term:
+    """Build a term for the organs or capabilities of the registered DNA."""
 
     def narrow(vms: VMQuerySet, name: str) -> VMQuerySet:
         if connection.vendor == "postgresql":
@@ -111,8 +108,8 @@ def _with_gene(kind: str) -> Term:
     return Term({"organs": "organ", "capabilities": "cap"}[kind], narrow)
 
 
-def _in_tree(name: str) -> Term:
-    """Return a term of the tree, applied to the nodes of VMs."""
+def _tree_filter(name: str) -> Term:
+    """Build a term for VMs whose nodes match a term of the tree."""
     term = search.search_terms[name]
 
     def narrow(vms: VMQuerySet, value: str) -> VMQuerySet:
@@ -121,14 +118,14 @@ def _in_tree(name: str) -> Term:
     return Term(name, narrow, values=term.values)
 
 
-_of_vms: dict[str, Term] = {
-    "organ": _with_gene("organs"),
-    "cap": _with_gene("capabilities"),
-    "capability": _with_gene("capabilities"),
-    "category": _in_tree("category"),
-    "under": _in_tree("under"),
-    **{name: _plain_flag(name, find) for name, find in _FLAGS.items()},
-    **{name: _plain_valued(name, name, values) for name, values in _VALUED.items()},
-    "id": _plain_id("id", "id"),
-    "parent": _plain_id("parent", "parent_vm_id"),
+_VM_FILTERS: dict[str, Term] = {
+    "organ": _dna_filter("organs"),
+    "cap": _dna_filter("capabilities"),
+    "capability": _dna_filter("capabilities"),
+    "category": _tree_filter("category"),
+    "under": _tree_filter("under"),
+    **{name: _vm_flag(name, find) for name, find in _VM_FLAGS.items()},
+    **{name: _vm_choice(name, name, values) for name, values in _CHOICES.items()},
+    "id": _vm_alias("id", "id"),
+    "parent": _vm_alias("parent", "parent_vm_id"),
 }

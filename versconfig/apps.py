@@ -1,4 +1,4 @@
-"""App configuration of versconfig: what the fleet's members are configured with."""
+"""App configuration of versconfig, the fleet's settings and secrets."""
 
 from django.apps import AppConfig
 
@@ -7,7 +7,10 @@ class VersconfigConfig(AppConfig):
     name = "versconfig"
 
     def ready(self) -> None:
-        """Register the checks of model keys and SSH keys, and keep secrets out of the logs."""
+        """Register the tests of model keys, the rules for SSH keys and the check of the vault.
+
+        From now on secrets are masked in all logs of this process.
+        """
         from versconfig import checks, model_keys, models, ssh_keys, values, vault
         from versconfig.screening import log_records
 

@@ -6,11 +6,11 @@ from reef_site.common.errors import Conflict, NotFound, ReefError
 
 
 class BadValue(Conflict):
-    """A key's value cannot be what the key needs; the text names the key and where it stands."""
+    """A key's value is invalid; the text names the key and the place."""
 
 
 class Unset(Conflict):
-    """A value is needed and stands nowhere; the text names the key."""
+    """A required value is missing; the text names the key."""
 
 
 class Unreadable(Conflict):
@@ -18,7 +18,7 @@ class Unreadable(Conflict):
 
 
 class Changed(Conflict):
-    """Somebody else changed the same setting meanwhile."""
+    """The setting was changed by somebody else meanwhile."""
 
 
 class TooManyChanges(ReefError):
@@ -35,4 +35,4 @@ class TooManyChanges(ReefError):
 
 
 class NoCheck(NotFound):
-    """Nobody knows how to test this key."""
+    """There is no test for this key."""

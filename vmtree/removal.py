@@ -1,4 +1,7 @@
-"""Which VMs cannot be removed from the tree now, and what happens when a subtree is removed."""
+"""Hooks of removal: VMs that must not be removed, and cleanup that goes with a subtree.
+
+Higher apps register theirs in `AppConfig.ready`.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ after_removal: Hook[Follow] = Hook(
 
 
 def check(vm_ids: Sequence[str]) -> None:
-    """Raise Conflict if one of them must stay."""
+    """Raise Conflict if one of the VMs must not be removed."""
     for why, find in removal_blockers.items():
         if staying := sorted(find(vm_ids)):
             names = ", ".join(f"'{vm_id}'" for vm_id in staying[:_MOST_NAMED])
@@ -30,6 +33,6 @@ def check(vm_ids: Sequence[str]) -> None:
 
 
 def follow(vm_ids: Sequence[str]) -> None:
-    """Call all that is registered in `after_removal`; inside the caller's transaction."""
+    """Run the registered cleanup inside the caller's transaction."""
     for each in after_removal:
         each(vm_ids)

@@ -1,7 +1,7 @@
-"""`?q=`: terms that narrow nodes, the same in API, pages and admin.
+"""The search language of `?q=`, the same in API, pages and admin.
 
-`organ:store cap:ssh category:lieutenant under:<id>` and text to look for in names and ids; blanks
-go into quotes. Apps above register terms of their own in `search_terms`.
+`organ:store category:lieutenant under:<id>` and so on filter; other text is searched in names and
+ids; text with blanks is quoted. Higher apps add terms to `search_terms`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from vmtree.models import LINKS, Category, Node
 
 Nodes = QuerySet[Node]
 LONGEST = 1000
-# A term without its value; else a term, perhaps, and a value in quotes or without.
+# A term without its value; else an optional term and a value, quoted or not.
 _TOKEN = re.compile(r'([^\s:"]+:)(?=\s|$)|(?:([^\s:"]+):)?(?:"([^"]*)"?|(\S+))')
 
 
@@ -54,25 +54,25 @@ def spellings(terms: Iterable[Term]) -> list[str]:
 
 
 def narrow(nodes: Nodes, query: str) -> Nodes:
-    """Return the nodes that match all terms of the query. Raise BadInput that lists the terms."""
+    """Return the nodes that match the whole query. Raises BadInput that lists the terms."""
     for term, value in parse(query, dict(search_terms.items())):
         nodes = term.narrow(nodes, value) if term else _text(nodes, value)
     return nodes
 
 
 def parse(query: str, terms: Mapping[str, Term]) -> Iterator[tuple[Term | None, str]]:
-    """Yield the terms of a query with their values; None stands for text. Raise BadInput."""
+    """Yield the terms of a query (None for text) with their values. Raises BadInput."""
     if len(query) > LONGEST:
         raise BadInput(f"q: at most {LONGEST} characters", "q")
     if "\0" in query:
         raise BadInput("q: has a NUL character, which no name or id has", "q")
-    for name, value, is_quoted in _parts(query):
+    for name, value, is_quoted in _tokenize(query):
         yield _term(name, value, terms, is_quoted=is_quoted), value
 
 
 def has_text(text: str, *columns: str) -> Q:
-    """That one of these columns has this text in it, in capitals or not."""
-    # LIKE of SQLite knows the capitals of ASCII only; its regular expressions are Python's.
+    """Return a condition: one of these columns contains this text, ignoring case."""
+    # SQLite's LIKE ignores case for ASCII only; its regular expressions are Python's.
     plain = text.isascii() or connection.vendor != "sqlite"
     how, value = ("icontains", text) if plain else ("iregex", re.escape(text))
     found = Q()
@@ -81,8 +81,8 @@ def has_text(text: str, *columns: str) -> Q:
     return found
 
 
-def _parts(query: str) -> list[tuple[str, str, bool]]:
-    """Name before the colon (or nothing), value, and whether that was in quotes."""
+def _tokenize(query: str) -> list[tuple[str, str, bool]]:
+    """Split into tuples of name before the colon (or empty), value, and whether it was quoted."""
     found = []
     for empty, name, quoted, bare in _TOKEN.findall(query):
         if empty:
@@ -94,14 +94,14 @@ def _parts(query: str) -> list[tuple[str, str, bool]]:
 
 
 def _term(name: str, value: str, terms: Mapping[str, Term], *, is_quoted: bool) -> Term | None:
-    """Return the term of this name in any case; None for text. Raise BadInput."""
+    """Return the term with this name, ignoring case; None for text. Raises BadInput."""
     if not name:
         term = None if is_quoted else terms.get(value.lower())
         return term if term and term.flag else None
     term = terms.get(name.lower())
     if term is None or term.flag:
-        right = ", ".join(spellings(terms.values()))
-        raise BadInput(f'q: Unknown filter "{name}:". Try {right} or any text', "q")
+        valid = ", ".join(spellings(terms.values()))
+        raise BadInput(f'q: Unknown filter "{name}:". Try {valid} or any text', "q")
     if term.values and value not in term.values:
         raise BadInput(f"q: {name} is one of {', '.join(term.values)}, not {value!r}", "q")
     return term
@@ -112,17 +112,17 @@ def _text(nodes: Nodes, text: str) -> Nodes:
 
 
 def _under(nodes: Nodes, vm_id: str) -> Nodes:
-    top = _known("under", vm_id)
+    top = _key_of("under", vm_id)
     sql = f"{lineage.below(LINKS)} SELECT key FROM line"
     return nodes.filter(pk__in=RawSQL(sql, [top])).exclude(pk=top)  # noqa: S611
 
 
 def _parent(nodes: Nodes, vm_id: str) -> Nodes:
-    return nodes.filter(parent=_known("parent", vm_id))
+    return nodes.filter(parent=_key_of("parent", vm_id))
 
 
-def _known(term: str, vm_id: str) -> int:
-    """Return the primary key of the VM that a term names, removed or not. Raise BadInput."""
+def _key_of(term: str, vm_id: str) -> int:
+    """Return the key of the VM that a term names. Removed VMs count: they had children, too."""
     key = Node.objects.filter(vm_id=aliases.resolve(vm_id)).values_list("pk", flat=True).first()
     if key is None:
         raise BadInput(f"q: {term}: there is no VM {vm_id!r}", "q")

@@ -1,4 +1,4 @@
-"""The admin of snapshots: take, verify, pin, compare, restore after a look, download."""
+"""Admin of snapshots: take, verify, pin, compare, preview and restore, download."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ View = Callable[..., HttpResponseBase]
 
 @admin.register(Snapshot)
 class SnapshotAdmin(ReadOnlyAdmin):
-    """Snapshots; whoever may change them may take and restore them."""
+    """Snapshots. The permission to change them includes taking and restoring."""
 
     list_display = (
         "moment",
@@ -52,14 +52,14 @@ class SnapshotAdmin(ReadOnlyAdmin):
     actions = ("verify", "pin", "unpin", "compare")
 
     def get_urls(self) -> list[URLPattern]:
-        """With the pages that ask, and the file itself."""
+        """Add the pages for comparing and restoring, and the download."""
         pages: list[tuple[str, str, View]] = [
             ("take/", "take", require_POST(self.take_view)),
             ("compare/", "compare", require_GET(self.compare_view)),
             ("<int:key>/restore/", "restore", self.restore_view),
             ("<int:key>/download/", "download", require_GET(self.download_view)),
         ]
-        mine = [
+        urls = [
             path(
                 route,
                 self.admin_site.admin_view(self._show_errors(view)),
@@ -67,12 +67,12 @@ class SnapshotAdmin(ReadOnlyAdmin):
             )
             for route, name, view in pages
         ]
-        return [*mine, *super().get_urls()]
+        return [*urls, *super().get_urls()]
 
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
-        """With the button that takes one now, for those who may."""
+        """Add the button that takes a snapshot, if the user may."""
         may = {"may_take": self.has_command_permission(request)}
         return super().changelist_view(request, {**(extra_context or {}), **may})
 
@@ -80,22 +80,21 @@ class SnapshotAdmin(ReadOnlyAdmin):
 
     @admin.display(description="moment", ordering="began_at")
     def moment(self, row: Snapshot) -> str:
-        """Of what moment it is; of an unfinished one when it began."""
+        """Show the time of the data; of an unfinished snapshot, when it began."""
         return f"{row.at or row.began_at:%Y-%m-%d %H:%M:%S}"
 
     @admin.display(description="VMs")
     def vms(self, row: Snapshot) -> str:
-        """How many VMs lie in it."""
+        """Show the number of VMs in it."""
         return str(row.counts.get("nodes", "—"))
 
     @admin.display(description="size", ordering="size")
     def bytes(self, row: Snapshot) -> str:
-        """In units that are read easily."""
         return str(filesizeformat(row.size)) if row.size else "—"
 
     @admin.display(description="more")
     def ways(self, row: Snapshot) -> str:
-        """What can be done with it, or what is wrong with it."""
+        """Show links for a ready snapshot, else its problem."""
         if row.state != State.READY:
             return row.trouble or "—"
         compare = f"{reverse('admin:vmtree_snapshot_compare')}?from={row.pk}"
@@ -110,33 +109,32 @@ class SnapshotAdmin(ReadOnlyAdmin):
 
     @admin.action(description="Verify selected snapshots", permissions=["command"])
     def verify(self, request: HttpRequest, queryset: QuerySet[Snapshot]) -> None:
-        """Read every byte of them."""
         apply_to_each(self, request, queryset, partial(_verified, by=request.user))
 
-    @admin.action(description="Pin selected snapshots: keep them for ever", permissions=["command"])
+    @admin.action(
+        description="Pin selected snapshots (keep them for ever)", permissions=["command"]
+    )
     def pin(self, request: HttpRequest, queryset: QuerySet[Snapshot]) -> None:
-        """Keep them for ever."""
         apply_to_each(self, request, queryset, partial(_pinned, by=request.user, pinned=True))
 
     @admin.action(description="Unpin selected snapshots", permissions=["command"])
     def unpin(self, request: HttpRequest, queryset: QuerySet[Snapshot]) -> None:
-        """Keep them as long as others."""
         apply_to_each(self, request, queryset, partial(_pinned, by=request.user, pinned=False))
 
     @admin.action(description="Compare two selected snapshots, or one with now")
     def compare(self, request: HttpRequest, queryset: QuerySet[Snapshot]) -> HttpResponse | None:
-        """From the older to the newer one."""
+        """Redirect to the comparison, from the older to the newer one."""
         keys = list(queryset.order_by("began_at", "pk").values_list("pk", flat=True)[:3])
         if len(keys) > 2:
-            self.message_user(request, "Choose one or two to compare.", messages.ERROR)
+            self.message_user(request, "Choose one or two snapshots to compare.", messages.ERROR)
             return None
-        words = "&".join(f"{word}={key}" for word, key in zip(("from", "to"), keys, strict=False))
-        return HttpResponseRedirect(f"{reverse('admin:vmtree_snapshot_compare')}?{words}")
+        query = "&".join(f"{word}={key}" for word, key in zip(("from", "to"), keys, strict=False))
+        return HttpResponseRedirect(f"{reverse('admin:vmtree_snapshot_compare')}?{query}")
 
     # -- pages ---------------------------------------------------------------------------------
 
     def _show_errors(self, view: View) -> View:
-        """Return the view; it shows errors above the list of snapshots."""
+        """Wrap a view so that errors become a message above the list."""
 
         def wrapped(request: HttpRequest, **words: Any) -> HttpResponseBase:
             try:
@@ -148,19 +146,18 @@ class SnapshotAdmin(ReadOnlyAdmin):
         return wrapped
 
     def take_view(self, request: HttpRequest) -> HttpResponse:
-        """Write one now."""
         self._command(request)
         taken = snapshots.take(by=request.user)
         self.message_user(request, f"Snapshot {taken.snapshot.file} saved.", messages.SUCCESS)
         return HttpResponseRedirect(reverse(_LIST))
 
     def download_view(self, request: HttpRequest, key: int) -> HttpResponseBase:
-        """The file, if it is whole."""
+        """Send the file, after verifying it."""
         self._view(request)
         return handing.download(request, snapshots.find(key))
 
     def compare_view(self, request: HttpRequest) -> HttpResponse:
-        """From `?from=` to `?to=`, both keys; without the latter to now."""
+        """Compare `?from=` with `?to=` (ids of snapshots), or with the present without `?to=`."""
         self._view(request)
         old = snapshots.find(_key(request, "from"))
         new = snapshots.find(_key(request, "to")) if request.GET.get("to") else None
@@ -169,23 +166,23 @@ class SnapshotAdmin(ReadOnlyAdmin):
         return self._page(request, "compare", title, snapshots.compare(old, new))
 
     def restore_view(self, request: HttpRequest, key: int) -> HttpResponse:
-        """GET shows what it would change; POST with `confirm` does exactly that."""
+        """GET shows the plan; POST with its `confirm` carries out exactly that plan."""
         self._command(request)
         snapshot = snapshots.find(key)
         if request.method == "POST":
             return self._restore(request, snapshot)
-        found = snapshots.plan(snapshot, by=request.user)
+        plan = snapshots.plan(snapshot, by=request.user)
         title = f"Restore the tree of {self.moment(snapshot)}?"
-        return self._page(request, "restore", title, found.comparison, confirm=found.confirm)
+        return self._page(request, "restore", title, plan.comparison, confirm=plan.confirm)
 
     def _restore(self, request: HttpRequest, snapshot: Snapshot) -> HttpResponse:
         confirm = request.POST.get("confirm", "")
         if not confirm:
             raise BadInput("confirm: look at the comparison first", "confirm")
         done = snapshots.restore(snapshot, confirm=confirm, by=request.user)
-        text = "The tree is as it was in {}. What was before lies in {}."
-        said = format_html(text, snapshot.file, done.before.file)
-        self.message_user(request, said, messages.SUCCESS)
+        text = "Restored the tree from {}. The previous tree is in {}."
+        message = format_html(text, snapshot.file, done.before.file)
+        self.message_user(request, message, messages.SUCCESS)
         return HttpResponseRedirect(reverse(_LIST))
 
     def _page(
@@ -222,9 +219,9 @@ def _verified(row: Snapshot, *, by: object) -> str:
     found = snapshots.verify(row, by=by)
     if found.state != State.READY:
         raise ReefError(found.trouble)
-    return "is as it was written"
+    return "is intact"
 
 
 def _pinned(row: Snapshot, *, by: object, pinned: bool) -> str:
     snapshots.pin(row, pinned=pinned, by=by)
-    return "is kept for ever" if pinned else "is kept as long as others"
+    return "is pinned" if pinned else "is no longer pinned"

@@ -22,8 +22,8 @@ from tests.versconfig.test_screening import ALPHABET, KEY, MARK, OTHERS, SHORT, 
 from versconfig.models import Version
 from versconfig.screening import log_records, sources, stored
 from versconfig.screening.screen import Screen, Secret
-from versconfig.services import put as put_wish
-from versconfig.services import wish_of
+from versconfig.services import build_change
+from versconfig.services import put as put_setting
 
 
 @pytest.fixture(autouse=True)
@@ -143,7 +143,7 @@ def test_many_changes_do_not_push_out_what_is_stored(
     put(api, "GROQ_API_KEY", "gsk-newer-0123456789")
     monkeypatch.setattr(stored, "MAX_OLD", 3)
     for number in range(50):
-        put_wish(wish_of("OPENAI_API_KEY", f"sk-proj-{number:04}-abcdef"), by="tests")
+        put_setting(build_change("OPENAI_API_KEY", f"sk-proj-{number:04}-abcdef"), by="tests")
     screen = sources.current(recheck=True)
     text = f"{KEY} gsk-older-0123456789 sk-proj-0049-abcdef sk-proj-0047-abcdef"
     marks = "[ANTHROPIC_API_KEY] [GROQ_API_KEY] [OPENAI_API_KEY] [OPENAI_API_KEY]"

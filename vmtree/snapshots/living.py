@@ -1,4 +1,8 @@
-"""Which VMs keep their place when an older tree is restored, and which are left out of it."""
+"""Hooks of restoring: VMs that are alive now, and VMs that are destroyed.
+
+Restoring an older tree keeps alive VMs and omits destroyed ones. Higher apps register their lookups
+in `AppConfig.ready`.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +24,12 @@ destroyed_vms: Hook[Find] = Hook(
 
 
 def among(vm_ids: Sequence[str]) -> dict[str, str]:
-    """Map the active VMs among these to the reason; the first reason counts."""
+    """Map those of the VM ids that are alive now to the reason."""
     return _ask(active_vms, vm_ids)
 
 
 def gone_among(vm_ids: Sequence[str]) -> dict[str, str]:
-    """Map the destroyed VMs among these to the reason."""
+    """Map those of the VM ids that are destroyed to the reason."""
     return _ask(destroyed_vms, vm_ids)
 
 
