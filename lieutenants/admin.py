@@ -7,7 +7,7 @@ rows are joined, rows are not counted, lieutenants are found by their exact name
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any
 
 from django.contrib import admin, messages
 from django.contrib.admin.utils import flatten_fieldsets
@@ -18,16 +18,20 @@ from django.urls import reverse
 from django.utils.html import format_html, format_html_join
 
 from lieutenants import figures
-from lieutenants.exceptions import LieutenantError
 from lieutenants.hosts.models import DataFolder
 from lieutenants.models import Answer, Entry, Lieutenant, LifeSign, Message, Move, Process, Usage
-from lieutenants.states import Status
-from lieutenants.verbs import ACTIONS, LieutenantAction
 
-if TYPE_CHECKING:
-    _ModelAdmin = admin.ModelAdmin[Any]
-else:
-    _ModelAdmin = admin.ModelAdmin
+# Django finds the admin classes of an app in its module `admin`.
+from lieutenants.operations.admin import JobAdmin as JobAdmin
+from lieutenants.operations.admin import StepAdmin as StepAdmin
+from lieutenants.rules.admin import FiringAdmin as FiringAdmin
+from lieutenants.rules.admin import RuleAdmin as RuleAdmin
+from lieutenants.states import Status
+from lieutenants.unknown_agents.admin import UnknownAgentAdmin as UnknownAgentAdmin
+from lieutenants.verbs import ACTIONS, LieutenantAction
+from reef_site.common.admin import ModelAdmin, ReadOnlyAdmin
+from reef_site.common.errors import ReefError
+from reef_site.common.text import first_line, first_words
 
 _PREVIEW_LENGTH = 100
 _MAX_REPORTED = 50
@@ -37,30 +41,14 @@ EDITABLE_FIELDS = (
 )
 
 
-class FactAdmin(_ModelAdmin):
-    """Read-only admin of rows that reef writes itself."""
+class LieutenantRowAdmin(ReadOnlyAdmin):
+    """Rows that belong to a lieutenant; `head` is a column for those with a text."""
 
-    show_full_result_count = False
-    list_per_page = 100
-    list_select_related: ClassVar[bool | list[str] | tuple[str, ...]] = ("lieutenant",)
-
-    def has_add_permission(self, _request: HttpRequest) -> bool:
-        """Return False: only reef adds rows."""
-        return False
-
-    def has_change_permission(self, _request: HttpRequest, _obj: Any = None) -> bool:
-        """Return False: only reef changes rows."""
-        return False
-
-    def has_delete_permission(self, _request: HttpRequest, _obj: Any = None) -> bool:
-        """Return False: history is not deleted."""
-        return False
+    list_select_related = ("lieutenant",)
 
     @admin.display(description="text")
     def head(self, row: Any) -> str:
-        """Return the beginning of the text."""
-        text = " ".join(row.text[: 4 * _PREVIEW_LENGTH].split())
-        return text if len(text) <= _PREVIEW_LENGTH else text[: _PREVIEW_LENGTH - 1] + "…"
+        return first_words(row.text, _PREVIEW_LENGTH)
 
 
 Action = Callable[["LieutenantAdmin", HttpRequest, QuerySet[Lieutenant]], HttpResponse | None]
@@ -78,7 +66,7 @@ def _action(action: LieutenantAction) -> Action:
 
 
 @admin.register(Lieutenant)
-class LieutenantAdmin(_ModelAdmin):
+class LieutenantAdmin(ModelAdmin[Lieutenant]):
     """Lieutenants: limits can be edited, everything else is done by actions."""
 
     list_display = ("name", "status", "status_since", "model", "host", "task_count", "last_active")
@@ -101,7 +89,7 @@ class LieutenantAdmin(_ModelAdmin):
     )
 
     def get_readonly_fields(self, _request: HttpRequest, _obj: Any = None) -> tuple[str, ...]:
-        """Return all fields except OPEN_FIELDS."""
+        """Return all fields except EDITABLE_FIELDS."""
         shown = flatten_fieldsets(self.fieldsets)
         return tuple(name for name in shown if name not in EDITABLE_FIELDS)
 
@@ -199,12 +187,12 @@ class LieutenantAdmin(_ModelAdmin):
             return messages.WARNING, f"{lieutenant.name}: was destroyed before"
         try:
             return messages.SUCCESS, action.act(lieutenant.name, str(request.user), confirmed)
-        except LieutenantError as error:
+        except ReefError as error:
             return messages.ERROR, f"{lieutenant.name}: {error}"
 
 
 @admin.register(Message)
-class MessageAdmin(FactAdmin):
+class MessageAdmin(LieutenantRowAdmin):
     """Messages to lieutenants."""
 
     list_display = ("head", "lieutenant", "mode", "state", "actor", "created_at", "decided_at")
@@ -215,7 +203,7 @@ class MessageAdmin(FactAdmin):
 
 
 @admin.register(Entry)
-class EntryAdmin(FactAdmin):
+class EntryAdmin(LieutenantRowAdmin):
     """Transcript entries."""
 
     list_display = ("id", "lieutenant", "kind", "head", "tool", "is_error", "at")
@@ -225,7 +213,7 @@ class EntryAdmin(FactAdmin):
 
 
 @admin.register(Answer)
-class AnswerAdmin(FactAdmin):
+class AnswerAdmin(LieutenantRowAdmin):
     """Answers of agents."""
 
     list_display = ("id", "lieutenant", "outcome", "head", "started_at", "ended_at")
@@ -235,7 +223,7 @@ class AnswerAdmin(FactAdmin):
 
 
 @admin.register(Usage)
-class UsageAdmin(FactAdmin):
+class UsageAdmin(LieutenantRowAdmin):
     """Tokens and cost of each model call, with sums below the list."""
 
     list_display = (
@@ -264,7 +252,7 @@ class UsageAdmin(FactAdmin):
 
 
 @admin.register(Move)
-class MoveAdmin(FactAdmin):
+class MoveAdmin(LieutenantRowAdmin):
     """Status transitions with their reasons."""
 
     list_display = ("at", "lieutenant", "old", "new", "why", "actor")
@@ -276,11 +264,11 @@ class MoveAdmin(FactAdmin):
     @admin.display(description="reason")
     def why(self, row: Move) -> str:
         """Return the first line of the reason."""
-        return row.reason.split("\n", 1)[0][:_PREVIEW_LENGTH]
+        return first_line(row.reason, _PREVIEW_LENGTH)
 
 
 @admin.register(Process)
-class ProcessAdmin(FactAdmin):
+class ProcessAdmin(LieutenantRowAdmin):
     """Processes of agents."""
 
     list_display = ("pids", "lieutenant", "host", "agent", "started_at", "ended_at", "end_reason")
@@ -296,22 +284,14 @@ class ProcessAdmin(FactAdmin):
 
 
 @admin.register(LifeSign)
-class LifeSignAdmin(FactAdmin):
+class LifeSignAdmin(ReadOnlyAdmin):
     """Last heartbeat of each part of reef."""
 
     list_display = ("who", "at")
-    list_select_related = False
 
 
 @admin.register(DataFolder)
-class DataFolderAdmin(FactAdmin):
+class DataFolderAdmin(ReadOnlyAdmin):
     """Data folders that lieutenants belong to; see the page Hosts."""
 
     list_display = ("host", "path", "id", "seen_at")
-    list_select_related = False
-
-
-# Admins of the subpackages.
-from lieutenants.operations import admin as operations_admin  # noqa: E402, F401
-from lieutenants.rules import admin as rules_admin  # noqa: E402, F401
-from lieutenants.unknown_agents import admin as unknown_agents_admin  # noqa: E402, F401

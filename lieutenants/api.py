@@ -14,7 +14,6 @@ from rest_framework.views import APIView
 from rest_framework.viewsets import ViewSet
 
 from lieutenants import outputs, rewinding, services, views, waits
-from lieutenants.exceptions import BadInput, NotFound
 from lieutenants.hosts import silence
 from lieutenants.models import Lieutenant, Message, Usage
 from lieutenants.presence import vm_of
@@ -36,9 +35,11 @@ from lieutenants.serializers import (
 )
 from lieutenants.states import Status
 from lieutenants.transcript import texts_of_open
+from reef_site.common.errors import NotFound
 from reef_site.common.request_names import takes, takes_anything
 from reef_site.common.request_values import (
     body_of,
+    flag_of,
     query_cursor,
     query_flag,
     query_limit,
@@ -196,9 +197,7 @@ class LieutenantViewSet(ViewSet):
         """Stop the agent and keep its session; `{"force": true}` does so even while it works."""
         _check_command_permission(request, name)
         seconds = _seconds(request, DEFAULT_WAIT_SECONDS)
-        force = body_of(request).get("force", False)
-        if not isinstance(force, bool):
-            raise BadInput("force: must be true or false", "force")
+        force = flag_of(body_of(request).get("force", False), "force")
         lieutenant = services.pause(name, actor=request.user, force=force)
         return _action_response(lieutenant, "paused", seconds)
 

@@ -10,24 +10,26 @@ class LieutenantsConfig(AppConfig):
         VM handlers: the one registered last is queried first, so the registry's fallback comes
         first here.
         """
-        from lieutenants import configured, presence, search_terms
+        from lieutenants import configured, search_terms, vm_lookup
         from lieutenants.operations import agents, handlers, machines, plain_vms
-        from lieutenants.rules import secret
+        from lieutenants.rules import secret_source
         from versconfig import impact
         from versconfig.screening import sources
         from vmtree import aliases, permissions, removal
         from vmtree.snapshots import living
 
-        handlers.add_handler(plain_vms.RegistryHandler())
-        handlers.add_handler(machines.ProviderHandler())
-        handlers.add_handler(agents.LieutenantHandler())
-        living.add("its lieutenant lives", presence.alive)
-        living.add_gone("its lieutenant was destroyed", presence.destroyed)
-        permissions.register_local_agents(presence.local_hosts)
-        aliases.register(presence.id_of_name)
-        removal.refuse("destroy the lieutenant first", presence.alive)
-        impact.register(configured.lieutenants_to_restart)
-        sources.register(
-            "webhooks", sources.Source(secret.encrypted_secrets, secret.decrypted_secrets)
-        )
+        for handler in (
+            plain_vms.RegistryHandler(),
+            machines.ProviderHandler(),
+            agents.LieutenantHandler(),
+        ):
+            handlers.vm_handlers.register(handler, key=handler.name)
+        living.active_vms.register(vm_lookup.alive, key="its lieutenant lives")
+        living.destroyed_vms.register(vm_lookup.destroyed, key="its lieutenant was destroyed")
+        permissions.local_agent_hosts.register(vm_lookup.local_hosts)
+        aliases.lieutenant_finders.register(vm_lookup.id_of_name)
+        removal.removal_blockers.register(vm_lookup.alive, key="destroy the lieutenant first")
+        impact.restart_finders.register(configured.lieutenants_to_restart)
+        webhooks = sources.Source(secret_source.encrypted_secrets, secret_source.decrypted_secrets)
+        sources.secret_sources.register(webhooks, key="webhooks")
         search_terms.register()

@@ -1,22 +1,8 @@
-"""Errors of lieutenants. `reef_site.api` maps them to HTTP statuses."""
+"""Errors of lieutenants, beside those of `reef_site.common.errors`."""
 
 from __future__ import annotations
 
-from reef_site.common.errors import ReefError
-
-
-class LieutenantError(ReefError):
-    """Base of the errors below; its text is shown to the caller."""
-
-    status = 400
-
-
-class BadInput(LieutenantError):
-    """The request is invalid; `field` is the field to mark in a form."""
-
-    def __init__(self, text: str, field: str = "") -> None:
-        super().__init__(text)
-        self.field = field
+from reef_site.common.errors import BadInput, Conflict, ReefError
 
 
 class TooLarge(BadInput):
@@ -25,70 +11,48 @@ class TooLarge(BadInput):
     status = 413
 
 
-class NotFound(LieutenantError):
-    """The lieutenant does not exist or was destroyed."""
-
-    status = 404
-
-
-class NameTaken(LieutenantError):
+class NameTaken(Conflict):
     """Another active lieutenant has this name."""
 
-    status = 409
+    field = "name"
 
 
-class KeyReused(LieutenantError):
+class KeyReused(Conflict):
     """An Idempotency-Key was used again with another request."""
 
-    status = 409
 
-
-class TooLate(LieutenantError):
+class TooLate(Conflict):
     """The message cannot be withdrawn any more."""
 
-    status = 409
 
-
-class NotNow(LieutenantError):
+class NotNow(ReefError):
     """The status of the lieutenant does not allow this."""
 
 
-class AgentMissing(LieutenantError):
+class AgentMissing(ReefError):
     """There is no agent program on this host; the text says how to install it."""
 
     status = 503
 
 
-class AgentMisconfigured(LieutenantError):
+class AgentMisconfigured(ReefError):
     """The agent's configuration is invalid; the text names the file and the position."""
 
     status = 503
 
 
-class SessionDamaged(LieutenantError):
+class SessionDamaged(ReefError):
     """The agent's session file is damaged; the text names it and the remedies."""
 
 
-class IsolationUnavailable(LieutenantError):
+class IsolationUnavailable(ReefError):
     """The required isolation of agents is not available here; the text says why."""
 
     status = 503
 
 
-class NoProvider(LieutenantError):
+class NoProvider(ReefError):
     """The request asks for a lieutenant on a VM, but reef starts them on its own host only."""
-
-
-class IllegalMove(LieutenantError):
-    """The state machine has no such transition."""
-
-    status = 409
-
-
-class LostRace(LieutenantError):
-    """Another process changed this row first."""
-
-    status = 409
 
 
 class ProgressLost(Exception):

@@ -7,33 +7,13 @@ from typing import Any
 from django import forms
 from django.conf import settings
 
-from lieutenants.exceptions import BadInput, LieutenantError, NameTaken
 from lieutenants.services import Wish
 from lieutenants.states import Mode, RestartPolicy
+from reef_site.common.forms import ServiceForm
 from versconfig import config
 
 
-class LieutenantForm(forms.Form):
-    """Shows errors of services at their fields."""
-
-    def add_service_error(self, error: LieutenantError) -> None:
-        """Add the error of a service to its field."""
-        field = "name" if isinstance(error, NameTaken) else ""
-        if isinstance(error, BadInput):
-            field = error.field
-        self.add_error(field if field in self.fields else None, str(error))
-
-    def set_aria_attributes(self) -> None:
-        """Connect fields with their errors and help texts for screen readers."""
-        for name in self.fields:
-            bound = self[name]
-            element_ids = [f"id_{name}_help"] + ([f"id_{name}_error"] if bound.errors else [])
-            bound.field.widget.attrs["aria-describedby"] = " ".join(element_ids)
-            if bound.errors:
-                bound.field.widget.attrs["aria-invalid"] = "true"
-
-
-class RunForm(LieutenantForm):
+class RunForm(ServiceForm):
     """Settings that can be changed at any time."""
 
     model = forms.CharField(

@@ -13,23 +13,26 @@ from django.db import models, transaction
 from django.db.models import Exists, OuterRef, Q, QuerySet, Subquery
 from django.db.models.functions import Substr
 from django.utils import timezone
-from ulid import ULID
 
 from lieutenants import presence
-from lieutenants.exceptions import IllegalMove, LostRace
 from lieutenants.hosts.models import this_folder
+
+# Django finds the models of an app in its module `models`.
+from lieutenants.operations.models import Job as Job
+from lieutenants.operations.models import Step as Step
+from lieutenants.rules.models import Firing as Firing
+from lieutenants.rules.models import Rule as Rule
 from lieutenants.states import MOVES, RUNNING, MessageState, Mode, Outcome, RestartPolicy, Status
+from lieutenants.unknown_agents.models import UnknownAgent as UnknownAgent
 from reef_site.common import clock, events
+from reef_site.common.errors import IllegalMove, LostRace
+from reef_site.common.ids import new_ulid
+from reef_site.common.leases import LeaseQuerySet
 
 MOST_RESTARTS = 5
 
 
-def new_ulid() -> str:
-    """A sortable id of 26 capitals and digits."""
-    return str(ULID())
-
-
-class LieutenantQuerySet(models.QuerySet["Lieutenant"]):
+class LieutenantQuerySet(LeaseQuerySet["Lieutenant"]):
     def living(self) -> Self:
         """Those that were not destroyed."""
         return self.exclude(status=Status.DESTROYED)
@@ -39,16 +42,8 @@ class LieutenantQuerySet(models.QuerySet["Lieutenant"]):
         return self.filter(data_folder=settings.DATA_FOLDER_ID)
 
     def claim(self, pk: str, lease: timedelta) -> Lieutenant | None:
-        """The row, leased to the caller; None while somebody else holds it."""
-        now = timezone.now()
-        free = clock.is_over("leased_until", now, lease)
-        if not self.filter(free, pk=pk).update(leased_until=now + lease):
-            return None
-        return self.get(pk=pk)
-
-    def release(self, pk: str) -> None:
-        """Give a lease back."""
-        self.filter(pk=pk).update(leased_until=None)
+        """Lease the row; None if another worker holds the lease."""
+        return self.get(pk=pk) if self.acquire(pk, lease) else None
 
     def without_process(self) -> Self:
         """Those that no live process belongs to."""
@@ -216,7 +211,7 @@ class Lieutenant(models.Model):
                 lieutenant=self, old=old, new=to, reason=reason[:2000], actor=actor, at=now
             )
             presence.follow(self, old, to, actor=actor)
-            transaction.on_commit(lambda: events.publish_lieutenant(self.pk))
+            events.publish_lieutenant(self.pk)
         self.status = to
         for field, value in fields.items():
             setattr(self, field, value)
@@ -536,9 +531,3 @@ class LifeSign(models.Model):
             signs = signs.filter(at__lte=until)
         at: datetime | None = signs.aggregate(newest=models.Max("at"))["newest"]
         return at
-
-
-# Further rows of this app stand in folders of their own.
-from lieutenants.operations.models import Job, Step  # noqa: E402, F401
-from lieutenants.rules.models import Firing, Rule  # noqa: E402, F401
-from lieutenants.unknown_agents.models import UnknownAgent  # noqa: E402, F401

@@ -2,60 +2,37 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
-from typing import Any, Concatenate, ParamSpec
+from typing import Any
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.core.paginator import Paginator
-from django.http import HttpRequest, HttpResponse, QueryDict, StreamingHttpResponse
+from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.template.loader import render_to_string
 from django.urls import reverse
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from lieutenants import blocks, figures, outputs, services
-from lieutenants.exceptions import LieutenantError, NotFound
 from lieutenants.forms import MODES, AdjustForm, CreateForm
 from lieutenants.hosts import silence
 from lieutenants.isolation.homes import home_of
-from lieutenants.models import MOST_RESTARTS, Entry, Lieutenant, Usage, new_ulid
+from lieutenants.models import MOST_RESTARTS, Entry, Lieutenant, Usage
 from lieutenants.states import Mode, Status
 from lieutenants.unknown_agents import views as unknown_agents
 from lieutenants.verbs import ACTIONS, LieutenantAction
+from reef_site.common.error_responses import ErrorPage, is_script
+from reef_site.common.errors import NotFound, ReefError
+from reef_site.common.ids import new_ulid
+from reef_site.common.page_values import text_value
+from reef_site.common.text import parse_number
 
 PAGE_SIZE = 100
 _MAX_IDS = 200
 _MAX_RECENT = 8
 _MAX_QUEUED = 50
 
-P = ParamSpec("P")
-View = Callable[Concatenate[HttpRequest, P], HttpResponse]
-
-
-def spoken(view: View[P]) -> View[P]:
-    """Render the errors of services as text, with their HTTP status."""
-
-    @functools.wraps(view)
-    def wrapped(request: HttpRequest, /, *args: P.args, **kwargs: P.kwargs) -> HttpResponse:
-        try:
-            return view(request, *args, **kwargs)
-        except LieutenantError as error:
-            return _refusal(request, error)
-
-    return wrapped
-
-
-def _refusal(request: HttpRequest, error: LieutenantError) -> HttpResponse:
-    if _is_script_request(request):
-        return HttpResponse(str(error), status=error.status, content_type="text/plain")
-    return render(request, "problem.html", {"problem": str(error)}, status=error.status)
-
-
-def _is_script_request(request: HttpRequest) -> bool:
-    """Return whether `lieutenant.js` calls; it expects fragments and plain text."""
-    return request.headers.get("Reef-Script") == "1"
+render_errors = ErrorPage("lieutenants:index", "All lieutenants")
 
 
 # -- the list ----------------------------------------------------------------------------------
@@ -77,7 +54,7 @@ def rows(request: HttpRequest) -> HttpResponse:
 
 def _listing(request: HttpRequest) -> dict[str, Any]:
     """Return the context of the list. The number of queries does not depend on its length."""
-    status, query = _query_param(request.GET, "status"), _query_param(request.GET, "q")
+    status, query = text_value(request.GET, "status"), text_value(request.GET, "q")
     counts = Lieutenant.objects.count_by_status()
     found = Lieutenant.objects.listed(status=status, words=query)
     page = Paginator(found, PAGE_SIZE).get_page(request.GET.get("page"))
@@ -98,10 +75,6 @@ def _listing(request: HttpRequest) -> dict[str, Any]:
     }
 
 
-def _query_param(params: QueryDict, name: str) -> str:
-    return params.get(name, "").replace("\0", "").strip()[:200]
-
-
 @login_required
 @require_http_methods(["GET", "POST"])
 def create(request: HttpRequest) -> HttpResponse:
@@ -113,18 +86,18 @@ def create(request: HttpRequest) -> HttpResponse:
         if form.is_valid():
             try:
                 lieutenant = services.create(form.wish(), actor=str(request.user))
-            except LieutenantError as error:
+            except ReefError as error:
                 form.add_service_error(error)
                 status = error.status
             else:
                 return redirect("lieutenants:detail", lieutenant.name)
-    form.set_aria_attributes()
+    form.describe_errors()
     return render(request, "lieutenants/create.html", {"form": form}, status=status)
 
 
 @login_required
 @require_http_methods(["GET", "POST"])
-@spoken
+@render_errors
 def adjust(request: HttpRequest, name: str) -> HttpResponse:
     """Change model or limits; errors appear at their fields."""
     lieutenant = services.find(name, missing=f"Lieutenant '{name}' not found")
@@ -135,13 +108,13 @@ def adjust(request: HttpRequest, name: str) -> HttpResponse:
             restart, changes = form.cleaned_data["restart"], form.changes()
             try:
                 services.adjust(name, changes, actor=str(request.user), restart_now=restart)
-            except LieutenantError as error:
+            except ReefError as error:
                 form.add_service_error(error)
                 status = error.status
             else:
                 messages.success(request, f"{name}: settings saved.")
                 return redirect("lieutenants:detail", name)
-    form.set_aria_attributes()
+    form.describe_errors()
     context = {"form": form, "lieutenant": lieutenant}
     return render(request, "lieutenants/adjust.html", context, status=status)
 
@@ -151,7 +124,7 @@ def adjust(request: HttpRequest, name: str) -> HttpResponse:
 
 @login_required
 @require_GET
-@spoken
+@render_errors
 def detail(request: HttpRequest, name: str) -> HttpResponse:
     """Show the active lieutenant of this name, else redirect to the newest destroyed one."""
     lieutenant = Lieutenant.objects.living().filter(name=name).first()
@@ -181,14 +154,13 @@ def _page(
 
 
 def _transcript(request: HttpRequest, lieutenant: Lieutenant) -> dict[str, Any]:
-    before = request.GET.get("before", "")
-    number = int(before) if before.isascii() and before.isdigit() and len(before) < 19 else None
-    found, earlier = blocks.newest(lieutenant, before=number)
+    before = parse_number(request.GET.get("before", ""))
+    found, earlier = blocks.newest(lieutenant, before=before)
     return {
         "lieutenant": lieutenant,
         "blocks": found,
         "earlier": earlier,
-        "before": number,
+        "before": before,
     }
 
 
@@ -246,7 +218,7 @@ def entries(request: HttpRequest, pk: str) -> HttpResponse:
     """Render the transcript items with the entries `?ids=` (comma-separated numbers)."""
     lieutenant = get_object_or_404(Lieutenant, pk=pk)
     numbers = request.GET.get("ids", "").split(",")[:_MAX_IDS]
-    ids = [int(each) for each in numbers if each.isascii() and each.isdigit() and len(each) < 19]
+    ids = [number for each in numbers if (number := parse_number(each)) is not None]
     context = {"lieutenant": lieutenant, "blocks": blocks.some(lieutenant, ids)}
     return render(request, "lieutenants/_blocks.html", context)
 
@@ -265,16 +237,16 @@ def text(_request: HttpRequest, pk: str, entry_id: int) -> StreamingHttpResponse
 
 @login_required
 @require_POST
-@spoken
+@render_errors
 def send(request: HttpRequest, name: str) -> HttpResponse:
     """Send a message. A rejected form is shown again with its text."""
     text = request.POST.get("message", "").replace("\r\n", "\n")
     mode, key = request.POST.get("mode") or None, request.POST.get("key", "")
     try:
         services.send(name, text, mode=mode, key=key, actor=str(request.user))
-    except LieutenantError as error:
+    except ReefError as error:
         lieutenant = Lieutenant.objects.living().filter(name=name).first()
-        if lieutenant is None or _is_script_request(request):
+        if lieutenant is None or is_script(request):
             raise
         return _page(
             request, lieutenant, status=error.status, draft=text, mode=mode, problem=str(error)
@@ -284,7 +256,7 @@ def send(request: HttpRequest, name: str) -> HttpResponse:
 
 @login_required
 @require_POST
-@spoken
+@render_errors
 def withdraw(request: HttpRequest, name: str, message_id: str) -> HttpResponse:
     """Withdraw a queued message."""
     services.withdraw(name, message_id, actor=str(request.user))
@@ -293,7 +265,7 @@ def withdraw(request: HttpRequest, name: str, message_id: str) -> HttpResponse:
 
 @login_required
 @require_http_methods(["GET", "POST"])
-@spoken
+@render_errors
 def act(request: HttpRequest, name: str, verb: str) -> HttpResponse:
     """Ask for confirmation (GET) or run the action (POST)."""
     action = ACTIONS.get(verb)
@@ -308,17 +280,17 @@ def act(request: HttpRequest, name: str, verb: str) -> HttpResponse:
     confirmed = request.POST.get("sure") == "yes"
     try:
         result = action.act(name, str(request.user), confirmed)
-    except LieutenantError as error:
+    except ReefError as error:
         lieutenant = Lieutenant.objects.living().filter(name=name).first()
         if (
             lieutenant
             and action.needs_confirmation(lieutenant)
             and not confirmed
-            and not _is_script_request(request)
+            and not is_script(request)
         ):
             return _confirmation(request, lieutenant, action, problem=error)
         raise
-    if not _is_script_request(request):
+    if not is_script(request):
         messages.success(request, result)
     return _done(request, name)
 
@@ -327,7 +299,7 @@ def _confirmation(
     request: HttpRequest,
     lieutenant: Lieutenant,
     action: LieutenantAction,
-    problem: LieutenantError | None = None,
+    problem: ReefError | None = None,
 ) -> HttpResponse:
     context = {
         "lieutenant": lieutenant,
@@ -341,7 +313,7 @@ def _confirmation(
 
 def _done(request: HttpRequest, name: str) -> HttpResponse:
     """Redirect to the page, or return its fragments and a new idempotency key to a script."""
-    if not _is_script_request(request):
+    if not is_script(request):
         return redirect("lieutenants:detail", name)
     lieutenant = Lieutenant.objects.filter(name=name).order_by("-created_at", "-id")[0]
     response = _now(request, lieutenant)

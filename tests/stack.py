@@ -1,7 +1,7 @@
-"""All processes of reef, which tests can start, kill and restart one by one.
+"""All processes of reef, each started, killed and started again as a test likes.
 
-It replaces `up` in tests that interrupt reef. The processes and their command lines are those that
-the README shows for production.
+What `up` does for operators this does for tests that cut reef off in the middle of its work; the
+processes and their command lines are those that the README shows for production.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Self
 
@@ -27,6 +29,8 @@ from tests.waiting import until
 ROOT = Path(__file__).resolve().parent.parent
 STANDIN = ROOT / "tests" / "agents" / "standin.py"
 TOKEN = "a-token-of-the-tests"
+# Names the file with the tables of a run's first stack, which the others copy.
+MIGRATED = "REEF_TEST_MIGRATED"
 
 
 # Becomes another user, who can also enter the folder of our own interpreter, and runs argv[4:].
@@ -51,14 +55,14 @@ os.execvp(sys.argv[4], sys.argv[4:])
 """
 UNSHARE = {"x86_64": 272, "aarch64": 97}
 LANDLOCK = 444
-# Without Landlock and namespaces, as in many containers.
+# Neither Landlock nor namespaces, as in many containers.
 BARE = {UNSHARE[os.uname().machine]: errno.EPERM, LANDLOCK: errno.ENOSYS}
 
 
 def python_as(user: int, refused: dict[int, int]) -> list[str]:
-    """Return the start of a command line that runs Python as an ordinary user.
+    """The beginning of a command line that runs our Python as an ordinary user.
 
-    `refused` maps system call numbers to the errors that they return there.
+    `refused` maps numbers of system calls to the errors that they give there.
     """
     home = Path(sys.base_prefix).resolve()
     closed = [folder for folder in reversed(home.parents) if not folder.stat().st_mode & 1]
@@ -77,20 +81,19 @@ def free_port() -> int:
 
 
 class Stack:
-    """A reef with its own data folder and port. Use it as a context manager."""
+    """A reef of its own data folder on a free port. Use as a context manager."""
 
-    # Folder of the code to run.
+    # Where the code lies that runs.
     checkout = ROOT
 
     def __init__(
         self, folder: Path, user: str = "", bare: str = "", port: str = "", **env: str
     ) -> None:
-        """Prepare a reef.
+        """`user` is the id of an ordinary user that runs all of it, in a test that root runs.
 
-        `user` is the id of an ordinary user who runs it if the test runs as root. With `bare`, the
-        kernel refuses it the means of isolation. Without `port`, it uses a free one.
+        `bare` has the kernel refuse it what keeps agents apart. Without `port` it takes a free one.
         """
-        # The path of a Unix socket must be short, but pytest's folders may be long.
+        # The path of a Unix socket must be short, and pytest's folders may be long.
         self._made = tempfile.mkdtemp(prefix="reef-") if len(bytes(folder)) > 60 else None
         self.data = Path(self._made or folder) / "data"
         self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -121,7 +124,7 @@ class Stack:
 
     def __enter__(self) -> Self:
         try:
-            self.manage("migrate", "--verbosity", "0")
+            self.migrate()
             for name in ("redis", "web", "edge", "worker", "beat"):
                 self.start(name)
             until(self.answers, 120)
@@ -143,10 +146,35 @@ class Stack:
             if self._made:
                 shutil.rmtree(self._made, ignore_errors=True)
 
+    def migrate(self) -> None:
+        """Make the tables; within one test run the stacks copy those that the first has made."""
+        database = self.data / "db.sqlite3"
+        usual = not self.user and self.checkout == ROOT and "DATABASE_URL" not in self.env
+        if not usual or database.exists() or MIGRATED not in os.environ:
+            self.manage("migrate", "--verbosity", "0")
+            return
+        migrated = Path(os.environ[MIGRATED])
+        if migrated.exists():
+            # Loading the settings makes the secrets that the processes share.
+            self._run("-c", "import reef_site.settings")
+            shutil.copyfile(migrated, database)
+            database.chmod(0o600)
+            return
+        self.manage("migrate", "--verbosity", "0")
+        draft = self.data / "migrated.sqlite3"
+        with closing(sqlite3.connect(database)) as source, closing(sqlite3.connect(draft)) as copy:
+            source.backup(copy)
+        shutil.copyfile(draft, unfinished := migrated.with_suffix(f".{os.getpid()}"))
+        unfinished.replace(migrated)
+        draft.unlink()
+
     def manage(self, *words: str) -> str:
-        """Run a management command and return its output."""
+        """Run a management command; its output."""
+        return self._run("manage.py", *words)
+
+    def _run(self, *words: str) -> str:
         done = subprocess.run(
-            [*self._python, "manage.py", *words],
+            [*self._python, *words],
             cwd=self.checkout,
             env=self.env,
             capture_output=True,
@@ -158,7 +186,7 @@ class Stack:
         return done.stdout
 
     def start(self, name: str) -> None:
-        """Start a process that logs to the data folder."""
+        """Start one process; its log lies in the data folder."""
         log = (self.data / f"{name}.log").open("ab")
         self.processes[name] = subprocess.Popen(
             self._argv(name),
@@ -192,7 +220,7 @@ class Stack:
         return [*python, *words]
 
     def kill(self, name: str) -> None:
-        """Send SIGKILL to a process and its children, like a power failure."""
+        """SIGKILL, with all children: as if the power had been cut."""
         process = self.processes.pop(name)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait(10)
@@ -200,7 +228,7 @@ class Stack:
             (self.run / stale).unlink(missing_ok=True)
 
     def end(self, name: str) -> None:
-        """Send SIGTERM, then SIGKILL."""
+        """SIGTERM, then SIGKILL."""
         process = self.processes.pop(name, None)
         if process is None:
             return
@@ -211,7 +239,7 @@ class Stack:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait(10)
 
-    # -- clients ---------------------------------------------------------------------------
+    # -- what people and agents see ---------------------------------------------------------
 
     def answers(self) -> bool:
         try:
@@ -238,7 +266,7 @@ class Stack:
         return self.client.post(path, json={"message": text}, headers=headers)
 
     def transcript(self, name: str) -> list[dict[str, Any]]:
-        """Return all transcript entries."""
+        """All entries, page by page."""
         entries: list[dict[str, Any]] = []
         after: int | None = 0
         while after is not None:
@@ -261,6 +289,6 @@ class Stack:
 
 
 def pause(seconds: float) -> None:
-    """Let reef work for a random moment; tests must wait for a condition afterwards."""
+    """Let reef work for a moment that a test drew by chance; what follows is a condition."""
     end = time.monotonic() + seconds
     until(lambda: time.monotonic() >= end, seconds + 5)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlencode
 
 from django.conf import settings
@@ -17,18 +17,14 @@ from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils.html import format_html
 
-from lieutenants.admin import FactAdmin
 from lieutenants.operations import services
 from lieutenants.operations.models import Job, Operation, Step, StepState
 from lieutenants.operations.plan import Plan
+from reef_site.common.admin import ModelAdmin, ReadOnlyAdmin, add_actions, apply_to_each
 from reef_site.common.errors import ReefError
+from reef_site.common.text import first_line, parse_number
 from vmtree.lineage import keys_above
 from vmtree.models import LINKS, Node
-
-if TYPE_CHECKING:
-    _NodeAdmin = admin.ModelAdmin[Node]
-else:
-    _NodeAdmin = admin.ModelAdmin
 
 # A longer plan is cut on the page; its counts still cover all VMs.
 MAX_STEPS = 500
@@ -41,7 +37,7 @@ def can_command(request: HttpRequest) -> bool:
 
 
 @admin.register(Job)
-class JobAdmin(FactAdmin):
+class JobAdmin(ReadOnlyAdmin):
     """Jobs on subtrees."""
 
     list_display = (
@@ -60,7 +56,6 @@ class JobAdmin(FactAdmin):
     list_filter = ("state", "verb", "created_at")
     search_fields = ("=id", "=vm_id", "name", "=actor")
     search_help_text = "The id of a job or of the VM at its top, its actor, or part of a VM's name."
-    list_select_related = False
     ordering = ("-id",)
     actions = ("retry", "cancel")
 
@@ -97,27 +92,19 @@ class JobAdmin(FactAdmin):
     @admin.display(description="reason")
     def reason_line(self, row: Job) -> str:
         """Return the first line of the reason why the job failed or did nothing."""
-        return row.reason.split("\n", 1)[0][:100]
+        return first_line(row.reason, 100)
 
     @admin.action(description="Retry selected jobs", permissions=["command"])
     def retry(self, request: HttpRequest, queryset: QuerySet[Job]) -> None:
         """Retry the missed steps of the selected jobs."""
-        for job in queryset.order_by("id"):
-            self._run_on(request, job, _retry_job)
+        rows = queryset.order_by("id")
+        apply_to_each(self, request, rows, lambda job: _retry_job(job, request))
 
     @admin.action(description="Cancel selected jobs", permissions=["command"])
     def cancel(self, request: HttpRequest, queryset: QuerySet[Job]) -> None:
         """Cancel the selected jobs; steps that are running finish."""
-        for job in queryset.order_by("id"):
-            self._run_on(request, job, _cancel_job)
-
-    def _run_on(
-        self, request: HttpRequest, job: Job, action: Callable[[Job, HttpRequest], str]
-    ) -> None:
-        try:
-            self.message_user(request, f"{job}: {action(job, request)}", messages.SUCCESS)
-        except ReefError as error:
-            self.message_user(request, f"{job}: {error}", messages.ERROR)
+        rows, by = queryset.order_by("id"), request.user
+        apply_to_each(self, request, rows, lambda job: services.cancel(job.pk, by=by).state)
 
     # -- the plan page -------------------------------------------------------------------------
 
@@ -157,9 +144,10 @@ class JobAdmin(FactAdmin):
         """Start a job for each VM, unless its plan has changed since it was shown."""
         vm_ids, counts = request.POST.getlist("vm"), request.POST.getlist("count")
         for vm_id, count in list(zip(vm_ids, counts, strict=False))[:MAX_PLANS]:
-            confirm = int(count) if count.isdecimal() else None
             try:
-                job, continued = services.start(verb, vm_id, by=request.user, confirm=confirm)
+                job, continued = services.start(
+                    verb, vm_id, by=request.user, confirm=parse_number(count)
+                )
             except ReefError as error:
                 self.message_user(request, f"{vm_id}: {error}", messages.ERROR)
             else:
@@ -169,7 +157,7 @@ class JobAdmin(FactAdmin):
 
 
 @admin.register(Step)
-class StepAdmin(FactAdmin):
+class StepAdmin(ReadOnlyAdmin):
     """Steps of jobs: one for each VM."""
 
     list_display = (
@@ -185,13 +173,12 @@ class StepAdmin(FactAdmin):
     list_filter = ("state", "handler")
     search_fields = ("=job__id", "=vm_id", "name")
     search_help_text = "The id of a job or of a VM, or part of a VM's name."
-    list_select_related = False
     ordering = ("-job_id", "position")
 
     @admin.display(description="reason")
     def reason_line(self, row: Step) -> str:
         """Return the first line of the reason."""
-        return row.reason.split("\n", 1)[0][:100]
+        return first_line(row.reason, 100)
 
 
 def topmost_vms(vm_ids: Sequence[str]) -> list[str]:
@@ -222,10 +209,6 @@ def _retry_job(job: Job, request: HttpRequest) -> str:
     return "continued" if continued else f"was done; job {retried.pk} started"
 
 
-def _cancel_job(job: Job, request: HttpRequest) -> str:
-    return services.cancel(job.pk, by=request.user).state
-
-
 # -- actions on nodes ----------------------------------------------------------------------------
 
 
@@ -233,7 +216,9 @@ def _node_action(verb: Operation) -> Callable[..., HttpResponse]:
     @admin.action(
         description=f"{verb.label.capitalize()} with everything below …", permissions=["command"]
     )
-    def act(_admin: _NodeAdmin, _request: HttpRequest, queryset: QuerySet[Node]) -> HttpResponse:
+    def act(
+        _admin: ModelAdmin[Node], _request: HttpRequest, queryset: QuerySet[Node]
+    ) -> HttpResponse:
         vm_ids = list(queryset.order_by("pk").values_list("vm_id", flat=True)[:MAX_PLANS])
         query = urlencode([("vm", vm_id) for vm_id in vm_ids])
         url = reverse("admin:lieutenants_job_plan", args=[verb.value])
@@ -245,11 +230,10 @@ def _node_action(verb: Operation) -> Callable[..., HttpResponse]:
 
 def add_node_actions(site: admin.AdminSite = admin.site) -> None:
     """Add the operations as actions to the admin of nodes, if nodes are registered there."""
+    add_actions(Node, *map(_node_action, Operation), site=site)
     with contextlib.suppress(NotRegistered):
-        nodes = site.get_model_admin(Node)
-        nodes.actions = [*(nodes.actions or ()), *map(_node_action, Operation)]
         # Django calls it for every action that needs the permission "command".
-        setattr(nodes, "has_command_permission", can_command)  # noqa: B010
+        setattr(site.get_model_admin(Node), "has_command_permission", can_command)  # noqa: B010
 
 
 add_node_actions()

@@ -1,6 +1,6 @@
 """Handlers of VMs: one interface for pause, resume and destroy, one handler for each kind of VM.
 
-A new kind registers with `add_handler`. Handlers are queried newest first; the registry's handler
+A new kind registers in `vm_handlers`. Handlers are queried newest first; the registry's handler
 comes last and takes every VM that is left.
 """
 
@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from lieutenants.operations.models import Operation
+from reef_site.common.batches import batched
 from reef_site.common.errors import NotFound
-
-_BATCH_SIZE = 500
+from reef_site.common.hooks import Hook
 
 
 @dataclass(frozen=True)
@@ -67,25 +67,16 @@ class Handler(ABC):
         }[verb](vm_id, actor)
 
 
-_handlers: list[Handler] = []
-
-
-def add_handler(handler: Handler) -> None:
-    """Register a handler in front of the others; one with the same name is replaced."""
-    remove_handler(handler.name)
-    _handlers.insert(0, handler)
-
-
-def remove_handler(name: str) -> None:
-    """Unregister a handler."""
-    _handlers[:] = [each for each in _handlers if each.name != name]
+vm_handlers: Hook[Handler] = Hook(
+    "operations.vm_handlers",
+    "Pause, resume and destroy one kind of VM; the newest is queried first.",
+)
 
 
 def get_handler(name: str) -> Handler:
     """Return the handler of this name. Raises NotFound if it is not registered."""
-    for handler in _handlers:
-        if handler.name == name:
-            return handler
+    if handler := vm_handlers.get(name):
+        return handler
     raise NotFound(f"nobody here handles VMs of the kind {name!r}")
 
 
@@ -93,9 +84,9 @@ def effects(verb: Operation, vm_ids: Iterable[str]) -> dict[str, tuple[Handler, 
     """Return the effect of an operation on each VM, with the responsible handler."""
     found: dict[str, tuple[Handler, Effect]] = {}
     waiting = list(vm_ids)
-    for handler in _handlers:
-        for start in range(0, len(waiting), _BATCH_SIZE):
-            some = handler.effects(verb, waiting[start : start + _BATCH_SIZE])
+    for handler in reversed(vm_handlers):
+        for batch in batched(waiting):
+            some = handler.effects(verb, batch)
             found |= {vm_id: (handler, effect) for vm_id, effect in some.items()}
         waiting = [vm_id for vm_id in waiting if vm_id not in found]
     return found

@@ -8,14 +8,10 @@ from typing import Self
 from django.db import models
 from django.db.models import Count, Exists, F, OuterRef, Q, Subquery
 from django.db.models.functions import Coalesce
-from ulid import ULID
 
 from reef_site.common import clock
-
-
-def new_id() -> str:
-    """Return a new ULID: 26 characters that sort by time."""
-    return str(ULID())
+from reef_site.common.ids import new_ulid
+from reef_site.common.leases import LeaseQuerySet
 
 
 class Operation(models.TextChoices):
@@ -67,7 +63,7 @@ def _count_name(state: StepState) -> str:
     return f"steps_{state.name.lower()}"
 
 
-class JobQuerySet(models.QuerySet["Job"]):
+class JobQuerySet(LeaseQuerySet["Job"]):
     def open(self) -> Self:
         """Filter jobs that have not ended."""
         return self.filter(state=JobState.OPEN)
@@ -85,21 +81,13 @@ class JobQuerySet(models.QuerySet["Job"]):
 
     def claim(self, pk: str, lease: timedelta) -> Job | None:
         """Lease an open job to the caller and return it; None if another worker holds the lease."""
-        now = clock.now()
-        free = clock.is_over("leased_until", now, lease)
-        if not self.open().filter(free, pk=pk).update(leased_until=now + lease):
-            return None
-        return self.get(pk=pk)
-
-    def release(self, pk: str) -> None:
-        """Give up the lease."""
-        self.filter(pk=pk).update(leased_until=None)
+        return self.get(pk=pk) if self.open().acquire(pk, lease) else None
 
 
 class Job(models.Model):
     """An operation on a VM and its descendants."""
 
-    id = models.CharField(primary_key=True, max_length=26, default=new_id, editable=False)
+    id = models.CharField(primary_key=True, max_length=26, default=new_ulid, editable=False)
     verb = models.CharField(max_length=10, choices=Operation.choices)
     vm_id = models.CharField("VM id", max_length=255, help_text="The VM at the top.")
     name = models.CharField(max_length=255, blank=True)
@@ -151,7 +139,7 @@ class Job(models.Model):
         return dict(rows)
 
 
-class StepQuerySet(models.QuerySet["Step"]):
+class StepQuerySet(LeaseQuerySet["Step"]):
     def unfinished(self) -> Self:
         """Filter steps that are waiting or running."""
         return self.filter(state__in=OPEN_STEPS)
@@ -167,13 +155,14 @@ class StepQuerySet(models.QuerySet["Step"]):
 
     def claim(self, pk: int, lease: timedelta) -> Step | None:
         """Move a waiting step of an open job to running and return it; None if not waiting."""
-        now = clock.now()
-        free = self.filter(pk=pk, state=StepState.WAITING, job__state=JobState.OPEN)
-        claimed = free.update(
+        is_open = Exists(Job.objects.open().filter(pk=OuterRef("job")))
+        waiting = self.filter(is_open, state=StepState.WAITING)
+        claimed = waiting.acquire(
+            pk,
+            lease,
             state=StepState.RUNNING,
             attempts=F("attempts") + 1,
-            started_at=now,
-            leased_until=now + lease,
+            started_at=clock.now(),
             acted_at=None,
             reason="",
         )

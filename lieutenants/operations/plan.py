@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from lieutenants.operations import handlers
 from lieutenants.operations.handlers import Effect
 from lieutenants.operations.models import Operation
+from reef_site.common.batches import BATCH_SIZE, batched
 from reef_site.common.errors import BadInput
 from registry.models import VM
 from vmtree.lineage import keys_below
 from vmtree.models import LINKS, Node
 
 MAX_VMS = 20_000
-_BATCH_SIZE = 500
 NOT_IN_TREE = "is registered as a child, but has no place in the tree"
 
 
@@ -58,7 +57,7 @@ class Plan:
 
 
 def make_plan(verb: Operation, top: Node) -> Plan:
-    """Return the plan as of now; changes nothing. Raises BadInput for more than MOST_VMS."""
+    """Return the plan as of now; changes nothing. Raises BadInput for more than MAX_VMS."""
     nodes = _subtree(top)
     effects = handlers.effects(verb, [node.vm_id for node in nodes])
     ids = {node.pk: node.vm_id for node in nodes}
@@ -77,7 +76,7 @@ def _subtree(top: Node) -> list[Node]:
     if len(keys) > MAX_VMS:
         raise BadInput(f"{len(keys)} VMs are more than one job takes ({MAX_VMS}): take parts")
     rows: dict[int, Node] = {}
-    for some in _chunks(keys):
+    for some in batched(keys):
         rows |= Node.objects.living().in_bulk(some)
     return [rows[key] for key in keys if key in rows]
 
@@ -102,18 +101,13 @@ def _named(found: tuple[handlers.Handler, Effect]) -> tuple[str, Effect]:
 def _unplaced_children(verb: Operation, vm_ids: list[str]) -> list[PlannedStep]:
     """Return skipped steps for registered children of these VMs that are not in the tree."""
     children: dict[str, VM] = {}
-    for some in _chunks(vm_ids):
-        vms = VM.objects.filter(parent_vm_id__in=some).order_by("id")[:_BATCH_SIZE]
+    for some in batched(vm_ids):
+        vms = VM.objects.filter(parent_vm_id__in=some).order_by("id")[:BATCH_SIZE]
         children |= {vm.pk: vm for vm in vms}
-    for some in _chunks(list(children)):
+    for some in batched(list(children)):
         for known in Node.objects.filter(vm_id__in=some).values_list("vm_id", flat=True):
             del children[known]
     return [
         PlannedStep(vm.pk, vm.name, "", "", "registry", f"{verb} it", NOT_IN_TREE)
         for vm in children.values()
     ]
-
-
-def _chunks(keys: list[int] | list[str]) -> Iterator[list[int] | list[str]]:
-    for start in range(0, len(keys), _BATCH_SIZE):
-        yield keys[start : start + _BATCH_SIZE]

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 
 from django.db.models import Q
 
-from lieutenants.operations import handlers, plain_vms, rings
+from lieutenants.operations import handlers, plain_vms
 from lieutenants.operations.models import (
     MISSED_STEPS,
     Job,
@@ -22,7 +22,10 @@ from lieutenants.operations.models import (
     StepState,
 )
 from reef_site.common import clock, events
+from reef_site.common.batches import batched
+from reef_site.common.dispatch import dispatch
 from reef_site.common.errors import ReefError
+from reef_site.common.leases import is_leased
 from vmtree import snapshots
 from vmtree.snapshot_models import Why
 
@@ -50,7 +53,7 @@ def advance(job_id: str) -> None:
     try:
         at_work = _take_snapshot(job) and _advance(job)
     finally:
-        Job.objects.release(job_id)
+        Job.objects.release(job.pk, job.leased_until)
     if at_work:
         _schedule_recheck(job)
 
@@ -64,13 +67,13 @@ def act(step_ids: list[int]) -> None:
             job_ids.add(step.job_id)
             _run_step(step)
     for job_id in job_ids:
-        rings.advance(job_id)
+        dispatch("operations.advance", job_id)
 
 
 def tick() -> None:
     """Schedule `advance` for every open job, in case an earlier task was lost."""
     for job_id in Job.objects.open().order_by("id").values_list("pk", flat=True)[:500]:
-        rings.advance(job_id)
+        dispatch("operations.advance", job_id)
     _check_cancelled_jobs()
 
 
@@ -121,8 +124,8 @@ def _dispatch_ready_steps(job: Job, free: int) -> None:
         return
     ready = job.steps.ready(Operation(job.verb)).order_by("position")
     ids = list(ready.values_list("pk", flat=True)[:free])
-    for start in range(0, len(ids), STEPS_PER_TASK):
-        rings.act(ids[start : start + STEPS_PER_TASK])
+    for batch in batched(ids, STEPS_PER_TASK):
+        dispatch("operations.act", batch)
 
 
 def _end_if_finished(job: Job) -> bool:
@@ -143,7 +146,7 @@ def _schedule_recheck(job: Job) -> None:
     now = clock.now()
     not_scheduled = Q(look_at__isnull=True) | Q(look_at__lte=now)
     if Job.objects.open().filter(not_scheduled, pk=job.pk).update(look_at=now + RECHECK_INTERVAL):
-        rings.advance(job.pk, later=RECHECK_INTERVAL.total_seconds())
+        dispatch("operations.advance", job.pk, countdown=RECHECK_INTERVAL.total_seconds())
 
 
 def _block_dependents(job: Job) -> None:
@@ -193,7 +196,7 @@ def _run_step(step: Step) -> None:
 def _check_step(step: Step, now: datetime) -> None:
     """Update a running step: done, failed, released to another worker, or still running."""
     if step.acted_at is None:
-        if step.leased_until and not now < step.leased_until < now + STEP_LEASE + clock.SKEW:
+        if step.leased_until and not is_leased(step.leased_until, now, STEP_LEASE):
             _release_step(step)
         return
     try:
@@ -214,7 +217,7 @@ def _check_step(step: Step, now: datetime) -> None:
 
 
 def _release_step(step: Step) -> None:
-    """Release the step of a lost worker to another one, up to MOST_TRIES attempts."""
+    """Release the step of a lost worker to another one, up to MAX_ATTEMPTS attempts."""
     if step.job.state == JobState.CANCELLED:
         step.end(StepState.CANCELLED, "its worker was lost, and the job was cancelled")
     elif step.attempts < MAX_ATTEMPTS:

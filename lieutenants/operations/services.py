@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from functools import partial
+from collections.abc import Iterable
 from typing import Any
 
-from django.db import IntegrityError, connection, transaction
+from django.db import IntegrityError, transaction
 
-from lieutenants.operations import rings
 from lieutenants.operations.models import (
     MISSED_STEPS,
     Job,
@@ -18,8 +16,12 @@ from lieutenants.operations.models import (
     StepState,
 )
 from lieutenants.operations.plan import Plan, PlannedStep, make_plan
-from reef_site.common import clock
+from reef_site.common import clock, database_locks
+from reef_site.common.batches import BATCH_SIZE, batched
+from reef_site.common.database_locks import DatabaseLock
+from reef_site.common.dispatch import dispatch
 from reef_site.common.errors import Conflict, NotFound
+from reef_site.common.text import to_storable
 from vmtree import permissions
 from vmtree import services as tree
 from vmtree.lineage import keys_above, keys_below
@@ -27,8 +29,6 @@ from vmtree.models import LINKS, Node
 from vmtree.permissions import Action
 
 CANCELLED = "the job was cancelled before"
-# Advisory lock number on PostgreSQL that serialises the start of jobs; must be unique.
-_BEGINNING = 7_202_612
 
 
 def plan(verb: Operation, vm_id: str, *, by: object) -> Plan:
@@ -58,10 +58,10 @@ def start(
         raise Conflict(f"confirm: {count} VMs would be touched, not {confirm}")
     try:
         with transaction.atomic():
-            _alone()
+            database_locks.lock(DatabaseLock.JOB_STARTS)
             job, continued = _continued_or_new_job(new_plan, top, str(by)[:200], cause)
             _write_steps(job, new_plan)
-            transaction.on_commit(partial(rings.advance, job.pk))
+            dispatch("operations.advance", job.pk)
     except IntegrityError:
         raise Conflict(f"another job on '{vm_id}' was begun just now") from None
     return job, continued
@@ -89,7 +89,7 @@ def cancel(job_id: str, *, by: object) -> Job:
 
 def find(job_id: str) -> Job:
     """Return the job with this id. Raises NotFound."""
-    job = Job.objects.filter(pk=job_id.replace("\0", "")).first()
+    job = Job.objects.filter(pk=to_storable(job_id)).first()
     if job is None:
         raise NotFound("job not found")
     return job
@@ -126,13 +126,6 @@ def _continued_or_new_job(new_plan: Plan, top: Node, actor: str, cause: str) -> 
     return job, False
 
 
-def _alone() -> None:
-    """Serialise the start of jobs until commit. SQLite allows one writer at a time anyway."""
-    if connection.vendor == "postgresql":
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_BEGINNING])
-
-
 def _check_no_overlap(verb: Operation, top: Node) -> None:
     """Raise Conflict if an open job with another operation overlaps this subtree."""
     others = {job.vm_id: job for job in Job.objects.open().exclude(verb=verb)}
@@ -154,7 +147,7 @@ def _write_steps(job: Job, new_plan: Plan) -> None:
         for position, planned in enumerate(new_plan.steps)
         if planned.vm_id not in known
     ]
-    Step.objects.bulk_create(new, batch_size=500)
+    Step.objects.bulk_create(new, batch_size=BATCH_SIZE)
     if known:
         _update_steps(
             job,
@@ -198,7 +191,7 @@ def _update_steps(job: Job, pairs: list[tuple[Step, PlannedStep]]) -> None:
         if any(getattr(step, name) != value for name, value in wanted.items()):
             changes.setdefault(tuple(wanted.items()), []).append(step.pk)
     for wanted_now, ids in changes.items():
-        for some in _chunks(ids):
+        for some in batched(ids):
             rows = job.steps.filter(pk__in=some).exclude(state=StepState.RUNNING)
             rows.update(**dict(wanted_now))
 
@@ -209,11 +202,6 @@ def _leave_out_removed(job: Job, planned_ids: set[str], known: Iterable[Step]) -
     gone = [
         each.pk for each in known if each.vm_id not in planned_ids and each.state in open_states
     ]
-    for some in _chunks(gone):
+    for some in batched(gone):
         rows = job.steps.filter(pk__in=some)
         rows.update(state=StepState.LEFT_OUT, reason="is not below it any more")
-
-
-def _chunks(ids: list[int]) -> Iterator[list[int]]:
-    for start_at in range(0, len(ids), 500):
-        yield ids[start_at : start_at + 500]

@@ -16,17 +16,15 @@ from lieutenants.rules import findings, webhooks
 from lieutenants.rules.models import Action, Firing, Rule
 from lieutenants.rules.proofs import Evidence, evidence_of_death, is_sufficient
 from reef_site.common import clock
-from reef_site.common.errors import NotFound, ReefError
+from reef_site.common.errors import Conflict, NotFound
 from registry.models import Status
 from vmtree import snapshots
 from vmtree.models import Node
 from vmtree.snapshot_models import Snapshot, Why
 
 
-class Postponed(ReefError):
+class Postponed(Conflict):
     """The action has to wait for something else."""
-
-    status = 409
 
 
 def run_action(rule: Rule, firing: Firing) -> str:

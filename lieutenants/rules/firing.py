@@ -21,7 +21,8 @@ from lieutenants.rules.findings import evidence_for_proposal
 from lieutenants.rules.models import Action, Firing, FiringState, Rule
 from lieutenants.rules.proofs import Evidence, evidence_of_death, is_sufficient
 from lieutenants.rules.webhooks import WebhookFailed
-from reef_site.common import broker, clock
+from reef_site.common import clock
+from reef_site.common.dispatch import dispatch
 from reef_site.common.errors import ReefError
 from registry.models import VM, Watch
 
@@ -43,7 +44,7 @@ _jumps = clock.JumpDetector()
 
 def tick(at: datetime | None = None) -> list[int]:
     """Record new cases of all rules and dispatch the due firings; return the ids of those."""
-    if _jumps.look():
+    if _jumps.jump_seconds():
         # The times in rows are adjusted to the new clock; that may not have finished yet.
         return []
     now = at or clock.now()
@@ -56,7 +57,9 @@ def tick(at: datetime | None = None) -> list[int]:
         Firing.objects.due(now).order_by("due_at").values_list("pk", flat=True)[:MAX_DUE_FIRINGS]
     )
     for pk in due:
-        ring(pk)
+        # Without an expiry, since that would compare the clocks of two hosts. Only one task can
+        # claim the firing; the next tick repeats a lost dispatch.
+        dispatch("rules.act", pk)
     _delete_old_firings(now)
     return due
 
@@ -90,13 +93,6 @@ def act(firing_id: int) -> None:
         firing.postpone(UNCERTAIN_DELAY, text, counts=False)
     else:
         _act(rule, firing)
-
-
-def ring(firing_id: int) -> None:
-    """Dispatch a firing; the next tick repeats a lost dispatch."""
-    # Without an expiry, since that would compare the clocks of two hosts. Only one task can claim
-    # the firing.
-    broker.send_task("rules.act", [firing_id])
 
 
 def _delete_old_firings(now: datetime) -> None:

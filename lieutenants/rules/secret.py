@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from functools import partial
 
 from cryptography.fernet import Fernet, InvalidToken
 from django.conf import settings
 
 from reef_site.common.errors import ReefError
-from versconfig.screening import sources
-from versconfig.screening.screen import Secret
 
 
 class Unreadable(ReefError):
@@ -31,22 +28,6 @@ def decrypt(sealed: str) -> str:
         return _fernet().decrypt(sealed.encode()).decode()
     except InvalidToken:
         raise Unreadable("the webhook's secret cannot be read any more: set it anew") from None
-
-
-def encrypted_secrets() -> tuple[str, ...]:
-    """Return the encrypted secrets of all rules."""
-    from lieutenants.rules.models import Rule
-
-    sealed = Rule.objects.exclude(sealed_secret="").order_by("pk")
-    return tuple(sealed.values_list("sealed_secret", flat=True))
-
-
-def decrypted_secrets() -> list[Secret]:
-    """Return the decrypted secrets of all rules; texts are screened for them."""
-    name = "webhook secret"
-    return [
-        Secret(name, sources.unseal(name, partial(decrypt, each))) for each in encrypted_secrets()
-    ]
 
 
 def _fernet() -> Fernet:

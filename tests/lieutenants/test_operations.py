@@ -12,9 +12,8 @@ import pytest
 from django.db import IntegrityError, connections, transaction
 from django.test import Client
 
-from lieutenants import services as lieutenants
 from lieutenants.models import Lieutenant
-from lieutenants.operations import handlers, rings, run, services
+from lieutenants.operations import handlers, run, services
 from lieutenants.operations.handlers import Effect
 from lieutenants.operations.models import Job, Operation, Step
 from lieutenants.operations.plain_vms import RegistryHandler
@@ -22,6 +21,7 @@ from reef_site.common import clock
 from reef_site.common.errors import BadInput, Conflict, NotFound, ReefError
 from registry.models import VM
 from tests.conftest import Api, Fleet
+from tests.dispatching import drop_tasks, intercept_tasks
 from tests.lieutenants.fleets import Pump, grow, plant, states
 from tests.lieutenants.rows import enlist
 from tests.waiting import until
@@ -76,9 +76,8 @@ class Fragile(RegistryHandler):
 @pytest.fixture
 def fragile() -> Any:
     provider = Fragile()
-    handlers.add_handler(provider)
-    yield provider
-    handlers.remove_handler("fragile")
+    with handlers.vm_handlers.changed({"fragile": provider}):
+        yield provider
 
 
 # -- the plan ------------------------------------------------------------------------------------
@@ -548,7 +547,7 @@ def root_of(lieutenant: Lieutenant) -> None:
 def test_operations_on_lieutenants_use_their_handler(
     api: Api, pump: Pump, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lieutenants, "ring_worker", lambda *_: None)
+    drop_tasks(monkeypatch, "lieutenants.settle")
     ada = enlist("ada", "working")
     root_of(ada)
     eve = enlist("eve", "error")
@@ -564,28 +563,20 @@ def test_operations_on_lieutenants_use_their_handler(
     assert ada.moves.first().actor == "root token"  # type: ignore[union-attr]
 
 
-def _worker(pump: Pump) -> Any:
-    """Does rings in threads, as workers do, with a second between looks."""
+def _do_in_a_thread(task: str, args: list[Any], countdown: float) -> None:
+    """Do a task as workers do, with a second between looks."""
 
-    def run_it(name: str, what: Any) -> None:
-        getattr(run, name)(what)
+    def run_it() -> None:
+        getattr(run, task.removeprefix("operations."))(*args)
         connections.close_all()
 
-    def advance(job_id: str, *, later: float = 0) -> None:
-        threading.Timer(later, run_it, ("advance", job_id)).start()
-
-    def act(step_ids: Any) -> None:
-        threading.Thread(target=run_it, args=("act", list(step_ids))).start()
-
-    return advance, act
+    threading.Timer(countdown, run_it).start()
 
 
 def test_real_agents_are_paused_resumed_and_destroyed(
     fleet: Fleet, api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    advance, act = _worker(Pump())
-    monkeypatch.setattr(rings, "advance", advance)
-    monkeypatch.setattr(rings, "act", act)
+    intercept_tasks(monkeypatch, "operations.", _do_in_a_thread)
     ada = fleet.row(fleet.create("ada")["name"])
     root_of(ada)
     bea = fleet.row(fleet.create("bea")["name"])
@@ -629,11 +620,10 @@ def test_real_agents_are_paused_resumed_and_destroyed(
 def test_registered_handler_takes_over_its_vms(fragile: Fragile) -> None:
     plant("one")
     assert handlers.handler_for("one").name == "fragile"
-    handlers.remove_handler("fragile")
+    handlers.vm_handlers.unregister("fragile")
     assert handlers.handler_for("one").name == "registry"
     with pytest.raises(NotFound):
         handlers.get_handler("fragile")
-    handlers.add_handler(fragile)
 
 
 def test_step_of_an_unregistered_handler_fails_with_its_name(
@@ -641,7 +631,7 @@ def test_step_of_an_unregistered_handler_fails_with_its_name(
 ) -> None:
     plant("one")
     job = begin(api, "pause", "one")
-    handlers.remove_handler("fragile")
+    handlers.vm_handlers.unregister("fragile")
     pump.work()
     assert "'fragile'" in Step.objects.get(job=job).reason
 
