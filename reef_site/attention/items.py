@@ -1,4 +1,4 @@
-"""The items of the list: for each kind of trouble one bounded query."""
+"""Items of the attention list: one bounded query for each kind of problem."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from reef_site.attention.models import Kind
 from reef_site.common import clock
 from registry.models import VM
 
-# Items of one kind that are looked at.
+# How many items of one kind are read.
 MAX_ITEMS = 300
 MAX_EXAMPLES = 20
 RULES_SINCE = timedelta(days=7)
@@ -35,7 +35,7 @@ RULES_SINCE = timedelta(days=7)
 
 @dataclass(frozen=True)
 class Item:
-    """One thing that needs a look. `state` is how it is drawn; those of one `group` are alike."""
+    """One problem. `state` selects its icon; items of one `group` are shown as one row."""
 
     kind: Kind
     subject: str
@@ -49,13 +49,13 @@ class Item:
 
     @property
     def cause(self) -> str:
-        """Another text when the same thing has trouble of another kind, or anew."""
+        """Text that changes when the same subject has another problem, or the same one again."""
         return f"{self.since.isoformat()} {digest(self.text)}"
 
 
 @dataclass(frozen=True)
 class Silent:
-    """The VMs that are silent: how many are new, how many are not, and the newest of them."""
+    """Silent VMs: how many are new, how many were dismissed, and the newest examples."""
 
     new: int
     seen: int
@@ -63,12 +63,12 @@ class Silent:
 
 
 def digest(text: str) -> str:
-    """Return a short mark of a text."""
+    """Return a short digest of a text."""
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def found() -> Iterator[Item]:
-    """Yield the items of all kinds but silent VMs, which may be thousands."""
+    """Yield the items of all kinds except silent VMs, which may be thousands."""
     if "lieutenant" in settings.ORGANS:
         yield from _lieutenants()
         yield from _unknown_agents()
@@ -83,7 +83,7 @@ def found() -> Iterator[Item]:
 
 
 def _lieutenants() -> Iterator[Item]:
-    """Yield those in error, kept back or stalled, and those whose model has trouble."""
+    """Yield lieutenants in error, held back or stalled, and those whose model fails."""
     quiet = timezone.now() - timedelta(seconds=1)
     troubled = Q(status__in=RUNNING) & ~Q(trouble="")
     stalled = Q(status=Status.WORKING, last_activity_at__lt=quiet)
@@ -120,7 +120,7 @@ def _lieutenant(each: Lieutenant, state: str, since: datetime, text: str, label:
 
 
 def _unknown_agents() -> Iterator[Item]:
-    """Yield the agents that run and that nobody follows."""
+    """Yield running agents that no follower reads."""
     for row in UnknownAgent.objects.defer("handle").order_by("-found_at")[:MAX_ITEMS]:
         yield Item(
             kind=Kind.LIEUTENANT,
@@ -139,7 +139,7 @@ def _unknown_agents() -> Iterator[Item]:
 
 
 def silent_vms(seen_until: datetime | None) -> Silent:
-    """Return the VMs that are silent; those are new that fell silent after this moment."""
+    """Return the silent VMs; those that fell silent after `seen_until` count as new."""
     if "registry" not in settings.ORGANS:
         return Silent(0, 0, [])
     vms = VM.objects.silent(clock.now())
@@ -170,7 +170,7 @@ def _silent(vm: VM) -> Item:
 
 
 def _provisionings() -> Iterator[Item]:
-    """Yield those that failed and about which nothing was decided."""
+    """Yield failed provisionings that nobody has dealt with yet."""
     failed = Provisioning.objects.filter(state=State.FAILED)
     columns = ("id", "name", "state", "state_since", "reason")
     for row in failed.only(*columns).order_by("-id")[:MAX_ITEMS]:
@@ -189,7 +189,7 @@ def _provisionings() -> Iterator[Item]:
 
 
 def _findings() -> Iterator[Item]:
-    """Yield the open ones."""
+    """Yield open findings."""
     for row in Finding.objects.open().order_by("-id")[:MAX_ITEMS]:
         yield Item(
             kind=Kind.FINDING,
@@ -231,7 +231,7 @@ def _rules() -> Iterator[Item]:
 
 
 def _hosts() -> Iterator[Item]:
-    """Yield the hosts that do not answer and that something waits for."""
+    """Yield hosts that do not answer while lieutenants wait for them, and hosts with a rival."""
     for host in hosts():
         if host.is_missed or host.rival:
             yield Item(

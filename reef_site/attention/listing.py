@@ -1,4 +1,4 @@
-"""The list of what needs a look: newest first, alike items in one row, without what was seen."""
+"""The attention list: newest first, similar items in one row, without dismissed ones."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from reef_site.attention.items import Item
 from reef_site.attention.models import MAX_ROWS, Kind, Seen
 
 MAX_SHOWN = 20
-# So many alike items stand in one row.
+# From this many similar items on, they share one row.
 LEAST_OF_A_GROUP = 3
 MAX_MEMBERS = 50
 
 
 @dataclass(frozen=True)
 class Row:
-    """One item, or several that are alike, the newest first."""
+    """One item, or several similar ones, the newest first."""
 
     members: list[Item]
     count: int
@@ -26,43 +26,43 @@ class Row:
 
     @property
     def newest(self) -> Item:
-        """The one that it is sorted by."""
+        """The item that the row is sorted by."""
         return self.members[0]
 
     @property
     def is_group(self) -> bool:
-        """Whether it stands for several."""
+        """Whether the row stands for several items."""
         return self.count > 1
 
     @property
     def title(self) -> str:
-        """What it is called where it is marked."""
+        """Name of the row in the button that dismisses it."""
         return f"all {self.count:,}" if self.is_group else self.newest.name
 
     @property
     def more(self) -> int:
-        """How many are not listed."""
+        """Number of items beyond the listed ones."""
         return self.count - len(self.members)
 
     @property
     def subject(self) -> str:
-        """What is noted as seen."""
+        """Subject that is stored when the row is dismissed."""
         return group_subject(self.newest) if self.is_group else self.newest.subject
 
     @property
     def cause(self) -> str:
-        """As long as this is the same, it stays seen."""
+        """The row stays dismissed while this text stays the same."""
         return self.newest.since.isoformat() if self.is_group else self.newest.cause
 
     @property
     def key(self) -> str:
-        """A mark for the page: the same for as long as the row is about the same."""
+        """Element id for the page, stable while the row is about the same subject."""
         return items.digest(f"{self.newest.kind} {self.subject}")
 
 
 @dataclass(frozen=True)
 class Listing:
-    """The rows to show, and how many items there are."""
+    """Rows to show, and the numbers of open, hidden and dismissed items."""
 
     rows: list[Row] = field(default_factory=list)
     count: int = 0
@@ -72,12 +72,12 @@ class Listing:
 
 
 def group_subject(item: Item) -> str:
-    """Return what a whole group is noted as."""
+    """Return the subject under which a whole group is dismissed."""
     return f"group:{item.group}"
 
 
 class _Notes:
-    """What was seen: items by their causes, groups up to a moment."""
+    """Dismissals: items by their causes, groups up to a moment."""
 
     def __init__(self) -> None:
         rows = Seen.objects.values_list("kind", "subject", "cause", "actor")[:MAX_ROWS]
@@ -88,7 +88,7 @@ class _Notes:
         return datetime.fromisoformat(cause) if cause else None
 
     def seen_by(self, item: Item) -> str:
-        """Return who has seen it, empty if nobody has."""
+        """Return the name of the person who dismissed the item; empty if nobody did."""
         cause, actor = self._notes.get((item.kind, item.subject), ("", ""))
         if cause == item.cause:
             return actor
@@ -99,7 +99,7 @@ class _Notes:
 
 
 def listing(*, seen: bool = False) -> Listing:
-    """Return what needs a look now; with `seen` what needs none because it was seen."""
+    """Return what needs attention now; with `seen`, what was dismissed instead."""
     notes = _Notes()
     everything = [(item, notes.seen_by(item)) for item in items.found()]
     silent = items.silent_vms(notes.seen_until(Kind.VM, "group:silent"))
@@ -116,7 +116,7 @@ def listing(*, seen: bool = False) -> Listing:
 
 
 def _grouped(found: Iterable[tuple[Item, str]]) -> list[Row]:
-    """Return the items as rows; the order of the rows is not set yet."""
+    """Return the items as rows, in no particular order."""
     groups: dict[tuple[str, str], list[tuple[Item, str]]] = {}
     for item, by in found:
         groups.setdefault((item.kind, item.group), []).append((item, by))

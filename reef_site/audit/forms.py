@@ -1,4 +1,4 @@
-"""The filters of the audit page."""
+"""Filter form of the audit page."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from reef_site.audit.models import Action, Record, RecordQuerySet
 
 
 class FilterForm(forms.Form):
-    """What to show; every field is optional."""
+    """Filters of the records; every field is optional."""
 
     actor = forms.CharField(required=False, max_length=200, label="Who")
     action = forms.ChoiceField(
@@ -29,7 +29,7 @@ class FilterForm(forms.Form):
             )
 
     def rows(self) -> RecordQuerySet:
-        """Return the records that fit, newest first; none if a filter is wrong."""
+        """Return the matching records, newest first; none if a filter is invalid."""
         if not self.is_valid():
             return Record.objects.none()
         given = self.cleaned_data

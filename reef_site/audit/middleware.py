@@ -1,4 +1,4 @@
-"""Record changes and refusals of all requests that come to Django."""
+"""Record the changes and refusals among all requests that reach Django."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAX_ERROR_BODY = 8192
 
 
 class AuditMiddleware:
-    """Outermost but one, so that it sees what other middleware refuses."""
+    """Record each request after its response; placed outside of all middleware that refuses."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
         self.get_response = get_response
@@ -58,7 +58,7 @@ def _has_own_record(request: HttpRequest) -> bool:
 
 
 def _error_in(response: HttpResponseBase) -> str:
-    """Return what an answer of the API says is wrong."""
+    """Return the error text of an API response; empty if there is none."""
     is_json = response.headers.get("Content-Type", "").startswith("application/json")
     if not is_json or not isinstance(response, HttpResponse):
         return ""

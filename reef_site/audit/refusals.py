@@ -1,6 +1,7 @@
-"""Refusals that repeat: those of a minute are one row with a count.
+"""Repeated refusals: equal ones of a minute share one row with a count.
 
-A flood costs a row a minute for each actor, address, route and status, and a write a second.
+A flood of them costs a row a minute for each actor, address, route and status, and a write a
+second.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ Key = tuple[str, ...]
 
 @dataclass
 class Row:
-    """A row of this minute, and what it does not count yet."""
+    """A row of this minute, and the count that is not written yet."""
 
     pk: int
     unwritten: int = 0
@@ -46,7 +47,7 @@ _minute = _Minute()
 
 
 def add(row: Record) -> bool:
-    """Insert the row, or count it in the one of this minute that is the same; return which."""
+    """Insert the row, or count it in an equal one of this minute; return True if inserted."""
     start = row.at.replace(second=0, microsecond=0)
     with _lock:
         if start != _minute.start or len(_minute.rows) >= MAX_OPEN_ROWS:
@@ -71,13 +72,13 @@ def add(row: Record) -> bool:
 
 
 def write_if_due() -> None:
-    """Write the counts if that was not done within the last second; called with each request."""
+    """Write the counts unless that was done within the last second; called for each request."""
     if time.monotonic() - _minute.written_at >= WRITE_SECONDS:
         write()
 
 
 def write() -> None:
-    """Write what this process has counted and not written yet."""
+    """Write the counts that this process has not written yet."""
     with _lock:
         _minute.written_at = time.monotonic()
         for known in _minute.rows.values():
@@ -88,7 +89,7 @@ def write() -> None:
 
 
 def forget() -> None:
-    """Forget the rows of this minute, such as when the database is another one."""
+    """Forget the rows of this minute, for example after a change of the database."""
     with _lock:
         _minute.rows.clear()
 
@@ -99,7 +100,7 @@ def _key(row: Record) -> Key:
 
 
 def _find(row: Record, start: datetime) -> Row | None:
-    """Return the row that another process made for the same."""
+    """Return the equal row that another process has inserted, if any."""
     same = Record.objects.filter(
         at__gte=start,
         at__lt=start + timedelta(minutes=1),
@@ -119,6 +120,6 @@ def _find(row: Record, start: datetime) -> Row | None:
 @atexit.register
 def _write_at_exit() -> None:
     if any(known.unwritten for known in _minute.rows.values()):
-        # The process ends; whoever stopped it may have stopped the database, too.
+        # The database may have been stopped together with this process.
         with contextlib.suppress(DatabaseError):
             write()

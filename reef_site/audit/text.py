@@ -1,4 +1,4 @@
-"""Text from outside, made fit for logs and pages."""
+"""Sanitising of untrusted text for logs and pages."""
 
 from __future__ import annotations
 
