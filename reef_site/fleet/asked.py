@@ -1,4 +1,4 @@
-"""What the fleet's pages have in common: numbers of the query, refusals in words."""
+"""Helpers of the fleet's views: numbers from the query string, rendered errors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ View = Callable[Concatenate[HttpRequest, P], HttpResponseBase]
 
 
 def spoken(view: View[P]) -> View[P]:
-    """Say in words what is refused, with its HTTP status."""
+    """Render a ReefError as a page, or as text for scripts, with its HTTP status."""
 
     @functools.wraps(view)
     def wrapped(request: HttpRequest, /, *args: P.args, **kwargs: P.kwargs) -> HttpResponseBase:
@@ -33,7 +33,7 @@ def spoken(view: View[P]) -> View[P]:
 
 
 def number(request: HttpRequest, name: str, *, usual: int = 0, most: int = 1 << 62) -> int:
-    """A whole number of the query; what is no such thing is the usual one."""
+    """Return a number from the query string, at most `most`; `usual` if it is not a number."""
     given = request.GET.get(name, "")
     good = given.isascii() and given.isdigit() and len(given) <= 18
     return min(int(given), most) if good else usual

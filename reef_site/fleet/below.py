@@ -1,7 +1,7 @@
-"""The worst state below each of some nodes, in one statement.
+"""Aggregate health: the worst state among the descendants of nodes, in one statement.
 
-It begins at the VMs that are in trouble, which are few, and goes up from them; so a healthy fleet
-of 100,000 costs nothing, and shared ancestors are passed once for each state.
+The query starts at the unhealthy VMs, which are few, and walks up from them, so a healthy fleet of
+100,000 costs nothing, and shared ancestors are visited once for each state.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from django.db import connection
 
 from reef_site.fleet.states import RANKS, WORDS
 
-# The row above all roots.
+# Key of the row above all roots.
 ROOF = 0
 
 
 def worst_below(keys: Sequence[int], at: datetime, *, grace: bool) -> dict[int, str]:
-    """By node: the worst state of all below it, if any is paused or worse."""
+    """Map nodes to the worst state of their descendants, if any is paused or worse."""
     moment = connection.ops.adapt_datetimefield_value(at)
     silent = RANKS["late"] if grace else RANKS["silent"]
     marks = ", ".join(["%s"] * len(keys)) or "NULL"
@@ -33,7 +33,7 @@ def worst_below(keys: Sequence[int], at: datetime, *, grace: bool) -> dict[int, 
     return {key: WORDS[level] for key, level in found}
 
 
-# Those that run have deadlines, others have none: both are found by an index.
+# Running VMs have deadlines, others have none: an index finds both.
 _TROUBLE = f"""
     SELECT DISTINCT n.parent_id, CASE
         WHEN v.status = 'paused' THEN {RANKS["paused"]} WHEN v.status <> 'running'
@@ -46,9 +46,9 @@ _TROUBLE = f"""
 
 
 def _upwards() -> str:
-    """From the parents of the troubled to the roots."""
+    """Return the SQL that walks from the parents of unhealthy VMs to the roots."""
     if connection.vendor == "postgresql":
-        # Else each step of the recursion joins the whole table.
+        # Without LATERAL, each step of the recursion would join the whole table.
         next_one = (
             "line CROSS JOIN LATERAL (SELECT parent_id FROM vmtree_node"
             " WHERE id = line.key OFFSET 0) n"
@@ -59,7 +59,7 @@ def _upwards() -> str:
 
 
 def with_all_above(vm_ids: Sequence[str]) -> set[int]:
-    """Keys of the nodes with these ids, removed ones too, and of all above them."""
+    """Return the keys of the nodes with these ids, removed ones too, and of their ancestors."""
     if not vm_ids:
         return set()
     marks = ", ".join(["%s"] * len(vm_ids))
@@ -67,7 +67,7 @@ def with_all_above(vm_ids: Sequence[str]) -> set[int]:
 
 
 def above(keys: Sequence[int], most: int) -> set[int]:
-    """Keys of these nodes and of at most `most` above each."""
+    """Return the keys of these nodes and of at most `most` ancestors of each."""
     if not keys:
         return set()
     marks = ", ".join(["%s"] * len(keys))
@@ -89,7 +89,7 @@ def _keys(start: str, parameters: list[Any], *, most: int | None = None) -> set[
 
 
 def _one(key: str) -> str:
-    """A join to the node of this key, that ends in a condition."""
+    """Return the SQL of a join to the node with this key; it ends in a condition."""
     if connection.vendor == "postgresql":
         node = f"SELECT id, parent_id FROM vmtree_node WHERE id = {key} OFFSET 0"
         return f"LATERAL ({node}) n WHERE TRUE"

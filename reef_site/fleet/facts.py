@@ -1,4 +1,4 @@
-"""What stands beside the tree: all that is known of one VM."""
+"""The side panel of the tree: everything known about one VM."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vmtree import names as vm_names
 from vmtree.models import LINKS, Node, Revision
 
 DAY = timedelta(days=1)
-# The strip's width; its unit is the quarter of an hour.
+# Width of the uptime bar, in quarters of an hour.
 QUARTERS = 96
 MOST_REVISIONS = 20
 MOST_ON_PATH = 30
@@ -26,7 +26,7 @@ MOST_GAPS = 200
 
 @dataclass(frozen=True)
 class Stretch:
-    """A part of the strip: from where, how wide, and what it was."""
+    """One segment of the uptime bar: position, width, and kind."""
 
     x: float
     width: float
@@ -36,7 +36,7 @@ class Stretch:
 
     @property
     def words(self) -> str:
-        """For who hovers, and who cannot see it."""
+        """Description for tooltips and screen readers."""
         began, ended = timezone.localtime(self.began_at), timezone.localtime(self.ended_at)
         what = {"heard": "heard", "silent": "no heartbeat"}.get(self.kind, self.kind)
         return f"{what} {began:%H:%M} to {ended:%H:%M}"
@@ -44,14 +44,14 @@ class Stretch:
 
 @dataclass(frozen=True)
 class Change:
-    """A revision and in what it differs from the one before."""
+    """A revision and its differences from the one before, in words."""
 
     revision: Revision
     what: list[str]
 
 
 def facts_of(key: int, other: str = "") -> dict[str, Any]:
-    """The panel of this node, also of a removed one. `other` is a VM to compare with."""
+    """Return the panel's context for a node, removed or not; `other` is a VM id to compare with."""
     node = counted(Node.objects.select_related("parent").filter(pk=key)).first()
     if node is None:
         raise NotFound("VM not found")
@@ -74,7 +74,7 @@ def facts_of(key: int, other: str = "") -> dict[str, Any]:
 
 
 def _path(node: Node) -> list[Node | None]:
-    """From the root to the node; None stands for those left out of a very long one."""
+    """Return the nodes from the root to this one; None stands for omitted ones of a long path."""
     keys = lineage.keys_above(LINKS, node.pk)
     if len(keys) > MOST_ON_PATH:
         keys = [keys[0], None, *keys[-MOST_ON_PATH:]]
@@ -83,7 +83,7 @@ def _path(node: Node) -> list[Node | None]:
 
 
 def services_of(vm: VM | None) -> list[tuple[str, str]]:
-    """Each service's name and the rest of what was said of it."""
+    """Return name and description of each service."""
     found = []
     for each in vm.services if vm else []:
         if isinstance(each, dict):
@@ -95,7 +95,7 @@ def services_of(vm: VM | None) -> list[tuple[str, str]]:
 
 
 def _compared(node: Node, other: str) -> dict[str, Any]:
-    """Its DNA beside that of another VM."""
+    """Return the difference between its composition and that of another VM."""
     with_it = Node.objects.filter(vm_id=other).first()
     if with_it is None:
         return {"problem": f"There is no VM {other!r}."}
@@ -106,17 +106,17 @@ def _compared(node: Node, other: str) -> dict[str, Any]:
 
 
 def _changes(node: Node) -> list[Change]:
-    """Newest first."""
+    """Return the newest revisions of the node, newest first."""
     newest: QuerySet[Revision] = Revision.objects.filter(node=node).order_by("-id")
     found = list(newest[: MOST_REVISIONS + 1])
     olders: list[Revision | None] = [*found[1:], None]
-    # Of the oldest that was fetched nobody knows what was before, unless it is the first.
+    # The predecessor of the oldest fetched revision is unknown unless it is the first.
     pairs = list(zip(found, olders, strict=False))[:MOST_REVISIONS]
     return [Change(new, differences(old, new)) for new, old in pairs]
 
 
 def differences(old: Revision | None, new: Revision) -> list[str]:
-    """What changed between two states of a node, in words; nothing where there is no older."""
+    """Describe what changed between two revisions; empty if there is no older one."""
     if old is None:
         return []
     words = []
@@ -135,11 +135,11 @@ def differences(old: Revision | None, new: Revision) -> list[str]:
     return words
 
 
-# -- beats ---------------------------------------------------------------------------------------
+# -- heartbeats ----------------------------------------------------------------------------------
 
 
 def strip(vm: VM, at: datetime) -> list[Stretch]:
-    """The last 24 hours: when it was heard of, and the gaps; from its registration on."""
+    """Return the uptime bar of the last 24 hours, from the registration on, with its gaps."""
     start = max(at - DAY, vm.registered_at)
     gaps: list[tuple[datetime, datetime, str]] = [
         (gap.began_at, gap.ended_at, gap.status)
@@ -164,6 +164,6 @@ def strip(vm: VM, at: datetime) -> list[Stretch]:
 def _stretch(began: datetime, ended: datetime, kind: str, at: datetime) -> Stretch:
     x = QUARTERS * (1 - (at - began) / DAY)
     width = QUARTERS * ((ended - began) / DAY)
-    # What is short is still to be seen.
+    # Short segments stay visible.
     width = max(width, 0.25)
     return Stretch(round(min(x, QUARTERS - width), 2), round(width, 2), kind, began, ended)

@@ -1,6 +1,6 @@
-"""Rows of the live tree: nodes with what the registry and the lieutenants know of them.
+"""Rows of the live tree: nodes annotated with registry and lieutenant data.
 
-Whatever is asked for, the number of statements is the same for one row and for all that fit.
+The number of statements does not depend on the number of rows.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PAGE = 50
 MOST_AT_ONCE = 500
 MOST_MATCHES = 50
 MOST_COUNTED = 1000
-# How many rows above a match are shown; a deeper one hangs on an ellipsis.
+# Ancestors shown above a match; a deeper match hangs below an ellipsis.
 MOST_ABOVE = 12
 MOST_NAMES = 3
 DEEPEST = 24
@@ -32,7 +32,7 @@ DEEPEST = 24
 
 @dataclass
 class Line:
-    """A node as a row."""
+    """One node as a row of the tree."""
 
     node: Node
     level: int = 2
@@ -50,32 +50,32 @@ class Line:
 
     @property
     def children(self) -> int:
-        """How many it made that still are."""
+        """Number of active children."""
         return int(getattr(self.node, "child_count", 0))
 
     @property
     def shape(self) -> str:
-        """Another text when other nodes hang below it."""
+        """Text that changes when the set of children does."""
         return f"{self.children}.{getattr(self.node, 'child_sum', 0)}"
 
     @property
     def step(self) -> int:
-        """How far it is indented; very deep ones go no further to the right."""
+        """Indentation, limited for very deep rows."""
         return min(self.level, DEEPEST)
 
     @property
     def dna(self) -> list[tuple[str, str]]:
-        """The first organs and capabilities, each with its kind."""
+        """The first organs and capabilities, as pairs of kind and name."""
         return self._names[:MOST_NAMES]
 
     @property
     def dna_more(self) -> int:
-        """How many of them are not shown."""
+        """Number of organs and capabilities that are not shown."""
         return max(0, len(self._names) - MOST_NAMES)
 
     @property
     def dna_words(self) -> str:
-        """All of them in words."""
+        """All organs and capabilities in words."""
         organs, capabilities = self.node.organs, self.node.capabilities
         parts = [("organs", organs), ("capabilities", capabilities)]
         return " · ".join(f"{kind}: {', '.join(names)}" for kind, names in parts if names)
@@ -88,21 +88,21 @@ class Line:
 
 @dataclass(frozen=True)
 class Moment:
-    """When the rows are looked at, and whether silence is forgiven then."""
+    """Time at which rows are read, and whether silence is tolerated then."""
 
     at: datetime
     grace: bool
 
     @classmethod
     def now(cls) -> Moment:
-        """This one."""
+        """Return the current moment."""
         at = clock.now()
         return cls(at, Watch.grace(at))
 
 
 @dataclass(frozen=True)
 class Page:
-    """Some rows of a list, and where the next ones begin."""
+    """One page of rows: how many more there are, and the last row to continue after."""
 
     lines: list[Line]
     more: int = 0
@@ -110,7 +110,7 @@ class Page:
 
 
 def counted(nodes: QuerySet[Node]) -> QuerySet[Node]:
-    """Nodes with the number of their living children, and a sum that differs when they do."""
+    """Annotate nodes with the number of active children, and a sum that changes with the set."""
     mine = Node.objects.living().filter(parent=OuterRef("pk")).order_by().values("parent")
     count, total = mine.annotate(n=Count("pk")).values("n"), mine.annotate(n=Sum("pk")).values("n")
     return nodes.annotate(
@@ -128,7 +128,7 @@ def children(
     limit: int = PAGE,
     level: int = 2,
 ) -> Page:
-    """Living children of a node (of ROOF: the roots), oldest first, behind the node `after`."""
+    """Return active children of a node (ROOF: the roots), oldest first, after the node `after`."""
     siblings = _siblings(parent)
     total = siblings.count()
     found = siblings.order_by("created_at", "pk")
@@ -150,7 +150,7 @@ def _siblings(parent: int) -> NodeQuerySet:
 
 
 def some(keys: Iterable[int], moment: Moment) -> list[Line]:
-    """The living ones of these nodes."""
+    """Return rows of the active nodes among these keys."""
     nodes = counted(Node.objects.living().filter(pk__in=list(keys)))
     lines = [Line(node) for node in nodes]
     dress(lines, moment)
@@ -158,7 +158,7 @@ def some(keys: Iterable[int], moment: Moment) -> list[Line]:
 
 
 def dress(lines: Sequence[Line], moment: Moment) -> None:
-    """Add what the registry, the lieutenants and the rows below have to say."""
+    """Annotate rows with registry VM, lieutenant, state, and the worst state of descendants."""
     vms = VM.objects.in_bulk([line.node.vm_id for line in lines])
     enlisted = lieutenants_of([line.node.vm_id for line in lines])
     keys = [line.node.pk for line in lines if line.children]
@@ -170,26 +170,26 @@ def dress(lines: Sequence[Line], moment: Moment) -> None:
 
 
 def lieutenants_of(vm_ids: Sequence[str]) -> dict[str, Lieutenant]:
-    """The lieutenants that live at these ids of VMs."""
+    """Map VM ids to their lieutenants."""
     return Lieutenant.objects.in_bulk(list(vm_ids))
 
 
-# -- what a search finds -------------------------------------------------------------------------
+# -- search results ------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Found:
-    """Matches with what stands above them, as rows in the order of the tree."""
+    """Matches with their ancestors, as rows in tree order."""
 
     lines: list[Line]
     count: int
-    # Whether there are more than were counted.
+    # Whether there are more matches than `count`.
     is_many: bool
     following: int | None
 
 
 def matches(nodes: QuerySet[Node], moment: Moment, *, after: int = 0) -> Found:
-    """The next matches behind the node `after`, oldest first."""
+    """Return the next matches after the node `after`, oldest first."""
     behind = nodes.filter(pk__gt=after) if after else nodes
     keys = list(behind.order_by("pk").values_list("pk", flat=True)[: MOST_MATCHES + 1])
     shown, more = keys[:MOST_MATCHES], len(keys) > MOST_MATCHES
@@ -203,7 +203,7 @@ def matches(nodes: QuerySet[Node], moment: Moment, *, after: int = 0) -> Found:
 
 
 def in_order(lines: Sequence[Line], first_level: int = 2) -> list[Line]:
-    """Each row under its parent, if that is among them; siblings oldest first."""
+    """Sort rows into tree order, siblings oldest first, and set their levels."""
     here = {line.node.pk for line in lines}
     groups: dict[int, list[Line]] = {}
     for line in sorted(lines, key=lambda line: (line.node.created_at, line.node.pk)):

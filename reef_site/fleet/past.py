@@ -1,7 +1,7 @@
-"""The tree at an earlier moment, with what changed since.
+"""The tree at an earlier moment, with the changes since then.
 
-What did not change since then is still as it was: so only nodes with a later revision are looked
-up in the history, all others in the tree of now. How VMs answered then is not kept.
+Only nodes with a later revision are read from the history, all others from the current tree. The
+history does not record liveness.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from reef_site.fleet.lines import PAGE, Line, Page
 from vmtree.models import Node, Revision
 
 MOST_LISTED = 100
-# From so many changes marks are followed up to the roof.
+# Ancestors are marked for at most this many changes.
 MOST_FOLLOWED = 5000
-# How many places the slider has at most.
+# Maximum number of positions of the slider.
 NOTCHES = 2000
 
 
 @dataclass(frozen=True)
 class Slider:
-    """Seconds from the first change there is until now, and where the handle stands."""
+    """Time slider: seconds from the first revision until now, and the handle's position."""
 
     first: datetime
     span: int
@@ -40,7 +40,7 @@ class Slider:
 
 @dataclass(frozen=True)
 class Since:
-    """A node that is other than it was: what it was then (None: not there), and in what."""
+    """A node that has changed: its revision then (None: not there yet), and the differences."""
 
     node: Node
     then: Revision | None
@@ -49,7 +49,7 @@ class Since:
 
 
 def slider(at: datetime) -> Slider:
-    """For the time from the oldest revision to now."""
+    """Return the slider for the time from the oldest revision until now."""
     now = clock.now()
     first = Revision.objects.aggregate(first=Min("at"))["first"] or now
     span = max(1, int((now - first).total_seconds()) + 1)
@@ -58,35 +58,35 @@ def slider(at: datetime) -> Slider:
 
 
 def moment_of(offset: int) -> datetime:
-    """The moment so many seconds behind the oldest revision; never later than now."""
+    """Return the moment `offset` seconds after the oldest revision, but not later than now."""
     now = clock.now()
     first: datetime = Revision.objects.aggregate(first=Min("at"))["first"] or now
-    # Not added first: the calendar ends.
+    # Limited before the addition, which would overflow.
     behind = timedelta(seconds=min(offset, int((now - first).total_seconds()) + 1))
     return min(now, first + behind)
 
 
 class Past:
-    """The tree as it was at a moment."""
+    """The tree as it was at one moment."""
 
     def __init__(self, at: datetime) -> None:
         self.at = at
 
     @cached_property
     def _later(self) -> QuerySet[Revision, int]:
-        """Keys of nodes that have changed since."""
+        """Keys of the nodes that have changed since."""
         return Revision.objects.filter(at__gt=self.at).order_by().values_list("node", flat=True)
 
     @cached_property
     def then(self) -> dict[int, Revision]:
-        """What the changed ones were, by key; those that were not there have none."""
+        """Revisions of changed nodes at that moment, by key; absent nodes have none."""
         found = Revision.objects.newest_until(self.at).filter(node__in=self._later)
         there = found.exclude(what=Revision.What.REMOVED).select_related("node__parent")
         return {revision.node_id: revision for revision in there}
 
     @cached_property
     def since(self) -> list[Since]:
-        """All nodes that are not as they were, newest change first."""
+        """All nodes that differ from their state then, newest change first."""
         nodes = Node.objects.filter(pk__in=self._later).select_related("parent")
         found = [_since(node, self.then.get(node.pk)) for node in nodes.order_by("-updated_at")]
         return [each for each in found if each is not None]
@@ -97,21 +97,21 @@ class Past:
 
     @cached_property
     def touched(self) -> set[int]:
-        """Keys of nodes with a change below them."""
+        """Keys of nodes whose descendants changed."""
         parents = {each.node.parent_id for each in self.since if each.node.parent_id}
         parents |= set(self._keys_of({then.parent_vm_id for then in self.then.values()}))
         return below.above(list(parents)[:MOST_FOLLOWED], most=1000)
 
     def count(self) -> int:
-        """How many there were."""
+        """Return how many nodes there were."""
         return self._same().count() + len(self.then)
 
     def counts(self) -> list[tuple[str, int]]:
-        """How many changes of each kind there were since."""
+        """Return the number of changes since then, by kind."""
         return Counter(each.kind for each in self.since).most_common()
 
     def _same(self) -> QuerySet[Node]:
-        """Those that were there and have not changed since."""
+        """Return the nodes that existed then and have not changed since."""
         living = Node.objects.living().filter(created_at__lte=self.at)
         return living.exclude(pk__in=self._later)
 
@@ -120,7 +120,7 @@ class Past:
         return dict(Node.objects.filter(vm_id__in=wanted).values_list("pk", "vm_id"))
 
     def children(self, key: int, *, place: int = 0, limit: int = PAGE, level: int = 2) -> Page:
-        """Rows under a node (ROOF: the roots) at that moment, oldest first."""
+        """Return the children of a node (ROOF: the roots) at that moment, oldest first."""
         same = self._same().filter(parent=None if key == ROOF else key)
         total = same.count()
         vm_id = None if key == ROOF else Node.objects.values_list("vm_id", flat=True).get(pk=key)
@@ -137,7 +137,7 @@ class Past:
         return Page(lines, more, lines[-1] if lines else None)
 
     def _dress(self, lines: Sequence[Line]) -> None:
-        """Count what hung below each then, and mark what is other now."""
+        """Annotate rows with their child counts then, and with their changes since."""
         keys = [line.node.pk for line in lines]
         rows = self._same().filter(parent__in=keys).order_by().values_list("parent")
         counts = Counter(dict(rows.annotate(count=Count("pk"))))
@@ -153,7 +153,7 @@ class Past:
 
 
 def _since(node: Node, then: Revision | None) -> Since | None:
-    """In what a node is other than then; None if it is the same again."""
+    """Compare a node with its revision then; return None if there is no difference."""
     if then is None:
         return None if node.removed_at else Since(node, None, "new", [])
     if node.removed_at:
@@ -169,7 +169,7 @@ def _since(node: Node, then: Revision | None) -> Since | None:
 
 
 def _as_then(revision: Revision) -> Node:
-    """A node, not to be saved, as it was."""
+    """Return an unsaved node with the values of a revision."""
     node = revision.node
     return Node(
         pk=node.pk,

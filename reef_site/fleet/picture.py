@@ -1,7 +1,7 @@
-"""The tree from above: boxes in boxes, VMs without children as chips. Sizes are pixels.
+"""The map of the tree: nested boxes, VMs without children as chips. Sizes are pixels.
 
-Boxes flow into rows as words flow into lines. A picture of 1,000 VMs keeps their names readable;
-of larger trees the uppermost are drawn, and what is left out is counted where it hangs.
+Boxes flow into rows like words into lines. Up to 1,000 VMs their names are readable; of larger
+trees the uppermost nodes are drawn, and each box counts the omitted ones.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from vmtree import lineage
 from vmtree.models import LINKS, Node
 
 MOST = 1000
-# Boxes inside boxes; what lies deeper is counted.
+# Depth of nested boxes; deeper nodes are counted only.
 MOST_LEVELS = 10
 USUAL_WIDTH = 1340
 LEAST_WIDTH = 240
@@ -32,7 +32,7 @@ LETTER = 6.3
 
 @dataclass
 class Shape:
-    """A chip, or a box with a title and shapes in it."""
+    """A chip, or a box with a title and nested shapes."""
 
     line: Line
     inside: list[Shape] = field(default_factory=list)
@@ -40,17 +40,17 @@ class Shape:
     y: int = 0
     width: int = CHIP
     height: int = HIGH
-    # How many hang below it that are not drawn.
+    # Number of children that are not drawn.
     left_out: int = 0
 
     @property
     def is_box(self) -> bool:
-        """Whether others lie in it."""
+        """Whether it contains other shapes."""
         return bool(self.inside)
 
     @property
     def name(self) -> str:
-        """As much of its name as fits."""
+        """Name, shortened to the width."""
         name = self.line.node.name or self.line.node.vm_id
         room = self.width - 24 - (42 if self.left_out else 0)
         most = max(3, int(room / LETTER))
@@ -58,17 +58,17 @@ class Shape:
 
     @property
     def right(self) -> int:
-        """Where text that is set to the right ends."""
+        """X coordinate at which right-aligned text ends."""
         return self.x + self.width - 6
 
     @property
     def middle(self) -> int:
-        """The line that the title is written along."""
+        """Y coordinate of the title's middle."""
         return self.y + (TITLE if self.is_box else HIGH) // 2
 
     @property
     def sign(self) -> str:
-        """Points of its state's outline, around the middle of the sign's place."""
+        """SVG points of the state's icon."""
         cx, cy = self.x + 10, self.middle
         points = OUTLINES.get(self.line.state, OUTLINES["unknown"])
         return " ".join(f"{cx + x},{cy + y}" for x, y in points)
@@ -81,7 +81,7 @@ def _circle(radius: float) -> list[tuple[float, float]]:
     ]
 
 
-# A form for each state: what colours say, forms say too.
+# A shape for each state, so that colour is not the only distinction.
 OUTLINES: dict[str, list[tuple[float, float]]] = {
     "live": _circle(5),
     "late": [(0, -6), (6, 0), (0, 6), (-6, 0)],
@@ -98,21 +98,21 @@ OUTLINES: dict[str, list[tuple[float, float]]] = {
 
 @dataclass(frozen=True)
 class Drawing:
-    """The whole picture: its shapes, each box before what lies in it."""
+    """The whole map: its shapes, each box before its contents."""
 
     shapes: list[Shape]
     width: int
     height: int
-    # How many are not in it; of a part of the tree only whether (1) any are.
+    # Number of omitted nodes; for a part of the tree 1 if there are any.
     left_out: int
 
 
 def draw(
     top: Node | None, moment: Moment, width: int, matches: QuerySet[Node] | None = None
 ) -> Drawing:
-    """The picture of all, or of a node and all below it, no wider than this.
+    """Draw the whole tree, or a node with its descendants, at most `width` pixels wide.
 
-    With `matches` only of these and of what stands above them.
+    With `matches`, draw only those nodes and their ancestors.
     """
     keys = _uppermost(top) if matches is None else _matching(top, matches)
     cut, keys = len(keys) > MOST, keys[:MOST]
@@ -126,7 +126,7 @@ def draw(
 
 
 def _uppermost(top: Node | None) -> list[int]:
-    """Breadth first, one more than is drawn."""
+    """Return keys of nodes breadth first, at most one more than is drawn."""
     start = "" if top else f"parent_id IS NULL AND {LINKS.living}"
     sql = f"{lineage.below(LINKS, start=start)} SELECT key FROM line LIMIT %s"
     with connection.cursor() as cursor:
@@ -135,7 +135,7 @@ def _uppermost(top: Node | None) -> list[int]:
 
 
 def _matching(top: Node | None, matches: QuerySet[Node]) -> list[int]:
-    """The oldest matches and what stands above them, up to `top`; about as many as are drawn."""
+    """Return keys of the oldest matches and their ancestors up to `top`, about as many as drawn."""
     if top is not None:
         inside = RawSQL(f"{lineage.below(LINKS)} SELECT key FROM line", [top.pk])  # noqa: S611
         matches = matches.filter(pk__in=inside)
@@ -147,7 +147,7 @@ def _matching(top: Node | None, matches: QuerySet[Node]) -> list[int]:
 
 
 def _nested(found: Sequence[Line]) -> list[Shape]:
-    """Shapes in shapes, down to the deepest level that is drawn."""
+    """Return the outermost shapes, with nested shapes down to MOST_LEVELS."""
     shapes: dict[int, Shape] = {}
     tops = []
     for line in found:
@@ -163,15 +163,15 @@ def _nested(found: Sequence[Line]) -> list[Shape]:
 
 
 def _left_out(drawn: int) -> int:
-    """How many of the whole tree are not in the picture."""
+    """Return how many nodes of the whole tree are not drawn."""
     return max(0, Node.objects.living().count() - drawn)
 
 
-# -- putting in place ----------------------------------------------------------------------------
+# -- layout --------------------------------------------------------------------------------------
 
 
 def _flow(shapes: Sequence[Shape], width: int) -> int:
-    """Put shapes side by side, from left to right in rows; the height of all. Boxes come last."""
+    """Place shapes in rows from left to right, boxes last; return the total height."""
     x = y = row = 0
     for shape in sorted(shapes, key=lambda shape: shape.is_box):
         _size(shape, width)
@@ -185,7 +185,7 @@ def _flow(shapes: Sequence[Shape], width: int) -> int:
 
 
 def _size(shape: Shape, most: int) -> None:
-    """Make a box about as wide as high, around what lies in it."""
+    """Size a box around its contents, about as wide as high."""
     if not shape.is_box:
         shape.width = min(CHIP, most)
         return
@@ -203,12 +203,12 @@ def _good_width(shape: Shape) -> int:
 
 
 def _count(shape: Shape) -> int:
-    """How many shapes lie in it, at whatever level."""
+    """Return how many shapes it contains, at all levels."""
     return sum(1 + _count(each) for each in shape.inside)
 
 
 def _move(shapes: Sequence[Shape]) -> None:
-    """From places inside the box to places in the picture."""
+    """Convert positions inside boxes to positions on the map."""
     for shape in shapes:
         for each in shape.inside:
             each.x, each.y = each.x + shape.x + PAD, each.y + shape.y + TITLE

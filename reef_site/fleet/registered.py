@@ -1,4 +1,4 @@
-"""VMs that are in the registry only: rows under a group of their own, one's facts, its way up."""
+"""Unplaced VMs, which only the registry knows: their rows, their side panel, and placing them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from vmtree.models import Category, Node
 
 @dataclass(frozen=True)
 class Loose:
-    """A row."""
+    """Row of an unplaced VM."""
 
     vm: VM
     state: str
@@ -35,7 +35,7 @@ class Loose:
 
 @dataclass(frozen=True)
 class Page:
-    """Some rows in the order of ids, and how many follow."""
+    """One page of rows in the order of ids, and how many follow."""
 
     rows: list[Loose]
     total: int
@@ -45,7 +45,7 @@ class Page:
 
 
 def page(moment: Moment, *, after: str, place: int, limit: int, level: int) -> Page:
-    """Those behind the id `after`."""
+    """Return the page of unplaced VMs after the id `after`."""
     total = roof(moment).loose.count
     found = VM.objects.without_place().order_by("pk")
     vms = list((found.filter(pk__gt=after) if after else found)[: limit + 1])
@@ -56,7 +56,7 @@ def page(moment: Moment, *, after: str, place: int, limit: int, level: int) -> P
 
 @dataclass(frozen=True)
 class Found:
-    """Rows of the first ones that a search finds, and how many it finds in all."""
+    """The first unplaced VMs that match a search, and the number of all matches."""
 
     rows: list[Loose]
     total: int
@@ -64,7 +64,7 @@ class Found:
 
 
 def matches(query: str, moment: Moment) -> Found:
-    """What a search of the tree finds here; nothing, if it has words that need a place there."""
+    """Search the unplaced VMs; return nothing if the query has terms that only tree nodes match."""
     try:
         vms = words.narrow(VM.objects.without_place(), query).order_by("pk")
     except BadInput:
@@ -85,7 +85,7 @@ def _rows(vms: Iterable[VM], moment: Moment, place: int) -> list[Loose]:
 @login_required
 @require_GET
 def children(request: HttpRequest) -> HttpResponse:
-    """The next rows of the group: `?after=` an id, `?place=`, `?limit=`, `?level=` as elsewhere."""
+    """Render the next rows of the group: `?after=` (an id), `?place=`, `?limit=`, `?level=`."""
     found = page(
         Moment.now(),
         after=request.GET.get("after", "").replace("\0", ""),
@@ -100,7 +100,7 @@ def children(request: HttpRequest) -> HttpResponse:
 @require_GET
 @spoken
 def one(request: HttpRequest) -> HttpResponse:
-    """All that is known of the VM whose id is `?vm=`."""
+    """Show the unplaced VM with the id `?vm=`; redirect if it has a place in the tree."""
     vm_id = _vm_id(request.GET.get("vm", ""))
     if (node := _place_of(vm_id)) is not None:
         return redirect("fleet:one", node.pk)
@@ -111,7 +111,7 @@ def one(request: HttpRequest) -> HttpResponse:
 @require_GET
 @spoken
 def facts(request: HttpRequest) -> HttpResponse:
-    """What stands beside the tree; once it has a place there, what is known of that."""
+    """Render the side panel of the VM with the id `?vm=`, placed or not."""
     vm_id = _vm_id(request.GET.get("vm", ""))
     if (node := _place_of(vm_id)) is not None:
         return render(request, "fleet/_facts.html", facts_of(node.pk))
@@ -122,7 +122,7 @@ def facts(request: HttpRequest) -> HttpResponse:
 @require_POST
 @spoken
 def place(request: HttpRequest) -> HttpResponse:
-    """Put `vm` into the tree, under the VM of id `under` or as a root."""
+    """Add `vm` to the tree, under the VM with the id `under` or as a root."""
     vm = placing.find(_vm_id(request.POST.get("vm", "")))
     node = placing.place(
         vm,

@@ -1,7 +1,7 @@
-"""The row above all roots: how many VMs there are, and how many of them are in which trouble.
+"""The row above all roots: the number of VMs, and how many are in which unhealthy state.
 
-It counts the whole fleet. Where that takes long the figures are kept for a moment, for all who
-look at this process's pages; the row then says when to ask for it again.
+It counts the whole fleet. For large fleets the counts are cached for a moment in this process; the
+row then says when to fetch it again.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from vmtree.models import Node
 
 # Smaller fleets are counted each time.
 MANY = 20_000
-# Kept figures serve for so many times as long as counting took, and for no longer than this.
+# The cache is valid for the counting time multiplied by WORTH, up to LONGEST_SECONDS.
 WORTH = 25.0
 LONGEST_SECONDS = 5.0
-# From good to bad: the last one that anybody is in is the worst.
+# From good to bad.
 _BY_RANK = ("paused", "stopped", "late", "silent")
 
 States = list[tuple[str, int]]
@@ -30,20 +30,20 @@ States = list[tuple[str, int]]
 
 @dataclass(frozen=True)
 class Roof:
-    """What all VMs together are."""
+    """Counts of all VMs."""
 
     total: int
     roots: int
     shape: str
     states: States
     loose: Loose
-    # When this is worth asking for again, because it is not of now; 0 if it is.
+    # After how many milliseconds to fetch it again if it is cached; 0 if it is current.
     again_ms: int = 0
 
 
 @dataclass(frozen=True)
 class Loose:
-    """Those of the registry that have no place in the tree."""
+    """Counts of VMs in the registry that have no place in the tree."""
 
     count: int
     shape: str
@@ -51,14 +51,14 @@ class Loose:
 
     @property
     def worst(self) -> str:
-        """The worst state that one of them is in, if any is paused or worse."""
+        """The worst state of any of them, if one is paused or worse."""
         found = dict(self.states)
         return next((word for word in reversed(_BY_RANK) if word in found), "")
 
 
 @dataclass
 class _Kept:
-    """The newest figures, and until when they serve."""
+    """Cached counts, and until when they are valid."""
 
     roof: Roof | None = None
     until: float = 0.0
@@ -68,7 +68,7 @@ _kept = _Kept()
 
 
 def roof(moment: Moment) -> Roof:
-    """The figures as of now, or kept ones if the fleet is a large one."""
+    """Return the current counts, or cached ones for a large fleet."""
     now = time.monotonic()
     if _kept.roof and now < _kept.until:
         return replace(_kept.roof, again_ms=int((_kept.until - now) * 1000) + 1)
@@ -80,12 +80,12 @@ def roof(moment: Moment) -> Roof:
 
 
 def forget() -> None:
-    """Count at the next question."""
+    """Drop the cached counts."""
     _kept.until = 0.0
 
 
 def counted(moment: Moment) -> Roof:
-    """The figures as of now."""
+    """Count the fleet."""
     living = Node.objects.living()
     tops = living.roots().aggregate(count=Count("pk"), sum=Sum("pk"))
     loose = _loose(moment)
@@ -99,7 +99,7 @@ def counted(moment: Moment) -> Roof:
 
 
 def _with_errors(moment: Moment) -> States:
-    """Return the states of all VMs; a lieutenant in error is counted as such and nothing else."""
+    """Return the counts of all VMs by state; a lieutenant in error counts as nothing else."""
     failed = Lieutenant.objects.filter(status=LieutenantStatus.ERROR)
     placed = Node.objects.living().filter(vm_id__in=failed.values("pk"))
     errors = placed.count()
@@ -122,7 +122,7 @@ def _loose(moment: Moment) -> Loose:
 
 
 def _count_loose() -> int:
-    """How many `without_place` are; in two steps that read indexes only, in half the time."""
+    """Count the VMs of `without_place`, in two index-only steps that take half the time."""
     nodes = Node.objects.filter(vm_id=OuterRef("pk"))
     removed = Node.objects.filter(removed_at__isnull=False).values("vm_id")
     never = VM.objects.filter(~Exists(nodes)).count()
@@ -134,7 +134,7 @@ def _troubled(moment: Moment) -> Q:
 
 
 def _states(troubled: QuerySet[VM], moment: Moment) -> States:
-    """How many of these are silent, late, stopped, paused; words with none are left out."""
+    """Count these VMs as silent, late, stopped or paused; states without VMs are left out."""
     silent = Q(silent_after__lte=moment.at)
     found = troubled.aggregate(
         silent=Count("pk", filter=silent),

@@ -1,4 +1,4 @@
-"""Addresses of the fleet's pages and their fragments."""
+"""URLs of the fleet's pages and their fragments."""
 
 from __future__ import annotations
 

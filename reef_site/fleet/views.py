@@ -1,4 +1,4 @@
-"""The fleet's pages: the live tree, one VM, the picture. Each parses, calls one thing, answers."""
+"""Pages of the fleet: the live tree, one VM, the map, the tree at an earlier time."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ MOST_CHANGED = 200
 @require_GET
 @spoken
 def tree(request: HttpRequest) -> HttpResponse:
-    """The tree; `?q=` searches in it, `?under=` begins at one VM."""
+    """Show the tree; `?q=` searches it, `?under=` starts at one VM."""
     context = tree_context(request)
     status = 400 if context["problem"] else 200
     return render(request, "fleet/tree.html", context, status=status)
@@ -45,14 +45,14 @@ def tree(request: HttpRequest) -> HttpResponse:
 @require_GET
 @spoken
 def fragment(request: HttpRequest) -> HttpResponse:
-    """What `tree` shows, for its script."""
+    """Render the content of `tree` for its script."""
     context = tree_context(request)
     status = 400 if context["problem"] else 200
     return render(request, "fleet/_tree.html", context, status=status)
 
 
 def tree_context(request: HttpRequest) -> dict[str, Any]:
-    """The rows that the query asks for; the number of statements does not depend on the fleet."""
+    """Return the requested rows; the number of statements does not depend on the fleet's size."""
     words = _words(request)
     moment = Moment.now()
     base = {"roof": roof(moment), "words": words, "problem": "", "found": None}
@@ -82,7 +82,7 @@ def _found(request: HttpRequest, words: str, moment: Moment) -> dict[str, Any]:
 
 
 def _beginning(request: HttpRequest, moment: Moment) -> dict[str, Any]:
-    """The roots, or one VM with what hangs on it."""
+    """Return the roots, or one VM with its children."""
     vm_id = request.GET.get("under", "").replace("\0", "")
     if not vm_id:
         page = lines.children(below.ROOF, moment)
@@ -98,7 +98,7 @@ def _beginning(request: HttpRequest, moment: Moment) -> dict[str, Any]:
 @login_required
 @require_GET
 def children(request: HttpRequest, key: int) -> HttpResponse:
-    """The next rows under one: `?after=` a node, `?place=` rows are there, `?limit=`, `?level=`."""
+    """Render more children: `?after=` (a node), `?place=` (rows so far), `?limit=`, `?level=`."""
     moment = Moment.now()
     page = lines.children(
         key,
@@ -114,16 +114,16 @@ def children(request: HttpRequest, key: int) -> HttpResponse:
     return render(request, "fleet/_rows.html", context)
 
 
-@csrf_exempt  # It only reads, and behind some proxies the page is not known as our own.
+@csrf_exempt  # Read-only, and behind some proxies the origin check would fail.
 @login_required
 @require_POST
 @spoken
 def news(request: HttpRequest) -> HttpResponse:
-    """Rows that are shown and may have changed.
+    """Render the shown rows that may have changed.
 
-    Takes JSON: `shown`, keys of rows (0 is the roof); `changed`, ids of VMs of which news came;
-    `also`, keys of rows that are wanted anyway; or `many`, all that are shown. A row that is
-    wanted and does not come back is there no longer.
+    Takes JSON: `shown`, keys of rows (0 is the row above the roots); `changed`, ids of changed VMs;
+    `also`, keys of rows to render anyway; or `many`, to render all shown rows. A requested row that
+    is missing from the response no longer exists.
     """
     asked = _asked(request)
     shown = set(asked["shown"])
@@ -142,7 +142,7 @@ def news(request: HttpRequest) -> HttpResponse:
 
 
 def _asked(request: HttpRequest) -> dict[str, Any]:
-    """What the page says it shows. Raises BadInput."""
+    """Parse the body of `news`. Raises BadInput."""
     try:
         said = orjson.loads(request.body)
         shown, also = said["shown"], said.get("also", [])
@@ -172,7 +172,7 @@ def _asked(request: HttpRequest) -> dict[str, Any]:
 @require_GET
 @spoken
 def one(request: HttpRequest, key: int) -> HttpResponse:
-    """All that is known of one VM; `?with=` compares its DNA with another one's."""
+    """Show one VM; `?with=` compares its composition with another one's."""
     return render(request, "fleet/one.html", facts_of(key, _other(request)))
 
 
@@ -180,7 +180,7 @@ def one(request: HttpRequest, key: int) -> HttpResponse:
 @require_GET
 @spoken
 def facts(request: HttpRequest, key: int) -> HttpResponse:
-    """What stands beside the tree."""
+    """Render the side panel of the tree."""
     return render(request, "fleet/_facts.html", facts_of(key, _other(request)))
 
 
@@ -191,7 +191,7 @@ def _other(request: HttpRequest) -> str:
 @login_required
 @require_GET
 def by_id(request: HttpRequest) -> HttpResponse:
-    """The page of the VM whose id is `?vm=`."""
+    """Redirect to the page of the VM with the id `?vm=`."""
     vm_id = request.GET.get("vm", "").replace("\0", "")
     node = Node.objects.filter(vm_id=vm_id).first()
     if node is None:
@@ -200,14 +200,14 @@ def by_id(request: HttpRequest) -> HttpResponse:
     return redirect("fleet:one", node.pk)
 
 
-# -- from above ----------------------------------------------------------------------------------
+# -- the map -------------------------------------------------------------------------------------
 
 
 @login_required
 @require_GET
 @spoken
 def look(request: HttpRequest) -> HttpResponse:
-    """The tree as a picture; `?under=` of one VM, `?q=` what a search finds with all above."""
+    """Show the map of the tree; `?under=` starts at one VM, `?q=` shows matches and ancestors."""
     return render(request, "fleet/look.html", _picture(request))
 
 
@@ -215,7 +215,7 @@ def look(request: HttpRequest) -> HttpResponse:
 @require_GET
 @spoken
 def drawing(request: HttpRequest) -> HttpResponse:
-    """The picture alone, `?width=` pixels wide."""
+    """Render the map alone, `?width=` pixels wide."""
     return render(request, "fleet/_picture.html", _picture(request))
 
 
@@ -230,14 +230,14 @@ def _picture(request: HttpRequest) -> dict[str, Any]:
     return {**context, "legend": list(picture.OUTLINES)}
 
 
-# -- earlier -------------------------------------------------------------------------------------
+# -- the tree at an earlier time -----------------------------------------------------------------
 
 
 @login_required
 @require_GET
 @spoken
 def then(request: HttpRequest) -> HttpResponse:
-    """The tree at `?at=` (ISO), or `?second=` seconds behind the first change there is."""
+    """Show the tree at `?at=` (ISO), or `?second=` seconds after the first revision."""
     at = _moment(request)
     was = past.Past(at)
     shown = was.since[: past.MOST_LISTED]
@@ -258,7 +258,7 @@ def then(request: HttpRequest) -> HttpResponse:
 @require_GET
 @spoken
 def then_children(request: HttpRequest, key: int) -> HttpResponse:
-    """Rows under one at `?at=`, from `?place=` on, as `children` gives those of now."""
+    """Render children at `?at=`, from `?place=` on, as `children` does for the current tree."""
     if key != below.ROOF:
         get_object_or_404(Node, pk=key)
     page = past.Past(_moment(request)).children(
