@@ -1,10 +1,10 @@
-"""The public port: event streams and waits are answered here, all else is passed on to Django.
+"""The public port: serves event streams and the fast path, and proxies all else to Django.
 
-A raw ASGI application. No body is read before the head has shown good credentials: without them web
-gets the head alone, marked as such, and refuses it in its usual words. A body is read whole before
-web is asked, so that a slow client never holds up one of its few threads; answers are passed on as
-streams. Sizes and times are limited; when the web process is away, it says so in words. Who may
-hear a stream is asked of Django once, at its start.
+A raw ASGI application. No body is read before the headers have shown valid credentials: without
+them the web process gets the headers alone, marked as such, and refuses the request as usual. A
+body is read completely before web is called, so that a slow client never blocks one of its few
+threads; responses are streamed. Sizes and times are limited; while the web process is unavailable,
+clients are told so. Django decides once, at its start, whether a caller may read a stream.
 """
 
 from __future__ import annotations
@@ -55,11 +55,11 @@ Headers = list[tuple[bytes, bytes]]
 
 WEB_SECONDS = 90.0
 SMALL_BODY = 16 << 10
-# Until the settings are read.
+# Used until the settings are read.
 DEFAULT_BUDGET = 256 << 20
 TRANSCRIPT = re.compile(r"/lieutenant/lieutenants/[^/]+/stream/?")
 LISTING = re.compile(r"/events/?")
-# Headers that belong to one hop, and those that this hop sets itself.
+# Hop-by-hop headers, and those that the edge sets itself.
 HOP = frozenset(
     {
         *(b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"te"),
@@ -69,20 +69,20 @@ HOP = frozenset(
 )
 
 
-# Headers between us and web, which no client may set.
+# Headers between edge and web, which no client may set.
 INTERNAL = frozenset(
     name.encode() for name in (handover.TAKES, gateway.KEY_HEADER, gateway.WITHHELD_HEADER)
 )
-# Headers of which two would be understood differently by different readers.
+# Headers that different readers would understand differently if they came twice.
 SINGLE = (b"host", b"authorization")
 
 
 class BadRequest(Exception):
-    """Not a request that can be passed on; the text says why."""
+    """The request cannot be forwarded; the message says why."""
 
 
 class Edge:
-    """The ASGI application."""
+    """The ASGI application of the edge."""
 
     def __init__(self) -> None:
         self._web: httpx.AsyncClient | None = None
@@ -96,7 +96,7 @@ class Edge:
         self._ending = asyncio.Event()
 
     def end_streams(self) -> None:
-        """We are about to stop: end what would go on for ever, or for long."""
+        """End streams and long waits, because the server is about to stop."""
         self._ending.set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -156,7 +156,7 @@ class Edge:
         self._streams = Streams()
         if "registry" in settings.ORGANS:
             self._hot = HotRoutes()
-        # What is there now stays: looking through it for garbage would hold up all beats each time.
+        # All of this is permanent: scanning it for garbage would delay heartbeats each time.
         gc.collect()
         gc.freeze()
 
@@ -189,10 +189,10 @@ class Edge:
             await self._answer(scope, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Read the body, if its sender may send one, and answer here or by web."""
+        """Read the body, if its sender may send one, and respond by the fast path or by web."""
         hot = self._hot and self._hot.route(scope)
         with Body(self._budget, client_of(scope)) as body:
-            # Hot routes look at the token as they write, so what is here already need not wait.
+            # The fast path checks the token as it writes, so a body that has arrived need not wait.
             early = bool(hot) and _is_small_and_here(scope)
             if early:
                 await body.take_in(receive, declared(scope), has_arrived=True)
@@ -215,13 +215,13 @@ class Edge:
             await self._pass_back(scope, answer, send)
 
     async def _read_body(self, scope: Scope, receive: Receive, body: Body) -> bool:
-        """Read the body, unless that was done; False if its sender shows no good credentials."""
+        """Read the body unless that was done; return False if the credentials are not valid."""
         if not has_body(scope):
             return True
         limit = await self._credentials.body_limit(scope)
         if not limit.size:
             body.drop()
-            # What still comes is dropped, rather than held while web answers.
+            # The rest of the body is dropped, rather than held until web responds.
             scope.get(DISCARD, _nothing)()
         elif body.is_whole:
             pass
@@ -232,10 +232,10 @@ class Edge:
             await body.take_in(receive, declared(scope), limit.size)
         return bool(limit.size)
 
-    # -- hot routes ---------------------------------------------------------------------------
+    # -- fast path ----------------------------------------------------------------------------
 
     def at_once(self, scope: Scope, tell: Callable[[Answer | None], None]) -> bool:
-        """Begin to answer without a task of its own, as `door.AtOnce` describes it."""
+        """Begin to respond without a task, as `door.AtOnce` describes; return whether it does."""
         route = self._hot and self._hot.route(scope)
         if not route:
             return False
@@ -253,7 +253,7 @@ class Edge:
         return begun
 
     def _note_refusal(self, scope: Scope, answer: Answer) -> None:
-        """Have the audit log record an answer that refuses the request."""
+        """Record a 401 or 403 of the fast path in the audit log."""
         if answer.status not in (401, 403):
             return
         reason = str(json.loads(answer.body).get("error", ""))
@@ -263,7 +263,7 @@ class Edge:
     async def _answer_hot(
         self, route: tuple[str, str], scope: Scope, body: Body | None
     ) -> Answer | None:
-        """The answer of a hot route, where the body may be read; None to have web asked."""
+        """Return the response of a fast-path route; None to call web instead."""
         headers = dict(scope["headers"])
         answer: Answer | None
         if body is None:
@@ -272,7 +272,7 @@ class Edge:
             answer = await self._hot.answer(route, headers, body.whole())
         return answer
 
-    # -- passing on ---------------------------------------------------------------------------
+    # -- proxying -----------------------------------------------------------------------------
 
     async def _ask_web(
         self,
@@ -282,9 +282,9 @@ class Edge:
         *,
         withheld: bool = False,
     ) -> httpx.Response:
-        """The web process's answer, its body not read yet; tried again where that is harmless.
+        """Return web's response with its body unread; retry where that is harmless.
 
-        `withheld` tells web that there is a body that nobody has read.
+        `withheld` tells web that there is a body that the edge has not read.
         """
         assert self._web is not None
         query = scope["query_string"] if path is None else b""
@@ -307,7 +307,7 @@ class Edge:
             try:
                 return await self._web.send(request, stream=True)
             except (httpx.NetworkError, httpx.RemoteProtocolError) as error:
-                # Where nothing was sent, or nothing but a question, nothing can be done twice.
+                # If nothing was sent, or the method is safe, a retry cannot repeat an effect.
                 harmless = isinstance(error, httpx.ConnectError) or method in {"GET", "HEAD"}
                 if attempt == 5 or not harmless:
                     raise
@@ -315,7 +315,7 @@ class Edge:
         raise AssertionError("not reached")
 
     async def _pass_back(self, scope: Scope, answer: httpx.Response, send: Send) -> None:
-        """Give the client what web has answered."""
+        """Send web's response to the client."""
         try:
             if wait := answer.headers.get("reef-wait"):
                 await self._answer_later(scope, answer, wait, send)
@@ -330,7 +330,7 @@ class Edge:
     async def _answer_later(
         self, scope: Scope, answer: httpx.Response, header: str, send: Send
     ) -> None:
-        """Keep the answer back until what it waits for is over, then give what is true then."""
+        """Hold the response until its wait is over, then send the state at that time."""
         body = await answer.aread()
         wait = self._streams.wait_of(header)
         await self._unless_ending(self._streams.until_over(wait))
@@ -346,7 +346,7 @@ class Edge:
         await _send_all(send, answer.status_code, headers, body)
 
     async def _newer(self, scope: Scope, path: str) -> dict[str, Any] | None:
-        """What web says to the same caller at this path; None if it says nothing good."""
+        """Return the JSON that the same caller gets from web at this path; None on failure."""
         try:
             answer = await self._ask_web(scope, None, path.encode())
             body = await answer.aread()
@@ -358,7 +358,7 @@ class Edge:
         return found or None
 
     async def _send_file(self, name: str, headers: Headers, send: Send) -> None:
-        """A file that web has looked at and leaves to us to send, however slow the client is."""
+        """Send a file that web has checked, so that a slow client does not block web."""
         try:
             await handover.send_file(name, headers, send)
         except FileNotFoundError:
@@ -367,7 +367,7 @@ class Edge:
     # -- streams ------------------------------------------------------------------------------
 
     async def _allowed(self, scope: Scope, send: Send) -> dict[str, Any] | None:
-        """What Django says of this stream; None if it refused and the client was told."""
+        """Return Django's facts about this stream; None if it refused and the client was told."""
         try:
             answer = await self._ask_web(scope, None)
             body = await answer.aread()
@@ -402,14 +402,14 @@ class Edge:
         send: Send,
         vm_id: str = "",
     ) -> None:
-        """Send the events while the caller may follow them; `vm_id` is whose transcript it is."""
+        """Send the events until the caller's access is revoked; `vm_id` owns the transcript."""
         cookies = b"; ".join(value for key, value in scope["headers"] if key == b"cookie")
         authorization = header(scope, b"authorization")
         revoked = self._streams.guard.until_revoked(authorization, cookies, vm_id)
         await _stream_events(events, self._unless_ending(revoked), receive, send)
 
     async def _unless_ending(self, work: Coroutine[Any, Any, None]) -> None:
-        """Wait for this, or until we are about to stop."""
+        """Wait until this is done, or until the edge is about to stop."""
         working = asyncio.create_task(work)
         ending = asyncio.create_task(self._ending.wait())
         try:
@@ -426,12 +426,12 @@ class Edge:
 
 
 def _trimmed(headers: Headers) -> Headers:
-    """The same without the blanks around values, which belong to none (RFC 9110, 5.5)."""
+    """Strip the blanks around header values, which are not part of them (RFC 9110, 5.5)."""
     return [(key, value.strip(b" \t")) for key, value in headers]
 
 
 def _check(scope: Scope) -> None:
-    """Refuse what HTTP allows nobody to send, or what has no meaning here."""
+    """Raise BadRequest for requests that HTTP forbids or that are ambiguous."""
     if not scope["path"].startswith("/"):
         raise BadRequest("path: must start with a slash")
     names = [key for key, _ in scope["headers"]]
@@ -443,15 +443,15 @@ def _check(scope: Scope) -> None:
 
 
 def _check_room(scope: Scope) -> None:
-    """Refuse a stream that would take one of the last files."""
+    """Raise TryLater for a stream that would take one of the last open files."""
     if why := open_files.why_no_stream(scope.get(open_files.FILE, 0)):
-        # Another connection may get a lower number.
+        # Another connection may get a lower file number.
         raise TryLater(503, why, closes=True)
 
 
 def _forwarded(scope: Scope, size: int) -> Headers:
-    """The client's headers, where it came from, and how long its body is."""
-    # With an underscore, a header could pose as another one behind the gateway interface.
+    """Return the headers for web: the client's, its address, and the length of its body."""
+    # A name with an underscore could pose as another header in WSGI.
     drop = HOP | INTERNAL | {b"content-length"}
     kept = [(key, value) for key, value in scope["headers"] if key not in drop and b"_" not in key]
     if size or scope["method"] in {"POST", "PUT", "PATCH"}:
@@ -467,7 +467,7 @@ def _forwarded(scope: Scope, size: int) -> Headers:
 
 
 def _last_event(scope: Scope) -> int | None:
-    """The change after which to go on: Last-Event-ID, else `?cursor=`; None is from now on."""
+    """Return the change to continue after: Last-Event-ID, else `?cursor=`; None for from now on."""
     given = header(scope, b"last-event-id").decode("latin-1")
     if _is_number(given):
         return int(given)
@@ -485,19 +485,19 @@ def _is_number(text: str) -> bool:
 
 
 def _is_small_and_here(scope: Scope) -> bool:
-    """Whether all of a small body came together with the head."""
+    """Return whether the whole of a small body arrived together with the headers."""
     return 0 < declared(scope) <= SMALL_BODY and scope.get(ARRIVED, bool)()
 
 
 def _nothing() -> None:
-    """For servers that cannot drop what comes."""
+    """Do nothing, on servers that cannot drop a body."""
 
 
 # -- answers ----------------------------------------------------------------------------------
 
 
 def _returned(answer: httpx.Response) -> Headers:
-    """The web process's headers as they are; `raw` keeps an encoded body's length true."""
+    """Return web's headers for the client; `raw` keeps the length of an encoded body right."""
     skip = HOP | {b"reef-wait", handover.FILE.encode()}
     return [(k.lower(), v) for k, v in answer.headers.raw if k.lower() not in skip]
 
@@ -514,7 +514,7 @@ async def _stream_back(answer: httpx.Response, send: Send) -> None:
         async for chunk in answer.aiter_raw():
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
     except httpx.HTTPError as error:
-        # Half an answer must not look like a whole one: hang up.
+        # A partial response must not look complete: hang up.
         logger.warning("web went away in the middle of an answer: %s", error)
         raise
     await send({"type": "http.response.body", "body": b""})
@@ -536,7 +536,7 @@ async def _say(send: Send, status: int, text: str, *more: tuple[bytes, bytes]) -
 
 
 async def _say_away(scope: Scope, send: Send, error: httpx.HTTPError) -> None:
-    """Say in words that web did not answer: to a browser as a page that tries again by itself."""
+    """Report that web did not respond: to browsers by a page that reloads itself."""
     status, text = _why_away(error)
     if away.is_navigation(scope["headers"]):
         headers, body = away.page(text, reloads=scope["method"] == "GET" and status != 400)
@@ -562,7 +562,7 @@ async def _stream_events(
     receive: Receive,
     send: Send,
 ) -> None:
-    """Server-sent events until the client hangs up, the stream ends, or `shut` does."""
+    """Send server-sent events until the client hangs up, or the stream or `shut` ends."""
     await send(
         {
             "type": "http.response.start",
@@ -576,7 +576,7 @@ async def _stream_events(
     )
 
     async def pump() -> None:
-        # Closed at once, so that nobody goes on collecting events for a client that is gone.
+        # Closed at once, so that no more events are collected for a client that is gone.
         async with aclosing(events):
             async for chunk in events:
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
@@ -605,7 +605,7 @@ app = Edge()
 
 
 def main() -> None:
-    """`python -m reef_site.edge --host H --port P`"""
+    """Run `python -m reef_site.edge --host H --port P`."""
     import uvicorn
 
     from reef_site import settings
@@ -635,11 +635,11 @@ def main() -> None:
         http=Protocol,
         ws="none",
         access_log=False,
-        # Its messages go where ours go, and look as they do.
+        # uvicorn's messages go through our own handler.
         log_config=None,
         log_level="warning",
         server_header=False,
-        # It would believe X-Forwarded-For of every program on this machine.
+        # uvicorn would trust X-Forwarded-For of every program on this machine.
         proxy_headers=False,
         timeout_graceful_shutdown=3,
         limit_concurrency=6000,
