@@ -1,12 +1,12 @@
-"""Installs the coding agent by npm where the machine has none, at the version that is locked.
+"""Install the coding agent with npm, at its locked version, where the machine has none.
 
 `up` runs it beside its other processes: `python -m reef_site.agent_install --target DATA/agent`.
-Standard library only. In the target folder it leaves
+Standard library only. The target folder then holds
 
-    <mark of the lock>/node_modules/…   the packages, among them a Node that the agent needs
+    <digest of the lock>/node_modules/… the packages, among them a Node that the agent needs
     pi                                  a link to a small script that runs the agent on that Node
     installed.json                      {"version", "node", "cli", "lock"}; written last
-    problem.txt                         in place of success: why not, and how to mend it
+    problem.txt                         after a failure: its reason and the remedy
 """
 
 from __future__ import annotations
@@ -44,29 +44,29 @@ Say = Callable[[str], object]
 
 
 class InstallError(Exception):
-    """Why the agent is not installed, in sentences that say how to mend it."""
+    """The agent is not installed; the message names the remedy."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A folder with a package.json and its lock, and the package in it that is the agent."""
+    """Folder with a package.json and its lock, and the name of the package that is the agent."""
 
     source: Path
     package: str
 
     @property
     def lock(self) -> Path:
-        """What names every version and hash."""
+        """Path of the npm lock file."""
         return self.source / "package-lock.json"
 
     def mark(self) -> str:
-        """A short mark of what the lock says."""
+        """Return a short digest of the lock file."""
         return hashlib.sha256(self.lock.read_bytes()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)
 class Installed:
-    """An agent that is ready: its program, its version, the Node it runs on."""
+    """An installed agent: its program, its version, the Node it runs on, its script."""
 
     pi: Path
     version: str
@@ -78,7 +78,7 @@ PINNED = Recipe(CHECKOUT / "lieutenants" / "agent", "@earendil-works/pi-coding-a
 
 
 def installed(recipe: Recipe, target: Path) -> Installed | None:
-    """What an earlier run has installed, if it is what the recipe wants and still there."""
+    """Return the agent that an earlier run installed, if it fits the recipe and still exists."""
     try:
         facts = json.loads((target / "installed.json").read_text())
         node, cli = Path(facts["node"]), Path(facts["cli"])
@@ -91,12 +91,12 @@ def installed(recipe: Recipe, target: Path) -> Installed | None:
 
 
 def ensure(recipe: Recipe, target: Path, say: Say) -> Installed:
-    """The agent, installed now unless it is there. Raise InstallError."""
+    """Install the agent unless it is installed already. Raise InstallError."""
     if there := installed(recipe, target):
         return there
     try:
         target.mkdir(parents=True, exist_ok=True)
-        # Agents that run as users of their own must get in.
+        # Agents that run as users of their own need access.
         target.chmod(0o755)
         with _alone(target, say):
             return installed(recipe, target) or _install(recipe, target, say)
@@ -105,7 +105,7 @@ def ensure(recipe: Recipe, target: Path, say: Say) -> Installed:
 
 
 def ensure_or_note(recipe: Recipe, target: Path, say: Say) -> bool:
-    """As `ensure`; why the agent is not there, or not yet, is left in `problem.txt` for pages."""
+    """Do as `ensure`, but return False on failure and write the reason to `problem.txt`."""
     try:
         if not installed(recipe, target):
             _note(target, "It is being installed right now; this takes a minute.")
@@ -123,7 +123,7 @@ def ensure_or_note(recipe: Recipe, target: Path, say: Say) -> bool:
 
 
 def _note(target: Path, why: str) -> None:
-    """Leave a sentence for whoever looks for the agent."""
+    """Write a sentence to `problem.txt`, which pages show."""
     with contextlib.suppress(OSError):
         target.mkdir(parents=True, exist_ok=True)
         (target / "problem.txt").write_text(f"{why}\n")
@@ -165,7 +165,7 @@ def _install(recipe: Recipe, target: Path, say: Say) -> Installed:
 
 
 def _run_npm(npm: str, folder: Path, say: Say) -> None:
-    """`npm ci`, telling how far it is. Raise InstallError with the end of what it said."""
+    """Run `npm ci` and report progress. Raise InstallError with the end of its output."""
     process = subprocess.Popen(
         [npm, "ci", *NPM_OPTIONS],
         cwd=folder,
@@ -191,7 +191,7 @@ def _run_npm(npm: str, folder: Path, say: Say) -> None:
 
 
 def _watch(lines: Iterable[str], say: Say) -> list[str]:
-    """Read npm's output to its end; return the lines that are no mere progress."""
+    """Read npm's output to its end; return the lines that are not mere progress."""
     fetched, kept = 0, []
     for line in lines:
         if not line.startswith("npm http"):
@@ -204,11 +204,11 @@ def _watch(lines: Iterable[str], say: Say) -> list[str]:
 
 
 def _make_ready(recipe: Recipe, target: Path, folder: Path) -> Installed:
-    """Put the program in its place; from here on `installed` finds it."""
+    """Link the program and write the stamp; from here on `installed` finds the agent."""
     home = folder / "node_modules" / recipe.package
     facts = json.loads((home / "package.json").read_text())
     cli, node = home / str(facts["bin"]["pi"]), _node(folder)
-    # It lies inside the package, so that its version is found as for any other installation.
+    # Inside the package, so that its version is found as for any other installation.
     script = home / "reef-pi"
     script.write_text(f'#!/bin/sh\nexec {shlex.quote(str(node))} {shlex.quote(str(cli))} "$@"\n')
     script.chmod(0o755)
@@ -225,7 +225,7 @@ def _make_ready(recipe: Recipe, target: Path, folder: Path) -> Installed:
 
 
 def _node(folder: Path) -> Path:
-    """The Node that came along, else the machine's own. Raise InstallError without either."""
+    """Return the Node of the packages, else the machine's own. Raise InstallError without one."""
     package = NODE_PACKAGES.get(platform.machine(), "none")
     ours = folder / "node_modules" / package / "bin" / "node"
     if ours.is_file():
@@ -237,7 +237,7 @@ def _node(folder: Path) -> Path:
 
 
 def _check(script: Path, recipe: Recipe) -> None:
-    """Start the agent once, as far as its version. Raise InstallError if it does not come."""
+    """Run the agent with `--version` once. Raise InstallError if that fails."""
     env = {**os.environ, "PI_OFFLINE": "1", "PI_SKIP_VERSION_CHECK": "1"}
     try:
         answer = subprocess.run(
@@ -256,7 +256,7 @@ def _check(script: Path, recipe: Recipe) -> None:
 
 
 def _remove_old(target: Path, current: Path) -> None:
-    """Remove what earlier versions left, except where an agent still runs from it."""
+    """Remove the folders of earlier versions, except those that a running agent uses."""
     running = set()
     for exe in Path("/proc").glob("[0-9]*/exe"):
         with contextlib.suppress(OSError):
@@ -268,16 +268,16 @@ def _remove_old(target: Path, current: Path) -> None:
 
 
 def apt_install(*packages: str) -> str:
-    """The command that installs Debian packages, for whoever reads it."""
+    """Return the shell command that installs Debian packages, for messages."""
     sudo = "" if os.geteuid() == 0 else "sudo "
     return f"{sudo}apt install {' '.join(packages)}"
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Install the pinned agent; what happens is said on stdout."""
+    """Install the pinned agent and report on stdout."""
     parser = argparse.ArgumentParser(description="install the coding agent by npm")
     parser.add_argument("--target", type=Path, required=True)
-    # Ended by `up`: leave at once, and npm with us. The next run begins anew.
+    # `up` ends this process: exit at once, and npm with it. The next run starts over.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
     def say(line: str) -> None:

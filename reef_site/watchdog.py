@@ -1,4 +1,4 @@
-"""What the supervisor looks at all the time: sockets of its services, `/health`, dead orphans.
+"""Checks of the supervisor: socket files of its services, and `/health`.
 
 Standard library only, like the supervisor.
 """
@@ -14,12 +14,12 @@ from typing import Any
 
 SOCKET_SECONDS = 1.0
 HEALTH_SECONDS = 5.0
-# A web process that lives and has not answered for so long is started anew.
+# A running web process that has not responded for this long is restarted.
 WEB_PATIENCE_SECONDS = 60.0
 
 
 async def ask_health(host: str, port: int, seconds: float = 3.0) -> tuple[int, dict[str, Any]]:
-    """Return status and body of `GET /health`; 0 if nobody answers."""
+    """Return status and JSON body of `GET /health`; status 0 without a response."""
     question = f"GET /health HTTP/1.1\r\nHost: localhost:{port}\r\nConnection: close\r\n\r\n"
     try:
         async with asyncio.timeout(seconds):
@@ -40,7 +40,7 @@ async def ask_health(host: str, port: int, seconds: float = 3.0) -> tuple[int, d
 
 
 async def until_socket_is_gone(paths: list[str]) -> str:
-    """Wait until somebody listens at one of these files and the file is gone; return its path."""
+    """Wait until one of these socket files is missing while a process still listens; return it."""
     while True:
         missing = {path for path in paths if not Path(path).exists()}
         if missing and (gone := missing & _bound()):
@@ -49,7 +49,7 @@ async def until_socket_is_gone(paths: list[str]) -> str:
 
 
 def _bound() -> set[str]:
-    """Return the paths that Unix sockets were bound to, whether their files are there or not."""
+    """Return the paths that Unix sockets are bound to, also if their files are gone."""
     try:
         lines = Path("/proc/net/unix").read_text(errors="replace").splitlines()
     except OSError:
@@ -58,17 +58,17 @@ def _bound() -> set[str]:
 
 
 class HealthWatch:
-    """Tells when reef is not well and why, and when it is again; each change once."""
+    """Reporter of changes in reef's health, each of them once."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
         self._told = ""
-        # What was wrong at the last look: what lasts for one look only is not worth a line.
+        # Problem at the last check; a problem must be there at two checks to be reported.
         self._before = ""
         self._silent_since: float | None = None
 
     def take(self, status: int, said: dict[str, Any]) -> bool:
-        """Note one answer; return whether the pages have not answered for too long."""
+        """Process one response; return whether the pages have been unresponsive for too long."""
         is_there = status in (200, 503)
         wrong = _wrong(said) if is_there else f"the pages do not answer ({status or 'no answer'})"
         if wrong == self._before and wrong != self._told:
@@ -89,7 +89,7 @@ def _wrong(said: dict[str, Any]) -> str:
     parts = said.get("parts", {})
     if not isinstance(parts, dict):
         return ""
-    # Without the figures in the words, which change with each look.
+    # Texts with digits are left out, since they change with each check.
     bad = {name: _plain(part.get("why", "")) for name, part in parts.items() if not part.get("ok")}
     return "; ".join(f"{name}: {why}" if why else name for name, why in bad.items())
 
