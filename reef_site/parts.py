@@ -1,4 +1,4 @@
-"""Whether the parts of reef work, for `/health` and the overview."""
+"""State of reef's components, for `/health` and the overview."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from reef_site.common import broker, clock, disk
 from reef_site.common.models import Tick
 from reef_site.sqlite import log
 
-# Signs come every 5 (follower) and 10 (worker, through beat and broker) seconds.
+# Heartbeats come every 5 (follower) and 10 (worker, through beat and broker) seconds.
 LATE_SECONDS = {
     **({"worker": 35.0} if settings.HAS_WORK else {}),
     **({"follower": 20.0} if "lieutenant" in settings.ORGANS else {}),
 }
-# A tick is late after three periods and this: the fastest ones may wait for a busy worker.
+# A tick is late after three periods plus this slack, as ticks may wait for a busy worker.
 TICK_SLACK_SECONDS = 20.0
-# How much the clocks of this host and of the database may differ.
+# Tolerated difference between the clocks of this host and of the database.
 MAX_SKEW_SECONDS = 30.0
-# A mark this far in the future was written before the clock was set back.
+# A time further in the future than this was written before the clock was set back.
 TOLERANCE = timedelta(seconds=5)
 MAX_NAMES = 5
 _SET_BACK = "lies in the future: the clock was set back"
@@ -37,7 +37,7 @@ _SET_BACK = "lies in the future: the clock was set back"
 
 @dataclass(frozen=True)
 class Part:
-    """One part: whether it works, what is known of it, and what is wrong in words."""
+    """One component: whether it works, facts about it, and the problem in words."""
 
     name: str
     ok: bool
@@ -47,12 +47,12 @@ class Part:
 
     @property
     def json(self) -> dict[str, object]:
-        """Return what `/health` says of it."""
+        """Return the JSON object for `/health`."""
         return {"ok": self.ok, **self.facts, **({"why": self.why} if self.why else {})}
 
 
 def look() -> list[Part]:
-    """Return all parts, the database first; what only it knows is left out when it is away."""
+    """Return all components, the database first; without it, others are incomplete."""
     try:
         database, rest = _database(), _from_rows()
     except DatabaseError as error:
@@ -63,7 +63,7 @@ def look() -> list[Part]:
 
 
 def count_unknown_agents() -> int | None:
-    """Return how many agents run that nobody follows; None when the database is away."""
+    """Return the number of running agents without a follower; None without the database."""
     try:
         return UnknownAgent.objects.count()
     except DatabaseError:
@@ -104,7 +104,7 @@ def _sign(who: str, now: datetime) -> Part:
 
 
 def _hosts() -> Part:
-    """Look at the follower of each data folder that lieutenants belong to."""
+    """Check the follower of each data folder that has lieutenants."""
     found = hosts()
     missed = [host for host in found if host.is_missed]
     rivals = [host.rival for host in found if host.rival]
@@ -149,7 +149,7 @@ def _is_late(entry: dict[str, object], begun: dict[str, datetime], now: datetime
 
 
 def _clock(now: datetime) -> Part:
-    """Compare this host's clock with the database's, and with what was written before."""
+    """Compare this host's clock with the database's, and with the times of earlier rows."""
     skew = round((timezone.now() - now).total_seconds(), 1)
     if abs(skew) > MAX_SKEW_SECONDS:
         way = "ahead of" if skew > 0 else "behind"

@@ -1,7 +1,7 @@
-"""The scheduler of `celery beat`: intervals only, no file, and rows that say what was sent when.
+"""Scheduler of `celery beat`: intervals only, no file; rows record what was sent when.
 
-Pauses are measured by the monotonic clock and checked against the database, so a wall clock that
-is set forward or back changes nothing. Any number of schedulers may run.
+Pauses are measured by the monotonic clock and checked against the database, so setting the wall
+clock has no effect. Any number of schedulers may run.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Due:
 
 
 class TickScheduler(Scheduler):
-    """Sends each tick of `beat_schedule` once a period, whoever else does so."""
+    """Send each tick of `beat_schedule` once a period, also if several schedulers run."""
 
     # Celery passes the file of `-s` to all schedulers; this one keeps none.
     def __init__(self, *args: Any, schedule_filename: str = "", **kwargs: Any) -> None:
@@ -49,7 +49,7 @@ class TickScheduler(Scheduler):
     def tick(self, *_: Any, **__: Any) -> float:
         """Send what is due; return how many seconds to sleep."""
         if self._jumps.look():
-            # Rows may lie in the future now; none is to wait until its next turn for that.
+            # Rows may lie in the future now; check all of them at once.
             for due in self._due:
                 due.at = 0.0
         for due in self._due:
@@ -78,5 +78,5 @@ class TickScheduler(Scheduler):
 
     @property
     def info(self) -> str:
-        """What `celery beat` prints of it at its start."""
+        """The line that `celery beat` prints at its start."""
         return "    . ticks -> database"

@@ -1,4 +1,4 @@
-"""All routes: pages for people, the API for agents, /health for both."""
+"""All routes: pages for people, the API for agents, `/health` for both."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ Routes = list[URLPattern | URLResolver]
 
 
 def _of(organ: str, *routes: URLPattern | URLResolver) -> Routes:
-    """These routes, if this reef has that organ."""
+    """Return these routes if this reef has the organ."""
     return list(routes) if organ in settings.ORGANS else []
 
 
 urlpatterns: Routes = [
     re_path(r"^health/?$", health, name="health"),
-    # Where clients in the field send people.
+    # Existing clients link to this page.
     re_path(
         r"^ui(?:/.*)?$",
         RedirectView.as_view(pattern_name="overview", http_method_names=["get", "head"]),
@@ -87,14 +87,14 @@ urlpatterns: Routes = [
 
 
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
-    """JSON for agents, a page for people who are signed in."""
+    """Respond with a page to people who are signed in, else with JSON."""
     if request.user.is_authenticated and "text/html" in request.headers.get("Accept", ""):
         return render(request, "404.html", status=404)
     return json_answer({"error": "not found"}, status=404)
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
-    """An accident of ours; its traceback is in the log. A full disk is said as such."""
+    """Respond to an unexpected error, whose traceback is logged; a full disk gets a 507."""
     if problem := disk.problem_of(sys.exc_info()[1]):
         return middleware.answer_disk_problem(request, problem)
     if "text/html" in request.headers.get("Accept", ""):
@@ -103,7 +103,7 @@ def server_error(request: HttpRequest) -> HttpResponse:
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
-    """What Django itself refuses, such as a host that is not ours."""
+    """Respond to requests that Django refuses, for example for an unknown host."""
     if isinstance(exception, DisallowedHost):
         text = "host: is not one of ours; the operator can name it in REEF_ALLOWED_HOSTS"
         return json_answer({"error": text}, status=400)

@@ -1,4 +1,4 @@
-"""The overview page, which looks at every app."""
+"""The overview page, which combines all apps."""
 
 from __future__ import annotations
 
@@ -36,31 +36,31 @@ _WORDS = {
     "disk": "has room",
     "databaseLog": "short",
 }
-# What the overview says at its top, before it does harm.
+# Components whose problems the overview shows at its top, before they do harm.
 _WARNINGS = frozenset({"disk", "databaseLog", "clock", "ticks"})
 
 
 @dataclass(frozen=True)
 class ShownPart:
-    """One part of reef, as the overview shows it."""
+    """One component, as the overview shows it."""
 
     part: Part
 
     @property
     def words(self) -> str:
-        """How it is, where it is not known when it was seen last."""
+        """State in words, shown if there is no time at which it was last seen."""
         return self.part.why or _WORDS.get(self.part.name, "works")
 
     @property
     def mend(self) -> str:
-        """What its absence means, and where to look."""
+        """Effect of its failure, and where to look."""
         return _MEND.get(self.part.name, "")
 
 
 @login_required
 @require_GET
 def overview(request: HttpRequest) -> HttpResponse:
-    """How the fleet and reef itself are."""
+    """Show the state of the fleet and of reef itself."""
     tree = fleet.tree_context(request) if "vm-tree" in settings.ORGANS else {}
     return render(request, "overview.html", {**_state(request), **tree})
 
@@ -68,7 +68,7 @@ def overview(request: HttpRequest) -> HttpResponse:
 @login_required
 @require_GET
 def parts(request: HttpRequest) -> HttpResponse:
-    """What `overview` fetches again when something changed."""
+    """Render the part of the overview that is refreshed on changes."""
     return render(request, "_parts.html", _state(request))
 
 

@@ -1,9 +1,9 @@
-"""Who waits to write to SQLite comes next, within a millisecond.
+"""A fair queue for SQLite's write lock.
 
-SQLite lets one writer in at a time. Those who wait look again after pauses that grow to a tenth of
-a second, and whoever comes by meanwhile goes first: with four busy writers some wait for seconds.
-Here they pass a turnstile, a lock on a file beside the database: one of them stands in it and
-looks each half millisecond, and nobody who comes later can be sooner.
+SQLite allows one writer at a time. Waiting writers retry after pauses that grow to a tenth of a
+second, and a newcomer may overtake them: with four busy writers, some wait for seconds. Here the
+writer that holds a lock on a file beside the database is next: it retries every half millisecond,
+and no newcomer can overtake it.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ _WRITES = ("INSERT", "UPDATE", "DELETE", "REPLACE")
 
 
 class DatabaseWrapper(base.DatabaseWrapper):
-    """Django's, but for how immediate transactions begin, and single statements that write."""
+    """Django's wrapper, with a queue for immediate transactions and single writing statements."""
 
     _turnstile: int | None = None
-    # Whether SQLite itself does not wait at all at the moment.
+    # Whether SQLite's own busy timeout is off because the queue waits instead.
     _waits_outside = False
 
     def create_cursor(self, name: str | None = None) -> Any:
-        """A cursor that knows us."""
+        """Return a cursor that uses this wrapper's queue."""
         return self.connection.cursor(factory=partial(_Cursor, database=self))
 
     def patiently(self, act: Callable[[], Result]) -> Result:
-        """Do what needs the lock of writers, as soon as it is free and our turn."""
+        """Call `act`, which needs the write lock, when it is free and it is our turn."""
         end = time.monotonic() + self._patience
         with self.next_in_turn(end):
             if not self._waits_outside:
@@ -53,10 +53,10 @@ class DatabaseWrapper(base.DatabaseWrapper):
                 time.sleep(LOOK_SECONDS)
 
     def wait_inside(self) -> None:
-        """Have SQLite itself wait again: of what does not write, we know not what it waits for.
+        """Turn SQLite's own busy timeout on again, for statements that do not write.
 
-        Inside of a transaction nothing waits any more, so beats, which are nothing but short
-        transactions, do without this.
+        Inside a transaction nothing waits any more, so heartbeats, which are short
+        transactions, do not need this.
         """
         if self._waits_outside:
             self.connection.execute(f"PRAGMA busy_timeout = {self._patience * 1000:.0f}")
@@ -75,9 +75,9 @@ class DatabaseWrapper(base.DatabaseWrapper):
 
     @contextlib.contextmanager
     def next_in_turn(self, end: float) -> Iterator[None]:
-        """Stand in the turnstile: nobody but the present writer is sooner.
+        """Hold the queue's lock file, so that only the current writer is ahead of us.
 
-        When the time is over, or where there can be no such file, it goes on all the same.
+        After `end`, or if there can be no such file, continue without it.
         """
         if self._turnstile is None and not self.is_in_memory_db():
             with contextlib.suppress(OSError):
@@ -102,7 +102,7 @@ class DatabaseWrapper(base.DatabaseWrapper):
 
 
 class _Cursor(base.SQLiteCursorWrapper):
-    """Statements that write outside of a transaction wait as transactions do."""
+    """Cursor whose writing statements outside of a transaction use the queue as well."""
 
     def __init__(self, connection: Any, *, database: DatabaseWrapper) -> None:
         super().__init__(connection)
