@@ -1,11 +1,11 @@
-// The badge that says whether the page is up to date: by its stream, and by what it fetches.
+// The badge that shows whether the page is up to date, judged by its stream and its requests.
 import { isSelected } from "./selection.js";
 
 const SLOW_AFTER = 3_000;
 const STALE_AFTER = 12_000;
 const STREAM = "stream";
 
-// What is not well, and since when: the stream, and the fetches by their names.
+// Start times of current problems: of the stream, and of requests by name.
 const troubles = new Map();
 let begun = false;
 let isSignedOut = false;
@@ -30,7 +30,7 @@ function paint() {
   clearTimeout(timer);
   const element = document.getElementById("live");
   const [name, text] = state();
-  // Until the newest trouble has become an old one.
+  // Repaint until the newest problem counts as stale.
   if (troubles.size) timer = setTimeout(paint, 1000);
   if (!element) return;
   element.dataset.state = name;
@@ -48,14 +48,14 @@ function well(name) {
   paint();
 }
 
-// The stream stands or not. Each try that fails says "not" again: what counts is since when.
+// The stream is connected or not. Each failed try reports this again; the first one counts.
 function connected(yes) {
   begun ||= yes;
   if (yes) well(STREAM);
   else trouble(STREAM, Date.now());
 }
 
-// A fetch begins; call what this gives with how it ended.
+// A request begins. Returns a function to call with its success.
 function fetching(name) {
   const began = Date.now();
   const slow = setTimeout(() => trouble(name, began), SLOW_AFTER);

@@ -1,10 +1,9 @@
-// The streams of one browser, shared by all of its windows. Runs in a shared worker, or in one
-// window where there are none.
+// The event streams of one browser, shared by all of its windows. Runs in a shared worker, or in one
+// window if there are no shared workers.
 //
-// HTTP/1.1 allows six connections to a site, so at most MAX_STREAMS are held: one that says what
-// changed in the fleet, and one for each transcript that is open. Where more transcripts are open
-// than there is room for, the last place is handed round: each of the others is read from where it
-// was left, and closed again.
+// HTTP/1.1 allows six connections to a site, so at most MAX_STREAMS are open: one for changes in the
+// fleet, and one for each open transcript. If there are more transcripts, they take turns with the
+// last connection: each is read from where it stopped, and closed again.
 
 export const MAX_STREAMS = 4;
 const SILENT_AFTER = 40_000; // The server pings every 15 s.
@@ -19,14 +18,14 @@ const KINDS = {
   transcript: ["entry", "delta", "status", "reload"],
 };
 
-// One address that is streamed, and who follows it.
+// One streamed URL and the windows that follow it.
 class Topic {
   constructor(hub, url, type) {
     Object.assign(this, { hub, url, type });
     this.followers = new Map(); // Window → number of the last change it has seen.
     this.source = null;
     this.isOpen = false;
-    this.told = new Set(); // Windows that know that it is open.
+    this.told = new Set(); // Windows that were told that it is open.
     this.failures = 0;
     this.retry = 0;
     this.silence = 0;
@@ -76,7 +75,7 @@ class Topic {
     for (const kind of KINDS[this.type]) source.addEventListener(kind, (event) => this.take(kind, event));
   }
 
-  // A connection that says nothing for long is dead, though nobody told.
+  // A connection without events or pings for long is dead, even without an error.
   listen() {
     clearTimeout(this.silence);
     this.silence = setTimeout(() => this.failed(), SILENT_AFTER);
@@ -93,7 +92,7 @@ class Topic {
       this.tell(window, kind, event.data, id);
     }
     if (id !== null) this.rev = Math.max(this.rev, id);
-    // The status comes behind all that was missed.
+    // The status follows all missed events.
     if (kind === "status") this.hub.turnIsOver(this);
   }
 
@@ -126,7 +125,7 @@ class Topic {
 
 export class Hub {
   constructor() {
-    this.windows = new Map(); // Window → when it was heard of.
+    this.windows = new Map(); // Window → time of its last message.
     this.topics = new Map();
     this.turns = [];
     this.current = null;
@@ -134,7 +133,7 @@ export class Hub {
     this.beats = setInterval(() => this.beat(), BEAT_EVERY);
   }
 
-  // What a window says: what it follows from which change on, what it leaves, that it is there.
+  // Handle a message of a window: follow a topic, leave it, "alive", or "bye".
   take(window, message) {
     if (message.do === "bye") return this.drop(window);
     if (!this.windows.has(window) && message.do === "alive") window.send({ kind: "lost" });
@@ -145,7 +144,7 @@ export class Hub {
 
   follow(window, { topic: url, type, after }) {
     let topic = this.topics.get(url);
-    // The youngest stands last: it is the one that is looked at.
+    // The newest topic comes last: it is the one in view.
     if (topic) this.topics.delete(url);
     else topic = new Topic(this, url, type);
     this.topics.set(url, topic);
@@ -175,7 +174,7 @@ export class Hub {
     }
   }
 
-  // Give the places to those who want them.
+  // Assign the connections to topics.
   arrange() {
     const all = [...this.topics.values()];
     const transcripts = all.filter((topic) => topic.type === "transcript").reverse();

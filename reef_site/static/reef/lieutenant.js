@@ -1,4 +1,4 @@
-// One lieutenant's page: the transcript as it comes, the facts when they change, the composer.
+// The page of one lieutenant: live transcript, facts, and composer.
 import { tick } from "./base.js";
 import { onTranscript } from "./live.js";
 import { keepFresh } from "./refresh.js";
@@ -22,12 +22,12 @@ function tellFailure(error) {
   tell(error.message);
 }
 
-// -- what stands beside the transcript ---------------------------------------------------------
+// -- the facts panel -----------------------------------------------------------------------------
 
 async function facts() {
   swap(await get(one.dataset.nowUrl));
   follow();
-  // A process that starts or ends tells nobody when it is done.
+  // The end of a start or stop sends no event, so poll.
   if (document.querySelector("[data-passing]")) setTimeout(factsSoon, 2000);
 }
 
@@ -43,7 +43,7 @@ function connect() {
   leave = onTranscript(one.dataset.streamUrl, after, hear);
 }
 
-// The stream cannot go on from where it was: begin with the transcript as it is now.
+// The stream cannot continue: load the current transcript and connect again.
 const startOver = keepFresh("transcript", async () => {
   await reload();
   connect();
@@ -74,7 +74,7 @@ const kinds = {
 
 const hear = (kind, data, id) => kinds[kind]?.(data, id);
 
-// -- earlier ---------------------------------------------------------------------------------------
+// -- earlier entries -------------------------------------------------------------------------------
 
 byId("transcript").addEventListener("click", async (event) => {
   const link = event.target.closest("#earlier");
@@ -94,7 +94,7 @@ byId("transcript").addEventListener("click", async (event) => {
   tick();
 });
 
-// -- buttons that ask nothing first -----------------------------------------------------------------
+// -- buttons without a confirmation -----------------------------------------------------------------
 
 document.addEventListener("submit", async (event) => {
   const form = event.target;

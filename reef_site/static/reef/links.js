@@ -1,16 +1,16 @@
-// How a window reaches the hub: in a shared worker, in the leading window, or in itself.
+// Connections of a window to the hub: in a shared worker, in the leading window, or in this window.
 //
-// A link has `say(message)` and calls `hear(message)`; `{kind: "joined"}` asks the window to say
-// again what it follows, because there is a new hub.
+// A link has `say(message)` and calls `hear(message)`; `{kind: "joined"}` asks the window to send its
+// subscriptions again, because there is a new hub.
 import { Hub } from "./hub.js";
 
 const LOCK = "reef-live";
-// The hub tells of itself twice a second.
+// The hub sends a heartbeat twice a second.
 const QUIET_AFTER = 1_500;
 const WORKER_QUIET_AFTER = 5_000;
 const LOOK_EVERY = 250;
 
-// Calls `act` with for how long the hub was not heard, as far as this window was awake to hear it.
+// Calls `act` with the time since the last message of the hub, not counting times of suspension.
 class Watch {
   constructor(act) {
     this.act = act;
@@ -39,7 +39,7 @@ class Watch {
   }
 }
 
-// A hub in this window, for this window alone.
+// A hub in this window, for this window only.
 export class OwnLink {
   constructor(hear) {
     this.hear = hear;
@@ -61,7 +61,7 @@ export class OwnLink {
   }
 }
 
-// A hub in a shared worker. A worker that says nothing is given up for a hub of one's own.
+// A hub in a shared worker. A silent worker is replaced, and then by a hub in this window.
 export class WorkerLink {
   constructor(hear) {
     this.hear = hear;
@@ -116,8 +116,8 @@ export class WorkerLink {
   }
 }
 
-// A hub in one of the windows that are looked at: whoever holds the lock leads. A leader that is
-// closed gives the lock to the next one; from one that hangs it is taken.
+// A hub in one of the visible windows: the one that holds the lock leads. A closed leader releases
+// the lock to the next window; a hanging one has it stolen.
 export class LeaderLink {
   constructor(hear) {
     this.hear = hear;
@@ -142,7 +142,7 @@ export class LeaderLink {
     const how = options.steal ? options : { signal };
     navigator.locks.request(this.channel.name, how, () => link.lead(signal)).catch((error) => {
       if (error.name !== "AbortError") throw error;
-      // Stolen, by a window that took this one for dead: follow it.
+      // Stolen by a window that took this one for dead: follow that window.
       if (signal.aborted) return;
       this.unlead();
       this.watch.heard();

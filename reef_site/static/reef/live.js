@@ -1,12 +1,12 @@
-// What the server tells of, as this window wants to hear it. All windows of a browser share their
-// streams (hub.js); a window that nobody looks at follows nothing, also one that was opened so.
+// Subscriptions of this window to the server's events. All windows of a browser share their streams
+// (hub.js); a hidden window subscribes to nothing.
 import { badge } from "./badge.js";
 import { makeLink } from "./links.js";
 
 const LEAVE_AFTER = 3_000;
 const ALIVE_EVERY = 5_000;
 
-const wants = new Map(); // Address → {type, after, hear}
+const wants = new Map(); // URL → {type, after, hear}
 let joined = false;
 let leaving = 0;
 
@@ -47,8 +47,8 @@ function follow(topic, want) {
   else join();
 }
 
-// Hear of changes in the fleet: `hear(kind, data)` with the kinds of GET /events, and "open" when
-// the stream begins, after which anything may have changed.
+// Subscribe to changes in the fleet: `listener(kind, data)` gets the kinds of GET /events, and "open"
+// when the stream begins, after which anything may have changed.
 export function onEvents(listener) {
   const topic = document.documentElement.dataset.events;
   const earlier = wants.get(topic)?.hear;
@@ -59,7 +59,7 @@ export function onEvents(listener) {
   follow(topic, { type: "events", after: null, hear: all });
 }
 
-// Hear a transcript from the change `after` on. Gives what ends it.
+// Subscribe to a transcript from the change `after` on. Returns a function that unsubscribes.
 export function onTranscript(topic, after, listener) {
   follow(topic, { type: "transcript", after, hear: listener });
   return () => {
@@ -73,7 +73,7 @@ document.addEventListener("visibilitychange", () => {
   if (!document.hidden) join();
   else if (joined) leaving = setTimeout(part, LEAVE_AFTER);
 });
-// A page that is kept for the Back button hears nothing, and is told all when it comes back.
+// A page in the back/forward cache is unsubscribed; it subscribes again when it is shown.
 addEventListener("pagehide", () => joined && part());
 addEventListener("pageshow", (event) => event.persisted && wants.size && join());
 setInterval(() => joined && link.say({ do: "alive" }), ALIVE_EVERY);

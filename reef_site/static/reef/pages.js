@@ -1,5 +1,5 @@
-// Keeps the parts that are marked data-live up to date: fetched again (by htmx) soon after the
-// server tells of a change of the kinds they name, and every so often in any case.
+// Live regions: elements with data-live are fetched again (by htmx) soon after the server reports a
+// change of one of the kinds that they name, and periodically in any case.
 import { badge } from "./badge.js";
 import { tick } from "./base.js";
 import { onEvents } from "./live.js";
@@ -7,7 +7,7 @@ import { keepFresh } from "./refresh.js";
 import { failureOf, isOver, postForm, RequestFailed } from "./requests.js";
 import { isSelected, unselected } from "./selection.js";
 
-// Have htmx fetch the part; an answer that finds something selected in it is thrown away.
+// Let htmx fetch the region; the response is discarded if the reader has selected text in it.
 function fetchPart(part) {
   return new Promise((done, fail) => {
     part.addEventListener(
@@ -33,7 +33,7 @@ document.addEventListener("htmx:beforeSwap", (event) => {
   const { target, xhr } = event.detail;
   if (isOver(xhr.responseURL) || isSelected(target)) event.detail.shouldSwap = false;
 });
-// What is unfolded stays unfolded.
+// Open details stay open.
 const unfolded = new Set();
 document.addEventListener("htmx:beforeSwap", ({ detail: { target } }) => {
   unfolded.clear();
@@ -55,7 +55,7 @@ function begin(part) {
     if (kinds.includes(kind)) wake();
     if (kind === "open") wake.now();
   });
-  // Forms that change only what this part shows.
+  // Forms that change only what this region shows.
   part.addEventListener("submit", async (event) => {
     const form = event.target;
     if (!form.matches("form[data-script]")) return;

@@ -1,14 +1,14 @@
-// A part of the page that is fetched again: soon after each change, one request at a time, and
-// after failures at longer and longer intervals. The badge tells how that goes.
+// Refresh a part of the page: soon after each change, one request at a time, with growing intervals
+// after failures. The badge shows problems.
 import { badge } from "./badge.js";
 import { RequestFailed } from "./requests.js";
 
 const LONGEST_PAUSE = 30_000;
 const IN_ANY_CASE = 20_000;
 
-// Gives `wake()`, which says that something changed; `wake.now()` also forgets failures.
-// `soonest` is the least time between two runs; where the server is slow it is `slower` times the
-// time that the last run took.
+// Returns `wake()`, to be called after a change; `wake.now()` also resets failures. `soonest` is the
+// shortest time between two runs in milliseconds; if the server is slow, it is `slower` times the
+// duration of the last run.
 export function keepFresh(name, work, { soonest = 1000, slower = 8, often = IN_ANY_CASE } = {}) {
   let wanted = false;
   let running = false;

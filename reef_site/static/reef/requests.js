@@ -1,4 +1,4 @@
-// Requests of the page's scripts: what fails says the server's own sentence.
+// Requests of the page's scripts. Failures carry the server's own sentence.
 import { badge } from "./badge.js";
 
 const TIMEOUT = 60_000;
@@ -19,14 +19,14 @@ export function parse(html) {
 
 const isSignIn = (answer) => new URL(answer.url).pathname === root.dataset.signin;
 
-// Whether an answer that somebody else has fetched is the sign-in page.
+// Whether a response with this final URL is the sign-in page, for requests made by htmx.
 export function isOver(url) {
   const over = Boolean(url) && isSignIn({ url });
   if (url) signedOut(over);
   return over;
 }
 
-// Say so, and leave the page as it is: somebody may have written something.
+// Show a note and leave the page as it is, because it may contain unsaved text.
 function signedOut(yes) {
   badge.signedOut(yes);
   const note = document.getElementById("signed-out");
@@ -44,7 +44,7 @@ const ended = () => new RequestFailed("Your sign-in has ended. Sign in again.", 
 
 export async function ask(url, options = {}) {
   const headers = { "Reef-Script": "1", ...options.headers };
-  // What changes something is never given up: the server answers in the end, be it in words.
+  // Requests that change something have no time limit: the server responds in any case.
   const signal = options.method ? undefined : AbortSignal.timeout(TIMEOUT);
   let answer;
   try {
@@ -62,10 +62,10 @@ export async function ask(url, options = {}) {
   return answer;
 }
 
-// Why an answer is no good, in the server's words.
+// Make an error from a response, with the server's sentence.
 export async function failure(answer) {
   if (answer.status === 403) {
-    // The form's token goes with the sign-in, and is looked at first.
+    // A signed-out form fails by its CSRF token first, so check the sign-in.
     const probe = await fetch(location.href, { method: "HEAD" }).catch(() => null);
     if (probe && isSignIn(probe)) {
       signedOut(true);

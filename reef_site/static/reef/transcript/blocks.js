@@ -1,5 +1,5 @@
-// The transcript's blocks: what is being said is appended as plain text, what is final is fetched as
-// the server renders it.
+// The blocks of the transcript: unfinished text is appended as plain text, finished blocks are fetched
+// as rendered by the server.
 import { tick } from "../base.js";
 import { get } from "../requests.js";
 import { keepFresh } from "../refresh.js";
@@ -11,7 +11,7 @@ const byId = (id) => document.getElementById(id);
 const one = byId("one");
 const number = (block) => Number(block.id.slice(1));
 const blockOf = (id) => byId(`e${id}`);
-// Deltas of entries that the page has no block for yet, by entry.
+// Deltas of entries that have no block on the page yet, by entry.
 const early = new Map();
 
 function place(block) {
@@ -36,7 +36,7 @@ function make(entry) {
   return block;
 }
 
-// The text node that a block's words are appended to.
+// The text node that a block's text is appended to.
 function words(block) {
   const place = block.querySelector("[data-said]");
   if (!place) return null;
@@ -74,12 +74,12 @@ function showRunning(entry) {
   block.querySelector(".tool-state").textContent = "running";
 }
 
-// Without a terminal's codes; `terminal.py` does the same when it is final.
+// Strip terminal codes; `terminal.py` does the same for finished blocks.
 const CODES = /\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)/g;
 const plain = (text) =>
   text.replace(CODES, "").replace(/\r\n/g, "\n").replace(/[^\n]*\r(?=[^\n])/g, "");
 
-// Appending leaves alone what is selected, as long as what stands there goes on.
+// Append if possible, which keeps the selection.
 function write(output, text) {
   const node = output.firstChild;
   if (node?.nodeType === Node.TEXT_NODE && output.childNodes.length === 1 && text.startsWith(node.data))
@@ -105,7 +105,7 @@ export function onDelta(delta, rev) {
   }
 }
 
-// An answer's last block carries its line, which comes only when the answer is over.
+// The last block of a turn carries its footer, which exists only when the turn has ended.
 let answer = null;
 let lastOfAnswer = 0;
 
@@ -124,14 +124,14 @@ export function answerIsOver() {
   answer = null;
 }
 
-// The whole transcript anew.
+// Load the whole transcript again.
 export async function reload() {
   const fragment = await get(one.dataset.transcriptUrl);
   byId("transcript").replaceChildren(...fragment.childNodes);
   early.clear();
 }
 
-// -- blocks that are final, fetched together --------------------------------------------------
+// -- finished blocks, fetched in batches ------------------------------------------------------
 
 const wanted = new Set();
 
@@ -154,7 +154,7 @@ function want(id) {
   wake();
 }
 
-// A long day's transcript is not all kept in the page; the earlier part is a click away.
+// Long transcripts are trimmed on the page; a link loads the earlier part.
 const MOST_BLOCKS = 500;
 const KEPT_BLOCKS = 300;
 
@@ -186,7 +186,7 @@ function settle(block) {
   lastOfAnswer = Math.max(lastOfAnswer, number(block), Number(block.dataset.result || 0));
 }
 
-// What came before the block did and is not yet in its text.
+// Append deltas that arrived before the block and are not in its text yet.
 function say(block) {
   const said = early.size && words(block);
   const rev = Number(block.dataset.rev);

@@ -1,4 +1,4 @@
-// The composer: what is written here is sent once, and is never lost.
+// The composer: a message is sent exactly once, and drafts are kept.
 import { postForm, RequestFailed } from "../requests.js";
 import { follow } from "./reading.js";
 
@@ -24,7 +24,7 @@ async function send() {
   const text = composer.message;
   const button = byId("send");
   if (!text.value.trim() || button.disabled) return;
-  // The same words again are the same message; other words are another one.
+  // Sending the same text again repeats the message; another text is a new message.
   const saying = `${composer.mode.value}\n${text.value}`;
   if (tried && tried !== saying) composer.key.value = newKey();
   tried = saying;
@@ -51,7 +51,7 @@ async function send() {
   }
 }
 
-// Words that were not sent yet outlive a look at another page of this tab.
+// Unsent text survives a visit to another page in this tab.
 const draft = `reef:draft:${one.dataset.nowUrl}`;
 
 function keep() {
@@ -78,7 +78,7 @@ function grow() {
   text.style.height = `${Math.min(text.scrollHeight + 2, innerHeight * 0.4)}px`;
 }
 
-// `act` gets what the server renders when a message was taken.
+// `act` gets the fragment that the server renders after it has accepted a message.
 export function beginToSend(act) {
   if (!composer || byId("send").disabled) return;
   whenSent = act;

@@ -1,11 +1,11 @@
-// What all parts of the live tree share.
+// Requests and error messages of the live tree.
 import { get as fetchFragment, postJson, RequestFailed } from "../requests.js";
 
 export const byId = (id) => document.getElementById(id);
 export const block = byId("fleet-tree");
 export const urls = block.dataset;
 
-// Without words, what was said before is taken back, as any good answer does.
+// Show an error, or hide it without an argument; each successful request hides it.
 export function say(problem) {
   let place = byId("tree-problem");
   if (!place && !problem) return;

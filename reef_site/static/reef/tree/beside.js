@@ -1,4 +1,4 @@
-// One VM at the side of the live tree.
+// The side panel of the live tree, which shows one VM.
 import { tick } from "../base.js";
 import { unselected } from "../selection.js";
 import { block, byId, get, sayFailure, urls } from "./asking.js";
@@ -8,7 +8,7 @@ const beside = byId("beside");
 let shown = "";
 let from = null;
 
-// A node says by its key where its facts are, others say it themselves.
+// URL of the panel: derived from a node's key, else given by the row.
 const factsUrl = (row) => row.dataset.facts || `${urls.pageUrl}${row.dataset.key}/_facts`;
 
 export function show(row, byHand) {
@@ -24,7 +24,7 @@ export async function fill(url, byHand = true) {
     const fragment = await get(url);
     if (shown !== url) return;
     const had = beside.contains(document.activeElement) ? document.activeElement : null;
-    if (!byHand && had?.matches("input, select")) return; // Somebody is writing there.
+    if (!byHand && had?.matches("input, select")) return; // The reader is typing there.
     beside.replaceChildren(fragment);
     beside.hidden = false;
     block.classList.add("has-beside");
@@ -45,7 +45,7 @@ export function close() {
   focus(from?.isConnected ? from : tree()?.firstElementChild);
 }
 
-// News came of these ids (null: of many); what is shown is fetched again if it is among them.
+// These ids changed (null: many); fetch the panel again if its VM is among them.
 export async function renew(ids) {
   if (!shown || (ids && !ids.has(from?.dataset.vm))) return;
   await unselected(beside);
@@ -53,7 +53,7 @@ export async function renew(ids) {
     await fill(shown, false);
   } catch (error) {
     if (error.status !== 404) throw error;
-    shown = ""; // It is gone; what was known of it stays to be read.
+    shown = ""; // The VM is gone; its last facts stay visible.
   }
 }
 

@@ -1,4 +1,4 @@
-// Keyboard and pointer in the live tree.
+// Keyboard and mouse in the live tree.
 import { block } from "./asking.js";
 import * as beside from "./beside.js";
 import {
@@ -6,7 +6,7 @@ import {
 } from "./rows.js";
 
 const toggle = (row) => (isOpen(row) ? fold(row) : unfold(row));
-// The roof and groups stand for no VM.
+// The root row and groups are not VMs.
 const isVM = (row) => (isNode(row) && !isRoof(row)) || Boolean(row.dataset.facts);
 
 function act(row) {
@@ -18,7 +18,7 @@ function act(row) {
 let typed = "";
 let typedAt = 0;
 
-// Letters go to the next row whose name begins with them.
+// Typed letters move to the next row whose name begins with them.
 function seek(row, letter) {
   typed = performance.now() - typedAt > 800 ? letter : typed + letter;
   typedAt = performance.now();

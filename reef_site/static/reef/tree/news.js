@@ -1,5 +1,5 @@
-// The live tree keeps itself up to date. The server says which VMs changed, and the page fetches the
-// rows of those that are in sight.
+// Updates of the live tree. The server reports which VMs changed, and the page fetches the visible
+// rows among them.
 import { tick } from "../base.js";
 import { onEvents } from "../live.js";
 import { keepFresh } from "../refresh.js";
@@ -15,10 +15,10 @@ import { refill } from "./search.js";
 const MOST_CHANGED = 200;
 const IN_ANY_CASE = 20000;
 
-// Ids of which news came; null is "many". Rows remember the last news that they were asked for.
+// Ids of changed VMs; null means "many". Rows store the number of the last update applied to them.
 let changed = new Set();
 let newest = 0;
-let handled = false; // Whether the reader unfolded something in a search's result.
+let handled = false; // Whether the reader opened something in a search result.
 
 function onNews(ids) {
   newest += 1;
@@ -42,11 +42,11 @@ async function refresh() {
   roofLater();
 }
 
-// At most four times a second, less often where the server is slow; the last is never missed.
+// At most four times a second, less often if the server is slow; the last change is never missed.
 const wake = keepFresh("tree", refresh, { soonest: 250, slower: 4, often: 0 });
 
-// The roof counts the whole fleet. Of a large one the server keeps the figures for a moment, and
-// says when they are worth asking for again.
+// The root row counts the whole fleet. For large fleets the server caches the counts and says when to
+// fetch them again.
 let roofTimer = 0;
 
 function roofLater() {
@@ -55,7 +55,7 @@ function roofLater() {
   if (again) roofTimer = setTimeout(() => onNews([]), again);
 }
 
-// Nodes that can be seen now, or by little scrolling.
+// Rows of nodes that are visible, or nearly.
 function inSight() {
   const found = [];
   for (const row of tree().children) {
@@ -66,7 +66,7 @@ function inSight() {
   return found.slice(0, 300);
 }
 
-// What is above a row: of all that is above those in sight, only this may be out of sight itself.
+// Ancestors of the first visible row; all other ancestors of visible rows are visible themselves.
 function nodesOver(row) {
   const found = [];
   for (let each = row && parentOf(row); each && found.length < 150; each = parentOf(each))
@@ -98,13 +98,13 @@ async function renew(ids) {
   for (const row of reshaped) await reshape(row);
 }
 
-// Unfolded groups of VMs without a node: those are not asked for one by one.
+// Open groups of unplaced VMs, which are not fetched one by one.
 function groupsWithNews(ids) {
   const groups = [...tree().querySelectorAll('.group[aria-expanded="true"]')];
   return groups.filter((row) => !ids || childrenOf(row).some((each) => ids.has(each.dataset.vm)));
 }
 
-// Where a VM that is shown hangs now: if it moves away, these change, too.
+// Current ancestors of shown VMs that changed: they change, too, if the VM moves away.
 function keysAbove(ids) {
   const found = new Set();
   for (const row of tree().children) {
@@ -114,7 +114,7 @@ function keysAbove(ids) {
   return [...found].slice(0, 200);
 }
 
-// Give a row its new inside; true if other rows hang below it than before.
+// Update the content of a row; returns whether its set of children differs.
 function swap(row, fresh) {
   if (!row) return false;
   if (isSelected(row)) {
@@ -138,7 +138,7 @@ function remove(row) {
   if (had) focus(other);
 }
 
-// Bring the children of an unfolded row to what they are now; those that stay keep their element.
+// Update the children of an open row; children that stay keep their elements.
 async function reshape(row) {
   if (!row.isConnected || isFiltered() || (isRoof(row) && "top" in tree().dataset)) return;
   const old = childrenOf(row);
@@ -158,7 +158,7 @@ async function reshape(row) {
   tick();
 }
 
-// Put a child behind `before`; the last row of what then belongs to it.
+// Place a child after `before`; returns the last row of its subtree.
 function settle(fresh, before, parent) {
   let mine = byId(fresh.id);
   if (mine && (isMore(mine) || parentOf(mine) !== parent)) {
@@ -176,9 +176,9 @@ function settle(fresh, before, parent) {
   return inside.at(-1) || mine;
 }
 
-// -- what tells of news -----------------------------------------------------------------------
+// -- triggers ---------------------------------------------------------------------------------
 
-// Rows that come into sight are asked for the news that they missed.
+// Rows that scroll into view fetch the updates that they missed.
 let settling = 0;
 addEventListener("scroll", () => {
   clearTimeout(settling);

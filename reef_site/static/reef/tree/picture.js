@@ -1,4 +1,4 @@
-// The picture: drawn anew for the room that there is, and when something changed.
+// The map: redrawn for the available width, and after changes.
 import { onEvents } from "../live.js";
 import { keepFresh } from "../refresh.js";
 import { get } from "../requests.js";

@@ -1,8 +1,8 @@
-// The live tree's rows: how they lie under each other, folding and unfolding by fetching.
+// Rows of the live tree: their order, and opening and closing them.
 //
-// Rows lie flat, one after the other, with their level in aria-level: so a chain of thousands is
-// no deep document. A row's element stays for as long as its VM is shown; only its inside changes.
-// Rows with a data-key are nodes, or the roof ("0"), or the group of those without a node.
+// Rows are flat siblings with their level in aria-level, so that a chain of thousands is not a deep
+// document. A row's element stays as long as its VM is shown; only its content changes. Rows with a
+// data-key are nodes, or the root row ("0"), or the group of unplaced VMs.
 import { tick } from "../base.js";
 import { byId, get, sayFailure, urls } from "./asking.js";
 
@@ -33,7 +33,7 @@ export function last() {
   return row && row.hidden ? previous(row) : row;
 }
 
-// All rows below this one that are in the page, shown or folded away.
+// All descendants of this row on the page, visible or not.
 export function below(row) {
   const found = [];
   for (let each = row.nextElementSibling; each && level(each) > level(row); each = each.nextElementSibling)
@@ -57,7 +57,7 @@ export function focus(row) {
   row.scrollIntoView({ block: "nearest" });
 }
 
-// A fold hides what was fetched, and shows it again with what was unfolded inside.
+// Hide or show descendants; rows that are open inside stay open.
 export function paint(row) {
   let shut = isOpen(row) ? Infinity : level(row);
   for (const each of below(row)) {
@@ -67,7 +67,7 @@ export function paint(row) {
   }
 }
 
-// Of an earlier moment there are no news.
+// Parameters of the tree at an earlier time.
 const moment = urls.at ? { at: urls.at } : {};
 export const childrenUrl = (key, words) =>
   `${urls.childrenUrl}${key}?${new URLSearchParams({ ...moment, ...words })}`;
@@ -94,7 +94,7 @@ export function fold(row) {
   if (!isOpen(row) || isRoof(row)) return;
   const inside = below(row).includes(document.activeElement);
   row.setAttribute("aria-expanded", "false");
-  // What a search left out comes when it is unfolded again.
+  // Children that a search left out are fetched when the row is opened again.
   if (isFiltered() && !row.dataset.loaded) below(row).forEach((each) => each.remove());
   paint(row);
   if (inside) focus(row);

@@ -1,4 +1,4 @@
-// Searching in the live tree, which is the whole tree anew as the address says.
+// Searching: the whole tree is fetched again for the query in the page's URL.
 import { tick } from "../base.js";
 import { ask, failure, parse } from "../requests.js";
 import { block, byId, say, sayFailure, urls } from "./asking.js";
@@ -6,7 +6,7 @@ import { focus, tree } from "./rows.js";
 
 const query = () => new URLSearchParams(location.search);
 
-// The row that had the focus has it again.
+// The focus stays on its row.
 export async function refill() {
   const answer = await ask(`${urls.treeUrl}?${query()}`);
   if (answer.status !== 400 && !answer.ok) throw await failure(answer);
@@ -26,7 +26,7 @@ async function search(words) {
 
 block.addEventListener("submit", (event) => {
   const form = event.target;
-  // On other pages the form leads to the tree's own.
+  // On other pages the form opens the tree's page.
   const here = location.pathname === new URL(urls.pageUrl, location).pathname;
   if (form.id !== "tree-search" || !here) return;
   event.preventDefault();
