@@ -73,7 +73,7 @@ class NodesAreAsked(BasePermission):
     """
 
     def has_permission(self, request: Request, view: APIView) -> bool:
-        """Return True for safe methods and checking views; else raise if the caller lacks rights."""
+        """Return True for safe methods and checking views; else raise without the rights."""
         asks = getattr(view, "asks_authority", False)
         if request.method not in SAFE_METHODS and (
             not asks or authority.is_read_only_account(request.user)
