@@ -329,7 +329,7 @@ def test_odd_paths(stack: Stack) -> None:
 
 
 def test_head_has_the_head_of_get(stack: Stack) -> None:
-    for path in ("/health", LIEUTENANTS, f"{settings.STATIC_URL}reef/house.css"):
+    for path in ("/health", LIEUTENANTS, f"{settings.STATIC_URL}reef/base.css"):
         got, head = stack.client.get(path), stack.client.head(path)
         assert (head.status_code, head.content) == (200, b"")
         assert head.headers["content-type"] == got.headers["content-type"]
@@ -337,13 +337,13 @@ def test_head_has_the_head_of_get(stack: Stack) -> None:
 
 
 def test_an_unchanged_file_is_a_304_without_a_body(stack: Stack) -> None:
-    got = stack.client.get(f"{settings.STATIC_URL}reef/house.css")
+    got = stack.client.get(f"{settings.STATIC_URL}reef/base.css")
     since = {"If-Modified-Since": got.headers["last-modified"]}
 
     # Twice on one connection: a body where none belongs would spoil the second.
     with httpx.Client(base_url=stack.client.base_url, headers=since) as client:
         for _ in range(2):
-            again = client.get(f"{settings.STATIC_URL}reef/house.css")
+            again = client.get(f"{settings.STATIC_URL}reef/base.css")
             assert (again.status_code, again.content) == (304, b"")
 
 

@@ -7,11 +7,11 @@
 
 export const MAX_STREAMS = 4;
 const SILENT_AFTER = 40_000; // The server pings every 15 s.
-const LONGEST_PAUSE = 30_000;
-const LONGEST_TURN = 5_000;
+const MAX_PAUSE = 30_000;
+const MAX_TURN = 5_000;
 const POLL_EVERY = 1_000;
 const LOST_AFTER = 15_000;
-const BEAT_EVERY = 500;
+const HEARTBEAT_EVERY = 500;
 
 const KINDS = {
   events: ["lieutenants", "nodes", "provisionings"],
@@ -25,10 +25,10 @@ class Topic {
     this.followers = new Map(); // Window → number of the last change it has seen.
     this.source = null;
     this.isOpen = false;
-    this.told = new Set(); // Windows that were told that it is open.
+    this.notified = new Set(); // Windows that were told that it is open.
     this.failures = 0;
     this.retry = 0;
-    this.silence = 0;
+    this.silenceTimer = 0;
     this.lastStatus = "";
     this.rev = -1;
   }
@@ -37,24 +37,24 @@ class Topic {
     const missed = after !== null && after < this.rev;
     this.followers.set(window, after ?? this.rev);
     this.lastStatus = "";
-    this.told.delete(window);
+    this.notified.delete(window);
     if (missed) this.close();
     else if (this.isOpen) this.announce();
   }
 
-  part(window) {
+  remove(window) {
     this.followers.delete(window);
-    this.told.delete(window);
+    this.notified.delete(window);
   }
 
   announce() {
     for (const window of this.followers.keys()) {
-      if (!this.told.has(window)) this.tell(window, "open");
-      this.told.add(window);
+      if (!this.notified.has(window)) this.notify(window, "open");
+      this.notified.add(window);
     }
   }
 
-  tell(window, kind, data = "{}", id = null) {
+  notify(window, kind, data = "{}", id = null) {
     window.send({ topic: this.url, kind, data, id });
   }
 
@@ -63,33 +63,33 @@ class Topic {
     const after = Math.min(...this.followers.values());
     const source = new EventSource(this.type === "events" ? this.url : `${this.url}?after=${after}`);
     this.source = source;
-    this.listen();
+    this.restartSilenceTimer();
     source.onopen = () => {
       this.failures = 0;
       this.isOpen = true;
-      this.listen();
+      this.restartSilenceTimer();
       this.announce();
     };
     source.onerror = () => this.failed();
-    source.addEventListener("ping", () => this.listen());
-    for (const kind of KINDS[this.type]) source.addEventListener(kind, (event) => this.take(kind, event));
+    source.addEventListener("ping", () => this.restartSilenceTimer());
+    for (const kind of KINDS[this.type]) source.addEventListener(kind, (event) => this.onEvent(kind, event));
   }
 
   // A connection without events or pings for long is dead, even without an error.
-  listen() {
-    clearTimeout(this.silence);
-    this.silence = setTimeout(() => this.failed(), SILENT_AFTER);
+  restartSilenceTimer() {
+    clearTimeout(this.silenceTimer);
+    this.silenceTimer = setTimeout(() => this.failed(), SILENT_AFTER);
   }
 
-  take(kind, event) {
-    this.listen();
+  onEvent(kind, event) {
+    this.restartSilenceTimer();
     const id = event.lastEventId && kind !== "status" ? Number(event.lastEventId) : null;
     const repeated = kind === "status" && event.data === this.lastStatus;
     if (kind === "status") this.lastStatus = event.data;
     for (const [window, seen] of this.followers) {
       if (repeated || (id !== null && id <= seen && kind !== "reload")) continue;
       if (id !== null) this.followers.set(window, id);
-      this.tell(window, kind, event.data, id);
+      this.notify(window, kind, event.data, id);
     }
     if (id !== null) this.rev = Math.max(this.rev, id);
     // The status follows all missed events.
@@ -98,9 +98,9 @@ class Topic {
 
   failed() {
     this.close();
-    this.told.clear();
-    for (const window of this.followers.keys()) this.tell(window, "error");
-    const pause = Math.min(1000 * 2 ** this.failures, LONGEST_PAUSE);
+    this.notified.clear();
+    for (const window of this.followers.keys()) this.notify(window, "error");
+    const pause = Math.min(1000 * 2 ** this.failures, MAX_PAUSE);
     this.failures += 1;
     this.retry = setTimeout(() => {
       this.retry = 0;
@@ -110,7 +110,7 @@ class Topic {
   }
 
   close() {
-    clearTimeout(this.silence);
+    clearTimeout(this.silenceTimer);
     this.source?.close();
     this.source = null;
     this.isOpen = false;
@@ -127,14 +127,14 @@ export class Hub {
   constructor() {
     this.windows = new Map(); // Window → time of its last message.
     this.topics = new Map();
-    this.turns = [];
+    this.waitingTopics = [];
     this.current = null;
     this.turnTimer = 0;
-    this.beats = setInterval(() => this.beat(), BEAT_EVERY);
+    this.heartbeatTimer = setInterval(() => this.sendHeartbeats(), HEARTBEAT_EVERY);
   }
 
   // Handle a message of a window: follow a topic, leave it, "alive", or "bye".
-  take(window, message) {
+  onMessage(window, message) {
     if (message.do === "bye") return this.drop(window);
     if (!this.windows.has(window) && message.do === "alive") window.send({ kind: "lost" });
     this.windows.set(window, Date.now());
@@ -154,7 +154,7 @@ export class Hub {
 
   leave(window, url) {
     const topic = this.topics.get(url);
-    topic?.part(window);
+    topic?.remove(window);
     if (topic && !topic.followers.size) {
       topic.end();
       this.topics.delete(url);
@@ -167,10 +167,10 @@ export class Hub {
     for (const url of [...this.topics.keys()]) this.leave(window, url);
   }
 
-  beat() {
+  sendHeartbeats() {
     for (const [window, heard] of this.windows) {
       if (Date.now() - heard > LOST_AFTER) this.drop(window);
-      else window.send({ kind: "beat" });
+      else window.send({ kind: "heartbeat" });
     }
   }
 
@@ -181,20 +181,20 @@ export class Hub {
     const events = all.filter((topic) => topic.type === "events");
     const room = MAX_STREAMS - events.length;
     const kept = transcripts.length <= room ? transcripts : transcripts.slice(0, room - 1);
-    this.turns = transcripts.filter((topic) => !kept.includes(topic));
-    for (const topic of this.turns) if (topic !== this.current) topic.close();
-    if (this.current && !this.turns.includes(this.current)) {
+    this.waitingTopics = transcripts.filter((topic) => !kept.includes(topic));
+    for (const topic of this.waitingTopics) if (topic !== this.current) topic.close();
+    if (this.current && !this.waitingTopics.includes(this.current)) {
       clearTimeout(this.turnTimer);
       this.turnTimer = 0;
       this.current = null;
     }
     for (const topic of [...events, ...kept]) topic.open();
-    if (this.turns.length && !this.current && !this.turnTimer) this.nextTurn();
+    if (this.waitingTopics.length && !this.current && !this.turnTimer) this.nextTurn();
   }
 
   nextTurn() {
     this.turnTimer = 0;
-    const waiting = this.turns.filter((topic) => !topic.retry);
+    const waiting = this.waitingTopics.filter((topic) => !topic.retry);
     const topic = waiting.sort((one, other) => (one.turnAt || 0) - (other.turnAt || 0))[0];
     if (!topic) return;
     topic.turnAt = Date.now();
@@ -203,7 +203,7 @@ export class Hub {
     this.turnTimer = setTimeout(() => {
       this.turnTimer = 0;
       this.turnIsOver(topic);
-    }, LONGEST_TURN);
+    }, MAX_TURN);
   }
 
   turnIsOver(topic) {
@@ -211,11 +211,11 @@ export class Hub {
     clearTimeout(this.turnTimer);
     this.current = null;
     topic.close();
-    this.turnTimer = setTimeout(() => this.nextTurn(), Math.max(50, POLL_EVERY / this.turns.length));
+    this.turnTimer = setTimeout(() => this.nextTurn(), Math.max(50, POLL_EVERY / this.waitingTopics.length));
   }
 
   end() {
-    clearInterval(this.beats);
+    clearInterval(this.heartbeatTimer);
     clearTimeout(this.turnTimer);
     for (const topic of this.topics.values()) topic.end();
     this.topics.clear();

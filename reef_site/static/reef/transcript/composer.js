@@ -1,12 +1,12 @@
 // The composer: a message is sent exactly once, and drafts are kept.
 import { postForm, RequestFailed } from "../requests.js";
-import { follow } from "./reading.js";
+import { follow } from "./scrolling.js";
 
 const SLOW_AFTER = 1000;
 const byId = (id) => document.getElementById(id);
-const one = byId("one");
+const page = byId("one");
 const composer = byId("composer");
-let tried = "";
+let lastTried = "";
 let whenSent = () => {};
 
 function newKey() {
@@ -14,7 +14,7 @@ function newKey() {
   return [...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
-function tell(problem) {
+function showProblem(problem) {
   const place = byId("refused");
   place.hidden = !problem;
   place.textContent = problem;
@@ -25,23 +25,23 @@ async function send() {
   const button = byId("send");
   if (!text.value.trim() || button.disabled) return;
   // Sending the same text again repeats the message; another text is a new message.
-  const saying = `${composer.mode.value}\n${text.value}`;
-  if (tried && tried !== saying) composer.key.value = newKey();
-  tried = saying;
+  const current = `${composer.mode.value}\n${text.value}`;
+  if (lastTried && lastTried !== current) composer.key.value = newKey();
+  lastTried = current;
   button.disabled = true;
   const slow = setTimeout(() => (button.textContent = "Sending…"), SLOW_AFTER);
   try {
     const { fragment, key } = await postForm(composer);
     text.value = "";
-    keep();
-    tried = "";
+    saveDraft();
+    lastTried = "";
     composer.key.value = key;
-    tell("");
+    showProblem("");
     whenSent(fragment);
     grow();
   } catch (error) {
     if (!(error instanceof RequestFailed)) throw error;
-    tell(`${error.message} Your text is kept.`);
+    showProblem(`${error.message} Your text is kept.`);
   } finally {
     clearTimeout(slow);
     button.textContent = "Send";
@@ -52,9 +52,9 @@ async function send() {
 }
 
 // Unsent text survives a visit to another page in this tab.
-const draft = `reef:draft:${one.dataset.nowUrl}`;
+const draft = `reef:draft:${page.dataset.nowUrl}`;
 
-function keep() {
+function saveDraft() {
   try {
     if (composer.message.value) sessionStorage.setItem(draft, composer.message.value);
     else sessionStorage.removeItem(draft);
@@ -63,7 +63,7 @@ function keep() {
   }
 }
 
-function bringBack() {
+function restoreDraft() {
   try {
     composer.message.value ||= sessionStorage.getItem(draft) || "";
   } catch {
@@ -79,7 +79,7 @@ function grow() {
 }
 
 // `act` gets the fragment that the server renders after it has accepted a message.
-export function beginToSend(act) {
+export function initComposer(act) {
   if (!composer || byId("send").disabled) return;
   whenSent = act;
   composer.addEventListener("submit", (event) => {
@@ -88,9 +88,9 @@ export function beginToSend(act) {
   });
   composer.message.addEventListener("input", () => {
     grow();
-    keep();
+    saveDraft();
   });
-  bringBack();
+  restoreDraft();
   composer.message.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !event.isComposing) {
       event.preventDefault();

@@ -4,13 +4,13 @@
 // document. A row's element stays as long as its VM is shown; only its content changes. Rows with a
 // data-key are nodes, or the root row ("0"), or the group of unplaced VMs.
 import { tick } from "../base.js";
-import { byId, get, sayFailure, urls } from "./asking.js";
+import { byId, get, showFailure, urls } from "./common.js";
 
 export const tree = () => byId("tree");
 export const level = (row) => Number(row.getAttribute("aria-level"));
 export const isOpen = (row) => row.getAttribute("aria-expanded") === "true";
 export const isFolder = (row) => row.hasAttribute("aria-expanded");
-export const isRoof = (row) => row.dataset.key === "0";
+export const isRootRow = (row) => row.dataset.key === "0";
 export const isNode = (row) => /^[0-9]+$/.test(row.dataset.key || "");
 export const isMore = (row) => row.classList.contains("more");
 export const isFiltered = () => "filtered" in tree().dataset;
@@ -34,14 +34,14 @@ export function last() {
 }
 
 // All descendants of this row on the page, visible or not.
-export function below(row) {
+export function descendants(row) {
   const found = [];
   for (let each = row.nextElementSibling; each && level(each) > level(row); each = each.nextElementSibling)
     found.push(each);
   return found;
 }
 
-export const childrenOf = (row) => below(row).filter((each) => level(each) === level(row) + 1);
+export const childrenOf = (row) => descendants(row).filter((each) => level(each) === level(row) + 1);
 
 export function parentOf(row) {
   let other = row.previousElementSibling;
@@ -60,7 +60,7 @@ export function focus(row) {
 // Hide or show descendants; rows that are open inside stay open.
 export function paint(row) {
   let shut = isOpen(row) ? Infinity : level(row);
-  for (const each of below(row)) {
+  for (const each of descendants(row)) {
     each.hidden = level(each) > shut;
     if (each.hidden) continue;
     shut = isFolder(each) && !isOpen(each) ? level(each) : Infinity;
@@ -68,11 +68,11 @@ export function paint(row) {
 }
 
 // Parameters of the tree at an earlier time.
-const moment = urls.at ? { at: urls.at } : {};
-export const childrenUrl = (key, words) =>
-  `${urls.childrenUrl}${key}?${new URLSearchParams({ ...moment, ...words })}`;
+const timeParams = urls.at ? { at: urls.at } : {};
+export const childrenUrl = (key, params) =>
+  `${urls.childrenUrl}${key}?${new URLSearchParams({ ...timeParams, ...params })}`;
 
-export async function unfold(row) {
+export async function open(row) {
   if (!isFolder(row) || isOpen(row)) return;
   row.setAttribute("aria-expanded", "true");
   if (row.dataset.loaded || childrenOf(row).length) return paint(row);
@@ -85,17 +85,17 @@ export async function unfold(row) {
     tick();
   } catch (error) {
     row.setAttribute("aria-expanded", "false");
-    sayFailure(error);
+    showFailure(error);
   }
   row.removeAttribute("aria-busy");
 }
 
-export function fold(row) {
-  if (!isOpen(row) || isRoof(row)) return;
-  const inside = below(row).includes(document.activeElement);
+export function close(row) {
+  if (!isOpen(row) || isRootRow(row)) return;
+  const inside = descendants(row).includes(document.activeElement);
   row.setAttribute("aria-expanded", "false");
   // Children that a search left out are fetched when the row is opened again.
-  if (isFiltered() && !row.dataset.loaded) below(row).forEach((each) => each.remove());
+  if (isFiltered() && !row.dataset.loaded) descendants(row).forEach((each) => each.remove());
   paint(row);
   if (inside) focus(row);
 }
@@ -113,6 +113,6 @@ export async function more(row) {
     tick();
   } catch (error) {
     row.removeAttribute("aria-busy");
-    sayFailure(error);
+    showFailure(error);
   }
 }

@@ -6,7 +6,7 @@ export const block = byId("fleet-tree");
 export const urls = block.dataset;
 
 // Show an error, or hide it without an argument; each successful request hides it.
-export function say(problem) {
+export function showProblem(problem) {
   let place = byId("tree-problem");
   if (!place && !problem) return;
   if (!place) {
@@ -20,19 +20,19 @@ export function say(problem) {
   place.textContent = problem;
 }
 
-export function sayFailure(error) {
+export function showFailure(error) {
   if (!(error instanceof RequestFailed)) throw error;
-  say(error.message);
+  showProblem(error.message);
 }
 
 export async function get(url) {
   const fragment = await fetchFragment(url);
-  say("");
+  showProblem("");
   return fragment;
 }
 
 export async function post(url, body) {
   const fragment = await postJson(url, body);
-  say("");
+  showProblem("");
   return fragment;
 }
