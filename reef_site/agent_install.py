@@ -146,7 +146,7 @@ def _install(recipe: Recipe, target: Path, say: Say) -> Installed:
     if not npm:
         raise InstallError(
             "The agent is not installed, because npm is missing on this machine. "
-            f"Mend it with `{apt_install('npm')}` and start reef again."
+            f"Fix it with `{apt_install('npm')}` and start reef again."
         )
     mark = recipe.mark()
     folder, half = target / mark, target / f"{mark}.half"
@@ -185,7 +185,7 @@ def _run_npm(npm: str, folder: Path, say: Say) -> None:
     if code:
         said = "\n".join(output[-8:])
         raise InstallError(
-            f"The agent is not installed, because npm failed (exit code {code}). Mend what it "
+            f"The agent is not installed, because npm failed (exit code {code}). Fix what it "
             f"complains about and start reef again. npm said:\n{said}"
         )
 

@@ -205,7 +205,7 @@ def no_ensurepip() -> str:
     if not shutil.which("apt"):
         return "this Python has no ensurepip, which makes environments; install it (%s)" % package
     sudo = "" if os.geteuid() == 0 else "sudo "
-    return "this Python cannot make environments yet. Mend it with: %sapt install %s" % (
+    return "this Python cannot make environments yet. Fix it with: %sapt install %s" % (
         sudo,
         package,
     )

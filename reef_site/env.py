@@ -44,7 +44,7 @@ def names(name: str, *, each: str = r"\S+") -> list[str]:
     given = text(name).replace(",", " ").split()
     for word in given:
         if not re.fullmatch(each, word):
-            raise SettingError(name, f"'{word}' cannot be one of its words")
+            raise SettingError(name, f"'{word}' is not valid here")
     return given
 
 
@@ -77,7 +77,7 @@ def matching(name: str, default: str, form: str) -> str:
     """Return a text that matches the regular expression `form`; the default if it is empty."""
     given = text(name)
     if given and not re.fullmatch(form, given):
-        raise SettingError(name, f"'{given}' has characters that it cannot have")
+        raise SettingError(name, f"'{given}' has invalid characters")
     return given or default
 
 
@@ -111,7 +111,7 @@ def choice(name: str, default: str, valid: tuple[str, ...]) -> str:
     """Return one of the `valid` words, in upper case."""
     given = text(name, default).upper()
     if given not in valid:
-        raise SettingError(name, f"'{given}' is none of {', '.join(valid)}")
+        raise SettingError(name, f"'{given}' must be one of {', '.join(valid)}")
     return given
 
 
@@ -129,7 +129,7 @@ def time_zone(name: str, default: str) -> str:
     try:
         ZoneInfo(given)
     except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise SettingError(name, f"'{given}' is no time zone") from None
+        raise SettingError(name, f"'{given}' is not a time zone") from None
     return given
 
 
@@ -172,7 +172,7 @@ def doubts(names: Iterable[str]) -> list[str]:
             continue
         near = difflib.get_close_matches(name, sorted(_known), 1, 0.7 if name[0] == "R" else 0.85)
         if near:
-            found.append(f"{name} is no setting of reef; did you mean {near[0]}?")
+            found.append(f"{name} is not a setting of reef; did you mean {near[0]}?")
         elif name.startswith("REEF_"):
-            found.append(f"{name} is no setting of reef; the README lists them")
+            found.append(f"{name} is not a setting of reef; the README lists them")
     return found

@@ -251,7 +251,7 @@ class Runner:
                 return
             if time.monotonic() - started >= HEALTHY_SECONDS:
                 pause = FIRST_PAUSE
-            self._reef.say(f"{self.service.name} ended ({how}); starting it again in {pause:g} s")
+            self._reef.say(f"{self.service.name} ended ({how}); restarting it in {pause:g} s")
             await self._reef.stop_or(pause)
             pause = min(pause * 2, LONGEST_PAUSE)
 
@@ -295,7 +295,7 @@ class Runner:
 
     async def replace(self, why: str) -> None:
         """End the process, so that it is started again."""
-        self._reef.say(f"{self.service.name}: {why}; starting it anew")
+        self._reef.say(f"{self.service.name}: {why}; restarting it")
         self.signal(signal.SIGTERM)
         await asyncio.sleep(REPLACE_SECONDS)
         self.signal(signal.SIGKILL)
@@ -467,7 +467,7 @@ class Supervisor:
         while True:
             if not locks.is_held(demo.lock) and (process is None or process.poll() is not None):
                 if process is not None:
-                    self.say(f"demo ended ({how_it_ended(process.returncode)}); starting it again")
+                    self.say(f"demo ended ({how_it_ended(process.returncode)}); restarting it")
                 with (Path(self.plan.logs) / "demo.log").open("ab") as log:
                     process = subprocess.Popen(
                         demo.argv,
@@ -482,7 +482,7 @@ class Supervisor:
                 return
 
     async def _stop(self) -> None:
-        self.say("stopping; the lieutenants go on working")
+        self.say("stopping; the lieutenants keep working")
         last = [runner for runner in self._runners if runner.service.turn == "first"]
         await self._end([one for one in self._runners if one not in last], KILL_AFTER)
         await self._end(last, REDIS_GRACE)

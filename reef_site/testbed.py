@@ -94,7 +94,7 @@ def prepare(say: Say) -> Testbed:
             bed.found[program.variable] = path
         else:
             command = apt_install(*program.packages)
-            why = f"{program.name} is missing{trouble}. Mend it with `{command}`"
+            why = f"{program.name} is missing{trouble}. Fix it with `{command}`"
             bed.problems[program.name] = why
             say(why)
     _agents(bed, say)

@@ -72,7 +72,7 @@ class HealthWatch:
         is_there = status in (200, 503)
         wrong = _wrong(said) if is_there else f"the pages do not answer ({status or 'no answer'})"
         if wrong == self._before and wrong != self._told:
-            self._say(f"not well: {wrong}" if wrong else "all is well again")
+            self._say(f"degraded: {wrong}" if wrong else "healthy again")
             self._told = wrong
         self._before = wrong
         if is_there:

@@ -12,14 +12,14 @@ from reef_site.audit.models import Action, Record, RecordQuerySet
 class FilterForm(forms.Form):
     """Filters of the records; every field is optional."""
 
-    actor = forms.CharField(required=False, max_length=200, label="Who")
+    actor = forms.CharField(required=False, max_length=200, label="Actor")
     action = forms.ChoiceField(
-        required=False, choices=[("", "anything"), *Action.choices], label="Did"
+        required=False, choices=[("", "Any"), *Action.choices], label="Action"
     )
-    address = forms.CharField(required=False, max_length=45, label="From address")
+    address = forms.CharField(required=False, max_length=45, label="Address")
     since = forms.DateTimeField(required=False, label="Since")
     until = forms.DateTimeField(required=False, label="Until")
-    refused = forms.BooleanField(required=False, label="Only what was refused")
+    refused = forms.BooleanField(required=False, label="Refused only")
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]

@@ -44,7 +44,7 @@ def pin(request: HttpRequest, key: int) -> HttpResponse:
     """Keep the snapshot for ever, or with `pinned=no` as long as others."""
     keep = request.POST.get("pinned") != "no"
     snapshot = snapshots.pin(snapshots.find(key), pinned=keep, by=request.user)
-    word = "pinned: it is kept for good" if keep else "unpinned: it is kept as long as others"
+    word = "pinned: it is kept forever" if keep else "unpinned: it is kept as long as others"
     messages.success(request, f"{snapshot.file} is {word}.")
     return redirect("fleet:snapshots")
 

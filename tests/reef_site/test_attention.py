@@ -105,7 +105,7 @@ def test_all_kinds_stand_in_one_list_the_newest_first(operator: Client) -> None:
     order = ["call us", "m-1", "dora", "boot-1", "box-1", "carl", "ada"]
     places = [shown.index(name) for name in order]
     assert places == sorted(places), shown
-    assert shown.startswith("Needs a look 7")
+    assert shown.startswith("Needs attention 7")
     for words in (
         "404 from the webhook",
         "waiting for the model",
@@ -120,7 +120,7 @@ def test_old_errors_of_one_cause_do_not_hide_what_is_new(operator: Client) -> No
         failed(f"old-{number}", 1000 + number)
     failed("new", 1, error="no such model")
     shown = panel(operator)
-    assert "Needs a look 31" in shown
+    assert "Needs attention 31" in shown
     assert shown.index("no such model") < shown.index("30 ×")
     assert "30 × error newest 16 h ago exit code 137" in shown
 
@@ -142,7 +142,7 @@ def test_a_group_is_seen_as_a_whole_and_only_newer_ones_come_back(operator: Clie
     assert "5 seen" in panel(operator)
     failed("fresh", 1)
     shown = panel(operator)
-    assert "Needs a look 1 " in shown
+    assert "Needs attention 1 " in shown
     assert "fresh" in shown
     assert "old-" not in shown
 
@@ -159,10 +159,10 @@ def test_thousands_of_silent_vms_are_one_row(operator: Client) -> None:
     assert len(seen) < 30
     assert "4,991 × silent newest 2 min ago latest and others" in shown
     press_seen(operator, "all 4,991")
-    assert "Needs a look 0 Nothing new. 4,991 seen" in panel(operator)
+    assert "Needs attention 0 Nothing new. 4,991 seen" in panel(operator)
     silent("later", 1)
     assert "later" in panel(operator)
-    assert "Needs a look 1 " in panel(operator)
+    assert "Needs attention 1 " in panel(operator)
 
 
 def test_the_number_of_statements_does_not_grow(operator: Client) -> None:

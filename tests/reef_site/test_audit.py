@@ -317,7 +317,7 @@ def test_filters_narrow(operator: Client) -> None:
     assert shown(f"?since={yesterday}") == {"grace", "eve"}
     assert shown(f"?until={yesterday}") == {"old"}
     assert "rule: not hers" in page(operator, "?refused=on")
-    assert "Nothing fits" in page(operator, "?actor=nobody")
+    assert "No records match" in page(operator, "?actor=nobody")
     assert "Enter a valid date" in page(operator, "?since=soon")
 
 

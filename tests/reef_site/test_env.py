@@ -45,8 +45,8 @@ NONSENSE = [
     ("VERS_AUTH_TOKEN", "short", "must be 8 or more printable characters, no blanks"),
     ("VERS_AUTH_TOKEN", "with a blank", "must be 8 or more printable characters, no blanks"),
     ("VERS_AUTH_TOKEN", "with\nanother", "must be 8 or more printable characters, no blanks"),
-    ("REEF_LOG_LEVEL", "loud", "'LOUD' is none of DEBUG, INFO, WARNING, ERROR"),
-    ("REEF_TIME_ZONE", "Mars/Olympus", "'Mars/Olympus' is no time zone"),
+    ("REEF_LOG_LEVEL", "loud", "'LOUD' must be one of DEBUG, INFO, WARNING, ERROR"),
+    ("REEF_TIME_ZONE", "Mars/Olympus", "'Mars/Olympus' is not a time zone"),
     ("REEF_STALL_SECONDS", "-1", "-1 is not between 0 and"),
     ("REEF_STALL_NOTICE_SECONDS", "0", "0 is not between 1 and"),
     ("REEF_START_SECONDS", "x", "'x' is not a whole number"),
@@ -220,7 +220,7 @@ def test_names(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert env.names("WORDS") == ["a", "b", "c", "d"]
     assert env.names("NO_WORDS") == []
-    with pytest.raises(SystemExit, match="'b' cannot be one of its words"):
+    with pytest.raises(SystemExit, match="'b' is not valid here"):
         env.names("WORDS", each="a")
 
 

@@ -188,7 +188,7 @@ def test_the_audit_page_fits(chromium: Browser, stack: Stack, width: int, scheme
     wide = page.evaluate("document.documentElement.scrollWidth > innerWidth")
     shoot(page, f"audit-{width}-{scheme}")
     assert not wide
-    page.get_by_label("Only what was refused").check()
+    page.get_by_label("Refused only").check()
     page.get_by_role("button", name="Filter").click()
     expect(page.get_by_role("link", name="Show all")).to_be_visible()
     assert "refused=on" in page.url

@@ -193,23 +193,23 @@ def test_what_dies_is_started_again_and_said(toys: Toys) -> None:
 
     os.kill(pid, signal.SIGKILL)
 
-    running.wait_for(r"worker ended \(killed by SIGKILL\); starting it again in 0.5 s")
+    running.wait_for(r"worker ended \(killed by SIGKILL\); restarting it in 0.5 s")
     running.wait_for("here", times=2)
 
 
 def test_the_pauses_grow(toys: Toys) -> None:
     running = toys.up(toy("beat", "raise SystemExit(3)"))
 
-    running.wait_for(r"beat ended \(exit code 3\); starting it again in 0.5 s")
-    running.wait_for(r"starting it again in 1 s")
-    running.wait_for(r"starting it again in 2 s")
+    running.wait_for(r"beat ended \(exit code 3\); restarting it in 0.5 s")
+    running.wait_for(r"restarting it in 1 s")
+    running.wait_for(r"restarting it in 2 s")
     assert running.end() < 2
 
 
 def test_a_program_that_is_not_there(toys: Toys) -> None:
     running = toys.up(Service("web", ["/nowhere/web"]))
 
-    running.wait_for(r"web ended \(.*No such file.*\); starting it again")
+    running.wait_for(r"web ended \(.*No such file.*\); restarting it")
 
 
 def test_children_of_the_dead_go_with_them(toys: Toys) -> None:
@@ -243,7 +243,7 @@ def test_a_service_whose_socket_was_removed_is_started_anew(toys: Toys) -> None:
 
     shutil.rmtree(path.parent)
 
-    running.wait_for(r"web: its socket .*web.sock was removed; starting it anew")
+    running.wait_for(r"web: its socket .*web.sock was removed; restarting it")
     running.wait_for("web .* here", times=2)
     eventually(path.exists, 5)
 
@@ -261,7 +261,7 @@ sys.exit(7)
 def test_dead_orphans_are_collected_and_exit_codes_of_services_stay_right(toys: Toys) -> None:
     running = toys.up(toy("web", ORPHANS))
 
-    running.wait_for(r"web ended \(exit code 7\); starting it again", times=2)
+    running.wait_for(r"web ended \(exit code 7\); restarting it", times=2)
 
     def dead() -> list[str]:
         mine = Path(f"/proc/{running.process.pid}/task/{running.process.pid}/children")
@@ -286,7 +286,7 @@ def test_what_is_not_well_is_said_once_and_when_it_is_over() -> None:
     for answer in ({}, full, full, full, {}, {}):
         watch.take(200, answer)
 
-    assert said == ["not well: disk: the disk is full", "all is well again"]
+    assert said == ["degraded: disk: the disk is full", "healthy again"]
 
 
 def test_a_web_that_lives_but_does_not_answer_is_started_anew(
@@ -512,7 +512,7 @@ def test_the_web_process_comes_back(reef: Running, up: Up) -> None:
 
     os.kill(leader, signal.SIGKILL)
 
-    reef.wait_for(r"web ended \(killed by SIGKILL\); starting it again")
+    reef.wait_for(r"web ended \(killed by SIGKILL\); restarting it")
     eventually(lambda: up.health() == 200)
 
 

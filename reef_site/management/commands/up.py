@@ -141,7 +141,7 @@ class Start:
     def claim(self) -> IO[str]:
         """Lock the data folder, end processes of a killed reef, and check the port."""
         if not 0 < self.port < 65536:
-            refuse(f"{self.port} is no port; take one between 1 and 65535")
+            refuse(f"{self.port} is not a port; use one between 1 and 65535")
         lock = leftovers.take_lock(self.data / "up.lock")
         if lock is None:
             refuse(already(self.data))
@@ -349,7 +349,7 @@ class Start:
         lines = [
             f"reef answers at {self.page_url}",
             f"sign in, once and within {settings.SIGNIN_MINUTES} minutes: {link}",
-            f"the root token for the API lies {token}",
+            f"the root token for the API is {token}",
         ]
         if self.page_url != self.url:
             lines.append(f"if your browser does not know that name, use {self.url} in its place")
