@@ -20,21 +20,22 @@ ROOF = 0
 
 def worst_below(keys: Sequence[int], at: datetime, *, grace: bool) -> dict[int, str]:
     """Map nodes to the worst state of their descendants, if any is paused or worse."""
-    moment = connection.ops.adapt_datetimefield_value(at)
+    now = connection.ops.adapt_datetimefield_value(at)
     silent = RANKS["late"] if grace else RANKS["silent"]
-    marks = ", ".join(["%s"] * len(keys)) or "NULL"
+    placeholders = ", ".join(["%s"] * len(keys)) or "NULL"
     sql = (
-        f"WITH RECURSIVE trouble(parent, level) AS ({_TROUBLE}), line(key, level) AS ({_upwards()})"
-        f" SELECT key, max(level) FROM line WHERE key IN ({marks}) GROUP BY key"
+        f"WITH RECURSIVE trouble(parent, level) AS ({_UNHEALTHY}),"
+        f" line(key, level) AS ({_upwards()})"
+        f" SELECT key, max(level) FROM line WHERE key IN ({placeholders}) GROUP BY key"
     )
     with connection.cursor() as cursor:
-        cursor.execute(sql, [moment, silent, moment, *keys])
+        cursor.execute(sql, [now, silent, now, *keys])
         found: list[tuple[Any, Any]] = cursor.fetchall()
     return {key: WORDS[level] for key, level in found}
 
 
 # Running VMs have deadlines, others have none: an index finds both.
-_TROUBLE = f"""
+_UNHEALTHY = f"""
     SELECT DISTINCT n.parent_id, CASE
         WHEN v.status = 'paused' THEN {RANKS["paused"]} WHEN v.status <> 'running'
         THEN {RANKS["stopped"]} WHEN v.silent_after <= %s THEN %s ELSE {RANKS["late"]} END
@@ -58,37 +59,38 @@ def _upwards() -> str:
     return f"SELECT parent, level FROM trouble UNION SELECT n.parent_id, line.level FROM {next_one}"
 
 
-def with_all_above(vm_ids: Sequence[str]) -> set[int]:
+def with_ancestors(vm_ids: Sequence[str]) -> set[int]:
     """Return the keys of the nodes with these ids, removed ones too, and of their ancestors."""
     if not vm_ids:
         return set()
-    marks = ", ".join(["%s"] * len(vm_ids))
-    return _keys(f"vm_id IN ({marks})", list(vm_ids))
+    placeholders = ", ".join(["%s"] * len(vm_ids))
+    return _keys(f"vm_id IN ({placeholders})", list(vm_ids))
 
 
 def above(keys: Sequence[int], most: int) -> set[int]:
     """Return the keys of these nodes and of at most `most` ancestors of each."""
     if not keys:
         return set()
-    marks = ", ".join(["%s"] * len(keys))
-    return _keys(f"id IN ({marks})", list(keys), most=most)
+    placeholders = ", ".join(["%s"] * len(keys))
+    return _keys(f"id IN ({placeholders})", list(keys), most=most)
 
 
 def _keys(start: str, parameters: list[Any], *, most: int | None = None) -> set[int]:
-    far = "" if most is None else ", depth"
+    depth_column = "" if most is None else ", depth"
     first, step = ("", "") if most is None else (", 0", ", line.depth + 1")
     limit = "" if most is None else f" AND line.depth < {most:d}"
     sql = (
-        f"WITH RECURSIVE line(key, parent{far}) AS (SELECT id, parent_id{first} FROM vmtree_node"
-        f" WHERE {start} UNION SELECT n.id, n.parent_id{step} FROM line"
-        f" CROSS JOIN {_one('line.parent')}{limit}) SELECT DISTINCT key FROM line"
+        f"WITH RECURSIVE line(key, parent{depth_column}) AS"
+        f" (SELECT id, parent_id{first} FROM vmtree_node WHERE {start} UNION"
+        f" SELECT n.id, n.parent_id{step} FROM line"
+        f" CROSS JOIN {_node_join('line.parent')}{limit}) SELECT DISTINCT key FROM line"
     )
     with connection.cursor() as cursor:
         cursor.execute(sql, parameters)
         return {key for (key,) in cursor.fetchall()}
 
 
-def _one(key: str) -> str:
+def _node_join(key: str) -> str:
     """Return the SQL of a join to the node with this key; it ends in a condition."""
     if connection.vendor == "postgresql":
         node = f"SELECT id, parent_id FROM vmtree_node WHERE id = {key} OFFSET 0"

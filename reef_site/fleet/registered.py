@@ -15,8 +15,8 @@ from django.views.decorators.http import require_GET, require_POST
 from lieutenants.models import Lieutenant
 from reef_site.common.errors import BadInput
 from reef_site.fleet.asked import number, spoken
-from reef_site.fleet.facts import QUARTERS, facts_of, services_of, strip
-from reef_site.fleet.lines import MOST_AT_ONCE, PAGE, Moment
+from reef_site.fleet.facts import QUARTERS, services_of, uptime_bar, vm_details
+from reef_site.fleet.lines import MAX_PAGE_SIZE, PAGE, Moment
 from reef_site.fleet.roof import roof
 from reef_site.fleet.states import state_of
 from registry import placing, words
@@ -25,7 +25,7 @@ from vmtree.models import Category, Node
 
 
 @dataclass(frozen=True)
-class Loose:
+class UnplacedRow:
     """Row of an unplaced VM."""
 
     vm: VM
@@ -37,18 +37,18 @@ class Loose:
 class Page:
     """One page of rows in the order of ids, and how many follow."""
 
-    rows: list[Loose]
+    rows: list[UnplacedRow]
     total: int
     more: int
     level: int = 3
-    last: Loose | None = field(default=None)
+    last: UnplacedRow | None = field(default=None)
 
 
 def page(moment: Moment, *, after: str, place: int, limit: int, level: int) -> Page:
     """Return the page of unplaced VMs after the id `after`."""
     total = roof(moment).loose.count
-    found = VM.objects.without_place().order_by("pk")
-    vms = list((found.filter(pk__gt=after) if after else found)[: limit + 1])
+    result = VM.objects.without_place().order_by("pk")
+    vms = list((result.filter(pk__gt=after) if after else result)[: limit + 1])
     rows = _rows(vms[:limit], moment, place)
     more = max(1, total - place - limit) if len(vms) > limit else 0
     return Page(rows, max(total, place + len(rows)), more, level, rows[-1] if rows else None)
@@ -58,7 +58,7 @@ def page(moment: Moment, *, after: str, place: int, limit: int, level: int) -> P
 class Found:
     """The first unplaced VMs that match a search, and the number of all matches."""
 
-    rows: list[Loose]
+    rows: list[UnplacedRow]
     total: int
     level: int = 3
 
@@ -73,11 +73,11 @@ def matches(query: str, moment: Moment) -> Found:
     return Found(rows, len(rows) if len(rows) < PAGE else vms.count())
 
 
-def _rows(vms: Iterable[VM], moment: Moment, place: int) -> list[Loose]:
+def _rows(vms: Iterable[VM], moment: Moment, place: int) -> list[UnplacedRow]:
     shown = list(vms)
-    agents = Lieutenant.objects.in_bulk([vm.pk for vm in shown])
+    lieutenants = Lieutenant.objects.in_bulk([vm.pk for vm in shown])
     return [
-        Loose(vm, state_of(vm, agents.get(vm.pk), moment.at, grace=moment.grace), number)
+        UnplacedRow(vm, state_of(vm, lieutenants.get(vm.pk), moment.at, grace=moment.grace), number)
         for number, vm in enumerate(shown, place + 1)
     ]
 
@@ -86,14 +86,14 @@ def _rows(vms: Iterable[VM], moment: Moment, place: int) -> list[Loose]:
 @require_GET
 def children(request: HttpRequest) -> HttpResponse:
     """Render the next rows of the group: `?after=` (an id), `?place=`, `?limit=`, `?level=`."""
-    found = page(
+    result = page(
         Moment.now(),
         after=request.GET.get("after", "").replace("\0", ""),
         place=number(request, "place"),
-        limit=number(request, "limit", usual=PAGE, most=MOST_AT_ONCE) or PAGE,
+        limit=number(request, "limit", usual=PAGE, most=MAX_PAGE_SIZE) or PAGE,
         level=number(request, "level", usual=3, most=100_000),
     )
-    return render(request, "fleet/_loose_rows.html", {"page": found})
+    return render(request, "fleet/_unplaced_rows.html", {"page": result})
 
 
 @login_required
@@ -102,9 +102,9 @@ def children(request: HttpRequest) -> HttpResponse:
 def one(request: HttpRequest) -> HttpResponse:
     """Show the unplaced VM with the id `?vm=`; redirect if it has a place in the tree."""
     vm_id = _vm_id(request.GET.get("vm", ""))
-    if (node := _place_of(vm_id)) is not None:
+    if (node := _node_of(vm_id)) is not None:
         return redirect("fleet:one", node.pk)
-    return render(request, "fleet/loose.html", _facts(vm_id))
+    return render(request, "fleet/unplaced.html", _facts(vm_id))
 
 
 @login_required
@@ -113,9 +113,9 @@ def one(request: HttpRequest) -> HttpResponse:
 def facts(request: HttpRequest) -> HttpResponse:
     """Render the side panel of the VM with the id `?vm=`, placed or not."""
     vm_id = _vm_id(request.GET.get("vm", ""))
-    if (node := _place_of(vm_id)) is not None:
-        return render(request, "fleet/_facts.html", facts_of(node.pk))
-    return render(request, "fleet/_loose_facts.html", _facts(vm_id))
+    if (node := _node_of(vm_id)) is not None:
+        return render(request, "fleet/_panel.html", vm_details(node.pk))
+    return render(request, "fleet/_unplaced_panel.html", _facts(vm_id))
 
 
 @login_required
@@ -139,22 +139,22 @@ def _vm_id(given: str) -> str:
     return given.replace("\0", "").strip()[:255]
 
 
-def _place_of(vm_id: str) -> Node | None:
+def _node_of(vm_id: str) -> Node | None:
     return Node.objects.living().filter(vm_id=vm_id).first()
 
 
 def _facts(vm_id: str) -> dict[str, Any]:
     vm, moment = placing.find(vm_id), Moment.now()
-    agent = Lieutenant.objects.filter(pk=vm.pk).first()
-    above = _place_of(vm.parent_vm_id) if vm.parent_vm_id else None
+    lieutenant = Lieutenant.objects.filter(pk=vm.pk).first()
+    parent = _node_of(vm.parent_vm_id) if vm.parent_vm_id else None
     return {
         "vm": vm,
-        "state": state_of(vm, agent, moment.at, grace=moment.grace),
+        "state": state_of(vm, lieutenant, moment.at, grace=moment.grace),
         "was_removed": Node.objects.filter(vm_id=vm.pk).exists(),
-        "above": above,
+        "parent": parent,
         "categories": Category.choices,
         "category": placing.usual_category(vm),
         "services": services_of(vm),
-        "strip": strip(vm, moment.at),
+        "uptime_bar": uptime_bar(vm, moment.at),
         "quarters": QUARTERS,
     }

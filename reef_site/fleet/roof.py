@@ -21,7 +21,7 @@ from vmtree.models import Node
 MANY = 20_000
 # The cache is valid for the counting time multiplied by WORTH, up to LONGEST_SECONDS.
 WORTH = 25.0
-LONGEST_SECONDS = 5.0
+MAX_CACHE_SECONDS = 5.0
 # From good to bad.
 _BY_RANK = ("paused", "stopped", "late", "silent")
 
@@ -36,13 +36,13 @@ class Roof:
     roots: int
     shape: str
     states: States
-    loose: Loose
+    loose: UnplacedCounts
     # After how many milliseconds to fetch it again if it is cached; 0 if it is current.
     again_ms: int = 0
 
 
 @dataclass(frozen=True)
-class Loose:
+class UnplacedCounts:
     """Counts of VMs in the registry that have no place in the tree."""
 
     count: int
@@ -75,7 +75,7 @@ def roof(moment: Moment) -> Roof:
     found = counted(moment)
     if found.total + found.loose.count >= MANY:
         spent = time.monotonic() - now
-        _kept.roof, _kept.until = found, now + min(LONGEST_SECONDS, WORTH * spent)
+        _kept.roof, _kept.until = found, now + min(MAX_CACHE_SECONDS, WORTH * spent)
     return found
 
 
@@ -88,7 +88,7 @@ def counted(moment: Moment) -> Roof:
     """Count the fleet."""
     living = Node.objects.living()
     tops = living.roots().aggregate(count=Count("pk"), sum=Sum("pk"))
-    loose = _loose(moment)
+    loose = _unplaced(moment)
     return Roof(
         total=living.count(),
         roots=tops["count"],
@@ -103,25 +103,25 @@ def _with_errors(moment: Moment) -> States:
     failed = Lieutenant.objects.filter(status=LieutenantStatus.ERROR)
     placed = Node.objects.living().filter(vm_id__in=failed.values("pk"))
     errors = placed.count()
-    vms = VM.objects.filter(_troubled(moment))
+    vms = VM.objects.filter(_is_unhealthy(moment))
     if not errors:
         return _states(vms, moment)
     others = vms.exclude(pk__in=placed.values("vm_id"))
     return [("error", errors), *_states(others, moment)]
 
 
-def _loose(moment: Moment) -> Loose:
-    count = _count_loose()
+def _unplaced(moment: Moment) -> UnplacedCounts:
+    count = _count_unplaced()
     if not count:
-        return Loose(0, "0", [])
+        return UnplacedCounts(0, "0", [])
     vms = VM.objects.without_place()
     newest = vms.order_by("-registered_at").values_list("registered_at", flat=True).first()
-    states = _states(vms.filter(_troubled(moment)), moment)
+    states = _states(vms.filter(_is_unhealthy(moment)), moment)
     words = ".".join(f"{word}{number}" for word, number in states)
-    return Loose(count, f"{count}.{newest:%d%H%M%S%f}.{words}", states)
+    return UnplacedCounts(count, f"{count}.{newest:%d%H%M%S%f}.{words}", states)
 
 
-def _count_loose() -> int:
+def _count_unplaced() -> int:
     """Count the VMs of `without_place`, in two index-only steps that take half the time."""
     nodes = Node.objects.filter(vm_id=OuterRef("pk"))
     removed = Node.objects.filter(removed_at__isnull=False).values("vm_id")
@@ -129,14 +129,14 @@ def _count_loose() -> int:
     return never + VM.objects.filter(pk__in=removed).count()
 
 
-def _troubled(moment: Moment) -> Q:
+def _is_unhealthy(moment: Moment) -> Q:
     return Q(late_after__lte=moment.at) | Q(late_after__isnull=True)
 
 
-def _states(troubled: QuerySet[VM], moment: Moment) -> States:
+def _states(unhealthy: QuerySet[VM], moment: Moment) -> States:
     """Count these VMs as silent, late, stopped or paused; states without VMs are left out."""
     silent = Q(silent_after__lte=moment.at)
-    found = troubled.aggregate(
+    found = unhealthy.aggregate(
         silent=Count("pk", filter=silent),
         late=Count("pk", filter=Q(late_after__lte=moment.at) & ~silent),
         stopped=Count("pk", filter=Q(status=Status.STOPPED)),

@@ -18,14 +18,14 @@ from reef_site.common import clock
 from reef_site.common.errors import BadInput
 from reef_site.fleet import below, lines, past, picture, registered
 from reef_site.fleet.asked import number, spoken
-from reef_site.fleet.facts import facts_of
-from reef_site.fleet.lines import MOST_AT_ONCE, PAGE, Line, Moment
+from reef_site.fleet.facts import vm_details
+from reef_site.fleet.lines import MAX_PAGE_SIZE, PAGE, Moment, TreeRow
 from reef_site.fleet.roof import roof
 from registry.models import VM
 from vmtree import search
 from vmtree.models import Node
 
-MOST_CHANGED = 200
+MAX_CHANGED = 200
 
 
 # -- the live tree -------------------------------------------------------------------------------
@@ -61,7 +61,7 @@ def tree_context(request: HttpRequest) -> dict[str, Any]:
             return {**base, **_found(request, words, moment)}
         except BadInput as error:
             return {**base, "problem": str(error).removeprefix("q: "), "page": lines.Page([])}
-    return {**base, **_beginning(request, moment)}
+    return {**base, **_top_rows(request, moment)}
 
 
 def _words(request: HttpRequest) -> str:
@@ -75,23 +75,25 @@ def _found(request: HttpRequest, words: str, moment: Moment) -> dict[str, Any]:
     loose = None if is_later else registered.matches(words, moment)
     return {
         "found": found,
-        "page": lines.Page(found.lines),
+        "page": lines.Page(found.rows),
         "is_later": is_later,
         "loose": loose,
     }
 
 
-def _beginning(request: HttpRequest, moment: Moment) -> dict[str, Any]:
+def _top_rows(request: HttpRequest, moment: Moment) -> dict[str, Any]:
     """Return the roots, or one VM with its children."""
     vm_id = request.GET.get("under", "").replace("\0", "")
     if not vm_id:
         page = lines.children(below.ROOF, moment)
         return {"page": page, "parent": below.ROOF, "with_loose": True}
     top = get_object_or_404(lines.counted(Node.objects.living()), vm_id=vm_id)
-    line = Line(top, place=1, of=1, is_open=True, is_cut=top.parent_id is not None)
-    lines.dress([line], moment)
+    row = TreeRow(
+        top, position=1, sibling_count=1, is_open=True, is_detached=top.parent_id is not None
+    )
+    lines.annotate([row], moment)
     page = lines.children(top.pk, moment, level=3)
-    page = lines.Page([line, *page.lines], page.more, page.last)
+    page = lines.Page([row, *page.rows], page.more, page.last)
     return {"page": page, "parent": top.pk, "top": top}
 
 
@@ -104,8 +106,8 @@ def children(request: HttpRequest, key: int) -> HttpResponse:
         key,
         moment,
         after=number(request, "after"),
-        place=number(request, "place"),
-        limit=number(request, "limit", usual=PAGE, most=MOST_AT_ONCE) or PAGE,
+        position=number(request, "place"),
+        limit=number(request, "limit", usual=PAGE, most=MAX_PAGE_SIZE) or PAGE,
         level=number(request, "level", usual=2, most=100_000),
     )
     context: dict[str, Any] = {"page": page, "parent": key}
@@ -118,44 +120,44 @@ def children(request: HttpRequest, key: int) -> HttpResponse:
 @login_required
 @require_POST
 @spoken
-def news(request: HttpRequest) -> HttpResponse:
+def updates(request: HttpRequest) -> HttpResponse:
     """Render the shown rows that may have changed.
 
     Takes JSON: `shown`, keys of rows (0 is the row above the roots); `changed`, ids of changed VMs;
     `also`, keys of rows to render anyway; or `many`, to render all shown rows. A requested row that
     is missing from the response no longer exists.
     """
-    asked = _asked(request)
-    shown = set(asked["shown"])
+    params = _parse_updates(request)
+    shown = set(params["shown"])
     wanted = shown
-    if not asked["many"]:
-        wanted = shown & (below.with_all_above(asked["changed"]) | set(asked["also"]))
+    if not params["many"]:
+        wanted = shown & (below.with_ancestors(params["changed"]) | set(params["also"]))
     moment = Moment.now()
-    found = lines.some(wanted - {below.ROOF}, moment)
-    gone = wanted - {below.ROOF} - {line.node.pk for line in found}
+    found = lines.rows_for(wanted - {below.ROOF}, moment)
+    gone = wanted - {below.ROOF} - {row.node.pk for row in found}
     context = {
         "roof": roof(moment) if below.ROOF in shown else None,
-        "lines": found,
+        "rows": found,
         "gone": sorted(gone),
     }
-    return render(request, "fleet/_news.html", context)
+    return render(request, "fleet/_updates.html", context)
 
 
-def _asked(request: HttpRequest) -> dict[str, Any]:
+def _parse_updates(request: HttpRequest) -> dict[str, Any]:
     """Parse the body of `news`. Raises BadInput."""
     try:
-        said = orjson.loads(request.body)
-        shown, also = said["shown"], said.get("also", [])
-        changed, many = said.get("changed", []), bool(said.get("many"))
+        payload = orjson.loads(request.body)
+        shown, also = payload["shown"], payload.get("also", [])
+        changed, many = payload.get("changed", []), bool(payload.get("many"))
         keys = [*shown, *also]
-        good = all(type(key) is int and 0 <= key < 1 << 62 for key in keys)
-        good &= all(type(each) is str for each in changed)
+        is_valid = all(type(key) is int and 0 <= key < 1 << 62 for key in keys)
+        is_valid &= all(type(each) is str for each in changed)
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
-        good = False
-    if not good or len(keys) > 2 * MOST_AT_ONCE or len(changed) > MOST_CHANGED:
+        is_valid = False
+    if not is_valid or len(keys) > 2 * MAX_PAGE_SIZE or len(changed) > MAX_CHANGED:
         raise BadInput(
-            f"body: must be an object with at most {MOST_AT_ONCE} keys in shown and"
-            f" {MOST_CHANGED} ids in changed"
+            f"body: must be an object with at most {MAX_PAGE_SIZE} keys in shown and"
+            f" {MAX_CHANGED} ids in changed"
         )
     return {
         "shown": shown,
@@ -171,17 +173,17 @@ def _asked(request: HttpRequest) -> dict[str, Any]:
 @login_required
 @require_GET
 @spoken
-def one(request: HttpRequest, key: int) -> HttpResponse:
+def vm_page(request: HttpRequest, key: int) -> HttpResponse:
     """Show one VM; `?with=` compares its composition with another one's."""
-    return render(request, "fleet/one.html", facts_of(key, _other(request)))
+    return render(request, "fleet/vm.html", vm_details(key, _other(request)))
 
 
 @login_required
 @require_GET
 @spoken
-def facts(request: HttpRequest, key: int) -> HttpResponse:
+def vm_panel(request: HttpRequest, key: int) -> HttpResponse:
     """Render the side panel of the tree."""
-    return render(request, "fleet/_facts.html", facts_of(key, _other(request)))
+    return render(request, "fleet/_panel.html", vm_details(key, _other(request)))
 
 
 def _other(request: HttpRequest) -> str:
@@ -206,27 +208,27 @@ def by_id(request: HttpRequest) -> HttpResponse:
 @login_required
 @require_GET
 @spoken
-def look(request: HttpRequest) -> HttpResponse:
+def fleet_map(request: HttpRequest) -> HttpResponse:
     """Show the map of the tree; `?under=` starts at one VM, `?q=` shows matches and ancestors."""
-    return render(request, "fleet/look.html", _picture(request))
+    return render(request, "fleet/map.html", _picture(request))
 
 
 @login_required
 @require_GET
 @spoken
-def drawing(request: HttpRequest) -> HttpResponse:
+def map_fragment(request: HttpRequest) -> HttpResponse:
     """Render the map alone, `?width=` pixels wide."""
-    return render(request, "fleet/_picture.html", _picture(request))
+    return render(request, "fleet/_map.html", _picture(request))
 
 
 def _picture(request: HttpRequest) -> dict[str, Any]:
     vm_id = request.GET.get("under", "").replace("\0", "")
     top = get_object_or_404(Node.objects.living(), vm_id=vm_id) if vm_id else None
-    width = number(request, "width", usual=picture.USUAL_WIDTH, most=4000)
+    width = number(request, "width", usual=picture.DEFAULT_WIDTH, most=4000)
     moment, words = Moment.now(), _words(request)
     found = search.narrow(Node.objects.living(), words) if words else None
-    drawn = picture.draw(top, moment, max(width, picture.LEAST_WIDTH), found)
-    context = {"drawing": drawn, "top": top, "roof": roof(moment), "words": words}
+    drawing = picture.draw(top, moment, max(width, picture.MIN_WIDTH), found)
+    context = {"drawing": drawing, "top": top, "roof": roof(moment), "words": words}
     return {**context, "legend": list(picture.OUTLINES)}
 
 
@@ -236,35 +238,35 @@ def _picture(request: HttpRequest) -> dict[str, Any]:
 @login_required
 @require_GET
 @spoken
-def then(request: HttpRequest) -> HttpResponse:
+def history(request: HttpRequest) -> HttpResponse:
     """Show the tree at `?at=` (ISO), or `?second=` seconds after the first revision."""
     at = _moment(request)
-    was = past.Past(at)
-    shown = was.since[: past.MOST_LISTED]
+    tree_then = past.Past(at)
+    shown = tree_then.since[: past.MAX_LISTED]
     context = {
         "at": at,
         "slider": past.slider(at),
-        "count": was.count(),
-        "counts": was.counts(),
+        "count": tree_then.count(),
+        "counts": tree_then.counts(),
         "since": shown,
-        "since_more": len(was.since) - len(shown),
-        "page": was.children(below.ROOF),
+        "since_more": len(tree_then.since) - len(shown),
+        "page": tree_then.children(below.ROOF),
         "parent": below.ROOF,
     }
-    return render(request, "fleet/then.html", context)
+    return render(request, "fleet/history.html", context)
 
 
 @login_required
 @require_GET
 @spoken
-def then_children(request: HttpRequest, key: int) -> HttpResponse:
+def history_children(request: HttpRequest, key: int) -> HttpResponse:
     """Render children at `?at=`, from `?place=` on, as `children` does for the current tree."""
     if key != below.ROOF:
         get_object_or_404(Node, pk=key)
     page = past.Past(_moment(request)).children(
         key,
-        place=number(request, "place"),
-        limit=number(request, "limit", usual=PAGE, most=MOST_AT_ONCE) or PAGE,
+        position=number(request, "place"),
+        limit=number(request, "limit", usual=PAGE, most=MAX_PAGE_SIZE) or PAGE,
         level=number(request, "level", usual=2, most=100_000),
     )
     return render(request, "fleet/_rows.html", {"page": page, "parent": key})
