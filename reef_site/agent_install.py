@@ -40,7 +40,7 @@ NPM_OPTIONS = (
     "--no-update-notifier",
     "--loglevel=http",
 )
-Say = Callable[[str], object]
+Report = Callable[[str], object]
 
 
 class InstallError(Exception):
@@ -90,39 +90,39 @@ def installed(recipe: Recipe, target: Path) -> Installed | None:
     return Installed(pi, version, node, cli) if fits and os.access(pi, os.X_OK) else None
 
 
-def ensure(recipe: Recipe, target: Path, say: Say) -> Installed:
+def ensure(recipe: Recipe, target: Path, report: Report) -> Installed:
     """Install the agent unless it is installed already. Raise InstallError."""
-    if there := installed(recipe, target):
-        return there
+    if existing := installed(recipe, target):
+        return existing
     try:
         target.mkdir(parents=True, exist_ok=True)
         # Agents that run as users of their own need access.
         target.chmod(0o755)
-        with _alone(target, say):
-            return installed(recipe, target) or _install(recipe, target, say)
+        with _locked(target, report):
+            return installed(recipe, target) or _install(recipe, target, report)
     except OSError as error:
         raise InstallError(f"The agent could not be installed in {target}: {error}.") from None
 
 
-def ensure_or_note(recipe: Recipe, target: Path, say: Say) -> bool:
+def ensure_or_note(recipe: Recipe, target: Path, report: Report) -> bool:
     """Do as `ensure`, but return False on failure and write the reason to `problem.txt`."""
     try:
         if not installed(recipe, target):
-            _note(target, "It is being installed right now; this takes a minute.")
-        done = ensure(recipe, target, say)
+            _write_problem(target, "It is being installed right now; this takes a minute.")
+        done = ensure(recipe, target, report)
     except InstallError as error:
-        say(str(error))
-        _note(target, str(error))
+        report(str(error))
+        _write_problem(target, str(error))
         return False
     except (SystemExit, KeyboardInterrupt):
-        _note(target, "Its installation was interrupted; the next start of reef begins it anew.")
+        _write_problem(target, "Its installation was interrupted; the next start repeats it.")
         raise
     (target / "problem.txt").unlink(missing_ok=True)
-    say(f"the agent is ready: {done.pi} {done.version}")
+    report(f"the agent is ready: {done.pi} {done.version}")
     return True
 
 
-def _note(target: Path, why: str) -> None:
+def _write_problem(target: Path, why: str) -> None:
     """Write a sentence to `problem.txt`, which pages show."""
     with contextlib.suppress(OSError):
         target.mkdir(parents=True, exist_ok=True)
@@ -130,10 +130,10 @@ def _note(target: Path, why: str) -> None:
 
 
 @contextlib.contextmanager
-def _alone(target: Path, say: Say) -> Iterator[None]:
+def _locked(target: Path, report: Report) -> Iterator[None]:
     lock = locks.FileLock(target / "install.lock")
     if not lock.try_take():
-        say("another process is installing the agent; waiting for it")
+        report("another process is installing the agent; waiting for it")
         lock.take()
     try:
         yield
@@ -141,7 +141,7 @@ def _alone(target: Path, say: Say) -> Iterator[None]:
         lock.release()
 
 
-def _install(recipe: Recipe, target: Path, say: Say) -> Installed:
+def _install(recipe: Recipe, target: Path, report: Report) -> Installed:
     npm = shutil.which("npm")
     if not npm:
         raise InstallError(
@@ -149,22 +149,22 @@ def _install(recipe: Recipe, target: Path, say: Say) -> Installed:
             f"Fix it with `{apt_install('npm')}` and start reef again."
         )
     mark = recipe.mark()
-    folder, half = target / mark, target / f"{mark}.half"
-    shutil.rmtree(half, ignore_errors=True)
-    half.mkdir()
-    half.chmod(0o755)
+    folder, unfinished = target / mark, target / f"{mark}.half"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir()
+    unfinished.chmod(0o755)
     for name in ("package.json", "package-lock.json"):
-        shutil.copyfile(recipe.source / name, half / name)
-    say(f"installing the agent ({recipe.package}) by npm into {target}; once, about 350 MB")
-    _run_npm(npm, half, say)
+        shutil.copyfile(recipe.source / name, unfinished / name)
+    report(f"installing the agent ({recipe.package}) by npm into {target}; once, about 350 MB")
+    _run_npm(npm, unfinished, report)
     shutil.rmtree(folder, ignore_errors=True)
-    half.rename(folder)
+    unfinished.rename(folder)
     done = _make_ready(recipe, target, folder)
     _remove_old(target, folder)
     return done
 
 
-def _run_npm(npm: str, folder: Path, say: Say) -> None:
+def _run_npm(npm: str, folder: Path, report: Report) -> None:
     """Run `npm ci` and report progress. Raise InstallError with the end of its output."""
     process = subprocess.Popen(
         [npm, "ci", *NPM_OPTIONS],
@@ -178,19 +178,19 @@ def _run_npm(npm: str, folder: Path, say: Say) -> None:
     )
     assert process.stdout is not None
     try:
-        output = _watch(process.stdout, say)
+        output = _read_output(process.stdout, report)
         code = process.wait()
     finally:
         process.kill()
     if code:
-        said = "\n".join(output[-8:])
+        last_lines = "\n".join(output[-8:])
         raise InstallError(
             f"The agent is not installed, because npm failed (exit code {code}). Fix what it "
-            f"complains about and start reef again. npm said:\n{said}"
+            f"complains about and start reef again. npm said:\n{last_lines}"
         )
 
 
-def _watch(lines: Iterable[str], say: Say) -> list[str]:
+def _read_output(lines: Iterable[str], report: Report) -> list[str]:
     """Read npm's output to its end; return the lines that are not mere progress."""
     fetched, kept = 0, []
     for line in lines:
@@ -199,7 +199,7 @@ def _watch(lines: Iterable[str], say: Say) -> list[str]:
         elif ".tgz" in line:
             fetched += 1
             if fetched % 40 == 0:
-                say(f"  {fetched} packages fetched")
+                report(f"  {fetched} packages fetched")
     return kept
 
 
@@ -213,13 +213,13 @@ def _make_ready(recipe: Recipe, target: Path, folder: Path) -> Installed:
     script.write_text(f'#!/bin/sh\nexec {shlex.quote(str(node))} {shlex.quote(str(cli))} "$@"\n')
     script.chmod(0o755)
     _check(script, recipe)
-    fresh = target / "pi.new"
-    fresh.unlink(missing_ok=True)
-    fresh.symlink_to(script)
-    fresh.replace(target / "pi")
-    noted = {"version": facts["version"], "node": str(node), "cli": str(cli)}
+    new_link = target / "pi.new"
+    new_link.unlink(missing_ok=True)
+    new_link.symlink_to(script)
+    new_link.replace(target / "pi")
+    stamp_facts = {"version": facts["version"], "node": str(node), "cli": str(cli)}
     stamp = target / "installed.json.new"
-    stamp.write_text(json.dumps({**noted, "lock": recipe.mark()}, indent=1) + "\n")
+    stamp.write_text(json.dumps({**stamp_facts, "lock": recipe.mark()}, indent=1) + "\n")
     stamp.replace(target / "installed.json")
     return Installed(target / "pi", str(facts["version"]), node, cli)
 
@@ -280,10 +280,10 @@ def main(argv: list[str] | None = None) -> int:
     # `up` ends this process: exit at once, and npm with it. The next run starts over.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
-    def say(line: str) -> None:
+    def report(line: str) -> None:
         print(line, flush=True)  # noqa: T201
 
-    return 0 if ensure_or_note(PINNED, parser.parse_args(argv).target.absolute(), say) else 1
+    return 0 if ensure_or_note(PINNED, parser.parse_args(argv).target.absolute(), report) else 1
 
 
 if __name__ == "__main__":

@@ -51,18 +51,18 @@ class Environment:
 
     def is_fresh(self, groups: Sequence[str]) -> bool:
         """Return whether the current blocks `groups` of the lock file are installed."""
-        noted = self._noted()
+        installed = self._read_stamp()
         blocks = read_blocks(self.lock)
         return (
             self.python.exists()
             and not self.unfinished.exists()
-            and noted.get("python") == self._version()
-            and all(noted.get(group) == digest(blocks[group]) for group in groups)
+            and installed.get("python") == self._version()
+            and all(installed.get(group) == digest(blocks[group]) for group in groups)
         )
 
     def prepare(self, groups: Sequence[str]) -> None:
         """Install `groups`; recreate the folder if it is missing, broken or unfinished."""
-        with self._alone():
+        with self._locked():
             if self.is_fresh(groups):
                 return
             if not self._is_usable():
@@ -74,15 +74,15 @@ class Environment:
         found = sorted(self.folder.glob("lib/python3.*"))
         return found[-1].name.replace("python", "") if found else ""
 
-    def _noted(self) -> Dict[str, str]:
+    def _read_stamp(self) -> Dict[str, str]:
         try:
-            noted = json.loads(self.stamp.read_text())
+            installed = json.loads(self.stamp.read_text())
         except (OSError, ValueError):
             return {}
-        return noted if isinstance(noted, dict) else {}
+        return installed if isinstance(installed, dict) else {}
 
     @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _locked(self) -> Iterator[None]:
         """Hold the checkout's lock file, so that concurrent first starts take turns."""
         while True:
             with open(str(self.guard), "w") as guard:
@@ -105,14 +105,16 @@ class Environment:
     def _is_usable(self) -> bool:
         if self.unfinished.exists() or not self.python.exists():
             return False
-        asked = [
+        command = [
             str(self.python),
             "-I",
             "-c",
             "import sys, pip; print('%d.%d' % sys.version_info[:2])",
         ]
-        answer = subprocess.run(asked, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        return answer.returncode == 0 and answer.stdout.strip() == self._version()
+        result = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        return result.returncode == 0 and result.stdout.strip() == self._version()
 
     def _make(self) -> None:
         if not has_ensurepip():
@@ -136,16 +138,16 @@ class Environment:
 
     def _install(self, groups: Sequence[str]) -> None:
         blocks = read_blocks(self.lock)
-        noted = self._noted()
+        installed = self._read_stamp()
         self.unfinished.touch()
         self.stamp.unlink() if self.stamp.exists() else None
         with tempfile.NamedTemporaryFile("w", suffix=".txt") as wanted:
             wanted.write("".join(blocks[group] for group in groups))
             wanted.flush()
             pip_install(self.python, wanted.name, count(blocks[group] for group in groups))
-        noted["python"] = self._version()
-        noted.update({group: digest(blocks[group]) for group in groups})
-        self.stamp.write_text(json.dumps(noted, indent=1) + "\n")
+        installed["python"] = self._version()
+        installed.update({group: digest(blocks[group]) for group in groups})
+        self.stamp.write_text(json.dumps(installed, indent=1) + "\n")
         self.unfinished.unlink()
 
 

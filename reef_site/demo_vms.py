@@ -56,7 +56,7 @@ class NoDemoVms:
 
 
 def prepare(
-    data: Path, port: int, *, on_loopback: bool, tell: Callable[[str], None] = lambda _: None
+    data: Path, port: int, *, on_loopback: bool, report: Callable[[str], None] = lambda _: None
 ) -> DemoVms | NoDemoVms:
     """Try to prepare the emulator. `port` is reef's own, which VMs call at the bridge address.
 
@@ -69,20 +69,20 @@ def prepare(
     argv = [sys.executable, "-m", ".".join(PROGRAM.parts), "--state", str(data / FOLDER)]
     argv += ["--mode", "namespaces"]
     try:
-        done = _try(argv, tell)
+        done = _prepare(argv, report)
         facts: dict[str, Any] = json.loads(done.stdout.splitlines()[-1]) if done.stdout else {}
     except subprocess.TimeoutExpired:
         return NoDemoVms(f"the emulator did not come up within {SECONDS:.0f} seconds")
     except ValueError:
         facts = {}
     if done.returncode or "url" not in facts:
-        return NoDemoVms(_last_words(done.stderr))
-    return _as_told(argv, facts, data, port, on_loopback=on_loopback)
+        return NoDemoVms(_last_line(done.stderr))
+    return _demo_vms(argv, facts, data, port, on_loopback=on_loopback)
 
 
-def _try(argv: list[str], tell: Callable[[str], None]) -> subprocess.CompletedProcess[str]:
+def _prepare(argv: list[str], report: Callable[[str], None]) -> subprocess.CompletedProcess[str]:
     """Run `--prepare`, repeatedly while an earlier emulator still ends. Raises TimeoutExpired."""
-    end, told = time.monotonic() + SECONDS, False
+    end, is_reported = time.monotonic() + SECONDS, False
     while True:
         done = subprocess.run(
             [*argv, "--prepare"],
@@ -95,18 +95,18 @@ def _try(argv: list[str], tell: Callable[[str], None]) -> subprocess.CompletedPr
         )
         if done.returncode != TAKEN or time.monotonic() > end - 1.0:
             return done
-        if not told:
-            tell("waiting for the emulator of an earlier demo, which still clears up")
-        told = True
+        if not is_reported:
+            report("waiting for the emulator of an earlier demo, which still clears up")
+        is_reported = True
         time.sleep(0.5)
 
 
-def _last_words(text: str) -> str:
+def _last_line(text: str) -> str:
     lines = text.strip().splitlines()
     return lines[-1].removeprefix("emulator: ") if lines else "the emulator does not say why"
 
 
-def _as_told(
+def _demo_vms(
     argv: list[str], facts: dict[str, Any], data: Path, port: int, *, on_loopback: bool
 ) -> DemoVms:
     api_port = facts["url"].rpartition(":")[2]

@@ -20,8 +20,8 @@ FALSE = frozenset({"0", "false", "no", "off"})
 
 
 # Variables that reef itself sets: for its agents, its processes and its tests.
-_OURS = ("VERS_VM_ID", "VERS_AGENT_ROLE", "REEF_LIEUTENANT", "REEF_UP")
-_OUR_PREFIXES = ("REEF_TEST", "REEF_BENCH")
+_INTERNAL = ("VERS_VM_ID", "VERS_AGENT_ROLE", "REEF_LIEUTENANT", "REEF_UP")
+_INTERNAL_PREFIXES = ("REEF_TEST", "REEF_BENCH")
 # Names that were read so far.
 _known: set[str] = set()
 
@@ -155,24 +155,24 @@ def url(name: str, default: str, schemes: tuple[str, ...]) -> str:
     return given
 
 
-def know(names: Iterable[str]) -> None:
+def register_names(names: Iterable[str]) -> None:
     """Register names that are read elsewhere, such as the config keys of versconfig."""
     _known.update(names)
 
 
-def doubts(names: Iterable[str]) -> list[str]:
+def warnings_for(names: Iterable[str]) -> list[str]:
     """Return a warning for each of these names that looks like a setting but is unknown.
 
     To be called when all settings have been read. Other programs use variables that begin with
     VERS_, too, so of those only near misses of our names are reported.
     """
-    found = []
-    for name in sorted(set(names) - _known - set(_OURS)):
-        if not name.startswith(("REEF_", "VERS_")) or name.startswith(_OUR_PREFIXES):
+    warnings = []
+    for name in sorted(set(names) - _known - set(_INTERNAL)):
+        if not name.startswith(("REEF_", "VERS_")) or name.startswith(_INTERNAL_PREFIXES):
             continue
         near = difflib.get_close_matches(name, sorted(_known), 1, 0.7 if name[0] == "R" else 0.85)
         if near:
-            found.append(f"{name} is not a setting of reef; did you mean {near[0]}?")
+            warnings.append(f"{name} is not a setting of reef; did you mean {near[0]}?")
         elif name.startswith("REEF_"):
-            found.append(f"{name} is not a setting of reef; the README lists them")
-    return found
+            warnings.append(f"{name} is not a setting of reef; the README lists them")
+    return warnings

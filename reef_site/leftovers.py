@@ -35,7 +35,7 @@ def record_process(data_dir: Path, pid: int) -> None:
     copy of the folder the record is void.
     """
     with contextlib.suppress(OSError):
-        line = f"{pid} {_stat(pid)[_STARTED]} {_place(data_dir)}\n"
+        line = f"{pid} {_stat(pid)[_STARTED]} {_folder_id(data_dir)}\n"
         descriptor = os.open(data_dir / PROCESSES, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         with os.fdopen(descriptor, "w") as file:
             file.write(line)
@@ -81,15 +81,15 @@ def _recorded(data_dir: Path) -> dict[int, str]:
     except OSError:
         return {}
     found = [line.split() for line in lines]
-    own = _place(data_dir)
+    own = _folder_id(data_dir)
     return {
-        int(words[0]): words[1]
-        for words in found
-        if len(words) == 3 and words[0].isdigit() and words[2] == own
+        int(fields[0]): fields[1]
+        for fields in found
+        if len(fields) == 3 and fields[0].isdigit() and fields[2] == own
     }
 
 
-def _place(data_dir: Path) -> str:
+def _folder_id(data_dir: Path) -> str:
     """Return an identifier of this folder that a copy of it does not share."""
     facts = data_dir.stat()
     return f"{facts.st_dev}:{facts.st_ino}"
@@ -116,7 +116,7 @@ def clear(data_dir: Path, patience: float = 3.0) -> int:
 
     They get SIGTERM first, and SIGKILL after `patience` seconds. Lieutenants are not among them.
     """
-    asked = tagged(data_dir)
+    found_pids = tagged(data_dir)
     for number in (signal.SIGTERM, signal.SIGKILL):
         left = tagged(data_dir)
         _signal(left, number)
@@ -125,7 +125,7 @@ def clear(data_dir: Path, patience: float = 3.0) -> int:
             time.sleep(0.05)
             left = tagged(data_dir)
     forget_processes(data_dir)
-    return len(asked)
+    return len(found_pids)
 
 
 def _signal(pids: list[int], number: signal.Signals) -> None:

@@ -31,14 +31,14 @@ from reef_site.common.reaper import Reaper, become_subreaper
 from reef_site.hardening import UMASK, harden_process
 from reef_site.log_lines import one_line
 
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
+FIRST_PAUSE, MAX_PAUSE = 0.5, 30.0
 HEALTHY_SECONDS = 60.0
 # At a stop: the time until remaining processes are killed, and then the time for Redis.
 KILL_AFTER, REDIS_GRACE = 8.0, 1.0
 # Time for a process to end by itself before it is replaced.
-REPLACE_SECONDS = 3.0
-LARGEST_LOG = 10 << 20
-LONGEST_LINE = 4000
+REPLACE_GRACE = 3.0
+MAX_LOG_BYTES = 10 << 20
+MAX_LINE = 4000
 # File in the data folder; locked by the `up` that runs on it.
 LOCK_FILE = "up.lock"
 PLAIN_VARIABLES = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR")
@@ -54,11 +54,11 @@ class Service:
     argv: list[str]
     stale: list[str] = field(default_factory=list)
     # "first" starts before the rest and stops after it; "late" starts when the pages respond.
-    turn: str = ""
+    start_phase: str = ""
     # Run to its end and do not restart.
     once: bool = False
     # Lines that contain one of these texts go to the log only.
-    hush: list[str] = field(default_factory=list)
+    muted: list[str] = field(default_factory=list)
     # Less strict for programs whose files others must be able to read.
     umask: int = UMASK
     # False: only PLAIN_VARIABLES, without settings and keys.
@@ -156,7 +156,7 @@ class Log:
                 self._file = self._path.open("ab")
             self._file.write(line.encode("utf-8", "replace") + b"\n")
             self._file.flush()
-            if self._file.tell() > LARGEST_LOG:
+            if self._file.tell() > MAX_LOG_BYTES:
                 self._file.close()
                 self._path.replace(self._path.with_name(f"{self._path.name}.1"))
                 self._file = self._path.open("ab")
@@ -182,7 +182,7 @@ def die_with_parent(parent: int) -> Callable[[], None]:
     return arrange
 
 
-def how_it_ended(code: int) -> str:
+def describe_exit(code: int) -> str:
     """Describe an exit code in words."""
     if code >= 0:
         return f"exit code {code}"
@@ -220,9 +220,9 @@ async def read_lines(process: subprocess.Popen[bytes], tell: Callable[[str], Non
     while data := await reader.read(65536):
         *lines, rest = (rest + data).split(b"\n")
         # Cut here already: the end of a long line may still come.
-        rest = rest[:LONGEST_LINE]
+        rest = rest[:MAX_LINE]
         for line in lines:
-            tell(line[:LONGEST_LINE].decode("utf-8", "replace").rstrip("\r"))
+            tell(line[:MAX_LINE].decode("utf-8", "replace").rstrip("\r"))
     if rest:
         tell(rest.decode("utf-8", "replace"))
 
@@ -242,18 +242,18 @@ class Runner:
         while not self._reef.stopping.is_set():
             started = time.monotonic()
             try:
-                how = await self._run_once()
+                reason = await self._run_once()
             except Exception as error:  # noqa: BLE001
                 # The loop must survive any error, so that the service is restarted.
-                how = repr(error)
+                reason = repr(error)
                 self.signal(signal.SIGKILL)
             if self._reef.stopping.is_set() or self.service.once:
                 return
             if time.monotonic() - started >= HEALTHY_SECONDS:
                 pause = FIRST_PAUSE
-            self._reef.say(f"{self.service.name} ended ({how}); restarting it in {pause:g} s")
-            await self._reef.stop_or(pause)
-            pause = min(pause * 2, LONGEST_PAUSE)
+            self._reef.say(f"{self.service.name} ended ({reason}); restarting it in {pause:g} s")
+            await self._reef.wait_or_stop(pause)
+            pause = min(pause * 2, MAX_PAUSE)
 
     def signal(self, number: signal.Signals) -> None:
         """Signal the process; SIGKILL goes to its whole group."""
@@ -283,7 +283,7 @@ class Runner:
             os.killpg(self.process.pid, signal.SIGKILL)
         await asyncio.wait({lines}, timeout=1.0)
         lines.cancel()
-        return how_it_ended(code)
+        return describe_exit(code)
 
     async def _guard_sockets(self) -> None:
         """Replace the process if its socket file is removed: it cannot be reached any more."""
@@ -297,7 +297,7 @@ class Runner:
         """End the process, so that it is started again."""
         self._reef.say(f"{self.service.name}: {why}; restarting it")
         self.signal(signal.SIGTERM)
-        await asyncio.sleep(REPLACE_SECONDS)
+        await asyncio.sleep(REPLACE_GRACE)
         self.signal(signal.SIGKILL)
 
     def _spawn(self) -> subprocess.Popen[bytes]:
@@ -318,7 +318,7 @@ class Runner:
     def _tell(self, line: str) -> None:
         line = one_line(line)
         self._log.write(line)
-        if not any(words in line for words in self.service.hush):
+        if not any(words in line for words in self.service.muted):
             self._reef.terminal.show(self.service.name, line)
 
 
@@ -333,18 +333,18 @@ class Supervisor:
         self._lock = lock
         self.terminal = Terminal(out)
         self.stopping = asyncio.Event()
-        self._hurry = asyncio.Event()
+        self._kill_now = asyncio.Event()
         Path(plan.logs).mkdir(mode=0o700, parents=True, exist_ok=True)
         self._log = Log(Path(plan.logs) / "up.log")
         self._runners: dict[Runner, asyncio.Task[None]] = {}
-        self._others: set[asyncio.Task[None]] = set()
+        self._background: set[asyncio.Task[None]] = set()
         self._demo: subprocess.Popen[bytes] | None = None
 
     def say(self, line: str) -> None:
         """Print and log one line of the supervisor itself."""
         line = one_line(line)
-        kept = line.replace(self.plan.link, "(a link)") if self.plan.link else line
-        self._log.write(one_line(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {kept}"))
+        shown = line.replace(self.plan.link, "(a link)") if self.plan.link else line
+        self._log.write(one_line(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {shown}"))
         self.terminal.show("reef", line)
 
     def plain_environment(self) -> dict[str, str]:
@@ -352,7 +352,7 @@ class Supervisor:
         names = (*PLAIN_VARIABLES, self.plan.tag)
         return {name: os.environ[name] for name in names if name in os.environ}
 
-    async def stop_or(self, seconds: float) -> bool:
+    async def wait_or_stop(self, seconds: float) -> bool:
         """Wait until the stop or for `seconds`; return whether reef is stopping."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.stopping.wait(), seconds)
@@ -362,58 +362,58 @@ class Supervisor:
         """Start everything, wait for the stop, and stop everything."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            loop.add_signal_handler(number, self._asked_to_stop)
+            loop.add_signal_handler(number, self._request_stop)
         self._start("first")
         if self.plan.demo:
-            self._keep(partial(self._keep_demo, self.plan.demo))
+            self._run_in_background(partial(self._keep_demo, self.plan.demo))
         self._start("")
-        self._keep(self._open_doors)
-        self._keep(self._reap)
-        self._keep(self._keep_lock)
+        self._run_in_background(self._announce_start)
+        self._run_in_background(self._reap)
+        self._run_in_background(self._keep_lock)
         await self.stopping.wait()
         await self._stop()
         self.terminal.close()
 
-    def _asked_to_stop(self) -> None:
+    def _request_stop(self) -> None:
         if self.stopping.is_set():
-            self._hurry.set()
+            self._kill_now.set()
         self.stopping.set()
 
-    def _keep(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    def _run_in_background(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run this work in the background; after an error, run it again."""
 
-        async def kept() -> None:
+        async def rerun_after_error() -> None:
             while not self.stopping.is_set():
                 try:
                     await work()
                 except Exception:  # noqa: BLE001
                     for line in traceback.format_exc().splitlines():
                         self.say(line)
-                    await self.stop_or(FIRST_PAUSE)
+                    await self.wait_or_stop(FIRST_PAUSE)
                 else:
                     return
 
-        task = asyncio.create_task(kept())
-        self._others.add(task)
-        task.add_done_callback(self._others.discard)
+        task = asyncio.create_task(rerun_after_error())
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
 
-    def _start(self, turn: str) -> None:
+    def _start(self, start_phase: str) -> None:
         started = [runner.service for runner in self._runners]
         for service in self.plan.services:
-            if service.turn == turn and service not in started:
+            if service.start_phase == start_phase and service not in started:
                 runner = Runner(service, self)
                 self._runners[runner] = asyncio.create_task(runner.run())
 
-    async def _open_doors(self) -> None:
+    async def _announce_start(self) -> None:
         """Start the late services and print the address as soon as the pages respond."""
         patience = time.monotonic() + 5.0
         late = False
-        while not (ready := await answers(*self.plan.health)):
+        while not (ready := await is_responding(*self.plan.health)):
             if not late and time.monotonic() > patience:
                 late = True
                 self.say("still starting…")
                 self._start("late")
-            if await self.stop_or(1.0 if late else 0.05):
+            if await self.wait_or_stop(1.0 if late else 0.05):
                 return
         if not late:
             self._start("late")
@@ -421,10 +421,10 @@ class Supervisor:
             for line in self.plan.ready:
                 self.say(line)
             if self.plan.open_browser:
-                self._browse()
-            self._keep(self._watch_health)
+                self._open_browser()
+            self._run_in_background(self._watch_health)
 
-    def _browse(self) -> None:
+    def _open_browser(self) -> None:
         if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
             self.say("no display here; open the link yourself")
             return
@@ -437,8 +437,8 @@ class Supervisor:
         watch = watchdog.HealthWatch(self.say)
         # Processes that have just been started are not ready yet.
         pause = HEALTHY_SECONDS / 2
-        while not await self.stop_or(pause):
-            pause = watchdog.HEALTH_SECONDS
+        while not await self.wait_or_stop(pause):
+            pause = watchdog.HEALTH_INTERVAL_SECONDS
             if watch.take(*await watchdog.ask_health(*self.plan.health, seconds=10.0)):
                 for runner in [each for each in self._runners if each.service.name == "web"]:
                     await runner.replace("it does not answer")
@@ -446,12 +446,12 @@ class Supervisor:
     async def _reap(self) -> None:
         """Reap orphaned processes each second."""
         dead = Reaper()
-        while not await self.stop_or(1.0):
+        while not await self.wait_or_stop(1.0):
             dead.reap(self._own_pids())
 
     async def _keep_lock(self) -> None:
         """Retake the data folder's lock if its file was removed; stop if another reef has it."""
-        while self._lock and not await self.stop_or(locks.KEEP_SECONDS):
+        while self._lock and not await self.wait_or_stop(locks.KEEP_SECONDS):
             if not self._lock.keep():
                 self.say(f"another reef has taken {self._lock.path}; leaving the data folder to it")
                 self.stopping.set()
@@ -467,7 +467,7 @@ class Supervisor:
         while True:
             if not locks.is_held(demo.lock) and (process is None or process.poll() is not None):
                 if process is not None:
-                    self.say(f"demo ended ({how_it_ended(process.returncode)}); restarting it")
+                    self.say(f"demo ended ({describe_exit(process.returncode)}); restarting it")
                 with (Path(self.plan.logs) / "demo.log").open("ab") as log:
                     process = subprocess.Popen(
                         demo.argv,
@@ -478,15 +478,15 @@ class Supervisor:
                         env=env,
                     )
                 self._demo = process
-            if await self.stop_or(2.0):
+            if await self.wait_or_stop(2.0):
                 return
 
     async def _stop(self) -> None:
         self.say("stopping; the lieutenants keep working")
-        last = [runner for runner in self._runners if runner.service.turn == "first"]
+        last = [runner for runner in self._runners if runner.service.start_phase == "first"]
         await self._end([one for one in self._runners if one not in last], KILL_AFTER)
         await self._end(last, REDIS_GRACE)
-        for task in self._others:
+        for task in self._background:
             task.cancel()
         if data_dir := os.environ.get(self.plan.tag):
             leftovers.forget_processes(Path(data_dir))
@@ -499,9 +499,9 @@ class Supervisor:
         tasks = {self._runners[runner]: runner for runner in runners}
         for runner in runners:
             runner.signal(signal.SIGTERM)
-        hurry = asyncio.create_task(self._hurry.wait())
+        hurry = asyncio.create_task(self._kill_now.wait())
         left, end = set(tasks), time.monotonic() + grace
-        while left and not self._hurry.is_set() and (rest := end - time.monotonic()) > 0:
+        while left and not self._kill_now.is_set() and (rest := end - time.monotonic()) > 0:
             await asyncio.wait({*left, hurry}, timeout=rest, return_when=asyncio.FIRST_COMPLETED)
             left = {task for task in left if not task.done()}
         hurry.cancel()
@@ -512,7 +512,7 @@ class Supervisor:
             await asyncio.wait(left, timeout=2.0)
 
 
-async def answers(host: str, port: int) -> bool:
+async def is_responding(host: str, port: int) -> bool:
     """Return whether the web process answers `GET /health`, with 200 or 503."""
     status, _ = await watchdog.ask_health(host, port)
     return status in (200, 503)
@@ -531,10 +531,10 @@ def main(argv: list[str]) -> int:
     data_dir = os.environ.get(plan.tag)
     lock = locks.FileLock(Path(data_dir) / LOCK_FILE, lock_fd) if data_dir else None
 
-    async def everything() -> None:
+    async def run() -> None:
         await Supervisor(plan, sys.stdout, lock).run()
 
-    asyncio.run(everything())
+    asyncio.run(run())
     return 0
 
 

@@ -21,7 +21,7 @@ from reef_site.agent_install import CHECKOUT, InstallError, Recipe, apt_install
 CACHE = CHECKOUT / ".cache"
 OLD_AGENT = Recipe(CHECKOUT / "tests" / "agents" / "pi-0.73", "@mariozechner/pi-coding-agent")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-Say = Callable[[str], object]
+Report = Callable[[str], object]
 
 
 @dataclass(frozen=True)
@@ -84,24 +84,24 @@ PROGRAMS = (
 )
 
 
-def prepare(say: Say) -> Testbed:
+def prepare(report: Report) -> Testbed:
     """Find the tools, and install missing ones where that is allowed."""
-    bed = Testbed()
+    tools = Testbed()
     missing = [program for program in PROGRAMS if not program.find()]
-    trouble = _fetch(missing, say) if missing else ""
+    reason = _install(missing, report) if missing else ""
     for program in PROGRAMS:
         if path := program.find():
-            bed.found[program.variable] = path
+            tools.found[program.variable] = path
         else:
             command = apt_install(*program.packages)
-            why = f"{program.name} is missing{trouble}. Fix it with `{command}`"
-            bed.problems[program.name] = why
-            say(why)
-    _agents(bed, say)
-    return bed
+            why = f"{program.name} is missing{reason}. Fix it with `{command}`"
+            tools.problems[program.name] = why
+            report(why)
+    _install_agents(tools, report)
+    return tools
 
 
-def _fetch(missing: list[Program], say: Say) -> str:
+def _install(missing: list[Program], report: Report) -> str:
     """Install by apt; return the reason of a failure as part of a sentence, or an empty text."""
     if not shutil.which("apt-get"):
         return " and there is no apt here"
@@ -110,7 +110,7 @@ def _fetch(missing: list[Program], say: Say) -> str:
     packages = [package for program in missing for package in program.packages]
     env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     for words in (["update"], ["install", "-y", "--no-install-recommends", *packages]):
-        say(f"apt-get {' '.join(words)}")
+        report(f"apt-get {' '.join(words)}")
         done = subprocess.run(
             ["apt-get", "-q", *words],
             env=env,
@@ -120,24 +120,24 @@ def _fetch(missing: list[Program], say: Say) -> str:
             text=True,
         )
         if done.returncode:
-            say("\n".join(done.stdout.splitlines()[-8:]))
+            report("\n".join(done.stdout.splitlines()[-8:]))
             return " and apt-get failed"
     return ""
 
 
-def _agents(bed: Testbed, say: Say) -> None:
+def _install_agents(tools: Testbed, report: Report) -> None:
     """Install both agents in folders of their own, so that tests never use the machine's."""
     home = CACHE / "agents"
     try:
-        new = agent_install.ensure(agent_install.PINNED, home / "pi-0.87", say)
-        bed.found["REEF_TEST_PI_087"] = str(new.pi)
-        bed.found["REEF_TEST_NODE22"] = str(new.node)
+        new = agent_install.ensure(agent_install.PINNED, home / "pi-0.87", report)
+        tools.found["REEF_TEST_PI_087"] = str(new.pi)
+        tools.found["REEF_TEST_NODE22"] = str(new.node)
     except InstallError as error:
-        bed.problems["pi_087"] = str(error)
-        say(str(error))
+        tools.problems["pi_087"] = str(error)
+        report(str(error))
     try:
-        old = agent_install.ensure(OLD_AGENT, home / "pi-0.73", say)
-        bed.found["REEF_TEST_PI_073"] = str(old.cli)
+        old = agent_install.ensure(OLD_AGENT, home / "pi-0.73", report)
+        tools.found["REEF_TEST_PI_073"] = str(old.cli)
     except InstallError as error:
-        bed.problems["pi_073"] = str(error)
-        say(str(error))
+        tools.problems["pi_073"] = str(error)
+        report(str(error))

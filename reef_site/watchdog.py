@@ -12,20 +12,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-SOCKET_SECONDS = 1.0
-HEALTH_SECONDS = 5.0
+SOCKET_INTERVAL_SECONDS = 1.0
+HEALTH_INTERVAL_SECONDS = 5.0
 # A running web process that has not responded for this long is restarted.
 WEB_PATIENCE_SECONDS = 60.0
 
 
 async def ask_health(host: str, port: int, seconds: float = 3.0) -> tuple[int, dict[str, Any]]:
     """Return status and JSON body of `GET /health`; status 0 without a response."""
-    question = f"GET /health HTTP/1.1\r\nHost: localhost:{port}\r\nConnection: close\r\n\r\n"
+    request = f"GET /health HTTP/1.1\r\nHost: localhost:{port}\r\nConnection: close\r\n\r\n"
     try:
         async with asyncio.timeout(seconds):
             reader, writer = await asyncio.open_connection(host, port)
             try:
-                writer.write(question.encode())
+                writer.write(request.encode())
                 head, _, body = (await reader.read()).partition(b"\r\n\r\n")
             finally:
                 writer.close()
@@ -33,10 +33,10 @@ async def ask_health(host: str, port: int, seconds: float = 3.0) -> tuple[int, d
     except (OSError, TimeoutError, ValueError, IndexError):
         return 0, {}
     try:
-        said = json.loads(body)
+        payload = json.loads(body)
     except ValueError:
         return status, {}
-    return status, said if isinstance(said, dict) else {}
+    return status, payload if isinstance(payload, dict) else {}
 
 
 async def until_socket_is_gone(paths: list[str]) -> str:
@@ -45,7 +45,7 @@ async def until_socket_is_gone(paths: list[str]) -> str:
         missing = {path for path in paths if not Path(path).exists()}
         if missing and (gone := missing & _bound()):
             return min(gone)
-        await asyncio.sleep(SOCKET_SECONDS)
+        await asyncio.sleep(SOCKET_INTERVAL_SECONDS)
 
 
 def _bound() -> set[str]:
@@ -62,20 +62,22 @@ class HealthWatch:
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
-        self._told = ""
+        self._reported = ""
         # Problem at the last check; a problem must be there at two checks to be reported.
-        self._before = ""
+        self._previous = ""
         self._silent_since: float | None = None
 
-    def take(self, status: int, said: dict[str, Any]) -> bool:
+    def take(self, status: int, payload: dict[str, Any]) -> bool:
         """Process one response; return whether the pages have been unresponsive for too long."""
-        is_there = status in (200, 503)
-        wrong = _wrong(said) if is_there else f"the pages do not answer ({status or 'no answer'})"
-        if wrong == self._before and wrong != self._told:
-            self._say(f"degraded: {wrong}" if wrong else "healthy again")
-            self._told = wrong
-        self._before = wrong
-        if is_there:
+        is_up = status in (200, 503)
+        problem = (
+            _problems(payload) if is_up else f"the pages do not answer ({status or 'no answer'})"
+        )
+        if problem == self._previous and problem != self._reported:
+            self._say(f"degraded: {problem}" if problem else "healthy again")
+            self._reported = problem
+        self._previous = problem
+        if is_up:
             self._silent_since = None
             return False
         self._silent_since = self._silent_since or time.monotonic()
@@ -85,8 +87,8 @@ class HealthWatch:
         return True
 
 
-def _wrong(said: dict[str, Any]) -> str:
-    parts = said.get("parts", {})
+def _problems(payload: dict[str, Any]) -> str:
+    parts = payload.get("parts", {})
     if not isinstance(parts, dict):
         return ""
     # Texts with digits are left out, since they change with each check.

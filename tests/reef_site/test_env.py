@@ -252,10 +252,10 @@ def test_no(monkeypatch: pytest.MonkeyPatch, word: str) -> None:
     ],
 )
 def test_names_that_are_nearly_settings_are_doubted(name: str, said: str) -> None:
-    doubts = env.doubts([name, "PATH", "PORT"])
-    assert len(doubts) == bool(said)
-    assert "".join(doubts).startswith(name if said else "")
-    assert said in "".join(doubts)
+    warnings_for = env.warnings_for([name, "PATH", "PORT"])
+    assert len(warnings_for) == bool(said)
+    assert "".join(warnings_for).startswith(name if said else "")
+    assert said in "".join(warnings_for)
 
 
 def test_doubts_are_no_refusal(tmp_path: Path) -> None:

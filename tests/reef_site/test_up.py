@@ -149,8 +149,8 @@ class Toys:
         return running
 
 
-def toy(name: str, code: str, turn: str = "") -> Service:
-    return Service(name, [sys.executable, "-c", code, f"toy-{name}"], turn=turn)
+def toy(name: str, code: str, start_phase: str = "") -> Service:
+    return Service(name, [sys.executable, "-c", code, f"toy-{name}"], start_phase=start_phase)
 
 
 @pytest.fixture
@@ -177,7 +177,7 @@ def test_what_is_said_is_tagged_and_kept(toys: Toys) -> None:
 
 
 def test_a_large_log_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor, "LARGEST_LOG", 100)
+    monkeypatch.setattr(supervisor, "MAX_LOG_BYTES", 100)
     log = supervisor.Log(tmp_path / "web.log")
     for _ in range(3):
         log.write("y" * 60)
@@ -305,7 +305,7 @@ def alive(pid: int) -> bool:
 
 
 def test_late_ones_start_when_the_pages_answer(toys: Toys) -> None:
-    running = toys.up(toy("worker", FOREVER, turn="late"))
+    running = toys.up(toy("worker", FOREVER, start_phase="late"))
 
     running.wait_for("worker .* here")
     # Whoever starts late is not waited for either.
@@ -313,7 +313,7 @@ def test_late_ones_start_when_the_pages_answer(toys: Toys) -> None:
 
 
 def test_stopping_leaves_nothing(toys: Toys) -> None:
-    running = toys.up(toy("redis", FOREVER, turn="first"), toy("web", DEAF), kill_after=0.5)
+    running = toys.up(toy("redis", FOREVER, start_phase="first"), toy("web", DEAF), kill_after=0.5)
     running.wait_for("here", times=2)
     running.wait_for("it answers")
 
@@ -376,7 +376,7 @@ def test_a_supervisor_whose_lock_another_has_taken_stops(toys: Toys) -> None:
 
 def test_a_plan_survives_the_way() -> None:
     plan = Plan(
-        services=[Service("web", ["a", "b"], stale=["s"], turn="late", once=True)],
+        services=[Service("web", ["a", "b"], stale=["s"], start_phase="late", once=True)],
         logs="/logs",
         health=("::1", 3000),
         ready=["é"],

@@ -134,11 +134,11 @@ def test_the_start_waits_for_the_emulator_of_before(
     fcntl.flock(lock, fcntl.LOCK_EX)
     told: list[str] = []
 
-    def tell(line: str) -> None:
+    def report(line: str) -> None:
         told.append(line)
         lock.close()
 
-    found = demo_vms.prepare(tmp_path, 3000, on_loopback=True, tell=tell)
+    found = demo_vms.prepare(tmp_path, 3000, on_loopback=True, report=report)
 
     assert told == ["waiting for the emulator of an earlier demo, which still clears up"]
     assert "already runs" not in getattr(found, "why", "")

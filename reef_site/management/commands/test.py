@@ -35,10 +35,10 @@ class Command(BaseCommand):
 
     def become_pytest(self, arguments: list[str]) -> NoReturn:
         """Install missing tools, then replace this process by pytest."""
-        bed = testbed.prepare(lambda line: self.stderr.write(f"reef: {line}"))
+        tools = testbed.prepare(lambda line: self.stderr.write(f"reef: {line}"))
         os.chdir(settings.BASE_DIR)
         argv = [sys.executable, "-m", "pytest", *arguments]
-        os.execve(argv[0], argv, {**inherited(), **bed.environment()})  # noqa: S606
+        os.execve(argv[0], argv, {**inherited(), **tools.environment()})  # noqa: S606
 
 
 def inherited() -> dict[str, str]:

@@ -71,16 +71,16 @@ class Command(BaseCommand):
             refuse(f"{problem} ({settings.DATA_DIR})")
 
     def _start(self, options: dict[str, Any]) -> None:
-        for doubt in env.doubts(os.environ):
-            say(f"warning: {doubt}")
+        for warning in env.warnings_for(os.environ):
+            say(f"warning: {warning}")
         _check_disk()
         _check_open_files()
         if problems := config.problems_of_environment():
             refuse(problems[0])
         start = Start(options["host"], options["port"], demo=options["demo"])
-        lock = start.claim()
+        lock = start.lock_data_folder()
         start.prepare_database()
-        start.enter_data_folder()
+        start.register_host()
         start.prepare_vms()
         start.prepare_agent()
         link = auth.make_signin_link(settings.PUBLIC_URL or start.page_url)
@@ -100,13 +100,13 @@ def _check_disk() -> None:
 def _check_open_files() -> None:
     """Raise the limit of open files, and warn if it stays low."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
-    if soft != resource.RLIM_INFINITY and soft < most:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-    if most < OPEN_FILES:
+    limit = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < limit:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    if limit < OPEN_FILES:
         say(
-            f"warning: a process may open {most} files only (ulimit -n); with more than about"
-            f" {most * 2 // 3} streams and connections, further ones are refused"
+            f"warning: a process may open {limit} files only (ulimit -n); with more than about"
+            f" {limit * 2 // 3} streams and connections, further ones are refused"
         )
 
 
@@ -138,13 +138,13 @@ class Start:
         """URL for browsers: on the loopback with reef's own host name."""
         return auth.page_url(self.url)
 
-    def claim(self) -> IO[str]:
+    def lock_data_folder(self) -> IO[str]:
         """Lock the data folder, end processes of a killed reef, and check the port."""
         if not 0 < self.port < 65536:
             refuse(f"{self.port} is not a port; use one between 1 and 65535")
         lock = leftovers.take_lock(self.data / "up.lock")
         if lock is None:
-            refuse(already(self.data))
+            refuse(already_running(self.data))
         if cleared := leftovers.clear(self.data):
             say(f"ended {cleared} processes that a killed reef had left running")
         if problem := leftovers.port_problem(self.host, self.port):
@@ -177,7 +177,7 @@ class Start:
         finally:
             connection.close()
 
-    def enter_data_folder(self) -> None:
+    def register_host(self) -> None:
         """Register this host for the data folder, also under a new host name or path."""
         if "lieutenant" not in settings.ORGANS:
             return
@@ -199,7 +199,7 @@ class Start:
         """Prepare the demo's VMs, if there can be any."""
         if self.demo:
             on_loopback = self.host not in WILDCARDS
-            self.vms = demo_vms.prepare(self.data, self.port, on_loopback=on_loopback, tell=say)
+            self.vms = demo_vms.prepare(self.data, self.port, on_loopback=on_loopback, report=say)
 
     def prepare_agent(self) -> None:
         """Check the `pi` that would be used, and reject one that is not an agent.
@@ -268,9 +268,9 @@ class Start:
             logs=str(self.data / "logs"),
             health=(self.reachable, self.port),
             ready=[
-                *self._ready(link),
-                *self._without_agent(no_agent=no_agent),
-                *self._isolation(),
+                *self._ready_lines(link),
+                *self._agent_warning(no_agent=no_agent),
+                *self._isolation_warning(),
             ],
             tag=leftovers.TAG,
             link=link,
@@ -291,10 +291,10 @@ class Start:
         words = {"loglevel": "warning", "set-proc-title": "no"}
         config = redis_server.write_config(settings.RUN_DIR, password, **words)
         # It saves nothing, so its warnings about memory for saving are irrelevant.
-        hush = ["Memory overcommit", "signal-handler", "ready to exit"]
+        muted = ["Memory overcommit", "signal-handler", "ready to exit"]
         argv = [str(program), str(config)]
         stale = [str(settings.RUN_DIR / "redis.sock")]
-        return [Service("redis", argv, stale, "first", hush=hush, full_environment=False)]
+        return [Service("redis", argv, stale, "first", muted=muted, full_environment=False)]
 
     def _web(self) -> Service:
         argv = [*hardened("granian"), "--interface", "wsgi", "--workers", "2"]
@@ -311,11 +311,11 @@ class Start:
         argv = [*hardened("celery"), "-q", "-A", "reef_site", "worker", "-P", "threads", "-c", "8"]
         argv += ["-Q", "celery", "-l", settings.LOG_LEVEL]
         argv += ["--without-mingle", "--without-gossip"]
-        return Service("worker", argv, turn="late")
+        return Service("worker", argv, start_phase="late")
 
     def _beat(self) -> Service:
         argv = [*hardened("celery"), "-q", "-A", "reef_site", "beat", "-l", "WARNING"]
-        return Service("beat", argv, turn="late")
+        return Service("beat", argv, start_phase="late")
 
     def _agent(self) -> list[Service]:
         """Return the one-off process that installs the agent, if there is none."""
@@ -326,14 +326,14 @@ class Start:
         if agent_install.installed(agent_install.PINNED, target):
             return []
         argv = [*module("reef_site.agent_install"), "--target", str(target)]
-        return [Service("agent", argv, turn="late", once=True, umask=0o022)]
+        return [Service("agent", argv, start_phase="late", once=True, umask=0o022)]
 
     def _emulator(self) -> list[Service]:
         """Return the emulator that runs the demo's VMs, which end with it."""
         if not isinstance(self.vms, DemoVms):
             return []
         # Request lines go to the log only.
-        return [Service("vms", self.vms.argv, hush=["GET /api/v1/"], umask=0o022)]
+        return [Service("vms", self.vms.argv, muted=["GET /api/v1/"], umask=0o022)]
 
     def _demo_model(self) -> Demo:
         folder = self.data / "demo"
@@ -343,7 +343,7 @@ class Start:
         argv += ["--agents", str(settings.LIEUTENANTS_DIR)]
         return Demo(argv, str(folder / "lock"))
 
-    def _ready(self, link: str) -> list[str]:
+    def _ready_lines(self, link: str) -> list[str]:
         given = bool(os.environ.get("VERS_AUTH_TOKEN", "").strip())
         token = "in VERS_AUTH_TOKEN" if given else f"in {settings.ROOT_TOKEN_FILE}"
         lines = [
@@ -366,12 +366,12 @@ class Start:
             lines.append(f"for other machines, set REEF_ALLOWED_HOSTS to its name there, as {name}")
         return lines
 
-    def _isolation(self) -> list[str]:
+    def _isolation_warning(self) -> list[str]:
         """Return a warning if the isolation of agents is weak here."""
         warning = modes.warning() if "lieutenant" in settings.ORGANS else ""
         return [f"WARNING: {warning}"] if warning else []
 
-    def _without_agent(self, *, no_agent: bool) -> list[str]:
+    def _agent_warning(self, *, no_agent: bool) -> list[str]:
         """Return a warning if no lieutenant can start and no agent is about to be installed."""
         settings.OWN_AGENT = "REEF_OWN_AGENT" in self.agent
         missing = agents.agent_problem() if settings.PI_PATH or no_agent else ""
@@ -389,7 +389,7 @@ def hardened(name: str) -> list[str]:
     return [*module("reef_site.hardening"), name]
 
 
-def already(data: Path) -> str:
+def already_running(data: Path) -> str:
     """Return the error for a second `up`, which names the first."""
     try:
         facts = json.loads((data / "up.json").read_text())
