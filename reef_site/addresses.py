@@ -52,7 +52,7 @@ class TrustedProxies:
         """Return whether a proxy at this address is trusted."""
         if not self._networks:
             return False
-        address = _parsed(host)
+        address = _parse(host)
         return address is not None and any(address in network for network in self._networks)
 
     def client(self, peer: str, forwarded: Sequence[bytes]) -> str:
@@ -65,7 +65,7 @@ class TrustedProxies:
             return peer
         client = peer
         for hop in reversed(b",".join(forwarded).decode("latin-1").split(",")):
-            address = _parsed(hop.strip())
+            address = _parse(hop.strip())
             if address is None:
                 return client
             client = str(address)
@@ -74,7 +74,7 @@ class TrustedProxies:
         return client
 
 
-def _parsed(host: str) -> Address | None:
+def _parse(host: str) -> Address | None:
     """Return the address in this text, without a port or zone; None if there is none."""
     if match := _WITH_PORT.fullmatch(host):
         host = match[1] or match[2]

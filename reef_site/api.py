@@ -44,10 +44,10 @@ def answer_error(error: Exception, context: dict[str, Any]) -> Response:
         return Response({"error": "method not allowed"}, status=405)
     if isinstance(error, exceptions.APIException):
         return Response({"error": str(error.detail)}, status=error.status_code)
-    return _answer_accident(error)
+    return _answer_unexpected(error)
 
 
-def _answer_accident(error: Exception) -> Response:
+def _answer_unexpected(error: Exception) -> Response:
     """Render an error that neither the caller nor one of our rules caused."""
     if problem := disk.problem_of(error):
         logger.error("%s (%s)", problem, error)

@@ -74,9 +74,9 @@ class NodesAreAsked(BasePermission):
 
     def has_permission(self, request: Request, view: APIView) -> bool:
         """Return True for safe methods and checking views; else raise without the rights."""
-        asks = getattr(view, "asks_authority", False)
+        checks = getattr(view, "asks_authority", False)
         if request.method not in SAFE_METHODS and (
-            not asks or authority.is_read_only_account(request.user)
+            not checks or authority.is_read_only_account(request.user)
         ):
             authority.check(request.user, "command", None)
         return True
@@ -136,10 +136,10 @@ def make_signin_link(base_url: str) -> str:
 
 def use_signin_link(secret: str) -> User | None:
     """Return the operator if the link is valid, and invalidate it; else None."""
-    good = Session.objects.filter(
+    valid_links = Session.objects.filter(
         session_key=_link_key(secret), session_data="", expire_date__gt=timezone.now()
     )
-    deleted, _ = good.delete()
+    deleted, _ = valid_links.delete()
     return make_operator() if deleted else None
 
 

@@ -99,17 +99,17 @@ def has_body(scope: Scope) -> bool:
     return _lengths(scope)[1]
 
 
-_LENGTHS = "reef.body_lengths"
+_LENGTHS_KEY = "reef.body_lengths"
 
 
 def _lengths(scope: Scope) -> tuple[int, bool]:
     """Return the declared length and whether there is a body; cached in the scope."""
-    known: tuple[int, bool] | None = scope.get(_LENGTHS)
+    known: tuple[int, bool] | None = scope.get(_LENGTHS_KEY)
     if known is None:
         headers = dict(scope["headers"])
         length = headers.get(b"content-length", b"")
         size = int(length) if length.isdigit() else 0
-        known = scope[_LENGTHS] = (size, size > 0 or bool(headers.get(b"transfer-encoding")))
+        known = scope[_LENGTHS_KEY] = (size, size > 0 or bool(headers.get(b"transfer-encoding")))
     return known
 
 
@@ -133,11 +133,11 @@ class BodyBudget:
         """Add `size` bytes. Raises TryLater if the budget is exceeded."""
         if self._held + size > (self._total if small else self._total * 3 // 4):
             raise TryLater(503, "too many requests are being read; try again soon")
-        mine = self._by_client.get(client, 0) + size
-        if mine > self._per_address and not is_loopback(client):
+        client_total = self._by_client.get(client, 0) + size
+        if client_total > self._per_address and not is_loopback(client):
             raise TryLater(429, "too many bytes at a time from your address; try again soon")
         self._held += size
-        self._by_client[client] = mine
+        self._by_client[client] = client_total
 
     def release(self, client: str, size: int) -> None:
         """Give `size` bytes back."""

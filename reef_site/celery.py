@@ -63,12 +63,12 @@ OWNERS = {
 }
 
 
-def _is_here(task: str) -> bool:
+def _is_available(task: str) -> bool:
     owner = OWNERS.get(task.partition(".")[0], "")
     return not owner or owner in settings.ORGANS
 
 
-app.conf.beat_schedule = {name: tick for name, tick in TICKS.items() if _is_here(tick["task"])}
+app.conf.beat_schedule = {name: tick for name, tick in TICKS.items() if _is_available(tick["task"])}
 if "lieutenant" in settings.ORGANS:
     from lieutenants.worker import FollowerStep, take_own_queue
 
@@ -84,14 +84,14 @@ def _harden(**_: Any) -> None:
 
 
 @import_modules.connect(weak=False)
-def _leave_out_tasks(**_: Any) -> None:
+def _unregister_tasks(**_: Any) -> None:
     """Unregister tasks of organs that this reef does not have; their modules may be imported."""
-    for task in [name for name in app.tasks if not _is_here(name)]:
+    for task in [name for name in app.tasks if not _is_available(name)]:
         app.tasks.unregister(task)
 
 
 @worker_ready.connect
-def show_life(**_: Any) -> None:
+def send_first_heartbeat(**_: Any) -> None:
     """Send the first heartbeat of the worker without waiting for beat's first tick."""
     from reef_site.tasks import tick
 

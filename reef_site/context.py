@@ -13,30 +13,30 @@ from lieutenants import agents
 from lieutenants.isolation import modes
 from vmtree import authority
 
-_LOOK_SECONDS = 10.0
+_CACHE_SECONDS = 10.0
 
 
 @dataclass
-class _Known:
+class _Cached:
     """Result and monotonic time of the last search for an agent on this host."""
 
     problem: str = ""
-    looked_at: float = -_LOOK_SECONDS
+    checked_at: float = -_CACHE_SECONDS
 
 
-_known = _Known()
+_cached = _Cached()
 
 
 def agent_problem() -> str:
     """Return why no lieutenant can start here, empty if one can; cached for ten seconds."""
-    if time.monotonic() - _known.looked_at >= _LOOK_SECONDS:
-        _known.problem, _known.looked_at = agents.agent_problem(), time.monotonic()
-    return _known.problem
+    if time.monotonic() - _cached.checked_at >= _CACHE_SECONDS:
+        _cached.problem, _cached.checked_at = agents.agent_problem(), time.monotonic()
+    return _cached.problem
 
 
 def forget() -> None:
     """Drop the cached result."""
-    _known.looked_at = -_LOOK_SECONDS
+    _cached.checked_at = -_CACHE_SECONDS
 
 
 def _is_read_only(request: HttpRequest) -> bool:

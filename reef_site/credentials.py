@@ -46,19 +46,19 @@ class Credentials:
 
         Raises TryLater if the database does not answer, unless the body needs no credentials.
         """
-        anybody = MAX_OPEN_BODY if OPEN_ROUTES.fullmatch(scope["path"]) else 0
-        good = await self._are_good(scope["headers"])
-        if good is None and not 0 < declared(scope) <= anybody:
+        open_limit = MAX_OPEN_BODY if OPEN_ROUTES.fullmatch(scope["path"]) else 0
+        is_valid = await self._are_valid(scope["headers"])
+        if is_valid is None and not 0 < declared(scope) <= open_limit:
             raise TryLater(503, "the database does not answer; try again soon")
-        return BodyLimit(MOST_BODY) if good else BodyLimit(anybody, is_anonymous=True)
+        return BodyLimit(MOST_BODY) if is_valid else BodyLimit(open_limit, is_anonymous=True)
 
-    async def _are_good(self, headers: Sequence[tuple[bytes, bytes]]) -> bool | None:
+    async def _are_valid(self, headers: Sequence[tuple[bytes, bytes]]) -> bool | None:
         """Return whether the credentials are valid; None if the database does not answer."""
         authorization = next((value for key, value in headers if key == b"authorization"), b"")
         plausible, digest = credentials(authorization) if authorization else (False, None)
         if plausible and digest is None:
             return True
-        shown = Shown(digest if plausible else None, _session_of(headers))
+        shown = Shown(digest if plausible else None, _session_id(headers))
         if shown.digest is None and not shown.session:
             return False
         return await self._group.ask(shown)
@@ -89,10 +89,10 @@ def user_of_session(key: str) -> AbstractBaseUser | None:
     if user is None or not getattr(user, "is_active", False):
         return None
     shown = session.get(HASH_SESSION_KEY, "")
-    good = [user.get_session_auth_hash(), *user.get_session_auth_fallback_hash()]
-    return user if any(constant_time_compare(shown, each) for each in good) else None
+    is_valid = [user.get_session_auth_hash(), *user.get_session_auth_fallback_hash()]
+    return user if any(constant_time_compare(shown, each) for each in is_valid) else None
 
 
-def _session_of(headers: Sequence[tuple[bytes, bytes]]) -> str:
-    said = "; ".join(value.decode("latin-1") for key, value in headers if key == b"cookie")
-    return parse_cookie(said).get(settings.SESSION_COOKIE_NAME, "") if said else ""
+def _session_id(headers: Sequence[tuple[bytes, bytes]]) -> str:
+    cookies = "; ".join(value.decode("latin-1") for key, value in headers if key == b"cookie")
+    return parse_cookie(cookies).get(settings.SESSION_COOKIE_NAME, "") if cookies else ""

@@ -31,7 +31,7 @@ logger = logging.getLogger("reef.edge")
 AtOnce = Callable[[Scope, Callable[[Answer | None], None]], bool]
 
 HEAD_SECONDS = 20.0
-MOST_HEAD = 1 << 16
+MAX_HEAD = 1 << 16
 MAX_URL = 32 << 10
 # The web server accepts a hundred, and the edge adds some of its own.
 MAX_HEADERS = 90
@@ -86,11 +86,11 @@ class Protocol(HttpToolsProtocol):
             self._refuse(429, TOO_MANY_CONNECTIONS, b"retry-after: 5\r\n")
             return
         self._counted_as = key
-        self._begin()
+        self._start_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Release the client's slot and stop the timer."""
-        self._end()
+        self._stop_timer()
         if self._counted_as is not None:
             self.limits.release(self._counted_as)
             self._counted_as = None
@@ -102,11 +102,11 @@ class Protocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Start the time limit at the first byte of a request."""
         super().on_message_begin()
-        self._begin()
+        self._start_timer()
 
     def on_headers_complete(self) -> None:
         """Stop the time limit. Headers that the parser reports later are trailers of the body."""
-        self._end()
+        self._stop_timer()
         super().on_headers_complete()
         self.headers = _DISCARDED_TRAILERS
 
@@ -124,7 +124,7 @@ class Protocol(HttpToolsProtocol):
         in_body = self.cycle is not None and self.cycle.more_body and not self._body_came
         if self._waits_since is not None or in_body:
             self._size += len(data)
-            if self._size > MOST_HEAD:
+            if self._size > MAX_HEAD:
                 self._hang_up(*((431, TOO_MANY) if self.url_is_whole() else (414, TOO_LONG)))
 
     def url_is_whole(self) -> bool:
@@ -136,7 +136,7 @@ class Protocol(HttpToolsProtocol):
         error = sys.exc_info()[1]
         if len(getattr(self, "url", b"")) > MAX_URL:
             self._hang_up(414, TOO_LONG)
-        elif isinstance(error, httptools.HttpParserInvalidMethodError) and _is_word(self._data):
+        elif isinstance(error, httptools.HttpParserInvalidMethodError) and _is_method(self._data):
             self._hang_up(405, "method not allowed", f"allow: {METHODS}\r\n".encode())
         else:
             self._hang_up(400, MALFORMED)
@@ -145,13 +145,13 @@ class Protocol(HttpToolsProtocol):
         """Handle one request; called by uvicorn when the one before it is answered."""
         scope = cast("Scope", cycle.scope)
         scope[open_files.FILE] = self._file
-        app = self._counted(scope, app)
+        app = self._with_client_limit(scope, app)
         if app is service_unavailable:
-            app = _refusing(503, "too many connections; try again soon")
+            app = _refusal_app(503, "too many connections; try again soon")
         elif len(scope["headers"]) > MAX_HEADERS or self._head_is_long(scope):
-            app = _refusing(431, TOO_MANY)
+            app = _refusal_app(431, TOO_MANY)
         elif len(scope["raw_path"]) + len(scope["query_string"]) > MAX_URL:
-            app = _refusing(414, TOO_LONG)
+            app = _refusal_app(414, TOO_LONG)
         else:
             at_once: AtOnce = self.config.app.at_once  # type: ignore[union-attr]
             if self.flow.write_paused or not at_once(scope, partial(self._answer, cycle, app)):
@@ -161,7 +161,7 @@ class Protocol(HttpToolsProtocol):
             return
         super()._start_asgi_task(cycle, app)
 
-    def _counted(self, scope: Scope, app: Any) -> Any:
+    def _with_client_limit(self, scope: Scope, app: Any) -> Any:
         """Set the client's address in the scope; count a proxied request as a connection.
 
         A proxy uses its connections for many clients, so each request in progress is counted for
@@ -174,13 +174,13 @@ class Protocol(HttpToolsProtocol):
         client = self.proxies.client(peer, forwarded)
         scope["client"] = (client, 0)
         key = client_key(client)
-        return app if key == self._counted_as else _limited(self.limits, key, app)
+        return app if key == self._counted_as else _limited_app(self.limits, key, app)
 
     def _head_is_long(self, scope: Scope) -> bool:
         """Return whether the headers are too long; measured only if enough bytes arrived."""
-        if len(self._data) + self._size <= MOST_HEAD:
+        if len(self._data) + self._size <= MAX_HEAD:
             return False
-        return sum(len(key) + len(value) + 4 for key, value in scope["headers"]) > MOST_HEAD
+        return sum(len(key) + len(value) + 4 for key, value in scope["headers"]) > MAX_HEAD
 
     def _discard(self, cycle: RequestResponseCycle) -> None:
         """Drop the rest of this request's body as it arrives."""
@@ -196,39 +196,39 @@ class Protocol(HttpToolsProtocol):
         if answer is None:
             super()._start_asgi_task(cycle, app)
             return
-        said = [STATUS_LINE[answer.status]]
+        chunks = [STATUS_LINE[answer.status]]
         for name, value in (*cycle.default_headers, *answer.headers):
-            said += (name, b": ", value, b"\r\n")
-        said.append(b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n")
-        said.append(answer.body)
+            chunks += (name, b": ", value, b"\r\n")
+        chunks.append(b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n")
+        chunks.append(answer.body)
         cycle.response_started = cycle.response_complete = True
-        self.transport.write(b"".join(said))
+        self.transport.write(b"".join(chunks))
         if not cycle.keep_alive:
             self.transport.close()
         self.on_response_complete()
 
-    def _begin(self) -> None:
+    def _start_timer(self) -> None:
         self._size, self._waits_since = 0, self.loop.time()
         if self._timer is None:
-            self._timer = self.loop.call_later(HEAD_SECONDS, self._look)
+            self._timer = self.loop.call_later(HEAD_SECONDS, self._check_timeout)
 
-    def _end(self) -> None:
+    def _stop_timer(self) -> None:
         self._waits_since = None
 
-    def _look(self) -> None:
+    def _check_timeout(self) -> None:
         """Hang up if the headers are overdue; else check again when they would be."""
         self._timer = None
         if self._waits_since is None:
             return
         left = self._waits_since + HEAD_SECONDS - self.loop.time()
         if left > 0:
-            self._timer = self.loop.call_later(left, self._look)
+            self._timer = self.loop.call_later(left, self._check_timeout)
         else:
             self._hang_up(408, TOO_SLOW)
 
     def _hang_up(self, status: int, text: str, header: bytes = b"") -> None:
         """Refuse the request and close, without cutting off the response to an earlier request."""
-        self._end()
+        self._stop_timer()
         if self.transport.is_closing():
             return
         cycle = self.cycle
@@ -257,13 +257,13 @@ def _error(text: str) -> bytes:
     return json.dumps({"error": text}, separators=(",", ":")).encode()
 
 
-def _is_word(data: bytes) -> bool:
+def _is_method(data: bytes) -> bool:
     """Return whether the data begins with a possible method, rather than with another protocol."""
     word, space, _ = data.partition(b" ")
     return bool(space) and word.isalpha() and word.isupper() and len(word) <= 32
 
 
-def _refusing(status: int, text: str) -> Any:
+def _refusal_app(status: int, text: str) -> Any:
     """Return an ASGI application that sends this error and closes the connection."""
     body = _error(text)
 
@@ -281,12 +281,12 @@ def _refusing(status: int, text: str) -> Any:
     return app
 
 
-def _limited(limits: ConnectionLimits, key: str, app: Any) -> Any:
+def _limited_app(limits: ConnectionLimits, key: str, app: Any) -> Any:
     """Wrap the application so that each of its calls counts as a connection of this client."""
 
     async def limited(scope: Scope, receive: Receive, send: Send) -> None:
         if not limits.take(key):
-            await _refusing(429, TOO_MANY_CONNECTIONS)(scope, receive, send)
+            await _refusal_app(429, TOO_MANY_CONNECTIONS)(scope, receive, send)
             return
         try:
             await app(scope, receive, send)

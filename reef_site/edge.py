@@ -53,14 +53,14 @@ logger = logging.getLogger("reef.edge")
 
 Headers = list[tuple[bytes, bytes]]
 
-WEB_SECONDS = 90.0
-SMALL_BODY = 16 << 10
+WEB_TIMEOUT_SECONDS = 90.0
+MAX_SMALL_BODY = 16 << 10
 # Used until the settings are read.
 DEFAULT_BUDGET = 256 << 20
 TRANSCRIPT = re.compile(r"/lieutenant/lieutenants/[^/]+/stream/?")
 LISTING = re.compile(r"/events/?")
 # Hop-by-hop headers, and those that the edge sets itself.
-HOP = frozenset(
+HOP_BY_HOP = frozenset(
     {
         *(b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"te"),
         *(b"trailer", b"transfer-encoding", b"upgrade", b"x-forwarded-for", b"x-forwarded-host"),
@@ -87,7 +87,7 @@ class Edge:
     def __init__(self) -> None:
         self._web: httpx.AsyncClient | None = None
         self._streams: Any = None
-        self._hot: Any = None
+        self._fast_path: Any = None
         self._credentials: Any = None
         self._refusals: Any = None
         self._budget = BodyBudget(DEFAULT_BUDGET, DEFAULT_BUDGET // 4)
@@ -114,8 +114,8 @@ class Edge:
                 self._start()
                 await send({"type": "lifespan.startup.complete"})
             elif event["type"] == "lifespan.shutdown":
-                if self._hot:
-                    await self._hot.close()
+                if self._fast_path:
+                    await self._fast_path.close()
                 await self._credentials.close()
                 await self._refusals.close()
                 await self._streams.close()
@@ -144,7 +144,7 @@ class Edge:
         self._web = httpx.AsyncClient(
             transport=transport,
             base_url="http://web",
-            timeout=httpx.Timeout(WEB_SECONDS, connect=3.0, pool=30.0),
+            timeout=httpx.Timeout(WEB_TIMEOUT_SECONDS, connect=3.0, pool=30.0),
             follow_redirects=False,
         )
         self._key = settings.EDGE_KEY.encode()
@@ -155,7 +155,7 @@ class Edge:
         self._refusals = EdgeRefusals()
         self._streams = Streams()
         if "registry" in settings.ORGANS:
-            self._hot = HotRoutes()
+            self._fast_path = HotRoutes()
         # All of this is permanent: scanning it for garbage would delay heartbeats each time.
         gc.collect()
         gc.freeze()
@@ -168,14 +168,14 @@ class Edge:
             _check(scope)
             await self._route(scope, exchange.receive, send)
         except BadRequest as error:
-            await _say(send, 400, str(error))
+            await _send_error(send, 400, str(error))
         except BodyTooLarge as error:
-            await _say(send, 413, str(error))
+            await _send_error(send, 413, str(error))
         except TryLater as error:
             close = [(b"connection", b"close")] if error.closes else []
-            await _say(send, error.status, str(error), (b"retry-after", b"2"), *close)
+            await _send_error(send, error.status, str(error), (b"retry-after", b"2"), *close)
         except TimeoutError:
-            await _say(send, 408, "body: did not come in time", (b"connection", b"close"))
+            await _send_error(send, 408, "body: did not come in time", (b"connection", b"close"))
         except ClientGone:
             logger.info("%s %.1000s: the client hung up", scope["method"], scope["path"])
 
@@ -190,29 +190,33 @@ class Edge:
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Read the body, if its sender may send one, and respond by the fast path or by web."""
-        hot = self._hot and self._hot.route(scope)
+        route = self._fast_path and self._fast_path.route(scope)
         with Body(self._budget, client_of(scope)) as body:
             # The fast path checks the token as it writes, so a body that has arrived need not wait.
-            early = bool(hot) and _is_small_and_here(scope)
+            early = bool(route) and _small_body_has_arrived(scope)
             if early:
                 await body.take_in(receive, declared(scope), has_arrived=True)
-            good = early or await self._read_body(scope, receive, body)
-            answered = await self._answer_hot(hot, scope, body if good else None) if hot else None
-            if answered is None:
+            is_authenticated = early or await self._read_body(scope, receive, body)
+            response = (
+                await self._answer_on_fast_path(route, scope, body if is_authenticated else None)
+                if route
+                else None
+            )
+            if response is None:
                 if early:
-                    good = await self._read_body(scope, receive, body)
+                    is_authenticated = await self._read_body(scope, receive, body)
                 try:
-                    answer = await self._ask_web(scope, body, withheld=not good)
+                    answer = await self._call_web(scope, body, withheld=not is_authenticated)
                 except httpx.HTTPError as error:
                     log = "%s %.1000s: web is away (%s)"
                     logger.warning(log, scope["method"], scope["path"], error)
-                    await _say_away(scope, send, error)
+                    await _send_unavailable(scope, send, error)
                     return
-        if answered is not None:
-            self._note_refusal(scope, answered)
-            await _send_all(send, answered.status, answered.headers, answered.body)
+        if response is not None:
+            self._note_refusal(scope, response)
+            await _send_all(send, response.status, response.headers, response.body)
         else:
-            await self._pass_back(scope, answer, send)
+            await self._send_response(scope, answer, send)
 
     async def _read_body(self, scope: Scope, receive: Receive, body: Body) -> bool:
         """Read the body unless that was done; return False if the credentials are not valid."""
@@ -222,7 +226,7 @@ class Edge:
         if not limit.size:
             body.drop()
             # The rest of the body is dropped, rather than held until web responds.
-            scope.get(DISCARD, _nothing)()
+            scope.get(DISCARD, _do_nothing)()
         elif body.is_whole:
             pass
         elif limit.is_anonymous:
@@ -234,22 +238,26 @@ class Edge:
 
     # -- fast path ----------------------------------------------------------------------------
 
-    def at_once(self, scope: Scope, tell: Callable[[Answer | None], None]) -> bool:
+    def at_once(self, scope: Scope, callback: Callable[[Answer | None], None]) -> bool:
         """Begin to respond without a task, as `door.AtOnce` describes; return whether it does."""
-        route = self._hot and self._hot.route(scope)
+        route = self._fast_path and self._fast_path.route(scope)
         if not route:
             return False
         headers = dict(_trimmed(scope["headers"]))
-        twice = len(headers) < len(scope["headers"])
-        if twice or b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0":
+        has_duplicates = len(headers) < len(scope["headers"])
+        if (
+            has_duplicates
+            or b"transfer-encoding" in headers
+            or headers.get(b"content-length", b"0") != b"0"
+        ):
             return False
 
-        def noted(answer: Answer | None) -> None:
+        def record_and_call_back(answer: Answer | None) -> None:
             if answer is not None:
                 self._note_refusal(scope, answer)
-            tell(answer)
+            callback(answer)
 
-        begun: bool = self._hot.begin(route, headers, noted)
+        begun: bool = self._fast_path.begin(route, headers, record_and_call_back)
         return begun
 
     def _note_refusal(self, scope: Scope, answer: Answer) -> None:
@@ -260,21 +268,21 @@ class Edge:
         where = (client_of(scope), scope["method"], scope["path"])
         self._refusals.note(*where, answer.status, reason)
 
-    async def _answer_hot(
+    async def _answer_on_fast_path(
         self, route: tuple[str, str], scope: Scope, body: Body | None
     ) -> Answer | None:
         """Return the response of a fast-path route; None to call web instead."""
         headers = dict(scope["headers"])
         answer: Answer | None
         if body is None:
-            answer = self._hot.refusal(headers)
+            answer = self._fast_path.refusal(headers)
         else:
-            answer = await self._hot.answer(route, headers, body.whole())
+            answer = await self._fast_path.answer(route, headers, body.whole())
         return answer
 
     # -- proxying -----------------------------------------------------------------------------
 
-    async def _ask_web(
+    async def _call_web(
         self,
         scope: Scope,
         body: Body | None,
@@ -292,7 +300,7 @@ class Edge:
         url = httpx.URL("http://web").copy_with(raw_path=raw + (b"?" + query if query else b""))
         method = scope["method"] if path is None else "GET"
         body = body if body and body.size else None
-        headers = _forwarded(scope, body.size if body else 0)
+        headers = _request_headers(scope, body.size if body else 0)
         headers.append((gateway.KEY_HEADER.encode(), self._key))
         if withheld:
             headers.append((gateway.WITHHELD_HEADER.encode(), b"yes"))
@@ -308,47 +316,47 @@ class Edge:
                 return await self._web.send(request, stream=True)
             except (httpx.NetworkError, httpx.RemoteProtocolError) as error:
                 # If nothing was sent, or the method is safe, a retry cannot repeat an effect.
-                harmless = isinstance(error, httpx.ConnectError) or method in {"GET", "HEAD"}
-                if attempt == 5 or not harmless:
+                is_safe = isinstance(error, httpx.ConnectError) or method in {"GET", "HEAD"}
+                if attempt == 5 or not is_safe:
                     raise
                 await asyncio.sleep(0.1 * (attempt + 1))
         raise AssertionError("not reached")
 
-    async def _pass_back(self, scope: Scope, answer: httpx.Response, send: Send) -> None:
+    async def _send_response(self, scope: Scope, answer: httpx.Response, send: Send) -> None:
         """Send web's response to the client."""
         try:
             if wait := answer.headers.get("reef-wait"):
-                await self._answer_later(scope, answer, wait, send)
+                await self._hold_response(scope, answer, wait, send)
             elif name := answer.headers.get(handover.FILE):
                 await answer.aclose()
-                await self._send_file(name, _returned(answer), send)
+                await self._send_file(name, _response_headers(answer), send)
             else:
                 await _stream_back(answer, send)
         finally:
             await answer.aclose()
 
-    async def _answer_later(
+    async def _hold_response(
         self, scope: Scope, answer: httpx.Response, header: str, send: Send
     ) -> None:
         """Hold the response until its wait is over, then send the state at that time."""
         body = await answer.aread()
         wait = self._streams.wait_of(header)
-        await self._unless_ending(self._streams.until_over(wait))
+        await self._until_ending(self._streams.until_over(wait))
         state = await self._streams.state_of(wait)
-        said = json.loads(body)
-        path = waits.newer_path(wait, said)
-        newer = await self._newer(scope, path) if path else None
+        payload = json.loads(body)
+        path = waits.newer_path(wait, payload)
+        newer = await self._current_state(scope, path) if path else None
         body = json.dumps(
-            waits.completed(wait, said, newer, state), ensure_ascii=False, separators=(",", ":")
+            waits.completed(wait, payload, newer, state), ensure_ascii=False, separators=(",", ":")
         ).encode()
-        headers = [(k, v) for k, v in _returned(answer) if k != b"content-length"]
+        headers = [(k, v) for k, v in _response_headers(answer) if k != b"content-length"]
         headers.append((b"content-length", str(len(body)).encode()))
         await _send_all(send, answer.status_code, headers, body)
 
-    async def _newer(self, scope: Scope, path: str) -> dict[str, Any] | None:
+    async def _current_state(self, scope: Scope, path: str) -> dict[str, Any] | None:
         """Return the JSON that the same caller gets from web at this path; None on failure."""
         try:
-            answer = await self._ask_web(scope, None, path.encode())
+            answer = await self._call_web(scope, None, path.encode())
             body = await answer.aread()
             await answer.aclose()
         except httpx.HTTPError as error:
@@ -362,36 +370,36 @@ class Edge:
         try:
             await handover.send_file(name, headers, send)
         except FileNotFoundError:
-            await _say(send, 404, "the file is not there any more")
+            await _send_error(send, 404, "the file is not there any more")
 
     # -- streams ------------------------------------------------------------------------------
 
-    async def _allowed(self, scope: Scope, send: Send) -> dict[str, Any] | None:
+    async def _authorized(self, scope: Scope, send: Send) -> dict[str, Any] | None:
         """Return Django's facts about this stream; None if it refused and the client was told."""
         try:
-            answer = await self._ask_web(scope, None)
+            answer = await self._call_web(scope, None)
             body = await answer.aread()
             await answer.aclose()
         except httpx.HTTPError as error:
-            await _say_away(scope, send, error)
+            await _send_unavailable(scope, send, error)
             return None
         if answer.status_code != 200:
-            await _send_all(send, answer.status_code, _returned(answer), body)
+            await _send_all(send, answer.status_code, _response_headers(answer), body)
             return None
         facts: dict[str, Any] = json.loads(body)
         return facts
 
     async def _transcript(self, scope: Scope, receive: Receive, send: Send) -> None:
-        _check_room(scope)
-        facts = await self._allowed(scope, send)
+        _check_open_files(scope)
+        facts = await self._authorized(scope, send)
         if facts is not None:
             after = _last_event(scope)
             events = self._streams.transcript(facts["id"], after)
             await self._stream(events, scope, receive, send, vm_id=facts["id"])
 
     async def _listing(self, scope: Scope, receive: Receive, send: Send) -> None:
-        _check_room(scope)
-        if await self._allowed(scope, send) is not None:
+        _check_open_files(scope)
+        if await self._authorized(scope, send) is not None:
             await self._stream(self._streams.listing(), scope, receive, send)
 
     async def _stream(
@@ -406,9 +414,9 @@ class Edge:
         cookies = b"; ".join(value for key, value in scope["headers"] if key == b"cookie")
         authorization = header(scope, b"authorization")
         revoked = self._streams.guard.until_revoked(authorization, cookies, vm_id)
-        await _stream_events(events, self._unless_ending(revoked), receive, send)
+        await _stream_events(events, self._until_ending(revoked), receive, send)
 
-    async def _unless_ending(self, work: Coroutine[Any, Any, None]) -> None:
+    async def _until_ending(self, work: Coroutine[Any, Any, None]) -> None:
         """Wait until this is done, or until the edge is about to stop."""
         working = asyncio.create_task(work)
         ending = asyncio.create_task(self._ending.wait())
@@ -442,17 +450,17 @@ def _check(scope: Scope) -> None:
         raise BadRequest("host: is missing")
 
 
-def _check_room(scope: Scope) -> None:
+def _check_open_files(scope: Scope) -> None:
     """Raise TryLater for a stream that would take one of the last open files."""
     if why := open_files.why_no_stream(scope.get(open_files.FILE, 0)):
         # Another connection may get a lower file number.
         raise TryLater(503, why, closes=True)
 
 
-def _forwarded(scope: Scope, size: int) -> Headers:
+def _request_headers(scope: Scope, size: int) -> Headers:
     """Return the headers for web: the client's, its address, and the length of its body."""
     # A name with an underscore could pose as another header in WSGI.
-    drop = HOP | INTERNAL | {b"content-length"}
+    drop = HOP_BY_HOP | INTERNAL | {b"content-length"}
     kept = [(key, value) for key, value in scope["headers"] if key not in drop and b"_" not in key]
     if size or scope["method"] in {"POST", "PUT", "PATCH"}:
         kept.append((b"content-length", str(size).encode()))
@@ -484,21 +492,21 @@ def _is_number(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) <= 18
 
 
-def _is_small_and_here(scope: Scope) -> bool:
+def _small_body_has_arrived(scope: Scope) -> bool:
     """Return whether the whole of a small body arrived together with the headers."""
-    return 0 < declared(scope) <= SMALL_BODY and scope.get(ARRIVED, bool)()
+    return 0 < declared(scope) <= MAX_SMALL_BODY and scope.get(ARRIVED, bool)()
 
 
-def _nothing() -> None:
+def _do_nothing() -> None:
     """Do nothing, on servers that cannot drop a body."""
 
 
 # -- answers ----------------------------------------------------------------------------------
 
 
-def _returned(answer: httpx.Response) -> Headers:
+def _response_headers(answer: httpx.Response) -> Headers:
     """Return web's headers for the client; `raw` keeps the length of an encoded body right."""
-    skip = HOP | {b"reef-wait", handover.FILE.encode()}
+    skip = HOP_BY_HOP | {b"reef-wait", handover.FILE.encode()}
     return [(k.lower(), v) for k, v in answer.headers.raw if k.lower() not in skip]
 
 
@@ -507,7 +515,7 @@ async def _stream_back(answer: httpx.Response, send: Send) -> None:
         {
             "type": "http.response.start",
             "status": answer.status_code,
-            "headers": _returned(answer),
+            "headers": _response_headers(answer),
         }
     )
     try:
@@ -525,7 +533,7 @@ async def _send_all(send: Send, status: int, headers: Headers, body: bytes) -> N
     await send({"type": "http.response.body", "body": body})
 
 
-async def _say(send: Send, status: int, text: str, *more: tuple[bytes, bytes]) -> None:
+async def _send_error(send: Send, status: int, text: str, *more: tuple[bytes, bytes]) -> None:
     body = json.dumps({"error": text}, ensure_ascii=False, separators=(",", ":")).encode()
     headers = [
         (b"content-type", b"application/json"),
@@ -535,18 +543,18 @@ async def _say(send: Send, status: int, text: str, *more: tuple[bytes, bytes]) -
     await _send_all(send, status, headers, body)
 
 
-async def _say_away(scope: Scope, send: Send, error: httpx.HTTPError) -> None:
+async def _send_unavailable(scope: Scope, send: Send, error: httpx.HTTPError) -> None:
     """Report that web did not respond: to browsers by a page that reloads itself."""
-    status, text = _why_away(error)
+    status, text = _unavailable_reason(error)
     if away.is_navigation(scope["headers"]):
         headers, body = away.page(text, reloads=scope["method"] == "GET" and status != 400)
         await _send_all(send, status, headers, body)
     else:
         retry = ((b"retry-after", b"2"),) if status == 502 else ()
-        await _say(send, status, text, *retry)
+        await _send_error(send, status, text, *retry)
 
 
-def _why_away(error: httpx.HTTPError) -> tuple[int, str]:
+def _unavailable_reason(error: httpx.HTTPError) -> tuple[int, str]:
     if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout):
         return 502, "reef's web process is not there; nothing was done. Try again soon."
     if isinstance(error, httpx.LocalProtocolError):

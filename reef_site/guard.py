@@ -75,9 +75,9 @@ class Opened:
         now = accounts.get(self.session)
         if now is None:
             return False
-        first = self.account = self.account or now
-        demoted = now.is_superuser < first.is_superuser or now.is_staff < first.is_staff
-        return now.user_id == first.user_id and not demoted
+        first_seen = self.account = self.account or now
+        demoted = now.is_superuser < first_seen.is_superuser or now.is_staff < first_seen.is_staff
+        return now.user_id == first_seen.user_id and not demoted
 
 
 @dataclass(frozen=True)
@@ -105,12 +105,12 @@ def look_up(streams: Iterable[Opened]) -> Found:
     readable = {
         (digest, vm_id)
         for digest, vm_id in wanted
-        if digest in holders and _may_follow(nodes.get(holders[digest].pk), vm_id)
+        if digest in holders and _may_read(nodes.get(holders[digest].pk), vm_id)
     }
     return Found(readable, signed_in({each.session for each in streams if each.session}))
 
 
-def _may_follow(node: Node | None, vm_id: str) -> bool:
+def _may_read(node: Node | None, vm_id: str) -> bool:
     """Return whether this node may read the transcript; every active node may read the listing."""
     if node is None or not vm_id:
         return node is not None
@@ -126,12 +126,12 @@ class Guard:
     def __init__(self) -> None:
         self._reader = Reader("reef-guard")
         self._open: dict[asyncio.Event, Opened] = {}
-        self._looking: asyncio.Task[None] | None = None
+        self._checking: asyncio.Task[None] | None = None
 
     def close(self) -> None:
         """Stop checking."""
-        if self._looking:
-            self._looking.cancel()
+        if self._checking:
+            self._checking.cancel()
         self._reader.close()
 
     async def until_revoked(self, authorization: bytes, cookies: bytes, vm_id: str = "") -> None:
@@ -139,23 +139,23 @@ class Guard:
         opened, ended = opened_with(authorization, cookies, vm_id), asyncio.Event()
         if opened.digest or opened.session:
             self._open[ended] = opened
-            if self._looking is None or self._looking.done():
-                self._looking = asyncio.create_task(self._look())
+            if self._checking is None or self._checking.done():
+                self._checking = asyncio.create_task(self._check_loop())
         try:
             await ended.wait()
         finally:
             self._open.pop(ended, None)
 
-    async def _look(self) -> None:
+    async def _check_loop(self) -> None:
         while self._open:
             await asyncio.sleep(EVERY_SECONDS)
             checked = dict(self._open)
             try:
                 found = await self._reader.read(partial(look_up, list(checked.values())))
-                bad = [ended for ended, opened in checked.items() if not opened.is_good(found)]
+                revoked = [ended for ended, opened in checked.items() if not opened.is_good(found)]
             except Exception:
                 # The loop must survive any error, or no stream would end any more.
                 logger.exception("Cannot check the callers of open streams; trying again")
                 continue
-            for ended in bad:
+            for ended in revoked:
                 ended.set()

@@ -119,9 +119,11 @@ class OperatorsMiddleware:
         if request.method in SAFE_METHODS or hasattr(view, "cls"):
             return
         match = request.resolver_match
-        own = match is not None and ("admin" in match.app_names or match.view_name in _FOR_ALL)
+        is_allowed = match is not None and (
+            "admin" in match.app_names or match.view_name in _FOR_ALL
+        )
         if (
-            not own
+            not is_allowed
             and request.user.is_authenticated
             and authority.is_read_only_account(request.user)
         ):

@@ -29,19 +29,19 @@ def limit() -> int:
 
 def why_no_stream(file: int) -> str:
     """Return why this connection may not become a stream; empty if it may."""
-    return _why(file, _STREAM_SHARE, "stream")
+    return _problem(file, _STREAM_SHARE, "stream")
 
 
 def why_no_connection(file: int) -> str:
     """Return why this connection exceeds the limit; empty if it does not."""
-    return _why(file, _CONNECTION_SHARE, "connection")
+    return _problem(file, _CONNECTION_SHARE, "connection")
 
 
-def _why(file: int, share: float, what: str) -> str:
-    most = limit()
-    if not most or file < most * share:
+def _problem(file: int, share: float, what: str) -> str:
+    maximum = limit()
+    if not maximum or file < maximum * share:
         return ""
-    why = f"no room for another {what}: reef's edge may have {most} files open (ulimit -n)"
+    why = f"no room for another {what}: reef's edge may have {maximum} files open (ulimit -n)"
     _log(why)
     return why
 

@@ -23,7 +23,7 @@ RETRY_SECONDS = 1.0
 
 
 @dataclass
-class Due:
+class Periodic:
     """One periodic task, and the monotonic time at which to look at it next."""
 
     task: str
@@ -38,13 +38,15 @@ class TickScheduler(Scheduler):
     def __init__(self, *args: Any, schedule_filename: str = "", **kwargs: Any) -> None:
         del schedule_filename
         super().__init__(*args, **kwargs)
-        self._complained = False
+        self._has_warned = False
         self._jumps = clock.JumpDetector()
 
     def setup_schedule(self) -> None:
         """Read the schedule; called by Celery."""
         entries = self.app.conf.beat_schedule
-        self._due = [Due(entry["task"], float(entry["schedule"])) for entry in entries.values()]
+        self._due = [
+            Periodic(entry["task"], float(entry["schedule"])) for entry in entries.values()
+        ]
 
     def tick(self, *_: Any, **__: Any) -> float:
         """Send what is due; return how many seconds to sleep."""
@@ -54,11 +56,11 @@ class TickScheduler(Scheduler):
                 due.at = 0.0
         for due in self._due:
             if due.at <= time.monotonic():
-                due.at = time.monotonic() + self._look(due)
+                due.at = time.monotonic() + self._send_if_due(due)
         soonest = min((due.at for due in self._due), default=time.monotonic() + MAX_SLEEP_SECONDS)
         return min(MAX_SLEEP_SECONDS, max(0.01, soonest - time.monotonic()))
 
-    def _look(self, due: Due) -> float:
+    def _send_if_due(self, due: Periodic) -> float:
         """Send one tick if it is due; return in how many seconds to look again."""
         try:
             close_old_connections()
@@ -69,11 +71,11 @@ class TickScheduler(Scheduler):
                 ticks.give_back(due.task, claim.generation)
                 return RETRY_SECONDS
         except (DatabaseError, InterfaceError) as error:
-            if not self._complained:
+            if not self._has_warned:
                 logger.warning("the database does not answer (%s); ticks come later", error)
-            self._complained = True
+            self._has_warned = True
             return RETRY_SECONDS
-        self._complained = False
+        self._has_warned = False
         return claim.wait
 
     @property

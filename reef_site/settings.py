@@ -31,17 +31,17 @@ def _private_folder(folder: Path) -> Path:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         # A folder with other files, such as a home folder given by mistake, keeps its mode.
-        ours = (folder / "secret-key").exists() or not any(folder.iterdir())
-        facts = folder.stat()
+        is_ours = (folder / "secret-key").exists() or not any(folder.iterdir())
+        stat = folder.stat()
         # Mode 0711 stays: agents that are system users need to pass through.
-        if ours and facts.st_uid == os.getuid() and facts.st_mode & 0o077 != 0o011:
+        if is_ours and stat.st_uid == os.getuid() and stat.st_mode & 0o077 != 0o011:
             folder.chmod(0o700)
     except OSError as error:
         raise env.SettingError("REEF_DATA_DIR", f"cannot make {folder}: {error.strerror}") from None
     return folder
 
 
-def _kept_secret(path: Path) -> str:
+def _stored_secret(path: Path) -> str:
     """Return the secret in this file, created with mode 0600 by the first of concurrent starts."""
     try:
         return _read_or_make(path)
@@ -49,15 +49,15 @@ def _kept_secret(path: Path) -> str:
         raise env.SettingError(path.name, f"cannot keep {path}: {error.strerror}") from None
 
 
-def _kept_identity(path: Path) -> str:
+def _stored_identity(path: Path) -> str:
     """Return the id of the data folder in this file; created once, it never changes."""
     try:
-        kept = _read_or_make(path, str(ULID()))
+        stored = _read_or_make(path, str(ULID()))
     except OSError as error:
         raise env.SettingError(path.name, f"cannot keep {path}: {error.strerror}") from None
-    if not re.fullmatch(r"[0-9A-Za-z]{26}", kept):
+    if not re.fullmatch(r"[0-9A-Za-z]{26}", stored):
         raise env.SettingError(path.name, f"{path} must hold an id of 26 letters and digits")
-    return kept
+    return stored
 
 
 def _read_or_make(path: Path, new: str = "") -> str:
@@ -68,8 +68,8 @@ def _read_or_make(path: Path, new: str = "") -> str:
         with contextlib.suppress(FileExistsError):
             os.link(draft, path)
         draft.unlink()
-    if kept := path.read_text().strip():
-        return kept
+    if stored := path.read_text().strip():
+        return stored
     raise env.SettingError(path.name, f"{path} is empty; remove it to have a new one made")
 
 
@@ -86,7 +86,7 @@ def _run_dir(data: Path) -> Path:
 
 def _own_redis() -> str:
     """Return the URL of the embedded Redis, with its password."""
-    password = _kept_secret(DATA_DIR / "redis-password")
+    password = _stored_secret(DATA_DIR / "redis-password")
     return f"unix://:{password}@{quote(str(RUN_DIR / 'redis.sock'))}"
 
 
@@ -130,7 +130,7 @@ AGENT_INSTALL_DIR = DATA_DIR / "agent"
 AGENT_CONFIG_DIR = DATA_DIR / "pi"
 ROOT_TOKEN_FILE = DATA_DIR / "root-token"
 # Rows belong to this id, whatever the names of the folder's path and its host.
-DATA_FOLDER_ID = _kept_identity(DATA_DIR / "identity")
+DATA_FOLDER_ID = _stored_identity(DATA_DIR / "identity")
 
 # -- organs
 NAMED_ORGANS = env.names("REEF_ORGANS")
@@ -143,10 +143,10 @@ ORGANS = organs.kept(NAMED_ORGANS)
 HAS_WORK = bool(ORGANS)
 
 # -- secrets and access
-SECRET_KEY = _kept_secret(DATA_DIR / "secret-key")
-ROOT_TOKEN = env.text("VERS_AUTH_TOKEN") or _kept_secret(ROOT_TOKEN_FILE)
+SECRET_KEY = _stored_secret(DATA_DIR / "secret-key")
+ROOT_TOKEN = env.text("VERS_AUTH_TOKEN") or _stored_secret(ROOT_TOKEN_FILE)
 # Key by which the edge authenticates to web, which refuses all other requests.
-EDGE_KEY = _kept_secret(DATA_DIR / "edge-key")
+EDGE_KEY = _stored_secret(DATA_DIR / "edge-key")
 # Keys that encrypt stored secrets: the first encrypts, all decrypt. The file is made if needed.
 CONFIG_KEYS = env.fernet_keys("REEF_CONFIG_KEYS")
 CONFIG_KEYS_FILE = DATA_DIR / "config-keys"

@@ -40,13 +40,13 @@ Answer = TypeVar("Answer")
 PING_SECONDS = 15.0
 LISTING_SECONDS = 0.25
 # Rows are polled at this interval even without events, since Redis may be down.
-LOOK_SECONDS = 2.0
+POLL_SECONDS = 2.0
 # Limits on the queue of a slow client: events, and their bytes.
-MOST_WAITING = 500
-MOST_WAITING_BYTES = 8 << 20
-MOST_AT_ONCE = 1000
+MAX_QUEUED = 500
+MAX_QUEUED_BYTES = 8 << 20
+BATCH_SIZE = 1000
 # Beyond this many VMs, an event says only that there are many.
-MOST_NODES = 200
+MAX_NODES = 200
 
 
 class Client:
@@ -58,7 +58,7 @@ class Client:
 
     def take(self, chunk: bytes) -> bool:
         """Queue an event; return False if too much is queued already."""
-        if self._queue.qsize() >= MOST_WAITING or self._bytes + len(chunk) > MOST_WAITING_BYTES:
+        if self._queue.qsize() >= MAX_QUEUED or self._bytes + len(chunk) > MAX_QUEUED_BYTES:
             return False
         self._bytes += len(chunk)
         self._queue.put_nowait(chunk)
@@ -121,7 +121,7 @@ class Listener:
             self.nodes = None
         elif self.nodes is not None:
             self.nodes.update(vm_ids)
-            if len(self.nodes) > MOST_NODES:
+            if len(self.nodes) > MAX_NODES:
                 self.nodes = None
         self.news.set()
 
@@ -135,9 +135,9 @@ class Listener:
         self.news.clear()
         changed, self.changed = self.changed, set()
         nodes, self.nodes = self.nodes, set()
-        coming, self.provisionings = self.provisionings, set()
+        provisionings, self.provisionings = self.provisionings, set()
         events = _event("lieutenants", {"ids": sorted(changed)}) if changed else b""
-        events += _event("provisionings", {"ids": sorted(coming)}) if coming else b""
+        events += _event("provisionings", {"ids": sorted(provisionings)}) if provisionings else b""
         if nodes is None:
             return events + _event("nodes", {"many": True})
         return events + (_event("nodes", {"ids": sorted(nodes)}) if nodes else b"")
@@ -151,7 +151,7 @@ class Streams:
         self._channels: dict[str, Channel] = {}
         self._listeners: set[Listener] = set()
         # Held responses that wait for a lieutenant, by its id.
-        self._rests: dict[str, set[asyncio.Event]] = {}
+        self._waiters: dict[str, set[asyncio.Event]] = {}
         self._listening: asyncio.Task[None] | None = None
         self._catching_up: asyncio.Task[None] | None = None
         self.guard = Guard()
@@ -174,16 +174,16 @@ class Streams:
         """Yield the events of one transcript from the change after `after` on."""
         self._listen()
         client = Client()
-        seen, first, more = await self._read(lambda: _first_events(lieutenant_id, after))
+        seen, first, more = await self._query(lambda: _first_events(lieutenant_id, after))
         yield first or b": welcome\n\n"
         while more:
-            seen, page, more = await self._read(partial(_events_after, lieutenant_id, seen))
+            seen, page, more = await self._query(partial(_events_after, lieutenant_id, seen))
             yield page
         channel = self._channel(lieutenant_id, seen)
         channel.clients.add(client)
         try:
             # Read again: changes may have come between the read above and joining the channel.
-            seen, missed = await self._read(lambda: _events_and_facts(lieutenant_id, seen))
+            seen, missed = await self._query(lambda: _events_and_facts(lieutenant_id, seen))
             yield missed
             async for chunk in client.chunks():
                 if _rev_of(chunk) > seen:
@@ -222,30 +222,30 @@ class Streams:
 
     async def state_of(self, wait: Wait) -> dict[str, Any]:
         """Return the state of the lieutenant after a wait."""
-        return await self._read(wait.state)
+        return await self._query(wait.state)
 
     async def until_over(self, wait: Wait) -> None:
         """Wait until the awaited condition holds, or its time is over."""
         self._listen()
         end, lieutenant_id = time.monotonic() + wait.seconds, wait.lieutenant
         news = asyncio.Event()
-        self._rests.setdefault(lieutenant_id, set()).add(news)
+        self._waiters.setdefault(lieutenant_id, set()).add(news)
         try:
             while time.monotonic() < end:
                 news.clear()
-                if await self._read(wait.is_over):
+                if await self._query(wait.is_over):
                     break
                 left = max(0.01, min(0.5, end - time.monotonic()))
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(news.wait(), left)
         finally:
-            self._rests[lieutenant_id].discard(news)
-            if not self._rests[lieutenant_id]:
-                del self._rests[lieutenant_id]
+            self._waiters[lieutenant_id].discard(news)
+            if not self._waiters[lieutenant_id]:
+                del self._waiters[lieutenant_id]
 
     # -- reading and publishing -------------------------------------------------------------
 
-    async def _read(self, query: Callable[[], Answer]) -> Answer:
+    async def _query(self, query: Callable[[], Answer]) -> Answer:
         """Run a query in the reading thread."""
         return await self._reader.read(query)
 
@@ -268,7 +268,7 @@ class Streams:
         pinged = time.monotonic()
         while True:
             try:
-                rev, events, more, now = await self._read(lambda: _news(channel))
+                rev, events, more, now = await self._query(lambda: _new_events(channel))
                 if more:
                     channel.news.set()
                 channel.rev = rev
@@ -289,16 +289,16 @@ class Streams:
                 pinged = time.monotonic()
                 channel.tell(_event("ping", {}))
             try:
-                await asyncio.wait_for(channel.news.wait(), LOOK_SECONDS)
+                await asyncio.wait_for(channel.news.wait(), POLL_SECONDS)
             except TimeoutError:
                 continue
             channel.news.clear()
 
     def _listen(self) -> None:
         if self._listening is None or self._listening.done():
-            self._listening = asyncio.create_task(self._hear())
+            self._listening = asyncio.create_task(self._subscribe())
 
-    async def _hear(self) -> None:
+    async def _subscribe(self) -> None:
         """Run the one subscription of this process; without Redis, retry each second."""
         lost_at: datetime | None = None
         while True:
@@ -312,7 +312,7 @@ class Streams:
                     while True:
                         news = await subscription.get_message(timeout=30.0)
                         if news:
-                            self._take(news["data"])
+                            self._on_event(news["data"])
             except (RedisError, OSError) as error:
                 lost_at = lost_at or timezone.now()
                 logger.info("no news from Redis (%s)", error)
@@ -325,14 +325,14 @@ class Streams:
 
     async def _catch_up(self, since: datetime) -> None:
         """Check everything again, because events were lost while Redis was away."""
-        changed = await self._read(lambda: _living_or_ended(since))
+        changed = await self._query(lambda: _active_or_ended(since))
         for listener in self._listeners:
             listener.tell(changed)
             listener.tell_nodes(None)
         for channel in self._channels.values():
             channel.news.set()
 
-    def _take(self, data: bytes) -> None:
+    def _on_event(self, data: bytes) -> None:
         try:
             news: dict[str, Any] = dict(json.loads(data))
         except (TypeError, ValueError):
@@ -342,18 +342,18 @@ class Streams:
             for lieutenant_id in news.get("revs", {}):
                 self._wake(lieutenant_id)
         elif news.get("topic") == "lieutenants":
-            self._take_lieutenant(str(news.get("id")))
+            self._on_lieutenant(str(news.get("id")))
         elif news.get("topic") == "provisionings":
             for listener in self._listeners:
                 listener.tell_provisionings(news.get("ids", []))
         elif news.get("topic") == "missed":
-            self._missed(float(news.get("seconds", 0)))
+            self._on_missed(float(news.get("seconds", 0)))
         elif news.get("topic") == "nodes":
             vm_ids = None if news.get("all") else news.get("ids", [])
             for listener in self._listeners:
                 listener.tell_nodes(vm_ids)
 
-    def _missed(self, seconds: float) -> None:
+    def _on_missed(self, seconds: float) -> None:
         """Check everything again, because Redis was slow and dropped the events of `seconds`."""
 
         async def catch_up() -> None:
@@ -364,9 +364,9 @@ class Streams:
 
         self._catching_up = asyncio.create_task(catch_up())
 
-    def _take_lieutenant(self, lieutenant_id: str) -> None:
+    def _on_lieutenant(self, lieutenant_id: str) -> None:
         self._wake(lieutenant_id)
-        for waiting in self._rests.get(lieutenant_id, ()):
+        for waiting in self._waiters.get(lieutenant_id, ()):
             waiting.set()
         for listener in self._listeners:
             listener.tell([lieutenant_id])
@@ -398,7 +398,7 @@ def _events_and_facts(lieutenant_id: str, after: int) -> tuple[int, bytes]:
     return rev, events + _facts(Lieutenant.objects.get(pk=lieutenant_id))
 
 
-def _living_or_ended(since: datetime) -> list[str]:
+def _active_or_ended(since: datetime) -> list[str]:
     """Return the ids of active lieutenants, and of those destroyed since then."""
     found = Lieutenant.objects.filter(~Q(status=Status.DESTROYED) | Q(status_since__gte=since))
     return list(found.values_list("pk", flat=True))
@@ -409,7 +409,7 @@ def _events_after(lieutenant_id: str, after: int) -> tuple[int, bytes, bool]:
     return rev, b"".join(events), more
 
 
-def _news(channel: Channel) -> tuple[int, list[bytes], bool, bytes]:
+def _new_events(channel: Channel) -> tuple[int, list[bytes], bool, bytes]:
     rev, events, more = _changes(channel.lieutenant_id, channel.rev)
     return rev, events, more, _facts(Lieutenant.objects.get(pk=channel.lieutenant_id))
 
@@ -428,10 +428,10 @@ def _changes(lieutenant_id: str, after: int) -> tuple[int, list[bytes], bool]:
     if rev <= after:
         return after, [], False
     new: dict[str, Any] = {"lieutenant": lieutenant_id, "rev__gt": after, "rev__lte": rev}
-    entries = list(Entry.objects.filter(**new).order_by("rev")[: MOST_AT_ONCE + 1])
-    more = len(entries) > MOST_AT_ONCE
+    entries = list(Entry.objects.filter(**new).order_by("rev")[: BATCH_SIZE + 1])
+    more = len(entries) > BATCH_SIZE
     if more:
-        entries = entries[:MOST_AT_ONCE]
+        entries = entries[:BATCH_SIZE]
         rev = new["rev__lte"] = entries[-1].rev
     # The text of an unfinished block is in chunks, all newer than the block.
     found = [(entry.rev, _event("entry", entry_json(entry), entry.rev)) for entry in entries]

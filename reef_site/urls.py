@@ -31,7 +31,7 @@ from vmtree import api as vmtree_api
 Routes = list[URLPattern | URLResolver]
 
 
-def _of(organ: str, *routes: URLPattern | URLResolver) -> Routes:
+def _with(organ: str, *routes: URLPattern | URLResolver) -> Routes:
     """Return these routes if this reef has the organ."""
     return list(routes) if organ in settings.ORGANS else []
 
@@ -52,17 +52,19 @@ urlpatterns: Routes = [
     path("signin/<str:secret>", accounts.signin_link, name="signin-link"),
     path("signout/", accounts.signout, name="signout"),
     path("audit/", audit.index, name="audit"),
-    *_of("lieutenant", path("lieutenants/", include("lieutenants.urls"))),
-    *_of("lieutenant", path("hosts/", hosts.index, name="lieutenant-hosts")),
-    *_of("lieutenant", path("hosts/<str:name>/adopt", hosts.adopt, name="lieutenant-hosts-adopt")),
-    *_of("vm-tree", path("fleet/", include("reef_site.fleet.urls"))),
-    *_of("vers-config", path("config/", include("versconfig.urls"))),
-    *_of("bootloader", path("provisioning/", include("bootloader.urls"))),
+    *_with("lieutenant", path("lieutenants/", include("lieutenants.urls"))),
+    *_with("lieutenant", path("hosts/", hosts.index, name="lieutenant-hosts")),
+    *_with(
+        "lieutenant", path("hosts/<str:name>/adopt", hosts.adopt, name="lieutenant-hosts-adopt")
+    ),
+    *_with("vm-tree", path("fleet/", include("reef_site.fleet.urls"))),
+    *_with("vers-config", path("config/", include("versconfig.urls"))),
+    *_with("bootloader", path("provisioning/", include("bootloader.urls"))),
     path("admin/login/", accounts.admin_login),
     path("admin/", admin.site.urls),
     # -- agents
     re_path(r"^events/?$", lieutenants_api.ListingEvents.as_view(), name="events"),
-    *_of(
+    *_with(
         "lieutenant",
         re_path(r"^lieutenant/_panel/?$", lieutenants_api.Panel.as_view(), name="lieutenant-panel"),
         re_path(r"^lieutenant/usage/?$", lieutenants_api.FleetUsage.as_view()),
@@ -73,16 +75,16 @@ urlpatterns: Routes = [
         *rules_api.urlpatterns,
         *unknown_agents_api.urlpatterns,
     ),
-    *_of("registry", re_path(r"^registry(?:/|$)", include("registry.routes"))),
-    *_of("vers-config", re_path(r"^vers-config(?:/|$)", include("versconfig.routes"))),
-    *_of("bootloader", re_path(r"^bootloader(?:/|$)", include("bootloader.routes"))),
-    *_of(
+    *_with("registry", re_path(r"^registry(?:/|$)", include("registry.routes"))),
+    *_with("vers-config", re_path(r"^vers-config(?:/|$)", include("versconfig.routes"))),
+    *_with("bootloader", re_path(r"^bootloader(?:/|$)", include("bootloader.routes"))),
+    *_with(
         "lieutenant",
         path("", include(router.urls)),
         re_path(r"^lieutenant(?:/.*)?$", lieutenants_api.Nothing.as_view()),
         *operations_api.urlpatterns,
     ),
-    *_of("vm-tree", *vmtree_api.urlpatterns),
+    *_with("vm-tree", *vmtree_api.urlpatterns),
 ]
 
 

@@ -24,35 +24,35 @@ class Wait(Protocol):
         """Id of the message; empty if the wait is not for one."""
 
 
-def newer_path(wait: Wait, said: Json) -> str:
+def newer_path(wait: Wait, response: Json) -> str:
     """Return the path of the current state; empty if the response names no object."""
     if wait.message:
         return f"{LIEUTENANTS}/{wait.lieutenant}/messages/{wait.message}"
-    name = str(said.get("name", "")) if "id" in said else ""
+    name = str(response.get("name", "")) if "id" in response else ""
     return f"{LIEUTENANTS}/{quote(name, safe='')}" if name else ""
 
 
-def completed(wait: Wait, said: Json, newer: Json | None, state: Json) -> Json:
+def completed(wait: Wait, response: Json, newer: Json | None, state: Json) -> Json:
     """Return the response with current values; `state` is the lieutenant's status and error."""
     if wait.message:
-        return _of_message(said, newer or {}, state)
-    if "id" not in said:
-        return {**said, **state}
-    if newer and newer.get("id") == said["id"]:
+        return _message_response(response, newer or {}, state)
+    if "id" not in response:
+        return {**response, **state}
+    if newer and newer.get("id") == response["id"]:
         return newer
     # It was destroyed meanwhile.
-    return {**said, **{key: value for key, value in state.items() if value is not None}}
+    return {**response, **{key: value for key, value in state.items() if value is not None}}
 
 
-def _of_message(said: Json, newer: Json, state: Json) -> Json:
+def _message_response(response: Json, newer: Json, state: Json) -> Json:
     found = {key: newer[key] for key in OF_MESSAGE if key in newer}
-    if "sent" not in said:
+    if "sent" not in response:
         found = newer
     elif found.get("note") is None:
         found.pop("note", None)
     # Without an outcome, the lieutenant's error may explain why.
     error = newer.get("error") or (state.get("error") if _is_open(newer) else None)
-    return {**said, **found, "status": state.get("status"), "error": error}
+    return {**response, **found, "status": state.get("status"), "error": error}
 
 
 def _is_open(newer: Json) -> bool:

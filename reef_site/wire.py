@@ -62,13 +62,13 @@ class AnyTypeJSONParser(BaseParser):
         except ValueError as error:
             raise ParseError(f"body: is not JSON ({error})") from None
         # Surrogates can only come from escapes.
-        if rb"\u" in body and (place := unicode_text.place_of_surrogate(value)):
-            return self.with_surrogates(value, place)
+        if rb"\u" in body and (path := unicode_text.place_of_surrogate(value)):
+            return self.with_surrogates(value, path)
         return value
 
-    def with_surrogates(self, _value: Any, place: str) -> Any:
+    def with_surrogates(self, _value: Any, path: str) -> Any:
         """Handle a value with a lone surrogate at `place`; here it is refused."""
-        raise ParseError(f"{place}: has characters that are no text")
+        raise ParseError(f"{path}: has characters that are no text")
 
 
 class RepairingJSONParser(AnyTypeJSONParser):

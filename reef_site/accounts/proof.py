@@ -46,13 +46,13 @@ def _always(_request: HttpRequest) -> bool:
     return True
 
 
-def _is_no_dry_run(request: HttpRequest) -> bool:
+def _is_not_dry_run(request: HttpRequest) -> bool:
     """Return whether the request wants more than the plan, which changes nothing."""
-    asked = request.GET.get("dryRun") in ("true", "1") or _json(request).get("dryRun") is True
-    return not asked
+    is_dry_run = request.GET.get("dryRun") in ("true", "1") or _json(request).get("dryRun") is True
+    return not is_dry_run
 
 
-def _may_be_confirmed(request: HttpRequest) -> bool:
+def _sets_confirm(request: HttpRequest) -> bool:
     """Return whether the body sets `confirm`; without it the response is a comparison."""
     return _json(request).get("confirm", "") is not None
 
@@ -77,10 +77,12 @@ class Sensitive:
     path: str
     applies: Callable[[HttpRequest], bool] = _always
 
-    def covers(self, request: HttpRequest) -> bool:
+    def matches(self, request: HttpRequest) -> bool:
         """Return whether this request is one of them."""
-        known = request.method == self.method and re.fullmatch(self.path, request.path, re.DOTALL)
-        return bool(known) and self.applies(request)
+        is_same_route = request.method == self.method and re.fullmatch(
+            self.path, request.path, re.DOTALL
+        )
+        return bool(is_same_route) and self.applies(request)
 
 
 SENSITIVE: tuple[Sensitive, ...] = (
@@ -101,12 +103,12 @@ SENSITIVE: tuple[Sensitive, ...] = (
     # -- the API
     Sensitive("POST", r"/lieutenant/lieutenants/destroy-all/?"),
     Sensitive("DELETE", r"/lieutenant/lieutenants/[^/]+/?"),
-    Sensitive("POST", r"/vm-tree/vms/.+/destroy/?", _is_no_dry_run),
+    Sensitive("POST", r"/vm-tree/vms/.+/destroy/?", _is_not_dry_run),
     # Removing a VM, and revoking its token.
     Sensitive("DELETE", r"/vm-tree/vms/.+"),
     # Shows a token, and revokes the one before it.
     Sensitive("POST", r"/vm-tree/vms/.+/token/?"),
-    Sensitive("POST", r"/vm-tree/snapshots/[0-9]+/restore/?", _may_be_confirmed),
+    Sensitive("POST", r"/vm-tree/snapshots/[0-9]+/restore/?", _sets_confirm),
     Sensitive("DELETE", r"/registry/vms/.+"),
     Sensitive("DELETE", r"/registry/rules/[0-9]+/?"),
     # Shows a secret.
@@ -121,7 +123,7 @@ SENSITIVE: tuple[Sensitive, ...] = (
 
 def is_sensitive(request: HttpRequest) -> bool:
     """Return whether this request needs a recent proof."""
-    return any(each.covers(request) for each in SENSITIVE)
+    return any(each.matches(request) for each in SENSITIVE)
 
 
 def is_recent(request: HttpRequest) -> bool:

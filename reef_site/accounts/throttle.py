@@ -124,16 +124,16 @@ def remember_browser(response: HttpResponseBase, user_id: int) -> None:
 def _buckets(request: HttpRequest, username: str) -> tuple[Bucket, ...]:
     account = f"account:{username.casefold()}"
     if browser := _known_browser(request, username):
-        return (Bucket(_digest(f"{account} browser:{browser}"), free=5, max_seconds=300),)
-    of_account = Bucket(_digest(account), free=15, max_seconds=60)
+        return (Bucket(_hash(f"{account} browser:{browser}"), free=5, max_seconds=300),)
+    of_account = Bucket(_hash(account), free=15, max_seconds=60)
     network = client_key(client_address(request))
     if is_loopback(network):
         return (of_account,)
     address = f"address:{network}"
     return (
-        Bucket(_digest(f"{account} {address}"), free=5, max_seconds=900),
+        Bucket(_hash(f"{account} {address}"), free=5, max_seconds=900),
         of_account,
-        Bucket(_digest(address), free=30, max_seconds=300, personal=False),
+        Bucket(_hash(address), free=30, max_seconds=300, personal=False),
     )
 
 
@@ -150,7 +150,7 @@ def _known_browser(request: HttpRequest, username: str) -> str:
     return mark if known else ""
 
 
-def _digest(text: str) -> str:
+def _hash(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 

@@ -89,7 +89,7 @@ def signout(request: HttpRequest) -> HttpResponse:
 @never_cache
 def admin_login(request: HttpRequest) -> HttpResponse:
     """Redirect to the one sign-in page; tell accounts without access to the admin."""
-    target = _safe(request, request.GET.get("next", ""), reverse("admin:index"))
+    target = _safe_target(request, request.GET.get("next", ""), reverse("admin:index"))
     if not request.user.is_authenticated:
         return redirect(f"{reverse('signin')}?{urlencode({'next': target})}")
     if request.user.is_staff:
@@ -106,10 +106,10 @@ def admin_login(request: HttpRequest) -> HttpResponse:
 @require_http_methods(["GET", "POST"])
 def again(request: HttpRequest) -> HttpResponse:
     """Ask for a proof on a page of its own, for people whom the API refused."""
-    target = _safe(request, request.GET.get("next", ""), resolve_url("overview"))
+    target = _safe_target(request, request.GET.get("next", ""), resolve_url("overview"))
     form = ProofForm(request, request.POST if "proof_password" in request.POST else None)
     if form.is_bound and form.is_valid():
-        _prove(request)
+        _record_proof(request)
     if request.method == "POST" and proof.is_recent(request):
         return redirect(target)
     context = {**_proof_context(request, form), "fields": [], "target": request.get_full_path()}
@@ -120,7 +120,7 @@ def ask_again(request: HttpRequest) -> HttpResponse | None:
     """Ask for a proof and carry the form's fields; return None once there is one."""
     form = ProofForm(request, request.POST if "proof_password" in request.POST else None)
     if form.is_bound and form.is_valid():
-        _prove(request)
+        _record_proof(request)
         return None
     request.refusal = proof.REFUSAL  # type: ignore[attr-defined]
     if request.headers.get("Reef-Script") or request.headers.get("HX-Request"):
@@ -142,7 +142,7 @@ def ask_again(request: HttpRequest) -> HttpResponse | None:
     return _with_wait(response, form)
 
 
-def _prove(request: HttpRequest) -> None:
+def _record_proof(request: HttpRequest) -> None:
     proof.note(request)
     log.record(request, Action.PROOF, reason="by password")
 
@@ -164,12 +164,12 @@ def _with_wait(response: HttpResponse, form: Any) -> HttpResponse:
     return response
 
 
-def _safe(request: HttpRequest, target: str, otherwise: str) -> str:
+def _safe_target(request: HttpRequest, target: str, otherwise: str) -> str:
     """Return the redirect target if it is one of our pages, else `otherwise`."""
-    good = url_has_allowed_host_and_scheme(
+    is_safe = url_has_allowed_host_and_scheme(
         target, allowed_hosts={request.get_host()}, require_https=request.is_secure()
     )
-    return target if good else otherwise
+    return target if is_safe else otherwise
 
 
 @requires_csrf_token

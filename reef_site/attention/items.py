@@ -54,7 +54,7 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Silent:
+class SilentVMs:
     """Silent VMs: how many are new, how many were dismissed, and the newest examples."""
 
     new: int
@@ -67,7 +67,7 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def found() -> Iterator[Item]:
+def find_items() -> Iterator[Item]:
     """Yield the items of all kinds except silent VMs, which may be thousands."""
     if "lieutenant" in settings.ORGANS:
         yield from _lieutenants()
@@ -84,19 +84,19 @@ def found() -> Iterator[Item]:
 
 def _lieutenants() -> Iterator[Item]:
     """Yield lieutenants in error, held back or stalled, and those whose model fails."""
-    quiet = timezone.now() - timedelta(seconds=1)
-    troubled = Q(status__in=RUNNING) & ~Q(trouble="")
-    stalled = Q(status=Status.WORKING, last_activity_at__lt=quiet)
-    kept_back = Q(status=Status.PAUSED) & ~Q(error="")
-    suspects = Lieutenant.objects.filter(Q(status=Status.ERROR) | troubled | stalled | kept_back)
+    stalled_before = timezone.now() - timedelta(seconds=1)
+    model_fails = Q(status__in=RUNNING) & ~Q(trouble="")
+    stalled = Q(status=Status.WORKING, last_activity_at__lt=stalled_before)
+    held_back = Q(status=Status.PAUSED) & ~Q(error="")
+    suspects = Lieutenant.objects.filter(Q(status=Status.ERROR) | model_fails | stalled | held_back)
     for each in suspects.defer("system_prompt", "directive").order_by("-status_since")[:MAX_ITEMS]:
         if each.status == Status.ERROR:
             yield _lieutenant(each, "error", each.status_since, each.error)
         elif each.status == Status.PAUSED:
             yield _lieutenant(each, "paused", each.status_since, each.error)
         elif each.stalled:
-            waits = f"waiting for {each.waiting_for}" if each.waiting_for else "no output"
-            yield _lieutenant(each, "stalled", each.last_activity_at, each.trouble or waits)
+            reason = f"waiting for {each.waiting_for}" if each.waiting_for else "no output"
+            yield _lieutenant(each, "stalled", each.last_activity_at, each.trouble or reason)
         elif each.trouble:
             is_ours = reachability.is_ours(each.trouble) or each.trouble.startswith(LOUD)
             has_failed = each.status == Status.IDLE and not is_ours
@@ -105,7 +105,7 @@ def _lieutenants() -> Iterator[Item]:
 
 
 def _lieutenant(each: Lieutenant, state: str, since: datetime, text: str, label: str = "") -> Item:
-    line = _line(failures.sentence(text) or text)
+    line = _one_line(failures.sentence(text) or text)
     return Item(
         kind=Kind.LIEUTENANT,
         subject=each.pk,
@@ -130,7 +130,7 @@ def _unknown_agents() -> Iterator[Item]:
             state="stalled",
             label="nobody follows it",
             since=row.found_at,
-            text=_line(f"{row.why} It runs on {row.host}."),
+            text=_one_line(f"{row.why} It runs on {row.host}."),
             group=f"unknown agent {digest(row.why)}",
         )
 
@@ -138,16 +138,16 @@ def _unknown_agents() -> Iterator[Item]:
 # -- VMs -----------------------------------------------------------------------------------------
 
 
-def silent_vms(seen_until: datetime | None) -> Silent:
+def silent_vms(seen_until: datetime | None) -> SilentVMs:
     """Return the silent VMs; those that fell silent after `seen_until` count as new."""
     if "registry" not in settings.ORGANS:
-        return Silent(0, 0, [])
+        return SilentVMs(0, 0, [])
     vms = VM.objects.silent(clock.now())
     is_seen = Q(silent_after__lte=seen_until) if seen_until else Q(pk__in=[])
-    figures = vms.aggregate(all=Count("pk"), seen=Count("pk", filter=is_seen))
-    newest = vms.order_by("-silent_after", "pk")[:MAX_EXAMPLES] if figures["all"] else []
-    new = figures["all"] - figures["seen"]
-    return Silent(new, figures["seen"], [_silent(vm) for vm in newest])
+    counts = vms.aggregate(all=Count("pk"), seen=Count("pk", filter=is_seen))
+    newest = vms.order_by("-silent_after", "pk")[:MAX_EXAMPLES] if counts["all"] else []
+    new = counts["all"] - counts["seen"]
+    return SilentVMs(new, counts["seen"], [_silent(vm) for vm in newest])
 
 
 def _silent(vm: VM) -> Item:
@@ -174,7 +174,7 @@ def _provisionings() -> Iterator[Item]:
     failed = Provisioning.objects.filter(state=State.FAILED)
     columns = ("id", "name", "state", "state_since", "reason")
     for row in failed.only(*columns).order_by("-id")[:MAX_ITEMS]:
-        line = _line(row.reason)
+        line = _one_line(row.reason)
         yield Item(
             kind=Kind.PROVISIONING,
             subject=row.pk,
@@ -199,7 +199,7 @@ def _findings() -> Iterator[Item]:
             state="late",
             label=row.get_kind_display(),
             since=row.found_at,
-            text=_line(row.text),
+            text=_one_line(row.text),
             group=f"{row.kind} {row.provider}",
         )
 
@@ -212,7 +212,7 @@ def _rules() -> Iterator[Item]:
     since = timezone.now() - RULES_SINCE
     failed = Firing.objects.filter(state=FiringState.FAILED, ended_at__gte=since)
     for row in failed.defer("evidence").order_by("-ended_at")[:MAX_ITEMS]:
-        line = _line(row.outcome)
+        line = _one_line(row.outcome)
         query = urlencode({"q": row.rule_name})
         yield Item(
             kind=Kind.RULE,
@@ -247,5 +247,5 @@ def _hosts() -> Iterator[Item]:
             )
 
 
-def _line(text: str) -> str:
+def _one_line(text: str) -> str:
     return clipped(" ".join(text[:400].split()), 120)

@@ -12,7 +12,7 @@ from reef_site.attention.models import MAX_ROWS, Kind, Seen
 
 MAX_SHOWN = 20
 # From this many similar items on, they share one row.
-LEAST_OF_A_GROUP = 3
+MIN_GROUP_SIZE = 3
 MAX_MEMBERS = 50
 
 
@@ -76,41 +76,41 @@ def group_subject(item: Item) -> str:
     return f"group:{item.group}"
 
 
-class _Notes:
+class _Dismissals:
     """Dismissals: items by their causes, groups up to a moment."""
 
     def __init__(self) -> None:
         rows = Seen.objects.values_list("kind", "subject", "cause", "actor")[:MAX_ROWS]
-        self._notes = {(kind, subject): (cause, actor) for kind, subject, cause, actor in rows}
+        self._rows = {(kind, subject): (cause, actor) for kind, subject, cause, actor in rows}
 
     def seen_until(self, kind: str, subject: str) -> datetime | None:
-        cause, _ = self._notes.get((kind, subject), ("", ""))
+        cause, _ = self._rows.get((kind, subject), ("", ""))
         return datetime.fromisoformat(cause) if cause else None
 
     def seen_by(self, item: Item) -> str:
         """Return the name of the person who dismissed the item; empty if nobody did."""
-        cause, actor = self._notes.get((item.kind, item.subject), ("", ""))
+        cause, actor = self._rows.get((item.kind, item.subject), ("", ""))
         if cause == item.cause:
             return actor
         until = self.seen_until(item.kind, group_subject(item))
         if until is not None and item.since <= until:
-            return self._notes[item.kind, group_subject(item)][1]
+            return self._rows[item.kind, group_subject(item)][1]
         return ""
 
 
 def listing(*, seen: bool = False) -> Listing:
     """Return what needs attention now; with `seen`, what was dismissed instead."""
-    notes = _Notes()
-    everything = [(item, notes.seen_by(item)) for item in items.found()]
-    silent = items.silent_vms(notes.seen_until(Kind.VM, "group:silent"))
-    wanted = [(item, by) for item, by in everything if bool(by) == seen]
-    rows = [*_grouped(wanted), *_silent(silent, notes, seen=seen)]
+    dismissals = _Dismissals()
+    all_items = [(item, dismissals.seen_by(item)) for item in items.find_items()]
+    silent = items.silent_vms(dismissals.seen_until(Kind.VM, "group:silent"))
+    selected = [(item, by) for item, by in all_items if bool(by) == seen]
+    rows = [*_grouped(selected), *_silent(silent, dismissals, seen=seen)]
     rows.sort(key=lambda row: row.newest.since, reverse=True)
     return Listing(
         rows=rows[:MAX_SHOWN],
         count=sum(row.count for row in rows),
         more=sum(row.count for row in rows[MAX_SHOWN:]),
-        seen=sum(1 for _, by in everything if by) + silent.seen,
+        seen=sum(1 for _, by in all_items if by) + silent.seen,
         shows_seen=seen,
     )
 
@@ -123,7 +123,7 @@ def _grouped(found: Iterable[tuple[Item, str]]) -> list[Row]:
     rows = []
     for group in groups.values():
         group.sort(key=lambda pair: pair[0].since, reverse=True)
-        if len(group) < LEAST_OF_A_GROUP:
+        if len(group) < MIN_GROUP_SIZE:
             rows += [Row([item], 1, by) for item, by in group]
         else:
             members = [item for item, _ in group[:MAX_MEMBERS]]
@@ -131,11 +131,11 @@ def _grouped(found: Iterable[tuple[Item, str]]) -> list[Row]:
     return rows
 
 
-def _silent(silent: items.Silent, notes: _Notes, *, seen: bool) -> list[Row]:
+def _silent(silent: items.SilentVMs, dismissals: _Dismissals, *, seen: bool) -> list[Row]:
     """Return the rows of silent VMs: one for many, else one for each."""
-    shown = [(item, notes.seen_by(item)) for item in silent.newest]
+    shown = [(item, dismissals.seen_by(item)) for item in silent.newest]
     shown = [(item, by) for item, by in shown if bool(by) == seen]
     count = silent.seen if seen else silent.new
-    if shown and count >= LEAST_OF_A_GROUP:
+    if shown and count >= MIN_GROUP_SIZE:
         return [Row([item for item, _ in shown], count, shown[0][1])]
     return [Row([item], 1, by) for item, by in shown]

@@ -28,14 +28,14 @@ class AuditMiddleware:
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         response = self.get_response(request)
         try:
-            _note(request, response)
+            _record(request, response)
             refusals.write_if_due()
         except DatabaseError:
             logger.exception("Cannot record %s %s", request.method, routes.route_of(request))
         return response
 
 
-def _note(request: HttpRequest, response: HttpResponseBase) -> None:
+def _record(request: HttpRequest, response: HttpResponseBase) -> None:
     status = response.status_code
     if status in REFUSED:
         if not _has_own_record(request):

@@ -55,18 +55,18 @@ def add(row: Record) -> bool:
             _minute.start = start
             _minute.rows.clear()
         key = _key(row)
-        known = _minute.rows.get(key)
-        if known is None:
-            known = _find(row, start)
-            is_new = known is None
-            if known is None:
+        open_row = _minute.rows.get(key)
+        if open_row is None:
+            open_row = _find(row, start)
+            is_new = open_row is None
+            if open_row is None:
                 row.save()
-                known = Row(row.pk)
-            _minute.rows[key] = known
+                open_row = Row(row.pk)
+            _minute.rows[key] = open_row
             if is_new:
                 return True
-        known.unwritten += row.count
-        known.last_at = row.at
+        open_row.unwritten += row.count
+        open_row.last_at = row.at
     write_if_due()
     return False
 
@@ -81,11 +81,11 @@ def write() -> None:
     """Write the counts that this process has not written yet."""
     with _lock:
         _minute.written_at = time.monotonic()
-        for known in _minute.rows.values():
-            if known.unwritten:
-                count = F("count") + known.unwritten
-                Record.objects.filter(pk=known.pk).update(count=count, last_at=known.last_at)
-                known.unwritten = 0
+        for open_row in _minute.rows.values():
+            if open_row.unwritten:
+                count = F("count") + open_row.unwritten
+                Record.objects.filter(pk=open_row.pk).update(count=count, last_at=open_row.last_at)
+                open_row.unwritten = 0
 
 
 def forget() -> None:
@@ -119,7 +119,7 @@ def _find(row: Record, start: datetime) -> Row | None:
 
 @atexit.register
 def _write_at_exit() -> None:
-    if any(known.unwritten for known in _minute.rows.values()):
+    if any(open_row.unwritten for open_row in _minute.rows.values()):
         # The database may have been stopped together with this process.
         with contextlib.suppress(DatabaseError):
             write()

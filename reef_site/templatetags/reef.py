@@ -20,7 +20,7 @@ register = template.Library()
 _STEPS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 
 
-def words_of(span: timedelta) -> str:
+def format_span(span: timedelta) -> str:
     """Format a time span in its largest unit: 12 s, 5 min, 3 h, 2 d; `base.js` does the same."""
     seconds = max(0, int(span.total_seconds()))
     size, unit = next((step for step in _STEPS if seconds >= step[0]), (1, "s"))
@@ -30,7 +30,7 @@ def words_of(span: timedelta) -> str:
 @register.filter
 def span(value: timedelta | None) -> str:
     """Format a time span; empty for None."""
-    return "" if value is None else words_of(value)
+    return "" if value is None else format_span(value)
 
 
 @register.simple_tag
@@ -54,7 +54,7 @@ def _time(moment: datetime | None, kind: str, ending: str) -> str:
         utc.isoformat(timespec="milliseconds"),
         kind,
         f"{timezone.localtime(moment):%Y-%m-%d %H:%M:%S %Z}",
-        words_of(timezone.now() - moment),
+        format_span(timezone.now() - moment),
         ending,
     )
 
@@ -89,7 +89,7 @@ def first_words(text: str | None) -> str:
 @register.simple_tag
 def took(began: datetime | None, ended: datetime | None) -> str:
     """Format a duration; empty while it is unknown."""
-    return words_of(ended - began) if began and ended else ""
+    return format_span(ended - began) if began and ended else ""
 
 
 @register.filter

@@ -145,8 +145,8 @@ def test_a_transcript_goes_on_after_an_error(
 
     monkeypatch.setattr(streams, "_first_events", lambda _id, _after: (0, b"", False))
     monkeypatch.setattr(streams, "_events_and_facts", lambda _id, after: (after, b"facts"))
-    monkeypatch.setattr(streams, "_news", told_or_gone)
-    monkeypatch.setattr(streams, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(streams, "_new_events", told_or_gone)
+    monkeypatch.setattr(streams, "POLL_SECONDS", 0.01)
     monkeypatch.setattr(streams.Streams, "_listen", lambda _self: None)
 
     async def play() -> None:
@@ -288,8 +288,8 @@ def test_the_supervisor_begins_its_loops_again(
     async def play() -> None:
         with (tmp_path / "out").open("w") as out:
             reef = supervisor.Supervisor(plan, out)
-            reef._keep(work)
-            await so(lambda: len(begun) == 3 and not reef._others)
+            reef._run_in_background(work)
+            await so(lambda: len(begun) == 3 and not reef._background)
             reef.terminal.close()
 
     run(play)

@@ -122,7 +122,7 @@ def test_without_a_place_for_the_turnstile_it_works_all_the_same(
 ) -> None:
     wrapper: Any = connections["default"]
     modest()
-    monkeypatch.setattr(wrapper, "_turnstile", None)
+    monkeypatch.setattr(wrapper, "_queue_file", None)
     monkeypatch.setitem(wrapper.settings_dict, "NAME", str(tmp_path / "missing" / "file"))
     modest()
     assert Gap.objects.count() == 2

@@ -420,7 +420,7 @@ def test_a_client_that_leaves_takes_its_channel_along(
     rev = 0
     monkeypatch.setattr(streams, "_first_events", lambda _id, _after: (rev, b"", False))
     monkeypatch.setattr(streams, "_events_and_facts", lambda _id, after: (after, b"facts"))
-    monkeypatch.setattr(streams, "_news", lambda _channel: (rev, [], False, b"facts"))
+    monkeypatch.setattr(streams, "_new_events", lambda _channel: (rev, [], False, b"facts"))
     monkeypatch.setattr(Streams, "_listen", lambda _self: None)
 
     async def play() -> None:
@@ -449,7 +449,7 @@ def test_a_transcript_whose_lieutenant_is_deleted_ends(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(streams, "_first_events", lambda _id, _after: (0, b"", False))
     monkeypatch.setattr(streams, "_events_and_facts", lambda _id, after: (after, b"facts"))
-    monkeypatch.setattr(streams, "_news", gone)
+    monkeypatch.setattr(streams, "_new_events", gone)
     monkeypatch.setattr(Streams, "_listen", lambda _self: None)
 
     async def play() -> list[bytes]:
@@ -471,7 +471,7 @@ async def _within(chunks: AsyncIterator[bytes], seconds: float) -> AsyncIterator
 def test_a_long_absence_is_caught_up_with_page_by_page(
     db: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(streams, "MOST_AT_ONCE", 3)
+    monkeypatch.setattr(streams, "BATCH_SIZE", 3)
     lieutenant = Lieutenant.objects.create(name="page", role="tests", host="h", rev=12)
     process = Process.objects.create(lieutenant=lieutenant, host="h", transport="local")
     facts = {"lieutenant": lieutenant, "process": process, "at": timezone.now()}
