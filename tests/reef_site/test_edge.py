@@ -180,7 +180,7 @@ def _forwarded(**changes: Any) -> dict[bytes, bytes]:
         **changes,
     }
     size = changes.pop("size", 0)
-    return dict(edge._forwarded(scope, size))
+    return dict(edge._request_headers(scope, size))
 
 
 def test_where_a_request_came_from_is_passed_on() -> None:

@@ -31,7 +31,7 @@ def named(request: pytest.FixtureRequest, settings: Any) -> Iterator[tuple[str, 
     kept = dict(admin.site._registry)
     whole = settings.ORGANS
     settings.ORGANS = organs.kept(request.param)
-    apps._leave_out_admins()
+    apps._unregister_admins()
     _routes_anew()
     yield request.param
     settings.ORGANS = whole

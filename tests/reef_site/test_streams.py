@@ -333,16 +333,16 @@ def test_a_slow_client_is_told_to_start_over() -> None:
             heard.extend([chunk async for chunk in quick.chunks()])
 
         listening = asyncio.create_task(listen())
-        for number in range(streams.MOST_WAITING + 100):
+        for number in range(streams.MAX_QUEUED + 100):
             channel.tell(b"id: %d\n\n" % number)
             await asyncio.sleep(0)
         assert channel.clients == {quick}
         late = [chunk async for chunk in slow.chunks()]
-        assert len(late) == streams.MOST_WAITING + 1
+        assert len(late) == streams.MAX_QUEUED + 1
         assert late[-1] == b"event: reload\ndata: {}\n\n"
         quick.end()
         await listening
-        assert len(heard) == streams.MOST_WAITING + 101
+        assert len(heard) == streams.MAX_QUEUED + 101
 
     asyncio.run(play())
 
@@ -353,7 +353,7 @@ def test_what_waits_is_bounded_by_bytes() -> None:
 
     taken = sum(client.take(chunk) for _ in range(100))
 
-    assert taken == streams.MOST_WAITING_BYTES >> 20
+    assert taken == streams.MAX_QUEUED_BYTES >> 20
 
 
 def test_a_listener_notes_each_once() -> None:
