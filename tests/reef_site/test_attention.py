@@ -72,7 +72,7 @@ def press_seen(client: Client, name: str) -> None:
     raise AssertionError(f"no button for {name}")
 
 
-def test_all_kinds_stand_in_one_list_the_newest_first(operator: Client) -> None:
+def test_list_contains_all_kinds_newest_first(operator: Client) -> None:
     heard_for_long()
     failed("ada", 60)
     stall = {"last_activity_at": ago(5), "waiting_for": "the model"}
@@ -115,7 +115,7 @@ def test_all_kinds_stand_in_one_list_the_newest_first(operator: Client) -> None:
         assert words in shown
 
 
-def test_old_errors_of_one_cause_do_not_hide_what_is_new(operator: Client) -> None:
+def test_old_errors_do_not_hide_new_ones(operator: Client) -> None:
     for number in range(30):
         failed(f"old-{number}", 1000 + number)
     failed("new", 1, error="no such model")
@@ -125,7 +125,7 @@ def test_old_errors_of_one_cause_do_not_hide_what_is_new(operator: Client) -> No
     assert "30 × error newest 16 h ago exit code 137" in shown
 
 
-def test_what_was_seen_comes_back_with_another_cause(operator: Client) -> None:
+def test_dismissed_item_returns_with_another_cause(operator: Client) -> None:
     ada = failed("ada", 10)
     press_seen(operator, "ada")
     assert "ada" not in panel(operator)
@@ -135,7 +135,7 @@ def test_what_was_seen_comes_back_with_another_cause(operator: Client) -> None:
     assert "ada" in panel(operator)
 
 
-def test_a_group_is_seen_as_a_whole_and_only_newer_ones_come_back(operator: Client) -> None:
+def test_dismissed_group_returns_only_with_newer_items(operator: Client) -> None:
     for number in range(5):
         failed(f"old-{number}", 100 + number)
     press_seen(operator, "all 5")
@@ -200,7 +200,7 @@ def test_wrong_fields_are_refused(operator: Client, fields: dict[str, str], prob
     assert answer.json()["error"].startswith(problem)
 
 
-def test_read_only_accounts_see_the_list_and_mark_nothing() -> None:
+def test_read_only_accounts_cannot_dismiss() -> None:
     client = Client()
     client.force_login(User.objects.create_user("viola"))
     failed("ada", 10)

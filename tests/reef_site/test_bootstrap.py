@@ -134,7 +134,7 @@ def test_the_test_command_installs_its_own_group_too(toy: Toy) -> None:
     subprocess.run([python, "-c", probe], check=True)
 
 
-def test_an_interrupted_install_is_made_anew(toy: Toy) -> None:
+def test_interrupted_environment_is_recreated(toy: Toy) -> None:
     toy.start()
     (toy.folder / ".venv" / "reef-unfinished").touch()
 
@@ -202,7 +202,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> bootstrap.Envi
 
 
 @pytest.mark.parametrize(("user", "command"), [(0, ": apt install"), (1000, ": sudo apt install")])
-def test_without_ensurepip_one_command_mends_it(
+def test_missing_ensurepip_names_the_remedy(
     elsewhere: bootstrap.Environment,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

@@ -71,7 +71,7 @@ async def _play(app: App, *sent: bytes) -> bytes:
         return heard
 
 
-def test_a_head_that_drips_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_headers_are_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(door, "HEAD_SECONDS", 0.3)
 
     for slow in ([], [b"GET"], [b"G", b"ET", b" / HTTP/1.1\r\nA:", b" b"]):
@@ -80,7 +80,7 @@ def test_a_head_that_drips_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asyncio.run(_play(App(), good)).startswith(b"HTTP/1.1 200")
 
 
-def test_answers_come_in_the_order_of_the_questions() -> None:
+def test_pipelined_responses_keep_their_order() -> None:
     heard = asyncio.run(_play(App(), FAST + SLOW + FAST + LAST))
 
     bodies_heard = [each.rpartition(b"\r\n\r\n")[2] for each in heard.split(b"HTTP/1.1 200 OK")]
@@ -89,21 +89,21 @@ def test_answers_come_in_the_order_of_the_questions() -> None:
     assert heard.count(b"content-type: application/json\r\n") == 3
 
 
-def test_what_proves_to_be_unclear_is_answered_as_all_else() -> None:
+def test_declined_request_is_handled_normally() -> None:
     heard = asyncio.run(_play(App(), FAST.replace(b"/fast", b"/unclear") + LAST))
 
     assert b"slowly /unclear" in heard
     assert heard.endswith(b"/last")
 
 
-def test_an_old_client_is_hung_up_on_after_its_answer() -> None:
+def test_http_1_0_connection_is_closed_after_response() -> None:
     heard = asyncio.run(_play(App(), b"GET /fast HTTP/1.0\r\n\r\n"))
 
     assert b"connection: close\r\n" in heard
     assert heard.endswith(b"\r\n\r\n/fast")
 
 
-def test_who_hangs_up_before_the_answer_is_forgotten() -> None:
+def test_disconnected_client_is_ignored() -> None:
     async def play() -> list[str]:
         app = App(asyncio.Event())
         assert app.gate

@@ -95,7 +95,7 @@ def test_a_chunked_body_arrives_whole(stack: Stack) -> None:
     assert (answer.status_code, answer.json()["name"]) == (201, "chunked")
 
 
-def test_slow_bodies_hold_up_nobody(stack: Stack) -> None:
+def test_slow_bodies_delay_nobody(stack: Stack) -> None:
     head = request(f"POST {LIEUTENANTS} HTTP/1.1", "Content-Length: 100", body="{")
     slow = [socket.create_connection(("127.0.0.1", stack.port)) for _ in range(8)]
     try:
@@ -122,7 +122,7 @@ def test_a_body_that_never_comes_is_a_408(monkeypatch: pytest.MonkeyPatch) -> No
     assert json.loads(sent[1]["body"]) == {"error": "body: did not come in time"}
 
 
-def test_a_body_that_drips_is_a_408_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_body_becomes_408(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bodies, "BODY_SECONDS", 0.3)
     monkeypatch.setattr(bodies, "LINGER_SECONDS", 0.05)
 
@@ -183,7 +183,7 @@ def _forwarded(**changes: Any) -> dict[bytes, bytes]:
     return dict(edge._request_headers(scope, size))
 
 
-def test_where_a_request_came_from_is_passed_on() -> None:
+def test_client_address_is_forwarded() -> None:
     kept = _forwarded(headers=[(b"host", b"reef.example"), (b"x-forwarded-for", b"6.6.6.6")])
 
     assert kept[b"host"] == b"reef.example"
@@ -191,7 +191,7 @@ def test_where_a_request_came_from_is_passed_on() -> None:
     assert kept[b"x-forwarded-proto"] == b"http"
 
 
-def test_headers_of_one_hop_and_disguised_ones_stay_behind() -> None:
+def test_hop_by_hop_and_ambiguous_headers_are_dropped() -> None:
     dropped = [b"connection", b"transfer-encoding", b"te", b"upgrade", b"keep-alive", b"expect"]
     dropped += [
         b"x_forwarded_for",
@@ -208,7 +208,7 @@ def test_headers_of_one_hop_and_disguised_ones_stay_behind() -> None:
     assert kept.keys() == {b"host", b"x-own", *own}
 
 
-def test_the_body_has_the_length_that_it_has() -> None:
+def test_content_length_matches_the_body() -> None:
     lying = [(b"host", b"h"), (b"content-length", b"999")]
 
     assert _forwarded(headers=lying, method="POST", size=5)[b"content-length"] == b"5"
@@ -272,7 +272,7 @@ def test_hosts_that_are_not_ours_are_refused(stack: Stack) -> None:
     assert raw(stack, request("GET /signin/ HTTP/1.1", host="localhost"))[0] == 200
 
 
-def test_what_is_no_good_request(stack: Stack) -> None:
+def test_invalid_requests_are_refused(stack: Stack) -> None:
     smuggled = request(
         "POST /health HTTP/1.1", "Content-Length: 4", "Transfer-Encoding: chunked", body="0\r\n\r\n"
     )
@@ -300,7 +300,7 @@ def test_blanks_around_the_values_of_headers_do_not_count(stack: Stack) -> None:
     assert raw(stack, request(f"GET {LIEUTENANTS}/nobody/stream HTTP/1.1", *blank))[0] == 404
 
 
-def test_a_head_without_end_is_cut_off(stack: Stack) -> None:
+def test_endless_headers_are_cut_off(stack: Stack) -> None:
     for endless in (b"X: " + b"x" * (1 << 18), b"X: y\r\n" * 40_000):
         with socket.create_connection(("127.0.0.1", stack.port), timeout=10) as connection:
             with contextlib.suppress(ConnectionError):
@@ -328,7 +328,7 @@ def test_odd_paths(stack: Stack) -> None:
 # -- answers -----------------------------------------------------------------------------------
 
 
-def test_head_has_the_head_of_get(stack: Stack) -> None:
+def test_head_has_the_headers_of_get(stack: Stack) -> None:
     for path in ("/health", LIEUTENANTS, f"{settings.STATIC_URL}reef/base.css"):
         got, head = stack.client.get(path), stack.client.head(path)
         assert (head.status_code, head.content) == (200, b"")
@@ -347,7 +347,7 @@ def test_an_unchanged_file_is_a_304_without_a_body(stack: Stack) -> None:
             assert (again.status_code, again.content) == (304, b"")
 
 
-def test_several_cookies_stay_several(stack: Stack) -> None:
+def test_multiple_cookies_are_kept(stack: Stack) -> None:
     path = httpx.URL(stack.manage("signin").strip()).path
 
     answer = stack.client.get(path, follow_redirects=False)
@@ -419,7 +419,7 @@ def _alive(pid: int) -> bool:
 # -- web is away -------------------------------------------------------------------------------
 
 
-def test_without_web_it_says_so_and_then_goes_on(stack: Stack) -> None:
+def test_edge_reports_missing_web_and_recovers(stack: Stack) -> None:
     stack.kill("web")
     try:
         for path in (LIEUTENANTS, "/events", f"{LIEUTENANTS}/large/stream"):
@@ -446,7 +446,7 @@ def test_a_request_in_the_gap_of_a_restart_is_answered(stack: Stack) -> None:
     until(stack.answers, 30)
 
 
-def test_a_web_process_that_hangs_up_in_mid_answer(stack: Stack) -> None:
+def test_truncated_web_response_closes_connection(stack: Stack) -> None:
     """SIGSTOP: it is there and does not answer; then it dies with the request in its hands."""
     process = stack.processes["web"]
     answers: list[httpx.Response] = []
@@ -506,7 +506,7 @@ def opened(stack: Stack, request: bytes) -> socket.socket:
     return connection
 
 
-def test_streams_beyond_the_open_files_are_refused_in_words(stack: Stack, few_files: int) -> None:
+def test_streams_beyond_open_file_limit_are_refused(stack: Stack, few_files: int) -> None:
     fields = f"host: 127.0.0.1:{stack.port}\r\nauthorization: Bearer {TOKEN}"
     head = f"GET /events HTTP/1.1\r\n{fields}\r\n\r\n".encode()
     log = stack.data / "edge.log"
@@ -527,7 +527,7 @@ def test_streams_beyond_the_open_files_are_refused_in_words(stack: Stack, few_fi
     until(lambda: opened(stack, head).recv(100).startswith(b"HTTP/1.1 200"))
 
 
-def test_connections_beyond_the_open_files_are_told_so(stack: Stack, few_files: int) -> None:
+def test_connections_beyond_open_file_limit_are_refused(stack: Stack, few_files: int) -> None:
     with contextlib.ExitStack() as idle:
         made = [idle.enter_context(opened(stack, b"G")) for _ in range(few_files + 50)]
         last = made[-1].recv(1 << 16)

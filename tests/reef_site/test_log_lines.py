@@ -132,7 +132,7 @@ PATHS = [
 ]
 
 
-def test_nothing_but_text_reaches_logs_and_terminal(terminal: Terminal) -> None:
+def test_logs_and_terminal_contain_only_printable_text(terminal: Terminal) -> None:
     token = (terminal.data / "root-token").read_text()
     base = f"http://127.0.0.1:{terminal.port}"
     agent = b"curl\x1b[2J"

@@ -282,7 +282,7 @@ def taken(path: str, method: str, body: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.timeout(600)
-def test_every_route_refuses_what_is_not_listed(world: World) -> None:
+def test_unlisted_routes_refuse_nodes(world: World) -> None:
     samples, client = world.samples(), NodeApi(world.token).client
     allowed = {(method, path.format(**samples)) for method, path in ALLOWED}
     before, wrong, tried = rows(), [], set()

@@ -96,7 +96,7 @@ def test_no_page_is_broken(person: Client, fleet: list[Node], named: tuple[str, 
     assert ("/fleet/" in seen) == has_tree
 
 
-def test_a_fleet_page_offers_only_what_there_is(
+def test_fleet_page_shows_only_available_organs(
     person: Client, fleet: list[Node], named: tuple[str, ...]
 ) -> None:
     here = organs.kept(named)

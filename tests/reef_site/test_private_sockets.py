@@ -86,7 +86,7 @@ def test_secrets_are_in_private_files_only(stack: Stack) -> None:
                 continue
 
 
-def test_bells_ring_through_the_password(stack: Stack) -> None:
+def test_notifications_work_with_password(stack: Stack) -> None:
     with stack.client.stream("GET", "/events", timeout=20) as events:
         lines = events.iter_lines()
         assert next(lines) == "event: hello"
@@ -186,7 +186,7 @@ def test_leftovers_are_found_without_their_environment(tmp_path: Path) -> None:
             process.wait()
 
 
-def test_a_number_given_to_another_process_is_no_leftover(tmp_path: Path) -> None:
+def test_reused_pid_is_not_a_leftover(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", LEADER], stdout=subprocess.PIPE, start_new_session=True
     )

@@ -59,14 +59,14 @@ def in_threads(seconds: float, *acts: Callable[[], None]) -> list[int]:
 
 
 @pytest.mark.parametrize("other", [modest, single])
-def test_nobody_waits_while_others_come_again_and_again(other: Callable[[], None]) -> None:
+def test_waiting_writer_is_not_overtaken(other: Callable[[], None]) -> None:
     turns = in_threads(1.5, greedy, greedy, greedy, other)
 
     # Without turns the luckless have one or two.
     assert min(turns) >= 12, turns
 
 
-def test_whoever_waits_too_long_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_writer_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(connection.settings_dict["OPTIONS"], "timeout", 0.2)
     holds, done = threading.Event(), threading.Event()
 
@@ -91,7 +91,7 @@ def test_whoever_waits_too_long_is_told(monkeypatch: pytest.MonkeyPatch) -> None
     assert Gap.objects.get().vm_id == "modest"
 
 
-def test_the_log_starts_over_although_others_write(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wal_is_reset_while_others_write(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoints, "LONG", 5)
     folded: list[int] = []
 
@@ -108,7 +108,7 @@ def test_the_log_starts_over_although_others_write(monkeypatch: pytest.MonkeyPat
     assert min(folded[len(folded) // 2 :]) < 60, folded
 
 
-def test_sqlites_own_patience_is_as_it_was() -> None:
+def test_busy_timeout_of_sqlite_is_restored() -> None:
     with connection.cursor() as cursor:
         cursor.execute("PRAGMA busy_timeout")
         assert cursor.fetchone()[0] == 20_000
@@ -117,9 +117,7 @@ def test_sqlites_own_patience_is_as_it_was() -> None:
         assert cursor.fetchone()[0] == 20_000
 
 
-def test_without_a_place_for_the_turnstile_it_works_all_the_same(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_writes_work_without_queue_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     wrapper: Any = connections["default"]
     modest()
     monkeypatch.setattr(wrapper, "_queue_file", None)

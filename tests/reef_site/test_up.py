@@ -164,7 +164,7 @@ def toys(tmp_path: Path) -> Iterator[Toys]:
     leftovers.clear(tmp_path, 1.0)
 
 
-def test_what_is_said_is_tagged_and_kept(toys: Toys) -> None:
+def test_output_is_tagged_and_logged(toys: Toys) -> None:
     code = "print('x' * 9000); print(b'\\xff'.decode('latin-1')); " + FOREVER
     running = toys.up(toy("web", code))
 
@@ -176,7 +176,7 @@ def test_what_is_said_is_tagged_and_kept(toys: Toys) -> None:
     assert "stopped" in (toys.data / "logs" / "up.log").read_text()
 
 
-def test_a_large_log_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_log_is_rotated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor, "MAX_LOG_BYTES", 100)
     log = supervisor.Log(tmp_path / "web.log")
     for _ in range(3):
@@ -186,7 +186,7 @@ def test_a_large_log_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert (tmp_path / "web.log.1").read_text().count("\n") == 2
 
 
-def test_what_dies_is_started_again_and_said(toys: Toys) -> None:
+def test_dead_service_is_restarted(toys: Toys) -> None:
     running = toys.up(toy("worker", FOREVER))
     running.wait_for("here")
     (pid,) = pids(toys.data, "toy-worker")
@@ -206,13 +206,13 @@ def test_the_pauses_grow(toys: Toys) -> None:
     assert running.end() < 2
 
 
-def test_a_program_that_is_not_there(toys: Toys) -> None:
+def test_missing_program_is_retried(toys: Toys) -> None:
     running = toys.up(Service("web", ["/nowhere/web"]))
 
     running.wait_for(r"web ended \(.*No such file.*\); restarting it")
 
 
-def test_children_of_the_dead_go_with_them(toys: Toys) -> None:
+def test_children_of_dead_service_are_killed(toys: Toys) -> None:
     code = (
         f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {DEAF!r}, 'toy-child'])"
     )
@@ -235,7 +235,7 @@ time.sleep(600)
 """
 
 
-def test_a_service_whose_socket_was_removed_is_started_anew(toys: Toys) -> None:
+def test_service_is_restarted_when_socket_is_removed(toys: Toys) -> None:
     path = toys.data / "run" / "web.sock"
     web = Service("web", [sys.executable, "-c", SOCKET, str(path)], stale=[str(path)])
     running = toys.up(web)
@@ -258,7 +258,7 @@ sys.exit(7)
 """
 
 
-def test_dead_orphans_are_collected_and_exit_codes_of_services_stay_right(toys: Toys) -> None:
+def test_orphans_are_reaped_and_exit_codes_stay_right(toys: Toys) -> None:
     running = toys.up(toy("web", ORPHANS))
 
     running.wait_for(r"web ended \(exit code 7\); restarting it", times=2)
@@ -278,7 +278,7 @@ def state_of(pid: int) -> str:
         return ""
 
 
-def test_what_is_not_well_is_said_once_and_when_it_is_over() -> None:
+def test_health_changes_are_reported_once() -> None:
     said: list[str] = []
     watch = watchdog.HealthWatch(said.append)
     full = {"parts": {"disk": {"ok": False, "why": "the disk is full"}, "broker": {"ok": True}}}
@@ -289,7 +289,7 @@ def test_what_is_not_well_is_said_once_and_when_it_is_over() -> None:
     assert said == ["degraded: disk: the disk is full", "healthy again"]
 
 
-def test_a_web_that_lives_but_does_not_answer_is_started_anew(
+def test_unresponsive_web_is_restarted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(watchdog, "WEB_PATIENCE_SECONDS", 0.05)
@@ -304,7 +304,7 @@ def alive(pid: int) -> bool:
     return Path(f"/proc/{pid}").exists()
 
 
-def test_late_ones_start_when_the_pages_answer(toys: Toys) -> None:
+def test_late_services_start_after_the_pages_respond(toys: Toys) -> None:
     running = toys.up(toy("worker", FOREVER, start_phase="late"))
 
     running.wait_for("worker .* here")
@@ -323,7 +323,7 @@ def test_stopping_leaves_nothing(toys: Toys) -> None:
     assert leftovers.tagged(toys.data) == []
 
 
-def test_a_second_signal_hurries(toys: Toys) -> None:
+def test_second_signal_kills_at_once(toys: Toys) -> None:
     running = toys.up(toy("web", DEAF), kill_after=60)
     running.wait_for("here")
     running.process.send_signal(signal.SIGINT)
@@ -374,7 +374,7 @@ def test_a_supervisor_whose_lock_another_has_taken_stops(toys: Toys) -> None:
     other.close()
 
 
-def test_a_plan_survives_the_way() -> None:
+def test_plan_round_trips_through_json() -> None:
     plan = Plan(
         services=[Service("web", ["a", "b"], stale=["s"], start_phase="late", once=True)],
         logs="/logs",
@@ -459,7 +459,7 @@ def reef(up: Up) -> Iterator[Running]:
         running.end()
 
 
-def test_a_first_start_answers_and_says_how_to_get_in(reef: Running, up: Up) -> None:
+def test_first_start_responds_and_prints_signin_link(reef: Running, up: Up) -> None:
     said = "\n".join(reef.lines)
 
     assert up.health() == 200
@@ -471,7 +471,7 @@ def test_a_first_start_answers_and_says_how_to_get_in(reef: Running, up: Up) -> 
 
 
 @pytest.mark.usefixtures("reef")
-def test_all_parts_come_to_life(up: Up) -> None:
+def test_all_components_become_healthy(up: Up) -> None:
     def parts() -> bool:
         with urllib.request.urlopen(f"http://127.0.0.1:{up.port}/health", timeout=5) as answer:
             return bool(json.load(answer)["status"] == "ok")
@@ -545,7 +545,7 @@ def test_stopping_and_the_second_start(reef: Running, up: Up) -> None:
     print(f"answered after {min(took):.1f} s")
 
 
-def test_a_killed_up_does_not_stand_in_the_way(up: Up) -> None:
+def test_start_succeeds_after_killed_up(up: Up) -> None:
     first = up.start()
     first.end(signal.SIGKILL)
 
@@ -565,7 +565,9 @@ def test_a_killed_up_does_not_stand_in_the_way(up: Up) -> None:
         ("REEF_VM_PROVIDER", "nobody", "reef: REEF_VM_PROVIDER: must be one of ssh, vers"),
     ],
 )
-def test_nonsense_stops_the_start(tmp_path: Path, name: str, value: str, sentence: str) -> None:
+def test_invalid_options_stop_the_start(
+    tmp_path: Path, name: str, value: str, sentence: str
+) -> None:
     up = Up(tmp_path)
     up.env[name] = value
 
@@ -576,7 +578,7 @@ def test_nonsense_stops_the_start(tmp_path: Path, name: str, value: str, sentenc
     assert "Traceback" not in done.stderr
 
 
-def test_the_demo_model_stands_ready_and_stays_behind(tmp_path: Path) -> None:
+def test_demo_model_is_ready_and_outlives_up(tmp_path: Path) -> None:
     up = Up(tmp_path)
     running = up.start("--demo")
     try:
@@ -616,7 +618,7 @@ def test_models_that_cannot_be_read_stop_the_demo(tmp_path: Path) -> None:
     assert (tmp_path / "pi" / "models.json").read_text() == "{broken"
 
 
-def test_what_looks_wrong_is_said_at_the_start(tmp_path: Path) -> None:
+def test_start_warns_about_suspicious_settings(tmp_path: Path) -> None:
     up = Up(tmp_path)
     up.env |= {"PI_PATH": str(tmp_path / "no-pi"), "REEF_STALL_SECOND": "7"}
     running = up.start()
@@ -629,7 +631,7 @@ def test_what_looks_wrong_is_said_at_the_start(tmp_path: Path) -> None:
         running.end()
 
 
-def test_few_open_files_are_said_at_the_start(tmp_path: Path) -> None:
+def test_start_warns_about_low_open_file_limit(tmp_path: Path) -> None:
     up = Up(tmp_path)
     shell = f"ulimit -n 256; exec {sys.executable} manage.py up --no-agent --port {up.port}"
     running = Running(["bash", "-c", shell], up.env)
@@ -639,7 +641,7 @@ def test_few_open_files_are_said_at_the_start(tmp_path: Path) -> None:
         running.end()
 
 
-def test_more_open_files_are_asked_for_where_they_may_be(tmp_path: Path) -> None:
+def test_start_raises_open_file_limit(tmp_path: Path) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard < 4096:
         pytest.skip("there may be no more here")

@@ -42,7 +42,7 @@ def ask(emulator: httpx.Client, vm_id: str, url: str) -> str:
     return status
 
 
-def test_the_demo_has_vms_that_find_their_roof(short: Path) -> None:
+def test_demo_vms_reach_the_root(short: Path) -> None:
     up = Up(short)
     running = up.start("--demo")
     try:
@@ -103,7 +103,7 @@ def test_findings_say_that_vms_ended_with_an_earlier_demo(
         assert (words in page) == settings.EMULATED_VMS
 
 
-def test_a_named_platform_is_the_operators_choice(
+def test_configured_platform_disables_demo_vms(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VERS_API_KEY", "mine")
@@ -112,7 +112,9 @@ def test_a_named_platform_is_the_operators_choice(
     assert found.environment == {}
 
 
-def test_where_it_cannot_run_it_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_demo_reports_why_emulator_cannot_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("VERS_API_KEY", raising=False)
     monkeypatch.delenv("VERS_BASE_URL", raising=False)
     (tmp_path / "emulator").write_text("in the way")
@@ -123,9 +125,7 @@ def test_where_it_cannot_run_it_says_why(tmp_path: Path, monkeypatch: pytest.Mon
     assert found.environment["REEF_NO_VMS"].startswith("this demo has no VMs (")
 
 
-def test_the_start_waits_for_the_emulator_of_before(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_start_waits_for_earlier_emulator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("VERS_API_KEY", raising=False)
     monkeypatch.delenv("VERS_BASE_URL", raising=False)
     folder = tmp_path / "emulator"
@@ -144,7 +144,7 @@ def test_the_start_waits_for_the_emulator_of_before(
     assert "already runs" not in getattr(found, "why", "")
 
 
-def test_disks_of_before_do_not_hold_up_the_start(tmp_path: Path) -> None:
+def test_leftover_disks_do_not_delay_the_start(tmp_path: Path) -> None:
     disks = tmp_path / "vms"
     for number in range(15):
         (disks / str(number) / "disk").mkdir(parents=True)
