@@ -141,7 +141,7 @@ def test_stream_of_unknown_lieutenant_is_404(stack: Stack) -> None:
     assert answer.json() == {"error": "Lieutenant not found"}
 
 
-def test_stream_by_id_survives_rename(stack: Stack) -> None:
+def test_stream_by_id_survives_destruction(stack: Stack) -> None:
     stack.create("mortal")
     pk = stack.get("mortal")["id"]
     stack.client.delete(f"{LIEUTENANTS}/mortal")
