@@ -1,4 +1,4 @@
-"""Installing the agent, with an npm that is made here."""
+"""Installing the agent, with a fake npm."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ echo "npm http fetch GET 200 a.tgz"
 
 @pytest.fixture
 def npm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The log of an npm on PATH that installs a toy; a line for each call."""
+    """Put a fake npm on PATH that installs a toy; return its log, one line for each call."""
     tools = tmp_path / "tools"
     tools.mkdir()
     (tools / "npm").write_text(NPM)
@@ -53,7 +53,7 @@ def recipe(tmp_path: Path) -> Recipe:
 
 
 def silent(_: str) -> None:
-    """Say nothing."""
+    """Ignore the line."""
 
 
 @pytest.mark.usefixtures("npm")

@@ -1,4 +1,4 @@
-"""The list of what needs a look: all kinds, newest first, alike ones grouped, and what was seen."""
+"""The attention list: all kinds, newest first, grouping, and dismissals."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def silent(vm_id: str, minutes: float) -> None:
 
 
 def panel(client: Client, query: str = "") -> str:
-    """Return the panel's text as people read it."""
+    """Return the text of the panel."""
     html = client.get(f"/parts/{query}").content.decode()
     found = re.search(
         r'<section class="panel" aria-labelledby="attention">.*?</section>', html, re.S
@@ -59,7 +59,7 @@ def panel(client: Client, query: str = "") -> str:
 
 
 def press_seen(client: Client, name: str) -> None:
-    """Press the button "Seen" beside this name."""
+    """Press the button "Seen" of this item."""
     html = client.get("/parts/").content.decode()
     for form in re.findall(r'<form class="seen".*?</form>', html, re.S):
         if f": {name}<" in form:

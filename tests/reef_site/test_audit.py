@@ -1,4 +1,4 @@
-"""The audit log: who did what from where, and what was refused."""
+"""The audit log: changes, sign-ins, secrets and refusals."""
 
 from __future__ import annotations
 

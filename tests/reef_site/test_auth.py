@@ -1,4 +1,4 @@
-"""Who gets in: agents by their token, operators by session and link; in which order is asked."""
+"""Authentication: tokens, sessions, sign-in links, and the order of checks."""
 
 from __future__ import annotations
 

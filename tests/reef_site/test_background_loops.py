@@ -1,4 +1,4 @@
-"""Loops and threads in the background go on after an error that nobody foresaw, and log it."""
+"""Background loops and threads continue after unexpected errors and log them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a page says while the server is slow, away or refuses, in a real browser."""
+"""Pages in a real browser while the server is slow, unavailable or refuses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The first start, in a small checkout of its own with packages that are made here."""
+"""The first start, in a small temporary checkout with toy packages."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SHOW = "import sys; print(sys.prefix, *sys.argv[1:])"
 
 
 def make_wheel(folder: Path, name: str, version: str) -> str:
-    """A wheel with one empty module; returns its line for a lock file."""
+    """Build a wheel with one empty module; return its line for a lock file."""
     path = folder / f"{name}-{version}-py3-none-any.whl"
     info = f"{name}-{version}.dist-info"
     files = {
@@ -45,7 +45,7 @@ def make_wheel(folder: Path, name: str, version: str) -> str:
 
 
 class Toy:
-    """A checkout with nothing but the start of reef in it."""
+    """A checkout with only the bootstrap code of reef."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "checkout"
@@ -77,7 +77,7 @@ class Toy:
         )
 
     def start(self, *words: str) -> tuple[str, str]:
-        """Standard output and error of a start that must succeed."""
+        """Return stdout and stderr of a start that must succeed."""
         process = self.spawn(*words)
         out, err = process.communicate(timeout=100)
         assert process.returncode == 0, err
@@ -86,7 +86,7 @@ class Toy:
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
-    """Shared, because making an environment takes seconds; each test says what it starts from."""
+    """Share one checkout, because making an environment takes seconds."""
     return Toy(tmp_path_factory.mktemp("bootstrap"))
 
 
@@ -184,12 +184,12 @@ def test_a_python_that_pip_may_not_touch(toy: Toy) -> None:
 
 
 class StartedError(Exception):
-    """Raised instead of replacing the test's own process."""
+    """Raised instead of replacing the process of the test."""
 
 
 @pytest.fixture
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> bootstrap.Environment:
-    """An empty checkout; starting again inside of it raises StartedError."""
+    """Make an empty checkout, in which the restart raises StartedError."""
     shutil.copy(CHECKOUT / "requirements.lock", tmp_path)
     home = bootstrap.Environment(tmp_path)
 

@@ -1,4 +1,4 @@
-"""A full disk: callers are told in words, and `up` says one sentence."""
+"""A full disk: errors of API, pages and `up`."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_page_on_full_disk_is_507(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def small_disk() -> Iterator[Path]:
-    """A disk of 48 MB, at a path that is short enough for sockets."""
+    """Mount a disk of 48 MB at a path that is short enough for sockets."""
     folder = Path(tempfile.mkdtemp(prefix="reef-disk-"))
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", str(folder)],
@@ -76,7 +76,7 @@ def small_disk() -> Iterator[Path]:
 
 
 def fill(folder: Path) -> Path:
-    """Leave no byte free there."""
+    """Fill the disk completely."""
     filler = folder / "filler"
     with filler.open("ab", buffering=0) as file:
         for size in (1 << 20, 4096):
@@ -156,7 +156,7 @@ HANGS = 10
 
 
 def _all_kinds_of_requests(stack: Stack) -> dict[str, int]:
-    """Make one request of each kind on a full disk; each is answered at once, and in words."""
+    """Make one request of each kind on a full disk; each gets an error at once."""
     client = stack.client
     create = {"name": "cyd", "role": "r" * 4_000, "local": True}
     requests: dict[str, Callable[[], httpx.Response]] = {

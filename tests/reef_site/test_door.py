@@ -1,4 +1,4 @@
-"""The door itself: heads that do not end, and answers that need no task."""
+"""The HTTP protocol of the edge: slow headers, and responses without a task."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ LAST = b"GET /last HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
 
 
 class App:
-    """Answers what begins with /fast or /last at once, and all else after a while."""
+    """Application that answers /fast and /last at once, and all else after a while."""
 
     def __init__(self, gate: asyncio.Event | None = None) -> None:
         self.gate = gate
         self.told: list[str] = []
 
     def at_once(self, scope: bodies.Scope, tell: Tell) -> bool:
-        """As the edge does it: later, on the loop."""
+        """Call back later on the loop, as the edge does."""
         if not scope["path"].startswith(("/fast", "/last", "/unclear")):
             return False
         unclear = scope["path"] == "/unclear"
@@ -42,7 +42,7 @@ class App:
     async def __call__(
         self, scope: bodies.Scope, _receive: bodies.Receive, send: bodies.Send
     ) -> None:
-        """Takes longer than a head may, in one of the tests."""
+        """Respond after longer than the limit for headers in one of the tests."""
         await asyncio.sleep(0.5)
         body = b"slowly " + scope["path"].encode()
         length = str(len(body)).encode()
@@ -60,7 +60,7 @@ async def _serve(app: App) -> asyncio.Server:
 
 
 async def _play(app: App, *sent: bytes) -> bytes:
-    """All that comes back until the server hangs up."""
+    """Return everything that is received until the server closes the connection."""
     async with await _serve(app) as server:
         reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
         for each in sent:

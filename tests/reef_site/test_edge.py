@@ -1,4 +1,4 @@
-"""The public port with real processes behind it: what passes, what is refused, in which words."""
+"""The edge in front of real processes: forwarding, limits and errors."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 
 def raw(stack: Stack, *parts: bytes) -> tuple[int, bytes]:
-    """Status and body of the answer to bytes as they are; the request asks for the hanging-up."""
+    """Send raw bytes with `Connection: close`; return status and body of the response."""
     with socket.create_connection(("127.0.0.1", stack.port), timeout=10) as connection:
         for part in parts:
             connection.sendall(part)
@@ -147,7 +147,7 @@ def _drip(*, at_once: int, pause: float) -> bodies.Receive:
 
 
 async def _ask_alone(receive: bodies.Receive) -> list[Any]:
-    """What the edge answers by itself to a POST, without a web process."""
+    """Return the edge's own response to a POST, without a web process."""
     sent: list[Any] = []
 
     async def send(event: bodies.Event) -> None:
@@ -162,7 +162,7 @@ async def _ask_alone(receive: bodies.Receive) -> list[Any]:
 
 
 class AllGood:
-    """Finds all credentials good."""
+    """Stand-in that accepts all credentials."""
 
     async def body_limit(self, scope: bodies.Scope) -> bodies.BodyLimit:
         return bodies.BodyLimit(bodies.MOST_BODY)
@@ -432,7 +432,7 @@ def test_edge_reports_missing_web_and_recovers(stack: Stack) -> None:
 
 
 def test_a_request_in_the_gap_of_a_restart_is_answered(stack: Stack) -> None:
-    """To connect is tried for a while; what was not sent cannot be done twice."""
+    """The edge retries connecting for a while, since an unsent request cannot be repeated."""
     stack.kill("web")
     answers: list[int] = []
     asking = threading.Thread(
@@ -447,7 +447,7 @@ def test_a_request_in_the_gap_of_a_restart_is_answered(stack: Stack) -> None:
 
 
 def test_truncated_web_response_closes_connection(stack: Stack) -> None:
-    """SIGSTOP: it is there and does not answer; then it dies with the request in its hands."""
+    """Stop the web process by SIGSTOP during a request, then kill it."""
     process = stack.processes["web"]
     answers: list[httpx.Response] = []
     os.killpg(process.pid, signal.SIGSTOP)
@@ -492,7 +492,7 @@ def test_streams_and_waits_end_quietly_when_the_edge_stops(stack: Stack) -> None
 
 @pytest.fixture
 def few_files(stack: Stack) -> Iterator[int]:
-    """The edge may have no more than so many files open."""
+    """Limit the open files of the edge."""
     pid = stack.processes["edge"].pid
     before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (180, before[1]))

@@ -1,4 +1,4 @@
-"""Bodies are read from those with good credentials only, and never more of them than fit."""
+"""Bodies are read only with valid credentials and within the limits."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ def connect(stack: Stack) -> socket.socket:
 
 
 def answer_to(connection: socket.socket) -> tuple[int, bytes, bytes]:
-    """Status, head and body of the first answer."""
+    """Return status, headers and body of the first response."""
     response = http.client.HTTPResponse(connection)
     response.begin()
     return response.status, str(response.headers).encode(), response.read()
 
 
 def bytes_held(stack: Stack) -> int:
-    """Memory of the edge, in bytes."""
+    """Return the memory of the edge in bytes."""
     pid = stack.processes["edge"].pid
     found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
     assert found
@@ -63,7 +63,7 @@ def bytes_held(stack: Stack) -> int:
 
 
 def temporary_bytes(stack: Stack) -> int:
-    """Bytes in files that the edge holds open and that have no name."""
+    """Return the bytes in unnamed files that the edge holds open."""
     total = 0
     for link in Path(f"/proc/{stack.processes['edge'].pid}/fd").iterdir():
         with contextlib.suppress(OSError):
@@ -257,7 +257,7 @@ UNREAD = ["/vers-config/history/1/undo", f"{LIEUTENANTS}/nobody/resume", "/bootl
 
 
 def statuses(stack: Stack, count: int, body: bytes, tokens: list[str]) -> list[int]:
-    """Post to routes that answer without reading the body, on one connection where that stays."""
+    """Post to routes that respond without reading the body, on one connection if it stays open."""
     client = http.client.HTTPConnection("127.0.0.1", stack.port, timeout=60)
     found = []
     for number in range(count):
@@ -284,7 +284,7 @@ def test_unread_bodies_do_not_affect_other_clients(stack: Stack) -> None:
 
 
 class AllGood:
-    """Finds all credentials good."""
+    """Stand-in that accepts all credentials."""
 
     async def body_limit(self, scope: bodies.Scope) -> bodies.BodyLimit:
         return bodies.BodyLimit(bodies.MOST_BODY)
@@ -347,7 +347,7 @@ def test_one_address_gets_a_part_of_the_budget(monkeypatch: pytest.MonkeyPatch) 
 
 
 class Anonymous:
-    """Finds no credentials; anybody may send so much."""
+    """Stand-in that finds no credentials and allows everybody this size."""
 
     async def body_limit(self, scope: bodies.Scope) -> bodies.BodyLimit:
         return bodies.BodyLimit(64 << 10, is_anonymous=True)
@@ -401,7 +401,7 @@ def test_bodies_without_credentials_have_a_budget_of_their_own(
 
 
 def _begun(chunk: bytes, ending: asyncio.Event) -> bodies.Receive:
-    """A body of which this has arrived, and nothing more."""
+    """Body of which only this part has arrived."""
     chunks = [chunk]
 
     async def receive() -> bodies.Event:

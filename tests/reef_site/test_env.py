@@ -1,4 +1,4 @@
-"""Settings: read once; nonsense stops the start with one sentence; secrets are for us alone."""
+"""Settings: invalid values stop the start with one sentence, secrets are private."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROOT = Path(env.__file__).parent.parent
 
 
 def load(data: Path | str, code: str = "", /, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Load the settings in a process of their own, with these variables and no others of ours."""
+    """Load the settings in a separate process with only these variables."""
     passed = {key: os.environ[key] for key in ("PATH", "HOME", "LANG") if key in os.environ}
     return subprocess.run(
         [sys.executable, "-c", f"from reef_site import settings; {code}"],
@@ -259,7 +259,7 @@ def test_misspelt_settings_are_warned_about(name: str, said: str) -> None:
 
 
 def test_warnings_do_not_stop_the_start(tmp_path: Path) -> None:
-    """`check` and `migrate` say them, for those who do not use `up`."""
+    """`check` and `migrate` print the warnings, too."""
     passed = {key: os.environ[key] for key in ("PATH", "HOME", "LANG") if key in os.environ}
     done = subprocess.run(
         [sys.executable, "manage.py", "check"],

@@ -1,4 +1,4 @@
-"""What hangs outside of reef holds nobody up: a stopped Redis, a silent provider."""
+"""Hanging services delay nobody: a stopped Redis, a silent provider."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SOON = 1.5
 
 
 class Silent:
-    """A server that takes every connection and says nothing."""
+    """Server that accepts connections and never responds."""
 
     def __init__(self) -> None:
         self._server = socket.create_server(("127.0.0.1", 0), backlog=50)

@@ -1,4 +1,4 @@
-"""`GET /health`: for everybody, without a token; it tells of each part what is so."""
+"""`GET /health`: open to everybody, with the state of each component."""
 
 from __future__ import annotations
 

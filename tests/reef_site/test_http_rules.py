@@ -1,4 +1,4 @@
-"""What HTTP forbids or leaves open: each refusal is JSON with the right status."""
+"""Requests that HTTP forbids: each gets a JSON error with the right status."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 
 def ask(stack: Stack, request: str | bytes) -> tuple[int, dict[str, str], bytes]:
-    """Status, headers and body of the answer to these bytes."""
+    """Send these bytes; return status, headers and body of the response."""
     with socket.create_connection(("127.0.0.1", stack.port), timeout=10) as connection:
         data = request if isinstance(request, bytes) else request.encode()
         connection.sendall(data)

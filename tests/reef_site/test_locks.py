@@ -1,4 +1,4 @@
-"""Lock files that are swept away while they are held."""
+"""Lock files that are removed while they are held."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pages of a reef that lacks some of its organs: none of them is broken."""
+"""Pages of a reef without some organs: none of them is broken."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HTML = {"accept": "text/html"}
 
 @pytest.fixture(params=[*ALONE, *WITHOUT, ("registry", "store")], ids=lambda named: "+".join(named))
 def named(request: pytest.FixtureRequest, settings: Any) -> Iterator[tuple[str, ...]]:
-    """A reef of these organs: its routes and its admin are those of a process of its own."""
+    """Configure these organs, with routes and admin as after a new start."""
     kept = dict(admin.site._registry)
     whole = settings.ORGANS
     settings.ORGANS = organs.kept(request.param)
@@ -54,7 +54,7 @@ def person(db: None) -> Client:
 
 @pytest.fixture
 def fleet(named: tuple[str, ...], db: None, settings: Any) -> list[Node]:
-    """One below another, a lieutenant's, a removed one; and one that is only registered."""
+    """Create nested VMs, a lieutenant's, a removed one, and an unplaced one."""
 
     def plant(vm_id: str, **more: Any) -> Node:
         category = more.pop("category", Category.SWARM_VM)
@@ -72,7 +72,7 @@ def fleet(named: tuple[str, ...], db: None, settings: Any) -> list[Node]:
 
 
 def paths_of(page: str) -> set[str]:
-    """Where its links lead, within reef, and what its scripts fetch."""
+    """Return the internal links of a page, and the URLs that its scripts fetch."""
     found = re.findall(r'(?:href|hx-get|data-beside)="(/[^"#]*)', page)
     return {html.unescape(path) for path in found if not path.startswith(("/static/", "/signout"))}
 

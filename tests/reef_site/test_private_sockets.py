@@ -1,4 +1,4 @@
-"""The sockets in the run folder and the memory of reef's processes are for reef itself only."""
+"""Only reef itself can use its sockets and read the memory of its processes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 
 def ask_web(stack: Stack, headers: dict[str, str], content: bytes = b"") -> httpx.Response:
-    """Ask the web process without the edge."""
+    """Send a request to the web process without the edge."""
     transport = httpx.HTTPTransport(uds=str(stack.run / "web.sock"))
     with httpx.Client(transport=transport, base_url="http://localhost") as client:
         return client.request("GET", "/vm-tree/vms", headers=headers, content=content)
@@ -128,7 +128,7 @@ def test_hardening_hides_a_process_and_its_new_files() -> None:
 
 
 def test_all_processes_are_hardened(stack: Stack) -> None:
-    """The kernel gives /proc/<pid> of such a process to root; as root, their umask tells."""
+    """Return whether a process is hardened: /proc/<pid> belongs to root; as root, check the umask."""
     for name in ("web", "edge", "worker", "beat"):
         leader = stack.processes[name].pid
         workers = [pid for pid in descendants(leader) if "granian" in cmdline(pid)]

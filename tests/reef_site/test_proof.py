@@ -1,4 +1,4 @@
-"""Destroying, revoking and seeing secrets needs a recent proof of who asks."""
+"""Destroying, revoking and showing secrets needs a recent proof of identity."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def ada() -> User:
 
 @pytest.fixture
 def stale(ada: User) -> Client:
-    """The browser of somebody whose last proof is old."""
+    """Return a client whose last proof is old."""
     client = Client(headers={"accept": "text/html"})
     client.force_login(ada)
     age(client)
@@ -141,7 +141,7 @@ def test_each_entry_of_the_list_is_a_route_with_an_example() -> None:
 
 
 def test_no_destructive_route_is_missing() -> None:
-    """Whatever has such a word in its route or view is in the list, or is known to be harmless."""
+    """Routes and views with destructive words are in the list, or known to be harmless."""
     words = re.compile(r"destroy|delete|remove|revoke|void|restore|token|resolve|purge|forget")
     harmless = {
         # A node changes its own token, and has no session.

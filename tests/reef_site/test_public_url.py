@@ -1,4 +1,4 @@
-"""Behind a proxy: on another port, and below a path that the proxy takes away."""
+"""Behind a proxy: on another port, and below a path that the proxy strips."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 @pytest.fixture
 def person(stack: Stack) -> Iterator[httpx.Client]:
-    """A browser that is signed in, without the proxy's part of each address."""
+    """Return a signed-in client that strips the proxy's path."""
     link = stack.manage("signin").split()[0]
     assert link.startswith(f"{PUBLIC}/signin/")
     url = f"http://127.0.0.1:{stack.port}"

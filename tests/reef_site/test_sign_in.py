@@ -1,4 +1,4 @@
-"""Sign-in: one page, throttled, with cookies and sessions that end."""
+"""Sign-in: throttling, cookies and sessions."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SAFARI = {**HTML, "user-agent": "Mozilla/5.0 (Macintosh) Version/18.0 Safari/605
 
 @pytest.fixture
 def no_time_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Attempts follow each other at once, however slow the machine is."""
+    """Stop the clock, so that attempts follow each other at once on slow machines."""
     now = timezone.now()
     monkeypatch.setattr(throttle, "timezone", SimpleNamespace(now=lambda: now))
 

@@ -53,7 +53,7 @@ def page(chromium: Browser) -> Iterator[Page]:
 
 @pytest.fixture
 def neighbour() -> Iterator[tuple[str, list[str]]]:
-    """Another web server of this machine, such as an agent's; it notes the cookies it gets."""
+    """Another web server on this machine, which records the cookies that it gets."""
     cookies: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -152,7 +152,7 @@ def test_without_a_password_a_link_in_another_tab_renews_it(page: Page, stack: S
 
 
 def grow_old(stack: Stack) -> None:
-    """Let the proofs of all sessions grow old: their data is signed, so by Django itself."""
+    """Age the proofs of all sessions through Django, because their data is signed."""
     code = (
         "from django.contrib.sessions.models import Session\n"
         "from reef_site.accounts.sessions import SessionStore\n"

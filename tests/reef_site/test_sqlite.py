@@ -1,4 +1,4 @@
-"""Writers to SQLite take turns, whether they come with transactions or with single statements."""
+"""Writers to SQLite take turns, with transactions or with single statements."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def gap(vm_id: str) -> None:
 
 
 def greedy() -> None:
-    """Holds the lock of writers for a while, and comes again at once."""
+    """Hold the write lock for a while, repeatedly."""
     with transaction.atomic():
         gap("greedy")
         time.sleep(0.005)
@@ -40,7 +40,7 @@ def single() -> None:
 
 
 def in_threads(seconds: float, *acts: Callable[[], None]) -> list[int]:
-    """How often each came to its end in this time."""
+    """Return how often each writer finished in this time."""
     turns: Counter[int] = Counter()
     end = time.monotonic() + seconds
 

@@ -1,4 +1,4 @@
-"""Streams that a person opened end when the session or the account no longer allows them."""
+"""Streams end when session or account no longer allow them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Event streams through the real edge: everything once and in order, whatever is cut."""
+"""Event streams through the real edge: complete and in order despite interruptions."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Event:
 
 
 def events_of(lines: Iterator[str]) -> Iterator[Event]:
-    """The events of a stream, as a browser would take them apart."""
+    """Parse the events of a stream as a browser does."""
     fields: dict[str, str] = {}
     for line in lines:
         if line.startswith(":"):
@@ -58,7 +58,7 @@ def events_of(lines: Iterator[str]) -> Iterator[Event]:
 
 @dataclass
 class Follower:
-    """A client that builds the transcript from what it hears, as the page does."""
+    """A client that builds the transcript from events, as the page does."""
 
     stack: Stack
     name: str
@@ -69,7 +69,7 @@ class Follower:
     statuses: list[str] = field(default_factory=list)
 
     def follow(self, until_event: Any = None, seconds: float = 60.0) -> None:
-        """Listen on one connection until `until_event(event)`, or until it ends."""
+        """Read one connection until `until_event(event)` is true, or until it ends."""
         headers = {"Last-Event-ID": str(self.rev)} if self.connects else {}
         path = f"{LIEUTENANTS}/{self.name}/stream?after=0"
         self.connects += 1
@@ -92,7 +92,7 @@ class Follower:
             self.statuses.append(event.data["status"])
 
     def is_whole(self) -> bool:
-        """Whether it knows what the transcript says."""
+        """Return whether the client has the whole transcript."""
         told = [self.entries[key] for key in sorted(self.entries)]
         return told == self.stack.transcript(self.name)
 
@@ -275,7 +275,7 @@ def _texts(follower: Follower) -> list[str]:
 
 
 def _hear_listing(stack: Stack, heard: list[set[str]], pk: str) -> None:
-    """Until somebody says that this lieutenant changed."""
+    """Read until an event says that this lieutenant changed."""
     with stack.client.stream("GET", "/events", timeout=60) as answer:
         for event in events_of(answer.iter_lines()):
             if event.kind == "lieutenants":
@@ -365,7 +365,7 @@ def test_listener_collects_each_id_once() -> None:
 
 
 def test_a_client_that_stops_reading_is_dropped(stack: Stack) -> None:
-    """The kernel's buffers fill, then its queue; then it is told to start over, and can."""
+    """When buffers and queue are full, the client gets a reload and can start over."""
     stack.create("stuck")
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -416,7 +416,7 @@ def _is_socket(link: Path) -> bool:
 def test_channel_ends_with_its_last_client(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The last one who leaves a transcript ends the reading of it, wherever it was cut off."""
+    """When the last client leaves, reading the transcript stops."""
     rev = 0
     monkeypatch.setattr(streams, "_first_events", lambda _id, _after: (rev, b"", False))
     monkeypatch.setattr(streams, "_events_and_facts", lambda _id, after: (after, b"facts"))

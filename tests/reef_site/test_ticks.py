@@ -1,4 +1,4 @@
-"""Periodic tasks: each is sent once a period and run once, whatever the clocks say."""
+"""Periodic tasks: each is sent once a period and runs once, whatever the clocks do."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DAY = timedelta(days=1)
 
 
 class Queue:
-    """What was sent to workers, as it lies in Redis."""
+    """The queue of tasks in Redis."""
 
     def __init__(self, url: str) -> None:
         self._client = redis.Redis.from_url(url)
@@ -32,7 +32,7 @@ class Queue:
         self._client.delete("celery")
 
     def tasks(self, name: str = SWEEP) -> list[int]:
-        """Generations of the ticks of this name that wait, oldest first."""
+        """Return the generations of the queued ticks with this name, oldest first."""
         raw: Any = self._client.lrange("celery", 0, -1)
         messages = [json.loads(each) for each in reversed(raw)]
         mine = [each for each in messages if each["headers"]["task"] == name]

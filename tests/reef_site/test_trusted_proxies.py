@@ -1,4 +1,4 @@
-"""X-Forwarded-For counts only where a trusted proxy sent it, for limits, sign-in and audit."""
+"""X-Forwarded-For counts only from a trusted proxy, for limits, sign-in and audit."""
 
 from __future__ import annotations
 

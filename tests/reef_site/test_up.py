@@ -1,4 +1,4 @@
-"""Processes of reef: kept running, shown, stopped. First toys in their place, then the real ones.
+"""Processes of reef: kept running, shown, stopped. First with toys, then with the real ones.
 
 Every process here is real. The toys are small Python programs under the real supervisor.
 """
@@ -55,7 +55,7 @@ def free_port() -> int:
 
 
 class Running:
-    """A supervisor or `up` as a process, and what it has printed."""
+    """A supervisor or `up` as a process, with its output."""
 
     def __init__(self, argv: list[str], env: dict[str, str], fds: tuple[int, ...] = ()) -> None:
         self.process = subprocess.Popen(
@@ -78,7 +78,7 @@ class Running:
             self.lines.append(line.rstrip("\n"))
 
     def wait_for(self, pattern: str, times: int = 1) -> None:
-        """Until a line fits, so many times; fails with all lines at the end of the program."""
+        """Wait until a pattern has matched `times` lines; fail if the program ends first."""
 
         def seen() -> bool:
             found = sum(bool(re.search(pattern, line)) for line in self.lines)
@@ -94,7 +94,7 @@ class Running:
             raise AssertionError(f"no {pattern!r} in:\n" + "\n".join(self.lines)) from None
 
     def end(self, number: signal.Signals = signal.SIGTERM, within: float = 12.0) -> float:
-        """Signal it and wait; how long that took, in seconds."""
+        """Signal the process and wait for its end; return the seconds that took."""
         began = time.monotonic()
         self.process.send_signal(number)
         self.process.wait(within)
@@ -103,7 +103,7 @@ class Running:
 
 
 def pids(data: Path, word: str) -> list[int]:
-    """The processes of this data folder with `word` in their command line."""
+    """Return the processes of this data folder with `word` in their command line."""
     found = []
     for pid in leftovers.tagged(data):
         try:
@@ -115,7 +115,7 @@ def pids(data: Path, word: str) -> list[int]:
 
 
 class Toys:
-    """Runs toy services under the real supervisor, on a data folder of its own."""
+    """Run toy services under the real supervisor on a temporary data folder."""
 
     def __init__(self, data: Path) -> None:
         self.data = data
@@ -123,7 +123,7 @@ class Toys:
         self.started: list[Running] = []
 
     def up(self, *services: Service, kill_after: float = 8.0) -> Running:
-        """A supervisor with these services, and an edge that answers."""
+        """Start a supervisor with these services and an edge that responds."""
         edge = Service("edge", [sys.executable, "-c", ANSWERS, str(self.port)])
         plan = Plan(
             services=[edge, *services],
@@ -391,7 +391,7 @@ def test_plan_round_trips_through_json() -> None:
 
 
 class Up:
-    """`manage.py up` on one data folder."""
+    """`manage.py up` on a data folder."""
 
     def __init__(self, data: Path) -> None:
         self.env = {
@@ -404,7 +404,7 @@ class Up:
         self.began = 0.0
 
     def manage(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """Another command on the same data folder, run to its end."""
+        """Run another command on the same data folder to its end."""
         return subprocess.run(
             [sys.executable, "manage.py", *words],
             cwd=CHECKOUT,
@@ -423,7 +423,7 @@ class Up:
         return running
 
     def parts(self) -> dict[str, Any]:
-        """What `/health` says of each part; empty if it is not answered."""
+        """Return the components of `/health`; empty without a response."""
         try:
             with urllib.request.urlopen(
                 f"http://127.0.0.1:{self.port}/health", timeout=5
@@ -452,7 +452,7 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
 
 @pytest.fixture(scope="module")
 def reef(up: Up) -> Iterator[Running]:
-    """A reef that is up, for the tests that leave it so."""
+    """Return a running reef, for tests that leave it running."""
     running = up.start()
     yield running
     if running.process.poll() is None:
@@ -601,7 +601,7 @@ def test_demo_model_is_ready_and_outlives_up(tmp_path: Path) -> None:
 
 
 def holders(inode: int) -> list[int]:
-    """The processes that hold a lock on this file."""
+    """Return the processes that hold a lock on this file."""
     locks = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
     return [int(one[4]) for one in locks if one[1] == "FLOCK" and one[5].endswith(f":{inode}")]
 

@@ -1,4 +1,4 @@
-"""`up --demo` with VMs of its own: they find the roof, pages say what they are, nothing stays."""
+"""`up --demo` with emulated VMs: they reach the root, pages mark them, nothing is left."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.reef_site.test_up import Up, eventually
 
 @pytest.fixture
 def short(tmp_path: Path) -> Iterator[Path]:
-    """A data folder whose sockets have short paths."""
+    """Return a data folder with short paths for sockets."""
     folder = Path("/tmp") / f"reef-up-{os.getpid()}"
     folder.mkdir(mode=0o700)
     yield folder
@@ -35,7 +35,7 @@ def links() -> str:
 
 
 def ask(emulator: httpx.Client, vm_id: str, url: str) -> str:
-    """The status that a VM gets from an address."""
+    """Return the status that a VM gets from an address."""
     command = ["curl", "-s", "-o", "/dev/null", "-m", "5", "-w", "%{http_code}", url]
     done: dict[str, Any] = emulator.post(f"/vm/{vm_id}/exec", json={"command": command}).json()
     status: str = done["stdout"]

@@ -1,4 +1,4 @@
-"""Many windows of one browser: they share their streams, and the next one still loads."""
+"""Many windows of one browser share their streams, and another one still loads."""
 
 from __future__ import annotations
 

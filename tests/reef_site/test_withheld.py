@@ -1,4 +1,4 @@
-"""Requests whose body was kept back are refused by every view, and carried out by none."""
+"""Requests with a withheld body are refused by every view."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from vmtree.models import Node
 
 
 def paths(patterns: list[URLPattern | URLResolver], before: str = "") -> Iterator[str]:
-    """One path for each route, with `1` for what varies."""
+    """Return one path for each route, with `1` for its parameters."""
     for each in patterns:
         regex = before + each.pattern.regex.pattern.removeprefix("^")
         if isinstance(each, URLResolver):
@@ -35,7 +35,7 @@ def _sample(regex: str) -> str:
 
 
 def send_withheld(client: Client, method: str, path: str, **more: Any) -> Any:
-    """What web gets from the edge in place of a body."""
+    """Send what web gets from the edge in place of a body."""
     environ = {WITHHELD: True, "wsgi.input": WithheldBody(), "CONTENT_LENGTH": "1", **more}
     content_type = "application/x-www-form-urlencoded"
     return client.generic(method, path, b"x", content_type=content_type, **environ)
@@ -83,7 +83,7 @@ def test_late_session_does_not_skip_csrf_check(admin_client: Client) -> None:
 
 
 class Input:
-    """A body that counts what was read of it."""
+    """A body that counts the bytes read from it."""
 
     def __init__(self, size: int) -> None:
         self.left = size
