@@ -253,7 +253,7 @@ def world(
 
 
 def is_refused(answer: Any) -> bool:
-    """Return whether the response is a redirect to the sign-in page."""
+    """Return whether it is a refusal; pages redirect anonymous users to the sign-in page."""
     if answer.status_code == 302:
         return "/signin/" in answer["Location"] or "/login/" in answer["Location"]
     return answer.status_code in REFUSED

@@ -128,7 +128,7 @@ def test_hardening_hides_a_process_and_its_new_files() -> None:
 
 
 def test_all_processes_are_hardened(stack: Stack) -> None:
-    """Return whether a process is hardened: /proc/<pid> belongs to root; as root, check the umask."""
+    """Hardened processes have the umask 0077, and root owns their /proc/<pid>."""
     for name in ("web", "edge", "worker", "beat"):
         leader = stack.processes[name].pid
         workers = [pid for pid in descendants(leader) if "granian" in cmdline(pid)]
