@@ -72,7 +72,7 @@ def run(stack: BootStack, emulator: Emulator, asked: argparse.Namespace) -> None
 
 
 def tell(found: list[dict[str, Any]], wall: float) -> None:
-    """Return the times of each step over all VMs, in seconds."""
+    """Print the times of each step over all VMs, in seconds."""
     states = [each["state"] for each in found]
     print(f"{states.count('done')} of {len(found)} done in {wall:.1f} s")
     for each in found:
