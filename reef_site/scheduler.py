@@ -32,7 +32,7 @@ class Periodic:
 
 
 class TickScheduler(Scheduler):
-    """Send each tick of `beat_schedule` once a period, also if several schedulers run."""
+    """Scheduler that sends each tick of `beat_schedule` once a period, also beside others."""
 
     # Celery passes the file of `-s` to all schedulers; this one keeps none.
     def __init__(self, *args: Any, schedule_filename: str = "", **kwargs: Any) -> None:

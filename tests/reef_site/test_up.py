@@ -115,7 +115,7 @@ def pids(data: Path, word: str) -> list[int]:
 
 
 class Toys:
-    """Run toy services under the real supervisor on a temporary data folder."""
+    """Toy services under the real supervisor on a temporary data folder."""
 
     def __init__(self, data: Path) -> None:
         self.data = data
