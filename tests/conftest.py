@@ -256,7 +256,7 @@ def fleet(
 
 @pytest.fixture(scope="session")
 def stub() -> Iterator[StubLLM]:
-    """A scriptable model on the loopback."""
+    """Start a scriptable model on the loopback."""
     with StubLLM() as model:
         yield model
 

@@ -116,7 +116,7 @@ def _take_up(row: UnknownAgent) -> str:
 
 
 def _end(row: UnknownAgent) -> str:
-    """Ask the keeper to end the agent, and kill it after KILL_AFTER. Return "": the next scan tells."""
+    """Ask the keeper to end the agent; kill it after KILL_AFTER. Return "": the next scan tells."""
     transport = get_transport("local")
     requested_at = row.requested_at or timezone.now()
     try:
