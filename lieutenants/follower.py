@@ -1,8 +1,11 @@
-"""Journals to rows: one loop for all sessions of this host, run by the Celery worker.
+"""Commit journals to rows: one loop for all sessions of this host, in the Celery worker.
 
-Each pass reads what the journals have new, applies it and commits it together with the journals'
-new offsets in one transaction. `Watch` does what the clock asks for, `Outbox` sends what waits.
-One follower a host: whoever holds the lock file. A worker that is killed lets go of it at once.
+Each pass reads new journal records, applies them and commits them together with the journals' new
+offsets in one transaction. `Watch` handles everything that depends on time, `Outbox` sends pending
+commands.
+
+There is one follower per host: the holder of the lock file. A worker that is killed releases it at
+once.
 """
 
 from __future__ import annotations
@@ -33,19 +36,19 @@ from reef_site.common import events, locks
 logger = logging.getLogger(__name__)
 
 PASS_SECONDS = 0.1  # at most one transaction in this time
-LOOK_SECONDS = 0.03  # how often the journals of working sessions are looked at
-IDLE_LOOK_SECONDS = 0.25  # and those of resting ones
-REFRESH_SECONDS = 1.0  # how often rows are looked at without a bell
+LOOK_SECONDS = 0.03  # how often the journals of working sessions are read
+IDLE_LOOK_SECONDS = 0.25  # how often the journals of idle sessions are read
+REFRESH_SECONDS = 1.0  # how often rows are read without an event
 SESSION_BYTES = 1 << 20  # at most from one journal in one pass
-PASS_BYTES = 2 << 20  # and from all of them: a pass holds the database's write lock
-KEPT_BYTES = 32 << 20  # of a journal behind what was committed
-SHORTEN_BYTES = 8 << 20  # how much of a journal is given up at a time
-AGAIN_SECONDS = 1.0  # after a failure
-ASIDE_SECONDS = 30.0  # how long a session that fails by itself is left alone
+PASS_BYTES = 2 << 20  # at most from all journals: a pass holds the database's write lock
+KEPT_BYTES = 32 << 20  # of a journal, kept behind the committed offset
+SHORTEN_BYTES = 8 << 20  # smallest part of a journal that is released at a time
+AGAIN_SECONDS = 1.0  # delay after a failure
+ASIDE_SECONDS = 30.0  # how long a session that fails by itself is skipped
 
 
 class Follower:
-    """Runs in a thread of its own until `stop`."""
+    """The follower loop. Runs in its own thread until `stop`."""
 
     def __init__(self) -> None:
         self.sessions: dict[str, Session] = {}
@@ -57,7 +60,7 @@ class Follower:
         self._refreshed = -REFRESH_SECONDS
         self._looked_at_resting = 0.0
         self._first = 0
-        # After a failure each session is followed by itself for one pass, to find the culprit.
+        # After a failure each session gets its own transaction for one pass, to find the culprit.
         self._careful = False
         self._aside: dict[str, float] = {}
         self._lock = locks.FileLock(settings.RUN_DIR / "follower.lock")
@@ -66,13 +69,14 @@ class Follower:
         self._listener: threading.Thread | None = None
 
     def run(self) -> None:
-        """Follow until told to stop. Trouble is logged and begun anew from the rows."""
+        """Follow until stopped. After an error, log it and start over from the rows."""
         try:
             while not self.stopping.is_set():
                 try:
                     self._follow_once_free()
                 except Exception:
-                    # This thread is the only follower of the worker, which goes on without it.
+                    # This thread is the worker's only follower, and the worker continues without
+                    # it.
                     logger.exception("the follower failed; trying again")
                     self._forget()
                     self.stopping.wait(AGAIN_SECONDS)
@@ -81,7 +85,7 @@ class Follower:
             connections.close_all()
 
     def _follow_once_free(self) -> None:
-        """Wait for the locks, follow as long as they are held, and release them."""
+        """Wait for the locks, follow while they are held, and release them."""
         try:
             if not self._wait_for_lock():
                 return
@@ -98,7 +102,7 @@ class Follower:
             self._listener.start()
 
     def _follow_while_locked(self) -> None:
-        """Follow until told to stop, or until another worker has the lock."""
+        """Follow until stopped, or until another worker holds the lock."""
         logger.info("following the sessions of %s", settings.HOST)
         while not self.stopping.is_set() and self._keeps_lock():
             try:
@@ -117,7 +121,7 @@ class Follower:
         self._resign()
 
     def _wait_for_lock(self) -> bool:
-        """Wait to be the one follower of this host; False if told to stop meanwhile."""
+        """Wait to become the only follower of this host; return False if stopped meanwhile."""
         known = ""
         while not self.stopping.is_set():
             try:
@@ -135,14 +139,14 @@ class Follower:
         return False
 
     def _make_run_folder(self) -> None:
-        """Make the folder of the lock again after it was swept away."""
+        """Create the lock's folder again after it was removed."""
         try:
             self._lock.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             logger.warning("cannot make %s: %s", self._lock.path.parent, error.strerror)
 
     def _keeps_lock(self) -> bool:
-        """Look now and then whether the lock is still ours; the other follows if it is not."""
+        """Check now and then whether the lock is still ours, and return the result."""
         now = time.monotonic()
         if now - self._lock_seen < locks.KEEP_SECONDS:
             return True
@@ -154,7 +158,7 @@ class Follower:
         return False
 
     def _stand_by(self, why: str) -> None:
-        """Follow nothing while another follower of this folder's identity is at work."""
+        """Follow nothing while another follower with this folder's identity is running."""
         if why != self._yields_to:
             logger.warning("%s", why)
         self._yields_to = why
@@ -171,14 +175,14 @@ class Follower:
             logger.info("cannot resign: %s", type(error).__name__)
 
     def stop(self) -> None:
-        """Ask the loop to end after its pass."""
+        """Ask the loop to end after the current pass."""
         self.stopping.set()
         self._bell.set()
 
     # -- one turn ---------------------------------------------------------------------------
 
     def _turn(self) -> float:
-        """Do what there is to do; returns how many seconds to wait for a bell."""
+        """Run one iteration and return how many seconds to wait for an event."""
         began = time.monotonic()
         rung = self._bell.is_set()
         self._bell.clear()
@@ -193,7 +197,7 @@ class Follower:
         return LOOK_SECONDS if working else IDLE_LOOK_SECONDS
 
     def refresh(self) -> None:
-        """Take up new processes, drop ended ones, look at what the clock asks for."""
+        """Open sessions of new processes, drop ended ones, and run the time-based checks."""
         now = time.monotonic()
         self.watch.sign(now)
         self.clock.look(self.sessions.values())
@@ -208,7 +212,8 @@ class Follower:
                 if strays.runs_elsewhere(process):
                     self._aside[pk] = now + strays.AGAIN_SECONDS
                     continue
-                # An agent gets secrets when it starts: the session knows all stored by then.
+                # An agent gets its secrets at its start, so a session that is opened now knows all
+                # of them.
                 session = Session.open(process)
                 session.heard_at = session.opened_at = now
                 session.was_ready = process.ready_at is not None
@@ -217,7 +222,7 @@ class Follower:
         self.outbox.look(self.sessions)
 
     def follow(self, clock: float) -> bool:
-        """One pass over the journals; True if there was anything to write."""
+        """Run one pass over the journals; return whether there was anything to write."""
         with_resting = clock - self._looked_at_resting >= IDLE_LOOK_SECONDS
         if with_resting:
             self._looked_at_resting = clock
@@ -227,7 +232,7 @@ class Follower:
     def _follow(self, due: list[Session], clock: float) -> bool:
         news = list(self._read(due))
         touched = {id(session) for session, _, _ in news}
-        # Without news nothing is written, save to find that a session has come to rest.
+        # Without new records nothing is written, unless a session may have settled.
         stirred = [each for each in due if id(each) in touched or each.may_rest(clock)]
         starting = [each for each in stirred if each.process.ready_at is None]
         if stirred:
@@ -235,7 +240,7 @@ class Follower:
             if revs:
                 events.publish_transcripts(revs)
         if any(each.process.ready_at for each in starting):
-            self._bell.set()  # there is room for another start
+            self._bell.set()  # a start slot is free now
         for session in [each for each in stirred if each.ended]:
             self.sessions.pop(session.process.pk, None)
             self.watch.after_end(session)
@@ -246,7 +251,7 @@ class Follower:
         return bool(news)
 
     def _follow_carefully(self, due: list[Session], clock: float) -> bool:
-        """Each session in a transaction of its own: one that cannot be followed stops no other."""
+        """Give each session its own transaction, so that a broken one does not block the others."""
         heard = False
         for session in due:
             try:
@@ -261,7 +266,7 @@ class Follower:
         return heard
 
     def _read(self, due: list[Session]) -> Iterator[tuple[Session, list[list[object]], int]]:
-        """New records of these sessions; a rotating start keeps one from starving the others."""
+        """Yield session, new records and their size; the rotating start prevents starvation."""
         left = PASS_BYTES
         self._first = (self._first + 1) % max(1, len(due))
         for session in due[self._first :] + due[: self._first]:
@@ -290,7 +295,7 @@ class Follower:
 
     @staticmethod
     def _long_record(session: Session) -> tuple[list[list[object]], int]:
-        """One record larger than a pass; the keeper's own limit bounds it."""
+        """Read a record that is larger than a pass; the keeper limits its size."""
         process = session.process
         data = get_transport(process.transport).read(
             process.directory, process.offset, 16 * SESSION_BYTES
@@ -303,7 +308,7 @@ class Follower:
         stirred: list[Session],
         clock: float,
     ) -> dict[str, int]:
-        """Apply and write, all or nothing; returns the transcripts that grew."""
+        """Apply and write everything in one transaction; return the transcripts that changed."""
         before = {id(session): _progress(session) for session in stirred}
         ledger = Ledger()
         with transaction.atomic():
@@ -323,7 +328,7 @@ class Follower:
     # -- around it -----------------------------------------------------------------------------
 
     def _start_over(self) -> None:
-        """What memory says may not be what was committed: read everything anew."""
+        """Read everything again, since memory may differ from what was committed."""
         self._forget()
         self._careful = True
         close_old_connections()
@@ -334,7 +339,7 @@ class Follower:
         self._refreshed = -REFRESH_SECONDS
 
     def _listen(self) -> None:
-        """Hear the bell. Without Redis nothing is lost: rows are looked at each second."""
+        """Wait for events. Without Redis nothing is lost, since rows are read every second."""
         complained = False
         while not self.stopping.is_set():
             try:
@@ -354,7 +359,7 @@ class Follower:
 
 
 def _gap(session: Session) -> tuple[list[list[object]], int]:
-    """Pass over a part of the journal that is gone; the database is older than the journal then."""
+    """Skip a missing part of the journal. The database is then older than the journal."""
     process = session.process
     end = get_transport(process.transport).skip_gap(process.directory, process.offset)
     size = end - process.offset
@@ -363,10 +368,10 @@ def _gap(session: Session) -> tuple[list[list[object]], int]:
 
 
 def _shorten(session: Session) -> None:
-    """Give back the room of what was committed long ago.
+    """Release the disk space of journal records that were committed long ago.
 
-    Some is kept, so that a database that comes from a backup, or lost its last commits with the
-    machine's power, finds what it lacks.
+    Some of it is kept for a database that was restored from a backup, or that lost its last commits
+    in a power failure.
     """
     process = session.process
     end = session.screening.needed_from(process.offset) - KEPT_BYTES
@@ -380,7 +385,7 @@ def _shorten(session: Session) -> None:
 
 
 def _progress(session: Session) -> tuple[object, ...]:
-    """What `save_progress` would write, to see whether it changed."""
+    """Return the values that `save_progress` writes, to detect changes."""
     row, lieutenant = session.process, session.lieutenant
     facts = (lieutenant.rev, lieutenant.waiting_for, lieutenant.waiting_since)
     return (row.offset, repr(session.memory), *facts, lieutenant.trouble)

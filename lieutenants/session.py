@@ -1,8 +1,8 @@
-"""One live process as the follower knows it: journal records in, rows and commands out.
+"""Apply one process's journal records to rows, and produce commands for its agent.
 
-All that a session must remember across a restart of the worker stands in `Process.state` and in
-rows that are not final, written in the same transaction as the journal's offset. So a follower
-that is killed anywhere goes on from its last commit, and nothing is lost or doubled.
+Everything a session must remember across a restart of the worker is kept in `Process.state` and in
+rows that are not final, written in the same transaction as the journal's offset. A follower that is
+killed at any point continues from its last commit, and nothing is lost or applied twice.
 """
 
 from __future__ import annotations
@@ -46,12 +46,13 @@ _STATUS = f"SELECT status FROM {Lieutenant._meta.db_table} WHERE id = %s"  # noq
 BARRIER = "~state-"
 BARRIER_SECONDS = 3.0
 REST_LOOK_SECONDS = 0.2
-AGAIN_SECONDS = 0.3  # between two such questions
-# So often in a row it says that it rests with messages in its queue: it has forgotten them.
+AGAIN_SECONDS = 0.3  # between two state queries
+# After this many consecutive state replies of an idle agent with queued messages, it has forgotten
+# them.
 STRANDED_ANSWERS = 5
-# An agent that says when it is done is asked only when it has not said so for this long.
+# An agent that reports when it has settled is queried only after this long without a report.
 SETTLE_SECONDS = 20.0
-# One that has accepted a message begins its run at once; a command may begin none.
+# An agent that accepted a message begins its run at once; a command may begin none.
 BEGIN_SECONDS = 1.0
 
 NO_MODEL = (
@@ -63,57 +64,57 @@ NO_MODEL = (
 
 @dataclass
 class Memory:
-    """What is known of the agent at the journal's offset; kept as `Process.state`."""
+    """State of the agent at the journal's offset, stored as `Process.state`."""
 
     running: bool = False
     retrying: bool = False
     compacting: int = 0
-    # The agent said that it has nothing left to do, and nothing has begun since.
+    # The agent reported that it has nothing left to do, and nothing has begun since.
     settled: bool = True
-    # It said so when asked, and that its queue is empty.
+    # A state query confirmed it, with an empty queue.
     confirmed: bool = False
-    # Its last run has ended, as far as it told.
+    # The last run has ended, as far as the agent reported.
     ran: bool = False
     stop_reason: str = ""
     failure: str = ""
-    # The message that was delivered and has no verdict yet.
+    # Id of the message that was delivered and not yet accepted or rejected.
     inflight: str = ""
     answer: int | None = None
     message: str | None = None
-    # The entry of the slash command that is running, and how long to wait for a run to begin.
+    # The entry of the running slash command, and how long to wait for a run to begin.
     command: int | None = None
     patience: float = SETTLE_SECONDS
-    # The command of `rewinding` that is on its way, and the entry to go back to.
+    # The pending command of `rewinding`, and the entry to go back to.
     rewinding: str = ""
     rewind_to: int = 0
-    # What is to be said of the session when the agent is ready.
+    # Notices to show in the transcript when the agent is ready.
     notes: list[str] = field(default_factory=list)
     barrier: int = 0
-    # Text that is held back, see `TranscriptScreening.state`, and whether was said that some is.
+    # Text held back by screening (see `TranscriptScreening.state`), and whether a notice said so.
     held: State = field(default_factory=dict)
     covered: bool = False
-    # The stored secrets that the agent was started with, as ids of their versions.
+    # Version ids of the stored secrets that the agent was started with.
     secret_versions: list[int] = field(default_factory=list)
-    # What this version of the agent can do: see `agents.Agent`.
+    # Features of this version of the agent, see `agents.Agent`.
     clears_queue: bool = True
     settles: bool = False
-    # Rows that were not made, and which floods go on: the fields of `Floods`.
+    # Counts of omitted rows and floods in progress, see `Floods`.
     flood_buckets: dict[str, list[float | None]] = field(default_factory=dict)
     loud: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def load(cls, state: dict[str, Any]) -> Memory:
-        """From `Process.state`; keys of an older reef are left out."""
+        """Build from `Process.state`; keys of older versions are ignored."""
         known = {each.name for each in fields(cls)}
         return cls(**{key: value for key, value in state.items() if key in known})
 
     @property
     def busy(self) -> bool:
-        """Whether the agent is at work, or will go on by itself."""
+        """Return whether the agent is working or will continue by itself."""
         return self.running or self.retrying or self.compacting > 0
 
     def rest_reason(self) -> str:
-        """Why a lieutenant rests, for its move."""
+        """Return the reason for a transition to idle."""
         if self.stop_reason == "error":
             return f"its answer failed: {self.failure}"
         if self.stop_reason == "aborted":
@@ -121,39 +122,39 @@ class Memory:
         return "the agent has nothing left to do"
 
     def outcome(self) -> Outcome:
-        """How the run ended, by the agent's own stop reason."""
+        """Return how the run ended, from the agent's stop reason."""
         by_reason = {"aborted": Outcome.ABORTED, "error": Outcome.ERROR}
         return by_reason.get(self.stop_reason, Outcome.COMPLETED)
 
 
 @dataclass
 class Session(Transcript):
-    """A live process: its transcript, and what it is doing."""
+    """The transcript of a live process, and the state of its agent."""
 
     memory: Memory = field(default_factory=Memory)
     outgoing: list[Outgoing] = field(default_factory=list)
     ended: bool = False
-    # Known to be idle, with nothing on its way: need not be looked at until something comes.
+    # Known to be idle with nothing pending: skipped until something arrives.
     resting: bool = False
-    # Seconds of the follower's clock: when the last record came, and when was asked for a state.
+    # Times on the follower's clock: when the last record came, when the state was queried.
     heard_at: float = 0.0
-    # When it was taken up, and since when its keeper takes nothing that is sent.
+    # When the session was opened, and since when its keeper has accepted no commands.
     opened_at: float = 0.0
-    # Its agent was ready before this follower took it up.
+    # The agent was ready before this follower opened the session.
     was_ready: bool = False
     unsent_since: float | None = None
     asked_at: float | None = None
     looked_at: float = 0.0
     ask_again_at: float = 0.0
-    doubtful: bool = False  # it said that it is done, and has accepted messages nonetheless
+    doubtful: bool = False  # it reported being done, with accepted messages not begun
     stranded: int = 0
     rewind_at: float | None = None
     command: Entry | None = None
     series: FailureSeries = field(default_factory=FailureSeries)
-    # What the rows of process and lieutenant hold, see `ledger.save_progress`.
+    # Values that the rows of process and lieutenant hold, see `ledger.save_progress`.
     committed_offset: int = 0
     committed_rev: int = 0
-    # Up to where the journal's room on the disk was given back.
+    # Offset up to which the journal's disk space was released.
     shortened: int = 0
 
     def __post_init__(self) -> None:
@@ -161,12 +162,12 @@ class Session(Transcript):
 
     @property
     def floods(self) -> Floods:
-        """What this process was too loud with; changes are kept in the memory."""
+        """Return the flood counters of this process; changes are kept in the memory."""
         return Floods(self.memory.flood_buckets, self.memory.loud)
 
     @classmethod
     def open(cls, process: Process) -> Session:
-        """Take a process up where its rows stand."""
+        """Continue a process from its rows."""
         session = cls(process, process.lieutenant, memory=Memory.load(process.state))
         session.use_newest_screen(recheck=True)
         session.screening.recover(process, session.memory.held)
@@ -177,7 +178,7 @@ class Session(Transcript):
         return session
 
     def use_newest_screen(self, *, recheck: bool = False) -> None:
-        """Cover the secrets that there are now; with `recheck` all that are committed."""
+        """Screen with the newest secrets; with `recheck` read all committed ones again."""
         self.screening.use(
             sources.for_node(
                 vm_of(self.lieutenant),
@@ -190,7 +191,7 @@ class Session(Transcript):
     # -- one pass -------------------------------------------------------------------------
 
     def apply(self, records: list[list[Any]], ledger: Ledger, clock: float) -> None:
-        """Take in what the journal says next; runs inside the pass's transaction."""
+        """Apply new journal records. Runs inside the pass's transaction."""
         self.ledger = ledger
         self.resting = False
         if not all(map(_is_own_word, records)):
@@ -209,7 +210,7 @@ class Session(Transcript):
             self.say_left_out(timezone.now())
 
     def remember(self) -> None:
-        """Bring the columns that the pass writes up to date; new rows have their ids by now."""
+        """Copy the state to the columns that the pass saves. New rows must have their ids."""
         self.memory.answer = self.answer.pk if self.answer else None
         self.memory.message = self.message_id
         self.memory.command = self.command.pk if self.command else None
@@ -238,7 +239,7 @@ class Session(Transcript):
             self._take_note(record, at)
 
     def _take_note(self, record: list[Any], at: datetime) -> None:
-        """What the keeper says of lines that it did not record, or not whole."""
+        """Handle the keeper's notes about lines that it did not record, or not completely."""
         kind, cover = record[0], self.screening.cover
         if kind == "g":
             text = f"The agent printed what is not its protocol: {cover(str(record[2]))}"
@@ -256,17 +257,17 @@ class Session(Transcript):
             self.floods.quiet(cover(str(record[2])))
 
     def limited(self, cause: str, at: datetime, text: str, **fields: Any) -> None:
-        """Make a row of which an agent may cause any number: only so many in each minute."""
+        """Add a row of a kind that an agent may cause any number of, up to a limit per minute."""
         if self.floods.admits(cause, at):
             self.add(**{"kind": Entry.Kind.NOTICE, "at": at, "text": floods.cut(text), **fields})
 
     def say_left_out(self, now: datetime, *, last: bool = False) -> None:
-        """Tell how many rows were not made since this was told last."""
+        """Report how many rows were omitted since the last report."""
         for text in self.floods.summaries(now, last=last):
             self.notice(now, text, is_error=True)
 
     def _say_covered(self) -> None:
-        """Tell readers, once a process, that the transcript does not show everything."""
+        """Tell readers, once per process, that secrets in the transcript are covered."""
         names = self.screening.take_names()
         if names and not self.memory.covered:
             self.memory.covered = True
@@ -275,11 +276,11 @@ class Session(Transcript):
             self.notice(timezone.now(), text)
 
     def notice(self, at: datetime, text: str, **fields: Any) -> None:
-        """Something worth knowing that nobody said."""
+        """Add a notice entry to the transcript."""
         self.add(Entry.Kind.NOTICE, at, text=text, **fields)
 
     def close_answer(self, at: datetime, outcome: Outcome, failure: str = "") -> None:
-        """Close the running answer, and count it if it failed like the one before."""
+        """Close the running answer, and count it if it failed like the previous one."""
         answer = self.answer
         super().close_answer(at, outcome, failure)
         if answer:
@@ -421,7 +422,7 @@ class Session(Transcript):
         self.limited("extension_error", at, text, kind=Entry.Kind.ERROR, is_error=True)
 
     def _ui_request(self, event: Event, at: datetime) -> None:
-        """Nobody sits at the agent's side, so each dialog is dismissed at once."""
+        """Dismiss each dialog at once, since nobody can answer it."""
         method, request = str(event.get("method")), event.get("id")
         if method in rpc.DIALOGS or method == "notify":
             commands.show(self, at)
@@ -495,7 +496,7 @@ class Session(Transcript):
                 self._free_stranded(at)
 
     def _free_stranded(self, at: datetime) -> None:
-        """It rests on messages that it accepted; only a new process gets them out of its queue."""
+        """Restart an idle agent that does not begin accepted messages: that empties its queue."""
         if self.process.stop_asked_at is not None:
             return
         if self.memory.stop_reason == "aborted":
@@ -525,7 +526,7 @@ class Session(Transcript):
     # -- coming to rest -------------------------------------------------------------------
 
     def may_rest(self, clock: float) -> bool:
-        """Whether it is time to look if the agent has come to rest."""
+        """Return whether it is time to check if the agent has settled."""
         if self.resting or clock - self.looked_at < REST_LOOK_SECONDS:
             return False
         return self._is_quiet()
@@ -535,7 +536,7 @@ class Session(Transcript):
         return not (gone or self.memory.busy or self.memory.inflight)
 
     def rest_if_settled(self, clock: float) -> None:
-        """Become idle once the agent has nothing left and nothing is on its way to it."""
+        """Become idle once the agent has nothing left to do and nothing is pending."""
         memory = self.memory
         self.looked_at = clock
         if not self._is_quiet():
@@ -548,7 +549,7 @@ class Session(Transcript):
         if states - {MessageState.ACCEPTED}:
             return
         if states and not memory.confirmed:
-            # What it accepted and has not begun may wait in its queue.
+            # Accepted messages that have not begun may still be in the agent's queue.
             memory.settled, self.doubtful = False, True
             return
         now = timezone.now()
@@ -561,7 +562,7 @@ class Session(Transcript):
         self.resting = True
 
     def _ask_whether_settled(self, clock: float) -> None:
-        """The answer comes after all that the agent has to say before it."""
+        """Query the agent's state; its reply comes after all its earlier output."""
         memory = self.memory
         will_tell = memory.settles and memory.ran and not self.doubtful
         if will_tell and clock - self.heard_at < memory.patience:
@@ -573,13 +574,14 @@ class Session(Transcript):
             self.memory.barrier += 1
             self.outgoing.append(rpc.simple("get_state", f"{BARRIER}{self.memory.barrier}"))
         elif clock - self.asked_at > BARRIER_SECONDS:
-            # An agent that does not know the question has said all it has to say.
+            # An agent that does not know the query has sent all its output by now.
             self.asked_at = None
             self.memory.settled = self.memory.confirmed = True
 
     def shift(self, to: Status, reason: str, when: set[Status], **fields: Any) -> bool:
-        """Move the lieutenant if its row is in one of `when`; somebody else may be quicker."""
-        # Each run asks twice, mostly in vain; a QuerySet takes many times as long as its query.
+        """Move the lieutenant if its status is one of `when`; return whether it was moved."""
+        # Each run checks twice, mostly in vain, and a QuerySet takes many times as long as its
+        # query.
         with connection.cursor() as cursor:
             cursor.execute(_STATUS, [self.lieutenant.pk])
             found = cursor.fetchone()
@@ -596,7 +598,7 @@ class Session(Transcript):
         return True
 
     def waiting_for(self) -> str:
-        """What the lieutenant is waiting for, in words for people."""
+        """Return what the lieutenant is waiting for, as text for people."""
         memory = self.memory
         if self.ended:
             return ""
@@ -616,7 +618,7 @@ class Session(Transcript):
 
 
 def _is_own_word(record: list[Any]) -> bool:
-    """Whether this only says that a command of the follower's own went out: no sign of life."""
+    """Return whether the record only notes that a command of the follower was sent (not activity)."""
     return record[0] == "s" and str(record[2]).startswith("~")
 
 

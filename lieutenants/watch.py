@@ -1,4 +1,4 @@
-"""What the clock asks of the follower: liveness, stalls, restarts, idle limits, aborts."""
+"""Time-based checks of the follower: liveness, stalls, restarts, idle limits, aborts."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ logger = logging.getLogger(__name__)
 
 RECONCILE_SECONDS = 5.0
 SIGN_SECONDS = 5.0
-# A process whose keeper has not said in this time where it is was lost in its start.
+# A process whose keeper has not reported a handle in this time was lost during its start.
 LOST_START = timedelta(seconds=35)
-# A keeper that was started tells where it is much sooner, whoever asks.
+# A started keeper can be found by its files much earlier.
 FIND_AFTER = timedelta(seconds=3)
-# What is gone when a session has just been taken up ended before.
+# A keeper that is gone this soon after its session was opened had ended before.
 FIRST_LOOK_SECONDS = 2.0
-# After the abort of a stalled answer, before its process is ended.
+# Time between the abort of a stalled answer and the end of its process.
 ABORT_SECONDS = 10.0
-# An agent writes to its session by a path that leads nowhere after the move.
+# After the move, the agent writes to its session at a path that no longer exists.
 RESTARTED_THERE = "its data folder was moved; started again there with what its session has"
 
 
 class Watch:
-    """Looked at about once a second, and when the bell rings."""
+    """Runs about once a second, and at each event."""
 
     def __init__(self, sessions: dict[str, Session]) -> None:
         self._sessions = sessions
@@ -60,14 +60,14 @@ class Watch:
         self._hidden_trouble: dict[str, str] = {}
 
     def sign(self, clock: float) -> None:
-        """Say now and then that this follower is at work. Raises NotTheFollower."""
+        """Record now and then that this follower is alive. Raises NotTheFollower."""
         if clock - self._signed >= SIGN_SECONDS:
             hosts.sign(self.follower_id)
             LifeSign.give(f"follower@{settings.HOST}")
             self._signed = clock
 
     def look(self, rows: Mapping[str, Process], clock: float) -> None:
-        """`rows` are this host's live processes as the database has them now."""
+        """Run all checks. `rows` are this host's live processes, fresh from the database."""
         for pk, process in rows.items():
             session = self._sessions.get(pk)
             if session is None:
@@ -96,12 +96,12 @@ class Watch:
         strays.end_abandoned()
 
     def _is_there(self, process: Process) -> bool:
-        """Whether its keeper was alive when it was looked at just now."""
+        """Return whether the keeper was alive at the last check."""
         session = self._sessions.get(process.pk)
         return session is not None and not session.ended
 
     def after_end(self, session: Session) -> None:
-        """The place of an ended process is free: start whoever waits for it."""
+        """Clean up after an ended process and start the next waiting lieutenant."""
         self._aborted_at.pop(session.process.pk, None)
         self._reach.forget(session.process.pk)
         self._hidden_trouble.pop(session.process.pk, None)
@@ -136,7 +136,7 @@ class Watch:
     # -- processes -----------------------------------------------------------------------
 
     def _gone(self, session: Session, *, while_away: bool) -> None:
-        """The keeper is dead. What it wrote last is read first, then the process is ended."""
+        """End the process of a dead keeper, after applying the rest of its journal."""
         process = session.process
         transport = get_transport(process.transport)
         try:
@@ -157,13 +157,13 @@ class Watch:
         self._sessions.pop(process.pk, None)
         events.publish_transcripts({session.lieutenant.pk: session.lieutenant.rev})
         if not Lieutenant.objects.get(pk=session.lieutenant.pk).should_run:
-            # What it left behind is ended; where it starts again, its next keeper does that.
+            # End the remaining processes. Before a restart the next keeper does that.
             end_rest = partial(transport.stop, process.directory, process.handle, None)
             self._in_background(end_rest)
         self.after_end(session)
 
     def _find_lost_start(self, process: Process) -> None:
-        """A worker died between the row and the keeper's answer: look what came of it."""
+        """Find out what became of a start whose worker died before the keeper replied."""
         now = timezone.now()
         if process.handle or now - process.started_at < FIND_AFTER:
             return
@@ -180,7 +180,7 @@ class Watch:
         self._in_background(partial(runtime.settle_lost_start, process, reason))
 
     def _restart_moved(self, row: Process, lieutenant: Lieutenant) -> None:
-        """Start a resting agent anew whose paths lead nowhere since its folder was moved."""
+        """Restart an idle agent whose paths no longer exist since its folder was moved."""
         Process.objects.filter(pk=row.pk).update(stop_asked_at=timezone.now())
         self._move(lieutenant, Status.STARTING, RESTARTED_THERE)
 
@@ -192,7 +192,7 @@ class Watch:
         silence = clock - session.heard_at
         waiting_for = session.waiting_for()
         if session.process.ready_at is None:
-            # Whatever it prints meanwhile: only its answer makes it ready.
+            # Only its reply to the first query makes the agent ready, whatever it prints before.
             if clock - session.opened_at > settings.START_SECONDS:
                 text = f"The agent did not answer for {settings.START_SECONDS} s after its start."
                 self._give_up(session, text)
@@ -221,7 +221,7 @@ class Watch:
             )
 
     def _note_reach(self, session: Session, clock: float) -> None:
-        """Tell as its trouble that the supervisor does not answer, and when it does again."""
+        """Report as trouble that the keeper does not respond, and clear it when it responds again."""
         trouble = self._reach.trouble(session.process.pk, clock)
         told = session.lieutenant.trouble
         if trouble == told or not (trouble or is_ours(told)):
@@ -233,16 +233,16 @@ class Watch:
         self._troubled.append(session)
 
     def _trouble_before(self, session: Session) -> str:
-        """Return the trouble that was hidden while the supervisor did not answer."""
+        """Return the trouble that was hidden while the keeper did not respond."""
         hidden = self._hidden_trouble.pop(session.process.pk, None)
         if hidden is not None:
             return hidden
-        # An earlier follower hid it.
+        # It was hidden by an earlier follower.
         failure = session.memory.failure if session.memory.stop_reason == "error" else ""
         return failing.trouble(session.lieutenant) or failure
 
     def _say_reach(self) -> None:
-        """Write what was noted, for all sessions in one transaction."""
+        """Save the collected changes of all sessions in one transaction."""
         noted = [session for session in self._troubled if not session.ended]
         self._troubled.clear()
         if not noted:
@@ -255,7 +255,7 @@ class Watch:
             events.publish_lieutenant(session.lieutenant.pk)
 
     def _overlong_tool(self, session: Session, limit: int, clock: float) -> str:
-        """Say which tool call is past its limit; empty if none is."""
+        """Return a text about tool calls past their limit; empty if there are none."""
         tools = self._tools.setdefault(session.process.pk, ToolClock())
         running = [each for each in session.results.values() if each.pk is not None]
         tools.keep_only(each.pk for each in running)
@@ -266,7 +266,7 @@ class Watch:
         return f"Tool {named(overdue)} ran longer than its limit of {limit} s" if overdue else ""
 
     def _say_stalled(self, session: Session, what: str) -> None:
-        """The transcript says who breaks the answer off, and why."""
+        """Add a notice that reef aborts the answer, with the reason."""
         text = f"{what}: reef aborts this answer."
         logger.warning("%s: %s", session.lieutenant, text)
 
@@ -277,7 +277,7 @@ class Watch:
         self._write(session, say)
 
     def _say_left_out(self, session: Session) -> None:
-        """Tell of rows that were not made, also when the agent says nothing more."""
+        """Report omitted rows even when the agent prints nothing more."""
         self._write(session, lambda: session.say_left_out(timezone.now()))
 
     def _write(self, session: Session, work: Callable[[], None]) -> None:
@@ -329,7 +329,7 @@ class Watch:
         self._in_background(lambda: runtime.settle(pk))
 
     def _in_background(self, work: Callable[[], None]) -> None:
-        """Starting and stopping take their time; the journals do not wait for them."""
+        """Run in a thread: starting and stopping take time, and journals must not wait for it."""
 
         def run() -> None:
             try:
