@@ -1,4 +1,4 @@
-"""How a process ends, and what becomes of its lieutenant then."""
+"""End of a process, and the next status of its lieutenant."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from lieutenants.states import RUNNING, Outcome, RestartPolicy, Status
 if TYPE_CHECKING:
     from lieutenants.session import Session
 
-# Before the first restart after a death; each further pause is twice as long.
+# Delay before the first restart after a crash; doubled for each further one.
 PAUSE_SECONDS = 1.0
 AWAY = "Its process ended while reef was away: the machine was restarted, or it was killed."
 KILLED_FOR_MEMORY = "The agent was killed by the kernel for memory."
-# A process that was well for so long has used up none of its restarts.
+# A process that was ready for this long resets the restart counter.
 HEALTHY = timedelta(seconds=60)
 
 
 def end(session: Session, facts: dict[str, Any], at: datetime) -> None:
-    """The keeper's end record: `code` or `signal`, `stderr` lines, `stopped`, `error`."""
+    """Apply the keeper's end record: `code` or `signal`, `stderr` lines, `stopped`, `error`."""
     process = session.process
     process.exit_code = _number(facts.get("code"))
     process.exit_signal = _number(facts.get("signal"))
@@ -45,9 +45,9 @@ def end(session: Session, facts: dict[str, Any], at: datetime) -> None:
 
 
 def vanish(session: Session, *, while_away: bool = False) -> None:
-    """Keeper and all are gone without a word: the host went down, or somebody killed it.
+    """End a process that is gone, together with its keeper, without an end record.
 
-    `while_away`: they were not there any more when this follower first looked.
+    `while_away` says that it was gone when this follower first checked.
     """
     process = session.process
     process.end_reason = "Its process vanished: the machine went down, or it was killed."
@@ -68,16 +68,16 @@ def vanish(session: Session, *, while_away: bool = False) -> None:
 
 
 def abandon(session: Session, reason: str) -> None:
-    """Nobody can reach the process from here: end its row, and leave the lieutenant in error."""
+    """End the row of a process that is out of reach, and set the lieutenant to error."""
     session.process.end_reason = reason
     _finish(session, timezone.now(), said=True)
     _fail(session, reason, restart_at=None)
 
 
 def give_up(session: Session, reason: str, *, for_good: bool = False) -> None:
-    """The process is of no use: say why. The next settle ends it.
+    """Set the lieutenant to error and ask its useless process to stop; the next settle ends it.
 
-    Unless that is for good, the restart policy may bring the lieutenant back.
+    Unless `for_good`, the restart policy may start the lieutenant again.
     """
     process = session.process
     process.stop_asked_at = timezone.now()
@@ -86,7 +86,7 @@ def give_up(session: Session, reason: str, *, for_good: bool = False) -> None:
 
 
 def describe(code: int | None, number: int | None) -> str:
-    """How a process ended, in words."""
+    """Describe how a process ended, as text for people."""
     if number is not None:
         try:
             name = signal.Signals(number).name
@@ -97,7 +97,7 @@ def describe(code: int | None, number: int | None) -> str:
 
 
 def _finish(session: Session, at: datetime, *, said: bool) -> None:
-    """Keep what was heard, close all rows of this process, give back what it had not begun."""
+    """Close all open rows of this process, and requeue the messages it did not begin."""
     process = session.process
     session.close_blocks()
     session.say_left_out(at, last=True)
@@ -124,7 +124,7 @@ def _finish(session: Session, at: datetime, *, said: bool) -> None:
 
 
 def _after_stop(session: Session) -> None:
-    """It was asked to end; if the row wants it to run nonetheless, it is started anew."""
+    """Start the lieutenant again if its row wants it to run although a stop was requested."""
     session.shift(
         Status.STARTING, "its agent was stopped; started again", {Status.IDLE, Status.WORKING}
     )
@@ -136,7 +136,7 @@ def _after_death(session: Session) -> None:
 
 
 def _next_try(session: Session) -> dict[str, Any]:
-    """When the restart policy starts it again, if it does, and how many tries that makes."""
+    """Return the columns for the restart policy's next attempt: `restart_at`, `restarts`."""
     lieutenant = Lieutenant.objects.get(pk=session.lieutenant.pk)
     done = 0 if _was_well(session) else lieutenant.restarts
     if lieutenant.restart_policy != RestartPolicy.ON_FAILURE or done >= MOST_RESTARTS:

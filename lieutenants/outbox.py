@@ -1,7 +1,7 @@
-"""Commands on their way to keepers: messages one at a time, the follower's own at once.
+"""Send commands to keepers: messages one at a time, the follower's own commands at once.
 
-Sending may block on a keeper that is slow, so it happens in a small pool, one session in one
-thread at a time. A command that was passed on twice reaches the agent once: keepers know ids.
+Sending to a slow keeper may block, so it runs in a small thread pool, with one thread per session
+at most. Keepers know command ids, so a command sent twice reaches the agent once.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ AGAIN_SECONDS = 5.0
 
 @dataclass
 class _Box:
-    """One session's commands that wait, and the message that was sent last."""
+    """Pending commands of one session, and the last message sent."""
 
     waiting: list[Outgoing] = field(default_factory=list)
     sending: bool = False
     message: str = ""
     sent_at: float = 0.0
-    # No earlier try to send the message can have reached the keeper.
+    # No earlier attempt to send the message can have reached the keeper.
     is_first_try: bool = False
-    # Commands of a try that found no connection.
+    # Commands of an attempt that found no connection.
     unsent: set[str] = field(default_factory=set)
 
 
@@ -52,11 +52,11 @@ class Outbox:
         self._queued: set[str] = set()
 
     def close(self) -> None:
-        """Let go of the threads; what was not sent is queued in its rows."""
+        """Shut the pool down. Messages that were not sent stay queued in their rows."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def look(self, sessions: Mapping[str, Session]) -> None:
-        """Find the lieutenants with messages that wait, in one query."""
+        """Find the lieutenants with queued messages, in one query."""
         here = {"lieutenant__data_folder": settings.DATA_FOLDER_ID}
         queued = Message.objects.filter(state=MessageState.QUEUED, **here)
         self._queued = set(queued.values_list("lieutenant_id", flat=True).distinct())
@@ -67,7 +67,7 @@ class Outbox:
             del self._boxes[gone]
 
     def post(self, session: Session) -> None:
-        """Take over what the session wants to say to its agent."""
+        """Take over the session's outgoing commands."""
         if session.outgoing:
             box = self._boxes.setdefault(session.process.pk, _Box())
             with self._lock:
@@ -75,7 +75,7 @@ class Outbox:
             session.outgoing = []
 
     def send(self, sessions: Mapping[str, Session], clock: float) -> None:
-        """Send the next message where one waits, and whatever else is in the boxes."""
+        """Send the next queued message of each session, and all other pending commands."""
         for pk, session in sessions.items():
             box = self._boxes.get(pk)
             if box and box.unsent and not box.sending:
@@ -89,7 +89,7 @@ class Outbox:
 
     @staticmethod
     def _take_back(box: _Box) -> None:
-        """Let a message be withdrawn while there is no connection to send it by."""
+        """Make a message withdrawable while there is no connection to send it."""
         if box.is_first_try and box.message in box.unsent:
             delivery.take_back(box.message)
         box.unsent = set()
@@ -122,7 +122,7 @@ class Outbox:
         try:
             get_transport(process.transport).send(process.directory, commands)
         except TransportError as error:
-            # Messages stay queued in their rows, questions are asked again.
+            # Messages stay queued in their rows; queries are sent again.
             logger.warning("not sent to %s: %s", process.directory, error)
             if isinstance(error, NotConnected):
                 box.unsent = {command.id for command in commands}
@@ -137,7 +137,7 @@ class Outbox:
 
 
 def _may_send(session: Session) -> bool:
-    """One writer, one message at a time, and none into a retry or a compaction."""
+    """Return whether a message may be sent: one at a time, none into a retry or a compaction."""
     memory = session.memory
     ready = session.process.ready_at is not None and not session.ended
     held = memory.inflight or memory.retrying or memory.compacting or memory.rewinding

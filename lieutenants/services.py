@@ -1,7 +1,7 @@
-"""What may be asked of lieutenants. Each function commits rows first and rings afterwards.
+"""Use cases of lieutenants. Each function commits its rows first and publishes events afterwards.
 
-`actor` is whoever asks: a caller as authentication found it, whose node is held to the one rule of
-`vmtree.permissions`, or the name of an operator or of a part of reef.
+`actor` is the requester: an authenticated caller, whose node is checked by `vmtree.permissions`, or
+the name of an operator or of a part of reef.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ _NO_POLICY = f"restartPolicy: must be one of {', '.join(RestartPolicy.values)}"
 
 @dataclass(frozen=True)
 class Wish:
-    """A lieutenant that somebody wants to have. Texts are as they were given."""
+    """Request for a new lieutenant. Texts are as they were given."""
 
     name: str
     role: str
@@ -83,12 +83,12 @@ class Wish:
     stall_limit_seconds: int | None = None
     tool_limit_seconds: int | None = None
     remote: bool = False
-    # The VM it stands below in the tree; a node's own, if it names none.
+    # VM of its parent in the tree; empty for the node of the actor.
     parent_vm_id: str = ""
 
 
 def create(wish: Wish, *, actor: object) -> Lieutenant:
-    """Enlist a lieutenant; a worker brings its agent up after commit.
+    """Create a lieutenant; a worker starts its agent after the commit.
 
     Raises BadInput, Forbidden, NameTaken, NoProvider, AgentMissing.
     """
@@ -96,13 +96,14 @@ def create(wish: Wish, *, actor: object) -> Lieutenant:
 
 
 def create_once(wish: Wish, *, actor: object, key: str = "") -> tuple[Lieutenant, bool]:
-    """Enlist a lieutenant, or return the one that the same request made before; whether it is new.
+    """Create a lieutenant, or find the one that an earlier identical request created.
 
-    `key` is the request's Idempotency-Key. Raises what `create` raises, and KeyReused.
+    Return the lieutenant and whether it is new. `key` is the request's Idempotency-Key. Raises
+    KeyReused, and whatever `create` raises.
     """
     name, role = wish.name.strip(), wish.role.strip()
     if not wish.remote:
-        # The right comes first: who may not start a process here learns nothing else.
+        # Checked first: an actor that may not start processes here learns nothing else.
         permissions.check(actor, Action.START_BELOW, permissions.node_of(actor))
     _check(wish, name, role)
     wish = _without_secrets(wish)
@@ -146,7 +147,7 @@ def create_once(wish: Wish, *, actor: object, key: str = "") -> tuple[Lieutenant
             presence.enlist(lieutenant, actor=actor, parent=parent)
             _settle_later(lieutenant)
     except IntegrityError:
-        # The same request may have come twice at a time.
+        # The same request may have arrived twice at once.
         if known := creation.find():
             return known, False
         raise NameTaken(
@@ -156,7 +157,7 @@ def create_once(wish: Wish, *, actor: object, key: str = "") -> tuple[Lieutenant
 
 
 def system_prompt(name: str, role: str, directive: str) -> str:
-    """What the agent is told about itself, in addition to its own instructions."""
+    """Return the text that is appended to the agent's own system prompt."""
     parts = [
         f"You are {name}, a lieutenant in a fleet of agents that one operator looks after.",
         f"Your role: {role}",
@@ -170,7 +171,7 @@ def system_prompt(name: str, role: str, directive: str) -> str:
 
 
 def find(name: str, *, missing: str = "Lieutenant not found") -> Lieutenant:
-    """The living lieutenant of this name, or NotFound with the given text."""
+    """Return the active lieutenant of this name. Raises NotFound with the given text."""
     lieutenant = Lieutenant.objects.living().filter(name=name).first()
     if lieutenant is None:
         raise NotFound(missing)
@@ -178,14 +179,17 @@ def find(name: str, *, missing: str = "Lieutenant not found") -> Lieutenant:
 
 
 def called(name: str) -> str:
-    """Return the name of the lieutenant whose `vmId` in the API this is; any other as it is."""
+    """Return the name for a lieutenant's `vmId` as the API shows it; other names are unchanged."""
     if not name.startswith(ids.LOCAL) or Lieutenant.objects.filter(name=name).exists():
         return name
     return name.removeprefix(ids.LOCAL)
 
 
 def find_kept(name_or_id: str) -> Lieutenant:
-    """The living lieutenant of this name, else any of this id: what was said is kept for good."""
+    """Return the active lieutenant of this name, else the one of this id, even if it is destroyed.
+
+    Transcripts stay readable for good. Raises NotFound.
+    """
     living = Lieutenant.objects.living().filter(name=name_or_id).first()
     return living or Lieutenant.objects.filter(pk=name_or_id).first() or find(name_or_id)
 
@@ -193,11 +197,11 @@ def find_kept(name_or_id: str) -> Lieutenant:
 def send(
     name: str, text: object, *, mode: object = None, key: str = "", actor: object = ""
 ) -> tuple[Message, bool]:
-    """Put a message on its way; returns it and whether it is new.
+    """Queue a message; return it and whether it is new.
 
-    The same idempotency key gives the same message, if text and mode are the same, else KeyReused.
-    Secrets in the text are covered; the agent gets the covered text, and a note says so.
-    Raises BadInput, TooLarge, NotFound, Forbidden, NotNow.
+    The same idempotency key returns the same message if text and mode are equal; otherwise
+    KeyReused is raised. Secrets in the text are covered; the agent gets the covered text, and a
+    note says so. Raises BadInput, TooLarge, NotFound, Forbidden, NotNow.
     """
     text, asked = _message_text(text), _message_mode(mode)
     screen, names = sources.for_node(_vm_id_of(name), recheck=True), set[str]()
@@ -224,7 +228,7 @@ def send(
             idempotency_key=key or None,
         )
         counted = {"task_count": lieutenant.task_count + (actual == Mode.PROMPT)}
-        # On a host that does not answer nothing works on it yet: the follower moves it then.
+        # Nothing works on it yet on a host that does not respond: the follower moves it later.
         if lieutenant.status == Status.IDLE and not silent:
             lieutenant.move(
                 Status.WORKING,
@@ -239,7 +243,7 @@ def send(
 
 
 def pause(name: str, *, actor: object, force: bool = False) -> Lieutenant:
-    """End the agent in an orderly way; its session stays. Pausing twice is no error."""
+    """Stop the agent gracefully and keep its session. Pausing a paused lieutenant does nothing."""
     lieutenant = _permitted(name, actor, Action.COMMAND)
     if lieutenant.status == Status.PAUSED:
         return lieutenant
@@ -250,7 +254,7 @@ def pause(name: str, *, actor: object, force: bool = False) -> Lieutenant:
 
 
 def resume(name: str, *, actor: object) -> Lieutenant:
-    """Start the agent of a paused lieutenant again, on its session."""
+    """Start the agent of a paused lieutenant again with its session."""
     lieutenant = _permitted(name, actor, Action.START)
     if lieutenant.status != Status.PAUSED:
         raise NotNow(f"Lieutenant '{name}' is not paused (status: {lieutenant.status})")
@@ -263,7 +267,7 @@ def resume(name: str, *, actor: object) -> Lieutenant:
 
 
 def restart(name: str, *, actor: object) -> Lieutenant:
-    """End the agent, if it runs, and start it again on its session."""
+    """Stop the agent, if it runs, and start it again with its session."""
     lieutenant = _permitted(name, actor, Action.START)
     if lieutenant.status == Status.STARTING:
         raise NotNow(f"Lieutenant '{name}' is starting already")
@@ -278,9 +282,9 @@ def restart(name: str, *, actor: object) -> Lieutenant:
 def new_session(
     name: str, *, actor: object, begin: Callable[..., Lieutenant] | None = None
 ) -> Lieutenant:
-    """Start the agent with a new, empty session. The file of the old one stays beside it.
+    """Start the agent with a new, empty session. The old session's file is kept.
 
-    `begin` is `resume` or `restart`; without it the status decides.
+    `begin` is `resume` or `restart`; by default the status decides.
     """
     lieutenant = _permitted(name, actor, Action.START)
     begin = begin or (resume if lieutenant.status == Status.PAUSED else restart)
@@ -301,12 +305,12 @@ def new_session(
 def adjust(
     name: str, changes: Mapping[str, object], *, actor: object, restart_now: bool = False
 ) -> Lieutenant:
-    """Change how it is run: its model, its restart policy, its limits (names of columns).
+    """Change settings of a lieutenant: model, restart policy, limits (by column name).
 
-    A model counts from the agent's next start, which may be asked for at once; one that is paused
-    or starting is left as it is. Raises BadInput, NotFound, Forbidden, AgentMissing.
+    A model takes effect at the agent's next start, which `restart_now` triggers unless the
+    lieutenant is paused or starting. Raises BadInput, NotFound, Forbidden, AgentMissing.
     """
-    # A policy that restarts it starts a process later, without anybody asking.
+    # A policy that restarts the agent starts a process later without a further request.
     restarts = changes.get("restart_policy", RestartPolicy.NEVER) != RestartPolicy.NEVER
     action = Action.START if restart_now or restarts else Action.COMMAND
     lieutenant = _permitted(name, actor, action)
@@ -327,7 +331,7 @@ def adjust(
 
 
 def abort(name: str, *, actor: object) -> Lieutenant:
-    """Break off the running answer. What waits behind it is withdrawn, too."""
+    """Abort the running answer, and withdraw the messages queued behind it."""
     lieutenant = _permitted(name, actor, Action.COMMAND)
     if lieutenant.status != Status.WORKING:
         raise NotNow(f"Lieutenant '{name}' is not working (status: {lieutenant.status})")
@@ -341,7 +345,7 @@ def abort(name: str, *, actor: object) -> Lieutenant:
 
 
 def withdraw(name: str, message_id: str, *, actor: object) -> Message:
-    """Take back a message that waits in the queue. Repeating it is no error.
+    """Withdraw a queued message. Withdrawing it again does nothing.
 
     Raises NotFound, Forbidden, TooLate.
     """
@@ -370,7 +374,7 @@ def find_message(lieutenant: Lieutenant, message_id: str) -> Message:
 
 
 def find_cursor(lieutenant: Lieutenant, cursor: str) -> Message:
-    """Return the message that an earlier page ended with. Raises BadInput."""
+    """Return the last message of the previous page. Raises BadInput."""
     try:
         return find_message(lieutenant, cursor)
     except NotFound:
@@ -378,7 +382,7 @@ def find_cursor(lieutenant: Lieutenant, cursor: str) -> Message:
 
 
 def destroy(name: str, *, actor: object) -> str:
-    """End the lieutenant for good; its transcript stays. Repeating it is no error."""
+    """End the lieutenant for good and keep its transcript. Destroying it again does nothing."""
     lieutenant = Lieutenant.objects.living().filter(name=name).first()
     if lieutenant is None:
         lieutenant = Lieutenant.objects.filter(name=name).first()
@@ -395,9 +399,9 @@ def destroy(name: str, *, actor: object) -> str:
 
 
 def destroy_all(*, actor: object) -> list[str]:
-    """Destroy every living lieutenant that the actor commands, oldest first.
+    """Destroy all active lieutenants that the actor may command, oldest first.
 
-    For a node these are the ones below it. One that fails does not stop the others.
+    A node may command its descendants. A failure does not stop the others.
     """
     results = []
     living = Lieutenant.objects.living().order_by("created_at", "id")
@@ -413,16 +417,16 @@ def destroy_all(*, actor: object) -> list[str]:
 
 
 def discover(*, actor: object) -> list[str]:
-    """Take up agents that run on this host and that nobody follows; one line for each.
+    """Adopt running agents of this host that no follower follows; return one line for each.
 
-    They may belong anywhere in the fleet, so no node may ask for it. Raises Forbidden.
+    They may belong anywhere in the fleet, so nodes may not do this. Raises Forbidden.
     """
     permissions.check(actor, Action.COMMAND, None)
     return reattach.discover()
 
 
 def at_rest(lieutenant_id: str) -> bool:
-    """Whether start or stop of this lieutenant has come to its end."""
+    """Return whether a start or stop of this lieutenant has completed."""
     lieutenant = Lieutenant.objects.filter(pk=lieutenant_id).first()
     if lieutenant is None or lieutenant.status == Status.STARTING:
         return lieutenant is None
@@ -436,25 +440,25 @@ def at_rest(lieutenant_id: str) -> bool:
 
 
 def _named(actor: object) -> str:
-    """How rows name whoever asked."""
+    """Return the actor's name as rows store it."""
     return str(actor)[:200]
 
 
 def _permitted(name: str, actor: object, action: Action) -> Lieutenant:
-    """Return the living lieutenant of this name. Raises NotFound, Forbidden."""
+    """Return the active lieutenant of this name. Raises NotFound, Forbidden."""
     lieutenant = find(name, missing=f"Lieutenant '{name}' not found")
     permissions.check(actor, action, presence.vm_of(lieutenant))
     return lieutenant
 
 
 def _check_agent(lieutenant: Lieutenant) -> None:
-    """Refuse a start without an agent program, where that is known: on this host."""
+    """Raise AgentMissing if a lieutenant of this host has no agent program to start."""
     if lieutenant.data_folder == settings.DATA_FOLDER_ID:
         find_agent()
 
 
 def _parent(wish: Wish, actor: object) -> Node | None:
-    """The node that a new one stands below: the one it names, else the one that asks."""
+    """Return the parent node of a new lieutenant: the requested one, else the actor's."""
     if not wish.parent_vm_id.strip():
         return permissions.node_of(actor)
     parent = tree.parent_of(wish.parent_vm_id.strip())
@@ -463,7 +467,7 @@ def _parent(wish: Wish, actor: object) -> Node | None:
 
 
 def _folder(wish: Wish, actor: object) -> str:
-    """Return the folder that the request names, resolved; empty if it names none."""
+    """Return the requested folder, resolved; empty if none was requested."""
     if not wish.folder.strip():
         return ""
     node = permissions.node_of(actor)
@@ -471,7 +475,7 @@ def _folder(wish: Wish, actor: object) -> str:
 
 
 def _check(wish: Wish, name: str, role: str) -> None:
-    """Refuse what is no lieutenant, with the contract's texts."""
+    """Validate a request, with the error texts of the API."""
     if not name:
         raise BadInput("name is required", "name")
     if not role:
@@ -479,7 +483,7 @@ def _check(wish: Wish, name: str, role: str) -> None:
     if not NAME.fullmatch(name):
         raise BadInput("name: 1 to 64 of A-Z a-z 0-9 . _ - and a letter or digit first", "name")
     if name.startswith(ids.LOCAL):
-        # `vmId` of a lieutenant begins so.
+        # The `vmId` of a lieutenant has this prefix.
         raise BadInput(f"name: must not begin with {ids.LOCAL}", "name")
     if route := _route_in_the_way(name):
         raise BadInput(f"name: '{name}' cannot be used, as {route} is a route of its own", "name")
@@ -499,7 +503,7 @@ def _check(wish: Wish, name: str, role: str) -> None:
 
 
 def _route_in_the_way(name: str) -> str:
-    """Return the path of a lieutenant of this name if it leads elsewhere; empty if it does not."""
+    """Return the URL path of this name if another route owns it; otherwise an empty string."""
     for route in ("lieutenant-detail", "lieutenants:detail"):
         try:
             path = "/" + reverse(route, args=[name]).removeprefix(get_script_prefix())
@@ -533,20 +537,20 @@ def _message_text(text: object) -> str:
 
 
 def _vm_id_of(name: str) -> str:
-    """Return the id that the living lieutenant of this name has in the tree, else nothing."""
+    """Return the VM id of the active lieutenant of this name; empty if there is none."""
     found = Lieutenant.objects.living().filter(name=name).first() if rpc.storable(name) else None
     return presence.vm_of(found) if found else ""
 
 
 def _with_covered(note: str, names: set[str]) -> str:
-    """Return the note of a message in which secrets of these names were covered."""
+    """Return a message's note, extended by the names of the secrets that were covered."""
     marks = ", ".join(f"[{name}]" for name in sorted(names))
     covered = COVERED_NOTE.format(marks) if names else ""
     return "; ".join(part for part in (note, covered) if part)[:200]
 
 
 def _without_secrets(wish: Wish) -> Wish:
-    """Return the wish with secrets in its texts covered. Raises BadInput for one in a name."""
+    """Return the request with secrets in its texts covered. Raises BadInput for one in a name."""
     cover = sources.current(recheck=True).cover
     for label, text in (("name", wish.name), ("model", wish.model), ("folder", wish.folder)):
         if cover(text) != text:
@@ -563,7 +567,10 @@ def _message_mode(mode: object) -> Mode:
 
 
 def _locked(name: str, actor: object) -> Lieutenant:
-    """The row to send to, held until commit, or why nothing can be sent."""
+    """Return the lieutenant to send to, locked until the commit.
+
+    Raises NotFound, Forbidden, or NotNow if it cannot take messages.
+    """
     lieutenant = Lieutenant.objects.select_for_update().living().filter(name=name).first()
     if lieutenant is None:
         if Lieutenant.objects.filter(name=name).exists():
@@ -578,14 +585,14 @@ def _locked(name: str, actor: object) -> Lieutenant:
 
 
 def _no_connection(lieutenant: Lieutenant) -> str:
-    """The contract's text, with what is wrong and what helps."""
+    """Return the API's error text with the cause and the remedy."""
     reason = f": {lieutenant.error.splitlines()[0][:300]}" if lieutenant.error.strip() else ""
     told = f"No active RPC connection for '{lieutenant.name}'{reason}"
     return f"{told.rstrip('.')}. POST …/restart starts its agent again."
 
 
 def _fitting_mode(lieutenant: Lieutenant, asked: Mode) -> tuple[Mode, str]:
-    """The mode that loses nothing in the lieutenant's present status, and a note if it differs."""
+    """Return the mode in which the message is not lost, and a note if it differs from `asked`."""
     first = not lieutenant.messages.pending().exists()
     if lieutenant.status == Status.IDLE:
         return Mode.PROMPT, "" if asked == Mode.PROMPT else PROMPT_NOTE
@@ -604,9 +611,9 @@ def _move(lieutenant: Lieutenant, to: Status, reason: str, actor: object, **fiel
 
 
 def _let_go_of_process(lieutenant: Lieutenant) -> None:
-    """The process that still lives is to end, and another one starts when it has.
+    """Ask a live process to stop; the next one starts when it has ended.
 
-    It lives also when a resume follows the pause so closely that nobody has stopped it yet.
+    There may be one even after a pause, if a resume follows before anything has stopped it.
     """
     asked = lieutenant.processes.filter(ended_at__isnull=True, stop_asked_at__isnull=True)
     asked.update(stop_asked_at=timezone.now())
@@ -618,7 +625,10 @@ def _settle_later(lieutenant: Lieutenant) -> None:
 
 
 def ring_worker(lieutenant_id: str, data_folder: str) -> None:
-    """Ring a worker of that data folder; without a broker the next reconcile finds the row."""
+    """Ask a worker of that data folder to settle the lieutenant.
+
+    Without a broker the next reconcile finds the row.
+    """
     broker.send_task(tasks.settle.name, [lieutenant_id], queue=tasks.queue_of(data_folder))
 
 

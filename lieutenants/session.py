@@ -47,8 +47,7 @@ BARRIER = "~state-"
 BARRIER_SECONDS = 3.0
 REST_LOOK_SECONDS = 0.2
 AGAIN_SECONDS = 0.3  # between two state queries
-# After this many consecutive state replies of an idle agent with queued messages, it has forgotten
-# them.
+# An idle agent that reports queued messages this often in a row has forgotten them.
 STRANDED_ANSWERS = 5
 # An agent that reports when it has settled is queried only after this long without a report.
 SETTLE_SECONDS = 20.0
@@ -618,7 +617,7 @@ class Session(Transcript):
 
 
 def _is_own_word(record: list[Any]) -> bool:
-    """Return whether the record only notes that a command of the follower was sent (not activity)."""
+    """Return whether the record only confirms a command of the follower: no agent activity."""
     return record[0] == "s" and str(record[2]).startswith("~")
 
 

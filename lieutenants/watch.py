@@ -221,7 +221,7 @@ class Watch:
             )
 
     def _note_reach(self, session: Session, clock: float) -> None:
-        """Report as trouble that the keeper does not respond, and clear it when it responds again."""
+        """Set the trouble text while the keeper does not respond, and clear it afterwards."""
         trouble = self._reach.trouble(session.process.pk, clock)
         told = session.lieutenant.trouble
         if trouble == told or not (trouble or is_ours(told)):
