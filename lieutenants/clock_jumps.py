@@ -1,8 +1,8 @@
-"""What happens to this host's lieutenants when somebody sets the wall clock.
+"""Adjust timestamps of this host's lieutenants after a change of the wall clock.
 
-How long one has been idle or silent is the distance of two wall-clock times. When the clock is set,
-the earlier one is moved along, so that nobody is called idle or stalled because of it, and nothing
-that is due soon waits until the clock is there again.
+Idle and silent times are differences of wall-clock times. When the clock is set, stored times are
+shifted, so that no lieutenant counts as idle or stalled because of it, and nothing that is due soon
+waits until the clock has caught up.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from reef_site.common import clock
 
 logger = logging.getLogger(__name__)
 
-# No pause before another start is longer.
+# Longer than any delay before a restart.
 LONGEST_PAUSE = timedelta(minutes=5)
 _MARKS = (
     *("status_since", "last_activity_at", "restart_at", "leased_until"),
@@ -33,14 +33,14 @@ _MARKS = (
 
 
 class ClockWatch:
-    """Looked at by the one follower of a host."""
+    """Used by the one follower of a host."""
 
     def __init__(self) -> None:
         self._jumps = clock.JumpDetector()
         self._first = True
 
     def look(self, sessions: Iterable[Session]) -> None:
-        """Move the marks of this host's rows if the clock was set since the last look."""
+        """Shift this host's timestamps if the clock was set since the last call."""
         if self._first:
             self._first = False
             _clamp()
@@ -51,7 +51,7 @@ class ClockWatch:
 
 
 def rebase(jump: timedelta, sessions: Iterable[Session] = ()) -> None:
-    """Move all marks of this host's lieutenants by the jump."""
+    """Shift all timestamps of this host's lieutenants by the jump."""
     for session in sessions:
         lieutenant = session.lieutenant
         lieutenant.last_activity_at += jump
@@ -68,13 +68,14 @@ def rebase(jump: timedelta, sessions: Iterable[Session] = ()) -> None:
         here.update(**{mark: F(mark) + jump for mark in _MARKS})
         Process.objects.live().here().update(started_at=F("started_at") + jump)
         if connection.vendor != "postgresql":
-            # There is no other host, so what all hosts share is of this one's clock, too.
+            # SQLite means that there is no other host, so shared rows follow this host's clock,
+            # too.
             Firing.objects.filter(state=FiringState.WAITING).update(due_at=F("due_at") + jump)
             provisionings.rebase(jump)
 
 
 def _move_firings(row: Lieutenant, jump: timedelta) -> None:
-    """A rule has fired once for this cause, and it is the same cause still."""
+    """Shift the causes of rule executions along, so that no rule fires twice for one cause."""
     fired = Firing.objects.filter(subject=row.pk)
     of_failures = Q(event=Event.LIEUTENANT_FAILING)
     for events, since in ((~of_failures, row.status_since), (of_failures, row.failing_since)):
@@ -83,7 +84,7 @@ def _move_firings(row: Lieutenant, jump: timedelta) -> None:
 
 
 def _clamp() -> None:
-    """Bring marks that lie in the future to now: the clock was set back while nobody looked."""
+    """Set timestamps in the future to now: the clock was set back while no follower ran."""
     now = timezone.now()
     here = Lieutenant.objects.here().living()
     for mark in ("status_since", "last_activity_at"):

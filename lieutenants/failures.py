@@ -1,7 +1,7 @@
-"""What a provider of models says when it fails, as one sentence that a person can read.
+"""Turn failures of model providers into sentences for people.
 
-Providers answer with a number and JSON, each in a form of its own; the agent hands that on as it
-came. Rows keep the raw text, pages show this and fold the raw text away.
+Providers answer with a status code and JSON, each in its own form, and the agent passes that on
+unchanged. Rows keep the raw text; pages show the sentence and fold the raw text away.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 LONGEST = 240
 
-# What the agent's words are wrapped in, by `session`.
+# Text that `session` adds around the agent's text.
 _AGAIN = re.compile(r"(?s)(?P<failure>.*?)(?P<again> · try \d+ of \d+ in [\d.]+ s)?$")
 _NO_MORE = "No more tries: "
 _STATUS = re.compile(r"^(?:HTTP |Error:? |API Error:? )?(?P<status>[45]\d\d)\b[:\s]*")
@@ -36,13 +36,13 @@ _WORDS = {
     429: "The model provider is limiting the request rate",
     529: "The model provider is overloaded",
 }
-# The same request would be refused again.
+# The same request would be rejected again.
 _REFUSALS = frozenset({400, 413, 422})
 _THEIR_FAULT = "The model provider has an internal error"
 
 
 def sentence(raw: str) -> str:
-    """The failure in one sentence; a text that is no provider's answer stays as it is."""
+    """Return the failure in one sentence. A text that is not a provider's answer is unchanged."""
     found = _AGAIN.match(raw)
     failure, again = (found["failure"], found["again"] or "") if found else (raw, "")
     before = _NO_MORE if failure.startswith(_NO_MORE) else ""
@@ -72,7 +72,7 @@ def _about(text: str, status: int, *, is_answer: bool) -> str:
 
 
 def _read(text: str) -> tuple[str, int]:
-    """What the JSON in a text says, and its number; the text itself and 0, if there is none."""
+    """Return the message and status code of a text with JSON; without JSON the text and 0."""
     start = text.find("{")
     if start < 0:
         return text, 0
@@ -88,7 +88,7 @@ def _read(text: str) -> tuple[str, int]:
     message, code = inner.get("message"), inner.get("code")
     if not isinstance(message, str) or not message.strip():
         return text, 0
-    # Some wrap one answer into another.
+    # Some providers nest one answer in another.
     deeper, number = _read(message) if "{" in message else (message, 0)
     return deeper, number or (code if isinstance(code, int) else 0)
 
@@ -101,7 +101,7 @@ def _joined(about: str, said: str) -> str:
 
 
 def is_about_request(raw: str) -> bool:
-    """Return whether the provider refuses what is asked, and not who asks, or asking now."""
+    """Return whether the provider rejects the request itself, not its sender or its timing."""
     found = _AGAIN.match(raw)
     failure = (found["failure"] if found else raw).removeprefix(_NO_MORE)
     numbered = _STATUS.match(failure)

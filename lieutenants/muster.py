@@ -1,4 +1,4 @@
-"""The follower's round over its host's lieutenants: who is there beats, who is missing joins."""
+"""Periodic reconcile of this host's lieutenants with registry and tree."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from vmtree.models import Category, Node
 
 logger = logging.getLogger(__name__)
 
-# A VM is late after two and a half minutes.
+# A VM counts as late after two and a half minutes.
 EVERY_SECONDS = 20.0
 
 
 def muster(present: Sequence[str]) -> None:
-    """Beat for the lieutenants whose agents run, and make up for what an accident left out."""
+    """Send heartbeats for the lieutenants in `present`, and repair registry and tree."""
     registry.keep_alive(present)
     registered = dict(VM.objects.filter(role=Role.LIEUTENANT).values_list("pk", "status"))
     for each in Lieutenant.objects.here().living():
@@ -33,7 +33,7 @@ def muster(present: Sequence[str]) -> None:
 
 
 def _mend(lieutenant: Lieutenant) -> None:
-    # Read again: it may have been moved, with all that follows, since it was listed.
+    # Its status may have changed, with registry and tree, since the query.
     lieutenant.refresh_from_db(fields=["status"])
     try:
         if lieutenant.status == Status.DESTROYED:

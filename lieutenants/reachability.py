@@ -1,4 +1,4 @@
-"""Whether a lieutenant's supervisor can be reached, and since when it cannot."""
+"""Detect keepers that do not respond, and since when."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from lieutenants.models import Process
 from lieutenants.session import Session
 from lieutenants.transports import get_transport
 
-# A keeper whose socket was removed binds it anew; only what lasts longer is worth a word.
+# A keeper whose socket was removed binds it again within this time.
 PATIENCE_SECONDS = 3.0
 _TROUBLE = "Its supervisor does not answer since "
 
 
 @dataclass
 class _Silence:
-    """`began` is of the follower's clock, `since` of the calendar."""
+    """`began` is a time of the follower's clock, `since` the same in wall-clock time."""
 
     began: float
     since: datetime
@@ -26,13 +26,13 @@ class _Silence:
 
 
 class Reachability:
-    """Looks at each keeper about once a second, without waking it."""
+    """Checks each keeper about once a second, without waking it."""
 
     def __init__(self) -> None:
         self._silent: dict[str, _Silence] = {}
 
     def look(self, session: Session, row: Process, clock: float) -> float:
-        """Return for how many seconds the keeper has been out of reach; 0 when it is not."""
+        """Return for how many seconds the keeper has been unreachable; 0 if it is reachable."""
         why = get_transport(row.transport).unreachable(row.handle, row.directory)
         if not why and session.unsent_since is not None:
             why = "it did not take what was sent"
@@ -48,17 +48,17 @@ class Reachability:
         return clock - silence.began
 
     def trouble(self, process_id: str, clock: float) -> str:
-        """Return what to tell people about this process; empty if all is well."""
+        """Return a trouble text for people; empty if the process is reachable."""
         silence = self._silent.get(process_id)
         if silence is None or clock - silence.began < PATIENCE_SECONDS:
             return ""
         return f"{_TROUBLE}{silence.since:%H:%M:%S} UTC: {silence.why}."
 
     def forget(self, process_id: str) -> None:
-        """The process has ended."""
+        """Drop an ended process."""
         self._silent.pop(process_id, None)
 
 
 def is_ours(trouble: str) -> bool:
-    """Whether this text came from here."""
+    """Return whether the trouble text was made by this module."""
     return trouble.startswith(_TROUBLE)

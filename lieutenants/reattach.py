@@ -1,4 +1,4 @@
-"""Discover: keepers that run on this host unfollowed, and what else the registry knows of."""
+"""Discovery of running keepers that nobody follows, and of lieutenants in the registry."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NOTHING = "No lieutenants found in registry"
 
 
 def discover() -> list[str]:
-    """One line for each running keeper, then for each other lieutenant of the registry."""
+    """Return one line for each running keeper, then for each other registered lieutenant."""
     results: dict[str, str] = {}
     for directory in sorted(settings.LIEUTENANTS_DIR.glob("*/runs/*")):
         transport = get_transport("local")
@@ -40,7 +40,7 @@ def discover() -> list[str]:
 
 
 def _look_up(vm: VM) -> str:
-    """What there is to say of a registered lieutenant of which no agent runs on this host."""
+    """Describe a registered lieutenant whose agent does not run on this host."""
     known = vm.metadata if isinstance(vm.metadata, dict) else {}
     said = known.get("agentId")
     name = said if isinstance(said, str) and said else vm.name
@@ -57,7 +57,7 @@ def _look_up(vm: VM) -> str:
 
 
 def take_up(directory: Path, handle: Handle) -> str:
-    """Follow this keeper again if a lieutenant wants it; a line that says what came of it."""
+    """Follow this keeper again if a lieutenant wants it; return a line about the result."""
     lieutenant_id, run = directory.parent.parent.name, directory.name
     lieutenant = Lieutenant.objects.filter(pk=lieutenant_id).first()
     where = f"local, pid {handle['agent_pid']}"
@@ -77,7 +77,7 @@ def take_up(directory: Path, handle: Handle) -> str:
         if lieutenant.status not in RUNNING:
             lieutenant.move(Status.STARTING, reason=reason)
         if lieutenant.status != Status.WORKING and _was_ready(run):
-            # The follower sees by itself whether it rests.
+            # The follower detects by itself whether the agent is idle.
             lieutenant.move(Status.WORKING, reason=reason)
         transaction.on_commit(lambda: events.wake_follower(lieutenant.pk))
     return f"{lieutenant.name}: discovered ({where})"
@@ -88,7 +88,7 @@ def _was_ready(run: str) -> bool:
 
 
 def _follow_again(lieutenant: Lieutenant, run: str, directory: str, handle: Handle) -> None:
-    """Open the process's row again where its journal was left, or make it anew."""
+    """Reopen the process's row where its journal was left, or create it."""
     isolation = str(handle.get("isolation") or "")
     Lieutenant.objects.filter(pk=lieutenant.pk).update(isolation=isolation)
     known = Process.objects.filter(pk=run)

@@ -1,8 +1,8 @@
-"""Going back to before a message: the agent continues a copy of its session that ends there.
+"""Go back to before a message: the agent continues a copy of its session that ends there.
 
-The agent does it by its own `get_fork_messages` and `fork`; its earlier session file stays beside
-the new one. `ask` writes the wish down, the follower sees it through: it asks the agent which
-messages there are, has it fork, and asks which file it continues. No message goes out meanwhile.
+The agent does it with its own commands `get_fork_messages` and `fork`; its earlier session file is
+kept. `ask` stores the request, and the follower carries it out: it lists the agent's messages,
+forks, and queries which file the agent continues. No message is sent meanwhile.
 """
 
 from __future__ import annotations
@@ -46,10 +46,11 @@ _HEAD = 200
 def ask(
     name: str, *, actor: object, message_id: str = "", entry_id: int | None = None
 ) -> tuple[Lieutenant, Entry]:
-    """Have an idle lieutenant go back to before a message; return it and the message's entry.
+    """Request that an idle lieutenant goes back to before a message.
 
-    The message is named by its id or by its transcript entry; else it is the first one of those
-    that fail. Raises NotFound, Forbidden, NotNow, BadInput.
+    Return the lieutenant and the message's entry. The message is given by its id or by its
+    transcript entry; the default is the first one that failed. Raises NotFound, Forbidden,
+    NotNow, BadInput.
     """
     with transaction.atomic():
         found = Lieutenant.objects.select_for_update().living().filter(name=name).first()
@@ -98,7 +99,7 @@ def _target(lieutenant: Lieutenant, message_id: str, entry_id: int | None) -> En
 
 
 def look(session: Session, row: Lieutenant, clock: float) -> None:
-    """Begin with what was asked, and go on where the agent did not answer."""
+    """Begin a requested rewind, or continue one whose last command got no reply."""
     memory = session.memory
     if memory.rewinding:
         if session.rewind_at is None:
@@ -116,7 +117,7 @@ def look(session: Session, row: Lieutenant, clock: float) -> None:
 
 
 def heard(session: Session, event: Event, at: datetime) -> None:
-    """Take in the agent's answer to one of the three commands."""
+    """Handle the agent's reply to one of the three commands."""
     command = str(event.get("id") or "")
     if not command or command != session.memory.rewinding:
         return
@@ -137,14 +138,14 @@ def heard(session: Session, event: Event, at: datetime) -> None:
 
 
 def fail(session: Session, why: str, at: datetime) -> None:
-    """Say that it did not go back; the session is as it was."""
+    """Report that the rewind failed; the session is unchanged."""
     _let_go(session)
     text = f"Could not go back to before a message: {why}."
     session.notice(at, text, is_error=True)
 
 
 def give_up(session: Session, at: datetime) -> None:
-    """Its process ends, whatever was asked."""
+    """Cancel the rewind because the process ends."""
     asked = Lieutenant.objects.filter(pk=session.lieutenant.pk, rewind_to__isnull=False)
     if session.memory.rewinding or asked.exists():
         fail(session, "its agent ended first", at)
@@ -167,14 +168,14 @@ def _fork(session: Session, data: dict[str, Any], at: datetime) -> None:
 
 
 def _match(session: Session, entry: Entry, listed: list[dict[str, Any]]) -> str | None:
-    """Return the agent's id of the message: of those with its text, the same one from the end.
+    """Return the agent's id of the message: among equal texts, the same one counted from the end.
 
-    Of a very long message the transcript has only the beginning; then its place alone counts.
+    The transcript holds only the beginning of a very long message, which is found by position.
     """
     cover = session.screening.cover
     texts = [cover(str(each.get("text"))) for each in listed]
     since = _in_session(session, entry.pk)
-    # The rows were covered with the secrets that were known when they were made.
+    # Rows were covered with the secrets known at that time.
     wanted = cover(entry.text)
     same = [number for number, text in enumerate(texts) if text == wanted]
     later = [each for each in since if cover(each.text) == wanted]
@@ -186,7 +187,7 @@ def _match(session: Session, entry: Entry, listed: list[dict[str, Any]]) -> str 
 
 
 def _in_session(session: Session, since: int) -> list[Entry]:
-    """Return the messages from this one on that the agent's session holds."""
+    """Return the messages from this one on that the agent's session contains."""
     rows = Entry.objects.filter(lieutenant=session.lieutenant, kind=Entry.Kind.USER, pk__gte=since)
     return [
         each
@@ -196,7 +197,7 @@ def _in_session(session: Session, since: int) -> list[Entry]:
 
 
 def _sent_since(lieutenant: Lieutenant) -> bool:
-    """Return whether a message reached the agent after it was asked to go back."""
+    """Return whether a message reached the agent after the rewind was requested."""
     asked = Lieutenant.objects.filter(pk=lieutenant.pk).values_list("rewind_asked_at", flat=True)
     later = Q(delivered_at__gt=asked.first()) if asked.first() else Q(pk=None)
     return Message.objects.filter(later, lieutenant=lieutenant).exists()
@@ -236,10 +237,10 @@ def _let_go(session: Session) -> None:
 
 
 def _on_time_out(session: Session, clock: float) -> None:
-    """No answer: it may have been lost. Which session the agent continues tells what happened."""
+    """Query the session file after a timeout: it tells whether the fork happened."""
     session.rewind_at = clock
     if session.memory.rewinding.startswith(_FILE):
-        # A fresh id, since the shim passes each one on once.
+        # A new id, since the keeper passes each id on once.
         session.memory.rewinding = f"{_FILE}{int(time.time() * 1000)}"
         session.outgoing.append(rpc.simple("get_state", session.memory.rewinding))
     else:

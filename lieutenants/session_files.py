@@ -1,7 +1,7 @@
-"""The agent's session file before a start: whether it can go on from it, and what is lost.
+"""Check the agent's session file before a start.
 
-An agent skips what it cannot read without a word, or begins anew. So reef looks first. A file that
-no agent could continue stops the start; lines that are lost are told in the transcript.
+An agent silently skips lines it cannot read, or starts a new session. So reef checks first: a file
+that no agent can continue prevents the start, and lost lines are reported in the transcript.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from lieutenants.states import Outcome
 
 _CHUNK = 1 << 20
 _MAX_LISTED = 5
-# A larger file, or one of more lines, is not read: the agent would have to hold it in memory.
+# A larger file, or one with more lines, is rejected: the agent would have to hold it in memory.
 MAX_FILE_BYTES = 1 << 30
 MAX_LINES = 1_000_000
-# A longer line counts as one that cannot be read.
+# A longer line counts as unreadable.
 MAX_LINE_BYTES = 64 << 20
 HOW_TO_GO_ON = (
     "Put a good copy there and start it again, or start it with a new session: the old file is "
@@ -34,13 +34,13 @@ HOW_TO_GO_ON = (
 
 @dataclass
 class Looked:
-    """What was found in a session file."""
+    """Result of reading a session file."""
 
     lines: int = 0
     header: bool = False
     first: dict[str, Any] | None = None
     unreadable: list[int] = field(default_factory=list)
-    # Entries whose parent is in no line.
+    # Lines whose parent entry is missing.
     orphans: list[int] = field(default_factory=list)
     torn: int = 0
 
@@ -52,7 +52,7 @@ BEGAN_ANEW = (
 
 
 def check(lieutenant: Lieutenant, path: Path) -> list[str]:
-    """Return what is to be said of the file in the transcript. Raises SessionDamaged, OSError."""
+    """Return notices about the file for the transcript. Raises SessionDamaged, OSError."""
     try:
         found = look(path)
     except FileNotFoundError:
@@ -72,7 +72,7 @@ def check(lieutenant: Lieutenant, path: Path) -> list[str]:
 
 def look(path: Path) -> Looked:
     """Read a session file line by line. Raises OSError, SessionDamaged."""
-    # The folder is the agent's: it may have put a link or a pipe there.
+    # The folder belongs to the agent, which may have created a link or a pipe.
     file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         facts = os.fstat(file)
@@ -121,9 +121,9 @@ def _look(file: int, size: int) -> Looked:
 
 
 def _lines(file: int, size: int) -> Iterator[tuple[bytes | None, int, bool]]:
-    """Yield each line without its end, its length in bytes, and whether it has an end.
+    """Yield each line without its newline, its length in bytes, and whether it had a newline.
 
-    The line is None where it is too long to be kept.
+    The line is None if it is too long.
     """
     pieces: list[bytes] = []
     length = 0
@@ -179,7 +179,7 @@ def _listed(numbers: list[int]) -> str:
 
 
 def _had_answers(lieutenant: Lieutenant) -> bool:
-    """Return whether the agent must have written into its present session."""
+    """Return whether the agent must have written to its present session."""
     answers = lieutenant.answers.filter(outcome=Outcome.COMPLETED)
     if lieutenant.session_since is not None:
         answers = answers.filter(started_at__gt=lieutenant.session_since)

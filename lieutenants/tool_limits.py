@@ -1,4 +1,4 @@
-"""How long tool calls run: which one is past its limit, by a clock that nobody can set."""
+"""Durations of tool calls, by a monotonic clock."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ _MAX_ABOUT = 120
 
 
 class ToolClock:
-    """When each running call of one follower was first seen, as seconds of its own clock."""
+    """Start times of one follower's running calls, on its own clock."""
 
     def __init__(self) -> None:
         self._since: dict[int, float] = {}
 
     def seconds(self, call: Entry, clock: float) -> float:
-        """Return for how long this call has run."""
+        """Return how long this call has been running."""
         if call.pk not in self._since:
             so_far = (timezone.now() - call.at).total_seconds()
             self._since[call.pk] = clock - max(0.0, so_far)
         return clock - self._since[call.pk]
 
     def keep_only(self, running: Iterable[int]) -> None:
-        """Forget all other calls."""
+        """Drop all other calls."""
         kept = set(running)
         self._since = {pk: since for pk, since in self._since.items() if pk in kept}
 
 
 def about(arguments: Any) -> str:
-    """Return what a call is about in one short line: its most telling argument."""
+    """Return the first text argument of a call, in one short line."""
     if not isinstance(arguments, Mapping):
         return ""
     texts = [each for each in arguments.values() if isinstance(each, str)]
@@ -42,7 +42,7 @@ def about(arguments: Any) -> str:
 
 
 def named(calls: Iterable[Entry]) -> str:
-    """Name the running calls, the oldest first, each with what it is about."""
+    """List the running calls, oldest first, each with its first text argument."""
     parts = []
     for call in sorted(calls, key=lambda each: each.at):
         subject = str(call.data.get("about") or "") if call.data else ""
@@ -52,5 +52,5 @@ def named(calls: Iterable[Entry]) -> str:
 
 
 def since(calls: Iterable[Entry]) -> datetime | None:
-    """Return when the oldest of them began."""
+    """Return the start time of the oldest call."""
     return min((call.at for call in calls), default=None)
