@@ -10,9 +10,9 @@ what this kernel and this user allow, as JSON.
     uid, gid, groups    ids to change to; needs root
     drop        True: give up all capabilities (for root without a user of its own)
     view        {"required": bool, "covers": [{"path", "source", "keep": {path: writable}}],
-                "hide": [paths], "writable": [paths]}: a private mount namespace in which each
-                covered folder shows `source` (or nothing) and what of it stands in `keep`, hidden
-                paths are empty, and nothing can be changed, not even modes, but below `writable`
+                "hide": [paths], "writable": [paths]}: a private mount namespace. Each covered
+                folder shows `source` (or nothing) and the paths in `keep`, hidden paths are
+                empty, and everything is read-only, modes too, except below `writable`
     same        {path: [device, inode]}: these paths must still be the same places
     landlock    {"read": [paths], "write": [paths], "device": [paths], "list": [paths]}
 """
