@@ -13,7 +13,7 @@ from datetime import datetime
 from lieutenants import keeper
 
 # More than the keeper records, so that its omissions are not counted twice.
-ROWS_A_MINUTE = 3 * keeper.ROWS_A_MINUTE
+ROWS_PER_MINUTE = 3 * keeper.ROWS_PER_MINUTE
 # Longer texts of a notice are truncated.
 MAX_TEXT = 20_000
 LOUD = "It is loud: "
@@ -88,7 +88,7 @@ class Floods:
         return f"{LOUD}too many {names}. Some are kept, the others are counted." if names else ""
 
     def _bucket(self, cause: str) -> keeper.Bucket:
-        bucket = keeper.Bucket(ROWS_A_MINUTE)
+        bucket = keeper.Bucket(ROWS_PER_MINUTE)
         if kept := self.buckets.get(cause):
             for name, value in zip(_FIELDS, kept, strict=True):
                 setattr(bucket, name, value)

@@ -40,32 +40,32 @@ JOIN_CHARS = 64 * KB
 UPDATE_SECONDS = 0.5  # at most one tool_execution_update per call in this time
 UPDATE_CHARS = 4000
 MAX_CALLS = 1000  # with open updates at a time
-ROWS_A_MINUTE = 50  # events of one kind that each become a transcript row
-OTHERS_A_MINUTE = 2000  # events of one kind that become no rows
+ROWS_PER_MINUTE = 50  # events of one kind that each become a transcript row
+OTHERS_PER_MINUTE = 2000  # events of one kind that become no rows
 MAX_KINDS = 32  # kinds with a counter of their own
 FIRST_SUMMARY_SECONDS, MAX_SUMMARY_SECONDS = 1.0, 60.0
-BURST, STEADY_A_SECOND = 6000, 100  # of events that must not be left out
+BURST, STEADY_PER_SECOND = 6000, 100  # of events that must not be left out
 HEAD_CHARS = 500
 HEAD_BYTES = 64 * KB  # kept of a line that is not kept as a whole
 TAIL_BYTES = 4 * KB
 OUTLINE_CHARS = 2000  # of each text in the outline of such a line
 OUTLINE_DEPTH = 8
-LINE_LIMIT = 8 * MB
+MAX_LINE_BYTES = 8 * MB
 READ_BYTES = 64 * KB
-READS_A_ROUND = 16
-SEND_LIMIT = 64 * MB
-CLIENT_LIMIT = 256  # beyond it the oldest connection is closed
+READS_PER_ROUND = 16
+MAX_PENDING_BYTES = 64 * MB
+MAX_CLIENTS = 256  # beyond it the oldest connection is closed
 CONNECT_BACKLOG = 1024  # once it is full, a connect() with a time-out fails at once
-IDS_REMEMBERED = 10_000
-STDERR_FILE = 256 * KB
+MAX_REMEMBERED_IDS = 10_000
+MAX_STDERR_BYTES = 256 * KB
 STDERR_LINES, STDERR_CHARS = 20, 500
-BACKLOG_DELTAS, BACKLOG_ALL = 8 * MB, 64 * MB  # kept in memory while the disk is full
+MAX_DELTA_BACKLOG, MAX_BACKLOG = 8 * MB, 64 * MB  # kept in memory while the disk is full
 RETRY_SECONDS = 1.0
 LAST_WRITE_SECONDS = 60.0
-DEAF_SECONDS = 10.0  # after which an agent that closed its stdout is stopped
+STDOUT_CLOSED_SECONDS = 10.0  # after which an agent that closed its stdout is stopped
 SWEEP_SECONDS = 1.0
-FILES_SECONDS = 5.0  # how often our files are checked where the kernel does not notify
-MEMORY_SECONDS = 10.0  # how often the kernel's kills are counted while the agent prints
+FILE_CHECK_SECONDS = 5.0  # how often our files are checked where the kernel does not notify
+KILL_COUNT_SECONDS = 10.0  # how often the kernel's kills are counted while the agent prints
 LOCK_SECONDS = 1.0  # a keeper that has written its end record releases the session at once
 DRAIN_SECONDS = 0.3
 CALL_SECONDS = 15.0
@@ -84,7 +84,7 @@ ESSENTIAL = frozenset(
     )
 )
 # Each of these becomes rows, in unlimited number.
-PACED = frozenset(
+THROTTLED = frozenset(
     (
         *("agent_start", "message_end", "tool_execution_start", "extension_ui_request"),
         *("auto_retry_start", "auto_retry_end", "compaction_start", "compaction_end"),
@@ -93,7 +93,7 @@ PACED = frozenset(
 DIALOGS = frozenset({"select", "confirm", "input", "editor"})  # dialogs that wait for a reply
 ROW_KINDS = frozenset({"extension_error", "notify", "garbage", "line"})
 # As an import, the file is compiled once and not at each start: saves 15 ms and 2 MB.
-IMPORTED = "import sys; sys.path.insert(0, sys.argv[1]); __import__(sys.argv[2]).hold()"
+IMPORTED = "import sys; sys.path.insert(0, sys.argv[1]); __import__(sys.argv[2]).run_keeper()"
 DELTAS = {"text_delta": "t", "thinking_delta": "k", "toolcall_delta": "c"}
 
 
@@ -192,7 +192,7 @@ def outline(head: bytes, tail: bytes) -> dict[str, Any] | None:
     None for other values.
     """
     text = head.decode("utf-8", "replace")
-    found, end = begun_value(text, 0, OUTLINE_DEPTH)
+    found, end = partial_value(text, 0, OUTLINE_DEPTH)
     if not isinstance(found, dict):
         return None
     if end is None:
@@ -205,7 +205,7 @@ def outline(head: bytes, tail: bytes) -> dict[str, Any] | None:
     return trimmed if isinstance(trimmed, dict) else None
 
 
-def begun_value(text: str, at: int, depth: int) -> tuple[Any, int | None]:
+def partial_value(text: str, at: int, depth: int) -> tuple[Any, int | None]:
     """Parse the JSON value at `at` of a text that may be cut off.
 
     Return the value and its end; None as the end if it is cut. Everything complete before the cut
@@ -219,46 +219,46 @@ def begun_value(text: str, at: int, depth: int) -> tuple[Any, int | None]:
     if not depth or not kind:
         return None, None
     if kind == '"':
-        return begun_text(text[at:]), None
+        return partial_text(text[at:]), None
     if kind == "{":
-        return begun_object(text, at, depth), None
-    return (begun_list(text, at, depth), None) if kind == "[" else (None, None)
+        return partial_object(text, at, depth), None
+    return (partial_list(text, at, depth), None) if kind == "[" else (None, None)
 
 
-def begun_object(text: str, at: int, depth: int) -> dict[str, Any]:
+def partial_object(text: str, at: int, depth: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
     while True:
         try:
-            key, at = DECODER.raw_decode(text, after_space(text, at + 1))
+            key, at = DECODER.raw_decode(text, skip_space(text, at + 1))
         except (ValueError, RecursionError):
             return found
-        at = after_space(text, at)
+        at = skip_space(text, at)
         if not isinstance(key, str) or text[at : at + 1] != ":":
             return found
-        value, end = begun_value(text, after_space(text, at + 1), depth - 1)
+        value, end = partial_value(text, skip_space(text, at + 1), depth - 1)
         if value is not None or end is not None:
             found[key] = value
         if end is None:
             return found
-        at = after_space(text, end)
+        at = skip_space(text, end)
         if text[at : at + 1] != ",":
             return found
 
 
-def begun_list(text: str, at: int, depth: int) -> list[Any]:
+def partial_list(text: str, at: int, depth: int) -> list[Any]:
     found: list[Any] = []
     while True:
-        value, end = begun_value(text, after_space(text, at + 1), depth - 1)
+        value, end = partial_value(text, skip_space(text, at + 1), depth - 1)
         if value is not None or end is not None:
             found.append(value)
         if end is None:
             return found
-        at = after_space(text, end)
+        at = skip_space(text, end)
         if text[at : at + 1] != ",":
             return found
 
 
-def begun_text(text: str) -> str | None:
+def partial_text(text: str) -> str | None:
     """Return the beginning of a JSON string that is cut off, perhaps in an escape."""
     for cut in range(13):
         try:
@@ -269,7 +269,7 @@ def begun_text(text: str) -> str | None:
     return None
 
 
-def after_space(text: str, at: int) -> int:
+def skip_space(text: str, at: int) -> int:
     while text[at : at + 1] in (" ", "\t"):
         at += 1
     return at
@@ -334,7 +334,7 @@ class Line:
         return self.data[: 4 * HEAD_CHARS].decode("utf-8", "replace")[:HEAD_CHARS]
 
 
-def worth_no_more(head: bytes) -> bool:
+def can_skip_rest(head: bytes) -> bool:
     """Return whether the rest of a long line with this beginning can be skipped."""
     if head.startswith(UPDATE_LINE):
         return read_update(head) is not None
@@ -346,7 +346,7 @@ def count_images(data: bytes | bytearray) -> int:
 
 
 class LineSplitter:
-    """Splits bytes into lines; never holds more than LINE_LIMIT bytes and one chunk."""
+    """Splits bytes into lines; never holds more than MAX_LINE_BYTES and one chunk."""
 
     def __init__(self) -> None:
         self._start()
@@ -355,7 +355,7 @@ class LineSplitter:
         self._held = bytearray()
         self._size = self._images = 0
         self._tail = b""
-        self._looked = self._skipping = False
+        self._head_checked = self._skipping = False
 
     def feed(self, chunk: bytes) -> Iterator[Line]:
         """Yield the lines that end in this chunk."""
@@ -385,11 +385,11 @@ class LineSplitter:
             self._tail = (self._tail + piece)[-TAIL_BYTES:]
             return
         self._held += piece
-        if not self._looked and self._size >= HEAD_BYTES:
-            self._looked = True
-            if worth_no_more(bytes(self._held)):
+        if not self._head_checked and self._size >= HEAD_BYTES:
+            self._head_checked = True
+            if can_skip_rest(bytes(self._held)):
                 self._skip(len(self._held))
-        if not self._skipping and self._size > LINE_LIMIT:
+        if not self._skipping and self._size > MAX_LINE_BYTES:
             self._skip(HEAD_BYTES)
 
     def _skip(self, keep: int) -> None:
@@ -411,7 +411,7 @@ def now_ms() -> int:
     return int(time.time() * 1000)
 
 
-def note(text: str) -> None:
+def log_problem(text: str) -> None:
     """Log a problem of our own: descriptor 2 is keeper.log."""
     try:
         if os.fstat(2).st_size < MB:
@@ -432,9 +432,9 @@ class Journal:
 
     def add(self, record: list[Any]) -> None:
         line = pack(record)
-        limit = BACKLOG_DELTAS if record[0] in "tkc" else BACKLOG_ALL
+        limit = MAX_DELTA_BACKLOG if record[0] in "tkc" else MAX_BACKLOG
         if record[0] == "x":
-            self._own_up()  # nothing may come after the end
+            self._report_loss()  # nothing may come after the end
         elif self._bytes + len(line) > limit:
             self._lost += 1
             self._lost_bytes += len(line)
@@ -455,15 +455,15 @@ class Journal:
         except OSError as trouble:
             done = 0
             if self.due is None:
-                note("journal: {}; trying again".format(trouble.strerror))
+                log_problem("journal: {}; trying again".format(trouble.strerror))
         self.size += done
         self._bytes = len(data) - done
         self._waiting = [data[done:]] if self._bytes else []
         self.due = now + RETRY_SECONDS if self._bytes else None
         if not self._bytes:
-            self._own_up()
+            self._report_loss()
 
-    def _own_up(self) -> None:
+    def _report_loss(self) -> None:
         """Add a record of how much was dropped while the disk was full, if any."""
         if self._lost:
             text = "… {} records lost: the disk was full".format(self._lost)
@@ -479,7 +479,7 @@ class Journal:
                 time.sleep(RETRY_SECONDS / 2)
 
 
-class Joiner:
+class Coalescer:
     """Joins deltas of one block that arrive within JOIN_SECONDS of the first."""
 
     def __init__(self, write: Callable[[list[Any]], None]) -> None:
@@ -613,15 +613,16 @@ class Floods:
         if kind not in self._buckets and len(self._buckets) >= MAX_KINDS:
             kind = "other"
         if kind not in self._buckets:
-            self._buckets[kind] = Bucket(ROWS_A_MINUTE if kind in ROW_KINDS else OTHERS_A_MINUTE)
+            limit = ROWS_PER_MINUTE if kind in ROW_KINDS else OTHERS_PER_MINUTE
+            self._buckets[kind] = Bucket(limit)
         return self._buckets[kind].admits(size, now)
 
     def tick(self, now: float) -> None:
         for kind, bucket in self._buckets.items():
             if bucket.is_due(now):
-                self._tell(kind, bucket, now)
+                self._report(kind, bucket, now)
 
-    def _tell(self, kind: str, bucket: Bucket, now: float) -> None:
+    def _report(self, kind: str, bucket: Bucket, now: float) -> None:
         count, size = bucket.take(now)
         if count:
             self._write(["m", now_ms(), kind, count, size])
@@ -631,7 +632,7 @@ class Floods:
     def flush(self, now: float) -> None:
         for kind, bucket in self._buckets.items():
             if bucket.count:
-                self._tell(kind, bucket, now)
+                self._report(kind, bucket, now)
 
 
 def flood_kind(event: dict[str, Any]) -> str | None:
@@ -643,19 +644,19 @@ def flood_kind(event: dict[str, Any]) -> str | None:
     return None if kind in ESSENTIAL else kind[:60]
 
 
-class Pace:
+class Throttle:
     """Throttles reading when there are too many events that must be recorded."""
 
     def __init__(self) -> None:
         self._left, self._at = float(BURST), 0.0
 
     def count(self, now: float) -> None:
-        refill = (now - self._at) * STEADY_A_SECOND
+        refill = (now - self._at) * STEADY_PER_SECOND
         self._left, self._at = min(float(BURST), self._left + refill) - 1, now
 
     def wait(self, now: float) -> float:
         """Return for how many seconds reading should pause."""
-        return max(0.0, -self._left / STEADY_A_SECOND - (now - self._at))
+        return max(0.0, -self._left / STEADY_PER_SECOND - (now - self._at))
 
 
 def was_killed(event: dict[str, Any]) -> bool:
@@ -669,7 +670,7 @@ def was_killed(event: dict[str, Any]) -> bool:
 # --- slimming -----------------------------------------------------------------------------------
 
 
-def ending(message: Any) -> dict[str, Any]:
+def stop_fields(message: Any) -> dict[str, Any]:
     """Return how an assistant message ended: {"stopReason"?, "errorMessage"?}."""
     names = ("stopReason", "errorMessage")
     return {name: message[name] for name in names if dig(message, name) is not None}
@@ -690,7 +691,7 @@ def slim_agent_end(event: dict[str, Any]) -> dict[str, Any]:
         slim["willRetry"] = event["willRetry"]
     for message in reversed(messages if isinstance(messages, list) else []):
         if dig(message, "role") == "assistant":
-            slim.update(ending(message))
+            slim.update(stop_fields(message))
             break
     return slim
 
@@ -733,7 +734,7 @@ SLIM: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
 }
 
 
-class Scribe:
+class Recorder:
     """Turns the agent's lines into journal records, in order."""
 
     def __init__(
@@ -745,13 +746,13 @@ class Scribe:
         self._journal = journal
         self._killed_for_memory = killed_for_memory
         self._on_response = on_response
-        self._joiner = Joiner(journal.add)
+        self._coalescer = Coalescer(journal.add)
         self._floods = Floods(self._record)
-        self._updates = ToolUpdates(self._event, self._floods.admit)
-        self._ending: dict[str, Any] = {}  # of the last assistant message
-        self.pace = Pace()
-        self.timers: list[Joiner | ToolUpdates | Floods] = [
-            self._joiner,
+        self._updates = ToolUpdates(self._write_event, self._floods.admit)
+        self._last_stop: dict[str, Any] = {}  # of the last assistant message
+        self.throttle = Throttle()
+        self.timers: list[Coalescer | ToolUpdates | Floods] = [
+            self._coalescer,
             self._updates,
             self._floods,
         ]
@@ -761,15 +762,15 @@ class Scribe:
         if line.data.startswith(UPDATE_LINE):
             inner = read_update(line.data)
             if inner is not None:
-                self._update(inner, now)
+                self._record_update(inner, now)
                 return
         event = None if line.cut else parse_object(line.data)
         if event is not None:
             kind = flood_kind(event)
             if kind is None or self._floods.admit(kind, line.size, now):
-                self._take_event(event, now)
+                self._record_event(event, now)
         elif line.cut:
-            self._cut(line, now)
+            self._record_cut(line, now)
         elif self._floods.admit("garbage", line.size, now):
             self._record(["g", now_ms(), line.head(), line.size])
 
@@ -777,27 +778,27 @@ class Scribe:
         self._record(["s", now_ms(), ident])
 
     def finish(self) -> None:
-        self._joiner.flush()
+        self._coalescer.flush()
         self._updates.tick(float("inf"))
         self._floods.flush(time.monotonic())
 
     def _record(self, record: list[Any]) -> None:
-        self._joiner.flush()
+        self._coalescer.flush()
         self._journal.add(record)
 
-    def _event(self, event: dict[str, Any]) -> None:
+    def _write_event(self, event: dict[str, Any]) -> None:
         self._record(["e", now_ms(), event])
 
-    def _update(self, inner: Any, now: float) -> None:
+    def _record_update(self, inner: Any, now: float) -> None:
         kind, index, text = (dig(inner, name) for name in ("type", "contentIndex", "delta"))
         index = index if type(index) is int else 0
         if kind in DELTAS and isinstance(text, str):
-            self._joiner.add(DELTAS[kind], index, text, now)
+            self._coalescer.add(DELTAS[kind], index, text, now)
         elif kind == "toolcall_start" and self._floods.admit(kind, 0, now):
             names = {name: inner[name] for name in ("id", "toolName") if name in inner}
-            self._event({"type": kind, "contentIndex": index, **names})
+            self._write_event({"type": kind, "contentIndex": index, **names})
 
-    def _cut(self, line: Line, now: float) -> None:
+    def _record_cut(self, line: Line, now: float) -> None:
         """Record a line that was not kept as a whole: its outline, or only its length.
 
         The event gets `cut`, the size of the line, and `images`, their number.
@@ -806,26 +807,26 @@ class Scribe:
         kind = str(event.get("type"))
         if kind in SUMMARY_LINES:
             retry = {"willRetry": True} if event.get("willRetry") is True else {}
-            self._event({"type": kind, **retry, **self._ending})
+            self._write_event({"type": kind, **retry, **self._last_stop})
         elif kind == "message_start":
-            self._take_event(event, now)
+            self._record_event(event, now)
         elif kind != "message_update" and flood_kind(event) is None:
             if kind == "message_end" and dig(event, "message", "role") == "assistant":
                 # The text is known from its deltas.
                 event["message"].pop("content", None)
             images = {"images": line.images} if line.images else {}
-            self._take_event({**event, "cut": line.size, **images}, now)
+            self._record_event({**event, "cut": line.size, **images}, now)
         elif self._floods.admit("line", line.size, now):
             if kind == "message_update":
-                self._update(event.get("assistantMessageEvent"), now)
+                self._record_update(event.get("assistantMessageEvent"), now)
             self._record(["l", now_ms(), line.head(), line.size])
 
-    def _take_event(self, event: dict[str, Any], now: float) -> None:
+    def _record_event(self, event: dict[str, Any], now: float) -> None:
         kind = event.get("type")
-        if isinstance(kind, str) and kind in PACED:
-            self.pace.count(now)
+        if isinstance(kind, str) and kind in THROTTLED:
+            self.throttle.count(now)
         if kind == "message_update":
-            self._update(event.get("assistantMessageEvent"), now)
+            self._record_update(event.get("assistantMessageEvent"), now)
             return
         if kind == "tool_execution_update":
             self._updates.add(slim_tool_update(event), now)
@@ -835,8 +836,8 @@ class Scribe:
             if event.get("isError") and was_killed(event) and self._killed_for_memory():
                 event = {**event, "killedForMemory": True}
         if kind == "message_end" and dig(event, "message", "role") == "assistant":
-            self._ending = ending(event["message"])
-        self._event(SLIM[kind](event) if isinstance(kind, str) and kind in SLIM else event)
+            self._last_stop = stop_fields(event["message"])
+        self._write_event(SLIM[kind](event) if isinstance(kind, str) and kind in SLIM else event)
         if kind == "response" and isinstance(event.get("id"), str):
             self._on_response(event["id"])
 
@@ -852,17 +853,17 @@ class StderrLog:
     def add(self, chunk: bytes) -> None:
         self._tail = (self._tail + chunk)[-4 * STDERR_LINES * STDERR_CHARS :]
         try:
-            if os.fstat(self._file).st_size + len(chunk) > STDERR_FILE:
+            if os.fstat(self._file).st_size + len(chunk) > MAX_STDERR_BYTES:
                 self._shorten()
             os.write(self._file, chunk)
         except OSError as trouble:
-            note("stderr.log: {}".format(trouble.strerror))
+            log_problem("stderr.log: {}".format(trouble.strerror))
 
     def _shorten(self) -> None:
         size = os.fstat(self._file).st_size
-        keep = os.pread(self._file, STDERR_FILE // 2, max(0, size - STDERR_FILE // 2))
+        kept = os.pread(self._file, MAX_STDERR_BYTES // 2, max(0, size - MAX_STDERR_BYTES // 2))
         os.ftruncate(self._file, 0)
-        os.write(self._file, keep[keep.find(b"\n") + 1 :])
+        os.write(self._file, kept[kept.find(b"\n") + 1 :])
 
     def last_lines(self) -> list[str]:
         lines = self._tail.decode("utf-8", "replace").rstrip("\n").split("\n")
@@ -936,14 +937,14 @@ def user_of(pid: int) -> int:
         return int(file.read().partition(b"\nUid:")[2].split(None, 1)[0])
 
 
-def sharers(user: int, lieutenants: str) -> dict[int, bytes]:
+def agents_sharing_user(user: int, lieutenants: str) -> dict[int, bytes]:
     """Map sessions of other running agents with the same user to their tags.
 
     `lieutenants` is the folder that holds all lieutenants' folders.
     """
     found = {}
     for owner in os.listdir(lieutenants):
-        for facts in shims_in(os.path.join(lieutenants, owner, "runs")):
+        for facts in read_shims(os.path.join(lieutenants, owner, "runs")):
             agent = facts.get("agent_pid")
             shares = facts.get("uid") == user and not facts.get("own_user")
             with contextlib.suppress(OSError):
@@ -954,7 +955,7 @@ def sharers(user: int, lieutenants: str) -> dict[int, bytes]:
     return found
 
 
-def shims_in(runs: str) -> Iterator[dict[str, Any]]:
+def read_shims(runs: str) -> Iterator[dict[str, Any]]:
     """Yield the contents of keeper.json of each run in this folder."""
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         for run in os.listdir(runs):
@@ -963,7 +964,7 @@ def shims_in(runs: str) -> Iterator[dict[str, Any]]:
                 yield parse_object(file.read()) or {}
 
 
-def find_left(
+def find_remaining(
     tag: str, session: int, user: int, below: int, spared: dict[int, bytes]
 ) -> list[Process]:
     """Return the processes of a run.
@@ -1008,16 +1009,16 @@ def kill_all_of(user: int) -> None:
 
 
 def sweep(tag: str, session: int = 0, user: int = 0, below: int = 0, lieutenants: str = "") -> None:
-    """End all processes of `find_left`: SIGTERM, after a second SIGKILL, until none is left."""
+    """End all processes of `find_remaining`: SIGTERM, after a second SIGKILL, until none is left."""
     begun = time.monotonic()
     while True:
-        spared = sharers(user, lieutenants) if user and lieutenants else {}
-        found = find_left(tag, session, user, below, spared)
+        spared = agents_sharing_user(user, lieutenants) if user and lieutenants else {}
+        found = find_remaining(tag, session, user, below, spared)
         if not found:
             return
         late = time.monotonic() - begun
         if late > 3 * SWEEP_SECONDS:
-            note("sweep: {} processes do not end".format(len(found)))
+            log_problem("sweep: {} processes do not end".format(len(found)))
             return
         if user and not spared and late >= SWEEP_SECONDS:
             kill_all_of(user)
@@ -1057,7 +1058,7 @@ class Agent:
         return os.WEXITSTATUS(status), None
 
 
-def _become(spec: Spec, stdin: int, stdout: int, stderr: int) -> None:
+def become_agent(spec: Spec, stdin: int, stdout: int, stderr: int) -> None:
     """Become the agent, in the child process, or raise."""
     os.setsid()
     for number in (signal.SIGHUP, signal.SIGPIPE, signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
@@ -1069,7 +1070,7 @@ def _become(spec: Spec, stdin: int, stdout: int, stderr: int) -> None:
     sandbox().enter(spec.isolation)
     # Only after the sandbox: these files belong to the agent, and may be links to others.
     for path in spec.heal:
-        heal(path)
+        truncate_torn_line(path)
     os.chdir(spec.cwd)
     os.execvpe(spec.argv[0], spec.argv, spec.env)  # noqa: S606 - argv is what we are for
 
@@ -1085,7 +1086,7 @@ def spawn(spec: Spec) -> Agent:
     pid = os.fork()
     if pid == 0:
         try:
-            _become(spec, stdin, stdout, stderr)
+            become_agent(spec, stdin, stdout, stderr)
         except BaseException as trouble:  # noqa: BLE001 - the child must not go on as a keeper
             os.write(reporter, describe(trouble).encode("utf-8", "replace"))
         os._exit(127)
@@ -1123,7 +1124,7 @@ class Outbox:
         data = pack(line)
         if not self.open:
             return refusal("the agent has closed its input")
-        if self.bytes + len(data) > SEND_LIMIT:
+        if self.bytes + len(data) > MAX_PENDING_BYTES:
             return refusal("the agent does not read: {} bytes wait".format(self.bytes))
         if ident:
             self._remember(ident)
@@ -1133,7 +1134,7 @@ class Outbox:
 
     def _remember(self, ident: str) -> None:
         self._seen[ident] = None
-        if len(self._seen) > IDS_REMEMBERED:
+        if len(self._seen) > MAX_REMEMBERED_IDS:
             del self._seen[next(iter(self._seen))]
 
     def write(self) -> None:
@@ -1156,32 +1157,32 @@ class Outbox:
                     self._on_sent(ident)
 
     def _close(self, trouble: OSError) -> None:
-        note("stdin of the agent: {}".format(trouble.strerror))
+        log_problem("stdin of the agent: {}".format(trouble.strerror))
         self._lines.clear()
         self.open, self.bytes = False, 0
 
 
-class Stopping:
+class StopSequence:
     """The steps of a stop: a final command, SIGTERM, SIGKILL."""
 
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
         self._grace = 0.0
-        self._farewell = ""
+        self._final_command = ""
         self._steps: list[int] = []
         self.begun = False
         self.due: float | None = None
 
-    def begin(self, grace: float, farewell: str = "", wait: float = 0.0) -> None:
-        """Start the steps. The response to the command `farewell` (its id) is awaited first."""
+    def begin(self, grace: float, final_command: str = "", wait: float = 0.0) -> None:
+        """Start the steps. The response to `final_command` (an id) is awaited first."""
         self.begun = True
-        self._grace, self._farewell = grace, farewell
+        self._grace, self._final_command = grace, final_command
         self._steps = [signal.SIGKILL, signal.SIGTERM]
-        self.due = time.monotonic() + (wait if farewell else 0.0)
+        self.due = time.monotonic() + (wait if final_command else 0.0)
 
-    def heard(self, ident: str) -> None:
+    def on_response(self, ident: str) -> None:
         """Continue with the steps when the agent has responded to the final command."""
-        if self.begun and ident == self._farewell and len(self._steps) == 2:
+        if self.begun and ident == self._final_command and len(self._steps) == 2:
             self.due = time.monotonic()
 
     def tick(self, now: float) -> None:
@@ -1199,10 +1200,10 @@ def refusal(error: str) -> dict[str, Any]:
     return {"ok": False, "error": error}
 
 
-def seconds(value: Any, usual: float) -> float:
+def seconds(value: Any, default: float) -> float:
     """Return a time from a request, if it is reasonable."""
     usable = type(value) in (int, float) and 0 <= value <= 3600
-    return float(value) if usable else usual
+    return float(value) if usable else default
 
 
 class Client:
@@ -1224,7 +1225,7 @@ class Client:
         except OSError:
             return False
         self.inbox += chunk
-        return bool(chunk) and len(self.inbox) <= SEND_LIMIT + MB
+        return bool(chunk) and len(self.inbox) <= MAX_PENDING_BYTES + MB
 
     def next_request(self) -> bytes | None:
         end = self.inbox.find(b"\n", self._searched)
@@ -1249,7 +1250,7 @@ class Client:
 # --- what may happen around us -------------------------------------------------------------------
 
 
-class Files:
+class RunFiles:
     """Restores our socket, its key and keeper.json when they are removed.
 
     The kernel sends SIGIO when something is deleted from our directory, so an idle keeper can
@@ -1260,34 +1261,34 @@ class Files:
         self.listener = listener
         self._key = key
         self._facts = b""
-        self._place = _place("control.sock")
+        self._identity = _identity("control.sock")
         self.due: float | None = None
         try:
             directory = os.open(".", os.O_RDONLY)
             fcntl.fcntl(directory, fcntl.F_NOTIFY, fcntl.DN_DELETE | fcntl.DN_MULTISHOT)
         except OSError:
-            self.due = time.monotonic() + FILES_SECONDS
+            self.due = time.monotonic() + FILE_CHECK_SECONDS
 
-    def keep(self, facts: bytes) -> None:
+    def remember_facts(self, facts: bytes) -> None:
         """Remember the contents of keeper.json, once it is written."""
         self._facts = facts
 
-    def look(self) -> socket.socket | None:
+    def restore(self) -> socket.socket | None:
         """Restore missing files; return the previous socket if it was bound again."""
-        if _place("control.key") is None:
-            note("control.key was removed; writing it again")
+        if _identity("control.key") is None:
+            log_problem("control.key was removed; writing it again")
             write_key(self._key)
-        if self._facts and _place("keeper.json") is None:
+        if self._facts and _identity("keeper.json") is None:
             write_file("keeper.json", self._facts)
-        if _place("control.sock") == self._place:
+        if _identity("control.sock") == self._identity:
             return None
-        note("control.sock was removed; binding it again")
+        log_problem("control.sock was removed; binding it again")
         old, self.listener = self.listener, listen()
-        self._place = _place("control.sock")
+        self._identity = _identity("control.sock")
         return old
 
 
-def _place(path: str) -> tuple[int, int] | None:
+def _identity(path: str) -> tuple[int, int] | None:
     """Return device and inode of a file; None if it does not exist."""
     try:
         found = os.stat(path)
@@ -1302,25 +1303,25 @@ class MemoryKills:
     def __init__(self) -> None:
         self._path = self._find()
         self._count = self._read()
-        self._looked = time.monotonic()
-        self._grown: float | None = None
+        self._counted_at = time.monotonic()
+        self._last_kill_at: float | None = None
 
     def refresh(self, now: float) -> None:
         """Count now and then, so that an old kill does not appear as a recent one."""
-        if now - self._looked >= MEMORY_SECONDS:
-            self._look(now)
+        if now - self._counted_at >= KILL_COUNT_SECONDS:
+            self._recount(now)
 
     def are_new(self) -> bool:
         """Return whether there was a recent kill; the kernel counts before it kills."""
         now = time.monotonic()
-        self._look(now)
-        return self._grown is not None and now - self._grown <= 2 * MEMORY_SECONDS
+        self._recount(now)
+        return self._last_kill_at is not None and now - self._last_kill_at <= 2 * KILL_COUNT_SECONDS
 
-    def _look(self, now: float) -> None:
+    def _recount(self, now: float) -> None:
         count = self._read()
         if count > self._count:
-            self._grown = now
-        self._count, self._looked = count, now
+            self._last_kill_at = now
+        self._count, self._counted_at = count, now
 
     @staticmethod
     def _find() -> str:
@@ -1357,17 +1358,17 @@ class Keeper:
         self._spec = spec
         self._key = key
         self._agent = agent
-        self._files = Files(key, listener)
+        self._files = RunFiles(key, listener)
         self._kills = MemoryKills()
         self._wakeup = wakeup
         self._journal = Journal("journal.jsonl")
         self._stderr = StderrLog("stderr.log")
-        self._stopping = Stopping(agent)
-        self._scribe = Scribe(self._journal, self._stopping.heard, self._kills.are_new)
-        self._outbox = Outbox(agent.stdin, self._scribe.sent)
+        self._stopping = StopSequence(agent)
+        self._recorder = Recorder(self._journal, self._stopping.on_response, self._kills.are_new)
+        self._outbox = Outbox(agent.stdin, self._recorder.sent)
         self._splitter = LineSplitter()
         self._clients: dict[int, Client] = {}
-        self._deaf_due: float | None = None
+        self._stdout_closed_due: float | None = None
         self._read_due: float | None = None  # set while the agent's output is not read
         self._error: str | None = None
         self._ended = False
@@ -1383,9 +1384,9 @@ class Keeper:
             ident = line.get("id")
             self._outbox.push(ident if isinstance(ident, str) else "", line)
 
-    def introduced(self, facts: bytes) -> None:
+    def remember_facts(self, facts: bytes) -> None:
         """Remember the contents of keeper.json."""
-        self._files.keep(facts)
+        self._files.remember_facts(facts)
 
     def run(self) -> None:
         """Run until the agent has ended and its end is recorded."""
@@ -1423,29 +1424,29 @@ class Keeper:
 
     def _tick(self) -> None:
         now = time.monotonic()
-        for timer in (*self._scribe.timers, self._stopping):
+        for timer in (*self._recorder.timers, self._stopping):
             timer.tick(now)
         if self._files.due is not None and now >= self._files.due:
-            self._files.due = now + FILES_SECONDS
-            self._keep_files()
-        if self._deaf_due is not None and now >= self._deaf_due:
-            self._stop_deaf()
+            self._files.due = now + FILE_CHECK_SECONDS
+            self._restore_files()
+        if self._stdout_closed_due is not None and now >= self._stdout_closed_due:
+            self._stop_without_stdout()
         if self._read_due is not None and now >= self._read_due:
-            self._read_on()
+            self._resume_reading()
         self._journal.tick(now)
 
     def _timeout(self) -> int | None:
         """Return milliseconds until the next timer; None if there is none."""
-        timers = (*self._scribe.timers, self._stopping, self._journal, self._files)
+        timers = (*self._recorder.timers, self._stopping, self._journal, self._files)
         dues = [timer.due for timer in timers if timer.due is not None]
-        dues += [due for due in (self._deaf_due, self._read_due) if due is not None]
+        dues += [due for due in (self._stdout_closed_due, self._read_due) if due is not None]
         return max(0, int((min(dues) - time.monotonic()) * 1000) + 1) if dues else None
 
-    def _stop_deaf(self) -> None:
-        self._deaf_due = None
+    def _stop_without_stdout(self) -> None:
+        self._stdout_closed_due = None
         if not self._stopping.begun:
             self._error = "the agent closed its output and went on"
-            note(self._error)
+            log_problem(self._error)
             self._stopping.begin(grace=3.0)
 
     # signals and the agent's pipes
@@ -1458,12 +1459,12 @@ class Keeper:
         if (signal.SIGTERM in numbers or signal.SIGINT in numbers) and not self._stopping.begun:
             self._stopping.begin(grace=3.0)
         if signal.SIGIO in numbers:
-            self._keep_files()
+            self._restore_files()
         self._ended = self._agent.ended()
         self._reap_orphans()
 
-    def _keep_files(self) -> None:
-        old = self._files.look()
+    def _restore_files(self) -> None:
+        old = self._files.restore()
         if old is not None:
             self._unwatch(old.fileno())
             old.close()
@@ -1479,22 +1480,22 @@ class Keeper:
                         os.waitpid(child, os.WNOHANG)
 
     def _read_stdout(self) -> None:
-        for _ in range(READS_A_ROUND):
+        for _ in range(READS_PER_ROUND):
             chunk = read_some(self._agent.stdout)
             if chunk is None:
                 return
             if not chunk:
                 self._unwatch(self._agent.stdout)
-                self._deaf_due = time.monotonic() + DEAF_SECONDS
+                self._stdout_closed_due = time.monotonic() + STDOUT_CLOSED_SECONDS
                 return
             self._take(chunk)
-            wait = self._scribe.pace.wait(time.monotonic())
+            wait = self._recorder.throttle.wait(time.monotonic())
             if wait:
                 self._unwatch(self._agent.stdout)
                 self._read_due = time.monotonic() + wait
                 return
 
-    def _read_on(self) -> None:
+    def _resume_reading(self) -> None:
         self._read_due = None
         self._watch(self._agent.stdout, self._read_stdout)
 
@@ -1502,7 +1503,7 @@ class Keeper:
         now = time.monotonic()
         self._kills.refresh(now)
         for line in self._splitter.feed(chunk):
-            self._guard(self._scribe.take, line, now)
+            self._guard(self._recorder.take, line, now)
 
     def _read_stderr(self) -> None:
         chunk = read_some(self._agent.stderr)
@@ -1527,11 +1528,11 @@ class Keeper:
                 client = Client(self._files.listener.accept()[0])
             except BlockingIOError:
                 return
-            if len(self._clients) >= CLIENT_LIMIT:
+            if len(self._clients) >= MAX_CLIENTS:
                 self._drop(next(iter(self._clients)))
-            self._welcome(client)
+            self._add_client(client)
 
-    def _welcome(self, client: Client) -> None:
+    def _add_client(self, client: Client) -> None:
         descriptor = client.connection.fileno()
         self._clients[descriptor] = client
         self._watch(descriptor, lambda: self._serve(descriptor))
@@ -1552,26 +1553,26 @@ class Keeper:
             request = client.next_request()
             if request is None:
                 break
-            client.send(pack(self._answer(request)))
+            client.send(pack(self._reply(request)))
         events = select.POLLOUT if client.outbox else select.POLLIN
         self._poll.modify(descriptor, events)
 
-    def _answer(self, request: bytes) -> dict[str, Any]:
-        ask = parse_object(request)
-        if ask is None:
+    def _reply(self, data: bytes) -> dict[str, Any]:
+        request = parse_object(data)
+        if request is None:
             return refusal("the request is not a JSON object")
-        if not is_same(str(ask.get("key")), self._key):
+        if not is_same(str(request.get("key")), self._key):
             return refusal("the request does not carry the key of this run")
-        if ask.get("op") == "send":
-            return self._send(ask)
-        if ask.get("op") == "state":
+        if request.get("op") == "send":
+            return self._send(request)
+        if request.get("op") == "state":
             return self._state()
-        if ask.get("op") == "stop":
-            return self._stop(ask)
-        return refusal("unknown op: {!r}".format(ask.get("op")))
+        if request.get("op") == "stop":
+            return self._stop(request)
+        return refusal("unknown op: {!r}".format(request.get("op")))
 
-    def _send(self, ask: dict[str, Any]) -> dict[str, Any]:
-        ident, line = ask.get("id"), ask.get("line")
+    def _send(self, request: dict[str, Any]) -> dict[str, Any]:
+        ident, line = request.get("id"), request.get("line")
         if not isinstance(ident, str) or not ident:
             return refusal("id must be a text that is not empty")
         if not isinstance(line, dict):
@@ -1591,16 +1592,16 @@ class Keeper:
             "stopping": self._stopping.begun,
         }
 
-    def _stop(self, ask: dict[str, Any]) -> dict[str, Any]:
+    def _stop(self, request: dict[str, Any]) -> dict[str, Any]:
         if self._stopping.begun:
             return {"ok": True, "repeated": True}
-        farewell, ident = ask.get("farewell"), dig(ask, "farewell", "id")
-        if not isinstance(farewell, dict) or not isinstance(ident, str):
+        final_command, ident = request.get("farewell"), dig(request, "farewell", "id")
+        if not isinstance(final_command, dict) or not isinstance(ident, str):
             ident = ""
         else:
-            self._outbox.push(ident, farewell)
-        wait = seconds(ask.get("farewell_wait"), 3.0)
-        self._stopping.begin(seconds(ask.get("grace"), 3.0), ident, wait)
+            self._outbox.push(ident, final_command)
+        wait = seconds(request.get("farewell_wait"), 3.0)
+        self._stopping.begin(seconds(request.get("grace"), 3.0), ident, wait)
         return {"ok": True}
 
     # the end
@@ -1641,8 +1642,8 @@ class Keeper:
                 chunk = read_some(descriptor) if time.monotonic() < until else None
         rest = self._splitter.rest()
         if rest is not None:
-            self._scribe.take(rest, time.monotonic())
-        self._scribe.finish()
+            self._recorder.take(rest, time.monotonic())
+        self._recorder.finish()
 
 
 def describe(trouble: BaseException) -> str:
@@ -1719,7 +1720,7 @@ def _texts(given: dict[str, Any], name: str, optional: bool = False) -> list[str
     return value
 
 
-class AlreadyHeldError(Exception):
+class AlreadyRunningError(Exception):
     """Another keeper runs in this directory; the argument is its own reply."""
 
 
@@ -1751,7 +1752,7 @@ def claim_directory(path: str) -> None:
     while not _try_lock(directory):
         known = _keeper_json()
         if known is not None:
-            raise AlreadyHeldError({**known, "already": True})
+            raise AlreadyRunningError({**known, "already": True})
         if time.monotonic() > until:
             raise KeeperError("another supervisor is starting in this run directory, for too long")
         time.sleep(0.02)
@@ -1781,7 +1782,7 @@ def _is_at(opened: int, path: str) -> bool:
         return False
 
 
-def heal(path: str) -> None:
+def truncate_torn_line(path: str) -> None:
     """Truncate a file to the end of its last complete line."""
     try:
         file = os.open(path, os.O_RDWR)
@@ -1869,7 +1870,7 @@ def catch_signals() -> int:
     return reader
 
 
-def let_go(descriptor: int) -> None:
+def detach(descriptor: int) -> None:
     """Point an inherited descriptor to /dev/null."""
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, descriptor)
@@ -1916,9 +1917,9 @@ def prepare(spec: Spec) -> tuple[Keeper, dict[str, Any]]:
     try:
         keeper = Keeper(spec, agent, listener, wakeup, key)
         keeper.begin()
-        answer = introduce(spec, agent)
+        answer = start_reply(spec, agent)
         write_file("keeper.json", pack(answer))
-        keeper.introduced(pack(answer))
+        keeper.remember_facts(pack(answer))
     except OSError:
         agent.signal(signal.SIGKILL)
         agent.reap()
@@ -1940,7 +1941,7 @@ def boot_id() -> str:
         return ""
 
 
-def introduce(spec: Spec, agent: Agent) -> dict[str, Any]:
+def start_reply(spec: Spec, agent: Agent) -> dict[str, Any]:
     """Return the reply to `start`: pids and start times of keeper and agent."""
     return {
         "ok": True,
@@ -1956,7 +1957,7 @@ def introduce(spec: Spec, agent: Agent) -> dict[str, Any]:
     }
 
 
-def hold() -> None:
+def run_keeper() -> None:
     """Run the keeper's own process until the agent ends.
 
     Reads the spec from stdin and writes the reply to stdout.
@@ -1969,27 +1970,27 @@ def hold() -> None:
         sandbox().set_dumpable(False)
         sandbox().adopt_orphans()
         given = parse_object(read_all(0))
-        let_go(0)
+        detach(0)
         if given is None:
             raise KeeperError("the spec is not a JSON object")
         keeper, answer = prepare(Spec(given))
-    except AlreadyHeldError as held:
+    except AlreadyRunningError as held:
         answer = held.args[0]
     except KeeperError as trouble:
         answer = refusal(str(trouble))
     except OSError as trouble:
         answer = refusal(describe(trouble))
-    say(answer)
-    let_go(1)
+    print_json(answer)
+    detach(1)
     if keeper is not None:
         keeper.run()
 
 
-def say(answer: dict[str, Any]) -> None:
+def print_json(answer: dict[str, Any]) -> None:
     try:
         os.write(1, pack(answer))
     except OSError as trouble:
-        note("nobody waits for the answer: {}".format(trouble.strerror))
+        log_problem("nobody waits for the answer: {}".format(trouble.strerror))
 
 
 def start() -> int:

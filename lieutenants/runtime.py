@@ -198,9 +198,9 @@ def halt(process: Process, *, working: bool) -> None:
         transport.end(process.directory, process.handle, keeper=asked > KILL_SECONDS)
         events.wake_follower(process.lieutenant_id)
         return
-    farewell = rpc.simple("abort", FAREWELL) if working or _is_running_now(process) else None
+    final_command = rpc.simple("abort", FAREWELL) if working or _is_running_now(process) else None
     try:
-        transport.stop(process.directory, process.handle, farewell)
+        transport.stop(process.directory, process.handle, final_command)
     except TransportError as error:
         logger.info("cannot stop %s yet: %s", process, error)
     events.wake_follower(process.lieutenant_id)

@@ -80,8 +80,8 @@ class Transport(Protocol):
         """
         ...
 
-    def stop(self, directory: str, handle: Handle, farewell: Outgoing | None) -> None:
-        """Begin a graceful stop: `farewell` first, then TERM, then KILL. Does not wait."""
+    def stop(self, directory: str, handle: Handle, final_command: Outgoing | None) -> None:
+        """Begin a graceful stop: `final_command` first, then TERM, then KILL. Does not wait."""
         ...
 
     def end(self, directory: str, handle: Handle, *, keeper: bool) -> None:

@@ -180,7 +180,7 @@ class LocalTransport:
         finally:
             os.close(process)
 
-    def stop(self, directory: str, handle: Handle, farewell: Outgoing | None) -> None:
+    def stop(self, directory: str, handle: Handle, final_command: Outgoing | None) -> None:
         """Ask the keeper to stop; if it is gone, end the processes that it left."""
         if not self.alive(handle, directory):
             _sweep(directory, handle)
@@ -188,7 +188,7 @@ class LocalTransport:
         request = {
             "op": "stop",
             "grace": _GRACE_SECONDS,
-            "farewell": farewell.line if farewell else None,
+            "farewell": final_command.line if final_command else None,
             "farewell_wait": _FAREWELL_SECONDS,
         }
         with _connected(directory) as ask:

@@ -70,7 +70,7 @@ def test_rows_of_one_cause_are_bounded_and_the_rest_is_counted(
     played.session.ledger.write()
 
     rows = list(Entry.objects.order_by("id")[before:])
-    assert len(rows) <= floods.ROWS_A_MINUTE + 20
+    assert len(rows) <= floods.ROWS_PER_MINUTE + 20
     told = [row for row in rows if " further " in row.text]
     assert len(rows) - len(told) + left_out(told) == 2000
 
@@ -116,7 +116,7 @@ def test_counts_are_told_when_the_process_ends() -> None:
     errors = [event("extension_error", error="n") for _ in range(1000)]
     played.play(*errors, ["x", now_ms(), {"code": 0}])
     rows = Entry.objects.filter(text__contains=" further ")
-    assert left_out(list(rows)) == 1000 - floods.ROWS_A_MINUTE
+    assert left_out(list(rows)) == 1000 - floods.ROWS_PER_MINUTE
     assert played.row().trouble == ""
 
 

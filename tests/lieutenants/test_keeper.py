@@ -293,7 +293,7 @@ def test_garbage_is_recorded_within_bounds(keep: Keep) -> None:
     assert (first[2], first[3]) == ("��!", 3)
     assert (second[2], second[3]) == ("[1]", 3)
     (more,) = kept.kind("m")
-    assert len(records) == keeper.ROWS_A_MINUTE
+    assert len(records) == keeper.ROWS_PER_MINUTE
     assert more[2] == "garbage"
     assert len(records) + more[3] == 5002
     assert sum(record[3] for record in records) + more[4] == 6 + 5000 * len("no json")
@@ -309,7 +309,7 @@ def test_a_flood_of_events_is_counted_and_bounded(keep: Keep, kind: str) -> None
 
     name = "extension_ui_request" if kind == "notify" else kind
     recorded, summaries = kept.events(name), kept.kind("m")
-    assert len(recorded) <= 2 * keeper.ROWS_A_MINUTE
+    assert len(recorded) <= 2 * keeper.ROWS_PER_MINUTE
     assert len(summaries) <= 6
     assert {record[2] for record in summaries} == {kind}
     assert len(recorded) + sum(record[3] for record in summaries) == 60000
@@ -326,7 +326,7 @@ def test_events_that_make_no_row_are_bounded_too(keep: Keep) -> None:
 
     for kind, name in (("setStatus", "extension_ui_request"), ("my_own_event", "my_own_event")):
         recorded = len(kept.events(name))
-        assert recorded <= keeper.OTHERS_A_MINUTE + 400
+        assert recorded <= keeper.OTHERS_PER_MINUTE + 400
         more = sum(record[3] for record in kept.kind("m") if record[2] == kind)
         assert recorded + more == 10000
 
@@ -335,20 +335,20 @@ def test_kinds_without_end_share_one_count(keep: Keep) -> None:
     code = 'for n in range(200000): os.write(1, b\'{"type":"k%d"}\\n\' % n)'
     kept = keep(python(code))
     kept.end(30)
-    assert len(kept.kind("e")) <= keeper.OTHERS_A_MINUTE + keeper.MAX_KINDS + 1000
+    assert len(kept.kind("e")) <= keeper.OTHERS_PER_MINUTE + keeper.MAX_KINDS + 1000
     assert len(kept.kind("e")) + sum(record[3] for record in kept.kind("m")) == 200000
     assert {record[2] for record in kept.kind("m")} == {"other"}
 
 
 def test_the_pace_lets_a_burst_through_and_then_waits() -> None:
-    pace = keeper.Pace()
+    pace = keeper.Throttle()
     for _ in range(keeper.BURST):
         pace.count(10.0)
     assert pace.wait(10.0) == 0
     for _ in range(300):
         pace.count(10.0)
-    assert pace.wait(10.0) == pytest.approx(300 / keeper.STEADY_A_SECOND)
-    assert pace.wait(12.0) == pytest.approx(300 / keeper.STEADY_A_SECOND - 2)
+    assert pace.wait(10.0) == pytest.approx(300 / keeper.STEADY_PER_SECOND)
+    assert pace.wait(12.0) == pytest.approx(300 / keeper.STEADY_PER_SECOND - 2)
     assert pace.wait(99.0) == 0
 
 
@@ -363,7 +363,7 @@ sys.stdin.readline()
     wait(lambda: len(kept.events("message_end")) >= keeper.BURST)
     begun, a_chunk = time.monotonic(), keeper.READ_BYTES // 70
     wait(lambda: len(kept.events("message_end")) >= keeper.BURST + 2 * a_chunk, 60)
-    assert time.monotonic() - begun > a_chunk / keeper.STEADY_A_SECOND / 2
+    assert time.monotonic() - begun > a_chunk / keeper.STEADY_PER_SECOND / 2
     assert kept.ask(op="state")["ok"]
 
 
@@ -505,8 +505,8 @@ def test_what_a_full_disk_costs_is_owned_up_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When more waits than memory should hold, deltas go first; events only much later."""
-    monkeypatch.setattr(keeper, "BACKLOG_DELTAS", 100)
-    monkeypatch.setattr(keeper, "BACKLOG_ALL", 200)
+    monkeypatch.setattr(keeper, "MAX_DELTA_BACKLOG", 100)
+    monkeypatch.setattr(keeper, "MAX_BACKLOG", 200)
     path = tmp_path / "journal.jsonl"
     journal = keeper.Journal(str(path))
     for number in range(20):
@@ -553,7 +553,7 @@ def test_an_agent_that_does_not_read_blocks_nobody(keep: Keep) -> None:
 
 
 def test_too_much_for_the_agent_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keeper, "SEND_LIMIT", 1000)
+    monkeypatch.setattr(keeper, "MAX_PENDING_BYTES", 1000)
     outbox = keeper.Outbox(-1, lambda _: None)
     assert outbox.push("a", {"text": "x" * 900})["ok"]
     assert not outbox.push("b", {"text": "x" * 100})["ok"]
@@ -731,7 +731,7 @@ def test_an_agent_that_cannot_be_run(tmp_path: Path) -> None:
         "ok": False,
         "error": "the agent cannot be run: No such file or directory: /no/such/program",
     }
-    assert not keeper.find_left(kept.tag, 0, 0, 0, {})
+    assert not keeper.find_remaining(kept.tag, 0, 0, 0, {})
     assert not (kept.dir / "control.sock").exists()
     assert not (kept.dir / "keeper.json").exists()
     again = Kept(tmp_path, ["true"], dir=str(kept.dir))
