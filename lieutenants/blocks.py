@@ -19,13 +19,13 @@ from lieutenants.figures import Figures
 from lieutenants.models import Answer, Entry, Lieutenant, Usage
 from lieutenants.states import Outcome
 
-PAGE = 100
+PAGE_SIZE = 100
 # A call and its result are paired only if their ids differ by less than this.
-_NEAR = 5000
+_MAX_ID_DISTANCE = 5000
 # Longer texts are shortened; the whole text is one click away.
-_MOST_SHOWN = 20_000  # output of tools
-_MOST_SAID = 100_000
-_PREVIEW = 160
+_MAX_OUTPUT_CHARS = 20_000  # output of tools
+_MAX_TEXT_CHARS = 100_000
+_MAX_PREVIEW_CHARS = 160
 _CLASSES = ("input", "output", "cache_read", "cache_write")
 
 
@@ -84,8 +84,8 @@ class Block:
         arguments = self.entry.data.get("arguments") if self.entry.data else None
         if isinstance(arguments, dict):
             texts = [each for each in arguments.values() if isinstance(each, str)]
-            return terminal.marked(" ".join(texts[0].split())[:_PREVIEW]) if texts else ""
-        return terminal.marked(" ".join(str(arguments or "").split())[:_PREVIEW])
+            return terminal.marked(" ".join(texts[0].split())[:_MAX_PREVIEW_CHARS]) if texts else ""
+        return terminal.marked(" ".join(str(arguments or "").split())[:_MAX_PREVIEW_CHARS])
 
     @property
     def arguments(self) -> list[tuple[str, object]]:
@@ -121,9 +121,9 @@ def shortened(text: str, left_out: int = 0) -> str:
 
     `left_out` characters were already left out between them.
     """
-    if len(text) <= _MOST_SHOWN:
+    if len(text) <= _MAX_OUTPUT_CHARS:
         return text
-    half = _MOST_SHOWN // 2
+    half = _MAX_OUTPUT_CHARS // 2
     left_out += len(text) - 2 * half
     return f"{text[:half]}\n\n… {left_out:,} characters left out …\n\n{text[-half:]}"
 
@@ -141,15 +141,15 @@ def newest(lieutenant: Lieutenant, *, before: int | None = None) -> tuple[list[B
     rows = _entries(lieutenant)
     if before is not None:
         rows = rows.filter(pk__lt=before)
-    found = outputs.shortened(rows.order_by("-id")[: PAGE + 1], _MOST_SAID)
-    more, found = len(found) > PAGE, found[:PAGE][::-1]
+    found = outputs.shortened(rows.order_by("-id")[: PAGE_SIZE + 1], _MAX_TEXT_CHARS)
+    more, found = len(found) > PAGE_SIZE, found[:PAGE_SIZE][::-1]
     return _blocks(lieutenant, found), found[0].pk if more else None
 
 
 def some(lieutenant: Lieutenant, ids: Iterable[int]) -> list[Block]:
     """Return the blocks that contain these entries."""
     rows = _entries(lieutenant).filter(pk__in=list(ids)).order_by("id")
-    return _blocks(lieutenant, outputs.shortened(rows, _MOST_SAID))
+    return _blocks(lieutenant, outputs.shortened(rows, _MAX_TEXT_CHARS))
 
 
 def _entries(lieutenant: Lieutenant) -> QuerySet[Entry]:
@@ -185,9 +185,9 @@ def _pairs(
     results = _by_call(entries, Entry.Kind.TOOL_RESULT)
     alone = {call_id for _, call_id in calls.keys() ^ results.keys()}
     if alone:
-        near = Q(pk__gt=entries[0].pk - _NEAR, pk__lt=entries[-1].pk + _NEAR)
+        near = Q(pk__gt=entries[0].pk - _MAX_ID_DISTANCE, pk__lt=entries[-1].pk + _MAX_ID_DISTANCE)
         rows = _entries(lieutenant).filter(near, call_id__in=alone).order_by("id")
-        others = outputs.shortened(rows, _MOST_SAID)
+        others = outputs.shortened(rows, _MAX_TEXT_CHARS)
         calls = _by_call(others, Entry.Kind.TOOL_CALL) | calls
         results = _by_call(others, Entry.Kind.TOOL_RESULT) | results
     return calls, results
@@ -200,12 +200,12 @@ def _by_call(entries: Iterable[Entry], kind: Entry.Kind) -> dict[_Key, Entry]:
 def _fill_in_texts(lieutenant: Lieutenant, blocks: list[Block]) -> None:
     """Set the text of each block; for open ones the text up to the page's revision."""
     opened = [block.entry.pk for block in blocks if not block.entry.final]
-    said: dict[int, str] = {}
+    texts: dict[int, str] = {}
     if opened:
-        said = outputs.newest_said(opened, until_rev=lieutenant.rev, most=_MOST_SAID)
+        texts = outputs.open_texts(opened, until_rev=lieutenant.rev, max_chars=_MAX_TEXT_CHARS)
     for block in blocks:
         block.rev = lieutenant.rev
-        block.text = said.get(block.entry.pk) or block.entry.text
+        block.text = texts.get(block.entry.pk) or block.entry.text
 
 
 def _close_answers(blocks: list[Block]) -> None:

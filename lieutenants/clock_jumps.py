@@ -25,14 +25,14 @@ from reef_site.common import clock
 logger = logging.getLogger(__name__)
 
 # Longer than any delay before a restart.
-LONGEST_PAUSE = timedelta(minutes=5)
-_MARKS = (
+MAX_RESTART_DELAY = timedelta(minutes=5)
+_TIMESTAMPS = (
     *("status_since", "last_activity_at", "restart_at", "leased_until"),
     *("waiting_since", "failing_since", "rewind_asked_at", "session_since"),
 )
 
 
-class ClockWatch:
+class ClockMonitor:
     """Used by the one follower of a host."""
 
     def __init__(self) -> None:
@@ -43,7 +43,7 @@ class ClockWatch:
         """Shift this host's timestamps if the clock was set since the last call."""
         if self._first:
             self._first = False
-            _clamp()
+            _clamp_future()
         if jump := self._jumps.look():
             direction = "forward" if jump > 0 else "back"
             logger.warning("the clock was set %s by %.0f s", direction, abs(jump))
@@ -57,15 +57,15 @@ def rebase(jump: timedelta, sessions: Iterable[Session] = ()) -> None:
         lieutenant.last_activity_at += jump
         if lieutenant.failing_since is not None:
             lieutenant.failing_since += jump
-        lieutenant.failures = failing.moved(lieutenant.failures, jump)
+        lieutenant.failures = failing.shifted(lieutenant.failures, jump)
     with transaction.atomic():
         here = Lieutenant.objects.here().living()
         for row in here.only("pk", "status_since", "failing_since", "failures", "session_name"):
             _move_firings(row, jump)
             if row.failures:
-                series = failing.moved(row.failures, jump)
+                series = failing.shifted(row.failures, jump)
                 here.filter(pk=row.pk, session_name=row.session_name).update(failures=series)
-        here.update(**{mark: F(mark) + jump for mark in _MARKS})
+        here.update(**{name: F(name) + jump for name in _TIMESTAMPS})
         Process.objects.live().here().update(started_at=F("started_at") + jump)
         if connection.vendor != "postgresql":
             # SQLite means that there is no other host, so shared rows follow this host's clock,
@@ -83,11 +83,11 @@ def _move_firings(row: Lieutenant, jump: timedelta) -> None:
             fired.filter(events, cause_at=since).update(cause_at=since + jump)
 
 
-def _clamp() -> None:
+def _clamp_future() -> None:
     """Set timestamps in the future to now: the clock was set back while no follower ran."""
     now = timezone.now()
     here = Lieutenant.objects.here().living()
-    for mark in ("status_since", "last_activity_at"):
-        here.filter(**{f"{mark}__gt": now}).update(**{mark: now})
-    late = now + LONGEST_PAUSE
+    for name in ("status_since", "last_activity_at"):
+        here.filter(**{f"{name}__gt": now}).update(**{name: now})
+    late = now + MAX_RESTART_DELAY
     here.filter(restart_at__gt=late).update(restart_at=late)

@@ -19,23 +19,23 @@ HANDLED = "a command, handled without a run"
 DESTROYED = "the lieutenant was destroyed"
 WITHDRAWN_BY = "withdrawn by {}"
 # Prefixes of the notes of messages that no agent will get.
-WITHDRAWALS = ("withdrawn by ", DESTROYED)
-PASSED_ON = {"note": "on its way to the agent"}
+WITHDRAWAL_PREFIXES = ("withdrawn by ", DESTROYED)
+SENDING = {"note": "on its way to the agent"}
 
-_BEGUN_NEXT = f"""
+_NOT_BEGUN = f"""
     SELECT id, text FROM {Message._meta.db_table}
     WHERE lieutenant_id = %s AND state IN (%s, %s) AND taken_up_at IS NULL
     ORDER BY created_at, id
 """  # noqa: S608 - only the table's name
 
 
-def pass_on(message_id: str) -> bool:
+def mark_sending(message_id: str) -> bool:
     """Mark a queued message as being sent. Return False if it was withdrawn meanwhile."""
     queued = Message.objects.filter(pk=message_id, state=MessageState.QUEUED)
-    return bool(queued.update(evidence=PASSED_ON))
+    return bool(queued.update(evidence=SENDING))
 
 
-def take_back(message_id: str) -> bool:
+def unmark_sending(message_id: str) -> bool:
     """Unmark a message that was not sent, so that it can be withdrawn. Return False if decided."""
     queued = Message.objects.filter(pk=message_id, state=MessageState.QUEUED)
     return bool(queued.update(evidence=None))
@@ -52,10 +52,10 @@ def withdraw(message_id: str, note: str, at: datetime) -> bool:
 def is_withdrawn(message: Message) -> bool:
     """Return whether the message was rejected because it was withdrawn."""
     note = str((message.evidence or {}).get("note") or "")
-    return message.state == MessageState.REJECTED and note.startswith(WITHDRAWALS)
+    return message.state == MessageState.REJECTED and note.startswith(WITHDRAWAL_PREFIXES)
 
 
-def whereabouts(message: Message) -> str:
+def why_too_late(message: Message) -> str:
     """Return why a message cannot be withdrawn any more, as text for people."""
     if message.state == MessageState.REJECTED:
         return "the agent has refused it"
@@ -64,7 +64,7 @@ def whereabouts(message: Message) -> str:
     return "the agent has it; abort breaks off what it does, with all that waits"
 
 
-def delivered(message_id: str, at: datetime) -> bool:
+def mark_delivered(message_id: str, at: datetime) -> bool:
     """Mark a message as delivered to the agent's stdin. Return False if it was not queued."""
     queued = Message.objects.filter(pk=message_id, state=MessageState.QUEUED)
     passed = queued.update(state=MessageState.DELIVERED, delivered_at=at, evidence=None)
@@ -78,7 +78,7 @@ def decide(message_id: str, *, accepted: bool, evidence: dict[str, Any], at: dat
     return bool(undecided.update(state=state, evidence=evidence, decided_at=at))
 
 
-def take_up(
+def mark_begun(
     lieutenant: Lieutenant, text: str, at: datetime, *, cover: Callable[[str], str] = str
 ) -> Message | None:
     """Find the message that the agent has begun, by its text, else the oldest, and mark it.
@@ -87,7 +87,7 @@ def take_up(
     """
     # Runs for each message of an agent, and a QuerySet takes many times as long as its query.
     with connection.cursor() as cursor:
-        cursor.execute(_BEGUN_NEXT, [lieutenant.pk, MessageState.ACCEPTED, MessageState.DELIVERED])
+        cursor.execute(_NOT_BEGUN, [lieutenant.pk, MessageState.ACCEPTED, MessageState.DELIVERED])
         waiting = cursor.fetchall()
     if not waiting:
         return None
@@ -116,7 +116,7 @@ def withdraw_accepted(
     )
 
 
-def withdraw_stranded(lieutenant: Lieutenant, at: datetime) -> int:
+def withdraw_unstarted(lieutenant: Lieutenant, at: datetime) -> int:
     """Reject all messages that the agent accepted and did not begin before an abort."""
     accepted = Message.objects.filter(lieutenant=lieutenant, state=MessageState.ACCEPTED)
     waiting = accepted.filter(taken_up_at__isnull=True)
@@ -130,14 +130,14 @@ def withdraw_queued(lieutenant: Lieutenant, note: str, at: datetime) -> int:
     return queued.update(state=MessageState.REJECTED, decided_at=at, evidence={"note": note})
 
 
-def all_done(lieutenant: Lieutenant, at: datetime) -> None:
+def mark_all_begun(lieutenant: Lieutenant, at: datetime) -> None:
     """Mark all accepted messages as begun when the agent settles, even commands without a run."""
     Message.objects.filter(
         lieutenant=lieutenant, state=MessageState.ACCEPTED, taken_up_at__isnull=True
     ).update(taken_up_at=at)
 
 
-def handled(message: Message, at: datetime) -> bool:
+def mark_handled(message: Message, at: datetime) -> bool:
     """Mark a message as handled by the agent as a command. Return False if it was marked before."""
     evidence = {**(message.evidence or {}), "note": HANDLED}
     waiting = Message.objects.filter(pk=message.pk, taken_up_at__isnull=True)

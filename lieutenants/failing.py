@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lieutenants.session import Session
 
 LEAST = 2
-_WORDS = 80
+_MAX_WORDS = 80
 
 
 @dataclass
@@ -33,14 +33,14 @@ class FailureSeries:
     notice: Entry | None = None
 
 
-def key_of(failure: str) -> str:
+def series_key(failure: str) -> str:
     """Return a key that equal failures share: ids and numbers in the text may differ."""
     return re.sub(r"[0-9a-fA-F]*\d[0-9a-fA-F]*", "#", failures.sentence(failure))
 
 
 def is_known(lieutenant: Lieutenant, failure: str) -> bool:
     """Return whether the last run failed equally, so that the text need not be repeated."""
-    return bool(lieutenant.failures) and lieutenant.failures.get("key") == key_of(failure)
+    return bool(lieutenant.failures) and lieutenant.failures.get("key") == series_key(failure)
 
 
 def count(session: Session, outcome: Outcome, failure: str, at: datetime, answer: Answer) -> None:
@@ -59,7 +59,7 @@ def count(session: Session, outcome: Outcome, failure: str, at: datetime, answer
     lieutenant.failures, session.series.changed = series, True
     lieutenant.failing_since = lieutenant.failing_since or datetime.fromisoformat(series["since"])
     lieutenant.trouble = trouble(lieutenant)
-    _say(session, series, at)
+    _report(session, series, at)
 
 
 def clear(session: Session) -> None:
@@ -98,7 +98,7 @@ def can_rewind(lieutenant: Lieutenant) -> bool:
     return known and failures.is_about_request(series["text"])
 
 
-def remember(session: Session) -> None:
+def save_series(session: Session) -> None:
     """Save the series. New rows must have their ids."""
     mine = session.series
     if not mine.changed:
@@ -114,7 +114,7 @@ def remember(session: Session) -> None:
     same_session.update(failures=series, failing_since=lieutenant.failing_since)
 
 
-def leave_earlier_session(session: Session) -> None:
+def drop_earlier_session(session: Session) -> None:
     """Drop the series of this process if a new session was started meanwhile."""
     lieutenant = session.lieutenant
     columns = ("session_name", "failures", "failing_since")
@@ -125,7 +125,7 @@ def leave_earlier_session(session: Session) -> None:
         session.series = FailureSeries()
 
 
-def moved(series: dict[str, Any], by: timedelta) -> dict[str, Any]:
+def shifted(series: dict[str, Any], by: timedelta) -> dict[str, Any]:
     """Return the series with its times shifted after a clock change."""
     if not series:
         return series
@@ -136,11 +136,11 @@ def _begin(session: Session, failure: str, at: datetime, answer: Answer) -> None
     first = session.first_user or _first_user(answer)
     words = " ".join(session.screening.cover(first.text).split()) if first else ""
     session.lieutenant.failures = {
-        "key": key_of(failure),
+        "key": series_key(failure),
         "text": failure,
         "count": 1,
         "since": at.isoformat(),
-        "words": words if len(words) <= _WORDS else words[: _WORDS - 1] + "…",
+        "words": words if len(words) <= _MAX_WORDS else words[: _MAX_WORDS - 1] + "…",
     }
     session.lieutenant.failing_since = None
     session.series = FailureSeries(changed=True, first=first)
@@ -153,7 +153,7 @@ def _first_user(answer: Answer) -> Entry | None:
     return Entry.objects.filter(answer=answer, kind=Entry.Kind.USER).order_by("id").first()
 
 
-def _say(session: Session, series: dict[str, Any], at: datetime) -> None:
+def _report(session: Session, series: dict[str, Any], at: datetime) -> None:
     """Report the whole series in one entry; later failures only change its count."""
     text = f"Each request fails since {_message(series)}: {series['count']} times so far."
     if failures.is_about_request(series["text"]):

@@ -13,7 +13,7 @@ from typing import Any
 LONGEST = 240
 
 # Text that `session` adds around the agent's text.
-_AGAIN = re.compile(r"(?s)(?P<failure>.*?)(?P<again> · try \d+ of \d+ in [\d.]+ s)?$")
+_RETRY = re.compile(r"(?s)(?P<failure>.*?)(?P<again> · try \d+ of \d+ in [\d.]+ s)?$")
 _NO_MORE = "No more tries: "
 _STATUS = re.compile(r"^(?:HTTP |Error:? |API Error:? )?(?P<status>[45]\d\d)\b[:\s]*")
 _UNREACHABLE = re.compile(
@@ -43,7 +43,7 @@ _THEIR_FAULT = "The model provider has an internal error"
 
 def sentence(raw: str) -> str:
     """Return the failure in one sentence. A text that is not a provider's answer is unchanged."""
-    found = _AGAIN.match(raw)
+    found = _RETRY.match(raw)
     failure, again = (found["failure"], found["again"] or "") if found else (raw, "")
     before = _NO_MORE if failure.startswith(_NO_MORE) else ""
     return f"{before}{_plain(failure.removeprefix(_NO_MORE))}{again}"
@@ -52,11 +52,11 @@ def sentence(raw: str) -> str:
 def _plain(failure: str) -> str:
     numbered = _STATUS.match(failure)
     rest = failure[numbered.end() :] if numbered else failure
-    said, status = _read(rest)
+    message, status = _read(rest)
     status = int(numbered["status"]) if numbered else status
-    is_answer = bool(numbered) or said != rest
-    about = _about(f"{said} {rest}", status, is_answer=is_answer)
-    return _joined(about, said) if about or is_answer else failure
+    is_answer = bool(numbered) or message != rest
+    about = _about(f"{message} {rest}", status, is_answer=is_answer)
+    return _joined(about, message) if about or is_answer else failure
 
 
 def _about(text: str, status: int, *, is_answer: bool) -> str:
@@ -93,8 +93,8 @@ def _read(text: str) -> tuple[str, int]:
     return deeper, number or (code if isinstance(code, int) else 0)
 
 
-def _joined(about: str, said: str) -> str:
-    words = " ".join(said.split()).strip(" .")
+def _joined(about: str, message: str) -> str:
+    words = " ".join(message.split()).strip(" .")
     if len(words) > LONGEST:
         words = words[: LONGEST - 1].rstrip() + "…"
     return ": ".join(part for part in (about, words) if part) + "."
@@ -102,11 +102,11 @@ def _joined(about: str, said: str) -> str:
 
 def is_about_request(raw: str) -> bool:
     """Return whether the provider rejects the request itself, not its sender or its timing."""
-    found = _AGAIN.match(raw)
+    found = _RETRY.match(raw)
     failure = (found["failure"] if found else raw).removeprefix(_NO_MORE)
     numbered = _STATUS.match(failure)
-    said, status = _read(failure[numbered.end() :] if numbered else failure)
+    message, status = _read(failure[numbered.end() :] if numbered else failure)
     status = int(numbered["status"]) if numbered else status
     if status:
         return status in _REFUSALS
-    return not _UNREACHABLE.search(f"{said} {failure}")
+    return not _UNREACHABLE.search(f"{message} {failure}")

@@ -46,35 +46,35 @@ class Floods:
         """Return whether one more row of this cause may be created."""
         bucket = self._bucket(cause)
         admitted = bucket.admits(0, at.timestamp())
-        self._keep(cause, bucket)
+        self._store(cause, bucket)
         return admitted
 
     def summaries(self, now: datetime, *, last: bool = False) -> list[str]:
         """Return reports on omitted rows that are due; with `last` all of them."""
-        said = []
+        reports = []
         for cause in list(self.buckets):
             bucket = self._bucket(cause)
             if not (bucket.is_due(now.timestamp()) or (last and bucket.count)):
                 continue
             count, _ = bucket.take(now.timestamp())
-            self._keep(cause, bucket)
+            self._store(cause, bucket)
             if count:
-                said.append(self.note(cause, count))
+                reports.append(self.count_omitted(cause, count))
             else:
-                self.quiet(cause)
-        return said
+                self.mark_over(cause)
+        return reports
 
     def is_due(self, now: datetime) -> bool:
         """Return whether `summaries` has something to report."""
         return any(self._bucket(cause).is_due(now.timestamp()) for cause in self.buckets)
 
-    def note(self, cause: str, count: int, size: int = 0) -> str:
+    def count_omitted(self, cause: str, count: int, size: int = 0) -> str:
         """Count omitted rows of a flood; return the sentence that reports them."""
         self.loud[cause] = self.loud.get(cause, 0) + count
         sized = f" ({megabytes(size)})" if size >= 100_000 else ""
-        return f"{count:,} further {name_of(cause)} like this{sized} were left out."
+        return f"{count:,} further {kind_name(cause)} like this{sized} were left out."
 
-    def quiet(self, cause: str) -> None:
+    def mark_over(self, cause: str) -> None:
         """Mark a flood as over."""
         self.loud.pop(cause, None)
 
@@ -82,7 +82,7 @@ class Floods:
         """Return the trouble to show: `other` first, else the floods in progress."""
         if other and not other.startswith(LOUD):
             return other
-        names = ", ".join(name_of(cause) for cause in sorted(self.loud))
+        names = ", ".join(kind_name(cause) for cause in sorted(self.loud))
         # The counts are in the transcript: a text that changes each minute could not be marked as
         # seen.
         return f"{LOUD}too many {names}. Some are kept, the others are counted." if names else ""
@@ -94,14 +94,14 @@ class Floods:
                 setattr(bucket, name, value)
         return bucket
 
-    def _keep(self, cause: str, bucket: keeper.Bucket) -> None:
+    def _store(self, cause: str, bucket: keeper.Bucket) -> None:
         self.buckets[cause] = [getattr(bucket, name) for name in _FIELDS]
 
 
 _FIELDS = ("left", "at", "count", "bytes", "pause", "due")
 
 
-def name_of(cause: str) -> str:
+def kind_name(cause: str) -> str:
     """Return the name of a kind of events, in the plural."""
     return _NAMES.get(cause, f"“{cause}” events")
 
@@ -111,7 +111,7 @@ def megabytes(size: int) -> str:
     return f"{size / 1e6:.1f} MB"
 
 
-def cut(text: str) -> str:
+def truncate(text: str) -> str:
     """Truncate the text of a notice if it is very long."""
     left_out = len(text) - MAX_TEXT
     return text if left_out <= 0 else f"{text[:MAX_TEXT]} … {left_out:,} characters left out"

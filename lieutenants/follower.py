@@ -21,7 +21,7 @@ from django.db import Error as DatabaseError
 from django.db import OperationalError, close_old_connections, connections, transaction
 
 from lieutenants import rpc
-from lieutenants.clock_jumps import ClockWatch
+from lieutenants.clock_jumps import ClockMonitor
 from lieutenants.exceptions import NotTheFollower, ProgressLost, TransportError
 from lieutenants.hosts import lock, strays
 from lieutenants.hosts import services as hosts
@@ -36,15 +36,15 @@ from reef_site.common import events, locks
 logger = logging.getLogger(__name__)
 
 PASS_SECONDS = 0.1  # at most one transaction in this time
-LOOK_SECONDS = 0.03  # how often the journals of working sessions are read
-IDLE_LOOK_SECONDS = 0.25  # how often the journals of idle sessions are read
+READ_SECONDS = 0.03  # how often the journals of working sessions are read
+IDLE_READ_SECONDS = 0.25  # how often the journals of idle sessions are read
 REFRESH_SECONDS = 1.0  # how often rows are read without an event
 SESSION_BYTES = 1 << 20  # at most from one journal in one pass
 PASS_BYTES = 2 << 20  # at most from all journals: a pass holds the database's write lock
 KEPT_BYTES = 32 << 20  # of a journal, kept behind the committed offset
 SHORTEN_BYTES = 8 << 20  # smallest part of a journal that is released at a time
-AGAIN_SECONDS = 1.0  # delay after a failure
-ASIDE_SECONDS = 30.0  # how long a session that fails by itself is skipped
+RETRY_SECONDS = 1.0  # delay after a failure
+SKIP_SECONDS = 30.0  # how long a session that fails by itself is skipped
 
 
 class Follower:
@@ -54,18 +54,18 @@ class Follower:
         self.sessions: dict[str, Session] = {}
         self.outbox = Outbox()
         self.watch = Watch(self.sessions)
-        self.clock = ClockWatch()
+        self.clock = ClockMonitor()
         self.stopping = threading.Event()
         self._bell = threading.Event()
-        self._refreshed = -REFRESH_SECONDS
-        self._looked_at_resting = 0.0
+        self._refreshed_at = -REFRESH_SECONDS
+        self._idle_read_at = 0.0
         self._first = 0
         # After a failure each session gets its own transaction for one pass, to find the culprit.
-        self._careful = False
-        self._aside: dict[str, float] = {}
+        self._isolate_sessions = False
+        self._skipped_until: dict[str, float] = {}
         self._lock = locks.FileLock(settings.RUN_DIR / "follower.lock")
-        self._lock_seen = 0.0
-        self._yields_to = ""
+        self._lock_checked_at = 0.0
+        self._rival = ""
         self._listener: threading.Thread | None = None
 
     def run(self) -> None:
@@ -79,7 +79,7 @@ class Follower:
                     # it.
                     logger.exception("the follower failed; trying again")
                     self._forget()
-                    self.stopping.wait(AGAIN_SECONDS)
+                    self.stopping.wait(RETRY_SECONDS)
         finally:
             self.outbox.close()
             connections.close_all()
@@ -106,7 +106,7 @@ class Follower:
         logger.info("following the sessions of %s", settings.HOST)
         while not self.stopping.is_set() and self._keeps_lock():
             try:
-                self._bell.wait(self._turn())
+                self._bell.wait(self._run_once())
             except ProgressLost as error:
                 logger.warning("%s; starting over from the rows", error)
                 self._start_over()
@@ -148,9 +148,9 @@ class Follower:
     def _keeps_lock(self) -> bool:
         """Check now and then whether the lock is still ours, and return the result."""
         now = time.monotonic()
-        if now - self._lock_seen < locks.KEEP_SECONDS:
+        if now - self._lock_checked_at < locks.KEEP_SECONDS:
             return True
-        self._lock_seen = now
+        self._lock_checked_at = now
         if self._lock.keep():
             return True
         logger.warning("%s was removed, and another worker has locked it", self._lock.path)
@@ -159,9 +159,9 @@ class Follower:
 
     def _stand_by(self, why: str) -> None:
         """Follow nothing while another follower with this folder's identity is running."""
-        if why != self._yields_to:
+        if why != self._rival:
             logger.warning("%s", why)
-        self._yields_to = why
+        self._rival = why
         try:
             hosts.note_rival(why)
         except DatabaseError as error:
@@ -181,20 +181,20 @@ class Follower:
 
     # -- one turn ---------------------------------------------------------------------------
 
-    def _turn(self) -> float:
+    def _run_once(self) -> float:
         """Run one iteration and return how many seconds to wait for an event."""
         began = time.monotonic()
-        rung = self._bell.is_set()
+        was_notified = self._bell.is_set()
         self._bell.clear()
-        if rung or began - self._refreshed >= REFRESH_SECONDS:
+        if was_notified or began - self._refreshed_at >= REFRESH_SECONDS:
             self.refresh()
-            self._refreshed = began
-        heard = self.follow(began)
+            self._refreshed_at = began
+        had_news = self.follow(began)
         self.outbox.send(self.sessions, began)
-        if heard:
+        if had_news:
             return max(0.0, PASS_SECONDS - (time.monotonic() - began))
-        working = any(not session.resting for session in self.sessions.values())
-        return LOOK_SECONDS if working else IDLE_LOOK_SECONDS
+        working = any(not session.quiescent for session in self.sessions.values())
+        return READ_SECONDS if working else IDLE_READ_SECONDS
 
     def refresh(self) -> None:
         """Open sessions of new processes, drop ended ones, and run the time-based checks."""
@@ -206,16 +206,17 @@ class Follower:
         for pk in self.sessions.keys() - rows.keys():
             del self.sessions[pk]
         for session in self.sessions.values():
-            session.use_newest_screen()
+            session.refresh_screening()
         for pk, process in rows.items():
-            if pk not in self.sessions and process.handle and now >= self._aside.get(pk, 0.0):
+            is_skipped = now < self._skipped_until.get(pk, 0.0)
+            if pk not in self.sessions and process.handle and not is_skipped:
                 if strays.runs_elsewhere(process):
-                    self._aside[pk] = now + strays.AGAIN_SECONDS
+                    self._skipped_until[pk] = now + strays.AGAIN_SECONDS
                     continue
                 # An agent gets its secrets at its start, so a session that is opened now knows all
                 # of them.
                 session = Session.open(process)
-                session.heard_at = session.opened_at = now
+                session.last_record_at = session.opened_at = now
                 session.was_ready = process.ready_at is not None
                 self.sessions[pk] = session
         self.watch.look(rows, now)
@@ -223,25 +224,26 @@ class Follower:
 
     def follow(self, clock: float) -> bool:
         """Run one pass over the journals; return whether there was anything to write."""
-        with_resting = clock - self._looked_at_resting >= IDLE_LOOK_SECONDS
-        if with_resting:
-            self._looked_at_resting = clock
-        due = [each for each in self.sessions.values() if with_resting or not each.resting]
-        return self._follow_carefully(due, clock) if self._careful else self._follow(due, clock)
+        with_idle = clock - self._idle_read_at >= IDLE_READ_SECONDS
+        if with_idle:
+            self._idle_read_at = clock
+        due = [each for each in self.sessions.values() if with_idle or not each.quiescent]
+        follow = self._follow_one_by_one if self._isolate_sessions else self._follow
+        return follow(due, clock)
 
     def _follow(self, due: list[Session], clock: float) -> bool:
         news = list(self._read(due))
         touched = {id(session) for session, _, _ in news}
         # Without new records nothing is written, unless a session may have settled.
-        stirred = [each for each in due if id(each) in touched or each.may_rest(clock)]
-        starting = [each for each in stirred if each.process.ready_at is None]
-        if stirred:
-            revs = self._commit(news, stirred, clock)
+        affected = [each for each in due if id(each) in touched or each.may_settle(clock)]
+        starting = [each for each in affected if each.process.ready_at is None]
+        if affected:
+            revs = self._commit(news, affected, clock)
             if revs:
                 events.publish_transcripts(revs)
         if any(each.process.ready_at for each in starting):
             self._bell.set()  # a start slot is free now
-        for session in [each for each in stirred if each.ended]:
+        for session in [each for each in affected if each.ended]:
             self.sessions.pop(session.process.pk, None)
             self.watch.after_end(session)
         for session in due:
@@ -250,20 +252,20 @@ class Follower:
             _shorten(session)
         return bool(news)
 
-    def _follow_carefully(self, due: list[Session], clock: float) -> bool:
+    def _follow_one_by_one(self, due: list[Session], clock: float) -> bool:
         """Give each session its own transaction, so that a broken one does not block the others."""
-        heard = False
+        had_news = False
         for session in due:
             try:
-                heard = self._follow([session], clock) or heard
+                had_news = self._follow([session], clock) or had_news
             except (OperationalError, ProgressLost):
                 raise
             except Exception:
                 logger.exception("%s cannot be followed; left alone for a while", session.process)
                 self.sessions.pop(session.process.pk, None)
-                self._aside[session.process.pk] = clock + ASIDE_SECONDS
-        self._careful = False
-        return heard
+                self._skipped_until[session.process.pk] = clock + SKIP_SECONDS
+        self._isolate_sessions = False
+        return had_news
 
     def _read(self, due: list[Session]) -> Iterator[tuple[Session, list[list[object]], int]]:
         """Yield session, new records and their size; the rotating start prevents starvation."""
@@ -305,23 +307,23 @@ class Follower:
     def _commit(
         self,
         news: list[tuple[Session, list[list[object]], int]],
-        stirred: list[Session],
+        affected: list[Session],
         clock: float,
     ) -> dict[str, int]:
         """Apply and write everything in one transaction; return the transcripts that changed."""
-        before = {id(session): _progress(session) for session in stirred}
+        before = {id(session): _progress(session) for session in affected}
         ledger = Ledger()
         with transaction.atomic():
             for session, records, size in news:
                 session.apply(records, ledger, clock)
                 session.process.offset += size
-            for session in stirred:
+            for session in affected:
                 session.ledger = ledger
-                session.rest_if_settled(clock)
+                session.idle_if_settled(clock)
             ledger.write()
-            for session in stirred:
+            for session in affected:
                 session.remember()
-            changed = [each for each in stirred if _progress(each) != before[id(each)]]
+            changed = [each for each in affected if _progress(each) != before[id(each)]]
             save_progress(changed)
         return {each.lieutenant.pk: each.lieutenant.rev for each in changed}
 
@@ -330,13 +332,13 @@ class Follower:
     def _start_over(self) -> None:
         """Read everything again, since memory may differ from what was committed."""
         self._forget()
-        self._careful = True
+        self._isolate_sessions = True
         close_old_connections()
-        self.stopping.wait(AGAIN_SECONDS)
+        self.stopping.wait(RETRY_SECONDS)
 
     def _forget(self) -> None:
         self.sessions.clear()
-        self._refreshed = -REFRESH_SECONDS
+        self._refreshed_at = -REFRESH_SECONDS
 
     def _listen(self) -> None:
         """Wait for events. Without Redis nothing is lost, since rows are read every second."""

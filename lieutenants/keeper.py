@@ -1009,7 +1009,7 @@ def kill_all_of(user: int) -> None:
 
 
 def sweep(tag: str, session: int = 0, user: int = 0, below: int = 0, lieutenants: str = "") -> None:
-    """End all processes of `find_remaining`: SIGTERM, after a second SIGKILL, until none is left."""
+    """End processes of `find_remaining`: SIGTERM, a second later SIGKILL, until all are gone."""
     begun = time.monotonic()
     while True:
         spared = agents_sharing_user(user, lieutenants) if user and lieutenants else {}

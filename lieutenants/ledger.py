@@ -106,13 +106,13 @@ def save_progress(sessions: Sequence[Progress]) -> None:
         Process,
         ("offset", "state"),
         [each.process for each in sessions],
-        still=("offset", [each.committed_offset for each in sessions]),
+        expected=("offset", [each.committed_offset for each in sessions]),
     )
     moved += _update(
         Lieutenant,
         ("rev", "last_activity_at", "waiting_for", "waiting_since", "trouble"),
         [each.lieutenant for each in sessions],
-        still=("rev", [each.committed_rev for each in sessions]),
+        expected=("rev", [each.committed_rev for each in sessions]),
     )
     if moved != 2 * len(sessions):
         raise ProgressLost("another follower has written what was read here")
@@ -126,7 +126,7 @@ def _insert(model: type[Model], rows: Sequence[Any]) -> None:
         model._default_manager.bulk_create(rows, batch_size=_BATCH)
         return
     fields = [each for each in model._meta.concrete_fields if not each.primary_key]
-    readers = [_reader(each) for each in fields]
+    readers = [_column_reader(each) for each in fields]
     quote = connection.ops.quote_name
     into = f"INSERT INTO {quote(model._meta.db_table)} ("
     into += ", ".join(quote(str(each.column)) for each in fields) + ") VALUES "
@@ -141,7 +141,7 @@ def _insert(model: type[Model], rows: Sequence[Any]) -> None:
                 row.pk, row._state.adding = pk, False
 
 
-def _reader(field: Field[Any, Any]) -> Callable[[Any], Any]:
+def _column_reader(field: Field[Any, Any]) -> Callable[[Any], Any]:
     """Return a function from a row to this field's value for the database."""
     name = field.attname
     if isinstance(field, ForeignKey):
@@ -162,11 +162,11 @@ def _update(
     model: type[Model],
     fields: Sequence[str],
     rows: Iterable[Any],
-    still: tuple[str, Sequence[Any]] | None = None,
+    expected: tuple[str, Sequence[Any]] | None = None,
 ) -> int:
     """UPDATE columns of many rows, each with its own values; return the number of rows updated.
 
-    With `still`, a field and one value per row, only rows that still have that value are updated.
+    With `expected` (a field and one value per row), only rows with these values are updated.
     """
     columns = [(field, _column(model, field)) for field in fields]
     values = [[*(_value(row, field) for field, _ in columns), row.pk] for row in rows]
@@ -175,9 +175,9 @@ def _update(
     quote = connection.ops.quote_name
     settings = ", ".join(f"{quote(column)} = %s" for _, column in columns)
     where = f"{quote(str(model._meta.pk.column))} = %s"
-    if still:
-        where += f" AND {quote(_column(model, still[0]))} = %s"
-        values = [[*row, value] for row, value in zip(values, still[1], strict=True)]
+    if expected:
+        where += f" AND {quote(_column(model, expected[0]))} = %s"
+        values = [[*row, value] for row, value in zip(values, expected[1], strict=True)]
     table = quote(model._meta.db_table)
     with connection.cursor() as cursor:
         # Names come from the models, values are parameters.

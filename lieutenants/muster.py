@@ -16,7 +16,7 @@ from vmtree.models import Category, Node
 logger = logging.getLogger(__name__)
 
 # A VM counts as late after two and a half minutes.
-EVERY_SECONDS = 20.0
+INTERVAL_SECONDS = 20.0
 
 
 def muster(present: Sequence[str]) -> None:
@@ -25,14 +25,14 @@ def muster(present: Sequence[str]) -> None:
     registered = dict(VM.objects.filter(role=Role.LIEUTENANT).values_list("pk", "status"))
     for each in Lieutenant.objects.here().living():
         if registered.get(each.pk) != presence.vm_status(each.status):
-            _mend(each)
+            _repair(each)
     nodes = Node.objects.living().filter(category=Category.LIEUTENANT).values("vm_id")
     gone = Lieutenant.objects.here().filter(status=Status.DESTROYED)
     for each in gone.filter(pk__in=nodes) | gone.filter(pk__in=list(registered)):
-        _mend(each)
+        _repair(each)
 
 
-def _mend(lieutenant: Lieutenant) -> None:
+def _repair(lieutenant: Lieutenant) -> None:
     # Its status may have changed, with registry and tree, since the query.
     lieutenant.refresh_from_db(fields=["status"])
     try:

@@ -35,14 +35,14 @@ COLUMNS: dict[type[Model], tuple[str, ...]] = {
 
 
 @dataclass
-class Found:
+class Findings:
     """Number of rows with secrets per table, and the names of these secrets."""
 
     rows: Counter[str] = field(default_factory=Counter)
     names: set[str] = field(default_factory=set)
 
 
-def cover_old_rows(*, apply: bool) -> Found:
+def cover_old_rows(*, apply: bool) -> Findings:
     """Find rows that contain secrets; with `apply` cover those that have not changed since.
 
     Raises DatabaseError.
@@ -51,7 +51,7 @@ def cover_old_rows(*, apply: bool) -> Found:
         with connection.cursor() as cursor:
             # Otherwise the old bytes stay in free pages of the file.
             cursor.execute("PRAGMA secure_delete = ON")
-    screen, found = sources.current(recheck=True), Found()
+    screen, found = sources.current(recheck=True), Findings()
     for model, columns in COLUMNS.items():
         for row in _rows(model, columns):
             changed = _covered(screen, row, columns, found.names)

@@ -25,11 +25,11 @@ from lieutenants.transports import get_transport
 
 logger = logging.getLogger(__name__)
 
-AGAIN_SECONDS = 5.0
+RESEND_SECONDS = 5.0
 
 
 @dataclass
-class _Box:
+class _Mailbox:
     """Pending commands of one session, and the last message sent."""
 
     waiting: list[Outgoing] = field(default_factory=list)
@@ -47,7 +47,7 @@ class Outbox:
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(max_workers=8, thread_name_prefix="reef-outbox")
-        self._boxes: dict[str, _Box] = {}
+        self._mailboxes: dict[str, _Mailbox] = {}
         self._lock = threading.Lock()
         self._queued: set[str] = set()
 
@@ -62,42 +62,42 @@ class Outbox:
         self._queued = set(queued.values_list("lieutenant_id", flat=True).distinct())
         for session in sessions.values():
             if session.lieutenant.pk in self._queued:
-                session.resting = False
-        for gone in self._boxes.keys() - sessions.keys():
-            del self._boxes[gone]
+                session.quiescent = False
+        for gone in self._mailboxes.keys() - sessions.keys():
+            del self._mailboxes[gone]
 
     def post(self, session: Session) -> None:
         """Take over the session's outgoing commands."""
         if session.outgoing:
-            box = self._boxes.setdefault(session.process.pk, _Box())
+            mailbox = self._mailboxes.setdefault(session.process.pk, _Mailbox())
             with self._lock:
-                box.waiting.extend(session.outgoing)
+                mailbox.waiting.extend(session.outgoing)
             session.outgoing = []
 
     def send(self, sessions: Mapping[str, Session], clock: float) -> None:
         """Send the next queued message of each session, and all other pending commands."""
         for pk, session in sessions.items():
-            box = self._boxes.get(pk)
-            if box and box.unsent and not box.sending:
-                self._take_back(box)
+            mailbox = self._mailboxes.get(pk)
+            if mailbox and mailbox.unsent and not mailbox.sending:
+                self._unmark_unsent(mailbox)
             if session.lieutenant.pk in self._queued and _may_send(session):
                 self._next_message(session, clock)
-            box = self._boxes.get(pk)
-            if box and box.waiting and not box.sending:
-                box.sending = True
-                self._pool.submit(self._deliver, box, session)
+            mailbox = self._mailboxes.get(pk)
+            if mailbox and mailbox.waiting and not mailbox.sending:
+                mailbox.sending = True
+                self._pool.submit(self._deliver, mailbox, session)
 
     @staticmethod
-    def _take_back(box: _Box) -> None:
+    def _unmark_unsent(mailbox: _Mailbox) -> None:
         """Make a message withdrawable while there is no connection to send it."""
-        if box.is_first_try and box.message in box.unsent:
-            delivery.take_back(box.message)
-        box.unsent = set()
+        if mailbox.is_first_try and mailbox.message in mailbox.unsent:
+            delivery.unmark_sending(mailbox.message)
+        mailbox.unsent = set()
 
     def _next_message(self, session: Session, clock: float) -> None:
-        box = self._boxes.setdefault(session.process.pk, _Box())
-        if box.message and (box.sending or clock - box.sent_at < AGAIN_SECONDS):
-            queued = Message.objects.filter(pk=box.message, state=MessageState.QUEUED)
+        mailbox = self._mailboxes.setdefault(session.process.pk, _Mailbox())
+        if mailbox.message and (mailbox.sending or clock - mailbox.sent_at < RESEND_SECONDS):
+            queued = Message.objects.filter(pk=mailbox.message, state=MessageState.QUEUED)
             if queued.exists():
                 return
         message = Message.objects.filter(
@@ -106,26 +106,26 @@ class Outbox:
         if message is None:
             self._queued.discard(session.lieutenant.pk)
             return
-        if not delivery.pass_on(message.pk):
+        if not delivery.mark_sending(message.pk):
             return
-        box.message, box.sent_at = message.pk, clock
-        box.is_first_try = message.evidence is None
+        mailbox.message, mailbox.sent_at = message.pk, clock
+        mailbox.is_first_try = message.evidence is None
         command = rpc.prompt(message.pk, message.text, steer=message.mode == Mode.STEER)
         with self._lock:
-            box.waiting.append(command)
+            mailbox.waiting.append(command)
 
-    def _deliver(self, box: _Box, session: Session) -> None:
+    def _deliver(self, mailbox: _Mailbox, session: Session) -> None:
         process = session.process
         began = time.monotonic()
         with self._lock:
-            commands, box.waiting = box.waiting, []
+            commands, mailbox.waiting = mailbox.waiting, []
         try:
             get_transport(process.transport).send(process.directory, commands)
         except TransportError as error:
             # Messages stay queued in their rows; queries are sent again.
             logger.warning("not sent to %s: %s", process.directory, error)
             if isinstance(error, NotConnected):
-                box.unsent = {command.id for command in commands}
+                mailbox.unsent = {command.id for command in commands}
             if not isinstance(error, Unreachable):
                 session.unsent_since = None
             elif session.unsent_since is None:
@@ -133,12 +133,12 @@ class Outbox:
         else:
             session.unsent_since = None
         finally:
-            box.sending = False
+            mailbox.sending = False
 
 
 def _may_send(session: Session) -> bool:
     """Return whether a message may be sent: one at a time, none into a retry or a compaction."""
     memory = session.memory
     ready = session.process.ready_at is not None and not session.ended
-    held = memory.inflight or memory.retrying or memory.compacting or memory.rewinding
-    return ready and not held
+    is_blocked = memory.inflight or memory.retrying or memory.compacting or memory.rewinding
+    return ready and not is_blocked

@@ -16,15 +16,15 @@ from lieutenants.ledger import is_retried
 from lieutenants.models import Answer, Chunk, Entry, Lieutenant, Message
 from lieutenants.states import Outcome
 
-NEWEST_ANSWERS = 20
+MAX_ANSWERS = 20
 # Some of these may be blank.
-_LOOKED_AT = 2 * NEWEST_ANSWERS
+_MAX_CANDIDATES = 2 * MAX_ANSWERS
 MAX_SHOWN = 20_000
-BETWEEN = "\n\n"
+SEPARATOR = "\n\n"
 MAX_PAGE = 4_000_000
 _PIECE = 1_000_000
 # The newest answers of a lieutenant are shown at length, older ones are shortened more.
-_SHOWN_AT_LENGTH = 3
+_LONG_ANSWERS = 3
 _MAX_SHOWN_OLDER = 4_000
 
 
@@ -45,13 +45,13 @@ class Excerpt:
         return self.left_out > 0
 
 
-def excerpts(rows: QuerySet[Any], most: Mapping[Any, int] | int) -> dict[Any, Excerpt]:
-    """Map each row's key to its `text`, shortened to about `most` characters (per row).
+def excerpts(rows: QuerySet[Any], max_chars: Mapping[Any, int] | int) -> dict[Any, Excerpt]:
+    """Map each row's key to its `text`, shortened to about `max_chars` characters (per row).
 
     A database reads a long text once for each function of it, so their number is kept small.
     """
     sizes = dict(rows.order_by().annotate(size=Length("text")).values_list("pk", "size"))
-    limits = {pk: most if isinstance(most, int) else most[pk] for pk in sizes}
+    limits = {pk: max_chars if isinstance(max_chars, int) else max_chars[pk] for pk in sizes}
     short = [pk for pk, size in sizes.items() if size <= limits[pk]]
     table = rows.model._default_manager
     texts = table.filter(pk__in=short).order_by().values_list("pk", "text")
@@ -79,20 +79,20 @@ def newest_answers(lieutenant_ids: Iterable[str]) -> dict[str, list[Excerpt]]:
         .annotate(
             place=Window(RowNumber(), partition_by=F("lieutenant_id"), order_by=F("id").desc())
         )
-        .filter(place__lte=_LOOKED_AT)
+        .filter(place__lte=_MAX_CANDIDATES)
         .order_by("lieutenant_id", "id")
     )
     places = list(numbered.values_list("pk", "lieutenant_id", "place"))
-    most = {
-        pk: MAX_SHOWN if place <= _SHOWN_AT_LENGTH else _MAX_SHOWN_OLDER for pk, _, place in places
+    max_chars = {
+        pk: MAX_SHOWN if place <= _LONG_ANSWERS else _MAX_SHOWN_OLDER for pk, _, place in places
     }
-    texts = excerpts(Answer.objects.filter(pk__in=most), most)
+    texts = excerpts(Answer.objects.filter(pk__in=max_chars), max_chars)
     found: dict[str, list[Excerpt]] = {}
     for pk, lieutenant_id, _ in places:
         if pk in texts and texts[pk].length:
             found.setdefault(lieutenant_id, []).append(texts[pk])
     return {
-        lieutenant_id: [each for each in mine[-NEWEST_ANSWERS:] if each.text.strip()]
+        lieutenant_id: [each for each in mine[-MAX_ANSWERS:] if each.text.strip()]
         for lieutenant_id, mine in found.items()
     }
 
@@ -124,35 +124,37 @@ def page_of_entries(
     return found_rows, len(sizes) > len(chosen)
 
 
-def shortened(found: QuerySet[_Row], most: int = MAX_SHOWN) -> list[_Row]:
-    """Return entries or messages with texts of about `most` characters. They must not be saved."""
+def shortened(found: QuerySet[_Row], max_chars: int = MAX_SHOWN) -> list[_Row]:
+    """Return entries or messages with shortened texts (`max_chars`). They must not be saved."""
     rows: list[Any] = list(found.defer("text"))
-    texts = excerpts(found.model._default_manager.filter(pk__in=[row.pk for row in rows]), most)
+    texts = excerpts(
+        found.model._default_manager.filter(pk__in=[row.pk for row in rows]), max_chars
+    )
     rows = [row for row in rows if row.pk in texts]
     for row in rows:
         row.text, row.left_out = texts[row.pk].text, texts[row.pk].left_out
     return rows
 
 
-def newest_said(entry_ids: Iterable[int], *, until_rev: int, most: int) -> dict[int, str]:
-    """Map open entries to their text at `until_rev`: at most its last `most` characters."""
+def open_texts(entry_ids: Iterable[int], *, until_rev: int, max_chars: int) -> dict[int, str]:
+    """Map open entries to their text at `until_rev`: at most its last `max_chars` characters."""
     chunks = Chunk.objects.filter(entry__in=list(entry_ids), rev__lte=until_rev)
     sizes = chunks.annotate(size=Length("text")).order_by("-id")
     wanted: list[int] = []
     lengths: dict[int, int] = {}
     for entry_id, pk, size in sizes.values_list("entry_id", "pk", "size"):
-        if lengths.get(entry_id, 0) < most:
+        if lengths.get(entry_id, 0) < max_chars:
             wanted.append(pk)
         lengths[entry_id] = lengths.get(entry_id, 0) + size
-    said: dict[int, str] = {}
+    texts: dict[int, str] = {}
     for entry_id, text in (
         chunks.filter(pk__in=wanted).order_by("id").values_list("entry_id", "text")
     ):
-        said[entry_id] = said.get(entry_id, "") + text
-    for entry_id, text in said.items():
-        if left_out := max(0, lengths[entry_id] - most):
-            said[entry_id] = f"… {left_out:,} characters left out …\n\n{text[-most:]}"
-    return said
+        texts[entry_id] = texts.get(entry_id, "") + text
+    for entry_id, text in texts.items():
+        if left_out := max(0, lengths[entry_id] - max_chars):
+            texts[entry_id] = f"… {left_out:,} characters left out …\n\n{text[-max_chars:]}"
+    return texts
 
 
 # Table, id and length; without a table it is the separator between two texts.
@@ -186,7 +188,7 @@ class Output:
         )
         for model, pk, first, last in wanted:
             if model is None:
-                parts.append(BETWEEN[first:last])
+                parts.append(SEPARATOR[first:last])
             elif model is Chunk:
                 parts.append(chunks.get(pk, "")[first:last])
             else:
@@ -223,18 +225,18 @@ def output_of_entries(entries: QuerySet[Entry]) -> Output:
     """Return the texts of one answer's entries, joined like `ledger.join_texts`."""
     found = entries.order_by("id").annotate(size=Length("text")).defer("text")
     rows = [entry for entry in found if not is_retried(entry)]
-    said: dict[int, list[Piece]] = {}
+    texts: dict[int, list[Piece]] = {}
     opened = [entry.pk for entry in rows if not entry.final]
     chunks = Chunk.objects.filter(entry__in=opened).annotate(size=Length("text")).order_by("id")
     for entry_id, pk, size in chunks.values_list("entry_id", "pk", "size"):
-        said.setdefault(entry_id, []).append((Chunk, pk, size))
+        texts.setdefault(entry_id, []).append((Chunk, pk, size))
     pieces: list[Piece] = []
     for entry in rows:
         own: list[Piece] = (
-            [(Entry, entry.pk, entry.size)] if entry.final else said.get(entry.pk, [])
+            [(Entry, entry.pk, entry.size)] if entry.final else texts.get(entry.pk, [])
         )
         if any(length for _, _, length in own):
-            pieces += [(None, 0, len(BETWEEN)), *own] if pieces else own
+            pieces += [(None, 0, len(SEPARATOR)), *own] if pieces else own
     return Output(pieces)
 
 
@@ -246,7 +248,7 @@ def newest_output(lieutenant_id: str, *, is_working: bool) -> Output:
     if output.length or is_working:
         return output
     finished = answers.exclude(outcome=Outcome.OPEN).exclude(text="")
-    for answer in finished[:NEWEST_ANSWERS]:
+    for answer in finished[:MAX_ANSWERS]:
         output = output_of(answer)
         if output.slice(0, 1000).strip():
             return output

@@ -49,7 +49,7 @@ def enlist(lieutenant: Lieutenant, *, actor: object, parent: Node | None = None)
     Raises Forbidden.
     """
     vm_id = vm_of(lieutenant)
-    wish = Registration(
+    registration = Registration(
         id=vm_id,
         name=lieutenant.name,
         role=Role.LIEUTENANT,
@@ -68,7 +68,7 @@ def enlist(lieutenant: Lieutenant, *, actor: object, parent: Node | None = None)
             above = parent.vm_id if parent else ""
             new = tree.NewNode(lieutenant.name, Category.LIEUTENANT, vm_id, above)
             tree.create(new, by=actor)
-        registry.register(wish)
+        registry.register(registration)
         if (status := vm_status(lieutenant.status)) != VMStatus.RUNNING:
             registry.patch(vm_id, {"status": status})
 

@@ -18,7 +18,7 @@ from lieutenants.transports.base import Handle
 from reef_site.common import events
 from registry.models import VM, Role
 
-NOTHING = "No lieutenants found in registry"
+NOTHING_FOUND = "No lieutenants found in registry"
 
 
 def discover() -> list[str]:
@@ -35,15 +35,15 @@ def discover() -> list[str]:
         except (OSError, ValueError, IntegrityError, LostRace, IllegalMove) as error:
             results[lieutenant_id] = f"{lieutenant_id}: failed — {error}"
     registered = VM.objects.filter(role=Role.LIEUTENANT).newest_first()
-    others = [_look_up(vm) for vm in registered if vm.pk not in results]
-    return [*results.values(), *others] or [NOTHING]
+    others = [_describe_registered(vm) for vm in registered if vm.pk not in results]
+    return [*results.values(), *others] or [NOTHING_FOUND]
 
 
-def _look_up(vm: VM) -> str:
+def _describe_registered(vm: VM) -> str:
     """Describe a registered lieutenant whose agent does not run on this host."""
     known = vm.metadata if isinstance(vm.metadata, dict) else {}
-    said = known.get("agentId")
-    name = said if isinstance(said, str) and said else vm.name
+    agent_id = known.get("agentId")
+    name = agent_id if isinstance(agent_id, str) and agent_id else vm.name
     same = Lieutenant.objects.filter(Q(pk=vm.pk) | Q(name=name))
     if living := same.living().first():
         host = silence.host_of(living)
@@ -72,7 +72,7 @@ def take_up(directory: Path, handle: Handle) -> str:
     if other := lieutenant.live_process():
         return f"{lieutenant.name}: another process is tracked ({other}), left alone ({where})"
     with transaction.atomic():
-        _follow_again(lieutenant, run, str(directory), handle)
+        _reopen_process(lieutenant, run, str(directory), handle)
         reason = "its running agent was discovered"
         if lieutenant.status not in RUNNING:
             lieutenant.move(Status.STARTING, reason=reason)
@@ -87,7 +87,7 @@ def _was_ready(run: str) -> bool:
     return Process.objects.filter(pk=run, ready_at__isnull=False).exists()
 
 
-def _follow_again(lieutenant: Lieutenant, run: str, directory: str, handle: Handle) -> None:
+def _reopen_process(lieutenant: Lieutenant, run: str, directory: str, handle: Handle) -> None:
     """Reopen the process's row where its journal was left, or create it."""
     isolation = str(handle.get("isolation") or "")
     Lieutenant.objects.filter(pk=lieutenant.pk).update(isolation=isolation)

@@ -33,11 +33,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-ANSWER_SECONDS = 10.0
+REPLY_SECONDS = 10.0
 SESSION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}\.jsonl")
 _LIST, _FORK, _FILE = "~rewind-", "~fork-", "~forked-"
-_WORDS = 80
-_HEAD = 200
+_MAX_WORDS = 80
+_MAX_HEAD = 200
 
 
 # -- asked ------------------------------------------------------------------------------------
@@ -98,13 +98,13 @@ def _target(lieutenant: Lieutenant, message_id: str, entry_id: int | None) -> En
 # -- followed ---------------------------------------------------------------------------------
 
 
-def look(session: Session, row: Lieutenant, clock: float) -> None:
+def advance(session: Session, row: Lieutenant, clock: float) -> None:
     """Begin a requested rewind, or continue one whose last command got no reply."""
     memory = session.memory
     if memory.rewinding:
         if session.rewind_at is None:
             session.rewind_at = clock
-        elif clock - session.rewind_at > ANSWER_SECONDS:
+        elif clock - session.rewind_at > REPLY_SECONDS:
             _on_time_out(session, clock)
     elif row.rewind_to is not None and session.process.ready_at and not session.ended:
         if memory.busy or memory.inflight:
@@ -113,10 +113,10 @@ def look(session: Session, row: Lieutenant, clock: float) -> None:
         memory.rewinding, session.rewind_at = f"{_LIST}{mark}", clock
         memory.rewind_to = row.rewind_to
         session.outgoing.append(rpc.simple("get_fork_messages", memory.rewinding))
-        session.resting = False
+        session.quiescent = False
 
 
-def heard(session: Session, event: Event, at: datetime) -> None:
+def on_reply(session: Session, event: Event, at: datetime) -> None:
     """Handle the agent's reply to one of the three commands."""
     command = str(event.get("id") or "")
     if not command or command != session.memory.rewinding:
@@ -132,19 +132,19 @@ def heard(session: Session, event: Event, at: datetime) -> None:
         if data.get("cancelled"):
             fail(session, "an extension of the agent forbids it", at)
             return
-        _ask_for_file(session)
+        _query_file(session)
     else:
         _finish(session, data, at)
 
 
 def fail(session: Session, why: str, at: datetime) -> None:
     """Report that the rewind failed; the session is unchanged."""
-    _let_go(session)
+    _clear_request(session)
     text = f"Could not go back to before a message: {why}."
     session.notice(at, text, is_error=True)
 
 
-def give_up(session: Session, at: datetime) -> None:
+def cancel(session: Session, at: datetime) -> None:
     """Cancel the rewind because the process ends."""
     asked = Lieutenant.objects.filter(pk=session.lieutenant.pk, rewind_to__isnull=False)
     if session.memory.rewinding or asked.exists():
@@ -181,7 +181,7 @@ def _match(session: Session, entry: Entry, listed: list[dict[str, Any]]) -> str 
     later = [each for each in since if cover(each.text) == wanted]
     if same and 0 < len(later) <= len(same):
         return str(listed[same[-len(later)]].get("entryId"))
-    if 0 < len(since) <= len(texts) and texts[-len(since)][:_HEAD] == wanted[:_HEAD]:
+    if 0 < len(since) <= len(texts) and texts[-len(since)][:_MAX_HEAD] == wanted[:_MAX_HEAD]:
         return str(listed[-len(since)].get("entryId"))
     return None
 
@@ -203,7 +203,7 @@ def _sent_since(lieutenant: Lieutenant) -> bool:
     return Message.objects.filter(later, lieutenant=lieutenant).exists()
 
 
-def _ask_for_file(session: Session) -> None:
+def _query_file(session: Session) -> None:
     mark = session.memory.rewinding.rpartition("-")[2]
     session.memory.rewinding = f"{_FILE}{mark}"
     session.outgoing.append(rpc.simple("get_state", session.memory.rewinding))
@@ -217,12 +217,12 @@ def _finish(session: Session, data: dict[str, Any], at: datetime) -> None:
         fail(session, "the agent still continues the same session", at)
         return
     target = Entry.objects.filter(pk=session.memory.rewind_to).first()
-    words = " ".join(session.screening.cover(target.text).split())[:_WORDS] if target else ""
+    words = " ".join(session.screening.cover(target.text).split())[:_MAX_WORDS] if target else ""
     for entry in _in_session(session, session.memory.rewind_to):
         session.revise(entry, data={**entry.data, "rewound": True})
     Lieutenant.objects.filter(pk=lieutenant.pk).update(session_name=name, session_since=at)
     lieutenant.session_name = name
-    _let_go(session)
+    _clear_request(session)
     failing.clear(session)
     lieutenant.trouble = ""
     text = (
@@ -231,7 +231,7 @@ def _finish(session: Session, data: dict[str, Any], at: datetime) -> None:
     session.notice(at, text, data={"rewind": {"from": row.session_name, "to": name}})
 
 
-def _let_go(session: Session) -> None:
+def _clear_request(session: Session) -> None:
     session.memory.rewinding, session.memory.rewind_to, session.rewind_at = "", 0, None
     Lieutenant.objects.filter(pk=session.lieutenant.pk).update(rewind_to=None, rewind_asked_at=None)
 
@@ -244,4 +244,4 @@ def _on_time_out(session: Session, clock: float) -> None:
         session.memory.rewinding = f"{_FILE}{int(time.time() * 1000)}"
         session.outgoing.append(rpc.simple("get_state", session.memory.rewinding))
     else:
-        _ask_for_file(session)
+        _query_file(session)

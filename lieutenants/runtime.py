@@ -40,9 +40,9 @@ logger = logging.getLogger(__name__)
 LEASE = timedelta(seconds=35)
 # After a stop request the agent is ended without its keeper's help at first; the keeper, which may
 # be busy with its last records for a minute, is ended later.
-INSIST_SECONDS, KILL_SECONDS = 20.0, 80.0
+END_AGENT_SECONDS, END_KEEPER_SECONDS = 20.0, 80.0
 READY = "~ready"
-FAREWELL = "~farewell"
+FINAL_ABORT = "~farewell"
 
 
 def settle(lieutenant_id: str) -> None:
@@ -59,7 +59,7 @@ def settle(lieutenant_id: str) -> None:
             if _may_start():
                 launch(lieutenant)
             else:
-                _say_it_waits(lieutenant)
+                _store_wait_reason(lieutenant)
     finally:
         here.release(lieutenant_id)
 
@@ -86,7 +86,7 @@ def _waiting() -> LieutenantQuerySet:
     return Lieutenant.objects.here().without_process().filter(status=Status.STARTING)
 
 
-def stranded() -> list[Lieutenant]:
+def orphaned() -> list[Lieutenant]:
     """Return lieutenants that should be running and have no process: lost between two commits."""
     at_work = Lieutenant.objects.here().filter(status__in=[Status.IDLE, Status.WORKING])
     return list(at_work.without_process())
@@ -136,9 +136,9 @@ def launch(lieutenant: Lieutenant) -> None:
         handle = get_transport(lieutenant.transport).start(spec)
     except (TransportError, OSError) as error:
         logger.warning("%s: the start failed: %s", lieutenant, error)
-        settle_lost_start(process, f"The agent could not be started: {error}")
+        resolve_lost_start(process, f"The agent could not be started: {error}")
     else:
-        _take(process, handle)
+        _adopt_keeper(process, handle)
 
 
 def _renew_start(process: Process) -> bool:
@@ -148,7 +148,7 @@ def _renew_start(process: Process) -> bool:
     return bool(mine.update(started_at=process.started_at))
 
 
-def settle_lost_start(process: Process, reason: str) -> None:
+def resolve_lost_start(process: Process, reason: str) -> None:
     """Determine the outcome of a start that was interrupted.
 
     A keeper that came up is adopted; if there is none, later ones are prevented. While one is still
@@ -163,12 +163,12 @@ def settle_lost_start(process: Process, reason: str) -> None:
             Process.objects.filter(pk=process.pk).update(end_reason=reason)
         return
     if handle:
-        _take(process, handle)
+        _adopt_keeper(process, handle)
     else:
         _start_failed(process, reason)
 
 
-def _take(process: Process, handle: Handle) -> None:
+def _adopt_keeper(process: Process, handle: Handle) -> None:
     """Store the started keeper's handle, so that the follower opens its session."""
     process.handle = handle
     with transaction.atomic():
@@ -180,9 +180,9 @@ def _take(process: Process, handle: Handle) -> None:
 
 def _start_failed(process: Process, reason: str) -> None:
     """Close the row of a process that never came up."""
-    words = reason or "Its start was cut off."
+    text = reason or "Its start was cut off."
     mine = Process.objects.filter(pk=process.pk, handle={}, ended_at__isnull=True)
-    if mine.update(ended_at=timezone.now(), end_reason=words) and reason:
+    if mine.update(ended_at=timezone.now(), end_reason=text) and reason:
         fail(Lieutenant.objects.get(pk=process.lieutenant_id), reason)
 
 
@@ -192,13 +192,15 @@ def halt(process: Process, *, working: bool) -> None:
         process.stop_asked_at = timezone.now()
         process.save(update_fields=["stop_asked_at"])
     transport = get_transport(process.transport)
-    asked = (timezone.now() - process.stop_asked_at).total_seconds()
-    if asked > INSIST_SECONDS and process.handle:
+    elapsed = (timezone.now() - process.stop_asked_at).total_seconds()
+    if elapsed > END_AGENT_SECONDS and process.handle:
         logger.warning("%s does not end; insisting", process)
-        transport.end(process.directory, process.handle, keeper=asked > KILL_SECONDS)
+        transport.end(process.directory, process.handle, keeper=elapsed > END_KEEPER_SECONDS)
         events.wake_follower(process.lieutenant_id)
         return
-    final_command = rpc.simple("abort", FAREWELL) if working or _is_running_now(process) else None
+    final_command = (
+        rpc.simple("abort", FINAL_ABORT) if working or _is_running_now(process) else None
+    )
     try:
         transport.stop(process.directory, process.handle, final_command)
     except TransportError as error:
@@ -234,7 +236,7 @@ def _may_start() -> bool:
     return starting.count() < settings.STARTS_AT_ONCE
 
 
-def _say_it_waits(lieutenant: Lieutenant) -> None:
+def _store_wait_reason(lieutenant: Lieutenant) -> None:
     """Store which other starts this one waits for."""
     starting = Process.objects.live().here().filter(ready_at__isnull=True)
     names = starting.order_by("started_at").values_list("lieutenant__name", flat=True)
@@ -249,20 +251,18 @@ def _launch_spec(lieutenant: Lieutenant, process: Process, agent: Agent) -> Laun
     homes.check_config()
     home = homes.home_of(lieutenant.pk)
     home.workspace.mkdir(mode=0o700, parents=True, exist_ok=True)
-    way = plan.make_plan(home, folders.check_at_start(lieutenant), agent)
-    _check_isolation(lieutenant, way.mode)
+    isolation_plan = plan.make_plan(home, folders.check_at_start(lieutenant), agent)
+    _check_isolation(lieutenant, isolation_plan.mode)
     tag = f"REEF_LIEUTENANT={lieutenant.pk}"
     # No process of an earlier run may exist while its folders are created as root.
-    keeper.sweep(
-        *(tag, 0, way.uid if way.rules.get("own_user") and way.uid else 0),
-        lieutenants=str(settings.LIEUTENANTS_DIR),
-    )
+    own_user = isolation_plan.uid if isolation_plan.rules.get("own_user") else None
+    keeper.sweep(tag, 0, own_user or 0, lieutenants=str(settings.LIEUTENANTS_DIR))
     homes.prepare(
         home,
         name=lieutenant.name,
         prompt=lieutenant.system_prompt,
-        owner=way.uid,
-        shared=way.uid is not None and "view" not in way.rules,
+        owner=isolation_plan.uid,
+        shared=isolation_plan.uid is not None and "view" not in isolation_plan.rules,
     )
     session_file = home.session / lieutenant.session_name
     # The steps so far, and the check of a large file, may each take many seconds.
@@ -272,8 +272,8 @@ def _launch_spec(lieutenant: Lieutenant, process: Process, agent: Agent) -> Laun
     session = str(session_file)
     arguments = ["--mode", "rpc", "--session", session, "--session-dir", str(home.session)]
     arguments += ["--append-system-prompt", str(home.prompt)]
-    given = configured.given(lieutenant)
-    process.state = {**process.state, "secret_versions": given.versions}
+    stored = configured.given(lieutenant)
+    process.state = {**process.state, "secret_versions": stored.versions}
     model = configured.model_of(lieutenant)
     Lieutenant.objects.filter(pk=lieutenant.pk).update(
         model_wanted=model, model_problem="", session_problem=""
@@ -283,14 +283,14 @@ def _launch_spec(lieutenant: Lieutenant, process: Process, agent: Agent) -> Laun
     return Launch(
         run=process.pk,
         dir=process.directory,
-        argv=[*way.argv, *agent.argv(), *arguments],
-        env=_environment(lieutenant, home, way.path, given.environment),
+        argv=[*isolation_plan.argv, *agent.argv(), *arguments],
+        env=_environment(lieutenant, home, isolation_plan.path, stored.environment),
         cwd=lieutenant.folder,
         lock=str(home.root / "session.lock"),
         heal=[session],
         tag=tag,
         hello=[{"id": READY, "type": "get_state"}],
-        isolation=way.rules,
+        isolation=isolation_plan.rules,
     )
 
 

@@ -61,7 +61,7 @@ STARTING_NOTE = "queued until the lieutenant is ready"
 RESTARTING_NOTE = "queued until the lieutenant is running again"
 COVERED_NOTE = "a secret was covered before this was stored; the agent gets it with {}"
 RESTARTABLE = frozenset({Status.IDLE, Status.WORKING, Status.ERROR})
-MOST_OF_MODEL = 200
+MAX_MODEL_LENGTH = 200
 NO_REMOTE = (
     "local: lieutenants run on this host only; a VM that reef provisions "
     "(POST /bootloader/provision) can run lieutenants of its own"
@@ -87,52 +87,53 @@ class Wish:
     parent_vm_id: str = ""
 
 
-def create(wish: Wish, *, actor: object) -> Lieutenant:
+def create(request: Wish, *, actor: object) -> Lieutenant:
     """Create a lieutenant; a worker starts its agent after the commit.
 
     Raises BadInput, Forbidden, NameTaken, NoProvider, AgentMissing.
     """
-    return create_once(wish, actor=actor)[0]
+    return create_once(request, actor=actor)[0]
 
 
-def create_once(wish: Wish, *, actor: object, key: str = "") -> tuple[Lieutenant, bool]:
+def create_once(request: Wish, *, actor: object, key: str = "") -> tuple[Lieutenant, bool]:
     """Create a lieutenant, or find the one that an earlier identical request created.
 
     Return the lieutenant and whether it is new. `key` is the request's Idempotency-Key. Raises
     KeyReused, and whatever `create` raises.
     """
-    name, role = wish.name.strip(), wish.role.strip()
-    if not wish.remote:
+    name, role = request.name.strip(), request.role.strip()
+    if not request.remote:
         # Checked first: an actor that may not start processes here learns nothing else.
         permissions.check(actor, Action.START_BELOW, permissions.node_of(actor))
-    _check(wish, name, role)
-    wish = _without_secrets(wish)
-    role = wish.role.strip()
-    creation = key_of(key, caller=actor, facts=asdict(wish))
+    _check(request, name, role)
+    request = _without_secrets(request)
+    role = request.role.strip()
+    creation = key_of(key, caller=actor, facts=asdict(request))
     if known := creation.find():
         return known, False
-    parent = _parent(wish, actor)
-    if wish.remote:
+    parent = _parent(request, actor)
+    if request.remote:
         raise NoProvider(NO_REMOTE)
     permissions.check(actor, Action.START_BELOW, parent)
-    folder = _folder(wish, actor)
+    folder = _folder(request, actor)
     find_agent()
     homes.check_config()
     pk = new_ulid()
-    stall = settings.STALL_SECONDS if wish.stall_limit_seconds is None else wish.stall_limit_seconds
-    tools = settings.TOOL_SECONDS if wish.tool_limit_seconds is None else wish.tool_limit_seconds
+    stall, tools = request.stall_limit_seconds, request.tool_limit_seconds
+    stall = settings.STALL_SECONDS if stall is None else stall
+    tools = settings.TOOL_SECONDS if tools is None else tools
     lieutenant = Lieutenant(
         id=pk,
         name=name,
         role=role,
-        directive=wish.directive.strip(),
-        model=wish.model.strip() or settings.DEFAULT_MODEL,
-        system_prompt=system_prompt(name, role, wish.directive.strip()),
+        directive=request.directive.strip(),
+        model=request.model.strip() or settings.DEFAULT_MODEL,
+        system_prompt=system_prompt(name, role, request.directive.strip()),
         folder=folder or runtime.default_workspace(pk),
         host=settings.HOST,
         parent_agent=((parent.name or parent.vm_id) if parent else settings.AGENT_NAME)[:200],
-        restart_policy=wish.restart_policy,
-        idle_limit_minutes=wish.idle_limit_minutes,
+        restart_policy=request.restart_policy,
+        idle_limit_minutes=request.idle_limit_minutes,
         stall_limit_seconds=stall,
         creation_key=creation.key,
         creation_digest=creation.digest,
@@ -142,7 +143,7 @@ def create_once(wish: Wish, *, actor: object, key: str = "") -> tuple[Lieutenant
         with transaction.atomic():
             lieutenant.save(force_insert=True)
             lieutenant.moves.create(
-                old="", new=Status.STARTING, reason="created", actor=_named(actor)
+                old="", new=Status.STARTING, reason="created", actor=_actor_name(actor)
             )
             presence.enlist(lieutenant, actor=actor, parent=parent)
             _settle_later(lieutenant)
@@ -214,7 +215,7 @@ def send(
             if screen.cover(known.text) != text or known.mode_asked != asked:
                 raise KeyReused("Idempotency-Key: was used for another message")
             return known, False
-        actual, note = _fitting_mode(lieutenant, asked)
+        actual, note = _effective_mode(lieutenant, asked)
         silent = silence.host_of(lieutenant)
         if silent:
             note = "; ".join(part for part in (silent.asked, note) if part)
@@ -223,8 +224,8 @@ def send(
             text=text,
             mode=actual,
             mode_asked=asked,
-            note=_with_covered(note, names),
-            actor=_named(actor),
+            note=_add_covered_note(note, names),
+            actor=_actor_name(actor),
             idempotency_key=key or None,
         )
         counted = {"task_count": lieutenant.task_count + (actual == Mode.PROMPT)}
@@ -233,7 +234,7 @@ def send(
             lieutenant.move(
                 Status.WORKING,
                 reason="a message was sent",
-                actor=_named(actor) or "reef",
+                actor=_actor_name(actor) or "reef",
                 **counted,
             )
         elif actual == Mode.PROMPT:
@@ -261,7 +262,7 @@ def resume(name: str, *, actor: object) -> Lieutenant:
     _check_agent(lieutenant)
     tombstones.clear(lieutenant)
     with transaction.atomic():
-        _let_go_of_process(lieutenant)
+        _stop_live_process(lieutenant)
         _move(lieutenant, Status.STARTING, "resume asked", actor, restarts=0)
     return lieutenant
 
@@ -274,7 +275,7 @@ def restart(name: str, *, actor: object) -> Lieutenant:
     _check_agent(lieutenant)
     tombstones.clear(lieutenant)
     with transaction.atomic():
-        _let_go_of_process(lieutenant)
+        _stop_live_process(lieutenant)
         _move(lieutenant, Status.STARTING, "restart asked", actor, restarts=0)
     return lieutenant
 
@@ -352,13 +353,13 @@ def withdraw(name: str, message_id: str, *, actor: object) -> Message:
     lieutenant = find_kept(name)
     permissions.check(actor, Action.COMMAND, presence.vm_of(lieutenant))
     message = find_message(lieutenant, message_id)
-    note = delivery.WITHDRAWN_BY.format(_named(actor))
+    note = delivery.WITHDRAWN_BY.format(_actor_name(actor))
     if delivery.withdraw(message.pk, note, timezone.now()):
         transaction.on_commit(partial(events.publish_lieutenant, lieutenant.pk))
         logger.info("%s: message %s withdrawn by %s", lieutenant.name, message.pk, actor)
     message.refresh_from_db()
     if not delivery.is_withdrawn(message):
-        what = delivery.whereabouts(message)
+        what = delivery.why_too_late(message)
         raise TooLate(f"message: cannot be withdrawn, {what}")
     return message
 
@@ -389,13 +390,13 @@ def destroy(name: str, *, actor: object) -> str:
         if lieutenant is None:
             raise NotFound(f"Lieutenant '{name}' not found")
         permissions.check(actor, Action.DESTROY, presence.vm_of(lieutenant))
-        return _epitaph(lieutenant)
+        return _destroy_summary(lieutenant)
     permissions.check(actor, Action.DESTROY, presence.vm_of(lieutenant))
     with transaction.atomic():
         _move(lieutenant, Status.DESTROYED, "destroy asked", actor)
         delivery.withdraw_queued(lieutenant, delivery.DESTROYED, timezone.now())
         transaction.on_commit(lambda: tombstones.leave(lieutenant))
-    return _epitaph(lieutenant)
+    return _destroy_summary(lieutenant)
 
 
 def destroy_all(*, actor: object) -> list[str]:
@@ -439,7 +440,7 @@ def at_rest(lieutenant_id: str) -> bool:
 # -- rules of the above -----------------------------------------------------------------------
 
 
-def _named(actor: object) -> str:
+def _actor_name(actor: object) -> str:
     """Return the actor's name as rows store it."""
     return str(actor)[:200]
 
@@ -457,24 +458,24 @@ def _check_agent(lieutenant: Lieutenant) -> None:
         find_agent()
 
 
-def _parent(wish: Wish, actor: object) -> Node | None:
+def _parent(request: Wish, actor: object) -> Node | None:
     """Return the parent node of a new lieutenant: the requested one, else the actor's."""
-    if not wish.parent_vm_id.strip():
+    if not request.parent_vm_id.strip():
         return permissions.node_of(actor)
-    parent = tree.parent_of(wish.parent_vm_id.strip())
+    parent = tree.parent_of(request.parent_vm_id.strip())
     permissions.check(actor, Action.WRITE, parent)
     return parent
 
 
-def _folder(wish: Wish, actor: object) -> str:
+def _folder(request: Wish, actor: object) -> str:
     """Return the requested folder, resolved; empty if none was requested."""
-    if not wish.folder.strip():
+    if not request.folder.strip():
         return ""
     node = permissions.node_of(actor)
-    return str(folders.check(wish.folder.strip(), line_of=node.vm_id if node else ""))
+    return str(folders.check(request.folder.strip(), line_of=node.vm_id if node else ""))
 
 
-def _check(wish: Wish, name: str, role: str) -> None:
+def _check(request: Wish, name: str, role: str) -> None:
     """Validate a request, with the error texts of the API."""
     if not name:
         raise BadInput("name is required", "name")
@@ -487,19 +488,19 @@ def _check(wish: Wish, name: str, role: str) -> None:
         raise BadInput(f"name: must not begin with {ids.LOCAL}", "name")
     if route := _route_in_the_way(name):
         raise BadInput(f"name: '{name}' cannot be used, as {route} is a route of its own", "name")
-    if wish.restart_policy not in RestartPolicy.values:
+    if request.restart_policy not in RestartPolicy.values:
         raise BadInput(_NO_POLICY, "restart_policy")
     for label, text, most in (
         ("role", role, 4000),
-        ("directive", wish.directive, 20_000),
-        ("folder", wish.folder, 1000),
-        ("parentVmId", wish.parent_vm_id, 255),
+        ("directive", request.directive, 20_000),
+        ("folder", request.folder, 1000),
+        ("parentVmId", request.parent_vm_id, 255),
     ):
         if len(text) > most:
             raise BadInput(f"{label}: at most {most} characters", label)
         if not rpc.storable(text):
             raise BadInput(f"{label}: has characters that are no text", label)
-    _check_model(wish.model)
+    _check_model(request.model)
 
 
 def _route_in_the_way(name: str) -> str:
@@ -516,8 +517,8 @@ def _route_in_the_way(name: str) -> str:
 
 
 def _check_model(model: str) -> None:
-    if len(model) > MOST_OF_MODEL:
-        raise BadInput(f"model: at most {MOST_OF_MODEL} characters", "model")
+    if len(model) > MAX_MODEL_LENGTH:
+        raise BadInput(f"model: at most {MAX_MODEL_LENGTH} characters", "model")
     if not rpc.storable(model):
         raise BadInput("model: has characters that are no text", "model")
     if model.strip().startswith("-"):
@@ -542,20 +543,24 @@ def _vm_id_of(name: str) -> str:
     return presence.vm_of(found) if found else ""
 
 
-def _with_covered(note: str, names: set[str]) -> str:
+def _add_covered_note(note: str, names: set[str]) -> str:
     """Return a message's note, extended by the names of the secrets that were covered."""
     marks = ", ".join(f"[{name}]" for name in sorted(names))
     covered = COVERED_NOTE.format(marks) if names else ""
     return "; ".join(part for part in (note, covered) if part)[:200]
 
 
-def _without_secrets(wish: Wish) -> Wish:
+def _without_secrets(request: Wish) -> Wish:
     """Return the request with secrets in its texts covered. Raises BadInput for one in a name."""
     cover = sources.current(recheck=True).cover
-    for label, text in (("name", wish.name), ("model", wish.model), ("folder", wish.folder)):
+    for label, text in (
+        ("name", request.name),
+        ("model", request.model),
+        ("folder", request.folder),
+    ):
         if cover(text) != text:
             raise BadInput(f"{label}: must not hold a secret", label)
-    return replace(wish, role=cover(wish.role), directive=cover(wish.directive))
+    return replace(request, role=cover(request.role), directive=cover(request.directive))
 
 
 def _message_mode(mode: object) -> Mode:
@@ -587,11 +592,11 @@ def _locked(name: str, actor: object) -> Lieutenant:
 def _no_connection(lieutenant: Lieutenant) -> str:
     """Return the API's error text with the cause and the remedy."""
     reason = f": {lieutenant.error.splitlines()[0][:300]}" if lieutenant.error.strip() else ""
-    told = f"No active RPC connection for '{lieutenant.name}'{reason}"
-    return f"{told.rstrip('.')}. POST …/restart starts its agent again."
+    text = f"No active RPC connection for '{lieutenant.name}'{reason}"
+    return f"{text.rstrip('.')}. POST …/restart starts its agent again."
 
 
-def _fitting_mode(lieutenant: Lieutenant, asked: Mode) -> tuple[Mode, str]:
+def _effective_mode(lieutenant: Lieutenant, asked: Mode) -> tuple[Mode, str]:
     """Return the mode in which the message is not lost, and a note if it differs from `asked`."""
     first = not lieutenant.messages.pending().exists()
     if lieutenant.status == Status.IDLE:
@@ -606,11 +611,11 @@ def _fitting_mode(lieutenant: Lieutenant, asked: Mode) -> tuple[Mode, str]:
 
 def _move(lieutenant: Lieutenant, to: Status, reason: str, actor: object, **fields: object) -> None:
     with transaction.atomic():
-        lieutenant.move(to, reason=reason, actor=_named(actor), **fields)
+        lieutenant.move(to, reason=reason, actor=_actor_name(actor), **fields)
         _settle_later(lieutenant)
 
 
-def _let_go_of_process(lieutenant: Lieutenant) -> None:
+def _stop_live_process(lieutenant: Lieutenant) -> None:
     """Ask a live process to stop; the next one starts when it has ended.
 
     There may be one even after a pause, if a resume follows before anything has stopped it.
@@ -632,7 +637,7 @@ def ring_worker(lieutenant_id: str, data_folder: str) -> None:
     broker.send_task(tasks.settle.name, [lieutenant_id], queue=tasks.queue_of(data_folder))
 
 
-def _epitaph(lieutenant: Lieutenant) -> str:
+def _destroy_summary(lieutenant: Lieutenant) -> str:
     if note := silence.note_on(lieutenant):
         return f"{lieutenant.name}: {note}"
     tasks_done = f"{lieutenant.task_count} tasks completed"

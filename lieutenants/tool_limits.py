@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from lieutenants.models import Entry
 
-_MAX_ABOUT = 120
+_MAX_TEXT = 120
 
 
 class ToolClock:
@@ -32,16 +32,16 @@ class ToolClock:
         self._since = {pk: since for pk, since in self._since.items() if pk in kept}
 
 
-def about(arguments: Any) -> str:
+def first_text(arguments: Any) -> str:
     """Return the first text argument of a call, in one short line."""
     if not isinstance(arguments, Mapping):
         return ""
     texts = [each for each in arguments.values() if isinstance(each, str)]
     line = " ".join(texts[0].split()) if texts else ""
-    return line if len(line) <= _MAX_ABOUT else line[: _MAX_ABOUT - 1] + "…"
+    return line if len(line) <= _MAX_TEXT else line[: _MAX_TEXT - 1] + "…"
 
 
-def named(calls: Iterable[Entry]) -> str:
+def describe_calls(calls: Iterable[Entry]) -> str:
     """List the running calls, oldest first, each with its first text argument."""
     parts = []
     for call in sorted(calls, key=lambda each: each.at):
@@ -51,6 +51,6 @@ def named(calls: Iterable[Entry]) -> str:
     return line if len(line) <= 190 else line[:189] + "…"
 
 
-def since(calls: Iterable[Entry]) -> datetime | None:
+def oldest_start(calls: Iterable[Entry]) -> datetime | None:
     """Return the start time of the oldest call."""
     return min((call.at for call in calls), default=None)

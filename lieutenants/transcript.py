@@ -20,7 +20,7 @@ from lieutenants.models import Answer, Chunk, Entry, Lieutenant, Process, Usage
 from lieutenants.states import Outcome
 from lieutenants.transcript_screening import MAX_BLOCK, TranscriptScreening
 
-KILLED = "\n(Killed by the kernel for memory.)"
+KILLED_FOR_MEMORY = "\n(Killed by the kernel for memory.)"
 Event = dict[str, Any]
 
 
@@ -43,7 +43,7 @@ class Transcript:
     # Calls that have results in the running answer: results are reported twice.
     _finished_calls: set[str] = field(default_factory=set)
 
-    def reopen(self, answer_id: int | None) -> None:
+    def load_open_entries(self, answer_id: int | None) -> None:
         """Load the rows that were not final when the previous follower ended."""
         for entry in self.process.entries.filter(final=False).order_by("id"):
             if entry.kind == Entry.Kind.TOOL_RESULT:
@@ -112,17 +112,17 @@ class Transcript:
 
     # -- what the agent says --------------------------------------------------------------
 
-    def assistant_blocks(self, said: Event, at: datetime) -> None:
+    def record_assistant_message(self, message: Event, at: datetime) -> None:
         """Record a complete message of the agent: the final texts of its blocks, and its usage."""
-        content = said.get("content")
-        failed = said.get("stopReason") == "error"
+        content = message.get("content")
+        failed = message.get("stopReason") == "error"
         for number, block in enumerate(content if isinstance(content, list) else []):
             if isinstance(block, dict):
-                self._block(number, block, at, failed=failed)
+                self._record_block(number, block, at, failed=failed)
         self.close_blocks()
-        self.count_usage(said, at)
+        self.count_usage(message, at)
 
-    def _block(self, number: int, block: Event, at: datetime, *, failed: bool) -> None:
+    def _record_block(self, number: int, block: Event, at: datetime, *, failed: bool) -> None:
         kind = {"text": Entry.Kind.TEXT, "thinking": Entry.Kind.THINKING}.get(
             str(block.get("type"))
         )
@@ -155,9 +155,9 @@ class Transcript:
             self.revise(entry, final=True, text=text)
         self.blocks.clear()
 
-    def count_usage(self, said: Event, at: datetime) -> None:
+    def count_usage(self, message: Event, at: datetime) -> None:
         """Record the usage of a model call, as the agent reported it."""
-        usage = said.get("usage")
+        usage = message.get("usage")
         if not isinstance(usage, dict):
             return
         cost = usage.get("cost")
@@ -165,13 +165,13 @@ class Transcript:
             lieutenant=self.lieutenant,
             message_id=self.message_id,
             answer=self.answer,
-            provider=str(said.get("provider") or "")[:100],
-            model=str(said.get("model") or "")[:200],
-            stop_reason=str(said.get("stopReason") or "")[:40],
-            input=whole(usage.get("input")),
-            output=whole(usage.get("output")),
-            cache_read=whole(usage.get("cacheRead")),
-            cache_write=whole(usage.get("cacheWrite")),
+            provider=str(message.get("provider") or "")[:100],
+            model=str(message.get("model") or "")[:200],
+            stop_reason=str(message.get("stopReason") or "")[:40],
+            input=parse_count(usage.get("input")),
+            output=parse_count(usage.get("output")),
+            cache_read=parse_count(usage.get("cacheRead")),
+            cache_write=parse_count(usage.get("cacheWrite")),
             cost=_dollars(cost.get("total") if isinstance(cost, dict) else 0),
             at=at,
             day=at.date(),
@@ -186,6 +186,7 @@ class Transcript:
 
     def tool_start(self, event: Event, at: datetime) -> None:
         call_id = str(event.get("toolCallId") or "")[:200]
+        about = tool_limits.first_text(event.get("args"))
         if earlier := self.results.pop(call_id, None):
             self.revise(earlier, final=True)
         self.results[call_id] = self.add(
@@ -194,7 +195,7 @@ class Transcript:
             call_id=call_id,
             tool=str(event.get("toolName") or "")[:200],
             final=False,
-            data={"about": subject} if (subject := tool_limits.about(event.get("args"))) else {},
+            data={"about": about} if about else {},
         )
 
     def tool_update(self, event: Event, _at: datetime) -> None:
@@ -211,26 +212,26 @@ class Transcript:
     def tool_result(self, message: Event, at: datetime) -> None:
         """Record a result as the model gets it, unless the tool's end event reported it before."""
         call_id = str(message.get("toolCallId") or "")[:200]
-        if call_id in self.results or not self._told_result(call_id):
+        if call_id in self.results or not self._has_result(call_id):
             self._finish_tool(message, message.get("content"), at)
 
-    def _told_result(self, call_id: str) -> bool:
+    def _has_result(self, call_id: str) -> bool:
         if call_id in self._finished_calls:
             return True
-        told = Entry.objects.filter(
+        known = Entry.objects.filter(
             process=self.process, call_id=call_id, kind=Entry.Kind.TOOL_RESULT, final=True
         )
-        return told.exists()
+        return known.exists()
 
     def _finish_tool(self, event: Event, content: Any, at: datetime) -> None:
         call_id = str(event.get("toolCallId") or "")[:200]
         images = rpc.count_images(content)
         text = rpc.text_of(content)
-        if size := whole(event.get("cut")):
-            images = whole(event.get("images")) or images
-            text = said_of_cut("Result", size, images, text)
+        if size := parse_count(event.get("cut")):
+            images = parse_count(event.get("images")) or images
+            text = truncation_note("Result", size, images, text)
         fields: dict[str, Any] = {
-            "text": text + (KILLED if event.get("killedForMemory") else ""),
+            "text": text + (KILLED_FOR_MEMORY if event.get("killedForMemory") else ""),
             "is_error": bool(event.get("isError")),
             "final": True,
             "data": {"images": images} if images else {},
@@ -299,7 +300,7 @@ class Transcript:
         return [entry for _, entry in sorted(entries.items())] + self.ledger.new_texts(answer)
 
 
-def said_of_cut(what: str, size: int, images: int, beginning: str) -> str:
+def truncation_note(what: str, size: int, images: int, beginning: str) -> str:
     """Return the replacement for a text that was too long for one line of the journal."""
     facts = [f"{what} of {size / 1e6:.1f} MB"]
     if images:
@@ -323,7 +324,7 @@ def texts_of_open(entries: Iterable[Entry]) -> dict[int, str]:
     return texts
 
 
-def moment(milliseconds: Any) -> datetime:
+def parse_time(milliseconds: Any) -> datetime:
     if not isinstance(milliseconds, int | float) or milliseconds <= 0:
         return timezone.now()
     try:
@@ -332,7 +333,7 @@ def moment(milliseconds: Any) -> datetime:
         return timezone.now()
 
 
-def whole(value: Any) -> int:
+def parse_count(value: Any) -> int:
     """Return a count from the agent as an int; 0 for anything invalid."""
     good = isinstance(value, int | float) and not isinstance(value, bool)
     return int(value) if good and 0 <= value < 1 << 62 else 0

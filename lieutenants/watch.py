@@ -19,10 +19,10 @@ from lieutenants.hosts import services as hosts
 from lieutenants.hosts import strays
 from lieutenants.ledger import Ledger, save_progress
 from lieutenants.models import Lieutenant, LifeSign, Process, new_ulid
-from lieutenants.reachability import Reachability, is_ours
+from lieutenants.reachability import Reachability, is_reachability_trouble
 from lieutenants.session import Session
 from lieutenants.states import Status
-from lieutenants.tool_limits import ToolClock, named
+from lieutenants.tool_limits import ToolClock, describe_calls
 from lieutenants.transports import get_transport
 from lieutenants.unknown_agents import scan
 from reef_site.common import events
@@ -30,17 +30,17 @@ from reef_site.common import events
 logger = logging.getLogger(__name__)
 
 RECONCILE_SECONDS = 5.0
-SIGN_SECONDS = 5.0
+HEARTBEAT_SECONDS = 5.0
 # A process whose keeper has not reported a handle in this time was lost during its start.
-LOST_START = timedelta(seconds=35)
+LOST_START_AFTER = timedelta(seconds=35)
 # A started keeper can be found by its files much earlier.
 FIND_AFTER = timedelta(seconds=3)
 # A keeper that is gone this soon after its session was opened had ended before.
-FIRST_LOOK_SECONDS = 2.0
+FIRST_CHECK_SECONDS = 2.0
 # Time between the abort of a stalled answer and the end of its process.
 ABORT_SECONDS = 10.0
 # After the move, the agent writes to its session at a path that no longer exists.
-RESTARTED_THERE = "its data folder was moved; started again there with what its session has"
+MOVED_REASON = "its data folder was moved; started again there with what its session has"
 
 
 class Watch:
@@ -49,9 +49,9 @@ class Watch:
     def __init__(self, sessions: dict[str, Session]) -> None:
         self._sessions = sessions
         self.follower_id = new_ulid()
-        self._signed = -SIGN_SECONDS
-        self._reconciled = -RECONCILE_SECONDS
-        self._mustered = -muster.EVERY_SECONDS
+        self._heartbeat_at = -HEARTBEAT_SECONDS
+        self._reconciled_at = -RECONCILE_SECONDS
+        self._synced_at = -muster.INTERVAL_SECONDS
         self._busy = threading.Lock()
         self._aborted_at: dict[str, float] = {}
         self._tools: dict[str, ToolClock] = {}
@@ -61,10 +61,10 @@ class Watch:
 
     def sign(self, clock: float) -> None:
         """Record now and then that this follower is alive. Raises NotTheFollower."""
-        if clock - self._signed >= SIGN_SECONDS:
+        if clock - self._heartbeat_at >= HEARTBEAT_SECONDS:
             hosts.sign(self.follower_id)
             LifeSign.give(f"follower@{settings.HOST}")
-            self._signed = clock
+            self._heartbeat_at = clock
 
     def look(self, rows: Mapping[str, Process], clock: float) -> None:
         """Run all checks. `rows` are this host's live processes, fresh from the database."""
@@ -74,18 +74,18 @@ class Watch:
                 self._find_lost_start(process)
                 strays.look_at(process)
                 continue
-            self._look_at(session, process, clock)
-        self._say_reach()
+            self._check_session(session, process, clock)
+        self._save_reach()
         self._restart_due()
         self._pause_idle()
-        self._bring_back_stranded()
-        if clock - self._mustered >= muster.EVERY_SECONDS:
-            self._mustered = clock
-            present = [row.lieutenant_id for row in rows.values() if self._is_there(row)]
+        self._restart_orphaned()
+        if clock - self._synced_at >= muster.INTERVAL_SECONDS:
+            self._synced_at = clock
+            present = [row.lieutenant_id for row in rows.values() if self._is_running(row)]
             self._in_background(lambda: muster.muster(present))
-        due = clock - self._reconciled >= RECONCILE_SECONDS
+        due = clock - self._reconciled_at >= RECONCILE_SECONDS
         if due or (not self._busy.locked() and runtime.may_start_another()):
-            self._reconciled = clock
+            self._reconciled_at = clock
             self._in_background(self._reconcile)
         if due:
             self._in_background(scan.look)
@@ -95,7 +95,7 @@ class Watch:
         runtime.reconcile()
         strays.end_abandoned()
 
-    def _is_there(self, process: Process) -> bool:
+    def _is_running(self, process: Process) -> bool:
         """Return whether the keeper was alive at the last check."""
         session = self._sessions.get(process.pk)
         return session is not None and not session.ended
@@ -111,23 +111,23 @@ class Watch:
         events.publish_lieutenant(session.lieutenant.pk)
         self._in_background(runtime.reconcile)
 
-    def _look_at(self, session: Session, row: Process, clock: float) -> None:
+    def _check_session(self, session: Session, row: Process, clock: float) -> None:
         if not session.ended and not get_transport(row.transport).alive(row.handle, row.directory):
-            is_first_look = clock - session.opened_at < FIRST_LOOK_SECONDS
-            self._gone(session, while_away=session.was_ready and is_first_look)
+            is_first_check = clock - session.opened_at < FIRST_CHECK_SECONDS
+            self._end_lost(session, while_away=session.was_ready and is_first_check)
             return
-        out_of_reach = self._reach.look(session, row, clock)
+        out_of_reach = self._reach.check(session, row, clock)
         self._note_reach(session, clock)
         session.process.stop_asked_at = row.stop_asked_at
         lieutenant = row.lieutenant
         if lieutenant.abort_asked_at:
             self._abort(session, lieutenant)
         if lieutenant.rewind_to is not None or session.memory.rewinding:
-            rewinding.look(session, lieutenant, clock)
+            rewinding.advance(session, lieutenant, clock)
         if lieutenant.status == Status.WORKING and row.ready_at and not session.memory.busy:
-            session.resting = False
+            session.quiescent = False
         if session.floods.is_due(timezone.now()):
-            self._say_left_out(session)
+            self._report_omitted(session)
         if strays.must_restart(row, lieutenant) and row.stop_asked_at is None:
             self._restart_moved(row, lieutenant)
         elif lieutenant.should_run and row.stop_asked_at is None:
@@ -135,7 +135,7 @@ class Watch:
 
     # -- processes -----------------------------------------------------------------------
 
-    def _gone(self, session: Session, *, while_away: bool) -> None:
+    def _end_lost(self, session: Session, *, while_away: bool) -> None:
         """End the process of a dead keeper, after applying the rest of its journal."""
         process = session.process
         transport = get_transport(process.transport)
@@ -147,10 +147,10 @@ class Watch:
         ledger = Ledger()
         with transaction.atomic():
             records, size = rpc.split(rest)
-            session.apply(records, ledger, session.heard_at)
+            session.apply(records, ledger, session.last_record_at)
             process.offset += size
             if not session.ended:
-                ending.vanish(session, while_away=while_away)
+                ending.end_lost(session, while_away=while_away)
             ledger.write()
             session.remember()
             save_progress([session])
@@ -171,36 +171,36 @@ class Watch:
         if handle:
             Process.objects.filter(pk=process.pk, handle={}).update(handle=handle)
             return
-        if now - process.started_at < LOST_START or self._busy.locked():
+        if now - process.started_at < LOST_START_AFTER or self._busy.locked():
             return
         reason = process.end_reason
         if (now - process.started_at).total_seconds() > settings.START_SECONDS:
             reason = reason or f"Its supervisor did not come up for {settings.START_SECONDS} s."
             runtime.fail(process.lieutenant, reason)
-        self._in_background(partial(runtime.settle_lost_start, process, reason))
+        self._in_background(partial(runtime.resolve_lost_start, process, reason))
 
     def _restart_moved(self, row: Process, lieutenant: Lieutenant) -> None:
         """Restart an idle agent whose paths no longer exist since its folder was moved."""
         Process.objects.filter(pk=row.pk).update(stop_asked_at=timezone.now())
-        self._move(lieutenant, Status.STARTING, RESTARTED_THERE)
+        self._move(lieutenant, Status.STARTING, MOVED_REASON)
 
     # -- time limits ---------------------------------------------------------------------
 
     def _limit_silence(
         self, session: Session, lieutenant: Lieutenant, clock: float, out_of_reach: float
     ) -> None:
-        silence = clock - session.heard_at
+        silence = clock - session.last_record_at
         waiting_for = session.waiting_for()
         if session.process.ready_at is None:
             # Only its reply to the first query makes the agent ready, whatever it prints before.
             if clock - session.opened_at > settings.START_SECONDS:
                 text = f"The agent did not answer for {settings.START_SECONDS} s after its start."
-                self._give_up(session, text)
+                self._fail_and_stop(session, text)
             return
         limit = lieutenant.stall_limit_seconds
         if limit and out_of_reach > limit and lieutenant.status == Status.WORKING:
             text = f"Its supervisor did not answer for {int(out_of_reach)} s; it was ended."
-            self._give_up(session, text)
+            self._fail_and_stop(session, text)
             return
         awaited = waiting_for and not session.results
         what = self._overlong_tool(session, lieutenant.tool_limit_seconds, clock)
@@ -211,11 +211,11 @@ class Watch:
             return
         aborted_at = self._aborted_at.setdefault(session.process.pk, clock)
         if aborted_at == clock:
-            self._say_stalled(session, what)
+            self._report_stalled(session, what)
             session.outgoing.append(rpc.simple("abort", f"~abort-stall-{int(clock)}"))
-            session.resting = False
+            session.quiescent = False
         elif clock - aborted_at > ABORT_SECONDS:
-            self._give_up(
+            self._fail_and_stop(
                 session,
                 f"{what}; an abort did not help, so its process was ended.",
             )
@@ -223,12 +223,12 @@ class Watch:
     def _note_reach(self, session: Session, clock: float) -> None:
         """Set the trouble text while the keeper does not respond, and clear it afterwards."""
         trouble = self._reach.trouble(session.process.pk, clock)
-        told = session.lieutenant.trouble
-        if trouble == told or not (trouble or is_ours(told)):
+        shown = session.lieutenant.trouble
+        if trouble == shown or not (trouble or is_reachability_trouble(shown)):
             return
         logger.warning("%s: %s", session.lieutenant, trouble or "its supervisor answers again")
-        if not is_ours(told):
-            self._hidden_trouble[session.process.pk] = told
+        if not is_reachability_trouble(shown):
+            self._hidden_trouble[session.process.pk] = shown
         session.lieutenant.trouble = trouble or self._trouble_before(session)
         self._troubled.append(session)
 
@@ -241,7 +241,7 @@ class Watch:
         failure = session.memory.failure if session.memory.stop_reason == "error" else ""
         return failing.trouble(session.lieutenant) or failure
 
-    def _say_reach(self) -> None:
+    def _save_reach(self) -> None:
         """Save the collected changes of all sessions in one transaction."""
         noted = [session for session in self._troubled if not session.ended]
         self._troubled.clear()
@@ -263,9 +263,11 @@ class Watch:
         if not limit or not session.memory.running:
             return ""
         overdue = [each for each in running if took[each.pk] >= limit]
-        return f"Tool {named(overdue)} ran longer than its limit of {limit} s" if overdue else ""
+        if not overdue:
+            return ""
+        return f"Tool {describe_calls(overdue)} ran longer than its limit of {limit} s"
 
-    def _say_stalled(self, session: Session, what: str) -> None:
+    def _report_stalled(self, session: Session, what: str) -> None:
         """Add a notice that reef aborts the answer, with the reason."""
         text = f"{what}: reef aborts this answer."
         logger.warning("%s: %s", session.lieutenant, text)
@@ -276,9 +278,9 @@ class Watch:
 
         self._write(session, say)
 
-    def _say_left_out(self, session: Session) -> None:
+    def _report_omitted(self, session: Session) -> None:
         """Report omitted rows even when the agent prints nothing more."""
-        self._write(session, lambda: session.say_left_out(timezone.now()))
+        self._write(session, lambda: session.report_omitted(timezone.now()))
 
     def _write(self, session: Session, work: Callable[[], None]) -> None:
         session.ledger = ledger = Ledger()
@@ -289,9 +291,9 @@ class Watch:
             save_progress([session])
         events.publish_transcripts({session.lieutenant.pk: session.lieutenant.rev})
 
-    def _give_up(self, session: Session, reason: str) -> None:
+    def _fail_and_stop(self, session: Session, reason: str) -> None:
         with transaction.atomic():
-            ending.give_up(session, reason)
+            ending.fail_and_stop(session, reason)
         pk = session.lieutenant.pk
         self._in_background(lambda: runtime.settle(pk))
 
@@ -303,7 +305,7 @@ class Watch:
         if session.memory.clears_queue:
             session.outgoing.append(rpc.simple("clear_queue", f"~clear-{mark}"))
         session.outgoing.append(rpc.simple("abort", f"~abort-{mark}"))
-        session.resting = False
+        session.quiescent = False
 
     def _restart_due(self) -> None:
         for lieutenant in Lieutenant.objects.here().due_for_restart(timezone.now()):
@@ -315,8 +317,8 @@ class Watch:
             reason = f"idle for {lieutenant.idle_limit_minutes} minutes"
             self._move(lieutenant, Status.PAUSED, reason)
 
-    def _bring_back_stranded(self) -> None:
-        for lieutenant in runtime.stranded():
+    def _restart_orphaned(self) -> None:
+        for lieutenant in runtime.orphaned():
             self._move(lieutenant, Status.STARTING, "it had no process; started again")
 
     def _move(self, lieutenant: Lieutenant, to: Status, reason: str) -> None:

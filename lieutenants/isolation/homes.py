@@ -19,7 +19,7 @@ from lieutenants.exceptions import AgentMisconfigured
 # Files of the agent's configuration with keys of model providers.
 CREDENTIALS = ("auth.json", "models.json")
 # Comments and trailing commas, which the agent accepts; strings, to skip their contents.
-_NO_JSON = re.compile(r'"(?:\\.|[^"\\])*"|//[^\n]*|/\*.*?\*/|,(?=\s*[}\]])', re.DOTALL)
+_JSON_EXTENSIONS = re.compile(r'"(?:\\.|[^"\\])*"|//[^\n]*|/\*.*?\*/|,(?=\s*[}\]])', re.DOTALL)
 _GIT_CONFIG = """\
 [user]
 \tname = {name}
@@ -91,7 +91,7 @@ def check_config() -> None:
     for name in (*CREDENTIALS, "settings.json"):
         path = settings.AGENT_CONFIG_DIR / name
         try:
-            json.loads(_NO_JSON.sub(_keep_strings, path.read_text(encoding="utf-8-sig")))
+            json.loads(_JSON_EXTENSIONS.sub(_keep_strings, path.read_text(encoding="utf-8-sig")))
         except FileNotFoundError:
             continue
         except (OSError, ValueError) as error:
@@ -112,7 +112,7 @@ def prepare(home: Home, *, name: str, prompt: str, owner: int | None, shared: bo
     home.root.mkdir(mode=0o700, exist_ok=True)
     home.runs.mkdir(mode=0o700, exist_ok=True)
     if shared:
-        _open_the_way(home)
+        _allow_traversal(home)
     else:
         home.root.chmod(0o711 if owner is not None else 0o700)
     for folder in (home.workspace, home.session, home.user):
@@ -209,7 +209,7 @@ def _move_old_session(home: Home) -> None:
             old.rename(home.session / old.name)
 
 
-def _open_the_way(home: Home) -> None:
+def _allow_traversal(home: Home) -> None:
     """Let other users traverse the data folder without listing it."""
     for entry in settings.DATA_DIR.iterdir():
         if entry not in (settings.LIEUTENANTS_DIR, settings.AGENT_INSTALL_DIR):

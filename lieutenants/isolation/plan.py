@@ -137,7 +137,7 @@ def _as_user(needs: Needs) -> Plan | None:
         return None
     uid = owner if shares else users.uid_of(needs.home)
     groups = _groups(needs)
-    if needs.folder != needs.home.workspace and not _may_write(needs.folder, uid, groups):
+    if needs.folder != needs.home.workspace and not _can_write(needs.folder, uid, groups):
         return None
     rules: dict[str, Any] = {"mode": "user", "uid": uid, "gid": uid, "groups": groups}
     rules["own_user"] = not shares
@@ -172,7 +172,7 @@ def _groups(needs: Needs) -> list[int]:
     return sorted(found)
 
 
-def _may(path: Path, uid: int, groups: Iterable[int], bits: int) -> bool:
+def _mode_allows(path: Path, uid: int, groups: Iterable[int], bits: int) -> bool:
     """Return whether the mode of `path` allows this user `bits` (4 read, 2 write, 1 enter)."""
     facts = path.stat()
     if facts.st_uid == uid:
@@ -184,14 +184,14 @@ def _may(path: Path, uid: int, groups: Iterable[int], bits: int) -> bool:
     return mine & bits == bits
 
 
-def _may_write(folder: Path, uid: int, groups: Iterable[int]) -> bool:
-    return _may(folder, uid, groups, 7)
+def _can_write(folder: Path, uid: int, groups: Iterable[int]) -> bool:
+    return _mode_allows(folder, uid, groups, 7)
 
 
 def _closed_parent(path: Path, uid: int, groups: Iterable[int]) -> Path | None:
     """Return the topmost folder above `path` that this user cannot enter."""
     for parent in reversed(path.parents):
-        if not _may(parent, uid, groups, 1):
+        if not _mode_allows(parent, uid, groups, 1):
             return parent
     return None
 
@@ -402,7 +402,7 @@ def _path(needs: Needs, uid: int, groups: Sequence[int]) -> str:
     kept = []
     for name in os.environ.get("PATH", os.defpath).split(os.pathsep):
         folder = Path(name)
-        if folder.is_dir() and _may(folder, uid, groups, 1):
+        if folder.is_dir() and _mode_allows(folder, uid, groups, 1):
             closed = _closed_parent(folder, uid, groups)
             if closed is None or any(folder.is_relative_to(path) for path in needs.all):
                 kept.append(name)

@@ -39,7 +39,7 @@ def uid_of(home: Home) -> int:
     known = home.workspace.stat(follow_symlinks=False).st_uid
     if is_system_user(known):
         return known
-    with _alone():
+    with _exclusive():
         _reclaim()
         uid = _free_uid(home)
         give_tree(home.workspace, uid)
@@ -83,7 +83,7 @@ def _owners_of_processes() -> Iterator[int]:
 
 
 @contextmanager
-def _alone() -> Iterator[None]:
+def _exclusive() -> Iterator[None]:
     """Let only one start at a time pick an id."""
     with locks.held(settings.LIEUTENANTS_DIR / ".users.lock"):
         yield

@@ -28,10 +28,10 @@ from lieutenants.transports.base import Handle, Launch
 _KEEPER = str(Path(keeper.__file__).resolve())
 _START_SECONDS = 30
 _ANSWER_SECONDS = 5.0
-_FAREWELL_SECONDS = 3
+_FINAL_COMMAND_SECONDS = 3
 _GRACE_SECONDS = 3
 # How often and how long to wait for a keeper that is about to end, or to write its handle.
-_LOOKS, _LOOK_SECONDS = 20, 0.1
+_MAX_ATTEMPTS, _ATTEMPT_SECONDS = 20, 0.1
 
 _KEEP_SIZE, _PUNCH_HOLE = 1, 2
 _CANNOT_PUNCH = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EPERM)
@@ -67,7 +67,7 @@ class LocalTransport:
 
     def send(self, directory: str, commands: Sequence[Outgoing]) -> None:
         """Send all commands over one connection, each after the reply to the previous one."""
-        with _connected(directory) as ask:
+        with _request_channel(directory) as ask:
             for command in commands:
                 answer = ask({"op": "send", "id": command.id, "line": command.line})
                 if not answer.get("ok"):
@@ -146,7 +146,7 @@ class LocalTransport:
         folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             # A keeper that has just refused its start holds the lock for a moment.
-            for _ in range(_LOOKS):
+            for _ in range(_MAX_ATTEMPTS):
                 if _is_locked(folder):
                     note = Path(directory, "keeper.json")
                     if not note.exists():
@@ -154,7 +154,7 @@ class LocalTransport:
                     return None
                 if handle := self.find(directory):
                     return handle
-                time.sleep(_LOOK_SECONDS)
+                time.sleep(_ATTEMPT_SECONDS)
         finally:
             os.close(folder)
         raise TransportError("A supervisor is still starting there")
@@ -189,9 +189,9 @@ class LocalTransport:
             "op": "stop",
             "grace": _GRACE_SECONDS,
             "farewell": final_command.line if final_command else None,
-            "farewell_wait": _FAREWELL_SECONDS,
+            "farewell_wait": _FINAL_COMMAND_SECONDS,
         }
-        with _connected(directory) as ask:
+        with _request_channel(directory) as ask:
             ask(request)
 
     def clean(self, directory: str) -> None:
@@ -282,7 +282,7 @@ def _is_deserted(directory: str) -> bool:
 
 
 @contextlib.contextmanager
-def _connected(directory: str) -> Iterator[Any]:
+def _request_channel(directory: str) -> Iterator[Any]:
     """Yield a function that sends the keeper one request.
 
     Its socket's path may be too long for connect().

@@ -39,7 +39,7 @@ def mode(settings: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.fixture
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ending, "PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(ending, "FIRST_RESTART_DELAY", 0.05)
 
 
 def test_an_exit_in_mid_answer_is_told_with_its_last_words(fleet: Fleet) -> None:
@@ -133,7 +133,7 @@ def test_pauses_grow_and_after_five_tries_it_stays_dead(
 def test_the_pause_before_a_restart_doubles(
     fleet: Fleet, mode: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ending, "PAUSE_SECONDS", 1000.0)
+    monkeypatch.setattr(ending, "FIRST_RESTART_DELAY", 1000.0)
     mode("exit:7")
     fleet.create("ada", ready=False, restartPolicy="on-failure")
 

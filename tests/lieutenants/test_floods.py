@@ -66,7 +66,7 @@ def test_rows_of_one_cause_are_bounded_and_the_rest_is_counted(
     for _ in range(20):
         played.play(*[event(kind, **fields) for _ in range(100)])
         played.session = played.reopened()
-    played.session.say_left_out(timezone.now() + MINUTE)
+    played.session.report_omitted(timezone.now() + MINUTE)
     played.session.ledger.write()
 
     rows = list(Entry.objects.order_by("id")[before:])

@@ -185,7 +185,7 @@ def test_a_pass_that_fails_before_its_commit_is_done_again(
     for name in ("ada", "bea"):
         fleet.create(name)
     monkeypatch.setattr("lieutenants.follower.save_progress", save_or_fail)
-    monkeypatch.setattr(follower, "AGAIN_SECONDS", 0.05)
+    monkeypatch.setattr(follower, "RETRY_SECONDS", 0.05)
     for name in ("ada", "bea"):
         fleet.send(name, "TOKENS 400 200")
     for name in ("ada", "bea"):
@@ -206,8 +206,8 @@ def test_a_session_that_cannot_be_followed_stops_no_other(
         really_apply(session, *what)
 
     broken = True
-    monkeypatch.setattr(follower, "AGAIN_SECONDS", 0.05)
-    monkeypatch.setattr(follower, "ASIDE_SECONDS", 1.0)
+    monkeypatch.setattr(follower, "RETRY_SECONDS", 0.05)
+    monkeypatch.setattr(follower, "SKIP_SECONDS", 1.0)
     monkeypatch.setattr(Session, "apply", apply)
     fleet.create("bad", ready=False)
     fleet.create("good")
@@ -242,7 +242,7 @@ def without_lock(second: Follower) -> None:
 def test_two_followers_at_once_write_each_record_once(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(follower, "AGAIN_SECONDS", 0.05)
+    monkeypatch.setattr(follower, "RETRY_SECONDS", 0.05)
     # Nothing keeps them apart but the rows.
     monkeypatch.setattr("lieutenants.hosts.lock.one_folder", lambda _stopping: nullcontext(True))
     monkeypatch.setattr("lieutenants.hosts.services.sign", lambda _follower: None)
@@ -323,7 +323,7 @@ def test_trouble_with_lock_or_database_ends_no_follower(
     def resign(_follower: str) -> None:
         raise ValueError("the test breaks what is done last")
 
-    monkeypatch.setattr(follower, "AGAIN_SECONDS", 0.05)
+    monkeypatch.setattr(follower, "RETRY_SECONDS", 0.05)
     monkeypatch.setattr("lieutenants.watch.Watch.sign", other_follower)
     monkeypatch.setattr("lieutenants.hosts.services.note_rival", full_database)
     monkeypatch.setattr("lieutenants.hosts.services.resign", resign)

@@ -60,7 +60,7 @@ def during_the_check(monkeypatch: pytest.MonkeyPatch, **fields: Any) -> None:
 def test_a_slow_preparation_leaves_the_keeper_its_whole_time(
     transport: NoKeeper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    during_the_check(monkeypatch, started_at=timezone.now() - 2 * watch.LOST_START)
+    during_the_check(monkeypatch, started_at=timezone.now() - 2 * watch.LOST_START_AFTER)
 
     runtime.launch(starting())
 

@@ -176,12 +176,12 @@ def test_it_is_said_when_that_is_too_late(
 
 def test_what_is_on_its_way_to_the_agent_is_not_withdrawn(api: Api, told: Told) -> None:
     one = message(told, state=MessageState.QUEUED, taken_up_at=None)
-    assert delivery.pass_on(one.pk)
+    assert delivery.mark_sending(one.pk)
     assert api.delete(f"{PATH}/ada/messages/{one.pk}").status_code == 409
     # The agent ended before it had it, so that it waits again.
     delivery.requeue(told.lieutenant)
     assert api.delete(f"{PATH}/ada/messages/{one.pk}").status_code == 200
-    assert not delivery.pass_on(one.pk)
+    assert not delivery.mark_sending(one.pk)
 
 
 @pytest.mark.parametrize(("reached", "status"), [(False, 200), (True, 409)])
@@ -205,7 +205,7 @@ def test_one_for_which_no_connection_came_about_is_withdrawn(
         for moment in (0.0, 10.0):
             outbox.send(sessions, moment)
             assert api.delete(f"{PATH}/ada/messages/{one.pk}").status_code == 409
-            until(lambda: not outbox._boxes[session.process.pk].sending)
+            until(lambda: not outbox._mailboxes[session.process.pk].sending)
             outbox.send(sessions, moment + 1.0)
     finally:
         outbox.close()

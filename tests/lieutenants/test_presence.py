@@ -100,7 +100,7 @@ def test_pause_and_resume_show_and_bring_a_new_token(api: Api, fleet: Fleet) -> 
 
 def test_its_host_beats_for_it(api: Api, fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = [fleet.create(name)["id"] for name in ("alpha", "beta")]
-    monkeypatch.setattr(muster, "EVERY_SECONDS", 0.5)
+    monkeypatch.setattr(muster, "INTERVAL_SECONDS", 0.5)
     old(*ids)
     soon = clock.now() - timedelta(minutes=1)
     until(lambda: VM.objects.filter(pk__in=ids, last_seen__gt=soon).count() == 2)

@@ -109,7 +109,7 @@ def test_a_removed_socket_is_bound_anew(fleet: Fleet) -> None:
 def test_a_supervisor_that_does_not_answer_is_said_and_a_restart_ends_it(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runtime, "INSIST_SECONDS", 1.0)
+    monkeypatch.setattr(runtime, "END_AGENT_SECONDS", 1.0)
     fleet.create("ada")
     process = fleet.process("ada")
     Path(process.directory).rename(_elsewhere(process))
@@ -140,7 +140,7 @@ def test_a_suspended_supervisor_is_said_until_it_goes_on(fleet: Fleet) -> None:
 def test_a_working_one_out_of_reach_is_given_up_at_its_limit(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runtime, "INSIST_SECONDS", 1.0)
+    monkeypatch.setattr(runtime, "END_AGENT_SECONDS", 1.0)
     fleet.create("ada", stallLimitSeconds=5)
     process = fleet.process("ada")
     Path(process.directory).rename(_elsewhere(process))
@@ -213,7 +213,7 @@ def test_a_start_that_nobody_answered_for_is_settled(fleet: Fleet) -> None:
     Process.objects.filter(pk=process.pk).update(handle={}, started_at=timezone.now())
     process.refresh_from_db()
     with contextlib.suppress(AssertionError):
-        runtime.settle_lost_start(process, "its answer was lost")
+        runtime.resolve_lost_start(process, "its answer was lost")
     process.refresh_from_db()
     assert process.ended_at is None
     assert process.handle["agent_pid"]

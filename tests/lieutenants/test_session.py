@@ -13,7 +13,7 @@ from django.db import transaction
 
 from lieutenants.ledger import Ledger, open_text, save_progress
 from lieutenants.models import Answer, Chunk, Entry, Lieutenant, Message, Process, Usage
-from lieutenants.session import BARRIER, Session
+from lieutenants.session import STATE_QUERY, Session
 from lieutenants.states import MessageState, Mode, Outcome, Status
 
 pytestmark = pytest.mark.django_db
@@ -70,7 +70,7 @@ class Played:
         with transaction.atomic():
             self.session.apply(copy.deepcopy(list(records)), ledger, self.clock)
             self.session.process.offset += len(records)
-            self.session.rest_if_settled(self.clock)
+            self.session.idle_if_settled(self.clock)
             ledger.write()
             self.session.remember()
             save_progress([self.session])
@@ -251,7 +251,7 @@ def test_an_agent_without_a_settled_word_is_asked(played: Played) -> None:
     played.play(event("agent_start"), assistant("a"), event("agent_end"))
     (question,) = played.session.outgoing
     assert question.line["type"] == "get_state"
-    assert question.id.startswith(BARRIER)
+    assert question.id.startswith(STATE_QUERY)
     idle = {"isStreaming": False, "pendingMessageCount": 0}
     played.play(response(question.id, "get_state", data={**idle, "isStreaming": True}))
     assert played.row().status == Status.WORKING

@@ -149,8 +149,8 @@ def test_the_series_ends_when_a_new_session_is_begun(
 def test_a_series_is_counted_after_going_back(played: Played) -> None:
     run(played, "hello", assistant("hi"))
     Lieutenant.objects.update(rewind_to=Entry.objects.get(kind="user").pk)
-    rewinding.look(played.session, played.row(), 0.0)
-    rewinding.look(played.session, played.row(), 11.0)
+    rewinding.advance(played.session, played.row(), 0.0)
+    rewinding.advance(played.session, played.row(), 11.0)
     question = played.session.outgoing[-1]
     played.play(response(question.id, "get_state", data={"sessionFile": "/s/forked.jsonl"}))
     assert played.row().session_name == "forked.jsonl"
@@ -188,8 +188,8 @@ def test_a_trouble_is_shown_again_when_its_supervisor_answers(
 
     def look(follower: watch.Watch, clock: float) -> str:
         row = Process.objects.select_related("lieutenant").get(pk=played.process_id)
-        follower._look_at(played.session, row, clock)
-        follower._say_reach()
+        follower._check_session(played.session, row, clock)
+        follower._save_reach()
         return played.row().trouble
 
     follower = watch.Watch({})
@@ -515,7 +515,7 @@ def test_a_long_message_is_found_by_its_place(played: Played) -> None:
     # What the transcript has of it is cut.
     Entry.objects.filter(pk=entry.pk).update(text="x" * 1000 + " …")
     Lieutenant.objects.update(rewind_to=entry.pk)
-    rewinding.look(played.session, played.row(), 0.0)
+    rewinding.advance(played.session, played.row(), 0.0)
     (question,) = played.session.outgoing
     listed = [{"entryId": "a", "text": "hello"}, {"entryId": "b", "text": "x" * 5000}]
     played.play(response(question.id, "get_fork_messages", data={"messages": listed}))
@@ -538,7 +538,7 @@ def test_what_stands_against_going_back_is_told(
 ) -> None:
     run(played, "hello", assistant("hi"))
     Lieutenant.objects.update(rewind_to=Entry.objects.get(kind="user").pk)
-    rewinding.look(played.session, played.row(), 0.0)
+    rewinding.advance(played.session, played.row(), 0.0)
     (question,) = played.session.outgoing
     played.play(response(question.id, "get_fork_messages", **answer))
 
@@ -550,8 +550,8 @@ def test_what_stands_against_going_back_is_told(
 def test_a_lost_answer_is_made_up_for_by_the_session_that_goes_on(played: Played) -> None:
     run(played, "hello", assistant("hi"))
     Lieutenant.objects.update(rewind_to=Entry.objects.get(kind="user").pk)
-    rewinding.look(played.session, played.row(), 0.0)
-    rewinding.look(played.session, played.row(), 11.0)
+    rewinding.advance(played.session, played.row(), 0.0)
+    rewinding.advance(played.session, played.row(), 11.0)
     question = played.session.outgoing[-1]
     assert question.line["type"] == "get_state"
     assert played.session.waiting_for() == "the agent to go back to before a message"
@@ -565,8 +565,8 @@ def test_a_lost_answer_is_made_up_for_by_the_session_that_goes_on(played: Played
 def test_only_a_plain_file_name_becomes_the_session(played: Played, name: str) -> None:
     run(played, "hello", assistant("hi"))
     Lieutenant.objects.update(rewind_to=Entry.objects.get(kind="user").pk)
-    rewinding.look(played.session, played.row(), 0.0)
-    rewinding.look(played.session, played.row(), 11.0)
+    rewinding.advance(played.session, played.row(), 0.0)
+    rewinding.advance(played.session, played.row(), 11.0)
     question = played.session.outgoing[-1]
     played.play(response(question.id, "get_state", data={"sessionFile": name}))
 

@@ -13,7 +13,7 @@ from lieutenants.isolation.homes import home_of
 from lieutenants.models import AgentModels, Entry, Message
 from lieutenants.rules import conditions
 from lieutenants.rules.models import Action, Event, Rule
-from lieutenants.session_files import BEGAN_ANEW
+from lieutenants.session_files import NEW_SESSION_NOTE
 from lieutenants.states import MessageState
 from reef_site import auth
 from reef_site.common import clock
@@ -210,7 +210,7 @@ def test_a_session_file_that_is_lost_stops_the_start(fleet: Fleet, kind: str) ->
     fleet.wait("ada", "idle")
     assert fleet.ask("ada", "RECALL") == "recall: "
     assert "sessionProblem" not in fleet.get("ada")
-    assert BEGAN_ANEW in fleet.texts("ada", "notice")
+    assert NEW_SESSION_NOTE in fleet.texts("ada", "notice")
     assert (file.read_bytes() if file.exists() else None) == before
 
 
