@@ -37,12 +37,12 @@ class ClockMonitor:
 
     def __init__(self) -> None:
         self._jumps = clock.JumpDetector()
-        self._first = True
+        self._is_first_check = True
 
-    def look(self, sessions: Iterable[Session]) -> None:
+    def check(self, sessions: Iterable[Session]) -> None:
         """Shift this host's timestamps if the clock was set since the last call."""
-        if self._first:
-            self._first = False
+        if self._is_first_check:
+            self._is_first_check = False
             _clamp_future()
         if jump := self._jumps.look():
             direction = "forward" if jump > 0 else "back"

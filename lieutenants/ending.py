@@ -64,7 +64,7 @@ def end_lost(session: Session, *, while_away: bool = False) -> None:
         _fail(session, process.end_reason, restart_at=None)
         return
     restarts = 0 if _was_healthy(session) else lieutenant.restarts + 1
-    session.shift(
+    session.move_if(
         Status.STARTING, "its process vanished; started again", set(RUNNING), restarts=restarts
     )
 
@@ -127,7 +127,7 @@ def _finish(session: Session, at: datetime, *, report: bool) -> None:
 
 def _after_stop(session: Session) -> None:
     """Start the lieutenant again if its row wants it to run although a stop was requested."""
-    session.shift(
+    session.move_if(
         Status.STARTING, "its agent was stopped; started again", {Status.IDLE, Status.WORKING}
     )
 
@@ -152,7 +152,7 @@ def _fail(session: Session, reason: str, **fields: Any) -> None:
         reason += f"\nIt is started again: try {fields['restarts']} of {MOST_RESTARTS}."
     elif fields.get("restarts", 0) >= MOST_RESTARTS:
         reason += f"\nIt was started again {MOST_RESTARTS} times; it is given up."
-    session.shift(Status.ERROR, reason, set(RUNNING), error=reason, **fields)
+    session.move_if(Status.ERROR, reason, set(RUNNING), error=reason, **fields)
 
 
 def _was_healthy(session: Session) -> bool:

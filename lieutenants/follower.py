@@ -30,7 +30,7 @@ from lieutenants.models import Process
 from lieutenants.outbox import Outbox
 from lieutenants.session import Session
 from lieutenants.transports import get_transport
-from lieutenants.watch import Watch
+from lieutenants.watch import Watchdog
 from reef_site.common import events, locks
 
 logger = logging.getLogger(__name__)
@@ -53,13 +53,13 @@ class Follower:
     def __init__(self) -> None:
         self.sessions: dict[str, Session] = {}
         self.outbox = Outbox()
-        self.watch = Watch(self.sessions)
+        self.watchdog = Watchdog(self.sessions)
         self.clock = ClockMonitor()
         self.stopping = threading.Event()
-        self._bell = threading.Event()
+        self._wakeup = threading.Event()
         self._refreshed_at = -REFRESH_SECONDS
         self._idle_read_at = 0.0
-        self._first = 0
+        self._first_index = 0
         # After a failure each session gets its own transaction for one pass, to find the culprit.
         self._isolate_sessions = False
         self._skipped_until: dict[str, float] = {}
@@ -98,7 +98,7 @@ class Follower:
 
     def _start_listening(self) -> None:
         if self._listener is None or not self._listener.is_alive():
-            self._listener = threading.Thread(target=self._listen, name="reef-bell", daemon=True)
+            self._listener = threading.Thread(target=self._listen, name="reef-wakeup", daemon=True)
             self._listener.start()
 
     def _follow_while_locked(self) -> None:
@@ -106,7 +106,7 @@ class Follower:
         logger.info("following the sessions of %s", settings.HOST)
         while not self.stopping.is_set() and self._keeps_lock():
             try:
-                self._bell.wait(self._run_once())
+                self._wakeup.wait(self._run_once())
             except ProgressLost as error:
                 logger.warning("%s; starting over from the rows", error)
                 self._start_over()
@@ -170,22 +170,22 @@ class Follower:
 
     def _resign(self) -> None:
         try:
-            hosts.resign(self.watch.follower_id)
+            hosts.resign(self.watchdog.follower_id)
         except DatabaseError as error:
             logger.info("cannot resign: %s", type(error).__name__)
 
     def stop(self) -> None:
         """Ask the loop to end after the current pass."""
         self.stopping.set()
-        self._bell.set()
+        self._wakeup.set()
 
     # -- one turn ---------------------------------------------------------------------------
 
     def _run_once(self) -> float:
         """Run one iteration and return how many seconds to wait for an event."""
         began = time.monotonic()
-        was_notified = self._bell.is_set()
-        self._bell.clear()
+        was_notified = self._wakeup.is_set()
+        self._wakeup.clear()
         if was_notified or began - self._refreshed_at >= REFRESH_SECONDS:
             self.refresh()
             self._refreshed_at = began
@@ -199,8 +199,8 @@ class Follower:
     def refresh(self) -> None:
         """Open sessions of new processes, drop ended ones, and run the time-based checks."""
         now = time.monotonic()
-        self.watch.sign(now)
-        self.clock.look(self.sessions.values())
+        self.watchdog.record_heartbeat(now)
+        self.clock.check(self.sessions.values())
         live = Process.objects.live().here().select_related("lieutenant")
         rows = {process.pk: process for process in live}
         for pk in self.sessions.keys() - rows.keys():
@@ -219,8 +219,8 @@ class Follower:
                 session.last_record_at = session.opened_at = now
                 session.was_ready = process.ready_at is not None
                 self.sessions[pk] = session
-        self.watch.look(rows, now)
-        self.outbox.look(self.sessions)
+        self.watchdog.run_checks(rows, now)
+        self.outbox.refresh(self.sessions)
 
     def follow(self, clock: float) -> bool:
         """Run one pass over the journals; return whether there was anything to write."""
@@ -242,14 +242,14 @@ class Follower:
             if revs:
                 events.publish_transcripts(revs)
         if any(each.process.ready_at for each in starting):
-            self._bell.set()  # a start slot is free now
+            self._wakeup.set()  # a start slot is free now
         for session in [each for each in affected if each.ended]:
             self.sessions.pop(session.process.pk, None)
-            self.watch.after_end(session)
+            self.watchdog.after_end(session)
         for session in due:
-            self.outbox.post(session)
+            self.outbox.collect(session)
         for session, _, _ in news:
-            _shorten(session)
+            _release_space(session)
         return bool(news)
 
     def _follow_one_by_one(self, due: list[Session], clock: float) -> bool:
@@ -270,14 +270,14 @@ class Follower:
     def _read(self, due: list[Session]) -> Iterator[tuple[Session, list[list[object]], int]]:
         """Yield session, new records and their size; the rotating start prevents starvation."""
         left = PASS_BYTES
-        self._first = (self._first + 1) % max(1, len(due))
-        for session in due[self._first :] + due[: self._first]:
+        self._first_index = (self._first_index + 1) % max(1, len(due))
+        for session in due[self._first_index :] + due[: self._first_index]:
             process = session.process
             try:
                 data = get_transport(process.transport).read(
                     process.directory, process.offset, min(SESSION_BYTES, left)
                 )
-                gap = _gap(session) if data.startswith(b"\0") else None
+                gap = _missing_part(session) if data.startswith(b"\0") else None
             except TransportError as error:
                 logger.warning("cannot read the journal of %s: %s", process, error)
                 continue
@@ -311,7 +311,7 @@ class Follower:
         clock: float,
     ) -> dict[str, int]:
         """Apply and write everything in one transaction; return the transcripts that changed."""
-        before = {id(session): _progress(session) for session in affected}
+        before = {id(session): _progress_values(session) for session in affected}
         ledger = Ledger()
         with transaction.atomic():
             for session, records, size in news:
@@ -322,8 +322,8 @@ class Follower:
                 session.idle_if_settled(clock)
             ledger.write()
             for session in affected:
-                session.remember()
-            changed = [each for each in affected if _progress(each) != before[id(each)]]
+                session.store_state()
+            changed = [each for each in affected if _progress_values(each) != before[id(each)]]
             save_progress(changed)
         return {each.lieutenant.pk: each.lieutenant.rev for each in changed}
 
@@ -347,11 +347,11 @@ class Follower:
             try:
                 with events.subscription() as subscription:
                     subscription.subscribe(events.BELL)
-                    self._bell.set()
+                    self._wakeup.set()
                     complained = False
                     while not self.stopping.is_set():
                         if subscription.get_message(timeout=1.0):
-                            self._bell.set()
+                            self._wakeup.set()
             except (redis.RedisError, OSError, ValueError, TypeError, AttributeError) as error:
                 # The last two: redis-py uses a socket that it has closed itself.
                 if not complained:
@@ -360,7 +360,7 @@ class Follower:
                 self.stopping.wait(1.0)
 
 
-def _gap(session: Session) -> tuple[list[list[object]], int]:
+def _missing_part(session: Session) -> tuple[list[list[object]], int]:
     """Skip a missing part of the journal. The database is then older than the journal."""
     process = session.process
     end = get_transport(process.transport).skip_gap(process.directory, process.offset)
@@ -369,7 +369,7 @@ def _gap(session: Session) -> tuple[list[list[object]], int]:
     return [["gap", 0, size]], size
 
 
-def _shorten(session: Session) -> None:
+def _release_space(session: Session) -> None:
     """Release the disk space of journal records that were committed long ago.
 
     Some of it is kept for a database that was restored from a backup, or that lost its last commits
@@ -386,7 +386,7 @@ def _shorten(session: Session) -> None:
         logger.warning("%s: %s", process, error)
 
 
-def _progress(session: Session) -> tuple[object, ...]:
+def _progress_values(session: Session) -> tuple[object, ...]:
     """Return the values that `save_progress` writes, to detect changes."""
     row, lieutenant = session.process, session.lieutenant
     facts = (lieutenant.rev, lieutenant.waiting_for, lieutenant.waiting_since)

@@ -55,7 +55,7 @@ class Outbox:
         """Shut the pool down. Messages that were not sent stay queued in their rows."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def look(self, sessions: Mapping[str, Session]) -> None:
+    def refresh(self, sessions: Mapping[str, Session]) -> None:
         """Find the lieutenants with queued messages, in one query."""
         here = {"lieutenant__data_folder": settings.DATA_FOLDER_ID}
         queued = Message.objects.filter(state=MessageState.QUEUED, **here)
@@ -66,7 +66,7 @@ class Outbox:
         for gone in self._mailboxes.keys() - sessions.keys():
             del self._mailboxes[gone]
 
-    def post(self, session: Session) -> None:
+    def collect(self, session: Session) -> None:
         """Take over the session's outgoing commands."""
         if session.outgoing:
             mailbox = self._mailboxes.setdefault(session.process.pk, _Mailbox())

@@ -208,7 +208,7 @@ class Session(Transcript):
         if self.memory.flood_buckets and records:
             self.report_omitted(timezone.now())
 
-    def remember(self) -> None:
+    def store_state(self) -> None:
         """Copy the state to the columns that the pass saves. New rows must have their ids."""
         self.memory.answer = self.answer.pk if self.answer else None
         self.memory.message = self.message_id
@@ -300,7 +300,7 @@ class Session(Transcript):
         memory.running, memory.settled, memory.ran = True, False, False
         memory.retrying, memory.patience = False, SETTLED_TIMEOUT
         memory.stop_reason, memory.failure = "", ""
-        self.shift(Status.WORKING, "the agent began to work", {Status.IDLE})
+        self.move_if(Status.WORKING, "the agent began to work", {Status.IDLE})
 
     def _agent_end(self, event: Event, at: datetime) -> None:
         memory = self.memory
@@ -505,7 +505,7 @@ class Session(Transcript):
         if self.memory.stop_reason == "aborted":
             delivery.withdraw_unstarted(self.lieutenant, at)
         reason = "its agent rests on messages that it accepted; started again"
-        if self.shift(Status.STARTING, reason, {Status.IDLE, Status.WORKING}):
+        if self.move_if(Status.STARTING, reason, {Status.IDLE, Status.WORKING}):
             self.process.stop_asked_at = at
             self.process.save(update_fields=["stop_asked_at"])
 
@@ -524,7 +524,7 @@ class Session(Transcript):
         self.memory.notes = []
         waiting = Message.objects.undecided().filter(lieutenant=self.lieutenant).exists()
         to = Status.WORKING if waiting else Status.IDLE
-        self.shift(to, "the agent is ready", {Status.STARTING})
+        self.move_if(to, "the agent is ready", {Status.STARTING})
 
     # -- coming to rest -------------------------------------------------------------------
 
@@ -561,7 +561,7 @@ class Session(Transcript):
         if states:
             commands.finish(self, now)
             delivery.mark_all_begun(self.lieutenant, now)
-        self.shift(Status.IDLE, memory.idle_reason(), {Status.WORKING})
+        self.move_if(Status.IDLE, memory.idle_reason(), {Status.WORKING})
         self.quiescent = True
 
     def _query_state(self, clock: float) -> None:
@@ -581,7 +581,7 @@ class Session(Transcript):
             self.state_queried_at = None
             self.memory.settled = self.memory.confirmed = True
 
-    def shift(self, to: Status, reason: str, when: set[Status], **fields: Any) -> bool:
+    def move_if(self, to: Status, reason: str, when: set[Status], **fields: Any) -> bool:
         """Move the lieutenant if its status is one of `when`; return whether it was moved."""
         # Each run checks twice, mostly in vain, and a QuerySet takes many times as long as its
         # query.

@@ -54,11 +54,11 @@ NEW_SESSION_NOTE = (
 def check(lieutenant: Lieutenant, path: Path) -> list[str]:
     """Return notices about the file for the transcript. Raises SessionDamaged, OSError."""
     try:
-        found = look(path)
+        found = read_session_file(path)
     except FileNotFoundError:
         found = None
     if found is None or (not found.lines and not found.torn):
-        if _had_answers(lieutenant):
+        if _has_answers(lieutenant):
             what = "is missing" if found is None else "is empty"
             raise SessionDamaged(f"Its session file {path} {what}. {REMEDY}")
         return [] if lieutenant.session_since is None else [NEW_SESSION_NOTE]
@@ -67,10 +67,10 @@ def check(lieutenant: Lieutenant, path: Path) -> list[str]:
             f"Its session file {path} is damaged: it does not begin with a session's header. "
             f"{REMEDY}"
         )
-    return _losses(path, found)
+    return _describe_losses(path, found)
 
 
-def look(path: Path) -> FileReport:
+def read_session_file(path: Path) -> FileReport:
     """Read a session file line by line. Raises OSError, SessionDamaged."""
     # The folder belongs to the agent, which may have created a link or a pipe.
     file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -150,17 +150,18 @@ def _entry(line: bytes) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def _losses(path: Path, found: FileReport) -> list[str]:
+def _describe_losses(path: Path, found: FileReport) -> list[str]:
     notices = []
     if found.unreadable:
-        text = f"{path.name}: {_listed(found.unreadable)} of {found.lines} cannot be read."
+        text = f"{path.name}: {_line_list(found.unreadable)} of {found.lines} cannot be read."
         if found.orphans:
             text += " The agent has lost what was said before that point."
         notices.append(f"Its session file is damaged. {text} The file stays as it is.")
     elif found.orphans:
         notices.append(
-            f"Its session file is damaged. {path.name}: {_listed(found.orphans)} of {found.lines} "
-            "follows an entry that is not there. The agent has lost what was said before it."
+            f"Its session file is damaged. {path.name}: {_line_list(found.orphans)} of "
+            f"{found.lines} follows an entry that is not there. "
+            "The agent has lost what was said before it."
         )
     if found.torn:
         notices.append(
@@ -170,7 +171,7 @@ def _losses(path: Path, found: FileReport) -> list[str]:
     return notices
 
 
-def _listed(numbers: list[int]) -> str:
+def _line_list(numbers: list[int]) -> str:
     shown = ", ".join(map(str, numbers[:_MAX_LISTED_LINES]))
     more = (
         f" and {len(numbers) - _MAX_LISTED_LINES} more" if len(numbers) > _MAX_LISTED_LINES else ""
@@ -178,7 +179,7 @@ def _listed(numbers: list[int]) -> str:
     return f"line{'s' if len(numbers) > 1 else ''} {shown}{more}"
 
 
-def _had_answers(lieutenant: Lieutenant) -> bool:
+def _has_answers(lieutenant: Lieutenant) -> bool:
     """Return whether the agent must have written to its present session."""
     answers = lieutenant.answers.filter(outcome=Outcome.COMPLETED)
     if lieutenant.session_since is not None:

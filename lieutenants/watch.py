@@ -43,7 +43,7 @@ ABORT_SECONDS = 10.0
 MOVED_REASON = "its data folder was moved; started again there with what its session has"
 
 
-class Watch:
+class Watchdog:
     """Runs about once a second, and at each event."""
 
     def __init__(self, sessions: dict[str, Session]) -> None:
@@ -52,21 +52,21 @@ class Watch:
         self._heartbeat_at = -HEARTBEAT_SECONDS
         self._reconciled_at = -RECONCILE_SECONDS
         self._synced_at = -muster.INTERVAL_SECONDS
-        self._busy = threading.Lock()
+        self._settling = threading.Lock()
         self._aborted_at: dict[str, float] = {}
-        self._tools: dict[str, ToolClock] = {}
-        self._reach = Reachability()
-        self._troubled: list[Session] = []
+        self._tool_clocks: dict[str, ToolClock] = {}
+        self._reachability = Reachability()
+        self._changed_trouble: list[Session] = []
         self._hidden_trouble: dict[str, str] = {}
 
-    def sign(self, clock: float) -> None:
+    def record_heartbeat(self, clock: float) -> None:
         """Record now and then that this follower is alive. Raises NotTheFollower."""
         if clock - self._heartbeat_at >= HEARTBEAT_SECONDS:
             hosts.sign(self.follower_id)
             LifeSign.give(f"follower@{settings.HOST}")
             self._heartbeat_at = clock
 
-    def look(self, rows: Mapping[str, Process], clock: float) -> None:
+    def run_checks(self, rows: Mapping[str, Process], clock: float) -> None:
         """Run all checks. `rows` are this host's live processes, fresh from the database."""
         for pk, process in rows.items():
             session = self._sessions.get(pk)
@@ -75,7 +75,7 @@ class Watch:
                 strays.look_at(process)
                 continue
             self._check_session(session, process, clock)
-        self._save_reach()
+        self._save_reachability()
         self._restart_due()
         self._pause_idle()
         self._restart_orphaned()
@@ -84,7 +84,7 @@ class Watch:
             present = [row.lieutenant_id for row in rows.values() if self._is_running(row)]
             self._in_background(lambda: muster.muster(present))
         due = clock - self._reconciled_at >= RECONCILE_SECONDS
-        if due or (not self._busy.locked() and runtime.may_start_another()):
+        if due or (not self._settling.locked() and runtime.may_start_another()):
             self._reconciled_at = clock
             self._in_background(self._reconcile)
         if due:
@@ -103,9 +103,9 @@ class Watch:
     def after_end(self, session: Session) -> None:
         """Clean up after an ended process and start the next waiting lieutenant."""
         self._aborted_at.pop(session.process.pk, None)
-        self._reach.forget(session.process.pk)
+        self._reachability.forget(session.process.pk)
         self._hidden_trouble.pop(session.process.pk, None)
-        self._tools.pop(session.process.pk, None)
+        self._tool_clocks.pop(session.process.pk, None)
         transport = get_transport(session.process.transport)
         transport.clean(session.process.directory)
         events.publish_lieutenant(session.lieutenant.pk)
@@ -116,8 +116,8 @@ class Watch:
             is_first_check = clock - session.opened_at < FIRST_CHECK_SECONDS
             self._end_lost(session, while_away=session.was_ready and is_first_check)
             return
-        out_of_reach = self._reach.check(session, row, clock)
-        self._note_reach(session, clock)
+        out_of_reach = self._reachability.check(session, row, clock)
+        self._update_reachability(session, clock)
         session.process.stop_asked_at = row.stop_asked_at
         lieutenant = row.lieutenant
         if lieutenant.abort_asked_at:
@@ -152,7 +152,7 @@ class Watch:
             if not session.ended:
                 ending.end_lost(session, while_away=while_away)
             ledger.write()
-            session.remember()
+            session.store_state()
             save_progress([session])
         self._sessions.pop(process.pk, None)
         events.publish_transcripts({session.lieutenant.pk: session.lieutenant.rev})
@@ -171,7 +171,7 @@ class Watch:
         if handle:
             Process.objects.filter(pk=process.pk, handle={}).update(handle=handle)
             return
-        if now - process.started_at < LOST_START_AFTER or self._busy.locked():
+        if now - process.started_at < LOST_START_AFTER or self._settling.locked():
             return
         reason = process.end_reason
         if (now - process.started_at).total_seconds() > settings.START_SECONDS:
@@ -220,19 +220,19 @@ class Watch:
                 f"{what}; an abort did not help, so its process was ended.",
             )
 
-    def _note_reach(self, session: Session, clock: float) -> None:
+    def _update_reachability(self, session: Session, clock: float) -> None:
         """Set the trouble text while the keeper does not respond, and clear it afterwards."""
-        trouble = self._reach.trouble(session.process.pk, clock)
+        trouble = self._reachability.trouble(session.process.pk, clock)
         shown = session.lieutenant.trouble
         if trouble == shown or not (trouble or is_reachability_trouble(shown)):
             return
         logger.warning("%s: %s", session.lieutenant, trouble or "its supervisor answers again")
         if not is_reachability_trouble(shown):
             self._hidden_trouble[session.process.pk] = shown
-        session.lieutenant.trouble = trouble or self._trouble_before(session)
-        self._troubled.append(session)
+        session.lieutenant.trouble = trouble or self._restore_trouble(session)
+        self._changed_trouble.append(session)
 
-    def _trouble_before(self, session: Session) -> str:
+    def _restore_trouble(self, session: Session) -> str:
         """Return the trouble that was hidden while the keeper did not respond."""
         hidden = self._hidden_trouble.pop(session.process.pk, None)
         if hidden is not None:
@@ -241,22 +241,22 @@ class Watch:
         failure = session.memory.failure if session.memory.stop_reason == "error" else ""
         return failing.trouble(session.lieutenant) or failure
 
-    def _save_reach(self) -> None:
+    def _save_reachability(self) -> None:
         """Save the collected changes of all sessions in one transaction."""
-        noted = [session for session in self._troubled if not session.ended]
-        self._troubled.clear()
+        noted = [session for session in self._changed_trouble if not session.ended]
+        self._changed_trouble.clear()
         if not noted:
             return
         with transaction.atomic():
             for session in noted:
-                session.remember()
+                session.store_state()
             save_progress(noted)
         for session in noted:
             events.publish_lieutenant(session.lieutenant.pk)
 
     def _overlong_tool(self, session: Session, limit: int, clock: float) -> str:
         """Return a text about tool calls past their limit; empty if there are none."""
-        tools = self._tools.setdefault(session.process.pk, ToolClock())
+        tools = self._tool_clocks.setdefault(session.process.pk, ToolClock())
         running = [each for each in session.results.values() if each.pk is not None]
         tools.keep_only(each.pk for each in running)
         took = {each.pk: tools.seconds(each, clock) for each in running}
@@ -287,7 +287,7 @@ class Watch:
         with transaction.atomic():
             work()
             ledger.write()
-            session.remember()
+            session.store_state()
             save_progress([session])
         events.publish_transcripts({session.lieutenant.pk: session.lieutenant.rev})
 
@@ -335,7 +335,7 @@ class Watch:
 
         def run() -> None:
             try:
-                with self._busy:
+                with self._settling:
                     work()
             except Exception:
                 logger.exception("settling failed; the next reconcile tries again")

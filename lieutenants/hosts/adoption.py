@@ -160,7 +160,7 @@ def _abandon(process: Process, reason: str) -> None:
     session.apply([], ledger, session.last_record_at)
     ending.abandon(session, reason)
     ledger.write()
-    session.remember()
+    session.store_state()
     save_progress([session])
 
 

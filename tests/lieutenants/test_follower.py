@@ -324,7 +324,7 @@ def test_trouble_with_lock_or_database_ends_no_follower(
         raise ValueError("the test breaks what is done last")
 
     monkeypatch.setattr(follower, "RETRY_SECONDS", 0.05)
-    monkeypatch.setattr("lieutenants.watch.Watch.sign", other_follower)
+    monkeypatch.setattr("lieutenants.watch.Watchdog.record_heartbeat", other_follower)
     monkeypatch.setattr("lieutenants.hosts.services.note_rival", full_database)
     monkeypatch.setattr("lieutenants.hosts.services.resign", resign)
     settings.RUN_DIR = tmp_path / "run"

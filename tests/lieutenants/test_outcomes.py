@@ -200,7 +200,7 @@ def test_one_for_which_no_connection_came_about_is_withdrawn(
     session = Session.open(Process.objects.get())
     sessions = {session.process.pk: session}
     outbox = Outbox()
-    outbox.look(sessions)
+    outbox.refresh(sessions)
     try:
         for moment in (0.0, 10.0):
             outbox.send(sessions, moment)

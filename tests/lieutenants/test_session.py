@@ -72,7 +72,7 @@ class Played:
             self.session.process.offset += len(records)
             self.session.idle_if_settled(self.clock)
             ledger.write()
-            self.session.remember()
+            self.session.store_state()
             save_progress([self.session])
 
     def message(self, text: str, mode: Mode = Mode.PROMPT) -> str:

@@ -20,7 +20,7 @@ def test_a_huge_file_is_refused_with_the_remedy(tmp_path: Path) -> None:
         opened.truncate(1 << 40)
 
     with pytest.raises(SessionDamaged, match=r"too large: 1099511627776 bytes.*new session"):
-        session_files.look(file)
+        session_files.read_session_file(file)
 
 
 def test_a_file_of_too_many_lines_is_refused(
@@ -29,11 +29,11 @@ def test_a_file_of_too_many_lines_is_refused(
     monkeypatch.setattr(session_files, "MAX_LINES", 10)
     file = tmp_path / "session.jsonl"
     file.write_text(HEADER + "x\n" * 9)
-    assert session_files.look(file).lines == 10
+    assert session_files.read_session_file(file).lines == 10
     file.write_text(HEADER + "x\n" * 10)
 
     with pytest.raises(SessionDamaged, match="more than 10 lines"):
-        session_files.look(file)
+        session_files.read_session_file(file)
 
 
 def test_a_line_that_is_too_long_counts_as_unreadable(
@@ -46,7 +46,7 @@ def test_a_line_that_is_too_long_counts_as_unreadable(
     after = json.dumps({"id": "b"}) + "\n" + json.dumps({"id": "c", "parentId": "b"}) + "\n"
     file.write_text(HEADER + entry + after + "y" * 300)
 
-    found = session_files.look(file)
+    found = session_files.read_session_file(file)
 
     assert found.header
     assert (found.lines, found.unreadable, found.orphans, found.torn) == (4, [2], [], 300)

@@ -186,18 +186,18 @@ def test_a_trouble_is_shown_again_when_its_supervisor_answers(
     before = played.row().trouble
     assert "too large" in before
 
-    def look(follower: watch.Watch, clock: float) -> str:
+    def look(follower: watch.Watchdog, clock: float) -> str:
         row = Process.objects.select_related("lieutenant").get(pk=played.process_id)
         follower._check_session(played.session, row, clock)
-        follower._save_reach()
+        follower._save_reachability()
         return played.row().trouble
 
-    follower = watch.Watch({})
+    follower = watch.Watchdog({})
     supervisor.silence = "its socket is gone"
     look(follower, 10.0)
     assert "its socket is gone" in look(follower, 20.0)
     if is_replaced:
-        played.session, follower = played.reopened(), watch.Watch({})
+        played.session, follower = played.reopened(), watch.Watchdog({})
     supervisor.silence = ""
     assert look(follower, 30.0) == before
 
