@@ -31,7 +31,7 @@ def shifted(monkeypatch: pytest.MonkeyPatch, by: timedelta) -> None:
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("jump", [DAY, -DAY])
-def test_idle_and_silent_times_go_on_from_where_they_were(
+def test_idle_and_silent_times_survive_a_clock_change(
     monkeypatch: pytest.MonkeyPatch, jump: timedelta
 ) -> None:
     idle = enlist("ada", status=Status.IDLE, idle_limit_minutes=10)
@@ -51,7 +51,7 @@ def test_idle_and_silent_times_go_on_from_where_they_were(
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("jump", [DAY, -DAY])
-def test_a_rule_does_not_fire_again_for_a_lieutenant_that_fails_still(
+def test_rule_does_not_fire_again_for_the_same_failure(
     monkeypatch: pytest.MonkeyPatch, jump: timedelta
 ) -> None:
     since = timezone.now() - timedelta(hours=1)
@@ -75,7 +75,7 @@ def test_a_rule_does_not_fire_again_for_a_lieutenant_that_fails_still(
 
 
 @pytest.mark.django_db
-def test_a_lease_and_a_restart_do_not_wait_for_a_clock_that_was_set_back(
+def test_lease_and_restart_do_not_wait_after_a_clock_change(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     row = enlist("ada", status=Status.ERROR, restart_at=timezone.now() + timedelta(seconds=1))
@@ -104,7 +104,7 @@ def said(api: Api, vm_id: str) -> dict[str, Any]:
 
 
 @pytest.mark.django_db
-def test_a_vm_seen_in_the_future_does_not_stay_live_until_then(
+def test_vm_with_a_future_heartbeat_does_not_stay_live(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as ahead:
@@ -126,7 +126,7 @@ def test_a_vm_seen_in_the_future_does_not_stay_live_until_then(
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("jump", [DAY, -DAY])
-def test_nobody_is_called_silent_because_the_clock_was_set(
+def test_clock_change_makes_no_vm_silent(
     api: Api, monkeypatch: pytest.MonkeyPatch, jump: timedelta
 ) -> None:
     vm_id = register(api, "box")

@@ -57,7 +57,7 @@ def during_the_check(monkeypatch: pytest.MonkeyPatch, **fields: Any) -> None:
     monkeypatch.setattr(session_files, "check", check)
 
 
-def test_a_slow_preparation_leaves_the_keeper_its_whole_time(
+def test_slow_preparation_does_not_shorten_the_start_timeout(
     transport: NoKeeper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     during_the_check(monkeypatch, started_at=timezone.now() - 2 * watch.LOST_START_AFTER)
@@ -68,7 +68,7 @@ def test_a_slow_preparation_leaves_the_keeper_its_whole_time(
     assert age < timedelta(seconds=5)
 
 
-def test_what_was_given_up_meanwhile_is_not_started(
+def test_abandoned_start_is_not_continued(
     transport: NoKeeper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     during_the_check(monkeypatch, ended_at=timezone.now())

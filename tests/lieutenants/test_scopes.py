@@ -48,7 +48,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
     scopes._find.cache_clear()
 
 
-def test_an_agent_is_started_in_a_scope(fleet: Fleet, install: Install) -> None:
+def test_agent_is_started_in_a_scope(fleet: Fleet, install: Install) -> None:
     log = install(GIVES)
     fleet.create("ada")
     words = log.read_text().split()
@@ -58,13 +58,13 @@ def test_an_agent_is_started_in_a_scope(fleet: Fleet, install: Install) -> None:
     assert fleet.ask("ada", "hello") == "echo: hello"
 
 
-def test_older_versions_have_no_policy_for_scopes(fleet: Fleet, install: Install) -> None:
+def test_older_systemd_gets_no_oom_policy(fleet: Fleet, install: Install) -> None:
     log = install(GIVES, version=252)
     fleet.create("ada")
     assert "OOMPolicy" not in log.read_text()
 
 
-def test_without_a_scope_agents_start_all_the_same(
+def test_agents_start_without_a_scope(
     fleet: Fleet, install: Install, caplog: pytest.LogCaptureFixture
 ) -> None:
     install(REFUSES)
@@ -74,7 +74,7 @@ def test_without_a_scope_agents_start_all_the_same(
     assert scopes.manager() is None
 
 
-def test_where_systemd_does_not_run_there_is_none(
+def test_no_scope_without_systemd(
     install: Install, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     install(GIVES)

@@ -13,7 +13,7 @@ from lieutenants.exceptions import SessionDamaged
 HEADER = json.dumps({"type": "session", "id": "s"}) + "\n"
 
 
-def test_a_huge_file_is_refused_with_the_remedy(tmp_path: Path) -> None:
+def test_huge_file_is_refused_with_the_remedy(tmp_path: Path) -> None:
     file = tmp_path / "session.jsonl"
     file.write_text(HEADER)
     with file.open("r+b") as opened:
@@ -23,7 +23,7 @@ def test_a_huge_file_is_refused_with_the_remedy(tmp_path: Path) -> None:
         session_files.read_session_file(file)
 
 
-def test_a_file_of_too_many_lines_is_refused(
+def test_file_with_too_many_lines_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(session_files, "MAX_LINES", 10)
@@ -36,9 +36,7 @@ def test_a_file_of_too_many_lines_is_refused(
         session_files.read_session_file(file)
 
 
-def test_a_line_that_is_too_long_counts_as_unreadable(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_too_long_line_is_unreadable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session_files, "MAX_LINE_BYTES", 100)
     monkeypatch.setattr(session_files, "_CHUNK", 7)
     file = tmp_path / "session.jsonl"
