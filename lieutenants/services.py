@@ -204,7 +204,7 @@ def send(
     KeyReused is raised. Secrets in the text are covered; the agent gets the covered text, and a
     note says so. Raises BadInput, TooLarge, NotFound, Forbidden, NotNow.
     """
-    text, asked = _message_text(text), _message_mode(mode)
+    text, requested = _message_text(text), _message_mode(mode)
     screen, names = sources.for_node(_vm_id_of(name), recheck=True), set[str]()
     text = screen.cover(text, names)
     if len(key) > 200 or not rpc.storable(key):
@@ -212,10 +212,10 @@ def send(
     with transaction.atomic():
         lieutenant = _locked(name, actor)
         if key and (known := lieutenant.messages.filter(idempotency_key=key).first()):
-            if screen.cover(known.text) != text or known.mode_asked != asked:
+            if screen.cover(known.text) != text or known.mode_asked != requested:
                 raise KeyReused("Idempotency-Key: was used for another message")
             return known, False
-        actual, note = _effective_mode(lieutenant, asked)
+        actual, note = _effective_mode(lieutenant, requested)
         silent = silence.host_of(lieutenant)
         if silent:
             note = "; ".join(part for part in (silent.asked, note) if part)
@@ -223,7 +223,7 @@ def send(
             lieutenant=lieutenant,
             text=text,
             mode=actual,
-            mode_asked=asked,
+            mode_asked=requested,
             note=_add_covered_note(note, names),
             actor=_actor_name(actor),
             idempotency_key=key or None,
@@ -596,17 +596,17 @@ def _no_connection(lieutenant: Lieutenant) -> str:
     return f"{text.rstrip('.')}. POST …/restart starts its agent again."
 
 
-def _effective_mode(lieutenant: Lieutenant, asked: Mode) -> tuple[Mode, str]:
-    """Return the mode in which the message is not lost, and a note if it differs from `asked`."""
+def _effective_mode(lieutenant: Lieutenant, requested: Mode) -> tuple[Mode, str]:
+    """Return the mode in which the message is not lost, and a note if it differs from `requested`."""
     first = not lieutenant.messages.pending().exists()
     if lieutenant.status == Status.IDLE:
-        return Mode.PROMPT, "" if asked == Mode.PROMPT else PROMPT_NOTE
+        return Mode.PROMPT, "" if requested == Mode.PROMPT else PROMPT_NOTE
     if lieutenant.status in (Status.STARTING, Status.ERROR):
         note = STARTING_NOTE if lieutenant.status == Status.STARTING else RESTARTING_NOTE
-        return (Mode.PROMPT if first or asked == Mode.PROMPT else asked), note
-    if asked == Mode.PROMPT:
+        return (Mode.PROMPT if first or requested == Mode.PROMPT else requested), note
+    if requested == Mode.PROMPT:
         return Mode.FOLLOW_UP, FOLLOW_UP_NOTE
-    return asked, ""
+    return requested, ""
 
 
 def _move(lieutenant: Lieutenant, to: Status, reason: str, actor: object, **fields: object) -> None:
@@ -620,8 +620,8 @@ def _stop_live_process(lieutenant: Lieutenant) -> None:
 
     There may be one even after a pause, if a resume follows before anything has stopped it.
     """
-    asked = lieutenant.processes.filter(ended_at__isnull=True, stop_asked_at__isnull=True)
-    asked.update(stop_asked_at=timezone.now())
+    live = lieutenant.processes.filter(ended_at__isnull=True, stop_asked_at__isnull=True)
+    live.update(stop_asked_at=timezone.now())
 
 
 def _settle_later(lieutenant: Lieutenant) -> None:

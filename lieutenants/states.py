@@ -26,7 +26,7 @@ class MessageState(TextChoices):
 
 
 class Mode(TextChoices):
-    """How a message is handled while the agent works."""
+    """Delivery mode of a message while the agent works."""
 
     PROMPT = "prompt", "prompt"
     STEER = "steer", "steer"
@@ -34,7 +34,7 @@ class Mode(TextChoices):
 
 
 class Outcome(TextChoices):
-    """How an answer ended, as the agent reported it if possible."""
+    """Outcome of an answer, in the agent's own terms if it reported one."""
 
     OPEN = "open", "open"
     COMPLETED = "completed", "completed"
@@ -44,7 +44,7 @@ class Outcome(TextChoices):
 
 
 class RestartPolicy(TextChoices):
-    """Whether reef restarts an agent that has crashed."""
+    """Policy for restarts of a crashed agent."""
 
     NEVER = "never", "never"
     ON_FAILURE = "on-failure", "on failure"

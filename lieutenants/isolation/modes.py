@@ -44,7 +44,7 @@ class Isolation(models.TextChoices):
 
 @dataclass(frozen=True)
 class Host:
-    """What the kernel allows this user to do."""
+    """Isolation features that the kernel allows this user."""
 
     landlock: int  # version of the interface, 0 without it
     mounts: bool  # private mount namespaces

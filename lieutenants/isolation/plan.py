@@ -44,7 +44,7 @@ TEMPORARY = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 - the folders that ar
 
 @dataclass(frozen=True)
 class Plan:
-    """How one agent is started: `rules` for the keeper, `argv` before the agent's own."""
+    """Isolation of one start: `rules` for the keeper, `argv` to prepend to the agent's own."""
 
     mode: Isolation
     rules: Mapping[str, Any]

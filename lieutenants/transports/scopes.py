@@ -29,7 +29,7 @@ _VERSION_SECONDS = 5
 
 @dataclass(frozen=True)
 class Manager:
-    """How to run a command in a new scope of this host's service manager."""
+    """Runs commands in new scopes of this host's service manager."""
 
     words: tuple[str, ...]
     env: Mapping[str, str]

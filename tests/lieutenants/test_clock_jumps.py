@@ -1,4 +1,4 @@
-"""The clock is set: nobody is called idle, stalled or silent because of it."""
+"""A change of the wall clock makes no lieutenant idle, stalled or silent."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DAY = timedelta(days=1)
 
 
 def shifted(monkeypatch: pytest.MonkeyPatch, by: timedelta) -> None:
-    """Let the wall clock be set by so much from here on."""
+    """Shift the wall clock."""
     real = timezone.now
     monkeypatch.setattr(timezone, "now", lambda: real() + by)
 
@@ -84,7 +84,7 @@ def test_lease_and_restart_do_not_wait_after_a_clock_change(
     assert Lieutenant.objects.claim(row.pk, lease) is None
     shifted(monkeypatch, -DAY)
 
-    # Without anybody who moves it along: its holder is gone.
+    # Nothing renews it: its holder is gone.
     assert Lieutenant.objects.claim(row.pk, lease)
     clock_jumps.rebase(-DAY)
 
@@ -137,7 +137,7 @@ def test_clock_change_makes_no_vm_silent(
     registry.sweep()
     assert said(api, vm_id)["liveness"] != "silent"
 
-    # The pardon lasts for minutes, not for the length of the jump.
+    # The grace period lasts for minutes, not for the length of the jump.
     assert Watch.grace(timezone.now())
     assert not Watch.objects.get().was_set_back(timezone.now())
     watch = Watch.objects.get()

@@ -1,4 +1,4 @@
-"""A destroyed lieutenant whose node stays in the tree, since others are below it."""
+"""A destroyed lieutenant whose node stays in the tree, since it has children."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How agents and keepers end, by themselves and by others, and what comes after."""
+"""Ends of agents and keepers, by themselves and by others, and what follows."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def lives(pid: int) -> bool:
 
 @pytest.fixture
 def mode(settings: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Set how the stand-in behaves from its next start on."""
+    """Set the stand-in's behaviour from its next start on."""
     settings.AGENT_ENV = [*settings.AGENT_ENV, "STANDIN_MODE"]
     return lambda value: monkeypatch.setenv("STANDIN_MODE", value)
 
@@ -292,7 +292,7 @@ def test_destroy_all_lists_each_lieutenant(fleet: Fleet) -> None:
 
 
 def test_external_stop_is_graceful_and_followed_by_a_restart(fleet: Fleet) -> None:
-    """Somebody ended the keeper with SIGTERM: it stops its agent, and reef starts it again."""
+    """Someone ends the keeper with SIGTERM: it stops its agent, and reef starts it again."""
     fleet.create("ada")
     first = fleet.process("ada")
     os.kill(first.handle["keeper_pid"], signal.SIGTERM)
@@ -302,7 +302,7 @@ def test_external_stop_is_graceful_and_followed_by_a_restart(fleet: Fleet) -> No
 
 
 def test_death_is_reported_while_another_lieutenant_starts(fleet: Fleet, mode: Any) -> None:
-    """A slow start of one keeps nobody from hearing of another's end."""
+    """A slow start of one lieutenant does not delay the report on another's end."""
     fleet.create("ada")
     mode("mute")
     fleet.create("bea", ready=False)

@@ -1,4 +1,4 @@
-"""What providers say when they fail, as a person reads it."""
+"""Failures of model providers as sentences."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Floods: what one loud agent may cost in rows, how that is said, and calls whose end is lost."""
+"""Limits on rows of a noisy agent, their reports, and calls whose end is lost."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def event(kind: str, **fields: Any) -> list[Any]:
 
 
 def left_out(rows: list[Entry]) -> int:
-    """How many rows were not made, as the transcript says."""
+    """Return the number of omitted rows in the transcript's reports."""
     found = [re.match(r"([\d,]+) further ", row.text) for row in rows]
     return sum(int(each[1].replace(",", "")) for each in found if each)
 

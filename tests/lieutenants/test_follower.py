@@ -1,4 +1,4 @@
-"""The follower with real keepers: replaced, killed, failing, alone; nothing lost or doubled."""
+"""The follower with real keepers: replaced, killed, failing; nothing is lost or duplicated."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ LIEUTENANTS = "/lieutenant/lieutenants"
 
 
 def words(count: int) -> str:
-    """What the stand-in says to `TOKENS <count> <rate>`."""
+    """Return the stand-in's answer to `TOKENS <count> <rate>`."""
     return " ".join(f"w{number}" for number in range(count))
 
 
 def let_pass(seconds: float) -> None:
-    """Let the others work until a moment that chance has chosen."""
+    """Wait this long while others work; callers choose random times."""
     threading.Event().wait(seconds)
 
 
@@ -96,7 +96,7 @@ for line in sys.stdin:
 
 
 class Worker:
-    """A follower in a process of its own, which can be killed with nothing put in order."""
+    """A follower in a process of its own, which can be killed without any cleanup."""
 
     def __init__(self) -> None:
         database = connection.settings_dict
@@ -130,7 +130,7 @@ class Worker:
         return int(self._process.stdout.readline())
 
     def start(self) -> None:
-        """Kill -9 the running follower, if there is one, and start another."""
+        """Kill the running follower, if any, with SIGKILL, and start another."""
         assert self._tell("start")
 
     def close(self) -> None:
@@ -141,7 +141,7 @@ class Worker:
 
 @pytest.fixture
 def worker(fleet: Fleet) -> Iterator[Worker]:
-    """The only follower there is."""
+    """The only follower."""
     fleet.stop_follower()
     made = Worker()
     yield made
@@ -235,7 +235,7 @@ def test_only_one_of_two_followers_follows(fleet: Fleet) -> None:
 
 
 def without_lock(second: Follower) -> None:
-    """Let this one follow whoever follows besides."""
+    """Let this follower run beside another one."""
     second._lock.path = second._lock.path.with_name(f"{second._lock.path.name}.of-its-own")
 
 
@@ -308,7 +308,7 @@ def test_follower_stops_when_another_holds_its_lock(
 def test_lock_or_database_errors_do_not_end_the_follower(
     settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, transactional_db: None
 ) -> None:
-    """The folder of the lock is swept, the disk is full, the database fails while it stands by."""
+    """The lock's folder is removed, the disk is full, the database fails while it stands by."""
     tried: list[str] = []
 
     def other_follower(_self: object, _now: float) -> None:
@@ -460,7 +460,7 @@ def test_all_kinds_of_answers_of_all_kinds_of_agents(
 def test_journal_longer_than_a_pass_is_read_completely(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Far more waits than one pass may read, and one record larger than that."""
+    """The journal is longer than a pass may read, and contains a record larger than that."""
     monkeypatch.setattr(follower, "SESSION_BYTES", 2000)
     monkeypatch.setattr(follower, "PASS_BYTES", 3000)
     fleet.create("ada")

@@ -1,4 +1,4 @@
-"""The keeper, with real processes: what reaches the journal, who is left, what it costs."""
+"""The keeper with real processes: its journal, remaining processes, memory and disk use."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ T = TypeVar("T")
 
 
 def python(code: str) -> list[str]:
-    """An agent in a few lines; `say` prints an event."""
+    """Return the command of an agent given as code; `say` prints an event."""
     return [sys.executable, "-S", "-c", SAY + code]
 
 
 def wait(condition: Callable[[], T], limit: float = 10.0) -> T:
-    """The condition's value once it is true."""
+    """Wait until the condition is true; return its value."""
     until = time.monotonic() + limit
     while not (value := condition()):
         assert time.monotonic() < until, "waited in vain"
@@ -56,7 +56,7 @@ def lives(pid: int) -> bool:
 
 
 def status(pid: int, name: str) -> int:
-    """A number of /proc/PID/status; sizes are in kB."""
+    """Return a number of /proc/PID/status; sizes are in kB."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(name + ":"))
 
@@ -128,7 +128,7 @@ class Kept:
         return "".join(record[2] for record in self.kind("t"))
 
     def end(self, limit: float = 15.0) -> dict[str, Any]:
-        """The end record, once the keeper has gone."""
+        """Wait for the keeper's end; return the end record."""
         wait(lambda: not lives(self.keeper_pid), limit)
         *_, last = self.records()
         assert last[0] == "x", last
@@ -141,7 +141,7 @@ Keep = Callable[..., Kept]
 
 @pytest.fixture
 def keep(tmp_path: Path) -> Iterator[Keep]:
-    """Start agents; whatever is left of them ends with the test."""
+    """Start agents; their processes end with the test."""
     made: list[Kept] = []
 
     def start(argv: list[str], **more: Any) -> Kept:
@@ -502,7 +502,7 @@ def test_full_disk_loses_nothing(keep: Keep) -> None:
 
 
 def test_loss_on_a_full_disk_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When more waits than memory should hold, deltas go first; events only much later."""
+    """Beyond the limits of memory deltas are dropped first, events much later."""
     monkeypatch.setattr(keeper, "MAX_DELTA_BACKLOG", 100)
     monkeypatch.setattr(keeper, "MAX_BACKLOG", 200)
     path = tmp_path / "journal.jsonl"
@@ -679,7 +679,7 @@ def test_suspended_agent_can_be_stopped(keep: Keep) -> None:
 
 @pytest.mark.parametrize("mode", ["", "stubborn"])
 def test_children_in_their_own_sessions_are_ended(keep: Keep, mode: str) -> None:
-    """The child holds the agent's stdout open; the end is on record nevertheless, soon."""
+    """The child holds the agent's stdout open; the end is recorded soon nevertheless."""
     kept = keep(STANDIN, env={"STANDIN_MODE": mode})
     kept.prompt("p1", "CHILD")
     wait(lambda: kept.events("agent_settled"))

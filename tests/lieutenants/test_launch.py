@@ -1,4 +1,4 @@
-"""A start whose preparation takes long, without a process."""
+"""Starts with a slow preparation, without a process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.django_db
 
 
 class NoKeeper:
-    """A transport that notes how old a start is when it comes to the keeper."""
+    """A transport that records how old a start is when it reaches the keeper."""
 
     def __init__(self) -> None:
         self.ages: list[timedelta] = []
@@ -48,7 +48,7 @@ def starting() -> Lieutenant:
 
 
 def during_the_check(monkeypatch: pytest.MonkeyPatch, **fields: Any) -> None:
-    """Let the row change like this while the session file is looked at."""
+    """Change the row like this while the session file is being checked."""
 
     def check(*_: object) -> list[str]:
         Process.objects.update(**fields)

@@ -1,4 +1,4 @@
-"""An answer of tens of megabytes: what lists, pages and the API show of it, and what that costs."""
+"""Answers of tens of megabytes in lists, pages and the API, and their costs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def long_text(length: int) -> str:
 
 @pytest.fixture
 def peak() -> Iterator[Any]:
-    """How many bytes Python has held at most, more than when this was asked last."""
+    """Yield a function that returns the growth of Python's peak memory since its last call."""
     tracemalloc.start()
     before = 0
 
@@ -195,7 +195,7 @@ def test_very_long_answer_does_not_grow_the_web_process(
     told.entry("user", "x" * BIG)
     told.result("c1", "x" * BIG)
     paths = ["", "?brief=true", "/ada", "/ada/read?tail=100", "/ada/transcript?textLimit=1000"]
-    # What is imported at the first request does not count.
+    # Imports at the first request do not count.
     for path in paths:
         api.get(LIEUTENANTS + path)
     page(operator, "/lieutenants/ada/")

@@ -1,4 +1,4 @@
-"""What the kernel kills for memory is said as such: with a real limit, where one can be set."""
+"""Kills by the kernel for memory are reported: with a real limit, where one can be set."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.lieutenants.rows import enlist, process_of
 from tests.lieutenants.test_keeper import KEEPER, PYTHON, Kept, lives, python, wait
 
 EATER = "data = bytearray(400 << 20)"
-# Its tool is killed first, then it is killed itself.
+# Its tool is killed first, then the agent itself.
 AGENT = f"""
 import subprocess
 sys.stdin.readline()
@@ -37,7 +37,7 @@ say(type="lives")
 
 
 class Limited(Kept):
-    """An agent under a keeper, both in a cgroup of their own."""
+    """An agent under a keeper, both in a separate cgroup."""
 
     def __init__(self, root: Path, cgroup: Path, argv: list[str]) -> None:
         super().__init__(root, argv)

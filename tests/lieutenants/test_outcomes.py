@@ -1,4 +1,4 @@
-"""What became of messages, withdrawing them, pages of them, and making a lieutenant only once."""
+"""Outcomes, withdrawal and pagination of messages, and idempotent creation of lieutenants."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ def test_message_being_sent_is_not_withdrawn(api: Api, told: Told) -> None:
     one = message(told, state=MessageState.QUEUED, taken_up_at=None)
     assert delivery.mark_sending(one.pk)
     assert api.delete(f"{PATH}/ada/messages/{one.pk}").status_code == 409
-    # The agent ended before it had it, so that it waits again.
+    # The agent ended before it got the message, which is queued again.
     delivery.requeue(told.lieutenant)
     assert api.delete(f"{PATH}/ada/messages/{one.pk}").status_code == 200
     assert not delivery.mark_sending(one.pk)
@@ -186,7 +186,7 @@ def test_message_being_sent_is_not_withdrawn(api: Api, told: Told) -> None:
 def test_message_without_a_connection_is_withdrawn(
     api: Api, told: Told, monkeypatch: pytest.MonkeyPatch, *, reached: bool, status: int
 ) -> None:
-    """But not one that the supervisor may have read before it fell silent."""
+    """A message that the keeper may have read before it stopped responding is not withdrawn."""
 
     def fall_silent(*_: object) -> None:
         raise Unreachable("The supervisor does not answer")

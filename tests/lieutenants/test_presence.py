@@ -1,4 +1,4 @@
-"""Lieutenants in registry and tree: from their creation to their tombstone, with a token each."""
+"""Lieutenants in registry and tree, from creation to destruction, and their tokens."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from vmtree.models import Node
 
 
 def environment(fleet: Fleet, name: str) -> dict[str, str]:
-    """What the agent's process really got."""
+    """Return the environment of the agent's process."""
     pid = fleet.process(name).handle["agent_pid"]
     entries = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
     return dict(entry.split("=", 1) for entry in entries if entry)
@@ -35,7 +35,7 @@ def ask(token: str, method: str, path: str, body: object = None) -> Any:
 
 
 def old(*ids: str) -> None:
-    """Let these VMs be ones that were not heard of for long."""
+    """Make the last heartbeat of these VMs old."""
     then = clock.now() - timedelta(minutes=10)
     VM.objects.filter(pk__in=ids).update(last_seen=then)
 

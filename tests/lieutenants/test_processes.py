@@ -1,4 +1,4 @@
-"""Handles after a restart of the machine, keepers out of reach, starts whose answer is lost."""
+"""Handles after a reboot, unreachable keepers, starts whose reply is lost."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LIEUTENANTS = "/lieutenant/lieutenants"
 
 @pytest.fixture
 def stranger() -> Iterator[dict[str, Any]]:
-    """A process that is nobody's agent, as a keeper's handle would name it."""
+    """Start a process that is not an agent; yield it as a keeper's handle."""
     child = subprocess.Popen(["sleep", "600"])
     try:
         yield {"keeper_pid": child.pid, "keeper_started": _ticks(child.pid)}
@@ -43,7 +43,7 @@ def _ticks(pid: int) -> int:
 
 
 def _kill(fleet: Fleet, name: str) -> Process:
-    """Kill keeper and agent while nobody follows them."""
+    """Kill keeper and agent while no follower runs."""
     process = fleet.process(name)
     fleet.stop_follower()
     for who in ("keeper_pid", "agent_pid"):

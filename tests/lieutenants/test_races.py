@@ -1,4 +1,4 @@
-"""Races of real threads. SQLite lets one writer in at a time; on PostgreSQL they are real."""
+"""Races of threads. SQLite admits one writer at a time; on PostgreSQL they are real."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 def race(*works: Callable[[], Any]) -> list[Any]:
-    """Let all begin at the same moment; what each returned."""
+    """Start all functions at the same moment; return their results."""
     start = threading.Barrier(len(works))
     results: list[Any] = [None] * len(works)
 

@@ -1,4 +1,4 @@
-"""Removing VMs from the tree: whose lieutenant lives stays, a subtree leaves the registry, too."""
+"""Removal of VMs from the tree: VMs of active lieutenants stay, subtrees are deregistered too."""
 
 from __future__ import annotations
 

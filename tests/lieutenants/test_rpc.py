@@ -1,4 +1,4 @@
-"""Framing: bytes of a journal to records, messages to commands. No process, no database."""
+"""Journal bytes to records, messages to commands; without process or database."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_unstorable_text_is_replaced() -> None:
 
 
 def test_surrogate_halves_joined_later_stay_halves() -> None:
-    """Two deltas, each with one half of a pair: neither can be kept, none spoils the other."""
+    """Two deltas have one half of a pair each: neither can be stored, nor affects the other."""
     (first, second), _ = rpc.split(b'["t",0,"x\\ud83d"]\n["t",0,"\\ude00y"]\n')
     assert first[2] + second[2] == "x��y"
 

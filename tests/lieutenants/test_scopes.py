@@ -1,4 +1,4 @@
-"""Agents get systemd scopes of their own; a stand-in for `systemd-run` stands on the PATH."""
+"""Agents get systemd scopes of their own; a stand-in for `systemd-run` is on the PATH."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Install = Callable[..., Path]
 
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
-    """Put such a program on the PATH, of a machine that systemd runs; its log."""
+    """Put such a program on the PATH, as on a machine with systemd; return its log."""
     monkeypatch.setattr(scopes, "BOOTED", tmp_path)
     monkeypatch.setattr(scopes, "_refused", threading.Event())
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))

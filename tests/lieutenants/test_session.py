@@ -1,4 +1,4 @@
-"""Journal records to rows, without a process: what a session makes of what its agent says."""
+"""Journal records to rows, without a process."""
 
 from __future__ import annotations
 
@@ -61,11 +61,11 @@ class Played:
             self.session.outgoing.clear()
 
     def reopened(self) -> Session:
-        """What a new worker begins with."""
+        """Return the session that a new worker opens."""
         return Session.open(Process.objects.select_related("lieutenant").get(pk=self.process_id))
 
     def play(self, *records: list[Any]) -> None:
-        """One pass of the follower over these records."""
+        """Run one pass of the follower over these records."""
         ledger = Ledger()
         with transaction.atomic():
             self.session.apply(copy.deepcopy(list(records)), ledger, self.clock)
@@ -94,7 +94,7 @@ def played() -> Played:
 
 
 def full_run(message: str) -> Records:
-    """A message, an answer with thinking, two tools, a second turn; as the agent tells it."""
+    """Return the records of a message and an answer with thinking, two tools and a second turn."""
     call_1 = {"type": "toolCall", "id": "c1", "name": "bash", "arguments": {"command": "ls"}}
     call_2 = {"type": "toolCall", "id": "c2", "name": "read", "arguments": {"path": "x"}}
     result = [{"type": "text", "text": "a\nb\n"}]
@@ -142,7 +142,7 @@ FULL = [
 
 
 def check_full(played: Played, message: str) -> None:
-    """What must be there after `full_run`, however often the follower was replaced."""
+    """Check the rows of `full_run`, however often the follower was replaced."""
     assert played.kinds() == FULL
     assert not Entry.objects.filter(final=False).exists()
     assert not Chunk.objects.exists()
@@ -342,7 +342,7 @@ def test_messages_of_a_destroyed_lieutenant_are_rejected(played: Played) -> None
 
 
 def test_two_lieutenants_in_one_pass_keep_separate_answers(played: Played) -> None:
-    """Text before any start of work belongs to no answer, least of all to somebody else's."""
+    """Text before a start of work belongs to no answer, not even to another lieutenant's."""
     other = Lieutenant.objects.create(name="bea", role="r", host=settings.HOST)
     process = Process.objects.create(
         lieutenant=other, host=settings.HOST, transport="local", directory="/nowhere"
@@ -366,7 +366,7 @@ WEIRD: list[Any] = [
 
 
 def spoiled(value: Any, chance: random.Random) -> Any:
-    """The same JSON with something in it replaced by what does not belong there."""
+    """Return the JSON value with a random part replaced by an invalid one."""
     if chance.random() < 0.12:
         return chance.choice(WEIRD)
     if isinstance(value, dict):
@@ -377,7 +377,7 @@ def spoiled(value: Any, chance: random.Random) -> Any:
 
 
 def spoil_all(records: Iterable[list[Any]], chance: random.Random) -> Records:
-    """Only what the agent itself says is spoiled: the frame is the keeper's."""
+    """Spoil only the agent's own output, since the frame is the keeper's."""
     return [
         [each[0], each[1], spoiled(each[2], chance)]
         if each[0] == "e"

@@ -1,4 +1,4 @@
-"""Limits of what is read of a session file before a start."""
+"""Limits on reading a session file before a start."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a session makes of failures, retries, commands, compaction and models: records to rows."""
+"""Journal records about failures, retries, commands, compaction and models to rows."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def played() -> Played:
 
 
 def run(played: Played, text: str, *answer: list[Any]) -> str:
-    """A message with its answer; returns the message's id."""
+    """Play a message with its answer; return the message's id."""
     pk = played.message(text)
     records: Records = [["s", AT, pk], response(pk), event("agent_start"), said("user", text)]
     played.play(*records, *answer, event("agent_end"), event("agent_settled"))
@@ -158,7 +158,7 @@ def test_series_is_counted_after_a_rewind(played: Played) -> None:
 
 
 class Supervisor:
-    """A transport whose keeper lives, and answers or does not."""
+    """A transport whose keeper lives, and responds or not."""
 
     silence = ""
 
@@ -389,7 +389,7 @@ LATE = "s3cr3t-Zq81Lm0pXv77"
 
 
 def store_secret(played: Played) -> None:
-    """Let a secret be known that was none when the message was sent."""
+    """Store a secret after the message with it was sent."""
     played.session.screening.use(Screen(own=[Secret("KEY", LATE)]))
 
 

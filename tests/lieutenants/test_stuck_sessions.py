@@ -1,4 +1,4 @@
-"""Sessions that cannot go on as they are, and the ways out of them; with real processes."""
+"""Sessions that cannot continue, and the remedies; with real processes."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_poisoned_session_continues_before_the_message(fleet: Fleet) -> None:
     assert "Went back to before message “POISON-7”" in fleet.texts("ada", "notice")[-1]
     assert fleet.ask("ada", "RECALL") == "recall: remember 4711"
 
-    # The next start continues the new branch; the old one stays beside it.
+    # The next start continues the new branch; the old one is kept.
     assert len(session_files(fleet, "ada")) == 2
     fleet.api.post(f"{ROUTE}/ada/restart")
     fleet.wait("ada", "idle")
@@ -78,7 +78,7 @@ def test_session_poisoned_by_its_first_message_starts_over(fleet: Fleet) -> None
         fleet.ask("bob", text)
 
     assert rewind(fleet, "bob").status_code == 202
-    # Nothing is in the new session yet: a start must not take that for a loss.
+    # The new session is still empty: a start must not report that as a loss.
     fleet.api.post(f"{ROUTE}/bob/restart")
     fleet.wait("bob", "idle")
     assert fleet.ask("bob", "RECALL") == "recall: "
@@ -162,7 +162,7 @@ def test_rules_and_pages_show_a_failing_lieutenant(fleet: Fleet, client: Client)
 
 
 def damaged(fleet: Fleet, name: str, damage: Any) -> Path:
-    """A paused lieutenant whose session file was damaged."""
+    """Return the session file of a paused lieutenant after damaging it."""
     fleet.create(name)
     for text in ("one", "two"):
         fleet.ask(name, text)
@@ -200,7 +200,7 @@ def test_lost_session_file_prevents_the_start(fleet: Fleet, kind: str) -> None:
     assert words in row.error
     assert "new session" in row.error
     assert fleet.get("ada")["sessionProblem"] in row.error
-    # Nothing was done to the file, and another start does not forget it silently either.
+    # The file is unchanged, and another start reports it again.
     fleet.api.post(f"{ROUTE}/ada/restart")
     fleet.wait("ada", "error")
     assert (file.read_bytes() if file.exists() else None) == before
@@ -280,7 +280,7 @@ def test_unknown_model_is_refused_at_once(
     assert fleet.row("ada").status == "idle"
     assert patch(fleet, "ada", {"model": "OTHER:high"}).status_code == 200
 
-    # Reef's copy has changed since the agent began: what it listed then says nothing.
+    # Reef's copy has changed since the agent began, so its earlier list is obsolete.
     settings.AGENT_CONFIG_DIR.mkdir(parents=True, exist_ok=True)
     file = settings.AGENT_CONFIG_DIR / "models.json"
     file.write_text("{}")
@@ -316,7 +316,7 @@ def test_command_without_a_run_leaves_the_lieutenant_idle(
         ("error", "Extension command:boom: boom-error"),
     ]
     assert ("user", "from the command") in kinds
-    # The agent says of /run, too, that it handled it.
+    # The agent reports /run as handled, too.
     assert fleet.row("bob").task_count == (1 if mode else 2)
     assert set(Message.objects.values_list("state", flat=True)) == {MessageState.ACCEPTED}
     assert not Message.objects.filter(taken_up_at__isnull=True).exists()
