@@ -597,7 +597,7 @@ def _no_connection(lieutenant: Lieutenant) -> str:
 
 
 def _effective_mode(lieutenant: Lieutenant, requested: Mode) -> tuple[Mode, str]:
-    """Return the mode in which the message is not lost, and a note if it differs from `requested`."""
+    """Return the mode that loses no message, and a note if it differs from `requested`."""
     first = not lieutenant.messages.pending().exists()
     if lieutenant.status == Status.IDLE:
         return Mode.PROMPT, "" if requested == Mode.PROMPT else PROMPT_NOTE
