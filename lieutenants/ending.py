@@ -38,7 +38,7 @@ def end(session: Session, facts: dict[str, Any], at: datetime) -> None:
     process.end_reason = error or ended
     was_requested = process.stop_asked_at is not None or bool(facts.get("stopped"))
     if was_requested and not error:
-        process.end_reason = "It was stopped as asked."
+        process.end_reason = "Stopped as requested."
     _finish(session, at, report=not was_requested)
     if was_requested:
         _after_stop(session)
@@ -151,7 +151,7 @@ def _fail(session: Session, reason: str, **fields: Any) -> None:
     if fields.get("restart_at"):
         reason += f"\nIt is started again: try {fields['restarts']} of {MOST_RESTARTS}."
     elif fields.get("restarts", 0) >= MOST_RESTARTS:
-        reason += f"\nIt was started again {MOST_RESTARTS} times; it is given up."
+        reason += f"\nIt was started again {MOST_RESTARTS} times; there are no more attempts."
     session.move_if(Status.ERROR, reason, set(RUNNING), error=reason, **fields)
 
 

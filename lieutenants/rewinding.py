@@ -40,7 +40,7 @@ _MAX_WORDS = 80
 _MAX_HEAD = 200
 
 
-# -- asked ------------------------------------------------------------------------------------
+# -- requests --------------------------------------------------------------------------------
 
 
 def ask(
@@ -69,7 +69,7 @@ def ask(
             rewind_to=entry.pk, rewind_asked_at=timezone.now()
         )
         transaction.on_commit(lambda: events.wake_follower(found.pk))
-    logger.info("%s: going back to before entry %s asked by %s", name, entry.pk, actor)
+    logger.info("%s: going back to before entry %s requested by %s", name, entry.pk, actor)
     return found, entry
 
 
@@ -95,7 +95,7 @@ def _target(lieutenant: Lieutenant, message_id: str, entry_id: int | None) -> En
     return entry
 
 
-# -- followed ---------------------------------------------------------------------------------
+# -- execution -------------------------------------------------------------------------------
 
 
 def advance(session: Session, row: Lieutenant, clock: float) -> None:
@@ -146,8 +146,8 @@ def fail(session: Session, why: str, at: datetime) -> None:
 
 def cancel(session: Session, at: datetime) -> None:
     """Cancel the rewind because the process ends."""
-    asked = Lieutenant.objects.filter(pk=session.lieutenant.pk, rewind_to__isnull=False)
-    if session.memory.rewinding or asked.exists():
+    requested = Lieutenant.objects.filter(pk=session.lieutenant.pk, rewind_to__isnull=False)
+    if session.memory.rewinding or requested.exists():
         fail(session, "its agent ended first", at)
 
 
@@ -198,8 +198,10 @@ def _in_session(session: Session, since: int) -> list[Entry]:
 
 def _sent_since(lieutenant: Lieutenant) -> bool:
     """Return whether a message reached the agent after the rewind was requested."""
-    asked = Lieutenant.objects.filter(pk=lieutenant.pk).values_list("rewind_asked_at", flat=True)
-    later = Q(delivered_at__gt=asked.first()) if asked.first() else Q(pk=None)
+    requested = Lieutenant.objects.filter(pk=lieutenant.pk).values_list(
+        "rewind_asked_at", flat=True
+    )
+    later = Q(delivered_at__gt=requested.first()) if requested.first() else Q(pk=None)
     return Message.objects.filter(later, lieutenant=lieutenant).exists()
 
 

@@ -240,7 +240,7 @@ def _store_wait_reason(lieutenant: Lieutenant) -> None:
     """Store which other starts this one waits for."""
     starting = Process.objects.live().here().filter(ready_at__isnull=True)
     names = starting.order_by("started_at").values_list("lieutenant__name", flat=True)
-    text = f"a free place to start, taken by {', '.join(names[:3])}"[:200]
+    text = f"a free start slot, taken by {', '.join(names[:3])}"[:200]
     mine = Lieutenant.objects.filter(pk=lieutenant.pk, status=Status.STARTING)
     if mine.exclude(waiting_for=text).update(waiting_for=text):
         events.publish_lieutenant(lieutenant.pk)

@@ -250,7 +250,7 @@ def pause(name: str, *, actor: object, force: bool = False) -> Lieutenant:
         return lieutenant
     if lieutenant.status == Status.WORKING and not force:
         raise NotNow(f"Lieutenant '{name}' is working. Wait for it to finish or steer it first.")
-    _move(lieutenant, Status.PAUSED, "pause asked", actor)
+    _move(lieutenant, Status.PAUSED, "pause requested", actor)
     return lieutenant
 
 
@@ -263,7 +263,7 @@ def resume(name: str, *, actor: object) -> Lieutenant:
     tombstones.clear(lieutenant)
     with transaction.atomic():
         _stop_live_process(lieutenant)
-        _move(lieutenant, Status.STARTING, "resume asked", actor, restarts=0)
+        _move(lieutenant, Status.STARTING, "resume requested", actor, restarts=0)
     return lieutenant
 
 
@@ -276,7 +276,7 @@ def restart(name: str, *, actor: object) -> Lieutenant:
     tombstones.clear(lieutenant)
     with transaction.atomic():
         _stop_live_process(lieutenant)
-        _move(lieutenant, Status.STARTING, "restart asked", actor, restarts=0)
+        _move(lieutenant, Status.STARTING, "restart requested", actor, restarts=0)
     return lieutenant
 
 
@@ -299,7 +299,7 @@ def new_session(
             failing_since=None,
             trouble="",
         )
-    logger.info("%s: new session asked by %s", name, actor)
+    logger.info("%s: new session requested by %s", name, actor)
     return found
 
 
@@ -341,7 +341,7 @@ def abort(name: str, *, actor: object) -> Lieutenant:
         Lieutenant.objects.filter(pk=lieutenant.pk).update(abort_asked_at=now)
         delivery.withdraw_queued(lieutenant, delivery.WITHDRAWN, now)
         transaction.on_commit(lambda: events.wake_follower(lieutenant.pk))
-    logger.info("%s: abort asked by %s", name, actor)
+    logger.info("%s: abort requested by %s", name, actor)
     return lieutenant
 
 
@@ -393,7 +393,7 @@ def destroy(name: str, *, actor: object) -> str:
         return _destroy_summary(lieutenant)
     permissions.check(actor, Action.DESTROY, presence.vm_of(lieutenant))
     with transaction.atomic():
-        _move(lieutenant, Status.DESTROYED, "destroy asked", actor)
+        _move(lieutenant, Status.DESTROYED, "destroy requested", actor)
         delivery.withdraw_queued(lieutenant, delivery.DESTROYED, timezone.now())
         transaction.on_commit(lambda: tombstones.leave(lieutenant))
     return _destroy_summary(lieutenant)

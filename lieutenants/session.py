@@ -241,7 +241,7 @@ class Session(Transcript):
         """Handle the keeper's notes about lines that it did not record, or not completely."""
         kind, cover = record[0], self.screening.cover
         if kind == "g":
-            text = f"The agent printed what is not its protocol: {cover(str(record[2]))}"
+            text = f"The agent printed an invalid line: {cover(str(record[2]))}"
             self.add_limited("garbage", at, text, is_error=True)
         elif kind == "l":
             text = f"A line of {record[3]} bytes was left out."
@@ -253,7 +253,7 @@ class Session(Transcript):
             self.notice(at, text, is_error=True)
         elif kind == "gap":
             lost = floods.megabytes(parse_count(record[2]))
-            self.notice(at, f"{lost} of what the agent said are gone.", is_error=True)
+            self.notice(at, f"{lost} of the agent's output are lost.", is_error=True)
         elif kind == "q":
             self.floods.mark_over(cover(str(record[2])))
 
@@ -274,7 +274,7 @@ class Session(Transcript):
         if names and not self.memory.covered:
             self.memory.covered = True
             marks = ", ".join(f"[{name}]" for name in names)
-            text = f"Secrets in what the agent prints are covered. First covered: {marks}."
+            text = f"Secrets in the agent's output are covered, such as {marks}."
             self.notice(timezone.now(), text)
 
     def notice(self, at: datetime, text: str, **fields: Any) -> None:
@@ -359,7 +359,9 @@ class Session(Transcript):
         if memory.stop_reason == "error" and rpc.is_abort(payload.get("errorMessage")):
             memory.stop_reason = "aborted"
         if memory.stop_reason == "error":
-            failure = str(payload.get("errorMessage") or "The model failed without a word.")
+            failure = str(
+                payload.get("errorMessage") or "The model failed without an error message."
+            )
             memory.failure = self.lieutenant.trouble = failure
             if not failing.is_known(self.lieutenant, failure):
                 self.add(Entry.Kind.ERROR, at, text=failure, is_error=True)
@@ -430,8 +432,8 @@ class Session(Transcript):
             commands.show(self, at)
         if method in rpc.DIALOGS and isinstance(request, str):
             self.outgoing.append(rpc.dismiss(request))
-            asked = " ".join(str(event.get(key) or "") for key in ("title", "message")).strip()
-            text = f"The agent asked “{asked}”. Nobody could answer, so it was dismissed."
+            title = " ".join(str(event.get(key) or "") for key in ("title", "message")).strip()
+            text = f"The dialog “{title}” was dismissed, since nobody can answer it."
             self.add_limited("dialog", at, text, data={"dialog": method})
         elif method == "notify":
             self.add_limited("notify", at, str(event.get("message") or ""))
@@ -504,7 +506,7 @@ class Session(Transcript):
             return
         if self.memory.stop_reason == "aborted":
             delivery.withdraw_unstarted(self.lieutenant, at)
-        reason = "its agent rests on messages that it accepted; started again"
+        reason = "its agent did not begin messages that it accepted; started again"
         if self.move_if(Status.STARTING, reason, {Status.IDLE, Status.WORKING}):
             self.process.stop_asked_at = at
             self.process.save(update_fields=["stop_asked_at"])
@@ -614,7 +616,7 @@ class Session(Transcript):
         if memory.retrying:
             return "the next try"
         if memory.inflight:
-            return "the agent's verdict on a message"
+            return "the agent to accept a message"
         if memory.rewinding:
             return "the agent to go back to before a message"
         return "the model" if memory.running else ""

@@ -248,7 +248,7 @@ class Transcript:
         """Finish calls whose end was not reported in their turn."""
         for call_id, entry in self.results.items():
             self._finished_calls.add(call_id)
-            self.revise(entry, final=True, text=entry.text or "Its end was not told.")
+            self.revise(entry, final=True, text=entry.text or "No result was reported.")
         self.results.clear()
 
     # -- answers ---------------------------------------------------------------------------

@@ -52,7 +52,7 @@ def test_failure_becomes_one_sentence(raw: str, said: str) -> None:
         "",
         "The answer was aborted.",
         "Extension a.ts: the context window of my app",
-        "The model failed without a word.",
+        "The model failed without an error message.",
         "12 files were changed",
         "{not json",
         "[1, 2]",

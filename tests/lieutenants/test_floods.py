@@ -135,7 +135,7 @@ def test_call_without_end_event_ends_with_its_turn(kind: str) -> None:
     played.play(event(kind))
     assert "tool" not in played.row().waiting_for
     call = Entry.objects.get(kind=Entry.Kind.TOOL_RESULT)
-    assert (call.final, call.text) == (True, "Its end was not told.")
+    assert (call.final, call.text) == (True, "No result was reported.")
 
 
 @pytest.mark.django_db
