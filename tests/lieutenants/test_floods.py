@@ -237,4 +237,4 @@ def test_older_database_continues_after_the_gap(fleet: Fleet) -> None:
 
     fleet.restart_follower()
     assert fleet.ask("ada", "hello") == "echo: hello"
-    assert any("are gone" in text for text in fleet.texts("ada", "notice"))
+    assert any("are lost" in text for text in fleet.texts("ada", "notice"))
