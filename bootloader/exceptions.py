@@ -1,10 +1,10 @@
-"""What can go wrong while a VM comes up, by name."""
+"""Errors of providers and provisioning, beside those of `reef_site.common.errors`."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from reef_site.common.errors import BadInput, ReefError
+from reef_site.common.errors import BadInput, NotFound, ReefError
 
 if TYPE_CHECKING:
     from bootloader.models.joining import JoinToken
@@ -56,28 +56,14 @@ class OutcomeUnknown(ProviderError):
     """The answer was lost, or a 503: it may have happened. Look before you ask again."""
 
 
-class IllegalMove(ReefError):
-    """The state machine has no such arrow."""
-
-    status = 409
-
-
-class LostRace(ReefError):
-    """Somebody else moved this row first."""
-
-    status = 409
-
-
 class StepFailed(ReefError):
     """A step of a provisioning cannot come to a good end; the text says why."""
 
     status = 502
 
 
-class UnknownProfile(ReefError):
+class UnknownProfile(NotFound):
     """There is no profile of this type; `known` are the types that there are."""
-
-    status = 404
 
     def __init__(self, type: str, known: list[str]) -> None:  # noqa: A002
         super().__init__(f"Unknown VM type: {type}")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from django import forms
 
 from bootloader import profiles, providers
 from bootloader.provisioning.wishes import MOST_AT_A_TIME, Wish, wish_of
 from bootloader.states import Leftover
-from reef_site.common.errors import BadInput, ReefError
+from reef_site.common.errors import ReefError
+from reef_site.common.forms import ServiceForm
 from versconfig import config
 
 _PLAIN = {"autocomplete": "off", "spellcheck": "false"}
@@ -24,7 +25,7 @@ def _line(label: str = "", help_text: str = "", *, required: bool = False) -> fo
     )
 
 
-class ProvisionForm(forms.Form):
+class ProvisionForm(ServiceForm):
     """VMs to be made. What is left empty is taken from config or the profile."""
 
     name = _line(help_text="1 to 64 letters, digits, dots, dashes and underscores.", required=True)
@@ -52,7 +53,7 @@ class ProvisionForm(forms.Form):
     extra_capabilities = _line("More capabilities", "Names between commas.")
 
     MORE = ("commit", "image", "vcpus", "memory_mib", "disk_mib", "extra_organs")
-    KEYS = {
+    KEYS: ClassVar = {
         "type": "type",
         "parent_vm_id": "parentVmId",
         "on_failure": "onFailure",
@@ -86,21 +87,3 @@ class ProvisionForm(forms.Form):
         for key in ("extraOrgans", "extraCapabilities"):
             said[key] = [word.strip() for word in said[key].split(",") if word.strip()]
         return wish_of({key: value for key, value in said.items() if value not in ("", None)})
-
-    def refuse(self, error: ReefError) -> None:
-        """Show what a service says, beside the field that it is about."""
-        names = {key: name for name, key in self.KEYS.items()}
-        field = error.field if isinstance(error, BadInput) else ""
-        field = names.get(field, field)
-        self.add_error(field if field in self.fields else None, str(error))
-
-    def point_at_errors(self) -> None:
-        """Tie each field to its error and its help text, for those who hear the page."""
-        for name in self.fields:
-            bound = self[name]
-            told = [f"id_{name}_help"] if bound.help_text else []
-            told += [f"id_{name}_error"] if bound.errors else []
-            if told:
-                bound.field.widget.attrs["aria-describedby"] = " ".join(told)
-            if bound.errors:
-                bound.field.widget.attrs["aria-invalid"] = "true"

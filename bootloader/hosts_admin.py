@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django import forms
 from django.contrib import admin, messages
@@ -16,19 +16,13 @@ from django.shortcuts import redirect
 from bootloader import outside_calls, shell
 from bootloader.exceptions import ShellRefused
 from bootloader.models import HostClaim, SshHost
+from reef_site.common import database_locks
+from reef_site.common.admin import ModelAdmin, ModelForm, ReadOnlyAdmin
+from reef_site.common.database_locks import DatabaseLock
 from reef_site.common.outside_answers import page_answer
-from versconfig import locks
-from vmtree.admin import FactAdmin
-
-if TYPE_CHECKING:
-    _HostAdmin = admin.ModelAdmin[SshHost]
-    _HostForm = forms.ModelForm[SshHost]
-else:
-    _HostAdmin = admin.ModelAdmin
-    _HostForm = forms.ModelForm
 
 
-class HostForm(_HostForm):
+class HostForm(ModelForm[SshHost]):
     """A host, and a field for its private key that never shows it."""
 
     private_key = forms.CharField(
@@ -59,7 +53,7 @@ class HostForm(_HostForm):
 
 
 @admin.register(SshHost)
-class SshHostAdmin(_HostAdmin):
+class SshHostAdmin(ModelAdmin[SshHost]):
     """Machines that the operator already has."""
 
     form = HostForm
@@ -102,7 +96,7 @@ class SshHostAdmin(_HostAdmin):
     @transaction.atomic
     def save_model(self, _request: HttpRequest, obj: SshHost, form: Any, change: bool) -> None:
         """With its key sealed, in no way that a change of the vault's keys could overtake."""
-        locks.writing()
+        database_locks.lock(DatabaseLock.VAULT_KEYS, shared=True)
         if form.cleaned_data.get("forget_private_key"):
             obj.set_key("")
         elif key := form.cleaned_data.get("private_key"):
@@ -159,7 +153,7 @@ class SshHostAdmin(_HostAdmin):
 
 
 @admin.register(HostClaim)
-class HostClaimAdmin(FactAdmin):
+class HostClaimAdmin(ReadOnlyAdmin):
     """What each host was and is used for."""
 
     list_display = ("name", "host", "id", "claimed_at", "released_at")

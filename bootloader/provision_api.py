@@ -19,10 +19,18 @@ from reef_site.common import outside
 from reef_site.common.errors import BadInput, NotFound
 from reef_site.common.models import OutsideCall
 from reef_site.common.outside_answers import api_answer, api_state
+from reef_site.common.paging import take_page
 from reef_site.common.request_names import takes
-from reef_site.common.request_values import body_of, is_dry_run, query_cursor, query_limit
+from reef_site.common.request_values import (
+    body_of,
+    choice_of,
+    is_dry_run,
+    query_choice,
+    query_cursor,
+    query_limit,
+)
+from reef_site.common.text import is_storable
 from vmtree import aliases, authority, permissions
-from vmtree.dna import is_text
 from vmtree.models import Node
 from vmtree.permissions import Action
 
@@ -67,10 +75,7 @@ class Provisionings(APIView):
     @takes(query=("state", "name", "batch", "vmId", "limit", "cursor"))
     def get(self, request: Request) -> Response:
         """Newest first; `?state= name= batch= vmId= limit= cursor=` narrow."""
-        state = request.query_params.get("state", "")
-        if state and state not in State.values:
-            raise BadInput(f"state: must be one of {', '.join(State.values)}", "state")
-        rows = services.listed(state=state)
+        rows = services.listed(state=query_choice(request, "state", State.values))
         for name, column in (("name", "name"), ("batch", "batch"), ("vmId", "vm_id")):
             if value := _query(request, name):
                 value = aliases.resolve(value) if name == "vmId" else value
@@ -78,8 +83,7 @@ class Provisionings(APIView):
         if cursor := _query(request, "cursor"):
             rows = rows.filter(pk__lt=cursor)
         limit = query_limit(request, most=MOST_ROWS, default=USUAL_ROWS)
-        found = list(rows[: limit + 1])
-        more, found = len(found) > limit, found[:limit]
+        found, more = take_page(rows, limit)
         shown = _bounded(request, found)
         return Response(
             {"provisionings": shown, "count": len(shown), "next": found[-1].pk if more else None}
@@ -165,8 +169,7 @@ class Findings(APIView):
     def get(self, request: Request) -> Response:
         """What does not fit together; `?state=` (open), newest first."""
         state = request.query_params.get("state", FindingState.OPEN.value)
-        if state not in FindingState.values:
-            raise BadInput(f"state: must be one of {', '.join(FindingState.values)}", "state")
+        choice_of(state, "state", FindingState.values)
         rows = _legible(Finding.objects.filter(state=state), request)
         found, following = _page(request, rows)
         shown = [finding_json(row) for row in found]
@@ -205,8 +208,7 @@ class DecideMany(APIView):
                 raise BadInput("ids: must be a list of numbers", "ids")
             chosen = [reconcile.find(key) for key in dict.fromkeys(ids[:MOST_ROWS])]
         else:
-            if kind not in FindingKind.values:
-                raise BadInput(f"kind: must be one of {', '.join(FindingKind.values)}", "kind")
+            choice_of(kind, "kind", FindingKind.values)
             rows = Finding.objects.open().filter(kind=kind)
             if provider is not None:
                 rows = rows.filter(provider=_provider(provider))
@@ -295,8 +297,8 @@ def _page(request: Request, rows: QuerySet[Row]) -> tuple[list[Row], int | None]
     limit = query_limit(request, most=MOST_ROWS, default=MOST_ROWS)
     if cursor := query_cursor(request):
         rows = rows.filter(pk__lt=cursor)
-    found = list(rows.order_by("-id")[: limit + 1])
-    return found[:limit], found[limit - 1].pk if len(found) > limit else None
+    found, more = take_page(rows.order_by("-id"), limit)
+    return found, found[-1].pk if more else None
 
 
 def _places(rows: Sequence[Provisioning]) -> dict[str, str]:
@@ -419,24 +421,17 @@ def finding_json(row: Finding) -> Json:
 def _proposal(body: Json) -> Proposal | None:
     """The `action` of a decision, if it says one."""
     chosen = body.get("action")
-    if chosen is None:
-        return None
-    if chosen not in Proposal.values:
-        raise BadInput(f"action: must be one of {', '.join(Proposal.values)}", "action")
-    return Proposal(chosen)
+    return None if chosen is None else Proposal(choice_of(chosen, "action", Proposal.values))
 
 
 def _provider(slug: object) -> str:
-    if slug not in providers.all_slugs():
-        valid = ", ".join(providers.all_slugs())
-        raise BadInput(f"provider: must be one of {valid}", "provider")
-    return str(slug)
+    return choice_of(slug, "provider", providers.all_slugs())
 
 
 def _query(request: Request, name: str) -> str:
     """A text of the query that a database can look for."""
     value: str = request.query_params.get(name, "")
-    if not is_text(value):
+    if not is_storable(value):
         raise BadInput(f"{name}: has characters that are no text", name)
     return value
 

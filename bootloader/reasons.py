@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import re
 
+from reef_site.common.text import clip_start
+
 # What npm says around the cause.
 _AROUND = re.compile(
     r"A complete log of this run|\bnpm error (code|errno|syscall|path|notsup|cwd)\b|"
@@ -18,33 +20,13 @@ _AROUND = re.compile(
 )
 _PREFIX = re.compile(r"^npm (error|ERR!)\s*(notarget|[a-z]?\d{3}|network)?\s*")
 _DISK_FULL = re.compile(r"No space left on device|\bENOSPC\b")
-_ELLIPSIS = " …"
-
-
-def clipped(text: str, most: int) -> str:
-    """At most so many characters; what is too long ends after a whole word."""
-    if len(text) <= most:
-        return text
-    head = text[: most - len(_ELLIPSIS) + 1]
-    whole = head[: max(head.rfind(" "), head.rfind("\n"))].rstrip()
-    # A single endless word has no better place to be cut.
-    return (whole if len(whole) > most // 2 else head[:-1].rstrip()) + _ELLIPSIS
-
-
-def clipped_end(text: str, most: int) -> str:
-    """The end of a text, from the beginning of a word on."""
-    if len(text) <= most:
-        return text
-    tail = text[len(text) - most + 2 :]
-    space = re.search(r"\s", tail)
-    return "… " + (tail[space.end() :] if space and space.end() < most // 2 else tail)
 
 
 def cause(said: str, lines: int = 3) -> str:
     """The last lines of a program's output that tell the cause, as one line."""
     if full := _DISK_FULL.search(said):
         where = said[: full.start()].rpartition("\n")[2].strip()
-        return f"no space left on the disk: {clipped_end(where, 200)}{full[0]}"
+        return f"no space left on the disk: {clip_start(where, 200)}{full[0]}"
     found = [line.strip() for line in said.splitlines() if line.strip()]
     telling = [line for line in found if not _AROUND.search(line)]
     words = [_PREFIX.sub("", line).strip() for line in telling or found]

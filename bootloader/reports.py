@@ -13,6 +13,7 @@ from django.db import transaction
 from bootloader.models.joining import BootReport, ReportStatus
 from reef_site.common import clock, events
 from reef_site.common.errors import BadInput
+from reef_site.common.text import to_storable
 from versconfig.screening import sources
 from vmtree.models import Node
 
@@ -80,16 +81,15 @@ def note(vm_id: str, said: Said) -> BootReport:
             row.save(update_fields=["status", "at", "duration_ms", "exit_status", "output"])
         if made:
             _forget_old(vm_id)
-        transaction.on_commit(lambda: events.publish_nodes([vm_id]))
+        events.publish_nodes([vm_id])
     return row
 
 
 def tail(vm_id: str, output: str) -> str:
     """The end of an output as every database can hold it, without secrets of ours."""
-    clean = output.replace("\0", "\ufffd").encode("utf-8", "replace")
     # Cut afterwards: half a secret would not be known as one.
     cover = sources.for_node(vm_id, recheck=True).cover
-    shown = cover(_SECRETS.sub("(secret)", clean.decode())).encode()
+    shown = cover(_SECRETS.sub("(secret)", to_storable(output))).encode()
     return shown[-MOST_OUTPUT:].decode("utf-8", "ignore")
 
 

@@ -7,7 +7,6 @@ VM that comes below it, or is below it already; the root token and operators for
 from __future__ import annotations
 
 import re
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,11 +21,11 @@ from bootloader import cloud_init, joining, planning, profiles, render, user_dat
 from bootloader.exceptions import UnknownProfile
 from bootloader.plan import BootPlan, File, Profile
 from reef_site.common.errors import BadInput
+from reef_site.common.ids import new_secret
 from reef_site.common.request_names import takes
-from reef_site.common.request_values import query_flag
+from reef_site.common.request_values import body_of, query_choice, query_flag, text_of
 from vmtree import aliases, authority, permissions
 from vmtree import names as vm_names
-from vmtree.dna import is_text
 from vmtree.models import Node
 
 Json = dict[str, Any]
@@ -131,9 +130,7 @@ class CloudInit(APIView):
         The seed is a zip of two files with `?form=seed`, a CD image with `?form=iso`. `?form=gzip`
         is the text compressed, `?form=mime` a multi-part with the body's own `userData` behind it.
         """
-        form = request.query_params.get("form") or "text"
-        if form not in FORMS:
-            raise BadInput(f"form: must be one of {', '.join(FORMS)}", "form")
+        form = query_choice(request, "form", FORMS) or "text"
         whole = query_flag(request, "whole")
         own = _own_part(request) if form == "mime" else ""
         _check_size(request, _size_of(request, form, own, whole=whole))
@@ -199,7 +196,7 @@ def _file_json(file: File) -> Json:
 
 def _plan_of(request: Request) -> BootPlan:
     """The plan of the request's VM, with a fresh join token."""
-    wish = _wish_of(request.data if isinstance(request.data, dict) else {})
+    wish = _wish_of(body_of(request))
     _check_may(request.user, wish)
     # Config has keys of model providers that a node could not read otherwise.
     secrets = permissions.may(request.user, permissions.Action.READ_SECRETS, None)
@@ -267,14 +264,8 @@ def _address(data: Mapping[str, Any]) -> str:
     return text
 
 
-def _text_of(value: object, field: str, most: int = MOST_TEXT) -> str:
-    if not isinstance(value, str):
-        raise BadInput(f"{field}: must be a string", field)
-    if not is_text(value):
-        raise BadInput(f"{field}: has characters that are no text", field)
-    if len(value) > most:
-        raise BadInput(f"{field}: at most {most} characters", field)
-    return value
+def _text_of(value: object, field: str, length: int = MOST_TEXT) -> str:
+    return text_of(value, field, length=length, strip=False)
 
 
 def _names(data: Mapping[str, Any], field: str) -> tuple[str, ...]:
@@ -296,7 +287,7 @@ def _names(data: Mapping[str, Any], field: str) -> tuple[str, ...]:
 
 def _own_part(request: Request) -> str:
     """The operator's own user-data, to stand behind ours. Raises BadInput."""
-    data = request.data if isinstance(request.data, dict) else {}
+    data = body_of(request)
     text = _text_of(data.get("userData") or "", "userData", MOST_USER_DATA)
     if text:
         user_data.kind_of(text)
@@ -307,12 +298,10 @@ def _size_of(request: Request, form: str, own: str, *, whole: bool) -> int:
     """How many bytes of user-data it will be; asked before a join token is made."""
     if not request.query_params.get("for"):
         return 0
-    wish = _wish_of(request.data if isinstance(request.data, dict) else {})
+    wish = _wish_of(body_of(request))
     _check_may(request.user, wish)
     # As long as a token, and as hard to compress.
-    text = cloud_init.user_data(
-        _plan(wish, join_token=joining.PREFIX + secrets.token_urlsafe(32)), whole=whole
-    )
+    text = cloud_init.user_data(_plan(wish, join_token=new_secret(joining.PREFIX)), whole=whole)
     if form == "gzip":
         return len(user_data.gzipped(text)) + 8
     return len((user_data.multipart(text, own) if form == "mime" else text).encode())

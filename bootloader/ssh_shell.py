@@ -23,9 +23,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from bootloader import tls_pipe
 from bootloader.exceptions import CommandTimeout, ShellAway, ShellBusy, ShellError, ShellRefused
 from bootloader.providers.base import Login
-from bootloader.reasons import clipped_end
 from bootloader.remote_script import COMMAND, Framed, printable
-from bootloader.shell import Ran
+from bootloader.shell_protocol import Ran
+from reef_site.common.text import clip_start
 
 _ALIVE_EVERY = 15
 # What a command says beyond this is thrown away; `on_output` still gets it.
@@ -265,7 +265,7 @@ class SshShell:
         """
         ran = self.script(script, data=data, timeout=timeout)
         if ran.exit_status:
-            said = clipped_end(ran.errors.decode("utf-8", "replace").strip(), 300)
+            said = clip_start(ran.errors.decode("utf-8", "replace").strip(), 300)
             raise ShellError(f"{path} could not be written: {said or 'not all of it arrived'}")
 
     @contextlib.contextmanager

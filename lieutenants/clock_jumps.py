@@ -44,7 +44,7 @@ class ClockMonitor:
         if self._is_first_check:
             self._is_first_check = False
             _clamp_future()
-        if jump := self._jumps.look():
+        if jump := self._jumps.jump_seconds():
             direction = "forward" if jump > 0 else "back"
             logger.warning("the clock was set %s by %.0f s", direction, abs(jump))
             rebase(timedelta(seconds=jump), sessions)

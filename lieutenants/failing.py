@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 from lieutenants import failures
 from lieutenants.models import Answer, Entry, Lieutenant
 from lieutenants.states import Outcome
+from reef_site.common import clock
+from reef_site.common.text import clip, one_line
 
 if TYPE_CHECKING:
     from lieutenants.session import Session
@@ -57,7 +59,7 @@ def count(session: Session, outcome: Outcome, failure: str, at: datetime, answer
         return
     series = {**lieutenant.failures, "count": int(lieutenant.failures["count"]) + 1}
     lieutenant.failures, session.series.changed = series, True
-    lieutenant.failing_since = lieutenant.failing_since or datetime.fromisoformat(series["since"])
+    lieutenant.failing_since = lieutenant.failing_since or clock.parse_iso(series["since"])
     lieutenant.trouble = trouble(lieutenant)
     _report(session, series, at)
 
@@ -129,18 +131,18 @@ def shifted(series: dict[str, Any], by: timedelta) -> dict[str, Any]:
     """Return the series with its times shifted after a clock change."""
     if not series:
         return series
-    return {**series, "since": (datetime.fromisoformat(series["since"]) + by).isoformat()}
+    return {**series, "since": (clock.parse_iso(series["since"]) + by).isoformat()}
 
 
 def _begin(session: Session, failure: str, at: datetime, answer: Answer) -> None:
     first = session.first_user or _first_user(answer)
-    words = " ".join(session.screening.cover(first.text).split()) if first else ""
+    words = one_line(session.screening.cover(first.text)) if first else ""
     session.lieutenant.failures = {
         "key": series_key(failure),
         "text": failure,
         "count": 1,
         "since": at.isoformat(),
-        "words": words if len(words) <= _MAX_WORDS else words[: _MAX_WORDS - 1] + "…",
+        "words": clip(words, _MAX_WORDS),
     }
     session.lieutenant.failing_since = None
     session.series = FailureSeries(changed=True, first=first)

@@ -13,23 +13,26 @@ from django.db import models, transaction
 from django.db.models import Exists, OuterRef, Q, QuerySet, Subquery
 from django.db.models.functions import Substr
 from django.utils import timezone
-from ulid import ULID
 
 from lieutenants import presence
-from lieutenants.exceptions import IllegalMove, LostRace
 from lieutenants.hosts.models import this_folder
+
+# Django finds the models of an app in its module `models`.
+from lieutenants.operations.models import Job as Job
+from lieutenants.operations.models import Step as Step
+from lieutenants.rules.models import Firing as Firing
+from lieutenants.rules.models import Rule as Rule
 from lieutenants.states import MOVES, RUNNING, MessageState, Mode, Outcome, RestartPolicy, Status
+from lieutenants.unknown_agents.models import UnknownAgent as UnknownAgent
 from reef_site.common import clock, events
+from reef_site.common.errors import IllegalMove, LostRace
+from reef_site.common.ids import new_ulid
+from reef_site.common.leases import LeaseQuerySet
 
 MOST_RESTARTS = 5
 
 
-def new_ulid() -> str:
-    """Return a sortable id of 26 capitals and digits."""
-    return str(ULID())
-
-
-class LieutenantQuerySet(models.QuerySet["Lieutenant"]):
+class LieutenantQuerySet(LeaseQuerySet["Lieutenant"]):
     def living(self) -> Self:
         """Lieutenants that are not destroyed."""
         return self.exclude(status=Status.DESTROYED)
@@ -40,15 +43,7 @@ class LieutenantQuerySet(models.QuerySet["Lieutenant"]):
 
     def claim(self, pk: str, lease: timedelta) -> Lieutenant | None:
         """Lease the row to the caller and return it; None while another lease is valid."""
-        now = timezone.now()
-        free = clock.is_over("leased_until", now, lease)
-        if not self.filter(free, pk=pk).update(leased_until=now + lease):
-            return None
-        return self.get(pk=pk)
-
-    def release(self, pk: str) -> None:
-        """Release a lease."""
-        self.filter(pk=pk).update(leased_until=None)
+        return self.get(pk=pk) if self.acquire(pk, lease) else None
 
     def without_process(self) -> Self:
         """Lieutenants without a live process."""
@@ -219,7 +214,7 @@ class Lieutenant(models.Model):
                 lieutenant=self, old=old, new=to, reason=reason[:2000], actor=actor, at=now
             )
             presence.follow(self, old, to, actor=actor)
-            transaction.on_commit(lambda: events.publish_lieutenant(self.pk))
+            events.publish_lieutenant(self.pk)
         self.status = to
         for field, value in fields.items():
             setattr(self, field, value)
@@ -543,9 +538,3 @@ class LifeSign(models.Model):
             signs = signs.filter(at__lte=until)
         at: datetime | None = signs.aggregate(newest=models.Max("at"))["newest"]
         return at
-
-
-# Django finds an app's models through this module.
-from lieutenants.operations.models import Job, Step  # noqa: E402, F401
-from lieutenants.rules.models import Firing, Rule  # noqa: E402, F401
-from lieutenants.unknown_agents.models import UnknownAgent  # noqa: E402, F401

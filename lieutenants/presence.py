@@ -7,7 +7,6 @@ out.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -31,16 +30,6 @@ if TYPE_CHECKING:
 def vm_of(lieutenant: Lieutenant) -> str:
     """Return the lieutenant's id in registry and tree."""
     return lieutenant.pk
-
-
-def parent_lieutenant(lieutenant: Lieutenant) -> Lieutenant | None:
-    """Return the lieutenant of the parent node in the tree, if there is one."""
-    from lieutenants.models import Lieutenant
-
-    node = Node.objects.living().filter(vm_id=vm_of(lieutenant)).select_related("parent").first()
-    if node is None or node.parent is None:
-        return None
-    return Lieutenant.objects.living().filter(pk=node.parent.vm_id).first()
 
 
 def enlist(lieutenant: Lieutenant, *, actor: object, parent: Node | None = None) -> None:
@@ -71,41 +60,6 @@ def enlist(lieutenant: Lieutenant, *, actor: object, parent: Node | None = None)
         registry.register(registration)
         if (status := vm_status(lieutenant.status)) != VMStatus.RUNNING:
             registry.patch(vm_id, {"status": status})
-
-
-def alive(vm_ids: Sequence[str]) -> Iterable[str]:
-    """Return the ids of these VMs whose lieutenants are not destroyed."""
-    from lieutenants.models import Lieutenant
-
-    return Lieutenant.objects.living().filter(pk__in=vm_ids).values_list("pk", flat=True)
-
-
-def destroyed(vm_ids: Sequence[str]) -> Iterable[str]:
-    """Return the ids of these VMs whose lieutenants are destroyed."""
-    from lieutenants.models import Lieutenant
-
-    gone = Lieutenant.objects.filter(pk__in=vm_ids, status=Status.DESTROYED)
-    return gone.values_list("pk", flat=True)
-
-
-def id_of_name(name: str) -> str | None:
-    """Return the id of the active lieutenant of this name."""
-    from lieutenants.models import Lieutenant
-
-    return Lieutenant.objects.living().filter(name=name).values_list("pk", flat=True).first()
-
-
-def local_hosts(vm_ids: Sequence[str]) -> dict[str, str]:
-    """Map ids of active local lieutenants among these VMs to their data folders.
-
-    A row that no follower has claimed since the upgrade has no data folder yet, but its agent runs
-    on one of reef's machines too. It is mapped to the name of its host.
-    """
-    from lieutenants.models import Lieutenant
-
-    living = Lieutenant.objects.living().filter(pk__in=vm_ids, transport="local")
-    rows = living.values_list("pk", "data_folder", "host")
-    return {pk: data_folder or f"host:{host}" for pk, data_folder, host in rows}
 
 
 def vm_status(status: str) -> str:

@@ -1,4 +1,4 @@
-"""Use cases of lieutenants. Each function commits its rows first and publishes events afterwards.
+"""Use cases of lieutenants. Each function commits its rows, then events and tasks are sent.
 
 `actor` is the requester: an authenticated caller, whose node is checked by `vmtree.permissions`, or
 the name of an operator or of a part of reef.
@@ -10,7 +10,6 @@ import logging
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 
 from django.conf import settings
 from django.db import IntegrityError, transaction
@@ -23,29 +22,21 @@ from lieutenants import (
     model_choice,
     presence,
     reattach,
-    rpc,
     runtime,
     tasks,
 )
 from lieutenants.agents import find_agent
 from lieutenants.creation import key_of
-from lieutenants.exceptions import (
-    BadInput,
-    IllegalMove,
-    KeyReused,
-    LostRace,
-    NameTaken,
-    NoProvider,
-    NotFound,
-    NotNow,
-    TooLarge,
-    TooLate,
-)
+from lieutenants.exceptions import KeyReused, NameTaken, NoProvider, NotNow, TooLarge, TooLate
 from lieutenants.hosts import silence, tombstones
 from lieutenants.isolation import homes
-from lieutenants.models import Lieutenant, Message, Process, new_ulid
+from lieutenants.models import Lieutenant, Message, Process
 from lieutenants.states import Mode, RestartPolicy, Status
-from reef_site.common import broker, events
+from reef_site.common import events
+from reef_site.common.dispatch import dispatch
+from reef_site.common.errors import BadInput, IllegalMove, LostRace, NotFound
+from reef_site.common.ids import new_ulid
+from reef_site.common.text import is_storable
 from versconfig.screening import sources
 from vmtree import ids, permissions
 from vmtree import services as tree
@@ -207,7 +198,7 @@ def send(
     text, requested = _message_text(text), _message_mode(mode)
     screen, names = sources.for_node(_vm_id_of(name), recheck=True), set[str]()
     text = screen.cover(text, names)
-    if len(key) > 200 or not rpc.storable(key):
+    if len(key) > 200 or not is_storable(key):
         raise BadInput("Idempotency-Key: at most 200 characters")
     with transaction.atomic():
         lieutenant = _locked(name, actor)
@@ -239,7 +230,7 @@ def send(
             )
         elif actual == Mode.PROMPT:
             Lieutenant.objects.filter(pk=lieutenant.pk).update(**counted)
-        transaction.on_commit(lambda: events.wake_follower(lieutenant.pk))
+        events.wake_follower(lieutenant.pk)
     return message, True
 
 
@@ -323,7 +314,7 @@ def adjust(
         raise BadInput(_NO_POLICY, "restart_policy")
     with transaction.atomic():
         Lieutenant.objects.filter(pk=lieutenant.pk).update(**changes)
-        transaction.on_commit(partial(events.publish_lieutenant, lieutenant.pk))
+        events.publish_lieutenant(lieutenant.pk)
         if restart_now and lieutenant.status in RESTARTABLE:
             restart(name, actor=actor)
     logger.info("%s: %s changed by %s", name, ", ".join(sorted(changes)), actor)
@@ -340,7 +331,7 @@ def abort(name: str, *, actor: object) -> Lieutenant:
         now = timezone.now()
         Lieutenant.objects.filter(pk=lieutenant.pk).update(abort_asked_at=now)
         delivery.withdraw_queued(lieutenant, delivery.WITHDRAWN, now)
-        transaction.on_commit(lambda: events.wake_follower(lieutenant.pk))
+        events.wake_follower(lieutenant.pk)
     logger.info("%s: abort requested by %s", name, actor)
     return lieutenant
 
@@ -355,7 +346,7 @@ def withdraw(name: str, message_id: str, *, actor: object) -> Message:
     message = find_message(lieutenant, message_id)
     note = delivery.WITHDRAWN_BY.format(_actor_name(actor))
     if delivery.withdraw(message.pk, note, timezone.now()):
-        transaction.on_commit(partial(events.publish_lieutenant, lieutenant.pk))
+        events.publish_lieutenant(lieutenant.pk)
         logger.info("%s: message %s withdrawn by %s", lieutenant.name, message.pk, actor)
     message.refresh_from_db()
     if not delivery.is_withdrawn(message):
@@ -366,9 +357,7 @@ def withdraw(name: str, message_id: str, *, actor: object) -> Message:
 
 def find_message(lieutenant: Lieutenant, message_id: str) -> Message:
     """Return the lieutenant's message of this id. Raises NotFound."""
-    message = (
-        lieutenant.messages.filter(pk=message_id).first() if rpc.storable(message_id) else None
-    )
+    message = lieutenant.messages.filter(pk=message_id).first() if is_storable(message_id) else None
     if message is None:
         raise NotFound("Message not found")
     return message
@@ -498,7 +487,7 @@ def _check(request: Wish, name: str, role: str) -> None:
     ):
         if len(text) > most:
             raise BadInput(f"{label}: at most {most} characters", label)
-        if not rpc.storable(text):
+        if not is_storable(text):
             raise BadInput(f"{label}: has characters that are no text", label)
     _check_model(request.model)
 
@@ -519,7 +508,7 @@ def _route_in_the_way(name: str) -> str:
 def _check_model(model: str) -> None:
     if len(model) > MAX_MODEL_LENGTH:
         raise BadInput(f"model: at most {MAX_MODEL_LENGTH} characters", "model")
-    if not rpc.storable(model):
+    if not is_storable(model):
         raise BadInput("model: has characters that are no text", "model")
     if model.strip().startswith("-"):
         raise BadInput("model: must not start with a dash", "model")
@@ -528,7 +517,7 @@ def _check_model(model: str) -> None:
 def _message_text(text: object) -> str:
     if not isinstance(text, str) or not text.strip():
         raise BadInput("message is required", "message")
-    if not rpc.storable(text):
+    if not is_storable(text):
         raise BadInput("message: has characters that are no text (NUL or half a pair)", "message")
     size = len(text.encode())
     if size > settings.MAX_MESSAGE_BYTES:
@@ -539,7 +528,7 @@ def _message_text(text: object) -> str:
 
 def _vm_id_of(name: str) -> str:
     """Return the VM id of the active lieutenant of this name; empty if there is none."""
-    found = Lieutenant.objects.living().filter(name=name).first() if rpc.storable(name) else None
+    found = Lieutenant.objects.living().filter(name=name).first() if is_storable(name) else None
     return presence.vm_of(found) if found else ""
 
 
@@ -625,16 +614,11 @@ def _stop_live_process(lieutenant: Lieutenant) -> None:
 
 
 def _settle_later(lieutenant: Lieutenant) -> None:
-    pk, data_folder = lieutenant.pk, lieutenant.data_folder
-    transaction.on_commit(lambda: ring_worker(pk, data_folder))
-
-
-def ring_worker(lieutenant_id: str, data_folder: str) -> None:
-    """Ask a worker of that data folder to settle the lieutenant.
+    """Ask a worker of its data folder to settle the lieutenant.
 
     Without a broker the next reconcile finds the row.
     """
-    broker.send_task(tasks.settle.name, [lieutenant_id], queue=tasks.queue_of(data_folder))
+    dispatch(tasks.settle, lieutenant.pk, queue=tasks.queue_of(lieutenant.data_folder))
 
 
 def _destroy_summary(lieutenant: Lieutenant) -> str:

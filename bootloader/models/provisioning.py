@@ -7,11 +7,8 @@ from typing import Any, Self
 
 from django.db import models
 from django.db.models import F, Q
-from ulid import ULID
 
-from bootloader.exceptions import IllegalMove, LostRace
 from bootloader.models.machines import Machine
-from bootloader.reasons import clipped
 from bootloader.states import (
     AT_WORK,
     MOVES,
@@ -23,14 +20,13 @@ from bootloader.states import (
     StepState,
 )
 from reef_site.common import clock
+from reef_site.common.errors import IllegalMove, LostRace
+from reef_site.common.ids import new_ulid
+from reef_site.common.leases import LeaseQuerySet
+from reef_site.common.text import clip_words
 
 
-def new_id() -> str:
-    """A sortable id of 26 capitals and digits."""
-    return str(ULID())
-
-
-class ProvisioningQuerySet(models.QuerySet["Provisioning"]):
+class ProvisioningQuerySet(LeaseQuerySet["Provisioning"]):
     def light(self) -> Self:
         """Without the long texts, which are read when they are asked for."""
         return self.select_related("machine").defer("script", "user_data")
@@ -48,13 +44,9 @@ class ProvisioningQuerySet(models.QuerySet["Provisioning"]):
         return self.filter(released_at__isnull=True)
 
     def claim(self, pk: str, holder: str, lease: timedelta) -> Provisioning | None:
-        """The row at work, leased to the holder; None while somebody else has it."""
-        now = clock.now()
-        free = clock.is_over("leased_until", now, lease)
-        mine = self.at_work().filter(free, pk=pk)
-        if not mine.update(leased_until=now + lease, leased_by=holder):
-            return None
-        return self.light().get(pk=pk)
+        """Lease the row to this holder if it is at work; None while somebody else has it."""
+        mine = self.at_work().acquire(pk, lease, leased_by=holder)
+        return self.light().get(pk=pk) if mine else None
 
     def count_by_state(self) -> dict[str, int]:
         """How many there are of each state that any has."""
@@ -64,7 +56,7 @@ class ProvisioningQuerySet(models.QuerySet["Provisioning"]):
 class Provisioning(models.Model):
     """One VM's way from nothing to a member of the fleet."""
 
-    id = models.CharField(primary_key=True, max_length=26, default=new_id, editable=False)
+    id = models.CharField(primary_key=True, max_length=26, default=new_ulid, editable=False)
     name = models.CharField(max_length=64)
     profile = models.CharField(max_length=64)
     provider = models.CharField(max_length=40)
@@ -144,7 +136,7 @@ class Provisioning(models.Model):
         fields = {
             "state": to,
             "state_since": now,
-            "reason": clipped(reason, 2000),
+            "reason": clip_words(reason, 2000),
             "ended_at": ended,
         }
         fields |= also
@@ -154,7 +146,9 @@ class Provisioning(models.Model):
         for name, value in fields.items():
             setattr(self, name, value)
         said = f"{old} → {to}" + (f": {reason}" if reason else "")
-        LogLine.objects.create(provisioning=self, kind=LogLine.Kind.STATE, text=clipped(said, 2000))
+        LogLine.objects.create(
+            provisioning=self, kind=LogLine.Kind.STATE, text=clip_words(said, 2000)
+        )
 
 
 class BootStepQuerySet(models.QuerySet["BootStep"]):
@@ -212,7 +206,7 @@ class BootStep(models.Model):
         old, now = StepState(self.state), clock.now()
         if to not in STEP_MOVES[old]:
             raise IllegalMove(f"step {self} is {old}")
-        fields: dict[str, Any] = {"state": to, "reason": clipped(reason, 2000)}
+        fields: dict[str, Any] = {"state": to, "reason": clip_words(reason, 2000)}
         match to:
             case StepState.RUNNING:
                 fields |= {"started_at": now, "ended_at": None, "misses": 0}

@@ -6,7 +6,7 @@ mark without a machine looks with the provider's `find_created` before asking ag
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from django.db import IntegrityError, transaction
@@ -73,7 +73,7 @@ def look(context: Context, step: BootStep) -> Later | None:
 
     None when that is settled: the provisioning has it now, or it was never made.
     """
-    row, asked = context.row, datetime.fromisoformat(step.facts["asked_at"])
+    row, asked = context.row, clock.parse_iso(step.facts["asked_at"])
     provider = providers.get(row.provider)
     # One that turned up in the provider's list meanwhile, and is nobody's, may be ours.
     others = Q(known_since__lt=asked) | Q(provisionings__isnull=False)
@@ -86,7 +86,7 @@ def look(context: Context, step: BootStep) -> Later | None:
     if not step.facts.get("lost_at"):
         # Who asked died with the question; its answer is lost since now.
         step.keep(lost_at=clock.now().isoformat())
-    if clock.now() - datetime.fromisoformat(step.facts["lost_at"]) < LOOK_FOR:
+    if clock.now() - clock.parse_iso(step.facts["lost_at"]) < LOOK_FOR:
         return context.later(LOOK_EVERY, "looks whether the VM was made")
     step.keep(asked_at=None)
     context.say("no VM came of it", step)

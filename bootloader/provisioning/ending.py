@@ -9,9 +9,9 @@ from django.db import transaction
 from bootloader import joining
 from bootloader.exceptions import ProviderAway, RateLimited
 from bootloader.models import LogLine, Provisioning
-from bootloader.provisioning import booting, creating, machines, rings
+from bootloader.provisioning import booting, creating, machines
 from bootloader.states import Leftover, State, StepState
-from reef_site.common import clock
+from reef_site.common import clock, events
 from reef_site.common.errors import ReefError
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def _let_go(row: Provisioning, fate: str) -> None:
             joining.void(row.vm_id)
         row.steps.cancel()
         row.move(State.CANCELLED, f"{who}; {fate}", released_at=clock.now())
-    rings.tell(row.pk)
+    events.publish_provisionings([row.pk])
 
 
 def _stuck(row: Provisioning, reason: str) -> None:
@@ -100,4 +100,4 @@ def after_failure(row: Provisioning) -> None:
     except ReefError as error:
         text, kind = f"{machine} could not be deleted: {error}", LogLine.Kind.ERROR
     LogLine.objects.create(provisioning=row, kind=kind, text=text[:2000])
-    rings.tell(row.pk)
+    events.publish_provisionings([row.pk])

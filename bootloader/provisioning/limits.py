@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-from django.db import connection, transaction
+from django.db import transaction
 
-from bootloader.exceptions import LostRace
 from bootloader.models import Machine, Provisioning
-from bootloader.provisioning import rings
 from bootloader.states import State
-from reef_site.common.errors import Conflict
+from reef_site.common import database_locks, events
+from reef_site.common.database_locks import DatabaseLock
+from reef_site.common.dispatch import dispatch
+from reef_site.common.errors import Conflict, LostRace
 from versconfig import config
 from vmtree.models import Node
-
-# PostgreSQL's lock on beginning provisionings; any number that nobody else uses.
-_BEGINNING = 7_202_613
-
-
-def alone() -> None:
-    """One at a time may count and begin, until commit. SQLite has one writer at a time anyway."""
-    if connection.vendor == "postgresql":
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_BEGINNING])
 
 
 def check_room(more: int, node: Node | None) -> None:
@@ -52,7 +43,7 @@ def begin() -> list[str]:
     """Let those begin for which there is room now; their ids."""
     begun: list[str] = []
     with transaction.atomic():
-        alone()
+        database_locks.lock(DatabaseLock.PROVISIONING_STARTS)
         room = places() - Provisioning.objects.at_work().count()
         waiting = Provisioning.objects.filter(state=State.QUEUED).order_by("id")
         for row in waiting[: max(0, room)]:
@@ -62,6 +53,6 @@ def begin() -> list[str]:
                 continue
             begun.append(row.pk)
     for provisioning_id in begun:
-        rings.advance(provisioning_id)
-        rings.tell(provisioning_id)
+        dispatch("bootloader.advance", provisioning_id)
+        events.publish_provisionings([provisioning_id])
     return begun

@@ -6,30 +6,25 @@ worker that was killed loses it within seconds, and another one goes on where th
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import secrets
-import threading
 import time
-from collections.abc import Iterator
 from datetime import timedelta
 
-from django.db import connection
-
 from bootloader.exceptions import (
-    IllegalMove,
-    LostRace,
     NoSuchMachine,
     ProviderAway,
     RateLimited,
     ShellAway,
 )
 from bootloader.models import BootStep, LogLine, Provisioning
-from bootloader.provisioning import booting, ending, limits, machines, rings, steps
+from bootloader.provisioning import booting, ending, limits, machines, steps
 from bootloader.provisioning.steps import Context, Later
 from bootloader.states import State, StepName, StepState
-from reef_site.common import clock
-from reef_site.common.errors import ReefError
+from reef_site.common import clock, events
+from reef_site.common.dispatch import dispatch
+from reef_site.common.errors import IllegalMove, LostRace, ReefError
+from reef_site.common.leases import is_leased
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +47,7 @@ def advance(provisioning_id: str) -> None:
         return
     wait: float | None = None
     try:
-        with _held(row.pk, holder):
+        with Provisioning.objects.renewing(row.pk, holder, LEASE):
             wait = _move_on(Context(row, holder))
     except LostRace as error:
         logger.info("%s was moved by somebody else: %s", row, error)
@@ -62,7 +57,7 @@ def advance(provisioning_id: str) -> None:
     if wait is None:
         limits.begin()
     else:
-        rings.advance(row.pk, later=wait)
+        dispatch("bootloader.advance", row.pk, countdown=wait)
 
 
 def tick() -> None:
@@ -70,44 +65,17 @@ def tick() -> None:
     now = clock.now()
     late = now - timedelta(seconds=3)
     for row in Provisioning.objects.at_work().order_by("id"):
-        held = row.leased_until is not None and now < row.leased_until < now + LEASE + clock.SKEW
         # One that lies too far ahead was written before the clock was set back.
         waits = row.look_at is not None and late <= row.look_at < now + LONGEST_WAIT
-        if not held and not waits:
-            rings.advance(row.pk)
+        if not is_leased(row.leased_until, now, LEASE) and not waits:
+            dispatch("bootloader.advance", row.pk)
     limits.begin()
 
 
 def _release(provisioning_id: str, holder: str, wait: float | None) -> None:
-    """Give the lease back; when somebody is going to look again is written down."""
+    """Give the lease back, and note when somebody is going to look again."""
     look_at = None if wait is None else clock.now() + timedelta(seconds=wait)
-    mine = Provisioning.objects.filter(pk=provisioning_id, leased_by=holder)
-    mine.update(leased_until=None, leased_by="", look_at=look_at)
-
-
-@contextlib.contextmanager
-def _held(provisioning_id: str, holder: str) -> Iterator[None]:
-    """Keep the lease while what is inside goes on."""
-    over = threading.Event()
-
-    def renew() -> None:
-        while not over.wait(LEASE.total_seconds() / 4):
-            mine = Provisioning.objects.filter(pk=provisioning_id, leased_by=holder)
-            try:
-                if not mine.update(leased_until=clock.now() + LEASE):
-                    return
-            except Exception:
-                logger.exception("the lease of %s could not be renewed", provisioning_id)
-            finally:
-                connection.close()
-
-    thread = threading.Thread(target=renew, name="reef-lease", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join(5)
+    Provisioning.objects.release_held(provisioning_id, holder, look_at=look_at)
 
 
 def _move_on(context: Context) -> float | None:
@@ -122,10 +90,10 @@ def _move_on(context: Context) -> float | None:
         step = row.steps.next()
         if step is None:
             row.move(State.DONE)
-            rings.tell(row.pk)
+            events.publish_provisionings([row.pk])
             return None
         wait = _do(context, step)
-        rings.tell(row.pk)
+        events.publish_provisionings([row.pk])
         if wait is not None:
             return wait
     return 0.0
@@ -204,7 +172,7 @@ def _fail(row: Provisioning, step: BootStep, reason: str) -> float | None:
     if step.state == StepState.RUNNING:
         step.move(StepState.FAILED, reason)
     row.move(State.FAILED, f"{step.get_name_display()}: {reason}")
-    rings.tell(row.pk)
+    events.publish_provisionings([row.pk])
     ending.after_failure(row)
     return None
 

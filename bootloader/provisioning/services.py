@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 
 from django.db import IntegrityError, transaction
 from django.db.models import QuerySet
 
 from bootloader import grants, providers
 from bootloader.models import BootStep, LogLine, Machine, Provisioning
-from bootloader.provisioning import limits, rings
+from bootloader.provisioning import limits
 from bootloader.provisioning.wishes import Wish
 from bootloader.states import (
     NEEDS_ANEW,
@@ -19,7 +18,11 @@ from bootloader.states import (
     StepName,
     StepState,
 )
+from reef_site.common import database_locks, events
+from reef_site.common.database_locks import DatabaseLock
+from reef_site.common.dispatch import dispatch
 from reef_site.common.errors import BadInput, Conflict, Forbidden, NotFound
+from reef_site.common.text import to_storable
 from versconfig import config
 from vmtree import authority
 from vmtree.models import Node
@@ -43,18 +46,18 @@ def start(wish: Wish, *, by: object, key: str = "") -> Started:
         return Started(known, again=True)
     try:
         with transaction.atomic():
-            limits.alone()
+            database_locks.lock(DatabaseLock.PROVISIONING_STARTS)
             limits.check_room(len(wish.names()), parent)
             grants.draw(by, len(wish.names()))
             rows = _write(wish, by, key)
-            transaction.on_commit(rings.begin)
+            dispatch("bootloader.begin")
     except IntegrityError:
         # Somebody asked for the same at this moment.
         if known := _known(wish, str(by)[:200], key):
             return Started(known, again=True)
         raise Conflict(f"name: some of {wish.name}… are taken") from None
     for row in rows:
-        rings.tell(row.pk)
+        events.publish_provisionings([row.pk])
     return Started(rows, again=False)
 
 
@@ -155,7 +158,7 @@ def _write(wish: Wish, by: object, key: str) -> list[Provisioning]:
 def find(provisioning_id: str) -> Provisioning:
     """The provisioning of this id, or NotFound."""
     rows = Provisioning.objects.light()
-    row = rows.filter(pk=provisioning_id.replace("\0", "")).first()
+    row = rows.filter(pk=to_storable(provisioning_id)).first()
     if row is None:
         raise NotFound("provisioning not found")
     return row
@@ -185,8 +188,8 @@ def retry(provisioning_id: str, *, by: object) -> Provisioning:
         reason = f"again, by {str(by)[:200]}"
         row.move(State.QUEUED, reason, look_at=None, asked_by_node=by_node)
         _open_again(row)
-        transaction.on_commit(rings.begin)
-        transaction.on_commit(partial(rings.tell, row.pk))
+        dispatch("bootloader.begin")
+        events.publish_provisionings([row.pk])
     return row
 
 
@@ -232,8 +235,8 @@ def cancel(provisioning_id: str, leftover: Leftover | None, *, by: object) -> Pr
         if row.machine is not None and not row.machine.is_gone:
             reason += f"; its VM is to be {word}"
         row.move(State.CANCELLING, reason, on_failure=leftover, look_at=None)
-        transaction.on_commit(partial(rings.advance, row.pk))
-        transaction.on_commit(partial(rings.tell, row.pk))
+        dispatch("bootloader.advance", row.pk)
+        events.publish_provisionings([row.pk])
     return row
 
 

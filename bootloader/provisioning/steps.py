@@ -11,13 +11,12 @@ import random
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from django.db import transaction
 
 from bootloader import providers, reasons
 from bootloader.exceptions import (
-    LostRace,
     ProviderAway,
     ProviderError,
     ShellAway,
@@ -29,10 +28,11 @@ from bootloader.models import BootStep, LogLine, Provisioning
 from bootloader.models.machines import Machine
 from bootloader.provisioning import booting, creating, lines, machines, resolving, texts
 from bootloader.provisioning.booting import Look
-from bootloader.shell import Shell
+from bootloader.shell_protocol import Shell
 from bootloader.states import StepName
 from reef_site.common import clock
-from reef_site.common.errors import ReefError
+from reef_site.common.errors import LostRace, ReefError
+from reef_site.common.text import clip_start, clip_words, to_storable
 from registry.liveness import Liveness
 from registry.models import VM, Status, Watch
 from versconfig import config
@@ -94,15 +94,14 @@ class Context:
 
     def must_hold(self) -> None:
         """Raise LostRace if the lease was lost, or nothing more is wanted."""
-        mine = Provisioning.objects.filter(pk=self.row.pk, leased_by=self.holder)
-        if not mine.filter(leased_until__gt=clock.now()).exists():
+        if not Provisioning.objects.is_held(self.row.pk, self.holder):
             raise LostRace("its lease was lost")
 
     def say(self, text: str, step: BootStep | None, kind: LogLine.Kind = LogLine.Kind.NOTE) -> None:
         """Write a line into its log."""
         name = step.name if step else ""
         LogLine.objects.create(
-            provisioning=self.row, step=name, kind=kind, text=reasons.clipped(text, MOST_LINE)
+            provisioning=self.row, step=name, kind=kind, text=clip_words(text, MOST_LINE)
         )
 
     def later(self, seconds: float, why: str = "") -> Later:
@@ -262,7 +261,7 @@ def is_gone(context: Context, step: BootStep, every: timedelta = LOOK_EVERY) -> 
     if machine is None or StepName(step.name) in (StepName.RESOLVE, StepName.CREATE):
         return False
     last = step.facts.get("asked_provider") or (step.started_at or now).isoformat()
-    if now - datetime.fromisoformat(last) < every:
+    if now - clock.parse_iso(last) < every:
         return False
     step.keep(asked_provider=now.isoformat())
     try:
@@ -304,7 +303,7 @@ def _hear(context: Context, step: BootStep, seen: Look) -> None:
     if before > MOST_HEARD and seen.status is None:
         step.keep(offset=offset)
         return
-    text = kept.decode("utf-8", "replace").replace("\0", "\ufffd").rstrip("\n")
+    text = to_storable(kept.decode("utf-8", "replace")).rstrip("\n")
     with transaction.atomic():
         step.keep(offset=offset)
         LogLine.objects.create(
@@ -345,7 +344,7 @@ def _begin_again(context: Context, step: BootStep, number: int, *, begun: bool) 
 def _why(row: Provisioning, step: BootStep, status: int) -> str:
     """The exit status with the last words of the script."""
     newest = row.log.filter(step=step.name, kind=LogLine.Kind.OUTPUT).order_by("-id").first()
-    said = reasons.clipped_end(reasons.cause(newest.text if newest else ""), 600)
+    said = clip_start(reasons.cause(newest.text if newest else ""), 600)
     return f"the script ended with status {status}" + (f": {said}" if said else "")
 
 

@@ -11,9 +11,10 @@ from typing import Any
 from bootloader import profiles, providers, words
 from bootloader.states import Leftover
 from reef_site.common.errors import BadInput, ReefError
+from reef_site.common.request_values import choice_of, number_of
+from reef_site.common.text import is_storable
 from versconfig import keys, values
 from vmtree import aliases
-from vmtree.dna import is_text
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 MOST_AT_A_TIME = 100
@@ -107,7 +108,7 @@ def wish_of(body: Mapping[str, Any]) -> Wish:
         name: _text(body.get(key), key) for name, key in _TEXTS.items() if body.get(key)
     }
     given |= {
-        name: _number(body.get(key), key, most)
+        name: number_of(body.get(key), key, least=1, most=most)
         for name, (key, most) in _NUMBERS.items()
         if body.get(key) is not None
     }
@@ -124,7 +125,7 @@ def wish_of(body: Mapping[str, Any]) -> Wish:
         extra_organs=_names(body.get("extraOrgans"), "extraOrgans"),
         extra_capabilities=_names(body.get("extraCapabilities"), "extraCapabilities"),
         on_failure=_leftover(body.get("onFailure"), "onFailure"),
-        count=None if count is None else _number(count, "count", MOST_AT_A_TIME),
+        count=None if count is None else number_of(count, "count", least=1, most=MOST_AT_A_TIME),
         **given,
     )
     wish.names()
@@ -158,19 +159,13 @@ def _text(value: object, field_name: str, *, needed: bool = True) -> str:
         return ""
     if value is None:
         raise BadInput(f"{field_name} is required", field_name)
-    if not isinstance(value, str) or not is_text(value) or any(ord(sign) < 32 for sign in value):
+    if not is_storable(value) or any(ord(sign) < 32 for sign in value):
         raise BadInput(f"{field_name}: must be text", field_name)
     value = value.strip()
     if len(value) > MOST_TEXT:
         raise BadInput(f"{field_name}: at most {MOST_TEXT} characters", field_name)
     if needed and not value:
         raise BadInput(f"{field_name} is required", field_name)
-    return value
-
-
-def _number(value: object, field_name: str, most: int) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
-        raise BadInput(f"{field_name}: must be a whole number from 1 to {most}", field_name)
     return value
 
 
@@ -193,9 +188,7 @@ def _labels(value: object) -> dict[str, str]:
 def _leftover(value: object, field_name: str) -> Leftover:
     if value is None:
         return Leftover.KEEP
-    if value not in Leftover.values:
-        raise BadInput(f"{field_name}: must be one of {', '.join(Leftover.values)}", field_name)
-    return Leftover(str(value))
+    return Leftover(choice_of(value, field_name, Leftover.values))
 
 
 def leftover_of(value: object) -> Leftover | None:

@@ -13,7 +13,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from lieutenants import ending
-from lieutenants.exceptions import IllegalMove, LostRace, NotFound, NotNow, ProgressLost
+from lieutenants.exceptions import NotNow, ProgressLost
 from lieutenants.hosts import paths
 from lieutenants.hosts.silence import Host, hosts
 from lieutenants.isolation import homes
@@ -22,6 +22,7 @@ from lieutenants.models import Lieutenant, Process
 from lieutenants.session import Session
 from lieutenants.states import RUNNING, Status
 from reef_site.common import events
+from reef_site.common.errors import IllegalMove, LostRace, NotFound
 from reef_site.common.errors import NotFound as NotRegistered
 from registry import services as registry
 from vmtree import permissions
@@ -102,8 +103,8 @@ def _take_over(lieutenant: Lieutenant, host: Host) -> str:
             registry.patch(lieutenant.pk, {"address": settings.HOST})
         except NotRegistered:
             logger.info("%s is not registered; the follower makes up for it", lieutenant)
-        transaction.on_commit(lambda: events.publish_lieutenant(lieutenant.pk))
-        transaction.on_commit(lambda: events.wake_follower(lieutenant.pk))
+        events.publish_lieutenant(lieutenant.pk)
+        events.wake_follower(lieutenant.pk)
     return f"{lieutenant.name}: taken over from {host.name}{said}"
 
 

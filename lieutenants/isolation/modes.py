@@ -18,6 +18,7 @@ from django.db import DatabaseError, models
 
 from lieutenants import keeper
 from lieutenants.exceptions import IsolationUnavailable
+from lieutenants.models import Lieutenant
 
 logger = logging.getLogger(__name__)
 
@@ -147,8 +148,6 @@ def _without_isolation() -> str:
 
     Older versions isolated no agent and stored no mode.
     """
-    from lieutenants.models import Lieutenant
-
     running = (
         Lieutenant.objects.living()
         .here()

@@ -8,14 +8,10 @@ from typing import Self
 from django.db import models
 from django.db.models import Count, Exists, F, OuterRef, Q, Subquery
 from django.db.models.functions import Coalesce
-from ulid import ULID
 
 from reef_site.common import clock
-
-
-def new_id() -> str:
-    """A sortable id of 26 capitals and digits."""
-    return str(ULID())
+from reef_site.common.ids import new_ulid
+from reef_site.common.leases import LeaseQuerySet
 
 
 class Verb(models.TextChoices):
@@ -67,7 +63,7 @@ def _count_name(state: StepState) -> str:
     return f"steps_{state.name.lower()}"
 
 
-class JobQuerySet(models.QuerySet["Job"]):
+class JobQuerySet(LeaseQuerySet["Job"]):
     def open(self) -> Self:
         """Those that are not at their end."""
         return self.filter(state=JobState.OPEN)
@@ -84,22 +80,14 @@ class JobQuerySet(models.QuerySet["Job"]):
         return self.annotate(**counts)
 
     def claim(self, pk: str, lease: timedelta) -> Job | None:
-        """The open job, leased to the caller; None while somebody else holds it."""
-        now = clock.now()
-        free = clock.is_over("leased_until", now, lease)
-        if not self.open().filter(free, pk=pk).update(leased_until=now + lease):
-            return None
-        return self.get(pk=pk)
-
-    def release(self, pk: str) -> None:
-        """Give a lease back."""
-        self.filter(pk=pk).update(leased_until=None)
+        """Lease the job if it is open; None while somebody else holds it."""
+        return self.get(pk=pk) if self.open().acquire(pk, lease) else None
 
 
 class Job(models.Model):
     """One verb over a VM and everything below it."""
 
-    id = models.CharField(primary_key=True, max_length=26, default=new_id, editable=False)
+    id = models.CharField(primary_key=True, max_length=26, default=new_ulid, editable=False)
     verb = models.CharField(max_length=10, choices=Verb.choices)
     vm_id = models.CharField("VM id", max_length=255, help_text="The VM at the top.")
     name = models.CharField(max_length=255, blank=True)
@@ -149,7 +137,7 @@ class Job(models.Model):
         return dict(rows)
 
 
-class StepQuerySet(models.QuerySet["Step"]):
+class StepQuerySet(LeaseQuerySet["Step"]):
     def unfinished(self) -> Self:
         """Those that something is still to come of."""
         return self.filter(state__in=OPEN_STEPS)
@@ -164,14 +152,15 @@ class StepQuerySet(models.QuerySet["Step"]):
         return waiting.filter(~Exists(below.filter(state__in=OPEN_STEPS)))
 
     def claim(self, pk: int, lease: timedelta) -> Step | None:
-        """The waiting step of an open job, now running by the caller; None if it is not so."""
-        now = clock.now()
-        free = self.filter(pk=pk, state=StepState.WAITING, job__state=JobState.OPEN)
-        claimed = free.update(
+        """Lease the step and set it running; None unless it waits and its job is open."""
+        is_open = Exists(Job.objects.open().filter(pk=OuterRef("job")))
+        waiting = self.filter(is_open, state=StepState.WAITING)
+        claimed = waiting.acquire(
+            pk,
+            lease,
             state=StepState.RUNNING,
             attempts=F("attempts") + 1,
-            started_at=now,
-            leased_until=now + lease,
+            started_at=clock.now(),
             acted_at=None,
             reason="",
         )

@@ -16,7 +16,9 @@ from typing import Any
 
 from django.db import connections
 
-from reef_site.common import broker, clock
+from reef_site.common import clock
+from reef_site.common.dispatch import dispatch
+from reef_site.common.hooks import Hook
 from reef_site.common.models import CallState, OutsideCall
 
 logger = logging.getLogger(__name__)
@@ -46,12 +48,9 @@ class Kind:
     lines: Callable[[Result], list[Line]]
 
 
-_kinds: dict[str, Kind] = {}
-
-
-def register(name: str, run: Callable[..., Result], lines: Callable[[Result], list[Line]]) -> None:
-    """Make a kind of call known; for `AppConfig.ready`."""
-    _kinds[name] = Kind(run, lines)
+call_kinds: Hook[Kind] = Hook(
+    "outside_calls.kinds", "Calls to providers, hosts and model APIs that a worker can make."
+)
 
 
 def make(
@@ -68,18 +67,13 @@ def make(
         made_at=now,
         sent_at=now,
     )
-    dispatch(row.pk)
+    dispatch("reef.outside_call", row.pk)
     end = time.monotonic() + BRIEF_SECONDS
     while True:
         row.refresh_from_db()
         if row.is_over or time.monotonic() > end:
             return row
         time.sleep(0.01)
-
-
-def dispatch(call_id: str) -> None:
-    """Tell a worker."""
-    broker.send_task("reef.outside_call", [call_id])
 
 
 def find(call_id: str, *kinds: str) -> OutsideCall | None:
@@ -99,7 +93,7 @@ def find(call_id: str, *kinds: str) -> OutsideCall | None:
     else:
         waiting = OutsideCall.objects.filter(pk=row.pk, state=CallState.WAITING)
         if waiting.filter(sent_at__lte=now - AGAIN).update(sent_at=now):
-            dispatch(row.pk)
+            dispatch("reef.outside_call", row.pk)
     return row
 
 
@@ -107,7 +101,7 @@ def lines(row: OutsideCall) -> list[Line]:
     """Return what a page shows of a call that is over."""
     if row.state == CallState.FAILED:
         return [(None, row.error)]
-    return _kinds[row.kind].lines(row.result)
+    return call_kinds[row.kind].lines(row.result)
 
 
 def run(call_id: str) -> None:
@@ -166,7 +160,7 @@ class _Attempt:
     def run(self) -> None:
         """Do it. Errors with a status are answers, too."""
         try:
-            self._result = _kinds[self._row.kind].run(**self._row.arguments)
+            self._result = call_kinds[self._row.kind].run(**self._row.arguments)
         except Exception as error:
             status = getattr(error, "status", None)
             if isinstance(status, int):

@@ -25,7 +25,7 @@ from lieutenants.follower import Follower
 from lieutenants.models import Answer, Chunk, Entry, Message, Process
 from lieutenants.session import Session
 from lieutenants.states import MessageState, Outcome
-from reef_site.common import events, locks
+from reef_site.common import broker, locks
 from tests.conftest import STANDIN, Fleet
 from tests.waiting import until
 
@@ -352,11 +352,11 @@ def test_lock_or_database_errors_do_not_end_the_follower(
 
 def test_everything_works_without_redis(fleet: Fleet, settings: Any, tmp_path: Path) -> None:
     settings.REDIS_URL = f"unix://{tmp_path}/nobody.sock"
-    events.client.cache_clear()
+    broker.client.cache_clear()
     fleet.restart_follower()
     fleet.create("ada")
     assert fleet.ask("ada", "hello") == "echo: hello"
-    events.client.cache_clear()
+    broker.client.cache_clear()
 
 
 def test_message_shows_its_states_and_evidence(fleet: Fleet) -> None:

@@ -11,9 +11,9 @@ import pytest
 from django.db import IntegrityError, connections
 
 from lieutenants import delivery
-from lieutenants.exceptions import LostRace
 from lieutenants.models import Lieutenant, Message, Move, Process
 from lieutenants.states import MessageState, Mode, Status
+from reef_site.common.errors import LostRace
 
 ROUNDS = 50
 
@@ -76,7 +76,7 @@ def test_one_of_two_concurrent_transitions_wins(redis_server: str) -> None:
 def test_one_of_two_concurrent_claims_gets_the_lease() -> None:
     lieutenant = Lieutenant.objects.create(name="ada", role="r")
     for _ in range(ROUNDS):
-        Lieutenant.objects.release(lieutenant.pk)
+        Lieutenant.objects.update(leased_until=None)
 
         def claim() -> bool:
             return Lieutenant.objects.claim(lieutenant.pk, timedelta(minutes=1)) is not None

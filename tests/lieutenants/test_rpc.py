@@ -7,6 +7,7 @@ import json
 import pytest
 
 from lieutenants import rpc
+from reef_site.common.text import is_storable
 
 
 def test_complete_lines_are_read_and_a_torn_one_waits() -> None:
@@ -53,7 +54,7 @@ def test_unreadable_input_is_returned_as_garbage(line: bytes) -> None:
     assert size == len(line) + 1 + len(b'["s",1,"next"]\n')
     assert records[0][0] == "g"
     assert len(records[0][2]) <= 500
-    assert rpc.storable(records[0][2])
+    assert is_storable(records[0][2])
     assert records[1] == ["s", 1, "next"]
 
 
@@ -72,12 +73,12 @@ def test_surrogate_halves_joined_later_stay_halves() -> None:
 
 @pytest.mark.parametrize("text", ["", "plain", "ä€😀", "\u2028\x07\x7f", "\ufffd"])
 def test_text_is_storable(text: str) -> None:
-    assert rpc.storable(text)
+    assert is_storable(text)
 
 
 @pytest.mark.parametrize("text", ["\0", "a\ud800", "\udfffb"])
 def test_text_is_not_storable(text: str) -> None:
-    assert not rpc.storable(text)
+    assert not is_storable(text)
 
 
 def test_message_is_a_prompt_with_a_streaming_behaviour() -> None:
