@@ -1743,7 +1743,7 @@ def _keeper_json() -> dict[str, Any] | None:
 def claim_directory(path: str) -> None:
     """Enter the run directory and lock it for our lifetime.
 
-    Raises AlreadyHeldError, or KeeperError if the run is over or its keeper does not get ready.
+    Raises AlreadyRunningError, or KeeperError if the run is over or its keeper does not get ready.
     """
     os.makedirs(path, mode=0o700, exist_ok=True)
     os.chdir(path)
@@ -1898,7 +1898,7 @@ def read_all(descriptor: int) -> bytes:
 def prepare(spec: Spec) -> tuple[Keeper, dict[str, Any]]:
     """Start the agent; return the keeper and its reply.
 
-    Raises KeeperError, AlreadyHeldError, OSError.
+    Raises KeeperError, AlreadyRunningError, OSError.
     """
     claim_directory(spec.dir)
     log = os.open("keeper.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
