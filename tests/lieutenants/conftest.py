@@ -1,4 +1,4 @@
-"""What tests of pages share."""
+"""Fixtures that tests of pages share."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["database", "postgres", "postgres_cluster", "pump"]
 
 @pytest.fixture
 def operator(client: Client, settings: Any, monkeypatch: pytest.MonkeyPatch) -> Client:
-    """Somebody who is signed in; an agent is on this host, and nobody is rung."""
+    """A signed-in operator. The host has an agent, and no worker is notified."""
     settings.PI_PATH = str(STANDIN)
     context.forget()
     drop_tasks(monkeypatch, "lieutenants.settle")

@@ -1,4 +1,4 @@
-"""What became of messages, withdrawing them, pages of them, and making a lieutenant only once."""
+"""Outcomes, withdrawal and pagination of messages, and idempotent creation of lieutenants."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def result(one: Message) -> tuple[str, str | None, str]:
         (Outcome.INTERRUPTED, "interrupted"),
     ],
 )
-def test_a_message_ends_as_its_turn_does(told: Told, ended: Outcome, outcome: str) -> None:
+def test_message_has_the_outcome_of_its_turn(told: Told, ended: Outcome, outcome: str) -> None:
     one, answer = message(told), told.open_answer()
     told.entry(Entry.Kind.USER, "x", message=one)
     told.entry(Entry.Kind.TEXT, "first")
@@ -75,7 +75,7 @@ def test_a_message_ends_as_its_turn_does(told: Told, ended: Outcome, outcome: st
     assert result(one) == (outcome, "first\n\nsecond", "why" if outcome == "error" else "")
 
 
-def test_a_follow_up_ends_the_part_before_it_and_a_steer_does_not(told: Told) -> None:
+def test_follow_up_ends_the_previous_part_and_steer_does_not(told: Told) -> None:
     first, steer = message(told, "first"), message(told, "steer", Mode.STEER)
     then = message(told, "then", Mode.FOLLOW_UP)
     answer = told.open_answer()
@@ -91,7 +91,7 @@ def test_a_follow_up_ends_the_part_before_it_and_a_steer_does_not(told: Told) ->
     assert result(first)[0] == "completed"
 
 
-def test_a_command_without_a_turn_is_completed_without_an_answer(told: Told) -> None:
+def test_command_without_a_turn_is_completed_without_an_answer(told: Told) -> None:
     assert result(message(told)) == ("completed", None, "")
     assert result(message(told, taken_up_at=None)) == ("pending", None, "")
     shown = message(told)
@@ -100,7 +100,7 @@ def test_a_command_without_a_turn_is_completed_without_an_answer(told: Told) -> 
     assert outcomes.is_over(shown.pk)
 
 
-def test_a_command_beside_a_turn_does_not_end_its_message(told: Told) -> None:
+def test_command_beside_a_turn_does_not_end_its_message(told: Told) -> None:
     first, command = message(told), message(told)
     told.open_answer()
     told.entry(Entry.Kind.USER, "work", message=first)
@@ -110,9 +110,7 @@ def test_a_command_beside_a_turn_does_not_end_its_message(told: Told) -> None:
     assert result(command)[0] == "completed"
 
 
-def test_outcomes_are_told_without_loading_answers(
-    told: Told, django_assert_max_num_queries: Any
-) -> None:
+def test_outcomes_do_not_load_answers(told: Told, django_assert_max_num_queries: Any) -> None:
     one = message(told)
     answer = told.open_answer()
     told.entry(Entry.Kind.USER, "work", message=one)
@@ -122,13 +120,13 @@ def test_outcomes_are_told_without_loading_answers(
     assert not any('"lieutenants_answer"."text"' in each["sql"] for each in queries)
 
 
-def test_a_refused_message_says_why(told: Told) -> None:
+def test_refused_message_has_a_reason(told: Told) -> None:
     refused = {"success": False, "error": "no such command"}
     one = message(told, state=MessageState.REJECTED, evidence=refused)
     assert result(one) == ("error", None, "no such command")
 
 
-def test_a_message_of_a_lieutenant_that_rests_is_not_waited_for(told: Told) -> None:
+def test_message_of_an_idle_lieutenant_is_not_waited_for(told: Told) -> None:
     one = message(told, state=MessageState.QUEUED, taken_up_at=None)
     assert not outcomes.is_over(one.pk)
     told.process.ended_at = timezone.now()
@@ -143,7 +141,7 @@ def test_a_message_of_a_lieutenant_that_rests_is_not_waited_for(told: Told) -> N
 # -- withdrawing -------------------------------------------------------------------------------
 
 
-def test_a_queued_message_is_withdrawn(api: Api, told: Told) -> None:
+def test_queued_message_is_withdrawn(api: Api, told: Told) -> None:
     one = message(told, state=MessageState.QUEUED, taken_up_at=None)
     for _ in range(2):
         answer = api.delete(f"{PATH}/ada/messages/{one.pk}")
@@ -166,7 +164,7 @@ def test_a_queued_message_is_withdrawn(api: Api, told: Told) -> None:
         (MessageState.REJECTED, False, "the agent has refused it"),
     ],
 )
-def test_it_is_said_when_that_is_too_late(
+def test_late_withdrawal_is_refused_with_a_reason(
     api: Api, told: Told, state: str, says: str, *, taken: bool
 ) -> None:
     one = message(told, state=state, taken_up_at=timezone.now() if taken else None)
@@ -175,21 +173,21 @@ def test_it_is_said_when_that_is_too_late(
     assert says in refused.json()["error"]
 
 
-def test_what_is_on_its_way_to_the_agent_is_not_withdrawn(api: Api, told: Told) -> None:
+def test_message_being_sent_is_not_withdrawn(api: Api, told: Told) -> None:
     one = message(told, state=MessageState.QUEUED, taken_up_at=None)
-    assert delivery.pass_on(one.pk)
+    assert delivery.mark_sending(one.pk)
     assert api.delete(f"{PATH}/ada/messages/{one.pk}").status_code == 409
-    # The agent ended before it had it, so that it waits again.
+    # The agent ended before it got the message, which is queued again.
     delivery.requeue(told.lieutenant)
     assert api.delete(f"{PATH}/ada/messages/{one.pk}").status_code == 200
-    assert not delivery.pass_on(one.pk)
+    assert not delivery.mark_sending(one.pk)
 
 
 @pytest.mark.parametrize(("reached", "status"), [(False, 200), (True, 409)])
-def test_one_for_which_no_connection_came_about_is_withdrawn(
+def test_message_without_a_connection_is_withdrawn(
     api: Api, told: Told, monkeypatch: pytest.MonkeyPatch, *, reached: bool, status: int
 ) -> None:
-    """But not one that the supervisor may have read before it fell silent."""
+    """A message that the keeper may have read before it stopped responding is not withdrawn."""
 
     def fall_silent(*_: object) -> None:
         raise Unreachable("The supervisor does not answer")
@@ -201,12 +199,12 @@ def test_one_for_which_no_connection_came_about_is_withdrawn(
     session = Session.open(Process.objects.get())
     sessions = {session.process.pk: session}
     outbox = Outbox()
-    outbox.look(sessions)
+    outbox.refresh(sessions)
     try:
         for moment in (0.0, 10.0):
             outbox.send(sessions, moment)
             assert api.delete(f"{PATH}/ada/messages/{one.pk}").status_code == 409
-            until(lambda: not outbox._boxes[session.process.pk].sending)
+            until(lambda: not outbox._mailboxes[session.process.pk].sending)
             outbox.send(sessions, moment + 1.0)
     finally:
         outbox.close()
@@ -214,7 +212,7 @@ def test_one_for_which_no_connection_came_about_is_withdrawn(
     assert api.delete(f"{PATH}/ada/messages/{one.pk}").status_code == status
 
 
-def test_only_who_commands_it_withdraws_its_messages(api: Api, told: Told) -> None:
+def test_withdrawal_needs_the_right_to_command(api: Api, told: Told) -> None:
     presence.enlist(told.lieutenant, actor="tests")
     one = message(told, state=MessageState.QUEUED, taken_up_at=None)
     other = Told(enlist("bob"))
@@ -228,7 +226,7 @@ def test_only_who_commands_it_withdraws_its_messages(api: Api, told: Told) -> No
     assert one.state == MessageState.QUEUED
 
 
-def test_a_button_of_the_page_withdraws_it(operator: Client, told: Told) -> None:
+def test_page_button_withdraws_a_message(operator: Client, told: Told) -> None:
     one = message(told, "waits", state=MessageState.QUEUED, taken_up_at=None)
     path = f"/lieutenants/ada/messages/{one.pk}/withdraw"
     assert f'action="{path}"' in page(operator, "/lieutenants/ada/")
@@ -244,7 +242,7 @@ def test_a_button_of_the_page_withdraws_it(operator: Client, told: Told) -> None
     assert late.status_code == 409
 
 
-def test_messages_come_page_by_page(api: Api, told: Told) -> None:
+def test_messages_are_paginated(api: Api, told: Told) -> None:
     at = timezone.now()
     for number in range(7):
         message(told, f"m{number}", created_at=at)
@@ -267,7 +265,7 @@ def make(api: Api, key: str, **fields: Any) -> Any:
     return api.post(PATH, body, **{"idempotency-key": key})
 
 
-def test_the_same_request_finds_what_it_made(api: Api) -> None:
+def test_repeated_creation_returns_the_same_lieutenant(api: Api) -> None:
     first, again = make(api, "k1"), make(api, "k1")
 
     assert (first.status_code, again.status_code) == (201, 200)
@@ -280,7 +278,7 @@ def test_the_same_request_finds_what_it_made(api: Api) -> None:
     assert make(api, "").status_code == 409
 
 
-def test_it_is_found_also_when_it_was_destroyed(api: Api) -> None:
+def test_repeated_creation_finds_a_destroyed_lieutenant(api: Api) -> None:
     first = make(api, "k1").json()
     api.delete(f"{PATH}/once")
     again = make(api, "k1")
@@ -288,7 +286,7 @@ def test_it_is_found_also_when_it_was_destroyed(api: Api) -> None:
     assert again.json()["status"] == "destroyed"
 
 
-def test_a_key_is_its_callers_own(api: Api) -> None:
+def test_idempotency_key_is_scoped_to_its_caller(api: Api) -> None:
     parent = enlist("parent")
     presence.enlist(parent, actor="tests")
     token = tokens.issue(Node.objects.get(vm_id=parent.pk), made_by="tests")
@@ -299,12 +297,12 @@ def test_a_key_is_its_callers_own(api: Api) -> None:
     assert answer.status_code == 201, answer.content
 
 
-def test_a_key_that_is_too_long_is_refused(api: Api) -> None:
+def test_too_long_key_is_refused(api: Api) -> None:
     assert make(api, "k" * 201).status_code == 400
     assert not Lieutenant.objects.exists()
 
 
-def test_while_the_agent_is_being_installed_it_is_said_when_to_come_again(
+def test_retry_after_is_set_while_the_agent_is_installed(
     api: Api, settings: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
