@@ -1,7 +1,7 @@
-"""The transcript as people read it: tool calls with their results, answers with what they cost.
+"""Transcript items as pages show them: calls with results, answers with their usage.
 
-A page is made at one number of the transcript (`rev`); the live stream goes on from there. So the
-text so far of an entry that is still being said is joined up to that number and no further.
+A page shows the transcript at one revision (`rev`), and the live stream continues from there. So
+the text of an open entry is joined up to that revision and no further.
 """
 
 from __future__ import annotations
@@ -19,33 +19,33 @@ from lieutenants.figures import Figures
 from lieutenants.models import Answer, Entry, Lieutenant, Usage
 from lieutenants.states import Outcome
 
-PAGE = 100
-# A call and its result have ids this close, or are shown apart.
-_NEAR = 5000
-# Longer texts are shown by their ends; all of it is one click away.
-_MOST_SHOWN = 20_000  # of tools
-_MOST_SAID = 100_000
-_PREVIEW = 160
+PAGE_SIZE = 100
+# A call and its result are paired only if their ids differ by less than this.
+_MAX_ID_DISTANCE = 5000
+# Longer texts are shortened; the whole text is one click away.
+_MAX_OUTPUT_CHARS = 20_000  # output of tools
+_MAX_TEXT_CHARS = 100_000
+_MAX_PREVIEW_CHARS = 160
 _CLASSES = ("input", "output", "cache_read", "cache_write")
 
 
 @dataclass(frozen=True)
 class Close:
-    """The thin line under a finished answer."""
+    """Footer of a finished answer."""
 
     answer: Answer
     figures: Figures
 
     @property
     def took(self) -> timedelta | None:
-        """From the agent's start of work to its end."""
+        """Return the time from the start of the answer to its end."""
         ended = self.answer.ended_at
         return ended - self.answer.started_at if ended else None
 
 
 @dataclass
 class Block:
-    """One thing to read: an entry, or a tool call together with its result."""
+    """One item on the page: an entry, or a tool call together with its result."""
 
     entry: Entry
     rev: int = 0
@@ -55,22 +55,22 @@ class Block:
 
     @property
     def last_id(self) -> int:
-        """The id of its youngest entry."""
+        """Return the id of its newest entry."""
         return max(self.entry.pk, self.result.pk if self.result else 0)
 
     @property
     def is_tool(self) -> bool:
-        """Whether it is a call, a result, or both."""
+        """Return whether it is a tool call, a result, or both."""
         return self.entry.kind in (Entry.Kind.TOOL_CALL, Entry.Kind.TOOL_RESULT)
 
     @property
     def outcome(self) -> Entry | None:
-        """The tool's result, as far as there is one."""
+        """Return the tool's result, if there is one."""
         return self.entry if self.entry.kind == Entry.Kind.TOOL_RESULT else self.result
 
     @property
     def state(self) -> str:
-        """Of a tool: asked, running, failed or done."""
+        """Return the state of a tool call: asked, running, failed or done."""
         result = self.outcome
         if result is None:
             return "asked"
@@ -80,16 +80,16 @@ class Block:
 
     @property
     def preview(self) -> str:
-        """What a call is about, in one line: its most telling argument."""
+        """Return the first text argument of a call, in one short line."""
         arguments = self.entry.data.get("arguments") if self.entry.data else None
         if isinstance(arguments, dict):
             texts = [each for each in arguments.values() if isinstance(each, str)]
-            return terminal.marked(" ".join(texts[0].split())[:_PREVIEW]) if texts else ""
-        return terminal.marked(" ".join(str(arguments or "").split())[:_PREVIEW])
+            return terminal.marked(" ".join(texts[0].split())[:_MAX_PREVIEW_CHARS]) if texts else ""
+        return terminal.marked(" ".join(str(arguments or "").split())[:_MAX_PREVIEW_CHARS])
 
     @property
     def arguments(self) -> list[tuple[str, object]]:
-        """A call's arguments, name by name."""
+        """Return the names and values of a call's arguments."""
         arguments = self.entry.data.get("arguments") if self.entry.data else None
         if isinstance(arguments, dict):
             return list(arguments.items())
@@ -97,56 +97,59 @@ class Block:
 
     @property
     def shown_output(self) -> str:
-        """A result's text, its middle left out when it is very long."""
+        """Return the text of a result; a very long one without its middle."""
         if not self.outcome:
             return ""
         return shortened(terminal.plain(self.outcome.text), self.outcome.left_out)
 
     @property
     def used(self) -> Figures:
-        """What one call of the model took, if this tells of one."""
+        """Return the usage of one model call, if the entry has it."""
         known = self.entry.data if isinstance(self.entry.data, dict) else {}
         counts = {name: known.get(name) or 0 for name in _CLASSES}
         return Figures(**counts, cost=Decimal(str(known.get("cost") or 0)))
 
     @property
     def images(self) -> int:
-        """How many pictures came with it; they are not kept."""
+        """Return the number of images, which are not stored."""
         entry = self.outcome or self.entry
         return int(entry.data.get("images") or 0) if entry.data else 0
 
 
 def shortened(text: str, left_out: int = 0) -> str:
-    """Head and tail of a long text, of whose middle so much was left out before."""
-    if len(text) <= _MOST_SHOWN:
+    """Return head and tail of a long text.
+
+    `left_out` characters were already left out between them.
+    """
+    if len(text) <= _MAX_OUTPUT_CHARS:
         return text
-    half = _MOST_SHOWN // 2
+    half = _MAX_OUTPUT_CHARS // 2
     left_out += len(text) - 2 * half
     return f"{text[:half]}\n\n… {left_out:,} characters left out …\n\n{text[-half:]}"
 
 
 def blank(kind: Entry.Kind) -> Block:
-    """The mould from which the page makes a block that is being said right now."""
+    """Return an empty open block: the page's template for blocks that are streaming."""
     return Block(Entry(pk=0, kind=kind, final=False, at=timezone.now(), rev=0))
 
 
 def newest(lieutenant: Lieutenant, *, before: int | None = None) -> tuple[list[Block], int | None]:
-    """The newest blocks, or those older than the entry `before`; and where still older ones end.
+    """Return the newest blocks, or those before the entry `before`, and the cursor of older ones.
 
-    `lieutenant.rev` must have been read before: it is the number the page is made at.
+    `lieutenant.rev` must have been read before: it is the page's revision.
     """
     rows = _entries(lieutenant)
     if before is not None:
         rows = rows.filter(pk__lt=before)
-    found = outputs.shortened(rows.order_by("-id")[: PAGE + 1], _MOST_SAID)
-    more, found = len(found) > PAGE, found[:PAGE][::-1]
+    found = outputs.shortened(rows.order_by("-id")[: PAGE_SIZE + 1], _MAX_TEXT_CHARS)
+    more, found = len(found) > PAGE_SIZE, found[:PAGE_SIZE][::-1]
     return _blocks(lieutenant, found), found[0].pk if more else None
 
 
 def some(lieutenant: Lieutenant, ids: Iterable[int]) -> list[Block]:
-    """The blocks that these entries belong to."""
+    """Return the blocks that contain these entries."""
     rows = _entries(lieutenant).filter(pk__in=list(ids)).order_by("id")
-    return _blocks(lieutenant, outputs.shortened(rows, _MOST_SAID))
+    return _blocks(lieutenant, outputs.shortened(rows, _MAX_TEXT_CHARS))
 
 
 def _entries(lieutenant: Lieutenant) -> QuerySet[Entry]:
@@ -177,14 +180,14 @@ _Key = tuple[str, str]
 def _pairs(
     lieutenant: Lieutenant, entries: Sequence[Entry]
 ) -> tuple[dict[_Key, Entry], dict[_Key, Entry]]:
-    """Calls and results by process and call, those beyond the edges of `entries` included."""
+    """Map (process, call id) to calls and to results, including partners outside of `entries`."""
     calls = _by_call(entries, Entry.Kind.TOOL_CALL)
     results = _by_call(entries, Entry.Kind.TOOL_RESULT)
     alone = {call_id for _, call_id in calls.keys() ^ results.keys()}
     if alone:
-        near = Q(pk__gt=entries[0].pk - _NEAR, pk__lt=entries[-1].pk + _NEAR)
+        near = Q(pk__gt=entries[0].pk - _MAX_ID_DISTANCE, pk__lt=entries[-1].pk + _MAX_ID_DISTANCE)
         rows = _entries(lieutenant).filter(near, call_id__in=alone).order_by("id")
-        others = outputs.shortened(rows, _MOST_SAID)
+        others = outputs.shortened(rows, _MAX_TEXT_CHARS)
         calls = _by_call(others, Entry.Kind.TOOL_CALL) | calls
         results = _by_call(others, Entry.Kind.TOOL_RESULT) | results
     return calls, results
@@ -195,18 +198,18 @@ def _by_call(entries: Iterable[Entry], kind: Entry.Kind) -> dict[_Key, Entry]:
 
 
 def _fill_in_texts(lieutenant: Lieutenant, blocks: list[Block]) -> None:
-    """The text of each block; of an open one, what was said up to the page's number."""
+    """Set the text of each block; for open ones the text up to the page's revision."""
     opened = [block.entry.pk for block in blocks if not block.entry.final]
-    said: dict[int, str] = {}
+    texts: dict[int, str] = {}
     if opened:
-        said = outputs.newest_said(opened, until_rev=lieutenant.rev, most=_MOST_SAID)
+        texts = outputs.open_texts(opened, until_rev=lieutenant.rev, max_chars=_MAX_TEXT_CHARS)
     for block in blocks:
         block.rev = lieutenant.rev
-        block.text = said.get(block.entry.pk) or block.entry.text
+        block.text = texts.get(block.entry.pk) or block.entry.text
 
 
 def _close_answers(blocks: list[Block]) -> None:
-    """Put each finished answer's line under the block that ends it."""
+    """Add each finished answer's footer to its last block."""
     ids = {block.entry.answer_id for block in blocks if block.entry.answer_id}
     if not ids:
         return

@@ -1,8 +1,8 @@
-"""What happens to this host's lieutenants when somebody sets the wall clock.
+"""Adjust timestamps of this host's lieutenants after a change of the wall clock.
 
-How long one has been idle or silent is the distance of two wall-clock times. When the clock is set,
-the earlier one is moved along, so that nobody is called idle or stalled because of it, and nothing
-that is due soon waits until the clock is there again.
+Idle and silent times are differences of wall-clock times. When the clock is set, stored times are
+shifted, so that no lieutenant counts as idle or stalled because of it, and nothing that is due soon
+waits until the clock has caught up.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ from reef_site.common import clock
 
 logger = logging.getLogger(__name__)
 
-# No pause before another start is longer.
-LONGEST_PAUSE = timedelta(minutes=5)
-_MARKS = (
+# Longer than any delay before a restart.
+MAX_RESTART_DELAY = timedelta(minutes=5)
+_TIMESTAMPS = (
     *("status_since", "last_activity_at", "restart_at", "leased_until"),
     *("waiting_since", "failing_since", "rewind_asked_at", "session_since"),
 )
 
 
-class ClockWatch:
-    """Looked at by the one follower of a host."""
+class ClockMonitor:
+    """Used by the one follower of a host."""
 
     def __init__(self) -> None:
         self._jumps = clock.JumpDetector()
-        self._first = True
+        self._is_first_check = True
 
-    def look(self, sessions: Iterable[Session]) -> None:
-        """Move the marks of this host's rows if the clock was set since the last look."""
-        if self._first:
-            self._first = False
-            _clamp()
+    def check(self, sessions: Iterable[Session]) -> None:
+        """Shift this host's timestamps if the clock was set since the last call."""
+        if self._is_first_check:
+            self._is_first_check = False
+            _clamp_future()
         if jump := self._jumps.jump_seconds():
             direction = "forward" if jump > 0 else "back"
             logger.warning("the clock was set %s by %.0f s", direction, abs(jump))
@@ -51,30 +51,31 @@ class ClockWatch:
 
 
 def rebase(jump: timedelta, sessions: Iterable[Session] = ()) -> None:
-    """Move all marks of this host's lieutenants by the jump."""
+    """Shift all timestamps of this host's lieutenants by the jump."""
     for session in sessions:
         lieutenant = session.lieutenant
         lieutenant.last_activity_at += jump
         if lieutenant.failing_since is not None:
             lieutenant.failing_since += jump
-        lieutenant.failures = failing.moved(lieutenant.failures, jump)
+        lieutenant.failures = failing.shifted(lieutenant.failures, jump)
     with transaction.atomic():
         here = Lieutenant.objects.here().living()
         for row in here.only("pk", "status_since", "failing_since", "failures", "session_name"):
             _move_firings(row, jump)
             if row.failures:
-                series = failing.moved(row.failures, jump)
+                series = failing.shifted(row.failures, jump)
                 here.filter(pk=row.pk, session_name=row.session_name).update(failures=series)
-        here.update(**{mark: F(mark) + jump for mark in _MARKS})
+        here.update(**{name: F(name) + jump for name in _TIMESTAMPS})
         Process.objects.live().here().update(started_at=F("started_at") + jump)
         if connection.vendor != "postgresql":
-            # There is no other host, so what all hosts share is of this one's clock, too.
+            # SQLite means that there is no other host, so shared rows follow this host's clock,
+            # too.
             Firing.objects.filter(state=FiringState.WAITING).update(due_at=F("due_at") + jump)
             provisionings.rebase(jump)
 
 
 def _move_firings(row: Lieutenant, jump: timedelta) -> None:
-    """A rule has fired once for this cause, and it is the same cause still."""
+    """Shift the causes of rule executions along, so that no rule fires twice for one cause."""
     fired = Firing.objects.filter(subject=row.pk)
     of_failures = Q(event=Event.LIEUTENANT_FAILING)
     for events, since in ((~of_failures, row.status_since), (of_failures, row.failing_since)):
@@ -82,11 +83,11 @@ def _move_firings(row: Lieutenant, jump: timedelta) -> None:
             fired.filter(events, cause_at=since).update(cause_at=since + jump)
 
 
-def _clamp() -> None:
-    """Bring marks that lie in the future to now: the clock was set back while nobody looked."""
+def _clamp_future() -> None:
+    """Set timestamps in the future to now: the clock was set back while no follower ran."""
     now = timezone.now()
     here = Lieutenant.objects.here().living()
-    for mark in ("status_since", "last_activity_at"):
-        here.filter(**{f"{mark}__gt": now}).update(**{mark: now})
-    late = now + LONGEST_PAUSE
+    for name in ("status_since", "last_activity_at"):
+        here.filter(**{f"{name}__gt": now}).update(**{name: now})
+    late = now + MAX_RESTART_DELAY
     here.filter(restart_at__gt=late).update(restart_at=late)

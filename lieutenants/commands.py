@@ -72,6 +72,6 @@ def _handle(session: Session, message: Message, at: datetime) -> None:
     else:
         text = session.screening.cover(message.text)
         session.add(Entry.Kind.USER, at, text=text, message=message, data=data)
-    if delivery.handled(message, at) and message.mode == Mode.PROMPT:
+    if delivery.mark_handled(message, at) and message.mode == Mode.PROMPT:
         counted = Lieutenant.objects.filter(pk=session.lieutenant.pk, task_count__gt=0)
         counted.update(task_count=F("task_count") - 1)

@@ -1,4 +1,4 @@
-"""Idempotency keys of creations: the same request again finds what the first one made."""
+"""Idempotency keys of creations: a repeated request finds the lieutenant that the first created."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ MAX_KEY = 200
 
 @dataclass(frozen=True)
 class CreationKey:
-    """Digests of a request's key, which is the caller's own, and of what it asks for."""
+    """Digests of a request's key, which is scoped to its caller, and of its contents."""
 
     key: str | None = None
     digest: str = ""
 
     def find(self) -> Lieutenant | None:
-        """Return the lieutenant that an earlier request made. Raises KeyReused."""
+        """Return the lieutenant that an earlier request created. Raises KeyReused."""
         if self.key is None:
             return None
         known = Lieutenant.objects.filter(creation_key=self.key).first()
@@ -34,7 +34,7 @@ class CreationKey:
 
 
 def key_of(given: str, *, caller: object, facts: Mapping[str, Any]) -> CreationKey:
-    """Return the key of a request for these facts; one that finds nothing if none is given."""
+    """Return the key of a request with these contents. Without a given key it finds nothing."""
     if len(given) > MAX_KEY or not is_storable(given):
         raise BadInput(f"Idempotency-Key: at most {MAX_KEY} characters")
     if not given:

@@ -1,6 +1,6 @@
-"""Messages on their way to an agent: each step of a row, with its evidence.
+"""Delivery states of messages, each with its evidence.
 
-Every step is a conditional UPDATE, so that a step told twice is taken once.
+Every step is a conditional UPDATE, so that an event that is applied twice has one effect.
 """
 
 from __future__ import annotations
@@ -18,31 +18,31 @@ WITHDRAWN = "withdrawn by an abort before the agent began with it"
 HANDLED = "a command, handled without a run"
 DESTROYED = "the lieutenant was destroyed"
 WITHDRAWN_BY = "withdrawn by {}"
-# How the notes of messages begin that no agent will get any more.
-WITHDRAWALS = ("withdrawn by ", DESTROYED)
-PASSED_ON = {"note": "on its way to the agent"}
+# Prefixes of the notes of messages that no agent will get.
+WITHDRAWAL_PREFIXES = ("withdrawn by ", DESTROYED)
+SENDING = {"note": "on its way to the agent"}
 
-_BEGUN_NEXT = f"""
+_NOT_BEGUN = f"""
     SELECT id, text FROM {Message._meta.db_table}
     WHERE lieutenant_id = %s AND state IN (%s, %s) AND taken_up_at IS NULL
     ORDER BY created_at, id
 """  # noqa: S608 - only the table's name
 
 
-def pass_on(message_id: str) -> bool:
-    """Note that a queued message goes to the agent now. False if it was withdrawn meanwhile."""
+def mark_sending(message_id: str) -> bool:
+    """Mark a queued message as being sent. Return False if it was withdrawn meanwhile."""
     queued = Message.objects.filter(pk=message_id, state=MessageState.QUEUED)
-    return bool(queued.update(evidence=PASSED_ON))
+    return bool(queued.update(evidence=SENDING))
 
 
-def take_back(message_id: str) -> bool:
-    """Note that a message has not left after all, so that it can be withdrawn. False if decided."""
+def unmark_sending(message_id: str) -> bool:
+    """Unmark a message that was not sent, so that it can be withdrawn. Return False if decided."""
     queued = Message.objects.filter(pk=message_id, state=MessageState.QUEUED)
     return bool(queued.update(evidence=None))
 
 
 def withdraw(message_id: str, note: str, at: datetime) -> bool:
-    """Take back a message that nobody has passed on yet. False if it is too late for that."""
+    """Reject a queued message that is not being sent yet. Return False if it is too late."""
     waiting = Message.objects.filter(
         pk=message_id, state=MessageState.QUEUED, evidence__isnull=True
     )
@@ -50,13 +50,13 @@ def withdraw(message_id: str, note: str, at: datetime) -> bool:
 
 
 def is_withdrawn(message: Message) -> bool:
-    """Whether nobody will work on it since somebody took it back."""
+    """Return whether the message was rejected because it was withdrawn."""
     note = str((message.evidence or {}).get("note") or "")
-    return message.state == MessageState.REJECTED and note.startswith(WITHDRAWALS)
+    return message.state == MessageState.REJECTED and note.startswith(WITHDRAWAL_PREFIXES)
 
 
-def whereabouts(message: Message) -> str:
-    """Say where a message is that is not withdrawn any more."""
+def why_too_late(message: Message) -> str:
+    """Return why a message cannot be withdrawn any more, as text for people."""
     if message.state == MessageState.REJECTED:
         return "the agent has refused it"
     if message.taken_up_at is not None:
@@ -64,30 +64,30 @@ def whereabouts(message: Message) -> str:
     return "the agent has it; abort breaks off what it does, with all that waits"
 
 
-def delivered(message_id: str, at: datetime) -> bool:
-    """The agent's input has it, whole. False if that was known."""
+def mark_delivered(message_id: str, at: datetime) -> bool:
+    """Mark a message as delivered to the agent's stdin. Return False if it was not queued."""
     queued = Message.objects.filter(pk=message_id, state=MessageState.QUEUED)
     passed = queued.update(state=MessageState.DELIVERED, delivered_at=at, evidence=None)
     return bool(passed)
 
 
 def decide(message_id: str, *, accepted: bool, evidence: dict[str, Any], at: datetime) -> bool:
-    """The agent's verdict. False if the message was decided before."""
+    """Store whether the agent accepted the message. Return False if that was decided before."""
     state = MessageState.ACCEPTED if accepted else MessageState.REJECTED
     undecided = Message.objects.undecided().filter(pk=message_id)
     return bool(undecided.update(state=state, evidence=evidence, decided_at=at))
 
 
-def take_up(
+def mark_begun(
     lieutenant: Lieutenant, text: str, at: datetime, *, cover: Callable[[str], str] = str
 ) -> Message | None:
-    """The message that the agent has begun with: the one of this text, else the oldest.
+    """Find the message that the agent has begun, by its text, else the oldest, and mark it.
 
-    The text was covered; rows that are older than a secret may hold it still.
+    `text` is covered, but rows older than a secret may still contain the secret.
     """
-    # A QuerySet takes many times as long as its query; each message of an agent asks.
+    # Runs for each message of an agent, and a QuerySet takes many times as long as its query.
     with connection.cursor() as cursor:
-        cursor.execute(_BEGUN_NEXT, [lieutenant.pk, MessageState.ACCEPTED, MessageState.DELIVERED])
+        cursor.execute(_NOT_BEGUN, [lieutenant.pk, MessageState.ACCEPTED, MessageState.DELIVERED])
         waiting = cursor.fetchall()
     if not waiting:
         return None
@@ -104,7 +104,7 @@ def withdraw_accepted(
     *,
     cover: Callable[[str], str] = str,
 ) -> int:
-    """Follow-ups that the agent gave back after an abort: they will not be worked on."""
+    """Reject follow-ups that the agent returned after an abort. Return their number."""
     waiting = Message.objects.filter(
         lieutenant=lieutenant, state=MessageState.ACCEPTED, taken_up_at__isnull=True
     )
@@ -116,8 +116,8 @@ def withdraw_accepted(
     )
 
 
-def withdraw_stranded(lieutenant: Lieutenant, at: datetime) -> int:
-    """After an abort: all that the agent accepted and has not begun with."""
+def withdraw_unstarted(lieutenant: Lieutenant, at: datetime) -> int:
+    """Reject all messages that the agent accepted and did not begin before an abort."""
     accepted = Message.objects.filter(lieutenant=lieutenant, state=MessageState.ACCEPTED)
     waiting = accepted.filter(taken_up_at__isnull=True)
     evidence = {"note": WITHDRAWN}
@@ -125,30 +125,30 @@ def withdraw_stranded(lieutenant: Lieutenant, at: datetime) -> int:
 
 
 def withdraw_queued(lieutenant: Lieutenant, note: str, at: datetime) -> int:
-    """Messages that no agent has seen yet will not be sent."""
+    """Reject all queued messages. Return their number."""
     queued = Message.objects.filter(lieutenant=lieutenant, state=MessageState.QUEUED)
     return queued.update(state=MessageState.REJECTED, decided_at=at, evidence={"note": note})
 
 
-def all_done(lieutenant: Lieutenant, at: datetime) -> None:
-    """The agent rests: what it accepted it has done, be it only a command without work."""
+def mark_all_begun(lieutenant: Lieutenant, at: datetime) -> None:
+    """Mark all accepted messages as begun when the agent settles, even commands without a run."""
     Message.objects.filter(
         lieutenant=lieutenant, state=MessageState.ACCEPTED, taken_up_at__isnull=True
     ).update(taken_up_at=at)
 
 
-def handled(message: Message, at: datetime) -> bool:
-    """Note that the agent handled a message as a command. Return False if that was known."""
+def mark_handled(message: Message, at: datetime) -> bool:
+    """Mark a message as handled by the agent as a command. Return False if it was marked before."""
     evidence = {**(message.evidence or {}), "note": HANDLED}
     waiting = Message.objects.filter(pk=message.pk, taken_up_at__isnull=True)
     return bool(waiting.update(taken_up_at=at, evidence=evidence))
 
 
 def requeue(lieutenant: Lieutenant) -> int:
-    """The agent ended before it began with these: its successor gets them."""
+    """Queue the messages that an ended agent did not begin again, for its successor."""
     lost = Message.objects.filter(
         lieutenant=lieutenant,
-        # A queued one may have been on its way.
+        # Queued messages may have been sent already.
         state__in=[MessageState.QUEUED, MessageState.DELIVERED, MessageState.ACCEPTED],
         taken_up_at__isnull=True,
     )

@@ -1,9 +1,9 @@
-"""A session whose requests all fail alike: said once, counted after that, and seen by rules.
+"""Series of equal failures of a session: reported once, then counted, and visible to rules.
 
-`Lieutenant.failures` describes the series of equal failures that is going on: `key`, `text` (the
-provider's own), `count`, `since`, `entry` (the transcript entry of the first message that failed),
-`message` (its id), `words` (its beginning) and `notice` (the entry that counts). From the second
-equal failure on the lieutenant is failing, and `failing_since` is set. It outlives the process.
+`Lieutenant.failures` describes the current series: `key`, `text` (the provider's own), `count`,
+`since`, `entry` (the transcript entry of the first message that failed), `message` (its id),
+`words` (its beginning) and `notice` (the entry that shows the count). From the second equal failure
+on the lieutenant is failing, and `failing_since` is set. A series outlives the process.
 """
 
 from __future__ import annotations
@@ -23,30 +23,30 @@ if TYPE_CHECKING:
     from lieutenants.session import Session
 
 LEAST = 2
-_WORDS = 80
+_MAX_WORDS = 80
 
 
 @dataclass
 class FailureSeries:
-    """What one session has not written yet: rows get their ids only at the end of a pass."""
+    """Unsaved changes of a session's series: new rows get their ids only at the end of a pass."""
 
     changed: bool = False
     first: Entry | None = None
     notice: Entry | None = None
 
 
-def key_of(failure: str) -> str:
-    """Return what equal failures have in common: ids and figures in the text may differ."""
+def series_key(failure: str) -> str:
+    """Return a key that equal failures share: ids and numbers in the text may differ."""
     return re.sub(r"[0-9a-fA-F]*\d[0-9a-fA-F]*", "#", failures.sentence(failure))
 
 
 def is_known(lieutenant: Lieutenant, failure: str) -> bool:
-    """Return whether the last run failed alike, so that the text need not be repeated."""
-    return bool(lieutenant.failures) and lieutenant.failures.get("key") == key_of(failure)
+    """Return whether the last run failed equally, so that the text need not be repeated."""
+    return bool(lieutenant.failures) and lieutenant.failures.get("key") == series_key(failure)
 
 
 def count(session: Session, outcome: Outcome, failure: str, at: datetime, answer: Answer) -> None:
-    """Take in how a run ended."""
+    """Update the series with the outcome of a run."""
     lieutenant = session.lieutenant
     if outcome is Outcome.COMPLETED:
         if lieutenant.failures:
@@ -61,17 +61,17 @@ def count(session: Session, outcome: Outcome, failure: str, at: datetime, answer
     lieutenant.failures, session.series.changed = series, True
     lieutenant.failing_since = lieutenant.failing_since or clock.parse_iso(series["since"])
     lieutenant.trouble = trouble(lieutenant)
-    _say(session, series, at)
+    _report(session, series, at)
 
 
 def clear(session: Session) -> None:
-    """A request went well, or the session begins anew."""
+    """End the series: a request succeeded, or the session starts again."""
     session.lieutenant.failures, session.lieutenant.failing_since = {}, None
     session.series = FailureSeries(changed=True)
 
 
 def trouble(lieutenant: Lieutenant) -> str:
-    """Return what is wrong with a failing lieutenant, in one line; empty if it is not failing."""
+    """Describe a failing lieutenant's problem in one line; empty if it is not failing."""
     series = lieutenant.failures
     if lieutenant.failing_since is None or not series:
         return ""
@@ -79,7 +79,7 @@ def trouble(lieutenant: Lieutenant) -> str:
 
 
 def facts(lieutenant: Lieutenant) -> dict[str, Any] | None:
-    """Return the series as the API gives it; None if the lieutenant is not failing."""
+    """Return the series as the API shows it; None if the lieutenant is not failing."""
     series = lieutenant.failures
     if lieutenant.failing_since is None or not series:
         return None
@@ -100,8 +100,8 @@ def can_rewind(lieutenant: Lieutenant) -> bool:
     return known and failures.is_about_request(series["text"])
 
 
-def remember(session: Session) -> None:
-    """Write the series down; new rows have their ids by now."""
+def save_series(session: Session) -> None:
+    """Save the series. New rows must have their ids."""
     mine = session.series
     if not mine.changed:
         return
@@ -111,13 +111,13 @@ def remember(session: Session) -> None:
         series["entry"], series["message"] = mine.first.pk, mine.first.message_id
     if series and mine.notice:
         series["notice"] = mine.notice.pk
-    # A series of an earlier session does not concern the one that was begun meanwhile.
+    # The series belongs to an earlier session if a new one was started meanwhile.
     same_session = Lieutenant.objects.filter(pk=lieutenant.pk, session_name=lieutenant.session_name)
     same_session.update(failures=series, failing_since=lieutenant.failing_since)
 
 
-def leave_earlier_session(session: Session) -> None:
-    """Drop the series of this process if a new session was begun for the lieutenant meanwhile."""
+def drop_earlier_session(session: Session) -> None:
+    """Drop the series of this process if a new session was started meanwhile."""
     lieutenant = session.lieutenant
     columns = ("session_name", "failures", "failing_since")
     row = Lieutenant.objects.only(*columns).get(pk=lieutenant.pk)
@@ -127,8 +127,8 @@ def leave_earlier_session(session: Session) -> None:
         session.series = FailureSeries()
 
 
-def moved(series: dict[str, Any], by: timedelta) -> dict[str, Any]:
-    """Return the series as it is after the clock was set by so much."""
+def shifted(series: dict[str, Any], by: timedelta) -> dict[str, Any]:
+    """Return the series with its times shifted after a clock change."""
     if not series:
         return series
     return {**series, "since": (clock.parse_iso(series["since"]) + by).isoformat()}
@@ -138,25 +138,25 @@ def _begin(session: Session, failure: str, at: datetime, answer: Answer) -> None
     first = session.first_user or _first_user(answer)
     words = one_line(session.screening.cover(first.text)) if first else ""
     session.lieutenant.failures = {
-        "key": key_of(failure),
+        "key": series_key(failure),
         "text": failure,
         "count": 1,
         "since": at.isoformat(),
-        "words": clip(words, _WORDS),
+        "words": clip(words, _MAX_WORDS),
     }
     session.lieutenant.failing_since = None
     session.series = FailureSeries(changed=True, first=first)
 
 
 def _first_user(answer: Answer) -> Entry | None:
-    """Return the message that a run began with, from its row."""
+    """Return the user message that a run began with, from its row."""
     if answer.pk is None:
         return None
     return Entry.objects.filter(answer=answer, kind=Entry.Kind.USER).order_by("id").first()
 
 
-def _say(session: Session, series: dict[str, Any], at: datetime) -> None:
-    """One entry for the whole series; later failures only change its count."""
+def _report(session: Session, series: dict[str, Any], at: datetime) -> None:
+    """Report the whole series in one entry; later failures only change its count."""
     text = f"Each request fails since {_message(series)}: {series['count']} times so far."
     if failures.is_about_request(series["text"]):
         text += " Go back to before this message to go on without it."

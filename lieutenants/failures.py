@@ -1,7 +1,7 @@
-"""What a provider of models says when it fails, as one sentence that a person can read.
+"""Turn failures of model providers into sentences for people.
 
-Providers answer with a number and JSON, each in a form of its own; the agent hands that on as it
-came. Rows keep the raw text, pages show this and fold the raw text away.
+Providers answer with a status code and JSON, each in its own form, and the agent passes that on
+unchanged. Rows keep the raw text; pages show the sentence and fold the raw text away.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any
 
 LONGEST = 240
 
-# What the agent's words are wrapped in, by `session`.
-_AGAIN = re.compile(r"(?s)(?P<failure>.*?)(?P<again> · try \d+ of \d+ in [\d.]+ s)?$")
+# Text that `session` adds around the agent's text.
+_RETRY = re.compile(r"(?s)(?P<failure>.*?)(?P<again> · try \d+ of \d+ in [\d.]+ s)?$")
 _NO_MORE = "No more tries: "
 _STATUS = re.compile(r"^(?:HTTP |Error:? |API Error:? )?(?P<status>[45]\d\d)\b[:\s]*")
 _UNREACHABLE = re.compile(
@@ -36,14 +36,14 @@ _WORDS = {
     429: "The model provider is limiting the request rate",
     529: "The model provider is overloaded",
 }
-# The same request would be refused again.
+# The same request would be rejected again.
 _REFUSALS = frozenset({400, 413, 422})
 _THEIR_FAULT = "The model provider has an internal error"
 
 
 def sentence(raw: str) -> str:
-    """The failure in one sentence; a text that is no provider's answer stays as it is."""
-    found = _AGAIN.match(raw)
+    """Return the failure in one sentence. A text that is not a provider's answer is unchanged."""
+    found = _RETRY.match(raw)
     failure, again = (found["failure"], found["again"] or "") if found else (raw, "")
     before = _NO_MORE if failure.startswith(_NO_MORE) else ""
     return f"{before}{_plain(failure.removeprefix(_NO_MORE))}{again}"
@@ -52,11 +52,11 @@ def sentence(raw: str) -> str:
 def _plain(failure: str) -> str:
     numbered = _STATUS.match(failure)
     rest = failure[numbered.end() :] if numbered else failure
-    said, status = _read(rest)
+    message, status = _read(rest)
     status = int(numbered["status"]) if numbered else status
-    is_answer = bool(numbered) or said != rest
-    about = _about(f"{said} {rest}", status, is_answer=is_answer)
-    return _joined(about, said) if about or is_answer else failure
+    is_answer = bool(numbered) or message != rest
+    about = _about(f"{message} {rest}", status, is_answer=is_answer)
+    return _joined(about, message) if about or is_answer else failure
 
 
 def _about(text: str, status: int, *, is_answer: bool) -> str:
@@ -72,7 +72,7 @@ def _about(text: str, status: int, *, is_answer: bool) -> str:
 
 
 def _read(text: str) -> tuple[str, int]:
-    """What the JSON in a text says, and its number; the text itself and 0, if there is none."""
+    """Return the message and status code of a text with JSON; without JSON the text and 0."""
     start = text.find("{")
     if start < 0:
         return text, 0
@@ -88,25 +88,25 @@ def _read(text: str) -> tuple[str, int]:
     message, code = inner.get("message"), inner.get("code")
     if not isinstance(message, str) or not message.strip():
         return text, 0
-    # Some wrap one answer into another.
+    # Some providers nest one answer in another.
     deeper, number = _read(message) if "{" in message else (message, 0)
     return deeper, number or (code if isinstance(code, int) else 0)
 
 
-def _joined(about: str, said: str) -> str:
-    words = " ".join(said.split()).strip(" .")
+def _joined(about: str, message: str) -> str:
+    words = " ".join(message.split()).strip(" .")
     if len(words) > LONGEST:
         words = words[: LONGEST - 1].rstrip() + "…"
     return ": ".join(part for part in (about, words) if part) + "."
 
 
 def is_about_request(raw: str) -> bool:
-    """Return whether the provider refuses what is asked, and not who asks, or asking now."""
-    found = _AGAIN.match(raw)
+    """Return whether the provider rejects the request itself, not its sender or its timing."""
+    found = _RETRY.match(raw)
     failure = (found["failure"] if found else raw).removeprefix(_NO_MORE)
     numbered = _STATUS.match(failure)
-    said, status = _read(failure[numbered.end() :] if numbered else failure)
+    message, status = _read(failure[numbered.end() :] if numbered else failure)
     status = int(numbered["status"]) if numbered else status
     if status:
         return status in _REFUSALS
-    return not _UNREACHABLE.search(f"{said} {failure}")
+    return not _UNREACHABLE.search(f"{message} {failure}")

@@ -1,8 +1,11 @@
-"""Journals to rows: one loop for all sessions of this host, run by the Celery worker.
+"""Commit journals to rows: one loop for all sessions of this host, in the Celery worker.
 
-Each pass reads what the journals have new, applies it and commits it together with the journals'
-new offsets in one transaction. `Watch` does what the clock asks for, `Outbox` sends what waits.
-One follower a host: whoever holds the lock file. A worker that is killed lets go of it at once.
+Each pass reads new journal records, applies them and commits them together with the journals' new
+offsets in one transaction. `Watch` handles everything that depends on time, `Outbox` sends pending
+commands.
+
+There is one follower per host: the holder of the lock file. A worker that is killed releases it at
+once.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from django.db import Error as DatabaseError
 from django.db import OperationalError, close_old_connections, connections, transaction
 
 from lieutenants import rpc
-from lieutenants.clock_jumps import ClockWatch
+from lieutenants.clock_jumps import ClockMonitor
 from lieutenants.exceptions import NotTheFollower, ProgressLost, TransportError
 from lieutenants.hosts import lock, strays
 from lieutenants.hosts import services as hosts
@@ -27,61 +30,62 @@ from lieutenants.models import Process
 from lieutenants.outbox import Outbox
 from lieutenants.session import Session
 from lieutenants.transports import get_transport
-from lieutenants.watch import Watch
+from lieutenants.watch import Watchdog
 from reef_site.common import events, locks
 
 logger = logging.getLogger(__name__)
 
 PASS_SECONDS = 0.1  # at most one transaction in this time
-LOOK_SECONDS = 0.03  # how often the journals of working sessions are looked at
-IDLE_LOOK_SECONDS = 0.25  # and those of resting ones
-REFRESH_SECONDS = 1.0  # how often rows are looked at without a bell
+READ_SECONDS = 0.03  # how often the journals of working sessions are read
+IDLE_READ_SECONDS = 0.25  # how often the journals of idle sessions are read
+REFRESH_SECONDS = 1.0  # how often rows are read without an event
 SESSION_BYTES = 1 << 20  # at most from one journal in one pass
-PASS_BYTES = 2 << 20  # and from all of them: a pass holds the database's write lock
-KEPT_BYTES = 32 << 20  # of a journal behind what was committed
-SHORTEN_BYTES = 8 << 20  # how much of a journal is given up at a time
-AGAIN_SECONDS = 1.0  # after a failure
-ASIDE_SECONDS = 30.0  # how long a session that fails by itself is left alone
+PASS_BYTES = 2 << 20  # at most from all journals: a pass holds the database's write lock
+KEPT_BYTES = 32 << 20  # of a journal, kept behind the committed offset
+SHORTEN_BYTES = 8 << 20  # smallest part of a journal that is released at a time
+RETRY_SECONDS = 1.0  # delay after a failure
+SKIP_SECONDS = 30.0  # how long a session that fails by itself is skipped
 
 
 class Follower:
-    """Runs in a thread of its own until `stop`."""
+    """The follower loop. Runs in its own thread until `stop`."""
 
     def __init__(self) -> None:
         self.sessions: dict[str, Session] = {}
         self.outbox = Outbox()
-        self.watch = Watch(self.sessions)
-        self.clock = ClockWatch()
+        self.watchdog = Watchdog(self.sessions)
+        self.clock = ClockMonitor()
         self.stopping = threading.Event()
-        self._bell = threading.Event()
-        self._refreshed = -REFRESH_SECONDS
-        self._looked_at_resting = 0.0
-        self._first = 0
-        # After a failure each session is followed by itself for one pass, to find the culprit.
-        self._careful = False
-        self._aside: dict[str, float] = {}
+        self._wakeup = threading.Event()
+        self._refreshed_at = -REFRESH_SECONDS
+        self._idle_read_at = 0.0
+        self._first_index = 0
+        # After a failure each session gets its own transaction for one pass, to find the culprit.
+        self._isolate_sessions = False
+        self._skipped_until: dict[str, float] = {}
         self._lock = locks.FileLock(settings.RUN_DIR / "follower.lock")
-        self._lock_seen = 0.0
-        self._yields_to = ""
+        self._lock_checked_at = 0.0
+        self._rival = ""
         self._listener: threading.Thread | None = None
 
     def run(self) -> None:
-        """Follow until told to stop. Trouble is logged and begun anew from the rows."""
+        """Follow until stopped. After an error, log it and start over from the rows."""
         try:
             while not self.stopping.is_set():
                 try:
                     self._follow_once_free()
                 except Exception:
-                    # This thread is the only follower of the worker, which goes on without it.
+                    # This thread is the worker's only follower, and the worker continues without
+                    # it.
                     logger.exception("the follower failed; trying again")
                     self._forget()
-                    self.stopping.wait(AGAIN_SECONDS)
+                    self.stopping.wait(RETRY_SECONDS)
         finally:
             self.outbox.close()
             connections.close_all()
 
     def _follow_once_free(self) -> None:
-        """Wait for the locks, follow as long as they are held, and release them."""
+        """Wait for the locks, follow while they are held, and release them."""
         try:
             if not self._wait_for_lock():
                 return
@@ -94,15 +98,15 @@ class Follower:
 
     def _start_listening(self) -> None:
         if self._listener is None or not self._listener.is_alive():
-            self._listener = threading.Thread(target=self._listen, name="reef-bell", daemon=True)
+            self._listener = threading.Thread(target=self._listen, name="reef-wakeup", daemon=True)
             self._listener.start()
 
     def _follow_while_locked(self) -> None:
-        """Follow until told to stop, or until another worker has the lock."""
+        """Follow until stopped, or until another worker holds the lock."""
         logger.info("following the sessions of %s", settings.HOST)
         while not self.stopping.is_set() and self._keeps_lock():
             try:
-                self._bell.wait(self._turn())
+                self._wakeup.wait(self._run_once())
             except ProgressLost as error:
                 logger.warning("%s; starting over from the rows", error)
                 self._start_over()
@@ -117,7 +121,7 @@ class Follower:
         self._resign()
 
     def _wait_for_lock(self) -> bool:
-        """Wait to be the one follower of this host; False if told to stop meanwhile."""
+        """Wait to become the only follower of this host; return False if stopped meanwhile."""
         known = ""
         while not self.stopping.is_set():
             try:
@@ -135,18 +139,18 @@ class Follower:
         return False
 
     def _make_run_folder(self) -> None:
-        """Make the folder of the lock again after it was swept away."""
+        """Create the lock's folder again after it was removed."""
         try:
             self._lock.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             logger.warning("cannot make %s: %s", self._lock.path.parent, error.strerror)
 
     def _keeps_lock(self) -> bool:
-        """Look now and then whether the lock is still ours; the other follows if it is not."""
+        """Check now and then whether the lock is still ours, and return the result."""
         now = time.monotonic()
-        if now - self._lock_seen < locks.KEEP_SECONDS:
+        if now - self._lock_checked_at < locks.KEEP_SECONDS:
             return True
-        self._lock_seen = now
+        self._lock_checked_at = now
         if self._lock.keep():
             return True
         logger.warning("%s was removed, and another worker has locked it", self._lock.path)
@@ -154,10 +158,10 @@ class Follower:
         return False
 
     def _stand_by(self, why: str) -> None:
-        """Follow nothing while another follower of this folder's identity is at work."""
-        if why != self._yields_to:
+        """Follow nothing while another follower with this folder's identity is running."""
+        if why != self._rival:
             logger.warning("%s", why)
-        self._yields_to = why
+        self._rival = why
         try:
             hosts.note_rival(why)
         except DatabaseError as error:
@@ -166,111 +170,114 @@ class Follower:
 
     def _resign(self) -> None:
         try:
-            hosts.resign(self.watch.follower_id)
+            hosts.resign(self.watchdog.follower_id)
         except DatabaseError as error:
             logger.info("cannot resign: %s", type(error).__name__)
 
     def stop(self) -> None:
-        """Ask the loop to end after its pass."""
+        """Ask the loop to end after the current pass."""
         self.stopping.set()
-        self._bell.set()
+        self._wakeup.set()
 
     # -- one turn ---------------------------------------------------------------------------
 
-    def _turn(self) -> float:
-        """Do what there is to do; returns how many seconds to wait for a bell."""
+    def _run_once(self) -> float:
+        """Run one iteration and return how many seconds to wait for an event."""
         began = time.monotonic()
-        rung = self._bell.is_set()
-        self._bell.clear()
-        if rung or began - self._refreshed >= REFRESH_SECONDS:
+        was_notified = self._wakeup.is_set()
+        self._wakeup.clear()
+        if was_notified or began - self._refreshed_at >= REFRESH_SECONDS:
             self.refresh()
-            self._refreshed = began
-        heard = self.follow(began)
+            self._refreshed_at = began
+        had_news = self.follow(began)
         self.outbox.send(self.sessions, began)
-        if heard:
+        if had_news:
             return max(0.0, PASS_SECONDS - (time.monotonic() - began))
-        working = any(not session.resting for session in self.sessions.values())
-        return LOOK_SECONDS if working else IDLE_LOOK_SECONDS
+        working = any(not session.quiescent for session in self.sessions.values())
+        return READ_SECONDS if working else IDLE_READ_SECONDS
 
     def refresh(self) -> None:
-        """Take up new processes, drop ended ones, look at what the clock asks for."""
+        """Open sessions of new processes, drop ended ones, and run the time-based checks."""
         now = time.monotonic()
-        self.watch.sign(now)
-        self.clock.look(self.sessions.values())
+        self.watchdog.record_heartbeat(now)
+        self.clock.check(self.sessions.values())
         live = Process.objects.live().here().select_related("lieutenant")
         rows = {process.pk: process for process in live}
         for pk in self.sessions.keys() - rows.keys():
             del self.sessions[pk]
         for session in self.sessions.values():
-            session.use_newest_screen()
+            session.refresh_screening()
         for pk, process in rows.items():
-            if pk not in self.sessions and process.handle and now >= self._aside.get(pk, 0.0):
+            is_skipped = now < self._skipped_until.get(pk, 0.0)
+            if pk not in self.sessions and process.handle and not is_skipped:
                 if strays.runs_elsewhere(process):
-                    self._aside[pk] = now + strays.AGAIN_SECONDS
+                    self._skipped_until[pk] = now + strays.AGAIN_SECONDS
                     continue
-                # An agent gets secrets when it starts: the session knows all stored by then.
+                # An agent gets its secrets at its start, so a session that is opened now knows all
+                # of them.
                 session = Session.open(process)
-                session.heard_at = session.opened_at = now
+                session.last_record_at = session.opened_at = now
                 session.was_ready = process.ready_at is not None
                 self.sessions[pk] = session
-        self.watch.look(rows, now)
-        self.outbox.look(self.sessions)
+        self.watchdog.run_checks(rows, now)
+        self.outbox.refresh(self.sessions)
 
     def follow(self, clock: float) -> bool:
-        """One pass over the journals; True if there was anything to write."""
-        with_resting = clock - self._looked_at_resting >= IDLE_LOOK_SECONDS
-        if with_resting:
-            self._looked_at_resting = clock
-        due = [each for each in self.sessions.values() if with_resting or not each.resting]
-        return self._follow_carefully(due, clock) if self._careful else self._follow(due, clock)
+        """Run one pass over the journals; return whether there was anything to write."""
+        with_idle = clock - self._idle_read_at >= IDLE_READ_SECONDS
+        if with_idle:
+            self._idle_read_at = clock
+        due = [each for each in self.sessions.values() if with_idle or not each.quiescent]
+        follow = self._follow_one_by_one if self._isolate_sessions else self._follow
+        return follow(due, clock)
 
     def _follow(self, due: list[Session], clock: float) -> bool:
         news = list(self._read(due))
         touched = {id(session) for session, _, _ in news}
-        # Without news nothing is written, save to find that a session has come to rest.
-        stirred = [each for each in due if id(each) in touched or each.may_rest(clock)]
-        starting = [each for each in stirred if each.process.ready_at is None]
-        if stirred:
-            revs = self._commit(news, stirred, clock)
+        # Without new records nothing is written, unless a session may have settled.
+        affected = [each for each in due if id(each) in touched or each.may_settle(clock)]
+        starting = [each for each in affected if each.process.ready_at is None]
+        if affected:
+            revs = self._commit(news, affected, clock)
             if revs:
                 events.publish_transcripts(revs)
         if any(each.process.ready_at for each in starting):
-            self._bell.set()  # there is room for another start
-        for session in [each for each in stirred if each.ended]:
+            self._wakeup.set()  # a start slot is free now
+        for session in [each for each in affected if each.ended]:
             self.sessions.pop(session.process.pk, None)
-            self.watch.after_end(session)
+            self.watchdog.after_end(session)
         for session in due:
-            self.outbox.post(session)
+            self.outbox.collect(session)
         for session, _, _ in news:
-            _shorten(session)
+            _release_space(session)
         return bool(news)
 
-    def _follow_carefully(self, due: list[Session], clock: float) -> bool:
-        """Each session in a transaction of its own: one that cannot be followed stops no other."""
-        heard = False
+    def _follow_one_by_one(self, due: list[Session], clock: float) -> bool:
+        """Give each session its own transaction, so that a broken one does not block the others."""
+        had_news = False
         for session in due:
             try:
-                heard = self._follow([session], clock) or heard
+                had_news = self._follow([session], clock) or had_news
             except (OperationalError, ProgressLost):
                 raise
             except Exception:
                 logger.exception("%s cannot be followed; left alone for a while", session.process)
                 self.sessions.pop(session.process.pk, None)
-                self._aside[session.process.pk] = clock + ASIDE_SECONDS
-        self._careful = False
-        return heard
+                self._skipped_until[session.process.pk] = clock + SKIP_SECONDS
+        self._isolate_sessions = False
+        return had_news
 
     def _read(self, due: list[Session]) -> Iterator[tuple[Session, list[list[object]], int]]:
-        """New records of these sessions; a rotating start keeps one from starving the others."""
+        """Yield session, new records and their size; the rotating start prevents starvation."""
         left = PASS_BYTES
-        self._first = (self._first + 1) % max(1, len(due))
-        for session in due[self._first :] + due[: self._first]:
+        self._first_index = (self._first_index + 1) % max(1, len(due))
+        for session in due[self._first_index :] + due[: self._first_index]:
             process = session.process
             try:
                 data = get_transport(process.transport).read(
                     process.directory, process.offset, min(SESSION_BYTES, left)
                 )
-                gap = _gap(session) if data.startswith(b"\0") else None
+                gap = _missing_part(session) if data.startswith(b"\0") else None
             except TransportError as error:
                 logger.warning("cannot read the journal of %s: %s", process, error)
                 continue
@@ -290,7 +297,7 @@ class Follower:
 
     @staticmethod
     def _long_record(session: Session) -> tuple[list[list[object]], int]:
-        """One record larger than a pass; the keeper's own limit bounds it."""
+        """Read a record that is larger than a pass; the keeper limits its size."""
         process = session.process
         data = get_transport(process.transport).read(
             process.directory, process.offset, 16 * SESSION_BYTES
@@ -300,51 +307,51 @@ class Follower:
     def _commit(
         self,
         news: list[tuple[Session, list[list[object]], int]],
-        stirred: list[Session],
+        affected: list[Session],
         clock: float,
     ) -> dict[str, int]:
-        """Apply and write, all or nothing; returns the transcripts that grew."""
-        before = {id(session): _progress(session) for session in stirred}
+        """Apply and write everything in one transaction; return the transcripts that changed."""
+        before = {id(session): _progress_values(session) for session in affected}
         ledger = Ledger()
         with transaction.atomic():
             for session, records, size in news:
                 session.apply(records, ledger, clock)
                 session.process.offset += size
-            for session in stirred:
+            for session in affected:
                 session.ledger = ledger
-                session.rest_if_settled(clock)
+                session.idle_if_settled(clock)
             ledger.write()
-            for session in stirred:
-                session.remember()
-            changed = [each for each in stirred if _progress(each) != before[id(each)]]
+            for session in affected:
+                session.store_state()
+            changed = [each for each in affected if _progress_values(each) != before[id(each)]]
             save_progress(changed)
         return {each.lieutenant.pk: each.lieutenant.rev for each in changed}
 
     # -- around it -----------------------------------------------------------------------------
 
     def _start_over(self) -> None:
-        """What memory says may not be what was committed: read everything anew."""
+        """Read everything again, since memory may differ from what was committed."""
         self._forget()
-        self._careful = True
+        self._isolate_sessions = True
         close_old_connections()
-        self.stopping.wait(AGAIN_SECONDS)
+        self.stopping.wait(RETRY_SECONDS)
 
     def _forget(self) -> None:
         self.sessions.clear()
-        self._refreshed = -REFRESH_SECONDS
+        self._refreshed_at = -REFRESH_SECONDS
 
     def _listen(self) -> None:
-        """Hear the bell. Without Redis nothing is lost: rows are looked at each second."""
+        """Wait for events. Without Redis nothing is lost, since rows are read every second."""
         complained = False
         while not self.stopping.is_set():
             try:
                 with events.subscription() as subscription:
                     subscription.subscribe(events.WAKE_CHANNEL)
-                    self._bell.set()
+                    self._wakeup.set()
                     complained = False
                     while not self.stopping.is_set():
                         if subscription.get_message(timeout=1.0):
-                            self._bell.set()
+                            self._wakeup.set()
             except (redis.RedisError, OSError, ValueError, TypeError, AttributeError) as error:
                 # The last two: redis-py uses a socket that it has closed itself.
                 if not complained:
@@ -353,8 +360,8 @@ class Follower:
                 self.stopping.wait(1.0)
 
 
-def _gap(session: Session) -> tuple[list[list[object]], int]:
-    """Pass over a part of the journal that is gone; the database is older than the journal then."""
+def _missing_part(session: Session) -> tuple[list[list[object]], int]:
+    """Skip a missing part of the journal. The database is then older than the journal."""
     process = session.process
     end = get_transport(process.transport).skip_gap(process.directory, process.offset)
     size = end - process.offset
@@ -362,11 +369,11 @@ def _gap(session: Session) -> tuple[list[list[object]], int]:
     return [["gap", 0, size]], size
 
 
-def _shorten(session: Session) -> None:
-    """Give back the room of what was committed long ago.
+def _release_space(session: Session) -> None:
+    """Release the disk space of journal records that were committed long ago.
 
-    Some is kept, so that a database that comes from a backup, or lost its last commits with the
-    machine's power, finds what it lacks.
+    Some of it is kept for a database that was restored from a backup, or that lost its last commits
+    in a power failure.
     """
     process = session.process
     end = session.screening.needed_from(process.offset) - KEPT_BYTES
@@ -379,8 +386,8 @@ def _shorten(session: Session) -> None:
         logger.warning("%s: %s", process, error)
 
 
-def _progress(session: Session) -> tuple[object, ...]:
-    """What `save_progress` would write, to see whether it changed."""
+def _progress_values(session: Session) -> tuple[object, ...]:
+    """Return the values that `save_progress` writes, to detect changes."""
     row, lieutenant = session.process, session.lieutenant
     facts = (lieutenant.rev, lieutenant.waiting_for, lieutenant.waiting_since)
     return (row.offset, repr(session.memory), *facts, lieutenant.trouble)

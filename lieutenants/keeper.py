@@ -1,15 +1,16 @@
-"""Holds one agent: starts it, keeps its pipes, writes its journal, records its end.
+"""Supervisor shim of one agent: starts it, holds its pipes, writes its journal, records its end.
 
-Stands alone (standard library, Python 3.8 or newer), so that it can be copied to any machine:
+Standalone (standard library, Python 3.8 or newer), so that it can be copied to any machine:
 
     python3 keeper.py start       spec (JSON) on stdin; starts keeper and agent, prints one line
-    python3 keeper.py call DIR    request (JSON line) on stdin; prints the keeper's answer
+    python3 keeper.py call DIR    request (JSON line) on stdin; prints the keeper's reply
 
-A run directory belongs to one run. In it: keeper.json (who we are), journal.jsonl (what the agent
-said, slimmed), stderr.log (its tail), keeper.log (our own troubles), control.sock (requests) and
-control.key, which each request must carry: the agent may be able to connect, but not to read it.
-Environment and arguments of the agent are never written to disk. One thread; sleeps in poll().
-How the agent is isolated is told by the spec (`isolation`) and done by `sandbox.py` beside us.
+A run directory belongs to one run. It contains keeper.json (pids and start times), journal.jsonl
+(the agent's output, slimmed), stderr.log (its tail), keeper.log (our own problems), control.sock
+(requests) and control.key, which each request must carry: the agent may be able to connect, but
+not to read the key. Environment and arguments of the agent are never written to disk. The keeper
+has one thread, which sleeps in poll(). The spec's `isolation` has the rules for `sandbox.py`,
+which must be in the same folder.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import sys
 import time
 from collections import deque
 
-TYPE_CHECKING = False  # the typing module would cost a megabyte
+TYPE_CHECKING = False  # importing typing would cost a megabyte
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
@@ -34,38 +35,38 @@ if TYPE_CHECKING:
 KB, MB = 1 << 10, 1 << 20
 F_SETPIPE_SZ = 1031  # fcntl.F_SETPIPE_SZ exists from Python 3.10 on
 
-JOIN_SECONDS = 0.04  # deltas of one block are joined that long
+JOIN_SECONDS = 0.04  # deltas of one block are joined within this time
 JOIN_CHARS = 64 * KB
-UPDATE_SECONDS = 0.5  # one tool_execution_update a call in that time
+UPDATE_SECONDS = 0.5  # at most one tool_execution_update per call in this time
 UPDATE_CHARS = 4000
-MAX_CALLS = 1000  # whose updates are told at a time
-ROWS_A_MINUTE = 50  # events of one kind that each become a row of the transcript
-OTHERS_A_MINUTE = 2000  # events of one kind that become none
-MAX_KINDS = 32  # kinds that are counted each by itself
+MAX_CALLS = 1000  # with open updates at a time
+ROWS_PER_MINUTE = 50  # events of one kind that each become a transcript row
+OTHERS_PER_MINUTE = 2000  # events of one kind that become no rows
+MAX_KINDS = 32  # kinds with a counter of their own
 FIRST_SUMMARY_SECONDS, MAX_SUMMARY_SECONDS = 1.0, 60.0
-BURST, STEADY_A_SECOND = 6000, 100  # of events that must not be left out
+BURST, STEADY_PER_SECOND = 6000, 100  # of events that must not be left out
 HEAD_CHARS = 500
-HEAD_BYTES = 64 * KB  # what is kept of a line that is not kept whole
+HEAD_BYTES = 64 * KB  # kept of a line that is not kept as a whole
 TAIL_BYTES = 4 * KB
 OUTLINE_CHARS = 2000  # of each text in the outline of such a line
 OUTLINE_DEPTH = 8
-LINE_LIMIT = 8 * MB
+MAX_LINE_BYTES = 8 * MB
 READ_BYTES = 64 * KB
-READS_A_ROUND = 16
-SEND_LIMIT = 64 * MB
-CLIENT_LIMIT = 256  # beyond it the oldest connection is closed
-CONNECT_BACKLOG = 1024  # a full one fails a connect() that has a time-out at once
-IDS_REMEMBERED = 10_000
-STDERR_FILE = 256 * KB
+READS_PER_ROUND = 16
+MAX_PENDING_BYTES = 64 * MB
+MAX_CLIENTS = 256  # beyond it the oldest connection is closed
+CONNECT_BACKLOG = 1024  # once it is full, a connect() with a time-out fails at once
+MAX_REMEMBERED_IDS = 10_000
+MAX_STDERR_BYTES = 256 * KB
 STDERR_LINES, STDERR_CHARS = 20, 500
-BACKLOG_DELTAS, BACKLOG_ALL = 8 * MB, 64 * MB  # what waits in memory while the disk is full
+MAX_DELTA_BACKLOG, MAX_BACKLOG = 8 * MB, 64 * MB  # kept in memory while the disk is full
 RETRY_SECONDS = 1.0
 LAST_WRITE_SECONDS = 60.0
-DEAF_SECONDS = 10.0  # an agent that closed its stdout can say nothing more; then it is stopped
+STDOUT_CLOSED_SECONDS = 10.0  # after which an agent that closed its stdout is stopped
 SWEEP_SECONDS = 1.0
-FILES_SECONDS = 5.0  # how often is looked for our files where the kernel does not tell
-MEMORY_SECONDS = 10.0  # how often is looked, while the agent talks, whom the kernel has killed
-LOCK_SECONDS = 1.0  # a keeper that has written its end record lets go of the session at once
+FILE_CHECK_SECONDS = 5.0  # how often our files are checked where the kernel does not notify
+KILL_COUNT_SECONDS = 10.0  # how often the kernel's kills are counted while the agent prints
+LOCK_SECONDS = 1.0  # a keeper that has written its end record releases the session at once
 DRAIN_SECONDS = 0.3
 CALL_SECONDS = 15.0
 
@@ -73,7 +74,7 @@ UPDATE_LINE = b'{"type":"message_update"'
 SUMMARY_LINES = {"agent_end": b'{"type":"agent_end"', "turn_end": b'{"type":"turn_end"'}
 START_LINE = b'{"type":"message_start"'
 IMAGES = (b'"type":"image"', b'"type": "image"')
-# Each of these changes what the agent is known to do: none is ever left out.
+# Each of these changes the known state of the agent: they are never left out.
 ESSENTIAL = frozenset(
     (
         *("agent_start", "agent_end", "agent_settled", "turn_start", "turn_end"),
@@ -82,17 +83,17 @@ ESSENTIAL = frozenset(
         *("auto_retry_start", "auto_retry_end", "compaction_start", "compaction_end"),
     )
 )
-# Each of these becomes rows, and there can be no end of them.
-PACED = frozenset(
+# Each of these becomes rows, in unlimited number.
+THROTTLED = frozenset(
     (
         *("agent_start", "message_end", "tool_execution_start", "extension_ui_request"),
         *("auto_retry_start", "auto_retry_end", "compaction_start", "compaction_end"),
     )
 )
-DIALOGS = frozenset({"select", "confirm", "input", "editor"})  # they wait for an answer
+DIALOGS = frozenset({"select", "confirm", "input", "editor"})  # dialogs that wait for a reply
 ROW_KINDS = frozenset({"extension_error", "notify", "garbage", "line"})
-# Imported, the file is compiled once and not at each start: 15 ms and 2 MB less.
-IMPORTED = "import sys; sys.path.insert(0, sys.argv[1]); __import__(sys.argv[2]).hold()"
+# As an import, the file is compiled once and not at each start: saves 15 ms and 2 MB.
+IMPORTED = "import sys; sys.path.insert(0, sys.argv[1]); __import__(sys.argv[2]).run_keeper()"
 DELTAS = {"text_delta": "t", "thinking_delta": "k", "toolcall_delta": "c"}
 
 
@@ -101,7 +102,7 @@ class KeeperError(Exception):
 
 
 def sandbox() -> Any:
-    """The module beside us; it is loaded when an agent is started."""
+    """Return the module `sandbox`, imported only when an agent is started."""
     name = "lieutenants.sandbox" if __name__.startswith("lieutenants.") else "sandbox"
     return __import__(name, fromlist=["enter"])
 
@@ -110,7 +111,7 @@ def sandbox() -> Any:
 
 
 def _finite(text: str) -> float | None:
-    """A JSON number, or None where it is too big: the journal holds no Infinity."""
+    """Parse a JSON number; None if it is too big, since the journal holds no Infinity."""
     value = float(text)
     return value if value - value == 0 else None
 
@@ -121,7 +122,7 @@ ASCII_ENCODER = json.JSONEncoder(separators=(",", ":"))
 
 
 def pack(value: Any) -> bytes:
-    """One compact JSON line; lone surrogates (not UTF-8) are escaped."""
+    """Return a compact JSON line; lone surrogates (not UTF-8) are escaped."""
     try:
         return ENCODER.encode(value).encode() + b"\n"
     except UnicodeEncodeError:
@@ -129,7 +130,7 @@ def pack(value: Any) -> bytes:
 
 
 def parse_object(data: bytes) -> dict[str, Any] | None:
-    """The JSON object in a line, or None."""
+    """Parse the JSON object in a line; None if there is none."""
     try:
         value = DECODER.decode(data.decode("utf-8", "replace"))
     except (ValueError, RecursionError):
@@ -138,17 +139,17 @@ def parse_object(data: bytes) -> dict[str, Any] | None:
 
 
 def dig(value: Any, *keys: str) -> Any:
-    """The value under nested keys, or None."""
+    """Return the value under nested keys, or None."""
     for key in keys:
         value = value.get(key) if isinstance(value, dict) else None
     return value
 
 
 def inner_event(text: str) -> dict[str, Any] | None:
-    """Fields of a message_update's assistantMessageEvent, read no further than needed.
+    """Read a message_update's assistantMessageEvent, no further than needed.
 
-    Older agents repeat the whole message under "partial" and "message"; those are not looked at.
-    None if the text ends before, or has another shape.
+    Older agents repeat the whole message under "partial" and "message", which are skipped. Returns
+    None if the text ends early or has another shape.
     """
     fields: dict[str, Any] = {}
     inside, at = False, 1
@@ -174,7 +175,7 @@ def inner_event(text: str) -> dict[str, Any] | None:
 
 
 def read_update(data: bytes) -> dict[str, Any] | None:
-    """The inner event of a message_update line, also of a line that is not complete."""
+    """Return the inner event of a message_update line, even of an incomplete line."""
     for size in (4 * KB, len(data)):
         inner = inner_event(data[:size].decode("utf-8", "replace"))
         if inner is not None or len(data) <= size:
@@ -186,9 +187,12 @@ def read_update(data: bytes) -> dict[str, Any] | None:
 
 
 def outline(head: bytes, tail: bytes) -> dict[str, Any] | None:
-    """The members of a JSON object that its first and last bytes tell; None if it is none."""
+    """Return the members of a JSON object found in its first and last bytes;
+
+    None for other values.
+    """
     text = head.decode("utf-8", "replace")
-    found, end = begun_value(text, 0, OUTLINE_DEPTH)
+    found, end = partial_value(text, 0, OUTLINE_DEPTH)
     if not isinstance(found, dict):
         return None
     if end is None:
@@ -201,10 +205,11 @@ def outline(head: bytes, tail: bytes) -> dict[str, Any] | None:
     return trimmed if isinstance(trimmed, dict) else None
 
 
-def begun_value(text: str, at: int, depth: int) -> tuple[Any, int | None]:
-    """The JSON value at `at` of a text that may be cut off, and where it ends; None if it is cut.
+def partial_value(text: str, at: int, depth: int) -> tuple[Any, int | None]:
+    """Parse the JSON value at `at` of a text that may be cut off.
 
-    What is whole before the cut is kept, and the beginning of a text that is cut.
+    Return the value and its end; None as the end if it is cut. Everything complete before the cut
+    is kept, and the beginning of a cut string.
     """
     try:
         return DECODER.raw_decode(text, at)
@@ -214,47 +219,47 @@ def begun_value(text: str, at: int, depth: int) -> tuple[Any, int | None]:
     if not depth or not kind:
         return None, None
     if kind == '"':
-        return begun_text(text[at:]), None
+        return partial_text(text[at:]), None
     if kind == "{":
-        return begun_object(text, at, depth), None
-    return (begun_list(text, at, depth), None) if kind == "[" else (None, None)
+        return partial_object(text, at, depth), None
+    return (partial_list(text, at, depth), None) if kind == "[" else (None, None)
 
 
-def begun_object(text: str, at: int, depth: int) -> dict[str, Any]:
+def partial_object(text: str, at: int, depth: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
     while True:
         try:
-            key, at = DECODER.raw_decode(text, after_space(text, at + 1))
+            key, at = DECODER.raw_decode(text, skip_space(text, at + 1))
         except (ValueError, RecursionError):
             return found
-        at = after_space(text, at)
+        at = skip_space(text, at)
         if not isinstance(key, str) or text[at : at + 1] != ":":
             return found
-        value, end = begun_value(text, after_space(text, at + 1), depth - 1)
+        value, end = partial_value(text, skip_space(text, at + 1), depth - 1)
         if value is not None or end is not None:
             found[key] = value
         if end is None:
             return found
-        at = after_space(text, end)
+        at = skip_space(text, end)
         if text[at : at + 1] != ",":
             return found
 
 
-def begun_list(text: str, at: int, depth: int) -> list[Any]:
+def partial_list(text: str, at: int, depth: int) -> list[Any]:
     found: list[Any] = []
     while True:
-        value, end = begun_value(text, after_space(text, at + 1), depth - 1)
+        value, end = partial_value(text, skip_space(text, at + 1), depth - 1)
         if value is not None or end is not None:
             found.append(value)
         if end is None:
             return found
-        at = after_space(text, end)
+        at = skip_space(text, end)
         if text[at : at + 1] != ",":
             return found
 
 
-def begun_text(text: str) -> str | None:
-    """A JSON string whose end is cut off, perhaps in an escape."""
+def partial_text(text: str) -> str | None:
+    """Return the beginning of a JSON string that is cut off, perhaps in an escape."""
     for cut in range(13):
         try:
             value = DECODER.raw_decode(text[: len(text) - cut] + '"')[0]
@@ -264,14 +269,14 @@ def begun_text(text: str) -> str | None:
     return None
 
 
-def after_space(text: str, at: int) -> int:
+def skip_space(text: str, at: int) -> int:
     while text[at : at + 1] in (" ", "\t"):
         at += 1
     return at
 
 
 def last_members(tail: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The last members of an object of which only the end is known, and of the last one in it."""
+    """Return the last members of an object from its end, and those of the last object inside it."""
     top: dict[str, Any] = {}
     nested: dict[str, Any] = {}
     at = len(tail)
@@ -295,7 +300,7 @@ def decoded(text: str) -> dict[str, Any] | None:
 
 
 def trim(value: Any) -> Any:
-    """The same with long texts cut short and images without their data."""
+    """Return the value with long texts shortened and images without their data."""
     if isinstance(value, str):
         return value[:OUTLINE_CHARS]
     if isinstance(value, list):
@@ -310,9 +315,10 @@ def trim(value: Any) -> Any:
 
 
 class Line:
-    """One line of the agent. `data` is all of it, or its head when `size` is more.
+    """One line of the agent.
 
-    Of such a line also its end is known, and how many images it held.
+    `data` is the whole line, or its head if `size` is larger. Of such a line `tail` is its end and
+    `images` the number of images in it.
     """
 
     __slots__ = ("data", "images", "size", "tail")
@@ -328,8 +334,8 @@ class Line:
         return self.data[: 4 * HEAD_CHARS].decode("utf-8", "replace")[:HEAD_CHARS]
 
 
-def worth_no_more(head: bytes) -> bool:
-    """Whether the rest of a long line that begins so can be skipped."""
+def can_skip_rest(head: bytes) -> bool:
+    """Return whether the rest of a long line with this beginning can be skipped."""
     if head.startswith(UPDATE_LINE):
         return read_update(head) is not None
     return head.startswith((START_LINE, *SUMMARY_LINES.values()))
@@ -340,7 +346,7 @@ def count_images(data: bytes | bytearray) -> int:
 
 
 class LineSplitter:
-    """Bytes in, lines out; never holds more than LINE_LIMIT bytes and one chunk."""
+    """Splits bytes into lines; never holds more than MAX_LINE_BYTES and one chunk."""
 
     def __init__(self) -> None:
         self._start()
@@ -349,10 +355,10 @@ class LineSplitter:
         self._held = bytearray()
         self._size = self._images = 0
         self._tail = b""
-        self._looked = self._skipping = False
+        self._head_checked = self._skipping = False
 
     def feed(self, chunk: bytes) -> Iterator[Line]:
-        """The lines that this chunk ends."""
+        """Yield the lines that end in this chunk."""
         start = 0
         while True:
             end = chunk.find(b"\n", start)
@@ -368,7 +374,7 @@ class LineSplitter:
             self._hold(chunk[start:])
 
     def rest(self) -> Line | None:
-        """The line that was never ended, if any."""
+        """Return the unfinished last line, if any."""
         return self._finish() if self._size else None
 
     def _hold(self, piece: bytes) -> None:
@@ -379,11 +385,11 @@ class LineSplitter:
             self._tail = (self._tail + piece)[-TAIL_BYTES:]
             return
         self._held += piece
-        if not self._looked and self._size >= HEAD_BYTES:
-            self._looked = True
-            if worth_no_more(bytes(self._held)):
+        if not self._head_checked and self._size >= HEAD_BYTES:
+            self._head_checked = True
+            if can_skip_rest(bytes(self._held)):
                 self._skip(len(self._held))
-        if not self._skipping and self._size > LINE_LIMIT:
+        if not self._skipping and self._size > MAX_LINE_BYTES:
             self._skip(HEAD_BYTES)
 
     def _skip(self, keep: int) -> None:
@@ -405,8 +411,8 @@ def now_ms() -> int:
     return int(time.time() * 1000)
 
 
-def note(text: str) -> None:
-    """A line about our own troubles: descriptor 2 is keeper.log."""
+def log_problem(text: str) -> None:
+    """Log a problem of our own: descriptor 2 is keeper.log."""
     try:
         if os.fstat(2).st_size < MB:
             os.write(2, "{} {}\n".format(now_ms(), text).encode("utf-8", "replace"))
@@ -415,7 +421,7 @@ def note(text: str) -> None:
 
 
 class Journal:
-    """The append-only file. Never raises: what the disk refuses waits, up to a limit."""
+    """The append-only journal. Never raises: records that cannot be written wait, up to a limit."""
 
     def __init__(self, path: str) -> None:
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
@@ -426,9 +432,9 @@ class Journal:
 
     def add(self, record: list[Any]) -> None:
         line = pack(record)
-        limit = BACKLOG_DELTAS if record[0] in "tkc" else BACKLOG_ALL
+        limit = MAX_DELTA_BACKLOG if record[0] in "tkc" else MAX_BACKLOG
         if record[0] == "x":
-            self._own_up()  # nothing may come after the end
+            self._report_loss()  # nothing may come after the end
         elif self._bytes + len(line) > limit:
             self._lost += 1
             self._lost_bytes += len(line)
@@ -440,7 +446,7 @@ class Journal:
         self._bytes += len(line)
 
     def tick(self, now: float) -> None:
-        """Write what waits, unless the disk refused less than a second ago."""
+        """Write waiting records, unless the last write failed less than a second ago."""
         if not self._waiting or (self.due is not None and now < self.due):
             return
         data = b"".join(self._waiting)
@@ -449,23 +455,23 @@ class Journal:
         except OSError as trouble:
             done = 0
             if self.due is None:
-                note("journal: {}; trying again".format(trouble.strerror))
+                log_problem("journal: {}; trying again".format(trouble.strerror))
         self.size += done
         self._bytes = len(data) - done
         self._waiting = [data[done:]] if self._bytes else []
         self.due = now + RETRY_SECONDS if self._bytes else None
         if not self._bytes:
-            self._own_up()
+            self._report_loss()
 
-    def _own_up(self) -> None:
-        """Say in the journal how much had to be dropped while the disk was full, if any."""
+    def _report_loss(self) -> None:
+        """Add a record of how much was dropped while the disk was full, if any."""
         if self._lost:
             text = "… {} records lost: the disk was full".format(self._lost)
             self._append(pack(["g", now_ms(), text, self._lost_bytes]))
         self._lost = self._lost_bytes = 0
 
     def finish(self) -> None:
-        """Write all, for a minute at most."""
+        """Write all waiting records, for a minute at most."""
         until = time.monotonic() + LAST_WRITE_SECONDS
         while self._waiting and time.monotonic() < until:
             self.tick(time.monotonic())
@@ -473,8 +479,8 @@ class Journal:
                 time.sleep(RETRY_SECONDS / 2)
 
 
-class Joiner:
-    """Joins deltas of one block that come within JOIN_SECONDS of the first."""
+class Coalescer:
+    """Joins deltas of one block that arrive within JOIN_SECONDS of the first."""
 
     def __init__(self, write: Callable[[list[Any]], None]) -> None:
         self._write = write
@@ -503,7 +509,7 @@ class Joiner:
 
 
 class ToolUpdates:
-    """Lets one update a tool call through each UPDATE_SECONDS; the newest of the others waits."""
+    """Passes one update per tool call and UPDATE_SECONDS; of the others it keeps the newest."""
 
     def __init__(
         self, write: Callable[[dict[str, Any]], None], admit: Callable[[str, int, float], bool]
@@ -517,7 +523,7 @@ class ToolUpdates:
     def add(self, event: dict[str, Any], now: float) -> None:
         call = str(event.get("toolCallId"))
         if call not in self._next:
-            # Calls whose end is never told must not fill the memory.
+            # Calls whose end is never reported must not fill the memory.
             if len(self._next) >= MAX_CALLS or not self._admit("tool_execution_update", 0, now):
                 self.tick(now)
                 return
@@ -526,7 +532,7 @@ class ToolUpdates:
         self.tick(now)
 
     def forget(self, call: str) -> None:
-        """The call has ended: what waited is out of date."""
+        """Drop the pending update of a call that has ended."""
         self._held.pop(call, None)
         self._next.pop(call, None)
         self._plan()
@@ -542,9 +548,9 @@ class ToolUpdates:
 
 
 class Bucket:
-    """Lets so many through each minute and counts the others exactly.
+    """Rate limiter: admits a number of events per minute and counts the others exactly.
 
-    Times are seconds of a clock that the caller chooses.
+    Times are seconds of any clock that the caller chooses.
     """
 
     __slots__ = ("at", "bytes", "count", "due", "left", "limit", "pause")
@@ -553,7 +559,7 @@ class Bucket:
         self.limit, self.left, self.at = limit, float(limit), 0.0
         self.count = self.bytes = 0
         self.pause = FIRST_SUMMARY_SECONDS
-        self.due: float | None = None  # when to say how many were left out
+        self.due: float | None = None  # when to report how many were left out
 
     def admits(self, size: int, now: float) -> bool:
         refill = max(0.0, now - self.at) * self.limit / 60 if self.at else 0.0
@@ -568,14 +574,14 @@ class Bucket:
         return False
 
     def is_due(self, now: float) -> bool:
-        """Whether to say how many were left out; also after the clock was set back."""
+        """Return whether a report is due; also after the clock was set back."""
         return self.due is not None and not self.due - MAX_SUMMARY_SECONDS <= now < self.due
 
     def take(self, now: float) -> tuple[int, int]:
-        """How many were left out since this was asked last, and their bytes.
+        """Return how many events were left out since the last call, and their bytes.
 
-        The next summary is due after a pause, longer each time; when none were left out, the
-        flood is over.
+        The next report is due after a pause that grows each time. If none were left out, the flood
+        is over.
         """
         taken = self.count, self.bytes
         if self.count:
@@ -588,9 +594,9 @@ class Bucket:
 
 
 class Floods:
-    """Bounds what is recorded of each kind of event: ["m", time, kind, how many more, bytes].
+    """Limits the records of each kind of event: ["m", time, kind, number left out, bytes].
 
-    ["q", time, kind] says that a flood is over.
+    ["q", time, kind] marks the end of a flood.
     """
 
     def __init__(self, write: Callable[[list[Any]], None]) -> None:
@@ -603,19 +609,20 @@ class Floods:
         return min(dues) if dues else None
 
     def admit(self, kind: str, size: int, now: float) -> bool:
-        """Whether to record one more of this kind."""
+        """Return whether one more event of this kind may be recorded."""
         if kind not in self._buckets and len(self._buckets) >= MAX_KINDS:
             kind = "other"
         if kind not in self._buckets:
-            self._buckets[kind] = Bucket(ROWS_A_MINUTE if kind in ROW_KINDS else OTHERS_A_MINUTE)
+            limit = ROWS_PER_MINUTE if kind in ROW_KINDS else OTHERS_PER_MINUTE
+            self._buckets[kind] = Bucket(limit)
         return self._buckets[kind].admits(size, now)
 
     def tick(self, now: float) -> None:
         for kind, bucket in self._buckets.items():
             if bucket.is_due(now):
-                self._tell(kind, bucket, now)
+                self._report(kind, bucket, now)
 
-    def _tell(self, kind: str, bucket: Bucket, now: float) -> None:
+    def _report(self, kind: str, bucket: Bucket, now: float) -> None:
         count, size = bucket.take(now)
         if count:
             self._write(["m", now_ms(), kind, count, size])
@@ -625,11 +632,11 @@ class Floods:
     def flush(self, now: float) -> None:
         for kind, bucket in self._buckets.items():
             if bucket.count:
-                self._tell(kind, bucket, now)
+                self._report(kind, bucket, now)
 
 
 def flood_kind(event: dict[str, Any]) -> str | None:
-    """The kind by which an event is counted; None for one that is never left out."""
+    """Return the kind under which an event is counted; None if it is never left out."""
     kind = str(event.get("type"))
     if kind == "extension_ui_request":
         method = str(event.get("method"))
@@ -637,23 +644,23 @@ def flood_kind(event: dict[str, Any]) -> str | None:
     return None if kind in ESSENTIAL else kind[:60]
 
 
-class Pace:
-    """Slows down the reading of what must be recorded, once there is too much of it."""
+class Throttle:
+    """Throttles reading when there are too many events that must be recorded."""
 
     def __init__(self) -> None:
         self._left, self._at = float(BURST), 0.0
 
     def count(self, now: float) -> None:
-        refill = (now - self._at) * STEADY_A_SECOND
+        refill = (now - self._at) * STEADY_PER_SECOND
         self._left, self._at = min(float(BURST), self._left + refill) - 1, now
 
     def wait(self, now: float) -> float:
-        """Seconds for which no more should be read."""
-        return max(0.0, -self._left / STEADY_A_SECOND - (now - self._at))
+        """Return for how many seconds reading should pause."""
+        return max(0.0, -self._left / STEADY_PER_SECOND - (now - self._at))
 
 
 def was_killed(event: dict[str, Any]) -> bool:
-    """Whether a tool's result tells of an end by SIGKILL; shells say 137 for it."""
+    """Return whether a tool's result shows an end by SIGKILL, which shells report as 137."""
     content = dig(event, "result", "content")
     parts = content if isinstance(content, list) else []
     texts = [str(dig(part, "text") or "")[-HEAD_CHARS:] for part in parts]
@@ -663,8 +670,8 @@ def was_killed(event: dict[str, Any]) -> bool:
 # --- slimming -----------------------------------------------------------------------------------
 
 
-def ending(message: Any) -> dict[str, Any]:
-    """How an assistant message ended: {"stopReason"?, "errorMessage"?}."""
+def stop_fields(message: Any) -> dict[str, Any]:
+    """Return how an assistant message ended: {"stopReason"?, "errorMessage"?}."""
     names = ("stopReason", "errorMessage")
     return {name: message[name] for name in names if dig(message, name) is not None}
 
@@ -684,7 +691,7 @@ def slim_agent_end(event: dict[str, Any]) -> dict[str, Any]:
         slim["willRetry"] = event["willRetry"]
     for message in reversed(messages if isinstance(messages, list) else []):
         if dig(message, "role") == "assistant":
-            slim.update(ending(message))
+            slim.update(stop_fields(message))
             break
     return slim
 
@@ -703,14 +710,14 @@ def slim_message_end(event: dict[str, Any]) -> dict[str, Any]:
 
 
 def drop_images(content: Any) -> None:
-    """Images are counted, not kept."""
+    """Remove the data of images, which are only counted."""
     for block in content if isinstance(content, list) else []:
         if dig(block, "type") == "image":
             block.pop("data", None)
 
 
 def slim_tool_update(event: dict[str, Any]) -> dict[str, Any]:
-    """The newest UPDATE_CHARS of the text; arguments and details stand in start and end."""
+    """Keep the newest UPDATE_CHARS of the text; start and end have arguments and details."""
     content = dig(event, "partialResult", "content")
     texts = [dig(block, "text") for block in content] if isinstance(content, list) else []
     text = "".join(part for part in texts if isinstance(part, str))[-UPDATE_CHARS:]
@@ -727,8 +734,8 @@ SLIM: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
 }
 
 
-class Scribe:
-    """Turns the agent's lines into journal records, in their order."""
+class Recorder:
+    """Turns the agent's lines into journal records, in order."""
 
     def __init__(
         self,
@@ -739,13 +746,13 @@ class Scribe:
         self._journal = journal
         self._killed_for_memory = killed_for_memory
         self._on_response = on_response
-        self._joiner = Joiner(journal.add)
+        self._coalescer = Coalescer(journal.add)
         self._floods = Floods(self._record)
-        self._updates = ToolUpdates(self._event, self._floods.admit)
-        self._ending: dict[str, Any] = {}  # of the last assistant message
-        self.pace = Pace()
-        self.timers: list[Joiner | ToolUpdates | Floods] = [
-            self._joiner,
+        self._updates = ToolUpdates(self._write_event, self._floods.admit)
+        self._last_stop: dict[str, Any] = {}  # of the last assistant message
+        self.throttle = Throttle()
+        self.timers: list[Coalescer | ToolUpdates | Floods] = [
+            self._coalescer,
             self._updates,
             self._floods,
         ]
@@ -755,15 +762,15 @@ class Scribe:
         if line.data.startswith(UPDATE_LINE):
             inner = read_update(line.data)
             if inner is not None:
-                self._update(inner, now)
+                self._record_update(inner, now)
                 return
         event = None if line.cut else parse_object(line.data)
         if event is not None:
             kind = flood_kind(event)
             if kind is None or self._floods.admit(kind, line.size, now):
-                self._take_event(event, now)
+                self._record_event(event, now)
         elif line.cut:
-            self._cut(line, now)
+            self._record_cut(line, now)
         elif self._floods.admit("garbage", line.size, now):
             self._record(["g", now_ms(), line.head(), line.size])
 
@@ -771,55 +778,55 @@ class Scribe:
         self._record(["s", now_ms(), ident])
 
     def finish(self) -> None:
-        self._joiner.flush()
+        self._coalescer.flush()
         self._updates.tick(float("inf"))
         self._floods.flush(time.monotonic())
 
     def _record(self, record: list[Any]) -> None:
-        self._joiner.flush()
+        self._coalescer.flush()
         self._journal.add(record)
 
-    def _event(self, event: dict[str, Any]) -> None:
+    def _write_event(self, event: dict[str, Any]) -> None:
         self._record(["e", now_ms(), event])
 
-    def _update(self, inner: Any, now: float) -> None:
+    def _record_update(self, inner: Any, now: float) -> None:
         kind, index, text = (dig(inner, name) for name in ("type", "contentIndex", "delta"))
         index = index if type(index) is int else 0
         if kind in DELTAS and isinstance(text, str):
-            self._joiner.add(DELTAS[kind], index, text, now)
+            self._coalescer.add(DELTAS[kind], index, text, now)
         elif kind == "toolcall_start" and self._floods.admit(kind, 0, now):
             names = {name: inner[name] for name in ("id", "toolName") if name in inner}
-            self._event({"type": kind, "contentIndex": index, **names})
+            self._write_event({"type": kind, "contentIndex": index, **names})
 
-    def _cut(self, line: Line, now: float) -> None:
-        """A line whose text was skipped: what is known of it, or only its length.
+    def _record_cut(self, line: Line, now: float) -> None:
+        """Record a line that was not kept as a whole: its outline, or only its length.
 
-        Its event gets `cut`, the size of the line, and the number of its `images`.
+        The event gets `cut`, the size of the line, and `images`, their number.
         """
         event = outline(line.data, line.tail) or {}
         kind = str(event.get("type"))
         if kind in SUMMARY_LINES:
             retry = {"willRetry": True} if event.get("willRetry") is True else {}
-            self._event({"type": kind, **retry, **self._ending})
+            self._write_event({"type": kind, **retry, **self._last_stop})
         elif kind == "message_start":
-            self._take_event(event, now)
+            self._record_event(event, now)
         elif kind != "message_update" and flood_kind(event) is None:
             if kind == "message_end" and dig(event, "message", "role") == "assistant":
-                # What was said is known from its pieces.
+                # The text is known from its deltas.
                 event["message"].pop("content", None)
             images = {"images": line.images} if line.images else {}
-            self._take_event({**event, "cut": line.size, **images}, now)
+            self._record_event({**event, "cut": line.size, **images}, now)
         elif self._floods.admit("line", line.size, now):
             if kind == "message_update":
-                self._update(event.get("assistantMessageEvent"), now)
+                self._record_update(event.get("assistantMessageEvent"), now)
             self._record(["l", now_ms(), line.head(), line.size])
 
-    def _take_event(self, event: dict[str, Any], now: float) -> None:
+    def _record_event(self, event: dict[str, Any], now: float) -> None:
         kind = event.get("type")
-        if isinstance(kind, str) and kind in PACED:
-            self.pace.count(now)
+        if isinstance(kind, str) and kind in THROTTLED:
+            self.throttle.count(now)
         if kind == "message_update":
-            self._update(event.get("assistantMessageEvent"), now)
+            self._record_update(event.get("assistantMessageEvent"), now)
             return
         if kind == "tool_execution_update":
             self._updates.add(slim_tool_update(event), now)
@@ -829,14 +836,14 @@ class Scribe:
             if event.get("isError") and was_killed(event) and self._killed_for_memory():
                 event = {**event, "killedForMemory": True}
         if kind == "message_end" and dig(event, "message", "role") == "assistant":
-            self._ending = ending(event["message"])
-        self._event(SLIM[kind](event) if isinstance(kind, str) and kind in SLIM else event)
+            self._last_stop = stop_fields(event["message"])
+        self._write_event(SLIM[kind](event) if isinstance(kind, str) and kind in SLIM else event)
         if kind == "response" and isinstance(event.get("id"), str):
             self._on_response(event["id"])
 
 
 class StderrLog:
-    """The agent's stderr: a file kept short, and its last lines for the end record."""
+    """The agent's stderr: a short file, and its last lines for the end record."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -846,17 +853,17 @@ class StderrLog:
     def add(self, chunk: bytes) -> None:
         self._tail = (self._tail + chunk)[-4 * STDERR_LINES * STDERR_CHARS :]
         try:
-            if os.fstat(self._file).st_size + len(chunk) > STDERR_FILE:
+            if os.fstat(self._file).st_size + len(chunk) > MAX_STDERR_BYTES:
                 self._shorten()
             os.write(self._file, chunk)
         except OSError as trouble:
-            note("stderr.log: {}".format(trouble.strerror))
+            log_problem("stderr.log: {}".format(trouble.strerror))
 
     def _shorten(self) -> None:
         size = os.fstat(self._file).st_size
-        keep = os.pread(self._file, STDERR_FILE // 2, max(0, size - STDERR_FILE // 2))
+        kept = os.pread(self._file, MAX_STDERR_BYTES // 2, max(0, size - MAX_STDERR_BYTES // 2))
         os.ftruncate(self._file, 0)
-        os.write(self._file, keep[keep.find(b"\n") + 1 :])
+        os.write(self._file, kept[kept.find(b"\n") + 1 :])
 
     def last_lines(self) -> list[str]:
         lines = self._tail.decode("utf-8", "replace").rstrip("\n").split("\n")
@@ -867,7 +874,7 @@ class StderrLog:
 
 
 class Process:
-    """A row of the process table; pid and start time (clock ticks) together identify it."""
+    """A process, identified by its pid and start time (in clock ticks)."""
 
     __slots__ = ("pid", "session", "started", "state")
 
@@ -900,7 +907,7 @@ def started(pid: int) -> int:
 
 
 def has_variable(pid: int, entry: bytes) -> bool:
-    """Whether a process has this entry (NAME=value) in its environment."""
+    """Return whether a process has this entry (NAME=value) in its environment."""
     with open("/proc/{}/environ".format(pid), "rb") as file:
         return b"\0" + entry + b"\0" in b"\0" + file.read() + b"\0"
 
@@ -911,7 +918,7 @@ def parent_of(pid: int) -> int:
 
 
 def descendants(pid: int) -> list[int]:
-    """Processes below this one, as they are now."""
+    """Return the current descendants of this process."""
     children: dict[int, list[int]] = {}
     for each in [int(name) for name in os.listdir("/proc") if name.isdigit()]:
         with contextlib.suppress(OSError, IndexError, ValueError):
@@ -925,19 +932,19 @@ def descendants(pid: int) -> list[int]:
 
 
 def user_of(pid: int) -> int:
-    """The real user of a process, also of one whose files in /proc are root's."""
+    """Return the real user of a process, even if its files in /proc belong to root."""
     with open("/proc/{}/status".format(pid), "rb") as file:
         return int(file.read().partition(b"\nUid:")[2].split(None, 1)[0])
 
 
-def sharers(user: int, lieutenants: str) -> dict[int, bytes]:
-    """Sessions of other running agents that have this user, too, and their tags.
+def agents_sharing_user(user: int, lieutenants: str) -> dict[int, bytes]:
+    """Map sessions of other running agents with the same user to their tags.
 
     `lieutenants` is the folder that holds all lieutenants' folders.
     """
     found = {}
     for owner in os.listdir(lieutenants):
-        for facts in shims_in(os.path.join(lieutenants, owner, "runs")):
+        for facts in read_shims(os.path.join(lieutenants, owner, "runs")):
             agent = facts.get("agent_pid")
             shares = facts.get("uid") == user and not facts.get("own_user")
             with contextlib.suppress(OSError):
@@ -948,8 +955,8 @@ def sharers(user: int, lieutenants: str) -> dict[int, bytes]:
     return found
 
 
-def shims_in(runs: str) -> Iterator[dict[str, Any]]:
-    """What each run in this folder says about itself."""
+def read_shims(runs: str) -> Iterator[dict[str, Any]]:
+    """Yield the contents of keeper.json of each run in this folder."""
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         for run in os.listdir(runs):
             path = os.path.join(runs, run, "keeper.json")
@@ -957,13 +964,14 @@ def shims_in(runs: str) -> Iterator[dict[str, Any]]:
                 yield parse_object(file.read()) or {}
 
 
-def find_left(
+def find_remaining(
     tag: str, session: int, user: int, below: int, spared: dict[int, bytes]
 ) -> list[Process]:
-    """Processes with the tag in their environment, of the session, of the user, or below `below`.
+    """Return the processes of a run.
 
-    Zeros and an empty tag find nothing. Without ourselves, the process that waits for us to start,
-    whatever it inherited, and those of `spared`, agents that share the user.
+    These have the tag in their environment, or belong to the session or the user, or descend from
+    `below`. Zeros and an empty tag match nothing. Our own process, the one that waits for our
+    start, and agents in `spared`, which share the user, are excluded.
     """
     wanted, mine = os.fsencode(tag), (os.getpid(), os.getppid())
     owners = {os.geteuid(), user} if user else {os.geteuid()}
@@ -987,7 +995,7 @@ def find_left(
 
 
 def kill_all_of(user: int) -> None:
-    """Kill every process of a user at once, however quickly they make others."""
+    """Kill all processes of a user at once, however quickly they fork."""
     pid = os.fork()
     if pid == 0:
         try:
@@ -1001,16 +1009,16 @@ def kill_all_of(user: int) -> None:
 
 
 def sweep(tag: str, session: int = 0, user: int = 0, below: int = 0, lieutenants: str = "") -> None:
-    """End all that `find_left` finds: SIGTERM, a second, SIGKILL, until none is left."""
+    """End processes of `find_remaining`: SIGTERM, a second later SIGKILL, until all are gone."""
     begun = time.monotonic()
     while True:
-        spared = sharers(user, lieutenants) if user and lieutenants else {}
-        found = find_left(tag, session, user, below, spared)
+        spared = agents_sharing_user(user, lieutenants) if user and lieutenants else {}
+        found = find_remaining(tag, session, user, below, spared)
         if not found:
             return
         late = time.monotonic() - begun
         if late > 3 * SWEEP_SECONDS:
-            note("sweep: {} processes do not end".format(len(found)))
+            log_problem("sweep: {} processes do not end".format(len(found)))
             return
         if user and not spared and late >= SWEEP_SECONDS:
             kill_all_of(user)
@@ -1026,32 +1034,32 @@ def _await_gone(processes: list[Process], until: float) -> None:
 
 
 class Agent:
-    """The agent's process and the three descriptors of ours."""
+    """The agent's process and our ends of its three pipes."""
 
     def __init__(self, pid: int, stdin: int, stdout: int, stderr: int) -> None:
         self.pid, self.stdin, self.stdout, self.stderr = pid, stdin, stdout, stderr
         self.started = started(pid)
 
     def signal(self, number: int) -> None:
-        """To its whole group; it is reaped last, so that the number stays its own."""
+        """Signal its whole group. It is reaped last, so its pid cannot be reused before."""
         with contextlib.suppress(OSError):
             os.killpg(self.pid, number)
 
     def ended(self) -> bool:
-        """Whether it has ended; it stays a zombie until `reap`."""
+        """Return whether it has ended; it stays a zombie until `reap`."""
         flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
         return os.waitid(os.P_PID, self.pid, flags) is not None
 
     def reap(self) -> tuple[int | None, int | None]:
-        """(exit code, None) or (None, signal)."""
+        """Return (exit code, None) or (None, signal)."""
         status = os.waitpid(self.pid, 0)[1]
         if os.WIFSIGNALED(status):
             return None, os.WTERMSIG(status)
         return os.WEXITSTATUS(status), None
 
 
-def _become(spec: Spec, stdin: int, stdout: int, stderr: int) -> None:
-    """In the child: become the agent, or raise."""
+def become_agent(spec: Spec, stdin: int, stdout: int, stderr: int) -> None:
+    """Become the agent, in the child process, or raise."""
     os.setsid()
     for number in (signal.SIGHUP, signal.SIGPIPE, signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
@@ -1060,31 +1068,31 @@ def _become(spec: Spec, stdin: int, stdout: int, stderr: int) -> None:
     for target, source in enumerate((stdin, stdout, stderr)):
         os.dup2(source, target)
     sandbox().enter(spec.isolation)
-    # Only now: these files are the agent's own, and may be links to others.
+    # Only after the sandbox: these files belong to the agent, and may be links to others.
     for path in spec.heal:
-        heal(path)
+        truncate_torn_line(path)
     os.chdir(spec.cwd)
     os.execvpe(spec.argv[0], spec.argv, spec.env)  # noqa: S606 - argv is what we are for
 
 
 def spawn(spec: Spec) -> Agent:
-    """Start the agent in a session of its own; raises KeeperError if it can't be run."""
+    """Start the agent in a session of its own. Raises KeeperError if it cannot be run."""
     stdin, our_stdin = os.pipe()
     our_stdout, stdout = os.pipe()
     our_stderr, stderr = os.pipe()
     report, reporter = os.pipe()
-    with contextlib.suppress(OSError):  # the user's allowance for pipes may be used up
+    with contextlib.suppress(OSError):  # the user's quota for pipes may be used up
         fcntl.fcntl(our_stdout, F_SETPIPE_SZ, MB)
     pid = os.fork()
     if pid == 0:
         try:
-            _become(spec, stdin, stdout, stderr)
+            become_agent(spec, stdin, stdout, stderr)
         except BaseException as trouble:  # noqa: BLE001 - the child must not go on as a keeper
             os.write(reporter, describe(trouble).encode("utf-8", "replace"))
         os._exit(127)
     for theirs in (stdin, stdout, stderr, reporter):
         os.close(theirs)
-    failure = os.read(report, 4 * KB)  # empty once the program runs: the descriptor closes there
+    failure = os.read(report, 4 * KB)  # empty if the program runs: exec closes the descriptor
     os.close(report)
     if failure:
         os.waitpid(pid, 0)
@@ -1098,7 +1106,7 @@ def spawn(spec: Spec) -> Agent:
 
 
 class Outbox:
-    """What waits to be written to the agent's stdin, and the ids that were ever accepted."""
+    """Pending lines for the agent's stdin, and the ids of the last accepted commands."""
 
     def __init__(self, stdin: int, on_sent: Callable[[str], None]) -> None:
         self._stdin = stdin
@@ -1110,13 +1118,13 @@ class Outbox:
         self.bytes = 0
 
     def push(self, ident: str, line: dict[str, Any]) -> dict[str, Any]:
-        """Accept a command once; the answer for the client."""
+        """Accept a command once; return the reply for the client."""
         if ident in self._seen:
             return {"ok": True, "repeated": True}
         data = pack(line)
         if not self.open:
             return refusal("the agent has closed its input")
-        if self.bytes + len(data) > SEND_LIMIT:
+        if self.bytes + len(data) > MAX_PENDING_BYTES:
             return refusal("the agent does not read: {} bytes wait".format(self.bytes))
         if ident:
             self._remember(ident)
@@ -1126,11 +1134,11 @@ class Outbox:
 
     def _remember(self, ident: str) -> None:
         self._seen[ident] = None
-        if len(self._seen) > IDS_REMEMBERED:
+        if len(self._seen) > MAX_REMEMBERED_IDS:
             del self._seen[next(iter(self._seen))]
 
     def write(self) -> None:
-        """Write as much as the agent takes now."""
+        """Write as much as the agent accepts now."""
         while self._lines:
             ident, data = self._lines[0]
             try:
@@ -1149,39 +1157,39 @@ class Outbox:
                     self._on_sent(ident)
 
     def _close(self, trouble: OSError) -> None:
-        note("stdin of the agent: {}".format(trouble.strerror))
+        log_problem("stdin of the agent: {}".format(trouble.strerror))
         self._lines.clear()
         self.open, self.bytes = False, 0
 
 
-class Stopping:
-    """The steps of a stop: farewell, SIGTERM, SIGKILL."""
+class StopSequence:
+    """The steps of a stop: a final command, SIGTERM, SIGKILL."""
 
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
         self._grace = 0.0
-        self._farewell = ""
+        self._final_command = ""
         self._steps: list[int] = []
         self.begun = False
         self.due: float | None = None
 
-    def begin(self, grace: float, farewell: str = "", wait: float = 0.0) -> None:
-        """Start the steps; `farewell` is the id whose response is awaited first."""
+    def begin(self, grace: float, final_command: str = "", wait: float = 0.0) -> None:
+        """Start the steps. The response to `final_command` (an id) is awaited first."""
         self.begun = True
-        self._grace, self._farewell = grace, farewell
+        self._grace, self._final_command = grace, final_command
         self._steps = [signal.SIGKILL, signal.SIGTERM]
-        self.due = time.monotonic() + (wait if farewell else 0.0)
+        self.due = time.monotonic() + (wait if final_command else 0.0)
 
-    def heard(self, ident: str) -> None:
-        """The agent answered a command."""
-        if self.begun and ident == self._farewell and len(self._steps) == 2:
+    def on_response(self, ident: str) -> None:
+        """Continue with the steps when the agent has responded to the final command."""
+        if self.begun and ident == self._final_command and len(self._steps) == 2:
             self.due = time.monotonic()
 
     def tick(self, now: float) -> None:
         if self.due is None or now < self.due:
             return
         self._agent.signal(self._steps.pop())
-        self._agent.signal(signal.SIGCONT)  # a suspended agent must wake to obey
+        self._agent.signal(signal.SIGCONT)  # a suspended agent must wake up to end
         self.due = now + self._grace if self._steps else None
 
 
@@ -1192,10 +1200,10 @@ def refusal(error: str) -> dict[str, Any]:
     return {"ok": False, "error": error}
 
 
-def seconds(value: Any, usual: float) -> float:
-    """A time from a request, within reason."""
+def seconds(value: Any, default: float) -> float:
+    """Return a time from a request, if it is reasonable."""
     usable = type(value) in (int, float) and 0 <= value <= 3600
-    return float(value) if usable else usual
+    return float(value) if usable else default
 
 
 class Client:
@@ -1209,7 +1217,7 @@ class Client:
         self.outbox = b""
 
     def receive(self) -> bool:
-        """Read once; False when the client is gone or asks too much."""
+        """Read once; return False when the client is gone or its request is too large."""
         try:
             chunk = self.connection.recv(READ_BYTES)
         except BlockingIOError:
@@ -1217,7 +1225,7 @@ class Client:
         except OSError:
             return False
         self.inbox += chunk
-        return bool(chunk) and len(self.inbox) <= SEND_LIMIT + MB
+        return bool(chunk) and len(self.inbox) <= MAX_PENDING_BYTES + MB
 
     def next_request(self) -> bytes | None:
         end = self.inbox.find(b"\n", self._searched)
@@ -1242,46 +1250,46 @@ class Client:
 # --- what may happen around us -------------------------------------------------------------------
 
 
-class Files:
-    """Notices when our socket, its key or keeper.json was removed, and puts them back.
+class RunFiles:
+    """Restores our socket, its key and keeper.json when they are removed.
 
-    The kernel says by SIGIO that something is gone from our directory (dnotify needs none of the
-    few inotify instances that the agents' own programs want), so an idle keeper sleeps on.
+    The kernel sends SIGIO when something is deleted from our directory, so an idle keeper can
+    sleep. (dnotify needs none of the few inotify instances that the agents' own programs want.)
     """
 
     def __init__(self, key: str, listener: socket.socket) -> None:
         self.listener = listener
         self._key = key
         self._facts = b""
-        self._place = _place("control.sock")
+        self._identity = _identity("control.sock")
         self.due: float | None = None
         try:
             directory = os.open(".", os.O_RDONLY)
             fcntl.fcntl(directory, fcntl.F_NOTIFY, fcntl.DN_DELETE | fcntl.DN_MULTISHOT)
         except OSError:
-            self.due = time.monotonic() + FILES_SECONDS
+            self.due = time.monotonic() + FILE_CHECK_SECONDS
 
-    def keep(self, facts: bytes) -> None:
-        """What keeper.json holds, once it is written."""
+    def remember_facts(self, facts: bytes) -> None:
+        """Remember the contents of keeper.json, once it is written."""
         self._facts = facts
 
-    def look(self) -> socket.socket | None:
-        """Put back what is missing; the socket that was bound instead of ours, if one was."""
-        if _place("control.key") is None:
-            note("control.key was removed; writing it again")
+    def restore(self) -> socket.socket | None:
+        """Restore missing files; return the previous socket if it was bound again."""
+        if _identity("control.key") is None:
+            log_problem("control.key was removed; writing it again")
             write_key(self._key)
-        if self._facts and _place("keeper.json") is None:
+        if self._facts and _identity("keeper.json") is None:
             write_file("keeper.json", self._facts)
-        if _place("control.sock") == self._place:
+        if _identity("control.sock") == self._identity:
             return None
-        note("control.sock was removed; binding it again")
+        log_problem("control.sock was removed; binding it again")
         old, self.listener = self.listener, listen()
-        self._place = _place("control.sock")
+        self._identity = _identity("control.sock")
         return old
 
 
-def _place(path: str) -> tuple[int, int] | None:
-    """Device and inode of a file; None if there is none."""
+def _identity(path: str) -> tuple[int, int] | None:
+    """Return device and inode of a file; None if it does not exist."""
     try:
         found = os.stat(path)
     except OSError:
@@ -1290,30 +1298,30 @@ def _place(path: str) -> tuple[int, int] | None:
 
 
 class MemoryKills:
-    """How many processes the kernel has killed for memory: in our cgroup, else on the machine."""
+    """Counts processes killed by the kernel for memory: in our cgroup, else on the machine."""
 
     def __init__(self) -> None:
         self._path = self._find()
         self._count = self._read()
-        self._looked = time.monotonic()
-        self._grown: float | None = None
+        self._counted_at = time.monotonic()
+        self._last_kill_at: float | None = None
 
     def refresh(self, now: float) -> None:
-        """Look now and then, so that an old kill is not taken for one of just now."""
-        if now - self._looked >= MEMORY_SECONDS:
-            self._look(now)
+        """Count now and then, so that an old kill does not appear as a recent one."""
+        if now - self._counted_at >= KILL_COUNT_SECONDS:
+            self._recount(now)
 
     def are_new(self) -> bool:
-        """Whether there was one of late; the kernel counts before it kills."""
+        """Return whether there was a recent kill; the kernel counts before it kills."""
         now = time.monotonic()
-        self._look(now)
-        return self._grown is not None and now - self._grown <= 2 * MEMORY_SECONDS
+        self._recount(now)
+        return self._last_kill_at is not None and now - self._last_kill_at <= 2 * KILL_COUNT_SECONDS
 
-    def _look(self, now: float) -> None:
+    def _recount(self, now: float) -> None:
         count = self._read()
         if count > self._count:
-            self._grown = now
-        self._count, self._looked = count, now
+            self._last_kill_at = now
+        self._count, self._counted_at = count, now
 
     @staticmethod
     def _find() -> str:
@@ -1350,17 +1358,17 @@ class Keeper:
         self._spec = spec
         self._key = key
         self._agent = agent
-        self._files = Files(key, listener)
+        self._files = RunFiles(key, listener)
         self._kills = MemoryKills()
         self._wakeup = wakeup
         self._journal = Journal("journal.jsonl")
         self._stderr = StderrLog("stderr.log")
-        self._stopping = Stopping(agent)
-        self._scribe = Scribe(self._journal, self._stopping.heard, self._kills.are_new)
-        self._outbox = Outbox(agent.stdin, self._scribe.sent)
+        self._stopping = StopSequence(agent)
+        self._recorder = Recorder(self._journal, self._stopping.on_response, self._kills.are_new)
+        self._outbox = Outbox(agent.stdin, self._recorder.sent)
         self._splitter = LineSplitter()
         self._clients: dict[int, Client] = {}
-        self._deaf_due: float | None = None
+        self._stdout_closed_due: float | None = None
         self._read_due: float | None = None  # set while the agent's output is not read
         self._error: str | None = None
         self._ended = False
@@ -1368,7 +1376,7 @@ class Keeper:
         self._handlers: dict[int, Callable[[], None]] = {}
 
     def begin(self) -> None:
-        """The first record, and what the agent is to hear first."""
+        """Write the first record and queue the agent's first commands."""
         agent = {"agent_pid": self._agent.pid, "agent_started": self._agent.started}
         self._journal.add(["b", now_ms(), {"run": self._spec.run, **agent}])
         self._journal.tick(time.monotonic())
@@ -1376,12 +1384,12 @@ class Keeper:
             ident = line.get("id")
             self._outbox.push(ident if isinstance(ident, str) else "", line)
 
-    def introduced(self, facts: bytes) -> None:
-        """Note what keeper.json holds."""
-        self._files.keep(facts)
+    def remember_facts(self, facts: bytes) -> None:
+        """Remember the contents of keeper.json."""
+        self._files.remember_facts(facts)
 
     def run(self) -> None:
-        """Until the agent has ended and that is on record."""
+        """Run until the agent has ended and its end is recorded."""
         self._watch(self._wakeup, self._read_signals)
         self._watch(self._agent.stdout, self._read_stdout)
         self._watch(self._agent.stderr, self._read_stderr)
@@ -1397,7 +1405,7 @@ class Keeper:
         self._finish()
 
     def _guard(self, work: Callable[..., object], *arguments: object) -> None:
-        """Whatever happens, the agent keeps its keeper."""
+        """Log any error, so that the agent never loses its keeper."""
         try:
             work(*arguments)
         except Exception:  # noqa: BLE001 - the top of the loop; the trace goes to keeper.log
@@ -1416,29 +1424,29 @@ class Keeper:
 
     def _tick(self) -> None:
         now = time.monotonic()
-        for timer in (*self._scribe.timers, self._stopping):
+        for timer in (*self._recorder.timers, self._stopping):
             timer.tick(now)
         if self._files.due is not None and now >= self._files.due:
-            self._files.due = now + FILES_SECONDS
-            self._keep_files()
-        if self._deaf_due is not None and now >= self._deaf_due:
-            self._stop_deaf()
+            self._files.due = now + FILE_CHECK_SECONDS
+            self._restore_files()
+        if self._stdout_closed_due is not None and now >= self._stdout_closed_due:
+            self._stop_without_stdout()
         if self._read_due is not None and now >= self._read_due:
-            self._read_on()
+            self._resume_reading()
         self._journal.tick(now)
 
     def _timeout(self) -> int | None:
-        """Milliseconds until the next timer, None for ever."""
-        timers = (*self._scribe.timers, self._stopping, self._journal, self._files)
+        """Return milliseconds until the next timer; None if there is none."""
+        timers = (*self._recorder.timers, self._stopping, self._journal, self._files)
         dues = [timer.due for timer in timers if timer.due is not None]
-        dues += [due for due in (self._deaf_due, self._read_due) if due is not None]
+        dues += [due for due in (self._stdout_closed_due, self._read_due) if due is not None]
         return max(0, int((min(dues) - time.monotonic()) * 1000) + 1) if dues else None
 
-    def _stop_deaf(self) -> None:
-        self._deaf_due = None
+    def _stop_without_stdout(self) -> None:
+        self._stdout_closed_due = None
         if not self._stopping.begun:
             self._error = "the agent closed its output and went on"
-            note(self._error)
+            log_problem(self._error)
             self._stopping.begin(grace=3.0)
 
     # signals and the agent's pipes
@@ -1451,19 +1459,19 @@ class Keeper:
         if (signal.SIGTERM in numbers or signal.SIGINT in numbers) and not self._stopping.begun:
             self._stopping.begin(grace=3.0)
         if signal.SIGIO in numbers:
-            self._keep_files()
+            self._restore_files()
         self._ended = self._agent.ended()
         self._reap_orphans()
 
-    def _keep_files(self) -> None:
-        old = self._files.look()
+    def _restore_files(self) -> None:
+        old = self._files.restore()
         if old is not None:
             self._unwatch(old.fileno())
             old.close()
             self._watch(self._files.listener.fileno(), self._accept)
 
     def _reap_orphans(self) -> None:
-        """Take note of the end of processes that the agent's children left to us."""
+        """Reap processes that the agent's children left to us."""
         path = "/proc/self/task/{}/children".format(os.getpid())
         with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
             for child in map(int, file.read().split()):
@@ -1472,22 +1480,22 @@ class Keeper:
                         os.waitpid(child, os.WNOHANG)
 
     def _read_stdout(self) -> None:
-        for _ in range(READS_A_ROUND):
+        for _ in range(READS_PER_ROUND):
             chunk = read_some(self._agent.stdout)
             if chunk is None:
                 return
             if not chunk:
                 self._unwatch(self._agent.stdout)
-                self._deaf_due = time.monotonic() + DEAF_SECONDS
+                self._stdout_closed_due = time.monotonic() + STDOUT_CLOSED_SECONDS
                 return
             self._take(chunk)
-            wait = self._scribe.pace.wait(time.monotonic())
+            wait = self._recorder.throttle.wait(time.monotonic())
             if wait:
                 self._unwatch(self._agent.stdout)
                 self._read_due = time.monotonic() + wait
                 return
 
-    def _read_on(self) -> None:
+    def _resume_reading(self) -> None:
         self._read_due = None
         self._watch(self._agent.stdout, self._read_stdout)
 
@@ -1495,7 +1503,7 @@ class Keeper:
         now = time.monotonic()
         self._kills.refresh(now)
         for line in self._splitter.feed(chunk):
-            self._guard(self._scribe.take, line, now)
+            self._guard(self._recorder.take, line, now)
 
     def _read_stderr(self) -> None:
         chunk = read_some(self._agent.stderr)
@@ -1514,17 +1522,17 @@ class Keeper:
     # requests
 
     def _accept(self) -> None:
-        """Take in all who wait."""
+        """Accept all waiting connections."""
         while True:
             try:
                 client = Client(self._files.listener.accept()[0])
             except BlockingIOError:
                 return
-            if len(self._clients) >= CLIENT_LIMIT:
+            if len(self._clients) >= MAX_CLIENTS:
                 self._drop(next(iter(self._clients)))
-            self._welcome(client)
+            self._add_client(client)
 
-    def _welcome(self, client: Client) -> None:
+    def _add_client(self, client: Client) -> None:
         descriptor = client.connection.fileno()
         self._clients[descriptor] = client
         self._watch(descriptor, lambda: self._serve(descriptor))
@@ -1534,7 +1542,7 @@ class Keeper:
         self._clients.pop(descriptor).connection.close()
 
     def _serve(self, descriptor: int) -> None:
-        """Read or answer. A client that does not read its answers gets no more of them."""
+        """Read requests or send replies. A client that does not read its replies gets no more."""
         client = self._clients[descriptor]
         if client.outbox:
             client.send()
@@ -1545,26 +1553,26 @@ class Keeper:
             request = client.next_request()
             if request is None:
                 break
-            client.send(pack(self._answer(request)))
+            client.send(pack(self._reply(request)))
         events = select.POLLOUT if client.outbox else select.POLLIN
         self._poll.modify(descriptor, events)
 
-    def _answer(self, request: bytes) -> dict[str, Any]:
-        ask = parse_object(request)
-        if ask is None:
+    def _reply(self, data: bytes) -> dict[str, Any]:
+        request = parse_object(data)
+        if request is None:
             return refusal("the request is not a JSON object")
-        if not is_same(str(ask.get("key")), self._key):
+        if not is_same(str(request.get("key")), self._key):
             return refusal("the request does not carry the key of this run")
-        if ask.get("op") == "send":
-            return self._send(ask)
-        if ask.get("op") == "state":
+        if request.get("op") == "send":
+            return self._send(request)
+        if request.get("op") == "state":
             return self._state()
-        if ask.get("op") == "stop":
-            return self._stop(ask)
-        return refusal("unknown op: {!r}".format(ask.get("op")))
+        if request.get("op") == "stop":
+            return self._stop(request)
+        return refusal("unknown op: {!r}".format(request.get("op")))
 
-    def _send(self, ask: dict[str, Any]) -> dict[str, Any]:
-        ident, line = ask.get("id"), ask.get("line")
+    def _send(self, request: dict[str, Any]) -> dict[str, Any]:
+        ident, line = request.get("id"), request.get("line")
         if not isinstance(ident, str) or not ident:
             return refusal("id must be a text that is not empty")
         if not isinstance(line, dict):
@@ -1584,22 +1592,22 @@ class Keeper:
             "stopping": self._stopping.begun,
         }
 
-    def _stop(self, ask: dict[str, Any]) -> dict[str, Any]:
+    def _stop(self, request: dict[str, Any]) -> dict[str, Any]:
         if self._stopping.begun:
             return {"ok": True, "repeated": True}
-        farewell, ident = ask.get("farewell"), dig(ask, "farewell", "id")
-        if not isinstance(farewell, dict) or not isinstance(ident, str):
+        final_command, ident = request.get("farewell"), dig(request, "farewell", "id")
+        if not isinstance(final_command, dict) or not isinstance(ident, str):
             ident = ""
         else:
-            self._outbox.push(ident, farewell)
-        wait = seconds(ask.get("farewell_wait"), 3.0)
-        self._stopping.begin(seconds(ask.get("grace"), 3.0), ident, wait)
+            self._outbox.push(ident, final_command)
+        wait = seconds(request.get("farewell_wait"), 3.0)
+        self._stopping.begin(seconds(request.get("grace"), 3.0), ident, wait)
         return {"ok": True}
 
     # the end
 
     def _finish(self) -> None:
-        """Hear the agent out, sweep up what it left, write the end record."""
+        """Read the agent's last output, end its remaining processes, write the end record."""
         self._guard(self._drain)
         self._journal.tick(time.monotonic())
         spec = self._spec
@@ -1619,7 +1627,10 @@ class Keeper:
         remove("control.sock")
 
     def _drain(self) -> None:
-        """What the pipes hold now; a grandchild may keep them open, so their end is not awaited."""
+        """Read what the pipes hold now.
+
+        A grandchild may keep them open, so their end is not awaited.
+        """
         until = time.monotonic() + DRAIN_SECONDS
         for descriptor, take in (
             (self._agent.stdout, self._take),
@@ -1631,19 +1642,19 @@ class Keeper:
                 chunk = read_some(descriptor) if time.monotonic() < until else None
         rest = self._splitter.rest()
         if rest is not None:
-            self._scribe.take(rest, time.monotonic())
-        self._scribe.finish()
+            self._recorder.take(rest, time.monotonic())
+        self._recorder.finish()
 
 
 def describe(trouble: BaseException) -> str:
-    """What went wrong, and with which file."""
+    """Describe a problem, with the file that it concerns."""
     if isinstance(trouble, OSError) and trouble.strerror:
         return ": ".join(str(part) for part in (trouble.strerror, trouble.filename) if part)
     return str(trouble)
 
 
 def read_some(descriptor: int) -> bytes | None:
-    """What there is to read: None for nothing yet, empty at the end."""
+    """Return available bytes: None if there are none yet, empty at the end."""
     try:
         return os.read(descriptor, READ_BYTES)
     except BlockingIOError:
@@ -1654,10 +1665,10 @@ def read_some(descriptor: int) -> bytes | None:
 
 
 class Spec:
-    """What `start` is told."""
+    """The launch parameters, see `Launch` in `lieutenants.transports`."""
 
     def __init__(self, given: dict[str, Any]) -> None:
-        """Raises KeeperError that names the field that is wrong."""
+        """Raises KeeperError that names the invalid field."""
         self.run = _text(given, "run")
         self.dir = _text(given, "dir", absolute=True)
         self.cwd = _text(given, "cwd", absolute=True)
@@ -1683,12 +1694,12 @@ class Spec:
 
     @property
     def lieutenants(self) -> str:
-        """The folder that holds the folders of all lieutenants: <it>/<id>/runs/<run>."""
+        """Return the folder with the folders of all lieutenants: <it>/<id>/runs/<run>."""
         return os.path.dirname(os.path.dirname(os.path.dirname(self.dir)))
 
     @property
     def own_user(self) -> int:
-        """The user that only this agent's processes have; 0 if it has none."""
+        """Return the user that only this agent's processes have; 0 if it has none."""
         uid = self.isolation.get("uid")
         return uid if self.isolation.get("own_user") and type(uid) is int else 0
 
@@ -1709,8 +1720,8 @@ def _texts(given: dict[str, Any], name: str, optional: bool = False) -> list[str
     return value
 
 
-class AlreadyHeldError(Exception):
-    """Another keeper runs this directory; the argument is its own answer."""
+class AlreadyRunningError(Exception):
+    """Another keeper runs in this directory; the argument is its own reply."""
 
 
 def _try_lock(descriptor: int) -> bool:
@@ -1730,9 +1741,9 @@ def _keeper_json() -> dict[str, Any] | None:
 
 
 def claim_directory(path: str) -> None:
-    """Enter the run directory and lock it as long as we live.
+    """Enter the run directory and lock it for our lifetime.
 
-    Raises AlreadyHeldError, or KeeperError when the run is over or its keeper doesn't get ready.
+    Raises AlreadyRunningError, or KeeperError if the run is over or its keeper does not get ready.
     """
     os.makedirs(path, mode=0o700, exist_ok=True)
     os.chdir(path)
@@ -1741,7 +1752,7 @@ def claim_directory(path: str) -> None:
     while not _try_lock(directory):
         known = _keeper_json()
         if known is not None:
-            raise AlreadyHeldError({**known, "already": True})
+            raise AlreadyRunningError({**known, "already": True})
         if time.monotonic() > until:
             raise KeeperError("another supervisor is starting in this run directory, for too long")
         time.sleep(0.02)
@@ -1750,12 +1761,12 @@ def claim_directory(path: str) -> None:
 
 
 def lock_session(path: str) -> None:
-    """One keeper a session: lock the file as long as we live, or raise KeeperError."""
+    """Lock the session's file for our lifetime, or raise KeeperError."""
     os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
     until = time.monotonic() + LOCK_SECONDS
     while True:
         session = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        # A file that was removed meanwhile is locked by nobody who opens it after us.
+        # Only a file that is still at its path excludes a keeper that opens it after us.
         if _try_lock(session) and _is_at(session, path):
             return
         os.close(session)
@@ -1771,8 +1782,8 @@ def _is_at(opened: int, path: str) -> bool:
         return False
 
 
-def heal(path: str) -> None:
-    """Cut a file back to the end of its last whole line."""
+def truncate_torn_line(path: str) -> None:
+    """Truncate a file to the end of its last complete line."""
     try:
         file = os.open(path, os.O_RDWR)
     except FileNotFoundError:
@@ -1793,7 +1804,7 @@ def heal(path: str) -> None:
 
 
 def listen() -> socket.socket:
-    """The control socket, in the current directory: a relative name fits however deep we are."""
+    """Return the control socket in the current directory: a relative path is never too long."""
     remove("control.sock")
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind("control.sock")
@@ -1803,21 +1814,21 @@ def listen() -> socket.socket:
 
 
 def make_key() -> str:
-    """A secret that only those who may read our directory can send."""
+    """Return a secret that only processes that may read our directory can send."""
     key = binascii.hexlify(os.urandom(24)).decode()
     write_key(key)
     return key
 
 
 def write_key(key: str) -> None:
-    """Give each request's sender the key, by a file of ours."""
+    """Write the key to a file, for the senders of requests."""
     remove("control.key")
     with open(os.open("control.key", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(key)
 
 
 def read_key(directory: int) -> str:
-    """The key of the run directory behind this descriptor; empty for a run without one."""
+    """Return the key of the run directory behind this descriptor; empty for a run without one."""
     try:
         with open(os.open("control.key", os.O_RDONLY, dir_fd=directory)) as file:
             return file.read()
@@ -1826,7 +1837,7 @@ def read_key(directory: int) -> str:
 
 
 def is_same(given: str, key: str) -> bool:
-    """Compare in a time that tells nothing of the key. (The hmac module would cost megabytes.)"""
+    """Compare in constant time. (The hmac module would cost megabytes.)"""
     differs = len(given) != len(key)
     for one, other in zip(given, key):  # noqa: B905 - strict= needs Python 3.10
         differs |= one != other
@@ -1839,14 +1850,14 @@ def remove(path: str) -> None:
 
 
 def write_file(path: str, data: bytes) -> None:
-    """Write a file so that nobody ever sees half of it."""
+    """Write a file atomically."""
     with open(path + ".new", "wb") as file:
         file.write(data)
     os.rename(path + ".new", path)
 
 
 def catch_signals() -> int:
-    """A descriptor that becomes readable with the numbers of the signals that came."""
+    """Return a descriptor that becomes readable with the numbers of received signals."""
     reader, writer = os.pipe()
     os.set_blocking(reader, False)
     os.set_blocking(writer, False)
@@ -1859,15 +1870,15 @@ def catch_signals() -> int:
     return reader
 
 
-def let_go(descriptor: int) -> None:
-    """Point an inherited descriptor to nowhere."""
+def detach(descriptor: int) -> None:
+    """Point an inherited descriptor to /dev/null."""
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, descriptor)
     os.close(null)
 
 
 def close_inherited() -> None:
-    """All but the standard three."""
+    """Close all descriptors except the standard three."""
     for name in os.listdir("/proc/self/fd"):
         if int(name) > 2:
             with contextlib.suppress(OSError):  # one of them listed the directory
@@ -1875,7 +1886,7 @@ def close_inherited() -> None:
 
 
 def read_all(descriptor: int) -> bytes:
-    """Until the end."""
+    """Read until the end."""
     data = bytearray()
     while True:
         chunk = os.read(descriptor, READ_BYTES)
@@ -1885,7 +1896,10 @@ def read_all(descriptor: int) -> bytes:
 
 
 def prepare(spec: Spec) -> tuple[Keeper, dict[str, Any]]:
-    """Start the agent; the keeper and its answer. Raises KeeperError, AlreadyHeldError, OSError."""
+    """Start the agent; return the keeper and its reply.
+
+    Raises KeeperError, AlreadyRunningError, OSError.
+    """
     claim_directory(spec.dir)
     log = os.open("keeper.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     if spec.lock:
@@ -1903,22 +1917,22 @@ def prepare(spec: Spec) -> tuple[Keeper, dict[str, Any]]:
     try:
         keeper = Keeper(spec, agent, listener, wakeup, key)
         keeper.begin()
-        answer = introduce(spec, agent)
+        answer = start_reply(spec, agent)
         write_file("keeper.json", pack(answer))
-        keeper.introduced(pack(answer))
+        keeper.remember_facts(pack(answer))
     except OSError:
         agent.signal(signal.SIGKILL)
         agent.reap()
         raise
-    spec.env.clear()  # they may hold secrets, and are of no more use
+    spec.env.clear()  # may hold secrets, and is not needed any more
     spec.argv.clear()
     return keeper, answer
 
 
 def boot_id() -> str:
-    """What the kernel calls this run of the machine; pids and start times mean nothing in another.
+    """Return the kernel's id of this boot, in which pids and start times are valid.
 
-    Empty where it does not tell.
+    Empty where it is unknown.
     """
     try:
         with open("/proc/sys/kernel/random/boot_id") as file:
@@ -1927,8 +1941,8 @@ def boot_id() -> str:
         return ""
 
 
-def introduce(spec: Spec, agent: Agent) -> dict[str, Any]:
-    """The answer to `start`: who keeps whom."""
+def start_reply(spec: Spec, agent: Agent) -> dict[str, Any]:
+    """Return the reply to `start`: pids and start times of keeper and agent."""
     return {
         "ok": True,
         "run": spec.run,
@@ -1943,8 +1957,11 @@ def introduce(spec: Spec, agent: Agent) -> dict[str, Any]:
     }
 
 
-def hold() -> None:
-    """The keeper's own process: spec on stdin, answer on stdout, then work till the agent ends."""
+def run_keeper() -> None:
+    """Run the keeper's own process until the agent ends.
+
+    Reads the spec from stdin and writes the reply to stdout.
+    """
     close_inherited()
     os.setsid()
     os.umask(0o077)
@@ -1953,31 +1970,31 @@ def hold() -> None:
         sandbox().set_dumpable(False)
         sandbox().adopt_orphans()
         given = parse_object(read_all(0))
-        let_go(0)
+        detach(0)
         if given is None:
             raise KeeperError("the spec is not a JSON object")
         keeper, answer = prepare(Spec(given))
-    except AlreadyHeldError as held:
+    except AlreadyRunningError as held:
         answer = held.args[0]
     except KeeperError as trouble:
         answer = refusal(str(trouble))
     except OSError as trouble:
         answer = refusal(describe(trouble))
-    say(answer)
-    let_go(1)
+    print_json(answer)
+    detach(1)
     if keeper is not None:
         keeper.run()
 
 
-def say(answer: dict[str, Any]) -> None:
+def print_json(answer: dict[str, Any]) -> None:
     try:
         os.write(1, pack(answer))
     except OSError as trouble:
-        note("nobody waits for the answer: {}".format(trouble.strerror))
+        log_problem("nobody waits for the answer: {}".format(trouble.strerror))
 
 
 def start() -> int:
-    """Start a keeper in a clean process of its own and pass its answer on."""
+    """Start a keeper in a clean process of its own and pass its reply on."""
     ours, theirs = os.pipe()
     folder, name = os.path.split(os.path.abspath(__file__))
     flags = ["-I", "-S", "-X", "utf8"]
@@ -1996,13 +2013,13 @@ def start() -> int:
 
 
 def clean_environment() -> dict[str, str]:
-    """Nothing of ours, but that a big freed line goes back to the system at once (glibc)."""
+    """Return an empty environment, except that large freed lines return to the system (glibc)."""
     kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
     return {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072", **kept}
 
 
 def call(path: str) -> int:
-    """Pass one request line from stdin to the keeper of a run directory; print its answer."""
+    """Pass one request line from stdin to the keeper of a run directory; print its reply."""
     try:
         directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:

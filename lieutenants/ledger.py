@@ -1,7 +1,7 @@
-"""What one pass of the follower writes: gathered first, then put down in few statements.
+"""Unit of work: collects what one pass of the follower writes, and writes it in few statements.
 
-The number of statements grows with what happened, never with the number of sessions that were
-looked at; a pass is one transaction.
+The number of statements depends on what happened, not on the number of sessions; a pass is one
+transaction.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ class Ledger:
         self._changed_answers: dict[int, Answer] = {}
 
     def add(self, entry: Entry, answer: Answer | None) -> None:
-        """A new entry; one of text can be found again by its answer."""
+        """Add a new entry; `new_texts` finds the text entries of an answer."""
         self.entries.append(entry)
         if answer and entry.kind == Entry.Kind.TEXT:
             self._texts.setdefault(id(answer), []).append(entry)
 
     def new_texts(self, answer: Answer) -> list[Entry]:
-        """The entries of text that this pass has added to the answer."""
+        """Return the text entries that this pass added to the answer."""
         return self._texts.get(id(answer), [])
 
     def change(self, row: Entry | Answer) -> None:
-        """Note a change of a row; one that is new in this pass is written as it is anyway."""
+        """Register a changed row. Rows that are new in this pass need no registration."""
         if row.pk is None:
             return
         if isinstance(row, Entry):
@@ -53,17 +53,17 @@ class Ledger:
             self._changed_answers[row.pk] = row
 
     def changed_entries(self, answer: Answer) -> dict[int, Entry]:
-        """Entries of this answer whose rows are older than what this pass knows."""
+        """Map ids to the answer's entries that this pass changed."""
         if answer.pk is None:
             return {}
         mine = self._changed_entries.items()
         return {pk: entry for pk, entry in mine if entry.answer_id == answer.pk}
 
     def write(self) -> None:
-        """Put all rows down, referred-to ones first."""
+        """Write all rows, referenced ones first."""
         _insert(Answer, self.answers)
         _insert(Entry, self.entries)
-        # What was said and finished within one pass never needs chunks.
+        # Entries that began and finished within one pass need no chunks.
         _insert(Chunk, [chunk for chunk in self.chunks if not chunk.entry.final])
         _insert(Usage, self.usage)
         self._update_answers()
@@ -86,7 +86,7 @@ class Ledger:
 
 
 class Progress(Protocol):
-    """A process and its lieutenant in memory, with what their rows hold as far as is known."""
+    """A process and its lieutenant in memory, and what their rows held at the last commit."""
 
     process: Process
     lieutenant: Lieutenant
@@ -95,23 +95,23 @@ class Progress(Protocol):
 
 
 def save_progress(sessions: Sequence[Progress]) -> None:
-    """Write the journals' offsets and what goes with them, all sessions in two statements.
+    """Write the progress of all sessions in two statements.
 
     Both rows must still be as this follower left them: the transaction that writes a journal's
     events moves its offset by compare-and-set. Raises ProgressLost if another follower has
-    written meanwhile; the caller's transaction must then be rolled back.
+    written meanwhile; the caller must then roll back its transaction.
     """
     moved = _update(
         Process,
         ("offset", "state"),
         [each.process for each in sessions],
-        still=("offset", [each.committed_offset for each in sessions]),
+        expected=("offset", [each.committed_offset for each in sessions]),
     )
     moved += _update(
         Lieutenant,
         ("rev", "last_activity_at", "waiting_for", "waiting_since", "trouble"),
         [each.lieutenant for each in sessions],
-        still=("rev", [each.committed_rev for each in sessions]),
+        expected=("rev", [each.committed_rev for each in sessions]),
     )
     if moved != 2 * len(sessions):
         raise ProgressLost("another follower has written what was read here")
@@ -120,12 +120,12 @@ def save_progress(sessions: Sequence[Progress]) -> None:
 
 
 def _insert(model: type[Model], rows: Sequence[Any]) -> None:
-    """INSERT new rows, which get their ids. It takes a third of the time of `bulk_create`."""
+    """INSERT new rows and set their ids, in a third of the time of `bulk_create`."""
     if not connection.features.can_return_rows_from_bulk_insert:
         model._default_manager.bulk_create(rows, batch_size=BATCH_SIZE)
         return
     fields = [each for each in model._meta.concrete_fields if not each.primary_key]
-    readers = [_reader(each) for each in fields]
+    readers = [_column_reader(each) for each in fields]
     quote = connection.ops.quote_name
     into = f"INSERT INTO {quote(model._meta.db_table)} ("
     into += ", ".join(quote(str(each.column)) for each in fields) + ") VALUES "
@@ -139,8 +139,8 @@ def _insert(model: type[Model], rows: Sequence[Any]) -> None:
                 row.pk, row._state.adding = pk, False
 
 
-def _reader(field: Field[Any, Any]) -> Callable[[Any], Any]:
-    """Return what gives a row's value of this field as the database takes it."""
+def _column_reader(field: Field[Any, Any]) -> Callable[[Any], Any]:
+    """Return a function from a row to this field's value for the database."""
     name = field.attname
     if isinstance(field, ForeignKey):
         return partial(_reference, name=name, relation=field.name)
@@ -150,7 +150,7 @@ def _reader(field: Field[Any, Any]) -> Callable[[Any], Any]:
 
 
 def _reference(row: Model, name: str, relation: str) -> Any:
-    """The id of a related row, which may have got it only now."""
+    """Return the id of a related row, which may have been inserted after `row` was made."""
     if getattr(row, name) is None:
         setattr(row, name, getattr(getattr(row, relation), "pk", None))
     return getattr(row, name)
@@ -160,11 +160,11 @@ def _update(
     model: type[Model],
     fields: Sequence[str],
     rows: Iterable[Any],
-    still: tuple[str, Sequence[Any]] | None = None,
+    expected: tuple[str, Sequence[Any]] | None = None,
 ) -> int:
-    """UPDATE just these columns of many rows, each with values of its own; how many there were.
+    """UPDATE columns of many rows, each with its own values; return the number of rows updated.
 
-    With `still`, a field and a value for each row, only those rows that have that value.
+    With `expected` (a field and one value per row), only rows with these values are updated.
     """
     columns = [(field, _column(model, field)) for field in fields]
     values = [[*(_value(row, field) for field, _ in columns), row.pk] for row in rows]
@@ -173,9 +173,9 @@ def _update(
     quote = connection.ops.quote_name
     settings = ", ".join(f"{quote(column)} = %s" for _, column in columns)
     where = f"{quote(str(model._meta.pk.column))} = %s"
-    if still:
-        where += f" AND {quote(_column(model, still[0]))} = %s"
-        values = [[*row, value] for row, value in zip(values, still[1], strict=True)]
+    if expected:
+        where += f" AND {quote(_column(model, expected[0]))} = %s"
+        values = [[*row, value] for row, value in zip(values, expected[1], strict=True)]
     table = quote(model._meta.db_table)
     with connection.cursor() as cursor:
         # Names come from the models, values are parameters.
@@ -197,12 +197,12 @@ def _value(row: Model, field: str) -> Any:
 
 
 def join_chunks(entry: Entry) -> str:
-    """The text so far of an entry that is still being said."""
+    """Return the text so far of an open entry."""
     return "".join(Chunk.objects.filter(entry=entry).order_by("id").values_list("text", flat=True))
 
 
 def open_text(answer: Answer) -> str:
-    """The text of a running answer: finished blocks and what has come of the open one."""
+    """Return the text of a running answer: finished blocks and the open one so far."""
     entries = list(answer.entries.filter(kind=Entry.Kind.TEXT).order_by("id"))
     return join_texts(
         (each, each.text if each.final else join_chunks(each))
@@ -212,10 +212,10 @@ def open_text(answer: Answer) -> str:
 
 
 def is_retried(entry: Entry) -> bool:
-    """Return whether the text belongs to an attempt that failed and was tried again."""
+    """Return whether the text belongs to a failed attempt that was retried."""
     return bool(entry.data) and bool(entry.data.get("retried"))
 
 
 def join_texts(texts: Iterable[tuple[Entry, str]]) -> str:
-    """Join the texts of one run, a blank line between them, without those of retried attempts."""
+    """Join the texts of an answer with blank lines, without those of retried attempts."""
     return "\n\n".join(text for entry, text in texts if text and not is_retried(entry))

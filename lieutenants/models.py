@@ -1,4 +1,4 @@
-"""Lieutenants and what belongs to them: processes, messages, the transcript, usage, moves."""
+"""Lieutenants and their processes, messages, transcripts, usage and status transitions."""
 
 from __future__ import annotations
 
@@ -34,38 +34,41 @@ MOST_RESTARTS = 5
 
 class LieutenantQuerySet(LeaseQuerySet["Lieutenant"]):
     def living(self) -> Self:
-        """Those that were not destroyed."""
+        """Lieutenants that are not destroyed."""
         return self.exclude(status=Status.DESTROYED)
 
     def here(self) -> Self:
-        """Those that belong to this data folder: their agents run here."""
+        """Lieutenants of this data folder, whose agents run here."""
         return self.filter(data_folder=settings.DATA_FOLDER_ID)
 
     def claim(self, pk: str, lease: timedelta) -> Lieutenant | None:
-        """Lease the row; None if another worker holds the lease."""
+        """Lease the row to the caller and return it; None while another lease is valid."""
         return self.get(pk=pk) if self.acquire(pk, lease) else None
 
     def without_process(self) -> Self:
-        """Those that no live process belongs to."""
+        """Lieutenants without a live process."""
         live = Process.objects.live().filter(lieutenant=OuterRef("pk"))
         return self.filter(~Exists(live))
 
     def due_for_restart(self, at: datetime) -> Self:
-        """Failed ones whose pause before the next try is over."""
+        """Failed lieutenants whose delay before the next start has passed."""
         return self.filter(status=Status.ERROR, restart_at__lte=at)
 
     def idle_too_long(self, at: datetime) -> list[Lieutenant]:
-        """Those that asked to be stopped after a while of idleness."""
+        """Return idle lieutenants whose idle limit has passed."""
         waiting = self.filter(status=Status.IDLE, idle_limit_minutes__isnull=False)
         return [each for each in waiting if each.idle_since_limit(at)]
 
     def count_by_status(self) -> dict[str, int]:
-        """How many there are of each status that anybody has."""
+        """Map each status in use to its number of lieutenants."""
         rows = self.order_by().values_list("status").annotate(count=models.Count("pk"))
         return dict(rows)
 
     def listed(self, *, status: str = "", words: str = "") -> Self:
-        """Those of one status, else all living; `task` is the head of the newest good message."""
+        """Lieutenants of one status (default: all active ones) that contain `words`.
+
+        Annotates `task`: the head of the newest message that was not rejected.
+        """
         found = self.filter(status=status) if status in Status.values else self.living()
         if words:
             columns = ("name", "role", "model", "model_in_use", "folder")
@@ -99,7 +102,7 @@ class Lieutenant(models.Model):
     isolation = models.CharField(
         max_length=20, blank=True, help_text="What kept its newest process away from reef."
     )
-    # The identity of the data folder that it belongs to; `host` is only how that host is called.
+    # Identity of the data folder it belongs to; `host` is only that host's name.
     data_folder = models.CharField(max_length=26, default=this_folder, db_index=True)
     host = models.CharField(max_length=255, db_index=True)
     transport = models.CharField(max_length=20, default="local")
@@ -121,25 +124,25 @@ class Lieutenant(models.Model):
     waiting_since = models.DateTimeField(
         null=True, blank=True, help_text="When the tool call that is waited for began."
     )
-    # Set from the second equal failure on: when the first one was. See `failing`.
+    # Time of the first failure, set from the second equal one on. See `failing`.
     failing_since = models.DateTimeField(null=True, blank=True)
     failures = models.JSONField(default=dict, blank=True)
-    # The transcript entry to go back to, until the agent has done it. See `rewinding`.
+    # The transcript entry to go back to, until the agent has done so. See `rewinding`.
     rewind_to = models.BigIntegerField(null=True, blank=True)
     rewind_asked_at = models.DateTimeField(null=True, blank=True)
-    # The file in its session folder that the agent continues, and since when it does.
+    # The session file that the agent continues, and since when it does.
     session_name = models.CharField(max_length=255, default="session.jsonl")
     session_since = models.DateTimeField(null=True, blank=True)
     session_problem = models.TextField(blank=True, help_text="Why its session cannot go on.")
     task_count = models.PositiveIntegerField(default=0)
-    # The number of the transcript's newest change; only the follower moves it.
+    # Revision of the transcript's newest change. Written by the follower only.
     rev = models.BigIntegerField(default=0)
     restarts = models.PositiveSmallIntegerField(default=0)
     restart_at = models.DateTimeField(null=True, blank=True)
     abort_asked_at = models.DateTimeField(null=True, blank=True)
     leased_until = models.DateTimeField(null=True, blank=True)
-    # Of the request that made it, if that had an Idempotency-Key: digests of whose key it was, and
-    # of what was asked for.
+    # For a creation with an Idempotency-Key: digests of the caller with its key, and of the
+    # request.
     creation_key = models.CharField(max_length=64, null=True, blank=True, unique=True)
     creation_digest = models.CharField(max_length=64, blank=True)
     created_at = models.DateTimeField(default=timezone.now)
@@ -166,12 +169,12 @@ class Lieutenant(models.Model):
 
     @property
     def should_run(self) -> bool:
-        """Whether an agent process is wanted."""
+        """Return whether the status requires a running agent."""
         return self.status in RUNNING
 
     @property
     def stalled(self) -> bool:
-        """Working, and nothing was heard for longer than is usual. Tools may take their time."""
+        """Return whether it is working but silent for unusually long. Tools may take their time."""
         if self.status != Status.WORKING or self.waiting_for.startswith("tool "):
             return False
         limit = settings.STALL_NOTICE_SECONDS
@@ -180,18 +183,18 @@ class Lieutenant(models.Model):
         return timezone.now() - self.last_activity_at > timedelta(seconds=limit)
 
     def idle_since_limit(self, at: datetime) -> bool:
-        """Whether it has been idle for as long as its limit allows."""
+        """Return whether it has been idle for as long as its limit allows."""
         limit = timedelta(minutes=self.idle_limit_minutes or 0)
         return at - max(self.status_since, self.last_activity_at) >= limit
 
     def live_process(self) -> Process | None:
-        """The process that has not ended, if there is one."""
+        """Return the process that has not ended, if any."""
         return self.processes.filter(ended_at__isnull=True).first()
 
     def move(self, to: Status, *, reason: str, actor: str = "reef", **fields: Any) -> None:
-        """Follow one arrow of the state machine and write it down, or raise.
+        """Move to another status and record the transition.
 
-        `fields` are further columns set by the same UPDATE.
+        `fields` are further columns set by the same UPDATE. Raises IllegalMove, LostRace.
         """
         old = Status(self.status)
         if to not in MOVES[old]:
@@ -218,7 +221,7 @@ class Lieutenant(models.Model):
 
 
 class AgentModels(models.Model):
-    """The models that a lieutenant's agent listed when it started last."""
+    """The models that the agent listed at its last start."""
 
     lieutenant = models.OneToOneField(
         Lieutenant, models.CASCADE, primary_key=True, related_name="agent_models"
@@ -236,7 +239,7 @@ class AgentModels(models.Model):
 
 
 class Move(models.Model):
-    """One change of a lieutenant's status, with its reason."""
+    """A change of a lieutenant's status, with its reason."""
 
     lieutenant = models.ForeignKey(Lieutenant, models.CASCADE, related_name="moves")
     old = models.CharField(max_length=20, choices=Status.choices)
@@ -254,11 +257,11 @@ class Move(models.Model):
 
 class ProcessQuerySet(models.QuerySet["Process"]):
     def live(self) -> Self:
-        """Those that have not ended, as far as is known."""
+        """Processes that have not ended, as far as is known."""
         return self.filter(ended_at__isnull=True)
 
     def here(self) -> Self:
-        """Those whose runs lie in this data folder."""
+        """Processes whose run folders lie in this data folder."""
         return self.filter(data_folder=settings.DATA_FOLDER_ID)
 
     def abandoned(self) -> Self:
@@ -267,7 +270,7 @@ class ProcessQuerySet(models.QuerySet["Process"]):
 
 
 class Process(models.Model):
-    """One life of an agent's process: how to find it again, and how it ended."""
+    """One run of an agent process: how to find it again, and how it ended."""
 
     id = models.CharField(primary_key=True, max_length=26, default=new_ulid, editable=False)
     lieutenant = models.ForeignKey(Lieutenant, models.CASCADE, related_name="processes")
@@ -288,7 +291,7 @@ class Process(models.Model):
         default=False, help_text="Another host ended this row; its own host must end the agent."
     )
     stderr = models.TextField(blank=True, help_text="Its last lines.")
-    # How far the journal was applied, and what the follower knew at that point.
+    # Committed offset in the journal, and the follower's state at that point.
     offset = models.BigIntegerField(default=0)
     state = models.JSONField(default=dict)
 
@@ -316,17 +319,17 @@ class Process(models.Model):
 
 class MessageQuerySet(models.QuerySet["Message"]):
     def undecided(self) -> Self:
-        """On their way: neither accepted nor rejected."""
+        """Messages neither accepted nor rejected yet."""
         return self.filter(state__in=[MessageState.QUEUED, MessageState.DELIVERED])
 
     def pending(self) -> Self:
-        """Sent, but the agent has not begun with them."""
+        """Messages that were sent and that the agent has not begun."""
         accepted = Q(state=MessageState.ACCEPTED, taken_up_at__isnull=True)
         return self.filter(accepted | Q(state__in=[MessageState.QUEUED, MessageState.DELIVERED]))
 
 
 class Message(models.Model):
-    """What somebody said to a lieutenant, and how far it has come."""
+    """A message to a lieutenant and its delivery state."""
 
     id = models.CharField(primary_key=True, max_length=26, default=new_ulid, editable=False)
     lieutenant = models.ForeignKey(Lieutenant, models.CASCADE, related_name="messages")
@@ -347,7 +350,7 @@ class Message(models.Model):
 
     objects = MessageQuerySet.as_manager()
 
-    # Characters of `text` that a query for a page did not load.
+    # Number of characters of `text` that the query for a page did not load.
     left_out = 0
 
     class Meta:
@@ -364,7 +367,7 @@ class Message(models.Model):
 
 
 class Answer(models.Model):
-    """What the agent said from its start of work to its end."""
+    """One turn of the agent, from its start of work to its end, with its text."""
 
     lieutenant = models.ForeignKey(Lieutenant, models.CASCADE, related_name="answers")
     process = models.ForeignKey(Process, models.CASCADE, related_name="answers")
@@ -387,7 +390,7 @@ class Answer(models.Model):
 
 
 class Entry(models.Model):
-    """One piece of the transcript."""
+    """One item of the transcript."""
 
     class Kind(models.TextChoices):
         USER = "user", "message"
@@ -406,7 +409,7 @@ class Entry(models.Model):
     )
     message = models.ForeignKey(Message, models.SET_NULL, null=True, blank=True)
     kind = models.CharField(max_length=20, choices=Kind.choices)
-    # Which content block of the agent's message this is, while it is being said.
+    # Index of the content block in the agent's message while that is still streaming.
     block = models.PositiveIntegerField(null=True, blank=True)
     tool = models.CharField(max_length=200, blank=True)
     call_id = models.CharField(max_length=200, blank=True)
@@ -417,7 +420,7 @@ class Entry(models.Model):
     rev = models.BigIntegerField()
     at = models.DateTimeField()
 
-    # Characters of `text` that a query for a page did not load.
+    # Number of characters of `text` that the query for a page did not load.
     left_out = 0
 
     class Meta:
@@ -434,7 +437,7 @@ class Entry(models.Model):
 
 
 class Chunk(models.Model):
-    """A piece of text of an entry that is still being said; gone when the entry is final."""
+    """A piece of text of an entry that is still streaming; deleted when the entry is final."""
 
     lieutenant = models.ForeignKey(Lieutenant, models.CASCADE, related_name="chunks")
     entry = models.ForeignKey(Entry, models.CASCADE, related_name="chunks")
@@ -457,27 +460,31 @@ class UsageQuerySet(models.QuerySet["Usage"]):
         return {**sums, "calls": models.Count("pk")}
 
     def sums(self) -> dict[str, Any]:
-        """total_input, _output, _cache_read, _cache_write (tokens), total_cost (dollars), calls."""
+        """Return the number of calls and the sums of their usage.
+
+        Keys: calls, total_cost (US dollars), and total_input, total_output, total_cache_read,
+        total_cache_write (tokens).
+        """
         return self.aggregate(**self._sums())
 
     def sums_by_day(self) -> list[dict[str, Any]]:
-        """The same for each day (UTC), newest first."""
+        """Return the sums of each day (UTC), newest first."""
         days = self.order_by("-day").values("day").annotate(**self._sums())
         return [dict(row) for row in days]
 
     def sums_by_lieutenant(self, pks: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """The same for each of these lieutenants that has used any."""
+        """Map ids of lieutenants to their sums; those without usage are left out."""
         rows = self.filter(lieutenant__in=pks).order_by().values("lieutenant_id")
         return {row["lieutenant_id"]: dict(row) for row in rows.annotate(**self._sums())}
 
     def sums_by_answer(self, pks: Sequence[int]) -> dict[int, dict[str, Any]]:
-        """The same for each of these answers that cost any."""
+        """Map ids of answers to their sums; those without usage are left out."""
         rows = self.filter(answer__in=pks).order_by().values("answer_id")
         return {row["answer_id"]: dict(row) for row in rows.annotate(**self._sums())}
 
 
 class Usage(models.Model):
-    """Tokens and cost of one call of the model, from the agent's own figures."""
+    """Tokens and cost of one model call, as the agent reported them."""
 
     lieutenant = models.ForeignKey(Lieutenant, models.CASCADE, related_name="usage")
     message = models.ForeignKey(
@@ -507,7 +514,7 @@ class Usage(models.Model):
 
 
 class LifeSign(models.Model):
-    """When a part of reef was last seen alive, such as `follower@host` or `worker@host`."""
+    """Heartbeat of a process of reef, such as `follower@host` or `worker@host`."""
 
     who = models.CharField(primary_key=True, max_length=300)
     at = models.DateTimeField()
@@ -517,14 +524,14 @@ class LifeSign(models.Model):
 
     @classmethod
     def give(cls, who: str) -> None:
-        """Say that `who` is alive now, by the clock that all hosts share."""
+        """Record a heartbeat of `who`, by the clock that all hosts share."""
         cls.objects.update_or_create(who=who, defaults={"at": clock.database_now()})
 
     @classmethod
     def latest(cls, prefix: str, until: datetime | None = None) -> datetime | None:
-        """Return the newest sign of all parts of this kind, such as `worker`.
+        """Return the newest heartbeat of all processes of a kind, such as `worker`.
 
-        Signs after `until` are of a clock that was wrong, and do not count.
+        Heartbeats after `until` were written by a wrong clock and are ignored.
         """
         signs: QuerySet[LifeSign] = cls.objects.filter(who__startswith=prefix + "@")
         if until is not None:

@@ -1,4 +1,4 @@
-"""The follower's round over its host's lieutenants: who is there beats, who is missing joins."""
+"""Periodic reconcile of this host's lieutenants with registry and tree."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from vmtree.models import Category, Node
 
 logger = logging.getLogger(__name__)
 
-# A VM is late after two and a half minutes.
-EVERY_SECONDS = 20.0
+# A VM counts as late after two and a half minutes.
+INTERVAL_SECONDS = 20.0
 
 
 def muster(present: Sequence[str]) -> None:
-    """Beat for the lieutenants whose agents run, and make up for what an accident left out."""
+    """Send heartbeats for the lieutenants in `present`, and repair registry and tree."""
     registry.keep_alive(present)
     registered = dict(VM.objects.filter(role=Role.LIEUTENANT).values_list("pk", "status"))
     for each in Lieutenant.objects.here().living():
         if registered.get(each.pk) != presence.vm_status(each.status):
-            _mend(each)
+            _repair(each)
     nodes = Node.objects.living().filter(category=Category.LIEUTENANT).values("vm_id")
     gone = Lieutenant.objects.here().filter(status=Status.DESTROYED)
     for each in gone.filter(pk__in=nodes) | gone.filter(pk__in=list(registered)):
-        _mend(each)
+        _repair(each)
 
 
-def _mend(lieutenant: Lieutenant) -> None:
-    # Read again: it may have been moved, with all that follows, since it was listed.
+def _repair(lieutenant: Lieutenant) -> None:
+    # Its status may have changed, with registry and tree, since the query.
     lieutenant.refresh_from_db(fields=["status"])
     try:
         if lieutenant.status == Status.DESTROYED:

@@ -1,4 +1,4 @@
-"""Covers secrets in rows that were stored before they were known."""
+"""Covers secrets in rows that were stored before the secrets were known."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from versconfig.screening import sources
 from versconfig.screening.screen import Screen
 
 _BATCH = 200
-# Columns that hold words of agents, operators and providers. Final entries have no chunks.
+# Columns with texts of agents, operators and providers. Final entries have no chunks.
 COLUMNS: dict[type[Model], tuple[str, ...]] = {
     Entry: ("text", "data", "tool"),
     Answer: ("text", "error"),
@@ -35,23 +35,23 @@ COLUMNS: dict[type[Model], tuple[str, ...]] = {
 
 
 @dataclass
-class Found:
-    """How many rows of each table hold secrets, and which secrets these are."""
+class Findings:
+    """Number of rows with secrets per table, and the names of these secrets."""
 
     rows: Counter[str] = field(default_factory=Counter)
     names: set[str] = field(default_factory=set)
 
 
-def cover_old_rows(*, apply: bool) -> Found:
-    """Find rows with secrets in clear; with `apply` cover them, each only if it is as it was read.
+def cover_old_rows(*, apply: bool) -> Findings:
+    """Find rows that contain secrets; with `apply` cover those that have not changed since.
 
     Raises DatabaseError.
     """
     if apply and connection.vendor == "sqlite":
         with connection.cursor() as cursor:
-            # Else the old bytes stay in free pages of the file.
+            # Otherwise the old bytes stay in free pages of the file.
             cursor.execute("PRAGMA secure_delete = ON")
-    screen, found = sources.current(recheck=True), Found()
+    screen, found = sources.current(recheck=True), Findings()
     for model, columns in COLUMNS.items():
         for row in _rows(model, columns):
             changed = _covered(screen, row, columns, found.names)
@@ -64,7 +64,7 @@ def cover_old_rows(*, apply: bool) -> Found:
 
 
 def _rows(model: type[Model], columns: tuple[str, ...]) -> Iterator[dict[str, Any]]:
-    """All rows in the order of their keys, a batch at a time."""
+    """Yield all rows ordered by primary key, read in batches."""
     rows = model._default_manager.order_by("pk").values("pk", *columns)
     if model is Entry:
         rows = rows.filter(final=True)
@@ -77,7 +77,7 @@ def _rows(model: type[Model], columns: tuple[str, ...]) -> Iterator[dict[str, An
 def _covered(
     screen: Screen, row: dict[str, Any], columns: tuple[str, ...], names: set[str]
 ) -> dict[str, Any]:
-    """Return the columns that have to change."""
+    """Return the columns that must change."""
     after = {name: screen.cover_value(row[name], names) for name in columns}
     return {name: value for name, value in after.items() if value != row[name]}
 

@@ -1,7 +1,7 @@
-"""Commands on their way to keepers: messages one at a time, the follower's own at once.
+"""Send commands to keepers: messages one at a time, the follower's own commands at once.
 
-Sending may block on a keeper that is slow, so it happens in a small pool, one session in one
-thread at a time. A command that was passed on twice reaches the agent once: keepers know ids.
+Sending to a slow keeper may block, so it runs in a small thread pool, with one thread per session
+at most. Keepers know command ids, so a command sent twice reaches the agent once.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from lieutenants.transports import get_transport
 
 logger = logging.getLogger(__name__)
 
-AGAIN_SECONDS = 5.0
+RESEND_SECONDS = 5.0
 
 
 @dataclass
-class _Box:
-    """One session's commands that wait, and the message that was sent last."""
+class _Mailbox:
+    """Pending commands of one session, and the last message sent."""
 
     waiting: list[Outgoing] = field(default_factory=list)
     sending: bool = False
     message: str = ""
     sent_at: float = 0.0
-    # No earlier try to send the message can have reached the keeper.
+    # No earlier attempt to send the message can have reached the keeper.
     is_first_try: bool = False
-    # Commands of a try that found no connection.
+    # Commands of an attempt that found no connection.
     unsent: set[str] = field(default_factory=set)
 
 
@@ -47,57 +47,57 @@ class Outbox:
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(max_workers=8, thread_name_prefix="reef-outbox")
-        self._boxes: dict[str, _Box] = {}
+        self._mailboxes: dict[str, _Mailbox] = {}
         self._lock = threading.Lock()
         self._queued: set[str] = set()
 
     def close(self) -> None:
-        """Let go of the threads; what was not sent is queued in its rows."""
+        """Shut the pool down. Messages that were not sent stay queued in their rows."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def look(self, sessions: Mapping[str, Session]) -> None:
-        """Find the lieutenants with messages that wait, in one query."""
+    def refresh(self, sessions: Mapping[str, Session]) -> None:
+        """Find the lieutenants with queued messages, in one query."""
         here = {"lieutenant__data_folder": settings.DATA_FOLDER_ID}
         queued = Message.objects.filter(state=MessageState.QUEUED, **here)
         self._queued = set(queued.values_list("lieutenant_id", flat=True).distinct())
         for session in sessions.values():
             if session.lieutenant.pk in self._queued:
-                session.resting = False
-        for gone in self._boxes.keys() - sessions.keys():
-            del self._boxes[gone]
+                session.quiescent = False
+        for gone in self._mailboxes.keys() - sessions.keys():
+            del self._mailboxes[gone]
 
-    def post(self, session: Session) -> None:
-        """Take over what the session wants to say to its agent."""
+    def collect(self, session: Session) -> None:
+        """Take over the session's outgoing commands."""
         if session.outgoing:
-            box = self._boxes.setdefault(session.process.pk, _Box())
+            mailbox = self._mailboxes.setdefault(session.process.pk, _Mailbox())
             with self._lock:
-                box.waiting.extend(session.outgoing)
+                mailbox.waiting.extend(session.outgoing)
             session.outgoing = []
 
     def send(self, sessions: Mapping[str, Session], clock: float) -> None:
-        """Send the next message where one waits, and whatever else is in the boxes."""
+        """Send the next queued message of each session, and all other pending commands."""
         for pk, session in sessions.items():
-            box = self._boxes.get(pk)
-            if box and box.unsent and not box.sending:
-                self._take_back(box)
+            mailbox = self._mailboxes.get(pk)
+            if mailbox and mailbox.unsent and not mailbox.sending:
+                self._unmark_unsent(mailbox)
             if session.lieutenant.pk in self._queued and _may_send(session):
                 self._next_message(session, clock)
-            box = self._boxes.get(pk)
-            if box and box.waiting and not box.sending:
-                box.sending = True
-                self._pool.submit(self._deliver, box, session)
+            mailbox = self._mailboxes.get(pk)
+            if mailbox and mailbox.waiting and not mailbox.sending:
+                mailbox.sending = True
+                self._pool.submit(self._deliver, mailbox, session)
 
     @staticmethod
-    def _take_back(box: _Box) -> None:
-        """Let a message be withdrawn while there is no connection to send it by."""
-        if box.is_first_try and box.message in box.unsent:
-            delivery.take_back(box.message)
-        box.unsent = set()
+    def _unmark_unsent(mailbox: _Mailbox) -> None:
+        """Make a message withdrawable while there is no connection to send it."""
+        if mailbox.is_first_try and mailbox.message in mailbox.unsent:
+            delivery.unmark_sending(mailbox.message)
+        mailbox.unsent = set()
 
     def _next_message(self, session: Session, clock: float) -> None:
-        box = self._boxes.setdefault(session.process.pk, _Box())
-        if box.message and (box.sending or clock - box.sent_at < AGAIN_SECONDS):
-            queued = Message.objects.filter(pk=box.message, state=MessageState.QUEUED)
+        mailbox = self._mailboxes.setdefault(session.process.pk, _Mailbox())
+        if mailbox.message and (mailbox.sending or clock - mailbox.sent_at < RESEND_SECONDS):
+            queued = Message.objects.filter(pk=mailbox.message, state=MessageState.QUEUED)
             if queued.exists():
                 return
         message = Message.objects.filter(
@@ -106,26 +106,26 @@ class Outbox:
         if message is None:
             self._queued.discard(session.lieutenant.pk)
             return
-        if not delivery.pass_on(message.pk):
+        if not delivery.mark_sending(message.pk):
             return
-        box.message, box.sent_at = message.pk, clock
-        box.is_first_try = message.evidence is None
+        mailbox.message, mailbox.sent_at = message.pk, clock
+        mailbox.is_first_try = message.evidence is None
         command = rpc.prompt(message.pk, message.text, steer=message.mode == Mode.STEER)
         with self._lock:
-            box.waiting.append(command)
+            mailbox.waiting.append(command)
 
-    def _deliver(self, box: _Box, session: Session) -> None:
+    def _deliver(self, mailbox: _Mailbox, session: Session) -> None:
         process = session.process
         began = time.monotonic()
         with self._lock:
-            commands, box.waiting = box.waiting, []
+            commands, mailbox.waiting = mailbox.waiting, []
         try:
             get_transport(process.transport).send(process.directory, commands)
         except TransportError as error:
-            # Messages stay queued in their rows, questions are asked again.
+            # Messages stay queued in their rows; queries are sent again.
             logger.warning("not sent to %s: %s", process.directory, error)
             if isinstance(error, NotConnected):
-                box.unsent = {command.id for command in commands}
+                mailbox.unsent = {command.id for command in commands}
             if not isinstance(error, Unreachable):
                 session.unsent_since = None
             elif session.unsent_since is None:
@@ -133,12 +133,12 @@ class Outbox:
         else:
             session.unsent_since = None
         finally:
-            box.sending = False
+            mailbox.sending = False
 
 
 def _may_send(session: Session) -> bool:
-    """One writer, one message at a time, and none into a retry or a compaction."""
+    """Return whether a message may be sent: one at a time, none into a retry or a compaction."""
     memory = session.memory
     ready = session.process.ready_at is not None and not session.ended
-    held = memory.inflight or memory.retrying or memory.compacting or memory.rewinding
-    return ready and not held
+    is_blocked = memory.inflight or memory.retrying or memory.compacting or memory.rewinding
+    return ready and not is_blocked

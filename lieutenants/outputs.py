@@ -1,6 +1,6 @@
-"""The texts of answers, read by size: an answer may have tens of megabytes, a listing may not.
+"""Read answers with a size limit, since one answer may have tens of megabytes.
 
-Long texts stay in the database; only what is shown of them is loaded.
+Long texts stay in the database; only the parts that are shown are loaded.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from lieutenants.ledger import is_retried
 from lieutenants.models import Answer, Chunk, Entry, Lieutenant, Message
 from lieutenants.states import Outcome
 
-NEWEST_ANSWERS = 20
-# Answers without a word are left out of those.
-_LOOKED_AT = 2 * NEWEST_ANSWERS
+MAX_ANSWERS = 20
+# Some of these may be blank.
+_MAX_CANDIDATES = 2 * MAX_ANSWERS
 MAX_SHOWN = 20_000
-BETWEEN = "\n\n"
+SEPARATOR = "\n\n"
 MAX_PAGE = 4_000_000
 _PIECE = 1_000_000
-# The newest answers of a lieutenant are shown at length, older ones only by their ends.
-_SHOWN_AT_LENGTH = 3
+# The newest answers of a lieutenant are shown at length, older ones are shortened more.
+_LONG_ANSWERS = 3
 _MAX_SHOWN_OLDER = 4_000
 
 
@@ -33,7 +33,7 @@ _Row = TypeVar("_Row", Entry, Message)
 
 @dataclass(frozen=True)
 class Excerpt:
-    """A text, or both ends of it, and how long it is."""
+    """A text, or its head and tail, with the length of the whole text."""
 
     text: str
     length: int
@@ -41,17 +41,17 @@ class Excerpt:
 
     @property
     def is_cut(self) -> bool:
-        """Whether its middle is left out."""
+        """Return whether its middle is left out."""
         return self.left_out > 0
 
 
-def excerpts(rows: QuerySet[Any], most: Mapping[Any, int] | int) -> dict[Any, Excerpt]:
-    """Return the `text` of each row by its key, cut to about `most` characters (of each row).
+def excerpts(rows: QuerySet[Any], max_chars: Mapping[Any, int] | int) -> dict[Any, Excerpt]:
+    """Map each row's key to its `text`, shortened to about `max_chars` characters (per row).
 
     A database reads a long text once for each function of it, so their number is kept small.
     """
     sizes = dict(rows.order_by().annotate(size=Length("text")).values_list("pk", "size"))
-    limits = {pk: most if isinstance(most, int) else most[pk] for pk in sizes}
+    limits = {pk: max_chars if isinstance(max_chars, int) else max_chars[pk] for pk in sizes}
     short = [pk for pk, size in sizes.items() if size <= limits[pk]]
     table = rows.model._default_manager
     texts = table.filter(pk__in=short).order_by().values_list("pk", "text")
@@ -72,27 +72,27 @@ def _joined(head: str, tail: str, size: int) -> Excerpt:
 
 
 def newest_answers(lieutenant_ids: Iterable[str]) -> dict[str, list[Excerpt]]:
-    """Return the newest finished answers of each, oldest first; blank ones are left out."""
+    """Map lieutenants to their newest finished answers, oldest first, without blank ones."""
     numbered = (
         Answer.objects.filter(lieutenant__in=list(lieutenant_ids))
         .exclude(outcome=Outcome.OPEN)
         .annotate(
             place=Window(RowNumber(), partition_by=F("lieutenant_id"), order_by=F("id").desc())
         )
-        .filter(place__lte=_LOOKED_AT)
+        .filter(place__lte=_MAX_CANDIDATES)
         .order_by("lieutenant_id", "id")
     )
     places = list(numbered.values_list("pk", "lieutenant_id", "place"))
-    most = {
-        pk: MAX_SHOWN if place <= _SHOWN_AT_LENGTH else _MAX_SHOWN_OLDER for pk, _, place in places
+    max_chars = {
+        pk: MAX_SHOWN if place <= _LONG_ANSWERS else _MAX_SHOWN_OLDER for pk, _, place in places
     }
-    texts = excerpts(Answer.objects.filter(pk__in=most), most)
+    texts = excerpts(Answer.objects.filter(pk__in=max_chars), max_chars)
     found: dict[str, list[Excerpt]] = {}
     for pk, lieutenant_id, _ in places:
         if pk in texts and texts[pk].length:
             found.setdefault(lieutenant_id, []).append(texts[pk])
     return {
-        lieutenant_id: [each for each in mine[-NEWEST_ANSWERS:] if each.text.strip()]
+        lieutenant_id: [each for each in mine[-MAX_ANSWERS:] if each.text.strip()]
         for lieutenant_id, mine in found.items()
     }
 
@@ -102,8 +102,8 @@ def page_of_entries(
 ) -> tuple[list[Entry], bool]:
     """Return the entries with an id above `after`, and whether there are more.
 
-    All of them have MAX_PAGE characters of text and data at most, unless the first alone has more.
-    A text that is longer than a `text_limit` has its middle left out, and its length in `data`.
+    Together they have MAX_PAGE characters of text and data at most, unless the first alone has
+    more. A text longer than `text_limit` is shortened, and `data` gets its length.
     """
     found = Entry.objects.filter(lieutenant=lieutenant, pk__gt=after).annotate(
         size=Length("text"), more=Length(Cast("data", TextField()))
@@ -124,54 +124,56 @@ def page_of_entries(
     return found_rows, len(sizes) > len(chosen)
 
 
-def shortened(found: QuerySet[_Row], most: int = MAX_SHOWN) -> list[_Row]:
-    """Return entries or messages with texts of about `most` characters; not to be saved."""
+def shortened(found: QuerySet[_Row], max_chars: int = MAX_SHOWN) -> list[_Row]:
+    """Return entries or messages with shortened texts (`max_chars`). They must not be saved."""
     rows: list[Any] = list(found.defer("text"))
-    texts = excerpts(found.model._default_manager.filter(pk__in=[row.pk for row in rows]), most)
+    texts = excerpts(
+        found.model._default_manager.filter(pk__in=[row.pk for row in rows]), max_chars
+    )
     rows = [row for row in rows if row.pk in texts]
     for row in rows:
         row.text, row.left_out = texts[row.pk].text, texts[row.pk].left_out
     return rows
 
 
-def newest_said(entry_ids: Iterable[int], *, until_rev: int, most: int) -> dict[int, str]:
-    """Return what was said of each open entry until then, at most its last `most` characters."""
+def open_texts(entry_ids: Iterable[int], *, until_rev: int, max_chars: int) -> dict[int, str]:
+    """Map open entries to their text at `until_rev`: at most its last `max_chars` characters."""
     chunks = Chunk.objects.filter(entry__in=list(entry_ids), rev__lte=until_rev)
     sizes = chunks.annotate(size=Length("text")).order_by("-id")
     wanted: list[int] = []
     lengths: dict[int, int] = {}
     for entry_id, pk, size in sizes.values_list("entry_id", "pk", "size"):
-        if lengths.get(entry_id, 0) < most:
+        if lengths.get(entry_id, 0) < max_chars:
             wanted.append(pk)
         lengths[entry_id] = lengths.get(entry_id, 0) + size
-    said: dict[int, str] = {}
+    texts: dict[int, str] = {}
     for entry_id, text in (
         chunks.filter(pk__in=wanted).order_by("id").values_list("entry_id", "text")
     ):
-        said[entry_id] = said.get(entry_id, "") + text
-    for entry_id, text in said.items():
-        if left_out := max(0, lengths[entry_id] - most):
-            said[entry_id] = f"… {left_out:,} characters left out …\n\n{text[-most:]}"
-    return said
+        texts[entry_id] = texts.get(entry_id, "") + text
+    for entry_id, text in texts.items():
+        if left_out := max(0, lengths[entry_id] - max_chars):
+            texts[entry_id] = f"… {left_out:,} characters left out …\n\n{text[-max_chars:]}"
+    return texts
 
 
-# A table, an id and a length; without a table it is what stands between two texts.
+# Table, id and length; without a table it is the separator between two texts.
 Piece = tuple[type[Answer | Entry | Chunk] | None, int, int]
 
 
 @dataclass(frozen=True)
 class Output:
-    """The text of an answer, as pieces that are loaded when they are asked for."""
+    """The text of an answer as a list of pieces, which are loaded on demand."""
 
     pieces: list[Piece]
 
     @property
     def length(self) -> int:
-        """Return how many characters it has."""
+        """Return the number of characters."""
         return sum(length for _, _, length in self.pieces)
 
     def slice(self, begin: int, count: int) -> str:
-        """Return `count` characters from the one numbered `begin` on."""
+        """Return `count` characters, starting at index `begin`."""
         parts, at, end = [], 0, begin + count
         wanted: list[tuple[type[Answer | Entry | Chunk] | None, int, int, int]] = []
         for model, pk, length in self.pieces:
@@ -186,7 +188,7 @@ class Output:
         )
         for model, pk, first, last in wanted:
             if model is None:
-                parts.append(BETWEEN[first:last])
+                parts.append(SEPARATOR[first:last])
             elif model is Chunk:
                 parts.append(chunks.get(pk, "")[first:last])
             else:
@@ -196,12 +198,12 @@ class Output:
         return "".join(parts)
 
     def in_pieces(self) -> Iterator[str]:
-        """Yield all of it, piece by piece."""
+        """Yield the whole text in pieces."""
         for begin in range(0, self.length, _PIECE):
             yield self.slice(begin, _PIECE)
 
     def tail(self, count: int) -> str:
-        """Return its last `count` characters."""
+        """Return the last `count` characters."""
         return self.slice(max(0, self.length - count), count)
 
 
@@ -212,7 +214,7 @@ def text_of_entry(entry_id: int) -> Output:
 
 
 def output_of(answer: Answer) -> Output:
-    """Return the text of an answer: of a running one, what has come until now."""
+    """Return the text of an answer; of a running one, its text so far."""
     if answer.outcome != Outcome.OPEN:
         sizes = Answer.objects.filter(pk=answer.pk).annotate(size=Length("text"))
         return Output([(Answer, answer.pk, size) for size in sizes.values_list("size", flat=True)])
@@ -220,21 +222,21 @@ def output_of(answer: Answer) -> Output:
 
 
 def output_of_entries(entries: QuerySet[Entry]) -> Output:
-    """Return texts of one run as `ledger.join_texts` joins them, with what came of open ones."""
+    """Return the texts of one answer's entries, joined like `ledger.join_texts`."""
     found = entries.order_by("id").annotate(size=Length("text")).defer("text")
     rows = [entry for entry in found if not is_retried(entry)]
-    said: dict[int, list[Piece]] = {}
+    texts: dict[int, list[Piece]] = {}
     opened = [entry.pk for entry in rows if not entry.final]
     chunks = Chunk.objects.filter(entry__in=opened).annotate(size=Length("text")).order_by("id")
     for entry_id, pk, size in chunks.values_list("entry_id", "pk", "size"):
-        said.setdefault(entry_id, []).append((Chunk, pk, size))
+        texts.setdefault(entry_id, []).append((Chunk, pk, size))
     pieces: list[Piece] = []
     for entry in rows:
         own: list[Piece] = (
-            [(Entry, entry.pk, entry.size)] if entry.final else said.get(entry.pk, [])
+            [(Entry, entry.pk, entry.size)] if entry.final else texts.get(entry.pk, [])
         )
         if any(length for _, _, length in own):
-            pieces += [(None, 0, len(BETWEEN)), *own] if pieces else own
+            pieces += [(None, 0, len(SEPARATOR)), *own] if pieces else own
     return Output(pieces)
 
 
@@ -246,7 +248,7 @@ def newest_output(lieutenant_id: str, *, is_working: bool) -> Output:
     if output.length or is_working:
         return output
     finished = answers.exclude(outcome=Outcome.OPEN).exclude(text="")
-    for answer in finished[:NEWEST_ANSWERS]:
+    for answer in finished[:MAX_ANSWERS]:
         output = output_of(answer)
         if output.slice(0, 1000).strip():
             return output
@@ -254,6 +256,6 @@ def newest_output(lieutenant_id: str, *, is_working: bool) -> Output:
 
 
 def running_outputs(lieutenant_ids: Iterable[str]) -> Mapping[str, Output]:
-    """Return what each says in its running answer."""
+    """Map lieutenants to the text of their running answers."""
     answers = Answer.objects.filter(Q(lieutenant__in=list(lieutenant_ids), outcome=Outcome.OPEN))
     return {answer.lieutenant_id: output_of(answer) for answer in answers.defer("text")}

@@ -1,8 +1,8 @@
-"""Lieutenants as members of the fleet: their VM in the registry, their node in the tree.
+"""Membership of lieutenants in the fleet: their VM in the registry, their node in the tree.
 
-Both have the lieutenant's id: a name may come back, a VM's id never does. What the fleet is told
-follows from the lieutenant's row, in the transaction that changes it; what an accident left out
-is made up for by the follower's next round.
+Both have the lieutenant's id: a name may be reused, a VM id never is. Registry and tree are updated
+in the transaction that changes the lieutenant's row; the follower repairs what an accident left
+out.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ if TYPE_CHECKING:
 
 
 def vm_of(lieutenant: Lieutenant) -> str:
-    """The id that it has in registry and tree."""
+    """Return the lieutenant's id in registry and tree."""
     return lieutenant.pk
 
 
 def enlist(lieutenant: Lieutenant, *, actor: object, parent: Node | None = None) -> None:
-    """Put a lieutenant into registry and tree, there below `parent`; what is there already stays.
+    """Register a lieutenant and add its node below `parent`; existing rows are kept.
 
     Raises Forbidden.
     """
     vm_id = vm_of(lieutenant)
-    wish = Registration(
+    registration = Registration(
         id=vm_id,
         name=lieutenant.name,
         role=Role.LIEUTENANT,
@@ -57,32 +57,32 @@ def enlist(lieutenant: Lieutenant, *, actor: object, parent: Node | None = None)
             above = parent.vm_id if parent else ""
             new = tree.NewNode(lieutenant.name, Category.LIEUTENANT, vm_id, above)
             tree.create(new, by=actor)
-        registry.register(wish)
+        registry.register(registration)
         if (status := vm_status(lieutenant.status)) != VMStatus.RUNNING:
             registry.patch(vm_id, {"status": status})
 
 
 def vm_status(status: str) -> str:
-    """What the registry calls a VM whose lieutenant has this status."""
+    """Return the registry's status for a VM whose lieutenant has this status."""
     if status in RUNNING:
         return VMStatus.RUNNING
     return VMStatus.PAUSED if status == Status.PAUSED else VMStatus.STOPPED
 
 
 def follow(lieutenant: Lieutenant, old: str, new: str, *, actor: str) -> None:
-    """Tell the fleet of a move; runs in the move's transaction."""
+    """Update registry and tree after a status transition, in its transaction."""
     if new == Status.DESTROYED:
         bury(lieutenant, actor=actor)
     elif vm_status(old) != vm_status(new):
-        # One that is not in the registry is enlisted by the follower.
+        # A lieutenant that is not in the registry is registered by the follower later.
         with suppress(NotFound):
             registry.patch(vm_of(lieutenant), {"status": vm_status(new)})
 
 
 def bury(lieutenant: Lieutenant, *, actor: str) -> None:
-    """Deregister a destroyed lieutenant and leave a tombstone in the tree.
+    """Deregister a destroyed lieutenant and soft-delete its node.
 
-    While others live below it its node stays, without a token; a later round buries it.
+    While the node has active children it stays, without a token, until a later reconcile.
     """
     vm_id = vm_of(lieutenant)
     with transaction.atomic():
@@ -96,16 +96,16 @@ def bury(lieutenant: Lieutenant, *, actor: str) -> None:
 
 
 def new_token(lieutenant: Lieutenant) -> str:
-    """A token for its next process; the one before opens nothing any more.
+    """Issue a token for the next process and revoke the previous one.
 
-    Empty if it has no place in the tree.
+    Empty if the lieutenant has no node in the tree.
     """
     node = Node.objects.living().filter(vm_id=vm_of(lieutenant)).first()
     return tokens.issue(node, made_by="reef") if node else ""
 
 
 def environment(lieutenant: Lieutenant) -> dict[str, str]:
-    """By what its agent finds the fleet and is known there."""
+    """Return the environment variables by which the agent reaches the fleet and is known there."""
     env = {
         "VERS_AGENT_NAME": lieutenant.name,
         "VERS_AGENT_ROLE": Role.LIEUTENANT.value,

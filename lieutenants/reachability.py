@@ -1,4 +1,4 @@
-"""Whether a lieutenant's supervisor can be reached, and since when it cannot."""
+"""Detect keepers that do not respond, and since when."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from lieutenants.models import Process
 from lieutenants.session import Session
 from lieutenants.transports import get_transport
 
-# A keeper whose socket was removed binds it anew; only what lasts longer is worth a word.
-PATIENCE_SECONDS = 3.0
+# A keeper whose socket was removed binds it again within this time.
+GRACE_SECONDS = 3.0
 _TROUBLE = "Its supervisor does not answer since "
 
 
 @dataclass
-class _Silence:
-    """`began` is of the follower's clock, `since` of the calendar."""
+class _Outage:
+    """`began` is a time of the follower's clock, `since` the same in wall-clock time."""
 
     began: float
     since: datetime
@@ -26,39 +26,39 @@ class _Silence:
 
 
 class Reachability:
-    """Looks at each keeper about once a second, without waking it."""
+    """Checks each keeper about once a second, without waking it."""
 
     def __init__(self) -> None:
-        self._silent: dict[str, _Silence] = {}
+        self._outages: dict[str, _Outage] = {}
 
-    def look(self, session: Session, row: Process, clock: float) -> float:
-        """Return for how many seconds the keeper has been out of reach; 0 when it is not."""
+    def check(self, session: Session, row: Process, clock: float) -> float:
+        """Return for how many seconds the keeper has been unreachable; 0 if it is reachable."""
         why = get_transport(row.transport).unreachable(row.handle, row.directory)
         if not why and session.unsent_since is not None:
             why = "it did not take what was sent"
         if not why:
-            self._silent.pop(row.pk, None)
+            self._outages.pop(row.pk, None)
             return 0.0
-        silence = self._silent.get(row.pk)
-        if silence is None:
+        outage = self._outages.get(row.pk)
+        if outage is None:
             began = clock if session.unsent_since is None else min(clock, session.unsent_since)
             since = timezone.now() - timedelta(seconds=clock - began)
-            silence = self._silent[row.pk] = _Silence(began, since, why)
-        silence.why = why
-        return clock - silence.began
+            outage = self._outages[row.pk] = _Outage(began, since, why)
+        outage.why = why
+        return clock - outage.began
 
     def trouble(self, process_id: str, clock: float) -> str:
-        """Return what to tell people about this process; empty if all is well."""
-        silence = self._silent.get(process_id)
-        if silence is None or clock - silence.began < PATIENCE_SECONDS:
+        """Return a trouble text for people; empty if the process is reachable."""
+        outage = self._outages.get(process_id)
+        if outage is None or clock - outage.began < GRACE_SECONDS:
             return ""
-        return f"{_TROUBLE}{silence.since:%H:%M:%S} UTC: {silence.why}."
+        return f"{_TROUBLE}{outage.since:%H:%M:%S} UTC: {outage.why}."
 
     def forget(self, process_id: str) -> None:
-        """The process has ended."""
-        self._silent.pop(process_id, None)
+        """Drop an ended process."""
+        self._outages.pop(process_id, None)
 
 
-def is_ours(trouble: str) -> bool:
-    """Whether this text came from here."""
+def is_reachability_trouble(trouble: str) -> bool:
+    """Return whether the trouble text was made by this module."""
     return trouble.startswith(_TROUBLE)

@@ -1,4 +1,4 @@
-"""Discover: keepers that run on this host unfollowed, and what else the registry knows of."""
+"""Discovery of running keepers that nobody follows, and of lieutenants in the registry."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from reef_site.common import events
 from reef_site.common.errors import IllegalMove, LostRace
 from registry.models import VM, Role
 
-NOTHING = "No lieutenants found in registry"
+NOTHING_FOUND = "No lieutenants found in registry"
 
 
 def discover() -> list[str]:
-    """One line for each running keeper, then for each other lieutenant of the registry."""
+    """Return one line for each running keeper, then for each other registered lieutenant."""
     results: dict[str, str] = {}
     for directory in sorted(settings.LIEUTENANTS_DIR.glob("*/runs/*")):
         transport = get_transport("local")
@@ -35,15 +35,15 @@ def discover() -> list[str]:
         except (OSError, ValueError, IntegrityError, LostRace, IllegalMove) as error:
             results[lieutenant_id] = f"{lieutenant_id}: failed — {error}"
     registered = VM.objects.filter(role=Role.LIEUTENANT).newest_first()
-    others = [_look_up(vm) for vm in registered if vm.pk not in results]
-    return [*results.values(), *others] or [NOTHING]
+    others = [_describe_registered(vm) for vm in registered if vm.pk not in results]
+    return [*results.values(), *others] or [NOTHING_FOUND]
 
 
-def _look_up(vm: VM) -> str:
-    """What there is to say of a registered lieutenant of which no agent runs on this host."""
+def _describe_registered(vm: VM) -> str:
+    """Describe a registered lieutenant whose agent does not run on this host."""
     known = vm.metadata if isinstance(vm.metadata, dict) else {}
-    said = known.get("agentId")
-    name = said if isinstance(said, str) and said else vm.name
+    agent_id = known.get("agentId")
+    name = agent_id if isinstance(agent_id, str) and agent_id else vm.name
     same = Lieutenant.objects.filter(Q(pk=vm.pk) | Q(name=name))
     if living := same.living().first():
         host = silence.host_of(living)
@@ -57,7 +57,7 @@ def _look_up(vm: VM) -> str:
 
 
 def take_up(directory: Path, handle: Handle) -> str:
-    """Follow this keeper again if a lieutenant wants it; a line that says what came of it."""
+    """Follow this keeper again if a lieutenant wants it; return a line about the result."""
     lieutenant_id, run = directory.parent.parent.name, directory.name
     lieutenant = Lieutenant.objects.filter(pk=lieutenant_id).first()
     where = f"local, pid {handle['agent_pid']}"
@@ -72,12 +72,12 @@ def take_up(directory: Path, handle: Handle) -> str:
     if other := lieutenant.live_process():
         return f"{lieutenant.name}: another process is tracked ({other}), left alone ({where})"
     with transaction.atomic():
-        _follow_again(lieutenant, run, str(directory), handle)
+        _reopen_process(lieutenant, run, str(directory), handle)
         reason = "its running agent was discovered"
         if lieutenant.status not in RUNNING:
             lieutenant.move(Status.STARTING, reason=reason)
         if lieutenant.status != Status.WORKING and _was_ready(run):
-            # The follower sees by itself whether it rests.
+            # The follower detects by itself whether the agent is idle.
             lieutenant.move(Status.WORKING, reason=reason)
         events.wake_follower(lieutenant.pk)
     return f"{lieutenant.name}: discovered ({where})"
@@ -87,8 +87,8 @@ def _was_ready(run: str) -> bool:
     return Process.objects.filter(pk=run, ready_at__isnull=False).exists()
 
 
-def _follow_again(lieutenant: Lieutenant, run: str, directory: str, handle: Handle) -> None:
-    """Open the process's row again where its journal was left, or make it anew."""
+def _reopen_process(lieutenant: Lieutenant, run: str, directory: str, handle: Handle) -> None:
+    """Reopen the process's row where its journal was left, or create it."""
     isolation = str(handle.get("isolation") or "")
     Lieutenant.objects.filter(pk=lieutenant.pk).update(isolation=isolation)
     known = Process.objects.filter(pk=run)

@@ -1,8 +1,8 @@
-"""Going back to before a message: the agent continues a copy of its session that ends there.
+"""Go back to before a message: the agent continues a copy of its session that ends there.
 
-The agent does it by its own `get_fork_messages` and `fork`; its earlier session file stays beside
-the new one. `ask` writes the wish down, the follower sees it through: it asks the agent which
-messages there are, has it fork, and asks which file it continues. No message goes out meanwhile.
+The agent does it with its own commands `get_fork_messages` and `fork`; its earlier session file is
+kept. `ask` stores the request, and the follower carries it out: it lists the agent's messages,
+forks, and queries which file the agent continues. No message is sent meanwhile.
 """
 
 from __future__ import annotations
@@ -35,23 +35,24 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-ANSWER_SECONDS = 10.0
+REPLY_SECONDS = 10.0
 SESSION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}\.jsonl")
 _LIST, _FORK, _FILE = "~rewind-", "~fork-", "~forked-"
-_WORDS = 80
-_HEAD = 200
+_MAX_WORDS = 80
+_MAX_HEAD = 200
 
 
-# -- asked ------------------------------------------------------------------------------------
+# -- requests --------------------------------------------------------------------------------
 
 
 def ask(
     name: str, *, actor: object, message_id: str = "", entry_id: int | None = None
 ) -> tuple[Lieutenant, Entry]:
-    """Have an idle lieutenant go back to before a message; return it and the message's entry.
+    """Request that an idle lieutenant goes back to before a message.
 
-    The message is named by its id or by its transcript entry; else it is the first one of those
-    that fail. Raises NotFound, Forbidden, NotNow, BadInput.
+    Return the lieutenant and the message's entry. The message is given by its id or by its
+    transcript entry; the default is the first one that failed. Raises NotFound, Forbidden,
+    NotNow, BadInput.
     """
     with transaction.atomic():
         found = Lieutenant.objects.select_for_update().living().filter(name=name).first()
@@ -70,7 +71,7 @@ def ask(
             rewind_to=entry.pk, rewind_asked_at=timezone.now()
         )
         events.wake_follower(found.pk)
-    logger.info("%s: going back to before entry %s asked by %s", name, entry.pk, actor)
+    logger.info("%s: going back to before entry %s requested by %s", name, entry.pk, actor)
     return found, entry
 
 
@@ -96,16 +97,16 @@ def _target(lieutenant: Lieutenant, message_id: str, entry_id: int | None) -> En
     return entry
 
 
-# -- followed ---------------------------------------------------------------------------------
+# -- execution -------------------------------------------------------------------------------
 
 
-def look(session: Session, row: Lieutenant, clock: float) -> None:
-    """Begin with what was asked, and go on where the agent did not answer."""
+def advance(session: Session, row: Lieutenant, clock: float) -> None:
+    """Begin a requested rewind, or continue one whose last command got no reply."""
     memory = session.memory
     if memory.rewinding:
         if session.rewind_at is None:
             session.rewind_at = clock
-        elif clock - session.rewind_at > ANSWER_SECONDS:
+        elif clock - session.rewind_at > REPLY_SECONDS:
             _on_time_out(session, clock)
     elif row.rewind_to is not None and session.process.ready_at and not session.ended:
         if memory.busy or memory.inflight:
@@ -114,11 +115,11 @@ def look(session: Session, row: Lieutenant, clock: float) -> None:
         memory.rewinding, session.rewind_at = f"{_LIST}{mark}", clock
         memory.rewind_to = row.rewind_to
         session.outgoing.append(rpc.simple("get_fork_messages", memory.rewinding))
-        session.resting = False
+        session.quiescent = False
 
 
-def heard(session: Session, event: Event, at: datetime) -> None:
-    """Take in the agent's answer to one of the three commands."""
+def on_reply(session: Session, event: Event, at: datetime) -> None:
+    """Handle the agent's reply to one of the three commands."""
     command = str(event.get("id") or "")
     if not command or command != session.memory.rewinding:
         return
@@ -133,22 +134,22 @@ def heard(session: Session, event: Event, at: datetime) -> None:
         if data.get("cancelled"):
             fail(session, "an extension of the agent forbids it", at)
             return
-        _ask_for_file(session)
+        _query_file(session)
     else:
         _finish(session, data, at)
 
 
 def fail(session: Session, why: str, at: datetime) -> None:
-    """Say that it did not go back; the session is as it was."""
-    _let_go(session)
+    """Report that the rewind failed; the session is unchanged."""
+    _clear_request(session)
     text = f"Could not go back to before a message: {why}."
     session.notice(at, text, is_error=True)
 
 
-def give_up(session: Session, at: datetime) -> None:
-    """Its process ends, whatever was asked."""
-    asked = Lieutenant.objects.filter(pk=session.lieutenant.pk, rewind_to__isnull=False)
-    if session.memory.rewinding or asked.exists():
+def cancel(session: Session, at: datetime) -> None:
+    """Cancel the rewind because the process ends."""
+    requested = Lieutenant.objects.filter(pk=session.lieutenant.pk, rewind_to__isnull=False)
+    if session.memory.rewinding or requested.exists():
         fail(session, "its agent ended first", at)
 
 
@@ -169,26 +170,26 @@ def _fork(session: Session, data: dict[str, Any], at: datetime) -> None:
 
 
 def _match(session: Session, entry: Entry, listed: list[dict[str, Any]]) -> str | None:
-    """Return the agent's id of the message: of those with its text, the same one from the end.
+    """Return the agent's id of the message: among equal texts, the same one counted from the end.
 
-    Of a very long message the transcript has only the beginning; then its place alone counts.
+    The transcript holds only the beginning of a very long message, which is found by position.
     """
     cover = session.screening.cover
     texts = [cover(str(each.get("text"))) for each in listed]
     since = _in_session(session, entry.pk)
-    # The rows were covered with the secrets that were known when they were made.
+    # Rows were covered with the secrets known at that time.
     wanted = cover(entry.text)
     same = [number for number, text in enumerate(texts) if text == wanted]
     later = [each for each in since if cover(each.text) == wanted]
     if same and 0 < len(later) <= len(same):
         return str(listed[same[-len(later)]].get("entryId"))
-    if 0 < len(since) <= len(texts) and texts[-len(since)][:_HEAD] == wanted[:_HEAD]:
+    if 0 < len(since) <= len(texts) and texts[-len(since)][:_MAX_HEAD] == wanted[:_MAX_HEAD]:
         return str(listed[-len(since)].get("entryId"))
     return None
 
 
 def _in_session(session: Session, since: int) -> list[Entry]:
-    """Return the messages from this one on that the agent's session holds."""
+    """Return the messages from this one on that the agent's session contains."""
     rows = Entry.objects.filter(lieutenant=session.lieutenant, kind=Entry.Kind.USER, pk__gte=since)
     return [
         each
@@ -198,13 +199,15 @@ def _in_session(session: Session, since: int) -> list[Entry]:
 
 
 def _sent_since(lieutenant: Lieutenant) -> bool:
-    """Return whether a message reached the agent after it was asked to go back."""
-    asked = Lieutenant.objects.filter(pk=lieutenant.pk).values_list("rewind_asked_at", flat=True)
-    later = Q(delivered_at__gt=asked.first()) if asked.first() else Q(pk=None)
+    """Return whether a message reached the agent after the rewind was requested."""
+    requested = Lieutenant.objects.filter(pk=lieutenant.pk).values_list(
+        "rewind_asked_at", flat=True
+    )
+    later = Q(delivered_at__gt=requested.first()) if requested.first() else Q(pk=None)
     return Message.objects.filter(later, lieutenant=lieutenant).exists()
 
 
-def _ask_for_file(session: Session) -> None:
+def _query_file(session: Session) -> None:
     mark = session.memory.rewinding.rpartition("-")[2]
     session.memory.rewinding = f"{_FILE}{mark}"
     session.outgoing.append(rpc.simple("get_state", session.memory.rewinding))
@@ -218,12 +221,12 @@ def _finish(session: Session, data: dict[str, Any], at: datetime) -> None:
         fail(session, "the agent still continues the same session", at)
         return
     target = Entry.objects.filter(pk=session.memory.rewind_to).first()
-    words = " ".join(session.screening.cover(target.text).split())[:_WORDS] if target else ""
+    words = " ".join(session.screening.cover(target.text).split())[:_MAX_WORDS] if target else ""
     for entry in _in_session(session, session.memory.rewind_to):
         session.revise(entry, data={**entry.data, "rewound": True})
     Lieutenant.objects.filter(pk=lieutenant.pk).update(session_name=name, session_since=at)
     lieutenant.session_name = name
-    _let_go(session)
+    _clear_request(session)
     failing.clear(session)
     lieutenant.trouble = ""
     text = (
@@ -232,17 +235,17 @@ def _finish(session: Session, data: dict[str, Any], at: datetime) -> None:
     session.notice(at, text, data={"rewind": {"from": row.session_name, "to": name}})
 
 
-def _let_go(session: Session) -> None:
+def _clear_request(session: Session) -> None:
     session.memory.rewinding, session.memory.rewind_to, session.rewind_at = "", 0, None
     Lieutenant.objects.filter(pk=session.lieutenant.pk).update(rewind_to=None, rewind_asked_at=None)
 
 
 def _on_time_out(session: Session, clock: float) -> None:
-    """No answer: it may have been lost. Which session the agent continues tells what happened."""
+    """Query the session file after a timeout: it tells whether the fork happened."""
     session.rewind_at = clock
     if session.memory.rewinding.startswith(_FILE):
-        # A fresh id, since the shim passes each one on once.
+        # A new id, since the keeper passes each id on once.
         session.memory.rewinding = f"{_FILE}{int(time.time() * 1000)}"
         session.outgoing.append(rpc.simple("get_state", session.memory.rewinding))
     else:
-        _ask_for_file(session)
+        _query_file(session)

@@ -1,7 +1,6 @@
-"""Framing: journal bytes to records, commands to lines. Pure; tested with bytes.
+"""Parse journal bytes into records, and build commands of the agent's RPC mode.
 
-A journal holds one JSON array a line; `keeper.py` says which kinds there are. The commands are
-those of the agent's RPC mode.
+A journal holds one JSON array per line; `keeper.py` defines the kinds of records.
 """
 
 from __future__ import annotations
@@ -17,27 +16,27 @@ from reef_site.common.text import to_storable
 
 Command = dict[str, Any]
 
-# Text that a database cannot keep: NUL, and halves of surrogate pairs.
+# Characters that a database cannot store: NUL, and halves of surrogate pairs.
 _SUSPECT = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
 
 DELTA_KINDS = {"t": "text", "k": "thinking", "c": "tool_call"}
-# In a tool call an abort comes as an error.
+# An abort during a tool call arrives as an error with one of these texts.
 ABORTS = frozenset({"this operation was aborted", "request was aborted", "operation aborted"})
-# Dialogs of an extension that wait for an answer; the other methods only tell.
+# Dialogs of an extension that wait for a reply; the other methods only inform.
 DIALOGS = frozenset({"select", "confirm", "input", "editor"})
 
 
 class Outgoing(NamedTuple):
-    """A command on its way to a keeper, with the id that makes it go out once."""
+    """A command for a keeper; its id makes sure that it is sent once."""
 
     id: str
     line: Command
 
 
 def split(data: bytes) -> tuple[list[list[Any]], int]:
-    """Whole records at the head of `data`, and how many bytes they take.
+    """Return the complete records at the head of `data`, and how many bytes they take.
 
-    A record that cannot be read comes back as garbage, so that nothing stops the follower.
+    An invalid record is returned as garbage, so that nothing blocks the follower.
     """
     end = data.rfind(b"\n") + 1
     return [_record(line) for line in data[:end].split(b"\n") if line], end
@@ -55,9 +54,9 @@ def _record(line: bytes) -> list[Any]:
 
 
 def clean(value: Any) -> Any:
-    """The same JSON value with what no database keeps replaced by U+FFFD.
+    """Return the same JSON value with characters that cannot be stored replaced by U+FFFD.
 
-    A number that JSON does not have (NaN, infinity) is a ValueError.
+    Raises ValueError for a number that JSON does not have (NaN, infinity).
     """
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError("no number of JSON")
@@ -71,25 +70,28 @@ def clean(value: Any) -> Any:
 
 
 def prompt(message_id: str, text: str, *, steer: bool) -> Outgoing:
-    """A message. Never the agent's own `steer` and `follow_up`: an idle agent loses those."""
+    """Build a message command.
+
+    The agent's own `steer` and `follow_up` are never used: an idle agent loses those.
+    """
     behaviour = "steer" if steer else "followUp"
     line = {"id": message_id, "type": "prompt", "message": text, "streamingBehavior": behaviour}
     return Outgoing(message_id, line)
 
 
 def simple(kind: str, command_id: str) -> Outgoing:
-    """A command without arguments: `get_state`, `abort`, `clear_queue`."""
+    """Build a command without arguments: `get_state`, `abort`, `clear_queue`."""
     return Outgoing(command_id, {"id": command_id, "type": kind})
 
 
 def dismiss(request_id: str) -> Outgoing:
-    """The answer to a dialog that nobody is there to answer."""
+    """Build the reply that dismisses a dialog."""
     line = {"type": "extension_ui_response", "id": request_id, "cancelled": True}
     return Outgoing(f"~ui-{request_id}", line)
 
 
 def text_of(content: Any) -> str:
-    """The text blocks of a message's content, joined."""
+    """Join the text blocks of a message's content."""
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
@@ -99,12 +101,12 @@ def text_of(content: Any) -> str:
 
 
 def is_abort(failure: Any) -> bool:
-    """Return whether a failure is only the agent's own abort, as its runtime words it."""
+    """Return whether a failure is only the agent's own abort, by its text."""
     return isinstance(failure, str) and failure.strip(" .").lower() in ABORTS
 
 
 def count_images(content: Any) -> int:
-    """How many pictures a message's content holds."""
+    """Return the number of images in a message's content."""
     if not isinstance(content, list):
         return 0
     return sum(1 for each in content if isinstance(each, dict) and each.get("type") == "image")

@@ -1,7 +1,7 @@
-"""What the rows want against what really runs, on this host: launch, halt, settle, reconcile.
+"""Reconcile this host's processes with their rows: launch, halt, settle.
 
-Everything here may run twice, late or never: it re-reads, holds a lease while it acts, and does
-nothing when nothing is wanted.
+Every function here may run twice, late or never: it rereads the rows, holds a lease while it acts,
+and does nothing when nothing is wanted.
 """
 
 from __future__ import annotations
@@ -45,15 +45,15 @@ from reef_site.common.errors import IllegalMove, LostRace, ReefError
 logger = logging.getLogger(__name__)
 
 LEASE = timedelta(seconds=35)
-# After the wish to stop it, an agent is ended without its keeper's help; and then the keeper, who
-# may be busy with its last records for a minute.
-INSIST_SECONDS, KILL_SECONDS = 20.0, 80.0
+# After a stop request the agent is ended without its keeper's help at first; the keeper, which may
+# be busy with its last records for a minute, is ended later.
+END_AGENT_SECONDS, END_KEEPER_SECONDS = 20.0, 80.0
 READY = "~ready"
-FAREWELL = "~farewell"
+FINAL_ABORT = "~farewell"
 
 
 def settle(lieutenant_id: str) -> None:
-    """Bring one lieutenant's process to where its row wants it."""
+    """Start or stop one lieutenant's process, as its row wants."""
     here = Lieutenant.objects.here()
     lieutenant = here.claim(lieutenant_id, LEASE)
     if lieutenant is None:
@@ -66,16 +66,16 @@ def settle(lieutenant_id: str) -> None:
             if _may_start():
                 launch(lieutenant)
             else:
-                _say_it_waits(lieutenant)
+                _store_wait_reason(lieutenant)
     finally:
         here.release(lieutenant.pk, lieutenant.leased_until)
 
 
 def reconcile() -> None:
-    """Settle whatever is not as it should be; finds what a lost ring left behind."""
+    """Settle every lieutenant whose process is not as its row wants, also after lost events."""
     live = Process.objects.live().here()
     unwanted = live.filter(~Q(lieutenant__status__in=RUNNING) | Q(stop_asked_at__isnull=False))
-    # Whoever waits longest starts first.
+    # The longest waiting starts first.
     for pk in [
         *unwanted.values_list("lieutenant_id", flat=True),
         *_waiting().order_by("status_since").values_list("pk", flat=True),
@@ -84,23 +84,23 @@ def reconcile() -> None:
 
 
 def may_start_another() -> bool:
-    """Whether somebody waits for a start and there is room for one."""
+    """Return whether a lieutenant waits for a start and a start slot is free."""
     return _waiting().exists() and _may_start()
 
 
 def _waiting() -> LieutenantQuerySet:
-    """Those that should be starting and have no process yet."""
+    """Return lieutenants that should be starting and have no process yet."""
     return Lieutenant.objects.here().without_process().filter(status=Status.STARTING)
 
 
-def stranded() -> list[Lieutenant]:
-    """Those that should be at work and have no process: lost between two commits."""
+def orphaned() -> list[Lieutenant]:
+    """Return lieutenants that should be running and have no process: lost between two commits."""
     at_work = Lieutenant.objects.here().filter(status__in=[Status.IDLE, Status.WORKING])
     return list(at_work.without_process())
 
 
 def launch(lieutenant: Lieutenant) -> None:
-    """Start keeper and agent; the follower says when the agent is ready."""
+    """Start keeper and agent. The follower marks the process as ready later."""
     try:
         agent = find_agent()
     except AgentMissing as error:
@@ -114,7 +114,7 @@ def launch(lieutenant: Lieutenant) -> None:
         host=settings.HOST,
         transport=lieutenant.transport,
         agent=str(agent),
-        # An agent of an unknown version is asked; the worst is that it does not know the command.
+        # An agent of unknown version is tried: at worst it does not know the command.
         state={
             "clears_queue": agent.clears_queue or not agent.version,
             "settles": agent.settles,
@@ -122,14 +122,14 @@ def launch(lieutenant: Lieutenant) -> None:
     )
     process.directory = str(home_of(lieutenant) / "runs" / process.pk)
     try:
-        # The row comes first: whatever happens next, somebody can find what was started.
+        # The row is saved first, so that a started process can always be found.
         process.save(force_insert=True)
     except IntegrityError:
         logger.info("%s has a process already", lieutenant)
         return
     try:
         spec = _launch_spec(lieutenant, process, agent)
-        # Before the agent can print anything.
+        # Saved before the agent can print anything.
         process.save(update_fields=["state"])
     except (ReefError, OSError) as error:
         if isinstance(error, SessionDamaged):
@@ -143,24 +143,24 @@ def launch(lieutenant: Lieutenant) -> None:
         handle = get_transport(lieutenant.transport).start(spec)
     except (TransportError, OSError) as error:
         logger.warning("%s: the start failed: %s", lieutenant, error)
-        settle_lost_start(process, f"The agent could not be started: {error}")
+        resolve_lost_start(process, f"The agent could not be started: {error}")
     else:
-        _take(process, handle)
+        _adopt_keeper(process, handle)
 
 
 def _renew_start(process: Process) -> bool:
-    """Let the time in which its keeper must come up begin now, unless the start was given up."""
+    """Restart the keeper's start timeout; return False if the start was given up meanwhile."""
     process.started_at = timezone.now()
     mine = Process.objects.filter(pk=process.pk, handle={}, ended_at__isnull=True)
     return bool(mine.update(started_at=process.started_at))
 
 
-def settle_lost_start(process: Process, reason: str) -> None:
-    """Find out what came of a start that nobody knows the end of.
+def resolve_lost_start(process: Process, reason: str) -> None:
+    """Determine the outcome of a start that was interrupted.
 
-    A keeper that came up all the same is taken; where there is none, none comes up later. While
-    one is on its way the row stays open, so that the follower looks again: there is no agent
-    without a row. `reason` is why the lieutenant has failed, empty to start it again.
+    A keeper that came up is adopted; if there is none, later ones are prevented. While one is still
+    coming up the row stays open, so that the follower checks again: no agent runs without a row.
+    `reason` says why the lieutenant has failed; empty means that it is started again.
     """
     try:
         handle = get_transport(process.transport).withdraw(process.directory)
@@ -170,13 +170,13 @@ def settle_lost_start(process: Process, reason: str) -> None:
             Process.objects.filter(pk=process.pk).update(end_reason=reason)
         return
     if handle:
-        _take(process, handle)
+        _adopt_keeper(process, handle)
     else:
         _start_failed(process, reason)
 
 
-def _take(process: Process, handle: Handle) -> None:
-    """Note the keeper that was started; the follower goes on with it."""
+def _adopt_keeper(process: Process, handle: Handle) -> None:
+    """Store the started keeper's handle, so that the follower opens its session."""
     process.handle = handle
     with transaction.atomic():
         Process.objects.filter(pk=process.pk).update(handle=handle, end_reason="")
@@ -187,34 +187,36 @@ def _take(process: Process, handle: Handle) -> None:
 
 def _start_failed(process: Process, reason: str) -> None:
     """Close the row of a process that never came up."""
-    words = reason or "Its start was cut off."
+    text = reason or "Its start was cut off."
     mine = Process.objects.filter(pk=process.pk, handle={}, ended_at__isnull=True)
-    if mine.update(ended_at=timezone.now(), end_reason=words) and reason:
+    if mine.update(ended_at=timezone.now(), end_reason=text) and reason:
         fail(Lieutenant.objects.get(pk=process.lieutenant_id), reason)
 
 
 def halt(process: Process, *, working: bool) -> None:
-    """Begin the orderly end of a process; the follower sees it through."""
+    """Begin an orderly stop of a process; the follower completes it."""
     if process.stop_asked_at is None:
         process.stop_asked_at = timezone.now()
         process.save(update_fields=["stop_asked_at"])
     transport = get_transport(process.transport)
-    asked = (timezone.now() - process.stop_asked_at).total_seconds()
-    if asked > INSIST_SECONDS and process.handle:
+    elapsed = (timezone.now() - process.stop_asked_at).total_seconds()
+    if elapsed > END_AGENT_SECONDS and process.handle:
         logger.warning("%s does not end; insisting", process)
-        transport.end(process.directory, process.handle, keeper=asked > KILL_SECONDS)
+        transport.end(process.directory, process.handle, keeper=elapsed > END_KEEPER_SECONDS)
         events.wake_follower(process.lieutenant_id)
         return
-    farewell = rpc.simple("abort", FAREWELL) if working or _is_running_now(process) else None
+    final_command = (
+        rpc.simple("abort", FINAL_ABORT) if working or _is_running_now(process) else None
+    )
     try:
-        transport.stop(process.directory, process.handle, farewell)
+        transport.stop(process.directory, process.handle, final_command)
     except TransportError as error:
         logger.info("cannot stop %s yet: %s", process, error)
     events.wake_follower(process.lieutenant_id)
 
 
 def fail(lieutenant: Lieutenant, reason: str) -> None:
-    """Say that a start came to nothing, unless somebody changed their mind meanwhile."""
+    """Set the status to error, unless the lieutenant was moved meanwhile."""
     try:
         lieutenant.move(Status.ERROR, reason=reason, error=reason)
     except (LostRace, IllegalMove):
@@ -222,12 +224,12 @@ def fail(lieutenant: Lieutenant, reason: str) -> None:
 
 
 def home_of(lieutenant: Lieutenant) -> Path:
-    """The lieutenant's own folder. Its name is the id: a name is never a path."""
+    """Return the lieutenant's own folder. It is named by id, so a name never becomes a path."""
     return homes.home_of(lieutenant.pk).root
 
 
 def default_workspace(lieutenant_id: str) -> str:
-    """Where a lieutenant works that was given no folder."""
+    """Return the working folder of a lieutenant that was created without one."""
     return str(homes.home_of(lieutenant_id).workspace)
 
 
@@ -236,51 +238,49 @@ def _is_running_now(process: Process) -> bool:
 
 
 def _may_start() -> bool:
-    """A storm of starts would make each of them slow."""
+    """Return whether a start slot is free. Many concurrent starts would slow down each of them."""
     starting = Process.objects.live().here().filter(ready_at__isnull=True)
     return starting.count() < settings.STARTS_AT_ONCE
 
 
-def _say_it_waits(lieutenant: Lieutenant) -> None:
-    """Say what keeps a start from beginning: others that have not come up yet."""
+def _store_wait_reason(lieutenant: Lieutenant) -> None:
+    """Store which other starts this one waits for."""
     starting = Process.objects.live().here().filter(ready_at__isnull=True)
     names = starting.order_by("started_at").values_list("lieutenant__name", flat=True)
-    text = f"a free place to start, taken by {', '.join(names[:3])}"[:200]
+    text = f"a free start slot, taken by {', '.join(names[:3])}"[:200]
     mine = Lieutenant.objects.filter(pk=lieutenant.pk, status=Status.STARTING)
     if mine.exclude(waiting_for=text).update(waiting_for=text):
         events.publish_lieutenant(lieutenant.pk)
 
 
 def _launch_spec(lieutenant: Lieutenant, process: Process, agent: Agent) -> Launch:
-    """Prepare the agent's folders and say how it is started. Raises FleetError, OSError."""
+    """Prepare the agent's folders and return its launch parameters. Raises FleetError, OSError."""
     homes.check_config()
     home = homes.home_of(lieutenant.pk)
     home.workspace.mkdir(mode=0o700, parents=True, exist_ok=True)
-    way = plan.make_plan(home, folders.check_at_start(lieutenant), agent)
-    _check_isolation(lieutenant, way.mode)
+    isolation_plan = plan.make_plan(home, folders.check_at_start(lieutenant), agent)
+    _check_isolation(lieutenant, isolation_plan.mode)
     tag = f"REEF_LIEUTENANT={lieutenant.pk}"
-    # Nothing of an earlier run may be there while its folders are made as root.
-    keeper.sweep(
-        *(tag, 0, way.uid if way.rules.get("own_user") and way.uid else 0),
-        lieutenants=str(settings.LIEUTENANTS_DIR),
-    )
+    # No process of an earlier run may exist while its folders are created as root.
+    own_user = isolation_plan.uid if isolation_plan.rules.get("own_user") else None
+    keeper.sweep(tag, 0, own_user or 0, lieutenants=str(settings.LIEUTENANTS_DIR))
     homes.prepare(
         home,
         name=lieutenant.name,
         prompt=lieutenant.system_prompt,
-        owner=way.uid,
-        shared=way.uid is not None and "view" not in way.rules,
+        owner=isolation_plan.uid,
+        shared=isolation_plan.uid is not None and "view" not in isolation_plan.rules,
     )
     session_file = home.session / lieutenant.session_name
-    # What is done until here, and the look at a large file, may each take many seconds.
+    # The steps so far, and the check of a large file, may each take many seconds.
     _renew_start(process)
-    # An agent skips what it cannot read, so it is looked at first.
+    # An agent skips what it cannot read, so the file is checked first.
     process.state = {**process.state, "notes": session_files.check(lieutenant, session_file)}
     session = str(session_file)
     arguments = ["--mode", "rpc", "--session", session, "--session-dir", str(home.session)]
     arguments += ["--append-system-prompt", str(home.prompt)]
-    given = configured.given(lieutenant)
-    process.state = {**process.state, "secret_versions": given.versions}
+    stored = configured.given(lieutenant)
+    process.state = {**process.state, "secret_versions": stored.versions}
     model = configured.model_of(lieutenant)
     Lieutenant.objects.filter(pk=lieutenant.pk).update(
         model_wanted=model, model_problem="", session_problem=""
@@ -290,19 +290,19 @@ def _launch_spec(lieutenant: Lieutenant, process: Process, agent: Agent) -> Laun
     return Launch(
         run=process.pk,
         dir=process.directory,
-        argv=[*way.argv, *agent.argv(), *arguments],
-        env=_environment(lieutenant, home, way.path, given.environment),
+        argv=[*isolation_plan.argv, *agent.argv(), *arguments],
+        env=_environment(lieutenant, home, isolation_plan.path, stored.environment),
         cwd=lieutenant.folder,
         lock=str(home.root / "session.lock"),
         heal=[session],
         tag=tag,
         hello=[{"id": READY, "type": "get_state"}],
-        isolation=way.rules,
+        isolation=isolation_plan.rules,
     )
 
 
 def _check_isolation(lieutenant: Lieutenant, mode: Isolation) -> None:
-    """An agent that was started by another one is isolated at least as well as that one."""
+    """Require an agent's isolation to be at least as strong as that of its parent."""
     parent = vm_lookup.parent_lieutenant(lieutenant)
     known = parent.isolation if parent and parent.data_folder == settings.DATA_FOLDER_ID else ""
     if known in Isolation.values and Isolation(known).rank > mode.rank:
@@ -315,7 +315,7 @@ def _check_isolation(lieutenant: Lieutenant, mode: Isolation) -> None:
 def _environment(
     lieutenant: Lieutenant, home: homes.Home, path: str, stored: dict[str, str]
 ) -> dict[str, str]:
-    """All that the agent gets to see: an explicit list, never the server's own environment."""
+    """Return the agent's whole environment: an explicit list, never the server's own."""
     passed = {name: os.environ[name] for name in settings.AGENT_ENV if name in os.environ}
     return {
         **passed,

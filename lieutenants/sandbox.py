@@ -10,9 +10,9 @@ what this kernel and this user allow, as JSON.
     uid, gid, groups    ids to change to; needs root
     drop        True: give up all capabilities (for root without a user of its own)
     view        {"required": bool, "covers": [{"path", "source", "keep": {path: writable}}],
-                "hide": [paths], "writable": [paths]}: a private mount namespace in which each
-                covered folder shows `source` (or nothing) and what of it stands in `keep`, hidden
-                paths are empty, and nothing can be changed, not even modes, but below `writable`
+                "hide": [paths], "writable": [paths]}: a private mount namespace. Each covered
+                folder shows `source` (or nothing) and the paths in `keep`, hidden paths are
+                empty, and everything is read-only, modes too, except below `writable`
     same        {path: [device, inode]}: these paths must still be the same places
     landlock    {"read": [paths], "write": [paths], "device": [paths], "list": [paths]}
 """
@@ -39,14 +39,14 @@ CLONE_NEWNS, CLONE_NEWUSER = 0x00020000, 0x10000000
 MS_NOSUID, MS_NODEV = 2, 4
 MS_BIND, MS_REC, MS_PRIVATE = 1 << 12, 1 << 14, 1 << 18
 CAPABILITY_VERSION_3 = 0x20080522
-# These three have the same numbers on all architectures that reef runs on.
+# These three have the same numbers on all architectures that reef supports.
 CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446
 RULE_PATH_BENEATH = 1
 MOUNT_SETATTR, MOUNT_ATTR_RDONLY, AT_FDCWD, AT_RECURSIVE = 442, 1, -100, 0x8000
 
 EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1, 2, 4, 8
 REFER, TRUNCATE, IOCTL_DEV = 1 << 13, 1 << 14, 1 << 15
-# What each version of the interface knows: bits of file access.
+# Bits of file access that each version of the interface knows.
 FS_BITS = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
 FILE_RIGHTS = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE | IOCTL_DEV
 RIGHTS = {
@@ -58,14 +58,14 @@ RIGHTS = {
 # From version 6 on: no signals and no abstract sockets across the border.
 SCOPE_VERSION, SCOPE_ABSTRACT_SOCKET, SCOPE_SIGNAL = 6, 1, 2
 
-# Paths whose identity is known, with device and inode; see `enter`.
+# Paths with known identity (device and inode), see `enter`.
 _same: dict[str, list[int]] = {}
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class SandboxError(Exception):
-    """The process cannot be confined as asked; the text says which step failed and why."""
+    """The process cannot be confined as requested; the text names the failed step and the cause."""
 
 
 def _check(result: int, step: str) -> int:
@@ -94,12 +94,12 @@ def adopt_orphans() -> None:
 
 
 def forbid_new_privileges() -> None:
-    """Make set-user-id programs powerless for us and all that we start."""
+    """Make set-user-id programs powerless for this process and its descendants."""
     _check(_prctl(PR_SET_NO_NEW_PRIVS, 1), "PR_SET_NO_NEW_PRIVS")
 
 
 def enter(rules: dict[str, Any]) -> None:
-    """Confine this process for good. Raises SandboxError, OSError."""
+    """Confine this process irrevocably. Raises SandboxError, OSError."""
     view, landlock = rules.get("view"), rules.get("landlock")
     _same.update(rules.get("same", {}))
     if view:
@@ -135,7 +135,7 @@ def _drop_capabilities() -> None:
 
 
 def _enter_view(view: dict[str, Any]) -> None:
-    """Enter a mount namespace of our own; where it is only wished for, a refusal is accepted."""
+    """Enter a private mount namespace. If it is not required, a refusal is accepted."""
     try:
         _unshare_mounts()
     except (SandboxError, OSError):
@@ -161,7 +161,7 @@ def _unshare_mounts() -> None:
     if uid == 0:
         _check(_libc.unshare(CLONE_NEWNS), "unshare")
         return
-    set_dumpable(True)  # else our files in /proc are root's
+    set_dumpable(True)  # otherwise our files in /proc belong to root
     _check(_libc.unshare(CLONE_NEWNS | CLONE_NEWUSER), "unshare")
     for name, text in (
         ("setgroups", "deny"),
@@ -178,7 +178,7 @@ def _mount(source: str | None, target: str, kind: str | None, flags: int, data: 
 
 
 def _open_place(cover: dict[str, Any]) -> tuple[str, str, dict[str, str]]:
-    """(path, source, kept) with names that still lead to the same places when all is covered."""
+    """Return (path, source, kept) with names that lead to the same places after all covers."""
     source = cover.get("source")
     kept = {path: _hold(path) for path in cover.get("keep", {})}
     return cover["path"], _hold(source) if source else "", kept
@@ -189,7 +189,7 @@ def _hold(path: str) -> str:
 
 
 def _open(path: str) -> int:
-    """Open a place, without access to it. Raises SandboxError if it is not the expected one."""
+    """Open a place without access to it. Raises SandboxError if it is not the expected one."""
     descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
     facts, expected = os.fstat(descriptor), _same.get(path)
     if expected is not None and [facts.st_dev, facts.st_ino] != list(expected):
@@ -198,7 +198,7 @@ def _open(path: str) -> int:
 
 
 def _cover(path: str, source: str, kept: dict[str, str]) -> None:
-    """Put `source`, or an empty folder, over `path`; what is kept (below it) can still be seen."""
+    """Mount `source`, or an empty folder, over `path`; kept paths below it stay visible."""
     if source:
         done = _mount(source, path, None, MS_BIND | MS_REC)
     else:
@@ -210,7 +210,7 @@ def _cover(path: str, source: str, kept: dict[str, str]) -> None:
 
 
 def _make_place(path: str, mode: int) -> None:
-    """Make what a bind mount needs to stand on. No link is followed on the way there."""
+    """Create the target of a bind mount. No link is followed on the way."""
     *folders, name = path.strip("/").split("/")
     old = os.umask(0o022)
     place = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -228,7 +228,7 @@ def _make_place(path: str, mode: int) -> None:
 
 
 def _make_read_only(writable: list[str], inside: list[str]) -> None:
-    """Forbid all changes, of modes too, but below `writable`, except below `inside`."""
+    """Make everything read-only, modes too, except below `writable` without `inside`."""
     kept = [path for path in sorted(set(writable)) if os.path.exists(path)]
     for path in kept:
         _check(_mount(path, path, None, MS_BIND | MS_REC), "keep " + path)
@@ -251,7 +251,7 @@ def _hide(path: str) -> None:
     try:
         is_folder = stat.S_ISDIR(os.stat(path).st_mode)
     except OSError:
-        return  # it is not there, or cannot be reached anyway
+        return  # missing, or unreachable anyway
     if is_folder:
         flags = MS_NOSUID | MS_NODEV
         _check(_mount("reef", path, "tmpfs", flags, "mode=0555,size=4k"), "hide " + path)
@@ -263,12 +263,12 @@ def _hide(path: str) -> None:
 
 
 def landlock_version() -> int:
-    """The version of the kernel's interface; 0 where there is none."""
+    """Return the version of the kernel's interface; 0 without Landlock."""
     return max(0, _syscall(CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint32(1)))
 
 
 def restrict_files(allowed: dict[str, list[str]]) -> None:
-    """Refuse all access to files but what is listed. Paths that do not exist are skipped."""
+    """Refuse all access to files except the listed ones. Missing paths are skipped."""
     version = landlock_version()
     if not version:
         raise SandboxError("this kernel has no Landlock")
@@ -306,7 +306,7 @@ def _allow(ruleset: int, path: str, rights: int) -> None:
 
 
 def _in_child(work: str) -> bool:
-    """Whether this step succeeds, tried in a process that ends at once."""
+    """Return whether this step succeeds, tried in a child process that exits at once."""
     pid = os.fork()
     if pid == 0:
         try:
@@ -328,7 +328,7 @@ def _try_user() -> None:
 
 
 def _runs_confined(program: str) -> bool:
-    """Whether bubblewrap works for a process that gets no new privileges."""
+    """Return whether bubblewrap works for a process that gets no new privileges."""
     pid = os.fork()
     if pid == 0:
         null = os.open(os.devnull, os.O_RDWR)
@@ -340,7 +340,7 @@ def _runs_confined(program: str) -> bool:
 
 
 def probe(bubblewrap: str) -> dict[str, Any]:
-    """What can be used here: landlock (version); mounts, user and bubblewrap (booleans)."""
+    """Return what can be used here: landlock (version); mounts, user and bubblewrap (booleans)."""
     return {
         "bubblewrap": bool(bubblewrap) and _runs_confined(bubblewrap),
         "landlock": landlock_version(),

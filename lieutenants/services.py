@@ -1,7 +1,7 @@
-"""What may be asked of lieutenants. Each function commits rows, then events and tasks are sent.
+"""Use cases of lieutenants. Each function commits its rows, then events and tasks are sent.
 
-`actor` is whoever asks: a caller as authentication found it, whose node is held to the one rule of
-`vmtree.permissions`, or the name of an operator or of a part of reef.
+`actor` is the requester: an authenticated caller, whose node is checked by `vmtree.permissions`, or
+the name of an operator or of a part of reef.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ STARTING_NOTE = "queued until the lieutenant is ready"
 RESTARTING_NOTE = "queued until the lieutenant is running again"
 COVERED_NOTE = "a secret was covered before this was stored; the agent gets it with {}"
 RESTARTABLE = frozenset({Status.IDLE, Status.WORKING, Status.ERROR})
-MOST_OF_MODEL = 200
+MAX_MODEL_LENGTH = 200
 NO_REMOTE = (
     "local: lieutenants run on this host only; a VM that reef provisions "
     "(POST /bootloader/provision) can run lieutenants of its own"
@@ -62,7 +62,7 @@ _NO_POLICY = f"restartPolicy: must be one of {', '.join(RestartPolicy.values)}"
 
 @dataclass(frozen=True)
 class Wish:
-    """A lieutenant that somebody wants to have. Texts are as they were given."""
+    """Request for a new lieutenant. Texts are as they were given."""
 
     name: str
     role: str
@@ -74,55 +74,57 @@ class Wish:
     stall_limit_seconds: int | None = None
     tool_limit_seconds: int | None = None
     remote: bool = False
-    # The VM it stands below in the tree; a node's own, if it names none.
+    # VM of its parent in the tree; empty for the node of the actor.
     parent_vm_id: str = ""
 
 
-def create(wish: Wish, *, actor: object) -> Lieutenant:
-    """Enlist a lieutenant; a worker brings its agent up after commit.
+def create(request: Wish, *, actor: object) -> Lieutenant:
+    """Create a lieutenant; a worker starts its agent after the commit.
 
     Raises BadInput, Forbidden, NameTaken, NoProvider, AgentMissing.
     """
-    return create_once(wish, actor=actor)[0]
+    return create_once(request, actor=actor)[0]
 
 
-def create_once(wish: Wish, *, actor: object, key: str = "") -> tuple[Lieutenant, bool]:
-    """Enlist a lieutenant, or return the one that the same request made before; whether it is new.
+def create_once(request: Wish, *, actor: object, key: str = "") -> tuple[Lieutenant, bool]:
+    """Create a lieutenant, or find the one that an earlier identical request created.
 
-    `key` is the request's Idempotency-Key. Raises what `create` raises, and KeyReused.
+    Return the lieutenant and whether it is new. `key` is the request's Idempotency-Key. Raises
+    KeyReused, and whatever `create` raises.
     """
-    name, role = wish.name.strip(), wish.role.strip()
-    if not wish.remote:
-        # The right comes first: who may not start a process here learns nothing else.
+    name, role = request.name.strip(), request.role.strip()
+    if not request.remote:
+        # Checked first: an actor that may not start processes here learns nothing else.
         permissions.check(actor, Action.START_BELOW, permissions.node_of(actor))
-    _check(wish, name, role)
-    wish = _without_secrets(wish)
-    role = wish.role.strip()
-    creation = key_of(key, caller=actor, facts=asdict(wish))
+    _check(request, name, role)
+    request = _without_secrets(request)
+    role = request.role.strip()
+    creation = key_of(key, caller=actor, facts=asdict(request))
     if known := creation.find():
         return known, False
-    parent = _parent(wish, actor)
-    if wish.remote:
+    parent = _parent(request, actor)
+    if request.remote:
         raise NoProvider(NO_REMOTE)
     permissions.check(actor, Action.START_BELOW, parent)
-    folder = _folder(wish, actor)
+    folder = _folder(request, actor)
     find_agent()
     homes.check_config()
     pk = new_ulid()
-    stall = settings.STALL_SECONDS if wish.stall_limit_seconds is None else wish.stall_limit_seconds
-    tools = settings.TOOL_SECONDS if wish.tool_limit_seconds is None else wish.tool_limit_seconds
+    stall, tools = request.stall_limit_seconds, request.tool_limit_seconds
+    stall = settings.STALL_SECONDS if stall is None else stall
+    tools = settings.TOOL_SECONDS if tools is None else tools
     lieutenant = Lieutenant(
         id=pk,
         name=name,
         role=role,
-        directive=wish.directive.strip(),
-        model=wish.model.strip() or settings.DEFAULT_MODEL,
-        system_prompt=system_prompt(name, role, wish.directive.strip()),
+        directive=request.directive.strip(),
+        model=request.model.strip() or settings.DEFAULT_MODEL,
+        system_prompt=system_prompt(name, role, request.directive.strip()),
         folder=folder or runtime.default_workspace(pk),
         host=settings.HOST,
         parent_agent=((parent.name or parent.vm_id) if parent else settings.AGENT_NAME)[:200],
-        restart_policy=wish.restart_policy,
-        idle_limit_minutes=wish.idle_limit_minutes,
+        restart_policy=request.restart_policy,
+        idle_limit_minutes=request.idle_limit_minutes,
         stall_limit_seconds=stall,
         creation_key=creation.key,
         creation_digest=creation.digest,
@@ -132,12 +134,12 @@ def create_once(wish: Wish, *, actor: object, key: str = "") -> tuple[Lieutenant
         with transaction.atomic():
             lieutenant.save(force_insert=True)
             lieutenant.moves.create(
-                old="", new=Status.STARTING, reason="created", actor=_named(actor)
+                old="", new=Status.STARTING, reason="created", actor=_actor_name(actor)
             )
             presence.enlist(lieutenant, actor=actor, parent=parent)
             _settle_later(lieutenant)
     except IntegrityError:
-        # The same request may have come twice at a time.
+        # The same request may have arrived twice at once.
         if known := creation.find():
             return known, False
         raise NameTaken(
@@ -147,7 +149,7 @@ def create_once(wish: Wish, *, actor: object, key: str = "") -> tuple[Lieutenant
 
 
 def system_prompt(name: str, role: str, directive: str) -> str:
-    """What the agent is told about itself, in addition to its own instructions."""
+    """Return the text that is appended to the agent's own system prompt."""
     parts = [
         f"You are {name}, a lieutenant in a fleet of agents that one operator looks after.",
         f"Your role: {role}",
@@ -161,7 +163,7 @@ def system_prompt(name: str, role: str, directive: str) -> str:
 
 
 def find(name: str, *, missing: str = "Lieutenant not found") -> Lieutenant:
-    """The living lieutenant of this name, or NotFound with the given text."""
+    """Return the active lieutenant of this name. Raises NotFound with the given text."""
     lieutenant = Lieutenant.objects.living().filter(name=name).first()
     if lieutenant is None:
         raise NotFound(missing)
@@ -169,14 +171,17 @@ def find(name: str, *, missing: str = "Lieutenant not found") -> Lieutenant:
 
 
 def called(name: str) -> str:
-    """Return the name of the lieutenant whose `vmId` in the API this is; any other as it is."""
+    """Return the name for a lieutenant's `vmId` as the API shows it; other names are unchanged."""
     if not name.startswith(ids.LOCAL) or Lieutenant.objects.filter(name=name).exists():
         return name
     return name.removeprefix(ids.LOCAL)
 
 
 def find_kept(name_or_id: str) -> Lieutenant:
-    """The living lieutenant of this name, else any of this id: what was said is kept for good."""
+    """Return the active lieutenant of this name, else the one of this id, even if it is destroyed.
+
+    Transcripts stay readable for good. Raises NotFound.
+    """
     living = Lieutenant.objects.living().filter(name=name_or_id).first()
     return living or Lieutenant.objects.filter(pk=name_or_id).first() or find(name_or_id)
 
@@ -184,13 +189,13 @@ def find_kept(name_or_id: str) -> Lieutenant:
 def send(
     name: str, text: object, *, mode: object = None, key: str = "", actor: object = ""
 ) -> tuple[Message, bool]:
-    """Put a message on its way; returns it and whether it is new.
+    """Queue a message; return it and whether it is new.
 
-    The same idempotency key gives the same message, if text and mode are the same, else KeyReused.
-    Secrets in the text are covered; the agent gets the covered text, and a note says so.
-    Raises BadInput, TooLarge, NotFound, Forbidden, NotNow.
+    The same idempotency key returns the same message if text and mode are equal; otherwise
+    KeyReused is raised. Secrets in the text are covered; the agent gets the covered text, and a
+    note says so. Raises BadInput, TooLarge, NotFound, Forbidden, NotNow.
     """
-    text, asked = _message_text(text), _message_mode(mode)
+    text, requested = _message_text(text), _message_mode(mode)
     screen, names = sources.for_node(_vm_id_of(name), recheck=True), set[str]()
     text = screen.cover(text, names)
     if len(key) > 200 or not is_storable(key):
@@ -198,10 +203,10 @@ def send(
     with transaction.atomic():
         lieutenant = _locked(name, actor)
         if key and (known := lieutenant.messages.filter(idempotency_key=key).first()):
-            if screen.cover(known.text) != text or known.mode_asked != asked:
+            if screen.cover(known.text) != text or known.mode_asked != requested:
                 raise KeyReused("Idempotency-Key: was used for another message")
             return known, False
-        actual, note = _fitting_mode(lieutenant, asked)
+        actual, note = _effective_mode(lieutenant, requested)
         silent = silence.host_of(lieutenant)
         if silent:
             note = "; ".join(part for part in (silent.asked, note) if part)
@@ -209,18 +214,18 @@ def send(
             lieutenant=lieutenant,
             text=text,
             mode=actual,
-            mode_asked=asked,
-            note=_with_covered(note, names),
-            actor=_named(actor),
+            mode_asked=requested,
+            note=_add_covered_note(note, names),
+            actor=_actor_name(actor),
             idempotency_key=key or None,
         )
         counted = {"task_count": lieutenant.task_count + (actual == Mode.PROMPT)}
-        # On a host that does not answer nothing works on it yet: the follower moves it then.
+        # Nothing works on it yet on a host that does not respond: the follower moves it later.
         if lieutenant.status == Status.IDLE and not silent:
             lieutenant.move(
                 Status.WORKING,
                 reason="a message was sent",
-                actor=_named(actor) or "reef",
+                actor=_actor_name(actor) or "reef",
                 **counted,
             )
         elif actual == Mode.PROMPT:
@@ -230,48 +235,48 @@ def send(
 
 
 def pause(name: str, *, actor: object, force: bool = False) -> Lieutenant:
-    """End the agent in an orderly way; its session stays. Pausing twice is no error."""
+    """Stop the agent gracefully and keep its session. Pausing a paused lieutenant does nothing."""
     lieutenant = _permitted(name, actor, Action.COMMAND)
     if lieutenant.status == Status.PAUSED:
         return lieutenant
     if lieutenant.status == Status.WORKING and not force:
         raise NotNow(f"Lieutenant '{name}' is working. Wait for it to finish or steer it first.")
-    _move(lieutenant, Status.PAUSED, "pause asked", actor)
+    _move(lieutenant, Status.PAUSED, "pause requested", actor)
     return lieutenant
 
 
 def resume(name: str, *, actor: object) -> Lieutenant:
-    """Start the agent of a paused lieutenant again, on its session."""
+    """Start the agent of a paused lieutenant again with its session."""
     lieutenant = _permitted(name, actor, Action.START)
     if lieutenant.status != Status.PAUSED:
         raise NotNow(f"Lieutenant '{name}' is not paused (status: {lieutenant.status})")
     _check_agent(lieutenant)
     tombstones.clear(lieutenant)
     with transaction.atomic():
-        _let_go_of_process(lieutenant)
-        _move(lieutenant, Status.STARTING, "resume asked", actor, restarts=0)
+        _stop_live_process(lieutenant)
+        _move(lieutenant, Status.STARTING, "resume requested", actor, restarts=0)
     return lieutenant
 
 
 def restart(name: str, *, actor: object) -> Lieutenant:
-    """End the agent, if it runs, and start it again on its session."""
+    """Stop the agent, if it runs, and start it again with its session."""
     lieutenant = _permitted(name, actor, Action.START)
     if lieutenant.status == Status.STARTING:
         raise NotNow(f"Lieutenant '{name}' is starting already")
     _check_agent(lieutenant)
     tombstones.clear(lieutenant)
     with transaction.atomic():
-        _let_go_of_process(lieutenant)
-        _move(lieutenant, Status.STARTING, "restart asked", actor, restarts=0)
+        _stop_live_process(lieutenant)
+        _move(lieutenant, Status.STARTING, "restart requested", actor, restarts=0)
     return lieutenant
 
 
 def new_session(
     name: str, *, actor: object, begin: Callable[..., Lieutenant] | None = None
 ) -> Lieutenant:
-    """Start the agent with a new, empty session. The file of the old one stays beside it.
+    """Start the agent with a new, empty session. The old session's file is kept.
 
-    `begin` is `resume` or `restart`; without it the status decides.
+    `begin` is `resume` or `restart`; by default the status decides.
     """
     lieutenant = _permitted(name, actor, Action.START)
     begin = begin or (resume if lieutenant.status == Status.PAUSED else restart)
@@ -285,19 +290,19 @@ def new_session(
             failing_since=None,
             trouble="",
         )
-    logger.info("%s: new session asked by %s", name, actor)
+    logger.info("%s: new session requested by %s", name, actor)
     return found
 
 
 def adjust(
     name: str, changes: Mapping[str, object], *, actor: object, restart_now: bool = False
 ) -> Lieutenant:
-    """Change how it is run: its model, its restart policy, its limits (names of columns).
+    """Change settings of a lieutenant: model, restart policy, limits (by column name).
 
-    A model counts from the agent's next start, which may be asked for at once; one that is paused
-    or starting is left as it is. Raises BadInput, NotFound, Forbidden, AgentMissing.
+    A model takes effect at the agent's next start, which `restart_now` triggers unless the
+    lieutenant is paused or starting. Raises BadInput, NotFound, Forbidden, AgentMissing.
     """
-    # A policy that restarts it starts a process later, without anybody asking.
+    # A policy that restarts the agent starts a process later without a further request.
     restarts = changes.get("restart_policy", RestartPolicy.NEVER) != RestartPolicy.NEVER
     action = Action.START if restart_now or restarts else Action.COMMAND
     lieutenant = _permitted(name, actor, action)
@@ -318,7 +323,7 @@ def adjust(
 
 
 def abort(name: str, *, actor: object) -> Lieutenant:
-    """Break off the running answer. What waits behind it is withdrawn, too."""
+    """Abort the running answer, and withdraw the messages queued behind it."""
     lieutenant = _permitted(name, actor, Action.COMMAND)
     if lieutenant.status != Status.WORKING:
         raise NotNow(f"Lieutenant '{name}' is not working (status: {lieutenant.status})")
@@ -327,25 +332,25 @@ def abort(name: str, *, actor: object) -> Lieutenant:
         Lieutenant.objects.filter(pk=lieutenant.pk).update(abort_asked_at=now)
         delivery.withdraw_queued(lieutenant, delivery.WITHDRAWN, now)
         events.wake_follower(lieutenant.pk)
-    logger.info("%s: abort asked by %s", name, actor)
+    logger.info("%s: abort requested by %s", name, actor)
     return lieutenant
 
 
 def withdraw(name: str, message_id: str, *, actor: object) -> Message:
-    """Take back a message that waits in the queue. Repeating it is no error.
+    """Withdraw a queued message. Withdrawing it again does nothing.
 
     Raises NotFound, Forbidden, TooLate.
     """
     lieutenant = find_kept(name)
     permissions.check(actor, Action.COMMAND, presence.vm_of(lieutenant))
     message = find_message(lieutenant, message_id)
-    note = delivery.WITHDRAWN_BY.format(_named(actor))
+    note = delivery.WITHDRAWN_BY.format(_actor_name(actor))
     if delivery.withdraw(message.pk, note, timezone.now()):
         events.publish_lieutenant(lieutenant.pk)
         logger.info("%s: message %s withdrawn by %s", lieutenant.name, message.pk, actor)
     message.refresh_from_db()
     if not delivery.is_withdrawn(message):
-        what = delivery.whereabouts(message)
+        what = delivery.why_too_late(message)
         raise TooLate(f"message: cannot be withdrawn, {what}")
     return message
 
@@ -359,7 +364,7 @@ def find_message(lieutenant: Lieutenant, message_id: str) -> Message:
 
 
 def find_cursor(lieutenant: Lieutenant, cursor: str) -> Message:
-    """Return the message that an earlier page ended with. Raises BadInput."""
+    """Return the last message of the previous page. Raises BadInput."""
     try:
         return find_message(lieutenant, cursor)
     except NotFound:
@@ -367,26 +372,26 @@ def find_cursor(lieutenant: Lieutenant, cursor: str) -> Message:
 
 
 def destroy(name: str, *, actor: object) -> str:
-    """End the lieutenant for good; its transcript stays. Repeating it is no error."""
+    """End the lieutenant for good and keep its transcript. Destroying it again does nothing."""
     lieutenant = Lieutenant.objects.living().filter(name=name).first()
     if lieutenant is None:
         lieutenant = Lieutenant.objects.filter(name=name).first()
         if lieutenant is None:
             raise NotFound(f"Lieutenant '{name}' not found")
         permissions.check(actor, Action.DESTROY, presence.vm_of(lieutenant))
-        return _epitaph(lieutenant)
+        return _destroy_summary(lieutenant)
     permissions.check(actor, Action.DESTROY, presence.vm_of(lieutenant))
     with transaction.atomic():
-        _move(lieutenant, Status.DESTROYED, "destroy asked", actor)
+        _move(lieutenant, Status.DESTROYED, "destroy requested", actor)
         delivery.withdraw_queued(lieutenant, delivery.DESTROYED, timezone.now())
         transaction.on_commit(lambda: tombstones.leave(lieutenant))
-    return _epitaph(lieutenant)
+    return _destroy_summary(lieutenant)
 
 
 def destroy_all(*, actor: object) -> list[str]:
-    """Destroy every living lieutenant that the actor commands, oldest first.
+    """Destroy all active lieutenants that the actor may command, oldest first.
 
-    For a node these are the ones below it. One that fails does not stop the others.
+    A node may command its descendants. A failure does not stop the others.
     """
     results = []
     living = Lieutenant.objects.living().order_by("created_at", "id")
@@ -402,16 +407,16 @@ def destroy_all(*, actor: object) -> list[str]:
 
 
 def discover(*, actor: object) -> list[str]:
-    """Take up agents that run on this host and that nobody follows; one line for each.
+    """Adopt running agents of this host that no follower follows; return one line for each.
 
-    They may belong anywhere in the fleet, so no node may ask for it. Raises Forbidden.
+    They may belong anywhere in the fleet, so nodes may not do this. Raises Forbidden.
     """
     permissions.check(actor, Action.COMMAND, None)
     return reattach.discover()
 
 
 def at_rest(lieutenant_id: str) -> bool:
-    """Whether start or stop of this lieutenant has come to its end."""
+    """Return whether a start or stop of this lieutenant has completed."""
     lieutenant = Lieutenant.objects.filter(pk=lieutenant_id).first()
     if lieutenant is None or lieutenant.status == Status.STARTING:
         return lieutenant is None
@@ -424,43 +429,43 @@ def at_rest(lieutenant_id: str) -> bool:
 # -- rules of the above -----------------------------------------------------------------------
 
 
-def _named(actor: object) -> str:
-    """How rows name whoever asked."""
+def _actor_name(actor: object) -> str:
+    """Return the actor's name as rows store it."""
     return str(actor)[:200]
 
 
 def _permitted(name: str, actor: object, action: Action) -> Lieutenant:
-    """Return the living lieutenant of this name. Raises NotFound, Forbidden."""
+    """Return the active lieutenant of this name. Raises NotFound, Forbidden."""
     lieutenant = find(name, missing=f"Lieutenant '{name}' not found")
     permissions.check(actor, action, presence.vm_of(lieutenant))
     return lieutenant
 
 
 def _check_agent(lieutenant: Lieutenant) -> None:
-    """Refuse a start without an agent program, where that is known: on this host."""
+    """Raise AgentMissing if a lieutenant of this host has no agent program to start."""
     if lieutenant.data_folder == settings.DATA_FOLDER_ID:
         find_agent()
 
 
-def _parent(wish: Wish, actor: object) -> Node | None:
-    """The node that a new one stands below: the one it names, else the one that asks."""
-    if not wish.parent_vm_id.strip():
+def _parent(request: Wish, actor: object) -> Node | None:
+    """Return the parent node of a new lieutenant: the requested one, else the actor's."""
+    if not request.parent_vm_id.strip():
         return permissions.node_of(actor)
-    parent = tree.parent_of(wish.parent_vm_id.strip())
+    parent = tree.parent_of(request.parent_vm_id.strip())
     permissions.check(actor, Action.WRITE, parent)
     return parent
 
 
-def _folder(wish: Wish, actor: object) -> str:
-    """Return the folder that the request names, resolved; empty if it names none."""
-    if not wish.folder.strip():
+def _folder(request: Wish, actor: object) -> str:
+    """Return the requested folder, resolved; empty if none was requested."""
+    if not request.folder.strip():
         return ""
     node = permissions.node_of(actor)
-    return str(folders.check(wish.folder.strip(), line_of=node.vm_id if node else ""))
+    return str(folders.check(request.folder.strip(), line_of=node.vm_id if node else ""))
 
 
-def _check(wish: Wish, name: str, role: str) -> None:
-    """Refuse what is no lieutenant, with the contract's texts."""
+def _check(request: Wish, name: str, role: str) -> None:
+    """Validate a request, with the error texts of the API."""
     if not name:
         raise BadInput("name is required", "name")
     if not role:
@@ -468,27 +473,27 @@ def _check(wish: Wish, name: str, role: str) -> None:
     if not NAME.fullmatch(name):
         raise BadInput("name: 1 to 64 of A-Z a-z 0-9 . _ - and a letter or digit first", "name")
     if name.startswith(ids.LOCAL):
-        # `vmId` of a lieutenant begins so.
+        # The `vmId` of a lieutenant has this prefix.
         raise BadInput(f"name: must not begin with {ids.LOCAL}", "name")
     if route := _route_in_the_way(name):
         raise BadInput(f"name: '{name}' cannot be used, as {route} is a route of its own", "name")
-    if wish.restart_policy not in RestartPolicy.values:
+    if request.restart_policy not in RestartPolicy.values:
         raise BadInput(_NO_POLICY, "restart_policy")
     for label, text, most in (
         ("role", role, 4000),
-        ("directive", wish.directive, 20_000),
-        ("folder", wish.folder, 1000),
-        ("parentVmId", wish.parent_vm_id, 255),
+        ("directive", request.directive, 20_000),
+        ("folder", request.folder, 1000),
+        ("parentVmId", request.parent_vm_id, 255),
     ):
         if len(text) > most:
             raise BadInput(f"{label}: at most {most} characters", label)
         if not is_storable(text):
             raise BadInput(f"{label}: has characters that are no text", label)
-    _check_model(wish.model)
+    _check_model(request.model)
 
 
 def _route_in_the_way(name: str) -> str:
-    """Return the path of a lieutenant of this name if it leads elsewhere; empty if it does not."""
+    """Return the URL path of this name if another route owns it; otherwise an empty string."""
     for route in ("lieutenant-detail", "lieutenants:detail"):
         try:
             path = "/" + reverse(route, args=[name]).removeprefix(get_script_prefix())
@@ -501,8 +506,8 @@ def _route_in_the_way(name: str) -> str:
 
 
 def _check_model(model: str) -> None:
-    if len(model) > MOST_OF_MODEL:
-        raise BadInput(f"model: at most {MOST_OF_MODEL} characters", "model")
+    if len(model) > MAX_MODEL_LENGTH:
+        raise BadInput(f"model: at most {MAX_MODEL_LENGTH} characters", "model")
     if not is_storable(model):
         raise BadInput("model: has characters that are no text", "model")
     if model.strip().startswith("-"):
@@ -522,25 +527,29 @@ def _message_text(text: object) -> str:
 
 
 def _vm_id_of(name: str) -> str:
-    """Return the id that the living lieutenant of this name has in the tree, else nothing."""
+    """Return the VM id of the active lieutenant of this name; empty if there is none."""
     found = Lieutenant.objects.living().filter(name=name).first() if is_storable(name) else None
     return presence.vm_of(found) if found else ""
 
 
-def _with_covered(note: str, names: set[str]) -> str:
-    """Return the note of a message in which secrets of these names were covered."""
+def _add_covered_note(note: str, names: set[str]) -> str:
+    """Return a message's note, extended by the names of the secrets that were covered."""
     marks = ", ".join(f"[{name}]" for name in sorted(names))
     covered = COVERED_NOTE.format(marks) if names else ""
     return "; ".join(part for part in (note, covered) if part)[:200]
 
 
-def _without_secrets(wish: Wish) -> Wish:
-    """Return the wish with secrets in its texts covered. Raises BadInput for one in a name."""
+def _without_secrets(request: Wish) -> Wish:
+    """Return the request with secrets in its texts covered. Raises BadInput for one in a name."""
     cover = sources.current(recheck=True).cover
-    for label, text in (("name", wish.name), ("model", wish.model), ("folder", wish.folder)):
+    for label, text in (
+        ("name", request.name),
+        ("model", request.model),
+        ("folder", request.folder),
+    ):
         if cover(text) != text:
             raise BadInput(f"{label}: must not hold a secret", label)
-    return replace(wish, role=cover(wish.role), directive=cover(wish.directive))
+    return replace(request, role=cover(request.role), directive=cover(request.directive))
 
 
 def _message_mode(mode: object) -> Mode:
@@ -552,7 +561,10 @@ def _message_mode(mode: object) -> Mode:
 
 
 def _locked(name: str, actor: object) -> Lieutenant:
-    """The row to send to, held until commit, or why nothing can be sent."""
+    """Return the lieutenant to send to, locked until the commit.
+
+    Raises NotFound, Forbidden, or NotNow if it cannot take messages.
+    """
     lieutenant = Lieutenant.objects.select_for_update().living().filter(name=name).first()
     if lieutenant is None:
         if Lieutenant.objects.filter(name=name).exists():
@@ -567,46 +579,49 @@ def _locked(name: str, actor: object) -> Lieutenant:
 
 
 def _no_connection(lieutenant: Lieutenant) -> str:
-    """The contract's text, with what is wrong and what helps."""
+    """Return the API's error text with the cause and the remedy."""
     reason = f": {lieutenant.error.splitlines()[0][:300]}" if lieutenant.error.strip() else ""
-    told = f"No active RPC connection for '{lieutenant.name}'{reason}"
-    return f"{told.rstrip('.')}. POST …/restart starts its agent again."
+    text = f"No active RPC connection for '{lieutenant.name}'{reason}"
+    return f"{text.rstrip('.')}. POST …/restart starts its agent again."
 
 
-def _fitting_mode(lieutenant: Lieutenant, asked: Mode) -> tuple[Mode, str]:
-    """The mode that loses nothing in the lieutenant's present status, and a note if it differs."""
+def _effective_mode(lieutenant: Lieutenant, requested: Mode) -> tuple[Mode, str]:
+    """Return the mode that loses no message, and a note if it differs from `requested`."""
     first = not lieutenant.messages.pending().exists()
     if lieutenant.status == Status.IDLE:
-        return Mode.PROMPT, "" if asked == Mode.PROMPT else PROMPT_NOTE
+        return Mode.PROMPT, "" if requested == Mode.PROMPT else PROMPT_NOTE
     if lieutenant.status in (Status.STARTING, Status.ERROR):
         note = STARTING_NOTE if lieutenant.status == Status.STARTING else RESTARTING_NOTE
-        return (Mode.PROMPT if first or asked == Mode.PROMPT else asked), note
-    if asked == Mode.PROMPT:
+        return (Mode.PROMPT if first or requested == Mode.PROMPT else requested), note
+    if requested == Mode.PROMPT:
         return Mode.FOLLOW_UP, FOLLOW_UP_NOTE
-    return asked, ""
+    return requested, ""
 
 
 def _move(lieutenant: Lieutenant, to: Status, reason: str, actor: object, **fields: object) -> None:
     with transaction.atomic():
-        lieutenant.move(to, reason=reason, actor=_named(actor), **fields)
+        lieutenant.move(to, reason=reason, actor=_actor_name(actor), **fields)
         _settle_later(lieutenant)
 
 
-def _let_go_of_process(lieutenant: Lieutenant) -> None:
-    """The process that still lives is to end, and another one starts when it has.
+def _stop_live_process(lieutenant: Lieutenant) -> None:
+    """Ask a live process to stop; the next one starts when it has ended.
 
-    It lives also when a resume follows the pause so closely that nobody has stopped it yet.
+    There may be one even after a pause, if a resume follows before anything has stopped it.
     """
-    asked = lieutenant.processes.filter(ended_at__isnull=True, stop_asked_at__isnull=True)
-    asked.update(stop_asked_at=timezone.now())
+    live = lieutenant.processes.filter(ended_at__isnull=True, stop_asked_at__isnull=True)
+    live.update(stop_asked_at=timezone.now())
 
 
 def _settle_later(lieutenant: Lieutenant) -> None:
-    """Have a worker of its data folder act; without a broker the next reconcile finds the row."""
+    """Ask a worker of its data folder to settle the lieutenant.
+
+    Without a broker the next reconcile finds the row.
+    """
     dispatch(tasks.settle, lieutenant.pk, queue=tasks.queue_of(lieutenant.data_folder))
 
 
-def _epitaph(lieutenant: Lieutenant) -> str:
+def _destroy_summary(lieutenant: Lieutenant) -> str:
     if note := silence.note_on(lieutenant):
         return f"{lieutenant.name}: {note}"
     tasks_done = f"{lieutenant.task_count} tasks completed"

@@ -1,7 +1,7 @@
-"""The agent's session file before a start: whether it can go on from it, and what is lost.
+"""Check the agent's session file before a start.
 
-An agent skips what it cannot read without a word, or begins anew. So reef looks first. A file that
-no agent could continue stops the start; lines that are lost are told in the transcript.
+An agent silently skips lines it cannot read, or starts a new session. So reef checks first: a file
+that no agent can continue prevents the start, and lost lines are reported in the transcript.
 """
 
 from __future__ import annotations
@@ -20,82 +20,80 @@ from lieutenants.models import Lieutenant
 from lieutenants.states import Outcome
 
 _CHUNK = 1 << 20
-_MAX_LISTED = 5
-# A larger file, or one of more lines, is not read: the agent would have to hold it in memory.
+_MAX_LISTED_LINES = 5
+# A larger file, or one with more lines, is rejected: the agent would have to hold it in memory.
 MAX_FILE_BYTES = 1 << 30
 MAX_LINES = 1_000_000
-# A longer line counts as one that cannot be read.
+# A longer line counts as unreadable.
 MAX_LINE_BYTES = 64 << 20
-HOW_TO_GO_ON = (
+REMEDY = (
     "Put a good copy there and start it again, or start it with a new session: the old file is "
     'kept beside it (button "New session", or restart with {"session": "new"}).'
 )
 
 
 @dataclass
-class Looked:
-    """What was found in a session file."""
+class FileReport:
+    """Result of reading a session file."""
 
     lines: int = 0
     header: bool = False
     first: dict[str, Any] | None = None
     unreadable: list[int] = field(default_factory=list)
-    # Entries whose parent is in no line.
+    # Lines whose parent entry is missing.
     orphans: list[int] = field(default_factory=list)
     torn: int = 0
 
 
-BEGAN_ANEW = (
+NEW_SESSION_NOTE = (
     "A new session begins here: the agent remembers nothing of what is above. "
     "The file of the earlier session is kept."
 )
 
 
 def check(lieutenant: Lieutenant, path: Path) -> list[str]:
-    """Return what is to be said of the file in the transcript. Raises SessionDamaged, OSError."""
+    """Return notices about the file for the transcript. Raises SessionDamaged, OSError."""
     try:
-        found = look(path)
+        found = read_session_file(path)
     except FileNotFoundError:
         found = None
     if found is None or (not found.lines and not found.torn):
-        if _had_answers(lieutenant):
+        if _has_answers(lieutenant):
             what = "is missing" if found is None else "is empty"
-            raise SessionDamaged(f"Its session file {path} {what}. {HOW_TO_GO_ON}")
-        return [] if lieutenant.session_since is None else [BEGAN_ANEW]
+            raise SessionDamaged(f"Its session file {path} {what}. {REMEDY}")
+        return [] if lieutenant.session_since is None else [NEW_SESSION_NOTE]
     if not found.header:
         raise SessionDamaged(
             f"Its session file {path} is damaged: it does not begin with a session's header. "
-            f"{HOW_TO_GO_ON}"
+            f"{REMEDY}"
         )
-    return _losses(path, found)
+    return _describe_losses(path, found)
 
 
-def look(path: Path) -> Looked:
+def read_session_file(path: Path) -> FileReport:
     """Read a session file line by line. Raises OSError, SessionDamaged."""
-    # The folder is the agent's: it may have put a link or a pipe there.
+    # The folder belongs to the agent, which may have created a link or a pipe.
     file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         facts = os.fstat(file)
         if not stat.S_ISREG(facts.st_mode):
-            raise SessionDamaged(f"Its session file {path} is not a file. {HOW_TO_GO_ON}")
+            raise SessionDamaged(f"Its session file {path} is not a file. {REMEDY}")
         if facts.st_size > MAX_FILE_BYTES:
             raise SessionDamaged(
                 f"Its session file {path} is too large: {facts.st_size} bytes, at most "
-                f"{MAX_FILE_BYTES} are read. {HOW_TO_GO_ON}"
+                f"{MAX_FILE_BYTES} are read. {REMEDY}"
             )
-        found = _look(file, facts.st_size)
+        found = _scan_lines(file, facts.st_size)
     finally:
         os.close(file)
     if found.lines > MAX_LINES:
-        raise SessionDamaged(
-            f"Its session file {path} has more than {MAX_LINES} lines. {HOW_TO_GO_ON}"
-        )
+        raise SessionDamaged(f"Its session file {path} has more than {MAX_LINES} lines. {REMEDY}")
     return found
 
 
-def _look(file: int, size: int) -> Looked:
+def _scan_lines(file: int, size: int) -> FileReport:
     # Ids may be long, so only their hashes are kept.
-    found, known = Looked(), set[int]()
+    found, known = FileReport(), set[int]()
     for line, length, is_whole in _lines(file, size):
         if not is_whole:
             found.torn = length
@@ -121,9 +119,9 @@ def _look(file: int, size: int) -> Looked:
 
 
 def _lines(file: int, size: int) -> Iterator[tuple[bytes | None, int, bool]]:
-    """Yield each line without its end, its length in bytes, and whether it has an end.
+    """Yield each line without its newline, its length in bytes, and whether it had a newline.
 
-    The line is None where it is too long to be kept.
+    The line is None if it is too long.
     """
     pieces: list[bytes] = []
     length = 0
@@ -152,34 +150,37 @@ def _entry(line: bytes) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def _losses(path: Path, found: Looked) -> list[str]:
-    said = []
+def _describe_losses(path: Path, found: FileReport) -> list[str]:
+    notices = []
     if found.unreadable:
-        text = f"{path.name}: {_listed(found.unreadable)} of {found.lines} cannot be read."
+        text = f"{path.name}: {_line_list(found.unreadable)} of {found.lines} cannot be read."
         if found.orphans:
             text += " The agent has lost what was said before that point."
-        said.append(f"Its session file is damaged. {text} The file stays as it is.")
+        notices.append(f"Its session file is damaged. {text} The file stays as it is.")
     elif found.orphans:
-        said.append(
-            f"Its session file is damaged. {path.name}: {_listed(found.orphans)} of {found.lines} "
-            "follows an entry that is not there. The agent has lost what was said before it."
+        notices.append(
+            f"Its session file is damaged. {path.name}: {_line_list(found.orphans)} of "
+            f"{found.lines} follows an entry that is not there. "
+            "The agent has lost what was said before it."
         )
     if found.torn:
-        said.append(
+        notices.append(
             f"Its session file ended in half a line: {found.torn} bytes were cut from "
             f"{path.name}. The agent's last step may be missing."
         )
-    return said
+    return notices
 
 
-def _listed(numbers: list[int]) -> str:
-    shown = ", ".join(map(str, numbers[:_MAX_LISTED]))
-    more = f" and {len(numbers) - _MAX_LISTED} more" if len(numbers) > _MAX_LISTED else ""
+def _line_list(numbers: list[int]) -> str:
+    shown = ", ".join(map(str, numbers[:_MAX_LISTED_LINES]))
+    more = (
+        f" and {len(numbers) - _MAX_LISTED_LINES} more" if len(numbers) > _MAX_LISTED_LINES else ""
+    )
     return f"line{'s' if len(numbers) > 1 else ''} {shown}{more}"
 
 
-def _had_answers(lieutenant: Lieutenant) -> bool:
-    """Return whether the agent must have written into its present session."""
+def _has_answers(lieutenant: Lieutenant) -> bool:
+    """Return whether the agent must have written to its present session."""
     answers = lieutenant.answers.filter(outcome=Outcome.COMPLETED)
     if lieutenant.session_since is not None:
         answers = answers.filter(started_at__gt=lieutenant.session_since)

@@ -1,4 +1,4 @@
-"""The words of a lieutenant's and a message's life, and the arrows between them."""
+"""States of lieutenants and messages, and the allowed transitions."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from django.db.models import TextChoices
 
 
 class Status(TextChoices):
-    """What a lieutenant is doing. The words are those of the HTTP API."""
+    """State of a lieutenant. The values are those of the HTTP API."""
 
     STARTING = "starting", "starting"
     IDLE = "idle", "idle"
@@ -17,7 +17,7 @@ class Status(TextChoices):
 
 
 class MessageState(TextChoices):
-    """How far a message has come on its way to the agent."""
+    """State of a message on its way to the agent."""
 
     QUEUED = "queued", "queued"
     DELIVERED = "delivered", "delivered"
@@ -26,7 +26,7 @@ class MessageState(TextChoices):
 
 
 class Mode(TextChoices):
-    """How a message meets the work that is going on."""
+    """Delivery mode of a message while the agent works."""
 
     PROMPT = "prompt", "prompt"
     STEER = "steer", "steer"
@@ -34,7 +34,7 @@ class Mode(TextChoices):
 
 
 class Outcome(TextChoices):
-    """How an answer ended, in the agent's own words where it had any."""
+    """Outcome of an answer, in the agent's own terms if it reported one."""
 
     OPEN = "open", "open"
     COMPLETED = "completed", "completed"
@@ -44,7 +44,7 @@ class Outcome(TextChoices):
 
 
 class RestartPolicy(TextChoices):
-    """Whether reef starts an agent again that died by itself."""
+    """Policy for restarts of a crashed agent."""
 
     NEVER = "never", "never"
     ON_FAILURE = "on-failure", "on failure"
@@ -65,9 +65,9 @@ MOVES: dict[Status, frozenset[Status]] = {
 RUNNING = frozenset({Status.STARTING, Status.IDLE, Status.WORKING})
 
 MESSAGE_MOVES: dict[MessageState, frozenset[MessageState]] = {
-    # Rejected without delivery: withdrawn, or its lieutenant was destroyed.
+    # To rejected: withdrawn, or its lieutenant was destroyed.
     MessageState.QUEUED: frozenset({MessageState.DELIVERED, MessageState.REJECTED}),
-    # Back to queued: the agent ended before it took the message up.
+    # Back to queued: the agent ended before it began the message.
     MessageState.DELIVERED: frozenset(
         {MessageState.ACCEPTED, MessageState.REJECTED, MessageState.QUEUED}
     ),

@@ -1,4 +1,4 @@
-"""Doorbells for the worker. Each re-reads the rows, so it may run twice, late or never."""
+"""Celery tasks. They reread the rows, so each may run twice, late or never."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from lieutenants import runtime
 
 
 def queue_of(data_folder: str) -> str:
-    """Return the queue of the workers that have this data folder."""
+    """Return the queue of the workers with this data folder."""
     return f"host.{data_folder}"
 
 
 @shared_task(name="lieutenants.settle", soft_time_limit=60, time_limit=80)
 def settle(lieutenant_id: str) -> None:
-    """Start or stop this lieutenant's process, if that is what its row wants."""
+    """Start or stop this lieutenant's process, as its row wants."""
     runtime.settle(lieutenant_id)

@@ -1,7 +1,7 @@
-"""The transcript of one process as it grows: pieces of text, blocks, tools, usage, answers.
+"""Record one process's transcript: streamed text, content blocks, tools, usage, answers.
 
-`Transcript` turns what the agent says into entries of the running pass's ledger. What it holds
-in memory can be read back from rows that are not final.
+`Transcript` turns the agent's events into entries of the running pass's ledger. Its state in memory
+can be read back from rows that are not final.
 """
 
 from __future__ import annotations
@@ -20,31 +20,31 @@ from lieutenants.models import Answer, Chunk, Entry, Lieutenant, Process, Usage
 from lieutenants.states import Outcome
 from lieutenants.transcript_screening import MAX_BLOCK, TranscriptScreening
 
-KILLED = "\n(Killed by the kernel for memory.)"
+KILLED_FOR_MEMORY = "\n(Killed by the kernel for memory.)"
 Event = dict[str, Any]
 
 
 @dataclass
 class Transcript:
-    """The entries, blocks and answer that one process is at."""
+    """The open entries, blocks and answer of one process."""
 
     process: Process
     lieutenant: Lieutenant
     blocks: dict[tuple[str, int], Entry] = field(default_factory=dict)
     results: dict[str, Entry] = field(default_factory=dict)
     answer: Answer | None = None
-    # The message that is being worked on.
+    # The message that the agent is working on.
     message_id: str | None = None
-    # The message that the running answer began with.
+    # The user message that the running answer began with.
     first_user: Entry | None = None
     ledger: Ledger = field(default_factory=Ledger)
     screening: TranscriptScreening = field(default_factory=TranscriptScreening)
     _texts: dict[int, tuple[Entry, list[str]]] = field(default_factory=dict)
-    # Calls whose results came in the running answer: they are told twice.
+    # Calls that have results in the running answer: results are reported twice.
     _finished_calls: set[str] = field(default_factory=set)
 
-    def reopen(self, answer_id: int | None) -> None:
-        """Take up the rows that were not final when the last follower ended."""
+    def load_open_entries(self, answer_id: int | None) -> None:
+        """Load the rows that were not final when the previous follower ended."""
         for entry in self.process.entries.filter(final=False).order_by("id"):
             if entry.kind == Entry.Kind.TOOL_RESULT:
                 self.results[entry.call_id] = entry
@@ -56,7 +56,7 @@ class Transcript:
     # -- text as it comes -----------------------------------------------------------------
 
     def delta(self, kind: str, block: int, text: str) -> None:
-        """A piece of text of a block; a number that no database keeps counts as the first."""
+        """Append a piece of text to a block. A block number out of range counts as the first."""
         block = block if 0 <= block <= MAX_BLOCK else 0
         entry = self.blocks.get((kind, block))
         if entry is None:
@@ -65,7 +65,7 @@ class Transcript:
         self._texts.setdefault(id(entry), (entry, []))[1].append(text)
 
     def flush_texts(self) -> None:
-        """Make one chunk of what may be shown of each open entry since the last flush.
+        """Make one chunk per open entry of the text since the last flush that may be shown.
 
         Runs before the process's offset moves.
         """
@@ -78,19 +78,19 @@ class Transcript:
         self._texts.clear()
 
     def text_so_far(self, entry: Entry) -> str:
-        """All chunks of an open entry, those of this pass included."""
+        """Return the text of all chunks of an open entry, including those of this pass."""
         kept = join_chunks(entry) if entry.pk else ""
         return kept + "".join(each.text for each in self.ledger.chunks if each.entry is entry)
 
     # -- entries ---------------------------------------------------------------------------
 
     def next_rev(self) -> int:
-        """The number of the next change of this transcript."""
+        """Return the revision of the transcript's next change."""
         self.lieutenant.rev += 1
         return self.lieutenant.rev
 
     def add(self, kind: str, at: datetime, **fields: Any) -> Entry:
-        """A new entry of the transcript."""
+        """Add an entry to the transcript."""
         entry = Entry(
             lieutenant=self.lieutenant,
             process=self.process,
@@ -104,7 +104,7 @@ class Transcript:
         return entry
 
     def revise(self, entry: Entry, **fields: Any) -> None:
-        """Change an entry, so that whoever follows the transcript gets it again."""
+        """Change an entry with a new revision, so that readers get it again."""
         for name, value in fields.items():
             setattr(entry, name, value)
         entry.rev = self.next_rev()
@@ -112,17 +112,17 @@ class Transcript:
 
     # -- what the agent says --------------------------------------------------------------
 
-    def assistant_blocks(self, said: Event, at: datetime) -> None:
-        """The whole message of the agent: its blocks' final texts, and what it cost."""
-        content = said.get("content")
-        failed = said.get("stopReason") == "error"
+    def record_assistant_message(self, message: Event, at: datetime) -> None:
+        """Record a complete message of the agent: the final texts of its blocks, and its usage."""
+        content = message.get("content")
+        failed = message.get("stopReason") == "error"
         for number, block in enumerate(content if isinstance(content, list) else []):
             if isinstance(block, dict):
-                self._block(number, block, at, failed=failed)
+                self._record_block(number, block, at, failed=failed)
         self.close_blocks()
-        self.count_usage(said, at)
+        self.count_usage(message, at)
 
-    def _block(self, number: int, block: Event, at: datetime, *, failed: bool) -> None:
+    def _record_block(self, number: int, block: Event, at: datetime, *, failed: bool) -> None:
         kind = {"text": Entry.Kind.TEXT, "thinking": Entry.Kind.THINKING}.get(
             str(block.get("type"))
         )
@@ -149,15 +149,15 @@ class Transcript:
             self.add(kind, at, block=number, **fields)
 
     def close_blocks(self) -> None:
-        """Blocks whose end was never told keep what was heard of them."""
+        """Finish blocks whose end was not reported with the text received so far."""
         for entry in self.blocks.values():
             text = self.text_so_far(entry) + self.screening.finish(_block_of(entry))
             self.revise(entry, final=True, text=text)
         self.blocks.clear()
 
-    def count_usage(self, said: Event, at: datetime) -> None:
-        """What a call of the model cost, by the agent's own figures."""
-        usage = said.get("usage")
+    def count_usage(self, message: Event, at: datetime) -> None:
+        """Record the usage of a model call, as the agent reported it."""
+        usage = message.get("usage")
         if not isinstance(usage, dict):
             return
         cost = usage.get("cost")
@@ -165,13 +165,13 @@ class Transcript:
             lieutenant=self.lieutenant,
             message_id=self.message_id,
             answer=self.answer,
-            provider=str(said.get("provider") or "")[:100],
-            model=str(said.get("model") or "")[:200],
-            stop_reason=str(said.get("stopReason") or "")[:40],
-            input=whole(usage.get("input")),
-            output=whole(usage.get("output")),
-            cache_read=whole(usage.get("cacheRead")),
-            cache_write=whole(usage.get("cacheWrite")),
+            provider=str(message.get("provider") or "")[:100],
+            model=str(message.get("model") or "")[:200],
+            stop_reason=str(message.get("stopReason") or "")[:40],
+            input=parse_count(usage.get("input")),
+            output=parse_count(usage.get("output")),
+            cache_read=parse_count(usage.get("cacheRead")),
+            cache_write=parse_count(usage.get("cacheWrite")),
             cost=_dollars(cost.get("total") if isinstance(cost, dict) else 0),
             at=at,
             day=at.date(),
@@ -186,6 +186,7 @@ class Transcript:
 
     def tool_start(self, event: Event, at: datetime) -> None:
         call_id = str(event.get("toolCallId") or "")[:200]
+        about = tool_limits.first_text(event.get("args"))
         if earlier := self.results.pop(call_id, None):
             self.revise(earlier, final=True)
         self.results[call_id] = self.add(
@@ -194,7 +195,7 @@ class Transcript:
             call_id=call_id,
             tool=str(event.get("toolName") or "")[:200],
             final=False,
-            data={"about": subject} if (subject := tool_limits.about(event.get("args"))) else {},
+            data={"about": about} if about else {},
         )
 
     def tool_update(self, event: Event, _at: datetime) -> None:
@@ -209,28 +210,28 @@ class Transcript:
         self._finish_tool(event, content, at)
 
     def tool_result(self, message: Event, at: datetime) -> None:
-        """The result as the model gets it; mostly told before by the tool's own end."""
+        """Record a result as the model gets it, unless the tool's end event reported it before."""
         call_id = str(message.get("toolCallId") or "")[:200]
-        if call_id in self.results or not self._told_result(call_id):
+        if call_id in self.results or not self._has_result(call_id):
             self._finish_tool(message, message.get("content"), at)
 
-    def _told_result(self, call_id: str) -> bool:
+    def _has_result(self, call_id: str) -> bool:
         if call_id in self._finished_calls:
             return True
-        told = Entry.objects.filter(
+        known = Entry.objects.filter(
             process=self.process, call_id=call_id, kind=Entry.Kind.TOOL_RESULT, final=True
         )
-        return told.exists()
+        return known.exists()
 
     def _finish_tool(self, event: Event, content: Any, at: datetime) -> None:
         call_id = str(event.get("toolCallId") or "")[:200]
         images = rpc.count_images(content)
         text = rpc.text_of(content)
-        if size := whole(event.get("cut")):
-            images = whole(event.get("images")) or images
-            text = said_of_cut("Result", size, images, text)
+        if size := parse_count(event.get("cut")):
+            images = parse_count(event.get("images")) or images
+            text = truncation_note("Result", size, images, text)
         fields: dict[str, Any] = {
-            "text": text + (KILLED if event.get("killedForMemory") else ""),
+            "text": text + (KILLED_FOR_MEMORY if event.get("killedForMemory") else ""),
             "is_error": bool(event.get("isError")),
             "final": True,
             "data": {"images": images} if images else {},
@@ -244,16 +245,16 @@ class Transcript:
             self.add(Entry.Kind.TOOL_RESULT, at, call_id=call_id, tool=tool, **fields)
 
     def close_calls(self) -> None:
-        """Calls whose end was never told end with their turn."""
+        """Finish calls whose end was not reported in their turn."""
         for call_id, entry in self.results.items():
             self._finished_calls.add(call_id)
-            self.revise(entry, final=True, text=entry.text or "Its end was not told.")
+            self.revise(entry, final=True, text=entry.text or "No result was reported.")
         self.results.clear()
 
     # -- answers ---------------------------------------------------------------------------
 
     def open_answer(self, at: datetime) -> None:
-        """The agent begins to work."""
+        """Begin an answer when the agent starts to work."""
         self._finished_calls.clear()
         self.first_user = None
         self.answer = Answer(
@@ -265,7 +266,7 @@ class Transcript:
         self.ledger.answers.append(self.answer)
 
     def close_answer(self, at: datetime, outcome: Outcome, failure: str = "") -> None:
-        """Put the running answer's text together; it is the newest finished one now."""
+        """Finish the running answer with its outcome and joined text."""
         answer = self.answer
         if answer is None:
             return
@@ -278,7 +279,7 @@ class Transcript:
         self.next_rev()
 
     def drop_failed_texts(self) -> None:
-        """The attempt that failed is tried again: its text is no part of the answer."""
+        """Exclude the texts of a failed attempt, which is being retried, from the answer."""
         if self.answer is None:
             return
         for entry in self._texts_of(self.answer):
@@ -289,7 +290,7 @@ class Transcript:
         return join_texts((entry, entry.text) for entry in self._texts_of(answer))
 
     def _texts_of(self, answer: Answer) -> list[Entry]:
-        """Entries of earlier passes from their rows, those of this pass from the ledger."""
+        """Return the text entries of an answer, from earlier passes' rows and from the ledger."""
         entries: dict[int, Entry] = {}
         if answer.pk:
             rows = answer.entries.filter(kind=Entry.Kind.TEXT).order_by("id")
@@ -299,8 +300,8 @@ class Transcript:
         return [entry for _, entry in sorted(entries.items())] + self.ledger.new_texts(answer)
 
 
-def said_of_cut(what: str, size: int, images: int, beginning: str) -> str:
-    """What stands in place of a text that was too long for one line of the journal."""
+def truncation_note(what: str, size: int, images: int, beginning: str) -> str:
+    """Return the replacement for a text that was too long for one line of the journal."""
     facts = [f"{what} of {size / 1e6:.1f} MB"]
     if images:
         facts.append(f"{images} image{'s' if images > 1 else ''}")
@@ -314,7 +315,7 @@ def _block_of(entry: Entry) -> tuple[str, int]:
 
 
 def texts_of_open(entries: Iterable[Entry]) -> dict[int, str]:
-    """The text so far of those that are still being said, by entry id."""
+    """Map the ids of open entries to their text so far."""
     opened = [entry.pk for entry in entries if not entry.final and not entry.text]
     texts = dict.fromkeys(opened, "")
     chunks = Chunk.objects.filter(entry__in=opened).order_by("id")
@@ -323,7 +324,7 @@ def texts_of_open(entries: Iterable[Entry]) -> dict[int, str]:
     return texts
 
 
-def moment(milliseconds: Any) -> datetime:
+def parse_time(milliseconds: Any) -> datetime:
     if not isinstance(milliseconds, int | float) or milliseconds <= 0:
         return timezone.now()
     try:
@@ -332,8 +333,8 @@ def moment(milliseconds: Any) -> datetime:
         return timezone.now()
 
 
-def whole(value: Any) -> int:
-    """A count from the agent; nonsense counts as nothing."""
+def parse_count(value: Any) -> int:
+    """Return a count from the agent as an int; 0 for anything invalid."""
     good = isinstance(value, int | float) and not isinstance(value, bool)
     return int(value) if good and 0 <= value < 1 << 62 else 0
 

@@ -11,7 +11,7 @@ from vmtree.models import Node
 
 
 def parent_lieutenant(lieutenant: Lieutenant) -> Lieutenant | None:
-    """Return the active lieutenant directly above this one in the tree; None without one."""
+    """Return the lieutenant of the parent node in the tree; None if there is none."""
     node = Node.objects.living().filter(vm_id=vm_of(lieutenant)).select_related("parent").first()
     if node is None or node.parent is None:
         return None
@@ -19,26 +19,26 @@ def parent_lieutenant(lieutenant: Lieutenant) -> Lieutenant | None:
 
 
 def alive(vm_ids: Sequence[str]) -> Iterable[str]:
-    """Return the VMs among these whose lieutenant is active."""
+    """Return the ids of these VMs whose lieutenants are not destroyed."""
     return Lieutenant.objects.living().filter(pk__in=vm_ids).values_list("pk", flat=True)
 
 
 def destroyed(vm_ids: Sequence[str]) -> Iterable[str]:
-    """Return the VMs among these whose lieutenant was destroyed."""
+    """Return the ids of these VMs whose lieutenants are destroyed."""
     gone = Lieutenant.objects.filter(pk__in=vm_ids, status=Status.DESTROYED)
     return gone.values_list("pk", flat=True)
 
 
 def id_of_name(name: str) -> str | None:
-    """Return the VM id of the active lieutenant of this name; None without one."""
+    """Return the id of the active lieutenant of this name; None if there is none."""
     return Lieutenant.objects.living().filter(name=name).values_list("pk", flat=True).first()
 
 
 def local_hosts(vm_ids: Sequence[str]) -> dict[str, str]:
-    """Map the VMs among these that are active lieutenants of a host of reef to its data folder.
+    """Map ids of active local lieutenants among these VMs to their data folders.
 
-    A row that no follower has claimed since the upgrade has none yet. Its agent runs on reef's
-    machines all the same, so it is mapped to the name of its host.
+    A row that no follower has claimed since the upgrade has no data folder yet, but its agent runs
+    on one of reef's machines too. It is mapped to the name of its host.
     """
     living = Lieutenant.objects.living().filter(pk__in=vm_ids, transport="local")
     rows = living.values_list("pk", "data_folder", "host")

@@ -1,4 +1,4 @@
-"""What the clock asks of the follower: liveness, stalls, restarts, idle limits, aborts."""
+"""Time-based checks of the follower: liveness, stalls, restarts, idle limits, aborts."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from lieutenants.hosts import services as hosts
 from lieutenants.hosts import strays
 from lieutenants.ledger import Ledger, save_progress
 from lieutenants.models import Lieutenant, LifeSign, Process
-from lieutenants.reachability import Reachability, is_ours
+from lieutenants.reachability import Reachability, is_reachability_trouble
 from lieutenants.session import Session
 from lieutenants.states import Status
-from lieutenants.tool_limits import ToolClock, named
+from lieutenants.tool_limits import ToolClock, describe_calls
 from lieutenants.transports import get_transport
 from lieutenants.unknown_agents import scan
 from reef_site.common import events
@@ -32,62 +32,62 @@ from reef_site.common.ids import new_ulid
 logger = logging.getLogger(__name__)
 
 RECONCILE_SECONDS = 5.0
-SIGN_SECONDS = 5.0
-# A process whose keeper has not said in this time where it is was lost in its start.
-LOST_START = timedelta(seconds=35)
-# A keeper that was started tells where it is much sooner, whoever asks.
+HEARTBEAT_SECONDS = 5.0
+# A process whose keeper has not reported a handle in this time was lost during its start.
+LOST_START_AFTER = timedelta(seconds=35)
+# A started keeper can be found by its files much earlier.
 FIND_AFTER = timedelta(seconds=3)
-# What is gone when a session has just been taken up ended before.
-FIRST_LOOK_SECONDS = 2.0
-# After the abort of a stalled answer, before its process is ended.
+# A keeper that is gone this soon after its session was opened had ended before.
+FIRST_CHECK_SECONDS = 2.0
+# Time between the abort of a stalled answer and the end of its process.
 ABORT_SECONDS = 10.0
-# An agent writes to its session by a path that leads nowhere after the move.
-RESTARTED_THERE = "its data folder was moved; started again there with what its session has"
+# After the move, the agent writes to its session at a path that no longer exists.
+MOVED_REASON = "its data folder was moved; started again there with what its session has"
 
 
-class Watch:
-    """Looked at about once a second, and when the bell rings."""
+class Watchdog:
+    """Runs about once a second, and at each event."""
 
     def __init__(self, sessions: dict[str, Session]) -> None:
         self._sessions = sessions
         self.follower_id = new_ulid()
-        self._signed = -SIGN_SECONDS
-        self._reconciled = -RECONCILE_SECONDS
-        self._mustered = -muster.EVERY_SECONDS
-        self._busy = threading.Lock()
+        self._heartbeat_at = -HEARTBEAT_SECONDS
+        self._reconciled_at = -RECONCILE_SECONDS
+        self._synced_at = -muster.INTERVAL_SECONDS
+        self._settling = threading.Lock()
         self._aborted_at: dict[str, float] = {}
-        self._tools: dict[str, ToolClock] = {}
-        self._reach = Reachability()
-        self._troubled: list[Session] = []
+        self._tool_clocks: dict[str, ToolClock] = {}
+        self._reachability = Reachability()
+        self._changed_trouble: list[Session] = []
         self._hidden_trouble: dict[str, str] = {}
 
-    def sign(self, clock: float) -> None:
-        """Say now and then that this follower is at work. Raises NotTheFollower."""
-        if clock - self._signed >= SIGN_SECONDS:
+    def record_heartbeat(self, clock: float) -> None:
+        """Record now and then that this follower is alive. Raises NotTheFollower."""
+        if clock - self._heartbeat_at >= HEARTBEAT_SECONDS:
             hosts.sign(self.follower_id)
             LifeSign.give(f"follower@{settings.HOST}")
-            self._signed = clock
+            self._heartbeat_at = clock
 
-    def look(self, rows: Mapping[str, Process], clock: float) -> None:
-        """`rows` are this host's live processes as the database has them now."""
+    def run_checks(self, rows: Mapping[str, Process], clock: float) -> None:
+        """Run all checks. `rows` are this host's live processes, fresh from the database."""
         for pk, process in rows.items():
             session = self._sessions.get(pk)
             if session is None:
                 self._find_lost_start(process)
                 strays.look_at(process)
                 continue
-            self._look_at(session, process, clock)
-        self._say_reach()
+            self._check_session(session, process, clock)
+        self._save_reachability()
         self._restart_due()
         self._pause_idle()
-        self._bring_back_stranded()
-        if clock - self._mustered >= muster.EVERY_SECONDS:
-            self._mustered = clock
-            present = [row.lieutenant_id for row in rows.values() if self._is_there(row)]
+        self._restart_orphaned()
+        if clock - self._synced_at >= muster.INTERVAL_SECONDS:
+            self._synced_at = clock
+            present = [row.lieutenant_id for row in rows.values() if self._is_running(row)]
             self._in_background(lambda: muster.muster(present))
-        due = clock - self._reconciled >= RECONCILE_SECONDS
-        if due or (not self._busy.locked() and runtime.may_start_another()):
-            self._reconciled = clock
+        due = clock - self._reconciled_at >= RECONCILE_SECONDS
+        if due or (not self._settling.locked() and runtime.may_start_another()):
+            self._reconciled_at = clock
             self._in_background(self._reconcile)
         if due:
             self._in_background(scan.look)
@@ -97,39 +97,39 @@ class Watch:
         runtime.reconcile()
         strays.end_abandoned()
 
-    def _is_there(self, process: Process) -> bool:
-        """Whether its keeper was alive when it was looked at just now."""
+    def _is_running(self, process: Process) -> bool:
+        """Return whether the keeper was alive at the last check."""
         session = self._sessions.get(process.pk)
         return session is not None and not session.ended
 
     def after_end(self, session: Session) -> None:
-        """The place of an ended process is free: start whoever waits for it."""
+        """Clean up after an ended process and start the next waiting lieutenant."""
         self._aborted_at.pop(session.process.pk, None)
-        self._reach.forget(session.process.pk)
+        self._reachability.forget(session.process.pk)
         self._hidden_trouble.pop(session.process.pk, None)
-        self._tools.pop(session.process.pk, None)
+        self._tool_clocks.pop(session.process.pk, None)
         transport = get_transport(session.process.transport)
         transport.clean(session.process.directory)
         events.publish_lieutenant(session.lieutenant.pk)
         self._in_background(runtime.reconcile)
 
-    def _look_at(self, session: Session, row: Process, clock: float) -> None:
+    def _check_session(self, session: Session, row: Process, clock: float) -> None:
         if not session.ended and not get_transport(row.transport).alive(row.handle, row.directory):
-            is_first_look = clock - session.opened_at < FIRST_LOOK_SECONDS
-            self._gone(session, while_away=session.was_ready and is_first_look)
+            is_first_check = clock - session.opened_at < FIRST_CHECK_SECONDS
+            self._end_lost(session, while_away=session.was_ready and is_first_check)
             return
-        out_of_reach = self._reach.look(session, row, clock)
-        self._note_reach(session, clock)
+        out_of_reach = self._reachability.check(session, row, clock)
+        self._update_reachability(session, clock)
         session.process.stop_asked_at = row.stop_asked_at
         lieutenant = row.lieutenant
         if lieutenant.abort_asked_at:
             self._abort(session, lieutenant)
         if lieutenant.rewind_to is not None or session.memory.rewinding:
-            rewinding.look(session, lieutenant, clock)
+            rewinding.advance(session, lieutenant, clock)
         if lieutenant.status == Status.WORKING and row.ready_at and not session.memory.busy:
-            session.resting = False
+            session.quiescent = False
         if session.floods.is_due(timezone.now()):
-            self._say_left_out(session)
+            self._report_omitted(session)
         if strays.must_restart(row, lieutenant) and row.stop_asked_at is None:
             self._restart_moved(row, lieutenant)
         elif lieutenant.should_run and row.stop_asked_at is None:
@@ -137,8 +137,8 @@ class Watch:
 
     # -- processes -----------------------------------------------------------------------
 
-    def _gone(self, session: Session, *, while_away: bool) -> None:
-        """The keeper is dead. What it wrote last is read first, then the process is ended."""
+    def _end_lost(self, session: Session, *, while_away: bool) -> None:
+        """End the process of a dead keeper, after applying the rest of its journal."""
         process = session.process
         transport = get_transport(process.transport)
         try:
@@ -149,23 +149,23 @@ class Watch:
         ledger = Ledger()
         with transaction.atomic():
             records, size = rpc.split(rest)
-            session.apply(records, ledger, session.heard_at)
+            session.apply(records, ledger, session.last_record_at)
             process.offset += size
             if not session.ended:
-                ending.vanish(session, while_away=while_away)
+                ending.end_lost(session, while_away=while_away)
             ledger.write()
-            session.remember()
+            session.store_state()
             save_progress([session])
         self._sessions.pop(process.pk, None)
         events.publish_transcripts({session.lieutenant.pk: session.lieutenant.rev})
         if not Lieutenant.objects.get(pk=session.lieutenant.pk).should_run:
-            # What it left behind is ended; where it starts again, its next keeper does that.
+            # End the remaining processes. Before a restart the next keeper does that.
             end_rest = partial(transport.stop, process.directory, process.handle, None)
             self._in_background(end_rest)
         self.after_end(session)
 
     def _find_lost_start(self, process: Process) -> None:
-        """A worker died between the row and the keeper's answer: look what came of it."""
+        """Find out what became of a start whose worker died before the keeper replied."""
         now = timezone.now()
         if process.handle or now - process.started_at < FIND_AFTER:
             return
@@ -173,36 +173,36 @@ class Watch:
         if handle:
             Process.objects.filter(pk=process.pk, handle={}).update(handle=handle)
             return
-        if now - process.started_at < LOST_START or self._busy.locked():
+        if now - process.started_at < LOST_START_AFTER or self._settling.locked():
             return
         reason = process.end_reason
         if (now - process.started_at).total_seconds() > settings.START_SECONDS:
             reason = reason or f"Its supervisor did not come up for {settings.START_SECONDS} s."
             runtime.fail(process.lieutenant, reason)
-        self._in_background(partial(runtime.settle_lost_start, process, reason))
+        self._in_background(partial(runtime.resolve_lost_start, process, reason))
 
     def _restart_moved(self, row: Process, lieutenant: Lieutenant) -> None:
-        """Start a resting agent anew whose paths lead nowhere since its folder was moved."""
+        """Restart an idle agent whose paths no longer exist since its folder was moved."""
         Process.objects.filter(pk=row.pk).update(stop_asked_at=timezone.now())
-        self._move(lieutenant, Status.STARTING, RESTARTED_THERE)
+        self._move(lieutenant, Status.STARTING, MOVED_REASON)
 
     # -- time limits ---------------------------------------------------------------------
 
     def _limit_silence(
         self, session: Session, lieutenant: Lieutenant, clock: float, out_of_reach: float
     ) -> None:
-        silence = clock - session.heard_at
+        silence = clock - session.last_record_at
         waiting_for = session.waiting_for()
         if session.process.ready_at is None:
-            # Whatever it prints meanwhile: only its answer makes it ready.
+            # Only its reply to the first query makes the agent ready, whatever it prints before.
             if clock - session.opened_at > settings.START_SECONDS:
                 text = f"The agent did not answer for {settings.START_SECONDS} s after its start."
-                self._give_up(session, text)
+                self._fail_and_stop(session, text)
             return
         limit = lieutenant.stall_limit_seconds
         if limit and out_of_reach > limit and lieutenant.status == Status.WORKING:
             text = f"Its supervisor did not answer for {int(out_of_reach)} s; it was ended."
-            self._give_up(session, text)
+            self._fail_and_stop(session, text)
             return
         awaited = waiting_for and not session.results
         what = self._overlong_tool(session, lieutenant.tool_limit_seconds, clock)
@@ -213,62 +213,64 @@ class Watch:
             return
         aborted_at = self._aborted_at.setdefault(session.process.pk, clock)
         if aborted_at == clock:
-            self._say_stalled(session, what)
+            self._report_stalled(session, what)
             session.outgoing.append(rpc.simple("abort", f"~abort-stall-{int(clock)}"))
-            session.resting = False
+            session.quiescent = False
         elif clock - aborted_at > ABORT_SECONDS:
-            self._give_up(
+            self._fail_and_stop(
                 session,
                 f"{what}; an abort did not help, so its process was ended.",
             )
 
-    def _note_reach(self, session: Session, clock: float) -> None:
-        """Tell as its trouble that the supervisor does not answer, and when it does again."""
-        trouble = self._reach.trouble(session.process.pk, clock)
-        told = session.lieutenant.trouble
-        if trouble == told or not (trouble or is_ours(told)):
+    def _update_reachability(self, session: Session, clock: float) -> None:
+        """Set the trouble text while the keeper does not respond, and clear it afterwards."""
+        trouble = self._reachability.trouble(session.process.pk, clock)
+        shown = session.lieutenant.trouble
+        if trouble == shown or not (trouble or is_reachability_trouble(shown)):
             return
         logger.warning("%s: %s", session.lieutenant, trouble or "its supervisor answers again")
-        if not is_ours(told):
-            self._hidden_trouble[session.process.pk] = told
-        session.lieutenant.trouble = trouble or self._trouble_before(session)
-        self._troubled.append(session)
+        if not is_reachability_trouble(shown):
+            self._hidden_trouble[session.process.pk] = shown
+        session.lieutenant.trouble = trouble or self._restore_trouble(session)
+        self._changed_trouble.append(session)
 
-    def _trouble_before(self, session: Session) -> str:
-        """Return the trouble that was hidden while the supervisor did not answer."""
+    def _restore_trouble(self, session: Session) -> str:
+        """Return the trouble that was hidden while the keeper did not respond."""
         hidden = self._hidden_trouble.pop(session.process.pk, None)
         if hidden is not None:
             return hidden
-        # An earlier follower hid it.
+        # It was hidden by an earlier follower.
         failure = session.memory.failure if session.memory.stop_reason == "error" else ""
         return failing.trouble(session.lieutenant) or failure
 
-    def _say_reach(self) -> None:
-        """Write what was noted, for all sessions in one transaction."""
-        noted = [session for session in self._troubled if not session.ended]
-        self._troubled.clear()
+    def _save_reachability(self) -> None:
+        """Save the collected changes of all sessions in one transaction."""
+        noted = [session for session in self._changed_trouble if not session.ended]
+        self._changed_trouble.clear()
         if not noted:
             return
         with transaction.atomic():
             for session in noted:
-                session.remember()
+                session.store_state()
             save_progress(noted)
         for session in noted:
             events.publish_lieutenant(session.lieutenant.pk)
 
     def _overlong_tool(self, session: Session, limit: int, clock: float) -> str:
-        """Say which tool call is past its limit; empty if none is."""
-        tools = self._tools.setdefault(session.process.pk, ToolClock())
+        """Return a text about tool calls past their limit; empty if there are none."""
+        tools = self._tool_clocks.setdefault(session.process.pk, ToolClock())
         running = [each for each in session.results.values() if each.pk is not None]
         tools.keep_only(each.pk for each in running)
         took = {each.pk: tools.seconds(each, clock) for each in running}
         if not limit or not session.memory.running:
             return ""
         overdue = [each for each in running if took[each.pk] >= limit]
-        return f"Tool {named(overdue)} ran longer than its limit of {limit} s" if overdue else ""
+        if not overdue:
+            return ""
+        return f"Tool {describe_calls(overdue)} ran longer than its limit of {limit} s"
 
-    def _say_stalled(self, session: Session, what: str) -> None:
-        """The transcript says who breaks the answer off, and why."""
+    def _report_stalled(self, session: Session, what: str) -> None:
+        """Add a notice that reef aborts the answer, with the reason."""
         text = f"{what}: reef aborts this answer."
         logger.warning("%s: %s", session.lieutenant, text)
 
@@ -278,22 +280,22 @@ class Watch:
 
         self._write(session, say)
 
-    def _say_left_out(self, session: Session) -> None:
-        """Tell of rows that were not made, also when the agent says nothing more."""
-        self._write(session, lambda: session.say_left_out(timezone.now()))
+    def _report_omitted(self, session: Session) -> None:
+        """Report omitted rows even when the agent prints nothing more."""
+        self._write(session, lambda: session.report_omitted(timezone.now()))
 
     def _write(self, session: Session, work: Callable[[], None]) -> None:
         session.ledger = ledger = Ledger()
         with transaction.atomic():
             work()
             ledger.write()
-            session.remember()
+            session.store_state()
             save_progress([session])
         events.publish_transcripts({session.lieutenant.pk: session.lieutenant.rev})
 
-    def _give_up(self, session: Session, reason: str) -> None:
+    def _fail_and_stop(self, session: Session, reason: str) -> None:
         with transaction.atomic():
-            ending.give_up(session, reason)
+            ending.fail_and_stop(session, reason)
         pk = session.lieutenant.pk
         self._in_background(lambda: runtime.settle(pk))
 
@@ -305,7 +307,7 @@ class Watch:
         if session.memory.clears_queue:
             session.outgoing.append(rpc.simple("clear_queue", f"~clear-{mark}"))
         session.outgoing.append(rpc.simple("abort", f"~abort-{mark}"))
-        session.resting = False
+        session.quiescent = False
 
     def _restart_due(self) -> None:
         for lieutenant in Lieutenant.objects.here().due_for_restart(timezone.now()):
@@ -317,8 +319,8 @@ class Watch:
             reason = f"idle for {lieutenant.idle_limit_minutes} minutes"
             self._move(lieutenant, Status.PAUSED, reason)
 
-    def _bring_back_stranded(self) -> None:
-        for lieutenant in runtime.stranded():
+    def _restart_orphaned(self) -> None:
+        for lieutenant in runtime.orphaned():
             self._move(lieutenant, Status.STARTING, "it had no process; started again")
 
     def _move(self, lieutenant: Lieutenant, to: Status, reason: str) -> None:
@@ -331,11 +333,11 @@ class Watch:
         self._in_background(lambda: runtime.settle(pk))
 
     def _in_background(self, work: Callable[[], None]) -> None:
-        """Starting and stopping take their time; the journals do not wait for them."""
+        """Run in a thread: starting and stopping take time, and journals must not wait for it."""
 
         def run() -> None:
             try:
-                with self._busy:
+                with self._settling:
                     work()
             except Exception:
                 logger.exception("settling failed; the next reconcile tries again")

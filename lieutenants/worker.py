@@ -1,4 +1,4 @@
-"""The part of the Celery worker that hosts the follower."""
+"""Integration of the follower into the Celery worker."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from django.conf import settings
 
 
 def take_own_queue(instance: Any, **_: Any) -> None:
-    """Have the worker take the tasks of its own data folder, whatever its `-Q` names."""
+    """Let the worker consume its data folder's queue, whatever `-Q` says."""
     from lieutenants.tasks import queue_of
 
     instance.app.amqp.queues.select_add(queue_of(settings.DATA_FOLDER_ID))
 
 
 class FollowerStep(bootsteps.StartStopStep):
-    """Starts the follower's thread with the worker and stops it with the worker."""
+    """Starts and stops the follower's thread with the worker."""
 
     requires = ("celery.worker.components:Pool",)
 
@@ -27,7 +27,7 @@ class FollowerStep(bootsteps.StartStopStep):
         self.follower: Any = None
 
     def start(self, parent: Any) -> None:
-        """Called by Celery when Django is set up."""
+        """Start the thread. Celery calls this after Django's setup."""
         from lieutenants.follower import Follower
 
         self.follower = Follower()
@@ -35,7 +35,7 @@ class FollowerStep(bootsteps.StartStopStep):
         self.thread.start()
 
     def stop(self, parent: Any) -> None:
-        """Let the pass that runs commit; a few seconds at most."""
+        """Let the current pass commit, for a few seconds at most."""
         if self.follower and self.thread:
             self.follower.stop()
             self.thread.join(5)

@@ -1,7 +1,7 @@
-// Loaded before the agent's own code where its version is older than 0.84. Those versions put the
-// whole unfinished message into every streaming event, twice, so that output grows with the square
-// of the answer and a long one ends in ENOBUFS. Each RPC record passes JSON.stringify on its own
-// and with no further argument: leave out there what an earlier record has said already.
+// Loaded before the agent's own code if its version is older than 0.84. Those versions repeat the
+// whole unfinished message in every streaming event, twice, so that the output grows with the square
+// of the answer, and a long answer ends in ENOBUFS. Each RPC record passes through JSON.stringify
+// with no further argument: that call is wrapped to omit what earlier records contained.
 const stringify = JSON.stringify;
 
 const slimmed = {

@@ -160,12 +160,12 @@ def _abandon(process: Process, reason: str) -> None:
     process.is_abandoned = True
     process.save(update_fields=["stop_asked_at", "is_abandoned"])
     session = Session.open(process)
-    session.heard_at = time.monotonic()
+    session.last_record_at = time.monotonic()
     ledger = Ledger()
-    session.apply([], ledger, session.heard_at)
+    session.apply([], ledger, session.last_record_at)
     ending.abandon(session, reason)
     ledger.write()
-    session.remember()
+    session.store_state()
     save_progress([session])
 
 

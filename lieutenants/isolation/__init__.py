@@ -1,1 +1,1 @@
-"""How agents of this host are kept away from reef and from each other."""
+"""Isolation of this host's agents from reef and from each other."""

@@ -1,4 +1,4 @@
-"""The folders of one lieutenant: what is reef's, what is the agent's, what is made anew."""
+"""The folders of one lieutenant: reef's, the agent's, and those recreated at each start."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from django.conf import settings
 
 from lieutenants.exceptions import AgentMisconfigured
 
-# Files of the agent's configuration that hold keys of model providers.
+# Files of the agent's configuration with keys of model providers.
 CREDENTIALS = ("auth.json", "models.json")
-# Comments and trailing commas, which the agent accepts; texts, so that they are passed over.
-_NO_JSON = re.compile(r'"(?:\\.|[^"\\])*"|//[^\n]*|/\*.*?\*/|,(?=\s*[}\]])', re.DOTALL)
+# Comments and trailing commas, which the agent accepts; strings, to skip their contents.
+_JSON_EXTENSIONS = re.compile(r'"(?:\\.|[^"\\])*"|//[^\n]*|/\*.*?\*/|,(?=\s*[}\]])', re.DOTALL)
 _GIT_CONFIG = """\
 [user]
 \tname = {name}
@@ -31,67 +31,67 @@ _GIT_CONFIG = """\
 
 @dataclass(frozen=True)
 class Home:
-    """Paths below one lieutenant's folder. The folder's name is the lieutenant's id."""
+    """Paths below one lieutenant's folder, which is named by its id."""
 
     root: Path
 
     @property
     def runs(self) -> Path:
-        """Reef's own: journals, sockets and logs of the shims."""
+        """Return reef's own folder: journals, sockets and logs of the keepers."""
         return self.root / "runs"
 
     @property
     def workspace(self) -> Path:
-        """Where the agent works when it was given no folder."""
+        """Return the agent's working folder if no other was given."""
         return self.root / "workspace"
 
     @property
     def session(self) -> Path:
-        """The agent's session files."""
+        """Return the folder of the agent's session files."""
         return self.root / "session"
 
     @property
     def session_file(self) -> Path:
-        """The session that is continued from start to start."""
+        """Return the session file that is continued from start to start."""
         return self.session / "session.jsonl"
 
     @property
     def user(self) -> Path:
-        """The agent's HOME."""
+        """Return the agent's HOME."""
         return self.root / "home"
 
     @property
     def tmp(self) -> Path:
-        """The agent's temporary files; emptied at each start."""
+        """Return the agent's temporary folder, which is emptied at each start."""
         return self.root / "tmp"
 
     @property
     def config(self) -> Path:
-        """The agent's own configuration, made from reef's copy at each start."""
+        """Return the agent's own configuration, copied from reef's at each start."""
         return self.root / "agent"
 
     @property
     def prompt(self) -> Path:
-        """What the agent is told about itself."""
+        """Return the file with the agent's system prompt."""
         return self.root / "system-prompt.md"
 
     @property
     def agents(self) -> tuple[Path, ...]:
-        """Folders that belong to the agent."""
+        """Return the folders that belong to the agent."""
         return (self.workspace, self.session, self.user, self.tmp, self.config)
 
 
 def home_of(lieutenant_id: str) -> Home:
-    """The folders of this lieutenant."""
+    """Return the folders of this lieutenant."""
     return Home(settings.LIEUTENANTS_DIR / lieutenant_id)
 
 
 def check_config() -> None:
-    """Refuse a configuration that no agent could start with. Raises AgentMisconfigured."""
+    """Raise AgentMisconfigured if the configuration would prevent every agent's start."""
     for name in (*CREDENTIALS, "settings.json"):
         path = settings.AGENT_CONFIG_DIR / name
         try:
-            json.loads(_NO_JSON.sub(_keep_strings, path.read_text(encoding="utf-8-sig")))
+            json.loads(_JSON_EXTENSIONS.sub(_keep_strings, path.read_text(encoding="utf-8-sig")))
         except FileNotFoundError:
             continue
         except (OSError, ValueError) as error:
@@ -103,16 +103,16 @@ def _keep_strings(found: re.Match[str]) -> str:
 
 
 def prepare(home: Home, *, name: str, prompt: str, owner: int | None, shared: bool) -> None:
-    """Make all folders for a start of the agent. Raises OSError.
+    """Create all folders for a start of the agent. Raises OSError.
 
-    `owner` is the system user that the agent runs as, None for reef's own user. `shared` opens the
-    way to the folder for other users, where agents have no view of their own.
+    `owner` is the system user that the agent runs as, None for reef's own user. `shared` lets other
+    users traverse to the folder, where agents have no private view of the file system.
     """
     settings.LIEUTENANTS_DIR.mkdir(mode=0o700, parents=True, exist_ok=True)
     home.root.mkdir(mode=0o700, exist_ok=True)
     home.runs.mkdir(mode=0o700, exist_ok=True)
     if shared:
-        _open_the_way(home)
+        _allow_traversal(home)
     else:
         home.root.chmod(0o711 if owner is not None else 0o700)
     for folder in (home.workspace, home.session, home.user):
@@ -133,10 +133,10 @@ def prepare(home: Home, *, name: str, prompt: str, owner: int | None, shared: bo
 
 
 def give_tree(folder: Path, owner: int) -> None:
-    """Make `owner` the user and group of a folder and all in it, if it is not yet.
+    """Make `owner` the user and group of a folder and all its contents, if needed.
 
-    Links are changed themselves, never what they point at. A file with a second name may be
-    somebody else's, so it is replaced by a copy.
+    Links are changed themselves, never their targets. A file with several hard links may belong to
+    somebody else, so it is replaced by a copy.
     """
     if folder.stat(follow_symlinks=False).st_uid == owner:
         return
@@ -146,7 +146,7 @@ def give_tree(folder: Path, owner: int) -> None:
             if stat.S_ISREG(facts.st_mode) and facts.st_nlink > 1:
                 _copy_in_place(name, descriptor)
             os.chown(name, owner, owner, dir_fd=descriptor, follow_symlinks=False)
-    # The folder itself comes last: it says that all of it is done.
+    # The folder itself comes last: its owner marks the whole tree as done.
     os.chown(folder, owner, owner, follow_symlinks=False)
 
 
@@ -162,7 +162,7 @@ def _copy_in_place(name: str, folder: int) -> None:
 
 
 def _replace_tree(target: Path, source: Path | None) -> None:
-    """Make `target` anew, as a copy of `source` or empty. Nothing behind a link is touched."""
+    """Recreate `target` as a copy of `source`, or empty. Links are never followed."""
     if target.is_symlink():
         target.unlink()
     elif target.exists():
@@ -178,7 +178,7 @@ def _replace_tree(target: Path, source: Path | None) -> None:
 
 
 def _remove_tree(folder: Path) -> None:
-    """Remove a folder, also where an agent left folders in it that forbid this."""
+    """Remove a folder, even if an agent left subfolders whose modes prevent it."""
 
     def allow(_: object, path: str, __: object) -> None:
         for locked in (os.path.dirname(path), path):
@@ -186,7 +186,7 @@ def _remove_tree(folder: Path) -> None:
                 with contextlib.suppress(FileNotFoundError):
                     os.chmod(locked, 0o700)
 
-    for _ in range(50):  # each round gets at least one level deeper
+    for _ in range(50):  # each round removes at least one level
         shutil.rmtree(folder, onerror=allow)
         if not folder.exists():
             return
@@ -194,7 +194,7 @@ def _remove_tree(folder: Path) -> None:
 
 
 def _write_once(path: Path, text: str, owner: int | None) -> None:
-    """Write a file that is not there yet; whatever has that name now stays as it is."""
+    """Create a file; an existing one of that name is kept."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     with contextlib.suppress(FileExistsError), os.fdopen(os.open(path, flags, 0o600), "w") as file:
         file.write(text)
@@ -203,14 +203,14 @@ def _write_once(path: Path, text: str, owner: int | None) -> None:
 
 
 def _move_old_session(home: Home) -> None:
-    """Sessions lay in the lieutenant's folder itself before agents had folders of their own."""
+    """Move the session file of older versions, which lies in the lieutenant's folder itself."""
     for old in home.root.glob("*.jsonl"):
         if not os.path.lexists(home.session / old.name):
             old.rename(home.session / old.name)
 
 
-def _open_the_way(home: Home) -> None:
-    """Let other users pass through the data folder, and see nothing of it."""
+def _allow_traversal(home: Home) -> None:
+    """Let other users traverse the data folder without listing it."""
     for entry in settings.DATA_DIR.iterdir():
         if entry not in (settings.LIEUTENANTS_DIR, settings.AGENT_INSTALL_DIR):
             with contextlib.suppress(FileNotFoundError):

@@ -1,4 +1,4 @@
-"""Which isolation this host offers, and which of it reef uses."""
+"""Isolation modes that this host offers, and the one that reef uses."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ logger = logging.getLogger(__name__)
 
 _SANDBOX = str(Path(keeper.__file__).with_name("sandbox.py").resolve())
 _PROBE_SECONDS = 20
-# Before this version, Landlock does not keep an agent from signalling processes of its own user.
+# Earlier versions let an agent signal other processes of its user.
 LANDLOCK_WITH_SIGNALS = 6
 MAX_NAMES = 5
 
 
 class Isolation(models.TextChoices):
-    """What stands between an agent and reef, weakest first."""
+    """Isolation between an agent and reef, weakest first."""
 
     NONE = "none", "none"
     LANDLOCK = "landlock", "Landlock"
@@ -39,31 +39,32 @@ class Isolation(models.TextChoices):
 
     @property
     def rank(self) -> int:
-        """For comparisons: a higher rank is the stronger isolation."""
+        """Return a number for comparison: higher is stronger."""
         return list(Isolation).index(self)
 
 
 @dataclass(frozen=True)
 class Host:
-    """What the kernel lets this user do."""
+    """Isolation features that the kernel allows this user."""
 
     landlock: int  # version of the interface, 0 without it
-    mounts: bool  # a mount namespace of one's own
+    mounts: bool  # private mount namespaces
     user: bool  # change to another user
-    bubblewrap: str  # path of the program; empty without it, and for root, who has better
+    bubblewrap: str  # path of the program; empty without it, and for root
 
     @property
     def best(self) -> Isolation:
-        """The strongest isolation that needs no setting."""
+        """Return the strongest isolation that needs no configuration."""
         if self.user:
             return Isolation.USER
         return Isolation.LANDLOCK if self.landlock else Isolation.NONE
 
     def offers(self, mode: Isolation) -> bool:
-        """Whether agents can be isolated like this here."""
+        """Return whether this host can isolate agents like this."""
         return {
             Isolation.NONE: True,
-            # Root's agents would own what root owns, so for root a system user is a must.
+            # Root's agents would own everything that root owns, so for root a system user is
+            # required.
             Isolation.LANDLOCK: self.landlock > 0 and not self.user,
             Isolation.BUBBLEWRAP: bool(self.bubblewrap),
             Isolation.USER: self.user,
@@ -72,7 +73,7 @@ class Host:
 
 @functools.cache
 def host() -> Host:
-    """What this host offers, asked once a process by trying it in a child process."""
+    """Return what this host offers. Tried in a child process, once per process."""
     facts: dict[str, Any] = {}
     program = (shutil.which("bwrap") or "") if os.geteuid() else ""
     try:
@@ -95,10 +96,10 @@ def host() -> Host:
 
 
 def configured() -> Isolation:
-    """The isolation that agents of this host get.
+    """Return the isolation that agents of this host get.
 
     A single agent may get a weaker one: a system user cannot use a folder of root's. Raises
-    IsolationUnavailable where the setting names one that this host does not offer.
+    IsolationUnavailable if the setting names one that this host does not offer.
     """
     wanted = settings.ISOLATION
     if wanted == "auto":
@@ -113,7 +114,7 @@ def configured() -> Isolation:
 
 
 def warning() -> str:
-    """What an operator should know about the isolation here; empty if all is well."""
+    """Return what an operator should know about the isolation here; empty if all is well."""
     try:
         mode = configured()
     except IsolationUnavailable as error:
@@ -143,9 +144,9 @@ def warning() -> str:
 
 
 def _without_isolation() -> str:
-    """Names of lieutenants of this host whose agents run without any.
+    """Return names of this host's lieutenants whose agents run without isolation.
 
-    Versions that isolated nobody noted nothing about it.
+    Older versions isolated no agent and stored no mode.
     """
     running = (
         Lieutenant.objects.living()

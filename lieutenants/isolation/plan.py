@@ -1,4 +1,4 @@
-"""Decide how one agent is isolated, and turn that into rules for the shim's sandbox."""
+"""Choose the isolation of one agent and build the rules for the keeper's sandbox."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from lieutenants.isolation import modes, users
 from lieutenants.isolation.homes import Home
 from lieutenants.isolation.modes import Isolation
 
-# System files that agents may read and run. What is missing is skipped.
+# System files that agents may read and run. Missing ones are skipped.
 SYSTEM = (
     *("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc", "/opt", "/nix"),
     *("/snap", "/proc", "/sys", "/run/systemd/resolve", "/run/resolvconf", "/run/NetworkManager"),
     *("/run/nscd", "/var/lib/dpkg", "/var/lib/apt", "/var/cache/fontconfig"),
 )
-# Readable by root without any capability, and not for agents that run as root.
+# Readable by root without any capability, but not by agents that run as root.
 SECRET = (
     *("/etc/shadow", "/etc/shadow-", "/etc/gshadow", "/etc/gshadow-", "/etc/sudoers"),
     *("/etc/sudoers.d", "/etc/ssh", "/etc/ssl/private", "/etc/security/opasswd"),
@@ -32,19 +32,19 @@ DEVICES = (
     *("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty"),
     *("/dev/ptmx", "/dev/pts"),
 )
-# Sockets by which a process can have another one act for it.
+# Sockets through which a process can make another one act for it.
 HELPERS = (
     *("/var/lib/incus/unix.socket", "/var/lib/lxd/unix.socket", "/var/snap/lxd"),
     "/var/lib/libvirt",
 )
-# Most such sockets lie here; agents see nothing of it but what SYSTEM names.
+# Most such sockets are here; agents see only the parts listed in SYSTEM.
 RUNTIME = Path("/run")
 TEMPORARY = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 - the folders that are replaced
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How one agent is started: `rules` are the shim's, `argv` stands before the agent's own."""
+    """Isolation of one start: `rules` for the keeper, `argv` to prepend to the agent's own."""
 
     mode: Isolation
     rules: Mapping[str, Any]
@@ -62,7 +62,7 @@ class Extra:
 
 
 def extras() -> list[Extra]:
-    """What REEF_AGENT_FOLDERS lists: paths, read-only where `:ro` follows.
+    """Parse REEF_AGENT_FOLDERS: paths, read-only with the suffix `:ro`.
 
     Raises IsolationUnavailable for a folder that would show agents the data folder.
     """
@@ -103,24 +103,24 @@ class Needs:
 
     @classmethod
     def of(cls, home: Home, folder: Path, agent: Agent) -> Needs:
-        """Collect them for an agent that works in `folder`."""
+        """Collect the paths of an agent that works in `folder`."""
         return cls(home, Path(os.path.realpath(folder)), _programs(agent), extras())
 
     @property
     def writable(self) -> list[Path]:
-        """What the agent may change."""
+        """Return the paths that the agent may change."""
         more = [extra.path for extra in self.extras if extra.writable]
         return [*self.home.agents, self.folder, *more]
 
     @property
     def readable(self) -> list[Path]:
-        """What it may only read and run, beside system files."""
+        """Return the paths that it may only read and run, in addition to system files."""
         more = [extra.path for extra in self.extras if not extra.writable]
         return [self.home.prompt, *self.programs, *more]
 
     @property
     def all(self) -> list[Path]:
-        """Everything that must stay visible."""
+        """Return all paths that must stay visible."""
         made_later = {*self.home.agents, self.home.prompt}
         paths = (*self.readable, *self.writable)
         return [path for path in paths if path in made_later or path.exists()]
@@ -130,22 +130,22 @@ class Needs:
 
 
 def _as_user(needs: Needs) -> Plan | None:
-    """A plan with a system user; None where one could not do its work."""
+    """Return a plan with a system user; None if such a user could not work."""
     owner = needs.folder.stat().st_uid if needs.folder != needs.home.workspace else 0
     shares = users.is_system_user(owner)
     if shares and not (modes.host().landlock and modes.host().mounts):
         return None
     uid = owner if shares else users.uid_of(needs.home)
     groups = _groups(needs)
-    if needs.folder != needs.home.workspace and not _may_write(needs.folder, uid, groups):
+    if needs.folder != needs.home.workspace and not _can_write(needs.folder, uid, groups):
         return None
     rules: dict[str, Any] = {"mode": "user", "uid": uid, "gid": uid, "groups": groups}
     rules["own_user"] = not shares
     rules["same"] = _identity(needs.folder)
-    if shares:  # two agents with one user: Landlock keeps this one from the other's files
+    if shares:  # two agents with one user: Landlock protects the other's files
         rules["landlock"] = _landlock(needs, as_root=False)
     elif modes.host().landlock:
-        # All files that its user may use; but no process of another agent, whoever's user it has.
+        # All files of its user, but no process of another agent, even of the same user.
         rules["landlock"] = {"write": ["/"]}
     if modes.host().mounts:
         rules["view"] = _view(needs, uid, groups, required=True)
@@ -155,13 +155,13 @@ def _as_user(needs: Needs) -> Plan | None:
 
 
 def _identity(folder: Path) -> dict[str, list[int]]:
-    """Device and inode of the folder, so that nothing else can take its place meanwhile."""
+    """Return device and inode of the folder, so that it cannot be swapped before the start."""
     facts = folder.stat()
     return {str(folder): [facts.st_dev, facts.st_ino]}
 
 
 def _groups(needs: Needs) -> list[int]:
-    """Groups through which listed folders and sockets, and the agent's own folder, are open."""
+    """Return the groups with access to listed folders and sockets and the working folder."""
     listed = [*(extra.path for extra in needs.extras if extra.writable), needs.folder]
     found = set()
     for path in listed:
@@ -172,8 +172,8 @@ def _groups(needs: Needs) -> list[int]:
     return sorted(found)
 
 
-def _may(path: Path, uid: int, groups: Iterable[int], bits: int) -> bool:
-    """Whether the mode of `path` gives this user all of `bits` (4 read, 2 write, 1 enter)."""
+def _mode_allows(path: Path, uid: int, groups: Iterable[int], bits: int) -> bool:
+    """Return whether the mode of `path` allows this user `bits` (4 read, 2 write, 1 enter)."""
     facts = path.stat()
     if facts.st_uid == uid:
         mine = facts.st_mode >> 6
@@ -184,30 +184,30 @@ def _may(path: Path, uid: int, groups: Iterable[int], bits: int) -> bool:
     return mine & bits == bits
 
 
-def _may_write(folder: Path, uid: int, groups: Iterable[int]) -> bool:
-    return _may(folder, uid, groups, 7)
+def _can_write(folder: Path, uid: int, groups: Iterable[int]) -> bool:
+    return _mode_allows(folder, uid, groups, 7)
 
 
 def _closed_parent(path: Path, uid: int, groups: Iterable[int]) -> Path | None:
-    """The topmost folder above `path` that this user cannot enter."""
+    """Return the topmost folder above `path` that this user cannot enter."""
     for parent in reversed(path.parents):
-        if not _may(parent, uid, groups, 1):
+        if not _mode_allows(parent, uid, groups, 1):
             return parent
     return None
 
 
 def _is_reachable(needs: Needs, uid: int, groups: Sequence[int]) -> bool:
-    """Whether the way to all that is needed is open, but for the folders that reef opens."""
+    """Return whether the user can reach all needed paths once reef has opened its own folders."""
     ours = {settings.DATA_DIR, settings.LIEUTENANTS_DIR, needs.home.root}
     closed = {_closed_parent(path, uid, groups) for path in needs.all}
     return closed <= {None, *ours}
 
 
 def _as_root(needs: Needs) -> Plan:
-    """Plan an agent of root's that no system user can be: only in a workspace of its own.
+    """Plan an agent that runs as root, since no system user can: only in a workspace of its own.
 
-    It has no capabilities, but owns what root owns: in any other folder it could leave programs
-    that run as root. So an operator has to open a folder to system users first.
+    It has no capabilities, but owns everything that root owns: in any other folder it could leave
+    programs that run as root. An operator has to open such a folder to system users first.
     """
     if needs.folder != needs.home.workspace or settings.ISOLATION == "user":
         raise IsolationUnavailable(
@@ -223,7 +223,7 @@ def _as_root(needs: Needs) -> Plan:
 
 
 def _view(needs: Needs, uid: int, groups: Sequence[int], *, required: bool) -> dict[str, Any]:
-    """Rules for a mount namespace in which reef's folders and temporary files are not seen."""
+    """Return rules for a mount namespace that hides reef's folders and temporary files."""
     covers: dict[Path, str] = {Path(name): str(needs.home.tmp) for name in TEMPORARY}
     hidden = [settings.DATA_DIR, settings.RUN_DIR, RUNTIME]
     if required:
@@ -244,10 +244,7 @@ def _view(needs: Needs, uid: int, groups: Sequence[int], *, required: bool) -> d
 
 
 def _kept(needs: Needs, cover: Path) -> dict[str, bool]:
-    """Needed paths below a cover, and whether they may be written to.
-
-    What lies below another of them comes with it.
-    """
+    """Map needed paths below a cover to whether they are writable, outermost paths only."""
     inside = {path for path in needs.all if path != cover and path.is_relative_to(cover)}
     kept: list[Path] = []
     for path in sorted(inside):
@@ -286,7 +283,7 @@ def _landlock(needs: Needs, *, as_root: bool) -> dict[str, list[str]]:
         if not any(path == secret or path.startswith(f"{secret}/") for secret in hidden):
             _split(path, hidden, read, listable)
     write = [str(path) for path in needs.writable if not _is_socket(path)]
-    # Without a view of its own, /tmp is everybody's; then the agent has TMPDIR only.
+    # Without a private view /tmp is shared by all; then the agent has TMPDIR only.
     write += TEMPORARY if modes.host().mounts else TEMPORARY[2:]
     return {
         "read": [*read, *map(str, needs.readable)],
@@ -297,7 +294,7 @@ def _landlock(needs: Needs, *, as_root: bool) -> dict[str, list[str]]:
 
 
 def _split(path: str, hidden: Sequence[str], read: list[str], listable: list[str]) -> None:
-    """Add `path` to `read`, or what of it is not hidden."""
+    """Add `path` to `read`, or the parts of it that are not hidden."""
     inside = [secret for secret in hidden if secret.startswith(f"{path}/")]
     if not inside:
         read.append(path)
@@ -341,7 +338,7 @@ def _holds_secrets(path: Path) -> bool:
 
 
 def _programs(agent: Agent) -> list[Path]:
-    """Files and folders that the agent program needs, outside of the system's own."""
+    """Return the files and folders outside of the system's that the agent program needs."""
     found = [agent.path, *_package_of(agent.path.resolve()), *_interpreter_of(agent.path)]
     if agent.script:
         found += _package_of(agent.script.resolve())
@@ -353,7 +350,7 @@ def _programs(agent: Agent) -> list[Path]:
 
 
 def _interpreter_of(script: Path) -> list[Path]:
-    """What the program in a script's first line needs."""
+    """Return the paths that the interpreter in a script's first line needs."""
     try:
         with script.open("rb") as file:
             line = file.readline(1000)
@@ -364,7 +361,7 @@ def _interpreter_of(script: Path) -> list[Path]:
 
 
 def _prefix_of(program: Path) -> list[Path]:
-    """A program in a `bin`, as it is called and as it is, with the libraries beside it."""
+    """Return a program in a `bin`, its real path, and the libraries beside it."""
     found = []
     for path in (program, program.resolve()):
         found.append(path.parent if path.parent.name == "bin" else path)
@@ -374,7 +371,7 @@ def _prefix_of(program: Path) -> list[Path]:
 
 
 def _package_of(program: Path) -> list[Path]:
-    """The outermost `node_modules` that a program lies in, else the program alone."""
+    """Return the outermost `node_modules` that contains a program, else the program alone."""
     outer = [folder for folder in program.parents if folder.name == "node_modules"]
     return [outer[-1]] if outer else [program]
 
@@ -385,13 +382,13 @@ def _is_system(path: Path) -> bool:
 
 
 def _search_path() -> list[Path]:
-    """Folders of PATH outside of the system's, with what the programs in them usually need."""
+    """Return folders of PATH outside of the system's, with the usual needs of their programs."""
     found: list[Path] = []
     for name in os.environ.get("PATH", os.defpath).split(os.pathsep):
         folder = Path(os.path.realpath(name))
         if not name.startswith("/") or _is_system(folder) or not folder.is_dir():
             continue
-        if folder.name == "shims":  # version managers keep what their shims start beside them
+        if folder.name == "shims":  # version managers keep the real programs beside their shims
             found.append(folder.parent)
             continue
         found.append(folder)
@@ -401,11 +398,11 @@ def _search_path() -> list[Path]:
 
 
 def _path(needs: Needs, uid: int, groups: Sequence[int]) -> str:
-    """PATH without folders that this user cannot enter."""
+    """Return PATH without folders that this user cannot enter."""
     kept = []
     for name in os.environ.get("PATH", os.defpath).split(os.pathsep):
         folder = Path(name)
-        if folder.is_dir() and _may(folder, uid, groups, 1):
+        if folder.is_dir() and _mode_allows(folder, uid, groups, 1):
             closed = _closed_parent(folder, uid, groups)
             if closed is None or any(folder.is_relative_to(path) for path in needs.all):
                 kept.append(name)

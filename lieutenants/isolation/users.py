@@ -1,6 +1,6 @@
-"""System user ids for agents: numbers from the range for dynamic users, without passwd entries.
+"""System user ids for agents: numbers from the range of dynamic users, without passwd entries.
 
-The file system remembers who has which: a lieutenant's id is the owner of its workspace.
+The file system stores them: a lieutenant's user id is the owner of its workspace.
 """
 
 from __future__ import annotations
@@ -24,21 +24,22 @@ FIRST, LAST = 61184, 65519
 
 
 def is_system_user(uid: int) -> bool:
-    """Whether this number may belong to an agent."""
+    """Return whether this number may belong to an agent."""
     return FIRST <= uid <= LAST
 
 
 def uid_of(home: Home) -> int:
-    """The lieutenant's user id: the one that its workspace belongs to, else a free one.
+    """Return the lieutenant's user id: the owner of its workspace, else a free one.
 
-    A new id is reserved by giving it the workspace. Raises IsolationUnavailable, OSError.
+    A new id is reserved by making it the owner of the workspace. Raises IsolationUnavailable,
+    OSError.
     """
     home.root.mkdir(mode=0o700, parents=True, exist_ok=True)
     home.workspace.mkdir(mode=0o700, exist_ok=True)
     known = home.workspace.stat(follow_symlinks=False).st_uid
     if is_system_user(known):
         return known
-    with _alone():
+    with _exclusive():
         _reclaim()
         uid = _free_uid(home)
         give_tree(home.workspace, uid)
@@ -48,7 +49,7 @@ def uid_of(home: Home) -> int:
 def _free_uid(home: Home) -> int:
     taken = {*_owners_of_workspaces(), *_owners_of_processes()}
     size = LAST - FIRST + 1
-    # Two data folders of one host should not begin at the same place.
+    # Two data folders of one host should not begin at the same number.
     start = int.from_bytes(hashlib.sha256(bytes(home.root)).digest()[:4], "big")
     for step in range(size):
         uid = FIRST + (start + step) % size
@@ -58,7 +59,7 @@ def _free_uid(home: Home) -> int:
 
 
 def _reclaim() -> None:
-    """Give folders of destroyed lieutenants to reef's own user, so that their ids are free."""
+    """Give folders of destroyed lieutenants to reef's own user, which frees their ids."""
     living = set(Lieutenant.objects.living().values_list("pk", flat=True))
     for root in settings.LIEUTENANTS_DIR.iterdir():
         gone = Home(root)
@@ -82,7 +83,7 @@ def _owners_of_processes() -> Iterator[int]:
 
 
 @contextmanager
-def _alone() -> Iterator[None]:
-    """One start at a time picks an id."""
+def _exclusive() -> Iterator[None]:
+    """Let only one start at a time pick an id."""
     with locks.held(settings.LIEUTENANTS_DIR / ".users.lock"):
         yield

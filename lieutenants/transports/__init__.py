@@ -1,4 +1,4 @@
-"""How keepers are reached, by the name of the way. A new way is a new file and a line here."""
+"""Transports to keepers, by name. A new transport is a new file and one entry here."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ _TRANSPORTS: dict[str, Transport] = {"local": LocalTransport()}
 
 
 def get_transport(name: str) -> Transport:
-    """The transport of this name; a KeyError for an unknown one is a fault of ours."""
+    """Return the transport of this name. Raises KeyError."""
     return _TRANSPORTS[name]

@@ -1,4 +1,4 @@
-"""The contract between reef and the place where a keeper runs."""
+"""Interface between reef and the place where a keeper runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Handle = dict[str, Any]
 
 @dataclass(frozen=True)
 class Launch:
-    """What a keeper needs to bring an agent up; the keeper's `start` reads it as JSON."""
+    """Launch parameters of a keeper and its agent; `keeper.py start` reads them as JSON."""
 
     run: str
     dir: str
@@ -24,29 +24,29 @@ class Launch:
     heal: Sequence[str]
     tag: str
     hello: Sequence[Command]
-    # The rules of `lieutenants.sandbox`.
+    # Rules of `lieutenants.sandbox`.
     isolation: Mapping[str, Any] = field(default_factory=lambda: {"mode": "none"})
 
     def spec(self) -> dict[str, Any]:
-        """As a JSON object. It holds secrets: never log it, never write it to disk."""
+        """Return a JSON object. It contains secrets: never log it, never write it to disk."""
         return asdict(self)
 
 
 class Transport(Protocol):
-    """Verbs on a keeper, wherever it runs. All raise TransportError.
+    """Access to keepers, wherever they run. All methods raise TransportError.
 
-    `directory` is the run's own folder there, `handle` what `start` answered: keeper_pid,
+    `directory` is the run's own folder there, `handle` the reply of `start`: keeper_pid,
     keeper_started, agent_pid, agent_started (start times in clock ticks since boot), boot_id (of
-    the kernel that counts them; None for keepers of an older reef), isolation (its mode) and
+    the kernel that counts them; None for keepers of older versions), isolation (its mode) and
     own_user (the user id that only this agent has, else 0).
     """
 
     def start(self, launch: Launch) -> Handle:
-        """Bring keeper and agent up, or find them up already."""
+        """Start keeper and agent, or find them running."""
         ...
 
     def find(self, directory: str) -> Handle | None:
-        """The handle of the keeper that was started in this folder, if one ever was."""
+        """Return the handle of the keeper that was started in this folder, if there was one."""
         ...
 
     def send(self, directory: str, commands: Sequence[Outgoing]) -> None:
@@ -54,38 +54,38 @@ class Transport(Protocol):
         ...
 
     def read(self, directory: str, offset: int, limit: int) -> bytes:
-        """At most `limit` bytes of the journal from `offset`; empty when there are none."""
+        """Return at most `limit` bytes of the journal from `offset`; empty if there are none."""
         ...
 
     def shorten(self, directory: str, offset: int) -> None:
-        """Give back the room that the journal before `offset` takes; offsets stay as they are."""
+        """Release the disk space of the journal before `offset`; offsets do not change."""
         ...
 
     def skip_gap(self, directory: str, offset: int) -> int:
-        """Return where the journal goes on after the room at `offset` that was given back."""
+        """Return where the journal continues after the released part at `offset`."""
         ...
 
     def alive(self, handle: Handle, directory: str = "") -> bool:
-        """Whether that very keeper still runs; surer when its run's folder is given."""
+        """Return whether that very keeper still runs; more reliable with its run's folder."""
         ...
 
     def unreachable(self, handle: Handle, directory: str) -> str:
-        """Why a living keeper cannot be reached, without waking it; empty when it can."""
+        """Return why a live keeper cannot be reached, without waking it; empty if it can."""
         ...
 
     def withdraw(self, directory: str) -> Handle | None:
-        """Make sure that no keeper comes up in this folder any more; its handle if one has.
+        """Prevent later keepers from coming up in this folder; return an earlier one's handle.
 
         Raises TransportError while one is coming up.
         """
         ...
 
-    def stop(self, directory: str, handle: Handle, farewell: Outgoing | None) -> None:
-        """Begin an orderly end: `farewell` first, then TERM, then KILL. Does not wait."""
+    def stop(self, directory: str, handle: Handle, final_command: Outgoing | None) -> None:
+        """Begin a graceful stop: `final_command` first, then TERM, then KILL. Does not wait."""
         ...
 
     def end(self, directory: str, handle: Handle, *, keeper: bool) -> None:
-        """End the agent without its keeper's help, with `keeper` the keeper, too."""
+        """End the agent without its keeper's help; with `keeper` end the keeper too."""
         ...
 
     def clean(self, directory: str) -> None:

@@ -29,10 +29,10 @@ from reef_site.common import locks
 _KEEPER = str(Path(keeper.__file__).resolve())
 _START_SECONDS = 30
 _ANSWER_SECONDS = 5.0
-_FAREWELL_SECONDS = 3
+_FINAL_COMMAND_SECONDS = 3
 _GRACE_SECONDS = 3
-# How long is waited for a keeper that is about to end, or to say who it is.
-_LOOKS, _LOOK_SECONDS = 20, 0.1
+# How often and how long to wait for a keeper that is about to end, or to write its handle.
+_MAX_ATTEMPTS, _ATTEMPT_SECONDS = 20, 0.1
 
 _KEEP_SIZE, _PUNCH_HOLE = 1, 2
 _CANNOT_PUNCH = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EPERM)
@@ -49,7 +49,7 @@ class LocalTransport:
         done = _run_keeper(spec, scope.prefix(launch.run) if scope else [], scope)
         answer = _parse(done.stdout)
         if scope and not answer:
-            # It ran nothing, or the keeper failed without a word: then it does so again.
+            # Either it ran nothing, or the keeper failed silently and will do so again.
             scopes.refuse(done.stderr.decode("utf-8", "replace").strip()[-300:])
             done = _run_keeper(spec, [], None)
             answer = _parse(done.stdout)
@@ -59,7 +59,7 @@ class LocalTransport:
         return _handle(answer)
 
     def find(self, directory: str) -> Handle | None:
-        """Read what the keeper wrote about itself."""
+        """Read the keeper's own file."""
         try:
             facts = _parse(Path(directory, "keeper.json").read_bytes())
         except OSError:
@@ -67,15 +67,15 @@ class LocalTransport:
         return _handle(facts) if facts.get("keeper_pid") else None
 
     def send(self, directory: str, commands: Sequence[Outgoing]) -> None:
-        """One connection for all of them; each is answered before the next goes out."""
-        with _connected(directory) as ask:
+        """Send all commands over one connection, each after the reply to the previous one."""
+        with _request_channel(directory) as ask:
             for command in commands:
                 answer = ask({"op": "send", "id": command.id, "line": command.line})
                 if not answer.get("ok"):
                     raise TransportError(f"The supervisor refused: {answer.get('error')}")
 
     def read(self, directory: str, offset: int, limit: int) -> bytes:
-        """Bytes of the journal; looks at its size first, since mostly there is nothing new."""
+        """Read the journal, after checking its size, since usually there is nothing new."""
         path = os.path.join(directory, "journal.jsonl")
         try:
             if os.stat(path).st_size <= offset:
@@ -91,7 +91,7 @@ class LocalTransport:
             os.close(file)
 
     def shorten(self, directory: str, offset: int) -> None:
-        """Punch a hole; where the file system cannot, the journal keeps its length."""
+        """Punch a hole; where the file system cannot, the journal keeps its size."""
         end = offset // _PAGE * _PAGE
         try:
             file = os.open(os.path.join(directory, "journal.jsonl"), os.O_RDWR | os.O_CLOEXEC)
@@ -109,7 +109,7 @@ class LocalTransport:
             os.close(file)
 
     def skip_gap(self, directory: str, offset: int) -> int:
-        """The first whole record after the hole."""
+        """Return the offset of the first complete record after the hole."""
         try:
             with open(os.path.join(directory, "journal.jsonl"), "rb") as file:
                 file.seek(os.lseek(file.fileno(), offset, os.SEEK_DATA))
@@ -119,10 +119,10 @@ class LocalTransport:
             raise TransportError(f"The journal cannot be read: {error.strerror}") from error
 
     def alive(self, handle: Handle, directory: str = "") -> bool:
-        """Whether the pid with that start time is there and no zombie, and is a keeper.
+        """Return whether the pid with that start time is a live keeper.
 
-        After a restart of the machine both numbers may be somebody else's: then the kernel has
-        another boot id. And a keeper has its run's folder locked until it ends.
+        After a reboot both numbers may belong to another process, but then the boot id differs.
+        Also, a keeper has its run's folder locked until it ends.
         """
         booted = handle.get("boot_id")
         if booted and booted != boot_id():
@@ -132,7 +132,7 @@ class LocalTransport:
         return not (directory and _is_deserted(directory))
 
     def unreachable(self, handle: Handle, directory: str) -> str:
-        """Look at its files and at the state of its process."""
+        """Check its files and the state of its process."""
         for name, what in (("control.sock", "socket"), ("journal.jsonl", "journal")):
             if not os.path.exists(f"{directory}/{name}"):
                 has_folder = os.path.isdir(directory)
@@ -142,12 +142,12 @@ class LocalTransport:
         return ""
 
     def withdraw(self, directory: str) -> Handle | None:
-        """Lock the folder as a keeper would, and leave a file there that refuses each later one."""
+        """Lock the folder like a keeper, and leave a file there that makes later keepers refuse."""
         os.makedirs(directory, mode=0o700, exist_ok=True)
         folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            # One that has just refused its start holds the folder for a moment.
-            for _ in range(_LOOKS):
+            # A keeper that has just refused its start holds the lock for a moment.
+            for _ in range(_MAX_ATTEMPTS):
                 if _is_locked(folder):
                     note = Path(directory, "keeper.json")
                     if not note.exists():
@@ -155,13 +155,13 @@ class LocalTransport:
                     return None
                 if handle := self.find(directory):
                     return handle
-                time.sleep(_LOOK_SECONDS)
+                time.sleep(_ATTEMPT_SECONDS)
         finally:
             os.close(folder)
         raise TransportError("A supervisor is still starting there")
 
     def end(self, directory: str, handle: Handle, *, keeper: bool) -> None:
-        """Signal what wears the lieutenant's tag; the keeper only if it is that for sure."""
+        """Signal processes with the lieutenant's tag; the keeper only if identified for sure."""
         _sweep(directory, handle)
         pid, started = handle.get("keeper_pid"), handle.get("keeper_started")
         if not isinstance(pid, int) or not handle.get("boot_id"):
@@ -171,7 +171,7 @@ class LocalTransport:
         except OSError:
             return
         try:
-            # The descriptor stays with the process that was looked at, whatever becomes of the pid.
+            # The descriptor stays with the process that was checked, even if its pid is reused.
             if self.alive(handle) and _is_running(pid, started):
                 signal.pidfd_send_signal(process, signal.SIGCONT)
                 if keeper:
@@ -181,22 +181,22 @@ class LocalTransport:
         finally:
             os.close(process)
 
-    def stop(self, directory: str, handle: Handle, farewell: Outgoing | None) -> None:
-        """Ask the keeper; when it is gone, end what it left behind."""
+    def stop(self, directory: str, handle: Handle, final_command: Outgoing | None) -> None:
+        """Ask the keeper to stop; if it is gone, end the processes that it left."""
         if not self.alive(handle, directory):
             _sweep(directory, handle)
             return
         request = {
             "op": "stop",
             "grace": _GRACE_SECONDS,
-            "farewell": farewell.line if farewell else None,
-            "farewell_wait": _FAREWELL_SECONDS,
+            "farewell": final_command.line if final_command else None,
+            "farewell_wait": _FINAL_COMMAND_SECONDS,
         }
-        with _connected(directory) as ask:
+        with _request_channel(directory) as ask:
             ask(request)
 
     def clean(self, directory: str) -> None:
-        """Remove journal and leftovers; the rows have it all."""
+        """Remove the journal and leftover files; the rows have everything."""
         if Path(directory).name and Path(directory, "keeper.json").exists():
             shutil.rmtree(directory, ignore_errors=True)
 
@@ -242,7 +242,7 @@ def _handle(answer: dict[str, Any]) -> Handle:
 
 @functools.cache
 def boot_id() -> str:
-    """Return what the kernel calls this run of the machine; empty where it does not tell."""
+    """Return the kernel's id of this boot; empty where it is unknown."""
     return keeper.boot_id()
 
 
@@ -253,7 +253,7 @@ def _sweep(directory: str, handle: Handle) -> None:
 
 
 def _is_locked(folder: int) -> bool:
-    """Lock a folder as its keeper does; False if somebody has it."""
+    """Lock a folder like its keeper; return False if another process has the lock."""
     try:
         fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -262,13 +262,13 @@ def _is_locked(folder: int) -> bool:
 
 
 def _is_deserted(directory: str) -> bool:
-    """Whether nobody has this run's folder locked, and nobody answers at its socket."""
+    """Return whether no process has this run's folder locked and none answers at its socket."""
     try:
         if locks.is_held(directory, strict=True):
             return False
         folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
-        return False  # then nothing can be said
+        return False  # unknown
     try:
         _connect(folder).close()
     except (ConnectionRefusedError, FileNotFoundError):
@@ -281,8 +281,11 @@ def _is_deserted(directory: str) -> bool:
 
 
 @contextlib.contextmanager
-def _connected(directory: str) -> Iterator[Any]:
-    """A function that asks the keeper one thing. Its socket's path may be too long to name."""
+def _request_channel(directory: str) -> Iterator[Any]:
+    """Yield a function that sends the keeper one request.
+
+    Its socket's path may be too long for connect().
+    """
     try:
         folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
@@ -329,10 +332,10 @@ def _state_of(pid: Any) -> bytes:
 
 
 def _stat(pid: Any) -> list[bytes]:
-    """The fields of /proc/<pid>/stat behind the name; none if there is no such process."""
+    """Return the fields of /proc/<pid>/stat after the name; empty if there is no such process."""
     if not isinstance(pid, int):
         return []
-    # Each keeper is looked at each second, and a file object costs twice as much.
+    # Each keeper is checked every second, and a file object costs twice as much.
     try:
         file = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -346,5 +349,5 @@ def _stat(pid: Any) -> list[bytes]:
 
 
 def _tag(directory: str) -> str:
-    """What the agents of this run's lieutenant wear, and all that they started."""
+    """Return the environment entry that marks the processes of this run's lieutenant."""
     return f"REEF_LIEUTENANT={Path(directory).parent.parent.name}"

@@ -1,7 +1,7 @@
-"""A systemd scope of its own for each keeper and its agent.
+"""A separate systemd scope for each keeper and its agent.
 
-`setsid` leaves the session of reef's service, not its control group: what systemd does to all
-processes of that group would end the agents, too.
+`setsid` leaves the session of reef's service, but not its control group: what systemd does to all
+processes of that group would end the agents too.
 """
 
 from __future__ import annotations
@@ -19,22 +19,23 @@ from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
-# There where systemd is the manager of this machine.
+# Exists where systemd manages this machine.
 BOOTED = Path("/run/systemd/system")
-# From this version on scopes have an OOMPolicy; before, a killed process spared the others.
+# From this version on scopes have an OOMPolicy; earlier, a killed process did not affect the
+# others.
 _WITH_OOM_POLICY = 253
 _VERSION_SECONDS = 5
 
 
 @dataclass(frozen=True)
 class Manager:
-    """How to run a command in a new scope of this host's service manager."""
+    """Runs commands in new scopes of this host's service manager."""
 
     words: tuple[str, ...]
     env: Mapping[str, str]
 
     def prefix(self, run: str) -> list[str]:
-        """Return the words before the command; `run` is unique."""
+        """Return the arguments before the command; `run` is unique."""
         return [*self.words, f"--unit=reef-{run}", "--"]
 
 
@@ -42,12 +43,12 @@ _refused = threading.Event()
 
 
 def manager() -> Manager | None:
-    """Return the service manager that can give this user scopes; None if there is none."""
+    """Return a service manager that can create scopes for this user, or None."""
     return None if _refused.is_set() else _find()
 
 
 def refuse(reason: str) -> None:
-    """Do without scopes from now on: the manager did not give one."""
+    """Stop using scopes: the manager did not create one."""
     logger.warning("agents get no systemd scopes of their own: %s", reason)
     _refused.set()
 

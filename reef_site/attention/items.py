@@ -99,7 +99,9 @@ def _lieutenants() -> Iterator[Item]:
             reason = f"waiting for {each.waiting_for}" if each.waiting_for else "no output"
             yield _lieutenant(each, "stalled", each.last_activity_at, each.trouble or reason)
         elif each.trouble:
-            is_ours = reachability.is_ours(each.trouble) or each.trouble.startswith(LOUD)
+            is_ours = reachability.is_reachability_trouble(each.trouble) or each.trouble.startswith(
+                LOUD
+            )
             has_failed = each.status == Status.IDLE and not is_ours
             label = "task failed" if has_failed else "has trouble"
             yield _lieutenant(each, "stalled", each.status_since, each.trouble, label)

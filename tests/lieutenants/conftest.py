@@ -1,4 +1,4 @@
-"""Fixtures for tests of pages."""
+"""Fixtures that tests of pages share."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["database", "postgres", "postgres_cluster", "pump"]
 
 @pytest.fixture
 def operator(client: Client, settings: Any, monkeypatch: pytest.MonkeyPatch) -> Client:
-    """A signed-in operator on a host with an agent; dispatch is disabled."""
+    """A signed-in operator. The host has an agent, and no worker is notified."""
     settings.PI_PATH = str(STANDIN)
     context.forget()
     drop_tasks(monkeypatch, "lieutenants.settle")

@@ -172,7 +172,7 @@ def test_queued_start_is_reported(fleet: Fleet, settings: Any, tmp_path: Path) -
     settings.PI_PATH = str(STANDIN)
     fleet.create("bea", ready=False)
     until(
-        lambda: fleet.get("bea").get("waitingFor") == "a free place to start, taken by ada",
+        lambda: fleet.get("bea").get("waitingFor") == "a free start slot, taken by ada",
         10,
     )
     fleet.wait("ada", "error", 25)

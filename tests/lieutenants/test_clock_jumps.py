@@ -1,4 +1,4 @@
-"""The clock is set: nobody is called idle, stalled or silent because of it."""
+"""A change of the wall clock makes no lieutenant idle, stalled or silent."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ DAY = timedelta(days=1)
 
 
 def shifted(monkeypatch: pytest.MonkeyPatch, by: timedelta) -> None:
-    """Let the wall clock be set by so much from here on."""
+    """Shift the wall clock."""
     real = timezone.now
     monkeypatch.setattr(timezone, "now", lambda: real() + by)
 
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("jump", [DAY, -DAY])
-def test_idle_and_silent_times_go_on_from_where_they_were(
+def test_idle_and_silent_times_survive_a_clock_change(
     monkeypatch: pytest.MonkeyPatch, jump: timedelta
 ) -> None:
     idle = enlist("ada", status=Status.IDLE, idle_limit_minutes=10)
@@ -51,7 +51,7 @@ def test_idle_and_silent_times_go_on_from_where_they_were(
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("jump", [DAY, -DAY])
-def test_a_rule_does_not_fire_again_for_a_lieutenant_that_fails_still(
+def test_rule_does_not_fire_again_for_the_same_failure(
     monkeypatch: pytest.MonkeyPatch, jump: timedelta
 ) -> None:
     since = timezone.now() - timedelta(hours=1)
@@ -75,7 +75,7 @@ def test_a_rule_does_not_fire_again_for_a_lieutenant_that_fails_still(
 
 
 @pytest.mark.django_db
-def test_a_lease_and_a_restart_do_not_wait_for_a_clock_that_was_set_back(
+def test_lease_and_restart_do_not_wait_after_a_clock_change(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     row = enlist("ada", status=Status.ERROR, restart_at=timezone.now() + timedelta(seconds=1))
@@ -84,7 +84,7 @@ def test_a_lease_and_a_restart_do_not_wait_for_a_clock_that_was_set_back(
     assert Lieutenant.objects.claim(row.pk, lease) is None
     shifted(monkeypatch, -DAY)
 
-    # Without anybody who moves it along: its holder is gone.
+    # Nothing renews it: its holder is gone.
     assert Lieutenant.objects.claim(row.pk, lease)
     clock_jumps.rebase(-DAY)
 
@@ -104,7 +104,7 @@ def said(api: Api, vm_id: str) -> dict[str, Any]:
 
 
 @pytest.mark.django_db
-def test_a_vm_seen_in_the_future_does_not_stay_live_until_then(
+def test_vm_with_a_future_heartbeat_does_not_stay_live(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as ahead:
@@ -126,7 +126,7 @@ def test_a_vm_seen_in_the_future_does_not_stay_live_until_then(
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("jump", [DAY, -DAY])
-def test_nobody_is_called_silent_because_the_clock_was_set(
+def test_clock_change_makes_no_vm_silent(
     api: Api, monkeypatch: pytest.MonkeyPatch, jump: timedelta
 ) -> None:
     vm_id = register(api, "box")
@@ -137,7 +137,7 @@ def test_nobody_is_called_silent_because_the_clock_was_set(
     registry.sweep()
     assert said(api, vm_id)["liveness"] != "silent"
 
-    # The pardon lasts for minutes, not for the length of the jump.
+    # The grace period lasts for minutes, not for the length of the jump.
     assert Watch.grace(timezone.now())
     assert not Watch.objects.get().was_set_back(timezone.now())
     watch = Watch.objects.get()

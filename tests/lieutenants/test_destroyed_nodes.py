@@ -1,4 +1,4 @@
-"""A destroyed lieutenant whose node stays in the tree, since others are below it."""
+"""A destroyed lieutenant whose node stays in the tree, since it has children."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def nodes(answer: Any) -> dict[str, dict[str, Any]]:
     return {each["vmId"]: each for each in answer.json()["vms"]}
 
 
-def test_readers_of_the_tree_see_that_it_is_destroyed(database: str, api: Api) -> None:
+def test_tree_shows_a_destroyed_node(database: str, api: Api) -> None:
     ada = enlist("ada")
     presence.enlist(ada, actor="tests")
     plant("child", ada.pk)
@@ -39,7 +39,7 @@ def test_readers_of_the_tree_see_that_it_is_destroyed(database: str, api: Api) -
 
 
 @pytest.mark.django_db
-def test_a_later_round_marks_it_once_and_buries_it_when_nothing_is_below(api: Api) -> None:
+def test_reconcile_marks_a_node_once_and_deregisters_it_without_children(api: Api) -> None:
     ada = enlist("ada")
     presence.enlist(ada, actor="tests")
     plant("child", ada.pk)

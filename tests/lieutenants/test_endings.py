@@ -1,4 +1,4 @@
-"""How agents and keepers end, by themselves and by others, and what comes after."""
+"""Ends of agents and keepers, by themselves and by others, and what follows."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ def lives(pid: int) -> bool:
 
 @pytest.fixture
 def mode(settings: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Set how the stand-in behaves from its next start on."""
+    """Set the stand-in's behaviour from its next start on."""
     settings.AGENT_ENV = [*settings.AGENT_ENV, "STANDIN_MODE"]
     return lambda value: monkeypatch.setenv("STANDIN_MODE", value)
 
 
 @pytest.fixture
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ending, "PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(ending, "FIRST_RESTART_DELAY", 0.05)
 
 
-def test_an_exit_in_mid_answer_is_told_with_its_last_words(fleet: Fleet) -> None:
+def test_exit_during_an_answer_is_reported_with_stderr(fleet: Fleet) -> None:
     fleet.create("ada")
     message = fleet.send("ada", "DIE 3")
     row = fleet.wait("ada", "error")
@@ -60,7 +60,7 @@ def test_an_exit_in_mid_answer_is_told_with_its_last_words(fleet: Fleet) -> None
     assert answer.status_code == 400
 
 
-def test_a_signal_is_seen_at_once_and_named(fleet: Fleet) -> None:
+def test_death_by_signal_is_noticed_at_once_and_named(fleet: Fleet) -> None:
     fleet.create("ada")
     fleet.send("ada", "SLOW 60 " + "word " * 600)
     until(lambda: fleet.get("ada")["lastOutput"].count("word") > 3)
@@ -75,7 +75,7 @@ def test_a_signal_is_seen_at_once_and_named(fleet: Fleet) -> None:
     assert answer.text.startswith("word word word ")
 
 
-def test_an_idle_agent_that_dies_is_seen_at_once(fleet: Fleet) -> None:
+def test_death_of_an_idle_agent_is_noticed_at_once(fleet: Fleet) -> None:
     fleet.create("ada")
     os.kill(fleet.process("ada").handle["agent_pid"], signal.SIGKILL)
     killed = time.monotonic()
@@ -83,7 +83,7 @@ def test_an_idle_agent_that_dies_is_seen_at_once(fleet: Fleet) -> None:
     assert time.monotonic() - killed < 2
 
 
-def test_never_is_the_policy_that_leaves_it_dead(fleet: Fleet, short_pauses: None) -> None:
+def test_policy_never_does_not_restart(fleet: Fleet, short_pauses: None) -> None:
     fleet.create("ada")
     fleet.send("ada", "KILL")
     row = fleet.wait("ada", "error")
@@ -94,7 +94,7 @@ def test_never_is_the_policy_that_leaves_it_dead(fleet: Fleet, short_pauses: Non
     assert Process.objects.filter(lieutenant=row).count() == 1
 
 
-def test_on_failure_starts_it_again_with_its_session(fleet: Fleet, short_pauses: None) -> None:
+def test_policy_on_failure_restarts_with_the_session(fleet: Fleet, short_pauses: None) -> None:
     fleet.create("ada", restartPolicy="on-failure")
     fleet.ask("ada", "my number is 4711")
     fleet.send("ada", "KILL")
@@ -106,9 +106,7 @@ def test_on_failure_starts_it_again_with_its_session(fleet: Fleet, short_pauses:
     assert "try 1 to start it again" in reasons
 
 
-def test_pauses_grow_and_after_five_tries_it_stays_dead(
-    fleet: Fleet, mode: Any, short_pauses: None
-) -> None:
+def test_restarts_end_after_five_attempts(fleet: Fleet, mode: Any, short_pauses: None) -> None:
     mode("exit:7")
     fleet.create("ada", ready=False, restartPolicy="on-failure")
 
@@ -130,10 +128,10 @@ def test_pauses_grow_and_after_five_tries_it_stays_dead(
     assert fleet.row("ada").restarts == 0
 
 
-def test_the_pause_before_a_restart_doubles(
+def test_delay_before_a_restart_doubles(
     fleet: Fleet, mode: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ending, "PAUSE_SECONDS", 1000.0)
+    monkeypatch.setattr(ending, "FIRST_RESTART_DELAY", 1000.0)
     mode("exit:7")
     fleet.create("ada", ready=False, restartPolicy="on-failure")
 
@@ -153,9 +151,7 @@ def test_the_pause_before_a_restart_doubles(
     assert wait_for_death(MOST_RESTARTS + 1).restart_at is None
 
 
-def test_messages_it_had_not_begun_reach_its_successor_once(
-    fleet: Fleet, short_pauses: None
-) -> None:
+def test_unstarted_messages_reach_the_next_process_once(fleet: Fleet, short_pauses: None) -> None:
     fleet.create("ada", restartPolicy="on-failure")
     fleet.send("ada", "SLOW 60 " + "word " * 600)
     until(lambda: fleet.get("ada")["lastOutput"])
@@ -172,7 +168,7 @@ def test_messages_it_had_not_begun_reach_its_successor_once(
         assert message.taken_up_at is not None
 
 
-def test_a_dead_keeper_is_replaced_and_leaves_no_agent(fleet: Fleet) -> None:
+def test_dead_keeper_is_replaced_and_leaves_no_agent(fleet: Fleet) -> None:
     fleet.create("ada")
     fleet.ask("ada", "my number is 4711")
     child = int(fleet.ask("ada", "CHILD").split()[1])
@@ -187,7 +183,7 @@ def test_a_dead_keeper_is_replaced_and_leaves_no_agent(fleet: Fleet) -> None:
     assert first.end_reason.startswith("Its process vanished")
 
 
-def test_a_keeper_that_dies_in_mid_answer_leaves_the_half(fleet: Fleet) -> None:
+def test_keeper_crash_during_an_answer_keeps_the_partial_text(fleet: Fleet) -> None:
     fleet.create("ada")
     fleet.send("ada", "SLOW 60 " + "word " * 600)
     until(lambda: fleet.get("ada")["lastOutput"].count("word") > 3)
@@ -199,7 +195,7 @@ def test_a_keeper_that_dies_in_mid_answer_leaves_the_half(fleet: Fleet) -> None:
     assert fleet.ask("ada", "hello") == "echo: hello"
 
 
-def test_after_a_reboot_what_should_run_runs_with_its_session(fleet: Fleet) -> None:
+def test_reboot_restarts_running_lieutenants_with_their_sessions(fleet: Fleet) -> None:
     for name in ("ada", "bea", "cyd"):
         fleet.create(name)
         fleet.ask(name, f"I am {name}")
@@ -220,7 +216,7 @@ def test_after_a_reboot_what_should_run_runs_with_its_session(fleet: Fleet) -> N
     assert fleet.row("cyd").live_process() is None
 
 
-def test_pause_and_resume_keep_session_and_say_so(fleet: Fleet) -> None:
+def test_pause_and_resume_keep_the_session(fleet: Fleet) -> None:
     fleet.create("ada")
     fleet.ask("ada", "my number is 4711")
     pid = fleet.process("ada").handle["agent_pid"]
@@ -235,7 +231,7 @@ def test_pause_and_resume_keep_session_and_say_so(fleet: Fleet) -> None:
     assert "my number is 4711" in fleet.ask("ada", "RECALL")
 
 
-def test_a_forced_pause_keeps_the_half_and_what_waits(fleet: Fleet) -> None:
+def test_forced_pause_keeps_partial_answer_and_queue(fleet: Fleet) -> None:
     fleet.create("ada")
     fleet.send("ada", "SLOW 60 " + "word " * 600)
     until(lambda: fleet.get("ada")["lastOutput"])
@@ -250,7 +246,7 @@ def test_a_forced_pause_keeps_the_half_and_what_waits(fleet: Fleet) -> None:
     fleet.wait("ada", "idle")
 
 
-def test_restart_gives_a_new_process_on_the_same_session(fleet: Fleet) -> None:
+def test_restart_starts_a_new_process_with_the_same_session(fleet: Fleet) -> None:
     fleet.create("ada")
     fleet.ask("ada", "my number is 4711")
     first = fleet.process("ada")
@@ -261,7 +257,7 @@ def test_restart_gives_a_new_process_on_the_same_session(fleet: Fleet) -> None:
     assert "my number is 4711" in fleet.ask("ada", "RECALL")
 
 
-def test_pause_resume_pause_in_one_breath_ends_paused(fleet: Fleet) -> None:
+def test_rapid_pause_resume_pause_ends_paused(fleet: Fleet) -> None:
     fleet.create("ada")
     for verb in ("pause", "resume", "pause", "resume", "pause"):
         assert fleet.api.post(f"{LIEUTENANTS}/ada/{verb}").status_code == 200
@@ -272,7 +268,7 @@ def test_pause_resume_pause_in_one_breath_ends_paused(fleet: Fleet) -> None:
     assert fleet.ask("ada", "hello") == "echo: hello"
 
 
-def test_destroy_in_the_middle_of_a_start_leaves_nothing(fleet: Fleet) -> None:
+def test_destroy_during_a_start_leaves_nothing(fleet: Fleet) -> None:
     made = fleet.create("ada", ready=False)
     assert fleet.api.delete(f"{LIEUTENANTS}/ada").status_code == 200
     assert fleet.api.delete(f"{LIEUTENANTS}/ada").status_code == 200
@@ -287,7 +283,7 @@ def test_destroy_in_the_middle_of_a_start_leaves_nothing(fleet: Fleet) -> None:
     assert fleet.ask("ada", "RECALL") == "recall: "
 
 
-def test_destroy_all_names_each(fleet: Fleet) -> None:
+def test_destroy_all_lists_each_lieutenant(fleet: Fleet) -> None:
     for name in ("ada", "bea"):
         fleet.create(name)
     results = fleet.api.post(f"{LIEUTENANTS}/destroy-all").json()["results"]
@@ -295,8 +291,8 @@ def test_destroy_all_names_each(fleet: Fleet) -> None:
     until(lambda: not Process.objects.live().exists())
 
 
-def test_a_stop_from_outside_is_an_end_in_order_and_it_comes_back(fleet: Fleet) -> None:
-    """Somebody ended the keeper with SIGTERM: it stops its agent, and reef starts it again."""
+def test_external_stop_is_graceful_and_followed_by_a_restart(fleet: Fleet) -> None:
+    """Someone ends the keeper with SIGTERM: it stops its agent, and reef starts it again."""
     fleet.create("ada")
     first = fleet.process("ada")
     os.kill(first.handle["keeper_pid"], signal.SIGTERM)
@@ -305,8 +301,8 @@ def test_a_stop_from_outside_is_an_end_in_order_and_it_comes_back(fleet: Fleet) 
     assert not lives(first.handle["agent_pid"])
 
 
-def test_one_death_is_told_while_another_starts(fleet: Fleet, mode: Any) -> None:
-    """A slow start of one keeps nobody from hearing of another's end."""
+def test_death_is_reported_while_another_lieutenant_starts(fleet: Fleet, mode: Any) -> None:
+    """A slow start of one lieutenant does not delay the report on another's end."""
     fleet.create("ada")
     mode("mute")
     fleet.create("bea", ready=False)

@@ -1,4 +1,4 @@
-"""What providers say when they fail, as a person reads it."""
+"""Failures of model providers as sentences."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ LONG = {"error": {"message": "prompt is too long: 210000 tokens > 200000 maximum
         ('500 {"error": {"message": ["a list"]}}', "internal error"),
     ],
 )
-def test_it_becomes_one_sentence(raw: str, said: str) -> None:
+def test_failure_becomes_one_sentence(raw: str, said: str) -> None:
     found = sentence(raw)
     assert said in found
     assert "\n" not in found
@@ -52,18 +52,18 @@ def test_it_becomes_one_sentence(raw: str, said: str) -> None:
         "",
         "The answer was aborted.",
         "Extension a.ts: the context window of my app",
-        "The model failed without a word.",
+        "The model failed without an error message.",
         "12 files were changed",
         "{not json",
         "[1, 2]",
         "{}",
     ],
 )
-def test_other_words_stay_as_they_are(raw: str) -> None:
+def test_other_texts_are_unchanged(raw: str) -> None:
     assert sentence(raw) == raw
 
 
-def test_long_words_are_cut() -> None:
+def test_long_texts_are_truncated() -> None:
     assert len(sentence("400 " + "a " * 5000)) < LONGEST + 60
 
 

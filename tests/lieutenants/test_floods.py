@@ -1,4 +1,4 @@
-"""Floods: what one loud agent may cost in rows, how that is said, and calls whose end is lost."""
+"""Limits on rows of a noisy agent, their reports, and calls whose end is lost."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def event(kind: str, **fields: Any) -> list[Any]:
 
 
 def left_out(rows: list[Entry]) -> int:
-    """How many rows were not made, as the transcript says."""
+    """Return the number of omitted rows in the transcript's reports."""
     found = [re.match(r"([\d,]+) further ", row.text) for row in rows]
     return sum(int(each[1].replace(",", "")) for each in found if each)
 
@@ -58,7 +58,7 @@ def newest() -> Entry:
     ],
     ids=["errors", "notifications", "dialogs", "retries", "compactions", "refusals"],
 )
-def test_rows_of_one_cause_are_bounded_and_the_rest_is_counted(
+def test_rows_of_one_cause_are_limited_and_the_rest_is_counted(
     kind: str, fields: dict[str, Any]
 ) -> None:
     played = Played()
@@ -66,17 +66,17 @@ def test_rows_of_one_cause_are_bounded_and_the_rest_is_counted(
     for _ in range(20):
         played.play(*[event(kind, **fields) for _ in range(100)])
         played.session = played.reopened()
-    played.session.say_left_out(timezone.now() + MINUTE)
+    played.session.report_omitted(timezone.now() + MINUTE)
     played.session.ledger.write()
 
     rows = list(Entry.objects.order_by("id")[before:])
-    assert len(rows) <= floods.ROWS_A_MINUTE + 20
+    assert len(rows) <= floods.ROWS_PER_MINUTE + 20
     told = [row for row in rows if " further " in row.text]
     assert len(rows) - len(told) + left_out(told) == 2000
 
 
 @pytest.mark.django_db
-def test_a_lieutenant_says_that_it_is_loud_and_when_it_is_not_any_more() -> None:
+def test_flood_is_shown_as_trouble_until_it_is_over() -> None:
     played = Played()
     played.play(["m", now_ms(), "extension_error", 5000, 400_000])
     loud = played.row().trouble
@@ -91,7 +91,7 @@ def test_a_lieutenant_says_that_it_is_loud_and_when_it_is_not_any_more() -> None
 
 
 @pytest.mark.django_db
-def test_what_the_model_has_trouble_with_is_said_before_how_loud_it_is() -> None:
+def test_model_trouble_takes_precedence_over_floods() -> None:
     played = Played()
     played.play(["m", now_ms(), "notify", 5000, 1])
     retry = {"delayMs": 1000, "attempt": 1, "maxAttempts": 3, "errorMessage": "429"}
@@ -102,7 +102,7 @@ def test_what_the_model_has_trouble_with_is_said_before_how_loud_it_is() -> None
 
 
 @pytest.mark.django_db
-def test_a_very_long_notification_is_cut() -> None:
+def test_very_long_notification_is_truncated() -> None:
     played = Played()
     text = "n" * 5_000_000
     played.play(event("extension_ui_request", id="1", method="notify", message=text))
@@ -111,12 +111,12 @@ def test_a_very_long_notification_is_cut() -> None:
 
 
 @pytest.mark.django_db
-def test_counts_are_told_when_the_process_ends() -> None:
+def test_omitted_rows_are_reported_when_the_process_ends() -> None:
     played = Played()
     errors = [event("extension_error", error="n") for _ in range(1000)]
     played.play(*errors, ["x", now_ms(), {"code": 0}])
     rows = Entry.objects.filter(text__contains=" further ")
-    assert left_out(list(rows)) == 1000 - floods.ROWS_A_MINUTE
+    assert left_out(list(rows)) == 1000 - floods.ROWS_PER_MINUTE
     assert played.row().trouble == ""
 
 
@@ -128,18 +128,18 @@ CALL = {"toolCallId": "c1", "toolName": "shots"}
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("kind", ["turn_end", "agent_end", "agent_settled"])
-def test_a_call_whose_end_is_never_told_ends_with_its_turn(kind: str) -> None:
+def test_call_without_end_event_ends_with_its_turn(kind: str) -> None:
     played = Played()
     played.play(event("agent_start"), event("tool_execution_start", **CALL))
     assert played.row().waiting_for == "tool shots"
     played.play(event(kind))
     assert "tool" not in played.row().waiting_for
     call = Entry.objects.get(kind=Entry.Kind.TOOL_RESULT)
-    assert (call.final, call.text) == (True, "Its end was not told.")
+    assert (call.final, call.text) == (True, "No result was reported.")
 
 
 @pytest.mark.django_db
-def test_a_result_that_was_too_long_is_told_by_its_size() -> None:
+def test_too_long_result_is_shown_by_size() -> None:
     played = Played()
     played.play(event("agent_start"), event("tool_execution_start", **CALL))
     content = {"content": [{"type": "image"}]}
@@ -150,7 +150,7 @@ def test_a_result_that_was_too_long_is_told_by_its_size() -> None:
 
 
 @pytest.mark.django_db
-def test_the_beginning_of_a_long_result_is_shown() -> None:
+def test_beginning_of_a_long_result_is_shown() -> None:
     played = Played()
     played.play(event("agent_start"), event("tool_execution_start", **CALL))
     content = [{"type": "text", "text": "first lines"}]
@@ -164,7 +164,7 @@ def test_the_beginning_of_a_long_result_is_shown() -> None:
 # -- with real processes -------------------------------------------------------------------------
 
 
-def test_a_flood_disturbs_nobody_and_its_lieutenant_can_be_talked_to(fleet: Fleet) -> None:
+def test_flood_does_not_affect_others_or_messages(fleet: Fleet) -> None:
     fleet.create("loud", ready=False)
     fleet.create("calm")
     fleet.wait("loud", "idle")
@@ -183,7 +183,7 @@ LONG = [
 ]
 
 
-def test_a_long_line_of_any_kind_leaves_no_call_open(fleet: Fleet) -> None:
+def test_long_line_of_any_kind_leaves_no_call_open(fleet: Fleet) -> None:
     fleet.create("ada", stallLimitSeconds=1)
     for number, what in enumerate(LONG, start=1):
         message = fleet.send("ada", f"LONG {what} {LONG_LINE}")
@@ -207,7 +207,7 @@ def _is_done(message: Message) -> bool:
     return message.taken_up_at is not None and idle
 
 
-def test_the_journal_of_a_running_agent_is_shortened(
+def test_journal_of_a_running_agent_is_shortened(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(follower, "KEPT_BYTES", 1 << 20)
@@ -223,7 +223,7 @@ def test_the_journal_of_a_running_agent_is_shortened(
     assert fleet.ask("ada", "hello") == "echo: hello"
 
 
-def test_a_database_that_is_older_than_the_journal_goes_on_after_the_gap(fleet: Fleet) -> None:
+def test_older_database_continues_after_the_gap(fleet: Fleet) -> None:
     fleet.create("ada")
     process = fleet.process("ada")
     begin = process.offset
@@ -237,4 +237,4 @@ def test_a_database_that_is_older_than_the_journal_goes_on_after_the_gap(fleet: 
 
     fleet.restart_follower()
     assert fleet.ask("ada", "hello") == "echo: hello"
-    assert any("are gone" in text for text in fleet.texts("ada", "notice"))
+    assert any("are lost" in text for text in fleet.texts("ada", "notice"))

@@ -1,4 +1,4 @@
-"""The follower with real keepers: replaced, killed, failing, alone; nothing lost or doubled."""
+"""The follower with real keepers: replaced, killed, failing; nothing is lost or duplicated."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ LIEUTENANTS = "/lieutenant/lieutenants"
 
 
 def words(count: int) -> str:
-    """What the stand-in says to `TOKENS <count> <rate>`."""
+    """Return the stand-in's answer to `TOKENS <count> <rate>`."""
     return " ".join(f"w{number}" for number in range(count))
 
 
 def let_pass(seconds: float) -> None:
-    """Let the others work until a moment that chance has chosen."""
+    """Wait this long while others work; callers choose random times."""
     threading.Event().wait(seconds)
 
 
@@ -53,7 +53,7 @@ def working(fleet: Fleet, names: list[str]) -> bool:
     return any(fleet.row(name).status == "working" for name in names)
 
 
-def test_a_follower_replaced_again_and_again_tells_everything_once(fleet: Fleet) -> None:
+def test_repeatedly_replaced_follower_records_everything_once(fleet: Fleet) -> None:
     chance = random.Random(1)
     names = [f"l{number}" for number in range(5)]
     for name in names:
@@ -96,7 +96,7 @@ for line in sys.stdin:
 
 
 class Worker:
-    """A follower in a process of its own, which can be killed with nothing put in order."""
+    """A follower in a process of its own, which can be killed without any cleanup."""
 
     def __init__(self) -> None:
         database = connection.settings_dict
@@ -130,7 +130,7 @@ class Worker:
         return int(self._process.stdout.readline())
 
     def start(self) -> None:
-        """Kill -9 the running follower, if there is one, and start another."""
+        """Kill the running follower, if any, with SIGKILL, and start another."""
         assert self._tell("start")
 
     def close(self) -> None:
@@ -141,14 +141,14 @@ class Worker:
 
 @pytest.fixture
 def worker(fleet: Fleet) -> Iterator[Worker]:
-    """The only follower there is."""
+    """The only follower."""
     fleet.stop_follower()
     made = Worker()
     yield made
     made.close()
 
 
-def test_twenty_kills_of_the_worker_lose_and_double_nothing(fleet: Fleet, worker: Worker) -> None:
+def test_twenty_worker_kills_lose_and_duplicate_nothing(fleet: Fleet, worker: Worker) -> None:
     chance = random.Random(2)
     names = [f"l{number}" for number in range(10)]
     for name in names:
@@ -171,7 +171,7 @@ def test_twenty_kills_of_the_worker_lose_and_double_nothing(fleet: Fleet, worker
     assert not Message.objects.exclude(state=MessageState.ACCEPTED).exists()
 
 
-def test_a_pass_that_fails_before_its_commit_is_done_again(
+def test_pass_that_fails_before_its_commit_is_repeated(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     passes, really_save = [0], ledger.save_progress
@@ -185,7 +185,7 @@ def test_a_pass_that_fails_before_its_commit_is_done_again(
     for name in ("ada", "bea"):
         fleet.create(name)
     monkeypatch.setattr("lieutenants.follower.save_progress", save_or_fail)
-    monkeypatch.setattr(follower, "AGAIN_SECONDS", 0.05)
+    monkeypatch.setattr(follower, "RETRY_SECONDS", 0.05)
     for name in ("ada", "bea"):
         fleet.send(name, "TOKENS 400 200")
     for name in ("ada", "bea"):
@@ -195,7 +195,7 @@ def test_a_pass_that_fails_before_its_commit_is_done_again(
     check_nothing_is_open()
 
 
-def test_a_session_that_cannot_be_followed_stops_no_other(
+def test_broken_session_does_not_block_others(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     really_apply = Session.apply
@@ -206,8 +206,8 @@ def test_a_session_that_cannot_be_followed_stops_no_other(
         really_apply(session, *what)
 
     broken = True
-    monkeypatch.setattr(follower, "AGAIN_SECONDS", 0.05)
-    monkeypatch.setattr(follower, "ASIDE_SECONDS", 1.0)
+    monkeypatch.setattr(follower, "RETRY_SECONDS", 0.05)
+    monkeypatch.setattr(follower, "SKIP_SECONDS", 1.0)
     monkeypatch.setattr(Session, "apply", apply)
     fleet.create("bad", ready=False)
     fleet.create("good")
@@ -235,14 +235,14 @@ def test_only_one_of_two_followers_follows(fleet: Fleet) -> None:
 
 
 def without_lock(second: Follower) -> None:
-    """Let this one follow whoever follows besides."""
+    """Let this follower run beside another one."""
     second._lock.path = second._lock.path.with_name(f"{second._lock.path.name}.of-its-own")
 
 
 def test_two_followers_at_once_write_each_record_once(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(follower, "AGAIN_SECONDS", 0.05)
+    monkeypatch.setattr(follower, "RETRY_SECONDS", 0.05)
     # Nothing keeps them apart but the rows.
     monkeypatch.setattr("lieutenants.hosts.lock.one_folder", lambda _stopping: nullcontext(True))
     monkeypatch.setattr("lieutenants.hosts.services.sign", lambda _follower: None)
@@ -274,9 +274,7 @@ def test_two_followers_at_once_write_each_record_once(
     check_nothing_is_open()
 
 
-def test_a_lock_file_that_was_removed_is_locked_anew(
-    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_removed_lock_file_is_locked_again(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(locks, "KEEP_SECONDS", 0.1)
     fleet.create("ada")
     path = fleet.follower._lock.path
@@ -293,7 +291,7 @@ def test_a_lock_file_that_was_removed_is_locked_anew(
         thread.join(20)
 
 
-def test_a_follower_whose_lock_another_has_taken_yields(
+def test_follower_stops_when_another_holds_its_lock(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(locks, "KEEP_SECONDS", 0.1)
@@ -307,10 +305,10 @@ def test_a_follower_whose_lock_another_has_taken_yields(
     assert fleet.ask("ada", "hello") == "echo: hello"
 
 
-def test_trouble_with_lock_or_database_ends_no_follower(
+def test_lock_or_database_errors_do_not_end_the_follower(
     settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, transactional_db: None
 ) -> None:
-    """The folder of the lock is swept, the disk is full, the database fails while it stands by."""
+    """The lock's folder is removed, the disk is full, the database fails while it stands by."""
     tried: list[str] = []
 
     def other_follower(_self: object, _now: float) -> None:
@@ -323,8 +321,8 @@ def test_trouble_with_lock_or_database_ends_no_follower(
     def resign(_follower: str) -> None:
         raise ValueError("the test breaks what is done last")
 
-    monkeypatch.setattr(follower, "AGAIN_SECONDS", 0.05)
-    monkeypatch.setattr("lieutenants.watch.Watch.sign", other_follower)
+    monkeypatch.setattr(follower, "RETRY_SECONDS", 0.05)
+    monkeypatch.setattr("lieutenants.watch.Watchdog.record_heartbeat", other_follower)
     monkeypatch.setattr("lieutenants.hosts.services.note_rival", full_database)
     monkeypatch.setattr("lieutenants.hosts.services.resign", resign)
     settings.RUN_DIR = tmp_path / "run"
@@ -352,9 +350,7 @@ def test_trouble_with_lock_or_database_ends_no_follower(
     assert not locks.is_held(tmp_path / "run" / "follower.lock")
 
 
-def test_without_redis_all_works_a_little_later(
-    fleet: Fleet, settings: Any, tmp_path: Path
-) -> None:
+def test_everything_works_without_redis(fleet: Fleet, settings: Any, tmp_path: Path) -> None:
     settings.REDIS_URL = f"unix://{tmp_path}/nobody.sock"
     broker.client.cache_clear()
     fleet.restart_follower()
@@ -363,7 +359,7 @@ def test_without_redis_all_works_a_little_later(
     broker.client.cache_clear()
 
 
-def test_a_message_tells_its_way_and_the_evidence(fleet: Fleet) -> None:
+def test_message_shows_its_states_and_evidence(fleet: Fleet) -> None:
     fleet.create("ada")
     message = fleet.send("ada", "SLOW 1 one two")
     path = f"{LIEUTENANTS}/ada/messages/{message.pk}"
@@ -383,7 +379,7 @@ def test_a_message_tells_its_way_and_the_evidence(fleet: Fleet) -> None:
     assert facts["usage"]["output"] > 0
 
 
-def test_the_same_key_gives_the_same_message(fleet: Fleet) -> None:
+def test_same_idempotency_key_returns_the_same_message(fleet: Fleet) -> None:
     fleet.create("ada")
     path = f"{LIEUTENANTS}/ada/send"
 
@@ -405,7 +401,7 @@ def test_the_same_key_gives_the_same_message(fleet: Fleet) -> None:
     assert fleet.row("ada").task_count == 1
 
 
-def test_messages_wait_for_the_end_of_the_start(fleet: Fleet) -> None:
+def test_messages_wait_until_the_agent_is_ready(fleet: Fleet) -> None:
     fleet.stop_follower()
     fleet.create("ada", ready=False)
     sent = [fleet.send("ada", f"number {number}") for number in range(4)]
@@ -419,7 +415,7 @@ def test_messages_wait_for_the_end_of_the_start(fleet: Fleet) -> None:
     assert fleet.row("ada").task_count == 4
 
 
-def test_many_messages_at_once_are_all_answered_in_order(fleet: Fleet) -> None:
+def test_messages_sent_in_a_row_are_answered_in_order(fleet: Fleet) -> None:
     fleet.create("ada")
     for number in range(25):
         fleet.send("ada", f"number {number}")
@@ -429,7 +425,7 @@ def test_many_messages_at_once_are_all_answered_in_order(fleet: Fleet) -> None:
     check_nothing_is_open()
 
 
-def test_steer_and_follow_up_to_an_idle_one_become_prompts(fleet: Fleet) -> None:
+def test_steer_and_follow_up_to_an_idle_lieutenant_become_prompts(fleet: Fleet) -> None:
     fleet.create("ada")
     for mode in ("steer", "followUp"):
         fleet.wait("ada", "idle")
@@ -461,10 +457,10 @@ def test_all_kinds_of_answers_of_all_kinds_of_agents(
     check_nothing_is_open()
 
 
-def test_a_journal_of_many_passes_is_read_to_its_end(
+def test_journal_longer_than_a_pass_is_read_completely(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Far more waits than one pass may read, and one record larger than that."""
+    """The journal is longer than a pass may read, and contains a record larger than that."""
     monkeypatch.setattr(follower, "SESSION_BYTES", 2000)
     monkeypatch.setattr(follower, "PASS_BYTES", 3000)
     fleet.create("ada")
@@ -477,7 +473,7 @@ def test_a_journal_of_many_passes_is_read_to_its_end(
     assert fleet.texts("bea") == ["echo: " + "x" * 20_000]
 
 
-def test_a_worker_that_dies_during_a_start_leaves_one_process(fleet: Fleet, worker: Worker) -> None:
+def test_worker_crash_during_a_start_leaves_one_process(fleet: Fleet, worker: Worker) -> None:
     names = [f"l{number}" for number in range(4)]
     for name in names:
         fleet.create(name, ready=False)

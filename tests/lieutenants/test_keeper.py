@@ -1,4 +1,4 @@
-"""The keeper, with real processes: what reaches the journal, who is left, what it costs."""
+"""The keeper with real processes: its journal, remaining processes, memory and disk use."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ T = TypeVar("T")
 
 
 def python(code: str) -> list[str]:
-    """An agent in a few lines; `say` prints an event."""
+    """Return the command of an agent given as code; `say` prints an event."""
     return [sys.executable, "-S", "-c", SAY + code]
 
 
 def wait(condition: Callable[[], T], limit: float = 10.0) -> T:
-    """The condition's value once it is true."""
+    """Wait until the condition is true; return its value."""
     until = time.monotonic() + limit
     while not (value := condition()):
         assert time.monotonic() < until, "waited in vain"
@@ -56,7 +56,7 @@ def lives(pid: int) -> bool:
 
 
 def status(pid: int, name: str) -> int:
-    """A number of /proc/PID/status; sizes are in kB."""
+    """Return a number of /proc/PID/status; sizes are in kB."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(name + ":"))
 
@@ -128,7 +128,7 @@ class Kept:
         return "".join(record[2] for record in self.kind("t"))
 
     def end(self, limit: float = 15.0) -> dict[str, Any]:
-        """The end record, once the keeper has gone."""
+        """Wait for the keeper's end; return the end record."""
         wait(lambda: not lives(self.keeper_pid), limit)
         *_, last = self.records()
         assert last[0] == "x", last
@@ -141,7 +141,7 @@ Keep = Callable[..., Kept]
 
 @pytest.fixture
 def keep(tmp_path: Path) -> Iterator[Keep]:
-    """Start agents; whatever is left of them ends with the test."""
+    """Start agents; their processes end with the test."""
     made: list[Kept] = []
 
     def start(argv: list[str], **more: Any) -> Kept:
@@ -160,7 +160,7 @@ def keep(tmp_path: Path) -> Iterator[Keep]:
 # --- the journal --------------------------------------------------------------------------------
 
 
-def test_a_run_from_begin_to_end(keep: Keep) -> None:
+def test_complete_run_is_recorded(keep: Keep) -> None:
     kept = keep(["sh", "-c", 'read line; echo "$line"; echo oops >&2; exit 3'])
     assert json.loads((kept.dir / "keeper.json").read_bytes()) == kept.answer
     assert kept.send("one", type="hello") == {"ok": True}
@@ -177,7 +177,7 @@ def test_a_run_from_begin_to_end(keep: Keep) -> None:
     assert not (kept.dir / "control.sock").exists()
 
 
-def test_an_answer_of_the_standin(keep: Keep) -> None:
+def test_stand_in_answer_is_recorded(keep: Keep) -> None:
     kept = keep(STANDIN, hello=[{"id": "hello-1", "type": "get_state"}])
     kept.prompt("p1", "TOOL please")
     wait(lambda: kept.events("agent_settled"))
@@ -202,7 +202,7 @@ def test_an_answer_of_the_standin(keep: Keep) -> None:
 
 
 @pytest.mark.parametrize("mode", ["", "fat", "old,fat"])
-def test_a_long_answer_costs_little(keep: Keep, mode: str) -> None:
+def test_long_answer_needs_little_memory_and_disk(keep: Keep, mode: str) -> None:
     kept = keep(STANDIN, env={"STANDIN_MODE": mode})
     kept.prompt("p1", "TOKENS 2500 0")
     wait(lambda: kept.events("agent_end"), 30)
@@ -214,7 +214,7 @@ def test_a_long_answer_costs_little(keep: Keep, mode: str) -> None:
     assert status(kept.keeper_pid, "VmRSS") <= 16 << 10
 
 
-def test_deltas_too_slow_to_join_stay_small(keep: Keep) -> None:
+def test_slow_deltas_have_small_records(keep: Keep) -> None:
     kept = keep(STANDIN)
     kept.prompt("p1", "SLOW 2.7 " + " ".join(["1234567"] * 60))
     wait(lambda: kept.events("agent_settled"))
@@ -224,7 +224,7 @@ def test_deltas_too_slow_to_join_stay_small(keep: Keep) -> None:
     assert len(deltas) <= 3 * len(kept.text())
 
 
-def test_lines_and_characters_may_come_in_pieces(keep: Keep) -> None:
+def test_split_lines_and_characters_are_joined(keep: Keep) -> None:
     code = """
 line = json.dumps({"type": "x", "text": "größer 😀 \\u2028"}, ensure_ascii=False).encode()
 for byte in line + b"\\n" + line + b"\\r\\n" + line:
@@ -235,7 +235,7 @@ for byte in line + b"\\n" + line + b"\\r\\n" + line:
     assert [event["text"] for event in kept.events("x")] == ["größer 😀 \u2028"] * 3
 
 
-def test_lone_surrogates_and_endless_numbers(keep: Keep) -> None:
+def test_lone_surrogates_and_huge_numbers_are_recorded(keep: Keep) -> None:
     code = r"""
 update = '{"type":"message_update","assistantMessageEvent":{"type":"text_delta",%s}}'
 for half in ("d83d", "de00", "d800"):
@@ -250,7 +250,7 @@ print('{"type":"y","deep":' + "[" * 100000)
     assert kept.kind("g")[0][3] > 100000
 
 
-def test_a_huge_line_is_measured_not_kept(keep: Keep) -> None:
+def test_huge_line_is_recorded_by_size_only(keep: Keep) -> None:
     code = """
 os.write(1, b'{"type":"big","text":"')
 for _ in range(50): sys.stdout.write("x" * 1000000)
@@ -267,7 +267,7 @@ sys.stdin.read()
     assert status(kept.keeper_pid, "VmHWM") < 40 << 10
 
 
-def test_huge_lines_that_matter_are_understood(keep: Keep) -> None:
+def test_essential_huge_lines_are_outlined(keep: Keep) -> None:
     code = """
 message = {"role": "assistant", "content": [], "stopReason": "error", "errorMessage": "500"}
 say(type="message_end", message=message)
@@ -293,14 +293,14 @@ def test_garbage_is_recorded_within_bounds(keep: Keep) -> None:
     assert (first[2], first[3]) == ("��!", 3)
     assert (second[2], second[3]) == ("[1]", 3)
     (more,) = kept.kind("m")
-    assert len(records) == keeper.ROWS_A_MINUTE
+    assert len(records) == keeper.ROWS_PER_MINUTE
     assert more[2] == "garbage"
     assert len(records) + more[3] == 5002
     assert sum(record[3] for record in records) + more[4] == 6 + 5000 * len("no json")
 
 
 @pytest.mark.parametrize("kind", ["extension_error", "notify"])
-def test_a_flood_of_events_is_counted_and_bounded(keep: Keep, kind: str) -> None:
+def test_event_flood_is_limited_and_counted(keep: Keep, kind: str) -> None:
     kept = keep(STANDIN)
     kept.prompt("p1", f"FLOOD {kind} 60000 20000")
     wait(lambda: kept.events("agent_settled"), 30)
@@ -309,14 +309,14 @@ def test_a_flood_of_events_is_counted_and_bounded(keep: Keep, kind: str) -> None
 
     name = "extension_ui_request" if kind == "notify" else kind
     recorded, summaries = kept.events(name), kept.kind("m")
-    assert len(recorded) <= 2 * keeper.ROWS_A_MINUTE
+    assert len(recorded) <= 2 * keeper.ROWS_PER_MINUTE
     assert len(summaries) <= 6
     assert {record[2] for record in summaries} == {kind}
     assert len(recorded) + sum(record[3] for record in summaries) == 60000
     assert kept.text() == "flooded"
 
 
-def test_events_that_make_no_row_are_bounded_too(keep: Keep) -> None:
+def test_events_without_rows_are_limited_too(keep: Keep) -> None:
     kept = keep(STANDIN)
     kept.prompt("p1", "FLOOD setStatus 10000 10000")
     kept.prompt("p2", "FLOOD my_own_event 10000 10000")
@@ -326,34 +326,34 @@ def test_events_that_make_no_row_are_bounded_too(keep: Keep) -> None:
 
     for kind, name in (("setStatus", "extension_ui_request"), ("my_own_event", "my_own_event")):
         recorded = len(kept.events(name))
-        assert recorded <= keeper.OTHERS_A_MINUTE + 400
+        assert recorded <= keeper.OTHERS_PER_MINUTE + 400
         more = sum(record[3] for record in kept.kind("m") if record[2] == kind)
         assert recorded + more == 10000
 
 
-def test_kinds_without_end_share_one_count(keep: Keep) -> None:
+def test_too_many_kinds_share_one_counter(keep: Keep) -> None:
     code = 'for n in range(200000): os.write(1, b\'{"type":"k%d"}\\n\' % n)'
     kept = keep(python(code))
     kept.end(30)
-    assert len(kept.kind("e")) <= keeper.OTHERS_A_MINUTE + keeper.MAX_KINDS + 1000
+    assert len(kept.kind("e")) <= keeper.OTHERS_PER_MINUTE + keeper.MAX_KINDS + 1000
     assert len(kept.kind("e")) + sum(record[3] for record in kept.kind("m")) == 200000
     assert {record[2] for record in kept.kind("m")} == {"other"}
 
 
-def test_the_pace_lets_a_burst_through_and_then_waits() -> None:
-    pace = keeper.Pace()
+def test_throttle_admits_a_burst_and_then_waits() -> None:
+    pace = keeper.Throttle()
     for _ in range(keeper.BURST):
         pace.count(10.0)
     assert pace.wait(10.0) == 0
     for _ in range(300):
         pace.count(10.0)
-    assert pace.wait(10.0) == pytest.approx(300 / keeper.STEADY_A_SECOND)
-    assert pace.wait(12.0) == pytest.approx(300 / keeper.STEADY_A_SECOND - 2)
+    assert pace.wait(10.0) == pytest.approx(300 / keeper.STEADY_PER_SECOND)
+    assert pace.wait(12.0) == pytest.approx(300 / keeper.STEADY_PER_SECOND - 2)
     assert pace.wait(99.0) == 0
 
 
 @pytest.mark.thorough
-def test_what_must_be_recorded_is_read_more_slowly(keep: Keep) -> None:
+def test_essential_events_are_read_more_slowly(keep: Keep) -> None:
     code = """
 message = {"role": "user", "content": "x"}
 for _ in range(20000): say(type="message_end", message=message)
@@ -363,11 +363,11 @@ sys.stdin.readline()
     wait(lambda: len(kept.events("message_end")) >= keeper.BURST)
     begun, a_chunk = time.monotonic(), keeper.READ_BYTES // 70
     wait(lambda: len(kept.events("message_end")) >= keeper.BURST + 2 * a_chunk, 60)
-    assert time.monotonic() - begun > a_chunk / keeper.STEADY_A_SECOND / 2
+    assert time.monotonic() - begun > a_chunk / keeper.STEADY_PER_SECOND / 2
     assert kept.ask(op="state")["ok"]
 
 
-def test_a_flood_is_said_to_be_over(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_end_of_a_flood_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     records: list[Record] = []
     floods = keeper.Floods(records.append)
     for number in range(1000):
@@ -385,7 +385,7 @@ def test_a_flood_is_said_to_be_over(monkeypatch: pytest.MonkeyPatch) -> None:
 LONG_LINE = 10_500_000
 
 
-def test_a_long_result_still_ends_its_call(keep: Keep) -> None:
+def test_long_result_still_ends_its_call(keep: Keep) -> None:
     kept = keep(STANDIN)
     kept.prompt("p1", f"LONG tool {LONG_LINE}")
     wait(lambda: kept.events("agent_settled"), 30)
@@ -403,7 +403,7 @@ def test_a_long_result_still_ends_its_call(keep: Keep) -> None:
 
 
 @pytest.mark.parametrize("what", ["tool_execution_start", "user", "assistant", "response"])
-def test_a_long_line_tells_what_it_was(keep: Keep, what: str) -> None:
+def test_long_line_keeps_its_outline(keep: Keep, what: str) -> None:
     kept = keep(STANDIN)
     kept.prompt("p1", f"LONG {what} {LONG_LINE}")
     kept.send("q", type="get_state")
@@ -425,7 +425,7 @@ def test_a_long_line_tells_what_it_was(keep: Keep, what: str) -> None:
 
 
 @pytest.mark.parametrize("separators", [(",", ":"), (", ", ": ")], ids=["compact", "spaced"])
-def test_an_outline_has_what_stands_at_both_ends(separators: tuple[str, str]) -> None:
+def test_outline_has_the_members_of_both_ends(separators: tuple[str, str]) -> None:
     result = {"content": [{"type": "text", "text": 'é"\\' * 50000}], "details": {"a": [1]}}
     event = {"type": "tool_execution_end", "toolCallId": "c", "result": result, "isError": True}
     line = json.dumps(event, separators=separators).encode()
@@ -440,12 +440,12 @@ def test_an_outline_has_what_stands_at_both_ends(separators: tuple[str, str]) ->
 
 
 @pytest.mark.parametrize("head", [b"", b"[1", b"no json", b'"x', b"[" * 70000, b'{"a":' * 20000])
-def test_an_outline_of_nonsense(head: bytes) -> None:
+def test_outline_of_invalid_input_is_none(head: bytes) -> None:
     found = keeper.outline(head, b"}" * 100)
     assert found is None or list(found) == ["a"]
 
 
-def test_tool_updates_are_thinned_and_the_newest_arrives(keep: Keep) -> None:
+def test_tool_updates_are_throttled_and_the_newest_arrives(keep: Keep) -> None:
     code = """
 for number in range(200):
     content = [{"type": "text", "text": "x" * 50000 + str(number)}]
@@ -486,7 +486,7 @@ def test_stderr_is_kept_short(keep: Keep) -> None:
     assert log.endswith(b"x" * 600 + b"\n")
 
 
-def test_a_full_disk_loses_nothing(keep: Keep) -> None:
+def test_full_disk_loses_nothing(keep: Keep) -> None:
     kept = keep(STANDIN)
     size = (kept.dir / "journal.jsonl").stat().st_size
     usual = resource.prlimit(kept.keeper_pid, resource.RLIMIT_FSIZE)
@@ -501,12 +501,10 @@ def test_a_full_disk_loses_nothing(keep: Keep) -> None:
     assert kept.text() == " ".join(f"w{number}" for number in range(500)) * 20
 
 
-def test_what_a_full_disk_costs_is_owned_up_to(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """When more waits than memory should hold, deltas go first; events only much later."""
-    monkeypatch.setattr(keeper, "BACKLOG_DELTAS", 100)
-    monkeypatch.setattr(keeper, "BACKLOG_ALL", 200)
+def test_loss_on_a_full_disk_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond the limits of memory deltas are dropped first, events much later."""
+    monkeypatch.setattr(keeper, "MAX_DELTA_BACKLOG", 100)
+    monkeypatch.setattr(keeper, "MAX_BACKLOG", 200)
     path = tmp_path / "journal.jsonl"
     journal = keeper.Journal(str(path))
     for number in range(20):
@@ -526,7 +524,7 @@ def test_what_a_full_disk_costs_is_owned_up_to(
 # --- commands -----------------------------------------------------------------------------------
 
 
-def test_a_command_is_passed_on_once(keep: Keep) -> None:
+def test_command_is_passed_on_once(keep: Keep) -> None:
     kept = keep(["cat"], hello=[{"id": "h", "type": "first"}])
     assert kept.send("h", type="again") == {"ok": True, "repeated": True}
     assert kept.send("a", type="x") == {"ok": True}
@@ -538,7 +536,7 @@ def test_a_command_is_passed_on_once(keep: Keep) -> None:
     assert [record[2]["type"] for record in kept.kind("e")] == ["first", "x"]
 
 
-def test_an_agent_that_does_not_read_blocks_nobody(keep: Keep) -> None:
+def test_agent_that_does_not_read_blocks_no_client(keep: Keep) -> None:
     kept = keep(["cat"])
     os.kill(kept.agent_pid, signal.SIGSTOP)
     for number in range(40):
@@ -552,15 +550,15 @@ def test_an_agent_that_does_not_read_blocks_nobody(keep: Keep) -> None:
     assert kept.ask(op="state")["buffered"] == 0
 
 
-def test_too_much_for_the_agent_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keeper, "SEND_LIMIT", 1000)
+def test_too_many_pending_bytes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeper, "MAX_PENDING_BYTES", 1000)
     outbox = keeper.Outbox(-1, lambda _: None)
     assert outbox.push("a", {"text": "x" * 900})["ok"]
     assert not outbox.push("b", {"text": "x" * 100})["ok"]
     assert outbox.push("c", {})["ok"]
 
 
-def test_many_clients_at_once(keep: Keep) -> None:
+def test_many_concurrent_clients_are_served(keep: Keep) -> None:
     kept = keep(["cat"])
     silent = [kept.connect() for _ in range(300)]
     half = kept.connect()
@@ -594,7 +592,7 @@ def test_many_clients_at_once(keep: Keep) -> None:
         (b'{"op":"send","id":7,"line":{}}', "id must be"),
     ],
 )
-def test_nonsense_is_refused(keep: Keep, request_line: bytes, error: str) -> None:
+def test_invalid_request_is_refused(keep: Keep, request_line: bytes, error: str) -> None:
     kept = keep(["cat"])
     request_line = request_line.replace(b'{"op"', b'{"key":"%b","op"' % kept.key.encode())
     with kept.connect() as client:
@@ -620,7 +618,7 @@ def test_the_call_command_reaches_deep_directories(tmp_path: Path, keep: Keep) -
 # --- ends ---------------------------------------------------------------------------------------
 
 
-def test_an_agent_that_exits_at_once(keep: Keep) -> None:
+def test_immediate_exit_is_recorded(keep: Keep) -> None:
     kept = keep(STANDIN, env={"STANDIN_MODE": "exit:4"})
     end = kept.end()
     assert (end["code"], end["stopped"]) == (4, False)
@@ -630,7 +628,9 @@ def test_an_agent_that_exits_at_once(keep: Keep) -> None:
 @pytest.mark.parametrize(
     ("message", "code", "number"), [("DIE 7", 7, None), ("KILL", None, signal.SIGKILL)]
 )
-def test_death_in_mid_answer(keep: Keep, message: str, code: int, number: int) -> None:
+def test_crash_during_an_answer_is_recorded(
+    keep: Keep, message: str, code: int, number: int
+) -> None:
     kept = keep(STANDIN)
     kept.prompt("p1", message)
     end = kept.end()
@@ -638,7 +638,7 @@ def test_death_in_mid_answer(keep: Keep, message: str, code: int, number: int) -
     assert kept.text() == "I am about to"
 
 
-def test_stop_says_farewell_first(keep: Keep) -> None:
+def test_stop_sends_the_final_command_first(keep: Keep) -> None:
     kept = keep(STANDIN)
     kept.prompt("p1", "SILENT")
     wait(lambda: kept.events("turn_start"))
@@ -651,7 +651,7 @@ def test_stop_says_farewell_first(keep: Keep) -> None:
     assert kept.events("response")[-1]["id"] == "bye-1"
 
 
-def test_a_stubborn_mute_agent_is_killed(keep: Keep) -> None:
+def test_agent_that_ignores_the_stop_is_killed(keep: Keep) -> None:
     kept = keep(STANDIN, env={"STANDIN_MODE": "stubborn,mute"}, hello=[{"type": "get_state"}])
     wait(lambda: sigterm_ignored(kept.agent_pid))
     farewell = {"id": "bye", "type": "abort"}
@@ -669,7 +669,7 @@ def sigterm_ignored(pid: int) -> bool:
     return bool(mask >> (signal.SIGTERM - 1) & 1)
 
 
-def test_a_suspended_agent_can_be_stopped(keep: Keep) -> None:
+def test_suspended_agent_can_be_stopped(keep: Keep) -> None:
     kept = keep(["cat"])
     os.kill(kept.agent_pid, signal.SIGSTOP)
     os.kill(kept.keeper_pid, signal.SIGTERM)
@@ -678,8 +678,8 @@ def test_a_suspended_agent_can_be_stopped(keep: Keep) -> None:
 
 
 @pytest.mark.parametrize("mode", ["", "stubborn"])
-def test_children_in_their_own_sessions_are_swept(keep: Keep, mode: str) -> None:
-    """The child holds the agent's stdout open; the end is on record nevertheless, soon."""
+def test_children_in_their_own_sessions_are_ended(keep: Keep, mode: str) -> None:
+    """The child holds the agent's stdout open; the end is recorded soon nevertheless."""
     kept = keep(STANDIN, env={"STANDIN_MODE": mode})
     kept.prompt("p1", "CHILD")
     wait(lambda: kept.events("agent_settled"))
@@ -693,14 +693,14 @@ def test_children_in_their_own_sessions_are_swept(keep: Keep, mode: str) -> None
     assert kept.records()[-1][1] / 1000 - died < 1.6
 
 
-def test_an_agent_that_closes_its_output_is_still_kept(keep: Keep) -> None:
+def test_agent_that_closes_its_output_is_still_supervised(keep: Keep) -> None:
     kept = keep(["sh", "-c", "exec 1>&- 2>&-; read line; exit 5"])
     assert kept.ask(op="state")["ok"]
     kept.send("go", type="go")
     assert kept.end()["code"] == 5
 
 
-def test_the_end_is_seen_at_once_and_waiting_costs_nothing(keep: Keep) -> None:
+def test_exit_is_noticed_at_once_without_polling(keep: Keep) -> None:
     kept = keep(STANDIN)
     kept.prompt("p1", "hello")
     wait(lambda: kept.events("agent_settled"))
@@ -724,14 +724,14 @@ def wake_ups_in_a_second(kept: Kept) -> int:
 # --- starting -----------------------------------------------------------------------------------
 
 
-def test_an_agent_that_cannot_be_run(tmp_path: Path) -> None:
+def test_agent_that_cannot_be_run_is_reported(tmp_path: Path) -> None:
     kept = Kept(tmp_path, ["/no/such/program"])
     answer = kept.start()
     assert answer == {
         "ok": False,
         "error": "the agent cannot be run: No such file or directory: /no/such/program",
     }
-    assert not keeper.find_left(kept.tag, 0, 0, 0, {})
+    assert not keeper.find_remaining(kept.tag, 0, 0, 0, {})
     assert not (kept.dir / "control.sock").exists()
     assert not (kept.dir / "keeper.json").exists()
     again = Kept(tmp_path, ["true"], dir=str(kept.dir))
@@ -750,7 +750,7 @@ def test_an_agent_that_cannot_be_run(tmp_path: Path) -> None:
         ({"cwd": "/no/such/folder"}, "No such file or directory: /no/such/folder"),
     ],
 )
-def test_a_wrong_spec_is_refused(tmp_path: Path, wrong: dict[str, Any], error: str) -> None:
+def test_invalid_spec_is_refused(tmp_path: Path, wrong: dict[str, Any], error: str) -> None:
     kept = Kept(tmp_path, ["true"])
     kept.spec.update(wrong)
     answer = kept.start()
@@ -758,7 +758,7 @@ def test_a_wrong_spec_is_refused(tmp_path: Path, wrong: dict[str, Any], error: s
     assert error in answer["error"]
 
 
-def test_a_run_is_started_once(keep: Keep) -> None:
+def test_run_is_started_once(keep: Keep) -> None:
     kept = keep(["cat"])
     first = kept.answer
     with ThreadPoolExecutor(4) as pool:
@@ -770,7 +770,7 @@ def test_a_run_is_started_once(keep: Keep) -> None:
     assert len(kept.kind("b")) == 1
 
 
-def test_a_session_has_one_keeper(tmp_path: Path, keep: Keep) -> None:
+def test_session_has_one_keeper(tmp_path: Path, keep: Keep) -> None:
     lock = tmp_path / "session.lock"
     with lock.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -783,7 +783,7 @@ def test_a_session_has_one_keeper(tmp_path: Path, keep: Keep) -> None:
     keep(["cat"], lock=str(lock))
 
 
-def test_torn_session_files_are_healed(tmp_path: Path, keep: Keep) -> None:
+def test_torn_session_files_are_truncated(tmp_path: Path, keep: Keep) -> None:
     files = [tmp_path / name for name in ("whole", "torn", "long", "only", "empty")]
     long = b"a\n" + b"x" * 200_000
     for file, data in zip(files, [b"a\nb\n", b"a\nb", long, b"torn", b""], strict=True):
@@ -792,7 +792,7 @@ def test_torn_session_files_are_healed(tmp_path: Path, keep: Keep) -> None:
     assert [file.read_bytes() for file in files] == [b"a\nb\n", b"a\n", b"a\n", b"", b""]
 
 
-def test_what_an_earlier_run_left_is_swept(tmp_path: Path, keep: Keep) -> None:
+def test_processes_of_an_earlier_run_are_ended(tmp_path: Path, keep: Keep) -> None:
     tag = f"REEF_LIEUTENANT={uuid.uuid4().hex}"
     env = {**os.environ, **dict([tag.split("=")])}
     left = subprocess.Popen(["sleep", "600"], env=env, start_new_session=True)
@@ -808,7 +808,7 @@ def test_what_an_earlier_run_left_is_swept(tmp_path: Path, keep: Keep) -> None:
             process.wait()
 
 
-def test_the_environment_is_the_agents_alone(keep: Keep) -> None:
+def test_environment_is_visible_to_the_agent_only(keep: Keep) -> None:
     secret = uuid.uuid4().hex
     code = """
 say(type="seen", env=dict(os.environ), fds=sorted(os.listdir("/proc/self/fd")), cwd=os.getcwd(),
@@ -828,5 +828,5 @@ sys.stdin.readline()
     assert kept.dir.stat().st_mode & 0o777 == 0o700
 
 
-def test_the_file_is_python_3_8() -> None:
+def test_file_is_valid_python_3_8() -> None:
     ast.parse(KEEPER.read_text(), feature_version=(3, 8))

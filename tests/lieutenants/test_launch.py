@@ -1,4 +1,4 @@
-"""A start whose preparation takes long, without a process."""
+"""Starts with a slow preparation, without a process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.django_db
 
 
 class NoKeeper:
-    """A transport that notes how old a start is when it comes to the keeper."""
+    """A transport that records how old a start is when it reaches the keeper."""
 
     def __init__(self) -> None:
         self.ages: list[timedelta] = []
@@ -48,7 +48,7 @@ def starting() -> Lieutenant:
 
 
 def during_the_check(monkeypatch: pytest.MonkeyPatch, **fields: Any) -> None:
-    """Let the row change like this while the session file is looked at."""
+    """Change the row like this while the session file is being checked."""
 
     def check(*_: object) -> list[str]:
         Process.objects.update(**fields)
@@ -57,10 +57,10 @@ def during_the_check(monkeypatch: pytest.MonkeyPatch, **fields: Any) -> None:
     monkeypatch.setattr(session_files, "check", check)
 
 
-def test_a_slow_preparation_leaves_the_keeper_its_whole_time(
+def test_slow_preparation_does_not_shorten_the_start_timeout(
     transport: NoKeeper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    during_the_check(monkeypatch, started_at=timezone.now() - 2 * watch.LOST_START)
+    during_the_check(monkeypatch, started_at=timezone.now() - 2 * watch.LOST_START_AFTER)
 
     runtime.launch(starting())
 
@@ -68,7 +68,7 @@ def test_a_slow_preparation_leaves_the_keeper_its_whole_time(
     assert age < timedelta(seconds=5)
 
 
-def test_what_was_given_up_meanwhile_is_not_started(
+def test_abandoned_start_is_not_continued(
     transport: NoKeeper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     during_the_check(monkeypatch, ended_at=timezone.now())

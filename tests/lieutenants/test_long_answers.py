@@ -1,4 +1,4 @@
-"""An answer of tens of megabytes: what lists, pages and the API show of it, and what that costs."""
+"""Answers of tens of megabytes in lists, pages and the API, and their costs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def long_text(length: int) -> str:
 
 @pytest.fixture
 def peak() -> Iterator[Any]:
-    """How many bytes Python has held at most, more than when this was asked last."""
+    """Yield a function that returns the growth of Python's peak memory since its last call."""
     tracemalloc.start()
     before = 0
 
@@ -50,7 +50,7 @@ def peak() -> Iterator[Any]:
     tracemalloc.stop()
 
 
-def test_listings_show_both_ends_of_a_long_answer(api: Api) -> None:
+def test_listings_show_head_and_tail_of_a_long_answer(api: Api) -> None:
     told = Told(enlist())
     answered(told, "short")
     answered(told, long_text(1_000_000))
@@ -66,7 +66,7 @@ def test_listings_show_both_ends_of_a_long_answer(api: Api) -> None:
     assert found["outputLengths"] == [5, 1_000_000]
 
 
-def test_texts_of_ordinary_length_are_whole_and_have_no_counts(api: Api) -> None:
+def test_short_texts_are_complete_without_lengths(api: Api) -> None:
     told = Told(enlist())
     texts = [long_text(4_000)] * 5 + [long_text(20_000)] * 3
     for text in texts:
@@ -120,7 +120,7 @@ def test_read_pages_by_size(api: Api) -> None:
     assert "".join(pages) == text
 
 
-def test_transcript_pages_by_size_and_loses_nothing(api: Api) -> None:
+def test_transcript_is_paginated_by_size(api: Api) -> None:
     told = Told(enlist())
     texts = [*("x" * 100, "y" * 3_000_000, "z" * 3_000_000, long_text(9_000_000)), *"abc"]
     for text in texts:
@@ -147,7 +147,7 @@ def test_transcript_pages_by_size_and_loses_nothing(api: Api) -> None:
     assert "data" not in short["entries"][0]
 
 
-def test_messages_are_listed_by_their_ends_and_one_is_whole(api: Api) -> None:
+def test_message_list_is_shortened_and_detail_is_complete(api: Api) -> None:
     row = enlist()
     text = long_text(500_000)
     message = Message.objects.create(lieutenant=row, text=text, mode="prompt", mode_asked="prompt")
@@ -159,7 +159,7 @@ def test_messages_are_listed_by_their_ends_and_one_is_whole(api: Api) -> None:
     assert "textLength" not in whole
 
 
-def test_the_page_shows_both_ends_and_a_link_to_the_whole(operator: Client) -> None:
+def test_page_shows_head_and_tail_and_a_link(operator: Client) -> None:
     told = Told(enlist())
     text = long_text(1_000_000)
     entry = answered(told, text)
@@ -174,7 +174,7 @@ def test_the_page_shows_both_ends_and_a_link_to_the_whole(operator: Client) -> N
     assert b"".join(whole).decode() == text
 
 
-def test_the_page_shows_the_end_of_a_very_long_running_answer(operator: Client) -> None:
+def test_page_shows_the_end_of_a_very_long_running_answer(operator: Client) -> None:
     told = Told(enlist(status=Status.WORKING))
     told.open_answer()
     entry = told.entry("text", final=False)
@@ -187,7 +187,7 @@ def test_the_page_shows_the_end_of_a_very_long_running_answer(operator: Client) 
     assert "1,400,007 characters left out" in html
 
 
-def test_a_very_long_answer_takes_no_memory_of_the_web_process(
+def test_very_long_answer_does_not_grow_the_web_process(
     api: Api, operator: Client, peak: Any
 ) -> None:
     told = Told(enlist())
@@ -195,7 +195,7 @@ def test_a_very_long_answer_takes_no_memory_of_the_web_process(
     told.entry("user", "x" * BIG)
     told.result("c1", "x" * BIG)
     paths = ["", "?brief=true", "/ada", "/ada/read?tail=100", "/ada/transcript?textLimit=1000"]
-    # What is imported at the first request does not count.
+    # Imports at the first request do not count.
     for path in paths:
         api.get(LIEUTENANTS + path)
     page(operator, "/lieutenants/ada/")

@@ -1,4 +1,4 @@
-"""What the kernel kills for memory is said as such: with a real limit, where one can be set."""
+"""Kills by the kernel for memory are reported: with a real limit, where one can be set."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.lieutenants.rows import enlist, process_of
 from tests.lieutenants.test_keeper import KEEPER, PYTHON, Kept, lives, python, wait
 
 EATER = "data = bytearray(400 << 20)"
-# Its tool is killed first, then it is killed itself.
+# Its tool is killed first, then the agent itself.
 AGENT = f"""
 import subprocess
 sys.stdin.readline()
@@ -37,7 +37,7 @@ say(type="lives")
 
 
 class Limited(Kept):
-    """An agent under a keeper, both in a cgroup of their own."""
+    """An agent under a keeper, both in a separate cgroup."""
 
     def __init__(self, root: Path, cgroup: Path, argv: list[str]) -> None:
         super().__init__(root, argv)
@@ -70,7 +70,7 @@ def cgroup() -> Iterator[Path]:
     folder.rmdir()
 
 
-def test_a_tool_and_an_agent_killed_for_memory_are_told(tmp_path: Path, cgroup: Path) -> None:
+def test_memory_kills_of_tool_and_agent_are_reported(tmp_path: Path, cgroup: Path) -> None:
     kept = Limited(tmp_path, cgroup, python(AGENT))
     assert kept.start()["ok"], kept.answer
     try:
@@ -87,14 +87,14 @@ def test_a_tool_and_an_agent_killed_for_memory_are_told(tmp_path: Path, cgroup: 
     assert end["killed_for_memory"] is True
 
 
-def test_an_agent_killed_by_somebody_is_not_called_killed_for_memory(tmp_path: Path) -> None:
+def test_other_kills_are_not_reported_as_memory_kills(tmp_path: Path) -> None:
     kept = Kept(tmp_path, python("sys.stdin.readline()"))
     assert kept.start()["ok"]
     os.kill(kept.agent_pid, signal.SIGKILL)
     assert "killed_for_memory" not in kept.end()
 
 
-def test_the_reason_stands_in_error_and_transcript(db: None) -> None:
+def test_reason_is_in_error_and_transcript(db: None) -> None:
     lieutenant = enlist()
     session = Session.open(process_of(lieutenant))
     session.ledger = ledger = Ledger()

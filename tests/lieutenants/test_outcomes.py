@@ -1,4 +1,4 @@
-"""What became of messages, withdrawing them, pages of them, and making a lieutenant only once."""
+"""Outcomes, withdrawal and pagination of messages, and idempotent creation of lieutenants."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_message_has_the_outcome_of_its_turn(told: Told, ended: Outcome, outcome
     assert result(one) == (outcome, "first\n\nsecond", "why" if outcome == "error" else "")
 
 
-def test_follow_up_ends_the_previous_part_but_steer_does_not(told: Told) -> None:
+def test_follow_up_ends_the_previous_part_and_steer_does_not(told: Told) -> None:
     first, steer = message(told, "first"), message(told, "steer", Mode.STEER)
     then = message(told, "then", Mode.FOLLOW_UP)
     answer = told.open_answer()
@@ -91,7 +91,7 @@ def test_follow_up_ends_the_previous_part_but_steer_does_not(told: Told) -> None
     assert result(first)[0] == "completed"
 
 
-def test_a_command_without_a_turn_is_completed_without_an_answer(told: Told) -> None:
+def test_command_without_a_turn_is_completed_without_an_answer(told: Told) -> None:
     assert result(message(told)) == ("completed", None, "")
     assert result(message(told, taken_up_at=None)) == ("pending", None, "")
     shown = message(told)
@@ -100,7 +100,7 @@ def test_a_command_without_a_turn_is_completed_without_an_answer(told: Told) -> 
     assert outcomes.is_over(shown.pk)
 
 
-def test_a_command_beside_a_turn_does_not_end_its_message(told: Told) -> None:
+def test_command_beside_a_turn_does_not_end_its_message(told: Told) -> None:
     first, command = message(told), message(told)
     told.open_answer()
     told.entry(Entry.Kind.USER, "work", message=first)
@@ -120,13 +120,13 @@ def test_outcomes_do_not_load_answers(told: Told, django_assert_max_num_queries:
     assert not any('"lieutenants_answer"."text"' in each["sql"] for each in queries)
 
 
-def test_rejected_message_has_a_reason(told: Told) -> None:
+def test_refused_message_has_a_reason(told: Told) -> None:
     refused = {"success": False, "error": "no such command"}
     one = message(told, state=MessageState.REJECTED, evidence=refused)
     assert result(one) == ("error", None, "no such command")
 
 
-def test_message_of_a_stopped_lieutenant_is_not_waited_for(told: Told) -> None:
+def test_message_of_an_idle_lieutenant_is_not_waited_for(told: Told) -> None:
     one = message(told, state=MessageState.QUEUED, taken_up_at=None)
     assert not outcomes.is_over(one.pk)
     told.process.ended_at = timezone.now()
@@ -141,7 +141,7 @@ def test_message_of_a_stopped_lieutenant_is_not_waited_for(told: Told) -> None:
 # -- withdrawing -------------------------------------------------------------------------------
 
 
-def test_a_queued_message_is_withdrawn(api: Api, told: Told) -> None:
+def test_queued_message_is_withdrawn(api: Api, told: Told) -> None:
     one = message(told, state=MessageState.QUEUED, taken_up_at=None)
     for _ in range(2):
         answer = api.delete(f"{PATH}/ada/messages/{one.pk}")
@@ -164,7 +164,7 @@ def test_a_queued_message_is_withdrawn(api: Api, told: Told) -> None:
         (MessageState.REJECTED, False, "the agent has refused it"),
     ],
 )
-def test_withdrawing_too_late_is_rejected(
+def test_late_withdrawal_is_refused_with_a_reason(
     api: Api, told: Told, state: str, says: str, *, taken: bool
 ) -> None:
     one = message(told, state=state, taken_up_at=timezone.now() if taken else None)
@@ -173,21 +173,21 @@ def test_withdrawing_too_late_is_rejected(
     assert says in refused.json()["error"]
 
 
-def test_message_in_delivery_is_not_withdrawn(api: Api, told: Told) -> None:
+def test_message_being_sent_is_not_withdrawn(api: Api, told: Told) -> None:
     one = message(told, state=MessageState.QUEUED, taken_up_at=None)
-    assert delivery.pass_on(one.pk)
+    assert delivery.mark_sending(one.pk)
     assert api.delete(f"{PATH}/ada/messages/{one.pk}").status_code == 409
-    # The agent ended before it had it, so that it waits again.
+    # The agent ended before it got the message, which is queued again.
     delivery.requeue(told.lieutenant)
     assert api.delete(f"{PATH}/ada/messages/{one.pk}").status_code == 200
-    assert not delivery.pass_on(one.pk)
+    assert not delivery.mark_sending(one.pk)
 
 
 @pytest.mark.parametrize(("reached", "status"), [(False, 200), (True, 409)])
-def test_message_that_was_never_sent_is_withdrawn(
+def test_message_without_a_connection_is_withdrawn(
     api: Api, told: Told, monkeypatch: pytest.MonkeyPatch, *, reached: bool, status: int
 ) -> None:
-    """But not one that the supervisor may have read before it fell silent."""
+    """A message that the keeper may have read before it stopped responding is not withdrawn."""
 
     def fall_silent(*_: object) -> None:
         raise Unreachable("The supervisor does not answer")
@@ -199,12 +199,12 @@ def test_message_that_was_never_sent_is_withdrawn(
     session = Session.open(Process.objects.get())
     sessions = {session.process.pk: session}
     outbox = Outbox()
-    outbox.look(sessions)
+    outbox.refresh(sessions)
     try:
         for moment in (0.0, 10.0):
             outbox.send(sessions, moment)
             assert api.delete(f"{PATH}/ada/messages/{one.pk}").status_code == 409
-            until(lambda: not outbox._boxes[session.process.pk].sending)
+            until(lambda: not outbox._mailboxes[session.process.pk].sending)
             outbox.send(sessions, moment + 1.0)
     finally:
         outbox.close()
@@ -212,7 +212,7 @@ def test_message_that_was_never_sent_is_withdrawn(
     assert api.delete(f"{PATH}/ada/messages/{one.pk}").status_code == status
 
 
-def test_withdrawing_needs_command_permission(api: Api, told: Told) -> None:
+def test_withdrawal_needs_the_right_to_command(api: Api, told: Told) -> None:
     presence.enlist(told.lieutenant, actor="tests")
     one = message(told, state=MessageState.QUEUED, taken_up_at=None)
     other = Told(enlist("bob"))
@@ -226,7 +226,7 @@ def test_withdrawing_needs_command_permission(api: Api, told: Told) -> None:
     assert one.state == MessageState.QUEUED
 
 
-def test_page_can_withdraw_a_message(operator: Client, told: Told) -> None:
+def test_page_button_withdraws_a_message(operator: Client, told: Told) -> None:
     one = message(told, "waits", state=MessageState.QUEUED, taken_up_at=None)
     path = f"/lieutenants/ada/messages/{one.pk}/withdraw"
     assert f'action="{path}"' in page(operator, "/lieutenants/ada/")
@@ -265,7 +265,7 @@ def make(api: Api, key: str, **fields: Any) -> Any:
     return api.post(PATH, body, **{"idempotency-key": key})
 
 
-def test_repeated_request_returns_the_same_lieutenant(api: Api) -> None:
+def test_repeated_creation_returns_the_same_lieutenant(api: Api) -> None:
     first, again = make(api, "k1"), make(api, "k1")
 
     assert (first.status_code, again.status_code) == (201, 200)
@@ -278,7 +278,7 @@ def test_repeated_request_returns_the_same_lieutenant(api: Api) -> None:
     assert make(api, "").status_code == 409
 
 
-def test_repeated_request_returns_a_destroyed_lieutenant(api: Api) -> None:
+def test_repeated_creation_finds_a_destroyed_lieutenant(api: Api) -> None:
     first = make(api, "k1").json()
     api.delete(f"{PATH}/once")
     again = make(api, "k1")
@@ -286,7 +286,7 @@ def test_repeated_request_returns_a_destroyed_lieutenant(api: Api) -> None:
     assert again.json()["status"] == "destroyed"
 
 
-def test_idempotency_key_belongs_to_its_caller(api: Api) -> None:
+def test_idempotency_key_is_scoped_to_its_caller(api: Api) -> None:
     parent = enlist("parent")
     presence.enlist(parent, actor="tests")
     token = tokens.issue(Node.objects.get(vm_id=parent.pk), made_by="tests")
@@ -297,12 +297,12 @@ def test_idempotency_key_belongs_to_its_caller(api: Api) -> None:
     assert answer.status_code == 201, answer.content
 
 
-def test_too_long_idempotency_key_is_rejected(api: Api) -> None:
+def test_too_long_key_is_refused(api: Api) -> None:
     assert make(api, "k" * 201).status_code == 400
     assert not Lieutenant.objects.exists()
 
 
-def test_error_during_installation_has_a_retry_time(
+def test_retry_after_is_set_while_the_agent_is_installed(
     api: Api, settings: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))

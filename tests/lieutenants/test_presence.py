@@ -1,4 +1,4 @@
-"""Lieutenants in registry and tree: from their creation to their tombstone, with a token each."""
+"""Lieutenants in registry and tree, from creation to destruction, and their tokens."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from vmtree.models import Node
 
 
 def environment(fleet: Fleet, name: str) -> dict[str, str]:
-    """What the agent's process really got."""
+    """Return the environment of the agent's process."""
     pid = fleet.process(name).handle["agent_pid"]
     entries = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
     return dict(entry.split("=", 1) for entry in entries if entry)
@@ -35,12 +35,12 @@ def ask(token: str, method: str, path: str, body: object = None) -> Any:
 
 
 def old(*ids: str) -> None:
-    """Let these VMs be ones that were not heard of for long."""
+    """Make the last heartbeat of these VMs old."""
     then = clock.now() - timedelta(minutes=10)
     VM.objects.filter(pk__in=ids).update(last_seen=then)
 
 
-def test_a_lieutenant_joins_the_fleet_with_its_row(api: Api, fleet: Fleet) -> None:
+def test_new_lieutenant_is_registered_with_its_row(api: Api, fleet: Fleet) -> None:
     made = fleet.create("alpha", ready=False)
     vm = api.get(f"/registry/vms/{made['id']}").json()
     assert (vm["name"], vm["role"], vm["status"]) == ("alpha", "lieutenant", "running")
@@ -50,14 +50,14 @@ def test_a_lieutenant_joins_the_fleet_with_its_row(api: Api, fleet: Fleet) -> No
     fleet.wait("alpha", "idle")
 
 
-def test_a_name_that_is_taken_leaves_nothing_behind(api: Api, fleet: Fleet) -> None:
+def test_taken_name_creates_nothing(api: Api, fleet: Fleet) -> None:
     fleet.create("alpha")
     body = {"name": "alpha", "role": "tests", "local": True}
     assert api.post("/lieutenant/lieutenants", body).status_code == 409
     assert VM.objects.count() == Node.objects.count() == 1
 
 
-def test_its_token_opens_what_the_rule_allows(api: Api, fleet: Fleet) -> None:
+def test_token_grants_what_the_rule_allows(api: Api, fleet: Fleet) -> None:
     mine, other = fleet.create("alpha")["id"], fleet.create("beta")["id"]
     env = environment(fleet, "alpha")
     token = env["VERS_AUTH_TOKEN"]
@@ -70,7 +70,7 @@ def test_its_token_opens_what_the_rule_allows(api: Api, fleet: Fleet) -> None:
     assert ask(token, "DELETE", "/lieutenant/lieutenants/beta").status_code == 403
 
 
-def test_its_token_is_nowhere_but_in_its_environment(fleet: Fleet) -> None:
+def test_token_is_only_in_the_environment(fleet: Fleet) -> None:
     fleet.create("alpha")
     token = environment(fleet, "alpha")["VERS_AUTH_TOKEN"].encode()
     files = [path for path in settings.DATA_DIR.rglob("*") if path.is_file()]
@@ -80,7 +80,7 @@ def test_its_token_is_nowhere_but_in_its_environment(fleet: Fleet) -> None:
     assert token not in arguments
 
 
-def test_pause_and_resume_show_and_bring_a_new_token(api: Api, fleet: Fleet) -> None:
+def test_pause_and_resume_update_status_and_token(api: Api, fleet: Fleet) -> None:
     vm_id = fleet.create("alpha")["id"]
     first = environment(fleet, "alpha")["VERS_AUTH_TOKEN"]
     api.post("/lieutenant/lieutenants/alpha/pause")
@@ -98,22 +98,24 @@ def test_pause_and_resume_show_and_bring_a_new_token(api: Api, fleet: Fleet) -> 
     assert ask(second, "GET", "/registry/vms").status_code == 200
 
 
-def test_its_host_beats_for_it(api: Api, fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_host_sends_heartbeats_for_its_lieutenants(
+    api: Api, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ids = [fleet.create(name)["id"] for name in ("alpha", "beta")]
-    monkeypatch.setattr(muster, "EVERY_SECONDS", 0.5)
+    monkeypatch.setattr(muster, "INTERVAL_SECONDS", 0.5)
     old(*ids)
     soon = clock.now() - timedelta(minutes=1)
     until(lambda: VM.objects.filter(pk__in=ids, last_seen__gt=soon).count() == 2)
 
 
-def test_a_dead_agent_is_a_stopped_vm(fleet: Fleet) -> None:
+def test_dead_agent_is_a_stopped_vm(fleet: Fleet) -> None:
     vm_id = fleet.create("alpha")["id"]
     os.kill(fleet.process("alpha").handle["agent_pid"], signal.SIGKILL)
     fleet.wait("alpha", "error")
     assert VM.objects.get(pk=vm_id).status == "stopped"
 
 
-def test_destroyed_it_leaves_a_tombstone(api: Api, fleet: Fleet) -> None:
+def test_destroyed_lieutenant_is_soft_deleted(api: Api, fleet: Fleet) -> None:
     vm_id = fleet.create("alpha")["id"]
     token = environment(fleet, "alpha")["VERS_AUTH_TOKEN"]
     api.delete("/lieutenant/lieutenants/alpha")
@@ -125,7 +127,7 @@ def test_destroyed_it_leaves_a_tombstone(api: Api, fleet: Fleet) -> None:
     assert Node.objects.living().get().vm_id == again
 
 
-def test_one_with_vms_below_is_buried_when_they_are_gone(api: Api, fleet: Fleet) -> None:
+def test_lieutenant_with_descendants_is_deregistered_after_them(api: Api, fleet: Fleet) -> None:
     vm_id = fleet.create("alpha")["id"]
     token = environment(fleet, "alpha")["VERS_AUTH_TOKEN"]
     tree.create(tree.NewNode("worker", "swarm_vm", "vm-1", parent_vm_id=vm_id), by="tests")
@@ -138,7 +140,7 @@ def test_one_with_vms_below_is_buried_when_they_are_gone(api: Api, fleet: Fleet)
     assert not Node.objects.living().exists()
 
 
-def test_the_round_makes_up_for_what_is_missing(db: None) -> None:
+def test_reconcile_repairs_missing_rows(db: None) -> None:
     before = Lieutenant.objects.create(
         name="elder", role="r", host=settings.HOST, folder="/", status="paused"
     )
@@ -150,7 +152,7 @@ def test_the_round_makes_up_for_what_is_missing(db: None) -> None:
     assert VM.objects.get().pk == before.pk
 
 
-def test_discover_tells_of_each_what_is_known(api: Api, fleet: Fleet) -> None:
+def test_discover_reports_each_lieutenant(api: Api, fleet: Fleet) -> None:
     fleet.create("alpha")
     vm = {"id": "vm-far", "name": "far", "role": "lieutenant", "address": "x"}
     api.post("/registry/vms", {**vm, "registeredBy": "t"})

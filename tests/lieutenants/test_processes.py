@@ -1,4 +1,4 @@
-"""Handles after a restart of the machine, keepers out of reach, starts whose answer is lost."""
+"""Handles after a reboot, unreachable keepers, starts whose reply is lost."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LIEUTENANTS = "/lieutenant/lieutenants"
 
 @pytest.fixture
 def stranger() -> Iterator[dict[str, Any]]:
-    """A process that is nobody's agent, as a keeper's handle would name it."""
+    """Start a process that is not an agent; yield it as a keeper's handle."""
     child = subprocess.Popen(["sleep", "600"])
     try:
         yield {"keeper_pid": child.pid, "keeper_started": _ticks(child.pid)}
@@ -43,7 +43,7 @@ def _ticks(pid: int) -> int:
 
 
 def _kill(fleet: Fleet, name: str) -> Process:
-    """Kill keeper and agent while nobody follows them."""
+    """Kill keeper and agent while no follower runs."""
     process = fleet.process(name)
     fleet.stop_follower()
     for who in ("keeper_pid", "agent_pid"):
@@ -53,9 +53,7 @@ def _kill(fleet: Fleet, name: str) -> Process:
 
 
 @pytest.mark.parametrize("boot", ["this one", "another one", "not recorded"])
-def test_a_pid_that_is_somebody_elses_is_no_keeper(
-    fleet: Fleet, stranger: dict[str, Any], boot: str
-) -> None:
+def test_reused_pid_is_not_a_keeper(fleet: Fleet, stranger: dict[str, Any], boot: str) -> None:
     fleet.create("ada")
     process = _kill(fleet, "ada")
     boots = {"this one": local.boot_id(), "another one": "b00t", "not recorded": None}
@@ -71,7 +69,7 @@ def test_a_pid_that_is_somebody_elses_is_no_keeper(
     assert fleet.api.delete(f"{LIEUTENANTS}/ada").status_code == 200
 
 
-def test_another_boot_id_means_gone_though_pid_and_time_fit() -> None:
+def test_different_boot_id_means_gone() -> None:
     me = {"keeper_pid": os.getpid(), "keeper_started": _ticks(os.getpid())}
     alive = get_transport("local").alive
     assert alive({**me, "boot_id": local.boot_id()})
@@ -79,7 +77,7 @@ def test_another_boot_id_means_gone_though_pid_and_time_fit() -> None:
     assert not alive({**me, "boot_id": "3b241101-e2bb-4255-8caf-4136c566a962"})
 
 
-def test_a_handle_carries_the_boot_id(fleet: Fleet) -> None:
+def test_handle_contains_the_boot_id(fleet: Fleet) -> None:
     fleet.create("ada")
     process = fleet.process("ada")
     assert process.handle["boot_id"] == local.boot_id()
@@ -93,7 +91,7 @@ def _elsewhere(process: Process) -> Path:
     return django_settings.LIEUTENANTS_DIR.parent / f"moved-{process.pk}"
 
 
-def test_a_removed_socket_is_bound_anew(fleet: Fleet) -> None:
+def test_removed_socket_is_bound_again(fleet: Fleet) -> None:
     fleet.create("ada")
     folder = Path(fleet.process("ada").directory)
     for name in ("control.sock", "control.key", "keeper.json"):
@@ -106,10 +104,10 @@ def test_a_removed_socket_is_bound_anew(fleet: Fleet) -> None:
     assert not fleet.row("ada").trouble
 
 
-def test_a_supervisor_that_does_not_answer_is_said_and_a_restart_ends_it(
+def test_unresponsive_keeper_is_reported_and_ended_by_a_restart(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runtime, "INSIST_SECONDS", 1.0)
+    monkeypatch.setattr(runtime, "END_AGENT_SECONDS", 1.0)
     fleet.create("ada")
     process = fleet.process("ada")
     Path(process.directory).rename(_elsewhere(process))
@@ -124,7 +122,7 @@ def test_a_supervisor_that_does_not_answer_is_said_and_a_restart_ends_it(
     assert fleet.ask("ada", "hello") == "echo: hello"
 
 
-def test_a_suspended_supervisor_is_said_until_it_goes_on(fleet: Fleet) -> None:
+def test_suspended_keeper_is_reported_until_it_continues(fleet: Fleet) -> None:
     fleet.create("ada")
     keeper = fleet.process("ada").handle["keeper_pid"]
     os.kill(keeper, signal.SIGSTOP)
@@ -137,10 +135,10 @@ def test_a_suspended_supervisor_is_said_until_it_goes_on(fleet: Fleet) -> None:
     assert fleet.ask("ada", "hello") == "echo: hello"
 
 
-def test_a_working_one_out_of_reach_is_given_up_at_its_limit(
+def test_unreachable_working_lieutenant_fails_at_its_limit(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runtime, "INSIST_SECONDS", 1.0)
+    monkeypatch.setattr(runtime, "END_AGENT_SECONDS", 1.0)
     fleet.create("ada", stallLimitSeconds=5)
     process = fleet.process("ada")
     Path(process.directory).rename(_elsewhere(process))
@@ -153,9 +151,7 @@ def test_a_working_one_out_of_reach_is_given_up_at_its_limit(
 # -- starts whose answer is lost
 
 
-def test_a_keeper_that_came_up_though_its_start_failed_is_taken(
-    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_keeper_of_a_failed_start_is_adopted(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     really_start = local.LocalTransport.start
 
     def start(self: local.LocalTransport, launch: Any) -> Any:
@@ -171,9 +167,7 @@ def test_a_keeper_that_came_up_though_its_start_failed_is_taken(
     until(lambda: not Process.objects.live().exists(), 20)
 
 
-def test_a_start_that_is_given_up_leaves_no_agent(
-    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_abandoned_start_leaves_no_agent(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "_START_SECONDS", 0.01)
     names = [f"l{number}" for number in range(4)]
     for name in names:
@@ -193,7 +187,7 @@ def test_a_start_that_is_given_up_leaves_no_agent(
             assert rows[note.name].ended_at is None, "an agent without a row"
 
 
-def test_what_was_withdrawn_never_comes_up(fleet: Fleet, tmp_path: Path) -> None:
+def test_withdrawn_run_never_comes_up(fleet: Fleet, tmp_path: Path) -> None:
     fleet.create("ada")
     folder = tmp_path / "ada" / "runs" / "late"
     assert get_transport("local").withdraw(str(folder)) is None
@@ -206,14 +200,14 @@ def test_what_was_withdrawn_never_comes_up(fleet: Fleet, tmp_path: Path) -> None
         get_transport("local").start(spec)
 
 
-def test_a_start_that_nobody_answered_for_is_settled(fleet: Fleet) -> None:
+def test_start_without_a_reply_is_resolved(fleet: Fleet) -> None:
     fleet.create("ada")
     fleet.stop_follower()
     process = fleet.process("ada")
     Process.objects.filter(pk=process.pk).update(handle={}, started_at=timezone.now())
     process.refresh_from_db()
     with contextlib.suppress(AssertionError):
-        runtime.settle_lost_start(process, "its answer was lost")
+        runtime.resolve_lost_start(process, "its answer was lost")
     process.refresh_from_db()
     assert process.ended_at is None
     assert process.handle["agent_pid"]

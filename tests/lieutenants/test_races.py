@@ -1,4 +1,4 @@
-"""Races of real threads. SQLite lets one writer in at a time; on PostgreSQL they are real."""
+"""Races of threads. SQLite admits one writer at a time; on PostgreSQL they are real."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 def race(*works: Callable[[], Any]) -> list[Any]:
-    """Let all begin at the same moment; what each returned."""
+    """Start all functions at the same moment; return their results."""
     start = threading.Barrier(len(works))
     results: list[Any] = [None] * len(works)
 
@@ -60,7 +60,7 @@ def decider(message: Message, *, accepted: bool) -> Callable[[], bool]:
     )
 
 
-def test_one_of_two_movers_wins(redis_server: str) -> None:
+def test_one_of_two_concurrent_transitions_wins(redis_server: str) -> None:
     lieutenant = Lieutenant.objects.create(name="ada", role="r", status=Status.IDLE)
     for _ in range(ROUNDS):
         Lieutenant.objects.filter(pk=lieutenant.pk).update(status=Status.IDLE)
@@ -73,7 +73,7 @@ def test_one_of_two_movers_wins(redis_server: str) -> None:
         assert Lieutenant.objects.get().status == winner
 
 
-def test_one_of_two_gets_the_lease() -> None:
+def test_one_of_two_concurrent_claims_gets_the_lease() -> None:
     lieutenant = Lieutenant.objects.create(name="ada", role="r")
     for _ in range(ROUNDS):
         Lieutenant.objects.update(leased_until=None)
@@ -84,7 +84,7 @@ def test_one_of_two_gets_the_lease() -> None:
         assert sorted(race(claim, claim, claim)) == [False, False, True]
 
 
-def test_one_of_two_verdicts_counts() -> None:
+def test_one_of_two_concurrent_decisions_is_stored() -> None:
     lieutenant = Lieutenant.objects.create(name="ada", role="r")
     for _ in range(ROUNDS):
         message = Message.objects.create(
@@ -99,7 +99,7 @@ def test_one_of_two_verdicts_counts() -> None:
         assert message.state == (MessageState.ACCEPTED if accepted else MessageState.REJECTED)
 
 
-def test_two_live_processes_of_one_lieutenant_cannot_be() -> None:
+def test_lieutenant_cannot_have_two_live_processes() -> None:
     lieutenant = Lieutenant.objects.create(name="ada", role="r")
 
     def launch() -> bool:

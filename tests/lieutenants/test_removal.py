@@ -1,4 +1,4 @@
-"""Removing VMs from the tree: whose lieutenant lives stays, a subtree leaves the registry, too."""
+"""Removal of VMs from the tree: VMs of active lieutenants stay, subtrees are deregistered too."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def ada() -> Lieutenant:
     return found
 
 
-def test_vm_with_an_active_lieutenant_is_not_removed(api: Api, ada: Lieutenant) -> None:
+def test_vm_of_an_active_lieutenant_is_not_removed(api: Api, ada: Lieutenant) -> None:
     wanted = (409, {"error": f"VM '{ada.pk}': destroy the lieutenant first"})
     for path in (ada.pk, "top?subtree=true&confirm=2", f"{ada.pk}?subtree=true&confirm=1"):
         answer = api.delete(f"/vm-tree/vms/{path}")
@@ -35,7 +35,7 @@ def test_vm_with_an_active_lieutenant_is_not_removed(api: Api, ada: Lieutenant) 
     assert Node.objects.living().count() == VM.objects.count() == 2
 
 
-def test_error_names_the_first_of_many(api: Api, ada: Lieutenant) -> None:
+def test_refusal_lists_the_first_of_many(api: Api, ada: Lieutenant) -> None:
     for number in range(6):
         other = enlist(f"other-{number}", Status.IDLE)
         presence.enlist(other, actor="tests", parent=Node.objects.get(vm_id="top"))
@@ -43,13 +43,13 @@ def test_error_names_the_first_of_many(api: Api, ada: Lieutenant) -> None:
     assert answer.json()["error"].endswith(" and 2 more: destroy the lieutenant first")
 
 
-def test_destroyed_it_leaves_by_itself(api: Api, ada: Lieutenant) -> None:
+def test_destroyed_lieutenant_is_removed(api: Api, ada: Lieutenant) -> None:
     services.destroy("ada", actor="tests")
     assert Node.objects.get(vm_id=ada.pk).removed_at
     assert api.delete("/vm-tree/vms/top").status_code == 200
 
 
-def test_a_subtree_leaves_the_registry_too(api: Api) -> None:
+def test_subtree_is_deregistered_too(api: Api) -> None:
     for vm_id, parent in (("top", ""), ("mid", "top"), ("leaf", "mid"), ("beside", "")):
         plant(vm_id, parent)
     assert api.delete("/vm-tree/vms/top?subtree=true&confirm=3").json()["count"] == 3
@@ -58,7 +58,7 @@ def test_a_subtree_leaves_the_registry_too(api: Api) -> None:
     assert VM.objects.filter(pk="beside").exists(), "a single one leaves the tree only"
 
 
-def test_operations_remove_destroyed_vms(ada: Lieutenant) -> None:
+def test_operations_deregister_ended_lieutenants(ada: Lieutenant) -> None:
     plain_vms.remove_vm(ada.pk, "tests")
     assert Node.objects.get(vm_id=ada.pk).removed_at
     with pytest.raises(NotFound):

@@ -1,4 +1,4 @@
-"""Framing: bytes of a journal to records, messages to commands. No process, no database."""
+"""Journal bytes to records, messages to commands; without process or database."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lieutenants import rpc
 from reef_site.common.text import is_storable
 
 
-def test_whole_lines_are_taken_and_the_torn_one_waits() -> None:
+def test_complete_lines_are_read_and_a_torn_one_waits() -> None:
     data = b'["t",0,"one"]\n["t",0,"two"]\n["t",0,"thr'
     records, size = rpc.split(data)
     assert records == [["t", 0, "one"], ["t", 0, "two"]]
@@ -18,7 +18,7 @@ def test_whole_lines_are_taken_and_the_torn_one_waits() -> None:
 
 
 @pytest.mark.parametrize("cut", range(0, 40, 3))
-def test_a_cut_anywhere_gives_the_same_records(cut: int) -> None:
+def test_splitting_anywhere_gives_the_same_records(cut: int) -> None:
     data = '["t",0,"ä€😀"]\n["e",1,{"a":"\u2028"}]\n["s",2,"x"]\n'.encode()
     first, size = rpc.split(data[:cut])
     second, rest = rpc.split(data[size:])
@@ -28,7 +28,7 @@ def test_a_cut_anywhere_gives_the_same_records(cut: int) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"no newline", b'["t",0,"x"]'])
-def test_nothing_whole_takes_nothing(data: bytes) -> None:
+def test_incomplete_input_consumes_nothing(data: bytes) -> None:
     assert rpc.split(data) == ([], 0)
 
 
@@ -49,7 +49,7 @@ def test_nothing_whole_takes_nothing(data: bytes) -> None:
         b'["e",0,NaN]',
     ],
 )
-def test_what_cannot_be_read_comes_back_as_garbage(line: bytes) -> None:
+def test_unreadable_input_is_returned_as_garbage(line: bytes) -> None:
     records, size = rpc.split(line + b'\n["s",1,"next"]\n')
     assert size == len(line) + 1 + len(b'["s",1,"next"]\n')
     assert records[0][0] == "g"
@@ -58,30 +58,30 @@ def test_what_cannot_be_read_comes_back_as_garbage(line: bytes) -> None:
     assert records[1] == ["s", 1, "next"]
 
 
-def test_text_that_no_database_keeps_is_replaced() -> None:
+def test_unstorable_text_is_replaced() -> None:
     line = '["t",0,"a\\u0000b\\ud800c\\udfffd\\ud83d\\ude00"]\n'
     assert rpc.split(line.encode())[0] == [["t", 0, "a�b�c�d😀"]]
     event = '["e",1,{"k\\u0000":["\\udc00"],"n":1}]\n'
     assert rpc.split(event.encode())[0] == [["e", 1, {"k�": ["�"], "n": 1}]]
 
 
-def test_halves_that_meet_only_after_joining_stay_halves() -> None:
-    """Two deltas, each with one half of a pair: neither can be kept, none spoils the other."""
+def test_surrogate_halves_joined_later_stay_halves() -> None:
+    """Two deltas have one half of a pair each: neither can be stored, nor affects the other."""
     (first, second), _ = rpc.split(b'["t",0,"x\\ud83d"]\n["t",0,"\\ude00y"]\n')
     assert first[2] + second[2] == "x��y"
 
 
 @pytest.mark.parametrize("text", ["", "plain", "ä€😀", "\u2028\x07\x7f", "\ufffd"])
-def test_storable(text: str) -> None:
+def test_text_is_storable(text: str) -> None:
     assert is_storable(text)
 
 
 @pytest.mark.parametrize("text", ["\0", "a\ud800", "\udfffb"])
-def test_not_storable(text: str) -> None:
+def test_text_is_not_storable(text: str) -> None:
     assert not is_storable(text)
 
 
-def test_a_message_is_always_a_prompt_with_a_streaming_behaviour() -> None:
+def test_message_is_a_prompt_with_a_streaming_behaviour() -> None:
     assert rpc.prompt("id1", "hi", steer=False) == rpc.Outgoing(
         "id1",
         {"id": "id1", "type": "prompt", "message": "hi", "streamingBehavior": "followUp"},
@@ -89,7 +89,7 @@ def test_a_message_is_always_a_prompt_with_a_streaming_behaviour() -> None:
     assert rpc.prompt("id1", "hi", steer=True).line["streamingBehavior"] == "steer"
 
 
-def test_a_dialog_is_answered_with_its_own_id() -> None:
+def test_dialog_reply_has_the_dialogs_id() -> None:
     assert rpc.dismiss("d-1").line == {
         "type": "extension_ui_response",
         "id": "d-1",
@@ -111,11 +111,11 @@ def test_a_dialog_is_answered_with_its_own_id() -> None:
         ({"text": "x"}, "", 0),
     ],
 )
-def test_content_of_any_shape(content: object, text: str, images: int) -> None:
+def test_content_of_any_shape_is_read(content: object, text: str, images: int) -> None:
     assert rpc.text_of(content) == text
     assert rpc.count_images(content) == images
 
 
-def test_what_was_cleaned_is_json_again() -> None:
+def test_cleaned_value_is_valid_json() -> None:
     dirty = {"a\0": [1.5, True, None, "\ud800"]}
     assert json.loads(json.dumps(rpc.clean(dirty))) == {"a�": [1.5, True, None, "�"]}

@@ -1,4 +1,4 @@
-"""Agents get systemd scopes of their own; a stand-in for `systemd-run` stands on the PATH."""
+"""Agents get systemd scopes of their own; a stand-in for `systemd-run` is on the PATH."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Install = Callable[..., Path]
 
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
-    """Put such a program on the PATH, of a machine that systemd runs; its log."""
+    """Put such a program on the PATH, as on a machine with systemd; return its log."""
     monkeypatch.setattr(scopes, "BOOTED", tmp_path)
     monkeypatch.setattr(scopes, "_refused", threading.Event())
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
@@ -48,7 +48,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
     scopes._find.cache_clear()
 
 
-def test_an_agent_is_started_in_a_scope(fleet: Fleet, install: Install) -> None:
+def test_agent_is_started_in_a_scope(fleet: Fleet, install: Install) -> None:
     log = install(GIVES)
     fleet.create("ada")
     words = log.read_text().split()
@@ -58,13 +58,13 @@ def test_an_agent_is_started_in_a_scope(fleet: Fleet, install: Install) -> None:
     assert fleet.ask("ada", "hello") == "echo: hello"
 
 
-def test_older_versions_have_no_policy_for_scopes(fleet: Fleet, install: Install) -> None:
+def test_older_systemd_gets_no_oom_policy(fleet: Fleet, install: Install) -> None:
     log = install(GIVES, version=252)
     fleet.create("ada")
     assert "OOMPolicy" not in log.read_text()
 
 
-def test_without_a_scope_agents_start_all_the_same(
+def test_agents_start_without_a_scope(
     fleet: Fleet, install: Install, caplog: pytest.LogCaptureFixture
 ) -> None:
     install(REFUSES)
@@ -74,7 +74,7 @@ def test_without_a_scope_agents_start_all_the_same(
     assert scopes.manager() is None
 
 
-def test_where_systemd_does_not_run_there_is_none(
+def test_no_scope_without_systemd(
     install: Install, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     install(GIVES)

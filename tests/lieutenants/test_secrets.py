@@ -102,7 +102,7 @@ def test_commands_that_print_the_environment(fleet: Fleet, command: str) -> None
     assert not token.findall(everything)
     assert MARK in everything
     notices = fleet.texts("ada", "notice")
-    assert len([text for text in notices if text.startswith("Secrets in what")]) == 1
+    assert len([text for text in notices if text.startswith("Secrets in the agent")]) == 1
 
 
 @pytest.mark.parametrize("size", [1, 3, 14, 27])

@@ -1,4 +1,4 @@
-"""Journal records to rows, without a process: what a session makes of what its agent says."""
+"""Journal records to rows, without a process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from django.db import transaction
 
 from lieutenants.ledger import Ledger, open_text, save_progress
 from lieutenants.models import Answer, Chunk, Entry, Lieutenant, Message, Process, Usage
-from lieutenants.session import BARRIER, Session
+from lieutenants.session import STATE_QUERY, Session
 from lieutenants.states import MessageState, Mode, Outcome, Status
 
 pytestmark = pytest.mark.django_db
@@ -61,18 +61,18 @@ class Played:
             self.session.outgoing.clear()
 
     def reopened(self) -> Session:
-        """What a new worker begins with."""
+        """Return the session that a new worker opens."""
         return Session.open(Process.objects.select_related("lieutenant").get(pk=self.process_id))
 
     def play(self, *records: list[Any]) -> None:
-        """One pass of the follower over these records."""
+        """Run one pass of the follower over these records."""
         ledger = Ledger()
         with transaction.atomic():
             self.session.apply(copy.deepcopy(list(records)), ledger, self.clock)
             self.session.process.offset += len(records)
-            self.session.rest_if_settled(self.clock)
+            self.session.idle_if_settled(self.clock)
             ledger.write()
-            self.session.remember()
+            self.session.store_state()
             save_progress([self.session])
 
     def message(self, text: str, mode: Mode = Mode.PROMPT) -> str:
@@ -94,7 +94,7 @@ def played() -> Played:
 
 
 def full_run(message: str) -> Records:
-    """A message, an answer with thinking, two tools, a second turn; as the agent tells it."""
+    """Return the records of a message and an answer with thinking, two tools and a second turn."""
     call_1 = {"type": "toolCall", "id": "c1", "name": "bash", "arguments": {"command": "ls"}}
     call_2 = {"type": "toolCall", "id": "c2", "name": "read", "arguments": {"path": "x"}}
     result = [{"type": "text", "text": "a\nb\n"}]
@@ -142,7 +142,7 @@ FULL = [
 
 
 def check_full(played: Played, message: str) -> None:
-    """What must be there after `full_run`, however often the follower was replaced."""
+    """Check the rows of `full_run`, however often the follower was replaced."""
     assert played.kinds() == FULL
     assert not Entry.objects.filter(final=False).exists()
     assert not Chunk.objects.exists()
@@ -163,13 +163,13 @@ def check_full(played: Played, message: str) -> None:
     assert played.row().rev >= max(revs)
 
 
-def test_a_whole_run_in_one_pass(played: Played) -> None:
+def test_complete_run_in_one_pass_is_recorded(played: Played) -> None:
     message = played.message("look around")
     played.play(*full_run(message))
     check_full(played, message)
 
 
-def test_a_follower_replaced_after_each_record_makes_the_same_rows(played: Played) -> None:
+def test_replacing_the_follower_after_each_record_gives_the_same_rows(played: Played) -> None:
     message = played.message("look around")
     for record in full_run(message):
         played.play(record)
@@ -179,7 +179,7 @@ def test_a_follower_replaced_after_each_record_makes_the_same_rows(played: Playe
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_a_follower_replaced_anywhere_makes_the_same_rows(played: Played, seed: int) -> None:
+def test_replacing_the_follower_anywhere_gives_the_same_rows(played: Played, seed: int) -> None:
     chance = random.Random(seed)
     message = played.message("look around")
     left = full_run(message)
@@ -198,7 +198,7 @@ def test_a_follower_replaced_anywhere_makes_the_same_rows(played: Played, seed: 
     check_full(played, message)
 
 
-def test_text_is_readable_while_it_comes(played: Played) -> None:
+def test_text_is_readable_while_it_streams(played: Played) -> None:
     played.play(event("agent_start"), ["t", 0, "one "])
     played.play(["t", 0, "two "], ["t", 0, "three"])
     entry = Entry.objects.get()
@@ -208,7 +208,7 @@ def test_text_is_readable_while_it_comes(played: Played) -> None:
     assert played.row().waiting_for == "the model"
 
 
-def test_a_message_has_evidence_for_each_step(played: Played) -> None:
+def test_each_delivery_step_stores_evidence(played: Played) -> None:
     pk = played.message("hello")
     played.play(["s", AT, pk])
     row = Message.objects.get()
@@ -222,7 +222,7 @@ def test_a_message_has_evidence_for_each_step(played: Played) -> None:
     assert row.decided_at is not None
 
 
-def test_a_refused_message_says_why(played: Played) -> None:
+def test_refused_message_has_a_reason(played: Played) -> None:
     pk = played.message("hello")
     played.play(["s", AT, pk], response(pk, success=False, error="No API key found"))
     row = Message.objects.get()
@@ -232,13 +232,13 @@ def test_a_refused_message_says_why(played: Played) -> None:
     assert played.kinds() == [("error", "The agent refused a message: No API key found")]
 
 
-def test_a_verdict_told_twice_counts_once(played: Played) -> None:
+def test_repeated_verdict_is_applied_once(played: Played) -> None:
     pk = played.message("hello")
     played.play(["s", AT, pk], response(pk), ["s", AT, pk], response(pk, success=False))
     assert Message.objects.get().state == MessageState.ACCEPTED
 
 
-def test_it_is_not_idle_between_an_end_and_the_settled_word(played: Played) -> None:
+def test_lieutenant_stays_working_until_the_agent_reports_settled(played: Played) -> None:
     pk = played.message("hello")
     played.play(["s", AT, pk], response(pk), event("agent_start"), said("user", "hello"))
     played.play(assistant("a"), event("agent_end"))
@@ -247,11 +247,11 @@ def test_it_is_not_idle_between_an_end_and_the_settled_word(played: Played) -> N
     assert played.row().status == Status.IDLE
 
 
-def test_an_agent_without_a_settled_word_is_asked(played: Played) -> None:
+def test_agent_without_settled_event_is_queried(played: Played) -> None:
     played.play(event("agent_start"), assistant("a"), event("agent_end"))
     (question,) = played.session.outgoing
     assert question.line["type"] == "get_state"
-    assert question.id.startswith(BARRIER)
+    assert question.id.startswith(STATE_QUERY)
     idle = {"isStreaming": False, "pendingMessageCount": 0}
     played.play(response(question.id, "get_state", data={**idle, "isStreaming": True}))
     assert played.row().status == Status.WORKING
@@ -265,7 +265,7 @@ def test_an_agent_without_a_settled_word_is_asked(played: Played) -> None:
     assert played.row().status == Status.IDLE
 
 
-def test_retries_and_their_end_are_told(played: Played) -> None:
+def test_retries_and_their_end_are_recorded(played: Played) -> None:
     retry = {"attempt": 1, "maxAttempts": 3, "delayMs": 2000, "errorMessage": "429 slow down"}
     failed = assistant(reason="error", errorMessage="429 slow down")
     played.play(event("agent_start"), failed, event("agent_end", willRetry=True))
@@ -281,7 +281,7 @@ def test_retries_and_their_end_are_told(played: Played) -> None:
     assert (answer.text, answer.outcome) == ("fine", Outcome.COMPLETED)
 
 
-def test_a_shortened_context_is_told(played: Played) -> None:
+def test_compaction_is_recorded(played: Played) -> None:
     played.play(event("agent_start"), event("compaction_start", reason="overflow"))
     assert played.row().waiting_for == "the context to be shortened"
     result = {"summary": "s", "tokensBefore": 1085}
@@ -293,7 +293,7 @@ def test_a_shortened_context_is_told(played: Played) -> None:
     ]
 
 
-def test_a_dialog_is_dismissed(played: Played) -> None:
+def test_dialog_is_dismissed(played: Played) -> None:
     ask = {"method": "confirm", "title": "Sure?", "message": "rm"}
     played.play(event("extension_ui_request", id="d1", **ask))
     assert [each.line for each in played.session.outgoing] == [
@@ -303,7 +303,7 @@ def test_a_dialog_is_dismissed(played: Played) -> None:
     assert len(played.session.outgoing) == 1
 
 
-def test_an_abort_gives_queued_messages_back(played: Played) -> None:
+def test_abort_withdraws_queued_messages(played: Played) -> None:
     first, second = played.message("first"), played.message("second", Mode.FOLLOW_UP)
     played.play(["s", AT, first], response(first), event("agent_start"), said("user", "first"))
     played.play(["s", AT, second], response(second))
@@ -315,7 +315,7 @@ def test_an_abort_gives_queued_messages_back(played: Played) -> None:
     assert played.row().status == Status.IDLE
 
 
-def test_an_end_in_mid_answer_keeps_the_half(played: Played) -> None:
+def test_exit_during_an_answer_keeps_the_partial_text(played: Played) -> None:
     pk = played.message("hello")
     played.play(["s", AT, pk], response(pk), event("agent_start"), said("user", "hello"))
     played.play(["t", 0, "half "])
@@ -331,7 +331,7 @@ def test_an_end_in_mid_answer_keeps_the_half(played: Played) -> None:
     assert Process.objects.get().exit_signal == 9
 
 
-def test_messages_of_a_destroyed_lieutenant_do_not_wait_for_ever(played: Played) -> None:
+def test_messages_of_a_destroyed_lieutenant_are_rejected(played: Played) -> None:
     pk = played.message("hello")
     played.play(["s", AT, pk])
     played.row().move(Status.DESTROYED, reason="test")
@@ -341,8 +341,8 @@ def test_messages_of_a_destroyed_lieutenant_do_not_wait_for_ever(played: Played)
     assert row.evidence is not None
 
 
-def test_answers_of_two_lieutenants_do_not_mix_in_one_pass(played: Played) -> None:
-    """Text before any start of work belongs to no answer, least of all to somebody else's."""
+def test_two_lieutenants_in_one_pass_keep_separate_answers(played: Played) -> None:
+    """Text before a start of work belongs to no answer, not even to another lieutenant's."""
     other = Lieutenant.objects.create(name="bea", role="r", host=settings.HOST)
     process = Process.objects.create(
         lieutenant=other, host=settings.HOST, transport="local", directory="/nowhere"
@@ -366,7 +366,7 @@ WEIRD: list[Any] = [
 
 
 def spoiled(value: Any, chance: random.Random) -> Any:
-    """The same JSON with something in it replaced by what does not belong there."""
+    """Return the JSON value with a random part replaced by an invalid one."""
     if chance.random() < 0.12:
         return chance.choice(WEIRD)
     if isinstance(value, dict):
@@ -377,7 +377,7 @@ def spoiled(value: Any, chance: random.Random) -> Any:
 
 
 def spoil_all(records: Iterable[list[Any]], chance: random.Random) -> Records:
-    """Only what the agent itself says is spoiled: the frame is the keeper's."""
+    """Spoil only the agent's own output, since the frame is the keeper's."""
     return [
         [each[0], each[1], spoiled(each[2], chance)]
         if each[0] == "e"
@@ -402,7 +402,7 @@ EXTRAS: Records = [
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_no_agent_can_make_the_follower_fail(played: Played, seed: int) -> None:
+def test_arbitrary_agent_output_does_not_break_the_follower(played: Played, seed: int) -> None:
     chance = random.Random(seed)
     message = played.message("look around")
     records = [*EXTRAS, *full_run(message)]

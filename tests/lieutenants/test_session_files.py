@@ -1,4 +1,4 @@
-"""Limits of what is read of a session file before a start."""
+"""Limits on reading a session file before a start."""
 
 from __future__ import annotations
 
@@ -13,32 +13,30 @@ from lieutenants.exceptions import SessionDamaged
 HEADER = json.dumps({"type": "session", "id": "s"}) + "\n"
 
 
-def test_a_huge_file_is_refused_with_the_remedy(tmp_path: Path) -> None:
+def test_huge_file_is_refused_with_the_remedy(tmp_path: Path) -> None:
     file = tmp_path / "session.jsonl"
     file.write_text(HEADER)
     with file.open("r+b") as opened:
         opened.truncate(1 << 40)
 
     with pytest.raises(SessionDamaged, match=r"too large: 1099511627776 bytes.*new session"):
-        session_files.look(file)
+        session_files.read_session_file(file)
 
 
-def test_a_file_of_too_many_lines_is_refused(
+def test_file_with_too_many_lines_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(session_files, "MAX_LINES", 10)
     file = tmp_path / "session.jsonl"
     file.write_text(HEADER + "x\n" * 9)
-    assert session_files.look(file).lines == 10
+    assert session_files.read_session_file(file).lines == 10
     file.write_text(HEADER + "x\n" * 10)
 
     with pytest.raises(SessionDamaged, match="more than 10 lines"):
-        session_files.look(file)
+        session_files.read_session_file(file)
 
 
-def test_a_line_that_is_too_long_counts_as_unreadable(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_too_long_line_is_unreadable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session_files, "MAX_LINE_BYTES", 100)
     monkeypatch.setattr(session_files, "_CHUNK", 7)
     file = tmp_path / "session.jsonl"
@@ -46,7 +44,7 @@ def test_a_line_that_is_too_long_counts_as_unreadable(
     after = json.dumps({"id": "b"}) + "\n" + json.dumps({"id": "c", "parentId": "b"}) + "\n"
     file.write_text(HEADER + entry + after + "y" * 300)
 
-    found = session_files.look(file)
+    found = session_files.read_session_file(file)
 
     assert found.header
     assert (found.lines, found.unreadable, found.orphans, found.torn) == (4, [2], [], 300)

@@ -1,4 +1,4 @@
-"""What a session makes of failures, retries, commands, compaction and models: records to rows."""
+"""Journal records about failures, retries, commands, compaction and models to rows."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def played() -> Played:
 
 
 def run(played: Played, text: str, *answer: list[Any]) -> str:
-    """A message with its answer; returns the message's id."""
+    """Play a message with its answer; return the message's id."""
     pk = played.message(text)
     records: Records = [["s", AT, pk], response(pk), event("agent_start"), said("user", text)]
     played.play(*records, *answer, event("agent_end"), event("agent_settled"))
@@ -60,7 +60,7 @@ def facts(played: Played) -> dict[str, Any]:
 # -- each request fails ------------------------------------------------------------------------
 
 
-def test_equal_failures_are_said_once_and_counted(played: Played) -> None:
+def test_equal_failures_are_reported_once_and_counted(played: Played) -> None:
     run(played, "hello", assistant("hi"))
     first = run(played, "say POISON-7", failed(POISON.format(3, 3)))
     assert played.row().failing_since is None
@@ -78,9 +78,7 @@ def test_equal_failures_are_said_once_and_counted(played: Played) -> None:
 
 
 @pytest.mark.parametrize("in_one_pass", [True, False])
-def test_a_series_is_the_same_however_often_the_follower_is_replaced(
-    played: Played, in_one_pass: bool
-) -> None:
+def test_series_survives_replaced_followers(played: Played, in_one_pass: bool) -> None:
     records: Records = []
     for number in range(3):
         pk = played.message(f"m{number}")
@@ -99,7 +97,7 @@ def test_a_series_is_the_same_however_often_the_follower_is_replaced(
     assert facts(played)["failing"]["entryId"] == Entry.objects.get(kind="user", text="m0").pk
 
 
-def test_an_answer_ends_the_series(played: Played) -> None:
+def test_successful_answer_ends_the_series(played: Played) -> None:
     for text in ("a", "b"):
         run(played, text, failed("400: too odd"))
     assert played.row().failing_since is not None
@@ -110,7 +108,7 @@ def test_an_answer_ends_the_series(played: Played) -> None:
     assert "failing" not in facts(played)
 
 
-def test_another_failure_begins_another_series(played: Played) -> None:
+def test_different_failure_begins_a_new_series(played: Played) -> None:
     run(played, "a", failed("400: too odd"))
     run(played, "b", failed("413: too large"))
 
@@ -118,7 +116,7 @@ def test_another_failure_begins_another_series(played: Played) -> None:
     assert played.row().failing_since is None
 
 
-def test_a_failing_one_still_is_after_its_process_ended(played: Played) -> None:
+def test_lieutenant_is_still_failing_after_its_process_ended(played: Played) -> None:
     for text in ("a", "b"):
         run(played, text, failed("413 the request is too large"))
     played.play(["x", AT, {"code": 0, "stopped": True}])
@@ -128,9 +126,7 @@ def test_a_failing_one_still_is_after_its_process_ended(played: Played) -> None:
     assert row.failing_since is not None
 
 
-def test_the_series_ends_when_a_new_session_is_begun(
-    played: Played, operator: Client, api: Api
-) -> None:
+def test_new_session_ends_the_series(played: Played, operator: Client, api: Api) -> None:
     for text in ("a", "b"):
         run(played, text, failed("413 the request is too large"))
     assert played.row().failing_since is not None
@@ -146,11 +142,11 @@ def test_the_series_ends_when_a_new_session_is_begun(
     assert (row.failures, row.failing_since, row.trouble) == ({}, None, "")
 
 
-def test_a_series_is_counted_after_going_back(played: Played) -> None:
+def test_series_is_counted_after_a_rewind(played: Played) -> None:
     run(played, "hello", assistant("hi"))
     Lieutenant.objects.update(rewind_to=Entry.objects.get(kind="user").pk)
-    rewinding.look(played.session, played.row(), 0.0)
-    rewinding.look(played.session, played.row(), 11.0)
+    rewinding.advance(played.session, played.row(), 0.0)
+    rewinding.advance(played.session, played.row(), 11.0)
     question = played.session.outgoing[-1]
     played.play(response(question.id, "get_state", data={"sessionFile": "/s/forked.jsonl"}))
     assert played.row().session_name == "forked.jsonl"
@@ -162,7 +158,7 @@ def test_a_series_is_counted_after_going_back(played: Played) -> None:
 
 
 class Supervisor:
-    """A transport whose keeper lives, and answers or does not."""
+    """A transport whose keeper lives, and responds or not."""
 
     silence = ""
 
@@ -175,7 +171,7 @@ class Supervisor:
 
 @pytest.mark.parametrize("is_replaced", [False, True])
 @pytest.mark.parametrize("failures", [1, 2])
-def test_a_trouble_is_shown_again_when_its_supervisor_answers(
+def test_trouble_is_restored_when_the_keeper_responds_again(
     played: Played, monkeypatch: pytest.MonkeyPatch, failures: int, is_replaced: bool
 ) -> None:
     supervisor = Supervisor()
@@ -186,26 +182,24 @@ def test_a_trouble_is_shown_again_when_its_supervisor_answers(
     before = played.row().trouble
     assert "too large" in before
 
-    def look(follower: watch.Watch, clock: float) -> str:
+    def look(follower: watch.Watchdog, clock: float) -> str:
         row = Process.objects.select_related("lieutenant").get(pk=played.process_id)
-        follower._look_at(played.session, row, clock)
-        follower._say_reach()
+        follower._check_session(played.session, row, clock)
+        follower._save_reachability()
         return played.row().trouble
 
-    follower = watch.Watch({})
+    follower = watch.Watchdog({})
     supervisor.silence = "its socket is gone"
     look(follower, 10.0)
     assert "its socket is gone" in look(follower, 20.0)
     if is_replaced:
-        played.session, follower = played.reopened(), watch.Watch({})
+        played.session, follower = played.reopened(), watch.Watchdog({})
     supervisor.silence = ""
     assert look(follower, 30.0) == before
 
 
 @pytest.mark.parametrize("message_id", ["a\x00b", "\ud800"])
-def test_a_message_id_that_no_database_stores_is_refused(
-    played: Played, api: Api, message_id: str
-) -> None:
+def test_unstorable_message_id_is_refused(played: Played, api: Api, message_id: str) -> None:
     answer = api.post("/lieutenant/lieutenants/ada/rewind", {"messageId": message_id})
 
     assert answer.status_code == 400
@@ -226,7 +220,7 @@ def test_a_message_id_that_no_database_stores_is_refused(
         ("No more tries: 529 overloaded", False),
     ],
 )
-def test_going_back_is_offered_where_it_may_help(played: Played, text: str, helps: bool) -> None:
+def test_rewind_is_offered_where_it_may_help(played: Played, text: str, helps: bool) -> None:
     for word in ("a", "b"):
         run(played, word, failed(text))
 
@@ -258,7 +252,7 @@ def test_text_of_a_retried_attempt_is_not_in_the_answer(played: Played) -> None:
     ]
 
 
-def test_a_run_that_fails_for_good_keeps_its_last_attempt(played: Played) -> None:
+def test_finally_failed_run_keeps_its_last_attempt(played: Played) -> None:
     last = assistant("half 3", reason="error", errorMessage="terminated")
     run(played, "go", *cut_off("half 1"), *cut_off("half 2"), last)
 
@@ -266,7 +260,7 @@ def test_a_run_that_fails_for_good_keeps_its_last_attempt(played: Played) -> Non
     assert (answer.text, answer.outcome) == ("half 3", Outcome.ERROR)
 
 
-def test_a_retried_attempt_is_dropped_across_followers_and_while_it_runs(played: Played) -> None:
+def test_retried_attempt_is_dropped_across_followers_and_while_running(played: Played) -> None:
     records = [event("agent_start"), said("user", "go"), *cut_off("half"), ["t", 0, "wh"]]
     for record in records:
         played.play(record)
@@ -283,7 +277,7 @@ def test_separate_texts_of_one_run_have_a_blank_line_between_them(played: Played
     assert Answer.objects.get().text == "one\n\ntwo\n\nthree"
 
 
-def test_history_of_an_idle_one_has_the_newest_answer_once(played: Played) -> None:
+def test_history_of_an_idle_lieutenant_has_the_newest_answer_once(played: Played) -> None:
     run(played, "a", assistant("first"))
     run(played, "b", assistant("second"))
 
@@ -296,7 +290,7 @@ def test_history_of_an_idle_one_has_the_newest_answer_once(played: Played) -> No
 # -- compaction, abort ------------------------------------------------------------------------
 
 
-def test_what_compaction_costs_is_counted(played: Played) -> None:
+def test_compaction_usage_is_counted(played: Played) -> None:
     used = {**USAGE, "input": 40_358, "cost": {"total": 0.04}}
     result = {"summary": "…", "tokensBefore": 127_500, "usage": used}
     played.play(event("compaction_start", reason="threshold"))
@@ -308,13 +302,13 @@ def test_what_compaction_costs_is_counted(played: Played) -> None:
     assert Usage.objects.all().sums()["calls"] == 1
 
 
-def test_a_compaction_without_figures_is_no_call(played: Played) -> None:
+def test_compaction_without_usage_is_not_counted(played: Played) -> None:
     played.play(event("compaction_end", result={"summary": "…", "tokensBefore": 9}))
 
     assert not Usage.objects.exists()
 
 
-def test_an_abort_in_a_tool_call_is_told_as_one(played: Played) -> None:
+def test_abort_during_a_tool_call_is_recorded_as_abort(played: Played) -> None:
     run(played, "go", failed("This operation was aborted"))
 
     assert errors() == []
@@ -333,7 +327,7 @@ def sent(played: Played, text: str) -> str:
 
 
 @pytest.mark.parametrize("disposition", [None, "handled"])
-def test_a_command_is_in_the_transcript_above_what_it_said(
+def test_command_precedes_its_output_in_the_transcript(
     played: Played, disposition: str | None
 ) -> None:
     run(played, "hello", assistant("hi"))
@@ -357,7 +351,7 @@ def test_a_command_is_in_the_transcript_above_what_it_said(
     assert "handled" in (message.evidence or {})["note"]
 
 
-def test_a_command_that_says_nothing_is_in_the_transcript(played: Played) -> None:
+def test_silent_command_is_in_the_transcript(played: Played) -> None:
     pk = sent(played, "/quiet")
     played.play(["s", AT, pk], response(pk))
     played.clock = 1.1
@@ -370,7 +364,7 @@ def test_a_command_that_says_nothing_is_in_the_transcript(played: Played) -> Non
     assert played.row().status == Status.IDLE
 
 
-def test_a_command_that_begins_a_run_says_so(played: Played) -> None:
+def test_command_that_begins_a_run_is_marked(played: Played) -> None:
     pk = sent(played, "/run")
     notify = event("extension_ui_request", id="n", method="notify", message="off it goes")
     played.play(["s", AT, pk], notify, response(pk), event("agent_start"))
@@ -383,7 +377,7 @@ def test_a_command_that_begins_a_run_says_so(played: Played) -> None:
     assert (played.row().task_count, played.row().status) == (1, Status.IDLE)
 
 
-def test_an_expanded_template_says_what_was_sent(played: Played) -> None:
+def test_expanded_template_shows_the_original_message(played: Played) -> None:
     pk = sent(played, "/review x")
     played.play(["s", AT, pk], response(pk), event("agent_start"), said("user", "Review x."))
 
@@ -395,14 +389,12 @@ LATE = "s3cr3t-Zq81Lm0pXv77"
 
 
 def store_secret(played: Played) -> None:
-    """Let a secret be known that was none when the message was sent."""
+    """Store a secret after the message with it was sent."""
     played.session.screening.use(Screen(own=[Secret("KEY", LATE)]))
 
 
 @pytest.mark.parametrize("is_shown", [False, True])
-def test_a_secret_that_is_stored_later_is_covered_in_a_command(
-    played: Played, is_shown: bool
-) -> None:
+def test_later_stored_secret_is_covered_in_a_command(played: Played, is_shown: bool) -> None:
     pk = sent(played, f"/login {LATE}")
     store_secret(played)
     notify = event("extension_ui_request", id="n", method="notify", message="done")
@@ -416,7 +408,7 @@ def test_a_secret_that_is_stored_later_is_covered_in_a_command(
     assert (entry.text, entry.data) == ("/login [KEY]", {"command": "handled"})
 
 
-def test_a_secret_that_is_stored_later_is_covered_in_an_expanded_template(played: Played) -> None:
+def test_later_stored_secret_is_covered_in_an_expanded_template(played: Played) -> None:
     pk = sent(played, f"/review {LATE}")
     store_secret(played)
     played.play(["s", AT, pk], response(pk), event("agent_start"), said("user", "Review it."))
@@ -424,7 +416,7 @@ def test_a_secret_that_is_stored_later_is_covered_in_an_expanded_template(played
     assert Entry.objects.get(kind="user").data == {"sentAs": "/review [KEY]"}
 
 
-def test_a_secret_that_is_stored_later_is_covered_in_a_series(played: Played) -> None:
+def test_later_stored_secret_is_covered_in_a_series(played: Played) -> None:
     pk = played.message(LATE)
     played.play(["s", AT, pk], response(pk), event("agent_start"), said("user", LATE))
     played.session = played.reopened()
@@ -458,7 +450,7 @@ def started(wanted: str, used: str, listed: list[str], *, before: str = "") -> P
     return fresh
 
 
-def test_a_model_that_is_there_is_no_news() -> None:
+def test_listed_model_causes_no_notice() -> None:
     fresh = started("demo/a:high", "demo/a", ["demo/a", "demo/b"])
 
     assert fresh.kinds() == []
@@ -467,7 +459,7 @@ def test_a_model_that_is_there_is_no_news() -> None:
     assert AgentModels.objects.get().names == ["demo/a", "demo/b"]
 
 
-def test_a_model_that_its_agent_does_not_list_is_told() -> None:
+def test_unlisted_model_causes_a_notice() -> None:
     fresh = started("demo/a", "demo/a", ["demo/b"])
 
     ((kind, text),) = fresh.kinds()
@@ -478,7 +470,7 @@ def test_a_model_that_its_agent_does_not_list_is_told() -> None:
     assert facts(fresh)["modelProblem"] == text
 
 
-def test_another_model_than_the_wanted_one_is_told() -> None:
+def test_different_model_than_requested_causes_a_notice() -> None:
     fresh = started("demo/a", "demo/b", ["demo/b"])
 
     assert fresh.kinds() == [
@@ -488,13 +480,13 @@ def test_another_model_than_the_wanted_one_is_told() -> None:
     assert (known["modelWanted"], known["modelInUse"]) == ("demo/a", "demo/b")
 
 
-def test_a_session_whose_model_changed_is_told() -> None:
+def test_changed_model_of_a_session_causes_a_notice() -> None:
     fresh = started("", "demo/b", ["demo/b"], before="demo/a")
 
     assert fresh.kinds() == [("notice", "The agent's model was demo/a; it goes on with demo/b.")]
 
 
-def test_waiting_for_a_tool_names_its_command_and_since_when(played: Played) -> None:
+def test_waiting_for_a_tool_shows_its_command_and_start(played: Played) -> None:
     start = {"toolCallId": "c1", "toolName": "bash", "args": {"command": "sleep  9999\n# long"}}
     played.play(event("agent_start"), event("tool_execution_start", **start))
 
@@ -508,14 +500,14 @@ def test_waiting_for_a_tool_names_its_command_and_since_when(played: Played) -> 
 # -- going back --------------------------------------------------------------------------------
 
 
-def test_a_long_message_is_found_by_its_place(played: Played) -> None:
+def test_long_message_is_found_by_position(played: Played) -> None:
     for text in ("hello", "x" * 5000):
         run(played, text, assistant("hi"))
     entry = Entry.objects.filter(kind="user").latest("id")
     # What the transcript has of it is cut.
     Entry.objects.filter(pk=entry.pk).update(text="x" * 1000 + " …")
     Lieutenant.objects.update(rewind_to=entry.pk)
-    rewinding.look(played.session, played.row(), 0.0)
+    rewinding.advance(played.session, played.row(), 0.0)
     (question,) = played.session.outgoing
     listed = [{"entryId": "a", "text": "hello"}, {"entryId": "b", "text": "x" * 5000}]
     played.play(response(question.id, "get_fork_messages", data={"messages": listed}))
@@ -533,12 +525,12 @@ def test_a_long_message_is_found_by_its_place(played: Played) -> None:
         ({"data": {"messages": ["odd", 7]}}, "does not have this message in its session any more"),
     ],
 )
-def test_what_stands_against_going_back_is_told(
+def test_rewind_failure_is_reported_with_its_reason(
     played: Played, answer: dict[str, Any], words: str
 ) -> None:
     run(played, "hello", assistant("hi"))
     Lieutenant.objects.update(rewind_to=Entry.objects.get(kind="user").pk)
-    rewinding.look(played.session, played.row(), 0.0)
+    rewinding.advance(played.session, played.row(), 0.0)
     (question,) = played.session.outgoing
     played.play(response(question.id, "get_fork_messages", **answer))
 
@@ -547,11 +539,11 @@ def test_what_stands_against_going_back_is_told(
     assert played.session.memory.rewinding == ""
 
 
-def test_a_lost_answer_is_made_up_for_by_the_session_that_goes_on(played: Played) -> None:
+def test_lost_reply_is_replaced_by_a_session_query(played: Played) -> None:
     run(played, "hello", assistant("hi"))
     Lieutenant.objects.update(rewind_to=Entry.objects.get(kind="user").pk)
-    rewinding.look(played.session, played.row(), 0.0)
-    rewinding.look(played.session, played.row(), 11.0)
+    rewinding.advance(played.session, played.row(), 0.0)
+    rewinding.advance(played.session, played.row(), 11.0)
     question = played.session.outgoing[-1]
     assert question.line["type"] == "get_state"
     assert played.session.waiting_for() == "the agent to go back to before a message"
@@ -562,11 +554,11 @@ def test_a_lost_answer_is_made_up_for_by_the_session_that_goes_on(played: Played
 
 
 @pytest.mark.parametrize("name", ["../../etc/x.jsonl", "a b.jsonl", "", ".jsonl", "x.txt"])
-def test_only_a_plain_file_name_becomes_the_session(played: Played, name: str) -> None:
+def test_only_a_plain_file_name_is_accepted_as_session(played: Played, name: str) -> None:
     run(played, "hello", assistant("hi"))
     Lieutenant.objects.update(rewind_to=Entry.objects.get(kind="user").pk)
-    rewinding.look(played.session, played.row(), 0.0)
-    rewinding.look(played.session, played.row(), 11.0)
+    rewinding.advance(played.session, played.row(), 0.0)
+    rewinding.advance(played.session, played.row(), 11.0)
     question = played.session.outgoing[-1]
     played.play(response(question.id, "get_state", data={"sessionFile": name}))
 

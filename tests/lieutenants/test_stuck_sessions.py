@@ -1,4 +1,4 @@
-"""Sessions that cannot go on as they are, and the ways out of them; with real processes."""
+"""Sessions that cannot continue, and the remedies; with real processes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lieutenants.isolation.homes import home_of
 from lieutenants.models import AgentModels, Entry, Message
 from lieutenants.rules import conditions
 from lieutenants.rules.models import Action, Event, Rule
-from lieutenants.session_files import BEGAN_ANEW
+from lieutenants.session_files import NEW_SESSION_NOTE
 from lieutenants.states import MessageState
 from reef_site import auth
 from reef_site.common import clock
@@ -46,7 +46,7 @@ def rewind(fleet: Fleet, name: str, **body: object) -> Any:
     return answer
 
 
-def test_a_poisoned_session_goes_on_from_before_the_message(fleet: Fleet) -> None:
+def test_poisoned_session_continues_before_the_message(fleet: Fleet) -> None:
     poison(fleet, "ada")
     assert fleet.get("ada")["failing"]["count"] == 3
     fleet.api.post(f"{ROUTE}/ada/restart")
@@ -63,7 +63,7 @@ def test_a_poisoned_session_goes_on_from_before_the_message(fleet: Fleet) -> Non
     assert "Went back to before message “POISON-7”" in fleet.texts("ada", "notice")[-1]
     assert fleet.ask("ada", "RECALL") == "recall: remember 4711"
 
-    # The next start continues the new branch; the old one stays beside it.
+    # The next start continues the new branch; the old one is kept.
     assert len(session_files(fleet, "ada")) == 2
     fleet.api.post(f"{ROUTE}/ada/restart")
     fleet.wait("ada", "idle")
@@ -72,19 +72,19 @@ def test_a_poisoned_session_goes_on_from_before_the_message(fleet: Fleet) -> Non
     assert list(left) == ["POISON-7", "harmless 1", "harmless 2", "harmless 3"]
 
 
-def test_a_session_whose_first_message_is_poison_begins_anew(fleet: Fleet) -> None:
+def test_session_poisoned_by_its_first_message_starts_over(fleet: Fleet) -> None:
     fleet.create("bob")
     for text in ("POISON", "again"):
         fleet.ask("bob", text)
 
     assert rewind(fleet, "bob").status_code == 202
-    # Nothing is in the new session yet: a start must not take that for a loss.
+    # The new session is still empty: a start must not report that as a loss.
     fleet.api.post(f"{ROUTE}/bob/restart")
     fleet.wait("bob", "idle")
     assert fleet.ask("bob", "RECALL") == "recall: "
 
 
-def test_any_message_can_be_gone_back_to(fleet: Fleet) -> None:
+def test_rewind_to_any_message_works(fleet: Fleet) -> None:
     fleet.create("cyd")
     for text in ("one", "same", "same", "last"):
         fleet.ask("cyd", text)
@@ -97,7 +97,7 @@ def test_any_message_can_be_gone_back_to(fleet: Fleet) -> None:
     assert fleet.ask("cyd", "RECALL") == "recall: "
 
 
-def test_going_back_is_refused_with_the_reason(fleet: Fleet) -> None:
+def test_refused_rewind_has_a_reason(fleet: Fleet) -> None:
     fleet.create("dot")
     fleet.ask("dot", "hello")
 
@@ -116,7 +116,7 @@ def test_going_back_is_refused_with_the_reason(fleet: Fleet) -> None:
     assert fleet.api.post(f"{ROUTE}/nobody/rewind", {}).status_code == 404
 
 
-def test_a_message_that_is_sent_meanwhile_waits_for_the_way_back(fleet: Fleet) -> None:
+def test_message_sent_during_a_rewind_waits(fleet: Fleet) -> None:
     poison(fleet, "eve")
     fleet.api.post(f"{ROUTE}/eve/rewind", {})
     fleet.send("eve", "RECALL")
@@ -126,7 +126,7 @@ def test_a_message_that_is_sent_meanwhile_waits_for_the_way_back(fleet: Fleet) -
     assert fleet.get("eve")["outputHistory"][-1] == "recall: remember 4711"
 
 
-def test_a_way_back_survives_a_new_worker(fleet: Fleet) -> None:
+def test_rewind_survives_a_new_worker(fleet: Fleet) -> None:
     poison(fleet, "flo")
     fleet.stop_follower()
     assert fleet.api.post(f"{ROUTE}/flo/rewind", {}).status_code == 202
@@ -136,7 +136,7 @@ def test_a_way_back_survives_a_new_worker(fleet: Fleet) -> None:
     assert fleet.ask("flo", "RECALL") == "recall: remember 4711"
 
 
-def test_rules_and_pages_see_a_failing_lieutenant(fleet: Fleet, client: Client) -> None:
+def test_rules_and_pages_show_a_failing_lieutenant(fleet: Fleet, client: Client) -> None:
     poison(fleet, "gus")
     client.force_login(auth.make_operator())
     rule = Rule.objects.create(
@@ -162,7 +162,7 @@ def test_rules_and_pages_see_a_failing_lieutenant(fleet: Fleet, client: Client) 
 
 
 def damaged(fleet: Fleet, name: str, damage: Any) -> Path:
-    """A paused lieutenant whose session file was damaged."""
+    """Return the session file of a paused lieutenant after damaging it."""
     fleet.create(name)
     for text in ("one", "two"):
         fleet.ask(name, text)
@@ -190,7 +190,7 @@ KINDS = [
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_session_file_that_is_lost_stops_the_start(fleet: Fleet, kind: str) -> None:
+def test_lost_session_file_prevents_the_start(fleet: Fleet, kind: str) -> None:
     damage, words = DAMAGES[kind]
     file = damaged(fleet, "ada", damage)
     row = fleet.wait("ada", "error")
@@ -200,7 +200,7 @@ def test_a_session_file_that_is_lost_stops_the_start(fleet: Fleet, kind: str) ->
     assert words in row.error
     assert "new session" in row.error
     assert fleet.get("ada")["sessionProblem"] in row.error
-    # Nothing was done to the file, and another start does not forget it silently either.
+    # The file is unchanged, and another start reports it again.
     fleet.api.post(f"{ROUTE}/ada/restart")
     fleet.wait("ada", "error")
     assert (file.read_bytes() if file.exists() else None) == before
@@ -210,7 +210,7 @@ def test_a_session_file_that_is_lost_stops_the_start(fleet: Fleet, kind: str) ->
     fleet.wait("ada", "idle")
     assert fleet.ask("ada", "RECALL") == "recall: "
     assert "sessionProblem" not in fleet.get("ada")
-    assert BEGAN_ANEW in fleet.texts("ada", "notice")
+    assert NEW_SESSION_NOTE in fleet.texts("ada", "notice")
     assert (file.read_bytes() if file.exists() else None) == before
 
 
@@ -227,7 +227,7 @@ def test_the_page_offers_a_new_session(fleet: Fleet, client: Client) -> None:
     assert "New session…" not in client.get("/lieutenants/bob/").content.decode()
 
 
-def test_lines_that_cannot_be_read_are_told(fleet: Fleet) -> None:
+def test_unreadable_lines_are_reported(fleet: Fleet) -> None:
     def damage(file: Path) -> None:
         lines = file.read_bytes().split(b"\n")
         lines[2] = b"\0" * 40
@@ -241,7 +241,7 @@ def test_lines_that_cannot_be_read_are_told(fleet: Fleet) -> None:
     assert any("13 bytes were cut" in text for text in told), told
 
 
-def test_entries_whose_parent_is_lost_are_told(fleet: Fleet) -> None:
+def test_entries_with_lost_parents_are_reported(fleet: Fleet) -> None:
     def damage(file: Path) -> None:
         with file.open("a") as lines:
             entry = {"type": "message", "id": "z", "parentId": "lost", "message": {"role": "x"}}
@@ -254,7 +254,7 @@ def test_entries_whose_parent_is_lost_are_told(fleet: Fleet) -> None:
     )
 
 
-def test_a_word_that_no_session_has_is_refused(fleet: Fleet) -> None:
+def test_unknown_session_value_is_refused(fleet: Fleet) -> None:
     fleet.create("eve")
     answer = fleet.api.post(f"{ROUTE}/eve/restart", {"session": "fresh"})
     assert answer.status_code == 400
@@ -264,7 +264,7 @@ def test_a_word_that_no_session_has_is_refused(fleet: Fleet) -> None:
 # -- models, commands, tools -------------------------------------------------------------------
 
 
-def test_a_model_that_the_agent_has_not_is_refused_at_once(
+def test_unknown_model_is_refused_at_once(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch, settings: Any
 ) -> None:
     settings.AGENT_ENV = [*settings.AGENT_ENV, "STANDIN_MODE"]
@@ -280,7 +280,7 @@ def test_a_model_that_the_agent_has_not_is_refused_at_once(
     assert fleet.row("ada").status == "idle"
     assert patch(fleet, "ada", {"model": "OTHER:high"}).status_code == 200
 
-    # Reef's copy has changed since the agent began: what it listed then says nothing.
+    # Reef's copy has changed since the agent began, so its earlier list is obsolete.
     settings.AGENT_CONFIG_DIR.mkdir(parents=True, exist_ok=True)
     file = settings.AGENT_CONFIG_DIR / "models.json"
     file.write_text("{}")
@@ -291,7 +291,7 @@ def test_a_model_that_the_agent_has_not_is_refused_at_once(
 
 
 @pytest.mark.parametrize("mode", ["", "disposition"])
-def test_a_command_without_a_run_leaves_the_lieutenant_idle_at_once(
+def test_command_without_a_run_leaves_the_lieutenant_idle(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch, settings: Any, mode: str
 ) -> None:
     settings.AGENT_ENV = [*settings.AGENT_ENV, "STANDIN_MODE"]
@@ -316,13 +316,13 @@ def test_a_command_without_a_run_leaves_the_lieutenant_idle_at_once(
         ("error", "Extension command:boom: boom-error"),
     ]
     assert ("user", "from the command") in kinds
-    # The agent says of /run, too, that it handled it.
+    # The agent reports /run as handled, too.
     assert fleet.row("bob").task_count == (1 if mode else 2)
     assert set(Message.objects.values_list("state", flat=True)) == {MessageState.ACCEPTED}
     assert not Message.objects.filter(taken_up_at__isnull=True).exists()
 
 
-def test_a_command_while_it_works_is_handled_beside_the_run(fleet: Fleet) -> None:
+def test_command_during_a_run_is_handled_beside_it(fleet: Fleet) -> None:
     fleet.create("cyd")
     fleet.send("cyd", "SLOW 1 a b c")
     until(lambda: fleet.get("cyd")["lastOutput"])
@@ -334,7 +334,7 @@ def test_a_command_while_it_works_is_handled_beside_the_run(fleet: Fleet) -> Non
     assert fleet.row("cyd").task_count == 1
 
 
-def test_a_tool_that_never_ends_is_aborted_at_its_limit(fleet: Fleet) -> None:
+def test_endless_tool_is_aborted_at_its_limit(fleet: Fleet) -> None:
     fleet.create("dot", toolLimitSeconds=1, stallLimitSeconds=0)
     fleet.send("dot", "HANG 600 bash")
     until(lambda: fleet.get("dot").get("waitingFor") == "tool bash (sleep 600)")
@@ -350,7 +350,7 @@ def test_a_tool_that_never_ends_is_aborted_at_its_limit(fleet: Fleet) -> None:
     assert fleet.ask("dot", "still there?") == "echo: still there?"
 
 
-def test_a_tool_limit_of_zero_is_none_and_can_be_changed(fleet: Fleet) -> None:
+def test_tool_limit_of_zero_disables_it_and_can_be_changed(fleet: Fleet) -> None:
     fleet.create("eve", toolLimitSeconds=0)
     fleet.send("eve", "HANG 600 bash")
     until(lambda: fleet.get("eve").get("waitingFor"))

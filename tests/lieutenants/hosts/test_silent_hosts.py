@@ -187,7 +187,7 @@ def test_a_host_with_another_folder_never_steals() -> None:
     assert (row.data_folder, row.status) == (BOX1, Status.STARTING)
     assert not Process.objects.exists()
     assert not Lieutenant.objects.here().idle_too_long(timezone.now())
-    assert not runtime.stranded()
+    assert not runtime.orphaned()
 
 
 # -- taking over ---------------------------------------------------------------------------------

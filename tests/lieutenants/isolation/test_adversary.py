@@ -1,4 +1,4 @@
-"""An agent that tries everything is refused everything, and can still do its work."""
+"""A hostile agent cannot reach anything of reef, and can still do its work."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from tests.conftest import Fleet
 
 INTRUDER = (Path(__file__).parents[2] / "agents" / "intruder.py").read_text()
 
-# What this user's agents can get, and whether they get a mount namespace of their own. The tests of
-# an ordinary user's reef, which root can run, too, try Landlock and bubblewrap.
+# The isolation of this user's agents, and whether they get a mount namespace of their own. The
+# tests with reef as an ordinary user, which root can run too, try Landlock and bubblewrap.
 MODE = "user" if os.geteuid() == 0 else "landlock"
 WAYS = [
     pytest.param((MODE, True), id=MODE),
@@ -30,7 +30,7 @@ WAYS = [
 
 @pytest.fixture(params=WAYS)
 def way(request: pytest.FixtureRequest, settings: Any, monkeypatch: pytest.MonkeyPatch) -> str:
-    """One kind of isolation after the other; as an ordinary user only what that has."""
+    """Each kind of isolation in turn; as an ordinary user only the available one."""
     mode, mounts = request.param
     host = modes.host()
     assert host.offers(modes.Isolation(mode)), "run the tests with `python3 manage.py test`"
@@ -41,7 +41,7 @@ def way(request: pytest.FixtureRequest, settings: Any, monkeypatch: pytest.Monke
 
 @pytest.fixture
 def secrets(way: str) -> Iterator[list[Path]]:
-    """Files in the data folder as a real reef has them."""
+    """Files in the data folder as in production."""
     names = ("root-token", "secret-key", "config-keys", "db.sqlite3")
     paths = [django_settings.DATA_DIR / name for name in names]
     made = [path for path in paths if not path.exists()]
@@ -54,7 +54,7 @@ def secrets(way: str) -> Iterator[list[Path]]:
 
 
 def intrude(fleet: Fleet, name: str, targets: dict[str, object]) -> dict[str, str]:
-    """Outcome of each try, made by this lieutenant's agent."""
+    """Return the result of each attempt of this lieutenant's agent."""
     told = shlex.quote(json.dumps(targets))
     answer = fleet.ask(name, f"SHELL python3 - {told} <<'END'\n{INTRUDER}\nEND\n", 60)
     outcomes: dict[str, str] = json.loads(answer)
@@ -62,7 +62,7 @@ def intrude(fleet: Fleet, name: str, targets: dict[str, object]) -> dict[str, st
 
 
 def run(fleet: Fleet, name: str, command: str) -> str:
-    """What a command prints that this lieutenant's agent runs."""
+    """Return the output of a command that this lieutenant's agent runs."""
     return fleet.ask(name, f"SHELL {command}", 60).strip()
 
 
@@ -70,7 +70,7 @@ def reached(outcomes: dict[str, str]) -> dict[str, str]:
     return {name: got for name, got in outcomes.items() if not got.startswith("refused")}
 
 
-def test_an_agent_reaches_nothing_of_reef(fleet: Fleet, way: str, secrets: list[Path]) -> None:
+def test_agent_cannot_reach_reef(fleet: Fleet, way: str, secrets: list[Path]) -> None:
     fleet.create("victim")
     fleet.create("mallory")
     assert fleet.get("mallory")["isolation"] == way
@@ -111,11 +111,11 @@ def test_an_agent_reaches_nothing_of_reef(fleet: Fleet, way: str, secrets: list[
     assert fleet.ask("victim", "still here?") == "echo: still here?"
 
 
-def test_the_data_folder_shows_nothing_but_the_agents_own(fleet: Fleet, way: str) -> None:
+def test_data_folder_shows_only_the_agents_own_files(fleet: Fleet, way: str) -> None:
     fleet.create("victim")
     fleet.create("mallory")
     data, own = django_settings.DATA_DIR, fleet.row("mallory").pk
-    # An agent may see an empty folder of that name, and do there what it likes.
+    # An agent may see an empty folder of that name, and may write there.
     seen = run(fleet, "mallory", f"cd {data}; ls -A . lieutenants; touch planted")
     assert fleet.row("victim").pk not in seen
     assert set(data.iterdir()) >= {data / "lieutenants"}
@@ -125,7 +125,7 @@ def test_the_data_folder_shows_nothing_but_the_agents_own(fleet: Fleet, way: str
         assert seen.split() == [".:", "lieutenants", "lieutenants:", own]
 
 
-def test_an_agent_does_its_work(fleet: Fleet, way: str) -> None:
+def test_isolated_agent_can_work(fleet: Fleet, way: str) -> None:
     fleet.create("ada")
     assert run(fleet, "ada", "pwd") == fleet.get("ada")["folder"]
     work = (
@@ -141,7 +141,7 @@ def test_an_agent_does_its_work(fleet: Fleet, way: str) -> None:
     ]
 
 
-def test_temporary_files_are_its_own(fleet: Fleet, way: str) -> None:
+def test_temporary_files_are_private(fleet: Fleet, way: str) -> None:
     fleet.create("ada")
     fleet.create("bob")
     run(fleet, "ada", "echo secret > $TMPDIR/shared-name; echo secret > /tmp/shared-name; true")

@@ -1,4 +1,4 @@
-"""Each agent has folders of its own, made by reef at each start."""
+"""Each agent has its own folders, which reef creates at each start."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def config(settings: Any, tmp_path: Path) -> Path:
     return made
 
 
-def test_no_agent_changes_the_configuration_of_another(fleet: Fleet, config: Path) -> None:
+def test_agent_cannot_change_the_configuration_of_another(fleet: Fleet, config: Path) -> None:
     fleet.create("mallory")
     fleet.create("bob")
     planted = (
@@ -62,7 +62,7 @@ def test_credentials_are_read_only(fleet: Fleet, config: Path) -> None:
     assert modes_seen.split() == ["400", "400"]
 
 
-def test_a_damaged_configuration_is_named_when_a_lieutenant_is_created(
+def test_damaged_configuration_is_reported_at_creation(
     api: Api, config: Path, db: None, settings: Any
 ) -> None:
     settings.PI_PATH = str(STANDIN)
@@ -72,7 +72,7 @@ def test_a_damaged_configuration_is_named_when_a_lieutenant_is_created(
     assert f"{config / 'models.json'} cannot be read" in answer.json()["error"]
 
 
-def test_a_session_of_an_earlier_version_goes_on(fleet: Fleet) -> None:
+def test_session_of_an_earlier_version_continues(fleet: Fleet) -> None:
     fleet.create("ada")
     fleet.ask("ada", "first")
     fleet.api.post("/lieutenant/lieutenants/ada/pause")
@@ -85,7 +85,7 @@ def test_a_session_of_an_earlier_version_goes_on(fleet: Fleet) -> None:
 
 
 @as_root
-def test_each_agent_has_a_user_of_its_own(fleet: Fleet) -> None:
+def test_each_agent_has_its_own_user(fleet: Fleet) -> None:
     fleet.create("ada")
     fleet.create("bob")
     uids = [int(run(fleet, name, "id -u")) for name in ("ada", "bob")]
@@ -99,7 +99,7 @@ def test_each_agent_has_a_user_of_its_own(fleet: Fleet) -> None:
 
 
 @as_root
-def test_whatever_an_agent_leaves_behind_ends_with_it(fleet: Fleet) -> None:
+def test_remaining_processes_end_with_their_agent(fleet: Fleet) -> None:
     fleet.create("ada")
     pid = int(run(fleet, "ada", "env -i setsid sleep 600 >/dev/null 2>&1 & echo $!"))
     assert Path(f"/proc/{pid}").exists()
@@ -108,7 +108,7 @@ def test_whatever_an_agent_leaves_behind_ends_with_it(fleet: Fleet) -> None:
 
 
 @as_root
-def test_a_folder_of_roots_needs_a_group_that_may_write(fleet: Fleet, tmp_path: Path) -> None:
+def test_folder_of_root_needs_a_group_with_write_access(fleet: Fleet, tmp_path: Path) -> None:
     project = tmp_path / "project"
     project.mkdir()
     fleet.create("ada", ready=False, folder=str(project))
@@ -136,7 +136,7 @@ def test_files_outside_of_its_folders_keep_their_modes(fleet: Fleet, tmp_path: P
 
 
 @as_root
-def test_a_child_in_its_parents_workspace_reaches_only_that_folder(fleet: Fleet) -> None:
+def test_child_in_its_parents_workspace_reaches_only_that_folder(fleet: Fleet) -> None:
     fleet.create("parent")
     part = home_of(fleet.row("parent").pk).workspace / "part"
     run(fleet, "parent", "mkdir part && echo secret > note && echo hello > part/hello")
@@ -159,7 +159,7 @@ def test_a_child_in_its_parents_workspace_reaches_only_that_folder(fleet: Fleet)
 
 @pytest.fixture
 def listed_socket(tmp_path: Path) -> Iterator[Path]:
-    """A socket such as that of a container engine, open to a group."""
+    """A socket like that of a container engine, accessible to a group."""
     path = Path("/run/docker.sock")
     if path.exists() or os.geteuid() != 0:
         pytest.skip("needs root, and a machine without a container engine")
@@ -176,7 +176,7 @@ CONNECT = "python3 -c 'import socket; socket.socket(1).connect(\"/run/docker.soc
 
 
 @pytest.mark.parametrize("mode", [MODE])
-def test_a_container_engine_is_reached_only_where_it_is_listed(
+def test_container_engine_is_reachable_only_if_listed(
     fleet: Fleet, listed_socket: Path, settings: Any, mode: str
 ) -> None:
     settings.ISOLATION = mode
@@ -188,7 +188,9 @@ def test_a_container_engine_is_reached_only_where_it_is_listed(
 
 
 @pytest.mark.parametrize("mode", [MODE])
-def test_listed_folders_are_reached(fleet: Fleet, settings: Any, tmp_path: Path, mode: str) -> None:
+def test_listed_folders_are_reachable(
+    fleet: Fleet, settings: Any, tmp_path: Path, mode: str
+) -> None:
     settings.ISOLATION = mode
     for name in ("shared", "library"):
         (tmp_path / name).mkdir(mode=0o777)
@@ -202,14 +204,14 @@ def test_listed_folders_are_reached(fleet: Fleet, settings: Any, tmp_path: Path,
     assert not (tmp_path / "library" / "new").exists()
 
 
-def test_a_listed_folder_that_holds_the_data_folder_is_refused(fleet: Fleet, settings: Any) -> None:
+def test_listed_folder_containing_the_data_folder_is_refused(fleet: Fleet, settings: Any) -> None:
     settings.AGENT_FOLDERS = [str(settings.DATA_DIR.parent)]
     fleet.create("ada", ready=False)
     row = fleet.wait("ada", "error")
     assert "holds files of reef's own" in row.error
 
 
-def test_an_isolation_that_the_host_lacks_is_said(
+def test_unavailable_isolation_is_reported(
     fleet: Fleet, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings.ISOLATION = "user"
@@ -220,7 +222,7 @@ def test_an_isolation_that_the_host_lacks_is_said(
     assert fleet.api.get("/health").json()["isolation"]["mode"] == "unavailable"
 
 
-def test_no_isolation_is_said_loudly(
+def test_missing_isolation_causes_a_warning(
     fleet: Fleet, settings: Any, monkeypatch: pytest.MonkeyPatch, admin_client: Any
 ) -> None:
     nothing = modes.Host(landlock=0, mounts=False, user=False, bubblewrap="")
@@ -233,14 +235,14 @@ def test_no_isolation_is_said_loudly(
     assert "Agents are not isolated" in admin_client.get("/").content.decode()
 
 
-def test_a_child_is_isolated_at_least_like_its_parent(fleet: Fleet, settings: Any) -> None:
+def test_child_is_isolated_at_least_like_its_parent(fleet: Fleet, settings: Any) -> None:
     fleet.create("parent")
     settings.ISOLATION = "none"
     fleet.create("child", ready=False, parentVmId=fleet.row("parent").pk)
     assert "weaker than that of parent" in fleet.wait("child", "error").error
 
 
-def test_what_is_hidden_is_split_out_of_a_readable_folder(tmp_path: Path) -> None:
+def test_hidden_paths_are_split_out_of_a_readable_folder(tmp_path: Path) -> None:
     for name in ("app/data/secret", "app/lib", "other"):
         (tmp_path / name).mkdir(parents=True)
     read: list[str] = []
@@ -250,7 +252,7 @@ def test_what_is_hidden_is_split_out_of_a_readable_folder(tmp_path: Path) -> Non
     assert listable == [str(tmp_path), str(tmp_path / "app")]
 
 
-def test_names_of_folders_follow_the_lieutenants_id(tmp_path: Path) -> None:
+def test_folders_are_named_by_lieutenant_id(tmp_path: Path) -> None:
     home = Home(tmp_path / "id")
     assert json.dumps([str(path.relative_to(tmp_path)) for path in home.agents]) == json.dumps(
         ["id/workspace", "id/session", "id/home", "id/tmp", "id/agent"]

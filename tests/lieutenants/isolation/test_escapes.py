@@ -1,4 +1,4 @@
-"""Ways around isolation that were found by reading: each is closed."""
+"""Ways around the isolation that reviews found: each is closed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def alive(pid: int) -> bool:
 
 
 @as_root
-def test_a_folder_that_became_a_link_stops_the_start(fleet: Fleet, tmp_path: Path) -> None:
+def test_folder_replaced_by_a_link_prevents_the_start(fleet: Fleet, tmp_path: Path) -> None:
     shared = tmp_path / "shared"
     project = shared / "project"
     project.mkdir(parents=True)
@@ -48,7 +48,7 @@ def test_a_folder_that_became_a_link_stops_the_start(fleet: Fleet, tmp_path: Pat
 
 
 @as_root
-def test_agents_that_share_a_user_neither_read_nor_end_each_other(fleet: Fleet) -> None:
+def test_agents_with_a_shared_user_cannot_read_or_end_each_other(fleet: Fleet) -> None:
     fleet.create("parent")
     part = home_of(fleet.row("parent").pk).workspace / "part"
     run(fleet, "parent", "mkdir part")
@@ -90,9 +90,7 @@ def test_orphans_of_an_agent_leave_no_zombies(fleet: Fleet) -> None:
 
 
 @pytest.mark.parametrize("mode", [MODE])
-def test_folders_that_forbid_their_removal_stop_no_start(
-    fleet: Fleet, settings: Any, mode: str
-) -> None:
+def test_undeletable_folders_do_not_prevent_a_start(fleet: Fleet, settings: Any, mode: str) -> None:
     settings.ISOLATION = mode
     fleet.create("ada")
     run(fleet, "ada", "mkdir -p $TMPDIR/a/b/c && touch $TMPDIR/a/b/c/f && chmod -R a-w $TMPDIR/a")
@@ -101,7 +99,7 @@ def test_folders_that_forbid_their_removal_stop_no_start(
 
 
 @as_root
-def test_a_git_configuration_that_was_deleted_is_the_agents_again(fleet: Fleet) -> None:
+def test_deleted_git_configuration_is_restored_for_the_agent(fleet: Fleet) -> None:
     fleet.create("ada")
     run(fleet, "ada", "rm ~/.gitconfig")
     restart(fleet, "ada")
@@ -109,7 +107,7 @@ def test_a_git_configuration_that_was_deleted_is_the_agents_again(fleet: Fleet) 
 
 
 @as_root
-def test_user_ids_of_destroyed_lieutenants_are_free_again(
+def test_user_ids_of_destroyed_lieutenants_are_reused(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(users, "LAST", users.FIRST + 1)
@@ -125,7 +123,7 @@ def test_user_ids_of_destroyed_lieutenants_are_free_again(
 
 
 @as_root
-def test_a_bare_container_isolates_nothing_and_says_so(
+def test_container_without_privileges_warns_about_missing_isolation(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     bare = replace(modes.host(), landlock=0, mounts=False)
@@ -139,14 +137,14 @@ def test_a_bare_container_isolates_nothing_and_says_so(
     assert "Give the folder a group" in fleet.wait("bob", "error").error
 
 
-def test_an_agent_installed_below_a_system_folder_is_reached(settings: Any) -> None:
+def test_agent_installed_below_a_system_folder_is_reachable(settings: Any) -> None:
     settings.DATA_DIR = Path("/opt/reef/data")
     programs = plan._programs(Agent(Path("/opt/reef/data/agent/pi"), ()))
     assert Path("/opt/reef/data/agent/pi") in programs
 
 
 @as_root
-def test_other_agents_cannot_read_what_an_agent_is_told(
+def test_other_agents_cannot_read_an_agents_prompt(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     without_mounts = replace(modes.host(), mounts=False)

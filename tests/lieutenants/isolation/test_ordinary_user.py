@@ -1,4 +1,4 @@
-"""Reef as an ordinary user: its agents have the same user, and still reach nothing of it."""
+"""Reef as an ordinary user: its agents have the same user, and still cannot reach it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ USER = "12345" if os.geteuid() == 0 else ""
 
 @pytest.fixture(scope="module", params=["landlock", "bubblewrap"])
 def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
-    """A whole reef under each isolation that needs no root."""
+    """A complete reef under each isolation that needs no root."""
     with (
         tempfile.TemporaryDirectory(prefix="reef-", dir="/var/tmp") as folder,
         Stack(Path(folder), user=USER, REEF_ISOLATION=request.param) as running,
@@ -29,7 +29,7 @@ def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
 
 
 def run(stack: Stack, name: str, command: str) -> str:
-    """What a command prints that this lieutenant's agent runs."""
+    """Return the output of a command that this lieutenant's agent runs."""
     before = len(stack.texts(name))
     assert stack.send(name, f"SHELL {command}").status_code == 200
     until(lambda: len(stack.texts(name)) > before, 60)
@@ -37,7 +37,7 @@ def run(stack: Stack, name: str, command: str) -> str:
     return stack.texts(name)[-1]
 
 
-def test_an_agent_of_reefs_own_user_reaches_nothing(stack: Stack) -> None:
+def test_agent_of_reefs_own_user_cannot_reach_reef(stack: Stack) -> None:
     stack.create("victim")
     stack.create("mallory")
     isolation = stack.env["REEF_ISOLATION"]
@@ -73,7 +73,7 @@ def test_an_agent_of_reefs_own_user_reaches_nothing(stack: Stack) -> None:
     assert stack.get("victim")["status"] == "idle"
 
 
-def test_an_agent_cannot_change_modes_of_its_users_files(stack: Stack) -> None:
+def test_agent_cannot_change_modes_of_its_users_files(stack: Stack) -> None:
     stack.create("vandal")
     home = stack.data.parent
     theirs = home / "theirs"
@@ -87,7 +87,7 @@ def test_an_agent_cannot_change_modes_of_its_users_files(stack: Stack) -> None:
     assert stack.data.stat().st_mode & 0o777 == 0o700
 
 
-def test_an_agent_of_reefs_own_user_does_its_work(stack: Stack) -> None:
+def test_agent_of_reefs_own_user_can_work(stack: Stack) -> None:
     stack.create("worker")
     done = run(
         stack,
@@ -101,7 +101,7 @@ def test_an_agent_of_reefs_own_user_does_its_work(stack: Stack) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can start another user's reef")
-def test_a_container_without_any_isolation_works_and_says_so() -> None:
+def test_container_without_isolation_works_with_a_warning() -> None:
     with (
         tempfile.TemporaryDirectory(prefix="reef-", dir="/var/tmp") as folder,
         Stack(Path(folder), user=USER, bare="yes") as stack,

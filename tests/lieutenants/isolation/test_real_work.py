@@ -1,4 +1,4 @@
-"""The real agent does an engineer's work under each isolation."""
+"""The real agent can do an engineer's work under each isolation."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ mkfifo pipe && (echo through > pipe &) && cat pipe
 
 @pytest.mark.parametrize("mode", [MODE])
 @pytest.mark.parametrize("version", ["087", pytest.param("073", marks=pytest.mark.thorough)])
-def test_the_real_agent_works(
+def test_real_agent_can_work(
     fleet: Fleet, stub: StubLLM, settings: Any, tmp_path: Path, mode: str, version: str
 ) -> None:
     settings.ISOLATION = mode
