@@ -1,4 +1,4 @@
-"""The admin of SSH hosts: registered here with their keys, which are never shown again."""
+"""The admin of SSH hosts. Private keys are entered here and never shown again."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ else:
 
 
 class HostForm(_HostForm):
-    """A host, and a field for its private key that never shows it."""
+    """A host with a write-only field for its private key."""
 
     private_key = forms.CharField(
         required=False,
@@ -48,7 +48,10 @@ class HostForm(_HostForm):
         )
 
     def clean_private_key(self) -> str:
-        """One that can be read; the text is not quoted if it cannot."""
+        """Return the key, stripped.
+
+        Raise ValidationError, without quoting it, if it cannot be read.
+        """
         text: str = self.cleaned_data["private_key"].strip()
         if text:
             try:
@@ -75,33 +78,35 @@ class SshHostAdmin(_HostAdmin):
     )
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[SshHost]:
-        """With the name of what each is used for."""
+        """Annotate each host as `use` with the name of its active claim."""
         claims = HostClaim.objects.living().filter(host=OuterRef("pk"))
         return super().get_queryset(request).annotate(use=Subquery(claims.values("name")[:1]))
 
     @admin.display(description="address")
     def where(self, row: SshHost) -> str:
-        """Who, where and at which port."""
+        """Return user, address and port."""
         return f"{row.user}@{row.address}:{row.port}"
 
     @admin.display(description="used by", ordering="use")
     def used_by(self, row: SshHost) -> str:
-        """The name of its living claim."""
+        """Return the name of the active claim."""
         return getattr(row, "use", None) or "—"
 
     @admin.display(description="own key", boolean=True)
     def own_key(self, row: SshHost) -> bool:
-        """Whether it has a private key of its own."""
+        """Return whether the host has a private key of its own."""
         return bool(row.sealed_key)
 
     @admin.display(description="host key known", boolean=True)
     def host_key_known(self, row: SshHost) -> bool:
-        """Whether another one than the first is refused."""
+        """Return whether a host key is stored, so that any other key is rejected."""
         return bool(row.host_key)
 
     @transaction.atomic
     def save_model(self, _request: HttpRequest, obj: SshHost, form: Any, change: bool) -> None:
-        """With its key sealed, in no way that a change of the vault's keys could overtake."""
+        """Save with the key encrypted, under the config writers' lock: a rotation of the vault's
+        keys that runs at the same time must not miss this key.
+        """
         locks.writing()
         if form.cleaned_data.get("forget_private_key"):
             obj.set_key("")
@@ -114,7 +119,7 @@ class SshHostAdmin(_HostAdmin):
     def delete_view(
         self, request: HttpRequest, object_id: str, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
-        """One that is or was used cannot be deleted, and by whom it is used is said."""
+        """Explain why a host that is or was used is not deleted, and name its use."""
         row = self.get_object(request, unquote(object_id))
         if not self.has_view_permission(request, row):
             raise PermissionDenied
@@ -129,38 +134,37 @@ class SshHostAdmin(_HostAdmin):
         return super().delete_view(request, object_id, extra_context)
 
     def has_delete_permission(self, request: HttpRequest, obj: SshHost | None = None) -> bool:
-        """One that was ever used stays, out of service: its history names it."""
+        """Keep a host that was ever used: its history refers to it."""
         if obj is not None and obj.claims.exists():
             return False
         return super().has_delete_permission(request, obj)
 
     @admin.action(description="Try to log in on selected hosts", permissions=["change"])
     def log_in(self, request: HttpRequest, queryset: QuerySet[SshHost]) -> HttpResponse:
-        """And run a command that does nothing; a worker does it."""
+        """Log in on the hosts and run a no-op command. A worker does it."""
         call = outside_calls.log_in(list(queryset), by=request.user)
         return page_answer(request, call, request.get_full_path())
 
     @admin.action(description="Forget host keys of selected hosts", permissions=["change"])
     def forget_host_keys(self, request: HttpRequest, queryset: QuerySet[SshHost]) -> None:
-        """For hosts that were set up anew; the next one shown is kept."""
+        """Clear the stored host keys of reinstalled hosts; the next key shown is stored."""
         count = queryset.update(host_key="")
         self.message_user(request, f"{count} host keys were forgotten.")
 
     @admin.action(description="Put selected hosts in service", permissions=["change"])
     def put_in_service(self, request: HttpRequest, queryset: QuerySet[SshHost]) -> None:
-        """They may be taken from now on."""
         self.message_user(request, f"{queryset.update(in_service=True)} hosts are in service.")
 
     @admin.action(description="Take selected hosts out of service", permissions=["change"])
     def take_out_of_service(self, request: HttpRequest, queryset: QuerySet[SshHost]) -> None:
-        """They are not taken any more; what uses them goes on."""
+        """Stop claiming the hosts for new VMs. VMs that run on them continue."""
         count = queryset.update(in_service=False)
         self.message_user(request, f"{count} hosts are out of service.")
 
 
 @admin.register(HostClaim)
 class HostClaimAdmin(FactAdmin):
-    """What each host was and is used for."""
+    """The past and present uses of each host."""
 
     list_display = ("name", "host", "id", "claimed_at", "released_at")
     list_filter = (("released_at", admin.EmptyFieldListFilter), "claimed_at")

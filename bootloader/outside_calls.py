@@ -1,6 +1,6 @@
-"""What the bootloader asks providers and hosts for at a person's wish: workers do it.
+"""Calls to providers and hosts that a worker makes at an operator's request.
 
-Each function takes and returns only what fits into JSON; see `reef_site.common.outside`.
+Each function takes and returns only JSON values; see `reef_site.common.outside`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _MAX_SHOWN = 5
 
 
 def register() -> None:
-    """Make these calls known."""
+    """Register the call kinds of this app."""
     outside.register(COMPARE, _compare, _compared)
     outside.register(ACT, _act, _acted)
     outside.register(ACT_ON_MANY, _act_on_many, _acted_on_many)
@@ -35,19 +35,19 @@ def compare(*, by: object) -> OutsideCall:
 
 
 def act(finding_id: int, proposal: Proposal | None, *, by: object) -> OutsideCall:
-    """Do what a finding proposes, or another thing that fits."""
+    """Carry out a finding's proposal, or the given one if it is allowed for this finding."""
     arguments = {"finding_id": finding_id, "proposal": proposal, "by": str(by)}
     return outside.make(ACT, arguments, by=by, limit=_ACT_SECONDS)
 
 
 def act_on_many(rows: list[Finding], proposal: Proposal | None, *, by: object) -> OutsideCall:
-    """The same for several."""
+    """Carry out the proposals of several findings."""
     arguments = {"ids": [row.pk for row in rows], "proposal": proposal, "by": str(by)}
     return outside.make(ACT_ON_MANY, arguments, by=by, limit=_MANY_SECONDS)
 
 
 def log_in(rows: list[SshHost], *, by: object) -> OutsideCall:
-    """Log in on hosts; ten seconds for all that are tried at the same time."""
+    """Log in on hosts. The time limit is ten seconds for each batch of concurrent logins."""
     limit = outside.LIMIT_SECONDS * max(1, math.ceil(len(rows) / hosts.AT_ONCE))
     return outside.make(LOG_IN, {"ids": [str(row.pk) for row in rows]}, by=by, limit=limit)
 

@@ -1,13 +1,13 @@
-"""Why something failed, in few words: the cause, whole words, nothing that only says where to look.
+"""Extract short failure reasons from program output: the cause, cut at word boundaries.
 
-Standard library only: VMs that install the agent read it, too.
+Standard library only: VMs that install the agent import it, too.
 """
 
 from __future__ import annotations
 
 import re
 
-# What npm says around the cause.
+# npm's lines around the cause.
 _AROUND = re.compile(
     r"A complete log of this run|\bnpm error (code|errno|syscall|path|notsup|cwd)\b|"
     r"In most cases you|a package version that doesn|debug-\d+\.log|"
@@ -22,17 +22,17 @@ _ELLIPSIS = " …"
 
 
 def clipped(text: str, most: int) -> str:
-    """At most so many characters; what is too long ends after a whole word."""
+    """Shorten a text to at most `most` characters, cutting after a whole word."""
     if len(text) <= most:
         return text
     head = text[: most - len(_ELLIPSIS) + 1]
     whole = head[: max(head.rfind(" "), head.rfind("\n"))].rstrip()
-    # A single endless word has no better place to be cut.
+    # A single very long word has no better place to cut.
     return (whole if len(whole) > most // 2 else head[:-1].rstrip()) + _ELLIPSIS
 
 
 def clipped_end(text: str, most: int) -> str:
-    """The end of a text, from the beginning of a word on."""
+    """Return the last `most` characters of a text, starting at a word."""
     if len(text) <= most:
         return text
     tail = text[len(text) - most + 2 :]
@@ -41,14 +41,14 @@ def clipped_end(text: str, most: int) -> str:
 
 
 def cause(said: str, lines: int = 3) -> str:
-    """The last lines of a program's output that tell the cause, as one line."""
+    """Return the last output lines that tell the cause, joined into one line."""
     if full := _DISK_FULL.search(said):
         where = said[: full.start()].rpartition("\n")[2].strip()
         return f"no space left on the disk: {clipped_end(where, 200)}{full[0]}"
     found = [line.strip() for line in said.splitlines() if line.strip()]
     telling = [line for line in found if not _AROUND.search(line)]
     words = [_PREFIX.sub("", line).strip() for line in telling or found]
-    # What is said again by a later line is said once.
+    # Drop lines that a later line repeats.
     rest = [(word, words[at + 1 :]) for at, word in enumerate(words)]
     once = [word for word, later in rest if word and not any(word in each for each in later)]
     return " / ".join(once[-lines:])
