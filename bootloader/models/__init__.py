@@ -1,4 +1,4 @@
-"""Rows of the bootloader, a file for each subject."""
+"""Models of the bootloader, one module for each subject."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kinds of VMs that operators have added to the built-in ones."""
+"""Custom profiles, which operators add to the built-in ones."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _size(least: int, most: int, **options: Any) -> Any:
 
 
 class OwnProfile(models.Model):
-    """What `Profile` is, as a row."""
+    """A `Profile` stored as a row."""
 
     type = models.CharField(
         max_length=40,
@@ -80,7 +80,10 @@ class OwnProfile(models.Model):
         return self.type
 
     def clean(self) -> None:
-        """Organs, capabilities and packages are lists of names that exist. ValidationError."""
+        """Check that organs, capabilities and packages are lists of valid names.
+
+        Raise ValidationError.
+        """
         problems = {
             "type": f"{self.type} is built in" if self.type in BUILT_IN else "",
             "organs": _unknown(self.organs, ORGANS),
@@ -91,7 +94,7 @@ class OwnProfile(models.Model):
             raise ValidationError(found)
 
     def as_profile(self) -> Profile:
-        """The same as data."""
+        """Return the row as a `Profile`."""
         return Profile(
             type=self.type,
             organs=tuple(self.organs),
@@ -109,13 +112,13 @@ class OwnProfile(models.Model):
         )
 
 
-# What the boot script and the programs it starts write below their folder.
+# Written by the boot script and the programs that it starts, below their folder.
 BOOT_FILES = frozenset({"identity.json", "identity.env", "join-token", "fleet_agent.py"})
 BOOT_FOLDERS = frozenset({"run", "log", "agent", "reef", "boot", "dist"})
 
 
 def _kept_by_boot(path: str) -> str:
-    """Return the name by which the boot itself uses this place; empty if it does not."""
+    """Return the name that the boot itself uses at this path; empty if there is none."""
     inside = path.removeprefix("/opt/reef/") if path.startswith("/opt/reef/") else path
     if inside.startswith("/"):
         return ""
@@ -147,7 +150,7 @@ class ProfileFile(models.Model):
         return self.path
 
     def clean(self) -> None:
-        """The path leads to a file, and not out of where it starts. ValidationError."""
+        """Check that the path names a file and does not leave its folder. Raise ValidationError."""
         parts = self.path.split("/")
         if ".." in parts or not parts[-1] or "." in parts or not self.path.isprintable():
             raise ValidationError({"path": "must be the path of a file, without . and .."})
@@ -155,7 +158,7 @@ class ProfileFile(models.Model):
             raise ValidationError({"path": f"{name} is written by the boot script itself"})
 
     def as_file(self) -> File:
-        """The same as data; forms send line ends as on Windows, and none at the end."""
+        """Return the row as a `File`, with Unix line ends and a final line break."""
         text = self.text.replace("\r\n", "\n")
         return File(self.path, f"{text}\n" if text and text[-1] != "\n" else text, self.mode)
 
