@@ -1,6 +1,6 @@
-"""Commands and files on a machine by SSH: plainly, or inside TLS where the provider wants that.
+"""Commands and files on a machine by SSH: directly, or inside TLS where the provider requires it.
 
-What does it stands in `ssh_shell`, which is only loaded where it is used: it takes much memory.
+The implementation is `ssh_shell`, imported only when needed because of its memory use.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from bootloader.providers.base import Login
 
 @dataclass(frozen=True)
 class Ran:
-    """How a command ended. `exit_status` is -1 if a signal ended it."""
+    """The result of a command. `exit_status` is -1 if a signal ended it."""
 
     exit_status: int
     output: bytes
@@ -23,15 +23,15 @@ class Ran:
 
 
 class Shell(Protocol):
-    """A connection to one machine. Not for several threads at once; close it, or use `with`.
+    """A connection to one machine. Not thread-safe; close it, or use `with`.
 
-    `host_key` is the machine's, as one line without a name.
+    `host_key` is the machine's key, as one line without a name.
     """
 
     host_key: str
 
     def __enter__(self) -> Self:
-        """Itself."""
+        """Return self."""
         ...
 
     def __exit__(
@@ -40,11 +40,11 @@ class Shell(Protocol):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Hang up."""
+        """Close the connection."""
         ...
 
     def close(self) -> None:
-        """Hang up; what runs there without a hold on its output goes on."""
+        """Close the connection. Processes that do not hold its output open keep running."""
         ...
 
     def run(
@@ -55,33 +55,33 @@ class Shell(Protocol):
         timeout: float,
         on_output: Callable[[bytes], None] | None = None,
     ) -> Ran:
-        """Run it in the user's shell; `on_output` gets both streams as they come.
+        """Run a command in the user's shell; `on_output` receives both streams as they arrive.
 
-        Raises ShellAway when the connection is lost (the command may have run, or still runs),
-        CommandTimeout after `timeout` seconds. Of a stream at most 16 MiB are kept.
+        At most 16 MiB of each stream are kept. Raise ShellAway when the connection is lost (the
+        command may have run, or still runs), CommandTimeout after `timeout` seconds.
         """
         ...
 
     def script(self, script: str, *, data: bytes = b"", timeout: float) -> Ran:
-        """Run a script of sh in the user's home, whatever the user's shell is and prints.
+        """Run an sh script in the user's home, whatever the user's login shell is or prints.
 
-        `data` are its stdin. Raises ShellRefused, with what was printed instead, if the account
-        runs no scripts, ShellAway if it was cut off, and what `run` raises.
+        `data` is its stdin. Raise ShellRefused, with the output received instead, if the account
+        cannot run scripts, ShellAway if the script was interrupted, and the errors of `run`.
         """
         ...
 
     def put(self, path: str, data: bytes, mode: int, timeout: float = 120.0) -> None:
-        """Write a file whole or not at all, with its folder; a relative path starts at the home.
+        """Write a file atomically, creating its folder. A relative path starts at the user's home.
 
-        Raises ShellAway, and ShellError if it cannot be written.
+        Raise ShellAway, and ShellError if it cannot be written.
         """
         ...
 
 
 def connect(login: Login, timeout: float = 15.0) -> Shell:
-    """Log in within `timeout` seconds. Raises ShellAway and ShellRefused.
+    """Log in within `timeout` seconds. Raise ShellAway, ShellRefused.
 
-    Without a known host key the one that is shown is accepted and given to `login.keep`.
+    Without a known host key the first one shown is accepted and passed to `login.keep`.
     """
     from bootloader import ssh_shell
 
@@ -89,9 +89,9 @@ def connect(login: Login, timeout: float = 15.0) -> Shell:
 
 
 def check_key(text: str) -> None:
-    """Whether this is a private key that we can use (OpenSSH or PEM, no passphrase).
+    """Check that this is a usable private key (OpenSSH or PEM, no passphrase).
 
-    Raises ShellRefused, without quoting it.
+    Raise ShellRefused, without quoting the key.
     """
     from bootloader import ssh_shell
 

@@ -1,4 +1,4 @@
-"""The shell of `bootloader.shell`, by paramiko. That module says what each part does."""
+"""The paramiko implementation of `bootloader.shell`, which documents the interface."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from bootloader.remote_script import COMMAND, Framed, printable
 from bootloader.shell import Ran
 
 _ALIVE_EVERY = 15
-# What a command says beyond this is thrown away; `on_output` still gets it.
+# Output beyond this is discarded; `on_output` still gets it.
 MOST_OUTPUT = 16 << 20
-# How long we go on listening after a command's end, if a child of its holds the output open.
+# How long to keep reading after a command's end, if a child process holds the output open.
 _LINGER = 1.0
 _CHUNKS = 32
-# How the text of a public key begins.
+# Matches the beginning of a public key.
 _PUBLIC = re.compile(
     r"(ssh-|ecdsa-|sk-)[a-z0-9@.-]+ AAAA|-----BEGIN (RSA )?PUBLIC KEY|---- BEGIN SSH2 PUBLIC KEY"
 )
@@ -41,7 +41,7 @@ _RSA = ("rsa-sha2-512", "rsa-sha2-256")
 
 
 def connect(login: Login, timeout: float) -> SshShell:
-    """Dial, agree on encryption, check the host key, log in."""
+    """Connect, negotiate encryption, check the host key and log in."""
     end = time.monotonic() + timeout
     key = read_key(login.private_key)
     sock = _dial(login, timeout)
@@ -63,10 +63,10 @@ def connect(login: Login, timeout: float) -> SshShell:
 
 
 def read_key(text: str) -> paramiko.PKey:
-    """The private key in this text (OpenSSH or PEM, no passphrase); raises ShellRefused."""
+    """Parse a private key (OpenSSH or PEM, no passphrase). Raise ShellRefused."""
     if _PUBLIC.match(text.strip()):
         raise ShellRefused("This is a public key; give the private one that belongs to it")
-    # What the parsers say of a key they cannot read is never shown: it may quote the key.
+    # The parsers' own messages are never shown: they may quote the key.
     try:
         text = text.replace("\r\n", "\n").strip() + "\n"
         raw = text.encode()
@@ -113,10 +113,10 @@ def _trust(login: Login) -> ssl.SSLContext:
 
 
 def _shake_hands(transport: paramiko.Transport, login: Login, end: float, timeout: float) -> str:
-    """Agree on encryption; returns the host key as one line."""
+    """Negotiate encryption and return the host key as one line."""
     known = login.host_key.split()[:2] if login.host_key else []
     if known:
-        # A host has several keys: it shall show the one of the kind that we know.
+        # A host has several keys: request the kind that we know.
         kinds = _RSA if known[0] == "ssh-rsa" else known[:1]
         try:
             transport.get_security_options().key_types = kinds
@@ -144,9 +144,9 @@ def _shake_hands(transport: paramiko.Transport, login: Login, end: float, timeou
 
 
 def _is_busy(transport: paramiko.Transport, error: BaseException) -> bool:
-    """Whether the server hung up before its greeting, as sshd does beyond MaxStartups.
+    """Return whether the server hung up before its greeting, as sshd does beyond MaxStartups.
 
-    Newer ones say why in a line of text first (PerSourcePenalties).
+    Newer servers first send a line of text with the reason (PerSourcePenalties).
     """
     throttled = re.search(r"MaxStartups|Not allowed at this time", str(error))
     greeted = "Indecipherable" in str(error) or transport.remote_version
@@ -191,7 +191,7 @@ class SshShell:
         self.close()
 
     def close(self) -> None:
-        """And end the thread behind it."""
+        """Close the connection and end its thread."""
         self._transport.close()
 
     def run(
@@ -202,11 +202,14 @@ class SshShell:
         timeout: float,
         on_output: Callable[[bytes], None] | None = None,
     ) -> Ran:
-        """In a session of its own on the one connection."""
+        """Run a command in a session of its own on the shared connection."""
         return self._converse(command, stdin, timeout, on_output)
 
     def script(self, script: str, *, data: bytes = b"", timeout: float) -> Ran:
-        """See `remote_script`: `data` are held back until the script reads its stdin."""
+        """Run a script as `remote_script` describes.
+
+        `data` is held back until the script reads its stdin.
+        """
         framed = Framed(script)
         text = framed.text(has_data=bool(data))
         later = (framed.begin, data) if data else None
@@ -231,7 +234,7 @@ class SshShell:
         end = time.monotonic() + timeout
         with self._session(end) as channel:
             talk = _Talk(channel, stdin, on_output, later)
-            # The request itself waits without an end if the machine is frozen.
+            # The request itself would wait forever on a frozen machine.
             watch = threading.Timer(timeout, channel.close)
             watch.daemon = True
             watch.start()
@@ -244,7 +247,7 @@ class SshShell:
                 raise ShellAway(_about(self._login, error)) from None
             finally:
                 watch.cancel()
-            # -1 stands for none: it was too late, or a signal ended it, or the connection is gone.
+            # -1 means no status: timeout, ended by a signal, or connection lost.
             status: int = channel.exit_status
             if not whole or (status == -1 and time.monotonic() >= end):
                 raise _late(timeout)
@@ -253,8 +256,8 @@ class SshShell:
         return Ran(status, bytes(talk.output), bytes(talk.errors))
 
     def put(self, path: str, data: bytes, mode: int, timeout: float = 120.0) -> None:
-        """To a draft beside it, whose length is checked before it takes its place."""
-        # A connection that is lost looks like the end of the file: so the length is checked.
+        """Write to a temporary file first, and check its length before it replaces the target."""
+        # A lost connection looks like the end of the file, so the length is checked.
         script = f"""
         umask 077; file={shlex.quote(path)}; draft="$file".{secrets.token_hex(4)}.part
         case $file in /*) ;; *) file=./$file; draft=./$draft ;; esac
@@ -284,7 +287,10 @@ class SshShell:
             channel.close()
 
     def _must_live(self) -> None:
-        """No exit status came: either a signal ended the command, or the connection is gone."""
+        """Raise ShellAway if the connection is gone.
+
+        Called when no exit status arrived, which also happens if a signal ended the command.
+        """
         watch = threading.Timer(5.0, self._transport.close)
         watch.daemon = True
         watch.start()
@@ -299,7 +305,7 @@ class SshShell:
 
 
 class _Talk:
-    """One command's three streams, moved by one thread."""
+    """The three streams of one command, pumped by one thread."""
 
     def __init__(
         self,
@@ -310,7 +316,7 @@ class _Talk:
     ) -> None:
         self.channel = channel
         self.stdin = memoryview(stdin)
-        # What else is fed once the output has this in it.
+        # A marker, and the data to send once the output contains it.
         self.later = later
         self.fed = False
         self.on_output = on_output
@@ -320,11 +326,12 @@ class _Talk:
         channel.in_stderr_buffer.set_event(self.wake)
 
     def hold(self, end: float) -> bool:
-        """Until the command and its output have ended (True), or `end` is reached."""
+        """Pump until the command and its output have ended (True) or `end` is reached (False)."""
         ended: float | None = None
         while True:
             self._feed()
-            # Asked before we listen: what came until then is heard below, or the next time.
+            # Read before the output: data that arrives later is read below, or in the next
+            # iteration.
             over = self.channel.closed or self.channel.eof_received
             heard = self._listen()
             now = time.monotonic()
@@ -350,16 +357,16 @@ class _Talk:
                     self.channel.shutdown_write()
                     self.fed = True
             except OSError:
-                self.fed = True  # it ended without reading all of it
+                self.fed = True  # the command ended without reading all of it
 
     def _listen(self) -> bool:
-        """Take what has come; True if there was something."""
+        """Read available output; return whether there was any."""
         heard = False
         for ready, take, kept in (
             (self.channel.recv_ready, self.channel.recv, self.output),
             (self.channel.recv_stderr_ready, self.channel.recv_stderr, self.errors),
         ):
-            # One that never stops talking must not keep us from looking at the clock.
+            # A command that prints without pause must not keep us from checking the time.
             for _ in range(_CHUNKS):
                 if not ready():
                     break
@@ -372,17 +379,17 @@ class _Talk:
 
 
 class _Wake(threading.Event):
-    """Set by the connection's thread when something comes in on one of the streams.
+    """Set by the connection's thread when data arrives on one of the streams.
 
-    The channel's own `fileno()` would be a pipe, which that thread may write to after we closed it:
-    into whatever file has its number by then.
+    The channel's own `fileno()` would be a pipe, which that thread may write to after we closed it,
+    and thus into whatever file has its number by then.
     """
 
     def clear(self) -> None:
-        """One stream is read empty, which says nothing of the other one."""
+        """Do nothing: that one stream was emptied says nothing about the other one."""
 
     def next(self, seconds: float) -> None:
-        """Until something comes in, or for so long."""
+        """Wait for data, at most this long."""
         self.wait(seconds)
         super().clear()
 
