@@ -1,4 +1,4 @@
-"""What can go wrong while a VM comes up, by name."""
+"""Errors of provisioning and joining."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 
 class ProviderError(ReefError):
-    """The VM provider did not do what it was asked; the text says why, without secrets.
+    """The provider did not do what it was asked to. The text gives the reason, without secrets.
 
-    `retry` says whether the same question may simply be asked again later, `answered` is the
-    status of its answer where it speaks HTTP and gave one.
+    `retry` says whether the same request may be repeated later; `answered` is the HTTP status of
+    the response, if there was one.
     """
 
     status = 502
@@ -23,11 +23,11 @@ class ProviderError(ReefError):
 
 
 class ProviderRefused(ProviderError):
-    """The provider will not do this for us: wrong input, quota, a thing that is not ours."""
+    """The provider rejected the request: wrong input, quota, or something that is not ours."""
 
 
 class BadProviderKey(ProviderRefused):
-    """The provider does not know our key, or there is none."""
+    """The provider does not accept our key, or no key is set."""
 
 
 class QuotaExceeded(ProviderRefused):
@@ -35,47 +35,47 @@ class QuotaExceeded(ProviderRefused):
 
 
 class NoHostFree(QuotaExceeded):
-    """No SSH host is free, or none that is what was asked for."""
+    """No SSH host is free, or no free one matches the request."""
 
 
 class NoSuchMachine(ProviderRefused):
-    """The provider has no machine of this id (any longer)."""
+    """The provider has no machine with this id, or no longer has it."""
 
 
 class CannotDo(ProviderRefused):
-    """This kind of machine has no such ability, such as pausing a host of the operator's own."""
+    """The provider does not support the operation, such as pausing an SSH host."""
 
 
 class ProviderAway(ProviderError):
-    """The provider could not be reached, or said that it is busy: nothing has happened."""
+    """The provider is unreachable or busy. Nothing was changed."""
 
     retry = True
 
 
 class OutcomeUnknown(ProviderError):
-    """The answer was lost, or a 503: it may have happened. Look before you ask again."""
+    """The response was lost, or was a 503: the request may have succeeded. Check before a retry."""
 
 
 class IllegalMove(ReefError):
-    """The state machine has no such arrow."""
+    """The state machine does not allow this transition."""
 
     status = 409
 
 
 class LostRace(ReefError):
-    """Somebody else moved this row first."""
+    """Another process changed this row first."""
 
     status = 409
 
 
 class StepFailed(ReefError):
-    """A step of a provisioning cannot come to a good end; the text says why."""
+    """A provisioning step failed for good; the text gives the reason."""
 
     status = 502
 
 
 class UnknownProfile(ReefError):
-    """There is no profile of this type; `known` are the types that there are."""
+    """There is no profile of this type; `known` lists the existing types."""
 
     status = 404
 
@@ -85,13 +85,13 @@ class UnknownProfile(ReefError):
 
 
 class NothingToHandOut(ReefError):
-    """The files that a VM fetches from here could not be made; the text says why."""
+    """The files that VMs download could not be built; the text gives the reason."""
 
     status = 503
 
 
 class RateLimited(ProviderAway):
-    """The provider asks us to wait; `seconds` if it said how long."""
+    """The provider asks us to wait, for `seconds` if it said how long."""
 
     def __init__(self, text: str, seconds: float | None = None) -> None:
         super().__init__(text)
@@ -99,7 +99,7 @@ class RateLimited(ProviderAway):
 
 
 class PartlyDone(ProviderError):
-    """Of several machines only those in `made` exist; they are the caller's to use or delete."""
+    """Of several requested machines only those in `made` exist; the caller uses or deletes them."""
 
     def __init__(self, text: str, made: tuple[str, ...]) -> None:
         super().__init__(text)
@@ -114,27 +114,27 @@ class ShellError(ReefError):
 
 
 class ShellAway(ShellError):
-    """The machine cannot be reached by SSH (yet), or the connection was lost."""
+    """The machine is not reachable by SSH yet, or the connection was lost."""
 
     retry = True
 
 
 class ShellBusy(ShellAway):
-    """The SSH server hung up before its greeting: it has too many connections at this moment."""
+    """The SSH server closed the connection before its greeting: it has too many connections."""
 
 
 class CommandTimeout(ShellAway):
-    """A command did not end in time; it may still be running there."""
+    """A command did not finish in time and may still be running."""
 
 
 class ShellRefused(ShellError):
-    """The machine does not take our key, or is not the one that we know by this host key."""
+    """The machine rejects our key, or shows another host key than the known one."""
 
 
 class JoinRefused(ReefError):
-    """A VM was turned away: its join token is not good (401), another's (403), or clashes (409).
+    """A join was rejected: invalid token (401), another VM's token (403), or a conflict (409).
 
-    `why` is a word of `bootloader.models.Why`, `token` the row of the token if it is known.
+    `why` is a value of `bootloader.models.Why`, `token` the token's row if it is known.
     """
 
     def __init__(

@@ -30,7 +30,7 @@ def _choices() -> list[tuple[str, str]]:
 
 
 class GrantForm(_GrantForm):
-    """A grant with the kinds of VMs to choose from."""
+    """A grant with checkboxes for the profiles."""
 
     profiles = forms.MultipleChoiceField(
         required=False,
@@ -46,7 +46,7 @@ class GrantForm(_GrantForm):
 
 @admin.register(ProvisionGrant)
 class ProvisionGrantAdmin(_GrantAdmin):
-    """How many VMs nodes may have made with their own tokens."""
+    """How many VMs nodes may provision with their own tokens."""
 
     form = GrantForm
     list_display = ("node", "vms", "kinds", "levels")
@@ -56,12 +56,12 @@ class ProvisionGrantAdmin(_GrantAdmin):
     ordering = ("node",)
 
     def get_readonly_fields(self, _request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
-        """A grant stays with its node."""
+        """Make the node of an existing grant read-only."""
         return ("node",) if obj else ()
 
     @admin.display(description="profiles")
     def kinds(self, row: ProvisionGrant) -> str:
-        """Their types."""
+        """Return the allowed profile types."""
         return ", ".join(row.profiles) or "all"
 
 
@@ -69,7 +69,7 @@ class ProvisionGrantAdmin(_GrantAdmin):
 def grant_provisioning(
     _admin: Any, _request: HttpRequest, queryset: QuerySet[Node]
 ) -> HttpResponse:
-    """Open the form of the first selected one's grant."""
+    """Open the grant form of the first selected node."""
     node = queryset.order_by("pk").first()
     if node is None or ProvisionGrant.objects.filter(pk=node.pk).exists():
         args = [node.pk] if node else []
@@ -80,7 +80,7 @@ def grant_provisioning(
 
 
 def join_nodes(site: admin.AdminSite = admin.site) -> None:
-    """Add grants to the actions of nodes, where nodes are shown."""
+    """Add grants to the admin actions of nodes, if nodes are registered."""
     with contextlib.suppress(NotRegistered):
         nodes = site.get_model_admin(Node)
         nodes.actions = [*(nodes.actions or ()), grant_provisioning]

@@ -1,8 +1,7 @@
-"""Join tokens: one VM's way into the fleet. Given out once, traded once for a token of its own.
+"""Join tokens: each lets one VM join the fleet, and is exchanged once for a node token.
 
-A token is bound to the node and profile that its VM will have. It lives for minutes, and whoever
-comes with one that is used, voided, expired or another VM's is turned away in words and written
-down as a `JoinRefusal`.
+A token is bound to its VM's future node and profile, and is valid for minutes. Attempts with a
+used, voided, expired or foreign token are rejected with a reason and recorded as `JoinRefusal`.
 """
 
 from __future__ import annotations
@@ -32,19 +31,19 @@ from vmtree.models import Node, NodeToken
 
 PREFIX = "reefjoin_"
 MINUTES, MOST_MINUTES = 60, 7 * 24 * 60
-# For so long after its use a VM whose answer was lost may ask again, and may still report.
+# A VM that lost the response may repeat its join, and may still report, for this long.
 AGAIN = timedelta(minutes=10)
-# A token is kept for so long after its end, so that pages show what became of it.
+# Tokens are kept for this long after their end, so that pages can show their outcome.
 KEPT = timedelta(days=30)
 MOST_REFUSALS = 1000
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a VM says of itself when it joins. `remote` is where its request came from.
+    """A VM's description of itself in a join request. `remote` is the address of the request.
 
-    `nonce` is a word that it made for this one join: with the same word it may ask again when the
-    answer was lost. `vm_id`, where it says one, must be that of the token.
+    `nonce` is a random value of this join: a VM that lost the response may repeat the request with
+    it. `vm_id`, if given, must match the token.
     """
 
     hostname: str = ""
@@ -68,10 +67,9 @@ def issue(
     dna: Dna | None = None,
     address: str = "",
 ) -> str:
-    """A join token for this future member; nobody can read it later.
+    """Return a new join token for a VM. Only its digest is stored.
 
-    Tokens that were given out for the same VM and not used are voided. Whether the caller may have
-    a VM join is for the caller's door to ask. Raises BadInput.
+    Unused tokens of the same VM are voided. The caller checks permissions. Raise BadInput.
     """
     if not 1 <= minutes <= MOST_MINUTES:
         raise BadInput(f"minutes: must be a whole number from 1 to {MOST_MINUTES}", "minutes")
@@ -96,15 +94,15 @@ def issue(
 
 
 def void(vm_id: str) -> int:
-    """Shut the door to all tokens of this VM that were not used; how many there were."""
+    """Void all unused tokens of this VM; return how many there were."""
     now = clock.now()
     return JoinToken.objects.filter(vm_id=vm_id).open(now).update(voided_at=now)
 
 
 def opened_by(text: str, *, remote: str = "", just_used: bool = False) -> JoinToken:
-    """The token that this text is, if it opens reports and downloads. Raises JoinRefused.
+    """Return the row of a token that is valid for reports and downloads. Raise JoinRefused.
 
-    With `just_used` one that was traded within the last minutes is good enough.
+    `just_used` also accepts a token that was redeemed within the last minutes.
     """
     with _written_down(remote):
         token = _row_of(text)
@@ -115,11 +113,12 @@ def opened_by(text: str, *, remote: str = "", just_used: bool = False) -> JoinTo
 
 
 def trade(text: str, facts: Facts) -> tuple[Node, str]:
-    """Take the VM into tree and registry; its node and the node's own token.
+    """Redeem a join token: create the VM's node and registry row, and return the node and its node
+    token.
 
-    Happens once for each token; the same VM may repeat it for some minutes with its nonce, and
-    then gets a fresh token. Raises JoinRefused; with status 409 if the tree has changed so that
-    the VM cannot be put where it was meant to be.
+    Succeeds once for each token. The same VM may repeat it for some minutes with its nonce and then
+    gets a fresh token. Raise JoinRefused; status 409 means that the tree has changed so that the VM
+    cannot be placed as planned.
     """
     with _written_down(facts.remote), transaction.atomic():
         token = _row_of(text)
@@ -139,7 +138,9 @@ def trade(text: str, facts: Facts) -> tuple[Node, str]:
 
 
 def sweep() -> None:
-    """Forget tokens that ended long ago, with their refusals, and all but the newest refusals."""
+    """Delete tokens that ended long ago, with their rejections, and all but the newest
+    rejections.
+    """
     JoinToken.objects.filter(expires_at__lt=clock.now() - KEPT).delete()
     newest = JoinRefusal.objects.order_by("-last_at", "-id").values("pk")[:MOST_REFUSALS]
     JoinRefusal.objects.exclude(pk__in=list(newest.values_list("pk", flat=True))).delete()
@@ -149,7 +150,7 @@ def sweep() -> None:
 
 
 def _claim(token: JoinToken, facts: Facts) -> bool:
-    """Use the token; False if it is not open. The WHERE clause lets one of two in."""
+    """Mark the token as used; return False if it is not open. The WHERE clause is the lock."""
     now = clock.now()
     used_by = " ".join(filter(None, [facts.hostname, facts.remote]))[:255]
     mine = JoinToken.objects.filter(pk=token.pk).open(now)
@@ -157,11 +158,11 @@ def _claim(token: JoinToken, facts: Facts) -> bool:
 
 
 def _check_again(token: JoinToken, facts: Facts) -> None:
-    """Raise JoinRefused unless this is the VM that has just used the token, asking once more."""
+    """Raise JoinRefused unless the VM that has just used the token repeats its request."""
     token.refresh_from_db()
     same = bool(facts.nonce) and hmac.compare_digest(token.nonce_digest, _nonce_digest(facts.nonce))
     soon = token.used_at is not None and clock.now() - token.used_at < AGAIN
-    # What it was given may have been revoked by an operator; that stays so.
+    # An operator may have revoked the node token; a repeated join must not replace it.
     held = NodeToken.objects.good().filter(digest=token.given_digest).exists()
     if same and soon and held and not token.voided_at:
         return
@@ -170,7 +171,7 @@ def _check_again(token: JoinToken, facts: Facts) -> None:
 
 
 def _take_in(token: JoinToken, facts: Facts) -> Node:
-    """Its node in the tree, made unless it is there, and its row in the registry."""
+    """Return the VM's node, created if missing, and register the VM."""
     by = f"join token of {token.vm_id}"
     node = Node.objects.living().filter(vm_id=token.vm_id).first()
     if node is None:
@@ -198,7 +199,9 @@ def _take_in(token: JoinToken, facts: Facts) -> Node:
 
 
 def _own_address(facts: Facts) -> str:
-    """Where the VM's request came from, unless that is no address for others; else its name."""
+    """Return the address of the VM's request, or its host name if others cannot use that
+    address.
+    """
     try:
         seen = ip_address(facts.remote)
     except ValueError:
@@ -211,7 +214,7 @@ def _nonce_digest(nonce: str) -> str:
     return hashlib.sha256(nonce.encode("utf-8", "replace")).hexdigest() if nonce else ""
 
 
-# -- who is turned away --------------------------------------------------------------------------
+# -- rejections ---------------------------------------------------------------------------------
 
 
 def _row_of(text: str) -> JoinToken:
@@ -222,7 +225,7 @@ def _row_of(text: str) -> JoinToken:
 
 
 def _check_open(token: JoinToken) -> None:
-    """Raise JoinRefused with what is wrong with it, if anything is."""
+    """Raise JoinRefused with the reason if the token is not open."""
     if token.used_at:
         words = f"this join token was used at {clock.format_timestamp(token.used_at)}"
         raise JoinRefused(words, Why.USED, token)
@@ -236,7 +239,7 @@ def _check_open(token: JoinToken) -> None:
 
 @contextlib.contextmanager
 def _written_down(remote: str) -> Iterator[None]:
-    """Keep a row of each refusal, or count it on the row that is there."""
+    """Record each JoinRefused raised inside, or increase the count of an existing row."""
     try:
         yield
     except JoinRefused as refusal:

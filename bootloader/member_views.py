@@ -1,4 +1,4 @@
-"""The page of the fleet's door: who was turned away, and which join tokens there are."""
+"""The page "Joining": rejected join attempts, and join tokens."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MOST_REFUSALS = 50
 @login_required
 @require_GET
 def door(request: HttpRequest) -> HttpResponse:
-    """Refusals, newest first, and tokens by page; `?vm=` those of one VM."""
+    """List rejections, newest first, and join tokens by page. `?vm=` filters by VM."""
     now, vm_id = clock.now(), request.GET.get("vm", "").replace("\0", "").strip()[:255]
     refusals = JoinRefusal.objects.select_related("token")
     tokens = JoinToken.objects.order_by("-id")
@@ -43,7 +43,7 @@ def door(request: HttpRequest) -> HttpResponse:
 @permission_required("bootloader.change_jointoken", raise_exception=True)
 @require_POST
 def void(request: HttpRequest, pk: int) -> HttpResponse:
-    """Have a token that was not used open nothing any more."""
+    """Revoke an unused join token."""
     token = get_object_or_404(JoinToken, pk=pk)
     if joining.void(token.vm_id):
         messages.success(request, f"The {token} was revoked.")

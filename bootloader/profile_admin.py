@@ -1,4 +1,4 @@
-"""The admin of operators' own profiles: organs and capabilities to tick, packages a line each."""
+"""The admin of custom profiles: checkboxes for organs and capabilities, one package a line."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ else:
 
 
 class Lines(forms.CharField):
-    """A list of texts, one on each line."""
+    """A list of strings, edited with one item on each line."""
 
     widget = forms.Textarea
 
     def prepare_value(self, value: Any) -> Any:
-        """The list as lines."""
+        """Join the list into lines."""
         return "\n".join(value) if isinstance(value, list) else value
 
     def to_python(self, value: Any) -> Any:
-        """The lines as a list, without blank ones."""
+        """Split lines into a list, without blank ones."""
         return [line.strip() for line in str(value or "").splitlines() if line.strip()]
 
 
 class ProfileForm(_ProfileForm):
-    """A profile; what the model says of its lists is checked there."""
+    """A custom profile. The model validates its lists."""
 
     organs = forms.MultipleChoiceField(
         required=False,
@@ -59,7 +59,7 @@ class FileInline(_FileInline):
 
 @admin.register(OwnProfile)
 class OwnProfileAdmin(_ProfileAdmin):
-    """The built-in ones stand in code and are not listed here."""
+    """Custom profiles. The built-in ones are defined in code and not listed."""
 
     form = ProfileForm
     inlines = (FileInline,)
@@ -82,5 +82,5 @@ class OwnProfileAdmin(_ProfileAdmin):
 
     @admin.display(description="DNA")
     def dna(self, row: OwnProfile) -> str:
-        """Organs, then capabilities."""
+        """Return organs, then capabilities."""
         return f"{', '.join(row.organs) or '—'} · {', '.join(row.capabilities) or '—'}"

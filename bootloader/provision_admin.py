@@ -1,4 +1,6 @@
-"""The admin of provisionings, machines, findings: read all, ask services for what is done."""
+"""The admin of provisionings, machines and findings: read-only rows, with actions that call
+services.
+"""
 
 from __future__ import annotations
 
@@ -34,31 +36,31 @@ _HEAD = 100
 
 
 class FactAdmin(_Admin):
-    """Rows that reef writes itself: to be read, filtered and searched."""
+    """A read-only admin for rows that reef writes itself."""
 
     show_full_result_count = False
     list_per_page = 100
 
     def has_add_permission(self, _request: HttpRequest) -> bool:
-        """Nobody makes facts up."""
+        """Deny: only reef adds these rows."""
         return False
 
     def has_change_permission(self, _request: HttpRequest, _obj: Any = None) -> bool:
-        """What happened is not edited."""
+        """Deny: history is not edited."""
         return False
 
     def has_delete_permission(self, _request: HttpRequest, _obj: Any = None) -> bool:
-        """A deleted row is not a deleted VM."""
+        """Deny: deleting the row would not delete the VM."""
         return False
 
     def has_command_permission(self, request: HttpRequest) -> bool:
-        """Who may ask something of them."""
+        """Return whether the user may run actions on these rows."""
         return request.user.has_perm("bootloader.change_provisioning")
 
     def ask(
         self, request: HttpRequest, queryset: QuerySet[Any], what: Callable[[Any], str]
     ) -> None:
-        """Ask for each, and tell what came of it; one that refuses stops no other."""
+        """Run `what` for each row and report the results; a failed row does not stop the others."""
         for row in queryset.order_by("pk"):
             try:
                 self.message_user(request, f"{row}: {what(row)}", messages.SUCCESS)
@@ -68,7 +70,7 @@ class FactAdmin(_Admin):
 
 @admin.register(Provisioning)
 class ProvisioningAdmin(FactAdmin):
-    """VMs that come up."""
+    """VMs that are being provisioned."""
 
     list_display = ("name", "state", "why", "profile", "provider", "vm", "actor", "created_at")
     list_filter = ("state", "profile", "provider", "created_at")
@@ -79,38 +81,38 @@ class ProvisioningAdmin(FactAdmin):
     actions = ("retry", "cancel_keep", "cancel_delete")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Provisioning]:
-        """Without the long texts."""
+        """Leave out the large text columns."""
         return Provisioning.objects.light().order_by("-id")
 
     def view_on_site(self, obj: Provisioning) -> str:
-        """Its own page."""
+        """Link to the provisioning's own page."""
         return reverse("bootloader:detail", args=[obj.pk])
 
     @admin.display(description="VM")
     def vm(self, row: Provisioning) -> str:
-        """The machine, and what became of it."""
+        """Return the machine's id, marked if it is gone."""
         if row.machine is None:
             return "—"
         return f"{row.machine.machine_id}{' (gone)' if row.machine.is_gone else ''}"
 
     @admin.display(description="reason")
     def why(self, row: Provisioning) -> str:
-        """The reason's first line."""
+        """Return the first line of the reason."""
         return row.reason.split("\n", 1)[0][:_HEAD]
 
     @admin.action(description="Retry from the failed step", permissions=["command"])
     def retry(self, request: HttpRequest, queryset: QuerySet[Provisioning]) -> None:
-        """Go on where they failed."""
+        """Continue from the failed step."""
         self.ask(request, queryset, lambda row: services.retry(row.pk, by=request.user).state)
 
     @admin.action(description="Cancel, keep the VM", permissions=["command"])
     def cancel_keep(self, request: HttpRequest, queryset: QuerySet[Provisioning]) -> None:
-        """End them; what they made stays."""
+        """Cancel and keep the VMs."""
         self._cancel(request, queryset, Leftover.KEEP)
 
     @admin.action(description="Cancel, delete the VM", permissions=["command"])
     def cancel_delete(self, request: HttpRequest, queryset: QuerySet[Provisioning]) -> None:
-        """End them, and delete what they made."""
+        """Cancel and delete the VMs."""
         self._cancel(request, queryset, Leftover.DELETE)
 
     def _cancel(
@@ -132,18 +134,18 @@ class StepAdmin(FactAdmin):
 
     @admin.display(description="reason")
     def why(self, row: BootStep) -> str:
-        """The reason's first line."""
+        """Return the first line of the reason."""
         return row.reason.split("\n", 1)[0][:_HEAD]
 
     @admin.display(description="seconds")
     def took(self, row: BootStep) -> str:
-        """How long it took."""
+        """Return the duration."""
         return "" if row.seconds is None else f"{row.seconds:.1f}"
 
 
 @admin.register(LogLine)
 class LogLineAdmin(FactAdmin):
-    """What was done and said while VMs came up."""
+    """Log lines of provisionings."""
 
     list_display = ("at", "provisioning", "step", "kind", "head")
     list_filter = ("kind", "step", "at")
@@ -153,13 +155,13 @@ class LogLineAdmin(FactAdmin):
 
     @admin.display(description="text")
     def head(self, row: LogLine) -> str:
-        """Its first words."""
+        """Return the beginning of the text, as one line."""
         return " ".join(row.text[: 4 * _HEAD].split())[:_HEAD]
 
 
 @admin.register(Machine)
 class MachineAdmin(FactAdmin):
-    """VMs as their providers have them."""
+    """VMs as listed by their providers."""
 
     list_display = ("machine_id", "name", "provider", "state", "in_tree", "seen_at", "gone_at")
     list_filter = ("provider", "state", "mine", "known_since")
@@ -168,7 +170,7 @@ class MachineAdmin(FactAdmin):
 
     @admin.display(description="in the tree", ordering="vm_id")
     def in_tree(self, row: Machine) -> str:
-        """The way to its place."""
+        """Return a link to the VM in the tree."""
         if not row.vm_id:
             return "—"
         if "vm-tree" not in settings.ORGANS:
@@ -179,7 +181,7 @@ class MachineAdmin(FactAdmin):
 
 @admin.register(Finding)
 class FindingAdmin(FactAdmin):
-    """What does not fit together."""
+    """Differences between provider, tree and registry."""
 
     list_display = ("__str__", "text", "proposal", "state", "found_at", "outcome", "decided_by")
     list_filter = ("state", "kind", "provider", "found_at")
@@ -189,14 +191,14 @@ class FindingAdmin(FactAdmin):
 
     @admin.action(description="Do what is proposed", permissions=["command"])
     def act(self, request: HttpRequest, queryset: QuerySet[Finding]) -> HttpResponse:
-        """What each one proposes; a worker does it."""
+        """Carry out the proposal of each finding. A worker does it."""
         authority.check(request.user, "command", None)
         call = outside_calls.act_on_many(list(queryset), None, by=request.user)
         return page_answer(request, call, request.get_full_path())
 
     @admin.action(description="Leave it as it is", permissions=["command"])
     def dismiss(self, request: HttpRequest, queryset: QuerySet[Finding]) -> None:
-        """They are not brought up again while they are so."""
+        """Leave them as they are; they are not reported again while the difference lasts."""
         by = request.user
         self.ask(request, queryset, lambda row: reconcile.dismiss(row.pk, by=by).outcome)
 
@@ -205,14 +207,14 @@ class FindingAdmin(FactAdmin):
 def provision_below(
     _admin: _NodeAdmin, _request: HttpRequest, queryset: QuerySet[Node]
 ) -> HttpResponse:
-    """The form, filled in with the first of the selected ones as the parent."""
+    """Open the form with the first selected node as the parent."""
     node = queryset.order_by("pk").first()
     asked = urlencode({"parent_vm_id": node.vm_id if node else ""})
     return HttpResponseRedirect(f"{reverse('bootloader:create')}?{asked}")
 
 
 def join_nodes(site: admin.AdminSite = admin.site) -> None:
-    """Add provisioning to the actions of nodes, where nodes are shown."""
+    """Add provisioning to the admin actions of nodes, if nodes are registered."""
     with contextlib.suppress(NotRegistered):
         nodes = site.get_model_admin(Node)
         nodes.actions = [*(nodes.actions or ()), provision_below]

@@ -1,7 +1,7 @@
-"""What providers have, against what reef knows: findings, acted on when one (or a rule) says so.
+"""Compare the providers' machines with tree and registry, and keep the differences as findings.
 
-A finding stays as long as it is so; one that is not so any more settles itself, and one that was
-dismissed is not brought up again while it is so.
+Operators or rules decide about findings. A finding whose difference disappears is settled; a
+dismissed one is not reported again while the difference lasts.
 """
 
 from __future__ import annotations
@@ -29,28 +29,28 @@ from vmtree.models import Node
 
 logger = logging.getLogger(__name__)
 
-# A VM is not called unknown, vanished or useless before it had so long to find its place.
+# Machines get this much time to appear in tree and registry before they are compared.
 PATIENCE = timedelta(minutes=3)
-# Without a beat for so long a running VM serves nothing.
+# A running VM without a heartbeat for this long counts as useless.
 SERVES_NOTHING = timedelta(minutes=30)
 SKIPPED = (
     f"machines known for less than {int(PATIENCE.total_seconds() // 60)} minutes are not compared"
     " yet: they may still find their place"
 )
-# The "provider" of findings that the registry's own rows tell.
+# The "provider" of findings that come from the registry's own rows.
 REGISTRY = "registry"
-# Two machines with one identity are a finding until they took no turns for so long.
+# A twin finding is settled when the machines have not alternated for this long.
 TWIN_FOR = timedelta(minutes=15)
-# The state of a machine that its provider lists no longer.
+# The state of a machine that its provider no longer lists.
 VANISHED = "vanished"
-# What may be done about each kind of finding; the proposal is always one of them.
+# Actions allowed for each kind of finding; the proposal is always one of them.
 FITS: dict[FindingKind, frozenset[Proposal]] = {
     FindingKind.UNKNOWN: frozenset({Proposal.ADOPT, Proposal.DELETE}),
     FindingKind.VANISHED: frozenset({Proposal.BURY}),
     FindingKind.USELESS: frozenset({Proposal.DELETE, Proposal.PAUSE}),
     FindingKind.TWIN: frozenset({Proposal.REVOKE}),
 }
-# Whoever takes a VM into the tree has only its place.
+# Adopting a VM only gives it a node in the tree.
 ADOPTED = (
     "taken into the tree; not in the registry until the boot script for it "
     "(POST /bootloader/generate with its vmId) has run there"
@@ -59,7 +59,7 @@ ADOPTED = (
 
 @dataclass(frozen=True)
 class Odd:
-    """Something that does not fit together now."""
+    """A difference that exists now."""
 
     kind: FindingKind
     machine: Machine
@@ -68,7 +68,10 @@ class Odd:
 
 
 def look() -> int:
-    """Look at every provider; how many findings are open. One that is away stops no other."""
+    """Compare all providers and return the number of open findings.
+
+    An unreachable provider is logged and does not stop the others.
+    """
     for slug in providers.all_slugs():
         try:
             look_at(slug)
@@ -85,7 +88,7 @@ def look() -> int:
 
 
 def look_at(slug: str) -> None:
-    """Compare one provider's list with the rows. Raises ProviderError."""
+    """Compare one provider's list with our rows. Raise ProviderError."""
     listed = {seen.id: seen for seen in providers.get(slug).list()}
     _note(slug, listed)
     odd = list(_odd(slug, listed))
@@ -102,7 +105,7 @@ def look_at(slug: str) -> None:
 
 
 def look_for_twins() -> None:
-    """Note VMs as which two machines send heartbeats in turn; `registry.beats` sees that."""
+    """Record findings for VM ids used alternately by two machines, as detected from heartbeats."""
     since = clock.format_timestamp(clock.now() - TWIN_FOR)
     found = {vm.pk: vm for vm in VM.objects.filter(vitals__twinSeenAt__gte=since)}
     held = Finding.objects.filter(
@@ -132,14 +135,14 @@ def look_for_twins() -> None:
 
 
 def young() -> QuerySet[Machine]:
-    """Machines that were not compared, since they have had no time to find their place."""
+    """Return machines that are too new to be compared."""
     rows = Machine.objects.living().filter(known_since__gt=clock.now() - PATIENCE)
     coming = Provisioning.objects.filter(state__in=OPEN, machine__isnull=False)
     return rows.exclude(pk__in=coming.values("machine")).order_by("-id")
 
 
 def _note(slug: str, listed: dict[str, base.Machine]) -> None:
-    """Bring the rows of machines up to date; those that nobody knew become rows, too."""
+    """Update the rows of the listed machines, and create rows for unknown ones."""
     known = dict(Machine.objects.of(slug).values_list("machine_id", "gone_at"))
     for machine_id, seen in listed.items():
         if machine_id not in known and not seen.mine:
@@ -151,7 +154,10 @@ def _note(slug: str, listed: dict[str, base.Machine]) -> None:
 
 
 def _came_back(slug: str, machine_id: str) -> bool:
-    """A machine that was gone is listed: deleting takes a moment, so it gets some time."""
+    """Return whether a machine marked as gone is listed long enough after that.
+
+    Deleting takes a moment, so an earlier listing is ignored.
+    """
     row = Machine.objects.get(provider=slug, machine_id=machine_id)
     return row.gone_at is not None and clock.now() - row.gone_at >= PATIENCE
 
@@ -177,9 +183,10 @@ def _is_coming(machine: Machine) -> bool:
 
 
 def _vanished(machine: Machine, nodes: set[str]) -> Iterator[Odd]:
-    """Its provider lists it no longer. Without a place in the tree that is all there is to say.
+    """Yield a finding for a machine that its provider no longer lists, if the tree has it;
+    otherwise mark it as gone.
 
-    A list alone may lack one for a moment, so its provider is asked for this one, too.
+    A list alone may briefly miss a machine, so the provider is also asked for this one.
     """
     try:
         providers.get(machine.provider).state(machine.machine_id)
@@ -210,13 +217,13 @@ def _ended(row: Provisioning) -> str:
 
 
 def _useless(machine: Machine, seen: base.Machine) -> Iterator[Odd]:
-    """It costs and serves nothing: it runs, and nobody has heard of it for long."""
+    """Yield a finding for a machine that runs at its provider but has been silent for long."""
     if seen.state != base.MachineState.RUNNING:
         return
     vm = VM.objects.filter(pk=machine.vm_id).first()
     now = clock.now()
     if vm is not None and Watch.grace(now) and not _is_held(FindingKind.USELESS, machine):
-        # Reef itself was away: nobody's heartbeat could be heard.
+        # Reef itself was down, so no heartbeat could arrive.
         return
     if vm is not None and vm.status == Status.PAUSED:
         text = "runs at its provider, but is paused in the registry"
@@ -231,13 +238,13 @@ def _useless(machine: Machine, seen: base.Machine) -> Iterator[Odd]:
 
 
 def _is_held(kind: FindingKind, machine: Machine) -> bool:
-    """Whether there is a finding of this kind about it already, decided or not."""
+    """Return whether an open or dismissed finding of this kind exists for the machine."""
     held = Finding.objects.filter(state__in=(FindingState.OPEN, FindingState.DISMISSED))
     return held.filter(kind=kind, provider=machine.provider, machine_id=machine.machine_id).exists()
 
 
 def _registered_only(slug: str, listed: dict[str, base.Machine], nodes: set[str]) -> Iterator[Odd]:
-    """Machines that we know as gone, but whose VMs are still in the tree."""
+    """Yield findings for gone machines whose VMs are still in the tree."""
     gone = Machine.objects.of(slug).filter(~Q(vm_id=""), gone_at__lte=clock.now() - PATIENCE)
     here = Machine.objects.living().values_list("vm_id", flat=True)
     for machine in gone.filter(vm_id__in=nodes).exclude(vm_id__in=here):
@@ -275,7 +282,7 @@ def _keep(slug: str, odd: Odd) -> None:
 
 
 def _does_not_run(odd: Odd, found_at: datetime | None) -> None:
-    """What vanished is not said to run, unless it was heard of after that was found."""
+    """Mark a vanished VM as stopped, unless it sent a heartbeat after it was found missing."""
     if odd.kind != FindingKind.VANISHED:
         return
     living = Machine.objects.living().filter(pk=odd.machine.pk)
@@ -284,11 +291,11 @@ def _does_not_run(odd: Odd, found_at: datetime | None) -> None:
         registry.mark_stopped(odd.machine.vm_id, found_at)
 
 
-# -- what an operator says -----------------------------------------------------------------------
+# -- decisions ---------------------------------------------------------------------------------
 
 
 def find(key: int) -> Finding:
-    """The finding of this number, or NotFound."""
+    """Return the finding with this id. Raise NotFound."""
     row = Finding.objects.filter(pk=key).first()
     if row is None:
         raise NotFound("finding not found")
@@ -296,16 +303,17 @@ def find(key: int) -> Finding:
 
 
 def fitting(row: Finding) -> frozenset[Proposal]:
-    """What may be done about it."""
+    """Return the actions allowed for the finding."""
     return FITS[FindingKind(row.kind)] | {Proposal(row.proposal)}
 
 
 def act_on(
     rows: list[Finding], *, by: object, proposal: Proposal | None = None
 ) -> tuple[list[Finding], list[tuple[Finding, str]]]:
-    """Act on each; those that were done, and the others with why not.
+    """Act on several findings. Return the completed ones, and the failed ones with their reasons.
 
-    A VM that others stand below is buried after those. Raises Forbidden, BadInput.
+    Failed ones are retried as long as others succeed, because a VM can only be removed after its
+    descendants. Raise Forbidden, BadInput.
     """
     authority.check(by, "command", None)
     for row in rows:
@@ -334,11 +342,9 @@ def _check_fits(row: Finding, chosen: Proposal | None) -> None:
 
 
 def act(key: int, *, by: object, proposal: Proposal | None = None) -> Finding:
-    """Do what is proposed, or another thing that fits.
+    """Carry out the proposal, or another allowed action. Only for the root token and operators.
 
-    Raises BadInput, Conflict, NotFound, ProviderError.
-
-    Only for the root token and operators. What fails leaves the finding open.
+    A failure leaves the finding open. Raise BadInput, Conflict, NotFound, ProviderError.
     """
     authority.check(by, "command", None)
     row = find(key)
@@ -358,7 +364,9 @@ def act(key: int, *, by: object, proposal: Proposal | None = None) -> Finding:
 
 
 def _revoke(row: Finding) -> str:
-    """Neither machine acts as the VM any more; the one that gets a new join token may."""
+    """Revoke the VM's token, so that neither machine can act as the VM until one of them joins
+    again.
+    """
     node = Node.objects.living().filter(vm_id=row.vm_id).first()
     if node is None:
         raise NotFound(f"VM '{row.vm_id}' is not in the tree, so it has no token of its own")
@@ -368,7 +376,10 @@ def _revoke(row: Finding) -> str:
 
 
 def dismiss(key: int, *, by: object) -> Finding:
-    """Leave it as it is; it is not brought up again while it is so. Raises Conflict, NotFound."""
+    """Leave the difference as it is; it is not reported again while it lasts.
+
+    Raise Conflict, NotFound.
+    """
     authority.check(by, "command", None)
     row = find(key)
     if row.state == FindingState.DISMISSED:
@@ -377,7 +388,7 @@ def dismiss(key: int, *, by: object) -> Finding:
 
 
 def _check_still(row: Finding, machine: Machine, chosen: Proposal) -> None:
-    """What was true when the finding was made may be wrong by now. Raises Conflict."""
+    """Raise Conflict if the situation has changed since the finding was recorded."""
     if _is_coming(machine):
         raise Conflict(f"{machine} is being provisioned again")
     if chosen != Proposal.DELETE:
