@@ -1,4 +1,4 @@
-"""App configuration of the bootloader: how a VM becomes a member of the fleet."""
+"""App configuration of the bootloader, which brings VMs into the fleet."""
 
 from django.apps import AppConfig
 
@@ -7,7 +7,9 @@ class BootloaderConfig(AppConfig):
     name = "bootloader"
 
     def ready(self) -> None:
-        """Tell config what we can do for it: try keys out, seal our own secrets anew."""
+        """Register this app's checks, secrets and key rotation with config, and its outside
+        calls.
+        """
         from bootloader import hosts, outside_calls, providers
         from bootloader.providers import vers
         from versconfig import checks, rotation, values

@@ -1,4 +1,4 @@
-"""What people fill in to have VMs made. The rules stand in `provisioning`; forms only read."""
+"""Forms for provisioning. The rules are in `provisioning`; forms only collect input."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _line(label: str = "", help_text: str = "", *, required: bool = False) -> fo
 
 
 class ProvisionForm(forms.Form):
-    """VMs to be made. What is left empty is taken from config or the profile."""
+    """A request for VMs. Empty fields fall back to config or the profile."""
 
     name = _line(help_text="1 to 64 letters, digits, dots, dashes and underscores.", required=True)
     type = forms.ChoiceField(label="Profile")
@@ -81,21 +81,21 @@ class ProvisionForm(forms.Form):
         ]
 
     def wish(self) -> Wish:
-        """What was asked for; the form must be valid. Raises BadInput."""
+        """Return the request; the form must be valid. Raise BadInput."""
         said = {self.KEYS.get(name, name): value for name, value in self.cleaned_data.items()}
         for key in ("extraOrgans", "extraCapabilities"):
             said[key] = [word.strip() for word in said[key].split(",") if word.strip()]
         return wish_of({key: value for key, value in said.items() if value not in ("", None)})
 
     def refuse(self, error: ReefError) -> None:
-        """Show what a service says, beside the field that it is about."""
+        """Add a service's error to the field that it concerns."""
         names = {key: name for name, key in self.KEYS.items()}
         field = error.field if isinstance(error, BadInput) else ""
         field = names.get(field, field)
         self.add_error(field if field in self.fields else None, str(error))
 
     def point_at_errors(self) -> None:
-        """Tie each field to its error and its help text, for those who hear the page."""
+        """Link each field to its error and help text, for screen readers."""
         for name in self.fields:
             bound = self[name]
             told = [f"id_{name}_help"] if bound.help_text else []

@@ -1,7 +1,7 @@
-"""The door for VMs that come into the fleet: join, reports, downloads, tokens of their own.
+"""The API for VMs that join the fleet: join, reports, downloads, token renewal.
 
-A join token opens join, report and dist and nothing else; a node's token reports about its own VM
-and renews itself. The root token and operators may look at all of it.
+A join token authorizes join, report and dist only; a node token reports about its own VM and renews
+itself. The root token and operators may read everything.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MOST_ROWS = 500
 
 @dataclass(frozen=True)
 class Joiner:
-    """A VM with a join token; `text` is the token itself."""
+    """A caller with a join token; `text` is the token itself."""
 
     text: str
     is_authenticated: bool = True
@@ -44,33 +44,33 @@ class Joiner:
 
 
 class JoinTokenAuthentication(BaseAuthentication):
-    """Knows a join token when it sees one; whether it is good is asked by each door for itself."""
+    """Recognize join tokens by their prefix. Each view checks whether the token is valid."""
 
     def authenticate(self, request: Request) -> tuple[Joiner, str] | None:
-        """The caller; None for whoever shows something else."""
+        """Return the caller; None if the token is not a join token."""
         text = _bearer(request)
         return (Joiner(text), "join") if text.startswith(joining.PREFIX) else None
 
     def authenticate_header(self, request: Request) -> str:
-        """What a 401 asks for."""
+        """Return the scheme for the WWW-Authenticate header."""
         return "Bearer"
 
 
 class MemberView(APIView):
-    """Base of the views below. Join tokens come in only where `for_joiners` says so."""
+    """Base of the views below. Join tokens are accepted only where `for_joiners` is set."""
 
     asks_authority = True
     for_joiners = False
     authentication_classes = [JoinTokenAuthentication, *APIView.authentication_classes]
 
     def check_permissions(self, request: Request) -> None:
-        """As everywhere, and no future member where only members may be. Raises Forbidden."""
+        """Also reject join tokens where `for_joiners` is not set. Raise Forbidden."""
         super().check_permissions(request)
         if isinstance(request.user, Joiner) and not self.for_joiners:
             raise Forbidden("a join token opens join, report and dist, and nothing else")
 
     def handle_exception(self, error: Exception) -> Response:
-        """A token that is not good is a 401 as any other, with the reason."""
+        """Render an invalid join token as a 401 with the reason."""
         if isinstance(error, JoinRefused) and error.status == 401:
             error = AuthenticationFailed(f"Unauthorized — {error}")
         return super().handle_exception(error)
@@ -83,7 +83,7 @@ class Join(MemberView):
 
     @takes(body=("hostname", "address", "agentVersion", "nonce", "vmId"), lenient=True)
     def post(self, request: Request) -> Response:
-        """Trade a join token for a token of the VM's own."""
+        """Exchange a join token for a node token."""
         caller = request.user
         if not isinstance(caller, Joiner):
             raise Forbidden("join: needs a join token; the one that was shown is of another kind")
@@ -94,7 +94,7 @@ class Join(MemberView):
             "vmId": node.vm_id,
             "name": node.name,
             "token": token,
-            # The address at which it found us is the one at which it will find us.
+            # The VM reached us at this address, so it will reach us there again.
             "infraUrl": request.build_absolute_uri("/").rstrip("/"),
             "nextBeatInMs": liveness.next_beat_ms(interval),
             "profile": row.profile,
@@ -114,7 +114,7 @@ class Report(MemberView):
 
     @takes(body=reports.FIELDS)
     def post(self, request: Request) -> Response:
-        """Note how one step of a boot stands; about the VM that the token belongs to."""
+        """Store a report about one step of a boot, for the VM that the token belongs to."""
         vm_id = _vm_of(request)
         row = reports.note(vm_id, reports.said_of(request.data))
         answer = {"vmId": vm_id, "run": row.run, "step": row.step, "status": row.status}
@@ -126,7 +126,7 @@ class Reports(MemberView):
 
     @takes(query=("run", "limit"))
     def get(self, request: Request, vm_id: str) -> Response:
-        """The steps of its last boot in their order, or of `?run=`; `?limit=` of them."""
+        """Return the steps of the VM's latest boot in order, or of `?run=`; at most `?limit=`."""
         limit = query_limit(request, most=MOST_ROWS, default=MOST_ROWS)
         vm_id = vm_id.replace("\0", "\ufffd")
         permissions.check(request.user, permissions.Action.READ_MACHINES, vm_id)
@@ -144,7 +144,7 @@ class Index(MemberView):
     for_joiners = True
 
     def get(self, request: Request) -> Response:
-        """What there is, with sizes and SHA-256."""
+        """List the files with sizes and SHA-256."""
         _check_download(request)
         newest = dist.current()
         plain = {file.name: name for name, file in newest.plain.items()}
@@ -166,7 +166,7 @@ class Download(MemberView):
     for_joiners = True
 
     def get(self, request: Request, name: str) -> FileResponse:
-        """One file."""
+        """Return one file."""
         _check_download(request)
         file = dist.find(name)
         answer = FileResponse(file.open("rb"), as_attachment=True, filename=file.name)
@@ -176,15 +176,15 @@ class Download(MemberView):
 
 
 class OwnToken(MemberView):
-    """`POST /bootloader/token`: a node changes its token, in two moves, so that none is lost.
+    """`POST /bootloader/token`: a node renews its token in two requests, so that none is lost.
 
-    The first gives a new token while the one that was shown stays good. The second, `confirm`,
-    is made with the new one and revokes all others. Whoever loses an answer begins again.
+    The first returns a new token while the current one stays valid. The second, `confirm`, is sent
+    with the new token and revokes all others. A node that loses a response starts again.
     """
 
     @takes_anything
     def post(self, request: Request, confirm: str = "") -> Response:
-        """The new token, or how many were revoked."""
+        """Return the new token, or how many tokens were revoked."""
         node = authority.node_of(request.user)
         if node is None:
             raise Forbidden("token: only a node changes its own token, and shows it")
@@ -195,24 +195,24 @@ class OwnToken(MemberView):
         return Response(answer, headers={"Cache-Control": "no-store"})
 
 
-# -- who asks, and what is said ------------------------------------------------------------------
+# -- requests --------------------------------------------------------------------------------------
 
 
 def _bearer(request: Request) -> str:
-    """The token of the request's header; empty if there is none."""
+    """Return the token of the Authorization header; empty if there is none."""
     header = get_authorization_header(request).decode("latin-1")
     scheme, _, token = header.partition(" ")
     return token.strip() if scheme.lower() == "bearer" else ""
 
 
 def _remote(request: Request) -> str:
-    """Where the request came from; the edge, which stands before us, says so last."""
+    """Return the client's address: the last entry of X-Forwarded-For, added by the edge."""
     said: str = request.META.get("HTTP_X_FORWARDED_FOR", "")
     return said.rpartition(",")[2].strip() or request.META.get("REMOTE_ADDR", "") or ""
 
 
 def _vm_of(request: Request) -> str:
-    """The VM that the shown token belongs to. Raises JoinRefused, Forbidden."""
+    """Return the id of the VM that the token belongs to. Raise JoinRefused, Forbidden."""
     caller = request.user
     if isinstance(caller, Joiner):
         token = joining.opened_by(caller.text, remote=_remote(request), just_used=True)
@@ -224,13 +224,13 @@ def _vm_of(request: Request) -> str:
 
 
 def _check_download(request: Request) -> None:
-    """Members, future members, the root token and operators may fetch. Raises JoinRefused."""
+    """Raise JoinRefused for an invalid join token. All other callers may download."""
     if isinstance(request.user, Joiner):
         joining.opened_by(request.user.text, remote=_remote(request))
 
 
 def _facts(request: Request) -> joining.Facts:
-    """What the body says of the VM. Raises BadInput."""
+    """Read the VM's description of itself from the body. Raise BadInput."""
     body: dict[str, Any] = request.data if isinstance(request.data, dict) else {}
     return joining.Facts(
         hostname=_text(body, "hostname", 255),

@@ -1,4 +1,4 @@
-"""Puts a boot plan together: what is asked for, and what config says for its place in the tree."""
+"""Build boot plans from a request and the config at the VM's place in the tree."""
 
 from __future__ import annotations
 
@@ -36,9 +36,11 @@ def make(
     run: str = "",
     secrets: bool = True,
 ) -> BootPlan:
-    """The plan for a VM below this parent, where config is resolved; without keys on request.
+    """Return the plan for a VM below this parent, where config is resolved.
 
-    Raises BadInput, NothingToHandOut, and what config raises where a value is no good.
+    `secrets=False` omits keys.
+
+    Raise BadInput, NothingToHandOut, and the errors of config for invalid values.
     """
     node = Node.objects.living().filter(vm_id=parent_vm_id).first() if parent_vm_id else None
     return BootPlan(
@@ -65,7 +67,7 @@ def make(
 
 
 def provided_address(vm_id: str) -> str:
-    """The address of a VM of a provider's; empty for a VM of one's own."""
+    """Return the address of a provider's VM; empty for any other VM."""
     machine = Machine.objects.living().filter(vm_id=vm_id).first() if vm_id else None
     if machine is None:
         return ""
@@ -76,9 +78,9 @@ def provided_address(vm_id: str) -> str:
 
 @functools.cache
 def npm_source() -> str:
-    """The registry that npm asks on this machine, if it is one that others may reach; else empty.
+    """Return the registry that npm uses on this machine if VMs can reach it; otherwise empty.
 
-    VMs that bring no npm of their own get Node and npm there.
+    VMs without npm download Node and npm there.
     """
     npm = shutil.which("npm")
     if npm is None:
@@ -96,7 +98,7 @@ def npm_source() -> str:
 
 
 def environment(node: Node | None) -> dict[str, str]:
-    """What agents on the VM may have beside their identity: the model, keys of its provider.
+    """Return additional environment for agents on the VM: the model, keys of its provider.
 
     VMs whose profile has no coding agent get none of it.
     """
@@ -106,7 +108,7 @@ def environment(node: Node | None) -> dict[str, str]:
 
 
 def with_token(plan: BootPlan, *, by: object, minutes: int = joining.MINUTES) -> BootPlan:
-    """The plan with a join token for its VM; older ones that were not used are good no longer."""
+    """Return the plan with a new join token. Older unused tokens of the VM are voided."""
     profile = plan.profile
     token = joining.issue(
         vm_id=plan.vm_id,
@@ -124,7 +126,7 @@ def with_token(plan: BootPlan, *, by: object, minutes: int = joining.MINUTES) ->
 
 
 def roof(url: str) -> str:
-    """The address of a roof without a slash at its end. Raises BadInput."""
+    """Return the root's address without a trailing slash. Raise BadInput."""
     try:
         parts = urlsplit(url)
         good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0

@@ -1,4 +1,4 @@
-"""The agents' door to provisioning: have VMs made, look at how they come up, retry, cancel."""
+"""The API of provisioning: create, list, retry and cancel provisionings; machines and findings."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ class Provision(APIView):
 
     @takes(query=("dryRun",), body=wishes.FIELDS)
     def post(self, request: Request) -> Response:
-        """Have a VM made, or `count` of them; 202, or 200 for those that are there already.
+        """Provision a VM, or `count` VMs. 202, or 200 if they exist already.
 
-        `{"dryRun": true}` answers what would be asked and run, with secrets masked.
+        `{"dryRun": true}` returns what would be requested and run, with secrets masked.
         """
         body = body_of(request)
         wish = wishes.wish_of(body)
@@ -66,7 +66,9 @@ class Provisionings(APIView):
 
     @takes(query=("state", "name", "batch", "vmId", "limit", "cursor"))
     def get(self, request: Request) -> Response:
-        """Newest first; `?state= name= batch= vmId= limit= cursor=` narrow."""
+        """List provisionings, newest first; filter by `?state= name= batch= vmId= limit=
+        cursor=`.
+        """
         state = request.query_params.get("state", "")
         if state and state not in State.values:
             raise BadInput(f"state: must be one of {', '.join(State.values)}", "state")
@@ -90,7 +92,7 @@ class OneProvisioning(APIView):
     """`GET /bootloader/provisionings/<id>`"""
 
     def get(self, request: Request, provisioning_id: str) -> Response:
-        """With its steps."""
+        """Return a provisioning with its steps."""
         row = services.find(provisioning_id)
         return Response({"provisioning": _bounded(request, [row])[0]})
 
@@ -100,7 +102,9 @@ class Log(APIView):
 
     @takes(query=("after", "cursor", "limit"))
     def get(self, request: Request, provisioning_id: str) -> Response:
-        """Lines after `?after=`, oldest first; `next` is where the following ones begin."""
+        """Return lines after `?after=`, oldest first; `next` is the cursor of the following
+        ones.
+        """
         row = services.find(provisioning_id)
         permissions.check(request.user, Action.READ_MACHINES, _places([row])[row.pk] or None)
         after = query_cursor(request, "after") or 0
@@ -122,7 +126,7 @@ class Retry(APIView):
     asks_authority = True
 
     def post(self, request: Request, provisioning_id: str) -> Response:
-        """Go on from the step that failed."""
+        """Continue from the failed step."""
         row = services.retry(provisioning_id, by=request.user)
         return Response({"provisioning": provisioning_json(row)}, status=202)
 
@@ -134,7 +138,7 @@ class Cancel(APIView):
 
     @takes(body=("machine",))
     def post(self, request: Request, provisioning_id: str) -> Response:
-        """End it; `{"machine": "keep"}` or `"delete"` says what becomes of a VM that it has."""
+        """Cancel; `{"machine": "keep"}` or `"delete"` is the cleanup policy for its VM."""
         services.may_command(services.find(provisioning_id), request.user)
         leftover = wishes.leftover_of(body_of(request).get("machine"))
         row = services.cancel(provisioning_id, leftover, by=request.user)
@@ -146,7 +150,9 @@ class Machines(APIView):
 
     @takes(query=("gone", "provider", "limit", "cursor"))
     def get(self, request: Request) -> Response:
-        """VMs of providers that are known here; `?provider=` narrows, `?gone=true` shows all."""
+        """List known machines of providers; `?provider=` filters, `?gone=true` includes gone
+        ones.
+        """
         rows = Machine.objects.all()
         if request.query_params.get("gone") != "true":
             rows = rows.living()
@@ -163,7 +169,7 @@ class Findings(APIView):
 
     @takes(query=("state", "limit", "cursor"))
     def get(self, request: Request) -> Response:
-        """What does not fit together; `?state=` (open), newest first."""
+        """List findings, newest first; `?state=` (default open)."""
         state = request.query_params.get("state", FindingState.OPEN.value)
         if state not in FindingState.values:
             raise BadInput(f"state: must be one of {', '.join(FindingState.values)}", "state")
@@ -191,9 +197,9 @@ class DecideMany(APIView):
 
     @takes(body=("ids", "kind", "provider", "action"))
     def post(self, request: Request) -> Response:
-        """Act on several: `{"ids": […]}`, or `{"kind": …}` and perhaps `provider`.
+        """Act on several findings: `{"ids": […]}`, or `{"kind": …}` with an optional `provider`.
 
-        200 with what became of each; what failed stays open and says why.
+        200 with the result for each; failed ones stay open and give the reason.
         """
         authority.check(request.user, "command", None)
         body = body_of(request)
@@ -222,7 +228,9 @@ class Decide(APIView):
 
     @takes(body=("action",))
     def post(self, request: Request, finding_id: str, word: str) -> Response:
-        """Do what is proposed (`{"action": …}` another thing that fits), or leave it as it is."""
+        """Carry out the proposal (`{"action": …}`: another allowed action), or dismiss the
+        finding.
+        """
         permissions.check(request.user, Action.COMMAND, None)
         if word == "dismiss":
             return Response(
@@ -240,7 +248,9 @@ class Call(APIView):
     asks_authority = True
 
     def get(self, request: Request, call_id: str) -> Response:
-        """What came of a request that was answered with 202; `state` says whether it is over."""
+        """Return the result of a request that was answered with 202; `state` tells whether it
+        has ended.
+        """
         authority.check(request.user, "command", None)
         row = outside.find(call_id, *_BODIES)
         if row is None:
@@ -248,7 +258,7 @@ class Call(APIView):
         return api_state(row, lambda row: _BODIES[row.kind](row.result))
 
 
-# -- calls to providers: a worker makes them -----------------------------------------------------
+# -- calls to providers, made by a worker ----------------------------------------------------------
 
 
 def _answer(row: OutsideCall) -> Response:
@@ -285,13 +295,13 @@ _BODIES: dict[str, Callable[[Json], Json]] = {
 
 
 def _legible(rows: QuerySet[Row], request: Request) -> QuerySet[Row]:
-    """The rows that the caller may read: a node's those about its own line."""
+    """Filter rows to those that the caller may read: for a node, rows about its own line."""
     line = permissions.readable(request.user, Action.READ_MACHINES)
     return rows if line is None else rows.filter(vm_id__in=line.values("vm_id"))
 
 
 def _page(request: Request, rows: QuerySet[Row]) -> tuple[list[Row], int | None]:
-    """The newest rows behind `?cursor=`, at most `?limit=`, and the cursor of those behind them."""
+    """Return the newest rows after `?cursor=`, at most `?limit=`, and the next cursor."""
     limit = query_limit(request, most=MOST_ROWS, default=MOST_ROWS)
     if cursor := query_cursor(request):
         rows = rows.filter(pk__lt=cursor)
@@ -300,14 +310,19 @@ def _page(request: Request, rows: QuerySet[Row]) -> tuple[list[Row], int | None]
 
 
 def _places(rows: Sequence[Provisioning]) -> dict[str, str]:
-    """Of each provisioning the VM that it is about: of one that is not there yet, the parent."""
+    """Map each provisioning to the VM that it is about, or to its parent while the VM has no
+    node.
+    """
     vm_ids = [row.vm_id for row in rows if row.vm_id]
     there = set(Node.objects.filter(vm_id__in=vm_ids).values_list("vm_id", flat=True))
     return {row.pk: row.vm_id if row.vm_id in there else row.parent_vm_id for row in rows}
 
 
 def _bounded(request: Request, rows: Sequence[Provisioning]) -> list[Json]:
-    """Provisionings; outside of a node's own line without reasons, which may repeat outputs."""
+    """Return provisionings as JSON.
+
+    Outside a node's own line reasons are removed, since they may quote output.
+    """
     places, shown = _places(rows), provisionings_json(rows)
     legible = permissions.readable(request.user, Action.READ_MACHINES)
     if legible is None:
@@ -320,18 +335,18 @@ def _bounded(request: Request, rows: Sequence[Provisioning]) -> list[Json]:
     return shown
 
 
-# -- what is said --------------------------------------------------------------------------------
+# -- JSON ------------------------------------------------------------------------------------------
 
 
 def provisionings_json(rows: Iterable[Provisioning]) -> list[Json]:
-    """Several of them; what they wait for is looked up once."""
+    """Return several provisionings as JSON, looking up the cause of waiting only once."""
     found = list(rows)
     waits = limits.why_waiting() if any(row.state == State.QUEUED for row in found) else ""
     return [_provisioning_json(row, waits) for row in found]
 
 
 def provisioning_json(row: Provisioning) -> Json:
-    """A provisioning with its steps; times in the wire's form, durations in milliseconds."""
+    """Return a provisioning with its steps as JSON; durations in milliseconds."""
     return provisionings_json([row])[0]
 
 
@@ -370,7 +385,7 @@ def _provisioning_json(row: Provisioning, waits: str) -> Json:
 
 
 def line_json(line: LogLine) -> Json:
-    """One entry of a log; `output` may have many lines."""
+    """Return a log entry as JSON; `output` may have many lines."""
     return {
         "id": line.pk,
         "at": line.at,
@@ -381,7 +396,7 @@ def line_json(line: LogLine) -> Json:
 
 
 def machine_json(row: Machine) -> Json:
-    """A VM of a provider."""
+    """Return a machine as JSON."""
     return {
         "provider": row.provider,
         "machineId": row.machine_id,
@@ -397,7 +412,7 @@ def machine_json(row: Machine) -> Json:
 
 
 def finding_json(row: Finding) -> Json:
-    """A finding with what is proposed."""
+    """Return a finding with its proposal as JSON."""
     return {
         "id": row.pk,
         "kind": row.kind,
@@ -417,7 +432,7 @@ def finding_json(row: Finding) -> Json:
 
 
 def _proposal(body: Json) -> Proposal | None:
-    """The `action` of a decision, if it says one."""
+    """Return the requested `action`, if there is one. Raise BadInput."""
     chosen = body.get("action")
     if chosen is None:
         return None
@@ -434,7 +449,7 @@ def _provider(slug: object) -> str:
 
 
 def _query(request: Request, name: str) -> str:
-    """A text of the query that a database can look for."""
+    """Return a query parameter that a database can search for. Raise BadInput."""
     value: str = request.query_params.get(name, "")
     if not is_text(value):
         raise BadInput(f"{name}: has characters that are no text", name)

@@ -1,4 +1,4 @@
-"""What boot scripts report: each step of each run, with how long it took and how it ended."""
+"""Reports of boot scripts: each step of each run, with its duration and result."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from vmtree.models import Node
 
 FIELDS = ("run", "step", "status", "durationMs", "exitStatus", "output")
 MOST_OUTPUT = 8 << 10
-# Of one VM; older ones go.
+# Per VM; older ones are deleted.
 MOST_REPORTS = 400
 KEPT = timedelta(days=30)
 _LONGEST = 10**12
 
 _RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
 _STEP = re.compile(r"[a-z0-9][a-z0-9._-]{0,39}")
-# Tokens of ours, and what follows the word with which they are sent.
+# Our tokens, and anything after the word "bearer".
 _SECRETS = re.compile(r"\breef(?:join)?_[A-Za-z0-9_-]{20,}|(?i:(?<=bearer )\S{8,})")
 
 
 @dataclass(frozen=True)
 class Said:
-    """One report: how a step of a run stands."""
+    """One report about a step of a run."""
 
     run: str
     step: str
@@ -42,7 +42,7 @@ class Said:
 
 
 def said_of(body: object) -> Said:
-    """A report from a request's JSON. Raises BadInput with the field that is wrong."""
+    """Parse a report from request JSON. Raise BadInput."""
     data: Mapping[str, Any] = body if isinstance(body, dict) else {}
     status = data.get("status")
     if status not in ReportStatus.values:
@@ -61,9 +61,9 @@ def said_of(body: object) -> Said:
 
 
 def note(vm_id: str, said: Said) -> BootReport:
-    """Keep a report and tell who watches. A step that has ended is not begun again by a late word.
+    """Store a report and publish the change.
 
-    Reporting the same twice changes nothing.
+    Idempotent; a late "started" does not reopen an ended step.
     """
     now = clock.now()
     with transaction.atomic():
@@ -85,22 +85,22 @@ def note(vm_id: str, said: Said) -> BootReport:
 
 
 def tail(vm_id: str, output: str) -> str:
-    """The end of an output as every database can hold it, without secrets of ours."""
+    """Return the end of an output as storable text, with secrets masked."""
     clean = output.replace("\0", "\ufffd").encode("utf-8", "replace")
-    # Cut afterwards: half a secret would not be known as one.
+    # Truncate after masking: half a secret would not be recognized.
     cover = sources.for_node(vm_id, recheck=True).cover
     shown = cover(_SECRETS.sub("(secret)", clean.decode())).encode()
     return shown[-MOST_OUTPUT:].decode("utf-8", "ignore")
 
 
 def sweep() -> None:
-    """Forget reports of VMs that are no members (any longer) and have been quiet for long."""
+    """Delete old reports of VMs that are not members."""
     old = BootReport.objects.filter(at__lt=clock.now() - KEPT)
     old.exclude(vm_id__in=Node.objects.living().values("vm_id")).delete()
 
 
 def _began(said: Said) -> Any:
-    """When the step began, by what it tells of its duration."""
+    """Estimate the start of the step from its reported duration."""
     lasted = timedelta(milliseconds=min(said.duration_ms or 0, 86_400_000))
     return clock.now() - lasted
 

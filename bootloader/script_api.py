@@ -1,7 +1,7 @@
-"""The agents' door to profiles, boot scripts and cloud-init.
+"""The API of profiles, boot scripts and cloud-init.
 
-A script or cloud-init for a VM that is named carries a join token. A node may have one made for a
-VM that comes below it, or is below it already; the root token and operators for any.
+A script or cloud-init for a named VM contains a join token. A node may request one for a VM that
+comes below it, or is below it already; the root token and operators for any VM.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ MOST_USER_DATA = 256 << 10
 _ADDRESS = re.compile(
     r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?\.?|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]+"
 )
-# What says which VM a script is for.
+# Fields that describe the VM of a script.
 SCRIPT_FIELDS = (
     *("vmId", "name", "type", "parentVmId", "extraOrgans", "extraCapabilities", "roofReefUrl"),
     "address",
@@ -46,7 +46,7 @@ FORMS = ("text", "json", "gzip", "mime", "seed", "iso")
 
 @dataclass(frozen=True)
 class Wish:
-    """A VM that somebody wants a script for."""
+    """A request for the script of one VM."""
 
     vm_id: str
     name: str
@@ -60,7 +60,7 @@ class Profiles(APIView):
     """`GET /bootloader/profiles`"""
 
     def get(self, request: Request) -> Response:
-        """All, by type; the four built-in ones first."""
+        """Return all profiles by type, the four built-in ones first."""
         found = profiles.all().values()
         return Response({"profiles": {each.type: profile_json(each) for each in found}})
 
@@ -69,7 +69,7 @@ class OneProfile(APIView):
     """`GET /bootloader/profiles/:type`"""
 
     def get(self, request: Request, type: str) -> Response:  # noqa: A002
-        """One."""
+        """Return one profile."""
         return Response(profile_json(profiles.get(type)))
 
 
@@ -80,7 +80,7 @@ class Generate(APIView):
 
     @takes(body=SCRIPT_FIELDS)
     def post(self, request: Request) -> Response:
-        """The boot script of a VM, with a join token for it."""
+        """Return a VM's boot script, with a join token."""
         plan = _plan_of(request)
         answer = {
             "vmId": plan.vm_id,
@@ -97,9 +97,9 @@ class Script(APIView):
     """`GET /bootloader/script/:type`"""
 
     def get(self, request: Request, type: str) -> HttpResponse:  # noqa: A002
-        """A script that takes the VM's identity and token from its environment.
+        """Return a script that takes the VM's identity and token from its environment.
 
-        It carries no secret: neither a token nor the keys that agents may have.
+        It contains no secret: neither a token nor keys for agents.
         """
         profile = profiles.get(type)
         plan = planning.make(vm_id="", name="", profile=profile, secrets=False)
@@ -113,9 +113,10 @@ class CloudInit(APIView):
 
     @takes(query=(*SCRIPT_FIELDS, "whole", "for"))
     def get(self, request: Request) -> HttpResponse:
-        """User-data for the VM of the query, as text; nothing is kept and no token is made.
+        """Return user-data for the VM of the query, as text; nothing is stored and no token is
+        issued.
 
-        What would be secret in it is covered; POST makes the real one.
+        Secrets are masked; POST returns the usable text.
         """
         wish = _wish_of(request.query_params)
         _check_may(request.user, wish)
@@ -126,10 +127,11 @@ class CloudInit(APIView):
 
     @takes(query=("form", "whole", "for"), body=(*SCRIPT_FIELDS, "userData"))
     def post(self, request: Request) -> HttpResponse:
-        """User-data with a join token: as text, with meta-data as `?form=json`, as NoCloud seed.
+        """Return user-data with a join token: as text, `?form=json` with meta-data, or as NoCloud
+        seed.
 
-        The seed is a zip of two files with `?form=seed`, a CD image with `?form=iso`. `?form=gzip`
-        is the text compressed, `?form=mime` a multi-part with the body's own `userData` behind it.
+        `?form=seed` is a zip of the seed's two files, `?form=iso` a CD image of them. `?form=gzip`
+        is the text compressed, `?form=mime` a multi-part that ends with the body's own `userData`.
         """
         form = request.query_params.get("form") or "text"
         if form not in FORMS:
@@ -156,7 +158,7 @@ class CloudInit(APIView):
 
 
 def profile_json(profile: Profile) -> Json:
-    """As agents in the field know it; what is newer comes last."""
+    """Return a profile as JSON. The order of the fields is fixed; newer ones come last."""
     told = {
         "type": profile.type,
         "organs": list(profile.organs),
@@ -182,7 +184,7 @@ def profile_json(profile: Profile) -> Json:
 
 
 def _file_json(file: File) -> Json:
-    """A file without what is in it, and where it lies if root or somebody else signs in."""
+    """Return a file without its content, and its path on VMs with and without root login."""
     place = file.path if file.path.startswith("/") else f"/opt/reef/{file.path}"
     user = file.path if file.path.startswith("/") else f"~/.reef/{file.path}"
     return {
@@ -194,14 +196,14 @@ def _file_json(file: File) -> Json:
     }
 
 
-# -- what is asked for ---------------------------------------------------------------------------
+# -- requests --------------------------------------------------------------------------------------
 
 
 def _plan_of(request: Request) -> BootPlan:
-    """The plan of the request's VM, with a fresh join token."""
+    """Return the plan for the request's VM, with a fresh join token."""
     wish = _wish_of(request.data if isinstance(request.data, dict) else {})
     _check_may(request.user, wish)
-    # Config has keys of model providers that a node could not read otherwise.
+    # Config contains keys of model providers, which a node could not read otherwise.
     secrets = permissions.may(request.user, permissions.Action.READ_SECRETS, None)
     plan = _plan(wish, secrets=secrets)
     return planning.with_token(plan, by=request.user)
@@ -221,20 +223,20 @@ def _plan(wish: Wish, *, join_token: str = "", secrets: bool = True) -> BootPlan
 
 
 def _check_may(caller: object, wish: Wish) -> None:
-    """Raise Forbidden unless the caller may have this VM in the fleet, there.
+    """Raise Forbidden unless the caller may add this VM there.
 
-    Whoever holds its script becomes it: to take the place of a VM that is known needs command of
-    that VM, and a new one needs a place at or below the caller's own.
+    A script lets its holder become that VM: replacing a known VM needs command of it, a new VM
+    needs a place at or below the caller's own.
     """
     known = Node.objects.filter(vm_id=wish.vm_id).first()
     if known is not None:
-        # The holder of a script becomes that node.
+        # Whoever holds the script can become that node.
         authority.check(caller, permissions.Action.ISSUE_TOKENS, known)
     authority.check(caller, "write", wish.parent_vm_id if known is None else known)
 
 
 def _wish_of(data: Mapping[str, Any]) -> Wish:
-    """Raises BadInput with the contract's texts."""
+    """Parse the request. Raise BadInput."""
     vm_id, name, type_ = (data.get(field) for field in ("vmId", "name", "type"))
     if not vm_id or not name or not type_:
         raise BadInput("vmId, name, and type are required")
@@ -260,7 +262,7 @@ def _wish_of(data: Mapping[str, Any]) -> Wish:
 
 
 def _address(data: Mapping[str, Any]) -> str:
-    """A host name or IP address; empty if none is said. Raises BadInput."""
+    """Return a host name or IP address; empty if there is none. Raise BadInput."""
     text = _text_of(data.get("address") or "", "address")
     if text and not _ADDRESS.fullmatch(text):
         raise BadInput("address: must be a host name or an IP address", "address")
@@ -278,7 +280,7 @@ def _text_of(value: object, field: str, most: int = MOST_TEXT) -> str:
 
 
 def _names(data: Mapping[str, Any], field: str) -> tuple[str, ...]:
-    """A list of texts; a query names it several times, or with commas."""
+    """Return a list of texts; queries repeat the parameter or use commas. Raise BadInput."""
     value = data.get(field)
     if value is None:
         return ()
@@ -291,11 +293,11 @@ def _names(data: Mapping[str, Any], field: str) -> tuple[str, ...]:
     return tuple(_text_of(name, field, 200) for name in value)
 
 
-# -- answers -------------------------------------------------------------------------------------
+# -- responses -------------------------------------------------------------------------------------
 
 
 def _own_part(request: Request) -> str:
-    """The operator's own user-data, to stand behind ours. Raises BadInput."""
+    """Return the operator's own user-data, to be appended to ours. Raise BadInput."""
     data = request.data if isinstance(request.data, dict) else {}
     text = _text_of(data.get("userData") or "", "userData", MOST_USER_DATA)
     if text:
@@ -304,12 +306,12 @@ def _own_part(request: Request) -> str:
 
 
 def _size_of(request: Request, form: str, own: str, *, whole: bool) -> int:
-    """How many bytes of user-data it will be; asked before a join token is made."""
+    """Return the size of the user-data in bytes, before a join token is issued."""
     if not request.query_params.get("for"):
         return 0
     wish = _wish_of(request.data if isinstance(request.data, dict) else {})
     _check_may(request.user, wish)
-    # As long as a token, and as hard to compress.
+    # As long as a token, and equally incompressible.
     text = cloud_init.user_data(
         _plan(wish, join_token=joining.PREFIX + secrets.token_urlsafe(32)), whole=whole
     )
@@ -319,7 +321,7 @@ def _size_of(request: Request, form: str, own: str, *, whole: bool) -> int:
 
 
 def _check_size(request: Request, size: int) -> None:
-    """Raise BadInput if the cloud of `?for=` takes less."""
+    """Raise BadInput if the limit of the cloud in `?for=` is exceeded."""
     if cloud := request.query_params.get("for"):
         user_data.check_fits(size, cloud)
 

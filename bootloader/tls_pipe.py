@@ -1,7 +1,7 @@
-"""A byte stream inside TLS, offered as a plain socket.
+"""A TLS connection presented as a plain socket.
 
-SSH reads and writes from several threads, and a TLS connection may be used by one at a time: so one
-thread of its own stands between the two sockets until either side ends.
+SSH reads and writes from several threads, but a TLS connection is not thread-safe: a dedicated
+thread copies between the two sockets until either side ends.
 """
 
 from __future__ import annotations
@@ -19,22 +19,25 @@ _MOST_HELD = 1 << 20
 
 
 def trusting(file: str | None) -> ssl.SSLContext:
-    """Trust the CA certificates of this file, or those of this machine. Raises OSError."""
+    """Return a context that trusts the CA certificates of this file, or those of this machine.
+
+    Raise OSError.
+    """
     return _trusting(file, Path(file).stat().st_mtime_ns if file else 0)
 
 
 @lru_cache(8)
 def _trusting(file: str | None, _changed: int) -> ssl.SSLContext:
-    """Read once: the certificates of a machine are many."""
+    """Cache the context: a machine has many certificates."""
     return ssl.create_default_context(cafile=file)
 
 
 def open_pipe(
     host: str, port: int, name: str, context: ssl.SSLContext, timeout: float
 ) -> socket.socket:
-    """A socket whose bytes travel in TLS to `host:port`; `name` is SNI and must be certified.
+    """Return a socket whose bytes travel in TLS to `host:port`. `name` is the SNI and is verified.
 
-    Raises OSError (ssl.SSLCertVerificationError among them).
+    Raise OSError (ssl.SSLCertVerificationError among them).
     """
     raw = socket.create_connection((host, port), timeout)
     try:
@@ -49,7 +52,7 @@ def open_pipe(
 
 
 def keep_watch(sock: socket.socket) -> None:
-    """Let the kernel find out within a minute that the other side is gone."""
+    """Let the kernel detect within a minute that the peer is gone."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     for option, value in (
@@ -63,7 +66,7 @@ def keep_watch(sock: socket.socket) -> None:
 
 
 class _Pump:
-    """Carries bytes both ways; what cannot be passed on yet is held, up to a limit."""
+    """Copies bytes both ways, buffering up to a limit."""
 
     def __init__(self, inside: ssl.SSLSocket, plain: socket.socket) -> None:
         self.inside, self.plain = inside, plain
@@ -72,13 +75,13 @@ class _Pump:
         self.inside_wants_write = False
 
     def run(self) -> None:
-        """Until one side has ended and the other has been given what was left."""
+        """Copy until one side has ended and the other has received the rest."""
         self.inside.setblocking(False)
         self.plain.setblocking(False)
         with self.inside, self.plain, selectors.DefaultSelector() as selector:
             selector.register(self.inside, selectors.EVENT_READ)
             selector.register(self.plain, selectors.EVENT_READ)
-            # A side that was cut off ends the pipe; SSH sees the end of its stream.
+            # A broken side ends the pipe; SSH sees the end of its stream.
             with contextlib.suppress(OSError):
                 while not self._over():
                     self._pass_on()
@@ -100,7 +103,7 @@ class _Pump:
             plain |= selectors.EVENT_READ
         if self.to_plain:
             plain |= selectors.EVENT_WRITE
-        # A selector knows no "nothing": a side that is asked nothing is left out.
+        # A selector cannot register without events, so such a socket is left out.
         for sock, events in ((self.inside, inside), (self.plain, plain)):
             known = sock.fileno() in selector.get_map()
             if events and known:
@@ -120,7 +123,7 @@ class _Pump:
     def _read_inside(self) -> None:
         self.inside_wants_write = False
         try:
-            # TLS keeps decrypted bytes that no selector sees: read until it says that it waits.
+            # TLS buffers decrypted bytes that no selector sees: read until it would block.
             while not self.inside_ended and len(self.to_plain) < _MOST_HELD:
                 data = self.inside.recv(_CHUNK)
                 self.to_plain += data
@@ -147,5 +150,5 @@ class _Pump:
     def _write_inside(self) -> None:
         with contextlib.suppress(ssl.SSLWantReadError, ssl.SSLWantWriteError):
             while self.to_inside:
-                # The same bytes must be given again after "not yet": nothing is taken off before.
+                # TLS requires the same bytes again after "would block": remove them only when sent.
                 del self.to_inside[: self.inside.send(self.to_inside[:_CHUNK])]

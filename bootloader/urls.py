@@ -1,4 +1,4 @@
-"""Pages of the bootloader."""
+"""URLs of the bootloader's pages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pages of provisioning. Each parses, calls one thing and answers."""
+"""Pages of provisioning. Each view parses, calls one service and renders."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ View = Callable[Concatenate[HttpRequest, P], HttpResponse]
 
 
 def spoken(view: View[P]) -> View[P]:
-    """Say in words what is refused, with its HTTP status."""
+    """Render a ReefError as a page with its HTTP status."""
 
     @functools.wraps(view)
     def wrapped(request: HttpRequest, /, *args: P.args, **kwargs: P.kwargs) -> HttpResponse:
@@ -48,25 +48,25 @@ def spoken(view: View[P]) -> View[P]:
     return wrapped
 
 
-# -- the list ------------------------------------------------------------------------------------
+# -- the list --------------------------------------------------------------------------------------
 
 
 @login_required
 @require_GET
 def index(request: HttpRequest) -> HttpResponse:
-    """All provisionings, live."""
+    """List all provisionings; the page updates itself."""
     return render(request, "bootloader/index.html", _listing(request))
 
 
 @login_required
 @require_GET
 def rows(request: HttpRequest) -> HttpResponse:
-    """What `index` fetches again when something changed."""
+    """Render the part of `index` that is updated."""
     return render(request, "bootloader/_rows.html", _listing(request))
 
 
 def _listing(request: HttpRequest) -> dict[str, Any]:
-    """The rows that the query asks for; the number of statements is always the same."""
+    """Return the filtered page of rows, with a constant number of queries."""
     state = _word(request.GET, "state")
     counts = Provisioning.objects.count_by_state()
     found = services.listed(state=state if state in State.values else "")
@@ -94,13 +94,13 @@ def _word(query: QueryDict, name: str) -> str:
     return query.get(name, "").replace("\0", "").strip()[:200]
 
 
-# -- a new one -----------------------------------------------------------------------------------
+# -- create ----------------------------------------------------------------------------------------
 
 
 @login_required
 @require_http_methods(["GET", "POST"])
 def create(request: HttpRequest) -> HttpResponse:
-    """The form; then what it would come to; then it starts. Errors stay beside their fields."""
+    """Show the form, then the preview, then start. Errors are shown beside their fields."""
     if request.method == "GET":
         return _form(request, ProvisionForm(initial=_initial(request.GET)))
     form = ProvisionForm(request.POST)
@@ -123,12 +123,12 @@ def create(request: HttpRequest) -> HttpResponse:
 @login_required
 @require_POST
 def change(request: HttpRequest) -> HttpResponse:
-    """Back from the preview to the form, as it was filled in."""
+    """Return from the preview to the form, with its values."""
     return _form(request, ProvisionForm(initial=_initial(request.POST)))
 
 
 def _initial(query: QueryDict) -> dict[str, str]:
-    """A form that is filled in by a link, such as that of a VM's page."""
+    """Return initial values of the form from a link, such as that of a VM's page."""
     return {name: _word(query, name) for name in ProvisionForm.base_fields if name in query}
 
 
@@ -142,14 +142,14 @@ def _preview(request: HttpRequest, form: ProvisionForm, made: preview.Preview) -
     return render(request, "bootloader/preview.html", context)
 
 
-# -- one -----------------------------------------------------------------------------------------
+# -- detail ----------------------------------------------------------------------------------------
 
 
 @login_required
 @require_GET
 @spoken
 def detail(request: HttpRequest, pk: str) -> HttpResponse:
-    """One provisioning, live."""
+    """Show one provisioning; the page updates itself."""
     return render(request, "bootloader/detail.html", _facts(pk, None))
 
 
@@ -157,7 +157,7 @@ def detail(request: HttpRequest, pk: str) -> HttpResponse:
 @require_GET
 @spoken
 def part(request: HttpRequest, pk: str) -> HttpResponse:
-    """What `detail` fetches again: its steps, and the lines of its log after `?after=`."""
+    """Render the part of `detail` that is updated: the steps, and log lines after `?after=`."""
     after = _word(request.GET, "after")
     return render(
         request, "bootloader/_part.html", _facts(pk, int(after) if after.isdecimal() else 0)
@@ -165,7 +165,7 @@ def part(request: HttpRequest, pk: str) -> HttpResponse:
 
 
 def _label(key: str) -> str:
-    """Return how the form calls a part of a machine's specification."""
+    """Return the form's label for a field of the specification."""
     field = ProvisionForm.base_fields.get(key)
     return str(field.label) if field and field.label else key.capitalize()
 
@@ -192,7 +192,7 @@ def _facts(pk: str, after: int | None) -> dict[str, Any]:
 
 
 def _value(value: object) -> str:
-    """A part of a machine as people write it."""
+    """Return a field of the specification as readable text."""
     if isinstance(value, dict):
         return ", ".join(f"{key}={text}" for key, text in value.items())
     return str(value)
@@ -202,7 +202,7 @@ def _value(value: object) -> str:
 @require_GET
 @spoken
 def used(request: HttpRequest, pk: str) -> HttpResponse:
-    """The script and the cloud-init that were used, secrets masked."""
+    """Show the script and the cloud-init that were used, with secrets masked."""
     return render(request, "bootloader/used.html", {"row": services.find(pk)})
 
 
@@ -210,7 +210,7 @@ def used(request: HttpRequest, pk: str) -> HttpResponse:
 @require_POST
 @spoken
 def retry(request: HttpRequest, pk: str) -> HttpResponse:
-    """Go on from the step that failed."""
+    """Continue from the failed step."""
     row = services.retry(pk, by=request.user)
     messages.success(request, f"{row.name}: retrying.")
     return redirect("bootloader:detail", row.pk)
@@ -220,7 +220,7 @@ def retry(request: HttpRequest, pk: str) -> HttpResponse:
 @require_http_methods(["GET", "POST"])
 @spoken
 def cancel(request: HttpRequest, pk: str) -> HttpResponse:
-    """GET asks what becomes of the VM; POST does it."""
+    """GET asks for the cleanup policy; POST cancels."""
     if request.method == "GET":
         row = services.find(pk)
         has_vm = row.machine is not None and not row.machine.is_gone
@@ -231,13 +231,13 @@ def cancel(request: HttpRequest, pk: str) -> HttpResponse:
     return redirect("bootloader:detail", row.pk)
 
 
-# -- machines and findings -----------------------------------------------------------------------
+# -- machines and findings -------------------------------------------------------------------------
 
 
 @login_required
 @require_GET
 def machines(request: HttpRequest) -> HttpResponse:
-    """VMs of providers that are known here."""
+    """List known machines of providers."""
     found = Machine.objects.all() if "gone" in request.GET else Machine.objects.living()
     page = Paginator(found.order_by("-id"), MACHINES_PAGE).get_page(request.GET.get("page"))
     shown = list(page.object_list)
@@ -255,7 +255,7 @@ def machines(request: HttpRequest) -> HttpResponse:
 @login_required
 @require_GET
 def findings(request: HttpRequest) -> HttpResponse:
-    """What provider, tree and registry say differently."""
+    """List differences between provider, tree and registry."""
     found = _findings()
     context = {
         "findings": found,
@@ -270,7 +270,7 @@ def _findings() -> list[Finding]:
 
 
 def _groups() -> list[dict[str, Any]]:
-    """Findings of one kind at one provider with the same proposal, where there are several."""
+    """Group findings by kind, provider and proposal; return groups of several."""
     by = ("kind", "provider", "proposal")
     found = Finding.objects.open().order_by().values(*by).annotate(count=Count("pk"))
     return [
@@ -287,7 +287,7 @@ def _groups() -> list[dict[str, Any]]:
 @require_POST
 @spoken
 def decide_many(request: HttpRequest) -> HttpResponse:
-    """Do what is proposed about all findings of one kind at one provider."""
+    """Carry out the proposals of all findings of one group."""
     said = {name: _word(request.POST, name) for name in ("kind", "provider", "proposal")}
     rows = list(Finding.objects.open().filter(**said).order_by("id")[:MOST_FINDINGS])
     call = outside_calls.act_on_many(rows, None, by=request.user)
@@ -298,7 +298,7 @@ def decide_many(request: HttpRequest) -> HttpResponse:
 @require_POST
 @spoken
 def look_now(request: HttpRequest) -> HttpResponse:
-    """Compare providers, tree and registry at once."""
+    """Compare providers, tree and registry now."""
     call = outside_calls.compare(by=request.user)
     return page_answer(request, call, reverse("bootloader:findings"))
 
@@ -307,7 +307,7 @@ def look_now(request: HttpRequest) -> HttpResponse:
 @require_POST
 @spoken
 def decide(request: HttpRequest, pk: int) -> HttpResponse:
-    """Do what is proposed, or leave it as it is."""
+    """Act on a finding, or dismiss it."""
     word = request.POST.get("do", "")
     if word == "dismiss":
         row = reconcile.dismiss(pk, by=request.user)

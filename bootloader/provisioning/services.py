@@ -149,7 +149,7 @@ def _write(wish: Wish, by: object, key: str) -> list[Provisioning]:
     return rows
 
 
-# -- later ---------------------------------------------------------------------------------------
+# -- later -----------------------------------------------------------------------------------------
 
 
 def find(provisioning_id: str) -> Provisioning:

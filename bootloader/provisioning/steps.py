@@ -122,7 +122,7 @@ def _since(step: BootStep) -> timedelta:
     return clock.now() - step.started_at if step.started_at else timedelta(0)
 
 
-# -- the steps -----------------------------------------------------------------------------------
+# -- the steps -------------------------------------------------------------------------------------
 
 
 def resolve(context: Context, step: BootStep) -> Later | None:
@@ -284,7 +284,7 @@ TO_DO: dict[StepName, Callable[[Context, BootStep], Later | None]] = {
 }
 
 
-# -- the script's output -------------------------------------------------------------------------
+# -- the script's output ---------------------------------------------------------------------------
 
 
 def _hear(context: Context, step: BootStep, seen: Look) -> None:

@@ -33,7 +33,7 @@ class Client:
         """Whom we ask at this moment, and as whom."""
         return account(self._node)
 
-    # -- reads -----------------------------------------------------------------------------------
+    # -- reads -------------------------------------------------------------------------------------
 
     def vms(self) -> list[wire.VM]:
         """All VMs of the organisation; one whose node is silent may lack for a moment."""
@@ -91,7 +91,7 @@ class Client:
         # An older platform: whoever may list has a good key.
         return wire.Verdict(True, f"good: it sees {len(self.vms())} VMs")
 
-    # -- writes ----------------------------------------------------------------------------------
+    # -- writes ------------------------------------------------------------------------------------
 
     def new_root(self, config: Mapping[str, object]) -> str:
         """A VM from an image, with what is in `config` (`vm_config` of the platform); its id."""
@@ -135,7 +135,7 @@ class Client:
         path = f"/vm/{known_id(vm_id)}"
         ask(Question("DELETE", path, write=True, slow=True), self.account())
 
-    # -- how -------------------------------------------------------------------------------------
+    # -- how ---------------------------------------------------------------------------------------
 
     def _new(
         self,
