@@ -88,7 +88,7 @@ class Stop(BaseException):
     """We were asked to end; raised out of whatever was going on."""
 
 
-# -- files -----------------------------------------------------------------------------------------
+# -- files ---------------------------------------------------------------------------------------
 
 
 class Home:
@@ -195,7 +195,7 @@ def with_token(env: str, token: str) -> str:
     return "{}{}VERS_AUTH_TOKEN={}\n".format(rest, word, shlex.quote(token))
 
 
-# -- the roof --------------------------------------------------------------------------------------
+# -- the roof ------------------------------------------------------------------------------------
 
 
 class NoRedirects(urllib.request.HTTPRedirectHandler):
@@ -312,7 +312,7 @@ def seconds_of(text: str) -> float:
     return min(float(text), LATEST) if text.isdigit() else 0.0
 
 
-# -- what there is to tell -------------------------------------------------------------------------
+# -- what there is to tell -----------------------------------------------------------------------
 
 
 def dna_of(identity: Dict[str, str]) -> Json:
@@ -428,7 +428,7 @@ def listens(port: int) -> bool:
     return True
 
 
-# -- the agent -------------------------------------------------------------------------------------
+# -- the agent -----------------------------------------------------------------------------------
 
 
 class Agent:
@@ -677,7 +677,7 @@ def good_bye(home: Home) -> str:
     return "said good-bye"
 
 
-# -- commands --------------------------------------------------------------------------------------
+# -- commands ------------------------------------------------------------------------------------
 
 
 def log_line(text: str) -> None:

@@ -146,7 +146,7 @@ def sweep() -> None:
     JoinRefusal.objects.exclude(pk__in=list(newest.values_list("pk", flat=True))).delete()
 
 
-# -- the one use -----------------------------------------------------------------------------------
+# -- the one use ---------------------------------------------------------------------------------
 
 
 def _claim(token: JoinToken, facts: Facts) -> bool:
@@ -214,7 +214,7 @@ def _nonce_digest(nonce: str) -> str:
     return hashlib.sha256(nonce.encode("utf-8", "replace")).hexdigest() if nonce else ""
 
 
-# -- rejections ------------------------------------------------------------------------------------
+# -- rejections ----------------------------------------------------------------------------------
 
 
 def _row_of(text: str) -> JoinToken:

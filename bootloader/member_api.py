@@ -195,7 +195,7 @@ class OwnToken(MemberView):
         return Response(answer, headers={"Cache-Control": "no-store"})
 
 
-# -- requests --------------------------------------------------------------------------------------
+# -- requests ------------------------------------------------------------------------------------
 
 
 def _bearer(request: Request) -> str:

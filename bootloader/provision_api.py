@@ -258,7 +258,7 @@ class Call(APIView):
         return api_state(row, lambda row: _BODIES[row.kind](row.result))
 
 
-# -- calls to providers, made by a worker ----------------------------------------------------------
+# -- calls to providers, made by a worker --------------------------------------------------------
 
 
 def _answer(row: OutsideCall) -> Response:
@@ -335,7 +335,7 @@ def _bounded(request: Request, rows: Sequence[Provisioning]) -> list[Json]:
     return shown
 
 
-# -- JSON ------------------------------------------------------------------------------------------
+# -- JSON ----------------------------------------------------------------------------------------
 
 
 def provisionings_json(rows: Iterable[Provisioning]) -> list[Json]:

@@ -291,7 +291,7 @@ def _does_not_run(odd: Odd, found_at: datetime | None) -> None:
         registry.mark_stopped(odd.machine.vm_id, found_at)
 
 
-# -- decisions -------------------------------------------------------------------------------------
+# -- decisions -----------------------------------------------------------------------------------
 
 
 def find(key: int) -> Finding:

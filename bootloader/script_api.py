@@ -196,7 +196,7 @@ def _file_json(file: File) -> Json:
     }
 
 
-# -- requests --------------------------------------------------------------------------------------
+# -- requests ------------------------------------------------------------------------------------
 
 
 def _plan_of(request: Request) -> BootPlan:
@@ -293,7 +293,7 @@ def _names(data: Mapping[str, Any], field: str) -> tuple[str, ...]:
     return tuple(_text_of(name, field, 200) for name in value)
 
 
-# -- responses -------------------------------------------------------------------------------------
+# -- responses -----------------------------------------------------------------------------------
 
 
 def _own_part(request: Request) -> str:

@@ -48,7 +48,7 @@ def spoken(view: View[P]) -> View[P]:
     return wrapped
 
 
-# -- the list --------------------------------------------------------------------------------------
+# -- the list ------------------------------------------------------------------------------------
 
 
 @login_required
@@ -94,7 +94,7 @@ def _word(query: QueryDict, name: str) -> str:
     return query.get(name, "").replace("\0", "").strip()[:200]
 
 
-# -- create ----------------------------------------------------------------------------------------
+# -- create --------------------------------------------------------------------------------------
 
 
 @login_required
@@ -142,7 +142,7 @@ def _preview(request: HttpRequest, form: ProvisionForm, made: preview.Preview) -
     return render(request, "bootloader/preview.html", context)
 
 
-# -- detail ----------------------------------------------------------------------------------------
+# -- detail --------------------------------------------------------------------------------------
 
 
 @login_required
@@ -231,7 +231,7 @@ def cancel(request: HttpRequest, pk: str) -> HttpResponse:
     return redirect("bootloader:detail", row.pk)
 
 
-# -- machines and findings -------------------------------------------------------------------------
+# -- machines and findings -----------------------------------------------------------------------
 
 
 @login_required

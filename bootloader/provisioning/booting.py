@@ -1,7 +1,7 @@
-"""The boot script on its VM: brought there, started detached, followed by offset.
+"""Run the boot script on its VM: upload it, start it detached, follow its output by offset.
 
-No connection and no worker has to live as long as the script does: it runs in a session of its
-own, writes into a file, and leaves its exit status in another one.
+The script runs in a session of its own, writes to a file, and stores its exit status in another
+one, so that it survives the loss of connections and workers.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from bootloader.provisioning.steps import Context
 
 COMMAND_SECONDS = 20.0
-# How much of the output one look brings.
+# Maximum output fetched at a time.
 CHUNK = 1 << 16
 _MARK = b"\n--- reef: output follows ---\n"
 
 
 @dataclass(frozen=True)
 class Look:
-    """How the script is: `there` once it was asked for, `begun` once it has a process, `status`
+    """The script's state: `there` once it was requested, `begun` once it has a process, `status`
     once it has ended.
     """
 
@@ -36,13 +36,13 @@ class Look:
     alive: bool
     status: int | None
     output: bytes
-    # Of all the output that there is.
+    # Size of the complete output.
     size: int = 0
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a VM says of itself before anything is done to it."""
+    """A VM's description of itself before anything is changed on it."""
 
     user: str
     host: str
@@ -52,14 +52,14 @@ class Found:
 
 
 def folder_of(row: Provisioning) -> str:
-    """The folder of one provisioning on its VM, below the home of who logs in."""
+    """Return the provisioning's folder on its VM, relative to the user's home."""
     return f".reef-boot/{row.pk}"
 
 
 def look_around(shell: Shell, row: Provisioning) -> Found:
-    """Who answers there. Makes our folder, for its owner alone, and removes those of others.
+    """Identify the VM, create our private folder, and remove folders of other provisionings.
 
-    A VM restored from a saved one has the folders, and perhaps the identity, of that one.
+    A VM restored from a saved one has that one's folders, and perhaps its identity.
     """
     script = f"""
     umask 077
@@ -91,13 +91,13 @@ def look_around(shell: Shell, row: Provisioning) -> Found:
 
 
 def bring(shell: Shell, row: Provisioning, script: str) -> None:
-    """Put the script there, readable by its owner alone."""
+    """Upload the script, readable by its owner only."""
     shell.put(f"{folder_of(row)}/boot.sh", script.encode(), 0o700)
 
 
 def begin(shell: Shell, row: Provisioning, number: int) -> None:
-    """Start the script unless this run of it was started already."""
-    # Not by `bash -c`: below sshd that reads .bashrc, which may lead to another folder.
+    """Start the script unless this run of it was started before."""
+    # Not `bash -c`: under sshd it reads .bashrc, which may change the folder.
     script = f"""
     umask 077
     cd "$HOME/{folder_of(row)}" || exit 9
@@ -114,7 +114,7 @@ def begin(shell: Shell, row: Provisioning, number: int) -> None:
 
 
 def look(shell: Shell, row: Provisioning, number: int, offset: int) -> Look:
-    """How run `number` is, and what it said from this byte on."""
+    """Return the state of run `number`, and its output from this byte on."""
     script = f"""
     cd "$HOME/{folder_of(row)}/run-{number}" 2>/dev/null || exit 0
     echo there=yes
@@ -141,7 +141,7 @@ def look(shell: Shell, row: Provisioning, number: int, offset: int) -> Look:
 
 
 def end(shell: Shell, row: Provisioning) -> None:
-    """End whatever runs of the script, children and all."""
+    """Kill the script with its child processes."""
     script = f"""
     cd "$HOME/{folder_of(row)}" 2>/dev/null || exit 0
     for each in run-*/pid; do
@@ -157,15 +157,16 @@ def end(shell: Shell, row: Provisioning) -> None:
 
 
 def clear(shell: Shell, row: Provisioning) -> None:
-    """Remove what is not needed any more; the script held a token."""
+    """Remove the script, which contains a token."""
     run(shell, f'rm -f -- "$HOME/{folder_of(row)}/boot.sh"', "clear up")
 
 
 def leave(shell: Shell) -> None:
-    """End what reef runs on a machine that goes on without us, and remove who it was to us:
-    whatever holds a token or a key. Programs, logs and the profile's own files stay.
+    """Stop reef's processes on a host that is released, and remove everything that holds a token
+    or a key. Programs, logs and the profile's own files stay.
     """
-    # The secrets go first: what has to be ended may take its time. And last: it may have written.
+    # Remove secrets first, since ending processes takes time, and again last, since those may
+    # write.
     script = """
     home=/opt/reef; [ "$(id -u)" = 0 ] || home=$HOME/.reef
     forget() {
@@ -192,7 +193,7 @@ def leave(shell: Shell) -> None:
         kill -KILL -- "-$pid" 2>/dev/null
       fi
     done
-    # Agents of its own reef, and what keeps them, outlive its service.
+    # Agents of the VM's own reef, and their shims, outlive its service.
     for each in /proc/[0-9]*/cwd; do
       case $(readlink "$each" 2>/dev/null) in
         "$home"/reef/data/lieutenants/*) pid=${each#/proc/}; kill -KILL "${pid%/cwd}" 2>/dev/null ;;
@@ -207,7 +208,7 @@ def leave(shell: Shell) -> None:
 
 
 def stop(context: Context) -> None:
-    """Before a VM is left to itself: end the script. One that cannot be reached is left alone."""
+    """End the script on a VM that is kept. A VM that cannot be reached is left unchanged."""
     machine = context.row.machine
     if machine is None:
         return
@@ -219,7 +220,10 @@ def stop(context: Context) -> None:
 
 
 def run(shell: Shell, script: str, what: str) -> bytes:
-    """Run a script of sh, whatever the user's own shell is; its output. Raises StepFailed."""
+    """Run an sh script, whatever the user's login shell is, and return its output.
+
+    Raise StepFailed.
+    """
     ran = shell.script(script, timeout=COMMAND_SECONDS)
     if ran.exit_status:
         said = printable(ran.errors) or printable(ran.output)

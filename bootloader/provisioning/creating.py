@@ -1,7 +1,7 @@
-"""Exactly one VM for a provisioning, whatever is lost on the way.
+"""Create exactly one VM for a provisioning, even if responses are lost.
 
-Before the provider is asked, that it will be asked is written down. Whoever comes back to such a
-mark without a machine looks with the provider's `find_created` before asking again.
+The intent to call the provider is stored before the call. If a stored intent has no machine, the
+provider's `find_created` is used before the next call.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from reef_site.common import clock
 if TYPE_CHECKING:
     from bootloader.provisioning.steps import Context, Later
 
-# For so long after an answer was lost the VM may still turn up.
+# After a lost response the VM may appear within this time.
 LOOK_FOR = timedelta(seconds=20)
 LOOK_EVERY = 2.0
 LABEL = "reef-provisioning"
 
 
 def spec_of(row: Provisioning) -> base.Spec:
-    """What config and wish came to, with a label that is this provisioning's own."""
+    """Return the resolved specification, with a label unique to this provisioning."""
     kept: dict[str, Any] = dict(row.spec)
     labels = {**kept.pop("labels", {}), LABEL: row.pk, "reef-name": row.name}
     return base.Spec(name=row.name, labels=labels, elsewhere=row.asked_by_node, **kept)
 
 
 def create(context: Context, step: BootStep) -> Later | None:
-    """Have one VM: the one that is there, one that a lost answer made, or a new one."""
+    """Obtain one VM: the existing one, one from a call whose response was lost, or a new one."""
     row = context.row
     if _is_there(context):
         return None
@@ -45,7 +45,7 @@ def create(context: Context, step: BootStep) -> Later | None:
         if found is not None or context.row.machine is not None:
             return found
     context.must_hold()
-    # Committed before the question: whoever comes after a crash knows that it may have been asked.
+    # Committed before the call, so that a crash cannot hide it.
     step.keep(asked_at=clock.now().isoformat(), lost_at=None)
     provider = providers.get(row.provider)
     try:
@@ -58,24 +58,24 @@ def create(context: Context, step: BootStep) -> Later | None:
         context.say(f"{error}; looking whether it was made", step, LogLine.Kind.ERROR)
         return context.later(LOOK_EVERY, "looks whether the VM was made")
     if not _take(context, made, "made"):
-        # Who looked for the VM of a lost answer took ours for it; that one is for us to find.
+        # Another provisioning, looking for its lost VM, took ours; its VM is left for us to find.
         return context.later(LOOK_EVERY, "looks for a VM that is nobody's")
     return None
 
 
 def may_have_asked(step: BootStep) -> bool:
-    """Whether the provider was asked, and nobody knows what came of it."""
+    """Return whether the provider was called and the outcome is unknown."""
     return bool(step.facts.get("asked_at"))
 
 
 def look(context: Context, step: BootStep) -> Later | None:
-    """Look for the VM of a question whose answer was lost.
+    """Look for the VM of a call whose response was lost.
 
-    None when that is settled: the provisioning has it now, or it was never made.
+    Return None when it is resolved: the provisioning has the VM now, or none was created.
     """
     row, asked = context.row, datetime.fromisoformat(step.facts["asked_at"])
     provider = providers.get(row.provider)
-    # One that turned up in the provider's list meanwhile, and is nobody's, may be ours.
+    # A machine first listed since then, without a provisioning, may be ours.
     others = Q(known_since__lt=asked) | Q(provisionings__isnull=False)
     rows = Machine.objects.of(row.provider).filter(others)
     known = frozenset(rows.values_list("machine_id", flat=True))
@@ -84,7 +84,7 @@ def look(context: Context, step: BootStep) -> Later | None:
         if _take(context, each, "found again"):
             return None
     if not step.facts.get("lost_at"):
-        # Who asked died with the question; its answer is lost since now.
+        # The caller crashed during the call: the response counts as lost from now on.
         step.keep(lost_at=clock.now().isoformat())
     if clock.now() - datetime.fromisoformat(step.facts["lost_at"]) < LOOK_FOR:
         return context.later(LOOK_EVERY, "looks whether the VM was made")
@@ -94,7 +94,7 @@ def look(context: Context, step: BootStep) -> Later | None:
 
 
 def _is_there(context: Context) -> bool:
-    """Whether it has a VM. One that is gone is its VM no longer."""
+    """Return whether the provisioning has a VM. Detach one that is gone."""
     machine = context.row.machine
     if machine is None:
         return False
@@ -106,7 +106,7 @@ def _is_there(context: Context) -> bool:
 
 
 def _take(context: Context, seen: base.Machine, how: str) -> bool:
-    """Note the machine as this provisioning's; False if another one has it."""
+    """Assign the machine to this provisioning; return False if another one has it."""
     row = context.row
     try:
         machine, held = _note(row, seen)
@@ -116,7 +116,7 @@ def _take(context: Context, seen: base.Machine, how: str) -> bool:
         row.machine, row.vm_id = machine, machine.vm_id
         context.say(f"VM {machine.machine_id} is {how}", None)
     elif held.pk != machine.pk:
-        # Two workers asked, since one of them was taken for dead: one VM is enough.
+        # Two workers called because one was presumed dead: one VM is enough.
         context.say(f"VM {machine.machine_id} is one too many and is deleted", None)
         machines.end(machine, by=f"provisioning {row.pk}, which has another one")
     return True
@@ -124,9 +124,9 @@ def _take(context: Context, seen: base.Machine, how: str) -> bool:
 
 @transaction.atomic
 def _note(row: Provisioning, seen: base.Machine) -> tuple[Machine, Machine | None]:
-    """The machine's row, and the machine that the provisioning had before.
+    """Return the machine's row, and the machine that the provisioning had before.
 
-    Raises IntegrityError if another provisioning has it.
+    Raise IntegrityError if another provisioning has the machine.
     """
     held = Provisioning.objects.select_for_update(of=("self",)).get(pk=row.pk).machine
     others = Provisioning.objects.filter(
@@ -137,14 +137,14 @@ def _note(row: Provisioning, seen: base.Machine) -> tuple[Machine, Machine | Non
     vm_id = "" if held else machines.place_of(seen.id)
     machine = machines.record(row.provider, seen, name=row.name, vm_id=vm_id)
     if held is None:
-        # The constraint is the lock: one of two that found the same machine gets it.
+        # The constraint is the lock: only one of two finders gets the machine.
         Provisioning.objects.filter(pk=row.pk).update(machine=machine, vm_id=vm_id)
         BootStep.objects.get(provisioning=row, name="create").keep(asked_at=None)
     return machine, held
 
 
 def address_of(row: Provisioning) -> str:
-    """Under which name the fleet may find its VM."""
+    """Return the host name by which the fleet reaches the VM."""
     if row.machine is None:
         raise NoSuchMachine(f"'{row.name}' has no VM")
     return providers.get(row.provider).address(row.machine.machine_id)

@@ -1,4 +1,6 @@
-"""How a provisioning ends that did not reach its goal: its VM is kept or deleted, not forgotten."""
+"""Clean up after cancelled and failed provisionings: keep or delete the VM, never lose track of
+it.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +19,15 @@ from reef_site.common.errors import ReefError
 if TYPE_CHECKING:
     from bootloader.provisioning.steps import Context
 
-# So often somebody who cannot be reached is asked before the provisioning counts as failed.
+# Attempts to reach the provider before the provisioning counts as failed.
 MOST_TRIES = 8
 
 
 def clear_up(context: Context) -> float | None:
-    """What a cancellation has to do; after how many seconds to look again, None at its end."""
+    """Do the work of a cancellation.
+
+    Return the seconds until the next check, or None at its end.
+    """
     row = context.row
     try:
         wait = _find_lost(context)
@@ -42,7 +47,7 @@ def clear_up(context: Context) -> float | None:
     except ProviderAway as error:
         return _again(context, error)
     except ReefError as error:
-        # Nothing is forgotten: the VM is still there, and the page says so.
+        # Keep the row visible as failed: the VM still exists.
         _stuck(row, f"cancelled, but its VM is still there: {error}")
         return None
     _let_go(row, fate)
@@ -60,7 +65,7 @@ def _let_go(row: Provisioning, fate: str) -> None:
 
 
 def _stuck(row: Provisioning, reason: str) -> None:
-    """It cannot be cancelled now; the step that was cut off is not running any more either."""
+    """Mark as failed a provisioning that cannot be cancelled now, and its interrupted step."""
     with transaction.atomic():
         for step in row.steps.filter(state=StepState.RUNNING):
             step.move(StepState.FAILED, "was cut off")
@@ -68,7 +73,7 @@ def _stuck(row: Provisioning, reason: str) -> None:
 
 
 def _find_lost(context: Context) -> float | None:
-    """If the provider may have made a VM of which we do not know, look for it first."""
+    """Look for a VM that the provider may have created without our knowledge."""
     step = context.row.steps.get(name="create")
     if context.row.machine is not None or not creating.may_have_asked(step):
         return None
@@ -77,7 +82,7 @@ def _find_lost(context: Context) -> float | None:
 
 
 def _again(context: Context, error: ProviderAway) -> float | None:
-    """The provider cannot be reached: ask again, but not for ever."""
+    """Schedule another attempt to reach the provider, up to a limit."""
     step = context.row.steps.get(name="create")
     tries = int(step.facts.get("clearing", 0)) + 1
     step.keep(clearing=tries)
@@ -90,7 +95,9 @@ def _again(context: Context, error: ProviderAway) -> float | None:
 
 
 def after_failure(row: Provisioning) -> None:
-    """Delete the VM of a failed one if that was the choice; a retry then makes a new one."""
+    """Delete the VM of a failed provisioning if its policy says so; a retry then makes a new
+    one.
+    """
     machine = row.machine
     if row.on_failure != Leftover.DELETE or machine is None or machine.is_gone:
         return

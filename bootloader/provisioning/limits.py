@@ -1,4 +1,4 @@
-"""How many VMs there may be, and how many come up at a time."""
+"""Limits on the number of VMs, and on concurrent provisionings."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from reef_site.common.errors import Conflict
 from versconfig import config
 from vmtree.models import Node
 
-# PostgreSQL's lock on beginning provisionings; any number that nobody else uses.
+# PostgreSQL's advisory lock for starting provisionings; the number is arbitrary but unique.
 _BEGINNING = 7_202_613
 
 
 def alone() -> None:
-    """One at a time may count and begin, until commit. SQLite has one writer at a time anyway."""
+    """Serialize counting and starting until commit. SQLite has one writer at a time anyway."""
     if connection.vendor == "postgresql":
         with connection.cursor() as cursor:
             cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_BEGINNING])
 
 
 def check_room(more: int, node: Node | None) -> None:
-    """Raise Conflict unless there may be so many more VMs."""
+    """Raise Conflict unless this many more VMs are allowed."""
     most = config.integer("REEF_MAX_VMS", node)
     if not most:
         return
@@ -36,12 +36,12 @@ def check_room(more: int, node: Node | None) -> None:
 
 
 def places() -> int:
-    """How many may come up at a time."""
+    """Return how many provisionings may run concurrently."""
     return max(1, config.integer("REEF_PROVISION_AT_ONCE") or 1)
 
 
 def why_waiting() -> str:
-    """What those wait for that are queued now."""
+    """Return the text that tells what queued provisionings wait for."""
     most = places()
     if Provisioning.objects.at_work().count() < most:
         return "begins as soon as a worker takes it"
@@ -49,7 +49,7 @@ def why_waiting() -> str:
 
 
 def begin() -> list[str]:
-    """Let those begin for which there is room now; their ids."""
+    """Start queued provisionings while there are free slots; return their ids."""
     begun: list[str] = []
     with transaction.atomic():
         alone()

@@ -1,6 +1,6 @@
-"""Connections to VMs that are coming up, kept for a while between one look and the next.
+"""A pool of SSH connections to VMs that are being provisioned.
 
-A connection belongs to one taker at a time; each process has its own.
+A connection is used by one caller at a time; each process has its own pool.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from bootloader.reach import reach
 from bootloader.shell import Shell
 
 CONNECT_SECONDS = 10.0
-# Nobody took it for so long: it is hung up.
+# Unused connections are closed after this time.
 IDLE_SECONDS = 30.0
 
 _kept: dict[int, tuple[Shell, float]] = {}
@@ -25,9 +25,11 @@ _lock = threading.Lock()
 
 @contextlib.contextmanager
 def to(machine: Machine) -> Iterator[Shell]:
-    """A connection to this machine; kept for the next one unless something goes wrong.
+    """Connect to a machine, or take its pooled connection.
 
-    Raises ShellAway, ShellRefused, ProviderError.
+    It is pooled again unless an error occurs.
+
+    Raise ShellAway, ShellRefused, ProviderError.
     """
     line = _take(machine.pk) or _dial(machine)
     try:
@@ -43,7 +45,7 @@ def to(machine: Machine) -> Iterator[Shell]:
 
 
 def hang_up(machine: Machine) -> None:
-    """Nothing more is to be said to it."""
+    """Close the pooled connection to a machine."""
     if line := _take(machine.pk):
         line.close()
 

@@ -1,4 +1,4 @@
-"""What may be asked of a provider's VM that reef knows. Its row follows what the provider did."""
+"""Operations on known machines of providers. The rows follow the result of each operation."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 
 def record(slug: str, seen: base.Machine, *, name: str = "", vm_id: str = "") -> Machine:
-    """The row of a machine that its provider tells of: made, or brought up to date."""
+    """Create or update the row of a machine that its provider reports."""
     now = clock.now()
     fields = {"state": seen.state.value, "seen_at": now, "mine": seen.mine}
     row = Machine.objects.filter(provider=slug, machine_id=seen.id).first()
@@ -58,12 +58,14 @@ def record(slug: str, seen: base.Machine, *, name: str = "", vm_id: str = "") ->
 
 
 def note(machine: Machine, text: str) -> None:
-    """Say why it is here."""
+    """Set the machine's note."""
     Machine.objects.filter(pk=machine.pk).update(note=clipped(text, 300))
 
 
 def place_of(machine_id: str) -> str:
-    """The id in the tree for a new member on this machine: its own, unless that was used before."""
+    """Return the id for the machine's new node: its own id, with a number added if that was used
+    before.
+    """
     vm_id, number = machine_id, 1
     while Node.objects.filter(vm_id=vm_id).exists() or (
         Machine.objects.living().filter(vm_id=vm_id).exclude(machine_id=machine_id).exists()
@@ -74,9 +76,9 @@ def place_of(machine_id: str) -> str:
 
 
 def delete(machine: Machine, *, by: object, note: str = "") -> None:
-    """Delete it at its provider, and what tree and registry say of it. May be repeated.
+    """Delete the machine at its provider, and the VM from tree and registry. May be repeated.
 
-    Where other VMs stand below it, it stays in the tree as a finding. Raises ProviderError.
+    A VM with children stays in the tree and becomes a finding. Raise ProviderError.
     """
     left = _end(machine)
     gone(machine, (note or f"deleted by {str(by)[:100]}") + left)
@@ -85,7 +87,7 @@ def delete(machine: Machine, *, by: object, note: str = "") -> None:
 
 
 def gone(machine: Machine, note: str) -> None:
-    """It is there no longer; its name is free for another VM."""
+    """Mark the machine as gone, and make its name available to other VMs."""
     now = clock.now()
     with transaction.atomic():
         living = Machine.objects.living().filter(pk=machine.pk)
@@ -101,7 +103,7 @@ def gone(machine: Machine, note: str) -> None:
 
 
 def bury(vm_id: str, *, by: object) -> None:
-    """Take a VM that is gone out of tree and registry. Raises BadInput while others are below."""
+    """Remove a VM that is gone from tree and registry. Raise BadInput while it has children."""
     if not vm_id:
         return
     try:
@@ -117,8 +119,8 @@ def bury(vm_id: str, *, by: object) -> None:
 
 
 def adopt(machine: Machine, *, by: object) -> None:
-    """Give a VM that somebody else made a place in the tree, below nobody. Raises Conflict."""
-    # Providers may take names that the tree does not.
+    """Add a node without parent for a VM that was made elsewhere. Raise Conflict."""
+    # Providers may accept names that the tree does not.
     name = vm_names.marked(machine.name or machine.machine_id)
     vm_id = place_of(machine.machine_id)
     with transaction.atomic():
@@ -127,27 +129,30 @@ def adopt(machine: Machine, *, by: object) -> None:
 
 
 def pause(machine: Machine) -> None:
-    """Freeze it. Raises ProviderError, CannotDo."""
+    """Pause the machine. Raise ProviderError, CannotDo."""
     provider = _able(machine, base.Ability.PAUSE)
     provider.pause(machine.machine_id)
     look(machine)
 
 
 def resume(machine: Machine) -> None:
-    """Let it go on. Raises ProviderError, CannotDo."""
+    """Resume the machine. Raise ProviderError, CannotDo."""
     provider = _able(machine, base.Ability.PAUSE)
     provider.resume(machine.machine_id)
     look(machine)
 
 
 def end(machine: Machine, *, by: object) -> None:
-    """Delete it at its provider; tree and registry are the caller's. Raises ProviderError."""
+    """Delete the machine at its provider.
+
+    The caller updates tree and registry. Raise ProviderError.
+    """
     left = _end(machine)
     gone(machine, f"destroyed by {str(by)[:100]}{left}")
 
 
 def _end(machine: Machine) -> str:
-    """Delete it; what could not be taken back from a host that was there before us, for a note."""
+    """Delete the machine; return a note about what is left on a host that existed before us."""
     provider = providers.get(machine.provider)
     left = "" if base.Ability.RESTORE in provider.abilities else _leave(machine)
     with suppress(NoSuchMachine):
@@ -156,7 +161,7 @@ def _end(machine: Machine) -> str:
 
 
 def _leave(machine: Machine) -> str:
-    """Leave a host as far as it can be reached; said in its log if that is not at all."""
+    """Clean up a host that is released; log it if the host cannot be reached."""
     try:
         with lines.to(machine) as shell:
             booting.leave(shell)
@@ -175,7 +180,7 @@ def _leave(machine: Machine) -> str:
 
 
 def look(machine: Machine) -> base.Machine | None:
-    """What its provider says of it now; None, and the row says so, if it is gone."""
+    """Ask the provider for the machine's state; return None, and mark the row, if it is gone."""
     try:
         seen = providers.get(machine.provider).state(machine.machine_id)
     except NoSuchMachine:

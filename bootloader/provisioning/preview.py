@@ -1,4 +1,4 @@
-"""What a wish would come to, before anything happens: machine, script, cloud-init, differences."""
+"""Preview a request before anything happens: machine, script, cloud-init, and differences."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ _OWN_LINES = re.compile(r"\s*(ADDRESS|RUN)=|\s*(hostname|fqdn): ")
 
 @dataclass(frozen=True)
 class Difference:
-    """What a text has more and less than the one that was used last; lines of a unified diff."""
+    """A unified diff between a text and the one used last."""
 
     against: Provisioning
     lines: list[str]
 
     @property
     def is_empty(self) -> bool:
-        """Whether both are the same."""
+        """Return whether both are equal."""
         return not self.lines
 
 
 @dataclass(frozen=True)
 class Preview:
-    """All that can be said before. `told` says where each part of the machine comes from."""
+    """The result of a preview. `told` explains where each part of the specification comes from."""
 
     wish: Wish
     names: list[str]
@@ -45,17 +45,20 @@ class Preview:
 
     @property
     def user_data_limits(self) -> list[dict[str, object]]:
-        """Each cloud with how much user-data it takes, and whether it takes this."""
+        """List each cloud with its limit, and whether this user-data fits."""
         return limits_of(self.user_data_bytes)
 
     @property
     def user_data_bytes(self) -> int:
-        """How long the cloud-init user-data is."""
+        """Return the size of the user-data."""
         return len(self.texts.user_data.encode())
 
 
 def make(wish: Wish, *, by: object) -> Preview:
-    """Changes nothing. Raises what a start would raise for the same wish."""
+    """Return the preview, changing nothing.
+
+    Raise the errors that starting the request would raise.
+    """
     wish, parent = services.placed(wish, by)
     names = wish.names()
     spec, told = resolving.spec_of_wish(wish, parent)
@@ -74,7 +77,7 @@ def make(wish: Wish, *, by: object) -> Preview:
 
 
 def as_json(wish: Wish, *, by: object) -> dict[str, Any]:
-    """The same for the API."""
+    """Return the preview as JSON."""
     made = make(wish, by=by)
     return {
         "names": made.names,
@@ -97,25 +100,25 @@ def _diff_json(difference: Difference | None) -> dict[str, Any] | None:
 
 
 def _last(wish: Wish) -> Provisioning | None:
-    """The provisioning of this profile whose script was used last."""
+    """Return the latest provisioning of this profile that has a script."""
     used = Provisioning.objects.filter(profile=wish.profile).exclude(script="")
     return used.order_by("-id").first()
 
 
 def _diff(last: Provisioning, old: str, new: str, name: str) -> Difference:
-    """What is another one only because it is another VM is left out."""
+    """Compare two texts, ignoring differences that only come from another VM's name and id."""
     known = _renamed(_renamed(old, last.vm_id, texts.TO_COME), last.name, name)
     lines = difflib.unified_diff(_common(known), _common(new), "last used", "now", lineterm="", n=2)
     return Difference(last, list(lines)[:MOST_LINES])
 
 
 def _common(text: str) -> list[str]:
-    """Its lines without those that are never the same for two VMs."""
+    """Return the lines, without those that differ between any two VMs."""
     return [line for line in text.splitlines() if not _OWN_LINES.match(line)]
 
 
 def _renamed(text: str, old: str, new: str) -> str:
-    """The text with one word put for another."""
+    """Replace one word by another."""
     if not old:
         return text
     return re.sub(rf"(?<![\w.-]){re.escape(old)}(?![\w-])", lambda _: new, text)

@@ -1,4 +1,6 @@
-"""What machine a provisioning asks for: what was wished, else the profile's size, else config."""
+"""Resolve a provisioning's machine specification from its request, then its profile, then
+config.
+"""
 
 from __future__ import annotations
 
@@ -26,26 +28,26 @@ _NUMBERS = {
 
 
 def parent_of(row: Provisioning) -> Node | None:
-    """The node below which the VM comes; config is resolved there."""
+    """Return the node below which the VM comes; config is resolved there."""
     return Node.objects.living().filter(vm_id=row.parent_vm_id).first()
 
 
 def profile_of(wish: Wish) -> Profile:
-    """The profile with what was wished beside it. Raises UnknownProfile."""
+    """Return the profile with the request's extras. Raise UnknownProfile."""
     profile = profiles.get(wish.profile)
     return profile.with_extras(wish.extra_organs, wish.extra_capabilities)
 
 
 def spec_of(row: Provisioning) -> tuple[dict[str, Any], list[str]]:
-    """The fields of `providers.base.Spec` that are said, and lines on where they come from.
+    """Return the set fields of `providers.base.Spec`, and lines that explain their sources.
 
-    Raises UnknownProfile and what config raises.
+    Raise UnknownProfile and the errors of config.
     """
     return spec_of_wish(of_row(row), parent_of(row))
 
 
 def spec_of_wish(wish: Wish, node: Node | None) -> tuple[dict[str, Any], list[str]]:
-    """The same for VMs that are not asked for yet."""
+    """Return the same for a request that has no row yet."""
     spec, told = _source(wish, node)
     size = profile_of(wish).size
     for name, key in _NUMBERS.items():
@@ -64,7 +66,10 @@ def spec_of_wish(wish: Wish, node: Node | None) -> tuple[dict[str, Any], list[st
 
 
 def _source(wish: Wish, node: Node | None) -> tuple[dict[str, Any], list[str]]:
-    """The commit, or the image and what goes with it. A wished image beats a golden commit."""
+    """Resolve the commit, or the image and its options.
+
+    A requested image beats a configured commit.
+    """
     spec: dict[str, Any] = {}
     told: list[str] = []
     usual = Ability.RESTORE in providers.get(wish.provider).abilities
@@ -92,5 +97,5 @@ def _from(wished: str, key: str, node: Node | None) -> str:
 
 
 def _origin(key: str, node: Node | None) -> str:
-    """Where config has it from, such as `store, fleet`."""
+    """Return the config source of a value, such as `store, fleet`."""
     return config.resolve(key, node).where

@@ -1,4 +1,4 @@
-"""Doorbells for the worker and for pages; without a broker the next tick finds what is due."""
+"""Dispatch worker tasks and publish events. Without a broker the next tick finds due work."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from reef_site.common import broker, events
 
 
 def advance(provisioning_id: str, *, later: float = 0) -> None:
-    """Somebody is to move this provisioning on, `later` seconds from now."""
+    """Dispatch the task that advances this provisioning, `later` seconds from now."""
     _ring("bootloader.advance", [provisioning_id], later)
 
 
 def begin() -> None:
-    """Somebody is to look whether one that waits may begin."""
+    """Dispatch the task that starts queued provisionings."""
     _ring("bootloader.begin", [], 0)
 
 
 def tell(provisioning_id: str) -> None:
-    """Pages that show it look again."""
+    """Publish a change of this provisioning to pages."""
     events.publish_provisionings([provisioning_id])
 
 

@@ -1,7 +1,7 @@
-"""Moving a provisioning on: step after step, by whichever worker holds its lease.
+"""Advance provisionings step by step, in whichever worker holds the lease.
 
-`advance` may run twice, late or never. The lease is renewed while a step takes its time, so a
-worker that was killed loses it within seconds, and another one goes on where the rows say.
+`advance` may run twice, late or never. The lease is renewed while a step runs, so a killed worker
+loses it within seconds, and another one continues from the rows.
 """
 
 from __future__ import annotations
@@ -34,18 +34,21 @@ from reef_site.common.errors import ReefError
 logger = logging.getLogger(__name__)
 
 LEASE = timedelta(seconds=10)
-# No step waits for longer before it is looked at again, with what two clocks may differ.
+# Maximum time between two checks of a step, including clock differences.
 LONGEST_WAIT = timedelta(minutes=10) + clock.SKEW
-# How long one task moves a provisioning on before it lets others have the worker.
+# Time after which a task yields the worker to others.
 BUDGET_SECONDS = 20.0
-# What cannot be reached is tried again so often, with pauses that grow up to the longest.
+# Maximum retries while something is unreachable; pauses grow up to LONGEST_PAUSE.
 MOST_MISSES = 12
 LONGEST_PAUSE = 15.0
 OURS = "an error of reef's own; its log tells more"
 
 
 def advance(provisioning_id: str) -> None:
-    """Move it on for a while. Does nothing while somebody else does, or at its end."""
+    """Advance the provisioning for a while.
+
+    Do nothing if another worker does, or if it has ended.
+    """
     holder = secrets.token_hex(8)
     row = Provisioning.objects.claim(provisioning_id, holder, LEASE)
     if row is None:
@@ -66,12 +69,12 @@ def advance(provisioning_id: str) -> None:
 
 
 def tick() -> None:
-    """Ring for whatever nobody looks at: what a lost ring or a dead worker left behind."""
+    """Dispatch provisionings that a lost message or a dead worker left behind."""
     now = clock.now()
     late = now - timedelta(seconds=3)
     for row in Provisioning.objects.at_work().order_by("id"):
         held = row.leased_until is not None and now < row.leased_until < now + LEASE + clock.SKEW
-        # One that lies too far ahead was written before the clock was set back.
+        # A time too far ahead was written before the clock was set back.
         waits = row.look_at is not None and late <= row.look_at < now + LONGEST_WAIT
         if not held and not waits:
             rings.advance(row.pk)
@@ -79,7 +82,7 @@ def tick() -> None:
 
 
 def _release(provisioning_id: str, holder: str, wait: float | None) -> None:
-    """Give the lease back; when somebody is going to look again is written down."""
+    """Release the lease, and store the time of the next check."""
     look_at = None if wait is None else clock.now() + timedelta(seconds=wait)
     mine = Provisioning.objects.filter(pk=provisioning_id, leased_by=holder)
     mine.update(leased_until=None, leased_by="", look_at=look_at)
@@ -87,7 +90,7 @@ def _release(provisioning_id: str, holder: str, wait: float | None) -> None:
 
 @contextlib.contextmanager
 def _held(provisioning_id: str, holder: str) -> Iterator[None]:
-    """Keep the lease while what is inside goes on."""
+    """Renew the lease in a thread while the block runs."""
     over = threading.Event()
 
     def renew() -> None:
@@ -111,7 +114,7 @@ def _held(provisioning_id: str, holder: str) -> Iterator[None]:
 
 
 def _move_on(context: Context) -> float | None:
-    """Do steps until one has to wait; after how many seconds to look again, None at its end."""
+    """Run steps until one has to wait. Return the seconds until the next check, None at the end."""
     end = time.monotonic() + BUDGET_SECONDS
     while time.monotonic() < end:
         row = context.fresh()
@@ -132,10 +135,10 @@ def _move_on(context: Context) -> float | None:
 
 
 def _do(context: Context, step: BootStep) -> float | None:
-    """One go at a step; after how many seconds to look again, None to go on at once."""
+    """Run a step once. Return the seconds until the next check, None to continue at once."""
     row = context.row
     if step.state == StepState.FAILED:
-        # Whoever failed it was cut off before the provisioning followed.
+        # A worker was interrupted before it failed the provisioning as well.
         return _fail(row, step, step.reason)
     if step.state == StepState.WAITING:
         step.move(StepState.RUNNING)
@@ -162,7 +165,7 @@ def _do(context: Context, step: BootStep) -> float | None:
 
 
 def _give_up(context: Context, step: BootStep, why: str) -> float | None:
-    """The step took too long. A script that can still be reached is ended."""
+    """Fail a step that took too long, and end its script if that can be reached."""
     if step.name == StepName.RUN:
         booting.stop(context)
     return _fail(context.row, step, why)
@@ -183,7 +186,7 @@ def _wait(context: Context, step: BootStep, later: Later) -> float | None:
 
 
 def _missed(context: Context, step: BootStep, error: ReefError) -> float | None:
-    """Somebody could not be reached: try again, with growing pauses, but not for ever."""
+    """Schedule a retry with growing pauses after a connection failure, up to a limit."""
     if steps.is_gone(context, step, steps.LOOK_EVERY_UNREACHED):
         return _fail(context.row, step, _gone_at(context.row))
     if why := steps.overdue(context, step):
@@ -200,7 +203,7 @@ def _missed(context: Context, step: BootStep, error: ReefError) -> float | None:
 
 
 def _fail(row: Provisioning, step: BootStep, reason: str) -> float | None:
-    """The step and with it the provisioning have failed; what becomes of the VM was chosen."""
+    """Mark step and provisioning as failed, and apply the cleanup policy."""
     if step.state == StepState.RUNNING:
         step.move(StepState.FAILED, reason)
     row.move(State.FAILED, f"{step.get_name_display()}: {reason}")

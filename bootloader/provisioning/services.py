@@ -1,4 +1,7 @@
-"""What may be asked of provisionings: start, retry, cancel, look. Rows first, doorbells after."""
+"""Start, retry, cancel and list provisionings.
+
+Rows are written first, tasks dispatched on commit.
+"""
 
 from __future__ import annotations
 
@@ -27,16 +30,16 @@ from vmtree.models import Node
 
 @dataclass(frozen=True)
 class Started:
-    """Provisionings in the order of their names; `again` are those of an earlier request."""
+    """Provisionings in the order of their names; `again` if they come from an earlier request."""
 
     rows: list[Provisioning]
     again: bool
 
 
 def start(wish: Wish, *, by: object, key: str = "") -> Started:
-    """Have these VMs made. The same key, or the same name, gives the rows that are there.
+    """Start provisionings. The same key, or the same names, return the existing rows.
 
-    Raises BadInput, Conflict, Forbidden, NotFound.
+    Raise BadInput, Conflict, Forbidden, NotFound.
     """
     wish, parent = placed(wish, by)
     if known := _known(wish, str(by)[:200], key):
@@ -49,7 +52,7 @@ def start(wish: Wish, *, by: object, key: str = "") -> Started:
             rows = _write(wish, by, key)
             transaction.on_commit(rings.begin)
     except IntegrityError:
-        # Somebody asked for the same at this moment.
+        # A concurrent request created the same names.
         if known := _known(wish, str(by)[:200], key):
             return Started(known, again=True)
         raise Conflict(f"name: some of {wish.name}… are taken") from None
@@ -59,15 +62,16 @@ def start(wish: Wish, *, by: object, key: str = "") -> Started:
 
 
 def placed(wish: Wish, by: object) -> tuple[Wish, Node | None]:
-    """The wish with its parent and provider said, and that parent. Raises BadInput, Forbidden,
-    UnknownProvider and what config raises.
+    """Return the request with its parent and provider filled in, and the parent's node.
+
+    Raise BadInput, Forbidden, UnknownProvider and the errors of config.
     """
     mine = authority.node_of(by)
     if mine and wish.roof_url:
-        # It says where join tokens are sent.
+        # Join tokens are sent to this address.
         raise Forbidden("roofReefUrl: is for the root token and operators")
     if mine and wish.commit:
-        # A saved machine holds what somebody else's VM held.
+        # A saved machine contains data of another VM.
         raise Forbidden("commitId: is for the root token and operators")
     parent_id = wish.parent_vm_id or (mine.vm_id if mine else "")
     parent = Node.objects.living().filter(vm_id=parent_id).first() if parent_id else None
@@ -85,7 +89,7 @@ def _said(wish: Wish, parent_id: str, provider: str) -> Wish:
 
 
 def _known(wish: Wish, actor: str, key: str) -> list[Provisioning]:
-    """The rows of an earlier request like this one. Raises Conflict if it was another wish."""
+    """Return the rows of an equal earlier request. Raise Conflict if it was a different one."""
     if key:
         rows = list(Provisioning.objects.filter(actor=actor, key=key).order_by("position"))
         if rows and [row.name for row in rows] == wish.names() and _same(rows[0], wish):
@@ -149,11 +153,11 @@ def _write(wish: Wish, by: object, key: str) -> list[Provisioning]:
     return rows
 
 
-# -- later -----------------------------------------------------------------------------------------
+# -- later ---------------------------------------------------------------------------------------
 
 
 def find(provisioning_id: str) -> Provisioning:
-    """The provisioning of this id, or NotFound."""
+    """Return the provisioning with this id. Raise NotFound."""
     rows = Provisioning.objects.light()
     row = rows.filter(pk=provisioning_id.replace("\0", "")).first()
     if row is None:
@@ -162,7 +166,7 @@ def find(provisioning_id: str) -> Provisioning:
 
 
 def may_command(row: Provisioning, by: object) -> None:
-    """Raise Forbidden unless the caller may command the VM that this makes."""
+    """Raise Forbidden unless the caller may command the VM being provisioned."""
     if authority.node_of(by) is None:
         return
     node = Node.objects.filter(vm_id=row.vm_id).first() if row.vm_id else None
@@ -173,11 +177,11 @@ def may_command(row: Provisioning, by: object) -> None:
 
 
 def retry(provisioning_id: str, *, by: object) -> Provisioning:
-    """Go on from the step that failed. Raises NotFound, Forbidden, IllegalMove."""
+    """Continue from the failed step. Raise NotFound, Forbidden, IllegalMove."""
     with transaction.atomic():
         row = find(provisioning_id)
         may_command(row, by)
-        # It may make another VM in place of one that is gone.
+        # A retry may make a new VM in place of one that is gone.
         grants.check(by, row.profile, _parent_of(row))
         if row.state in (State.QUEUED, State.RUNNING):
             return row
@@ -195,7 +199,7 @@ def _parent_of(row: Provisioning) -> Node | None:
 
 
 def _open_again(row: Provisioning) -> None:
-    """Have the failed step done again, and those before it that it needs anew."""
+    """Reset the failed step, and the earlier steps that it depends on."""
     failed = row.steps.exclude(state=StepState.DONE).order_by("position").first()
     if failed is None:
         return
@@ -211,10 +215,10 @@ def _open_again(row: Provisioning) -> None:
 
 
 def cancel(provisioning_id: str, leftover: Leftover | None, *, by: object) -> Provisioning:
-    """End it; its VM is kept or deleted. Repeating is no error.
+    """Cancel it and keep or delete its VM. Repeating it is not an error.
 
-    Without a VM nothing has to be said of it; one that is being made at this moment is deleted
-    then. Raises NotFound, Forbidden, BadInput, Conflict for one that is done.
+    The policy may be omitted while there is no VM; one that is just being created is deleted then.
+    Raise NotFound, Forbidden, BadInput, and Conflict for a completed provisioning.
     """
     with transaction.atomic():
         row = find(provisioning_id)
@@ -238,17 +242,17 @@ def cancel(provisioning_id: str, leftover: Leftover | None, *, by: object) -> Pr
 
 
 def log_of(row: Provisioning, after: int = 0, most: int = 500) -> list[LogLine]:
-    """The lines after this one, oldest first."""
+    """Return the lines after this id, oldest first."""
     return list(row.log.filter(pk__gt=after).order_by("id")[:most])
 
 
 def log_tail(row: Provisioning, most: int = 300) -> list[LogLine]:
-    """The newest lines, oldest first."""
+    """Return the newest lines, oldest first."""
     return list(row.log.order_by("-id")[:most])[::-1]
 
 
 def listed(*, state: str = "", words: str = "") -> QuerySet[Provisioning]:
-    """Newest first, with their machines."""
+    """Return provisionings, newest first, with machines and steps prefetched."""
     found = Provisioning.objects.light().prefetch_related("steps")
     if state:
         found = found.filter(state=state)
@@ -258,5 +262,5 @@ def listed(*, state: str = "", words: str = "") -> QuerySet[Provisioning]:
 
 
 def machine_of(vm_id: str) -> Machine | None:
-    """The living machine behind a VM of the tree, if a provider's."""
+    """Return the machine behind a VM of the tree, if a provider has one."""
     return Machine.objects.living().filter(vm_id=vm_id).first() if vm_id else None

@@ -1,8 +1,10 @@
-"""The steps of a provisioning. Each may run twice: it looks first, and does what is not done yet.
+"""The steps of a provisioning.
 
-A step returns None when it is done, `Later` when it has to be looked at again, and raises a
-FleetError when it cannot come to a good end. What cannot be reached (`ProviderAway`, `ShellAway`)
-is tried again by the caller.
+Each step may run twice: it checks first and does only what is missing.
+
+A step returns None when it is done and `Later` when it must be checked again, and raises a
+ReefError when it fails for good. The caller retries when something is unreachable (`ProviderAway`,
+`ShellAway`).
 """
 
 from __future__ import annotations
@@ -38,18 +40,18 @@ from registry.models import VM, Status, Watch
 from versconfig import config
 from vmtree.models import Node
 
-# How long a VM may take until it lets us in, and then until it is a member that beats.
+# Time limits for SSH login, and then for joining and for the first heartbeat.
 SSH_PATIENCE = timedelta(seconds=180)
 JOIN_PATIENCE = timedelta(seconds=60)
 HEALTH_PATIENCE = timedelta(seconds=120)
-# A key that is refused may still be on its way into the VM.
+# A rejected key may still be on its way into the VM.
 REFUSAL_PATIENCE = timedelta(seconds=30)
-# So often the script is started again when it vanished with its VM's processes.
+# Maximum runs of a script that vanishes with its VM's processes.
 MOST_RUNS = 4
-# So often it is begun without anything to be seen of it afterwards.
+# Maximum starts without any visible effect.
 MOST_BEGINS = 20
-# A step that is tried again and again has ended by then, whatever its tries see. What each step
-# waits for by itself ends before. The script's own limit is in config.
+# Upper limits for steps that are retried again and again. Each step's own waiting ends earlier. The
+# script's limit is in config.
 LONGEST = {
     StepName.RESOLVE: timedelta(minutes=10),
     StepName.CREATE: timedelta(minutes=30),
@@ -59,59 +61,59 @@ LONGEST = {
     StepName.JOIN: JOIN_PATIENCE * 5,
     StepName.HEALTH: HEALTH_PATIENCE * 3,
 }
-# How much later than its limit the script is given up even if it cannot be looked at or ended.
+# Extra time before the script is abandoned even if it cannot be checked or ended.
 LIMIT_SLACK = timedelta(seconds=60)
 SLOWEST_LOOK = 3.0
 LOOKS_FOR_END, LOOKS_FOR_PID = 3, 15
 MOST_LINE = 2000
-# So many bytes of the script's output are kept; of more only the end.
+# Output beyond this many bytes is skipped, except for its end.
 MOST_HEARD = 8 << 20
-# So often the provider is asked whether a VM is still there: while it is waited for, and while
-# it does not answer.
+# Intervals for asking the provider whether a VM still exists: while waiting for it, and while it is
+# unreachable.
 LOOK_EVERY = timedelta(seconds=10)
 LOOK_EVERY_UNREACHED = timedelta(seconds=3)
 
 
 @dataclass(frozen=True)
 class Later:
-    """Look again after so many seconds; `why` is shown."""
+    """Check again after this many seconds; `why` is shown."""
 
     seconds: float
     why: str = ""
 
 
 class Context:
-    """The provisioning that is moved on, by who holds its lease."""
+    """A provisioning and the holder of its lease."""
 
     def __init__(self, row: Provisioning, holder: str) -> None:
         self.row = row
         self.holder = holder
 
     def fresh(self) -> Provisioning:
-        """The row as it is now."""
+        """Reload the row."""
         self.row = Provisioning.objects.light().get(pk=self.row.pk)
         return self.row
 
     def must_hold(self) -> None:
-        """Raise LostRace if the lease was lost, or nothing more is wanted."""
+        """Raise LostRace if the lease was lost."""
         mine = Provisioning.objects.filter(pk=self.row.pk, leased_by=self.holder)
         if not mine.filter(leased_until__gt=clock.now()).exists():
             raise LostRace("its lease was lost")
 
     def say(self, text: str, step: BootStep | None, kind: LogLine.Kind = LogLine.Kind.NOTE) -> None:
-        """Write a line into its log."""
+        """Write a line to the provisioning's log."""
         name = step.name if step else ""
         LogLine.objects.create(
             provisioning=self.row, step=name, kind=kind, text=reasons.clipped(text, MOST_LINE)
         )
 
     def later(self, seconds: float, why: str = "") -> Later:
-        """Look again after so many seconds."""
+        """Return a request to check again after this many seconds."""
         return Later(seconds, why)
 
     @property
     def machine(self) -> Machine:
-        """Its VM. Raises StepFailed if it is gone."""
+        """Return its VM. Raise StepFailed if it is gone."""
         machine = self.row.machine
         if machine is None or machine.is_gone:
             raise StepFailed("its VM is gone; a retry makes a new one")
@@ -122,11 +124,11 @@ def _since(step: BootStep) -> timedelta:
     return clock.now() - step.started_at if step.started_at else timedelta(0)
 
 
-# -- the steps -------------------------------------------------------------------------------------
+# -- the steps -----------------------------------------------------------------------------------
 
 
 def resolve(context: Context, step: BootStep) -> Later | None:
-    """Config and wish become the machine that will be asked for; what is missing is told now."""
+    """Resolve the machine's specification from request and config; missing values fail here."""
     spec, told = resolving.spec_of(context.row)
     providers.get(context.row.provider)
     Provisioning.objects.filter(pk=context.row.pk).update(spec=spec)
@@ -137,17 +139,17 @@ def resolve(context: Context, step: BootStep) -> Later | None:
 
 
 def ssh(context: Context, step: BootStep) -> Later | None:
-    """Wait until the VM lets us in."""
+    """Wait until SSH login works."""
     try:
         with lines.to(context.machine) as shell:
             booting.run(shell, "true", "run a command")
     except ShellBusy as error:
-        # Its server drops connections beyond a number: come again, not all at once.
+        # The server limits connections: retry after a random pause.
         if _since(step) > SSH_PATIENCE:
             raise StepFailed(f"{error}; waited {int(SSH_PATIENCE.total_seconds())} s") from None
         return Later(random.uniform(1.0, 4.0), str(error))  # noqa: S311
     except (ShellAway, ProviderAway) as error:
-        # Most platforms tell nothing of a machine that is still booting.
+        # Most platforms report nothing about a machine that is still booting.
         if _since(step) > SSH_PATIENCE:
             raise StepFailed(f"{error}; waited {int(SSH_PATIENCE.total_seconds())} s") from None
         return Later(1.0, str(error))
@@ -159,7 +161,7 @@ def ssh(context: Context, step: BootStep) -> Later | None:
 
 
 def identity(context: Context, step: BootStep) -> Later | None:
-    """See who answers there, and make a private place for what comes."""
+    """Identify the VM, and create a private folder for the upload."""
     row, machine = context.row, context.machine
     with lines.to(machine) as shell:
         found = booting.look_around(shell, row)
@@ -179,7 +181,7 @@ def identity(context: Context, step: BootStep) -> Later | None:
 
 
 def upload(context: Context, step: BootStep) -> Later | None:
-    """Write the script with a join token of its own, and bring it there."""
+    """Render the script with a fresh join token and upload it."""
     row = context.row
     context.must_hold()
     address = creating.address_of(row)
@@ -198,7 +200,7 @@ def upload(context: Context, step: BootStep) -> Later | None:
 
 
 def run(context: Context, step: BootStep) -> Later | None:
-    """Have the script run, and follow what it says, until it ends."""
+    """Start the script, and follow its output until it ends."""
     row, limit = context.row, _limit(context.row)
     with lines.to(context.machine) as shell:
         number, offset = int(step.facts.get("run", 1)), int(step.facts.get("offset", 0))
@@ -224,7 +226,7 @@ def run(context: Context, step: BootStep) -> Later | None:
 
 
 def join(context: Context, step: BootStep) -> Later | None:
-    """The VM has a place in the tree and in the registry."""
+    """Wait until the VM is in the tree and in the registry."""
     row = context.row
     node = Node.objects.living().filter(vm_id=row.vm_id).exists()
     registered = VM.objects.filter(pk=row.vm_id).exists()
@@ -237,7 +239,7 @@ def join(context: Context, step: BootStep) -> Later | None:
 
 
 def health(context: Context, step: BootStep) -> Later | None:
-    """The VM beats, and is called live."""
+    """Wait until the VM sends heartbeats and is live."""
     vm, now = VM.objects.filter(pk=context.row.vm_id).first(), clock.now()
     run_step = context.row.steps.get(name=StepName.RUN)
     since = run_step.started_at or now
@@ -246,7 +248,7 @@ def health(context: Context, step: BootStep) -> Later | None:
     live = vm.liveness(now, grace=Watch.grace(now)) == Liveness.LIVE
     if vm.status == Status.RUNNING and live and vm.last_seen >= since:
         lines.hang_up(context.machine)
-        # The page says booting otherwise until the next comparison.
+        # Otherwise the page shows "booting" until the next comparison.
         with suppress(ProviderError):
             machines.look(context.machine)
         context.say(f"VM {vm.pk} is live", step)
@@ -257,7 +259,7 @@ def health(context: Context, step: BootStep) -> Later | None:
 
 
 def is_gone(context: Context, step: BootStep, every: timedelta = LOOK_EVERY) -> bool:
-    """Whether its provider has it no more, asked now and then while a step waits for the VM."""
+    """Return whether the provider no longer has the VM. Asks at most once per `every` seconds."""
     machine, now = context.row.machine, clock.now()
     if machine is None or StepName(step.name) in (StepName.RESOLVE, StepName.CREATE):
         return False
@@ -268,7 +270,7 @@ def is_gone(context: Context, step: BootStep, every: timedelta = LOOK_EVERY) -> 
     try:
         return machine.is_gone or machines.look(machine) is None
     except ReefError:
-        # Nobody can tell; the step goes on or fails by itself.
+        # Unknown; the step continues or fails by itself.
         return False
 
 
@@ -284,16 +286,16 @@ TO_DO: dict[StepName, Callable[[Context, BootStep], Later | None]] = {
 }
 
 
-# -- the script's output ---------------------------------------------------------------------------
+# -- the script's output -------------------------------------------------------------------------
 
 
 def _hear(context: Context, step: BootStep, seen: Look) -> None:
-    """Whole lines go into the log, with the new offset in the same transaction."""
+    """Log complete lines of output; the new offset is stored in the same transaction."""
     if not seen.output and seen.status is None:
         return
     kept = seen.output
     if seen.status is None and len(kept) < booting.CHUNK:
-        # The rest of an unfinished line is read again with its end.
+        # An unfinished line is read again when it is complete.
         kept = kept[: kept.rfind(b"\n") + 1]
     if not kept:
         return
@@ -318,7 +320,7 @@ def _hear(context: Context, step: BootStep, seen: Look) -> None:
 
 
 def _begin(context: Context, step: BootStep, shell: Shell, number: int) -> Later:
-    """Start this run of the script. Raises StepFailed if that was to no effect too often."""
+    """Start this run of the script. Raise StepFailed if it was started too often without effect."""
     begins = int(step.facts.get("begins", 0)) + 1
     if begins > MOST_BEGINS:
         raise StepFailed(f"the script was started {MOST_BEGINS} times, and nothing came of it")
@@ -328,10 +330,12 @@ def _begin(context: Context, step: BootStep, shell: Shell, number: int) -> Later
 
 
 def _begin_again(context: Context, step: BootStep, number: int, *, begun: bool) -> Later:
-    """Nothing runs and no end was written: the VM was restarted, or killed its processes."""
+    """Start another run after the script disappeared: the VM was restarted, or killed its
+    processes.
+    """
     gone = int(step.facts.get("gone", 0)) + 1
     if gone < (LOOKS_FOR_END if begun else LOOKS_FOR_PID):
-        # It may be about to write its end, or its pid on a machine with much else to do.
+        # It may be about to write its status, or its pid on a busy machine.
         step.keep(gone=gone)
         return Later(0.7, "")
     runs = int(step.facts.get("lost", 0)) + 1
@@ -343,7 +347,7 @@ def _begin_again(context: Context, step: BootStep, number: int, *, begun: bool) 
 
 
 def _why(row: Provisioning, step: BootStep, status: int) -> str:
-    """The exit status with the last words of the script."""
+    """Return the exit status with the cause from the script's last output."""
     newest = row.log.filter(step=step.name, kind=LogLine.Kind.OUTPUT).order_by("-id").first()
     said = reasons.clipped_end(reasons.cause(newest.text if newest else ""), 600)
     return f"the script ended with status {status}" + (f": {said}" if said else "")
@@ -354,7 +358,7 @@ def _too_long(limit: int) -> str:
 
 
 def overdue(context: Context, step: BootStep) -> str:
-    """Why the step has had all the time that it may take; empty if it has not."""
+    """Return an error text if the step exceeded its time limit; otherwise empty."""
     since, name = _since(step), StepName(step.name)
     if name == StepName.RUN:
         limit = _limit(context.row)
@@ -367,5 +371,5 @@ def overdue(context: Context, step: BootStep) -> str:
 
 
 def _limit(row: Provisioning) -> int:
-    """How many seconds the script may take; 0 is no limit."""
+    """Return the time limit of the script in seconds; 0 is no limit."""
     return config.integer("REEF_BOOT_SECONDS", resolving.parent_of(row))

@@ -1,7 +1,7 @@
-"""Script and cloud-init of a provisioning: as they are used, and as people may see them.
+"""Render script and cloud-init of a provisioning, for use and for display.
 
-What people see is made with words in the place of secrets, not by searching for them afterwards.
-What a VM says is searched: it may repeat what it was given.
+Displayed texts are rendered with masks in place of secrets, instead of being searched for secrets
+later. Output of VMs has to be searched, since it may repeat any of its input.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from vmtree.models import Node
 
 MASK = render.MASK
 TO_COME = "id-of-the-vm"
-# How long a VM may take from the upload to its join.
+# Time from the upload until the VM must have joined.
 TOKEN_MINUTES = 60
 _TOKENS = re.compile(r"\breef(?:join)?_[A-Za-z0-9_-]{20,}")
 _URL_PASSWORDS = re.compile(r"(?<=://)[^/\s@]+:[^/\s@]+(?=@)")
 _PRIVATE_KEYS = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(-----END [A-Z ]*-----|\Z)", re.S)
 _SHORTEST_SECRET = 8
-# How long the texts of an ended provisioning are kept: they are large. The newest of each profile
-# stays for good, for previews to compare with.
+# Texts of ended provisionings are deleted after this time, because they are large. The newest of
+# each profile is kept, for comparison in previews.
 KEPT = timedelta(days=30)
 _MOST_FORGOTTEN = 500
 
@@ -46,18 +46,18 @@ class Texts:
 
 
 def real(row: Provisioning, address: str) -> str:
-    """The script that is to run, with a join token of its own: never shown, logged or stored."""
+    """Return the script to run, with a fresh join token. Never show, log or store it."""
     plan = _plan_of(row, address)
     return render.boot_script(planning.with_token(plan, by=row.actor, minutes=TOKEN_MINUTES))
 
 
 def shown(row: Provisioning, address: str) -> Texts:
-    """What was used for this VM, secrets masked."""
+    """Return the texts used for this VM, with secrets masked."""
     return _texts(_plan_of(row, address))
 
 
 def sweep() -> None:
-    """Forget the texts of provisionings that ended long ago."""
+    """Delete the texts of provisionings that ended long ago."""
     written = Provisioning.objects.exclude(script="")
     newest = written.order_by().values("profile").annotate(newest=Max("pk"))
     old = written.filter(ended_at__lt=clock.now() - KEPT)
@@ -72,7 +72,7 @@ def _plan_of(row: Provisioning, address: str) -> BootPlan:
 
 
 def previewed(wish: Wish, name: str) -> Texts:
-    """What would be used for a VM of this wish, secrets masked."""
+    """Return the texts for a VM of this request, with secrets masked."""
     return _texts(
         _plan(replace(wish, name=name), TO_COME, f"{TO_COME}.address", machine_id=TO_COME)
     )
@@ -99,20 +99,20 @@ def _plan(wish: Wish, vm_id: str, address: str, *, machine_id: str = "", run: st
 
 
 def without_secrets(row: Provisioning, text: str) -> str:
-    """What a VM said, without the secrets that we know and whatever looks like one."""
+    """Mask known secrets, and anything that looks like one, in a VM's output."""
     for secret in _secrets(resolving.parent_of(row)):
         text = text.replace(secret, MASK)
     return sources.current(recheck=True).cover(_covered(text))
 
 
 def _covered(text: str) -> str:
-    """Without what looks like a secret: tokens, private keys, passwords in URLs."""
+    """Mask everything that looks like a secret: tokens, private keys, passwords in URLs."""
     text = _PRIVATE_KEYS.sub(MASK, text)
     return _URL_PASSWORDS.sub(MASK, _TOKENS.sub(MASK, text))
 
 
 def _secrets(node: Node | None) -> list[str]:
-    """The secrets that hold for this node, longest first."""
+    """Return the secrets that are effective for this node, longest first."""
     names = [key.name for key in keys.ALL.values() if key.secret]
     found = {each.value for each in config.resolve_all(names, node).values() if each.value}
     found.add(settings.ROOT_TOKEN)

@@ -1,4 +1,4 @@
-"""What somebody who wants VMs may say, checked."""
+"""Requests for VMs: parsing and validation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MOST_TEXT = 255
 MOST_NAMES = 200
 _VERSION = keys.ALL["REEF_AGENT_VERSION"]
 
-# What a request may say beside the names below.
+# Request fields in addition to the ones below.
 _OTHERS = (
     *("name", "type", "profile", "parentVmId", "provider", "commit", "labels", "extraOrgans"),
     *("extraCapabilities", "onFailure", "count", "dryRun"),
@@ -45,7 +45,7 @@ FIELDS = (*_OTHERS, *_TEXTS.values(), *(key for key, _ in _NUMBERS.values()))
 
 @dataclass(frozen=True)
 class Wish:
-    """VMs that somebody wants. What is empty or None is taken from config or the profile."""
+    """A request for VMs. Empty and None values fall back to config or the profile."""
 
     name: str
     profile: str
@@ -65,11 +65,11 @@ class Wish:
     agent_version: str = ""
     roof_url: str = ""
     on_failure: str = Leftover.KEEP
-    # None is one VM of exactly this name; else so many, named <name>-1 and so on.
+    # None is one VM with exactly this name; otherwise this many, named <name>-1 and so on.
     count: int | None = None
 
     def names(self) -> list[str]:
-        """The names of the VMs, in their order. Raises BadInput."""
+        """Return the names of the VMs in order. Raise BadInput."""
         if self.count is None:
             return [self.name]
         width = len(str(self.count))
@@ -77,7 +77,9 @@ class Wish:
         return [_name(name) for name in names]
 
     def kept(self) -> dict[str, Any]:
-        """What a provisioning's row keeps of it beside its columns; readable by `of_row`."""
+        """Return the values that are stored as JSON beside the row's columns; `of_row` reads
+        them.
+        """
         columns = {"name", "profile", "parent_vm_id", "provider", "on_failure", "count"}
         return {
             name: list(value) if isinstance(value, tuple) else value
@@ -87,7 +89,7 @@ class Wish:
 
 
 def of_row(row: Any) -> Wish:
-    """The wish that a provisioning's row was made from, for its one VM."""
+    """Return the request for the single VM of a provisioning's row."""
     kept: dict[str, Any] = {
         name: tuple(v) if isinstance(v, list) else v for name, v in row.wish.items()
     }
@@ -102,7 +104,7 @@ def of_row(row: Any) -> Wish:
 
 
 def wish_of(body: Mapping[str, Any]) -> Wish:
-    """The wish that a request's JSON describes; Raises BadInput."""
+    """Parse a request's JSON. Raise BadInput."""
     given: dict[str, Any] = {
         name: _text(body.get(key), key) for name, key in _TEXTS.items() if body.get(key)
     }
@@ -138,7 +140,7 @@ def wish_of(body: Mapping[str, Any]) -> Wish:
 
 
 def spec_json(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a machine's specification by the names that a request uses."""
+    """Return a machine's specification by the field names of requests."""
     names = {**_TEXTS, **{column: key for column, (key, _) in _NUMBERS.items()}}
     return {names.get(column, column): value for column, value in spec.items()}
 
@@ -199,7 +201,7 @@ def _leftover(value: object, field_name: str) -> Leftover:
 
 
 def leftover_of(value: object) -> Leftover | None:
-    """What shall become of a VM: the `machine` of a cancellation, if it says so. BadInput."""
+    """Return the cleanup policy in a cancellation's `machine`, if given. Raise BadInput."""
     return None if value is None else _leftover(value, "machine")
 
 
@@ -218,5 +220,5 @@ def _provider(slug: str) -> str:
 
 
 def digest_text(wish: Wish) -> str:
-    """The same for two wishes that ask for the same."""
+    """Return a text that is equal for equal requests."""
     return json.dumps(asdict(wish), sort_keys=True, default=str)

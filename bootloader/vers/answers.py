@@ -1,7 +1,7 @@
-"""From the platform's refusals to our names for them.
+"""Map the platform's error responses to our exceptions.
 
-Two shapes of JSON are in use, `{"error", "success": false}` and `{"vms": […], "error"}`, beside
-plain text with and without a Content-Type. What the status alone does not say, the shape does.
+There are two shapes of JSON, `{"error", "success": false}` and `{"vms": […], "error"}`, and plain
+text with or without a Content-Type. Where the status is ambiguous, the shape decides.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from bootloader import exceptions as errors
 from bootloader.vers import wire
 
 _MOST_TEXT = 300
-# A key of the platform, wherever it may have crept in.
+# Matches keys of the platform.
 _KEY = re.compile(
     r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}[0-9a-fA-F]{64}|(?i:bearer)\s+\S+"
 )
@@ -30,7 +30,7 @@ def error_of(
     missing: type[errors.ProviderRefused],
     secret: str,
 ) -> errors.ProviderError:
-    """The error that this answer is. `missing` is what a 404 means for the question asked."""
+    """Return the error for this response. `missing` is the meaning of a 404 for the request."""
     body = json_of(response)
     text = _sentence(response, body, secret)
     error = _named(response, body, text, write=write, missing=missing)
@@ -39,7 +39,7 @@ def error_of(
 
 
 def json_of(response: httpx.Response) -> Any:
-    """The body, if it says that it is JSON and is; else None."""
+    """Return the parsed body if it is declared as JSON and valid; otherwise None."""
     if "json" not in response.headers.get("content-type", ""):
         return None
     try:
@@ -49,7 +49,7 @@ def json_of(response: httpx.Response) -> Any:
 
 
 def without_secrets(text: str, secret: str) -> str:
-    """The text without our key, or any other of the platform's."""
+    """Mask our key, and any other key of the platform."""
     if secret:
         text = text.replace(secret, "…")
     return _KEY.sub("…", text)
@@ -82,7 +82,7 @@ def _named(
 
 
 def _fault(status: int, body: Any, text: str, *, write: bool) -> errors.ProviderError:
-    """A 500 in JSON is a clear no of a node, often to our mistake; all else may have happened."""
+    """Classify a 5xx. A 500 in JSON is a definite failure; anything else may have succeeded."""
     if not write:
         return errors.ProviderAway(text) if status != 501 else errors.ProviderError(text)
     clear = status in (500, 501) and body is not None
@@ -101,7 +101,7 @@ def _sentence(response: httpx.Response, body: Any, secret: str) -> str:
 
 
 def _seconds(response: httpx.Response) -> float | None:
-    """Retry-After, as a number of seconds or as a date."""
+    """Parse Retry-After, which is a number of seconds or a date."""
     given = response.headers.get("retry-after", "").strip()
     if given.isdigit():
         return float(given)

@@ -1,7 +1,7 @@
-"""One question to the platform: key and address as they are now, time-outs, retries.
+"""Send one request to the platform, with current key and address, time-outs and retries.
 
-Reads are asked again after anything that may pass. What changes something is asked again only when
-it surely did not arrive, or was put off by a 429: else the outcome is unknown.
+Reads are retried after anything temporary. Changes are retried only if they surely did not arrive
+or were rate-limited (429); otherwise the outcome is unknown.
 """
 
 from __future__ import annotations
@@ -34,27 +34,30 @@ SLOW = 300.0
 _CONNECT = 5.0
 _TRIES = 4
 _FIRST_PAUSE = 0.5
-# Longer than this nobody waits here; who asked may come back later.
+# Maximum pause here; callers may come back later.
 _LONGEST_PAUSE = 10.0
 _PASSING = frozenset({429, 500, 502, 503, 504})
 
 
 @dataclass(frozen=True)
 class Account:
-    """Whom we ask, and as whom."""
+    """The platform's address and our key."""
 
     base: str
     key: str = field(repr=False)
 
     @property
     def owner(self) -> str:
-        """What the platform shows as the owner of what this key has made."""
+        """Return the owner id that the platform shows for VMs made with this key."""
         return self.key[:36].lower()
 
 
 @dataclass(frozen=True)
 class Question:
-    """`write`: it changes something. `missing`: what a 404 means. `again`: statuses that pass."""
+    """A request.
+
+    `write`: changes something. `missing`: meaning of 404. `again`: retryable statuses.
+    """
 
     method: str
     path: str
@@ -70,7 +73,7 @@ class Question:
 
 
 def account(node: Node | None = None) -> Account:
-    """As configured this very moment for the node, or for the fleet. Raises ProviderRefused."""
+    """Return the account configured now for the node, or for the fleet. Raise ProviderRefused."""
     try:
         base = config.text("VERS_BASE_URL", node)
         key = config.secret("VERS_API_KEY", node)
@@ -84,7 +87,7 @@ def account(node: Node | None = None) -> Account:
 
 
 def base_url(given: str) -> str:
-    """The address below which all paths lie; given with or without `/api/v1`."""
+    """Return the base address of all paths. `given` may include `/api/v1`."""
     trimmed = given.strip().rstrip("/").removesuffix("/api/v1").rstrip("/")
     try:
         parts = urlsplit(trimmed)
@@ -97,12 +100,12 @@ def base_url(given: str) -> str:
 
 
 def ask(question: Question, whom: Account) -> httpx.Response:
-    """An answer of 200 to 299; raises subclasses of ProviderError."""
+    """Return a response of status 200 to 299. Raise subclasses of ProviderError."""
     for number in range(1, _TRIES + 1):
         try:
             return _once(question, whom)
         except _Again as again:
-            # Many may have been put off at the same time: nobody comes back at the same moment.
+            # Random pauses spread the retries of callers that were rate-limited together.
             pause = (again.pause or 0.0) + _pause(number)
             if number == _TRIES or pause > _LONGEST_PAUSE:
                 raise again.error from None
@@ -112,7 +115,7 @@ def ask(question: Question, whom: Account) -> httpx.Response:
 
 
 class _Again(Exception):
-    """This error may pass if we ask once more."""
+    """The error may be temporary: try again."""
 
     def __init__(self, error: errors.ProviderError, pause: float | None = None) -> None:
         super().__init__()
@@ -168,8 +171,10 @@ def _send(question: Question, whom: Account, number: str) -> httpx.Response:
 
 @cache
 def _http(_pid: int) -> httpx.Client:
-    """One for each process. No connection is used twice: one that the platform has closed
-    meanwhile would leave us in doubt whether a question had arrived.
+    """Return the HTTP client of this process.
+
+    Connections are not reused: on a connection that the platform has just closed we could not tell
+    whether a request had arrived.
     """
     return httpx.Client(
         limits=httpx.Limits(max_keepalive_connections=0),

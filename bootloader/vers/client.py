@@ -1,6 +1,6 @@
-"""The operations of the platform that reef uses, with their types.
+"""The platform's operations that reef uses, typed.
 
-Key and address are asked anew for each call. All raise subclasses of `ProviderError`.
+Key and address are resolved for each call. All methods raise subclasses of `ProviderError`.
 """
 
 from __future__ import annotations
@@ -19,44 +19,44 @@ from vmtree.models import Node
 
 T = TypeVar("T")
 _PAGE = 100
-# Asked again after these, a question about a VM that cannot answer now would only be slow.
+# Without 500: retrying a request about a VM that cannot answer now would only be slow.
 _WITHOUT_500 = frozenset({429, 502, 503, 504})
 
 
 class Client:
-    """Asks with what is configured for this node, or for the fleet."""
+    """A client with the account configured for this node, or for the fleet."""
 
     def __init__(self, node: Node | None = None) -> None:
         self._node = node
 
     def account(self) -> Account:
-        """Whom we ask at this moment, and as whom."""
+        """Return the account as configured now."""
         return account(self._node)
 
-    # -- reads -------------------------------------------------------------------------------------
+    # -- reads -----------------------------------------------------------------------------------
 
     def vms(self) -> list[wire.VM]:
-        """All VMs of the organisation; one whose node is silent may lack for a moment."""
+        """Return all VMs of the organisation. VMs of a silent node may briefly be missing."""
         return self._read(
             Question("GET", "/vms"),
             lambda given: [wire.VM.read(row) for row in wire.rows_of(given)],
         )
 
     def status(self, vm_id: str) -> wire.VM:
-        """One VM. Raises NoSuchMachine."""
+        """Return one VM. Raise NoSuchMachine."""
         return self._read(Question("GET", f"/vm/{known_id(vm_id)}/status"), wire.VM.read)
 
     def metadata(self, vm_id: str) -> wire.Metadata:
-        """Where one VM comes from. Raises NoSuchMachine."""
+        """Return a VM's origin. Raise NoSuchMachine."""
         return self._read(Question("GET", f"/vm/{known_id(vm_id)}/metadata"), wire.Metadata.read)
 
     def ssh_key(self, vm_id: str) -> wire.SshKey:
-        """The key of one VM; an error of status 500 while it is paused."""
+        """Return a VM's key. The platform answers 500 while the VM is paused."""
         path = f"/vm/{known_id(vm_id)}/ssh_key"
         return self._read(Question("GET", path, again=_WITHOUT_500), wire.SshKey.read)
 
     def commits(self) -> Iterator[wire.Commit]:
-        """All commits of the organisation, page by page."""
+        """Yield all commits of the organisation, fetched page by page."""
         offset = 0
         while True:
             query = {"limit": _PAGE, "offset": offset}
@@ -70,7 +70,7 @@ class Client:
                 return
 
     def commit_of(self, word: str) -> str:
-        """The commit that `repo:tag`, or a tag of the old kind, names now; an id is itself."""
+        """Resolve `repo:tag` or an old-style tag to a commit id; ids are returned unchanged."""
         if is_id(word):
             return known_id(word)
         repo, sign, tag = word.partition(":")
@@ -80,7 +80,7 @@ class Client:
         return self._read(question, lambda given: wire.Commit.read(given).commit_id)
 
     def validate(self) -> wire.Verdict:
-        """Whether the key is good. Raises ProviderAway."""
+        """Check the key. Raise ProviderAway."""
         try:
             return self._read(Question("POST", "/keys/validate"), _verdict)
         except errors.BadProviderKey as error:
@@ -88,24 +88,24 @@ class Client:
         except errors.ProviderRefused as error:
             if error.answered not in (404, 405):
                 raise
-        # An older platform: whoever may list has a good key.
+        # Older platforms: a key that can list is good.
         return wire.Verdict(True, f"good: it sees {len(self.vms())} VMs")
 
-    # -- writes ------------------------------------------------------------------------------------
+    # -- writes ----------------------------------------------------------------------------------
 
     def new_root(self, config: Mapping[str, object]) -> str:
-        """A VM from an image, with what is in `config` (`vm_config` of the platform); its id."""
+        """Create a VM from an image with this `vm_config`; return its id."""
         body = {"vm_config": {name: value for name, value in config.items() if value is not None}}
         query = {"wait_boot": "false"}
         return self._new("/vm/new_root", query, body, errors.ProviderRefused)[0]
 
     def from_commit(self, word: str) -> str:
-        """A VM from a commit, named by id, `repo:tag` or an old tag; its id."""
+        """Create a VM from a commit (id, `repo:tag` or old-style tag); return its id."""
         name = "commit_id" if is_id(word) else "ref" if ":" in word else "tag_name"
         return self._new("/vm/from_commit", {}, {name: word}, errors.ProviderRefused)[0]
 
     def branch(self, vm_id: str, count: int = 1) -> list[str]:
-        """Copies of a running VM, which stops for a moment; their ids. Raises PartlyDone."""
+        """Copy a running VM, which stops for a moment; return the ids. Raise PartlyDone."""
         path = f"/vm/branch/by_vm/{known_id(vm_id)}"
         made = self._new(path, {"count": count}, None, errors.NoSuchMachine)
         if len(made) != count:
@@ -114,28 +114,34 @@ class Client:
         return made
 
     def commit(self, vm_id: str, name: str) -> str:
-        """Save a VM; it goes on afterwards, even if it was paused before. The commit's id."""
+        """Save a VM and return the commit's id.
+
+        It runs afterwards, even if it was paused before.
+        """
         question = Question(
             *("POST", f"/vm/{known_id(vm_id)}/commit"), body={"name": name}, write=True, slow=True
         )
         return self._write(question, lambda given: wire.Commit.read(given).commit_id)
 
     def set_state(self, vm_id: str, word: str) -> None:
-        """`word` is "Paused", "Sleeping" or "Running"; the answer says nothing but yes."""
+        """Request the state "Paused", "Sleeping" or "Running".
+
+        The response only acknowledges it.
+        """
         path = f"/vm/{known_id(vm_id)}/state"
         ask(Question("PATCH", path, body={"state": word}, write=True, slow=True), self.account())
 
     def label(self, vm_id: str, labels: Mapping[str, str]) -> None:
-        """Give it these labels."""
+        """Set the VM's labels."""
         path = f"/vm/{known_id(vm_id)}/label"
         ask(Question("PATCH", path, body={"labels": dict(labels)}, write=True), self.account())
 
     def delete(self, vm_id: str) -> None:
-        """Remove it; one that is not there (or not ours) is a ProviderRefused of status 403."""
+        """Delete a VM. Raise ProviderRefused with status 403 if it is missing or not ours."""
         path = f"/vm/{known_id(vm_id)}"
         ask(Question("DELETE", path, write=True, slow=True), self.account())
 
-    # -- how ---------------------------------------------------------------------------------------
+    # -- how -------------------------------------------------------------------------------------
 
     def _new(
         self,
@@ -155,7 +161,10 @@ class Client:
             raise errors.ProviderError(_unreadable(response, error)) from None
 
     def _write(self, question: Question, reader: Callable[[Any], T]) -> T:
-        """It was done: an answer that cannot be read leaves open only what came of it."""
+        """Perform a change.
+
+        An unreadable response raises OutcomeUnknown, since the change was made.
+        """
         response = ask(question, self.account())
         try:
             return reader(json_of(response))
@@ -164,7 +173,7 @@ class Client:
 
 
 def is_id(word: str) -> bool:
-    """Whether this is an id of the platform."""
+    """Return whether this is an id of the platform."""
     try:
         wire.an_id(word)
     except ValueError:
@@ -173,7 +182,10 @@ def is_id(word: str) -> bool:
 
 
 def known_id(vm_id: str) -> str:
-    """The id as it may stand in a path. Raises NoSuchMachine: no machine has another one."""
+    """Return the id in canonical form, safe for paths.
+
+    Raise NoSuchMachine if it is not a valid id.
+    """
     try:
         return wire.an_id(vm_id)
     except ValueError:

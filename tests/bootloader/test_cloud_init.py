@@ -186,7 +186,7 @@ def test_what_is_wrong_is_said(api: Api, change: dict[str, Any], says: str) -> N
     assert api.post("/bootloader/cloud-init?form=floppy", WISH).status_code == 400
 
 
-# -- forms and sizes -------------------------------------------------------------------------------
+# -- forms and sizes -----------------------------------------------------------------------------
 
 
 @pytest.mark.django_db

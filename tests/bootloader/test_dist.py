@@ -38,7 +38,7 @@ def body_of(answer: Any) -> bytes:
     return b"".join(answer.streaming_content)
 
 
-# -- what there is ---------------------------------------------------------------------------------
+# -- what there is -------------------------------------------------------------------------------
 
 
 @pytest.mark.django_db
@@ -112,7 +112,7 @@ def test_the_lock_names_what_reef_runs_on_and_no_more() -> None:
     assert all("==" in line for line in lock.splitlines() if line[:1].isalnum())
 
 
-# -- states of the sources -------------------------------------------------------------------------
+# -- states of the sources -----------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -183,7 +183,7 @@ def test_what_cannot_be_packed_is_said(checkout: Path) -> None:
         dist.current()
 
 
-# -- installed -------------------------------------------------------------------------------------
+# -- installed -----------------------------------------------------------------------------------
 
 
 class Installed:

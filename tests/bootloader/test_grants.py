@@ -155,7 +155,7 @@ def test_a_node_retries_what_its_grant_covers(ada: NodeApi, api: Api) -> None:
     assert Provisioning.objects.get().asked_by_node is True
 
 
-# -- who sets them ---------------------------------------------------------------------------------
+# -- who sets them -------------------------------------------------------------------------------
 
 
 def test_operators_set_grants_and_nodes_read_their_own(ada: NodeApi, api: Api) -> None:
@@ -215,7 +215,7 @@ def test_grants_are_set_in_the_admin(family: dict[str, Node], admin_client: Clie
     assert (grant.vms, grant.profiles, grant.levels) == (1, [], 2)
 
 
-# -- hosts of the operator's own -------------------------------------------------------------------
+# -- hosts of the operator's own -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.9.9.9", "::1", "localhost", "no.invalid"])
@@ -242,7 +242,7 @@ def test_a_node_never_gets_a_host_that_is_reefs_own_machine(ada: NodeApi, api: A
     assert hosts.claim(creating.spec_of(asked)).host == here
 
 
-# -- what a node reads -----------------------------------------------------------------------------
+# -- what a node reads ---------------------------------------------------------------------------
 
 
 def test_a_node_reads_machines_and_logs_of_its_own_line_only(

@@ -270,7 +270,7 @@ def test_old_ones_are_forgotten() -> None:
     assert list(JoinToken.objects.values_list("vm_id", flat=True)) == ["new"]
 
 
-# -- a member's own token --------------------------------------------------------------------------
+# -- a member's own token ------------------------------------------------------------------------
 
 
 def test_a_token_is_changed_in_two_moves() -> None:
@@ -302,7 +302,7 @@ def test_root_has_no_token_to_change(api: Api) -> None:
 MACHINE = "0b5c9a52-6a3c-4f0e-9d59-0f5d6f0b7c11"
 
 
-# -- under which address others find it ------------------------------------------------------------
+# -- under which address others find it ----------------------------------------------------------
 
 
 def generated(api: Api, **more: str) -> Any:

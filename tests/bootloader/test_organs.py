@@ -175,7 +175,7 @@ def test_all_of_them_when_nothing_is_said(tmp_path: Path) -> None:
     assert "FollowerStep" in known["steps"]
 
 
-# -- words -----------------------------------------------------------------------------------------
+# -- words ---------------------------------------------------------------------------------------
 
 
 def test_an_unknown_organ_stops_the_start_and_the_known_ones_are_told(tmp_path: Path) -> None:

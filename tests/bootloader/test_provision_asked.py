@@ -193,7 +193,7 @@ def test_a_dry_run_shows_all_and_changes_nothing(api: Api, monkeypatch: pytest.M
     assert not Provisioning.objects.exists()
 
 
-# -- who may ---------------------------------------------------------------------------------------
+# -- who may -------------------------------------------------------------------------------------
 
 
 def test_nodes_have_vms_made_below_themselves_only(family: dict[str, Node]) -> None:
@@ -231,7 +231,7 @@ def test_findings_are_for_operators(family: dict[str, Node], path: str) -> None:
     assert node_api(family["roof"]).post(f"/bootloader/{path}").status_code == 403
 
 
-# -- retry and cancel ------------------------------------------------------------------------------
+# -- retry and cancel ----------------------------------------------------------------------------
 
 
 def failed_at(name: StepName, *, gone: bool = False) -> Provisioning:
@@ -428,7 +428,7 @@ def test_labels_are_shown_as_they_are_written(operator: Api) -> None:
     assert "team=a, for=b" in operator.get(f"/provisioning/{row.pk}/").content.decode()
 
 
-# -- lists, logs, pages ----------------------------------------------------------------------------
+# -- lists, logs, pages --------------------------------------------------------------------------
 
 
 def test_the_log_goes_on_where_it_was_left(api: Api) -> None:
@@ -500,7 +500,7 @@ def test_pages_of_nobody_are_the_sign_in(client: Callable[..., Any]) -> None:
     assert answer.url.startswith("/signin")
 
 
-# -- what is forgotten -----------------------------------------------------------------------------
+# -- what is forgotten ---------------------------------------------------------------------------
 
 
 def test_texts_are_kept_for_a_month_and_the_newest_of_each_profile_for_good() -> None:

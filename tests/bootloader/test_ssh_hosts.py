@@ -232,7 +232,7 @@ def test_a_host_that_takes_no_keys_says_what_it_takes(tmp_path: Path) -> None:
     assert "in with a key; it offers: password" in said
 
 
-# -- keys ------------------------------------------------------------------------------------------
+# -- keys ----------------------------------------------------------------------------------------
 
 
 def test_the_key_is_sealed_in_the_database(sshd: Sshd) -> None:
@@ -297,7 +297,7 @@ def test_check_says_who_does_not_let_us_in(sshd: Sshd, tmp_path: Path) -> None:
     assert "in with our key" in verdict.text
 
 
-# -- admin -----------------------------------------------------------------------------------------
+# -- admin ---------------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -63,7 +63,7 @@ def made(vm_id: str = VM) -> Answer:
     return Answer(201, {"vm_id": vm_id})
 
 
-# -- what is sent ----------------------------------------------------------------------------------
+# -- what is sent --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("tail", ["", "/", "/api/v1", "/api/v1/", " "])
@@ -119,7 +119,7 @@ def test_no_key_asks_nobody(platform: AnsweringServer, monkeypatch: pytest.Monke
     assert not platform.came
 
 
-# -- what is made of answers -----------------------------------------------------------------------
+# -- what is made of answers ---------------------------------------------------------------------
 
 REFUSALS = [
     (Answer(403, text="403 Forbidden"), errors.BadProviderKey, "403 Forbidden"),
@@ -281,7 +281,7 @@ def test_nothing_secret_is_told(
         assert "PRIVATE" not in text
 
 
-# -- the provider ----------------------------------------------------------------------------------
+# -- the provider --------------------------------------------------------------------------------
 
 
 def test_create_from_an_image(platform: AnsweringServer) -> None:

@@ -56,7 +56,7 @@ def ids(emulator: Emulator) -> set[str]:
     return {vm["vm_id"] for vm in emulator.vms()}
 
 
-# -- what works ------------------------------------------------------------------------------------
+# -- what works ----------------------------------------------------------------------------------
 
 
 def test_the_life_of_a_vm(emulator: Emulator) -> None:
@@ -150,7 +150,7 @@ def test_keys(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
                 vers.create(SMALL)
 
 
-# -- what does not ---------------------------------------------------------------------------------
+# -- what does not -------------------------------------------------------------------------------
 
 
 def test_refusals_are_named(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -309,7 +309,7 @@ def test_a_dead_vm(emulator: Emulator) -> None:
         reach(vers, machine.id, 5)
 
 
-# -- answers that are lost -------------------------------------------------------------------------
+# -- answers that are lost -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("done", [True, False])
@@ -405,7 +405,7 @@ def test_a_list_that_leaves_one_out_does_not_make_it_gone(emulator: Emulator) ->
     assert ids(emulator) == {machine.id}
 
 
-# -- the way to them -------------------------------------------------------------------------------
+# -- the way to them -----------------------------------------------------------------------------
 
 
 def test_a_connection_that_is_cut(emulator: Emulator) -> None:
