@@ -1,21 +1,21 @@
 #!/usr/bin/env python3
-"""Keeps a VM a member of its fleet: joins, beats when it is told to, says good-bye.
+"""The fleet agent: joins a VM to its fleet, sends heartbeats, and signs off when it stops.
 
-Stands alone (standard library, Python 3.8 or newer), so that it can be copied to any machine:
+A single file (standard library, Python 3.8 or newer), so that it can be copied to any machine:
 
-    python3 fleet_agent.py join   --home DIR   trade the join token for the VM's own token
-    python3 fleet_agent.py run    --home DIR   join if need be, then beat until told to stop
+    python3 fleet_agent.py join   --home DIR   exchange the join token for the VM's own token
+    python3 fleet_agent.py run    --home DIR   join if necessary, then send heartbeats until stopped
     python3 fleet_agent.py start  --home DIR   the same, detached, with DIR/log/fleet-agent.log
-    python3 fleet_agent.py stop   --home DIR   have a running one say good-bye and end
-    python3 fleet_agent.py status --home DIR [--wait SECONDS]   0 if the roof took its last beat
-    python3 fleet_agent.py renew  --home DIR   change the VM's token for a new one
-    python3 fleet_agent.py unit   --home DIR   a systemd unit, on stdout
+    python3 fleet_agent.py stop   --home DIR   have a running one sign off and exit
+    python3 fleet_agent.py status --home DIR [--wait SECONDS]   0 if the last heartbeat succeeded
+    python3 fleet_agent.py renew  --home DIR   replace the VM's token with a new one
+    python3 fleet_agent.py unit   --home DIR   print a systemd unit
 
-DIR/identity.json, of mode 0600, says who the VM is: a flat object of texts with VERS_INFRA_URL,
-VERS_VM_ID, VERS_AGENT_NAME, REEF_ROLE, REEF_ADDRESS, REEF_ORGANS, REEF_CAPABILITIES,
-REEF_PARENT_VM_ID, and VERS_AUTH_TOKEN, the VM's own token; before that one is there, the join token
-as REEF_JOIN_TOKEN, or alone in DIR/join-token, of mode 0600. DIR/identity.env holds the same as
-lines of shell. No secret is ever an argument or said in a log.
+DIR/identity.json, of mode 0600, is a flat object of strings with VERS_INFRA_URL, VERS_VM_ID,
+VERS_AGENT_NAME, REEF_ROLE, REEF_ADDRESS, REEF_ORGANS, REEF_CAPABILITIES, REEF_PARENT_VM_ID, and
+VERS_AUTH_TOKEN, the VM's own token. Before joining it has the join token as REEF_JOIN_TOKEN
+instead, or DIR/join-token, of mode 0600, contains it. DIR/identity.env holds the same values as
+lines of shell. Secrets are never passed as arguments or logged.
 """
 
 from __future__ import annotations
@@ -47,16 +47,16 @@ from urllib.parse import quote, urlsplit
 
 VERSION = "1"
 OLDEST = (3, 8)
-# Seconds. A beat is asked for by the roof, within these limits.
+# Heartbeat interval in seconds: the root asks for one within these limits.
 SOONEST, USUAL, LATEST = 1.0, 30.0, 3600.0
-# How long to wait after a failure: the first time about so long, then twice, at most so long.
+# Pauses in seconds after a failure: the first one, doubled each time up to the longest.
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 120.0
-# The same after a refusal, which waiting alone does not mend.
+# The same after a refusal, which waiting alone does not fix.
 FIRST_REFUSED, LONGEST_REFUSED = 15.0, 600.0
 REQUEST_SECONDS, BYE_SECONDS = 20.0, 4.0
 REGISTER_SECONDS = 600.0
 MOST_ANSWER = 1 << 20
-# Seconds by which the clock may be wrong before the log says so.
+# Clock difference in seconds that is tolerated without a log line.
 CLOCK_TOLERANCE = 60.0
 LARGEST_LOG = 1 << 20
 MOST_LIEUTENANTS = 200
@@ -65,11 +65,11 @@ Json = Dict[str, Any]
 
 
 class Problem(Exception):
-    """Why it does not go on, in a sentence for the operator."""
+    """A failure, described in a sentence for the operator."""
 
 
 class Away(Problem):
-    """The roof cannot be reached or has trouble; `seconds` if it said when to come again."""
+    """The root is unreachable or overloaded; `seconds` is its Retry-After, if given."""
 
     def __init__(self, text: str, seconds: float = 0.0) -> None:
         super().__init__(text)
@@ -77,7 +77,7 @@ class Away(Problem):
 
 
 class Refused(Problem):
-    """The roof answered no."""
+    """The root rejected the request."""
 
     def __init__(self, text: str, status: int) -> None:
         super().__init__(text)
@@ -85,7 +85,7 @@ class Refused(Problem):
 
 
 class Stop(BaseException):
-    """We were asked to end; raised out of whatever was going on."""
+    """Raised by the signal handler to end the current work."""
 
 
 # -- files ---------------------------------------------------------------------------------------
@@ -100,11 +100,11 @@ class Home:
         self.state_file = self.path("run", "fleet-agent.json")
 
     def path(self, *names: str) -> str:
-        """A path below the folder."""
+        """Return a path below the folder."""
         return os.path.join(self.folder, *names)
 
     def identity(self) -> Dict[str, str]:
-        """What identity.json says. Raise Problem."""
+        """Read identity.json. Raise Problem."""
         try:
             found = json.loads(read_private(self.identity_file))
         except ValueError:
@@ -114,21 +114,21 @@ class Home:
         return {str(key): str(value) for key, value in found.items() if value is not None}
 
     def join_token(self, identity: Dict[str, str]) -> str:
-        """The join token; empty if there is none."""
+        """Return the join token; empty if there is none."""
         if identity.get("REEF_JOIN_TOKEN"):
             return identity["REEF_JOIN_TOKEN"].strip()
         path = self.path("join-token")
         return read_private(path).strip() if os.path.exists(path) else ""
 
     def nonce(self) -> str:
-        """A word that stays the same until the VM has joined."""
+        """Return a random value that stays the same until the VM has joined."""
         path = self.path("run", "join-nonce")
         if not os.path.exists(path):
             write_private(path, secrets.token_urlsafe(24) + "\n")
         return read_private(path).strip()
 
     def keep_token(self, token: str, more: Optional[Dict[str, str]] = None) -> None:
-        """Write the VM's own token where all on this VM find it; the join token goes."""
+        """Store the VM's own token in the identity files, and delete the join token."""
         identity = {**self.identity(), **(more or {}), "VERS_AUTH_TOKEN": token}
         identity.pop("REEF_JOIN_TOKEN", None)
         write_private(self.identity_file, json.dumps(identity, indent=1) + "\n")
@@ -140,7 +140,7 @@ class Home:
                 os.unlink(name)
 
     def state(self) -> Json:
-        """What a running agent has last said of itself; empty if there is nothing."""
+        """Return the state written by the running agent; empty if there is none."""
         try:
             with open(self.state_file, "rb") as file:
                 found = json.loads(file.read())
@@ -150,7 +150,7 @@ class Home:
 
 
 def read_private(path: str) -> str:
-    """The text of a file that only its owner may read. Raise Problem."""
+    """Read a file that only its owner may read. Raise Problem."""
     try:
         with open(path, encoding="utf-8", errors="surrogateescape") as file:
             about = os.fstat(file.fileno())
@@ -168,7 +168,7 @@ def read_private(path: str) -> str:
 
 
 def write_private(path: str, text: str) -> None:
-    """Write a file of mode 0600, whole or not at all."""
+    """Write a file of mode 0600 atomically."""
     folder = os.path.dirname(path)
     os.makedirs(folder, mode=0o700, exist_ok=True)
     handle, draft = tempfile.mkstemp(dir=folder, prefix=".fleet-agent-")
@@ -185,7 +185,7 @@ def write_private(path: str, text: str) -> None:
 
 
 def with_token(env: str, token: str) -> str:
-    """Lines of shell that set VERS_AUTH_TOKEN to this token, and the join token no longer."""
+    """Return lines of shell with VERS_AUTH_TOKEN set to this token, and without the join token."""
     setting = re.compile(r"(?m)^(export )?(VERS_AUTH_TOKEN|REEF_JOIN_TOKEN)=.*\n?")
     exported = any(line.startswith("export ") for line in env.splitlines())
     rest = setting.sub("", env)
@@ -195,30 +195,30 @@ def with_token(env: str, token: str) -> str:
     return "{}{}VERS_AUTH_TOKEN={}\n".format(rest, word, shlex.quote(token))
 
 
-# -- the roof ------------------------------------------------------------------------------------
+# -- the root ------------------------------------------------------------------------------------
 
 
 class NoRedirects(urllib.request.HTTPRedirectHandler):
-    """A token is for the roof and nobody to whom it may point."""
+    """Ignore redirects, so that the token is sent to the root only."""
 
     def redirect_request(self, *_: Any, **__: Any) -> None:
-        """None of them is followed."""
+        """Follow no redirect."""
 
 
 class Roof:
-    """The reef above, at its address and with our token."""
+    """A client of the root, with its address and our token."""
 
     def __init__(self, url: str, token: str) -> None:
         if not re.match(r"https?://[^/]", url):
             raise Problem("VERS_INFRA_URL in identity.json is not the address of a roof")
         self.url = url.rstrip("/")
         self._token = token
-        # How far this machine's clock is ahead of the roof's, in seconds; None while unknown.
+        # Seconds by which this machine's clock is ahead of the root's; None while unknown.
         self.skew: Optional[float] = None
         self._opener = urllib.request.build_opener(NoRedirects)
 
     def ask(self, method: str, path: str, body: Optional[Json] = None, seconds: float = 0) -> Json:
-        """The JSON object of the answer. Raise Away or Refused."""
+        """Send a request and return the JSON object of the response. Raise Away or Refused."""
         data = None if body is None else json.dumps(body).encode()
         headers = {"Authorization": "Bearer " + self._token, "Content-Type": "application/json"}
         headers["User-Agent"] = "reef-fleet-agent/" + VERSION
@@ -253,7 +253,7 @@ class Roof:
 
 
 def read_limited(answer: Any, seconds: float) -> bytes:
-    """The body, if it is not too long and comes in time. Raise OSError."""
+    """Read the body within limits of size and time. Raise OSError."""
     end, found = time.monotonic() + seconds, b""
     while True:
         piece: bytes = answer.read(1 << 16)
@@ -265,18 +265,20 @@ def read_limited(answer: Any, seconds: float) -> bytes:
 
 
 def skew_of(date: str, asked_at: float, answered_at: float) -> Optional[float]:
-    """How many seconds our clock is ahead of the one that an answer's Date was read from."""
+    """Return by how many seconds our clock is ahead of a response's Date; None if there is no
+    Date.
+    """
     try:
         theirs = email.utils.parsedate_to_datetime(date).timestamp()
     except (TypeError, ValueError, IndexError):
         return None
-    # It is cut to whole seconds, and was read somewhere between question and answer.
+    # Date has whole seconds, and was read somewhere between request and response.
     skew = (asked_at + answered_at) / 2 - (theirs + 0.5)
     return round(skew, 1) if abs(skew) > 1.0 + (answered_at - asked_at) else 0.0
 
 
 def skew_words(skew: float) -> str:
-    """The same for a log."""
+    """Describe the clock difference for the log."""
     units = ((86400.0, "days", 4), (3600.0, "h", 2), (60.0, "min", 2))
     fitting = [(size, unit) for size, unit, least in units if abs(skew) >= least * size]
     size, unit = fitting[0] if fitting else (1.0, "s")
@@ -286,11 +288,13 @@ def skew_words(skew: float) -> str:
 
 
 def machine_mark(url: str) -> str:
-    """A word for this machine in its present life: another one for each copy that runs."""
+    """Return an id of this machine's current boot, different for each running copy of the
+    machine.
+    """
     parts = [read_line("/etc/machine-id"), read_line("/proc/sys/kernel/random/boot_id")]
     host, port = urlsplit(url).hostname or "", urlsplit(url).port or 80
     with contextlib.suppress(OSError, ValueError):
-        # Nothing is sent: this only asks which address of ours leads there.
+        # Nothing is sent: this only determines which of our addresses leads there.
         family, kind, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
         with socket.socket(family, kind) as sock:
             sock.connect(place)
@@ -299,7 +303,7 @@ def machine_mark(url: str) -> str:
 
 
 def read_line(path: str) -> str:
-    """The first line of a file; empty if there is none."""
+    """Return the first line of a file; empty if it cannot be read."""
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
             return file.readline().strip()
@@ -308,15 +312,15 @@ def read_line(path: str) -> str:
 
 
 def seconds_of(text: str) -> float:
-    """What Retry-After says, where it says a number."""
+    """Parse Retry-After if it is a number; otherwise return 0."""
     return min(float(text), LATEST) if text.isdigit() else 0.0
 
 
-# -- what there is to tell -----------------------------------------------------------------------
+# -- the content of a heartbeat ------------------------------------------------------------------
 
 
 def dna_of(identity: Dict[str, str]) -> Json:
-    """What this VM is made of, as tree and registry keep it."""
+    """Return the VM's composition as stored in tree and registry."""
     return {
         "organs": [word for word in identity.get("REEF_ORGANS", "").split(",") if word],
         "capabilities": [w for w in identity.get("REEF_CAPABILITIES", "").split(",") if w],
@@ -324,13 +328,13 @@ def dna_of(identity: Dict[str, str]) -> Json:
 
 
 def digest_of(dna: Json) -> str:
-    """The SHA-256 by which the registry sees whether it knows our DNA."""
+    """Return the SHA-256 by which the registry detects a changed composition."""
     text = json.dumps(dna, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
 
 
 def vitals(home: Home) -> Json:
-    """Load of the last minute, and how full the disk is, in percent."""
+    """Return the load of the last minute, and the disk usage in percent."""
     found: Json = {}
     with contextlib.suppress(OSError):
         found["load"] = round(os.getloadavg()[0], 2)
@@ -341,7 +345,7 @@ def vitals(home: Home) -> Json:
 
 
 def lieutenants(home: Home) -> List[Json]:
-    """Agents whose keepers run here, as entries of `services`."""
+    """Return running agents with their shims as entries of `services`."""
     found = []
     for path in keeper_files(home):
         try:
@@ -362,7 +366,7 @@ def lieutenants(home: Home) -> List[Json]:
 
 
 def keeper_files(home: Home) -> Iterator[str]:
-    """Where keepers say who they are: `…/lieutenants/<one>/runs/<run>/keeper.json`."""
+    """Yield the paths of the shims' files: `…/lieutenants/<one>/runs/<run>/keeper.json`."""
     tops = [home.path(*names) for names in ((), ("data",), ("reef",), ("reef", "data"))]
     tops.append(os.path.expanduser("~/.reef"))
     for top in dict.fromkeys(tops):
@@ -373,7 +377,7 @@ def keeper_files(home: Home) -> Iterator[str]:
 
 
 def listed(folder: str) -> List[str]:
-    """The names in a folder; none if it cannot be read."""
+    """Return the names in a folder; empty if it cannot be read."""
     try:
         return sorted(os.listdir(folder))
     except OSError:
@@ -381,7 +385,7 @@ def listed(folder: str) -> List[str]:
 
 
 def process_started(pid: int) -> int:
-    """When a process began, in ticks since the machine did. Raise OSError if it is gone."""
+    """Return the start time of a process in ticks since boot. Raise OSError if it has ended."""
     with open("/proc/{}/stat".format(pid), "rb") as file:
         words = file.read().rpartition(b")")[2].split()
     if words[0] in (b"Z", b"X"):
@@ -390,7 +394,7 @@ def process_started(pid: int) -> int:
 
 
 def environment_of(pid: int) -> Dict[str, str]:
-    """What a process of ours was given; nothing of a foreign one."""
+    """Return the environment of a process; empty if it may not be read."""
     try:
         with open("/proc/{}/environ".format(pid), "rb") as file:
             lines = file.read().decode("utf-8", "replace").split("\0")
@@ -400,7 +404,7 @@ def environment_of(pid: int) -> Dict[str, str]:
 
 
 def services(home: Home) -> List[Json]:
-    """What this VM offers: a reef of its own, and its lieutenants."""
+    """Return the services of this VM: its own reef, and its lieutenants."""
     found: List[Json] = []
     port = own_reef_port(home)
     if port and listens(port):
@@ -409,7 +413,7 @@ def services(home: Home) -> List[Json]:
 
 
 def own_reef_port(home: Home) -> int:
-    """The port of this VM's own reef, as `reef/reef.env` has it; 0 if there is none."""
+    """Return the port of this VM's own reef from `reef/reef.env`; 0 if there is none."""
     path = home.path("reef", "reef.env")
     if not os.path.exists(path):
         return 0
@@ -420,7 +424,7 @@ def own_reef_port(home: Home) -> int:
 
 
 def listens(port: int) -> bool:
-    """Whether somebody takes connections on this machine's port."""
+    """Return whether the local port accepts connections."""
     try:
         socket.create_connection(("127.0.0.1", port), 1.0).close()
     except (OSError, OverflowError):
@@ -432,7 +436,7 @@ def listens(port: int) -> bool:
 
 
 class Agent:
-    """One VM's membership, from turn to turn."""
+    """The membership of one VM."""
 
     def __init__(self, home: Home, say: Callable[[str], None]) -> None:
         self.home, self.say = home, say
@@ -448,7 +452,7 @@ class Agent:
     # -- one turn
 
     def turn(self) -> float:
-        """Do what is to be done now; how many seconds to wait then."""
+        """Do the work that is due; return the seconds until the next turn."""
         try:
             seconds = self._beat()
         except Refused as error:
@@ -464,7 +468,7 @@ class Agent:
         return seconds
 
     def _failed(self, error: Problem, first: float, longest: float) -> float:
-        """Tell of a new problem once; the pause grows and is never the same for two VMs."""
+        """Log a new problem once; return a pause that grows and is randomized."""
         if str(error) != self.problem:
             self.say(str(error))
         self.problem = str(error)
@@ -475,7 +479,9 @@ class Agent:
         return pause
 
     def _beat(self) -> float:
-        """Join or register if need be, and beat; the seconds that the roof asks for."""
+        """Join or register if necessary, and send a heartbeat; return the seconds that the root
+        asks for.
+        """
         identity = self.home.identity()
         if not identity.get("VERS_AUTH_TOKEN"):
             identity = join(self.home, self.say)
@@ -506,7 +512,7 @@ class Agent:
         return seconds_until_next(answer)
 
     def _note_clock(self, skew: Optional[float]) -> None:
-        """Say once that the clock is wrong, and once that it is right again."""
+        """Log once that the clock is wrong, and once that it is right again."""
         was, self.skew = self.wrong_clock, skew
         self.wrong_clock = skew is not None and abs(skew) > CLOCK_TOLERANCE
         if skew is not None and self.wrong_clock and not was:
@@ -515,7 +521,7 @@ class Agent:
             self.say("this machine's clock agrees with reef's again")
 
     def _explained(self, error: Refused) -> Refused:
-        """A refusal with what mends it."""
+        """Add the remedy to a refusal."""
         if error.status == 401:
             text = "{} (the token was revoked; put a new one into {}, or a join token)".format(
                 error, self.home.identity_file
@@ -524,7 +530,7 @@ class Agent:
         return error
 
     def _look(self, roof: Roof, identity: Dict[str, str]) -> None:
-        """Once, after the start: bring the registry up to date if our address is another now."""
+        """After the start, register again if the registry has another address for us."""
         path = "/registry/vms/" + quote(required(identity, "VERS_VM_ID"), safe="")
         try:
             known = roof.ask("GET", path)
@@ -555,17 +561,17 @@ class Agent:
         try:
             roof.ask("POST", "/registry/vms", body)
         except Refused as error:
-            # It may have been moved in the tree since then.
+            # The VM may have been moved in the tree since then.
             if error.status != 403 or not body.pop("parentVmId", None):
                 raise self._explained(error) from None
             roof.ask("POST", "/registry/vms", body)
         self.registered_at, self.said_services = time.monotonic(), None
         self.say("registered as {} at {}".format(body["id"], roof.url))
 
-    # -- the whole
+    # -- main loop
 
     def run(self) -> None:
-        """Turn after turn until Stop comes; then say good-bye."""
+        """Take turns until Stop is raised, then sign off."""
         self.say("fleet agent {} on {}".format(VERSION, socket.gethostname()))
         try:
             while True:
@@ -577,10 +583,8 @@ class Agent:
         self._note(stopped=True)
 
     def _wait(self, seconds: float) -> None:
-        """Wait, but go on early when waiting may be of no more use.
-
-        That is when the clock jumped, as it does after the machine was frozen, and when somebody
-        has mended the identity.
+        """Wait, but return early if the clock jumped, as it does after the machine was frozen,
+        or if the identity was changed after a failure.
         """
         end, woken = time.monotonic() + seconds, time.time() + seconds
         before, slice_seconds = changed_at(self.home.identity_file), 1.0 if self.failures else 5.0
@@ -591,14 +595,14 @@ class Agent:
                 return
 
     def _note(self, **facts: Any) -> None:
-        """Leave for `status` how we are. A full disk is no reason to stop."""
+        """Write the state file for `status`. Errors such as a full disk are ignored."""
         self.state.update(facts, at=time.time())
         with contextlib.suppress(OSError):
             write_private(self.home.state_file, json.dumps(self.state) + "\n")
 
 
 def changed_at(path: str) -> int:
-    """When a file was changed last, in nanoseconds; 0 if there is none."""
+    """Return a file's modification time in nanoseconds; 0 if there is none."""
     try:
         return os.stat(path).st_mtime_ns
     except OSError:
@@ -606,7 +610,7 @@ def changed_at(path: str) -> int:
 
 
 def seconds_until_next(answer: Json) -> float:
-    """What the roof asks for, within reason."""
+    """Return the interval that the root asks for, within limits."""
     asked = answer.get("nextBeatInMs")
     if isinstance(asked, bool) or not isinstance(asked, (int, float)) or not asked > 0:
         return USUAL
@@ -614,24 +618,24 @@ def seconds_until_next(answer: Json) -> float:
 
 
 def required(identity: Dict[str, str], name: str) -> str:
-    """A value that identity.json must have. Raise Problem."""
+    """Return a value that identity.json must have. Raise Problem."""
     if not identity.get(name):
         raise Problem("identity.json has no {}".format(name))
     return identity[name]
 
 
 def roof_of(identity: Dict[str, str], token: str = "") -> Roof:
-    """The roof, with the VM's own token unless another is given."""
+    """Return a client of the root, with the VM's own token unless another is given."""
     return Roof(required(identity, "VERS_INFRA_URL"), token or identity["VERS_AUTH_TOKEN"])
 
 
 def address_of(identity: Dict[str, str], known: Json) -> str:
-    """Under which name others find this VM."""
+    """Return the host name under which others find this VM."""
     return identity.get("REEF_ADDRESS") or str(known.get("address") or "") or socket.gethostname()
 
 
 def join(home: Home, say: Callable[[str], None]) -> Dict[str, str]:
-    """Trade the join token; the identity with the VM's own token. Raise Problem."""
+    """Exchange the join token; return the identity with the VM's own token. Raise Problem."""
     identity = home.identity()
     token = home.join_token(identity)
     if not token:
@@ -654,7 +658,7 @@ def join(home: Home, say: Callable[[str], None]) -> Dict[str, str]:
 
 
 def renew(home: Home) -> str:
-    """Change the VM's token: the old one is good until the new one is kept and shown."""
+    """Replace the VM's token. The old one stays valid until the new one is stored and confirmed."""
     identity = home.identity()
     required(identity, "VERS_AUTH_TOKEN")
     fresh = roof_of(identity).ask("POST", "/bootloader/token", {}).get("token")
@@ -666,7 +670,7 @@ def renew(home: Home) -> str:
 
 
 def good_bye(home: Home) -> str:
-    """Tell the roof that this VM stops, if it can be told; what came of it."""
+    """Tell the root that this VM stops; return the outcome for the log."""
     try:
         identity = home.identity()
         required(identity, "VERS_AUTH_TOKEN")
@@ -681,7 +685,7 @@ def good_bye(home: Home) -> str:
 
 
 def log_line(text: str) -> None:
-    """One line on stderr, with the time where no journal adds it."""
+    """Write one line to stderr, with the time unless the journal adds it."""
     stamp = "" if os.environ.get("JOURNAL_STREAM") else time.strftime("%Y-%m-%dT%H:%M:%S%z ")
     with contextlib.suppress(OSError, ValueError):
         sys.stderr.write("{}{}\n".format(stamp, " ".join(text.split())))
@@ -689,7 +693,7 @@ def log_line(text: str) -> None:
 
 
 def is_same_file(opened: int, path: str) -> bool:
-    """Whether the path still leads to this open file."""
+    """Return whether the path still leads to this open file."""
     try:
         return os.path.samestat(os.fstat(opened), os.stat(path))
     except OSError:
@@ -697,7 +701,7 @@ def is_same_file(opened: int, path: str) -> bool:
 
 
 def command_run(home: Home) -> int:
-    """Beat until told to stop. One agent a home."""
+    """Send heartbeats until stopped. Only one agent may run for a home."""
     os.makedirs(home.path("run"), mode=0o700, exist_ok=True)
     with open(home.path("run", "fleet-agent.lock"), "a") as lock:
         try:
@@ -714,14 +718,14 @@ def command_run(home: Home) -> int:
 
 
 def stop(*_: Any) -> NoReturn:
-    """What a signal does: once, so that the good-bye is not cut off."""
+    """Handle the first signal and ignore later ones, so that signing off is not interrupted."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
     raise Stop
 
 
 def command_start(home: Home) -> int:
-    """Run detached, with a log; at once if one runs already."""
+    """Run detached, with a log; do nothing if one runs already."""
     if running(home):
         return 0
     os.makedirs(home.path("log"), mode=0o700, exist_ok=True)
@@ -751,7 +755,7 @@ def command_start(home: Home) -> int:
 
 
 def running(home: Home) -> int:
-    """The pid of the agent that runs for this home; 0 if none does."""
+    """Return the pid of the agent that runs for this home; 0 if there is none."""
     state = home.state()
     try:
         pid = int(state["pid"])
@@ -761,7 +765,7 @@ def running(home: Home) -> int:
 
 
 def command_stop(home: Home) -> int:
-    """End a running one and wait until it has gone."""
+    """Stop a running agent and wait for its end."""
     pid = running(home)
     if pid:
         os.kill(pid, signal.SIGTERM)
@@ -774,7 +778,7 @@ def command_stop(home: Home) -> int:
 
 
 def command_status(home: Home, wait: float) -> int:
-    """Print how the running agent is; 0 if the roof took its last beat."""
+    """Print the state of the running agent; return 0 if its last heartbeat succeeded."""
     end = time.monotonic() + wait
     while True:
         pid, state = running(home), home.state()
@@ -822,7 +826,7 @@ def command_unit(home: Home) -> int:
 
 
 def unit_word(text: str) -> str:
-    """A word of a unit's command line, quoted so that systemd expands nothing in it."""
+    """Quote a word of a unit's command line, so that systemd expands nothing in it."""
     if any(ord(sign) < 32 for sign in text):
         raise Problem("a path for systemd has no control characters")
     text = text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
@@ -830,7 +834,7 @@ def unit_word(text: str) -> str:
 
 
 def main(argv: List[str]) -> int:
-    """One command; a problem is one sentence on stderr and exit 1."""
+    """Run one command; a Problem is printed to stderr and exits with 1."""
     if sys.version_info < OLDEST:
         sys.stderr.write("the fleet agent needs Python 3.8 or newer\n")
         return 1

@@ -146,7 +146,7 @@ def sweep() -> None:
     JoinRefusal.objects.exclude(pk__in=list(newest.values_list("pk", flat=True))).delete()
 
 
-# -- the one use ---------------------------------------------------------------------------------
+# -- redeeming -----------------------------------------------------------------------------------
 
 
 def _claim(token: JoinToken, facts: Facts) -> bool:

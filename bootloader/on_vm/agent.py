@@ -122,7 +122,7 @@ def recipe_for(version: str, home: Path) -> Recipe:
     return recipe
 
 
-# -- npm where there is none ---------------------------------------------------------------------
+# -- installing npm ------------------------------------------------------------------------------
 
 
 def provide_npm(home: Path, registry: str) -> None:

@@ -62,7 +62,7 @@ class Vers:
     def __init__(self, client: Client | None = None) -> None:
         self.client = client or Client()
 
-    # -- making ----------------------------------------------------------------------------------
+    # -- create and save -------------------------------------------------------------------------
 
     def create(self, spec: Spec) -> Machine:
         """Create a VM.
@@ -144,7 +144,7 @@ class Vers:
             if commit.parent_vm_id == vm_id and commit.name == name
         ]
 
-    # -- changing --------------------------------------------------------------------------------
+    # -- change and delete -----------------------------------------------------------------------
 
     def pause(self, machine_id: str) -> None:
         """Freeze the VM. It still counts towards the account's limits."""
@@ -221,7 +221,7 @@ class Vers:
             return known_id(machine_id) not in {vm.vm_id for vm in self.client.vms()}
         return False
 
-    # -- asking ----------------------------------------------------------------------------------
+    # -- read ------------------------------------------------------------------------------------
 
     def state(self, machine_id: str) -> Machine:
         """Return the current state. A VM whose boot failed no longer exists."""

@@ -153,7 +153,7 @@ def _write(wish: Wish, by: object, key: str) -> list[Provisioning]:
     return rows
 
 
-# -- later ---------------------------------------------------------------------------------------
+# -- retry, cancel, list -------------------------------------------------------------------------
 
 
 def find(provisioning_id: str) -> Provisioning:

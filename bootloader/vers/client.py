@@ -141,7 +141,7 @@ class Client:
         path = f"/vm/{known_id(vm_id)}"
         ask(Question("DELETE", path, write=True, slow=True), self.account())
 
-    # -- how -------------------------------------------------------------------------------------
+    # -- requests --------------------------------------------------------------------------------
 
     def _new(
         self,
