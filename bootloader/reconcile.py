@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 # Machines get this much time to appear in tree and registry before they are compared.
 PATIENCE = timedelta(minutes=3)
 # A running VM without a heartbeat for this long counts as useless.
-SERVES_NOTHING = timedelta(minutes=30)
+IDLE_AFTER = timedelta(minutes=30)
 SKIPPED = (
     f"machines known for less than {int(PATIENCE.total_seconds() // 60)} minutes are not compared"
     " yet: they may still find their place"
@@ -228,7 +228,7 @@ def _useless(machine: Machine, seen: base.Machine) -> Iterator[Odd]:
     if vm is not None and vm.status == Status.PAUSED:
         text = "runs at its provider, but is paused in the registry"
         yield Odd(FindingKind.USELESS, machine, text, Proposal.PAUSE)
-    elif vm is None or now - vm.last_seen > SERVES_NOTHING:
+    elif vm is None or now - vm.last_seen > IDLE_AFTER:
         heard = "never registered (no fleet agent of ours runs there)"
         if vm is not None:
             said = "" if vm.status == Status.RUNNING else f"is {vm.status} in the registry and "
