@@ -18,6 +18,6 @@ class BootloaderConfig(AppConfig):
         values.register("REEF_VM_PROVIDER", providers.slug_problem)
         checks.register("VERS_API_KEY", vers.check_key)
         checks.register("REEF_SSH_PRIVATE_KEY", hosts.check_shared_key)
-        rotation.register("SSH hosts", hosts.reseal)
-        sources.register("SSH hosts", sources.Source(hosts.sealed_keys, hosts.secrets))
+        rotation.register("SSH hosts", hosts.reencrypt_keys)
+        sources.register("SSH hosts", sources.Source(hosts.encrypted_keys, hosts.secrets))
         outside_calls.register()

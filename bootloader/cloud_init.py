@@ -24,9 +24,9 @@ SCRIPT = f"{FOLDER}/boot.sh"
 LOG = "/var/log/reef-boot.log"
 # As root, so that the system's packages and units can be used. A failed run can be repeated.
 RUN = f"umask 077; /bin/bash {SCRIPT} >>{LOG} 2>&1 && rm -rf {FOLDER}"
-_MOST_HOST = 63
+_MAX_HOST_NAME = 63
 _WIDTH = 1 << 16
-_FIXED = (1980, 1, 1, 0, 0, 0)
+_ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 
 
 def user_data(plan: BootPlan, *, whole: bool = False) -> str:
@@ -81,7 +81,7 @@ def seed(plan: BootPlan) -> bytes:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in _seed_files(plan).items():
-            about = zipfile.ZipInfo(name, _FIXED)
+            about = zipfile.ZipInfo(name, _ZIP_DATE)
             about.external_attr = 0o600 << 16
             archive.writestr(about, content)
     return out.getvalue()
@@ -99,7 +99,7 @@ def _seed_files(plan: BootPlan) -> dict[str, bytes]:
 def host_name(plan: BootPlan) -> str:
     """Return a valid DNS label made from the VM's name; never empty."""
     words = re.sub(r"[^a-z0-9]+", "-", plan.name.lower()).strip("-")
-    return words[:_MOST_HOST].strip("-") or f"vm-{_digest(plan.vm_id)[:12]}"
+    return words[:_MAX_HOST_NAME].strip("-") or f"vm-{_digest(plan.vm_id)[:12]}"
 
 
 def instance_id(plan: BootPlan) -> str:
@@ -124,14 +124,14 @@ class _Dumper(yaml.SafeDumper):
     """Dump multi-line texts as blocks, so that the script in them is readable."""
 
 
-def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
     # YAML treats these characters as line ends and would load others.
     odd = any(sign in text for sign in "\r\x85\u2028\u2029\ufeff")
     style = '"' if odd else "|" if "\n" in text else None
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
-_Dumper.add_representer(str, _text)
+_Dumper.add_representer(str, _represent_text)
 
 
 def _users(plan: BootPlan) -> list[Any]:

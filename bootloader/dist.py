@@ -23,24 +23,24 @@ from pathlib import Path
 
 from django.conf import settings
 
-from bootloader.exceptions import NothingToHandOut
+from bootloader.exceptions import PackagingFailed
 from bootloader.render import PARTS
 from reef_site.common import locks
 from reef_site.common.errors import NotFound
 
 PACKAGES = ("reef_site", "lieutenants", "bootloader", "registry", "vmtree", "versconfig")
 # Resources needed beside the packages, and where hatchling puts them in the wheel.
-BESIDE = ("pyproject.toml", "README.md", "requirements.lock")
+RESOURCES = ("pyproject.toml", "README.md", "requirements.lock")
 TEMPLATES = "templates"
 # Needed only for the development of reef.
-LEFT_OUT = frozenset({"reef_site/testbed.py", "reef_site/management/commands/test.py"})
-NOT_SOURCES = frozenset({"__pycache__", "node_modules", "house"})
+EXCLUDED_FILES = frozenset({"reef_site/testbed.py", "reef_site/management/commands/test.py"})
+EXCLUDED_NAMES = frozenset({"__pycache__", "node_modules", "house"})
 BUILD_SECONDS = 120
 # How many states of the sources are kept for downloads, including the newest.
-KEPT = 4
+MAX_KEPT_STATES = 4
 
 # Matches the folders of states.
-_MARKS = "[0-9a-f]" * 12
+_STATE_GLOB = "[0-9a-f]" * 12
 _VERSION_LINE = re.compile(r'(?m)^version = "[^"]*"$')
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,150}")
 
@@ -144,16 +144,16 @@ def current() -> Dist:
     """Return the files for the running code, building them if necessary. Raise NothingToHandOut."""
     try:
         sources = _sources()
-        mark = _mark(sources)
-        folder = _home() / mark
+        mark = _state_digest(sources)
+        folder = _dist_folder() / mark
         if not folder.is_dir():
-            with _alone():
+            with _build_lock():
                 if not folder.is_dir():
-                    _make(sources, mark, folder)
+                    _build(sources, mark, folder)
         os.utime(folder)
-        return _read(folder, mark)
+        return _load(folder, mark)
     except (OSError, subprocess.SubprocessError, StopIteration) as error:
-        raise NothingToHandOut(f"this reef cannot be packed for VMs: {error}") from error
+        raise PackagingFailed(f"this reef cannot be packed for VMs: {error}") from error
 
 
 def find(name: str) -> Path:
@@ -167,7 +167,7 @@ def find(name: str) -> Path:
     if name in newest.plain:
         return newest.plain[name].path
     if _NAME.fullmatch(name):
-        for folder in _home().glob(_MARKS):
+        for folder in _dist_folder().glob(_STATE_GLOB):
             if (folder / name).is_file():
                 return folder / name
     raise NotFound(f"there is no file '{name}' here; the list is at /bootloader/dist/")
@@ -179,17 +179,17 @@ def find(name: str) -> Path:
 def _sources() -> dict[str, Path]:
     """Return every file that goes into the wheel, by its path in the checkout."""
     base, house = Path(settings.BASE_DIR), Path(settings.HOUSE_DIR)
-    found = {name: house / name for name in BESIDE}
+    found = {name: house / name for name in RESOURCES}
     for package in PACKAGES:
         found |= _files_below(base / package, package)
     found |= _files_below(house / TEMPLATES, TEMPLATES)
-    return {place: path for place, path in sorted(found.items()) if place not in LEFT_OUT}
+    return {place: path for place, path in sorted(found.items()) if place not in EXCLUDED_FILES}
 
 
 def _files_below(folder: Path, place: str) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for entry in os.scandir(folder):
-        if entry.name in NOT_SOURCES or entry.name.endswith((".pyc", ".pyo", ".new")):
+        if entry.name in EXCLUDED_NAMES or entry.name.endswith((".pyc", ".pyo", ".new")):
             continue
         where = f"{place}/{entry.name}"
         if entry.is_dir(follow_symlinks=False):
@@ -211,7 +211,7 @@ def sha256_of(path: Path) -> str:
     return _digests[key]
 
 
-def _mark(sources: dict[str, Path]) -> str:
+def _state_digest(sources: dict[str, Path]) -> str:
     """Return a short digest of all sources, equal in a checkout and in an installation of it."""
     whole = hashlib.sha256()
     for place, path in sources.items():
@@ -226,33 +226,35 @@ def _mark(sources: dict[str, Path]) -> str:
 # -- building ------------------------------------------------------------------------------------
 
 
-def _home() -> Path:
+def _dist_folder() -> Path:
     folder: Path = settings.DATA_DIR / "dist"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return folder
 
 
 @contextlib.contextmanager
-def _alone() -> Iterator[None]:
-    with locks.held(_home() / "build.lock"):
+def _build_lock() -> Iterator[None]:
+    with locks.held(_dist_folder() / "build.lock"):
         yield
 
 
-def _make(sources: dict[str, Path], mark: str, folder: Path) -> None:
+def _build(sources: dict[str, Path], mark: str, folder: Path) -> None:
     """Build into a temporary folder and rename it, so that a folder is always complete."""
-    half = Path(tempfile.mkdtemp(prefix=".half-", dir=_home()))
+    half = Path(tempfile.mkdtemp(prefix=".half-", dir=_dist_folder()))
     try:
         with tempfile.TemporaryDirectory(prefix="reef-dist-") as stage:
             _stage(sources, Path(stage), mark)
             _run_hatchling(Path(stage), half)
-        for name, text in _others(sources).items():
+        for name, text in _other_files(sources).items():
             (half / name).write_bytes(text)
         half.chmod(0o700)
         half.rename(folder)
     finally:
         shutil.rmtree(half, ignore_errors=True)
-    old = sorted(_home().glob(_MARKS), key=lambda each: each.stat().st_mtime, reverse=True)
-    for each in old[KEPT:]:
+    old = sorted(
+        _dist_folder().glob(_STATE_GLOB), key=lambda each: each.stat().st_mtime, reverse=True
+    )
+    for each in old[MAX_KEPT_STATES:]:
         shutil.rmtree(each, ignore_errors=True)
 
 
@@ -266,7 +268,7 @@ def _stage(sources: dict[str, Path], stage: Path, mark: str) -> None:
     text = project.read_text()
     fresh, count = _VERSION_LINE.subn(f'version = "{_version(mark)}"', text, count=1)
     if not count:
-        raise NothingToHandOut("this reef cannot be packed for VMs: pyproject.toml has no version")
+        raise PackagingFailed("this reef cannot be packed for VMs: pyproject.toml has no version")
     project.write_text(fresh)
 
 
@@ -284,7 +286,7 @@ def _run_hatchling(stage: Path, out: Path) -> None:
     )
     if done.returncode:
         said = " / ".join(done.stdout.strip().splitlines()[-4:])
-        raise NothingToHandOut(f"this reef cannot be packed for VMs: hatchling says: {said}")
+        raise PackagingFailed(f"this reef cannot be packed for VMs: hatchling says: {said}")
 
 
 def _version(mark: str) -> str:
@@ -292,10 +294,10 @@ def _version(mark: str) -> str:
     return f"{settings.VERSION}+g{mark}"
 
 
-def _others(sources: dict[str, Path]) -> dict[str, bytes]:
+def _other_files(sources: dict[str, Path]) -> dict[str, bytes]:
     """Return the downloads other than the wheel, by names that contain their digest."""
     contents = {
-        ("requirements", ".txt"): _run_block(sources["requirements.lock"].read_text()).encode(),
+        ("requirements", ".txt"): _runtime_lock(sources["requirements.lock"].read_text()).encode(),
         ("fleet_agent", ".py"): sources["bootloader/fleet_agent.py"].read_bytes(),
         ("boot", ".sh"): "\n".join(
             sources[f"bootloader/scripts/{part}"].read_text() for part in PARTS
@@ -309,17 +311,17 @@ def _others(sources: dict[str, Path]) -> dict[str, bytes]:
     }
 
 
-def _run_block(lock: str) -> str:
+def _runtime_lock(lock: str) -> str:
     """Return the lock's runtime part, without test packages."""
     found = re.search(r"(?ms)^#: run\n(.*?)(?=^#: |\Z)", lock)
     if not found:
-        raise NothingToHandOut(
+        raise PackagingFailed(
             "this reef cannot be packed for VMs: requirements.lock has no run block"
         )
     return found[1]
 
 
-def _read(folder: Path, mark: str) -> Dist:
+def _load(folder: Path, mark: str) -> Dist:
     """Return the files in a built folder."""
 
     def one(pattern: str) -> DistFile:

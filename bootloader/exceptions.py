@@ -42,11 +42,11 @@ class NoSuchMachine(ProviderRefused):
     """The provider has no machine with this id, or no longer has it."""
 
 
-class CannotDo(ProviderRefused):
+class UnsupportedOperation(ProviderRefused):
     """The provider does not support the operation, such as pausing an SSH host."""
 
 
-class ProviderAway(ProviderError):
+class ProviderUnavailable(ProviderError):
     """The provider is unreachable or busy. Nothing was changed."""
 
     retry = True
@@ -84,13 +84,13 @@ class UnknownProfile(ReefError):
         self.known = known
 
 
-class NothingToHandOut(ReefError):
+class PackagingFailed(ReefError):
     """The files that VMs download could not be built; the text gives the reason."""
 
     status = 503
 
 
-class RateLimited(ProviderAway):
+class RateLimited(ProviderUnavailable):
     """The provider asks us to wait, for `seconds` if it said how long."""
 
     def __init__(self, text: str, seconds: float | None = None) -> None:
@@ -98,7 +98,7 @@ class RateLimited(ProviderAway):
         self.seconds = seconds
 
 
-class PartlyDone(ProviderError):
+class PartiallyCreated(ProviderError):
     """Of several requested machines only those in `made` exist; the caller uses or deletes them."""
 
     def __init__(self, text: str, made: tuple[str, ...]) -> None:
@@ -113,17 +113,17 @@ class ShellError(ReefError):
     retry = False
 
 
-class ShellAway(ShellError):
+class ShellUnavailable(ShellError):
     """The machine is not reachable by SSH yet, or the connection was lost."""
 
     retry = True
 
 
-class ShellBusy(ShellAway):
+class ShellBusy(ShellUnavailable):
     """The SSH server closed the connection before its greeting: it has too many connections."""
 
 
-class CommandTimeout(ShellAway):
+class CommandTimeout(ShellUnavailable):
     """A command did not finish in time and may still be running."""
 
 
@@ -134,7 +134,7 @@ class ShellRefused(ShellError):
 class JoinRefused(ReefError):
     """A join was rejected: invalid token (401), another VM's token (403), or a conflict (409).
 
-    `why` is a value of `bootloader.models.Why`, `token` the token's row if it is known.
+    `why` is a value of `bootloader.models.RefusalReason`, `token` the token's row if it is known.
     """
 
     def __init__(

@@ -7,49 +7,53 @@ from typing import Any
 from django import forms
 
 from bootloader import profiles, providers
-from bootloader.provisioning.wishes import MOST_AT_A_TIME, Wish, wish_of
-from bootloader.states import Leftover
+from bootloader.provisioning.wishes import MAX_COUNT, ProvisionRequest, parse_request
+from bootloader.states import CleanupPolicy
 from reef_site.common.errors import BadInput, ReefError
 from versconfig import config
 
-_PLAIN = {"autocomplete": "off", "spellcheck": "false"}
+_PLAIN_INPUT = {"autocomplete": "off", "spellcheck": "false"}
 
 
-def _line(label: str = "", help_text: str = "", *, required: bool = False) -> forms.CharField:
+def _text_field(label: str = "", help_text: str = "", *, required: bool = False) -> forms.CharField:
     return forms.CharField(
         required=required,
         label=label or None,
         help_text=help_text,
-        widget=forms.TextInput(attrs=_PLAIN),
+        widget=forms.TextInput(attrs=_PLAIN_INPUT),
     )
 
 
 class ProvisionForm(forms.Form):
     """A request for VMs. Empty fields fall back to config or the profile."""
 
-    name = _line(help_text="1 to 64 letters, digits, dots, dashes and underscores.", required=True)
+    name = _text_field(
+        help_text="1 to 64 letters, digits, dots, dashes and underscores.", required=True
+    )
     type = forms.ChoiceField(label="Profile")
-    parent_vm_id = _line("Parent", "The id of the VM below which it comes. Empty: at the roof.")
+    parent_vm_id = _text_field(
+        "Parent", "The id of the VM below which it comes. Empty: at the roof."
+    )
     count = forms.IntegerField(
         required=False,
         min_value=1,
-        max_value=MOST_AT_A_TIME,
+        max_value=MAX_COUNT,
         label="How many",
         help_text="Leave empty for one VM of exactly this name. More are named name-1, name-2 …",
     )
     provider = forms.ChoiceField(required=False)
     on_failure = forms.ChoiceField(
-        choices=Leftover.choices,
+        choices=CleanupPolicy.choices,
         label="If it fails",
         help_text="A VM that is kept can be inspected, and a retry continues with it.",
     )
-    commit = _line("Commit", "A saved VM to restore, instead of booting an image.")
-    image = _line("Image", "The image to boot, instead of config's.")
+    commit = _text_field("Commit", "A saved VM to restore, instead of booting an image.")
+    image = _text_field("Image", "The image to boot, instead of config's.")
     vcpus = forms.IntegerField(required=False, min_value=1, label="Processors")
     memory_mib = forms.IntegerField(required=False, min_value=1, label="Memory (MiB)")
     disk_mib = forms.IntegerField(required=False, min_value=1, label="Disk (MiB)")
-    extra_organs = _line("More organs", "Names between commas, beside those of the profile.")
-    extra_capabilities = _line("More capabilities", "Names between commas.")
+    extra_organs = _text_field("More organs", "Names between commas, beside those of the profile.")
+    extra_capabilities = _text_field("More capabilities", "Names between commas.")
 
     MORE = ("commit", "image", "vcpus", "memory_mib", "disk_mib", "extra_organs")
     KEYS = {
@@ -80,12 +84,12 @@ class ProvisionForm(forms.Form):
             *((slug, slug) for slug in providers.all_slugs()),
         ]
 
-    def wish(self) -> Wish:
+    def wish(self) -> ProvisionRequest:
         """Return the request; the form must be valid. Raise BadInput."""
         said = {self.KEYS.get(name, name): value for name, value in self.cleaned_data.items()}
         for key in ("extraOrgans", "extraCapabilities"):
             said[key] = [word.strip() for word in said[key].split(",") if word.strip()]
-        return wish_of({key: value for key, value in said.items() if value not in ("", None)})
+        return parse_request({key: value for key, value in said.items() if value not in ("", None)})
 
     def refuse(self, error: ReefError) -> None:
         """Add a service's error to the field that it concerns."""

@@ -28,18 +28,18 @@ from versconfig.screening import sources
 from versconfig.screening.screen import Secret
 from vmtree.models import Node
 
-_KNOCK_SECONDS = 2.0
+_PROBE_SECONDS = 2.0
 # Ends before the ten seconds that a test may take, also for a silent host.
 _LOGIN_SECONDS = 8.0
-AT_ONCE = 16
+MAX_CONCURRENT = 16
 # Per address: sshd starts to drop connections from ten unauthenticated ones on (MaxStartups).
-_AT_ONCE_THERE = 4
+_MAX_PER_ADDRESS = 4
 _BUSY_PAUSE = 0.3
 
 
 def claim(spec: Spec) -> HostClaim:
     """Claim the smallest free host that satisfies the spec. Raise NoHostFree."""
-    for host in _fitting(spec):
+    for host in _matching(spec):
         if spec.elsewhere and is_this_machine(host.address):
             continue
         # The constraint is the lock: the loser of a race tries the next host.
@@ -52,7 +52,7 @@ def claim(spec: Spec) -> HostClaim:
     raise NoHostFree(f"All {count} SSH hosts are in use" if count else "There are no SSH hosts")
 
 
-def _fitting(spec: Spec) -> QuerySet[SshHost]:
+def _matching(spec: Spec) -> QuerySet[SshHost]:
     hosts = SshHost.objects.free()
     for name in ("vcpus", "memory_mib", "disk_mib"):
         wished = getattr(spec, name)
@@ -101,7 +101,7 @@ def login(host: SshHost) -> Login:
     )
 
 
-def reseal() -> tuple[int, list[str]]:
+def reencrypt_keys() -> tuple[int, list[str]]:
     """Encrypt all private keys again with the vault's first key.
 
     Return how many were encrypted, and the names of unreadable ones.
@@ -118,7 +118,7 @@ def reseal() -> tuple[int, list[str]]:
     return count, lost
 
 
-def sealed_keys() -> tuple[str, ...]:
+def encrypted_keys() -> tuple[str, ...]:
     """Return the encrypted private keys of all hosts."""
     sealed = SshHost.objects.exclude(sealed_key="").order_by("pk")
     return tuple(sealed.values_list("sealed_key", flat=True))
@@ -131,28 +131,28 @@ def secrets() -> list[Secret]:
     return [Secret(name, sources.unseal(f"{name} of {row}", row.key)) for row in rows]
 
 
-def answering(hosts: list[SshHost]) -> list[bool]:
+def probe_ssh(hosts: list[SshHost]) -> list[bool]:
     """Return for each host whether its SSH port answers; all are tried concurrently."""
     if not hosts:
         return []
-    places = _places(hosts)
-    with ThreadPoolExecutor(min(AT_ONCE, len(hosts))) as pool:
-        return list(pool.map(partial(_knock, places), [(row.address, row.port) for row in hosts]))
+    places = _address_limits(hosts)
+    with ThreadPoolExecutor(min(MAX_CONCURRENT, len(hosts))) as pool:
+        return list(pool.map(partial(_probe, places), [(row.address, row.port) for row in hosts]))
 
 
-def _places(hosts: list[SshHost]) -> Mapping[str, threading.Semaphore]:
+def _address_limits(hosts: list[SshHost]) -> Mapping[str, threading.Semaphore]:
     """Return for each address a semaphore that limits concurrent connections to it."""
-    return {host.address: threading.Semaphore(_AT_ONCE_THERE) for host in hosts}
+    return {host.address: threading.Semaphore(_MAX_PER_ADDRESS) for host in hosts}
 
 
-def _knock(places: Mapping[str, threading.Semaphore], where: tuple[str, int]) -> bool:
+def _probe(places: Mapping[str, threading.Semaphore], where: tuple[str, int]) -> bool:
     with places[where[0]]:
         try:
-            sock = socket.create_connection(where, _KNOCK_SECONDS)
+            sock = socket.create_connection(where, _PROBE_SECONDS)
         except (OSError, UnicodeError):
             return False
         with sock:
-            sock.settimeout(_KNOCK_SECONDS)
+            sock.settimeout(_PROBE_SECONDS)
             try:
                 greeting = sock.recv(4)
             except TimeoutError:
@@ -176,9 +176,9 @@ def try_logins(hosts: list[SshHost]) -> list[str]:
             ways.append(str(error))
     # Threads do not use the database, so the host keys they see are stored afterwards.
     seen: dict[int, str] = {}
-    places = _places(hosts)
-    with ThreadPoolExecutor(min(AT_ONCE, len(hosts))) as pool:
-        found = list(pool.map(partial(_try, seen, places), range(len(ways)), ways))
+    places = _address_limits(hosts)
+    with ThreadPoolExecutor(min(MAX_CONCURRENT, len(hosts))) as pool:
+        found = list(pool.map(partial(_try_login, seen, places), range(len(ways)), ways))
     for number, line in seen.items():
         hosts[number].keep_host_key(line)
     return found
@@ -194,7 +194,7 @@ def check_shared_key(_node: Node | None) -> Finding:
     return Finding(not wrong, "; ".join(wrong)[:1000] or f"{len(rows)} SSH hosts let us in.")
 
 
-def _try(
+def _try_login(
     seen: dict[int, str],
     places: Mapping[str, threading.Semaphore],
     number: int,
@@ -218,11 +218,11 @@ def _try(
 
 
 def _log_in(seen: dict[int, str], number: int, way: Login, seconds: float) -> str:
-    with shell.connect(_without_keeping(way), seconds) as session:
+    with shell.connect(_without_key_store(way), seconds) as session:
         seen[number] = session.host_key
         ran = session.script("exit 0", timeout=_LOGIN_SECONDS)
     return "" if ran.exit_status == 0 else f"a command ended with {ran.exit_status}"
 
 
-def _without_keeping(way: Login) -> Login:
+def _without_key_store(way: Login) -> Login:
     return Login(way.host, way.port, way.user, way.private_key, host_key=way.host_key)

@@ -19,7 +19,7 @@ from django.db import transaction
 from django.db.models import F
 
 from bootloader.exceptions import JoinRefused
-from bootloader.models.joining import JoinRefusal, JoinToken, Why
+from bootloader.models.joining import JoinRefusal, JoinToken, RefusalReason
 from reef_site.common import clock, events
 from reef_site.common.errors import BadInput, Conflict
 from registry import services as registry
@@ -30,16 +30,16 @@ from vmtree.dna import Dna, empty
 from vmtree.models import Node, NodeToken
 
 PREFIX = "reefjoin_"
-MINUTES, MOST_MINUTES = 60, 7 * 24 * 60
+DEFAULT_MINUTES, MAX_MINUTES = 60, 7 * 24 * 60
 # A VM that lost the response may repeat its join, and may still report, for this long.
-AGAIN = timedelta(minutes=10)
+REPEAT_WINDOW = timedelta(minutes=10)
 # Tokens are kept for this long after their end, so that pages can show their outcome.
-KEPT = timedelta(days=30)
-MOST_REFUSALS = 1000
+RETENTION = timedelta(days=30)
+MAX_REFUSALS = 1000
 
 
 @dataclass(frozen=True)
-class Facts:
+class JoinFacts:
     """A VM's description of itself in a join request. `remote` is the address of the request.
 
     `nonce` is a random value of this join: a VM that lost the response may repeat the request with
@@ -63,7 +63,7 @@ def issue(
     role: str,
     parent_vm_id: str | None,
     by: object,
-    minutes: int = MINUTES,
+    minutes: int = DEFAULT_MINUTES,
     dna: Dna | None = None,
     address: str = "",
 ) -> str:
@@ -71,11 +71,11 @@ def issue(
 
     Unused tokens of the same VM are voided. The caller checks permissions. Raise BadInput.
     """
-    if not 1 <= minutes <= MOST_MINUTES:
-        raise BadInput(f"minutes: must be a whole number from 1 to {MOST_MINUTES}", "minutes")
+    if not 1 <= minutes <= MAX_MINUTES:
+        raise BadInput(f"minutes: must be a whole number from 1 to {MAX_MINUTES}", "minutes")
     token, now = PREFIX + secrets.token_urlsafe(32), clock.now()
     with transaction.atomic():
-        void(vm_id)
+        revoke_unused(vm_id)
         JoinToken.objects.create(
             digest=tokens.digest_of(token),
             vm_id=vm_id,
@@ -93,26 +93,26 @@ def issue(
     return token
 
 
-def void(vm_id: str) -> int:
+def revoke_unused(vm_id: str) -> int:
     """Void all unused tokens of this VM; return how many there were."""
     now = clock.now()
     return JoinToken.objects.filter(vm_id=vm_id).open(now).update(voided_at=now)
 
 
-def opened_by(text: str, *, remote: str = "", just_used: bool = False) -> JoinToken:
+def find_valid(text: str, *, remote: str = "", just_used: bool = False) -> JoinToken:
     """Return the row of a token that is valid for reports and downloads. Raise JoinRefused.
 
     `just_used` also accepts a token that was redeemed within the last minutes.
     """
-    with _written_down(remote):
-        token = _row_of(text)
+    with _recording_refusals(remote):
+        token = _find_token(text)
         used = token.used_at if just_used and not token.voided_at else None
-        if used is None or clock.now() - used > AGAIN:
+        if used is None or clock.now() - used > REPEAT_WINDOW:
             _check_open(token)
     return token
 
 
-def trade(text: str, facts: Facts) -> tuple[Node, str]:
+def redeem(text: str, facts: JoinFacts) -> tuple[Node, str]:
     """Redeem a join token: create the VM's node and registry row, and return the node and its node
     token.
 
@@ -120,18 +120,18 @@ def trade(text: str, facts: Facts) -> tuple[Node, str]:
     gets a fresh token. Raise JoinRefused; status 409 means that the tree has changed so that the VM
     cannot be placed as planned.
     """
-    with _written_down(facts.remote), transaction.atomic():
-        token = _row_of(text)
+    with _recording_refusals(facts.remote), transaction.atomic():
+        token = _find_token(text)
         if facts.vm_id and facts.vm_id != token.vm_id:
             words = f"this join token is for another VM than '{facts.vm_id[:255]}'"
-            raise JoinRefused(words, Why.FOREIGN, token, status=403)
+            raise JoinRefused(words, RefusalReason.FOREIGN, token, status=403)
         if not _claim(token, facts):
-            _check_again(token, facts)
+            _check_repeat(token, facts)
         try:
-            node = _take_in(token, facts)
+            node = _register_member(token, facts)
         except (BadInput, Conflict) as error:
             words = f"'{token.vm_id}' cannot join: {error}"
-            raise JoinRefused(words, Why.CLASH, token, status=409) from error
+            raise JoinRefused(words, RefusalReason.CLASH, token, status=409) from error
         given = tokens.issue(node, made_by=f"join of {token.vm_id}")
         JoinToken.objects.filter(pk=token.pk).update(given_digest=tokens.digest_of(given))
     return node, given
@@ -141,15 +141,15 @@ def sweep() -> None:
     """Delete tokens that ended long ago, with their rejections, and all but the newest
     rejections.
     """
-    JoinToken.objects.filter(expires_at__lt=clock.now() - KEPT).delete()
-    newest = JoinRefusal.objects.order_by("-last_at", "-id").values("pk")[:MOST_REFUSALS]
+    JoinToken.objects.filter(expires_at__lt=clock.now() - RETENTION).delete()
+    newest = JoinRefusal.objects.order_by("-last_at", "-id").values("pk")[:MAX_REFUSALS]
     JoinRefusal.objects.exclude(pk__in=list(newest.values_list("pk", flat=True))).delete()
 
 
 # -- redeeming -----------------------------------------------------------------------------------
 
 
-def _claim(token: JoinToken, facts: Facts) -> bool:
+def _claim(token: JoinToken, facts: JoinFacts) -> bool:
     """Mark the token as used; return False if it is not open. The WHERE clause is the lock."""
     now = clock.now()
     used_by = " ".join(filter(None, [facts.hostname, facts.remote]))[:255]
@@ -157,11 +157,11 @@ def _claim(token: JoinToken, facts: Facts) -> bool:
     return bool(mine.update(used_at=now, used_by=used_by, nonce_digest=_nonce_digest(facts.nonce)))
 
 
-def _check_again(token: JoinToken, facts: Facts) -> None:
+def _check_repeat(token: JoinToken, facts: JoinFacts) -> None:
     """Raise JoinRefused unless the VM that has just used the token repeats its request."""
     token.refresh_from_db()
     same = bool(facts.nonce) and hmac.compare_digest(token.nonce_digest, _nonce_digest(facts.nonce))
-    soon = token.used_at is not None and clock.now() - token.used_at < AGAIN
+    soon = token.used_at is not None and clock.now() - token.used_at < REPEAT_WINDOW
     # An operator may have revoked the node token; a repeated join must not replace it.
     held = NodeToken.objects.good().filter(digest=token.given_digest).exists()
     if same and soon and held and not token.voided_at:
@@ -170,7 +170,7 @@ def _check_again(token: JoinToken, facts: Facts) -> None:
     raise AssertionError("a token that is open was not claimed")  # pragma: no cover
 
 
-def _take_in(token: JoinToken, facts: Facts) -> Node:
+def _register_member(token: JoinToken, facts: JoinFacts) -> Node:
     """Return the VM's node, created if missing, and register the VM."""
     by = f"join token of {token.vm_id}"
     node = Node.objects.living().filter(vm_id=token.vm_id).first()
@@ -183,7 +183,7 @@ def _take_in(token: JoinToken, facts: Facts) -> Node:
             id=token.vm_id,
             name=token.name or token.vm_id,
             role=token.role,
-            address=token.address or facts.address or _own_address(facts) or token.vm_id,
+            address=token.address or facts.address or _request_address(facts) or token.vm_id,
             registered_by="bootloader",
             parent_vm_id=token.parent_vm_id,
             reef_config=dict(token.reef_config),
@@ -198,7 +198,7 @@ def _take_in(token: JoinToken, facts: Facts) -> Node:
     return node
 
 
-def _own_address(facts: Facts) -> str:
+def _request_address(facts: JoinFacts) -> str:
     """Return the address of the VM's request, or its host name if others cannot use that
     address.
     """
@@ -217,10 +217,12 @@ def _nonce_digest(nonce: str) -> str:
 # -- rejections ----------------------------------------------------------------------------------
 
 
-def _row_of(text: str) -> JoinToken:
+def _find_token(text: str) -> JoinToken:
     token = JoinToken.objects.filter(digest=tokens.digest_of(text)).first()
     if token is None or not text.startswith(PREFIX):
-        raise JoinRefused("this join token is not known here; have a new one made", Why.UNKNOWN)
+        raise JoinRefused(
+            "this join token is not known here; have a new one made", RefusalReason.UNKNOWN
+        )
     return token
 
 
@@ -228,26 +230,26 @@ def _check_open(token: JoinToken) -> None:
     """Raise JoinRefused with the reason if the token is not open."""
     if token.used_at:
         words = f"this join token was used at {clock.format_timestamp(token.used_at)}"
-        raise JoinRefused(words, Why.USED, token)
+        raise JoinRefused(words, RefusalReason.USED, token)
     if token.voided_at:
         words = f"this join token was voided at {clock.format_timestamp(token.voided_at)}"
-        raise JoinRefused(words, Why.VOIDED, token)
+        raise JoinRefused(words, RefusalReason.VOIDED, token)
     if token.expires_at <= clock.now():
         words = f"this join token expired at {clock.format_timestamp(token.expires_at)}"
-        raise JoinRefused(words, Why.EXPIRED, token)
+        raise JoinRefused(words, RefusalReason.EXPIRED, token)
 
 
 @contextlib.contextmanager
-def _written_down(remote: str) -> Iterator[None]:
+def _recording_refusals(remote: str) -> Iterator[None]:
     """Record each JoinRefused raised inside, or increase the count of an existing row."""
     try:
         yield
     except JoinRefused as refusal:
-        _write_down(refusal, remote[:255])
+        _record_refusal(refusal, remote[:255])
         raise
 
 
-def _write_down(refusal: JoinRefused, remote: str) -> None:
+def _record_refusal(refusal: JoinRefused, remote: str) -> None:
     now, text = clock.now(), str(refusal)[:500]
     row, made = JoinRefusal.objects.get_or_create(
         token=refusal.token, why=refusal.why, remote=remote, defaults={"text": text}
@@ -255,7 +257,7 @@ def _write_down(refusal: JoinRefused, remote: str) -> None:
     if not made:
         again = JoinRefusal.objects.filter(pk=row.pk)
         again.update(count=F("count") + 1, last_at=now, text=text)
-    elif JoinRefusal.objects.count() > 2 * MOST_REFUSALS:
+    elif JoinRefusal.objects.count() > 2 * MAX_REFUSALS:
         sweep()
     if refusal.token is not None:
         events.publish_nodes([refusal.token.vm_id])

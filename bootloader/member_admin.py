@@ -30,7 +30,9 @@ class JoinTokenAdmin(FactAdmin):
     @admin.action(description="Void: open nothing any more", permissions=["command"])
     def void(self, request: HttpRequest, queryset: QuerySet[JoinToken]) -> None:
         """Void the unused tokens among the selected ones."""
-        count = sum(joining.void(vm_id) for vm_id in set(queryset.values_list("vm_id", flat=True)))
+        count = sum(
+            joining.revoke_unused(vm_id) for vm_id in set(queryset.values_list("vm_id", flat=True))
+        )
         self.message_user(request, f"{count} join tokens were voided.", messages.SUCCESS)
 
 

@@ -28,7 +28,7 @@ from registry import beats, liveness
 from vmtree import authority, permissions, tokens
 from vmtree.models import Node
 
-MOST_ROWS = 500
+MAX_ROWS = 500
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Join(MemberView):
         caller = request.user
         if not isinstance(caller, Joiner):
             raise Forbidden("join: needs a join token; the one that was shown is of another kind")
-        node, token = joining.trade(caller.text, _facts(request))
+        node, token = joining.redeem(caller.text, _join_facts(request))
         row = JoinToken.objects.get(digest=tokens.digest_of(caller.text))
         interval = beats.fleet.interval_ms()
         answer = {
@@ -116,7 +116,7 @@ class Report(MemberView):
     def post(self, request: Request) -> Response:
         """Store a report about one step of a boot, for the VM that the token belongs to."""
         vm_id = _vm_of(request)
-        row = reports.note(vm_id, reports.said_of(request.data))
+        row = reports.note(vm_id, reports.parse_report(request.data))
         answer = {"vmId": vm_id, "run": row.run, "step": row.step, "status": row.status}
         return Response(answer)
 
@@ -127,7 +127,7 @@ class Reports(MemberView):
     @takes(query=("run", "limit"))
     def get(self, request: Request, vm_id: str) -> Response:
         """Return the steps of the VM's latest boot in order, or of `?run=`; at most `?limit=`."""
-        limit = query_limit(request, most=MOST_ROWS, default=MOST_ROWS)
+        limit = query_limit(request, most=MAX_ROWS, default=MAX_ROWS)
         vm_id = vm_id.replace("\0", "\ufffd")
         permissions.check(request.user, permissions.Action.READ_MACHINES, vm_id)
         if run := request.query_params.get("run", "").replace("\0", "\ufffd"):
@@ -138,7 +138,7 @@ class Reports(MemberView):
         return Response({"reports": found, "count": len(found)})
 
 
-class Index(MemberView):
+class DownloadList(MemberView):
     """`GET /bootloader/dist/`"""
 
     for_joiners = True
@@ -205,7 +205,7 @@ def _bearer(request: Request) -> str:
     return token.strip() if scheme.lower() == "bearer" else ""
 
 
-def _remote(request: Request) -> str:
+def _client_address(request: Request) -> str:
     """Return the client's address: the last entry of X-Forwarded-For, added by the edge."""
     said: str = request.META.get("HTTP_X_FORWARDED_FOR", "")
     return said.rpartition(",")[2].strip() or request.META.get("REMOTE_ADDR", "") or ""
@@ -215,7 +215,7 @@ def _vm_of(request: Request) -> str:
     """Return the id of the VM that the token belongs to. Raise JoinRefused, Forbidden."""
     caller = request.user
     if isinstance(caller, Joiner):
-        token = joining.opened_by(caller.text, remote=_remote(request), just_used=True)
+        token = joining.find_valid(caller.text, remote=_client_address(request), just_used=True)
         return token.vm_id
     node: Node | None = authority.node_of(caller)
     if node is None:
@@ -226,19 +226,19 @@ def _vm_of(request: Request) -> str:
 def _check_download(request: Request) -> None:
     """Raise JoinRefused for an invalid join token. All other callers may download."""
     if isinstance(request.user, Joiner):
-        joining.opened_by(request.user.text, remote=_remote(request))
+        joining.find_valid(request.user.text, remote=_client_address(request))
 
 
-def _facts(request: Request) -> joining.Facts:
+def _join_facts(request: Request) -> joining.JoinFacts:
     """Read the VM's description of itself from the body. Raise BadInput."""
     body: dict[str, Any] = request.data if isinstance(request.data, dict) else {}
-    return joining.Facts(
+    return joining.JoinFacts(
         hostname=_text(body, "hostname", 255),
         address=_text(body, "address", 1000),
         agent_version=_text(body, "agentVersion", 100),
         nonce=_text(body, "nonce", 200),
         vm_id=_text(body, "vmId", 255),
-        remote=_remote(request),
+        remote=_client_address(request),
     )
 
 
@@ -260,7 +260,7 @@ urlpatterns = [
     re_path(r"^join/?$", Join.as_view(), name="bootloader-join"),
     re_path(r"^report/?$", Report.as_view(), name="bootloader-report"),
     re_path(r"^reports/(?P<vm_id>.+?)/?$", Reports.as_view(), name="bootloader-reports"),
-    re_path(r"^dist/?$", Index.as_view(), name="bootloader-dist"),
+    re_path(r"^dist/?$", DownloadList.as_view(), name="bootloader-dist"),
     re_path(r"^dist/(?P<name>[^/]+)$", Download.as_view(), name="bootloader-download"),
     re_path(r"^token/?$", OwnToken.as_view(), name="bootloader-token"),
     re_path(r"^token/confirm/?$", OwnToken.as_view(), {"confirm": "yes"}),

@@ -14,8 +14,8 @@ from bootloader.models import Finding, JoinRefusal, JoinToken
 from reef_site.common import clock
 from vmtree.models import Node
 
-PAGE = 50
-MOST_REFUSALS = 50
+PAGE_SIZE = 50
+MAX_REFUSALS = 50
 
 
 @login_required
@@ -27,11 +27,11 @@ def door(request: HttpRequest) -> HttpResponse:
     tokens = JoinToken.objects.order_by("-id")
     if vm_id:
         refusals, tokens = refusals.filter(token__vm_id=vm_id), tokens.filter(vm_id=vm_id)
-    page = Paginator(tokens, PAGE).get_page(request.GET.get("page"))
+    page = Paginator(tokens, PAGE_SIZE).get_page(request.GET.get("page"))
     shown = list(page.object_list)
     nodes = {node.vm_id: node for node in Node.objects.filter(vm_id__in={t.vm_id for t in shown})}
     context = {
-        "refusals": refusals[:MOST_REFUSALS],
+        "refusals": refusals[:MAX_REFUSALS],
         "page": page,
         "rows": [(token, token.state(now), nodes.get(token.vm_id)) for token in shown],
         "vm_id": vm_id,
@@ -45,7 +45,7 @@ def door(request: HttpRequest) -> HttpResponse:
 def void(request: HttpRequest, pk: int) -> HttpResponse:
     """Revoke an unused join token."""
     token = get_object_or_404(JoinToken, pk=pk)
-    if joining.void(token.vm_id):
+    if joining.revoke_unused(token.vm_id):
         messages.success(request, f"The {token} was revoked.")
     else:
         messages.warning(request, f"The {token} was not valid any more.")

@@ -48,19 +48,19 @@ def act_on_many(rows: list[Finding], proposal: Proposal | None, *, by: object) -
 
 def log_in(rows: list[SshHost], *, by: object) -> OutsideCall:
     """Log in on hosts. The time limit is ten seconds for each batch of concurrent logins."""
-    limit = outside.LIMIT_SECONDS * max(1, math.ceil(len(rows) / hosts.AT_ONCE))
+    limit = outside.LIMIT_SECONDS * max(1, math.ceil(len(rows) / hosts.MAX_CONCURRENT))
     return outside.make(LOG_IN, {"ids": [str(row.pk) for row in rows]}, by=by, limit=limit)
 
 
 def _compare() -> Result:
-    return {"open": reconcile.look(), "skipped": reconcile.young().count()}
+    return {"open": reconcile.look(), "skipped": reconcile.too_new().count()}
 
 
 def _compared(result: Result) -> list[Line]:
     count, skipped = result["open"], result["skipped"]
     text = f"Compared: {count or 'no'} open finding{'' if count == 1 else 's'}."
     if skipped:
-        text += f" Left out: {skipped} ({reconcile.SKIPPED})."
+        text += f" Left out: {skipped} ({reconcile.SKIPPED_NOTE})."
     return [(True, text)]
 
 

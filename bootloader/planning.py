@@ -20,10 +20,10 @@ from vmtree.models import Node
 
 logger = logging.getLogger(__name__)
 
-LONGEST_URL = 2000
+MAX_URL_LENGTH = 2000
 
 
-def make(
+def make_plan(
     *,
     vm_id: str,
     name: str,
@@ -47,7 +47,7 @@ def make(
         vm_id=vm_id,
         name=name,
         profile=profile,
-        roof_url=roof(roof_url or config.text("VERS_INFRA_URL", node)),
+        roof_url=normalize_root_url(roof_url or config.text("VERS_INFRA_URL", node)),
         join_token=join_token,
         parent_vm_id=parent_vm_id or None,
         address=address or provided_address(vm_id),
@@ -107,7 +107,7 @@ def environment(node: Node | None) -> dict[str, str]:
     return {name: text for name, text in found.items() if text}
 
 
-def with_token(plan: BootPlan, *, by: object, minutes: int = joining.MINUTES) -> BootPlan:
+def with_token(plan: BootPlan, *, by: object, minutes: int = joining.DEFAULT_MINUTES) -> BootPlan:
     """Return the plan with a new join token. Older unused tokens of the VM are voided."""
     profile = plan.profile
     token = joining.issue(
@@ -125,13 +125,13 @@ def with_token(plan: BootPlan, *, by: object, minutes: int = joining.MINUTES) ->
     return replace(plan, join_token=token)
 
 
-def roof(url: str) -> str:
+def normalize_root_url(url: str) -> str:
     """Return the root's address without a trailing slash. Raise BadInput."""
     try:
         parts = urlsplit(url)
         good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         good = False
-    if not good or len(url) > LONGEST_URL or not url.isprintable() or " " in url:
+    if not good or len(url) > MAX_URL_LENGTH or not url.isprintable() or " " in url:
         raise BadInput("roofReefUrl: must be a URL of http or https", "roofReefUrl")
     return url.rstrip("/")

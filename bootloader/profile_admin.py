@@ -20,7 +20,7 @@ else:
     _FileInline = admin.StackedInline
 
 
-class Lines(forms.CharField):
+class LinesField(forms.CharField):
     """A list of strings, edited with one item on each line."""
 
     widget = forms.Textarea
@@ -47,7 +47,7 @@ class ProfileForm(_ProfileForm):
         choices=[(name, name) for name in CAPABILITIES],
         widget=forms.CheckboxSelectMultiple,
     )
-    packages = Lines(required=False, help_text="Debian packages, one on each line.")
+    packages = LinesField(required=False, help_text="Debian packages, one on each line.")
 
 
 class FileInline(_FileInline):

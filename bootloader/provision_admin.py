@@ -20,7 +20,7 @@ from django.utils.html import format_html
 from bootloader import outside_calls, reconcile
 from bootloader.models import BootStep, Finding, LogLine, Machine, Provisioning
 from bootloader.provisioning import services
-from bootloader.states import Leftover
+from bootloader.states import CleanupPolicy
 from reef_site.common.errors import ReefError
 from reef_site.common.outside_answers import page_answer
 from vmtree import authority
@@ -108,15 +108,15 @@ class ProvisioningAdmin(FactAdmin):
     @admin.action(description="Cancel, keep the VM", permissions=["command"])
     def cancel_keep(self, request: HttpRequest, queryset: QuerySet[Provisioning]) -> None:
         """Cancel and keep the VMs."""
-        self._cancel(request, queryset, Leftover.KEEP)
+        self._cancel(request, queryset, CleanupPolicy.KEEP)
 
     @admin.action(description="Cancel, delete the VM", permissions=["command"])
     def cancel_delete(self, request: HttpRequest, queryset: QuerySet[Provisioning]) -> None:
         """Cancel and delete the VMs."""
-        self._cancel(request, queryset, Leftover.DELETE)
+        self._cancel(request, queryset, CleanupPolicy.DELETE)
 
     def _cancel(
-        self, request: HttpRequest, queryset: QuerySet[Provisioning], leftover: Leftover
+        self, request: HttpRequest, queryset: QuerySet[Provisioning], leftover: CleanupPolicy
     ) -> None:
         by = request.user
         self.ask(request, queryset, lambda row: services.cancel(row.pk, leftover, by=by).state)

@@ -27,9 +27,9 @@ from vmtree.models import Node
 from vmtree.permissions import Action
 
 Json = dict[str, Any]
-MOST_ROWS = 1000
-USUAL_ROWS = 100
-LONGEST_KEY = 200
+MAX_ROWS = 1000
+DEFAULT_ROWS = 100
+MAX_KEY_LENGTH = 200
 
 Row = TypeVar("Row", bound=Model)
 
@@ -46,7 +46,7 @@ class Provision(APIView):
         `{"dryRun": true}` returns what would be requested and run, with secrets masked.
         """
         body = body_of(request)
-        wish = wishes.wish_of(body)
+        wish = wishes.parse_request(body)
         if is_dry_run(request):
             return Response({"dryRun": True, **preview.as_json(wish, by=request.user)})
         key = _key(request.headers.get("Idempotency-Key", ""))
@@ -72,17 +72,17 @@ class Provisionings(APIView):
         state = request.query_params.get("state", "")
         if state and state not in State.values:
             raise BadInput(f"state: must be one of {', '.join(State.values)}", "state")
-        rows = services.listed(state=state)
+        rows = services.list_provisionings(state=state)
         for name, column in (("name", "name"), ("batch", "batch"), ("vmId", "vm_id")):
             if value := _query(request, name):
                 value = aliases.resolve(value) if name == "vmId" else value
                 rows = rows.filter(**{column: value})
         if cursor := _query(request, "cursor"):
             rows = rows.filter(pk__lt=cursor)
-        limit = query_limit(request, most=MOST_ROWS, default=USUAL_ROWS)
+        limit = query_limit(request, most=MAX_ROWS, default=DEFAULT_ROWS)
         found = list(rows[: limit + 1])
         more, found = len(found) > limit, found[:limit]
-        shown = _bounded(request, found)
+        shown = _visible_json(request, found)
         return Response(
             {"provisionings": shown, "count": len(shown), "next": found[-1].pk if more else None}
         )
@@ -94,7 +94,7 @@ class OneProvisioning(APIView):
     def get(self, request: Request, provisioning_id: str) -> Response:
         """Return a provisioning with its steps."""
         row = services.find(provisioning_id)
-        return Response({"provisioning": _bounded(request, [row])[0]})
+        return Response({"provisioning": _visible_json(request, [row])[0]})
 
 
 class Log(APIView):
@@ -106,9 +106,9 @@ class Log(APIView):
         ones.
         """
         row = services.find(provisioning_id)
-        permissions.check(request.user, Action.READ_MACHINES, _places([row])[row.pk] or None)
+        permissions.check(request.user, Action.READ_MACHINES, _subject_ids([row])[row.pk] or None)
         after = query_cursor(request, "after") or 0
-        limit = query_limit(request, most=MOST_ROWS, default=MOST_ROWS)
+        limit = query_limit(request, most=MAX_ROWS, default=MAX_ROWS)
         found = services.log_of(row, after, limit)
         return Response(
             {
@@ -140,7 +140,7 @@ class Cancel(APIView):
     def post(self, request: Request, provisioning_id: str) -> Response:
         """Cancel; `{"machine": "keep"}` or `"delete"` is the cleanup policy for its VM."""
         services.may_command(services.find(provisioning_id), request.user)
-        leftover = wishes.leftover_of(body_of(request).get("machine"))
+        leftover = wishes.parse_cleanup(body_of(request).get("machine"))
         row = services.cancel(provisioning_id, leftover, by=request.user)
         return Response({"provisioning": provisioning_json(row)}, status=202)
 
@@ -158,7 +158,7 @@ class Machines(APIView):
             rows = rows.living()
         if provider := _query(request, "provider"):
             rows = rows.of(provider)
-        legible = _legible(rows, request)
+        legible = _readable(rows, request)
         found, following = _page(request, legible)
         shown = [machine_json(row) for row in found]
         return Response({"machines": shown, "count": len(shown), "next": following})
@@ -173,7 +173,7 @@ class Findings(APIView):
         state = request.query_params.get("state", FindingState.OPEN.value)
         if state not in FindingState.values:
             raise BadInput(f"state: must be one of {', '.join(FindingState.values)}", "state")
-        rows = _legible(Finding.objects.filter(state=state), request)
+        rows = _readable(Finding.objects.filter(state=state), request)
         found, following = _page(request, rows)
         shown = [finding_json(row) for row in found]
         return Response({"findings": shown, "count": len(shown), "next": following})
@@ -187,7 +187,7 @@ class Reconcile(APIView):
     def post(self, request: Request) -> Response:
         """Compare providers, tree and registry now."""
         authority.check(request.user, "command", None)
-        return _answer(outside_calls.compare(by=request.user))
+        return _call_response(outside_calls.compare(by=request.user))
 
 
 class DecideMany(APIView):
@@ -209,16 +209,16 @@ class DecideMany(APIView):
         if ids is not None:
             if not isinstance(ids, list) or not ids or not all(type(key) is int for key in ids):
                 raise BadInput("ids: must be a list of numbers", "ids")
-            chosen = [reconcile.find(key) for key in dict.fromkeys(ids[:MOST_ROWS])]
+            chosen = [reconcile.find(key) for key in dict.fromkeys(ids[:MAX_ROWS])]
         else:
             if kind not in FindingKind.values:
                 raise BadInput(f"kind: must be one of {', '.join(FindingKind.values)}", "kind")
             rows = Finding.objects.open().filter(kind=kind)
             if provider is not None:
                 rows = rows.filter(provider=_provider(provider))
-            chosen = list(rows.order_by("id")[:MOST_ROWS])
+            chosen = list(rows.order_by("id")[:MAX_ROWS])
         proposal = _proposal(body)
-        return _answer(outside_calls.act_on_many(chosen, proposal, by=request.user))
+        return _call_response(outside_calls.act_on_many(chosen, proposal, by=request.user))
 
 
 class Decide(APIView):
@@ -239,7 +239,7 @@ class Decide(APIView):
         proposal = _proposal(body_of(request))
         authority.check(request.user, "command", None)
         reconcile.find(int(finding_id))
-        return _answer(outside_calls.act(int(finding_id), proposal, by=request.user))
+        return _call_response(outside_calls.act(int(finding_id), proposal, by=request.user))
 
 
 class Call(APIView):
@@ -252,24 +252,24 @@ class Call(APIView):
         has ended.
         """
         authority.check(request.user, "command", None)
-        row = outside.find(call_id, *_BODIES)
+        row = outside.find(call_id, *_RESULT_JSON)
         if row is None:
             raise NotFound("there is no such call")
-        return api_state(row, lambda row: _BODIES[row.kind](row.result))
+        return api_state(row, lambda row: _RESULT_JSON[row.kind](row.result))
 
 
 # -- calls to providers, made by a worker --------------------------------------------------------
 
 
-def _answer(row: OutsideCall) -> Response:
+def _call_response(row: OutsideCall) -> Response:
     path = f"/bootloader/calls/{row.pk}"
-    return api_answer(row, path, lambda row: _BODIES[row.kind](row.result))
+    return api_answer(row, path, lambda row: _RESULT_JSON[row.kind](row.result))
 
 
 def _compared(_result: Json) -> Json:
-    shown = [finding_json(row) for row in Finding.objects.open().order_by("-id")[:MOST_ROWS]]
-    young = [machine_json(row) for row in reconcile.young()[:MOST_ROWS]]
-    note = {"note": reconcile.SKIPPED} if young else {}
+    shown = [finding_json(row) for row in Finding.objects.open().order_by("-id")[:MAX_ROWS]]
+    young = [machine_json(row) for row in reconcile.too_new()[:MAX_ROWS]]
+    note = {"note": reconcile.SKIPPED_NOTE} if young else {}
     return {"findings": shown, "count": len(shown), "skipped": young, **note}
 
 
@@ -287,14 +287,14 @@ def _acted_on_many(result: Json) -> Json:
     }
 
 
-_BODIES: dict[str, Callable[[Json], Json]] = {
+_RESULT_JSON: dict[str, Callable[[Json], Json]] = {
     outside_calls.COMPARE: _compared,
     outside_calls.ACT: _acted,
     outside_calls.ACT_ON_MANY: _acted_on_many,
 }
 
 
-def _legible(rows: QuerySet[Row], request: Request) -> QuerySet[Row]:
+def _readable(rows: QuerySet[Row], request: Request) -> QuerySet[Row]:
     """Filter rows to those that the caller may read: for a node, rows about its own line."""
     line = permissions.readable(request.user, Action.READ_MACHINES)
     return rows if line is None else rows.filter(vm_id__in=line.values("vm_id"))
@@ -302,14 +302,14 @@ def _legible(rows: QuerySet[Row], request: Request) -> QuerySet[Row]:
 
 def _page(request: Request, rows: QuerySet[Row]) -> tuple[list[Row], int | None]:
     """Return the newest rows after `?cursor=`, at most `?limit=`, and the next cursor."""
-    limit = query_limit(request, most=MOST_ROWS, default=MOST_ROWS)
+    limit = query_limit(request, most=MAX_ROWS, default=MAX_ROWS)
     if cursor := query_cursor(request):
         rows = rows.filter(pk__lt=cursor)
     found = list(rows.order_by("-id")[: limit + 1])
     return found[:limit], found[limit - 1].pk if len(found) > limit else None
 
 
-def _places(rows: Sequence[Provisioning]) -> dict[str, str]:
+def _subject_ids(rows: Sequence[Provisioning]) -> dict[str, str]:
     """Map each provisioning to the VM that it is about, or to its parent while the VM has no
     node.
     """
@@ -318,12 +318,12 @@ def _places(rows: Sequence[Provisioning]) -> dict[str, str]:
     return {row.pk: row.vm_id if row.vm_id in there else row.parent_vm_id for row in rows}
 
 
-def _bounded(request: Request, rows: Sequence[Provisioning]) -> list[Json]:
+def _visible_json(request: Request, rows: Sequence[Provisioning]) -> list[Json]:
     """Return provisionings as JSON.
 
     Outside a node's own line reasons are removed, since they may quote output.
     """
-    places, shown = _places(rows), provisionings_json(rows)
+    places, shown = _subject_ids(rows), provisionings_json(rows)
     legible = permissions.readable(request.user, Action.READ_MACHINES)
     if legible is None:
         return shown
@@ -422,7 +422,7 @@ def finding_json(row: Finding) -> Json:
         "name": row.name or None,
         "text": row.text,
         "proposal": row.proposal,
-        "actions": sorted(reconcile.fitting(row)),
+        "actions": sorted(reconcile.allowed_actions(row)),
         "state": row.state,
         "foundAt": row.found_at,
         "decidedAt": row.decided_at,
@@ -458,8 +458,8 @@ def _query(request: Request, name: str) -> str:
 
 def _key(value: str) -> str:
     key = value.strip()
-    if len(key) > LONGEST_KEY or not key.isprintable():
-        raise BadInput(f"Idempotency-Key: must be at most {LONGEST_KEY} printable characters")
+    if len(key) > MAX_KEY_LENGTH or not key.isprintable():
+        raise BadInput(f"Idempotency-Key: must be at most {MAX_KEY_LENGTH} printable characters")
     return key
 
 

@@ -19,7 +19,7 @@ from bootloader.exceptions import BadProviderKey, NoSuchMachine, ProviderError
 from bootloader.models import Finding, Machine, Provisioning
 from bootloader.providers import base
 from bootloader.provisioning import machines
-from bootloader.states import OPEN, FindingKind, FindingState, Proposal, State
+from bootloader.states import OPEN_STATES, FindingKind, FindingState, Proposal, State
 from reef_site.common import clock
 from reef_site.common.errors import BadInput, Conflict, NotFound, ReefError
 from registry import services as registry
@@ -30,35 +30,35 @@ from vmtree.models import Node
 logger = logging.getLogger(__name__)
 
 # Machines get this much time to appear in tree and registry before they are compared.
-PATIENCE = timedelta(minutes=3)
+GRACE_PERIOD = timedelta(minutes=3)
 # A running VM without a heartbeat for this long counts as useless.
 IDLE_AFTER = timedelta(minutes=30)
-SKIPPED = (
-    f"machines known for less than {int(PATIENCE.total_seconds() // 60)} minutes are not compared"
-    " yet: they may still find their place"
+SKIPPED_NOTE = (
+    f"machines known for less than {int(GRACE_PERIOD.total_seconds() // 60)} minutes are not"
+    " compared yet: they may still find their place"
 )
 # The "provider" of findings that come from the registry's own rows.
 REGISTRY = "registry"
 # A twin finding is settled when the machines have not alternated for this long.
-TWIN_FOR = timedelta(minutes=15)
+TWIN_PERIOD = timedelta(minutes=15)
 # The state of a machine that its provider no longer lists.
 VANISHED = "vanished"
 # Actions allowed for each kind of finding; the proposal is always one of them.
-FITS: dict[FindingKind, frozenset[Proposal]] = {
+ALLOWED_ACTIONS: dict[FindingKind, frozenset[Proposal]] = {
     FindingKind.UNKNOWN: frozenset({Proposal.ADOPT, Proposal.DELETE}),
     FindingKind.VANISHED: frozenset({Proposal.BURY}),
     FindingKind.USELESS: frozenset({Proposal.DELETE, Proposal.PAUSE}),
     FindingKind.TWIN: frozenset({Proposal.REVOKE}),
 }
 # Adopting a VM only gives it a node in the tree.
-ADOPTED = (
+ADOPTED_OUTCOME = (
     "taken into the tree; not in the registry until the boot script for it "
     "(POST /bootloader/generate with its vmId) has run there"
 )
 
 
 @dataclass(frozen=True)
-class Odd:
+class Discrepancy:
     """A difference that exists now."""
 
     kind: FindingKind
@@ -74,7 +74,7 @@ def look() -> int:
     """
     for slug in providers.all_slugs():
         try:
-            look_at(slug)
+            compare_provider(slug)
         except BadProviderKey:
             logger.debug("%s has no good key, so nothing is compared", slug)
         except ProviderError as error:
@@ -83,17 +83,17 @@ def look() -> int:
             logger.warning("%s cannot be compared with the fleet: %s", slug, error)
         except Exception:
             logger.exception("%s cannot be compared with the fleet", slug)
-    look_for_twins()
+    compare_twins()
     return Finding.objects.open().count()
 
 
-def look_at(slug: str) -> None:
+def compare_provider(slug: str) -> None:
     """Compare one provider's list with our rows. Raise ProviderError."""
     listed = {seen.id: seen for seen in providers.get(slug).list()}
-    _note(slug, listed)
-    odd = list(_odd(slug, listed))
+    _update_machines(slug, listed)
+    odd = list(_discrepancies(slug, listed))
     for each in odd:
-        _keep(slug, each)
+        _record(slug, each)
     still = {(each.kind, each.machine.machine_id) for each in odd}
     held = Finding.objects.filter(
         provider=slug, state__in=(FindingState.OPEN, FindingState.DISMISSED)
@@ -104,9 +104,9 @@ def look_at(slug: str) -> None:
             unchanged.update(state=FindingState.SETTLED, decided_at=clock.now())
 
 
-def look_for_twins() -> None:
+def compare_twins() -> None:
     """Record findings for VM ids used alternately by two machines, as detected from heartbeats."""
-    since = clock.format_timestamp(clock.now() - TWIN_FOR)
+    since = clock.format_timestamp(clock.now() - TWIN_PERIOD)
     found = {vm.pk: vm for vm in VM.objects.filter(vitals__twinSeenAt__gte=since)}
     held = Finding.objects.filter(
         kind=FindingKind.TWIN, state__in=(FindingState.OPEN, FindingState.DISMISSED)
@@ -134,55 +134,55 @@ def look_for_twins() -> None:
             )
 
 
-def young() -> QuerySet[Machine]:
+def too_new() -> QuerySet[Machine]:
     """Return machines that are too new to be compared."""
-    rows = Machine.objects.living().filter(known_since__gt=clock.now() - PATIENCE)
-    coming = Provisioning.objects.filter(state__in=OPEN, machine__isnull=False)
+    rows = Machine.objects.living().filter(known_since__gt=clock.now() - GRACE_PERIOD)
+    coming = Provisioning.objects.filter(state__in=OPEN_STATES, machine__isnull=False)
     return rows.exclude(pk__in=coming.values("machine")).order_by("-id")
 
 
-def _note(slug: str, listed: dict[str, base.Machine]) -> None:
+def _update_machines(slug: str, listed: dict[str, base.Machine]) -> None:
     """Update the rows of the listed machines, and create rows for unknown ones."""
     known = dict(Machine.objects.of(slug).values_list("machine_id", "gone_at"))
     for machine_id, seen in listed.items():
         if machine_id not in known and not seen.mine:
             continue
-        if known.get(machine_id) is not None and not _came_back(slug, machine_id):
+        if known.get(machine_id) is not None and not _reappeared(slug, machine_id):
             continue
         place = machine_id if Node.objects.filter(vm_id=machine_id).exists() else ""
         machines.record(slug, seen, vm_id="" if machine_id in known else place)
 
 
-def _came_back(slug: str, machine_id: str) -> bool:
+def _reappeared(slug: str, machine_id: str) -> bool:
     """Return whether a machine marked as gone is listed long enough after that.
 
     Deleting takes a moment, so an earlier listing is ignored.
     """
     row = Machine.objects.get(provider=slug, machine_id=machine_id)
-    return row.gone_at is not None and clock.now() - row.gone_at >= PATIENCE
+    return row.gone_at is not None and clock.now() - row.gone_at >= GRACE_PERIOD
 
 
-def _odd(slug: str, listed: dict[str, base.Machine]) -> Iterator[Odd]:
+def _discrepancies(slug: str, listed: dict[str, base.Machine]) -> Iterator[Discrepancy]:
     now = clock.now()
     nodes = set(Node.objects.living().values_list("vm_id", flat=True))
-    for machine in Machine.objects.of(slug).living().filter(known_since__lte=now - PATIENCE):
+    for machine in Machine.objects.of(slug).living().filter(known_since__lte=now - GRACE_PERIOD):
         if _is_coming(machine):
             continue
         seen = listed.get(machine.machine_id)
         if seen is None:
             yield from _vanished(machine, nodes)
         elif machine.vm_id not in nodes:
-            yield _stranger(machine)
+            yield _unknown_machine(machine)
         else:
-            yield from _useless(machine, seen)
-    yield from _registered_only(slug, listed, nodes)
+            yield from _idle_machine(machine, seen)
+    yield from _gone_but_in_tree(slug, listed, nodes)
 
 
 def _is_coming(machine: Machine) -> bool:
-    return Provisioning.objects.filter(machine=machine, state__in=OPEN).exists()
+    return Provisioning.objects.filter(machine=machine, state__in=OPEN_STATES).exists()
 
 
-def _vanished(machine: Machine, nodes: set[str]) -> Iterator[Odd]:
+def _vanished(machine: Machine, nodes: set[str]) -> Iterator[Discrepancy]:
     """Yield a finding for a machine that its provider no longer lists, if the tree has it;
     otherwise mark it as gone.
 
@@ -196,12 +196,12 @@ def _vanished(machine: Machine, nodes: set[str]) -> Iterator[Odd]:
         return
     if machine.vm_id in nodes:
         text = f"{machine.provider} does not list it any more, but the tree has it"
-        yield Odd(FindingKind.VANISHED, machine, text, Proposal.BURY)
+        yield Discrepancy(FindingKind.VANISHED, machine, text, Proposal.BURY)
     else:
         machines.gone(machine, "its provider lists it no longer")
 
 
-def _stranger(machine: Machine) -> Odd:
+def _unknown_machine(machine: Machine) -> Discrepancy:
     row = Provisioning.objects.filter(machine=machine).order_by("-id").first()
     if row is None:
         text = "nobody here made it, and the tree does not have it"
@@ -209,51 +209,55 @@ def _stranger(machine: Machine) -> Odd:
         text = f"was a member (provisioning {row.pk}), but the tree does not have it any more"
     else:
         text = f"was left by provisioning {row.pk}, which {_ended(row)}"
-    return Odd(FindingKind.UNKNOWN, machine, text, Proposal.DELETE if row else Proposal.ADOPT)
+    return Discrepancy(
+        FindingKind.UNKNOWN, machine, text, Proposal.DELETE if row else Proposal.ADOPT
+    )
 
 
 def _ended(row: Provisioning) -> str:
     return "failed" if row.state == State.FAILED else "was cancelled"
 
 
-def _useless(machine: Machine, seen: base.Machine) -> Iterator[Odd]:
+def _idle_machine(machine: Machine, seen: base.Machine) -> Iterator[Discrepancy]:
     """Yield a finding for a machine that runs at its provider but has been silent for long."""
     if seen.state != base.MachineState.RUNNING:
         return
     vm = VM.objects.filter(pk=machine.vm_id).first()
     now = clock.now()
-    if vm is not None and Watch.grace(now) and not _is_held(FindingKind.USELESS, machine):
+    if vm is not None and Watch.grace(now) and not _has_finding(FindingKind.USELESS, machine):
         # Reef itself was down, so no heartbeat could arrive.
         return
     if vm is not None and vm.status == Status.PAUSED:
         text = "runs at its provider, but is paused in the registry"
-        yield Odd(FindingKind.USELESS, machine, text, Proposal.PAUSE)
+        yield Discrepancy(FindingKind.USELESS, machine, text, Proposal.PAUSE)
     elif vm is None or now - vm.last_seen > IDLE_AFTER:
         heard = "never registered (no fleet agent of ours runs there)"
         if vm is not None:
             said = "" if vm.status == Status.RUNNING else f"is {vm.status} in the registry and "
             heard = f"{said}was last heard of at {clock.format_timestamp(vm.last_seen)}"
         text = f"runs, but {heard}: it costs and serves nothing"
-        yield Odd(FindingKind.USELESS, machine, text, Proposal.DELETE)
+        yield Discrepancy(FindingKind.USELESS, machine, text, Proposal.DELETE)
 
 
-def _is_held(kind: FindingKind, machine: Machine) -> bool:
+def _has_finding(kind: FindingKind, machine: Machine) -> bool:
     """Return whether an open or dismissed finding of this kind exists for the machine."""
     held = Finding.objects.filter(state__in=(FindingState.OPEN, FindingState.DISMISSED))
     return held.filter(kind=kind, provider=machine.provider, machine_id=machine.machine_id).exists()
 
 
-def _registered_only(slug: str, listed: dict[str, base.Machine], nodes: set[str]) -> Iterator[Odd]:
+def _gone_but_in_tree(
+    slug: str, listed: dict[str, base.Machine], nodes: set[str]
+) -> Iterator[Discrepancy]:
     """Yield findings for gone machines whose VMs are still in the tree."""
-    gone = Machine.objects.of(slug).filter(~Q(vm_id=""), gone_at__lte=clock.now() - PATIENCE)
+    gone = Machine.objects.of(slug).filter(~Q(vm_id=""), gone_at__lte=clock.now() - GRACE_PERIOD)
     here = Machine.objects.living().values_list("vm_id", flat=True)
     for machine in gone.filter(vm_id__in=nodes).exclude(vm_id__in=here):
         if machine.machine_id not in listed:
             text = f"is gone ({machine.note}), but the tree has it"
-            yield Odd(FindingKind.VANISHED, machine, text, Proposal.BURY)
+            yield Discrepancy(FindingKind.VANISHED, machine, text, Proposal.BURY)
 
 
-def _keep(slug: str, odd: Odd) -> None:
+def _record(slug: str, odd: Discrepancy) -> None:
     now = clock.now()
     machine = odd.machine
     fields = {"text": odd.text[:500], "proposal": odd.proposal, "seen_at": now}
@@ -264,7 +268,7 @@ def _keep(slug: str, odd: Odd) -> None:
         state__in=(FindingState.OPEN, FindingState.DISMISSED),
     )
     if held.update(**fields):
-        _does_not_run(odd, held.values_list("found_at", flat=True).first())
+        _mark_stopped(odd, held.values_list("found_at", flat=True).first())
         return
     try:
         with transaction.atomic():
@@ -278,10 +282,10 @@ def _keep(slug: str, odd: Odd) -> None:
             )
     except IntegrityError:
         held.update(**fields)
-    _does_not_run(odd, now)
+    _mark_stopped(odd, now)
 
 
-def _does_not_run(odd: Odd, found_at: datetime | None) -> None:
+def _mark_stopped(odd: Discrepancy, found_at: datetime | None) -> None:
     """Mark a vanished VM as stopped, unless it sent a heartbeat after it was found missing."""
     if odd.kind != FindingKind.VANISHED:
         return
@@ -302,9 +306,9 @@ def find(key: int) -> Finding:
     return row
 
 
-def fitting(row: Finding) -> frozenset[Proposal]:
+def allowed_actions(row: Finding) -> frozenset[Proposal]:
     """Return the actions allowed for the finding."""
-    return FITS[FindingKind(row.kind)] | {Proposal(row.proposal)}
+    return ALLOWED_ACTIONS[FindingKind(row.kind)] | {Proposal(row.proposal)}
 
 
 def act_on(
@@ -317,7 +321,7 @@ def act_on(
     """
     authority.check(by, "command", None)
     for row in rows:
-        _check_fits(row, proposal)
+        _check_allowed(row, proposal)
     done: list[Finding] = []
     left = [(row, "") for row in rows]
     while left:
@@ -333,8 +337,8 @@ def act_on(
     return done, left
 
 
-def _check_fits(row: Finding, chosen: Proposal | None) -> None:
-    fits = fitting(row)
+def _check_allowed(row: Finding, chosen: Proposal | None) -> None:
+    fits = allowed_actions(row)
     if chosen is not None and chosen not in fits:
         valid = ", ".join(sorted(fits))
         text = f"action: '{chosen}' does not fit {row.get_kind_display()} {row.machine_id}"
@@ -348,7 +352,7 @@ def act(key: int, *, by: object, proposal: Proposal | None = None) -> Finding:
     """
     authority.check(by, "command", None)
     row = find(key)
-    _check_fits(row, proposal)
+    _check_allowed(row, proposal)
     chosen = proposal or Proposal(row.proposal)
     if row.state not in (FindingState.OPEN, FindingState.DISMISSED):
         raise Conflict(f"finding {row.pk} is {row.get_state_display()} already")
@@ -357,9 +361,9 @@ def act(key: int, *, by: object, proposal: Proposal | None = None) -> Finding:
     machine = Machine.objects.filter(provider=row.provider, machine_id=row.machine_id).first()
     if machine is None:
         raise NotFound(f"machine '{row.machine_id}' is not known any more")
-    _check_still(row, machine, chosen)
-    _do(chosen, machine, by)
-    outcome = ADOPTED if chosen == Proposal.ADOPT else chosen.label
+    _check_unchanged(row, machine, chosen)
+    _carry_out(chosen, machine, by)
+    outcome = ADOPTED_OUTCOME if chosen == Proposal.ADOPT else chosen.label
     return _decide(row, FindingState.DONE, by, outcome)
 
 
@@ -387,7 +391,7 @@ def dismiss(key: int, *, by: object) -> Finding:
     return _decide(row, FindingState.DISMISSED, by, "left as it is")
 
 
-def _check_still(row: Finding, machine: Machine, chosen: Proposal) -> None:
+def _check_unchanged(row: Finding, machine: Machine, chosen: Proposal) -> None:
     """Raise Conflict if the situation has changed since the finding was recorded."""
     if _is_coming(machine):
         raise Conflict(f"{machine} is being provisioned again")
@@ -398,7 +402,7 @@ def _check_still(row: Finding, machine: Machine, chosen: Proposal) -> None:
         raise Conflict(f"{machine} was heard of since: {clock.format_timestamp(vm.last_seen)}")
 
 
-def _do(chosen: Proposal, machine: Machine, by: object) -> None:
+def _carry_out(chosen: Proposal, machine: Machine, by: object) -> None:
     match chosen:
         case Proposal.DELETE:
             machines.delete(machine, by=by)
@@ -408,7 +412,7 @@ def _do(chosen: Proposal, machine: Machine, by: object) -> None:
         case Proposal.PAUSE:
             machines.pause(machine)
         case Proposal.ADOPT:
-            machines.adopt(machine, by=by)
+            machines.import_machine(machine, by=by)
 
 
 def _decide(row: Finding, state: FindingState, by: object, outcome: str) -> Finding:

@@ -20,7 +20,7 @@ _CONTROL = re.compile(
 
 
 @dataclass(frozen=True)
-class Framed:
+class FramedScript:
     """A script with its markers."""
 
     script: str

@@ -21,8 +21,8 @@ from vmtree.organs import NONE
 PARTS = ("start.sh", "tools.sh", "prepare.sh", "install.sh", "run.sh")
 MASK = "•••"
 # Names in an agent's environment whose values are not secret.
-OPEN = frozenset({"REEF_AGENT_MODEL", "REEF_MODEL_URL"})
-_FOLDER = Path(__file__).parent / "scripts"
+PUBLIC_NAMES = frozenset({"REEF_AGENT_MODEL", "REEF_MODEL_URL"})
+_SCRIPTS = Path(__file__).parent / "scripts"
 _PLAIN = re.compile(r"[A-Za-z0-9 _@%+=:,./~#&*()<>\[\]{};|?!^-]*")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -73,25 +73,25 @@ def loader(plan: BootPlan) -> str:
 @cache
 def load_body() -> str:
     """Return the constant part of all loaders."""
-    return (_FOLDER / "load.sh").read_text()
+    return (_SCRIPTS / "load.sh").read_text()
 
 
 @cache
 def body() -> str:
     """Return the constant part of all boot scripts."""
-    return "\n".join((_FOLDER / part).read_text() for part in PARTS)
+    return "\n".join((_SCRIPTS / part).read_text() for part in PARTS)
 
 
 def masked(plan: BootPlan) -> BootPlan:
     """Return the plan with its secrets masked, for pages, logs and comparisons."""
     token = MASK if plan.join_token else ""
-    env = {name: text if _is_open(name, text) else MASK for name, text in plan.env.items()}
+    env = {name: text if _is_public(name, text) else MASK for name, text in plan.env.items()}
     return replace(plan, join_token=token, env=env)
 
 
-def _is_open(name: str, text: str) -> bool:
+def _is_public(name: str, text: str) -> bool:
     """Return whether the value may be shown. A URL that contains a password may not."""
-    return name in OPEN and "@" not in text
+    return name in PUBLIC_NAMES and "@" not in text
 
 
 def quoted(text: str) -> str:
@@ -112,7 +112,7 @@ def _escaped(byte: int) -> str:
 def _header(plan: BootPlan) -> list[str]:
     profile, dist = plan.profile, plan.dist
     return [
-        *_who(plan),
+        *_identity_lines(plan),
         _assign("ROOF_URL", plan.roof_url.rstrip("/")),
         _assign("SSH_DOMAIN", plan.ssh_domain),
         _assign("MACHINE_ID", plan.machine_id),
@@ -144,7 +144,7 @@ def _header(plan: BootPlan) -> list[str]:
     ]
 
 
-def _who(plan: BootPlan) -> list[str]:
+def _identity_lines(plan: BootPlan) -> list[str]:
     """Assign the VM's identity, or read it from the script's environment if the plan has none."""
     if plan.vm_id:
         return [

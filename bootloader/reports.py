@@ -17,11 +17,11 @@ from versconfig.screening import sources
 from vmtree.models import Node
 
 FIELDS = ("run", "step", "status", "durationMs", "exitStatus", "output")
-MOST_OUTPUT = 8 << 10
+MAX_OUTPUT = 8 << 10
 # Per VM; older ones are deleted.
-MOST_REPORTS = 400
-KEPT = timedelta(days=30)
-_LONGEST = 10**12
+MAX_REPORTS = 400
+RETENTION = timedelta(days=30)
+_MAX_NUMBER = 10**12
 
 _RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
 _STEP = re.compile(r"[a-z0-9][a-z0-9._-]{0,39}")
@@ -30,7 +30,7 @@ _SECRETS = re.compile(r"\breef(?:join)?_[A-Za-z0-9_-]{20,}|(?i:(?<=bearer )\S{8,
 
 
 @dataclass(frozen=True)
-class Said:
+class StepReport:
     """One report about a step of a run."""
 
     run: str
@@ -41,7 +41,7 @@ class Said:
     output: str = ""
 
 
-def said_of(body: object) -> Said:
+def parse_report(body: object) -> StepReport:
     """Parse a report from request JSON. Raise BadInput."""
     data: Mapping[str, Any] = body if isinstance(body, dict) else {}
     status = data.get("status")
@@ -50,17 +50,17 @@ def said_of(body: object) -> Said:
     output = data.get("output")
     if output is not None and not isinstance(output, str):
         raise BadInput("output: must be a string", "output")
-    return Said(
+    return StepReport(
         run=_name(data, "run", _RUN),
         step=_name(data, "step", _STEP),
         status=ReportStatus(status),
         duration_ms=_number(data, "durationMs", least=0),
-        exit_status=_number(data, "exitStatus", least=-_LONGEST),
+        exit_status=_number(data, "exitStatus", least=-_MAX_NUMBER),
         output=output or "",
     )
 
 
-def note(vm_id: str, said: Said) -> BootReport:
+def note(vm_id: str, said: StepReport) -> BootReport:
     """Store a report and publish the change.
 
     Idempotent; a late "started" does not reopen an ended step.
@@ -71,43 +71,43 @@ def note(vm_id: str, said: Said) -> BootReport:
             vm_id=vm_id,
             run=said.run,
             step=said.step,
-            defaults={"status": said.status, "began_at": _began(said), "at": now},
+            defaults={"status": said.status, "began_at": _estimate_start(said), "at": now},
         )
         if made or said.status != ReportStatus.STARTED:
             row.status, row.at = said.status, now
             row.duration_ms, row.exit_status = said.duration_ms, said.exit_status
-            row.output = tail(vm_id, said.output)
+            row.output = masked_tail(vm_id, said.output)
             row.save(update_fields=["status", "at", "duration_ms", "exit_status", "output"])
         if made:
-            _forget_old(vm_id)
+            _delete_old(vm_id)
         transaction.on_commit(lambda: events.publish_nodes([vm_id]))
     return row
 
 
-def tail(vm_id: str, output: str) -> str:
+def masked_tail(vm_id: str, output: str) -> str:
     """Return the end of an output as storable text, with secrets masked."""
     clean = output.replace("\0", "\ufffd").encode("utf-8", "replace")
     # Truncate after masking: half a secret would not be recognized.
     cover = sources.for_node(vm_id, recheck=True).cover
     shown = cover(_SECRETS.sub("(secret)", clean.decode())).encode()
-    return shown[-MOST_OUTPUT:].decode("utf-8", "ignore")
+    return shown[-MAX_OUTPUT:].decode("utf-8", "ignore")
 
 
 def sweep() -> None:
     """Delete old reports of VMs that are not members."""
-    old = BootReport.objects.filter(at__lt=clock.now() - KEPT)
+    old = BootReport.objects.filter(at__lt=clock.now() - RETENTION)
     old.exclude(vm_id__in=Node.objects.living().values("vm_id")).delete()
 
 
-def _began(said: Said) -> Any:
+def _estimate_start(said: StepReport) -> Any:
     """Estimate the start of the step from its reported duration."""
     lasted = timedelta(milliseconds=min(said.duration_ms or 0, 86_400_000))
     return clock.now() - lasted
 
 
-def _forget_old(vm_id: str) -> None:
+def _delete_old(vm_id: str) -> None:
     newest = BootReport.objects.filter(vm_id=vm_id).order_by("-began_at", "-id")
-    if surplus := list(newest.values_list("pk", flat=True)[MOST_REPORTS:]):
+    if surplus := list(newest.values_list("pk", flat=True)[MAX_REPORTS:]):
         BootReport.objects.filter(pk__in=surplus).delete()
 
 
@@ -124,6 +124,6 @@ def _number(data: Mapping[str, Any], field: str, *, least: int) -> int | None:
     value = data.get(field)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= _LONGEST:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= _MAX_NUMBER:
         raise BadInput(f"{field}: must be a whole number from {least}", field)
     return value

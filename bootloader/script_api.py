@@ -30,9 +30,9 @@ from vmtree.dna import is_text
 from vmtree.models import Node
 
 Json = dict[str, Any]
-MOST_TEXT = 255
-MOST_NAMES = 200
-MOST_USER_DATA = 256 << 10
+MAX_TEXT = 255
+MAX_NAMES = 200
+MAX_USER_DATA = 256 << 10
 _ADDRESS = re.compile(
     r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?\.?|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]+"
 )
@@ -41,11 +41,11 @@ SCRIPT_FIELDS = (
     *("vmId", "name", "type", "parentVmId", "extraOrgans", "extraCapabilities", "roofReefUrl"),
     "address",
 )
-FORMS = ("text", "json", "gzip", "mime", "seed", "iso")
+FORMATS = ("text", "json", "gzip", "mime", "seed", "iso")
 
 
 @dataclass(frozen=True)
-class Wish:
+class ScriptRequest:
     """A request for the script of one VM."""
 
     vm_id: str
@@ -102,7 +102,7 @@ class Script(APIView):
         It contains no secret: neither a token nor keys for agents.
         """
         profile = profiles.get(type)
-        plan = planning.make(vm_id="", name="", profile=profile, secrets=False)
+        plan = planning.make_plan(vm_id="", name="", profile=profile, secrets=False)
         return HttpResponse(render.boot_script(plan), content_type="text/x-shellscript")
 
 
@@ -118,8 +118,8 @@ class CloudInit(APIView):
 
         Secrets are masked; POST returns the usable text.
         """
-        wish = _wish_of(request.query_params)
-        _check_may(request.user, wish)
+        wish = _parse_request(request.query_params)
+        _check_permission(request.user, wish)
         plan = render.masked(_plan(wish, join_token=render.MASK))
         text = cloud_init.user_data(plan, whole=query_flag(request, "whole"))
         _check_size(request, len(text.encode()))
@@ -134,8 +134,8 @@ class CloudInit(APIView):
         is the text compressed, `?form=mime` a multi-part that ends with the body's own `userData`.
         """
         form = request.query_params.get("form") or "text"
-        if form not in FORMS:
-            raise BadInput(f"form: must be one of {', '.join(FORMS)}", "form")
+        if form not in FORMATS:
+            raise BadInput(f"form: must be one of {', '.join(FORMATS)}", "form")
         whole = query_flag(request, "whole")
         own = _own_part(request) if form == "mime" else ""
         _check_size(request, _size_of(request, form, own, whole=whole))
@@ -201,16 +201,16 @@ def _file_json(file: File) -> Json:
 
 def _plan_of(request: Request) -> BootPlan:
     """Return the plan for the request's VM, with a fresh join token."""
-    wish = _wish_of(request.data if isinstance(request.data, dict) else {})
-    _check_may(request.user, wish)
+    wish = _parse_request(request.data if isinstance(request.data, dict) else {})
+    _check_permission(request.user, wish)
     # Config contains keys of model providers, which a node could not read otherwise.
     secrets = permissions.may(request.user, permissions.Action.READ_SECRETS, None)
     plan = _plan(wish, secrets=secrets)
     return planning.with_token(plan, by=request.user)
 
 
-def _plan(wish: Wish, *, join_token: str = "", secrets: bool = True) -> BootPlan:
-    return planning.make(
+def _plan(wish: ScriptRequest, *, join_token: str = "", secrets: bool = True) -> BootPlan:
+    return planning.make_plan(
         secrets=secrets,
         vm_id=wish.vm_id,
         name=wish.name,
@@ -222,7 +222,7 @@ def _plan(wish: Wish, *, join_token: str = "", secrets: bool = True) -> BootPlan
     )
 
 
-def _check_may(caller: object, wish: Wish) -> None:
+def _check_permission(caller: object, wish: ScriptRequest) -> None:
     """Raise Forbidden unless the caller may add this VM there.
 
     A script lets its holder become that VM: replacing a known VM needs command of it, a new VM
@@ -235,7 +235,7 @@ def _check_may(caller: object, wish: Wish) -> None:
     authority.check(caller, "write", wish.parent_vm_id if known is None else known)
 
 
-def _wish_of(data: Mapping[str, Any]) -> Wish:
+def _parse_request(data: Mapping[str, Any]) -> ScriptRequest:
     """Parse the request. Raise BadInput."""
     vm_id, name, type_ = (data.get(field) for field in ("vmId", "name", "type"))
     if not vm_id or not name or not type_:
@@ -251,12 +251,14 @@ def _wish_of(data: Mapping[str, Any]) -> Wish:
     words.check(capabilities, words.CAPABILITIES, "extraCapabilities")
     parent = data.get("parentVmId")
     roof_url = data.get("roofReefUrl")
-    return Wish(
+    return ScriptRequest(
         vm_id=texts[0],
         name=texts[1],
         profile=profile.with_extras(organs, capabilities),
         parent_vm_id=aliases.resolve(_text_of(parent, "parentVmId")) if parent else None,
-        roof_url=planning.roof(_text_of(roof_url, "roofReefUrl", 2000)) if roof_url else "",
+        roof_url=planning.normalize_root_url(_text_of(roof_url, "roofReefUrl", 2000))
+        if roof_url
+        else "",
         address=_address(data),
     )
 
@@ -269,7 +271,7 @@ def _address(data: Mapping[str, Any]) -> str:
     return text
 
 
-def _text_of(value: object, field: str, most: int = MOST_TEXT) -> str:
+def _text_of(value: object, field: str, most: int = MAX_TEXT) -> str:
     if not isinstance(value, str):
         raise BadInput(f"{field}: must be a string", field)
     if not is_text(value):
@@ -286,7 +288,7 @@ def _names(data: Mapping[str, Any], field: str) -> tuple[str, ...]:
         return ()
     if isinstance(value, str) and hasattr(data, "getlist"):
         value = [word for part in data.getlist(field) for word in part.split(",") if word]
-    if not isinstance(value, list) or len(value) > MOST_NAMES:
+    if not isinstance(value, list) or len(value) > MAX_NAMES:
         raise BadInput(f"{field}: must be a list of text", field)
     if not all(isinstance(name, str) for name in value):
         raise BadInput(f"{field}: must be a list of text", field)
@@ -299,7 +301,7 @@ def _names(data: Mapping[str, Any], field: str) -> tuple[str, ...]:
 def _own_part(request: Request) -> str:
     """Return the operator's own user-data, to be appended to ours. Raise BadInput."""
     data = request.data if isinstance(request.data, dict) else {}
-    text = _text_of(data.get("userData") or "", "userData", MOST_USER_DATA)
+    text = _text_of(data.get("userData") or "", "userData", MAX_USER_DATA)
     if text:
         user_data.kind_of(text)
     return text
@@ -309,8 +311,8 @@ def _size_of(request: Request, form: str, own: str, *, whole: bool) -> int:
     """Return the size of the user-data in bytes, before a join token is issued."""
     if not request.query_params.get("for"):
         return 0
-    wish = _wish_of(request.data if isinstance(request.data, dict) else {})
-    _check_may(request.user, wish)
+    wish = _parse_request(request.data if isinstance(request.data, dict) else {})
+    _check_permission(request.user, wish)
     # As long as a token, and equally incompressible.
     text = cloud_init.user_data(
         _plan(wish, join_token=joining.PREFIX + secrets.token_urlsafe(32)), whole=whole

@@ -14,7 +14,7 @@ from bootloader.providers.base import Login
 
 
 @dataclass(frozen=True)
-class Ran:
+class CommandResult:
     """The result of a command. `exit_status` is -1 if a signal ended it."""
 
     exit_status: int
@@ -54,7 +54,7 @@ class Shell(Protocol):
         stdin: bytes = b"",
         timeout: float,
         on_output: Callable[[bytes], None] | None = None,
-    ) -> Ran:
+    ) -> CommandResult:
         """Run a command in the user's shell; `on_output` receives both streams as they arrive.
 
         At most 16 MiB of each stream are kept. Raise ShellAway when the connection is lost (the
@@ -62,7 +62,7 @@ class Shell(Protocol):
         """
         ...
 
-    def script(self, script: str, *, data: bytes = b"", timeout: float) -> Ran:
+    def script(self, script: str, *, data: bytes = b"", timeout: float) -> CommandResult:
         """Run an sh script in the user's home, whatever the user's login shell is or prints.
 
         `data` is its stdin. Raise ShellRefused, with the output received instead, if the account

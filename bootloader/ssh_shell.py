@@ -21,20 +21,26 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from bootloader import tls_pipe
-from bootloader.exceptions import CommandTimeout, ShellAway, ShellBusy, ShellError, ShellRefused
+from bootloader.exceptions import (
+    CommandTimeout,
+    ShellBusy,
+    ShellError,
+    ShellRefused,
+    ShellUnavailable,
+)
 from bootloader.providers.base import Login
 from bootloader.reasons import clipped_end
-from bootloader.remote_script import COMMAND, Framed, printable
-from bootloader.shell import Ran
+from bootloader.remote_script import COMMAND, FramedScript, printable
+from bootloader.shell import CommandResult
 
-_ALIVE_EVERY = 15
+_KEEPALIVE_SECONDS = 15
 # Output beyond this is discarded; `on_output` still gets it.
-MOST_OUTPUT = 16 << 20
+MAX_OUTPUT = 16 << 20
 # How long to keep reading after a command's end, if a child process holds the output open.
-_LINGER = 1.0
+_LINGER_SECONDS = 1.0
 _CHUNKS = 32
 # Matches the beginning of a public key.
-_PUBLIC = re.compile(
+_PUBLIC_KEY = re.compile(
     r"(ssh-|ecdsa-|sk-)[a-z0-9@.-]+ AAAA|-----BEGIN (RSA )?PUBLIC KEY|---- BEGIN SSH2 PUBLIC KEY"
 )
 _RSA = ("rsa-sha2-512", "rsa-sha2-256")
@@ -44,27 +50,27 @@ def connect(login: Login, timeout: float) -> SshShell:
     """Connect, negotiate encryption, check the host key and log in."""
     end = time.monotonic() + timeout
     key = read_key(login.private_key)
-    sock = _dial(login, timeout)
+    sock = _open_socket(login, timeout)
     try:
         transport = paramiko.Transport(sock)
     except (paramiko.SSHException, OSError) as error:
         sock.close()
-        raise ShellAway(_about(login, error)) from None
+        raise ShellUnavailable(_error_text(login, error)) from None
     try:
-        host_key = _shake_hands(transport, login, end, timeout)
-        _let_in(transport, login, key, end)
+        host_key = _handshake(transport, login, end, timeout)
+        _authenticate(transport, login, key, end)
         if login.host_key is None and login.keep is not None:
             login.keep(host_key)
     except BaseException:
         transport.close()
         raise
-    transport.set_keepalive(_ALIVE_EVERY)
+    transport.set_keepalive(_KEEPALIVE_SECONDS)
     return SshShell(transport, login, host_key)
 
 
 def read_key(text: str) -> paramiko.PKey:
     """Parse a private key (OpenSSH or PEM, no passphrase). Raise ShellRefused."""
-    if _PUBLIC.match(text.strip()):
+    if _PUBLIC_KEY.match(text.strip()):
         raise ShellRefused("This is a public key; give the private one that belongs to it")
     # The parsers' own messages are never shown: they may quote the key.
     try:
@@ -89,30 +95,30 @@ def read_key(text: str) -> paramiko.PKey:
     raise ShellRefused("The private SSH key cannot be read: damaged, or with a passphrase")
 
 
-def _dial(login: Login, timeout: float) -> socket.socket:
+def _open_socket(login: Login, timeout: float) -> socket.socket:
     try:
         if login.tls_name:
             trust = _trust(login)
             return tls_pipe.open_pipe(login.host, login.port, login.tls_name, trust, timeout)
         sock = socket.create_connection((login.host, login.port), timeout)
-        tls_pipe.keep_watch(sock)
+        tls_pipe.enable_keepalive(sock)
     except ssl.SSLCertVerificationError as error:
         text = f"{login.tls_name} shows no certificate that we trust: {error.verify_message}"
         raise ShellRefused(text) from None
     except (OSError, UnicodeError) as error:
-        raise ShellAway(_about(login, error)) from None
+        raise ShellUnavailable(_error_text(login, error)) from None
     return sock
 
 
 def _trust(login: Login) -> ssl.SSLContext:
     try:
-        return tls_pipe.trusting(login.trust)
+        return tls_pipe.trust_context(login.trust)
     except OSError as error:
         words = error.strerror or "no certificates in it"
         raise ShellRefused(f"The file of CA certificates {login.trust}: {words}") from None
 
 
-def _shake_hands(transport: paramiko.Transport, login: Login, end: float, timeout: float) -> str:
+def _handshake(transport: paramiko.Transport, login: Login, end: float, timeout: float) -> str:
     """Negotiate encryption and return the host key as one line."""
     known = login.host_key.split()[:2] if login.host_key else []
     if known:
@@ -132,11 +138,11 @@ def _shake_hands(transport: paramiko.Transport, login: Login, end: float, timeou
     except (paramiko.SSHException, OSError, EOFError) as error:
         if time.monotonic() >= end - 0.2:
             text = f"{_name(login)} did not answer by SSH within {timeout:g} s"
-            raise ShellAway(text) from None
+            raise ShellUnavailable(text) from None
         if _is_busy(transport, error):
             text = f"{_name(login)} hung up before its SSH greeting; it may be busy"
             raise ShellBusy(text) from None
-        raise ShellAway(_about(login, error)) from None
+        raise ShellUnavailable(_error_text(login, error)) from None
     line = f"{shown.get_name()} {shown.get_base64()}"
     if known and line.split() != known:
         raise ShellRefused(f"{_name(login)} has another host key than before")
@@ -153,7 +159,9 @@ def _is_busy(transport: paramiko.Transport, error: BaseException) -> bool:
     return bool(throttled) or not greeted
 
 
-def _let_in(transport: paramiko.Transport, login: Login, key: paramiko.PKey, end: float) -> None:
+def _authenticate(
+    transport: paramiko.Transport, login: Login, key: paramiko.PKey, end: float
+) -> None:
     transport.auth_timeout = max(0.1, end - time.monotonic())
     try:
         further = transport.auth_publickey(login.user, key)
@@ -163,10 +171,10 @@ def _let_in(transport: paramiko.Transport, login: Login, key: paramiko.PKey, end
         raise ShellRefused(text) from None
     except paramiko.AuthenticationException as error:
         if not transport.is_active() or "timeout" in str(error).lower():
-            raise ShellAway(_about(login, error)) from None
+            raise ShellUnavailable(_error_text(login, error)) from None
         raise ShellRefused(f"{_name(login)} does not let {login.user} in with our key") from None
     except (paramiko.SSHException, OSError, EOFError) as error:
-        raise ShellAway(_about(login, error)) from None
+        raise ShellUnavailable(_error_text(login, error)) from None
     if further:
         raise ShellRefused(f"{_name(login)} wants more than a key: {', '.join(further)}")
 
@@ -201,16 +209,16 @@ class SshShell:
         stdin: bytes = b"",
         timeout: float,
         on_output: Callable[[bytes], None] | None = None,
-    ) -> Ran:
+    ) -> CommandResult:
         """Run a command in a session of its own on the shared connection."""
         return self._converse(command, stdin, timeout, on_output)
 
-    def script(self, script: str, *, data: bytes = b"", timeout: float) -> Ran:
+    def script(self, script: str, *, data: bytes = b"", timeout: float) -> CommandResult:
         """Run a script as `remote_script` describes.
 
         `data` is held back until the script reads its stdin.
         """
-        framed = Framed(script)
+        framed = FramedScript(script)
         text = framed.text(has_data=bool(data))
         later = (framed.begin, data) if data else None
         ran = self._converse(COMMAND, text, timeout, later=later)
@@ -220,8 +228,10 @@ class SshShell:
             problem = f"{_name(self._login)} runs no script for {self._login.user}; it says: {said}"
             raise ShellRefused(problem)
         if reply.status is None:
-            raise ShellAway(f"{_name(self._login)} cut the script off: {printable(reply.errors)}")
-        return Ran(reply.status, reply.output, reply.errors)
+            raise ShellUnavailable(
+                f"{_name(self._login)} cut the script off: {printable(reply.errors)}"
+            )
+        return CommandResult(reply.status, reply.output, reply.errors)
 
     def _converse(
         self,
@@ -230,10 +240,10 @@ class SshShell:
         timeout: float,
         on_output: Callable[[bytes], None] | None = None,
         later: tuple[bytes, bytes] | None = None,
-    ) -> Ran:
+    ) -> CommandResult:
         end = time.monotonic() + timeout
         with self._session(end) as channel:
-            talk = _Talk(channel, stdin, on_output, later)
+            talk = _StreamPump(channel, stdin, on_output, later)
             # The request itself would wait forever on a frozen machine.
             watch = threading.Timer(timeout, channel.close)
             watch.daemon = True
@@ -243,17 +253,17 @@ class SshShell:
                 whole = talk.hold(end)
             except (paramiko.SSHException, OSError, EOFError) as error:
                 if time.monotonic() >= end:
-                    raise _late(timeout) from None
-                raise ShellAway(_about(self._login, error)) from None
+                    raise _timeout_error(timeout) from None
+                raise ShellUnavailable(_error_text(self._login, error)) from None
             finally:
                 watch.cancel()
             # -1 means no status: timeout, ended by a signal, or connection lost.
             status: int = channel.exit_status
             if not whole or (status == -1 and time.monotonic() >= end):
-                raise _late(timeout)
+                raise _timeout_error(timeout)
             if status == -1:
                 self._must_live()
-        return Ran(status, bytes(talk.output), bytes(talk.errors))
+        return CommandResult(status, bytes(talk.output), bytes(talk.errors))
 
     def put(self, path: str, data: bytes, mode: int, timeout: float = 120.0) -> None:
         """Write to a temporary file first, and check its length before it replaces the target."""
@@ -280,7 +290,7 @@ class SshShell:
             text = f"{_name(self._login)} opens no session: {error.text}"
             raise ShellRefused(text) from None
         except (paramiko.SSHException, OSError, EOFError) as error:
-            raise ShellAway(_about(self._login, error)) from None
+            raise ShellUnavailable(_error_text(self._login, error)) from None
         try:
             yield channel
         finally:
@@ -297,14 +307,14 @@ class SshShell:
         try:
             self._transport.global_request("keepalive@openssh.com", wait=True)
         except (paramiko.SSHException, OSError, EOFError) as error:
-            raise ShellAway(_about(self._login, error)) from None
+            raise ShellUnavailable(_error_text(self._login, error)) from None
         finally:
             watch.cancel()
         if not self._transport.is_active():
-            raise ShellAway(f"The connection to {_name(self._login)} was lost")
+            raise ShellUnavailable(f"The connection to {_name(self._login)} was lost")
 
 
-class _Talk:
+class _StreamPump:
     """The three streams of one command, pumped by one thread."""
 
     def __init__(
@@ -321,7 +331,7 @@ class _Talk:
         self.fed = False
         self.on_output = on_output
         self.output, self.errors = bytearray(), bytearray()
-        self.wake = _Wake()
+        self.wake = _DataEvent()
         channel.in_buffer.set_event(self.wake)
         channel.in_stderr_buffer.set_event(self.wake)
 
@@ -337,7 +347,7 @@ class _Talk:
             now = time.monotonic()
             if self.channel.exit_status_ready():
                 ended = now if ended is None or heard else ended
-                if not heard and (over or now - ended > _LINGER):
+                if not heard and (over or now - ended > _LINGER_SECONDS):
                     return True
             if now >= end:
                 return False
@@ -372,13 +382,13 @@ class _Talk:
                     break
                 data = take(65536)
                 heard = heard or bool(data)
-                kept += data[: max(0, MOST_OUTPUT - len(kept))]
+                kept += data[: max(0, MAX_OUTPUT - len(kept))]
                 if data and self.on_output is not None:
                     self.on_output(data)
         return heard
 
 
-class _Wake(threading.Event):
+class _DataEvent(threading.Event):
     """Set by the connection's thread when data arrives on one of the streams.
 
     The channel's own `fileno()` would be a pipe, which that thread may write to after we closed it,
@@ -394,7 +404,7 @@ class _Wake(threading.Event):
         super().clear()
 
 
-def _late(timeout: float) -> CommandTimeout:
+def _timeout_error(timeout: float) -> CommandTimeout:
     return CommandTimeout(f"The command did not end within {timeout:g} s")
 
 
@@ -402,5 +412,5 @@ def _name(login: Login) -> str:
     return login.tls_name or f"{login.host}:{login.port}"
 
 
-def _about(login: Login, error: BaseException) -> str:
+def _error_text(login: Login, error: BaseException) -> str:
     return f"{_name(login)} cannot be reached by SSH: {error or type(error).__name__}"

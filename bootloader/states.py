@@ -27,8 +27,8 @@ MOVES: dict[State, frozenset[State]] = {
     State.CANCELLED: frozenset(),
 }
 
-AT_WORK = (State.RUNNING, State.CANCELLING)
-OPEN = (State.QUEUED, *AT_WORK)
+ACTIVE_STATES = (State.RUNNING, State.CANCELLING)
+OPEN_STATES = (State.QUEUED, *ACTIVE_STATES)
 
 
 class StepName(TextChoices):
@@ -66,14 +66,14 @@ STEP_MOVES: dict[StepState, frozenset[StepState]] = {
 
 # The step from which a retry starts, if not from the failed one: the join token may be used or
 # expired by now, so the script is uploaded again.
-NEEDS_ANEW: dict[StepName, StepName] = {
+RETRY_FROM: dict[StepName, StepName] = {
     StepName.RUN: StepName.UPLOAD,
     StepName.JOIN: StepName.UPLOAD,
     StepName.HEALTH: StepName.UPLOAD,
 }
 
 
-class Leftover(TextChoices):
+class CleanupPolicy(TextChoices):
     """The cleanup policy for the VM of a provisioning that failed or was cancelled."""
 
     KEEP = "keep", "keep the VM"

@@ -19,7 +19,7 @@ def advance(provisioning_id: str) -> None:
 @shared_task(name="bootloader.begin", soft_time_limit=20, time_limit=30)
 def begin() -> None:
     """Start queued provisionings for which there are free slots."""
-    limits.begin()
+    limits.start_queued()
 
 
 @tick_task("bootloader.tick", soft_time_limit=20, time_limit=30)

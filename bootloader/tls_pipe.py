@@ -15,19 +15,19 @@ from functools import lru_cache
 from pathlib import Path
 
 _CHUNK = 65536
-_MOST_HELD = 1 << 20
+_MAX_BUFFERED = 1 << 20
 
 
-def trusting(file: str | None) -> ssl.SSLContext:
+def trust_context(file: str | None) -> ssl.SSLContext:
     """Return a context that trusts the CA certificates of this file, or those of this machine.
 
     Raise OSError.
     """
-    return _trusting(file, Path(file).stat().st_mtime_ns if file else 0)
+    return _load_context(file, Path(file).stat().st_mtime_ns if file else 0)
 
 
 @lru_cache(8)
-def _trusting(file: str | None, _changed: int) -> ssl.SSLContext:
+def _load_context(file: str | None, _changed: int) -> ssl.SSLContext:
     """Cache the context: a machine has many certificates."""
     return ssl.create_default_context(cafile=file)
 
@@ -41,7 +41,7 @@ def open_pipe(
     """
     raw = socket.create_connection((host, port), timeout)
     try:
-        keep_watch(raw)
+        enable_keepalive(raw)
         inside = context.wrap_socket(raw, server_hostname=name)
     except BaseException:
         raw.close()
@@ -51,7 +51,7 @@ def open_pipe(
     return ours
 
 
-def keep_watch(sock: socket.socket) -> None:
+def enable_keepalive(sock: socket.socket) -> None:
     """Let the kernel detect within a minute that the peer is gone."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -95,11 +95,11 @@ class _Pump:
 
     def _wait(self, selector: selectors.BaseSelector) -> None:
         inside = plain = 0
-        if not self.inside_ended and len(self.to_plain) < _MOST_HELD:
+        if not self.inside_ended and len(self.to_plain) < _MAX_BUFFERED:
             inside |= selectors.EVENT_READ
         if self.to_inside or self.inside_wants_write:
             inside |= selectors.EVENT_WRITE
-        if not self.plain_ended and len(self.to_inside) < _MOST_HELD:
+        if not self.plain_ended and len(self.to_inside) < _MAX_BUFFERED:
             plain |= selectors.EVENT_READ
         if self.to_plain:
             plain |= selectors.EVENT_WRITE
@@ -124,7 +124,7 @@ class _Pump:
         self.inside_wants_write = False
         try:
             # TLS buffers decrypted bytes that no selector sees: read until it would block.
-            while not self.inside_ended and len(self.to_plain) < _MOST_HELD:
+            while not self.inside_ended and len(self.to_plain) < _MAX_BUFFERED:
                 data = self.inside.recv(_CHUNK)
                 self.to_plain += data
                 self.inside_ended = not data
@@ -137,7 +137,7 @@ class _Pump:
 
     def _read_plain(self) -> None:
         with contextlib.suppress(BlockingIOError):
-            while not self.plain_ended and len(self.to_inside) < _MOST_HELD:
+            while not self.plain_ended and len(self.to_inside) < _MAX_BUFFERED:
                 data = self.plain.recv(_CHUNK)
                 self.to_inside += data
                 self.plain_ended = not data

@@ -25,10 +25,10 @@ from reef_site.common.errors import ReefError
 from reef_site.common.outside_answers import page_answer
 from vmtree.models import Node
 
-PAGE = 50
-MACHINES_PAGE = 100
-MOST_LINES = 300
-MOST_FINDINGS = 1000
+PAGE_SIZE = 50
+MACHINES_PAGE_SIZE = 100
+MAX_LINES = 300
+MAX_FINDINGS = 1000
 
 P = ParamSpec("P")
 View = Callable[Concatenate[HttpRequest, P], HttpResponse]
@@ -67,13 +67,13 @@ def rows(request: HttpRequest) -> HttpResponse:
 
 def _listing(request: HttpRequest) -> dict[str, Any]:
     """Return the filtered page of rows, with a constant number of queries."""
-    state = _word(request.GET, "state")
+    state = _query_text(request.GET, "state")
     counts = Provisioning.objects.count_by_state()
-    found = services.listed(state=state if state in State.values else "")
-    page = Paginator(found, PAGE).get_page(request.GET.get("page"))
+    found = services.list_provisionings(state=state if state in State.values else "")
+    page = Paginator(found, PAGE_SIZE).get_page(request.GET.get("page"))
     return {
         "page": page,
-        "rows": [_shown(row) for row in page.object_list],
+        "rows": [_row_context(row) for row in page.object_list],
         "tabs": [(each, counts.get(each, 0)) for each in State.values],
         "total": sum(counts.values()),
         "state": state,
@@ -83,14 +83,14 @@ def _listing(request: HttpRequest) -> dict[str, Any]:
     }
 
 
-def _shown(row: Provisioning) -> dict[str, Any]:
+def _row_context(row: Provisioning) -> dict[str, Any]:
     steps = sorted(row.steps.all(), key=lambda each: each.position)
     now = next((step for step in steps if step.state != StepState.DONE), None)
     ended = (State.DONE, State.CANCELLED)
     return {"row": row, "steps": steps, "now": None if row.state in ended else now}
 
 
-def _word(query: QueryDict, name: str) -> str:
+def _query_text(query: QueryDict, name: str) -> str:
     return query.get(name, "").replace("\0", "").strip()[:200]
 
 
@@ -109,8 +109,8 @@ def create(request: HttpRequest) -> HttpResponse:
     try:
         wish = form.wish()
         if "start" not in request.POST:
-            return _preview(request, form, preview.make(wish, by=request.user))
-        started = services.start(wish, by=request.user, key=_word(request.POST, "key"))
+            return _preview(request, form, preview.make_preview(wish, by=request.user))
+        started = services.start(wish, by=request.user, key=_query_text(request.POST, "key"))
     except ReefError as error:
         form.refuse(error)
         return _form(request, form, error.status)
@@ -129,7 +129,7 @@ def change(request: HttpRequest) -> HttpResponse:
 
 def _initial(query: QueryDict) -> dict[str, str]:
     """Return initial values of the form from a link, such as that of a VM's page."""
-    return {name: _word(query, name) for name in ProvisionForm.base_fields if name in query}
+    return {name: _query_text(query, name) for name in ProvisionForm.base_fields if name in query}
 
 
 def _form(request: HttpRequest, form: ProvisionForm, status: int = 200) -> HttpResponse:
@@ -158,7 +158,7 @@ def detail(request: HttpRequest, pk: str) -> HttpResponse:
 @spoken
 def part(request: HttpRequest, pk: str) -> HttpResponse:
     """Render the part of `detail` that is updated: the steps, and log lines after `?after=`."""
-    after = _word(request.GET, "after")
+    after = _query_text(request.GET, "after")
     return render(
         request, "bootloader/_part.html", _facts(pk, int(after) if after.isdecimal() else 0)
     )
@@ -173,10 +173,10 @@ def _label(key: str) -> str:
 def _facts(pk: str, after: int | None) -> dict[str, Any]:
     row = services.find(pk)
     is_first = after is None
-    found = services.log_tail(row, MOST_LINES) if after is None else services.log_of(row, after)
+    found = services.log_tail(row, MAX_LINES) if after is None else services.log_of(row, after)
     node = Node.objects.filter(vm_id=row.vm_id).first() if row.vm_id else None
     return {
-        **_shown(row),
+        **_row_context(row),
         "lines": found,
         "is_first": is_first,
         "after": found[-1].pk if found else after or 0,
@@ -185,7 +185,7 @@ def _facts(pk: str, after: int | None) -> dict[str, Any]:
         "waits": limits.why_waiting() if row.state == State.QUEUED else "",
         "reports": BootReport.objects.newest_run(row.vm_id) if row.vm_id else [],
         "refusals": JoinRefusal.objects.filter(token__vm_id=row.vm_id)[:5] if row.vm_id else [],
-        "siblings": Provisioning.objects.filter(batch=row.batch).exclude(pk=row.pk)[:PAGE],
+        "siblings": Provisioning.objects.filter(batch=row.batch).exclude(pk=row.pk)[:PAGE_SIZE],
         "can_retry": row.state == State.FAILED,
         "can_cancel": row.state in (State.QUEUED, State.RUNNING, State.FAILED),
     }
@@ -225,7 +225,7 @@ def cancel(request: HttpRequest, pk: str) -> HttpResponse:
         row = services.find(pk)
         has_vm = row.machine is not None and not row.machine.is_gone
         return render(request, "bootloader/cancel.html", {"row": row, "has_vm": has_vm})
-    leftover = wishes.leftover_of(request.POST.get("machine"))
+    leftover = wishes.parse_cleanup(request.POST.get("machine"))
     row = services.cancel(pk, leftover, by=request.user)
     messages.success(request, f"{row.name} is being cancelled.")
     return redirect("bootloader:detail", row.pk)
@@ -239,7 +239,7 @@ def cancel(request: HttpRequest, pk: str) -> HttpResponse:
 def machines(request: HttpRequest) -> HttpResponse:
     """List known machines of providers."""
     found = Machine.objects.all() if "gone" in request.GET else Machine.objects.living()
-    page = Paginator(found.order_by("-id"), MACHINES_PAGE).get_page(request.GET.get("page"))
+    page = Paginator(found.order_by("-id"), MACHINES_PAGE_SIZE).get_page(request.GET.get("page"))
     shown = list(page.object_list)
     places = [row.vm_id for row in shown if row.vm_id]
     nodes = {node.vm_id: node for node in Node.objects.filter(vm_id__in=places)}
@@ -260,13 +260,15 @@ def findings(request: HttpRequest) -> HttpResponse:
     context = {
         "findings": found,
         "groups": _groups(),
-        "decided": Finding.objects.exclude(state=FindingState.OPEN).order_by("-decided_at")[:PAGE],
+        "decided": Finding.objects.exclude(state=FindingState.OPEN).order_by("-decided_at")[
+            :PAGE_SIZE
+        ],
     }
     return render(request, "bootloader/findings.html", context)
 
 
 def _findings() -> list[Finding]:
-    return list(Finding.objects.open().order_by("-id")[:PAGE])
+    return list(Finding.objects.open().order_by("-id")[:PAGE_SIZE])
 
 
 def _groups() -> list[dict[str, Any]]:
@@ -288,8 +290,8 @@ def _groups() -> list[dict[str, Any]]:
 @spoken
 def decide_many(request: HttpRequest) -> HttpResponse:
     """Carry out the proposals of all findings of one group."""
-    said = {name: _word(request.POST, name) for name in ("kind", "provider", "proposal")}
-    rows = list(Finding.objects.open().filter(**said).order_by("id")[:MOST_FINDINGS])
+    said = {name: _query_text(request.POST, name) for name in ("kind", "provider", "proposal")}
+    rows = list(Finding.objects.open().filter(**said).order_by("id")[:MAX_FINDINGS])
     call = outside_calls.act_on_many(rows, None, by=request.user)
     return page_answer(request, call, reverse("bootloader:findings"))
 
@@ -297,7 +299,7 @@ def decide_many(request: HttpRequest) -> HttpResponse:
 @login_required
 @require_POST
 @spoken
-def look_now(request: HttpRequest) -> HttpResponse:
+def compare_now(request: HttpRequest) -> HttpResponse:
     """Compare providers, tree and registry now."""
     call = outside_calls.compare(by=request.user)
     return page_answer(request, call, reverse("bootloader:findings"))

@@ -75,7 +75,7 @@ class JoinToken(models.Model):
         return "open" if self.expires_at > at else "expired"
 
 
-class Why(models.TextChoices):
+class RefusalReason(models.TextChoices):
     """The reason for a rejection."""
 
     UNKNOWN = "unknown", "unknown token"
@@ -93,7 +93,7 @@ class JoinRefusal(models.Model):
     token = models.ForeignKey(
         JoinToken, models.CASCADE, null=True, blank=True, related_name="refusals"
     )
-    why = models.CharField(max_length=10, choices=Why.choices)
+    why = models.CharField(max_length=10, choices=RefusalReason.choices)
     text = models.CharField(max_length=500, help_text="What the VM was told.")
     remote = models.CharField(max_length=255, blank=True, help_text="Where it came from.")
     count = models.PositiveIntegerField(default=1)
@@ -110,7 +110,7 @@ class JoinRefusal(models.Model):
                 name="one_refusal_of_nobody_a_reason",
             ),
             models.CheckConstraint(
-                condition=Q(why__in=Why.values),
+                condition=Q(why__in=RefusalReason.values),
                 name="refusal_reason_is_known",
             ),
         ]

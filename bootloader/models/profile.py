@@ -16,7 +16,7 @@ from registry.models import Role
 from vmtree.models import Category
 
 PACKAGE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,99}(=[A-Za-z0-9.+:~-]{1,100})?")
-MOST_FILE = 256 << 10
+MAX_FILE_CHARACTERS = 256 << 10
 
 
 def _size(least: int, most: int, **options: Any) -> Any:
@@ -86,9 +86,9 @@ class OwnProfile(models.Model):
         """
         problems = {
             "type": f"{self.type} is built in" if self.type in BUILT_IN else "",
-            "organs": _unknown(self.organs, ORGANS),
-            "capabilities": _unknown(self.capabilities, CAPABILITIES),
-            "packages": _no_package(self.packages),
+            "organs": _names_problem(self.organs, ORGANS),
+            "capabilities": _names_problem(self.capabilities, CAPABILITIES),
+            "packages": _packages_problem(self.packages),
         }
         if found := {field: text for field, text in problems.items() if text}:
             raise ValidationError(found)
@@ -117,7 +117,7 @@ BOOT_FILES = frozenset({"identity.json", "identity.env", "join-token", "fleet_ag
 BOOT_FOLDERS = frozenset({"run", "log", "agent", "reef", "boot", "dist"})
 
 
-def _kept_by_boot(path: str) -> str:
+def _reserved_name(path: str) -> str:
     """Return the name that the boot itself uses at this path; empty if there is none."""
     inside = path.removeprefix("/opt/reef/") if path.startswith("/opt/reef/") else path
     if inside.startswith("/"):
@@ -136,7 +136,7 @@ class ProfileFile(models.Model):
         max_length=500,
         help_text="From / on; else it lies below /opt/reef (~/.reef where root does not sign in).",
     )
-    text = models.TextField(blank=True, max_length=MOST_FILE)
+    text = models.TextField(blank=True, max_length=MAX_FILE_CHARACTERS)
     mode = models.PositiveSmallIntegerField(choices=MODES, default=0o644)
 
     class Meta:
@@ -154,7 +154,7 @@ class ProfileFile(models.Model):
         parts = self.path.split("/")
         if ".." in parts or not parts[-1] or "." in parts or not self.path.isprintable():
             raise ValidationError({"path": "must be the path of a file, without . and .."})
-        if name := _kept_by_boot(self.path):
+        if name := _reserved_name(self.path):
             raise ValidationError({"path": f"{name} is written by the boot script itself"})
 
     def as_file(self) -> File:
@@ -163,7 +163,7 @@ class ProfileFile(models.Model):
         return File(self.path, f"{text}\n" if text and text[-1] != "\n" else text, self.mode)
 
 
-def _unknown(given: object, known: tuple[str, ...]) -> str:
+def _names_problem(given: object, known: tuple[str, ...]) -> str:
     if not isinstance(given, list) or not all(isinstance(name, str) for name in given):
         return "must be a list of names"
     if unknown := [name for name in given if name not in known]:
@@ -171,7 +171,7 @@ def _unknown(given: object, known: tuple[str, ...]) -> str:
     return "" if len(set(given)) == len(given) else "has a name twice"
 
 
-def _no_package(given: object) -> str:
+def _packages_problem(given: object) -> str:
     if not isinstance(given, list):
         return "must be a list of names"
     wrong = [name for name in given if not (isinstance(name, str) and PACKAGE.fullmatch(name))]

@@ -13,11 +13,11 @@ from bootloader.exceptions import IllegalMove, LostRace
 from bootloader.models.machines import Machine
 from bootloader.reasons import clipped
 from bootloader.states import (
-    AT_WORK,
+    ACTIVE_STATES,
     MOVES,
-    OPEN,
+    OPEN_STATES,
     STEP_MOVES,
-    Leftover,
+    CleanupPolicy,
     State,
     StepName,
     StepState,
@@ -37,11 +37,11 @@ class ProvisioningQuerySet(models.QuerySet["Provisioning"]):
 
     def open(self) -> Self:
         """Return provisionings that have not ended."""
-        return self.filter(state__in=OPEN)
+        return self.filter(state__in=OPEN_STATES)
 
     def at_work(self) -> Self:
         """Return provisionings that occupy one of the concurrent slots."""
-        return self.filter(state__in=AT_WORK)
+        return self.filter(state__in=ACTIVE_STATES)
 
     def holding(self) -> Self:
         """Return provisionings whose names are still reserved."""
@@ -75,7 +75,9 @@ class Provisioning(models.Model):
     wish = models.JSONField(default=dict, blank=True)
     # The resolved specification, by the names of `providers.base.Spec`; no secrets.
     spec = models.JSONField(default=dict, blank=True)
-    on_failure = models.CharField(max_length=10, choices=Leftover.choices, default=Leftover.KEEP)
+    on_failure = models.CharField(
+        max_length=10, choices=CleanupPolicy.choices, default=CleanupPolicy.KEEP
+    )
     actor = models.CharField(max_length=200)
     # If set, the VM is never placed on reef's own machine.
     asked_by_node = models.BooleanField(default=False)
@@ -131,7 +133,7 @@ class Provisioning(models.Model):
     @property
     def is_open(self) -> bool:
         """Return whether it has not ended."""
-        return self.state in OPEN
+        return self.state in OPEN_STATES
 
     def move(self, to: State, reason: str = "", **also: Any) -> None:
         """Perform a transition of the state machine and log it. Raise IllegalMove, LostRace."""
@@ -139,7 +141,7 @@ class Provisioning(models.Model):
         if to not in MOVES[old]:
             raise IllegalMove(f"'{self}' is {old}")
         now = clock.now()
-        ended = None if to in OPEN else now
+        ended = None if to in OPEN_STATES else now
         fields = {
             "state": to,
             "state_since": now,

@@ -34,7 +34,7 @@ from reef_site.agent_install import (
     installed,
 )
 
-OLDEST_NODE = 20
+MIN_NODE = 20
 # Disk space for the agent with its packages, plus some reserve.
 NEEDED_MIB = 400
 TRUSTED = Path("/etc/ssl/certs/ca-certificates.crt")
@@ -130,7 +130,7 @@ def provide_npm(home: Path, registry: str) -> None:
 
     Raise InstallError.
     """
-    if shutil.which("npm") and _node_number() >= OLDEST_NODE:
+    if shutil.which("npm") and _node_major() >= MIN_NODE:
         return
     if not registry:
         raise InstallError("there is no npm here; REEF_NPM_REGISTRY says where to get one, if set")
@@ -205,7 +205,7 @@ def _write_programs(folder: Path, node: Package) -> None:
     (programs / "npm").chmod(0o755)
 
 
-def _node_number() -> int:
+def _node_major() -> int:
     """Return the major version of the Node on PATH; 0 without one."""
     node = shutil.which("node")
     if not node:

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import NoReturn
 
 from bootloader import hosts
-from bootloader.exceptions import CannotDo
+from bootloader.exceptions import UnsupportedOperation
 from bootloader.models import HostClaim, SshHost
 from bootloader.providers.base import (
     Ability,
@@ -34,9 +34,9 @@ class SshHosts:
         It keeps its installed system: images and commits are not supported.
         """
         if spec.commit:
-            _cannot("restore a commit")
+            _unsupported("restore a commit")
         if spec.image or spec.kernel:
-            _cannot("boot an image or kernel")
+            _unsupported("boot an image or kernel")
         return _machine(hosts.claim(spec))
 
     def find_created(
@@ -49,19 +49,19 @@ class SshHosts:
 
     def branch(self, machine_id: str, count: int = 1) -> builtins.list[Machine]:
         """Raise CannotDo."""
-        _cannot("be branched")
+        _unsupported("be branched")
 
     def commit(self, machine_id: str, name: str) -> str:
         """Raise CannotDo."""
-        _cannot("be saved as a commit")
+        _unsupported("be saved as a commit")
 
     def pause(self, machine_id: str) -> None:
         """Raise CannotDo."""
-        _cannot("be paused")
+        _unsupported("be paused")
 
     def resume(self, machine_id: str) -> None:
         """Raise CannotDo."""
-        _cannot("be resumed")
+        _unsupported("be resumed")
 
     def delete(self, machine_id: str) -> None:
         """Release the host. Installed files stay on it."""
@@ -70,12 +70,12 @@ class SshHosts:
     def state(self, machine_id: str) -> Machine:
         """Report RUNNING if SSH answers, otherwise UNKNOWN: it may be off or unreachable."""
         claim = hosts.get(machine_id)
-        return _machine(claim, hosts.answering([claim.host])[0])
+        return _machine(claim, hosts.probe_ssh([claim.host])[0])
 
     def list(self) -> builtins.list[Machine]:
         """Return the hosts in use."""
         claims = list(HostClaim.objects.living().select_related("host"))
-        answers = hosts.answering([claim.host for claim in claims])
+        answers = hosts.probe_ssh([claim.host for claim in claims])
         return [_machine(claim, answer) for claim, answer in zip(claims, answers, strict=True)]
 
     def login(self, machine_id: str, *, fresh: bool = False) -> Login:
@@ -108,8 +108,8 @@ def _machine(claim: HostClaim, answers: bool = True) -> Machine:
     )
 
 
-def _cannot(what: str) -> NoReturn:
-    raise CannotDo(f"A host of your own cannot {what}")
+def _unsupported(what: str) -> NoReturn:
+    raise UnsupportedOperation(f"A host of your own cannot {what}")
 
 
 PROVIDER = SshHosts()

@@ -15,9 +15,9 @@ from functools import partial
 from bootloader.exceptions import (
     NoSuchMachine,
     OutcomeUnknown,
-    ProviderAway,
     ProviderError,
     ProviderRefused,
+    ProviderUnavailable,
 )
 from bootloader.providers.base import (
     Ability,
@@ -40,8 +40,8 @@ NAME_LABEL = "reef-name"
 # Tolerance between the platform's clock and ours.
 _SKEW = timedelta(minutes=1)
 # A state change is answered at once and becomes visible within this time.
-_SEEN_WITHIN = 10.0
-_LOOK_EVERY = 0.5
+_CHANGE_SECONDS = 10.0
+_POLL_SECONDS = 0.5
 
 _STATES = {
     "booting": MachineState.BOOTING,
@@ -177,7 +177,7 @@ class Vers:
             ask()
         except OutcomeUnknown as error:
             lost = error
-        if _seen(lambda: self.state(machine_id).state is wanted):
+        if _wait_for(lambda: self.state(machine_id).state is wanted):
             return
         raise lost or OutcomeUnknown(f"Vers said yes, but {machine_id} is not {wanted}")
 
@@ -193,8 +193,8 @@ class Vers:
             if error.answered not in (403, 404) and not isinstance(error, OutcomeUnknown):
                 raise
             lost = error
-        if lost is not None and not _seen(
-            lambda: self._gone(machine_id), 0 if lost.answered == 403 else _SEEN_WITHIN
+        if lost is not None and not _wait_for(
+            lambda: self._gone(machine_id), 0 if lost.answered == 403 else _CHANGE_SECONDS
         ):
             raise lost
         keyring.forget(known_id(machine_id))
@@ -268,7 +268,7 @@ class Vers:
     def _fetch_key(self, vm_id: str) -> str:
         try:
             return self.client.ssh_key(vm_id).private_key
-        except ProviderAway as error:
+        except ProviderUnavailable as error:
             # A 500 does not tell the cause; only a booting VM will have a key later.
             state = self.state(vm_id).state if error.answered == 500 else None
             if state is MachineState.PAUSED:
@@ -321,13 +321,13 @@ def _machine(vm: wire.VM, owner: str) -> Machine:
     )
 
 
-def _seen(condition: Callable[[], bool], within: float = _SEEN_WITHIN) -> bool:
+def _wait_for(condition: Callable[[], bool], within: float = _CHANGE_SECONDS) -> bool:
     """Poll the condition; return whether it becomes true in time."""
     end = time.monotonic() + within
     while not condition():
         if time.monotonic() >= end:
             return False
-        time.sleep(_LOOK_EVERY)
+        time.sleep(_POLL_SECONDS)
     return True
 
 

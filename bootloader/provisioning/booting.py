@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 COMMAND_SECONDS = 20.0
 # Maximum output fetched at a time.
-CHUNK = 1 << 16
-_MARK = b"\n--- reef: output follows ---\n"
+CHUNK_BYTES = 1 << 16
+_OUTPUT_MARKER = b"\n--- reef: output follows ---\n"
 
 
 @dataclass(frozen=True)
-class Look:
+class ScriptState:
     """The script's state: `there` once it was requested, `begun` once it has a process, `status`
     once it has ended.
     """
@@ -41,7 +41,7 @@ class Look:
 
 
 @dataclass(frozen=True)
-class Found:
+class VMDescription:
     """A VM's description of itself before anything is changed on it."""
 
     user: str
@@ -56,7 +56,7 @@ def folder_of(row: Provisioning) -> str:
     return f".reef-boot/{row.pk}"
 
 
-def look_around(shell: Shell, row: Provisioning) -> Found:
+def inspect_vm(shell: Shell, row: Provisioning) -> VMDescription:
     """Identify the VM, create our private folder, and remove folders of other provisionings.
 
     A VM restored from a saved one has that one's folders, and perhaps its identity.
@@ -81,7 +81,7 @@ def look_around(shell: Shell, row: Provisioning) -> Found:
     for line in run(shell, script, "look around").decode("utf-8", "replace").splitlines():
         name, _, value = line.partition("=")
         said.setdefault(name, []).append(value.strip()[:255])
-    return Found(
+    return VMDescription(
         user=said.get("user", [""])[0],
         host=said.get("host", [""])[0],
         machine=said.get("machine", [""])[0],
@@ -90,7 +90,7 @@ def look_around(shell: Shell, row: Provisioning) -> Found:
     )
 
 
-def bring(shell: Shell, row: Provisioning, script: str) -> None:
+def upload(shell: Shell, row: Provisioning, script: str) -> None:
     """Upload the script, readable by its owner only."""
     shell.put(f"{folder_of(row)}/boot.sh", script.encode(), 0o700)
 
@@ -113,7 +113,7 @@ def begin(shell: Shell, row: Provisioning, number: int) -> None:
     run(shell, script, "start the boot script")
 
 
-def look(shell: Shell, row: Provisioning, number: int, offset: int) -> Look:
+def look(shell: Shell, row: Provisioning, number: int, offset: int) -> ScriptState:
     """Return the state of run `number`, and its output from this byte on."""
     script = f"""
     cd "$HOME/{folder_of(row)}/run-{number}" 2>/dev/null || exit 0
@@ -124,13 +124,13 @@ def look(shell: Shell, row: Provisioning, number: int, offset: int) -> Look:
     [ -n "$pid" ] && echo begun=yes
     [ -n "$pid" ] && grep -q reef-boot-{row.pk} "/proc/$pid/cmdline" 2>/dev/null && echo alive=yes
     printf '\\n--- reef: output follows ---\\n'
-    tail -c +{offset + 1} out 2>/dev/null | head -c {CHUNK}
+    tail -c +{offset + 1} out 2>/dev/null | head -c {CHUNK_BYTES}
     true
     """
-    head, _, output = run(shell, script, "look at the boot script").partition(_MARK)
+    head, _, output = run(shell, script, "look at the boot script").partition(_OUTPUT_MARKER)
     facts = dict(line.partition("=")[::2] for line in head.decode("utf-8", "replace").split("\n"))
     status, size = facts.get("status", ""), facts.get("size", "").strip()
-    return Look(
+    return ScriptState(
         there="there" in facts,
         begun="begun" in facts,
         alive="alive" in facts,
@@ -216,7 +216,7 @@ def stop(context: Context) -> None:
         with lines.to(machine) as shell:
             end(shell, context.row)
             clear(shell, context.row)
-        lines.hang_up(machine)
+        lines.disconnect(machine)
 
 
 def run(shell: Shell, script: str, what: str) -> bytes:

@@ -13,18 +13,23 @@ from django.db import IntegrityError, transaction
 from django.db.models import Q
 
 from bootloader import providers
-from bootloader.exceptions import NoSuchMachine, OutcomeUnknown, ProviderAway, ProviderRefused
+from bootloader.exceptions import (
+    NoSuchMachine,
+    OutcomeUnknown,
+    ProviderRefused,
+    ProviderUnavailable,
+)
 from bootloader.models import BootStep, LogLine, Machine, Provisioning
 from bootloader.providers import base
 from bootloader.provisioning import machines
 from reef_site.common import clock
 
 if TYPE_CHECKING:
-    from bootloader.provisioning.steps import Context, Later
+    from bootloader.provisioning.steps import CheckAgain, Context
 
 # After a lost response the VM may appear within this time.
-LOOK_FOR = timedelta(seconds=20)
-LOOK_EVERY = 2.0
+LOST_VM_WINDOW = timedelta(seconds=20)
+POLL_SECONDS = 2.0
 LABEL = "reef-provisioning"
 
 
@@ -35,12 +40,12 @@ def spec_of(row: Provisioning) -> base.Spec:
     return base.Spec(name=row.name, labels=labels, elsewhere=row.asked_by_node, **kept)
 
 
-def create(context: Context, step: BootStep) -> Later | None:
+def create(context: Context, step: BootStep) -> CheckAgain | None:
     """Obtain one VM: the existing one, one from a call whose response was lost, or a new one."""
     row = context.row
-    if _is_there(context):
+    if _has_vm(context):
         return None
-    if may_have_asked(step):
+    if may_have_requested(step):
         found = look(context, step)
         if found is not None or context.row.machine is not None:
             return found
@@ -50,25 +55,25 @@ def create(context: Context, step: BootStep) -> Later | None:
     provider = providers.get(row.provider)
     try:
         made = provider.create(spec_of(row))
-    except (ProviderAway, ProviderRefused):
+    except (ProviderUnavailable, ProviderRefused):
         step.keep(asked_at=None)
         raise
     except OutcomeUnknown as error:
         step.keep(lost_at=clock.now().isoformat())
         context.say(f"{error}; looking whether it was made", step, LogLine.Kind.ERROR)
-        return context.later(LOOK_EVERY, "looks whether the VM was made")
-    if not _take(context, made, "made"):
+        return context.later(POLL_SECONDS, "looks whether the VM was made")
+    if not _assign(context, made, "made"):
         # Another provisioning, looking for its lost VM, took ours; its VM is left for us to find.
-        return context.later(LOOK_EVERY, "looks for a VM that is nobody's")
+        return context.later(POLL_SECONDS, "looks for a VM that is nobody's")
     return None
 
 
-def may_have_asked(step: BootStep) -> bool:
+def may_have_requested(step: BootStep) -> bool:
     """Return whether the provider was called and the outcome is unknown."""
     return bool(step.facts.get("asked_at"))
 
 
-def look(context: Context, step: BootStep) -> Later | None:
+def look(context: Context, step: BootStep) -> CheckAgain | None:
     """Look for the VM of a call whose response was lost.
 
     Return None when it is resolved: the provisioning has the VM now, or none was created.
@@ -81,19 +86,19 @@ def look(context: Context, step: BootStep) -> Later | None:
     known = frozenset(rows.values_list("machine_id", flat=True))
     found = provider.find_created(spec_of(row), asked, known)
     for each in sorted(found, key=lambda one: one.id):
-        if _take(context, each, "found again"):
+        if _assign(context, each, "found again"):
             return None
     if not step.facts.get("lost_at"):
         # The caller crashed during the call: the response counts as lost from now on.
         step.keep(lost_at=clock.now().isoformat())
-    if clock.now() - datetime.fromisoformat(step.facts["lost_at"]) < LOOK_FOR:
-        return context.later(LOOK_EVERY, "looks whether the VM was made")
+    if clock.now() - datetime.fromisoformat(step.facts["lost_at"]) < LOST_VM_WINDOW:
+        return context.later(POLL_SECONDS, "looks whether the VM was made")
     step.keep(asked_at=None)
     context.say("no VM came of it", step)
     return None
 
 
-def _is_there(context: Context) -> bool:
+def _has_vm(context: Context) -> bool:
     """Return whether the provisioning has a VM. Detach one that is gone."""
     machine = context.row.machine
     if machine is None:
@@ -105,11 +110,11 @@ def _is_there(context: Context) -> bool:
     return False
 
 
-def _take(context: Context, seen: base.Machine, how: str) -> bool:
+def _assign(context: Context, seen: base.Machine, how: str) -> bool:
     """Assign the machine to this provisioning; return False if another one has it."""
     row = context.row
     try:
-        machine, held = _note(row, seen)
+        machine, held = _assign_row(row, seen)
     except IntegrityError:
         return False
     if held is None:
@@ -123,7 +128,7 @@ def _take(context: Context, seen: base.Machine, how: str) -> bool:
 
 
 @transaction.atomic
-def _note(row: Provisioning, seen: base.Machine) -> tuple[Machine, Machine | None]:
+def _assign_row(row: Provisioning, seen: base.Machine) -> tuple[Machine, Machine | None]:
     """Return the machine's row, and the machine that the provisioning had before.
 
     Raise IntegrityError if another provisioning has the machine.
@@ -134,7 +139,7 @@ def _note(row: Provisioning, seen: base.Machine) -> tuple[Machine, Machine | Non
     )
     if others.exclude(pk=row.pk).exists():
         raise IntegrityError(f"machine {seen.id} is another one's")
-    vm_id = "" if held else machines.place_of(seen.id)
+    vm_id = "" if held else machines.new_vm_id(seen.id)
     machine = machines.record(row.provider, seen, name=row.name, vm_id=vm_id)
     if held is None:
         # The constraint is the lock: only one of two finders gets the machine.

@@ -23,7 +23,7 @@ def alone() -> None:
             cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_BEGINNING])
 
 
-def check_room(more: int, node: Node | None) -> None:
+def check_quota(more: int, node: Node | None) -> None:
     """Raise Conflict unless this many more VMs are allowed."""
     most = config.integer("REEF_MAX_VMS", node)
     if not most:
@@ -35,25 +35,25 @@ def check_room(more: int, node: Node | None) -> None:
         raise Conflict(text)
 
 
-def places() -> int:
+def max_concurrent() -> int:
     """Return how many provisionings may run concurrently."""
     return max(1, config.integer("REEF_PROVISION_AT_ONCE") or 1)
 
 
 def why_waiting() -> str:
     """Return the text that tells what queued provisionings wait for."""
-    most = places()
+    most = max_concurrent()
     if Provisioning.objects.at_work().count() < most:
         return "begins as soon as a worker takes it"
     return f"waits for one of {most} place{'' if most == 1 else 's'} (REEF_PROVISION_AT_ONCE)"
 
 
-def begin() -> list[str]:
+def start_queued() -> list[str]:
     """Start queued provisionings while there are free slots; return their ids."""
     begun: list[str] = []
     with transaction.atomic():
         alone()
-        room = places() - Provisioning.objects.at_work().count()
+        room = max_concurrent() - Provisioning.objects.at_work().count()
         waiting = Provisioning.objects.filter(state=State.QUEUED).order_by("id")
         for row in waiting[: max(0, room)]:
             try:

@@ -19,7 +19,7 @@ CONNECT_SECONDS = 10.0
 # Unused connections are closed after this time.
 IDLE_SECONDS = 30.0
 
-_kept: dict[int, tuple[Shell, float]] = {}
+_pool: dict[int, tuple[Shell, float]] = {}
 _lock = threading.Lock()
 
 
@@ -31,20 +31,20 @@ def to(machine: Machine) -> Iterator[Shell]:
 
     Raise ShellAway, ShellRefused, ProviderError.
     """
-    line = _take(machine.pk) or _dial(machine)
+    line = _take(machine.pk) or _connect(machine)
     try:
         yield line
     except BaseException:
         line.close()
         raise
     with _lock:
-        old = _kept.pop(machine.pk, None)
-        _kept[machine.pk] = (line, time.monotonic())
+        old = _pool.pop(machine.pk, None)
+        _pool[machine.pk] = (line, time.monotonic())
     if old:
         old[0].close()
 
 
-def hang_up(machine: Machine) -> None:
+def disconnect(machine: Machine) -> None:
     """Close the pooled connection to a machine."""
     if line := _take(machine.pk):
         line.close()
@@ -53,15 +53,15 @@ def hang_up(machine: Machine) -> None:
 def _take(key: int) -> Shell | None:
     now = time.monotonic()
     with _lock:
-        old = [each for each, (_, since) in _kept.items() if now - since > IDLE_SECONDS]
-        stale = [_kept.pop(each)[0] for each in old]
-        found = _kept.pop(key, None)
+        old = [each for each, (_, since) in _pool.items() if now - since > IDLE_SECONDS]
+        stale = [_pool.pop(each)[0] for each in old]
+        found = _pool.pop(key, None)
     for line in stale:
         line.close()
     return found[0] if found else None
 
 
-def _dial(machine: Machine) -> Shell:
+def _connect(machine: Machine) -> Shell:
     provider = providers.get(machine.provider)
     line = reach(provider, machine.machine_id, CONNECT_SECONDS)
     Machine.objects.filter(pk=machine.pk).update(host_key=line.host_key[:2000])

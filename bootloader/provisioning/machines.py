@@ -9,11 +9,11 @@ from django.db import IntegrityError, transaction
 
 from bootloader import joining, providers
 from bootloader.exceptions import (
-    CannotDo,
     NoSuchMachine,
     ProviderError,
     ShellError,
     StepFailed,
+    UnsupportedOperation,
 )
 from bootloader.models import LogLine, Machine, Provisioning
 from bootloader.providers import base
@@ -62,7 +62,7 @@ def note(machine: Machine, text: str) -> None:
     Machine.objects.filter(pk=machine.pk).update(note=clipped(text, 300))
 
 
-def place_of(machine_id: str) -> str:
+def new_vm_id(machine_id: str) -> str:
     """Return the id for the machine's new node: its own id, with a number added if that was used
     before.
     """
@@ -95,7 +95,7 @@ def gone(machine: Machine, note: str) -> None:
         done = Provisioning.objects.holding().filter(machine=machine, state=State.DONE)
         done.update(released_at=now)
         if machine.vm_id:
-            joining.void(machine.vm_id)
+            joining.revoke_unused(machine.vm_id)
             registry.mark_stopped(machine.vm_id)
     machine.refresh_from_db()
     for row in Provisioning.objects.filter(machine=machine).values_list("pk", flat=True):
@@ -118,11 +118,11 @@ def bury(vm_id: str, *, by: object) -> None:
         registry.deregister(vm_id)
 
 
-def adopt(machine: Machine, *, by: object) -> None:
+def import_machine(machine: Machine, *, by: object) -> None:
     """Add a node without parent for a VM that was made elsewhere. Raise Conflict."""
     # Providers may accept names that the tree does not.
     name = vm_names.marked(machine.name or machine.machine_id)
-    vm_id = place_of(machine.machine_id)
+    vm_id = new_vm_id(machine.machine_id)
     with transaction.atomic():
         tree.create(tree.NewNode(name, Category.AGENT_VM, vm_id), by=str(by))
         Machine.objects.filter(pk=machine.pk).update(vm_id=vm_id)
@@ -130,14 +130,14 @@ def adopt(machine: Machine, *, by: object) -> None:
 
 def pause(machine: Machine) -> None:
     """Pause the machine. Raise ProviderError, CannotDo."""
-    provider = _able(machine, base.Ability.PAUSE)
+    provider = _provider_with(machine, base.Ability.PAUSE)
     provider.pause(machine.machine_id)
     look(machine)
 
 
 def resume(machine: Machine) -> None:
     """Resume the machine. Raise ProviderError, CannotDo."""
-    provider = _able(machine, base.Ability.PAUSE)
+    provider = _provider_with(machine, base.Ability.PAUSE)
     provider.resume(machine.machine_id)
     look(machine)
 
@@ -154,18 +154,18 @@ def end(machine: Machine, *, by: object) -> None:
 def _end(machine: Machine) -> str:
     """Delete the machine; return a note about what is left on a host that existed before us."""
     provider = providers.get(machine.provider)
-    left = "" if base.Ability.RESTORE in provider.abilities else _leave(machine)
+    left = "" if base.Ability.RESTORE in provider.abilities else _clean_host(machine)
     with suppress(NoSuchMachine):
         provider.delete(machine.machine_id)
     return left
 
 
-def _leave(machine: Machine) -> str:
+def _clean_host(machine: Machine) -> str:
     """Clean up a host that is released; log it if the host cannot be reached."""
     try:
         with lines.to(machine) as shell:
             booting.leave(shell)
-        lines.hang_up(machine)
+        lines.disconnect(machine)
     except NoSuchMachine:
         return ""
     except (ShellError, ProviderError, StepFailed) as error:
@@ -192,8 +192,8 @@ def look(machine: Machine) -> base.Machine | None:
     return seen
 
 
-def _able(machine: Machine, ability: base.Ability) -> base.Provider:
+def _provider_with(machine: Machine, ability: base.Ability) -> base.Provider:
     provider = providers.get(machine.provider)
     if ability not in provider.abilities:
-        raise CannotDo(f"{machine}: {machine.provider} machines cannot {ability}")
+        raise UnsupportedOperation(f"{machine}: {machine.provider} machines cannot {ability}")
     return provider

@@ -9,11 +9,11 @@ from typing import Any
 
 from bootloader.models import Provisioning
 from bootloader.provisioning import resolving, services, texts
-from bootloader.provisioning.texts import Texts
-from bootloader.provisioning.wishes import Wish, spec_json
+from bootloader.provisioning.texts import RenderedTexts
+from bootloader.provisioning.wishes import ProvisionRequest, spec_json
 from bootloader.user_data import limits_of
 
-MOST_LINES = 4000
+MAX_DIFF_LINES = 4000
 _OWN_LINES = re.compile(r"\s*(ADDRESS|RUN)=|\s*(hostname|fqdn): ")
 
 
@@ -34,11 +34,11 @@ class Difference:
 class Preview:
     """The result of a preview. `told` explains where each part of the specification comes from."""
 
-    wish: Wish
+    wish: ProvisionRequest
     names: list[str]
     spec: dict[str, Any]
     told: list[str]
-    texts: Texts
+    texts: RenderedTexts
     script_diff: Difference | None
     user_data_diff: Difference | None
     known: list[Provisioning]
@@ -54,15 +54,15 @@ class Preview:
         return len(self.texts.user_data.encode())
 
 
-def make(wish: Wish, *, by: object) -> Preview:
+def make_preview(wish: ProvisionRequest, *, by: object) -> Preview:
     """Return the preview, changing nothing.
 
     Raise the errors that starting the request would raise.
     """
-    wish, parent = services.placed(wish, by)
+    wish, parent = services.resolve_placement(wish, by)
     names = wish.names()
-    spec, told = resolving.spec_of_wish(wish, parent)
-    made = texts.previewed(wish, names[0])
+    spec, told = resolving.spec_of_request(wish, parent)
+    made = texts.render_preview(wish, names[0])
     last = _last(wish)
     return Preview(
         wish=wish,
@@ -76,9 +76,9 @@ def make(wish: Wish, *, by: object) -> Preview:
     )
 
 
-def as_json(wish: Wish, *, by: object) -> dict[str, Any]:
+def as_json(wish: ProvisionRequest, *, by: object) -> dict[str, Any]:
     """Return the preview as JSON."""
-    made = make(wish, by=by)
+    made = make_preview(wish, by=by)
     return {
         "names": made.names,
         "provider": made.wish.provider,
@@ -99,7 +99,7 @@ def _diff_json(difference: Difference | None) -> dict[str, Any] | None:
     return {"against": difference.against.pk, "lines": difference.lines}
 
 
-def _last(wish: Wish) -> Provisioning | None:
+def _last(wish: ProvisionRequest) -> Provisioning | None:
     """Return the latest provisioning of this profile that has a script."""
     used = Provisioning.objects.filter(profile=wish.profile).exclude(script="")
     return used.order_by("-id").first()
@@ -107,9 +107,9 @@ def _last(wish: Wish) -> Provisioning | None:
 
 def _diff(last: Provisioning, old: str, new: str, name: str) -> Difference:
     """Compare two texts, ignoring differences that only come from another VM's name and id."""
-    known = _renamed(_renamed(old, last.vm_id, texts.TO_COME), last.name, name)
+    known = _renamed(_renamed(old, last.vm_id, texts.VM_ID_PLACEHOLDER), last.name, name)
     lines = difflib.unified_diff(_common(known), _common(new), "last used", "now", lineterm="", n=2)
-    return Difference(last, list(lines)[:MOST_LINES])
+    return Difference(last, list(lines)[:MAX_DIFF_LINES])
 
 
 def _common(text: str) -> list[str]:

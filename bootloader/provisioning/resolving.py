@@ -10,7 +10,7 @@ from bootloader import profiles, providers
 from bootloader.models import Provisioning
 from bootloader.plan import Profile
 from bootloader.providers.base import Ability
-from bootloader.provisioning.wishes import Wish, of_row
+from bootloader.provisioning.wishes import ProvisionRequest, request_of_row
 from versconfig import config
 from vmtree.models import Node
 
@@ -32,7 +32,7 @@ def parent_of(row: Provisioning) -> Node | None:
     return Node.objects.living().filter(vm_id=row.parent_vm_id).first()
 
 
-def profile_of(wish: Wish) -> Profile:
+def profile_of(wish: ProvisionRequest) -> Profile:
     """Return the profile with the request's extras. Raise UnknownProfile."""
     profile = profiles.get(wish.profile)
     return profile.with_extras(wish.extra_organs, wish.extra_capabilities)
@@ -43,10 +43,10 @@ def spec_of(row: Provisioning) -> tuple[dict[str, Any], list[str]]:
 
     Raise UnknownProfile and the errors of config.
     """
-    return spec_of_wish(of_row(row), parent_of(row))
+    return spec_of_request(request_of_row(row), parent_of(row))
 
 
-def spec_of_wish(wish: Wish, node: Node | None) -> tuple[dict[str, Any], list[str]]:
+def spec_of_request(wish: ProvisionRequest, node: Node | None) -> tuple[dict[str, Any], list[str]]:
     """Return the same for a request that has no row yet."""
     spec, told = _source(wish, node)
     size = profile_of(wish).size
@@ -65,7 +65,7 @@ def spec_of_wish(wish: Wish, node: Node | None) -> tuple[dict[str, Any], list[st
     return spec, told
 
 
-def _source(wish: Wish, node: Node | None) -> tuple[dict[str, Any], list[str]]:
+def _source(wish: ProvisionRequest, node: Node | None) -> tuple[dict[str, Any], list[str]]:
     """Resolve the commit, or the image and its options.
 
     A requested image beats a configured commit.

@@ -20,13 +20,13 @@ from bootloader.exceptions import (
     IllegalMove,
     LostRace,
     NoSuchMachine,
-    ProviderAway,
+    ProviderUnavailable,
     RateLimited,
-    ShellAway,
+    ShellUnavailable,
 )
 from bootloader.models import BootStep, LogLine, Provisioning
 from bootloader.provisioning import booting, ending, limits, machines, rings, steps
-from bootloader.provisioning.steps import Context, Later
+from bootloader.provisioning.steps import CheckAgain, Context
 from bootloader.states import State, StepName, StepState
 from reef_site.common import clock
 from reef_site.common.errors import ReefError
@@ -35,13 +35,13 @@ logger = logging.getLogger(__name__)
 
 LEASE = timedelta(seconds=10)
 # Maximum time between two checks of a step, including clock differences.
-LONGEST_WAIT = timedelta(minutes=10) + clock.SKEW
+MAX_WAIT = timedelta(minutes=10) + clock.SKEW
 # Time after which a task yields the worker to others.
 BUDGET_SECONDS = 20.0
 # Maximum retries while something is unreachable; pauses grow up to LONGEST_PAUSE.
-MOST_MISSES = 12
-LONGEST_PAUSE = 15.0
-OURS = "an error of reef's own; its log tells more"
+MAX_MISSES = 12
+MAX_PAUSE = 15.0
+INTERNAL_ERROR = "an error of reef's own; its log tells more"
 
 
 def advance(provisioning_id: str) -> None:
@@ -55,15 +55,15 @@ def advance(provisioning_id: str) -> None:
         return
     wait: float | None = None
     try:
-        with _held(row.pk, holder):
-            wait = _move_on(Context(row, holder))
+        with _renewing_lease(row.pk, holder):
+            wait = _run_steps(Context(row, holder))
     except LostRace as error:
         logger.info("%s was moved by somebody else: %s", row, error)
         wait = 1.0
     finally:
         _release(row.pk, holder, wait)
     if wait is None:
-        limits.begin()
+        limits.start_queued()
     else:
         rings.advance(row.pk, later=wait)
 
@@ -75,10 +75,10 @@ def tick() -> None:
     for row in Provisioning.objects.at_work().order_by("id"):
         held = row.leased_until is not None and now < row.leased_until < now + LEASE + clock.SKEW
         # A time too far ahead was written before the clock was set back.
-        waits = row.look_at is not None and late <= row.look_at < now + LONGEST_WAIT
+        waits = row.look_at is not None and late <= row.look_at < now + MAX_WAIT
         if not held and not waits:
             rings.advance(row.pk)
-    limits.begin()
+    limits.start_queued()
 
 
 def _release(provisioning_id: str, holder: str, wait: float | None) -> None:
@@ -89,7 +89,7 @@ def _release(provisioning_id: str, holder: str, wait: float | None) -> None:
 
 
 @contextlib.contextmanager
-def _held(provisioning_id: str, holder: str) -> Iterator[None]:
+def _renewing_lease(provisioning_id: str, holder: str) -> Iterator[None]:
     """Renew the lease in a thread while the block runs."""
     over = threading.Event()
 
@@ -113,13 +113,13 @@ def _held(provisioning_id: str, holder: str) -> Iterator[None]:
         thread.join(5)
 
 
-def _move_on(context: Context) -> float | None:
+def _run_steps(context: Context) -> float | None:
     """Run steps until one has to wait. Return the seconds until the next check, None at the end."""
     end = time.monotonic() + BUDGET_SECONDS
     while time.monotonic() < end:
         row = context.fresh()
         if row.state == State.CANCELLING:
-            return ending.clear_up(context)
+            return ending.finish_cancellation(context)
         if row.state != State.RUNNING:
             return None
         step = row.steps.next()
@@ -127,14 +127,14 @@ def _move_on(context: Context) -> float | None:
             row.move(State.DONE)
             rings.tell(row.pk)
             return None
-        wait = _do(context, step)
+        wait = _run_step(context, step)
         rings.tell(row.pk)
         if wait is not None:
             return wait
     return 0.0
 
 
-def _do(context: Context, step: BootStep) -> float | None:
+def _run_step(context: Context, step: BootStep) -> float | None:
     """Run a step once. Return the seconds until the next check, None to continue at once."""
     row = context.row
     if step.state == StepState.FAILED:
@@ -144,9 +144,9 @@ def _do(context: Context, step: BootStep) -> float | None:
         step.move(StepState.RUNNING)
         context.say(f"{step.get_name_display()} …", step)
     try:
-        later = steps.TO_DO[StepName(step.name)](context, step)
-    except (ProviderAway, ShellAway) as error:
-        return _missed(context, step, error)
+        later = steps.STEP_FUNCTIONS[StepName(step.name)](context, step)
+    except (ProviderUnavailable, ShellUnavailable) as error:
+        return _retry_later(context, step, error)
     except (LostRace, IllegalMove):
         raise
     except NoSuchMachine as error:
@@ -157,14 +157,14 @@ def _do(context: Context, step: BootStep) -> float | None:
         return _fail(row, step, str(error))
     except Exception:
         logger.exception("step %s of provisioning %s", step, row.pk)
-        return _fail(row, step, OURS)
+        return _fail(row, step, INTERNAL_ERROR)
     if later is not None:
         return _wait(context, step, later)
     step.move(StepState.DONE)
     return None
 
 
-def _give_up(context: Context, step: BootStep, why: str) -> float | None:
+def _abandon(context: Context, step: BootStep, why: str) -> float | None:
     """Fail a step that took too long, and end its script if that can be reached."""
     if step.name == StepName.RUN:
         booting.stop(context)
@@ -175,28 +175,28 @@ def _gone_at(row: Provisioning) -> str:
     return f"the VM is gone at {row.provider}; a retry makes a new one"
 
 
-def _wait(context: Context, step: BootStep, later: Later) -> float | None:
+def _wait(context: Context, step: BootStep, later: CheckAgain) -> float | None:
     if steps.is_gone(context, step):
         return _fail(context.row, step, _gone_at(context.row))
     if why := steps.overdue(context, step):
-        return _give_up(context, step, why)
+        return _abandon(context, step, why)
     if later.why != step.reason or step.misses:
         BootStep.objects.filter(pk=step.pk).update(reason=later.why[:2000], misses=0)
     return later.seconds
 
 
-def _missed(context: Context, step: BootStep, error: ReefError) -> float | None:
+def _retry_later(context: Context, step: BootStep, error: ReefError) -> float | None:
     """Schedule a retry with growing pauses after a connection failure, up to a limit."""
-    if steps.is_gone(context, step, steps.LOOK_EVERY_UNREACHED):
+    if steps.is_gone(context, step, steps.UNREACHABLE_CHECK_INTERVAL):
         return _fail(context.row, step, _gone_at(context.row))
     if why := steps.overdue(context, step):
-        return _give_up(context, step, f"{why}; {error}")
-    if step.misses + 1 >= MOST_MISSES:
+        return _abandon(context, step, f"{why}; {error}")
+    if step.misses + 1 >= MAX_MISSES:
         return _fail(context.row, step, str(error))
     BootStep.objects.filter(pk=step.pk).update(misses=step.misses + 1, reason=str(error)[:2000])
     if step.reason != str(error)[:2000]:
         context.say(f"{error}; trying again", step, LogLine.Kind.ERROR)
-    pause: float = min(LONGEST_PAUSE, 0.5 * 2**step.misses)
+    pause: float = min(MAX_PAUSE, 0.5 * 2**step.misses)
     if isinstance(error, RateLimited) and error.seconds:
         pause = max(pause, min(error.seconds, 120.0))
     return pause
@@ -208,8 +208,8 @@ def _fail(row: Provisioning, step: BootStep, reason: str) -> float | None:
         step.move(StepState.FAILED, reason)
     row.move(State.FAILED, f"{step.get_name_display()}: {reason}")
     rings.tell(row.pk)
-    ending.after_failure(row)
+    ending.apply_failure_policy(row)
     return None
 
 
-__all__ = ["Later", "advance", "tick"]
+__all__ = ["CheckAgain", "advance", "tick"]

@@ -14,10 +14,10 @@ from django.db.models import QuerySet
 from bootloader import grants, providers
 from bootloader.models import BootStep, LogLine, Machine, Provisioning
 from bootloader.provisioning import limits, rings
-from bootloader.provisioning.wishes import Wish
+from bootloader.provisioning.wishes import ProvisionRequest
 from bootloader.states import (
-    NEEDS_ANEW,
-    Leftover,
+    RETRY_FROM,
+    CleanupPolicy,
     State,
     StepName,
     StepState,
@@ -36,24 +36,24 @@ class Started:
     again: bool
 
 
-def start(wish: Wish, *, by: object, key: str = "") -> Started:
+def start(wish: ProvisionRequest, *, by: object, key: str = "") -> Started:
     """Start provisionings. The same key, or the same names, return the existing rows.
 
     Raise BadInput, Conflict, Forbidden, NotFound.
     """
-    wish, parent = placed(wish, by)
-    if known := _known(wish, str(by)[:200], key):
+    wish, parent = resolve_placement(wish, by)
+    if known := _existing(wish, str(by)[:200], key):
         return Started(known, again=True)
     try:
         with transaction.atomic():
             limits.alone()
-            limits.check_room(len(wish.names()), parent)
+            limits.check_quota(len(wish.names()), parent)
             grants.draw(by, len(wish.names()))
-            rows = _write(wish, by, key)
+            rows = _create_rows(wish, by, key)
             transaction.on_commit(rings.begin)
     except IntegrityError:
         # A concurrent request created the same names.
-        if known := _known(wish, str(by)[:200], key):
+        if known := _existing(wish, str(by)[:200], key):
             return Started(known, again=True)
         raise Conflict(f"name: some of {wish.name}… are taken") from None
     for row in rows:
@@ -61,7 +61,7 @@ def start(wish: Wish, *, by: object, key: str = "") -> Started:
     return Started(rows, again=False)
 
 
-def placed(wish: Wish, by: object) -> tuple[Wish, Node | None]:
+def resolve_placement(wish: ProvisionRequest, by: object) -> tuple[ProvisionRequest, Node | None]:
     """Return the request with its parent and provider filled in, and the parent's node.
 
     Raise BadInput, Forbidden, UnknownProvider and the errors of config.
@@ -80,19 +80,19 @@ def placed(wish: Wish, by: object) -> tuple[Wish, Node | None]:
     grants.check(by, wish.profile, parent)
     slug = wish.provider or config.text("REEF_VM_PROVIDER", parent)
     providers.get(slug)
-    return _said(wish, parent_id, slug), parent
+    return _with_placement(wish, parent_id, slug), parent
 
 
-def _said(wish: Wish, parent_id: str, provider: str) -> Wish:
+def _with_placement(wish: ProvisionRequest, parent_id: str, provider: str) -> ProvisionRequest:
     changed = {"parent_vm_id": parent_id, "provider": provider}
-    return Wish(**{**vars(wish), **changed})
+    return ProvisionRequest(**{**vars(wish), **changed})
 
 
-def _known(wish: Wish, actor: str, key: str) -> list[Provisioning]:
+def _existing(wish: ProvisionRequest, actor: str, key: str) -> list[Provisioning]:
     """Return the rows of an equal earlier request. Raise Conflict if it was a different one."""
     if key:
         rows = list(Provisioning.objects.filter(actor=actor, key=key).order_by("position"))
-        if rows and [row.name for row in rows] == wish.names() and _same(rows[0], wish):
+        if rows and [row.name for row in rows] == wish.names() and _is_same_request(rows[0], wish):
             return rows
         if rows:
             raise Conflict("Idempotency-Key: was used for another request")
@@ -100,7 +100,7 @@ def _known(wish: Wish, actor: str, key: str) -> list[Provisioning]:
     rows = list(Provisioning.objects.holding().filter(name__in=names).order_by("position", "id"))
     if not rows:
         return []
-    if len(rows) == len(names) and all(_same(row, wish) for row in rows):
+    if len(rows) == len(names) and all(_is_same_request(row, wish) for row in rows):
         return rows
     failed = next((row for row in rows if row.state == State.FAILED), None)
     if failed is not None:
@@ -111,7 +111,7 @@ def _known(wish: Wish, actor: str, key: str) -> list[Provisioning]:
     raise Conflict(f"name: '{taken.name}' is {taken.state} as provisioning {taken.pk}")
 
 
-def _same(row: Provisioning, wish: Wish) -> bool:
+def _is_same_request(row: Provisioning, wish: ProvisionRequest) -> bool:
     alike = (row.profile, row.provider, row.parent_vm_id, row.on_failure, row.wish)
     return alike == (
         wish.profile,
@@ -122,7 +122,7 @@ def _same(row: Provisioning, wish: Wish) -> bool:
     )
 
 
-def _write(wish: Wish, by: object, key: str) -> list[Provisioning]:
+def _create_rows(wish: ProvisionRequest, by: object, key: str) -> list[Provisioning]:
     batch, actor = "", str(by)[:200]
     rows = []
     for position, name in enumerate(wish.names()):
@@ -188,7 +188,7 @@ def retry(provisioning_id: str, *, by: object) -> Provisioning:
         by_node = row.asked_by_node or authority.node_of(by) is not None
         reason = f"again, by {str(by)[:200]}"
         row.move(State.QUEUED, reason, look_at=None, asked_by_node=by_node)
-        _open_again(row)
+        _reset_steps(row)
         transaction.on_commit(rings.begin)
         transaction.on_commit(partial(rings.tell, row.pk))
     return row
@@ -198,7 +198,7 @@ def _parent_of(row: Provisioning) -> Node | None:
     return Node.objects.filter(vm_id=row.parent_vm_id).first() if row.parent_vm_id else None
 
 
-def _open_again(row: Provisioning) -> None:
+def _reset_steps(row: Provisioning) -> None:
     """Reset the failed step, and the earlier steps that it depends on."""
     failed = row.steps.exclude(state=StepState.DONE).order_by("position").first()
     if failed is None:
@@ -206,7 +206,7 @@ def _open_again(row: Provisioning) -> None:
     first = StepName(failed.name)
     if row.machine is None or row.machine.is_gone:
         first = min(first, StepName.CREATE, key=list(StepName).index)
-    first = NEEDS_ANEW.get(first, first)
+    first = RETRY_FROM.get(first, first)
     again = row.steps.filter(position__gte=list(StepName).index(first))
     for step in again.exclude(state=StepState.WAITING):
         if step.state == StepState.RUNNING:
@@ -214,7 +214,7 @@ def _open_again(row: Provisioning) -> None:
         step.move(StepState.WAITING)
 
 
-def cancel(provisioning_id: str, leftover: Leftover | None, *, by: object) -> Provisioning:
+def cancel(provisioning_id: str, leftover: CleanupPolicy | None, *, by: object) -> Provisioning:
     """Cancel it and keep or delete its VM. Repeating it is not an error.
 
     The policy may be omitted while there is no VM; one that is just being created is deleted then.
@@ -230,8 +230,8 @@ def cancel(provisioning_id: str, leftover: Leftover | None, *, by: object) -> Pr
             raise Conflict(text)
         if leftover is None and row.machine is not None and not row.machine.is_gone:
             raise BadInput("machine: say what becomes of the VM: keep or delete", "machine")
-        leftover = leftover or Leftover.DELETE
-        word = "deleted" if leftover == Leftover.DELETE else "kept"
+        leftover = leftover or CleanupPolicy.DELETE
+        word = "deleted" if leftover == CleanupPolicy.DELETE else "kept"
         reason = f"by {str(by)[:200]}"
         if row.machine is not None and not row.machine.is_gone:
             reason += f"; its VM is to be {word}"
@@ -251,7 +251,7 @@ def log_tail(row: Provisioning, most: int = 300) -> list[LogLine]:
     return list(row.log.order_by("-id")[:most])[::-1]
 
 
-def listed(*, state: str = "", words: str = "") -> QuerySet[Provisioning]:
+def list_provisionings(*, state: str = "", words: str = "") -> QuerySet[Provisioning]:
     """Return provisionings, newest first, with machines and steps prefetched."""
     found = Provisioning.objects.light().prefetch_related("steps")
     if state:

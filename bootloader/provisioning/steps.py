@@ -20,17 +20,17 @@ from django.db import transaction
 from bootloader import providers, reasons
 from bootloader.exceptions import (
     LostRace,
-    ProviderAway,
     ProviderError,
-    ShellAway,
+    ProviderUnavailable,
     ShellBusy,
     ShellRefused,
+    ShellUnavailable,
     StepFailed,
 )
 from bootloader.models import BootStep, LogLine, Provisioning
 from bootloader.models.machines import Machine
 from bootloader.provisioning import booting, creating, lines, machines, resolving, texts
-from bootloader.provisioning.booting import Look
+from bootloader.provisioning.booting import ScriptState
 from bootloader.shell import Shell
 from bootloader.states import StepName
 from reef_site.common import clock
@@ -41,41 +41,41 @@ from versconfig import config
 from vmtree.models import Node
 
 # Time limits for SSH login, and then for joining and for the first heartbeat.
-SSH_PATIENCE = timedelta(seconds=180)
-JOIN_PATIENCE = timedelta(seconds=60)
-HEALTH_PATIENCE = timedelta(seconds=120)
+SSH_TIMEOUT = timedelta(seconds=180)
+JOIN_TIMEOUT = timedelta(seconds=60)
+HEALTH_TIMEOUT = timedelta(seconds=120)
 # A rejected key may still be on its way into the VM.
-REFUSAL_PATIENCE = timedelta(seconds=30)
+REFUSAL_TIMEOUT = timedelta(seconds=30)
 # Maximum runs of a script that vanishes with its VM's processes.
-MOST_RUNS = 4
+MAX_RUNS = 4
 # Maximum starts without any visible effect.
-MOST_BEGINS = 20
+MAX_STARTS = 20
 # Upper limits for steps that are retried again and again. Each step's own waiting ends earlier. The
 # script's limit is in config.
-LONGEST = {
+STEP_LIMITS = {
     StepName.RESOLVE: timedelta(minutes=10),
     StepName.CREATE: timedelta(minutes=30),
-    StepName.SSH: SSH_PATIENCE * 2,
+    StepName.SSH: SSH_TIMEOUT * 2,
     StepName.IDENTITY: timedelta(minutes=10),
     StepName.UPLOAD: timedelta(minutes=20),
-    StepName.JOIN: JOIN_PATIENCE * 5,
-    StepName.HEALTH: HEALTH_PATIENCE * 3,
+    StepName.JOIN: JOIN_TIMEOUT * 5,
+    StepName.HEALTH: HEALTH_TIMEOUT * 3,
 }
 # Extra time before the script is abandoned even if it cannot be checked or ended.
 LIMIT_SLACK = timedelta(seconds=60)
-SLOWEST_LOOK = 3.0
-LOOKS_FOR_END, LOOKS_FOR_PID = 3, 15
-MOST_LINE = 2000
+MAX_POLL_SECONDS = 3.0
+POLLS_FOR_STATUS, POLLS_FOR_PID = 3, 15
+MAX_LOG_LINE = 2000
 # Output beyond this many bytes is skipped, except for its end.
-MOST_HEARD = 8 << 20
+MAX_OUTPUT_BYTES = 8 << 20
 # Intervals for asking the provider whether a VM still exists: while waiting for it, and while it is
 # unreachable.
-LOOK_EVERY = timedelta(seconds=10)
-LOOK_EVERY_UNREACHED = timedelta(seconds=3)
+CHECK_INTERVAL = timedelta(seconds=10)
+UNREACHABLE_CHECK_INTERVAL = timedelta(seconds=3)
 
 
 @dataclass(frozen=True)
-class Later:
+class CheckAgain:
     """Check again after this many seconds; `why` is shown."""
 
     seconds: float
@@ -104,12 +104,12 @@ class Context:
         """Write a line to the provisioning's log."""
         name = step.name if step else ""
         LogLine.objects.create(
-            provisioning=self.row, step=name, kind=kind, text=reasons.clipped(text, MOST_LINE)
+            provisioning=self.row, step=name, kind=kind, text=reasons.clipped(text, MAX_LOG_LINE)
         )
 
-    def later(self, seconds: float, why: str = "") -> Later:
+    def later(self, seconds: float, why: str = "") -> CheckAgain:
         """Return a request to check again after this many seconds."""
-        return Later(seconds, why)
+        return CheckAgain(seconds, why)
 
     @property
     def machine(self) -> Machine:
@@ -127,7 +127,7 @@ def _since(step: BootStep) -> timedelta:
 # -- the steps -----------------------------------------------------------------------------------
 
 
-def resolve(context: Context, step: BootStep) -> Later | None:
+def resolve(context: Context, step: BootStep) -> CheckAgain | None:
     """Resolve the machine's specification from request and config; missing values fail here."""
     spec, told = resolving.spec_of(context.row)
     providers.get(context.row.provider)
@@ -138,33 +138,33 @@ def resolve(context: Context, step: BootStep) -> Later | None:
     return None
 
 
-def ssh(context: Context, step: BootStep) -> Later | None:
+def ssh(context: Context, step: BootStep) -> CheckAgain | None:
     """Wait until SSH login works."""
     try:
         with lines.to(context.machine) as shell:
             booting.run(shell, "true", "run a command")
     except ShellBusy as error:
         # The server limits connections: retry after a random pause.
-        if _since(step) > SSH_PATIENCE:
-            raise StepFailed(f"{error}; waited {int(SSH_PATIENCE.total_seconds())} s") from None
-        return Later(random.uniform(1.0, 4.0), str(error))  # noqa: S311
-    except (ShellAway, ProviderAway) as error:
+        if _since(step) > SSH_TIMEOUT:
+            raise StepFailed(f"{error}; waited {int(SSH_TIMEOUT.total_seconds())} s") from None
+        return CheckAgain(random.uniform(1.0, 4.0), str(error))  # noqa: S311
+    except (ShellUnavailable, ProviderUnavailable) as error:
         # Most platforms report nothing about a machine that is still booting.
-        if _since(step) > SSH_PATIENCE:
-            raise StepFailed(f"{error}; waited {int(SSH_PATIENCE.total_seconds())} s") from None
-        return Later(1.0, str(error))
+        if _since(step) > SSH_TIMEOUT:
+            raise StepFailed(f"{error}; waited {int(SSH_TIMEOUT.total_seconds())} s") from None
+        return CheckAgain(1.0, str(error))
     except ShellRefused as error:
-        if _since(step) > REFUSAL_PATIENCE:
+        if _since(step) > REFUSAL_TIMEOUT:
             raise
-        return Later(2.0, str(error))
+        return CheckAgain(2.0, str(error))
     return None
 
 
-def identity(context: Context, step: BootStep) -> Later | None:
+def identity(context: Context, step: BootStep) -> CheckAgain | None:
     """Identify the VM, and create a private folder for the upload."""
     row, machine = context.row, context.machine
     with lines.to(machine) as shell:
-        found = booting.look_around(shell, row)
+        found = booting.inspect_vm(shell, row)
     if found.machine and found.machine != machine.machine_id:
         text = f"the VM that answers says it is '{found.machine}' (by its file /etc/vm_id)"
         if row.provider == "ssh":
@@ -180,14 +180,14 @@ def identity(context: Context, step: BootStep) -> Later | None:
     return None
 
 
-def upload(context: Context, step: BootStep) -> Later | None:
+def upload(context: Context, step: BootStep) -> CheckAgain | None:
     """Render the script with a fresh join token and upload it."""
     row = context.row
     context.must_hold()
     address = creating.address_of(row)
-    script = texts.real(row, address)
+    script = texts.render_real(row, address)
     with lines.to(context.machine) as shell:
-        booting.bring(shell, row, script)
+        booting.upload(shell, row, script)
     shown = texts.shown(row, address)
     with transaction.atomic():
         used = {"script": shown.script, "user_data": shown.user_data}
@@ -199,33 +199,33 @@ def upload(context: Context, step: BootStep) -> Later | None:
     return None
 
 
-def run(context: Context, step: BootStep) -> Later | None:
+def run(context: Context, step: BootStep) -> CheckAgain | None:
     """Start the script, and follow its output until it ends."""
     row, limit = context.row, _limit(context.row)
     with lines.to(context.machine) as shell:
         number, offset = int(step.facts.get("run", 1)), int(step.facts.get("offset", 0))
         seen = booting.look(shell, row, number, offset)
-        _hear(context, step, seen)
+        _record_output(context, step, seen)
         if seen.status is None and limit and _since(step).total_seconds() > limit:
             booting.end(shell, row)
             raise StepFailed(_too_long(limit))
         if not seen.there:
-            return _begin(context, step, shell, number)
-        if len(seen.output) >= booting.CHUNK:
-            return Later(0.0, "")
+            return _start_script(context, step, shell, number)
+        if len(seen.output) >= booting.CHUNK_BYTES:
+            return CheckAgain(0.0, "")
         if seen.status is None and not seen.alive:
-            return _begin_again(context, step, number, begun=seen.begun)
+            return _restart_script(context, step, number, begun=seen.begun)
         if seen.status is None:
             quiet = 0 if seen.output else min(int(step.facts.get("quiet", 0)) + 1, 10)
             step.keep(quiet=quiet, gone=0)
-            return Later(min(SLOWEST_LOOK, 0.7 + 0.3 * quiet), "")
+            return CheckAgain(min(MAX_POLL_SECONDS, 0.7 + 0.3 * quiet), "")
         booting.clear(shell, row)
     if seen.status:
-        raise StepFailed(_why(row, step, seen.status))
+        raise StepFailed(_failure_reason(row, step, seen.status))
     return None
 
 
-def join(context: Context, step: BootStep) -> Later | None:
+def join(context: Context, step: BootStep) -> CheckAgain | None:
     """Wait until the VM is in the tree and in the registry."""
     row = context.row
     node = Node.objects.living().filter(vm_id=row.vm_id).exists()
@@ -233,12 +233,12 @@ def join(context: Context, step: BootStep) -> Later | None:
     if node and registered:
         return None
     missing = "registry" if node else "tree"
-    if _since(step) > JOIN_PATIENCE:
+    if _since(step) > JOIN_TIMEOUT:
         raise StepFailed(f"the VM did not join: it is not in the {missing}")
-    return Later(1.0, f"not in the {missing} yet")
+    return CheckAgain(1.0, f"not in the {missing} yet")
 
 
-def health(context: Context, step: BootStep) -> Later | None:
+def health(context: Context, step: BootStep) -> CheckAgain | None:
     """Wait until the VM sends heartbeats and is live."""
     vm, now = VM.objects.filter(pk=context.row.vm_id).first(), clock.now()
     run_step = context.row.steps.get(name=StepName.RUN)
@@ -247,18 +247,18 @@ def health(context: Context, step: BootStep) -> Later | None:
         raise StepFailed("the VM is not registered any more")
     live = vm.liveness(now, grace=Watch.grace(now)) == Liveness.LIVE
     if vm.status == Status.RUNNING and live and vm.last_seen >= since:
-        lines.hang_up(context.machine)
+        lines.disconnect(context.machine)
         # Otherwise the page shows "booting" until the next comparison.
         with suppress(ProviderError):
             machines.look(context.machine)
         context.say(f"VM {vm.pk} is live", step)
         return None
-    if _since(step) > HEALTH_PATIENCE:
+    if _since(step) > HEALTH_TIMEOUT:
         raise StepFailed(f"the VM does not beat: it is {vm.status}, last seen {vm.last_seen}")
-    return Later(1.0, "waits for a beat")
+    return CheckAgain(1.0, "waits for a beat")
 
 
-def is_gone(context: Context, step: BootStep, every: timedelta = LOOK_EVERY) -> bool:
+def is_gone(context: Context, step: BootStep, every: timedelta = CHECK_INTERVAL) -> bool:
     """Return whether the provider no longer has the VM. Asks at most once per `every` seconds."""
     machine, now = context.row.machine, clock.now()
     if machine is None or StepName(step.name) in (StepName.RESOLVE, StepName.CREATE):
@@ -274,7 +274,7 @@ def is_gone(context: Context, step: BootStep, every: timedelta = LOOK_EVERY) -> 
         return False
 
 
-TO_DO: dict[StepName, Callable[[Context, BootStep], Later | None]] = {
+STEP_FUNCTIONS: dict[StepName, Callable[[Context, BootStep], CheckAgain | None]] = {
     StepName.RESOLVE: resolve,
     StepName.CREATE: creating.create,
     StepName.SSH: ssh,
@@ -289,21 +289,21 @@ TO_DO: dict[StepName, Callable[[Context, BootStep], Later | None]] = {
 # -- the script's output -------------------------------------------------------------------------
 
 
-def _hear(context: Context, step: BootStep, seen: Look) -> None:
+def _record_output(context: Context, step: BootStep, seen: ScriptState) -> None:
     """Log complete lines of output; the new offset is stored in the same transaction."""
     if not seen.output and seen.status is None:
         return
     kept = seen.output
-    if seen.status is None and len(kept) < booting.CHUNK:
+    if seen.status is None and len(kept) < booting.CHUNK_BYTES:
         # An unfinished line is read again when it is complete.
         kept = kept[: kept.rfind(b"\n") + 1]
     if not kept:
         return
     before = int(step.facts.get("offset", 0))
     offset = before + len(kept)
-    if offset > MOST_HEARD:
-        offset = max(offset, seen.size - booting.CHUNK)
-    if before > MOST_HEARD and seen.status is None:
+    if offset > MAX_OUTPUT_BYTES:
+        offset = max(offset, seen.size - booting.CHUNK_BYTES)
+    if before > MAX_OUTPUT_BYTES and seen.status is None:
         step.keep(offset=offset)
         return
     text = kept.decode("utf-8", "replace").replace("\0", "\ufffd").rstrip("\n")
@@ -315,38 +315,38 @@ def _hear(context: Context, step: BootStep, seen: Look) -> None:
             kind=LogLine.Kind.OUTPUT,
             text=texts.without_secrets(context.row, text),
         )
-        if before <= MOST_HEARD < offset:
+        if before <= MAX_OUTPUT_BYTES < offset:
             context.say("the script prints very much; only its end is kept from here on", step)
 
 
-def _begin(context: Context, step: BootStep, shell: Shell, number: int) -> Later:
+def _start_script(context: Context, step: BootStep, shell: Shell, number: int) -> CheckAgain:
     """Start this run of the script. Raise StepFailed if it was started too often without effect."""
     begins = int(step.facts.get("begins", 0)) + 1
-    if begins > MOST_BEGINS:
-        raise StepFailed(f"the script was started {MOST_BEGINS} times, and nothing came of it")
+    if begins > MAX_STARTS:
+        raise StepFailed(f"the script was started {MAX_STARTS} times, and nothing came of it")
     step.keep(begins=begins)
     booting.begin(shell, context.row, number)
-    return Later(0.3 if begins < 4 else 2.0, "")
+    return CheckAgain(0.3 if begins < 4 else 2.0, "")
 
 
-def _begin_again(context: Context, step: BootStep, number: int, *, begun: bool) -> Later:
+def _restart_script(context: Context, step: BootStep, number: int, *, begun: bool) -> CheckAgain:
     """Start another run after the script disappeared: the VM was restarted, or killed its
     processes.
     """
     gone = int(step.facts.get("gone", 0)) + 1
-    if gone < (LOOKS_FOR_END if begun else LOOKS_FOR_PID):
+    if gone < (POLLS_FOR_STATUS if begun else POLLS_FOR_PID):
         # It may be about to write its status, or its pid on a busy machine.
         step.keep(gone=gone)
-        return Later(0.7, "")
+        return CheckAgain(0.7, "")
     runs = int(step.facts.get("lost", 0)) + 1
-    if runs >= MOST_RUNS:
+    if runs >= MAX_RUNS:
         raise StepFailed(f"the script vanished {runs} times without an end")
     step.keep(run=number + 1, offset=0, gone=0, lost=runs, begins=0)
     context.say("the script vanished without an end; it is started again", step)
-    return Later(0.0, "")
+    return CheckAgain(0.0, "")
 
 
-def _why(row: Provisioning, step: BootStep, status: int) -> str:
+def _failure_reason(row: Provisioning, step: BootStep, status: int) -> str:
     """Return the exit status with the cause from the script's last output."""
     newest = row.log.filter(step=step.name, kind=LogLine.Kind.OUTPUT).order_by("-id").first()
     said = reasons.clipped_end(reasons.cause(newest.text if newest else ""), 600)
@@ -363,7 +363,7 @@ def overdue(context: Context, step: BootStep) -> str:
     if name == StepName.RUN:
         limit = _limit(context.row)
         return _too_long(limit) if limit and since > timedelta(seconds=limit) + LIMIT_SLACK else ""
-    longest = LONGEST[name]
+    longest = STEP_LIMITS[name]
     if since <= longest:
         return ""
     minutes = int(longest.total_seconds() // 60)

@@ -9,20 +9,20 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from bootloader import profiles, providers, words
-from bootloader.states import Leftover
+from bootloader.states import CleanupPolicy
 from reef_site.common.errors import BadInput, ReefError
 from versconfig import keys, values
 from vmtree import aliases
 from vmtree.dna import is_text
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-MOST_AT_A_TIME = 100
-MOST_TEXT = 255
-MOST_NAMES = 200
+MAX_COUNT = 100
+MAX_TEXT = 255
+MAX_NAMES = 200
 _VERSION = keys.ALL["REEF_AGENT_VERSION"]
 
 # Request fields in addition to the ones below.
-_OTHERS = (
+_OTHER_FIELDS = (
     *("name", "type", "profile", "parentVmId", "provider", "commit", "labels", "extraOrgans"),
     *("extraCapabilities", "onFailure", "count", "dryRun"),
 )
@@ -40,11 +40,11 @@ _NUMBERS = {
     "memory_mib": ("memoryMib", 4 << 20),
     "disk_mib": ("diskMib", 64 << 20),
 }
-FIELDS = (*_OTHERS, *_TEXTS.values(), *(key for key, _ in _NUMBERS.values()))
+FIELDS = (*_OTHER_FIELDS, *_TEXTS.values(), *(key for key, _ in _NUMBERS.values()))
 
 
 @dataclass(frozen=True)
-class Wish:
+class ProvisionRequest:
     """A request for VMs. Empty and None values fall back to config or the profile."""
 
     name: str
@@ -64,7 +64,7 @@ class Wish:
     extra_capabilities: tuple[str, ...] = ()
     agent_version: str = ""
     roof_url: str = ""
-    on_failure: str = Leftover.KEEP
+    on_failure: str = CleanupPolicy.KEEP
     # None is one VM with exactly this name; otherwise this many, named <name>-1 and so on.
     count: int | None = None
 
@@ -88,12 +88,12 @@ class Wish:
         }
 
 
-def of_row(row: Any) -> Wish:
+def request_of_row(row: Any) -> ProvisionRequest:
     """Return the request for the single VM of a provisioning's row."""
     kept: dict[str, Any] = {
         name: tuple(v) if isinstance(v, list) else v for name, v in row.wish.items()
     }
-    return Wish(
+    return ProvisionRequest(
         name=row.name,
         profile=row.profile,
         parent_vm_id=row.parent_vm_id,
@@ -103,7 +103,7 @@ def of_row(row: Any) -> Wish:
     )
 
 
-def wish_of(body: Mapping[str, Any]) -> Wish:
+def parse_request(body: Mapping[str, Any]) -> ProvisionRequest:
     """Parse a request's JSON. Raise BadInput."""
     given: dict[str, Any] = {
         name: _text(body.get(key), key) for name, key in _TEXTS.items() if body.get(key)
@@ -117,7 +117,7 @@ def wish_of(body: Mapping[str, Any]) -> Wish:
         given["commit"] = _text(body["commit"], "commit")
     kind = _text(body.get("type") or body.get("profile"), "type")
     count = body.get("count")
-    wish = Wish(
+    wish = ProvisionRequest(
         name=_name(body.get("name")),
         profile=_profile(kind),
         parent_vm_id=aliases.resolve(_text(body.get("parentVmId"), "parentVmId", needed=False)),
@@ -125,8 +125,8 @@ def wish_of(body: Mapping[str, Any]) -> Wish:
         labels=_labels(body.get("labels")),
         extra_organs=_names(body.get("extraOrgans"), "extraOrgans"),
         extra_capabilities=_names(body.get("extraCapabilities"), "extraCapabilities"),
-        on_failure=_leftover(body.get("onFailure"), "onFailure"),
-        count=None if count is None else _number(count, "count", MOST_AT_A_TIME),
+        on_failure=_cleanup(body.get("onFailure"), "onFailure"),
+        count=None if count is None else _number(count, "count", MAX_COUNT),
         **given,
     )
     wish.names()
@@ -163,8 +163,8 @@ def _text(value: object, field_name: str, *, needed: bool = True) -> str:
     if not isinstance(value, str) or not is_text(value) or any(ord(sign) < 32 for sign in value):
         raise BadInput(f"{field_name}: must be text", field_name)
     value = value.strip()
-    if len(value) > MOST_TEXT:
-        raise BadInput(f"{field_name}: at most {MOST_TEXT} characters", field_name)
+    if len(value) > MAX_TEXT:
+        raise BadInput(f"{field_name}: at most {MAX_TEXT} characters", field_name)
     if needed and not value:
         raise BadInput(f"{field_name} is required", field_name)
     return value
@@ -179,7 +179,7 @@ def _number(value: object, field_name: str, most: int) -> int:
 def _names(value: object, field_name: str) -> tuple[str, ...]:
     if value is None:
         return ()
-    if not isinstance(value, list) or len(value) > MOST_NAMES:
+    if not isinstance(value, list) or len(value) > MAX_NAMES:
         raise BadInput(f"{field_name}: must be a list of text", field_name)
     return tuple(_text(each, field_name) for each in value)
 
@@ -187,22 +187,23 @@ def _names(value: object, field_name: str) -> tuple[str, ...]:
 def _labels(value: object) -> dict[str, str]:
     if value is None:
         return {}
-    if not isinstance(value, dict) or len(value) > MOST_NAMES:
+    if not isinstance(value, dict) or len(value) > MAX_NAMES:
         raise BadInput("labels: must be an object of texts", "labels")
     return {_text(key, "labels"): _text(text, "labels") for key, text in value.items()}
 
 
-def _leftover(value: object, field_name: str) -> Leftover:
+def _cleanup(value: object, field_name: str) -> CleanupPolicy:
     if value is None:
-        return Leftover.KEEP
-    if value not in Leftover.values:
-        raise BadInput(f"{field_name}: must be one of {', '.join(Leftover.values)}", field_name)
-    return Leftover(str(value))
+        return CleanupPolicy.KEEP
+    if value not in CleanupPolicy.values:
+        valid = ", ".join(CleanupPolicy.values)
+        raise BadInput(f"{field_name}: must be one of {valid}", field_name)
+    return CleanupPolicy(str(value))
 
 
-def leftover_of(value: object) -> Leftover | None:
+def parse_cleanup(value: object) -> CleanupPolicy | None:
     """Return the cleanup policy in a cancellation's `machine`, if given. Raise BadInput."""
-    return None if value is None else _leftover(value, "machine")
+    return None if value is None else _cleanup(value, "machine")
 
 
 def _profile(kind: str) -> str:
@@ -219,6 +220,6 @@ def _provider(slug: str) -> str:
     return slug
 
 
-def digest_text(wish: Wish) -> str:
+def digest_text(wish: ProvisionRequest) -> str:
     """Return a text that is equal for equal requests."""
     return json.dumps(asdict(wish), sort_keys=True, default=str)

@@ -16,7 +16,7 @@ import httpx
 from bootloader import exceptions as errors
 from bootloader.vers import wire
 
-_MOST_TEXT = 300
+_MAX_TEXT = 300
 # Matches keys of the platform.
 _KEY = re.compile(
     r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}[0-9a-fA-F]{64}|(?i:bearer)\s+\S+"
@@ -33,7 +33,7 @@ def error_of(
     """Return the error for this response. `missing` is the meaning of a 404 for the request."""
     body = json_of(response)
     text = _sentence(response, body, secret)
-    error = _named(response, body, text, write=write, missing=missing)
+    error = _classify(response, body, text, write=write, missing=missing)
     error.answered = response.status_code
     return error
 
@@ -55,7 +55,7 @@ def without_secrets(text: str, secret: str) -> str:
     return _KEY.sub("…", text)
 
 
-def _named(
+def _classify(
     response: httpx.Response,
     body: Any,
     text: str,
@@ -64,8 +64,8 @@ def _named(
     missing: type[errors.ProviderRefused],
 ) -> errors.ProviderError:
     status = response.status_code
-    if made := wire.made_ids(body):
-        return errors.PartlyDone(text, made)
+    if made := wire.created_ids(body):
+        return errors.PartiallyCreated(text, made)
     if status == 401 or (status == 403 and body is None):
         return errors.BadProviderKey(f"Vers does not know our VERS_API_KEY ({text})")
     if status == 429:
@@ -75,16 +75,16 @@ def _named(
     if status == 404:
         return missing(text)
     if status >= 500:
-        return _fault(status, body, text, write=write)
+        return _server_error(status, body, text, write=write)
     if status >= 400:
         return errors.ProviderRefused(text)
     return errors.ProviderRefused(f"{text}: is VERS_BASE_URL the address of the platform?")
 
 
-def _fault(status: int, body: Any, text: str, *, write: bool) -> errors.ProviderError:
+def _server_error(status: int, body: Any, text: str, *, write: bool) -> errors.ProviderError:
     """Classify a 5xx. A 500 in JSON is a definite failure; anything else may have succeeded."""
     if not write:
-        return errors.ProviderAway(text) if status != 501 else errors.ProviderError(text)
+        return errors.ProviderUnavailable(text) if status != 501 else errors.ProviderError(text)
     clear = status in (500, 501) and body is not None
     if clear and not re.search(r"time(d )?.?out", text, re.IGNORECASE):
         return errors.ProviderError(text)
@@ -95,7 +95,7 @@ def _sentence(response: httpx.Response, body: Any, secret: str) -> str:
     said = body.get("error") if isinstance(body, dict) else None
     if not isinstance(said, str) or not said.strip():
         said = response.text if body is None else ""
-    said = " ".join(without_secrets(said, secret).split())[:_MOST_TEXT] or "no reason given"
+    said = " ".join(without_secrets(said, secret).split())[:_MAX_TEXT] or "no reason given"
     number = response.headers.get("x-request-id", "")[:64]
     return f"Vers: {said} ({response.status_code}{', request ' + number if number else ''})"
 

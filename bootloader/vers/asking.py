@@ -29,14 +29,14 @@ from vmtree.models import Node
 logger = logging.getLogger(__name__)
 
 PUBLIC_URL = "https://api.vers.sh"
-QUICK = 10.0
-SLOW = 300.0
+QUICK_SECONDS = 10.0
+SLOW_SECONDS = 300.0
 _CONNECT = 5.0
-_TRIES = 4
+_MAX_ATTEMPTS = 4
 _FIRST_PAUSE = 0.5
 # Maximum pause here; callers may come back later.
-_LONGEST_PAUSE = 10.0
-_PASSING = frozenset({429, 500, 502, 503, 504})
+_MAX_PAUSE = 10.0
+_TEMPORARY = frozenset({429, 500, 502, 503, 504})
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Account:
 
 
 @dataclass(frozen=True)
-class Question:
+class PlatformRequest:
     """A request.
 
     `write`: changes something. `missing`: meaning of 404. `again`: retryable statuses.
@@ -66,7 +66,7 @@ class Question:
     write: bool = False
     slow: bool = False
     missing: type[errors.ProviderRefused] = errors.NoSuchMachine
-    again: frozenset[int] = _PASSING
+    again: frozenset[int] = _TEMPORARY
 
     def __str__(self) -> str:
         return f"{self.method} {self.path}"
@@ -99,22 +99,22 @@ def base_url(given: str) -> str:
     return f"{trimmed}/api/v1"
 
 
-def ask(question: Question, whom: Account) -> httpx.Response:
+def send(question: PlatformRequest, whom: Account) -> httpx.Response:
     """Return a response of status 200 to 299. Raise subclasses of ProviderError."""
-    for number in range(1, _TRIES + 1):
+    for number in range(1, _MAX_ATTEMPTS + 1):
         try:
-            return _once(question, whom)
-        except _Again as again:
+            return _attempt(question, whom)
+        except _Retry as again:
             # Random pauses spread the retries of callers that were rate-limited together.
             pause = (again.pause or 0.0) + _pause(number)
-            if number == _TRIES or pause > _LONGEST_PAUSE:
+            if number == _MAX_ATTEMPTS or pause > _MAX_PAUSE:
                 raise again.error from None
             logger.info("%s: %s; again in %.1f s", question, again.error, pause)
             time.sleep(pause)
     raise AssertionError("unreachable")
 
 
-class _Again(Exception):
+class _Retry(Exception):
     """The error may be temporary: try again."""
 
     def __init__(self, error: errors.ProviderError, pause: float | None = None) -> None:
@@ -126,39 +126,39 @@ def _pause(number: int) -> float:
     return _FIRST_PAUSE * float(2 ** (number - 1)) * random.uniform(0.75, 1.25)  # noqa: S311
 
 
-def _once(question: Question, whom: Account) -> httpx.Response:
+def _attempt(question: PlatformRequest, whom: Account) -> httpx.Response:
     ours = str(uuid.uuid4())
     try:
         response = _send(question, whom, ours)
     except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as error:
-        raise _Again(errors.ProviderAway(_lost(error, whom))) from None
+        raise _Retry(errors.ProviderUnavailable(_connection_error(error, whom))) from None
     except (httpx.UnsupportedProtocol, httpx.LocalProtocolError, httpx.InvalidURL) as error:
-        raise errors.ProviderRefused(_lost(error, whom)) from None
+        raise errors.ProviderRefused(_connection_error(error, whom)) from None
     except httpx.HTTPError as error:
         if question.write:
-            text = f"{_lost(error, whom)} (request {ours}): it may have happened"
+            text = f"{_connection_error(error, whom)} (request {ours}): it may have happened"
             logger.warning("%s: %s", question, text)
             raise errors.OutcomeUnknown(text) from None
-        raise _Again(errors.ProviderAway(_lost(error, whom))) from None
+        raise _Retry(errors.ProviderUnavailable(_connection_error(error, whom))) from None
     if response.is_success:
         return response
     raise _refused(question, response, whom)
 
 
-def _refused(question: Question, response: httpx.Response, whom: Account) -> Exception:
+def _refused(question: PlatformRequest, response: httpx.Response, whom: Account) -> Exception:
     error = answers.error_of(
         response, write=question.write, missing=question.missing, secret=whom.key
     )
     logger.info("%s: %s", question, error)
     if isinstance(error, errors.RateLimited):
-        return _Again(error, error.seconds)
+        return _Retry(error, error.seconds)
     if not question.write and response.status_code in question.again:
-        return _Again(error)
+        return _Retry(error)
     return error
 
 
-def _send(question: Question, whom: Account, number: str) -> httpx.Response:
-    patience = SLOW if question.slow else QUICK
+def _send(question: PlatformRequest, whom: Account, number: str) -> httpx.Response:
+    patience = SLOW_SECONDS if question.slow else QUICK_SECONDS
     return _http(os.getpid()).request(
         question.method,
         whom.base + question.path,
@@ -182,6 +182,6 @@ def _http(_pid: int) -> httpx.Client:
     )
 
 
-def _lost(error: Exception, whom: Account) -> str:
+def _connection_error(error: Exception, whom: Account) -> str:
     said = answers.without_secrets(str(error), whom.key) or type(error).__name__
     return f"Vers at {whom.base} cannot be reached: {said}"

@@ -14,7 +14,7 @@ import httpx
 from bootloader import exceptions as errors
 from bootloader.vers import wire
 from bootloader.vers.answers import json_of
-from bootloader.vers.asking import Account, Question, account, ask
+from bootloader.vers.asking import Account, PlatformRequest, account, send
 from vmtree.models import Node
 
 T = TypeVar("T")
@@ -38,22 +38,24 @@ class Client:
     def vms(self) -> list[wire.VM]:
         """Return all VMs of the organisation. VMs of a silent node may briefly be missing."""
         return self._read(
-            Question("GET", "/vms"),
+            PlatformRequest("GET", "/vms"),
             lambda given: [wire.VM.read(row) for row in wire.rows_of(given)],
         )
 
     def status(self, vm_id: str) -> wire.VM:
         """Return one VM. Raise NoSuchMachine."""
-        return self._read(Question("GET", f"/vm/{known_id(vm_id)}/status"), wire.VM.read)
+        return self._read(PlatformRequest("GET", f"/vm/{known_id(vm_id)}/status"), wire.VM.read)
 
     def metadata(self, vm_id: str) -> wire.Metadata:
         """Return a VM's origin. Raise NoSuchMachine."""
-        return self._read(Question("GET", f"/vm/{known_id(vm_id)}/metadata"), wire.Metadata.read)
+        return self._read(
+            PlatformRequest("GET", f"/vm/{known_id(vm_id)}/metadata"), wire.Metadata.read
+        )
 
     def ssh_key(self, vm_id: str) -> wire.SshKey:
         """Return a VM's key. The platform answers 500 while the VM is paused."""
         path = f"/vm/{known_id(vm_id)}/ssh_key"
-        return self._read(Question("GET", path, again=_WITHOUT_500), wire.SshKey.read)
+        return self._read(PlatformRequest("GET", path, again=_WITHOUT_500), wire.SshKey.read)
 
     def commits(self) -> Iterator[wire.Commit]:
         """Yield all commits of the organisation, fetched page by page."""
@@ -61,7 +63,7 @@ class Client:
         while True:
             query = {"limit": _PAGE, "offset": offset}
             page = self._read(
-                Question("GET", "/commits", query, missing=errors.ProviderRefused),
+                PlatformRequest("GET", "/commits", query, missing=errors.ProviderRefused),
                 lambda given: [wire.Commit.read(row) for row in wire.rows_of(given, "commits")],
             )
             yield from page
@@ -76,13 +78,13 @@ class Client:
         repo, sign, tag = word.partition(":")
         path = f"/repositories/{_part(repo)}/tags/{_part(tag)}"
         path = path if sign else f"/commit_tags/{_part(repo)}"
-        question = Question("GET", path, missing=errors.ProviderRefused)
+        question = PlatformRequest("GET", path, missing=errors.ProviderRefused)
         return self._read(question, lambda given: wire.Commit.read(given).commit_id)
 
     def validate(self) -> wire.Verdict:
         """Check the key. Raise ProviderAway."""
         try:
-            return self._read(Question("POST", "/keys/validate"), _verdict)
+            return self._read(PlatformRequest("POST", "/keys/validate"), _verdict)
         except errors.BadProviderKey as error:
             return wire.Verdict(False, str(error))
         except errors.ProviderRefused as error:
@@ -110,7 +112,7 @@ class Client:
         made = self._new(path, {"count": count}, None, errors.NoSuchMachine)
         if len(made) != count:
             text = f"Vers made {len(made)} copies in place of {count}"
-            raise errors.PartlyDone(text, tuple(made))
+            raise errors.PartiallyCreated(text, tuple(made))
         return made
 
     def commit(self, vm_id: str, name: str) -> str:
@@ -118,7 +120,7 @@ class Client:
 
         It runs afterwards, even if it was paused before.
         """
-        question = Question(
+        question = PlatformRequest(
             *("POST", f"/vm/{known_id(vm_id)}/commit"), body={"name": name}, write=True, slow=True
         )
         return self._write(question, lambda given: wire.Commit.read(given).commit_id)
@@ -129,17 +131,23 @@ class Client:
         The response only acknowledges it.
         """
         path = f"/vm/{known_id(vm_id)}/state"
-        ask(Question("PATCH", path, body={"state": word}, write=True, slow=True), self.account())
+        send(
+            PlatformRequest("PATCH", path, body={"state": word}, write=True, slow=True),
+            self.account(),
+        )
 
     def label(self, vm_id: str, labels: Mapping[str, str]) -> None:
         """Set the VM's labels."""
         path = f"/vm/{known_id(vm_id)}/label"
-        ask(Question("PATCH", path, body={"labels": dict(labels)}, write=True), self.account())
+        send(
+            PlatformRequest("PATCH", path, body={"labels": dict(labels)}, write=True),
+            self.account(),
+        )
 
     def delete(self, vm_id: str) -> None:
         """Delete a VM. Raise ProviderRefused with status 403 if it is missing or not ours."""
         path = f"/vm/{known_id(vm_id)}"
-        ask(Question("DELETE", path, write=True, slow=True), self.account())
+        send(PlatformRequest("DELETE", path, write=True, slow=True), self.account())
 
     # -- requests --------------------------------------------------------------------------------
 
@@ -150,22 +158,24 @@ class Client:
         body: Mapping[str, Any] | None,
         missing: type[errors.ProviderRefused],
     ) -> list[str]:
-        question = Question("POST", path, query, body, write=True, slow=True, missing=missing)
+        question = PlatformRequest(
+            "POST", path, query, body, write=True, slow=True, missing=missing
+        )
         return self._write(question, wire.new_ids)
 
-    def _read(self, question: Question, reader: Callable[[Any], T]) -> T:
-        response = ask(question, self.account())
+    def _read(self, question: PlatformRequest, reader: Callable[[Any], T]) -> T:
+        response = send(question, self.account())
         try:
             return reader(json_of(response))
         except ValueError as error:
             raise errors.ProviderError(_unreadable(response, error)) from None
 
-    def _write(self, question: Question, reader: Callable[[Any], T]) -> T:
+    def _write(self, question: PlatformRequest, reader: Callable[[Any], T]) -> T:
         """Perform a change.
 
         An unreadable response raises OutcomeUnknown, since the change was made.
         """
-        response = ask(question, self.account())
+        response = send(question, self.account())
         try:
             return reader(json_of(response))
         except ValueError as error:
@@ -175,7 +185,7 @@ class Client:
 def is_id(word: str) -> bool:
     """Return whether this is an id of the platform."""
     try:
-        wire.an_id(word)
+        wire.parse_id(word)
     except ValueError:
         return False
     return True
@@ -187,7 +197,7 @@ def known_id(vm_id: str) -> str:
     Raise NoSuchMachine if it is not a valid id.
     """
     try:
-        return wire.an_id(vm_id)
+        return wire.parse_id(vm_id)
     except ValueError:
         raise errors.NoSuchMachine(f"'{vm_id[:80]}' is no id of a VM at Vers") from None
 

@@ -30,7 +30,7 @@ class VM:
         """Parse JSON."""
         row = _object(given)
         return cls(
-            vm_id=an_id(row.get("vm_id")),
+            vm_id=parse_id(row.get("vm_id")),
             owner_id=_text(row, "owner_id").lower(),
             state=_text(row, "state", needed=True).lower(),
             created_at=_time(row, "created_at"),
@@ -53,7 +53,7 @@ class Metadata:
         """Parse JSON."""
         row = _object(given)
         return cls(
-            vm_id=an_id(row.get("vm_id")),
+            vm_id=parse_id(row.get("vm_id")),
             ip=_text(row, "ip"),
             parent_commit_id=_text(row, "parent_commit_id").lower() or None,
             grandparent_vm_id=_text(row, "grandparent_vm_id").lower() or None,
@@ -75,7 +75,7 @@ class Commit:
         """Parse JSON; some responses name the id `id`."""
         row = _object(given)
         return cls(
-            commit_id=an_id(row.get("commit_id") or row.get("id")),
+            commit_id=parse_id(row.get("commit_id") or row.get("id")),
             name=_text(row, "name"),
             created_at=_time(row, "created_at"),
             parent_vm_id=_text(row, "parent_vm_id").lower() or None,
@@ -102,7 +102,7 @@ class Verdict:
     message: str
 
 
-def an_id(given: object) -> str:
+def parse_id(given: object) -> str:
     """Return a UUID in canonical form, safe for file names. Raise ValueError."""
     if not isinstance(given, str):
         raise ValueError("an id is missing")
@@ -113,16 +113,16 @@ def new_ids(given: Any) -> list[str]:
     """Return ids of new VMs: `{"vms": [{"vm_id"}…]}`, or the older `{"vm_id"}`."""
     row = _object(given)
     rows = row["vms"] if isinstance(row.get("vms"), list) else [row]
-    return [an_id(_object(each).get("vm_id")) for each in rows]
+    return [parse_id(_object(each).get("vm_id")) for each in rows]
 
 
-def made_ids(given: Any) -> tuple[str, ...]:
+def created_ids(given: Any) -> tuple[str, ...]:
     """Return ids of VMs that exist although an error was returned."""
     rows = given.get("vms") if isinstance(given, dict) else None
     found = []
     for each in rows if isinstance(rows, list) else []:
         try:
-            found.append(an_id(_object(each).get("vm_id")))
+            found.append(parse_id(_object(each).get("vm_id")))
         except ValueError:
             continue
     return tuple(found)

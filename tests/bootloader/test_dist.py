@@ -18,7 +18,7 @@ import pytest
 from django.conf import settings
 
 from bootloader import dist
-from bootloader.exceptions import NothingToHandOut
+from bootloader.exceptions import PackagingFailed
 from tests.bootloader.joiners import Door, invite
 from tests.bootloader.roofs import Roof
 from tests.conftest import Api
@@ -122,7 +122,7 @@ def checkout(tmp_path: Path, settings: Any) -> Path:
     leave = shutil.ignore_patterns("__pycache__")
     for name in (*dist.PACKAGES, dist.TEMPLATES):
         shutil.copytree(ROOT / name, base / name, ignore=leave)
-    for name in dist.BESIDE:
+    for name in dist.RESOURCES:
         shutil.copyfile(ROOT / name, base / name)
     settings.BASE_DIR = settings.HOUSE_DIR = base
     settings.DATA_DIR = tmp_path / "data"
@@ -153,13 +153,15 @@ def test_other_sources_are_another_version_and_older_files_stay(checkout: Path) 
 
 def test_only_some_states_are_kept(checkout: Path, settings: Any) -> None:
     versions = []
-    for number in range(dist.KEPT + 2):
+    for number in range(dist.MAX_KEPT_STATES + 2):
         (checkout / "vmtree" / "rows.py").write_text(f"number = {number}\n")
         versions.append(dist.current().version)
 
     kept = [each.name for each in (settings.DATA_DIR / "dist").glob("[0-9a-f]" * 12)]
-    assert len(set(versions)) == dist.KEPT + 2
-    assert sorted(kept) == sorted(version.partition("+g")[2] for version in versions[-dist.KEPT :])
+    assert len(set(versions)) == dist.MAX_KEPT_STATES + 2
+    assert sorted(kept) == sorted(
+        version.partition("+g")[2] for version in versions[-dist.MAX_KEPT_STATES :]
+    )
 
 
 def test_those_who_ask_at_once_wait_for_one_build(checkout: Path, settings: Any) -> None:
@@ -175,11 +177,11 @@ def test_what_cannot_be_packed_is_said(checkout: Path) -> None:
     project.write_text(project.read_text().replace('"requirements.lock" =', '"no-such.lock" ='))
 
     with pytest.raises(
-        NothingToHandOut, match=r"cannot be packed for VMs: hatchling says: .*no-such"
+        PackagingFailed, match=r"cannot be packed for VMs: hatchling says: .*no-such"
     ):
         dist.current()
     project.unlink()
-    with pytest.raises(NothingToHandOut, match="No such file"):
+    with pytest.raises(PackagingFailed, match="No such file"):
         dist.current()
 
 

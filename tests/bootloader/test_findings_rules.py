@@ -34,7 +34,7 @@ def platform(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Emulator:
     """Config points at the emulator, nothing gets time to find its place, nobody is rung for."""
     for name, value in emulator.environment().items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(reconcile, "PATIENCE", timedelta(0))
+    monkeypatch.setattr(reconcile, "GRACE_PERIOD", timedelta(0))
     monkeypatch.setattr(rings, "tell", lambda _key: None)
     monkeypatch.setattr(firing, "ring", lambda _key: None)
     return emulator

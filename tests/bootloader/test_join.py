@@ -70,7 +70,7 @@ def test_nothing_but_hashes_is_kept() -> None:
     assert own not in row
     assert "a-word-of-the-vm" not in row
     assert own not in str(NodeToken.objects.values())
-    assert token not in repr(joining.Facts(nonce=token))
+    assert token not in repr(joining.JoinFacts(nonce=token))
 
 
 def test_it_works_once() -> None:
@@ -103,7 +103,7 @@ def test_a_vm_whose_answer_was_lost_asks_again() -> None:
 def test_asking_again_ends_after_some_minutes() -> None:
     token = invite()
     Door(token).join(nonce="mine")
-    JoinToken.objects.update(used_at=clock.now() - joining.AGAIN - timedelta(seconds=1))
+    JoinToken.objects.update(used_at=clock.now() - joining.REPEAT_WINDOW - timedelta(seconds=1))
 
     assert Door(token).join(nonce="mine").status_code == 401
     assert refusals() == [("used", 1)]
@@ -251,7 +251,7 @@ def test_nonsense_is_refused_with_its_field(body: dict[str, object], field: str)
     assert JoinToken.objects.get().used_at is None
 
 
-@pytest.mark.parametrize("minutes", [0, -1, joining.MOST_MINUTES + 1])
+@pytest.mark.parametrize("minutes", [0, -1, joining.MAX_MINUTES + 1])
 def test_lives_that_no_token_has(minutes: int) -> None:
     with pytest.raises(BadInput):
         invite(minutes=minutes)
@@ -260,7 +260,7 @@ def test_lives_that_no_token_has(minutes: int) -> None:
 def test_old_ones_are_forgotten() -> None:
     Door(invite("old")).join()
     invite("new")
-    long_ago = clock.now() - joining.KEPT - timedelta(days=1)
+    long_ago = clock.now() - joining.RETENTION - timedelta(days=1)
     JoinToken.objects.filter(vm_id="old").update(
         made_at=long_ago - timedelta(hours=1), expires_at=long_ago
     )

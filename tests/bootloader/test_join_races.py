@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bootloader import joining, reports
-from bootloader.joining import Facts
+from bootloader.joining import JoinFacts
 from bootloader.models import BootReport, JoinRefusal, JoinToken, ReportStatus
 from registry.models import VM
 from tests.bootloader.joiners import invite
@@ -28,7 +28,7 @@ AT_ONCE = 6
 
 def joins(token: str, nonce: str, given: list[str]) -> Callable[[], object]:
     def join() -> None:
-        given.append(joining.trade(token, Facts(hostname=nonce, nonce=nonce, remote=nonce))[1])
+        given.append(joining.redeem(token, JoinFacts(hostname=nonce, nonce=nonce, remote=nonce))[1])
 
     return join
 
@@ -67,7 +67,9 @@ def test_a_token_that_is_voided_while_it_is_used(database: str) -> None:
     for number in range(ROUNDS):
         token, given = invite(f"vm-{number}"), list[str]()
 
-        outcomes = together(joins(token, "mine", given), partial(joining.void, f"vm-{number}"))
+        outcomes = together(
+            joins(token, "mine", given), partial(joining.revoke_unused, f"vm-{number}")
+        )
 
         row = JoinToken.objects.get(vm_id=f"vm-{number}")
         assert (row.used_at is None) != (row.voided_at is None)
@@ -76,7 +78,7 @@ def test_a_token_that_is_voided_while_it_is_used(database: str) -> None:
 
 def test_reports_of_one_step_at_once_are_one_row(database: str) -> None:
     said = [
-        reports.Said("r", "dns", status)
+        reports.StepReport("r", "dns", status)
         for status in (ReportStatus.STARTED, ReportStatus.OK, ReportStatus.OK, ReportStatus.STARTED)
     ]
     for number in range(ROUNDS):

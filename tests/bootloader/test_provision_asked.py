@@ -173,10 +173,10 @@ def test_only_so_many_begin_at_once(api: Api, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("REEF_PROVISION_AT_ONCE", "2")
     api.post("/bootloader/provision", {**WISH, "count": 5})
 
-    assert len(limits.begin()) == 2
-    assert limits.begin() == []
+    assert len(limits.start_queued()) == 2
+    assert limits.start_queued() == []
     Provisioning.objects.filter(state=State.RUNNING).first().move(State.DONE)  # type: ignore[union-attr]
-    assert len(limits.begin()) == 1
+    assert len(limits.start_queued()) == 1
 
 
 def test_a_dry_run_shows_all_and_changes_nothing(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -369,7 +369,7 @@ def test_what_is_queued_says_why_it_waits(
     first = api.get("/bootloader/provisionings").json()["provisionings"][0]
     assert first["waitsFor"] == "begins as soon as a worker takes it"
 
-    limits.begin()
+    limits.start_queued()
 
     found = api.get("/bootloader/provisionings").json()["provisionings"]
     assert [each["waitsFor"] for each in found] == [why, *[None] * 5]

@@ -13,8 +13,8 @@ from bootloader.models import Machine, Provisioning
 from bootloader.providers import base
 from bootloader.provisioning import creating, limits, machines, rings, services
 from bootloader.provisioning.steps import Context
-from bootloader.provisioning.wishes import Wish
-from bootloader.states import Leftover, State, StepName, StepState
+from bootloader.provisioning.wishes import ProvisionRequest
+from bootloader.states import CleanupPolicy, State, StepName, StepState
 from reef_site.common import clock
 from reef_site.common.errors import ReefError
 from tests.postgres import postgres, postgres_cluster
@@ -66,7 +66,9 @@ def together(act: Callable[[int], object], times: int = 6) -> list[object]:
 
 def queued(name: str) -> Provisioning:
     """A provisioning that nobody has begun."""
-    return services.start(Wish(name, "lightweight", provider="vers"), by="tests").rows[0]
+    return services.start(ProvisionRequest(name, "lightweight", provider="vers"), by="tests").rows[
+        0
+    ]
 
 
 def test_many_who_ask_get_the_same_row() -> None:
@@ -101,7 +103,7 @@ def test_no_more_than_allowed_begin(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REEF_PROVISION_AT_ONCE", "4")
     for number in range(12):
         queued(f"vm-{number}")
-    together(lambda _: limits.begin())
+    together(lambda _: limits.start_queued())
     assert Provisioning.objects.at_work().count() == 4
 
 
@@ -110,7 +112,9 @@ def test_one_of_two_takes_a_lost_machine(monkeypatch: pytest.MonkeyPatch) -> Non
         rows = [queued(f"vm-{number}-{which}") for which in range(4)]
         seen = base.Machine(f"m-{number}", base.MachineState.RUNNING)
         found = together(
-            lambda who, rows=rows, seen=seen: creating._take(Context(rows[who], ""), seen, "found"),  # type: ignore[misc]
+            lambda who, rows=rows, seen=seen: creating._assign(
+                Context(rows[who], ""), seen, "found"
+            ),  # type: ignore[misc]
             4,
         )
         assert found.count(True) == 1, found
@@ -125,7 +129,7 @@ def test_one_too_many_is_deleted(monkeypatch: pytest.MonkeyPatch) -> None:
         row = queued(f"vm-{number}")
         seen = [base.Machine(f"m-{number}-{who}", base.MachineState.RUNNING) for who in range(2)]
         found = together(
-            lambda who, row=row, seen=seen: creating._take(Context(row, ""), seen[who], "made"),  # type: ignore[misc]
+            lambda who, row=row, seen=seen: creating._assign(Context(row, ""), seen[who], "made"),  # type: ignore[misc]
             2,
         )
         assert found == [True, True]
@@ -148,7 +152,7 @@ def test_one_of_retry_and_cancel_wins() -> None:
             lambda who, key=row.pk: (  # type: ignore[misc]
                 services.retry(key, by="t")
                 if who
-                else services.cancel(key, Leftover.DELETE, by="t")
+                else services.cancel(key, CleanupPolicy.DELETE, by="t")
             ),
             2,
         )

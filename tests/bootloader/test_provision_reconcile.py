@@ -10,7 +10,7 @@ import pytest
 from django.test import Client
 
 from bootloader import reconcile
-from bootloader.exceptions import ShellAway
+from bootloader.exceptions import ShellUnavailable
 from bootloader.models import BootStep, Finding, Machine, Provisioning
 from bootloader.provisioning import lines, machines, rings, run
 from bootloader.states import FindingState, Proposal, State, StepName, StepState
@@ -36,7 +36,7 @@ def platform(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Emulator:
     """Config points at the emulator, and nothing gets time to find its place."""
     for name, value in emulator.environment().items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(reconcile, "PATIENCE", timedelta(0))
+    monkeypatch.setattr(reconcile, "GRACE_PERIOD", timedelta(0))
     monkeypatch.setattr(rings, "tell", lambda _key: None)
     return emulator
 
@@ -57,7 +57,7 @@ def a_member(emulator: Emulator) -> str:
     vm_id = made_by_somebody(emulator)
     tree.create(tree.NewNode("one", "agent_vm", vm_id), by="tests")
     registry.register(Registration(vm_id, "one", "worker", "a", "tests"))
-    reconcile.look_at("vers")
+    reconcile.compare_provider("vers")
     return vm_id
 
 
@@ -213,7 +213,7 @@ def test_many_that_vanished_are_buried_together(api: Api, emulator: Emulator) ->
     parent = a_member(emulator)
     child = made_by_somebody(emulator)
     tree.create(tree.NewNode("two", "agent_vm", child, parent), by="tests")
-    reconcile.look_at("vers")
+    reconcile.compare_provider("vers")
     for vm_id in (parent, child):
         remove(emulator, vm_id)
     reconcile.look()
@@ -239,7 +239,7 @@ def test_many_that_vanished_are_buried_together(api: Api, emulator: Emulator) ->
 
 def test_what_fails_of_many_stays_open_and_says_why(api: Api, emulator: Emulator) -> None:
     first, second = made_by_somebody(emulator), made_by_somebody(emulator)
-    reconcile.look_at("vers")
+    reconcile.compare_provider("vers")
     reconcile.look()
     Machine.objects.filter(machine_id=second).delete()
     ids = [row.pk for row in Finding.objects.order_by("id")]
@@ -254,7 +254,7 @@ def test_all_of_a_kind_have_one_button(api: Api, emulator: Emulator) -> None:
     operator.force_login(make_operator())
     for _ in range(2):
         made_by_somebody(emulator)
-    reconcile.look_at("vers")
+    reconcile.compare_provider("vers")
     reconcile.look()
     page = operator.get("/provisioning/findings/").content.decode()
     assert "2 × unknown VM at vers" in page
@@ -278,7 +278,7 @@ def test_what_does_not_fit_a_finding_is_refused(api: Api, emulator: Emulator) ->
 def test_young_vms_are_said_to_be_left_out(
     api: Api, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reconcile, "PATIENCE", timedelta(minutes=3))
+    monkeypatch.setattr(reconcile, "GRACE_PERIOD", timedelta(minutes=3))
     vm_id = made_by_somebody(emulator)
     answer = api.post("/bootloader/reconcile").json()
     assert answer["count"] == 0
@@ -337,7 +337,7 @@ def test_a_vm_that_is_deleted_while_it_comes_up_is_noticed(
     monkeypatch.setattr(rings, "begin", lambda: None)
 
     def away(_machine: Machine) -> None:
-        raise ShellAway("it cannot be reached by SSH")
+        raise ShellUnavailable("it cannot be reached by SSH")
 
     monkeypatch.setattr(lines, "to", away)
     vm_id = made_by_somebody(emulator)

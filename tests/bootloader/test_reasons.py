@@ -65,7 +65,7 @@ def test_what_fits_is_left_alone_and_endless_words_are_cut() -> None:
     assert reasons.clipped_end("short", 5) == "short"
     assert len(reasons.clipped("x" * 99, 20)) <= 20
     assert len(reasons.clipped_end("x" * 99, 20)) <= 20
-    assert steps.MOST_LINE
+    assert steps.MAX_LOG_LINE
 
 
 REFUSED = """npm error code ECONNREFUSED

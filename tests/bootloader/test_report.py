@@ -83,7 +83,7 @@ def test_only_the_end_of_an_output_is_kept() -> None:
 
     output = BootReport.objects.get().output
     assert output.endswith("the end")
-    assert len(output.encode()) <= reports.MOST_OUTPUT
+    assert len(output.encode()) <= reports.MAX_OUTPUT
 
 
 def test_stored_secrets_are_covered_also_in_base64(api: Api) -> None:
@@ -91,7 +91,7 @@ def test_stored_secrets_are_covered_also_in_base64(api: Api) -> None:
     url = "/vers-config/ANTHROPIC_API_KEY"
     api.client.put(url, {"value": key}, content_type="application/json")
     coded = base64.b64encode(f"K={key}\n".encode()).decode()
-    output = reports.tail("vm-1", f"{key} {coded}")
+    output = reports.masked_tail("vm-1", f"{key} {coded}")
     assert output.startswith("[ANTHROPIC_API_KEY] ")
     assert output.count("[ANTHROPIC_API_KEY]") == 2
 
@@ -144,7 +144,7 @@ def test_the_last_boot_is_told_in_order(api: Api) -> None:
 
 
 def test_a_vm_that_reports_without_end_fills_no_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reports, "MOST_REPORTS", 5)
+    monkeypatch.setattr(reports, "MAX_REPORTS", 5)
     door = Door(invite())
     for number in range(12):
         door.report(run=f"r{number}")
@@ -157,7 +157,7 @@ def test_reports_of_vms_that_never_joined_are_forgotten_after_a_month() -> None:
     Door(invite("gone")).report()
     joined = Door(invite("here")).join().json()["token"]
     Door(joined).report()
-    BootReport.objects.update(at=clock.now() - reports.KEPT - timedelta(days=1))
+    BootReport.objects.update(at=clock.now() - reports.RETENTION - timedelta(days=1))
 
     reports.sweep()
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from bootloader import shell, ssh_shell
-from bootloader.exceptions import CommandTimeout, ShellAway, ShellError, ShellRefused
+from bootloader.exceptions import CommandTimeout, ShellError, ShellRefused, ShellUnavailable
 from tests.bootloader.sshds import Gateway, Sshd, free_port, keygen
 from tests.waiting import until
 
@@ -61,7 +61,7 @@ def test_stdin_that_nobody_reads_is_no_error(sshd: Sshd) -> None:
 
 
 def test_kept_output_has_a_limit(sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ssh_shell, "MOST_OUTPUT", 1000)
+    monkeypatch.setattr(ssh_shell, "MAX_OUTPUT", 1000)
     with shell.connect(sshd.login()) as session:
         ran = session.run("head -c 3000000 /dev/zero", timeout=20)
     assert (ran.exit_status, len(ran.output)) == (0, 1000)
@@ -183,17 +183,17 @@ def test_the_login_does_not_show_its_key(sshd: Sshd) -> None:
 
 
 def test_nobody_there(sshd: Sshd) -> None:
-    with pytest.raises(ShellAway) as caught:
+    with pytest.raises(ShellUnavailable) as caught:
         shell.connect(sshd.login(port=free_port()), timeout=3)
     assert caught.value.retry
-    with pytest.raises(ShellAway):
+    with pytest.raises(ShellUnavailable):
         shell.connect(sshd.login(host="no.such.name.invalid"), timeout=3)
 
 
 def test_one_that_never_answers_has_a_limit(sshd: Sshd) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         began = time.monotonic()
-        with pytest.raises(ShellAway, match="did not answer by SSH within 1 s"):
+        with pytest.raises(ShellUnavailable, match="did not answer by SSH within 1 s"):
             shell.connect(sshd.login(port=silent.getsockname()[1]), timeout=1)
     assert time.monotonic() - began < 5
 
@@ -202,7 +202,7 @@ def test_a_killed_server_is_a_lost_connection(tmp_path: Path) -> None:
     server = Sshd(tmp_path / "sshd")
     session = shell.connect(server.login())
     threading.Timer(0.5, server.stop).start()
-    with session, pytest.raises(ShellAway):
+    with session, pytest.raises(ShellUnavailable):
         session.run("sleep 30", timeout=25)
     server.stop()
 
@@ -243,12 +243,12 @@ def test_a_file_of_certificates_that_is_none(sshd: Sshd, gateway: Gateway, tmp_p
 
 def test_a_name_that_the_gateway_does_not_know(sshd: Sshd, gateway: Gateway) -> None:
     login = sshd.login(port=gateway.port, tls_name="gone.vm.test", trust=str(gateway.ca))
-    with pytest.raises(ShellAway):
+    with pytest.raises(ShellUnavailable):
         shell.connect(login, timeout=5)
 
 
 def test_a_cut_inside_tls_is_a_lost_connection(sshd: Sshd, gateway: Gateway) -> None:
     login = sshd.login(port=gateway.port, tls_name="one.vm.test", trust=str(gateway.ca))
     threading.Timer(0.7, gateway.cut).start()
-    with shell.connect(login) as session, pytest.raises(ShellAway):
+    with shell.connect(login) as session, pytest.raises(ShellUnavailable):
         session.run("sleep 30", timeout=25)

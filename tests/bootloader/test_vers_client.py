@@ -39,8 +39,8 @@ def platform(monkeypatch: pytest.MonkeyPatch) -> Iterator[AnsweringServer]:
     monkeypatch.setenv("VERS_API_KEY", KEY)
     monkeypatch.setenv("VERS_BASE_URL", server.url)
     monkeypatch.setattr(asking, "_FIRST_PAUSE", 0.01)
-    monkeypatch.setattr("bootloader.providers.vers._LOOK_EVERY", 0.01)
-    monkeypatch.setattr("bootloader.providers.vers._SEEN_WITHIN", 0.5)
+    monkeypatch.setattr("bootloader.providers.vers._POLL_SECONDS", 0.01)
+    monkeypatch.setattr("bootloader.providers.vers._CHANGE_SECONDS", 0.5)
     yield server
     server.close()
 
@@ -152,7 +152,7 @@ REFUSALS = [
     (Answer(cut=True), errors.OutcomeUnknown, "may have happened"),
     (
         Answer(500, {"vms": [{"vm_id": OTHER}], "error": "node full"}),
-        errors.PartlyDone,
+        errors.PartiallyCreated,
         "node full",
     ),
     (Answer(201, {"unexpected": 1}), errors.OutcomeUnknown, "cannot be read"),
@@ -174,7 +174,7 @@ def test_a_write_is_asked_once_and_its_refusal_named(
     assert len(platform.came) == 1
     number = platform.came[0].headers["x-request-id"]
     assert number in str(caught.value), "the number of the request is told"
-    if isinstance(caught.value, errors.PartlyDone):
+    if isinstance(caught.value, errors.PartiallyCreated):
         assert caught.value.made == (OTHER,)
 
 
@@ -197,7 +197,7 @@ def test_reads_are_asked_again(platform: AnsweringServer, passing: Answer) -> No
 
 def test_a_read_gives_up_in_the_end(platform: AnsweringServer) -> None:
     platform.on("GET /vms", Answer(503, text="503 Service unavailable"))
-    with pytest.raises(errors.ProviderAway) as caught:
+    with pytest.raises(errors.ProviderUnavailable) as caught:
         Client().vms()
     assert caught.value.retry
     assert len(platform.came) == 4
@@ -236,7 +236,7 @@ def test_nobody_there_means_that_nothing_happened(
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         monkeypatch.setenv("VERS_BASE_URL", f"http://127.0.0.1:{closed.getsockname()[1]}")
-        with pytest.raises(errors.ProviderAway) as caught:
+        with pytest.raises(errors.ProviderUnavailable) as caught:
             Client().new_root({})
     assert caught.value.retry
     assert not isinstance(caught.value, errors.OutcomeUnknown)
@@ -245,8 +245,8 @@ def test_nobody_there_means_that_nothing_happened(
 def test_too_slow_reads_are_repeated_and_writes_are_not(
     platform: AnsweringServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(asking, "QUICK", 0.2)
-    monkeypatch.setattr(asking, "SLOW", 0.4)
+    monkeypatch.setattr(asking, "QUICK_SECONDS", 0.2)
+    monkeypatch.setattr(asking, "SLOW_SECONDS", 0.4)
     platform.on("GET /vms", Answer(json=[], seconds=0.6), Answer(json=[]))
     assert Client().vms() == []
     platform.on("POST /vm/new_root", Answer(201, {"vm_id": VM}, seconds=0.8))
@@ -360,7 +360,7 @@ def test_branches_in_both_shapes(platform: AnsweringServer) -> None:
     platform.on(path, Answer(201, {"vms": [{"vm_id": OTHER}, {"vm_id": COMMIT}]}))
     assert [each.parent_id for each in Vers().branch(VM, 2)] == [VM, VM]
     assert platform.came[-1].query == {"count": ["2"]}
-    with pytest.raises(errors.PartlyDone) as caught:
+    with pytest.raises(errors.PartiallyCreated) as caught:
         Vers().branch(VM, 3)
     assert caught.value.made == (OTHER, COMMIT)
 
@@ -583,6 +583,6 @@ def test_the_test_button(platform: AnsweringServer, answer: Answer, good: bool, 
 
 def test_the_test_button_when_nobody_can_tell(platform: AnsweringServer) -> None:
     platform.on("POST /keys/validate", Answer(503, text="503 Service unavailable"))
-    with pytest.raises(errors.ProviderAway):
+    with pytest.raises(errors.ProviderUnavailable):
         Vers().check()
     assert checks.run("VERS_API_KEY").good is None
