@@ -126,8 +126,8 @@ class _Dumper(yaml.SafeDumper):
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
     # YAML treats these characters as line ends and would load others.
-    odd = any(sign in text for sign in "\r\x85\u2028\u2029\ufeff")
-    style = '"' if odd else "|" if "\n" in text else None
+    needs_quotes = any(character in text for character in "\r\x85\u2028\u2029\ufeff")
+    style = '"' if needs_quotes else "|" if "\n" in text else None
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 

@@ -85,7 +85,7 @@ class Dist:
         )
 
     @property
-    def plain(self) -> dict[str, DistFile]:
+    def aliases(self) -> dict[str, DistFile]:
         """Return the newest files by their constant names."""
         return {
             "requirements.lock": self.lock_file,
@@ -141,7 +141,7 @@ class Dist:
 
 
 def current() -> Dist:
-    """Return the files for the running code, building them if necessary. Raise NothingToHandOut."""
+    """Return the files for the running code, building them if necessary. Raise PackagingFailed."""
     try:
         sources = _sources()
         mark = _state_digest(sources)
@@ -164,8 +164,8 @@ def find(name: str) -> Path:
     `fleet_agent.py`, `requirements.lock`, `package.json` and `package-lock.json` are the newest.
     """
     newest = current()
-    if name in newest.plain:
-        return newest.plain[name].path
+    if name in newest.aliases:
+        return newest.aliases[name].path
     if _NAME.fullmatch(name):
         for folder in _dist_folder().glob(_STATE_GLOB):
             if (folder / name).is_file():
@@ -266,10 +266,10 @@ def _stage(sources: dict[str, Path], stage: Path, mark: str) -> None:
         shutil.copyfile(path, target)
     project = stage / "pyproject.toml"
     text = project.read_text()
-    fresh, count = _VERSION_LINE.subn(f'version = "{_version(mark)}"', text, count=1)
+    changed, count = _VERSION_LINE.subn(f'version = "{_version(mark)}"', text, count=1)
     if not count:
         raise PackagingFailed("this reef cannot be packed for VMs: pyproject.toml has no version")
-    project.write_text(fresh)
+    project.write_text(changed)
 
 
 def _run_hatchling(stage: Path, out: Path) -> None:
@@ -285,8 +285,8 @@ def _run_hatchling(stage: Path, out: Path) -> None:
         check=False,
     )
     if done.returncode:
-        said = " / ".join(done.stdout.strip().splitlines()[-4:])
-        raise PackagingFailed(f"this reef cannot be packed for VMs: hatchling says: {said}")
+        output = " / ".join(done.stdout.strip().splitlines()[-4:])
+        raise PackagingFailed(f"this reef cannot be packed for VMs: hatchling says: {output}")
 
 
 def _version(mark: str) -> str:

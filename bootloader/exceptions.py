@@ -19,7 +19,7 @@ class ProviderError(ReefError):
 
     status = 502
     retry = False
-    answered: int | None = None
+    http_status: int | None = None
 
 
 class ProviderRefused(ProviderError):

@@ -56,7 +56,7 @@ class ProvisionForm(forms.Form):
     extra_capabilities = _text_field("More capabilities", "Names between commas.")
 
     MORE = ("commit", "image", "vcpus", "memory_mib", "disk_mib", "extra_organs")
-    KEYS = {
+    API_NAMES = {
         "type": "type",
         "parent_vm_id": "parentVmId",
         "on_failure": "onFailure",
@@ -76,35 +76,35 @@ class ProvisionForm(forms.Form):
         ]
         provider: Any = self.fields["provider"]
         try:
-            usual = config.text("REEF_VM_PROVIDER")
+            default = config.text("REEF_VM_PROVIDER")
         except ReefError:
-            usual = ""
+            default = ""
         provider.choices = [
-            ("", f"as configured ({usual})"),
+            ("", f"as configured ({default})"),
             *((slug, slug) for slug in providers.all_slugs()),
         ]
 
-    def wish(self) -> ProvisionRequest:
+    def to_request(self) -> ProvisionRequest:
         """Return the request; the form must be valid. Raise BadInput."""
-        said = {self.KEYS.get(name, name): value for name, value in self.cleaned_data.items()}
+        data = {self.API_NAMES.get(name, name): value for name, value in self.cleaned_data.items()}
         for key in ("extraOrgans", "extraCapabilities"):
-            said[key] = [word.strip() for word in said[key].split(",") if word.strip()]
-        return parse_request({key: value for key, value in said.items() if value not in ("", None)})
+            data[key] = [word.strip() for word in data[key].split(",") if word.strip()]
+        return parse_request({key: value for key, value in data.items() if value not in ("", None)})
 
-    def refuse(self, error: ReefError) -> None:
+    def add_service_error(self, error: ReefError) -> None:
         """Add a service's error to the field that it concerns."""
-        names = {key: name for name, key in self.KEYS.items()}
+        names = {key: name for name, key in self.API_NAMES.items()}
         field = error.field if isinstance(error, BadInput) else ""
         field = names.get(field, field)
         self.add_error(field if field in self.fields else None, str(error))
 
-    def point_at_errors(self) -> None:
+    def link_errors(self) -> None:
         """Link each field to its error and help text, for screen readers."""
         for name in self.fields:
             bound = self[name]
-            told = [f"id_{name}_help"] if bound.help_text else []
-            told += [f"id_{name}_error"] if bound.errors else []
-            if told:
-                bound.field.widget.attrs["aria-describedby"] = " ".join(told)
+            ids = [f"id_{name}_help"] if bound.help_text else []
+            ids += [f"id_{name}_error"] if bound.errors else []
+            if ids:
+                bound.field.widget.attrs["aria-describedby"] = " ".join(ids)
             if bound.errors:
                 bound.field.widget.attrs["aria-invalid"] = "true"

@@ -72,9 +72,9 @@ def grant_json(row: ProvisionGrant) -> Json:
     }
 
 
-def _number(value: object, field: str, least: int, most: int) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-        raise BadInput(f"{field}: must be a whole number from {least} to {most}", field)
+def _number(value: object, field: str, minimum: int, maximum: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not minimum <= value <= maximum:
+        raise BadInput(f"{field}: must be a whole number from {minimum} to {maximum}", field)
     return value
 
 

@@ -55,9 +55,9 @@ def claim(spec: Spec) -> HostClaim:
 def _matching(spec: Spec) -> QuerySet[SshHost]:
     hosts = SshHost.objects.free()
     for name in ("vcpus", "memory_mib", "disk_mib"):
-        wished = getattr(spec, name)
-        if wished:
-            hosts = hosts.filter(Q(**{f"{name}__gte": wished}) | Q(**{f"{name}__isnull": True}))
+        requested = getattr(spec, name)
+        if requested:
+            hosts = hosts.filter(Q(**{f"{name}__gte": requested}) | Q(**{f"{name}__isnull": True}))
     if spec.region:
         hosts = hosts.filter(region=spec.region)
     if spec.size:

@@ -125,10 +125,10 @@ class SshHostAdmin(_HostAdmin):
             raise PermissionDenied
         use = row.claims.order_by("released_at", "-claimed_at").first() if row else None
         if row is not None and use is not None:
-            living = row.claims.living().first()
-            said = f"is used by {living.name}" if living else f"was used by {use.name}"
-            how = "destroy that VM, then take it" if living else "take it"
-            text = f"{row} {said} and is not deleted: {how} out of service instead."
+            active = row.claims.living().first()
+            usage = f"is used by {active.name}" if active else f"was used by {use.name}"
+            how = "destroy that VM, then take it" if active else "take it"
+            text = f"{row} {usage} and is not deleted: {how} out of service instead."
             self.message_user(request, text, messages.ERROR)
             return redirect("admin:bootloader_sshhost_change", object_id)
         return super().delete_view(request, object_id, extra_context)

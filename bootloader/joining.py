@@ -123,18 +123,18 @@ def redeem(text: str, facts: JoinFacts) -> tuple[Node, str]:
     with _recording_refusals(facts.remote), transaction.atomic():
         token = _find_token(text)
         if facts.vm_id and facts.vm_id != token.vm_id:
-            words = f"this join token is for another VM than '{facts.vm_id[:255]}'"
-            raise JoinRefused(words, RefusalReason.FOREIGN, token, status=403)
+            problem = f"this join token is for another VM than '{facts.vm_id[:255]}'"
+            raise JoinRefused(problem, RefusalReason.FOREIGN, token, status=403)
         if not _claim(token, facts):
             _check_repeat(token, facts)
         try:
             node = _register_member(token, facts)
         except (BadInput, Conflict) as error:
-            words = f"'{token.vm_id}' cannot join: {error}"
-            raise JoinRefused(words, RefusalReason.CLASH, token, status=409) from error
-        given = tokens.issue(node, made_by=f"join of {token.vm_id}")
-        JoinToken.objects.filter(pk=token.pk).update(given_digest=tokens.digest_of(given))
-    return node, given
+            problem = f"'{token.vm_id}' cannot join: {error}"
+            raise JoinRefused(problem, RefusalReason.CLASH, token, status=409) from error
+        node_token = tokens.issue(node, made_by=f"join of {token.vm_id}")
+        JoinToken.objects.filter(pk=token.pk).update(given_digest=tokens.digest_of(node_token))
+    return node, node_token
 
 
 def sweep() -> None:
@@ -161,10 +161,10 @@ def _check_repeat(token: JoinToken, facts: JoinFacts) -> None:
     """Raise JoinRefused unless the VM that has just used the token repeats its request."""
     token.refresh_from_db()
     same = bool(facts.nonce) and hmac.compare_digest(token.nonce_digest, _nonce_digest(facts.nonce))
-    soon = token.used_at is not None and clock.now() - token.used_at < REPEAT_WINDOW
+    in_time = token.used_at is not None and clock.now() - token.used_at < REPEAT_WINDOW
     # An operator may have revoked the node token; a repeated join must not replace it.
-    held = NodeToken.objects.good().filter(digest=token.given_digest).exists()
-    if same and soon and held and not token.voided_at:
+    still_valid = NodeToken.objects.good().filter(digest=token.given_digest).exists()
+    if same and in_time and still_valid and not token.voided_at:
         return
     _check_open(token)
     raise AssertionError("a token that is open was not claimed")  # pragma: no cover
@@ -229,14 +229,14 @@ def _find_token(text: str) -> JoinToken:
 def _check_open(token: JoinToken) -> None:
     """Raise JoinRefused with the reason if the token is not open."""
     if token.used_at:
-        words = f"this join token was used at {clock.format_timestamp(token.used_at)}"
-        raise JoinRefused(words, RefusalReason.USED, token)
+        problem = f"this join token was used at {clock.format_timestamp(token.used_at)}"
+        raise JoinRefused(problem, RefusalReason.USED, token)
     if token.voided_at:
-        words = f"this join token was voided at {clock.format_timestamp(token.voided_at)}"
-        raise JoinRefused(words, RefusalReason.VOIDED, token)
+        problem = f"this join token was voided at {clock.format_timestamp(token.voided_at)}"
+        raise JoinRefused(problem, RefusalReason.VOIDED, token)
     if token.expires_at <= clock.now():
-        words = f"this join token expired at {clock.format_timestamp(token.expires_at)}"
-        raise JoinRefused(words, RefusalReason.EXPIRED, token)
+        problem = f"this join token expired at {clock.format_timestamp(token.expires_at)}"
+        raise JoinRefused(problem, RefusalReason.EXPIRED, token)
 
 
 @contextlib.contextmanager

@@ -60,13 +60,13 @@ class MemberView(APIView):
     """Base of the views below. Join tokens are accepted only where `for_joiners` is set."""
 
     asks_authority = True
-    for_joiners = False
+    allows_join_tokens = False
     authentication_classes = [JoinTokenAuthentication, *APIView.authentication_classes]
 
     def check_permissions(self, request: Request) -> None:
         """Also reject join tokens where `for_joiners` is not set. Raise Forbidden."""
         super().check_permissions(request)
-        if isinstance(request.user, Joiner) and not self.for_joiners:
+        if isinstance(request.user, Joiner) and not self.allows_join_tokens:
             raise Forbidden("a join token opens join, report and dist, and nothing else")
 
     def handle_exception(self, error: Exception) -> Response:
@@ -79,7 +79,7 @@ class MemberView(APIView):
 class Join(MemberView):
     """`POST /bootloader/join`"""
 
-    for_joiners = True
+    allows_join_tokens = True
 
     @takes(body=("hostname", "address", "agentVersion", "nonce", "vmId"), lenient=True)
     def post(self, request: Request) -> Response:
@@ -90,7 +90,7 @@ class Join(MemberView):
         node, token = joining.redeem(caller.text, _join_facts(request))
         row = JoinToken.objects.get(digest=tokens.digest_of(caller.text))
         interval = beats.fleet.interval_ms()
-        answer = {
+        response = {
             "vmId": node.vm_id,
             "name": node.name,
             "token": token,
@@ -103,22 +103,22 @@ class Join(MemberView):
             "parentVmId": node.parent_vm_id,
             "reefConfig": row.reef_config,
         }
-        return Response(answer, headers={"Cache-Control": "no-store"})
+        return Response(response, headers={"Cache-Control": "no-store"})
 
 
 class Report(MemberView):
     """`POST /bootloader/report`"""
 
-    for_joiners = True
+    allows_join_tokens = True
     parser_classes = (RepairingJSONParser,)
 
     @takes(body=reports.FIELDS)
     def post(self, request: Request) -> Response:
         """Store a report about one step of a boot, for the VM that the token belongs to."""
         vm_id = _vm_of(request)
-        row = reports.note(vm_id, reports.parse_report(request.data))
-        answer = {"vmId": vm_id, "run": row.run, "step": row.step, "status": row.status}
-        return Response(answer)
+        row = reports.record(vm_id, reports.parse_report(request.data))
+        response = {"vmId": vm_id, "run": row.run, "step": row.step, "status": row.status}
+        return Response(response)
 
 
 class Reports(MemberView):
@@ -141,17 +141,17 @@ class Reports(MemberView):
 class DownloadList(MemberView):
     """`GET /bootloader/dist/`"""
 
-    for_joiners = True
+    allows_join_tokens = True
 
     def get(self, request: Request) -> Response:
         """List the files with sizes and SHA-256."""
         _check_download(request)
         newest = dist.current()
-        plain = {file.name: name for name, file in newest.plain.items()}
+        aliases = {file.name: name for name, file in newest.aliases.items()}
         files = [
             {
                 "name": file.name,
-                "alias": plain.get(file.name),
+                "alias": aliases.get(file.name),
                 "sha256": file.sha256,
                 "size": file.size,
             }
@@ -163,16 +163,16 @@ class DownloadList(MemberView):
 class Download(MemberView):
     """`GET /bootloader/dist/<name>`"""
 
-    for_joiners = True
+    allows_join_tokens = True
 
     def get(self, request: Request, name: str) -> FileResponse:
         """Return one file."""
         _check_download(request)
         file = dist.find(name)
-        answer = FileResponse(file.open("rb"), as_attachment=True, filename=file.name)
-        answer["Content-Type"] = "application/octet-stream"
-        answer["Reef-SHA256"] = dist.sha256_of(file)
-        return answer
+        response = FileResponse(file.open("rb"), as_attachment=True, filename=file.name)
+        response["Content-Type"] = "application/octet-stream"
+        response["Reef-SHA256"] = dist.sha256_of(file)
+        return response
 
 
 class OwnToken(MemberView):
@@ -190,9 +190,9 @@ class OwnToken(MemberView):
             raise Forbidden("token: only a node changes its own token, and shows it")
         if confirm:
             return Response({"vmId": node.vm_id, "revoked": tokens.confirm(node, _bearer(request))})
-        fresh = tokens.renew(node, _bearer(request), made_by=str(request.user))
-        answer = {"vmId": node.vm_id, "token": fresh}
-        return Response(answer, headers={"Cache-Control": "no-store"})
+        new_token = tokens.renew(node, _bearer(request), made_by=str(request.user))
+        response = {"vmId": node.vm_id, "token": new_token}
+        return Response(response, headers={"Cache-Control": "no-store"})
 
 
 # -- requests ------------------------------------------------------------------------------------
@@ -207,8 +207,8 @@ def _bearer(request: Request) -> str:
 
 def _client_address(request: Request) -> str:
     """Return the client's address: the last entry of X-Forwarded-For, added by the edge."""
-    said: str = request.META.get("HTTP_X_FORWARDED_FOR", "")
-    return said.rpartition(",")[2].strip() or request.META.get("REMOTE_ADDR", "") or ""
+    forwarded: str = request.META.get("HTTP_X_FORWARDED_FOR", "")
+    return forwarded.rpartition(",")[2].strip() or request.META.get("REMOTE_ADDR", "") or ""
 
 
 def _vm_of(request: Request) -> str:
@@ -251,7 +251,7 @@ def _text(body: dict[str, Any], field: str, most: int) -> str:
     value = value.strip()
     if len(value) > most:
         raise BadInput(f"{field}: at most {most} characters", field)
-    if any(not sign.isprintable() for sign in value):
+    if any(not character.isprintable() for character in value):
         raise BadInput(f"{field}: has characters that are no text", field)
     return value
 

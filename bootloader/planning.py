@@ -40,7 +40,7 @@ def make_plan(
 
     `secrets=False` omits keys.
 
-    Raise BadInput, NothingToHandOut, and the errors of config for invalid values.
+    Raise BadInput, PackagingFailed, and the errors of config for invalid values.
     """
     node = Node.objects.living().filter(vm_id=parent_vm_id).first() if parent_vm_id else None
     return BootPlan(
@@ -87,14 +87,14 @@ def npm_source() -> str:
         return ""
     command = [npm, "config", "get", "registry"]
     try:
-        told = subprocess.run(
+        registry = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=20
         ).stdout.strip()
     except (OSError, subprocess.TimeoutExpired) as error:
         logger.warning("npm does not tell its registry (%s)", error)
         return ""
-    here = urlsplit(told).hostname in (None, "localhost", "127.0.0.1", "::1")
-    return "" if here or "@" in told else told.rstrip("/")
+    here = urlsplit(registry).hostname in (None, "localhost", "127.0.0.1", "::1")
+    return "" if here or "@" in registry else registry.rstrip("/")
 
 
 def environment(node: Node | None) -> dict[str, str]:

@@ -82,7 +82,7 @@ class ProvisioningAdmin(FactAdmin):
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Provisioning]:
         """Leave out the large text columns."""
-        return Provisioning.objects.light().order_by("-id")
+        return Provisioning.objects.without_texts().order_by("-id")
 
     def view_on_site(self, obj: Provisioning) -> str:
         """Link to the provisioning's own page."""
@@ -116,10 +116,10 @@ class ProvisioningAdmin(FactAdmin):
         self._cancel(request, queryset, CleanupPolicy.DELETE)
 
     def _cancel(
-        self, request: HttpRequest, queryset: QuerySet[Provisioning], leftover: CleanupPolicy
+        self, request: HttpRequest, queryset: QuerySet[Provisioning], cleanup: CleanupPolicy
     ) -> None:
         by = request.user
-        self.ask(request, queryset, lambda row: services.cancel(row.pk, leftover, by=by).state)
+        self.ask(request, queryset, lambda row: services.cancel(row.pk, cleanup, by=by).state)
 
 
 @admin.register(BootStep)
@@ -209,8 +209,8 @@ def provision_below(
 ) -> HttpResponse:
     """Open the form with the first selected node as the parent."""
     node = queryset.order_by("pk").first()
-    asked = urlencode({"parent_vm_id": node.vm_id if node else ""})
-    return HttpResponseRedirect(f"{reverse('bootloader:create')}?{asked}")
+    query = urlencode({"parent_vm_id": node.vm_id if node else ""})
+    return HttpResponseRedirect(f"{reverse('bootloader:create')}?{query}")
 
 
 def join_nodes(site: admin.AdminSite = admin.site) -> None:

@@ -46,19 +46,19 @@ class Provision(APIView):
         `{"dryRun": true}` returns what would be requested and run, with secrets masked.
         """
         body = body_of(request)
-        wish = wishes.parse_request(body)
+        vm_request = wishes.parse_request(body)
         if is_dry_run(request):
-            return Response({"dryRun": True, **preview.as_json(wish, by=request.user)})
+            return Response({"dryRun": True, **preview.as_json(vm_request, by=request.user)})
         key = _key(request.headers.get("Idempotency-Key", ""))
-        started = services.start(wish, by=request.user, key=key)
-        answer: Json = {
+        started = services.start(vm_request, by=request.user, key=key)
+        response: Json = {
             "provisionings": provisionings_json(started.rows),
             "count": len(started.rows),
-            "continued": started.again,
+            "continued": started.existing,
         }
-        if wish.count is None:
-            answer["provisioning"] = answer["provisionings"][0]
-        return Response(answer, status=200 if started.again else 202)
+        if vm_request.count is None:
+            response["provisioning"] = response["provisionings"][0]
+        return Response(response, status=200 if started.existing else 202)
 
 
 class Provisionings(APIView):
@@ -140,8 +140,8 @@ class Cancel(APIView):
     def post(self, request: Request, provisioning_id: str) -> Response:
         """Cancel; `{"machine": "keep"}` or `"delete"` is the cleanup policy for its VM."""
         services.may_command(services.find(provisioning_id), request.user)
-        leftover = wishes.parse_cleanup(body_of(request).get("machine"))
-        row = services.cancel(provisioning_id, leftover, by=request.user)
+        cleanup = wishes.parse_cleanup(body_of(request).get("machine"))
+        row = services.cancel(provisioning_id, cleanup, by=request.user)
         return Response({"provisioning": provisioning_json(row)}, status=202)
 
 
@@ -209,16 +209,16 @@ class DecideMany(APIView):
         if ids is not None:
             if not isinstance(ids, list) or not ids or not all(type(key) is int for key in ids):
                 raise BadInput("ids: must be a list of numbers", "ids")
-            chosen = [reconcile.find(key) for key in dict.fromkeys(ids[:MAX_ROWS])]
+            selected = [reconcile.find(key) for key in dict.fromkeys(ids[:MAX_ROWS])]
         else:
             if kind not in FindingKind.values:
                 raise BadInput(f"kind: must be one of {', '.join(FindingKind.values)}", "kind")
             rows = Finding.objects.open().filter(kind=kind)
             if provider is not None:
                 rows = rows.filter(provider=_provider(provider))
-            chosen = list(rows.order_by("id")[:MAX_ROWS])
+            selected = list(rows.order_by("id")[:MAX_ROWS])
         proposal = _proposal(body)
-        return _call_response(outside_calls.act_on_many(chosen, proposal, by=request.user))
+        return _call_response(outside_calls.act_on_many(selected, proposal, by=request.user))
 
 
 class Decide(APIView):
@@ -268,9 +268,9 @@ def _call_response(row: OutsideCall) -> Response:
 
 def _compared(_result: Json) -> Json:
     shown = [finding_json(row) for row in Finding.objects.open().order_by("-id")[:MAX_ROWS]]
-    young = [machine_json(row) for row in reconcile.too_new()[:MAX_ROWS]]
-    note = {"note": reconcile.SKIPPED_NOTE} if young else {}
-    return {"findings": shown, "count": len(shown), "skipped": young, **note}
+    skipped = [machine_json(row) for row in reconcile.too_new()[:MAX_ROWS]]
+    note = {"note": reconcile.SKIPPED_NOTE} if skipped else {}
+    return {"findings": shown, "count": len(shown), "skipped": skipped, **note}
 
 
 def _acted(result: Json) -> Json:
@@ -433,12 +433,12 @@ def finding_json(row: Finding) -> Json:
 
 def _proposal(body: Json) -> Proposal | None:
     """Return the requested `action`, if there is one. Raise BadInput."""
-    chosen = body.get("action")
-    if chosen is None:
+    selected = body.get("action")
+    if selected is None:
         return None
-    if chosen not in Proposal.values:
+    if selected not in Proposal.values:
         raise BadInput(f"action: must be one of {', '.join(Proposal.values)}", "action")
-    return Proposal(chosen)
+    return Proposal(selected)
 
 
 def _provider(slug: object) -> str:

@@ -8,7 +8,9 @@ from bootloader.providers.base import Provider
 
 
 def reach(provider: Provider, machine_id: str, timeout: float = 15.0) -> shell.Shell:
-    """Log in to the machine. Raise ShellAway, ShellRefused and the errors of `provider.login`.
+    """Log in to the machine.
+
+    Raise ShellUnavailable, ShellRefused and the errors of `provider.login`.
 
     If the machine refuses, its key may have changed: fetch the login anew and try once more.
     """

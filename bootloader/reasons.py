@@ -21,31 +21,31 @@ _DISK_FULL = re.compile(r"No space left on device|\bENOSPC\b")
 _ELLIPSIS = " …"
 
 
-def clipped(text: str, most: int) -> str:
+def clipped(text: str, limit: int) -> str:
     """Shorten a text to at most `most` characters, cutting after a whole word."""
-    if len(text) <= most:
+    if len(text) <= limit:
         return text
-    head = text[: most - len(_ELLIPSIS) + 1]
+    head = text[: limit - len(_ELLIPSIS) + 1]
     whole = head[: max(head.rfind(" "), head.rfind("\n"))].rstrip()
     # A single very long word has no better place to cut.
-    return (whole if len(whole) > most // 2 else head[:-1].rstrip()) + _ELLIPSIS
+    return (whole if len(whole) > limit // 2 else head[:-1].rstrip()) + _ELLIPSIS
 
 
-def clipped_end(text: str, most: int) -> str:
+def clipped_end(text: str, limit: int) -> str:
     """Return the last `most` characters of a text, starting at a word."""
-    if len(text) <= most:
+    if len(text) <= limit:
         return text
-    tail = text[len(text) - most + 2 :]
+    tail = text[len(text) - limit + 2 :]
     space = re.search(r"\s", tail)
-    return "… " + (tail[space.end() :] if space and space.end() < most // 2 else tail)
+    return "… " + (tail[space.end() :] if space and space.end() < limit // 2 else tail)
 
 
-def cause(said: str, lines: int = 3) -> str:
+def cause(output: str, lines: int = 3) -> str:
     """Return the last output lines that tell the cause, joined into one line."""
-    if full := _DISK_FULL.search(said):
-        where = said[: full.start()].rpartition("\n")[2].strip()
+    if full := _DISK_FULL.search(output):
+        where = output[: full.start()].rpartition("\n")[2].strip()
         return f"no space left on the disk: {clipped_end(where, 200)}{full[0]}"
-    found = [line.strip() for line in said.splitlines() if line.strip()]
+    found = [line.strip() for line in output.splitlines() if line.strip()]
     telling = [line for line in found if not _AROUND.search(line)]
     words = [_PREFIX.sub("", line).strip() for line in telling or found]
     # Drop lines that a later line repeats.

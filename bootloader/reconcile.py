@@ -91,15 +91,15 @@ def compare_provider(slug: str) -> None:
     """Compare one provider's list with our rows. Raise ProviderError."""
     listed = {seen.id: seen for seen in providers.get(slug).list()}
     _update_machines(slug, listed)
-    odd = list(_discrepancies(slug, listed))
-    for each in odd:
+    discrepancies = list(_discrepancies(slug, listed))
+    for each in discrepancies:
         _record(slug, each)
-    still = {(each.kind, each.machine.machine_id) for each in odd}
-    held = Finding.objects.filter(
+    current = {(each.kind, each.machine.machine_id) for each in discrepancies}
+    existing = Finding.objects.filter(
         provider=slug, state__in=(FindingState.OPEN, FindingState.DISMISSED)
     )
-    for row in held:
-        if (row.kind, row.machine_id) not in still:
+    for row in existing:
+        if (row.kind, row.machine_id) not in current:
             unchanged = Finding.objects.filter(pk=row.pk, state=row.state)
             unchanged.update(state=FindingState.SETTLED, decided_at=clock.now())
 
@@ -108,10 +108,10 @@ def compare_twins() -> None:
     """Record findings for VM ids used alternately by two machines, as detected from heartbeats."""
     since = clock.format_timestamp(clock.now() - TWIN_PERIOD)
     found = {vm.pk: vm for vm in VM.objects.filter(vitals__twinSeenAt__gte=since)}
-    held = Finding.objects.filter(
+    existing = Finding.objects.filter(
         kind=FindingKind.TWIN, state__in=(FindingState.OPEN, FindingState.DISMISSED)
     )
-    for row in held.exclude(vm_id__in=found):
+    for row in existing.exclude(vm_id__in=found):
         unchanged = Finding.objects.filter(pk=row.pk, state=row.state)
         unchanged.update(state=FindingState.SETTLED, decided_at=clock.now())
     for vm in found.values():
@@ -121,7 +121,7 @@ def compare_twins() -> None:
             f" {vm.vitals['twinSeenAt']}: one is a copy. Revoke the token, then have the right one"
             " join again"
         )
-        same = held.filter(machine_id=vm.pk)
+        same = existing.filter(machine_id=vm.pk)
         if not same.update(text=text[:500], seen_at=clock.now()):
             Finding.objects.create(
                 kind=FindingKind.TWIN,
@@ -231,18 +231,22 @@ def _idle_machine(machine: Machine, seen: base.Machine) -> Iterator[Discrepancy]
         text = "runs at its provider, but is paused in the registry"
         yield Discrepancy(FindingKind.USELESS, machine, text, Proposal.PAUSE)
     elif vm is None or now - vm.last_seen > IDLE_AFTER:
-        heard = "never registered (no fleet agent of ours runs there)"
+        activity = "never registered (no fleet agent of ours runs there)"
         if vm is not None:
-            said = "" if vm.status == Status.RUNNING else f"is {vm.status} in the registry and "
-            heard = f"{said}was last heard of at {clock.format_timestamp(vm.last_seen)}"
-        text = f"runs, but {heard}: it costs and serves nothing"
+            status_text = (
+                "" if vm.status == Status.RUNNING else f"is {vm.status} in the registry and "
+            )
+            activity = f"{status_text}was last heard of at {clock.format_timestamp(vm.last_seen)}"
+        text = f"runs, but {activity}: it costs and serves nothing"
         yield Discrepancy(FindingKind.USELESS, machine, text, Proposal.DELETE)
 
 
 def _has_finding(kind: FindingKind, machine: Machine) -> bool:
     """Return whether an open or dismissed finding of this kind exists for the machine."""
-    held = Finding.objects.filter(state__in=(FindingState.OPEN, FindingState.DISMISSED))
-    return held.filter(kind=kind, provider=machine.provider, machine_id=machine.machine_id).exists()
+    existing = Finding.objects.filter(state__in=(FindingState.OPEN, FindingState.DISMISSED))
+    return existing.filter(
+        kind=kind, provider=machine.provider, machine_id=machine.machine_id
+    ).exists()
 
 
 def _gone_but_in_tree(
@@ -257,23 +261,23 @@ def _gone_but_in_tree(
             yield Discrepancy(FindingKind.VANISHED, machine, text, Proposal.BURY)
 
 
-def _record(slug: str, odd: Discrepancy) -> None:
+def _record(slug: str, discrepancy: Discrepancy) -> None:
     now = clock.now()
-    machine = odd.machine
-    fields = {"text": odd.text[:500], "proposal": odd.proposal, "seen_at": now}
-    held = Finding.objects.filter(
-        kind=odd.kind,
+    machine = discrepancy.machine
+    fields = {"text": discrepancy.text[:500], "proposal": discrepancy.proposal, "seen_at": now}
+    existing = Finding.objects.filter(
+        kind=discrepancy.kind,
         provider=slug,
         machine_id=machine.machine_id,
         state__in=(FindingState.OPEN, FindingState.DISMISSED),
     )
-    if held.update(**fields):
-        _mark_stopped(odd, held.values_list("found_at", flat=True).first())
+    if existing.update(**fields):
+        _mark_stopped(discrepancy, existing.values_list("found_at", flat=True).first())
         return
     try:
         with transaction.atomic():
             Finding.objects.create(
-                kind=odd.kind,
+                kind=discrepancy.kind,
                 provider=slug,
                 machine_id=machine.machine_id,
                 vm_id=machine.vm_id,
@@ -281,18 +285,18 @@ def _record(slug: str, odd: Discrepancy) -> None:
                 **fields,
             )
     except IntegrityError:
-        held.update(**fields)
-    _mark_stopped(odd, now)
+        existing.update(**fields)
+    _mark_stopped(discrepancy, now)
 
 
-def _mark_stopped(odd: Discrepancy, found_at: datetime | None) -> None:
+def _mark_stopped(discrepancy: Discrepancy, found_at: datetime | None) -> None:
     """Mark a vanished VM as stopped, unless it sent a heartbeat after it was found missing."""
-    if odd.kind != FindingKind.VANISHED:
+    if discrepancy.kind != FindingKind.VANISHED:
         return
-    living = Machine.objects.living().filter(pk=odd.machine.pk)
+    living = Machine.objects.living().filter(pk=discrepancy.machine.pk)
     living.update(state=VANISHED)
-    if odd.machine.vm_id:
-        registry.mark_stopped(odd.machine.vm_id, found_at)
+    if discrepancy.machine.vm_id:
+        registry.mark_stopped(discrepancy.machine.vm_id, found_at)
 
 
 # -- decisions -----------------------------------------------------------------------------------

@@ -84,7 +84,7 @@ class Reply:
     noise: str
 
 
-def printable(text: bytes, most: int = 300) -> str:
+def printable(text: bytes, limit: int = 300) -> str:
     """Return the end of a machine's output as one line, without colours and control characters."""
     lines = (_CONTROL.sub("", line).strip() for line in text.decode("utf-8", "replace").split("\n"))
-    return clipped_end(" / ".join(line for line in lines if line), most)
+    return clipped_end(" / ".join(line for line in lines if line), limit)

@@ -100,13 +100,13 @@ def quoted(text: str) -> str:
         raise BadInput("a text for a VM has a NUL character or half of a Unicode pair")
     if _PLAIN.fullmatch(text):
         return f"'{text}'"
-    signs = (_escaped(byte) for byte in text.encode())
-    return f"$'{''.join(signs)}'"
+    characters = (_escaped(byte) for byte in text.encode())
+    return f"$'{''.join(characters)}'"
 
 
 def _escaped(byte: int) -> str:
-    sign = chr(byte)
-    return sign if _PLAIN.fullmatch(sign) else f"\\x{byte:02x}"
+    character = chr(byte)
+    return character if _PLAIN.fullmatch(character) else f"\\x{byte:02x}"
 
 
 def _header(plan: BootPlan) -> list[str]:

@@ -54,13 +54,13 @@ def parse_report(body: object) -> StepReport:
         run=_name(data, "run", _RUN),
         step=_name(data, "step", _STEP),
         status=ReportStatus(status),
-        duration_ms=_number(data, "durationMs", least=0),
-        exit_status=_number(data, "exitStatus", least=-_MAX_NUMBER),
+        duration_ms=_number(data, "durationMs", minimum=0),
+        exit_status=_number(data, "exitStatus", minimum=-_MAX_NUMBER),
         output=output or "",
     )
 
 
-def note(vm_id: str, said: StepReport) -> BootReport:
+def record(vm_id: str, report: StepReport) -> BootReport:
     """Store a report and publish the change.
 
     Idempotent; a late "started" does not reopen an ended step.
@@ -69,14 +69,14 @@ def note(vm_id: str, said: StepReport) -> BootReport:
     with transaction.atomic():
         row, made = BootReport.objects.select_for_update().get_or_create(
             vm_id=vm_id,
-            run=said.run,
-            step=said.step,
-            defaults={"status": said.status, "began_at": _estimate_start(said), "at": now},
+            run=report.run,
+            step=report.step,
+            defaults={"status": report.status, "began_at": _estimate_start(report), "at": now},
         )
-        if made or said.status != ReportStatus.STARTED:
-            row.status, row.at = said.status, now
-            row.duration_ms, row.exit_status = said.duration_ms, said.exit_status
-            row.output = masked_tail(vm_id, said.output)
+        if made or report.status != ReportStatus.STARTED:
+            row.status, row.at = report.status, now
+            row.duration_ms, row.exit_status = report.duration_ms, report.exit_status
+            row.output = masked_tail(vm_id, report.output)
             row.save(update_fields=["status", "at", "duration_ms", "exit_status", "output"])
         if made:
             _delete_old(vm_id)
@@ -99,9 +99,9 @@ def sweep() -> None:
     old.exclude(vm_id__in=Node.objects.living().values("vm_id")).delete()
 
 
-def _estimate_start(said: StepReport) -> Any:
+def _estimate_start(report: StepReport) -> Any:
     """Estimate the start of the step from its reported duration."""
-    lasted = timedelta(milliseconds=min(said.duration_ms or 0, 86_400_000))
+    lasted = timedelta(milliseconds=min(report.duration_ms or 0, 86_400_000))
     return clock.now() - lasted
 
 
@@ -120,10 +120,10 @@ def _name(data: Mapping[str, Any], field: str, form: re.Pattern[str]) -> str:
     return value
 
 
-def _number(data: Mapping[str, Any], field: str, *, least: int) -> int | None:
+def _number(data: Mapping[str, Any], field: str, *, minimum: int) -> int | None:
     value = data.get(field)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= _MAX_NUMBER:
-        raise BadInput(f"{field}: must be a whole number from {least}", field)
+    if isinstance(value, bool) or not isinstance(value, int) or not minimum <= value <= _MAX_NUMBER:
+        raise BadInput(f"{field}: must be a whole number from {minimum}", field)
     return value

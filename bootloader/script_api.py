@@ -82,7 +82,7 @@ class Generate(APIView):
     def post(self, request: Request) -> Response:
         """Return a VM's boot script, with a join token."""
         plan = _plan_of(request)
-        answer = {
+        response = {
             "vmId": plan.vm_id,
             "name": plan.name,
             "type": plan.profile.type,
@@ -90,7 +90,7 @@ class Generate(APIView):
             "script": render.boot_script(plan),
             "joinToken": plan.join_token,
         }
-        return Response(answer, status=201, headers={"Cache-Control": "no-store"})
+        return Response(response, status=201, headers={"Cache-Control": "no-store"})
 
 
 class Script(APIView):
@@ -118,9 +118,9 @@ class CloudInit(APIView):
 
         Secrets are masked; POST returns the usable text.
         """
-        wish = _parse_request(request.query_params)
-        _check_permission(request.user, wish)
-        plan = render.masked(_plan(wish, join_token=render.MASK))
+        script_request = _parse_request(request.query_params)
+        _check_permission(request.user, script_request)
+        plan = render.masked(_plan(script_request, join_token=render.MASK))
         text = cloud_init.user_data(plan, whole=query_flag(request, "whole"))
         _check_size(request, len(text.encode()))
         return _text(text)
@@ -159,7 +159,7 @@ class CloudInit(APIView):
 
 def profile_json(profile: Profile) -> Json:
     """Return a profile as JSON. The order of the fields is fixed; newer ones come last."""
-    told = {
+    result = {
         "type": profile.type,
         "organs": list(profile.organs),
         "capabilities": list(profile.capabilities),
@@ -173,14 +173,14 @@ def profile_json(profile: Profile) -> Json:
         "builtIn": profile.built_in,
     }
     if not profile.built_in:
-        told["files"] = [_file_json(file) for file in profile.files]
+        result["files"] = [_file_json(file) for file in profile.files]
         size = profile.size
-        told["size"] = {
+        result["size"] = {
             "vcpus": size.vcpus,
             "memoryMib": size.memory_mib,
             "diskMib": size.disk_mib,
         }
-    return told
+    return result
 
 
 def _file_json(file: File) -> Json:
@@ -201,38 +201,38 @@ def _file_json(file: File) -> Json:
 
 def _plan_of(request: Request) -> BootPlan:
     """Return the plan for the request's VM, with a fresh join token."""
-    wish = _parse_request(request.data if isinstance(request.data, dict) else {})
-    _check_permission(request.user, wish)
+    script_request = _parse_request(request.data if isinstance(request.data, dict) else {})
+    _check_permission(request.user, script_request)
     # Config contains keys of model providers, which a node could not read otherwise.
     secrets = permissions.may(request.user, permissions.Action.READ_SECRETS, None)
-    plan = _plan(wish, secrets=secrets)
+    plan = _plan(script_request, secrets=secrets)
     return planning.with_token(plan, by=request.user)
 
 
-def _plan(wish: ScriptRequest, *, join_token: str = "", secrets: bool = True) -> BootPlan:
+def _plan(script_request: ScriptRequest, *, join_token: str = "", secrets: bool = True) -> BootPlan:
     return planning.make_plan(
         secrets=secrets,
-        vm_id=wish.vm_id,
-        name=wish.name,
-        profile=wish.profile,
-        parent_vm_id=wish.parent_vm_id,
-        roof_url=wish.roof_url,
+        vm_id=script_request.vm_id,
+        name=script_request.name,
+        profile=script_request.profile,
+        parent_vm_id=script_request.parent_vm_id,
+        roof_url=script_request.roof_url,
         join_token=join_token,
-        address=wish.address,
+        address=script_request.address,
     )
 
 
-def _check_permission(caller: object, wish: ScriptRequest) -> None:
+def _check_permission(caller: object, script_request: ScriptRequest) -> None:
     """Raise Forbidden unless the caller may add this VM there.
 
     A script lets its holder become that VM: replacing a known VM needs command of it, a new VM
     needs a place at or below the caller's own.
     """
-    known = Node.objects.filter(vm_id=wish.vm_id).first()
+    known = Node.objects.filter(vm_id=script_request.vm_id).first()
     if known is not None:
         # Whoever holds the script can become that node.
         authority.check(caller, permissions.Action.ISSUE_TOKENS, known)
-    authority.check(caller, "write", wish.parent_vm_id if known is None else known)
+    authority.check(caller, "write", script_request.parent_vm_id if known is None else known)
 
 
 def _parse_request(data: Mapping[str, Any]) -> ScriptRequest:
@@ -271,13 +271,13 @@ def _address(data: Mapping[str, Any]) -> str:
     return text
 
 
-def _text_of(value: object, field: str, most: int = MAX_TEXT) -> str:
+def _text_of(value: object, field: str, maximum: int = MAX_TEXT) -> str:
     if not isinstance(value, str):
         raise BadInput(f"{field}: must be a string", field)
     if not is_text(value):
         raise BadInput(f"{field}: has characters that are no text", field)
-    if len(value) > most:
-        raise BadInput(f"{field}: at most {most} characters", field)
+    if len(value) > maximum:
+        raise BadInput(f"{field}: at most {maximum} characters", field)
     return value
 
 
@@ -311,11 +311,11 @@ def _size_of(request: Request, form: str, own: str, *, whole: bool) -> int:
     """Return the size of the user-data in bytes, before a join token is issued."""
     if not request.query_params.get("for"):
         return 0
-    wish = _parse_request(request.data if isinstance(request.data, dict) else {})
-    _check_permission(request.user, wish)
+    script_request = _parse_request(request.data if isinstance(request.data, dict) else {})
+    _check_permission(request.user, script_request)
     # As long as a token, and equally incompressible.
     text = cloud_init.user_data(
-        _plan(wish, join_token=joining.PREFIX + secrets.token_urlsafe(32)), whole=whole
+        _plan(script_request, join_token=joining.PREFIX + secrets.token_urlsafe(32)), whole=whole
     )
     if form == "gzip":
         return len(user_data.gzipped(text)) + 8
@@ -329,15 +329,15 @@ def _check_size(request: Request, size: int) -> None:
 
 
 def _text(text: str, kind: str = "text/cloud-config") -> HttpResponse:
-    answer = HttpResponse(text, content_type=f"{kind}; charset=utf-8")
-    answer["Cache-Control"] = "no-store"
-    return answer
+    response = HttpResponse(text, content_type=f"{kind}; charset=utf-8")
+    response["Cache-Control"] = "no-store"
+    return response
 
 
 def _json(plan: BootPlan, *, whole: bool) -> Response:
     text = cloud_init.user_data(plan, whole=whole)
     size = len(text.encode())
-    answer = {
+    response = {
         "vmId": plan.vm_id,
         "name": plan.name,
         "type": plan.profile.type,
@@ -347,15 +347,15 @@ def _json(plan: BootPlan, *, whole: bool) -> Response:
         "metaData": cloud_init.meta_data(plan),
         "joinToken": plan.join_token,
     }
-    return Response(answer, status=201, headers={"Cache-Control": "no-store"})
+    return Response(response, status=201, headers={"Cache-Control": "no-store"})
 
 
 def _download(content: bytes, plan: BootPlan, ending: str, kind: str) -> HttpResponse:
-    answer = HttpResponse(content, content_type=kind)
+    response = HttpResponse(content, content_type=kind)
     name = f"{cloud_init.host_name(plan)}-seed.{ending}"
-    answer["Content-Disposition"] = f'attachment; filename="{name}"'
-    answer["Cache-Control"] = "no-store"
-    return answer
+    response["Content-Disposition"] = f'attachment; filename="{name}"'
+    response["Cache-Control"] = "no-store"
+    return response
 
 
 urlpatterns = [

@@ -57,8 +57,8 @@ class Shell(Protocol):
     ) -> CommandResult:
         """Run a command in the user's shell; `on_output` receives both streams as they arrive.
 
-        At most 16 MiB of each stream are kept. Raise ShellAway when the connection is lost (the
-        command may have run, or still runs), CommandTimeout after `timeout` seconds.
+        At most 16 MiB of each stream are kept. Raise ShellUnavailable when the connection is lost
+        (the command may have run, or still runs), CommandTimeout after `timeout` seconds.
         """
         ...
 
@@ -66,20 +66,20 @@ class Shell(Protocol):
         """Run an sh script in the user's home, whatever the user's login shell is or prints.
 
         `data` is its stdin. Raise ShellRefused, with the output received instead, if the account
-        cannot run scripts, ShellAway if the script was interrupted, and the errors of `run`.
+        cannot run scripts, ShellUnavailable if the script was interrupted, and the errors of `run`.
         """
         ...
 
     def put(self, path: str, data: bytes, mode: int, timeout: float = 120.0) -> None:
         """Write a file atomically, creating its folder. A relative path starts at the user's home.
 
-        Raise ShellAway, and ShellError if it cannot be written.
+        Raise ShellUnavailable, and ShellError if it cannot be written.
         """
         ...
 
 
 def connect(login: Login, timeout: float = 15.0) -> Shell:
-    """Log in within `timeout` seconds. Raise ShellAway, ShellRefused.
+    """Log in within `timeout` seconds. Raise ShellUnavailable, ShellRefused.
 
     Without a known host key the first one shown is accepted and passed to `login.keep`.
     """

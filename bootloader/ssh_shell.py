@@ -211,7 +211,7 @@ class SshShell:
         on_output: Callable[[bytes], None] | None = None,
     ) -> CommandResult:
         """Run a command in a session of its own on the shared connection."""
-        return self._converse(command, stdin, timeout, on_output)
+        return self._run_command(command, stdin, timeout, on_output)
 
     def script(self, script: str, *, data: bytes = b"", timeout: float) -> CommandResult:
         """Run a script as `remote_script` describes.
@@ -220,12 +220,14 @@ class SshShell:
         """
         framed = FramedScript(script)
         text = framed.text(has_data=bool(data))
-        later = (framed.begin, data) if data else None
-        ran = self._converse(COMMAND, text, timeout, later=later)
+        deferred = (framed.begin, data) if data else None
+        ran = self._run_command(COMMAND, text, timeout, deferred=deferred)
         reply = framed.reply(ran.output, ran.errors)
         if not reply.began:
-            said = reply.noise or f"nothing, and ended with status {ran.exit_status}"
-            problem = f"{_name(self._login)} runs no script for {self._login.user}; it says: {said}"
+            output = reply.noise or f"nothing, and ended with status {ran.exit_status}"
+            problem = (
+                f"{_name(self._login)} runs no script for {self._login.user}; it says: {output}"
+            )
             raise ShellRefused(problem)
         if reply.status is None:
             raise ShellUnavailable(
@@ -233,24 +235,24 @@ class SshShell:
             )
         return CommandResult(reply.status, reply.output, reply.errors)
 
-    def _converse(
+    def _run_command(
         self,
         command: str,
         stdin: bytes,
         timeout: float,
         on_output: Callable[[bytes], None] | None = None,
-        later: tuple[bytes, bytes] | None = None,
+        deferred: tuple[bytes, bytes] | None = None,
     ) -> CommandResult:
         end = time.monotonic() + timeout
         with self._session(end) as channel:
-            talk = _StreamPump(channel, stdin, on_output, later)
+            stream_pump = _StreamPump(channel, stdin, on_output, deferred)
             # The request itself would wait forever on a frozen machine.
             watch = threading.Timer(timeout, channel.close)
             watch.daemon = True
             watch.start()
             try:
                 channel.exec_command(command)
-                whole = talk.hold(end)
+                finished = stream_pump.run(end)
             except (paramiko.SSHException, OSError, EOFError) as error:
                 if time.monotonic() >= end:
                     raise _timeout_error(timeout) from None
@@ -259,11 +261,11 @@ class SshShell:
                 watch.cancel()
             # -1 means no status: timeout, ended by a signal, or connection lost.
             status: int = channel.exit_status
-            if not whole or (status == -1 and time.monotonic() >= end):
+            if not finished or (status == -1 and time.monotonic() >= end):
                 raise _timeout_error(timeout)
             if status == -1:
-                self._must_live()
-        return CommandResult(status, bytes(talk.output), bytes(talk.errors))
+                self._check_alive()
+        return CommandResult(status, bytes(stream_pump.output), bytes(stream_pump.errors))
 
     def put(self, path: str, data: bytes, mode: int, timeout: float = 120.0) -> None:
         """Write to a temporary file first, and check its length before it replaces the target."""
@@ -278,8 +280,8 @@ class SshShell:
         """
         ran = self.script(script, data=data, timeout=timeout)
         if ran.exit_status:
-            said = clipped_end(ran.errors.decode("utf-8", "replace").strip(), 300)
-            raise ShellError(f"{path} could not be written: {said or 'not all of it arrived'}")
+            output = clipped_end(ran.errors.decode("utf-8", "replace").strip(), 300)
+            raise ShellError(f"{path} could not be written: {output or 'not all of it arrived'}")
 
     @contextlib.contextmanager
     def _session(self, end: float) -> Iterator[paramiko.Channel]:
@@ -296,8 +298,8 @@ class SshShell:
         finally:
             channel.close()
 
-    def _must_live(self) -> None:
-        """Raise ShellAway if the connection is gone.
+    def _check_alive(self) -> None:
+        """Raise ShellUnavailable if the connection is gone.
 
         Called when no exit status arrived, which also happens if a signal ended the command.
         """
@@ -322,56 +324,58 @@ class _StreamPump:
         channel: paramiko.Channel,
         stdin: bytes,
         on_output: Callable[[bytes], None] | None,
-        later: tuple[bytes, bytes] | None = None,
+        deferred: tuple[bytes, bytes] | None = None,
     ) -> None:
         self.channel = channel
         self.stdin = memoryview(stdin)
         # A marker, and the data to send once the output contains it.
-        self.later = later
-        self.fed = False
+        self.deferred = deferred
+        self.input_sent = False
         self.on_output = on_output
         self.output, self.errors = bytearray(), bytearray()
-        self.wake = _DataEvent()
-        channel.in_buffer.set_event(self.wake)
-        channel.in_stderr_buffer.set_event(self.wake)
+        self.data_event = _DataEvent()
+        channel.in_buffer.set_event(self.data_event)
+        channel.in_stderr_buffer.set_event(self.data_event)
 
-    def hold(self, end: float) -> bool:
+    def run(self, end: float) -> bool:
         """Pump until the command and its output have ended (True) or `end` is reached (False)."""
         ended: float | None = None
         while True:
-            self._feed()
+            self._send_input()
             # Read before the output: data that arrives later is read below, or in the next
             # iteration.
             over = self.channel.closed or self.channel.eof_received
-            heard = self._listen()
+            received = self._read_output()
             now = time.monotonic()
             if self.channel.exit_status_ready():
-                ended = now if ended is None or heard else ended
-                if not heard and (over or now - ended > _LINGER_SECONDS):
+                ended = now if ended is None or received else ended
+                if not received and (over or now - ended > _LINGER_SECONDS):
                     return True
             if now >= end:
                 return False
-            if not heard:
-                self.wake.next(min(end - now, 0.2 if self.fed and not over else 0.01))
+            if not received:
+                self.data_event.wait_for_data(
+                    min(end - now, 0.2 if self.input_sent and not over else 0.01)
+                )
 
-    def _feed(self) -> None:
-        while not self.fed and self.channel.send_ready():
+    def _send_input(self) -> None:
+        while not self.input_sent and self.channel.send_ready():
             try:
-                if not self.stdin and self.later:
-                    if self.later[0] not in self.output:
+                if not self.stdin and self.deferred:
+                    if self.deferred[0] not in self.output:
                         return
-                    self.stdin, self.later = memoryview(self.later[1]), None
+                    self.stdin, self.deferred = memoryview(self.deferred[1]), None
                 elif self.stdin:
                     self.stdin = self.stdin[self.channel.send(bytes(self.stdin[:32768])) :]
                 else:
                     self.channel.shutdown_write()
-                    self.fed = True
+                    self.input_sent = True
             except OSError:
-                self.fed = True  # the command ended without reading all of it
+                self.input_sent = True  # the command ended without reading all of it
 
-    def _listen(self) -> bool:
+    def _read_output(self) -> bool:
         """Read available output; return whether there was any."""
-        heard = False
+        received = False
         for ready, take, kept in (
             (self.channel.recv_ready, self.channel.recv, self.output),
             (self.channel.recv_stderr_ready, self.channel.recv_stderr, self.errors),
@@ -381,11 +385,11 @@ class _StreamPump:
                 if not ready():
                     break
                 data = take(65536)
-                heard = heard or bool(data)
+                received = received or bool(data)
                 kept += data[: max(0, MAX_OUTPUT - len(kept))]
                 if data and self.on_output is not None:
                     self.on_output(data)
-        return heard
+        return received
 
 
 class _DataEvent(threading.Event):
@@ -398,7 +402,7 @@ class _DataEvent(threading.Event):
     def clear(self) -> None:
         """Do nothing: that one stream was emptied says nothing about the other one."""
 
-    def next(self, seconds: float) -> None:
+    def wait_for_data(self, seconds: float) -> None:
         """Wait for data, at most this long."""
         self.wait(seconds)
         super().clear()

@@ -83,12 +83,12 @@ class _Pump:
             selector.register(self.plain, selectors.EVENT_READ)
             # A broken side ends the pipe; SSH sees the end of its stream.
             with contextlib.suppress(OSError):
-                while not self._over():
-                    self._pass_on()
-                    if not self._over():
+                while not self._has_ended():
+                    self._copy()
+                    if not self._has_ended():
                         self._wait(selector)
 
-    def _over(self) -> bool:
+    def _has_ended(self) -> bool:
         return (self.plain_ended and not self.to_inside) or (
             self.inside_ended and not self.to_plain
         )
@@ -114,7 +114,7 @@ class _Pump:
                 selector.unregister(sock)
         selector.select()
 
-    def _pass_on(self) -> None:
+    def _copy(self) -> None:
         self._read_inside()
         self._read_plain()
         self._write_plain()

@@ -63,17 +63,17 @@ def check_fits(size: int, cloud: str) -> None:
     """Raise BadInput if the cloud is unknown or its limit is below `size` bytes."""
     if cloud not in LIMITS:
         raise BadInput(f"for: must be one of {', '.join(LIMITS)}", "for")
-    most = LIMITS[cloud]
-    if most is not None and size > most:
-        text = f"for: {cloud} takes {most} bytes of user-data, and this is {size}"
+    limit = LIMITS[cloud]
+    if limit is not None and size > limit:
+        text = f"for: {cloud} takes {limit} bytes of user-data, and this is {size}"
         raise BadInput(f"{text}; form=gzip makes it smaller", "for")
 
 
 def limits_of(size: int) -> list[dict[str, object]]:
     """List each cloud with its limit, and whether user-data of this size fits."""
     return [
-        {"cloud": cloud, "bytes": most, "fits": most is None or size <= most}
-        for cloud, most in LIMITS.items()
+        {"cloud": cloud, "bytes": limit, "fits": limit is None or size <= limit}
+        for cloud, limit in LIMITS.items()
     ]
 
 

@@ -107,12 +107,12 @@ def create(request: HttpRequest) -> HttpResponse:
     if not form.is_valid():
         return _form(request, form, 400)
     try:
-        wish = form.wish()
+        vm_request = form.to_request()
         if "start" not in request.POST:
-            return _preview(request, form, preview.make_preview(wish, by=request.user))
-        started = services.start(wish, by=request.user, key=_query_text(request.POST, "key"))
+            return _preview(request, form, preview.make_preview(vm_request, by=request.user))
+        started = services.start(vm_request, by=request.user, key=_query_text(request.POST, "key"))
     except ReefError as error:
-        form.refuse(error)
+        form.add_service_error(error)
         return _form(request, form, error.status)
     if len(started.rows) == 1:
         return redirect("bootloader:detail", started.rows[0].pk)
@@ -133,7 +133,7 @@ def _initial(query: QueryDict) -> dict[str, str]:
 
 
 def _form(request: HttpRequest, form: ProvisionForm, status: int = 200) -> HttpResponse:
-    form.point_at_errors()
+    form.link_errors()
     return render(request, "bootloader/create.html", {"form": form}, status=status)
 
 
@@ -225,8 +225,8 @@ def cancel(request: HttpRequest, pk: str) -> HttpResponse:
         row = services.find(pk)
         has_vm = row.machine is not None and not row.machine.is_gone
         return render(request, "bootloader/cancel.html", {"row": row, "has_vm": has_vm})
-    leftover = wishes.parse_cleanup(request.POST.get("machine"))
-    row = services.cancel(pk, leftover, by=request.user)
+    cleanup = wishes.parse_cleanup(request.POST.get("machine"))
+    row = services.cancel(pk, cleanup, by=request.user)
     messages.success(request, f"{row.name} is being cancelled.")
     return redirect("bootloader:detail", row.pk)
 
@@ -290,8 +290,8 @@ def _groups() -> list[dict[str, Any]]:
 @spoken
 def decide_many(request: HttpRequest) -> HttpResponse:
     """Carry out the proposals of all findings of one group."""
-    said = {name: _query_text(request.POST, name) for name in ("kind", "provider", "proposal")}
-    rows = list(Finding.objects.open().filter(**said).order_by("id")[:MAX_FINDINGS])
+    filters = {name: _query_text(request.POST, name) for name in ("kind", "provider", "proposal")}
+    rows = list(Finding.objects.open().filter(**filters).order_by("id")[:MAX_FINDINGS])
     call = outside_calls.act_on_many(rows, None, by=request.user)
     return page_answer(request, call, reverse("bootloader:findings"))
 

@@ -31,7 +31,7 @@ def new_id() -> str:
 
 
 class ProvisioningQuerySet(models.QuerySet["Provisioning"]):
-    def light(self) -> Self:
+    def without_texts(self) -> Self:
         """Defer the large text columns."""
         return self.select_related("machine").defer("script", "user_data")
 
@@ -39,11 +39,11 @@ class ProvisioningQuerySet(models.QuerySet["Provisioning"]):
         """Return provisionings that have not ended."""
         return self.filter(state__in=OPEN_STATES)
 
-    def at_work(self) -> Self:
+    def active(self) -> Self:
         """Return provisionings that occupy one of the concurrent slots."""
         return self.filter(state__in=ACTIVE_STATES)
 
-    def holding(self) -> Self:
+    def reserving_names(self) -> Self:
         """Return provisionings whose names are still reserved."""
         return self.filter(released_at__isnull=True)
 
@@ -53,10 +53,10 @@ class ProvisioningQuerySet(models.QuerySet["Provisioning"]):
         """
         now = clock.now()
         free = clock.is_over("leased_until", now, lease)
-        mine = self.at_work().filter(free, pk=pk)
+        mine = self.active().filter(free, pk=pk)
         if not mine.update(leased_until=now + lease, leased_by=holder):
             return None
-        return self.light().get(pk=pk)
+        return self.without_texts().get(pk=pk)
 
     def count_by_state(self) -> dict[str, int]:
         """Count rows by state; states without rows are missing."""
@@ -154,8 +154,8 @@ class Provisioning(models.Model):
             raise LostRace(f"'{self}' is no longer {old}")
         for name, value in fields.items():
             setattr(self, name, value)
-        said = f"{old} → {to}" + (f": {reason}" if reason else "")
-        LogLine.objects.create(provisioning=self, kind=LogLine.Kind.STATE, text=clipped(said, 2000))
+        line = f"{old} → {to}" + (f": {reason}" if reason else "")
+        LogLine.objects.create(provisioning=self, kind=LogLine.Kind.STATE, text=clipped(line, 2000))
 
 
 class BootStepQuerySet(models.QuerySet["BootStep"]):

@@ -66,20 +66,20 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--target", type=Path, required=True)
     parser.add_argument("--version", default="", help="another one than the lock's")
     parser.add_argument("--npm-from", default="", help="the registry, if there is no npm here")
-    asked = parser.parse_args(argv)
-    registry = asked.npm_from.rstrip("/")
+    options = parser.parse_args(argv)
+    registry = options.npm_from.rstrip("/")
     try:
         recipe = PINNED
-        if asked.version and asked.version != locked_version():
-            provide_npm(asked.target.parent, registry)
-            recipe = recipe_for(asked.version, asked.target.parent)
-        if not installed(recipe, asked.target):
-            check_room(asked.target)
-            provide_npm(asked.target.parent, registry)
+        if options.version and options.version != locked_version():
+            provide_npm(options.target.parent, registry)
+            recipe = recipe_for(options.version, options.target.parent)
+        if not installed(recipe, options.target):
+            check_room(options.target)
+            provide_npm(options.target.parent, registry)
     except (InstallError, OSError) as error:
         say(str(error))
         return 1
-    return 0 if ensure_or_note(recipe, asked.target.absolute(), say) else 1
+    return 0 if ensure_or_note(recipe, options.target.absolute(), say) else 1
 
 
 def check_room(target: Path) -> None:
@@ -210,10 +210,10 @@ def _node_major() -> int:
     node = shutil.which("node")
     if not node:
         return 0
-    told = subprocess.run(
+    result = subprocess.run(
         [node, "--version"], stdin=subprocess.DEVNULL, capture_output=True, text=True
     )
-    number = told.stdout.strip().lstrip("v").split(".")[0]
+    number = result.stdout.strip().lstrip("v").split(".")[0]
     return int(number) if number.isdigit() else 0
 
 

@@ -43,10 +43,10 @@ def enter(file: Path, provider: str, model: str, url: str) -> None:
         raise ValueError("it has no object 'providers'")
     found["providers"] = {**found.get("providers", {}), provider: entry(model, url)}
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    fresh = file.with_name(f".{file.name}.new")
-    fresh.touch(mode=0o600)
-    fresh.write_text(json.dumps(found, indent=1) + "\n")
-    fresh.replace(file)
+    draft = file.with_name(f".{file.name}.new")
+    draft.touch(mode=0o600)
+    draft.write_text(json.dumps(found, indent=1) + "\n")
+    draft.replace(file)
 
 
 def entry(model: str, url: str) -> dict[str, Any]:

@@ -151,5 +151,5 @@ class Provider(Protocol):
         ...
 
     def check(self) -> KeyVerdict:
-        """Check our key. Raise ProviderAway if the provider cannot be reached."""
+        """Check our key. Raise ProviderUnavailable if the provider cannot be reached."""
         ...

@@ -48,19 +48,19 @@ class SshHosts:
         return [_machine(each) for each in found if str(each.pk) not in known]
 
     def branch(self, machine_id: str, count: int = 1) -> builtins.list[Machine]:
-        """Raise CannotDo."""
+        """Raise UnsupportedOperation."""
         _unsupported("be branched")
 
     def commit(self, machine_id: str, name: str) -> str:
-        """Raise CannotDo."""
+        """Raise UnsupportedOperation."""
         _unsupported("be saved as a commit")
 
     def pause(self, machine_id: str) -> None:
-        """Raise CannotDo."""
+        """Raise UnsupportedOperation."""
         _unsupported("be paused")
 
     def resume(self, machine_id: str) -> None:
-        """Raise CannotDo."""
+        """Raise UnsupportedOperation."""
         _unsupported("be resumed")
 
     def delete(self, machine_id: str) -> None:

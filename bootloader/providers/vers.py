@@ -120,7 +120,7 @@ class Vers:
             return False
 
     def branch(self, machine_id: str, count: int = 1) -> builtins.list[Machine]:
-        """Save the VM, restore the copies, and let the VM continue. Raise PartlyDone."""
+        """Save the VM, restore the copies, and let the VM continue. Raise PartiallyCreated."""
         made = self.client.branch(machine_id, count)
         return [Machine(vm_id, MachineState.RUNNING, parent_id=machine_id) for vm_id in made]
 
@@ -157,7 +157,7 @@ class Vers:
             self.client.set_state(machine_id, "Paused")
         except ProviderRefused as error:
             # Some versions of the platform use another state name.
-            if error.answered != 422 or "Sleeping" not in str(error):
+            if error.http_status != 422 or "Sleeping" not in str(error):
                 raise
             self.client.set_state(machine_id, "Sleeping")
 
@@ -190,11 +190,11 @@ class Vers:
         try:
             self._remove(machine_id)
         except ProviderError as error:
-            if error.answered not in (403, 404) and not isinstance(error, OutcomeUnknown):
+            if error.http_status not in (403, 404) and not isinstance(error, OutcomeUnknown):
                 raise
             lost = error
         if lost is not None and not _wait_for(
-            lambda: self._gone(machine_id), 0 if lost.answered == 403 else _CHANGE_SECONDS
+            lambda: self._gone(machine_id), 0 if lost.http_status == 403 else _CHANGE_SECONDS
         ):
             raise lost
         keyring.forget(known_id(machine_id))
@@ -204,7 +204,7 @@ class Vers:
         try:
             self.client.delete(machine_id)
         except ProviderError as error:
-            if error.answered not in (400, 409, 500):
+            if error.http_status not in (400, 409, 500):
                 raise
             if self.state(machine_id).state is not MachineState.PAUSED:
                 raise
@@ -216,7 +216,7 @@ class Vers:
         try:
             self.client.status(machine_id)
         except ProviderRefused as error:
-            if error.answered not in (403, 404):
+            if error.http_status not in (403, 404):
                 return False
             return known_id(machine_id) not in {vm.vm_id for vm in self.client.vms()}
         return False
@@ -228,7 +228,7 @@ class Vers:
         try:
             vm = self.client.status(machine_id)
         except ProviderRefused as error:
-            if error.answered == 409 and "sleeping" in str(error):
+            if error.http_status == 409 and "sleeping" in str(error):
                 return Machine(known_id(machine_id), MachineState.PAUSED)
             raise
         return _machine(vm, self.client.account().owner)
@@ -270,7 +270,7 @@ class Vers:
             return self.client.ssh_key(vm_id).private_key
         except ProviderUnavailable as error:
             # A 500 does not tell the cause; only a booting VM will have a key later.
-            state = self.state(vm_id).state if error.answered == 500 else None
+            state = self.state(vm_id).state if error.http_status == 500 else None
             if state is MachineState.PAUSED:
                 raise ProviderRefused(f"{vm_id} is paused: resume it to reach it") from None
             if state is MachineState.STOPPED:
@@ -332,7 +332,7 @@ def _wait_for(condition: Callable[[], bool], within: float = _CHANGE_SECONDS) ->
 
 
 def check_key(node: Node | None) -> KeyVerdict:
-    """Test VERS_API_KEY as resolved for this node. Raise ProviderAway."""
+    """Test VERS_API_KEY as resolved for this node. Raise ProviderUnavailable."""
     return Vers(Client(node)).check()
 
 

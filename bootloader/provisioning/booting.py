@@ -77,16 +77,16 @@ def inspect_vm(shell: Shell, row: Provisioning) -> VMDescription:
     sed -n 's/.*"VERS_VM_ID": *"\\([^"]*\\)".*/was=\\1/p' "$home/identity.json" 2>/dev/null
     true
     """
-    said: dict[str, list[str]] = {}
-    for line in run(shell, script, "look around").decode("utf-8", "replace").splitlines():
+    output_text: dict[str, list[str]] = {}
+    for line in run_script(shell, script, "look around").decode("utf-8", "replace").splitlines():
         name, _, value = line.partition("=")
-        said.setdefault(name, []).append(value.strip()[:255])
+        output_text.setdefault(name, []).append(value.strip()[:255])
     return VMDescription(
-        user=said.get("user", [""])[0],
-        host=said.get("host", [""])[0],
-        machine=said.get("machine", [""])[0],
-        tools=frozenset(said.get("tool", [])),
-        was=said.get("was", [""])[0],
+        user=output_text.get("user", [""])[0],
+        host=output_text.get("host", [""])[0],
+        machine=output_text.get("machine", [""])[0],
+        tools=frozenset(output_text.get("tool", [])),
+        was=output_text.get("was", [""])[0],
     )
 
 
@@ -95,7 +95,7 @@ def upload(shell: Shell, row: Provisioning, script: str) -> None:
     shell.put(f"{folder_of(row)}/boot.sh", script.encode(), 0o700)
 
 
-def begin(shell: Shell, row: Provisioning, number: int) -> None:
+def start_script(shell: Shell, row: Provisioning, number: int) -> None:
     """Start the script unless this run of it was started before."""
     # Not `bash -c`: under sshd it reads .bashrc, which may change the folder.
     script = f"""
@@ -110,10 +110,10 @@ def begin(shell: Shell, row: Provisioning, number: int) -> None:
       echo $? > status.new && mv status.new status
     ' reef-boot-{row.pk} > /dev/null 2>&1 < /dev/null &
     """
-    run(shell, script, "start the boot script")
+    run_script(shell, script, "start the boot script")
 
 
-def look(shell: Shell, row: Provisioning, number: int, offset: int) -> ScriptState:
+def poll_script(shell: Shell, row: Provisioning, number: int, offset: int) -> ScriptState:
     """Return the state of run `number`, and its output from this byte on."""
     script = f"""
     cd "$HOME/{folder_of(row)}/run-{number}" 2>/dev/null || exit 0
@@ -127,7 +127,7 @@ def look(shell: Shell, row: Provisioning, number: int, offset: int) -> ScriptSta
     tail -c +{offset + 1} out 2>/dev/null | head -c {CHUNK_BYTES}
     true
     """
-    head, _, output = run(shell, script, "look at the boot script").partition(_OUTPUT_MARKER)
+    head, _, output = run_script(shell, script, "look at the boot script").partition(_OUTPUT_MARKER)
     facts = dict(line.partition("=")[::2] for line in head.decode("utf-8", "replace").split("\n"))
     status, size = facts.get("status", ""), facts.get("size", "").strip()
     return ScriptState(
@@ -140,7 +140,7 @@ def look(shell: Shell, row: Provisioning, number: int, offset: int) -> ScriptSta
     )
 
 
-def end(shell: Shell, row: Provisioning) -> None:
+def kill_script(shell: Shell, row: Provisioning) -> None:
     """Kill the script with its child processes."""
     script = f"""
     cd "$HOME/{folder_of(row)}" 2>/dev/null || exit 0
@@ -153,15 +153,15 @@ def end(shell: Shell, row: Provisioning) -> None:
     done
     true
     """
-    run(shell, script, "end the boot script")
+    run_script(shell, script, "end the boot script")
 
 
-def clear(shell: Shell, row: Provisioning) -> None:
+def remove_script(shell: Shell, row: Provisioning) -> None:
     """Remove the script, which contains a token."""
-    run(shell, f'rm -f -- "$HOME/{folder_of(row)}/boot.sh"', "clear up")
+    run_script(shell, f'rm -f -- "$HOME/{folder_of(row)}/boot.sh"', "clear up")
 
 
-def leave(shell: Shell) -> None:
+def clean_host(shell: Shell) -> None:
     """Stop reef's processes on a host that is released, and remove everything that holds a token
     or a key. Programs, logs and the profile's own files stay.
     """
@@ -204,28 +204,28 @@ def leave(shell: Shell) -> None:
     rm -rf -- "$HOME/.reef-boot" "$home/run"
     true
     """
-    run(shell, script, "leave the machine")
+    run_script(shell, script, "leave the machine")
 
 
-def stop(context: Context) -> None:
+def stop_script(context: Context) -> None:
     """End the script on a VM that is kept. A VM that cannot be reached is left unchanged."""
     machine = context.row.machine
     if machine is None:
         return
     with contextlib.suppress(ShellError, ProviderError, StepFailed):
-        with lines.to(machine) as shell:
-            end(shell, context.row)
-            clear(shell, context.row)
+        with lines.connection(machine) as shell:
+            kill_script(shell, context.row)
+            remove_script(shell, context.row)
         lines.disconnect(machine)
 
 
-def run(shell: Shell, script: str, what: str) -> bytes:
+def run_script(shell: Shell, script: str, what: str) -> bytes:
     """Run an sh script, whatever the user's login shell is, and return its output.
 
     Raise StepFailed.
     """
     ran = shell.script(script, timeout=COMMAND_SECONDS)
     if ran.exit_status:
-        said = printable(ran.errors) or printable(ran.output)
-        raise StepFailed(f"could not {what}: {said or f'exit status {ran.exit_status}'}")
+        output_text = printable(ran.errors) or printable(ran.output)
+        raise StepFailed(f"could not {what}: {output_text or f'exit status {ran.exit_status}'}")
     return ran.output

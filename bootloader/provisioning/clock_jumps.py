@@ -14,5 +14,5 @@ def rebase(jump: timedelta) -> None:
     """Shift start times, next checks and leases by the jump."""
     steps = BootStep.objects.filter(state=StepState.RUNNING)
     steps.update(started_at=F("started_at") + jump)
-    at_work = Provisioning.objects.at_work()
-    at_work.update(look_at=F("look_at") + jump, leased_until=F("leased_until") + jump)
+    active = Provisioning.objects.active()
+    active.update(look_at=F("look_at") + jump, leased_until=F("leased_until") + jump)

@@ -46,10 +46,10 @@ def create(context: Context, step: BootStep) -> CheckAgain | None:
     if _has_vm(context):
         return None
     if may_have_requested(step):
-        found = look(context, step)
+        found = find_lost_vm(context, step)
         if found is not None or context.row.machine is not None:
             return found
-    context.must_hold()
+    context.check_lease()
     # Committed before the call, so that a crash cannot hide it.
     step.keep(asked_at=clock.now().isoformat(), lost_at=None)
     provider = providers.get(row.provider)
@@ -73,18 +73,18 @@ def may_have_requested(step: BootStep) -> bool:
     return bool(step.facts.get("asked_at"))
 
 
-def look(context: Context, step: BootStep) -> CheckAgain | None:
+def find_lost_vm(context: Context, step: BootStep) -> CheckAgain | None:
     """Look for the VM of a call whose response was lost.
 
     Return None when it is resolved: the provisioning has the VM now, or none was created.
     """
-    row, asked = context.row, datetime.fromisoformat(step.facts["asked_at"])
+    row, requested_at = context.row, datetime.fromisoformat(step.facts["asked_at"])
     provider = providers.get(row.provider)
     # A machine first listed since then, without a provisioning, may be ours.
-    others = Q(known_since__lt=asked) | Q(provisionings__isnull=False)
+    others = Q(known_since__lt=requested_at) | Q(provisionings__isnull=False)
     rows = Machine.objects.of(row.provider).filter(others)
     known = frozenset(rows.values_list("machine_id", flat=True))
-    found = provider.find_created(spec_of(row), asked, known)
+    found = provider.find_created(spec_of(row), requested_at, known)
     for each in sorted(found, key=lambda one: one.id):
         if _assign(context, each, "found again"):
             return None
@@ -114,13 +114,13 @@ def _assign(context: Context, seen: base.Machine, how: str) -> bool:
     """Assign the machine to this provisioning; return False if another one has it."""
     row = context.row
     try:
-        machine, held = _assign_row(row, seen)
+        machine, previous = _assign_row(row, seen)
     except IntegrityError:
         return False
-    if held is None:
+    if previous is None:
         row.machine, row.vm_id = machine, machine.vm_id
         context.say(f"VM {machine.machine_id} is {how}", None)
-    elif held.pk != machine.pk:
+    elif previous.pk != machine.pk:
         # Two workers called because one was presumed dead: one VM is enough.
         context.say(f"VM {machine.machine_id} is one too many and is deleted", None)
         machines.end(machine, by=f"provisioning {row.pk}, which has another one")
@@ -133,19 +133,19 @@ def _assign_row(row: Provisioning, seen: base.Machine) -> tuple[Machine, Machine
 
     Raise IntegrityError if another provisioning has the machine.
     """
-    held = Provisioning.objects.select_for_update(of=("self",)).get(pk=row.pk).machine
+    previous = Provisioning.objects.select_for_update(of=("self",)).get(pk=row.pk).machine
     others = Provisioning.objects.filter(
         machine__provider=row.provider, machine__machine_id=seen.id
     )
     if others.exclude(pk=row.pk).exists():
         raise IntegrityError(f"machine {seen.id} is another one's")
-    vm_id = "" if held else machines.new_vm_id(seen.id)
+    vm_id = "" if previous else machines.new_vm_id(seen.id)
     machine = machines.record(row.provider, seen, name=row.name, vm_id=vm_id)
-    if held is None:
+    if previous is None:
         # The constraint is the lock: only one of two finders gets the machine.
         Provisioning.objects.filter(pk=row.pk).update(machine=machine, vm_id=vm_id)
         BootStep.objects.get(provisioning=row, name="create").keep(asked_at=None)
-    return machine, held
+    return machine, previous
 
 
 def address_of(row: Provisioning) -> str:

@@ -34,33 +34,33 @@ def finish_cancellation(context: Context) -> float | None:
         if wait is not None:
             return wait
         machine = row.machine
-        fate = "no VM was made" if machine is None else "its VM was gone already"
+        outcome = "no VM was made" if machine is None else "its VM was gone already"
         if machine is not None and not machine.is_gone:
             if row.on_failure == CleanupPolicy.DELETE:
                 machines.delete(machine, by=row.actor, note=f"of cancelled provisioning {row.pk}")
-                fate = f"its VM {machine} was deleted"
+                outcome = f"its VM {machine} was deleted"
             else:
-                booting.stop(context)
-                machines.note(machine, f"kept when provisioning {row.pk} was cancelled")
-                fate = f"its VM {machine} was kept"
-            context.say(fate, None)
+                booting.stop_script(context)
+                machines.set_note(machine, f"kept when provisioning {row.pk} was cancelled")
+                outcome = f"its VM {machine} was kept"
+            context.say(outcome, None)
     except ProviderUnavailable as error:
         return _retry_later(context, error)
     except ReefError as error:
         # Keep the row visible as failed: the VM still exists.
         _fail_cancellation(row, f"cancelled, but its VM is still there: {error}")
         return None
-    _complete(row, fate)
+    _complete(row, outcome)
     return None
 
 
-def _complete(row: Provisioning, fate: str) -> None:
-    who = row.reason.rpartition("; its VM is to be ")[0] or row.reason
+def _complete(row: Provisioning, outcome: str) -> None:
+    actor = row.reason.rpartition("; its VM is to be ")[0] or row.reason
     with transaction.atomic():
         if row.vm_id:
             joining.revoke_unused(row.vm_id)
         row.steps.cancel()
-        row.move(State.CANCELLED, f"{who}; {fate}", released_at=clock.now())
+        row.move(State.CANCELLED, f"{actor}; {outcome}", released_at=clock.now())
     rings.tell(row.pk)
 
 
@@ -77,7 +77,7 @@ def _find_lost(context: Context) -> float | None:
     step = context.row.steps.get(name="create")
     if context.row.machine is not None or not creating.may_have_requested(step):
         return None
-    later = creating.look(context, step)
+    later = creating.find_lost_vm(context, step)
     return None if later is None else later.seconds
 
 

@@ -25,13 +25,13 @@ def alone() -> None:
 
 def check_quota(more: int, node: Node | None) -> None:
     """Raise Conflict unless this many more VMs are allowed."""
-    most = config.integer("REEF_MAX_VMS", node)
-    if not most:
+    maximum = config.integer("REEF_MAX_VMS", node)
+    if not maximum:
         return
     there = Machine.objects.living().exclude(vm_id="").count()
     coming = Provisioning.objects.open().filter(machine__isnull=True).count()
-    if there + coming + more > most:
-        text = f"{there} VMs are there and {coming} are coming; REEF_MAX_VMS allows {most}"
+    if there + coming + more > maximum:
+        text = f"{there} VMs are there and {coming} are coming; REEF_MAX_VMS allows {maximum}"
         raise Conflict(text)
 
 
@@ -42,10 +42,10 @@ def max_concurrent() -> int:
 
 def why_waiting() -> str:
     """Return the text that tells what queued provisionings wait for."""
-    most = max_concurrent()
-    if Provisioning.objects.at_work().count() < most:
+    maximum = max_concurrent()
+    if Provisioning.objects.active().count() < maximum:
         return "begins as soon as a worker takes it"
-    return f"waits for one of {most} place{'' if most == 1 else 's'} (REEF_PROVISION_AT_ONCE)"
+    return f"waits for one of {maximum} place{'' if maximum == 1 else 's'} (REEF_PROVISION_AT_ONCE)"
 
 
 def start_queued() -> list[str]:
@@ -53,7 +53,7 @@ def start_queued() -> list[str]:
     begun: list[str] = []
     with transaction.atomic():
         alone()
-        room = max_concurrent() - Provisioning.objects.at_work().count()
+        room = max_concurrent() - Provisioning.objects.active().count()
         waiting = Provisioning.objects.filter(state=State.QUEUED).order_by("id")
         for row in waiting[: max(0, room)]:
             try:

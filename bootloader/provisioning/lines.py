@@ -24,45 +24,45 @@ _lock = threading.Lock()
 
 
 @contextlib.contextmanager
-def to(machine: Machine) -> Iterator[Shell]:
+def connection(machine: Machine) -> Iterator[Shell]:
     """Connect to a machine, or take its pooled connection.
 
     It is pooled again unless an error occurs.
 
-    Raise ShellAway, ShellRefused, ProviderError.
+    Raise ShellUnavailable, ShellRefused, ProviderError.
     """
-    line = _take(machine.pk) or _connect(machine)
+    ssh_connection = _take(machine.pk) or _connect(machine)
     try:
-        yield line
+        yield ssh_connection
     except BaseException:
-        line.close()
+        ssh_connection.close()
         raise
     with _lock:
         old = _pool.pop(machine.pk, None)
-        _pool[machine.pk] = (line, time.monotonic())
+        _pool[machine.pk] = (ssh_connection, time.monotonic())
     if old:
         old[0].close()
 
 
 def disconnect(machine: Machine) -> None:
     """Close the pooled connection to a machine."""
-    if line := _take(machine.pk):
-        line.close()
+    if ssh_connection := _take(machine.pk):
+        ssh_connection.close()
 
 
 def _take(key: int) -> Shell | None:
     now = time.monotonic()
     with _lock:
         old = [each for each, (_, since) in _pool.items() if now - since > IDLE_SECONDS]
-        stale = [_pool.pop(each)[0] for each in old]
+        expired = [_pool.pop(each)[0] for each in old]
         found = _pool.pop(key, None)
-    for line in stale:
-        line.close()
+    for ssh_connection in expired:
+        ssh_connection.close()
     return found[0] if found else None
 
 
 def _connect(machine: Machine) -> Shell:
     provider = providers.get(machine.provider)
-    line = reach(provider, machine.machine_id, CONNECT_SECONDS)
-    Machine.objects.filter(pk=machine.pk).update(host_key=line.host_key[:2000])
-    return line
+    ssh_connection = reach(provider, machine.machine_id, CONNECT_SECONDS)
+    Machine.objects.filter(pk=machine.pk).update(host_key=ssh_connection.host_key[:2000])
+    return ssh_connection

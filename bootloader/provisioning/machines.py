@@ -57,7 +57,7 @@ def record(slug: str, seen: base.Machine, *, name: str = "", vm_id: str = "") ->
     return row
 
 
-def note(machine: Machine, text: str) -> None:
+def set_note(machine: Machine, text: str) -> None:
     """Set the machine's note."""
     Machine.objects.filter(pk=machine.pk).update(note=clipped(text, 300))
 
@@ -92,7 +92,7 @@ def gone(machine: Machine, note: str) -> None:
     with transaction.atomic():
         living = Machine.objects.living().filter(pk=machine.pk)
         living.update(gone_at=now, state="", note=clipped(note, 300))
-        done = Provisioning.objects.holding().filter(machine=machine, state=State.DONE)
+        done = Provisioning.objects.reserving_names().filter(machine=machine, state=State.DONE)
         done.update(released_at=now)
         if machine.vm_id:
             joining.revoke_unused(machine.vm_id)
@@ -129,14 +129,14 @@ def import_machine(machine: Machine, *, by: object) -> None:
 
 
 def pause(machine: Machine) -> None:
-    """Pause the machine. Raise ProviderError, CannotDo."""
+    """Pause the machine. Raise ProviderError, UnsupportedOperation."""
     provider = _provider_with(machine, base.Ability.PAUSE)
     provider.pause(machine.machine_id)
     look(machine)
 
 
 def resume(machine: Machine) -> None:
-    """Resume the machine. Raise ProviderError, CannotDo."""
+    """Resume the machine. Raise ProviderError, UnsupportedOperation."""
     provider = _provider_with(machine, base.Ability.PAUSE)
     provider.resume(machine.machine_id)
     look(machine)
@@ -163,8 +163,8 @@ def _end(machine: Machine) -> str:
 def _clean_host(machine: Machine) -> str:
     """Clean up a host that is released; log it if the host cannot be reached."""
     try:
-        with lines.to(machine) as shell:
-            booting.leave(shell)
+        with lines.connection(machine) as shell:
+            booting.clean_host(shell)
         lines.disconnect(machine)
     except NoSuchMachine:
         return ""

@@ -34,10 +34,10 @@ class Difference:
 class Preview:
     """The result of a preview. `told` explains where each part of the specification comes from."""
 
-    wish: ProvisionRequest
+    vm_request: ProvisionRequest
     names: list[str]
     spec: dict[str, Any]
-    told: list[str]
+    explanation: list[str]
     texts: RenderedTexts
     script_diff: Difference | None
     user_data_diff: Difference | None
@@ -54,37 +54,42 @@ class Preview:
         return len(self.texts.user_data.encode())
 
 
-def make_preview(wish: ProvisionRequest, *, by: object) -> Preview:
+def make_preview(vm_request: ProvisionRequest, *, by: object) -> Preview:
     """Return the preview, changing nothing.
 
     Raise the errors that starting the request would raise.
     """
-    wish, parent = services.resolve_placement(wish, by)
-    names = wish.names()
-    spec, told = resolving.spec_of_request(wish, parent)
-    made = texts.render_preview(wish, names[0])
-    last = _last(wish)
+    vm_request, parent = services.resolve_placement(vm_request, by)
+    names = vm_request.names()
+    spec, explanation = resolving.spec_of_request(vm_request, parent)
+    made = texts.render_preview(vm_request, names[0])
+    last = _last(vm_request)
     return Preview(
-        wish=wish,
+        vm_request=vm_request,
         names=names,
         spec=spec,
-        told=told,
+        explanation=explanation,
         texts=made,
         script_diff=_diff(last, last.script, made.script, names[0]) if last else None,
         user_data_diff=_diff(last, last.user_data, made.user_data, names[0]) if last else None,
-        known=list(Provisioning.objects.light().holding().filter(name__in=names).order_by("id")),
+        known=list(
+            Provisioning.objects.without_texts()
+            .reserving_names()
+            .filter(name__in=names)
+            .order_by("id")
+        ),
     )
 
 
-def as_json(wish: ProvisionRequest, *, by: object) -> dict[str, Any]:
+def as_json(vm_request: ProvisionRequest, *, by: object) -> dict[str, Any]:
     """Return the preview as JSON."""
-    made = make_preview(wish, by=by)
+    made = make_preview(vm_request, by=by)
     return {
         "names": made.names,
-        "provider": made.wish.provider,
-        "parentVmId": made.wish.parent_vm_id or None,
+        "provider": made.vm_request.provider,
+        "parentVmId": made.vm_request.parent_vm_id or None,
         "spec": spec_json(made.spec),
-        "told": made.told,
+        "told": made.explanation,
         "script": made.texts.script,
         "userData": made.texts.user_data,
         "diff": _diff_json(made.script_diff),
@@ -99,9 +104,9 @@ def _diff_json(difference: Difference | None) -> dict[str, Any] | None:
     return {"against": difference.against.pk, "lines": difference.lines}
 
 
-def _last(wish: ProvisionRequest) -> Provisioning | None:
+def _last(vm_request: ProvisionRequest) -> Provisioning | None:
     """Return the latest provisioning of this profile that has a script."""
-    used = Provisioning.objects.filter(profile=wish.profile).exclude(script="")
+    used = Provisioning.objects.filter(profile=vm_request.profile).exclude(script="")
     return used.order_by("-id").first()
 
 

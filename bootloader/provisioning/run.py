@@ -38,7 +38,7 @@ LEASE = timedelta(seconds=10)
 MAX_WAIT = timedelta(minutes=10) + clock.SKEW
 # Time after which a task yields the worker to others.
 BUDGET_SECONDS = 20.0
-# Maximum retries while something is unreachable; pauses grow up to LONGEST_PAUSE.
+# Maximum retries while something is unreachable; pauses grow up to MAX_PAUSE.
 MAX_MISSES = 12
 MAX_PAUSE = 15.0
 INTERNAL_ERROR = "an error of reef's own; its log tells more"
@@ -72,11 +72,11 @@ def tick() -> None:
     """Dispatch provisionings that a lost message or a dead worker left behind."""
     now = clock.now()
     late = now - timedelta(seconds=3)
-    for row in Provisioning.objects.at_work().order_by("id"):
-        held = row.leased_until is not None and now < row.leased_until < now + LEASE + clock.SKEW
+    for row in Provisioning.objects.active().order_by("id"):
+        leased = row.leased_until is not None and now < row.leased_until < now + LEASE + clock.SKEW
         # A time too far ahead was written before the clock was set back.
         waits = row.look_at is not None and late <= row.look_at < now + MAX_WAIT
-        if not held and not waits:
+        if not leased and not waits:
             rings.advance(row.pk)
     limits.start_queued()
 
@@ -167,7 +167,7 @@ def _run_step(context: Context, step: BootStep) -> float | None:
 def _abandon(context: Context, step: BootStep, why: str) -> float | None:
     """Fail a step that took too long, and end its script if that can be reached."""
     if step.name == StepName.RUN:
-        booting.stop(context)
+        booting.stop_script(context)
     return _fail(context.row, step, why)
 
 

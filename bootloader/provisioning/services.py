@@ -30,77 +30,87 @@ from vmtree.models import Node
 
 @dataclass(frozen=True)
 class Started:
-    """Provisionings in the order of their names; `again` if they come from an earlier request."""
+    """Provisionings in the order of their names; `existing` if an earlier request made them."""
 
     rows: list[Provisioning]
-    again: bool
+    existing: bool
 
 
-def start(wish: ProvisionRequest, *, by: object, key: str = "") -> Started:
+def start(vm_request: ProvisionRequest, *, by: object, key: str = "") -> Started:
     """Start provisionings. The same key, or the same names, return the existing rows.
 
     Raise BadInput, Conflict, Forbidden, NotFound.
     """
-    wish, parent = resolve_placement(wish, by)
-    if known := _existing(wish, str(by)[:200], key):
-        return Started(known, again=True)
+    vm_request, parent = resolve_placement(vm_request, by)
+    if known := _existing(vm_request, str(by)[:200], key):
+        return Started(known, existing=True)
     try:
         with transaction.atomic():
             limits.alone()
-            limits.check_quota(len(wish.names()), parent)
-            grants.draw(by, len(wish.names()))
-            rows = _create_rows(wish, by, key)
+            limits.check_quota(len(vm_request.names()), parent)
+            grants.draw(by, len(vm_request.names()))
+            rows = _create_rows(vm_request, by, key)
             transaction.on_commit(rings.begin)
     except IntegrityError:
         # A concurrent request created the same names.
-        if known := _existing(wish, str(by)[:200], key):
-            return Started(known, again=True)
-        raise Conflict(f"name: some of {wish.name}… are taken") from None
+        if known := _existing(vm_request, str(by)[:200], key):
+            return Started(known, existing=True)
+        raise Conflict(f"name: some of {vm_request.name}… are taken") from None
     for row in rows:
         rings.tell(row.pk)
-    return Started(rows, again=False)
+    return Started(rows, existing=False)
 
 
-def resolve_placement(wish: ProvisionRequest, by: object) -> tuple[ProvisionRequest, Node | None]:
+def resolve_placement(
+    vm_request: ProvisionRequest, by: object
+) -> tuple[ProvisionRequest, Node | None]:
     """Return the request with its parent and provider filled in, and the parent's node.
 
     Raise BadInput, Forbidden, UnknownProvider and the errors of config.
     """
     mine = authority.node_of(by)
-    if mine and wish.roof_url:
+    if mine and vm_request.roof_url:
         # Join tokens are sent to this address.
         raise Forbidden("roofReefUrl: is for the root token and operators")
-    if mine and wish.commit:
+    if mine and vm_request.commit:
         # A saved machine contains data of another VM.
         raise Forbidden("commitId: is for the root token and operators")
-    parent_id = wish.parent_vm_id or (mine.vm_id if mine else "")
+    parent_id = vm_request.parent_vm_id or (mine.vm_id if mine else "")
     parent = Node.objects.living().filter(vm_id=parent_id).first() if parent_id else None
     if parent_id and parent is None:
         raise BadInput(f"parent VM '{parent_id}' not found", "parentVmId")
-    grants.check(by, wish.profile, parent)
-    slug = wish.provider or config.text("REEF_VM_PROVIDER", parent)
+    grants.check(by, vm_request.profile, parent)
+    slug = vm_request.provider or config.text("REEF_VM_PROVIDER", parent)
     providers.get(slug)
-    return _with_placement(wish, parent_id, slug), parent
+    return _with_placement(vm_request, parent_id, slug), parent
 
 
-def _with_placement(wish: ProvisionRequest, parent_id: str, provider: str) -> ProvisionRequest:
+def _with_placement(
+    vm_request: ProvisionRequest, parent_id: str, provider: str
+) -> ProvisionRequest:
     changed = {"parent_vm_id": parent_id, "provider": provider}
-    return ProvisionRequest(**{**vars(wish), **changed})
+    return ProvisionRequest(**{**vars(vm_request), **changed})
 
 
-def _existing(wish: ProvisionRequest, actor: str, key: str) -> list[Provisioning]:
+def _existing(vm_request: ProvisionRequest, actor: str, key: str) -> list[Provisioning]:
     """Return the rows of an equal earlier request. Raise Conflict if it was a different one."""
     if key:
         rows = list(Provisioning.objects.filter(actor=actor, key=key).order_by("position"))
-        if rows and [row.name for row in rows] == wish.names() and _is_same_request(rows[0], wish):
+        if (
+            rows
+            and [row.name for row in rows] == vm_request.names()
+            and _is_same_request(rows[0], vm_request)
+        ):
             return rows
         if rows:
             raise Conflict("Idempotency-Key: was used for another request")
-    names = wish.names()
-    rows = list(Provisioning.objects.holding().filter(name__in=names).order_by("position", "id"))
+    names = vm_request.names()
+    rows = list(
+        Provisioning.objects.reserving_names().filter(name__in=names).order_by("position", "id")
+    )
     if not rows:
         return []
-    if len(rows) == len(names) and all(_is_same_request(row, wish) for row in rows):
+    if len(rows) == len(names) and all(_is_same_request(row, vm_request) for row in rows):
         return rows
     failed = next((row for row in rows if row.state == State.FAILED), None)
     if failed is not None:
@@ -111,28 +121,28 @@ def _existing(wish: ProvisionRequest, actor: str, key: str) -> list[Provisioning
     raise Conflict(f"name: '{taken.name}' is {taken.state} as provisioning {taken.pk}")
 
 
-def _is_same_request(row: Provisioning, wish: ProvisionRequest) -> bool:
+def _is_same_request(row: Provisioning, vm_request: ProvisionRequest) -> bool:
     alike = (row.profile, row.provider, row.parent_vm_id, row.on_failure, row.wish)
     return alike == (
-        wish.profile,
-        wish.provider,
-        wish.parent_vm_id,
-        wish.on_failure,
-        wish.kept(),
+        vm_request.profile,
+        vm_request.provider,
+        vm_request.parent_vm_id,
+        vm_request.on_failure,
+        vm_request.stored(),
     )
 
 
-def _create_rows(wish: ProvisionRequest, by: object, key: str) -> list[Provisioning]:
+def _create_rows(vm_request: ProvisionRequest, by: object, key: str) -> list[Provisioning]:
     batch, actor = "", str(by)[:200]
     rows = []
-    for position, name in enumerate(wish.names()):
+    for position, name in enumerate(vm_request.names()):
         row = Provisioning(
             name=name,
-            profile=wish.profile,
-            provider=wish.provider,
-            parent_vm_id=wish.parent_vm_id,
-            wish=wish.kept(),
-            on_failure=wish.on_failure,
+            profile=vm_request.profile,
+            provider=vm_request.provider,
+            parent_vm_id=vm_request.parent_vm_id,
+            wish=vm_request.stored(),
+            on_failure=vm_request.on_failure,
             actor=actor,
             asked_by_node=authority.node_of(by) is not None,
             key=key,
@@ -158,7 +168,7 @@ def _create_rows(wish: ProvisionRequest, by: object, key: str) -> list[Provision
 
 def find(provisioning_id: str) -> Provisioning:
     """Return the provisioning with this id. Raise NotFound."""
-    rows = Provisioning.objects.light()
+    rows = Provisioning.objects.without_texts()
     row = rows.filter(pk=provisioning_id.replace("\0", "")).first()
     if row is None:
         raise NotFound("provisioning not found")
@@ -214,7 +224,7 @@ def _reset_steps(row: Provisioning) -> None:
         step.move(StepState.WAITING)
 
 
-def cancel(provisioning_id: str, leftover: CleanupPolicy | None, *, by: object) -> Provisioning:
+def cancel(provisioning_id: str, cleanup: CleanupPolicy | None, *, by: object) -> Provisioning:
     """Cancel it and keep or delete its VM. Repeating it is not an error.
 
     The policy may be omitted while there is no VM; one that is just being created is deleted then.
@@ -228,32 +238,32 @@ def cancel(provisioning_id: str, leftover: CleanupPolicy | None, *, by: object) 
         if row.state == State.DONE:
             text = f"'{row.name}' is a member of the fleet: destroy VM '{row.vm_id}' instead"
             raise Conflict(text)
-        if leftover is None and row.machine is not None and not row.machine.is_gone:
+        if cleanup is None and row.machine is not None and not row.machine.is_gone:
             raise BadInput("machine: say what becomes of the VM: keep or delete", "machine")
-        leftover = leftover or CleanupPolicy.DELETE
-        word = "deleted" if leftover == CleanupPolicy.DELETE else "kept"
+        cleanup = cleanup or CleanupPolicy.DELETE
+        word = "deleted" if cleanup == CleanupPolicy.DELETE else "kept"
         reason = f"by {str(by)[:200]}"
         if row.machine is not None and not row.machine.is_gone:
             reason += f"; its VM is to be {word}"
-        row.move(State.CANCELLING, reason, on_failure=leftover, look_at=None)
+        row.move(State.CANCELLING, reason, on_failure=cleanup, look_at=None)
         transaction.on_commit(partial(rings.advance, row.pk))
         transaction.on_commit(partial(rings.tell, row.pk))
     return row
 
 
-def log_of(row: Provisioning, after: int = 0, most: int = 500) -> list[LogLine]:
+def log_of(row: Provisioning, after: int = 0, limit: int = 500) -> list[LogLine]:
     """Return the lines after this id, oldest first."""
-    return list(row.log.filter(pk__gt=after).order_by("id")[:most])
+    return list(row.log.filter(pk__gt=after).order_by("id")[:limit])
 
 
-def log_tail(row: Provisioning, most: int = 300) -> list[LogLine]:
+def log_tail(row: Provisioning, limit: int = 300) -> list[LogLine]:
     """Return the newest lines, oldest first."""
-    return list(row.log.order_by("-id")[:most])[::-1]
+    return list(row.log.order_by("-id")[:limit])[::-1]
 
 
 def list_provisionings(*, state: str = "", words: str = "") -> QuerySet[Provisioning]:
     """Return provisionings, newest first, with machines and steps prefetched."""
-    found = Provisioning.objects.light().prefetch_related("steps")
+    found = Provisioning.objects.without_texts().prefetch_related("steps")
     if state:
         found = found.filter(state=state)
     if words:

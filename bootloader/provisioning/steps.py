@@ -2,9 +2,9 @@
 
 Each step may run twice: it checks first and does only what is missing.
 
-A step returns None when it is done and `Later` when it must be checked again, and raises a
-ReefError when it fails for good. The caller retries when something is unreachable (`ProviderAway`,
-`ShellAway`).
+A step returns None when it is done and `CheckAgain` when it must be checked again, and raises a
+ReefError when it fails for good. The caller retries when something is unreachable
+(`ProviderUnavailable`, `ShellUnavailable`).
 """
 
 from __future__ import annotations
@@ -91,10 +91,10 @@ class Context:
 
     def fresh(self) -> Provisioning:
         """Reload the row."""
-        self.row = Provisioning.objects.light().get(pk=self.row.pk)
+        self.row = Provisioning.objects.without_texts().get(pk=self.row.pk)
         return self.row
 
-    def must_hold(self) -> None:
+    def check_lease(self) -> None:
         """Raise LostRace if the lease was lost."""
         mine = Provisioning.objects.filter(pk=self.row.pk, leased_by=self.holder)
         if not mine.filter(leased_until__gt=clock.now()).exists():
@@ -129,11 +129,11 @@ def _since(step: BootStep) -> timedelta:
 
 def resolve(context: Context, step: BootStep) -> CheckAgain | None:
     """Resolve the machine's specification from request and config; missing values fail here."""
-    spec, told = resolving.spec_of(context.row)
+    spec, explanation = resolving.spec_of(context.row)
     providers.get(context.row.provider)
     Provisioning.objects.filter(pk=context.row.pk).update(spec=spec)
     context.row.spec = spec
-    for line in told:
+    for line in explanation:
         context.say(line, step)
     return None
 
@@ -141,8 +141,8 @@ def resolve(context: Context, step: BootStep) -> CheckAgain | None:
 def ssh(context: Context, step: BootStep) -> CheckAgain | None:
     """Wait until SSH login works."""
     try:
-        with lines.to(context.machine) as shell:
-            booting.run(shell, "true", "run a command")
+        with lines.connection(context.machine) as shell:
+            booting.run_script(shell, "true", "run a command")
     except ShellBusy as error:
         # The server limits connections: retry after a random pause.
         if _since(step) > SSH_TIMEOUT:
@@ -163,7 +163,7 @@ def ssh(context: Context, step: BootStep) -> CheckAgain | None:
 def identity(context: Context, step: BootStep) -> CheckAgain | None:
     """Identify the VM, and create a private folder for the upload."""
     row, machine = context.row, context.machine
-    with lines.to(machine) as shell:
+    with lines.connection(machine) as shell:
         found = booting.inspect_vm(shell, row)
     if found.machine and found.machine != machine.machine_id:
         text = f"the VM that answers says it is '{found.machine}' (by its file /etc/vm_id)"
@@ -183,12 +183,12 @@ def identity(context: Context, step: BootStep) -> CheckAgain | None:
 def upload(context: Context, step: BootStep) -> CheckAgain | None:
     """Render the script with a fresh join token and upload it."""
     row = context.row
-    context.must_hold()
+    context.check_lease()
     address = creating.address_of(row)
     script = texts.render_real(row, address)
-    with lines.to(context.machine) as shell:
+    with lines.connection(context.machine) as shell:
         booting.upload(shell, row, script)
-    shown = texts.shown(row, address)
+    shown = texts.render_masked(row, address)
     with transaction.atomic():
         used = {"script": shown.script, "user_data": shown.user_data}
         Provisioning.objects.filter(pk=row.pk).update(**used)
@@ -202,12 +202,12 @@ def upload(context: Context, step: BootStep) -> CheckAgain | None:
 def run(context: Context, step: BootStep) -> CheckAgain | None:
     """Start the script, and follow its output until it ends."""
     row, limit = context.row, _limit(context.row)
-    with lines.to(context.machine) as shell:
+    with lines.connection(context.machine) as shell:
         number, offset = int(step.facts.get("run", 1)), int(step.facts.get("offset", 0))
-        seen = booting.look(shell, row, number, offset)
+        seen = booting.poll_script(shell, row, number, offset)
         _record_output(context, step, seen)
         if seen.status is None and limit and _since(step).total_seconds() > limit:
-            booting.end(shell, row)
+            booting.kill_script(shell, row)
             raise StepFailed(_too_long(limit))
         if not seen.there:
             return _start_script(context, step, shell, number)
@@ -219,7 +219,7 @@ def run(context: Context, step: BootStep) -> CheckAgain | None:
             quiet = 0 if seen.output else min(int(step.facts.get("quiet", 0)) + 1, 10)
             step.keep(quiet=quiet, gone=0)
             return CheckAgain(min(MAX_POLL_SECONDS, 0.7 + 0.3 * quiet), "")
-        booting.clear(shell, row)
+        booting.remove_script(shell, row)
     if seen.status:
         raise StepFailed(_failure_reason(row, step, seen.status))
     return None
@@ -325,7 +325,7 @@ def _start_script(context: Context, step: BootStep, shell: Shell, number: int) -
     if begins > MAX_STARTS:
         raise StepFailed(f"the script was started {MAX_STARTS} times, and nothing came of it")
     step.keep(begins=begins)
-    booting.begin(shell, context.row, number)
+    booting.start_script(shell, context.row, number)
     return CheckAgain(0.3 if begins < 4 else 2.0, "")
 
 
@@ -349,8 +349,8 @@ def _restart_script(context: Context, step: BootStep, number: int, *, begun: boo
 def _failure_reason(row: Provisioning, step: BootStep, status: int) -> str:
     """Return the exit status with the cause from the script's last output."""
     newest = row.log.filter(step=step.name, kind=LogLine.Kind.OUTPUT).order_by("-id").first()
-    said = reasons.clipped_end(reasons.cause(newest.text if newest else ""), 600)
-    return f"the script ended with status {status}" + (f": {said}" if said else "")
+    cause = reasons.clipped_end(reasons.cause(newest.text if newest else ""), 600)
+    return f"the script ended with status {status}" + (f": {cause}" if cause else "")
 
 
 def _too_long(limit: int) -> str:

@@ -51,7 +51,7 @@ def render_real(row: Provisioning, address: str) -> str:
     return render.boot_script(planning.with_token(plan, by=row.actor, minutes=TOKEN_MINUTES))
 
 
-def shown(row: Provisioning, address: str) -> RenderedTexts:
+def render_masked(row: Provisioning, address: str) -> RenderedTexts:
     """Return the texts used for this VM, with secrets masked."""
     return _texts(_plan_of(row, address))
 
@@ -71,11 +71,11 @@ def _plan_of(row: Provisioning, address: str) -> BootPlan:
     return _plan(request_of_row(row), row.vm_id, address, machine_id=machine_id, run=row.pk)
 
 
-def render_preview(wish: ProvisionRequest, name: str) -> RenderedTexts:
+def render_preview(vm_request: ProvisionRequest, name: str) -> RenderedTexts:
     """Return the texts for a VM of this request, with secrets masked."""
     return _texts(
         _plan(
-            replace(wish, name=name),
+            replace(vm_request, name=name),
             VM_ID_PLACEHOLDER,
             f"{VM_ID_PLACEHOLDER}.address",
             machine_id=VM_ID_PLACEHOLDER,
@@ -91,20 +91,22 @@ def _texts(plan: BootPlan) -> RenderedTexts:
 
 
 def _plan(
-    wish: ProvisionRequest, vm_id: str, address: str, *, machine_id: str = "", run: str = ""
+    vm_request: ProvisionRequest, vm_id: str, address: str, *, machine_id: str = "", run: str = ""
 ) -> BootPlan:
     plan = planning.make_plan(
         vm_id=vm_id,
-        name=wish.name,
-        profile=resolving.profile_of(wish),
-        parent_vm_id=wish.parent_vm_id or None,
-        roof_url=wish.roof_url,
+        name=vm_request.name,
+        profile=resolving.profile_of(vm_request),
+        parent_vm_id=vm_request.parent_vm_id or None,
+        roof_url=vm_request.roof_url,
         join_token=MASK,
         machine_id=machine_id,
         address=address,
         run=run,
     )
-    return replace(plan, agent_version=wish.agent_version) if wish.agent_version else plan
+    return (
+        replace(plan, agent_version=vm_request.agent_version) if vm_request.agent_version else plan
+    )
 
 
 def without_secrets(row: Provisioning, text: str) -> str:

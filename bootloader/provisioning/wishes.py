@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -76,7 +75,7 @@ class ProvisionRequest:
         names = [f"{self.name}-{number:0{width}}" for number in range(1, self.count + 1)]
         return [_name(name) for name in names]
 
-    def kept(self) -> dict[str, Any]:
+    def stored(self) -> dict[str, Any]:
         """Return the values that are stored as JSON beside the row's columns; `of_row` reads
         them.
         """
@@ -90,7 +89,7 @@ class ProvisionRequest:
 
 def request_of_row(row: Any) -> ProvisionRequest:
     """Return the request for the single VM of a provisioning's row."""
-    kept: dict[str, Any] = {
+    stored: dict[str, Any] = {
         name: tuple(v) if isinstance(v, list) else v for name, v in row.wish.items()
     }
     return ProvisionRequest(
@@ -99,7 +98,7 @@ def request_of_row(row: Any) -> ProvisionRequest:
         parent_vm_id=row.parent_vm_id,
         provider=row.provider,
         on_failure=row.on_failure,
-        **kept,
+        **stored,
     )
 
 
@@ -109,15 +108,15 @@ def parse_request(body: Mapping[str, Any]) -> ProvisionRequest:
         name: _text(body.get(key), key) for name, key in _TEXTS.items() if body.get(key)
     }
     given |= {
-        name: _number(body.get(key), key, most)
-        for name, (key, most) in _NUMBERS.items()
+        name: _number(body.get(key), key, maximum)
+        for name, (key, maximum) in _NUMBERS.items()
         if body.get(key) is not None
     }
     if "commit" not in given and body.get("commit"):
         given["commit"] = _text(body["commit"], "commit")
     kind = _text(body.get("type") or body.get("profile"), "type")
     count = body.get("count")
-    wish = ProvisionRequest(
+    vm_request = ProvisionRequest(
         name=_name(body.get("name")),
         profile=_profile(kind),
         parent_vm_id=aliases.resolve(_text(body.get("parentVmId"), "parentVmId", needed=False)),
@@ -125,18 +124,18 @@ def parse_request(body: Mapping[str, Any]) -> ProvisionRequest:
         labels=_labels(body.get("labels")),
         extra_organs=_names(body.get("extraOrgans"), "extraOrgans"),
         extra_capabilities=_names(body.get("extraCapabilities"), "extraCapabilities"),
-        on_failure=_cleanup(body.get("onFailure"), "onFailure"),
+        on_failure=_parse_policy(body.get("onFailure"), "onFailure"),
         count=None if count is None else _number(count, "count", MAX_COUNT),
         **given,
     )
-    wish.names()
-    if wish.commit and wish.image:
+    vm_request.names()
+    if vm_request.commit and vm_request.image:
         raise BadInput("image: a commit is restored as it is; say commitId or image", "image")
-    if wish.agent_version and (wrong := values.problem(_VERSION, wish.agent_version)):
+    if vm_request.agent_version and (wrong := values.problem(_VERSION, vm_request.agent_version)):
         raise BadInput(f"agentVersion: {wrong}, such as {_VERSION.default}", "agentVersion")
-    words.check(wish.extra_organs, words.EXTRA_ORGANS, "extraOrgans")
-    words.check(wish.extra_capabilities, words.CAPABILITIES, "extraCapabilities")
-    return wish
+    words.check(vm_request.extra_organs, words.EXTRA_ORGANS, "extraOrgans")
+    words.check(vm_request.extra_capabilities, words.CAPABILITIES, "extraCapabilities")
+    return vm_request
 
 
 def spec_json(spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -160,7 +159,11 @@ def _text(value: object, field_name: str, *, needed: bool = True) -> str:
         return ""
     if value is None:
         raise BadInput(f"{field_name} is required", field_name)
-    if not isinstance(value, str) or not is_text(value) or any(ord(sign) < 32 for sign in value):
+    if (
+        not isinstance(value, str)
+        or not is_text(value)
+        or any(ord(character) < 32 for character in value)
+    ):
         raise BadInput(f"{field_name}: must be text", field_name)
     value = value.strip()
     if len(value) > MAX_TEXT:
@@ -170,9 +173,9 @@ def _text(value: object, field_name: str, *, needed: bool = True) -> str:
     return value
 
 
-def _number(value: object, field_name: str, most: int) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
-        raise BadInput(f"{field_name}: must be a whole number from 1 to {most}", field_name)
+def _number(value: object, field_name: str, maximum: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= maximum:
+        raise BadInput(f"{field_name}: must be a whole number from 1 to {maximum}", field_name)
     return value
 
 
@@ -192,7 +195,7 @@ def _labels(value: object) -> dict[str, str]:
     return {_text(key, "labels"): _text(text, "labels") for key, text in value.items()}
 
 
-def _cleanup(value: object, field_name: str) -> CleanupPolicy:
+def _parse_policy(value: object, field_name: str) -> CleanupPolicy:
     if value is None:
         return CleanupPolicy.KEEP
     if value not in CleanupPolicy.values:
@@ -203,7 +206,7 @@ def _cleanup(value: object, field_name: str) -> CleanupPolicy:
 
 def parse_cleanup(value: object) -> CleanupPolicy | None:
     """Return the cleanup policy in a cancellation's `machine`, if given. Raise BadInput."""
-    return None if value is None else _cleanup(value, "machine")
+    return None if value is None else _parse_policy(value, "machine")
 
 
 def _profile(kind: str) -> str:
@@ -218,8 +221,3 @@ def _provider(slug: str) -> str:
         valid = ", ".join(providers.all_slugs())
         raise BadInput(f"provider: must be one of {valid}", "provider")
     return slug
-
-
-def digest_text(wish: ProvisionRequest) -> str:
-    """Return a text that is equal for equal requests."""
-    return json.dumps(asdict(wish), sort_keys=True, default=str)

@@ -34,7 +34,7 @@ def error_of(
     body = json_of(response)
     text = _sentence(response, body, secret)
     error = _classify(response, body, text, write=write, missing=missing)
-    error.answered = response.status_code
+    error.http_status = response.status_code
     return error
 
 
@@ -92,12 +92,12 @@ def _server_error(status: int, body: Any, text: str, *, write: bool) -> errors.P
 
 
 def _sentence(response: httpx.Response, body: Any, secret: str) -> str:
-    said = body.get("error") if isinstance(body, dict) else None
-    if not isinstance(said, str) or not said.strip():
-        said = response.text if body is None else ""
-    said = " ".join(without_secrets(said, secret).split())[:_MAX_TEXT] or "no reason given"
+    message = body.get("error") if isinstance(body, dict) else None
+    if not isinstance(message, str) or not message.strip():
+        message = response.text if body is None else ""
+    message = " ".join(without_secrets(message, secret).split())[:_MAX_TEXT] or "no reason given"
     number = response.headers.get("x-request-id", "")[:64]
-    return f"Vers: {said} ({response.status_code}{', request ' + number if number else ''})"
+    return f"Vers: {message} ({response.status_code}{', request ' + number if number else ''})"
 
 
 def _seconds(response: httpx.Response) -> float | None:

@@ -99,17 +99,17 @@ def base_url(given: str) -> str:
     return f"{trimmed}/api/v1"
 
 
-def send(question: PlatformRequest, whom: Account) -> httpx.Response:
+def send(request: PlatformRequest, target: Account) -> httpx.Response:
     """Return a response of status 200 to 299. Raise subclasses of ProviderError."""
     for number in range(1, _MAX_ATTEMPTS + 1):
         try:
-            return _attempt(question, whom)
+            return _attempt(request, target)
         except _Retry as again:
             # Random pauses spread the retries of callers that were rate-limited together.
             pause = (again.pause or 0.0) + _pause(number)
             if number == _MAX_ATTEMPTS or pause > _MAX_PAUSE:
                 raise again.error from None
-            logger.info("%s: %s; again in %.1f s", question, again.error, pause)
+            logger.info("%s: %s; again in %.1f s", request, again.error, pause)
             time.sleep(pause)
     raise AssertionError("unreachable")
 
@@ -126,46 +126,48 @@ def _pause(number: int) -> float:
     return _FIRST_PAUSE * float(2 ** (number - 1)) * random.uniform(0.75, 1.25)  # noqa: S311
 
 
-def _attempt(question: PlatformRequest, whom: Account) -> httpx.Response:
-    ours = str(uuid.uuid4())
+def _attempt(request: PlatformRequest, target: Account) -> httpx.Response:
+    request_id = str(uuid.uuid4())
     try:
-        response = _send(question, whom, ours)
+        response = _send(request, target, request_id)
     except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as error:
-        raise _Retry(errors.ProviderUnavailable(_connection_error(error, whom))) from None
+        raise _Retry(errors.ProviderUnavailable(_connection_error(error, target))) from None
     except (httpx.UnsupportedProtocol, httpx.LocalProtocolError, httpx.InvalidURL) as error:
-        raise errors.ProviderRefused(_connection_error(error, whom)) from None
+        raise errors.ProviderRefused(_connection_error(error, target)) from None
     except httpx.HTTPError as error:
-        if question.write:
-            text = f"{_connection_error(error, whom)} (request {ours}): it may have happened"
-            logger.warning("%s: %s", question, text)
+        if request.write:
+            text = (
+                f"{_connection_error(error, target)} (request {request_id}): it may have happened"
+            )
+            logger.warning("%s: %s", request, text)
             raise errors.OutcomeUnknown(text) from None
-        raise _Retry(errors.ProviderUnavailable(_connection_error(error, whom))) from None
+        raise _Retry(errors.ProviderUnavailable(_connection_error(error, target))) from None
     if response.is_success:
         return response
-    raise _refused(question, response, whom)
+    raise _refused(request, response, target)
 
 
-def _refused(question: PlatformRequest, response: httpx.Response, whom: Account) -> Exception:
+def _refused(request: PlatformRequest, response: httpx.Response, target: Account) -> Exception:
     error = answers.error_of(
-        response, write=question.write, missing=question.missing, secret=whom.key
+        response, write=request.write, missing=request.missing, secret=target.key
     )
-    logger.info("%s: %s", question, error)
+    logger.info("%s: %s", request, error)
     if isinstance(error, errors.RateLimited):
         return _Retry(error, error.seconds)
-    if not question.write and response.status_code in question.again:
+    if not request.write and response.status_code in request.again:
         return _Retry(error)
     return error
 
 
-def _send(question: PlatformRequest, whom: Account, number: str) -> httpx.Response:
-    patience = SLOW_SECONDS if question.slow else QUICK_SECONDS
+def _send(request: PlatformRequest, target: Account, number: str) -> httpx.Response:
+    timeout = SLOW_SECONDS if request.slow else QUICK_SECONDS
     return _http(os.getpid()).request(
-        question.method,
-        whom.base + question.path,
-        params=dict(question.query),
-        json=question.body,
-        headers={"Authorization": f"Bearer {whom.key}", "X-Request-ID": number},
-        timeout=httpx.Timeout(patience, connect=min(_CONNECT, patience)),
+        request.method,
+        target.base + request.path,
+        params=dict(request.query),
+        json=request.body,
+        headers={"Authorization": f"Bearer {target.key}", "X-Request-ID": number},
+        timeout=httpx.Timeout(timeout, connect=min(_CONNECT, timeout)),
     )
 
 
@@ -182,6 +184,6 @@ def _http(_pid: int) -> httpx.Client:
     )
 
 
-def _connection_error(error: Exception, whom: Account) -> str:
-    said = answers.without_secrets(str(error), whom.key) or type(error).__name__
-    return f"Vers at {whom.base} cannot be reached: {said}"
+def _connection_error(error: Exception, target: Account) -> str:
+    message = answers.without_secrets(str(error), target.key) or type(error).__name__
+    return f"Vers at {target.base} cannot be reached: {message}"

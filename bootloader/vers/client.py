@@ -75,20 +75,20 @@ class Client:
         """Resolve `repo:tag` or an old-style tag to a commit id; ids are returned unchanged."""
         if is_id(word):
             return known_id(word)
-        repo, sign, tag = word.partition(":")
+        repo, separator, tag = word.partition(":")
         path = f"/repositories/{_part(repo)}/tags/{_part(tag)}"
-        path = path if sign else f"/commit_tags/{_part(repo)}"
-        question = PlatformRequest("GET", path, missing=errors.ProviderRefused)
-        return self._read(question, lambda given: wire.Commit.read(given).commit_id)
+        path = path if separator else f"/commit_tags/{_part(repo)}"
+        request = PlatformRequest("GET", path, missing=errors.ProviderRefused)
+        return self._read(request, lambda given: wire.Commit.read(given).commit_id)
 
     def validate(self) -> wire.Verdict:
-        """Check the key. Raise ProviderAway."""
+        """Check the key. Raise ProviderUnavailable."""
         try:
             return self._read(PlatformRequest("POST", "/keys/validate"), _verdict)
         except errors.BadProviderKey as error:
             return wire.Verdict(False, str(error))
         except errors.ProviderRefused as error:
-            if error.answered not in (404, 405):
+            if error.http_status not in (404, 405):
                 raise
         # Older platforms: a key that can list is good.
         return wire.Verdict(True, f"good: it sees {len(self.vms())} VMs")
@@ -107,7 +107,7 @@ class Client:
         return self._new("/vm/from_commit", {}, {name: word}, errors.ProviderRefused)[0]
 
     def branch(self, vm_id: str, count: int = 1) -> list[str]:
-        """Copy a running VM, which stops for a moment; return the ids. Raise PartlyDone."""
+        """Copy a running VM, which stops for a moment; return the ids. Raise PartiallyCreated."""
         path = f"/vm/branch/by_vm/{known_id(vm_id)}"
         made = self._new(path, {"count": count}, None, errors.NoSuchMachine)
         if len(made) != count:
@@ -120,10 +120,10 @@ class Client:
 
         It runs afterwards, even if it was paused before.
         """
-        question = PlatformRequest(
+        request = PlatformRequest(
             *("POST", f"/vm/{known_id(vm_id)}/commit"), body={"name": name}, write=True, slow=True
         )
-        return self._write(question, lambda given: wire.Commit.read(given).commit_id)
+        return self._write(request, lambda given: wire.Commit.read(given).commit_id)
 
     def set_state(self, vm_id: str, word: str) -> None:
         """Request the state "Paused", "Sleeping" or "Running".
@@ -158,24 +158,22 @@ class Client:
         body: Mapping[str, Any] | None,
         missing: type[errors.ProviderRefused],
     ) -> list[str]:
-        question = PlatformRequest(
-            "POST", path, query, body, write=True, slow=True, missing=missing
-        )
-        return self._write(question, wire.new_ids)
+        request = PlatformRequest("POST", path, query, body, write=True, slow=True, missing=missing)
+        return self._write(request, wire.new_ids)
 
-    def _read(self, question: PlatformRequest, reader: Callable[[Any], T]) -> T:
-        response = send(question, self.account())
+    def _read(self, request: PlatformRequest, reader: Callable[[Any], T]) -> T:
+        response = send(request, self.account())
         try:
             return reader(json_of(response))
         except ValueError as error:
             raise errors.ProviderError(_unreadable(response, error)) from None
 
-    def _write(self, question: PlatformRequest, reader: Callable[[Any], T]) -> T:
+    def _write(self, request: PlatformRequest, reader: Callable[[Any], T]) -> T:
         """Perform a change.
 
         An unreadable response raises OutcomeUnknown, since the change was made.
         """
-        response = send(question, self.account())
+        response = send(request, self.account())
         try:
             return reader(json_of(response))
         except ValueError as error:

@@ -83,7 +83,7 @@ def test_reports_of_one_step_at_once_are_one_row(database: str) -> None:
     ]
     for number in range(ROUNDS):
         acts = [
-            lambda each=each, number=number: reports.note(f"vm-{number}", each) for each in said
+            lambda each=each, number=number: reports.record(f"vm-{number}", each) for each in said
         ]
 
         assert together(*acts) == ["done"] * 4

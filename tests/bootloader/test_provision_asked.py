@@ -327,7 +327,7 @@ def test_what_is_cancelled_runs_no_longer_and_says_what_became_of_the_vm(
         state=StepState.RUNNING, started_at=clock.now() - timedelta(minutes=5)
     )
     monkeypatch.setattr(machines, "_end", lambda _machine: "")
-    monkeypatch.setattr(booting, "stop", lambda _context: None)
+    monkeypatch.setattr(booting, "stop_script", lambda _context: None)
     path = f"/bootloader/provisionings/{row.pk}"
     api.post(f"{path}/cancel", {"machine": leftover})
     run.advance(row.pk)

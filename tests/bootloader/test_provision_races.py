@@ -96,7 +96,7 @@ def test_a_lease_that_ran_out_is_taken_by_one() -> None:
     found = together(lambda who: Provisioning.objects.claim(row.pk, f"w{who}", LEASE))
     assert sum(each is not None for each in found) == 1
     with pytest.raises(ReefError):
-        Context(row, "dead").must_hold()
+        Context(row, "dead").check_lease()
 
 
 def test_no_more_than_allowed_begin(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,7 +104,7 @@ def test_no_more_than_allowed_begin(monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(12):
         queued(f"vm-{number}")
     together(lambda _: limits.start_queued())
-    assert Provisioning.objects.at_work().count() == 4
+    assert Provisioning.objects.active().count() == 4
 
 
 def test_one_of_two_takes_a_lost_machine(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -339,7 +339,7 @@ def test_a_vm_that_is_deleted_while_it_comes_up_is_noticed(
     def away(_machine: Machine) -> None:
         raise ShellUnavailable("it cannot be reached by SSH")
 
-    monkeypatch.setattr(lines, "to", away)
+    monkeypatch.setattr(lines, "connection", away)
     vm_id = made_by_somebody(emulator)
     row = coming_up(vm_id, name)
     run.advance(row.pk)

@@ -223,7 +223,7 @@ def test_a_commit_that_fails(emulator: Emulator) -> None:
     emulator.set(commit_fail=True)
     with pytest.raises(errors.ProviderError) as caught:
         vers.commit(machine.id, "x")
-    assert caught.value.answered == 500
+    assert caught.value.http_status == 500
     assert vers.find_commits(machine.id, "x") == []
 
 
