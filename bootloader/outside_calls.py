@@ -53,7 +53,7 @@ def log_in(rows: list[SshHost], *, by: object) -> OutsideCall:
 
 
 def _compare() -> Result:
-    return {"open": reconcile.look(), "skipped": reconcile.too_new().count()}
+    return {"open": reconcile.compare_all(), "skipped": reconcile.too_new().count()}
 
 
 def _compared(result: Result) -> list[Line]:

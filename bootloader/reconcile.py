@@ -67,7 +67,7 @@ class Discrepancy:
     proposal: Proposal
 
 
-def look() -> int:
+def compare_all() -> int:
     """Compare all providers and return the number of open findings.
 
     An unreachable provider is logged and does not stop the others.
@@ -198,7 +198,7 @@ def _vanished(machine: Machine, nodes: set[str]) -> Iterator[Discrepancy]:
         text = f"{machine.provider} does not list it any more, but the tree has it"
         yield Discrepancy(FindingKind.VANISHED, machine, text, Proposal.BURY)
     else:
-        machines.gone(machine, "its provider lists it no longer")
+        machines.mark_gone(machine, "its provider lists it no longer")
 
 
 def _unknown_machine(machine: Machine) -> Discrepancy:
@@ -411,8 +411,8 @@ def _carry_out(chosen: Proposal, machine: Machine, by: object) -> None:
         case Proposal.DELETE:
             machines.delete(machine, by=by)
         case Proposal.BURY:
-            machines.bury(machine.vm_id, by=by)
-            machines.gone(machine, f"buried by {str(by)[:200]}")
+            machines.remove_vm(machine.vm_id, by=by)
+            machines.mark_gone(machine, f"buried by {str(by)[:200]}")
         case Proposal.PAUSE:
             machines.pause(machine)
         case Proposal.ADOPT:

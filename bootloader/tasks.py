@@ -39,4 +39,4 @@ def sweep() -> None:
 @tick_task("bootloader.reconcile", soft_time_limit=150, time_limit=170)
 def reconcile() -> None:
     """Compare providers with tree and registry."""
-    reconciling.look()
+    reconciling.compare_all()

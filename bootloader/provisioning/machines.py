@@ -81,12 +81,12 @@ def delete(machine: Machine, *, by: object, note: str = "") -> None:
     A VM with children stays in the tree and becomes a finding. Raise ProviderError.
     """
     left = _end(machine)
-    gone(machine, (note or f"deleted by {str(by)[:100]}") + left)
+    mark_gone(machine, (note or f"deleted by {str(by)[:100]}") + left)
     with suppress(BadInput):
-        bury(machine.vm_id, by=by)
+        remove_vm(machine.vm_id, by=by)
 
 
-def gone(machine: Machine, note: str) -> None:
+def mark_gone(machine: Machine, note: str) -> None:
     """Mark the machine as gone, and make its name available to other VMs."""
     now = clock.now()
     with transaction.atomic():
@@ -102,7 +102,7 @@ def gone(machine: Machine, note: str) -> None:
         rings.tell(row)
 
 
-def bury(vm_id: str, *, by: object) -> None:
+def remove_vm(vm_id: str, *, by: object) -> None:
     """Remove a VM that is gone from tree and registry. Raise BadInput while it has children."""
     if not vm_id:
         return
@@ -148,7 +148,7 @@ def end(machine: Machine, *, by: object) -> None:
     The caller updates tree and registry. Raise ProviderError.
     """
     left = _end(machine)
-    gone(machine, f"destroyed by {str(by)[:100]}{left}")
+    mark_gone(machine, f"destroyed by {str(by)[:100]}{left}")
 
 
 def _end(machine: Machine) -> str:
@@ -184,7 +184,7 @@ def look(machine: Machine) -> base.Machine | None:
     try:
         seen = providers.get(machine.provider).state(machine.machine_id)
     except NoSuchMachine:
-        gone(machine, "its provider knows it no longer")
+        mark_gone(machine, "its provider knows it no longer")
         return None
     fields = {"state": seen.state.value, "seen_at": clock.now()}
     Machine.objects.filter(pk=machine.pk).update(**fields)

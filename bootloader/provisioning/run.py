@@ -151,7 +151,7 @@ def _run_step(context: Context, step: BootStep) -> float | None:
         raise
     except NoSuchMachine as error:
         if row.machine is not None:
-            machines.gone(row.machine, f"vanished while it came up: {error}")
+            machines.mark_gone(row.machine, f"vanished while it came up: {error}")
         return _fail(row, step, f"{_gone_at(row)}: {error}")
     except ReefError as error:
         return _fail(row, step, str(error))

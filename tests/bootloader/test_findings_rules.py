@@ -61,7 +61,7 @@ def let_grace_pass() -> Firing:
 def test_a_vanished_vm_is_buried_after_grace(api: Api, emulator: Emulator) -> None:
     vm_id = a_member(emulator)
     remove(emulator, vm_id)
-    reconcile.look()
+    reconcile.compare_all()
     rule(api, "finding-vanished")
     assert firing.tick() == []
     waits = Firing.objects.get()
@@ -80,7 +80,7 @@ def test_a_vanished_vm_is_buried_after_grace(api: Api, emulator: Emulator) -> No
 def test_what_an_operator_decided_meanwhile_stays_so(api: Api, emulator: Emulator) -> None:
     vm_id = a_member(emulator)
     remove(emulator, vm_id)
-    reconcile.look()
+    reconcile.compare_all()
     rule(api, "finding-vanished")
     firing.tick()
     reconcile.dismiss(Finding.objects.get().pk, by="tests")
@@ -95,7 +95,7 @@ def test_what_a_provisioning_left_is_deleted_by_two_signs(api: Api, emulator: Em
     Provisioning.objects.create(
         name="x", profile="full", provider="vers", actor="t", state=State.FAILED, machine=machine
     )
-    reconcile.look()
+    reconcile.compare_all()
     key = rule(api, "finding-unknown")
     (would,) = api.get(f"{RULES}/{key}/dry-run").json()["would"]
     assert would["acts"]
@@ -112,7 +112,7 @@ def test_what_a_provisioning_left_is_deleted_by_two_signs(api: Api, emulator: Em
 def test_one_that_may_live_is_left_alone(api: Api, emulator: Emulator) -> None:
     vm_id = a_member(emulator)
     VM.objects.filter(pk=vm_id).update(last_seen=clock.now() - timedelta(hours=2))
-    reconcile.look()
+    reconcile.compare_all()
     rule(api, "finding-useless")
 
     held = let_grace_pass()
@@ -131,7 +131,7 @@ def test_one_that_may_live_is_left_alone(api: Api, emulator: Emulator) -> None:
 
 def test_a_stranger_is_taken_in_without_any_proof(api: Api, emulator: Emulator) -> None:
     vm_id = made_by_somebody(emulator)
-    reconcile.look()
+    reconcile.compare_all()
     rule(api, "finding-unknown")
 
     assert let_grace_pass().state == "done"

@@ -76,13 +76,13 @@ def the_finding(api: Api) -> dict[str, Any]:
 
 def test_members_are_no_finding(api: Api, emulator: Emulator) -> None:
     vm_id = a_member(emulator)
-    assert reconcile.look() == 0
+    assert reconcile.compare_all() == 0
     assert Machine.objects.get().vm_id == vm_id
 
 
 def test_an_unknown_vm_is_taken_in(api: Api, emulator: Emulator) -> None:
     vm_id = made_by_somebody(emulator)
-    reconcile.look()
+    reconcile.compare_all()
     found = the_finding(api)
     assert (found["kind"], found["machineId"]) == ("unknown", vm_id)
     assert found["proposal"] == "adopt"
@@ -96,7 +96,7 @@ def test_an_unknown_vm_is_taken_in(api: Api, emulator: Emulator) -> None:
 
 def test_an_unknown_vm_is_deleted_if_one_says_so(api: Api, emulator: Emulator) -> None:
     made_by_somebody(emulator)
-    reconcile.look()
+    reconcile.compare_all()
     key = the_finding(api)["id"]
     answer = api.post(f"/bootloader/findings/{key}/act", {"action": "delete"})
     assert answer.status_code == 200, answer.content
@@ -110,7 +110,7 @@ def test_a_vm_that_a_provisioning_left_is_to_be_deleted(api: Api, emulator: Emul
     Provisioning.objects.create(
         name="x", profile="full", provider="vers", actor="t", state=State.FAILED, machine=machine
     )
-    reconcile.look()
+    reconcile.compare_all()
     found = the_finding(api)
     assert found["proposal"] == "delete"
     assert "which failed" in found["text"]
@@ -120,7 +120,7 @@ def test_a_vanished_vm_is_not_said_to_run(api: Api, emulator: Emulator) -> None:
     vm_id = a_member(emulator)
     assert VM.objects.get().status == "running"
     remove(emulator, vm_id)
-    reconcile.look()
+    reconcile.compare_all()
 
     (machine,) = api.get("/bootloader/machines").json()["machines"]
     assert machine["state"] == "vanished"
@@ -130,7 +130,7 @@ def test_a_vanished_vm_is_not_said_to_run(api: Api, emulator: Emulator) -> None:
 
     # It beats all the same: that is what counts.
     api.post(f"/registry/vms/{vm_id}/heartbeat")
-    reconcile.look()
+    reconcile.compare_all()
     assert api.get(f"/registry/vms/{vm_id}").json()["status"] == "running"
 
 
@@ -146,22 +146,22 @@ def test_after_reefs_own_downtime_nobody_is_called_useless(api: Api, emulator: E
     now = clock.now()
     VM.objects.filter(pk=vm_id).update(last_seen=now - timedelta(hours=2))
     watch = Watch.objects.create(up_since=now - timedelta(minutes=1), ticked_at=now)
-    assert reconcile.look() == 0
+    assert reconcile.compare_all() == 0
     # Once found, it stays a finding until there is a sign.
     watch.up_since = now - timedelta(minutes=6)
     watch.save()
-    assert reconcile.look() == 1
+    assert reconcile.compare_all() == 1
     Watch.objects.update(up_since=clock.now())
-    assert reconcile.look() == 1
+    assert reconcile.compare_all() == 1
     api.post(f"/registry/vms/{vm_id}/heartbeat")
-    assert reconcile.look() == 0
+    assert reconcile.compare_all() == 0
 
 
 def test_who_stands_below_a_vanished_vm_is_named(api: Api, emulator: Emulator) -> None:
     vm_id = a_member(emulator)
     tree.create(tree.NewNode("ada", "lieutenant", "ada-vm", vm_id), by="tests")
     remove(emulator, vm_id)
-    reconcile.look()
+    reconcile.compare_all()
     answer = api.post(f"/bootloader/findings/{the_finding(api)['id']}/act")
     assert answer.status_code == 400
     assert "Below it: 'ada'." in answer.json()["error"]
@@ -173,8 +173,8 @@ def test_two_machines_with_one_identity_are_one_finding(api: Api) -> None:
     token = tokens.issue(node, made_by="tests")
     for machine in ("a1", "b2", "a1", "b2"):
         api.post("/registry/vms/vm-1/heartbeat", {"machine": machine})
-    reconcile.look()
-    reconcile.look()
+    reconcile.compare_all()
+    reconcile.compare_all()
 
     found = the_finding(api)
     assert (found["kind"], found["vmId"], found["proposal"]) == ("twin", "vm-1", "revoke")
@@ -186,16 +186,16 @@ def test_two_machines_with_one_identity_are_one_finding(api: Api) -> None:
 
     # One of them is gone: there is nothing to find any more.
     VM.objects.update(vitals={"machine": "a1", "twinSeenAt": clock.format_timestamp(clock.now())})
-    reconcile.look()
+    reconcile.compare_all()
     old = clock.format_timestamp(clock.now() - timedelta(hours=1))
     VM.objects.update(vitals={"machine": "a1", "twinSeenAt": old})
-    assert reconcile.look() == 0
+    assert reconcile.compare_all() == 0
 
 
 def test_a_vanished_vm_is_buried(api: Api, emulator: Emulator) -> None:
     vm_id = a_member(emulator)
     remove(emulator, vm_id)
-    reconcile.look()
+    reconcile.compare_all()
     found = the_finding(api)
     assert (found["kind"], found["proposal"]) == ("vanished", "bury")
     assert Node.objects.living().count() == 1
@@ -205,7 +205,7 @@ def test_a_vanished_vm_is_buried(api: Api, emulator: Emulator) -> None:
     assert not Node.objects.living().exists()
     assert not VM.objects.exists()
     assert Machine.objects.get().is_gone
-    assert reconcile.look() == 0
+    assert reconcile.compare_all() == 0
 
 
 def test_many_that_vanished_are_buried_together(api: Api, emulator: Emulator) -> None:
@@ -216,7 +216,7 @@ def test_many_that_vanished_are_buried_together(api: Api, emulator: Emulator) ->
     reconcile.compare_provider("vers")
     for vm_id in (parent, child):
         remove(emulator, vm_id)
-    reconcile.look()
+    reconcile.compare_all()
     found = api.get("/bootloader/findings").json()["findings"]
     assert [each["actions"] for each in found] == [["bury"], ["bury"]]
     path = "/bootloader/findings/act"
@@ -234,13 +234,13 @@ def test_many_that_vanished_are_buried_together(api: Api, emulator: Emulator) ->
 
     assert (answer["count"], answer["failed"]) == (2, [])
     assert not Node.objects.living().exists()
-    assert reconcile.look() == 0
+    assert reconcile.compare_all() == 0
 
 
 def test_what_fails_of_many_stays_open_and_says_why(api: Api, emulator: Emulator) -> None:
     first, second = made_by_somebody(emulator), made_by_somebody(emulator)
     reconcile.compare_provider("vers")
-    reconcile.look()
+    reconcile.compare_all()
     Machine.objects.filter(machine_id=second).delete()
     ids = [row.pk for row in Finding.objects.order_by("id")]
     answer = api.post("/bootloader/findings/act", {"ids": ids, "action": "delete"}).json()
@@ -255,7 +255,7 @@ def test_all_of_a_kind_have_one_button(api: Api, emulator: Emulator) -> None:
     for _ in range(2):
         made_by_somebody(emulator)
     reconcile.compare_provider("vers")
-    reconcile.look()
+    reconcile.compare_all()
     page = operator.get("/provisioning/findings/").content.decode()
     assert "2 × unknown VM at vers" in page
     said = {"kind": "unknown", "provider": "vers", "proposal": "adopt"}
@@ -266,7 +266,7 @@ def test_all_of_a_kind_have_one_button(api: Api, emulator: Emulator) -> None:
 
 def test_what_does_not_fit_a_finding_is_refused(api: Api, emulator: Emulator) -> None:
     made_by_somebody(emulator)
-    reconcile.look()
+    reconcile.compare_all()
     key = the_finding(api)["id"]
     for action in ("bury", "pause"):
         answer = api.post(f"/bootloader/findings/{key}/act", {"action": action})
@@ -288,11 +288,11 @@ def test_young_vms_are_said_to_be_left_out(
 
 def test_one_that_was_taken_in_and_serves_nothing_is_found(api: Api, emulator: Emulator) -> None:
     made_by_somebody(emulator)
-    reconcile.look()
+    reconcile.compare_all()
     answer = api.post(f"/bootloader/findings/{the_finding(api)['id']}/act").json()
     assert "not in the registry until the boot script" in answer["finding"]["outcome"]
 
-    reconcile.look()
+    reconcile.compare_all()
 
     found = the_finding(api)
     assert (found["kind"], found["proposal"]) == ("useless", "delete")
@@ -303,7 +303,7 @@ def test_one_that_is_stopped_but_runs_is_found(api: Api, emulator: Emulator) -> 
     a_member(emulator)
     long_ago = clock.now() - timedelta(hours=2)
     VM.objects.update(status="stopped", late_after=None, silent_after=None, last_seen=long_ago)
-    reconcile.look()
+    reconcile.compare_all()
     found = the_finding(api)
     assert (found["kind"], found["proposal"]) == ("useless", "delete")
     assert "is stopped in the registry" in found["text"]
@@ -360,21 +360,21 @@ def test_a_vm_that_is_deleted_while_it_comes_up_is_noticed(
 def test_a_list_that_lacks_one_for_a_moment_is_not_believed(api: Api, emulator: Emulator) -> None:
     vm_id = a_member(emulator)
     emulator.set(list_gap=3, list_gap_vm=vm_id)
-    assert reconcile.look() == 0
+    assert reconcile.compare_all() == 0
     assert not Machine.objects.get().is_gone
 
 
 def test_a_platform_that_is_away_finds_nothing(api: Api, emulator: Emulator) -> None:
     a_member(emulator)
     emulator.fail("*", status=503, times=100)
-    assert reconcile.look() == 0
+    assert reconcile.compare_all() == 0
     assert not Machine.objects.get().is_gone
 
 
 def test_what_costs_and_serves_nothing(api: Api, emulator: Emulator) -> None:
     vm_id = a_member(emulator)
     VM.objects.update(last_seen=clock.now() - timedelta(hours=2))
-    reconcile.look()
+    reconcile.compare_all()
     found = the_finding(api)
     assert (found["kind"], found["proposal"]) == ("useless", "delete")
 
@@ -382,37 +382,37 @@ def test_what_costs_and_serves_nothing(api: Api, emulator: Emulator) -> None:
     refused = api.post(f"/bootloader/findings/{found['id']}/act")
     assert refused.status_code == 409
     assert "was heard of since" in refused.json()["error"]
-    assert reconcile.look() == 0
+    assert reconcile.compare_all() == 0
     assert Finding.objects.get().state == FindingState.SETTLED
     assert [vm["vm_id"] for vm in emulator.vms()] == [vm_id]
 
 
 def test_what_is_dismissed_is_not_brought_up_again(api: Api, emulator: Emulator) -> None:
     vm_id = made_by_somebody(emulator)
-    reconcile.look()
+    reconcile.compare_all()
     api.post(f"/bootloader/findings/{the_finding(api)['id']}/dismiss")
-    assert reconcile.look() == 0
+    assert reconcile.compare_all() == 0
     assert Finding.objects.count() == 1
 
     remove(emulator, vm_id)
-    reconcile.look()
+    reconcile.compare_all()
     assert Finding.objects.get().state == FindingState.SETTLED
 
 
 def test_a_paused_member_that_still_runs(api: Api, emulator: Emulator) -> None:
     a_member(emulator)
     VM.objects.update(status="paused", late_after=None, silent_after=None)
-    reconcile.look()
+    reconcile.compare_all()
     found = the_finding(api)
     assert found["proposal"] == Proposal.PAUSE
     api.post(f"/bootloader/findings/{found['id']}/act")
     assert emulator.vms()[0]["state"] == "paused"
-    assert reconcile.look() == 0
+    assert reconcile.compare_all() == 0
 
 
 def test_vms_of_another_account_are_let_be(api: Api, emulator: Emulator) -> None:
     headers = {"authorization": f"Bearer {emulator.another_key()}"}
     url = f"{emulator.url}/api/v1/vm/new_root?wait_boot=true"
     httpx.post(url, json={"vm_config": {}}, headers=headers, timeout=60)
-    assert reconcile.look() == 0
+    assert reconcile.compare_all() == 0
     assert not Machine.objects.exists()
