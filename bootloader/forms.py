@@ -28,12 +28,10 @@ class ProvisionForm(forms.Form):
     """A request for VMs. Empty fields fall back to config or the profile."""
 
     name = _text_field(
-        help_text="1 to 64 letters, digits, dots, dashes and underscores.", required=True
+        help_text="1–64 letters, digits, dots, dashes or underscores.", required=True
     )
     type = forms.ChoiceField(label="Profile")
-    parent_vm_id = _text_field(
-        "Parent", "The id of the VM below which it comes. Empty: at the roof."
-    )
+    parent_vm_id = _text_field("Parent", "Id of the parent VM. Leave empty for the roof.")
     count = forms.IntegerField(
         required=False,
         min_value=1,
@@ -47,13 +45,13 @@ class ProvisionForm(forms.Form):
         label="If it fails",
         help_text="A VM that is kept can be inspected, and a retry continues with it.",
     )
-    commit = _text_field("Commit", "A saved VM to restore, instead of booting an image.")
-    image = _text_field("Image", "The image to boot, instead of config's.")
+    commit = _text_field("Commit", "Saved VM to restore instead of booting an image.")
+    image = _text_field("Image", "Image to boot instead of the configured one.")
     vcpus = forms.IntegerField(required=False, min_value=1, label="Processors")
     memory_mib = forms.IntegerField(required=False, min_value=1, label="Memory (MiB)")
     disk_mib = forms.IntegerField(required=False, min_value=1, label="Disk (MiB)")
-    extra_organs = _text_field("More organs", "Names between commas, beside those of the profile.")
-    extra_capabilities = _text_field("More capabilities", "Names between commas.")
+    extra_organs = _text_field("More organs", "Comma-separated, in addition to the profile's.")
+    extra_capabilities = _text_field("More capabilities", "Comma-separated.")
 
     MORE = ("commit", "image", "vcpus", "memory_mib", "disk_mib", "extra_organs")
     API_NAMES = {

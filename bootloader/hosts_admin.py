@@ -35,10 +35,10 @@ class HostForm(_HostForm):
         required=False,
         max_length=16_000,
         widget=forms.Textarea(attrs={"autocomplete": "off", "spellcheck": "false", "rows": 8}),
-        help_text="OpenSSH or PEM, without a passphrase; kept encrypted, never shown. Empty keeps "
-        "the one that is set; without one, REEF_SSH_PRIVATE_KEY is used.",
+        help_text="OpenSSH or PEM, without a passphrase; stored encrypted, never shown. Leave "
+        "empty to keep the current key. Without a key, REEF_SSH_PRIVATE_KEY is used.",
     )
-    forget_private_key = forms.BooleanField(required=False, help_text="Take its own key away.")
+    forget_private_key = forms.BooleanField(required=False, help_text="Remove the host's own key.")
 
     class Meta:
         model = SshHost
@@ -74,7 +74,7 @@ class SshHostAdmin(_HostAdmin):
     fieldsets = (
         (None, {"fields": ("name", "address", "port", "user", "in_service", "used_by", "note")}),
         ("Keys", {"fields": ("private_key", "forget_private_key", "host_key")}),
-        ("What it is", {"fields": ("region", "size", "vcpus", "memory_mib", "disk_mib")}),
+        ("Hardware", {"fields": ("region", "size", "vcpus", "memory_mib", "disk_mib")}),
     )
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[SshHost]:

@@ -27,13 +27,13 @@ class JoinTokenAdmin(FactAdmin):
         """Return the token's state."""
         return row.state(clock.now())
 
-    @admin.action(description="Void: open nothing any more", permissions=["command"])
+    @admin.action(description="Revoke unused tokens", permissions=["command"])
     def void(self, request: HttpRequest, queryset: QuerySet[JoinToken]) -> None:
         """Void the unused tokens among the selected ones."""
         count = sum(
             joining.revoke_unused(vm_id) for vm_id in set(queryset.values_list("vm_id", flat=True))
         )
-        self.message_user(request, f"{count} join tokens were voided.", messages.SUCCESS)
+        self.message_user(request, f"{count} join tokens were revoked.", messages.SUCCESS)
 
 
 @admin.register(JoinRefusal)

@@ -48,5 +48,5 @@ def void(request: HttpRequest, pk: int) -> HttpResponse:
     if joining.revoke_unused(token.vm_id):
         messages.success(request, f"The {token} was revoked.")
     else:
-        messages.warning(request, f"The {token} was not valid any more.")
+        messages.warning(request, f"The {token} is no longer valid.")
     return redirect("bootloader:door")

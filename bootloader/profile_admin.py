@@ -76,7 +76,7 @@ class OwnProfileAdmin(_ProfileAdmin):
         ),
         ("DNA", {"fields": ("organs", "capabilities")}),
         ("Place in the fleet", {"fields": ("category", "role", "agent_role")}),
-        ("What it gets", {"fields": ("agent", "own_reef", "install_pi_vers", "packages")}),
+        ("Software", {"fields": ("agent", "own_reef", "install_pi_vers", "packages")}),
         ("Size", {"fields": ("vcpus", "memory_mib", "disk_mib")}),
     )
 

@@ -189,14 +189,14 @@ class FindingAdmin(FactAdmin):
     ordering = ("-id",)
     actions = ("act", "dismiss")
 
-    @admin.action(description="Do what is proposed", permissions=["command"])
+    @admin.action(description="Apply the proposed action", permissions=["command"])
     def act(self, request: HttpRequest, queryset: QuerySet[Finding]) -> HttpResponse:
         """Carry out the proposal of each finding. A worker does it."""
         authority.check(request.user, "command", None)
         call = outside_calls.act_on_many(list(queryset), None, by=request.user)
         return page_answer(request, call, request.get_full_path())
 
-    @admin.action(description="Leave it as it is", permissions=["command"])
+    @admin.action(description="Dismiss selected findings", permissions=["command"])
     def dismiss(self, request: HttpRequest, queryset: QuerySet[Finding]) -> None:
         """Leave them as they are; they are not reported again while the difference lasts."""
         by = request.user

@@ -21,7 +21,7 @@ def _size(label: str) -> Any:
         null=True,
         blank=True,
         validators=[MinValueValidator(1)],
-        help_text="Empty: not known, which is enough for every wish.",
+        help_text="Leave empty if unknown. The host then matches any request.",
     )
 
 
@@ -67,16 +67,14 @@ class SshHost(models.Model):
         validators=[
             RegexValidator(rf"\A{_PUBLIC_KEY}\Z", "like “ssh-ed25519 AAAA…”, without a name")
         ],
-        help_text="Empty: the one that it shows first is kept. Another one is refused ever after.",
+        help_text="Leave empty to store the first key shown. Any other key is rejected.",
     )
     region = models.CharField(max_length=80, blank=True)
     size = models.CharField("size class", max_length=80, blank=True)
     vcpus = _size("virtual processors")
     memory_mib = _size("memory in MiB")
     disk_mib = _size("disk in MiB")
-    in_service = models.BooleanField(
-        default=True, help_text="Whether it may be taken for new members of the fleet."
-    )
+    in_service = models.BooleanField(default=True, help_text="May be used for new VMs.")
     note = models.CharField(max_length=300, blank=True)
     added_at = models.DateTimeField(default=clock.now, editable=False)
 

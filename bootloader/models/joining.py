@@ -94,8 +94,8 @@ class JoinRefusal(models.Model):
         JoinToken, models.CASCADE, null=True, blank=True, related_name="refusals"
     )
     why = models.CharField(max_length=10, choices=RefusalReason.choices)
-    text = models.CharField(max_length=500, help_text="What the VM was told.")
-    remote = models.CharField(max_length=255, blank=True, help_text="Where it came from.")
+    text = models.CharField(max_length=500, help_text="The message sent to the VM.")
+    remote = models.CharField(max_length=255, blank=True, help_text="Address of the client.")
     count = models.PositiveIntegerField(default=1)
     first_at = models.DateTimeField(default=clock.now)
     last_at = models.DateTimeField(default=clock.now)

@@ -50,14 +50,14 @@ class OwnProfile(models.Model):
         max_length=40,
         default="worker",
         validators=[RegexValidator(r"\A[A-Za-z0-9._-]+\Z", "letters, digits and . _ -")],
-        help_text="What VERS_AGENT_ROLE says on the VM.",
+        help_text="Value of VERS_AGENT_ROLE on the VM.",
     )
     agent = models.BooleanField("has the coding agent", default=True)
     own_reef = models.BooleanField(
         "has a reef of its own", default=False, help_text="With only the organs chosen above."
     )
     install_pi_vers = models.BooleanField(
-        "pi-vers", default=False, help_text="What installPiVers says to agents that ask."
+        "pi-vers", default=False, help_text="Value of installPiVers in the API."
     )
     vcpus = _size(1, 256, verbose_name="vCPUs")
     memory_mib = _size(128, 4 << 20, verbose_name="memory (MiB)")
@@ -134,7 +134,7 @@ class ProfileFile(models.Model):
     profile = models.ForeignKey(OwnProfile, models.CASCADE, related_name="files")
     path = models.CharField(
         max_length=500,
-        help_text="From / on; else it lies below /opt/reef (~/.reef where root does not sign in).",
+        help_text="Absolute, or relative to /opt/reef (~/.reef without root login).",
     )
     text = models.TextField(blank=True, max_length=MAX_FILE_CHARACTERS)
     mode = models.PositiveSmallIntegerField(choices=MODES, default=0o644)

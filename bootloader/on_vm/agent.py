@@ -1,10 +1,9 @@
-"""Install the coding agent on a VM from the same npm lock as on the root, and Node if it is
-missing.
+"""Install the coding agent on a VM from the same npm lock as on the root.
 
-`python3 -m bootloader.on_vm.agent --target REEF_HOME/agent`, from the unpacked wheel. Standard
-library only, Python 3.9 or newer. On a VM without npm, the Node version of the agent's lock and the
-npm version named here are downloaded from a registry (`--npm-from`: the configured one, otherwise
-the one that the root's own npm uses) and checked by their SHA-512.
+`python3 -m bootloader.on_vm.agent --target REEF_HOME/agent`, from the unpacked wheel.
+Standard library only, Python 3.9 or newer. On a VM without npm, the Node version of the agent's
+lock and the npm version named here are downloaded from a registry (`--npm-from`: the configured
+one, otherwise the one that the root's own npm uses) and checked by their SHA-512.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Configure the fleet's own model endpoint for the coding agents of a VM.
 
-`python3 -m bootloader.on_vm.models FILE…` writes the endpoint REEF_MODEL_URL with the model of
-REEF_AGENT_MODEL (`provider/model`) into each agent's `models.json` and leaves everything else
-unchanged. The key is referenced, not written: agents read OPENAI_API_KEY from their environment.
-Standard library only, Python 3.9 or newer.
+`python3 -m bootloader.on_vm.models FILE…` writes the endpoint REEF_MODEL_URL with the
+model of REEF_AGENT_MODEL (`provider/model`) into each agent's `models.json` and leaves everything
+else unchanged. The key is referenced, not written: agents read OPENAI_API_KEY from their
+environment. Standard library only, Python 3.9 or newer.
 """
 
 from __future__ import annotations

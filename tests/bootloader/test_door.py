@@ -59,7 +59,7 @@ def test_tokens_are_shown_and_voided(operator: Client) -> None:
     assert Door(token).join().status_code == 401
     assert JoinRefusal.objects.get().why == "voided"
     again = operator.post(f"{PAGE}{row.pk}/void", follow=True)
-    assert "was not valid any more" in again.content.decode()
+    assert "is no longer valid" in again.content.decode()
 
 
 def test_one_vms_alone(operator: Client) -> None:
