@@ -58,7 +58,7 @@ def let_grace_pass() -> Firing:
     return Firing.objects.get()
 
 
-def test_a_vanished_vm_is_buried_after_grace(api: Api, emulator: Emulator) -> None:
+def test_vanished_vm_is_removed_after_grace(api: Api, emulator: Emulator) -> None:
     vm_id = a_member(emulator)
     remove(emulator, vm_id)
     reconcile.compare_all()
@@ -77,7 +77,7 @@ def test_a_vanished_vm_is_buried_after_grace(api: Api, emulator: Emulator) -> No
     assert (found.state, found.decided_by) == (FindingState.DONE, "rule finding-vanished")
 
 
-def test_what_an_operator_decided_meanwhile_stays_so(api: Api, emulator: Emulator) -> None:
+def test_operators_decision_takes_precedence(api: Api, emulator: Emulator) -> None:
     vm_id = a_member(emulator)
     remove(emulator, vm_id)
     reconcile.compare_all()
@@ -89,7 +89,7 @@ def test_what_an_operator_decided_meanwhile_stays_so(api: Api, emulator: Emulato
     assert Node.objects.living().filter(vm_id=vm_id).exists()
 
 
-def test_what_a_provisioning_left_is_deleted_by_two_signs(api: Api, emulator: Emulator) -> None:
+def test_leftover_vm_is_deleted_with_two_pieces_of_evidence(api: Api, emulator: Emulator) -> None:
     vm_id = made_by_somebody(emulator)
     machine = Machine.objects.create(provider="vers", machine_id=vm_id, vm_id=vm_id)
     Provisioning.objects.create(
@@ -109,7 +109,7 @@ def test_what_a_provisioning_left_is_deleted_by_two_signs(api: Api, emulator: Em
     assert [proof["holds"] for proof in done.evidence["proofs"]] == [True, True]
 
 
-def test_one_that_may_live_is_left_alone(api: Api, emulator: Emulator) -> None:
+def test_possibly_live_vm_is_not_touched(api: Api, emulator: Emulator) -> None:
     vm_id = a_member(emulator)
     VM.objects.filter(pk=vm_id).update(last_seen=clock.now() - timedelta(hours=2))
     reconcile.compare_all()
@@ -129,7 +129,7 @@ def test_one_that_may_live_is_left_alone(api: Api, emulator: Emulator) -> None:
     assert emulator.vms() == []
 
 
-def test_a_stranger_is_taken_in_without_any_proof(api: Api, emulator: Emulator) -> None:
+def test_unknown_vm_is_imported_without_evidence(api: Api, emulator: Emulator) -> None:
     vm_id = made_by_somebody(emulator)
     reconcile.compare_all()
     rule(api, "finding-unknown")
@@ -148,7 +148,7 @@ def test_a_stranger_is_taken_in_without_any_proof(api: Api, emulator: Emulator) 
         ({"category": "swarm_vm"}, "category: a rule about findings knows no categories"),
     ],
 )
-def test_what_does_not_fit_is_refused(api: Api, wrong: dict[str, Any], says: str) -> None:
+def test_invalid_rule_is_rejected(api: Api, wrong: dict[str, Any], says: str) -> None:
     wish = {"name": "x", "event": "finding-unknown", "action": "do-proposed", "graceMinutes": 5}
     answer = api.post(RULES, {**wish, **wrong})
     assert answer.status_code == 400

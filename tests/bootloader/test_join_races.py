@@ -33,7 +33,7 @@ def joins(token: str, nonce: str, given: list[str]) -> Callable[[], object]:
     return join
 
 
-def test_one_of_many_comes_in(database: str) -> None:
+def test_only_one_of_many_joins_succeeds(database: str) -> None:
     for number in range(ROUNDS):
         token, given = invite(f"vm-{number}"), list[str]()
 
@@ -49,7 +49,7 @@ def test_one_of_many_comes_in(database: str) -> None:
     assert (Node.objects.count(), VM.objects.count()) == (ROUNDS, ROUNDS)
 
 
-def test_one_vm_that_asks_twice_has_one_good_token(database: str) -> None:
+def test_repeated_join_leaves_one_valid_token(database: str) -> None:
     for number in range(ROUNDS):
         token, given = invite(f"vm-{number}"), list[str]()
 
@@ -92,7 +92,7 @@ def test_reports_of_one_step_at_once_are_one_row(database: str) -> None:
 
 
 @pytest.mark.timeout(180)
-def test_those_who_fetch_slowly_hold_up_nobody(tmp_path: Path) -> None:
+def test_slow_downloads_do_not_block_others(tmp_path: Path) -> None:
     """More of them than web has threads, and none reads what it asked for."""
     with Roof(tmp_path) as roof:
         files = roof.client.get("/bootloader/dist/").json()["files"]

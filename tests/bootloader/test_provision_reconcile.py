@@ -74,13 +74,13 @@ def the_finding(api: Api) -> dict[str, Any]:
     return one
 
 
-def test_members_are_no_finding(api: Api, emulator: Emulator) -> None:
+def test_members_are_not_reported(api: Api, emulator: Emulator) -> None:
     vm_id = a_member(emulator)
     assert reconcile.compare_all() == 0
     assert Machine.objects.get().vm_id == vm_id
 
 
-def test_an_unknown_vm_is_taken_in(api: Api, emulator: Emulator) -> None:
+def test_unknown_vm_is_imported(api: Api, emulator: Emulator) -> None:
     vm_id = made_by_somebody(emulator)
     reconcile.compare_all()
     found = the_finding(api)
@@ -94,7 +94,7 @@ def test_an_unknown_vm_is_taken_in(api: Api, emulator: Emulator) -> None:
     assert Node.objects.get().vm_id == vm_id
 
 
-def test_an_unknown_vm_is_deleted_if_one_says_so(api: Api, emulator: Emulator) -> None:
+def test_unknown_vm_is_deleted_on_request(api: Api, emulator: Emulator) -> None:
     made_by_somebody(emulator)
     reconcile.compare_all()
     key = the_finding(api)["id"]
@@ -116,7 +116,7 @@ def test_a_vm_that_a_provisioning_left_is_to_be_deleted(api: Api, emulator: Emul
     assert "which failed" in found["text"]
 
 
-def test_a_vanished_vm_is_not_said_to_run(api: Api, emulator: Emulator) -> None:
+def test_vanished_vm_is_not_shown_as_running(api: Api, emulator: Emulator) -> None:
     vm_id = a_member(emulator)
     assert VM.objects.get().status == "running"
     remove(emulator, vm_id)
@@ -141,7 +141,7 @@ def test_a_deleted_vm_with_others_below_it_is_not_said_to_run(api: Api, emulator
     assert api.get(f"/registry/vms/{vm_id}").json()["status"] == "stopped"
 
 
-def test_after_reefs_own_downtime_nobody_is_called_useless(api: Api, emulator: Emulator) -> None:
+def test_no_vm_is_reported_idle_after_reefs_own_downtime(api: Api, emulator: Emulator) -> None:
     vm_id = a_member(emulator)
     now = clock.now()
     VM.objects.filter(pk=vm_id).update(last_seen=now - timedelta(hours=2))
@@ -157,7 +157,7 @@ def test_after_reefs_own_downtime_nobody_is_called_useless(api: Api, emulator: E
     assert reconcile.compare_all() == 0
 
 
-def test_who_stands_below_a_vanished_vm_is_named(api: Api, emulator: Emulator) -> None:
+def test_children_of_a_vanished_vm_are_named(api: Api, emulator: Emulator) -> None:
     vm_id = a_member(emulator)
     tree.create(tree.NewNode("ada", "lieutenant", "ada-vm", vm_id), by="tests")
     remove(emulator, vm_id)
@@ -192,7 +192,7 @@ def test_two_machines_with_one_identity_are_one_finding(api: Api) -> None:
     assert reconcile.compare_all() == 0
 
 
-def test_a_vanished_vm_is_buried(api: Api, emulator: Emulator) -> None:
+def test_vanished_vm_is_removed(api: Api, emulator: Emulator) -> None:
     vm_id = a_member(emulator)
     remove(emulator, vm_id)
     reconcile.compare_all()
@@ -208,7 +208,7 @@ def test_a_vanished_vm_is_buried(api: Api, emulator: Emulator) -> None:
     assert reconcile.compare_all() == 0
 
 
-def test_many_that_vanished_are_buried_together(api: Api, emulator: Emulator) -> None:
+def test_several_vanished_vms_are_removed_together(api: Api, emulator: Emulator) -> None:
     """Those below others first, in whatever order they are named."""
     parent = a_member(emulator)
     child = made_by_somebody(emulator)
@@ -237,7 +237,7 @@ def test_many_that_vanished_are_buried_together(api: Api, emulator: Emulator) ->
     assert reconcile.compare_all() == 0
 
 
-def test_what_fails_of_many_stays_open_and_says_why(api: Api, emulator: Emulator) -> None:
+def test_failed_ones_of_many_stay_open_with_a_reason(api: Api, emulator: Emulator) -> None:
     first, second = made_by_somebody(emulator), made_by_somebody(emulator)
     reconcile.compare_provider("vers")
     reconcile.compare_all()
@@ -264,7 +264,7 @@ def test_all_of_a_kind_have_one_button(api: Api, emulator: Emulator) -> None:
     assert not Finding.objects.open().exists()
 
 
-def test_what_does_not_fit_a_finding_is_refused(api: Api, emulator: Emulator) -> None:
+def test_disallowed_action_is_rejected(api: Api, emulator: Emulator) -> None:
     made_by_somebody(emulator)
     reconcile.compare_all()
     key = the_finding(api)["id"]
@@ -275,7 +275,7 @@ def test_what_does_not_fit_a_finding_is_refused(api: Api, emulator: Emulator) ->
     assert len(emulator.vms()) == 1
 
 
-def test_young_vms_are_said_to_be_left_out(
+def test_new_vms_are_reported_as_skipped(
     api: Api, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reconcile, "GRACE_PERIOD", timedelta(minutes=3))
@@ -286,7 +286,7 @@ def test_young_vms_are_said_to_be_left_out(
     assert "less than 3 minutes" in answer["note"]
 
 
-def test_one_that_was_taken_in_and_serves_nothing_is_found(api: Api, emulator: Emulator) -> None:
+def test_imported_idle_vm_is_reported(api: Api, emulator: Emulator) -> None:
     made_by_somebody(emulator)
     reconcile.compare_all()
     answer = api.post(f"/bootloader/findings/{the_finding(api)['id']}/act").json()
@@ -299,7 +299,7 @@ def test_one_that_was_taken_in_and_serves_nothing_is_found(api: Api, emulator: E
     assert "never registered" in found["text"]
 
 
-def test_one_that_is_stopped_but_runs_is_found(api: Api, emulator: Emulator) -> None:
+def test_stopped_vm_that_runs_is_reported(api: Api, emulator: Emulator) -> None:
     a_member(emulator)
     long_ago = clock.now() - timedelta(hours=2)
     VM.objects.update(status="stopped", late_after=None, silent_after=None, last_seen=long_ago)
@@ -357,21 +357,21 @@ def test_a_vm_that_is_deleted_while_it_comes_up_is_noticed(
     assert Machine.objects.get().is_gone
 
 
-def test_a_list_that_lacks_one_for_a_moment_is_not_believed(api: Api, emulator: Emulator) -> None:
+def test_briefly_incomplete_list_is_not_trusted(api: Api, emulator: Emulator) -> None:
     vm_id = a_member(emulator)
     emulator.set(list_gap=3, list_gap_vm=vm_id)
     assert reconcile.compare_all() == 0
     assert not Machine.objects.get().is_gone
 
 
-def test_a_platform_that_is_away_finds_nothing(api: Api, emulator: Emulator) -> None:
+def test_unreachable_platform_produces_no_findings(api: Api, emulator: Emulator) -> None:
     a_member(emulator)
     emulator.fail("*", status=503, times=100)
     assert reconcile.compare_all() == 0
     assert not Machine.objects.get().is_gone
 
 
-def test_what_costs_and_serves_nothing(api: Api, emulator: Emulator) -> None:
+def test_silent_running_vm_is_reported_idle(api: Api, emulator: Emulator) -> None:
     vm_id = a_member(emulator)
     VM.objects.update(last_seen=clock.now() - timedelta(hours=2))
     reconcile.compare_all()
@@ -387,7 +387,7 @@ def test_what_costs_and_serves_nothing(api: Api, emulator: Emulator) -> None:
     assert [vm["vm_id"] for vm in emulator.vms()] == [vm_id]
 
 
-def test_what_is_dismissed_is_not_brought_up_again(api: Api, emulator: Emulator) -> None:
+def test_dismissed_finding_is_not_reported_again(api: Api, emulator: Emulator) -> None:
     vm_id = made_by_somebody(emulator)
     reconcile.compare_all()
     api.post(f"/bootloader/findings/{the_finding(api)['id']}/dismiss")
@@ -410,7 +410,7 @@ def test_a_paused_member_that_still_runs(api: Api, emulator: Emulator) -> None:
     assert reconcile.compare_all() == 0
 
 
-def test_vms_of_another_account_are_let_be(api: Api, emulator: Emulator) -> None:
+def test_vms_of_another_account_are_ignored(api: Api, emulator: Emulator) -> None:
     headers = {"authorization": f"Bearer {emulator.another_key()}"}
     url = f"{emulator.url}/api/v1/vm/new_root?wait_boot=true"
     httpx.post(url, json={"vm_config": {}}, headers=headers, timeout=60)

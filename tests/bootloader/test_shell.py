@@ -73,7 +73,7 @@ def test_a_signal_is_minus_one(sshd: Sshd) -> None:
         assert session.run("true", timeout=10).exit_status == 0
 
 
-def test_what_holds_the_output_open_does_not_hold_us(sshd: Sshd) -> None:
+def test_child_holding_the_output_open_does_not_block(sshd: Sshd) -> None:
     began = time.monotonic()
     with shell.connect(sshd.login()) as session:
         ran = session.run("sleep 20 & echo started $!", timeout=15)
@@ -90,9 +90,7 @@ def test_a_command_has_a_limit(sshd: Sshd) -> None:
         assert session.run("echo still here", timeout=10).output == b"still here\n"
 
 
-def test_one_that_never_stops_talking_has_a_limit(
-    sshd: Sshd, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_endless_output_is_limited(sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:
     # Its thread would write to this after we closed it, amid a flood.
     monkeypatch.delattr("paramiko.pipe.make_pipe")
     # Cut off many times, the connection goes on all the same.
@@ -182,7 +180,7 @@ def test_the_login_does_not_show_its_key(sshd: Sshd) -> None:
     assert "PRIVATE KEY" not in repr(sshd.login())
 
 
-def test_nobody_there(sshd: Sshd) -> None:
+def test_unreachable_host(sshd: Sshd) -> None:
     with pytest.raises(ShellUnavailable) as caught:
         shell.connect(sshd.login(port=free_port()), timeout=3)
     assert caught.value.retry
@@ -190,7 +188,7 @@ def test_nobody_there(sshd: Sshd) -> None:
         shell.connect(sshd.login(host="no.such.name.invalid"), timeout=3)
 
 
-def test_one_that_never_answers_has_a_limit(sshd: Sshd) -> None:
+def test_silent_server_times_out(sshd: Sshd) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         began = time.monotonic()
         with pytest.raises(ShellUnavailable, match="did not answer by SSH within 1 s"):

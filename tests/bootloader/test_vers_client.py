@@ -230,7 +230,7 @@ def test_a_long_pause_is_left_to_the_caller(platform: AnsweringServer) -> None:
     assert len(platform.came) == 1
 
 
-def test_nobody_there_means_that_nothing_happened(
+def test_connection_failure_means_nothing_happened(
     platform: AnsweringServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with socket.socket() as closed:
@@ -262,9 +262,7 @@ def test_ids_that_no_vm_has_are_not_asked_for(platform: AnsweringServer, vm_id: 
     assert not platform.came
 
 
-def test_nothing_secret_is_told(
-    platform: AnsweringServer, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_secrets_are_masked(platform: AnsweringServer, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     echo = f"no such key: Bearer {KEY} or {KEY.upper()}"
     platform.on("GET /vms", no(400, echo))
@@ -464,7 +462,7 @@ def test_the_list_tells_whose_they_are(platform: AnsweringServer) -> None:
     assert abs(datetime.now(UTC) - first.created_at) < timedelta(minutes=1)
 
 
-def test_deleting_what_is_gone_is_no_error(platform: AnsweringServer) -> None:
+def test_deleting_a_missing_vm_succeeds(platform: AnsweringServer) -> None:
     platform.on(f"DELETE /vm/{VM}", no(403, "Forbidden"))
     platform.on("GET /vms", Answer(json=[]))
     keyring.keep_key(VM, "secret")
@@ -472,7 +470,7 @@ def test_deleting_what_is_gone_is_no_error(platform: AnsweringServer) -> None:
     assert keyring.key_of(VM) is None
 
 
-def test_deleting_what_is_not_ours_is_one(platform: AnsweringServer) -> None:
+def test_deleting_a_foreign_vm_fails(platform: AnsweringServer) -> None:
     platform.on(f"DELETE /vm/{VM}", no(403, "Forbidden"))
     platform.on(f"GET /vm/{VM}/status", no(403, "forbidden"))
     platform.on("GET /vms", Answer(json=[vm()]))
