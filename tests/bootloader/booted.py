@@ -1,4 +1,4 @@
-"""A whole reef beside an emulated platform: VMs are asked for over HTTP, and are real."""
+"""A complete reef with an emulated platform: VMs are requested over HTTP, and are real."""
 
 from __future__ import annotations
 
