@@ -205,7 +205,7 @@ class Plain:
 
 
 def _entrance(home: str) -> str:
-    """Return the program of every login: run the requested command, or a shell, in the VM's home."""
+    """Return the program of every login: the requested command, or a shell, in the home."""
     return f"""#!/bin/sh
 cd {shlex.quote(home)} || exit 1
 if [ -n "$SSH_ORIGINAL_COMMAND" ]; then
