@@ -16,8 +16,9 @@ from django.shortcuts import redirect
 from bootloader import outside_calls, shell
 from bootloader.exceptions import ShellRefused
 from bootloader.models import HostClaim, SshHost
+from reef_site.common import database_locks
+from reef_site.common.database_locks import DatabaseLock
 from reef_site.common.outside_answers import page_answer
-from versconfig import locks
 from vmtree.admin import FactAdmin
 
 if TYPE_CHECKING:
@@ -104,10 +105,10 @@ class SshHostAdmin(_HostAdmin):
 
     @transaction.atomic
     def save_model(self, _request: HttpRequest, obj: SshHost, form: Any, change: bool) -> None:
-        """Save with the key encrypted, under the config writers' lock: a rotation of the vault's
-        keys that runs at the same time must not miss this key.
+        """Save with the key encrypted, under a shared lock on the vault's keys: a rotation of
+        them that runs at the same time must not miss this key.
         """
-        locks.writing()
+        database_locks.lock(DatabaseLock.VAULT_KEYS, shared=True)
         if form.cleaned_data.get("forget_private_key"):
             obj.set_key("")
         elif key := form.cleaned_data.get("private_key"):

@@ -80,7 +80,7 @@ def record(vm_id: str, report: StepReport) -> BootReport:
             row.save(update_fields=["status", "at", "duration_ms", "exit_status", "output"])
         if made:
             _delete_old(vm_id)
-        transaction.on_commit(lambda: events.publish_nodes([vm_id]))
+        events.publish_nodes([vm_id])
     return row
 
 

@@ -44,7 +44,7 @@ class ClockWatch:
         if self._first:
             self._first = False
             _clamp()
-        if jump := self._jumps.look():
+        if jump := self._jumps.jump_seconds():
             direction = "forward" if jump > 0 else "back"
             logger.warning("the clock was set %s by %.0f s", direction, abs(jump))
             rebase(timedelta(seconds=jump), sessions)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from lieutenants import failures
 from lieutenants.models import Answer, Entry, Lieutenant
 from lieutenants.states import Outcome
+from reef_site.common import clock
 
 if TYPE_CHECKING:
     from lieutenants.session import Session
@@ -57,7 +58,7 @@ def count(session: Session, outcome: Outcome, failure: str, at: datetime, answer
         return
     series = {**lieutenant.failures, "count": int(lieutenant.failures["count"]) + 1}
     lieutenant.failures, session.series.changed = series, True
-    lieutenant.failing_since = lieutenant.failing_since or datetime.fromisoformat(series["since"])
+    lieutenant.failing_since = lieutenant.failing_since or clock.parse_iso(series["since"])
     lieutenant.trouble = trouble(lieutenant)
     _say(session, series, at)
 
@@ -129,7 +130,7 @@ def moved(series: dict[str, Any], by: timedelta) -> dict[str, Any]:
     """Return the series as it is after the clock was set by so much."""
     if not series:
         return series
-    return {**series, "since": (datetime.fromisoformat(series["since"]) + by).isoformat()}
+    return {**series, "since": (clock.parse_iso(series["since"]) + by).isoformat()}
 
 
 def _begin(session: Session, failure: str, at: datetime, answer: Answer) -> None:

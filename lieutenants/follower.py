@@ -339,7 +339,7 @@ class Follower:
         while not self.stopping.is_set():
             try:
                 with events.subscription() as subscription:
-                    subscription.subscribe(events.BELL)
+                    subscription.subscribe(events.WAKE_CHANNEL)
                     self._bell.set()
                     complained = False
                     while not self.stopping.is_set():

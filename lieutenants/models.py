@@ -20,6 +20,7 @@ from lieutenants.exceptions import IllegalMove, LostRace
 from lieutenants.hosts.models import this_folder
 from lieutenants.states import MOVES, RUNNING, MessageState, Mode, Outcome, RestartPolicy, Status
 from reef_site.common import clock, events
+from reef_site.common.leases import LeaseQuerySet
 
 MOST_RESTARTS = 5
 
@@ -29,7 +30,7 @@ def new_ulid() -> str:
     return str(ULID())
 
 
-class LieutenantQuerySet(models.QuerySet["Lieutenant"]):
+class LieutenantQuerySet(LeaseQuerySet["Lieutenant"]):
     def living(self) -> Self:
         """Those that were not destroyed."""
         return self.exclude(status=Status.DESTROYED)
@@ -39,16 +40,8 @@ class LieutenantQuerySet(models.QuerySet["Lieutenant"]):
         return self.filter(data_folder=settings.DATA_FOLDER_ID)
 
     def claim(self, pk: str, lease: timedelta) -> Lieutenant | None:
-        """The row, leased to the caller; None while somebody else holds it."""
-        now = timezone.now()
-        free = clock.is_over("leased_until", now, lease)
-        if not self.filter(free, pk=pk).update(leased_until=now + lease):
-            return None
-        return self.get(pk=pk)
-
-    def release(self, pk: str) -> None:
-        """Give a lease back."""
-        self.filter(pk=pk).update(leased_until=None)
+        """Lease the row; None while somebody else holds it."""
+        return self.get(pk=pk) if self.acquire(pk, lease) else None
 
     def without_process(self) -> Self:
         """Those that no live process belongs to."""
@@ -216,7 +209,7 @@ class Lieutenant(models.Model):
                 lieutenant=self, old=old, new=to, reason=reason[:2000], actor=actor, at=now
             )
             presence.follow(self, old, to, actor=actor)
-            transaction.on_commit(lambda: events.publish_lieutenant(self.pk))
+            events.publish_lieutenant(self.pk)
         self.status = to
         for field, value in fields.items():
             setattr(self, field, value)

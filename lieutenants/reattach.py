@@ -79,7 +79,7 @@ def take_up(directory: Path, handle: Handle) -> str:
         if lieutenant.status != Status.WORKING and _was_ready(run):
             # The follower sees by itself whether it rests.
             lieutenant.move(Status.WORKING, reason=reason)
-        transaction.on_commit(lambda: events.wake_follower(lieutenant.pk))
+        events.wake_follower(lieutenant.pk)
     return f"{lieutenant.name}: discovered ({where})"
 
 

@@ -67,7 +67,7 @@ def ask(
         Lieutenant.objects.filter(pk=found.pk).update(
             rewind_to=entry.pk, rewind_asked_at=timezone.now()
         )
-        transaction.on_commit(lambda: events.wake_follower(found.pk))
+        events.wake_follower(found.pk)
     logger.info("%s: going back to before entry %s asked by %s", name, entry.pk, actor)
     return found, entry
 

@@ -61,7 +61,7 @@ def settle(lieutenant_id: str) -> None:
             else:
                 _say_it_waits(lieutenant)
     finally:
-        here.release(lieutenant_id)
+        here.release(lieutenant.pk, lieutenant.leased_until)
 
 
 def reconcile() -> None:

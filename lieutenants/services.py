@@ -1,4 +1,4 @@
-"""What may be asked of lieutenants. Each function commits rows first and rings afterwards.
+"""What may be asked of lieutenants. Each function commits rows, then events and tasks are sent.
 
 `actor` is whoever asks: a caller as authentication found it, whose node is held to the one rule of
 `vmtree.permissions`, or the name of an operator or of a part of reef.
@@ -10,7 +10,6 @@ import logging
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 
 from django.conf import settings
 from django.db import IntegrityError, transaction
@@ -45,7 +44,8 @@ from lieutenants.hosts import silence, tombstones
 from lieutenants.isolation import homes
 from lieutenants.models import Lieutenant, Message, Process, new_ulid
 from lieutenants.states import Mode, RestartPolicy, Status
-from reef_site.common import broker, events
+from reef_site.common import events
+from reef_site.common.dispatch import dispatch
 from versconfig.screening import sources
 from vmtree import ids, permissions
 from vmtree import services as tree
@@ -234,7 +234,7 @@ def send(
             )
         elif actual == Mode.PROMPT:
             Lieutenant.objects.filter(pk=lieutenant.pk).update(**counted)
-        transaction.on_commit(lambda: events.wake_follower(lieutenant.pk))
+        events.wake_follower(lieutenant.pk)
     return message, True
 
 
@@ -318,7 +318,7 @@ def adjust(
         raise BadInput(_NO_POLICY, "restart_policy")
     with transaction.atomic():
         Lieutenant.objects.filter(pk=lieutenant.pk).update(**changes)
-        transaction.on_commit(partial(events.publish_lieutenant, lieutenant.pk))
+        events.publish_lieutenant(lieutenant.pk)
         if restart_now and lieutenant.status in RESTARTABLE:
             restart(name, actor=actor)
     logger.info("%s: %s changed by %s", name, ", ".join(sorted(changes)), actor)
@@ -335,7 +335,7 @@ def abort(name: str, *, actor: object) -> Lieutenant:
         now = timezone.now()
         Lieutenant.objects.filter(pk=lieutenant.pk).update(abort_asked_at=now)
         delivery.withdraw_queued(lieutenant, delivery.WITHDRAWN, now)
-        transaction.on_commit(lambda: events.wake_follower(lieutenant.pk))
+        events.wake_follower(lieutenant.pk)
     logger.info("%s: abort asked by %s", name, actor)
     return lieutenant
 
@@ -350,7 +350,7 @@ def withdraw(name: str, message_id: str, *, actor: object) -> Message:
     message = find_message(lieutenant, message_id)
     note = delivery.WITHDRAWN_BY.format(_named(actor))
     if delivery.withdraw(message.pk, note, timezone.now()):
-        transaction.on_commit(partial(events.publish_lieutenant, lieutenant.pk))
+        events.publish_lieutenant(lieutenant.pk)
         logger.info("%s: message %s withdrawn by %s", lieutenant.name, message.pk, actor)
     message.refresh_from_db()
     if not delivery.is_withdrawn(message):
@@ -613,13 +613,8 @@ def _let_go_of_process(lieutenant: Lieutenant) -> None:
 
 
 def _settle_later(lieutenant: Lieutenant) -> None:
-    pk, data_folder = lieutenant.pk, lieutenant.data_folder
-    transaction.on_commit(lambda: ring_worker(pk, data_folder))
-
-
-def ring_worker(lieutenant_id: str, data_folder: str) -> None:
-    """Ring a worker of that data folder; without a broker the next reconcile finds the row."""
-    broker.send_task(tasks.settle.name, [lieutenant_id], queue=tasks.queue_of(data_folder))
+    """Have a worker of its data folder act; without a broker the next reconcile finds the row."""
+    dispatch(tasks.settle, lieutenant.pk, queue=tasks.queue_of(lieutenant.data_folder))
 
 
 def _epitaph(lieutenant: Lieutenant) -> str:

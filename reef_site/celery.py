@@ -18,6 +18,7 @@ from celery.signals import (
 from django.conf import settings
 
 from reef_site.common import reaper
+from reef_site.common.dispatch import dispatch
 from reef_site.hardening import harden_process
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "reef_site.settings")
@@ -93,11 +94,9 @@ def _leave_out_tasks(**_: Any) -> None:
 @worker_ready.connect
 def show_life(**_: Any) -> None:
     """The first sign need not wait for beat's first tick."""
-    from reef_site.tasks import tick
-
     # Looking through what stays anyway takes 50 ms, maybe amid a transaction that others wait for.
     gc.collect()
     gc.freeze()
     if os.getpid() == 1:
         reaper.reap_in_background()
-    tick.delay()
+    dispatch("reef.tick")

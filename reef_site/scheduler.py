@@ -48,7 +48,7 @@ class TickScheduler(Scheduler):
 
     def tick(self, *_: Any, **__: Any) -> float:
         """Send what is due; return how many seconds to sleep."""
-        if self._jumps.look():
+        if self._jumps.jump_seconds():
             # Rows may lie in the future now; none is to wait until its next turn for that.
             for due in self._due:
                 due.at = 0.0

@@ -28,7 +28,8 @@ from lieutenants.models import Chunk, Entry, Lieutenant
 from lieutenants.serializers import entry_json
 from lieutenants.states import Status
 from lieutenants.waits import Wait
-from reef_site.common import broker
+from reef_site.common import events
+from reef_site.common.events import Topic
 from reef_site.guard import Guard, Reader
 from reef_site.wire import dumps
 
@@ -305,7 +306,7 @@ class Streams:
             client = redis.asyncio.Redis.from_url(settings.REDIS_URL, socket_connect_timeout=1)
             try:
                 async with client.pubsub(ignore_subscribe_messages=True) as subscription:
-                    await subscription.subscribe(broker.NEWS)
+                    await subscription.subscribe(events.CHANNEL)
                     if lost_at:
                         await self._catch_up(lost_at)
                         lost_at = None
@@ -338,17 +339,18 @@ class Streams:
         except (TypeError, ValueError):
             logger.warning("news that are no JSON object: %r", data[:200])
             return
-        if news.get("topic") == "transcripts":
+        topic = news.get("topic")
+        if topic == Topic.TRANSCRIPTS:
             for lieutenant_id in news.get("revs", {}):
                 self._wake(lieutenant_id)
-        elif news.get("topic") == "lieutenants":
+        elif topic == Topic.LIEUTENANTS:
             self._take_lieutenant(str(news.get("id")))
-        elif news.get("topic") == "provisionings":
+        elif topic == Topic.PROVISIONINGS:
             for listener in self._listeners:
                 listener.tell_provisionings(news.get("ids", []))
-        elif news.get("topic") == "missed":
+        elif topic == Topic.MISSED:
             self._missed(float(news.get("seconds", 0)))
-        elif news.get("topic") == "nodes":
+        elif topic == Topic.NODES:
             vm_ids = None if news.get("all") else news.get("ids", [])
             for listener in self._listeners:
                 listener.tell_nodes(vm_ids)

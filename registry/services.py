@@ -10,7 +10,8 @@ from typing import Any
 from django.db import IntegrityError, connection, transaction
 from django.db.models import Q, QuerySet
 
-from reef_site.common import clock, events
+from reef_site.common import clock, database_locks, events
+from reef_site.common.database_locks import DatabaseLock
 from reef_site.common.errors import BadInput, NotFound
 from registry import beats, liveness, placing
 from registry.beats import Beat
@@ -18,14 +19,11 @@ from registry.models import LINKS, VM, Gap, Status, VMQuerySet, Watch
 from registry.serializers import Registration
 from vmtree import authority, dna, lineage
 from vmtree import names as vm_names
-from vmtree import services as tree
 from vmtree.models import LINKS as TREE
 from vmtree.models import Node
 
 VM_NOT_FOUND = "VM not found"
 BOTH_NOT_FOUND = "One or both VMs not found"
-# Who may move VMs under each other at a time: one, so that two moves never close a circle.
-_MOVES_LOCK = 0x72656566
 GAPS_KEPT = timedelta(days=7)
 _CLAMP_SECONDS = 10
 
@@ -64,7 +62,7 @@ def register(wish: Registration, *, caller: object = None) -> VM:
         # Somebody registered it between our look and our insert.
         with transaction.atomic():
             vm = _take_in(wish, caller)
-    tell([vm.pk])
+    events.publish_nodes([vm.pk])
     return vm
 
 
@@ -93,7 +91,7 @@ def _take_in(wish: Registration, caller: object) -> VM:
     awaited = placing.is_awaited(wish.id, said)
     if awaited:
         # Before any row: whoever removes VMs takes both in this order, too.
-        tree.hold_shape(alone=False)
+        database_locks.lock(DatabaseLock.TREE_STRUCTURE, shared=True)
     vm = _upsert(wish)
     if awaited:
         placing.place_by_itself(vm, by=caller or "its registration")
@@ -132,9 +130,7 @@ def _set_parent(vm: VM, parent: str | None) -> None:
     if parent == vm.pk:
         raise BadInput("parentVmId: a VM cannot be its own parent", "parentVmId")
     if parent is not None:
-        if connection.vendor == "postgresql":
-            with connection.cursor() as cursor:
-                cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_MOVES_LOCK])
+        database_locks.lock(DatabaseLock.REGISTRY_PARENTS)
         # A parent that is not registered may be somebody's child later: no circle now.
         if vm.pk in lineage.keys_above(LINKS, parent) or _hangs_on(parent, vm.pk):
             text = f"parentVmId: '{parent}' stands below '{vm.pk}', which cannot stand below it"
@@ -169,7 +165,7 @@ def patch(vm_id: str, changes: dict[str, Any], *, caller: object = None) -> VM:
         vm.seen(clock.now(), status=status)
         signs = ["last_seen", "late_after", "silent_after", "status"]
         vm.save(update_fields=[*fields, *signs, "parent_vm_id"])
-        tell([vm.pk])
+        events.publish_nodes([vm.pk])
     return vm
 
 
@@ -179,7 +175,7 @@ def deregister(vm_id: str, *, caller: object = None) -> None:
         vm = find(vm_id)
         authority.check(caller, "write", vm.pk)
         VM.objects.filter(pk=vm.pk).delete()
-        tell([vm.pk])
+        events.publish_nodes([vm.pk])
 
 
 def mark_stopped(vm_id: str, unheard_since: datetime | None = None) -> bool:
@@ -193,19 +189,13 @@ def mark_stopped(vm_id: str, unheard_since: datetime | None = None) -> bool:
     with transaction.atomic():
         changed = rows.update(status=Status.STOPPED, late_after=None, silent_after=None)
         if changed:
-            tell([vm_id])
+            events.publish_nodes([vm_id])
     return bool(changed)
 
 
 def forget(vm_ids: Sequence[str]) -> None:
     """Deregister those of them that are registered; whoever removes them tells of it."""
     VM.objects.filter(pk__in=vm_ids).delete()
-
-
-def tell(vm_ids: Iterable[str]) -> None:
-    """Tell watchers on commit which VMs to look at again."""
-    ids = list(vm_ids)
-    transaction.on_commit(lambda: events.publish_nodes(ids))
 
 
 # -- beats -------------------------------------------------------------------------------------
@@ -219,7 +209,7 @@ def beat(one: Beat, *, caller: object = None) -> dict[str, Any]:
         if one.vm_id not in done.seen:
             raise NotFound(VM_NOT_FOUND)
         authority.check(caller, "write", one.vm_id)
-        tell(done.changed)
+        events.publish_nodes(done.changed)
     return beats.single_answer(one.vm_id, done, interval)
 
 
@@ -229,7 +219,7 @@ def beat_all(many: Sequence[Beat], *, caller: object = None) -> dict[str, Any]:
     with transaction.atomic():
         done = beats.record(many, now, interval)
         check_all(caller, done.seen)
-        tell(done.changed)
+        events.publish_nodes(done.changed)
     return beats.bulk_answer(many, done, now, interval)
 
 
@@ -241,7 +231,7 @@ def keep_alive(vm_ids: Sequence[str]) -> None:
     with transaction.atomic():
         running = VM.objects.filter(pk__in=vm_ids, status=Status.RUNNING).order_by("pk")
         held = list(running.select_for_update().values_list("pk", flat=True))
-        tell(beats.record([Beat(vm_id) for vm_id in held], now, interval).changed)
+        events.publish_nodes(beats.record([Beat(vm_id) for vm_id in held], now, interval).changed)
 
 
 def check_all(caller: object, vm_ids: Iterable[str]) -> None:
@@ -354,7 +344,7 @@ def sweep(at: datetime | None = None) -> list[str]:
             # An edge writes this one, and may do so at this moment.
             fields.remove("door_at")
         watch.save(update_fields=fields)
-        tell(sorted(ids))
+        events.publish_nodes(sorted(ids))
     Gap.objects.filter(ended_at__lt=now - GAPS_KEPT).delete()
     return sorted(ids)
 

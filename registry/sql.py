@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import orjson
 from django.db import connection
+
+from reef_site.common import clock
 
 # A moment as the database driver takes it and `look` gives it: text on SQLite.
 Stamp = Any
@@ -21,7 +23,7 @@ def stamp(moment: datetime) -> Stamp:
 def moment(value: Stamp) -> datetime:
     """The moment that a stamp stands for."""
     if isinstance(value, str):
-        return datetime.fromisoformat(value).replace(tzinfo=UTC)
+        return clock.parse_iso(value)
     found: datetime = value
     return found
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
+import tempfile
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -13,11 +14,12 @@ from typing import Any
 
 import pytest
 from django.conf import settings
+from django.core.management.commands import flush
 from django.db import connections
 from django.test import Client
 from django.utils import timezone
 
-from lieutenants import runtime, services
+from lieutenants import runtime
 from lieutenants.exceptions import TransportError
 from lieutenants.follower import Follower
 from lieutenants.models import Lieutenant, Message, Process
@@ -25,14 +27,50 @@ from lieutenants.transports import get_transport
 from reef_site import redis_server as own_redis
 from reef_site.audit import refusals
 from reef_site.celery import app
-from reef_site.common import events, outside
+from reef_site.common import broker, outside
 from reef_site.common.models import Tick
+from tests.dispatching import intercept_tasks
 from tests.emulator.fixture import emulator, emulator_of_the_run  # noqa: F401
+from tests.stack import MIGRATED
 from tests.stub_llm import StubLLM
 from tests.waiting import until
 
 SETTLING = "reef-settle"  # the follower's threads of this kind have that name, too
 STANDIN = Path(__file__).parent / "agents" / "standin.py"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give the run a file for the tables that its stacks share; see `Stack.migrate`."""
+    if not hasattr(config, "workerinput"):
+        file = Path(tempfile.gettempdir()) / f"reef-migrated-{os.getpid()}.sqlite3"
+        file.unlink(missing_ok=True)
+        os.environ[MIGRATED] = str(file)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Remove that file when the last worker is done."""
+    if not hasattr(config, "workerinput"):
+        Path(os.environ[MIGRATED]).unlink(missing_ok=True)
+
+
+# Rows that `migrate` makes and that no test changes.
+STATIC_TABLES = {"django_content_type", "auth_permission"}
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _keep_static_tables() -> Iterator[None]:
+    """Empty all other tables after a test, and so need not fill these again."""
+
+    def sql_flush(style: Any, connection: Any, **options: Any) -> list[str]:
+        names = connection.introspection.django_table_names(only_existing=True, include_views=False)
+        tables = [name for name in names if name not in STATIC_TABLES]
+        statements: list[str] = connection.ops.sql_flush(style, tables, **options)
+        return statements
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flush, "sql_flush", sql_flush)
+        patch.setattr(flush, "emit_post_migrate_signal", lambda *_, **__: None)
+        yield
 
 
 class Api:
@@ -86,7 +124,7 @@ def redis_server() -> Iterator[str]:
 @pytest.fixture(autouse=True)
 def _outside_calls_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let requests that call outside have their answer at once; there is no worker here."""
-    monkeypatch.setattr(outside, "dispatch", outside.run_here)
+    monkeypatch.setattr(outside, "dispatch", lambda _task, call_id: outside.run_here(call_id))
 
 
 def let_ticks_have_run() -> None:
@@ -188,11 +226,11 @@ def _gone(process: Process) -> bool:
     return not get_transport(process.transport).alive(process.handle)
 
 
-def _settle_in_a_thread(lieutenant_id: str, _host: str) -> None:
+def _settle_in_a_thread(_task: str, args: list[str], _countdown: float) -> None:
     """What a worker does when it is rung, without a broker in between."""
 
     def run() -> None:
-        runtime.settle(lieutenant_id)
+        runtime.settle(*args)
         connections.close_all()
 
     threading.Thread(target=run, name=SETTLING).start()
@@ -209,8 +247,8 @@ def fleet(
     """A fleet whose agent is the stand-in; `settings.PI_PATH` may name another one."""
     settings.PI_PATH = str(STANDIN)
     settings.STARTS_AT_ONCE = 8
-    monkeypatch.setattr(services, "ring_worker", _settle_in_a_thread)
-    events.client.cache_clear()
+    intercept_tasks(monkeypatch, "lieutenants.settle", _settle_in_a_thread)
+    broker.client.cache_clear()
     running = Fleet(api)
     yield running
     running.close()

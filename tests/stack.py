@@ -12,10 +12,12 @@ import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Self
 
@@ -27,6 +29,8 @@ from tests.waiting import until
 ROOT = Path(__file__).resolve().parent.parent
 STANDIN = ROOT / "tests" / "agents" / "standin.py"
 TOKEN = "a-token-of-the-tests"
+# Names the file with the tables of a run's first stack, which the others copy.
+MIGRATED = "REEF_TEST_MIGRATED"
 
 
 # Becomes another user, who can also enter the folder of our own interpreter, and runs argv[4:].
@@ -120,7 +124,7 @@ class Stack:
 
     def __enter__(self) -> Self:
         try:
-            self.manage("migrate", "--verbosity", "0")
+            self.migrate()
             for name in ("redis", "web", "edge", "worker", "beat"):
                 self.start(name)
             until(self.answers, 120)
@@ -142,10 +146,35 @@ class Stack:
             if self._made:
                 shutil.rmtree(self._made, ignore_errors=True)
 
+    def migrate(self) -> None:
+        """Make the tables; within one test run the stacks copy those that the first has made."""
+        database = self.data / "db.sqlite3"
+        usual = not self.user and self.checkout == ROOT and "DATABASE_URL" not in self.env
+        if not usual or database.exists() or MIGRATED not in os.environ:
+            self.manage("migrate", "--verbosity", "0")
+            return
+        migrated = Path(os.environ[MIGRATED])
+        if migrated.exists():
+            # Loading the settings makes the secrets that the processes share.
+            self._run("-c", "import reef_site.settings")
+            shutil.copyfile(migrated, database)
+            database.chmod(0o600)
+            return
+        self.manage("migrate", "--verbosity", "0")
+        draft = self.data / "migrated.sqlite3"
+        with closing(sqlite3.connect(database)) as source, closing(sqlite3.connect(draft)) as copy:
+            source.backup(copy)
+        shutil.copyfile(draft, unfinished := migrated.with_suffix(f".{os.getpid()}"))
+        unfinished.replace(migrated)
+        draft.unlink()
+
     def manage(self, *words: str) -> str:
         """Run a management command; its output."""
+        return self._run("manage.py", *words)
+
+    def _run(self, *words: str) -> str:
         done = subprocess.run(
-            [*self._python, "manage.py", *words],
+            [*self._python, *words],
             cwd=self.checkout,
             env=self.env,
             capture_output=True,

@@ -75,7 +75,7 @@ class Held(models.Model):
         return vault.unseal(self.key, self.sealed) if self.sealed else self.clear
 
     def hold(self, text: str, *, secret: bool) -> None:
-        """Take this value. Only inside a transaction that holds `locks.writing`."""
+        """Take this value. Only inside a transaction that shares `DatabaseLock.VAULT_KEYS`."""
         self.sealed = vault.seal(self.key, text) if secret and text else ""
         self.clear = "" if secret else text
 

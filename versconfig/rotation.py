@@ -9,7 +9,9 @@ from functools import partial
 from django.conf import settings
 from django.db import transaction
 
-from versconfig import locks, vault
+from reef_site.common import database_locks
+from reef_site.common.database_locks import DatabaseLock
+from versconfig import vault
 from versconfig.exceptions import Unreadable
 from versconfig.models import Held, Setting, Version
 
@@ -44,7 +46,7 @@ def rotate() -> Rotated:
     by_environment = bool(settings.CONFIG_KEYS)
     with transaction.atomic():
         # Whoever writes after this seals with the new key; whoever wrote before has committed.
-        locks.rotating()
+        database_locks.lock(DatabaseLock.VAULT_KEYS)
         old = [key for key in vault.kept() if key not in settings.CONFIG_KEYS]
         if not by_environment:
             vault.put_first()

@@ -12,10 +12,11 @@ from datetime import timedelta
 
 from django.db import IntegrityError, transaction
 
-from reef_site.common import clock
+from reef_site.common import clock, database_locks
+from reef_site.common.database_locks import DatabaseLock
 from reef_site.common.errors import BadInput, Forbidden, NotFound, ReefError
 from versconfig import config as config
-from versconfig import keys, locks, scopes, values
+from versconfig import keys, scopes, values
 from versconfig.config import boolean as boolean
 from versconfig.config import explain as explain
 from versconfig.config import integer as integer
@@ -161,7 +162,7 @@ def newest(name: str, target: Target) -> Version | None:
 
 @transaction.atomic
 def _change(wish: Wish, by: object, what: What) -> Version | None:
-    locks.writing()
+    database_locks.lock(DatabaseLock.VAULT_KEYS, shared=True)
     target, name = wish.target, wish.key.name
     rows = Setting.objects.select_for_update().at_place(name, target.scope, target.node)
     row = rows.first()

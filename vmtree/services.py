@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from django.db import IntegrityError, connection, transaction
+from django.db import IntegrityError, transaction
 from django.db.models import Count, Q
 from ulid import ULID
 
-from reef_site.common import clock, events
+from reef_site.common import clock, database_locks, events
+from reef_site.common.database_locks import DatabaseLock
 from reef_site.common.errors import BadInput, Conflict, NotFound
 from vmtree import authority, permissions, removal, tokens
 from vmtree import names as vm_names
@@ -23,8 +24,6 @@ from vmtree.dna import Dna, empty
 from vmtree.lineage import is_within, keys_below
 from vmtree.models import LINKS, Node, NodeToken, Revision, Trait
 
-# PostgreSQL's lock on the shape of the tree; any number that nobody else uses.
-STRUCTURE = 7_202_611
 _AT_ONCE = 500
 
 
@@ -84,7 +83,7 @@ def create(new: NewNode, *, by: object, what: Revision.What = Revision.What.CREA
     if what == Revision.What.CREATED:
         # What comes in by itself has a name that the registry took, perhaps long ago.
         vm_names.check(new.name)
-    hold_shape(alone=False)
+    database_locks.lock(DatabaseLock.TREE_STRUCTURE, shared=True)
     parent = parent_of(new.parent_vm_id) if new.parent_vm_id else None
     authority.check(by, "write", parent)
     vm_id = new.vm_id or str(ULID())
@@ -100,7 +99,7 @@ def create(new: NewNode, *, by: object, what: Revision.What = Revision.What.CREA
         raise Conflict(f"VM '{vm_id}' exists already") from None
     _write_traits(node)
     _record([node], what, by, now)
-    _tell_later([vm_id])
+    events.publish_nodes([vm_id])
     return node
 
 
@@ -112,7 +111,7 @@ def change(vm_id: str, wish: Change, *, by: object) -> Node:
     """
     moves = not isinstance(wish.parent_vm_id, _Unsaid)
     if moves:
-        hold_shape(alone=True)
+        database_locks.lock(DatabaseLock.TREE_STRUCTURE)
     node = _locked(vm_id, missing=f"VM '{vm_id}' not found")
     authority.check(by, "write", node)
     before = _state(node)
@@ -134,7 +133,7 @@ def change(vm_id: str, wish: Change, *, by: object) -> Node:
     if _state(node) != before:
         _write_traits(node)
         _record([node], Revision.What.CHANGED, by, node.updated_at)
-    _tell_later([vm_id])
+    events.publish_nodes([vm_id])
     return node
 
 
@@ -153,7 +152,7 @@ def remove(
     With `guarded` nobody is removed whom apps above want to stay. Raises BadInput, Conflict (the
     number is another by now, or one must stay), NotFound, Forbidden.
     """
-    hold_shape(alone=True)
+    database_locks.lock(DatabaseLock.TREE_STRUCTURE)
     node = _locked(vm_id)
     authority.check(by, "command", node)
     keys = keys_below(LINKS, node.pk)
@@ -177,7 +176,7 @@ def remove(
         ids = [each.vm_id for each in nodes]
         if subtree:
             removal.follow(ids)
-        _tell_later(ids)
+        events.publish_nodes(ids)
     return len(keys)
 
 
@@ -208,7 +207,7 @@ def mark_destroyed(vm_id: str) -> None:
     now = clock.now()
     node = Node.objects.living().filter(vm_id=vm_id, destroyed_at__isnull=True)
     if node.update(destroyed_at=now, updated_at=now):
-        _tell_later([vm_id])
+        events.publish_nodes([vm_id])
 
 
 def stats() -> dict[str, Any]:
@@ -225,17 +224,6 @@ def stats() -> dict[str, Any]:
 
 
 # -- rules of the above --------------------------------------------------------------------------
-
-
-def hold_shape(*, alone: bool) -> None:
-    """Keep the tree's shape as it is until commit: creators share the hold, movers are alone.
-
-    SQLite lets one writer in at a time anyway.
-    """
-    if connection.vendor == "postgresql":
-        function = "pg_advisory_xact_lock" if alone else "pg_advisory_xact_lock_shared"
-        with connection.cursor() as cursor:
-            cursor.execute(f"SELECT {function}(%s)", [STRUCTURE])
 
 
 def _came_by_itself(vm_id: str) -> bool:
@@ -323,10 +311,6 @@ def _record(nodes: list[Node], what: Revision.What, by: object, at: datetime) ->
         )
         for node in nodes
     )
-
-
-def _tell_later(vm_ids: list[str]) -> None:
-    transaction.on_commit(lambda: events.publish_nodes(vm_ids))
 
 
 def _chunks(keys: list[int]) -> Iterator[list[int]]:

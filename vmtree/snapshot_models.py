@@ -9,6 +9,7 @@ from django.db import models
 from django.db.models import Q
 
 from reef_site.common import clock
+from reef_site.common.leases import LeaseQuerySet
 
 # Much longer than writing takes; after it a writer counts as dead.
 LEASE = timedelta(minutes=10)
@@ -31,7 +32,7 @@ class State(models.TextChoices):
     DAMAGED = "damaged", "damaged"
 
 
-class SnapshotQuerySet(models.QuerySet["Snapshot"]):
+class SnapshotQuerySet(LeaseQuerySet["Snapshot"]):
     def ready(self) -> Self:
         """Those whose file was complete, and not found otherwise since."""
         return self.filter(state=State.READY)
@@ -42,7 +43,7 @@ class SnapshotQuerySet(models.QuerySet["Snapshot"]):
 
     def abandoned(self, at: datetime) -> Self:
         """Those whose writer has not been heard of for too long."""
-        return self.filter(clock.is_over("leased_until", at, LEASE), state=State.WRITING)
+        return self.free(at, LEASE).filter(state=State.WRITING)
 
 
 class Snapshot(models.Model):

@@ -23,6 +23,7 @@ from bootloader.states import (
     StepState,
 )
 from reef_site.common import clock
+from reef_site.common.leases import LeaseQuerySet
 
 
 def new_id() -> str:
@@ -30,7 +31,7 @@ def new_id() -> str:
     return str(ULID())
 
 
-class ProvisioningQuerySet(models.QuerySet["Provisioning"]):
+class ProvisioningQuerySet(LeaseQuerySet["Provisioning"]):
     def without_texts(self) -> Self:
         """Defer the large text columns."""
         return self.select_related("machine").defer("script", "user_data")
@@ -48,15 +49,9 @@ class ProvisioningQuerySet(models.QuerySet["Provisioning"]):
         return self.filter(released_at__isnull=True)
 
     def claim(self, pk: str, holder: str, lease: timedelta) -> Provisioning | None:
-        """Lease an active row to `holder` and return it; return None while another holder has
-        it.
-        """
-        now = clock.now()
-        free = clock.is_over("leased_until", now, lease)
-        mine = self.active().filter(free, pk=pk)
-        if not mine.update(leased_until=now + lease, leased_by=holder):
-            return None
-        return self.without_texts().get(pk=pk)
+        """Lease an active row to `holder` and return it; None while another holder has it."""
+        mine = self.active().acquire(pk, lease, leased_by=holder)
+        return self.without_texts().get(pk=pk) if mine else None
 
     def count_by_state(self) -> dict[str, int]:
         """Count rows by state; states without rows are missing."""

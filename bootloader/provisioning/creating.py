@@ -6,7 +6,7 @@ provider's `find_created` is used before the next call.
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from django.db import IntegrityError, transaction
@@ -78,7 +78,7 @@ def find_lost_vm(context: Context, step: BootStep) -> CheckAgain | None:
 
     Return None when it is resolved: the provisioning has the VM now, or none was created.
     """
-    row, requested_at = context.row, datetime.fromisoformat(step.facts["asked_at"])
+    row, requested_at = context.row, clock.parse_iso(step.facts["asked_at"])
     provider = providers.get(row.provider)
     # A machine first listed since then, without a provisioning, may be ours.
     others = Q(known_since__lt=requested_at) | Q(provisionings__isnull=False)
@@ -91,7 +91,7 @@ def find_lost_vm(context: Context, step: BootStep) -> CheckAgain | None:
     if not step.facts.get("lost_at"):
         # The caller crashed during the call: the response counts as lost from now on.
         step.keep(lost_at=clock.now().isoformat())
-    if clock.now() - datetime.fromisoformat(step.facts["lost_at"]) < LOST_VM_WINDOW:
+    if clock.now() - clock.parse_iso(step.facts["lost_at"]) < LOST_VM_WINDOW:
         return context.later(POLL_SECONDS, "looks whether the VM was made")
     step.keep(asked_at=None)
     context.say("no VM came of it", step)

@@ -11,9 +11,9 @@ from django.db import transaction
 from bootloader import joining
 from bootloader.exceptions import ProviderUnavailable, RateLimited
 from bootloader.models import LogLine, Provisioning
-from bootloader.provisioning import booting, creating, machines, rings
+from bootloader.provisioning import booting, creating, machines
 from bootloader.states import CleanupPolicy, State, StepState
-from reef_site.common import clock
+from reef_site.common import clock, events
 from reef_site.common.errors import ReefError
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def _complete(row: Provisioning, outcome: str) -> None:
             joining.revoke_unused(row.vm_id)
         row.steps.cancel()
         row.move(State.CANCELLED, f"{actor}; {outcome}", released_at=clock.now())
-    rings.tell(row.pk)
+    events.publish_provisionings([row.pk])
 
 
 def _fail_cancellation(row: Provisioning, reason: str) -> None:
@@ -107,4 +107,4 @@ def apply_failure_policy(row: Provisioning) -> None:
     except ReefError as error:
         text, kind = f"{machine} could not be deleted: {error}", LogLine.Kind.ERROR
     LogLine.objects.create(provisioning=row, kind=kind, text=text[:2000])
-    rings.tell(row.pk)
+    events.publish_provisionings([row.pk])

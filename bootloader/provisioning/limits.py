@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from django.db import connection, transaction
+from django.db import transaction
 
 from bootloader.exceptions import LostRace
 from bootloader.models import Machine, Provisioning
-from bootloader.provisioning import rings
 from bootloader.states import State
+from reef_site.common import database_locks, events
+from reef_site.common.database_locks import DatabaseLock
+from reef_site.common.dispatch import dispatch
 from reef_site.common.errors import Conflict
 from versconfig import config
 from vmtree.models import Node
-
-# PostgreSQL's advisory lock for starting provisionings; the number is arbitrary but unique.
-_BEGINNING = 7_202_613
-
-
-def alone() -> None:
-    """Serialize counting and starting until commit. SQLite has one writer at a time anyway."""
-    if connection.vendor == "postgresql":
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_BEGINNING])
 
 
 def check_quota(more: int, node: Node | None) -> None:
@@ -52,7 +44,7 @@ def start_queued() -> list[str]:
     """Start queued provisionings while there are free slots; return their ids."""
     begun: list[str] = []
     with transaction.atomic():
-        alone()
+        database_locks.lock(DatabaseLock.PROVISIONING_STARTS)
         room = max_concurrent() - Provisioning.objects.active().count()
         waiting = Provisioning.objects.filter(state=State.QUEUED).order_by("id")
         for row in waiting[: max(0, room)]:
@@ -62,6 +54,6 @@ def start_queued() -> list[str]:
                 continue
             begun.append(row.pk)
     for provisioning_id in begun:
-        rings.advance(provisioning_id)
-        rings.tell(provisioning_id)
+        dispatch("bootloader.advance", provisioning_id)
+        events.publish_provisionings([provisioning_id])
     return begun

@@ -17,10 +17,10 @@ from bootloader.exceptions import (
 )
 from bootloader.models import LogLine, Machine, Provisioning
 from bootloader.providers import base
-from bootloader.provisioning import booting, lines, rings
+from bootloader.provisioning import booting, lines
 from bootloader.reasons import clipped
 from bootloader.states import State
-from reef_site.common import clock
+from reef_site.common import clock, events
 from reef_site.common.errors import BadInput, NotFound
 from registry import services as registry
 from vmtree import names as vm_names
@@ -99,7 +99,7 @@ def mark_gone(machine: Machine, note: str) -> None:
             registry.mark_stopped(machine.vm_id)
     machine.refresh_from_db()
     for row in Provisioning.objects.filter(machine=machine).values_list("pk", flat=True):
-        rings.tell(row)
+        events.publish_provisionings([row])
 
 
 def remove_vm(vm_id: str, *, by: object) -> None:

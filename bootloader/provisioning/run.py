@@ -6,15 +6,10 @@ loses it within seconds, and another one continues from the rows.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import secrets
-import threading
 import time
-from collections.abc import Iterator
 from datetime import timedelta
-
-from django.db import connection
 
 from bootloader.exceptions import (
     IllegalMove,
@@ -25,11 +20,13 @@ from bootloader.exceptions import (
     ShellUnavailable,
 )
 from bootloader.models import BootStep, LogLine, Provisioning
-from bootloader.provisioning import booting, ending, limits, machines, rings, steps
+from bootloader.provisioning import booting, ending, limits, machines, steps
 from bootloader.provisioning.steps import CheckAgain, Context
 from bootloader.states import State, StepName, StepState
-from reef_site.common import clock
+from reef_site.common import clock, events
+from reef_site.common.dispatch import dispatch
 from reef_site.common.errors import ReefError
+from reef_site.common.leases import is_leased
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +52,7 @@ def advance(provisioning_id: str) -> None:
         return
     wait: float | None = None
     try:
-        with _renewing_lease(row.pk, holder):
+        with Provisioning.objects.renewing(row.pk, holder, LEASE):
             wait = _run_steps(Context(row, holder))
     except LostRace as error:
         logger.info("%s was moved by somebody else: %s", row, error)
@@ -65,7 +62,7 @@ def advance(provisioning_id: str) -> None:
     if wait is None:
         limits.start_queued()
     else:
-        rings.advance(row.pk, later=wait)
+        dispatch("bootloader.advance", row.pk, countdown=wait)
 
 
 def tick() -> None:
@@ -73,44 +70,17 @@ def tick() -> None:
     now = clock.now()
     late = now - timedelta(seconds=3)
     for row in Provisioning.objects.active().order_by("id"):
-        leased = row.leased_until is not None and now < row.leased_until < now + LEASE + clock.SKEW
         # A time too far ahead was written before the clock was set back.
         waits = row.look_at is not None and late <= row.look_at < now + MAX_WAIT
-        if not leased and not waits:
-            rings.advance(row.pk)
+        if not is_leased(row.leased_until, now, LEASE) and not waits:
+            dispatch("bootloader.advance", row.pk)
     limits.start_queued()
 
 
 def _release(provisioning_id: str, holder: str, wait: float | None) -> None:
     """Release the lease, and store the time of the next check."""
     look_at = None if wait is None else clock.now() + timedelta(seconds=wait)
-    mine = Provisioning.objects.filter(pk=provisioning_id, leased_by=holder)
-    mine.update(leased_until=None, leased_by="", look_at=look_at)
-
-
-@contextlib.contextmanager
-def _renewing_lease(provisioning_id: str, holder: str) -> Iterator[None]:
-    """Renew the lease in a thread while the block runs."""
-    over = threading.Event()
-
-    def renew() -> None:
-        while not over.wait(LEASE.total_seconds() / 4):
-            mine = Provisioning.objects.filter(pk=provisioning_id, leased_by=holder)
-            try:
-                if not mine.update(leased_until=clock.now() + LEASE):
-                    return
-            except Exception:
-                logger.exception("the lease of %s could not be renewed", provisioning_id)
-            finally:
-                connection.close()
-
-    thread = threading.Thread(target=renew, name="reef-lease", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join(5)
+    Provisioning.objects.release_held(provisioning_id, holder, look_at=look_at)
 
 
 def _run_steps(context: Context) -> float | None:
@@ -125,10 +95,10 @@ def _run_steps(context: Context) -> float | None:
         step = row.steps.next()
         if step is None:
             row.move(State.DONE)
-            rings.tell(row.pk)
+            events.publish_provisionings([row.pk])
             return None
         wait = _run_step(context, step)
-        rings.tell(row.pk)
+        events.publish_provisionings([row.pk])
         if wait is not None:
             return wait
     return 0.0
@@ -207,7 +177,7 @@ def _fail(row: Provisioning, step: BootStep, reason: str) -> float | None:
     if step.state == StepState.RUNNING:
         step.move(StepState.FAILED, reason)
     row.move(State.FAILED, f"{step.get_name_display()}: {reason}")
-    rings.tell(row.pk)
+    events.publish_provisionings([row.pk])
     ending.apply_failure_policy(row)
     return None
 

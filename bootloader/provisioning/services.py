@@ -6,14 +6,13 @@ Rows are written first, tasks dispatched on commit.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 
 from django.db import IntegrityError, transaction
 from django.db.models import QuerySet
 
 from bootloader import grants, providers
 from bootloader.models import BootStep, LogLine, Machine, Provisioning
-from bootloader.provisioning import limits, rings
+from bootloader.provisioning import limits
 from bootloader.provisioning.wishes import ProvisionRequest
 from bootloader.states import (
     RETRY_FROM,
@@ -22,6 +21,9 @@ from bootloader.states import (
     StepName,
     StepState,
 )
+from reef_site.common import database_locks, events
+from reef_site.common.database_locks import DatabaseLock
+from reef_site.common.dispatch import dispatch
 from reef_site.common.errors import BadInput, Conflict, Forbidden, NotFound
 from versconfig import config
 from vmtree import authority
@@ -46,18 +48,18 @@ def start(vm_request: ProvisionRequest, *, by: object, key: str = "") -> Started
         return Started(known, existing=True)
     try:
         with transaction.atomic():
-            limits.alone()
+            database_locks.lock(DatabaseLock.PROVISIONING_STARTS)
             limits.check_quota(len(vm_request.names()), parent)
             grants.draw(by, len(vm_request.names()))
             rows = _create_rows(vm_request, by, key)
-            transaction.on_commit(rings.begin)
+            dispatch("bootloader.begin")
     except IntegrityError:
         # A concurrent request created the same names.
         if known := _existing(vm_request, str(by)[:200], key):
             return Started(known, existing=True)
         raise Conflict(f"name: some of {vm_request.name}… are taken") from None
     for row in rows:
-        rings.tell(row.pk)
+        events.publish_provisionings([row.pk])
     return Started(rows, existing=False)
 
 
@@ -199,8 +201,8 @@ def retry(provisioning_id: str, *, by: object) -> Provisioning:
         reason = f"again, by {str(by)[:200]}"
         row.move(State.QUEUED, reason, look_at=None, asked_by_node=by_node)
         _reset_steps(row)
-        transaction.on_commit(rings.begin)
-        transaction.on_commit(partial(rings.tell, row.pk))
+        dispatch("bootloader.begin")
+        events.publish_provisionings([row.pk])
     return row
 
 
@@ -246,8 +248,8 @@ def cancel(provisioning_id: str, cleanup: CleanupPolicy | None, *, by: object) -
         if row.machine is not None and not row.machine.is_gone:
             reason += f"; its VM is to be {word}"
         row.move(State.CANCELLING, reason, on_failure=cleanup, look_at=None)
-        transaction.on_commit(partial(rings.advance, row.pk))
-        transaction.on_commit(partial(rings.tell, row.pk))
+        dispatch("bootloader.advance", row.pk)
+        events.publish_provisionings([row.pk])
     return row
 
 

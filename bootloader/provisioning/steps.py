@@ -13,7 +13,7 @@ import random
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from django.db import transaction
 
@@ -96,8 +96,7 @@ class Context:
 
     def check_lease(self) -> None:
         """Raise LostRace if the lease was lost."""
-        mine = Provisioning.objects.filter(pk=self.row.pk, leased_by=self.holder)
-        if not mine.filter(leased_until__gt=clock.now()).exists():
+        if not Provisioning.objects.is_held(self.row.pk, self.holder):
             raise LostRace("its lease was lost")
 
     def say(self, text: str, step: BootStep | None, kind: LogLine.Kind = LogLine.Kind.NOTE) -> None:
@@ -264,7 +263,7 @@ def is_gone(context: Context, step: BootStep, every: timedelta = CHECK_INTERVAL)
     if machine is None or StepName(step.name) in (StepName.RESOLVE, StepName.CREATE):
         return False
     last = step.facts.get("asked_provider") or (step.started_at or now).isoformat()
-    if now - datetime.fromisoformat(last) < every:
+    if now - clock.parse_iso(last) < every:
         return False
     step.keep(asked_provider=now.isoformat())
     try:

@@ -7,7 +7,7 @@ text with or without a Content-Type. Where the status is ambiguous, the shape de
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -15,6 +15,7 @@ import httpx
 
 from bootloader import exceptions as errors
 from bootloader.vers import wire
+from reef_site.common import clock
 
 _MAX_TEXT = 300
 # Matches keys of the platform.
@@ -110,4 +111,4 @@ def _seconds(response: httpx.Response) -> float | None:
     except ValueError:
         return None
     until = until if until.tzinfo else until.replace(tzinfo=UTC)
-    return max(0.0, (until - datetime.now(UTC)).total_seconds())
+    return max(0.0, (until - clock.now()).total_seconds())

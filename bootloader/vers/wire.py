@@ -8,8 +8,10 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Self
+
+from reef_site.common import clock
 
 
 @dataclass(frozen=True)
@@ -153,10 +155,9 @@ def _text(row: Mapping[str, Any], name: str, *, needed: bool = False) -> str:
 
 def _time(row: Mapping[str, Any], name: str) -> datetime | None:
     try:
-        time = datetime.fromisoformat(_text(row, name))
+        return clock.parse_iso(_text(row, name))
     except ValueError:
         return None
-    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 def _labels(row: Mapping[str, Any]) -> Mapping[str, str] | None:

@@ -102,8 +102,8 @@ def _take_over(lieutenant: Lieutenant, host: Host) -> str:
             registry.patch(lieutenant.pk, {"address": settings.HOST})
         except NotRegistered:
             logger.info("%s is not registered; the follower makes up for it", lieutenant)
-        transaction.on_commit(lambda: events.publish_lieutenant(lieutenant.pk))
-        transaction.on_commit(lambda: events.wake_follower(lieutenant.pk))
+        events.publish_lieutenant(lieutenant.pk)
+        events.wake_follower(lieutenant.pk)
     return f"{lieutenant.name}: taken over from {host.name}{said}"
 
 

@@ -11,6 +11,7 @@ from django.db.models.functions import Coalesce
 from ulid import ULID
 
 from reef_site.common import clock
+from reef_site.common.leases import LeaseQuerySet
 
 
 def new_id() -> str:
@@ -67,7 +68,7 @@ def _count_name(state: StepState) -> str:
     return f"steps_{state.name.lower()}"
 
 
-class JobQuerySet(models.QuerySet["Job"]):
+class JobQuerySet(LeaseQuerySet["Job"]):
     def open(self) -> Self:
         """Those that are not at their end."""
         return self.filter(state=JobState.OPEN)
@@ -84,16 +85,8 @@ class JobQuerySet(models.QuerySet["Job"]):
         return self.annotate(**counts)
 
     def claim(self, pk: str, lease: timedelta) -> Job | None:
-        """The open job, leased to the caller; None while somebody else holds it."""
-        now = clock.now()
-        free = clock.is_over("leased_until", now, lease)
-        if not self.open().filter(free, pk=pk).update(leased_until=now + lease):
-            return None
-        return self.get(pk=pk)
-
-    def release(self, pk: str) -> None:
-        """Give a lease back."""
-        self.filter(pk=pk).update(leased_until=None)
+        """Lease the job if it is open; None while somebody else holds it."""
+        return self.get(pk=pk) if self.open().acquire(pk, lease) else None
 
 
 class Job(models.Model):
@@ -149,7 +142,7 @@ class Job(models.Model):
         return dict(rows)
 
 
-class StepQuerySet(models.QuerySet["Step"]):
+class StepQuerySet(LeaseQuerySet["Step"]):
     def unfinished(self) -> Self:
         """Those that something is still to come of."""
         return self.filter(state__in=OPEN_STEPS)
@@ -164,14 +157,15 @@ class StepQuerySet(models.QuerySet["Step"]):
         return waiting.filter(~Exists(below.filter(state__in=OPEN_STEPS)))
 
     def claim(self, pk: int, lease: timedelta) -> Step | None:
-        """The waiting step of an open job, now running by the caller; None if it is not so."""
-        now = clock.now()
-        free = self.filter(pk=pk, state=StepState.WAITING, job__state=JobState.OPEN)
-        claimed = free.update(
+        """Lease the step and set it running; None unless it waits and its job is open."""
+        is_open = Exists(Job.objects.open().filter(pk=OuterRef("job")))
+        waiting = self.filter(is_open, state=StepState.WAITING)
+        claimed = waiting.acquire(
+            pk,
+            lease,
             state=StepState.RUNNING,
             attempts=F("attempts") + 1,
-            started_at=now,
-            leased_until=now + lease,
+            started_at=clock.now(),
             acted_at=None,
             reason="",
         )

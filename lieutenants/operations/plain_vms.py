@@ -9,7 +9,7 @@ from django.db import transaction
 
 from lieutenants.operations.handlers import Handler, Outlook
 from lieutenants.operations.models import Verb
-from reef_site.common import clock
+from reef_site.common import clock, events
 from reef_site.common.errors import NotFound
 from registry import liveness
 from registry import services as registry
@@ -69,7 +69,7 @@ def set_status(vm_id: str, status: Status, *, only_from: Sequence[str] = ()) -> 
     with transaction.atomic():
         changed = rows.update(status=status, late_after=late, silent_after=silent)
         if changed:
-            registry.tell([vm_id])
+            events.publish_nodes([vm_id])
     return bool(changed)
 
 

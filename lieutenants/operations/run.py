@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 
 from django.db.models import Q
 
-from lieutenants.operations import handlers, plain_vms, rings
+from lieutenants.operations import handlers, plain_vms
 from lieutenants.operations.models import (
     MISSED_STEPS,
     Job,
@@ -21,7 +21,9 @@ from lieutenants.operations.models import (
     Verb,
 )
 from reef_site.common import clock, events
+from reef_site.common.dispatch import dispatch
 from reef_site.common.errors import ReefError
+from reef_site.common.leases import is_leased
 from vmtree import snapshots
 from vmtree.snapshot_models import Why
 
@@ -49,7 +51,7 @@ def advance(job_id: str) -> None:
     try:
         at_work = _is_safe(job) and _look_at(job)
     finally:
-        Job.objects.release(job_id)
+        Job.objects.release(job.pk, job.leased_until)
     if at_work:
         _look_again(job)
 
@@ -63,13 +65,13 @@ def act(step_ids: list[int]) -> None:
             job_ids.add(step.job_id)
             _do(step)
     for job_id in job_ids:
-        rings.advance(job_id)
+        dispatch("operations.advance", job_id)
 
 
 def tick() -> None:
     """Ring for each open job: what a lost ring left behind goes on."""
     for job_id in Job.objects.open().order_by("id").values_list("pk", flat=True)[:500]:
-        rings.advance(job_id)
+        dispatch("operations.advance", job_id)
     _settle_cancelled()
 
 
@@ -121,7 +123,7 @@ def _send(job: Job, free: int) -> None:
     ready = job.steps.ready(Verb(job.verb)).order_by("position")
     ids = list(ready.values_list("pk", flat=True)[:free])
     for start in range(0, len(ids), BATCH):
-        rings.act(ids[start : start + BATCH])
+        dispatch("operations.act", ids[start : start + BATCH])
 
 
 def _close(job: Job) -> bool:
@@ -142,7 +144,7 @@ def _look_again(job: Job) -> None:
     now = clock.now()
     unasked = Q(look_at__isnull=True) | Q(look_at__lte=now)
     if Job.objects.open().filter(unasked, pk=job.pk).update(look_at=now + LOOK_AGAIN):
-        rings.advance(job.pk, later=LOOK_AGAIN.total_seconds())
+        dispatch("operations.advance", job.pk, countdown=LOOK_AGAIN.total_seconds())
 
 
 def _block(job: Job) -> None:
@@ -192,7 +194,7 @@ def _do(step: Step) -> None:
 def _settle(step: Step, now: datetime) -> None:
     """See what came of a running step: done, failed, given back, or not yet at its end."""
     if step.acted_at is None:
-        if step.leased_until and not now < step.leased_until < now + STEP_LEASE + clock.SKEW:
+        if step.leased_until and not is_leased(step.leased_until, now, STEP_LEASE):
             _give_back(step)
         return
     try:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from functools import partial
 from typing import Any
 
-from django.db import IntegrityError, connection, transaction
+from django.db import IntegrityError, transaction
 
-from lieutenants.operations import rings
 from lieutenants.operations.models import (
     MISSED_STEPS,
     Job,
@@ -18,7 +16,9 @@ from lieutenants.operations.models import (
     Verb,
 )
 from lieutenants.operations.plan import Line, Plan, plan_of
-from reef_site.common import clock
+from reef_site.common import clock, database_locks
+from reef_site.common.database_locks import DatabaseLock
+from reef_site.common.dispatch import dispatch
 from reef_site.common.errors import Conflict, NotFound
 from vmtree import permissions
 from vmtree import services as tree
@@ -27,8 +27,6 @@ from vmtree.models import LINKS, Node
 from vmtree.permissions import Action
 
 CANCELLED = "the job was cancelled before"
-# PostgreSQL's lock on beginning jobs; any number that nobody else uses.
-_BEGINNING = 7_202_612
 
 
 def plan(verb: Verb, vm_id: str, *, by: object) -> Plan:
@@ -58,10 +56,10 @@ def start(
         raise Conflict(f"confirm: {count} VMs would be touched, not {confirm}")
     try:
         with transaction.atomic():
-            _alone()
+            database_locks.lock(DatabaseLock.JOB_STARTS)
             job, continued = _job(found, top, str(by)[:200], cause)
             _write_steps(job, found)
-            transaction.on_commit(partial(rings.advance, job.pk))
+            dispatch("operations.advance", job.pk)
     except IntegrityError:
         raise Conflict(f"another job on '{vm_id}' was begun just now") from None
     return job, continued
@@ -124,13 +122,6 @@ def _job(found: Plan, top: Node, actor: str, cause: str) -> tuple[Job, bool]:
     job = Job(verb=found.verb, vm_id=top.vm_id, name=top.name, actor=actor, cause=cause)
     job.save(force_insert=True)
     return job, False
-
-
-def _alone() -> None:
-    """One job is begun at a time, until commit. SQLite lets one writer in at a time anyway."""
-    if connection.vendor == "postgresql":
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_BEGINNING])
 
 
 def _refuse_crossing(verb: Verb, top: Node) -> None:

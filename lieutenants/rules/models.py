@@ -13,6 +13,7 @@ from django.db.models import F, Q
 
 from lieutenants.rules import secret
 from reef_site.common import clock
+from reef_site.common.leases import LeaseQuerySet
 from registry.models import Role
 from versconfig.screening import sources
 from vmtree.models import Category, CompactEncoder
@@ -227,17 +228,14 @@ class FiringState(models.TextChoices):
     DROPPED = "dropped", "dropped"
 
 
-class FiringQuerySet(models.QuerySet["Firing"]):
+class FiringQuerySet(LeaseQuerySet["Firing"]):
     def due(self, at: datetime) -> Self:
         """Those to be done now that nobody is at."""
-        free = clock.is_over("leased_until", at, LEASE)
-        return self.filter(free, state=FiringState.WAITING, due_at__lte=at)
+        return self.free(at, LEASE).filter(state=FiringState.WAITING, due_at__lte=at)
 
     def claim(self, pk: int, lease: timedelta = LEASE) -> Firing | None:
-        """The due firing, leased to the caller; None while somebody else holds it."""
-        now = clock.now()
-        claimed = self.due(now).filter(pk=pk)
-        if not claimed.update(leased_until=now + lease, attempts=F("attempts") + 1):
+        """Lease the firing if it is due; None while somebody else holds it."""
+        if not self.due(clock.now()).acquire(pk, lease, attempts=F("attempts") + 1):
             return None
         return self.select_related("rule").get(pk=pk)
 

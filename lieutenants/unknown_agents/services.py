@@ -28,5 +28,5 @@ def ask(run: str, request: Request, *, actor: object) -> UnknownAgent:
     row.requested_by, row.problem = str(actor)[:200], ""
     with transaction.atomic():
         row.save(update_fields=["request", "requested_at", "requested_by", "problem"])
-        transaction.on_commit(lambda: events.wake_follower(row.lieutenant_id))
+        events.wake_follower(row.lieutenant_id)
     return row

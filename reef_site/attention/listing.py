@@ -9,6 +9,7 @@ from datetime import datetime
 from reef_site.attention import items
 from reef_site.attention.items import Item
 from reef_site.attention.models import MAX_ROWS, Kind, Seen
+from reef_site.common import clock
 
 MAX_SHOWN = 20
 # So many alike items stand in one row.
@@ -85,7 +86,7 @@ class _Notes:
 
     def seen_until(self, kind: str, subject: str) -> datetime | None:
         cause, _ = self._notes.get((kind, subject), ("", ""))
-        return datetime.fromisoformat(cause) if cause else None
+        return clock.parse_iso(cause) if cause else None
 
     def seen_by(self, item: Item) -> str:
         """Return who has seen it, empty if nobody has."""

@@ -1,13 +1,15 @@
-"""How Redis is reached: notifications, Celery tasks, and whether it answers."""
+"""The connection to Redis: publishing, sending Celery tasks, and a check that it answers.
+
+Only `events`, `dispatch` and the scheduler send through this module.
+"""
 
 from __future__ import annotations
 
 import functools
-import json
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -22,10 +24,9 @@ from reef_site.common.sender import ERRORS, Sender
 
 logger = logging.getLogger(__name__)
 
-NEWS = "reef:news"
-# How long one command may take. Only the sender's thread ever waits for so long.
+# For one command. Only the sender's thread ever waits for so long.
 TIMEOUT_SECONDS = 1.0
-# How long a request may wait for the answer to whether Redis is there.
+# How long a request waits for the answer of a ping.
 PING_SECONDS = 0.15
 
 
@@ -37,22 +38,32 @@ def client() -> redis.Redis:
         socket_timeout=TIMEOUT_SECONDS,
         socket_connect_timeout=TIMEOUT_SECONDS,
         health_check_interval=30,
-        # A connection that broke since it was used last is made anew, once. A hang is not repeated.
+        # A connection that broke since it was last used is made anew, once. A hang is not repeated.
         retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
     )
 
 
 def publish(channel: str, payload: str) -> None:
-    """Publish soon, without waiting; it may be dropped."""
+    """Publish from the sender's thread. Nobody waits for it, and it may be dropped."""
     _sender.submit(lambda: client().publish(channel, payload))
 
 
-def _publish_missed(seconds: float) -> None:
-    """Tell streams that notifications of this long were dropped, so that they read the rows."""
-    publish(NEWS, json.dumps({"topic": "missed", "seconds": round(seconds + 1, 1)}))
+Recovered = Callable[[float], None]
+_listeners: list[Recovered] = []
 
 
-_sender = Sender(on_recovery=_publish_missed)
+def on_recovery(listener: Recovered) -> Recovered:
+    """Have `listener` called, with the seconds, after a time in which something was dropped."""
+    _listeners.append(listener)
+    return listener
+
+
+def _recovered(seconds: float) -> None:
+    for listener in _listeners:
+        listener(seconds)
+
+
+_sender = Sender(on_recovery=_recovered)
 
 
 # -- tasks ---------------------------------------------------------------------------------------
@@ -65,17 +76,17 @@ def send_task(
     queue: str | None = None,
     countdown: float | None = None,
 ) -> None:
-    """Send a Celery task soon, without waiting; it may be dropped, and a tick makes up for it."""
+    """Send a Celery task from the sender's thread. Nobody waits for it, and it may be dropped."""
     _sender.submit(lambda: _send(name, list(args), {}, queue=queue, countdown=countdown or None))
 
 
 def send_task_now(name: str, kwargs: dict[str, Any]) -> bool:
-    """Send a Celery task in this thread, and say whether that went well."""
+    """Send a Celery task from this thread; return whether that went well."""
     return _sender.send_now(lambda: _send(name, [], kwargs))
 
 
 class _Producers(threading.local):
-    """A producer a thread, with time-outs that are shorter than those of consumers."""
+    """One producer for each thread, with shorter time-outs than those of consumers."""
 
     producer: Producer | None = None
 
@@ -93,7 +104,7 @@ class _Producers(threading.local):
         return self.producer
 
     def forget(self) -> None:
-        """Close the connection; the next call makes a new one."""
+        """Close the connection; the next `get` makes a new one."""
         producer, self.producer = self.producer, None
         if producer is not None and (connection := producer.connection) is not None:
             try:
@@ -114,25 +125,25 @@ def _send(name: str, args: list[object], kwargs: dict[str, Any], **options: Any)
         raise
 
 
-# -- whether it is there ---------------------------------------------------------------------------
+# -- does it answer? -----------------------------------------------------------------------------
 
 
 class _Pinger:
-    """Asks Redis in a thread, one question at a time; who asks waits for a moment only."""
+    """Pings Redis from a thread, one ping at a time; callers wait for a moment only."""
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="reef-ping")
         self._lock = threading.Lock()
-        self._asked: Future[None] | None = None
+        self._pending: Future[None] | None = None
 
     def ping(self) -> str:
-        """Return an empty text if Redis answers now, else what is wrong."""
+        """Return an empty text if Redis answers, else the name of the error."""
         with self._lock:
-            if self._asked is None or self._asked.done():
-                self._asked = self._pool.submit(_ask)
-            asked = self._asked
+            if self._pending is None or self._pending.done():
+                self._pending = self._pool.submit(_ping)
+            pending = self._pending
         try:
-            asked.result(PING_SECONDS)
+            pending.result(PING_SECONDS)
         except TimeoutError:
             return "TimeoutError"
         except ERRORS as error:
@@ -140,7 +151,7 @@ class _Pinger:
         return ""
 
 
-def _ask() -> None:
+def _ping() -> None:
     client().ping()
     _sender.circuit.close()
 
@@ -149,9 +160,9 @@ _pinger = _Pinger()
 
 
 def ping() -> tuple[str, float]:
-    """Return what is wrong with Redis (empty if it answers) and the milliseconds it took.
+    """Return the name of the error (empty if Redis answers) and the milliseconds it took.
 
-    Nobody waits for longer than PING_SECONDS.
+    Waits for PING_SECONDS at most.
     """
     began = time.monotonic()
     wrong = _pinger.ping()
@@ -159,5 +170,5 @@ def ping() -> tuple[str, float]:
 
 
 def flush(seconds: float = 1.0) -> None:
-    """Wait until what was submitted is sent, at most for so long; for tests and commands."""
+    """Wait until all messages so far are sent, at most for so long; for tests and commands."""
     _sender.flush(seconds)

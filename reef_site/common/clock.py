@@ -1,4 +1,12 @@
-"""Time: now, timestamps on the wire, the clock that all hosts share, ages, jumps, leases."""
+"""Time: now, timestamps as text, the clock that all hosts share, ages, jumps of the wall clock.
+
+    row.seen_at = clock.now()
+    body["seenAt"] = clock.format_timestamp(row.seen_at)      # 2026-11-22T06:21:09.098Z
+    since = clock.parse_timestamp(query["since"], "since")    # BadInput names the field
+
+`now` is this host's clock. What hosts compare with each other (ticks, followers, calls) goes by
+`database_now`. Whoever stores a deadline expects that somebody sets the clock back (`is_over`).
+"""
 
 from __future__ import annotations
 
@@ -11,12 +19,10 @@ from django.utils import timezone
 
 from reef_site.common.errors import BadInput
 
-# Less is the usual work of a time service.
+# Smaller corrections are the usual work of a time service.
 MIN_JUMP_SECONDS = 2.0
-# A claim of another host may end this much later than its clock should allow.
+# A lease of another host may end this much later than its clock should allow.
 SKEW = timedelta(minutes=15)
-
-
 # Farther years have no UTC, or none in the time zone of pages.
 _MIN_YEAR, _MAX_YEAR = 1000, 9998
 
@@ -33,15 +39,23 @@ def format_timestamp(moment: datetime) -> str:
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03d}Z"
 
 
+def parse_iso(text: str) -> datetime:
+    """Parse an ISO 8601 timestamp that reef or a provider wrote; without an offset it is UTC.
+
+    Raises ValueError.
+    """
+    moment = datetime.fromisoformat(text)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
 def parse_timestamp(text: str, field: str) -> datetime:
-    """Parse an ISO 8601 timestamp; without an offset it is UTC.
+    """Parse an ISO 8601 timestamp of a request; the result is in UTC, which is also the default.
 
     Raises BadInput, which names `field`.
     """
     try:
         # A plus sign in a query string is decoded as a space.
-        moment = datetime.fromisoformat(text.strip().replace(" ", "+") if "T" in text else text)
-        moment = moment.replace(tzinfo=moment.tzinfo or UTC).astimezone(UTC)
+        moment = parse_iso(text.strip().replace(" ", "+") if "T" in text else text).astimezone(UTC)
         if not _MIN_YEAR <= moment.year <= _MAX_YEAR:
             raise ValueError("out of range")
         return moment
@@ -68,23 +82,23 @@ def age_seconds(moment: datetime, now: datetime) -> float:
 
 
 def is_over(field: str, now: datetime, longest: timedelta) -> Q:
-    """Match rows whose claim or pause `field` is unset, over, or later than it can have been set.
+    """Match rows whose lease or pause `field` is null, over, or later than it can have been set.
 
-    `longest` is what the field is set ahead at most. Farther ahead it was written before the clock
-    was set back, and its holder does not count.
+    `longest` is how far ahead the field is set at most. A value farther ahead was written before
+    the clock was set back, and does not count.
     """
     unset = Q(**{f"{field}__isnull": True})
     return unset | Q(**{f"{field}__lte": now}) | Q(**{f"{field}__gt": now + longest + SKEW})
 
 
 class JumpDetector:
-    """Notices when somebody sets the wall clock. Sleep of the machine is not a jump."""
+    """Notices when somebody sets the wall clock. Sleep of the machine does not count."""
 
     def __init__(self) -> None:
         self._drift = _drift()
 
-    def look(self) -> float:
-        """Return by how many seconds the clock was set since the last look; 0 if it was not."""
+    def jump_seconds(self) -> float:
+        """Return by how many seconds the clock was set since the last call; 0 if it was not."""
         drift = _drift()
         jump, self._drift = drift - self._drift, drift
         return jump if abs(jump) >= MIN_JUMP_SECONDS else 0.0

@@ -1,8 +1,16 @@
-"""Doorbells through Redis: they only make a reaction sooner, so a dead Redis is no error,
-and nobody who rings waits for it.
+"""Events over Redis: which rows changed, so that whoever shows or follows them reads them again.
 
-`ring` wakes the follower of a host, the others tell the edge (and so the pages) what to look at
-again. They say ids, never data: whoever hears them reads the database.
+    with transaction.atomic():
+        row.save()
+        events.publish_nodes([row.vm_id])      # sent after the commit
+
+An event only makes a reaction sooner. It names ids, never data, and may be lost: the database is
+the truth, and subscribers read it again by themselves. So a dead Redis is not an error, and no
+publisher waits for it.
+
+There are two channels. On `CHANNEL` each message is a JSON object with a `topic` and that topic's
+payload, which the edge fans out to browsers (`Topic`). On `WAKE_CHANNEL` a message is the plain id
+of a lieutenant; it wakes the followers.
 """
 
 from __future__ import annotations
@@ -10,51 +18,81 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterable
+from enum import StrEnum
 
 from redis.client import PubSub
 
 from reef_site.common import broker
-from reef_site.common.broker import NEWS, client
+from reef_site.common.transactions import after_commit
 
-__all__ = ["BELL", "NEWS", "client"]
-
-BELL = "reef:bell"
-# Of more changes at once nobody wants the ids: look at everything again.
+CHANNEL = "reef:news"
+WAKE_CHANNEL = "reef:bell"
+# An event about more VMs than these names none of them.
 MAX_IDS = 500
 
 
-def subscription() -> PubSub:
-    """A subscription of its own connection, without the messages about itself."""
-    made: PubSub = client().pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
-    return made
+class Topic(StrEnum):
+    """What a message on `CHANNEL` is about. The comments show the payload beside `topic`."""
+
+    # {"id": "<lieutenant id>"}: its columns changed, not its transcript.
+    LIEUTENANTS = "lieutenants"
+    # {"revs": {"<lieutenant id>": 41, …}}: its transcript has grown up to this revision.
+    TRANSCRIPTS = "transcripts"
+    # {"ids": ["<VM id>", …]} changed in the tree or the registry; {"all": true} if very many did.
+    NODES = "nodes"
+    # {"ids": ["<provisioning id>", …]}: their state, step or log changed.
+    PROVISIONINGS = "provisionings"
+    # {"seconds": 2.5}: events of this last time were dropped, of any topic.
+    MISSED = "missed"
 
 
-def wake_follower(lieutenant_id: str) -> None:
-    """Wake the follower: there is something new to do for this lieutenant."""
-    broker.publish(BELL, lieutenant_id)
+def publish(topic: Topic, **payload: object) -> None:
+    """Send a message to all subscribers of `CHANNEL` after the current transaction."""
+    _send(CHANNEL, json.dumps({"topic": topic.value, **payload}))
 
 
 def publish_lieutenant(lieutenant_id: str) -> None:
-    """Say that the facts of this lieutenant changed (not its transcript)."""
-    broker.publish(NEWS, json.dumps({"topic": "lieutenants", "id": lieutenant_id}))
+    """Publish that the columns of this lieutenant changed."""
+    publish(Topic.LIEUTENANTS, id=lieutenant_id)
 
 
 def publish_transcripts(revs: dict[str, int]) -> None:
-    """Say up to which change each of these lieutenants' transcripts has grown."""
-    broker.publish(NEWS, json.dumps({"topic": "transcripts", "revs": revs}))
+    """Publish the newest revision of each of these lieutenants' transcripts."""
+    publish(Topic.TRANSCRIPTS, revs=revs)
 
 
 def publish_nodes(vm_ids: Iterable[str]) -> None:
-    """Say that these VMs changed, in the tree or in the registry; of very many only that some did.
-
-    The message is `{"topic": "nodes", "ids": […]}`, or `{"topic": "nodes", "all": true}`.
-    """
+    """Publish that these VMs changed; without any, nothing is sent."""
     ids = list(itertools.islice(vm_ids, MAX_IDS + 1))
-    what: dict[str, object] = {"ids": ids} if len(ids) <= MAX_IDS else {"all": True}
-    if ids:
-        broker.publish(NEWS, json.dumps({"topic": "nodes", **what}))
+    if len(ids) > MAX_IDS:
+        publish(Topic.NODES, all=True)
+    elif ids:
+        publish(Topic.NODES, ids=ids)
 
 
 def publish_provisionings(ids: Iterable[str]) -> None:
-    """Say that these provisionings moved on: `{"topic": "provisionings", "ids": […]}`."""
-    broker.publish(NEWS, json.dumps({"topic": "provisionings", "ids": list(ids)}))
+    """Publish that these provisionings moved on."""
+    publish(Topic.PROVISIONINGS, ids=list(ids))
+
+
+def wake_follower(lieutenant_id: str) -> None:
+    """Have the followers look at this lieutenant after the current transaction."""
+    _send(WAKE_CHANNEL, lieutenant_id)
+
+
+def subscription() -> PubSub:
+    """Return a subscription with its own connection, which reports no messages about itself."""
+    made: PubSub = broker.client().pubsub(  # type: ignore[no-untyped-call]
+        ignore_subscribe_messages=True
+    )
+    return made
+
+
+def _send(channel: str, message: str) -> None:
+    after_commit(lambda: broker.publish(channel, message))
+
+
+@broker.on_recovery
+def _publish_missed(seconds: float) -> None:
+    """Have subscribers read the rows that changed while messages were dropped."""
+    publish(Topic.MISSED, seconds=round(seconds + 1, 1))

@@ -16,7 +16,8 @@ from typing import Any
 
 from django.db import connections
 
-from reef_site.common import broker, clock
+from reef_site.common import clock
+from reef_site.common.dispatch import dispatch
 from reef_site.common.models import CallState, OutsideCall
 
 logger = logging.getLogger(__name__)
@@ -68,18 +69,13 @@ def make(
         made_at=now,
         sent_at=now,
     )
-    dispatch(row.pk)
+    dispatch("reef.outside_call", row.pk)
     end = time.monotonic() + BRIEF_SECONDS
     while True:
         row.refresh_from_db()
         if row.is_over or time.monotonic() > end:
             return row
         time.sleep(0.01)
-
-
-def dispatch(call_id: str) -> None:
-    """Tell a worker."""
-    broker.send_task("reef.outside_call", [call_id])
 
 
 def find(call_id: str, *kinds: str) -> OutsideCall | None:
@@ -99,7 +95,7 @@ def find(call_id: str, *kinds: str) -> OutsideCall | None:
     else:
         waiting = OutsideCall.objects.filter(pk=row.pk, state=CallState.WAITING)
         if waiting.filter(sent_at__lte=now - AGAIN).update(sent_at=now):
-            dispatch(row.pk)
+            dispatch("reef.outside_call", row.pk)
     return row
 
 

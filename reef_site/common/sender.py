@@ -1,8 +1,8 @@
-"""Sends notifications through Redis from one thread, so that no caller ever waits for it.
+"""Sends messages to Redis from one thread, so that no caller ever waits for it.
 
-What is sent is never the truth: a notification that is dropped costs a reaction that comes later.
-So a Redis that hangs is left alone for some seconds after the first time-out, and everything that
-was to be sent meanwhile is dropped. One probe finds out whether it answers again.
+A dropped message only makes a reaction come later. So after the first time-out a Redis that hangs
+is left alone for some seconds, and all messages of that time are dropped. Then one message is the
+probe that finds out whether it answers again.
 """
 
 from __future__ import annotations
@@ -30,30 +30,30 @@ _EXIT_SECONDS = 0.3
 
 
 class Circuit:
-    """Whether to ask a server at all: not for a while after it let somebody wait."""
+    """A circuit breaker: open for a while after the server let somebody wait."""
 
     def __init__(self) -> None:
         self._open_until = 0.0
 
     @property
     def is_open(self) -> bool:
-        """Whether nobody is to ask now."""
+        """Return whether to leave the server alone now."""
         return time.monotonic() < self._open_until
 
     def close(self) -> None:
-        """Let everybody ask again: somebody else had an answer."""
+        """Use the server again: somebody else had an answer."""
         self._open_until = 0.0
 
     def failed(self, seconds: float) -> None:
-        """Note a failure that took so long."""
+        """Open the circuit after a failure that took so long, if it was a hang."""
         if seconds >= HANG_SECONDS:
             self._open_until = time.monotonic() + OPEN_SECONDS
 
 
 class Sender:
-    """A queue of things to send, and the thread that sends them.
+    """A queue of messages and the thread that sends them.
 
-    `on_recovery` is called with the seconds of a time in which something was dropped.
+    After a time in which messages were dropped, `on_recovery` is called with its seconds.
     """
 
     def __init__(self, on_recovery: Callable[[float], None] | None = None) -> None:
@@ -67,7 +67,7 @@ class Sender:
         os.register_at_fork(after_in_child=self._forget)
 
     def submit(self, send: Callable[[], object]) -> None:
-        """Have `send` called soon, in the order of the calls; it may also be dropped."""
+        """Have the thread call `send`, in the order of submission, or drop it."""
         if self.circuit.is_open:
             self._drop()
             return
@@ -79,14 +79,14 @@ class Sender:
             self._start()
 
     def send_now(self, send: Callable[[], object]) -> bool:
-        """Call `send` in this thread, and say whether that went well."""
+        """Call `send` in this thread; return whether that went well."""
         if self.circuit.is_open:
             self._drop()
             return False
         return self._send(send)
 
     def flush(self, seconds: float) -> None:
-        """Wait until all is sent, at most for so long."""
+        """Wait until the queue is empty, at most for so long."""
         end = time.monotonic() + seconds
         while self._waiting.unfinished_tasks and time.monotonic() < end:
             time.sleep(0.002)
@@ -112,7 +112,7 @@ class Sender:
                 else:
                     self._send(send)
             except Exception:
-                # Such as from `on_recovery`; what comes next is to be sent.
+                # Such as from `on_recovery`; the thread goes on with the next message.
                 logger.exception("the thread that sends notifications has failed")
             finally:
                 self._waiting.task_done()

@@ -1,9 +1,9 @@
-"""Periodic tasks: who sends one when, and which of those that were sent is run.
+"""Periodic tasks ("ticks"), which run once each time even with several schedulers and workers.
 
-Each has a row. A scheduler claims it by an UPDATE that only one of several can make, and sends the
-task with the generation that it got; a worker begins with the newest generation only, once. So
-neither the wall clocks of hosts nor two schedulers make a difference, and what waits in a queue
-while no worker is there runs once.
+Each tick has a row. A scheduler claims it by an UPDATE that only one of several can make, and sends
+the task with the generation that it got. A worker runs the newest generation only, and only once.
+So neither the wall clocks of hosts nor a second scheduler make a difference, and a heap of ticks
+that waited in a queue while no worker was there runs once.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from django.db.models import F
 from reef_site.common import clock
 from reef_site.common.models import Tick
 
-# When one that no worker has begun with is sent again: the broker may have lost it.
+# A tick that no worker has begun with is sent again then: the broker may have lost it.
 RESEND_SECONDS = 30.0
-# How much sooner than its period one may come: schedulers measure it on their own.
+# The share of its period by which a tick may come too soon: each scheduler measures by itself.
 _EARLY = 0.1
 
 
@@ -64,7 +64,7 @@ def _wait(row: Tick, period: float, now: datetime) -> float:
         return 0.0
     if row.begun_generation >= row.generation:
         return max(0.0, period * (1 - _EARLY) - age)
-    # As soon as a worker has begun with it, the next may follow after its period.
+    # Look again soon: once a worker has begun with this one, the next follows after its period.
     return min(1.0, max(0.0, max(period, RESEND_SECONDS) - age))
 
 
@@ -74,9 +74,9 @@ def give_back(name: str, generation: int) -> None:
 
 
 def begin(name: str, generation: int) -> bool:
-    """Whether to run this tick: only the newest one, and only once."""
+    """Return whether to run this tick, and note it: only the newest one, and only once."""
     newest = Tick.objects.filter(pk=name, generation=generation, begun_generation__lt=generation)
-    # Looking takes no write lock; of a heap that waited in a queue most end here.
+    # Reading takes no write lock; of a heap that waited in a queue most ticks end here.
     if not newest.exists():
         return False
     return bool(newest.update(begun_generation=generation, begun_at=clock.database_now()))

@@ -37,7 +37,7 @@ django.setup()
 from django.conf import settings
 from django.db import connection
 
-from reef_site.common import events
+from reef_site.common import broker
 from registry import beats, hotpath
 from registry import services as registry
 from registry.models import VM
@@ -224,7 +224,7 @@ def run(name: str) -> None:
 
 
 if __name__ == "__main__":
-    events.client.cache_clear()
+    broker.client.cache_clear()
     wanted = sys.argv[1:] or ["sqlite", "postgresql"]
     for each in wanted:
         with {"sqlite": sqlite, "postgresql": postgresql}[each]():

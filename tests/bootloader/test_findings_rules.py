@@ -10,7 +10,6 @@ from django.db import IntegrityError, transaction
 
 from bootloader import reconcile
 from bootloader.models import Finding, Machine, Provisioning
-from bootloader.provisioning import rings
 from bootloader.states import FindingState, State
 from lieutenants.rules import firing
 from lieutenants.rules.models import Firing, Rule
@@ -18,6 +17,7 @@ from reef_site.common import clock
 from registry.models import VM
 from tests.bootloader.test_provision_reconcile import a_member, made_by_somebody, remove
 from tests.conftest import Api
+from tests.dispatching import drop_tasks
 from tests.emulator.fixture import emulator, emulator_of_the_run
 from tests.emulator.handle import Emulator
 from vmtree.models import Node
@@ -35,8 +35,7 @@ def platform(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Emulator:
     for name, value in emulator.environment().items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(reconcile, "GRACE_PERIOD", timedelta(0))
-    monkeypatch.setattr(rings, "tell", lambda _key: None)
-    monkeypatch.setattr(firing, "ring", lambda _key: None)
+    drop_tasks(monkeypatch, "rules.")
     return emulator
 
 

@@ -12,10 +12,11 @@ from django.test import Client
 from bootloader import grants, hosts
 from bootloader.exceptions import NoHostFree
 from bootloader.models import BootStep, Machine, ProvisionGrant, Provisioning, SshHost
-from bootloader.provisioning import creating, rings
+from bootloader.provisioning import creating
 from bootloader.states import State, StepName, StepState
 from bootloader.this_machine import is_this_machine
 from tests.conftest import Api
+from tests.dispatching import drop_tasks
 from tests.vmtree.conftest import NodeApi, database, postgres, postgres_cluster
 from vmtree import services as tree
 from vmtree import tokens
@@ -32,8 +33,7 @@ ADA = "/bootloader/grants/ada"
 @pytest.fixture(autouse=True)
 def family(database: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Node]:
     """roof → (ada → ada-1 → ada-1-1, bob); no worker is told of anything."""
-    for name in ("advance", "begin", "tell"):
-        monkeypatch.setattr(rings, name, lambda *_, **__: None)
+    drop_tasks(monkeypatch, "bootloader.")
     places = [
         ("roof", ""),
         ("ada", "roof"),

@@ -6,18 +6,16 @@ import pytest
 from django.test import Client
 
 from bootloader.models import BootStep, Finding, LogLine, Machine, Provisioning
-from bootloader.provisioning import rings
 from bootloader.states import State, StepState
 from reef_site.auth import make_operator
+from tests.dispatching import drop_tasks
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.fixture(autouse=True)
 def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rings, "advance", lambda _key, **_: None)
-    monkeypatch.setattr(rings, "begin", lambda: None)
-    monkeypatch.setattr(rings, "tell", lambda _key: None)
+    drop_tasks(monkeypatch, "bootloader.")
 
 
 @pytest.fixture

@@ -17,11 +17,12 @@ from bootloader.models import (
     ProvisionGrant,
     Provisioning,
 )
-from bootloader.provisioning import booting, limits, machines, rings, run, texts
+from bootloader.provisioning import booting, limits, machines, run, texts
 from bootloader.states import State, StepName, StepState
 from reef_site.auth import make_operator
 from reef_site.common import clock
 from tests.conftest import Api
+from tests.dispatching import intercept_tasks
 from vmtree import services as tree
 from vmtree import tokens
 from vmtree.models import Node
@@ -34,9 +35,11 @@ pytestmark = pytest.mark.django_db(transaction=True)
 def rung(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What the worker was rung for; no worker is there."""
     heard: list[str] = []
-    monkeypatch.setattr(rings, "advance", lambda key, **_: heard.append(key))
-    monkeypatch.setattr(rings, "begin", lambda: heard.append("begin"))
-    monkeypatch.setattr(rings, "tell", lambda _key: None)
+
+    def note(task: str, args: list[str], _countdown: float) -> None:
+        heard.append("begin" if task == "bootloader.begin" else args[0])
+
+    intercept_tasks(monkeypatch, "bootloader.", note)
     return heard
 
 

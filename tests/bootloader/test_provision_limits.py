@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 
 from bootloader.models import BootStep, OwnProfile, Provisioning, SshHost
-from bootloader.provisioning import rings, run, services, steps, texts
+from bootloader.provisioning import run, services, steps, texts
 from bootloader.provisioning.wishes import ProvisionRequest
 from bootloader.states import State, StepName
 from reef_site.common import clock
 from tests.bootloader.sshds import Sshd
+from tests.dispatching import drop_tasks
 from tests.waiting import until
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -29,9 +30,7 @@ def serve(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[[str], Provisioning]]:
     """Ask for a VM on a host where this follows each command; the provisioning, begun."""
-    monkeypatch.setattr(rings, "advance", lambda _key, **_: None)
-    monkeypatch.setattr(rings, "begin", lambda: None)
-    monkeypatch.setattr(rings, "tell", lambda _key: None)
+    drop_tasks(monkeypatch, "bootloader.")
     monkeypatch.setenv("REEF_BOOT_SECONDS", "10")
     home, servers = tmp_path / "home", []
     home.mkdir()

@@ -11,12 +11,13 @@ from django.db import connections
 
 from bootloader.models import Machine, Provisioning
 from bootloader.providers import base
-from bootloader.provisioning import creating, limits, machines, rings, services
+from bootloader.provisioning import creating, limits, machines, services
 from bootloader.provisioning.steps import Context
 from bootloader.provisioning.wishes import ProvisionRequest
 from bootloader.states import CleanupPolicy, State, StepName, StepState
 from reef_site.common import clock
 from reef_site.common.errors import ReefError
+from tests.dispatching import drop_tasks
 from tests.postgres import postgres, postgres_cluster
 
 __all__ = ["postgres", "postgres_cluster"]
@@ -34,9 +35,7 @@ LEASE = timedelta(seconds=30)
 )
 def database(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The test runs on both databases; nobody is rung."""
-    monkeypatch.setattr(rings, "advance", lambda _key, **_: None)
-    monkeypatch.setattr(rings, "begin", lambda: None)
-    monkeypatch.setattr(rings, "tell", lambda _key: None)
+    drop_tasks(monkeypatch, "bootloader.")
     if request.param == "postgresql":
         request.getfixturevalue("postgres")
     return str(request.param)

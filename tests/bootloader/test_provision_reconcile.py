@@ -12,7 +12,7 @@ from django.test import Client
 from bootloader import reconcile
 from bootloader.exceptions import ShellUnavailable
 from bootloader.models import BootStep, Finding, Machine, Provisioning
-from bootloader.provisioning import lines, machines, rings, run
+from bootloader.provisioning import lines, machines, run
 from bootloader.states import FindingState, Proposal, State, StepName, StepState
 from reef_site.auth import make_operator
 from reef_site.common import clock
@@ -20,6 +20,7 @@ from registry import services as registry
 from registry.models import VM, Watch
 from registry.serializers import Registration
 from tests.conftest import Api
+from tests.dispatching import drop_tasks
 from tests.emulator.fixture import emulator, emulator_of_the_run
 from tests.emulator.handle import Emulator
 from vmtree import services as tree
@@ -37,7 +38,6 @@ def platform(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Emulator:
     for name, value in emulator.environment().items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(reconcile, "GRACE_PERIOD", timedelta(0))
-    monkeypatch.setattr(rings, "tell", lambda _key: None)
     return emulator
 
 
@@ -333,8 +333,7 @@ def coming_up(vm_id: str, name: StepName) -> Provisioning:
 def test_a_vm_that_is_deleted_while_it_comes_up_is_noticed(
     emulator: Emulator, monkeypatch: pytest.MonkeyPatch, name: StepName
 ) -> None:
-    monkeypatch.setattr(rings, "advance", lambda _key, **_: None)
-    monkeypatch.setattr(rings, "begin", lambda: None)
+    drop_tasks(monkeypatch, "bootloader.")
 
     def away(_machine: Machine) -> None:
         raise ShellUnavailable("it cannot be reached by SSH")

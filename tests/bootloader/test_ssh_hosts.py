@@ -26,7 +26,7 @@ from bootloader.exceptions import (
 )
 from bootloader.models import HostClaim, Provisioning, SshHost
 from bootloader.providers.base import Ability, MachineState, Spec
-from bootloader.provisioning import machines, rings
+from bootloader.provisioning import machines
 from bootloader.reach import reach
 from reef_site.common import clock
 from tests.bootloader.sshds import Sshd, free_port, keygen
@@ -409,10 +409,7 @@ def test_the_admin_says_who_uses_a_host_that_is_not_deleted(staff: Client) -> No
     assert SshHost.objects.filter(pk=row.pk).exists()
 
 
-def test_a_host_that_cannot_be_reached_says_what_is_left(
-    sshd: Sshd, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(rings, "tell", lambda _key: None)
+def test_a_host_that_cannot_be_reached_says_what_is_left(sshd: Sshd) -> None:
     row = host("one", address="127.0.0.1", port=free_port())
     row.set_key(sshd.key)
     row.save()

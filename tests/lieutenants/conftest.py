@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from django.test import Client
 
-from lieutenants import services
 from reef_site import auth, context
 from tests.conftest import STANDIN
+from tests.dispatching import drop_tasks
 from tests.lieutenants.fleets import database, postgres, postgres_cluster, pump
 
 __all__ = ["database", "postgres", "postgres_cluster", "pump"]
@@ -20,6 +20,6 @@ def operator(client: Client, settings: Any, monkeypatch: pytest.MonkeyPatch) -> 
     """Somebody who is signed in; an agent is on this host, and nobody is rung."""
     settings.PI_PATH = str(STANDIN)
     context.forget()
-    monkeypatch.setattr(services, "ring_worker", lambda *_: None)
+    drop_tasks(monkeypatch, "lieutenants.settle")
     client.force_login(auth.make_operator())
     return client

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from lieutenants.operations import rings, run
+from lieutenants.operations import run
 from lieutenants.operations.models import Job
 from registry.models import VM
+from tests.dispatching import intercept_tasks
 from tests.postgres import postgres, postgres_cluster
 from vmtree import services as tree
 from vmtree.services import NewNode
@@ -19,22 +20,20 @@ __all__ = ["database", "postgres", "postgres_cluster", "pump"]
 
 
 class Pump:
-    """Rings wait here until `work` does them; later ones count as due."""
+    """Tasks wait here until `work` does them; later ones count as due."""
 
     def __init__(self) -> None:
         self.waiting: deque[tuple[str, Any]] = deque()
 
-    def advance(self, job_id: str, *, later: float = 0) -> None:
-        if ("advance", job_id) not in self.waiting:
-            self.waiting.append(("advance", job_id))
+    def take(self, task: str, args: list[Any], _countdown: float) -> None:
+        call = task.removeprefix("operations."), args[0]
+        if call[0] == "act" or call not in self.waiting:
+            self.waiting.append(call)
 
-    def act(self, step_ids: Any) -> None:
-        self.waiting.append(("act", list(step_ids)))
-
-    def work(self, rings_at_most: int = 2000) -> None:
+    def work(self, tasks_at_most: int = 2000) -> None:
         while self.waiting:
-            rings_at_most -= 1
-            assert rings_at_most, "rings without end"
+            tasks_at_most -= 1
+            assert tasks_at_most, "tasks without end"
             name, what = self.waiting.popleft()
             getattr(run, name)(what)
 
@@ -42,8 +41,7 @@ class Pump:
 @pytest.fixture
 def pump(monkeypatch: pytest.MonkeyPatch) -> Pump:
     waiting = Pump()
-    monkeypatch.setattr(rings, "advance", waiting.advance)
-    monkeypatch.setattr(rings, "act", waiting.act)
+    intercept_tasks(monkeypatch, "operations.", waiting.take)
     monkeypatch.setattr(run, "LOOK_AGAIN", timedelta(0))
     return waiting
 

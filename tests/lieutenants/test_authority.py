@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from lieutenants import services
 from lieutenants.models import Lieutenant, Message, Usage
 from lieutenants.operations.models import Job, Step
 from lieutenants.serializers import PUBLIC
 from registry.models import VM
 from tests.conftest import STANDIN, Api
+from tests.dispatching import drop_tasks
 from tests.lieutenants.fleets import database, postgres, postgres_cluster
 from tests.vmtree.conftest import NodeApi
 from vmtree import authority, tokens
@@ -30,7 +30,7 @@ VERBS = ("send", "pause", "resume", "restart", "abort")
 def without_agents(database: str, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows alone: no worker is rung."""
     settings.PI_PATH = str(STANDIN)
-    monkeypatch.setattr(services, "ring_worker", lambda *_: None)
+    drop_tasks(monkeypatch, "lieutenants.settle")
 
 
 def make(by: Api, name: str, **fields: object) -> Any:

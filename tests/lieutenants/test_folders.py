@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from django.conf import settings
 
-from lieutenants import folders, services
+from lieutenants import folders
 from lieutenants.exceptions import BadInput
 from lieutenants.models import Lieutenant
 from reef_site.common.errors import Forbidden
 from tests.conftest import STANDIN, Api
+from tests.dispatching import drop_tasks
 from tests.vmtree.conftest import NodeApi
 from vmtree import tokens
 from vmtree.models import Node
@@ -28,7 +29,7 @@ AT = "/lieutenant/lieutenants"
 def without_agents(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows alone: no worker is told."""
     settings.PI_PATH = str(STANDIN)
-    monkeypatch.setattr(services, "ring_worker", lambda *_: None)
+    drop_tasks(monkeypatch, "lieutenants.settle")
 
 
 def make(by: Api, folder: Path | str, name: str = "ada") -> Any:

@@ -25,7 +25,7 @@ from lieutenants.follower import Follower
 from lieutenants.models import Answer, Chunk, Entry, Message, Process
 from lieutenants.session import Session
 from lieutenants.states import MessageState, Outcome
-from reef_site.common import events, locks
+from reef_site.common import broker, locks
 from tests.conftest import STANDIN, Fleet
 from tests.waiting import until
 
@@ -356,11 +356,11 @@ def test_without_redis_all_works_a_little_later(
     fleet: Fleet, settings: Any, tmp_path: Path
 ) -> None:
     settings.REDIS_URL = f"unix://{tmp_path}/nobody.sock"
-    events.client.cache_clear()
+    broker.client.cache_clear()
     fleet.restart_follower()
     fleet.create("ada")
     assert fleet.ask("ada", "hello") == "echo: hello"
-    events.client.cache_clear()
+    broker.client.cache_clear()
 
 
 def test_a_message_tells_its_way_and_the_evidence(fleet: Fleet) -> None:

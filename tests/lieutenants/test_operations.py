@@ -12,9 +12,8 @@ import pytest
 from django.db import IntegrityError, connections, transaction
 from django.test import Client
 
-from lieutenants import services as lieutenants
 from lieutenants.models import Lieutenant
-from lieutenants.operations import handlers, rings, run, services
+from lieutenants.operations import handlers, run, services
 from lieutenants.operations.handlers import Outlook
 from lieutenants.operations.models import Job, Step, Verb
 from lieutenants.operations.plain_vms import PlainVM
@@ -22,6 +21,7 @@ from reef_site.common import clock
 from reef_site.common.errors import BadInput, Conflict, NotFound, ReefError
 from registry.models import VM
 from tests.conftest import Api, Fleet
+from tests.dispatching import drop_tasks, intercept_tasks
 from tests.lieutenants.fleets import Pump, grow, plant, states
 from tests.lieutenants.rows import enlist
 from tests.waiting import until
@@ -556,7 +556,7 @@ def root_of(lieutenant: Lieutenant) -> None:
 def test_lieutenants_are_asked_in_their_own_way(
     api: Api, pump: Pump, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lieutenants, "ring_worker", lambda *_: None)
+    drop_tasks(monkeypatch, "lieutenants.settle")
     ada = enlist("ada", "working")
     root_of(ada)
     eve = enlist("eve", "error")
@@ -572,28 +572,20 @@ def test_lieutenants_are_asked_in_their_own_way(
     assert ada.moves.first().actor == "root token"  # type: ignore[union-attr]
 
 
-def _worker(pump: Pump) -> Any:
-    """Does rings in threads, as workers do, with a second between looks."""
+def _do_in_a_thread(task: str, args: list[Any], countdown: float) -> None:
+    """Do a task as workers do, with a second between looks."""
 
-    def run_it(name: str, what: Any) -> None:
-        getattr(run, name)(what)
+    def run_it() -> None:
+        getattr(run, task.removeprefix("operations."))(*args)
         connections.close_all()
 
-    def advance(job_id: str, *, later: float = 0) -> None:
-        threading.Timer(later, run_it, ("advance", job_id)).start()
-
-    def act(step_ids: Any) -> None:
-        threading.Thread(target=run_it, args=("act", list(step_ids))).start()
-
-    return advance, act
+    threading.Timer(countdown, run_it).start()
 
 
 def test_real_agents_end_start_and_end_for_good(
     fleet: Fleet, api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    advance, act = _worker(Pump())
-    monkeypatch.setattr(rings, "advance", advance)
-    monkeypatch.setattr(rings, "act", act)
+    intercept_tasks(monkeypatch, "operations.", _do_in_a_thread)
     ada = fleet.row(fleet.create("ada")["name"])
     root_of(ada)
     bea = fleet.row(fleet.create("bea")["name"])

@@ -44,9 +44,8 @@ def said(answer: Any) -> list[str]:
     return [str(message) for message in get_messages(answer.wsgi_request)]
 
 
-def test_the_plan_is_shown_and_what_was_shown_begins(
-    operator: Client, pump: Pump, django_capture_on_commit_callbacks: Any
-) -> None:
+@pytest.mark.django_db(transaction=True)
+def test_the_plan_is_shown_and_what_was_shown_begins(operator: Client, pump: Pump) -> None:
     grow()
     VM.objects.filter(pk="leaf").update(status="paused", late_after=None, silent_after=None)
     html = page(operator, f"{JOBS}plan/pause/?vm=left&vm=leaf&vm=right")
@@ -54,8 +53,7 @@ def test_the_plan_is_shown_and_what_was_shown_begins(
     assert "nothing: is paused already" in html
     assert hidden(html) == {"vm": ["left", "right"], "count": ["2", "1"]}
     assert not Job.objects.exists()
-    with django_capture_on_commit_callbacks(execute=True):
-        answer = operator.post(f"{JOBS}plan/pause/", hidden(html))
+    answer = operator.post(f"{JOBS}plan/pause/", hidden(html))
     assert answer.status_code == 302
     assert [text.split(": ")[0] for text in said(answer)] == ["pause left", "pause right"]
     pump.work()
@@ -141,12 +139,10 @@ def test_the_page_of_a_vm_leads_to_its_plans(operator: Client, client: Client) -
     assert "This VM and everything below it" not in page(client, f"/fleet/{node.pk}/")
 
 
-def test_jobs_and_steps_are_filtered_and_found(
-    operator: Client, pump: Pump, django_capture_on_commit_callbacks: Any
-) -> None:
+@pytest.mark.django_db(transaction=True)
+def test_jobs_and_steps_are_filtered_and_found(operator: Client, pump: Pump) -> None:
     grow()
-    with django_capture_on_commit_callbacks(execute=True):
-        job, _ = services.start(Verb.PAUSE, "left", by="tests")
+    job, _ = services.start(Verb.PAUSE, "left", by="tests")
     pump.work()
     services.start(Verb.DESTROY, "right", by="somebody")
     words = "?q=left&state__exact=done&verb__exact=pause"

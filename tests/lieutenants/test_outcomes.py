@@ -8,7 +8,7 @@ import pytest
 from django.test import Client
 from django.utils import timezone
 
-from lieutenants import delivery, outcomes, presence, services
+from lieutenants import delivery, outcomes, presence
 from lieutenants.exceptions import Unreachable
 from lieutenants.models import Answer, Entry, Lieutenant, Message, Process
 from lieutenants.outbox import Outbox
@@ -16,6 +16,7 @@ from lieutenants.session import Session
 from lieutenants.states import MessageState, Mode, Outcome
 from lieutenants.transports.local import LocalTransport
 from tests.conftest import STANDIN, Api
+from tests.dispatching import drop_tasks
 from tests.lieutenants.rows import Told, enlist, page
 from tests.waiting import until
 from vmtree import tokens
@@ -28,7 +29,7 @@ PATH = "/lieutenant/lieutenants"
 @pytest.fixture(autouse=True)
 def _quiet(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     settings.PI_PATH = str(STANDIN)
-    monkeypatch.setattr(services, "ring_worker", lambda *_: None)
+    drop_tasks(monkeypatch, "lieutenants.settle")
 
 
 @pytest.fixture

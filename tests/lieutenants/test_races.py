@@ -76,7 +76,7 @@ def test_one_of_two_movers_wins(redis_server: str) -> None:
 def test_one_of_two_gets_the_lease() -> None:
     lieutenant = Lieutenant.objects.create(name="ada", role="r")
     for _ in range(ROUNDS):
-        Lieutenant.objects.release(lieutenant.pk)
+        Lieutenant.objects.update(leased_until=None)
 
         def claim() -> bool:
             return Lieutenant.objects.claim(lieutenant.pk, timedelta(minutes=1)) is not None

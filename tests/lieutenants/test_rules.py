@@ -28,6 +28,7 @@ from lieutenants.rules.models import Firing, Rule
 from reef_site.common import clock
 from registry.models import VM, Watch
 from tests.conftest import Api, Fleet
+from tests.dispatching import drop_tasks, intercept_tasks
 from tests.lieutenants.fleets import Pump, plant
 from tests.lieutenants.rows import enlist, process_of
 from tests.waiting import until
@@ -43,7 +44,7 @@ def quiet(database: str, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Rings are collected; no rule of the first day is there to mix in."""
     Rule.objects.all().delete()
     rung: list[int] = []
-    monkeypatch.setattr(firing, "ring", rung.append)
+    intercept_tasks(monkeypatch, "rules.", lambda _task, args, _countdown: rung.append(args[0]))
     return rung
 
 
@@ -307,7 +308,7 @@ def test_a_firing_is_done_by_one_of_many_workers() -> None:
 
 
 def test_a_lieutenant_is_started_again_once_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lieutenants, "ring_worker", lambda *_: None)
+    drop_tasks(monkeypatch, "lieutenants.settle")
     monkeypatch.setattr(lieutenants, "find_agent", lambda: None)
     ada = enlist("ada", "error", status_since=ago(minutes=20), error="x")
     rule("lieutenant-error", "restart", minutes=15)

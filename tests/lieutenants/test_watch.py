@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from lieutenants import services, watch
+from lieutenants import watch
 from lieutenants.models import Answer, Lieutenant, LifeSign, Message, Process
 from lieutenants.states import MessageState, Outcome
 from tests.conftest import Fleet
+from tests.dispatching import drop_tasks
 from tests.waiting import until
 
 LIEUTENANTS = "/lieutenant/lieutenants"
@@ -187,7 +188,7 @@ def test_those_that_wait_for_a_start_follow_each_other_at_once(
     fleet: Fleet, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings.STARTS_AT_ONCE = 1
-    monkeypatch.setattr(services, "ring_worker", lambda *_: None)
+    drop_tasks(monkeypatch, "lieutenants.settle")
     monkeypatch.setattr(watch, "RECONCILE_SECONDS", 1000.0)
     names = [f"l{number}" for number in range(5)]
     for name in names:

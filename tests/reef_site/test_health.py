@@ -20,7 +20,7 @@ from django.utils import timezone
 
 from lieutenants.models import LifeSign
 from reef_site import parts
-from reef_site.common import events
+from reef_site.common import broker
 from reef_site.common.models import Tick
 from reef_site.sqlite import log
 from tests.conftest import Fleet, let_ticks_have_run
@@ -30,15 +30,15 @@ from vmtree import organs
 
 @pytest.fixture
 def redis_here(redis_server: str) -> None:
-    events.client.cache_clear()
+    broker.client.cache_clear()
 
 
 @pytest.fixture
 def no_redis(settings: Any) -> Iterator[None]:
     settings.REDIS_URL = "unix:///nowhere/redis.sock"
-    events.client.cache_clear()
+    broker.client.cache_clear()
     yield
-    events.client.cache_clear()
+    broker.client.cache_clear()
 
 
 def all_is_well() -> None:

@@ -17,15 +17,14 @@ from django.test import Client
 from django.urls import URLResolver, get_resolver, resolve
 
 from bootloader.models import Finding, LogLine, Machine, Provisioning
-from bootloader.provisioning import rings
-from lieutenants import services
 from lieutenants.models import Answer, Entry, Lieutenant, Process, Usage
 from lieutenants.states import Outcome
 from reef_site.audit.models import Record
-from reef_site.common import clock, events
+from reef_site.common import broker, clock
 from reef_site.common.models import OutsideCall
 from reef_site.common.request_names import NOTHING
 from tests.conftest import STANDIN, Api, Fleet
+from tests.dispatching import drop_tasks
 from tests.vmtree.conftest import NodeApi
 from vmtree import services as tree
 from vmtree import tokens
@@ -244,11 +243,10 @@ def world(
     settings: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> World:
-    events.client.cache_clear()
+    broker.client.cache_clear()
     settings.PI_PATH = str(STANDIN)
-    monkeypatch.setattr(services, "ring_worker", lambda *_: None)
-    for name in ("advance", "begin", "tell"):
-        monkeypatch.setattr(rings, name, lambda *_, **__: None)
+    drop_tasks(monkeypatch, "lieutenants.settle")
+    drop_tasks(monkeypatch, "bootloader.")
     return World(api)
 
 

@@ -14,13 +14,12 @@ from django.db import transaction
 
 from bootloader.member_api import Joiner
 from bootloader.models import ProvisionGrant
-from bootloader.provisioning import rings
-from lieutenants import services as lieutenants
 from lieutenants.models import Lieutenant
 from lieutenants.states import Status
 from reef_site.auth import Caller, make_operator
 from reef_site.common.errors import Forbidden
 from tests.conftest import STANDIN, Api
+from tests.dispatching import drop_tasks
 from tests.vmtree.conftest import NodeApi
 from vmtree import permissions, services, tokens
 from vmtree.models import Node
@@ -241,9 +240,8 @@ def test_the_api_follows_the_model(
     seed: int, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings.PI_PATH = str(STANDIN)
-    monkeypatch.setattr(lieutenants, "ring_worker", lambda *_: None)
-    for name in ("advance", "begin", "tell"):
-        monkeypatch.setattr(rings, name, lambda *_, **__: None)
+    drop_tasks(monkeypatch, "lieutenants.settle")
+    drop_tasks(monkeypatch, "bootloader.")
     tree = plant(seed, 9)
     living = set(Lieutenant.objects.living().values_list("pk", flat=True))
     for node in Node.objects.all():

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 from django.db import connections
 
+from reef_site.common import database_locks, events
 from reef_site.common.errors import ReefError
 from tests.vmtree.conftest import Make
 from vmtree import services
@@ -65,11 +66,10 @@ def test_two_movers_never_make_a_cycle(postgres: object, make: Make) -> None:
 def test_without_the_hold_there_would_be_cycles(
     postgres: object, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(services, "hold_shape", lambda **_: None)
+    monkeypatch.setattr(database_locks, "lock", lambda *_, **__: None)
     both = threading.Barrier(2)
-    tell = services._tell_later
     # Both have looked, and neither has committed.
-    monkeypatch.setattr(services, "_tell_later", lambda ids: (both.wait(10), tell(ids)))
+    monkeypatch.setattr(events, "publish_nodes", lambda _ids: both.wait(10))
     for vm_id, parent in (("a", None), ("b", None), ("a-", "a"), ("b-", "b")):
         above = Node.objects.filter(vm_id=parent).first()
         Node.objects.create(vm_id=vm_id, category="agent_vm", parent=above)

@@ -270,7 +270,7 @@ def test_a_burst_of_changes_costs_few_refreshes(stack: Stack, page: Page) -> Non
         for second in range(3):
             for number in range(5000):
                 news = {"topic": "nodes", "ids": [f"vm-{number}"]}
-                pipe.publish(events.NEWS, json.dumps(news))
+                pipe.publish(events.CHANNEL, json.dumps(news))
                 if number % 50 == 49:
                     pipe.execute()
                     page.wait_for_timeout(max(0, due(began, second, number) * 1000))

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from lieutenants import services
 from lieutenants.models import Answer, Lieutenant, new_ulid
 from lieutenants.states import Outcome, Status
 from tests.conftest import Api, Fleet
+from tests.dispatching import drop_tasks
 from tests.waiting import until
 from tests.wire.asking import DATE, LIEUTENANTS, STARTING_NOTE, living, send
 
@@ -299,7 +299,7 @@ def test_a_resume_may_follow_at_once(fleet: Fleet, monkeypatch: pytest.MonkeyPat
     fleet.ask("hasty", "remember me")
     before = fleet.process("hasty").pk
     with monkeypatch.context() as context:
-        context.setattr(services, "ring_worker", lambda *_: None)
+        drop_tasks(context, "lieutenants.settle")
         assert fleet.api.post(f"{LIEUTENANTS}/hasty/pause").json() == {"paused": True}
 
     assert fleet.api.post(f"{LIEUTENANTS}/hasty/resume").json() == {"resumed": True}

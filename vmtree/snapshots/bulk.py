@@ -8,6 +8,8 @@ from typing import Any, cast
 
 from django.db import connection
 
+from reef_site.common import clock
+
 Row = Sequence[Any]
 
 
@@ -67,5 +69,5 @@ def delete(table: str, column: str, values: Iterable[Any]) -> None:
 def stored(moment: datetime | str | None) -> Any:
     """A time, also one in ISO, as this database takes it."""
     if isinstance(moment, str):
-        moment = datetime.fromisoformat(moment)
+        moment = clock.parse_iso(moment)
     return connection.ops.adapt_datetimefield_value(moment) if moment else None

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +39,7 @@ def read_meta(path: Path) -> Written:
     """What a file says of itself. Raises sqlite3.Error, KeyError, ValueError."""
     with files.opened(path) as file:
         facts = dict(file.execute("SELECT key, value FROM meta").fetchall())
-    return Written(datetime.fromisoformat(facts["at"]), json.loads(facts["counts"]))
+    return Written(clock.parse_iso(facts["at"]), json.loads(facts["counts"]))
 
 
 def look_at(snapshot: Snapshot) -> Snapshot:

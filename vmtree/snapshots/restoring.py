@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from django.db import connection, transaction
 from django.db.models import Count, Max
 
-from reef_site.common import clock, events
+from reef_site.common import clock, database_locks, events
+from reef_site.common.database_locks import DatabaseLock
 from reef_site.common.errors import Conflict
 from vmtree import authority
 from vmtree.models import Revision
-from vmtree.services import STRUCTURE
 from vmtree.snapshot_models import Snapshot, Why
 from vmtree.snapshots import applying, beside, checking, comparing, files, keeping, living, taking
 from vmtree.snapshots.comparing import Comparison, LeftOut, Tree
@@ -130,8 +130,8 @@ def _agreed(found: Plan, confirm: str) -> None:
 
 def _be_alone() -> None:
     """Nobody else writes nodes until the end of the transaction. SQLite has one writer anyway."""
+    # In this order: whoever moves nodes takes the first and then waits for the second.
+    database_locks.lock(DatabaseLock.TREE_STRUCTURE)
     if connection.vendor == "postgresql":
         with connection.cursor() as cursor:
-            # In this order: whoever moves nodes takes the first and then waits for the second.
-            cursor.execute("SELECT pg_advisory_xact_lock(%s)", [STRUCTURE])
             cursor.execute("LOCK TABLE vmtree_node IN EXCLUSIVE MODE")

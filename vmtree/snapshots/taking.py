@@ -173,13 +173,21 @@ def _claim_hour(now: datetime) -> Snapshot | None:
 
 def _take_over(known: Snapshot, now: datetime) -> Snapshot | None:
     """The row of an attempt that failed, after a pause, with a new file name."""
-    over = clock.is_over("leased_until", now, RETRY)
-    failed = Snapshot.objects.filter(over, pk=known.pk, state=State.FAILED)
-    if not failed.exists():
+    failed = Snapshot.objects.filter(pk=known.pk, state=State.FAILED)
+    # The lease of one that failed is the pause before the next attempt.
+    if not failed.free(now, RETRY).exists():
         return None
     now, name = _begin_next()
-    mine = {"file": name, "host": settings.HOST, "leased_until": now + LEASE}
-    if not failed.update(**mine, state=State.WRITING, began_at=now, trouble=""):
+    if not failed.acquire(
+        known.pk,
+        LEASE,
+        longest=RETRY,
+        file=name,
+        host=settings.HOST,
+        state=State.WRITING,
+        began_at=now,
+        trouble="",
+    ):
         files.end(name)
         return None
     known.refresh_from_db()
