@@ -15,9 +15,10 @@ class BootloaderConfig(AppConfig):
         from versconfig import checks, rotation, values
         from versconfig.screening import sources
 
-        values.register("REEF_VM_PROVIDER", providers.slug_problem)
-        checks.register("VERS_API_KEY", vers.check_key)
-        checks.register("REEF_SSH_PRIVATE_KEY", hosts.check_shared_key)
-        rotation.register("SSH hosts", hosts.reencrypt_keys)
-        sources.register("SSH hosts", sources.Source(hosts.encrypted_keys, hosts.secrets))
+        values.value_rules.register(providers.slug_problem, key="REEF_VM_PROVIDER")
+        checks.key_checks.register(vers.check_key, key="VERS_API_KEY")
+        checks.key_checks.register(hosts.check_shared_key, key="REEF_SSH_PRIVATE_KEY")
+        rotation.reencrypt_tables.register(hosts.reencrypt_keys, key="SSH hosts")
+        keys = sources.Source(hosts.encrypted_keys, hosts.secrets)
+        sources.secret_sources.register(keys, key="SSH hosts")
         outside_calls.register()

@@ -1,10 +1,10 @@
-"""Errors of provisioning and joining."""
+"""Errors of providers, provisioning and joining, beside those of `reef_site.common.errors`."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from reef_site.common.errors import BadInput, ReefError
+from reef_site.common.errors import BadInput, NotFound, ReefError
 
 if TYPE_CHECKING:
     from bootloader.models.joining import JoinToken
@@ -56,28 +56,14 @@ class OutcomeUnknown(ProviderError):
     """The response was lost, or was a 503: the request may have succeeded. Check before a retry."""
 
 
-class IllegalMove(ReefError):
-    """The state machine does not allow this transition."""
-
-    status = 409
-
-
-class LostRace(ReefError):
-    """Another process changed this row first."""
-
-    status = 409
-
-
 class StepFailed(ReefError):
     """A provisioning step failed for good; the text gives the reason."""
 
     status = 502
 
 
-class UnknownProfile(ReefError):
+class UnknownProfile(NotFound):
     """There is no profile of this type; `known` lists the existing types."""
-
-    status = 404
 
     def __init__(self, type: str, known: list[str]) -> None:  # noqa: A002
         super().__init__(f"Unknown VM type: {type}")

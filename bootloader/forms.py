@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from django import forms
 
 from bootloader import profiles, providers
 from bootloader.provisioning.wishes import MAX_COUNT, ProvisionRequest, parse_request
 from bootloader.states import CleanupPolicy
-from reef_site.common.errors import BadInput, ReefError
+from reef_site.common.errors import ReefError
+from reef_site.common.forms import ServiceForm
 from versconfig import config
 
 _PLAIN_INPUT = {"autocomplete": "off", "spellcheck": "false"}
@@ -24,7 +25,7 @@ def _text_field(label: str = "", help_text: str = "", *, required: bool = False)
     )
 
 
-class ProvisionForm(forms.Form):
+class ProvisionForm(ServiceForm):
     """A request for VMs. Empty fields fall back to config or the profile."""
 
     name = _text_field(
@@ -54,7 +55,7 @@ class ProvisionForm(forms.Form):
     extra_capabilities = _text_field("More capabilities", "Comma-separated.")
 
     MORE = ("commit", "image", "vcpus", "memory_mib", "disk_mib", "extra_organs")
-    API_NAMES = {
+    KEYS: ClassVar = {
         "type": "type",
         "parent_vm_id": "parentVmId",
         "on_failure": "onFailure",
@@ -84,25 +85,7 @@ class ProvisionForm(forms.Form):
 
     def to_request(self) -> ProvisionRequest:
         """Return the request; the form must be valid. Raise BadInput."""
-        data = {self.API_NAMES.get(name, name): value for name, value in self.cleaned_data.items()}
+        data = {self.KEYS.get(name, name): value for name, value in self.cleaned_data.items()}
         for key in ("extraOrgans", "extraCapabilities"):
             data[key] = [word.strip() for word in data[key].split(",") if word.strip()]
         return parse_request({key: value for key, value in data.items() if value not in ("", None)})
-
-    def add_service_error(self, error: ReefError) -> None:
-        """Add a service's error to the field that it concerns."""
-        names = {key: name for name, key in self.API_NAMES.items()}
-        field = error.field if isinstance(error, BadInput) else ""
-        field = names.get(field, field)
-        self.add_error(field if field in self.fields else None, str(error))
-
-    def link_errors(self) -> None:
-        """Link each field to its error and help text, for screen readers."""
-        for name in self.fields:
-            bound = self[name]
-            ids = [f"id_{name}_help"] if bound.help_text else []
-            ids += [f"id_{name}_error"] if bound.errors else []
-            if ids:
-                bound.field.widget.attrs["aria-describedby"] = " ".join(ids)
-            if bound.errors:
-                bound.field.widget.attrs["aria-invalid"] = "true"

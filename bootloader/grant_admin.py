@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlencode
 
 from django import forms
 from django.contrib import admin
-from django.contrib.admin.exceptions import NotRegistered
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 
 from bootloader import profiles
 from bootloader.models import ProvisionGrant
+from reef_site.common.admin import ModelAdmin, ModelForm, add_actions
 from vmtree.models import Node
-
-if TYPE_CHECKING:
-    _GrantAdmin = admin.ModelAdmin[ProvisionGrant]
-    _GrantForm = forms.ModelForm[ProvisionGrant]
-else:
-    _GrantAdmin = admin.ModelAdmin
-    _GrantForm = forms.ModelForm
 
 
 def _choices() -> list[tuple[str, str]]:
     return [(kind, kind) for kind in profiles.types()]
 
 
-class GrantForm(_GrantForm):
+class GrantForm(ModelForm[ProvisionGrant]):
     """A grant with checkboxes for the profiles."""
 
     profiles = forms.MultipleChoiceField(
@@ -45,7 +37,7 @@ class GrantForm(_GrantForm):
 
 
 @admin.register(ProvisionGrant)
-class ProvisionGrantAdmin(_GrantAdmin):
+class ProvisionGrantAdmin(ModelAdmin[ProvisionGrant]):
     """How many VMs nodes may provision with their own tokens."""
 
     form = GrantForm
@@ -79,11 +71,4 @@ def grant_provisioning(
     return HttpResponseRedirect(f"{new}?{urlencode({'node': node.pk})}")
 
 
-def join_nodes(site: admin.AdminSite = admin.site) -> None:
-    """Add grants to the admin actions of nodes, if nodes are registered."""
-    with contextlib.suppress(NotRegistered):
-        nodes = site.get_model_admin(Node)
-        nodes.actions = [*(nodes.actions or ()), grant_provisioning]
-
-
-join_nodes()
+add_actions(Node, grant_provisioning)

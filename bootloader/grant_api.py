@@ -13,7 +13,7 @@ from bootloader import grants
 from bootloader.models import ProvisionGrant
 from reef_site.common.errors import BadInput
 from reef_site.common.request_names import takes
-from reef_site.common.request_values import body_of
+from reef_site.common.request_values import body_of, number_of
 from vmtree import permissions
 from vmtree.permissions import Action
 
@@ -49,9 +49,9 @@ class OneGrant(APIView):
         body = body_of(request)
         grant = grants.set_grant(
             vm_id,
-            vms=_number(body.get("vms"), "vms", 0, grants.MAX_VMS),
+            vms=number_of(body.get("vms"), "vms", most=grants.MAX_VMS),
             kinds=_texts(body.get("profiles"), "profiles"),
-            levels=_number(body.get("levels", 1), "levels", 1, grants.MAX_LEVELS),
+            levels=number_of(body.get("levels", 1), "levels", least=1, most=grants.MAX_LEVELS),
             by=request.user,
         )
         return Response({"grant": grant_json(grant)})
@@ -70,12 +70,6 @@ def grant_json(row: ProvisionGrant) -> Json:
         "profiles": row.profiles,
         "levels": row.levels,
     }
-
-
-def _number(value: object, field: str, minimum: int, maximum: int) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not minimum <= value <= maximum:
-        raise BadInput(f"{field}: must be a whole number from {minimum} to {maximum}", field)
-    return value
 
 
 def _texts(value: object, field: str) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django import forms
 from django.contrib import admin, messages
@@ -17,19 +17,12 @@ from bootloader import outside_calls, shell
 from bootloader.exceptions import ShellRefused
 from bootloader.models import HostClaim, SshHost
 from reef_site.common import database_locks
+from reef_site.common.admin import ModelAdmin, ModelForm, ReadOnlyAdmin
 from reef_site.common.database_locks import DatabaseLock
 from reef_site.common.outside_answers import page_answer
-from vmtree.admin import FactAdmin
-
-if TYPE_CHECKING:
-    _HostAdmin = admin.ModelAdmin[SshHost]
-    _HostForm = forms.ModelForm[SshHost]
-else:
-    _HostAdmin = admin.ModelAdmin
-    _HostForm = forms.ModelForm
 
 
-class HostForm(_HostForm):
+class HostForm(ModelForm[SshHost]):
     """A host with a write-only field for its private key."""
 
     private_key = forms.CharField(
@@ -63,7 +56,7 @@ class HostForm(_HostForm):
 
 
 @admin.register(SshHost)
-class SshHostAdmin(_HostAdmin):
+class SshHostAdmin(ModelAdmin[SshHost]):
     """Machines that the operator already has."""
 
     form = HostForm
@@ -164,7 +157,7 @@ class SshHostAdmin(_HostAdmin):
 
 
 @admin.register(HostClaim)
-class HostClaimAdmin(FactAdmin):
+class HostClaimAdmin(ReadOnlyAdmin):
     """The past and present uses of each host."""
 
     list_display = ("name", "host", "id", "claimed_at", "released_at")

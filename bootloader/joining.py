@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import hmac
-import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -22,6 +21,7 @@ from bootloader.exceptions import JoinRefused
 from bootloader.models.joining import JoinRefusal, JoinToken, RefusalReason
 from reef_site.common import clock, events
 from reef_site.common.errors import BadInput, Conflict
+from reef_site.common.ids import new_secret
 from registry import services as registry
 from registry.serializers import Registration
 from vmtree import services as tree
@@ -73,7 +73,7 @@ def issue(
     """
     if not 1 <= minutes <= MAX_MINUTES:
         raise BadInput(f"minutes: must be a whole number from 1 to {MAX_MINUTES}", "minutes")
-    token, now = PREFIX + secrets.token_urlsafe(32), clock.now()
+    token, now = new_secret(PREFIX), clock.now()
     with transaction.atomic():
         revoke_unused(vm_id)
         JoinToken.objects.create(

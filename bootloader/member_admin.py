@@ -9,17 +9,19 @@ from django.utils.html import format_html
 
 from bootloader import joining
 from bootloader.models import BootReport, JoinRefusal, JoinToken
-from bootloader.provision_admin import FactAdmin
+from bootloader.provision_admin import COMMAND
 from reef_site.common import clock
+from reef_site.common.admin import ReadOnlyAdmin
 
 
 @admin.register(JoinToken)
-class JoinTokenAdmin(FactAdmin):
+class JoinTokenAdmin(ReadOnlyAdmin):
     """Join tokens. The secrets themselves are not stored."""
 
     list_display = ("vm_id", "name", "profile", "now", "made_at", "made_by", "used_at", "used_by")
     list_filter = ("profile", "category", "role")
     search_fields = ("=vm_id", "name")
+    command_permission = COMMAND
     actions = ("void",)
 
     @admin.display(description="state")
@@ -37,7 +39,7 @@ class JoinTokenAdmin(FactAdmin):
 
 
 @admin.register(JoinRefusal)
-class JoinRefusalAdmin(FactAdmin):
+class JoinRefusalAdmin(ReadOnlyAdmin):
     """Rejected join attempts."""
 
     list_display = ("why", "vm", "text", "remote", "count", "first_at", "last_at")
@@ -52,7 +54,7 @@ class JoinRefusalAdmin(FactAdmin):
 
 
 @admin.register(BootReport)
-class BootReportAdmin(FactAdmin):
+class BootReportAdmin(ReadOnlyAdmin):
     """Steps of boot scripts."""
 
     list_display = ("vm_id", "run", "step", "status", "duration_ms", "exit_status", "at")

@@ -7,7 +7,6 @@ itself. The root token and operators may read everything.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from django.http import FileResponse
 from django.urls import re_path
@@ -20,10 +19,11 @@ from rest_framework.views import APIView
 from bootloader import dist, joining, reports
 from bootloader.exceptions import JoinRefused
 from bootloader.models.joining import BootReport, JoinToken
-from reef_site.common.errors import BadInput, Forbidden
+from reef_site.common.errors import Forbidden
+from reef_site.common.json_format import RepairingJSONParser
 from reef_site.common.request_names import takes, takes_anything
-from reef_site.common.request_values import query_limit
-from reef_site.wire import RepairingJSONParser
+from reef_site.common.request_values import body_of, query_limit, text_of
+from reef_site.common.text import to_storable
 from registry import beats, liveness
 from vmtree import authority, permissions, tokens
 from vmtree.models import Node
@@ -128,9 +128,9 @@ class Reports(MemberView):
     def get(self, request: Request, vm_id: str) -> Response:
         """Return the steps of the VM's latest boot in order, or of `?run=`; at most `?limit=`."""
         limit = query_limit(request, most=MAX_ROWS, default=MAX_ROWS)
-        vm_id = vm_id.replace("\0", "\ufffd")
+        vm_id = to_storable(vm_id)
         permissions.check(request.user, permissions.Action.READ_MACHINES, vm_id)
-        if run := request.query_params.get("run", "").replace("\0", "\ufffd"):
+        if run := to_storable(request.query_params.get("run", "")):
             rows = BootReport.objects.filter(vm_id=vm_id, run=run).order_by("began_at", "id")
         else:
             rows = BootReport.objects.newest_run(vm_id)
@@ -231,29 +231,19 @@ def _check_download(request: Request) -> None:
 
 def _join_facts(request: Request) -> joining.JoinFacts:
     """Read the VM's description of itself from the body. Raise BadInput."""
-    body: dict[str, Any] = request.data if isinstance(request.data, dict) else {}
+    body = body_of(request)
+
+    def text(name: str, length: int) -> str:
+        return text_of(body.get(name), name, length=length, optional=True, accepts=str.isprintable)
+
     return joining.JoinFacts(
-        hostname=_text(body, "hostname", 255),
-        address=_text(body, "address", 1000),
-        agent_version=_text(body, "agentVersion", 100),
-        nonce=_text(body, "nonce", 200),
-        vm_id=_text(body, "vmId", 255),
+        hostname=text("hostname", 255),
+        address=text("address", 1000),
+        agent_version=text("agentVersion", 100),
+        nonce=text("nonce", 200),
+        vm_id=text("vmId", 255),
         remote=_client_address(request),
     )
-
-
-def _text(body: dict[str, Any], field: str, most: int) -> str:
-    value = body.get(field)
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise BadInput(f"{field}: must be a string", field)
-    value = value.strip()
-    if len(value) > most:
-        raise BadInput(f"{field}: at most {most} characters", field)
-    if any(not character.isprintable() for character in value):
-        raise BadInput(f"{field}: has characters that are no text", field)
-    return value
 
 
 urlpatterns = [

@@ -12,6 +12,7 @@ from django.views.decorators.http import require_GET, require_POST
 from bootloader import joining
 from bootloader.models import Finding, JoinRefusal, JoinToken
 from reef_site.common import clock
+from reef_site.common.page_values import text_value
 from vmtree.models import Node
 
 PAGE_SIZE = 50
@@ -22,7 +23,7 @@ MAX_REFUSALS = 50
 @require_GET
 def door(request: HttpRequest) -> HttpResponse:
     """List rejections, newest first, and join tokens by page. `?vm=` filters by VM."""
-    now, vm_id = clock.now(), request.GET.get("vm", "").replace("\0", "").strip()[:255]
+    now, vm_id = clock.now(), text_value(request.GET, "vm", 255)
     refusals = JoinRefusal.objects.select_related("token")
     tokens = JoinToken.objects.order_by("-id")
     if vm_id:

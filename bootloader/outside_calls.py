@@ -13,7 +13,7 @@ from bootloader.models import Finding, SshHost
 from bootloader.states import Proposal
 from reef_site.common import outside
 from reef_site.common.models import OutsideCall
-from reef_site.common.outside import Line, Result
+from reef_site.common.outside import Kind, Line, Result
 
 COMPARE, ACT, ACT_ON_MANY = "bootloader.compare", "bootloader.act", "bootloader.act-on-many"
 LOG_IN = "bootloader.log-in"
@@ -23,10 +23,10 @@ _MAX_SHOWN = 5
 
 def register() -> None:
     """Register the call kinds of this app."""
-    outside.register(COMPARE, _compare, _compared)
-    outside.register(ACT, _act, _acted)
-    outside.register(ACT_ON_MANY, _act_on_many, _acted_on_many)
-    outside.register(LOG_IN, _log_in, _logged_in)
+    outside.call_kinds.register(Kind(_compare, _compared), key=COMPARE)
+    outside.call_kinds.register(Kind(_act, _acted), key=ACT)
+    outside.call_kinds.register(Kind(_act_on_many, _acted_on_many), key=ACT_ON_MANY)
+    outside.call_kinds.register(Kind(_log_in, _logged_in), key=LOG_IN)
 
 
 def compare(*, by: object) -> OutsideCall:

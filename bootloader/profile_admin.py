@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django import forms
 from django.contrib import admin
 
 from bootloader.models import OwnProfile, ProfileFile
 from bootloader.words import BUILT_IN, CAPABILITIES, ORGANS
-
-if TYPE_CHECKING:
-    _ProfileAdmin = admin.ModelAdmin[OwnProfile]
-    _ProfileForm = forms.ModelForm[OwnProfile]
-    _FileInline = admin.StackedInline[ProfileFile, OwnProfile]
-else:
-    _ProfileAdmin = admin.ModelAdmin
-    _ProfileForm = forms.ModelForm
-    _FileInline = admin.StackedInline
+from reef_site.common.admin import ModelAdmin, ModelForm, StackedInline
 
 
 class LinesField(forms.CharField):
@@ -34,7 +26,7 @@ class LinesField(forms.CharField):
         return [line.strip() for line in str(value or "").splitlines() if line.strip()]
 
 
-class ProfileForm(_ProfileForm):
+class ProfileForm(ModelForm[OwnProfile]):
     """A custom profile. The model validates its lists."""
 
     organs = forms.MultipleChoiceField(
@@ -50,7 +42,7 @@ class ProfileForm(_ProfileForm):
     packages = LinesField(required=False, help_text="Debian packages, one on each line.")
 
 
-class FileInline(_FileInline):
+class FileInline(StackedInline[ProfileFile, OwnProfile]):
     """The files of a profile."""
 
     model = ProfileFile
@@ -58,7 +50,7 @@ class FileInline(_FileInline):
 
 
 @admin.register(OwnProfile)
-class OwnProfileAdmin(_ProfileAdmin):
+class OwnProfileAdmin(ModelAdmin[OwnProfile]):
     """Custom profiles. The built-in ones are defined in code and not listed."""
 
     form = ProfileForm

@@ -6,13 +6,14 @@ from bootloader.exceptions import UnknownProfile
 from bootloader.models import OwnProfile
 from bootloader.plan import Profile
 from bootloader.words import BUILT_IN
+from reef_site.common.text import is_storable
 
 
 def get(type: str) -> Profile:  # noqa: A002
     """Return the profile of this type. Raise UnknownProfile."""
     if type in BUILT_IN:
         return BUILT_IN[type]
-    own = OwnProfile.objects.filter(type=type).first() if "\0" not in type else None
+    own = OwnProfile.objects.filter(type=type).first() if is_storable(type) else None
     if own is None:
         raise UnknownProfile(type, types())
     return own.as_profile()

@@ -4,14 +4,10 @@ services.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from django.conf import settings
-from django.contrib import admin, messages
-from django.contrib.admin.exceptions import NotRegistered
+from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
@@ -21,55 +17,18 @@ from bootloader import outside_calls, reconcile
 from bootloader.models import BootStep, Finding, LogLine, Machine, Provisioning
 from bootloader.provisioning import services
 from bootloader.states import CleanupPolicy
-from reef_site.common.errors import ReefError
+from reef_site.common.admin import ModelAdmin, ReadOnlyAdmin, add_actions, apply_to_each
 from reef_site.common.outside_answers import page_answer
+from reef_site.common.text import first_line, first_words
 from vmtree import authority
 from vmtree.models import Node
 
-if TYPE_CHECKING:
-    _Admin = admin.ModelAdmin[Any]
-    _NodeAdmin = admin.ModelAdmin[Node]
-else:
-    _Admin = _NodeAdmin = admin.ModelAdmin
-
-_HEAD = 100
-
-
-class FactAdmin(_Admin):
-    """A read-only admin for rows that reef writes itself."""
-
-    show_full_result_count = False
-    list_per_page = 100
-
-    def has_add_permission(self, _request: HttpRequest) -> bool:
-        """Deny: only reef adds these rows."""
-        return False
-
-    def has_change_permission(self, _request: HttpRequest, _obj: Any = None) -> bool:
-        """Deny: history is not edited."""
-        return False
-
-    def has_delete_permission(self, _request: HttpRequest, _obj: Any = None) -> bool:
-        """Deny: deleting the row would not delete the VM."""
-        return False
-
-    def has_command_permission(self, request: HttpRequest) -> bool:
-        """Return whether the user may run actions on these rows."""
-        return request.user.has_perm("bootloader.change_provisioning")
-
-    def ask(
-        self, request: HttpRequest, queryset: QuerySet[Any], what: Callable[[Any], str]
-    ) -> None:
-        """Run `what` for each row and report the results; a failed row does not stop the others."""
-        for row in queryset.order_by("pk"):
-            try:
-                self.message_user(request, f"{row}: {what(row)}", messages.SUCCESS)
-            except ReefError as error:
-                self.message_user(request, f"{row}: {error}", messages.ERROR)
+COMMAND = "bootloader.change_provisioning"
+_MAX_TEXT = 100
 
 
 @admin.register(Provisioning)
-class ProvisioningAdmin(FactAdmin):
+class ProvisioningAdmin(ReadOnlyAdmin):
     """VMs that are being provisioned."""
 
     list_display = ("name", "state", "why", "profile", "provider", "vm", "actor", "created_at")
@@ -78,6 +37,7 @@ class ProvisioningAdmin(FactAdmin):
     list_select_related = ("machine",)
     date_hierarchy = "created_at"
     exclude = ("script", "user_data")
+    command_permission = COMMAND
     actions = ("retry", "cancel_keep", "cancel_delete")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Provisioning]:
@@ -98,12 +58,17 @@ class ProvisioningAdmin(FactAdmin):
     @admin.display(description="reason")
     def why(self, row: Provisioning) -> str:
         """Return the first line of the reason."""
-        return row.reason.split("\n", 1)[0][:_HEAD]
+        return first_line(row.reason, _MAX_TEXT)
 
     @admin.action(description="Retry from the failed step", permissions=["command"])
     def retry(self, request: HttpRequest, queryset: QuerySet[Provisioning]) -> None:
         """Continue from the failed step."""
-        self.ask(request, queryset, lambda row: services.retry(row.pk, by=request.user).state)
+        apply_to_each(
+            self,
+            request,
+            queryset.order_by("pk"),
+            lambda row: services.retry(row.pk, by=request.user).state,
+        )
 
     @admin.action(description="Cancel, keep the VM", permissions=["command"])
     def cancel_keep(self, request: HttpRequest, queryset: QuerySet[Provisioning]) -> None:
@@ -119,11 +84,16 @@ class ProvisioningAdmin(FactAdmin):
         self, request: HttpRequest, queryset: QuerySet[Provisioning], cleanup: CleanupPolicy
     ) -> None:
         by = request.user
-        self.ask(request, queryset, lambda row: services.cancel(row.pk, cleanup, by=by).state)
+        apply_to_each(
+            self,
+            request,
+            queryset.order_by("pk"),
+            lambda row: services.cancel(row.pk, cleanup, by=by).state,
+        )
 
 
 @admin.register(BootStep)
-class StepAdmin(FactAdmin):
+class StepAdmin(ReadOnlyAdmin):
     """Steps of provisionings."""
 
     list_display = ("provisioning", "name", "state", "why", "attempts", "took", "ended_at")
@@ -135,7 +105,7 @@ class StepAdmin(FactAdmin):
     @admin.display(description="reason")
     def why(self, row: BootStep) -> str:
         """Return the first line of the reason."""
-        return row.reason.split("\n", 1)[0][:_HEAD]
+        return first_line(row.reason, _MAX_TEXT)
 
     @admin.display(description="seconds")
     def took(self, row: BootStep) -> str:
@@ -144,7 +114,7 @@ class StepAdmin(FactAdmin):
 
 
 @admin.register(LogLine)
-class LogLineAdmin(FactAdmin):
+class LogLineAdmin(ReadOnlyAdmin):
     """Log lines of provisionings."""
 
     list_display = ("at", "provisioning", "step", "kind", "head")
@@ -156,11 +126,11 @@ class LogLineAdmin(FactAdmin):
     @admin.display(description="text")
     def head(self, row: LogLine) -> str:
         """Return the beginning of the text, as one line."""
-        return " ".join(row.text[: 4 * _HEAD].split())[:_HEAD]
+        return first_words(row.text, _MAX_TEXT)
 
 
 @admin.register(Machine)
-class MachineAdmin(FactAdmin):
+class MachineAdmin(ReadOnlyAdmin):
     """VMs as listed by their providers."""
 
     list_display = ("machine_id", "name", "provider", "state", "in_tree", "seen_at", "gone_at")
@@ -180,13 +150,14 @@ class MachineAdmin(FactAdmin):
 
 
 @admin.register(Finding)
-class FindingAdmin(FactAdmin):
+class FindingAdmin(ReadOnlyAdmin):
     """Differences between provider, tree and registry."""
 
     list_display = ("__str__", "text", "proposal", "state", "found_at", "outcome", "decided_by")
     list_filter = ("state", "kind", "provider", "found_at")
     search_fields = ("=machine_id", "=vm_id", "name")
     ordering = ("-id",)
+    command_permission = COMMAND
     actions = ("act", "dismiss")
 
     @admin.action(description="Apply the proposed action", permissions=["command"])
@@ -200,12 +171,17 @@ class FindingAdmin(FactAdmin):
     def dismiss(self, request: HttpRequest, queryset: QuerySet[Finding]) -> None:
         """Leave them as they are; they are not reported again while the difference lasts."""
         by = request.user
-        self.ask(request, queryset, lambda row: reconcile.dismiss(row.pk, by=by).outcome)
+        apply_to_each(
+            self,
+            request,
+            queryset.order_by("pk"),
+            lambda row: reconcile.dismiss(row.pk, by=by).outcome,
+        )
 
 
 @admin.action(description="Provision a VM below …")
 def provision_below(
-    _admin: _NodeAdmin, _request: HttpRequest, queryset: QuerySet[Node]
+    _admin: ModelAdmin[Node], _request: HttpRequest, queryset: QuerySet[Node]
 ) -> HttpResponse:
     """Open the form with the first selected node as the parent."""
     node = queryset.order_by("pk").first()
@@ -213,11 +189,4 @@ def provision_below(
     return HttpResponseRedirect(f"{reverse('bootloader:create')}?{query}")
 
 
-def join_nodes(site: admin.AdminSite = admin.site) -> None:
-    """Add provisioning to the admin actions of nodes, if nodes are registered."""
-    with contextlib.suppress(NotRegistered):
-        nodes = site.get_model_admin(Node)
-        nodes.actions = [*(nodes.actions or ()), provision_below]
-
-
-join_nodes()
+add_actions(Node, provision_below)

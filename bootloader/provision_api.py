@@ -19,10 +19,18 @@ from reef_site.common import outside
 from reef_site.common.errors import BadInput, NotFound
 from reef_site.common.models import OutsideCall
 from reef_site.common.outside_answers import api_answer, api_state
+from reef_site.common.paging import take_page
 from reef_site.common.request_names import takes
-from reef_site.common.request_values import body_of, is_dry_run, query_cursor, query_limit
+from reef_site.common.request_values import (
+    body_of,
+    choice_of,
+    is_dry_run,
+    query_choice,
+    query_cursor,
+    query_limit,
+)
+from reef_site.common.text import is_storable
 from vmtree import aliases, authority, permissions
-from vmtree.dna import is_text
 from vmtree.models import Node
 from vmtree.permissions import Action
 
@@ -69,10 +77,7 @@ class Provisionings(APIView):
         """List provisionings, newest first; filter by `?state= name= batch= vmId= limit=
         cursor=`.
         """
-        state = request.query_params.get("state", "")
-        if state and state not in State.values:
-            raise BadInput(f"state: must be one of {', '.join(State.values)}", "state")
-        rows = services.list_provisionings(state=state)
+        rows = services.list_provisionings(state=query_choice(request, "state", State.values))
         for name, column in (("name", "name"), ("batch", "batch"), ("vmId", "vm_id")):
             if value := _query(request, name):
                 value = aliases.resolve(value) if name == "vmId" else value
@@ -80,8 +85,7 @@ class Provisionings(APIView):
         if cursor := _query(request, "cursor"):
             rows = rows.filter(pk__lt=cursor)
         limit = query_limit(request, most=MAX_ROWS, default=DEFAULT_ROWS)
-        found = list(rows[: limit + 1])
-        more, found = len(found) > limit, found[:limit]
+        found, more = take_page(rows, limit)
         shown = _visible_json(request, found)
         return Response(
             {"provisionings": shown, "count": len(shown), "next": found[-1].pk if more else None}
@@ -171,8 +175,7 @@ class Findings(APIView):
     def get(self, request: Request) -> Response:
         """List findings, newest first; `?state=` (default open)."""
         state = request.query_params.get("state", FindingState.OPEN.value)
-        if state not in FindingState.values:
-            raise BadInput(f"state: must be one of {', '.join(FindingState.values)}", "state")
+        choice_of(state, "state", FindingState.values)
         rows = _readable(Finding.objects.filter(state=state), request)
         found, following = _page(request, rows)
         shown = [finding_json(row) for row in found]
@@ -211,8 +214,7 @@ class DecideMany(APIView):
                 raise BadInput("ids: must be a list of numbers", "ids")
             selected = [reconcile.find(key) for key in dict.fromkeys(ids[:MAX_ROWS])]
         else:
-            if kind not in FindingKind.values:
-                raise BadInput(f"kind: must be one of {', '.join(FindingKind.values)}", "kind")
+            choice_of(kind, "kind", FindingKind.values)
             rows = Finding.objects.open().filter(kind=kind)
             if provider is not None:
                 rows = rows.filter(provider=_provider(provider))
@@ -305,8 +307,8 @@ def _page(request: Request, rows: QuerySet[Row]) -> tuple[list[Row], int | None]
     limit = query_limit(request, most=MAX_ROWS, default=MAX_ROWS)
     if cursor := query_cursor(request):
         rows = rows.filter(pk__lt=cursor)
-    found = list(rows.order_by("-id")[: limit + 1])
-    return found[:limit], found[limit - 1].pk if len(found) > limit else None
+    found, more = take_page(rows.order_by("-id"), limit)
+    return found, found[-1].pk if more else None
 
 
 def _subject_ids(rows: Sequence[Provisioning]) -> dict[str, str]:
@@ -434,24 +436,17 @@ def finding_json(row: Finding) -> Json:
 def _proposal(body: Json) -> Proposal | None:
     """Return the requested `action`, if there is one. Raise BadInput."""
     selected = body.get("action")
-    if selected is None:
-        return None
-    if selected not in Proposal.values:
-        raise BadInput(f"action: must be one of {', '.join(Proposal.values)}", "action")
-    return Proposal(selected)
+    return None if selected is None else Proposal(choice_of(selected, "action", Proposal.values))
 
 
 def _provider(slug: object) -> str:
-    if slug not in providers.all_slugs():
-        valid = ", ".join(providers.all_slugs())
-        raise BadInput(f"provider: must be one of {valid}", "provider")
-    return str(slug)
+    return choice_of(slug, "provider", providers.all_slugs())
 
 
 def _query(request: Request, name: str) -> str:
     """Return a query parameter that a database can search for. Raise BadInput."""
     value: str = request.query_params.get(name, "")
-    if not is_text(value):
+    if not is_storable(value):
         raise BadInput(f"{name}: has characters that are no text", name)
     return value
 

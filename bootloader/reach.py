@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from bootloader import shell
+from bootloader import shell, shell_protocol
 from bootloader.exceptions import ShellRefused
 from bootloader.providers.base import Provider
 
 
-def reach(provider: Provider, machine_id: str, timeout: float = 15.0) -> shell.Shell:
+def reach(provider: Provider, machine_id: str, timeout: float = 15.0) -> shell_protocol.Shell:
     """Log in to the machine.
 
     Raise ShellUnavailable, ShellRefused and the errors of `provider.login`.

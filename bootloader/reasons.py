@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import re
 
+from reef_site.common.text import clip_start
+
 # npm's lines around the cause.
 _AROUND = re.compile(
     r"A complete log of this run|\bnpm error (code|errno|syscall|path|notsup|cwd)\b|"
@@ -18,33 +20,13 @@ _AROUND = re.compile(
 )
 _PREFIX = re.compile(r"^npm (error|ERR!)\s*(notarget|[a-z]?\d{3}|network)?\s*")
 _DISK_FULL = re.compile(r"No space left on device|\bENOSPC\b")
-_ELLIPSIS = " …"
-
-
-def clipped(text: str, limit: int) -> str:
-    """Shorten a text to at most `most` characters, cutting after a whole word."""
-    if len(text) <= limit:
-        return text
-    head = text[: limit - len(_ELLIPSIS) + 1]
-    whole = head[: max(head.rfind(" "), head.rfind("\n"))].rstrip()
-    # A single very long word has no better place to cut.
-    return (whole if len(whole) > limit // 2 else head[:-1].rstrip()) + _ELLIPSIS
-
-
-def clipped_end(text: str, limit: int) -> str:
-    """Return the last `most` characters of a text, starting at a word."""
-    if len(text) <= limit:
-        return text
-    tail = text[len(text) - limit + 2 :]
-    space = re.search(r"\s", tail)
-    return "… " + (tail[space.end() :] if space and space.end() < limit // 2 else tail)
 
 
 def cause(output: str, lines: int = 3) -> str:
     """Return the last output lines that tell the cause, joined into one line."""
     if full := _DISK_FULL.search(output):
         where = output[: full.start()].rpartition("\n")[2].strip()
-        return f"no space left on the disk: {clipped_end(where, 200)}{full[0]}"
+        return f"no space left on the disk: {clip_start(where, 200)}{full[0]}"
     found = [line.strip() for line in output.splitlines() if line.strip()]
     telling = [line for line in found if not _AROUND.search(line)]
     words = [_PREFIX.sub("", line).strip() for line in telling or found]

@@ -11,7 +11,7 @@ import re
 import secrets
 from dataclasses import dataclass, field
 
-from bootloader.reasons import clipped_end
+from reef_site.common.text import clip_start
 
 COMMAND = "sh -s"
 _CONTROL = re.compile(
@@ -87,4 +87,4 @@ class Reply:
 def printable(text: bytes, limit: int = 300) -> str:
     """Return the end of a machine's output as one line, without colours and control characters."""
     lines = (_CONTROL.sub("", line).strip() for line in text.decode("utf-8", "replace").split("\n"))
-    return clipped_end(" / ".join(line for line in lines if line), limit)
+    return clip_start(" / ".join(line for line in lines if line), limit)

@@ -15,7 +15,7 @@ from pathlib import Path
 from bootloader.plan import BootPlan, File
 from bootloader.words import ORGANS
 from reef_site.common.errors import BadInput
-from vmtree.dna import is_text
+from reef_site.common.text import is_storable
 from vmtree.organs import NONE
 
 PARTS = ("start.sh", "tools.sh", "prepare.sh", "install.sh", "run.sh")
@@ -96,7 +96,7 @@ def _is_public(name: str, text: str) -> bool:
 
 def quoted(text: str) -> str:
     """Quote any text as one ASCII word of bash. Raise BadInput."""
-    if not is_text(text):
+    if not is_storable(text):
         raise BadInput("a text for a VM has a NUL character or half of a Unicode pair")
     if _PLAIN.fullmatch(text):
         return f"'{text}'"

@@ -13,6 +13,7 @@ from django.db import transaction
 from bootloader.models.joining import BootReport, ReportStatus
 from reef_site.common import clock, events
 from reef_site.common.errors import BadInput
+from reef_site.common.text import to_storable
 from versconfig.screening import sources
 from vmtree.models import Node
 
@@ -86,10 +87,9 @@ def record(vm_id: str, report: StepReport) -> BootReport:
 
 def masked_tail(vm_id: str, output: str) -> str:
     """Return the end of an output as storable text, with secrets masked."""
-    clean = output.replace("\0", "\ufffd").encode("utf-8", "replace")
     # Truncate after masking: half a secret would not be recognized.
     cover = sources.for_node(vm_id, recheck=True).cover
-    shown = cover(_SECRETS.sub("(secret)", clean.decode())).encode()
+    shown = cover(_SECRETS.sub("(secret)", to_storable(output))).encode()
     return shown[-MAX_OUTPUT:].decode("utf-8", "ignore")
 
 

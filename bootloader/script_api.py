@@ -7,7 +7,6 @@ comes below it, or is below it already; the root token and operators for any VM.
 from __future__ import annotations
 
 import re
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,11 +21,11 @@ from bootloader import cloud_init, joining, planning, profiles, render, user_dat
 from bootloader.exceptions import UnknownProfile
 from bootloader.plan import BootPlan, File, Profile
 from reef_site.common.errors import BadInput
+from reef_site.common.ids import new_secret
 from reef_site.common.request_names import takes
-from reef_site.common.request_values import query_flag
+from reef_site.common.request_values import body_of, query_choice, query_flag, text_of
 from vmtree import aliases, authority, permissions
 from vmtree import names as vm_names
-from vmtree.dna import is_text
 from vmtree.models import Node
 
 Json = dict[str, Any]
@@ -133,9 +132,7 @@ class CloudInit(APIView):
         `?form=seed` is a zip of the seed's two files, `?form=iso` a CD image of them. `?form=gzip`
         is the text compressed, `?form=mime` a multi-part that ends with the body's own `userData`.
         """
-        form = request.query_params.get("form") or "text"
-        if form not in FORMATS:
-            raise BadInput(f"form: must be one of {', '.join(FORMATS)}", "form")
+        form = query_choice(request, "form", FORMATS) or "text"
         whole = query_flag(request, "whole")
         own = _own_part(request) if form == "mime" else ""
         _check_size(request, _size_of(request, form, own, whole=whole))
@@ -201,7 +198,7 @@ def _file_json(file: File) -> Json:
 
 def _plan_of(request: Request) -> BootPlan:
     """Return the plan for the request's VM, with a fresh join token."""
-    script_request = _parse_request(request.data if isinstance(request.data, dict) else {})
+    script_request = _parse_request(body_of(request))
     _check_permission(request.user, script_request)
     # Config contains keys of model providers, which a node could not read otherwise.
     secrets = permissions.may(request.user, permissions.Action.READ_SECRETS, None)
@@ -271,14 +268,8 @@ def _address(data: Mapping[str, Any]) -> str:
     return text
 
 
-def _text_of(value: object, field: str, maximum: int = MAX_TEXT) -> str:
-    if not isinstance(value, str):
-        raise BadInput(f"{field}: must be a string", field)
-    if not is_text(value):
-        raise BadInput(f"{field}: has characters that are no text", field)
-    if len(value) > maximum:
-        raise BadInput(f"{field}: at most {maximum} characters", field)
-    return value
+def _text_of(value: object, field: str, length: int = MAX_TEXT) -> str:
+    return text_of(value, field, length=length, strip=False)
 
 
 def _names(data: Mapping[str, Any], field: str) -> tuple[str, ...]:
@@ -300,7 +291,7 @@ def _names(data: Mapping[str, Any], field: str) -> tuple[str, ...]:
 
 def _own_part(request: Request) -> str:
     """Return the operator's own user-data, to be appended to ours. Raise BadInput."""
-    data = request.data if isinstance(request.data, dict) else {}
+    data = body_of(request)
     text = _text_of(data.get("userData") or "", "userData", MAX_USER_DATA)
     if text:
         user_data.kind_of(text)
@@ -311,11 +302,11 @@ def _size_of(request: Request, form: str, own: str, *, whole: bool) -> int:
     """Return the size of the user-data in bytes, before a join token is issued."""
     if not request.query_params.get("for"):
         return 0
-    script_request = _parse_request(request.data if isinstance(request.data, dict) else {})
+    script_request = _parse_request(body_of(request))
     _check_permission(request.user, script_request)
     # As long as a token, and equally incompressible.
     text = cloud_init.user_data(
-        _plan(script_request, join_token=joining.PREFIX + secrets.token_urlsafe(32)), whole=whole
+        _plan(script_request, join_token=new_secret(joining.PREFIX)), whole=whole
     )
     if form == "gzip":
         return len(user_data.gzipped(text)) + 8

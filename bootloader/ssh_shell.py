@@ -29,9 +29,9 @@ from bootloader.exceptions import (
     ShellUnavailable,
 )
 from bootloader.providers.base import Login
-from bootloader.reasons import clipped_end
 from bootloader.remote_script import COMMAND, FramedScript, printable
-from bootloader.shell import CommandResult
+from bootloader.shell_protocol import CommandResult
+from reef_site.common.text import clip_start
 
 _KEEPALIVE_SECONDS = 15
 # Output beyond this is discarded; `on_output` still gets it.
@@ -180,7 +180,7 @@ def _authenticate(
 
 
 class SshShell:
-    """See `shell.Shell`."""
+    """See `shell_protocol.Shell`."""
 
     def __init__(self, transport: paramiko.Transport, login: Login, host_key: str) -> None:
         self.host_key = host_key
@@ -280,7 +280,7 @@ class SshShell:
         """
         ran = self.script(script, data=data, timeout=timeout)
         if ran.exit_status:
-            output = clipped_end(ran.errors.decode("utf-8", "replace").strip(), 300)
+            output = clip_start(ran.errors.decode("utf-8", "replace").strip(), 300)
             raise ShellError(f"{path} could not be written: {output or 'not all of it arrived'}")
 
     @contextlib.contextmanager

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
-from typing import Any, Concatenate, ParamSpec
+from typing import Any
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
@@ -18,11 +16,13 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 from bootloader import outside_calls, reconcile
 from bootloader.forms import ProvisionForm
 from bootloader.models import BootReport, Finding, JoinRefusal, Machine, Provisioning
-from bootloader.models.provisioning import new_id
 from bootloader.provisioning import limits, preview, services, wishes
 from bootloader.states import FindingKind, FindingState, Proposal, State, StepState
+from reef_site.common.error_responses import ErrorPage
 from reef_site.common.errors import ReefError
+from reef_site.common.ids import new_ulid
 from reef_site.common.outside_answers import page_answer
+from reef_site.common.page_values import number_value, text_value
 from vmtree.models import Node
 
 PAGE_SIZE = 50
@@ -30,22 +30,7 @@ MACHINES_PAGE_SIZE = 100
 MAX_LINES = 300
 MAX_FINDINGS = 1000
 
-P = ParamSpec("P")
-View = Callable[Concatenate[HttpRequest, P], HttpResponse]
-
-
-def spoken(view: View[P]) -> View[P]:
-    """Render a ReefError as a page with its HTTP status."""
-
-    @functools.wraps(view)
-    def wrapped(request: HttpRequest, /, *args: P.args, **kwargs: P.kwargs) -> HttpResponse:
-        try:
-            return view(request, *args, **kwargs)
-        except ReefError as error:
-            context = {"problem": str(error)}
-            return render(request, "bootloader/problem.html", context, status=error.status)
-
-    return wrapped
+render_errors = ErrorPage("bootloader:index", "Provisioning")
 
 
 # -- the list ------------------------------------------------------------------------------------
@@ -67,7 +52,7 @@ def rows(request: HttpRequest) -> HttpResponse:
 
 def _listing(request: HttpRequest) -> dict[str, Any]:
     """Return the filtered page of rows, with a constant number of queries."""
-    state = _query_text(request.GET, "state")
+    state = text_value(request.GET, "state")
     counts = Provisioning.objects.count_by_state()
     found = services.list_provisionings(state=state if state in State.values else "")
     page = Paginator(found, PAGE_SIZE).get_page(request.GET.get("page"))
@@ -90,10 +75,6 @@ def _row_context(row: Provisioning) -> dict[str, Any]:
     return {"row": row, "steps": steps, "now": None if row.state in ended else now}
 
 
-def _query_text(query: QueryDict, name: str) -> str:
-    return query.get(name, "").replace("\0", "").strip()[:200]
-
-
 # -- create --------------------------------------------------------------------------------------
 
 
@@ -110,7 +91,7 @@ def create(request: HttpRequest) -> HttpResponse:
         vm_request = form.to_request()
         if "start" not in request.POST:
             return _preview(request, form, preview.make_preview(vm_request, by=request.user))
-        started = services.start(vm_request, by=request.user, key=_query_text(request.POST, "key"))
+        started = services.start(vm_request, by=request.user, key=text_value(request.POST, "key"))
     except ReefError as error:
         form.add_service_error(error)
         return _form(request, form, error.status)
@@ -129,16 +110,16 @@ def change(request: HttpRequest) -> HttpResponse:
 
 def _initial(query: QueryDict) -> dict[str, str]:
     """Return initial values of the form from a link, such as that of a VM's page."""
-    return {name: _query_text(query, name) for name in ProvisionForm.base_fields if name in query}
+    return {name: text_value(query, name) for name in ProvisionForm.base_fields if name in query}
 
 
 def _form(request: HttpRequest, form: ProvisionForm, status: int = 200) -> HttpResponse:
-    form.link_errors()
+    form.describe_errors()
     return render(request, "bootloader/create.html", {"form": form}, status=status)
 
 
 def _preview(request: HttpRequest, form: ProvisionForm, made: preview.Preview) -> HttpResponse:
-    context = {"form": form, "preview": made, "key": f"page-{new_id()}"}
+    context = {"form": form, "preview": made, "key": f"page-{new_ulid()}"}
     return render(request, "bootloader/preview.html", context)
 
 
@@ -147,7 +128,7 @@ def _preview(request: HttpRequest, form: ProvisionForm, made: preview.Preview) -
 
 @login_required
 @require_GET
-@spoken
+@render_errors
 def detail(request: HttpRequest, pk: str) -> HttpResponse:
     """Show one provisioning; the page updates itself."""
     return render(request, "bootloader/detail.html", _facts(pk, None))
@@ -155,13 +136,11 @@ def detail(request: HttpRequest, pk: str) -> HttpResponse:
 
 @login_required
 @require_GET
-@spoken
+@render_errors
 def part(request: HttpRequest, pk: str) -> HttpResponse:
     """Render the part of `detail` that is updated: the steps, and log lines after `?after=`."""
-    after = _query_text(request.GET, "after")
-    return render(
-        request, "bootloader/_part.html", _facts(pk, int(after) if after.isdecimal() else 0)
-    )
+    after = number_value(request.GET, "after")
+    return render(request, "bootloader/_part.html", _facts(pk, after))
 
 
 def _label(key: str) -> str:
@@ -200,7 +179,7 @@ def _value(value: object) -> str:
 
 @login_required
 @require_GET
-@spoken
+@render_errors
 def used(request: HttpRequest, pk: str) -> HttpResponse:
     """Show the script and the cloud-init that were used, with secrets masked."""
     return render(request, "bootloader/used.html", {"row": services.find(pk)})
@@ -208,7 +187,7 @@ def used(request: HttpRequest, pk: str) -> HttpResponse:
 
 @login_required
 @require_POST
-@spoken
+@render_errors
 def retry(request: HttpRequest, pk: str) -> HttpResponse:
     """Continue from the failed step."""
     row = services.retry(pk, by=request.user)
@@ -218,7 +197,7 @@ def retry(request: HttpRequest, pk: str) -> HttpResponse:
 
 @login_required
 @require_http_methods(["GET", "POST"])
-@spoken
+@render_errors
 def cancel(request: HttpRequest, pk: str) -> HttpResponse:
     """GET asks for the cleanup policy; POST cancels."""
     if request.method == "GET":
@@ -287,10 +266,10 @@ def _groups() -> list[dict[str, Any]]:
 
 @login_required
 @require_POST
-@spoken
+@render_errors
 def decide_many(request: HttpRequest) -> HttpResponse:
     """Carry out the proposals of all findings of one group."""
-    filters = {name: _query_text(request.POST, name) for name in ("kind", "provider", "proposal")}
+    filters = {name: text_value(request.POST, name) for name in ("kind", "provider", "proposal")}
     rows = list(Finding.objects.open().filter(**filters).order_by("id")[:MAX_FINDINGS])
     call = outside_calls.act_on_many(rows, None, by=request.user)
     return page_answer(request, call, reverse("bootloader:findings"))
@@ -298,7 +277,7 @@ def decide_many(request: HttpRequest) -> HttpResponse:
 
 @login_required
 @require_POST
-@spoken
+@render_errors
 def compare_now(request: HttpRequest) -> HttpResponse:
     """Compare providers, tree and registry now."""
     call = outside_calls.compare(by=request.user)
@@ -307,7 +286,7 @@ def compare_now(request: HttpRequest) -> HttpResponse:
 
 @login_required
 @require_POST
-@spoken
+@render_errors
 def decide(request: HttpRequest, pk: int) -> HttpResponse:
     """Act on a finding, or dismiss it."""
     word = request.POST.get("do", "")

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from types import MappingProxyType
 
 from bootloader.plan import Profile
-from bootloader.reasons import clipped
 from reef_site.common.errors import BadInput
+from reef_site.common.text import clip_words
 from vmtree import organs
 
 # Service modules: first those of this reef, then those that VMs in the field know.
@@ -76,5 +76,5 @@ def check(given: Iterable[str], known: tuple[str, ...], field: str) -> None:
     """Raise BadInput, listing the known names, if any given name is unknown."""
     for name in given:
         if name not in known:
-            text = f"{field}: '{clipped(name, 60)}' is not known; these are: {', '.join(known)}"
+            text = f"{field}: '{clip_words(name, 60)}' is not known; these are: {', '.join(known)}"
             raise BadInput(text, field)

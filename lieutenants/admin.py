@@ -8,7 +8,7 @@ statement, no list counts all rows for its own sake, lieutenants are found by th
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any
 
 from django.contrib import admin, messages
 from django.contrib.admin.utils import flatten_fieldsets
@@ -19,18 +19,22 @@ from django.urls import reverse
 from django.utils.html import format_html, format_html_join
 
 from lieutenants import figures
-from lieutenants.exceptions import LieutenantError
 from lieutenants.hosts.models import DataFolder
 from lieutenants.models import Answer, Entry, Lieutenant, LifeSign, Message, Move, Process, Usage
+
+# Django finds the admin classes of an app in its module `admin`.
+from lieutenants.operations.admin import JobAdmin as JobAdmin
+from lieutenants.operations.admin import StepAdmin as StepAdmin
+from lieutenants.rules.admin import FiringAdmin as FiringAdmin
+from lieutenants.rules.admin import RuleAdmin as RuleAdmin
 from lieutenants.states import Status
+from lieutenants.unknown_agents.admin import UnknownAgentAdmin as UnknownAgentAdmin
 from lieutenants.verbs import VERBS, Verb
+from reef_site.common.admin import ModelAdmin, ReadOnlyAdmin
+from reef_site.common.errors import ReefError
+from reef_site.common.text import first_line, first_words
 
-if TYPE_CHECKING:
-    _ModelAdmin = admin.ModelAdmin[Any]
-else:
-    _ModelAdmin = admin.ModelAdmin
-
-_HEAD = 100
+_MAX_TEXT = 100
 _MOST_OUTCOMES = 50
 OPEN_FIELDS = (
     *("model", "restart_policy", "idle_limit_minutes"),
@@ -38,30 +42,14 @@ OPEN_FIELDS = (
 )
 
 
-class FactAdmin(_ModelAdmin):
-    """Rows that reef writes itself: to be read, filtered and searched."""
+class LieutenantRowAdmin(ReadOnlyAdmin):
+    """Rows that belong to a lieutenant; `head` is a column for those with a text."""
 
-    show_full_result_count = False
-    list_per_page = 100
-    list_select_related: ClassVar[bool | list[str] | tuple[str, ...]] = ("lieutenant",)
-
-    def has_add_permission(self, _request: HttpRequest) -> bool:
-        """Nobody makes facts up."""
-        return False
-
-    def has_change_permission(self, _request: HttpRequest, _obj: Any = None) -> bool:
-        """Nobody edits a transcript."""
-        return False
-
-    def has_delete_permission(self, _request: HttpRequest, _obj: Any = None) -> bool:
-        """Nothing that happened is made undone."""
-        return False
+    list_select_related = ("lieutenant",)
 
     @admin.display(description="text")
     def head(self, row: Any) -> str:
-        """The first words of a row's text."""
-        words = " ".join(row.text[: 4 * _HEAD].split())
-        return words if len(words) <= _HEAD else words[: _HEAD - 1] + "…"
+        return first_words(row.text, _MAX_TEXT)
 
 
 Action = Callable[["LieutenantAdmin", HttpRequest, QuerySet[Lieutenant]], HttpResponse | None]
@@ -79,7 +67,7 @@ def _action(verb: Verb) -> Action:
 
 
 @admin.register(Lieutenant)
-class LieutenantAdmin(_ModelAdmin):
+class LieutenantAdmin(ModelAdmin[Lieutenant]):
     """Lieutenants: limits may be changed, all else is asked of them by actions."""
 
     list_display = ("name", "status", "status_since", "model", "host", "task_count", "last_active")
@@ -188,12 +176,12 @@ class LieutenantAdmin(_ModelAdmin):
             return messages.WARNING, f"{lieutenant.name}: was destroyed before"
         try:
             return messages.SUCCESS, verb.act(lieutenant.name, str(request.user), sure)
-        except LieutenantError as error:
+        except ReefError as error:
             return messages.ERROR, f"{lieutenant.name}: {error}"
 
 
 @admin.register(Message)
-class MessageAdmin(FactAdmin):
+class MessageAdmin(LieutenantRowAdmin):
     """What was said to lieutenants."""
 
     list_display = ("head", "lieutenant", "mode", "state", "actor", "created_at", "decided_at")
@@ -204,7 +192,7 @@ class MessageAdmin(FactAdmin):
 
 
 @admin.register(Entry)
-class EntryAdmin(FactAdmin):
+class EntryAdmin(LieutenantRowAdmin):
     """The transcripts."""
 
     list_display = ("id", "lieutenant", "kind", "head", "tool", "is_error", "at")
@@ -214,7 +202,7 @@ class EntryAdmin(FactAdmin):
 
 
 @admin.register(Answer)
-class AnswerAdmin(FactAdmin):
+class AnswerAdmin(LieutenantRowAdmin):
     """What agents answered."""
 
     list_display = ("id", "lieutenant", "outcome", "head", "started_at", "ended_at")
@@ -224,7 +212,7 @@ class AnswerAdmin(FactAdmin):
 
 
 @admin.register(Usage)
-class UsageAdmin(FactAdmin):
+class UsageAdmin(LieutenantRowAdmin):
     """Tokens and cost of each call of a model; the list sums up what it shows."""
 
     list_display = (
@@ -253,7 +241,7 @@ class UsageAdmin(FactAdmin):
 
 
 @admin.register(Move)
-class MoveAdmin(FactAdmin):
+class MoveAdmin(LieutenantRowAdmin):
     """Changes of status, with their reasons."""
 
     list_display = ("at", "lieutenant", "old", "new", "why", "actor")
@@ -265,11 +253,11 @@ class MoveAdmin(FactAdmin):
     @admin.display(description="reason")
     def why(self, row: Move) -> str:
         """The reason's first line."""
-        return row.reason.split("\n", 1)[0][:_HEAD]
+        return first_line(row.reason, _MAX_TEXT)
 
 
 @admin.register(Process)
-class ProcessAdmin(FactAdmin):
+class ProcessAdmin(LieutenantRowAdmin):
     """Lives of agents' processes."""
 
     list_display = ("pids", "lieutenant", "host", "agent", "started_at", "ended_at", "end_reason")
@@ -285,22 +273,14 @@ class ProcessAdmin(FactAdmin):
 
 
 @admin.register(LifeSign)
-class LifeSignAdmin(FactAdmin):
+class LifeSignAdmin(ReadOnlyAdmin):
     """When each part of reef was last seen alive."""
 
     list_display = ("who", "at")
-    list_select_related = False
 
 
 @admin.register(DataFolder)
-class DataFolderAdmin(FactAdmin):
+class DataFolderAdmin(ReadOnlyAdmin):
     """The data folders that lieutenants belong to; see the page Hosts."""
 
     list_display = ("host", "path", "id", "seen_at")
-    list_select_related = False
-
-
-# Further rows of this app stand in folders of their own.
-from lieutenants.operations import admin as operations_admin  # noqa: E402, F401
-from lieutenants.rules import admin as rules_admin  # noqa: E402, F401
-from lieutenants.unknown_agents import admin as unknown_agents_admin  # noqa: E402, F401

@@ -14,7 +14,6 @@ from rest_framework.views import APIView
 from rest_framework.viewsets import ViewSet
 
 from lieutenants import outputs, rewinding, services, views, waits
-from lieutenants.exceptions import BadInput, NotFound
 from lieutenants.hosts import silence
 from lieutenants.models import Lieutenant, Message, Usage
 from lieutenants.presence import vm_of
@@ -36,9 +35,11 @@ from lieutenants.serializers import (
 )
 from lieutenants.states import Status
 from lieutenants.transcript import texts_of_open
+from reef_site.common.errors import NotFound
 from reef_site.common.request_names import takes, takes_anything
 from reef_site.common.request_values import (
     body_of,
+    flag_of,
     query_cursor,
     query_flag,
     query_limit,
@@ -192,9 +193,7 @@ class LieutenantViewSet(ViewSet):
         """End the agent, keep its session; `{"force": true}` while it is working."""
         _check_first(request, name)
         seconds = _seconds(request, DEFAULT_WAIT)
-        force = body_of(request).get("force", False)
-        if not isinstance(force, bool):
-            raise BadInput("force: must be true or false", "force")
+        force = flag_of(body_of(request).get("force", False), "force")
         lieutenant = services.pause(name, actor=request.user, force=force)
         return _done(lieutenant, "paused", seconds)
 

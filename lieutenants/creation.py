@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lieutenants import rpc
-from lieutenants.exceptions import BadInput, KeyReused
+from lieutenants.exceptions import KeyReused
 from lieutenants.models import Lieutenant
+from reef_site.common.errors import BadInput
+from reef_site.common.text import is_storable
 
 MAX_KEY = 200
 
@@ -34,7 +35,7 @@ class CreationKey:
 
 def key_of(given: str, *, caller: object, facts: Mapping[str, Any]) -> CreationKey:
     """Return the key of a request for these facts; one that finds nothing if none is given."""
-    if len(given) > MAX_KEY or not rpc.storable(given):
+    if len(given) > MAX_KEY or not is_storable(given):
         raise BadInput(f"Idempotency-Key: at most {MAX_KEY} characters")
     if not given:
         return CreationKey()

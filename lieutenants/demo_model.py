@@ -32,6 +32,7 @@ from lieutenants.model_server import (
     user_turns,
 )
 from reef_site.common import locks
+from reef_site.common.text import clip, one_line
 
 KEY = "demo"
 PROVIDER, MODEL = "reef-demo", "demo"
@@ -90,7 +91,7 @@ class DemoModel(ModelServer):
             return Reply([Say(words, WORDS_PER_SECOND), Call("bash", command)])
         if len(turns) < 2 and len(said) < 40:
             return say(HELLO)
-        return say(ECHO.format(said=shorten(said, 200), count=len(turns)))
+        return say(ECHO.format(said=clip(one_line(said), 200), count=len(turns)))
 
 
 def say(text: str) -> Reply:
@@ -101,12 +102,6 @@ def say(text: str) -> Reply:
 def in_words(text: str) -> list[str]:
     """The text cut after each run of blanks; joined it is the same text."""
     return re.findall(r"\s*\S+\s*", text)
-
-
-def shorten(text: str, most: int) -> str:
-    """The text on one line, at most so many characters of it."""
-    line = " ".join(text.split())
-    return line if len(line) <= most else line[: most - 1] + "…"
 
 
 def has_bash(body: Body) -> bool:
@@ -142,7 +137,9 @@ def about_context(earlier: list[str]) -> str:
     """The earlier messages, quoted."""
     if not earlier:
         return "This is the first message that I was sent, so you said nothing before it.\n"
-    quoted = "\n".join(f"{n}. {shorten(turn, 160)}" for n, turn in enumerate(earlier[-20:], 1))
+    quoted = "\n".join(
+        f"{n}. {clip(one_line(turn), 160)}" for n, turn in enumerate(earlier[-20:], 1)
+    )
     return f"I keep nothing myself, but the agent sent me your earlier messages:\n\n{quoted}\n"
 
 

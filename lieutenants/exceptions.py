@@ -1,22 +1,8 @@
-"""What can go wrong with a lieutenant, by name. `reef_site.api` turns each into an HTTP status."""
+"""Errors of lieutenants, beside those of `reef_site.common.errors`."""
 
 from __future__ import annotations
 
-from reef_site.common.errors import ReefError
-
-
-class LieutenantError(ReefError):
-    """Base of all below; its text is what the caller is told."""
-
-    status = 400
-
-
-class BadInput(LieutenantError):
-    """The request itself is wrong; `field` names what the form marks."""
-
-    def __init__(self, text: str, field: str = "") -> None:
-        super().__init__(text)
-        self.field = field
+from reef_site.common.errors import BadInput, Conflict, ReefError
 
 
 class TooLarge(BadInput):
@@ -25,70 +11,48 @@ class TooLarge(BadInput):
     status = 413
 
 
-class NotFound(LieutenantError):
-    """There is no such lieutenant, or no longer."""
-
-    status = 404
-
-
-class NameTaken(LieutenantError):
+class NameTaken(Conflict):
     """Another living lieutenant has this name."""
 
-    status = 409
+    field = "name"
 
 
-class KeyReused(LieutenantError):
+class KeyReused(Conflict):
     """An Idempotency-Key came back with another request."""
 
-    status = 409
 
-
-class TooLate(LieutenantError):
+class TooLate(Conflict):
     """The message has gone too far to be taken back."""
 
-    status = 409
 
-
-class NotNow(LieutenantError):
+class NotNow(ReefError):
     """The lieutenant's status does not allow this."""
 
 
-class AgentMissing(LieutenantError):
+class AgentMissing(ReefError):
     """No agent program on this host; the text says how to get one."""
 
     status = 503
 
 
-class AgentMisconfigured(LieutenantError):
+class AgentMisconfigured(ReefError):
     """The agent's configuration is damaged; the text names the file and the place."""
 
     status = 503
 
 
-class SessionDamaged(LieutenantError):
+class SessionDamaged(ReefError):
     """The agent's session file cannot be continued; the text names it and the ways to go on."""
 
 
-class IsolationUnavailable(LieutenantError):
+class IsolationUnavailable(ReefError):
     """Agents cannot be isolated here as they must be; the text says why."""
 
     status = 503
 
 
-class NoProvider(LieutenantError):
+class NoProvider(ReefError):
     """A lieutenant on a VM was asked for, and reef starts them on its own host only."""
-
-
-class IllegalMove(LieutenantError):
-    """The state machine has no such arrow."""
-
-    status = 409
-
-
-class LostRace(LieutenantError):
-    """Somebody else moved this row first."""
-
-    status = 409
 
 
 class ProgressLost(Exception):

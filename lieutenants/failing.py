@@ -17,6 +17,7 @@ from lieutenants import failures
 from lieutenants.models import Answer, Entry, Lieutenant
 from lieutenants.states import Outcome
 from reef_site.common import clock
+from reef_site.common.text import clip, one_line
 
 if TYPE_CHECKING:
     from lieutenants.session import Session
@@ -135,13 +136,13 @@ def moved(series: dict[str, Any], by: timedelta) -> dict[str, Any]:
 
 def _begin(session: Session, failure: str, at: datetime, answer: Answer) -> None:
     first = session.first_user or _first_user(answer)
-    words = " ".join(session.screening.cover(first.text).split()) if first else ""
+    words = one_line(session.screening.cover(first.text)) if first else ""
     session.lieutenant.failures = {
         "key": key_of(failure),
         "text": failure,
         "count": 1,
         "since": at.isoformat(),
-        "words": words if len(words) <= _WORDS else words[: _WORDS - 1] + "…",
+        "words": clip(words, _WORDS),
     }
     session.lieutenant.failing_since = None
     session.series = FailureSeries(changed=True, first=first)

@@ -17,9 +17,8 @@ from pathlib import Path, PurePosixPath
 from django.conf import settings
 from django.db import connection
 
-from lieutenants.exceptions import BadInput
 from lieutenants.models import Lieutenant
-from reef_site.common.errors import Forbidden
+from reef_site.common.errors import BadInput, Forbidden
 from vmtree import permissions
 from vmtree.models import Node
 

@@ -7,33 +7,13 @@ from typing import Any
 from django import forms
 from django.conf import settings
 
-from lieutenants.exceptions import BadInput, LieutenantError, NameTaken
 from lieutenants.services import Wish
 from lieutenants.states import Mode, RestartPolicy
+from reef_site.common.forms import ServiceForm
 from versconfig import config
 
 
-class LieutenantForm(forms.Form):
-    """What all forms below have in common."""
-
-    def refuse(self, error: LieutenantError) -> None:
-        """Show what a service says, beside the field that it is about."""
-        field = "name" if isinstance(error, NameTaken) else ""
-        if isinstance(error, BadInput):
-            field = error.field
-        self.add_error(field if field in self.fields else None, str(error))
-
-    def point_at_errors(self) -> None:
-        """Tie each field to its error and its help text, for those who hear the page."""
-        for name in self.fields:
-            bound = self[name]
-            told = [f"id_{name}_help"] + ([f"id_{name}_error"] if bound.errors else [])
-            bound.field.widget.attrs["aria-describedby"] = " ".join(told)
-            if bound.errors:
-                bound.field.widget.attrs["aria-invalid"] = "true"
-
-
-class RunForm(LieutenantForm):
+class RunForm(ServiceForm):
     """How a lieutenant is run; may be changed at any time."""
 
     model = forms.CharField(

@@ -15,9 +15,9 @@ from django.conf import settings
 from django.utils import timezone
 
 from lieutenants import configured
-from lieutenants.exceptions import BadInput
 from lieutenants.isolation.homes import CREDENTIALS
 from lieutenants.models import AgentModels, Lieutenant
+from reef_site.common.errors import BadInput
 
 if TYPE_CHECKING:
     from datetime import datetime

@@ -13,21 +13,23 @@ from django.db import models, transaction
 from django.db.models import Exists, OuterRef, Q, QuerySet, Subquery
 from django.db.models.functions import Substr
 from django.utils import timezone
-from ulid import ULID
 
 from lieutenants import presence
-from lieutenants.exceptions import IllegalMove, LostRace
 from lieutenants.hosts.models import this_folder
+
+# Django finds the models of an app in its module `models`.
+from lieutenants.operations.models import Job as Job
+from lieutenants.operations.models import Step as Step
+from lieutenants.rules.models import Firing as Firing
+from lieutenants.rules.models import Rule as Rule
 from lieutenants.states import MOVES, RUNNING, MessageState, Mode, Outcome, RestartPolicy, Status
+from lieutenants.unknown_agents.models import UnknownAgent as UnknownAgent
 from reef_site.common import clock, events
+from reef_site.common.errors import IllegalMove, LostRace
+from reef_site.common.ids import new_ulid
 from reef_site.common.leases import LeaseQuerySet
 
 MOST_RESTARTS = 5
-
-
-def new_ulid() -> str:
-    """A sortable id of 26 capitals and digits."""
-    return str(ULID())
 
 
 class LieutenantQuerySet(LeaseQuerySet["Lieutenant"]):
@@ -529,9 +531,3 @@ class LifeSign(models.Model):
             signs = signs.filter(at__lte=until)
         at: datetime | None = signs.aggregate(newest=models.Max("at"))["newest"]
         return at
-
-
-# Further rows of this app stand in folders of their own.
-from lieutenants.operations.models import Job, Step  # noqa: E402, F401
-from lieutenants.rules.models import Firing, Rule  # noqa: E402, F401
-from lieutenants.unknown_agents.models import UnknownAgent  # noqa: E402, F401

@@ -7,7 +7,6 @@ is made up for by the follower's next round.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -31,16 +30,6 @@ if TYPE_CHECKING:
 def vm_of(lieutenant: Lieutenant) -> str:
     """The id that it has in registry and tree."""
     return lieutenant.pk
-
-
-def parent_lieutenant(lieutenant: Lieutenant) -> Lieutenant | None:
-    """The lieutenant that this one stands directly below in the tree, if it is one."""
-    from lieutenants.models import Lieutenant
-
-    node = Node.objects.living().filter(vm_id=vm_of(lieutenant)).select_related("parent").first()
-    if node is None or node.parent is None:
-        return None
-    return Lieutenant.objects.living().filter(pk=node.parent.vm_id).first()
 
 
 def enlist(lieutenant: Lieutenant, *, actor: object, parent: Node | None = None) -> None:
@@ -71,41 +60,6 @@ def enlist(lieutenant: Lieutenant, *, actor: object, parent: Node | None = None)
         registry.register(wish)
         if (status := vm_status(lieutenant.status)) != VMStatus.RUNNING:
             registry.patch(vm_id, {"status": status})
-
-
-def alive(vm_ids: Sequence[str]) -> Iterable[str]:
-    """Those of these VMs whose lieutenant was not destroyed."""
-    from lieutenants.models import Lieutenant
-
-    return Lieutenant.objects.living().filter(pk__in=vm_ids).values_list("pk", flat=True)
-
-
-def destroyed(vm_ids: Sequence[str]) -> Iterable[str]:
-    """Those of these VMs whose lieutenant was."""
-    from lieutenants.models import Lieutenant
-
-    gone = Lieutenant.objects.filter(pk__in=vm_ids, status=Status.DESTROYED)
-    return gone.values_list("pk", flat=True)
-
-
-def id_of_name(name: str) -> str | None:
-    """Return the id of the living lieutenant of this name."""
-    from lieutenants.models import Lieutenant
-
-    return Lieutenant.objects.living().filter(name=name).values_list("pk", flat=True).first()
-
-
-def local_hosts(vm_ids: Sequence[str]) -> dict[str, str]:
-    """Map those of these VMs that are living lieutenants of a host of reef to its data folder.
-
-    A row that no follower has claimed since the upgrade has none yet. Its agent runs on reef's
-    machines all the same, so it is mapped to the name of its host.
-    """
-    from lieutenants.models import Lieutenant
-
-    living = Lieutenant.objects.living().filter(pk__in=vm_ids, transport="local")
-    rows = living.values_list("pk", "data_folder", "host")
-    return {pk: data_folder or f"host:{host}" for pk, data_folder, host in rows}
 
 
 def vm_status(status: str) -> str:

@@ -9,13 +9,13 @@ from django.conf import settings
 from django.db import IntegrityError, transaction
 from django.db.models import Q
 
-from lieutenants.exceptions import IllegalMove, LostRace
 from lieutenants.hosts import silence
 from lieutenants.models import Lieutenant, Process
 from lieutenants.states import RUNNING, Status
 from lieutenants.transports import get_transport
 from lieutenants.transports.base import Handle
 from reef_site.common import events
+from reef_site.common.errors import IllegalMove, LostRace
 from registry.models import VM, Role
 
 NOTHING = "No lieutenants found in registry"

@@ -19,11 +19,13 @@ from django.db.models import Q
 from django.utils import timezone
 
 from lieutenants import failing, presence, rpc
-from lieutenants.exceptions import BadInput, NotFound, NotNow
+from lieutenants.exceptions import NotNow
 from lieutenants.models import Entry, Lieutenant, Message
 from lieutenants.rpc import Outgoing
 from lieutenants.states import Status
 from reef_site.common import events
+from reef_site.common.errors import BadInput, NotFound
+from reef_site.common.text import is_storable
 from vmtree import permissions
 from vmtree.permissions import Action
 
@@ -75,7 +77,7 @@ def ask(
 def _target(lieutenant: Lieutenant, message_id: str, entry_id: int | None) -> Entry:
     mine = lieutenant.entries.filter(kind=Entry.Kind.USER).order_by("-id")
     if message_id:
-        if not rpc.storable(message_id):
+        if not is_storable(message_id):
             raise BadInput("messageId: has characters that are no text", "messageId")
         entry = mine.filter(message_id=message_id).first()
         field, wanted = "messageId", f"'{message_id[:40]}' is not a message that its agent took up"

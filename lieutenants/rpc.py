@@ -13,11 +13,12 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from reef_site.common.text import to_storable
+
 Command = dict[str, Any]
 
 # Text that a database cannot keep: NUL, and halves of surrogate pairs.
 _SUSPECT = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
-_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
 DELTA_KINDS = {"t": "text", "k": "thinking", "c": "tool_call"}
 # In a tool call an abort comes as an error.
@@ -47,7 +48,7 @@ def _record(line: bytes) -> list[Any]:
         suspect = _SUSPECT.search(line)
         record = clean(json.loads(line)) if suspect else orjson.loads(line)
     except (ValueError, RecursionError):
-        return ["g", 0, line[:500].decode("utf-8", "replace").replace("\0", "�"), len(line)]
+        return ["g", 0, to_storable(line[:500].decode("utf-8", "replace")), len(line)]
     if isinstance(record, list) and record and isinstance(record[0], str):
         return record
     return ["g", 0, str(record)[:500], len(line)]
@@ -61,18 +62,12 @@ def clean(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError("no number of JSON")
     if isinstance(value, str):
-        joined = value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        return _UNSTORABLE.sub("�", joined)
+        return to_storable(value)
     if isinstance(value, list):
         return [clean(each) for each in value]
     if isinstance(value, dict):
         return {clean(key): clean(each) for key, each in value.items()}
     return value
-
-
-def storable(text: str) -> bool:
-    """Whether a database can keep this text as it is."""
-    return not _UNSTORABLE.search(text)
 
 
 def prompt(message_id: str, text: str, *, steer: bool) -> Outgoing:

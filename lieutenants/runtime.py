@@ -16,13 +16,20 @@ from django.db import IntegrityError, transaction
 from django.db.models import Q
 from django.utils import timezone
 
-from lieutenants import agent_check, configured, folders, keeper, presence, rpc, session_files
+from lieutenants import (
+    agent_check,
+    configured,
+    folders,
+    keeper,
+    presence,
+    rpc,
+    session_files,
+    vm_lookup,
+)
 from lieutenants.agents import Agent, find_agent
 from lieutenants.exceptions import (
     AgentMissing,
-    IllegalMove,
     IsolationUnavailable,
-    LostRace,
     SessionDamaged,
     TransportError,
 )
@@ -33,7 +40,7 @@ from lieutenants.states import RUNNING, Status
 from lieutenants.transports import get_transport
 from lieutenants.transports.base import Handle, Launch
 from reef_site.common import events
-from reef_site.common.errors import ReefError
+from reef_site.common.errors import IllegalMove, LostRace, ReefError
 
 logger = logging.getLogger(__name__)
 
@@ -296,7 +303,7 @@ def _launch_spec(lieutenant: Lieutenant, process: Process, agent: Agent) -> Laun
 
 def _check_isolation(lieutenant: Lieutenant, mode: Isolation) -> None:
     """An agent that was started by another one is isolated at least as well as that one."""
-    parent = presence.parent_lieutenant(lieutenant)
+    parent = vm_lookup.parent_lieutenant(lieutenant)
     known = parent.isolation if parent and parent.data_folder == settings.DATA_FOLDER_ID else ""
     if known in Isolation.values and Isolation(known).rank > mode.rank:
         raise IsolationUnavailable(

@@ -1,4 +1,4 @@
-"""What lieutenants add to the search of the tree: `error`, `idle`, `stalled`, `working`."""
+"""Terms of lieutenants in the search over the tree: `error`, `idle`, `stalled`, `working`."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ from collections.abc import Iterable
 
 from lieutenants.models import Lieutenant
 from lieutenants.states import Status
-from vmtree.search import Nodes, Word, add_word
+from vmtree.search import Nodes, Term, search_terms
 
 STATUSES = (Status.ERROR, Status.IDLE, Status.WORKING)
 
 
 def register() -> None:
-    """Make the terms known."""
-    for status in STATUSES:
-        add_word(_with_status(status))
-    add_word(Word("stalled", lambda nodes, _: nodes.filter(vm_id__in=_stalled()), flag=True))
+    """Add the terms to the search over the tree."""
+    stalled = Term("stalled", lambda nodes, _: nodes.filter(vm_id__in=_stalled()), flag=True)
+    for term in (*map(_with_status, STATUSES), stalled):
+        search_terms.register(term, key=term.name)
 
 
-def _with_status(status: Status) -> Word:
+def _with_status(status: Status) -> Term:
     def narrow(nodes: Nodes, _: str) -> Nodes:
         found = Lieutenant.objects.filter(status=status)
         return nodes.filter(vm_id__in=found.values("pk"))
 
-    return Word(status.value, narrow, flag=True)
+    return Term(status.value, narrow, flag=True)
 
 
 def _stalled() -> Iterable[str]:

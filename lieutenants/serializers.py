@@ -11,12 +11,13 @@ from typing import Any
 from django.conf import settings
 
 from lieutenants import failing, outputs
-from lieutenants.exceptions import BadInput
 from lieutenants.hosts import silence
 from lieutenants.models import Entry, Lieutenant, Message, Usage
 from lieutenants.outcomes import Result, result_of, results_of
 from lieutenants.services import Wish
 from lieutenants.states import RestartPolicy, Status
+from reef_site.common.errors import BadInput
+from reef_site.common.request_values import choice_of, flag_of, number_of, text_of
 from vmtree import aliases, permissions
 
 MOST_ENTRIES = 1000
@@ -263,9 +264,8 @@ def wish_of(data: Json) -> Wish:
         if not isinstance(data.get(name), str) or not data[name].strip():
             raise BadInput(f"{name} is required", name)
     local = data.get("local")
-    if local is not None and not isinstance(local, bool):
-        raise BadInput("local: must be true or false", "local")
     far = any(data.get(key) for key in ("vmId", "commitId", "provider"))
+    remote = far if local is None else not flag_of(local, "local")
     return Wish(
         name=data["name"],
         role=data["role"],
@@ -276,7 +276,7 @@ def wish_of(data: Json) -> Wish:
         idle_limit_minutes=_number(data, "idleLimitMinutes", least=1, most=525_600),
         stall_limit_seconds=_number(data, "stallLimitSeconds", least=0, most=604_800),
         tool_limit_seconds=_number(data, "toolLimitSeconds", least=0, most=2_592_000),
-        remote=far if local is None else not local,
+        remote=remote,
         parent_vm_id=aliases.resolve(_text(data, "parentVmId").strip()),
     )
 
@@ -306,10 +306,7 @@ def changes_of(data: Json) -> tuple[Json, bool]:
     if "toolLimitSeconds" in given:
         tools = _number(data, "toolLimitSeconds", least=0, most=2_592_000)
         changes["tool_limit_seconds"] = settings.TOOL_SECONDS if tools is None else tools
-    restart = data.get("restart", False)
-    if not isinstance(restart, bool):
-        raise BadInput("restart: must be true or false", "restart")
-    return changes, restart
+    return changes, flag_of(data.get("restart", False), "restart")
 
 
 def message_wanted(data: Json) -> tuple[str, int | None]:
@@ -320,24 +317,14 @@ def message_wanted(data: Json) -> tuple[str, int | None]:
 def is_new_session(data: Json) -> bool:
     """Whether a start is to begin a new session. Raises BadInput."""
     session = _text(data, "session")
-    if session not in ("", "kept", "new"):
-        raise BadInput("session: must be one of kept, new", "session")
-    return session == "new"
+    return bool(session) and choice_of(session, "session", ("kept", "new")) == "new"
 
 
 def _text(data: Json, name: str) -> str:
-    value = data.get(name)
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise BadInput(f"{name}: must be a string", name)
-    return value
+    """Return the text as it was sent; services check its characters and length."""
+    return text_of(data.get(name), name, optional=True, strip=False, accepts=lambda _text: True)
 
 
 def _number(data: Json, name: str, *, least: int, most: int) -> int | None:
     value = data.get(name)
-    if value is None:
-        return None
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-        raise BadInput(f"{name}: must be a whole number from {least} to {most}", name)
-    return value
+    return None if value is None else number_of(value, name, least=least, most=most)

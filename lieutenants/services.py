@@ -22,30 +22,21 @@ from lieutenants import (
     model_choice,
     presence,
     reattach,
-    rpc,
     runtime,
     tasks,
 )
 from lieutenants.agents import find_agent
 from lieutenants.creation import key_of
-from lieutenants.exceptions import (
-    BadInput,
-    IllegalMove,
-    KeyReused,
-    LostRace,
-    NameTaken,
-    NoProvider,
-    NotFound,
-    NotNow,
-    TooLarge,
-    TooLate,
-)
+from lieutenants.exceptions import KeyReused, NameTaken, NoProvider, NotNow, TooLarge, TooLate
 from lieutenants.hosts import silence, tombstones
 from lieutenants.isolation import homes
-from lieutenants.models import Lieutenant, Message, Process, new_ulid
+from lieutenants.models import Lieutenant, Message, Process
 from lieutenants.states import Mode, RestartPolicy, Status
 from reef_site.common import events
 from reef_site.common.dispatch import dispatch
+from reef_site.common.errors import BadInput, IllegalMove, LostRace, NotFound
+from reef_site.common.ids import new_ulid
+from reef_site.common.text import is_storable
 from versconfig.screening import sources
 from vmtree import ids, permissions
 from vmtree import services as tree
@@ -202,7 +193,7 @@ def send(
     text, asked = _message_text(text), _message_mode(mode)
     screen, names = sources.for_node(_vm_id_of(name), recheck=True), set[str]()
     text = screen.cover(text, names)
-    if len(key) > 200 or not rpc.storable(key):
+    if len(key) > 200 or not is_storable(key):
         raise BadInput("Idempotency-Key: at most 200 characters")
     with transaction.atomic():
         lieutenant = _locked(name, actor)
@@ -361,9 +352,7 @@ def withdraw(name: str, message_id: str, *, actor: object) -> Message:
 
 def find_message(lieutenant: Lieutenant, message_id: str) -> Message:
     """Return the lieutenant's message of this id. Raises NotFound."""
-    message = (
-        lieutenant.messages.filter(pk=message_id).first() if rpc.storable(message_id) else None
-    )
+    message = lieutenant.messages.filter(pk=message_id).first() if is_storable(message_id) else None
     if message is None:
         raise NotFound("Message not found")
     return message
@@ -493,7 +482,7 @@ def _check(wish: Wish, name: str, role: str) -> None:
     ):
         if len(text) > most:
             raise BadInput(f"{label}: at most {most} characters", label)
-        if not rpc.storable(text):
+        if not is_storable(text):
             raise BadInput(f"{label}: has characters that are no text", label)
     _check_model(wish.model)
 
@@ -514,7 +503,7 @@ def _route_in_the_way(name: str) -> str:
 def _check_model(model: str) -> None:
     if len(model) > MOST_OF_MODEL:
         raise BadInput(f"model: at most {MOST_OF_MODEL} characters", "model")
-    if not rpc.storable(model):
+    if not is_storable(model):
         raise BadInput("model: has characters that are no text", "model")
     if model.strip().startswith("-"):
         raise BadInput("model: must not start with a dash", "model")
@@ -523,7 +512,7 @@ def _check_model(model: str) -> None:
 def _message_text(text: object) -> str:
     if not isinstance(text, str) or not text.strip():
         raise BadInput("message is required", "message")
-    if not rpc.storable(text):
+    if not is_storable(text):
         raise BadInput("message: has characters that are no text (NUL or half a pair)", "message")
     size = len(text.encode())
     if size > settings.MAX_MESSAGE_BYTES:
@@ -534,7 +523,7 @@ def _message_text(text: object) -> str:
 
 def _vm_id_of(name: str) -> str:
     """Return the id that the living lieutenant of this name has in the tree, else nothing."""
-    found = Lieutenant.objects.living().filter(name=name).first() if rpc.storable(name) else None
+    found = Lieutenant.objects.living().filter(name=name).first() if is_storable(name) else None
     return presence.vm_of(found) if found else ""
 
 

@@ -28,7 +28,6 @@ from lieutenants import (
     session_files,
     tool_limits,
 )
-from lieutenants.exceptions import IllegalMove, LostRace
 from lieutenants.failing import FailureSeries
 from lieutenants.floods import Floods
 from lieutenants.ledger import Ledger
@@ -38,6 +37,7 @@ from lieutenants.rpc import Outgoing
 from lieutenants.states import MessageState, Outcome, Status
 from lieutenants.transcript import Event, Transcript, moment, said_of_cut, whole
 from lieutenants.transcript_screening import State
+from reef_site.common.errors import IllegalMove, LostRace
 from versconfig.screening import sources
 
 logger = logging.getLogger(__name__)

@@ -9,6 +9,7 @@ from typing import Any
 from django.utils import timezone
 
 from lieutenants.models import Entry
+from reef_site.common.text import clip, one_line
 
 _MAX_ABOUT = 120
 
@@ -37,8 +38,7 @@ def about(arguments: Any) -> str:
     if not isinstance(arguments, Mapping):
         return ""
     texts = [each for each in arguments.values() if isinstance(each, str)]
-    line = " ".join(texts[0].split()) if texts else ""
-    return line if len(line) <= _MAX_ABOUT else line[: _MAX_ABOUT - 1] + "…"
+    return clip(one_line(texts[0]), _MAX_ABOUT) if texts else ""
 
 
 def named(calls: Iterable[Entry]) -> str:
@@ -47,8 +47,7 @@ def named(calls: Iterable[Entry]) -> str:
     for call in sorted(calls, key=lambda each: each.at):
         subject = str(call.data.get("about") or "") if call.data else ""
         parts.append(f"{call.tool} ({subject})" if subject else call.tool)
-    line = ", ".join(dict.fromkeys(parts))
-    return line if len(line) <= 190 else line[:189] + "…"
+    return clip(", ".join(dict.fromkeys(parts)), 190)
 
 
 def since(calls: Iterable[Entry]) -> datetime | None:

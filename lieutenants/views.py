@@ -2,60 +2,37 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
-from typing import Any, Concatenate, ParamSpec
+from typing import Any
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.core.paginator import Paginator
-from django.http import HttpRequest, HttpResponse, QueryDict, StreamingHttpResponse
+from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.template.loader import render_to_string
 from django.urls import reverse
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from lieutenants import blocks, figures, outputs, services
-from lieutenants.exceptions import LieutenantError, NotFound
 from lieutenants.forms import MODES, AdjustForm, CreateForm
 from lieutenants.hosts import silence
 from lieutenants.isolation.homes import home_of
-from lieutenants.models import MOST_RESTARTS, Entry, Lieutenant, Usage, new_ulid
+from lieutenants.models import MOST_RESTARTS, Entry, Lieutenant, Usage
 from lieutenants.states import Mode, Status
 from lieutenants.unknown_agents import views as unknown_agents
 from lieutenants.verbs import VERBS, Verb
+from reef_site.common.error_responses import ErrorPage, is_script
+from reef_site.common.errors import NotFound, ReefError
+from reef_site.common.ids import new_ulid
+from reef_site.common.page_values import text_value
+from reef_site.common.text import parse_number
 
 PAGE = 100
 _MOST_IDS = 200
 _RECENT = 8
 _MOST_WAITING = 50
 
-P = ParamSpec("P")
-View = Callable[Concatenate[HttpRequest, P], HttpResponse]
-
-
-def spoken(view: View[P]) -> View[P]:
-    """Say in words what a service refuses, with its HTTP status."""
-
-    @functools.wraps(view)
-    def wrapped(request: HttpRequest, /, *args: P.args, **kwargs: P.kwargs) -> HttpResponse:
-        try:
-            return view(request, *args, **kwargs)
-        except LieutenantError as error:
-            return _refusal(request, error)
-
-    return wrapped
-
-
-def _refusal(request: HttpRequest, error: LieutenantError) -> HttpResponse:
-    if _by_script(request):
-        return HttpResponse(str(error), status=error.status, content_type="text/plain")
-    return render(request, "problem.html", {"problem": str(error)}, status=error.status)
-
-
-def _by_script(request: HttpRequest) -> bool:
-    """Whether `lieutenant.js` asks, which wants fragments and plain words."""
-    return request.headers.get("Reef-Script") == "1"
+render_errors = ErrorPage("lieutenants:index", "All lieutenants")
 
 
 # -- the list ----------------------------------------------------------------------------------
@@ -77,7 +54,7 @@ def rows(request: HttpRequest) -> HttpResponse:
 
 def _listing(request: HttpRequest) -> dict[str, Any]:
     """The rows that the query asks for; the number of statements is always the same."""
-    status, words = _word(request.GET, "status"), _word(request.GET, "q")
+    status, words = text_value(request.GET, "status"), text_value(request.GET, "q")
     counts = Lieutenant.objects.count_by_status()
     found = Lieutenant.objects.listed(status=status, words=words)
     page = Paginator(found, PAGE).get_page(request.GET.get("page"))
@@ -98,10 +75,6 @@ def _listing(request: HttpRequest) -> dict[str, Any]:
     }
 
 
-def _word(query: QueryDict, name: str) -> str:
-    return query.get(name, "").replace("\0", "").strip()[:200]
-
-
 @login_required
 @require_http_methods(["GET", "POST"])
 def create(request: HttpRequest) -> HttpResponse:
@@ -113,18 +86,18 @@ def create(request: HttpRequest) -> HttpResponse:
         if form.is_valid():
             try:
                 lieutenant = services.create(form.wish(), actor=str(request.user))
-            except LieutenantError as error:
-                form.refuse(error)
+            except ReefError as error:
+                form.add_service_error(error)
                 status = error.status
             else:
                 return redirect("lieutenants:detail", lieutenant.name)
-    form.point_at_errors()
+    form.describe_errors()
     return render(request, "lieutenants/create.html", {"form": form}, status=status)
 
 
 @login_required
 @require_http_methods(["GET", "POST"])
-@spoken
+@render_errors
 def adjust(request: HttpRequest, name: str) -> HttpResponse:
     """Change its model or its limits; errors stay beside their fields."""
     lieutenant = services.find(name, missing=f"Lieutenant '{name}' not found")
@@ -135,13 +108,13 @@ def adjust(request: HttpRequest, name: str) -> HttpResponse:
             again, changes = form.cleaned_data["restart"], form.changes()
             try:
                 services.adjust(name, changes, actor=str(request.user), restart_now=again)
-            except LieutenantError as error:
-                form.refuse(error)
+            except ReefError as error:
+                form.add_service_error(error)
                 status = error.status
             else:
                 messages.success(request, f"{name}: settings saved.")
                 return redirect("lieutenants:detail", name)
-    form.point_at_errors()
+    form.describe_errors()
     context = {"form": form, "lieutenant": lieutenant}
     return render(request, "lieutenants/adjust.html", context, status=status)
 
@@ -151,7 +124,7 @@ def adjust(request: HttpRequest, name: str) -> HttpResponse:
 
 @login_required
 @require_GET
-@spoken
+@render_errors
 def detail(request: HttpRequest, name: str) -> HttpResponse:
     """The living lieutenant of this name, else the newest destroyed one."""
     lieutenant = Lieutenant.objects.living().filter(name=name).first()
@@ -181,14 +154,13 @@ def _page(
 
 
 def _transcript(request: HttpRequest, lieutenant: Lieutenant) -> dict[str, Any]:
-    before = request.GET.get("before", "")
-    number = int(before) if before.isascii() and before.isdigit() and len(before) < 19 else None
-    found, earlier = blocks.newest(lieutenant, before=number)
+    before = parse_number(request.GET.get("before", ""))
+    found, earlier = blocks.newest(lieutenant, before=before)
     return {
         "lieutenant": lieutenant,
         "blocks": found,
         "earlier": earlier,
-        "before": number,
+        "before": before,
     }
 
 
@@ -246,7 +218,7 @@ def entries(request: HttpRequest, pk: str) -> HttpResponse:
     """The blocks that hold the entries `?ids=` (numbers, separated by commas)."""
     lieutenant = get_object_or_404(Lieutenant, pk=pk)
     words = request.GET.get("ids", "").split(",")[:_MOST_IDS]
-    ids = [int(word) for word in words if word.isascii() and word.isdigit() and len(word) < 19]
+    ids = [number for word in words if (number := parse_number(word)) is not None]
     context = {"lieutenant": lieutenant, "blocks": blocks.some(lieutenant, ids)}
     return render(request, "lieutenants/_blocks.html", context)
 
@@ -265,16 +237,16 @@ def text(_request: HttpRequest, pk: str, entry_id: int) -> StreamingHttpResponse
 
 @login_required
 @require_POST
-@spoken
+@render_errors
 def send(request: HttpRequest, name: str) -> HttpResponse:
     """Put a message on its way. A form that is refused comes back with its text."""
     words = request.POST.get("message", "").replace("\r\n", "\n")
     mode, key = request.POST.get("mode") or None, request.POST.get("key", "")
     try:
         services.send(name, words, mode=mode, key=key, actor=str(request.user))
-    except LieutenantError as error:
+    except ReefError as error:
         lieutenant = Lieutenant.objects.living().filter(name=name).first()
-        if lieutenant is None or _by_script(request):
+        if lieutenant is None or is_script(request):
             raise
         return _page(
             request, lieutenant, status=error.status, draft=words, mode=mode, problem=str(error)
@@ -284,7 +256,7 @@ def send(request: HttpRequest, name: str) -> HttpResponse:
 
 @login_required
 @require_POST
-@spoken
+@render_errors
 def withdraw(request: HttpRequest, name: str, message_id: str) -> HttpResponse:
     """Take a message back that waits in the queue."""
     services.withdraw(name, message_id, actor=str(request.user))
@@ -293,7 +265,7 @@ def withdraw(request: HttpRequest, name: str, message_id: str) -> HttpResponse:
 
 @login_required
 @require_http_methods(["GET", "POST"])
-@spoken
+@render_errors
 def act(request: HttpRequest, name: str, verb: str) -> HttpResponse:
     """GET asks whether it is meant; POST does it."""
     known = VERBS.get(verb)
@@ -309,18 +281,18 @@ def act(request: HttpRequest, name: str, verb: str) -> HttpResponse:
     sure = request.POST.get("sure") == "yes"
     try:
         said = known.act(name, str(request.user), sure)
-    except LieutenantError as error:
+    except ReefError as error:
         lieutenant = Lieutenant.objects.living().filter(name=name).first()
-        if lieutenant and known.asks(lieutenant) and not sure and not _by_script(request):
+        if lieutenant and known.asks(lieutenant) and not sure and not is_script(request):
             return _question(request, lieutenant, known, problem=error)
         raise
-    if not _by_script(request):
+    if not is_script(request):
         messages.success(request, said)
     return _done(request, name)
 
 
 def _question(
-    request: HttpRequest, lieutenant: Lieutenant, verb: Verb, problem: LieutenantError | None = None
+    request: HttpRequest, lieutenant: Lieutenant, verb: Verb, problem: ReefError | None = None
 ) -> HttpResponse:
     context = {
         "lieutenant": lieutenant,
@@ -334,7 +306,7 @@ def _question(
 
 def _done(request: HttpRequest, name: str) -> HttpResponse:
     """Back to the page, or its fragments for a script, with a fresh key for the next message."""
-    if not _by_script(request):
+    if not is_script(request):
         return redirect("lieutenants:detail", name)
     lieutenant = Lieutenant.objects.filter(name=name).order_by("-created_at", "-id")[0]
     response = _now(request, lieutenant)

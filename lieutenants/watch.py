@@ -14,11 +14,11 @@ from django.db import connections, transaction
 from django.utils import timezone
 
 from lieutenants import ending, failing, muster, rewinding, rpc, runtime
-from lieutenants.exceptions import IllegalMove, LostRace, TransportError
+from lieutenants.exceptions import TransportError
 from lieutenants.hosts import services as hosts
 from lieutenants.hosts import strays
 from lieutenants.ledger import Ledger, save_progress
-from lieutenants.models import Lieutenant, LifeSign, Process, new_ulid
+from lieutenants.models import Lieutenant, LifeSign, Process
 from lieutenants.reachability import Reachability, is_ours
 from lieutenants.session import Session
 from lieutenants.states import Status
@@ -26,6 +26,8 @@ from lieutenants.tool_limits import ToolClock, named
 from lieutenants.transports import get_transport
 from lieutenants.unknown_agents import scan
 from reef_site.common import events
+from reef_site.common.errors import IllegalMove, LostRace
+from reef_site.common.ids import new_ulid
 
 logger = logging.getLogger(__name__)
 

@@ -14,6 +14,7 @@ from rest_framework.routers import SimpleRouter
 from lieutenants.api import LieutenantViewSet
 from reef_site.auth import NO_HEADER
 from reef_site.common import disk
+from reef_site.common.error_responses import api_error
 from reef_site.common.errors import Forbidden, ReefError
 from reef_site.withheld import TRY_AGAIN, was_withheld
 
@@ -32,8 +33,7 @@ def answer_error(error: Exception, context: dict[str, Any]) -> Response:
         # Quoted: paths and ids come from the caller.
         logger.info("refused %s %a: %a", request.method, request.path, str(error))
     if isinstance(error, ReefError):
-        headers = {"Retry-After": str(error.retry_seconds)} if error.retry_seconds else None
-        return Response({"error": str(error)}, status=error.status, headers=headers)
+        return api_error(error)
     if isinstance(error, Http404):
         return Response({"error": "not found"}, status=404)
     if isinstance(error, exceptions.NotAuthenticated | exceptions.AuthenticationFailed):

@@ -65,25 +65,6 @@ class BodyLimit:
     is_anonymous: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A status and a JSON body."""
-
-    status: int
-    body: bytes
-
-    @property
-    def headers(self) -> list[tuple[bytes, bytes]]:
-        """What goes before the body."""
-        headers = [
-            (b"content-type", b"application/json"),
-            (b"content-length", b"%d" % len(self.body)),
-        ]
-        if self.status == 401:
-            headers.append((b"www-authenticate", b"Bearer"))
-        return headers
-
-
 def header(scope: Scope, name: bytes) -> bytes:
     """The first value of this header; empty without one."""
     return next((value for key, value in scope["headers"] if key == name), b"")

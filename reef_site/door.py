@@ -22,7 +22,8 @@ from uvicorn.protocols.http.httptools_impl import (
 
 from reef_site import open_files
 from reef_site.addresses import ConnectionLimits, TrustedProxies, client_key
-from reef_site.bodies import ARRIVED, DISCARD, Answer, Receive, Scope, Send
+from reef_site.bodies import ARRIVED, DISCARD, Receive, Scope, Send
+from reef_site.common.asgi import Answer
 
 logger = logging.getLogger("reef.edge")
 

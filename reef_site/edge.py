@@ -31,7 +31,6 @@ from reef_site.bodies import (
     ANONYMOUS_BUDGET_PER_ADDRESS,
     ARRIVED,
     DISCARD,
-    Answer,
     Body,
     BodyBudget,
     BodyTooLarge,
@@ -46,6 +45,8 @@ from reef_site.bodies import (
     has_body,
     header,
 )
+from reef_site.common.asgi import Answer
+from reef_site.common.text import parse_number
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "reef_site.settings")
 
@@ -267,7 +268,7 @@ class Edge:
         headers = dict(scope["headers"])
         answer: Answer | None
         if body is None:
-            answer = self._hot.refusal(headers)
+            answer = self._hot.rejection(headers)
         else:
             answer = await self._hot.answer(route, headers, body.whole())
         return answer
@@ -469,19 +470,15 @@ def _forwarded(scope: Scope, size: int) -> Headers:
 def _last_event(scope: Scope) -> int | None:
     """The change after which to go on: Last-Event-ID, else `?cursor=`; None is from now on."""
     given = header(scope, b"last-event-id").decode("latin-1")
-    if _is_number(given):
-        return int(given)
+    if (number := parse_number(given)) is not None:
+        return number
     query = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True)
     for name in ("cursor", "after"):
         for given in query.get(name, []):
-            if not _is_number(given):
+            if (number := parse_number(given)) is None:
                 raise BadRequest(f"{name}: must be a whole number, 0 or more")
-            return int(given)
+            return number
     return None
-
-
-def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) <= 18
 
 
 def _is_small_and_here(scope: Scope) -> bool:

@@ -13,7 +13,7 @@ from django.views.decorators.csrf import csrf_exempt
 from lieutenants.exceptions import IsolationUnavailable
 from lieutenants.isolation import modes
 from reef_site import parts
-from reef_site.wire import json_answer
+from reef_site.common.json_format import json_answer
 from vmtree import organs
 
 SERVICES = ["ui", *(organ for organ in organs.MODULES if organ in settings.ORGANS)]

@@ -14,7 +14,7 @@ from django.shortcuts import render
 from rest_framework.permissions import SAFE_METHODS
 
 from reef_site.common import disk
-from reef_site.wire import json_answer
+from reef_site.common.json_format import json_answer
 from vmtree import aliases, authority
 
 logger = logging.getLogger(__name__)

@@ -14,9 +14,9 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 import dj_database_url
-from ulid import ULID
 
 from reef_site import env
+from reef_site.common.ids import new_ulid
 from vmtree import organs
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -52,7 +52,7 @@ def _kept_secret(path: Path) -> str:
 def _kept_identity(path: Path) -> str:
     """Return the id of the data folder that this file is in; made once, it never changes."""
     try:
-        kept = _read_or_make(path, str(ULID()))
+        kept = _read_or_make(path, new_ulid())
     except OSError as error:
         raise env.SettingError(path.name, f"cannot keep {path}: {error.strerror}") from None
     if not re.fullmatch(r"[0-9A-Za-z]{26}", kept):
@@ -345,10 +345,10 @@ REST_FRAMEWORK = {
         "reef_site.auth.NodesAreAsked",
         "reef_site.common.request_names.OnlyKnownNames",
     ],
-    "DEFAULT_PARSER_CLASSES": ["reef_site.wire.AnyTypeJSONParser"],
-    "DEFAULT_RENDERER_CLASSES": ["reef_site.wire.WireJSONRenderer"],
+    "DEFAULT_PARSER_CLASSES": ["reef_site.common.json_format.AnyTypeJSONParser"],
+    "DEFAULT_RENDERER_CLASSES": ["reef_site.common.json_format.WireJSONRenderer"],
     "DEFAULT_METADATA_CLASS": None,
-    "DEFAULT_CONTENT_NEGOTIATION_CLASS": "reef_site.wire.AlwaysJSON",
+    "DEFAULT_CONTENT_NEGOTIATION_CLASS": "reef_site.common.json_format.AlwaysJSON",
     "EXCEPTION_HANDLER": "reef_site.api.answer_error",
     "UNAUTHENTICATED_USER": None,
 }

@@ -30,8 +30,8 @@ from lieutenants.states import Status
 from lieutenants.waits import Wait
 from reef_site.common import events
 from reef_site.common.events import Topic
+from reef_site.common.json_format import dumps
 from reef_site.guard import Guard, Reader
-from reef_site.wire import dumps
 
 logger = logging.getLogger(__name__)
 

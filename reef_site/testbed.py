@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from reef_site import agent_install
-from reef_site.agent_install import CHECKOUT, InstallError, Recipe, apt_install
+from bootloader import agent_install
+from bootloader.agent_install import CHECKOUT, InstallError, Recipe, apt_install
 
 CACHE = CHECKOUT / ".cache"
 OLD_AGENT = Recipe(CHECKOUT / "tests" / "agents" / "pi-0.73", "@mariozechner/pi-coding-agent")

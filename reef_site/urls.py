@@ -24,8 +24,8 @@ from reef_site.api import router
 from reef_site.attention import views as attention
 from reef_site.audit import views as audit
 from reef_site.common import disk
+from reef_site.common.json_format import json_answer
 from reef_site.health import SERVICES, health
-from reef_site.wire import json_answer
 from vmtree import api as vmtree_api
 
 Routes = list[URLPattern | URLResolver]

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from django.http import HttpRequest, HttpResponse, UnreadablePostError
 from django.http.response import HttpResponseBase
 
+from reef_site.common.json_format import json_answer
 from reef_site.gateway import WITHHELD, BodyWithheld
-from reef_site.wire import json_answer
 
 TRY_AGAIN = "your credentials were not good a moment ago; try again"
 

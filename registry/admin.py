@@ -1,41 +1,33 @@
-"""The admin of the registry: facts to look at; VMs change by what they and their callers say."""
+"""Read-only admin of the registry; its rows are written by registrations and heartbeats."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
 from reef_site.common import clock
+from reef_site.common.admin import ReadOnlyAdmin
 from registry import placing
 from registry.liveness import Liveness
 from registry.models import VM, Gap, Status, VMQuerySet, Watch
 from vmtree import names as vm_names
 
-_MOST_REFUSALS = 10
-
-if TYPE_CHECKING:
-    _ModelAdmin = admin.ModelAdmin[Any]
-    _Filter = admin.SimpleListFilter
-else:
-    _ModelAdmin = admin.ModelAdmin
-    _Filter = admin.SimpleListFilter
+MAX_REFUSALS_SHOWN = 10
 
 
-class LivenessFilter(_Filter):
-    """By what a VM is called now."""
+class LivenessFilter(admin.SimpleListFilter):
+    """Filters by current liveness."""
 
     title = "liveness"
     parameter_name = "liveness"
 
     def lookups(self, _request: HttpRequest, _model_admin: Any) -> list[tuple[str, str]]:
-        """All three words."""
         return [(str(value), str(label)) for value, label in Liveness.choices]
 
     def queryset(self, _request: HttpRequest, queryset: QuerySet[VM]) -> QuerySet[VM]:
-        """By the deadlines."""
         assert isinstance(queryset, VMQuerySet)
         wanted = self.value()
         if wanted not in Liveness.values:
@@ -44,44 +36,23 @@ class LivenessFilter(_Filter):
         return found.filter(status=Status.RUNNING) if wanted == Liveness.LIVE else found
 
 
-class PlaceFilter(_Filter):
-    """By whether the tree has it."""
+class PlaceFilter(admin.SimpleListFilter):
+    """Filters by whether the VM has a place in the tree."""
 
     title = "place in the tree"
     parameter_name = "place"
 
     def lookups(self, _request: HttpRequest, _model_admin: Any) -> list[tuple[str, str]]:
-        """Those that wait for one can be chosen."""
-        return [("none", "Registered only")]
+        return [("none", "Not in the tree")]
 
     def queryset(self, _request: HttpRequest, queryset: QuerySet[VM]) -> QuerySet[VM]:
-        """Those that were chosen."""
         assert isinstance(queryset, VMQuerySet)
         return queryset.without_place() if self.value() == "none" else queryset
 
 
-class ReadOnlyAdmin(_ModelAdmin):
-    """Rows that reef writes itself."""
-
-    show_full_result_count = False
-    list_per_page = 100
-
-    def has_add_permission(self, _request: HttpRequest) -> bool:
-        """Nobody makes facts up."""
-        return False
-
-    def has_change_permission(self, _request: HttpRequest, _obj: Any = None) -> bool:
-        """Nor changes them."""
-        return False
-
-    def has_delete_permission(self, _request: HttpRequest, _obj: Any = None) -> bool:
-        """Nor removes them here."""
-        return False
-
-
 @admin.register(VM)
 class VMAdmin(ReadOnlyAdmin):
-    """Who answers now."""
+    """Registered VMs with their liveness."""
 
     list_display = (
         "id",
@@ -98,32 +69,31 @@ class VMAdmin(ReadOnlyAdmin):
     actions = ("put_into_tree",)
 
     def has_place_permission(self, request: HttpRequest) -> bool:
-        """Who may change the tree."""
+        """Require the permission to change the tree."""
         return request.user.has_perm("vmtree.change_node")
 
     @admin.action(
-        description="Put into the tree, under the VM that each registered with",
+        description="Place in the tree, below the registered parents",
         permissions=["place"],
     )
     def put_into_tree(self, request: HttpRequest, queryset: QuerySet[VM]) -> None:
-        """Put them there, and say whom not and why."""
-        vms = list(queryset.order_by("pk")[: placing.MOST_AT_ONCE])
+        """Place the selected VMs; show a message for each that is refused."""
+        vms = list(queryset.order_by("pk")[: placing.BATCH_SIZE])
         placed, refused = placing.place_all(vms, by=request.user)
-        for vm, why in refused[:_MOST_REFUSALS]:
+        for vm, why in refused[:MAX_REFUSALS_SHOWN]:
             self.message_user(request, f"{vm} ({vm.pk}): {why}", messages.ERROR)
-        if more := refused[_MOST_REFUSALS:]:
+        if more := refused[MAX_REFUSALS_SHOWN:]:
             self.message_user(request, f"… and {len(more)} more were refused.", messages.ERROR)
         if placed:
-            self.message_user(request, f"{len(placed)} VMs have a place now.", messages.SUCCESS)
+            self.message_user(request, f"Placed {len(placed)} VMs in the tree.", messages.SUCCESS)
 
     @admin.display(description="name", ordering="name")
     def shown_name(self, vm: VM) -> str:
-        """The name, with marks for invisible characters."""
         return vm_names.marked(vm.name)
 
     @admin.display(description="liveness")
     def liveness_now(self, vm: VM) -> str:
-        """Live, late or silent; of one that said good-bye, that it is stopped or paused."""
+        """Show live, late or silent; of a VM that is not running, its status."""
         if vm.status != Status.RUNNING:
             return str(vm.get_status_display())
         now = clock.now()
@@ -132,7 +102,7 @@ class VMAdmin(ReadOnlyAdmin):
 
 @admin.register(Gap)
 class GapAdmin(ReadOnlyAdmin):
-    """When VMs were not heard of."""
+    """Periods without a heartbeat."""
 
     list_display = ("vm_id", "status", "began_at", "ended_at")
     list_filter = ("status",)
@@ -142,6 +112,6 @@ class GapAdmin(ReadOnlyAdmin):
 
 @admin.register(Watch)
 class WatchAdmin(ReadOnlyAdmin):
-    """Since when reef itself has been there to hear beats."""
+    """Since when reef itself has been able to receive heartbeats."""
 
     list_display = ("up_since", "ticked_at", "door_at")

@@ -1,4 +1,4 @@
-"""The agents' door to the registry, by the wire contract."""
+"""HTTP API of the registry, as the wire contract defines it."""
 
 from __future__ import annotations
 
@@ -12,17 +12,25 @@ from rest_framework.views import APIView
 
 from reef_site.common import clock
 from reef_site.common.errors import NotFound
+from reef_site.common.paging import take_page
 from reef_site.common.request_names import takes, takes_anything
 from reef_site.common.request_values import query_limit
-from registry import beats, placing, services, words
+from reef_site.common.text import to_storable
+from registry import beats, placing, search_terms, services
 from registry.models import VM
-from registry.serializers import REGISTERED, changes_of, placement_of, registration_of, vms_json
+from registry.serializers import (
+    REGISTRATION_FIELDS,
+    parse_changes,
+    parse_placement,
+    parse_registration,
+    vms_json,
+)
 from vmtree import aliases
 from vmtree.serializers import node_json
 
-MOST_ROWS = 1000
-USUAL_ROWS = 100
-PANEL_ROWS = 500
+MAX_PAGE_SIZE = 1000
+DEFAULT_PAGE_SIZE = 100
+MAX_PANEL_ROWS = 500
 
 
 class VMs(APIView):
@@ -32,81 +40,83 @@ class VMs(APIView):
 
     @takes(query=("role", "status", "parentVmId", "liveness", "q", "limit", "cursor"), lenient=True)
     def get(self, request: Request) -> Response:
-        """Newest sign first; with `?limit=` or `?cursor=` page by page in the order of ids.
+        """List VMs, most recently seen first; with `?limit=` or `?cursor=` in pages ordered by id.
 
-        That order does not move while VMs beat, so that pages lose and repeat nothing.
-        `?q=` and `?liveness=` narrow, beside the columns' own.
+        The order of ids does not change with heartbeats, so that pages neither skip nor repeat VMs.
+        `?q=` and `?liveness=` filter, besides the parameters named like columns.
         """
-        asked = request.query_params
-        found = services.listed(
-            role=asked.get("role", ""),
-            status=asked.get("status", ""),
-            parent_vm_id=aliases.resolve(asked.get("parentVmId", "")),
+        params = request.query_params
+        found = services.filter_vms(
+            role=params.get("role", ""),
+            status=params.get("status", ""),
+            parent_vm_id=aliases.resolve(params.get("parentVmId", "")),
         )
-        if word := asked.get("liveness", ""):
-            found = words.with_liveness(found, word)
-        found = words.narrow(found, asked.get("q", ""))
-        limit, cursor = query_limit(request, most=MOST_ROWS, default=0), asked.get("cursor", "")
+        if value := params.get("liveness", ""):
+            found = search_terms.with_liveness(found, value)
+        found = search_terms.narrow(found, params.get("q", ""))
+        limit = query_limit(request, most=MAX_PAGE_SIZE, default=0)
+        cursor = params.get("cursor", "")
         if not limit and not cursor:
             vms = vms_json(found.newest_first())
             return Response({"vms": vms, "count": len(vms)})
-        limit = limit or USUAL_ROWS
-        rows = list(found.filter(pk__gt=services.storable(cursor)).order_by("id")[: limit + 1])
-        vms = vms_json(rows[:limit])
-        following = vms[-1]["id"] if len(rows) > limit else None
+        limit = limit or DEFAULT_PAGE_SIZE
+        rows, more = take_page(found.filter(pk__gt=to_storable(cursor)).order_by("id"), limit)
+        vms = vms_json(rows)
+        following = vms[-1]["id"] if more else None
         return Response({"vms": vms, "count": len(vms), "next": following})
 
-    @takes(body=REGISTERED, lenient=True)
+    @takes(body=REGISTRATION_FIELDS, lenient=True)
     def post(self, request: Request) -> Response:
-        """Register, or bring up to date what is known."""
-        vm = services.register(registration_of(request.data), caller=request.user)
+        """Register a VM, or update its registration."""
+        vm = services.register(parse_registration(request.data), caller=request.user)
         return Response(vms_json([vm])[0], status=201)
 
 
-class OneVM(APIView):
+class VMDetail(APIView):
     """`/registry/vms/:id`"""
 
     asks_authority = True
 
     def get(self, request: Request, vm_id: str) -> Response:
-        """One."""
         return Response(vms_json([services.find(vm_id)])[0])
 
-    @takes(body=REGISTERED, lenient=True)
+    @takes(body=REGISTRATION_FIELDS, lenient=True)
     def patch(self, request: Request, vm_id: str) -> Response:
-        """Change some of its facts; `{}` is a sign of life."""
+        """Change some fields; an empty patch counts as a heartbeat."""
         services.find(vm_id)
-        vm = services.patch(vm_id, changes_of(request.data), caller=request.user)
+        vm = services.patch(vm_id, parse_changes(request.data), caller=request.user)
         return Response(vms_json([vm])[0])
 
     def delete(self, request: Request, vm_id: str) -> Response:
-        """Forget it."""
         services.deregister(vm_id, caller=request.user)
         return Response({"deleted": True})
 
 
 class Heartbeat(APIView):
-    """`POST /registry/vms/:id/heartbeat`; the edge answers it by itself where it can."""
+    """`POST /registry/vms/:id/heartbeat`; the edge answers it itself where it can."""
 
     asks_authority = True
 
     @takes_anything
     def post(self, request: Request, vm_id: str) -> Response:
-        """The answer says when to beat next."""
-        one = beats.single(vm_id, request._request.body)
-        return Response(services.beat(one, caller=request.user))
+        """Record a heartbeat; the response says when to send the next one."""
+        heartbeat = beats.parse_one(vm_id, request._request.body)
+        return Response(services.record_heartbeat(heartbeat, caller=request.user))
 
 
 class Heartbeats(APIView):
-    """`POST /registry/heartbeats`; the edge answers it by itself where it can."""
+    """`POST /registry/heartbeats`; the edge answers it itself where it can."""
 
     asks_authority = True
 
     @takes(body=("ids", "beats"))
     def post(self, request: Request) -> Response:
-        """Beats of up to 10,000 VMs; the answer names those that are not registered."""
-        found = [beats.of(aliases.resolve(beat.vm_id), beat) for beat in beats.bulk(request.data)]
-        return Response(services.beat_all(found, caller=request.user))
+        """Record heartbeats of up to 10,000 VMs; the response names unregistered ids."""
+        found = [
+            beats.with_vm_id(aliases.resolve(beat.vm_id), beat)
+            for beat in beats.parse_many(request.data)
+        ]
+        return Response(services.record_heartbeats(found, caller=request.user))
 
 
 class Place(APIView):
@@ -116,32 +126,35 @@ class Place(APIView):
 
     @takes(body=("ids", "parentVmId", "category"))
     def post(self, request: Request) -> Response:
-        """Put registered VMs into the tree; of each that cannot be, why.
+        """Place registered VMs in the tree, below their registered parents or all below
+        `parentVmId`.
 
-        Each goes under the parent that it registered with, or all under `parentVmId`.
+        The response gives the reason for each VM that is refused.
         """
-        wish = placement_of(request.data)
-        known = VM.objects.in_bulk(wish.ids)
+        placement = parse_placement(request.data)
+        known = VM.objects.in_bulk(placement.ids)
         placed, refused = placing.place_all(
-            [known[vm_id] for vm_id in wish.ids if vm_id in known],
+            [known[vm_id] for vm_id in placement.ids if vm_id in known],
             by=request.user,
-            under=wish.parent_vm_id,
-            category=wish.category,
+            under=placement.parent_vm_id,
+            category=placement.category,
         )
         reasons = {vm.pk: reason for vm, reason in refused}
-        reasons |= {vm_id: services.VM_NOT_FOUND for vm_id in wish.ids if vm_id not in known}
-        told = [{"id": vm_id, "error": reasons[vm_id]} for vm_id in wish.ids if vm_id in reasons]
+        reasons |= {vm_id: services.VM_NOT_FOUND for vm_id in placement.ids if vm_id not in known}
+        refusals = [
+            {"id": vm_id, "error": reasons[vm_id]} for vm_id in placement.ids if vm_id in reasons
+        ]
         vms = [node_json(node) for node in placed]
-        return Response({"placed": vms, "count": len(vms), "refused": told})
+        return Response({"placed": vms, "count": len(vms), "refused": refusals})
 
 
 class Discover(APIView):
     """`GET /registry/discover/:role`"""
 
     def get(self, request: Request, role: str) -> Response:
-        """Those of this role that answer now."""
+        """List VMs of this role that are running and not silent."""
         now = clock.now()
-        found = VM.objects.filter(role=services.storable(role)).answering(now)
+        found = VM.objects.filter(role=to_storable(role)).answering(now)
         vms = vms_json(found.newest_first(), now)
         return Response({"vms": vms, "count": len(vms)})
 
@@ -150,56 +163,56 @@ class Children(APIView):
     """`GET /registry/vms/:id/children`"""
 
     def get(self, request: Request, vm_id: str) -> Response:
-        """In the order of their registration."""
-        return _counted("children", vms_json(services.children(vm_id)))
+        """List the children in the order of registration."""
+        return _with_count("children", vms_json(services.children(vm_id)))
 
 
 class Ancestors(APIView):
     """`GET /registry/vms/:id/ancestors`"""
 
     def get(self, request: Request, vm_id: str) -> Response:
-        """Root first, the VM itself last."""
-        return _counted("ancestors", vms_json(services.ancestors(vm_id)))
+        """List the ancestors, root first, the VM itself last."""
+        return _with_count("ancestors", vms_json(services.ancestors(vm_id)))
 
 
 class Subtree(APIView):
     """`GET /registry/vms/:id/subtree`"""
 
     def get(self, request: Request, vm_id: str) -> Response:
-        """Breadth first, the VM itself first."""
-        return _counted("subtree", vms_json(services.subtree(vm_id)))
+        """List the VM and its descendants, breadth first."""
+        return _with_count("subtree", vms_json(services.subtree(vm_id)))
 
 
 class Diff(APIView):
     """`GET /registry/vms/:a/diff/:b`"""
 
     def get(self, request: Request, vm_id: str, other: str) -> Response:
-        """What the second VM's DNA has more and less."""
-        return Response(services.difference(vm_id, other))
+        """Return the organs and capabilities that the second VM adds and lacks."""
+        return Response(services.dna_difference(vm_id, other))
 
 
 class Gaps(APIView):
     """`GET /registry/vms/:id/gaps`"""
 
     def get(self, request: Request, vm_id: str) -> Response:
-        """When it was not heard of in the last days, oldest first; one that lasts is not here."""
+        """List the ended gaps between heartbeats of the last days, oldest first."""
         rows = services.gaps(services.find(vm_id))
         found = [
             {"began": row.began_at, "ended": row.ended_at, "status": row.status} for row in rows
         ]
-        return _counted("gaps", found)
+        return _with_count("gaps", found)
 
 
 class Panel(APIView):
     """`GET /registry/_panel`"""
 
     def get(self, request: Request) -> HttpResponse:
-        """A table that other pages can include."""
+        """Return a table of VMs as an HTML fragment for other pages."""
         return HttpResponse(panel_html())
 
 
-class Nothing(APIView):
-    """An unknown path of this service: 404 for those who may come in, else 401."""
+class UnknownPath(APIView):
+    """Unknown path below `/registry`: 404 for authenticated callers, else 401."""
 
     @takes_anything
     def _refuse(self, request: Request, **_: Any) -> Response:
@@ -209,11 +222,11 @@ class Nothing(APIView):
 
 
 def panel_html() -> str:
-    """The newest VMs as a table."""
-    vms = vms_json(VM.objects.newest_first()[:PANEL_ROWS])
+    """Render the most recently seen VMs as a table."""
+    vms = vms_json(VM.objects.newest_first()[:MAX_PANEL_ROWS])
     count = VM.objects.count()
     return render_to_string("registry/_panel.html", {"vms": vms, "count": count})
 
 
-def _counted(name: str, rows: list[dict[str, Any]]) -> Response:
+def _with_count(name: str, rows: list[dict[str, Any]]) -> Response:
     return Response({name: rows, "count": len(rows)})

@@ -1,4 +1,4 @@
-"""App configuration of the registry: which VMs answer now."""
+"""App configuration of the registry."""
 
 from django.apps import AppConfig
 
@@ -7,16 +7,13 @@ class RegistryConfig(AppConfig):
     name = "registry"
 
     def ready(self) -> None:
-        """Have the registry in the tree's snapshots, and its words in the tree's search.
-
-        VMs that are removed with their whole subtree are forgotten.
-        """
-        from registry import services, words
-        from registry.snapshots import ALIVE, VMS, alive
+        """Register the registry's part of snapshots, search and removal of subtrees."""
+        from registry import search_terms, services
+        from registry.snapshots import ALIVE, VMS, alive_among
         from vmtree import removal
         from vmtree.snapshots import living, tables
 
-        tables.add(VMS)
-        living.add(ALIVE, alive)
-        removal.also(services.forget)
-        words.teach()
+        tables.snapshot_tables.register(VMS, key=VMS.name)
+        living.active_vms.register(alive_among, key=ALIVE)
+        removal.after_removal.register(services.forget)
+        search_terms.register()

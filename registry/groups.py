@@ -1,4 +1,4 @@
-"""Work that waits for each other: what comes in while one round runs is done in the next one."""
+"""Batches work of concurrent callers: what arrives while one batch runs goes into the next one."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-MOST_AT_ONCE = 256
+MAX_BATCH_SIZE = 256
 
 
 class Group(Generic[Item, Result]):
-    """One thread, with database connections of its own, that takes all waiting items at once.
+    """One thread with its own database connections that processes all waiting items at once.
 
-    `run` gets items and returns a result for each, in their order. A round that fails is tried
-    once more; then whoever waits for it gets None.
+    `run` takes items and returns one result for each, in their order. A failed batch is retried
+    once; then its callers get None.
     """
 
     def __init__(self, name: str, run: Callable[[Sequence[Item]], Sequence[Result]]) -> None:
@@ -35,18 +35,18 @@ class Group(Generic[Item, Result]):
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
 
-    def put(self, item: Item, tell: Callable[[Result | None], None]) -> None:
-        """Have `tell` called on the loop with what `run` made of this item; None if it failed."""
-        self._waiting.put((item, tell))
+    def put(self, item: Item, reply: Callable[[Result | None], None]) -> None:
+        """Call `tell` on the loop with the result of this item; None if it failed."""
+        self._waiting.put((item, reply))
 
     async def ask(self, item: Item) -> Result | None:
-        """What `run` made of this item; None if it failed."""
+        """Return the result of this item; None if it failed."""
         future: asyncio.Future[Result | None] = self._loop.create_future()
-        self.put(item, partial(_settle, future))
+        self.put(item, partial(_set_result, future))
         return await future
 
     async def close(self) -> None:
-        """Do what waits, then end the thread."""
+        """Process what waits, then end the thread."""
         self._waiting.put(None)
         await asyncio.to_thread(self._thread.join, 5)
 
@@ -54,26 +54,26 @@ class Group(Generic[Item, Result]):
         while batch := self._batch():
             results = self._results([item for item, _ in batch])
             try:
-                self._loop.call_soon_threadsafe(_hand_out, [tell for _, tell in batch], results)
+                self._loop.call_soon_threadsafe(_deliver, [reply for _, reply in batch], results)
             except RuntimeError:
                 logger.warning("the loop was closed; nobody waits for %d results", len(batch))
                 break
         _close_connections()
 
     def _batch(self) -> list[tuple[Item, Callable[[Result | None], None]]]:
-        """All that waits now, at least one; empty at the end."""
+        """Wait for items and return all of them; an empty list at the end."""
         first = self._waiting.get()
         batch = []
         while first is not None:
             batch.append(first)
-            if len(batch) == MOST_AT_ONCE:
+            if len(batch) == MAX_BATCH_SIZE:
                 break
             try:
                 first = self._waiting.get_nowait()
             except Empty:
                 break
         else:
-            # The end was asked for: found again after this round.
+            # Close was requested: seen again after this batch.
             if batch:
                 self._waiting.put(None)
         return batch
@@ -95,25 +95,25 @@ class Group(Generic[Item, Result]):
 
 
 def _close_connections() -> None:
-    """Close them; what goes wrong with that must not end the thread."""
+    """Close all connections; an error must not end the thread."""
     try:
         connections.close_all()
     except Exception:
         logger.exception("a connection cannot be closed")
 
 
-def _hand_out(
-    tells: Sequence[Callable[[Result | None], None]], results: Sequence[Result | None]
+def _deliver(
+    replies: Sequence[Callable[[Result | None], None]], results: Sequence[Result | None]
 ) -> None:
-    for tell, result in zip(tells, results, strict=True):
+    for reply, result in zip(replies, results, strict=True):
         try:
-            tell(result)
+            reply(result)
         except Exception:
-            # One who cannot be told must not keep the others waiting.
+            # A failing callback must not affect the others.
             logger.exception("an answer was lost")
 
 
-def _settle(future: asyncio.Future[Result | None], result: Result | None) -> None:
-    # Whoever hung up meanwhile waits no longer.
+def _set_result(future: asyncio.Future[Result | None], result: Result | None) -> None:
+    # The caller may have disconnected meanwhile.
     if not future.done():
         future.set_result(result)

@@ -1,12 +1,12 @@
-"""The registry's busiest routes as raw ASGI: beats, bulk beats, one VM, discover, ancestors.
+"""The registry's busiest routes as raw ASGI: heartbeats, one VM, discover, ancestors.
 
-The edge asks here first. What is answered is what the DRF routes of `registry.api` would answer,
-written with the same functions; whatever is unclear (a session, an odd host, a caller that the
-rule may refuse) is left to them: None, and the edge passes the request on.
+The edge tries this first. Responses equal those of the DRF views in `registry.api` and use the same
+functions. Unclear cases (a session, an unknown host, a caller that may lack permission) return
+None, and the edge passes the request on to Django.
 
-Beats wait for each other for the moment that a commit takes and are then written together, by one
-thread with one connection; each is answered after its commit. Tokens are looked up in the same
-transaction, so one that was revoked opens nothing from the next request on.
+Heartbeats that arrive during a commit are written together in the next transaction, by one thread
+with one connection; each is answered after its commit. Tokens are looked up in the same
+transaction, so a revoked token fails from the next request on.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from django.conf import settings
 from django.db import transaction
 from django.http.request import split_domain_port, validate_host
 
-from reef_site.bodies import Answer
 from reef_site.common import clock, events
+from reef_site.common.asgi import Answer
 from reef_site.common.errors import BadInput
 from registry import beats, rows, services, sql
 from registry.beats import Beat, Outcome
@@ -44,7 +44,7 @@ from vmtree.models import Node
 
 logger = logging.getLogger(__name__)
 
-SIGN_SECONDS = 5.0
+UPTIME_SECONDS = 5.0
 BAD_TOKEN = "Unauthorized — invalid token"  # noqa: S105
 _ALIAS = f'"{ids.LOCAL}'.encode()
 _ID = rb"/registry/vms/([^/]+)"
@@ -58,8 +58,8 @@ ROUTES: tuple[tuple[str, str, re.Pattern[bytes]], ...] = (
 
 
 @dataclass(frozen=True, slots=True)
-class Writing:
-    """Beats that one request brings, and by whose token: a hash, or None for the root token."""
+class WriteRequest:
+    """Heartbeats of one request, and the hash of its token (None for the root token)."""
 
     digest: str | None
     beats: Sequence[Beat]
@@ -67,8 +67,8 @@ class Writing:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
-    """What one request wants to see, and by whose token."""
+class ReadRequest:
+    """One read request: the route, its id or role, and the hash of its token."""
 
     digest: str | None
     what: str
@@ -76,7 +76,7 @@ class Reading:
 
 
 def _route_of(method: str, path: bytes) -> tuple[str, str] | None:
-    """Which of the hot routes this is, and the id or role in it; None for all others."""
+    """Return the fast route's name and the id or role in the path; None for all other paths."""
     if not path.startswith(b"/registry/"):
         return None
     for wanted, name, pattern in ROUTES:
@@ -88,110 +88,115 @@ def _route_of(method: str, path: bytes) -> tuple[str, str] | None:
 def _named(name: str, raw: bytes) -> tuple[str, str] | None:
     with contextlib.suppress(UnicodeDecodeError):
         key = unquote_to_bytes(raw).decode()
-        # Other names of VMs are left to the doors that look them up.
+        # Aliases are resolved by the Django views.
         if "/" not in key and key.isprintable() and not aliases.is_alias(key):
             return name, key
     return None
 
 
 class HotRoutes:
-    """Lives as long as the edge; `answer` is called on its loop."""
+    """The fast path; lives as long as the edge. `answer` is called on its event loop."""
 
     def __init__(self) -> None:
-        self._teller = Teller()
-        self._writer: Group[Writing | None, Answer | None]
-        self._writer = Group("reef-beats", partial(write, self._teller.tell))
-        self._reader: Group[Reading, Answer | None] = Group("reef-looks", read)
+        self._notifier = Notifier()
+        self._writer: Group[WriteRequest | None, Answer | None]
+        self._writer = Group("reef-beats", partial(write, self._notifier.publish))
+        self._reader: Group[ReadRequest, Answer | None] = Group("reef-looks", read)
         self._checkpoints = Checkpoints()
-        self._signing = asyncio.get_running_loop().create_task(self._sign())
+        self._uptime_task = asyncio.get_running_loop().create_task(self._record_uptime())
 
     @staticmethod
     def route(scope: Mapping[str, Any]) -> tuple[str, str] | None:
-        """Which of the hot routes this request is for, and the id or role in it.
+        """Return the fast route's name and the id or role in the path; None for all others.
 
-        None of them takes a query; what has one is refused in words elsewhere.
+        None of these routes takes a query string; Django rejects one with an explanation.
         """
         if scope.get("query_string"):
             return None
         return _route_of(scope["method"], scope.get("raw_path") or b"")
 
     @staticmethod
-    def refusal(headers: Mapping[bytes, bytes]) -> Answer | None:
-        """The refusal of a token that opens nothing; None to have the request passed on."""
-        return refused() if b"authorization" in headers and _is_our_host(headers) else None
+    def rejection(headers: Mapping[bytes, bytes]) -> Answer | None:
+        """Return a 401 for an invalid token; None to pass the request on."""
+        return unauthorized() if b"authorization" in headers and _is_allowed_host(headers) else None
 
     async def close(self) -> None:
-        """Let what waits commit, and end the threads."""
-        self._signing.cancel()
+        """Let waiting writes commit, and end the threads."""
+        self._uptime_task.cancel()
         self._checkpoints.close()
         for group in (self._writer, self._reader):
             await group.close()
-        self._teller.close()
+        self._notifier.close()
 
     async def answer(
         self, route: tuple[str, str], headers: Mapping[bytes, bytes], body: bytes
     ) -> Answer | None:
-        """The answer, or None to have the request passed on."""
-        asked = question(route, headers, body)
-        if isinstance(asked, Reading):
-            return await self._reader.ask(asked)
-        if isinstance(asked, Writing):
-            return await self._writer.ask(asked)
-        return asked
+        """Return the response; None to pass the request on."""
+        request = parse(route, headers, body)
+        if isinstance(request, ReadRequest):
+            return await self._reader.ask(request)
+        if isinstance(request, WriteRequest):
+            return await self._writer.ask(request)
+        return request
 
     def begin(
         self,
         route: tuple[str, str],
         headers: Mapping[bytes, bytes],
-        tell: Callable[[Answer | None], None],
+        reply: Callable[[Answer | None], None],
     ) -> bool:
-        """The same for a request without a body, told when it is there; False if it is unclear."""
-        asked = question(route, headers, b"")
-        if isinstance(asked, Reading):
-            self._reader.put(asked, tell)
-        elif isinstance(asked, Writing):
-            self._writer.put(asked, tell)
+        """Like `answer` for a request without a body, with a callback; False to pass it on."""
+        request = parse(route, headers, b"")
+        if isinstance(request, ReadRequest):
+            self._reader.put(request, reply)
+        elif isinstance(request, WriteRequest):
+            self._writer.put(request, reply)
         else:
             return False
         return True
 
-    async def _sign(self) -> None:
-        """Say every few seconds that beats can come in here."""
+    async def _record_uptime(self) -> None:
+        """Record every few seconds that this edge can receive heartbeats."""
         while True:
             try:
                 await self._writer.ask(None)
             except Exception:
                 logger.exception("a sign of life cannot be written")
-            await asyncio.sleep(SIGN_SECONDS)
+            await asyncio.sleep(UPTIME_SECONDS)
 
 
-def question(
+def parse(
     route: tuple[str, str], headers: Mapping[bytes, bytes], body: bytes
-) -> Reading | Writing | Answer | None:
-    """What is asked; or the refusal of a token that needs no look; or None to pass it on."""
+) -> ReadRequest | WriteRequest | Answer | None:
+    """Parse a request.
+
+    Returns a 401 for a token that cannot be valid, and None to pass the request on.
+    """
     name, key = route
-    if b"authorization" not in headers or not _is_our_host(headers):
+    if b"authorization" not in headers or not _is_allowed_host(headers):
         return None
     good, digest = credentials(headers[b"authorization"])
     if not good:
-        return refused()
-    if name in LOOKS:
-        return Reading(digest, name, key)
+        return unauthorized()
+    if name in READ_ROUTES:
+        return ReadRequest(digest, name, key)
     try:
         if name == "bulk" and _ALIAS in body:
             return None
-        said = [beats.single(key, body)] if name == "beat" else beats.bulk(orjson.loads(body))
+        heartbeats = (
+            [beats.parse_one(key, body)] if name == "beat" else beats.parse_many(orjson.loads(body))
+        )
     except (BadInput, orjson.JSONDecodeError):
-        # Said in the words of the door that knows whether the token is good at all.
+        # Django reports the error, but only if the token is valid.
         return None
-    return Writing(digest, said, name == "beat")
+    return WriteRequest(digest, heartbeats, name == "beat")
 
 
-# -- who asks ----------------------------------------------------------------------------------
+# -- authentication ----------------------------------------------------------------------------
 
 
 def credentials(header: bytes) -> tuple[bool, str | None]:
-    """Whether this may be a good token, and the hash to look up; the root token has none."""
+    """Return whether the token may be valid, and the hash to look up (None for the root token)."""
     scheme, _, token = header.decode("latin-1").partition(" ")
     token = token.strip()
     if scheme.lower() != "bearer":
@@ -203,151 +208,159 @@ def credentials(header: bytes) -> tuple[bool, str | None]:
 
 @functools.cache
 def _root_token() -> bytes:
-    """Settings do not change, and asking them takes long."""
+    """Cached: the setting does not change, and reading it is slow."""
     return settings.ROOT_TOKEN.encode()
 
 
-def _is_our_host(headers: Mapping[bytes, bytes]) -> bool:
+def _is_allowed_host(headers: Mapping[bytes, bytes]) -> bool:
     host = headers.get(b"host", b"").decode("latin-1")
-    if host not in _good_hosts:
+    if host not in _allowed_hosts:
         domain, _ = split_domain_port(host)
         if not domain or not validate_host(domain, settings.ALLOWED_HOSTS):
             return False
-        if len(_good_hosts) < 100:
-            _good_hosts.add(host)
+        if len(_allowed_hosts) < 100:
+            _allowed_hosts.add(host)
     return True
 
 
-_good_hosts: set[str] = set()
+_allowed_hosts: set[str] = set()
 
 
-class Holder(NamedTuple):
-    """The node that a token belongs to: its key and its VM's id."""
+class TokenOwner(NamedTuple):
+    """The node that a token belongs to."""
 
     pk: int
     vm_id: str
 
 
-def holders_of(digests: set[str]) -> dict[str, Holder]:
-    """The living nodes that these tokens belong to, in one look; run inside a group."""
+def holders_of(digests: set[str]) -> dict[str, TokenOwner]:
+    """Return the active nodes of these token hashes with one query; runs inside a batch."""
     if not digests:
         return {}
-    inside, parameter = sql.members(digests)
+    inside, parameter = sql.in_list(digests)
     living = (
         "FROM vmtree_nodetoken t JOIN vmtree_node n ON n.id = t.node_id"
         f" WHERE t.digest IN {inside} AND t.revoked_at IS NULL AND n.removed_at IS NULL"
     )
-    rows = sql.look("t.digest, n.id, n.vm_id", living, [parameter])
-    return {digest: Holder(pk, vm_id) for digest, pk, vm_id in rows}
+    rows = sql.fetch_rows("t.digest, n.id, n.vm_id", living, [parameter])
+    return {digest: TokenOwner(pk, vm_id) for digest, pk, vm_id in rows}
 
 
-# -- what the groups do ------------------------------------------------------------------------
+# -- batches -----------------------------------------------------------------------------------
 
 
-class Verdict(Enum):
-    """Whether a request may be answered here."""
+class Decision(Enum):
+    """The decision whether a request may be answered on the fast path."""
 
     GOOD = auto()
     REFUSED = auto()
     UNSURE = auto()
 
 
-def write(tell: Callable[[set[str]], None], asked: Sequence[Writing | None]) -> list[Answer | None]:
-    """Write the beats of many requests in one transaction; an answer for each, in their order.
+def write(
+    publish: Callable[[set[str]], None], requests: Sequence[WriteRequest | None]
+) -> list[Answer | None]:
+    """Record the heartbeats of many requests in one transaction; return responses in their order.
 
-    None among them is the sign that this edge is there.
+    None in `requests` records that this edge is up.
     """
-    now, writings = clock.now(), [each for each in asked if each is not None]
+    now, writes = clock.now(), [each for each in requests if each is not None]
     with transaction.atomic():
-        if len(writings) < len(asked):
-            services.door_open(now)
-        holders = holders_of({each.digest for each in writings if each.digest is not None})
-        verdicts = [_verdict(each, holders) for each in asked]
-        said: list[Beat] = []
-        for each, verdict in zip(asked, verdicts, strict=True):
-            if each and verdict is Verdict.GOOD:
-                said.extend(each.beats)
+        if len(writes) < len(requests):
+            services.record_edge_uptime(now)
+        owners = holders_of({each.digest for each in writes if each.digest is not None})
+        decisions = [_decide(each, owners) for each in requests]
+        accepted: list[Beat] = []
+        for each, decision in zip(requests, decisions, strict=True):
+            if each and decision is Decision.GOOD:
+                accepted.extend(each.beats)
         interval = beats.fleet.interval_ms()
-        done = beats.record(said, now, interval) if said else Outcome()
-    if done.changed:
-        tell(done.changed)
-    round_ = Round(done, now, interval)
-    return [round_.answer(each, verdict) for each, verdict in zip(asked, verdicts, strict=True)]
-
-
-def _verdict(asked: Writing | None, holders: Mapping[str, Holder]) -> Verdict:
-    if asked is None or asked.digest is None:
-        return Verdict.GOOD
-    holder = holders.get(asked.digest)
-    if holder is None:
-        return Verdict.REFUSED
-    if asked.single and asked.beats[0].vm_id == holder.vm_id:
-        return Verdict.GOOD
-    node = Node(pk=holder.pk, vm_id=holder.vm_id)
-    clear = services.may_beat(node, [each.vm_id for each in asked.beats])
-    return Verdict.GOOD if clear else Verdict.UNSURE
-
-
-@dataclass(frozen=True, slots=True)
-class Round:
-    """What one transaction of beats came to."""
-
-    done: Outcome
-    now: datetime
-    interval: int
-
-    def answer(self, asked: Writing | None, verdict: Verdict) -> Answer | None:
-        """What the asker of these beats is told; None is passed on."""
-        if asked is None or verdict is Verdict.UNSURE:
-            return None
-        if verdict is Verdict.REFUSED:
-            return refused()
-        if not asked.single:
-            told = beats.bulk_answer(asked.beats, self.done, self.now, self.interval)
-            return Answer(200, orjson.dumps(told))
-        vm_id = asked.beats[0].vm_id
-        if vm_id not in self.done.seen:
-            return _not_found()
-        return Answer(200, orjson.dumps(beats.single_answer(vm_id, self.done, self.interval)))
-
-
-def read(asked: Sequence[Reading]) -> list[Answer | None]:
-    """Answer many questions at one moment; the same question is looked up once."""
-    holders = holders_of({each.digest for each in asked if each.digest is not None})
-    good = [each for each in asked if each.digest is None or each.digest in holders]
-    known = {(what, key): answer for what in LOOKS for key, answer in _looks(good, what)}
+        outcome = beats.record(accepted, now, interval) if accepted else Outcome()
+    if outcome.changed:
+        publish(outcome.changed)
+    batch = WrittenBatch(outcome, now, interval)
     return [
-        known[each.what, each.key] if each.digest is None or each.digest in holders else refused()
-        for each in asked
+        batch.answer(each, decision) for each, decision in zip(requests, decisions, strict=True)
     ]
 
 
-LOOKS = ("vm", "discover", "ancestors")
+def _decide(request: WriteRequest | None, owners: Mapping[str, TokenOwner]) -> Decision:
+    if request is None or request.digest is None:
+        return Decision.GOOD
+    owner = owners.get(request.digest)
+    if owner is None:
+        return Decision.REFUSED
+    if request.single and request.beats[0].vm_id == owner.vm_id:
+        return Decision.GOOD
+    node = Node(pk=owner.pk, vm_id=owner.vm_id)
+    allowed = services.may_send_heartbeats(node, [each.vm_id for each in request.beats])
+    return Decision.GOOD if allowed else Decision.UNSURE
 
 
-def _looks(asked: Sequence[Reading], what: str) -> Iterable[tuple[str, Answer]]:
-    """The answers to all questions of one kind, each looked up once."""
-    keys = {each.key for each in asked if each.what == what}
-    view = rows.View() if keys else None
-    if view is None:
+@dataclass(frozen=True, slots=True)
+class WrittenBatch:
+    """The result of one transaction of heartbeats."""
+
+    outcome: Outcome
+    now: datetime
+    interval: int
+
+    def answer(self, request: WriteRequest | None, decision: Decision) -> Answer | None:
+        """Return the response to this request; None to pass it on."""
+        if request is None or decision is Decision.UNSURE:
+            return None
+        if decision is Decision.REFUSED:
+            return unauthorized()
+        if not request.single:
+            response = beats.response_for_many(request.beats, self.outcome, self.now, self.interval)
+            return Answer(200, orjson.dumps(response))
+        vm_id = request.beats[0].vm_id
+        if vm_id not in self.outcome.seen:
+            return _not_found()
+        return Answer(200, orjson.dumps(beats.response_for_one(vm_id, self.outcome, self.interval)))
+
+
+def read(requests: Sequence[ReadRequest]) -> list[Answer | None]:
+    """Answer many read requests at one moment; equal requests are looked up once."""
+    owners = holders_of({each.digest for each in requests if each.digest is not None})
+    valid = [each for each in requests if each.digest is None or each.digest in owners]
+    responses = {
+        (what, key): response for what in READ_ROUTES for key, response in _read_route(valid, what)
+    }
+    return [
+        responses[each.what, each.key]
+        if each.digest is None or each.digest in owners
+        else unauthorized()
+        for each in requests
+    ]
+
+
+READ_ROUTES = ("vm", "discover", "ancestors")
+
+
+def _read_route(requests: Sequence[ReadRequest], what: str) -> Iterable[tuple[str, Answer]]:
+    """Yield responses to all requests of one route, by id or role."""
+    keys = {each.key for each in requests if each.what == what}
+    reader = rows.RegistryReader() if keys else None
+    if reader is None:
         return
     if what == "vm":
-        found = view.vms(keys)
+        found = reader.vms(keys)
         for key in keys:
             yield key, Answer(200, orjson.dumps(found[key])) if key in found else _not_found()
     elif what == "ancestors":
-        lines = view.ancestors(keys)
+        chains = reader.ancestors(keys)
         for key in keys:
-            yield key, _counted(what, lines[key]) if key in lines else _not_found()
+            yield key, _with_count(what, chains[key]) if key in chains else _not_found()
     else:
         for key in keys:
-            yield key, _counted("vms", view.discover(key))
+            yield key, _with_count("vms", reader.discover(key))
 
 
-# -- answers -----------------------------------------------------------------------------------
+# -- responses ---------------------------------------------------------------------------------
 
 
-def _counted(name: str, found: list[Any]) -> Answer:
+def _with_count(name: str, found: list[Any]) -> Answer:
     return Answer(200, orjson.dumps({name: found, "count": len(found)}))
 
 
@@ -355,21 +368,21 @@ def _not_found() -> Answer:
     return Answer(404, orjson.dumps({"error": services.VM_NOT_FOUND}))
 
 
-def refused() -> Answer:
-    """The token opens nothing."""
+def unauthorized() -> Answer:
+    """Return a 401 for an invalid token."""
     return Answer(401, orjson.dumps({"error": BAD_TOKEN}))
 
 
-class Teller:
-    """Tells watchers in a thread of its own: a Redis that hangs holds up no beat."""
+class Notifier:
+    """Publishes events in a thread of its own, so that a hanging Redis delays no heartbeat."""
 
     def __init__(self) -> None:
         self._ids: set[str] = set()
         self._lock = threading.Lock()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="reef-tells")
 
-    def tell(self, vm_ids: set[str]) -> None:
-        """Have them told soon, with all that come until then."""
+    def publish(self, vm_ids: set[str]) -> None:
+        """Publish these ids soon, together with those that arrive until then."""
         with self._lock:
             waiting = bool(self._ids)
             self._ids |= vm_ids
@@ -377,7 +390,7 @@ class Teller:
             self._thread.submit(self._send)
 
     def close(self) -> None:
-        """Tell nothing more."""
+        """Stop publishing."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _send(self) -> None:
@@ -386,5 +399,5 @@ class Teller:
         try:
             events.publish_nodes(sorted(ids))
         except Exception:
-            # Nobody asks the executor what became of it.
+            # The executor would drop the exception.
             logger.exception("watchers cannot be told of %d VMs", len(ids))

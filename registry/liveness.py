@@ -1,7 +1,7 @@
-"""When a VM should be heard of next, and what it is called when it is not. Pure.
+"""Deadlines of heartbeats and the liveness that follows from them. Pure.
 
-A VM's `interval` is the longest pause between two beats that it was asked to keep. Agents in the
-field beat once a minute whatever they are asked, so no deadline is shorter than they need.
+A VM's `interval` is the longest pause between two heartbeats that it was told to keep. Agents in
+the field send one a minute whatever they are told, so no deadline is shorter than that requires.
 """
 
 from __future__ import annotations
@@ -11,28 +11,27 @@ from datetime import datetime, timedelta
 
 from django.db.models import TextChoices
 
-# The fewest seconds between two beats of a VM, and how many beats a second the fleet may send.
-SHORTEST_SECONDS = 30.0
-BEATS_A_SECOND = 500
-LONGEST_SECONDS = 3600.0
-# Beats come this much sooner or later than the interval, so that VMs that were started together
-# do not beat together.
+# The shortest interval of a VM, and the most heartbeats a second of the whole fleet.
+MIN_INTERVAL_SECONDS = 30.0
+MAX_HEARTBEATS_PER_SECOND = 500
+MAX_INTERVAL_SECONDS = 3600.0
+# Fraction by which an interval varies, so that VMs started together do not send together.
 JITTER = 0.25
-# What agents in the field keep that do not read the answer.
-FIELD_SECONDS = 60.0
+# Interval of agents in the field that ignore the response.
+FIELD_INTERVAL_SECONDS = 60.0
 
 LATE_FACTOR = 2.5
 SILENT_FACTOR = 5.0
-# For so long after reef itself was down nobody is called silent.
-GRACE = timedelta(minutes=5)
-# A mark this far in the future was written before the clock was set back.
-TOLERANCE = timedelta(seconds=5)
-# Without a sign of reef itself for so long, it was down.
-DOWN = timedelta(seconds=60)
+# After a downtime of reef no VM is called silent for this long.
+GRACE_PERIOD = timedelta(minutes=5)
+# A time stamp this far in the future was written before the clock was set back.
+CLOCK_TOLERANCE = timedelta(seconds=5)
+# Reef counts as down without a sign of itself for this long.
+DOWN_AFTER = timedelta(seconds=60)
 
 
 class Liveness(TextChoices):
-    """What is known of a VM by the time of its last sign."""
+    """The state of a running VM by the time of its last heartbeat."""
 
     LIVE = "live", "live"
     LATE = "late", "late"
@@ -40,27 +39,29 @@ class Liveness(TextChoices):
 
 
 def interval_ms(fleet: int) -> int:
-    """Milliseconds between two beats of each of `fleet` VMs: grows so that writes stay bounded."""
-    seconds = max(SHORTEST_SECONDS, min(LONGEST_SECONDS, fleet / BEATS_A_SECOND))
+    """Return milliseconds between heartbeats; grows with the fleet so that writes stay bounded."""
+    seconds = max(
+        MIN_INTERVAL_SECONDS, min(MAX_INTERVAL_SECONDS, fleet / MAX_HEARTBEATS_PER_SECOND)
+    )
     return int(seconds * 1000)
 
 
 def next_beat_ms(interval: int) -> int:
-    """When a VM of this interval should beat next: the interval with jitter."""
+    """Return the interval with jitter."""
     return int(interval * random.uniform(1 - JITTER, 1 + JITTER))  # noqa: S311
 
 
 def deadlines(seen: datetime, interval: int) -> tuple[datetime, datetime]:
-    """From when on a running VM that was seen then is late, and from when on silent."""
-    seconds = max(FIELD_SECONDS, interval * (1 + JITTER) / 1000)
+    """Return when a running VM that was seen at `seen` becomes late, and when silent."""
+    seconds = max(FIELD_INTERVAL_SECONDS, interval * (1 + JITTER) / 1000)
     late, silent = LATE_FACTOR * seconds, SILENT_FACTOR * seconds
     return seen + timedelta(seconds=late), seen + timedelta(seconds=silent)
 
 
-def word(
+def liveness_at(
     late_after: datetime | None, silent_after: datetime | None, at: datetime, *, grace: bool
 ) -> Liveness:
-    """What a VM is called at a moment. Without deadlines nothing is overdue: it is live."""
+    """Return the liveness at a moment. A VM without deadlines is live."""
     if late_after is None or at < late_after:
         return Liveness.LIVE
     if silent_after is None or at < silent_after or grace:

@@ -1,4 +1,4 @@
-"""Who answers now: VMs with the deadlines of their next sign, and the watch over reef itself."""
+"""Registered VMs with the deadlines of their heartbeats, gaps, and reef's own uptime."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from vmtree import names as vm_names
 from vmtree.lineage import Links
 from vmtree.models import CompactEncoder, Node
 
-# A VM's clock may be wrong by so much before anybody is told.
+# A smaller clock skew is not reported.
 CLOCK_TOLERANCE_SECONDS = 60
 
 
 class Role(models.TextChoices):
-    """What a VM is in the fleet. The words are those of the HTTP API."""
+    """The role of a VM in the fleet. The values are those of the HTTP API."""
 
     INFRA = "infra", "infra"
     LIEUTENANT = "lieutenant", "lieutenant"
@@ -31,7 +31,7 @@ class Role(models.TextChoices):
 
 
 class Status(models.TextChoices):
-    """What a VM was last said to be doing."""
+    """The last reported status of a VM."""
 
     RUNNING = "running", "running"
     PAUSED = "paused", "paused"
@@ -40,15 +40,15 @@ class Status(models.TextChoices):
 
 class VMQuerySet(models.QuerySet["VM"]):
     def late(self, at: datetime) -> Self:
-        """Those whose beat is overdue, the silent ones among them."""
+        """Return VMs whose heartbeat is overdue, silent ones included."""
         return self.filter(late_after__lte=at)
 
     def silent(self, at: datetime) -> Self:
-        """Those that are believed dead; nobody while reef itself was away just now."""
+        """Return VMs believed dead; none right after a downtime of reef."""
         return self.none() if Watch.grace(at) else self.late(at).filter(silent_after__lte=at)
 
     def called(self, word: Liveness, at: datetime) -> Self:
-        """Those that are live, late or silent; the silent are not late besides."""
+        """Return VMs with this liveness; silent VMs do not count as late."""
         if word == Liveness.LIVE:
             return self.filter(Q(late_after__isnull=True) | Q(late_after__gt=at))
         if word == Liveness.SILENT:
@@ -57,23 +57,23 @@ class VMQuerySet(models.QuerySet["VM"]):
         return self.late(at) if Watch.grace(at) else self.late(at).filter(in_time)
 
     def answering(self, at: datetime) -> Self:
-        """Running ones that are not silent."""
+        """Return running VMs that are not silent."""
         running = self.filter(status=Status.RUNNING)
         return running if Watch.grace(at) else running.filter(silent_after__gt=at)
 
     def without_place(self) -> Self:
-        """Those that the tree does not have, or has as removed only."""
+        """Return VMs without an active node in the tree."""
         return self.filter(~Exists(Node.objects.living().filter(vm_id=OuterRef("pk"))))
 
     def newest_first(self) -> Self:
-        """By the last sign, as the API lists them."""
+        """Order by last heartbeat, newest first, as the API lists them."""
         return self.order_by("-last_seen", "id")
 
 
 class VM(models.Model):
-    """A VM that was registered, and when it was last heard of.
+    """A registered VM, and when it was last seen.
 
-    Its deadlines are null unless it is running: of others no beat is expected.
+    The deadlines are null unless it is running: from others no heartbeat is expected.
     """
 
     id = models.CharField(primary_key=True, max_length=255)
@@ -81,11 +81,11 @@ class VM(models.Model):
     role = models.CharField(max_length=20, choices=Role.choices)
     status = models.CharField(max_length=20, choices=Status.choices, default=Status.RUNNING)
     address = models.CharField(max_length=1000, blank=True)
-    # Text, not a key: a parent may be unknown here, or gone.
+    # Text, not a foreign key: a parent may not be registered (yet, or any more).
     parent_vm_id = models.CharField(max_length=255, null=True, blank=True)  # noqa: DJ001
     services = models.JSONField(default=list, blank=True, encoder=CompactEncoder)
     reef_config = models.JSONField(default=dna.empty, blank=True, encoder=CompactEncoder)
-    # Agents tell absent from null: absent until it is set for the first time.
+    # Agents distinguish absent from null: absent until it is set for the first time.
     metadata = models.JSONField(null=True, blank=True, encoder=CompactEncoder)
     has_metadata = models.BooleanField(default=False)
     registered_by = models.CharField(max_length=255)
@@ -94,7 +94,7 @@ class VM(models.Model):
     late_after = models.DateTimeField(null=True, blank=True)
     silent_after = models.DateTimeField(null=True, blank=True)
     interval_ms = models.PositiveIntegerField(default=30_000)
-    # Load, disk, and the digest of the DNA it has, as its beats told.
+    # Load, disk, the digest of its DNA and more, as reported by heartbeats.
     vitals = models.JSONField(default=dict, blank=True, encoder=CompactEncoder)
 
     objects = VMQuerySet.as_manager()
@@ -121,8 +121,9 @@ class VM(models.Model):
             models.Index(fields=["parent_vm_id", "registered_at"], name="vm_children"),
             models.Index(fields=["role", "id"], name="vm_by_role"),
             models.Index(fields=["registered_at"], name="vm_by_registration"),
-            # One for both deadlines: whoever is silent is late, too. Every beat writes it anew, and
-            # each further index on what beats write would cost them a third more.
+            # One index for both deadlines: silent VMs are late as well. Every heartbeat rewrites
+            # it, and each further index on these columns would make heartbeats a third more
+            # expensive.
             models.Index(fields=["late_after", "silent_after"], name="vm_deadlines"),
         ]
 
@@ -132,19 +133,20 @@ class VM(models.Model):
 
     @property
     def clock_warning(self) -> str:
-        """How wrong its clock is, if by more than a minute; else empty."""
+        """Return how wrong the VM's clock is; empty if by at most a minute."""
         skew = self.vitals.get("clockSkewSeconds")
         if not isinstance(skew, int | float) or abs(skew) <= CLOCK_TOLERANCE_SECONDS:
             return ""
-        return f"its clock is {span(abs(skew))} {'behind' if skew < 0 else 'ahead of'} reef's"
+        direction = "behind" if skew < 0 else "ahead of"
+        return f"its clock is {format_duration(abs(skew))} {direction} reef's"
 
     @property
     def told(self) -> dict[str, Any]:
-        """What its heartbeats told that people want to see."""
+        """Return the reported vitals that pages show."""
         return {name: self.vitals[name] for name in ("load", "disk") if name in self.vitals}
 
     def seen(self, at: datetime, *, status: str = Status.RUNNING) -> None:
-        """Set the last sign, the status and the deadlines that follow; saves nothing."""
+        """Set last heartbeat, status and the resulting deadlines, without saving."""
         self.last_seen, self.status = max(at, self.last_seen), status
         self.late_after = self.silent_after = None
         if status == Status.RUNNING:
@@ -153,12 +155,11 @@ class VM(models.Model):
             )
 
     def liveness(self, at: datetime, *, grace: bool) -> Liveness:
-        """Live, late or silent at this moment."""
-        return liveness.word(self.late_after, self.silent_after, at, grace=grace)
+        return liveness.liveness_at(self.late_after, self.silent_after, at, grace=grace)
 
 
-def span(seconds: float) -> str:
-    """A length of time in its largest fitting unit: `75 h`, `12 min`."""
+def format_duration(seconds: float) -> str:
+    """Format a duration in its largest fitting unit, such as `75 h` or `12 min`."""
     for size, unit, least in ((86_400, "days", 4), (3600, "h", 2), (60, "min", 2)):
         if seconds >= least * size:
             return f"{seconds / size:.0f} {unit}"
@@ -169,9 +170,9 @@ LINKS = Links(table="registry_vm", key="id", parent="parent_vm_id")
 
 
 class Gap(models.Model):
-    """A time without a sign of a VM, written down when it was heard of again.
+    """A period without a heartbeat of a VM, recorded when it was heard from again.
 
-    What lies between the gaps of the last day is when it beat.
+    Outside of the recorded gaps the VM sent heartbeats.
     """
 
     vm_id = models.CharField("VM id", max_length=255)
@@ -191,14 +192,14 @@ class Gap(models.Model):
 
 
 class Watch(models.Model):
-    """One row: how long reef itself has been there to hear beats, and how far it has looked."""
+    """One row: since when reef itself has been up, and how far it has checked deadlines."""
 
     id = models.PositiveSmallIntegerField(primary_key=True, default=1)
     up_since = models.DateTimeField(default=clock.now)
     ticked_at = models.DateTimeField(default=clock.now)
-    # The last sign of an edge, where beats come in; null while none was ever seen.
+    # When an edge, which receives heartbeats, was last seen; null before the first one.
     door_at = models.DateTimeField(null=True, blank=True)
-    # Deadlines up to these moments were told to whoever watches.
+    # Events were published for deadlines up to these times.
     late_told_to = models.DateTimeField(default=clock.now)
     silent_told_to = models.DateTimeField(default=clock.now)
 
@@ -210,17 +211,17 @@ class Watch(models.Model):
         return f"up since {self.up_since}"
 
     def was_away(self, at: datetime) -> bool:
-        """Whether nothing could have heard beats just before this moment."""
-        door_shut = self.door_at is not None and at - self.door_at > liveness.DOWN
-        return door_shut or at - self.ticked_at > liveness.DOWN
+        """Return whether reef could not receive heartbeats just before this moment."""
+        door_shut = self.door_at is not None and at - self.door_at > liveness.DOWN_AFTER
+        return door_shut or at - self.ticked_at > liveness.DOWN_AFTER
 
     def was_set_back(self, at: datetime) -> bool:
-        """Whether the clock was set back: something that was written down is still to come."""
+        """Return whether the clock was set back: a recorded time lies in the future."""
         marks = (self.up_since, self.ticked_at, self.door_at)
-        return any(mark is not None and mark - at > liveness.TOLERANCE for mark in marks)
+        return any(mark is not None and mark - at > liveness.CLOCK_TOLERANCE for mark in marks)
 
     def set_back(self, at: datetime) -> None:
-        """Bring all marks that lie in the future to this moment, and begin the grace anew."""
+        """Move all recorded times out of the future, and start the grace period again."""
         self.up_since = at
         self.ticked_at = min(self.ticked_at, at)
         self.door_at = min(self.door_at, at) if self.door_at else None
@@ -228,12 +229,12 @@ class Watch(models.Model):
         self.silent_told_to = min(self.silent_told_to, at)
 
     def forgives(self, at: datetime) -> bool:
-        """Whether a missing beat may be reef's own fault."""
+        """Return whether a missing heartbeat may be reef's own fault."""
         signs = [sign for sign in (self.ticked_at, self.door_at) if sign]
-        return at - self.up_since < liveness.GRACE or at - max(signs) > liveness.DOWN
+        return at - self.up_since < liveness.GRACE_PERIOD or at - max(signs) > liveness.DOWN_AFTER
 
     @classmethod
     def grace(cls, at: datetime) -> bool:
-        """Whether nobody may be called silent at this moment."""
+        """Return whether no VM may be called silent at this moment."""
         watch = cls.objects.first()
         return watch is not None and watch.forgives(at)

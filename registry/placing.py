@@ -1,7 +1,7 @@
-"""VMs that are registered and have no place in the tree, and how one gets there.
+"""Places registered VMs in the tree.
 
-Who registers below a VM of the tree comes in by itself. Others wait until somebody puts them
-there, or until their parent is there.
+A VM that registers below a VM of the tree is placed at once. Others wait until they are placed
+through the API or the admin, or until their parent is in the tree.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from contextlib import suppress
 from django.db.models import Exists, OuterRef
 
 from reef_site.common.errors import BadInput, Conflict, NotFound, ReefError
+from reef_site.common.request_values import choice_of
 from registry.models import VM, Role
 from vmtree import authority
 from vmtree import services as tree
 from vmtree.models import Category, Node, Revision
 
-MOST_AT_ONCE = 1000
-_USUAL = {
+BATCH_SIZE = 1000
+_DEFAULT_CATEGORIES = {
     Role.LIEUTENANT: Category.LIEUTENANT,
     Role.INFRA: Category.INFRA_VM,
     Role.GOLDEN: Category.INFRA_VM,
@@ -26,12 +27,12 @@ _USUAL = {
 
 
 def usual_category(vm: VM) -> Category:
-    """What a VM of this role most likely is in the tree."""
-    return _USUAL.get(Role(vm.role), Category.AGENT_VM)
+    """Return the default category for the VM's role."""
+    return _DEFAULT_CATEGORIES.get(Role(vm.role), Category.AGENT_VM)
 
 
 def find(vm_id: str) -> VM:
-    """The registered VM of this id, or NotFound."""
+    """Return the registered VM with this id. Raises NotFound."""
     vm = VM.objects.filter(pk=vm_id).first()
     if vm is None:
         raise NotFound("VM not found")
@@ -39,65 +40,66 @@ def find(vm_id: str) -> VM:
 
 
 def place(vm: VM, *, under: str, category: str, name: str = "", by: object) -> Node:
-    """Put it into the tree, with the DNA that it registered with; under nobody it is a root.
+    """Create the VM's node with its registered DNA; without `under` it becomes a root.
 
-    A node places those that registered below itself only. Raises BadInput, Conflict, Forbidden.
+    A node token places only VMs that registered below its node. Raises BadInput, Conflict,
+    Forbidden.
     """
     authority.check(by, "write", vm.parent_vm_id)
-    if category not in Category.values:
-        raise BadInput(f"category: must be one of {', '.join(Category.values)}", "category")
+    choice_of(category, "category", Category.values)
     new = tree.NewNode(name or vm.name, category, vm.pk, parent_vm_id=under, dna=vm.reef_config)
     return tree.create(new, by=by)
 
 
-def is_awaited(vm_id: str, parent_vm_id: str | None) -> bool:
-    """Whether the tree has this parent, and never had the VM."""
+def can_place(vm_id: str, parent_vm_id: str | None) -> bool:
+    """Return whether the parent has an active node and the VM never had a node."""
     if not parent_vm_id or Node.objects.filter(vm_id=vm_id).exists():
         return False
     return Node.objects.living().filter(vm_id=parent_vm_id).exists()
 
 
-def place_by_itself(vm: VM, *, by: object) -> None:
-    """Put it below the parent that it registered with. Raises Forbidden.
+def place_automatically(vm: VM, *, by: object) -> None:
+    """Place the VM below its registered parent. Raises Forbidden.
 
-    The caller holds the tree's shape, so that the parent stays; somebody else may be sooner.
+    The caller holds the lock on the structure of the tree, so that the parent stays. Does nothing
+    if another process is faster.
     """
-    if is_awaited(vm.pk, vm.parent_vm_id):
+    if can_place(vm.pk, vm.parent_vm_id):
         under, category = vm.parent_vm_id or "", usual_category(vm)
         new = tree.NewNode(vm.name, category, vm.pk, parent_vm_id=under, dna=vm.reef_config)
         with suppress(Conflict):
             tree.create(new, by=by, what=Revision.What.PLACED)
 
 
-def place_waiting() -> None:
-    """Put VMs below parents that came into the tree after they registered."""
+def place_pending() -> None:
+    """Place VMs whose parents came into the tree after they registered."""
     parents = Node.objects.living().filter(vm_id=OuterRef("parent_vm_id"))
-    known = Node.objects.filter(vm_id=OuterRef("pk"))
-    waiting = VM.objects.filter(Exists(parents), ~Exists(known), parent_vm_id__isnull=False)
-    for vm in waiting.order_by()[:MOST_AT_ONCE]:
-        # A parent may be removed at this moment.
+    nodes = Node.objects.filter(vm_id=OuterRef("pk"))
+    pending = VM.objects.filter(Exists(parents), ~Exists(nodes), parent_vm_id__isnull=False)
+    for vm in pending.order_by()[:BATCH_SIZE]:
+        # The parent may have been removed meanwhile.
         with suppress(BadInput):
-            place_by_itself(vm, by="its registration")
+            place_automatically(vm, by="its registration")
 
 
 def place_all(
     vms: Sequence[VM], *, by: object, under: str = "", category: str = ""
 ) -> tuple[list[Node], list[tuple[VM, str]]]:
-    """Put them under `under`, or under the parents that they registered with.
+    """Place VMs below `under`, or below their registered parents.
 
-    Those placed, and why others were not. Who registered with no parent becomes a root. A parent
-    that is among them comes first.
+    Return the new nodes, and the refused VMs with reasons. A VM without a parent becomes a root; a
+    parent among the VMs is placed before its children.
     """
-    waiting, placed, refused = list(vms), list[Node](), list[tuple[VM, str]]()
-    while waiting:
-        ids = {vm.pk for vm in waiting}
-        ready = [vm for vm in waiting if under or vm.parent_vm_id not in ids]
-        # Those that name each other in a circle are refused by the tree, one by one.
-        for vm in ready or waiting:
+    pending, placed, refused = list(vms), list[Node](), list[tuple[VM, str]]()
+    while pending:
+        ids = {vm.pk for vm in pending}
+        ready = [vm for vm in pending if under or vm.parent_vm_id not in ids]
+        # VMs that form a circle are rejected by the tree, one by one.
+        for vm in ready or pending:
             try:
-                above, kind = under or vm.parent_vm_id or "", category or usual_category(vm)
-                placed.append(place(vm, under=above, category=kind, by=by))
+                parent, kind = under or vm.parent_vm_id or "", category or usual_category(vm)
+                placed.append(place(vm, under=parent, category=kind, by=by))
             except ReefError as error:
                 refused.append((vm, str(error)))
-        waiting = [vm for vm in waiting if vm not in ready] if ready else []
+        pending = [vm for vm in pending if vm not in ready] if ready else []
     return placed, refused

@@ -1,4 +1,4 @@
-"""The agents' routes of the registry. Ids may have slashes, written as %2F."""
+"""Routes of the registry's API. Ids may contain slashes, written as %2F."""
 
 from __future__ import annotations
 
@@ -20,6 +20,6 @@ urlpatterns = [
     re_path(rf"^{_ID}/subtree/?$", api.Subtree.as_view()),
     re_path(rf"^{_ID}/gaps/?$", api.Gaps.as_view()),
     re_path(rf"^{_ID}/diff/(?P<other>.+?)/?$", api.Diff.as_view()),
-    re_path(rf"^{_ID}/?$", api.OneVM.as_view(), name="registry-vm"),
-    re_path(r"^.*$", api.Nothing.as_view()),
+    re_path(rf"^{_ID}/?$", api.VMDetail.as_view(), name="registry-vm"),
+    re_path(r"^.*$", api.UnknownPath.as_view()),
 ]

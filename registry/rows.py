@@ -1,6 +1,6 @@
-"""VMs straight from their table as the wire has them, without model objects in between.
+"""VMs in the wire format straight from their table, without model objects.
 
-What `serializers.vm_json` says of a row, this says too; a test holds them together.
+The output equals that of `serializers.vm_json`; a test compares them.
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ from reef_site.common import clock
 from registry import liveness
 from registry.beats import wire_date
 from registry.models import LINKS, Watch
-from registry.sql import Stamp, look, members, stamp
+from registry.sql import DriverTime, fetch_rows, in_list, to_driver_time
 from vmtree import lineage
 
 Json = dict[str, Any]
 
 
-class View:
-    """The registry at one moment, for the questions of one round."""
+class RegistryReader:
+    """The registry at one moment, for all reads of one batch."""
 
     def __init__(self) -> None:
         now = clock.now()
-        self._at: Stamp = stamp(now)
+        self._at: DriverTime = to_driver_time(now)
         self._grace = Watch.grace(now)
         self._parse = _fragment if connection.vendor == "sqlite" else orjson.loads
 
     def vms(self, ids: Iterable[str]) -> dict[str, Json]:
-        """Those of these VMs that are registered."""
-        inside, parameter = members(ids)
+        """Return those of these VMs that are registered, by id."""
+        inside, parameter = in_list(ids)
         rows = self._rows(f"WHERE v.id IN {inside}", [parameter])
         return {row[0]: self._json(row) for row in rows}
 
     def discover(self, role: str) -> list[Json]:
-        """VMs of this role that answer now, newest sign first."""
+        """Return VMs of this role that are running and not silent, most recently seen first."""
         condition, values = "WHERE v.role = %s AND v.status = 'running'", [role]
         if not self._grace:
             condition, values = f"{condition} AND v.silent_after > %s", [role, self._at]
@@ -47,9 +47,9 @@ class View:
         return [self._json(row) for row in rows]
 
     def ancestors(self, ids: Iterable[str]) -> dict[str, list[Json]]:
-        """Of each that is registered, the line from its topmost known ancestor down to itself."""
+        """Return for each registered id its ancestors, topmost first, the VM itself last."""
         ids = set(ids)
-        inside, parameter = members(ids)
+        inside, parameter = in_list(ids)
         head = lineage.above(LINKS, start=f"id IN {inside}")
         rows = self._rows("JOIN line ON line.key = v.id", [parameter], head)
         parents = {row[0]: row[5] for row in rows}
@@ -58,7 +58,7 @@ class View:
         return {vm_id: [facts[key] for key in line] for vm_id, line in lines.items()}
 
     def _rows(self, rest: str, values: Sequence[Any], head: str = "") -> list[Sequence[Any]]:
-        return look(_COLUMNS, f"FROM registry_vm v {rest}", values, head)
+        return fetch_rows(_COLUMNS, f"FROM registry_vm v {rest}", values, head)
 
     def _json(self, row: Sequence[Any]) -> Json:
         vitals = row[15]
@@ -77,14 +77,16 @@ class View:
         }
         if row[12]:
             facts["metadata"] = None if row[11] is None else self._parse(row[11])
-        facts["liveness"] = liveness.word(row[13], row[14], self._at, grace=self._grace).value
+        facts["liveness"] = liveness.liveness_at(
+            row[13], row[14], self._at, grace=self._grace
+        ).value
         if vitals != "{}":
             facts["vitals"] = self._parse(vitals)
         return facts
 
 
 def _fragment(text: str) -> orjson.Fragment:
-    """JSON that was stored compactly is handed out as it is."""
+    """Embed stored JSON, which is compact, as it is."""
     return orjson.Fragment(text)
 
 

@@ -1,4 +1,4 @@
-"""The registry's part of a snapshot: who was registered, and when each was last heard of."""
+"""The registry's table in snapshots: registered VMs and their last heartbeats."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ VMS = Table(
 )
 
 
-def alive(vm_ids: Sequence[str]) -> Iterable[str]:
-    """Those of them that answer now, or are paused and will again."""
+def alive_among(vm_ids: Sequence[str]) -> Iterable[str]:
+    """Return those of the VMs that are paused, or running and not silent."""
     registered = VM.objects.filter(pk__in=vm_ids)
     silent = set(registered.silent(clock.now()).values_list("pk", flat=True))
     wanted = registered.exclude(status=Status.STOPPED).values_list("pk", flat=True)

@@ -1,4 +1,4 @@
-"""SQL by hand that both databases understand, for what is asked thousands of times a second."""
+"""Helpers for hand-written SQL on both databases, for very frequent queries."""
 
 from __future__ import annotations
 
@@ -10,36 +10,39 @@ import orjson
 from django.db import connection
 
 from reef_site.common import clock
+from reef_site.common.text import to_storable
 
-# A moment as the database driver takes it and `look` gives it: text on SQLite.
-Stamp = Any
-
-
-def stamp(moment: datetime) -> Stamp:
-    """A moment for this database's driver."""
-    return connection.ops.adapt_datetimefield_value(moment)
+# A time in the form of the database driver: text on SQLite.
+DriverTime = Any
 
 
-def moment(value: Stamp) -> datetime:
-    """The moment that a stamp stands for."""
+def to_driver_time(at: datetime) -> DriverTime:
+    """Convert a time for this database's driver."""
+    return connection.ops.adapt_datetimefield_value(at)
+
+
+def from_driver_time(value: DriverTime) -> datetime:
+    """Convert a time from this database's driver."""
     if isinstance(value, str):
         return clock.parse_iso(value)
     found: datetime = value
     return found
 
 
-def members(ids: Iterable[str]) -> tuple[str, Any]:
-    """SQL that stands for a list of texts after `IN`, and its parameter."""
+def in_list(ids: Iterable[str]) -> tuple[str, Any]:
+    """Return SQL to put after `IN`, and its parameter, for a list of texts."""
     if connection.vendor == "postgresql":
-        return "(SELECT unnest(%s::text[]))", [each.replace("\0", "\ufffd") for each in ids]
+        return "(SELECT unnest(%s::text[]))", [to_storable(each) for each in ids]
     return "(SELECT value FROM json_each(%s))", orjson.dumps(list(ids)).decode()
 
 
-def look(columns: str, rest: str, values: Sequence[Any], head: str = "") -> list[Sequence[Any]]:
-    """The rows of `<head> SELECT <columns> <rest>`, on SQLite in no order.
+def fetch_rows(
+    columns: str, rest: str, values: Sequence[Any], head: str = ""
+) -> list[Sequence[Any]]:
+    """Return the rows of `<head> SELECT <columns> <rest>`, in no order on SQLite.
 
-    SQLite's driver lets go of the interpreter for each row, and with another busy thread waits for
-    it each time: so there all rows come as one JSON text.
+    SQLite's driver releases the interpreter lock for each row, and waits for it each time while
+    another thread is busy: so there all rows come as one JSON text.
     """
     if connection.vendor == "postgresql":
         with connection.cursor() as cursor:

@@ -1,4 +1,4 @@
-"""Doorbells and ticks of the registry."""
+"""Periodic tasks of the registry."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ from registry import placing, services
 
 @tick_task("registry.sweep", soft_time_limit=30, time_limit=60)
 def sweep() -> None:
-    """Tell who watches which VMs became late or silent; place those whose parent came later."""
+    """Publish which VMs became late or silent; place VMs whose parent is in the tree now."""
     services.sweep()
-    placing.place_waiting()
+    placing.place_pending()

@@ -1,11 +1,12 @@
-"""The admin of configuration: settings are changed through `services`; versions are read.
+"""Admin of configuration.
 
-No secret is shown, and what is typed into a secret's field is never sent back.
+Settings are changed through `services`; versions are read-only. Secrets are never shown, and text
+typed into a secret's field is never sent back.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from django import forms
 from django.contrib import admin, messages
@@ -14,33 +15,27 @@ from django.http import HttpRequest, QueryDict
 from django.urls import reverse
 from django.utils.html import format_html
 
+from reef_site.common.admin import ModelAdmin, ModelForm, ReadOnlyAdmin, apply_to_each
 from reef_site.common.errors import ReefError
 from versconfig import keys, services
 from versconfig.models import Scope, Setting, Version
 from versconfig.scopes import Target
-from versconfig.services import Wish
+from versconfig.services import SettingChange
 from vmtree.models import Category
 
-if TYPE_CHECKING:
-    _ModelAdmin = admin.ModelAdmin[Any]
-    _ModelForm = forms.ModelForm[Setting]
-else:
-    _ModelAdmin = admin.ModelAdmin
-    _ModelForm = forms.ModelForm
 
-
-class SettingForm(_ModelForm):
-    """A value for a key and a scope; refused here where the service would refuse it."""
+class SettingForm(ModelForm[Setting]):
+    """A value for a key and a scope, with the same checks as the service."""
 
     key = forms.ChoiceField(choices=[(name, name) for name in keys.ALL])
     value = forms.CharField(
         widget=forms.Textarea(attrs={"rows": 3, "autocomplete": "off", "spellcheck": "false"}),
-        help_text="A secret that is stored is not shown. Empty leaves it as it is.",
+        help_text="Stored secrets are not shown. Leave empty to keep the stored value.",
         required=False,
         strip=True,
     )
 
-    wish: Wish | None = None
+    change: SettingChange | None = None
 
     class Meta:
         model = Setting
@@ -51,7 +46,7 @@ class SettingForm(_ModelForm):
         self.initial.setdefault("value", self.instance.clear)
 
     def full_clean(self) -> None:
-        """A form that is refused comes back without what was typed for a secret."""
+        """Remove the typed secret when a form with errors is shown again."""
         super().full_clean()
         name = self.data.get("key", self.instance.key)
         if self.errors and (name not in keys.ALL or keys.ALL[name].secret):
@@ -60,7 +55,7 @@ class SettingForm(_ModelForm):
             self.data = blank
 
     def clean(self) -> dict[str, Any]:
-        """Make the wish that `save_model` hands on."""
+        """Build the change that `save_model` passes to the service."""
         data = super().clean() or self.cleaned_data
         row = self.instance
         name, scope = data.get("key", row.key), data.get("scope", row.scope)
@@ -68,35 +63,35 @@ class SettingForm(_ModelForm):
         if "value" not in data or not name or not scope:
             return data
         if not data["value"] and not (row.pk and row.sealed):
-            raise forms.ValidationError({"value": "An empty text is no value."})
+            raise forms.ValidationError({"value": "Enter a value."})
         if (scope == Scope.FLEET) != (node is None):
-            raise forms.ValidationError({"node": "Every scope but the fleet's has a VM."})
+            raise forms.ValidationError({"node": "Choose a VM, except for the fleet."})
         if scope == Scope.LIEUTENANT and node.category != Category.LIEUTENANT:
-            raise forms.ValidationError({"node": "This VM is no lieutenant."})
+            raise forms.ValidationError({"node": "This VM is not a lieutenant."})
         if data["value"]:
-            self._wish(name, data["value"], Target(Scope(scope), node))
+            self._build_change(name, data["value"], Target(Scope(scope), node))
         return data
 
-    def _wish(self, name: str, text: str, target: Target) -> None:
+    def _build_change(self, name: str, text: str, target: Target) -> None:
         seen: int | None = self.instance.version_id
         if not self.instance.pk:
-            if Setting.objects.at_place(name, target.scope, target.node).exists():
-                text = f"{name} is stored for {target} already; change that one instead."
+            if Setting.objects.for_scope(name, target.scope, target.node).exists():
+                text = f"{name} is already set for {target}; edit that setting."
                 raise forms.ValidationError({"key": text})
             last = services.newest(name, target)
             seen = last.pk if last else None
         try:
-            self.wish = services.wish_of(name, text, target, seen)
+            self.change = services.build_change(name, text, target, seen)
         except ReefError as error:
             raise forms.ValidationError(str(error)) from None
 
     def validate_constraints(self) -> None:
-        """The service looks after them."""
+        """Skip the checks of the database constraints: the service does them."""
 
 
 @admin.register(Setting)
-class SettingAdmin(_ModelAdmin):
-    """What is stored now."""
+class SettingAdmin(ModelAdmin[Setting]):
+    """The stored settings."""
 
     form = SettingForm
     list_display = ("key", "target", "value", "at", "actor")
@@ -108,19 +103,18 @@ class SettingAdmin(_ModelAdmin):
     show_full_result_count = False
 
     def get_fields(self, _request: HttpRequest, obj: Setting | None = None) -> Any:
-        """A setting's key and scope are what it is."""
         return ["key", "scope", "node", "value", *(["at", "actor", "versions"] if obj else [])]
 
     def get_readonly_fields(self, _request: HttpRequest, obj: Setting | None = None) -> Any:
-        """Facts, and of one that is there what it is."""
+        """Make key and scope of an existing setting read-only."""
         return ["key", "scope", "node", "at", "actor", "versions"] if obj else []
 
     def save_model(self, request: HttpRequest, obj: Setting, form: Any, _change: bool) -> None:
-        """Store by the service that writes history and seals secrets."""
-        if form.wish is None:
+        """Store the change through the service, which adds a version and encrypts secrets."""
+        if form.change is None:
             return
         try:
-            version = services.put(form.wish, by=request.user)
+            version = services.put(form.change, by=request.user)
         except ReefError as error:
             self.message_user(request, f"Nothing was changed: {error}", messages.ERROR)
             return
@@ -128,26 +122,26 @@ class SettingAdmin(_ModelAdmin):
         obj.pk = made.pk if made else None
 
     def delete_model(self, request: HttpRequest, obj: Setting) -> None:
-        """Take it away by the service."""
+        """Remove the setting through the service."""
         services.remove(obj.key, Target(Scope(obj.scope), obj.node), by=request.user)
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Setting]) -> None:
-        """The same for some."""
+        """Remove each setting through the service."""
         for each in queryset:
             self.delete_model(request, each)
 
     def log_addition(self, request: HttpRequest, obj: Any, message: Any) -> Any:
-        """Nothing was made if the service refused."""
+        """Log nothing if the service refused the change."""
         return super().log_addition(request, obj, message) if obj.pk else None
 
     @admin.display(description="value")
     def value(self, row: Setting) -> str:
-        """In clear, unless it is a secret."""
+        """Show the beginning of the text; hide secrets."""
         return "(secret)" if row.sealed else row.clear[:80]
 
     @admin.display(description="history")
     def versions(self, row: Setting) -> str:
-        """The list of its key's versions, and the page that shows who a change concerns."""
+        """Link to the key's versions, and to the page that previews changes."""
         return format_html(
             '<a href="{}?key__exact={}">versions</a> · <a href="{}">what a change would do</a>',
             reverse("admin:versconfig_version_changelist"),
@@ -157,8 +151,8 @@ class SettingAdmin(_ModelAdmin):
 
 
 @admin.register(Version)
-class VersionAdmin(_ModelAdmin):
-    """Every change there was."""
+class VersionAdmin(ReadOnlyAdmin):
+    """All versions of settings."""
 
     list_display = ("at", "key", "target", "what", "value", "actor")
     list_filter = ("what", "scope", "key", "at")
@@ -167,48 +161,32 @@ class VersionAdmin(_ModelAdmin):
     fields = ("key", "scope", "node", "what", "value", "at", "actor")
     readonly_fields = fields
     ordering = ("-id",)
-    list_per_page = 100
-    show_full_result_count = False
     actions = ("undo", "put_back")
 
-    def has_add_permission(self, _request: HttpRequest) -> bool:
-        """Nobody makes facts up."""
-        return False
-
-    def has_change_permission(self, _request: HttpRequest, _obj: Any = None) -> bool:
-        """Nobody edits what happened."""
-        return False
-
-    def has_delete_permission(self, _request: HttpRequest, _obj: Any = None) -> bool:
-        """Nothing that happened is made unhappened."""
-        return False
-
     def has_undo_permission(self, request: HttpRequest) -> bool:
-        """Who may change settings may have older ones again."""
+        """Require the permission to change settings."""
         return request.user.has_perm("versconfig.change_setting")
 
     @admin.display(description="value")
     def value(self, row: Version) -> str:
-        """In clear, unless it is a secret."""
+        """Show the beginning of the text; hide secrets."""
         return "(secret)" if row.sealed else row.clear[:80]
 
     @admin.action(
         description="Undo selected versions (the newest of their setting)", permissions=["undo"]
     )
     def undo(self, request: HttpRequest, queryset: QuerySet[Version]) -> None:
-        """Undo each, the newest first."""
+        """Undo each version, newest first."""
         self._each(request, queryset, services.undo, "undone")
 
     @admin.action(description="Put selected versions back", permissions=["undo"])
     def put_back(self, request: HttpRequest, queryset: QuerySet[Version]) -> None:
-        """Have what held after each."""
-        self._each(request, queryset, services.put_back, "put back")
+        """Restore the value after each version."""
+        self._each(request, queryset, services.revert_to, "put back")
 
-    def _each(self, request: HttpRequest, rows: QuerySet[Version], act: Any, word: str) -> None:
-        for each in rows.order_by("-id"):
-            try:
-                act(each.pk, by=request.user)
-            except ReefError as error:
-                self.message_user(request, f"{each}: {error}", messages.ERROR)
-            else:
-                self.message_user(request, f"{each} was {word}.")
+    def _each(self, request: HttpRequest, rows: QuerySet[Version], act: Any, done: str) -> None:
+        def apply(row: Version) -> str:
+            act(row.pk, by=request.user)
+            return done
+
+        apply_to_each(self, request, rows.order_by("-id"), apply)

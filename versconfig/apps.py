@@ -1,4 +1,4 @@
-"""App configuration of versconfig: what the fleet's members are configured with."""
+"""App configuration of versconfig, the fleet's settings and secrets."""
 
 from django.apps import AppConfig
 
@@ -7,16 +7,17 @@ class VersconfigConfig(AppConfig):
     name = "versconfig"
 
     def ready(self) -> None:
-        """Say how models' keys are tried out, what SSH takes, whether the vault has sealed any.
+        """Register the tests of model keys, the rules for SSH keys and the check of the vault.
 
-        From now on no log of this process shows a secret.
+        From now on secrets are masked in all logs of this process.
         """
         from versconfig import checks, model_keys, models, ssh_keys, values, vault
         from versconfig.screening import log_records
 
         model_keys.register()
         checks.register_call()
-        values.register("REEF_SSH_AUTHORIZED_KEYS", ssh_keys.public_problem)
-        values.register("REEF_SSH_PRIVATE_KEY", ssh_keys.private_problem)
-        vault.watch(models.has_sealed)
+        rules = values.value_rules
+        rules.register(ssh_keys.public_problem, key="REEF_SSH_AUTHORIZED_KEYS")
+        rules.register(ssh_keys.private_problem, key="REEF_SSH_PRIVATE_KEY")
+        vault.encrypted_row_checks.register(models.has_sealed)
         log_records.install()

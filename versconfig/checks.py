@@ -1,8 +1,8 @@
-"""The test button: other parts of reef say how a key's value is tried out.
+"""Tests of keys ("Test" button): other parts of reef register how a key's value is tested.
 
-A check gets the node for which the key is resolved (None: the fleet), asks whoever knows, and
-answers with a verdict. It may raise a FleetError when nobody can tell. Its texts hold no secrets;
-if they did by accident, the value is cut out of them here.
+A check gets the node for which the key is resolved (None: the fleet) and returns a verdict. It may
+raise a ReefError when the result cannot be determined. Its texts contain no secrets; the value is
+removed from them here in any case.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Protocol
 
 from reef_site.common import outside
 from reef_site.common.errors import ReefError
+from reef_site.common.hooks import Hook
 from reef_site.common.models import OutsideCall
 from versconfig import config, scopes
 from versconfig.exceptions import NoCheck
@@ -25,58 +26,50 @@ KIND = "vers-config.test"
 
 
 class Verdict(Protocol):
-    """What a check found."""
+    """The result of a check."""
 
     @property
     def good(self) -> bool | None:
-        """Whether the value does what it is for; None when nobody could tell."""
+        """Return whether the value works; None when that could not be determined."""
 
     @property
     def text(self) -> str:
-        """The finding in a sentence."""
+        """Return the result as a sentence."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A verdict. `good` is None when nobody could tell."""
+    """A verdict. `good` is None when the result could not be determined."""
 
     good: bool | None
     text: str
 
 
 Check = Callable[[Node | None], Verdict]
-_checks: dict[str, Check] = {}
-
-
-def register(key: str, check: Check) -> None:
-    """Have this try the key out; for `AppConfig.ready`. A later one takes its place."""
-    _checks[key] = check
-
-
-def known() -> frozenset[str]:
-    """Names of the keys that can be tried out."""
-    return frozenset(_checks)
+key_checks: Hook[Check] = Hook(
+    "config.key_checks", "Try out the value of a config key; the hook's key is the name of the key."
+)
 
 
 def run(key: str, node: Node | None = None) -> Finding:
-    """Try the key out as it is resolved for this node. Raises NoCheck, BadInput.
+    """Test the key as resolved for this node. Raises NoCheck, BadInput.
 
-    It may take long: see `start` for use in a request.
+    This may take long: use `start` in a request.
     """
-    if (known_already := without_asking(key, node)) is not None:
+    if (known_already := quick_finding(key, node)) is not None:
         return known_already
     value = config.resolve(key, node).value or ""
     try:
-        verdict = _checks[key](node)
+        verdict = key_checks[key](node)
     except ReefError as error:
-        return Finding(None, _without(str(error), value))
-    return Finding(verdict.good, _without(verdict.text, value))
+        return Finding(None, _without_value(str(error), value))
+    return Finding(verdict.good, _without_value(verdict.text, value))
 
 
-def without_asking(key: str, node: Node | None) -> Finding | None:
-    """Return the finding where nobody needs to be asked. Raises NoCheck, BadInput."""
+def quick_finding(key: str, node: Node | None) -> Finding | None:
+    """Return the finding if it needs no check, else None. Raises NoCheck, BadInput."""
     found = config.resolve(key, node)
-    if key not in _checks:
+    if key not in key_checks:
         raise NoCheck(f"{key} cannot be tried out")
     if found.problem:
         return Finding(False, f"{key} ({found.where}): {found.problem}")
@@ -87,15 +80,15 @@ def without_asking(key: str, node: Node | None) -> Finding | None:
 
 
 def start(key: str, node: Node | None, *, by: object) -> OutsideCall:
-    """Have a worker try the key out, within ten seconds. Raises NoCheck, BadInput."""
-    without_asking(key, node)
+    """Test the key in a worker, within ten seconds. Raises NoCheck, BadInput."""
+    quick_finding(key, node)
     arguments = {"key": key, "vm_id": node.vm_id if node else ""}
     return outside.make(KIND, arguments, by=by)
 
 
 def register_call() -> None:
-    """Make the call known; for `AppConfig.ready`."""
-    outside.register(KIND, _run_call, _lines)
+    """Register the outside call; for `AppConfig.ready`."""
+    outside.call_kinds.register(outside.Kind(_run_call, _lines), key=KIND)
 
 
 def _run_call(key: str, vm_id: str) -> outside.Result:
@@ -107,6 +100,6 @@ def _lines(result: outside.Result) -> list[outside.Line]:
     return [(result["good"], f"{result['key']}: {result['text']}")]
 
 
-def _without(text: str, value: str) -> str:
-    """The text without this value; very short ones are no secrets and part of many words."""
+def _without_value(text: str, value: str) -> str:
+    """Remove the value from the text; very short values are not secret and part of many words."""
     return text.replace(value, "[…]") if len(value) >= 6 else text

@@ -1,7 +1,8 @@
-"""What holds: `resolve` and its typed readers. They read anew each time and never log values.
+"""Effective configuration: `resolve` and its typed readers. They read anew each time and never log
+values.
 
-A reader gives the key's empty value ("", 0, False, [], {}) where nothing stands and raises
-`BadValue` or `Unreadable`, which name the key and the place, where what stands there is no good.
+A reader returns the key's empty value ("", 0, False, [], {}) if it is unset, and raises `BadValue`
+or `Unreadable`, which name the key and the place, if the value is invalid.
 """
 
 from __future__ import annotations
@@ -28,22 +29,22 @@ NOT_INHERITED = "stored by {}, which is no local agent of the same host; local a
 
 
 def resolve(key: str, node: Node | None = None) -> Resolved:
-    """What holds for this node, or for the fleet, and where it comes from. Raises BadInput."""
+    """Return the key's value for this node, or for the fleet, and its source. Raises BadInput."""
     return resolve_all([key], node)[key]
 
 
 def resolve_all(names: Sequence[str], node: Node | None = None) -> dict[str, Resolved]:
-    """The same for many keys at once, with the same number of statements."""
+    """Resolve many keys with the same number of statements as one."""
     return _resolve_all(names, node, whole=False)
 
 
 def explain(key: str, node: Node | None = None) -> Resolved:
-    """The same, with every scope and place that was asked, also the silent ones."""
+    """Resolve the key and list every scope and layer, also empty ones."""
     return _resolve_all([key], node, whole=True)[key]
 
 
 def inherited(key: Key, target: scopes.Target) -> Resolved:
-    """What holds for a scope's nodes where the scope itself has nothing."""
+    """Return what applies to a scope's nodes if the scope itself has no value."""
     path = scopes.path_to(target.node)
     nearest = scopes.chain(target.node, path)
     places = nearest[nearest.index(target) + 1 :]
@@ -58,17 +59,20 @@ def inherited(key: Key, target: scopes.Target) -> Resolved:
 
 
 def text(key: str, node: Node | None = None) -> str:
-    """The text; empty if unset."""
+    """Return the text; empty if unset."""
     return _read(key, node, str, "")
 
 
 def secret(key: str, node: Node | None = None) -> str:
-    """A secret in clear; empty if unset. Never put it into logs, texts of errors or arguments."""
+    """Return a secret in clear text; empty if unset.
+
+    Never put it into logs, error texts or arguments.
+    """
     return _read(key, node, str, "")
 
 
-def needed(key: str, node: Node | None = None) -> str:
-    """The text (or secret); raises Unset with what to do if there is none."""
+def required(key: str, node: Node | None = None) -> str:
+    """Return the text (or secret). Raises Unset with the remedy if it is missing."""
     found = text(key, node)
     if not found:
         raise Unset(f"{key} is not set: set it on the page Config, or in the environment")
@@ -76,29 +80,29 @@ def needed(key: str, node: Node | None = None) -> str:
 
 
 def integer(key: str, node: Node | None = None) -> int:
-    """The number; 0 if unset."""
+    """Return the number; 0 if unset."""
     known = keys.get(key)
     return _read(key, node, lambda given: values.integer(known, given), 0)
 
 
 def boolean(key: str, node: Node | None = None) -> bool:
-    """Yes or no; no if unset."""
+    """Return the boolean; False if unset."""
     return _read(key, node, values.boolean, False)
 
 
 def names(key: str, node: Node | None = None) -> list[str]:
-    """Words between commas or blanks."""
+    """Return the words between commas or blanks."""
     known = keys.get(key)
     return _read(key, node, lambda given: values.names(known, given), [])
 
 
 def pairs(key: str, node: Node | None = None) -> dict[str, str]:
-    """What is written as `a=b, c=d`."""
+    """Parse `a=b, c=d`."""
     return _read(key, node, values.pairs, {})
 
 
 def lines(key: str, node: Node | None = None) -> list[str]:
-    """Lines that are neither empty nor remarks."""
+    """Return the lines without empty ones and comments."""
     known = keys.get(key)
     return _read(key, node, lambda given: values.lines(known, given), [])
 
@@ -122,7 +126,7 @@ def _read(name: str, node: Node | None, convert: Callable[[str], T], empty: T) -
         raise BadValue(f"{name} ({found.where}): {error}") from None
 
 
-# -- where values may stand ----------------------------------------------------------------------
+# -- layers --------------------------------------------------------------------------------------
 
 
 def _resolve_all(names: Sequence[str], node: Node | None, *, whole: bool) -> dict[str, Resolved]:
@@ -140,7 +144,7 @@ def _resolve_all(names: Sequence[str], node: Node | None, *, whole: bool) -> dic
 
 
 class _Stored(NamedTuple):
-    """A setting with its text, what is wrong with it, and why it does not count."""
+    """A setting with its text, its problem, and why it is skipped."""
 
     row: Setting
     text: str | None
@@ -151,17 +155,17 @@ class _Stored(NamedTuple):
 def _stored(names: Sequence[str], node: Node | None, path: list[int]) -> dict[str, list[_Stored]]:
     """Return the settings of each key that reach the node."""
     rows = scopes.stored_above(names, node, path)
-    opened = [_open(row) for row in rows]
+    opened = [_read_setting(row) for row in rows]
     if any(each.problem for each in opened):
-        # A rotation may have come between row and keys.
-        opened = [_open(row) for row in scopes.stored_above(names, node, path)]
+        # A key rotation may have happened between reading row and keys.
+        opened = [_read_setting(row) for row in scopes.stored_above(names, node, path)]
     by_key: dict[str, list[_Stored]] = {name: [] for name in names}
     for each in _without_foreign(opened, node):
         by_key[each.row.key].append(each)
     return by_key
 
 
-def _open(row: Setting) -> _Stored:
+def _read_setting(row: Setting) -> _Stored:
     try:
         return _Stored(row, row.text())
     except Unreadable:
@@ -169,7 +173,10 @@ def _open(row: Setting) -> _Stored:
 
 
 def _without_foreign(stored: list[_Stored], node: Node | None) -> list[_Stored]:
-    """Mark what a local agent must not use: a VM would direct a process on reef's host with it."""
+    """Mark settings that a local agent must not use.
+
+    Otherwise a VM could use them to direct a process on reef's host.
+    """
     by_nodes = {each.row.stored_by_id: each.row.stored_by for each in stored if each.row.stored_by}
     if not by_nodes or node is None or not (host := permissions.host_of(node.vm_id)):
         return stored
@@ -190,41 +197,41 @@ def _layers(
     yield environment(key)
     yield from _store_layers(key, stored, places)
     for place, value, problem in found.layers(key):
-        problem = problem or found.problems.get(place.file, "") or _bad(key, value)
+        problem = problem or found.problems.get(place.file, "") or _value_problem(key, value)
         yield Layer(Source.FILE, str(place), value, problem=problem)
     yield Layer(Source.DEFAULT, "default", default_of(key) or None)
 
 
 def environment(key: Key) -> Layer:
-    """What reef's own environment has."""
+    """Return the layer of reef's own environment."""
     if key.name == "VERS_API_KEY" and settings.NO_VMS:
         return Layer(Source.ENV, "the demo", problem=settings.NO_VMS)
     value = os.environ.get(key.name, "").strip() or None
-    return Layer(Source.ENV, "the environment", value, problem=_bad(key, value))
+    return Layer(Source.ENV, "the environment", value, problem=_value_problem(key, value))
 
 
 def problems_of_environment() -> list[str]:
-    """A sentence for each key to which the environment gives a value that it cannot have."""
+    """Return a sentence for each key whose value in the environment is invalid."""
     found = [(key.name, environment(key)) for key in keys.ALL.values()]
     return [f"{name}: {layer.problem}" for name, layer in found if layer.value and layer.problem]
 
 
-def _bad(key: Key, value: str | None) -> str:
+def _value_problem(key: Key, value: str | None) -> str:
     return values.problem(key, value) if value else ""
 
 
 def _store_layers(key: Key, stored: list[_Stored], places: list[scopes.Target]) -> Iterator[Layer]:
-    """Of each stored value, or of each scope that could have one."""
-    held = {(each.row.scope, each.row.node_id): each for each in stored}
+    """Yield a layer for each stored value, or for each scope that could have one."""
+    by_place = {(each.row.scope, each.row.node_id): each for each in stored}
     targets = places or [scopes.Target(_scope(each.row), each.row.node) for each in stored]
     for target in targets:
         pk, vm_id = (target.node.pk, target.node.vm_id) if target.node else (None, "")
         layer = Layer(Source.STORE, f"store, {target}", None, target.scope.value, vm_id)
-        if found := held.get((target.scope, pk)):
+        if found := by_place.get((target.scope, pk)):
             layer = replace(
                 layer,
                 value=found.text,
-                problem=found.problem or _bad(key, found.text),
+                problem=found.problem or _value_problem(key, found.text),
                 skipped=found.skipped,
                 version=found.row.version_id,
             )
@@ -236,12 +243,12 @@ def _scope(row: Setting) -> Scope:
 
 
 def default_of(key: Key) -> str:
-    """What holds where nothing else stands."""
+    """Return the default value."""
     return str(getattr(settings, key.setting)) if key.setting else key.default
 
 
 def _problems(key: Key, found: Files) -> list[str]:
-    """What is wrong with the files that could hold this key."""
+    """Return what is wrong with the files that could hold this key."""
     wanted = {place.file for place in key.places}
-    broken = [words for name, words in found.problems.items() if name in wanted]
+    broken = [problem for name, problem in found.problems.items() if name in wanted]
     return [*broken, *(problem for _, _, problem in found.layers(key) if problem)]

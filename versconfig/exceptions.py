@@ -1,30 +1,24 @@
-"""What can go wrong with configuration, by name. No text of these ever holds a secret."""
+"""Errors of configuration. No text of these ever holds a secret."""
 
 from __future__ import annotations
 
-from reef_site.common.errors import Conflict, ReefError
+from reef_site.common.errors import Conflict, NotFound, ReefError
 
 
-class BadValue(ReefError):
-    """A key's value cannot be what the key needs; the text names the key and where it stands."""
-
-    status = 409
+class BadValue(Conflict):
+    """A key's value is invalid; the text names the key and the place."""
 
 
-class Unset(ReefError):
-    """A value is needed and stands nowhere; the text names the key."""
-
-    status = 409
+class Unset(Conflict):
+    """A required value is missing; the text names the key."""
 
 
-class Unreadable(ReefError):
+class Unreadable(Conflict):
     """A stored value cannot be decrypted with the keys at hand."""
-
-    status = 409
 
 
 class Changed(Conflict):
-    """Somebody else changed the same setting meanwhile."""
+    """The setting was changed by somebody else meanwhile."""
 
 
 class TooManyChanges(ReefError):
@@ -40,7 +34,5 @@ class TooManyChanges(ReefError):
         self.retry_seconds = retry_seconds
 
 
-class NoCheck(ReefError):
-    """Nobody knows how to test this key."""
-
-    status = 404
+class NoCheck(NotFound):
+    """There is no test for this key."""

@@ -1,4 +1,4 @@
-"""The files of `~/.vers`, read anew at each question; what is wrong with them is told."""
+"""The files of `~/.vers`, read anew each time; problems with them are reported."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Any
 
 from versconfig.keys import ALL, Key, Place
 
-NAMES = ("keys.json", "config.json", "agent-services.json")
-_MOST_BYTES = 1 << 20
+FILE_NAMES = ("keys.json", "config.json", "agent-services.json")
+_MAX_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
 class Files:
-    """What the files say now. `problems` are sentences, by the file's name."""
+    """The contents of the files. `problems` are sentences by file name."""
 
     values: dict[str, Any] = field(repr=False)
     problems: dict[str, str]
 
     def layers(self, key: Key) -> list[tuple[Place, str | None, str]]:
-        """For each place of the key: the text there if any, and what is wrong with it."""
+        """Return for each place of the key the text (if any) and what is wrong with it."""
         return [(place, *self._at(place)) for place in key.places]
 
     def _at(self, place: Place) -> tuple[str | None, str]:
@@ -36,26 +36,26 @@ class Files:
             return None, f"{place}: must be a text"
         return value.strip() or None, ""
 
-    def left_out(self) -> list[str]:
-        """Names of `keys.json` that stand where reef looks for none."""
+    def unknown_names(self) -> list[str]:
+        """Return names in `keys.json` where reef does not expect any."""
         file = self.values.get("keys.json", {})
-        held = file.get("keys")
+        keys = file.get("keys")
         places = (place for key in ALL.values() for place in key.places)
         known = {place.path[-1] for place in places if place.file == "keys.json"}
-        below = [name for name in held if name not in known] if isinstance(held, dict) else []
+        below = [name for name in keys if name not in known] if isinstance(keys, dict) else []
         return [*(name for name in file if name != "keys"), *below]
 
 
 def folder() -> Path:
-    """Where the files lie."""
+    """Return the folder of the files."""
     return Path.home() / ".vers"
 
 
 def read() -> Files:
-    """All three, as they are at this moment. A file that is not there is no problem."""
+    """Read all three files. A missing file is not a problem."""
     values: dict[str, Any] = {}
     problems: dict[str, str] = {}
-    for name in NAMES:
+    for name in FILE_NAMES:
         try:
             found = _read(folder() / name)
         except ValueError as error:
@@ -67,22 +67,22 @@ def read() -> Files:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """The file's object; None if there is no file. Raises ValueError with what is wrong."""
+    """Return the file's object; None if there is no file. Raises ValueError with the problem."""
     try:
         with path.open("rb") as file:
-            data = file.read(_MOST_BYTES + 1)
+            data = file.read(_MAX_BYTES + 1)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise ValueError(f"cannot be read ({error.strerror})") from None
-    if len(data) > _MOST_BYTES:
+    if len(data) > _MAX_BYTES:
         raise ValueError("is too large to be such a file")
     try:
         found = json.loads(data.decode())
     except UnicodeDecodeError:
         raise ValueError("is not UTF-8") from None
     except json.JSONDecodeError as error:
-        # Only where it breaks, never what stands there.
+        # Only the position, never the contents.
         where = f"line {error.lineno} column {error.colno}"
         raise ValueError(f"is not JSON ({error.msg}: {where})") from None
     except RecursionError:

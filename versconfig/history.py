@@ -1,4 +1,4 @@
-"""The versions there were, newest first."""
+"""Versions of settings."""
 
 from __future__ import annotations
 
@@ -8,8 +8,13 @@ from versconfig.models import Version
 from vmtree.models import Node
 
 
-def of(*, key: str = "", node: Node | None = None, before: int | None = None) -> QuerySet[Version]:
-    """Of one key, of one VM, older than a version, or all; `superseded` ones have followers."""
+def versions(
+    *, key: str = "", node: Node | None = None, before: int | None = None
+) -> QuerySet[Version]:
+    """Return versions, newest first, with `superseded` annotated.
+
+    Filter by key, by node, or by versions older than the id `before`.
+    """
     later = Version.objects.filter(previous=OuterRef("pk"))
     rows = Version.objects.select_related("node", "previous").order_by("-id")
     rows = rows.annotate(superseded=Exists(later))

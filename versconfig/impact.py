@@ -1,82 +1,79 @@
-"""Before a change is made: who gets another value by it, and what must be started anew."""
+"""Preview of a change: which nodes get another value, and what has to be restarted."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from reef_site.common.hooks import Hook
 from versconfig import config, scopes, values
 from versconfig.exceptions import Unreadable
 from versconfig.keys import Key, Takes
 from versconfig.models import Setting
-from versconfig.services import Wish
+from versconfig.services import SettingChange
 from vmtree.models import Node
 
-MOST_NAMED = 12
+MAX_NAMES = 12
 
-# Given a key and the nodes that get another value: what of theirs must be started anew, in names.
-Starter = Callable[[Key, set[int]], list[str]]
-_starters: list[Starter] = []
+# Takes a key and the primary keys of the nodes whose value changes; returns names.
+FindRestarts = Callable[[Key, set[int]], list[str]]
+restart_finders: Hook[FindRestarts] = Hook(
+    "config.restart_finders", "Name what must be restarted to take a changed value."
+)
 
 
 @dataclass(frozen=True)
 class Impact:
-    """What a wish would do. Values are masked where they are secret."""
+    """The effects of a change. Secret values are masked."""
 
-    wish: Wish
+    change: SettingChange
     before: str | None
     after: str | None
-    # Whether the value becomes another for anybody.
+    # Whether any node gets another value.
     changes: bool = False
-    # Who gets another value: how many nodes, and the names of some.
+    # Nodes that get another value: their number, and the names of some.
     count: int = 0
     names: tuple[str, ...] = ()
-    # How many nodes below the scope keep their own nearer value.
+    # Number of nodes below the scope that keep their own value.
     keep: int = 0
-    # What shadows the whole store; empty if nothing does.
-    shadowed_by: str = ""
-    # What must be started anew, by name.
+    # The layer that overrides the whole store; empty if there is none.
+    overridden_by: str = ""
+    # Names of what must be restarted.
     restart: tuple[str, ...] = ()
 
     @property
     def takes(self) -> Takes:
-        """When it is felt."""
-        return self.wish.key.takes
+        """Return when the change takes effect."""
+        return self.change.key.takes
 
     @property
     def more(self) -> int:
-        """How many get another value beside those that are named."""
+        """Return how many nodes get another value besides the named ones."""
         return self.count - len(self.names)
 
 
-def register(starter: Starter) -> None:
-    """Have this asked at each change; for `AppConfig.ready`."""
-    if starter not in _starters:
-        _starters.append(starter)
-
-
-def of(wish: Wish, mask: int = values.MASK_OPERATOR) -> Impact:
-    """What the wish would do if it were made true now; `mask` characters of secrets are shown."""
-    key, target = wish.key, wish.target
+def preview(change: SettingChange, mask: int = values.MASK_OPERATOR) -> Impact:
+    """Preview a change made now; at most `mask` characters of a secret are shown."""
+    key, target = change.key, change.target
     behind = config.inherited(key, target)
-    row = Setting.objects.at_place(key.name, target.scope, target.node).first()
-    old, new = _text(row) or behind.value, wish.text or behind.value
+    row = Setting.objects.for_scope(key.name, target.scope, target.node).first()
+    old, new = _text(row) or behind.value, change.text or behind.value
     before, after = (values.shown(key, text, mask) for text in (old, new))
-    if (above := config.environment(key)).speaks:
-        return Impact(wish, before, after, shadowed_by=above.where)
+    if (above := config.environment(key)).has_value:
+        return Impact(change, before, after, overridden_by=above.where)
     if old == new:
-        return Impact(wish, before, after)
-    reached = scopes.reached(key, target) if key.scoped else set()
+        return Impact(change, before, after)
+    reached = scopes.affected_nodes(key, target) if key.scoped else set()
     everyone = scopes.count_below(target) if key.scoped else 0
     return Impact(
-        wish,
+        change,
         before,
         after,
         changes=True,
         count=len(reached),
         names=_names(reached),
         keep=everyone - len(reached),
-        restart=tuple(name for starter in _starters for name in starter(key, reached)),
+        restart=tuple(name for find in restart_finders for name in find(key, reached)),
     )
 
 
@@ -88,6 +85,6 @@ def _text(row: Setting | None) -> str | None:
 
 
 def _names(reached: set[int]) -> tuple[str, ...]:
-    """Of some of these nodes, the oldest first."""
-    some = Node.objects.filter(pk__in=sorted(reached)[:MOST_NAMED])
+    """Return the names of some of these nodes, oldest first."""
+    some = Node.objects.filter(pk__in=sorted(reached)[:MAX_NAMES])
     return tuple(node.name or node.vm_id for node in some)

@@ -1,4 +1,4 @@
-"""From the files of `~/.vers` into the store, for the whole fleet: first what it would do."""
+"""Import of the files of `~/.vers` into the store, for the whole fleet, with a preview."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NEW, OTHER, SAME, BAD = "set", "replace", "stored already", "refused"
 
 @dataclass(frozen=True)
 class Step:
-    """What becomes of one key that a file holds. `problem` says why it is refused."""
+    """The import of one key from a file. `problem` says why it is refused."""
 
     key: Key
     place: str
@@ -26,51 +26,51 @@ class Step:
 
     @property
     def shown(self) -> str:
-        """The value as it may be printed."""
+        """Return the value, masked if secret."""
         return values.shown(self.key, self.text) or ""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All steps, what is wrong with the files, and names in them that are left out."""
+    """All steps, problems with the files, and names in them that are not imported."""
 
     steps: list[Step]
     problems: list[str]
-    left_out: list[str]
+    unknown_names: list[str]
 
     @property
     def refused(self) -> list[Step]:
-        """Those whose value cannot be."""
+        """Return the steps with invalid values."""
         return [step for step in self.steps if step.what == BAD]
 
 
 def plan() -> Plan:
-    """What an import would do now."""
+    """Return what an import would do now."""
     found = files.read()
     steps = [step for key in keys.ALL.values() for step in _steps(key, found)]
     broken = [problem for key in keys.ALL.values() for *_, problem in found.layers(key) if problem]
     problems = [*found.problems.values(), *dict.fromkeys(broken)]
-    return Plan(steps, problems, found.left_out())
+    return Plan(steps, problems, found.unknown_names())
 
 
-def apply(wanted: Plan, *, by: object) -> int:
-    """Do what the plan says; how many settings it made or replaced."""
-    steps = [step for step in wanted.steps if step.what in (NEW, OTHER)]
+def apply(plan: Plan, *, by: object) -> int:
+    """Carry out the plan; return how many settings were stored."""
+    steps = [step for step in plan.steps if step.what in (NEW, OTHER)]
     for step in steps:
-        services.put(services.wish_of(step.key.name, step.text), by=by, what=What.IMPORTED)
+        services.put(services.build_change(step.key.name, step.text), by=by, what=What.IMPORTED)
     return len(steps)
 
 
 def _steps(key: Key, found: Files) -> Iterator[Step]:
-    """One if a file holds the key: of several places the one that counts."""
-    held = [(str(place), text) for place, text, _ in found.layers(key) if text]
-    for place, text in held[:1]:
+    """Yield a step if a file has the key; of several places only the effective one."""
+    values_by_place = [(str(place), text) for place, text, _ in found.layers(key) if text]
+    for place, text in values_by_place[:1]:
         problem = values.problem(key, text)
         yield Step(key, place, text, BAD if problem else _what(key, text), problem)
 
 
 def _what(key: Key, text: str) -> str:
-    row = Setting.objects.at_place(key.name, Scope.FLEET, None).first()
+    row = Setting.objects.for_scope(key.name, Scope.FLEET, None).first()
     if row is None:
         return NEW
     try:

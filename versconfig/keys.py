@@ -1,6 +1,6 @@
-"""Every key there is: its type, whether it is secret, what a file may hold, its default.
+"""All configuration keys: type, secrecy, place in files, default.
 
-A key's name is also its environment variable. To add one, add it to `ALL`.
+A key's name is also its environment variable. To add a key, add it to `ALL`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from reef_site.common.errors import BadInput
 
 
 class Kind(StrEnum):
-    """What a value must look like."""
+    """The type of a value."""
 
     TEXT = "text"
     INTEGER = "whole number"
@@ -26,7 +26,7 @@ class Kind(StrEnum):
 
 
 class Takes(StrEnum):
-    """When a change is felt, and by what has to be started anew."""
+    """When a change takes effect."""
 
     AT_ONCE = "at once"
     NEXT_VM = "with the next VM"
@@ -34,8 +34,8 @@ class Takes(StrEnum):
     RESTART = "when reef itself is started again"
 
     @property
-    def on_pages(self) -> str:
-        """The same in the words of the pages; the values are those of the API."""
+    def label(self) -> str:
+        """Return the text for pages; the values of this enum are part of the API."""
         return _ON_PAGES.get(self, self.value)
 
 
@@ -47,7 +47,7 @@ _ON_PAGES = {
 
 
 class Group(StrEnum):
-    """How pages sort keys."""
+    """Groups of keys on pages."""
 
     PLATFORM = "Platform and root"
     VM = "New VMs"
@@ -59,7 +59,7 @@ class Group(StrEnum):
 
 @dataclass(frozen=True)
 class Place:
-    """A file of `~/.vers` and the way to the value in its JSON."""
+    """A file of `~/.vers` and the path to the value in its JSON."""
 
     file: str
     path: tuple[str, ...]
@@ -70,7 +70,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Key:
-    """One thing that can be configured. `setting` names the Django setting of its default."""
+    """One configuration key. `setting` names the Django setting that holds its default."""
 
     name: str
     group: Group
@@ -84,15 +84,15 @@ class Key:
     most: int = 1 << 31
     choices: tuple[str, ...] = ()
     form: str = ""
-    # The form in words: "must be …".
+    # The form in words; completes "must be …".
     like: str = ""
     takes: Takes = Takes.NEXT_VM
     # Whether parts of the fleet may have values of their own.
     scoped: bool = True
-    # Whether a node's token may set it for itself and what is below. Never for what says where
+    # Whether a node token may set it for its node and descendants. Never for keys that decide where
     # secrets are sent or what runs on VMs.
     by_nodes: bool = False
-    # The field of the wire contract's answer that shows it.
+    # The field of the wire contract that shows it.
     wire: str = ""
 
 
@@ -104,7 +104,7 @@ _WORD = r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,254}"
 _TOKEN, _TOKEN_LIKE = r"[!-~]{1,512}", "printable ASCII without blanks, at most 512 characters"
 _VERSION = r"[0-9]{1,6}\.[0-9]{1,6}\.[0-9]{1,6}(-[0-9A-Za-z.-]{1,60})?"
 
-# Agents get these under the same name; the order is that of the page.
+# Agents get these in variables of the same names; the order is that of the page.
 _MODEL_PROVIDERS = {
     "ANTHROPIC_API_KEY": "Anthropic",
     "OPENAI_API_KEY": "OpenAI",
@@ -162,14 +162,14 @@ def _platform() -> list[Key]:
             takes=Takes.AT_ONCE,
             wire="baseUrl",
         ),
-        _own("VERS_AGENT_NAME", "The name under which agents know this reef.", "agentName"),
-        _own("VERS_VM_ID", "The id of the VM that this reef runs on.", "vmId"),
-        _own("VERS_AGENT_ROLE", "The role of the VM that this reef runs on.", "agentRole"),
+        _reef_key("VERS_AGENT_NAME", "The name under which agents know this reef.", "agentName"),
+        _reef_key("VERS_VM_ID", "The id of the VM that this reef runs on.", "vmId"),
+        _reef_key("VERS_AGENT_ROLE", "The role of the VM that this reef runs on.", "agentRole"),
     ]
 
 
-def _own(name: str, about: str, wire: str) -> Key:
-    """What this reef itself is called: never a part of the fleet's."""
+def _reef_key(name: str, about: str, wire: str) -> Key:
+    """Build a key that names this reef itself: not for parts of the fleet."""
     return Key(
         name,
         Group.PLATFORM,
@@ -358,18 +358,18 @@ MODEL_KEYS = list(_MODEL_PROVIDERS)
 
 
 def get(name: str) -> Key:
-    """The key of this name; raises BadInput."""
+    """Return the key with this name. Raises BadInput."""
     key = ALL.get(name)
     if key is None:
         raise BadInput(f"Unknown config key: {name}", "key")
     return key
 
 
-def of_group(group: Group) -> list[Key]:
-    """Those of one group, in their order."""
+def keys_of_group(group: Group) -> list[Key]:
+    """Return the keys of one group, in their order."""
     return [key for key in ALL.values() if key.group == group]
 
 
-def fits(pattern: str, text: str) -> bool:
-    """Whether all of the text has this form; an empty form is any."""
+def matches(pattern: str, text: str) -> bool:
+    """Return whether the whole text matches the pattern; an empty pattern matches any text."""
     return not pattern or re.fullmatch(pattern, text) is not None

@@ -1,4 +1,4 @@
-"""What is stored: one row for each key and scope, and every version that there was of it."""
+"""Stored settings, one row for each key and scope, and all their versions."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from vmtree.models import Node
 
 
 class Scope(models.TextChoices):
-    """For whom a value holds; the nearest wins: lieutenant, VM, subtrees upwards, fleet.
+    """The part of the fleet that a value applies to; the nearest wins: lieutenant, VM, subtree,
+    fleet.
 
-    At a lieutenant's node `vm` is as good as `lieutenant` where that has nothing. At a VM's node
-    there is no `lieutenant`.
+    At a lieutenant's node, `vm` applies if `lieutenant` has no value. At a VM's node there is no
+    `lieutenant`.
     """
 
     FLEET = "fleet", "the fleet"
@@ -26,7 +27,7 @@ class Scope(models.TextChoices):
 
 
 class What(models.TextChoices):
-    """What a version did."""
+    """The kind of change that a version records."""
 
     SET = "set", "set"
     REMOVED = "removed", "removed"
@@ -35,8 +36,8 @@ class What(models.TextChoices):
     PUT_BACK = "put_back", "put back"
 
 
-class Held(models.Model):
-    """A value of a key for a scope: in clear, or sealed if it is secret."""
+class StoredValue(models.Model):
+    """A value of a key for a scope: in clear text, or encrypted if it is secret."""
 
     key = models.CharField(max_length=80)
     scope = models.CharField(max_length=10, choices=Scope.choices)
@@ -45,7 +46,7 @@ class Held(models.Model):
     sealed = models.TextField(blank=True, editable=False)
     at = models.DateTimeField(default=clock.now)
     actor = models.CharField(max_length=200)
-    # The node whose token stored it; None for the root token, operators and reef itself.
+    # The node whose token stored it; null for the root token, operators and reef itself.
     stored_by = models.ForeignKey(
         Node, models.PROTECT, null=True, blank=True, related_name="+", editable=False
     )
@@ -58,7 +59,7 @@ class Held(models.Model):
 
     @property
     def target(self) -> str:
-        """Whom it is for, in words."""
+        """Return the scope in words."""
         if self.node is None:
             return "the fleet"
         name = self.node.name or self.node.vm_id
@@ -67,29 +68,29 @@ class Held(models.Model):
 
     @property
     def vm_id(self) -> str:
-        """The id of the node that it is for; empty for the fleet."""
+        """Return the id of the scope's node; empty for the fleet."""
         return self.node.vm_id if self.node else ""
 
     def text(self) -> str:
-        """The value in clear; empty if there is none. Raises Unreadable."""
+        """Return the value in clear text; empty if there is none. Raises Unreadable."""
         return vault.unseal(self.key, self.sealed) if self.sealed else self.clear
 
-    def hold(self, text: str, *, secret: bool) -> None:
+    def set_text(self, text: str, *, secret: bool) -> None:
         """Take this value. Only inside a transaction that shares `DatabaseLock.VAULT_KEYS`."""
         self.sealed = vault.seal(self.key, text) if secret and text else ""
         self.clear = "" if secret else text
 
 
 class SettingQuerySet(models.QuerySet["Setting"]):
-    def at_place(self, key: str, scope: str, node: Node | None) -> Self:
-        """The one row of a key and a scope, if there is one."""
+    def for_scope(self, key: str, scope: str, node: Node | None) -> Self:
+        """Return the row of a key and a scope, if it exists."""
         return self.filter(key=key, scope=scope, node=node)
 
 
-class Setting(Held):
-    """What is stored now."""
+class Setting(StoredValue):
+    """The current value of a key for a scope."""
 
-    # The version that made it what it is.
+    # The version that stored this value.
     version = models.ForeignKey("Version", models.PROTECT, related_name="+", editable=False)
 
     objects = SettingQuerySet.as_manager()
@@ -117,11 +118,11 @@ class Setting(Held):
         indexes = [models.Index(fields=["node", "key"], name="setting_of_node")]
 
 
-class Version(Held):
-    """One change of a setting, with what it was after it; empty if it was removed."""
+class Version(StoredValue):
+    """One change of a setting, with the value after it; empty if it was removed."""
 
     what = models.CharField(max_length=10, choices=What.choices)
-    # The version before it of the same key and scope.
+    # The previous version of the same key and scope.
     previous = models.ForeignKey(
         "self", models.PROTECT, null=True, blank=True, related_name="+", editable=False
     )
@@ -138,10 +139,10 @@ class Version(Held):
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing was stored after it."""
+        """Return whether nothing was stored after it."""
         return not self.clear and not self.sealed
 
 
 def has_sealed() -> bool:
-    """Whether any secret is or was stored."""
+    """Return whether any secret is or was stored."""
     return Version.objects.exclude(sealed="").exists()

@@ -1,4 +1,4 @@
-"""What the pages show: each key with its sources side by side. Secrets are masked here."""
+"""View models of the pages: each key with its sources side by side. Secrets are masked here."""
 
 from __future__ import annotations
 
@@ -7,30 +7,30 @@ from dataclasses import dataclass
 
 from django.db.models import Q
 
+from reef_site.common.text import is_storable
 from versconfig import checks, config, keys, values
 from versconfig.keys import Group, Key
 from versconfig.models import Scope, Setting
 from versconfig.resolve import Layer, Resolved, Source
 from versconfig.scopes import FLEET, Target
-from versconfig.serializers import problems_of
-from vmtree.dna import is_text
+from versconfig.serializers import collect_problems
 from vmtree.models import Category, Node
 
-MOST_MATCHES = 20
-MOST_SILENT = 8
+MAX_MATCHES = 20
+MAX_EMPTY_SUBTREES = 8
 COLUMNS = ((Source.ENV, "Environment"), (Source.STORE, "Store"), (Source.FILE, "File"))
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One source of a key: the first of its layers that has something."""
+    """One source of a key: its first layer that has a value."""
 
     label: str
     value: str = ""
     where: str = ""
     problem: str = ""
     effective: bool = False
-    # Further layers of the same source behind it.
+    # Number of further layers of the same source.
     more: int = 0
 
 
@@ -44,18 +44,18 @@ class Row:
 
     @property
     def value(self) -> str:
-        """What is in effect, as it may be seen."""
+        """Return the effective value, masked if secret."""
         return values.shown(self.key, self.found.value) or ""
 
     @property
-    def is_shadowed(self) -> bool:
-        """Whether something is stored that another source shadows."""
+    def is_overridden(self) -> bool:
+        """Return whether a stored value is overridden by another source."""
         return not self.found.effective and not self.found.problem
 
     @property
     def can_be_tested(self) -> bool:
-        """Whether it has a value and somebody knows how to try it out."""
-        return self.key.name in checks.known() and self.found.value is not None
+        """Return whether it has a value and a test."""
+        return self.key.name in checks.key_checks and self.found.value is not None
 
 
 @dataclass(frozen=True)
@@ -64,12 +64,12 @@ class Step:
 
     layer: Layer
     value: str
-    # What an operator may change here; None outside the store.
+    # The scope that an operator may change here; None outside the store.
     target: Target | None
 
     @property
     def place(self) -> str:
-        """Where it is, without the word for the store."""
+        """Return the place without the prefix for the store."""
         return self.layer.where.removeprefix("store, ")
 
 
@@ -82,17 +82,17 @@ class Choice:
 
 
 def groups(node: Node | None) -> tuple[list[tuple[Group, list[Row]]], list[str]]:
-    """All keys by group, and what is wrong with files and stored values."""
+    """Return all keys by group, and problems with files and stored values."""
     found = config.resolve_all(list(keys.ALL), node)
     rows = {name: _row(keys.get(name), each) for name, each in found.items()}
-    by_group = [(group, [rows[key.name] for key in keys.of_group(group)]) for group in Group]
-    return by_group, problems_of(found)
+    by_group = [(group, [rows[key.name] for key in keys.keys_of_group(group)]) for group in Group]
+    return by_group, collect_problems(found)
 
 
 def chain(key: Key, node: Node | None) -> tuple[Resolved, list[Step], int]:
-    """Everything that is asked for a key, in order, and how many silent subtrees are left out."""
+    """Return the resolved key, its layers in order, and how many empty subtrees are omitted."""
     found = config.explain(key.name, node)
-    layers, left_out = _fewer(found.layers)
+    layers, left_out = _without_distant_empty(found.layers)
     ids = {layer.vm_id for layer in layers if layer.vm_id}
     nodes = {each.vm_id: each for each in Node.objects.filter(vm_id__in=ids)}
     steps = [
@@ -101,20 +101,20 @@ def chain(key: Key, node: Node | None) -> tuple[Resolved, list[Step], int]:
     return found, steps, left_out
 
 
-def _fewer(layers: Iterable[Layer]) -> tuple[list[Layer], int]:
-    """Without silent subtrees far above: of a long line only the nearest are of interest."""
+def _without_distant_empty(layers: Iterable[Layer]) -> tuple[list[Layer], int]:
+    """Omit empty subtrees far above: of a deep tree only the nearest are of interest."""
     shown: list[Layer] = []
-    silent = 0
+    empty = 0
     for layer in layers:
-        is_silent = layer.scope == Scope.SUBTREE and not layer.speaks
-        silent += is_silent
-        if not is_silent or silent <= MOST_SILENT:
+        is_empty = layer.scope == Scope.SUBTREE and not layer.has_value
+        empty += is_empty
+        if not is_empty or empty <= MAX_EMPTY_SUBTREES:
             shown.append(layer)
-    return shown, max(0, silent - MOST_SILENT)
+    return shown, max(0, empty - MAX_EMPTY_SUBTREES)
 
 
 def choices(key: Key, node: Node | None) -> list[Choice]:
-    """Scopes that a value can be stored for, the nearest first."""
+    """Return the scopes that a value can be stored for, nearest first."""
     fleet = Choice(Scope.FLEET, "the whole fleet")
     if node is None or not key.scoped:
         return [fleet]
@@ -125,26 +125,26 @@ def choices(key: Key, node: Node | None) -> list[Choice]:
     return [Choice(Scope.VM, f"{name} alone"), below, fleet]
 
 
-def matches(words: str) -> list[Node]:
-    """Living nodes that these words could mean: the one of this id, else those that fit."""
-    if not is_text(words):
+def matches(query: str) -> list[Node]:
+    """Return active nodes that a text may mean: the one with this id, else partial matches."""
+    if not is_storable(query):
         return []
     living = Node.objects.living()
-    if exact := living.filter(vm_id=words).first():
+    if exact := living.filter(vm_id=query).first():
         return [exact]
-    fitting = living.filter(Q(name__icontains=words) | Q(vm_id__icontains=words))
-    return list(fitting[: MOST_MATCHES + 1])
+    fitting = living.filter(Q(name__icontains=query) | Q(vm_id__icontains=query))
+    return list(fitting[: MAX_MATCHES + 1])
 
 
-def stored_elsewhere(key: Key) -> list[Setting]:
-    """All that is stored for a key, the fleet first."""
+def stored_settings(key: Key) -> list[Setting]:
+    """Return all settings of a key, the fleet's first."""
     rows = Setting.objects.filter(key=key.name).select_related("node")
     return sorted(rows, key=lambda row: (row.node is not None, row.target))
 
 
 def _row(key: Key, found: Resolved) -> Row:
     cells = [_cell(label, _of(found.layers, source), key) for source, label in COLUMNS]
-    # A default is no secret.
+    # Defaults are never secret.
     cells.append(_cell("Default", _of(found.layers, Source.DEFAULT), key))
     return Row(key, cells, found)
 
@@ -158,7 +158,7 @@ def _cell(label: str, layers: list[Layer], key: Key) -> Cell:
         values.shown(key, first.value) or "",
         first.where.removeprefix("store, ") if first.source in (Source.STORE, Source.FILE) else "",
         first.problem,
-        first.holds,
+        first.is_effective,
         len(layers) - 1,
     )
 

@@ -1,7 +1,7 @@
-"""Pure: the places where a value may stand, in order, and which of them wins.
+"""Pure resolution of a key: the layers in order, and which of them wins.
 
-Environment, then the store (nearest scope first), then files, then the default. The first that
-has a value is in effect and shadows all behind it. An empty text is no value.
+Environment, then the store (nearest scope first), then files, then the default. The first layer
+that has a value is effective and overrides all behind it. An empty text does not count as a value.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from enum import StrEnum
 
 
 class Source(StrEnum):
-    """Kinds of places, in the order in which they are asked."""
+    """Kinds of layers, in their order."""
 
     ENV = "env"
     STORE = "store"
@@ -23,10 +23,10 @@ class Source(StrEnum):
 
 @dataclass(frozen=True)
 class Layer:
-    """One place that was asked. `where` names it for people.
+    """One place where a value may be. `where` names it for people.
 
-    `problem` says what is wrong there: a value that cannot be, or none that can be read. It blocks
-    those behind it, so that what somebody set is never passed over; a broken file counts as empty.
+    `problem` says what is wrong there: an invalid value, or one that cannot be read. It blocks the
+    layers behind it, so that a value somebody set is never skipped; a broken file counts as empty.
     """
 
     source: Source
@@ -36,31 +36,31 @@ class Layer:
     vm_id: str = ""
     problem: str = ""
     effective: bool = False
-    shadowed_by: str = ""
-    # Why a stored value does not count here; empty if it does.
+    overridden_by: str = ""
+    # Why a stored value is ignored here; empty if it is not.
     skipped: str = ""
-    # Of a stored value, the id of its version.
+    # The id of a stored value's version.
     version: int = 0
 
     @property
-    def speaks(self) -> bool:
-        """Whether something stands there that counts."""
+    def has_value(self) -> bool:
+        """Return whether it has a value (or a problem) that counts."""
         if self.skipped:
             return False
         return bool(self.value) or (bool(self.problem) and self.source is not Source.FILE)
 
     @property
-    def holds(self) -> bool:
-        """Whether it is in effect and can be used."""
+    def is_effective(self) -> bool:
+        """Return whether it is effective and usable."""
         return self.effective and not self.problem
 
 
 @dataclass(frozen=True)
 class Resolved:
-    """The answer to "what holds here?", with everything that was asked for it.
+    """A key's effective value, with all layers.
 
-    `effective` is False if something is stored for here and yet another source holds, or if what
-    stands first cannot be used. `problems` are such of files and stored values, in words.
+    `effective` is False if a value is stored but another source wins, or if the first value is
+    unusable. `problems` are sentences about files and stored values.
     """
 
     key: str
@@ -69,60 +69,60 @@ class Resolved:
 
     @property
     def winner(self) -> Layer | None:
-        """The layer in effect; None if the key is unset."""
+        """Return the effective layer; None if the key is unset."""
         return next((layer for layer in self.layers if layer.effective), None)
 
     @property
     def value(self) -> str | None:
-        """The clear text; None if unset or unreadable."""
+        """Return the value in clear text; None if unset or unreadable."""
         return (self.winner.value or None) if self.winner else None
 
     @property
     def source(self) -> Source:
-        """Where the value comes from."""
+        """Return where the value comes from."""
         return self.winner.source if self.winner else Source.UNSET
 
     @property
     def scope(self) -> str:
-        """Of a stored value, the kind of scope: fleet, subtree, vm or lieutenant."""
+        """Return the scope of a stored value: fleet, subtree, vm or lieutenant."""
         return self.winner.scope if self.winner else ""
 
     @property
     def vm_id(self) -> str:
-        """Of a stored value, the node that it was stored for; empty for the fleet."""
+        """Return the node that a stored value is for; empty for the fleet."""
         return self.winner.vm_id if self.winner else ""
 
     @property
     def where(self) -> str:
-        """The place in words, such as "the environment" or "store, subtree of web-1"."""
+        """Return the place in words, such as "the environment" or "store, subtree of web-1"."""
         return self.winner.where if self.winner else "nowhere"
 
     @property
     def problem(self) -> str:
-        """Why the place in effect cannot be used; empty if it can."""
+        """Return why the effective layer is unusable; empty if it is usable."""
         return self.winner.problem if self.winner else ""
 
     @property
     def effective(self) -> bool:
-        """False where a stored value is shadowed by the environment, or nothing can be used."""
+        """Return False if the environment overrides a stored value, or if the value is unusable."""
         if self.problem:
             return False
-        stored = any(layer.source is Source.STORE and layer.speaks for layer in self.layers)
+        stored = any(layer.source is Source.STORE and layer.has_value for layer in self.layers)
         return not stored or self.source is Source.STORE
 
 
 def resolve(key: str, layers: Iterable[Layer], problems: Iterable[str] = ()) -> Resolved:
-    """Ask the layers, which come in order."""
+    """Rank the layers, which come in order."""
     return Resolved(key, tuple(_ranked(layers)), tuple(problems))
 
 
 def _ranked(layers: Iterable[Layer]) -> Iterator[Layer]:
     winner: Layer | None = None
     for layer in layers:
-        if not layer.speaks:
+        if not layer.has_value:
             yield layer
         elif winner is None:
             winner = layer
             yield replace(layer, effective=True)
         else:
-            yield replace(layer, shadowed_by=winner.where)
+            yield replace(layer, overridden_by=winner.where)

@@ -1,4 +1,4 @@
-"""The agents' routes of versconfig."""
+"""Routes of versconfig's API."""
 
 from __future__ import annotations
 
@@ -17,6 +17,6 @@ urlpatterns = [
     re_path(r"^explain/(?P<name>[^/]+)/?$", api.Explain.as_view()),
     re_path(r"^tests/(?P<call_id>[0-9a-f]{1,32})/?$", api.TestResult.as_view()),
     re_path(r"^test/(?P<name>[^/]+)/?$", api.Test.as_view()),
-    re_path(r"^(?P<name>[^/]+)/?$", api.OneKey.as_view(), name="vers-config-key"),
-    re_path(r"^.*$", api.Nothing.as_view()),
+    re_path(r"^(?P<name>[^/]+)/?$", api.KeyDetail.as_view(), name="vers-config-key"),
+    re_path(r"^.*$", api.UnknownPath.as_view()),
 ]

@@ -1,4 +1,4 @@
-"""Whom a value reaches: scopes above a node, nearest first, and nodes below a scope."""
+"""Scopes: those that reach a node, nearest first, and the nodes that a scope reaches."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from django.db.models import Q
 
 from reef_site.common.errors import BadInput, Conflict, NotFound
+from reef_site.common.text import is_storable
 from versconfig.keys import Key
 from versconfig.models import Scope, Setting
 from vmtree import aliases, ids
 from vmtree import services as tree
-from vmtree.dna import is_text
 from vmtree.lineage import keys_above, keys_below
 from vmtree.models import LINKS, Category, Node
 
@@ -31,30 +31,30 @@ class Target:
 FLEET = Target()
 
 
-# What the lieutenants' API shows as `vmId` of one: this and its name.
+# Prefix of the `vmId` that the lieutenants' API shows.
 _LOCAL = ids.LOCAL
 
 
-def find(words: str, *, removed: bool = False) -> Node:
-    """The node of this id, else the living one of this name; a lieutenant's goes before a VM's.
+def find(query: str, *, removed: bool = False) -> Node:
+    """Return the node with this id, else the active one with this name, lieutenants first.
 
-    Raises NotFound, or BadInput where several are called so. Removed ones have only their ids.
+    Raises NotFound, or BadInput if several have the name. Removed nodes are found by id only.
     """
-    if not is_text(words):
+    if not is_storable(query):
         raise NotFound("VM not found")
     try:
-        return tree.find(aliases.resolve(words), removed=removed)
+        return tree.find(aliases.resolve(query), removed=removed)
     except NotFound:
-        found = _called(words)
+        found = _find_by_name(query)
     if not found:
         raise NotFound("VM not found")
     if len(found) > 1:
-        raise BadInput(f"vm: {len(found)} VMs are called {words}; give the id of one", "vm")
+        raise BadInput(f"vm: {len(found)} VMs are called {query}; give the id of one", "vm")
     return found[0]
 
 
-def _called(name: str) -> list[Node]:
-    """Living ones of this name: its lieutenant, or all."""
+def _find_by_name(name: str) -> list[Node]:
+    """Return active nodes with this name: the lieutenant, or all."""
     living = Node.objects.living()
     lieutenants = living.filter(category=Category.LIEUTENANT)
     found = list(lieutenants.filter(name=name)) or list(living.filter(name=name)[:100])
@@ -64,7 +64,10 @@ def _called(name: str) -> list[Node]:
 
 
 def target_of(scope: str, vm_id: str) -> Target:
-    """What a request names; without a scope an id means that VM. Raises BadInput, NotFound."""
+    """Parse scope and VM of a request; an id without a scope means that VM.
+
+    Raises BadInput, NotFound.
+    """
     if not scope and not vm_id:
         return FLEET
     node = find(vm_id, removed=True) if vm_id else None
@@ -85,7 +88,7 @@ def target_of(scope: str, vm_id: str) -> Target:
 
 
 def check_fits(key: Key, target: Target) -> None:
-    """Raise BadInput or Conflict if this key cannot be set there."""
+    """Raise BadInput or Conflict if this key cannot be set for this scope."""
     if target.node and not key.scoped:
         raise BadInput(f"scope: {key.name} holds for the whole fleet or not at all", "scope")
     if target.node and target.node.removed_at:
@@ -93,12 +96,12 @@ def check_fits(key: Key, target: Target) -> None:
 
 
 def path_to(node: Node | None) -> list[int]:
-    """Keys of the nodes from the root down to this one; empty for the fleet."""
+    """Return the keys from the root down to this node; empty for the fleet."""
     return keys_above(LINKS, node.pk) if node else []
 
 
 def stored_above(names: Sequence[str], node: Node | None, path: list[int]) -> list[Setting]:
-    """Settings of these keys that reach the node (or the fleet), nearest first."""
+    """Return the settings of these keys that reach the node (or the fleet), nearest first."""
     reach = Q(scope=Scope.FLEET)
     if node:
         reach |= Q(scope=Scope.SUBTREE, node__in=path)
@@ -108,7 +111,7 @@ def stored_above(names: Sequence[str], node: Node | None, path: list[int]) -> li
 
 
 def chain(node: Node | None, path: list[int]) -> list[Target]:
-    """Every scope that reaches the node, nearest first."""
+    """Return every scope that reaches the node, nearest first."""
     if node is None:
         return [FLEET]
     nodes = Node.objects.in_bulk(path)
@@ -117,24 +120,24 @@ def chain(node: Node | None, path: list[int]) -> list[Target]:
     return [*near, *(Target(Scope.SUBTREE, nodes[pk]) for pk in reversed(path)), FLEET]
 
 
-def reached(key: Key, target: Target) -> set[int]:
-    """Keys of the living nodes for which this scope is the nearest that has a value."""
+def affected_nodes(key: Key, target: Target) -> set[int]:
+    """Return the keys of active nodes for which this scope is the nearest with a value."""
     if target.scope in (Scope.VM, Scope.LIEUTENANT):
-        return _one(key, target)
-    nearer = Setting.objects.filter(key=key.name, node__isnull=False)
+        return _affected_node(key, target)
+    overrides = Setting.objects.filter(key=key.name, node__isnull=False)
     if target.node is None:
-        mine = set(Node.objects.living().values_list("pk", flat=True))
+        affected = set(Node.objects.living().values_list("pk", flat=True))
     else:
-        mine = set(keys_below(LINKS, target.node.pk))
-        nearer = nearer.exclude(scope=Scope.SUBTREE, node=target.node)
-    for scope, pk in nearer.values_list("scope", "node"):
-        if pk in mine:
-            mine -= set(keys_below(LINKS, pk)) if scope == Scope.SUBTREE else {pk}
-    return mine
+        affected = set(keys_below(LINKS, target.node.pk))
+        overrides = overrides.exclude(scope=Scope.SUBTREE, node=target.node)
+    for scope, pk in overrides.values_list("scope", "node"):
+        if pk in affected:
+            affected -= set(keys_below(LINKS, pk)) if scope == Scope.SUBTREE else {pk}
+    return affected
 
 
 def count_below(target: Target) -> int:
-    """How many living nodes a scope covers, whether or not they have nearer values."""
+    """Return how many active nodes a scope covers, with or without nearer values."""
     if target.node is None:
         return Node.objects.living().count()
     if target.scope == Scope.SUBTREE:
@@ -142,11 +145,11 @@ def count_below(target: Target) -> int:
     return 0 if target.node.removed_at else 1
 
 
-def _one(key: Key, target: Target) -> set[int]:
+def _affected_node(key: Key, target: Target) -> set[int]:
     if target.node is None or target.node.removed_at:
         return set()
-    shadow = Setting.objects.at_place(key.name, Scope.LIEUTENANT, target.node)
-    hidden = target.scope == Scope.VM and shadow.exists()
+    override = Setting.objects.for_scope(key.name, Scope.LIEUTENANT, target.node)
+    hidden = target.scope == Scope.VM and override.exists()
     return set() if hidden else {target.node.pk}
 
 

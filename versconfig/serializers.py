@@ -1,4 +1,4 @@
-"""What the API says of configuration, and what it takes from a request. Secrets are masked."""
+"""Configuration as JSON, and requests as changes. Secrets are masked."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from versconfig.keys import Key
 from versconfig.models import Setting, Version
 from versconfig.resolve import Layer, Resolved
 from versconfig.scopes import Target
-from versconfig.services import ANY, Wish
+from versconfig.services import ANY, SettingChange
 from vmtree import permissions
 
 Json = dict[str, Any]
@@ -26,26 +26,25 @@ def mask_for(user: object) -> int:
 
 
 def overview_json(found: dict[str, Resolved], mask: int = values.MASK_OPERATOR) -> Json:
-    """The contract's seven values and where they come from."""
-    said: Json = {key.wire: values.shown(key, found[key.name].value, mask) for key in keys.WIRE}
+    """Return the contract's seven values and their sources."""
+    data: Json = {key.wire: values.shown(key, found[key.name].value, mask) for key in keys.WIRE}
     first = ("apiKey", "infraUrl", "authToken")
     ordered = sorted(keys.WIRE, key=lambda key: key.wire not in first)
-    said["sources"] = {key.wire: found[key.name].source.value for key in ordered}
-    said["problems"] = problems_of(found)
-    return said
+    data["sources"] = {key.wire: found[key.name].source.value for key in ordered}
+    data["problems"] = collect_problems(found)
+    return data
 
 
-def problems_of(found: dict[str, Resolved]) -> list[str]:
-    """What is wrong with files and stored values, each once."""
-    said = [problem for each in found.values() for problem in each.problems]
-    said += [
+def collect_problems(found: dict[str, Resolved]) -> list[str]:
+    """Return problems with files and stored values, without duplicates."""
+    problems = [problem for each in found.values() for problem in each.problems]
+    problems += [
         f"{each.key} ({each.where}): {each.problem}" for each in found.values() if each.problem
     ]
-    return list(dict.fromkeys(said))
+    return list(dict.fromkeys(problems))
 
 
 def key_json(key: Key, mask: int = values.MASK_OPERATOR) -> Json:
-    """A key of the registry."""
     return {
         "key": key.name,
         "group": key.group.value,
@@ -56,13 +55,13 @@ def key_json(key: Key, mask: int = values.MASK_OPERATOR) -> Json:
         "files": [str(place) for place in key.places],
         "scoped": key.scoped,
         "takesEffect": key.takes.value,
-        "canBeTested": key.name in checks.known(),
+        "canBeTested": key.name in checks.key_checks,
         "byNodes": key.by_nodes,
     }
 
 
 def explain_json(found: Resolved, mask: int = values.MASK_OPERATOR) -> Json:
-    """Every place that was asked, in order."""
+    """Return all layers in order."""
     key = keys.get(found.key)
     return {
         "key": key.name,
@@ -72,7 +71,7 @@ def explain_json(found: Resolved, mask: int = values.MASK_OPERATOR) -> Json:
         "vmId": found.vm_id or None,
         "effective": found.effective,
         "chain": [_layer_json(key, layer, mask) for layer in found.layers],
-        "problems": problems_of({key.name: found}),
+        "problems": collect_problems({key.name: found}),
     }
 
 
@@ -83,15 +82,15 @@ def _layer_json(key: Key, layer: Layer, mask: int) -> Json:
         "scope": layer.scope or None,
         "vmId": layer.vm_id or None,
         "value": values.shown(key, layer.value, mask),
-        "effective": layer.holds,
-        "shadowedBy": layer.shadowed_by or None,
+        "effective": layer.is_effective,
+        "shadowedBy": layer.overridden_by or None,
         "skipped": layer.skipped or None,
         "problem": layer.problem or None,
     }
 
 
 def setting_json(row: Setting) -> Json:
-    """A stored value; a secret's beginning is not even opened here."""
+    """Return a stored setting; a secret is not even decrypted."""
     return {
         "key": row.key,
         "scope": row.scope,
@@ -105,7 +104,7 @@ def setting_json(row: Setting) -> Json:
 
 
 def version_json(version: Version) -> Json:
-    """A change. Nothing of a secret is shown."""
+    """Return a version, without a secret's value."""
     return {
         "id": version.pk,
         "at": version.at,
@@ -121,7 +120,7 @@ def version_json(version: Version) -> Json:
 
 
 def impact_json(impact: Impact) -> Json:
-    """Who gets another value, and what must be started anew."""
+    """Return which nodes get another value, and what must be restarted."""
     return {
         "changes": impact.changes,
         "before": impact.before,
@@ -129,49 +128,49 @@ def impact_json(impact: Impact) -> Json:
         "count": impact.count,
         "names": list(impact.names),
         "keepTheirOwn": impact.keep,
-        "shadowedBy": impact.shadowed_by or None,
+        "shadowedBy": impact.overridden_by or None,
         "takesEffect": impact.takes.value,
         "restart": list(impact.restart),
     }
 
 
-def put_json(wish: Wish, impact: Impact, version: Version | None, *, had: bool) -> Json:
-    """The contract's answer to a PUT, with what came of it; `had` is whether one was stored."""
-    said: Json = {"key": wish.key.name, "set": True, "source": "store"}
-    said["effective"] = not impact.shadowed_by
-    said["did"] = "stored" if wish.text else "removed" if had else "nothing"
-    if not wish.text:
-        what = "what was stored is removed" if had else "nothing was stored, nothing changed"
-        said["note"] = f"an empty text is no value: {what}"
-    elif impact.shadowed_by:
-        said["note"] = f"stored, but {impact.shadowed_by} shadows it"
+def put_json(change: SettingChange, impact: Impact, version: Version | None, *, had: bool) -> Json:
+    """Return the response to a PUT; `had` says whether a value was stored before."""
+    data: Json = {"key": change.key.name, "set": True, "source": "store"}
+    data["effective"] = not impact.overridden_by
+    data["did"] = "stored" if change.text else "removed" if had else "nothing"
+    if not change.text:
+        note = "what was stored is removed" if had else "nothing was stored, nothing changed"
+        data["note"] = f"an empty text is no value: {note}"
+    elif impact.overridden_by:
+        data["note"] = f"stored, but {impact.overridden_by} shadows it"
     return {
-        **said,
-        "scope": wish.target.scope.value,
-        "vmId": wish.target.node.vm_id if wish.target.node else None,
+        **data,
+        "scope": change.target.scope.value,
+        "vmId": change.target.node.vm_id if change.target.node else None,
         "version": version.pk if version else None,
         "impact": impact_json(impact),
     }
 
 
-def removed_json(wish: Wish, impact: Impact, version: Version | None) -> Json:
-    """The contract's answer to a DELETE, with what came of it."""
+def removed_json(change: SettingChange, impact: Impact, version: Version | None) -> Json:
+    """Return the response to a DELETE."""
     return {
-        "key": wish.key.name,
+        "key": change.key.name,
         "deleted": True,
         "did": "removed",
-        "scope": wish.target.scope.value,
-        "vmId": wish.target.node.vm_id if wish.target.node else None,
+        "scope": change.target.scope.value,
+        "vmId": change.target.node.vm_id if change.target.node else None,
         "version": version.pk if version else None,
         "impact": impact_json(impact),
     }
 
 
-# -- what requests say ---------------------------------------------------------------------------
+# -- parsing requests ----------------------------------------------------------------------------
 
 
-def key_of(name: str) -> Key:
-    """The key of a path, in any case. Raises BadInput with the contract's text."""
+def find_key(name: str) -> Key:
+    """Return the key of a path, ignoring case. Raises BadInput with the contract's text."""
     key = keys.ALL.get(name.upper())
     if key is None:
         valid = ", ".join(keys.ALL)
@@ -179,17 +178,17 @@ def key_of(name: str) -> Key:
     return key
 
 
-def wish_of(key: Key, request: Request, target: Target) -> Wish:
-    """What a PUT wants; `seen` may name the version that it builds on. Raises BadInput."""
+def parse_change(key: Key, request: Request, target: Target) -> SettingChange:
+    """Parse a PUT; `seen` may name the version that it is based on. Raises BadInput."""
     value = body_of(request).get("value")
     if not isinstance(value, str):
         raise BadInput("value must be a string", "value")
-    return services.wish_of(key.name, value, target, seen_of(request))
+    return services.build_change(key.name, value, target, parse_seen(request))
 
 
-def target_of(request: Request) -> Target:
-    """The scope that body or query name. Raises BadInput, NotFound."""
-    body = request.data if isinstance(request.data, dict) else {}
+def parse_target(request: Request) -> Target:
+    """Return the scope in body or query. Raises BadInput, NotFound."""
+    body = body_of(request)
     scope, vm_id = (
         body.get(name, request.query_params.get(name, "")) or "" for name in ("scope", "vm")
     )
@@ -198,8 +197,8 @@ def target_of(request: Request) -> Target:
     return scopes.target_of(scope, vm_id)
 
 
-def seen_of(request: Request) -> int | None:
-    """Return the version that body or query build on; ANY if they say none. Raises BadInput."""
+def parse_seen(request: Request) -> int | None:
+    """Return the version that body or query are based on; ANY if absent. Raises BadInput."""
     body, given = body_of(request), request.query_params.get("seen", "")
     if "seen" not in body and not given:
         return ANY

@@ -1,7 +1,7 @@
-"""What may be asked of the store: set, remove, undo, and what a change would do before it is made.
+"""Use cases of the store: set, remove, undo, and preview of a change.
 
-Reading is `versconfig.config`; its functions can be had here, too. `by` is whoever asks: a caller
-as authentication found it, or the name of a part of reef.
+Reading is `versconfig.config`, whose functions are exported here, too. `by` is the caller: what
+authentication found, or the name of a part of reef.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from versconfig.config import explain as explain
 from versconfig.config import integer as integer
 from versconfig.config import lines as lines
 from versconfig.config import names as names
-from versconfig.config import needed as needed
 from versconfig.config import pairs as pairs
+from versconfig.config import required as required
 from versconfig.config import resolve as resolve
 from versconfig.config import resolve_all as resolve_all
 from versconfig.config import secret as secret
@@ -38,17 +38,17 @@ from vmtree import authority
 from vmtree.models import Node
 
 ANY = -1
-# Of one node's token.
+# Limit for one node token.
 MAX_CHANGES_PER_MINUTE = 30
 NOT_STORED = "Key not found in overrides"
 
 
 @dataclass(frozen=True)
-class Wish:
-    """A change: this text for that key and scope; an empty text removes it.
+class SettingChange:
+    """A change: store this text for the key and scope; an empty text removes it.
 
-    `seen` is the version that the asker knows to be the newest (None: there was none); the wish
-    is refused if it is not. `ANY` does not ask.
+    `seen` is the version that the caller knows as the newest (None: there was none); the change is
+    rejected if it is not. `ANY` skips this check.
     """
 
     key: Key
@@ -57,133 +57,135 @@ class Wish:
     seen: int | None = ANY
 
     def __repr__(self) -> str:
-        return f"<wish for {self.key.name} of {self.target}>"
+        return f"<change of {self.key.name} for {self.target}>"
 
 
-def wish_of(name: str, text: str, target: Target = FLEET, seen: int | None = ANY) -> Wish:
-    """A change that is possible as such. Raises BadInput, Conflict."""
+def build_change(
+    name: str, text: str, target: Target = FLEET, seen: int | None = ANY
+) -> SettingChange:
+    """Build a change after checking key, scope and value. Raises BadInput, Conflict."""
     key = keys.get(name)
     text = text.strip()
     if text:
         scopes.check_fits(key, target)
     if text and (problem := values.problem(key, text)):
         raise BadInput(f"value: {problem}", "value")
-    return Wish(key, text, target, seen)
+    return SettingChange(key, text, target, seen)
 
 
-def check_may(by: object, key: Key, target: Target) -> None:
+def check_may_change(by: object, key: Key, target: Target) -> None:
     """Raise Forbidden unless the caller may change this key for this scope."""
     authority.check(by, "write", target.node)
     if authority.node_of(by) is not None and not key.by_nodes:
         raise Forbidden(f"rule: only operators and the root token change {key.name}")
 
 
-def put(wish: Wish, *, by: object, what: What = What.SET) -> Version | None:
-    """Make the wish true and write it down. Raises Forbidden, Changed, TooManyChanges.
+def put(change: SettingChange, *, by: object, what: What = What.SET) -> Version | None:
+    """Carry out a change and record it. Raises Forbidden, Changed, TooManyChanges.
 
-    The newest version there is if all is as wished already; None if there never was one.
+    Return the newest version if nothing had to change; None if there never was one.
     """
-    check_may(by, wish.key, wish.target)
+    check_may_change(by, change.key, change.target)
     try:
-        return _change(wish, by, what)
+        return _change(change, by, what)
     except IntegrityError:
-        # Two set the same key for the first time; now there is a row to wait for.
-        return _change(wish, by, what)
+        # Another request stored the same key for the first time; now there is a row to lock.
+        return _change(change, by, what)
 
 
 def remove(name: str, target: Target = FLEET, *, by: object, seen: int | None = ANY) -> None:
-    """Take a stored value away. Raises NotFound, Forbidden, Changed."""
+    """Remove a stored value. Raises NotFound, Forbidden, Changed."""
     put(removal_of(name, target, by=by, seen=seen), by=by, what=What.REMOVED)
 
 
-def removal_of(name: str, target: Target, *, by: object, seen: int | None = ANY) -> Wish:
-    """Return the change that takes a stored value away. Raises NotFound, Forbidden, Changed."""
+def removal_of(name: str, target: Target, *, by: object, seen: int | None = ANY) -> SettingChange:
+    """Return the change that removes a stored value. Raises NotFound, Forbidden, Changed."""
     key = keys.ALL.get(name)
     if key is None:
         raise NotFound(NOT_STORED)
-    check_may(by, key, target)
-    wish = Wish(key, "", target, seen)
-    check_seen(wish)
-    if not Setting.objects.at_place(name, target.scope, target.node).exists():
+    check_may_change(by, key, target)
+    change = SettingChange(key, "", target, seen)
+    check_seen(change)
+    if not Setting.objects.for_scope(name, target.scope, target.node).exists():
         raise NotFound(NOT_STORED)
-    return wish
+    return change
 
 
-def check_seen(wish: Wish) -> Version | None:
-    """Return the newest version. Raises Changed if the wish builds on another one."""
-    last = newest(wish.key.name, wish.target)
-    if wish.seen != ANY and wish.seen != (last.pk if last else None):
+def check_seen(change: SettingChange) -> Version | None:
+    """Return the newest version. Raises Changed if the change is based on another one."""
+    last = newest(change.key.name, change.target)
+    if change.seen != ANY and change.seen != (last.pk if last else None):
         by = last.actor if last else "somebody"
-        raise Changed(f"{wish.key.name} was changed by {by} meanwhile")
+        raise Changed(f"{change.key.name} was changed by {by} meanwhile")
     return last
 
 
 def undo(version_id: int, *, by: object) -> Version:
-    """Make what this version did undone; only of the newest one of its key and scope.
+    """Undo this version, which must be the newest of its key and scope.
 
     Raises NotFound, Forbidden, Conflict.
     """
     version = _version(version_id)
-    _check_may_go_back(by, version)
-    wish = wish_back(version, undoing=True)
-    return put(wish, by=by, what=What.UNDONE) or version
+    _check_may_revert(by, version)
+    change = build_revert(version, undoing=True)
+    return put(change, by=by, what=What.UNDONE) or version
 
 
-def put_back(version_id: int, *, by: object) -> Version:
-    """Have again what held after this version. Raises NotFound, Forbidden, Conflict."""
+def revert_to(version_id: int, *, by: object) -> Version:
+    """Restore the value after this version. Raises NotFound, Forbidden, Conflict."""
     version = _version(version_id)
-    _check_may_go_back(by, version)
-    wish = wish_back(version, undoing=False)
-    return put(wish, by=by, what=What.PUT_BACK) or version
+    _check_may_revert(by, version)
+    change = build_revert(version, undoing=False)
+    return put(change, by=by, what=What.PUT_BACK) or version
 
 
-def _check_may_go_back(by: object, version: Version) -> None:
-    """Raise Forbidden before anything of the version is looked at."""
-    check_may(by, keys.get(version.key), Target(Scope(version.scope), version.node))
+def _check_may_revert(by: object, version: Version) -> None:
+    """Raise Forbidden before the version is read."""
+    check_may_change(by, keys.get(version.key), Target(Scope(version.scope), version.node))
 
 
-def wish_back(version: Version, *, undoing: bool) -> Wish:
-    """What undoing this version, or putting it back, comes to. Raises Conflict, Unreadable."""
+def build_revert(version: Version, *, undoing: bool) -> SettingChange:
+    """Return the change that undoes or restores this version. Raises Conflict, Unreadable."""
     target = Target(Scope(version.scope), version.node)
     if not undoing:
-        return wish_of(version.key, version.text(), target)
+        return build_change(version.key, version.text(), target)
     before = version.previous
-    return wish_of(version.key, before.text() if before else "", target, version.pk)
+    return build_change(version.key, before.text() if before else "", target, version.pk)
 
 
 def newest(name: str, target: Target) -> Version | None:
-    """The last change of a key and scope."""
+    """Return the last version of a key and scope."""
     found = Version.objects.filter(key=name, scope=target.scope, node=target.node)
     return found.order_by("-id").first()
 
 
-# -- rules of the above --------------------------------------------------------------------------
+# -- helpers -------------------------------------------------------------------------------------
 
 
 @transaction.atomic
-def _change(wish: Wish, by: object, what: What) -> Version | None:
+def _change(change: SettingChange, by: object, what: What) -> Version | None:
     database_locks.lock(DatabaseLock.VAULT_KEYS, shared=True)
-    target, name = wish.target, wish.key.name
-    rows = Setting.objects.select_for_update().at_place(name, target.scope, target.node)
+    target, name = change.target, change.key.name
+    rows = Setting.objects.select_for_update().for_scope(name, target.scope, target.node)
     row = rows.first()
     node = authority.node_of(by)
-    last = check_seen(wish)
-    if _same(row, wish.text) and (row is None or row.stored_by in (None, node)):
+    last = check_seen(change)
+    if _same(row, change.text) and (row is None or row.stored_by in (None, node)):
         return last
     if node:
         _check_rate(node)
-    if not wish.text and what is What.SET:
+    if not change.text and what is What.SET:
         what = What.REMOVED
     version = Version(key=name, scope=target.scope, node=target.node, what=what, previous=last)
     version.at, version.actor, version.stored_by = clock.now(), str(by)[:200], node
-    version.hold(wish.text, secret=values.is_secret(wish.key, wish.text))
+    version.set_text(change.text, secret=values.is_secret(change.key, change.text))
     version.save(force_insert=True)
     _store(row, version)
     return version
 
 
 def _check_rate(node: Node) -> None:
-    """Raise TooManyChanges: each version is kept, and screened for if it is a secret."""
+    """Raise TooManyChanges. Each version is stored for ever, and screened for if it is secret."""
     since = clock.now() - timedelta(minutes=1)
     times = Version.objects.filter(stored_by=node, at__gt=since).values_list("at", flat=True)
     if len(times) >= MAX_CHANGES_PER_MINUTE:
@@ -192,7 +194,7 @@ def _check_rate(node: Node) -> None:
 
 
 def _store(row: Setting | None, version: Version) -> None:
-    """The setting is what the version says."""
+    """Make the setting equal to the version."""
     if version.is_empty:
         if row:
             row.delete()
@@ -204,7 +206,7 @@ def _store(row: Setting | None, version: Version) -> None:
 
 
 def _same(row: Setting | None, text: str) -> bool:
-    """Whether this is stored already; what cannot be read is something else."""
+    """Return whether this text is stored already; an unreadable value counts as different."""
     if row is None:
         return not text
     try:

@@ -1,4 +1,4 @@
-"""Pure: whether a text is what SSH takes for a key. No text of these repeats any of it."""
+"""Pure validation of SSH keys. Error texts never repeat any part of a key."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import re
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 
-# As in `authorized_keys`: perhaps behind options, before a remark.
+# As in `authorized_keys`: optional options before it, a comment after it.
 _PUBLIC = re.compile(
     r"(?:^|\s)(?P<kind>(?:ssh|ecdsa|sk)-[A-Za-z0-9@.-]+)\s+(?P<blob>[A-Za-z0-9+/]+={0,2})(?:\s|$)"
 )
 
 
 def public_problem(text: str) -> str:
-    """What is wrong with lines of public keys; empty ones and remarks are none."""
+    """Return what is wrong with lines of public keys; empty lines and comments are skipped."""
     lines = (line.strip() for line in text.splitlines())
     for number, line in enumerate(lines, 1):
         if line and not line.startswith("#") and not _is_public(line):
@@ -24,7 +24,7 @@ def public_problem(text: str) -> str:
 
 
 def private_problem(text: str) -> str:
-    """What is wrong with a private key; empty if it can be loaded."""
+    """Return what is wrong with a private key; empty if it can be loaded."""
     if _is_public(text.strip()):
         return "is a public key; give the private one that belongs to it"
     data = f"{text.strip()}\n".replace("\r\n", "\n").encode()

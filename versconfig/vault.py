@@ -1,8 +1,8 @@
-"""Secrets at rest: sealed with keys that lie outside the database.
+"""Encryption of stored secrets, with keys that lie outside the database.
 
 The keys come from REEF_CONFIG_KEYS and from a file of mode 0600 in the data folder (one a line),
-which is made when there are none. The first one seals, all of them unseal. Both are asked each
-time, so that a rotation is felt by all processes at once.
+which is created if there are none. The first key encrypts, all of them decrypt. Both sources are
+read each time, so that all processes notice a rotation at once.
 """
 
 from __future__ import annotations
@@ -17,28 +17,26 @@ from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from django.conf import settings
 
 from reef_site.common import locks
+from reef_site.common.hooks import Hook
 from versconfig.exceptions import Unreadable
 
-_watched: list[Callable[[], bool]] = []
+encrypted_row_checks: Hook[Callable[[], bool]] = Hook(
+    "config.encrypted_row_checks",
+    "Return whether there are encrypted rows; asked before a first config key is made.",
+)
 
 
 def seal(name: str, text: str) -> str:
-    """The text, readable only with our keys and only under this name."""
-    box = _box(keys() or [_first_key()])
+    """Encrypt the text; it can be decrypted only with our keys and under this name."""
+    box = _fernet(keys() or [_first_key()])
     return box.encrypt(f"{name}\0{text}".encode()).decode()
 
 
-def watch(has_sealed: Callable[[], bool]) -> None:
-    """Have this asked before a first key is made: whether it holds anything sealed already."""
-    if has_sealed not in _watched:
-        _watched.append(has_sealed)
-
-
 def unseal(name: str, sealed: str) -> str:
-    """The text again. Raises Unreadable."""
+    """Decrypt the text. Raises Unreadable."""
     known = keys()
     try:
-        found = _box(known).decrypt(sealed.encode()).decode() if known else ""
+        found = _fernet(known).decrypt(sealed.encode()).decode() if known else ""
     except InvalidToken:
         found = ""
     sealed_for, sign, text = found.partition("\0")
@@ -48,69 +46,69 @@ def unseal(name: str, sealed: str) -> str:
 
 
 def keys() -> list[str]:
-    """All keys, the one that seals first; those of the environment before those of the file."""
+    """Return all keys, the encrypting one first; the environment's before those of the file."""
     return [*settings.CONFIG_KEYS, *(key for key in kept() if key not in settings.CONFIG_KEYS)]
 
 
 def kept() -> list[str]:
-    """The keys of the file."""
+    """Return the keys of the file. Raises Unreadable."""
     try:
         with key_file().open() as file:
             if os.fstat(file.fileno()).st_mode & 0o077:
-                # A copy from a backup, for instance.
+                # For example after a copy from a backup.
                 os.fchmod(file.fileno(), 0o600)
-            found = file.read()
+            text = file.read()
     except FileNotFoundError:
         return []
     except (OSError, UnicodeDecodeError) as error:
         raise Unreadable(f"{key_file()}: cannot be read ({type(error).__name__})") from None
-    words = found.split()
-    if not all(_is_key(word) for word in words):
+    found = text.split()
+    if not all(_is_key(each) for each in found):
         raise Unreadable(f"{key_file()}: has a line that is no key")
-    return words
+    return found
 
 
 def key_file() -> Path:
-    """Where the keys lie that are not in the environment."""
+    """Return the file with the keys that are not in the environment."""
     return settings.CONFIG_KEYS_FILE
 
 
-def put_first() -> str:
-    """Make a new key and put it before all others of the file."""
+def add_first_key() -> str:
+    """Create a new key and put it first in the file."""
     fresh = Fernet.generate_key().decode()
-    with _alone():
-        _keep([fresh, *kept()])
+    with _locked():
+        _write_keys([fresh, *kept()])
     return fresh
 
 
-def forget(old: list[str]) -> None:
-    """Take these keys out of the file."""
-    with _alone():
-        _keep([key for key in kept() if key not in old])
+def remove_keys(removed: list[str]) -> None:
+    """Remove these keys from the file."""
+    with _locked():
+        _write_keys([key for key in kept() if key not in removed])
 
 
 def _first_key() -> str:
-    """The file's first key, made by the first of many who look for one.
+    """Return the file's first key; create it if there is none.
 
-    Not if there is something sealed: then the key is lost, or lies with another host.
+    Raises Unreadable if anything is encrypted already: then the key is lost, or on another host.
     """
-    with _alone():
+    with _locked():
         if not kept():
-            if any(has_sealed() for has_sealed in _watched):
+            if any(has_rows() for has_rows in encrypted_row_checks):
                 raise Unreadable(
                     "what is stored was sealed with a key that is not here: bring back "
                     f"{key_file()}, set REEF_CONFIG_KEYS, or run `manage.py rotate_config_key`"
                 )
-            _keep([Fernet.generate_key().decode()])
+            _write_keys([Fernet.generate_key().decode()])
         return kept()[0]
 
 
-def _keep(wanted: list[str]) -> None:
-    """The file holds exactly these, before or after a power cut."""
+def _write_keys(keys: list[str]) -> None:
+    """Write exactly these keys, atomically even in a power cut."""
     file = key_file()
     draft = file.with_name(f".{file.name}.{os.getpid()}.{secrets.token_hex(4)}")
     with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened:
-        opened.write("".join(f"{key}\n" for key in wanted))
+        opened.write("".join(f"{key}\n" for key in keys))
         opened.flush()
         os.fsync(opened.fileno())
     draft.replace(file)
@@ -122,14 +120,14 @@ def _keep(wanted: list[str]) -> None:
 
 
 @contextlib.contextmanager
-def _alone() -> Iterator[None]:
-    """One process changes the file at a time."""
+def _locked() -> Iterator[None]:
+    """Lock the file against other processes."""
     lock = key_file().with_name(f".{key_file().name}.lock")
     with locks.held(lock):
         yield
 
 
-def _box(known: list[str]) -> MultiFernet:
+def _fernet(known: list[str]) -> MultiFernet:
     return MultiFernet([Fernet(key) for key in known])
 
 

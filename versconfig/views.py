@@ -1,8 +1,7 @@
-"""Pages of configuration. A change is shown with its consequences before it is made."""
+"""Pages of configuration. The consequences of a change are shown before it is made."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec
 from urllib.parse import urlencode
@@ -16,58 +15,53 @@ from django.urls import reverse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
-from reef_site.common.errors import BadInput, NotFound, ReefError
+from reef_site.common.error_responses import ErrorPage
+from reef_site.common.errors import BadInput, NotFound
 from reef_site.common.outside_answers import page_answer
+from reef_site.common.paging import take_page
+from reef_site.common.text import parse_number
 from versconfig import checks, history, impact, keys, pages, scopes, services, values, vault
 from versconfig.keys import Key, Kind
 from versconfig.models import Scope, Version
-from versconfig.services import Wish
+from versconfig.services import SettingChange
 from vmtree.models import Node
 
-RECENT, PAGE = 8, 50
+MAX_RECENT, PAGE_SIZE = 8, 50
 
 P = ParamSpec("P")
 View = Callable[Concatenate[HttpRequest, P], HttpResponseBase]
+render_errors = ErrorPage("versconfig:index", "Config")
 
 
-def spoken(view: View[P]) -> View[P]:
-    """Say in words what is refused, with its HTTP status; nothing of these pages is kept."""
-
-    @functools.wraps(view)
-    def wrapped(request: HttpRequest, /, *args: P.args, **kwargs: P.kwargs) -> HttpResponseBase:
-        try:
-            return view(request, *args, **kwargs)
-        except ReefError as error:
-            context = {"problem": str(error)}
-            return render(request, "versconfig/problem.html", context, status=error.status)
-
-    return never_cache(login_required(wrapped))
+def config_page(view: View[P]) -> View[P]:
+    """Decorate a view of these pages: for users who signed in, and never cached."""
+    return never_cache(login_required(render_errors(view)))
 
 
-@spoken
+@config_page
 @require_GET
 def index(request: HttpRequest) -> HttpResponse:
-    """All keys for the fleet, or for the VM that `?vm=` names."""
-    words = request.GET.get("vm", "").strip()[:255]
-    found = pages.matches(words) if words else []
+    """List all keys for the fleet, or for the VM that `?vm=` names."""
+    query = request.GET.get("vm", "").strip()[:255]
+    found = pages.matches(query) if query else []
     node = found[0] if len(found) == 1 else None
     groups, problems = pages.groups(node)
     context = {
-        "words": words,
+        "words": query,
         "node": node,
         "matches": found if node is None else [],
-        "most": pages.MOST_MATCHES,
+        "most": pages.MAX_MATCHES,
         "groups": groups,
         "problems": problems,
-        "recent": history.of()[:RECENT],
+        "recent": history.versions()[:MAX_RECENT],
     }
     return render(request, "versconfig/index.html", context)
 
 
-@spoken
+@config_page
 @require_GET
 def one(request: HttpRequest, name: str) -> HttpResponse:
-    """One key: the whole chain, what is stored elsewhere, a form, its history."""
+    """Show one key: its chain, other stored values, a form, its history."""
     return _one(request, _key(name), _node(request.GET.get("vm", "")))
 
 
@@ -75,7 +69,7 @@ def _one(
     request: HttpRequest, key: Key, node: Node | None, *, status: int = 200, **more: Any
 ) -> HttpResponse:
     found, steps, left_out = pages.chain(key, node)
-    # Lists are edited, not written anew; secrets never come back.
+    # The form starts with the current list; secrets are never sent back.
     edited = key.kind in (Kind.LINES, Kind.PAIRS, Kind.NAMES) and not key.secret
     context = {
         "key": key,
@@ -84,9 +78,9 @@ def _one(
         "steps": steps,
         "left_out": left_out,
         "choices": pages.choices(key, node),
-        "stored": pages.stored_elsewhere(key),
-        "versions": history.of(key=key.name)[:PAGE],
-        "testable": key.name in checks.known() and found.value is not None,
+        "stored": pages.stored_settings(key),
+        "versions": history.versions(key=key.name)[:PAGE_SIZE],
+        "testable": key.name in checks.key_checks and found.value is not None,
         "long": key.kind is Kind.LINES,
         "draft": (found.value or "") if edited else "",
         **more,
@@ -94,10 +88,10 @@ def _one(
     return render(request, "versconfig/one.html", context, status=status)
 
 
-@spoken
+@config_page
 @require_POST
 def preview(request: HttpRequest, name: str) -> HttpResponse:
-    """What a change would do; nothing is made yet. An empty value takes the stored one away."""
+    """Show what a change would do; nothing is stored yet."""
     key, node = _key(name), _node(request.POST.get("vm", ""))
     given = request.POST.get("value", "").replace("\r\n", "\n")
     removing = request.POST.get("remove") == "yes"
@@ -105,39 +99,39 @@ def preview(request: HttpRequest, name: str) -> HttpResponse:
         target = scopes.target_of(request.POST.get("scope", ""), _vm_for(request))
         if not removing and not given.strip():
             raise BadInput("value: is empty; to take a stored value away, use Remove", "value")
-        wish = services.wish_of(name, "" if removing else given, target)
-        services.check_may(request.user, key, target)
+        change = services.build_change(name, "" if removing else given, target)
+        services.check_may_change(request.user, key, target)
     except BadInput as error:
         draft = "" if values.is_secret(key, given) else given
         more = {"problem": str(error), "draft": draft, "scope": request.POST.get("scope", "")}
         return _one(request, key, node, status=400, **more)
-    return _question(request, wish, node)
+    return _confirmation_page(request, change, node)
 
 
-@spoken
+@config_page
 @require_POST
 def save(request: HttpRequest, name: str) -> HttpResponse:
-    """Make the change that `preview` showed, unless somebody was quicker."""
+    """Make the change that `preview` showed, unless the setting was changed meanwhile."""
     key, node = _key(name), _node(request.POST.get("vm", ""))
     target = scopes.target_of(request.POST.get("scope", ""), _vm_for(request))
     sealed = request.POST.get("sealed", "")
     text = vault.unseal(_draft_of(key), sealed) if sealed else ""
-    wish = services.wish_of(name, text, target, _seen(request.POST.get("seen", "")))
-    expected = impact.of(wish)
-    services.put(wish, by=request.user)
-    done = "is stored for" if text else "is stored no longer for"
-    said = f"{key.name} {done} {target}."
-    if expected.shadowed_by:
-        messages.warning(request, f"{said} But {expected.shadowed_by} shadows it.")
+    change = services.build_change(name, text, target, parse_number(request.POST.get("seen", "")))
+    preview = impact.preview(change)
+    services.put(change, by=request.user)
+    result = "set for" if text else "removed for"
+    message = f"{key.name} {result} {target}."
+    if preview.overridden_by:
+        messages.warning(request, f"{message} But {preview.overridden_by} overrides it.")
     else:
-        messages.success(request, said)
+        messages.success(request, message)
     return redirect(_address("versconfig:one", name, node))
 
 
-@spoken
+@config_page
 @require_POST
-def try_out(request: HttpRequest, name: str) -> HttpResponse:
-    """The test button: ask whoever knows whether the value is good."""
+def check_key(request: HttpRequest, name: str) -> HttpResponse:
+    """Test whether the value works."""
     node = _node(request.POST.get("vm", ""))
     call = checks.start(_key(name).name, node, by=request.user)
     is_index = request.POST.get("from") == "index"
@@ -145,49 +139,50 @@ def try_out(request: HttpRequest, name: str) -> HttpResponse:
     return page_answer(request, call, _address(route, key, node))
 
 
-@spoken
+@config_page
 @require_GET
-def past(request: HttpRequest) -> HttpResponse:
-    """All changes, newest first; `?before=` goes further back."""
-    before = request.GET.get("before", "")
-    number = int(before) if before.isascii() and before.isdigit() and len(before) < 19 else None
-    rows = list(history.of(before=number)[: PAGE + 1])
-    context = {"versions": rows[:PAGE], "next": rows[PAGE - 1].pk if len(rows) > PAGE else None}
+def history_page(request: HttpRequest) -> HttpResponse:
+    """List all changes, newest first; `?before=` shows older ones."""
+    before = parse_number(request.GET.get("before", ""))
+    rows, has_more = take_page(history.versions(before=before), PAGE_SIZE)
+    context = {"versions": rows, "next": rows[-1].pk if has_more else None}
     return render(request, "versconfig/history.html", context)
 
 
-@spoken
+@config_page
 @require_http_methods(["GET", "POST"])
-def go_back(request: HttpRequest, version_id: int, verb: str) -> HttpResponse:
-    """GET shows what undoing or putting back would do; POST does it."""
+def revert(request: HttpRequest, version_id: int, verb: str) -> HttpResponse:
+    """GET previews undoing or restoring a version; POST does it."""
     version = _version(version_id)
     node = version.node
     if request.method == "GET":
-        wish = services.wish_back(version, undoing=verb == "undo")
-        return _question(request, wish, node, version=version, verb=verb)
-    act = services.undo if verb == "undo" else services.put_back
+        change = services.build_revert(version, undoing=verb == "undo")
+        return _confirmation_page(request, change, node, version=version, verb=verb)
+    act = services.undo if verb == "undo" else services.revert_to
     act(version_id, by=request.user)
-    messages.success(request, f"{version} was {'undone' if verb == 'undo' else 'put back'}.")
+    messages.success(request, f"{version} was {'undone' if verb == 'undo' else 'restored'}.")
     return redirect(_address("versconfig:one", version.key, node))
 
 
-def _question(request: HttpRequest, wish: Wish, node: Node | None, **more: Any) -> HttpResponse:
-    """The page between asking and doing. A value waits in it sealed."""
-    last = services.newest(wish.key.name, wish.target)
+def _confirmation_page(
+    request: HttpRequest, change: SettingChange, node: Node | None, **more: Any
+) -> HttpResponse:
+    """Render the confirmation page, which carries the value encrypted."""
+    last = services.newest(change.key.name, change.target)
     context = {
-        "key": wish.key,
+        "key": change.key,
         "node": node,
-        "wish": wish,
-        "impact": impact.of(wish),
-        "sealed": vault.seal(_draft_of(wish.key), wish.text) if wish.text else "",
+        "change": change,
+        "impact": impact.preview(change),
+        "sealed": vault.seal(_draft_of(change.key), change.text) if change.text else "",
         "seen": last.pk if last else "",
-        "back": _address("versconfig:one", wish.key.name, node),
+        "back": _address("versconfig:one", change.key.name, node),
         **more,
     }
     return render(request, "versconfig/confirm.html", context)
 
 
-# -- what requests say ---------------------------------------------------------------------------
+# -- parsing requests ----------------------------------------------------------------------------
 
 
 def _key(name: str) -> Key:
@@ -201,23 +196,18 @@ def _node(vm_id: str) -> Node | None:
 
 
 def _vm_for(request: HttpRequest) -> str:
-    """The VM that a change is for; the page may be that of a VM and the change the fleet's."""
+    """Return the VM of the change; on a VM's page the change may be for the fleet."""
     fleet = request.POST.get("scope", "") == Scope.FLEET
     return "" if fleet else request.POST.get("target", request.POST.get("vm", ""))
 
 
-def _seen(given: str) -> int | None:
-    good = given.isascii() and given.isdigit() and len(given) < 19
-    return int(given) if good else None
-
-
 def _draft_of(key: Key) -> str:
-    """Under what name a value waits for its confirmation: it is good for nothing else."""
+    """Return the name under which an unconfirmed value is encrypted: usable for nothing else."""
     return f"draft of {key.name}"
 
 
 def _version(version_id: int) -> Version:
-    found = history.of().filter(pk=version_id).first()
+    found = history.versions().filter(pk=version_id).first()
     if found is None:
         raise NotFound("There is no such version")
     return found

@@ -1,12 +1,13 @@
-"""The admin of the tree: nodes may be changed, through `services`; history and tokens are read.
+"""Admin of the tree.
 
-Lists stay quick with 100,000 rows: parents come in the same statement, rows are counted once, and
-the search is the tree's own (`organ:store category:lieutenant under:<id>`, or text).
+Nodes are changed through `services`; revisions and tokens are read-only. Lists stay fast with
+100,000 rows: parents are joined, rows are counted once, and the search is that of the tree
+(`organ:store category:lieutenant under:<id>`, or text).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any
 
 from django import forms
 from django.contrib import admin, messages
@@ -15,51 +16,26 @@ from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.html import format_html, format_html_join
 
+from reef_site.common.admin import ModelAdmin, ModelForm, ReadOnlyAdmin
 from reef_site.common.errors import ReefError
 from vmtree import names as vm_names
 from vmtree import search, services, tokens
-from vmtree.dna import dna_of
+from vmtree.dna import parse_dna
 from vmtree.lineage import is_within
 from vmtree.models import LINKS, Node, NodeToken, Revision
-from vmtree.services import UNSAID, Change
-
-if TYPE_CHECKING:
-    _ModelAdmin = admin.ModelAdmin[Any]
-    _ModelForm = forms.ModelForm[Node]
-else:
-    _ModelAdmin = admin.ModelAdmin
-    _ModelForm = forms.ModelForm
+from vmtree.services import UNCHANGED, Change
+from vmtree.snapshot_admin import SnapshotAdmin as SnapshotAdmin
 
 
-class FactAdmin(_ModelAdmin):
-    """Rows that reef writes itself: to be read, filtered and searched."""
-
-    show_full_result_count = False
-    list_per_page = 100
-    list_select_related: ClassVar[bool | list[str] | tuple[str, ...]] = ("node",)
-
-    def has_add_permission(self, _request: HttpRequest) -> bool:
-        """Nobody makes facts up."""
-        return False
-
-    def has_change_permission(self, _request: HttpRequest, _obj: Any = None) -> bool:
-        """Nobody edits what happened."""
-        return False
-
-    def has_delete_permission(self, _request: HttpRequest, _obj: Any = None) -> bool:
-        """Nothing that happened is made undone."""
-        return False
-
-
-class NodeForm(_ModelForm):
-    """What may be changed of a node, refused in the form where the service would refuse it."""
+class NodeForm(ModelForm[Node]):
+    """The editable fields of a node, with the same checks as `services.change`."""
 
     class Meta:
         model = Node
         fields = ("name", "category", "parent", "reef_config")
 
     def clean_name(self) -> str:
-        """A name without invisible characters, unless it had them before."""
+        """Reject invisible characters in a changed name; an old name may keep them."""
         given: str = self.cleaned_data["name"]
         if given != self.initial.get("name"):
             try:
@@ -69,15 +45,15 @@ class NodeForm(_ModelForm):
         return given
 
     def clean_reef_config(self) -> Any:
-        """Two lists of text, or nothing."""
+        """Return the DNA as two lists of text, or None."""
         given = self.cleaned_data["reef_config"]
         try:
-            return None if given is None else dna_of(given)
+            return None if given is None else parse_dna(given)
         except ReefError as error:
             raise forms.ValidationError(str(error)) from None
 
     def clean_parent(self) -> Node | None:
-        """A living node that is not below this one."""
+        """Reject a removed parent, the node itself and its descendants."""
         parent: Node | None = self.cleaned_data["parent"]
         if parent and parent.removed_at:
             raise forms.ValidationError("This VM was removed.")
@@ -87,30 +63,28 @@ class NodeForm(_ModelForm):
 
 
 class RemovedFilter(admin.SimpleListFilter):
-    """The living unless asked otherwise."""
+    """Shows only active nodes by default."""
 
     title = "removed"
     parameter_name = "removed"
 
     def lookups(self, _request: HttpRequest, _model_admin: Any) -> list[tuple[str, str]]:
-        """What may be chosen beside the living."""
-        return [("yes", "Removed"), ("both", "Living and removed")]
+        return [("yes", "Removed"), ("both", "Active and removed")]
 
     def choices(self, changelist: Any) -> Any:
-        """The first one is what is shown without a choice."""
+        """Relabel Django's "All" choice: without a choice only active nodes are listed."""
         first, *others = super().choices(changelist)
-        return [{**first, "display": "Living"}, *others]
+        return [{**first, "display": "Active"}, *others]
 
     def queryset(self, _request: HttpRequest, queryset: QuerySet[Node]) -> QuerySet[Node]:
-        """Those that were chosen."""
         if self.value() == "both":
             return queryset
         return queryset.filter(removed_at__isnull=self.value() != "yes")
 
 
 @admin.register(Node)
-class NodeAdmin(_ModelAdmin):
-    """VMs and their places; removed ones are tombstones."""
+class NodeAdmin(ModelAdmin[Node]):
+    """Nodes of the tree. Removed nodes are read-only."""
 
     form = NodeForm
     list_display = ("vm_id", "shown_name", "category", "parent", "dna", "created_at", "removed_at")
@@ -118,9 +92,9 @@ class NodeAdmin(_ModelAdmin):
     list_select_related = ("parent",)
     list_per_page = 100
     show_full_result_count = False
-    # The box is shown; what it finds is said by `get_search_results`.
+    # Makes Django show the search box; `get_search_results` does the search.
     search_fields = ("vm_id",)
-    search_help_text = "Text in names and ids, or words such as organ:store under:<id>."
+    search_help_text = "Text in names and ids, or filters such as organ:store under:<id>."
     ordering = ("created_at", "id")
     raw_id_fields = ("parent",)
     fields = (
@@ -131,21 +105,21 @@ class NodeAdmin(_ModelAdmin):
     actions = ("revoke_tokens",)
 
     def has_add_permission(self, _request: HttpRequest) -> bool:
-        """VMs report themselves, or are made by what makes VMs."""
+        """Return False: nodes are created by registration, provisioning or the API."""
         return False
 
     def has_delete_permission(self, _request: HttpRequest, _obj: Any = None) -> bool:
-        """A deleted row is not a destroyed VM, and its id must never be given again."""
+        """Return False: a deleted row is not a destroyed VM, and its id must stay reserved."""
         return False
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Tombstones stay as they are."""
+        """Refuse changes of removed nodes."""
         return super().has_change_permission(request, obj) and not (obj and obj.removed_at)
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Node], search_term: str
     ) -> tuple[QuerySet[Node], bool]:
-        """The tree's own search; a wrong word finds nothing and is explained."""
+        """Search with the filters of the tree; show an error message for an unknown filter."""
         try:
             return search.narrow(queryset, search_term), False
         except ReefError as error:
@@ -153,33 +127,32 @@ class NodeAdmin(_ModelAdmin):
             return queryset.none(), False
 
     def save_model(self, request: HttpRequest, obj: Node, form: Any, _change: bool) -> None:
-        """Change what was changed, by the service that writes history."""
+        """Change only the edited fields, through `services.change`, which records a revision."""
         changed = set(form.changed_data)
-        wish = Change(
-            name=obj.name if "name" in changed else UNSAID,
-            category=obj.category if "category" in changed else UNSAID,
-            dna=obj.reef_config if "reef_config" in changed else UNSAID,
-            parent_vm_id=obj.parent_vm_id if "parent" in changed else UNSAID,
+        changes = Change(
+            name=obj.name if "name" in changed else UNCHANGED,
+            category=obj.category if "category" in changed else UNCHANGED,
+            dna=obj.reef_config if "reef_config" in changed else UNCHANGED,
+            parent_vm_id=obj.parent_vm_id if "parent" in changed else UNCHANGED,
         )
         try:
-            services.change(obj.vm_id, wish, by=request.user)
+            services.change(obj.vm_id, changes, by=request.user)
         except ReefError as error:
-            # It was checked in the form: somebody was quicker.
+            # The form was valid, so another request changed the tree meanwhile.
             self.message_user(request, f"Nothing was changed: {error}", messages.ERROR)
 
     @admin.display(description="name", ordering="name")
     def shown_name(self, row: Node) -> str:
-        """The name, with marks for invisible characters."""
         return vm_names.marked(row.name)
 
     @admin.display(description="DNA")
     def dna(self, row: Node) -> str:
-        """Organs, then capabilities."""
+        """Show organs, then capabilities."""
         return format_html("{} · {}", ", ".join(row.organs) or "—", ", ".join(row.capabilities))
 
     @admin.display(description="rows")
     def belongings(self, row: Node) -> str:
-        """Lists of what belongs to it."""
+        """Link to the children, revisions and tokens of the node."""
         lists = (("node", "parent__id", "children"), ("revision", "node__id", "history"))
         return format_html_join(
             " · ",
@@ -191,59 +164,55 @@ class NodeAdmin(_ModelAdmin):
         )
 
     def lookup_allowed(self, lookup: str, value: Any, request: Any = None) -> bool:
-        """The list of one node's children is a link of ours."""
+        """Allow filtering by parent, which the link to the children uses."""
         return lookup == "parent__id__exact" or super().lookup_allowed(lookup, value, request)
 
     @admin.action(description="Revoke tokens of selected VMs and below", permissions=["change"])
     def revoke_tokens(self, request: HttpRequest, queryset: QuerySet[Node]) -> None:
-        """Revoke them, and say how many there were."""
         count = sum(tokens.revoke(node) for node in queryset)
-        self.message_user(request, f"{count} tokens were revoked.")
+        self.message_user(request, f"Revoked {count} tokens.")
 
 
 @admin.register(Revision)
-class RevisionAdmin(FactAdmin):
-    """Every change of every node."""
+class RevisionAdmin(ReadOnlyAdmin):
+    """Revisions of all nodes."""
 
     list_display = ("at", "node", "what", "actor", "shown_name", "category", "parent_vm_id", "dna")
     list_filter = ("what", "category", "at")
+    list_select_related = ("node",)
     search_fields = ("=node__vm_id", "=actor", "=parent_vm_id", "^name")
     search_help_text = "The id of a VM or of its parent, an actor, or how a VM's name begins."
     ordering = ("-id",)
 
     @admin.display(description="name", ordering="name")
     def shown_name(self, row: Revision) -> str:
-        """The name, with marks for invisible characters."""
         return vm_names.marked(row.name)
 
     @admin.display(description="DNA")
     def dna(self, row: Revision) -> str:
-        """Organs, then capabilities, as they were then."""
+        """Show organs, then capabilities, of this revision."""
         kept = row.reef_config or {}
         organs, capabilities = kept.get("organs", []), kept.get("capabilities", [])
         return format_html("{} · {}", ", ".join(organs) or "—", ", ".join(capabilities))
 
 
 @admin.register(NodeToken)
-class NodeTokenAdmin(FactAdmin):
-    """When tokens were made and revoked; what they are nobody knows."""
+class NodeTokenAdmin(ReadOnlyAdmin):
+    """When tokens were issued and revoked; only their hashes are stored."""
 
     list_display = ("node", "made_at", "made_by", "revoked_at")
     list_filter = (("revoked_at", admin.EmptyFieldListFilter), "made_at")
+    list_select_related = ("node",)
     search_fields = ("=node__vm_id", "=made_by")
     ordering = ("-id",)
     actions = ("revoke",)
 
     def has_revoke_permission(self, request: HttpRequest) -> bool:
-        """Who may change nodes may revoke their tokens."""
+        """Require the permission to change nodes."""
         return request.user.has_perm("vmtree.change_node")
 
     @admin.action(description="Revoke selected tokens", permissions=["revoke"])
     def revoke(self, request: HttpRequest, queryset: QuerySet[NodeToken]) -> None:
-        """Revoke the tokens of their nodes, and say how many there were."""
+        """Revoke all tokens of the nodes of the selected rows."""
         count = tokens.revoke_all(sorted(set(queryset.values_list("node", flat=True))))
-        self.message_user(request, f"{count} tokens were revoked.")
-
-
-# Snapshots are rows of this app, too.
-from vmtree import snapshot_admin  # noqa: E402, F401
+        self.message_user(request, f"Revoked {count} tokens.")

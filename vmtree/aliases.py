@@ -1,34 +1,35 @@
-"""Other names of VMs: what the API shows as `vmId` of a lieutenant is taken wherever an id is."""
+"""Aliases of VM ids.
+
+The API shows `local-<name>` as the `vmId` of a lieutenant and accepts it wherever it takes an id.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+from reef_site.common.hooks import Hook
+from reef_site.common.text import is_storable
 from vmtree import ids
-from vmtree.dna import is_text
 from vmtree.models import Node
 
-# Gives the id of the living lieutenant of a name.
 FindLieutenant = Callable[[str], str | None]
-_find: list[FindLieutenant] = []
-
-
-def register(find: FindLieutenant) -> None:
-    """Tell how lieutenants are found; the app that has them does so when it is ready."""
-    _find.append(find)
+lieutenant_finders: Hook[FindLieutenant] = Hook(
+    "tree.lieutenant_finders", "Return the VM id of the active lieutenant of a name."
+)
 
 
 def is_alias(text: str) -> bool:
-    """Whether this looks like a lieutenant's `vmId`; costs no query."""
+    """Return whether the text looks like a lieutenant's `vmId`, without a query."""
     return text.startswith(ids.LOCAL)
 
 
 def resolve(text: str) -> str:
-    """Return the id of the lieutenant that is called so; any other text as it is.
+    """Return the VM id of the lieutenant with this alias; any other text unchanged.
 
-    A lieutenant keeps its name; that of its node may be changed by anybody who may write it.
+    An alias refers to the lieutenant's own name, which is fixed; the name of its node can be
+    edited.
     """
-    if not is_alias(text) or not is_text(text) or Node.objects.filter(vm_id=text).exists():
+    if not is_alias(text) or not is_storable(text) or Node.objects.filter(vm_id=text).exists():
         return text
     name = text.removeprefix(ids.LOCAL)
-    return next((found for find in _find if (found := find(name))), text)
+    return next((found for find in lieutenant_finders if (found := find(name))), text)

@@ -1,4 +1,4 @@
-"""The agents' door to the tree, by the wire contract: `/vm-tree/…`."""
+"""HTTP API of the tree, `/vm-tree/…`, as the wire contract defines it."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from rest_framework.views import APIView
 from reef_site.common import clock
 from reef_site.common.clock import format_timestamp
 from reef_site.common.errors import BadInput, NotFound
+from reef_site.common.paging import take_page
 from reef_site.common.request_names import takes, takes_anything
 from reef_site.common.request_values import (
     body_of,
@@ -25,35 +26,36 @@ from reef_site.common.request_values import (
     query_moment,
     query_number,
 )
+from reef_site.common.text import parse_number
 from vmtree import aliases, dna, rows, search, services, snapshot_api, views
 from vmtree.models import Node, NodeQuerySet, Revision, Trait
 from vmtree.serializers import (
-    MOST_AT_ONCE,
-    change_of,
-    new_node_of,
+    MAX_PAGE_SIZE,
     node_json,
+    parse_change,
+    parse_new_node,
     revision_json,
     token_json,
 )
 
-# How far back `until` of a flat tree lies: transactions that were open then may come later.
-OVERLAP = timedelta(seconds=5)
-MOST_DEPTH = 1_000_000
-MOST_REVISIONS = 1000
+# Subtracted from `until` of a flat tree: transactions that are open now may commit older rows.
+UNTIL_OVERLAP = timedelta(seconds=5)
+MAX_DEPTH = 1_000_000
+MAX_REVISIONS = 1000
 
 
 def _json(**parts: str | int) -> HttpResponse:
-    """An object of ready-made JSON."""
+    """Return a JSON object from ready-made JSON values."""
     body = ",".join(f'"{key}":{value}' for key, value in parts.items())
     return HttpResponse(f"{{{body}}}", content_type="application/json")
 
 
-def _said(text: str | None) -> str:
-    return orjson.dumps(text).decode()
+def _json_text(value: str | None) -> str:
+    return orjson.dumps(value).decode()
 
 
 def _nodes(request: Request) -> NodeQuerySet:
-    """The nodes that a request speaks of: the living, or with `?includeRemoved=true` all."""
+    """Return the nodes that a request covers: active ones, or all with `?includeRemoved=true`."""
     nodes = Node.objects.all()
     return nodes if query_flag(request, "includeRemoved") else nodes.living()
 
@@ -63,68 +65,74 @@ def _find(request: Request, vm_id: str) -> Node:
 
 
 class TreeView(APIView):
-    """Base of the views below; `vmtree.services` asks the rule wherever something changes."""
+    """Base of the views below. Permissions are checked in `vmtree.services`."""
 
     asks_authority = True
 
 
-class Vms(TreeView):
+class VMs(TreeView):
     """`/vm-tree/vms`"""
 
     @takes(query=("category", "parentVmId", "includeRemoved", "q", "limit", "cursor"))
     def get(self, request: Request) -> HttpResponse:
-        """Oldest first; `?category= parentVmId= q= includeRemoved= limit= cursor=` narrow."""
-        asked = request.query_params
+        """List nodes, oldest first.
+
+        Narrow with `?category= parentVmId= q= includeRemoved=`; page with `?limit= cursor=`.
+        """
+        params = request.query_params
         nodes = _nodes(request)
-        if category := asked.get("category"):
+        if category := params.get("category"):
             nodes = nodes.filter(category=category)
-        if parent := asked.get("parentVmId"):
+        if parent := params.get("parentVmId"):
             nodes = nodes.filter(parent__vm_id=aliases.resolve(parent))
-        found = search.narrow(nodes, asked.get("q", ""))
-        limit = query_limit(request, most=MOST_AT_ONCE, default=0)
+        found = search.narrow(nodes, params.get("q", ""))
+        limit = query_limit(request, most=MAX_PAGE_SIZE, default=0)
         if not limit:
-            pieces = rows.of(_after(found, asked.get("cursor", "")))
-            return _json(vms=rows.listed(pieces), count=len(pieces))
-        pieces = rows.of(_after(found, asked.get("cursor", ""))[: limit + 1])
+            pieces = rows.of(_after(found, params.get("cursor", "")))
+            return _json(vms=rows.json_list(pieces), count=len(pieces))
+        pieces = rows.of(_after(found, params.get("cursor", ""))[: limit + 1])
         more, pieces = len(pieces) > limit, pieces[:limit]
         cursor = str(pieces[-1].key) if more else None
-        return _json(vms=rows.listed(pieces), count=len(pieces), next=_said(cursor))
+        return _json(vms=rows.json_list(pieces), count=len(pieces), next=_json_text(cursor))
 
     @takes(body=("name", "category", "vmId", "id", "parentVmId", "reefConfig"), lenient=True)
     def post(self, request: Request) -> Response:
-        """Put one into the tree."""
-        node = services.create(new_node_of(body_of(request)), by=request.user)
+        """Create a node."""
+        node = services.create(parse_new_node(body_of(request)), by=request.user)
         return Response(node_json(node), status=201)
 
 
 def _after(nodes: search.Nodes, cursor: str) -> search.Nodes:
-    """The nodes behind the one that an earlier page ended with."""
+    """Return the nodes behind the last one of the previous page. Raises BadInput."""
     if not cursor:
         return nodes
-    last = Node.objects.filter(pk=int(cursor)).first() if cursor.isdecimal() else None
+    key = parse_number(cursor)
+    last = None if key is None else Node.objects.filter(pk=key).first()
     if last is None:
         raise BadInput("cursor: must be the `next` of an earlier page", "cursor")
     same = Q(created_at=last.created_at, pk__gt=last.pk)
     return nodes.filter(same | Q(created_at__gt=last.created_at))
 
 
-class Vm(TreeView):
+class VMDetail(TreeView):
     """`/vm-tree/vms/<id>`"""
 
     @takes(query=("includeRemoved",))
     def get(self, request: Request, vm_id: str) -> Response:
-        """One."""
         return Response(node_json(_find(request, vm_id)))
 
     @takes(body=("name", "category", "parentVmId", "reefConfig"))
     def patch(self, request: Request, vm_id: str) -> Response:
         """Change name, category, DNA or parent."""
-        node = services.change(vm_id, change_of(body_of(request)), by=request.user)
+        node = services.change(vm_id, parse_change(body_of(request)), by=request.user)
         return Response(node_json(node))
 
     @takes(query=("subtree", "confirm"))
     def delete(self, request: Request, vm_id: str) -> Response:
-        """Remove it; `?subtree=true&confirm=<count>` with all below, from the registry, too."""
+        """Remove the node; with `?subtree=true&confirm=<count>` also its descendants.
+
+        A removed subtree is deregistered, too.
+        """
         subtree = query_flag(request, "subtree")
         confirm = query_number(request, "confirm")
         count = services.remove(
@@ -138,8 +146,8 @@ class Ancestors(TreeView):
 
     @takes(query=("includeRemoved",))
     def get(self, request: Request, vm_id: str) -> HttpResponse:
-        """From the root down to the VM itself."""
-        return _json(ancestors=rows.listed(rows.above(_find(request, vm_id))))
+        """List the ancestors from the root down to the VM itself."""
+        return _json(ancestors=rows.json_list(rows.ancestor_pieces(_find(request, vm_id))))
 
 
 class Descendants(TreeView):
@@ -147,9 +155,13 @@ class Descendants(TreeView):
 
     @takes(query=("includeRemoved",))
     def get(self, request: Request, vm_id: str) -> HttpResponse:
-        """Breadth first, without the VM itself."""
+        """List the descendants breadth first, without the VM itself."""
         node = _find(request, vm_id)
-        return _json(descendants=rows.listed(rows.breadth_first(rows.below(node), node.pk)[1:]))
+        return _json(
+            descendants=rows.json_list(
+                rows.breadth_first(rows.descendant_pieces(node), node.pk)[1:]
+            )
+        )
 
 
 class Children(TreeView):
@@ -157,9 +169,9 @@ class Children(TreeView):
 
     @takes(query=("includeRemoved",))
     def get(self, request: Request, vm_id: str) -> HttpResponse:
-        """Oldest first."""
+        """List the children, oldest first."""
         children = _nodes(request).filter(parent=_find(request, vm_id))
-        return _json(children=rows.listed(rows.of(children)))
+        return _json(children=rows.json_list(rows.of(children)))
 
 
 class Diff(TreeView):
@@ -167,7 +179,7 @@ class Diff(TreeView):
 
     @takes(query=("includeRemoved",))
     def get(self, request: Request, vm_id: str, other: str) -> Response:
-        """What the second one has beside the first, and what it lacks."""
+        """Return the organs and capabilities that the second VM adds and lacks."""
         found = {node.vm_id: node for node in _nodes(request).filter(vm_id__in=[vm_id, other])}
         if not {vm_id, other} <= found.keys():
             raise NotFound("One or both VMs not found")
@@ -179,14 +191,16 @@ class History(TreeView):
 
     @takes(query=("limit", "cursor", "before"))
     def get(self, request: Request, vm_id: str) -> Response:
-        """Newest first, `?limit=` (200) and `?cursor=` page by page; also of removed VMs."""
-        limit = query_limit(request, most=MOST_REVISIONS, default=200)
+        """List revisions, newest first, also of removed VMs. Page with `?limit=` (200) and
+        `?cursor=`.
+        """
+        limit = query_limit(request, most=MAX_REVISIONS, default=200)
         found = Revision.objects.filter(node=services.find(vm_id, removed=True)).order_by("-id")
         if before := query_cursor(request, "before"):
             found = found.filter(pk__lt=before)
-        history = [revision_json(each) for each in found[: limit + 1]]
-        more, history = len(history) > limit, history[:limit]
-        last = history[-1]["id"] if more else None
+        page, more = take_page(found, limit)
+        history = [revision_json(each) for each in page]
+        last = page[-1].pk if more else None
         return Response({"history": history, "count": len(history), "next": last})
 
 
@@ -194,70 +208,78 @@ class Token(TreeView):
     """`/vm-tree/vms/<id>/token`"""
 
     def get(self, request: Request, vm_id: str) -> Response:
-        """When tokens were made and revoked; the tokens themselves nobody knows."""
+        """List when tokens were issued and revoked; the tokens themselves are not stored."""
         found = [token_json(each) for each in services.tokens_of(vm_id, by=request.user)]
         return Response({"tokens": found, "count": len(found)})
 
     def post(self, request: Request, vm_id: str) -> Response:
-        """A new one, shown this once; it takes the place of older ones."""
+        """Issue a token, shown only this once; it replaces older ones."""
         node, token = services.issue_token(vm_id, by=request.user)
         return Response({"vmId": node.vm_id, "token": token}, status=201)
 
     def delete(self, request: Request, vm_id: str) -> Response:
-        """Revoke the tokens of this VM and of all below it."""
+        """Revoke the tokens of this VM and of its descendants."""
         return Response({"revoked": services.revoke_tokens(vm_id, by=request.user)})
 
 
 class Tree(TreeView):
-    """`/vm-tree/tree`: `?root=` and `?depth=` cut it, `?flat=true` gives a list."""
+    """`/vm-tree/tree`; `?root=` and `?depth=` limit it, `?flat=true` returns a list."""
 
     @takes(query=("root", "flat", "depth", "since", "at", "includeRemoved"))
     def get(self, request: Request) -> HttpResponse:
-        """As it is; `?at=` as it was then, `?since=` only what changed since, removed ones too."""
+        """Return the current tree.
+
+        `?at=` returns it as of that time; `?since=` only nodes changed since, including removed
+        ones.
+        """
         at, since = query_moment(request, "at"), query_moment(request, "since")
         if at and since:
             raise BadInput("since: does not go together with at", "since")
         if at:
-            return self._then(request, at)
+            return self._past_tree(request, at)
         flat = query_flag(request, "flat") or since is not None
-        until = format_timestamp(clock.now() - OVERLAP)
+        until = format_timestamp(clock.now() - UNTIL_OVERLAP)
         node = self._root(request)
-        pieces = self._now(request, node, since)
+        pieces = self._current_pieces(request, node, since)
         if flat:
-            return _json(vms=rows.listed(pieces), count=len(pieces), until=_said(until))
+            return _json(vms=rows.json_list(pieces), count=len(pieces), until=_json_text(until))
         key = node.pk if node else None
         count = len(pieces) if self._is_whole(request) else _nodes(request).count()
-        return _json(tree=rows.nested(pieces, key), count=count)
+        return _json(tree=rows.json_tree(pieces, key), count=count)
 
     def _root(self, request: Request) -> Node | None:
-        """The node that `?root=` names, if there is such a one."""
+        """Return the node that `?root=` names; None if it does not exist."""
         vm_id = aliases.resolve(request.query_params.get("root", ""))
         return _nodes(request).filter(vm_id=vm_id).first() if vm_id else None
 
     def _is_whole(self, request: Request) -> bool:
-        asked = request.query_params
-        return not any(asked.get(name) for name in ("root", "depth", "since"))
+        params = request.query_params
+        return not any(params.get(name) for name in ("root", "depth", "since"))
 
-    def _now(self, request: Request, node: Node | None, since: datetime | None) -> list[rows.Piece]:
-        depth = query_number(request, "depth", most=MOST_DEPTH)
+    def _current_pieces(
+        self, request: Request, node: Node | None, since: datetime | None
+    ) -> list[rows.Piece]:
+        depth = query_number(request, "depth", most=MAX_DEPTH)
         if request.query_params.get("root") and node is None:
             return []
         removed = query_flag(request, "includeRemoved") or since is not None
         if node is None and depth is None:
             nodes = Node.objects.all() if removed else Node.objects.living()
             return rows.of(nodes.filter(updated_at__gte=since) if since else nodes)
-        return rows.below(node, depth=depth, since=since, removed=removed)
+        return rows.descendant_pieces(node, depth=depth, since=since, removed=removed)
 
-    def _then(self, request: Request, at: datetime) -> HttpResponse:
-        """The tree at an earlier time, from the revisions."""
-        whole = rows.at(at)
+    def _past_tree(self, request: Request, at: datetime) -> HttpResponse:
+        """Return the tree as of `at`, from the revisions."""
+        whole = rows.pieces_at(at)
         root = aliases.resolve(request.query_params.get("root", "")) or None
-        depth = query_number(request, "depth", most=MOST_DEPTH)
-        pieces = rows.part(whole, root, depth) if root or depth is not None else whole
+        depth = query_number(request, "depth", most=MAX_DEPTH)
+        pieces = rows.subtree(whole, root, depth) if root or depth is not None else whole
         if query_flag(request, "flat"):
-            return _json(vms=rows.listed(pieces), count=len(pieces), at=_said(format_timestamp(at)))
-        tree = rows.nested(pieces, root)
-        return _json(tree=tree, count=len(whole), at=_said(format_timestamp(at)))
+            return _json(
+                vms=rows.json_list(pieces), count=len(pieces), at=_json_text(format_timestamp(at))
+            )
+        tree = rows.json_tree(pieces, root)
+        return _json(tree=tree, count=len(whole), at=_json_text(format_timestamp(at)))
 
 
 class Find(TreeView):
@@ -265,16 +287,16 @@ class Find(TreeView):
 
     @takes(query=("includeRemoved",))
     def get(self, request: Request, kind: str, name: str) -> HttpResponse:
-        """VMs with exactly this organ or capability, oldest first."""
+        """List VMs with exactly this organ or capability, oldest first."""
         pieces = rows.of(_nodes(request).with_trait(Trait.Kind(kind), name))
-        return _json(vms=rows.listed(pieces), count=len(pieces))
+        return _json(vms=rows.json_list(pieces), count=len(pieces))
 
 
 class Stats(TreeView):
     """`/vm-tree/stats`"""
 
     def get(self, request: Request) -> Response:
-        """Counts of the living."""
+        """Count active nodes."""
         return Response(services.stats())
 
 
@@ -282,12 +304,12 @@ class Panel(TreeView):
     """`/vm-tree/_panel`"""
 
     def get(self, request: Request) -> HttpResponse:
-        """The tree as a fragment that other pages can include; of large ones the top."""
+        """Return the top of the tree as an HTML fragment for other pages."""
         return HttpResponse(views.panel_html(request._request))
 
 
-class Nothing(TreeView):
-    """An unknown path of this service: 404 for those who may come in, else 401."""
+class UnknownPath(TreeView):
+    """Unknown path below `/vm-tree`: 404 for authenticated callers, else 401."""
 
     @takes_anything
     def _refuse(self, request: Request, **_: Any) -> Response:
@@ -299,18 +321,18 @@ class Nothing(TreeView):
 _VM = r"^vm-tree/vms/(?P<vm_id>.+?)"
 
 urlpatterns = [
-    re_path(r"^vm-tree/vms/?$", Vms.as_view()),
+    re_path(r"^vm-tree/vms/?$", VMs.as_view()),
     re_path(rf"{_VM}/ancestors/?$", Ancestors.as_view()),
     re_path(rf"{_VM}/descendants/?$", Descendants.as_view()),
     re_path(rf"{_VM}/children/?$", Children.as_view()),
     re_path(rf"{_VM}/history/?$", History.as_view()),
     re_path(rf"{_VM}/token/?$", Token.as_view()),
     re_path(rf"{_VM}/diff/(?P<other>.+?)/?$", Diff.as_view()),
-    re_path(rf"{_VM}/?$", Vm.as_view()),
+    re_path(rf"{_VM}/?$", VMDetail.as_view()),
     re_path(r"^vm-tree/tree/?$", Tree.as_view()),
     re_path(r"^vm-tree/find/(?P<kind>organ|capability)/(?P<name>.+?)/?$", Find.as_view()),
     re_path(r"^vm-tree/stats/?$", Stats.as_view()),
     re_path(r"^vm-tree/_panel/?$", Panel.as_view(), name="vm-tree-panel"),
     *snapshot_api.urlpatterns,
-    re_path(r"^vm-tree(?:/.*)?$", Nothing.as_view()),
+    re_path(r"^vm-tree(?:/.*)?$", UnknownPath.as_view()),
 ]

@@ -1,4 +1,4 @@
-"""A VM's DNA: its organs (service modules) and capabilities (extensions). Two lists of text."""
+"""A VM's DNA: its organs (service modules) and capabilities (extensions), two lists of text."""
 
 from __future__ import annotations
 
@@ -6,21 +6,22 @@ from collections.abc import Iterable
 from typing import Any
 
 from reef_site.common.errors import BadInput
+from reef_site.common.text import is_storable
 
 KEYS = ("organs", "capabilities")
-MOST_NAMES = 200
-LONGEST_NAME = 200
+MAX_NAMES = 200
+MAX_NAME_LENGTH = 200
 
 Dna = dict[str, list[str]]
 
 
 def empty() -> Dna:
-    """What a VM has that says nothing of itself."""
+    """Return the DNA of a VM that declares nothing."""
     return {key: [] for key in KEYS}
 
 
-def dna_of(value: object, field: str = "reefConfig") -> Dna:
-    """The value in its one shape; a list that is absent is empty. Raises BadInput."""
+def parse_dna(value: object, field: str = "reefConfig") -> Dna:
+    """Return the value with both lists; a missing list is empty. Raises BadInput."""
     if not isinstance(value, dict):
         raise BadInput(f"{field}: must be an object with organs and capabilities", field)
     if unknown := [str(key) for key in value if key not in KEYS]:
@@ -29,7 +30,7 @@ def dna_of(value: object, field: str = "reefConfig") -> Dna:
 
 
 def diff(old: Dna | None, new: Dna | None) -> dict[str, Dna]:
-    """What `new` has beside `old`, and what it lacks, each in the order of its own list."""
+    """Return what `new` adds to `old` and what it lacks, each in the order of its own list."""
     old, new = {**empty(), **(old or {})}, {**empty(), **(new or {})}
     return {
         "added": {key: _without(new[key], old[key]) for key in KEYS},
@@ -37,19 +38,12 @@ def diff(old: Dna | None, new: Dna | None) -> dict[str, Dna]:
     }
 
 
-def is_text(value: object) -> bool:
-    """Whether this is text that every database can hold: no NUL, no half of a pair."""
-    if not isinstance(value, str) or "\0" in value:
-        return False
-    return not any("\ud800" <= sign <= "\udfff" for sign in value)
-
-
 def _names(value: Any, field: str) -> list[str]:
-    if not isinstance(value, list) or not all(is_text(name) for name in value):
+    if not isinstance(value, list) or not all(is_storable(name) for name in value):
         raise BadInput(f"{field}: must be a list of text", field)
-    if len(value) > MOST_NAMES or any(len(name) > LONGEST_NAME for name in value):
+    if len(value) > MAX_NAMES or any(len(name) > MAX_NAME_LENGTH for name in value):
         raise BadInput(
-            f"{field}: at most {MOST_NAMES} names of {LONGEST_NAME} characters each", field
+            f"{field}: at most {MAX_NAMES} names of {MAX_NAME_LENGTH} characters each", field
         )
     return value
 

@@ -1,8 +1,8 @@
-"""Who is above and below whom: recursive queries over any table of keys and parents' keys.
+"""Ancestors and descendants: recursive queries over any table with a key and a parent's key.
 
-Both lineages use them, the tree's and the registry's. They end on cycles, too. PostgreSQL would
-join the whole table at every step of the recursion; a lateral join that it may not flatten
-(`OFFSET 0`) keeps it to the index.
+The tree and the registry both use them. They terminate on cycles. PostgreSQL would join the whole
+table at every step of the recursion; a lateral join that it cannot flatten (`OFFSET 0`) makes it
+use the index.
 """
 
 from __future__ import annotations
@@ -19,56 +19,58 @@ Row = TypeVar("Row")
 
 @dataclass(frozen=True)
 class Links:
-    """A table whose rows name their parents. All names are written into SQL as they are."""
+    """A table whose rows reference their parents. All names are inserted into SQL unescaped."""
 
     table: str
     key: str
     parent: str
-    # What must hold of the rows below others, such as `removed_at IS NULL`.
+    # Condition for descendants, such as `removed_at IS NULL`.
     living: str = ""
 
 
 def above(links: Links, *, start: str = "") -> str:
-    """SQL that begins a statement: `line(key, parent)` holds the row %s and all above it.
+    """Return SQL that begins a statement: `line(key, parent)` holds the row %s and its ancestors.
 
-    With `start`, a condition in SQL, it begins with all rows that fulfil it instead of the row %s.
+    `start`, a condition in SQL, begins with all matching rows instead of the row %s.
     """
     return _recursion(links, f"{links.key} = line.parent", living="", depth=False, start=start)
 
 
 def below(links: Links, *, depth: bool = False, start: str = "") -> str:
-    """SQL that begins a statement: `line(key, parent)` holds the row %s and all below it.
+    """Return SQL that begins a statement: `line(key, parent)` holds the row %s and its descendants.
 
-    With `start`, a condition in SQL, it begins with all rows that fulfil it instead of the row %s.
-    With `depth` there is one more parameter: how many levels below are wanted.
+    `start`, a condition in SQL, begins with all matching rows instead of the row %s. `depth` adds
+    one more parameter: the maximum number of levels.
     """
     step = f"{links.parent} = line.key"
     return _recursion(links, step, living=links.living, depth=depth, start=start)
 
 
 def keys_above(links: Links, start: Hashable) -> list[Any]:
-    """Keys from the root down to `start`; empty if there is no such row.
+    """Return the keys from the root down to `start`; empty if the row does not exist.
 
-    It ends at a parent that has no row, and at a cycle.
+    Stops at a parent that has no row, and at a cycle.
     """
     parents = dict(_fetch(f"{above(links)} SELECT key, parent FROM line", start))
     return path_to(start, parents)
 
 
 def keys_below(links: Links, start: Hashable) -> list[Any]:
-    """Keys of `start` and all below it, breadth first; empty if there is no such row."""
+    """Return the keys of `start` and its descendants, breadth first; empty if it does not exist."""
     rows = _fetch(f"{below(links)} SELECT key, parent FROM line", start)
     return [key for key, _ in breadth_first(rows, start, lambda row: row)]
 
 
 def is_within(links: Links, key: Hashable, top: Hashable) -> bool:
-    """Whether `key` is `top` or below it."""
+    """Return whether `key` is `top` or a descendant of it."""
     sql = f"{above(links)} SELECT 1 FROM line WHERE key = %s LIMIT 1"
     return bool(_fetch(sql, key, top))
 
 
 def path_to(start: Hashable, parents: dict[Any, Any]) -> list[Any]:
-    """Keys from the topmost known ancestor down to `start`, by a map of keys to parents."""
+    """Return the keys from the topmost known ancestor down to `start`; `parents` maps keys to
+    parents.
+    """
     path: dict[Any, None] = {}
     key: Any = start
     while key in parents and key not in path:
@@ -80,7 +82,7 @@ def path_to(start: Hashable, parents: dict[Any, Any]) -> list[Any]:
 def breadth_first(
     rows: Iterable[Row], start: Hashable, links_of: Callable[[Row], tuple[Any, Any]]
 ) -> list[Row]:
-    """The row with the key `start`, then its children in the order of `rows`, then theirs."""
+    """Return the row with the key `start`, its children in the order of `rows`, then theirs."""
     first: Row | None = None
     children: dict[Any, list[tuple[Any, Row]]] = {}
     for row in rows:
@@ -93,7 +95,7 @@ def breadth_first(
         return []
     found, waiting = [first], deque([start])
     while waiting:
-        # Taken out: whoever is met a second time has no children left.
+        # Removed from the map, so that a cycle ends: a row met twice has no children left.
         for key, row in children.pop(waiting.popleft(), ()):
             found.append(row)
             waiting.append(key)

@@ -1,4 +1,4 @@
-"""The tree of every VM that ever existed: nodes, what they are made of, their history, tokens."""
+"""Nodes of the tree with their DNA, revisions and tokens; a removed VM keeps its node."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from vmtree.snapshot_models import Snapshot as Snapshot
 
 
 class CompactEncoder(json.JSONEncoder):
-    """Stores JSON as the wire has it, so that stored text can be handed out as it is."""
+    """Writes JSON without blanks, so that stored text can be sent as it is."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{**options, "ensure_ascii": False, "separators": (",", ":")})
 
 
 class Category(models.TextChoices):
-    """What a VM is to the fleet."""
+    """The kind of a VM within the fleet."""
 
     LIEUTENANT = "lieutenant", "lieutenant"
     SWARM_VM = "swarm_vm", "swarm VM"
@@ -33,25 +33,25 @@ class Category(models.TextChoices):
 
 class NodeQuerySet(models.QuerySet["Node"]):
     def living(self) -> Self:
-        """Those that were not removed."""
+        """Return nodes that are not removed."""
         return self.filter(removed_at__isnull=True)
 
     def roots(self) -> Self:
-        """Those that nobody made."""
+        """Return nodes without a parent."""
         return self.filter(parent__isnull=True)
 
     def with_trait(self, kind: str, name: str) -> Self:
-        """Those with exactly this organ or capability."""
+        """Return nodes with exactly this organ or capability."""
         return self.filter(pk__in=Trait.objects.filter(kind=kind, name=name).values("node"))
 
     def count_by_category(self) -> dict[str, int]:
-        """How many there are of each category that anybody has."""
+        """Return the number of nodes by category, without empty categories."""
         rows = self.order_by("category").values_list("category")
         return dict(rows.annotate(count=models.Count("pk")))
 
 
 class Node(models.Model):
-    """One VM's place in the tree. Removed ones stay: an id is never given again."""
+    """One VM's place in the tree. Removal only marks the row: an id is never reused."""
 
     vm_id = models.CharField("VM id", max_length=255, unique=True)
     name = models.CharField(max_length=255, blank=True)
@@ -101,17 +101,17 @@ class Node(models.Model):
 
     @property
     def parent_vm_id(self) -> str | None:
-        """The id of the VM that made this one."""
+        """Return the id of the parent; None for a root."""
         return self.parent.vm_id if self.parent else None
 
     @property
     def organs(self) -> list[str]:
-        """Its service modules."""
+        """Return the VM's service modules."""
         return list((self.reef_config or {}).get("organs", []))
 
     @property
     def capabilities(self) -> list[str]:
-        """Its extensions."""
+        """Return the VM's extensions."""
         return list((self.reef_config or {}).get("capabilities", []))
 
 
@@ -119,7 +119,7 @@ LINKS = Links(table="vmtree_node", key="id", parent="parent_id", living="removed
 
 
 class Trait(models.Model):
-    """One organ or capability of a node, so that nodes can be found by it."""
+    """One organ or capability of a node, indexed for search."""
 
     class Kind(models.TextChoices):
         ORGAN = "organ", "organ"
@@ -148,22 +148,22 @@ class Trait(models.Model):
 
 class RevisionQuerySet(models.QuerySet["Revision"]):
     def newest_until(self, at: datetime) -> Self:
-        """The last revision of each node that there was at that time."""
+        """Return the last revision of each node as of that time."""
         ids = self.filter(at__lte=at).order_by().values("node")
         return self.filter(pk__in=ids.annotate(last=models.Max("pk")).values("last"))
 
 
 class Revision(models.Model):
-    """One change of a node, with what it was after it."""
+    """One change of a node, with the state after it."""
 
     class What(models.TextChoices):
         CREATED = "created", "created"
-        # It registered below a VM of the tree, so it came in by itself.
+        # Created by its registration, below a VM of the tree.
         PLACED = "placed", "placed"
         CHANGED = "changed", "changed"
         REMOVED = "removed", "removed"
         RESTORED = "restored", "restored"
-        # It lives, so an older tree that knew nothing of it was restored around it.
+        # Kept by a restore of an older tree that does not have it, because it is alive.
         KEPT = "kept", "kept"
 
     node = models.ForeignKey(Node, models.CASCADE, related_name="revisions")
@@ -190,12 +190,12 @@ class Revision(models.Model):
 
 class NodeTokenQuerySet(models.QuerySet["NodeToken"]):
     def good(self) -> Self:
-        """Those that open doors."""
+        """Return tokens that authenticate an active node."""
         return self.filter(revoked_at__isnull=True, node__removed_at__isnull=True)
 
 
 class NodeToken(models.Model):
-    """A bearer token of a node; only its hash is kept."""
+    """A bearer token of a node; only its hash is stored."""
 
     node = models.ForeignKey(Node, models.CASCADE, related_name="tokens")
     digest = models.CharField(max_length=64, unique=True, editable=False)

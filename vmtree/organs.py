@@ -1,22 +1,22 @@
-"""Organs: the service modules that a VM's DNA may name, and which of them a reef has.
+"""Organs: the service modules that DNA may name, and which of them this reef runs.
 
-Pure; the settings read it. A reef without an organ lacks its routes, tasks and pages; tables and
-rows are those of every reef, so that an organ that comes later finds them.
+Pure; the settings use it. A reef without an organ has none of its routes, tasks and pages. Tables
+and rows are always there, so that an organ that is enabled later finds them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-# Modules of this reef, in the order in which /health lists them.
+# Modules of reef, in the order in which /health lists them.
 MODULES = ("lieutenant", "registry", "vm-tree", "vers-config", "bootloader")
-# Words of DNA for what other programs on a VM do; a reef has nothing to leave out for them.
+# Organs that other programs on a VM provide; reef has nothing to disable for them.
 OTHERS = ("store", "cron", "docs", "installer")
 KNOWN = (*MODULES, *OTHERS)
 NONE = "none"
 
-# What a module cannot be without: a lieutenant has a place in tree and registry, a registry's
-# tokens belong to nodes of the tree, config is scoped by the tree, and a VM is brought up from
+# Modules that a module depends on: a lieutenant has a place in tree and registry, tokens of the
+# registry belong to nodes of the tree, config is scoped by the tree, and a VM is provisioned from
 # config into tree and registry.
 NEEDS = {
     "lieutenant": ("registry", "vm-tree"),
@@ -27,14 +27,14 @@ NEEDS = {
 
 
 def unknown(named: Iterable[str]) -> list[str]:
-    """Those of the words that are no organs."""
-    return [word for word in named if word not in KNOWN and word != NONE]
+    """Return the names that are not organs."""
+    return [name for name in named if name not in KNOWN and name != NONE]
 
 
 def kept(named: Iterable[str]) -> frozenset[str]:
-    """The modules that a reef with these organs has: those named and what they need.
+    """Return the modules that a reef with these organs runs: the named ones and their dependencies.
 
-    Nothing named is all of them; the word `none` alone is none.
+    An empty list means all modules; `none` alone means no module.
     """
     words = set(named)
     found = words & set(MODULES) if words else set(MODULES)
@@ -44,7 +44,7 @@ def kept(named: Iterable[str]) -> frozenset[str]:
 
 
 def told(named: Iterable[str]) -> str:
-    """What a reef with these organs has, in a sentence for its operator; empty if it has all."""
+    """Describe the enabled modules for the operator; return an empty text if all are enabled."""
     words = set(named)
     has = kept(words)
     if has == set(MODULES):

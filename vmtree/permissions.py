@@ -1,9 +1,9 @@
-"""Who may do what to which node of the tree: one table, asked at every entrance.
+"""Which caller may do what to which node: one table, checked at every entry point.
 
 A right is a set of relations: what a kind of caller may do depends on how the target is related to
-it. `check` raises Forbidden with a text that names the rule, `may` answers, `readable` narrows
-lists. A caller is whatever authentication found (see `reef_site.auth`), or the name of a part of
-reef.
+it. `check` raises Forbidden with a text that names the rule, `may` returns a boolean, `readable`
+narrows lists. A caller is what authentication found (see `reef_site.auth`), or the name of a part
+of reef.
 
 Nodes are of two kinds. A *local agent* is a lieutenant whose process runs on a host of reef; its
 token starts further processes on that host for lieutenants below itself. Every other node is a VM
@@ -21,13 +21,14 @@ from django.db.models import QuerySet
 from django.db.models.expressions import RawSQL
 
 from reef_site.common.errors import Forbidden
+from reef_site.common.hooks import Hook
 from vmtree import lineage
 from vmtree.lineage import is_within
 from vmtree.models import LINKS, Node
 
 
 class Action(StrEnum):
-    """What is checked; the text completes "… may not"."""
+    """A checked action; its value completes the sentence "… may not"."""
 
     # Registry, tree, and the public facts of lieutenants: name, role, status.
     READ = "read"
@@ -49,27 +50,25 @@ class Action(StrEnum):
     ISSUE_TOKENS = "issue tokens for"
     # Resume or restart the process of a lieutenant that there is.
     START = "start the process of"
-    # Make a lieutenant on this host; the target is the node that it stands below.
+    # Create a lieutenant on this host; the target is its parent node.
     START_BELOW = "start a process on this host below"
-    # Have VMs made below the target; within a grant (see `bootloader.grants`).
+    # Provision VMs below the target, within a grant (see `bootloader.grants`).
     PROVISION = "have VMs made below"
     MANAGE_RULES = "manage the rules of"
 
 
 class Relation(StrEnum):
-    """How a target is related to the node that asks."""
+    """How a target is related to the calling node."""
 
     SELF = "self"
     ANCESTOR = "ancestor"
     DESCENDANT = "descendant"
     OTHER = "other"
-    # No node: the whole fleet, or a place below no node.
+    # Not a node: the whole fleet, or a place without a parent.
     FLEET = "fleet"
 
 
 class CallerKind(StrEnum):
-    """Kinds of callers."""
-
     # The root token, and parts of reef.
     ROOT = "root token"
     OPERATOR = "operator"
@@ -85,24 +84,24 @@ Rights = Mapping[Action, frozenset[Relation]]
 
 _ALL = frozenset(Relation)
 _BELOW = frozenset({Relation.DESCENDANT})
-_LINE = _BELOW | {Relation.SELF}
+_SELF_AND_BELOW = _BELOW | {Relation.SELF}
 
 _EVERYTHING: Rights = dict.fromkeys(Action, _ALL)
 _VM: Rights = {
     Action.READ: _ALL,
-    Action.READ_TRANSCRIPT: _LINE,
-    Action.READ_CONFIG: _LINE,
-    Action.READ_MACHINES: _LINE,
-    Action.WRITE: _LINE,
+    Action.READ_TRANSCRIPT: _SELF_AND_BELOW,
+    Action.READ_CONFIG: _SELF_AND_BELOW,
+    Action.READ_MACHINES: _SELF_AND_BELOW,
+    Action.WRITE: _SELF_AND_BELOW,
     Action.COMMAND: _BELOW,
     Action.SEND: _BELOW,
     Action.DESTROY: _BELOW,
     Action.ISSUE_TOKENS: _BELOW,
     Action.START: _BELOW,
-    Action.PROVISION: _LINE,
+    Action.PROVISION: _SELF_AND_BELOW,
 }
 
-# What is not listed is refused.
+# Actions that are not listed are refused.
 RIGHTS: Mapping[CallerKind, Rights] = {
     CallerKind.ROOT: _EVERYTHING,
     CallerKind.OPERATOR: _EVERYTHING,
@@ -113,13 +112,13 @@ RIGHTS: Mapping[CallerKind, Rights] = {
         ),
         _ALL,
     ),
-    CallerKind.LOCAL_AGENT: {**_VM, Action.START_BELOW: _LINE},
+    CallerKind.LOCAL_AGENT: {**_VM, Action.START_BELOW: _SELF_AND_BELOW},
     CallerKind.VM: _VM,
     CallerKind.STRANGER: {},
 }
 
-# These make the process of a local agent start or run programs: messages because an agent has a
-# shell, tokens because the holder acts as the agent. The caller must run on the same host itself.
+# These actions make the process of a local agent start or run programs: messages because an agent
+# has a shell, tokens because the holder acts as the agent. The caller must run on the same host.
 DIRECTS_PROCESS = frozenset({Action.START, Action.SEND, Action.ISSUE_TOKENS})
 
 READS = frozenset(action for action in Action if action.name.startswith("READ"))
@@ -135,25 +134,20 @@ ON_THIS_HOST = (
 ACCOUNTS = "an account reads the fleet; only operators, which are superusers, change it"
 CLEAR_VALUES = "only operators and the root token see clear values"
 
-# Which of these VMs are local agents that live, and on which host each runs.
 FindHosts = Callable[[Sequence[str]], Mapping[str, str]]
-_finders: list[FindHosts] = []
-
-
-def register_local_agents(find: FindHosts) -> None:
-    """Make known which VMs are local agents; for `AppConfig.ready`."""
-    if find not in _finders:
-        _finders.append(find)
+local_agent_hosts: Hook[FindHosts] = Hook(
+    "tree.local_agent_hosts", "Map the VMs among these that are local agents to their data folders."
+)
 
 
 def node_of(caller: object) -> Node | None:
-    """The node whose token was shown; None for the root token and operators."""
+    """Return the node whose token authenticated the caller; None for root token and operators."""
     node = getattr(caller, "node", None)
     return node if isinstance(node, Node) else None
 
 
 def kind_of(caller: object) -> CallerKind:
-    """Which kind of caller this is."""
+    """Return the kind of a caller."""
     if caller is None or isinstance(caller, str):
         return CallerKind.ROOT
     if (node := node_of(caller)) is not None:
@@ -169,12 +163,12 @@ def is_read_only_account(caller: object) -> bool:
 
 
 def host_of(vm_id: str) -> str:
-    """The data folder to which this local agent belongs; empty for every other VM."""
-    return next((host for find in _finders if (host := find([vm_id]).get(vm_id, ""))), "")
+    """Return the id of the data folder that a local agent belongs to; empty for any other VM."""
+    return next((host for find in local_agent_hosts if (host := find([vm_id]).get(vm_id, ""))), "")
 
 
 def relation_of(node: Node, target: Node | str | None) -> Relation:
-    """How the target is related to the node. An id that has no node counts as the fleet."""
+    """Return how the target is related to the node. An id without a node counts as the fleet."""
     if isinstance(target, str):
         target = Node.objects.filter(vm_id=target).first()
     if target is None:
@@ -189,8 +183,8 @@ def relation_of(node: Node, target: Node | str | None) -> Relation:
 def check(caller: object, action: Action | str, target: Node | str | None) -> None:
     """Raise Forbidden unless the caller may do this to the target.
 
-    A target is a node, or the id of a VM that may or may not have a node; None is the whole
-    fleet, or a place that is below no node.
+    A target is a node, or the id of a VM that may or may not have a node; None is the whole fleet,
+    or a place without a parent.
     """
     if rule := _broken_rule(caller, Action(action), target):
         who = node.vm_id if (node := node_of(caller)) else caller
@@ -198,17 +192,18 @@ def check(caller: object, action: Action | str, target: Node | str | None) -> No
 
 
 def may(caller: object, action: Action | str, target: Node | str | None) -> bool:
-    """Return the same as an answer."""
+    """Return whether the caller may do this to the target."""
     return not _broken_rule(caller, Action(action), target)
 
 
 def allows(node: Node, action: Action | str, target: Node | str | None) -> bool:
-    """Return whether this node's token may do that to the target."""
+    """Return whether this node's token permits the action on the target."""
     return not _rule_for_node(node, Action(action), target)
 
 
 def readable(caller: object, action: Action) -> QuerySet[Node] | None:
-    """The nodes, removed ones too, whose rows a list shows to the caller; None is all.
+    """Return the nodes, removed ones included, whose rows a list shows to the caller; None means
+    all.
 
     `action` is one of READS.
     """
@@ -222,24 +217,24 @@ def readable(caller: object, action: Action) -> QuerySet[Node] | None:
 
 
 def line_of(node: Node) -> QuerySet[Node]:
-    """The node and its descendants, removed ones too."""
+    """Return the node and its descendants, removed ones included."""
     everyone = dataclasses.replace(LINKS, living="")
     sql = f"{lineage.below(everyone)} SELECT key FROM line"  # noqa: S608
     return Node.objects.filter(pk__in=RawSQL(sql, [node.pk]))  # noqa: S611
 
 
 def readable_among(caller: object, action: Action, vm_ids: Iterable[str]) -> set[str]:
-    """Return those of these VMs about which the caller may read this."""
+    """Return those of the VM ids about which the caller may read this."""
     wanted = set(vm_ids)
     nodes = readable(caller, action)
     return wanted if nodes is None else wanted & set(nodes.values_list("vm_id", flat=True))
 
 
-# -- rules of the above --------------------------------------------------------------------------
+# -- helpers -------------------------------------------------------------------------------------
 
 
 def _broken_rule(caller: object, action: Action, target: Node | str | None) -> str:
-    """The rule that refuses this; empty if it is allowed."""
+    """Return the rule that refuses this; empty if it is allowed."""
     if (node := node_of(caller)) is not None:
         return _rule_for_node(node, action, target)
     kind = kind_of(caller)
@@ -251,7 +246,7 @@ def _broken_rule(caller: object, action: Action, target: Node | str | None) -> s
 
 
 def _rule_for_node(node: Node, action: Action, target: Node | str | None) -> str:
-    # The kind costs a query, so it is asked only where the two kinds differ.
+    # The kind costs a query, so it is looked up only where the two kinds differ.
     if action is Action.START_BELOW and host_of(node.vm_id) != settings.DATA_FOLDER_ID:
         return f"{RULE}; {ON_THIS_HOST}"
     rights = RIGHTS[CallerKind.LOCAL_AGENT].get(action, frozenset())

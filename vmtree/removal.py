@@ -1,6 +1,6 @@
-"""Who may not be asked out of the tree as it is, and what else goes with a subtree.
+"""Hooks of removal: VMs that must not be removed, and cleanup that goes with a subtree.
 
-Apps above know it and say so when they are ready.
+Higher apps register theirs in `AppConfig.ready`.
 """
 
 from __future__ import annotations
@@ -8,28 +8,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from reef_site.common.errors import Conflict
+from reef_site.common.hooks import Hook
 
-# Which of these VMs must stay.
+# Takes VM ids.
 Find = Callable[[Sequence[str]], Iterable[str]]
 Follow = Callable[[Sequence[str]], None]
 _MOST_NAMED = 5
-_guards: dict[str, Find] = {}
-_followers: list[Follow] = []
-
-
-def refuse(why: str, find: Find) -> None:
-    """Have these VMs stay until what `why` says is done; for `AppConfig.ready`."""
-    _guards[why] = find
-
-
-def also(follow: Follow) -> None:
-    """Do this, too, when a subtree is removed, in its transaction; for `AppConfig.ready`."""
-    _followers.append(follow)
+removal_blockers: Hook[Find] = Hook(
+    "tree.removal_blockers",
+    "Return the VMs among these that must stay; the hook's key says what has to be done first.",
+)
+after_removal: Hook[Follow] = Hook(
+    "tree.after_removal", "Called with the VMs of a removed subtree, in its transaction."
+)
 
 
 def check(vm_ids: Sequence[str]) -> None:
-    """Raise Conflict if one of them must stay."""
-    for why, find in _guards.items():
+    """Raise Conflict if one of the VMs must not be removed."""
+    for why, find in removal_blockers.items():
         if staying := sorted(find(vm_ids)):
             names = ", ".join(f"'{vm_id}'" for vm_id in staying[:_MOST_NAMED])
             more = f" and {len(staying) - _MOST_NAMED} more" if staying[_MOST_NAMED:] else ""
@@ -37,6 +33,6 @@ def check(vm_ids: Sequence[str]) -> None:
 
 
 def follow(vm_ids: Sequence[str]) -> None:
-    """Tell those who follow; inside the caller's transaction."""
-    for each in _followers:
+    """Run the registered cleanup inside the caller's transaction."""
+    for each in after_removal:
         each(vm_ids)

@@ -1,7 +1,7 @@
 """Nodes as ready-made pieces of JSON, straight from the database.
 
-A tree of 10,000 nodes, or a chain 5,000 deep, is put together from them without a model object or
-a recursive encoder. Each piece is a node as the wire has it.
+A tree of 10,000 nodes, or a chain 5,000 deep, is assembled from them without a model object or a
+recursive encoder. Each piece is a node in the wire format.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Piece(NamedTuple):
     text: str
 
 
-# How each database writes the dates, which is quicker than reading and writing them here.
+# Dates are formatted by the database, which is faster than parsing and formatting them here.
 _DATE = {
     # A whole second is stored without its fraction.
     "sqlite": """replace(substr({column} || '.000', 1, 23), ' ', 'T') || 'Z'""",
@@ -48,15 +48,17 @@ _NO_DATE = "CAST(NULL AS text)"
 class _Tail(Func):
     """The end of a piece, from columns of a QuerySet: created, updated, removed, destroyed.
 
-    The last two may be left out.
+    The last two may be omitted.
     """
 
     output_field = TextField()
 
     def as_sql(self, compiler: SQLCompiler, db: Any, **_: Any) -> tuple[str, list[Any]]:  # type: ignore[override]
-        """The dates as this query names them."""
-        found = [compiler.compile(each) for each in self.get_source_expressions()]
-        return f"({_tail(*(sql for sql, _ in found))})", [one for _, all_ in found for one in all_]
+        """Compile the columns as this query names them."""
+        compiled = [compiler.compile(each) for each in self.get_source_expressions()]
+        return f"({_tail(*(sql for sql, _ in compiled))})", [
+            one for _, all_ in compiled for one in all_
+        ]
 
 
 def _tail(created: str, updated: str, removed: str = "", destroyed: str = "") -> str:
@@ -70,56 +72,56 @@ def _tail(created: str, updated: str, removed: str = "", destroyed: str = "") ->
 
 
 def of(nodes: QuerySet[Node]) -> list[Piece]:
-    """The nodes of a QuerySet, in its order, by one statement."""
-    found = nodes.annotate(
+    """Return the nodes of a QuerySet, in its order, with one statement."""
+    rows = nodes.annotate(
         config=Cast("reef_config", TextField()),
         tail=_Tail(F("created_at"), F("updated_at"), F("removed_at"), F("destroyed_at")),
     )
     columns = ("pk", "parent_id", "vm_id", "name", "parent__vm_id", "category", "config", "tail")
-    return _pieces(found.values_list(*columns))
+    return _pieces(rows.values_list(*columns))
 
 
-def at(moment: datetime) -> list[Piece]:
-    """All nodes as they were at that time, oldest first; the keys are ids of VMs."""
+def pieces_at(moment: datetime) -> list[Piece]:
+    """Return all nodes as of that time, oldest first; the keys are VM ids."""
     states = Revision.objects.newest_until(moment).exclude(what=Revision.What.REMOVED)
-    found = states.annotate(
+    rows = states.annotate(
         vm_id=F("node__vm_id"),
         config=Cast("reef_config", TextField()),
         tail=_Tail(F("node__created_at"), F("at")),
     ).order_by("node__created_at", "node_id")
     columns = ("vm_id", "name", "parent_vm_id", "category", "config", "tail")
-    return _pieces((row[0], row[2], *row) for row in found.values_list(*columns))
+    return _pieces((row[0], row[2], *row) for row in rows.values_list(*columns))
 
 
-def above(node: Node) -> list[Piece]:
-    """From the root down to the node itself."""
-    found = _line(lineage.above(LINKS), [node.pk])
-    parents = {piece.key: piece.parent for piece in found}
-    by_key = {piece.key: piece for piece in found}
+def ancestor_pieces(node: Node) -> list[Piece]:
+    """Return the nodes from the root down to the node itself."""
+    pieces = _line_pieces(lineage.above(LINKS), [node.pk])
+    parents = {piece.key: piece.parent for piece in pieces}
+    by_key = {piece.key: piece for piece in pieces}
     return [by_key[key] for key in lineage.path_to(node.pk, parents)]
 
 
-def below(
+def descendant_pieces(
     node: Node | None,
     *,
     depth: int | None = None,
     since: datetime | None = None,
     removed: bool = False,
 ) -> list[Piece]:
-    """The node (or all roots) and the nodes below, oldest first.
+    """Return the node (or all roots) and its descendants, oldest first.
 
-    At most `depth` levels below; with `since` only those changed then or later; with `removed`
-    also those that were removed.
+    `depth` limits the levels below; `since` keeps only nodes changed then or later; `removed`
+    includes removed nodes.
     """
     links = dataclasses.replace(LINKS, living="") if removed else LINKS
     roots = "parent_id IS NULL" + (f" AND {links.living}" if links.living else "")
     sql = lineage.below(links, depth=depth is not None, start="" if node else roots)
     parameters = [*([node.pk] if node else []), *([] if depth is None else [depth])]
-    return _line(sql, parameters, since=since)
+    return _line_pieces(sql, parameters, since=since)
 
 
-def _line(sql: str, parameters: list[Any], *, since: datetime | None = None) -> list[Piece]:
-    """The nodes whose keys `line` holds, oldest first."""
+def _line_pieces(sql: str, parameters: list[Any], *, since: datetime | None = None) -> list[Piece]:
+    """Return the nodes whose keys `line` holds, oldest first."""
     tail = _tail("n.created_at", "n.updated_at", "n.removed_at", "n.destroyed_at")
     changed = ""
     if since is not None:
@@ -142,65 +144,67 @@ def _as_text() -> str:
 
 def _nodes_of_line() -> str:
     if connection.vendor == "postgresql":
-        # Else it joins the whole table, expecting a line much longer than it is.
+        # Otherwise it overestimates the number of rows and joins the whole table.
         return (
             f"line CROSS JOIN LATERAL (SELECT * FROM {LINKS.table} WHERE id = line.key OFFSET 0) n"
         )
     return f"line JOIN {LINKS.table} n ON n.id = line.key"
 
 
-def _pieces(found: Iterable[Sequence[Any]]) -> list[Piece]:
-    """Rows of key, parent's key, id, name, parent's id, category, DNA and the tail."""
+def _pieces(rows: Iterable[Sequence[Any]]) -> list[Piece]:
+    """Convert rows of key, parent's key, id, name, parent's id, category, DNA and tail."""
     quote, config_of = encode_basestring, _config_of()
     return [
         Piece(
             key,
             parent,
             f'{{"vmId":{quote(vm_id)},"name":{quote(name)},"parentVmId":'
-            f'{"null" if above is None else quote(above)},"category":"{category}",'
+            f'{"null" if parent_id is None else quote(parent_id)},"category":"{category}",'
             f'"reefConfig":{config_of(config)}{tail}',
         )
-        for key, parent, vm_id, name, above, category, config, tail in found
+        for key, parent, vm_id, name, parent_id, category, config, tail in rows
     ]
 
 
 def _config_of() -> Callable[[str | None], str]:
-    return _compact if connection.vendor == "postgresql" else _stored
+    return _compact_json if connection.vendor == "postgresql" else _stored_json
 
 
-def _stored(config: str | None) -> str:
-    """SQLite keeps the text as it was written: compact."""
+def _stored_json(config: str | None) -> str:
+    """Return the text as SQLite stores it: compact."""
     return config or "null"
 
 
 @functools.lru_cache(maxsize=4096)
-def _compact(config: str | None) -> str:
-    """PostgreSQL writes JSON with blanks. Many VMs have the same DNA."""
+def _compact_json(config: str | None) -> str:
+    """Remove the blanks that PostgreSQL writes into JSON. Cached: many VMs share their DNA."""
     return orjson.dumps(orjson.loads(config)).decode() if config else "null"
 
 
-# -- putting pieces together ---------------------------------------------------------------------
+# -- assembling pieces ---------------------------------------------------------------------------
 
 
 def breadth_first(pieces: Sequence[Piece], start: Any) -> list[Piece]:
-    """The piece with the key `start`, its children in their order, then theirs."""
+    """Return the piece with the key `start`, its children in their order, then theirs."""
     return lineage.breadth_first(pieces, start, lambda piece: (piece.key, piece.parent))
 
 
-def part(pieces: Sequence[Piece], root: Any, depth: int | None) -> list[Piece]:
-    """Those at most `depth` levels below `root` (None: below all roots), in their order."""
+def subtree(pieces: Sequence[Piece], root: Any, depth: int | None) -> list[Piece]:
+    """Return pieces at most `depth` levels below `root` (None: below all roots), in their order."""
     parents = {piece.key: piece.parent for piece in pieces}
     levels: dict[Any, int | None] = {}
     for piece in pieces:
-        _measure(piece.key, parents, root, levels)
+        _set_levels(piece.key, parents, root, levels)
     limit = len(pieces) if depth is None else depth
     return [
         piece for piece in pieces if (level := levels[piece.key]) is not None and level <= limit
     ]
 
 
-def _measure(key: Any, parents: dict[Any, Any], root: Any, levels: dict[Any, int | None]) -> None:
-    """Note how far below the root this key and those above it are; None is elsewhere."""
+def _set_levels(
+    key: Any, parents: dict[Any, Any], root: Any, levels: dict[Any, int | None]
+) -> None:
+    """Store the level below the root of this key and its ancestors; None if outside the subtree."""
     path = []
     while key not in levels and key != root and parents.get(key) is not None:
         path.append(key)
@@ -214,15 +218,15 @@ def _measure(key: Any, parents: dict[Any, Any], root: Any, levels: dict[Any, int
         levels[each] = level
 
 
-def listed(pieces: Iterable[Piece]) -> str:
-    """A JSON list of nodes."""
+def json_list(pieces: Iterable[Piece]) -> str:
+    """Return a JSON list of nodes."""
     return f"[{','.join([piece.text for piece in pieces])}]"
 
 
-def nested(pieces: Sequence[Piece], root: Any = None) -> str:
-    """A JSON list of `{"vm": …, "children": […]}`: all roots, or the node with the key `root`.
+def json_tree(pieces: Sequence[Piece], root: Any = None) -> str:
+    """Return a JSON list of `{"vm": …, "children": […]}` from all roots, or from the node `root`.
 
-    Siblings keep the order of `pieces`. Whatever depth: there is no recursion in it.
+    Siblings keep the order of `pieces`. Not recursive, so any depth works.
     """
     children: dict[Any, list[Piece]] = {}
     for piece in pieces:
@@ -231,7 +235,7 @@ def nested(pieces: Sequence[Piece], root: Any = None) -> str:
     if root is not None:
         tops = [piece for piece in pieces if piece.key == root]
     parts: list[str] = []
-    # What is still to be written, the next at the end: a node, or text as it is.
+    # Still to be written, next item last: a node, or literal text.
     waiting: list[Piece | str] = _in_a_list(tops)
     while waiting:
         item = waiting.pop()
@@ -247,9 +251,9 @@ def nested(pieces: Sequence[Piece], root: Any = None) -> str:
 
 
 def _in_a_list(pieces: list[Piece]) -> list[Piece | str]:
-    """Brackets, commas and pieces, the first one last."""
-    found: list[Piece | str] = ["]"]
+    """Return brackets, commas and pieces, the first one last."""
+    parts: list[Piece | str] = ["]"]
     for piece in reversed(pieces):
-        found += (piece, ",")
+        parts += (piece, ",")
     # The last comma stands where the list begins.
-    return [*found[:-1], "["] if pieces else [*found, "["]
+    return [*parts[:-1], "["] if pieces else [*parts, "["]

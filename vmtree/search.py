@@ -1,13 +1,13 @@
-"""`?q=`: words that narrow nodes, the same in API, pages and admin.
+"""The search language of `?q=`, the same in API, pages and admin.
 
-`organ:store cap:ssh category:lieutenant under:<id>` and text to look for in names and ids; blanks
-go into quotes. Apps above add words of their own, in their `AppConfig.ready`, by `add_word`.
+`organ:store category:lieutenant under:<id>` and so on filter; other text is searched in names and
+ids; text with blanks is quoted. Higher apps add terms to `search_terms`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,21 +16,22 @@ from django.db.models import Q, QuerySet
 from django.db.models.expressions import RawSQL
 
 from reef_site.common.errors import BadInput
+from reef_site.common.hooks import Hook
 from vmtree import aliases, lineage
 from vmtree.models import LINKS, Category, Node
 
 Nodes = QuerySet[Node]
 LONGEST = 1000
-# A word without its value; else a word, perhaps, and a value in quotes or without.
+# A term without its value; else an optional term and a value, quoted or not.
 _TOKEN = re.compile(r'([^\s:"]+:)(?=\s|$)|(?:([^\s:"]+):)?(?:"([^"]*)"?|(\S+))')
 
 
 @dataclass(frozen=True)
-class Word:
-    """A word of the search. A flag stands alone, others take a value after a colon.
+class Term:
+    """A term of the search. A flag stands alone, others take a value after a colon.
 
-    `narrow` gets rows (nodes, for words of the tree) and the value, and gives those that fit.
-    `values` are all there are, if they are a closed set.
+    `narrow` takes rows (nodes, for terms of the tree) and the value, and returns the rows that
+    match. `values` are the allowed values; empty allows any.
     """
 
     name: str
@@ -42,46 +43,36 @@ class Word:
         return self.name if self.flag else f"{self.name}:"
 
 
-_words: dict[str, Word] = {}
+search_terms: Hook[Term] = Hook(
+    "tree.search_terms", "Terms of the search over the tree, by the names that a query may use."
+)
 
 
-def add_word(word: Word, *, also: str = "") -> None:
-    """Make a word known, with another name if it has one."""
-    for name in (word.name, also):
-        if name:
-            _words[name] = word
-
-
-def known_words() -> Mapping[str, Word]:
-    """All words by their names."""
-    return _words
-
-
-def words(known: Mapping[str, Word] | None = None) -> list[str]:
-    """What may be searched for, as it is written."""
-    return sorted({str(word) for word in (_words if known is None else known).values()})
+def spellings(terms: Iterable[Term]) -> list[str]:
+    """Return the terms as they are written in a query, sorted."""
+    return sorted({str(term) for term in terms})
 
 
 def narrow(nodes: Nodes, query: str) -> Nodes:
-    """Those that all words of the query fit. Raises BadInput that lists the right words."""
-    for word, value in meant(query, _words):
-        nodes = word.narrow(nodes, value) if word else _text(nodes, value)
+    """Return the nodes that match the whole query. Raises BadInput that lists the terms."""
+    for term, value in parse(query, dict(search_terms.items())):
+        nodes = term.narrow(nodes, value) if term else _text(nodes, value)
     return nodes
 
 
-def meant(query: str, known: Mapping[str, Word]) -> Iterator[tuple[Word | None, str]]:
-    """The words of a query with their values; None is text. Raises BadInput."""
+def parse(query: str, terms: Mapping[str, Term]) -> Iterator[tuple[Term | None, str]]:
+    """Yield the terms of a query (None for text) with their values. Raises BadInput."""
     if len(query) > LONGEST:
         raise BadInput(f"q: at most {LONGEST} characters", "q")
     if "\0" in query:
         raise BadInput("q: has a NUL character, which no name or id has", "q")
-    for name, value, is_quoted in _parts(query):
-        yield _word(name, value, known, is_quoted=is_quoted), value
+    for name, value, is_quoted in _tokenize(query):
+        yield _term(name, value, terms, is_quoted=is_quoted), value
 
 
 def has_text(text: str, *columns: str) -> Q:
-    """That one of these columns has this text in it, in capitals or not."""
-    # LIKE of SQLite knows the capitals of ASCII only; its regular expressions are Python's.
+    """Return a condition: one of these columns contains this text, ignoring case."""
+    # SQLite's LIKE ignores case for ASCII only; its regular expressions are Python's.
     plain = text.isascii() or connection.vendor != "sqlite"
     how, value = ("icontains", text) if plain else ("iregex", re.escape(text))
     found = Q()
@@ -90,8 +81,8 @@ def has_text(text: str, *columns: str) -> Q:
     return found
 
 
-def _parts(query: str) -> list[tuple[str, str, bool]]:
-    """Name before the colon (or nothing), value, and whether that was in quotes."""
+def _tokenize(query: str) -> list[tuple[str, str, bool]]:
+    """Split into tuples of name before the colon (or empty), value, and whether it was quoted."""
     found = []
     for empty, name, quoted, bare in _TOKEN.findall(query):
         if empty:
@@ -102,18 +93,18 @@ def _parts(query: str) -> list[tuple[str, str, bool]]:
     return found
 
 
-def _word(name: str, value: str, known: Mapping[str, Word], *, is_quoted: bool) -> Word | None:
-    """The word that is meant, in capitals or not; None for text. Raises BadInput."""
+def _term(name: str, value: str, terms: Mapping[str, Term], *, is_quoted: bool) -> Term | None:
+    """Return the term with this name, ignoring case; None for text. Raises BadInput."""
     if not name:
-        word = None if is_quoted else known.get(value.lower())
-        return word if word and word.flag else None
-    word = known.get(name.lower())
-    if word is None or word.flag:
-        right = ", ".join(words(known))
-        raise BadInput(f'q: Unknown filter "{name}:". Try {right} or any text', "q")
-    if word.values and value not in word.values:
-        raise BadInput(f"q: {name} is one of {', '.join(word.values)}, not {value!r}", "q")
-    return word
+        term = None if is_quoted else terms.get(value.lower())
+        return term if term and term.flag else None
+    term = terms.get(name.lower())
+    if term is None or term.flag:
+        valid = ", ".join(spellings(terms.values()))
+        raise BadInput(f'q: Unknown filter "{name}:". Try {valid} or any text', "q")
+    if term.values and value not in term.values:
+        raise BadInput(f"q: {name} is one of {', '.join(term.values)}, not {value!r}", "q")
+    return term
 
 
 def _text(nodes: Nodes, text: str) -> Nodes:
@@ -121,39 +112,40 @@ def _text(nodes: Nodes, text: str) -> Nodes:
 
 
 def _under(nodes: Nodes, vm_id: str) -> Nodes:
-    top = _known("under", vm_id)
+    top = _key_of("under", vm_id)
     sql = f"{lineage.below(LINKS)} SELECT key FROM line"
     return nodes.filter(pk__in=RawSQL(sql, [top])).exclude(pk=top)  # noqa: S611
 
 
 def _parent(nodes: Nodes, vm_id: str) -> Nodes:
-    return nodes.filter(parent=_known("parent", vm_id))
+    return nodes.filter(parent=_key_of("parent", vm_id))
 
 
-def _known(word: str, vm_id: str) -> int:
-    """The key of the VM that a word names; removed ones had children, too."""
+def _key_of(term: str, vm_id: str) -> int:
+    """Return the key of the VM that a term names. Removed VMs count: they had children, too."""
     key = Node.objects.filter(vm_id=aliases.resolve(vm_id)).values_list("pk", flat=True).first()
     if key is None:
-        raise BadInput(f"q: {word}: there is no VM {vm_id!r}", "q")
+        raise BadInput(f"q: {term}: there is no VM {vm_id!r}", "q")
     return key
-
-
-add_word(Word("organ", lambda nodes, name: nodes.filter(pk__in=_with("organ", name))))
-add_word(
-    Word("cap", lambda nodes, name: nodes.filter(pk__in=_with("capability", name))),
-    also="capability",
-)
-add_word(
-    Word(
-        "category",
-        lambda nodes, value: nodes.filter(category=value),
-        values=tuple(Category.values),
-    )
-)
-add_word(Word("id", lambda nodes, vm_id: nodes.filter(vm_id=aliases.resolve(vm_id))))
-add_word(Word("parent", _parent))
-add_word(Word("under", _under))
 
 
 def _with(kind: str, name: str) -> QuerySet[Node]:
     return Node.objects.with_trait(kind, name).values("pk")  # type: ignore[return-value]
+
+
+def _category(nodes: Nodes, value: str) -> Nodes:
+    return nodes.filter(category=value)
+
+
+_capability = Term("cap", lambda nodes, name: nodes.filter(pk__in=_with("capability", name)))
+_OWN_TERMS = {
+    "organ": Term("organ", lambda nodes, name: nodes.filter(pk__in=_with("organ", name))),
+    "cap": _capability,
+    "capability": _capability,
+    "category": Term("category", _category, values=tuple(Category.values)),
+    "id": Term("id", lambda nodes, vm_id: nodes.filter(vm_id=aliases.resolve(vm_id))),
+    "parent": Term("parent", _parent),
+    "under": Term("under", _under),
+}
+for _name, _own_term in _OWN_TERMS.items():
+    search_terms.register(_own_term, key=_name)

@@ -1,23 +1,24 @@
-"""What the API says of the tree, and what it takes from a request. Keys as agents know them."""
+"""Nodes, revisions and tokens as JSON, and request bodies as commands, in the wire format."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from reef_site.common.errors import BadInput
+from reef_site.common.request_values import text_of
 from vmtree import aliases, ids
-from vmtree.dna import dna_of, empty, is_text
+from vmtree.dna import empty, parse_dna
 from vmtree.models import Category, Node, NodeToken, Revision
-from vmtree.services import UNSAID, Change, NewNode
+from vmtree.services import UNCHANGED, Change, NewNode
 
 Json = dict[str, Any]
-LONGEST = 255
-MOST_AT_ONCE = 10_000
+MAX_LENGTH = 255
+MAX_PAGE_SIZE = 10_000
 
 
 def node_json(node: Node) -> Json:
-    """A node; the same as the pieces of `rows`, for one that is at hand."""
-    said = {
+    """Return a node as JSON, in the same form as the pieces of `rows`."""
+    data = {
         "vmId": node.vm_id,
         "name": node.name,
         "parentVmId": node.parent_vm_id,
@@ -27,14 +28,14 @@ def node_json(node: Node) -> Json:
         "updatedAt": node.updated_at,
     }
     if node.removed_at:
-        said["removedAt"] = node.removed_at
+        data["removedAt"] = node.removed_at
     if node.destroyed_at:
-        said |= {"destroyed": True, "destroyedAt": node.destroyed_at}
-    return said
+        data |= {"destroyed": True, "destroyedAt": node.destroyed_at}
+    return data
 
 
 def revision_json(revision: Revision) -> Json:
-    """A change, with what the node was after it."""
+    """Return a revision as JSON."""
     return {
         "id": revision.pk,
         "at": revision.at,
@@ -48,15 +49,15 @@ def revision_json(revision: Revision) -> Json:
 
 
 def token_json(token: NodeToken) -> Json:
-    """All that is known of a token."""
+    """Return what is known of a token as JSON."""
     return {"madeAt": token.made_at, "madeBy": token.made_by, "revokedAt": token.revoked_at}
 
 
-# -- what requests say ---------------------------------------------------------------------------
+# -- parsing requests ----------------------------------------------------------------------------
 
 
-def new_node_of(data: Json) -> NewNode:
-    """A VM to be put into the tree. Raises BadInput with the contract's texts."""
+def parse_new_node(data: Json) -> NewNode:
+    """Parse the body of a POST. Raises BadInput with the texts of the contract."""
     name = data.get("name")
     if name is None or (isinstance(name, str) and not name.strip()):
         raise BadInput("name is required", "name")
@@ -64,56 +65,45 @@ def new_node_of(data: Json) -> NewNode:
     if "id" in data and "vmId" not in data:
         raise BadInput("id: is called vmId here", "id")
     vm_id = _vm_id(data.get("vmId"), "vmId")
-    ids.check_new(vm_id, "vmId")
+    ids.check_new_id(vm_id, "vmId")
     return NewNode(
-        name=_text(name, "name"),
+        name=text_of(name, "name", length=MAX_LENGTH),
         category=_category(data.get("category", "undefined")),
         vm_id=vm_id,
         parent_vm_id=aliases.resolve(_vm_id(data.get("parentVmId"), "parentVmId")),
-        dna=empty() if config is None else dna_of(config),
+        dna=empty() if config is None else parse_dna(config),
     )
 
 
-def change_of(data: Json) -> Change:
-    """What a PATCH wants. Keys that it does not have stay as they are. Raises BadInput."""
+def parse_change(data: Json) -> Change:
+    """Parse the body of a PATCH; absent keys stay unchanged. Raises BadInput."""
     config = data.get("reefConfig")
     return Change(
-        name=_text(data["name"], "name") if "name" in data else UNSAID,
-        category=_category(data["category"]) if "category" in data else UNSAID,
-        dna=(None if config is None else dna_of(config)) if "reefConfig" in data else UNSAID,
+        name=text_of(data["name"], "name", length=MAX_LENGTH) if "name" in data else UNCHANGED,
+        category=_category(data["category"]) if "category" in data else UNCHANGED,
+        dna=(None if config is None else parse_dna(config)) if "reefConfig" in data else UNCHANGED,
         parent_vm_id=(
             aliases.resolve(_vm_id(data["parentVmId"], "parentVmId")) or None
             if "parentVmId" in data
-            else UNSAID
+            else UNCHANGED
         ),
     )
 
 
 def _category(value: object) -> str:
     if not isinstance(value, str) or value not in Category.values:
-        said = "null" if value is None else value
-        raise BadInput(f"invalid category: {said}", "category")
+        shown = "null" if value is None else value
+        raise BadInput(f"invalid category: {shown}", "category")
     return value
 
 
-def _text(value: object, field: str) -> str:
-    if not isinstance(value, str):
-        raise BadInput(f"{field}: must be a string", field)
-    text = value.strip()
-    if not is_text(text):
-        raise BadInput(f"{field}: has characters that are no text", field)
-    if len(text) > LONGEST:
-        raise BadInput(f"{field}: at most {LONGEST} characters", field)
-    return text
-
-
 def _vm_id(value: object, field: str) -> str:
-    """An id; a number is taken as its digits, nothing as nothing."""
+    """Return an id as text. A number becomes its digits, None becomes empty."""
     if value is None:
         return ""
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
-    text = _text(value, field)
+    text = text_of(value, field, length=MAX_LENGTH)
     if any(not sign.isprintable() for sign in text) or text.endswith("/"):
         raise BadInput(f"{field}: must be printable and not end with a slash", field)
     return text

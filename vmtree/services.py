@@ -1,35 +1,33 @@
-"""What may be asked of the tree. Each function asks the rule, commits rows, then tells of them.
+"""Use cases of the tree. Each function checks permissions, commits rows, then publishes events.
 
-`by` is whoever asks: a caller as authentication found it, or the name of a part of reef.
+`by` is the caller: what authentication found, or the name of a part of reef.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from django.db import IntegrityError, transaction
 from django.db.models import Count, Q
-from ulid import ULID
 
 from reef_site.common import clock, database_locks, events
+from reef_site.common.batches import batched
 from reef_site.common.database_locks import DatabaseLock
 from reef_site.common.errors import BadInput, Conflict, NotFound
+from reef_site.common.ids import new_ulid
 from vmtree import authority, permissions, removal, tokens
 from vmtree import names as vm_names
 from vmtree.dna import Dna, empty
 from vmtree.lineage import is_within, keys_below
 from vmtree.models import LINKS, Node, NodeToken, Revision, Trait
 
-_AT_ONCE = 500
-
 
 @dataclass(frozen=True)
 class NewNode:
-    """A VM to be put into the tree. Without an id it gets one."""
+    """A node to create. Without an id it gets a new one."""
 
     name: str
     category: str
@@ -38,25 +36,25 @@ class NewNode:
     dna: Dna | None = dataclasses.field(default_factory=empty)
 
 
-class _Unsaid:
-    """Stands for what a change does not mention."""
+class _Unchanged:
+    """Marks a field that a change does not mention."""
 
 
-UNSAID = _Unsaid()
+UNCHANGED = _Unchanged()
 
 
 @dataclass(frozen=True)
 class Change:
-    """What is to be another; a parent of None makes it a root."""
+    """Fields to change. A parent of None makes the node a root."""
 
-    name: str | _Unsaid = UNSAID
-    category: str | _Unsaid = UNSAID
-    dna: Dna | _Unsaid | None = UNSAID
-    parent_vm_id: str | _Unsaid | None = UNSAID
+    name: str | _Unchanged = UNCHANGED
+    category: str | _Unchanged = UNCHANGED
+    dna: Dna | _Unchanged | None = UNCHANGED
+    parent_vm_id: str | _Unchanged | None = UNCHANGED
 
 
 def find(vm_id: str, *, removed: bool = False, missing: str = "VM not found") -> Node:
-    """The living node (or, if asked for, also a removed one), or NotFound."""
+    """Return the active node (with `removed` also a removed one). Raises NotFound."""
     nodes = Node.objects.select_related("parent").filter(vm_id=vm_id)
     node = (nodes if removed else nodes.living()).first()
     if node is None:
@@ -65,7 +63,7 @@ def find(vm_id: str, *, removed: bool = False, missing: str = "VM not found") ->
 
 
 def parent_of(vm_id: str) -> Node:
-    """The living node that something is to stand below, or BadInput."""
+    """Return the active node that is to become a parent. Raises BadInput."""
     parent = Node.objects.living().filter(vm_id=vm_id).first()
     if parent is None:
         raise BadInput(f"parent VM '{vm_id}' not found", "parentVmId")
@@ -74,21 +72,22 @@ def parent_of(vm_id: str) -> Node:
 
 @transaction.atomic
 def create(new: NewNode, *, by: object, what: Revision.What = Revision.What.CREATED) -> Node:
-    """Put a VM into the tree. Raises BadInput, Conflict, Forbidden.
+    """Create a node. Raises BadInput, Conflict, Forbidden.
 
-    One that came in by itself, and that nobody has changed since, becomes what is said now.
+    If the node was created by its registration and not changed since, it is updated instead.
     """
-    if what == Revision.What.CREATED and _came_by_itself(new.vm_id):
-        return _put_by_hand(new, by)
+    if what == Revision.What.CREATED and _is_untouched_placement(new.vm_id):
+        return _update_placed(new, by)
     if what == Revision.What.CREATED:
-        # What comes in by itself has a name that the registry took, perhaps long ago.
+        # Not checked for nodes created by registration: the registry accepted the name, perhaps
+        # long ago.
         vm_names.check(new.name)
     database_locks.lock(DatabaseLock.TREE_STRUCTURE, shared=True)
     parent = parent_of(new.parent_vm_id) if new.parent_vm_id else None
     authority.check(by, "write", parent)
-    vm_id = new.vm_id or str(ULID())
+    vm_id = new.vm_id or new_ulid()
     if known := Node.objects.filter(vm_id=vm_id).first():
-        raise _taken(known)
+        raise _id_conflict(known)
     now = clock.now()
     node = Node(vm_id=vm_id, name=new.name, category=new.category, parent=parent)
     node.reef_config, node.created_at, node.updated_at = new.dna, now, now
@@ -104,30 +103,33 @@ def create(new: NewNode, *, by: object, what: Revision.What = Revision.What.CREA
 
 
 @transaction.atomic
-def change(vm_id: str, wish: Change, *, by: object) -> Node:
-    """Rename, recategorise, give other DNA, or move with all that is below.
+def change(vm_id: str, changes: Change, *, by: object) -> Node:
+    """Rename a node, change its category or DNA, or move it with its descendants.
 
     Raises BadInput, NotFound, Forbidden.
     """
-    moves = not isinstance(wish.parent_vm_id, _Unsaid)
+    moves = not isinstance(changes.parent_vm_id, _Unchanged)
     if moves:
         database_locks.lock(DatabaseLock.TREE_STRUCTURE)
     node = _locked(vm_id, missing=f"VM '{vm_id}' not found")
     authority.check(by, "write", node)
     before = _state(node)
-    if not isinstance(wish.name, _Unsaid):
-        if wish.name != node.name:
-            vm_names.check(wish.name)
-        node.name = wish.name
-    if not isinstance(wish.category, _Unsaid):
-        if wish.category != node.category:
-            # What a VM is to the fleet is said by whoever commands it.
+    if not isinstance(changes.name, _Unchanged):
+        if changes.name != node.name:
+            vm_names.check(changes.name)
+        node.name = changes.name
+    if not isinstance(changes.category, _Unchanged):
+        if changes.category != node.category:
+            # The category is changed only by those who may command the VM.
             authority.check(by, "command", node)
-        node.category = wish.category
-    if not isinstance(wish.dna, _Unsaid):
-        node.reef_config = wish.dna
-    if not isinstance(wish.parent_vm_id, _Unsaid) and wish.parent_vm_id != node.parent_vm_id:
-        _move(node, wish.parent_vm_id, by)
+        node.category = changes.category
+    if not isinstance(changes.dna, _Unchanged):
+        node.reef_config = changes.dna
+    if (
+        not isinstance(changes.parent_vm_id, _Unchanged)
+        and changes.parent_vm_id != node.parent_vm_id
+    ):
+        _move(node, changes.parent_vm_id, by)
     node.updated_at = clock.now()
     node.save(update_fields=["name", "category", "reef_config", "parent", "updated_at"])
     if _state(node) != before:
@@ -146,11 +148,11 @@ def remove(
     confirm: int | None = None,
     guarded: bool = False,
 ) -> int:
-    """Make a tombstone of a VM, or with `subtree` of it and all below; how many were removed.
+    """Mark a node as removed, with `subtree` also its descendants. Return how many were removed.
 
-    A subtree needs `confirm`, the number of VMs that are meant, and goes out of the registry, too.
-    With `guarded` nobody is removed whom apps above want to stay. Raises BadInput, Conflict (the
-    number is another by now, or one must stay), NotFound, Forbidden.
+    A subtree needs `confirm`, the expected number of VMs, and is deregistered, too. With `guarded`,
+    VMs that higher apps protect are not removed. Raises BadInput, Conflict (the number differs, or
+    a VM is protected), NotFound, Forbidden.
     """
     database_locks.lock(DatabaseLock.TREE_STRUCTURE)
     node = _locked(vm_id)
@@ -163,13 +165,13 @@ def remove(
         _check_confirmed(confirm, len(keys))
     now = clock.now()
     if guarded:
-        for some in _chunks(keys):
+        for some in batched(keys):
             found = Node.objects.filter(pk__in=some).values_list("vm_id", flat=True)
             removal.check(list(found))
     tokens.revoke_all(keys)
-    for some in _chunks(keys):
+    for some in batched(keys):
         rows = Node.objects.select_related("parent").filter(pk__in=some).order_by("pk")
-        # Held, so that nobody changes them between being written down and removed.
+        # Locked, so that nothing changes between recording and removing them.
         nodes = list(rows.select_for_update(of=("self",), no_key=True))
         _record(nodes, Revision.What.REMOVED, by, now)
         Node.objects.filter(pk__in=some).update(removed_at=now, updated_at=now)
@@ -181,7 +183,7 @@ def remove(
 
 
 def issue_token(vm_id: str, *, by: object) -> tuple[Node, str]:
-    """A new token for a node; those it had before are good no longer."""
+    """Issue a token for a node and revoke its older ones. Return the node and the token."""
     with transaction.atomic():
         node = _locked(vm_id)
         authority.check(by, permissions.Action.ISSUE_TOKENS, node)
@@ -189,21 +191,21 @@ def issue_token(vm_id: str, *, by: object) -> tuple[Node, str]:
 
 
 def revoke_tokens(vm_id: str, *, by: object) -> int:
-    """Revoke the tokens of a node and of everything below it; how many there were."""
+    """Revoke the tokens of a node and its descendants. Return how many there were."""
     node = find(vm_id)
     authority.check(by, "command", node)
     return tokens.revoke(node)
 
 
 def tokens_of(vm_id: str, *, by: object) -> list[NodeToken]:
-    """When this node's tokens were made and revoked, newest first."""
+    """Return the tokens of this node, newest first."""
     node = find(vm_id, removed=True)
     authority.check(by, "write", node)
     return list(node.tokens.all())
 
 
 def mark_destroyed(vm_id: str) -> None:
-    """Note that what ran at a node is destroyed; the node stays for those below it."""
+    """Mark the VM of a node as destroyed. The node stays for its descendants."""
     now = clock.now()
     node = Node.objects.living().filter(vm_id=vm_id, destroyed_at__isnull=True)
     if node.update(destroyed_at=now, updated_at=now):
@@ -211,38 +213,38 @@ def mark_destroyed(vm_id: str) -> None:
 
 
 def stats() -> dict[str, Any]:
-    """How many living nodes there are, of each category that anybody has, and how many roots."""
+    """Count active nodes: in all, by category, roots."""
     living = Node.objects.living()
     found = living.count_by_category()
     counted = living.aggregate(
         roots=Count("pk", filter=Q(parent__isnull=True)),
-        # These nodes stay while others are below them.
+        # Destroyed nodes stay in the tree while they have children.
         destroyed=Count("pk", filter=Q(destroyed_at__isnull=False)),
     )
     known = {"total": sum(found.values()), "byCategory": found, "roots": counted["roots"]}
     return {**known, "destroyed": counted["destroyed"]} if counted["destroyed"] else known
 
 
-# -- rules of the above --------------------------------------------------------------------------
+# -- helpers -------------------------------------------------------------------------------------
 
 
-def _came_by_itself(vm_id: str) -> bool:
-    """Whether all that ever happened to this VM in the tree is that it registered."""
+def _is_untouched_placement(vm_id: str) -> bool:
+    """Return whether this VM was created by its registration and never changed since."""
     found = Revision.objects.filter(node__vm_id=vm_id).values_list("what", flat=True)
     return bool(vm_id) and set(found[:2]) == {Revision.What.PLACED}
 
 
-def _put_by_hand(new: NewNode, by: object) -> Node:
-    """Make of a VM that came in by itself what is said of it; what is not said stays."""
-    wish = Change(
+def _update_placed(new: NewNode, by: object) -> Node:
+    """Update a node that was created by its registration; absent fields stay unchanged."""
+    changes = Change(
         name=new.name,
         category=new.category,
-        dna=UNSAID if new.dna == empty() else new.dna,
-        parent_vm_id=new.parent_vm_id or UNSAID,
+        dna=UNCHANGED if new.dna == empty() else new.dna,
+        parent_vm_id=new.parent_vm_id or UNCHANGED,
     )
-    node = change(new.vm_id, wish, by=by)
-    if _came_by_itself(new.vm_id):
-        # Said the same, it is by hand from now on, too.
+    node = change(new.vm_id, changes, by=by)
+    if _is_untouched_placement(new.vm_id):
+        # Nothing changed, but from now on the node counts as created explicitly.
         _record([node], Revision.What.CHANGED, by, node.updated_at)
     return node
 
@@ -254,14 +256,14 @@ def _locked(vm_id: str, *, missing: str = "VM not found") -> Node:
     return node
 
 
-def _taken(known: Node) -> Conflict:
+def _id_conflict(known: Node) -> Conflict:
     if known.removed_at:
         return Conflict(f"VM '{known.vm_id}' was removed; its id is never given again")
     return Conflict(f"VM '{known.vm_id}' exists already")
 
 
 def _move(node: Node, parent_vm_id: str | None, by: object) -> None:
-    """Hang the node elsewhere. The shape is held, so nobody moves the new parent meanwhile."""
+    """Assign a new parent. The structure is locked, so the new parent cannot move meanwhile."""
     parent = parent_of(parent_vm_id) if parent_vm_id else None
     authority.check(by, "command", node)
     authority.check(by, "write", parent)
@@ -297,7 +299,7 @@ def _write_traits(node: Node) -> None:
 
 
 def _record(nodes: list[Node], what: Revision.What, by: object, at: datetime) -> None:
-    """Write down what these nodes are now."""
+    """Add a revision with the current state of each node."""
     Revision.objects.bulk_create(
         Revision(
             node=node,
@@ -311,8 +313,3 @@ def _record(nodes: list[Node], what: Revision.What, by: object, at: datetime) ->
         )
         for node in nodes
     )
-
-
-def _chunks(keys: list[int]) -> Iterator[list[int]]:
-    for start in range(0, len(keys), _AT_ONCE):
-        yield keys[start : start + _AT_ONCE]

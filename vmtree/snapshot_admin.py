@@ -1,4 +1,4 @@
-"""The admin of snapshots: take, verify, pin, compare, restore after a look, download."""
+"""Admin of snapshots: take, verify, pin, compare, preview and restore, download."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from django.urls import URLPattern, path, reverse
 from django.utils.html import format_html, format_html_join
 from django.views.decorators.http import require_GET, require_POST
 
+from reef_site.common.admin import ReadOnlyAdmin, apply_to_each
 from reef_site.common.errors import BadInput, ReefError
+from reef_site.common.text import parse_number
 from vmtree import handing, snapshots
-from vmtree.admin import FactAdmin
 from vmtree.snapshot_models import Snapshot, State
 from vmtree.snapshots import wording
 from vmtree.snapshots.comparing import Comparison
@@ -29,8 +30,8 @@ View = Callable[..., HttpResponseBase]
 
 
 @admin.register(Snapshot)
-class SnapshotAdmin(FactAdmin):
-    """Snapshots; whoever may change them may take and restore them."""
+class SnapshotAdmin(ReadOnlyAdmin):
+    """Snapshots. The permission to change them includes taking and restoring."""
 
     list_display = (
         "moment",
@@ -46,36 +47,32 @@ class SnapshotAdmin(FactAdmin):
     list_filter = ("state", "why", "pinned", "began_at")
     search_fields = ("file", "=made_by", "trouble", "sha256")
     search_help_text = "Part of a file's name, of its SHA-256 or of what is wrong with it."
-    list_select_related = False
+    command_permission = "vmtree.change_snapshot"
     ordering = ("-began_at", "-id")
     actions = ("verify", "pin", "unpin", "compare")
 
-    def has_command_permission(self, request: HttpRequest) -> bool:
-        """Who may take, verify, pin and restore."""
-        return request.user.has_perm("vmtree.change_snapshot")
-
     def get_urls(self) -> list[URLPattern]:
-        """With the pages that ask, and the file itself."""
+        """Add the pages for comparing and restoring, and the download."""
         pages: list[tuple[str, str, View]] = [
             ("take/", "take", require_POST(self.take_view)),
             ("compare/", "compare", require_GET(self.compare_view)),
             ("<int:key>/restore/", "restore", self.restore_view),
             ("<int:key>/download/", "download", require_GET(self.download_view)),
         ]
-        mine = [
+        urls = [
             path(
                 route,
-                self.admin_site.admin_view(self._spoken(view)),
+                self.admin_site.admin_view(self._show_errors(view)),
                 name=f"vmtree_snapshot_{name}",
             )
             for route, name, view in pages
         ]
-        return [*mine, *super().get_urls()]
+        return [*urls, *super().get_urls()]
 
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
-        """With the button that takes one now, for those who may."""
+        """Add the button that takes a snapshot, if the user may."""
         may = {"may_take": self.has_command_permission(request)}
         return super().changelist_view(request, {**(extra_context or {}), **may})
 
@@ -83,22 +80,21 @@ class SnapshotAdmin(FactAdmin):
 
     @admin.display(description="moment", ordering="began_at")
     def moment(self, row: Snapshot) -> str:
-        """Of what moment it is; of an unfinished one when it began."""
+        """Show the time of the data; of an unfinished snapshot, when it began."""
         return f"{row.at or row.began_at:%Y-%m-%d %H:%M:%S}"
 
     @admin.display(description="VMs")
     def vms(self, row: Snapshot) -> str:
-        """How many VMs lie in it."""
+        """Show the number of VMs in it."""
         return str(row.counts.get("nodes", "—"))
 
     @admin.display(description="size", ordering="size")
     def bytes(self, row: Snapshot) -> str:
-        """In units that are read easily."""
         return str(filesizeformat(row.size)) if row.size else "—"
 
     @admin.display(description="more")
     def ways(self, row: Snapshot) -> str:
-        """What can be done with it, or what is wrong with it."""
+        """Show links for a ready snapshot, else its problem."""
         if row.state != State.READY:
             return row.trouble or "—"
         compare = f"{reverse('admin:vmtree_snapshot_compare')}?from={row.pk}"
@@ -113,42 +109,32 @@ class SnapshotAdmin(FactAdmin):
 
     @admin.action(description="Verify selected snapshots", permissions=["command"])
     def verify(self, request: HttpRequest, queryset: QuerySet[Snapshot]) -> None:
-        """Read every byte of them."""
-        for each in queryset:
-            self._tell(request, each, partial(_verified, each, request))
+        apply_to_each(self, request, queryset, partial(_verified, by=request.user))
 
-    @admin.action(description="Pin selected snapshots: keep them for ever", permissions=["command"])
+    @admin.action(
+        description="Pin selected snapshots (keep them for ever)", permissions=["command"]
+    )
     def pin(self, request: HttpRequest, queryset: QuerySet[Snapshot]) -> None:
-        """Keep them for ever."""
-        for each in queryset:
-            self._tell(request, each, partial(_pinned, each, request, pinned=True))
+        apply_to_each(self, request, queryset, partial(_pinned, by=request.user, pinned=True))
 
     @admin.action(description="Unpin selected snapshots", permissions=["command"])
     def unpin(self, request: HttpRequest, queryset: QuerySet[Snapshot]) -> None:
-        """Keep them as long as others."""
-        for each in queryset:
-            self._tell(request, each, partial(_pinned, each, request, pinned=False))
+        apply_to_each(self, request, queryset, partial(_pinned, by=request.user, pinned=False))
 
     @admin.action(description="Compare two selected snapshots, or one with now")
     def compare(self, request: HttpRequest, queryset: QuerySet[Snapshot]) -> HttpResponse | None:
-        """From the older to the newer one."""
+        """Redirect to the comparison, from the older to the newer one."""
         keys = list(queryset.order_by("began_at", "pk").values_list("pk", flat=True)[:3])
         if len(keys) > 2:
-            self.message_user(request, "Choose one or two to compare.", messages.ERROR)
+            self.message_user(request, "Choose one or two snapshots to compare.", messages.ERROR)
             return None
-        words = "&".join(f"{word}={key}" for word, key in zip(("from", "to"), keys, strict=False))
-        return HttpResponseRedirect(f"{reverse('admin:vmtree_snapshot_compare')}?{words}")
-
-    def _tell(self, request: HttpRequest, row: Snapshot, what: Callable[[], str]) -> None:
-        try:
-            self.message_user(request, f"{row}: {what()}", messages.SUCCESS)
-        except ReefError as error:
-            self.message_user(request, str(error), messages.ERROR)
+        query = "&".join(f"{word}={key}" for word, key in zip(("from", "to"), keys, strict=False))
+        return HttpResponseRedirect(f"{reverse('admin:vmtree_snapshot_compare')}?{query}")
 
     # -- pages ---------------------------------------------------------------------------------
 
-    def _spoken(self, view: View) -> View:
-        """What is refused is said above the list."""
+    def _show_errors(self, view: View) -> View:
+        """Wrap a view so that errors become a message above the list."""
 
         def wrapped(request: HttpRequest, **words: Any) -> HttpResponseBase:
             try:
@@ -160,19 +146,18 @@ class SnapshotAdmin(FactAdmin):
         return wrapped
 
     def take_view(self, request: HttpRequest) -> HttpResponse:
-        """Write one now."""
         self._command(request)
         taken = snapshots.take(by=request.user)
         self.message_user(request, f"Snapshot {taken.snapshot.file} saved.", messages.SUCCESS)
         return HttpResponseRedirect(reverse(_LIST))
 
     def download_view(self, request: HttpRequest, key: int) -> HttpResponseBase:
-        """The file, if it is whole."""
+        """Send the file, after verifying it."""
         self._view(request)
         return handing.download(request, snapshots.find(key))
 
     def compare_view(self, request: HttpRequest) -> HttpResponse:
-        """From `?from=` to `?to=`, both keys; without the latter to now."""
+        """Compare `?from=` with `?to=` (ids of snapshots), or with the present without `?to=`."""
         self._view(request)
         old = snapshots.find(_key(request, "from"))
         new = snapshots.find(_key(request, "to")) if request.GET.get("to") else None
@@ -181,23 +166,23 @@ class SnapshotAdmin(FactAdmin):
         return self._page(request, "compare", title, snapshots.compare(old, new))
 
     def restore_view(self, request: HttpRequest, key: int) -> HttpResponse:
-        """GET shows what it would change; POST with `confirm` does exactly that."""
+        """GET shows the plan; POST with its `confirm` carries out exactly that plan."""
         self._command(request)
         snapshot = snapshots.find(key)
         if request.method == "POST":
             return self._restore(request, snapshot)
-        found = snapshots.plan(snapshot, by=request.user)
+        plan = snapshots.plan(snapshot, by=request.user)
         title = f"Restore the tree of {self.moment(snapshot)}?"
-        return self._page(request, "restore", title, found.comparison, confirm=found.confirm)
+        return self._page(request, "restore", title, plan.comparison, confirm=plan.confirm)
 
     def _restore(self, request: HttpRequest, snapshot: Snapshot) -> HttpResponse:
         confirm = request.POST.get("confirm", "")
         if not confirm:
             raise BadInput("confirm: look at the comparison first", "confirm")
         done = snapshots.restore(snapshot, confirm=confirm, by=request.user)
-        text = "The tree is as it was in {}. What was before lies in {}."
-        said = format_html(text, snapshot.file, done.before.file)
-        self.message_user(request, said, messages.SUCCESS)
+        text = "Restored the tree from {}. The previous tree is in {}."
+        message = format_html(text, snapshot.file, done.before.file)
+        self.message_user(request, message, messages.SUCCESS)
         return HttpResponseRedirect(reverse(_LIST))
 
     def _page(
@@ -224,19 +209,19 @@ class SnapshotAdmin(FactAdmin):
 
 
 def _key(request: HttpRequest, name: str) -> int:
-    given = request.GET.get(name, "")
-    if not (given.isascii() and given.isdigit()) or len(given) > 18:
+    key = parse_number(request.GET.get(name, ""))
+    if key is None:
         raise BadInput(f"{name}: must be the id of a snapshot", name)
-    return int(given)
+    return key
 
 
-def _verified(row: Snapshot, request: HttpRequest) -> str:
-    found = snapshots.verify(row, by=request.user)
+def _verified(row: Snapshot, *, by: object) -> str:
+    found = snapshots.verify(row, by=by)
     if found.state != State.READY:
-        raise ReefError(f"{row}: {found.trouble}")
-    return "is as it was written"
+        raise ReefError(found.trouble)
+    return "is intact"
 
 
-def _pinned(row: Snapshot, request: HttpRequest, *, pinned: bool) -> str:
-    snapshots.pin(row, pinned=pinned, by=request.user)
-    return "is kept for ever" if pinned else "is kept as long as others"
+def _pinned(row: Snapshot, *, by: object, pinned: bool) -> str:
+    snapshots.pin(row, pinned=pinned, by=by)
+    return "is pinned" if pinned else "is no longer pinned"

@@ -1,4 +1,4 @@
-"""The API of snapshots: `/vm-tree/snapshot…`. It is closed to nodes."""
+"""API of snapshots, `/vm-tree/snapshot…`. Not available to node tokens."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from rest_framework.views import APIView
 
 from reef_site.common.errors import BadInput
 from reef_site.common.request_names import takes
-from reef_site.common.request_values import body_of, query_number
+from reef_site.common.request_values import body_of, flag_of, query_number
+from reef_site.common.text import parse_number
 from vmtree import handing, permissions, snapshots
 from vmtree.snapshot_models import Snapshot
 from vmtree.snapshots import files
 
 Json = dict[str, Any]
-MOST_SHOWN = 100_000
-SHOWN = 1000
+MAX_ITEMS = 100_000
+DEFAULT_ITEMS = 1000
 
 
 def snapshot_json(snapshot: Snapshot) -> Json:
-    """A snapshot's row; `at` is the moment it shows, `trouble` what is wrong with it."""
+    """Return a snapshot as JSON; `at` is the time of its data, `trouble` what is wrong with it."""
     return {
         "id": snapshot.pk,
         "file": snapshot.file,
@@ -44,12 +45,15 @@ def snapshot_json(snapshot: Snapshot) -> Json:
 
 
 class SnapshotView(APIView):
-    """Base of the views below; `vmtree.snapshots` checks permissions where something changes."""
+    """Base of the views below. `vmtree.snapshots` checks permissions for changes."""
 
     asks_authority = True
 
     def check_permissions(self, request: Request) -> None:
-        """Refuse reading to nodes, too: a snapshot holds the whole fleet. Raises Forbidden."""
+        """Refuse node tokens for reading, too: a snapshot holds the whole fleet.
+
+        Raises Forbidden.
+        """
         super().check_permissions(request)
         permissions.check(request.user, permissions.Action.READ_SNAPSHOTS, None)
 
@@ -58,35 +62,34 @@ class Take(SnapshotView):
     """`/vm-tree/snapshot`"""
 
     def post(self, request: Request) -> Response:
-        """Write one now."""
+        """Take a snapshot now."""
         taken = snapshots.take(by=request.user)
         path = files.shown_path(taken.snapshot.file)
-        answer = {"snapshot": path, "prunedOldSnapshots": taken.pruned, "id": taken.snapshot.pk}
-        return Response(answer)
+        data = {"snapshot": path, "prunedOldSnapshots": taken.pruned, "id": taken.snapshot.pk}
+        return Response(data)
 
 
 class Snapshots(SnapshotView):
     """`/vm-tree/snapshots`"""
 
     def get(self, request: Request) -> Response:
-        """Newest first; files that are missing, cut off or altered are named."""
+        """List snapshots, newest first; missing, truncated or altered files are reported."""
         found = [snapshot_json(each) for each in snapshots.listing()]
         return Response({"snapshots": found, "count": len(found)})
 
 
-class One(SnapshotView):
+class SnapshotDetail(SnapshotView):
     """`/vm-tree/snapshots/<id>`"""
 
     def get(self, request: Request, snapshot_id: str) -> Response:
-        """One."""
-        return Response(snapshot_json(snapshots.look_at(_find(snapshot_id))))
+        return Response(snapshot_json(snapshots.quick_check(_find(snapshot_id))))
 
 
 class Download(SnapshotView):
     """`/vm-tree/snapshots/<id>/download`"""
 
     def get(self, request: Request, snapshot_id: str) -> HttpResponseBase:
-        """The file itself, if it is whole."""
+        """Send the file, after verifying it."""
         return handing.download(request._request, _find(snapshot_id))
 
 
@@ -94,7 +97,7 @@ class Verify(SnapshotView):
     """`/vm-tree/snapshots/<id>/verify`"""
 
     def post(self, request: Request, snapshot_id: str) -> Response:
-        """Read every byte; `state` and `trouble` say what was found."""
+        """Read every byte; `state` and `trouble` report the result."""
         return Response(snapshot_json(snapshots.verify(_find(snapshot_id), by=request.user)))
 
 
@@ -104,13 +107,11 @@ class Pin(SnapshotView):
     @takes(body=("pinned",))
     def post(self, request: Request, snapshot_id: str) -> Response:
         """Keep it for ever, or with `{"pinned": false}` no longer."""
-        pinned = body_of(request).get("pinned", True)
-        if not isinstance(pinned, bool):
-            raise BadInput("pinned: must be true or false", "pinned")
+        pinned = flag_of(body_of(request).get("pinned", True), "pinned")
         return self._pin(request, snapshot_id, pinned)
 
     def delete(self, request: Request, snapshot_id: str) -> Response:
-        """Keep it as long as others."""
+        """Unpin it: keep it as long as others."""
         return self._pin(request, snapshot_id, False)
 
     def _pin(self, request: Request, snapshot_id: str, pinned: bool) -> Response:
@@ -123,12 +124,14 @@ class Compare(SnapshotView):
 
     @takes(query=("to", "with", "limit"))
     def get(self, request: Request, snapshot_id: str) -> Response:
-        """What is other in `?to=<id>` (or `?with=`), or `now`; of each kind the first `?limit=`."""
-        asked = request.query_params
-        other = asked.get("to") or asked.get("with") or "now"
-        if other != (asked.get("with") or other):
+        """Compare with `?to=<id>` (or `?with=`), or with `now`. Lists the first `?limit=` of each
+        kind.
+        """
+        params = request.query_params
+        other = params.get("to") or params.get("with") or "now"
+        if other != (params.get("with") or other):
             raise BadInput("to: is another one than with", "to")
-        field = "to" if asked.get("to") else "with"
+        field = "to" if params.get("to") else "with"
         comparison = snapshots.compare(
             _find(snapshot_id), None if other == "now" else _find(other, field)
         )
@@ -141,15 +144,15 @@ class Restore(SnapshotView):
 
     @takes(query=("limit",), body=("confirm",))
     def post(self, request: Request, snapshot_id: str) -> Response:
-        """What it would change, and a `confirm`; with that `{"confirm": …}` it is done."""
+        """Return a plan with its `confirm`; a second call with `{"confirm": …}` carries it out."""
         snapshot, limit = _find(snapshot_id), _limit(request)
         confirm = body_of(request).get("confirm")
         if confirm is None:
-            found = snapshots.plan(snapshot, by=request.user)
-            said = found.comparison.as_json(limit)
-            others = {name: said.pop(name) for name in found.comparison.beside}
-            done = {"restored": False, "confirm": found.confirm}
-            return Response({**done, **said, "notRestored": others})
+            plan = snapshots.plan(snapshot, by=request.user)
+            data = plan.comparison.as_json(limit)
+            others = {name: data.pop(name) for name in plan.comparison.beside}
+            result = {"restored": False, "confirm": plan.confirm}
+            return Response({**result, **data, "notRestored": others})
         if not isinstance(confirm, str):
             raise BadInput("confirm: must be the text that the comparison came with", "confirm")
         restored = snapshots.restore(snapshot, confirm=confirm, by=request.user)
@@ -158,15 +161,16 @@ class Restore(SnapshotView):
 
 
 def _find(snapshot_id: str, field: str = "id") -> Snapshot:
-    if not (snapshot_id.isascii() and snapshot_id.isdigit()) or len(snapshot_id) > 18:
+    key = parse_number(snapshot_id)
+    if key is None:
         raise BadInput(f"{field}: must be the id of a snapshot, or 'now'", field)
-    return snapshots.find(int(snapshot_id))
+    return snapshots.find(key)
 
 
 def _limit(request: Request) -> int:
-    """How many examples of each kind; 0 is none, only the counts."""
-    limit = query_number(request, "limit", most=MOST_SHOWN)
-    return SHOWN if limit is None else limit
+    """Return how many items of each kind to list; 0 lists none, only counts."""
+    limit = query_number(request, "limit", most=MAX_ITEMS)
+    return DEFAULT_ITEMS if limit is None else limit
 
 
 _ONE = r"^vm-tree/snapshots/(?P<snapshot_id>[0-9]{1,18})"
@@ -174,7 +178,7 @@ _ONE = r"^vm-tree/snapshots/(?P<snapshot_id>[0-9]{1,18})"
 urlpatterns = [
     re_path(r"^vm-tree/snapshot/?$", Take.as_view()),
     re_path(r"^vm-tree/snapshots/?$", Snapshots.as_view()),
-    re_path(rf"{_ONE}/?$", One.as_view(), name="snapshot"),
+    re_path(rf"{_ONE}/?$", SnapshotDetail.as_view(), name="snapshot"),
     re_path(rf"{_ONE}/download/?$", Download.as_view(), name="snapshot-download"),
     re_path(rf"{_ONE}/verify/?$", Verify.as_view()),
     re_path(rf"{_ONE}/pin/?$", Pin.as_view()),

@@ -1,4 +1,4 @@
-"""The row of each snapshot: what it holds, where its file lies, whether it is as it was written."""
+"""One row for each snapshot: its contents, its file and the state of the file."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from django.db.models import Q
 from reef_site.common import clock
 from reef_site.common.leases import LeaseQuerySet
 
-# Much longer than writing takes; after it a writer counts as dead.
+# Much longer than writing takes. A writer whose lease is over counts as dead.
 LEASE = timedelta(minutes=10)
 
 
 class Why(models.TextChoices):
-    """What a snapshot was made for."""
+    """The occasion of a snapshot."""
 
     HOURLY = "hourly", "hourly"
     ASKED = "asked", "asked for"
@@ -24,7 +24,7 @@ class Why(models.TextChoices):
 
 
 class State(models.TextChoices):
-    """How far a snapshot is."""
+    """The progress of a snapshot."""
 
     WRITING = "writing", "being written"
     READY = "ready", "ready"
@@ -34,45 +34,45 @@ class State(models.TextChoices):
 
 class SnapshotQuerySet(LeaseQuerySet["Snapshot"]):
     def ready(self) -> Self:
-        """Those whose file was complete, and not found otherwise since."""
+        """Return snapshots whose file was complete at the last check."""
         return self.filter(state=State.READY)
 
     def written(self) -> Self:
-        """Those that have, or had, a file."""
+        """Return snapshots that have, or had, a file."""
         return self.filter(state__in=[State.READY, State.DAMAGED])
 
     def abandoned(self, at: datetime) -> Self:
-        """Those whose writer has not been heard of for too long."""
+        """Return unfinished snapshots whose writer's lease is over."""
         return self.free(at, LEASE).filter(state=State.WRITING)
 
 
 class Snapshot(models.Model):
-    """The tree, its history and the registry as of one moment, in a file of their own.
+    """The tree, its history and the registry as of one moment, in one file.
 
-    A row is claimed by its writer for `leased_until`; each attempt has a file name of its own, so
-    that one who comes too late changes nothing.
+    The writer claims the row until `leased_until`. Each attempt has a file name of its own, so that
+    a late writer cannot damage the next attempt.
     """
 
     file = models.CharField(max_length=100, unique=True)
     why = models.CharField(max_length=10, choices=Why.choices)
     made_by = models.CharField(max_length=200)
-    # The full hour an hourly one stands for: of two writers one gets it.
+    # The full hour of an hourly snapshot. Unique, so that only one of two writers gets it.
     hour = models.DateTimeField(null=True, blank=True, unique=True)
     state = models.CharField(max_length=10, choices=State.choices, default=State.WRITING)
-    # What went wrong with the writing, or is wrong with the file.
+    # Why writing failed, or what is wrong with the file.
     trouble = models.CharField(max_length=500, blank=True)
     host = models.CharField(max_length=255, blank=True)
     began_at = models.DateTimeField(default=clock.now)
     leased_until = models.DateTimeField(null=True, blank=True)
-    # The moment of the rows in it.
+    # The time of the rows in it.
     at = models.DateTimeField(null=True, blank=True)
     size = models.BigIntegerField(default=0, help_text="Bytes.")
     sha256 = models.CharField(max_length=64, blank=True)
-    # Rows of each table.
+    # Number of rows by table.
     counts = models.JSONField(default=dict, blank=True)
     pinned = models.BooleanField(default=False)
     checked_at = models.DateTimeField(null=True, blank=True)
-    # The file's time of change when it was checked: whoever alters it moves that.
+    # The file's modification time at the last check: altering the file changes it.
     touched_ns = models.BigIntegerField(default=0)
 
     objects = SnapshotQuerySet.as_manager()

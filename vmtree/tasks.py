@@ -1,4 +1,4 @@
-"""Ticks of the tree."""
+"""Periodic tasks of the tree."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from vmtree import snapshots
 
 @tick_task("vmtree.snapshot", soft_time_limit=300, time_limit=360)
 def snapshot() -> None:
-    """Make the snapshot of this hour, unless it is made."""
+    """Take the snapshot of this hour if there is none yet."""
     snapshots.tick()

@@ -1,13 +1,14 @@
-"""Tokens of nodes: shown once, kept as hashes, revoked with everything below."""
+"""Tokens of nodes: shown once, stored as hashes, revoked with all descendants."""
 
 from __future__ import annotations
 
 import hashlib
-import secrets
 
 from django.db import transaction
 
 from reef_site.common import clock
+from reef_site.common.batches import batched
+from reef_site.common.ids import new_secret
 from vmtree.lineage import keys_below
 from vmtree.models import LINKS, Node, NodeToken
 
@@ -15,13 +16,13 @@ PREFIX = "reef_"
 
 
 def digest_of(token: str) -> str:
-    """What is kept of a token. Its 256 random bits need no salt."""
+    """Return the stored hash of a token. Its 256 random bits need no salt."""
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def issue(node: Node, *, made_by: str) -> str:
-    """A new token for this node; nobody can read it later. It takes the place of older ones."""
-    token = PREFIX + secrets.token_urlsafe(32)
+    """Create a token for this node and revoke its older ones. Only the hash is stored."""
+    token = new_secret(PREFIX)
     with transaction.atomic():
         _revoke([node.pk])
         NodeToken.objects.create(node=node, digest=digest_of(token), made_by=made_by[:200])
@@ -29,11 +30,12 @@ def issue(node: Node, *, made_by: str) -> str:
 
 
 def renew(node: Node, shown: str, *, made_by: str) -> str:
-    """A further token for this node, beside the one that was shown; all others are revoked.
+    """Create a further token; revoke all others except the one that was presented.
 
-    So a node whose answer is lost still has the one that it showed. `confirm` is the second move.
+    So a node that never receives the response still has a working token. `confirm` is the second
+    step.
     """
-    token = PREFIX + secrets.token_urlsafe(32)
+    token = new_secret(PREFIX)
     with transaction.atomic():
         _revoke([node.pk], keep=digest_of(shown))
         NodeToken.objects.create(node=node, digest=digest_of(token), made_by=made_by[:200])
@@ -41,12 +43,12 @@ def renew(node: Node, shown: str, *, made_by: str) -> str:
 
 
 def confirm(node: Node, shown: str) -> int:
-    """Revoke all tokens of this node but the one that was shown; how many were good before."""
+    """Revoke all tokens of this node except the presented one. Return how many were valid."""
     return _revoke([node.pk], keep=digest_of(shown))
 
 
 def node_of(token: str) -> Node | None:
-    """The living node that this token belongs to; None if it opens nothing."""
+    """Return the active node that this token belongs to; None if the token is not valid."""
     if not token.startswith(PREFIX):
         return None
     found = NodeToken.objects.good().select_related("node").filter(digest=digest_of(token)).first()
@@ -54,24 +56,23 @@ def node_of(token: str) -> Node | None:
 
 
 def revoke(node: Node) -> int:
-    """Revoke this node's tokens and those of everything below it; how many were good before."""
+    """Revoke the tokens of this node and its descendants. Return how many were valid."""
     return _revoke(keys_below(LINKS, node.pk))
 
 
 def revoke_all(node_ids: list[int]) -> int:
-    """Revoke the tokens of exactly these nodes; how many were good before."""
+    """Revoke the tokens of exactly these nodes. Return how many were valid."""
     return _revoke(node_ids)
 
 
 def _revoke(node_ids: list[int], keep: str = "") -> int:
-    """Nobody remembers a token for longer than a moment: each door looks at the rows.
+    """Revoke tokens, except the one with the hash `keep`. Return how many were valid.
 
-    `keep` is the hash of a token that stays good.
+    Takes effect at once: every entry point looks the token up in these rows.
     """
     now, count = clock.now(), 0
     with transaction.atomic():
-        for start in range(0, len(node_ids), 500):
-            some = node_ids[start : start + 500]
+        for some in batched(node_ids):
             rows = NodeToken.objects.filter(node__in=some, revoked_at__isnull=True)
             count += rows.exclude(digest=keep).update(revoked_at=now)
     return count

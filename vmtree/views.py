@@ -1,4 +1,4 @@
-"""Fragments of the tree for pages."""
+"""Fragments of the tree for other pages."""
 
 from __future__ import annotations
 
@@ -12,50 +12,50 @@ from vmtree import services
 from vmtree.lineage import below
 from vmtree.models import LINKS, Node
 
-MOST_IN_PANEL = 500
-DEEPEST = 40
+MAX_PANEL_ROWS = 500
+MAX_INDENT = 40
 
 
 @dataclass(frozen=True)
-class Line:
-    """A node in an indented list."""
+class PanelRow:
+    """A node of an indented list."""
 
     node: Node
     depth: int
 
     @property
     def indent(self) -> str:
-        """Blanks before its name; very deep ones go no further to the right."""
-        return "\u00a0\u00a0" * min(self.depth, DEEPEST)
+        """Return blanks by depth, up to a maximum."""
+        return "\u00a0\u00a0" * min(self.depth, MAX_INDENT)
 
 
 def panel_html(_request: HttpRequest) -> str:
-    """The tree as an indented list; of a large one the top, breadth first."""
-    lines = _lines()
-    context = {"lines": lines, "stats": services.stats(), "most": MOST_IN_PANEL}
+    """Render the tree as an indented list; of a large tree only the top, breadth first."""
+    rows = _panel_rows()
+    context = {"lines": rows, "stats": services.stats(), "most": MAX_PANEL_ROWS}
     return render_to_string("vmtree/_panel.html", context)
 
 
-def _lines() -> list[Line]:
-    """The uppermost nodes, each under its parent."""
-    chosen = _uppermost()
+def _panel_rows() -> list[PanelRow]:
+    """Return the topmost nodes, each below its parent."""
+    chosen = _topmost()
     children: dict[int | None, list[Node]] = {}
     for node in chosen:
         children.setdefault(node.parent_id, []).append(node)
-    lines: list[Line] = []
+    rows: list[PanelRow] = []
     waiting = [(node, 0) for node in reversed(children.get(None, []))]
     while waiting:
         node, depth = waiting.pop()
-        lines.append(Line(node, depth))
+        rows.append(PanelRow(node, depth))
         waiting += [(child, depth + 1) for child in reversed(children.get(node.pk, []))]
-    return lines
+    return rows
 
 
-def _uppermost() -> list[Node]:
-    """Breadth first, as many as are shown: the recursion ends there."""
+def _topmost() -> list[Node]:
+    """Return as many nodes as are shown, breadth first; LIMIT ends the recursion."""
     roots = "parent_id IS NULL AND removed_at IS NULL"
     sql = f"{below(LINKS, start=roots)} SELECT key FROM line LIMIT %s"
     with connection.cursor() as cursor:
-        cursor.execute(sql, [MOST_IN_PANEL])
+        cursor.execute(sql, [MAX_PANEL_ROWS])
         keys = [key for (key,) in cursor.fetchall()]
     return list(Node.objects.filter(pk__in=keys))

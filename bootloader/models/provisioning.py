@@ -7,11 +7,8 @@ from typing import Any, Self
 
 from django.db import models
 from django.db.models import F, Q
-from ulid import ULID
 
-from bootloader.exceptions import IllegalMove, LostRace
 from bootloader.models.machines import Machine
-from bootloader.reasons import clipped
 from bootloader.states import (
     ACTIVE_STATES,
     MOVES,
@@ -23,12 +20,10 @@ from bootloader.states import (
     StepState,
 )
 from reef_site.common import clock
+from reef_site.common.errors import IllegalMove, LostRace
+from reef_site.common.ids import new_ulid
 from reef_site.common.leases import LeaseQuerySet
-
-
-def new_id() -> str:
-    """Return a new ULID: 26 capitals and digits."""
-    return str(ULID())
+from reef_site.common.text import clip_words
 
 
 class ProvisioningQuerySet(LeaseQuerySet["Provisioning"]):
@@ -61,7 +56,7 @@ class ProvisioningQuerySet(LeaseQuerySet["Provisioning"]):
 class Provisioning(models.Model):
     """One run of steps that turns a request into a member of the fleet."""
 
-    id = models.CharField(primary_key=True, max_length=26, default=new_id, editable=False)
+    id = models.CharField(primary_key=True, max_length=26, default=new_ulid, editable=False)
     name = models.CharField(max_length=64)
     profile = models.CharField(max_length=64)
     provider = models.CharField(max_length=40)
@@ -140,7 +135,7 @@ class Provisioning(models.Model):
         fields = {
             "state": to,
             "state_since": now,
-            "reason": clipped(reason, 2000),
+            "reason": clip_words(reason, 2000),
             "ended_at": ended,
         }
         fields |= also
@@ -150,7 +145,9 @@ class Provisioning(models.Model):
         for name, value in fields.items():
             setattr(self, name, value)
         line = f"{old} → {to}" + (f": {reason}" if reason else "")
-        LogLine.objects.create(provisioning=self, kind=LogLine.Kind.STATE, text=clipped(line, 2000))
+        LogLine.objects.create(
+            provisioning=self, kind=LogLine.Kind.STATE, text=clip_words(line, 2000)
+        )
 
 
 class BootStepQuerySet(models.QuerySet["BootStep"]):
@@ -208,7 +205,7 @@ class BootStep(models.Model):
         old, now = StepState(self.state), clock.now()
         if to not in STEP_MOVES[old]:
             raise IllegalMove(f"step {self} is {old}")
-        fields: dict[str, Any] = {"state": to, "reason": clipped(reason, 2000)}
+        fields: dict[str, Any] = {"state": to, "reason": clip_words(reason, 2000)}
         match to:
             case StepState.RUNNING:
                 fields |= {"started_at": now, "ended_at": None, "misses": 0}

@@ -22,8 +22,7 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
-from bootloader.reasons import cause, clipped_end
-from reef_site.agent_install import (
+from bootloader.agent_install import (
     NODE_PACKAGES,
     NPM_OPTIONS,
     PINNED,
@@ -32,6 +31,8 @@ from reef_site.agent_install import (
     ensure_or_note,
     installed,
 )
+from bootloader.reasons import cause
+from reef_site.common.text import clip_start
 
 MIN_NODE = 20
 # Disk space for the agent with its packages, plus some reserve.
@@ -116,7 +117,7 @@ def recipe_for(version: str, home: Path) -> Recipe:
         command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True
     )
     if done.returncode:
-        why = clipped_end(cause(done.stderr), 500)
+        why = clip_start(cause(done.stderr), 500)
         raise InstallError(f"npm finds no version {version} of {PINNED.package}: {why}")
     return recipe
 

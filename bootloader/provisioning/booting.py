@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from bootloader.exceptions import ProviderError, ShellError, StepFailed
 from bootloader.provisioning import lines
 from bootloader.remote_script import printable
-from bootloader.shell import Shell
+from bootloader.shell_protocol import Shell
 
 if TYPE_CHECKING:
     from bootloader.models import Provisioning

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from django.db import transaction
 
-from bootloader.exceptions import LostRace
 from bootloader.models import Machine, Provisioning
 from bootloader.states import State
 from reef_site.common import database_locks, events
 from reef_site.common.database_locks import DatabaseLock
 from reef_site.common.dispatch import dispatch
-from reef_site.common.errors import Conflict
+from reef_site.common.errors import Conflict, LostRace
 from versconfig import config
 from vmtree.models import Node
 

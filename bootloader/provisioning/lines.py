@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from bootloader import providers
 from bootloader.models import Machine
 from bootloader.reach import reach
-from bootloader.shell import Shell
+from bootloader.shell_protocol import Shell
 
 CONNECT_SECONDS = 10.0
 # Unused connections are closed after this time.

@@ -18,10 +18,10 @@ from bootloader.exceptions import (
 from bootloader.models import LogLine, Machine, Provisioning
 from bootloader.providers import base
 from bootloader.provisioning import booting, lines
-from bootloader.reasons import clipped
 from bootloader.states import State
 from reef_site.common import clock, events
 from reef_site.common.errors import BadInput, NotFound
+from reef_site.common.text import clip_words
 from registry import services as registry
 from vmtree import names as vm_names
 from vmtree import services as tree
@@ -59,7 +59,7 @@ def record(slug: str, seen: base.Machine, *, name: str = "", vm_id: str = "") ->
 
 def set_note(machine: Machine, text: str) -> None:
     """Set the machine's note."""
-    Machine.objects.filter(pk=machine.pk).update(note=clipped(text, 300))
+    Machine.objects.filter(pk=machine.pk).update(note=clip_words(text, 300))
 
 
 def new_vm_id(machine_id: str) -> str:
@@ -91,7 +91,7 @@ def mark_gone(machine: Machine, note: str) -> None:
     now = clock.now()
     with transaction.atomic():
         living = Machine.objects.living().filter(pk=machine.pk)
-        living.update(gone_at=now, state="", note=clipped(note, 300))
+        living.update(gone_at=now, state="", note=clip_words(note, 300))
         done = Provisioning.objects.reserving_names().filter(machine=machine, state=State.DONE)
         done.update(released_at=now)
         if machine.vm_id:
@@ -174,7 +174,7 @@ def _clean_host(machine: Machine) -> str:
         logger.warning("%s", text)
         for row in Provisioning.objects.filter(machine=machine):
             kind = LogLine.Kind.ERROR
-            LogLine.objects.create(provisioning=row, kind=kind, text=clipped(text, 2000))
+            LogLine.objects.create(provisioning=row, kind=kind, text=clip_words(text, 2000))
         return left
     return ""
 

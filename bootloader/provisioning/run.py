@@ -12,8 +12,6 @@ import time
 from datetime import timedelta
 
 from bootloader.exceptions import (
-    IllegalMove,
-    LostRace,
     NoSuchMachine,
     ProviderUnavailable,
     RateLimited,
@@ -25,7 +23,7 @@ from bootloader.provisioning.steps import CheckAgain, Context
 from bootloader.states import State, StepName, StepState
 from reef_site.common import clock, events
 from reef_site.common.dispatch import dispatch
-from reef_site.common.errors import ReefError
+from reef_site.common.errors import IllegalMove, LostRace, ReefError
 from reef_site.common.leases import is_leased
 
 logger = logging.getLogger(__name__)

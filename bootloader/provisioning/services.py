@@ -25,6 +25,7 @@ from reef_site.common import database_locks, events
 from reef_site.common.database_locks import DatabaseLock
 from reef_site.common.dispatch import dispatch
 from reef_site.common.errors import BadInput, Conflict, Forbidden, NotFound
+from reef_site.common.text import to_storable
 from versconfig import config
 from vmtree import authority
 from vmtree.models import Node
@@ -171,7 +172,7 @@ def _create_rows(vm_request: ProvisionRequest, by: object, key: str) -> list[Pro
 def find(provisioning_id: str) -> Provisioning:
     """Return the provisioning with this id. Raise NotFound."""
     rows = Provisioning.objects.without_texts()
-    row = rows.filter(pk=provisioning_id.replace("\0", "")).first()
+    row = rows.filter(pk=to_storable(provisioning_id)).first()
     if row is None:
         raise NotFound("provisioning not found")
     return row

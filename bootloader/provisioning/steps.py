@@ -19,7 +19,6 @@ from django.db import transaction
 
 from bootloader import providers, reasons
 from bootloader.exceptions import (
-    LostRace,
     ProviderError,
     ProviderUnavailable,
     ShellBusy,
@@ -31,10 +30,11 @@ from bootloader.models import BootStep, LogLine, Provisioning
 from bootloader.models.machines import Machine
 from bootloader.provisioning import booting, creating, lines, machines, resolving, texts
 from bootloader.provisioning.booting import ScriptState
-from bootloader.shell import Shell
+from bootloader.shell_protocol import Shell
 from bootloader.states import StepName
 from reef_site.common import clock
-from reef_site.common.errors import ReefError
+from reef_site.common.errors import LostRace, ReefError
+from reef_site.common.text import clip_start, clip_words, to_storable
 from registry.liveness import Liveness
 from registry.models import VM, Status, Watch
 from versconfig import config
@@ -103,7 +103,7 @@ class Context:
         """Write a line to the provisioning's log."""
         name = step.name if step else ""
         LogLine.objects.create(
-            provisioning=self.row, step=name, kind=kind, text=reasons.clipped(text, MAX_LOG_LINE)
+            provisioning=self.row, step=name, kind=kind, text=clip_words(text, MAX_LOG_LINE)
         )
 
     def later(self, seconds: float, why: str = "") -> CheckAgain:
@@ -305,7 +305,7 @@ def _record_output(context: Context, step: BootStep, seen: ScriptState) -> None:
     if before > MAX_OUTPUT_BYTES and seen.status is None:
         step.keep(offset=offset)
         return
-    text = kept.decode("utf-8", "replace").replace("\0", "\ufffd").rstrip("\n")
+    text = to_storable(kept.decode("utf-8", "replace")).rstrip("\n")
     with transaction.atomic():
         step.keep(offset=offset)
         LogLine.objects.create(
@@ -348,7 +348,7 @@ def _restart_script(context: Context, step: BootStep, number: int, *, begun: boo
 def _failure_reason(row: Provisioning, step: BootStep, status: int) -> str:
     """Return the exit status with the cause from the script's last output."""
     newest = row.log.filter(step=step.name, kind=LogLine.Kind.OUTPUT).order_by("-id").first()
-    cause = reasons.clipped_end(reasons.cause(newest.text if newest else ""), 600)
+    cause = clip_start(reasons.cause(newest.text if newest else ""), 600)
     return f"the script ended with status {status}" + (f": {cause}" if cause else "")
 
 

@@ -10,9 +10,10 @@ from typing import Any
 from bootloader import profiles, providers, words
 from bootloader.states import CleanupPolicy
 from reef_site.common.errors import BadInput, ReefError
+from reef_site.common.request_values import choice_of, number_of
+from reef_site.common.text import is_storable
 from versconfig import keys, values
 from vmtree import aliases
-from vmtree.dna import is_text
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 MAX_COUNT = 100
@@ -108,7 +109,7 @@ def parse_request(body: Mapping[str, Any]) -> ProvisionRequest:
         name: _text(body.get(key), key) for name, key in _TEXTS.items() if body.get(key)
     }
     given |= {
-        name: _number(body.get(key), key, maximum)
+        name: number_of(body.get(key), key, least=1, most=maximum)
         for name, (key, maximum) in _NUMBERS.items()
         if body.get(key) is not None
     }
@@ -125,7 +126,7 @@ def parse_request(body: Mapping[str, Any]) -> ProvisionRequest:
         extra_organs=_names(body.get("extraOrgans"), "extraOrgans"),
         extra_capabilities=_names(body.get("extraCapabilities"), "extraCapabilities"),
         on_failure=_parse_policy(body.get("onFailure"), "onFailure"),
-        count=None if count is None else _number(count, "count", MAX_COUNT),
+        count=None if count is None else number_of(count, "count", least=1, most=MAX_COUNT),
         **given,
     )
     vm_request.names()
@@ -159,23 +160,13 @@ def _text(value: object, field_name: str, *, needed: bool = True) -> str:
         return ""
     if value is None:
         raise BadInput(f"{field_name} is required", field_name)
-    if (
-        not isinstance(value, str)
-        or not is_text(value)
-        or any(ord(character) < 32 for character in value)
-    ):
+    if not is_storable(value) or any(ord(character) < 32 for character in value):
         raise BadInput(f"{field_name}: must be text", field_name)
     value = value.strip()
     if len(value) > MAX_TEXT:
         raise BadInput(f"{field_name}: at most {MAX_TEXT} characters", field_name)
     if needed and not value:
         raise BadInput(f"{field_name} is required", field_name)
-    return value
-
-
-def _number(value: object, field_name: str, maximum: int) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= maximum:
-        raise BadInput(f"{field_name}: must be a whole number from 1 to {maximum}", field_name)
     return value
 
 
@@ -198,10 +189,7 @@ def _labels(value: object) -> dict[str, str]:
 def _parse_policy(value: object, field_name: str) -> CleanupPolicy:
     if value is None:
         return CleanupPolicy.KEEP
-    if value not in CleanupPolicy.values:
-        valid = ", ".join(CleanupPolicy.values)
-        raise BadInput(f"{field_name}: must be one of {valid}", field_name)
-    return CleanupPolicy(str(value))
+    return CleanupPolicy(choice_of(value, field_name, CleanupPolicy.values))
 
 
 def parse_cleanup(value: object) -> CleanupPolicy | None:

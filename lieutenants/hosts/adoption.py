@@ -13,7 +13,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from lieutenants import ending
-from lieutenants.exceptions import IllegalMove, LostRace, NotFound, NotNow, ProgressLost
+from lieutenants.exceptions import NotNow, ProgressLost
 from lieutenants.hosts import paths
 from lieutenants.hosts.silence import Host, hosts
 from lieutenants.isolation import homes
@@ -22,6 +22,7 @@ from lieutenants.models import Lieutenant, Process
 from lieutenants.session import Session
 from lieutenants.states import RUNNING, Status
 from reef_site.common import events
+from reef_site.common.errors import IllegalMove, LostRace, NotFound
 from reef_site.common.errors import NotFound as NotRegistered
 from registry import services as registry
 from vmtree import permissions

@@ -8,10 +8,10 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from lieutenants.exceptions import BadInput
 from lieutenants.hosts.adoption import adopt
 from lieutenants.hosts.silence import Host, hosts
 from reef_site.common.request_names import takes
+from reef_site.common.request_values import body_of, flag_of
 from vmtree import permissions
 from vmtree.permissions import Action
 
@@ -49,8 +49,5 @@ class Adopt(APIView):
     @takes(body=("force",))
     def post(self, request: Request, name: str) -> Response:
         """Take its lieutenants over to this data folder; `{"force": true}` though it answers."""
-        body = request.data if isinstance(request.data, dict) else {}
-        force = body.get("force", False)
-        if not isinstance(force, bool):
-            raise BadInput("force: must be true or false", "force")
+        force = flag_of(body_of(request).get("force", False), "force")
         return Response({"results": adopt(name, actor=request.user, force=force)})

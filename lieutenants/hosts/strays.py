@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import signal
@@ -15,7 +14,7 @@ from lieutenants.exceptions import TransportError
 from lieutenants.models import Lieutenant, Process
 from lieutenants.states import Status
 from lieutenants.transports import get_transport
-from reef_site.common import events
+from reef_site.common import events, locks
 
 logger = logging.getLogger(__name__)
 
@@ -35,19 +34,12 @@ def runs_elsewhere(process: Process) -> bool:
     if not _is_keeper(process.handle["keeper_pid"]):
         return False  # after a restart of the machine its number is somebody else's
     try:
-        folder = os.open(process.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        return not locks.is_held(process.directory, strict=True)
     except FileNotFoundError:
         return True
     except OSError as error:
         logger.warning("cannot look at %s: %s", process.directory, error)
         return False
-    try:
-        fcntl.flock(folder, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    finally:
-        os.close(folder)
-    return True
 
 
 def look_at(process: Process) -> None:

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from django.conf import settings
 
-from lieutenants.exceptions import IllegalMove, LostRace
 from lieutenants.models import Lieutenant
 from lieutenants.states import Status
+from reef_site.common.errors import IllegalMove, LostRace
 
 logger = logging.getLogger(__name__)
 

@@ -8,9 +8,9 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_GET, require_POST
 
-from lieutenants.exceptions import LieutenantError
 from lieutenants.hosts.adoption import adopt as adopt_host
 from lieutenants.hosts.silence import hosts
+from reef_site.common.errors import ReefError
 
 
 @login_required
@@ -27,6 +27,6 @@ def adopt(request: HttpRequest, name: str) -> HttpResponse:
     try:
         for line in adopt_host(name, actor=str(request.user)):
             messages.success(request, line)
-    except LieutenantError as error:
+    except ReefError as error:
         messages.error(request, str(error))
     return redirect("lieutenant-hosts")

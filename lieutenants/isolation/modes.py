@@ -18,6 +18,7 @@ from django.db import DatabaseError, models
 
 from lieutenants import keeper
 from lieutenants.exceptions import IsolationUnavailable
+from lieutenants.models import Lieutenant
 
 logger = logging.getLogger(__name__)
 
@@ -146,8 +147,6 @@ def _without_isolation() -> str:
 
     Versions that isolated nobody noted nothing about it.
     """
-    from lieutenants.models import Lieutenant
-
     running = (
         Lieutenant.objects.living()
         .here()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlencode
 
 from django.conf import settings
@@ -17,18 +17,14 @@ from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils.html import format_html
 
-from lieutenants.admin import FactAdmin
 from lieutenants.operations import services
 from lieutenants.operations.models import Job, Step, StepState, Verb
 from lieutenants.operations.plan import Plan
+from reef_site.common.admin import ModelAdmin, ReadOnlyAdmin, add_actions, apply_to_each
 from reef_site.common.errors import ReefError
+from reef_site.common.text import first_line, parse_number
 from vmtree.lineage import keys_above
 from vmtree.models import LINKS, Node
-
-if TYPE_CHECKING:
-    _NodeAdmin = admin.ModelAdmin[Node]
-else:
-    _NodeAdmin = admin.ModelAdmin
 
 # Of a longer plan the page shows the head; the counts are of all.
 MOST_LINES = 500
@@ -41,7 +37,7 @@ def may_command(request: HttpRequest) -> bool:
 
 
 @admin.register(Job)
-class JobAdmin(FactAdmin):
+class JobAdmin(ReadOnlyAdmin):
     """Jobs over subtrees."""
 
     list_display = (
@@ -50,7 +46,6 @@ class JobAdmin(FactAdmin):
     list_filter = ("state", "verb", "created_at")
     search_fields = ("=id", "=vm_id", "name", "=actor")
     search_help_text = "The id of a job or of the VM at its top, its actor, or part of a VM's name."
-    list_select_related = False
     ordering = ("-id",)
     actions = ("go_on", "cancel")
 
@@ -87,27 +82,19 @@ class JobAdmin(FactAdmin):
     @admin.display(description="reason")
     def why(self, row: Job) -> str:
         """Why it could not go on, or did nothing."""
-        return row.reason.split("\n", 1)[0][:100]
+        return first_line(row.reason, 100)
 
     @admin.action(description="Go on with selected jobs", permissions=["command"])
     def go_on(self, request: HttpRequest, queryset: QuerySet[Job]) -> None:
         """Try again what they missed."""
-        for job in queryset.order_by("id"):
-            self._tell(request, job, _again)
+        rows = queryset.order_by("id")
+        apply_to_each(self, request, rows, lambda job: _again(job, request))
 
     @admin.action(description="Cancel selected jobs", permissions=["command"])
     def cancel(self, request: HttpRequest, queryset: QuerySet[Job]) -> None:
         """Begin none of their further steps."""
-        for job in queryset.order_by("id"):
-            self._tell(request, job, _cancelled)
-
-    def _tell(
-        self, request: HttpRequest, job: Job, what: Callable[[Job, HttpRequest], str]
-    ) -> None:
-        try:
-            self.message_user(request, f"{job}: {what(job, request)}", messages.SUCCESS)
-        except ReefError as error:
-            self.message_user(request, f"{job}: {error}", messages.ERROR)
+        rows, by = queryset.order_by("id"), request.user
+        apply_to_each(self, request, rows, lambda job: services.cancel(job.pk, by=by).state)
 
     # -- the plan ------------------------------------------------------------------------------
 
@@ -145,9 +132,10 @@ class JobAdmin(FactAdmin):
         """Start a job for each VM, if the plan that was shown is the plan still."""
         vm_ids, counts = request.POST.getlist("vm"), request.POST.getlist("count")
         for vm_id, count in list(zip(vm_ids, counts, strict=False))[:MOST_PLANS]:
-            confirm = int(count) if count.isdecimal() else None
             try:
-                job, continued = services.start(verb, vm_id, by=request.user, confirm=confirm)
+                job, continued = services.start(
+                    verb, vm_id, by=request.user, confirm=parse_number(count)
+                )
             except ReefError as error:
                 self.message_user(request, f"{vm_id}: {error}", messages.ERROR)
             else:
@@ -157,20 +145,19 @@ class JobAdmin(FactAdmin):
 
 
 @admin.register(Step)
-class StepAdmin(FactAdmin):
+class StepAdmin(ReadOnlyAdmin):
     """What jobs did to each VM."""
 
     list_display = ("job_id", "position", "name", "does", "state", "why", "attempts", "ended_at")
     list_filter = ("state", "handler")
     search_fields = ("=job__id", "=vm_id", "name")
     search_help_text = "The id of a job or of a VM, or part of a VM's name."
-    list_select_related = False
     ordering = ("-job_id", "position")
 
     @admin.display(description="reason")
     def why(self, row: Step) -> str:
         """The reason's first line."""
-        return row.reason.split("\n", 1)[0][:100]
+        return first_line(row.reason, 100)
 
 
 def uppermost(vm_ids: Sequence[str]) -> list[str]:
@@ -201,10 +188,6 @@ def _again(job: Job, request: HttpRequest) -> str:
     return "goes on" if continued else f"was done; job {again.pk} has begun"
 
 
-def _cancelled(job: Job, request: HttpRequest) -> str:
-    return services.cancel(job.pk, by=request.user).state
-
-
 # -- actions on nodes ----------------------------------------------------------------------------
 
 
@@ -212,7 +195,9 @@ def _node_action(verb: Verb) -> Callable[..., HttpResponse]:
     @admin.action(
         description=f"{verb.label.capitalize()} with everything below …", permissions=["command"]
     )
-    def act(_admin: _NodeAdmin, _request: HttpRequest, queryset: QuerySet[Node]) -> HttpResponse:
+    def act(
+        _admin: ModelAdmin[Node], _request: HttpRequest, queryset: QuerySet[Node]
+    ) -> HttpResponse:
         vm_ids = list(queryset.order_by("pk").values_list("vm_id", flat=True)[:MOST_PLANS])
         asked = urlencode([("vm", vm_id) for vm_id in vm_ids])
         url = reverse("admin:lieutenants_job_plan", args=[verb.value])
@@ -224,11 +209,10 @@ def _node_action(verb: Verb) -> Callable[..., HttpResponse]:
 
 def join_nodes(site: admin.AdminSite = admin.site) -> None:
     """Add the verbs to the actions of nodes, where nodes are shown."""
+    add_actions(Node, *map(_node_action, Verb), site=site)
     with contextlib.suppress(NotRegistered):
-        nodes = site.get_model_admin(Node)
-        nodes.actions = [*(nodes.actions or ()), *map(_node_action, Verb)]
         # Django asks this of whoever has an action with the permission "command".
-        setattr(nodes, "has_command_permission", may_command)  # noqa: B010
+        setattr(site.get_model_admin(Node), "has_command_permission", may_command)  # noqa: B010
 
 
 join_nodes()

@@ -7,14 +7,14 @@ from collections.abc import Iterable, Sequence
 from django.conf import settings
 
 from lieutenants import services
-from lieutenants.exceptions import IllegalMove, NotNow
+from lieutenants.exceptions import NotNow
 from lieutenants.hosts import silence
 from lieutenants.models import Lieutenant
 from lieutenants.operations.handlers import Handler, Outlook
 from lieutenants.operations.models import Verb
 from lieutenants.states import Status
 from lieutenants.transports import get_transport
-from reef_site.common.errors import NotFound
+from reef_site.common.errors import IllegalMove, NotFound
 
 
 def lieutenants_at(vm_ids: Iterable[str]) -> dict[str, Lieutenant]:

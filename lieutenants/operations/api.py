@@ -13,8 +13,10 @@ from lieutenants.operations import services
 from lieutenants.operations.models import Job, Verb
 from lieutenants.operations.serializers import JOB_STATES, job_json, plan_json, steps_json
 from reef_site.common.errors import BadInput
+from reef_site.common.paging import take_page
 from reef_site.common.request_names import takes
-from reef_site.common.request_values import is_dry_run, query_cursor, query_limit
+from reef_site.common.request_values import is_dry_run, query_choice, query_cursor, query_limit
+from reef_site.common.text import to_storable
 from vmtree import aliases, permissions
 
 MOST_ROWS = 1000
@@ -51,19 +53,18 @@ class Jobs(APIView):
     def get(self, request: Request) -> Response:
         """Newest first; `?state= verb= vmId= limit= cursor=` narrow."""
         asked, rows = request.query_params, Job.objects.with_counts()
-        if state := _one_of(asked.get("state", ""), "state", JOB_STATES):
+        if state := query_choice(request, "state", JOB_STATES):
             rows = rows.filter(state=state)
-        if verb := _one_of(asked.get("verb", ""), "verb", tuple(Verb.values)):
+        if verb := query_choice(request, "verb", Verb.values):
             rows = rows.filter(verb=verb)
         if vm_id := asked.get("vmId", ""):
-            rows = rows.filter(vm_id=aliases.resolve(vm_id.replace("\0", "")))
+            rows = rows.filter(vm_id=aliases.resolve(to_storable(vm_id)))
         if cursor := asked.get("cursor", ""):
-            if not Job.objects.filter(pk=cursor.replace("\0", "")).exists():
+            if not Job.objects.filter(pk=to_storable(cursor)).exists():
                 raise BadInput("cursor: must be the `next` of an earlier page", "cursor")
             rows = rows.filter(pk__lt=cursor)
         limit = query_limit(request, most=MOST_ROWS, default=USUAL_ROWS)
-        found = list(rows[: limit + 1])
-        more, found = len(found) > limit, found[:limit]
+        found, more = take_page(rows, limit)
         jobs = [job_json(job) for job in found]
         return Response({"jobs": jobs, "count": len(jobs), "next": found[-1].pk if more else None})
 
@@ -111,12 +112,6 @@ def _count(value: object, field: str) -> int | None:
         return None
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise BadInput(f"{field}: must be a whole number, 0 or more", field)
-    return value
-
-
-def _one_of(value: str, field: str, valid: tuple[str, ...]) -> str:
-    if value and value not in valid:
-        raise BadInput(f"{field}: must be one of {', '.join(valid)}", field)
     return value
 
 

@@ -1,7 +1,7 @@
 """Who knows how to pause, resume and destroy a VM: one interface, one handler for each kind.
 
-A provider of VMs joins with `add_handler`: handlers are asked in turn, newest first, and the
-registry's takes what nobody else looks after.
+Handlers are registered in `vm_handlers` and asked in turn, the newest first; the first one, the
+registry's, takes all VMs that no other handler looks after.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from lieutenants.operations.models import Verb
+from reef_site.common.batches import batched
 from reef_site.common.errors import NotFound
-
-_AT_ONCE = 500
+from reef_site.common.hooks import Hook
 
 
 @dataclass(frozen=True)
@@ -66,25 +66,15 @@ class Handler(ABC):
         )
 
 
-_handlers: list[Handler] = []
-
-
-def add_handler(handler: Handler) -> None:
-    """Let this one be asked before those that are known already."""
-    remove_handler(handler.name)
-    _handlers.insert(0, handler)
-
-
-def remove_handler(name: str) -> None:
-    """Ask this one no more."""
-    _handlers[:] = [each for each in _handlers if each.name != name]
+vm_handlers: Hook[Handler] = Hook(
+    "operations.vm_handlers", "Pause, resume and destroy one kind of VM; the newest is asked first."
+)
 
 
 def handler_of(name: str) -> Handler:
     """The handler that a step names. Raises NotFound if it is not here any more."""
-    for handler in _handlers:
-        if handler.name == name:
-            return handler
+    if handler := vm_handlers.get(name):
+        return handler
     raise NotFound(f"nobody here handles VMs of the kind {name!r}")
 
 
@@ -92,9 +82,9 @@ def outlooks(verb: Verb, vm_ids: Iterable[str]) -> dict[str, tuple[Handler, Outl
     """What the verb would do to each of these, and who would do it."""
     found: dict[str, tuple[Handler, Outlook]] = {}
     waiting = list(vm_ids)
-    for handler in _handlers:
-        for start in range(0, len(waiting), _AT_ONCE):
-            some = handler.outlooks(verb, waiting[start : start + _AT_ONCE])
+    for handler in reversed(vm_handlers):
+        for batch in batched(waiting):
+            some = handler.outlooks(verb, batch)
             found |= {vm_id: (handler, outlook) for vm_id, outlook in some.items()}
         waiting = [vm_id for vm_id in waiting if vm_id not in found]
     return found

@@ -8,15 +8,10 @@ from typing import Self
 from django.db import models
 from django.db.models import Count, Exists, F, OuterRef, Q, Subquery
 from django.db.models.functions import Coalesce
-from ulid import ULID
 
 from reef_site.common import clock
+from reef_site.common.ids import new_ulid
 from reef_site.common.leases import LeaseQuerySet
-
-
-def new_id() -> str:
-    """A sortable id of 26 capitals and digits."""
-    return str(ULID())
 
 
 class Verb(models.TextChoices):
@@ -92,7 +87,7 @@ class JobQuerySet(LeaseQuerySet["Job"]):
 class Job(models.Model):
     """One verb over a VM and everything below it."""
 
-    id = models.CharField(primary_key=True, max_length=26, default=new_id, editable=False)
+    id = models.CharField(primary_key=True, max_length=26, default=new_ulid, editable=False)
     verb = models.CharField(max_length=10, choices=Verb.choices)
     vm_id = models.CharField("VM id", max_length=255, help_text="The VM at the top.")
     name = models.CharField(max_length=255, blank=True)

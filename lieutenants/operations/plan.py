@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from lieutenants.operations import handlers
 from lieutenants.operations.handlers import Outlook
 from lieutenants.operations.models import Verb
+from reef_site.common.batches import BATCH_SIZE, batched
 from reef_site.common.errors import BadInput
 from registry.models import VM
 from vmtree.lineage import keys_below
 from vmtree.models import LINKS, Node
 
 MOST_VMS = 20_000
-_AT_ONCE = 500
 NO_PLACE = "is registered as a child, but has no place in the tree"
 
 
@@ -77,7 +76,7 @@ def _nodes_below(top: Node) -> list[Node]:
     if len(keys) > MOST_VMS:
         raise BadInput(f"{len(keys)} VMs are more than one job takes ({MOST_VMS}): take parts")
     rows: dict[int, Node] = {}
-    for some in _chunks(keys):
+    for some in batched(keys):
         rows |= Node.objects.living().in_bulk(some)
     return [rows[key] for key in keys if key in rows]
 
@@ -102,17 +101,12 @@ def _named(found: tuple[handlers.Handler, Outlook]) -> tuple[str, Outlook]:
 def _without_place(verb: Verb, vm_ids: list[str]) -> list[Line]:
     """Registered children of these that the tree does not have: told, never touched."""
     found: dict[str, VM] = {}
-    for some in _chunks(vm_ids):
-        children = VM.objects.filter(parent_vm_id__in=some).order_by("id")[:_AT_ONCE]
+    for some in batched(vm_ids):
+        children = VM.objects.filter(parent_vm_id__in=some).order_by("id")[:BATCH_SIZE]
         found |= {vm.pk: vm for vm in children}
-    for some in _chunks(list(found)):
+    for some in batched(list(found)):
         for known in Node.objects.filter(vm_id__in=some).values_list("vm_id", flat=True):
             del found[known]
     return [
         Line(vm.pk, vm.name, "", "", "registry", f"{verb} it", NO_PLACE) for vm in found.values()
     ]
-
-
-def _chunks(keys: list[int] | list[str]) -> Iterator[list[int] | list[str]]:
-    for start in range(0, len(keys), _AT_ONCE):
-        yield keys[start : start + _AT_ONCE]

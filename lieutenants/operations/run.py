@@ -21,6 +21,7 @@ from lieutenants.operations.models import (
     Verb,
 )
 from reef_site.common import clock, events
+from reef_site.common.batches import batched
 from reef_site.common.dispatch import dispatch
 from reef_site.common.errors import ReefError
 from reef_site.common.leases import is_leased
@@ -122,8 +123,8 @@ def _send(job: Job, free: int) -> None:
         return
     ready = job.steps.ready(Verb(job.verb)).order_by("position")
     ids = list(ready.values_list("pk", flat=True)[:free])
-    for start in range(0, len(ids), BATCH):
-        dispatch("operations.act", ids[start : start + BATCH])
+    for batch in batched(ids, BATCH):
+        dispatch("operations.act", batch)
 
 
 def _close(job: Job) -> bool:

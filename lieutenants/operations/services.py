@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 from django.db import IntegrityError, transaction
@@ -17,9 +17,11 @@ from lieutenants.operations.models import (
 )
 from lieutenants.operations.plan import Line, Plan, plan_of
 from reef_site.common import clock, database_locks
+from reef_site.common.batches import BATCH_SIZE, batched
 from reef_site.common.database_locks import DatabaseLock
 from reef_site.common.dispatch import dispatch
 from reef_site.common.errors import Conflict, NotFound
+from reef_site.common.text import to_storable
 from vmtree import permissions
 from vmtree import services as tree
 from vmtree.lineage import keys_above, keys_below
@@ -87,7 +89,7 @@ def cancel(job_id: str, *, by: object) -> Job:
 
 def find(job_id: str) -> Job:
     """The job of this id, or NotFound."""
-    job = Job.objects.filter(pk=job_id.replace("\0", "")).first()
+    job = Job.objects.filter(pk=to_storable(job_id)).first()
     if job is None:
         raise NotFound("job not found")
     return job
@@ -145,7 +147,7 @@ def _write_steps(job: Job, found: Plan) -> None:
         for position, line in enumerate(found.lines)
         if line.vm_id not in known
     ]
-    Step.objects.bulk_create(new, batch_size=500)
+    Step.objects.bulk_create(new, batch_size=BATCH_SIZE)
     if known:
         _renew(job, [(known[line.vm_id], line) for line in found.lines if line.vm_id in known])
         _end_those_gone(job, {line.vm_id for line in found.lines}, known.values())
@@ -178,7 +180,7 @@ def _renew(job: Job, pairs: list[tuple[Step, Line]]) -> None:
         if any(getattr(step, name) != value for name, value in wanted.items()):
             changes.setdefault(tuple(wanted.items()), []).append(step.pk)
     for wanted_now, ids in changes.items():
-        for some in _chunks(ids):
+        for some in batched(ids):
             rows = job.steps.filter(pk__in=some).exclude(state=StepState.RUNNING)
             rows.update(**dict(wanted_now))
 
@@ -187,11 +189,6 @@ def _end_those_gone(job: Job, planned: set[str], known: Iterable[Step]) -> None:
     """Steps of VMs that are not below the top any more have nothing left to do."""
     open_states = {StepState.WAITING, *MISSED_STEPS}
     gone = [each.pk for each in known if each.vm_id not in planned and each.state in open_states]
-    for some in _chunks(gone):
+    for some in batched(gone):
         rows = job.steps.filter(pk__in=some)
         rows.update(state=StepState.LEFT_OUT, reason="is not below it any more")
-
-
-def _chunks(ids: list[int]) -> Iterator[list[int]]:
-    for start_at in range(0, len(ids), 500):
-        yield ids[start_at : start_at + 500]

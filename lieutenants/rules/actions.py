@@ -16,17 +16,15 @@ from lieutenants.rules import findings, webhooks
 from lieutenants.rules.models import Action, Firing, Rule
 from lieutenants.rules.proofs import Proof, enough, proofs
 from reef_site.common import clock
-from reef_site.common.errors import NotFound, ReefError
+from reef_site.common.errors import Conflict, NotFound
 from registry.models import Status
 from vmtree import snapshots
 from vmtree.models import Node
 from vmtree.snapshot_models import Snapshot, Why
 
 
-class Held(ReefError):
-    """Not yet: something has to be otherwise first."""
-
-    status = 409
+class Held(Conflict):
+    """The action cannot run yet: something has to change first."""
 
 
 def do(rule: Rule, firing: Firing) -> str:

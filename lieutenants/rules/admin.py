@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django import forms
-from django.contrib import admin, messages
+from django.contrib import admin
 from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse
@@ -13,21 +13,14 @@ from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils.html import format_html
 
-from lieutenants.admin import FactAdmin
 from lieutenants.rules import firing, services
 from lieutenants.rules.models import Action, Firing, Rule
 from reef_site.common import clock
-from reef_site.common.errors import ReefError
-
-if TYPE_CHECKING:
-    _RuleAdmin = admin.ModelAdmin[Rule]
-    _RuleForm = forms.ModelForm[Rule]
-else:
-    _RuleAdmin = admin.ModelAdmin
-    _RuleForm = forms.ModelForm
+from reef_site.common.admin import ModelAdmin, ModelForm, ReadOnlyAdmin, apply_to_each
+from reef_site.common.text import clip
 
 
-class RuleForm(_RuleForm):
+class RuleForm(ModelForm[Rule]):
     """A rule, and a field for its secret that never shows it."""
 
     webhook_secret = forms.CharField(
@@ -47,7 +40,7 @@ class RuleForm(_RuleForm):
 
 
 @admin.register(Rule)
-class RuleAdmin(_RuleAdmin):
+class RuleAdmin(ModelAdmin[Rule]):
     """Rules are written here; what one would do stands on a page of its own."""
 
     form = RuleForm
@@ -94,13 +87,11 @@ class RuleAdmin(_RuleAdmin):
         self._switch(request, queryset, enabled=False)
 
     def _switch(self, request: HttpRequest, queryset: QuerySet[Rule], *, enabled: bool) -> None:
-        for rule in queryset:
-            try:
-                services.change(rule.pk, {"enabled": enabled}, by=request.user)
-            except ReefError as error:
-                self.message_user(request, f"{rule}: {error}", messages.ERROR)
-            else:
-                self.message_user(request, f"{rule}: is {'on' if enabled else 'off'}")
+        def switch(rule: Rule) -> str:
+            services.change(rule.pk, {"enabled": enabled}, by=request.user)
+            return f"is {'on' if enabled else 'off'}"
+
+        apply_to_each(self, request, queryset, switch)
 
     def dry_run_view(self, request: HttpRequest, rule_id: int) -> HttpResponse:
         """What this rule would do now; changes nothing."""
@@ -120,13 +111,12 @@ class RuleAdmin(_RuleAdmin):
 
 
 @admin.register(Firing)
-class FiringAdmin(FactAdmin):
+class FiringAdmin(ReadOnlyAdmin):
     """What rules did, with the evidence."""
 
     list_display = ("at", "rule_name", "who", "action", "state", "head", "attempts", "ended_at")
     list_filter = ("state", "action", "event", "at")
     search_fields = ("=rule_name", "=subject", "subject_name")
-    list_select_related = False
     ordering = ("-id",)
 
     @admin.display(description="VM", ordering="subject")
@@ -137,4 +127,4 @@ class FiringAdmin(FactAdmin):
     @admin.display(description="outcome")
     def head(self, row: Firing) -> str:
         """The outcome's first words."""
-        return row.outcome if len(row.outcome) <= 120 else row.outcome[:119] + "…"
+        return clip(row.outcome, 120)

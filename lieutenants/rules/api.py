@@ -13,9 +13,17 @@ from rest_framework.views import APIView
 from lieutenants.rules import firing, services
 from lieutenants.rules.models import Firing, FiringState, Rule
 from lieutenants.rules.serializers import FIELDS, dry_run_json, fields_of, firing_json, rule_json
-from reef_site.common.errors import BadInput, NotFound
+from reef_site.common.errors import NotFound
+from reef_site.common.paging import take_page
 from reef_site.common.request_names import takes, takes_anything
-from reef_site.common.request_values import body_of, query_cursor, query_limit, query_number
+from reef_site.common.request_values import (
+    body_of,
+    query_choice,
+    query_cursor,
+    query_limit,
+    query_number,
+)
+from reef_site.common.text import to_storable
 from vmtree import aliases, permissions
 
 MOST_ROWS = 1000
@@ -98,16 +106,13 @@ class Firings(RuleView):
         if rule := query_number(request, "rule"):
             rows = rows.filter(rule=rule)
         if vm_id := asked.get("vmId", ""):
-            rows = rows.filter(subject=aliases.resolve(vm_id.replace("\0", "")))
-        if state := asked.get("state", ""):
-            if state not in FiringState.values:
-                raise BadInput(f"state: must be one of {', '.join(FiringState.values)}", "state")
+            rows = rows.filter(subject=aliases.resolve(to_storable(vm_id)))
+        if state := query_choice(request, "state", FiringState.values):
             rows = rows.filter(state=state)
         if before := query_cursor(request, "before"):
             rows = rows.filter(pk__lt=before)
         limit = query_limit(request, most=MOST_ROWS, default=USUAL_ROWS)
-        found = list(rows[: limit + 1])
-        more, found = len(found) > limit, found[:limit]
+        found, more = take_page(rows, limit)
         said = [firing_json(each) for each in found]
         last = found[-1].pk if more else None
         return Response({"firings": said, "count": len(said), "next": last})

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from functools import partial
 
 from cryptography.fernet import Fernet, InvalidToken
 from django.conf import settings
 
 from reef_site.common.errors import ReefError
-from versconfig.screening import sources
-from versconfig.screening.screen import Secret
 
 
 class Unreadable(ReefError):
@@ -31,20 +28,6 @@ def unseal(sealed: str) -> str:
         return _box().decrypt(sealed.encode()).decode()
     except InvalidToken:
         raise Unreadable("the webhook's secret cannot be read any more: set it anew") from None
-
-
-def all_sealed() -> tuple[str, ...]:
-    """Return the sealed secrets of all rules."""
-    from lieutenants.rules.models import Rule
-
-    sealed = Rule.objects.exclude(sealed_secret="").order_by("pk")
-    return tuple(sealed.values_list("sealed_secret", flat=True))
-
-
-def all_secrets() -> list[Secret]:
-    """Return the secrets of all rules that can be read, to be covered in texts."""
-    name = "webhook secret"
-    return [Secret(name, sources.unseal(name, partial(unseal, each))) for each in all_sealed()]
 
 
 def _box() -> Fernet:

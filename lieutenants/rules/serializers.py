@@ -7,8 +7,8 @@ from typing import Any
 from lieutenants.rules.firing import DryRun, Would
 from lieutenants.rules.models import Action, Event, Firing, Rule
 from reef_site.common.errors import BadInput
+from reef_site.common.request_values import choice_of, flag_of, number_of, text_of
 from registry.models import Role
-from vmtree.dna import is_text
 from vmtree.models import Category
 
 Json = dict[str, Any]
@@ -121,36 +121,19 @@ def fields_of(body: Json, *, new: bool = False) -> tuple[Json, str | None]:
             column, read = _field(key, value)
             fields[column] = read
     key_text = body.get(SECRET)
-    return fields, None if key_text is None else _text(key_text, SECRET, 500)
+    return fields, None if key_text is None else text_of(key_text, SECRET, length=500)
 
 
 def _field(key: str, value: object) -> tuple[str, Any]:
     if key in _TEXTS:
         column, most = _TEXTS[key]
-        return column, _text("" if value is None else value, key, most)
+        return column, text_of(value, key, length=most, optional=True)
     if key in _WORDS:
         column, valid = _WORDS[key]
-        word = "" if value is None else value
-        if word not in valid:
-            raise BadInput(f"{key}: must be one of {', '.join(filter(None, valid))}", key)
-        return column, word
+        if "" in valid and value in (None, ""):
+            return column, ""
+        return column, choice_of(value, key, filter(None, valid))
     if key in _NUMBERS:
         column, biggest = _NUMBERS[key]
-        return column, _number(value, key, biggest)
-    if not isinstance(value, bool):
-        raise BadInput(f"{key}: must be true or false", key)
-    return key, value
-
-
-def _text(value: object, key: str, most: int) -> str:
-    if not isinstance(value, str) or not is_text(value):
-        raise BadInput(f"{key}: must be a string", key)
-    if len(value.strip()) > most:
-        raise BadInput(f"{key}: at most {most} characters", key)
-    return value.strip()
-
-
-def _number(value: object, key: str, most: int) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
-        raise BadInput(f"{key}: must be a whole number from 0 to {most}", key)
-    return value
+        return column, number_of(value, key, most=biggest)
+    return key, flag_of(value, key)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from typing import Any
 
 from django.core.exceptions import ValidationError
@@ -11,6 +10,7 @@ from django.db import IntegrityError, transaction
 from lieutenants.rules.models import Action, Rule
 from reef_site.common import clock
 from reef_site.common.errors import BadInput, Conflict, NotFound
+from reef_site.common.ids import new_secret
 from vmtree import permissions
 
 
@@ -32,7 +32,7 @@ def create(fields: dict[str, Any], *, by: object, key: str | None = None) -> tup
     rule = Rule(**fields)
     made = ""
     if rule.action == Action.WEBHOOK and not key:
-        made = key = secrets.token_urlsafe(32)
+        made = key = new_secret()
     rule.set_secret(key or "")
     _save(rule)
     return rule, made
@@ -52,7 +52,7 @@ def change(
     if key is not None:
         rule.set_secret(key)
     if rule.action == Action.WEBHOOK and not rule.sealed_secret:
-        made = secrets.token_urlsafe(32)
+        made = new_secret()
         rule.set_secret(made)
     watch_anew(rule, *was)
     _save(rule)

@@ -24,6 +24,7 @@ from lieutenants.exceptions import NotConnected, TransportError, Unreachable
 from lieutenants.rpc import Outgoing
 from lieutenants.transports import scopes
 from lieutenants.transports.base import Handle, Launch
+from reef_site.common import locks
 
 _KEEPER = str(Path(keeper.__file__).resolve())
 _START_SECONDS = 30
@@ -263,15 +264,13 @@ def _is_locked(folder: int) -> bool:
 def _is_deserted(directory: str) -> bool:
     """Whether nobody has this run's folder locked, and nobody answers at its socket."""
     try:
+        if locks.is_held(directory, strict=True):
+            return False
         folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
         return False  # then nothing can be said
     try:
-        fcntl.flock(folder, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        fcntl.flock(folder, fcntl.LOCK_UN)
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as link:
-            link.settimeout(_ANSWER_SECONDS)
-            link.connect(f"/proc/self/fd/{folder}/control.sock")
+        _connect(folder).close()
     except (ConnectionRefusedError, FileNotFoundError):
         return True
     except OSError:

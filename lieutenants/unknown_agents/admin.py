@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from django.contrib import admin
 
-from lieutenants.admin import FactAdmin
 from lieutenants.unknown_agents.models import UnknownAgent
+from reef_site.common.admin import ReadOnlyAdmin
 
 
 @admin.register(UnknownAgent)
-class UnknownAgentAdmin(FactAdmin):
+class UnknownAgentAdmin(ReadOnlyAdmin):
     """Agents that run and that nobody follows."""
 
     list_display = ("run", "name", "host", "why", "request", "problem", "found_at")
-    list_select_related = False
     search_fields = ("=run", "=name", "=lieutenant_id")

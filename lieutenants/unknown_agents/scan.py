@@ -13,13 +13,14 @@ from django.db import IntegrityError
 from django.utils import timezone
 
 from lieutenants import reattach, rpc
-from lieutenants.exceptions import IllegalMove, LostRace, TransportError
+from lieutenants.exceptions import TransportError
 from lieutenants.models import Lieutenant, Process
 from lieutenants.states import Status
 from lieutenants.transports import get_transport
 from lieutenants.transports.base import Handle
 from lieutenants.unknown_agents.models import Request, UnknownAgent
 from reef_site.common import events
+from reef_site.common.errors import IllegalMove, LostRace
 
 logger = logging.getLogger(__name__)
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from django.db import transaction
 from django.utils import timezone
 
-from lieutenants.exceptions import NotFound, NotNow
+from lieutenants.exceptions import NotNow
 from lieutenants.unknown_agents.models import Request, UnknownAgent
 from reef_site.common import events
+from reef_site.common.errors import NotFound
+from reef_site.common.text import to_storable
 from vmtree import permissions
 from vmtree.permissions import Action
 
@@ -19,7 +21,7 @@ def ask(run: str, request: Request, *, actor: object) -> UnknownAgent:
     NotNow.
     """
     permissions.check(actor, Action.COMMAND, None)
-    row = UnknownAgent.objects.filter(pk=run.replace("\0", "")).first()
+    row = UnknownAgent.objects.filter(pk=to_storable(run)).first()
     if row is None:
         raise NotFound("No such agent runs, or it is followed again")
     if request == Request.TAKE_UP and not row.can_be_taken_up:

@@ -12,7 +12,7 @@ from django.http.response import HttpResponseBase
 
 from reef_site.accounts import proof, views
 from reef_site.accounts.sessions import USED_AT
-from reef_site.wire import json_answer
+from reef_site.common.json_format import json_answer
 
 GetResponse = Callable[[HttpRequest], HttpResponseBase]
 

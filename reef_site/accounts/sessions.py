@@ -22,9 +22,10 @@ from django.contrib.sessions.models import Session
 from django.utils import timezone
 from django.utils.crypto import constant_time_compare, salted_hmac
 
+from reef_site.common.batches import batched
+
 SIGNED_IN_AT = "signed_in_at"
 USED_AT = "used_at"
-BATCH_SIZE = 500
 _SALT = "django.contrib.auth.models.AbstractBaseUser.get_session_auth_hash"
 
 
@@ -93,10 +94,9 @@ def signed_in(row_keys: Collection[str]) -> dict[str, SignedIn]:
 
 
 def _signed_in(row_keys: Collection[str]) -> Iterator[tuple[str, SignedIn]]:
-    keys = list(row_keys)
-    for start in range(0, len(keys), BATCH_SIZE):
+    for keys in batched(row_keys):
         rows = Session.objects.filter(
-            session_key__in=keys[start : start + BATCH_SIZE], expire_date__gt=timezone.now()
+            session_key__in=keys, expire_date__gt=timezone.now()
         ).values_list("session_key", "session_data")
         claims = {key: _claims(data) for key, data in rows}
         users = _active_users({claim[0] for claim in claims.values() if claim})

@@ -14,7 +14,6 @@ from django.urls import reverse
 from django.utils import timezone
 
 from bootloader.models import Finding, Provisioning
-from bootloader.reasons import clipped
 from bootloader.states import State
 from lieutenants import failures, reachability
 from lieutenants.floods import LOUD
@@ -25,12 +24,14 @@ from lieutenants.states import RUNNING, Status
 from lieutenants.unknown_agents.models import UnknownAgent
 from reef_site.attention.models import Kind
 from reef_site.common import clock
+from reef_site.common.text import first_words
 from registry.models import VM
 
 # Items of one kind that are looked at.
 MAX_ITEMS = 300
 MAX_EXAMPLES = 20
 RULES_SINCE = timedelta(days=7)
+_MAX_TEXT = 120
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def _lieutenants() -> Iterator[Item]:
 
 
 def _lieutenant(each: Lieutenant, state: str, since: datetime, text: str, label: str = "") -> Item:
-    line = _line(failures.sentence(text) or text)
+    line = first_words(failures.sentence(text) or text, _MAX_TEXT)
     return Item(
         kind=Kind.LIEUTENANT,
         subject=each.pk,
@@ -130,7 +131,7 @@ def _unknown_agents() -> Iterator[Item]:
             state="stalled",
             label="nobody follows it",
             since=row.found_at,
-            text=_line(f"{row.why} It runs on {row.host}."),
+            text=first_words(f"{row.why} It runs on {row.host}.", _MAX_TEXT),
             group=f"unknown agent {digest(row.why)}",
         )
 
@@ -174,7 +175,7 @@ def _provisionings() -> Iterator[Item]:
     failed = Provisioning.objects.filter(state=State.FAILED)
     columns = ("id", "name", "state", "state_since", "reason")
     for row in failed.only(*columns).order_by("-id")[:MAX_ITEMS]:
-        line = _line(row.reason)
+        line = first_words(row.reason, _MAX_TEXT)
         yield Item(
             kind=Kind.PROVISIONING,
             subject=row.pk,
@@ -199,7 +200,7 @@ def _findings() -> Iterator[Item]:
             state="late",
             label=row.get_kind_display(),
             since=row.found_at,
-            text=_line(row.text),
+            text=first_words(row.text, _MAX_TEXT),
             group=f"{row.kind} {row.provider}",
         )
 
@@ -212,7 +213,7 @@ def _rules() -> Iterator[Item]:
     since = timezone.now() - RULES_SINCE
     failed = Firing.objects.filter(state=FiringState.FAILED, ended_at__gte=since)
     for row in failed.defer("evidence").order_by("-ended_at")[:MAX_ITEMS]:
-        line = _line(row.outcome)
+        line = first_words(row.outcome, _MAX_TEXT)
         query = urlencode({"q": row.rule_name})
         yield Item(
             kind=Kind.RULE,
@@ -245,7 +246,3 @@ def _hosts() -> Iterator[Item]:
                 text=host.what if host.is_missed else host.rival,
                 group=f"host {host.id or host.name}",
             )
-
-
-def _line(text: str) -> str:
-    return clipped(" ".join(text[:400].split()), 120)

@@ -10,7 +10,8 @@ from django.shortcuts import redirect
 from django.views.decorators.http import require_POST
 
 from reef_site.attention.models import Kind, Seen
-from reef_site.wire import json_answer
+from reef_site.common.error_responses import is_script
+from reef_site.common.json_format import json_answer
 
 MAX_SUBJECT = 300
 MAX_CAUSE = 100
@@ -27,7 +28,7 @@ def mark(request: HttpRequest) -> HttpResponse:
         Seen.objects.filter(kind=kind, subject=subject).delete()
     else:
         Seen.mark(kind, subject, cause, str(request.user))
-    if request.headers.get("Reef-Script") == "1":
+    if is_script(request):
         return HttpResponse(status=204)
     return redirect("overview")
 

@@ -8,11 +8,11 @@ from django.contrib import admin
 from django.http import HttpRequest
 
 from reef_site.audit.models import Record
-from vmtree.admin import FactAdmin
+from reef_site.common.admin import ReadOnlyAdmin
 
 
 @admin.register(Record)
-class RecordAdmin(FactAdmin):
+class RecordAdmin(ReadOnlyAdmin):
     """Records are read only."""
 
     list_display = (
@@ -21,7 +21,6 @@ class RecordAdmin(FactAdmin):
     list_filter = ("action", "actor_kind", "at")
     search_fields = ("=actor", "=address", "target")
     search_help_text = "A name, an address, or a part of a target."
-    list_select_related = False
     ordering = ("-id",)
 
     def has_view_permission(self, request: HttpRequest, _obj: Any = None) -> bool:

@@ -17,7 +17,7 @@ from django.utils import timezone
 from reef_site.audit import refusals
 from reef_site.audit.models import Action, ActorKind, Record
 from reef_site.audit.routes import readable
-from reef_site.audit.text import printable
+from reef_site.common.text import escape_unprintable
 from reef_site.guard import Reader
 
 logger = logging.getLogger("reef.audit")
@@ -92,7 +92,7 @@ def record(counts: Counter[Refused]) -> None:
                 route=route,
                 target=target,
                 status=refused.status,
-                reason=printable(refused.reason, 300),
+                reason=escape_unprintable(refused.reason, 300),
             )
         )
     refusals.write()
@@ -109,4 +109,4 @@ def _route(path: str) -> tuple[str, str]:
         logger.exception("Cannot resolve the path of a refusal")
         return "", ""
     target = " ".join(str(value) for name, value in match.kwargs.items() if name != "secret")
-    return printable(readable(match.route), 200), printable(target, 300)
+    return escape_unprintable(readable(match.route), 200), escape_unprintable(target, 300)

@@ -15,7 +15,7 @@ from reef_site.audit import refusals
 from reef_site.audit.addresses import client_address
 from reef_site.audit.models import Action, ActorKind, Record
 from reef_site.audit.routes import route_of, target_of
-from reef_site.audit.text import printable
+from reef_site.common.text import escape_unprintable
 from vmtree import authority
 
 logger = logging.getLogger("reef.audit")
@@ -50,7 +50,7 @@ def failed_sign_in(request: HttpRequest, username: str, reason: str, *, status: 
     is_new = _write(row, repeats=True)
     if is_new or status != 429:
         text = "Sign-in failed: account %s from %s: %s"
-        logger.warning(text, printable(username, 60) or "-", row.address or "-", reason)
+        logger.warning(text, escape_unprintable(username, 60) or "-", row.address or "-", reason)
 
 
 def connect() -> None:
@@ -84,14 +84,14 @@ def _row(
         at=now,
         last_at=now,
         action=action,
-        actor=printable(actor, 200),
+        actor=escape_unprintable(actor, 200),
         actor_kind=kind,
         address=client_address(request),
         method=(request.method or "")[:10],
-        route=printable(route_of(request), 200),
-        target=printable(target or target_of(request), 300),
+        route=escape_unprintable(route_of(request), 200),
+        target=escape_unprintable(target or target_of(request), 300),
         status=status,
-        reason=printable(reason, 300),
+        reason=escape_unprintable(reason, 300),
     )
 
 

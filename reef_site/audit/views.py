@@ -12,6 +12,8 @@ from django.views.decorators.http import require_GET
 
 from reef_site.audit import refusals
 from reef_site.audit.forms import FilterForm
+from reef_site.common.paging import take_page
+from reef_site.common.text import parse_number
 
 PAGE_SIZE = 100
 
@@ -27,16 +29,16 @@ def index(request: HttpRequest) -> HttpResponse:
     form = FilterForm(request.GET)
     rows = form.rows()
     before = request.GET.get("before", "")
-    if before.isascii() and before.isdigit() and len(before) <= 18:
-        rows = rows.filter(pk__lt=int(before))
-    shown = list(rows[: PAGE_SIZE + 1])
+    if (number := parse_number(before)) is not None:
+        rows = rows.filter(pk__lt=number)
+    shown, has_older = take_page(rows, PAGE_SIZE)
     filters = {name: request.GET[name] for name in form.fields if request.GET.get(name)}
     older = ""
-    if len(shown) > PAGE_SIZE:
-        older = urlencode({**filters, "before": shown[PAGE_SIZE - 1].pk})
+    if has_older:
+        older = urlencode({**filters, "before": shown[-1].pk})
     context = {
         "form": form,
-        "records": shown[:PAGE_SIZE],
+        "records": shown,
         "older": older,
         "newest": urlencode(filters) if before else "",
         "is_first": not before,

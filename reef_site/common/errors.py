@@ -1,4 +1,4 @@
-"""Errors that a caller of reef can be told about. `reef_site.api` renders each with its status.
+"""Errors that a caller of reef can be told about; `error_responses` renders each with its status.
 
 Each app derives its own errors from `ReefError` in its `exceptions.py`.
 """
@@ -12,10 +12,12 @@ class ReefError(Exception):
     status = 400
     # Sent as Retry-After, in seconds; 0 sends none.
     retry_seconds = 0
+    # The form field or JSON key at fault, if it is one.
+    field = ""
 
 
 class BadInput(ReefError):
-    """The request is invalid; `field` names the form field or JSON key at fault."""
+    """The request is invalid."""
 
     def __init__(self, text: str, field: str = "") -> None:
         super().__init__(text)
@@ -38,3 +40,11 @@ class Conflict(ReefError):
     """The request conflicts with the current state."""
 
     status = 409
+
+
+class IllegalMove(Conflict):
+    """The state machine has no such transition."""
+
+
+class LostRace(Conflict):
+    """Another process moved this row first."""

@@ -110,11 +110,16 @@ def held(path: Path | str) -> Iterator[None]:
         lock.release()
 
 
-def is_held(path: Path | str) -> bool:
-    """Whether some process holds the lock of this path."""
+def is_held(path: Path | str, *, strict: bool = False) -> bool:
+    """Return whether some process holds the lock of this file or folder.
+
+    A path that cannot be opened is not held; with `strict` it raises OSError.
+    """
     try:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
+        if strict:
+            raise
         return False
     try:
         fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

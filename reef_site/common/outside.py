@@ -18,6 +18,7 @@ from django.db import connections
 
 from reef_site.common import clock
 from reef_site.common.dispatch import dispatch
+from reef_site.common.hooks import Hook
 from reef_site.common.models import CallState, OutsideCall
 
 logger = logging.getLogger(__name__)
@@ -47,12 +48,9 @@ class Kind:
     lines: Callable[[Result], list[Line]]
 
 
-_kinds: dict[str, Kind] = {}
-
-
-def register(name: str, run: Callable[..., Result], lines: Callable[[Result], list[Line]]) -> None:
-    """Make a kind of call known; for `AppConfig.ready`."""
-    _kinds[name] = Kind(run, lines)
+call_kinds: Hook[Kind] = Hook(
+    "outside_calls.kinds", "Calls to providers, hosts and model APIs that a worker can make."
+)
 
 
 def make(
@@ -103,7 +101,7 @@ def lines(row: OutsideCall) -> list[Line]:
     """Return what a page shows of a call that is over."""
     if row.state == CallState.FAILED:
         return [(None, row.error)]
-    return _kinds[row.kind].lines(row.result)
+    return call_kinds[row.kind].lines(row.result)
 
 
 def run(call_id: str) -> None:
@@ -162,7 +160,7 @@ class _Attempt:
     def run(self) -> None:
         """Do it. Errors with a status are answers, too."""
         try:
-            self._result = _kinds[self._row.kind].run(**self._row.arguments)
+            self._result = call_kinds[self._row.kind].run(**self._row.arguments)
         except Exception as error:
             status = getattr(error, "status", None)
             if isinstance(status, int):

@@ -15,6 +15,8 @@ from rest_framework.exceptions import ParseError
 from rest_framework.permissions import SAFE_METHODS, BasePermission
 from rest_framework.request import Empty, Request
 
+from reef_site.common.text import clip
+
 MAX_SHOWN = 60
 # How alike two names are, from 0 to 1: one to propose, and one that cannot be meant otherwise.
 PROPOSED, SURE = 0.7, 0.8
@@ -108,7 +110,7 @@ def problem(name: str, known: Sequence[str], *, place: str, lenient: bool = Fals
     near = nearest(name, known, SURE if lenient else PROPOSED)
     if lenient and not near:
         return ""
-    shown = name if len(name) <= MAX_SHOWN else name[: MAX_SHOWN - 1] + "…"
+    shown = clip(name, MAX_SHOWN)
     proposal = f"did you mean {near}? This" if near else "this"
     taken = f"{', '.join(known)} in its {place}" if known else f"nothing in its {place}"
     return f"{shown}: not known; {proposal} route takes {taken}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Any
 
@@ -9,10 +10,9 @@ from rest_framework.request import Request
 
 from reef_site.common import clock
 from reef_site.common.errors import BadInput
+from reef_site.common.text import is_storable, parse_number
 
 MAX_NUMBER = 1 << 53
-# Longer digits are refused before they are converted.
-_MAX_DIGITS = 18
 
 
 def body_of(request: Request) -> dict[str, Any]:
@@ -40,14 +40,21 @@ def query_flag(request: Request, name: str) -> bool:
     return given in ("true", "1")
 
 
+def query_choice(request: Request, name: str, choices: Iterable[str]) -> str:
+    """Return the query's value, one of `choices`; empty if absent. Raises BadInput."""
+    given = request.query_params.get(name, "")
+    return choice_of(given, name, choices) if given else ""
+
+
 def query_number(request: Request, name: str, *, most: int = MAX_NUMBER) -> int | None:
     """Return a whole number from the query; None if absent or empty. Raises BadInput."""
     given = request.query_params.get(name, "")
     if not given:
         return None
-    if not _is_number(given) or int(given) > most:
+    number = parse_number(given)
+    if number is None or number > most:
         raise BadInput(f"{name}: must be a whole number from 0 to {most}", name)
-    return int(given)
+    return number
 
 
 def query_limit(request: Request, *, most: int, default: int) -> int:
@@ -55,9 +62,10 @@ def query_limit(request: Request, *, most: int, default: int) -> int:
     given = request.query_params.get("limit", "")
     if not given:
         return default
-    if not _is_number(given) or not 1 <= int(given) <= most:
+    number = parse_number(given)
+    if number is None or not 1 <= number <= most:
         raise BadInput(f"limit: must be a whole number from 1 to {most}", "limit")
-    return int(given)
+    return number
 
 
 def query_cursor(request: Request, *older_names: str) -> int | None:
@@ -72,5 +80,51 @@ def query_moment(request: Request, name: str) -> datetime | None:
     return clock.parse_timestamp(given, name) if given else None
 
 
-def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS
+# -- values of a JSON body -----------------------------------------------------------------------
+
+
+def text_of(
+    value: object,
+    name: str,
+    *,
+    length: int | None = None,
+    strip: bool = True,
+    optional: bool = False,
+    accepts: Callable[[str], bool] = is_storable,
+) -> str:
+    """Return the text of at most `length` characters, if `accepts` takes it. Raises BadInput.
+
+    With `optional`, null is an empty text.
+    """
+    if value is None and optional:
+        return ""
+    if not isinstance(value, str):
+        raise BadInput(f"{name}: must be a string", name)
+    text = value.strip() if strip else value
+    if length is not None and len(text) > length:
+        raise BadInput(f"{name}: at most {length} characters", name)
+    if not accepts(text):
+        raise BadInput(f"{name}: has characters that are no text", name)
+    return text
+
+
+def number_of(value: object, name: str, *, least: int = 0, most: int = MAX_NUMBER) -> int:
+    """Return the whole number from `least` to `most`. Raises BadInput."""
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise BadInput(f"{name}: must be a whole number from {least} to {most}", name)
+    return value
+
+
+def flag_of(value: object, name: str) -> bool:
+    """Return the boolean. Raises BadInput."""
+    if not isinstance(value, bool):
+        raise BadInput(f"{name}: must be true or false", name)
+    return value
+
+
+def choice_of(value: object, name: str, choices: Iterable[str]) -> str:
+    """Return the value, which must be one of `choices`. Raises BadInput, which names them."""
+    for choice in (known := tuple(choices)):
+        if value == choice:
+            return choice
+    raise BadInput(f"{name}: must be one of {', '.join(known)}", name)

@@ -14,6 +14,7 @@ from django.db import connection
 from django.db.models import QuerySet
 from django.db.models.expressions import RawSQL
 
+from reef_site.common.text import clip
 from reef_site.fleet import below, lines
 from reef_site.fleet.lines import Line, Moment
 from vmtree import lineage
@@ -54,7 +55,7 @@ class Shape:
         name = self.line.node.name or self.line.node.vm_id
         room = self.width - 24 - (42 if self.left_out else 0)
         most = max(3, int(room / LETTER))
-        return name if len(name) <= most else name[: most - 1] + "…"
+        return clip(name, most)
 
     @property
     def right(self) -> int:

@@ -14,12 +14,14 @@ from django.views.decorators.http import require_GET, require_POST
 
 from lieutenants.models import Lieutenant
 from reef_site.common.errors import BadInput
-from reef_site.fleet.asked import number, spoken
+from reef_site.common.page_values import number_value, text_value
+from reef_site.common.paging import take_page
+from reef_site.fleet.errors import render_errors
 from reef_site.fleet.facts import QUARTERS, facts_of, services_of, strip
 from reef_site.fleet.lines import MOST_AT_ONCE, PAGE, Moment
 from reef_site.fleet.roof import roof
 from reef_site.fleet.states import state_of
-from registry import placing, words
+from registry import placing, search_terms
 from registry.models import VM
 from vmtree.models import Category, Node
 
@@ -48,9 +50,9 @@ def page(moment: Moment, *, after: str, place: int, limit: int, level: int) -> P
     """Those behind the id `after`."""
     total = roof(moment).loose.count
     found = VM.objects.without_place().order_by("pk")
-    vms = list((found.filter(pk__gt=after) if after else found)[: limit + 1])
-    rows = _rows(vms[:limit], moment, place)
-    more = max(1, total - place - limit) if len(vms) > limit else 0
+    vms, has_more = take_page(found.filter(pk__gt=after) if after else found, limit)
+    rows = _rows(vms, moment, place)
+    more = max(1, total - place - limit) if has_more else 0
     return Page(rows, max(total, place + len(rows)), more, level, rows[-1] if rows else None)
 
 
@@ -66,7 +68,7 @@ class Found:
 def matches(query: str, moment: Moment) -> Found:
     """What a search of the tree finds here; nothing, if it has words that need a place there."""
     try:
-        vms = words.narrow(VM.objects.without_place(), query).order_by("pk")
+        vms = search_terms.narrow(VM.objects.without_place(), query).order_by("pk")
     except BadInput:
         return Found([], 0)
     rows = _rows(vms[:PAGE], moment, 0)
@@ -88,20 +90,20 @@ def children(request: HttpRequest) -> HttpResponse:
     """The next rows of the group: `?after=` an id, `?place=`, `?limit=`, `?level=` as elsewhere."""
     found = page(
         Moment.now(),
-        after=request.GET.get("after", "").replace("\0", ""),
-        place=number(request, "place"),
-        limit=number(request, "limit", usual=PAGE, most=MOST_AT_ONCE) or PAGE,
-        level=number(request, "level", usual=3, most=100_000),
+        after=text_value(request.GET, "after", 255),
+        place=number_value(request.GET, "place"),
+        limit=number_value(request.GET, "limit", default=PAGE, most=MOST_AT_ONCE) or PAGE,
+        level=number_value(request.GET, "level", default=3, most=100_000),
     )
     return render(request, "fleet/_loose_rows.html", {"page": found})
 
 
 @login_required
 @require_GET
-@spoken
+@render_errors
 def one(request: HttpRequest) -> HttpResponse:
     """All that is known of the VM whose id is `?vm=`."""
-    vm_id = _vm_id(request.GET.get("vm", ""))
+    vm_id = text_value(request.GET, "vm", 255)
     if (node := _place_of(vm_id)) is not None:
         return redirect("fleet:one", node.pk)
     return render(request, "fleet/loose.html", _facts(vm_id))
@@ -109,10 +111,10 @@ def one(request: HttpRequest) -> HttpResponse:
 
 @login_required
 @require_GET
-@spoken
+@render_errors
 def facts(request: HttpRequest) -> HttpResponse:
     """What stands beside the tree; once it has a place there, what is known of that."""
-    vm_id = _vm_id(request.GET.get("vm", ""))
+    vm_id = text_value(request.GET, "vm", 255)
     if (node := _place_of(vm_id)) is not None:
         return render(request, "fleet/_facts.html", facts_of(node.pk))
     return render(request, "fleet/_loose_facts.html", _facts(vm_id))
@@ -120,23 +122,19 @@ def facts(request: HttpRequest) -> HttpResponse:
 
 @login_required
 @require_POST
-@spoken
+@render_errors
 def place(request: HttpRequest) -> HttpResponse:
     """Put `vm` into the tree, under the VM of id `under` or as a root."""
-    vm = placing.find(_vm_id(request.POST.get("vm", "")))
+    vm = placing.find(text_value(request.POST, "vm", 255))
     node = placing.place(
         vm,
-        under=_vm_id(request.POST.get("under", "")),
+        under=text_value(request.POST, "under", 255),
         category=request.POST.get("category", ""),
         by=request.user,
     )
     where = f"under {node.parent}" if node.parent else "at top level"
     messages.success(request, f"{node} was added to the tree {where}.")
     return redirect("fleet:one", node.pk)
-
-
-def _vm_id(given: str) -> str:
-    return given.replace("\0", "").strip()[:255]
 
 
 def _place_of(vm_id: str) -> Node | None:

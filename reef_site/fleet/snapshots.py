@@ -12,7 +12,8 @@ from django.shortcuts import redirect, render
 from django.views.decorators.http import require_GET, require_POST
 
 from reef_site.common.errors import BadInput
-from reef_site.fleet.asked import number, spoken
+from reef_site.common.page_values import number_value
+from reef_site.fleet.errors import render_errors
 from vmtree import handing, snapshots
 from vmtree.snapshot_models import Snapshot, State
 from vmtree.snapshots import wording
@@ -21,7 +22,7 @@ from vmtree.snapshots.comparing import Comparison
 
 @login_required
 @require_GET
-@spoken
+@render_errors
 def index(request: HttpRequest) -> HttpResponse:
     """All of them, newest first."""
     return render(request, "fleet/snapshots.html", {"snapshots": snapshots.listing()})
@@ -29,7 +30,7 @@ def index(request: HttpRequest) -> HttpResponse:
 
 @login_required
 @require_POST
-@spoken
+@render_errors
 def take(request: HttpRequest) -> HttpResponse:
     """Write one now."""
     taken = snapshots.take(by=request.user)
@@ -39,7 +40,7 @@ def take(request: HttpRequest) -> HttpResponse:
 
 @login_required
 @require_POST
-@spoken
+@render_errors
 def pin(request: HttpRequest, key: int) -> HttpResponse:
     """Keep it for ever, or with `pinned=no` as long as others."""
     keep = request.POST.get("pinned") != "no"
@@ -51,7 +52,7 @@ def pin(request: HttpRequest, key: int) -> HttpResponse:
 
 @login_required
 @require_POST
-@spoken
+@render_errors
 def verify(request: HttpRequest, key: int) -> HttpResponse:
     """Read every byte of it."""
     snapshot = snapshots.verify(snapshots.find(key), by=request.user)
@@ -64,7 +65,7 @@ def verify(request: HttpRequest, key: int) -> HttpResponse:
 
 @login_required
 @require_GET
-@spoken
+@render_errors
 def download(request: HttpRequest, key: int) -> HttpResponseBase:
     """The file, if it is whole."""
     return handing.download(request, snapshots.find(key))
@@ -72,17 +73,17 @@ def download(request: HttpRequest, key: int) -> HttpResponseBase:
 
 @login_required
 @require_GET
-@spoken
+@render_errors
 def compare(request: HttpRequest) -> HttpResponse:
     """From `?from=` to `?to=`, both keys; without the latter to now."""
-    old, to = snapshots.find(number(request, "from")), number(request, "to")
+    old, to = snapshots.find(number_value(request.GET, "from")), number_value(request.GET, "to")
     new = snapshots.find(to) if to else None
     context = {"old": old, "new": new, **_shown(snapshots.compare(old, new))}
     return render(request, "fleet/compare.html", context)
 
 
 @login_required
-@spoken
+@render_errors
 def restore(request: HttpRequest, key: int) -> HttpResponse:
     """GET shows what it would change; POST with `confirm` does exactly that."""
     snapshot = snapshots.find(key)

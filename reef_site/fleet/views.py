@@ -16,8 +16,9 @@ from django.views.decorators.http import require_GET, require_POST
 
 from reef_site.common import clock
 from reef_site.common.errors import BadInput
+from reef_site.common.page_values import number_value, text_value
 from reef_site.fleet import below, lines, past, picture, registered
-from reef_site.fleet.asked import number, spoken
+from reef_site.fleet.errors import render_errors
 from reef_site.fleet.facts import facts_of
 from reef_site.fleet.lines import MOST_AT_ONCE, PAGE, Line, Moment
 from reef_site.fleet.roof import roof
@@ -33,7 +34,7 @@ MOST_CHANGED = 200
 
 @login_required
 @require_GET
-@spoken
+@render_errors
 def tree(request: HttpRequest) -> HttpResponse:
     """The tree; `?q=` searches in it, `?under=` begins at one VM."""
     context = tree_context(request)
@@ -43,7 +44,7 @@ def tree(request: HttpRequest) -> HttpResponse:
 
 @login_required
 @require_GET
-@spoken
+@render_errors
 def fragment(request: HttpRequest) -> HttpResponse:
     """What `tree` shows, for its script."""
     context = tree_context(request)
@@ -70,7 +71,7 @@ def _words(request: HttpRequest) -> str:
 
 def _found(request: HttpRequest, words: str, moment: Moment) -> dict[str, Any]:
     nodes = search.narrow(Node.objects.living(), words)
-    found = lines.matches(nodes, moment, after=number(request, "after"))
+    found = lines.matches(nodes, moment, after=number_value(request.GET, "after"))
     is_later = "after" in request.GET
     loose = None if is_later else registered.matches(words, moment)
     return {
@@ -83,7 +84,7 @@ def _found(request: HttpRequest, words: str, moment: Moment) -> dict[str, Any]:
 
 def _beginning(request: HttpRequest, moment: Moment) -> dict[str, Any]:
     """The roots, or one VM with what hangs on it."""
-    vm_id = request.GET.get("under", "").replace("\0", "")
+    vm_id = text_value(request.GET, "under", 255)
     if not vm_id:
         page = lines.children(below.ROOF, moment)
         return {"page": page, "parent": below.ROOF, "with_loose": True}
@@ -103,10 +104,10 @@ def children(request: HttpRequest, key: int) -> HttpResponse:
     page = lines.children(
         key,
         moment,
-        after=number(request, "after"),
-        place=number(request, "place"),
-        limit=number(request, "limit", usual=PAGE, most=MOST_AT_ONCE) or PAGE,
-        level=number(request, "level", usual=2, most=100_000),
+        after=number_value(request.GET, "after"),
+        place=number_value(request.GET, "place"),
+        limit=number_value(request.GET, "limit", default=PAGE, most=MOST_AT_ONCE) or PAGE,
+        level=number_value(request.GET, "level", default=2, most=100_000),
     )
     context: dict[str, Any] = {"page": page, "parent": key}
     if key == below.ROOF:
@@ -117,7 +118,7 @@ def children(request: HttpRequest, key: int) -> HttpResponse:
 @csrf_exempt  # It only reads, and behind some proxies the page is not known as our own.
 @login_required
 @require_POST
-@spoken
+@render_errors
 def news(request: HttpRequest) -> HttpResponse:
     """Rows that are shown and may have changed.
 
@@ -170,7 +171,7 @@ def _asked(request: HttpRequest) -> dict[str, Any]:
 
 @login_required
 @require_GET
-@spoken
+@render_errors
 def one(request: HttpRequest, key: int) -> HttpResponse:
     """All that is known of one VM; `?with=` compares its DNA with another one's."""
     return render(request, "fleet/one.html", facts_of(key, _other(request)))
@@ -178,21 +179,21 @@ def one(request: HttpRequest, key: int) -> HttpResponse:
 
 @login_required
 @require_GET
-@spoken
+@render_errors
 def facts(request: HttpRequest, key: int) -> HttpResponse:
     """What stands beside the tree."""
     return render(request, "fleet/_facts.html", facts_of(key, _other(request)))
 
 
 def _other(request: HttpRequest) -> str:
-    return request.GET.get("with", "").replace("\0", "").strip()[:255]
+    return text_value(request.GET, "with", 255)
 
 
 @login_required
 @require_GET
 def by_id(request: HttpRequest) -> HttpResponse:
     """The page of the VM whose id is `?vm=`."""
-    vm_id = request.GET.get("vm", "").replace("\0", "")
+    vm_id = text_value(request.GET, "vm", 255)
     node = Node.objects.filter(vm_id=vm_id).first()
     if node is None:
         get_object_or_404(VM, pk=vm_id)
@@ -205,7 +206,7 @@ def by_id(request: HttpRequest) -> HttpResponse:
 
 @login_required
 @require_GET
-@spoken
+@render_errors
 def look(request: HttpRequest) -> HttpResponse:
     """The tree as a picture; `?under=` of one VM, `?q=` what a search finds with all above."""
     return render(request, "fleet/look.html", _picture(request))
@@ -213,16 +214,16 @@ def look(request: HttpRequest) -> HttpResponse:
 
 @login_required
 @require_GET
-@spoken
+@render_errors
 def drawing(request: HttpRequest) -> HttpResponse:
     """The picture alone, `?width=` pixels wide."""
     return render(request, "fleet/_picture.html", _picture(request))
 
 
 def _picture(request: HttpRequest) -> dict[str, Any]:
-    vm_id = request.GET.get("under", "").replace("\0", "")
+    vm_id = text_value(request.GET, "under", 255)
     top = get_object_or_404(Node.objects.living(), vm_id=vm_id) if vm_id else None
-    width = number(request, "width", usual=picture.USUAL_WIDTH, most=4000)
+    width = number_value(request.GET, "width", default=picture.USUAL_WIDTH, most=4000)
     moment, words = Moment.now(), _words(request)
     found = search.narrow(Node.objects.living(), words) if words else None
     drawn = picture.draw(top, moment, max(width, picture.LEAST_WIDTH), found)
@@ -235,7 +236,7 @@ def _picture(request: HttpRequest) -> dict[str, Any]:
 
 @login_required
 @require_GET
-@spoken
+@render_errors
 def then(request: HttpRequest) -> HttpResponse:
     """The tree at `?at=` (ISO), or `?second=` seconds behind the first change there is."""
     at = _moment(request)
@@ -256,16 +257,16 @@ def then(request: HttpRequest) -> HttpResponse:
 
 @login_required
 @require_GET
-@spoken
+@render_errors
 def then_children(request: HttpRequest, key: int) -> HttpResponse:
     """Rows under one at `?at=`, from `?place=` on, as `children` gives those of now."""
     if key != below.ROOF:
         get_object_or_404(Node, pk=key)
     page = past.Past(_moment(request)).children(
         key,
-        place=number(request, "place"),
-        limit=number(request, "limit", usual=PAGE, most=MOST_AT_ONCE) or PAGE,
-        level=number(request, "level", usual=2, most=100_000),
+        place=number_value(request.GET, "place"),
+        limit=number_value(request.GET, "limit", default=PAGE, most=MOST_AT_ONCE) or PAGE,
+        level=number_value(request.GET, "level", default=2, most=100_000),
     )
     return render(request, "fleet/_rows.html", {"page": page, "parent": key})
 
@@ -273,4 +274,4 @@ def then_children(request: HttpRequest, key: int) -> HttpResponse:
 def _moment(request: HttpRequest) -> datetime:
     if given := request.GET.get("at", ""):
         return clock.parse_timestamp(given, "at")
-    return past.moment_of(number(request, "second", usual=1 << 40, most=1 << 32))
+    return past.moment_of(number_value(request.GET, "second", default=1 << 40, most=1 << 32))

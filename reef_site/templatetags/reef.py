@@ -11,9 +11,9 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from bootloader.reasons import clipped
 from lieutenants import failures, terminal
 from lieutenants import markdown as rendering
+from reef_site.common import text as texts
 
 register = template.Library()
 
@@ -82,8 +82,7 @@ def dollars(amount: Decimal | float | None) -> str:
 @register.filter
 def first_words(text: str | None) -> str:
     """The head of a text on one line."""
-    line = " ".join((text or "")[:400].split())
-    return clipped(line, 120)
+    return texts.first_words(text or "", 120)
 
 
 @register.simple_tag

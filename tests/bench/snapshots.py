@@ -90,7 +90,7 @@ def processes() -> list[int]:
 def beat(chance: random.Random, _began: float) -> None:
     """What the edge writes at once."""
     said = [beats.Beat(f"vm-{chance.randrange(VMS)}") for _ in range(32)]
-    hotpath.write(lambda _: None, [hotpath.Writing(None, [each], True) for each in said])
+    hotpath.write(lambda _: None, [hotpath.WriteRequest(None, [each], True) for each in said])
 
 
 def register(chance: random.Random, began: float) -> None:

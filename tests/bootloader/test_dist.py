@@ -246,8 +246,8 @@ def test_wheel_contains_the_roots_code(installed: Installed) -> None:
     assert installed.reef("--version") == f"reef {version}"
     # Packed again on the VM it is the same: a member may be a roof itself.
     program = (
-        "import django; django.setup(); from bootloader import dist; from reef_site import"
-        " agent_install; d = dist.current(); print(d.version, d.wheel_sha256,"
+        "import django; django.setup(); from bootloader import agent_install, dist;"
+        " d = dist.current(); print(d.version, d.wheel_sha256,"
         " agent_install.PINNED.mark())"
     )
     done = subprocess.run(

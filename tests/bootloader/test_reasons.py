@@ -10,6 +10,7 @@ import pytest
 from bootloader import reasons, render
 from bootloader.on_vm import agent
 from bootloader.provisioning import steps
+from reef_site.common.text import clip_start, clip_words
 from reef_site.templatetags.reef import first_words
 
 NPM = """npm error code ETARGET
@@ -54,17 +55,17 @@ def test_a_script_that_fails_names_the_cause(tmp_path: Path) -> None:
 def test_no_word_is_cut(most: int) -> None:
     text = "seven long words stand here in a row and then some more words follow"
     words = set(text.split())
-    for cut in (reasons.clipped(text, most), reasons.clipped_end(text, most)):
+    for cut in (clip_words(text, most), clip_start(text, most)):
         assert len(cut) <= most
         assert set(cut.replace("…", "").split()) <= words
     assert set(first_words(text * 9).replace("…", "").split()) <= {*words, "followseven"}
 
 
 def test_what_fits_is_left_alone_and_endless_words_are_cut() -> None:
-    assert reasons.clipped("short", 5) == "short"
-    assert reasons.clipped_end("short", 5) == "short"
-    assert len(reasons.clipped("x" * 99, 20)) <= 20
-    assert len(reasons.clipped_end("x" * 99, 20)) <= 20
+    assert clip_words("short", 5) == "short"
+    assert clip_start("short", 5) == "short"
+    assert len(clip_words("x" * 99, 20)) <= 20
+    assert len(clip_start("x" * 99, 20)) <= 20
     assert steps.MAX_LOG_LINE
 
 

@@ -14,7 +14,7 @@ from tests.conftest import Api, Fleet
 from tests.waiting import until
 from versconfig import keys
 from versconfig.models import Scope
-from versconfig.services import FLEET, Target, put, remove, wish_of
+from versconfig.services import FLEET, Target, build_change, put, remove
 from vmtree.models import Node
 
 SECRET = "sk-test-0123456789-abcdefghij"
@@ -33,7 +33,7 @@ def mine(fleet: Fleet, name: str) -> Target:
 
 
 def store(name: str, text: str, target: Target = FLEET) -> None:
-    put(wish_of(name, text, target), by="tests")
+    put(build_change(name, text, target), by="tests")
 
 
 def started(fleet: Fleet, name: str) -> tuple[dict[str, str], list[str]]:

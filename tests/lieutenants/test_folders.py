@@ -11,9 +11,8 @@ import pytest
 from django.conf import settings
 
 from lieutenants import folders
-from lieutenants.exceptions import BadInput
 from lieutenants.models import Lieutenant
-from reef_site.common.errors import Forbidden
+from reef_site.common.errors import BadInput, Forbidden
 from tests.conftest import STANDIN, Api
 from tests.dispatching import drop_tasks
 from tests.vmtree.conftest import NodeApi

@@ -76,9 +76,8 @@ class Fragile(PlainVM):
 @pytest.fixture
 def fragile() -> Any:
     provider = Fragile()
-    handlers.add_handler(provider)
-    yield provider
-    handlers.remove_handler("fragile")
+    with handlers.vm_handlers.changed({"fragile": provider}):
+        yield provider
 
 
 # -- the plan ------------------------------------------------------------------------------------
@@ -629,11 +628,10 @@ def test_real_agents_end_start_and_end_for_good(
 def test_a_provider_joins_by_its_handler(fragile: Fragile) -> None:
     plant("one")
     assert handlers.looks_after("one").name == "fragile"
-    handlers.remove_handler("fragile")
+    handlers.vm_handlers.unregister("fragile")
     assert handlers.looks_after("one").name == "registry"
     with pytest.raises(NotFound):
         handlers.handler_of("fragile")
-    handlers.add_handler(fragile)
 
 
 def test_steps_of_a_provider_that_left_fail_with_its_name(
@@ -641,7 +639,7 @@ def test_steps_of_a_provider_that_left_fail_with_its_name(
 ) -> None:
     plant("one")
     job = begin(api, "pause", "one")
-    handlers.remove_handler("fragile")
+    handlers.vm_handlers.unregister("fragile")
     pump.work()
     assert "'fragile'" in Step.objects.get(job=job).reason
 

@@ -11,9 +11,9 @@ import pytest
 from django.db import IntegrityError, connections
 
 from lieutenants import delivery
-from lieutenants.exceptions import LostRace
 from lieutenants.models import Lieutenant, Message, Move, Process
 from lieutenants.states import MessageState, Mode, Status
+from reef_site.common.errors import LostRace
 
 ROUNDS = 50
 

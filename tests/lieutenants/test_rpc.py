@@ -7,6 +7,7 @@ import json
 import pytest
 
 from lieutenants import rpc
+from reef_site.common.text import is_storable
 
 
 def test_whole_lines_are_taken_and_the_torn_one_waits() -> None:
@@ -53,7 +54,7 @@ def test_what_cannot_be_read_comes_back_as_garbage(line: bytes) -> None:
     assert size == len(line) + 1 + len(b'["s",1,"next"]\n')
     assert records[0][0] == "g"
     assert len(records[0][2]) <= 500
-    assert rpc.storable(records[0][2])
+    assert is_storable(records[0][2])
     assert records[1] == ["s", 1, "next"]
 
 
@@ -72,12 +73,12 @@ def test_halves_that_meet_only_after_joining_stay_halves() -> None:
 
 @pytest.mark.parametrize("text", ["", "plain", "ä€😀", "\u2028\x07\x7f", "\ufffd"])
 def test_storable(text: str) -> None:
-    assert rpc.storable(text)
+    assert is_storable(text)
 
 
 @pytest.mark.parametrize("text", ["\0", "a\ud800", "\udfffb"])
 def test_not_storable(text: str) -> None:
-    assert not rpc.storable(text)
+    assert not is_storable(text)
 
 
 def test_a_message_is_always_a_prompt_with_a_streaming_behaviour() -> None:

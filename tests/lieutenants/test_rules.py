@@ -345,9 +345,8 @@ class Told(PlainVM):
 @pytest.fixture
 def provider() -> Iterator[Told]:
     told = Told()
-    handlers.add_handler(told)
-    yield told
-    handlers.remove_handler("told")
+    with handlers.vm_handlers.changed({"told": told}):
+        yield told
 
 
 def destroyer(event: str = "vm-silent", **fields: Any) -> Rule:

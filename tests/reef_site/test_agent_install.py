@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from reef_site import agent_install
-from reef_site.agent_install import InstallError, Recipe
+from bootloader import agent_install
+from bootloader.agent_install import InstallError, Recipe
 
 PACKAGE = "@reef/pi"
 NPM = """#!/bin/sh
@@ -191,7 +191,7 @@ def test_the_locks_name_hashes_and_no_places() -> None:
 
 def test_as_a_program_it_tells_that_it_failed(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "reef_site.agent_install", "--target", tmp_path / "agent"],
+        [sys.executable, "-m", "bootloader.agent_install", "--target", tmp_path / "agent"],
         env={"PATH": str(tmp_path)},
         cwd=agent_install.CHECKOUT,
         capture_output=True,

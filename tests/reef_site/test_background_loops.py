@@ -201,7 +201,7 @@ def test_the_log_of_sqlite_is_folded_in_after_an_error(
 ) -> None:
     fold, calls = failing_once(None, OSError("cannot lock"))
     monkeypatch.setattr(checkpoints, "fold", fold)
-    monkeypatch.setattr(checkpoints, "EVERY_SECONDS", 0.01)
+    monkeypatch.setattr(checkpoints, "INTERVAL_SECONDS", 0.01)
     monkeypatch.setattr(db.connection, "vendor", "sqlite", raising=False)
 
     folding = checkpoints.Checkpoints()
@@ -214,7 +214,7 @@ def test_the_log_of_sqlite_is_folded_in_after_an_error(
 def test_signs_of_life_go_on_after_an_error(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(hotpath, "SIGN_SECONDS", 0.01)
+    monkeypatch.setattr(hotpath, "UPTIME_SECONDS", 0.01)
     asked: list[object] = []
 
     class Writer:
@@ -226,7 +226,7 @@ def test_signs_of_life_go_on_after_an_error(
     async def play() -> None:
         routes = object.__new__(hotpath.HotRoutes)
         routes._writer = Writer()  # type: ignore[assignment]
-        signing = asyncio.create_task(routes._sign())
+        signing = asyncio.create_task(routes._record_uptime())
         await so(lambda: len(asked) > 2)
         signing.cancel()
 

@@ -10,8 +10,9 @@ import pytest
 import uvicorn
 
 from reef_site import bodies, door
+from reef_site.common import asgi
 
-Tell = Callable[[bodies.Answer | None], None]
+Tell = Callable[[asgi.Answer | None], None]
 FAST = b"GET /fast HTTP/1.1\r\nHost: a\r\n\r\n"
 SLOW = b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n"
 LAST = b"GET /last HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
@@ -29,7 +30,7 @@ class App:
         if not scope["path"].startswith(("/fast", "/last", "/unclear")):
             return False
         unclear = scope["path"] == "/unclear"
-        answer = None if unclear else bodies.Answer(200, scope["path"].encode())
+        answer = None if unclear else asgi.Answer(200, scope["path"].encode())
         asyncio.get_running_loop().create_task(self._tell(scope["path"], partial(tell, answer)))
         return True
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import time
 from pathlib import Path
+
+import pytest
 
 from reef_site.common import locks
 from reef_site.common.locks import FileLock
@@ -57,3 +60,18 @@ def test_a_file_that_is_held_does_not_grow_old(tmp_path: Path) -> None:
     os.utime(lock.path, (long_ago, long_ago))
     assert lock.keep()
     assert time.time() - lock.path.stat().st_mtime < 60
+
+
+def test_a_lock_of_a_folder_is_seen(tmp_path: Path) -> None:
+    folder = os.open(tmp_path, os.O_RDONLY)
+    assert not locks.is_held(tmp_path)
+    fcntl.flock(folder, fcntl.LOCK_EX)
+    assert locks.is_held(tmp_path)
+    os.close(folder)
+    assert not locks.is_held(tmp_path)
+
+
+def test_an_absent_path_is_not_held(tmp_path: Path) -> None:
+    assert not locks.is_held(tmp_path / "absent")
+    with pytest.raises(FileNotFoundError):
+        locks.is_held(tmp_path / "absent", strict=True)

@@ -92,7 +92,7 @@ def test_whoever_waits_too_long_is_told(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_the_log_starts_over_although_others_write(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoints, "LONG", 5)
+    monkeypatch.setattr(checkpoints, "MAX_LOG_PAGES", 5)
     folded: list[int] = []
 
     def fold() -> None:

@@ -10,7 +10,7 @@ import pytest
 from django.conf import settings
 from django.test import Client
 
-from reef_site.bodies import Answer
+from reef_site.common.asgi import Answer
 from registry import hotpath
 from registry.models import VM
 from tests.registry.conftest import Register, age
@@ -141,10 +141,10 @@ def ask_hot(case: Case, header: str) -> Answer | None:
     if route is None:
         return None
     headers = {b"authorization": header.encode(), b"host": b"testserver"}
-    asked = hotpath.question(route, headers, case.body)
-    if isinstance(asked, hotpath.Writing):
+    asked = hotpath.parse(route, headers, case.body)
+    if isinstance(asked, hotpath.WriteRequest):
         return hotpath.write(lambda _: None, [asked])[0]
-    return hotpath.read([asked])[0] if isinstance(asked, hotpath.Reading) else asked
+    return hotpath.read([asked])[0] if isinstance(asked, hotpath.ReadRequest) else asked
 
 
 def ask_django(case: Case, header: str) -> Any:
@@ -236,7 +236,7 @@ def test_all_else_is_passed_on(method: str, path: bytes) -> None:
 def test_a_session_or_another_host_is_passed_on(register: Register) -> None:
     register("vm")
     good = f"Bearer {settings.ROOT_TOKEN}".encode()
-    ask = hotpath.question
+    ask = hotpath.parse
     assert ask(("vm", "vm"), {b"host": b"testserver"}, b"") is None
     assert ask(("vm", "vm"), {b"authorization": good, b"host": b"elsewhere"}, b"") is None
     assert ask(("vm", "vm"), {b"authorization": good, b"host": b"testserver"}, b"") is not None

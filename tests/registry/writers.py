@@ -22,7 +22,7 @@ from django.db import connection  # noqa: E402
 
 from registry import beats, hotpath, services  # noqa: E402
 from registry.models import VM  # noqa: E402
-from registry.serializers import registration_of  # noqa: E402
+from registry.serializers import parse_registration  # noqa: E402
 from vmtree import services as tree  # noqa: E402
 from vmtree import snapshots  # noqa: E402
 from vmtree.models import Node, Revision  # noqa: E402
@@ -36,7 +36,7 @@ def vm(vm_id: str, name: str = "n") -> dict[str, str]:
 
 def seed(count: int) -> None:
     for number in range(count):
-        services.register(registration_of(vm(f"vm-{number}")))
+        services.register(parse_registration(vm(f"vm-{number}")))
         tree.create(tree.NewNode("n", "agent_vm", f"node-{number}"), by="seed")
 
 
@@ -48,7 +48,7 @@ def beat_on(noted: dict[str, Any]) -> Iterator[None]:
         said = [beats.Beat(vm_id) for vm_id in some]
         said.append(beats.Beat(ids[0], vitals={"load": number}))
         answers = hotpath.write(
-            lambda _: None, [hotpath.Writing(None, [each], True) for each in said]
+            lambda _: None, [hotpath.WriteRequest(None, [each], True) for each in said]
         )
         assert all(answer and answer.status == 200 for answer in answers)
         noted["load"] = number
@@ -60,8 +60,8 @@ def register_on(noted: dict[str, Any]) -> Iterator[None]:
     noted["there"] = []
     for number in itertools.count():
         vm_id = f"new-{number}"
-        services.register(registration_of(vm(vm_id)))
-        services.register(registration_of(vm(vm_id, "second")))
+        services.register(parse_registration(vm(vm_id)))
+        services.register(parse_registration(vm(vm_id, "second")))
         if number % 3 == 0:
             services.deregister(vm_id)
         else:

@@ -8,7 +8,7 @@ from django.test import Client
 from reef_site.auth import make_operator
 from tests.versconfig.conftest import plant
 from versconfig.models import Setting, Version
-from versconfig.services import config, put, wish_of
+from versconfig.services import build_change, config, put
 
 SECRET = "sk-test-0123456789-abcdefghij"
 ADD = "/admin/versconfig/setting/add/"
@@ -50,9 +50,9 @@ def test_a_setting_is_made_changed_and_deleted(operator: Client) -> None:
     ("fields", "said"),
     [
         ({"value": "0"}, "must be a whole number from 1 to 256"),
-        ({"value": ""}, "An empty text is no value."),
-        ({"scope": "vm"}, "Every scope but the fleet"),
-        ({"scope": "lieutenant", "node": "web"}, "This VM is no lieutenant."),
+        ({"value": ""}, "Enter a value."),
+        ({"scope": "vm"}, "Choose a VM, except for the fleet."),
+        ({"scope": "lieutenant", "node": "web"}, "This VM is not a lieutenant."),
         ({"key": "REEF_MAX_VMS", "scope": "vm", "node": "web"}, "holds for the whole fleet"),
         ({"key": "NOPE"}, "Select a valid choice"),
     ],
@@ -73,7 +73,7 @@ def test_what_is_stored_already_is_not_added_again(operator: Client) -> None:
 
     for place, who in (({}, "the fleet"), ({"node": web.pk, "scope": "vm"}, "VM web")):
         said = add(operator, value="8", **place)
-        assert f"REEF_VM_VCPUS is stored for {who} already; change that one instead." in said
+        assert f"REEF_VM_VCPUS is already set for {who}; edit that setting." in said
     assert {row.clear for row in Setting.objects.all()} == {"4"}
     Setting.objects.all().delete()
     # What was removed may be added again.
@@ -97,7 +97,7 @@ def test_secrets_are_never_shown(operator: Client) -> None:
 
 def test_versions_are_read_and_undone(operator: Client) -> None:
     for text in ("2", "4"):
-        put(wish_of("REEF_VM_VCPUS", text), by="tests")
+        put(build_change("REEF_VM_VCPUS", text), by="tests")
     first, second = Version.objects.order_by("id")
     assert operator.get(f"{VERSIONS}{second.pk}/change/").status_code == 200
     assert operator.get(f"{VERSIONS}add/").status_code == 403

@@ -355,8 +355,7 @@ def test_a_refused_secret_is_not_repeated(api: Api, db: None) -> None:
     assert SECRET not in answer.content.decode()
 
 
-def test_the_test_button(api: Api, db: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "_checks", {})
+def test_the_test_button(api: Api, db: None) -> None:
     asked: list[Node | None] = []
 
     def check(node: Node | None) -> Finding:
@@ -365,21 +364,21 @@ def test_the_test_button(api: Api, db: None, monkeypatch: pytest.MonkeyPatch) ->
             raise Unset(f"nobody knows {SECRET}")
         return Finding(True, f"It is good, that {SECRET}.")
 
-    assert api.post("/vers-config/test/VERS_API_KEY").status_code == 404
-    checks.register("VERS_API_KEY", check)
-    unset = api.post("/vers-config/test/VERS_API_KEY").json()
-    assert (unset["good"], unset["text"]) == (False, "VERS_API_KEY is not set.")
-    put(api, "VERS_API_KEY", SECRET)
+    assert api.post("/vers-config/test/REEF_VM_REGION").status_code == 404
+    with checks.key_checks.changed({"VERS_API_KEY": check}):
+        unset = api.post("/vers-config/test/VERS_API_KEY").json()
+        assert (unset["good"], unset["text"]) == (False, "VERS_API_KEY is not set.")
+        put(api, "VERS_API_KEY", SECRET)
 
-    assert api.post("/vers-config/test/vers_api_key").json() == {
-        "key": "VERS_API_KEY",
-        "good": True,
-        "text": "It is good, that […].",
-    }
-    plant("web")
-    said = api.post("/vers-config/test/VERS_API_KEY?vm=web").json()
-    assert (said["good"], said["text"]) == (None, "nobody knows […]")
-    assert [node and node.vm_id for node in asked] == [None, "web"]
+        assert api.post("/vers-config/test/vers_api_key").json() == {
+            "key": "VERS_API_KEY",
+            "good": True,
+            "text": "It is good, that […].",
+        }
+        plant("web")
+        said = api.post("/vers-config/test/VERS_API_KEY?vm=web").json()
+        assert (said["good"], said["text"]) == (None, "nobody knows […]")
+        assert [node and node.vm_id for node in asked] == [None, "web"]
 
 
 def test_keys_and_unknown_paths(api: Api, db: None) -> None:

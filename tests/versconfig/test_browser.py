@@ -23,14 +23,15 @@ SECONDS = 30_000  # of patience, in milliseconds
 SECRET = "sk-test-0123456789-abcdefghij"
 PLANT = """
 from tests.versconfig.sshkeys import ED25519
-from versconfig.services import Target, put, wish_of
+from versconfig.services import Target, put, build_change
 from versconfig.models import Scope
 from vmtree import services as tree
 root = tree.create(tree.NewNode("root", "infra_vm", vm_id="root"), by="tests")
 tree.create(tree.NewNode("ada", "lieutenant", vm_id="ada", parent_vm_id="root"), by="tests")
-put(wish_of("REEF_AGENT_MODEL", "provider/a-model-with-quite-a-long-name-" + "x" * 60), by="tests")
-put(wish_of("REEF_AGENT_MODEL", "p/root", Target(Scope.SUBTREE, root)), by="tests")
-put(wish_of("REEF_SSH_AUTHORIZED_KEYS", ED25519 + "a" * 200), by="tests")
+long_model = "provider/a-model-with-quite-a-long-name-" + "x" * 60
+put(build_change("REEF_AGENT_MODEL", long_model), by="tests")
+put(build_change("REEF_AGENT_MODEL", "p/root", Target(Scope.SUBTREE, root)), by="tests")
+put(build_change("REEF_SSH_AUTHORIZED_KEYS", ED25519 + "a" * 200), by="tests")
 """
 
 
@@ -116,10 +117,12 @@ def test_a_value_is_set_for_a_lieutenant_and_undone(page: Page) -> None:
     expect(page.get_by_role("heading", level=1)).to_have_text(
         "Set REEF_AGENT_MODEL for lieutenant ada?"
     )
-    expect(page.get_by_text("1 of the VMs and lieutenants there are: ada.")).to_be_visible()
+    expect(page.get_by_text("1 of the existing VMs and lieutenants: ada.")).to_be_visible()
     page.get_by_role("button", name="Save").click()
     expect(page.locator(".chain .is-in-effect")).to_contain_text("lieutenant ada")
-    expect(page.locator(".chain .is-behind").first).to_contain_text("shadowed by store, lieutenant")
+    expect(page.locator(".chain .is-behind").first).to_contain_text(
+        "overridden by store, lieutenant"
+    )
 
     page.get_by_role("link", name="Undo…").first.click()
     page.get_by_role("button", name="Undo").click()
@@ -135,11 +138,11 @@ def test_a_secret_is_typed_once_and_never_seen_again(page: Page, stack: Pages) -
     expect(page.get_by_text("sk-test...").first).to_be_visible()
     assert SECRET not in page.content()
     page.get_by_role("button", name="Save").click()
-    expect(page.get_by_text("is stored for the fleet.")).to_be_visible()
+    expect(page.get_by_text("set for the fleet.")).to_be_visible()
     assert SECRET not in page.content()
     page.get_by_role("button", name="Remove…").click()
     page.get_by_role("button", name="Remove").click()
-    expect(page.get_by_text("is stored no longer for the fleet.")).to_be_visible()
+    expect(page.get_by_text("removed for the fleet.")).to_be_visible()
     for file in stack.data.rglob("*"):
         if file.is_file():
             assert SECRET.encode() not in file.read_bytes(), file

@@ -17,7 +17,7 @@ from tests.versconfig.conftest import write
 from versconfig import model_keys
 from versconfig.checks import run
 from versconfig.models import Setting, Version
-from versconfig.services import config, put, wish_of
+from versconfig.services import build_change, config, put
 
 SECRET = "sk-test-0123456789-abcdefghij"
 
@@ -31,7 +31,7 @@ def imported(*words: str) -> str:
 def test_an_import_shows_first_what_it_would_do(db: None, home: Path) -> None:
     write(home, "keys.json", {"keys": {"VERS_API_KEY": SECRET}})
     write(home, "config.json", {"baseUrl": "http://one", "versApiKey": "sk-another-one-0123"})
-    put(wish_of("VERS_BASE_URL", "http://two"), by="tests")
+    put(build_change("VERS_BASE_URL", "http://two"), by="tests")
 
     said = imported()
 
@@ -131,7 +131,7 @@ def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     url = f"http://127.0.0.1:{server.server_port}/v1/models"
-    monkeypatch.setitem(model_keys.QUESTIONS, "OPENAI_API_KEY", model_keys.Question(url))
+    monkeypatch.setitem(model_keys.KEY_TESTS, "OPENAI_API_KEY", model_keys.KeyTest(url))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     yield server
     server.shutdown()
@@ -150,7 +150,7 @@ def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 def test_a_model_provider_is_asked(
     db: None, provider: Any, key: str, good: bool | None, said: str
 ) -> None:
-    put(wish_of("OPENAI_API_KEY", key), by="tests")
+    put(build_change("OPENAI_API_KEY", key), by="tests")
 
     found = run("OPENAI_API_KEY")
 
@@ -160,7 +160,7 @@ def test_a_model_provider_is_asked(
 def test_a_model_provider_that_is_away(db: None, provider: Any) -> None:
     provider.shutdown()
     provider.server_close()
-    put(wish_of("OPENAI_API_KEY", "sk-good-0123456789"), by="tests")
+    put(build_change("OPENAI_API_KEY", "sk-good-0123456789"), by="tests")
 
     found = run("OPENAI_API_KEY")
 

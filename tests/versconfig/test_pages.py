@@ -15,7 +15,7 @@ from tests.versconfig.conftest import plant, write
 from versconfig import checks
 from versconfig.checks import Finding
 from versconfig.models import Scope, Setting, Version
-from versconfig.services import Target, put, wish_of
+from versconfig.services import Target, build_change, put
 from vmtree import services as tree
 from vmtree.models import Category, Node
 
@@ -31,7 +31,7 @@ def client(db: None) -> Client:
 
 
 def store(name: str, text: str, scope: str = "fleet", node: Node | None = None) -> Version:
-    made = put(wish_of(name, text, Target(Scope(scope), node)), by="ada")
+    made = put(build_change(name, text, Target(Scope(scope), node)), by="ada")
     assert made is not None
     return made
 
@@ -69,7 +69,7 @@ def test_sources_stand_side_by_side(
     assert "sk-test..." in said
     assert "sk-stor..." in said
     assert "sk-fil..." in said
-    assert "stored, but shadowed" in said
+    assert "stored, but overridden" in said
     assert "~/.vers/config.json: is not JSON" in said
     for secret in (SECRET, "sk-stored", "sk-filed"):
         assert secret not in answer.content.decode()
@@ -94,7 +94,7 @@ def test_one_key_shows_the_whole_chain(client: Client) -> None:
     said = seen_in(client.get(f"/config/{MODEL}/?vm={ada.vm_id}"))
 
     assert "subtree of root p/root in effect" in said
-    assert "the fleet p/fleet shadowed by store, subtree of root" in said
+    assert "the fleet p/fleet overridden by store, subtree of root" in said
     assert "lieutenant ada nothing" in said
     assert "the lieutenant ada alone" in said
 
@@ -122,7 +122,7 @@ def test_a_change_is_shown_before_it_is_made(client: Client) -> None:
     )
     said = seen_in(question)
     assert f"Set {MODEL} for subtree of root?" in said
-    assert "1 of the VMs and lieutenants there are: root." in said
+    assert "1 of the existing VMs and lieutenants: root." in said
     assert "1 below keeps its own nearer value." in said
     assert "No running agent is affected." in said
     assert Setting.objects.count() == 1
@@ -131,7 +131,7 @@ def test_a_change_is_shown_before_it_is_made(client: Client) -> None:
     assert answer.headers["Location"] == f"/config/{MODEL}/?vm=root"
     assert Setting.objects.get(scope="subtree").clear == "p/new"
     assert Version.objects.latest("id").actor == "admin"
-    assert f"{MODEL} is stored for subtree of root." in seen_in(client.get("/config/"))
+    assert f"{MODEL} set for subtree of root." in seen_in(client.get("/config/"))
 
 
 def test_a_secret_waits_sealed_for_its_confirmation(client: Client) -> None:
@@ -220,14 +220,14 @@ def test_what_a_removed_vm_left_behind_can_be_removed(client: Client) -> None:
     assert client.post(f"/config/history/{newest.pk}/undo").status_code == 409
 
 
-def test_the_test_button(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "_checks", {})
-    checks.register("VERS_API_KEY", lambda _: Finding(False, "The provider refuses it."))
-    assert "/test" not in client.get("/config/VERS_API_KEY/").content.decode()
-    store("VERS_API_KEY", SECRET)
-    assert "/test" in client.get("/config/VERS_API_KEY/").content.decode()
+def test_the_test_button(client: Client) -> None:
+    refusal = Finding(False, "The provider refuses it.")
+    with checks.key_checks.changed({"VERS_API_KEY": lambda _: refusal}):
+        assert "/test" not in client.get("/config/VERS_API_KEY/").content.decode()
+        store("VERS_API_KEY", SECRET)
+        assert "/test" in client.get("/config/VERS_API_KEY/").content.decode()
 
-    answer = client.post("/config/VERS_API_KEY/test", {"from": "index"}, follow=True)
+        answer = client.post("/config/VERS_API_KEY/test", {"from": "index"}, follow=True)
 
     assert "VERS_API_KEY: The provider refuses it." in seen_in(answer)
 
@@ -271,6 +271,6 @@ def test_a_bad_value_of_the_environment_is_not_called_in_effect(
     one = seen_in(client.get("/config/REEF_VM_VCPUS/"))
     both = seen_in(client.get("/config/"))
 
-    assert "must be a whole number from 1 to 256 first, but cannot be used" in one
-    assert "REEF_VM_VCPUS cannot be used" in both
+    assert "must be a whole number from 1 to 256 first, but invalid" in one
+    assert "REEF_VM_VCPUS invalid" in both
     assert "REEF_VM_VCPUS (the environment): must be a whole number from 1 to 256" in both

@@ -19,14 +19,14 @@ from versconfig import keys, values
 from versconfig.exceptions import BadValue, Unreadable, Unset
 from versconfig.models import Scope, Setting
 from versconfig.resolve import Layer, Source, resolve
-from versconfig.services import Target, config, put, wish_of
+from versconfig.services import Target, build_change, config, put
 from vmtree.models import Category, Node
 
 SECRET = "sk-test-0123456789-abcdefghij"
 
 
 def store(name: str, text: str, scope: str = "fleet", node: Node | None = None) -> None:
-    put(wish_of(name, text, Target(Scope(scope), node)), by="tests")
+    put(build_change(name, text, Target(Scope(scope), node)), by="tests")
 
 
 def test_the_first_that_has_a_value_wins_and_shadows_the_rest() -> None:
@@ -42,7 +42,7 @@ def test_the_first_that_has_a_value_wins_and_shadows_the_rest() -> None:
 
     assert (found.value, found.source, found.scope) == ("stored", "store", "fleet")
     assert [layer.effective for layer in found.layers] == [False, True, False, False]
-    assert [layer.shadowed_by for layer in found.layers] == ["", "", "store, the fleet", ""]
+    assert [layer.overridden_by for layer in found.layers] == ["", "", "store, the fleet", ""]
     assert "stored" not in repr(found).replace("store, the fleet", "")
 
 
@@ -74,7 +74,7 @@ def test_environment_over_store_over_file_over_default(
     monkeypatch.setenv("VERS_INFRA_URL", "http://env")
     found = config.resolve("VERS_INFRA_URL")
     assert (found.value, found.source, found.effective) == ("http://env", "env", False)
-    assert [layer.shadowed_by for layer in found.layers if layer.value][1:] == [
+    assert [layer.overridden_by for layer in found.layers if layer.value][1:] == [
         "the environment"
     ] * 4
 
@@ -161,7 +161,9 @@ def test_explain_shows_the_whole_chain(database: str, monkeypatch: pytest.Monkey
 
     layers = config.explain("REEF_VM_VCPUS", ada).layers
 
-    assert [(layer.where, layer.value, layer.effective, layer.shadowed_by) for layer in layers] == [
+    assert [
+        (layer.where, layer.value, layer.effective, layer.overridden_by) for layer in layers
+    ] == [
         ("the environment", None, False, ""),
         ("store, lieutenant ada", None, False, ""),
         ("store, VM ada", "8", True, ""),
@@ -189,7 +191,7 @@ def test_typed_readers(db: None, monkeypatch: pytest.MonkeyPatch) -> None:
     store("REEF_SSH_AUTHORIZED_KEYS", f"# people\n{ED25519}\n\n{OTHER}\n")
     assert config.lines("REEF_SSH_AUTHORIZED_KEYS") == [ED25519, OTHER]
     with pytest.raises(Unset, match="VERS_API_KEY is not set"):
-        config.needed("VERS_API_KEY")
+        config.required("VERS_API_KEY")
     with pytest.raises(BadInput, match="Unknown config key: NOPE"):
         config.text("NOPE")
 

@@ -22,8 +22,8 @@ from tests.versconfig.test_screening import ALPHABET, KEY, MARK, OTHERS, SHORT, 
 from versconfig.models import Version
 from versconfig.screening import log_records, sources, stored
 from versconfig.screening.screen import Screen, Secret
-from versconfig.services import put as put_wish
-from versconfig.services import wish_of
+from versconfig.services import build_change
+from versconfig.services import put as put_setting
 
 
 @pytest.fixture(autouse=True)
@@ -143,7 +143,7 @@ def test_many_changes_do_not_push_out_what_is_stored(
     put(api, "GROQ_API_KEY", "gsk-newer-0123456789")
     monkeypatch.setattr(stored, "MAX_OLD", 3)
     for number in range(50):
-        put_wish(wish_of("OPENAI_API_KEY", f"sk-proj-{number:04}-abcdef"), by="tests")
+        put_setting(build_change("OPENAI_API_KEY", f"sk-proj-{number:04}-abcdef"), by="tests")
     screen = sources.current(recheck=True)
     text = f"{KEY} gsk-older-0123456789 sk-proj-0049-abcdef sk-proj-0047-abcdef"
     marks = "[ANTHROPIC_API_KEY] [GROQ_API_KEY] [OPENAI_API_KEY] [OPENAI_API_KEY]"
@@ -165,17 +165,16 @@ def test_a_change_of_one_value_among_many_is_compiled_quickly() -> None:
     assert min(taken) < 0.05
 
 
-def test_others_are_not_kept_waiting_while_secrets_are_read(
-    db: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_others_are_not_kept_waiting_while_secrets_are_read(db: None) -> None:
     inside: list[bool] = []
 
     def secrets() -> list[Secret]:
         inside.append(sources._lock.locked())
         return []
 
-    monkeypatch.setitem(sources._sources, "slow", sources.Source(lambda: len(inside), secrets))
-    sources.current(recheck=True)
+    slow = sources.Source(lambda: len(inside), secrets)
+    with sources.secret_sources.changed({"slow": slow}):
+        sources.current(recheck=True)
     assert inside == [False]
 
 
@@ -212,9 +211,7 @@ def test_logs_leave_a_broken_transaction_alone(
     assert not connection.needs_rollback
 
 
-def test_looking_for_secrets_for_a_log_line_may_log(
-    db: None, caplog: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_looking_for_secrets_for_a_log_line_may_log(db: None, caplog: Any) -> None:
     asked = []
 
     def secrets() -> list[Secret]:
@@ -222,8 +219,9 @@ def test_looking_for_secrets_for_a_log_line_may_log(
         logging.getLogger("tests").warning("cannot read one of them")
         return []
 
-    monkeypatch.setitem(sources._sources, "loud", sources.Source(lambda: len(asked), secrets))
-    logging.getLogger("tests").warning("the line itself")
+    loud = sources.Source(lambda: len(asked), secrets)
+    with sources.secret_sources.changed({"loud": loud}):
+        logging.getLogger("tests").warning("the line itself")
     assert len(asked) == 1
     assert "the line itself" in caplog.text
     assert "cannot read one of them" in caplog.text

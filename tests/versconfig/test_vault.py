@@ -18,13 +18,13 @@ from reef_site import env
 from versconfig import rotation, vault
 from versconfig.exceptions import Unreadable
 from versconfig.models import Setting, Version
-from versconfig.services import config, put, undo, wish_of
+from versconfig.services import build_change, config, put, undo
 
 SECRET = "sk-test-0123456789-abcdefghij"
 
 
 def store(text: str, name: str = "VERS_API_KEY") -> None:
-    put(wish_of(name, text), by="tests")
+    put(build_change(name, text), by="tests")
 
 
 def rotate() -> str:
@@ -61,7 +61,7 @@ def test_killed_before_the_commit_nothing_is_lost(
 ) -> None:
     store(SECRET)
     with monkeypatch.context() as broken:
-        broken.setattr(rotation, "_reseal", lambda _: 1 / 0)
+        broken.setattr(rotation, "_reencrypt", lambda _: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             rotate()
     assert len(vault.keys()) == 2
@@ -214,7 +214,7 @@ def test_rotations_amid_writers_lose_nothing(
         writers = [pool.submit(write, name) for name in ("OPENAI_API_KEY", "XAI_API_KEY")]
         try:
             for _ in range(8):
-                assert not rotation.rotate().lost
+                assert not rotation.rotate().unreadable
         finally:
             over.set()
 

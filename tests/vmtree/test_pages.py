@@ -27,7 +27,7 @@ from tests.registry.conftest import age
 from tests.vmtree.planted import heard_for_long, plant
 from vmtree import services
 from vmtree.models import Node, Revision
-from vmtree.services import UNSAID, Change, NewNode
+from vmtree.services import UNCHANGED, Change, NewNode
 from vmtree.snapshot_models import Snapshot
 from vmtree.snapshots import files
 
@@ -164,7 +164,7 @@ def test_the_first_answers_after_a_downtime_call_nobody_silent(
     top, low = put(api, "top"), put(api, "low", "top")
     age("low", minutes=9)
     rule = Rule.objects.create(name="when silent", event="vm-silent", action="note")
-    registry.door_open(clock.now())
+    registry.record_edge_uptime(clock.now())
     assert "is-silent" in row(page(operator, "/fleet/"), top)
     then = clock.now() - timedelta(minutes=7)
     Watch.objects.update(ticked_at=then, door_at=then)
@@ -181,7 +181,7 @@ def test_the_first_answers_after_a_downtime_call_nobody_silent(
     looks()
     for sign in ("door", "clock") if first == "door" else ("clock", "door"):
         if sign == "door":
-            registry.door_open(clock.now())
+            registry.record_edge_uptime(clock.now())
         else:
             registry.sweep()
         looks()
@@ -321,7 +321,7 @@ def test_one_vm_with_history_lineage_and_difference(operator: Client, api: Api) 
     put(api, "top", organs=["store"])
     low = put(api, "low", "top", organs=["store"], services=[{"name": "web", "port": 80}])
     dna = {"organs": ["mail"], "capabilities": []}
-    services.change("low", Change(name="lower", dna=dna, parent_vm_id=UNSAID), by="grace")
+    services.change("low", Change(name="lower", dna=dna, parent_vm_id=UNCHANGED), by="grace")
     html = page(operator, f"/fleet/{low.pk}/?with=top")
     assert "name: low → lower" in html
     assert "DNA: +mail −store" in html

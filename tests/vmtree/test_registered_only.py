@@ -213,7 +213,7 @@ def test_in_the_admin_they_are_filtered_and_placed_together(operator: Client, ap
     assert re.findall(r"/vm/([^/]+)/change/", shown) == ["a-child", "boss", "orphan", "z-parent"]
     form = {"action": "put_into_tree", "select_across": "1", "_selected_action": ["boss"]}
     html = operator.post(f"{path}?place=none", form, follow=True).content.decode()
-    assert "3 VMs have a place now" in html
+    assert "Placed 3 VMs in the tree" in html
     assert "orphan" in html
     places = Node.objects.values_list("vm_id", "parent__vm_id", "category")
     assert set(places) == {

@@ -130,11 +130,11 @@ def test_wrong_words_of_the_registry(db: None, api: Api, asked: dict[str, str], 
     assert says in answer.json()["error"]
 
 
-def test_apps_above_add_words(family: Family, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search, "_words", dict(search._words))
-    search.add_word(search.Word("loud", lambda nodes, _: nodes.filter(name="ada"), flag=True))
+def test_apps_above_register_terms(family: Family, api: Api) -> None:
+    loud = search.Term("loud", lambda nodes, _: nodes.filter(name="ada"), flag=True)
 
-    assert ids(api.get("/vm-tree/vms?q=loud"), "vms") == ["ada"]
-    assert ids(api.get('/vm-tree/vms?q="loud"'), "vms") == []
-    assert "loud" in search.words()
-    assert api.get("/vm-tree/vms?q=loud:x").status_code == 400
+    with search.search_terms.changed({"loud": loud}):
+        assert ids(api.get("/vm-tree/vms?q=loud"), "vms") == ["ada"]
+        assert ids(api.get('/vm-tree/vms?q="loud"'), "vms") == []
+        assert "loud" in search.spellings(search.search_terms)
+        assert api.get("/vm-tree/vms?q=loud:x").status_code == 400

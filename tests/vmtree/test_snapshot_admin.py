@@ -65,11 +65,11 @@ def test_they_are_taken_listed_found_and_downloaded(browser: Client, make: Make)
 def test_they_are_pinned_and_verified(browser: Client, make: Make) -> None:
     make("ada")
     snapshot = take(browser)
-    assert "is kept for ever" in act(browser, "pin", snapshot)
+    assert "is pinned" in act(browser, "pin", snapshot)
     assert Snapshot.objects.get().pinned
-    assert "as long as others" in act(browser, "unpin", snapshot)
+    assert "is no longer pinned" in act(browser, "unpin", snapshot)
     assert not Snapshot.objects.get().pinned
-    assert "is as it was written" in act(browser, "verify", snapshot)
+    assert "is intact" in act(browser, "verify", snapshot)
     with files.path_of(snapshot.file).open("r+b") as file:
         file.truncate(5000)
     assert "was cut off" in act(browser, "verify", snapshot)
@@ -110,7 +110,7 @@ def test_the_page_asks_before_the_tree_is_replaced(browser: Client, make: Make) 
     assert ada.organs == ["cron"]
 
     services.remove("bob", by="tests")
-    assert "is as it was in" in text(browser.post(path, {"confirm": found[1]}, follow=True))
+    assert "Restored the tree from" in text(browser.post(path, {"confirm": found[1]}, follow=True))
     ada.refresh_from_db()
     assert ada.organs == ["store"]
     assert Snapshot.objects.filter(why="change").count() == 1

@@ -181,14 +181,14 @@ def test_a_change_while_the_old_tree_is_saved_stops_it(
     snapshot = take()
     services.remove("bob-1", by="x")
     plan = snapshots.plan(snapshot, by="tests")
-    make_one = taking.make
+    make_one = taking.create
 
     def make_and_change(**facts: Any) -> Snapshot:
         made = make_one(**facts)
         make("in between")
         return made
 
-    monkeypatch.setattr(taking, "make", make_and_change)
+    monkeypatch.setattr(taking, "create", make_and_change)
     answer = api.post(f"/vm-tree/snapshots/{snapshot.pk}/restore", {"confirm": plan.confirm})
 
     assert answer.status_code == 409
@@ -239,7 +239,7 @@ def test_two_restores_and_writers_at_once_leave_one_of_the_trees(
     first = take()
     change_a_lot()
     second = take()
-    trees = [comparing.tree_of(each) for each in (first, second)]
+    trees = [comparing.snapshot_tree(each) for each in (first, second)]
     ready = threading.Barrier(3)
     outcomes: list[str] = []
 
@@ -401,7 +401,7 @@ def test_one_that_wakes_at_the_last_moment_stops_it(
     plan = snapshots.plan(snapshot, by="tests")
     usual = applying.prepare
 
-    def prepare(*args: Any) -> applying.Work:
+    def prepare(*args: Any) -> applying.RestoreWork:
         monkeypatch.setattr(applying, "prepare", usual)
         answer("late")
         return usual(*args)
@@ -496,7 +496,7 @@ def test_killed_while_it_writes(
     snapshots.tick()
     [mended] = Snapshot.objects.filter(why=Why.HOURLY)
     assert mended.state == State.READY
-    assert snapshots.ensure_good(mended)
+    assert snapshots.ensure_intact(mended)
     whole = {each.file for each in Snapshot.objects.all()}
     assert {path.name for path in folder.glob("vms-*")} == whole
     for draft in folder.glob(".vms-*"):

@@ -271,7 +271,7 @@ def test_a_full_disk_leaves_nothing(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(writing, "_describe", full)
+    monkeypatch.setattr(writing, "_write_meta", full)
     answer = api.post("/vm-tree/snapshot")
 
     assert answer.status_code == 503
@@ -344,7 +344,7 @@ def test_what_failed_is_tried_again_after_a_pause(
         def broken(*_: object) -> None:
             raise sqlite3.OperationalError("disk I/O error")
 
-        patched.setattr(writing, "_describe", broken)
+        patched.setattr(writing, "_write_meta", broken)
         with pytest.raises(SnapshotFailed, match="disk I/O error"):
             snapshots.tick()
     set_clock(minutes=1)
@@ -374,7 +374,7 @@ def test_a_writer_that_took_too_long_changes_nothing(
 
     assert Snapshot.objects.get().file == inner[0].file
     assert os.listdir(folder) == [inner[0].file]
-    assert checking.ensure_good(Snapshot.objects.get())
+    assert checking.ensure_intact(Snapshot.objects.get())
 
 
 def test_whoever_looks_leaves_a_living_writer_alone(

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from lieutenants.models import Answer, Lieutenant, new_ulid
+from lieutenants.models import Answer, Lieutenant
 from lieutenants.states import Outcome, Status
+from reef_site.common.ids import new_ulid
 from tests.conftest import Api, Fleet
 from tests.dispatching import drop_tasks
 from tests.waiting import until

@@ -12,8 +12,8 @@ from rest_framework.request import Request
 from rest_framework.test import APIRequestFactory
 from rest_framework.views import APIView
 
+from reef_site.common.json_format import AnyTypeJSONParser
 from reef_site.common.request_names import OnlyKnownNames, nearest
-from reef_site.wire import AnyTypeJSONParser
 from tests.conftest import Api
 from tests.wire.asking import LIEUTENANTS, living
 

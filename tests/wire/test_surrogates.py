@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from bootloader.models.joining import BootReport
-from reef_site.wire import dumps
+from reef_site.common.json_format import dumps
 from tests.bootloader.joiners import Door, invite
 from tests.conftest import Api
 from tests.wire.asking import LIEUTENANTS, living

@@ -1,1 +1,1 @@
-"""Secrets stay secret: what is stored or shown is screened for every secret that reef knows."""
+"""Screening: stored and displayed texts are searched for every secret that reef knows."""

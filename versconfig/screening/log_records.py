@@ -1,4 +1,4 @@
-"""Keeps known secrets out of logs, whatever handlers and formats a process has."""
+"""Masks known secrets in logs, whatever handlers and formats a process uses."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from versconfig.screening import sources
 
 logger = logging.getLogger(__name__)
 
-# A process that logs looks for new secrets at most so often.
+# A process that logs checks for new secrets at most this often.
 REFRESH_SECONDS = 2.0
 _FORMATTER = logging.Formatter()
 _refreshed_at = float("-inf")
 
 
 class CoveringFactory:
-    """Makes log records as before, with secrets in message and traceback covered."""
+    """Creates log records as before, with secrets in message and traceback masked."""
 
     def __init__(self, make: Callable[..., logging.LogRecord]) -> None:
         self._make = make
@@ -33,7 +33,7 @@ class CoveringFactory:
 
     def __call__(self, *args: Any, **kwargs: Any) -> logging.LogRecord:
         record = self._make(*args, **kwargs)
-        # Looking for secrets may log something itself.
+        # Reading secrets may log something itself.
         if not getattr(self._local, "busy", False):
             self._local.busy = True
             try:
@@ -45,14 +45,14 @@ class CoveringFactory:
 
 
 def install() -> None:
-    """Cover the records of this process from now on."""
+    """Mask secrets in the records of this process from now on."""
     before = logging.getLogRecordFactory()
     if not isinstance(before, CoveringFactory):
         logging.setLogRecordFactory(CoveringFactory(before))
 
 
 def _refresh() -> None:
-    """Look for new secrets if that was long ago and the database can be asked."""
+    """Check for new secrets if the last check is old and the database can be queried."""
     global _refreshed_at
     now = time.monotonic()
     if min(now - _refreshed_at, sources.age_seconds()) < REFRESH_SECONDS or not _can_ask():
@@ -61,27 +61,27 @@ def _refresh() -> None:
     was_closed = connection.connection is None
     try:
         if connection.in_atomic_block:
-            # With a savepoint: a failure must not break the transaction of others.
+            # With a savepoint: a failure must not break the caller's transaction.
             with transaction.atomic():
                 sources.current(recheck=True)
         else:
             sources.current(recheck=True)
     except (DatabaseError, SynchronousOnlyOperation, OSError, RuntimeError) as error:
-        # A log line is written in any case; it has what was known before covered.
+        # The log line is written in any case, with the secrets known so far masked.
         logger.debug("cannot look for new secrets: %s", type(error).__name__)
     finally:
         if was_closed and not connection.in_atomic_block:
-            # Most threads that log have no other use for it.
+            # Most threads that log do not use the connection otherwise.
             connection.close()
 
 
 def _can_ask() -> bool:
-    """Return whether this thread may ask the database just now."""
+    """Return whether this thread may query the database now."""
     if not apps.ready or sources.is_being_read():
         return False
     if connection.in_atomic_block and connection.needs_rollback:
         return False
-    # Not where an event loop would have to wait.
+    # Never block an event loop.
     return asyncio._get_running_loop() is None
 
 
@@ -90,7 +90,7 @@ def _cover(record: logging.LogRecord) -> None:
     try:
         text = record.getMessage()
     except (TypeError, ValueError, KeyError):
-        # The handler that formats it reports this.
+        # The handler reports this when it formats the record.
         return
     covered = cover(text)
     if covered != text:

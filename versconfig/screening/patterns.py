@@ -1,8 +1,8 @@
-"""What is looked for in texts, compiled once for each value and then kept in memory.
+"""Patterns to search texts for, compiled once for each value and then cached.
 
-A *whole* pattern matches all of a form or nothing. A *partial* pattern also matches fragments and
-edges: it is only for values that the author of the text has anyway, because everybody else could
-find a secret with it, one character after the other.
+A *whole* pattern matches a complete form or nothing. A *partial* pattern also matches fragments and
+edges: it is only for values that the author of the text has anyway, because anybody else could use
+it to guess a secret, one character after the other.
 """
 
 from __future__ import annotations
@@ -14,16 +14,18 @@ from typing import NamedTuple
 from versconfig.screening.spellings import base64_forms, plain_forms
 from versconfig.screening.strength import is_distinctive
 
-# So many characters of a value in a row are a fragment.
+# A fragment is this many consecutive characters of a value.
 FRAGMENT = 16
-# So many are an edge: where a text begins or ends within a value; of base64, so many more.
+# An edge is this many characters: where a text begins or ends within a value. For base64 it is
+# longer.
 EDGE = 8
 EDGE_BASE64 = 11
 WINDOW = 8
 NGRAM = 4
-# What a stream compares before it holds text back. Masks show as much, so it tells nothing.
+# Characters that a stream compares before it holds text back. Masks show as many, so it reveals
+# nothing.
 HEAD = 3
-# A longer form is cut into pieces, each of which is found for itself.
+# A longer form is split into pieces, each of which is searched separately.
 MAX_FORM, _PIECE, _MIN_PIECE = 512, 256, 32
 _CACHED = 4096
 
@@ -39,9 +41,9 @@ class WholePattern(NamedTuple):
     """All forms of one value."""
 
     forms: tuple[WholeForm, ...]
-    # The windows of which one lies at a multiple of `WINDOW` wherever a form stands.
+    # Wherever a form occurs, one of these windows lies at a multiple of `WINDOW`.
     windows: frozenset[int]
-    # The same as texts, each with its form and its place there.
+    # The same windows as texts, each with its form and its offset there.
     places: tuple[tuple[str, tuple[WholeForm, int]], ...]
 
 
@@ -59,7 +61,7 @@ class PartialPattern(NamedTuple):
 
 @lru_cache(_CACHED)
 def whole_pattern(value: str) -> WholePattern:
-    """Compile a value; one that is no secret worth the name has no forms."""
+    """Compile a value; one that is too ordinary has no forms."""
     if not is_distinctive(value):
         return WholePattern((), frozenset(), ())
     value = value.strip()

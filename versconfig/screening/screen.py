@@ -1,12 +1,12 @@
-"""Covers secrets in texts and JSON values. Pure: text in, text out.
+"""Masks secrets in texts and JSON values. Pure: text in, text out.
 
-A `Screen` is compiled once for a set of secrets. Each whole value becomes `[NAME]`. Of the `own`
-secrets, which the author of the texts has anyway, also fragments become `[NAME]`, and what is left
-of a value where a text begins or ends within it. Tokens that are kept as hashes only are known by
-their shape.
+A `Screen` is compiled once for a set of secrets. Each whole value becomes `[NAME]`. For the `own`
+secrets, which the author of the texts has anyway, fragments become `[NAME]` as well, and so does
+the rest of a value where a text begins or ends within it. Tokens that are stored as hashes only are
+recognised by their shape.
 
-A clean text costs one pass: wherever a form of a secret stands, one of a few of its 8-byte windows
-lies at a multiple of 8, so only the text's windows at these places are looked up in a set.
+A clean text costs one pass: wherever a form of a secret occurs, one of a few of its 8-byte windows
+lies at a multiple of 8, so only the text's windows at these offsets are looked up in a set.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from versconfig.screening.patterns import (
 from versconfig.screening.shapes import Run
 from versconfig.screening.spellings import BREAK, normalize
 
-# A stream shows up to so many characters at its end although a secret may begin with them.
-# Without this the newest letters of nearly every text would be held back.
+# A stream shows up to this many characters at its end although a secret may begin with them.
+# Otherwise the newest letters of nearly every text would be held back.
 MAX_UNHELD_CHARS = HEAD
 
 _BLOCK = 1 << 16
@@ -39,17 +39,18 @@ _MAX_ORDINARY, _SHORT_TEXT = 4096, 40
 
 
 class Secret(NamedTuple):
-    """A value that nobody may read, and what stands in its place, in brackets."""
+    """A value to mask, and the name that replaces it, in brackets."""
 
     name: str
     value: str
 
 
 class Piece(NamedTuple):
-    """What a stream shows next, and how many characters at its end it has to give again.
+    """The next part that a stream shows, and how many characters at its end must be passed in
+    again.
 
-    Of these the first `shown` were shown already: they are too few to hold back. `covered` is what
-    was given, but for the held characters, as `cover` would have it.
+    The first `shown` of these were shown already: they are too few to hold back. `covered` is the
+    input without the held characters, as `cover` would return it.
     """
 
     text: str
@@ -62,13 +63,16 @@ class Screen:
     """A compiled set of secrets."""
 
     def __init__(self, secrets: Iterable[Secret] = (), own: Iterable[Secret] = ()) -> None:
-        """`own` are secrets that whoever writes the texts was given; all others are whole only."""
+        """Compile the secrets.
+
+        `own` are secrets that the author of the texts has; all others are matched as a whole only.
+        """
         self._names: dict[str, str] = {}
         self._short: dict[str, str] = {}
         self._windows: set[int] = set()
         self._compile_own({each.value: each.name for each in reversed(list(own))})
         self._compile_whole({each.value: each.name for each in reversed(list(secrets))})
-        # Short texts without secrets, such as the words of the agent's protocol.
+        # Short texts without secrets, such as keywords of the agent's protocol.
         self._ordinary: set[str] = set()
         self._short_bytes = [each.encode() for each in self._short]
 
@@ -90,13 +94,13 @@ class Screen:
             self._octets |= pattern.octets
             self._ngrams |= pattern.ngrams
             forms += pattern.forms
-        # Without their last characters: what ends a form has nothing to wait for.
+        # Without their last characters: a complete form has nothing to wait for.
         self._begun = "\0".join([*(each[:-1] for each in forms), *shapes.LITERALS])
 
     def _compile_whole(self, secrets: dict[str, str]) -> None:
         self._places: dict[str, list[tuple[WholeForm, int]]] = {}
-        # By the first characters of forms, the length of the longest; the same for those with
-        # blanks only.
+        # Maps the first characters of forms to the length of the longest; the second map has forms
+        # with blanks only.
         self._openings: dict[str, int] = {}
         self._spaced_openings: dict[str, int] = {}
         for value, name in secrets.items():
@@ -125,7 +129,7 @@ class Screen:
     # -- whole texts ----------------------------------------------------------------------
 
     def cover(self, text: str, names: set[str] | None = None) -> str:
-        """Return the text with all secrets covered; add to `names` what was covered."""
+        """Return the text with all secrets masked; add their names to `names`."""
         if len(text) < EDGE:
             return text
         edge = self._has_edge(text)
@@ -149,9 +153,9 @@ class Screen:
     def cover_value(
         self, value: Any, names: set[str] | None = None, known: Mapping[str, str] | None = None
     ) -> Any:
-        """Return a JSON value with all secrets in its texts and keys covered.
+        """Return a JSON value with all secrets in its texts and keys masked.
 
-        `known` has texts that were looked through before, with what they were covered to.
+        `known` maps texts that were screened before to their masked form.
         """
         known = known or {}
         texts: list[str] = []
@@ -194,13 +198,13 @@ class Screen:
     ) -> Piece:
         """Return what a stream shows next of the text, which begins with what was held before.
 
-        `shown` is that of the piece before; with `last` nothing is held.
+        `shown` is that of the previous piece; with `last` nothing is held back.
         """
         if last and len(text) < EDGE:
             return Piece(text[shown:], covered=text)
         suspect = last or self._may_hold(text)
         if not suspect and unheld and not self._may_begin(text):
-            # Shown, and given again: a secret may begin with these.
+            # Shown, and passed in again: a secret may begin with these.
             kept = min(unheld, len(text))
             return Piece(text[shown:], kept, kept, text[:-kept] if kept else "")
         found: set[str] = set()
@@ -216,7 +220,7 @@ class Screen:
 
     @staticmethod
     def _piece(text: str, runs: list[Run], names: set[str], *, cut: int, shown: int = 0) -> Piece:
-        """Cover all runs up to the cut; what is behind it is held back."""
+        """Mask all runs up to the cut; the rest is held back."""
         runs = [run for run in runs if run.end <= cut]
         names |= {run.name for run in runs}
         covered = _replaced(text, runs, 0, cut)
@@ -224,17 +228,17 @@ class Screen:
         return Piece(new, len(text) - cut, max(0, shown - cut), covered)
 
     def _cut(self, text: str, runs: list[Run], *, last: bool) -> int:
-        """Return up to where the text's end leaves nothing open."""
+        """Return the end of the part that later text cannot change."""
         if last:
             return len(text)
         cut = self._safe_end(text)
         return min([cut, *(run.start for run in runs if run.start < cut < run.end)])
 
     def _safe_end(self, text: str) -> int:
-        """Return up to where no secret can begin that the text's end leaves open."""
+        """Return the offset before which no secret can begin that continues after the text."""
         tail = text[-self._tail :]
         if tail.endswith("\\"):
-            # Perhaps the first half of an escaped line break.
+            # This may be the first half of an escaped line break.
             before = self._safe_end(text[:-1])
             return before if before < len(text) - 1 else len(text)
         plain, at = _normalized(tail)
@@ -247,10 +251,10 @@ class Screen:
         return len(text) if start == end else len(text) - len(tail) + at.of(start)
 
     def _open_at(self, plain: str) -> int:
-        """Return where a whole value may begin that the end of the text leaves open.
+        """Return the offset where a whole value may begin that continues after the text.
 
-        Only its first characters are compared. Whether text is held back must not tell whether a
-        guess of the rest is right.
+        Only its first characters are compared: holding text back must not reveal whether a guess of
+        the rest is right.
         """
         end = len(plain)
         first = max(0, end - self._longest + 1)
@@ -262,7 +266,7 @@ class Screen:
         return end
 
     def _may_begin(self, text: str) -> bool:
-        """Return whether a text without secrets may end with more of one than may be shown."""
+        """Return whether a clean text may end with more of a secret than may be shown."""
         end = text[-NGRAM - 1 :]
         if end[-NGRAM:] in self._ngrams or "\n" in end or "\\" in end or "\r" in end:
             return True
@@ -275,7 +279,7 @@ class Screen:
     # -- finding --------------------------------------------------------------------------
 
     def _may_hold(self, text: str) -> bool:
-        """Return whether a secret may stand in the text; quick, and True too often."""
+        """Return whether the text may contain a secret; fast, with false positives."""
         data = text.encode("utf-8", "replace").translate(None, b"\r\n")
         if b"\\" in data:
             data = data.replace(b"\\n", b"").replace(b"\\r", b"")
@@ -287,12 +291,12 @@ class Screen:
         return any(map(data.__contains__, self._short_bytes))
 
     def _has_edge(self, text: str) -> bool:
-        """Return whether the text may begin or end within an own secret; quick."""
+        """Return whether the text may begin or end within an own secret; fast."""
         ngrams = self._ngrams
         return text[-shapes.TAIL :].rstrip("\r\n")[-NGRAM:] in ngrams or text[:NGRAM] in ngrams
 
     def _runs(self, text: str, *, first: bool, last: bool) -> list[Run]:
-        """Return what is to be covered, from left to right; runs that overlap are one."""
+        """Return the runs to mask, from left to right; overlapping runs are merged."""
         plain, at = _normalized(text)
         found = [*self._long_runs(plain), *self._short_runs(plain), *shapes.whole_runs(plain)]
         if first:
@@ -371,14 +375,16 @@ def _replaced(text: str, runs: list[Run], start: int, end: int) -> str:
 
 
 class _Places:
-    """Where the characters of a normalized text stand in the original."""
+    """Maps offsets of a normalized text to the original."""
 
     def __init__(self) -> None:
         self._starts = [0]
         self._removed = [0]
 
     def skip(self, start: int, removed: int) -> None:
-        """From `start` of the normalized text on, so many characters are missing in all."""
+        """Record that from `start` of the normalized text on, `removed` characters are missing in
+        all.
+        """
         self._starts.append(start)
         self._removed.append(removed)
 
@@ -395,14 +401,14 @@ def _normalized(text: str) -> tuple[str, _Places]:
 
 
 def _gather(value: Any, texts: list[str], ordinary: set[str]) -> None:
-    """Collect the texts of a JSON value that are long enough and not known to be ordinary."""
+    """Collect the texts of a JSON value that are long enough and not known as ordinary."""
     if isinstance(value, dict):
         texts.extend([key for key in value if len(key) >= EDGE and key not in ordinary])
         value = value.values()
     elif not isinstance(value, list):
         value = [value]
     for each in value:
-        # JSON has no subclasses, and this is the quickest way to ask.
+        # JSON has no subclasses, and this is the fastest check.
         kind = type(each)
         if kind is str:
             if len(each) >= EDGE and each not in ordinary:

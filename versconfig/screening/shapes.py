@@ -1,4 +1,4 @@
-"""Tokens that are known by their form: reef keeps only hashes of them."""
+"""Tokens that are recognised by their form, because reef stores only hashes of them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from typing import NamedTuple
 
 TAIL = 160
-# At the end of a text, a literal and so many characters behind it are the beginning of a token:
+# At the end of a text, a literal with this many characters behind it is the beginning of a token:
 # the first number if they look random, else the second.
 _MIN_RANDOM, _MIN_ANY = 3, 24
 _WORD = "[A-Za-z0-9_-]"
@@ -14,23 +14,23 @@ _BASE64 = "[A-Za-z0-9+/_-]"
 
 
 class Run(NamedTuple):
-    """A part of a text that is to be covered."""
+    """A part of a text to mask."""
 
     start: int
     end: int
     name: str
-    # One of the pieces into which a long value was cut.
+    # Whether it is one of the pieces of a long value.
     is_piece: bool = False
 
 
 class _Shape(NamedTuple):
-    """This literal, then so many characters."""
+    """A literal followed by this many characters."""
 
     name: str
     literal: str
     sign: str
     length: int
-    # Where the literal itself is no part of the secret.
+    # Whether the literal stays visible: it is not part of the secret.
     keeps_literal: bool = False
 
 
@@ -41,7 +41,7 @@ def _shapes() -> list[_Shape]:
         _Shape(join, "reefjoin_", _WORD, 43),
         _Shape("sign-in link", "/signin/", _WORD, 32, keeps_literal=True),
     ]
-    # What base64 makes of `reef_` and `reefjoin_` behind 0, 1 or 2 other bytes.
+    # The base64 forms of `reef_` and `reefjoin_` behind 0, 1 or 2 other bytes.
     for name, literals in (
         (node, (("cmVlZl", 57), ("JlZWZf", 57), ("yZWVmX", 57))),
         (join, (("cmVlZmpvaW5f", 57), ("JlZWZqb2luX", 57), ("yZWVmam9pbl", 57))),
@@ -62,7 +62,7 @@ _OPEN = re.compile(
 )
 # One of these is part of every literal.
 _ANCHORS = ("reef", "/signin/", "cmVlZ", "JlZWZ", "yZWVm")
-# One byte is looked for much faster than five; each shape that it begins has it.
+# Searching for one byte is much faster than for five; each shape contains the byte of its anchors.
 _ANCHORS_BY_BYTE = (
     (ord("_"), (b"reef",)),
     (ord("/"), (b"/signin/",)),
@@ -71,14 +71,14 @@ _ANCHORS_BY_BYTE = (
 
 
 def may_hold(data: bytes) -> bool:
-    """Return whether a token may stand in the text; quick, and True too often."""
+    """Return whether the text may contain a token; fast, with false positives."""
     return any(
         byte in data and any(map(data.__contains__, anchors)) for byte, anchors in _ANCHORS_BY_BYTE
     )
 
 
 def whole_runs(plain: str) -> list[Run]:
-    """Return all tokens in the text."""
+    """Return all complete tokens in the text."""
     if not any(map(plain.__contains__, _ANCHORS)):
         return []
     return [_run(found) for found in _WHOLE.finditer(plain)]
@@ -92,13 +92,13 @@ def open_runs(plain: str) -> list[Run]:
     before = max(0, len(plain) - TAIL)
     literal = _SHAPES[(found.lastindex or 1) - 1].literal
     part = found[0][len(literal) :]
-    # Names such as reef_settings begin like a token, too.
+    # Names such as reef_settings begin like a token.
     looks_random = len(part) >= _MIN_ANY or any(each.isdigit() or each.isupper() for each in part)
     return [_run(found, before)] if len(part) >= _MIN_RANDOM and looks_random else []
 
 
 def open_at(plain: str) -> int:
-    """Return where a token may begin that the end of the text leaves open, else its length."""
+    """Return the offset where a token may begin that continues after the text, else the length."""
     before = max(0, len(plain) - TAIL)
     found = _OPEN.search(plain[before:])
     return before + found.start() if found else len(plain)

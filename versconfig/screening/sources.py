@@ -1,8 +1,8 @@
-"""Where the secrets are that reef knows, and the `Screen` that covers all of them.
+"""Sources of the secrets that reef knows, and the `Screen` that masks all of them.
 
-A source has a cheap fingerprint, so that a change anywhere is noticed by every process without
-opening anything. Other apps register theirs in `AppConfig.ready`. What nodes stored is no source:
-it is covered only in texts of the node and of those below it, see `for_node`.
+A source has a cheap fingerprint, so that every process notices a change without decrypting
+anything. Other apps register theirs in `AppConfig.ready`. Secrets stored by nodes do not belong to
+a source: they are masked only in texts of the node and its descendants, see `for_node`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from urllib.parse import unquote, urlsplit
 
 from django.conf import settings
 
+from reef_site.common.hooks import Hook
 from versconfig import files, vault
 from versconfig.exceptions import Unreadable
 from versconfig.keys import ALL
@@ -37,38 +38,36 @@ _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")
 
 @dataclass(frozen=True)
 class Source:
-    """`fingerprint` differs whenever `secrets` would give something else."""
+    """A source of secrets. `fingerprint` changes whenever `secrets` would return something else."""
 
     fingerprint: Callable[[], Hashable]
     secrets: Callable[[], Iterable[Secret]]
-    # Whether every local agent is given these secrets.
+    # Whether every local agent gets these secrets.
     for_agents: bool = False
 
 
 @dataclass(frozen=True)
 class _Known:
-    """All secrets at one moment, compiled, and the screens of nodes that were made of them."""
+    """All secrets at one moment, compiled, and the screens of nodes built from them."""
 
     began: float
     fingerprint: Hashable
     secrets: tuple[Secret, ...]
-    # Those that every local agent is given.
+    # The secrets that every local agent gets.
     for_agents: tuple[Secret, ...]
     screen: Screen
     of_nodes: dict[Hashable, Screen] = field(default_factory=dict)
 
 
-_sources: dict[str, Source] = {}
+secret_sources: Hook[Source] = Hook(
+    "screening.secret_sources",
+    "Secrets that are covered in texts and logs; the first source of a value names it.",
+)
 _lock = threading.Lock()
 _local = threading.local()
 _known: _Known | None = None
 _first: Screen | None = None
 _checked_at = 0.0
-
-
-def register(name: str, source: Source) -> None:
-    """Cover the secrets of this source, too; the first source of a value names it."""
-    _sources[name] = source
 
 
 def current(*, recheck: bool = False) -> Screen:
@@ -82,10 +81,10 @@ def current(*, recheck: bool = False) -> Screen:
 def for_node(
     vm_id: str, versions: Sequence[int] = (), *, is_agent: bool = False, recheck: bool = False
 ) -> Screen:
-    """Return the screen for texts of a node: also what the node and those above it stored.
+    """Return the screen for texts of a node, with the secrets stored by it and its ancestors.
 
-    A local agent's has fragments and edges of the secrets that the agent was given: those of every
-    agent, and stored ones of these versions.
+    For a local agent it also masks fragments and edges of the secrets that the agent has: those of
+    every agent, and stored ones of these versions.
     """
     known = _current(recheck=recheck)
     line = stored.of_line(vm_id, recheck=recheck)
@@ -95,7 +94,7 @@ def for_node(
     screen = known.of_nodes.get(key)
     if screen is None:
         own = (*known.for_agents, *stored.of_versions(versions)) if is_agent else ()
-        # Many lieutenants have the same secrets.
+        # Many lieutenants share the same secrets.
         same = (line, own)
         screen = known.of_nodes.get(same) or Screen((*known.secrets, *line), own)
         if len(known.of_nodes) > _MAX_SCREENS:
@@ -105,9 +104,9 @@ def for_node(
 
 
 def latest() -> Screen:
-    """Return the newest screen of this process, without a look at the database.
+    """Return the newest screen of this process, without a query.
 
-    Before there is one it has what needs no database: reef's own secrets and the environment's.
+    Before the first query it has only reef's own secrets and the environment's.
     """
     global _first
     if _known:
@@ -118,12 +117,12 @@ def latest() -> Screen:
 
 
 def is_being_read() -> bool:
-    """Return whether this thread is just looking for secrets."""
+    """Return whether this thread is reading secrets right now."""
     return getattr(_local, "is_reading", False)
 
 
 def age_seconds() -> float:
-    """Return how long ago this process looked for secrets."""
+    """Return how long ago this process checked for secrets."""
     return time.monotonic() - _checked_at if _known else float("inf")
 
 
@@ -132,10 +131,10 @@ def _current(*, recheck: bool) -> _Known:
     began, known = time.monotonic(), _known
     if known and not recheck and began - _checked_at < stored.CHECK_SECONDS:
         return known
-    # Read and compiled without the lock: others go on with what they have.
+    # Read and compiled without the lock: other threads go on with the old screen.
     _local.is_reading = True
     try:
-        fingerprint = tuple(source.fingerprint() for source in _sources.values())
+        fingerprint = tuple(source.fingerprint() for source in secret_sources)
         if known is None or known.fingerprint != fingerprint:
             known = _read(began, fingerprint)
     finally:
@@ -150,7 +149,7 @@ def _current(*, recheck: bool) -> _Known:
 def _read(began: float, fingerprint: Hashable) -> _Known:
     everything: list[Secret] = []
     for_agents: list[Secret] = []
-    for source in _sources.values():
+    for source in secret_sources:
         found = [each for each in source.secrets() if each.value]
         everything += found
         for_agents += found if source.for_agents else []
@@ -203,7 +202,7 @@ def _variables(names: Iterable[str], proxies: Iterable[str]) -> tuple[Secret, ..
 
 
 def _files_fingerprint() -> Hashable:
-    return tuple(_changed(files.folder() / name) for name in files.NAMES)
+    return tuple(_changed(files.folder() / name) for name in files.FILE_NAMES)
 
 
 def _files_secrets() -> Iterator[Secret]:
@@ -229,7 +228,7 @@ def _agent_fingerprint() -> Hashable:
 
 
 def agent_secrets() -> Iterator[Secret]:
-    """Find keys that operators gave the agents in files of their own."""
+    """Yield keys from the files in which operators configure the agents."""
     for path in _agent_files():
         try:
             found = json.loads(path.read_bytes())
@@ -242,12 +241,12 @@ def agent_secrets() -> Iterator[Secret]:
 
 
 def _keys_in(value: Any, name: str) -> Iterator[Secret]:
-    """Find the keys of providers in the agent's files, named by their provider."""
+    """Yield the keys of providers in an agent's file, named after their provider."""
     if not isinstance(value, dict):
         return
     for key, each in value.items():
         if isinstance(each, str) and key in ("apiKey", "key", "access", "refresh"):
-            # One that begins with a sign is a command or a variable's name.
+            # A value that begins with such a sign is a command or a variable's name.
             if not each.startswith(("!", "$")):
                 yield Secret(f"{name} key", each)
         elif isinstance(each, dict):
@@ -262,7 +261,7 @@ def _password_of(url: object) -> str:
 
 
 def _changed(path: Path) -> tuple[int, int] | None:
-    """Return the file's time and size; None without one."""
+    """Return the file's modification time and size; None without a file."""
     try:
         facts = path.stat()
     except OSError:
@@ -270,9 +269,13 @@ def _changed(path: Path) -> tuple[int, int] | None:
     return facts.st_mtime_ns, facts.st_size
 
 
-register("reef", Source(_own_fingerprint, _own_secrets))
-register("environment", Source(_environment, _environment))
-register("agents", Source(_agents_environment, _agents_environment, for_agents=True))
-register("store", Source(_stored_fingerprint, stored.everywhere))
-register("files", Source(_files_fingerprint, _files_secrets))
-register("agent", Source(_agent_fingerprint, agent_secrets, for_agents=True))
+_OWN_SOURCES = {
+    "reef": Source(_own_fingerprint, _own_secrets),
+    "environment": Source(_environment, _environment),
+    "agents": Source(_agents_environment, _agents_environment, for_agents=True),
+    "store": Source(_stored_fingerprint, stored.everywhere),
+    "files": Source(_files_fingerprint, _files_secrets),
+    "agent": Source(_agent_fingerprint, agent_secrets, for_agents=True),
+}
+for _name, _source in _OWN_SOURCES.items():
+    secret_sources.register(_source, key=_name)

@@ -1,6 +1,6 @@
-"""The forms in which a secret turns up in texts: as it is, escaped, and in base64.
+"""The forms in which a secret occurs in texts: as it is, escaped, and in base64.
 
-All forms are without line breaks, as `normalize` leaves texts: tools break long values at 40, 64
+All forms are without line breaks, like texts after `normalize`: tools break long values at 40, 64
 or 76 columns, and JSON writes a break as two characters.
 """
 
@@ -16,21 +16,21 @@ _ARMOR = "-----"
 
 
 def normalize(text: str) -> str:
-    """Return the text without line breaks, be they characters or escapes of JSON."""
+    """Return the text without line breaks, both characters and JSON escapes."""
     return BREAK.sub("", text)
 
 
 def plain_forms(value: str) -> list[str]:
-    """Return the value as it is, as JSON escapes it, and as URLs do."""
+    """Return the value as it is, JSON-escaped and URL-quoted."""
     value = _without_armor(value)
     forms = [value, json.dumps(value, ensure_ascii=False)[1:-1], quote(value, safe="")]
     return _distinct(forms)
 
 
 def base64_forms(value: str) -> list[str]:
-    """Return what base64 makes of the value behind 0, 1 or 2 other bytes, in both alphabets.
+    """Return the base64 forms of the value behind 0, 1 or 2 other bytes, in both alphabets.
 
-    Characters that depend on what stands around the value are left out.
+    Characters that depend on neighbouring bytes are left out.
     """
     data = _without_armor(value).encode()
     forms = []

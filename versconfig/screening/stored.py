@@ -1,7 +1,7 @@
-"""Secrets in the store: what operators stored is covered everywhere, what nodes stored is not.
+"""Secrets in the store: those stored by operators are masked everywhere, those of nodes are not.
 
-A node could make words of everybody's transcripts disappear with values of its choice. So these
-are covered only in texts of the node that stored them and of those below it.
+A node could otherwise hide words in everybody's transcripts by storing values of its choice. So its
+secrets are masked only in texts of the node itself and its descendants.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from vmtree.models import LINKS, Node
 
 logger = logging.getLogger(__name__)
 
-# Old values may be in the environment of agents that were started with them: so many of each key
-# and scope are covered, and in all so many of those that the nodes of one line stored. What is
-# stored now is always covered.
+# Old values may be in the environment of running agents: this many of each key and scope are
+# masked, and in all this many of those stored by a node and its ancestors. Current values are
+# always masked.
 MAX_OLD, MAX_OLD_OF_LINE = 20, 200
-# How long a node's place in the tree is taken as known.
+# How long a node's ancestors are cached.
 _LINE_SECONDS = 30.0
 _MAX_LINES = 10_000
-# How old what is known of the store may be.
+# How old the cached state of the store may be.
 CHECK_SECONDS = 1.0
 
 _newest_by_nodes: tuple[float, tuple[int, str] | None] = (float("-inf"), None)
@@ -38,7 +38,7 @@ _lines: dict[str, tuple[float, Hashable, tuple[Secret, ...]]] = {}
 
 
 def fingerprint() -> Hashable:
-    """Return what differs after each change of a secret that no node stored."""
+    """Return a value that differs after each change of a secret that no node stored."""
     return _newest(Q(stored_by=None))
 
 
@@ -48,7 +48,7 @@ def everywhere() -> list[Secret]:
 
 
 def of_line(vm_id: str, *, recheck: bool = False) -> tuple[Secret, ...]:
-    """Return the secrets that this node or one above it stored."""
+    """Return the secrets that this node or an ancestor stored."""
     global _newest_by_nodes
     now = time.monotonic()
     if recheck or now - _newest_by_nodes[0] >= CHECK_SECONDS:
@@ -75,7 +75,7 @@ def of_versions(versions: Sequence[int]) -> list[Secret]:
 
 
 def unseal(what: str, opened: Callable[[], str]) -> str:
-    """Return what `opened` gives; empty, with a line in the log, if it cannot be read."""
+    """Return the result of `opened`; empty, with a log line, if it cannot be decrypted."""
     try:
         return opened()
     except ReefError as error:
@@ -89,7 +89,7 @@ def _newest(whose: Q) -> tuple[int, str] | None:
 
 
 def _rows(whose: Q, most: int | None = None) -> list[tuple[str, str]]:
-    """Return key and sealed value of what is stored now, and of the newest old versions."""
+    """Return key and encrypted value of current settings and of the newest old versions."""
     now = Setting.objects.filter(whose).exclude(sealed="").order_by("-version")
     place = [F("key"), F("scope"), F("node")]
     number = Window(RowNumber(), partition_by=place, order_by=F("pk").desc())
@@ -106,5 +106,5 @@ def _opened(rows: Iterable[tuple[str, str]]) -> list[Secret]:
 
 @lru_cache(4096)
 def _unseal(key: str, sealed: str) -> str:
-    """Remember what could be opened; raises Unreadable each time for what could not."""
+    """Cache decrypted values. Raises Unreadable each time for an unreadable one."""
     return vault.unseal(key, sealed)

@@ -1,7 +1,8 @@
-"""Which values of secret keys are distinctive enough to be covered in texts.
+"""Decides which secret values are distinctive enough to be masked in texts.
 
-Only values of keys that are declared secret get here. One that is short or looks like an ordinary
-word would be found all over a transcript, and covering it would hide the text and tell the value.
+Only values of keys that are declared secret get here. A short one, or one that looks like an
+ordinary word, would match all over a transcript: masking it would hide the text and reveal the
+value.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _COMMON = frozenset(_WORD_LIST.split())
 
 
 def is_distinctive(value: str) -> bool:
-    """Return whether the value can be told from ordinary text."""
+    """Return whether the value can be told apart from ordinary text."""
     value = value.strip()
     if len(value) < MIN_LENGTH or len(set(value)) < MIN_DISTINCT:
         return False

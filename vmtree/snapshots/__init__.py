@@ -1,11 +1,11 @@
-"""Snapshots of the whole tree: write, verify, compare, restore, and how long they are kept.
+"""Snapshots of the whole tree: take, verify, compare, restore, retain.
 
-One snapshot is one SQLite file with plain tables (`tables.py` describes them), readable by any
-`sqlite3`. It holds the tree with its history and the registry as of one moment, and nothing else:
-no tokens, no transcripts.
+A snapshot is one SQLite file with plain tables (described in `tables.py`), readable by any
+`sqlite3`. It holds the tree with its history and the registry as of one moment: no tokens and no
+transcripts.
 """
 
-from vmtree.snapshots.checking import ensure_good, look_at, verify
+from vmtree.snapshots.checking import ensure_intact, quick_check, verify
 from vmtree.snapshots.comparing import Comparison, compare
 from vmtree.snapshots.keeping import pin, prune
 from vmtree.snapshots.restoring import Restored, plan, restore
@@ -15,13 +15,13 @@ __all__ = [
     "Comparison",
     "Restored",
     "compare",
-    "ensure_good",
+    "ensure_intact",
     "find",
     "listing",
-    "look_at",
     "pin",
     "plan",
     "prune",
+    "quick_check",
     "restore",
     "take",
     "tick",

@@ -1,4 +1,4 @@
-"""A comparison → rows: nodes, their traits, their revisions. Inside the caller's transaction."""
+"""Applies a comparison to nodes, traits and revisions, inside the caller's transaction."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from django.db.models.functions import Cast
 from vmtree import tokens
 from vmtree.models import Node, Revision
 from vmtree.snapshots import bulk
-from vmtree.snapshots.comparing import Comparison, Living
+from vmtree.snapshots.comparing import Comparison, TreeVM
 
 Keys = dict[str, int]
 _NODE = ("vm_id", "name", "category", "reef_config", "created_at", "updated_at", "removed_at")
@@ -24,52 +24,52 @@ _REVISION = (
 )
 
 
-class Work(NamedTuple):
-    """What a comparison comes to, looked up before others have to wait."""
+class RestoreWork(NamedTuple):
+    """Everything to write for a comparison, looked up before other writers are locked out."""
 
     comparison: Comparison
     keys: Keys
-    # Rows of nodes that only the file knows.
+    # Rows of nodes that exist in the file only.
     unknown: list[tuple[Any, ...]]
-    other_dna: list[Living]
+    other_dna: list[TreeVM]
 
 
-def prepare(comparison: Comparison, file: sqlite3.Connection) -> Work:
-    """All of the work that changes nothing."""
+def prepare(comparison: Comparison, file: sqlite3.Connection) -> RestoreWork:
+    """Do all the work that only reads."""
     keys = _keys()
     added = {vm.vm_id: vm for vm in comparison.added}
-    other_dna = [*_revived_with_other_dna(added), *(vm for _, vm in comparison.other_dna)]
-    return Work(comparison, keys, _unknown(file, keys), other_dna)
+    changed_dna = [*_revived_with_changed_dna(added), *(vm for _, vm in comparison.other_dna)]
+    return RestoreWork(comparison, keys, _unknown(file, keys), changed_dna)
 
 
-def apply(work: Work, file: sqlite3.Connection, *, actor: str, at: datetime) -> list[str]:
-    """Make the tree what the comparison leads to; the ids of all VMs that changed."""
+def apply(work: RestoreWork, file: sqlite3.Connection, *, actor: str, at: datetime) -> list[str]:
+    """Make the tree match the comparison. Return the ids of all changed VMs."""
     comparison, keys = work.comparison, _add_unknown(work, file)
     changed = comparison.changed
     moved = [each.new for each in comparison.kept if each.old.parent != each.new.parent]
-    _set([*comparison.added, *changed.values(), *moved], keys, at)
+    _update_nodes([*comparison.added, *changed.values(), *moved], keys, at)
     _set_traits(work.other_dna, keys)
-    removed = [*comparison.removed, *_new_ghosts(work)]
+    removed = [*comparison.removed, *_omitted_unknown(work)]
     _remove(removed, keys, at)
-    notes = Notes(keys, actor[:200], at)
-    notes.write(Revision.What.RESTORED, comparison.added)
-    notes.write(Revision.What.CHANGED, changed.values())
-    notes.write(Revision.What.REMOVED, removed)
-    notes.write(Revision.What.KEPT, [each.new for each in comparison.kept])
+    writer = RevisionWriter(keys, actor[:200], at)
+    writer.write(Revision.What.RESTORED, comparison.added)
+    writer.write(Revision.What.CHANGED, changed.values())
+    writer.write(Revision.What.REMOVED, removed)
+    writer.write(Revision.What.KEPT, [each.new for each in comparison.kept])
     others = [*comparison.added, *comparison.removed, *moved]
     return [*changed, *(vm.vm_id for vm in others)]
 
 
-class Notes(NamedTuple):
-    """How the changes of one restore are written down."""
+class RevisionWriter(NamedTuple):
+    """Writes the revisions of one restore."""
 
     keys: Keys
     actor: str
     at: datetime
 
-    def write(self, what: Revision.What, vms: Iterable[Living]) -> None:
-        """A revision for each of these VMs, with what they are after it."""
-        common = (bulk.stored(self.at), self.actor, what.value)
+    def write(self, what: Revision.What, vms: Iterable[TreeVM]) -> None:
+        """Add a revision for each VM with its new state."""
+        common = (bulk.to_driver_time(self.at), self.actor, what.value)
         rows = (
             (self.keys[vm.vm_id], *common, vm.name, vm.category, vm.parent, vm.config) for vm in vms
         )
@@ -83,9 +83,9 @@ def _keys() -> Keys:
     return dict(Node.objects.values_list("vm_id", "pk"))
 
 
-def _set(vms: Iterable[Living], keys: Keys, at: datetime) -> None:
-    """Have these nodes, which all exist, live and be as given."""
-    now = bulk.stored(at)
+def _update_nodes(vms: Iterable[TreeVM], keys: Keys, at: datetime) -> None:
+    """Make these nodes, which all exist, active with the given values."""
+    now = bulk.to_driver_time(at)
     columns = ("name", "category", "parent_id", "reef_config", "updated_at", "removed_at")
     rows = [
         (vm.name, vm.category, _key(vm.parent, keys), vm.config, now, None, keys[vm.vm_id])
@@ -98,19 +98,21 @@ def _key(vm_id: str | None, keys: Keys) -> int | None:
     return keys[vm_id] if vm_id else None
 
 
-def _remove(vms: list[Living], keys: Keys, at: datetime) -> None:
-    found, now = [keys[vm.vm_id] for vm in vms], bulk.stored(at)
+def _remove(vms: list[TreeVM], keys: Keys, at: datetime) -> None:
+    found, now = [keys[vm.vm_id] for vm in vms], bulk.to_driver_time(at)
     tokens.revoke_all(found)
     bulk.update("vmtree_node", ("removed_at", "updated_at"), ((now, now, key) for key in found))
 
 
-def _new_ghosts(work: Work) -> Iterator[Living]:
-    """Those left out that only the file knows: they come as tombstones, with their history."""
-    return (each.vm for each in work.comparison.left_out if each.vm.vm_id not in work.keys)
+def _omitted_unknown(work: RestoreWork) -> Iterator[TreeVM]:
+    """Return omitted VMs that exist in the file only; they are added as removed nodes, with
+    history.
+    """
+    return (each.vm for each in work.comparison.omitted if each.vm.vm_id not in work.keys)
 
 
-def _revived_with_other_dna(added: dict[str, Living]) -> Iterator[Living]:
-    """Those whose tombstones say something else; of the others the traits are still there."""
+def _revived_with_changed_dna(added: dict[str, TreeVM]) -> Iterator[TreeVM]:
+    """Return VMs whose removed nodes have other DNA; for all others the traits still match."""
     config = Cast("reef_config", TextField())
     removed = Node.objects.filter(removed_at__isnull=False).annotate(config=config)
     for vm_id, had in removed.values_list("vm_id", "config").iterator(5000):
@@ -119,30 +121,30 @@ def _revived_with_other_dna(added: dict[str, Living]) -> Iterator[Living]:
             yield vm
 
 
-def _set_traits(vms: list[Living], keys: Keys) -> None:
+def _set_traits(vms: list[TreeVM], keys: Keys) -> None:
     bulk.delete("vmtree_trait", "node_id", (keys[vm.vm_id] for vm in vms))
     rows = ((keys[vm.vm_id], *trait) for vm in vms for trait in _traits(vm))
     bulk.insert("vmtree_trait", _TRAIT, rows)
 
 
-def _traits(vm: Living) -> Iterator[tuple[str, str, int]]:
+def _traits(vm: TreeVM) -> Iterator[tuple[str, str, int]]:
     dna = vm.dna or {}
     for kind, key in (("organ", "organs"), ("capability", "capabilities")):
         for position, name in enumerate(dna.get(key, [])):
             yield kind, name, position
 
 
-# -- nodes that the database does not know -------------------------------------------------------
+# -- nodes that exist in the file only -----------------------------------------------------------
 
 
 def _unknown(file: sqlite3.Connection, known: Keys) -> list[tuple[Any, ...]]:
     columns = "name, category, reef_config, created_at, updated_at, removed_at"
     found = file.execute(f"SELECT vm_id, {columns} FROM nodes ORDER BY id")
-    return [(*row[:4], *map(bulk.stored, row[4:])) for row in found if row[0] not in known]
+    return [(*row[:4], *map(bulk.to_driver_time, row[4:])) for row in found if row[0] not in known]
 
 
-def _add_unknown(work: Work, file: sqlite3.Connection) -> Keys:
-    """Add VMs that only the file knows, with traits and history; the keys of all nodes."""
+def _add_unknown(work: RestoreWork, file: sqlite3.Connection) -> Keys:
+    """Add VMs that exist in the file only, with traits and history. Return all nodes' keys."""
     known = work.keys
     if not work.unknown:
         return known
@@ -157,7 +159,7 @@ def _add_unknown(work: Work, file: sqlite3.Connection) -> Keys:
 
 
 def _add_parents(file: sqlite3.Connection, new: Keys, keys: Keys) -> None:
-    """Only when all are there: one may stand behind its children."""
+    """Set the parents once all rows exist: a parent may follow its children in the file."""
     found = file.execute("SELECT vm_id, parent_vm_id FROM nodes WHERE parent_vm_id IS NOT NULL")
     rows = [(keys[parent], new[vm_id]) for vm_id, parent in found if vm_id in new]
     bulk.update("vmtree_node", ("parent_id",), rows)
@@ -168,10 +170,10 @@ def _add_history(file: sqlite3.Connection, new: Keys) -> None:
         "SELECT vm_id, at, actor, what, name, category, parent_vm_id, reef_config"
         " FROM revisions ORDER BY id"
     )
-    rows = ((key, bulk.stored(at), *rest) for key, at, *rest in _of(new, revisions))
+    rows = ((key, bulk.to_driver_time(at), *rest) for key, at, *rest in _of(new, revisions))
     bulk.insert("vmtree_revision", _REVISION, rows)
 
 
 def _of(new: Keys, rows: Iterable[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
-    """The rows whose first value is one of the new ids, with the key in its place."""
+    """Return rows whose first value is a new id, with the key in its place."""
     return ((new[row[0]], *row[1:]) for row in rows if row[0] in new)

@@ -1,4 +1,4 @@
-"""What differs in the tables that a snapshot holds beside the tree, such as the registry."""
+"""Differences in the further tables of a snapshot, such as the registry."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from typing import Any
 import orjson
 from django.db import connection
 
+from reef_site.common.text import clip
 from vmtree.snapshots import tables
 from vmtree.snapshots.tables import Table
 
 Json = dict[str, Any]
 Row = tuple[Any, ...]
-# By table, by the first of its compared columns.
+# Rows by table, then by the first of its compared columns.
 Rows = dict[str, dict[str, Row]]
 
 
@@ -30,32 +31,38 @@ class Difference:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many of each kind."""
+        """Return the number of rows by kind."""
         parts = {"added": self.added, "removed": self.removed, "changed": self.changed}
         return {name: len(rows) for name, rows in parts.items()}
 
     def as_json(self, limit: int) -> Json:
-        """Counts, and of each kind the first so many."""
+        """Return counts, and the first `limit` rows of each kind."""
         return {
             "counts": self.counts,
             "added": [self._named(row) for row in self.added[:limit]],
             "removed": [self._named(row) for row in self.removed[:limit]],
             "changed": [
-                {**self._named(new), "from": self._said(old, new), "to": self._said(new, old)}
+                {
+                    **self._named(new),
+                    "from": self._differing_values(old, new),
+                    "to": self._differing_values(new, old),
+                }
                 for old, new in self.changed[:limit]
             ],
         }
 
     def words(self, old: Row, new: Row) -> str:
-        """What became another, in one line."""
-        was, now = self._said(old, new), self._said(new, old)
-        return ", ".join(f"{name}: {_short(was[name])} → {_short(now[name])}" for name in now)
+        """Describe a change in one line."""
+        before, after = self._differing_values(old, new), self._differing_values(new, old)
+        return ", ".join(
+            f"{name}: {_short(before[name])} → {_short(after[name])}" for name in after
+        )
 
     def _named(self, row: Row) -> Json:
         return {"id": row[0], "name": row[1]}
 
-    def _said(self, row: Row, other: Row) -> Json:
-        """The values of this row that the other one has not, with their names on the wire."""
+    def _differing_values(self, row: Row, other: Row) -> Json:
+        """Return the values that differ from the other row, by their names on the wire."""
         columns = compared(self.table).columns
         return {
             _wire(column.name): _value(column.kind, mine)
@@ -65,40 +72,40 @@ class Difference:
 
 
 def compared(table: Table) -> Table:
-    """The same with no more than the columns that are compared."""
+    """Return the table with only its compared columns."""
     columns = {each.name: each for each in table.columns}
     return dataclasses.replace(table, columns=tuple(columns[name] for name in table.compared))
 
 
-def rows_of(file: sqlite3.Connection) -> Rows:
-    """All such rows of an open snapshot; an old file may lack a table."""
-    there = {name for (name,) in file.execute("SELECT name FROM sqlite_master")}
+def read_rows(file: sqlite3.Connection) -> Rows:
+    """Return these rows of an open snapshot; an old file may lack a table."""
+    present = {name for (name,) in file.execute("SELECT name FROM sqlite_master")}
     found: Rows = {}
     for table in _tables():
-        if table.name in there:
+        if table.name in present:
             columns = ", ".join(each.name for each in table.columns)
             rows = file.execute(f"SELECT {columns} FROM {table.name} ORDER BY {table.order}")
             found[table.name] = {row[0]: row for row in rows}
     return found
 
 
-def rows_now() -> Rows:
-    """All such rows of the database."""
+def current_rows() -> Rows:
+    """Return these rows of the database."""
     found: Rows = {}
     for table in _tables():
-        tidy = table.tidier(connection.vendor)
+        convert = table.row_converter(connection.vendor)
         with connection.cursor() as cursor:
             cursor.execute(table.select(connection.vendor))
             rows = cursor.fetchall()
-        found[table.name] = {row[0]: row for row in (map(tidy, rows) if tidy else rows)}
+        found[table.name] = {row[0]: row for row in (map(convert, rows) if convert else rows)}
     return found
 
 
 def differences(old: Rows, new: Rows) -> dict[str, Difference]:
-    """From one to the other, by what the tables are called on the wire."""
+    """Compare two sets of rows; the keys are the names of the tables on the wire."""
     return {
         table.title: _difference(table, old[table.name], new[table.name])
-        for table in tables.everything()
+        for table in tables.snapshot_tables
         if table.compared and table.name in old and table.name in new
     }
 
@@ -113,7 +120,7 @@ def _difference(table: Table, old: dict[str, Row], new: dict[str, Row]) -> Diffe
 
 
 def _tables() -> list[Table]:
-    return [compared(table) for table in tables.everything() if table.compared]
+    return [compared(table) for table in tables.snapshot_tables if table.compared]
 
 
 def _value(kind: str, value: Any) -> Any:
@@ -122,7 +129,7 @@ def _value(kind: str, value: Any) -> Any:
 
 def _short(value: Any) -> str:
     text = value if isinstance(value, str) else orjson.dumps(value).decode()
-    return text if len(text) <= 60 else f"{text[:59]}…"
+    return clip(text, 60)
 
 
 def _wire(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Very many rows into reef's database, without a model object for each: 100,000 in a second."""
+"""Bulk writes without model objects: 100,000 rows in a second."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Row = Sequence[Any]
 
 
 def insert(table: str, columns: Sequence[str], rows: Iterable[Row]) -> None:
-    """Add rows; keys come from the database."""
+    """Add rows; the database assigns the keys."""
     if connection.vendor == "postgresql":
         _copy(table, columns, rows)
         return
@@ -26,7 +26,7 @@ def insert(table: str, columns: Sequence[str], rows: Iterable[Row]) -> None:
 
 
 def update(table: str, columns: Sequence[str], rows: Iterable[Row]) -> None:
-    """Set these columns; the last value of each row is the key of what it is for."""
+    """Set these columns; the last value of each row is its key."""
     if connection.vendor == "postgresql":
         _update_at_once(table, columns, rows)
         return
@@ -45,7 +45,7 @@ def _copy(table: str, columns: Sequence[str], rows: Iterable[Row]) -> None:
 
 
 def _update_at_once(table: str, columns: Sequence[str], rows: Iterable[Row]) -> None:
-    """By way of a table of this transaction: a statement for each row takes much longer."""
+    """Update from a temporary table, which is much faster than one statement for each row."""
     names = ", ".join([*columns, "id"])
     changes = ", ".join(f"{name} = wanted.{name}" for name in columns)
     with connection.cursor() as cursor:
@@ -59,15 +59,15 @@ def _update_at_once(table: str, columns: Sequence[str], rows: Iterable[Row]) -> 
 
 
 def delete(table: str, column: str, values: Iterable[Any]) -> None:
-    """Remove rows that have one of these values."""
+    """Delete the rows that have one of these values."""
     with connection.cursor() as cursor:
         cursor.executemany(
             f"DELETE FROM {table} WHERE {column} = %s", [[value] for value in values]
         )
 
 
-def stored(moment: datetime | str | None) -> Any:
-    """A time, also one in ISO, as this database takes it."""
+def to_driver_time(moment: datetime | str | None) -> Any:
+    """Return a time (also ISO text) as this database's driver takes it."""
     if isinstance(moment, str):
         moment = clock.parse_iso(moment)
     return connection.ops.adapt_datetimefield_value(moment) if moment else None

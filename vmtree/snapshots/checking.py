@@ -1,6 +1,7 @@
-"""Whether a snapshot's file is still what was written: cut off, altered and missing ones are named.
+"""Verification of snapshot files: reports truncated, altered and missing ones.
 
-Looking compares size and time of change, which is enough for a list; verifying reads every byte.
+The quick check compares size and modification time, which is enough for a list; the full one reads
+every byte.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from vmtree.snapshots.writing import SnapshotFailed, Written
 
 
 class SnapshotDamaged(Conflict):
-    """The file is not what was written; the text says what is wrong."""
+    """The file differs from what was written; the text says how."""
 
 
-def facts_of(path: Path) -> dict[str, Any]:
-    """What a row keeps of a file that is as it should be."""
+def file_columns(path: Path) -> dict[str, Any]:
+    """Return the columns that describe a good file."""
     stat = path.stat()
     return {
         "size": stat.st_size,
@@ -36,64 +37,64 @@ def facts_of(path: Path) -> dict[str, Any]:
 
 
 def read_meta(path: Path) -> Written:
-    """What a file says of itself. Raises sqlite3.Error, KeyError, ValueError."""
+    """Return the metadata in a file. Raises sqlite3.Error, KeyError, ValueError."""
     with files.opened(path) as file:
         facts = dict(file.execute("SELECT key, value FROM meta").fetchall())
     return Written(clock.parse_iso(facts["at"]), json.loads(facts["counts"]))
 
 
-def look_at(snapshot: Snapshot) -> Snapshot:
-    """The row, brought up to date if its file is missing or was touched since the last check."""
-    if snapshot.state not in (State.READY, State.DAMAGED) or _elsewhere(snapshot):
+def quick_check(snapshot: Snapshot) -> Snapshot:
+    """Return the row, updated if its file is missing or was modified since the last check."""
+    if snapshot.state not in (State.READY, State.DAMAGED) or _is_elsewhere(snapshot):
         return snapshot
     try:
         stat = files.path_of(snapshot.file).stat()
     except FileNotFoundError:
-        return _say(snapshot, "the file is missing")
+        return _save_result(snapshot, "the file is missing")
     if (stat.st_size, stat.st_mtime_ns) != (snapshot.size, snapshot.touched_ns):
         return _check(snapshot)
     return snapshot
 
 
 def verify(snapshot: Snapshot, *, by: object) -> Snapshot:
-    """Read every byte; state and trouble say what was found. Raises Conflict, Forbidden."""
+    """Read every byte and update state and trouble. Raises Conflict, Forbidden."""
     authority.check(by, "command", None)
-    return _check(_readable(snapshot))
+    return _check(_ensure_readable(snapshot))
 
 
-def ensure_good(snapshot: Snapshot) -> Path:
-    """The path of a file that was verified just now. Raises SnapshotDamaged, Conflict."""
-    if _check(_readable(snapshot)).state == State.DAMAGED:
+def ensure_intact(snapshot: Snapshot) -> Path:
+    """Verify the file and return its path. Raises SnapshotDamaged, Conflict."""
+    if _check(_ensure_readable(snapshot)).state == State.DAMAGED:
         raise SnapshotDamaged(f"{snapshot.file} is damaged: {snapshot.trouble}")
     return files.path_of(snapshot.file)
 
 
 def verify_oldest() -> None:
-    """Verify the one that was not looked through for the longest time."""
+    """Verify the snapshot whose last verification is the oldest."""
     here = Snapshot.objects.ready().filter(host=settings.HOST)
     if snapshot := here.order_by("checked_at").first():
         _check(snapshot)
 
 
-def _elsewhere(snapshot: Snapshot) -> bool:
-    """Whether its file lies in the data folder of another machine."""
+def _is_elsewhere(snapshot: Snapshot) -> bool:
+    """Return whether the file lies in the data folder of another machine."""
     return snapshot.host != settings.HOST and not files.path_of(snapshot.file).exists()
 
 
-def _readable(snapshot: Snapshot) -> Snapshot:
+def _ensure_readable(snapshot: Snapshot) -> Snapshot:
     if snapshot.state not in (State.READY, State.DAMAGED):
         raise Conflict(f"{snapshot.file} is {snapshot.get_state_display()}, there is no file")
-    if _elsewhere(snapshot):
+    if _is_elsewhere(snapshot):
         raise Conflict(f"{snapshot.file} lies on {snapshot.host}")
     return snapshot
 
 
 def _check(snapshot: Snapshot) -> Snapshot:
-    return _say(snapshot, _trouble_of(snapshot))
+    return _save_result(snapshot, _find_problem(snapshot))
 
 
-def _say(snapshot: Snapshot, trouble: str) -> Snapshot:
-    """Keep what a check found."""
+def _save_result(snapshot: Snapshot, trouble: str) -> Snapshot:
+    """Save the result of a check."""
     snapshot.state = State.DAMAGED if trouble else State.READY
     snapshot.trouble, snapshot.checked_at = trouble[:500], clock.now()
     if not trouble:
@@ -108,8 +109,8 @@ def _say(snapshot: Snapshot, trouble: str) -> Snapshot:
     return snapshot
 
 
-def _trouble_of(snapshot: Snapshot) -> str:
-    """What is wrong with the file; nothing, if all is well."""
+def _find_problem(snapshot: Snapshot) -> str:
+    """Return what is wrong with the file; empty if nothing is."""
     path = files.path_of(snapshot.file)
     try:
         size = path.stat().st_size

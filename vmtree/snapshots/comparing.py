@@ -1,4 +1,4 @@
-"""What differs between two trees, each a snapshot's or that of now. Only the living count."""
+"""Differences between two trees, each from a snapshot or the present. Only active nodes count."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from vmtree.snapshots.beside import Difference, Rows
 Json = dict[str, Any]
 
 
-class Living(NamedTuple):
-    """A VM in one of the trees; `config` is JSON."""
+class TreeVM(NamedTuple):
+    """An active VM of a tree; `config` is JSON."""
 
     vm_id: str
     name: str
@@ -32,66 +32,66 @@ class Living(NamedTuple):
 
     @property
     def dna(self) -> dna.Dna | None:
-        """Its organs and capabilities."""
+        """Return organs and capabilities."""
         return orjson.loads(self.config) if self.config else None
 
 
-Tree = dict[str, Living]
-Pair = tuple[Living, Living]
+Tree = dict[str, TreeVM]
+Pair = tuple[TreeVM, TreeVM]
 
 
-class Kept(NamedTuple):
-    """A VM that lives and is in the first tree only: as it is, as it will be, and why it stays."""
+class KeptVM(NamedTuple):
+    """An alive VM that only the first tree has: before, after, and why it is kept."""
 
-    old: Living
-    new: Living
+    old: TreeVM
+    new: TreeVM
     why: str
 
 
-class LeftOut(NamedTuple):
-    """A VM of the second tree that is gone for good, so it does not come back."""
+class OmittedVM(NamedTuple):
+    """A VM of the second tree that is destroyed, so it is not restored."""
 
-    vm: Living
+    vm: TreeVM
     why: str
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """From one tree to another; pairs are a VM as it was and as it is then."""
+    """Differences from one tree to another; pairs are a VM before and after."""
 
-    added: list[Living] = field(default_factory=list)
-    removed: list[Living] = field(default_factory=list)
+    added: list[TreeVM] = field(default_factory=list)
+    removed: list[TreeVM] = field(default_factory=list)
     moved: list[Pair] = field(default_factory=list)
     other_dna: list[Pair] = field(default_factory=list)
-    # Another name or category.
+    # Name or category differs.
     renamed: list[Pair] = field(default_factory=list)
-    # Only of restoring: whoever lives is not removed, but hung below the nearest that stays.
-    kept: list[Kept] = field(default_factory=list)
-    # Only of restoring, too: who stood below them hangs below the nearest that comes.
-    left_out: list[LeftOut] = field(default_factory=list)
-    # Of the tables beside the tree, which are not restored.
+    # Only for restoring: alive VMs are not removed but moved below the nearest ancestor that stays.
+    kept: list[KeptVM] = field(default_factory=list)
+    # Only for restoring: the children of omitted VMs move below the nearest restored ancestor.
+    omitted: list[OmittedVM] = field(default_factory=list)
+    # Differences of further tables, which are not restored.
     beside: dict[str, Difference] = field(default_factory=dict)
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many VMs of each kind of difference; a VM may be in several."""
+        """Return the number of VMs by kind of difference; a VM may be in several."""
         return {key: len(found) for key, found in self._parts().items()}
 
     @property
     def changed(self) -> Tree:
-        """VMs that are in both trees, with any difference, as they are then."""
+        """Return VMs of both trees with any difference, with their new values."""
         return {new.vm_id: new for _, new in (*self.moved, *self.other_dna, *self.renamed)}
 
     @property
     def is_empty(self) -> bool:
-        """Whether the trees are the same."""
+        """Return whether the trees are equal."""
         return not any(self._parts().values())
 
     def as_json(self, limit: int) -> Json:
-        """Counts, and of each kind of difference the first so many."""
+        """Return counts, and the first `limit` VMs of each kind of difference."""
         return {
             "counts": self.counts,
-            "truncated": any(len(found) > limit for found in self._parts().values()),
+            "truncated": any(len(difference) > limit for difference in self._parts().values()),
             "added": [_place(each) for each in self.added[:limit]],
             "removed": [_place(each) for each in self.removed[:limit]],
             "moved": [_change(*pair, "parent") for pair in self.moved[:limit]],
@@ -101,12 +101,12 @@ class Comparison:
                 {**_change(each.old, each.new, "parent"), "why": each.why}
                 for each in self.kept[:limit]
             ],
-            "leftOut": [{**_place(each.vm), "why": each.why} for each in self.left_out[:limit]],
-            **{name: found.as_json(limit) for name, found in self.beside.items()},
+            "leftOut": [{**_place(each.vm), "why": each.why} for each in self.omitted[:limit]],
+            **{name: difference.as_json(limit) for name, difference in self.beside.items()},
         }
 
     def digest(self) -> str:
-        """A short text that stands for exactly these differences."""
+        """Return a short hash of exactly these differences."""
         found = hashlib.sha256()
         for key, rows in self._parts().items():
             found.update(orjson.dumps([key, *sorted(repr(row) for row in rows)]))
@@ -120,50 +120,53 @@ class Comparison:
             "dnaChanged": self.other_dna,
             "renamed": self.renamed,
             "kept": self.kept,
-            "leftOut": self.left_out,
+            "leftOut": self.omitted,
         }
 
 
 def compare(old: Snapshot, new: Snapshot | None) -> Comparison:
-    """From a snapshot to another one, or to now. Raises SnapshotDamaged, Conflict."""
-    (before, some), (after, others) = contents_of(old), contents_of(new)
+    """Compare a snapshot with another one, or with the present.
+
+    Raises SnapshotDamaged, Conflict.
+    """
+    (before, old_rows), (after, new_rows) = contents(old), contents(new)
     found = differences(before, after)
-    return dataclasses.replace(found, beside=beside.differences(some, others))
+    return dataclasses.replace(found, beside=beside.differences(old_rows, new_rows))
 
 
-def contents_of(snapshot: Snapshot | None) -> tuple[Tree, Rows]:
-    """Tree and tables beside it of a snapshot, whose file is verified before, or of now."""
+def contents(snapshot: Snapshot | None) -> tuple[Tree, Rows]:
+    """Return the tree and the further tables of a snapshot (verified first), or of the present."""
     if snapshot is None:
-        return tree_now(), beside.rows_now()
-    with files.opened(checking.ensure_good(snapshot)) as file:
-        return read_tree(file), beside.rows_of(file)
+        return current_tree(), beside.current_rows()
+    with files.opened(checking.ensure_intact(snapshot)) as file:
+        return read_tree(file), beside.read_rows(file)
 
 
-def tree_of(snapshot: Snapshot) -> Tree:
-    """The living of a snapshot, after its file was verified."""
-    with files.opened(checking.ensure_good(snapshot)) as file:
+def snapshot_tree(snapshot: Snapshot) -> Tree:
+    """Return the active nodes of a snapshot, after verifying its file."""
+    with files.opened(checking.ensure_intact(snapshot)) as file:
         return read_tree(file)
 
 
 def read_tree(file: sqlite3.Connection) -> Tree:
-    """The living of an open snapshot."""
+    """Return the active nodes of an open snapshot."""
     sql = (
         "SELECT vm_id, name, category, parent_vm_id, reef_config FROM nodes"
         " WHERE removed_at IS NULL ORDER BY created_at, id"
     )
-    return {row[0]: Living(*row) for row in file.execute(sql)}
+    return {row[0]: TreeVM(*row) for row in file.execute(sql)}
 
 
-def tree_now() -> Tree:
-    """The living of the database, as the present transaction sees them."""
+def current_tree() -> Tree:
+    """Return the active nodes of the database, as the current transaction sees them."""
     config = Cast("reef_config", TextField())
     columns = ("vm_id", "name", "category", "parent__vm_id")
     rows = Node.objects.living().annotate(config=config).values_list(*columns, "config")
-    return {row[0]: Living(*row) for row in rows.iterator(5000)}
+    return {row[0]: TreeVM(*row) for row in rows.iterator(5000)}
 
 
 def differences(old: Tree, new: Tree) -> Comparison:
-    """From one tree to the other, in the order of the trees."""
+    """Compare two trees; differences keep the order of the trees."""
     both = [(old[vm_id], after) for vm_id, after in new.items() if vm_id in old]
     found = [pair for pair in both if pair[0] != pair[1]]
     return Comparison(
@@ -176,9 +179,9 @@ def differences(old: Tree, new: Tree) -> Comparison:
 
 
 def without(wanted: Tree, gone: dict[str, str]) -> Tree:
-    """The tree without those, their children below the nearest above them that is there."""
+    """Return the tree without the VMs of `gone`; their children move to the next ancestor."""
 
-    def parent_of(vm: Living) -> str | None:
+    def parent_of(vm: TreeVM) -> str | None:
         parent = vm.parent
         while parent is not None and parent in gone:
             parent = wanted[parent].parent if parent in wanted else None
@@ -191,15 +194,15 @@ def without(wanted: Tree, gone: dict[str, str]) -> Tree:
     }
 
 
-def keeping(found: Comparison, now: Tree, wanted: Tree, alive: dict[str, str]) -> Comparison:
-    """The same, but those who live stay, each below the nearest above it that stays, too."""
-    stays = wanted.keys() | alive.keys()
+def keep_alive(found: Comparison, now: Tree, wanted: Tree, alive: dict[str, str]) -> Comparison:
+    """Return the comparison with alive VMs kept, each below its nearest ancestor that stays."""
+    remaining = wanted.keys() | alive.keys()
 
-    def kept(vm: Living) -> Kept:
+    def kept(vm: TreeVM) -> KeptVM:
         parent = vm.parent
-        while parent is not None and parent not in stays:
+        while parent is not None and parent not in remaining:
             parent = now[parent].parent if parent in now else None
-        return Kept(vm, vm._replace(parent=parent), alive[vm.vm_id])
+        return KeptVM(vm, vm._replace(parent=parent), alive[vm.vm_id])
 
     return dataclasses.replace(
         found,
@@ -208,7 +211,7 @@ def keeping(found: Comparison, now: Tree, wanted: Tree, alive: dict[str, str]) -
     )
 
 
-def _place(vm: Living) -> Json:
+def _place(vm: TreeVM) -> Json:
     return {
         "vmId": vm.vm_id,
         "name": vm.name,
@@ -220,14 +223,14 @@ def _place(vm: Living) -> Json:
 _KEYS = {"parent": "parentVmId", "name": "name", "category": "category"}
 
 
-def _change(old: Living, new: Living, *fields: str) -> Json:
-    """What it was and what it is then, of these fields."""
+def _change(old: TreeVM, new: TreeVM, *fields: str) -> Json:
+    """Return these fields before and after."""
 
-    def said(vm: Living) -> Json:
+    def values(vm: TreeVM) -> Json:
         return {_KEYS[each]: getattr(vm, each) for each in fields}
 
-    return {"vmId": new.vm_id, "name": new.name, "from": said(old), "to": said(new)}
+    return {"vmId": new.vm_id, "name": new.name, "from": values(old), "to": values(new)}
 
 
-def _dna_change(old: Living, new: Living) -> Json:
+def _dna_change(old: TreeVM, new: TreeVM) -> Json:
     return {"vmId": new.vm_id, "name": new.name, **dna.diff(old.dna, new.dna)}

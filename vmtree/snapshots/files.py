@@ -1,4 +1,4 @@
-"""Snapshots as files: where they lie, how one appears whole or not at all, how it is read."""
+"""Snapshot files: their folder, atomic publishing, and reading."""
 
 from __future__ import annotations
 
@@ -15,38 +15,37 @@ from django.conf import settings
 
 from reef_site.common import clock, locks
 
-# A draft that nobody has written to for so long has no writer any more.
+# A draft without a write for this long has no writer any more.
 _DRAFT_SECONDS = 3600.0
 
 
 def folder() -> Path:
-    """Where snapshots lie; made with mode 0700 if it is absent."""
+    """Return the folder of snapshots; create it with mode 0700 if it is missing."""
     found = Path(settings.DATA_DIR) / "snapshots"
     found.mkdir(mode=0o700, exist_ok=True)
     return found
 
 
 def name_of(moment: datetime) -> str:
-    """The name of a snapshot of that moment, such as vms-2026-11-22T06-36-30-359Z.sqlite."""
+    """Return the file name for this time, such as vms-2026-11-22T06-36-30-359Z.sqlite."""
     return f"vms-{clock.format_timestamp(moment).replace(':', '-').replace('.', '-')}.sqlite"
 
 
 def path_of(name: str) -> Path:
-    """Where the snapshot of this name lies."""
     return folder() / name
 
 
 def shown_path(name: str) -> str:
-    """The same for people: from the checkout on, if it lies in it."""
+    """Return the path for display: relative to the checkout if it lies inside."""
     path = path_of(name)
     base = Path(settings.BASE_DIR)
     return str(path.relative_to(base) if path.is_relative_to(base) else path)
 
 
-def begin(name: str) -> bool:
-    """Show that this process writes the snapshot of this name: a lock that ends with it.
+def begin_writing(name: str) -> bool:
+    """Mark the snapshot of this name as being written, with a lock that ends with the process.
 
-    False if somebody else has the name.
+    Return False if another process has the name.
     """
     lock = locks.FileLock(_mark_of(name))
     if not lock.try_take():
@@ -55,15 +54,15 @@ def begin(name: str) -> bool:
     return True
 
 
-def end(name: str) -> None:
-    """The process writes it no longer."""
+def end_writing(name: str) -> None:
+    """Remove the mark: this process no longer writes the snapshot."""
     if name in _marks:
         _mark_of(name).unlink(missing_ok=True)
         _marks.pop(name).release()
 
 
-def is_written(name: str) -> bool:
-    """Whether a process of this machine writes it now."""
+def is_being_written(name: str) -> bool:
+    """Return whether a process of this machine is writing it."""
     if locks.is_held(_mark_of(name)):
         return True
     _mark_of(name).unlink(missing_ok=True)
@@ -80,12 +79,12 @@ def _mark_of(name: str) -> Path:
 
 
 def draft_of(name: str) -> Path:
-    """Where it is written until it is whole."""
+    """Return the path that is written until the file is complete."""
     return folder() / f".{name}.part"
 
 
 def publish(name: str) -> None:
-    """Give the finished draft its name; after a power cut it is there whole, or not at all."""
+    """Rename the finished draft; after a power cut the file is complete or absent."""
     draft = draft_of(name)
     draft.chmod(0o400)
     _sync(draft)
@@ -102,13 +101,13 @@ def _sync(path: Path) -> None:
 
 
 def discard(name: str) -> None:
-    """Remove the snapshot and what may be left of its draft."""
+    """Delete the snapshot's file and its draft."""
     for path in (path_of(name), draft_of(name)):
         path.unlink(missing_ok=True)
 
 
 def discard_old_drafts() -> None:
-    """Remove what dead writers left."""
+    """Delete drafts of dead writers."""
     for draft in folder().glob(".vms-*"):
         with contextlib.suppress(FileNotFoundError):
             if time.time() - draft.stat().st_mtime > _DRAFT_SECONDS:
@@ -116,14 +115,14 @@ def discard_old_drafts() -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """The hash of the file's bytes, in hex."""
+    """Return the SHA-256 of the file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[sqlite3.Connection]:
-    """A finished file to be read; it is never written, not even a lock beside it."""
+    """Open a finished file read-only, without creating even a lock file."""
     connection = sqlite3.connect(f"{path.as_uri()}?mode=ro&immutable=1", uri=True)
     try:
         yield connection

@@ -1,7 +1,7 @@
-"""Files that no row knows: what is left of a database that was lost, or was copied here.
+"""Imports snapshot files without a row: left from a lost database, or copied here.
 
-They get rows, so that the tree can be restored from them; pinned, for only people know why they
-are here.
+They get rows, so that the tree can be restored from them. They are pinned, because only people know
+why they are here.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from vmtree.snapshots.writing import SnapshotFailed
 
 logger = logging.getLogger(__name__)
 
-_LONGEST_NAME = 100
-# What could not be read: (name, time of change), so that it is complained of once.
-_strange: set[tuple[str, int]] = set()
+_MAX_NAME_LENGTH = 100
+# Unreadable files as (name, modification time), so that each is logged once.
+_unreadable: set[tuple[str, int]] = set()
 
 
 def adopt() -> list[Snapshot]:
-    """A row for each whole file that has none."""
+    """Create a row for each complete file that has none. Return the new rows."""
     paths = {path.name: path for path in files.folder().glob("vms-*.sqlite")}
     known = set(Snapshot.objects.filter(file__in=paths).values_list("file", flat=True))
     found = [_adopt(path) for name, path in sorted(paths.items()) if name not in known]
@@ -38,27 +38,27 @@ def _adopt(path: Path) -> Snapshot | None:
         mark = (path.name, path.stat().st_mtime_ns)
     except FileNotFoundError:
         return None
-    if mark in _strange or len(path.name) > _LONGEST_NAME:
+    if mark in _unreadable or len(path.name) > _MAX_NAME_LENGTH:
         return None
     try:
-        return _enlist(path, _facts(path))
+        return _create_row(path, _facts(path))
     except (OSError, sqlite3.Error, SnapshotFailed, ValueError, KeyError) as error:
         logger.warning("%s is no snapshot: %s", path, error)
-        _strange.add(mark)
+        _unreadable.add(mark)
     except IntegrityError:
-        # Somebody else was sooner.
+        # Another process created the row first.
         pass
     return None
 
 
 def _facts(path: Path) -> dict[str, Any]:
-    """What can be told from the file itself."""
+    """Read the columns of the row from the file."""
     with files.opened(path) as file:
         meta = dict(file.execute("SELECT key, value FROM meta").fetchall())
         written = checking.read_meta(path)
         writing.check(file, written.counts)
     return {
-        **checking.facts_of(path),
+        **checking.file_columns(path),
         "at": written.at,
         "began_at": written.at,
         "counts": written.counts,
@@ -67,13 +67,13 @@ def _facts(path: Path) -> dict[str, Any]:
     }
 
 
-def _enlist(path: Path, facts: dict[str, Any]) -> Snapshot | None:
+def _create_row(path: Path, facts: dict[str, Any]) -> Snapshot | None:
     with transaction.atomic():
         snapshot = Snapshot.objects.create(
             file=path.name, state=State.READY, host=settings.HOST, pinned=True, **facts
         )
     if path.exists():
         return snapshot
-    # It was being pruned while we looked.
+    # The file was pruned meanwhile.
     snapshot.delete()
     return None

@@ -1,4 +1,4 @@
-"""Which snapshots stay: the newest 24 of each kind, one a day for 30 days, pinned ones for ever."""
+"""Retention: the newest 24 of each kind, one a day for 30 days, and pinned ones for ever."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from vmtree import authority
 from vmtree.snapshot_models import Snapshot, State
 from vmtree.snapshots import files
 
-NEWEST = 24
-DAYS = timedelta(days=30)
-# For so long it can be seen that one failed.
-FAILED_DAYS = timedelta(days=7)
+KEEP_NEWEST = 24
+KEEP_DAILY = timedelta(days=30)
+# Failed snapshots stay visible for this long.
+KEEP_FAILED = timedelta(days=7)
 
 
 def pin(snapshot: Snapshot, *, pinned: bool, by: object) -> Snapshot:
-    """Keep this one for ever, or no longer. Raises Forbidden."""
+    """Pin or unpin a snapshot. Raises Forbidden."""
     authority.check(by, "command", None)
     snapshot.pinned = pinned
     snapshot.save(update_fields=["pinned"])
@@ -27,45 +27,45 @@ def pin(snapshot: Snapshot, *, pinned: bool, by: object) -> Snapshot:
 
 
 def prune() -> int:
-    """Remove those that need not be kept any more; how many there were."""
+    """Delete snapshots that retention no longer covers. Return how many there were."""
     now = clock.now()
-    _forget_failed(now)
+    _delete_failed(now)
     rows = list(Snapshot.objects.written().order_by("-began_at", "-id"))
-    kept = kept_of(rows, now)
+    kept = retained(rows, now)
     pruned = [row for row in rows if row.pk not in kept]
     return sum(_remove(row) for row in pruned)
 
 
-def kept_of(rows: list[Snapshot], now: datetime) -> set[int]:
-    """The keys of those that stay, of rows from new to old."""
-    kept, of_kind, days = set(), Counter[str](), set[date]()
+def retained(rows: list[Snapshot], now: datetime) -> set[int]:
+    """Return the keys of the rows to retain; `rows` are newest first."""
+    keep, by_kind, days = set(), Counter[str](), set[date]()
     for row in rows:
-        recent = row.began_at > now - DAYS
+        recent = row.began_at > now - KEEP_DAILY
         good = row.state == State.READY
-        if good and of_kind[row.why] < NEWEST:
-            of_kind[row.why] += 1
-            kept.add(row.pk)
-        # Damaged ones stay to be looked at, but stand for no day.
+        if good and by_kind[row.why] < KEEP_NEWEST:
+            by_kind[row.why] += 1
+            keep.add(row.pk)
+        # Damaged ones are retained for inspection, but do not count as the day's snapshot.
         if recent and (not good or row.began_at.date() not in days):
-            kept.add(row.pk)
+            keep.add(row.pk)
         if good:
             days.add(row.began_at.date())
         if row.pinned:
-            kept.add(row.pk)
-    return kept
+            keep.add(row.pk)
+    return keep
 
 
 def _remove(row: Snapshot) -> bool:
-    """Remove row and file; False if it was pinned meanwhile, or its file lies elsewhere."""
+    """Delete row and file. Return False if it was pinned meanwhile, or its file lies elsewhere."""
     if row.host != settings.HOST and not files.path_of(row.file).exists():
         return False
-    # The row first: a file without one is only a file too many.
+    # The row first: a file without a row does no harm.
     removed, _ = Snapshot.objects.filter(pk=row.pk, pinned=False).delete()
     if removed:
         files.discard(row.file)
     return bool(removed)
 
 
-def _forget_failed(now: datetime) -> None:
-    old = Snapshot.objects.filter(state=State.FAILED, began_at__lt=now - FAILED_DAYS)
+def _delete_failed(now: datetime) -> None:
+    old = Snapshot.objects.filter(state=State.FAILED, began_at__lt=now - KEEP_FAILED)
     old.delete()

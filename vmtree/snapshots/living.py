@@ -1,45 +1,41 @@
-"""Who lives now, whatever a snapshot says: those keep their place when an older tree is restored.
+"""Hooks of restoring: VMs that are alive now, and VMs that are destroyed.
 
-And who is gone for good: those are left out.
-
-Apps above know it and say so with `add` when they are ready.
+Restoring an older tree keeps alive VMs and omits destroyed ones. Higher apps register their lookups
+in `AppConfig.ready`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-# Which of these VMs live.
+from reef_site.common.batches import batched
+from reef_site.common.hooks import Hook
+
+# Takes a batch of VM ids.
 Find = Callable[[Sequence[str]], Iterable[str]]
-_AT_ONCE = 500
-_witnesses: dict[str, Find] = {}
-_gone: dict[str, Find] = {}
-
-
-def add(why: str, find: Find) -> None:
-    """Have these VMs kept, and say why; for `AppConfig.ready`. The first to name a VM is heard."""
-    _witnesses[why] = find
-
-
-def add_gone(why: str, find: Find) -> None:
-    """Have these VMs left out, and say why; for `AppConfig.ready`."""
-    _gone[why] = find
+active_vms: Hook[Find] = Hook(
+    "snapshots.active_vms",
+    "Return the VMs among these that a restored tree keeps; the hook's key is the reason.",
+)
+destroyed_vms: Hook[Find] = Hook(
+    "snapshots.destroyed_vms",
+    "Return the VMs among these that a restored tree leaves out; the hook's key is the reason.",
+)
 
 
 def among(vm_ids: Sequence[str]) -> dict[str, str]:
-    """Those of them that live now, and why that is known."""
-    return _ask(_witnesses, vm_ids)
+    """Map those of the VM ids that are alive now to the reason."""
+    return _ask(active_vms, vm_ids)
 
 
 def gone_among(vm_ids: Sequence[str]) -> dict[str, str]:
-    """Those of them that are gone for good, and why that is known."""
-    return _ask(_gone, vm_ids)
+    """Map those of the VM ids that are destroyed to the reason."""
+    return _ask(destroyed_vms, vm_ids)
 
 
-def _ask(witnesses: dict[str, Find], vm_ids: Sequence[str]) -> dict[str, str]:
+def _ask(witnesses: Hook[Find], vm_ids: Sequence[str]) -> dict[str, str]:
     found: dict[str, str] = {}
-    for start in range(0, len(vm_ids), _AT_ONCE):
-        some = vm_ids[start : start + _AT_ONCE]
+    for some in batched(vm_ids):
         for why, find in witnesses.items():
             for vm_id in find(some):
                 found.setdefault(vm_id, why)

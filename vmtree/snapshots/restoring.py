@@ -1,14 +1,13 @@
-"""The tree as a snapshot shows it, in one transaction or not at all.
+"""Restores the tree of a snapshot, in one transaction or not at all.
 
-The living become those of the snapshot. History is never undone: what came later becomes
-tombstones, what was removed lives again under its old id, and each change is one more revision.
-VMs that the database has never heard of come with their history. The registry, which tells who
-answers now, and tokens stay as they are, but those of removed VMs are revoked.
+Active nodes become those of the snapshot. History is never undone: later nodes are marked as
+removed, removed nodes become active again under their old ids, and each change is one more
+revision. VMs that the database does not know are added with their history. The registry and tokens
+stay as they are; only tokens of removed VMs are revoked.
 
-Nobody is buried alive: a VM that the snapshot does not know, but whose lieutenant lives or that
-the registry hears of, keeps its node and its token. It hangs below the nearest VM above it that
-stays, and a revision says so. Nor does a ghost rise: a VM whose lieutenant was destroyed since
-does not come back.
+A VM that the snapshot does not have, but that is alive (its lieutenant exists, or the registry
+hears from it), keeps its node and its token. It moves below its nearest ancestor that stays, and a
+revision records it. A VM whose lieutenant was destroyed since is not restored.
 """
 
 from __future__ import annotations
@@ -26,14 +25,14 @@ from vmtree import authority
 from vmtree.models import Revision
 from vmtree.snapshot_models import Snapshot, Why
 from vmtree.snapshots import applying, beside, checking, comparing, files, keeping, living, taking
-from vmtree.snapshots.comparing import Comparison, LeftOut, Tree
+from vmtree.snapshots.comparing import Comparison, OmittedVM, Tree
 
 Mark = tuple[int | None, int]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What restoring would change, and the word that agrees to exactly this."""
+    """The changes that restoring would make, and the code that confirms exactly these."""
 
     comparison: Comparison
     confirm: str
@@ -41,87 +40,91 @@ class Plan:
 
 @dataclass(frozen=True)
 class Restored:
-    """What was changed, and the snapshot of what was before."""
+    """The changes made, and the snapshot taken before."""
 
     comparison: Comparison
     before: Snapshot
 
 
 def plan(snapshot: Snapshot, *, by: object) -> Plan:
-    """What restoring this snapshot would do now; and what else differs, which stays as it is.
+    """Return what restoring this snapshot would do now, and further differences, which stay.
 
     Raises SnapshotDamaged, Conflict, Forbidden.
     """
     authority.check(by, "command", None)
-    wanted, rows = comparing.contents_of(snapshot)
-    found = _look(snapshot, wanted).plan
-    others = beside.differences(beside.rows_now(), rows)
+    wanted, rows = comparing.contents(snapshot)
+    found = _make_plan(snapshot, wanted).plan
+    others = beside.differences(beside.current_rows(), rows)
     return Plan(dataclasses.replace(found.comparison, beside=others), found.confirm)
 
 
 def restore(snapshot: Snapshot, *, confirm: str, by: object) -> Restored:
-    """Do what `plan` showed; the tree as it is goes into a snapshot first.
+    """Carry out a plan; take a snapshot of the present tree first.
 
-    Others wait for no more than what is really written: all is looked up before.
-    Raises Conflict (the tree is another by now), SnapshotDamaged, SnapshotFailed, Forbidden.
+    Other writers wait only while rows are written: everything is looked up before. Raises Conflict
+    (the tree has changed since the plan), SnapshotDamaged, SnapshotFailed, Forbidden.
     """
     authority.check(by, "command", None)
-    wanted = comparing.tree_of(snapshot)
-    _agreed(_look(snapshot, wanted).plan, confirm)
-    before = taking.make(by=by, why=Why.CHANGE)
-    with files.opened(checking.ensure_good(snapshot)) as file:
-        look = _look(snapshot, wanted)
-        _agreed(look.plan, confirm)
-        work = applying.prepare(look.plan.comparison, file)
+    wanted = comparing.snapshot_tree(snapshot)
+    _check_confirmed(_make_plan(snapshot, wanted).plan, confirm)
+    before = taking.create(by=by, why=Why.CHANGE)
+    with files.opened(checking.ensure_intact(snapshot)) as file:
+        checked = _make_plan(snapshot, wanted)
+        _check_confirmed(checked.plan, confirm)
+        work = applying.prepare(checked.plan.comparison, file)
         with transaction.atomic(durable=True):
             _be_alone()
-            if not look.still_holds():
-                look = _look(snapshot, wanted)
-                _agreed(look.plan, confirm)
-                work = applying.prepare(look.plan.comparison, file)
+            if not checked.is_current():
+                checked = _make_plan(snapshot, wanted)
+                _check_confirmed(checked.plan, confirm)
+                work = applying.prepare(checked.plan.comparison, file)
             changed = applying.apply(work, file, actor=str(by), at=clock.now())
     events.publish_nodes(changed)
     keeping.prune()
-    return Restored(look.plan.comparison, before)
+    return Restored(checked.plan.comparison, before)
 
 
 @dataclass(frozen=True)
-class Look:
-    """A plan, and by what it is known whether it still holds."""
+class CheckedPlan:
+    """A plan, and a mark that shows whether it is still valid."""
 
     plan: Plan
     mark: Mark
 
-    def still_holds(self) -> bool:
-        """Whether nothing has come since that the plan does not know."""
-        found = self.plan.comparison
-        gone = [*(vm.vm_id for vm in found.removed), *(each.old.vm_id for each in found.kept)]
-        kept = {each.old.vm_id: each.why for each in found.kept}
-        coming = [vm.vm_id for vm in found.added]
-        same = living.among(gone) == kept and not living.gone_among(coming)
+    def is_current(self) -> bool:
+        """Return whether nothing has changed since the plan was made."""
+        comparison = self.plan.comparison
+        gone = [
+            *(vm.vm_id for vm in comparison.removed),
+            *(each.old.vm_id for each in comparison.kept),
+        ]
+        kept = {each.old.vm_id: each.why for each in comparison.kept}
+        restored = [vm.vm_id for vm in comparison.added]
+        same = living.among(gone) == kept and not living.gone_among(restored)
         return self.mark == _mark() and same
 
 
-def _look(snapshot: Snapshot, wanted: Tree) -> Look:
-    # The mark first: what comes after it is noticed, though the tree may show it already.
-    mark, now = _mark(), comparing.tree_now()
-    ghosts = living.gone_among([vm_id for vm_id in wanted if vm_id not in now])
-    coming = comparing.without(wanted, ghosts) if ghosts else wanted
-    found = comparing.differences(now, coming)
-    alive = living.among([vm.vm_id for vm in found.removed])
-    found = comparing.keeping(found, now, coming, alive)
-    left_out = [LeftOut(wanted[vm_id], why) for vm_id, why in ghosts.items()]
-    found = dataclasses.replace(found, left_out=left_out)
-    return Look(Plan(found, f"{snapshot.sha256[:8]}-{found.digest()}"), mark)
+def _make_plan(snapshot: Snapshot, wanted: Tree) -> CheckedPlan:
+    # The mark first: a change after it invalidates the plan, even if the tree below shows it
+    # already.
+    mark, now = _mark(), comparing.current_tree()
+    gone = living.gone_among([vm_id for vm_id in wanted if vm_id not in now])
+    restored = comparing.without(wanted, gone) if gone else wanted
+    comparison = comparing.differences(now, restored)
+    alive = living.among([vm.vm_id for vm in comparison.removed])
+    comparison = comparing.keep_alive(comparison, now, restored, alive)
+    omitted = [OmittedVM(wanted[vm_id], why) for vm_id, why in gone.items()]
+    comparison = dataclasses.replace(comparison, omitted=omitted)
+    return CheckedPlan(Plan(comparison, f"{snapshot.sha256[:8]}-{comparison.digest()}"), mark)
 
 
 def _mark() -> Mark:
-    """Another one after each change of the tree: every change is a revision."""
+    """Return a value that differs after each change of the tree: every change adds a revision."""
     found = Revision.objects.aggregate(last=Max("pk"), count=Count("pk"))
     return found["last"], found["count"]
 
 
-def _agreed(found: Plan, confirm: str) -> None:
+def _check_confirmed(found: Plan, confirm: str) -> None:
     if found.confirm != confirm:
         raise Conflict(
             "confirm: the tree has changed since this comparison was made; look at the new one"
@@ -129,8 +132,8 @@ def _agreed(found: Plan, confirm: str) -> None:
 
 
 def _be_alone() -> None:
-    """Nobody else writes nodes until the end of the transaction. SQLite has one writer anyway."""
-    # In this order: whoever moves nodes takes the first and then waits for the second.
+    """Lock out all other writers of nodes until commit. SQLite has a single writer anyway."""
+    # In this order: moving a node takes the first lock and then waits for the second.
     database_locks.lock(DatabaseLock.TREE_STRUCTURE)
     if connection.vendor == "postgresql":
         with connection.cursor() as cursor:

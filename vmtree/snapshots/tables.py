@@ -1,8 +1,7 @@
-"""What stands in a snapshot: its tables, their columns, and where each comes from.
+"""The tables of a snapshot file: columns, and the SQL that fills them.
 
-Apps above add tables of their own with `add` when they are ready. In the file times are ISO in
-UTC with microseconds, JSON is text, yes and no are 1 and 0. The descriptions below stand as
-comments in the file's schema.
+Higher apps add tables to `snapshot_tables`. In the file, times are ISO in UTC with microseconds,
+JSON is text, booleans are 1 and 0. The descriptions below become comments in the file's schema.
 """
 
 from __future__ import annotations
@@ -13,6 +12,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import orjson
+
+from reef_site.common.hooks import Hook
 
 Kind = Literal["text", "json", "time", "flag", "number"]
 _TYPES = {"text": "TEXT", "json": "TEXT", "time": "TEXT", "flag": "INTEGER", "number": "INTEGER"}
@@ -27,76 +28,79 @@ _POSTGRESQL = {
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the file, and the SQL expression of what goes into it."""
+    """A column of the file, and the SQL expression that fills it."""
 
     name: str
     source: str
     kind: Kind = "text"
     about: str = ""
-    # What follows the type in the schema, such as PRIMARY KEY.
+    # Follows the type in the schema, such as PRIMARY KEY.
     rule: str = ""
 
     def selected(self, vendor: str) -> str:
-        """The expression in the words of this database."""
+        """Return the expression in the dialect of this database."""
         forms = _POSTGRESQL if vendor == "postgresql" else _SQLITE
         return forms.get(self.kind, "{0}").format(self.source)
 
     def declared(self, comma: str) -> str:
-        """Its line in the schema."""
+        """Return its line of the schema."""
         words = " ".join(filter(None, [self.name, _TYPES[self.kind], self.rule]))
         return f"  {words}{comma}" + (f" -- {self.about}" if self.about else "")
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table of the file. All names are written into SQL as they are."""
+    """A table of the file. All names are inserted into SQL unescaped."""
 
     name: str
     about: str
-    # What stands after FROM, and the table whose rows are counted against those in the file.
+    # The text after FROM, and the table whose number of rows must match the file's.
     source: str
     counted: str
     order: str
     columns: tuple[Column, ...]
     # Columns that an index in the file covers.
     index: str = ""
-    # For tables beside the tree: what comparisons call it, and the columns they look at. The first
-    # is the key, the second what people call a row.
+    # For further tables: their name in comparisons, and the compared columns. The first is the key,
+    # the second the display name of a row.
     title: str = ""
     compared: tuple[str, ...] = ()
 
     @property
     def schema(self) -> str:
-        """The statement that makes it."""
+        """Return the CREATE TABLE statement."""
         last = len(self.columns) - 1
         lines = [each.declared("," * (n < last)) for n, each in enumerate(self.columns)]
         return "\n".join([f"CREATE TABLE {self.name} ( -- {self.about}", *lines, ")"])
 
     def select(self, vendor: str, where: str = "") -> str:
-        """The statement that reads its rows from reef's database."""
+        """Return the statement that reads its rows from reef's database."""
         columns = ", ".join(each.selected(vendor) for each in self.columns)
         condition = f" WHERE {where}" if where else ""
         return f"SELECT {columns} FROM {self.source}{condition} ORDER BY {self.order}"
 
-    def tidier(self, vendor: str) -> Callable[[tuple[Any, ...]], tuple[Any, ...]] | None:
-        """What each row passes through; PostgreSQL writes JSON with blanks, so they go."""
+    def row_converter(self, vendor: str) -> Callable[[tuple[Any, ...]], tuple[Any, ...]] | None:
+        """Return a function that compacts JSON in each row; None where nothing is to be done.
+
+        PostgreSQL writes JSON with blanks.
+        """
         places = [n for n, each in enumerate(self.columns) if each.kind == "json"]
         if vendor != "postgresql" or not places:
             return None
 
-        def tidy(row: tuple[Any, ...]) -> tuple[Any, ...]:
+        def convert(row: tuple[Any, ...]) -> tuple[Any, ...]:
             values = list(row)
             for place in places:
-                values[place] = compact(values[place])
+                values[place] = compact_json(values[place])
             return tuple(values)
 
-        return tidy
+        return convert
 
 
 # Many VMs have the same DNA.
 @functools.lru_cache(maxsize=4096)
-def compact(text: str | None) -> str | None:
-    """The same JSON without blanks."""
+def compact_json(text: str | None) -> str | None:
+    """Return the same JSON without blanks."""
     return orjson.dumps(orjson.loads(text)).decode() if text else text
 
 
@@ -162,14 +166,8 @@ META_SCHEMA = """CREATE TABLE meta ( -- what this file is
 )"""
 FORMAT = "1"
 
-_tables: dict[str, Table] = {each.name: each for each in (NODES, TRAITS, REVISIONS)}
-
-
-def add(table: Table) -> None:
-    """Have this table in all snapshots from now on; for `AppConfig.ready`."""
-    _tables[table.name] = table
-
-
-def everything() -> list[Table]:
-    """All tables that a snapshot holds, beside `meta`."""
-    return list(_tables.values())
+snapshot_tables: Hook[Table] = Hook(
+    "snapshots.tables", "Tables that a snapshot holds beside `meta`."
+)
+for _table in (NODES, TRAITS, REVISIONS):
+    snapshot_tables.register(_table, key=_table.name)

@@ -1,7 +1,6 @@
-"""From a wish to a finished snapshot: rows are claimed, files written, what broke off is tidied.
+"""Takes snapshots: claims rows, writes files, cleans up after interrupted writers.
 
-`take` and `tick` are to be called outside of transactions: the file is read from what is
-committed.
+Call `take` and `tick` outside of transactions: the file is read from committed rows.
 """
 
 from __future__ import annotations
@@ -23,94 +22,94 @@ from vmtree.snapshots.writing import SnapshotFailed, Written
 
 logger = logging.getLogger(__name__)
 
-# When one that failed is tried again.
+# Delay before a failed snapshot is retried.
 RETRY = timedelta(minutes=5)
 CLOCK = "the clock"
 
 
 @dataclass(frozen=True)
 class Taken:
-    """A new snapshot, and how many old ones made room for it."""
+    """A new snapshot, and the number of old ones that were pruned."""
 
     snapshot: Snapshot
     pruned: int
 
 
 def find(snapshot_id: int) -> Snapshot:
-    """The snapshot of this number, or NotFound."""
+    """Return the snapshot with this id. Raises NotFound."""
     snapshot = Snapshot.objects.filter(pk=snapshot_id).first()
     if snapshot is None:
         raise NotFound("snapshot not found")
     if _is_orphaned(snapshot):
-        _settle(snapshot)
+        _resolve(snapshot)
         snapshot.refresh_from_db()
     return snapshot
 
 
 def listing() -> list[Snapshot]:
-    """All, newest first, each as its file is now: missing and changed ones are named."""
-    _settle_orphans()
-    return [checking.look_at(snapshot) for snapshot in Snapshot.objects.all()]
+    """Return all snapshots, newest first, after a quick check of each file."""
+    _resolve_orphans()
+    return [checking.quick_check(snapshot) for snapshot in Snapshot.objects.all()]
 
 
 def take(*, by: object, why: Why = Why.ASKED) -> Taken:
-    """Write a snapshot now. Raises SnapshotFailed, Forbidden."""
-    snapshot = make(by=by, why=why)
+    """Take a snapshot now and prune old ones. Raises SnapshotFailed, Forbidden."""
+    snapshot = create(by=by, why=why)
     return Taken(snapshot, keeping.prune())
 
 
-def make(*, by: object, why: Why) -> Snapshot:
-    """Write a snapshot now and remove none. Raises SnapshotFailed, Forbidden."""
+def create(*, by: object, why: Why) -> Snapshot:
+    """Take a snapshot now, without pruning. Raises SnapshotFailed, Forbidden."""
     authority.check(by, "command", None)
-    snapshot = _enlist(why, by)
-    _fill(snapshot)
+    snapshot = _create_row(why, by)
+    _write_file(snapshot)
     return snapshot
 
 
 def tick() -> Snapshot | None:
-    """The snapshot of this hour, if nobody has made it yet; hours that were missed stay missed.
+    """Take the snapshot of this hour if there is none yet; missed hours stay missed.
 
-    Also tidies what was cut off, and looks through one of the older files.
+    Also cleans up after interrupted writers, and verifies one of the older files.
     """
     recover()
     snapshot = _claim_hour(clock.now())
     if snapshot:
-        _fill(snapshot)
+        _write_file(snapshot)
         keeping.prune()
         checking.verify_oldest()
     return snapshot
 
 
 def recover() -> None:
-    """Say of each snapshot whose writer died what became of it, and find files without a row."""
+    """Finish or fail the snapshots of dead writers, and import files without a row."""
     for snapshot in Snapshot.objects.abandoned(clock.now()):
-        _settle(snapshot)
-    _settle_orphans()
+        _resolve(snapshot)
+    _resolve_orphans()
     files.discard_old_drafts()
     finding.adopt()
 
 
-def _settle_orphans() -> None:
+def _resolve_orphans() -> None:
     for snapshot in Snapshot.objects.filter(state=State.WRITING):
         if _is_orphaned(snapshot):
-            _settle(snapshot)
+            _resolve(snapshot)
 
 
 def _is_orphaned(snapshot: Snapshot) -> bool:
-    """Whether its writer, a process of this machine, is gone."""
+    """Return whether its writer, a process of this machine, is gone."""
     if snapshot.state != State.WRITING or snapshot.host != settings.HOST:
         return False
-    if files.is_written(snapshot.file):
+    if files.is_being_written(snapshot.file):
         return False
-    # It may have come to its end just now, or somebody else has taken it over.
+    # It may have finished just now, or another process took it over.
     same = Snapshot.objects.filter(pk=snapshot.pk, file=snapshot.file, state=State.WRITING)
     return same.exists()
 
 
-def _settle(snapshot: Snapshot) -> None:
-    """Say what became of one whose writer died."""
+def _resolve(snapshot: Snapshot) -> None:
+    """Finish or fail a snapshot whose writer died."""
     if snapshot.host == settings.HOST and files.path_of(snapshot.file).exists():
-        # Its file got its name, so it is whole; only the row does not know it yet.
+        # A file with its final name is complete; only the row was not updated yet.
         _finish_abandoned(snapshot)
     else:
         if snapshot.host == settings.HOST:
@@ -121,8 +120,8 @@ def _settle(snapshot: Snapshot) -> None:
 # -- claims --------------------------------------------------------------------------------------
 
 
-def _enlist(why: Why, by: object, hour: datetime | None = None) -> Snapshot:
-    """A row for a new snapshot, with us as its writer. IntegrityError if the hour has one."""
+def _create_row(why: Why, by: object, hour: datetime | None = None) -> Snapshot:
+    """Create a row with this process as its writer. Raises IntegrityError if the hour has one."""
     now, name = _begin_next()
     try:
         with transaction.atomic(durable=True):
@@ -136,43 +135,43 @@ def _enlist(why: Why, by: object, hour: datetime | None = None) -> Snapshot:
                 leased_until=now + LEASE,
             )
     except BaseException:
-        files.end(name)
+        files.end_writing(name)
         raise
 
 
 def _free_moment(now: datetime) -> datetime:
-    """The next moment that no file is named after."""
+    """Return the next time whose file name is not used yet."""
     while Snapshot.objects.filter(file=files.name_of(now)).exists():
         now += timedelta(milliseconds=1)
     return now
 
 
 def _begin_next() -> tuple[datetime, str]:
-    """A moment with a free name that shows us as its writer, before any row says that there is one.
+    """Mark a free file name as being written by this process; return its time and the name.
 
-    So whoever sees the row finds its writer alive.
+    The mark comes before the row, so that whoever reads the row finds its writer alive.
     """
     now = _free_moment(clock.now())
-    while not files.begin(files.name_of(now)):
+    while not files.begin_writing(files.name_of(now)):
         now = _free_moment(now + timedelta(milliseconds=1))
     return now, files.name_of(now)
 
 
 def _claim_hour(now: datetime) -> Snapshot | None:
-    """The row of this hour with us as its writer; None if it is made, or somebody is at it."""
+    """Return this hour's row with this process as writer; None if it is done or in progress."""
     hour = now.replace(minute=0, second=0, microsecond=0)
     known = Snapshot.objects.filter(hour=hour).first()
     if known:
         return _take_over(known, now)
     try:
-        return _enlist(Why.HOURLY, CLOCK, hour)
+        return _create_row(Why.HOURLY, CLOCK, hour)
     except IntegrityError:
-        # The other one of two workers was sooner.
+        # Another worker claimed it first.
         return None
 
 
 def _take_over(known: Snapshot, now: datetime) -> Snapshot | None:
-    """The row of an attempt that failed, after a pause, with a new file name."""
+    """Claim the row of a failed attempt after a delay, with a new file name; None if too early."""
     failed = Snapshot.objects.filter(pk=known.pk, state=State.FAILED)
     # The lease of one that failed is the pause before the next attempt.
     if not failed.free(now, RETRY).exists():
@@ -188,7 +187,7 @@ def _take_over(known: Snapshot, now: datetime) -> Snapshot | None:
         began_at=now,
         trouble="",
     ):
-        files.end(name)
+        files.end_writing(name)
         return None
     known.refresh_from_db()
     return known
@@ -197,16 +196,16 @@ def _take_over(known: Snapshot, now: datetime) -> Snapshot | None:
 # -- writing -------------------------------------------------------------------------------------
 
 
-def _fill(snapshot: Snapshot) -> None:
-    """Write the file of a claimed row. Raises SnapshotFailed, and says why in the row."""
+def _write_file(snapshot: Snapshot) -> None:
+    """Write the file of a claimed row. Raises SnapshotFailed, and records the reason in the row."""
     name = snapshot.file
     try:
-        _write(snapshot, name)
+        _write_and_publish(snapshot, name)
     finally:
-        files.end(name)
+        files.end_writing(name)
 
 
-def _write(snapshot: Snapshot, name: str) -> None:
+def _write_and_publish(snapshot: Snapshot, name: str) -> None:
     try:
         written = writing.write(files.draft_of(name), why=snapshot.why, made_by=snapshot.made_by)
         files.publish(name)
@@ -218,14 +217,14 @@ def _write(snapshot: Snapshot, name: str) -> None:
 
 
 def _finish(snapshot: Snapshot, written: Written) -> None:
-    """The file is there; now the row says so, unless somebody took the claim over."""
-    name, facts = snapshot.file, checking.facts_of(files.path_of(snapshot.file))
+    """Mark the row as ready, unless another process took the claim over."""
+    name, facts = snapshot.file, checking.file_columns(files.path_of(snapshot.file))
     mine = Snapshot.objects.filter(pk=snapshot.pk, file=name, state=State.WRITING)
     done = mine.update(
         **facts, state=State.READY, at=written.at, counts=written.counts, leased_until=None
     )
     snapshot.refresh_from_db()
-    # Of two who find what a dead writer left one is sooner, with the same file.
+    # Two processes may finish the work of a dead writer at once, with the same file.
     if not done and (snapshot.file, snapshot.state) != (name, State.READY):
         files.discard(name)
         raise SnapshotFailed("it took too long, and somebody else makes it now")
@@ -244,10 +243,10 @@ def _finish_abandoned(snapshot: Snapshot) -> None:
 
 
 def _fail(snapshot: Snapshot, reason: str, *, cut_off: bool = False) -> None:
-    """Write down that there is no snapshot; one of an hour is tried again later."""
+    """Mark the row as failed; an hourly snapshot is retried later."""
     logger.error("snapshot %s: %s", snapshot.file, reason)
     now = clock.now()
-    # What was cut off may be tried again at once; what failed may fail again.
+    # An interrupted attempt may be retried at once; a failed one may fail again.
     again = now - RETRY if cut_off else now + RETRY
     mine = Snapshot.objects.filter(pk=snapshot.pk, file=snapshot.file, state=State.WRITING)
     mine.update(state=State.FAILED, trouble=reason[:500], leased_until=again)

@@ -1,4 +1,4 @@
-"""Differences between two trees as words, for pages."""
+"""Differences between two trees as text for pages."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ from dataclasses import dataclass
 
 from vmtree import dna
 from vmtree.snapshots.beside import Difference, Row
-from vmtree.snapshots.comparing import Comparison, Kept, Living
+from vmtree.snapshots.comparing import Comparison, KeptVM, TreeVM
 
-MOST_SHOWN = 200
+MAX_SHOWN = 200
 
 
 @dataclass(frozen=True)
-class Kind:
-    """One kind of difference: the first VMs with it, each with words, and how many there are."""
+class DifferenceKind:
+    """One kind of difference: the first VMs, each with a description, and the total count."""
 
     name: str
-    rows: list[tuple[Living, str]]
+    rows: list[tuple[TreeVM, str]]
     count: int
 
     @property
     def more(self) -> int:
-        """How many are not shown."""
+        """Return how many are not shown."""
         return self.count - len(self.rows)
 
 
-def kinds(found: Comparison) -> list[Kind]:
-    """All kinds, also those without a difference."""
-    some = slice(MOST_SHOWN)
+def kinds(found: Comparison) -> list[DifferenceKind]:
+    """Return all kinds, also empty ones."""
+    some = slice(MAX_SHOWN)
     rows = [
         ("new", [(vm, _under(vm.parent)) for vm in found.added[some]]),
         ("removed", [(vm, _under(vm.parent)) for vm in found.removed[some]]),
@@ -35,22 +35,25 @@ def kinds(found: Comparison) -> list[Kind]:
             "moved",
             [(b, f"{a.parent or 'roof'} → {b.parent or 'roof'}") for a, b in found.moved[some]],
         ),
-        ("other DNA", [(b, _dna_words(a.dna, b.dna)) for a, b in found.other_dna[some]]),
+        ("DNA changed", [(b, _dna_words(a.dna, b.dna)) for a, b in found.other_dna[some]]),
         ("renamed", [(b, _name_words(a, b)) for a, b in found.renamed[some]]),
-        ("kept because it lives", [(each.new, _kept_words(each)) for each in found.kept[some]]),
-        ("left out", [(each.vm, each.why) for each in found.left_out[some]]),
+        ("kept, still alive", [(each.new, _kept_words(each)) for each in found.kept[some]]),
+        ("not restored, destroyed", [(each.vm, each.why) for each in found.omitted[some]]),
     ]
     counts = found.counts.values()
-    return [Kind(name, shown, count) for (name, shown), count in zip(rows, counts, strict=True)]
+    return [
+        DifferenceKind(name, shown, count)
+        for (name, shown), count in zip(rows, counts, strict=True)
+    ]
 
 
-def kinds_beside(found: Comparison) -> list[Kind]:
-    """The same of the tables beside the tree."""
+def kinds_beside(found: Comparison) -> list[DifferenceKind]:
+    """Return all kinds of difference of the further tables."""
     return [kind for name, each in found.beside.items() for kind in _of_table(name, each)]
 
 
-def _of_table(name: str, found: Difference) -> list[Kind]:
-    some = slice(MOST_SHOWN)
+def _of_table(name: str, found: Difference) -> list[DifferenceKind]:
+    some = slice(MAX_SHOWN)
     rows = [
         ("new", [(_named(row), "") for row in found.added[some]]),
         ("gone", [(_named(row), "") for row in found.removed[some]]),
@@ -58,14 +61,14 @@ def _of_table(name: str, found: Difference) -> list[Kind]:
     ]
     counts = found.counts.values()
     pairs = zip(rows, counts, strict=True)
-    return [Kind(f"{name}: {kind}", shown, count) for (kind, shown), count in pairs]
+    return [DifferenceKind(f"{name}: {kind}", shown, count) for (kind, shown), count in pairs]
 
 
-def _named(row: Row) -> Living:
-    return Living(row[0], row[1], "", None, None)
+def _named(row: Row) -> TreeVM:
+    return TreeVM(row[0], row[1], "", None, None)
 
 
-def _kept_words(kept: Kept) -> str:
+def _kept_words(kept: KeptVM) -> str:
     moves = kept.old.parent != kept.new.parent
     place = f"{kept.old.parent or 'roof'} → {kept.new.parent or 'roof'}, " if moves else ""
     return f"{place}{kept.why}"
@@ -75,7 +78,7 @@ def _under(parent: str | None) -> str:
     return f"under {parent}" if parent else "at the roof"
 
 
-def _name_words(old: Living, new: Living) -> str:
+def _name_words(old: TreeVM, new: TreeVM) -> str:
     return f"{old.name}, {old.category} → {new.name}, {new.category}"
 
 
@@ -83,4 +86,4 @@ def _dna_words(old: dna.Dna | None, new: dna.Dna | None) -> str:
     changed = dna.diff(old, new)
     added = [f"+{name}" for names in changed["added"].values() for name in names]
     removed = [f"−{name}" for names in changed["removed"].values() for name in names]
-    return " ".join(added + removed) or "in another order"
+    return " ".join(added + removed) or "order changed"

@@ -1,8 +1,8 @@
-"""Reef's database → a draft: all tables of a snapshot as of one moment.
+"""Writes a draft: all tables of a snapshot as of one moment.
 
 On SQLite the draft itself reads the database, by `ATTACH` and `INSERT … SELECT` in one read
-transaction: in WAL mode it neither waits for writers nor keeps them waiting, and Python sees none
-of the rows. On PostgreSQL rows stream from a repeatable read.
+transaction: in WAL mode it neither waits for writers nor blocks them, and no row passes through
+Python. On PostgreSQL rows are streamed in a REPEATABLE READ transaction.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from vmtree.snapshots import tables
 from vmtree.snapshots.tables import Table
 
 Counts = dict[str, int]
-_ROWS_AT_ONCE = 10_000
+_BATCH_SIZE = 10_000
 _WAIT_SECONDS = 20.0
 
 
@@ -36,7 +36,7 @@ class SnapshotFailed(ReefError):
 
 @dataclass(frozen=True)
 class Written:
-    """The moment that a draft shows, and the rows of each of its tables."""
+    """The time of a draft's data, and the number of rows by table."""
 
     at: datetime
     counts: Counts
@@ -46,14 +46,14 @@ def write(draft: Path, *, why: str, made_by: str) -> Written:
     """Write a complete draft and check it. Raises SnapshotFailed, OSError, sqlite3.Error."""
     draft.unlink(missing_ok=True)
     draft.touch(mode=0o600)
-    wanted = tables.everything()
-    with _drafting(draft) as file:
+    wanted = list(tables.snapshot_tables)
+    with _open_draft(draft) as file:
         for table in wanted:
             file.execute(table.schema)
         file.execute(tables.META_SCHEMA)
         copy = _from_postgresql if connection.vendor == "postgresql" else _from_sqlite
         written = copy(file, wanted)
-        _describe(file, written, why, made_by)
+        _write_meta(file, written, why, made_by)
         for table in wanted:
             if table.index:
                 file.execute(
@@ -64,7 +64,7 @@ def write(draft: Path, *, why: str, made_by: str) -> Written:
 
 
 def check(file: sqlite3.Connection, counts: Counts) -> None:
-    """Raise SnapshotFailed unless the file is sound and has exactly so many rows."""
+    """Raise SnapshotFailed unless the file is intact and has exactly these numbers of rows."""
     problems = [text for (text,) in file.execute("PRAGMA integrity_check(3)")]
     if problems != ["ok"]:
         raise SnapshotFailed(f"the file is damaged: {problems[0]}")
@@ -74,8 +74,8 @@ def check(file: sqlite3.Connection, counts: Counts) -> None:
 
 
 @contextlib.contextmanager
-def _drafting(draft: Path) -> Iterator[sqlite3.Connection]:
-    """A connection to a file that nobody else knows: it needs no journal."""
+def _open_draft(draft: Path) -> Iterator[sqlite3.Connection]:
+    """Open a file that no other process uses: it needs no journal."""
     file = sqlite3.connect(
         draft.as_uri(), uri=True, timeout=_WAIT_SECONDS, isolation_level=None, cached_statements=0
     )
@@ -92,7 +92,7 @@ def _from_sqlite(file: sqlite3.Connection, wanted: list[Table]) -> Written:
     file.execute("ATTACH ? AS live", [f"{source.as_uri()}?mode=ro"])
     file.execute("BEGIN")
     at = clock.now()
-    # The first look pins the moment until the end of the transaction.
+    # The first read fixes the snapshot of the transaction.
     counts = {table.name: _count(file, f"live.{table.counted}") for table in wanted}
     for table in wanted:
         file.execute(f"INSERT INTO {table.name} {table.select('sqlite')}")
@@ -126,10 +126,10 @@ def _from_postgresql(file: sqlite3.Connection, wanted: list[Table]) -> Written:
 
 def _stream(file: sqlite3.Connection, table: Table, rows: CursorWrapper) -> None:
     marks = ", ".join("?" * len(table.columns))
-    tidy = table.tidier("postgresql")
-    while some := rows.fetchmany(_ROWS_AT_ONCE):
+    convert = table.row_converter("postgresql")
+    while some := rows.fetchmany(_BATCH_SIZE):
         file.executemany(
-            f"INSERT INTO {table.name} VALUES ({marks})", map(tidy, some) if tidy else some
+            f"INSERT INTO {table.name} VALUES ({marks})", map(convert, some) if convert else some
         )
 
 
@@ -137,7 +137,7 @@ def _count(file: sqlite3.Connection, table: str) -> int:
     return int(file.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
 
 
-def _describe(file: sqlite3.Connection, written: Written, why: str, made_by: str) -> None:
+def _write_meta(file: sqlite3.Connection, written: Written, why: str, made_by: str) -> None:
     facts = {
         "format": tables.FORMAT,
         "at": clock.format_timestamp(written.at),

@@ -7,8 +7,8 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from lieutenants.exceptions import LieutenantError
 from lieutenants.hosts.adoption import adopt
+from reef_site.common.errors import ReefError
 
 
 class Command(BaseCommand):
@@ -23,7 +23,7 @@ class Command(BaseCommand):
         """Print a line for each lieutenant."""
         try:
             lines = adopt(options["host"], actor="manage.py adopt", force=options["force"])
-        except LieutenantError as error:
+        except ReefError as error:
             raise CommandError(str(error)) from None
         for line in lines:
             self.stdout.write(line)

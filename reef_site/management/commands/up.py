@@ -24,12 +24,13 @@ from django.db import Error as DatabaseError
 from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
 
+from bootloader import agent_install
 from lieutenants import agent_check, agents, demo_model
 from lieutenants.exceptions import AgentMissing, NotTheFollower
 from lieutenants.hosts import lock, silence
 from lieutenants.hosts import services as hosts
 from lieutenants.isolation import modes
-from reef_site import agent_install, auth, demo_vms, env, leftovers, redis_server
+from reef_site import auth, demo_vms, env, leftovers, redis_server
 from reef_site.common import disk
 from reef_site.demo_vms import DemoVms, NoDemoVms
 from reef_site.log_lines import one_line
@@ -325,7 +326,7 @@ class Start:
         target: Path = settings.AGENT_INSTALL_DIR
         if agent_install.installed(agent_install.PINNED, target):
             return []
-        argv = [*module("reef_site.agent_install"), "--target", str(target)]
+        argv = [*module("bootloader.agent_install"), "--target", str(target)]
         return [Service("agent", argv, turn="late", once=True, umask=0o022)]
 
     def _emulator(self) -> list[Service]:

@@ -1,4 +1,4 @@
-"""`manage.py import_config`: from the files of ~/.vers into the store."""
+"""`manage.py import_config`: import the files of ~/.vers into the store."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ class Command(BaseCommand):
     help = "Show what ~/.vers/keys.json, config.json and agent-services.json would set; --apply it."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """Dry unless asked otherwise."""
         parser.add_argument("--apply", action="store_true", help="do it")
 
     def handle(self, *_: object, **options: Any) -> None:
-        """A line for each key that a file holds; secrets are masked."""
+        """Print a line for each key in a file, with secrets masked."""
         plan = importing.plan()
         self._tell(plan)
         if options["apply"]:
@@ -34,7 +33,7 @@ class Command(BaseCommand):
         for step in plan.steps:
             words = f"{step.what}: {step.problem}" if step.problem else step.what
             self.stdout.write(f"{step.key.name} = {step.shown}  ({step.place})  {words}")
-        for name in plan.left_out:
+        for name in plan.unknown_names:
             shown = name[:80].encode("unicode_escape").decode()
             self.stdout.write(f"{shown}  (~/.vers/keys.json)  left out: reef takes none there")
         for problem in plan.problems:
@@ -45,7 +44,7 @@ class Command(BaseCommand):
 
 
 def _wrong(plan: Plan) -> str:
-    """What was not done though a file wants it, in words; empty if all was."""
+    """Describe what was not imported; empty if everything was."""
     words = []
     if plan.refused:
         words.append(f"Refused: {', '.join(step.key.name for step in plan.refused)}")

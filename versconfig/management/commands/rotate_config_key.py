@@ -1,4 +1,4 @@
-"""`manage.py rotate_config_key`: a new key for stored secrets."""
+"""`manage.py rotate_config_key`: encrypt stored secrets with a new key."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ class Command(BaseCommand):
     help = "Seal all stored secrets with a new key (or the first of REEF_CONFIG_KEYS)."
 
     def handle(self, *_: object, **__: object) -> None:
-        """How many were sealed anew, and where the keys are now. No key is printed."""
+        """Print how many secrets were encrypted again and where the keys are. No key is printed."""
         done = rotation.rotate()
         self.stdout.write(f"{done.count} values were sealed anew.")
-        if done.lost:
-            for words in done.lost:
+        if done.unreadable:
+            for words in done.unreadable:
                 self.stderr.write(f"cannot be read with any key: {words}")
             raise CommandError(
                 "Give the missing key behind the first one of REEF_CONFIG_KEYS and run this again, "

@@ -1,6 +1,6 @@
 """Installs the coding agent by npm where the machine has none, at the version that is locked.
 
-`up` runs it beside its other processes: `python -m reef_site.agent_install --target DATA/agent`.
+`up` runs it beside its other processes: `python -m bootloader.agent_install --target DATA/agent`.
 Standard library only. In the target folder it leaves
 
     <mark of the lock>/node_modules/…   the packages, among them a Node that the agent needs

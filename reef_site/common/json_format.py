@@ -15,8 +15,8 @@ from rest_framework.parsers import BaseParser
 from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
 
-from reef_site.common import unicode_text
 from reef_site.common.clock import format_timestamp
+from reef_site.common.text import find_surrogate, replace_surrogates
 
 
 def dumps(data: object) -> bytes:
@@ -25,7 +25,7 @@ def dumps(data: object) -> bytes:
         return _encode(data)
     except TypeError:
         # An error that repeats its input is still to be said.
-        return _encode(unicode_text.repaired(data))
+        return _encode(replace_surrogates(data))
 
 
 def _encode(data: object) -> bytes:
@@ -62,7 +62,7 @@ class AnyTypeJSONParser(BaseParser):
         except ValueError as error:
             raise ParseError(f"body: is not JSON ({error})") from None
         # Only an escape can bring one in; without any, nothing needs to be looked at.
-        if rb"\u" in body and (place := unicode_text.place_of_surrogate(value)):
+        if rb"\u" in body and (place := find_surrogate(value)):
             return self.with_surrogates(value, place)
         return value
 
@@ -76,7 +76,7 @@ class RepairingJSONParser(AnyTypeJSONParser):
 
     def with_surrogates(self, value: Any, _place: str) -> Any:
         """The value with all of them replaced."""
-        return unicode_text.repaired(value)
+        return replace_surrogates(value)
 
 
 class WireJSONRenderer(BaseRenderer):
